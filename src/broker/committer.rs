@@ -1,0 +1,428 @@
+//! The one writer: groups, orders, appends, syncs, answers, wakes.
+//!
+//! ```text
+//! requests ──▶ draft: who gets which sequence ──▶ log.append: one batch, one sync
+//!                                                      │ durable
+//!                            tails, watches, window ◀──┴──▶ answers
+//! ```
+//!
+//! # Why
+//!
+//! A thread, not a task: appending blocks. Grouping needs no timer: while one group is being
+//! synced, the next one queues up. All that a group changes is drafted first and taken over only
+//! when the log has it, so a group that is refused leaves no trace.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tracing::error;
+
+use super::dedup::DedupWindow;
+use super::publish::{Ack, Durability, Duplicate, Receipt};
+use super::tail::Tails;
+use super::topics::{Topic, TopicRef, TopicState};
+use crate::cursor::{Position, Sequence};
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+use crate::log::{BlockBuilder, Group, Log, NewRecords, StoredTopic};
+use crate::topic::TopicId;
+
+/// What the committer is asked for, in order.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Store events.
+    Publish(Request),
+    /// Drop events from the front of a topic.
+    Trim { topic: Arc<Topic>, earliest: Sequence, answer: oneshot::Sender<Result<()>> },
+    /// Answer what is queued already, then end.
+    Stop,
+}
+
+/// A publish on its way.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) topic: TopicRef,
+    pub(super) records: NewRecords,
+    pub(super) expected_sequence: Option<u64>,
+    pub(super) answer: oneshot::Sender<Result<Ack>>,
+    /// Its share of the queue; given back when it is answered.
+    pub(super) _space: OwnedSemaphorePermit,
+}
+
+/// The committer's own state.
+pub(super) struct Committer {
+    pub(super) log: Arc<dyn Log>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) tails: Tails,
+    pub(super) window: DedupWindow,
+    /// The position of the newest durable event, for readers.
+    pub(super) last_position: Arc<AtomicU64>,
+    /// The id of the next new topic; `None` when all are used.
+    pub(super) next_id: Option<TopicId>,
+    pub(super) last_time: Timestamp,
+    pub(super) max_block_bytes: usize,
+    pub(super) max_group_bytes: usize,
+    /// The clock: a new event is never older than the one before it, whatever it says.
+    pub(super) now: fn() -> Timestamp,
+}
+
+impl Committer {
+    /// Runs until it is told to stop, or every handle is gone. Each accepted request is answered.
+    pub(super) fn run(mut self) {
+        let mut group = Vec::new();
+        while let Some(command) = self.commands.blocking_recv() {
+            let mut next = Some(command);
+            let mut group_bytes = 0;
+            let interruption = loop {
+                match next {
+                    Some(Command::Publish(request)) => {
+                        group_bytes += request.records.size_bytes();
+                        group.push(request);
+                    }
+                    other => break other,
+                }
+                if group_bytes >= self.max_group_bytes {
+                    break None;
+                }
+                next = self.commands.try_recv().ok();
+            };
+            self.commit(&mut group);
+            match interruption {
+                Some(Command::Trim { topic, earliest, answer }) => {
+                    let _nobody_waits = answer.send(self.trim(&topic, earliest));
+                }
+                // Whoever was let into the queue before it closed is still answered.
+                Some(Command::Stop) => self.commands.close(),
+                Some(Command::Publish(_)) | None => {}
+            }
+        }
+    }
+
+    fn commit(&mut self, requests: &mut Vec<Request>) {
+        if requests.is_empty() {
+            return;
+        }
+        let now = (self.now)().max(self.last_time);
+        self.window.expire(now);
+        let mut draft = Draft { next_id: self.next_id, ..Draft::default() };
+        for request in requests.drain(..) {
+            draft.place(self, request, now);
+        }
+        if draft.topics.is_empty() {
+            return draft.answer(Ok(()), self.durability(), now); // Nothing new: nothing to sync.
+        }
+        let first_position = Position::new(self.last_position.load(Ordering::Relaxed)).next();
+        let group = draft.finish(first_position, now);
+        let outcome = self.log.append(&group);
+        match &outcome {
+            Ok(()) => self.take_over(&draft, group, now),
+            Err(error) => error!(%error, "cannot append a group"),
+        }
+        draft.answer(outcome, self.durability(), now);
+    }
+
+    /// Makes a durable group visible: readers see it only now.
+    fn take_over(&mut self, draft: &Draft, group: Group, now: Timestamp) {
+        self.last_time = now;
+        for placed in &draft.answers {
+            let Ok(placed) = &placed.outcome else { continue };
+            let Some(topic) = placed.topic.map(|index| &draft.topics[index]) else { continue };
+            for (index, id) in placed.new_ids(&placed.records) {
+                self.window.note(topic.id, id, topic.receipt(placed.sequence(index), now));
+            }
+        }
+        let mut blocks = group.blocks.into_iter().peekable();
+        for topic in &draft.topics {
+            let mut last_position = topic.state.last_position;
+            while let Some((_, block)) = blocks.next_if(|(id, _)| *id == topic.id) {
+                last_position = block.last_position();
+                self.tails.push(&topic.topic, block);
+            }
+            self.last_position.fetch_max(last_position.get(), Ordering::Release);
+            topic.topic.set_state(TopicState {
+                id: Some(topic.id),
+                earliest: topic.state.earliest,
+                tail: topic.next,
+                last_position,
+                last_time: now,
+            });
+        }
+        self.next_id = draft.next_id;
+    }
+
+    fn trim(&mut self, topic: &Arc<Topic>, earliest: Sequence) -> Result<()> {
+        let state = topic.state();
+        let Some(id) = state.id else { return Err(Error::UnknownTopic(topic.name.clone())) };
+        let earliest = earliest.min(state.tail);
+        if earliest <= state.earliest {
+            return Ok(());
+        }
+        let stored = StoredTopic {
+            id,
+            name: topic.name.clone(),
+            earliest: state.earliest,
+            tail: state.tail,
+            last_position: state.last_position,
+            last_time: state.last_time,
+        };
+        // Readers leave before the events do: whoever is behind is told of a gap, not of damage.
+        topic.set_state(TopicState { earliest, ..state });
+        self.log.trim(&stored, earliest)
+    }
+
+    fn durability(&self) -> Durability {
+        if self.log.is_durable() { Durability::Fsync } else { Durability::Memory }
+    }
+}
+
+/// What a group will change, before the log has it.
+#[derive(Default)]
+struct Draft {
+    topics: Vec<DraftTopic>,
+    by_topic: HashMap<*const Topic, usize>,
+    answers: Vec<Answer>,
+    next_id: Option<TopicId>,
+}
+
+/// A topic that the group appends to.
+struct DraftTopic {
+    topic: Arc<Topic>,
+    id: TopicId,
+    /// As it is before the group.
+    state: TopicState,
+    /// The sequence that the next event gets.
+    next: Sequence,
+    /// Where the group's events of this topic begin; known when all of them are.
+    first_position: Position,
+    builders: Vec<BlockBuilder>,
+    /// Ids of events in this same group.
+    ids: HashMap<Box<str>, Sequence>,
+}
+
+impl DraftTopic {
+    fn receipt(&self, sequence: Sequence, now: Timestamp) -> Receipt {
+        let offset = sequence.get() - self.state.tail.get();
+        Receipt { sequence, position: self.first_position.plus(offset), time: now }
+    }
+
+    fn push(&mut self, record: &[u8], has_id: bool, max_block_bytes: usize) {
+        let full = |builder: &BlockBuilder| builder.size_bytes() + record.len() > max_block_bytes;
+        if self.builders.last().is_none_or(full) {
+            self.builders.push(BlockBuilder::new(self.next));
+        }
+        if let Some(builder) = self.builders.last_mut() {
+            builder.push(record, has_id);
+        }
+        self.next = self.next.next();
+    }
+}
+
+/// A request with its outcome, waiting for the log.
+struct Answer {
+    outcome: Result<Placed>,
+    request: oneshot::Sender<Result<Ack>>,
+    _topic: TopicRef,
+    _space: OwnedSemaphorePermit,
+}
+
+/// A request whose events have their sequences.
+struct Placed {
+    /// Which of the draft's topics; `None` when every event was stored before.
+    topic: Option<usize>,
+    records: NewRecords,
+    first: Sequence,
+    /// Events that are not appended, by index: stored before, or earlier in this group.
+    duplicates: Vec<(usize, Known)>,
+}
+
+/// Where a repeated id was found.
+#[derive(Clone, Copy)]
+enum Known {
+    Stored(Receipt),
+    InGroup(Sequence),
+}
+
+impl Placed {
+    fn is_duplicate(&self, index: usize) -> bool {
+        self.duplicates.binary_search_by_key(&index, |(index, _)| *index).is_ok()
+    }
+
+    /// The sequence of an event that is no duplicate.
+    fn sequence(&self, index: usize) -> Sequence {
+        let skipped = self.duplicates.partition_point(|(duplicate, _)| *duplicate < index);
+        self.first.plus((index - skipped) as u64)
+    }
+
+    fn new_ids<'a>(&'a self, records: &'a NewRecords) -> impl Iterator<Item = (usize, &'a str)> {
+        let ids = records.ids().iter().map(|(index, id)| (*index, &**id));
+        ids.filter(|(index, _)| !self.is_duplicate(*index))
+    }
+}
+
+impl Draft {
+    /// Gives the events of `request` their sequences, or refuses it whole.
+    fn place(&mut self, committer: &mut Committer, request: Request, now: Timestamp) {
+        let Request { topic, records, expected_sequence, answer, _space } = request;
+        let outcome = self.try_place(committer, &topic, records, expected_sequence, now);
+        self.answers.push(Answer { outcome, request: answer, _topic: topic, _space });
+    }
+
+    fn try_place(
+        &mut self,
+        committer: &mut Committer,
+        topic: &Arc<Topic>,
+        records: NewRecords,
+        expected_sequence: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Placed> {
+        let drafted = self.by_topic.get(&Arc::as_ptr(topic)).copied();
+        let state = topic.state();
+        let next = drafted.map_or(state.tail, |index| self.topics[index].next);
+        let in_group = drafted.map(|index| &self.topics[index].ids);
+        let duplicates = match (records.ids().is_empty(), state.id) {
+            (true, _) => Vec::new(),
+            (false, id) => {
+                if let Some(id) = id {
+                    committer.window.prepare(&*committer.log, id, &state, now)?;
+                }
+                find_duplicates(&records, next, |id_text| {
+                    let stored = |id| committer.window.find(id, id_text, next, now);
+                    let grouped = in_group.and_then(|ids| ids.get(id_text));
+                    grouped.map(|s| Known::InGroup(*s)).or(id.and_then(stored).map(Known::Stored))
+                })
+            }
+        };
+        let actual = next.previous().get();
+        if let Some(expected) = expected_sequence
+            && expected != actual
+            && duplicates.len() < records.len()
+        {
+            return Err(Error::UnexpectedSequence { topic: topic.name.clone(), expected, actual });
+        }
+        let index = match drafted {
+            None if duplicates.len() == records.len() => {
+                return Ok(Placed { topic: None, records, first: next, duplicates });
+            }
+            None => self.draft_topic(topic, state)?,
+            Some(index) => index,
+        };
+        let placed = Placed { topic: Some(index), records, first: next, duplicates };
+        let topic = &mut self.topics[index];
+        for (event, id) in placed.new_ids(&placed.records) {
+            topic.ids.insert(id.into(), placed.sequence(event));
+        }
+        let mut ids = placed.records.ids().iter().map(|(index, _)| *index).peekable();
+        for event in 0..placed.records.len() {
+            let has_id = ids.next_if_eq(&event).is_some();
+            if placed.duplicates.is_empty() || !placed.is_duplicate(event) {
+                topic.push(placed.records.record(event), has_id, committer.max_block_bytes);
+            }
+        }
+        Ok(placed)
+    }
+
+    fn draft_topic(&mut self, topic: &Arc<Topic>, state: TopicState) -> Result<usize> {
+        let id = match state.id {
+            Some(id) => id,
+            None => {
+                let limit = u32::MAX as usize;
+                let id = self.next_id.ok_or_else(|| Error::over("topics ever", limit + 1, limit))?;
+                self.next_id = id.next();
+                id
+            }
+        };
+        let index = self.topics.len();
+        self.topics.push(DraftTopic {
+            topic: topic.clone(),
+            id,
+            state,
+            next: state.tail,
+            first_position: Position::new(0),
+            builders: Vec::new(),
+            ids: HashMap::new(),
+        });
+        self.by_topic.insert(Arc::as_ptr(topic), index);
+        Ok(index)
+    }
+
+    /// Gives out positions, topic by topic, and ends the blocks.
+    fn finish(&mut self, first_position: Position, now: Timestamp) -> Group {
+        let mut group = Group::default();
+        let mut position = first_position;
+        for topic in &mut self.topics {
+            topic.first_position = position;
+            if topic.state.id.is_none() && !topic.builders.is_empty() {
+                group.created.push((topic.id, topic.topic.name.clone()));
+            }
+            for builder in topic.builders.drain(..) {
+                let count = builder.count();
+                group.blocks.push((topic.id, builder.finish(position, now)));
+                position = position.plus(count);
+            }
+        }
+        group
+    }
+
+    fn answer(self, appended: Result<()>, durability: Durability, now: Timestamp) {
+        for answer in self.answers {
+            let ack = answer.outcome.and_then(|placed| {
+                if placed.depends_on_group() {
+                    appended.clone()?;
+                }
+                let topic = placed.topic.map(|index| &self.topics[index]);
+                Ok(placed.ack(topic, durability, now))
+            });
+            let _publisher_is_gone = answer.request.send(ack);
+        }
+    }
+}
+
+impl Placed {
+    /// Whether any of the events was not durable before the group.
+    fn depends_on_group(&self) -> bool {
+        let stored = |(_, known): &(usize, Known)| matches!(known, Known::Stored(_));
+        self.duplicates.len() < self.records.len() || !self.duplicates.iter().all(stored)
+    }
+
+    fn ack(&self, topic: Option<&DraftTopic>, durability: Durability, now: Timestamp) -> Ack {
+        let in_group = |sequence| {
+            topic.expect("what the group appends has a topic in it").receipt(sequence, now)
+        };
+        let duplicate = |(index, known): &(usize, Known)| Duplicate {
+            index: *index,
+            receipt: match *known {
+                Known::Stored(receipt) => receipt,
+                Known::InGroup(sequence) => in_group(sequence),
+            },
+        };
+        let appended = self.duplicates.len() < self.records.len();
+        Ack {
+            count: self.records.len(),
+            first_appended: appended.then(|| in_group(self.first)),
+            duplicates: self.duplicates.iter().map(duplicate).collect(),
+            durability,
+        }
+    }
+}
+
+/// The events of `records` whose id `find` knows, or that an earlier one of them has too.
+fn find_duplicates(
+    records: &NewRecords,
+    next: Sequence,
+    find: impl Fn(&str) -> Option<Known>,
+) -> Vec<(usize, Known)> {
+    let mut duplicates: Vec<(usize, Known)> = Vec::new();
+    let mut own: HashMap<&str, Sequence> = HashMap::with_capacity(records.ids().len());
+    for (index, id) in records.ids() {
+        let repeated = own.get(&**id).map(|sequence| Known::InGroup(*sequence));
+        match repeated.or_else(|| find(id)) {
+            Some(known) => duplicates.push((*index, known)),
+            None => {
+                own.insert(id, next.plus((index - duplicates.len()) as u64));
+            }
+        }
+    }
+    duplicates
+}

@@ -1,0 +1,230 @@
+//! The window of publisher-given ids: recognises an event that was published before.
+//!
+//! An id is in the window while its event is among the topic's last `max_events` and not older than
+//! `max_age_ms`. Over all topics together the ids take `max_bytes` at the most; past that the
+//! oldest go first, and the window is shorter.
+//!
+//! # Why
+//!
+//! The window is derived: it holds nothing that the log does not. After a restart a topic's part is
+//! read from its newest blocks when the first id for it arrives, so it cannot disagree with the
+//! log, and opening costs nothing for topics that nobody publishes to. Ids are kept whole, not as
+//! hashes: two ids taken for one would be an event lost.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::publish::Receipt;
+use super::topics::TopicState;
+use crate::cursor::Sequence;
+use crate::error::Result;
+use crate::event::Timestamp;
+use crate::log::{Block, Log, StoredTopic};
+use crate::topic::TopicId;
+
+/// What an id takes besides its bytes: its places in the map and in the order, and the allocation.
+const ENTRY_BYTES: usize = 128;
+
+/// Bytes of blocks read at a time while a topic's part is filled.
+const FILL_STEP_BYTES: usize = 1 << 20;
+
+/// How far back an id is recognised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DedupConfig {
+    /// Events of a topic whose ids are remembered. Default: 100,000.
+    pub max_events: u64,
+    /// Age of an event, in milliseconds, up to which its id is remembered. Default: 600,000.
+    pub max_age_ms: u64,
+    /// Memory for all ids of all topics, in bytes. Default: 64 MiB.
+    pub max_bytes: u64,
+}
+
+impl Default for DedupConfig {
+    fn default() -> Self {
+        Self { max_events: 100_000, max_age_ms: 600_000, max_bytes: 64 << 20 }
+    }
+}
+
+/// The ids of all topics. Belongs to the committer, which alone knows the order.
+#[derive(Debug)]
+pub(super) struct DedupWindow {
+    config: DedupConfig,
+    topics: HashMap<TopicId, HashMap<Arc<str>, Receipt>>,
+    /// Every id in the order it was noted, for letting the oldest go.
+    order: VecDeque<(TopicId, Arc<str>, Sequence)>,
+    size_bytes: usize,
+    /// Topics from before the start, whose ids are not read yet.
+    unread: HashSet<TopicId>,
+}
+
+impl DedupWindow {
+    /// A window over the log that holds `topics`.
+    pub(super) fn new(config: DedupConfig, topics: &[StoredTopic]) -> Self {
+        let unread = topics.iter().filter(|topic| topic.tail > topic.earliest);
+        Self {
+            config,
+            topics: HashMap::new(),
+            order: VecDeque::new(),
+            size_bytes: 0,
+            unread: unread.map(|topic| topic.id).collect(),
+        }
+    }
+
+    /// Makes sure that the ids of `topic` from before the start are known.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::read`]; the topic's part stays unread, and the next call tries again.
+    pub(super) fn prepare(
+        &mut self,
+        log: &dyn Log,
+        topic: TopicId,
+        state: &TopicState,
+        now: Timestamp,
+    ) -> Result<()> {
+        if !self.unread.contains(&topic) {
+            return Ok(());
+        }
+        let oldest = state.tail.get().saturating_sub(self.config.max_events);
+        let mut next = state.earliest.max(Sequence::new(oldest));
+        let mut blocks = Vec::new();
+        while next < state.tail {
+            let read = log.read(topic, next, state.tail, FILL_STEP_BYTES)?;
+            let Some(last) = read.last() else { break };
+            next = last.last_sequence().next();
+            blocks.extend(read.into_iter().filter(|b| b.has_ids() && self.is_fresh(b.last_time(), now)));
+        }
+        self.unread.remove(&topic);
+        blocks.iter().for_each(|block| self.note_block(topic, block));
+        Ok(())
+    }
+
+    fn note_block(&mut self, topic: TopicId, block: &Block) {
+        for event in block.events().filter(|event| !event.id.is_empty()) {
+            let receipt =
+                Receipt { sequence: event.sequence, position: event.position, time: event.time };
+            self.note(topic, event.id, receipt);
+        }
+    }
+
+    /// What the event with this id was given, if it is in the window of a topic whose next
+    /// sequence is `tail`.
+    pub(super) fn find(
+        &self,
+        topic: TopicId,
+        id: &str,
+        tail: Sequence,
+        now: Timestamp,
+    ) -> Option<Receipt> {
+        let receipt = self.topics.get(&topic)?.get(id)?;
+        let is_recent = receipt.sequence.get().saturating_add(self.config.max_events) >= tail.get();
+        (is_recent && self.is_fresh(receipt.time, now)).then_some(*receipt)
+    }
+
+    /// Remembers an id that was stored.
+    pub(super) fn note(&mut self, topic: TopicId, id: &str, receipt: Receipt) {
+        let id: Arc<str> = id.into();
+        self.size_bytes += ENTRY_BYTES + id.len();
+        self.order.push_back((topic, id.clone(), receipt.sequence));
+        self.topics.entry(topic).or_default().insert(id, receipt);
+        while self.size_bytes as u64 > self.config.max_bytes {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets what is too old at `now`.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        while let Some((topic, id, sequence)) = self.order.front() {
+            let noted = self.topics.get(topic).and_then(|ids| ids.get(id));
+            let current = noted.filter(|receipt| receipt.sequence == *sequence);
+            if current.is_some_and(|receipt| self.is_fresh(receipt.time, now)) {
+                return;
+            }
+            self.forget_oldest();
+        }
+    }
+
+    fn is_fresh(&self, time: Timestamp, now: Timestamp) -> bool {
+        time.as_ms().saturating_add(self.config.max_age_ms) >= now.as_ms()
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((topic, id, sequence)) = self.order.pop_front() else { return };
+        self.size_bytes -= ENTRY_BYTES + id.len();
+        let Some(ids) = self.topics.get_mut(&topic) else { return };
+        // An id that was noted again since then stays, for its later event.
+        if ids.get(&id).is_some_and(|receipt| receipt.sequence == sequence) {
+            ids.remove(&id);
+        }
+        if ids.is_empty() {
+            self.topics.remove(&topic);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::Position;
+
+    fn receipt(sequence: u64, time_ms: u64) -> Receipt {
+        Receipt {
+            sequence: Sequence::new(sequence),
+            position: Position::new(sequence),
+            time: Timestamp::from_ms(time_ms),
+        }
+    }
+
+    fn window(max_events: u64, max_age_ms: u64, max_bytes: u64) -> DedupWindow {
+        DedupWindow::new(DedupConfig { max_events, max_age_ms, max_bytes }, &[])
+    }
+
+    #[test]
+    fn an_id_is_known_up_to_the_exact_ends_of_the_window() {
+        let mut window = window(100, 1_000, 1 << 20);
+        window.note(TopicId::FIRST, "a", receipt(7, 50));
+        let find = |tail, now| {
+            window.find(TopicId::FIRST, "a", Sequence::new(tail), Timestamp::from_ms(now))
+        };
+        assert_eq!(find(8, 50), Some(receipt(7, 50)));
+        assert_eq!(find(107, 1_050), Some(receipt(7, 50)), "the last of 100 events, and of 1,000 ms");
+        assert_eq!(find(108, 1_050), None, "101 events ago");
+        assert_eq!(find(107, 1_051), None, "1,001 ms ago");
+        let other = TopicId::FIRST.next().unwrap();
+        assert_eq!(window.find(other, "a", Sequence::new(8), Timestamp::from_ms(50)), None);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_oldest_go_first() {
+        let entry = ENTRY_BYTES + 4;
+        let mut window = window(u64::MAX, u64::MAX, 10 * entry as u64);
+        for sequence in 1000..2000 {
+            window.note(TopicId::FIRST, &sequence.to_string(), receipt(sequence, 1));
+            assert!(window.size_bytes <= 10 * entry);
+        }
+        let kept: Vec<u64> = (1000..2000)
+            .filter(|s| {
+                let tail = Sequence::new(2000);
+                window.find(TopicId::FIRST, &s.to_string(), tail, Timestamp::from_ms(1)).is_some()
+            })
+            .collect();
+        assert_eq!(kept, (1990..2000).collect::<Vec<_>>());
+        window.expire(Timestamp::from_ms(u64::MAX));
+        assert_eq!(window.order.len(), 10, "ages without end never expire");
+    }
+
+    #[test]
+    fn what_expired_takes_no_memory_and_an_id_noted_again_stays() {
+        let mut window = window(100, 1_000, 1 << 20);
+        window.note(TopicId::FIRST, "a", receipt(1, 0));
+        window.note(TopicId::FIRST, "b", receipt(2, 0));
+        window.note(TopicId::FIRST, "a", receipt(3, 900));
+        window.expire(Timestamp::from_ms(1_001));
+        let find = |id| window.find(TopicId::FIRST, id, Sequence::new(4), Timestamp::from_ms(1_001));
+        assert_eq!((find("a"), find("b")), (Some(receipt(3, 900)), None));
+        assert_eq!(window.size_bytes, ENTRY_BYTES + 1);
+    }
+}

@@ -1,0 +1,174 @@
+//! What a publisher may hand in. Whatever is over a limit, or breaks a rule, is refused whole.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::event::{NewEvent, Timestamp};
+use crate::topic::RESERVED_PREFIX;
+
+/// Limits on what is published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Payload of one event, in bytes; up to 16 MiB. Default: 1 MiB.
+    pub max_payload_bytes: u64,
+    /// All events of one publish as they are stored, in bytes; up to 64 MiB. Default: 4 MiB.
+    pub max_batch_bytes: u64,
+    /// Events in one publish. Default: 10,000.
+    pub max_batch_events: u64,
+    /// Publisher-given id, in bytes of UTF-8. Default: 255.
+    pub max_id_bytes: u64,
+    /// Event type, in bytes of UTF-8. Default: 255.
+    pub max_type_bytes: u64,
+    /// Key, in bytes of UTF-8. Default: 255.
+    pub max_key_bytes: u64,
+    /// Content type, in bytes of UTF-8. Default: 255.
+    pub max_content_type_bytes: u64,
+    /// Headers of one event. Default: 100.
+    pub max_headers: u64,
+    /// Names and values of all headers of one event, in bytes of UTF-8. Default: 16 KiB.
+    pub max_header_bytes: u64,
+    /// Topics in all. Each takes memory for as long as it exists. Default: 1,000,000.
+    pub max_topics: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            max_payload_bytes: 1 << 20,
+            max_batch_bytes: 4 << 20,
+            max_batch_events: 10_000,
+            max_id_bytes: 255,
+            max_type_bytes: 255,
+            max_key_bytes: 255,
+            max_content_type_bytes: 255,
+            max_headers: 100,
+            max_header_bytes: 16 << 10,
+            max_topics: 1_000_000,
+        }
+    }
+}
+
+impl LimitsConfig {
+    /// Checks the events of one publish.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] and [`Error::OverLimit`] name the first event and field that do not fit.
+    pub fn check(&self, events: &[NewEvent]) -> Result<()> {
+        if events.is_empty() {
+            return Err(Error::invalid("events", "is empty; publish one at least"));
+        }
+        at_most("events in a batch", events.len(), self.max_batch_events)?;
+        for (index, event) in events.iter().enumerate() {
+            self.check_event(event).map_err(|error| locate(error, index, events.len()))?;
+        }
+        Ok(())
+    }
+
+    fn check_event(&self, event: &NewEvent) -> Result<()> {
+        at_most("payload bytes", event.payload.len(), self.max_payload_bytes)?;
+        check_text("id", &event.id, self.max_id_bytes)?;
+        check_text("type", &event.event_type, self.max_type_bytes)?;
+        check_text("key", &event.key, self.max_key_bytes)?;
+        check_text("content_type", &event.content_type, self.max_content_type_bytes)?;
+        if event.event_type.starts_with(RESERVED_PREFIX) {
+            let problem = format!("{:?} begins with the reserved {RESERVED_PREFIX:?}", event.event_type);
+            return Err(Error::invalid("type", problem));
+        }
+        if event.publisher_time.is_some_and(|time| time > Timestamp::MAX) {
+            return Err(Error::invalid("time_ms", "is beyond the year 9999"));
+        }
+        at_most("headers", event.headers.len(), self.max_headers)?;
+        let mut header_bytes = 0;
+        for (name, value) in &event.headers {
+            header_bytes += name.len() + value.len();
+            if name.is_empty() {
+                return Err(Error::invalid("headers", "one has an empty name"));
+            }
+            refuse_controls("headers", name)?;
+            refuse_controls("headers", value)?;
+        }
+        at_most("header bytes", header_bytes, self.max_header_bytes)
+    }
+}
+
+/// Refuses `value` when it is above `limit`.
+pub fn at_most(name: &str, value: usize, limit: u64) -> Result<()> {
+    if value as u64 > limit {
+        return Err(Error::OverLimit { name: name.to_owned(), value: value as u64, limit });
+    }
+    Ok(())
+}
+
+fn check_text(field: &str, text: &str, limit: u64) -> Result<()> {
+    at_most(&format!("{field} bytes"), text.len(), limit)?;
+    refuse_controls(field, text)
+}
+
+/// Refuses NUL, line ends and their like, which would break the frames that a text stands in.
+fn refuse_controls(field: &str, text: &str) -> Result<()> {
+    match text.chars().find(|c| c.is_control()) {
+        Some(bad) => Err(Error::invalid(field, format!("holds the control character {bad:?}"))),
+        None => Ok(()),
+    }
+}
+
+/// Says which event of several an error is about.
+fn locate(error: Error, index: usize, count: usize) -> Error {
+    if count == 1 {
+        return error;
+    }
+    match error {
+        Error::Invalid { field, problem } => {
+            Error::Invalid { field: format!("events[{index}].{field}"), problem }
+        }
+        Error::OverLimit { name, value, limit } => {
+            Error::OverLimit { name: format!("events[{index}] {name}"), value, limit }
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_held_to_its_limit_and_its_rules() {
+        let limits = LimitsConfig::default();
+        let long = "x".repeat(256);
+        let event = NewEvent::default;
+        let headers = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
+        let many = (0..101).map(|n| (n.to_string(), String::new())).collect();
+        let refusals = [
+            (NewEvent { payload: vec![0; (1 << 20) + 1].into(), ..event() }, "payload bytes: 1048577"),
+            (NewEvent { id: long.clone(), ..event() }, "id bytes: 256 is over the limit of 255"),
+            (NewEvent { id: "a\nb".into(), ..event() }, "id: holds the control character '\\n'"),
+            (NewEvent { id: "a\0".into(), ..event() }, "id: holds the control character '\\0'"),
+            (NewEvent { event_type: long.clone(), ..event() }, "type bytes: 256"),
+            (NewEvent { event_type: "a\r".into(), ..event() }, "type: holds the control"),
+            (NewEvent { event_type: "leftoff.gap".into(), ..event() }, "reserved \"leftoff.\""),
+            (NewEvent { key: long.clone(), ..event() }, "key bytes: 256"),
+            (NewEvent { key: "\0".into(), ..event() }, "key: holds the control"),
+            (NewEvent { content_type: long, ..event() }, "content_type bytes: 256"),
+            (NewEvent { content_type: "a\n".into(), ..event() }, "content_type: holds the control"),
+            (NewEvent { headers: headers("", "v"), ..event() }, "headers: one has an empty name"),
+            (NewEvent { headers: headers("a\0", "v"), ..event() }, "headers: holds the control"),
+            (NewEvent { headers: headers("a", "v\n"), ..event() }, "headers: holds the control"),
+            (NewEvent { headers: headers("a", &"v".repeat(16 << 10)), ..event() }, "header bytes: 16385"),
+            (NewEvent { headers: many, ..event() }, "headers: 101 is over the limit of 100"),
+            (NewEvent { publisher_time: Some(Timestamp::from_ms(u64::MAX)), ..event() }, "9999"),
+        ];
+        for (bad, reason) in refusals {
+            let alone = limits.check(std::slice::from_ref(&bad)).unwrap_err().to_string();
+            assert!(alone.contains(reason), "{alone}");
+            let second = limits.check(&[event(), bad]).unwrap_err().to_string();
+            assert!(second.contains("events[1]"), "{second}");
+        }
+        assert!(limits.check(&[]).unwrap_err().to_string().contains("is empty"));
+        let error = limits.check(&vec![event(); 10_001]).unwrap_err().to_string();
+        assert!(error.contains("10001 is over the limit of 10000"), "{error}");
+        limits.check(&vec![event(); 10_000]).unwrap();
+    }
+}

@@ -1,0 +1,439 @@
+//! The broker: order, durability, fan-out. Knows no protocol; every edge is a caller of [`Broker`].
+//!
+//! ```text
+//! publish ──▶ queue (bounded in bytes) ──▶ committer (one thread) ──▶ log
+//!                                              │ durable
+//! subscribe ◀── cursor over tail and log ◀─────┘
+//! ```
+
+mod committer;
+mod dedup;
+mod limits;
+mod page;
+mod publish;
+mod subscription;
+mod tail;
+mod topics;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use crate::log::{EventRef, Headers, LogConfig};
+pub use dedup::DedupConfig;
+pub use limits::LimitsConfig;
+pub use page::{Page, PageRequest};
+pub use publish::{Ack, Durability, Duplicate, Pending, Publish, Receipt};
+pub use subscription::{Delivery, Subscription};
+pub use tail::{Form, Run};
+
+use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint};
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+use crate::log::{Log, MemoryLog, NewRecords, SledLog};
+use crate::topic::{TopicId, TopicName};
+use committer::{Command, Committer, Request};
+use dedup::DedupWindow;
+use tail::Tails;
+use topics::{TopicState, Topics};
+
+/// What a request takes of the queue besides its events, in bytes.
+const REQUEST_BYTES: usize = 512;
+
+/// How the broker orders, groups and serves events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// Largest block built of several events, in bytes, 1 KiB to 1 MiB. Default: 32 KiB.
+    pub max_block_bytes: u64,
+    /// Events that are made durable by one sync, in bytes; the last one may go over it.
+    /// Default: 4 MiB.
+    pub max_group_bytes: u64,
+    /// Memory for publishes that wait for their turn, in bytes, at least one batch of the largest
+    /// size. Default: 32 MiB.
+    pub max_queue_bytes: u64,
+    /// How long a publish waits for room in the queue, in milliseconds, before it is refused.
+    /// A `PublishStream` is not read meanwhile instead. Default: 5,000.
+    pub max_queue_wait_ms: u64,
+    /// Memory for the newest blocks of all topics, wire forms included, in bytes. Default: 64 MiB.
+    pub max_tail_bytes: u64,
+    /// What a reader takes from the log or a tail at a time, in bytes. Default: 256 KiB.
+    pub max_read_bytes: u64,
+    /// Events of one page of history, in bytes; the last block may go over it. Default: 4 MiB.
+    pub max_page_bytes: u64,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            max_block_bytes: 32 << 10,
+            max_group_bytes: 4 << 20,
+            max_queue_bytes: 32 << 20,
+            max_queue_wait_ms: 5_000,
+            max_tail_bytes: 64 << 20,
+            max_read_bytes: 256 << 10,
+            max_page_bytes: 4 << 20,
+        }
+    }
+}
+
+/// Everything that a [`Broker`] is opened with.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OpenConfig {
+    /// How the log uses the disk.
+    pub log: LogConfig,
+    /// How events are ordered and served.
+    pub broker: BrokerConfig,
+    /// What publishers may hand in.
+    pub limits: LimitsConfig,
+    /// How far back a repeated publish is recognised.
+    pub dedup: DedupConfig,
+}
+
+/// A topic, as it is at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: TopicName,
+    /// The first sequence that can be read.
+    pub earliest: Sequence,
+    /// The sequence that is given next.
+    pub tail: Sequence,
+    /// The position of its newest event.
+    pub last_position: Position,
+    /// When its newest event was appended.
+    pub last_time: Timestamp,
+}
+
+/// What all handles and subscriptions share.
+struct Shared {
+    log: Arc<dyn Log>,
+    topics: Arc<Topics>,
+    last_position: Arc<AtomicU64>,
+    commands: mpsc::Sender<Command>,
+    /// Room in the queue, in bytes. Closed when nothing new is accepted.
+    space: Arc<Semaphore>,
+    limits: LimitsConfig,
+    max_queue_bytes: usize,
+    max_queue_wait: Duration,
+    max_read_bytes: usize,
+    max_page_bytes: usize,
+    /// Ends every subscription.
+    stopping: CancellationToken,
+    committer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("epoch", &self.log.epoch()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn last_position(&self) -> u64 {
+        self.last_position.load(Ordering::Acquire)
+    }
+
+    /// Runs `read` where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Log) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let log = self.log.clone();
+        let done = tokio::task::spawn_blocking(move || read(&*log)).await;
+        done.unwrap_or_else(|error| Err(Error::ReadFailed(Arc::new(error))))
+    }
+}
+
+/// The broker: an event log per topic, durable before it is acknowledged, with replay.
+///
+/// Cheap to clone; all clones are the same broker. It needs a tokio runtime for all but opening.
+/// The data directory is free again when every clone and every subscription is dropped.
+#[derive(Debug, Clone)]
+pub struct Broker(Arc<Shared>);
+
+impl Broker {
+    /// Opens the broker on `directory`, creating it where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`] and [`Error::Damaged`]: nothing was changed that anybody was told is stored.
+    pub fn open(directory: impl AsRef<Path>, config: &OpenConfig) -> Result<Self> {
+        let started = Instant::now();
+        let log = SledLog::open(directory.as_ref(), &config.log)?;
+        let broker = Self::with_log(Arc::new(log), config)?;
+        info!(
+            directory = %directory.as_ref().display(),
+            epoch = %broker.epoch(),
+            last_position = broker.0.last_position(),
+            elapsed_ms = started.elapsed().as_millis(),
+            "opened the log"
+        );
+        Ok(broker)
+    }
+
+    /// Opens a broker that keeps its events in memory, for tests; they are gone with it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`] when the system has no thread to give.
+    pub fn in_memory(config: &OpenConfig) -> Result<Self> {
+        Self::with_log(Arc::new(MemoryLog::default()), config)
+    }
+
+    /// Opens the broker on any log.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::topics`], and [`Error::Open`] when the system has no thread to give.
+    pub fn with_log(log: Arc<dyn Log>, config: &OpenConfig) -> Result<Self> {
+        Self::with_clock(log, config, Timestamp::now)
+    }
+
+    fn with_clock(log: Arc<dyn Log>, config: &OpenConfig, now: fn() -> Timestamp) -> Result<Self> {
+        let OpenConfig { broker: settings, limits, dedup, .. } = config;
+        let stored = log.topics()?;
+        let last_position = stored.iter().map(|topic| topic.last_position.get()).max().unwrap_or(0);
+        let last_position = Arc::new(AtomicU64::new(last_position));
+        let max_queue_bytes = settings.max_queue_bytes as usize;
+        let (commands, received) = mpsc::channel(1 + max_queue_bytes / REQUEST_BYTES);
+        let last_id = stored.iter().map(|topic| topic.id).max();
+        let committer = Committer {
+            log: log.clone(),
+            commands: received,
+            tails: Tails::new(settings.max_tail_bytes as usize),
+            window: DedupWindow::new(dedup.clone(), &stored),
+            last_position: last_position.clone(),
+            next_id: last_id.map_or(Some(TopicId::FIRST), TopicId::next),
+            last_time: stored.iter().map(|topic| topic.last_time).max().unwrap_or_default(),
+            max_block_bytes: settings.max_block_bytes as usize,
+            max_group_bytes: settings.max_group_bytes as usize,
+            now,
+        };
+        let thread = std::thread::Builder::new().name("committer".to_owned());
+        let thread = thread.spawn(move || committer.run()).map_err(|error| {
+            let problem = format!("no thread for the committer: {error}");
+            Error::Open { path: Default::default(), problem }
+        })?;
+        Ok(Self(Arc::new(Shared {
+            topics: Topics::new(&stored, limits.max_topics as usize),
+            log,
+            last_position,
+            commands,
+            space: Arc::new(Semaphore::new(max_queue_bytes)),
+            limits: limits.clone(),
+            max_queue_bytes,
+            max_queue_wait: Duration::from_millis(settings.max_queue_wait_ms),
+            max_read_bytes: settings.max_read_bytes as usize,
+            max_page_bytes: settings.max_page_bytes as usize,
+            stopping: CancellationToken::new(),
+            committer: Mutex::new(Some(thread)),
+        })))
+    }
+
+    /// The incarnation of the log.
+    pub fn epoch(&self) -> Epoch {
+        self.0.log.epoch()
+    }
+
+    /// What publishers may hand in.
+    pub fn limits(&self) -> &LimitsConfig {
+        &self.0.limits
+    }
+
+    /// Stores events, all or none, and returns when they are durable.
+    ///
+    /// # Errors
+    ///
+    /// After [`Error::OutcomeUnknown`] they may be stored; after any other nothing was written.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the events may or may not be stored; with ids, it is safe to
+    /// publish them again.
+    pub async fn publish(&self, publish: Publish) -> Result<Ack> {
+        self.submit(publish).await?.ack().await
+    }
+
+    /// Hands in events, and returns as soon as they have their place in the queue: what one caller
+    /// submits is stored in this order. Waits a bounded time for room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`], [`Error::OverLimit`], [`Error::Busy`], [`Error::ShuttingDown`]: nothing
+    /// was written.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing was handed in.
+    pub async fn submit(&self, publish: Publish) -> Result<Pending> {
+        let wait = self.0.max_queue_wait;
+        let queued = tokio::time::timeout(wait, self.submit_patiently(publish)).await;
+        queued.unwrap_or(Err(Error::Busy { waited_ms: wait.as_millis() as u64 }))
+    }
+
+    /// As [`Self::submit`], for a caller that can be kept waiting: it waits for room as long as it
+    /// takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::submit`], but for [`Error::Busy`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::submit`].
+    pub async fn submit_patiently(&self, publish: Publish) -> Result<Pending> {
+        let shared = &self.0;
+        shared.limits.check(&publish.events)?;
+        let records = NewRecords::encode(&publish.events);
+        limits::at_most("batch bytes", records.size_bytes(), shared.limits.max_batch_bytes)?;
+        let space = shared.space(REQUEST_BYTES + records.size_bytes()).await?;
+        let (answer, pending) = oneshot::channel();
+        let request = Request {
+            topic: shared.topics.open(&publish.topic)?,
+            records,
+            expected_sequence: publish.expected_sequence,
+            answer,
+            _space: space,
+        };
+        shared.send(Command::Publish(request)).await?;
+        Ok(Pending(pending))
+    }
+
+    /// Follows `topic` from `start`. The topic need not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Gap`]: with [`OnGap::Fail`], when the start is gone.
+    /// - [`Error::ShuttingDown`], [`Error::Damaged`], [`Error::ReadFailed`].
+    pub async fn subscribe(
+        &self,
+        topic: &TopicName,
+        start: StartPoint,
+        on_gap: OnGap,
+    ) -> Result<Subscription> {
+        if self.0.stopping.is_cancelled() {
+            return Err(Error::ShuttingDown);
+        }
+        let topic = self.0.topics.open(topic)?;
+        Subscription::start(self.0.clone(), topic, start, on_gap).await
+    }
+
+    /// Reads a page of `topic`, which must exist unless the caller waits for its first event.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`], and as [`Self::subscribe`].
+    pub async fn read(&self, topic: &TopicName, request: PageRequest) -> Result<Page> {
+        let mut request = request;
+        if request.wait.is_zero() {
+            let state = self.0.topics.existing(topic)?.state();
+            request.start = before_start(&request, &state);
+        }
+        let subscription = self.subscribe(topic, request.start, request.on_gap).await?;
+        page::read(subscription, &request, self.0.max_page_bytes).await
+    }
+
+    /// Drops the events of `topic` below `earliest`, in whole blocks; readers behind are told.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`]: nothing happened. As [`Log::trim`]: the same call finishes it.
+    pub async fn trim(&self, topic: &TopicName, earliest: Sequence) -> Result<()> {
+        let topic = self.0.topics.existing(topic)?;
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Command::Trim { topic, earliest, answer }).await?;
+        answered.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    /// What is known of a topic.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`].
+    pub fn topic(&self, name: &TopicName) -> Result<TopicInfo> {
+        self.0.topics.existing(name).map(|topic| info(&topic.name, topic.state()))
+    }
+
+    /// Up to `limit` topics in the order of their names, from the one after `after`.
+    pub fn topics(&self, after: Option<&str>, limit: usize) -> Vec<TopicInfo> {
+        let topics = self.0.topics.list(after, limit);
+        topics.iter().map(|topic| info(&topic.name, topic.state())).collect()
+    }
+
+    /// Accepts nothing new from now on, and ends every subscription. What was accepted before is
+    /// finished and answered.
+    pub fn drain(&self) {
+        self.0.space.close();
+        self.0.stopping.cancel();
+    }
+
+    /// Whether [`Self::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.0.stopping.is_cancelled()
+    }
+
+    /// Resolves when [`Self::drain`] is called.
+    pub async fn draining(&self) {
+        self.0.stopping.cancelled().await;
+    }
+
+    /// Drains, and returns when every accepted publish is answered. A second call does nothing.
+    pub async fn close(&self) {
+        self.drain();
+        let thread = self.0.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
+        let _ended_already = self.0.commands.send(Command::Stop).await;
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("the committer ended by a panic");
+        }
+    }
+}
+
+impl Shared {
+    /// Room in the queue for `size_bytes`; more than there is in all is given all of it.
+    async fn space(&self, size_bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let permits = u32::try_from(size_bytes.min(self.max_queue_bytes)).unwrap_or(u32::MAX);
+        let space = self.space.clone().acquire_many_owned(permits).await;
+        space.map_err(|_closed| Error::ShuttingDown)
+    }
+
+    async fn send(&self, command: Command) -> Result<()> {
+        self.commands.send(command).await.map_err(|_committer_ended| Error::ShuttingDown)
+    }
+}
+
+/// Where a page begins that is asked for by its end.
+fn before_start(request: &PageRequest, state: &TopicState) -> StartPoint {
+    match (request.before, request.start) {
+        (Some(before), StartPoint::Latest) => {
+            let end = before.min(state.tail);
+            let first = Sequence::new(end.get().saturating_sub(request.limit as u64));
+            let first = first.max(state.earliest);
+            StartPoint::After(crate::cursor::Cursor {
+                after: crate::cursor::Place::Sequence(first.previous()),
+                epoch: None,
+            })
+        }
+        (_, start) => start,
+    }
+}
+
+fn info(name: &TopicName, state: TopicState) -> TopicInfo {
+    TopicInfo {
+        name: name.clone(),
+        earliest: state.earliest,
+        tail: state.tail,
+        last_position: state.last_position,
+        last_time: state.last_time,
+    }
+}

@@ -1,0 +1,88 @@
+//! A page of history, and long-polling: a subscription that is read once.
+
+use std::time::Duration;
+
+use super::subscription::{Delivery, Subscription};
+use super::tail::Run;
+use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
+use crate::error::Result;
+
+/// What to read.
+#[derive(Debug, Clone, Copy)]
+pub struct PageRequest {
+    /// Where to begin.
+    pub start: StartPoint,
+    /// Only events below this sequence; without a start of its own, the page ends right there.
+    pub before: Option<Sequence>,
+    /// Most events, 1 at the least.
+    pub limit: usize,
+    /// How long to wait for a first event where there is none.
+    pub wait: Duration,
+    /// What to do when the start is gone.
+    pub on_gap: OnGap,
+}
+
+/// Events in order, and where to go on.
+#[derive(Debug)]
+pub struct Page {
+    /// The events.
+    pub runs: Vec<Run>,
+    /// The gap before them, when the start was gone and the caller asked to go on.
+    pub gap: Option<Gap>,
+    /// What to pass as the next start.
+    pub cursor: Cursor,
+    /// The first sequence that can be read.
+    pub earliest: Sequence,
+    /// The sequence that is given next.
+    pub tail: Sequence,
+    /// Whether nothing was left to read.
+    pub caught_up: bool,
+}
+
+/// Reads a page; `max_bytes` bounds it besides the number of events.
+pub(super) async fn read(
+    mut subscription: Subscription,
+    request: &PageRequest,
+    max_bytes: usize,
+) -> Result<Page> {
+    let deadline = tokio::time::Instant::now() + request.wait;
+    let epoch = subscription.epoch();
+    let mut page = Page {
+        runs: Vec::new(),
+        gap: None,
+        cursor: subscription.cursor(),
+        earliest: Sequence::FIRST,
+        tail: Sequence::FIRST,
+        caught_up: false,
+    };
+    let (mut events_left, mut bytes_left) = (request.limit, max_bytes);
+    while events_left > 0 && bytes_left > 0 {
+        let next = if page.runs.is_empty() && request.before.is_none() {
+            tokio::time::timeout_at(deadline, subscription.next()).await.unwrap_or(Ok(None))
+        } else {
+            subscription.next_ready().await
+        };
+        let run = match next {
+            Ok(Some(Delivery::Events(run))) => run,
+            Ok(Some(Delivery::Gap(gap))) => {
+                page.cursor = Cursor::after(gap.resume.previous(), epoch);
+                page.gap = Some(gap);
+                continue;
+            }
+            Ok(Some(Delivery::CaughtUp)) => continue,
+            Ok(None) => break,
+            Err(_told_by_the_next_page) if !page.runs.is_empty() => break,
+            Err(error) => return Err(error),
+        };
+        let Some(run) = run.below(request.before) else { break };
+        bytes_left = bytes_left.saturating_sub(run.size_bytes());
+        let run = run.first(events_left);
+        events_left -= run.events().count();
+        page.cursor = Cursor::after(run.last_sequence(), epoch);
+        page.runs.push(run);
+    }
+    (page.earliest, page.tail) = subscription.bounds();
+    let crate::cursor::Place::Sequence(last) = page.cursor.after else { return Ok(page) };
+    page.caught_up = last.next() >= page.tail;
+    Ok(page)
+}

@@ -1,0 +1,148 @@
+//! Publishing: what is handed in, and the acknowledgement that comes back.
+
+use tokio::sync::oneshot;
+
+use crate::cursor::{Position, Sequence};
+use crate::error::{Error, Result};
+use crate::event::{NewEvent, Timestamp};
+use crate::topic::TopicName;
+
+/// Events for one topic, stored all or not at all.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// The topic; it is created if there is none.
+    pub topic: TopicName,
+    /// The events, in their order; one at least.
+    pub events: Vec<NewEvent>,
+    /// Store them only if this is the topic's last sequence; 0 is a topic without events. Not
+    /// asked of events that are stored already, so a repeated publish succeeds.
+    pub expected_sequence: Option<u64>,
+}
+
+/// What an acknowledged event outlives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A crash of the process, of the system, and a loss of power.
+    Fsync,
+    /// Nothing: it is kept in memory, because the broker was opened so.
+    Memory,
+}
+
+impl Durability {
+    /// The word for it on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fsync => "fsync",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// The place and time that one event was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its place in its topic.
+    pub sequence: Sequence,
+    /// Its place in the whole broker.
+    pub position: Position,
+    /// When it was appended.
+    pub time: Timestamp,
+}
+
+/// An event that was in the topic's window already, by its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duplicate {
+    /// Which event of the publish, from 0.
+    pub index: usize,
+    /// What its first publish was given.
+    pub receipt: Receipt,
+}
+
+/// The answer to a publish: every event of it is durable now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ack {
+    /// How many events the publish had.
+    pub count: usize,
+    /// The place of the first event that was appended; `None` if all were duplicates. The others
+    /// follow it without holes, in the order of the publish, all with the same time.
+    pub first_appended: Option<Receipt>,
+    /// The events that were not appended again, in order.
+    pub duplicates: Vec<Duplicate>,
+    /// What the events outlive.
+    pub durability: Durability,
+}
+
+impl Ack {
+    /// What the event with this index was given.
+    ///
+    /// # Panics
+    ///
+    /// If the publish had no such event.
+    pub fn receipt(&self, index: usize) -> Receipt {
+        assert!(index < self.count, "the publish had {} events", self.count);
+        let before = self.duplicates.partition_point(|duplicate| duplicate.index < index);
+        if let Some(duplicate) = self.duplicates.get(before)
+            && duplicate.index == index
+        {
+            return duplicate.receipt;
+        }
+        let first = self.first_appended.expect("an event is appended or a duplicate");
+        let offset = (index - before) as u64;
+        Receipt {
+            sequence: first.sequence.plus(offset),
+            position: first.position.plus(offset),
+            time: first.time,
+        }
+    }
+
+    /// What the first event was given.
+    pub fn first(&self) -> Receipt {
+        self.receipt(0)
+    }
+
+    /// What the last event was given.
+    pub fn last(&self) -> Receipt {
+        self.receipt(self.count - 1)
+    }
+
+    /// Whether every event was a duplicate.
+    pub fn is_duplicate(&self) -> bool {
+        self.first_appended.is_none()
+    }
+}
+
+/// A publish that was accepted, and is answered once it is durable.
+#[derive(Debug)]
+pub struct Pending(pub(super) oneshot::Receiver<Result<Ack>>);
+
+impl Pending {
+    /// Waits for the acknowledgement.
+    ///
+    /// # Errors
+    ///
+    /// What became of the events is said by the variant: see [`Error::outcome_unknown`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it gives up the answer, not the publish.
+    pub async fn ack(mut self) -> Result<Ack> {
+        self.ready().await
+    }
+
+    /// As [`Self::ack`], without giving the answer up when it is cancelled. To be called until it
+    /// returns, and not again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ack`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: the next call returns the answer.
+    pub async fn ready(&mut self) -> Result<Ack> {
+        (&mut self.0).await.unwrap_or_else(|_| {
+            let cause = std::io::Error::other("the committer ended without an answer");
+            Err(Error::OutcomeUnknown(std::sync::Arc::new(cause)))
+        })
+    }
+}

@@ -1,0 +1,319 @@
+//! A cursor over tail and log: replay and follow are one loop, and gaps are found in it.
+//!
+//! ```text
+//!          earliest            cursor                 tail
+//!   trimmed   |  log ...............|.... in memory ....|  not there yet
+//!  -> gap     |  read the log       |  share the block  |  wait
+//! ```
+//!
+//! # Why
+//!
+//! A subscription holds no queue that publishers fill: it holds a place. There is no hand-over
+//! from replay to live in which an event could fall between, and a reader that stalls holds nothing
+//! but the blocks of one read.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::Shared;
+use super::tail::{Run, SharedBlock};
+use super::topics::{TopicRef, TopicState};
+use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Sequence, StartPoint};
+use crate::error::{Error, Result};
+use crate::log::Seek;
+use crate::topic::TopicName;
+
+/// What a subscription yields.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    /// Events between the reader's place and the next one are gone. Events go on at `resume`.
+    Gap(Gap),
+    /// The next events.
+    Events(Run),
+    /// Everything that was there is delivered; what follows is live. Told once.
+    CaughtUp,
+}
+
+/// A live reader of one topic.
+#[derive(Debug)]
+pub struct Subscription {
+    shared: Arc<Shared>,
+    topic: TopicRef,
+    watch: watch::Receiver<TopicState>,
+    /// The next sequence that is wanted.
+    next: Sequence,
+    /// What the reader came with, for telling it of a gap.
+    came_with: Option<Cursor>,
+    on_gap: OnGap,
+    gap: Option<Gap>,
+    /// Blocks of the last read that are not delivered yet.
+    read: VecDeque<Arc<SharedBlock>>,
+    is_caught_up: bool,
+}
+
+impl Subscription {
+    pub(super) async fn start(
+        shared: Arc<Shared>,
+        topic: TopicRef,
+        start: StartPoint,
+        on_gap: OnGap,
+    ) -> Result<Self> {
+        let mut watch = topic.watch();
+        let state = *watch.borrow_and_update();
+        let came_with = match start {
+            StartPoint::After(cursor) => Some(cursor),
+            _ => None,
+        };
+        let (next, gap) = resolve(&shared, &topic.name, &state, start, on_gap).await?;
+        if let Some(gap) = &gap
+            && on_gap == OnGap::Fail
+        {
+            return Err(Error::Gap(gap.clone()));
+        }
+        let read = VecDeque::new();
+        let is_caught_up = false;
+        Ok(Self { shared, topic, watch, next, came_with, on_gap, gap, read, is_caught_up })
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &TopicName {
+        &self.topic.name
+    }
+
+    /// The cursor that names the reader's place: what to come back with. As long as a gap is not
+    /// delivered it is the cursor that the reader came with, so that the gap is not forgotten.
+    pub fn cursor(&self) -> Cursor {
+        match (&self.gap, self.came_with) {
+            (Some(_), Some(cursor)) => cursor,
+            _ => Cursor::after(self.next.previous(), self.shared.log.epoch()),
+        }
+    }
+
+    /// The incarnation of the log that is read.
+    pub fn epoch(&self) -> Epoch {
+        self.shared.log.epoch()
+    }
+
+    /// The first sequence that can be read, and the one that is given next, now.
+    pub fn bounds(&self) -> (Sequence, Sequence) {
+        let state = self.watch.borrow();
+        (state.earliest, state.tail)
+    }
+
+    /// The gap that will be delivered first, if there is one.
+    pub fn gap(&self) -> Option<&Gap> {
+        self.gap.as_ref()
+    }
+
+    /// Whether everything that was there is delivered.
+    pub fn is_at_tail(&self) -> bool {
+        self.gap.is_none() && self.next >= self.watch.borrow().tail
+    }
+
+    /// The next delivery; waits for one at the tail. `None` when the broker is stopping.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Damaged`], [`Error::ReadFailed`]: the place stays where it is.
+    /// - [`Error::Gap`]: with [`OnGap::Fail`], events that were next have been trimmed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what was not returned is delivered by the next call.
+    pub async fn next(&mut self) -> Result<Option<Delivery>> {
+        loop {
+            if let Some(delivery) = self.next_ready().await? {
+                return Ok(Some(delivery));
+            }
+            tokio::select! {
+                biased;
+                () = self.shared.stopping.cancelled() => return Ok(None),
+                changed = self.watch.changed() => if changed.is_err() { return Ok(None) },
+            }
+        }
+    }
+
+    /// The next delivery, or `None` at the tail or when the broker is stopping. It may read the
+    /// disk, but it does not wait for events.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::next`].
+    pub async fn next_ready(&mut self) -> Result<Option<Delivery>> {
+        loop {
+            if self.shared.stopping.is_cancelled() {
+                return Ok(None);
+            }
+            if let Some(gap) = self.gap.take() {
+                self.next = gap.resume;
+                return Ok(Some(Delivery::Gap(gap)));
+            }
+            if let Some(run) = self.take_read() {
+                return Ok(Some(Delivery::Events(run)));
+            }
+            let state = *self.watch.borrow_and_update();
+            if self.next < state.earliest {
+                self.fall_behind(&state)?;
+            } else if self.next < state.tail {
+                self.read(&state).await?;
+            } else if !self.is_caught_up {
+                self.is_caught_up = true;
+                return Ok(Some(Delivery::CaughtUp));
+            } else {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The next delivery, if it was read already; so that several go out in one write.
+    pub fn next_in_memory(&mut self) -> Option<Delivery> {
+        if self.gap.is_some() {
+            return None;
+        }
+        if let Some(run) = self.take_read() {
+            return Some(Delivery::Events(run));
+        }
+        let state = *self.watch.borrow_and_update();
+        if self.next < state.earliest || self.next >= state.tail || !self.read_tail() {
+            return None;
+        }
+        self.take_read().map(Delivery::Events)
+    }
+
+    fn take_read(&mut self) -> Option<Run> {
+        while let Some(block) = self.read.pop_front() {
+            let below = block.block().last_sequence().next();
+            let name = self.topic.name.clone();
+            if let Some(run) = Run::new(name, block, self.next, below) {
+                self.next = below;
+                return Some(run);
+            }
+        }
+        None
+    }
+
+    fn read_tail(&mut self) -> bool {
+        let blocks = self.topic.tail.read(self.next, self.shared.max_read_bytes);
+        blocks.map(|blocks| self.read.extend(blocks)).is_some()
+    }
+
+    async fn read(&mut self, state: &TopicState) -> Result<()> {
+        if self.read_tail() {
+            return Ok(());
+        }
+        let Some(id) = state.id else { return Ok(()) };
+        let (next, tail, max_bytes) = (self.next, state.tail, self.shared.max_read_bytes);
+        let blocks =
+            self.shared.blocking(move |log| log.read(id, next, tail, max_bytes)).await?;
+        if blocks.is_empty() {
+            self.next = tail; // All up to the tail was dropped by rewriting: a hole, not a gap.
+        }
+        self.read.extend(blocks.into_iter().map(SharedBlock::new));
+        Ok(())
+    }
+
+    /// Notes that events the reader wanted next were trimmed while it was away or slow.
+    fn fall_behind(&mut self, state: &TopicState) -> Result<()> {
+        let name = &self.topic.name;
+        let gap = gap(name, state, self.next.get(), GapReason::Retention, self.on_gap);
+        if self.on_gap == OnGap::Fail {
+            return Err(Error::Gap(gap));
+        }
+        self.gap = Some(gap);
+        Ok(())
+    }
+}
+
+/// Where a reader that asks for `start` begins, and the gap it has there. One snapshot for both.
+async fn resolve(
+    shared: &Shared,
+    topic: &TopicName,
+    state: &TopicState,
+    start: StartPoint,
+    on_gap: OnGap,
+) -> Result<(Sequence, Option<Gap>)> {
+    let gap_at = |requested: u64, reason| {
+        let gap = gap(topic, state, requested, reason, on_gap);
+        Ok((gap.resume, Some(gap)))
+    };
+    let after = match start {
+        StartPoint::Earliest => return Ok((state.earliest, None)),
+        StartPoint::Latest => return Ok((state.tail, None)),
+        StartPoint::Last(count) => {
+            let first = Sequence::new(state.tail.get().saturating_sub(count));
+            return Ok((first.max(state.earliest), None));
+        }
+        StartPoint::Time(time) => {
+            return Ok((seek(shared, state, Seek::Time(time)).await?, None));
+        }
+        StartPoint::After(cursor) => cursor,
+    };
+    if after.epoch.is_some_and(|epoch| epoch != shared.log.epoch()) {
+        return gap_at(requested(after.after), GapReason::Epoch);
+    }
+    match after.after {
+        Place::Sequence(sequence) if sequence.next() > state.tail => {
+            gap_at(sequence.next().get(), GapReason::Ahead)
+        }
+        Place::Sequence(sequence) if sequence.next() < state.earliest => {
+            gap_at(sequence.next().get(), GapReason::Retention)
+        }
+        Place::Sequence(sequence) => Ok((sequence.next(), None)),
+        Place::Position(position) if position.get() > shared.last_position() => {
+            gap_at(position.next().get(), GapReason::Ahead)
+        }
+        Place::Position(position) => {
+            let found = seek(shared, state, Seek::AfterPosition(position)).await?;
+            Ok((found, None))
+        }
+    }
+}
+
+fn requested(place: Place) -> u64 {
+    match place {
+        Place::Sequence(sequence) => sequence.next().get(),
+        Place::Position(position) => position.next().get(),
+    }
+}
+
+async fn seek(shared: &Shared, state: &TopicState, seek: Seek) -> Result<Sequence> {
+    let Some(id) = state.id else { return Ok(state.tail) };
+    let (earliest, tail) = (state.earliest, state.tail);
+    shared.blocking(move |log| log.seek(id, seek, earliest, tail)).await
+}
+
+fn gap(
+    topic: &TopicName,
+    state: &TopicState,
+    requested: u64,
+    reason: GapReason,
+    on_gap: OnGap,
+) -> Gap {
+    let nearest = match reason {
+        GapReason::Retention | GapReason::Epoch => state.earliest,
+        GapReason::Ahead => state.tail,
+    };
+    let lost = match reason {
+        GapReason::Retention => Some(state.earliest.get().saturating_sub(requested)),
+        GapReason::Epoch | GapReason::Ahead => None,
+    };
+    Gap {
+        topic: topic.clone(),
+        requested,
+        earliest: state.earliest,
+        tail: state.tail,
+        lost,
+        reason,
+        resume: match on_gap {
+            OnGap::Resume | OnGap::Fail => nearest,
+            OnGap::Earliest => state.earliest,
+            OnGap::Latest => state.tail,
+        },
+    }
+}

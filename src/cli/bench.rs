@@ -1,0 +1,287 @@
+//! `leftoff bench`: measures a running broker, beside what the disk itself can do.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use hdrhistogram::Histogram;
+use leftoff::TopicName;
+use leftoff::edge::proto::publish_stream_response::Outcome;
+use leftoff::edge::proto::{NewEvent, PublishRequest, PublishStreamRequest};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::client::{Client, ServerArgs, client, failed};
+use super::{CliError, CliResult, Failure};
+
+/// Longest latency that is told apart, in microseconds.
+const MAX_LATENCY_US: u64 = 60_000_000;
+
+/// Measures a running broker.
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Publish as fast as it is acknowledged
+    Publish(BenchPublish),
+}
+
+impl Bench {
+    pub async fn run(self) -> CliResult {
+        match self.command {
+            Command::Publish(publish) => publish.run().await,
+        }
+    }
+}
+
+/// Publishes as fast as it is acknowledged: every acknowledgement is durable. Then appends the same
+/// bytes to a plain file in the same grouping, one request of each client and an fdatasync, for as
+/// long. Both run on this machine; the client takes its share of it.
+#[derive(Debug, Args)]
+struct BenchPublish {
+    /// Clients that publish at the same time
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    clients: u64,
+    /// Events in one request
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    batch: u64,
+    /// Bytes of one payload
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
+    size: u64,
+    /// How long
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Requests of one client that wait for their acknowledgement
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    in_flight: u64,
+    /// Publish in calls of their own instead of in one stream a client
+    #[arg(long)]
+    unary: bool,
+    /// Connections that the clients share [default: one a client]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    connections: Option<u64>,
+    /// The topic of each client is this and its number
+    #[arg(long, default_value = "bench")]
+    topic: TopicName,
+    /// Where the plain file is written; for a fair comparison, the broker's disk
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    plain_dir: PathBuf,
+    /// Print one object of JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What a run came to.
+struct Measured {
+    events: u64,
+    elapsed: Duration,
+    latency_us: Histogram<u64>,
+}
+
+impl Measured {
+    fn new() -> CliResult<Self> {
+        let latency_us = Histogram::new_with_max(MAX_LATENCY_US, 3)
+            .map_err(|error| CliError::new(Failure::Other, error.to_string()))?;
+        Ok(Self { events: 0, elapsed: Duration::ZERO, latency_us })
+    }
+
+    fn note(&mut self, sent: Instant, events: u64) {
+        self.latency_us.saturating_record(sent.elapsed().as_micros() as u64);
+        self.events += events;
+    }
+
+    fn add(&mut self, other: &Self) -> CliResult {
+        self.events += other.events;
+        self.elapsed = self.elapsed.max(other.elapsed);
+        let added = self.latency_us.add(&other.latency_us);
+        added.map_err(|error| CliError::new(Failure::Other, error.to_string()))
+    }
+
+    fn events_per_second(&self) -> f64 {
+        self.events as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    fn json(&self, size: u64) -> serde_json::Value {
+        let quantile_ms = |quantile| self.latency_us.value_at_quantile(quantile) as f64 / 1e3;
+        let rate = self.events_per_second();
+        json!({
+            "events": self.events,
+            "seconds": self.elapsed.as_secs_f64(),
+            "events_per_second": rate.round(),
+            "megabytes_per_second": (rate * size as f64 / 1e4).round() / 100.0,
+            "p50_ms": quantile_ms(0.5),
+            "p99_ms": quantile_ms(0.99),
+            "p99_9_ms": quantile_ms(0.999),
+        })
+    }
+}
+
+impl BenchPublish {
+    async fn run(self) -> CliResult {
+        let clients = self.connect().await?;
+        let until = Instant::now() + Duration::from_secs(self.seconds);
+        let running: Vec<_> = clients
+            .into_iter()
+            .enumerate()
+            .map(|(index, client)| {
+                let load = Load {
+                    client,
+                    topic: format!("{}.{index}", self.topic),
+                    events: vec![self.event(); self.batch as usize],
+                    in_flight: self.in_flight as usize,
+                    until,
+                };
+                let unary = self.unary;
+                tokio::spawn(async move {
+                    if unary { load.unary().await } else { load.stream().await }
+                })
+            })
+            .collect();
+        let mut published = Measured::new()?;
+        for client in running {
+            published.add(&client.await.map_err(std::io::Error::other)??)?;
+        }
+        let plain = self.plain_file()?;
+        self.report(&published, &plain);
+        Ok(())
+    }
+
+    fn event(&self) -> NewEvent {
+        let payload = Bytes::from(vec![b'x'; self.size as usize]);
+        NewEvent { r#type: "bench".to_owned(), payload, ..NewEvent::default() }
+    }
+
+    async fn connect(&self) -> CliResult<Vec<Client>> {
+        let count = self.connections.unwrap_or(self.clients).min(self.clients);
+        let mut channels = Vec::new();
+        for _ in 0..count {
+            let channel = self.server.endpoint()?.connect().await;
+            channels.push(channel.map_err(|error| {
+                CliError::new(Failure::Unreachable, format!("cannot reach the server: {error}"))
+            })?);
+        }
+        let shared = channels.into_iter().cycle().take(self.clients as usize);
+        Ok(shared.map(client).collect())
+    }
+
+    /// Appends what one group of all clients' requests is to a plain file, and syncs it, over and
+    /// over for as long as the broker was measured.
+    fn plain_file(&self) -> CliResult<Measured> {
+        let group_events = self.clients * self.batch;
+        let bytes = vec![b'x'; (group_events * self.size) as usize];
+        let directory = tempfile::tempdir_in(&self.plain_dir)?;
+        let mut file = File::create(directory.path().join("plain"))?;
+        let mut measured = Measured::new()?;
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(self.seconds) {
+            let sent = Instant::now();
+            file.write_all(&bytes)?;
+            file.sync_data()?;
+            measured.note(sent, group_events);
+        }
+        measured.elapsed = started.elapsed();
+        Ok(measured)
+    }
+
+    fn report(&self, published: &Measured, plain: &Measured) {
+        let ratio = published.events_per_second() / plain.events_per_second();
+        let (broker, file) = (published.json(self.size), plain.json(self.size));
+        if self.json {
+            let mut line = broker;
+            line["plain_file"] = file;
+            line["ratio_to_plain_file"] = json!((ratio * 1e3).round() / 1e3);
+            line["settings"] = json!({
+                "clients": self.clients, "batch": self.batch, "size": self.size,
+                "in_flight": self.in_flight, "unary": self.unary,
+                "connections": self.connections.unwrap_or(self.clients),
+            });
+            println!("{line}");
+            return;
+        }
+        let row = |name: &str, measured: &serde_json::Value| {
+            println!(
+                "{name:<12} {:>10} events/s {:>8} MB/s  p50 {} ms  p99 {} ms  p99.9 {} ms",
+                measured["events_per_second"],
+                measured["megabytes_per_second"],
+                measured["p50_ms"],
+                measured["p99_ms"],
+                measured["p99_9_ms"],
+            );
+        };
+        row("leftoff", &broker);
+        row("plain file", &file);
+        println!("ratio        {ratio:>10.3}");
+    }
+}
+
+/// One client's work.
+struct Load {
+    client: Client,
+    topic: String,
+    events: Vec<NewEvent>,
+    in_flight: usize,
+    until: Instant,
+}
+
+impl Load {
+    async fn stream(mut self) -> CliResult<Measured> {
+        let mut measured = Measured::new()?;
+        let count = self.events.len() as u64;
+        let (requests, sent) = mpsc::channel(self.in_flight);
+        let request = PublishStreamRequest {
+            topic: self.topic,
+            events: self.events,
+            expected_sequence: None,
+        };
+        let started = Instant::now();
+        let mut sent_at = VecDeque::new();
+        for _ in 0..self.in_flight {
+            sent_at.push_back(Instant::now());
+            let _closed_is_seen_below = requests.send(request.clone()).await;
+        }
+        let responses = self.client.publish_stream(ReceiverStream::new(sent)).await;
+        let mut responses = responses.map_err(|status| failed(&status))?.into_inner();
+        while let Some(sent) = sent_at.pop_front() {
+            let response = responses.message().await.map_err(|status| failed(&status))?;
+            match response.and_then(|response| response.outcome) {
+                Some(Outcome::Ack(_)) => measured.note(sent, count),
+                Some(Outcome::Error(error)) => {
+                    return Err(CliError::new(Failure::Refused, error.message));
+                }
+                None => return Err(CliError::new(Failure::Unreachable, "the stream ended")),
+            }
+            if Instant::now() < self.until {
+                sent_at.push_back(Instant::now());
+                let _closed_is_seen_above = requests.send(request.clone()).await;
+            }
+        }
+        measured.elapsed = started.elapsed();
+        Ok(measured)
+    }
+
+    async fn unary(mut self) -> CliResult<Measured> {
+        let mut measured = Measured::new()?;
+        let count = self.events.len() as u64;
+        let request =
+            PublishRequest { topic: self.topic, events: self.events, expected_sequence: None };
+        let started = Instant::now();
+        while Instant::now() < self.until {
+            let sent = Instant::now();
+            self.client.publish(request.clone()).await.map_err(|status| failed(&status))?;
+            measured.note(sent, count);
+        }
+        measured.elapsed = started.elapsed();
+        Ok(measured)
+    }
+}

@@ -1,0 +1,128 @@
+//! What the client commands share: the server's address, the connection, errors for people.
+
+use std::time::Duration;
+
+use clap::Args;
+use leftoff::edge::proto::broker_service_client::BrokerServiceClient;
+use rand::RngExt;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use super::{CliError, CliResult, Failure};
+
+/// What HTTP/2 lets the server send ahead, in bytes.
+const WINDOW_BYTES: u32 = 4 << 20;
+
+/// Largest message that is taken from the server, in bytes: a page, or a block with a large event.
+const MAX_MESSAGE_BYTES: usize = 96 << 20;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// Which server a client command talks to.
+#[derive(Debug, Clone, Args)]
+pub struct ServerArgs {
+    /// Where the broker is
+    #[arg(long, value_name = "URL", env = "LEFTOFF_SERVER", default_value = "http://127.0.0.1:4280")]
+    server: String,
+    /// How long to go on trying when the server is away, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub retry_seconds: u64,
+}
+
+/// A client of the broker.
+pub type Client = BrokerServiceClient<Channel>;
+
+impl ServerArgs {
+    /// The server's address, checked.
+    pub fn endpoint(&self) -> CliResult<Endpoint> {
+        let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|error| {
+            let message = format!("--server {:?}: {error}", self.server);
+            CliError::new(Failure::Refused, message)
+        })?;
+        Ok(endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES))
+    }
+
+    /// Connects once.
+    pub async fn connect(&self) -> CliResult<Client> {
+        let channel = self.endpoint()?.connect().await.map_err(|error| {
+            let mut message = format!("cannot reach {}: {error}", self.server);
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                message = format!("{message}: {cause}");
+                source = cause.source();
+            }
+            CliError::new(Failure::Unreachable, message)
+        })?;
+        Ok(client(channel))
+    }
+}
+
+/// A client over a channel.
+pub fn client(channel: Channel) -> Client {
+    Client::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// What a status means for the command.
+pub fn failed(status: &Status) -> CliError {
+    let failure = match status.code() {
+        Code::Unavailable | Code::Cancelled => Failure::Unreachable,
+        Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::OutOfRange => {
+            Failure::Refused
+        }
+        _ => Failure::Other,
+    };
+    CliError::new(failure, status.message())
+}
+
+/// Whether the same call can succeed later.
+pub fn is_transient(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable | Code::ResourceExhausted | Code::Unknown | Code::Internal | Code::Cancelled
+    )
+}
+
+/// How long to wait before the next try: longer each time, never the same, ended by a limit.
+#[derive(Debug)]
+pub struct Backoff {
+    pause: Duration,
+    limit: Duration,
+    failing_since: Option<std::time::Instant>,
+}
+
+impl Backoff {
+    pub fn new(args: &ServerArgs) -> Self {
+        let limit = Duration::from_secs(args.retry_seconds);
+        Self { pause: FIRST_PAUSE, limit, failing_since: None }
+    }
+
+    /// Notes that it works again.
+    pub fn reset(&mut self) {
+        (self.pause, self.failing_since) = (FIRST_PAUSE, None);
+    }
+
+    /// Waits before the next try.
+    ///
+    /// # Errors
+    ///
+    /// `error`, when it has failed for as long as it may.
+    pub async fn wait(&mut self, error: CliError) -> CliResult {
+        let since = *self.failing_since.get_or_insert_with(std::time::Instant::now);
+        if since.elapsed() + self.pause > self.limit {
+            return Err(error);
+        }
+        tracing::debug!(error = error.message, "trying again");
+        let jittered = self.pause.mul_f64(rand::rng().random_range(0.5..1.5));
+        tokio::time::sleep(jittered).await;
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! The command line: one file per command.
+
+mod bench;
+mod check;
+mod client;
+mod publish;
+mod serve;
+mod tail;
+mod topics;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Why a command failed, as scripts can tell: see `leftoff --help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// Anything else.
+    Other = 1,
+    /// The check found damage.
+    Damage = 3,
+    /// The server cannot be reached, or went away.
+    Unreachable = 4,
+    /// The server or a rule refused the input.
+    Refused = 5,
+}
+
+/// A failed command: what it ends with, and what it says.
+#[derive(Debug)]
+struct CliError {
+    failure: Failure,
+    message: String,
+}
+
+impl CliError {
+    fn new(failure: Failure, message: impl Into<String>) -> Self {
+        Self { failure, message: message.into() }
+    }
+}
+
+impl From<leftoff::Error> for CliError {
+    fn from(error: leftoff::Error) -> Self {
+        let failure = match &error {
+            leftoff::Error::Damaged { .. } => Failure::Damage,
+            leftoff::Error::Invalid { .. } | leftoff::Error::OverLimit { .. } => Failure::Refused,
+            _ => Failure::Other,
+        };
+        let mut message = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        Self { failure, message }
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(Failure::Other, error.to_string())
+    }
+}
+
+impl From<serde_json::Error> for CliError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::new(Failure::Other, error.to_string())
+    }
+}
+
+type CliResult<T = ()> = Result<T, CliError>;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  failed
+  2  wrong use of the command line
+  3  `check` found damage, or `serve` refused a damaged log
+  4  the server cannot be reached
+  5  the server, or a rule, refused the input
+
+Environment:
+  LEFTOFF_SERVER      the server of the client commands
+  LEFTOFF_LOG_FILTER  what `serve` logs, like `info` or `leftoff=debug`";
+
+/// An event-log broker with replay: publish over gRPC or HTTP, follow over SSE or gRPC, and resume
+/// exactly where you left off.
+#[derive(Debug, Parser)]
+#[command(name = "leftoff", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker.
+    Serve(serve::Serve),
+    /// Publish lines of JSON from a file or from standard input.
+    Publish(publish::Publish),
+    /// Follow a topic; reconnects and resumes by itself.
+    Tail(tail::Tail),
+    /// List the topics.
+    Topics(topics::Topics),
+    /// Read and verify everything in a data directory, without changing it.
+    Check(check::Check),
+    /// Measure a running broker.
+    Bench(bench::Bench),
+}
+
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = std::env::var("LEFTOFF_LOG_FILTER").unwrap_or_else(|_| "info".to_owned());
+    let filter = EnvFilter::try_new(&filter).unwrap_or_else(|error| {
+        eprintln!("leftoff: LEFTOFF_LOG_FILTER is ignored: {error}");
+        EnvFilter::new("info")
+    });
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let outcome = match cli.command {
+        Command::Check(check) => check.run(), // It blocks, and needs no runtime.
+        other => run_async(other),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(CliError { failure, message }) => {
+            eprintln!("leftoff: {message}");
+            ExitCode::from(failure as u8)
+        }
+    }
+}
+
+fn run_async(command: Command) -> CliResult {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Serve(serve) => serve.run().await,
+            Command::Publish(publish) => publish.run().await,
+            Command::Tail(tail) => tail.run().await,
+            Command::Topics(topics) => topics.run().await,
+            Command::Bench(bench) => bench.run().await,
+            Command::Check(check) => check.run(),
+        }
+    });
+    runtime.shutdown_background(); // A read from a terminal would hold it up for ever.
+    outcome
+}

@@ -1,0 +1,309 @@
+//! `leftoff publish`: NDJSON from a file or standard input, over one `PublishStream`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use leftoff::TopicName;
+use leftoff::edge::ndjson::Line;
+use leftoff::edge::proto::publish_stream_response::Outcome;
+use leftoff::edge::proto::{self, PublishStreamRequest, PublishStreamResponse};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::client::{Backoff, ServerArgs, failed, is_transient};
+use super::{CliError, CliResult, Failure};
+
+/// Lines that are read before they are sent, and bytes of these.
+const MAX_READ_LINES: usize = 500;
+const MAX_READ_BYTES: usize = 1 << 20;
+
+/// Requests that wait for their answer.
+const MAX_IN_FLIGHT: usize = 64;
+
+/// Longest line, in bytes.
+const MAX_LINE_BYTES: usize = 64 << 20;
+
+/// Publishes lines of JSON, one event a line:
+/// {"topic","id","type","key","headers","content_type","time_ms","data"}; all may be left out.
+///
+/// A line without an id is given one, made of its number and its content. So the same file can be
+/// published again, after an interruption or to be sure: what is stored already is not stored
+/// again, as long as it is in the broker's window (by default the last 100,000 events of a topic and
+/// 10 minutes).
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The topic of lines that name none
+    topic: Option<TopicName>,
+    /// Read from this file; standard input otherwise
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Print a line of JSON for each event, with the sequence that it was given
+    #[arg(long)]
+    receipts: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl Publish {
+    pub async fn run(self) -> CliResult {
+        let (input, size_bytes): (Box<dyn AsyncBufRead + Unpin + Send>, Option<u64>) =
+            match &self.file {
+                Some(path) => {
+                    let in_words = |error| {
+                        CliError::new(Failure::Other, format!("{}: {error}", path.display()))
+                    };
+                    let file = tokio::fs::File::open(path).await.map_err(in_words)?;
+                    let size_bytes = file.metadata().await.map_err(in_words)?.len();
+                    (Box::new(BufReader::new(file)), Some(size_bytes))
+                }
+                None => (Box::new(BufReader::new(tokio::io::stdin())), None),
+            };
+        let mut publisher = Publisher {
+            lines: Lines { input, number: 0, topic: self.topic.clone() },
+            in_flight: VecDeque::new(),
+            receipts: self.receipts,
+            stored: 0,
+            duplicates: 0,
+            progress: progress_bar(size_bytes),
+        };
+        let outcome = publisher.publish_all(&self.server).await;
+        publisher.progress.finish_and_clear();
+        let Publisher { stored, duplicates, .. } = &publisher;
+        eprintln!("{stored} events stored, {duplicates} were stored before");
+        outcome
+    }
+}
+
+fn progress_bar(size_bytes: Option<u64>) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match size_bytes {
+        Some(size_bytes) => (
+            ProgressBar::new(size_bytes),
+            "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}",
+        ),
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes} {bytes_per_sec} {msg}"),
+    };
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+    bar
+}
+
+/// The input, line by line.
+struct Lines {
+    input: Box<dyn AsyncBufRead + Unpin + Send>,
+    /// The line that was read last, from 1.
+    number: u64,
+    topic: Option<TopicName>,
+}
+
+impl Lines {
+    /// The next requests, one per topic, and how many bytes of input they are; none at the end.
+    async fn next(&mut self) -> CliResult<(Vec<PublishStreamRequest>, u64)> {
+        let mut by_topic: BTreeMap<TopicName, Vec<proto::NewEvent>> = BTreeMap::new();
+        let (mut lines, mut size_bytes) = (0, 0);
+        let mut line = Vec::new();
+        while lines < MAX_READ_LINES && size_bytes < MAX_READ_BYTES {
+            line.clear();
+            let mut bounded = (&mut self.input).take(MAX_LINE_BYTES as u64);
+            let count = bounded.read_until(b'\n', &mut line).await?;
+            if count == 0 {
+                break;
+            }
+            self.number += 1;
+            size_bytes += count;
+            let text = line.trim_ascii();
+            if text.is_empty() {
+                continue;
+            }
+            let (topic, event) = self.event(text).map_err(|error| {
+                CliError::new(Failure::Refused, format!("line {}: {error}", self.number))
+            })?;
+            by_topic.entry(topic).or_default().push(event);
+            lines += 1;
+        }
+        let request = |(topic, events): (TopicName, _)| PublishStreamRequest {
+            topic: topic.to_string(),
+            events,
+            expected_sequence: None,
+        };
+        Ok((by_topic.into_iter().map(request).collect(), size_bytes as u64))
+    }
+
+    fn event(&self, text: &[u8]) -> leftoff::Result<(TopicName, proto::NewEvent)> {
+        let Line { topic, mut event } = Line::parse(text)?;
+        let topic = topic.or_else(|| self.topic.clone()).ok_or_else(|| {
+            leftoff::Error::invalid("topic", "the line names none, and neither does the command")
+        })?;
+        if event.id.is_empty() {
+            event.id = line_id(self.number, text);
+        }
+        Ok((topic, event.into()))
+    }
+}
+
+/// The id of a line that has none: 128 bits of a hash of its number and its content.
+fn line_id(number: u64, text: &[u8]) -> String {
+    let digest = Sha256::new().chain_update(number.to_be_bytes()).chain_update(text).finalize();
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+struct Publisher {
+    lines: Lines,
+    /// Requests that are not answered, oldest first; sent again on a new connection. Their events
+    /// have ids, so that is safe.
+    in_flight: VecDeque<PublishStreamRequest>,
+    receipts: bool,
+    stored: u64,
+    duplicates: u64,
+    progress: ProgressBar,
+}
+
+/// Why a connection is given up.
+enum Broken {
+    /// Another one may do.
+    Retry(CliError),
+    Fatal(CliError),
+}
+
+impl From<CliError> for Broken {
+    fn from(error: CliError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl Publisher {
+    async fn publish_all(&mut self, server: &ServerArgs) -> CliResult {
+        let mut backoff = Backoff::new(server);
+        loop {
+            let answered = self.stored + self.duplicates;
+            let outcome = self.publish_on_one_connection(server).await;
+            if self.stored + self.duplicates > answered {
+                backoff.reset();
+            }
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(Broken::Fatal(error)) => return Err(error),
+                Err(Broken::Retry(error)) => backoff.wait(error).await?,
+            }
+        }
+    }
+
+    async fn publish_on_one_connection(&mut self, server: &ServerArgs) -> Result<(), Broken> {
+        let mut client = server.connect().await.map_err(Broken::Retry)?;
+        let (requests, sent) = mpsc::channel(MAX_IN_FLIGHT);
+        for request in &self.in_flight {
+            let _closed_is_seen_below = requests.send(request.clone()).await;
+        }
+        let responses = client.publish_stream(ReceiverStream::new(sent)).await;
+        let mut responses = responses.map_err(|status| broken(&status))?.into_inner();
+        let mut input_error = None;
+        let mut requests = Some(requests);
+        loop {
+            // What is sent is at most one read ahead of the window.
+            while let Some(queue) = &requests
+                && self.in_flight.len() < MAX_IN_FLIGHT
+            {
+                let (next, size_bytes) = match self.lines.next().await {
+                    Ok(next) => next,
+                    Err(error) => {
+                        input_error = Some(error); // What was read before it is still finished.
+                        (Vec::new(), 0)
+                    }
+                };
+                self.progress.inc(size_bytes);
+                if next.is_empty() {
+                    if size_bytes == 0 {
+                        requests = None;
+                    }
+                    continue;
+                }
+                for request in next {
+                    self.in_flight.push_back(request.clone());
+                    self.send(queue, request, &mut responses).await?;
+                }
+            }
+            if self.in_flight.is_empty() {
+                return input_error.map_or(Ok(()), |error| Err(Broken::Fatal(error)));
+            }
+            let response = responses.message().await.map_err(|status| broken(&status))?;
+            self.settle(response)?;
+        }
+    }
+
+    /// Sends a request; takes answers while there is no room for it.
+    async fn send(
+        &mut self,
+        queue: &mpsc::Sender<PublishStreamRequest>,
+        request: PublishStreamRequest,
+        responses: &mut Streaming<PublishStreamResponse>,
+    ) -> Result<(), Broken> {
+        let mut unsent = Some(request);
+        while let Some(request) = unsent.take() {
+            tokio::select! {
+                biased;
+                permit = queue.reserve() => match permit {
+                    Ok(permit) => permit.send(request),
+                    Err(_closed) => return Ok(()), // The answers say why.
+                },
+                response = responses.message() => {
+                    unsent = Some(request);
+                    self.settle(response.map_err(|status| broken(&status))?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, response: Option<PublishStreamResponse>) -> Result<(), Broken> {
+        let gone = || CliError::new(Failure::Unreachable, "the server ended the stream");
+        let outcome = response.and_then(|response| response.outcome);
+        match outcome.ok_or_else(|| Broken::Retry(gone()))? {
+            Outcome::Error(error) => Err(broken(&Status::new(Code::from(error.code), error.message))),
+            Outcome::Ack(ack) => {
+                let request = self.in_flight.pop_front().ok_or_else(|| Broken::Retry(gone()))?;
+                let duplicates = ack.duplicates.len() as u64;
+                self.duplicates += duplicates;
+                self.stored += u64::from(ack.count) - duplicates;
+                self.progress.set_message(format!("{} stored", self.stored));
+                if self.receipts {
+                    print_receipts(&request, &ack).map_err(CliError::from)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn broken(status: &Status) -> Broken {
+    let error = failed(status);
+    if is_transient(status.code()) { Broken::Retry(error) } else { Broken::Fatal(error) }
+}
+
+fn print_receipts(request: &PublishStreamRequest, ack: &proto::Ack) -> std::io::Result<()> {
+    let mut output = std::io::stdout().lock();
+    let mut duplicates = ack.duplicates.iter().peekable();
+    let mut next = ack.first_appended.map(|receipt| receipt.sequence);
+    for (index, event) in request.events.iter().enumerate() {
+        let duplicate = duplicates.next_if(|duplicate| duplicate.index as usize == index);
+        let sequence = match duplicate {
+            Some(duplicate) => duplicate.receipt.map(|receipt| receipt.sequence),
+            None => next.inspect(|sequence| next = Some(sequence + 1)),
+        };
+        let line = json!({
+            "topic": request.topic,
+            "id": event.id,
+            "sequence": sequence,
+            "duplicate": duplicate.is_some(),
+        });
+        writeln!(output, "{line}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! `leftoff serve`: runs the broker until it is told to stop.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use leftoff::config::Config;
+use leftoff::server::Server;
+use leftoff::shutdown::Shutdown;
+use leftoff::Broker;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use super::{CliError, CliResult, Failure};
+
+/// Runs the broker. Without any option it keeps its log in `./leftoff-data` and listens on
+/// 127.0.0.1:4280 for gRPC, HTTP/1.1 and HTTP/2 without TLS.
+///
+/// Settings come from the options, then from LEFTOFF_* variables of the environment (LEFTOFF_DATA_DIR,
+/// LEFTOFF_SERVER__LISTEN, LEFTOFF_BROKER__MAX_QUEUE_BYTES), then from the file.
+///
+/// SIGTERM or SIGINT stops it: what was accepted is finished, streams end, within ten seconds. A
+/// second signal ends it at once.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Address for gRPC and HTTP; port 0 picks a free one [default: 127.0.0.1:4280]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// An address of its own for gRPC
+    #[arg(long, value_name = "ADDRESS")]
+    grpc_listen: Option<String>,
+    /// Where the log is kept [default: ./leftoff-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// A TOML file with settings
+    #[arg(long, value_name = "FILE", env = "LEFTOFF_CONFIG")]
+    config: Option<PathBuf>,
+    /// Any other setting, like `broker.max_queue_bytes=67108864`; can be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    settings: Vec<(String, String)>,
+    /// Print the settings as TOML, and end
+    #[arg(long)]
+    print_config: bool,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it has no `=`; write KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl Serve {
+    fn load(&self) -> CliResult<Config> {
+        let mut flags = self.settings.clone();
+        let quoted = |value: &str| format!("{value:?}");
+        let named = [("server.listen", &self.listen), ("server.grpc_listen", &self.grpc_listen)];
+        for (key, value) in named {
+            flags.extend(value.as_deref().map(|value| (key.to_owned(), quoted(value))));
+        }
+        if let Some(directory) = &self.data_dir {
+            flags.push(("data_dir".to_owned(), quoted(&directory.to_string_lossy())));
+        }
+        Config::load(self.config.as_deref(), &flags)
+            .map_err(|problem| CliError::new(Failure::Refused, format!("configuration: {problem}")))
+    }
+
+    pub async fn run(self) -> CliResult {
+        let config = self.load()?;
+        if self.print_config {
+            let text = toml::to_string(&config)
+                .map_err(|error| CliError::new(Failure::Other, error.to_string()))?;
+            print!("{text}");
+            return Ok(());
+        }
+        let shutdown = Shutdown::default();
+        stop_on_signals(shutdown.clone())?;
+        let (directory, open_config) = (config.data_dir.clone(), config.open_config());
+        let opened = tokio::task::spawn_blocking(move || Broker::open(directory, &open_config));
+        let broker = opened.await.map_err(std::io::Error::other)??;
+        let server = Server::bind(broker, config.server.clone(), config.follow.clone()).await?;
+        greet(&server, &config)?;
+        server.run(shutdown).await;
+        Ok(())
+    }
+}
+
+/// Says where the server listens, and what to try next.
+fn greet(server: &Server, config: &Config) -> CliResult {
+    let (http, grpc) = (server.http_address()?, server.grpc_address()?);
+    let events = format!("http://{http}/v1/topics/hello/events");
+    println!("leftoff {} keeps {}", env!("CARGO_PKG_VERSION"), config.data_dir.display());
+    println!("listening on http://{http} (HTTP/1.1 and HTTP/2)");
+    println!("listening on http://{grpc} (gRPC)");
+    println!();
+    println!("try, in another terminal:");
+    println!("  curl -d 'first event' {events}");
+    println!("  curl -N -H 'Accept: text/event-stream' '{events}?from=earliest'");
+    println!("  curl -N -H 'Accept: text/event-stream' -H 'Last-Event-ID: 1' {events}");
+    Ok(())
+}
+
+/// Starts the shutdown at the first signal; ends the process at the second.
+fn stop_on_signals(shutdown: Shutdown) -> CliResult {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        let mut count = 0;
+        loop {
+            let (name, number) = tokio::select! {
+                _ = terminate.recv() => ("SIGTERM", 15),
+                _ = interrupt.recv() => ("SIGINT", 2),
+            };
+            count += 1;
+            if count > 1 {
+                std::process::exit(128 + number); // As a shell has it for a process that a signal ended.
+            }
+            info!(signal = name, "stopping; a second signal ends at once");
+            shutdown.start();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! `leftoff tail`: follows a topic, and takes up where it was after every disconnect.
+
+use std::io::Write;
+
+use clap::{Args, ValueEnum};
+use leftoff::TopicName;
+use leftoff::cursor::StartPoint;
+use leftoff::edge::json::EventJson;
+use leftoff::edge::proto::subscribe_response::Message;
+use leftoff::edge::proto::{self, SubscribeRequest};
+use leftoff::event::Timestamp;
+
+use super::CliResult;
+use super::client::{Backoff, ServerArgs, failed, is_transient};
+
+/// Follows a topic and prints its events. It reconnects by itself and goes on with the next event.
+#[derive(Debug, Args)]
+pub struct Tail {
+    /// The topic
+    topic: TopicName,
+    /// Where to begin: `earliest`, `latest`, `last:100`, `time:2026-01-31T00:00:00Z`, or after what
+    /// was seen last: `42` or `42-9f3c2a1b`
+    #[arg(long, default_value_t = StartPoint::Latest)]
+    from: StartPoint,
+    /// End after this many events
+    #[arg(long, short = 'n', value_name = "EVENTS")]
+    count: Option<u64>,
+    /// End when everything that is there is printed
+    #[arg(long)]
+    no_follow: bool,
+    /// How to print an event
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Sequence, time, type, key and payload
+    Text,
+    /// One object of JSON a line, as in a page of history
+    Json,
+}
+
+/// What a connection ended with.
+enum End {
+    /// Everything that was asked for is printed.
+    Done,
+    /// It broke; another one takes up after the cursor.
+    Broken(tonic::Status),
+}
+
+impl Tail {
+    pub async fn run(mut self) -> CliResult {
+        let mut backoff = Backoff::new(&self.server);
+        let mut from = self.from.to_string();
+        loop {
+            let connected = self.server.connect().await;
+            let error = match connected {
+                Err(error) => error,
+                Ok(mut client) => {
+                    let request = SubscribeRequest {
+                        topic: self.topic.to_string(),
+                        from: from.clone(),
+                        on_gap: proto::OnGap::Resume.into(),
+                    };
+                    let end = match client.subscribe(request).await {
+                        Ok(responses) => {
+                            self.follow(responses.into_inner(), &mut from, &mut backoff).await?
+                        }
+                        Err(status) => End::Broken(status),
+                    };
+                    match end {
+                        End::Done => return Ok(()),
+                        End::Broken(status) if is_transient(status.code()) => failed(&status),
+                        End::Broken(status) => return Err(failed(&status)),
+                    }
+                }
+            };
+            backoff.wait(error).await?;
+        }
+    }
+
+    /// Prints what comes, and keeps `from` at the reader's place.
+    async fn follow(
+        &mut self,
+        mut responses: tonic::Streaming<proto::SubscribeResponse>,
+        from: &mut String,
+        backoff: &mut Backoff,
+    ) -> CliResult<End> {
+        loop {
+            let response = match responses.message().await {
+                Ok(Some(response)) => response,
+                Ok(None) => return Ok(End::Broken(tonic::Status::unavailable("the stream ended"))),
+                Err(status) => return Ok(End::Broken(status)),
+            };
+            backoff.reset();
+            match response.message {
+                Some(Message::Events(batch)) => {
+                    for event in &batch.events {
+                        self.print(event)?;
+                        if self.is_last() {
+                            return Ok(End::Done);
+                        }
+                    }
+                    *from = batch.cursor;
+                }
+                Some(Message::Gap(gap)) => {
+                    let lost = gap.lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
+                    eprintln!(
+                        "gap ({}): wanted {}, readable is {} up to, not including, {}; lost {lost}",
+                        gap.reason, gap.requested, gap.earliest, gap.tail
+                    );
+                    *from = gap.cursor;
+                }
+                Some(Message::CaughtUp(_)) if self.no_follow => return Ok(End::Done),
+                Some(Message::Started(proto::Started { cursor, .. }))
+                | Some(Message::CaughtUp(proto::CaughtUp { cursor }))
+                | Some(Message::Heartbeat(proto::Heartbeat { cursor })) => *from = cursor,
+                None => {} // A newer server's message, which this client does not know.
+            }
+        }
+    }
+
+    /// Counts an event that was printed; whether it was the last that was asked for.
+    fn is_last(&mut self) -> bool {
+        let Some(left) = &mut self.count else { return false };
+        *left = left.saturating_sub(1);
+        *left == 0
+    }
+
+    fn print(&self, event: &proto::Event) -> CliResult {
+        let mut output = std::io::stdout().lock();
+        match self.format {
+            Format::Json => {
+                let line = serde_json::to_string(&EventJson::received(self.topic.as_str(), event))?;
+                writeln!(output, "{line}")?;
+            }
+            Format::Text => {
+                let payload = String::from_utf8_lossy(&event.payload);
+                let time = Timestamp::from_ms(event.time_ms);
+                let (event_type, key) = (&event.r#type, &event.key);
+                writeln!(output, "{} {time} {event_type} {key} {payload}", event.sequence)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,56 @@
+//! `leftoff topics`: lists the topics.
+
+use std::io::Write;
+
+use clap::Args;
+use leftoff::edge::proto::ListTopicsRequest;
+use leftoff::event::Timestamp;
+use serde_json::json;
+
+use super::CliResult;
+use super::client::{ServerArgs, failed};
+
+/// Lists the topics in the order of their names: how many events, the first and the last sequence
+/// that can be read, and the time of the newest event.
+#[derive(Debug, Args)]
+pub struct Topics {
+    /// Print a line of JSON for each topic
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl Topics {
+    pub async fn run(self) -> CliResult {
+        let mut client = self.server.connect().await?;
+        let mut page_token = String::new();
+        loop {
+            let request = ListTopicsRequest { page_size: 0, page_token };
+            let page = client.list_topics(request).await.map_err(|s| failed(&s))?.into_inner();
+            let mut output = std::io::stdout().lock();
+            for topic in page.topics {
+                let time = Timestamp::from_ms(topic.last_time_ms);
+                if self.json {
+                    let line = json!({
+                        "name": topic.name,
+                        "earliest": topic.earliest,
+                        "tail": topic.tail,
+                        "last_position": topic.last_position,
+                        "last_time": time.to_string(),
+                    });
+                    writeln!(output, "{line}")?;
+                } else {
+                    let last = topic.tail.saturating_sub(1);
+                    let count = topic.tail.saturating_sub(topic.earliest);
+                    let range = format!("{}..{last}", topic.earliest);
+                    writeln!(output, "{:<32} {count:>10} {range:>20}  {time}", topic.name)?;
+                }
+            }
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}

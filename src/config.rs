@@ -1,0 +1,129 @@
+//! The configuration of `leftoff serve`: defaults, then a TOML file, then the environment, then
+//! flags; the later wins. Checked as a whole once, before anything is opened.
+
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::broker::{BrokerConfig, DedupConfig, LimitsConfig, LogConfig, OpenConfig};
+use crate::edge::FollowConfig;
+use crate::server::ServerConfig;
+
+/// What begins every variable of the environment: `LEFTOFF_DATA_DIR`, and
+/// `LEFTOFF_BROKER__MAX_QUEUE_BYTES` for `max_queue_bytes` in `[broker]`.
+const ENVIRONMENT_PREFIX: &str = "LEFTOFF_";
+
+/// Variables with the prefix that are none of the settings.
+const OTHER_VARIABLES: [&str; 3] = ["server", "config", "log_filter"];
+
+/// Everything that can be set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the log is kept. Default: `./leftoff-data`.
+    pub data_dir: PathBuf,
+    /// Where and how the server listens.
+    pub server: ServerConfig,
+    /// How live subscriptions are served.
+    pub follow: FollowConfig,
+    /// How events are ordered, grouped and served.
+    pub broker: BrokerConfig,
+    /// What publishers may hand in.
+    pub limits: LimitsConfig,
+    /// How far back a repeated publish is recognised.
+    pub dedup: DedupConfig,
+    /// How the log uses the disk.
+    pub log: LogConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("leftoff-data"),
+            server: ServerConfig::default(),
+            follow: FollowConfig::default(),
+            broker: BrokerConfig::default(),
+            limits: LimitsConfig::default(),
+            dedup: DedupConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Loads the configuration; `flags` are names and values like `broker.max_queue_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence for people: the file, the key, the value and what would be right.
+    pub fn load(file: Option<&Path>, flags: &[(String, String)]) -> Result<Self, String> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(file) = file {
+            if !file.is_file() {
+                return Err(format!("there is no configuration file {}", file.display()));
+            }
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        figment = figment.merge(
+            Env::prefixed(ENVIRONMENT_PREFIX).ignore(&OTHER_VARIABLES).split("__"),
+        );
+        for (name, value) in flags {
+            let value: figment::value::Value = value.parse().unwrap_or_else(|never| match never {});
+            figment = figment.merge((name, value));
+        }
+        let config: Self = figment.extract().map_err(|error| {
+            let all: Vec<String> = error.into_iter().map(|error| error.to_string()).collect();
+            all.join("; ")
+        })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what single values cannot show.
+    ///
+    /// # Errors
+    ///
+    /// The key, the value and the bound.
+    pub fn validate(&self) -> Result<(), String> {
+        let Self { follow, broker, limits, log, server, .. } = self;
+        let within = [
+            ("broker.max_block_bytes", broker.max_block_bytes, 1 << 10, 1 << 20),
+            ("broker.max_group_bytes", broker.max_group_bytes, 1 << 10, 1 << 30),
+            ("broker.max_read_bytes", broker.max_read_bytes, 1 << 10, 1 << 30),
+            ("broker.max_page_bytes", broker.max_page_bytes, 1 << 10, 1 << 30),
+            ("broker.max_queue_bytes", broker.max_queue_bytes, limits.max_batch_bytes, 1 << 31),
+            ("broker.max_queue_wait_ms", broker.max_queue_wait_ms, 1, 600_000),
+            ("limits.max_payload_bytes", limits.max_payload_bytes, 1, 16 << 20),
+            ("limits.max_batch_bytes", limits.max_batch_bytes, limits.max_payload_bytes, 64 << 20),
+            ("limits.max_batch_events", limits.max_batch_events, 1, 1_000_000),
+            ("limits.max_topics", limits.max_topics, 1, u64::from(u32::MAX)),
+            ("log.cache_bytes", log.cache_bytes, 1 << 20, 1 << 40),
+            ("follow.heartbeat_ms", follow.heartbeat_ms, 10, 3_600_000),
+            ("follow.retry_ms", follow.retry_ms, 1, 3_600_000),
+            ("follow.max_wait_ms", follow.max_wait_ms, 0, 3_600_000),
+            ("follow.max_page_events", follow.max_page_events, 1, 1_000_000),
+            ("follow.max_in_flight", follow.max_in_flight, 1, 100_000),
+            ("server.shutdown_ms", server.shutdown_ms, 0, 3_600_000),
+            ("server.header_read_ms", server.header_read_ms, 1, 3_600_000),
+            ("server.keep_alive_ms", server.keep_alive_ms, 1, 3_600_000),
+        ];
+        for (key, value, low, high) in within {
+            if !(low..=high).contains(&value) {
+                return Err(format!("{key} is {value}; it must be within {low} and {high}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The part that a broker is opened with.
+    pub fn open_config(&self) -> OpenConfig {
+        OpenConfig {
+            log: self.log.clone(),
+            broker: self.broker.clone(),
+            limits: self.limits.clone(),
+            dedup: self.dedup.clone(),
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! Places in the log: sequences, positions, epochs, and the one string that names a resume point.
+//!
+//! ```text
+//!  42-9f3c2a1b      after sequence 42 of one topic, in epoch 9f3c2a1b
+//!  @1042-9f3c2a1b   after position 1042 of the whole broker
+//!  earliest  latest  last:100  time:2026-01-31T00:00:00Z  time:1517363399650
+//! ```
+//!
+//! The epoch may be left out by people who type a cursor; the broker always writes it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+use crate::topic::TopicName;
+
+/// An event's place in its topic: from 1, without holes when appended, never reused.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Sequence(u64);
+
+/// An event's place in the whole broker's commit order: from 1.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Position(u64);
+
+macro_rules! place {
+    ($name:ident) => {
+        impl $name {
+            /// The first place there is.
+            pub const FIRST: Self = Self(1);
+
+            /// The place with this number; 0 stands before the first.
+            pub const fn new(number: u64) -> Self {
+                Self(number)
+            }
+
+            /// The number.
+            pub const fn get(self) -> u64 {
+                self.0
+            }
+
+            /// The place after this one.
+            pub const fn next(self) -> Self {
+                self.plus(1)
+            }
+
+            /// The place `count` later. No disk holds 2^64 events, so it cannot overflow unseen.
+            pub const fn plus(self, count: u64) -> Self {
+                Self(self.0.checked_add(count).expect("places end at 2^64"))
+            }
+
+            /// The place before this one, 0 at the least.
+            pub const fn previous(self) -> Self {
+                Self(self.0.saturating_sub(1))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+place!(Sequence);
+place!(Position);
+
+/// One incarnation of the log: new when a data directory is created or restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch(u32);
+
+impl Epoch {
+    /// The epoch with this number.
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl FromStr for Epoch {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let hex = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        if !hex {
+            return Err(());
+        }
+        u32::from_str_radix(text, 16).map(Self).map_err(|_| ())
+    }
+}
+
+/// What a cursor stands after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// After this sequence of the one topic that is read; 0 is before the first.
+    Sequence(Sequence),
+    /// After this position of the whole broker; 0 is before the first.
+    Position(Position),
+}
+
+/// A resume point as it travels: `42-9f3c2a1b` or `@1042-9f3c2a1b`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// The last event that was seen.
+    pub after: Place,
+    /// The incarnation it was seen in; `None` when a person typed it.
+    pub epoch: Option<Epoch>,
+}
+
+impl Cursor {
+    /// The cursor after `sequence` in `epoch`.
+    pub fn after(sequence: Sequence, epoch: Epoch) -> Self {
+        Self { after: Place::Sequence(sequence), epoch: Some(epoch) }
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.after {
+            Place::Sequence(sequence) => write!(f, "{sequence}")?,
+            Place::Position(position) => write!(f, "@{position}")?,
+        }
+        match self.epoch {
+            Some(epoch) => write!(f, "-{epoch}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let malformed = || {
+            let shown: String = text.chars().take(64).collect();
+            Error::invalid(
+                "cursor",
+                format!("{shown:?} is none; write 42, 42-9f3c2a1b or @1042-9f3c2a1b"),
+            )
+        };
+        let (is_position, rest) = match text.strip_prefix('@') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let (digits, epoch) = match rest.split_once('-') {
+            Some((digits, epoch)) => (digits, Some(epoch.parse().map_err(|()| malformed())?)),
+            None => (rest, None),
+        };
+        if !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(malformed()); // `u64::from_str` would take a leading `+`.
+        }
+        let number: u64 = digits.parse().map_err(|_| malformed())?;
+        if number == u64::MAX {
+            return Err(malformed()); // The place after it does not exist.
+        }
+        let after = if is_position {
+            Place::Position(Position(number))
+        } else {
+            Place::Sequence(Sequence(number))
+        };
+        Ok(Self { after, epoch })
+    }
+}
+
+/// Where a reader begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StartPoint {
+    /// At the first event that is kept.
+    Earliest,
+    /// After the newest event: only what is published from now on.
+    #[default]
+    Latest,
+    /// This many events before the end.
+    Last(u64),
+    /// At the first event appended at this time or later.
+    Time(Timestamp),
+    /// Right after what was seen last.
+    After(Cursor),
+}
+
+impl FromStr for StartPoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "earliest" => return Ok(Self::Earliest),
+            "latest" => return Ok(Self::Latest),
+            _ => {}
+        }
+        if let Some(count) = text.strip_prefix("last:") {
+            let count = count.parse().map_err(|_| {
+                Error::invalid("start point", format!("{count:?} in last:N is no number"))
+            })?;
+            return Ok(Self::Last(count));
+        }
+        if let Some(time) = text.strip_prefix("time:") {
+            return time.parse().map(Self::Time);
+        }
+        text.parse().map(Self::After).map_err(|_| {
+            let shown: String = text.chars().take(64).collect();
+            Error::invalid(
+                "start point",
+                format!(
+                    "{shown:?} is none; write earliest, latest, last:100, \
+                     time:2026-01-31T00:00:00Z or a cursor like 42-9f3c2a1b"
+                ),
+            )
+        })
+    }
+}
+
+impl fmt::Display for StartPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Earliest => f.write_str("earliest"),
+            Self::Latest => f.write_str("latest"),
+            Self::Last(count) => write!(f, "last:{count}"),
+            Self::Time(time) => write!(f, "time:{time}"),
+            Self::After(cursor) => write!(f, "{cursor}"),
+        }
+    }
+}
+
+/// Why a reader cannot go on exactly where it left off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GapReason {
+    /// The events were trimmed from the front.
+    Retention,
+    /// The cursor was given by another incarnation of the log.
+    Epoch,
+    /// The cursor is beyond the newest event.
+    Ahead,
+}
+
+impl GapReason {
+    /// The word for it on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retention => "retention",
+            Self::Epoch => "epoch",
+            Self::Ahead => "ahead",
+        }
+    }
+}
+
+/// What a reader is told when the event it wants next is not there. All of it is one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// The topic.
+    pub topic: TopicName,
+    /// The sequence the reader wanted next; for a cursor by position, the position.
+    pub requested: u64,
+    /// The first sequence that can be read.
+    pub earliest: Sequence,
+    /// The sequence that will be given next.
+    pub tail: Sequence,
+    /// How many events are lost to the reader; `None` where it cannot be known.
+    pub lost: Option<u64>,
+    /// Why.
+    pub reason: GapReason,
+    /// The sequence that is read next, after the gap.
+    pub resume: Sequence,
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { topic, requested, earliest, tail, .. } = self;
+        match self.reason {
+            GapReason::Retention => write!(f, "events of {topic:?} below {earliest} were trimmed"),
+            GapReason::Epoch => write!(f, "the cursor is of another epoch of {topic:?}"),
+            GapReason::Ahead => write!(f, "the cursor is ahead of the tail of {topic:?}"),
+        }?;
+        write!(f, "; requested {requested}, readable is {earliest} up to, not including, {tail}")
+    }
+}
+
+/// What to do with a reader whose cursor is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnGap {
+    /// Tell it, then go on at the nearest event that follows its place: `earliest` after
+    /// [`GapReason::Retention`] and [`GapReason::Epoch`], `tail` after [`GapReason::Ahead`].
+    #[default]
+    Resume,
+    /// Tell it, then go on at the first event that is kept.
+    Earliest,
+    /// Tell it, then go on after the newest event.
+    Latest,
+    /// Refuse with [`Error::Gap`].
+    Fail,
+}
+
+impl FromStr for OnGap {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "resume" => Ok(Self::Resume),
+            "earliest" => Ok(Self::Earliest),
+            "latest" => Ok(Self::Latest),
+            "fail" => Ok(Self::Fail),
+            _ => Err(Error::invalid(
+                "on_gap",
+                format!("{text:?} is none of resume, earliest, latest, fail"),
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_cursor_reads_back_as_it_was_written(
+            number in 0..u64::MAX, epoch in proptest::option::of(any::<u32>()), wide: bool
+        ) {
+            let after = if wide {
+                Place::Position(Position(number))
+            } else {
+                Place::Sequence(Sequence(number))
+            };
+            let cursor = Cursor { after, epoch: epoch.map(Epoch) };
+            prop_assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".*") {
+            let _outcome = text.parse::<StartPoint>();
+        }
+    }
+
+    #[test]
+    fn every_start_point_reads_back_and_nonsense_is_refused_by_name() {
+        for text in ["earliest", "latest", "last:100", "7", "@7", "42-9f3c2a1b", "@1042-0000000a"] {
+            assert_eq!(text.parse::<StartPoint>().unwrap().to_string(), text);
+        }
+        let time = "time:2026-01-31T00:00:00.000Z";
+        assert_eq!(time.parse::<StartPoint>().unwrap().to_string(), time);
+        let bad = [
+            "", "-", "@", "+1", "1-", "1-xyz", "1-9f3c2a1", "1-+f3c2a1b", "-1", "1 ", "last:", "last:x",
+            "time:", "time:yesterday", "18446744073709551615", "99999999999999999999", "1\0",
+        ];
+        for text in bad {
+            let error = text.parse::<StartPoint>().unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }), "{text:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The gRPC edge: one service over the broker.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
+use super::proto::{self, subscribe_response::Message};
+use super::{FollowConfig, messages};
+use crate::broker::{Broker, Delivery, Pending, Subscription};
+use crate::cursor::{OnGap, StartPoint};
+use crate::error::{Error, Result};
+use crate::topic::TopicName;
+
+/// What a message may take besides its events' bytes: names, lengths, the topic.
+const MESSAGE_SLACK_BYTES: usize = 1 << 20;
+
+/// Most topics of one page, and how many there are when none are asked for.
+const MAX_LISTED_TOPICS: usize = 10_000;
+const DEFAULT_LISTED_TOPICS: usize = 1_000;
+
+/// The descriptors of the protos, for the reflection service.
+pub const DESCRIPTORS: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/leftoff_descriptor.bin"));
+
+/// What the service streams.
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service, ready to be mounted in any tonic server or axum router.
+pub fn service(broker: Broker, config: FollowConfig) -> BrokerServiceServer<Grpc> {
+    let max_bytes = broker.limits().max_batch_bytes as usize + MESSAGE_SLACK_BYTES;
+    BrokerServiceServer::new(Grpc { broker, config })
+        .max_decoding_message_size(max_bytes)
+        .max_encoding_message_size(usize::MAX)
+}
+
+/// The broker as a gRPC service.
+#[derive(Debug, Clone)]
+pub struct Grpc {
+    broker: Broker,
+    config: FollowConfig,
+}
+
+/// Runs `call` for as long as the client said that it waits.
+async fn within<T>(
+    deadline: Option<Duration>,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T, Status> {
+    let Some(limit) = deadline else { return call.await.map_err(Status::from) };
+    let outcome = tokio::time::timeout(limit, call).await;
+    outcome.unwrap_or(Err(deadline_exceeded(limit))).map_err(Status::from)
+}
+
+fn deadline_exceeded(limit: Duration) -> Error {
+    Error::DeadlineExceeded { limit_ms: limit.as_millis() as u64 }
+}
+
+#[tonic::async_trait]
+impl BrokerService for Grpc {
+    type PublishStreamStream = Responses<proto::PublishStreamResponse>;
+    type SubscribeStream = Responses<proto::SubscribeResponse>;
+
+    async fn publish(
+        &self,
+        request: Request<proto::PublishRequest>,
+    ) -> Result<Response<proto::PublishResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let proto::PublishRequest { topic, events, expected_sequence } = request.into_inner();
+        let publish = messages::publish(&topic, events, expected_sequence)?;
+        let ack = within(deadline, self.broker.publish(publish)).await?;
+        Ok(Response::new(proto::PublishResponse { ack: Some(messages::ack(&ack)) }))
+    }
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<proto::PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let publishing = Publishing {
+            broker: self.broker.clone(),
+            requests: Some(request.into_inner()),
+            in_flight: VecDeque::new(),
+            max_in_flight: self.config.max_in_flight as usize,
+            end: None,
+        };
+        let responses = stream::unfold(publishing, |mut publishing| async move {
+            Some((publishing.next().await?, publishing))
+        });
+        Ok(Response::new(until(deadline, responses)))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<proto::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let request = request.into_inner();
+        let topic = TopicName::new(&request.topic)?;
+        let start = match request.from.as_str() {
+            "" => StartPoint::Latest,
+            from => from.parse()?,
+        };
+        let on_gap = messages::on_gap(request.on_gap)?.unwrap_or(OnGap::Resume);
+        let subscription =
+            within(deadline, self.broker.subscribe(&topic, start, on_gap)).await?;
+        let following = Following {
+            subscription,
+            heartbeat: self.config.heartbeat(),
+            is_started: false,
+            is_ended: false,
+        };
+        let responses = stream::unfold(following, |mut following| async move {
+            Some((following.next().await?, following))
+        });
+        Ok(Response::new(until(deadline, responses)))
+    }
+
+    async fn read(
+        &self,
+        request: Request<proto::ReadRequest>,
+    ) -> Result<Response<proto::ReadResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let request = request.into_inner();
+        let topic = TopicName::new(&request.topic)?;
+        let wanted = messages::page_request(&request, &self.config)?;
+        let page = within(deadline, self.broker.read(&topic, wanted)).await?;
+        Ok(Response::new(messages::page(&page, self.broker.epoch())))
+    }
+
+    async fn get_topic(
+        &self,
+        request: Request<proto::GetTopicRequest>,
+    ) -> Result<Response<proto::GetTopicResponse>, Status> {
+        let topic = self.broker.topic(&TopicName::new(&request.get_ref().topic)?)?;
+        Ok(Response::new(proto::GetTopicResponse { topic: Some(messages::topic(&topic)) }))
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<proto::ListTopicsRequest>,
+    ) -> Result<Response<proto::ListTopicsResponse>, Status> {
+        let proto::ListTopicsRequest { page_size, page_token } = request.into_inner();
+        let limit = match page_size as usize {
+            0 => DEFAULT_LISTED_TOPICS,
+            limit if limit > MAX_LISTED_TOPICS => {
+                return Err(Error::over("page_size", limit, MAX_LISTED_TOPICS).into());
+            }
+            limit => limit,
+        };
+        let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
+        let topics = self.broker.topics(after, limit);
+        let is_full = topics.len() == limit;
+        let last = topics.last().filter(|_| is_full);
+        let next_page_token = last.map(|topic| topic.name.to_string()).unwrap_or_default();
+        let topics = topics.iter().map(messages::topic).collect();
+        Ok(Response::new(proto::ListTopicsResponse { topics, next_page_token }))
+    }
+}
+
+/// Ends `responses` when the call's deadline passes.
+fn until<T: Send + 'static>(
+    deadline: Option<Duration>,
+    responses: impl Stream<Item = Result<T, Status>> + Send + 'static,
+) -> Responses<T> {
+    let Some(limit) = deadline else { return Box::pin(responses) };
+    let at = Instant::now() + limit;
+    let responses = Box::pin(responses);
+    Box::pin(stream::unfold(Some(responses), move |responses| async move {
+        let mut responses = responses?;
+        let next = tokio::time::timeout_at(at, futures_util::StreamExt::next(&mut responses));
+        match next.await {
+            Ok(Some(response)) => Some((response, Some(responses))),
+            Ok(None) => None,
+            Err(_elapsed) => Some((Err(deadline_exceeded(limit).into()), None)),
+        }
+    }))
+}
+
+/// One `PublishStream`: it is driven by the client reading its answers, so a client that stops
+/// reading them stops being read, with no queue in between.
+struct Publishing {
+    broker: Broker,
+    /// `None` when no more are read.
+    requests: Option<Streaming<proto::PublishStreamRequest>>,
+    in_flight: VecDeque<Result<Pending>>,
+    max_in_flight: usize,
+    /// What the stream ends with, after the answers in flight.
+    end: Option<Status>,
+}
+
+impl Publishing {
+    async fn next(&mut self) -> Option<Result<proto::PublishStreamResponse, Status>> {
+        loop {
+            let has_room = self.in_flight.len() < self.max_in_flight;
+            match &mut self.requests {
+                Some(requests) if has_room => {
+                    tokio::select! {
+                        biased;
+                        outcome = answer(&mut self.in_flight) => {
+                            return Some(Ok(messages::stream_response(&outcome)));
+                        }
+                        () = self.broker.draining() => {
+                            self.requests = None;
+                            self.end = Some(Error::ShuttingDown.into());
+                        }
+                        request = requests.message() => self.accept(request).await,
+                    }
+                }
+                _ if self.in_flight.is_empty() => return self.end.take().map(Err),
+                _ => {
+                    let outcome = answer(&mut self.in_flight).await;
+                    return Some(Ok(messages::stream_response(&outcome)));
+                }
+            }
+        }
+    }
+
+    /// Hands a request to the broker, or notes how the stream ends.
+    async fn accept(
+        &mut self,
+        request: Result<Option<proto::PublishStreamRequest>, Status>,
+    ) {
+        match request {
+            Ok(Some(request)) => {
+                let proto::PublishStreamRequest { topic, events, expected_sequence } = request;
+                let pending = match messages::publish(&topic, events, expected_sequence) {
+                    Ok(publish) => self.broker.submit_patiently(publish).await,
+                    Err(error) => Err(error),
+                };
+                self.in_flight.push_back(pending);
+            }
+            Ok(None) => self.requests = None,
+            Err(status) => {
+                self.requests = None;
+                self.end = Some(status);
+            }
+        }
+    }
+}
+
+/// The answer to the oldest request in flight; waits for ever when there is none.
+///
+/// # Cancel safety
+///
+/// Nothing is lost: the request stays the oldest until its answer is returned.
+async fn answer(in_flight: &mut VecDeque<Result<Pending>>) -> Result<crate::broker::Ack> {
+    let outcome = match in_flight.front_mut() {
+        Some(Ok(pending)) => pending.ready().await,
+        Some(Err(error)) => Err(error.clone()),
+        None => std::future::pending().await,
+    };
+    in_flight.pop_front();
+    outcome
+}
+
+/// One `Subscribe`.
+struct Following {
+    subscription: Subscription,
+    heartbeat: Duration,
+    is_started: bool,
+    is_ended: bool,
+}
+
+impl Following {
+    async fn next(&mut self) -> Option<Result<proto::SubscribeResponse, Status>> {
+        if self.is_ended {
+            return None;
+        }
+        if !self.is_started {
+            self.is_started = true;
+            return Some(Ok(response(self.started())));
+        }
+        let delivery = tokio::time::timeout(self.heartbeat, self.subscription.next()).await;
+        let cursor = self.subscription.cursor().to_string();
+        Some(match delivery {
+            Err(_elapsed) => Ok(response(Message::Heartbeat(proto::Heartbeat { cursor }))),
+            Ok(Ok(Some(Delivery::CaughtUp))) => {
+                Ok(response(Message::CaughtUp(proto::CaughtUp { cursor })))
+            }
+            Ok(Ok(Some(Delivery::Gap(gap)))) => {
+                Ok(response(Message::Gap(messages::gap(&gap, self.subscription.epoch()))))
+            }
+            Ok(Ok(Some(Delivery::Events(run)))) => {
+                let events = run.events().map(|event| messages::event(&event)).collect();
+                Ok(response(Message::Events(proto::EventBatch { events, cursor })))
+            }
+            Ok(Ok(None)) => self.ended(Error::ShuttingDown),
+            Ok(Err(error)) => self.ended(error),
+        })
+    }
+
+    fn started(&self) -> Message {
+        let (earliest, tail) = self.subscription.bounds();
+        Message::Started(proto::Started {
+            cursor: self.subscription.cursor().to_string(),
+            earliest: earliest.get(),
+            tail: tail.get(),
+        })
+    }
+
+    fn ended(&mut self, error: Error) -> Result<proto::SubscribeResponse, Status> {
+        self.is_ended = true;
+        Err(error.into())
+    }
+}
+
+fn response(message: Message) -> proto::SubscribeResponse {
+    proto::SubscribeResponse { message: Some(message) }
+}

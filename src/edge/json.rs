@@ -1,0 +1,214 @@
+//! Events, pages, topics and acknowledgements as JSON.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::proto;
+use crate::broker::{Ack, EventRef, Page, Receipt, Run, TopicInfo};
+use crate::event::Timestamp;
+use crate::topic::TopicName;
+
+/// A payload, in the form that its content type asks for.
+enum Content<'a> {
+    Json(&'a RawValue),
+    Text(&'a str),
+    Bytes(&'a [u8]),
+}
+
+/// What a media type says of its payloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Media {
+    Json,
+    Text,
+    Bytes,
+}
+
+impl Media {
+    /// A payload without a content type is taken for text, and falls back to bytes.
+    fn of(content_type: &str) -> Self {
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let essence = essence.to_ascii_lowercase();
+        match essence.as_str() {
+            "" | "application/javascript" | "application/x-www-form-urlencoded" => Self::Text,
+            "application/json" => Self::Json,
+            other if other.ends_with("+json") => Self::Json,
+            other if other.starts_with("text/") || other.ends_with("xml") => Self::Text,
+            _ => Self::Bytes,
+        }
+    }
+}
+
+impl<'a> Content<'a> {
+    /// JSON that is none is shown as text, and text that is no UTF-8 as bytes.
+    fn of(payload: &'a [u8], content_type: &str) -> Self {
+        let Ok(text) = std::str::from_utf8(payload) else { return Self::Bytes(payload) };
+        match Media::of(content_type) {
+            Media::Json => serde_json::from_str(text).map_or(Self::Text(text), Self::Json),
+            Media::Text => Self::Text(text),
+            Media::Bytes => Self::Bytes(payload),
+        }
+    }
+}
+
+/// One event, as it stands in a page, wherever it comes from.
+#[derive(Debug)]
+pub struct EventJson<'a> {
+    topic: &'a str,
+    sequence: u64,
+    position: u64,
+    time: Timestamp,
+    publisher_time: Option<Timestamp>,
+    id: &'a str,
+    event_type: &'a str,
+    key: &'a str,
+    headers: Vec<(&'a str, &'a str)>,
+    content_type: &'a str,
+    payload: &'a [u8],
+}
+
+impl<'a> EventJson<'a> {
+    fn stored(topic: &'a TopicName, event: &EventRef<'a>) -> Self {
+        Self {
+            topic: topic.as_str(),
+            sequence: event.sequence.get(),
+            position: event.position.get(),
+            time: event.time,
+            publisher_time: event.publisher_time,
+            id: event.id,
+            event_type: event.event_type,
+            key: event.key,
+            headers: event.headers().collect(),
+            content_type: event.content_type,
+            payload: event.payload,
+        }
+    }
+
+    /// An event of `topic` that came over gRPC.
+    pub fn received(topic: &'a str, event: &'a proto::Event) -> Self {
+        let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
+        Self {
+            topic,
+            sequence: event.sequence,
+            position: event.position,
+            time: Timestamp::from_ms(event.time_ms),
+            publisher_time: event.publisher_time_ms.map(Timestamp::from_ms),
+            id: &event.id,
+            event_type: &event.r#type,
+            key: &event.key,
+            headers: event.headers.iter().map(text).collect(),
+            content_type: &event.content_type,
+            payload: &event.payload,
+        }
+    }
+}
+
+impl Serialize for EventJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let present = |text| Some(text).filter(|text: &&str| !text.is_empty());
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("topic", self.topic)?;
+        map.serialize_entry("sequence", &self.sequence)?;
+        map.serialize_entry("position", &self.position)?;
+        map.serialize_entry("time", &time(self.time))?;
+        map.serialize_entry("id", &present(self.id))?;
+        map.serialize_entry("type", &present(self.event_type))?;
+        map.serialize_entry("key", &present(self.key))?;
+        map.serialize_entry("headers", &HeadersJson(&self.headers))?;
+        map.serialize_entry("content_type", &present(self.content_type))?;
+        if let Some(publisher_time) = self.publisher_time {
+            map.serialize_entry("publisher_time", &time(publisher_time))?;
+        }
+        match Content::of(self.payload, self.content_type) {
+            Content::Json(value) => map.serialize_entry("data", value)?,
+            Content::Text(text) => map.serialize_entry("data", text)?,
+            Content::Bytes(bytes) => map.serialize_entry("data_base64", &BASE64.encode(bytes))?,
+        }
+        map.end()
+    }
+}
+
+struct HeadersJson<'a>(&'a [(&'a str, &'a str)]);
+
+impl Serialize for HeadersJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+fn time(time: Timestamp) -> String {
+    time.to_string()
+}
+
+struct EventsJson<'a>(&'a [Run]);
+
+impl Serialize for EventsJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let events = self.0.iter().flat_map(|run| {
+            run.events().map(|event| EventJson::stored(run.topic(), &event))
+        });
+        serializer.collect_seq(events)
+    }
+}
+
+/// A page of history.
+pub(super) fn page(page: &Page) -> serde_json::Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct PageJson<'a> {
+        events: EventsJson<'a>,
+        cursor: String,
+        earliest: u64,
+        tail: u64,
+        caught_up: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        gap: Option<serde_json::Value>,
+    }
+    serde_json::to_vec(&PageJson {
+        events: EventsJson(&page.runs),
+        cursor: page.cursor.to_string(),
+        earliest: page.earliest.get(),
+        tail: page.tail.get(),
+        caught_up: page.caught_up,
+        gap: page.gap.as_ref().map(super::status::gap_json),
+    })
+}
+
+/// What one event was given.
+#[derive(Debug, Serialize)]
+pub(super) struct ReceiptJson {
+    sequence: u64,
+    position: u64,
+    time: String,
+    duplicate: bool,
+    durability: &'static str,
+}
+
+impl ReceiptJson {
+    /// The answer for the event with this index of a publish.
+    pub(super) fn of(ack: &Ack, index: usize) -> Self {
+        let Receipt { sequence, position, time: appended } = ack.receipt(index);
+        Self {
+            sequence: sequence.get(),
+            position: position.get(),
+            time: time(appended),
+            duplicate: ack.duplicates.iter().any(|duplicate| duplicate.index == index),
+            durability: ack.durability.as_str(),
+        }
+    }
+}
+
+/// Topics in the order of their names.
+pub(super) fn topics(topics: &[TopicInfo]) -> serde_json::Value {
+    let topic = |topic: &TopicInfo| {
+        serde_json::json!({
+            "name": topic.name,
+            "earliest": topic.earliest,
+            "tail": topic.tail,
+            "last_position": topic.last_position,
+            "last_time": time(topic.last_time),
+        })
+    };
+    serde_json::json!({ "topics": topics.iter().map(topic).collect::<Vec<_>>() })
+}

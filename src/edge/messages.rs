@@ -1,0 +1,211 @@
+//! Protobuf messages to the broker's types and back.
+
+use std::time::Duration;
+
+use tonic::Status;
+
+use super::FollowConfig;
+use super::proto::{self, publish_stream_response::Outcome};
+use super::status;
+use crate::broker::{Ack, Durability, EventRef, Page, PageRequest, Publish, Receipt, TopicInfo};
+use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
+use crate::error::{Error, Result};
+use crate::event::{NewEvent, Timestamp};
+use crate::topic::TopicName;
+
+/// Events of a page when none are asked for.
+const DEFAULT_PAGE_EVENTS: usize = 100;
+
+impl From<proto::NewEvent> for NewEvent {
+    fn from(event: proto::NewEvent) -> Self {
+        Self {
+            id: event.id,
+            event_type: event.r#type,
+            key: event.key,
+            headers: event.headers,
+            content_type: event.content_type,
+            payload: event.payload,
+            publisher_time: event.time_ms.map(Timestamp::from_ms),
+        }
+    }
+}
+
+impl From<NewEvent> for proto::NewEvent {
+    fn from(event: NewEvent) -> Self {
+        Self {
+            id: event.id,
+            r#type: event.event_type,
+            key: event.key,
+            headers: event.headers,
+            content_type: event.content_type,
+            payload: event.payload,
+            time_ms: event.publisher_time.map(Timestamp::as_ms),
+        }
+    }
+}
+
+/// A request to publish, unary or on a stream.
+pub(super) fn publish(
+    topic: &str,
+    events: Vec<proto::NewEvent>,
+    expected_sequence: Option<u64>,
+) -> Result<Publish> {
+    let events = events.into_iter().map(NewEvent::from).collect();
+    Ok(Publish { topic: TopicName::new(topic)?, events, expected_sequence })
+}
+
+pub(super) fn event(event: &EventRef<'_>) -> proto::Event {
+    let text = str::to_owned;
+    proto::Event {
+        sequence: event.sequence.get(),
+        position: event.position.get(),
+        time_ms: event.time.as_ms(),
+        id: text(event.id),
+        r#type: text(event.event_type),
+        key: text(event.key),
+        headers: event.headers().map(|(name, value)| (text(name), text(value))).collect(),
+        content_type: text(event.content_type),
+        payload: bytes::Bytes::copy_from_slice(event.payload),
+        publisher_time_ms: event.publisher_time.map(Timestamp::as_ms),
+    }
+}
+
+fn receipt(receipt: Receipt) -> proto::Receipt {
+    proto::Receipt {
+        sequence: receipt.sequence.get(),
+        position: receipt.position.get(),
+        time_ms: receipt.time.as_ms(),
+    }
+}
+
+pub(super) fn ack(ack: &Ack) -> proto::Ack {
+    let duplicates = ack.duplicates.iter().map(|duplicate| proto::Duplicate {
+        index: duplicate.index as u32,
+        receipt: Some(receipt(duplicate.receipt)),
+    });
+    let durability = match ack.durability {
+        Durability::Fsync => proto::Durability::Fsync,
+        Durability::Memory => proto::Durability::Memory,
+    };
+    proto::Ack {
+        first: Some(receipt(ack.first())),
+        last: Some(receipt(ack.last())),
+        count: ack.count as u32,
+        duplicates: duplicates.collect(),
+        durability: durability.into(),
+        first_appended: ack.first_appended.map(receipt),
+    }
+}
+
+/// What became of one request on a stream.
+pub(super) fn stream_response(outcome: &Result<Ack>) -> proto::PublishStreamResponse {
+    let outcome = match outcome {
+        Ok(acknowledged) => Outcome::Ack(ack(acknowledged)),
+        Err(error) => Outcome::Error(proto::PublishError {
+            code: status::grpc_code(error),
+            message: status::message(error),
+            outcome_unknown: error.outcome_unknown(),
+            actual_sequence: match error {
+                Error::UnexpectedSequence { actual, .. } => Some(*actual),
+                _ => None,
+            },
+        }),
+    };
+    proto::PublishStreamResponse { outcome: Some(outcome) }
+}
+
+/// An enum of the wire; `None` for the default of the call.
+pub(super) fn on_gap(number: i32) -> Result<Option<OnGap>> {
+    match proto::OnGap::try_from(number) {
+        Ok(proto::OnGap::Unspecified) => Ok(None),
+        Ok(proto::OnGap::Resume) => Ok(Some(OnGap::Resume)),
+        Ok(proto::OnGap::Earliest) => Ok(Some(OnGap::Earliest)),
+        Ok(proto::OnGap::Latest) => Ok(Some(OnGap::Latest)),
+        Ok(proto::OnGap::Fail) => Ok(Some(OnGap::Fail)),
+        Err(_) => Err(Error::invalid("on_gap", format!("{number} is not known"))),
+    }
+}
+
+pub(super) fn gap(gap: &Gap, epoch: crate::cursor::Epoch) -> proto::Gap {
+    proto::Gap {
+        requested: gap.requested,
+        earliest: gap.earliest.get(),
+        tail: gap.tail.get(),
+        lost: gap.lost,
+        reason: gap.reason.as_str().to_owned(),
+        cursor: Cursor::after(gap.resume.previous(), epoch).to_string(),
+    }
+}
+
+/// What a page's reader asks for.
+pub(super) fn page_request(
+    request: &proto::ReadRequest,
+    config: &FollowConfig,
+) -> Result<PageRequest> {
+    let limit = match request.limit as usize {
+        0 => DEFAULT_PAGE_EVENTS,
+        limit if limit as u64 > config.max_page_events => {
+            return Err(Error::over("limit", limit, config.max_page_events as usize));
+        }
+        limit => limit,
+    };
+    if u64::from(request.wait_ms) > config.max_wait_ms {
+        return Err(Error::over("wait_ms", request.wait_ms as usize, config.max_wait_ms as usize));
+    }
+    let start = match (request.from.as_str(), request.before) {
+        ("", Some(_)) => StartPoint::Latest, // Of what is before.
+        ("", None) => StartPoint::Earliest,
+        (from, _) => from.parse()?,
+    };
+    Ok(PageRequest {
+        start,
+        before: request.before.map(Sequence::new),
+        limit,
+        wait: Duration::from_millis(request.wait_ms.into()),
+        on_gap: on_gap(request.on_gap)?.unwrap_or(OnGap::Fail),
+    })
+}
+
+pub(super) fn page(page: &Page, epoch: crate::cursor::Epoch) -> proto::ReadResponse {
+    let events = page.runs.iter().flat_map(|run| run.events().map(|e| event(&e)).collect::<Vec<_>>());
+    proto::ReadResponse {
+        events: events.collect(),
+        cursor: page.cursor.to_string(),
+        earliest: page.earliest.get(),
+        tail: page.tail.get(),
+        caught_up: page.caught_up,
+        gap: page.gap.as_ref().map(|found| gap(found, epoch)),
+    }
+}
+
+pub(super) fn topic(topic: &TopicInfo) -> proto::Topic {
+    proto::Topic {
+        name: topic.name.to_string(),
+        earliest: topic.earliest.get(),
+        tail: topic.tail.get(),
+        last_position: topic.last_position.get(),
+        last_time_ms: topic.last_time.as_ms(),
+    }
+}
+
+/// The deadline that a call carries. Source: the gRPC protocol over HTTP/2, `grpc-timeout`.
+pub(super) fn deadline(metadata: &tonic::metadata::MetadataMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = metadata.get("grpc-timeout") else { return Ok(None) };
+    let refused = || Status::invalid_argument(format!("grpc-timeout: {value:?} is no timeout"));
+    let text = value.to_str().map_err(|_| refused())?;
+    let Some((at, unit)) = text.char_indices().next_back() else { return Err(refused()) };
+    let digits = &text[..at];
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(refused());
+    }
+    let amount: u64 = digits.parse().map_err(|_| refused())?;
+    Ok(Some(match unit {
+        'H' => Duration::from_secs(amount * 3600),
+        'M' => Duration::from_secs(amount * 60),
+        'S' => Duration::from_secs(amount),
+        'm' => Duration::from_millis(amount),
+        'u' => Duration::from_micros(amount),
+        'n' => Duration::from_nanos(amount),
+        _ => return Err(refused()),
+    }))
+}

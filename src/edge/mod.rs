@@ -1,0 +1,78 @@
+//! Protocol edges: they translate and refuse, and decide nothing.
+//!
+//! Every edge promises the same: a bad request changes nothing and is answered with the name, the
+//! value and the limit; an error has one meaning on all protocols (`status.rs`); a reader gets the
+//! same events, cursors and gaps, for every edge reads through the one [`Subscription`].
+//!
+//! [`Subscription`]: crate::Subscription
+
+mod codec;
+pub mod grpc;
+pub mod http;
+pub mod json;
+mod messages;
+pub mod ndjson;
+mod query;
+mod sse;
+mod status;
+
+use std::time::Duration;
+
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+/// The wire contract of the gRPC edge: messages, the service's server side, and a client.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::doc_markdown,
+    reason = "generated; documented in the proto"
+)]
+pub mod proto {
+    tonic::include_proto!("leftoff.v1");
+}
+
+/// How live subscriptions are served, on every edge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FollowConfig {
+    /// Silence, in milliseconds, before a heartbeat is sent. Default: 15,000.
+    /// Source: WHATWG HTML, server-sent events, authoring notes: a comment line every 15 seconds
+    /// or so, for proxies that drop quiet connections.
+    pub heartbeat_ms: u64,
+    /// How long a browser waits before it reconnects, in milliseconds; each is told a time between
+    /// half of it and half as much again, so that they do not come back all at once. Default: 2,000.
+    pub retry_ms: u64,
+    /// Longest wait of a long poll, in milliseconds. Default: 60,000.
+    pub max_wait_ms: u64,
+    /// Most events in one page. Default: 10,000.
+    pub max_page_events: u64,
+    /// Publishes of one `PublishStream`, or of one NDJSON body, that wait for their
+    /// acknowledgement before more is read. Default: 64.
+    pub max_in_flight: u64,
+}
+
+impl Default for FollowConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 15_000,
+            retry_ms: 2_000,
+            max_wait_ms: 60_000,
+            max_page_events: 10_000,
+            max_in_flight: 64,
+        }
+    }
+}
+
+impl FollowConfig {
+    fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_ms)
+    }
+
+    /// A time around `retry_ms`, another one each time.
+    fn jittered_retry_ms(&self) -> u64 {
+        let half = self.retry_ms / 2;
+        rand::rng().random_range(half..=half.saturating_add(self.retry_ms))
+    }
+}

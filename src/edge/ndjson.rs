@@ -1,0 +1,156 @@
+//! Events as lines of JSON: how people and scripts hand in many at once.
+//!
+//! ```text
+//! {"topic":"quakes.us","id":"a1","type":"quake","key":"us1","headers":{"a":"b"},"data":{"mag":5.3}}
+//! {"content_type":"text/plain","data":"any text"}
+//! {"content_type":"image/png","data_base64":"iVBORw0KGgo="}
+//! ```
+//!
+//! `data` is stored as the JSON it is, with content type `application/json`, unless the line names
+//! a content type that is not JSON: then it must be a string, and its text is stored.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Result};
+use crate::event::{NewEvent, Timestamp};
+use crate::topic::TopicName;
+
+const JSON: &str = "application/json";
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The topic, where the line names one.
+    pub topic: Option<TopicName>,
+    /// The event.
+    pub event: NewEvent,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineJson<'a> {
+    topic: Option<String>,
+    id: Option<String>,
+    r#type: Option<String>,
+    key: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    content_type: Option<String>,
+    time_ms: Option<u64>,
+    #[serde(borrow, default, deserialize_with = "some")]
+    data: Option<&'a RawValue>,
+    data_base64: Option<String>,
+}
+
+/// Tells `"data": null`, which is a payload, from no `data` at all.
+fn some<'de, D: serde::Deserializer<'de>>(json: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(json).map(Some)
+}
+
+impl Line {
+    /// Reads one line, without its end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with what is wrong and where in the line.
+    pub fn parse(line: &[u8]) -> Result<Self> {
+        let invalid = |problem: String| Error::invalid("line", problem);
+        let json: LineJson<'_> =
+            serde_json::from_slice(line).map_err(|error| invalid(error.to_string()))?;
+        let (payload, content_type) = payload(&json)?;
+        let event = NewEvent {
+            id: json.id.unwrap_or_default(),
+            event_type: json.r#type.unwrap_or_default(),
+            key: json.key.unwrap_or_default(),
+            headers: json.headers,
+            content_type,
+            payload,
+            publisher_time: json.time_ms.map(Timestamp::from_ms),
+        };
+        let topic = json.topic.as_deref().map(TopicName::new).transpose()?;
+        Ok(Self { topic, event })
+    }
+}
+
+fn payload(json: &LineJson<'_>) -> Result<(Bytes, String)> {
+    let content_type = json.content_type.clone().unwrap_or_default();
+    match (json.data, &json.data_base64) {
+        (Some(_), Some(_)) => Err(Error::invalid("data", "stands beside data_base64; give one")),
+        (None, None) => Ok((Bytes::new(), content_type)),
+        (None, Some(text)) => {
+            let bytes = BASE64.decode(text);
+            let bytes = bytes.map_err(|error| Error::invalid("data_base64", error.to_string()))?;
+            Ok((bytes.into(), content_type))
+        }
+        (Some(data), None) if is_json(&content_type) => {
+            let content_type = if content_type.is_empty() { JSON.to_owned() } else { content_type };
+            Ok((Bytes::copy_from_slice(data.get().as_bytes()), content_type))
+        }
+        (Some(data), None) => {
+            let text: String = serde_json::from_str(data.get()).map_err(|_| {
+                let problem = format!("must be a string, as the content type is {content_type:?}");
+                Error::invalid("data", problem)
+            })?;
+            Ok((text.into(), content_type))
+        }
+    }
+}
+
+/// Whether `data` under this content type is the JSON itself.
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence.is_empty() || essence == JSON || essence.ends_with("+json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_becomes_the_event_it_describes() {
+        let line = br#"{"topic":"a.b","id":"1","type":"t","key":"k","headers":{"h":"v"},"time_ms":5,"data":{"x": [1, null]}}"#;
+        let expected = NewEvent {
+            id: "1".into(),
+            event_type: "t".into(),
+            key: "k".into(),
+            headers: [("h".into(), "v".into())].into(),
+            content_type: JSON.into(),
+            payload: r#"{"x": [1, null]}"#.into(),
+            publisher_time: Some(Timestamp::from_ms(5)),
+        };
+        let topic = Some(TopicName::new("a.b").unwrap());
+        assert_eq!(Line::parse(line).unwrap(), Line { topic, event: expected });
+        let payload = |line: &str| Line::parse(line.as_bytes()).unwrap().event.payload;
+        assert_eq!(payload(r#"{"data":null}"#), "null");
+        assert_eq!(payload(r#"{"data":"x"}"#), "\"x\"");
+        assert_eq!(payload(r#"{"content_type":"text/plain","data":"x\n"}"#), "x\n");
+        assert_eq!(payload(r#"{"data_base64":"AP8="}"#), &[0, 255][..]);
+        assert_eq!(payload("{}"), "");
+    }
+
+    #[test]
+    fn a_line_that_is_wrong_is_refused_with_the_reason() {
+        let refusals = [
+            ("", "EOF"),
+            ("[]", "invalid"),
+            (r#"{"dat":1}"#, "unknown field `dat`"),
+            (r#"{"data":1"#, "EOF"),
+            (r#"{"data":1,"data_base64":""}"#, "data: stands beside data_base64"),
+            (r#"{"data_base64":"?"}"#, "data_base64: "),
+            (r#"{"content_type":"text/plain","data":1}"#, "must be a string"),
+            (r#"{"topic":"a b"}"#, "topic: "),
+            (r#"{"headers":{"a":1}}"#, "expected a string"),
+        ];
+        for (line, reason) in refusals {
+            let message = Line::parse(line.as_bytes()).unwrap_err().to_string();
+            assert!(message.contains(reason), "{line}: {message}");
+        }
+        Line::parse(b"{\"id\":\"\xff\"}").unwrap_err();
+    }
+}

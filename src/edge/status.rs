@@ -1,0 +1,204 @@
+//! The one map from [`Error`] to a gRPC status and an HTTP answer.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Map, Value, json};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::cursor::Gap;
+use crate::error::Error;
+
+/// Who says so, in gRPC's ErrorInfo.
+const DOMAIN: &str = "leftoff";
+
+/// How an error is told on every protocol.
+struct Codes {
+    grpc: Code,
+    http: StatusCode,
+    /// The kind of error, for programs.
+    reason: &'static str,
+    /// When trying again can help.
+    retry_after: Option<Duration>,
+}
+
+fn codes(error: &Error) -> Codes {
+    let codes = |grpc, http, reason| Codes { grpc, http, reason, retry_after: None };
+    let retry = |grpc, http, reason, seconds| Codes {
+        grpc,
+        http,
+        reason,
+        retry_after: Some(Duration::from_secs(seconds)),
+    };
+    match error {
+        Error::Invalid { .. } => {
+            codes(Code::InvalidArgument, StatusCode::BAD_REQUEST, "INVALID")
+        }
+        Error::OverLimit { .. } => {
+            codes(Code::InvalidArgument, StatusCode::PAYLOAD_TOO_LARGE, "OVER_LIMIT")
+        }
+        Error::UnknownTopic(_) => codes(Code::NotFound, StatusCode::NOT_FOUND, "UNKNOWN_TOPIC"),
+        Error::UnexpectedSequence { .. } => codes(
+            Code::FailedPrecondition,
+            StatusCode::PRECONDITION_FAILED,
+            "UNEXPECTED_SEQUENCE",
+        ),
+        Error::Gap(_) => codes(Code::OutOfRange, StatusCode::GONE, "GAP"),
+        Error::Busy { .. } => {
+            retry(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, "BUSY", 1)
+        }
+        Error::ShuttingDown => {
+            retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN", 2)
+        }
+        Error::DeadlineExceeded { .. } => {
+            codes(Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED")
+        }
+        Error::DiskFull { .. } => {
+            retry(Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE, "DISK_FULL", 30)
+        }
+        Error::NotWritten(_) => {
+            retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "NOT_WRITTEN", 2)
+        }
+        Error::OutcomeUnknown(_) => {
+            codes(Code::Unknown, StatusCode::INTERNAL_SERVER_ERROR, "OUTCOME_UNKNOWN")
+        }
+        Error::ReadOnly(_) => {
+            retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "READ_ONLY", 30)
+        }
+        Error::ReadFailed(_) => {
+            codes(Code::Internal, StatusCode::INTERNAL_SERVER_ERROR, "READ_FAILED")
+        }
+        Error::Damaged { .. } => {
+            codes(Code::DataLoss, StatusCode::INTERNAL_SERVER_ERROR, "DAMAGED")
+        }
+        Error::Open { .. } | Error::Listen { .. } => {
+            codes(Code::Internal, StatusCode::INTERNAL_SERVER_ERROR, "NOT_OPEN")
+        }
+    }
+}
+
+/// What an error says besides its message, by name.
+fn numbers(error: &Error) -> Map<String, Value> {
+    let value = match error {
+        Error::Invalid { field, .. } => json!({"field": field}),
+        Error::OverLimit { name, value, limit } => {
+            json!({"field": name, "value": value, "limit": limit})
+        }
+        Error::UnknownTopic(topic) => json!({"topic": topic}),
+        Error::UnexpectedSequence { topic, expected, actual } => {
+            json!({"topic": topic, "expected_sequence": expected, "actual_sequence": actual})
+        }
+        Error::Gap(gap) => gap_json(gap),
+        Error::DiskFull { free_bytes, needed_bytes } => {
+            json!({"free_bytes": free_bytes, "needed_bytes": needed_bytes})
+        }
+        Error::Damaged { topic, first, last, .. } => {
+            json!({"topic": topic, "first_sequence": first, "last_sequence": last})
+        }
+        _ => json!({}),
+    };
+    match value {
+        Value::Object(numbers) => numbers,
+        _ => Map::new(),
+    }
+}
+
+/// A gap as JSON, for every protocol that speaks JSON.
+pub(super) fn gap_json(gap: &Gap) -> Value {
+    serde_json::to_value(gap).unwrap_or_default()
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let codes = codes(&error);
+        let mut details = ErrorDetails::new();
+        match &error {
+            Error::Invalid { field, problem } => {
+                details.add_bad_request_violation(field, problem);
+            }
+            Error::OverLimit { name, value, limit } => {
+                let problem = format!("{value} is over the limit of {limit}");
+                details.add_bad_request_violation(name, problem);
+            }
+            Error::UnknownTopic(topic) => {
+                details.set_resource_info("topic", topic.as_str(), "", error.to_string());
+            }
+            _ => {}
+        }
+        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let metadata: HashMap<String, String> =
+            numbers(&error).into_iter().map(|(name, value)| (name, text(value))).collect();
+        details.set_error_info(codes.reason, DOMAIN, metadata);
+        if codes.retry_after.is_some() {
+            details.set_retry_info(codes.retry_after);
+        }
+        Status::with_error_details(codes.grpc, message(&error), details)
+    }
+}
+
+/// The message with its causes, for a caller who sees no log.
+pub(super) fn message(error: &Error) -> String {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
+}
+
+/// The gRPC code of an error, as a number.
+pub(super) fn grpc_code(error: &Error) -> i32 {
+    codes(error).grpc as i32
+}
+
+/// An error as problem details. Source: RFC 9457.
+pub(super) fn problem_json(error: &Error) -> Value {
+    let codes = codes(error);
+    let mut problem = numbers(error);
+    let kind = codes.reason.to_ascii_lowercase().replace('_', "-");
+    problem.insert("type".into(), format!("urn:leftoff:problem:{kind}").into());
+    problem.insert("title".into(), codes.http.canonical_reason().into());
+    problem.insert("status".into(), codes.http.as_u16().into());
+    problem.insert("detail".into(), message(error).into());
+    Value::Object(problem)
+}
+
+/// An answer of problem details, with `extra` members.
+pub(super) fn problem(error: &Error, extra: impl IntoIterator<Item = (&'static str, Value)>) -> Response {
+    let codes = codes(error);
+    let mut body = problem_json(error);
+    for (name, value) in extra {
+        body[name] = value;
+    }
+    refusal(codes.http, body, codes.retry_after)
+}
+
+fn refusal(status: StatusCode, body: Value, retry_after: Option<Duration>) -> Response {
+    let content_type = HeaderValue::from_static("application/problem+json");
+    let mut response = (status, body.to_string()).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    if let Some(after) = retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+    }
+    response
+}
+
+/// An answer of problem details to a request that no [`Error`] is about: the wrong path, method or
+/// media type.
+pub(super) fn plain_problem(status: StatusCode, detail: &str) -> Response {
+    let title = status.canonical_reason();
+    let body = json!({
+        "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,
+    });
+    refusal(status, body, None)
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        problem(&self, [])
+    }
+}

@@ -1,0 +1,138 @@
+//! What can go wrong, told by what the caller can do about it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cursor::{Gap, Sequence};
+use crate::topic::TopicName;
+
+/// The result of whatever can fail with an [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The cause below an error, kept for `source()`.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
+/// Why an operation failed. Variants say what the caller can do, not which module noticed.
+///
+/// `edge/status.rs` matches on this without a wildcard, so a new variant must choose its codes.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// A field breaks a rule. Mend it; nothing was written.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The field, as the caller spells it.
+        field: String,
+        /// The value and the rule it breaks.
+        problem: String,
+    },
+    /// Something is larger than configured. Send less; nothing was written.
+    #[error("{name}: {value} is over the limit of {limit}")]
+    OverLimit {
+        /// What was measured, with its unit.
+        name: String,
+        /// How much there was.
+        value: u64,
+        /// How much is allowed.
+        limit: u64,
+    },
+    /// No such topic. Publish to it first, or fix the name.
+    #[error("there is no topic {0:?}")]
+    UnknownTopic(TopicName),
+    /// The topic's last sequence is not the one the publisher expected; nothing was written.
+    #[error("topic {topic:?} is at sequence {actual}, not at the expected {expected}")]
+    UnexpectedSequence {
+        /// The topic.
+        topic: TopicName,
+        /// What the publisher asked for; 0 is an empty topic.
+        expected: u64,
+        /// The last sequence; 0 is an empty topic.
+        actual: u64,
+    },
+    /// The reader's place is gone, and it asked to be stopped there. Resume from `earliest`.
+    #[error("{0}")]
+    Gap(Gap),
+    /// The queue stayed full for as long as a publisher may wait; nothing was written. Retry.
+    #[error("the publish queue stayed full for {waited_ms} ms")]
+    Busy {
+        /// How long the publisher waited, in milliseconds.
+        waited_ms: u64,
+    },
+    /// The broker is stopping; nothing was written. Retry once it is back.
+    #[error("the broker is stopping")]
+    ShuttingDown,
+    /// The caller's deadline passed; a publish may still have been stored. Repeat it by its id.
+    #[error("the deadline of {limit_ms} ms passed")]
+    DeadlineExceeded {
+        /// The deadline, in milliseconds.
+        limit_ms: u64,
+    },
+    /// The disk is full; nothing was written. Make room and retry.
+    #[error("the disk has {free_bytes} bytes free, under the {needed_bytes} that are needed")]
+    DiskFull {
+        /// Free space when it was measured, in bytes.
+        free_bytes: u64,
+        /// What must be free for this write, in bytes.
+        needed_bytes: u64,
+    },
+    /// Storage refused and nothing was written; storage itself is in order. Retry.
+    #[error("storage refused the events; nothing was written")]
+    NotWritten(#[source] Cause),
+    /// Storage failed while writing: the events may or may not be stored. Reopen the broker, then
+    /// repeat the publish by its id, or look.
+    #[error("storage failed while writing; it is unknown whether the events are stored")]
+    OutcomeUnknown(#[source] Cause),
+    /// An earlier failure made storage read-only; nothing was written. Reopen the broker.
+    #[error("storage failed earlier and takes no more events until the broker is reopened")]
+    ReadOnly(#[source] Cause),
+    /// Reading failed; it says nothing of what is stored. Retry, then look at the disk.
+    #[error("storage failed while reading")]
+    ReadFailed(#[source] Cause),
+    /// Stored events fail their checksum and are not served. Run `leftoff check`; restore a copy.
+    #[error(
+        "topic {topic:?}: sequences {first} to {last} are damaged on disk ({problem}); \
+         run `leftoff check`, and put back a copy of the data directory from before the damage"
+    )]
+    Damaged {
+        /// The topic.
+        topic: TopicName,
+        /// The first sequence that cannot be read.
+        first: Sequence,
+        /// The last sequence that cannot be read.
+        last: Sequence,
+        /// What does not fit.
+        problem: String,
+    },
+    /// The data directory cannot be opened. The message says why and what to do.
+    #[error("cannot open {}: {problem}", path.display())]
+    Open {
+        /// The data directory.
+        path: PathBuf,
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// The address cannot be listened on. Free it, or name another.
+    #[error("cannot listen on {address}: {problem}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        problem: String,
+    },
+}
+
+impl Error {
+    /// An [`Error::Invalid`].
+    pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), problem: problem.into() }
+    }
+
+    /// An [`Error::OverLimit`].
+    pub fn over(name: impl Into<String>, value: usize, limit: usize) -> Self {
+        Self::OverLimit { name: name.into(), value: value as u64, limit: limit as u64 }
+    }
+
+    /// Whether a failed publish may have been stored all the same.
+    pub fn outcome_unknown(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown(_) | Self::DeadlineExceeded { .. })
+    }
+}

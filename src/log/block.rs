@@ -1,0 +1,346 @@
+//! The stored block: a run of neighbouring events of one topic, written, cached and served as one.
+//!
+//! A header of fixed size, then the records (`record.rs`). Numbers are big-endian; `crc32` covers
+//! every byte after itself.
+//!
+//! ```text
+//! | crc32: 4 | format: 1 | flags: 1 | count: 4 | body_bytes: 4
+//! | first_sequence: 8 | last_sequence: 8
+//! | first_position: 8 | last_position: 8
+//! | first_time_ms: 8  | last_time_ms: 8
+//! | records: body_bytes
+//! ```
+//!
+//! Flag 1: at least one event has a publisher-given id. The other flags are 0.
+
+use bytes::Bytes;
+
+use crate::cursor::{Position, Sequence};
+use crate::event::{Event, NewEvent, Timestamp};
+use crate::log::record::{self, EventRef, Records};
+
+const FORMAT: u8 = 1;
+const HAS_IDS: u8 = 1;
+
+/// Where the checksummed part begins.
+const CRC_BYTES: usize = 4;
+
+/// Bytes before the records.
+pub const HEADER_BYTES: usize = CRC_BYTES + 1 + 1 + 4 + 4 + 6 * 8;
+const _: () = assert!(HEADER_BYTES == 62, "a changed header is a new FORMAT");
+
+/// Events encoded for appending: records one after another, not yet given a place.
+#[derive(Debug, Clone, Default)]
+pub struct NewRecords {
+    bytes: Vec<u8>,
+    /// Where each record ends.
+    ends: Vec<usize>,
+    /// The publisher-given ids, by the index of their event.
+    ids: Vec<(usize, Box<str>)>,
+}
+
+impl NewRecords {
+    /// Encodes `events`, in this order.
+    pub fn encode<'a>(events: impl IntoIterator<Item = &'a NewEvent>) -> Self {
+        let mut records = Self::default();
+        for (index, event) in events.into_iter().enumerate() {
+            record::encode(event, &mut records.bytes);
+            records.ends.push(records.bytes.len());
+            if !event.id.is_empty() {
+                records.ids.push((index, event.id.as_str().into()));
+            }
+        }
+        records
+    }
+
+    /// How many events there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// How many bytes they take.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The publisher-given ids, each with the index of its event, in order.
+    pub fn ids(&self) -> &[(usize, Box<str>)] {
+        &self.ids
+    }
+
+    /// The record of the event with this index.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn record(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.bytes[start..self.ends[index]]
+    }
+}
+
+/// Puts records one after another into a block.
+#[derive(Debug)]
+pub struct BlockBuilder {
+    bytes: Vec<u8>,
+    count: u32,
+    has_ids: bool,
+    first_sequence: Sequence,
+}
+
+impl BlockBuilder {
+    /// Begins a block whose first event gets this sequence.
+    pub fn new(first_sequence: Sequence) -> Self {
+        Self { bytes: vec![0; HEADER_BYTES], count: 0, has_ids: false, first_sequence }
+    }
+
+    /// Adds a record in the place after the one before it.
+    pub fn push(&mut self, record: &[u8], has_id: bool) {
+        self.bytes.extend_from_slice(record);
+        self.count += 1;
+        self.has_ids |= has_id;
+    }
+
+    /// How many events were added.
+    pub fn count(&self) -> u64 {
+        u64::from(self.count)
+    }
+
+    /// What the block takes so far, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The sequence that the next record would get.
+    pub fn next_sequence(&self) -> Sequence {
+        self.first_sequence.plus(u64::from(self.count))
+    }
+
+    /// Ends the block: its first event gets this position, all of them get this time.
+    ///
+    /// # Panics
+    ///
+    /// If nothing was added: there are no empty blocks.
+    pub fn finish(mut self, first_position: Position, time: Timestamp) -> Block {
+        assert!(self.count > 0, "a block holds at least one event");
+        let body_bytes =
+            u32::try_from(self.bytes.len() - HEADER_BYTES).expect("limits keep a block under 4 GiB");
+        let header = Header {
+            flags: if self.has_ids { HAS_IDS } else { 0 },
+            count: self.count,
+            body_bytes,
+            first_sequence: self.first_sequence,
+            last_sequence: self.next_sequence().previous(),
+            first_position,
+            last_position: first_position.plus(u64::from(self.count - 1)),
+            first_time: time,
+            last_time: time,
+        };
+        header.encode(&mut self.bytes);
+        let crc = crc32fast::hash(&self.bytes[CRC_BYTES..]);
+        self.bytes[..CRC_BYTES].copy_from_slice(&crc.to_be_bytes());
+        Block { header, bytes: self.bytes.into() }
+    }
+}
+
+/// A block whose checksum holds. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Block {
+    header: Header,
+    bytes: Bytes,
+}
+
+impl Block {
+    /// Verifies `bytes` and takes them as a block.
+    ///
+    /// # Errors
+    ///
+    /// What does not fit, in words: the length, the format, the checksum.
+    pub fn decode(bytes: Bytes) -> Result<Self, String> {
+        let header = Header::decode(&bytes)?;
+        if bytes.len() != header.block_bytes() {
+            return Err(format!("{} bytes where {} belong", bytes.len(), header.block_bytes()));
+        }
+        let stored = u32::from_be_bytes(bytes[..CRC_BYTES].try_into().expect("four bytes"));
+        let actual = crc32fast::hash(&bytes[CRC_BYTES..]);
+        if stored != actual {
+            return Err(format!("checksum {actual:08x} where {stored:08x} belongs"));
+        }
+        Ok(Self { header, bytes })
+    }
+
+    /// How many bytes the block takes that begins with `start`; to know how many parts belong to it.
+    ///
+    /// # Errors
+    ///
+    /// What does not fit, in words.
+    pub fn size_of(start: &[u8]) -> Result<usize, String> {
+        Header::decode(start).map(|header| header.block_bytes())
+    }
+
+    /// The block as it is stored.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// How many events it holds.
+    pub fn count(&self) -> usize {
+        self.header.count as usize
+    }
+
+    /// Whether any of its events has a publisher-given id.
+    pub fn has_ids(&self) -> bool {
+        self.header.flags & HAS_IDS != 0
+    }
+
+    /// The sequence of its first event.
+    pub fn first_sequence(&self) -> Sequence {
+        self.header.first_sequence
+    }
+
+    /// The sequence of its last event.
+    pub fn last_sequence(&self) -> Sequence {
+        self.header.last_sequence
+    }
+
+    /// The position of its first event.
+    pub fn first_position(&self) -> Position {
+        self.header.first_position
+    }
+
+    /// The position of its last event.
+    pub fn last_position(&self) -> Position {
+        self.header.last_position
+    }
+
+    /// When its first event was appended.
+    pub fn first_time(&self) -> Timestamp {
+        self.header.first_time
+    }
+
+    /// When its last event was appended.
+    pub fn last_time(&self) -> Timestamp {
+        self.header.last_time
+    }
+
+    /// Its events, in order.
+    pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
+        let header = &self.header;
+        Records::new(
+            &self.bytes[HEADER_BYTES..],
+            header.first_sequence,
+            header.first_position,
+            header.first_time,
+        )
+    }
+
+    /// A copy of one of its events that lives on its own; the payload is shared.
+    pub fn to_event(&self, event: &EventRef<'_>) -> Event {
+        event.to_event(&self.bytes)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Header {
+    flags: u8,
+    count: u32,
+    body_bytes: u32,
+    first_sequence: Sequence,
+    last_sequence: Sequence,
+    first_position: Position,
+    last_position: Position,
+    first_time: Timestamp,
+    last_time: Timestamp,
+}
+
+impl Header {
+    fn block_bytes(&self) -> usize {
+        HEADER_BYTES + self.body_bytes as usize
+    }
+
+    /// Writes all but the checksum to the start of `bytes`.
+    fn encode(&self, bytes: &mut [u8]) {
+        bytes[4] = FORMAT;
+        bytes[5] = self.flags;
+        bytes[6..10].copy_from_slice(&self.count.to_be_bytes());
+        bytes[10..14].copy_from_slice(&self.body_bytes.to_be_bytes());
+        let places = [
+            self.first_sequence.get(),
+            self.last_sequence.get(),
+            self.first_position.get(),
+            self.last_position.get(),
+            self.first_time.as_ms(),
+            self.last_time.as_ms(),
+        ];
+        for (slot, place) in bytes[14..HEADER_BYTES].chunks_exact_mut(8).zip(places) {
+            slot.copy_from_slice(&place.to_be_bytes());
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let Some(bytes) = bytes.get(..HEADER_BYTES) else {
+            return Err(format!("{} bytes are too short for a block", bytes.len()));
+        };
+        if bytes[4] != FORMAT {
+            return Err(format!("block format {} where {FORMAT} is known", bytes[4]));
+        }
+        let half = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+        let whole = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        Ok(Self {
+            flags: bytes[5],
+            count: half(6),
+            body_bytes: half(10),
+            first_sequence: Sequence::new(whole(14)),
+            last_sequence: Sequence::new(whole(22)),
+            first_position: Position::new(whole(30)),
+            last_position: Position::new(whole(38)),
+            first_time: Timestamp::from_ms(whole(46)),
+            last_time: Timestamp::from_ms(whole(54)),
+        })
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A block of events with these payloads, at these places.
+    pub fn block(first: u64, position: u64, time_ms: u64, payloads: &[&[u8]]) -> Block {
+        let mut builder = BlockBuilder::new(Sequence::new(first));
+        for payload in payloads {
+            let event = NewEvent::new(payload.to_vec());
+            builder.push(NewRecords::encode([&event]).record(0), false);
+        }
+        builder.finish(Position::new(position), Timestamp::from_ms(time_ms))
+    }
+
+    #[test]
+    fn a_block_reads_back_and_says_what_it_holds() {
+        let built = block(5, 50, 500, &[b"a", b"", b"ccc"]);
+        let read = Block::decode(built.bytes().clone()).unwrap();
+        assert_eq!(read.header, built.header);
+        assert_eq!((read.first_sequence().get(), read.last_sequence().get()), (5, 7));
+        assert_eq!((read.first_position().get(), read.last_position().get()), (50, 52));
+        let events: Vec<_> = read
+            .events()
+            .map(|event| (event.sequence.get(), event.position.get(), event.payload.to_vec()))
+            .collect();
+        assert_eq!(
+            events,
+            [(5, 50, b"a".to_vec()), (6, 51, b"".to_vec()), (7, 52, b"ccc".to_vec())]
+        );
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_found() {
+        let whole = block(1, 1, 1, &[b"payload"]).bytes().to_vec();
+        for index in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[index / 8] ^= 1 << (index % 8);
+            assert!(Block::decode(bytes.into()).is_err(), "bit {index}");
+        }
+        for length in 0..whole.len() {
+            assert!(Block::decode(whole[..length].to_vec().into()).is_err(), "length {length}");
+        }
+    }
+}

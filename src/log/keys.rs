@@ -1,0 +1,92 @@
+//! Every sled tree and key layout. Numbers are big-endian, so keys sort as their numbers do.
+//!
+//! One tree, `events`:
+//!
+//! ```text
+//! | topic_id: 4 | first_sequence: 8 | part: 2 |   a block, or one part of a large one; ids from 1
+//! | 0: 4 | 'L' |                                  the log itself: its format and epoch
+//! | 0: 4 | 'T' | topic_id: 4 |                    a topic: its name, and what was trimmed from it
+//! ```
+//!
+//! # Why
+//!
+//! One tree for all topics, because many trees are known to explode in size (spacejam/sled#1484),
+//! and because a batch is atomic within one tree only: a topic's record and its first events go in
+//! together. Id 0 names no topic, so its range is free for the log's own records.
+
+use std::ops::Range;
+
+use crate::cursor::Sequence;
+use crate::topic::TopicId;
+
+/// The one tree.
+pub const TREE: &str = "events";
+
+/// The key of the log's own record.
+pub const LOG: [u8; 5] = [0, 0, 0, 0, b'L'];
+
+const BLOCK_KEY_BYTES: usize = 4 + 8 + 2;
+
+/// The key of one part of a block.
+pub fn block(topic: TopicId, first: Sequence, part: u16) -> [u8; BLOCK_KEY_BYTES] {
+    let mut key = [0; BLOCK_KEY_BYTES];
+    key[..4].copy_from_slice(&topic.get().to_be_bytes());
+    key[4..12].copy_from_slice(&first.get().to_be_bytes());
+    key[12..].copy_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// What the key of a block's part says; `None` for any other key.
+pub fn parse_block(key: &[u8]) -> Option<(TopicId, Sequence, u16)> {
+    let key: &[u8; BLOCK_KEY_BYTES] = key.try_into().ok()?;
+    let topic = TopicId::from_stored(u32::from_be_bytes(key[..4].try_into().ok()?))?;
+    let first = Sequence::new(u64::from_be_bytes(key[4..12].try_into().ok()?));
+    Some((topic, first, u16::from_be_bytes(key[12..].try_into().ok()?)))
+}
+
+/// The keys of all blocks of `topic` that begin in `sequences`.
+pub fn blocks(topic: TopicId, sequences: Range<Sequence>) -> Range<[u8; BLOCK_KEY_BYTES]> {
+    block(topic, sequences.start, 0)..block(topic, sequences.end, 0)
+}
+
+/// The key of a topic's record.
+pub fn topic(id: TopicId) -> [u8; 9] {
+    let mut key = [0; 9];
+    key[4] = b'T';
+    key[5..].copy_from_slice(&id.get().to_be_bytes());
+    key
+}
+
+/// What every topic's record's key begins with.
+pub const TOPICS: [u8; 5] = [0, 0, 0, 0, b'T'];
+
+/// The id in the key of a topic's record; `None` for any other key.
+pub fn parse_topic(key: &[u8]) -> Option<TopicId> {
+    let id = key.strip_prefix(&TOPICS)?;
+    TopicId::from_stored(u32::from_be_bytes(id.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_back_and_sort_by_topic_sequence_and_part() {
+        let id = |number| TopicId::from_stored(number).unwrap();
+        let mut keys = Vec::new();
+        for topic in [1, 2, 256, u32::MAX] {
+            for first in [1, 255, 256, u64::MAX - 1] {
+                for part in [0, 1, 256] {
+                    keys.push(block(id(topic), Sequence::new(first), part));
+                    let parsed = parse_block(keys.last().unwrap()).unwrap();
+                    assert_eq!(parsed, (id(topic), Sequence::new(first), part));
+                }
+            }
+        }
+        assert!(keys.is_sorted());
+        assert!(topic(id(u32::MAX)).as_slice() < keys[0].as_slice());
+        assert_eq!(parse_topic(&topic(id(7))), Some(id(7)));
+        assert_eq!(parse_topic(&LOG), None);
+        assert_eq!(parse_block(&topic(id(7))), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! The log in memory: for tests, and for programs that embed a broker and need no disk. What it
+//! holds is gone with the process, and it says so: its durability is `memory`.
+
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::block::Block;
+use super::{Group, Log, StoredTopic};
+use crate::cursor::{Epoch, Position, Sequence};
+use crate::error::Result;
+use crate::event::Timestamp;
+use crate::topic::TopicId;
+
+/// Blocks in an ordered map.
+#[derive(Debug)]
+pub struct MemoryLog {
+    epoch: Epoch,
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    topics: BTreeMap<TopicId, StoredTopic>,
+    blocks: BTreeMap<(TopicId, Sequence), Block>,
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        Self { epoch: Epoch::new(rand::random()), state: RwLock::default() }
+    }
+}
+
+impl MemoryLog {
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log for MemoryLog {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn is_durable(&self) -> bool {
+        false
+    }
+
+    fn topics(&self) -> Result<Vec<StoredTopic>> {
+        Ok(self.state().topics.values().cloned().collect())
+    }
+
+    fn append(&self, group: &Group) -> Result<()> {
+        let mut state = self.state_mut();
+        for (id, name) in &group.created {
+            let topic = StoredTopic {
+                id: *id,
+                name: name.clone(),
+                earliest: Sequence::FIRST,
+                tail: Sequence::FIRST,
+                last_position: Position::new(0),
+                last_time: Timestamp::default(),
+            };
+            state.topics.insert(*id, topic);
+        }
+        for (id, block) in &group.blocks {
+            let topic = state.topics.get_mut(id).expect("a topic is created with its first block");
+            topic.tail = block.last_sequence().next();
+            topic.last_position = block.last_position();
+            topic.last_time = block.last_time();
+            state.blocks.insert((*id, block.first_sequence()), block.clone());
+        }
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        topic: TopicId,
+        from: Sequence,
+        below: Sequence,
+        max_bytes: usize,
+    ) -> Result<Vec<Block>> {
+        let state = self.state();
+        let holds_from = state.blocks.range((topic, Sequence::new(0))..=(topic, from)).next_back();
+        let first = holds_from.map_or(from, |((_, first), _)| *first);
+        let mut left = max_bytes;
+        let blocks = state.blocks.range((topic, first)..(topic, below.max(first)));
+        let blocks = blocks.map(|(_, block)| block).filter(|block| block.last_sequence() >= from);
+        let fitting = blocks.enumerate().take_while(|(index, block)| {
+            let fits = *index == 0 || block.bytes().len() <= left;
+            left = left.saturating_sub(block.bytes().len());
+            fits
+        });
+        Ok(fitting.map(|(_, block)| block.clone()).collect())
+    }
+
+    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<()> {
+        let mut state = self.state_mut();
+        state.topics.insert(topic.id, StoredTopic { earliest, ..topic.clone() });
+        state.blocks.retain(|(owner, _), block| {
+            *owner != topic.id || block.last_sequence() >= earliest
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! The log's own records in the tree. Numbers are big-endian; `crc32` covers all bytes after it.
+//!
+//! ```text
+//! the log     | crc32: 4 | format: 1 | epoch: 4 |
+//! a topic     | crc32: 4 | format: 1 | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8
+//!             | name: the rest |
+//! ```
+//!
+//! A topic's `tail`, `last_position` and `last_time_ms` are as they were at its last trim; they
+//! speak only while the topic has no blocks. While it has, the newest block is the head.
+
+use super::blocks::{in_words, read_failed};
+use super::keys;
+use crate::cursor::{Epoch, Position, Sequence};
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+use crate::topic::{TopicId, TopicName};
+
+const FORMAT: u8 = 1;
+const CRC_BYTES: usize = 4;
+
+/// The log's record.
+pub fn encode_epoch(epoch: Epoch) -> Vec<u8> {
+    seal(&epoch.get().to_be_bytes())
+}
+
+/// The epoch in the log's record; `None` where there is no such record.
+pub fn read_epoch(tree: &sled::Tree) -> Result<Option<Epoch>, String> {
+    let Some(value) = tree.get(keys::LOG).map_err(|error| in_words(&error))? else {
+        return Ok(None);
+    };
+    let epoch = unseal(&value)?.try_into().map_err(|_| "the log's record is cut".to_owned())?;
+    Ok(Some(Epoch::new(u32::from_be_bytes(epoch))))
+}
+
+/// A topic's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicRecord {
+    /// The first sequence that can be read.
+    pub earliest: Sequence,
+    /// The sequence after the newest event.
+    pub tail: Sequence,
+    /// The position of the newest event.
+    pub last_position: Position,
+    /// When the newest event was appended.
+    pub last_time: Timestamp,
+    /// The topic's name.
+    pub name: TopicName,
+}
+
+impl TopicRecord {
+    /// The record of a topic that has no events yet.
+    pub fn new(name: TopicName) -> Self {
+        Self {
+            earliest: Sequence::FIRST,
+            tail: Sequence::FIRST,
+            last_position: Position::new(0),
+            last_time: Timestamp::default(),
+            name,
+        }
+    }
+
+    /// The record's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let numbers = [
+            self.earliest.get(),
+            self.tail.get(),
+            self.last_position.get(),
+            self.last_time.as_ms(),
+        ];
+        let mut content: Vec<u8> = numbers.iter().flat_map(|n| n.to_be_bytes()).collect();
+        content.extend_from_slice(self.name.as_str().as_bytes());
+        seal(&content)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let content = unseal(bytes)?;
+        let (numbers, name) = content.split_at_checked(4 * 8).ok_or("it is cut")?;
+        let number = |index: usize| {
+            let bytes = &numbers[8 * index..8 * (index + 1)];
+            u64::from_be_bytes(bytes.try_into().expect("8 bytes"))
+        };
+        let name = std::str::from_utf8(name).map_err(|error| error.to_string())?;
+        Ok(Self {
+            earliest: Sequence::new(number(0)),
+            tail: Sequence::new(number(1)),
+            last_position: Position::new(number(2)),
+            last_time: Timestamp::from_ms(number(3)),
+            name: TopicName::new(name).map_err(|error| error.to_string())?,
+        })
+    }
+}
+
+/// Every topic's record, in the order of the ids.
+pub fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<(TopicId, TopicRecord)>> {
+    tree.scan_prefix(keys::TOPICS).map(|entry| {
+        let (key, value) = entry.map_err(read_failed)?;
+        let id = keys::parse_topic(&key).ok_or_else(|| "unknown key".to_owned());
+        id.and_then(|id| Ok((id, TopicRecord::decode(&value)?))).map_err(|problem| {
+            let problem = format!("the topic's record at {key:?} is damaged: {problem}");
+            Error::ReadFailed(std::sync::Arc::new(std::io::Error::other(problem)))
+        })
+    })
+}
+
+fn seal(content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; CRC_BYTES];
+    bytes.push(FORMAT);
+    bytes.extend_from_slice(content);
+    let crc = crc32fast::hash(&bytes[CRC_BYTES..]);
+    bytes[..CRC_BYTES].copy_from_slice(&crc.to_be_bytes());
+    bytes
+}
+
+fn unseal(bytes: &[u8]) -> Result<&[u8], String> {
+    let (crc, sealed) = bytes.split_at_checked(CRC_BYTES).ok_or("it is cut")?;
+    if crc != crc32fast::hash(sealed).to_be_bytes() {
+        return Err("its checksum does not fit".to_owned());
+    }
+    match sealed.split_first() {
+        Some((&FORMAT, content)) => Ok(content),
+        Some((format, _)) => Err(format!("format {format} where {FORMAT} is known")),
+        None => Err("it is cut".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_record_reads_back_and_every_flipped_bit_is_found() {
+        let record = TopicRecord {
+            earliest: Sequence::new(3),
+            tail: Sequence::new(9),
+            last_position: Position::new(90),
+            last_time: Timestamp::from_ms(900),
+            name: TopicName::new("quakes.us").unwrap(),
+        };
+        let bytes = record.encode();
+        assert_eq!(TopicRecord::decode(&bytes).unwrap(), record);
+        for index in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[index / 8] ^= 1 << (index % 8);
+            assert!(TopicRecord::decode(&flipped).is_err(), "bit {index}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The log: events in order, on disk. Knows bytes and fsync; knows no tasks and no network.
+//! Synchronous on purpose: the caller picks the thread.
+//!
+//! ```text
+//!  one topic
+//!  1   2   3 | 4   5   .   7 | 8
+//!  trimmed   | ^ earliest    | ^ tail, assigned next      "." was dropped by a rewrite
+//! ```
+//!
+//! A [`Log`] stores what it is given, where it is told to: sequences, positions and times are the
+//! broker's decisions. Every implementation passes the one suite in `contract.rs`.
+
+mod block;
+mod blocks;
+mod check;
+mod keys;
+mod mark;
+mod memory_log;
+mod meta;
+mod record;
+mod sled_log;
+
+
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod faulty_log;
+
+#[cfg(test)]
+pub use faulty_log::{Fault, FaultyLog};
+
+pub use block::{Block, BlockBuilder, HEADER_BYTES, NewRecords};
+pub use check::{CheckReport, Checking, check};
+pub use memory_log::MemoryLog;
+pub use record::{EventRef, Headers};
+pub use sled_log::{LogConfig, SledLog};
+
+use crate::cursor::{Epoch, Position, Sequence};
+use crate::error::Result;
+use crate::event::Timestamp;
+use crate::topic::{TopicId, TopicName};
+
+/// What is appended in one go: all of it is stored, or nothing, over all topics.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// Topics that these blocks are the first of.
+    pub created: Vec<(TopicId, TopicName)>,
+    /// Blocks, those of one topic in their order.
+    pub blocks: Vec<(TopicId, Block)>,
+}
+
+/// A topic as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredTopic {
+    /// Its id in the keys.
+    pub id: TopicId,
+    /// Its name.
+    pub name: TopicName,
+    /// The first sequence that can be read.
+    pub earliest: Sequence,
+    /// The sequence after the newest event.
+    pub tail: Sequence,
+    /// The position of the newest event; 0 if it never had one.
+    pub last_position: Position,
+    /// When the newest event was appended.
+    pub last_time: Timestamp,
+}
+
+/// What a reader looks for by something other than the sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seek {
+    /// The first event appended at this time or later.
+    Time(Timestamp),
+    /// The first event after this position.
+    AfterPosition(Position),
+}
+
+impl Seek {
+    fn reached(self, position: Position, time: Timestamp) -> bool {
+        match self {
+            Self::Time(wanted) => time >= wanted,
+            Self::AfterPosition(seen) => position > seen,
+        }
+    }
+}
+
+/// Durable storage of blocks in order. One writer; any number of readers at the same time.
+pub trait Log: Send + Sync + 'static {
+    /// The incarnation: fixed while the log is open.
+    fn epoch(&self) -> Epoch;
+
+    /// Whether what was appended outlives the process and a loss of power.
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    /// Every topic, as it was found when the log was opened, in the order of the ids.
+    fn topics(&self) -> Result<Vec<StoredTopic>>;
+
+    /// Stores `group`, all or nothing, also across a crash. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::NotWritten`], [`Error::DiskFull`]: nothing was written; the log goes on.
+    /// - [`Error::OutcomeUnknown`]: it may be stored; later appends fail until reopened.
+    /// - [`Error::ReadOnly`]: nothing was written, because of such a failure before.
+    ///
+    /// [`Error::NotWritten`]: crate::Error::NotWritten
+    /// [`Error::DiskFull`]: crate::Error::DiskFull
+    /// [`Error::OutcomeUnknown`]: crate::Error::OutcomeUnknown
+    /// [`Error::ReadOnly`]: crate::Error::ReadOnly
+    fn append(&self, group: &Group) -> Result<()>;
+
+    /// Blocks of `topic` from the one that holds `from` (or, where that was dropped, the next), in
+    /// order, each verified: at least one if there is one, then as many as fit `max_bytes`. Only
+    /// blocks that begin below `below` are looked at: the caller's snapshot of the tail.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Damaged`]: the first block does not fit its checksum. Damage further on is not
+    ///   reported before it is reached: the blocks before it are returned.
+    /// - [`Error::ReadFailed`]: the disk failed.
+    ///
+    /// [`Error::Damaged`]: crate::Error::Damaged
+    /// [`Error::ReadFailed`]: crate::Error::ReadFailed
+    fn read(
+        &self,
+        topic: TopicId,
+        from: Sequence,
+        below: Sequence,
+        max_bytes: usize,
+    ) -> Result<Vec<Block>>;
+
+    /// Drops whole blocks from the front of `topic`, all of whose events are below `earliest`.
+    /// From the start of the call the events below are no longer part of the topic, also after a
+    /// crash; their space comes back by and by.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::append`]; what is left behind is whole, and the same call again finishes it.
+    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<()>;
+
+    /// The sequence of the first event in `earliest..tail` of `topic` that `seek` looks for; `tail`
+    /// if none is. A binary search: it reads about `log2(tail - earliest)` blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::read`].
+    fn seek(
+        &self,
+        topic: TopicId,
+        seek: Seek,
+        earliest: Sequence,
+        tail: Sequence,
+    ) -> Result<Sequence> {
+        let (mut low, mut high) = (earliest, tail); // The answer is within, both included.
+        while low < high {
+            let middle = Sequence::new(low.get() + (high.get() - low.get()) / 2);
+            let Some(block) = self.read(topic, middle, tail, 1)?.into_iter().next() else {
+                high = middle;
+                continue;
+            };
+            if !seek.reached(block.last_position(), block.last_time()) {
+                low = block.last_sequence().next();
+            } else if seek.reached(block.first_position(), block.first_time()) {
+                high = block.first_sequence().min(middle);
+            } else {
+                let found = block.events().find(|e| seek.reached(e.position, e.time));
+                return Ok(found.map_or(block.last_sequence(), |event| event.sequence));
+            }
+        }
+        Ok(low.max(earliest))
+    }
+}

@@ -1,0 +1,284 @@
+//! One event in a block. Every number is a varint: seven bits a byte, the lowest first, the eighth
+//! bit set on all but the last byte.
+//!
+//! ```text
+//! | length of the rest
+//! | sequence_skip | position_skip | time_skip_ms        what the block's order does not imply
+//! | publisher_time: ms + 1, or 0 for none
+//! | id | type | key | content type                      each: length, then UTF-8; empty is none
+//! | header count | (name | value) ...                   each: length, then UTF-8
+//! | payload                                             all that is left of the length
+//! ```
+//!
+//! # Why
+//!
+//! A record holds only distances to the event before it, and in a block as it is appended these
+//! are all 0. So a record does not depend on the place its event will be given: publishers' tasks
+//! encode side by side, and the one committer only copies bytes. A rewritten block, from which
+//! events were dropped, says so with distances above 0, in the same format.
+
+use bytes::Bytes;
+
+use crate::cursor::{Position, Sequence};
+use crate::event::{Event, NewEvent, Timestamp};
+
+/// How many bytes a varint of 64 bits takes at the most.
+const MAX_VARINT_BYTES: usize = 10;
+
+/// Appends `event` to `bytes` as one record, in the place right after the one before it.
+pub fn encode(event: &NewEvent, bytes: &mut Vec<u8>) {
+    let time = event.publisher_time.map_or(0, |time| time.as_ms() + 1);
+    let texts = [&event.id, &event.event_type, &event.key, &event.content_type];
+    let headers = event.headers.iter().flat_map(|(name, value)| [name, value]);
+    let length = 3
+        + varint_bytes(time)
+        + texts.iter().map(|text| text_bytes(text)).sum::<usize>()
+        + varint_bytes(event.headers.len() as u64)
+        + headers.clone().map(|text| text_bytes(text)).sum::<usize>()
+        + event.payload.len();
+    bytes.reserve(MAX_VARINT_BYTES + length);
+    put_varint(bytes, length as u64);
+    let start = bytes.len();
+    bytes.extend_from_slice(&[0, 0, 0]);
+    put_varint(bytes, time);
+    for text in texts {
+        put_text(bytes, text);
+    }
+    put_varint(bytes, event.headers.len() as u64);
+    for text in headers {
+        put_text(bytes, text);
+    }
+    bytes.extend_from_slice(&event.payload);
+    assert_eq!(bytes.len() - start, length, "a record is as long as it says");
+}
+
+fn varint_bytes(number: u64) -> usize {
+    let bits = (u64::BITS - number.leading_zeros()).max(1);
+    bits.div_ceil(7) as usize
+}
+
+fn text_bytes(text: &str) -> usize {
+    varint_bytes(text.len() as u64) + text.len()
+}
+
+fn put_varint(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push((number as u8 & 0x7f) | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn put_text(bytes: &mut Vec<u8>, text: &str) {
+    put_varint(bytes, text.len() as u64);
+    bytes.extend_from_slice(text.as_bytes());
+}
+
+/// One stored event, borrowed from its block. An empty text means that there is none.
+#[derive(Debug, Clone)]
+pub struct EventRef<'a> {
+    /// Its place in its topic.
+    pub sequence: Sequence,
+    /// Its place in the whole broker.
+    pub position: Position,
+    /// When it was appended; never goes backwards in a topic.
+    pub time: Timestamp,
+    /// The publisher's own time.
+    pub publisher_time: Option<Timestamp>,
+    /// The publisher's own id.
+    pub id: &'a str,
+    /// What kind of event it is.
+    pub event_type: &'a str,
+    /// What it is about.
+    pub key: &'a str,
+    /// The media type of the payload.
+    pub content_type: &'a str,
+    /// The content, as it was published.
+    pub payload: &'a [u8],
+    headers: Headers<'a>,
+}
+
+impl<'a> EventRef<'a> {
+    /// Names and values of its headers, in the order of the names.
+    pub fn headers(&self) -> Headers<'a> {
+        self.headers.clone()
+    }
+
+    /// A copy that lives on its own. Its payload shares `block`, which it must be borrowed from.
+    pub(super) fn to_event(&self, block: &Bytes) -> Event {
+        Event {
+            sequence: self.sequence,
+            position: self.position,
+            time: self.time,
+            content: NewEvent {
+                id: self.id.to_owned(),
+                event_type: self.event_type.to_owned(),
+                key: self.key.to_owned(),
+                headers: self
+                    .headers()
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect(),
+                content_type: self.content_type.to_owned(),
+                payload: block.slice_ref(self.payload),
+                publisher_time: self.publisher_time,
+            },
+        }
+    }
+}
+
+/// Names and values of an event's headers, in the order of the names.
+#[derive(Debug, Clone)]
+pub struct Headers<'a> {
+    left: u64,
+    texts: Reader<'a>,
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        Some((self.texts.text(), self.texts.text()))
+    }
+}
+
+/// Reads the records of a block one after another, keeping count of their places.
+#[derive(Debug, Clone)]
+pub(super) struct Records<'a> {
+    bytes: Reader<'a>,
+    next_sequence: u64,
+    next_position: u64,
+    time_ms: u64,
+}
+
+impl<'a> Records<'a> {
+    /// Reads `body`, whose first event is at least at these places.
+    pub(super) fn new(body: &'a [u8], first: Sequence, position: Position, time: Timestamp) -> Self {
+        Self {
+            bytes: Reader(body),
+            next_sequence: first.get(),
+            next_position: position.get(),
+            time_ms: time.as_ms(),
+        }
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = EventRef<'a>;
+
+    /// The next event. The block's checksum was verified, so whatever does not fit is our own bug.
+    fn next(&mut self) -> Option<EventRef<'a>> {
+        if self.bytes.0.is_empty() {
+            return None;
+        }
+        let length = self.bytes.varint();
+        let mut record = Reader(self.bytes.take(length));
+        let sequence = self.next_sequence + record.varint();
+        let position = self.next_position + record.varint();
+        self.time_ms += record.varint();
+        self.next_sequence = sequence + 1;
+        self.next_position = position + 1;
+        let publisher_time = record.varint().checked_sub(1).map(Timestamp::from_ms);
+        let (id, event_type, key) = (record.text(), record.text(), record.text());
+        let content_type = record.text();
+        let count = record.varint();
+        let headers = Headers { left: count, texts: record.clone() };
+        for _ in 0..2 * count {
+            let length = record.varint();
+            record.take(length);
+        }
+        Some(EventRef {
+            sequence: Sequence::new(sequence),
+            position: Position::new(position),
+            time: Timestamp::from_ms(self.time_ms),
+            publisher_time,
+            id,
+            event_type,
+            key,
+            content_type,
+            payload: record.0,
+            headers,
+        })
+    }
+}
+
+/// What is left of bytes that were verified before.
+#[derive(Debug, Clone)]
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: u64) -> &'a [u8] {
+        let length = usize::try_from(length).expect("a verified length fits the memory");
+        let (taken, rest) = self.0.split_at_checked(length).expect("a verified record is whole");
+        self.0 = rest;
+        taken
+    }
+
+    fn varint(&mut self) -> u64 {
+        let mut number = 0;
+        for (index, byte) in self.0.iter().take(MAX_VARINT_BYTES).enumerate() {
+            number |= u64::from(byte & 0x7f) << (7 * index);
+            if byte & 0x80 == 0 {
+                self.0 = &self.0[index + 1..];
+                return number;
+            }
+        }
+        panic!("a verified varint ends");
+    }
+
+    fn text(&mut self) -> &'a str {
+        let length = self.varint();
+        std::str::from_utf8(self.take(length)).expect("a verified text is UTF-8")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn events_read_back_as_they_were_encoded(
+            texts in proptest::array::uniform4(".{0,40}"),
+            headers in proptest::collection::btree_map(".{0,9}", ".{0,200}", 0..5),
+            payload in proptest::collection::vec(any::<u8>(), 0..2000),
+            publisher_time in proptest::option::of(0..Timestamp::MAX.as_ms()),
+        ) {
+            let [id, event_type, key, content_type] = texts;
+            let content = NewEvent {
+                id, event_type, key, headers, content_type, payload: payload.into(),
+                publisher_time: publisher_time.map(Timestamp::from_ms),
+            };
+            let mut bytes = Vec::new();
+            encode(&content, &mut bytes);
+            encode(&content, &mut bytes);
+            let bytes = Bytes::from(bytes);
+            let time = Timestamp::from_ms(9);
+            let read: Vec<Event> =
+                Records::new(&bytes, Sequence::new(7), Position::new(70), time)
+                    .map(|event| event.to_event(&bytes))
+                    .collect();
+            let expected: Vec<Event> = (0..2)
+                .map(|index| Event {
+                    sequence: Sequence::new(7 + index),
+                    position: Position::new(70 + index),
+                    time,
+                    content: content.clone(),
+                })
+                .collect();
+            prop_assert_eq!(read, expected);
+        }
+
+        #[test]
+        fn varints_read_back(number: u64) {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, number);
+            prop_assert_eq!(bytes.len(), varint_bytes(number));
+            let mut reader = Reader(&bytes);
+            prop_assert_eq!(reader.varint(), number);
+            prop_assert!(reader.0.is_empty());
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The server: binds the sockets, serves every protocol on them, and stops in order.
+//!
+//! # Why
+//!
+//! Connections are accepted here and handed to hyper one by one, instead of to axum's or tonic's
+//! own server: one port has to carry gRPC, HTTP/1.1 and h2c, and a stop has to end within a bound
+//! though streams are open (tokio-rs/axum#2673, hyperium/hyper#2787).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::service::Routes;
+use tracing::{debug, info, warn};
+
+use crate::broker::Broker;
+use crate::edge::proto::broker_service_server::BrokerServiceServer;
+use crate::edge::{FollowConfig, grpc, http};
+use crate::error::{Error, Result};
+use crate::shutdown::Shutdown;
+
+/// What HTTP/2 lets a client send ahead, in bytes: one stream, and one connection.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// How long the accepting loop rests when the system has no more sockets to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where and how the server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Address for HTTP/1.1, h2c and gRPC; port 0 picks a free one. Default: 127.0.0.1:4280.
+    pub listen: SocketAddr,
+    /// An address of its own for gRPC, which is then no longer served on `listen`. Default: none.
+    pub grpc_listen: Option<SocketAddr>,
+    /// How long a stop may take, in milliseconds; connections that are open then are cut.
+    /// Default: 10,000.
+    pub shutdown_ms: u64,
+    /// Time for a client to send the head of a request, in milliseconds. Default: 30,000.
+    pub header_read_ms: u64,
+    /// Silence on an HTTP/2 connection, in milliseconds, before it is pinged; and the time for the
+    /// answer, after which it is closed. Default: 20,000.
+    pub keep_alive_ms: u64,
+    /// Streams that are open at once on one HTTP/2 connection. Default: 1,024.
+    pub max_concurrent_streams: u32,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 4280)),
+            grpc_listen: None,
+            shutdown_ms: 10_000,
+            header_read_ms: 30_000,
+            keep_alive_ms: 20_000,
+            max_concurrent_streams: 1_024,
+        }
+    }
+}
+
+/// A server whose sockets are bound.
+#[derive(Debug)]
+pub struct Server {
+    broker: Broker,
+    config: ServerConfig,
+    http: (TcpListener, Router),
+    grpc: Option<(TcpListener, Router)>,
+    health: tonic_health::server::HealthReporter,
+}
+
+impl Server {
+    /// Binds the sockets. Connections wait until [`Self::run`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Listen`] with the address.
+    pub async fn bind(broker: Broker, config: ServerConfig, follow: FollowConfig) -> Result<Self> {
+        let (health, grpc_routes) = grpc_routes(&broker, &follow).await?;
+        let http_routes = http::router(broker.clone(), follow);
+        let (http_routes, grpc) = match config.grpc_listen {
+            Some(address) => (http_routes, Some((bind(address).await?, grpc_routes))),
+            None => (http_routes.merge(grpc_routes), None),
+        };
+        let http_routes = http_routes.fallback(http::not_found);
+        let http = (bind(config.listen).await?, http_routes);
+        Ok(Self { broker, config, http, grpc, health })
+    }
+
+    /// Where HTTP is served, and gRPC unless it has an address of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the system cannot tell.
+    pub fn http_address(&self) -> std::io::Result<SocketAddr> {
+        self.http.0.local_addr()
+    }
+
+    /// Where gRPC is served.
+    ///
+    /// # Errors
+    ///
+    /// When the system cannot tell.
+    pub fn grpc_address(&self) -> std::io::Result<SocketAddr> {
+        self.grpc.as_ref().map_or(&self.http, |grpc| grpc).0.local_addr()
+    }
+
+    /// Serves until `shutdown`, then stops: nothing new is accepted, what was accepted is answered,
+    /// streams end, and the log is closed, within the configured time.
+    pub async fn run(self, shutdown: Shutdown) {
+        let Self { broker, config, http, grpc, health } = self;
+        let connections = auto_builder(&config);
+        let graceful = GracefulShutdown::new();
+        let serve = |socket, routes: &Router| serve(socket, routes, &connections, &graceful);
+        loop {
+            tokio::select! {
+                () = shutdown.started() => break,
+                socket = accept(&http.0) => serve(socket, &http.1),
+                (socket, routes) = accept_grpc(grpc.as_ref()) => serve(socket, routes),
+            }
+        }
+        drop((http, grpc));
+        info!(connections = graceful.count(), "stopping");
+        health.set_not_serving::<BrokerServiceServer<grpc::Grpc>>().await;
+        broker.drain();
+        let bound = Duration::from_millis(config.shutdown_ms);
+        if tokio::time::timeout(bound, graceful.shutdown()).await.is_err() {
+            warn!(shutdown_ms = config.shutdown_ms, "cutting connections that did not end");
+        }
+        broker.close().await;
+        info!("stopped");
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| Error::Listen {
+        address,
+        problem: error.to_string(),
+    })
+}
+
+async fn grpc_routes(
+    broker: &Broker,
+    follow: &FollowConfig,
+) -> Result<(tonic_health::server::HealthReporter, Router)> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<BrokerServiceServer<grpc::Grpc>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(grpc::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| Error::ReadFailed(std::sync::Arc::new(error)))?;
+    let routes = Routes::new(grpc::service(broker.clone(), follow.clone()))
+        .add_service(health)
+        .add_service(reflection);
+    Ok((reporter, routes.prepare().into_axum_router().reset_fallback()))
+}
+
+fn auto_builder(config: &ServerConfig) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let keep_alive = Duration::from_millis(config.keep_alive_ms);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(config.header_read_ms));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .keep_alive_interval(keep_alive)
+        .keep_alive_timeout(keep_alive);
+    builder
+}
+
+/// The next connection; rests for a moment when there can be none.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _peer)) => return socket,
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn accept_grpc(grpc: Option<&(TcpListener, Router)>) -> (TcpStream, &Router) {
+    match grpc {
+        Some((listener, routes)) => (accept(listener).await, routes),
+        None => std::future::pending().await,
+    }
+}
+
+fn serve(
+    socket: TcpStream,
+    routes: &Router,
+    connections: &auto::Builder<TokioExecutor>,
+    graceful: &GracefulShutdown,
+) {
+    if let Err(error) = socket.set_nodelay(true) {
+        debug!(%error, "cannot send small answers at once");
+    }
+    let service = TowerToHyperService::new(routes.clone());
+    let connection = connections.serve_connection(TokioIo::new(socket), service).into_owned();
+    let connection = graceful.watch(connection);
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            debug!(error, "a connection ended early");
+        }
+    });
+}

@@ -1,0 +1,19 @@
+//! The one stop signal: whoever holds it can ask for a stop, and wait for one.
+
+use tokio_util::sync::CancellationToken;
+
+/// Asked for once, seen by everybody. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown(CancellationToken);
+
+impl Shutdown {
+    /// Asks for a stop.
+    pub fn start(&self) {
+        self.0.cancel();
+    }
+
+    /// Resolves when a stop was asked for.
+    pub async fn started(&self) {
+        self.0.cancelled().await;
+    }
+}
