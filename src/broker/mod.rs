@@ -51,7 +51,7 @@ const REQUEST_BYTES: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerConfig {
-    /// Largest block built of several events, in bytes, 1 KiB to 1 MiB. Default: 32 KiB.
+    /// Largest block built of several events, in bytes, 1 KiB to 1 MiB. Default: 16 KiB.
     pub max_block_bytes: u64,
     /// Events that are made durable by one sync, in bytes; the last one may go over it.
     /// Default: 4 MiB.
@@ -73,7 +73,7 @@ pub struct BrokerConfig {
 impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
-            max_block_bytes: 32 << 10,
+            max_block_bytes: 16 << 10,
             max_group_bytes: 4 << 20,
             max_queue_bytes: 32 << 20,
             max_queue_wait_ms: 5_000,

@@ -60,8 +60,8 @@ struct BenchPublish {
     /// How long
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
-    /// Requests of one client that wait for their acknowledgement
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    /// Requests of one client's stream that wait for their acknowledgement
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     in_flight: u64,
     /// Publish in calls of their own instead of in one stream a client
     #[arg(long)]
@@ -69,9 +69,12 @@ struct BenchPublish {
     /// Connections that the clients share [default: one a client]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     connections: Option<u64>,
-    /// The topic of each client is this and its number
+    /// The topic; with several, each is this and its number
     #[arg(long, default_value = "bench")]
     topic: TopicName,
+    /// Topics that the clients are spread over
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    topics: u64,
     /// Where the plain file is written; for a fair comparison, the broker's disk
     #[arg(long, value_name = "DIR", default_value = ".")]
     plain_dir: PathBuf,
@@ -137,7 +140,7 @@ impl BenchPublish {
             .map(|(index, client)| {
                 let load = Load {
                     client,
-                    topic: format!("{}.{index}", self.topic),
+                    topic: self.topic_of(index as u64),
                     events: vec![self.event(); self.batch as usize],
                     in_flight: self.in_flight as usize,
                     until,
@@ -155,6 +158,13 @@ impl BenchPublish {
         let plain = self.plain_file()?;
         self.report(&published, &plain);
         Ok(())
+    }
+
+    fn topic_of(&self, client: u64) -> String {
+        match self.topics {
+            1 => self.topic.to_string(),
+            topics => format!("{}.{}", self.topic, client % topics),
+        }
     }
 
     fn event(&self) -> NewEvent {
@@ -203,7 +213,7 @@ impl BenchPublish {
             line["ratio_to_plain_file"] = json!((ratio * 1e3).round() / 1e3);
             line["settings"] = json!({
                 "clients": self.clients, "batch": self.batch, "size": self.size,
-                "in_flight": self.in_flight, "unary": self.unary,
+                "in_flight": self.in_flight, "unary": self.unary, "topics": self.topics,
                 "connections": self.connections.unwrap_or(self.clients),
             });
             println!("{line}");

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::topic::{TopicId, TopicName};
 
 /// Largest value in the tree, in bytes. A larger block is stored in parts of this size.
-const MAX_PART_BYTES: usize = 64 << 10;
+const MAX_PART_BYTES: usize = 32 << 10;
 
 /// Puts `block` into `batch`.
 pub fn insert_block(batch: &mut sled::Batch, topic: TopicId, block: &Block) {

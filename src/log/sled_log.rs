@@ -50,7 +50,7 @@ const WRITTEN_PER_BYTE: u64 = 3;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
-    /// Memory for sled's page cache, in bytes, 1 MiB or more. Default: 64 MiB.
+    /// Memory for sled's page cache, in bytes, 1 MiB or more. Default: 32 MiB.
     pub cache_bytes: u64,
     /// Free space, in bytes, below which nothing more is appended. Reading goes on, and so does
     /// appending once there is room again. Default: 64 MiB, eight of sled's segments.
@@ -59,7 +59,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, min_free_bytes: 64 << 20 }
+        Self { cache_bytes: 32 << 20, min_free_bytes: 64 << 20 }
     }
 }
 
