@@ -18,16 +18,12 @@ use crate::event::Timestamp;
 use crate::topic::TopicName;
 
 /// An event's place in its topic: from 1, without holes when appended, never reused.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Sequence(u64);
 
 /// An event's place in the whole broker's commit order: from 1.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Position(u64);
 
@@ -360,8 +356,23 @@ mod tests {
         let time = "time:2026-01-31T00:00:00.000Z";
         assert_eq!(time.parse::<StartPoint>().unwrap().to_string(), time);
         let bad = [
-            "", "-", "@", "+1", "1-", "1-xyz", "1-9f3c2a1", "1-+f3c2a1b", "-1", "1 ", "last:", "last:x",
-            "time:", "time:yesterday", "18446744073709551615", "99999999999999999999", "1\0",
+            "",
+            "-",
+            "@",
+            "+1",
+            "1-",
+            "1-xyz",
+            "1-9f3c2a1",
+            "1-+f3c2a1b",
+            "-1",
+            "1 ",
+            "last:",
+            "last:x",
+            "time:",
+            "time:yesterday",
+            "18446744073709551615",
+            "99999999999999999999",
+            "1\0",
         ];
         for text in bad {
             let error = text.parse::<StartPoint>().unwrap_err();

@@ -113,7 +113,9 @@ mod tests {
             assert_eq!(time.to_string().parse::<Timestamp>().unwrap(), time);
             assert_eq!(ms.to_string().parse::<Timestamp>().unwrap(), time);
         }
-        for bad in ["", "now", "-1", "1969-12-31T23:59:59Z", "253402300800000", "99999999999999999999"] {
+        for bad in
+            ["", "now", "-1", "1969-12-31T23:59:59Z", "253402300800000", "99999999999999999999"]
+        {
             assert!(bad.parse::<Timestamp>().is_err(), "{bad:?}");
         }
     }

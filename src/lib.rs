@@ -1,4 +1,53 @@
-//! Leftoff.
+//! Leftoff: an embedded event-log broker with replay.
+//!
+//! Services publish events to topics. Every event is appended to a durable log before it is
+//! acknowledged, and has a sequence in its topic: 1, 2, 3, … without holes. Readers follow a topic
+//! over SSE or gRPC, or read it page by page; after any disconnect they go on exactly where they
+//! left off, and where that is impossible they are told so, with numbers.
+//!
+//! The path of an event is the path through the modules: [`edge`] (translate and refuse) →
+//! [`broker`] (order, group, recognise repeats) → [`log`] (append, sync) → back to the broker's
+//! tails and subscriptions → [`edge`]. [`server`] puts the edges on sockets; [`event`], [`topic`],
+//! [`cursor`] and [`error`] are the words that all of them use.
+//!
+//! # Guarantees
+//!
+//! - An acknowledged event survives a crash of the process, of the system, and a loss of power.
+//! - Sequences of a topic are given in order, without holes, and never again.
+//! - A subscriber sees each event once, in order, from where it left off.
+//! - A slow reader costs a bounded amount of memory and slows nobody else.
+//!
+//! # Embedding
+//!
+//! The broker is a library first: open it, use it, and mount its HTTP routes and its gRPC service
+//! in a server of your own.
+//!
+//! ```
+//! use leftoff::cursor::{OnGap, StartPoint};
+//! use leftoff::{Broker, Delivery, NewEvent, OpenConfig, Publish};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! let broker = Broker::open(directory.path(), &OpenConfig::default())?;
+//! let topic: leftoff::TopicName = "orders.new".parse()?;
+//! let events = vec![NewEvent::new("one"), NewEvent::new("two")];
+//! let ack = broker.publish(Publish { topic: topic.clone(), events, expected_sequence: None }).await?;
+//! assert_eq!(ack.last().sequence.get(), 2);
+//!
+//! let mut orders = broker.subscribe(&topic, StartPoint::Earliest, OnGap::Resume).await?;
+//! let Some(Delivery::Events(run)) = orders.next().await? else { panic!("events are there") };
+//! assert_eq!(run.to_events()[1].content.payload, "two");
+//!
+//! let http: axum::Router = leftoff::edge::http::router(broker.clone(), Default::default());
+//! let grpc = leftoff::edge::grpc::service(broker.clone(), Default::default());
+//! let app = http.merge(tonic::service::Routes::new(grpc).into_axum_router().reset_fallback());
+//! # drop(app);
+//! broker.close().await;
+//! # Ok(())
+//! # }
+//! ```
+
 pub mod broker;
 pub mod config;
 pub mod cursor;
@@ -9,7 +58,11 @@ pub mod log;
 pub mod server;
 pub mod shutdown;
 pub mod topic;
-pub use broker::*;
+
+pub use broker::{
+    Ack, Broker, BrokerConfig, Delivery, OpenConfig, Page, PageRequest, Publish, Subscription,
+};
 pub use config::Config;
 pub use error::{Error, Result};
+pub use event::{Event, NewEvent};
 pub use topic::TopicName;

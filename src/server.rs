@@ -139,10 +139,9 @@ impl Server {
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| Error::Listen {
-        address,
-        problem: error.to_string(),
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Error::Listen { address, problem: error.to_string() })
 }
 
 async fn grpc_routes(

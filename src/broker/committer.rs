@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::error;
 
 use super::dedup::DedupWindow;
-use super::publish::{Ack, Durability, Duplicate, Receipt};
+use super::publish::{Ack, Duplicate, Durability, Receipt};
 use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState};
 use crate::cursor::{Position, Sequence};
@@ -328,7 +328,8 @@ impl Draft {
             Some(id) => id,
             None => {
                 let limit = u32::MAX as usize;
-                let id = self.next_id.ok_or_else(|| Error::over("topics ever", limit + 1, limit))?;
+                let id =
+                    self.next_id.ok_or_else(|| Error::over("topics ever", limit + 1, limit))?;
                 self.next_id = id.next();
                 id
             }

@@ -95,7 +95,9 @@ impl DedupWindow {
             let read = log.read(topic, next, state.tail, FILL_STEP_BYTES)?;
             let Some(last) = read.last() else { break };
             next = last.last_sequence().next();
-            blocks.extend(read.into_iter().filter(|b| b.has_ids() && self.is_fresh(b.last_time(), now)));
+            blocks.extend(
+                read.into_iter().filter(|b| b.has_ids() && self.is_fresh(b.last_time(), now)),
+            );
         }
         self.unread.remove(&topic);
         blocks.iter().for_each(|block| self.note_block(topic, block));
@@ -190,7 +192,11 @@ mod tests {
             window.find(TopicId::FIRST, "a", Sequence::new(tail), Timestamp::from_ms(now))
         };
         assert_eq!(find(8, 50), Some(receipt(7, 50)));
-        assert_eq!(find(107, 1_050), Some(receipt(7, 50)), "the last of 100 events, and of 1,000 ms");
+        assert_eq!(
+            find(107, 1_050),
+            Some(receipt(7, 50)),
+            "the last of 100 events, and of 1,000 ms"
+        );
         assert_eq!(find(108, 1_050), None, "101 events ago");
         assert_eq!(find(107, 1_051), None, "1,001 ms ago");
         let other = TopicId::FIRST.next().unwrap();
@@ -223,7 +229,8 @@ mod tests {
         window.note(TopicId::FIRST, "b", receipt(2, 0));
         window.note(TopicId::FIRST, "a", receipt(3, 900));
         window.expire(Timestamp::from_ms(1_001));
-        let find = |id| window.find(TopicId::FIRST, id, Sequence::new(4), Timestamp::from_ms(1_001));
+        let find =
+            |id| window.find(TopicId::FIRST, id, Sequence::new(4), Timestamp::from_ms(1_001));
         assert_eq!((find("a"), find("b")), (Some(receipt(3, 900)), None));
         assert_eq!(window.size_bytes, ENTRY_BYTES + 1);
     }

@@ -73,7 +73,8 @@ impl LimitsConfig {
         check_text("key", &event.key, self.max_key_bytes)?;
         check_text("content_type", &event.content_type, self.max_content_type_bytes)?;
         if event.event_type.starts_with(RESERVED_PREFIX) {
-            let problem = format!("{:?} begins with the reserved {RESERVED_PREFIX:?}", event.event_type);
+            let problem =
+                format!("{:?} begins with the reserved {RESERVED_PREFIX:?}", event.event_type);
             return Err(Error::invalid("type", problem));
         }
         if event.publisher_time.is_some_and(|time| time > Timestamp::MAX) {
@@ -94,7 +95,7 @@ impl LimitsConfig {
 }
 
 /// Refuses `value` when it is above `limit`.
-pub fn at_most(name: &str, value: usize, limit: u64) -> Result<()> {
+pub(super) fn at_most(name: &str, value: usize, limit: u64) -> Result<()> {
     if value as u64 > limit {
         return Err(Error::OverLimit { name: name.to_owned(), value: value as u64, limit });
     }
@@ -142,7 +143,10 @@ mod tests {
         let headers = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
         let many = (0..101).map(|n| (n.to_string(), String::new())).collect();
         let refusals = [
-            (NewEvent { payload: vec![0; (1 << 20) + 1].into(), ..event() }, "payload bytes: 1048577"),
+            (
+                NewEvent { payload: vec![0; (1 << 20) + 1].into(), ..event() },
+                "payload bytes: 1048577",
+            ),
             (NewEvent { id: long.clone(), ..event() }, "id bytes: 256 is over the limit of 255"),
             (NewEvent { id: "a\nb".into(), ..event() }, "id: holds the control character '\\n'"),
             (NewEvent { id: "a\0".into(), ..event() }, "id: holds the control character '\\0'"),
@@ -156,7 +160,10 @@ mod tests {
             (NewEvent { headers: headers("", "v"), ..event() }, "headers: one has an empty name"),
             (NewEvent { headers: headers("a\0", "v"), ..event() }, "headers: holds the control"),
             (NewEvent { headers: headers("a", "v\n"), ..event() }, "headers: holds the control"),
-            (NewEvent { headers: headers("a", &"v".repeat(16 << 10)), ..event() }, "header bytes: 16385"),
+            (
+                NewEvent { headers: headers("a", &"v".repeat(16 << 10)), ..event() },
+                "header bytes: 16385",
+            ),
             (NewEvent { headers: many, ..event() }, "headers: 101 is over the limit of 100"),
             (NewEvent { publisher_time: Some(Timestamp::from_ms(u64::MAX)), ..event() }, "9999"),
         ];

@@ -30,7 +30,7 @@ pub use crate::log::{EventRef, Headers, LogConfig};
 pub use dedup::DedupConfig;
 pub use limits::LimitsConfig;
 pub use page::{Page, PageRequest};
-pub use publish::{Ack, Durability, Duplicate, Pending, Publish, Receipt};
+pub use publish::{Ack, Duplicate, Durability, Pending, Publish, Receipt};
 pub use subscription::{Delivery, Subscription};
 pub use tail::{Form, Run};
 

@@ -209,8 +209,7 @@ impl Subscription {
         }
         let Some(id) = state.id else { return Ok(()) };
         let (next, tail, max_bytes) = (self.next, state.tail, self.shared.max_read_bytes);
-        let blocks =
-            self.shared.blocking(move |log| log.read(id, next, tail, max_bytes)).await?;
+        let blocks = self.shared.blocking(move |log| log.read(id, next, tail, max_bytes)).await?;
         if blocks.is_empty() {
             self.next = tail; // All up to the tail was dropped by rewriting: a hole, not a gap.
         }

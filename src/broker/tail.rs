@@ -33,7 +33,7 @@ const FORMS: usize = 1;
 
 /// A block and its wire forms, shared by all its readers.
 #[derive(Debug)]
-pub struct SharedBlock {
+pub(super) struct SharedBlock {
     block: Block,
     forms: [OnceLock<Encoded>; FORMS],
 }
@@ -130,7 +130,11 @@ impl Run {
 
     /// The events in a wire form. `encode` appends one event; it is called for each event of the
     /// block the first time that anybody asks for this form, and must depend on nothing else.
-    pub fn encoded(&self, form: Form, mut encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>)) -> Bytes {
+    pub fn encoded(
+        &self,
+        form: Form,
+        mut encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
+    ) -> Bytes {
         let encoded = self.shared.forms[form as usize].get_or_init(|| {
             let block = &self.shared.block;
             let mut bytes = Vec::with_capacity(block.bytes().len() + block.count() * 64);

@@ -24,7 +24,7 @@ const MAX_LATENCY_US: u64 = 60_000_000;
 
 /// Measures a running broker.
 #[derive(Debug, Args)]
-pub struct Bench {
+pub(super) struct Bench {
     #[command(subcommand)]
     command: Command,
 }
@@ -36,7 +36,7 @@ enum Command {
 }
 
 impl Bench {
-    pub async fn run(self) -> CliResult {
+    pub(super) async fn run(self) -> CliResult {
         match self.command {
             Command::Publish(publish) => publish.run().await,
         }
@@ -146,9 +146,9 @@ impl BenchPublish {
                     until,
                 };
                 let unary = self.unary;
-                tokio::spawn(async move {
-                    if unary { load.unary().await } else { load.stream().await }
-                })
+                tokio::spawn(
+                    async move { if unary { load.unary().await } else { load.stream().await } },
+                )
             })
             .collect();
         let mut published = Measured::new()?;
@@ -156,8 +156,7 @@ impl BenchPublish {
             published.add(&client.await.map_err(std::io::Error::other)??)?;
         }
         let plain = self.plain_file()?;
-        self.report(&published, &plain);
-        Ok(())
+        self.report(&published, &plain)
     }
 
     fn topic_of(&self, client: u64) -> String {
@@ -204,7 +203,8 @@ impl BenchPublish {
         Ok(measured)
     }
 
-    fn report(&self, published: &Measured, plain: &Measured) {
+    fn report(&self, published: &Measured, plain: &Measured) -> CliResult {
+        let mut output = std::io::stdout().lock();
         let ratio = published.events_per_second() / plain.events_per_second();
         let (broker, file) = (published.json(self.size), plain.json(self.size));
         if self.json {
@@ -216,22 +216,22 @@ impl BenchPublish {
                 "in_flight": self.in_flight, "unary": self.unary, "topics": self.topics,
                 "connections": self.connections.unwrap_or(self.clients),
             });
-            println!("{line}");
-            return;
+            writeln!(output, "{line}")?;
+            return Ok(());
         }
-        let row = |name: &str, measured: &serde_json::Value| {
-            println!(
+        for (name, measured) in [("leftoff", &broker), ("plain file", &file)] {
+            writeln!(
+                output,
                 "{name:<12} {:>10} events/s {:>8} MB/s  p50 {} ms  p99 {} ms  p99.9 {} ms",
                 measured["events_per_second"],
                 measured["megabytes_per_second"],
                 measured["p50_ms"],
                 measured["p99_ms"],
                 measured["p99_9_ms"],
-            );
-        };
-        row("leftoff", &broker);
-        row("plain file", &file);
-        println!("ratio        {ratio:>10.3}");
+            )?;
+        }
+        writeln!(output, "ratio        {ratio:>10.3}")?;
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! `leftoff check`: reads and verifies everything, and changes nothing.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -13,7 +13,7 @@ use super::{CliError, CliResult, Failure};
 /// is not changed: what is read is a copy, which takes as much space as the log and is removed
 /// afterwards. Ends with 3 if anything is damaged.
 #[derive(Debug, Args)]
-pub struct Check {
+pub(super) struct Check {
     /// The data directory
     #[arg(long, value_name = "DIR", env = "LEFTOFF_DATA_DIR", default_value = "leftoff-data")]
     data_dir: PathBuf,
@@ -23,7 +23,7 @@ pub struct Check {
 }
 
 impl Check {
-    pub fn run(self) -> CliResult {
+    pub(super) fn run(self) -> CliResult {
         let parent = self.scratch_dir.unwrap_or_else(std::env::temp_dir);
         let scratch = tempfile::Builder::new().prefix("leftoff-check-").tempdir_in(parent)?;
         let bar = progress_bar();
@@ -37,16 +37,18 @@ impl Check {
             bar.set_position(done);
         })?;
         bar.finish_and_clear();
-        println!(
+        let mut output = std::io::stdout().lock();
+        writeln!(
+            output,
             "{} topics, {} blocks, {} events, {} bytes of events, last position {}",
             report.topics, report.blocks, report.events, report.event_bytes, report.last_position
-        );
+        )?;
         if report.damage.is_empty() {
-            println!("everything fits its checksum");
+            writeln!(output, "everything fits its checksum")?;
             return Ok(());
         }
         for damage in &report.damage {
-            println!("damage: {damage}");
+            writeln!(output, "damage: {damage}")?;
         }
         let message = format!("{} damaged places", report.damage.len());
         Err(CliError::new(Failure::Damage, message))

@@ -22,9 +22,14 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Which server a client command talks to.
 #[derive(Debug, Clone, Args)]
-pub struct ServerArgs {
+pub(super) struct ServerArgs {
     /// Where the broker is
-    #[arg(long, value_name = "URL", env = "LEFTOFF_SERVER", default_value = "http://127.0.0.1:4280")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LEFTOFF_SERVER",
+        default_value = "http://127.0.0.1:4280"
+    )]
     server: String,
     /// How long to go on trying when the server is away, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
@@ -32,11 +37,11 @@ pub struct ServerArgs {
 }
 
 /// A client of the broker.
-pub type Client = BrokerServiceClient<Channel>;
+pub(super) type Client = BrokerServiceClient<Channel>;
 
 impl ServerArgs {
     /// The server's address, checked.
-    pub fn endpoint(&self) -> CliResult<Endpoint> {
+    pub(super) fn endpoint(&self) -> CliResult<Endpoint> {
         let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|error| {
             let message = format!("--server {:?}: {error}", self.server);
             CliError::new(Failure::Refused, message)
@@ -49,7 +54,7 @@ impl ServerArgs {
     }
 
     /// Connects once.
-    pub async fn connect(&self) -> CliResult<Client> {
+    pub(super) async fn connect(&self) -> CliResult<Client> {
         let channel = self.endpoint()?.connect().await.map_err(|error| {
             let mut message = format!("cannot reach {}: {error}", self.server);
             let mut source = std::error::Error::source(&error);
@@ -64,14 +69,14 @@ impl ServerArgs {
 }
 
 /// A client over a channel.
-pub fn client(channel: Channel) -> Client {
+pub(super) fn client(channel: Channel) -> Client {
     Client::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// What a status means for the command.
-pub fn failed(status: &Status) -> CliError {
+pub(super) fn failed(status: &Status) -> CliError {
     let failure = match status.code() {
         Code::Unavailable | Code::Cancelled => Failure::Unreachable,
         Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::OutOfRange => {
@@ -83,29 +88,33 @@ pub fn failed(status: &Status) -> CliError {
 }
 
 /// Whether the same call can succeed later.
-pub fn is_transient(code: Code) -> bool {
+pub(super) fn is_transient(code: Code) -> bool {
     matches!(
         code,
-        Code::Unavailable | Code::ResourceExhausted | Code::Unknown | Code::Internal | Code::Cancelled
+        Code::Unavailable
+            | Code::ResourceExhausted
+            | Code::Unknown
+            | Code::Internal
+            | Code::Cancelled
     )
 }
 
 /// How long to wait before the next try: longer each time, never the same, ended by a limit.
 #[derive(Debug)]
-pub struct Backoff {
+pub(super) struct Backoff {
     pause: Duration,
     limit: Duration,
     failing_since: Option<std::time::Instant>,
 }
 
 impl Backoff {
-    pub fn new(args: &ServerArgs) -> Self {
+    pub(super) fn new(args: &ServerArgs) -> Self {
         let limit = Duration::from_secs(args.retry_seconds);
         Self { pause: FIRST_PAUSE, limit, failing_since: None }
     }
 
     /// Notes that it works again.
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         (self.pause, self.failing_since) = (FIRST_PAUSE, None);
     }
 
@@ -114,7 +123,7 @@ impl Backoff {
     /// # Errors
     ///
     /// `error`, when it has failed for as long as it may.
-    pub async fn wait(&mut self, error: CliError) -> CliResult {
+    pub(super) async fn wait(&mut self, error: CliError) -> CliResult {
         let since = *self.failing_since.get_or_insert_with(std::time::Instant::now);
         if since.elapsed() + self.pause > self.limit {
             return Err(error);

@@ -24,6 +24,9 @@ enum Failure {
     Unreachable = 4,
     /// The server or a rule refused the input.
     Refused = 5,
+    /// Whoever read the output went away, as `head` does; nobody is left to tell. A shell's number
+    /// for SIGPIPE.
+    OutputClosed = 141,
 }
 
 /// A failed command: what it ends with, and what it says.
@@ -58,7 +61,11 @@ impl From<leftoff::Error> for CliError {
 
 impl From<std::io::Error> for CliError {
     fn from(error: std::io::Error) -> Self {
-        Self::new(Failure::Other, error.to_string())
+        let failure = match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Failure::OutputClosed,
+            _ => Failure::Other,
+        };
+        Self::new(failure, error.to_string())
     }
 }
 
@@ -77,6 +84,7 @@ const EXIT_CODES: &str = "Exit codes:
   3  `check` found damage, or `serve` refused a damaged log
   4  the server cannot be reached
   5  the server, or a rule, refused the input
+  141  whoever read the output went away
 
 Environment:
   LEFTOFF_SERVER      the server of the client commands
@@ -108,7 +116,7 @@ enum Command {
 }
 
 /// Parses the command line and runs the command.
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = std::env::var("LEFTOFF_LOG_FILTER").unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(&filter).unwrap_or_else(|error| {
@@ -123,7 +131,9 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(CliError { failure, message }) => {
-            eprintln!("leftoff: {message}");
+            if failure != Failure::OutputClosed {
+                eprintln!("leftoff: {message}");
+            }
             ExitCode::from(failure as u8)
         }
     }

@@ -38,7 +38,7 @@ const MAX_LINE_BYTES: usize = 64 << 20;
 /// again, as long as it is in the broker's window (by default the last 100,000 events of a topic and
 /// 10 minutes).
 #[derive(Debug, Args)]
-pub struct Publish {
+pub(super) struct Publish {
     /// The topic of lines that name none
     topic: Option<TopicName>,
     /// Read from this file; standard input otherwise
@@ -52,19 +52,19 @@ pub struct Publish {
 }
 
 impl Publish {
-    pub async fn run(self) -> CliResult {
-        let (input, size_bytes): (Box<dyn AsyncBufRead + Unpin + Send>, Option<u64>) =
-            match &self.file {
-                Some(path) => {
-                    let in_words = |error| {
-                        CliError::new(Failure::Other, format!("{}: {error}", path.display()))
-                    };
-                    let file = tokio::fs::File::open(path).await.map_err(in_words)?;
-                    let size_bytes = file.metadata().await.map_err(in_words)?.len();
-                    (Box::new(BufReader::new(file)), Some(size_bytes))
-                }
-                None => (Box::new(BufReader::new(tokio::io::stdin())), None),
-            };
+    pub(super) async fn run(self) -> CliResult {
+        let (input, size_bytes): (Box<dyn AsyncBufRead + Unpin + Send>, Option<u64>) = match &self
+            .file
+        {
+            Some(path) => {
+                let in_words =
+                    |error| CliError::new(Failure::Other, format!("{}: {error}", path.display()));
+                let file = tokio::fs::File::open(path).await.map_err(in_words)?;
+                let size_bytes = file.metadata().await.map_err(in_words)?.len();
+                (Box::new(BufReader::new(file)), Some(size_bytes))
+            }
+            None => (Box::new(BufReader::new(tokio::io::stdin())), None),
+        };
         let mut publisher = Publisher {
             lines: Lines { input, number: 0, topic: self.topic.clone() },
             in_flight: VecDeque::new(),
@@ -266,7 +266,9 @@ impl Publisher {
         let gone = || CliError::new(Failure::Unreachable, "the server ended the stream");
         let outcome = response.and_then(|response| response.outcome);
         match outcome.ok_or_else(|| Broken::Retry(gone()))? {
-            Outcome::Error(error) => Err(broken(&Status::new(Code::from(error.code), error.message))),
+            Outcome::Error(error) => {
+                Err(broken(&Status::new(Code::from(error.code), error.message)))
+            }
             Outcome::Ack(ack) => {
                 let request = self.in_flight.pop_front().ok_or_else(|| Broken::Retry(gone()))?;
                 let duplicates = ack.duplicates.len() as u64;

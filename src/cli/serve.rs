@@ -1,14 +1,15 @@
 //! `leftoff serve`: runs the broker until it is told to stop.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use leftoff::Broker;
 use leftoff::config::Config;
 use leftoff::server::Server;
 use leftoff::shutdown::Shutdown;
-use leftoff::Broker;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{CliError, CliResult, Failure};
 
@@ -21,7 +22,7 @@ use super::{CliError, CliResult, Failure};
 /// SIGTERM or SIGINT stops it: what was accepted is finished, streams end, within ten seconds. A
 /// second signal ends it at once.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub(super) struct Serve {
     /// Address for gRPC and HTTP; port 0 picks a free one [default: 127.0.0.1:4280]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -62,12 +63,12 @@ impl Serve {
             .map_err(|problem| CliError::new(Failure::Refused, format!("configuration: {problem}")))
     }
 
-    pub async fn run(self) -> CliResult {
+    pub(super) async fn run(self) -> CliResult {
         let config = self.load()?;
         if self.print_config {
             let text = toml::to_string(&config)
                 .map_err(|error| CliError::new(Failure::Other, error.to_string()))?;
-            print!("{text}");
+            std::io::stdout().write_all(text.as_bytes())?;
             return Ok(());
         }
         let shutdown = Shutdown::default();
@@ -76,25 +77,28 @@ impl Serve {
         let opened = tokio::task::spawn_blocking(move || Broker::open(directory, &open_config));
         let broker = opened.await.map_err(std::io::Error::other)??;
         let server = Server::bind(broker, config.server.clone(), config.follow.clone()).await?;
-        greet(&server, &config)?;
+        if let Err(error) = greet(&server, &config) {
+            warn!(%error, "cannot print the greeting"); // The broker serves all the same.
+        }
         server.run(shutdown).await;
         Ok(())
     }
 }
 
 /// Says where the server listens, and what to try next.
-fn greet(server: &Server, config: &Config) -> CliResult {
+fn greet(server: &Server, config: &Config) -> io::Result<()> {
+    let mut output = io::stdout().lock();
     let (http, grpc) = (server.http_address()?, server.grpc_address()?);
     let events = format!("http://{http}/v1/topics/hello/events");
-    println!("leftoff {} keeps {}", env!("CARGO_PKG_VERSION"), config.data_dir.display());
-    println!("listening on http://{http} (HTTP/1.1 and HTTP/2)");
-    println!("listening on http://{grpc} (gRPC)");
-    println!();
-    println!("try, in another terminal:");
-    println!("  curl -d 'first event' {events}");
-    println!("  curl -N -H 'Accept: text/event-stream' '{events}?from=earliest'");
-    println!("  curl -N -H 'Accept: text/event-stream' -H 'Last-Event-ID: 1' {events}");
-    Ok(())
+    writeln!(output, "leftoff {} keeps {}", env!("CARGO_PKG_VERSION"), config.data_dir.display())?;
+    writeln!(output, "listening on http://{http} (HTTP/1.1 and HTTP/2)")?;
+    writeln!(output, "listening on http://{grpc} (gRPC)")?;
+    writeln!(output)?;
+    writeln!(output, "try, in another terminal:")?;
+    writeln!(output, "  curl -d 'first event' {events}")?;
+    writeln!(output, "  curl -N -H 'Accept: text/event-stream' '{events}?from=earliest'")?;
+    writeln!(output, "  curl -N -H 'Accept: text/event-stream' -H 'Last-Event-ID: 1' {events}")?;
+    output.flush()
 }
 
 /// Starts the shutdown at the first signal; ends the process at the second.

@@ -15,7 +15,7 @@ use super::client::{Backoff, ServerArgs, failed, is_transient};
 
 /// Follows a topic and prints its events. It reconnects by itself and goes on with the next event.
 #[derive(Debug, Args)]
-pub struct Tail {
+pub(super) struct Tail {
     /// The topic
     topic: TopicName,
     /// Where to begin: `earliest`, `latest`, `last:100`, `time:2026-01-31T00:00:00Z`, or after what
@@ -52,7 +52,7 @@ enum End {
 }
 
 impl Tail {
-    pub async fn run(mut self) -> CliResult {
+    pub(super) async fn run(mut self) -> CliResult {
         let mut backoff = Backoff::new(&self.server);
         let mut from = self.from.to_string();
         loop {
@@ -107,7 +107,8 @@ impl Tail {
                     *from = batch.cursor;
                 }
                 Some(Message::Gap(gap)) => {
-                    let lost = gap.lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
+                    let lost =
+                        gap.lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
                     eprintln!(
                         "gap ({}): wanted {}, readable is {} up to, not including, {}; lost {lost}",
                         gap.reason, gap.requested, gap.earliest, gap.tail

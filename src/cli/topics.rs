@@ -13,7 +13,7 @@ use super::client::{ServerArgs, failed};
 /// Lists the topics in the order of their names: how many events, the first and the last sequence
 /// that can be read, and the time of the newest event.
 #[derive(Debug, Args)]
-pub struct Topics {
+pub(super) struct Topics {
     /// Print a line of JSON for each topic
     #[arg(long)]
     json: bool,
@@ -22,7 +22,7 @@ pub struct Topics {
 }
 
 impl Topics {
-    pub async fn run(self) -> CliResult {
+    pub(super) async fn run(self) -> CliResult {
         let mut client = self.server.connect().await?;
         let mut page_token = String::new();
         loop {

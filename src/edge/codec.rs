@@ -10,7 +10,7 @@ use tonic_prost::ProstEncoder;
 
 /// Encodes `T`, decodes `U`.
 #[derive(Debug, Clone)]
-pub struct Codec<T, U>(PhantomData<(T, U)>);
+pub(super) struct Codec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for Codec<T, U> {
     fn default() -> Self {
@@ -39,7 +39,7 @@ where
 
 /// Decodes messages.
 #[derive(Debug, Clone)]
-pub struct MessageDecoder<U>(PhantomData<U>);
+pub(super) struct MessageDecoder<U>(PhantomData<U>);
 
 impl<U: Message + Default> Decoder for MessageDecoder<U> {
     type Item = U;

@@ -24,8 +24,7 @@ const MAX_LISTED_TOPICS: usize = 10_000;
 const DEFAULT_LISTED_TOPICS: usize = 1_000;
 
 /// The descriptors of the protos, for the reflection service.
-pub const DESCRIPTORS: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/leftoff_descriptor.bin"));
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/leftoff_descriptor.bin"));
 
 /// What the service streams.
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -105,8 +104,7 @@ impl BrokerService for Grpc {
             from => from.parse()?,
         };
         let on_gap = messages::on_gap(request.on_gap)?.unwrap_or(OnGap::Resume);
-        let subscription =
-            within(deadline, self.broker.subscribe(&topic, start, on_gap)).await?;
+        let subscription = within(deadline, self.broker.subscribe(&topic, start, on_gap)).await?;
         let following = Following {
             subscription,
             heartbeat: self.config.heartbeat(),
@@ -220,10 +218,7 @@ impl Publishing {
     }
 
     /// Hands a request to the broker, or notes how the stream ends.
-    async fn accept(
-        &mut self,
-        request: Result<Option<proto::PublishStreamRequest>, Status>,
-    ) {
+    async fn accept(&mut self, request: Result<Option<proto::PublishStreamRequest>, Status>) {
         match request {
             Ok(Some(request)) => {
                 let proto::PublishStreamRequest { topic, events, expected_sequence } = request;

@@ -130,7 +130,8 @@ fn accepted(headers: &HeaderMap) -> Option<Accepted> {
     let media = |range: &str| {
         let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
         let media = parts.next().unwrap_or_default();
-        let is_refused = parts.any(|part| matches!(part.as_str(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+        let is_refused =
+            parts.any(|part| matches!(part.as_str(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
         (!is_refused).then_some(media)
     };
     let ranges: Vec<String> = text.iter().flat_map(|t| t.split(',')).filter_map(media).collect();
@@ -204,10 +205,8 @@ impl Edge {
         };
         let page = self.broker.read(topic, request).await?;
         let body = json::page(&page).map_err(|e| Error::ReadFailed(std::sync::Arc::new(e)))?;
-        let headers = [
-            (header::CONTENT_TYPE, "application/json"),
-            (header::CACHE_CONTROL, "no-cache"),
-        ];
+        let headers =
+            [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")];
         Ok((headers, body).into_response())
     }
 

@@ -146,9 +146,10 @@ struct EventsJson<'a>(&'a [Run]);
 
 impl Serialize for EventsJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let events = self.0.iter().flat_map(|run| {
-            run.events().map(|event| EventJson::stored(run.topic(), &event))
-        });
+        let events = self
+            .0
+            .iter()
+            .flat_map(|run| run.events().map(|event| EventJson::stored(run.topic(), &event)));
         serializer.collect_seq(events)
     }
 }

@@ -167,7 +167,8 @@ pub(super) fn page_request(
 }
 
 pub(super) fn page(page: &Page, epoch: crate::cursor::Epoch) -> proto::ReadResponse {
-    let events = page.runs.iter().flat_map(|run| run.events().map(|e| event(&e)).collect::<Vec<_>>());
+    let events =
+        page.runs.iter().flat_map(|run| run.events().map(|e| event(&e)).collect::<Vec<_>>());
     proto::ReadResponse {
         events: events.collect(),
         cursor: page.cursor.to_string(),
@@ -189,7 +190,9 @@ pub(super) fn topic(topic: &TopicInfo) -> proto::Topic {
 }
 
 /// The deadline that a call carries. Source: the gRPC protocol over HTTP/2, `grpc-timeout`.
-pub(super) fn deadline(metadata: &tonic::metadata::MetadataMap) -> Result<Option<Duration>, Status> {
+pub(super) fn deadline(
+    metadata: &tonic::metadata::MetadataMap,
+) -> Result<Option<Duration>, Status> {
     let Some(value) = metadata.get("grpc-timeout") else { return Ok(None) };
     let refused = || Status::invalid_argument(format!("grpc-timeout: {value:?} is no timeout"));
     let text = value.to_str().map_err(|_| refused())?;

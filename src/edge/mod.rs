@@ -25,8 +25,7 @@ use serde::{Deserialize, Serialize};
 #[allow(
     missing_docs,
     clippy::all,
-    clippy::unwrap_used,
-    clippy::doc_markdown,
+    clippy::missing_errors_doc,
     reason = "generated; documented in the proto"
 )]
 pub mod proto {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 
 /// Names and values, decoded.
 #[derive(Debug, Default)]
-pub struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Decodes the query of a URL, the part after `?`.
@@ -14,7 +14,7 @@ impl Query {
     /// # Errors
     ///
     /// [`Error::Invalid`]: a part is not UTF-8, or a name comes twice.
-    pub fn parse(query: Option<&str>) -> Result<Self> {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -28,7 +28,7 @@ impl Query {
     }
 
     /// Takes the value of `name`.
-    pub fn take(&mut self, name: &str) -> Option<String> {
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
         let index = self.0.iter().position(|(known, _)| known == name)?;
         Some(self.0.swap_remove(index).1)
     }
@@ -38,7 +38,7 @@ impl Query {
     /// # Errors
     ///
     /// [`Error::Invalid`] when it is none.
-    pub fn take_number<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>> {
+    pub(super) fn take_number<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let number = value.parse();
         number.map(Some).map_err(|_| Error::invalid(name, format!("{value:?} is no number")))
@@ -49,7 +49,7 @@ impl Query {
     /// # Errors
     ///
     /// [`Error::Invalid`] names it, and those that are known.
-    pub fn finish(self, known: &str) -> Result<()> {
+    pub(super) fn finish(self, known: &str) -> Result<()> {
         match self.0.into_iter().next() {
             Some((name, _)) => {
                 Err(Error::invalid(name, format!("is not known here; known are {known}")))

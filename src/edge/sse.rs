@@ -135,8 +135,7 @@ impl Following {
 
     fn caught_up(&self) -> String {
         let (earliest, tail) = self.subscription.bounds();
-        let data =
-            json!({"topic": self.subscription.topic(), "earliest": earliest, "tail": tail});
+        let data = json!({"topic": self.subscription.topic(), "earliest": earliest, "tail": tail});
         control_frame(self.subscription.cursor(), "leftoff.caught-up", &data)
     }
 

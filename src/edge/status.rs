@@ -34,18 +34,14 @@ fn codes(error: &Error) -> Codes {
         retry_after: Some(Duration::from_secs(seconds)),
     };
     match error {
-        Error::Invalid { .. } => {
-            codes(Code::InvalidArgument, StatusCode::BAD_REQUEST, "INVALID")
-        }
+        Error::Invalid { .. } => codes(Code::InvalidArgument, StatusCode::BAD_REQUEST, "INVALID"),
         Error::OverLimit { .. } => {
             codes(Code::InvalidArgument, StatusCode::PAYLOAD_TOO_LARGE, "OVER_LIMIT")
         }
         Error::UnknownTopic(_) => codes(Code::NotFound, StatusCode::NOT_FOUND, "UNKNOWN_TOPIC"),
-        Error::UnexpectedSequence { .. } => codes(
-            Code::FailedPrecondition,
-            StatusCode::PRECONDITION_FAILED,
-            "UNEXPECTED_SEQUENCE",
-        ),
+        Error::UnexpectedSequence { .. } => {
+            codes(Code::FailedPrecondition, StatusCode::PRECONDITION_FAILED, "UNEXPECTED_SEQUENCE")
+        }
         Error::Gap(_) => codes(Code::OutOfRange, StatusCode::GONE, "GAP"),
         Error::Busy { .. } => {
             retry(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, "BUSY", 1)
@@ -168,7 +164,10 @@ pub(super) fn problem_json(error: &Error) -> Value {
 }
 
 /// An answer of problem details, with `extra` members.
-pub(super) fn problem(error: &Error, extra: impl IntoIterator<Item = (&'static str, Value)>) -> Response {
+pub(super) fn problem(
+    error: &Error,
+    extra: impl IntoIterator<Item = (&'static str, Value)>,
+) -> Response {
     let codes = codes(error);
     let mut body = problem_json(error);
     for (name, value) in extra {

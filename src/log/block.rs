@@ -58,6 +58,11 @@ impl NewRecords {
         self.ends.len()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
     /// How many bytes they take.
     pub fn size_bytes(&self) -> usize {
         self.bytes.len()
@@ -123,8 +128,8 @@ impl BlockBuilder {
     /// If nothing was added: there are no empty blocks.
     pub fn finish(mut self, first_position: Position, time: Timestamp) -> Block {
         assert!(self.count > 0, "a block holds at least one event");
-        let body_bytes =
-            u32::try_from(self.bytes.len() - HEADER_BYTES).expect("limits keep a block under 4 GiB");
+        let body_bytes = u32::try_from(self.bytes.len() - HEADER_BYTES)
+            .expect("limits keep a block under 4 GiB");
         let header = Header {
             flags: if self.has_ids { HAS_IDS } else { 0 },
             count: self.count,
@@ -161,10 +166,9 @@ impl Block {
         if bytes.len() != header.block_bytes() {
             return Err(format!("{} bytes where {} belong", bytes.len(), header.block_bytes()));
         }
-        let stored = u32::from_be_bytes(bytes[..CRC_BYTES].try_into().expect("four bytes"));
-        let actual = crc32fast::hash(&bytes[CRC_BYTES..]);
-        if stored != actual {
-            return Err(format!("checksum {actual:08x} where {stored:08x} belongs"));
+        let (stored, covered) = bytes.split_at(CRC_BYTES);
+        if stored != crc32fast::hash(covered).to_be_bytes() {
+            return Err("its checksum does not fit".to_owned());
         }
         Ok(Self { header, bytes })
     }
@@ -301,11 +305,11 @@ impl Header {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A block of events with these payloads, at these places.
-    pub fn block(first: u64, position: u64, time_ms: u64, payloads: &[&[u8]]) -> Block {
+    pub(crate) fn block(first: u64, position: u64, time_ms: u64, payloads: &[&[u8]]) -> Block {
         let mut builder = BlockBuilder::new(Sequence::new(first));
         for payload in payloads {
             let event = NewEvent::new(payload.to_vec());

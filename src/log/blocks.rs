@@ -15,8 +15,13 @@ use crate::topic::{TopicId, TopicName};
 /// Largest value in the tree, in bytes. A larger block is stored in parts of this size.
 const MAX_PART_BYTES: usize = 32 << 10;
 
+/// Whether `block` is stored as a single value.
+pub(super) fn is_one_part(block: &Block) -> bool {
+    block.bytes().len() <= MAX_PART_BYTES
+}
+
 /// Puts `block` into `batch`.
-pub fn insert_block(batch: &mut sled::Batch, topic: TopicId, block: &Block) {
+pub(super) fn insert_block(batch: &mut sled::Batch, topic: TopicId, block: &Block) {
     for (part, bytes) in block.bytes().chunks(MAX_PART_BYTES).enumerate() {
         let part = u16::try_from(part).expect("limits keep a block under 4 GiB");
         batch.insert(&keys::block(topic, block.first_sequence(), part), bytes);
@@ -26,7 +31,7 @@ pub fn insert_block(batch: &mut sled::Batch, topic: TopicId, block: &Block) {
 /// The blocks of one topic that begin in a range of sequences, in order, each verified.
 ///
 /// Yields [`Error::Damaged`] in place of a block that does not fit, and goes on after it.
-pub struct Blocks {
+pub(super) struct Blocks {
     topic: TopicName,
     entries: Peekable<sled::Iter>,
     /// The end of the range: damage is not looked for beyond.
@@ -37,7 +42,7 @@ pub struct Blocks {
 
 impl Blocks {
     /// Reads the blocks of `topic`, whose name is told with any damage.
-    pub fn new(
+    pub(super) fn new(
         tree: &sled::Tree,
         topic: TopicId,
         name: TopicName,
@@ -122,12 +127,12 @@ impl Iterator for Blocks {
 }
 
 /// A sled error that is no damage, as ours.
-pub fn read_failed(error: sled::Error) -> Error {
+pub(super) fn read_failed(error: sled::Error) -> Error {
     Error::ReadFailed(Arc::new(error))
 }
 
 /// A sled error as a sentence for people.
-pub fn in_words(error: &sled::Error) -> String {
+pub(super) fn in_words(error: &sled::Error) -> String {
     match error {
         sled::Error::Corruption { .. } => {
             "its files are damaged, so that not even their structure can be read; put back a copy \

@@ -94,11 +94,7 @@ pub fn check(
     Ok(report)
 }
 
-fn read_topics(
-    tree: &sled::Tree,
-    report: &mut CheckReport,
-    progress: &mut impl FnMut(Checking),
-) {
+fn read_topics(tree: &sled::Tree, report: &mut CheckReport, progress: &mut impl FnMut(Checking)) {
     let topics: Vec<_> = meta::read_topics(tree).collect();
     let count = topics.len() as u64;
     for (index, topic) in topics.into_iter().enumerate() {

@@ -268,7 +268,9 @@ fn opening_is_refused_when_the_newest_block_of_a_topic_is_damaged() {
 /// Method: flip one byte of a payload in the file, wherever it stands; then open and read all.
 #[test]
 fn a_byte_that_rots_in_the_file_is_found_at_open_or_when_it_is_read() {
-    for (reopened_before, needle) in [(false, "1/50"), (true, "1/50"), (false, "2/3"), (true, "2/3")] {
+    for (reopened_before, needle) in
+        [(false, "1/50"), (true, "1/50"), (false, "2/3"), (true, "2/3")]
+    {
         let directory = tempfile::tempdir().unwrap();
         fill(&open(directory.path()), 10, 7);
         if reopened_before {

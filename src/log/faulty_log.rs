@@ -42,11 +42,19 @@ struct State {
 
 impl FaultyLog {
     /// Makes the `nth` append fail, counted from 1.
+    ///
+    /// # Panics
+    ///
+    /// If a test panicked meanwhile.
     pub fn fail(&self, nth: u64, fault: Fault) {
         self.state.lock().unwrap().faults.insert(nth, fault);
     }
 
     /// Keeps appends with [`Fault::Waits`] waiting for as long as the guard lives.
+    ///
+    /// # Panics
+    ///
+    /// If a test panicked meanwhile.
     pub fn hold(&self) -> std::sync::MutexGuard<'_, ()> {
         self.gate.lock().unwrap()
     }

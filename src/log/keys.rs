@@ -20,15 +20,15 @@ use crate::cursor::Sequence;
 use crate::topic::TopicId;
 
 /// The one tree.
-pub const TREE: &str = "events";
+pub(super) const TREE: &str = "events";
 
 /// The key of the log's own record.
-pub const LOG: [u8; 5] = [0, 0, 0, 0, b'L'];
+pub(super) const LOG: [u8; 5] = [0, 0, 0, 0, b'L'];
 
 const BLOCK_KEY_BYTES: usize = 4 + 8 + 2;
 
 /// The key of one part of a block.
-pub fn block(topic: TopicId, first: Sequence, part: u16) -> [u8; BLOCK_KEY_BYTES] {
+pub(super) fn block(topic: TopicId, first: Sequence, part: u16) -> [u8; BLOCK_KEY_BYTES] {
     let mut key = [0; BLOCK_KEY_BYTES];
     key[..4].copy_from_slice(&topic.get().to_be_bytes());
     key[4..12].copy_from_slice(&first.get().to_be_bytes());
@@ -37,7 +37,7 @@ pub fn block(topic: TopicId, first: Sequence, part: u16) -> [u8; BLOCK_KEY_BYTES
 }
 
 /// What the key of a block's part says; `None` for any other key.
-pub fn parse_block(key: &[u8]) -> Option<(TopicId, Sequence, u16)> {
+pub(super) fn parse_block(key: &[u8]) -> Option<(TopicId, Sequence, u16)> {
     let key: &[u8; BLOCK_KEY_BYTES] = key.try_into().ok()?;
     let topic = TopicId::from_stored(u32::from_be_bytes(key[..4].try_into().ok()?))?;
     let first = Sequence::new(u64::from_be_bytes(key[4..12].try_into().ok()?));
@@ -45,12 +45,12 @@ pub fn parse_block(key: &[u8]) -> Option<(TopicId, Sequence, u16)> {
 }
 
 /// The keys of all blocks of `topic` that begin in `sequences`.
-pub fn blocks(topic: TopicId, sequences: Range<Sequence>) -> Range<[u8; BLOCK_KEY_BYTES]> {
+pub(super) fn blocks(topic: TopicId, sequences: Range<Sequence>) -> Range<[u8; BLOCK_KEY_BYTES]> {
     block(topic, sequences.start, 0)..block(topic, sequences.end, 0)
 }
 
 /// The key of a topic's record.
-pub fn topic(id: TopicId) -> [u8; 9] {
+pub(super) fn topic(id: TopicId) -> [u8; 9] {
     let mut key = [0; 9];
     key[4] = b'T';
     key[5..].copy_from_slice(&id.get().to_be_bytes());
@@ -58,10 +58,10 @@ pub fn topic(id: TopicId) -> [u8; 9] {
 }
 
 /// What every topic's record's key begins with.
-pub const TOPICS: [u8; 5] = [0, 0, 0, 0, b'T'];
+pub(super) const TOPICS: [u8; 5] = [0, 0, 0, 0, b'T'];
 
 /// The id in the key of a topic's record; `None` for any other key.
-pub fn parse_topic(key: &[u8]) -> Option<TopicId> {
+pub(super) fn parse_topic(key: &[u8]) -> Option<TopicId> {
     let id = key.strip_prefix(&TOPICS)?;
     TopicId::from_stored(u32::from_be_bytes(id.try_into().ok()?))
 }

@@ -25,18 +25,19 @@ const MARK_BYTES: usize = CRC_BYTES + 4 + 8;
 
 /// The open file.
 #[derive(Debug)]
-pub struct Mark(File);
+pub(super) struct Mark(File);
 
 impl Mark {
     /// Opens the file in `directory`, creating it where it is missing.
-    pub fn open(directory: &Path) -> io::Result<Self> {
+    pub(super) fn open(directory: &Path) -> io::Result<Self> {
         let path = directory.join(FILE_NAME);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         Ok(Self(file))
     }
 
     /// Notes that everything up to `position` is durable.
-    pub fn write(&self, epoch: Epoch, position: Position) -> io::Result<()> {
+    pub(super) fn write(&self, epoch: Epoch, position: Position) -> io::Result<()> {
         let mut bytes = [0; MARK_BYTES];
         bytes[4..8].copy_from_slice(&epoch.get().to_be_bytes());
         bytes[8..].copy_from_slice(&position.get().to_be_bytes());
@@ -46,12 +47,12 @@ impl Mark {
     }
 
     /// Makes what was written survive a power loss, the file's existence included.
-    pub fn sync(&self) -> io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         self.0.sync_all()
     }
 
     /// The position that was noted in `epoch`; `None` where there is none.
-    pub fn read(&self, epoch: Epoch) -> io::Result<Option<Position>> {
+    pub(super) fn read(&self, epoch: Epoch) -> io::Result<Option<Position>> {
         let mut bytes = [0; MARK_BYTES];
         match self.0.read_exact_at(&mut bytes, 0) {
             Ok(()) => {}
@@ -63,7 +64,7 @@ impl Mark {
 }
 
 /// Reads the mark in `directory` without creating anything.
-pub fn read(directory: &Path, epoch: Epoch) -> io::Result<Option<Position>> {
+pub(super) fn read(directory: &Path, epoch: Epoch) -> io::Result<Option<Position>> {
     match std::fs::read(directory.join(FILE_NAME)) {
         Ok(bytes) => Ok(bytes.as_slice().try_into().ok().and_then(|bytes| decode(bytes, epoch))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

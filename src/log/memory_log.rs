@@ -100,9 +100,9 @@ impl Log for MemoryLog {
     fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<()> {
         let mut state = self.state_mut();
         state.topics.insert(topic.id, StoredTopic { earliest, ..topic.clone() });
-        state.blocks.retain(|(owner, _), block| {
-            *owner != topic.id || block.last_sequence() >= earliest
-        });
+        state
+            .blocks
+            .retain(|(owner, _), block| *owner != topic.id || block.last_sequence() >= earliest);
         Ok(())
     }
 }

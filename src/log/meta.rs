@@ -20,12 +20,12 @@ const FORMAT: u8 = 1;
 const CRC_BYTES: usize = 4;
 
 /// The log's record.
-pub fn encode_epoch(epoch: Epoch) -> Vec<u8> {
+pub(super) fn encode_epoch(epoch: Epoch) -> Vec<u8> {
     seal(&epoch.get().to_be_bytes())
 }
 
 /// The epoch in the log's record; `None` where there is no such record.
-pub fn read_epoch(tree: &sled::Tree) -> Result<Option<Epoch>, String> {
+pub(super) fn read_epoch(tree: &sled::Tree) -> Result<Option<Epoch>, String> {
     let Some(value) = tree.get(keys::LOG).map_err(|error| in_words(&error))? else {
         return Ok(None);
     };
@@ -35,7 +35,7 @@ pub fn read_epoch(tree: &sled::Tree) -> Result<Option<Epoch>, String> {
 
 /// A topic's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicRecord {
+pub(super) struct TopicRecord {
     /// The first sequence that can be read.
     pub earliest: Sequence,
     /// The sequence after the newest event.
@@ -50,7 +50,7 @@ pub struct TopicRecord {
 
 impl TopicRecord {
     /// The record of a topic that has no events yet.
-    pub fn new(name: TopicName) -> Self {
+    pub(super) fn new(name: TopicName) -> Self {
         Self {
             earliest: Sequence::FIRST,
             tail: Sequence::FIRST,
@@ -61,7 +61,7 @@ impl TopicRecord {
     }
 
     /// The record's bytes.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let numbers = [
             self.earliest.get(),
             self.tail.get(),
@@ -92,7 +92,9 @@ impl TopicRecord {
 }
 
 /// Every topic's record, in the order of the ids.
-pub fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<(TopicId, TopicRecord)>> {
+pub(super) fn read_topics(
+    tree: &sled::Tree,
+) -> impl Iterator<Item = Result<(TopicId, TopicRecord)>> {
     tree.scan_prefix(keys::TOPICS).map(|entry| {
         let (key, value) = entry.map_err(read_failed)?;
         let id = keys::parse_topic(&key).ok_or_else(|| "unknown key".to_owned());

@@ -20,7 +20,6 @@ mod meta;
 mod record;
 mod sled_log;
 
-
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
@@ -94,7 +93,11 @@ pub trait Log: Send + Sync + 'static {
         true
     }
 
-    /// Every topic, as it was found when the log was opened, in the order of the ids.
+    /// Every topic with its newest events, in the order of the ids. Read when a broker opens the log.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::read`], of the newest block of each topic.
     fn topics(&self) -> Result<Vec<StoredTopic>>;
 
     /// Stores `group`, all or nothing, also across a crash. Durable when this returns.

@@ -26,7 +26,7 @@ use crate::event::{Event, NewEvent, Timestamp};
 const MAX_VARINT_BYTES: usize = 10;
 
 /// Appends `event` to `bytes` as one record, in the place right after the one before it.
-pub fn encode(event: &NewEvent, bytes: &mut Vec<u8>) {
+pub(super) fn encode(event: &NewEvent, bytes: &mut Vec<u8>) {
     let time = event.publisher_time.map_or(0, |time| time.as_ms() + 1);
     let texts = [&event.id, &event.event_type, &event.key, &event.content_type];
     let headers = event.headers.iter().flat_map(|(name, value)| [name, value]);
@@ -153,7 +153,12 @@ pub(super) struct Records<'a> {
 
 impl<'a> Records<'a> {
     /// Reads `body`, whose first event is at least at these places.
-    pub(super) fn new(body: &'a [u8], first: Sequence, position: Position, time: Timestamp) -> Self {
+    pub(super) fn new(
+        body: &'a [u8],
+        first: Sequence,
+        position: Position,
+        time: Timestamp,
+    ) -> Self {
         Self {
             bytes: Reader(body),
             next_sequence: first.get(),
