@@ -57,6 +57,7 @@ pub mod event;
 pub mod log;
 pub mod server;
 pub mod shutdown;
+mod socket;
 pub mod topic;
 
 pub use broker::{

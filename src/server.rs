@@ -24,6 +24,7 @@ use crate::edge::proto::broker_service_server::BrokerServiceServer;
 use crate::edge::{FollowConfig, grpc, http};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
+use crate::socket::Socket;
 
 /// What HTTP/2 lets a client send ahead, in bytes: one stream, and one connection.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -209,7 +210,8 @@ fn serve(
         debug!(%error, "cannot send small answers at once");
     }
     let service = TowerToHyperService::new(routes.clone());
-    let connection = connections.serve_connection(TokioIo::new(socket), service).into_owned();
+    let connection =
+        connections.serve_connection(TokioIo::new(Socket::new(socket)), service).into_owned();
     let connection = graceful.watch(connection);
     tokio::spawn(async move {
         if let Err(error) = connection.await {

@@ -288,7 +288,8 @@ impl Draft {
                     committer.window.prepare(&*committer.log, id, &state, now)?;
                 }
                 find_duplicates(&records, next, |id_text| {
-                    let stored = |id| committer.window.find(id, id_text, next, now);
+                    let kept = state.earliest..next;
+                    let stored = |id| committer.window.find(id, id_text, kept.clone(), now);
                     let grouped = in_group.and_then(|ids| ids.get(id_text));
                     grouped.map(|s| Known::InGroup(*s)).or(id.and_then(stored).map(Known::Stored))
                 })

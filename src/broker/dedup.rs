@@ -1,8 +1,8 @@
 //! The window of publisher-given ids: recognises an event that was published before.
 //!
-//! An id is in the window while its event is among the topic's last `max_events` and not older than
-//! `max_age_ms`. Over all topics together the ids take `max_bytes` at the most; past that the
-//! oldest go first, and the window is shorter.
+//! An id is in the window while its event is kept, among the topic's last `max_events`, and not
+//! older than `max_age_ms`. Over all topics together the ids take `max_bytes` at the most; past
+//! that the oldest go first, and the window is shorter.
 //!
 //! # Why
 //!
@@ -12,6 +12,7 @@
 //! hashes: two ids taken for one would be an event lost.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -112,17 +113,18 @@ impl DedupWindow {
         }
     }
 
-    /// What the event with this id was given, if it is in the window of a topic whose next
-    /// sequence is `tail`.
+    /// What the event with this id was given, if it is in the window of a topic that holds the
+    /// sequences `kept`.
     pub(super) fn find(
         &self,
         topic: TopicId,
         id: &str,
-        tail: Sequence,
+        kept: Range<Sequence>,
         now: Timestamp,
     ) -> Option<Receipt> {
         let receipt = self.topics.get(&topic)?.get(id)?;
-        let is_recent = receipt.sequence.get().saturating_add(self.config.max_events) >= tail.get();
+        let last_events = receipt.sequence.get().saturating_add(self.config.max_events);
+        let is_recent = last_events >= kept.end.get() && receipt.sequence >= kept.start;
         (is_recent && self.is_fresh(receipt.time, now)).then_some(*receipt)
     }
 
@@ -180,6 +182,10 @@ mod tests {
         }
     }
 
+    fn kept(earliest: u64, tail: u64) -> Range<Sequence> {
+        Sequence::new(earliest)..Sequence::new(tail)
+    }
+
     fn window(max_events: u64, max_age_ms: u64, max_bytes: u64) -> DedupWindow {
         DedupWindow::new(DedupConfig { max_events, max_age_ms, max_bytes }, &[])
     }
@@ -188,9 +194,8 @@ mod tests {
     fn an_id_is_known_up_to_the_exact_ends_of_the_window() {
         let mut window = window(100, 1_000, 1 << 20);
         window.note(TopicId::FIRST, "a", receipt(7, 50));
-        let find = |tail, now| {
-            window.find(TopicId::FIRST, "a", Sequence::new(tail), Timestamp::from_ms(now))
-        };
+        let find =
+            |tail, now| window.find(TopicId::FIRST, "a", kept(1, tail), Timestamp::from_ms(now));
         assert_eq!(find(8, 50), Some(receipt(7, 50)));
         assert_eq!(
             find(107, 1_050),
@@ -200,7 +205,10 @@ mod tests {
         assert_eq!(find(108, 1_050), None, "101 events ago");
         assert_eq!(find(107, 1_051), None, "1,001 ms ago");
         let other = TopicId::FIRST.next().unwrap();
-        assert_eq!(window.find(other, "a", Sequence::new(8), Timestamp::from_ms(50)), None);
+        let now = Timestamp::from_ms(50);
+        assert_eq!(window.find(other, "a", kept(1, 8), now), None);
+        assert_eq!(window.find(TopicId::FIRST, "a", kept(7, 8), now), Some(receipt(7, 50)));
+        assert_eq!(window.find(TopicId::FIRST, "a", kept(8, 8), now), None, "it was trimmed");
     }
 
     #[test]
@@ -213,8 +221,8 @@ mod tests {
         }
         let kept: Vec<u64> = (1000..2000)
             .filter(|s| {
-                let tail = Sequence::new(2000);
-                window.find(TopicId::FIRST, &s.to_string(), tail, Timestamp::from_ms(1)).is_some()
+                let now = Timestamp::from_ms(1);
+                window.find(TopicId::FIRST, &s.to_string(), kept(1, 2000), now).is_some()
             })
             .collect();
         assert_eq!(kept, (1990..2000).collect::<Vec<_>>());
@@ -229,8 +237,7 @@ mod tests {
         window.note(TopicId::FIRST, "b", receipt(2, 0));
         window.note(TopicId::FIRST, "a", receipt(3, 900));
         window.expire(Timestamp::from_ms(1_001));
-        let find =
-            |id| window.find(TopicId::FIRST, id, Sequence::new(4), Timestamp::from_ms(1_001));
+        let find = |id| window.find(TopicId::FIRST, id, kept(1, 4), Timestamp::from_ms(1_001));
         assert_eq!((find("a"), find("b")), (Some(receipt(3, 900)), None));
         assert_eq!(window.size_bytes, ENTRY_BYTES + 1);
     }

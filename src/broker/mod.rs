@@ -13,6 +13,8 @@ mod page;
 mod publish;
 mod subscription;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::path::Path;

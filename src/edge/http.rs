@@ -237,8 +237,9 @@ impl Edge {
         query.finish("none with NDJSON: each line has its own")?;
         let mut lines = Lines::new(self, topic);
         if let Err(error) = lines.publish(body).await {
-            // What was handed in before is stored or not by itself; it is told with the error.
-            let settled = lines.settle(0).await;
+            // The lines before it are whole, and are stored; how many is told with the error.
+            let flushed = lines.flush().await;
+            let settled = lines.settle(0).await.and(flushed);
             let line = lines.number;
             let extra = [("line", json!(line)), ("stored_events", json!(lines.total.count))];
             return Ok(status::problem(&settled.err().unwrap_or(error), extra));

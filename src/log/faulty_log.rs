@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use super::{Block, Group, Log, MemoryLog, StoredTopic};
 use crate::cursor::{Epoch, Sequence};
@@ -30,7 +30,25 @@ pub enum Fault {
 pub struct FaultyLog {
     inner: MemoryLog,
     state: Mutex<State>,
-    gate: Mutex<()>,
+    gate: Gate,
+}
+
+/// Where appends with [`Fault::Waits`] wait while it is closed.
+#[derive(Debug, Default)]
+struct Gate {
+    is_closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+/// Keeps the gate closed for as long as it lives.
+#[derive(Debug)]
+pub struct Held<'a>(&'a Gate);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        *self.0.is_closed.lock().unwrap() = false;
+        self.0.opened.notify_all();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -50,13 +68,32 @@ impl FaultyLog {
         self.state.lock().unwrap().faults.insert(nth, fault);
     }
 
+    /// How many appends were asked for, but for those that a failure before them refused.
+    ///
+    /// # Panics
+    ///
+    /// If a test panicked meanwhile.
+    pub fn appends(&self) -> u64 {
+        self.state.lock().unwrap().appends
+    }
+
+    /// What reopening does: a failed log takes appends again.
+    ///
+    /// # Panics
+    ///
+    /// If a test panicked meanwhile.
+    pub fn repair(&self) {
+        self.state.lock().unwrap().failed = false;
+    }
+
     /// Keeps appends with [`Fault::Waits`] waiting for as long as the guard lives.
     ///
     /// # Panics
     ///
     /// If a test panicked meanwhile.
-    pub fn hold(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.gate.lock().unwrap()
+    pub fn hold(&self) -> Held<'_> {
+        *self.gate.is_closed.lock().unwrap() = true;
+        Held(&self.gate)
     }
 
     fn cause() -> Arc<io::Error> {
@@ -94,7 +131,8 @@ impl Log for FaultyLog {
                 Err(Error::OutcomeUnknown(Self::cause()))
             }
             Some(Fault::Waits) => {
-                let _gate = self.gate.lock().unwrap();
+                let is_closed = self.gate.is_closed.lock().unwrap();
+                let _opened = self.gate.opened.wait_while(is_closed, |closed| *closed).unwrap();
                 self.inner.append(group)
             }
             None => self.inner.append(group),

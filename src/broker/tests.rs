@@ -1,0 +1,353 @@
+//! What the broker promises when its log fails, when it is slow, and when readers fall behind.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::cursor::{Gap, GapReason};
+use crate::event::NewEvent;
+use crate::log::{Fault, FaultyLog};
+
+fn name(topic: &str) -> TopicName {
+    topic.parse().unwrap()
+}
+
+fn publish(topic: &str, payload: &str) -> Publish {
+    let event = NewEvent { id: payload.to_owned(), ..NewEvent::new(payload.to_owned()) };
+    Publish { topic: name(topic), events: vec![event], expected_sequence: None }
+}
+
+fn broker(log: &Arc<FaultyLog>) -> Broker {
+    Broker::with_log(log.clone(), &OpenConfig::default()).unwrap()
+}
+
+/// Sequence, position and payload of every event of a topic.
+async fn stored(broker: &Broker, topic: &str) -> Vec<(u64, u64, String)> {
+    let start = StartPoint::Earliest;
+    let mut subscription = broker.subscribe(&name(topic), start, OnGap::Resume).await.unwrap();
+    let mut events = Vec::new();
+    while let Some(delivery) = subscription.next_ready().await.unwrap() {
+        let Delivery::Events(run) = delivery else { continue };
+        for event in run.events() {
+            let payload = String::from_utf8(event.payload.to_vec()).unwrap();
+            events.push((event.sequence.get(), event.position.get(), payload));
+        }
+    }
+    events
+}
+
+fn event(sequence: u64, position: u64, payload: &str) -> (u64, u64, String) {
+    (sequence, position, payload.to_owned())
+}
+
+#[tokio::test]
+async fn a_group_that_was_not_written_leaves_no_trace_and_the_broker_goes_on() {
+    for fault in [Fault::NotWritten, Fault::DiskFull] {
+        let log = Arc::new(FaultyLog::default());
+        let broker = broker(&log);
+        broker.publish(publish("a", "1")).await.unwrap();
+        log.fail(2, fault);
+        let error = broker.publish(publish("a", "2")).await.unwrap_err();
+        assert!(!error.outcome_unknown(), "{error}");
+        match fault {
+            Fault::DiskFull => assert!(matches!(error, Error::DiskFull { .. }), "{error}"),
+            _ => assert!(matches!(error, Error::NotWritten(_)), "{error}"),
+        }
+        assert_eq!(stored(&broker, "a").await, [event(1, 1, "1")]);
+        log.fail(3, fault);
+        broker.publish(publish("new", "x")).await.unwrap_err();
+        assert!(matches!(broker.topic(&name("new")), Err(Error::UnknownTopic(_))));
+        let ack = broker.publish(publish("a", "2")).await.unwrap();
+        assert_eq!((ack.is_duplicate(), ack.last().sequence.get()), (false, 2));
+        broker.publish(publish("new", "x")).await.unwrap();
+        assert_eq!(stored(&broker, "a").await, [event(1, 1, "1"), event(2, 2, "2")]);
+        assert_eq!(stored(&broker, "new").await, [event(1, 3, "x")]);
+    }
+}
+
+#[tokio::test]
+async fn after_a_failed_write_or_sync_the_outcome_is_unknown_and_nothing_more_is_taken() {
+    for fault in [Fault::WriteFails, Fault::SyncFails] {
+        let log = Arc::new(FaultyLog::default());
+        let first = broker(&log);
+        first.publish(publish("a", "1")).await.unwrap();
+        let mut follower =
+            first.subscribe(&name("a"), StartPoint::Latest, OnGap::Resume).await.unwrap();
+        log.fail(2, fault);
+        let error = first.publish(publish("a", "2")).await.unwrap_err();
+        assert!(error.outcome_unknown(), "{error}");
+        for payload in ["2", "3"] {
+            let error = first.publish(publish("a", payload)).await.unwrap_err();
+            assert!(matches!(error, Error::ReadOnly(_)), "{error}");
+            assert!(!error.outcome_unknown());
+        }
+        let known = first.publish(publish("a", "1")).await.unwrap();
+        assert!(known.is_duplicate(), "what is known to be stored is still acknowledged");
+        assert_eq!(stored(&first, "a").await, [event(1, 1, "1")], "reading goes on");
+        let told = follower.next_ready().await.unwrap();
+        assert!(matches!(told, Some(Delivery::CaughtUp)), "{told:?}");
+        let more = follower.next_ready().await.unwrap();
+        assert!(more.is_none(), "a follower saw what may not be durable: {more:?}");
+        first.close().await;
+
+        // Reopened, the log says what became of it, and a repeat by id is safe either way.
+        log.repair();
+        let second = broker(&log);
+        let ack = second.publish(publish("a", "2")).await.unwrap();
+        assert_eq!(ack.is_duplicate(), fault == Fault::SyncFails);
+        assert_eq!(stored(&second, "a").await, [event(1, 1, "1"), event(2, 2, "2")]);
+    }
+}
+
+/// Keeps the next append waiting until everything in `publishes` is queued behind it: these then
+/// are one group. Returns the answer of each.
+async fn in_one_group(
+    log: &Arc<FaultyLog>,
+    broker: &Broker,
+    publishes: Vec<Publish>,
+) -> Vec<Result<Ack>> {
+    let next = log.appends() + 1;
+    log.fail(next, Fault::Waits);
+    let held = log.hold();
+    let first = broker.submit(publish("first", &next.to_string())).await.unwrap();
+    while log.appends() < next {
+        tokio::task::yield_now().await;
+    }
+    let mut pending = Vec::new();
+    for publish in publishes {
+        pending.push(broker.submit(publish).await.unwrap());
+    }
+    drop(held);
+    first.ack().await.unwrap();
+    let mut answers = Vec::new();
+    for pending in pending {
+        answers.push(pending.ack().await);
+    }
+    answers
+}
+
+#[tokio::test]
+async fn what_waits_while_one_group_is_synced_is_the_next_group_in_the_order_it_came() {
+    let log = Arc::new(FaultyLog::default());
+    let broker = broker(&log);
+    broker.publish(publish("warm", "up")).await.unwrap();
+    let order = [("a", "1"), ("b", "1"), ("a", "2"), ("a", "3"), ("b", "2"), ("a", "2")];
+    let publishes = order.iter().map(|(topic, payload)| publish(topic, payload)).collect();
+    let answers = in_one_group(&log, &broker, publishes).await;
+    assert_eq!(log.appends(), 3, "the group was one append");
+    let given: Vec<(u64, bool)> = answers
+        .iter()
+        .map(|ack| ack.as_ref().unwrap())
+        .map(|ack| (ack.last().sequence.get(), ack.is_duplicate()))
+        .collect();
+    let expected = [(1, false), (1, false), (2, false), (3, false), (2, false), (2, true)];
+    assert_eq!(given, expected);
+    let a = [event(1, 3, "1"), event(2, 4, "2"), event(3, 5, "3")];
+    assert_eq!(stored(&broker, "a").await, a);
+    assert_eq!(stored(&broker, "b").await, [event(1, 6, "1"), event(2, 7, "2")]);
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_in_the_middle_fails_its_whole_group_and_no_other() {
+    let log = Arc::new(FaultyLog::default());
+    let broker = broker(&log);
+    broker.publish(publish("a", "1")).await.unwrap();
+    log.fail(3, Fault::SyncFails);
+    let group = ["1", "2", "3", "2"].map(|payload| publish("a", payload));
+    let refused = Publish { expected_sequence: Some(9), ..publish("a", "4") };
+    let group = group.into_iter().chain([refused, publish("b", "1")]).collect();
+    let answers = in_one_group(&log, &broker, group).await;
+    assert!(answers[0].as_ref().unwrap().is_duplicate(), "it was durable before");
+    for unknown in [1, 2, 3, 5] {
+        let error = answers[unknown].as_ref().unwrap_err();
+        assert!(error.outcome_unknown(), "{unknown}: {error}");
+    }
+    assert!(matches!(answers[4], Err(Error::UnexpectedSequence { .. })), "{:?}", answers[4]);
+    assert_eq!(stored(&broker, "a").await, [event(1, 1, "1")]);
+    assert!(matches!(broker.topic(&name("b")), Err(Error::UnknownTopic(_))));
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_after_a_bounded_wait_and_takes_more_when_there_is_room() {
+    let log = Arc::new(FaultyLog::default());
+    let mut config = OpenConfig::default();
+    config.limits.max_batch_bytes = 10_000;
+    config.broker.max_queue_bytes = 10_000;
+    config.broker.max_queue_wait_ms = 20;
+    let broker = Broker::with_log(log.clone(), &config).unwrap();
+    log.fail(1, Fault::Waits);
+    let held = log.hold();
+    let large = "x".repeat(4_000);
+    let mut accepted = Vec::new();
+    let refused = loop {
+        assert!(accepted.len() < 5, "the queue has no end");
+        let event = NewEvent::new(large.clone());
+        let publish = Publish { topic: name("a"), events: vec![event], expected_sequence: None };
+        match broker.submit(publish).await {
+            Ok(pending) => accepted.push(pending),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::Busy { waited_ms: 20 }), "{refused}");
+    let count = accepted.len() as u64;
+    drop(held);
+    for pending in accepted {
+        pending.ack().await.unwrap();
+    }
+    let ack = broker.publish(publish("a", "small")).await.unwrap();
+    assert_eq!(ack.last().sequence.get(), count + 1);
+}
+
+#[tokio::test]
+async fn what_was_accepted_before_a_close_is_answered_and_nothing_after_it() {
+    let log = Arc::new(FaultyLog::default());
+    let broker = broker(&log);
+    log.fail(1, Fault::Waits);
+    let held = log.hold();
+    let mut accepted = Vec::new();
+    for number in 1..=5 {
+        accepted.push(broker.submit(publish("a", &number.to_string())).await.unwrap());
+    }
+    let mut follower =
+        broker.subscribe(&name("a"), StartPoint::Earliest, OnGap::Resume).await.unwrap();
+    broker.drain();
+    let error = broker.publish(publish("a", "late")).await.unwrap_err();
+    assert!(matches!(error, Error::ShuttingDown), "{error}");
+    assert!(follower.next().await.unwrap().is_none(), "a subscription outlives the broker");
+    drop(held);
+    broker.close().await;
+    for (expected, pending) in (1..).zip(accepted) {
+        assert_eq!(pending.ack().await.unwrap().last().sequence.get(), expected);
+    }
+    assert_eq!(log.topics().unwrap()[0].tail, Sequence::new(6));
+}
+
+#[tokio::test]
+async fn times_never_go_backwards_whatever_the_clock_says_also_after_a_restart() {
+    static CLOCK: AtomicU64 = AtomicU64::new(1_000);
+    fn backwards() -> Timestamp {
+        Timestamp::from_ms(CLOCK.fetch_sub(10, Ordering::Relaxed))
+    }
+    let log = Arc::new(FaultyLog::default());
+    let mut times = Vec::new();
+    for _ in 0..2 {
+        let config = OpenConfig::default();
+        let broker = Broker::with_clock(log.clone(), &config, backwards).unwrap();
+        for _ in 0..3 {
+            let event = vec![NewEvent::new("x")];
+            let publish = Publish { topic: name("a"), events: event, expected_sequence: None };
+            times.push(broker.publish(publish).await.unwrap().last().time.as_ms());
+        }
+        broker.close().await;
+    }
+    assert_eq!(times, [1_000; 6]);
+}
+
+async fn trimmed(earliest: u64) -> Broker {
+    let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+    for number in 1..=9 {
+        broker.publish(publish("a", &number.to_string())).await.unwrap();
+    }
+    broker.trim(&name("a"), Sequence::new(earliest)).await.unwrap();
+    broker
+}
+
+#[tokio::test]
+async fn a_reader_that_falls_behind_is_told_once_and_goes_on_as_it_asked() {
+    for (on_gap, resume) in [(OnGap::Resume, 6), (OnGap::Earliest, 6), (OnGap::Latest, 10)] {
+        let broker = trimmed(1).await;
+        let start = "2".parse().unwrap();
+        let mut reader = broker.subscribe(&name("a"), start, on_gap).await.unwrap();
+        broker.trim(&name("a"), Sequence::new(6)).await.unwrap();
+        let Some(Delivery::Gap(gap)) = reader.next_ready().await.unwrap() else { panic!("no gap") };
+        let expected = Gap {
+            topic: name("a"),
+            requested: 3,
+            earliest: Sequence::new(6),
+            tail: Sequence::new(10),
+            lost: Some(3),
+            reason: GapReason::Retention,
+            resume: Sequence::new(resume),
+        };
+        assert_eq!(gap, expected);
+        let mut seen = Vec::new();
+        while let Some(delivery) = reader.next_ready().await.unwrap() {
+            match delivery {
+                Delivery::Events(run) => seen.extend(run.events().map(|e| e.sequence.get())),
+                Delivery::CaughtUp => {}
+                Delivery::Gap(gap) => panic!("told twice: {gap}"),
+            }
+        }
+        assert_eq!(seen, (resume..10).collect::<Vec<_>>());
+    }
+    let broker = trimmed(1).await;
+    let start = "2".parse().unwrap();
+    let mut reader = broker.subscribe(&name("a"), start, OnGap::Fail).await.unwrap();
+    broker.trim(&name("a"), Sequence::new(6)).await.unwrap();
+    let error = reader.next_ready().await.unwrap_err();
+    assert!(matches!(error, Error::Gap(ref gap) if gap.requested == 3), "{error}");
+    let error = broker.subscribe(&name("a"), "2".parse().unwrap(), OnGap::Fail).await.unwrap_err();
+    assert!(matches!(error, Error::Gap(ref gap) if gap.earliest.get() == 6), "{error}");
+}
+
+#[tokio::test]
+async fn a_cursor_by_position_resumes_after_it_in_any_topic() {
+    let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+    for number in 1..=30 {
+        let topic = if number % 3 == 0 { "b" } else { "a" };
+        broker.publish(publish(topic, &number.to_string())).await.unwrap();
+    }
+    let b: Vec<u64> = stored(&broker, "b").await.iter().map(|(_, position, _)| *position).collect();
+    for position in 0..=30 {
+        let start = format!("@{position}").parse().unwrap();
+        let mut reader = broker.subscribe(&name("b"), start, OnGap::Fail).await.unwrap();
+        let mut seen = Vec::new();
+        while let Some(delivery) = reader.next_ready().await.unwrap() {
+            let Delivery::Events(run) = delivery else { continue };
+            seen.extend(run.events().map(|event| event.position.get()));
+        }
+        let expected: Vec<u64> = b.iter().copied().filter(|p| *p > position).collect();
+        assert_eq!(seen, expected, "after position {position}");
+    }
+    let ahead = "@31".parse().unwrap();
+    let error = broker.subscribe(&name("b"), ahead, OnGap::Fail).await.unwrap_err();
+    assert!(matches!(error, Error::Gap(ref gap) if gap.reason == GapReason::Ahead), "{error}");
+}
+
+/// Goal: a wait for an event misses none that is published at any moment of it.
+/// Method: readers wait for each of many events while they are published without any pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_the_next_event_gets_it() {
+    let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            let broker = broker.clone();
+            tokio::spawn(async move {
+                for after in 0..500_u64 {
+                    let request = PageRequest {
+                        start: after.to_string().parse().unwrap(),
+                        before: None,
+                        limit: 1,
+                        wait: Duration::from_secs(60),
+                        on_gap: OnGap::Latest,
+                    };
+                    let page = broker.read(&name("a"), request).await.unwrap();
+                    // Ahead of the tail is a gap, and on_gap=latest waits for what comes next.
+                    let sequences: Vec<u64> = page
+                        .runs
+                        .iter()
+                        .flat_map(|run| run.to_events())
+                        .map(|event| event.sequence.get())
+                        .collect();
+                    assert_eq!(sequences, [after + 1], "after {after}: {:?}", page.gap);
+                }
+            })
+        })
+        .collect();
+    for number in 1..=500 {
+        broker.publish(publish("a", &number.to_string())).await.unwrap();
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}

@@ -1,0 +1,142 @@
+//! Publishing twice is safe: repeats are recognised, also after a restart, and conditions hold.
+
+use leftoff::cursor::{OnGap, StartPoint};
+use leftoff::{Ack, Broker, Delivery, Error, NewEvent, OpenConfig, Publish};
+
+use crate::common::name;
+
+fn with_ids(ids: impl IntoIterator<Item = u64>) -> Vec<NewEvent> {
+    let event = |id: u64| NewEvent { id: format!("id {id}"), ..NewEvent::new(id.to_string()) };
+    ids.into_iter().map(event).collect()
+}
+
+async fn publish(
+    broker: &Broker,
+    events: Vec<NewEvent>,
+    expected_sequence: Option<u64>,
+) -> leftoff::Result<Ack> {
+    broker.publish(Publish { topic: name("a"), events, expected_sequence }).await
+}
+
+async fn payloads(broker: &Broker) -> Vec<String> {
+    let from = StartPoint::Earliest;
+    let mut subscription = broker.subscribe(&name("a"), from, OnGap::Fail).await.unwrap();
+    let mut payloads = Vec::new();
+    while let Some(Delivery::Events(run)) = subscription.next().await.unwrap() {
+        let text = |event: leftoff::Event| String::from_utf8(event.content.payload.to_vec());
+        payloads.extend(run.to_events().into_iter().map(|event| text(event).unwrap()));
+    }
+    payloads
+}
+
+#[tokio::test]
+async fn a_repeat_is_answered_as_the_first_was_also_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = OpenConfig::default();
+    let broker = Broker::open(directory.path(), &config).unwrap();
+    let first = publish(&broker, with_ids(1..=300), None).await.unwrap();
+    assert!(first.duplicates.is_empty());
+    let is_first = |again: &Ack| {
+        again.is_duplicate() && (0..300).all(|index| again.receipt(index) == first.receipt(index))
+    };
+    assert!(is_first(&publish(&broker, with_ids(1..=300), None).await.unwrap()));
+    broker.close().await;
+    drop(broker);
+    let broker = Broker::open(directory.path(), &config).unwrap();
+    assert!(is_first(&publish(&broker, with_ids(1..=300), None).await.unwrap()));
+    // Old and new ids side by side, and one twice in the same publish.
+    let mixed = with_ids([299, 301, 300, 302, 301]);
+    let ack = publish(&broker, mixed, None).await.unwrap();
+    let duplicates: Vec<usize> = ack.duplicates.iter().map(|duplicate| duplicate.index).collect();
+    assert_eq!(duplicates, [0, 2, 4]);
+    let sequences: Vec<u64> = (0..5).map(|index| ack.receipt(index).sequence.get()).collect();
+    assert_eq!(sequences, [299, 301, 300, 302, 301]);
+    assert_eq!(ack.receipt(0), first.receipt(298));
+    let expected: Vec<String> = (1..=302).map(|number| number.to_string()).collect();
+    assert_eq!(payloads(&broker).await, expected);
+}
+
+#[tokio::test]
+async fn the_window_ends_where_it_is_configured_to_before_and_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = OpenConfig::default();
+    config.dedup.max_events = 10;
+    let broker = Broker::open(directory.path(), &config).unwrap();
+    for id in 1..=20 {
+        publish(&broker, with_ids([id]), None).await.unwrap();
+    }
+    broker.close().await;
+    drop(broker);
+    let broker = Broker::open(directory.path(), &config).unwrap();
+    let inside = publish(&broker, with_ids([11]), None).await.unwrap();
+    assert_eq!((inside.is_duplicate(), inside.last().sequence.get()), (true, 11));
+    let outside = publish(&broker, with_ids([10]), None).await.unwrap();
+    assert_eq!((outside.is_duplicate(), outside.last().sequence.get()), (false, 21));
+    let pushed_out = publish(&broker, with_ids([11]), None).await.unwrap();
+    assert_eq!((pushed_out.is_duplicate(), pushed_out.last().sequence.get()), (false, 22));
+}
+
+#[tokio::test]
+async fn many_publishers_of_the_same_ids_store_each_once() {
+    let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+    let publishers: Vec<_> = (0..8)
+        .map(|_| {
+            let broker = broker.clone();
+            tokio::spawn(async move {
+                let mut sequences = Vec::new();
+                for id in 1..=200 {
+                    let ack = publish(&broker, with_ids([id]), None).await.unwrap();
+                    sequences.push(ack.last().sequence);
+                }
+                sequences
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for publisher in publishers {
+        answers.push(publisher.await.unwrap());
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "two answers for one id");
+    let mut stored = payloads(&broker).await;
+    stored.sort_by_key(|payload| payload.parse::<u64>().unwrap());
+    assert_eq!(stored, (1..=200).map(|id: u64| id.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_condition_on_the_last_sequence_lets_one_of_many_through() {
+    let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+    for expected in 0..50 {
+        let publishers: Vec<_> = (0..4)
+            .map(|publisher| {
+                let broker = broker.clone();
+                let event = vec![NewEvent::new(format!("{publisher}"))];
+                tokio::spawn(async move { publish(&broker, event, Some(expected)).await })
+            })
+            .collect();
+        let mut stored = 0;
+        for publisher in publishers {
+            match publisher.await.unwrap() {
+                Ok(ack) => {
+                    assert_eq!(ack.last().sequence.get(), expected + 1);
+                    stored += 1;
+                }
+                Err(Error::UnexpectedSequence { expected: asked, actual, .. }) => {
+                    assert_eq!((asked, actual), (expected, expected + 1));
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(stored, 1);
+    }
+    assert_eq!(payloads(&broker).await.len(), 50);
+}
+
+#[tokio::test]
+async fn a_conditional_publish_can_be_repeated_when_its_answer_was_lost() {
+    let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+    let first = publish(&broker, with_ids([1, 2]), Some(0)).await.unwrap();
+    let again = publish(&broker, with_ids([1, 2]), Some(0)).await.unwrap();
+    assert_eq!((again.is_duplicate(), again.last()), (true, first.last()));
+    publish(&broker, with_ids([3]), Some(0)).await.unwrap_err();
+    assert_eq!(payloads(&broker).await, ["1", "2"]);
+}

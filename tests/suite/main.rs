@@ -1,0 +1,15 @@
+//! One file per promise. Everything goes through real sockets, the real binary or the public API.
+
+#![allow(clippy::unwrap_used, reason = "what a test unwraps is what it asserts")]
+
+mod cli;
+mod common;
+mod dedup;
+mod durability;
+mod grpc;
+mod http;
+mod model;
+mod real_input;
+mod shutdown;
+mod sse;
+mod tidy;

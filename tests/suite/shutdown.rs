@@ -1,0 +1,123 @@
+//! Stopping: accepted work is answered, streams end, and nothing holds it up.
+
+use std::time::{Duration, Instant};
+
+use leftoff::edge::proto::publish_stream_response::Outcome;
+use leftoff::edge::proto::{NewEvent, PublishStreamRequest, SubscribeRequest};
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use crate::common::{Process, Sse, get, grpc, post, read_all, soon, text};
+
+fn request(number: usize) -> PublishStreamRequest {
+    let payload = number.to_string().into();
+    let event = NewEvent { content_type: "text/plain".into(), payload, ..NewEvent::default() };
+    PublishStreamRequest { topic: "a".into(), events: vec![event], expected_sequence: None }
+}
+
+/// Goal: on SIGTERM everybody gets a last word, what was acknowledged stays, and it ends at once
+/// though streams are open.
+/// Method: the real binary, with one of every kind of stream open, and a publisher that never ends.
+#[tokio::test]
+async fn a_stop_answers_everyone_ends_every_stream_and_keeps_what_was_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::serve(directory.path(), &[]);
+    let address = process.address;
+    let mut stream = Sse::follow(address, "quiet", "").await;
+    stream.find(|frame| frame.is_control("leftoff.caught-up")).await;
+    let mut client = grpc(address).await;
+    let subscribe = SubscribeRequest { topic: "quiet".into(), ..SubscribeRequest::default() };
+    let mut subscription = client.subscribe(subscribe).await.unwrap().into_inner();
+    let poll = tokio::spawn(async move { get(address, "/v1/topics/quiet/events?wait=50s").await });
+    let (requests, sent) = tokio::sync::mpsc::channel(8);
+    tokio::spawn(async move {
+        let mut number = 0;
+        while requests.send(request(number)).await.is_ok() {
+            number += 1;
+        }
+    });
+    let responses = client.publish_stream(ReceiverStream::new(sent)).await.unwrap();
+    let mut responses = responses.into_inner();
+    let mut acknowledged = 0;
+    while acknowledged < 100 {
+        let response = soon(responses.message()).await.unwrap().unwrap();
+        assert!(matches!(response.outcome, Some(Outcome::Ack(_))), "{response:?}");
+        acknowledged += 1;
+    }
+
+    let started = Instant::now();
+    process.signal(Signal::TERM);
+    let frames = stream.rest().await;
+    let last = frames.last().unwrap();
+    assert!(
+        matches!(last.retry, Some(1_000..=3_000)),
+        "the last word is when to come back: {frames:?}"
+    );
+    let status = loop {
+        match soon(subscription.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the subscription ended without a status"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    let page = soon(poll).await.unwrap();
+    assert_eq!(page.status, 200, "{}", text(&page.body));
+    let status = loop {
+        match soon(responses.message()).await {
+            Ok(Some(response)) => match response.outcome {
+                Some(Outcome::Ack(_)) => acknowledged += 1,
+                other => assert!(matches!(other, Some(Outcome::Error(_))), "{other:?}"),
+            },
+            Ok(None) => panic!("the publishing stream ended without a status"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(process.exit_code().await, Some(0));
+    assert!(started.elapsed() < Duration::from_secs(8), "it took {:?}", started.elapsed());
+
+    let process = Process::serve(directory.path(), &[]);
+    let stored = read_all(process.address, "a").await;
+    assert_eq!(stored.len(), acknowledged, "stored and acknowledged are not the same");
+}
+
+/// Sends half of a request, which the server has to wait for.
+async fn hold_up(process: &Process) -> TcpStream {
+    let mut socket = TcpStream::connect(process.address).await.unwrap();
+    let head = "POST /v1/topics/a/events HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // Answered on another connection only after the half was read, or not long before.
+    assert_eq!(post(process.address, "/v1/topics/b/events", "x").await.status, 201);
+    socket
+}
+
+#[tokio::test]
+async fn a_client_that_holds_the_stop_up_is_cut_off_when_the_time_is_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::serve(directory.path(), &["--set", "server.shutdown_ms=300"]);
+    let mut held = hold_up(&process).await;
+    process.signal(Signal::INT);
+    assert_eq!(process.exit_code().await, Some(0));
+    let mut rest = Vec::new();
+    let _cut = soon(held.read_to_end(&mut rest)).await;
+    let process = Process::serve(directory.path(), &[]);
+    assert_eq!(read_all(process.address, "b").await.len(), 1);
+    let nothing = get(process.address, "/v1/topics/a/events").await;
+    assert_eq!(nothing.status, 404, "half of a request was stored");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::serve(directory.path(), &["--set", "server.shutdown_ms=600000"]);
+    let _held = hold_up(&process).await;
+    let mut stream = Sse::follow(process.address, "a", "").await;
+    process.signal(Signal::TERM);
+    stream.rest().await; // The first signal has arrived.
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit_code().await, Some(128 + 15));
+}

@@ -1,0 +1,180 @@
+//! Rules of the house that a machine can keep: who may name whom, headers, width, no loose ends.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A layer: where its files are, and what these must not name.
+struct Layer {
+    name: &'static str,
+    paths: &'static [&'static str],
+    forbidden: &'static [&'static str],
+}
+
+const LAYERS: [Layer; 4] = [
+    Layer {
+        name: "vocabulary",
+        paths: &["src/cursor.rs", "src/error.rs", "src/event.rs", "src/topic.rs"],
+        forbidden: &[
+            "crate::broker",
+            "crate::edge",
+            "crate::log",
+            "crate::server",
+            "axum",
+            "prost",
+            "sled",
+            "tokio",
+            "tonic",
+            "tracing",
+        ],
+    },
+    Layer {
+        name: "log",
+        paths: &["src/log"],
+        forbidden: &[
+            "crate::broker",
+            "crate::edge",
+            "crate::server",
+            "axum",
+            "prost",
+            "tokio",
+            "tonic",
+        ],
+    },
+    Layer {
+        name: "broker",
+        paths: &["src/broker"],
+        forbidden: &["crate::edge", "crate::server", "axum", "prost", "sled", "tonic"],
+    },
+    Layer {
+        name: "edge",
+        paths: &["src/edge"],
+        forbidden: &["crate::log", "crate::server", "sled"],
+    },
+];
+
+const MAX_COLUMNS: usize = 100;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust source below `path`, which may be one itself.
+fn sources(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut found: Vec<PathBuf> =
+        entries.flat_map(|entry| sources(&entry.unwrap().path())).collect();
+    found.retain(|file| file.extension().is_some_and(|extension| extension == "rs"));
+    found.sort();
+    found
+}
+
+/// The lines of a source without comments and string literals' insides that name nothing.
+fn code_lines(file: &Path) -> Vec<(usize, String)> {
+    let text = fs::read_to_string(file).unwrap();
+    let code = text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned());
+    (1..).zip(code).collect()
+}
+
+/// Whether `line` names `path` as a path of Rust: as itself, not as a part of a longer word.
+fn names(line: &str, path: &str) -> bool {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(path).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = &line[at + path.len()..];
+        let is_whole = !before.is_some_and(|c| word(c) || c == ':' || c == '"');
+        let is_path = after.starts_with("::") || (path.contains("::") && !after.starts_with(word));
+        let is_import = line.trim_start().starts_with("use ") && !after.starts_with(word);
+        is_whole && (is_path || is_import)
+    })
+}
+
+#[test]
+fn imports_point_one_way_through_the_layers() {
+    for layer in LAYERS {
+        for file in layer.paths.iter().flat_map(|path| sources(&root().join(path))) {
+            for (number, line) in code_lines(&file) {
+                for forbidden in layer.forbidden {
+                    let place = format!("{}:{number}", file.display());
+                    assert!(
+                        !names(&line, forbidden),
+                        "{place}: {} names {forbidden}: {line}",
+                        layer.name
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_rule_about_imports_sees_what_it_should() {
+    assert!(names("use sled::Tree;", "sled"));
+    assert!(names("    let error: sled::Error = x;", "sled"));
+    assert!(names("use crate::log::Log;", "crate::log"));
+    assert!(names("use crate::log;", "crate::log"));
+    assert!(!names("use crate::log::sled_log;", "sled"));
+    assert!(!names("mod sled_log;", "sled"));
+    assert!(!names("use crate::logic::X;", "crate::log"));
+    assert!(!names("let pos = tokio;", "tokio"));
+}
+
+#[test]
+fn every_file_begins_with_what_it_is_and_no_line_is_too_long_or_a_loose_end() {
+    let loose_end = ["TO", "DO"].concat();
+    let mut files = sources(&root().join("build.rs"));
+    for directory in ["src", "tests", "benches"] {
+        files.extend(sources(&root().join(directory)));
+    }
+    assert!(files.len() > 40, "the sources were not found");
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.starts_with("//! "), "{} does not say what it is", file.display());
+        for (number, line) in (1..).zip(text.lines()) {
+            let place = format!("{}:{number}", file.display());
+            let columns = line.chars().count();
+            assert!(columns <= MAX_COLUMNS, "{place}: {columns} columns, over {MAX_COLUMNS}");
+            assert!(!line.contains(&loose_end), "{place}: a loose end: {line}");
+        }
+    }
+}
+
+/// Every field, message, call and value of the protos is documented, and names follow the style.
+#[test]
+fn the_protos_are_documented_and_named_by_the_common_style() {
+    let proto = fs::read_to_string(root().join("proto/leftoff/v1/leftoff.proto")).unwrap();
+    let mut previous = "";
+    let mut enumeration: Option<String> = None;
+    for (number, line) in (1..).zip(proto.lines()) {
+        let code = line.trim();
+        let word = |index| code.split_whitespace().nth(index).unwrap_or_default();
+        let declares = ["message ", "enum ", "service ", "rpc ", "oneof "];
+        let is_field = code.ends_with(';') && line.starts_with("  ");
+        if declares.iter().any(|d| code.starts_with(d)) || is_field {
+            let ends_above = previous.trim().starts_with("//");
+            assert!(ends_above, "leftoff.proto:{number} is not documented: {line}");
+        }
+        if code.starts_with("enum ") {
+            let upper = |c: char| if c.is_uppercase() { format!("_{c}") } else { c.to_string() };
+            let prefix: String = word(1).chars().map(upper).collect();
+            enumeration = Some(prefix.trim_start_matches('_').to_uppercase() + "_");
+        } else if let Some(prefix) = &enumeration
+            && is_field
+        {
+            assert!(word(0).starts_with(prefix), "leftoff.proto:{number}: no {prefix}: {line}");
+            let zero = code.ends_with("= 0;");
+            assert_eq!(zero, code.contains("_UNSPECIFIED "), "leftoff.proto:{number}: {line}");
+        }
+        if code.starts_with("rpc ") {
+            let call = word(1).split('(').next().unwrap();
+            assert!(code.contains(&format!("{call}Request)")), "leftoff.proto:{number}: {line}");
+            assert!(code.contains(&format!("{call}Response)")), "leftoff.proto:{number}: {line}");
+        }
+        if code == "}" {
+            enumeration = None;
+        }
+        previous = line;
+    }
+}
