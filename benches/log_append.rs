@@ -2,7 +2,7 @@
 //! events of 256 bytes, one `fdatasync` a group, both in a fresh directory on the same disk.
 //! `cargo bench --bench log_append` measures; `cargo test --benches` runs it tiny.
 //!
-//! The binary's allocator is used: it gives sled's large buffers back and forth without page faults.
+//! The binary's allocator is used: it takes sled's large buffers back without page faults.
 //! The two take turns, round by round, so that a machine that changes its speed changes both.
 
 use std::fs::File;

@@ -32,7 +32,8 @@
 //! let broker = Broker::open(directory.path(), &OpenConfig::default())?;
 //! let topic: leftoff::TopicName = "orders.new".parse()?;
 //! let events = vec![NewEvent::new("one"), NewEvent::new("two")];
-//! let ack = broker.publish(Publish { topic: topic.clone(), events, expected_sequence: None }).await?;
+//! let publish = Publish { topic: topic.clone(), events, expected_sequence: None };
+//! let ack = broker.publish(publish).await?;
 //! assert_eq!(ack.last().sequence.get(), 2);
 //!
 //! let mut orders = broker.subscribe(&topic, StartPoint::Earliest, OnGap::Resume).await?;

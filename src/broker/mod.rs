@@ -33,7 +33,7 @@ pub use dedup::DedupConfig;
 pub use limits::LimitsConfig;
 pub use page::{Page, PageRequest};
 pub use publish::{Ack, Duplicate, Durability, Pending, Publish, Receipt};
-pub use subscription::{Delivery, Subscription};
+pub use subscription::{Delivery, Subscription, Waited};
 pub use tail::{Form, Run};
 
 use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint};

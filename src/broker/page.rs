@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::subscription::{Delivery, Subscription};
+use tokio::time::Instant;
+
+use super::subscription::{Delivery, Subscription, Waited};
 use super::tail::Run;
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
 use crate::error::Result;
@@ -45,7 +47,7 @@ pub(super) async fn read(
     request: &PageRequest,
     max_bytes: usize,
 ) -> Result<Page> {
-    let deadline = tokio::time::Instant::now() + request.wait;
+    let started = Instant::now();
     let epoch = subscription.epoch();
     let mut page = Page {
         runs: Vec::new(),
@@ -57,20 +59,20 @@ pub(super) async fn read(
     };
     let (mut events_left, mut bytes_left) = (request.limit, max_bytes);
     while events_left > 0 && bytes_left > 0 {
-        let next = if page.runs.is_empty() && request.before.is_none() {
-            tokio::time::timeout_at(deadline, subscription.next()).await.unwrap_or(Ok(None))
+        let wait = if page.runs.is_empty() && request.before.is_none() {
+            request.wait.saturating_sub(started.elapsed())
         } else {
-            subscription.next_ready().await
+            Duration::ZERO
         };
-        let run = match next {
-            Ok(Some(Delivery::Events(run))) => run,
-            Ok(Some(Delivery::Gap(gap))) => {
+        let run = match subscription.next_within(wait).await {
+            Ok(Waited::Delivery(Delivery::Events(run))) => run,
+            Ok(Waited::Delivery(Delivery::Gap(gap))) => {
                 page.cursor = Cursor::after(gap.resume.previous(), epoch);
                 page.gap = Some(gap);
                 continue;
             }
-            Ok(Some(Delivery::CaughtUp)) => continue,
-            Ok(None) => break,
+            Ok(Waited::Delivery(Delivery::CaughtUp)) => continue,
+            Ok(Waited::Silence | Waited::Stopping) => break,
             Err(_told_by_the_next_page) if !page.runs.is_empty() => break,
             Err(error) => return Err(error),
         };

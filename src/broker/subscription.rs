@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -34,6 +35,17 @@ pub enum Delivery {
     Events(Run),
     /// Everything that was there is delivered; what follows is live. Told once.
     CaughtUp,
+}
+
+/// What comes of waiting for a delivery.
+#[derive(Debug, Clone)]
+pub enum Waited {
+    /// It is here.
+    Delivery(Delivery),
+    /// Nothing came in the time.
+    Silence,
+    /// The broker is stopping: nothing will come.
+    Stopping,
 }
 
 /// A live reader of one topic.
@@ -124,13 +136,37 @@ impl Subscription {
     /// Nothing is lost: what was not returned is delivered by the next call.
     pub async fn next(&mut self) -> Result<Option<Delivery>> {
         loop {
+            match self.next_within(Duration::MAX).await? {
+                Waited::Delivery(delivery) => return Ok(Some(delivery)),
+                Waited::Silence => {}
+                Waited::Stopping => return Ok(None),
+            }
+        }
+    }
+
+    /// The next delivery; waits for one at the tail, up to `limit`. The time counts for waiting
+    /// alone: what is there is read however long that takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::next`].
+    pub async fn next_within(&mut self, limit: Duration) -> Result<Waited> {
+        let mut silence = std::pin::pin!(tokio::time::sleep(limit));
+        loop {
             if let Some(delivery) = self.next_ready().await? {
-                return Ok(Some(delivery));
+                return Ok(Waited::Delivery(delivery));
             }
             tokio::select! {
                 biased;
-                () = self.shared.stopping.cancelled() => return Ok(None),
-                changed = self.watch.changed() => if changed.is_err() { return Ok(None) },
+                () = self.shared.stopping.cancelled() => return Ok(Waited::Stopping),
+                changed = self.watch.changed() => if changed.is_err() {
+                    return Ok(Waited::Stopping);
+                },
+                () = &mut silence => return Ok(Waited::Silence),
             }
         }
     }

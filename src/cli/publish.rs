@@ -35,8 +35,8 @@ const MAX_LINE_BYTES: usize = 64 << 20;
 ///
 /// A line without an id is given one, made of its number and its content. So the same file can be
 /// published again, after an interruption or to be sure: what is stored already is not stored
-/// again, as long as it is in the broker's window (by default the last 100,000 events of a topic and
-/// 10 minutes).
+/// again, as long as it is in the broker's window (by default the last 100,000 events of a topic
+/// and 10 minutes).
 #[derive(Debug, Args)]
 pub(super) struct Publish {
     /// The topic of lines that name none

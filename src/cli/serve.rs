@@ -16,8 +16,8 @@ use super::{CliError, CliResult, Failure};
 /// Runs the broker. Without any option it keeps its log in `./leftoff-data` and listens on
 /// 127.0.0.1:4280 for gRPC, HTTP/1.1 and HTTP/2 without TLS.
 ///
-/// Settings come from the options, then from LEFTOFF_* variables of the environment (LEFTOFF_DATA_DIR,
-/// LEFTOFF_SERVER__LISTEN, LEFTOFF_BROKER__MAX_QUEUE_BYTES), then from the file.
+/// Settings come from the options, then from LEFTOFF_* variables of the environment
+/// (LEFTOFF_DATA_DIR, LEFTOFF_SERVER__LISTEN, LEFTOFF_BROKER__MAX_QUEUE_BYTES), then from the file.
 ///
 /// SIGTERM or SIGINT stops it: what was accepted is finished, streams end, within ten seconds. A
 /// second signal ends it at once.
@@ -114,7 +114,8 @@ fn stop_on_signals(shutdown: Shutdown) -> CliResult {
             };
             count += 1;
             if count > 1 {
-                std::process::exit(128 + number); // As a shell has it for a process that a signal ended.
+                // As a shell has it for a process that a signal ended.
+                std::process::exit(128 + number);
             }
             info!(signal = name, "stopping; a second signal ends at once");
             shutdown.start();

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
 use super::{FollowConfig, messages};
-use crate::broker::{Broker, Delivery, Pending, Subscription};
+use crate::broker::{Broker, Delivery, Pending, Subscription, Waited};
 use crate::cursor::{OnGap, StartPoint};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
@@ -269,23 +269,24 @@ impl Following {
             self.is_started = true;
             return Some(Ok(response(self.started())));
         }
-        let delivery = tokio::time::timeout(self.heartbeat, self.subscription.next()).await;
+        let waited = self.subscription.next_within(self.heartbeat).await;
         let cursor = self.subscription.cursor().to_string();
-        Some(match delivery {
-            Err(_elapsed) => Ok(response(Message::Heartbeat(proto::Heartbeat { cursor }))),
-            Ok(Ok(Some(Delivery::CaughtUp))) => {
-                Ok(response(Message::CaughtUp(proto::CaughtUp { cursor })))
+        let message = match waited {
+            Ok(Waited::Silence) => Message::Heartbeat(proto::Heartbeat { cursor }),
+            Ok(Waited::Delivery(Delivery::CaughtUp)) => {
+                Message::CaughtUp(proto::CaughtUp { cursor })
             }
-            Ok(Ok(Some(Delivery::Gap(gap)))) => {
-                Ok(response(Message::Gap(messages::gap(&gap, self.subscription.epoch()))))
+            Ok(Waited::Delivery(Delivery::Gap(gap))) => {
+                Message::Gap(messages::gap(&gap, self.subscription.epoch()))
             }
-            Ok(Ok(Some(Delivery::Events(run)))) => {
+            Ok(Waited::Delivery(Delivery::Events(run))) => {
                 let events = run.events().map(|event| messages::event(&event)).collect();
-                Ok(response(Message::Events(proto::EventBatch { events, cursor })))
+                Message::Events(proto::EventBatch { events, cursor })
             }
-            Ok(Ok(None)) => self.ended(Error::ShuttingDown),
-            Ok(Err(error)) => self.ended(error),
-        })
+            Ok(Waited::Stopping) => return Some(self.ended(Error::ShuttingDown)),
+            Err(error) => return Some(self.ended(error)),
+        };
+        Some(Ok(response(message)))
     }
 
     fn started(&self) -> Message {

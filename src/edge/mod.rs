@@ -41,7 +41,8 @@ pub struct FollowConfig {
     /// or so, for proxies that drop quiet connections.
     pub heartbeat_ms: u64,
     /// How long a browser waits before it reconnects, in milliseconds; each is told a time between
-    /// half of it and half as much again, so that they do not come back all at once. Default: 2,000.
+    /// half of it and half as much again, so that they do not come back all at once.
+    /// Default: 2,000.
     pub retry_ms: u64,
     /// Longest wait of a long poll, in milliseconds. Default: 60,000.
     pub max_wait_ms: u64,

@@ -1,7 +1,7 @@
 //! Events as lines of JSON: how people and scripts hand in many at once.
 //!
 //! ```text
-//! {"topic":"quakes.us","id":"a1","type":"quake","key":"us1","headers":{"a":"b"},"data":{"mag":5.3}}
+//! {"topic":"quakes.us","id":"a1","type":"quake","key":"us1","headers":{"a":"b"},"data":{"mag":5}}
 //! {"content_type":"text/plain","data":"any text"}
 //! {"content_type":"image/png","data_base64":"iVBORw0KGgo="}
 //! ```
@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn a_line_becomes_the_event_it_describes() {
-        let line = br#"{"topic":"a.b","id":"1","type":"t","key":"k","headers":{"h":"v"},"time_ms":5,"data":{"x": [1, null]}}"#;
+        let line = br#"{"topic":"a.b","id":"1","type":"t","key":"k","headers":{"h":"v"},
+            "time_ms":5,"data":{"x": [1, null]}}"#;
         let expected = NewEvent {
             id: "1".into(),
             event_type: "t".into(),

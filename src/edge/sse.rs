@@ -34,7 +34,7 @@ use http::{HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 
 use super::{FollowConfig, status};
-use crate::broker::{Delivery, EventRef, Form, Run, Subscription};
+use crate::broker::{Delivery, EventRef, Form, Run, Subscription, Waited};
 use crate::cursor::{Cursor, Epoch};
 use crate::error::Error;
 
@@ -97,20 +97,19 @@ impl Following {
             }
             Phase::Open => {}
         }
-        let next = tokio::time::timeout(self.config.heartbeat(), self.subscription.next());
-        Some(match next.await {
-            Err(_elapsed) => Bytes::from_static(b": heartbeat\n\n"),
-            Ok(Ok(Some(Delivery::Events(run)))) => self.gather(&run),
-            Ok(Ok(Some(Delivery::Gap(gap)))) => {
+        Some(match self.subscription.next_within(self.config.heartbeat()).await {
+            Ok(Waited::Silence) => Bytes::from_static(b": heartbeat\n\n"),
+            Ok(Waited::Delivery(Delivery::Events(run))) => self.gather(&run),
+            Ok(Waited::Delivery(Delivery::Gap(gap))) => {
                 let data = status::gap_json(&gap);
                 control_frame(self.subscription.cursor(), "leftoff.gap", &data).into()
             }
-            Ok(Ok(Some(Delivery::CaughtUp))) => self.caught_up().into(),
-            Ok(Ok(None)) => {
+            Ok(Waited::Delivery(Delivery::CaughtUp)) => self.caught_up().into(),
+            Ok(Waited::Stopping) => {
                 self.phase = Phase::Ended;
                 retry_frame(self.config.jittered_retry_ms()).into()
             }
-            Ok(Err(error)) => self.failed(&error).into(),
+            Err(error) => self.failed(&error).into(),
         })
     }
 

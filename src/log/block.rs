@@ -173,7 +173,7 @@ impl Block {
         Ok(Self { header, bytes })
     }
 
-    /// How many bytes the block takes that begins with `start`; to know how many parts belong to it.
+    /// How many bytes the block takes that begins with `start`: how many parts belong to it.
     ///
     /// # Errors
     ///

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::block::Block;
-use super::keys;
+use super::keys::{self, BlockKey};
+use super::touches::Touches;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::topic::{TopicId, TopicName};
@@ -20,12 +21,13 @@ pub(super) fn is_one_part(block: &Block) -> bool {
     block.bytes().len() <= MAX_PART_BYTES
 }
 
-/// Puts `block` into `batch`.
-pub(super) fn insert_block(batch: &mut sled::Batch, topic: TopicId, block: &Block) {
-    for (part, bytes) in block.bytes().chunks(MAX_PART_BYTES).enumerate() {
-        let part = u16::try_from(part).expect("limits keep a block under 4 GiB");
-        batch.insert(&keys::block(topic, block.first_sequence(), part), bytes);
-    }
+/// The keys and values that `block` is stored as.
+pub(super) fn parts(topic: TopicId, block: &Block) -> impl Iterator<Item = (BlockKey, &[u8])> {
+    let first = block.first_sequence();
+    block.bytes().chunks(MAX_PART_BYTES).enumerate().map(move |(part, bytes)| {
+        let part = u16::try_from(part).expect("limits keep a block under 2 GiB");
+        (keys::block(topic, first, part), bytes)
+    })
 }
 
 /// The blocks of one topic that begin in a range of sequences, in order, each verified.
@@ -33,6 +35,8 @@ pub(super) fn insert_block(batch: &mut sled::Batch, topic: TopicId, block: &Bloc
 /// Yields [`Error::Damaged`] in place of a block that does not fit, and goes on after it.
 pub(super) struct Blocks {
     topic: TopicName,
+    tree: sled::Tree,
+    touches: Touches,
     entries: Peekable<sled::Iter>,
     /// The end of the range: damage is not looked for beyond.
     end: Sequence,
@@ -50,7 +54,8 @@ impl Blocks {
     ) -> Self {
         let (expected, end) = (sequences.start, sequences.end);
         let entries = tree.range(keys::blocks(topic, sequences)).peekable();
-        Self { topic: name, entries, end, expected }
+        let (tree, touches) = (tree.clone(), Touches::default());
+        Self { topic: name, tree, touches, entries, end, expected }
     }
 
     /// Takes the parts that follow the first one of the same block.
@@ -66,6 +71,7 @@ impl Blocks {
             if number != expected_part {
                 return Err(format!("part {expected_part} is missing"));
             }
+            self.touches.passed(&self.tree, &key, part.len());
             expected_part += 1;
             bytes.extend_from_slice(&part);
         }
@@ -111,6 +117,7 @@ impl Iterator for Blocks {
         if part != 0 {
             return Some(Err(self.damaged(first, "part 0 is missing".to_owned())));
         }
+        self.touches.passed(&self.tree, &key, start.len());
         let block = self.whole(first, start).and_then(Block::decode);
         let block = block.and_then(|block| match block.first_sequence() == first {
             true => Ok(block),

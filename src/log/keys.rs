@@ -25,11 +25,12 @@ pub(super) const TREE: &str = "events";
 /// The key of the log's own record.
 pub(super) const LOG: [u8; 5] = [0, 0, 0, 0, b'L'];
 
-const BLOCK_KEY_BYTES: usize = 4 + 8 + 2;
+/// The key of one part of a block.
+pub(super) type BlockKey = [u8; 4 + 8 + 2];
 
 /// The key of one part of a block.
-pub(super) fn block(topic: TopicId, first: Sequence, part: u16) -> [u8; BLOCK_KEY_BYTES] {
-    let mut key = [0; BLOCK_KEY_BYTES];
+pub(super) fn block(topic: TopicId, first: Sequence, part: u16) -> BlockKey {
+    let mut key = BlockKey::default();
     key[..4].copy_from_slice(&topic.get().to_be_bytes());
     key[4..12].copy_from_slice(&first.get().to_be_bytes());
     key[12..].copy_from_slice(&part.to_be_bytes());
@@ -38,14 +39,14 @@ pub(super) fn block(topic: TopicId, first: Sequence, part: u16) -> [u8; BLOCK_KE
 
 /// What the key of a block's part says; `None` for any other key.
 pub(super) fn parse_block(key: &[u8]) -> Option<(TopicId, Sequence, u16)> {
-    let key: &[u8; BLOCK_KEY_BYTES] = key.try_into().ok()?;
+    let key: &BlockKey = key.try_into().ok()?;
     let topic = TopicId::from_stored(u32::from_be_bytes(key[..4].try_into().ok()?))?;
     let first = Sequence::new(u64::from_be_bytes(key[4..12].try_into().ok()?));
     Some((topic, first, u16::from_be_bytes(key[12..].try_into().ok()?)))
 }
 
 /// The keys of all blocks of `topic` that begin in `sequences`.
-pub(super) fn blocks(topic: TopicId, sequences: Range<Sequence>) -> Range<[u8; BLOCK_KEY_BYTES]> {
+pub(super) fn blocks(topic: TopicId, sequences: Range<Sequence>) -> Range<BlockKey> {
     block(topic, sequences.start, 0)..block(topic, sequences.end, 0)
 }
 

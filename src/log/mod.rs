@@ -19,6 +19,7 @@ mod memory_log;
 mod meta;
 mod record;
 mod sled_log;
+mod touches;
 
 #[cfg(test)]
 mod contract;
@@ -93,7 +94,7 @@ pub trait Log: Send + Sync + 'static {
         true
     }
 
-    /// Every topic with its newest events, in the order of the ids. Read when a broker opens the log.
+    /// Every topic with its newest places, in the order of the ids. Read when a broker is opened.
     ///
     /// # Errors
     ///

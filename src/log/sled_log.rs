@@ -25,14 +25,17 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::block::Block;
-use super::blocks::{Blocks, in_words, insert_block, is_one_part, read_failed};
+use super::blocks::{self, Blocks, in_words, is_one_part, read_failed};
+use super::keys::BlockKey;
 use super::mark::Mark;
 use super::meta::{self, TopicRecord};
+use super::touches::Touches;
 use super::{Group, Log, StoredTopic, keys};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Cause, Error, Result};
@@ -47,6 +50,12 @@ const MAX_REMOVED_KEYS: usize = 64;
 /// What a group may take on disk for each of its bytes, before sled gives space back: the entry
 /// itself, and its leaf's rewriting. Measured: 1.4 to 1.8.
 const WRITTEN_PER_BYTE: u64 = 3;
+
+/// How long a lock that somebody holds is waited for, and the time between two looks. A child that
+/// a program starts has its parent's locks until it executes its own program, for a moment: a
+/// program that reopens its log just then would be refused.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_STEP: Duration = Duration::from_millis(5);
 
 /// How the log uses the disk and the memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +151,7 @@ impl SledLog {
             return Ok(());
         }
         if stored.is_some() {
-            warn!(directory = %directory.display(), "no mark beside the log: beginning a new epoch");
+            warn!(directory = %directory.display(), "no mark beside the log: a new epoch begins");
         } else if !self.tree.is_empty() {
             return Err(at("its tree has entries, but not the record of a log".to_owned()));
         }
@@ -260,11 +269,13 @@ impl Log for SledLog {
                 for (id, name) in created {
                     batch.insert(&keys::topic(*id), TopicRecord::new(name.clone()).encode());
                 }
-                for (id, block) in blocks {
-                    insert_block(batch, *id, block);
+                for (key, bytes) in all_parts(blocks) {
+                    batch.insert(&key, bytes);
                 }
             }),
         })?;
+        let mut touches = Touches::default();
+        all_parts(&group.blocks).for_each(|(key, b)| touches.passed(&self.tree, &key, b.len()));
         if !group.created.is_empty() {
             let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
             names.extend(group.created.iter().cloned());
@@ -345,9 +356,14 @@ impl Drop for SledLog {
     fn drop(&mut self) {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         if !failed && let Err(error) = self.database.flush() {
-            warn!(%error, "cannot flush while closing; every acknowledged event is durable already");
+            warn!(%error, "cannot flush while closing; what was acknowledged is durable already");
         }
     }
+}
+
+/// The keys and values that `blocks` are stored as.
+fn all_parts(blocks: &[(TopicId, Block)]) -> impl Iterator<Item = (BlockKey, &[u8])> {
+    blocks.iter().flat_map(|(topic, block)| blocks::parts(*topic, block))
 }
 
 /// Opens sled the one way this log uses it.
@@ -393,12 +409,19 @@ pub(super) fn lock_existing(directory: &Path) -> Result<File> {
 fn hold(directory: &Path, file: io::Result<File>) -> Result<File> {
     let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
     let file = file.map_err(|error| at(format!("its lock file: {error}")))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(at("another process has it open; stop that one, or name another directory".into()))
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_STEP);
+            }
+            Err(TryLockError::WouldBlock) => {
+                let problem = "another process has it open; stop that one, or name another";
+                return Err(at(format!("{problem} directory")));
+            }
+            Err(TryLockError::Error(error)) => return Err(at(error.to_string())),
         }
-        Err(TryLockError::Error(error)) => Err(at(error.to_string())),
     }
 }
 

@@ -1,0 +1,47 @@
+//! The real binary, serving a directory, for benches that measure it from outside.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// A running broker; ended when it is dropped.
+pub(crate) struct Served {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Served {
+    /// Starts `leftoff serve` on `directory` with its defaults, and waits until it listens.
+    pub(crate) fn start(directory: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_leftoff"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(directory)
+            .env("LEFTOFF_LOG_FILTER", "error")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let lines = BufReader::new(child.stdout.take().expect("its output is read")).lines();
+        let address = lines.map_while(Result::ok).find_map(|line| {
+            let rest = line.strip_prefix("listening on http://")?;
+            rest.split(' ').next()?.parse().ok()
+        });
+        Self { child, address: address.expect("the server says where it listens") }
+    }
+
+    /// The most memory it had resident so far, in MB; 0 where the system does not tell.
+    pub(crate) fn peak_memory_mb(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+        kib.unwrap_or(0.0) * 1024.0 / 1e6
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _it_may_have_ended = self.child.kill();
+        let _it_may_have_ended = self.child.wait();
+    }
+}
