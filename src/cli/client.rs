@@ -17,6 +17,8 @@ const WINDOW_BYTES: u32 = 4 << 20;
 const MAX_MESSAGE_BYTES: usize = 96 << 20;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Silence after which the server is asked whether it is still there, and the time for its answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
@@ -49,6 +51,8 @@ impl ServerArgs {
         Ok(endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES))
     }

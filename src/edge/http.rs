@@ -105,6 +105,8 @@ async fn read(
     let start: Option<StartPoint> = cursor.or(from);
     let on_gap = query.take("on_gap").map(|on_gap| on_gap.parse()).transpose()?;
     match accepted(&headers) {
+        // Other names in the query are let through: polyfills of `EventSource` add some of their
+        // own, and a browser that is refused never comes back.
         Some(Accepted::Stream) => edge.follow(&topic, start, on_gap).await,
         Some(Accepted::Page) => edge.page(&topic, start, on_gap, query).await,
         None => Ok(status::plain_problem(

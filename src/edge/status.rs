@@ -201,3 +201,49 @@ impl IntoResponse for Error {
         problem(&self, [])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::error::Cause;
+    use crate::topic::TopicName;
+
+    #[test]
+    fn an_error_means_the_same_on_both_protocols_and_says_when_to_come_back() {
+        let topic = TopicName::new("a").expect("a name");
+        let cause: Cause = Arc::new(std::io::Error::other("the cause"));
+        let cases = [
+            (Error::invalid("id", "is odd"), Code::InvalidArgument, 400, None),
+            (Error::over("id bytes", 256, 255), Code::InvalidArgument, 413, None),
+            (Error::UnknownTopic(topic), Code::NotFound, 404, None),
+            (Error::Busy { waited_ms: 5 }, Code::ResourceExhausted, 429, Some(1)),
+            (Error::ShuttingDown, Code::Unavailable, 503, Some(2)),
+            (Error::NotWritten(cause.clone()), Code::Unavailable, 503, Some(2)),
+            (Error::OutcomeUnknown(cause.clone()), Code::Unknown, 500, None),
+            (Error::ReadOnly(cause), Code::Unavailable, 503, Some(30)),
+            (
+                Error::DiskFull { free_bytes: 1, needed_bytes: 2 },
+                Code::ResourceExhausted,
+                507,
+                Some(30),
+            ),
+        ];
+        for (error, code, http, retry_seconds) in cases {
+            let status = Status::from(error.clone());
+            assert_eq!(status.code(), code, "{error}");
+            let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            assert_eq!(retry.map(|delay| delay.as_secs()), retry_seconds, "{error}");
+            let info = status.get_details_error_info().expect("an ErrorInfo");
+            assert_eq!(info.domain, DOMAIN);
+            let response = error.clone().into_response();
+            assert_eq!(response.status().as_u16(), http, "{error}");
+            let header = response.headers().get(header::RETRY_AFTER);
+            let header = header.map(|value| value.to_str().expect("a number").to_owned());
+            assert_eq!(header, retry_seconds.map(|seconds| seconds.to_string()), "{error}");
+            let detail = problem_json(&error)["detail"].clone();
+            assert_eq!(detail, status.message(), "one message for both");
+        }
+    }
+}
