@@ -1,5 +1,5 @@
-//! How fast does a reader get a long history, and how soon one that missed the last event? A million
-//! events of 256 bytes in one topic, served by the real binary to plain sockets.
+//! How fast does a reader get a long history, and how soon one that missed the last event? A
+//! million events of 256 bytes in one topic, served by the real binary to plain sockets.
 //! `cargo bench --bench replay` measures; `cargo test --benches` runs it tiny.
 
 mod served;

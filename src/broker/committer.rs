@@ -138,7 +138,7 @@ impl Committer {
             let mut last_position = topic.state.last_position;
             while let Some((_, block)) = blocks.next_if(|(id, _)| *id == topic.id) {
                 last_position = block.last_position();
-                self.tails.push(&topic.topic, block);
+                self.tails.push(&topic.topic.tail, block);
             }
             self.last_position.fetch_max(last_position.get(), Ordering::Release);
             topic.topic.set_state(TopicState {

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
-use super::topics::Topic;
 use crate::cursor::Sequence;
 use crate::event::Event;
 use crate::log::{Block, EventRef};
@@ -199,7 +198,7 @@ impl Tail {
 pub(super) struct Tails {
     max_bytes: usize,
     size_bytes: usize,
-    order: VecDeque<(Arc<Topic>, usize)>,
+    order: VecDeque<(Arc<Tail>, usize)>,
 }
 
 impl Tails {
@@ -208,15 +207,15 @@ impl Tails {
         Self { max_bytes, size_bytes: 0, order: VecDeque::new() }
     }
 
-    /// Adds a block as the newest of `topic`, and lets the oldest of all go where there is no room.
-    pub(super) fn push(&mut self, topic: &Arc<Topic>, block: Block) {
+    /// Adds a block as the newest of its topic; where there is no room, the oldest of all go.
+    pub(super) fn push(&mut self, tail: &Arc<Tail>, block: Block) {
         let charged = BLOCK_SHARES * block.bytes().len();
-        topic.tail.push(SharedBlock::new(block));
-        self.order.push_back((topic.clone(), charged));
+        tail.push(SharedBlock::new(block));
+        self.order.push_back((tail.clone(), charged));
         self.size_bytes += charged;
         while self.size_bytes > self.max_bytes {
-            let Some((topic, charged)) = self.order.pop_front() else { return };
-            topic.tail.pop_oldest();
+            let Some((tail, charged)) = self.order.pop_front() else { return };
+            tail.pop_oldest();
             self.size_bytes -= charged;
         }
     }

@@ -43,7 +43,7 @@ impl TopicState {
 #[derive(Debug)]
 pub(super) struct Topic {
     pub(super) name: TopicName,
-    pub(super) tail: Tail,
+    pub(super) tail: Arc<Tail>,
     state: watch::Sender<TopicState>,
     /// How many hold a [`TopicRef`].
     refs: AtomicUsize,
@@ -52,7 +52,7 @@ pub(super) struct Topic {
 impl Topic {
     fn new(name: TopicName, state: TopicState) -> Arc<Self> {
         let state = watch::Sender::new(state);
-        Arc::new(Self { name, tail: Tail::default(), state, refs: AtomicUsize::new(0) })
+        Arc::new(Self { name, tail: Arc::default(), state, refs: AtomicUsize::new(0) })
     }
 
     /// What is readable now.
