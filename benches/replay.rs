@@ -40,8 +40,8 @@ fn main() {
     }));
     let megabytes = |bytes: f64| bytes / 1e6 / whole.as_secs_f64();
     println!(
-        "replay {events} events over SSE {:.0} MB/s of payload, {:.0} MB/s on the wire (target 150), \
-         {:.0} events/s",
+        "replay {events} events over SSE {:.0} MB/s of payload, {:.0} MB/s on the wire \
+         (target 150), {:.0} events/s",
         megabytes(events as f64 * EVENT_BYTES as f64),
         megabytes(wire_bytes as f64),
         events as f64 / whole.as_secs_f64(),
