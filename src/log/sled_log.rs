@@ -368,12 +368,14 @@ fn all_parts(blocks: &[(TopicId, Block)]) -> impl Iterator<Item = (BlockKey, &[u
 
 /// Opens sled the one way this log uses it.
 pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
-    sled::Config::new()
+    let config = sled::Config::new()
         .path(path)
         .segment_size(SEGMENT_BYTES)
         .cache_capacity(cache_bytes)
-        .mode(sled::Mode::HighThroughput)
-        .open()
+        .mode(sled::Mode::HighThroughput);
+    // sled locks its file as well, and tells it in words alone.
+    let is_locked = |error: &sled::Error| error.to_string().contains("could not acquire lock");
+    patiently(|| config.open(), is_locked)
 }
 
 /// What is said of a log that ends before its mark.
@@ -409,18 +411,29 @@ pub(super) fn lock_existing(directory: &Path) -> Result<File> {
 fn hold(directory: &Path, file: io::Result<File>) -> Result<File> {
     let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
     let file = file.map_err(|error| at(format!("its lock file: {error}")))?;
+    patiently(|| file.try_lock(), |error| matches!(error, TryLockError::WouldBlock)).map_err(
+        |error| match error {
+            TryLockError::WouldBlock => {
+                at("another process has it open; stop that one, or name another directory".into())
+            }
+            TryLockError::Error(error) => at(error.to_string()),
+        },
+    )?;
+    Ok(file)
+}
+
+/// Tries `open` until it is not locked out any more, for as long as that can be a passing thing.
+fn patiently<T, E>(
+    open: impl Fn() -> Result<T, E>,
+    is_locked: impl Fn(&E) -> bool,
+) -> Result<T, E> {
     let started = Instant::now();
     loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
+        match open() {
+            Err(error) if is_locked(&error) && started.elapsed() < LOCK_PATIENCE => {
                 std::thread::sleep(LOCK_STEP);
             }
-            Err(TryLockError::WouldBlock) => {
-                let problem = "another process has it open; stop that one, or name another";
-                return Err(at(format!("{problem} directory")));
-            }
-            Err(TryLockError::Error(error)) => return Err(at(error.to_string())),
+            outcome => return outcome,
         }
     }
 }
