@@ -8,6 +8,7 @@ mod serve;
 mod tail;
 mod topics;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -123,7 +124,12 @@ pub(crate) fn main() -> ExitCode {
         eprintln!("leftoff: LEFTOFF_LOG_FILTER is ignored: {error}");
         EnvFilter::new("info")
     });
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_terminal)
+        .with_writer(std::io::stderr)
+        .init();
     let outcome = match cli.command {
         Command::Check(check) => check.run(), // It blocks, and needs no runtime.
         other => run_async(other),
