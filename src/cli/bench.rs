@@ -22,7 +22,7 @@ use super::{CliError, CliResult, Failure};
 /// Longest latency that is told apart, in microseconds.
 const MAX_LATENCY_US: u64 = 60_000_000;
 
-/// Measures a running broker.
+/// Measures a running broker
 #[derive(Debug, Args)]
 pub(super) struct Bench {
     #[command(subcommand)]
@@ -31,7 +31,6 @@ pub(super) struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Publish as fast as it is acknowledged
     Publish(BenchPublish),
 }
 
@@ -43,7 +42,9 @@ impl Bench {
     }
 }
 
-/// Publishes as fast as it is acknowledged: every acknowledgement is durable. Then appends the same
+/// Publishes as fast as it is acknowledged
+///
+/// Every acknowledgement is durable. Then it appends the same
 /// bytes to a plain file in the same grouping, one request of each client and an fdatasync, for as
 /// long. Both run on this machine; the client takes its share of it.
 #[derive(Debug, Args)]

@@ -9,9 +9,10 @@ use leftoff::log::{Checking, check};
 
 use super::{CliError, CliResult, Failure};
 
-/// Reads and verifies every block in a data directory, which no broker may have open. The directory
-/// is not changed: what is read is a copy, which takes as much space as the log and is removed
-/// afterwards. Ends with 3 if anything is damaged.
+/// Reads and verifies everything in a data directory, without changing it
+///
+/// No broker may have it open. What is read is a copy, which takes as much space as the log and is
+/// removed afterwards. Ends with 3 if anything is damaged.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// The data directory

@@ -102,17 +102,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the broker.
     Serve(serve::Serve),
-    /// Publish lines of JSON from a file or from standard input.
     Publish(publish::Publish),
-    /// Follow a topic; reconnects and resumes by itself.
     Tail(tail::Tail),
-    /// List the topics.
     Topics(topics::Topics),
-    /// Read and verify everything in a data directory, without changing it.
     Check(check::Check),
-    /// Measure a running broker.
     Bench(bench::Bench),
 }
 

@@ -30,7 +30,9 @@ const MAX_IN_FLIGHT: usize = 64;
 /// Longest line, in bytes.
 const MAX_LINE_BYTES: usize = 64 << 20;
 
-/// Publishes lines of JSON, one event a line:
+/// Publishes lines of JSON from a file or from standard input
+///
+/// A line is an event:
 /// {"topic","id","type","key","headers","content_type","time_ms","data"}; all may be left out.
 ///
 /// A line without an id is given one, made of its number and its content. So the same file can be

@@ -13,7 +13,9 @@ use tracing::{info, warn};
 
 use super::{CliError, CliResult, Failure};
 
-/// Runs the broker. Without any option it keeps its log in `./leftoff-data` and listens on
+/// Runs the broker
+///
+/// Without any option it keeps its log in `./leftoff-data` and listens on
 /// 127.0.0.1:4280 for gRPC, HTTP/1.1 and HTTP/2 without TLS.
 ///
 /// Settings come from the options, then from LEFTOFF_* variables of the environment

@@ -13,7 +13,9 @@ use leftoff::event::Timestamp;
 use super::CliResult;
 use super::client::{Backoff, ServerArgs, failed, is_transient};
 
-/// Follows a topic and prints its events. It reconnects by itself and goes on with the next event.
+/// Follows a topic and prints its events
+///
+/// It reconnects by itself and goes on with the next event. Gaps are told on standard error.
 #[derive(Debug, Args)]
 pub(super) struct Tail {
     /// The topic

@@ -10,7 +10,9 @@ use serde_json::json;
 use super::CliResult;
 use super::client::{ServerArgs, failed};
 
-/// Lists the topics in the order of their names: how many events, the first and the last sequence
+/// Lists the topics
+///
+/// In the order of their names: how many events, the first and the last sequence
 /// that can be read, and the time of the newest event.
 #[derive(Debug, Args)]
 pub(super) struct Topics {
