@@ -112,10 +112,10 @@ impl Appender {
 
     fn finish(&self, builder: BlockBuilder) -> Block {
         let first_position = Position::new(builder.next_sequence().get() - builder.count());
-        builder.finish(first_position, Timestamp::from_ms(1))
+        builder.finish(first_position, Timestamp::from_ms(1), 0)
     }
 
     fn tail(&self) -> u64 {
-        self.log.topics().expect("topics")[0].tail.get()
+        self.log.topics().expect("topics")[0].extent.tail.get()
     }
 }

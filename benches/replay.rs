@@ -26,7 +26,7 @@ fn main() {
         let started = Instant::now();
         let broker = Broker::open(&data, &OpenConfig::default()).expect("the log opens");
         let elapsed = started.elapsed();
-        assert_eq!(broker.topics(None, 2)[0].tail.get(), events + 1, "all of it is there");
+        assert_eq!(broker.topics(None, 2)[0].extent.tail.get(), events + 1, "all of it is there");
         elapsed
     }));
     println!("replay opening {events} events {:.3} s (target 1)", opening.as_secs_f64());

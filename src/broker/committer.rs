@@ -26,7 +26,7 @@ use super::topics::{Topic, TopicRef, TopicState};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
-use crate::log::{BlockBuilder, Group, Log, NewRecords, StoredTopic};
+use crate::log::{BlockBuilder, Extent, Group, Log, NewRecords, StoredTopic};
 use crate::topic::TopicId;
 
 /// What the committer is asked for, in order.
@@ -135,19 +135,13 @@ impl Committer {
         }
         let mut blocks = group.blocks.into_iter().peekable();
         for topic in &draft.topics {
-            let mut last_position = topic.state.last_position;
+            let mut extent = topic.state.extent;
             while let Some((_, block)) = blocks.next_if(|(id, _)| *id == topic.id) {
-                last_position = block.last_position();
+                extent = extent.with(&block);
                 self.tails.push(&topic.topic.tail, block);
             }
-            self.last_position.fetch_max(last_position.get(), Ordering::Release);
-            topic.topic.set_state(TopicState {
-                id: Some(topic.id),
-                earliest: topic.state.earliest,
-                tail: topic.next,
-                last_position,
-                last_time: now,
-            });
+            self.last_position.fetch_max(extent.last_position.get(), Ordering::Release);
+            topic.topic.set_state(TopicState { id: Some(topic.id), extent });
         }
         self.next_id = draft.next_id;
     }
@@ -155,21 +149,16 @@ impl Committer {
     fn trim(&mut self, topic: &Arc<Topic>, earliest: Sequence) -> Result<()> {
         let state = topic.state();
         let Some(id) = state.id else { return Err(Error::UnknownTopic(topic.name.clone())) };
-        let earliest = earliest.min(state.tail);
-        if earliest <= state.earliest {
+        let earliest = earliest.min(state.extent.tail);
+        if earliest <= state.extent.earliest {
             return Ok(());
         }
-        let stored = StoredTopic {
-            id,
-            name: topic.name.clone(),
-            earliest: state.earliest,
-            tail: state.tail,
-            last_position: state.last_position,
-            last_time: state.last_time,
-        };
+        let stored = StoredTopic { id, name: topic.name.clone(), extent: state.extent };
         // Readers leave before the events do: whoever is behind is told of a gap, not of damage.
-        topic.set_state(TopicState { earliest, ..state });
-        self.log.trim(&stored, earliest)
+        topic.set_state(TopicState { extent: Extent { earliest, ..state.extent }, ..state });
+        let extent = self.log.trim(&stored, earliest)?;
+        topic.set_state(TopicState { extent, ..state });
+        Ok(())
     }
 
     fn durability(&self) -> Durability {
@@ -203,7 +192,7 @@ struct DraftTopic {
 
 impl DraftTopic {
     fn receipt(&self, sequence: Sequence, now: Timestamp) -> Receipt {
-        let offset = sequence.get() - self.state.tail.get();
+        let offset = sequence.get() - self.state.extent.tail.get();
         Receipt { sequence, position: self.first_position.plus(offset), time: now }
     }
 
@@ -279,16 +268,16 @@ impl Draft {
     ) -> Result<Placed> {
         let drafted = self.by_topic.get(&Arc::as_ptr(topic)).copied();
         let state = topic.state();
-        let next = drafted.map_or(state.tail, |index| self.topics[index].next);
+        let next = drafted.map_or(state.extent.tail, |index| self.topics[index].next);
         let in_group = drafted.map(|index| &self.topics[index].ids);
         let duplicates = match (records.ids().is_empty(), state.id) {
             (true, _) => Vec::new(),
             (false, id) => {
                 if let Some(id) = id {
-                    committer.window.prepare(&*committer.log, id, &state, now)?;
+                    committer.window.prepare(&*committer.log, id, &state.extent, now)?;
                 }
                 find_duplicates(&records, next, |id_text| {
-                    let kept = state.earliest..next;
+                    let kept = state.extent.earliest..next;
                     let stored = |id| committer.window.find(id, id_text, kept.clone(), now);
                     let grouped = in_group.and_then(|ids| ids.get(id_text));
                     grouped.map(|s| Known::InGroup(*s)).or(id.and_then(stored).map(Known::Stored))
@@ -340,7 +329,7 @@ impl Draft {
             topic: topic.clone(),
             id,
             state,
-            next: state.tail,
+            next: state.extent.tail,
             first_position: Position::new(0),
             builders: Vec::new(),
             ids: HashMap::new(),
@@ -358,9 +347,12 @@ impl Draft {
             if topic.state.id.is_none() && !topic.builders.is_empty() {
                 group.created.push((topic.id, topic.topic.name.clone()));
             }
+            let mut end_bytes = topic.state.extent.appended_bytes;
             for builder in topic.builders.drain(..) {
                 let count = builder.count();
-                group.blocks.push((topic.id, builder.finish(position, now)));
+                let block = builder.finish(position, now, end_bytes);
+                end_bytes = block.end_bytes();
+                group.blocks.push((topic.id, block));
                 position = position.plus(count);
             }
         }

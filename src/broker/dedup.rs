@@ -18,11 +18,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::publish::Receipt;
-use super::topics::TopicState;
 use crate::cursor::Sequence;
 use crate::error::Result;
 use crate::event::Timestamp;
-use crate::log::{Block, Log, StoredTopic};
+use crate::log::{Block, Extent, Log, StoredTopic};
 use crate::topic::TopicId;
 
 /// What an id takes besides its bytes: its places in the map and in the order, and the allocation.
@@ -64,7 +63,7 @@ pub(super) struct DedupWindow {
 impl DedupWindow {
     /// A window over the log that holds `topics`.
     pub(super) fn new(config: DedupConfig, topics: &[StoredTopic]) -> Self {
-        let unread = topics.iter().filter(|topic| topic.tail > topic.earliest);
+        let unread = topics.iter().filter(|topic| topic.extent.tail > topic.extent.earliest);
         Self {
             config,
             topics: HashMap::new(),
@@ -83,17 +82,17 @@ impl DedupWindow {
         &mut self,
         log: &dyn Log,
         topic: TopicId,
-        state: &TopicState,
+        extent: &Extent,
         now: Timestamp,
     ) -> Result<()> {
         if !self.unread.contains(&topic) {
             return Ok(());
         }
-        let oldest = state.tail.get().saturating_sub(self.config.max_events);
-        let mut next = state.earliest.max(Sequence::new(oldest));
+        let oldest = extent.tail.get().saturating_sub(self.config.max_events);
+        let mut next = extent.earliest.max(Sequence::new(oldest));
         let mut blocks = Vec::new();
-        while next < state.tail {
-            let read = log.read(topic, next, state.tail, FILL_STEP_BYTES)?;
+        while next < extent.tail {
+            let read = log.read(topic, next, extent.tail, FILL_STEP_BYTES)?;
             let Some(last) = read.last() else { break };
             next = last.last_sequence().next();
             blocks.extend(

@@ -28,7 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-pub use crate::log::{EventRef, Headers, LogConfig};
+pub use crate::log::{EventRef, Extent, Headers, LogConfig};
 pub use dedup::DedupConfig;
 pub use limits::LimitsConfig;
 pub use page::{Page, PageRequest};
@@ -36,7 +36,7 @@ pub use publish::{Ack, Duplicate, Durability, Pending, Publish, Receipt};
 pub use subscription::{Delivery, Subscription, Waited};
 pub use tail::{Form, Run};
 
-use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint};
+use crate::cursor::{Epoch, OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Log, MemoryLog, NewRecords, SledLog};
@@ -44,7 +44,7 @@ use crate::topic::{TopicId, TopicName};
 use committer::{Command, Committer, Request};
 use dedup::DedupWindow;
 use tail::Tails;
-use topics::{TopicState, Topics};
+use topics::{Topic, Topics};
 
 /// What a request takes of the queue besides its events, in bytes.
 const REQUEST_BYTES: usize = 512;
@@ -105,14 +105,8 @@ pub struct OpenConfig {
 pub struct TopicInfo {
     /// Its name.
     pub name: TopicName,
-    /// The first sequence that can be read.
-    pub earliest: Sequence,
-    /// The sequence that is given next.
-    pub tail: Sequence,
-    /// The position of its newest event.
-    pub last_position: Position,
-    /// When its newest event was appended.
-    pub last_time: Timestamp,
+    /// What it holds.
+    pub extent: Extent,
 }
 
 /// What all handles and subscriptions share.
@@ -203,8 +197,8 @@ impl Broker {
     fn with_clock(log: Arc<dyn Log>, config: &OpenConfig, now: fn() -> Timestamp) -> Result<Self> {
         let OpenConfig { broker: settings, limits, dedup, .. } = config;
         let stored = log.topics()?;
-        let last_position = stored.iter().map(|topic| topic.last_position.get()).max().unwrap_or(0);
-        let last_position = Arc::new(AtomicU64::new(last_position));
+        let last_position = stored.iter().map(|topic| topic.extent.last_position.get()).max();
+        let last_position = Arc::new(AtomicU64::new(last_position.unwrap_or(0)));
         let max_queue_bytes = settings.max_queue_bytes as usize;
         let (commands, received) = mpsc::channel(1 + max_queue_bytes / REQUEST_BYTES);
         let last_id = stored.iter().map(|topic| topic.id).max();
@@ -215,7 +209,7 @@ impl Broker {
             window: DedupWindow::new(dedup.clone(), &stored),
             last_position: last_position.clone(),
             next_id: last_id.map_or(Some(TopicId::FIRST), TopicId::next),
-            last_time: stored.iter().map(|topic| topic.last_time).max().unwrap_or_default(),
+            last_time: stored.iter().map(|t| t.extent.last_time).max().unwrap_or_default(),
             max_block_bytes: settings.max_block_bytes as usize,
             max_group_bytes: settings.max_group_bytes as usize,
             now,
@@ -337,8 +331,8 @@ impl Broker {
     pub async fn read(&self, topic: &TopicName, request: PageRequest) -> Result<Page> {
         let mut request = request;
         if request.wait.is_zero() {
-            let state = self.0.topics.existing(topic)?.state();
-            request.start = before_start(&request, &state);
+            let extent = self.0.topics.existing(topic)?.state().extent;
+            request.start = before_start(&request, &extent);
         }
         let subscription = self.subscribe(topic, request.start, request.on_gap).await?;
         page::read(subscription, &request, self.0.max_page_bytes).await
@@ -362,13 +356,13 @@ impl Broker {
     ///
     /// [`Error::UnknownTopic`].
     pub fn topic(&self, name: &TopicName) -> Result<TopicInfo> {
-        self.0.topics.existing(name).map(|topic| info(&topic.name, topic.state()))
+        self.0.topics.existing(name).map(|topic| info(&topic))
     }
 
     /// Up to `limit` topics in the order of their names, from the one after `after`.
     pub fn topics(&self, after: Option<&str>, limit: usize) -> Vec<TopicInfo> {
         let topics = self.0.topics.list(after, limit);
-        topics.iter().map(|topic| info(&topic.name, topic.state())).collect()
+        topics.iter().map(|topic| info(topic)).collect()
     }
 
     /// Accepts nothing new from now on, and ends every subscription. What was accepted before is
@@ -415,12 +409,12 @@ impl Shared {
 }
 
 /// Where a page begins that is asked for by its end.
-fn before_start(request: &PageRequest, state: &TopicState) -> StartPoint {
+fn before_start(request: &PageRequest, extent: &Extent) -> StartPoint {
     match (request.before, request.start) {
         (Some(before), StartPoint::Latest) => {
-            let end = before.min(state.tail);
+            let end = before.min(extent.tail);
             let first = Sequence::new(end.get().saturating_sub(request.limit as u64));
-            let first = first.max(state.earliest);
+            let first = first.max(extent.earliest);
             StartPoint::After(crate::cursor::Cursor {
                 after: crate::cursor::Place::Sequence(first.previous()),
                 epoch: None,
@@ -430,12 +424,6 @@ fn before_start(request: &PageRequest, state: &TopicState) -> StartPoint {
     }
 }
 
-fn info(name: &TopicName, state: TopicState) -> TopicInfo {
-    TopicInfo {
-        name: name.clone(),
-        earliest: state.earliest,
-        tail: state.tail,
-        last_position: state.last_position,
-        last_time: state.last_time,
-    }
+fn info(topic: &Topic) -> TopicInfo {
+    TopicInfo { name: topic.name.clone(), extent: topic.state().extent }
 }

@@ -111,7 +111,7 @@ impl Subscription {
     /// The first sequence that can be read, and the one that is given next, now.
     pub fn bounds(&self) -> (Sequence, Sequence) {
         let state = self.watch.borrow();
-        (state.earliest, state.tail)
+        (state.extent.earliest, state.extent.tail)
     }
 
     /// The gap that will be delivered first, if there is one.
@@ -121,7 +121,7 @@ impl Subscription {
 
     /// Whether everything that was there is delivered.
     pub fn is_at_tail(&self) -> bool {
-        self.gap.is_none() && self.next >= self.watch.borrow().tail
+        self.gap.is_none() && self.next >= self.watch.borrow().extent.tail
     }
 
     /// The next delivery; waits for one at the tail. `None` when the broker is stopping.
@@ -194,9 +194,9 @@ impl Subscription {
                 return Ok(Some(Delivery::Events(run)));
             }
             let state = *self.watch.borrow_and_update();
-            if self.next < state.earliest {
+            if self.next < state.extent.earliest {
                 self.fall_behind(&state)?;
-            } else if self.next < state.tail {
+            } else if self.next < state.extent.tail {
                 self.read(&state).await?;
             } else if !self.is_caught_up {
                 self.is_caught_up = true;
@@ -216,7 +216,8 @@ impl Subscription {
             return Some(Delivery::Events(run));
         }
         let state = *self.watch.borrow_and_update();
-        if self.next < state.earliest || self.next >= state.tail || !self.read_tail() {
+        if self.next < state.extent.earliest || self.next >= state.extent.tail || !self.read_tail()
+        {
             return None;
         }
         self.take_read().map(Delivery::Events)
@@ -244,7 +245,7 @@ impl Subscription {
             return Ok(());
         }
         let Some(id) = state.id else { return Ok(()) };
-        let (next, tail, max_bytes) = (self.next, state.tail, self.shared.max_read_bytes);
+        let (next, tail, max_bytes) = (self.next, state.extent.tail, self.shared.max_read_bytes);
         let blocks = self.shared.blocking(move |log| log.read(id, next, tail, max_bytes)).await?;
         if blocks.is_empty() {
             self.next = tail; // All up to the tail was dropped by rewriting: a hole, not a gap.
@@ -278,11 +279,11 @@ async fn resolve(
         Ok((gap.resume, Some(gap)))
     };
     let after = match start {
-        StartPoint::Earliest => return Ok((state.earliest, None)),
-        StartPoint::Latest => return Ok((state.tail, None)),
+        StartPoint::Earliest => return Ok((state.extent.earliest, None)),
+        StartPoint::Latest => return Ok((state.extent.tail, None)),
         StartPoint::Last(count) => {
-            let first = Sequence::new(state.tail.get().saturating_sub(count));
-            return Ok((first.max(state.earliest), None));
+            let first = Sequence::new(state.extent.tail.get().saturating_sub(count));
+            return Ok((first.max(state.extent.earliest), None));
         }
         StartPoint::Time(time) => {
             return Ok((seek(shared, state, Seek::Time(time)).await?, None));
@@ -293,10 +294,10 @@ async fn resolve(
         return gap_at(requested(after.after), GapReason::Epoch);
     }
     match after.after {
-        Place::Sequence(sequence) if sequence.next() > state.tail => {
+        Place::Sequence(sequence) if sequence.next() > state.extent.tail => {
             gap_at(sequence.next().get(), GapReason::Ahead)
         }
-        Place::Sequence(sequence) if sequence.next() < state.earliest => {
+        Place::Sequence(sequence) if sequence.next() < state.extent.earliest => {
             gap_at(sequence.next().get(), GapReason::Retention)
         }
         Place::Sequence(sequence) => Ok((sequence.next(), None)),
@@ -318,8 +319,8 @@ fn requested(place: Place) -> u64 {
 }
 
 async fn seek(shared: &Shared, state: &TopicState, seek: Seek) -> Result<Sequence> {
-    let Some(id) = state.id else { return Ok(state.tail) };
-    let (earliest, tail) = (state.earliest, state.tail);
+    let Some(id) = state.id else { return Ok(state.extent.tail) };
+    let (earliest, tail) = (state.extent.earliest, state.extent.tail);
     shared.blocking(move |log| log.seek(id, seek, earliest, tail)).await
 }
 
@@ -331,24 +332,24 @@ fn gap(
     on_gap: OnGap,
 ) -> Gap {
     let nearest = match reason {
-        GapReason::Retention | GapReason::Epoch => state.earliest,
-        GapReason::Ahead => state.tail,
+        GapReason::Retention | GapReason::Epoch => state.extent.earliest,
+        GapReason::Ahead => state.extent.tail,
     };
     let lost = match reason {
-        GapReason::Retention => Some(state.earliest.get().saturating_sub(requested)),
+        GapReason::Retention => Some(state.extent.earliest.get().saturating_sub(requested)),
         GapReason::Epoch | GapReason::Ahead => None,
     };
     Gap {
         topic: topic.clone(),
         requested,
-        earliest: state.earliest,
-        tail: state.tail,
+        earliest: state.extent.earliest,
+        tail: state.extent.tail,
         lost,
         reason,
         resume: match on_gap {
             OnGap::Resume | OnGap::Fail => nearest,
-            OnGap::Earliest => state.earliest,
-            OnGap::Latest => state.tail,
+            OnGap::Earliest => state.extent.earliest,
+            OnGap::Latest => state.extent.tail,
         },
     }
 }

@@ -219,7 +219,7 @@ async fn what_was_accepted_before_a_close_is_answered_and_nothing_after_it() {
     for (expected, pending) in (1..).zip(accepted) {
         assert_eq!(pending.ack().await.unwrap().last().sequence.get(), expected);
     }
-    assert_eq!(log.topics().unwrap()[0].tail, Sequence::new(6));
+    assert_eq!(log.topics().unwrap()[0].extent.tail, Sequence::new(6));
 }
 
 #[tokio::test]

@@ -8,35 +8,21 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use super::tail::Tail;
-use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
-use crate::event::Timestamp;
-use crate::log::StoredTopic;
+use crate::log::{Extent, StoredTopic};
 use crate::topic::{TopicId, TopicName};
 
-/// What is readable of a topic, all of it at one moment.
+/// What is known of a topic, all of it at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TopicState {
     /// Its id in the log; `None` until its first event is durable.
     pub(super) id: Option<TopicId>,
-    /// The first sequence that can be read.
-    pub(super) earliest: Sequence,
-    /// The sequence that is given next. Everything below is durable.
-    pub(super) tail: Sequence,
-    /// The position of the newest event.
-    pub(super) last_position: Position,
-    /// When the newest event was appended.
-    pub(super) last_time: Timestamp,
+    /// What is readable. Everything below its tail is durable.
+    pub(super) extent: Extent,
 }
 
 impl TopicState {
-    const NONE: TopicState = TopicState {
-        id: None,
-        earliest: Sequence::FIRST,
-        tail: Sequence::FIRST,
-        last_position: Position::new(0),
-        last_time: Timestamp::from_ms(0),
-    };
+    const NONE: TopicState = TopicState { id: None, extent: Extent::EMPTY };
 }
 
 /// One topic. A topic that somebody follows or publishes to may not exist in the log yet.
@@ -82,13 +68,7 @@ impl Topics {
     /// The topics that the log holds.
     pub(super) fn new(stored: &[StoredTopic], max_topics: usize) -> Arc<Self> {
         let topic = |stored: &StoredTopic| {
-            let state = TopicState {
-                id: Some(stored.id),
-                earliest: stored.earliest,
-                tail: stored.tail,
-                last_position: stored.last_position,
-                last_time: stored.last_time,
-            };
+            let state = TopicState { id: Some(stored.id), extent: stored.extent };
             (stored.name.clone(), Topic::new(stored.name.clone(), state))
         };
         let by_name = RwLock::new(stored.iter().map(topic).collect());

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
+use indicatif::HumanBytes;
 use leftoff::edge::proto::ListTopicsRequest;
 use leftoff::event::Timestamp;
 use serde_json::json;
@@ -13,7 +14,7 @@ use super::client::{ServerArgs, failed};
 /// Lists the topics
 ///
 /// In the order of their names: how many events, the first and the last sequence
-/// that can be read, and the time of the newest event.
+/// that can be read, the space they take, and the time of the newest event.
 #[derive(Debug, Args)]
 pub(super) struct Topics {
     /// Print a line of JSON for each topic
@@ -40,13 +41,15 @@ impl Topics {
                         "tail": topic.tail,
                         "last_position": topic.last_position,
                         "last_time": time.to_string(),
+                        "size_bytes": topic.size_bytes,
                     });
                     writeln!(output, "{line}")?;
                 } else {
                     let last = topic.tail.saturating_sub(1);
                     let count = topic.tail.saturating_sub(topic.earliest);
                     let range = format!("{}..{last}", topic.earliest);
-                    writeln!(output, "{:<32} {count:>10} {range:>20}  {time}", topic.name)?;
+                    let (name, size) = (&topic.name, HumanBytes(topic.size_bytes));
+                    writeln!(output, "{name:<32} {count:>10} {range:>20} {size:>12}  {time}")?;
                 }
             }
             page_token = page.next_page_token;

@@ -205,10 +205,11 @@ pub(super) fn topics(topics: &[TopicInfo]) -> serde_json::Value {
     let topic = |topic: &TopicInfo| {
         serde_json::json!({
             "name": topic.name,
-            "earliest": topic.earliest,
-            "tail": topic.tail,
-            "last_position": topic.last_position,
-            "last_time": time(topic.last_time),
+            "earliest": topic.extent.earliest,
+            "tail": topic.extent.tail,
+            "last_position": topic.extent.last_position,
+            "last_time": time(topic.extent.last_time),
+            "size_bytes": topic.extent.size_bytes(),
         })
     };
     serde_json::json!({ "topics": topics.iter().map(topic).collect::<Vec<_>>() })

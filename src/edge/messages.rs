@@ -182,10 +182,11 @@ pub(super) fn page(page: &Page, epoch: crate::cursor::Epoch) -> proto::ReadRespo
 pub(super) fn topic(topic: &TopicInfo) -> proto::Topic {
     proto::Topic {
         name: topic.name.to_string(),
-        earliest: topic.earliest.get(),
-        tail: topic.tail.get(),
-        last_position: topic.last_position.get(),
-        last_time_ms: topic.last_time.as_ms(),
+        earliest: topic.extent.earliest.get(),
+        tail: topic.extent.tail.get(),
+        last_position: topic.extent.last_position.get(),
+        last_time_ms: topic.extent.last_time.as_ms(),
+        size_bytes: topic.extent.size_bytes(),
     }
 }
 

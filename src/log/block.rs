@@ -8,8 +8,12 @@
 //! | first_sequence: 8 | last_sequence: 8
 //! | first_position: 8 | last_position: 8
 //! | first_time_ms: 8  | last_time_ms: 8
+//! | end_bytes: 8
 //! | records: body_bytes
 //! ```
+//!
+//! `end_bytes` is the size of all blocks of the topic that were ever appended, up to the end of
+//! this one: with it, a topic's size is known without reading the topic.
 //!
 //! Flag 1: at least one event has a publisher-given id. The other flags are 0.
 
@@ -26,8 +30,8 @@ const HAS_IDS: u8 = 1;
 const CRC_BYTES: usize = 4;
 
 /// Bytes before the records.
-pub const HEADER_BYTES: usize = CRC_BYTES + 1 + 1 + 4 + 4 + 6 * 8;
-const _: () = assert!(HEADER_BYTES == 62, "a changed header is a new FORMAT");
+pub const HEADER_BYTES: usize = CRC_BYTES + 1 + 1 + 4 + 4 + 7 * 8;
+const _: () = assert!(HEADER_BYTES == 70, "a changed header is a new FORMAT");
 
 /// Events encoded for appending: records one after another, not yet given a place.
 #[derive(Debug, Clone, Default)]
@@ -121,12 +125,13 @@ impl BlockBuilder {
         self.first_sequence.plus(u64::from(self.count))
     }
 
-    /// Ends the block: its first event gets this position, all of them get this time.
+    /// Ends the block: its first event gets this position, all of them get this time. The topic's
+    /// blocks before it took `start_bytes`.
     ///
     /// # Panics
     ///
     /// If nothing was added: there are no empty blocks.
-    pub fn finish(mut self, first_position: Position, time: Timestamp) -> Block {
+    pub fn finish(mut self, first_position: Position, time: Timestamp, start_bytes: u64) -> Block {
         assert!(self.count > 0, "a block holds at least one event");
         let body_bytes = u32::try_from(self.bytes.len() - HEADER_BYTES)
             .expect("limits keep a block under 4 GiB");
@@ -140,6 +145,7 @@ impl BlockBuilder {
             last_position: first_position.plus(u64::from(self.count - 1)),
             first_time: time,
             last_time: time,
+            end_bytes: start_bytes + self.bytes.len() as u64,
         };
         header.encode(&mut self.bytes);
         let crc = crc32fast::hash(&self.bytes[CRC_BYTES..]);
@@ -227,6 +233,11 @@ impl Block {
         self.header.last_time
     }
 
+    /// The size of all of the topic's blocks that were ever appended, up to the end of this one.
+    pub fn end_bytes(&self) -> u64 {
+        self.header.end_bytes
+    }
+
     /// Its events, in order.
     pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
         let header = &self.header;
@@ -255,6 +266,7 @@ struct Header {
     last_position: Position,
     first_time: Timestamp,
     last_time: Timestamp,
+    end_bytes: u64,
 }
 
 impl Header {
@@ -275,6 +287,7 @@ impl Header {
             self.last_position.get(),
             self.first_time.as_ms(),
             self.last_time.as_ms(),
+            self.end_bytes,
         ];
         for (slot, place) in bytes[14..HEADER_BYTES].chunks_exact_mut(8).zip(places) {
             slot.copy_from_slice(&place.to_be_bytes());
@@ -300,6 +313,7 @@ impl Header {
             last_position: Position::new(whole(38)),
             first_time: Timestamp::from_ms(whole(46)),
             last_time: Timestamp::from_ms(whole(54)),
+            end_bytes: whole(62),
         })
     }
 }
@@ -308,23 +322,26 @@ impl Header {
 pub(super) mod tests {
     use super::*;
 
-    /// A block of events with these payloads, at these places.
-    pub(crate) fn block(first: u64, position: u64, time_ms: u64, payloads: &[&[u8]]) -> Block {
+    /// A block of events with these payloads: its sequence, position and time, and the bytes of the
+    /// topic's blocks before it.
+    pub(crate) fn block(places: (u64, u64, u64), start_bytes: u64, payloads: &[&[u8]]) -> Block {
+        let (first, position, time_ms) = places;
         let mut builder = BlockBuilder::new(Sequence::new(first));
         for payload in payloads {
             let event = NewEvent::new(payload.to_vec());
             builder.push(NewRecords::encode([&event]).record(0), false);
         }
-        builder.finish(Position::new(position), Timestamp::from_ms(time_ms))
+        builder.finish(Position::new(position), Timestamp::from_ms(time_ms), start_bytes)
     }
 
     #[test]
     fn a_block_reads_back_and_says_what_it_holds() {
-        let built = block(5, 50, 500, &[b"a", b"", b"ccc"]);
+        let built = block((5, 50, 500), 5_000, &[b"a", b"", b"ccc"]);
         let read = Block::decode(built.bytes().clone()).unwrap();
         assert_eq!(read.header, built.header);
         assert_eq!((read.first_sequence().get(), read.last_sequence().get()), (5, 7));
         assert_eq!((read.first_position().get(), read.last_position().get()), (50, 52));
+        assert_eq!(read.end_bytes(), 5_000 + read.bytes().len() as u64);
         let events: Vec<_> = read
             .events()
             .map(|event| (event.sequence.get(), event.position.get(), event.payload.to_vec()))
@@ -337,7 +354,7 @@ pub(super) mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_found() {
-        let whole = block(1, 1, 1, &[b"payload"]).bytes().to_vec();
+        let whole = block((1, 1, 1), 0, &[b"payload"]).bytes().to_vec();
         for index in 0..whole.len() * 8 {
             let mut bytes = whole.clone();
             bytes[index / 8] ^= 1 << (index % 8);

@@ -101,7 +101,7 @@ fn read_topics(tree: &sled::Tree, report: &mut CheckReport, progress: &mut impl 
         report.topics += 1;
         match topic {
             Ok((id, record)) => {
-                report.last_position = report.last_position.max(record.last_position.get());
+                report.last_position = report.last_position.max(record.extent.last_position.get());
                 let all = Sequence::FIRST..Sequence::new(u64::MAX);
                 for block in Blocks::new(tree, id, record.name, all) {
                     note(report, block);

@@ -19,6 +19,7 @@ fn name(number: u32) -> TopicName {
 fn fill(log: &dyn Log, blocks: u64, events: u64) -> Vec<Vec<u64>> {
     let mut position = 1;
     let mut sequences = vec![Vec::new(), Vec::new()];
+    let mut sizes = [0, 0];
     for index in 0..blocks {
         let mut group = Group::default();
         for topic in 1..=2 {
@@ -29,7 +30,10 @@ fn fill(log: &dyn Log, blocks: u64, events: u64) -> Vec<Vec<u64>> {
             let payloads: Vec<Vec<u8>> =
                 (first..first + events).map(|s| format!("{topic}/{s}").into_bytes()).collect();
             let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
-            group.blocks.push((id(topic), block(first, position, 1000 + index, &payloads)));
+            let size = &mut sizes[topic as usize - 1];
+            let block = block((first, position, 1000 + index), *size, &payloads);
+            *size = block.end_bytes();
+            group.blocks.push((id(topic), block));
             position += events;
             sequences[topic as usize - 1].extend(first..first + events);
         }
@@ -54,6 +58,12 @@ fn read_all(log: &dyn Log, topic: u32, from: u64, below: u64, max_bytes: usize) 
         }
         next = last.last_sequence().next();
     }
+}
+
+/// What the blocks of `topic` take, as they are read.
+fn stored_bytes(log: &dyn Log, topic: u32, below: u64) -> u64 {
+    let all = log.read(id(topic), Sequence::FIRST, Sequence::new(below), usize::MAX).unwrap();
+    all.iter().map(|block| block.bytes().len() as u64).sum()
 }
 
 fn what_was_appended_is_read_from_any_place_in_steps_of_any_size(log: &dyn Log) {
@@ -99,20 +109,19 @@ fn trimming_drops_whole_blocks_below_and_nothing_else(log: &dyn Log) {
     fill(log, 40, 7);
     let tail = Sequence::new(281);
     for earliest in [1, 7, 8, 10, 150, 281] {
-        let topic = StoredTopic {
-            id: id(1),
-            name: name(1),
-            earliest: Sequence::FIRST,
-            tail,
-            last_position: Position::new(553),
-            last_time: Timestamp::from_ms(1039),
-        };
-        log.trim(&topic, Sequence::new(earliest)).unwrap();
+        let topic = log.topics().unwrap().swap_remove(0);
+        assert_eq!((topic.id, topic.extent.tail), (id(1), tail));
+        let extent = log.trim(&topic, Sequence::new(earliest)).unwrap();
         let first_kept = if earliest == 281 { 281 } else { (earliest - 1) / 7 * 7 + 1 };
         assert_eq!(read_all(log, 1, 1, 281, 1000), (first_kept..281).collect::<Vec<_>>());
         assert_eq!(read_all(log, 2, 1, 281, 1000), (1..281).collect::<Vec<_>>(), "the other topic");
-        let stored = &log.topics().unwrap()[0];
-        assert_eq!(stored, &StoredTopic { earliest: Sequence::new(earliest), ..topic });
+        let expected = Extent {
+            earliest: Sequence::new(earliest),
+            dropped_bytes: topic.extent.appended_bytes - stored_bytes(log, 1, 281),
+            ..topic.extent
+        };
+        let stored = log.topics().unwrap().swap_remove(0);
+        assert_eq!((stored, extent), (StoredTopic { extent: expected, ..topic }, expected));
     }
 }
 
@@ -120,7 +129,7 @@ fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
     let large: Vec<Vec<u8>> = (0..4_u8).map(|n| vec![n; 700_000 * usize::from(n)]).collect();
     let mut group = Group { created: vec![(id(1), name(1))], blocks: Vec::new() };
     for (sequence, payload) in (1..).zip(&large) {
-        group.blocks.push((id(1), block(sequence, sequence, 1, &[payload])));
+        group.blocks.push((id(1), block((sequence, sequence, 1), 0, &[payload])));
     }
     log.append(&group).unwrap();
     let blocks = log.read(id(1), Sequence::FIRST, Sequence::new(5), usize::MAX).unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::{Block, Group, Log, MemoryLog, StoredTopic};
+use super::{Block, Extent, Group, Log, MemoryLog, StoredTopic};
 use crate::cursor::{Epoch, Sequence};
 use crate::error::{Error, Result};
 use crate::topic::TopicId;
@@ -149,7 +149,7 @@ impl Log for FaultyLog {
         self.inner.read(topic, from, below, max_bytes)
     }
 
-    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<()> {
+    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent> {
         self.inner.trim(topic, earliest)
     }
 }

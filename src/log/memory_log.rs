@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::block::Block;
-use super::{Group, Log, StoredTopic};
-use crate::cursor::{Epoch, Position, Sequence};
+use super::{Extent, Group, Log, StoredTopic};
+use crate::cursor::{Epoch, Sequence};
 use crate::error::Result;
-use crate::event::Timestamp;
 use crate::topic::TopicId;
 
 /// Blocks in an ordered map.
@@ -56,21 +55,12 @@ impl Log for MemoryLog {
     fn append(&self, group: &Group) -> Result<()> {
         let mut state = self.state_mut();
         for (id, name) in &group.created {
-            let topic = StoredTopic {
-                id: *id,
-                name: name.clone(),
-                earliest: Sequence::FIRST,
-                tail: Sequence::FIRST,
-                last_position: Position::new(0),
-                last_time: Timestamp::default(),
-            };
+            let topic = StoredTopic { id: *id, name: name.clone(), extent: Extent::EMPTY };
             state.topics.insert(*id, topic);
         }
         for (id, block) in &group.blocks {
             let topic = state.topics.get_mut(id).expect("a topic is created with its first block");
-            topic.tail = block.last_sequence().next();
-            topic.last_position = block.last_position();
-            topic.last_time = block.last_time();
+            topic.extent = topic.extent.with(block);
             state.blocks.insert((*id, block.first_sequence()), block.clone());
         }
         Ok(())
@@ -97,12 +87,17 @@ impl Log for MemoryLog {
         Ok(fitting.map(|(_, block)| block.clone()).collect())
     }
 
-    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<()> {
+    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent> {
         let mut state = self.state_mut();
-        state.topics.insert(topic.id, StoredTopic { earliest, ..topic.clone() });
-        state
-            .blocks
-            .retain(|(owner, _), block| *owner != topic.id || block.last_sequence() >= earliest);
-        Ok(())
+        let mut extent = Extent { earliest, ..topic.extent };
+        state.blocks.retain(|(owner, _), block| {
+            let is_kept = *owner != topic.id || block.last_sequence() >= earliest;
+            if !is_kept {
+                extent.dropped_bytes += block.bytes().len() as u64;
+            }
+            is_kept
+        });
+        state.topics.insert(topic.id, StoredTopic { extent, ..topic.clone() });
+        Ok(extent)
     }
 }

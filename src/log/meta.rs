@@ -3,14 +3,15 @@
 //! ```text
 //! the log     | crc32: 4 | format: 1 | epoch: 4 |
 //! a topic     | crc32: 4 | format: 1 | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8
-//!             | name: the rest |
+//!             | appended_bytes: 8 | dropped_bytes: 8 | name: the rest |
 //! ```
 //!
-//! A topic's `tail`, `last_position` and `last_time_ms` are as they were at its last trim; they
-//! speak only while the topic has no blocks. While it has, the newest block is the head.
+//! A topic's `tail`, `last_position`, `last_time_ms` and `appended_bytes` are as they were at its
+//! last trim; they speak only while the topic has no blocks. While it has, the newest block is the
+//! head.
 
 use super::blocks::{in_words, read_failed};
-use super::keys;
+use super::{Extent, keys};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -36,14 +37,8 @@ pub(super) fn read_epoch(tree: &sled::Tree) -> Result<Option<Epoch>, String> {
 /// A topic's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TopicRecord {
-    /// The first sequence that can be read.
-    pub earliest: Sequence,
-    /// The sequence after the newest event.
-    pub tail: Sequence,
-    /// The position of the newest event.
-    pub last_position: Position,
-    /// When the newest event was appended.
-    pub last_time: Timestamp,
+    /// What the topic held at its last trim.
+    pub extent: Extent,
     /// The topic's name.
     pub name: TopicName,
 }
@@ -51,22 +46,18 @@ pub(super) struct TopicRecord {
 impl TopicRecord {
     /// The record of a topic that has no events yet.
     pub(super) fn new(name: TopicName) -> Self {
-        Self {
-            earliest: Sequence::FIRST,
-            tail: Sequence::FIRST,
-            last_position: Position::new(0),
-            last_time: Timestamp::default(),
-            name,
-        }
+        Self { extent: Extent::EMPTY, name }
     }
 
     /// The record's bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let numbers = [
-            self.earliest.get(),
-            self.tail.get(),
-            self.last_position.get(),
-            self.last_time.as_ms(),
+            self.extent.earliest.get(),
+            self.extent.tail.get(),
+            self.extent.last_position.get(),
+            self.extent.last_time.as_ms(),
+            self.extent.appended_bytes,
+            self.extent.dropped_bytes,
         ];
         let mut content: Vec<u8> = numbers.iter().flat_map(|n| n.to_be_bytes()).collect();
         content.extend_from_slice(self.name.as_str().as_bytes());
@@ -75,19 +66,21 @@ impl TopicRecord {
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
         let content = unseal(bytes)?;
-        let (numbers, name) = content.split_at_checked(4 * 8).ok_or("it is cut")?;
+        let (numbers, name) = content.split_at_checked(6 * 8).ok_or("it is cut")?;
         let number = |index: usize| {
             let bytes = &numbers[8 * index..8 * (index + 1)];
             u64::from_be_bytes(bytes.try_into().expect("8 bytes"))
         };
         let name = std::str::from_utf8(name).map_err(|error| error.to_string())?;
-        Ok(Self {
+        let extent = Extent {
             earliest: Sequence::new(number(0)),
             tail: Sequence::new(number(1)),
             last_position: Position::new(number(2)),
             last_time: Timestamp::from_ms(number(3)),
-            name: TopicName::new(name).map_err(|error| error.to_string())?,
-        })
+            appended_bytes: number(4),
+            dropped_bytes: number(5),
+        };
+        Ok(Self { extent, name: TopicName::new(name).map_err(|error| error.to_string())? })
     }
 }
 
@@ -132,13 +125,15 @@ mod tests {
 
     #[test]
     fn a_topic_record_reads_back_and_every_flipped_bit_is_found() {
-        let record = TopicRecord {
+        let extent = Extent {
             earliest: Sequence::new(3),
             tail: Sequence::new(9),
             last_position: Position::new(90),
             last_time: Timestamp::from_ms(900),
-            name: TopicName::new("quakes.us").unwrap(),
+            appended_bytes: 9_000,
+            dropped_bytes: 3_000,
         };
+        let record = TopicRecord { extent, name: TopicName::new("quakes.us").unwrap() };
         let bytes = record.encode();
         assert_eq!(TopicRecord::decode(&bytes).unwrap(), record);
         for index in 0..bytes.len() * 8 {

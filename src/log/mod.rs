@@ -56,14 +56,53 @@ pub struct StoredTopic {
     pub id: TopicId,
     /// Its name.
     pub name: TopicName,
+    /// What it holds.
+    pub extent: Extent,
+}
+
+/// What a topic holds, all of it at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
     /// The first sequence that can be read.
     pub earliest: Sequence,
-    /// The sequence after the newest event.
+    /// The sequence that the next event gets.
     pub tail: Sequence,
     /// The position of the newest event; 0 if it never had one.
     pub last_position: Position,
     /// When the newest event was appended.
     pub last_time: Timestamp,
+    /// All blocks that were ever appended, in bytes.
+    pub appended_bytes: u64,
+    /// The blocks of these that were dropped again, in bytes.
+    pub dropped_bytes: u64,
+}
+
+impl Extent {
+    /// What a topic holds before its first event.
+    pub const EMPTY: Extent = Extent {
+        earliest: Sequence::FIRST,
+        tail: Sequence::FIRST,
+        last_position: Position::new(0),
+        last_time: Timestamp::from_ms(0),
+        appended_bytes: 0,
+        dropped_bytes: 0,
+    };
+
+    /// The blocks that are stored, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.appended_bytes.saturating_sub(self.dropped_bytes)
+    }
+
+    /// As it is once `block` is appended.
+    pub(crate) fn with(self, block: &Block) -> Self {
+        Self {
+            tail: block.last_sequence().next(),
+            last_position: block.last_position(),
+            last_time: block.last_time(),
+            appended_bytes: block.end_bytes(),
+            ..self
+        }
+    }
 }
 
 /// What a reader looks for by something other than the sequence.
@@ -137,12 +176,12 @@ pub trait Log: Send + Sync + 'static {
 
     /// Drops whole blocks from the front of `topic`, all of whose events are below `earliest`.
     /// From the start of the call the events below are no longer part of the topic, also after a
-    /// crash; their space comes back by and by.
+    /// crash; their space comes back by and by. Returns what the topic holds afterwards.
     ///
     /// # Errors
     ///
     /// As [`Log::append`]; what is left behind is whole, and the same call again finishes it.
-    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<()>;
+    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent>;
 
     /// The sequence of the first event in `earliest..tail` of `topic` that `seek` looks for; `tail`
     /// if none is. A binary search: it reads about `log2(tail - earliest)` blocks.

@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use sled::IVec;
 use tracing::{info, warn};
 
 use super::block::Block;
@@ -36,7 +37,7 @@ use super::keys::BlockKey;
 use super::mark::Mark;
 use super::meta::{self, TopicRecord};
 use super::touches::Touches;
-use super::{Group, Log, StoredTopic, keys};
+use super::{Extent, Group, Log, StoredTopic, keys};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Cause, Error, Result};
 use crate::topic::{TopicId, TopicName};
@@ -141,7 +142,7 @@ impl SledLog {
             meta::read_topics(&self.tree)
                 .map(|topic| topic.map(|(id, record)| (id, record.name)))
                 .collect::<Result<_>>()?;
-        let last = self.topics()?.iter().map(|topic| topic.last_position).max();
+        let last = self.topics()?.iter().map(|topic| topic.extent.last_position).max();
         let last = last.unwrap_or(Position::new(0));
         if let Some((epoch, marked)) = stored.zip(marked) {
             if last < marked {
@@ -235,12 +236,34 @@ impl SledLog {
             Some(first) => self.blocks(id, first..end).next().transpose()?,
             None => None,
         };
-        let (tail, last_position, last_time) = match &newest {
-            Some(block) => (block.last_sequence().next(), block.last_position(), block.last_time()),
-            None => (record.tail, record.last_position, record.last_time),
-        };
-        let TopicRecord { name, earliest, .. } = record;
-        Ok(StoredTopic { id, name, earliest, tail, last_position, last_time })
+        let TopicRecord { name, extent } = record;
+        let extent = newest.map_or(extent, |block| extent.with(&block));
+        Ok(StoredTopic { id, name, extent })
+    }
+
+    /// Removes the blocks of `topic` that begin below `end`, in steps, and notes their size.
+    fn remove_below(
+        &self,
+        topic: TopicId,
+        mut record: TopicRecord,
+        end: Sequence,
+    ) -> Result<Extent> {
+        loop {
+            let below = self.tree.range(keys::blocks(topic, Sequence::FIRST..end));
+            let dropped: Vec<(IVec, u64)> = below
+                .take(MAX_REMOVED_KEYS)
+                .map(|entry| entry.map(|(key, value)| (key, value.len() as u64)))
+                .collect::<Result<_, _>>()
+                .map_err(read_failed)?;
+            if dropped.is_empty() {
+                return Ok(record.extent);
+            }
+            record.extent.dropped_bytes += dropped.iter().map(|(_, size)| size).sum::<u64>();
+            self.write_or_fail(|batch| {
+                batch.insert(&keys::topic(topic), record.encode());
+                dropped.into_iter().for_each(|(key, _)| batch.remove(key));
+            })?;
+        }
     }
 }
 
@@ -319,36 +342,17 @@ impl Log for SledLog {
         Ok(blocks)
     }
 
-    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<()> {
-        let record = TopicRecord {
-            earliest,
-            tail: topic.tail,
-            last_position: topic.last_position,
-            last_time: topic.last_time,
-            name: topic.name.clone(),
-        };
+    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent> {
+        let extent = Extent { earliest, ..topic.extent };
+        let record = TopicRecord { extent, name: topic.name.clone() };
         self.write_or_fail(|batch| batch.insert(&keys::topic(topic.id), record.encode()))?;
         // A block ends where the next one begins, at the latest.
-        let last_kept = match self.last_block_below(topic.id, earliest.next())? {
-            Some(first) => {
-                let block = self.blocks(topic.id, first..earliest.next()).next().transpose()?;
-                let kept = block.is_some_and(|block| block.last_sequence() >= earliest);
-                if kept { first } else { earliest }
-            }
-            None => return Ok(()),
+        let Some(first) = self.last_block_below(topic.id, earliest.next())? else {
+            return Ok(extent);
         };
-        loop {
-            let dropped = self.tree.range(keys::blocks(topic.id, Sequence::FIRST..last_kept));
-            let dropped: Vec<_> = dropped
-                .keys()
-                .take(MAX_REMOVED_KEYS)
-                .collect::<Result<_, _>>()
-                .map_err(read_failed)?;
-            if dropped.is_empty() {
-                return Ok(());
-            }
-            self.write_or_fail(|batch| dropped.into_iter().for_each(|key| batch.remove(key)))?;
-        }
+        let block = self.blocks(topic.id, first..earliest.next()).next().transpose()?;
+        let is_kept = block.is_some_and(|block| block.last_sequence() >= earliest);
+        self.remove_below(topic.id, record, if is_kept { first } else { earliest })
     }
 }
 

@@ -276,11 +276,12 @@ async fn the_bench_measures_a_running_broker_beside_a_plain_file() {
         arguments.extend(["--batch", "5", "--size", "10", "--seconds", "1"]);
         arguments.extend(["--plain-dir", directory.path().to_str().unwrap()]);
         arguments.extend(unary.then_some("--unary"));
-        let before = server.broker.topic(&crate::common::name("bench")).map_or(1, |t| t.tail.get());
+        let before =
+            server.broker.topic(&crate::common::name("bench")).map_or(1, |t| t.extent.tail.get());
         let output = run(&arguments).await;
         assert_eq!(code(&output), 0, "{}", text(&output.stderr));
         let measured: Value = serde_json::from_str(text(&output.stdout).trim()).unwrap();
-        let tail = server.broker.topic(&crate::common::name("bench")).unwrap().tail.get();
+        let tail = server.broker.topic(&crate::common::name("bench")).unwrap().extent.tail.get();
         assert_eq!(measured["events"].as_u64().unwrap(), tail - before, "it counts what is stored");
         for key in ["events_per_second", "megabytes_per_second", "p50_ms", "p99_ms", "p99_9_ms"] {
             assert!(measured[key].as_f64().unwrap() > 0.0, "{key} in {measured}");

@@ -363,6 +363,8 @@ async fn topics_are_listed_in_the_order_of_their_names() {
     let b = &topics["topics"][2];
     let numbers = ["earliest", "tail", "last_position"].map(|key| b[key].clone());
     assert_eq!(json!(numbers), json!([1, 3, 5]));
+    let size_bytes = |topic: &Value| topic["size_bytes"].as_u64().unwrap();
+    assert_eq!(size_bytes(b), 2 * size_bytes(&topics["topics"][0]), "two events and one");
     let rest = get(server.address, "/v1/topics?limit=3&after=b").await.json();
     assert_eq!(listed(&rest), ["c"]);
 }

@@ -257,7 +257,7 @@ impl World {
         let earliest = model.earliest();
         model.ids.retain(|_, sequence| *sequence >= earliest); // The window holds what is kept.
         let info = self.broker().topic(&name(TOPICS[topic])).unwrap();
-        assert_eq!(info.earliest.get(), self.topics[topic].earliest());
+        assert_eq!(info.extent.earliest.get(), self.topics[topic].earliest());
     }
 
     async fn restart(&mut self) {
@@ -272,7 +272,9 @@ impl World {
             .broker()
             .topics(None, 100)
             .into_iter()
-            .map(|topic| (topic.name.to_string(), (topic.earliest.get(), topic.tail.get())))
+            .map(|topic| {
+                (topic.name.to_string(), (topic.extent.earliest.get(), topic.extent.tail.get()))
+            })
             .collect();
         let born = self.topics.iter().zip(TOPICS).filter(|(model, _)| !model.payloads.is_empty());
         let expected: HashMap<String, (u64, u64)> =
