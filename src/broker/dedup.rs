@@ -11,7 +11,7 @@
 //! log, and opening costs nothing for topics that nobody publishes to. Ids are kept whole, not as
 //! hashes: two ids taken for one would be an event lost.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use super::publish::Receipt;
 use crate::cursor::Sequence;
 use crate::error::Result;
 use crate::event::Timestamp;
-use crate::log::{Block, Extent, Log, StoredTopic};
+use crate::log::{Block, Extent, Log, Seek, StoredTopic};
 use crate::topic::TopicId;
 
 /// What an id takes besides its bytes: its places in the map and in the order, and the allocation.
@@ -56,8 +56,8 @@ pub(super) struct DedupWindow {
     /// Every id in the order it was noted, for letting the oldest go.
     order: VecDeque<(TopicId, Arc<str>, Sequence)>,
     size_bytes: usize,
-    /// Topics from before the start, whose ids are not read yet.
-    unread: HashSet<TopicId>,
+    /// Topics from before the start whose ids are not read yet, each with where to begin.
+    unread: HashMap<TopicId, Sequence>,
 }
 
 impl DedupWindow {
@@ -69,15 +69,16 @@ impl DedupWindow {
             topics: HashMap::new(),
             order: VecDeque::new(),
             size_bytes: 0,
-            unread: unread.map(|topic| topic.id).collect(),
+            unread: unread.map(|topic| (topic.id, topic.extent.earliest)).collect(),
         }
     }
 
-    /// Makes sure that the ids of `topic` from before the start are known.
+    /// Makes sure that the ids of `topic` from before the start are known. Reads step by step: the
+    /// memory it takes is bounded by the window's own bound, however large the events are.
     ///
     /// # Errors
     ///
-    /// As [`Log::read`]; the topic's part stays unread, and the next call tries again.
+    /// As [`Log::read`]; the next call goes on where this one ended.
     pub(super) fn prepare(
         &mut self,
         log: &dyn Log,
@@ -85,22 +86,19 @@ impl DedupWindow {
         extent: &Extent,
         now: Timestamp,
     ) -> Result<()> {
-        if !self.unread.contains(&topic) {
-            return Ok(());
-        }
+        let Some(unread) = self.unread.get(&topic).copied() else { return Ok(()) };
         let oldest = extent.tail.get().saturating_sub(self.config.max_events);
-        let mut next = extent.earliest.max(Sequence::new(oldest));
-        let mut blocks = Vec::new();
+        let first = unread.max(extent.earliest).max(Sequence::new(oldest));
+        let fresh = Timestamp::from_ms(now.as_ms().saturating_sub(self.config.max_age_ms));
+        let mut next = log.seek(topic, Seek::Time(fresh), first, extent.tail)?;
         while next < extent.tail {
-            let read = log.read(topic, next, extent.tail, FILL_STEP_BYTES)?;
-            let Some(last) = read.last() else { break };
+            let blocks = log.read(topic, next, extent.tail, FILL_STEP_BYTES)?;
+            let Some(last) = blocks.last() else { break };
             next = last.last_sequence().next();
-            blocks.extend(
-                read.into_iter().filter(|b| b.has_ids() && self.is_fresh(b.last_time(), now)),
-            );
+            blocks.iter().filter(|b| b.has_ids()).for_each(|block| self.note_block(topic, block));
+            self.unread.insert(topic, next);
         }
         self.unread.remove(&topic);
-        blocks.iter().for_each(|block| self.note_block(topic, block));
         Ok(())
     }
 
