@@ -136,3 +136,14 @@ impl Error {
         matches!(self, Self::OutcomeUnknown(_) | Self::DeadlineExceeded { .. })
     }
 }
+
+/// An error's message with those of its causes, for whoever sees no log.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
+}

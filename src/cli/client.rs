@@ -60,13 +60,8 @@ impl ServerArgs {
     /// Connects once.
     pub(super) async fn connect(&self) -> CliResult<Client> {
         let channel = self.endpoint()?.connect().await.map_err(|error| {
-            let mut message = format!("cannot reach {}: {error}", self.server);
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                message = format!("{message}: {cause}");
-                source = cause.source();
-            }
-            CliError::new(Failure::Unreachable, message)
+            let why = leftoff::error::with_causes(&error);
+            CliError::new(Failure::Unreachable, format!("cannot reach {}: {why}", self.server))
         })?;
         Ok(client(channel))
     }

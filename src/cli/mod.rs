@@ -50,13 +50,7 @@ impl From<leftoff::Error> for CliError {
             leftoff::Error::Invalid { .. } | leftoff::Error::OverLimit { .. } => Failure::Refused,
             _ => Failure::Other,
         };
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            message = format!("{message}: {cause}");
-            source = cause.source();
-        }
-        Self { failure, message }
+        Self { failure, message: leftoff::error::with_causes(&error) }
     }
 }
 

@@ -9,7 +9,7 @@ use super::proto::{self, publish_stream_response::Outcome};
 use super::status;
 use crate::broker::{Ack, Durability, EventRef, Page, PageRequest, Publish, Receipt, TopicInfo};
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::event::{NewEvent, Timestamp};
 use crate::topic::TopicName;
 
@@ -103,7 +103,7 @@ pub(super) fn stream_response(outcome: &Result<Ack>) -> proto::PublishStreamResp
         Ok(acknowledged) => Outcome::Ack(ack(acknowledged)),
         Err(error) => Outcome::Error(proto::PublishError {
             code: status::grpc_code(error),
-            message: status::message(error),
+            message: with_causes(error),
             outcome_unknown: error.outcome_unknown(),
             actual_sequence: match error {
                 Error::UnexpectedSequence { actual, .. } => Some(*actual),

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::cursor::Gap;
-use crate::error::Error;
+use crate::error::{Error, with_causes};
 
 /// Who says so, in gRPC's ErrorInfo.
 const DOMAIN: &str = "leftoff";
@@ -131,19 +131,8 @@ impl From<Error> for Status {
         if codes.retry_after.is_some() {
             details.set_retry_info(codes.retry_after);
         }
-        Status::with_error_details(codes.grpc, message(&error), details)
+        Status::with_error_details(codes.grpc, with_causes(&error), details)
     }
-}
-
-/// The message with its causes, for a caller who sees no log.
-pub(super) fn message(error: &Error) -> String {
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    message
 }
 
 /// The gRPC code of an error, as a number.
@@ -159,7 +148,7 @@ pub(super) fn problem_json(error: &Error) -> Value {
     problem.insert("type".into(), format!("urn:leftoff:problem:{kind}").into());
     problem.insert("title".into(), codes.http.canonical_reason().into());
     problem.insert("status".into(), codes.http.as_u16().into());
-    problem.insert("detail".into(), message(error).into());
+    problem.insert("detail".into(), with_causes(error).into());
     Value::Object(problem)
 }
 
