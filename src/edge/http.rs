@@ -209,7 +209,11 @@ impl Edge {
         let body = json::page(&page).map_err(|e| Error::ReadFailed(std::sync::Arc::new(e)))?;
         let headers =
             [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")];
-        Ok((headers, body).into_response())
+        let mut response = (headers, body).into_response();
+        if let Some(gap) = &page.gap {
+            response.headers_mut().insert(status::GAP_HEADER, status::gap_header(gap));
+        }
+        Ok(response)
     }
 
     async fn publish_one(

@@ -49,11 +49,16 @@ const ENCODED: &str = "data:";
 
 /// The answer that streams `subscription`.
 pub(super) fn response(subscription: Subscription, config: FollowConfig) -> Response {
+    let gap = subscription.gap().map(status::gap_header);
     let following = Following { subscription, config, phase: Phase::Opening };
     let writes = stream::unfold(following, |mut following| async move {
         Some((Ok::<Bytes, Infallible>(following.next().await?), following))
     });
-    stream_response(Body::from_stream(writes))
+    let mut response = stream_response(Body::from_stream(writes));
+    if let Some(gap) = gap {
+        response.headers_mut().insert(status::GAP_HEADER, gap);
+    }
+    response
 }
 
 /// The answer to a client that comes while the broker stops: a browser gives up for good on any

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -107,6 +107,22 @@ pub(super) fn gap_json(gap: &Gap) -> Value {
     serde_json::to_value(gap).unwrap_or_default()
 }
 
+/// The header that tells of a gap, before any body is read.
+pub(super) const GAP_HEADER: HeaderName = HeaderName::from_static("leftoff-gap");
+
+/// A gap as the value of [`GAP_HEADER`]: `reason=retention, requested=3, earliest=6, tail=10,
+/// resume=6, lost=3`. Source: a dictionary of RFC 9651.
+pub(super) fn gap_header(gap: &Gap) -> HeaderValue {
+    let Gap { requested, earliest, tail, resume, .. } = gap;
+    let reason = gap.reason.as_str();
+    let lost = gap.lost.map(|lost| format!(", lost={lost}")).unwrap_or_default();
+    let text = format!(
+        "reason={reason}, requested={requested}, earliest={earliest}, tail={tail}, \
+         resume={resume}{lost}"
+    );
+    HeaderValue::try_from(text).expect("words and numbers make a header")
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let codes = codes(&error);
@@ -162,7 +178,11 @@ pub(super) fn problem(
     for (name, value) in extra {
         body[name] = value;
     }
-    refusal(codes.http, body, codes.retry_after)
+    let mut response = refusal(codes.http, body, codes.retry_after);
+    if let Error::Gap(gap) = error {
+        response.headers_mut().insert(GAP_HEADER, gap_header(gap));
+    }
+    response
 }
 
 fn refusal(status: StatusCode, body: Value, retry_after: Option<Duration>) -> Response {

@@ -161,7 +161,12 @@ async fn a_cursor_that_is_gone_is_answered_with_410_and_the_numbers_unless_told_
     let numbers = ["requested", "earliest", "tail", "lost", "reason"].map(|key| body[key].clone());
     assert_eq!(json!(numbers), json!([3, 6, 10, 3, "retention"]));
 
-    let page = get(server.address, "/v1/topics/a/events?after=2&on_gap=earliest").await.json();
+    let header = "reason=retention, requested=3, earliest=6, tail=10, resume=6, lost=3";
+    assert_eq!(answer.header("leftoff-gap"), header);
+
+    let answer = get(server.address, "/v1/topics/a/events?after=2&on_gap=earliest").await;
+    assert_eq!(answer.header("leftoff-gap"), header);
+    let page = answer.json();
     assert_eq!(sequences(&page), [6, 7, 8, 9]);
     assert_eq!((&page["gap"]["lost"], &page["gap"]["requested"]), (&json!(3), &json!(3)));
     let page = get(server.address, "/v1/topics/a/events?after=2&on_gap=latest").await.json();

@@ -227,9 +227,17 @@ async fn whoever_cannot_resume_is_told_so_with_numbers_and_goes_on() {
             "reason": reason, "resume": resumed_after + 1,
         });
         assert_eq!(gap.json(), expected);
+        let lost = lost.as_u64().map(|lost| format!(", lost={lost}")).unwrap_or_default();
+        let header = format!(
+            "reason={reason}, requested={requested}, earliest=6, tail=10, resume={}{lost}",
+            resumed_after + 1
+        );
+        assert_eq!(stream.headers["leftoff-gap"], header);
         assert_eq!(stream.events(follows.len()).await, follows);
         assert!(stream.next().await.unwrap().is_control("leftoff.caught-up"));
     }
+    let whole = Sse::follow(server.address, "a", "?after=5").await;
+    assert_eq!(whole.headers.get("leftoff-gap"), None);
     let refused = to(server.address, "GET", "/v1/topics/a/events?after=2&on_gap=fail");
     let refused = send(refused.header("accept", "text/event-stream"), "").await;
     assert_eq!((refused.status.as_u16(), refused.json()["earliest"].as_u64()), (410, Some(6)));
