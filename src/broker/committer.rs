@@ -156,9 +156,11 @@ impl Committer {
         let stored = StoredTopic { id, name: topic.name.clone(), extent: state.extent };
         // Readers leave before the events do: whoever is behind is told of a gap, not of damage.
         topic.set_state(TopicState { extent: Extent { earliest, ..state.extent }, ..state });
-        let extent = self.log.trim(&stored, earliest)?;
+        let trimmed = self.log.trim(&stored, earliest);
+        // As it was where it failed, so that the same call does it again.
+        let extent = *trimmed.as_ref().unwrap_or(&state.extent);
         topic.set_state(TopicState { extent, ..state });
-        Ok(())
+        trimmed.map(|_| ())
     }
 
     fn durability(&self) -> Durability {

@@ -330,9 +330,10 @@ impl Broker {
     /// [`Error::UnknownTopic`], and as [`Self::subscribe`].
     pub async fn read(&self, topic: &TopicName, request: PageRequest) -> Result<Page> {
         let mut request = request;
-        if request.wait.is_zero() {
-            let extent = self.0.topics.existing(topic)?.state().extent;
-            request.start = before_start(&request, &extent);
+        match self.0.topics.existing(topic) {
+            Ok(topic) => request.start = before_start(&request, &topic.state().extent),
+            Err(_it_is_waited_for) if !request.wait.is_zero() => {}
+            Err(error) => return Err(error),
         }
         let subscription = self.subscribe(topic, request.start, request.on_gap).await?;
         page::read(subscription, &request, self.0.max_page_bytes).await

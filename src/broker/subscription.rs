@@ -216,7 +216,9 @@ impl Subscription {
             return Some(Delivery::Events(run));
         }
         let state = *self.watch.borrow_and_update();
-        if self.next < state.extent.earliest || self.next >= state.extent.tail || !self.read_tail()
+        if self.next < state.extent.earliest
+            || self.next >= state.extent.tail
+            || !self.read_tail(&state)
         {
             return None;
         }
@@ -235,18 +237,23 @@ impl Subscription {
         None
     }
 
-    fn read_tail(&mut self) -> bool {
-        let blocks = self.topic.tail.read(self.next, self.shared.max_read_bytes);
+    fn read_tail(&mut self, state: &TopicState) -> bool {
+        let readable = self.next..state.extent.tail;
+        let blocks = self.topic.tail.read(readable, self.shared.max_read_bytes);
         blocks.map(|blocks| self.read.extend(blocks)).is_some()
     }
 
     async fn read(&mut self, state: &TopicState) -> Result<()> {
-        if self.read_tail() {
+        if self.read_tail(state) {
             return Ok(());
         }
         let Some(id) = state.id else { return Ok(()) };
         let (next, tail, max_bytes) = (self.next, state.extent.tail, self.shared.max_read_bytes);
         let blocks = self.shared.blocking(move |log| log.read(id, next, tail, max_bytes)).await?;
+        let now_earliest = self.watch.borrow().extent.earliest;
+        if next < now_earliest {
+            return Ok(()); // Trimmed while it was read: what came back may begin after a gap.
+        }
         if blocks.is_empty() {
             self.next = tail; // All up to the tail was dropped by rewriting: a hole, not a gap.
         }

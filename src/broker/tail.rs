@@ -7,6 +7,7 @@
 //! behind the tail reads the log instead and costs nothing here.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -169,9 +170,15 @@ impl Tail {
         }
     }
 
-    /// Blocks from the one that holds `from`, `max_bytes` of them at the most but one at least;
-    /// `None` when `from` is older than what is kept, or newer.
-    pub(super) fn read(&self, from: Sequence, max_bytes: usize) -> Option<Vec<Arc<SharedBlock>>> {
+    /// Blocks from the one that holds the start of `readable`, `max_bytes` of them at the most but
+    /// one at least; `None` when the start is older than what is kept, or newer. Blocks past the
+    /// end are left out: they are here before readers may know of them.
+    pub(super) fn read(
+        &self,
+        readable: Range<Sequence>,
+        max_bytes: usize,
+    ) -> Option<Vec<Arc<SharedBlock>>> {
+        let from = readable.start;
         let blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if blocks.front()?.block.first_sequence() > from {
             return None;
@@ -180,6 +187,7 @@ impl Tail {
         let mut left = max_bytes;
         let read: Vec<_> = blocks
             .range(first..)
+            .take_while(|shared| shared.block.first_sequence() < readable.end)
             .enumerate()
             .take_while(|(index, shared)| {
                 let size_bytes = shared.block.bytes().len();

@@ -115,9 +115,11 @@ impl Topics {
         first.into_values().cloned().collect()
     }
 
-    fn forget_if_unused(&self, topic: &Topic) {
+    fn forget_if_unused(&self, topic: &Arc<Topic>) {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        if topic.refs.load(Ordering::Acquire) == 0 && topic.state().id.is_none() {
+        // By the time the lock is held, the name may be that of a newer topic, which is in use.
+        let is_current = by_name.get(&topic.name).is_some_and(|known| Arc::ptr_eq(known, topic));
+        if is_current && topic.refs.load(Ordering::Acquire) == 0 && topic.state().id.is_none() {
             by_name.remove(&topic.name);
         }
     }

@@ -37,6 +37,8 @@ pub(super) struct Blocks {
     topic: TopicName,
     tree: sled::Tree,
     touches: Touches,
+    /// Whether nothing can be read after an unreadable page.
+    is_over: bool,
     entries: Peekable<sled::Iter>,
     /// The end of the range: damage is not looked for beyond.
     end: Sequence,
@@ -55,7 +57,7 @@ impl Blocks {
         let (expected, end) = (sequences.start, sequences.end);
         let entries = tree.range(keys::blocks(topic, sequences)).peekable();
         let (tree, touches) = (tree.clone(), Touches::default());
-        Self { topic: name, tree, touches, entries, end, expected }
+        Self { topic: name, tree, touches, is_over: false, entries, end, expected }
     }
 
     /// Takes the parts that follow the first one of the same block.
@@ -102,13 +104,20 @@ impl Iterator for Blocks {
     type Item = Result<Block>;
 
     fn next(&mut self) -> Option<Result<Block>> {
+        if self.is_over {
+            return None;
+        }
         let (key, start) = match self.entries.next()? {
             Ok(entry) => entry,
             Err(sled::Error::Corruption { .. }) => {
+                self.is_over = true; // sled's iterator stays there, and says the same for ever.
                 let problem = "the page that holds them is unreadable".to_owned();
                 return Some(Err(self.damaged(self.expected, problem)));
             }
-            Err(error) => return Some(Err(read_failed(error))),
+            Err(error) => {
+                self.is_over = true;
+                return Some(Err(read_failed(error)));
+            }
         };
         let Some((_, first, part)) = keys::parse_block(&key) else {
             let problem = format!("unknown key {key:?}");

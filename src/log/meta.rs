@@ -88,7 +88,11 @@ impl TopicRecord {
 pub(super) fn read_topics(
     tree: &sled::Tree,
 ) -> impl Iterator<Item = Result<(TopicId, TopicRecord)>> {
-    tree.scan_prefix(keys::TOPICS).map(|entry| {
+    // After an error sled's iterator stays where it is, and says the same for ever.
+    let until_error = tree.scan_prefix(keys::TOPICS).scan(false, |is_over, entry| {
+        (!std::mem::replace(is_over, entry.is_err())).then_some(entry)
+    });
+    until_error.map(|entry| {
         let (key, value) = entry.map_err(read_failed)?;
         let id = keys::parse_topic(&key).ok_or_else(|| "unknown key".to_owned());
         id.and_then(|id| Ok((id, TopicRecord::decode(&value)?))).map_err(|problem| {

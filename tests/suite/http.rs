@@ -100,6 +100,8 @@ async fn pages_lead_through_the_whole_history_forwards_and_backwards() {
 
     let page = get(address, "/v1/topics/a/events?after=3&before=7").await.json();
     assert_eq!(sequences(&page), [4, 5, 6]);
+    let page = get(address, "/v1/topics/a/events?before=7&limit=3&wait=20s").await.json();
+    assert_eq!(sequences(&page), [4, 5, 6], "what is before is there, and not waited for");
     let page = get(address, "/v1/topics/a/events?from=last:2").await.json();
     assert_eq!(sequences(&page), [24, 25]);
 }
