@@ -174,6 +174,16 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_that_is_forgotten_late_takes_no_newer_one_of_its_name_with_it() {
+        let topics = Topics::new(&[], 2);
+        let name = TopicName::new("a").unwrap();
+        let late = topics.open(&name).unwrap().topic.clone();
+        let newer = topics.open(&name).unwrap();
+        topics.forget_if_unused(&late);
+        assert!(Arc::ptr_eq(&newer, &topics.open(&name).unwrap()));
+    }
+
+    #[test]
     fn a_topic_that_exists_stays_and_the_number_of_topics_is_bounded() {
         let topics = Topics::new(&[], 2);
         let name = |text| TopicName::new(text).unwrap();
