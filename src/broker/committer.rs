@@ -150,17 +150,16 @@ impl Committer {
         let state = topic.state();
         let Some(id) = state.id else { return Err(Error::UnknownTopic(topic.name.clone())) };
         let earliest = earliest.min(state.extent.tail);
-        if earliest <= state.extent.earliest {
+        if earliest < state.extent.earliest {
             return Ok(());
         }
         let stored = StoredTopic { id, name: topic.name.clone(), extent: state.extent };
         // Readers leave before the events do: whoever is behind is told of a gap, not of damage.
         topic.set_state(TopicState { extent: Extent { earliest, ..state.extent }, ..state });
-        let trimmed = self.log.trim(&stored, earliest);
-        // As it was where it failed, so that the same call does it again.
-        let extent = *trimmed.as_ref().unwrap_or(&state.extent);
+        // Where it fails, `earliest` stays: some may be gone. The same call finishes it.
+        let extent = self.log.trim(&stored, earliest)?;
         topic.set_state(TopicState { extent, ..state });
-        trimmed.map(|_| ())
+        Ok(())
     }
 
     fn durability(&self) -> Durability {
