@@ -89,17 +89,23 @@ pub enum Error {
     ReadFailed(#[source] Cause),
     /// Stored events fail their checksum and are not served. Run `leftoff check`; restore a copy.
     #[error(
-        "topic {topic:?}: sequences {first} to {last} are damaged on disk ({problem}); \
-         run `leftoff check`, and put back a copy of the data directory from before the damage"
+        "topic {topic:?}: sequences {} damaged on disk ({problem}); run `leftoff check`; \
+         {PUT_BACK}", from_to(*first, *last)
     )]
     Damaged {
         /// The topic.
         topic: TopicName,
         /// The first sequence that cannot be read.
         first: Sequence,
-        /// The last sequence that cannot be read.
-        last: Sequence,
+        /// The last sequence that cannot be read; `None` where nothing that can be read follows.
+        last: Option<Sequence>,
         /// What does not fit.
+        problem: String,
+    },
+    /// The log is damaged as a whole. Run `leftoff check`; restore a copy.
+    #[error("the log is damaged: {problem}")]
+    DamagedLog {
+        /// What is damaged, and what to do.
         problem: String,
     },
     /// The data directory cannot be opened. The message says why and what to do.
@@ -118,6 +124,14 @@ pub enum Error {
         /// Why.
         problem: String,
     },
+}
+
+/// What to do about damage.
+pub(crate) const PUT_BACK: &str = "put back a copy of the data directory from before the damage, \
+     without its file `mark`, so that readers are told of a new epoch";
+
+fn from_to(first: Sequence, last: Option<Sequence>) -> String {
+    last.map_or_else(|| format!("from {first} on are"), |last| format!("{first} to {last} are"))
 }
 
 impl Error {

@@ -20,13 +20,14 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::error;
 
 use super::dedup::DedupWindow;
+use super::failure::{Failure, PanicGuard};
 use super::publish::{Ack, Duplicate, Durability, Receipt};
 use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
-use crate::log::{BlockBuilder, Extent, Group, Log, NewRecords, StoredTopic};
+use crate::log::{Block, BlockBuilder, Group, Log, NewRecords, StoredTopic};
 use crate::topic::TopicId;
 
 /// What the committer is asked for, in order.
@@ -34,8 +35,12 @@ use crate::topic::TopicId;
 pub(super) enum Command {
     /// Store events.
     Publish(Request),
-    /// Drop events from the front of a topic.
+    /// Take events out at the front of a topic.
     Trim { topic: Arc<Topic>, earliest: Sequence, answer: oneshot::Sender<Result<()>> },
+    /// Remove some of what was trimmed; answered with whether there may be more.
+    Reclaim { topic: Arc<Topic>, answer: oneshot::Sender<Result<bool>> },
+    /// Take the ids of blocks from before the start into the window.
+    Recall { id: TopicId, blocks: Vec<Block>, answer: oneshot::Sender<()> },
     /// Answer what is queued already, then end.
     Stop,
 }
@@ -57,6 +62,7 @@ pub(super) struct Committer {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) tails: Tails,
     pub(super) window: DedupWindow,
+    pub(super) failure: Failure,
     /// The position of the newest durable event, for readers.
     pub(super) last_position: Arc<AtomicU64>,
     /// The id of the next new topic; `None` when all are used.
@@ -71,6 +77,7 @@ pub(super) struct Committer {
 impl Committer {
     /// Runs until it is told to stop, or every handle is gone. Each accepted request is answered.
     pub(super) fn run(mut self) {
+        let _guard = PanicGuard(self.failure.clone());
         let mut group = Vec::new();
         while let Some(command) = self.commands.blocking_recv() {
             let mut next = Some(command);
@@ -89,14 +96,28 @@ impl Committer {
                 next = self.commands.try_recv().ok();
             };
             self.commit(&mut group);
-            match interruption {
-                Some(Command::Trim { topic, earliest, answer }) => {
-                    let _nobody_waits = answer.send(self.trim(&topic, earliest));
-                }
-                // Whoever was let into the queue before it closed is still answered.
-                Some(Command::Stop) => self.commands.close(),
-                Some(Command::Publish(_)) | None => {}
+            if let Some(command) = interruption {
+                self.obey(command);
             }
+        }
+    }
+
+    /// Does what is no publish.
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Publish(request) => self.commit(&mut vec![request]),
+            Command::Trim { topic, earliest, answer } => {
+                let _nobody_waits = answer.send(self.trim(&topic, earliest));
+            }
+            Command::Reclaim { topic, answer } => {
+                let _nobody_waits = answer.send(self.reclaim(&topic));
+            }
+            Command::Recall { id, blocks, answer } => {
+                blocks.iter().for_each(|block| self.window.note_block(id, block));
+                let _nobody_waits = answer.send(());
+            }
+            // Whoever was let into the queue before it closed is still answered.
+            Command::Stop => self.commands.close(),
         }
     }
 
@@ -118,7 +139,10 @@ impl Committer {
         let outcome = self.log.append(&group);
         match &outcome {
             Ok(()) => self.take_over(&draft, group, now),
-            Err(error) => error!(%error, "cannot append a group"),
+            Err(error) => {
+                error!(%error, "cannot append a group");
+                self.failure.note(error);
+            }
         }
         draft.answer(outcome, self.durability(), now);
     }
@@ -147,24 +171,34 @@ impl Committer {
     }
 
     fn trim(&mut self, topic: &Arc<Topic>, earliest: Sequence) -> Result<()> {
-        let state = topic.state();
-        let Some(id) = state.id else { return Err(Error::UnknownTopic(topic.name.clone())) };
-        let earliest = earliest.min(state.extent.tail);
-        if earliest < state.extent.earliest {
+        let stored = stored(topic)?;
+        let earliest = earliest.min(stored.extent.tail);
+        if earliest <= stored.extent.earliest {
             return Ok(());
         }
-        let stored = StoredTopic { id, name: topic.name.clone(), extent: state.extent };
-        // Readers leave before the events do: whoever is behind is told of a gap, not of damage.
-        topic.set_state(TopicState { extent: Extent { earliest, ..state.extent }, ..state });
-        // Where it fails, `earliest` stays: some may be gone. The same call finishes it.
+        // Readers are told before anything is removed: of a gap, not of damage.
         let extent = self.log.trim(&stored, earliest)?;
-        topic.set_state(TopicState { extent, ..state });
+        topic.set_state(TopicState { id: Some(stored.id), extent });
         Ok(())
+    }
+
+    fn reclaim(&mut self, topic: &Arc<Topic>) -> Result<bool> {
+        let stored = stored(topic)?;
+        let extent = self.log.reclaim(&stored)?;
+        topic.set_state(TopicState { id: Some(stored.id), extent });
+        Ok(extent != stored.extent)
     }
 
     fn durability(&self) -> Durability {
         if self.log.is_durable() { Durability::Fsync } else { Durability::Memory }
     }
+}
+
+/// A topic as the log knows it.
+fn stored(topic: &Topic) -> Result<StoredTopic> {
+    let TopicState { id, extent } = topic.state();
+    let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
+    Ok(StoredTopic { id, name: topic.name.clone(), extent })
 }
 
 /// What a group will change, before the log has it.
@@ -273,17 +307,12 @@ impl Draft {
         let in_group = drafted.map(|index| &self.topics[index].ids);
         let duplicates = match (records.ids().is_empty(), state.id) {
             (true, _) => Vec::new(),
-            (false, id) => {
-                if let Some(id) = id {
-                    committer.window.prepare(&*committer.log, id, &state.extent, now)?;
-                }
-                find_duplicates(&records, next, |id_text| {
-                    let kept = state.extent.earliest..next;
-                    let stored = |id| committer.window.find(id, id_text, kept.clone(), now);
-                    let grouped = in_group.and_then(|ids| ids.get(id_text));
-                    grouped.map(|s| Known::InGroup(*s)).or(id.and_then(stored).map(Known::Stored))
-                })
-            }
+            (false, id) => find_duplicates(&records, next, |id_text| {
+                let kept = state.extent.earliest..next;
+                let stored = |id| committer.window.find(id, id_text, kept.clone(), now);
+                let grouped = in_group.and_then(|ids| ids.get(id_text));
+                grouped.map(|s| Known::InGroup(*s)).or(id.and_then(stored).map(Known::Stored))
+            }),
         };
         let actual = next.previous().get();
         if let Some(expected) = expected_sequence

@@ -7,28 +7,32 @@
 //! # Why
 //!
 //! The window is derived: it holds nothing that the log does not. After a restart a topic's part is
-//! read from its newest blocks when the first id for it arrives, so it cannot disagree with the
-//! log, and opening costs nothing for topics that nobody publishes to. Ids are kept whole, not as
-//! hashes: two ids taken for one would be an event lost.
+//! recalled from its newest blocks when the first id for it arrives, so it cannot disagree with the
+//! log, and opening costs nothing for topics that nobody publishes to. Whoever hands in that id
+//! waits for it; the committer, and so everybody else, does not. Ids are kept whole, not as hashes:
+//! two ids taken for one would be an event lost.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 
+use super::blocking;
 use super::publish::Receipt;
 use crate::cursor::Sequence;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::Timestamp;
-use crate::log::{Block, Extent, Log, Seek, StoredTopic};
+use crate::log::{Block, Extent, Log, Seek};
 use crate::topic::TopicId;
 
 /// What an id takes besides its bytes: its places in the map and in the order, and the allocation.
 const ENTRY_BYTES: usize = 128;
 
-/// Bytes of blocks read at a time while a topic's part is filled.
-const FILL_STEP_BYTES: usize = 1 << 20;
+/// Bytes of blocks read at a time while a topic's part is recalled.
+const STEP_BYTES: usize = 1 << 20;
 
 /// How far back an id is recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +52,72 @@ impl Default for DedupConfig {
     }
 }
 
+/// How far the ids that a topic held before the start were recalled.
+#[derive(Debug)]
+pub(super) struct Recall {
+    /// Set when all are.
+    done: OnceCell<()>,
+    /// The first sequence whose id is not in the window yet.
+    next: AtomicU64,
+    /// The topic's tail at the start: from there on, ids are noted as they are stored.
+    below: Sequence,
+}
+
+impl Recall {
+    /// Of a topic that held this when the broker was opened.
+    pub(super) fn of(extent: &Extent) -> Self {
+        let is_empty = extent.earliest >= extent.tail;
+        let next = AtomicU64::new(extent.earliest.get());
+        Self { done: OnceCell::new_with(is_empty.then_some(())), next, below: extent.tail }
+    }
+
+    /// Reads the ids that the window can hold at `now`, step by step, and hands each step to
+    /// `note`. Those that come while it reads wait for it. What is damaged has no ids.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadFailed`], and those of `note`; the next call goes on where this one ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// As after an error.
+    pub(super) async fn finish<N: Future<Output = Result<()>>>(
+        &self,
+        (log, id): (&Arc<dyn Log>, TopicId),
+        config: &DedupConfig,
+        now: Timestamp,
+        note: impl Fn(Vec<Block>) -> N,
+    ) -> Result<()> {
+        let read = || async {
+            let oldest = self.below.get().saturating_sub(config.max_events);
+            let first = Sequence::new(oldest.max(self.next.load(Ordering::Relaxed)));
+            let fresh = Timestamp::from_ms(now.as_ms().saturating_sub(config.max_age_ms));
+            let below = self.below;
+            let seek = move |log: &dyn Log| log.seek(id, Seek::Time(fresh), first, below);
+            let mut next = match blocking(log, seek).await {
+                Err(Error::Damaged { .. }) => first, // Read what can be read instead.
+                found => found?,
+            };
+            while next < below {
+                let read = move |log: &dyn Log| log.read(id, next, below, STEP_BYTES);
+                next = match blocking(log, read).await {
+                    Ok(mut blocks) => {
+                        let last = blocks.last().map_or(below, |b| b.last_sequence().next());
+                        blocks.retain(Block::has_ids);
+                        note(blocks).await?;
+                        last
+                    }
+                    Err(Error::Damaged { last, .. }) => last.map_or(below, Sequence::next),
+                    Err(error) => return Err(error),
+                };
+                self.next.store(next.get(), Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        self.done.get_or_try_init(read).await.copied()
+    }
+}
+
 /// The ids of all topics. Belongs to the committer, which alone knows the order.
 #[derive(Debug)]
 pub(super) struct DedupWindow {
@@ -56,53 +126,16 @@ pub(super) struct DedupWindow {
     /// Every id in the order it was noted, for letting the oldest go.
     order: VecDeque<(TopicId, Arc<str>, Sequence)>,
     size_bytes: usize,
-    /// Topics from before the start whose ids are not read yet, each with where to begin.
-    unread: HashMap<TopicId, Sequence>,
 }
 
 impl DedupWindow {
-    /// A window over the log that holds `topics`.
-    pub(super) fn new(config: DedupConfig, topics: &[StoredTopic]) -> Self {
-        let unread = topics.iter().filter(|topic| topic.extent.tail > topic.extent.earliest);
-        Self {
-            config,
-            topics: HashMap::new(),
-            order: VecDeque::new(),
-            size_bytes: 0,
-            unread: unread.map(|topic| (topic.id, topic.extent.earliest)).collect(),
-        }
+    /// A window without ids.
+    pub(super) fn new(config: DedupConfig) -> Self {
+        Self { config, topics: HashMap::new(), order: VecDeque::new(), size_bytes: 0 }
     }
 
-    /// Makes sure that the ids of `topic` from before the start are known. Reads step by step: the
-    /// memory it takes is bounded by the window's own bound, however large the events are.
-    ///
-    /// # Errors
-    ///
-    /// As [`Log::read`]; the next call goes on where this one ended.
-    pub(super) fn prepare(
-        &mut self,
-        log: &dyn Log,
-        topic: TopicId,
-        extent: &Extent,
-        now: Timestamp,
-    ) -> Result<()> {
-        let Some(unread) = self.unread.get(&topic).copied() else { return Ok(()) };
-        let oldest = extent.tail.get().saturating_sub(self.config.max_events);
-        let first = unread.max(extent.earliest).max(Sequence::new(oldest));
-        let fresh = Timestamp::from_ms(now.as_ms().saturating_sub(self.config.max_age_ms));
-        let mut next = log.seek(topic, Seek::Time(fresh), first, extent.tail)?;
-        while next < extent.tail {
-            let blocks = log.read(topic, next, extent.tail, FILL_STEP_BYTES)?;
-            let Some(last) = blocks.last() else { break };
-            next = last.last_sequence().next();
-            blocks.iter().filter(|b| b.has_ids()).for_each(|block| self.note_block(topic, block));
-            self.unread.insert(topic, next);
-        }
-        self.unread.remove(&topic);
-        Ok(())
-    }
-
-    fn note_block(&mut self, topic: TopicId, block: &Block) {
+    /// Remembers the ids of a stored block.
+    pub(super) fn note_block(&mut self, topic: TopicId, block: &Block) {
         for event in block.events().filter(|event| !event.id.is_empty()) {
             let receipt =
                 Receipt { sequence: event.sequence, position: event.position, time: event.time };
@@ -127,6 +160,10 @@ impl DedupWindow {
 
     /// Remembers an id that was stored.
     pub(super) fn note(&mut self, topic: TopicId, id: &str, receipt: Receipt) {
+        let known = self.topics.get(&topic).and_then(|ids| ids.get(id));
+        if known.is_some_and(|known| known.sequence >= receipt.sequence) {
+            return; // A step that was recalled twice.
+        }
         let id: Arc<str> = id.into();
         self.size_bytes += ENTRY_BYTES + id.len();
         self.order.push_back((topic, id.clone(), receipt.sequence));
@@ -184,7 +221,7 @@ mod tests {
     }
 
     fn window(max_events: u64, max_age_ms: u64, max_bytes: u64) -> DedupWindow {
-        DedupWindow::new(DedupConfig { max_events, max_age_ms, max_bytes }, &[])
+        DedupWindow::new(DedupConfig { max_events, max_age_ms, max_bytes })
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod committer;
 mod dedup;
+mod failure;
 mod limits;
 mod page;
 mod publish;
@@ -43,6 +44,7 @@ use crate::log::{Log, MemoryLog, NewRecords, SledLog};
 use crate::topic::{TopicId, TopicName};
 use committer::{Command, Committer, Request};
 use dedup::DedupWindow;
+use failure::Failure;
 use tail::Tails;
 use topics::{Topic, Topics};
 
@@ -68,7 +70,8 @@ pub struct BrokerConfig {
     pub max_tail_bytes: u64,
     /// What a reader takes from the log or a tail at a time, in bytes. Default: 256 KiB.
     pub max_read_bytes: u64,
-    /// Events of one page of history, in bytes; the last block may go over it. Default: 4 MiB.
+    /// One page of history, in bytes, its events' places and names included; a single event may be
+    /// larger. Default: 3 MiB, for gRPC clients take messages of 4 MiB unless told otherwise.
     pub max_page_bytes: u64,
 }
 
@@ -81,7 +84,7 @@ impl Default for BrokerConfig {
             max_queue_wait_ms: 5_000,
             max_tail_bytes: 64 << 20,
             max_read_bytes: 256 << 10,
-            max_page_bytes: 4 << 20,
+            max_page_bytes: 3 << 20,
         }
     }
 }
@@ -122,6 +125,10 @@ struct Shared {
     max_queue_wait: Duration,
     max_read_bytes: usize,
     max_page_bytes: usize,
+    dedup: DedupConfig,
+    now: fn() -> Timestamp,
+    /// Why nothing more is taken.
+    failure: Failure,
     /// Ends every subscription.
     stopping: CancellationToken,
     committer: Mutex<Option<JoinHandle<()>>>,
@@ -143,16 +150,25 @@ impl Shared {
         &self,
         read: impl FnOnce(&dyn Log) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let log = self.log.clone();
-        let done = tokio::task::spawn_blocking(move || read(&*log)).await;
-        done.unwrap_or_else(|error| Err(Error::ReadFailed(Arc::new(error))))
+        blocking(&self.log, read).await
     }
+}
+
+/// Runs `read` where it may block.
+async fn blocking<T: Send + 'static>(
+    log: &Arc<dyn Log>,
+    read: impl FnOnce(&dyn Log) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let log = log.clone();
+    let done = tokio::task::spawn_blocking(move || read(&*log)).await;
+    done.unwrap_or_else(|error| Err(Error::ReadFailed(Arc::new(error))))
 }
 
 /// The broker: an event log per topic, durable before it is acknowledged, with replay.
 ///
 /// Cheap to clone; all clones are the same broker. It needs a tokio runtime for all but opening.
-/// The data directory is free again when every clone and every subscription is dropped.
+/// The data directory is free again when [`Broker::close`] has returned, every clone and every
+/// subscription is dropped, and reads that these had begun are over.
 #[derive(Debug, Clone)]
 pub struct Broker(Arc<Shared>);
 
@@ -201,12 +217,14 @@ impl Broker {
         let last_position = Arc::new(AtomicU64::new(last_position.unwrap_or(0)));
         let max_queue_bytes = settings.max_queue_bytes as usize;
         let (commands, received) = mpsc::channel(1 + max_queue_bytes / REQUEST_BYTES);
+        let failure = Failure::default();
         let last_id = stored.iter().map(|topic| topic.id).max();
         let committer = Committer {
             log: log.clone(),
             commands: received,
             tails: Tails::new(settings.max_tail_bytes as usize),
-            window: DedupWindow::new(dedup.clone(), &stored),
+            window: DedupWindow::new(dedup.clone()),
+            failure: failure.clone(),
             last_position: last_position.clone(),
             next_id: last_id.map_or(Some(TopicId::FIRST), TopicId::next),
             last_time: stored.iter().map(|t| t.extent.last_time).max().unwrap_or_default(),
@@ -230,6 +248,9 @@ impl Broker {
             max_queue_wait: Duration::from_millis(settings.max_queue_wait_ms),
             max_read_bytes: settings.max_read_bytes as usize,
             max_page_bytes: settings.max_page_bytes as usize,
+            dedup: dedup.clone(),
+            now,
+            failure,
             stopping: CancellationToken::new(),
             committer: Mutex::new(Some(thread)),
         })))
@@ -291,10 +312,14 @@ impl Broker {
         shared.limits.check(&publish.events)?;
         let records = NewRecords::encode(&publish.events);
         limits::at_most("batch bytes", records.size_bytes(), shared.limits.max_batch_bytes)?;
+        let topic = shared.topics.open(&publish.topic)?;
+        if !records.ids().is_empty() {
+            shared.recall(&topic).await?;
+        }
         let space = shared.space(REQUEST_BYTES + records.size_bytes()).await?;
         let (answer, pending) = oneshot::channel();
         let request = Request {
-            topic: shared.topics.open(&publish.topic)?,
+            topic,
             records,
             expected_sequence: publish.expected_sequence,
             answer,
@@ -339,16 +364,27 @@ impl Broker {
         page::read(subscription, &request, self.0.max_page_bytes).await
     }
 
-    /// Drops the events of `topic` below `earliest`, in whole blocks; readers behind are told.
+    /// Drops the events of `topic` below `earliest`; readers behind are told. Their space comes
+    /// back in small steps, between which publishes go on, and all of it by the time this returns.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTopic`]: nothing happened. As [`Log::trim`]: the same call finishes it.
+    /// [`Error::UnknownTopic`]: nothing happened. As [`Log::trim`] and [`Log::reclaim`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the events may or may not be dropped, and space may be left for
+    /// the next call to give back.
     pub async fn trim(&self, topic: &TopicName, earliest: Sequence) -> Result<()> {
         let topic = self.0.topics.existing(topic)?;
-        let (answer, answered) = oneshot::channel();
-        self.0.send(Command::Trim { topic, earliest, answer }).await?;
-        answered.await.unwrap_or(Err(Error::ShuttingDown))
+        let of = topic.clone();
+        self.0.ask(|answer| Command::Trim { topic: of, earliest, answer }).await??;
+        loop {
+            let of = topic.clone();
+            if !self.0.ask(|answer| Command::Reclaim { topic: of, answer }).await?? {
+                return Ok(());
+            }
+        }
     }
 
     /// What is known of a topic.
@@ -378,6 +414,23 @@ impl Broker {
         self.0.stopping.is_cancelled()
     }
 
+    /// Whether publishes are taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShuttingDown`], [`Error::ReadOnly`]: why they are not.
+    pub fn check_ready(&self) -> Result<()> {
+        if self.is_draining() {
+            return Err(Error::ShuttingDown);
+        }
+        self.0.failure.error().map_or(Ok(()), Err)
+    }
+
+    /// Resolves when storage has failed, so that nothing more is taken until it is reopened.
+    pub async fn failed(&self) {
+        self.0.failure.happened().await;
+    }
+
     /// Resolves when [`Self::drain`] is called.
     pub async fn draining(&self) {
         self.0.stopping.cancelled().await;
@@ -405,7 +458,27 @@ impl Shared {
     }
 
     async fn send(&self, command: Command) -> Result<()> {
-        self.commands.send(command).await.map_err(|_committer_ended| Error::ShuttingDown)
+        self.commands.send(command).await.map_err(|_committer_ended| self.ended())
+    }
+
+    /// Sends a command, and waits for its answer.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.send(command(answer)).await?;
+        answered.await.map_err(|_committer_ended| self.ended())
+    }
+
+    /// Why the committer takes nothing any more.
+    fn ended(&self) -> Error {
+        self.failure.error().unwrap_or(Error::ShuttingDown)
+    }
+
+    /// Makes sure that the window has the ids that `topic` held before the start.
+    async fn recall(&self, topic: &Topic) -> Result<()> {
+        let Some(id) = topic.state().id else { return Ok(()) };
+        let note =
+            |blocks| async move { self.ask(|answer| Command::Recall { id, blocks, answer }).await };
+        topic.recall.finish((&self.log, id), &self.dedup, (self.now)(), note).await
     }
 }
 

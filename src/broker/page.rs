@@ -8,6 +8,8 @@ use super::subscription::{Delivery, Subscription, Waited};
 use super::tail::Run;
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
 use crate::error::Result;
+use crate::log::EventRef;
+use crate::topic::TopicName;
 
 /// What to read.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +43,10 @@ pub struct Page {
     pub caught_up: bool,
 }
 
+/// What an event takes in a page besides its stored bytes and its topic's name: places and times,
+/// and the names of its fields where they are spelled out.
+const EVENT_BYTES: usize = 128;
+
 /// Reads a page; `max_bytes` bounds it besides the number of events.
 pub(super) async fn read(
     mut subscription: Subscription,
@@ -57,8 +63,8 @@ pub(super) async fn read(
         tail: Sequence::FIRST,
         caught_up: false,
     };
-    let (mut events_left, mut bytes_left) = (request.limit, max_bytes);
-    while events_left > 0 && bytes_left > 0 {
+    let mut room = Room { events: request.limit, bytes: max_bytes, is_empty: true };
+    while room.events > 0 {
         let wait = if page.runs.is_empty() && request.before.is_none() {
             request.wait.saturating_sub(started.elapsed())
         } else {
@@ -77,14 +83,41 @@ pub(super) async fn read(
             Err(error) => return Err(error),
         };
         let Some(run) = run.below(request.before) else { break };
-        bytes_left = bytes_left.saturating_sub(run.size_bytes());
-        let run = run.first(events_left);
-        events_left -= run.events().count();
+        let fitting = run.events().take_while(|event| room.takes(run.topic(), event)).count();
+        if fitting == 0 {
+            break;
+        }
+        let is_cut = run.events().nth(fitting).is_some();
+        let run = run.first(fitting);
         page.cursor = Cursor::after(run.last_sequence(), epoch);
         page.runs.push(run);
+        if is_cut {
+            break;
+        }
     }
     (page.earliest, page.tail) = subscription.bounds();
     let crate::cursor::Place::Sequence(last) = page.cursor.after else { return Ok(page) };
     page.caught_up = last.next() >= page.tail;
     Ok(page)
+}
+
+/// What a page has room for.
+struct Room {
+    events: usize,
+    bytes: usize,
+    is_empty: bool,
+}
+
+impl Room {
+    /// Whether an event has its place in the page. The first one has, however large it is.
+    fn takes(&mut self, topic: &TopicName, event: &EventRef<'_>) -> bool {
+        let size_bytes = EVENT_BYTES + topic.as_str().len() + event.size_bytes();
+        let takes = self.events > 0 && (size_bytes <= self.bytes || self.is_empty);
+        if takes {
+            self.is_empty = false;
+            self.events -= 1;
+            self.bytes = self.bytes.saturating_sub(size_bytes);
+        }
+        takes
+    }
 }

@@ -23,7 +23,7 @@ use super::tail::{Run, SharedBlock};
 use super::topics::{TopicRef, TopicState};
 use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
-use crate::log::Seek;
+use crate::log::{Extent, Seek};
 use crate::topic::TopicName;
 
 /// What a subscription yields.
@@ -73,12 +73,19 @@ impl Subscription {
         on_gap: OnGap,
     ) -> Result<Self> {
         let mut watch = topic.watch();
-        let state = *watch.borrow_and_update();
         let came_with = match start {
             StartPoint::After(cursor) => Some(cursor),
             _ => None,
         };
-        let (next, gap) = resolve(&shared, &topic.name, &state, start, on_gap).await?;
+        let (next, gap) = loop {
+            let state = *watch.borrow_and_update();
+            let resolved = resolve(&shared, &topic.name, &state, start, on_gap).await;
+            // What is missing because it was trimmed meanwhile is no damage.
+            let was_trimmed = watch.borrow().extent.earliest > state.extent.earliest;
+            if resolved.is_ok() || !was_trimmed {
+                break resolved?;
+            }
+        };
         if let Some(gap) = &gap
             && on_gap == OnGap::Fail
         {
@@ -229,8 +236,9 @@ impl Subscription {
         while let Some(block) = self.read.pop_front() {
             let below = block.block().last_sequence().next();
             let name = self.topic.name.clone();
-            if let Some(run) = Run::new(name, block, self.next, below) {
-                self.next = below;
+            let from = self.next;
+            self.next = below.max(from);
+            if let Some(run) = Run::new(name, block, from, below) {
                 return Some(run);
             }
         }
@@ -249,22 +257,19 @@ impl Subscription {
         }
         let Some(id) = state.id else { return Ok(()) };
         let (next, tail, max_bytes) = (self.next, state.extent.tail, self.shared.max_read_bytes);
-        let blocks = self.shared.blocking(move |log| log.read(id, next, tail, max_bytes)).await?;
+        let blocks = self.shared.blocking(move |log| log.read(id, next, tail, max_bytes)).await;
         let now_earliest = self.watch.borrow().extent.earliest;
         if next < now_earliest {
-            return Ok(()); // Trimmed while it was read: what came back may begin after a gap.
+            return Ok(()); // Trimmed while it was read: what is missing is a gap, and no damage.
         }
-        if blocks.is_empty() {
-            self.next = tail; // All up to the tail was dropped by rewriting: a hole, not a gap.
-        }
-        self.read.extend(blocks.into_iter().map(SharedBlock::new));
+        self.read.extend(blocks?.into_iter().map(SharedBlock::new));
         Ok(())
     }
 
     /// Notes that events the reader wanted next were trimmed while it was away or slow.
     fn fall_behind(&mut self, state: &TopicState) -> Result<()> {
         let name = &self.topic.name;
-        let gap = gap(name, state, self.next.get(), GapReason::Retention, self.on_gap);
+        let gap = gap(name, state, Place::Sequence(self.next), GapReason::Retention, self.on_gap);
         if self.on_gap == OnGap::Fail {
             return Err(Error::Gap(gap));
         }
@@ -281,8 +286,8 @@ async fn resolve(
     start: StartPoint,
     on_gap: OnGap,
 ) -> Result<(Sequence, Option<Gap>)> {
-    let gap_at = |requested: u64, reason| {
-        let gap = gap(topic, state, requested, reason, on_gap);
+    let gap_at = |wanted: Place, reason| {
+        let gap = gap(topic, state, wanted, reason, on_gap);
         Ok((gap.resume, Some(gap)))
     };
     let after = match start {
@@ -297,31 +302,29 @@ async fn resolve(
         }
         StartPoint::After(cursor) => cursor,
     };
+    let wanted = match after.after {
+        Place::Sequence(sequence) => Place::Sequence(sequence.next()),
+        Place::Position(position) => Place::Position(position.next()),
+    };
     if after.epoch.is_some_and(|epoch| epoch != shared.log.epoch()) {
-        return gap_at(requested(after.after), GapReason::Epoch);
+        return gap_at(wanted, GapReason::Epoch);
     }
-    match after.after {
-        Place::Sequence(sequence) if sequence.next() > state.extent.tail => {
-            gap_at(sequence.next().get(), GapReason::Ahead)
+    match wanted {
+        Place::Sequence(next) if next > state.extent.tail => gap_at(wanted, GapReason::Ahead),
+        Place::Sequence(next) if next < state.extent.earliest => {
+            gap_at(wanted, GapReason::Retention)
         }
-        Place::Sequence(sequence) if sequence.next() < state.extent.earliest => {
-            gap_at(sequence.next().get(), GapReason::Retention)
+        Place::Sequence(next) => Ok((next, None)),
+        Place::Position(next) if next.previous().get() > shared.last_position() => {
+            gap_at(wanted, GapReason::Ahead)
         }
-        Place::Sequence(sequence) => Ok((sequence.next(), None)),
-        Place::Position(position) if position.get() > shared.last_position() => {
-            gap_at(position.next().get(), GapReason::Ahead)
+        Place::Position(next) if next <= state.extent.trimmed_position => {
+            gap_at(wanted, GapReason::Retention)
         }
-        Place::Position(position) => {
-            let found = seek(shared, state, Seek::AfterPosition(position)).await?;
+        Place::Position(next) => {
+            let found = seek(shared, state, Seek::AfterPosition(next.previous())).await?;
             Ok((found, None))
         }
-    }
-}
-
-fn requested(place: Place) -> u64 {
-    match place {
-        Place::Sequence(sequence) => sequence.next().get(),
-        Place::Position(position) => position.next().get(),
     }
 }
 
@@ -331,32 +334,31 @@ async fn seek(shared: &Shared, state: &TopicState, seek: Seek) -> Result<Sequenc
     shared.blocking(move |log| log.seek(id, seek, earliest, tail)).await
 }
 
+/// The gap of a reader that wants `wanted` next.
 fn gap(
     topic: &TopicName,
     state: &TopicState,
-    requested: u64,
+    wanted: Place,
     reason: GapReason,
     on_gap: OnGap,
 ) -> Gap {
+    let Extent { earliest, tail, .. } = state.extent;
     let nearest = match reason {
-        GapReason::Retention | GapReason::Epoch => state.extent.earliest,
-        GapReason::Ahead => state.extent.tail,
+        GapReason::Retention | GapReason::Epoch => earliest,
+        GapReason::Ahead => tail,
     };
-    let lost = match reason {
-        GapReason::Retention => Some(state.extent.earliest.get().saturating_sub(requested)),
-        GapReason::Epoch | GapReason::Ahead => None,
+    let (requested, lost) = match (wanted, reason) {
+        (Place::Sequence(next), GapReason::Retention) => {
+            (next.get(), Some(earliest.get().saturating_sub(next.get())))
+        }
+        (Place::Sequence(next), _) => (next.get(), None),
+        // How many of the positions in between were of this topic is not known any more.
+        (Place::Position(next), _) => (next.get(), None),
     };
-    Gap {
-        topic: topic.clone(),
-        requested,
-        earliest: state.extent.earliest,
-        tail: state.extent.tail,
-        lost,
-        reason,
-        resume: match on_gap {
-            OnGap::Resume | OnGap::Fail => nearest,
-            OnGap::Earliest => state.extent.earliest,
-            OnGap::Latest => state.extent.tail,
-        },
-    }
+    let resume = match on_gap {
+        OnGap::Resume | OnGap::Fail => nearest,
+        OnGap::Earliest => earliest,
+        OnGap::Latest => tail,
+    };
+    Gap { topic: topic.clone(), requested, earliest, tail, lost, reason, resume }
 }

@@ -4,10 +4,13 @@
 //!
 //! One bound holds for all topics together, and the oldest block of the whole broker goes first. So
 //! a busy broker with many topics cannot take more memory than a quiet one. A reader that is
-//! behind the tail reads the log instead and costs nothing here.
+//! behind the tail reads the log instead and costs nothing here. A wire form is charged when a
+//! reader first asks for it, with what it really takes: some payloads grow sevenfold in one. What
+//! that goes over the bound is made up for by the next block.
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -17,9 +20,9 @@ use crate::event::Event;
 use crate::log::{Block, EventRef};
 use crate::topic::TopicName;
 
-/// What a block in a tail is counted for, in its stored size: the block itself, and one wire form
-/// of about the same size that its readers share.
-const BLOCK_SHARES: usize = 2;
+/// What a block in a tail takes besides its bytes and its wire forms: its places in the queues, and
+/// its allocations. Of 1,000,000 blocks of one small event, about that many bytes each.
+const BLOCK_BYTES: usize = 384;
 
 /// The wire forms in which a block may be kept, encoded once for all its readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,34 @@ const FORMS: usize = 1;
 pub(super) struct SharedBlock {
     block: Block,
     forms: [OnceLock<Encoded>; FORMS],
+    charge: Charge,
+}
+
+/// What a block in a tail is charged for, on the account of all tails.
+#[derive(Debug, Default)]
+struct Charge {
+    account: Arc<AtomicUsize>,
+    /// In bytes; `None` for a block in no tail, which costs its reader alone.
+    charged: Mutex<Option<usize>>,
+}
+
+impl Charge {
+    fn open(account: &Arc<AtomicUsize>, size_bytes: usize) -> Self {
+        account.fetch_add(size_bytes, Ordering::Relaxed);
+        Self { account: account.clone(), charged: Mutex::new(Some(size_bytes)) }
+    }
+
+    fn add(&self, size_bytes: usize) {
+        if let Some(charged) = &mut *self.charged.lock().unwrap_or_else(PoisonError::into_inner) {
+            *charged += size_bytes;
+            self.account.fetch_add(size_bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn close(&self) {
+        let charged = self.charged.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.account.fetch_sub(charged.unwrap_or(0), Ordering::Relaxed);
+    }
 }
 
 /// A block's events in a wire form.
@@ -49,7 +80,13 @@ struct Encoded {
 impl SharedBlock {
     /// Wraps a block that nobody else reads yet.
     pub(super) fn new(block: Block) -> Arc<Self> {
-        Arc::new(Self { block, forms: Default::default() })
+        Arc::new(Self { block, forms: Default::default(), charge: Charge::default() })
+    }
+
+    /// Wraps a block for a tail, on the account of all tails.
+    fn in_tail(block: Block, account: &Arc<AtomicUsize>) -> Arc<Self> {
+        let charge = Charge::open(account, BLOCK_BYTES + block.bytes().len());
+        Arc::new(Self { block, forms: Default::default(), charge })
     }
 
     pub(super) fn block(&self) -> &Block {
@@ -123,11 +160,6 @@ impl Run {
         self.events().last().map_or(self.from, |event| event.sequence)
     }
 
-    /// What it takes as it is stored, in bytes; an upper bound for part of a block.
-    pub fn size_bytes(&self) -> usize {
-        self.shared.block.bytes().len()
-    }
-
     /// The events in a wire form. `encode` appends one event; it is called for each event of the
     /// block the first time that anybody asks for this form, and must depend on nothing else.
     pub fn encoded(
@@ -143,6 +175,7 @@ impl Run {
                 starts.push((event.sequence, bytes.len()));
                 encode(&event, &mut bytes);
             }
+            self.shared.charge.add(bytes.capacity() + size_of_val(starts.as_slice()));
             Encoded { bytes: bytes.into(), starts }
         });
         let offset_of = |sequence: Sequence| {
@@ -164,7 +197,9 @@ impl Tail {
 
     fn pop_oldest(&self) {
         let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        blocks.pop_front();
+        if let Some(oldest) = blocks.pop_front() {
+            oldest.charge.close();
+        }
         if blocks.is_empty() {
             blocks.shrink_to_fit(); // A hundred thousand quiet topics keep no empty buffers.
         }
@@ -205,26 +240,59 @@ impl Tail {
 #[derive(Debug)]
 pub(super) struct Tails {
     max_bytes: usize,
-    size_bytes: usize,
-    order: VecDeque<(Arc<Tail>, usize)>,
+    /// What all of them take, in bytes.
+    account: Arc<AtomicUsize>,
+    /// A tail for each of its blocks.
+    order: VecDeque<Arc<Tail>>,
 }
 
 impl Tails {
     /// Tails that take `max_bytes` at the most, wire forms included.
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self { max_bytes, size_bytes: 0, order: VecDeque::new() }
+        Self { max_bytes, account: Arc::default(), order: VecDeque::new() }
     }
 
     /// Adds a block as the newest of its topic; where there is no room, the oldest of all go.
     pub(super) fn push(&mut self, tail: &Arc<Tail>, block: Block) {
-        let charged = BLOCK_SHARES * block.bytes().len();
-        tail.push(SharedBlock::new(block));
-        self.order.push_back((tail.clone(), charged));
-        self.size_bytes += charged;
-        while self.size_bytes > self.max_bytes {
-            let Some((tail, charged)) = self.order.pop_front() else { return };
+        tail.push(SharedBlock::in_tail(block, &self.account));
+        self.order.push_back(tail.clone());
+        while self.account.load(Ordering::Relaxed) > self.max_bytes {
+            let Some(tail) = self.order.pop_front() else { return };
             tail.pop_oldest();
-            self.size_bytes -= charged;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::Position;
+    use crate::event::{NewEvent, Timestamp};
+    use crate::log::{BlockBuilder, NewRecords};
+
+    fn block(sequence: u64, payload_bytes: usize) -> Block {
+        let records = NewRecords::encode([&NewEvent::new(vec![b'\n'; payload_bytes])]);
+        let mut builder = BlockBuilder::new(Sequence::new(sequence));
+        builder.push(records.record(0), false);
+        builder.finish(Position::new(sequence), Timestamp::from_ms(1), 0)
+    }
+
+    #[test]
+    fn wire_forms_are_charged_as_they_are_and_everything_is_given_back() {
+        let mut tails = Tails::new(100_000);
+        let quiet: Arc<Tail> = Arc::default();
+        let read: Arc<Tail> = Arc::default();
+        let topic = TopicName::new("a").unwrap();
+        tails.push(&quiet, block(1, 1_000));
+        tails.push(&read, block(1, 10_000));
+        let held = read.read(Sequence::FIRST..Sequence::new(2), 1).unwrap().remove(0);
+        let before = tails.account.load(Ordering::Relaxed);
+        let run = Run::new(topic, held, Sequence::FIRST, Sequence::new(2)).unwrap();
+        run.encoded(Form::Sse, |_, bytes| bytes.resize(90_000, 0));
+        assert!(tails.account.load(Ordering::Relaxed) >= before + 90_000);
+        tails.push(&quiet, block(2, 0));
+        assert_eq!(tails.order.len(), 1, "the block with the large form is gone, and one before");
+        tails.push(&quiet, block(3, 200_000));
+        assert_eq!((tails.account.load(Ordering::Relaxed), tails.order.len()), (0, 0));
     }
 }

@@ -314,6 +314,57 @@ async fn a_cursor_by_position_resumes_after_it_in_any_topic() {
     assert!(matches!(error, Error::Gap(ref gap) if gap.reason == GapReason::Ahead), "{error}");
 }
 
+#[tokio::test]
+async fn a_cursor_by_position_whose_events_were_trimmed_is_a_gap_and_no_other_is() {
+    let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+    for number in 1..=30 {
+        let topic = if number % 3 == 0 { "b" } else { "a" };
+        broker.publish(publish(topic, &number.to_string())).await.unwrap();
+    }
+    broker.trim(&name("b"), Sequence::new(4)).await.unwrap(); // Positions 3, 6 and 9 are gone.
+    for position in 0..=12 {
+        let start = format!("@{position}").parse().unwrap();
+        let mut reader = broker.subscribe(&name("b"), start, OnGap::Resume).await.unwrap();
+        let first = reader.next_ready().await.unwrap().unwrap();
+        match first {
+            Delivery::Gap(gap) => {
+                assert!(position < 9, "nothing is missing after position {position}: {gap}");
+                assert_eq!((gap.requested, gap.resume.get(), gap.lost), (position + 1, 4, None));
+            }
+            Delivery::Events(run) => {
+                assert!(position >= 9, "a gap was not told after position {position}");
+                let next = if position < 12 { 4 } else { 5 };
+                assert_eq!(run.events().next().unwrap().sequence.get(), next);
+            }
+            Delivery::CaughtUp => panic!("there are events after position {position}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_asks_is_told_when_publishing_is_over() {
+    let log = Arc::new(FaultyLog::default());
+    let broker = broker(&log);
+    broker.check_ready().unwrap();
+    log.fail(1, Fault::SyncFails);
+    broker.publish(publish("a", "1")).await.unwrap_err();
+    broker.failed().await;
+    let error = broker.check_ready().unwrap_err();
+    assert!(matches!(error, Error::ReadOnly(_)), "{error}");
+    broker.drain();
+    let error = broker.check_ready().unwrap_err();
+    assert!(matches!(error, Error::ShuttingDown), "{error}");
+
+    let log = Arc::new(FaultyLog::default());
+    let broker = Broker::with_log(log.clone(), &OpenConfig::default()).unwrap();
+    log.fail(1, Fault::Panics);
+    let error = broker.publish(publish("a", "1")).await.unwrap_err();
+    assert!(error.outcome_unknown(), "{error}");
+    broker.failed().await;
+    let error = broker.publish(publish("a", "1")).await.unwrap_err();
+    assert!(matches!(error, Error::ReadOnly(_)), "{error}");
+}
+
 /// Goal: a wait for an event misses none that is published at any moment of it.
 /// Method: readers wait for each of many events while they are published without any pause.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
+use super::dedup::Recall;
 use super::tail::Tail;
 use crate::error::{Error, Result};
 use crate::log::{Extent, StoredTopic};
@@ -30,6 +31,8 @@ impl TopicState {
 pub(super) struct Topic {
     pub(super) name: TopicName,
     pub(super) tail: Arc<Tail>,
+    /// Whether the window knows the ids from before the start.
+    pub(super) recall: Recall,
     state: watch::Sender<TopicState>,
     /// How many hold a [`TopicRef`].
     refs: AtomicUsize,
@@ -37,8 +40,9 @@ pub(super) struct Topic {
 
 impl Topic {
     fn new(name: TopicName, state: TopicState) -> Arc<Self> {
+        let recall = Recall::of(&state.extent);
         let state = watch::Sender::new(state);
-        Arc::new(Self { name, tail: Arc::default(), state, refs: AtomicUsize::new(0) })
+        Arc::new(Self { name, tail: Arc::default(), recall, state, refs: AtomicUsize::new(0) })
     }
 
     /// What is readable now.

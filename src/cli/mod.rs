@@ -46,7 +46,7 @@ impl CliError {
 impl From<leftoff::Error> for CliError {
     fn from(error: leftoff::Error) -> Self {
         let failure = match &error {
-            leftoff::Error::Damaged { .. } => Failure::Damage,
+            leftoff::Error::Damaged { .. } | leftoff::Error::DamagedLog { .. } => Failure::Damage,
             leftoff::Error::Invalid { .. } | leftoff::Error::OverLimit { .. } => Failure::Refused,
             _ => Failure::Other,
         };

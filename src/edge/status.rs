@@ -67,7 +67,7 @@ fn codes(error: &Error) -> Codes {
         Error::ReadFailed(_) => {
             codes(Code::Internal, StatusCode::INTERNAL_SERVER_ERROR, "READ_FAILED")
         }
-        Error::Damaged { .. } => {
+        Error::Damaged { .. } | Error::DamagedLog { .. } => {
             codes(Code::DataLoss, StatusCode::INTERNAL_SERVER_ERROR, "DAMAGED")
         }
         Error::Open { .. } | Error::Listen { .. } => {

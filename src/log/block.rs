@@ -188,6 +188,15 @@ impl Block {
         Header::decode(start).map(|header| header.block_bytes())
     }
 
+    /// How many events the block says it holds that begins with `start`, which is not verified.
+    ///
+    /// # Errors
+    ///
+    /// As [`Block::size_of`].
+    pub fn count_of(start: &[u8]) -> Result<u64, String> {
+        Header::decode(start).map(|header| u64::from(header.count))
+    }
+
     /// The block as it is stored.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes

@@ -10,11 +10,14 @@ use super::block::Block;
 use super::keys::{self, BlockKey};
 use super::touches::Touches;
 use crate::cursor::Sequence;
-use crate::error::{Error, Result};
+use crate::error::{Error, PUT_BACK, Result};
 use crate::topic::{TopicId, TopicName};
 
 /// Largest value in the tree, in bytes. A larger block is stored in parts of this size.
 const MAX_PART_BYTES: usize = 32 << 10;
+
+/// The end of a range of sequences that has none.
+pub(super) const END: Sequence = Sequence::new(u64::MAX);
 
 /// Whether `block` is stored as a single value.
 pub(super) fn is_one_part(block: &Block) -> bool {
@@ -32,7 +35,8 @@ pub(super) fn parts(topic: TopicId, block: &Block) -> impl Iterator<Item = (Bloc
 
 /// The blocks of one topic that begin in a range of sequences, in order, each verified.
 ///
-/// Yields [`Error::Damaged`] in place of a block that does not fit, and goes on after it.
+/// Yields [`Error::Damaged`] in place of a block that does not fit or is missing, and goes on
+/// after it.
 pub(super) struct Blocks {
     topic: TopicName,
     tree: sled::Tree,
@@ -40,24 +44,30 @@ pub(super) struct Blocks {
     /// Whether nothing can be read after an unreadable page.
     is_over: bool,
     entries: Peekable<sled::Iter>,
-    /// The end of the range: damage is not looked for beyond.
-    end: Sequence,
-    /// The sequence after the last block that was read, to say what an unreadable page held.
-    expected: Sequence,
+    /// The end of the range: damage is not looked for beyond. `None`: there is no end.
+    end: Option<Sequence>,
+    /// Where the next block begins, if none is missing; `None` before the first one.
+    expected: Option<Sequence>,
 }
 
 impl Blocks {
-    /// Reads the blocks of `topic`, whose name is told with any damage.
+    /// Reads the blocks of `topic` that begin in `sequences`, the first one wherever that is. The
+    /// topic's name is told with any damage.
     pub(super) fn new(
         tree: &sled::Tree,
         topic: TopicId,
         name: TopicName,
         sequences: Range<Sequence>,
     ) -> Self {
-        let (expected, end) = (sequences.start, sequences.end);
+        let end = Some(sequences.end).filter(|end| *end != END);
         let entries = tree.range(keys::blocks(topic, sequences)).peekable();
         let (tree, touches) = (tree.clone(), Touches::default());
-        Self { topic: name, tree, touches, is_over: false, entries, end, expected }
+        Self { topic: name, tree, touches, is_over: false, entries, end, expected: None }
+    }
+
+    /// As it is, but the first block is missing if it begins later than `first`.
+    pub(super) fn beginning_at(self, first: Sequence) -> Self {
+        Self { expected: Some(first), ..self }
     }
 
     /// Takes the parts that follow the first one of the same block.
@@ -80,18 +90,49 @@ impl Blocks {
         Ok(bytes.freeze())
     }
 
+    /// Where the next block that has a key begins.
+    fn peek_first(&mut self) -> Option<Sequence> {
+        match self.entries.peek() {
+            Some(Ok((key, _))) => keys::parse_block(key).map(|(_, first, _)| first),
+            _ => None,
+        }
+    }
+
+    /// The events from `first` to the next block, or to the end of the range, are damaged.
     fn damaged(&mut self, first: Sequence, problem: String) -> Error {
         while self.entries.next_if(|entry| is_part_of(entry, first)).is_some() {}
-        let next = match self.entries.peek() {
-            Some(Ok((key, _))) => keys::parse_block(key).map(|(_, next, _)| next),
-            _ => None,
-        };
-        // With nothing behind it, the range's end says where it ends; an open range does not.
-        let open_end = self.end.get() == u64::MAX;
-        let last = next.or((!open_end).then_some(self.end)).unwrap_or(first.next());
-        let last = last.previous().max(first);
-        self.expected = last.next();
+        let next = self.peek_first().or(self.end);
+        self.expected = next;
+        let last = next.map(|next| next.previous().max(first));
         Error::Damaged { topic: self.topic.clone(), first, last, problem }
+    }
+
+    /// What is missing before the next block, or, after the last one, before the end.
+    fn missing(&mut self) -> Option<Error> {
+        let expected = self.expected?;
+        let is_missing = match self.entries.peek() {
+            Some(Ok(_)) => self.peek_first().is_some_and(|first| first > expected),
+            Some(Err(_)) => false, // It says so itself.
+            None => self.end.is_some_and(|end| expected < end),
+        };
+        is_missing.then(|| self.damaged(expected, "no block holds them".to_owned()))
+    }
+
+    fn next_block(&mut self, first: Sequence, part: u16, value: sled::IVec) -> Result<Block> {
+        if part != 0 {
+            return Err(self.damaged(first, "part 0 is missing".to_owned()));
+        }
+        let block = self.whole(first, value).and_then(Block::decode);
+        let block = block.and_then(|block| match block.first_sequence() {
+            said if said != first => Err(format!("the block says that it begins at {said}")),
+            _ if self.expected.is_some_and(|expected| first < expected) => {
+                Err("the block before it reaches into it".to_owned())
+            }
+            _ => Ok(block),
+        });
+        let block = block.map_err(|problem| self.damaged(first, problem))?;
+        self.expected = Some(block.last_sequence().next());
+        Ok(block)
     }
 }
 
@@ -107,54 +148,42 @@ impl Iterator for Blocks {
         if self.is_over {
             return None;
         }
-        let (key, start) = match self.entries.next()? {
-            Ok(entry) => entry,
+        if let Some(error) = self.missing() {
+            return Some(Err(error));
+        }
+        Some(match self.entries.next()? {
+            Ok((key, value)) => match keys::parse_block(&key) {
+                Some((_, first, part)) => {
+                    self.touches.passed(&self.tree, &key, value.len());
+                    self.next_block(first, part, value)
+                }
+                None => Err(Error::DamagedLog { problem: format!("unknown key {key:?}") }),
+            },
             Err(sled::Error::Corruption { .. }) => {
                 self.is_over = true; // sled's iterator stays there, and says the same for ever.
-                let problem = "the page that holds them is unreadable".to_owned();
-                return Some(Err(self.damaged(self.expected, problem)));
+                let first = self.expected.unwrap_or(Sequence::FIRST);
+                Err(unreadable_page(&self.topic, first, self.end.map(Sequence::previous)))
             }
             Err(error) => {
                 self.is_over = true;
-                return Some(Err(read_failed(error)));
+                Err(unreadable(error))
             }
-        };
-        let Some((_, first, part)) = keys::parse_block(&key) else {
-            let problem = format!("unknown key {key:?}");
-            return Some(Err(self.damaged(self.expected, problem)));
-        };
-        if part != 0 {
-            return Some(Err(self.damaged(first, "part 0 is missing".to_owned())));
-        }
-        self.touches.passed(&self.tree, &key, start.len());
-        let block = self.whole(first, start).and_then(Block::decode);
-        let block = block.and_then(|block| match block.first_sequence() == first {
-            true => Ok(block),
-            false => Err(format!("the block says that it begins at {}", block.first_sequence())),
-        });
-        Some(match block {
-            Ok(block) => {
-                self.expected = block.last_sequence().next();
-                Ok(block)
-            }
-            Err(problem) => Err(self.damaged(first, problem)),
         })
     }
 }
 
-/// A sled error that is no damage, as ours.
-pub(super) fn read_failed(error: sled::Error) -> Error {
-    Error::ReadFailed(Arc::new(error))
+/// What is said of events whose page sled cannot read.
+pub(super) fn unreadable_page(topic: &TopicName, first: Sequence, last: Option<Sequence>) -> Error {
+    let problem = "the page that holds them is unreadable".to_owned();
+    Error::Damaged { topic: topic.clone(), first, last: last.map(|last| last.max(first)), problem }
 }
 
-/// A sled error as a sentence for people.
-pub(super) fn in_words(error: &sled::Error) -> String {
+/// A sled error, as ours.
+pub(super) fn unreadable(error: sled::Error) -> Error {
     match error {
-        sled::Error::Corruption { .. } => {
-            "its files are damaged, so that not even their structure can be read; put back a copy \
-             of the whole directory"
-                .to_owned()
-        }
-        other => other.to_string(),
+        sled::Error::Corruption { .. } => Error::DamagedLog {
+            problem: format!("not even the structure of its files can be read; {PUT_BACK}"),
+        },
+        other => Error::ReadFailed(Arc::new(other)),
     }
 }

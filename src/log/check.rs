@@ -8,12 +8,15 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::block::HEADER_BYTES;
-use super::blocks::{Blocks, in_words};
-use super::{keys, mark, meta, sled_log};
+use super::blocks::{Blocks, END, unreadable};
+use super::meta::{self, TopicRecord};
+use super::{keys, mark, sled_log};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
+use crate::topic::TopicId;
 
 /// Memory for the copy's page cache, in bytes.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -67,31 +70,40 @@ pub fn check(
     let lock = sled_log::lock_existing(directory)?;
     copy(&source, scratch, &mut progress)
         .map_err(|error| at(format!("copying it to {}: {error}", scratch.display())))?;
-    let marked = |epoch| mark::read(directory, epoch).map_err(|error| at(error.to_string()));
     let mut report = CheckReport::default();
-    let damaged = |error: &sled::Error| at(in_words(error));
-    let database = match sled_log::open_sled(scratch, CACHE_BYTES) {
-        Ok(database) => database,
-        Err(error) => {
-            report.damage.push(damaged(&error));
-            return Ok(report);
-        }
-    };
-    let tree = database.open_tree(keys::TREE).map_err(|error| damaged(&error))?;
-    read_topics(&tree, &mut report, &mut progress);
-    match meta::read_epoch(&tree).map_err(at)? {
-        Some(epoch) => match marked(epoch)? {
-            Some(marked) if report.last_position < marked.get() => {
-                let last = Position::new(report.last_position);
-                report.damage.push(at(sled_log::lost_end(last, marked)));
-            }
-            Some(_) => {}
-            None => report.damage.push(at("the file `mark` is missing or damaged".to_owned())),
-        },
-        None => report.damage.push(at("the record of the log is missing".to_owned())),
+    if let Err(error) = verify(directory, scratch, &mut report, &mut progress) {
+        report.damage.push(error);
     }
     drop(lock);
     Ok(report)
+}
+
+/// Verifies the copy in `scratch` of the log in `directory`.
+///
+/// # Errors
+///
+/// Damage after which nothing more can be verified.
+fn verify(
+    directory: &Path,
+    scratch: &Path,
+    report: &mut CheckReport,
+    progress: &mut impl FnMut(Checking),
+) -> Result<()> {
+    let database = sled_log::open_sled(scratch, CACHE_BYTES).map_err(unreadable)?;
+    let tree = database.open_tree(keys::TREE).map_err(unreadable)?;
+    read_topics(&tree, report, progress);
+    let damaged = |problem: &str| Err(Error::DamagedLog { problem: problem.to_owned() });
+    let Some(epoch) = meta::read_epoch(&tree)? else {
+        return damaged("its own record is missing");
+    };
+    let marked =
+        mark::read(directory, epoch).map_err(|error| Error::ReadFailed(Arc::new(error)))?;
+    let last = Position::new(report.last_position);
+    match marked {
+        Some(marked) if last < marked => Err(sled_log::lost_end(last, marked)),
+        Some(_) => Ok(()),
+        None => damaged("the file `mark` is missing or damaged; the next start begins an epoch"),
+    }
 }
 
 fn read_topics(tree: &sled::Tree, report: &mut CheckReport, progress: &mut impl FnMut(Checking)) {
@@ -100,16 +112,30 @@ fn read_topics(tree: &sled::Tree, report: &mut CheckReport, progress: &mut impl 
     for (index, topic) in topics.into_iter().enumerate() {
         report.topics += 1;
         match topic {
-            Ok((id, record)) => {
-                report.last_position = report.last_position.max(record.extent.last_position.get());
-                let all = Sequence::FIRST..Sequence::new(u64::MAX);
-                for block in Blocks::new(tree, id, record.name, all) {
-                    note(report, block);
-                }
-            }
+            Ok((id, record)) => read_topic(tree, id, record, report),
             Err(error) => report.damage.push(error),
         }
         progress(Checking::Read(index as u64 + 1, count));
+    }
+}
+
+fn read_topic(tree: &sled::Tree, id: TopicId, record: TopicRecord, report: &mut CheckReport) {
+    let TopicRecord { extent, name } = record;
+    report.last_position = report.last_position.max(extent.last_position.get());
+    let mut is_first = true;
+    for block in Blocks::new(tree, id, name.clone(), Sequence::FIRST..END) {
+        // Blocks from before a trim may be there still, to be removed; a later start is a loss.
+        if let Ok(block) = &block
+            && std::mem::take(&mut is_first)
+            && block.first_sequence() > extent.earliest
+        {
+            let problem = "no block holds them".to_owned();
+            let last = Some(block.first_sequence().previous());
+            let lost =
+                Error::Damaged { topic: name.clone(), first: extent.earliest, last, problem };
+            report.damage.push(lost);
+        }
+        note(report, block);
     }
 }
 

@@ -46,9 +46,9 @@ fn fill(log: &dyn Log, blocks: u64, events: u64) -> Vec<Vec<u64>> {
 fn read_all(log: &dyn Log, topic: u32, from: u64, below: u64, max_bytes: usize) -> Vec<u64> {
     let mut seen = Vec::new();
     let mut next = Sequence::new(from);
-    loop {
+    while next < Sequence::new(below) {
         let blocks = log.read(id(topic), next, Sequence::new(below), max_bytes).unwrap();
-        let Some(last) = blocks.last() else { return seen };
+        let last = blocks.last().expect("one block at least");
         for block in &blocks {
             for event in block.events().filter(|event| event.sequence.get() >= from) {
                 let expected = format!("{topic}/{}", event.sequence);
@@ -58,12 +58,31 @@ fn read_all(log: &dyn Log, topic: u32, from: u64, below: u64, max_bytes: usize) 
         }
         next = last.last_sequence().next();
     }
+    seen
 }
 
-/// What the blocks of `topic` take, as they are read.
-fn stored_bytes(log: &dyn Log, topic: u32, below: u64) -> u64 {
-    let all = log.read(id(topic), Sequence::FIRST, Sequence::new(below), usize::MAX).unwrap();
-    all.iter().map(|block| block.bytes().len() as u64).sum()
+/// What the blocks of `topic` take that hold `from..below`, and how many events they hold.
+fn stored(log: &dyn Log, topic: u32, from: u64, below: u64) -> (u64, u64) {
+    if from == below {
+        return (0, 0);
+    }
+    let all = log.read(id(topic), Sequence::new(from), Sequence::new(below), usize::MAX).unwrap();
+    let size_bytes = all.iter().map(|block| block.bytes().len() as u64).sum();
+    (size_bytes, all.iter().map(|block| block.count() as u64).sum())
+}
+
+/// Removes what was trimmed from the first topic, step by step; how many steps it took.
+fn reclaim(log: &dyn Log) -> u64 {
+    let mut steps = 0;
+    loop {
+        let topic = log.topics().unwrap().swap_remove(0);
+        let extent = log.reclaim(&topic).unwrap();
+        if extent == topic.extent {
+            return steps;
+        }
+        assert!(extent.size_bytes() < topic.extent.size_bytes());
+        steps += 1;
+    }
 }
 
 fn what_was_appended_is_read_from_any_place_in_steps_of_any_size(log: &dyn Log) {
@@ -105,24 +124,38 @@ fn seeking_by_time_and_position_finds_the_first_event_that_reaches_it(log: &dyn 
     }
 }
 
-fn trimming_drops_whole_blocks_below_and_nothing_else(log: &dyn Log) {
+fn trimming_takes_events_out_at_once_and_reclaiming_removes_whole_blocks(log: &dyn Log) {
     fill(log, 40, 7);
     let tail = Sequence::new(281);
+    let position = |sequence: u64| match sequence {
+        0 => 0,
+        _ => (sequence - 1) / 7 * 14 + (sequence - 1) % 7 + 1,
+    };
     for earliest in [1, 7, 8, 10, 150, 281] {
         let topic = log.topics().unwrap().swap_remove(0);
         assert_eq!((topic.id, topic.extent.tail), (id(1), tail));
-        let extent = log.trim(&topic, Sequence::new(earliest)).unwrap();
-        let first_kept = if earliest == 281 { 281 } else { (earliest - 1) / 7 * 7 + 1 };
-        assert_eq!(read_all(log, 1, 1, 281, 1000), (first_kept..281).collect::<Vec<_>>());
-        assert_eq!(read_all(log, 2, 1, 281, 1000), (1..281).collect::<Vec<_>>(), "the other topic");
+        let trimmed = log.trim(&topic, Sequence::new(earliest)).unwrap();
         let expected = Extent {
             earliest: Sequence::new(earliest),
-            dropped_bytes: topic.extent.appended_bytes - stored_bytes(log, 1, 281),
+            trimmed_position: Position::new(position(earliest - 1)),
             ..topic.extent
         };
-        let stored = log.topics().unwrap().swap_remove(0);
-        assert_eq!((stored, extent), (StoredTopic { extent: expected, ..topic }, expected));
+        assert_eq!(trimmed, expected, "nothing is removed yet");
+        reclaim(log);
+        let (size_bytes, events) = stored(log, 1, earliest, 281);
+        let first_kept = if earliest == 281 { 281 } else { (earliest - 1) / 7 * 7 + 1 };
+        assert_eq!(events, 281 - first_kept);
+        let expected = Extent {
+            dropped_bytes: topic.extent.appended_bytes - size_bytes,
+            dropped_events: 280 - events,
+            ..expected
+        };
+        let left = log.topics().unwrap().swap_remove(0);
+        assert_eq!(left, StoredTopic { extent: expected, ..topic });
+        assert_eq!(read_all(log, 1, earliest, 281, 1000), (earliest..281).collect::<Vec<_>>());
+        assert_eq!(read_all(log, 2, 1, 281, 1000), (1..281).collect::<Vec<_>>(), "the other topic");
     }
+    assert_eq!(log.topics().unwrap().swap_remove(0).extent.size_bytes(), 0);
 }
 
 fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
@@ -141,7 +174,7 @@ fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
 const CONTRACT: [fn(&dyn Log); 4] = [
     what_was_appended_is_read_from_any_place_in_steps_of_any_size,
     seeking_by_time_and_position_finds_the_first_event_that_reaches_it,
-    trimming_drops_whole_blocks_below_and_nothing_else,
+    trimming_takes_events_out_at_once_and_reclaiming_removes_whole_blocks,
     large_events_are_kept_beside_small_ones,
 ];
 
@@ -225,6 +258,62 @@ fn damage(directory: &Path, first: u64) {
     database.flush().unwrap();
 }
 
+/// The first topic's events from `first` to `last` are told to be damaged.
+fn assert_damaged(error: &Error, first: u64, last: Option<u64>) {
+    let Error::Damaged { topic, first: from, last: to, .. } = error else { panic!("{error}") };
+    let told = (topic, from.get(), to.map(Sequence::get));
+    assert_eq!(told, (&name(1), first, last), "{error}");
+}
+
+/// Removes the stored block of topic 1 that begins at `first`.
+fn remove(directory: &Path, first: u64) {
+    let database = super::sled_log::open_sled(&directory.join("sled"), 1 << 20).unwrap();
+    let tree = database.open_tree(keys::TREE).unwrap();
+    tree.remove(keys::block(id(1), Sequence::new(first), 0)).unwrap().unwrap();
+    database.flush().unwrap();
+}
+
+fn damage_found_by_check(directory: &Path) -> Vec<Error> {
+    let scratch = tempfile::tempdir().unwrap();
+    check(directory, scratch.path(), |_| {}).unwrap().damage
+}
+
+#[test]
+fn a_block_that_is_missing_is_told_and_never_skipped() {
+    for (missing, last) in [(1, 7), (15, 21), (22, 28)] {
+        let directory = tempfile::tempdir().unwrap();
+        fill(&open(directory.path()), 10, 7);
+        remove(directory.path(), missing);
+        let log = open(directory.path());
+        for from in missing..=last {
+            let tail = Sequence::new(71);
+            let error = log.read(id(1), Sequence::new(from), tail, usize::MAX).unwrap_err();
+            let Error::Damaged { first, last: to, .. } = &error else { panic!("{error}") };
+            assert!(first.get() <= from && to.unwrap().get() == last, "{error}");
+        }
+        drop(log);
+        let found = damage_found_by_check(directory.path());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_damaged(&found[0], missing, Some(last));
+    }
+}
+
+#[test]
+fn a_topic_with_a_damaged_block_is_trimmed_past_it() {
+    let directory = tempfile::tempdir().unwrap();
+    fill(&open(directory.path()), 10, 7);
+    damage(directory.path(), 15);
+    let log = open(directory.path());
+    let topic = log.topics().unwrap().swap_remove(0);
+    let trimmed = log.trim(&topic, Sequence::new(20)).unwrap();
+    assert_eq!(trimmed.trimmed_position.get(), 42, "all that the damaged block can have held");
+    log.trim(&topic, Sequence::new(22)).unwrap();
+    reclaim(&log);
+    assert_eq!(read_all(&log, 1, 22, 71, 1000), (22..71).collect::<Vec<_>>());
+    drop(log);
+    assert_eq!(damage_found_by_check(directory.path()).len(), 0);
+}
+
 #[test]
 fn a_damaged_block_is_named_and_not_served_and_its_neighbours_are() {
     let directory = tempfile::tempdir().unwrap();
@@ -235,8 +324,7 @@ fn a_damaged_block_is_named_and_not_served_and_its_neighbours_are() {
     let before = log.read(id(1), Sequence::FIRST, tail, usize::MAX).unwrap();
     assert_eq!(before.last().unwrap().last_sequence().get(), 14);
     let error = log.read(id(1), Sequence::new(15), tail, usize::MAX).unwrap_err();
-    let Error::Damaged { topic, first, last, .. } = &error else { panic!("{error}") };
-    assert_eq!((topic, first.get(), last.get()), (&name(1), 15, 21));
+    assert_damaged(&error, 15, Some(21));
     let after = log.read(id(1), Sequence::new(22), tail, usize::MAX).unwrap();
     assert_eq!(after.first().unwrap().first_sequence().get(), 22);
     drop(log);
@@ -269,8 +357,9 @@ fn opening_is_refused_when_the_newest_block_of_a_topic_is_damaged() {
     let error = SledLog::open(directory.path(), &LogConfig::default()).unwrap_err();
     let message = error.to_string();
     assert!(message.contains("topic.1"), "{message}");
-    assert!(message.contains("64"), "{message}");
+    assert!(message.contains("sequences from 64 on are damaged"), "{message}");
     assert!(message.contains("leftoff check"), "{message}");
+    assert_damaged(&damage_found_by_check(directory.path())[0], 64, None);
 }
 
 /// Goal: a byte that rots in sled's own file is never passed over.
@@ -302,8 +391,14 @@ fn a_byte_that_rots_in_the_file_is_found_at_open_or_when_it_is_read() {
                 log.read(id(topic), next, Sequence::new(71), usize::MAX)
             })
         };
+        let found = damage_found_by_check(directory.path());
         let outcome = SledLog::open(directory.path(), &LogConfig::default())
             .and_then(|log| read(&log, 1).and(read(&log, 2)).map(|_| ()));
-        assert!(outcome.is_err(), "{needle} rotted unseen, reopened before: {reopened_before}");
+        let error = outcome.expect_err("it rotted unseen");
+        for error in found.iter().chain([&error]) {
+            let is_damage = matches!(error, Error::Damaged { .. } | Error::DamagedLog { .. });
+            assert!(is_damage, "{needle}, reopened before: {reopened_before}: {error}");
+        }
+        assert!(!found.is_empty(), "the check passes over {needle}");
     }
 }

@@ -21,6 +21,8 @@ pub enum Fault {
     WriteFails,
     /// Everything was written, but nobody can know: the sync failed.
     SyncFails,
+    /// The log has a bug.
+    Panics,
     /// Nothing fails, but it lasts until the test lets it go on.
     Waits,
 }
@@ -130,6 +132,7 @@ impl Log for FaultyLog {
                 self.inner.append(group)?;
                 Err(Error::OutcomeUnknown(Self::cause()))
             }
+            Some(Fault::Panics) => panic!("injected"),
             Some(Fault::Waits) => {
                 let is_closed = self.gate.is_closed.lock().unwrap();
                 let _opened = self.gate.opened.wait_while(is_closed, |closed| *closed).unwrap();
@@ -151,5 +154,9 @@ impl Log for FaultyLog {
 
     fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent> {
         self.inner.trim(topic, earliest)
+    }
+
+    fn reclaim(&self, topic: &StoredTopic) -> Result<Extent> {
+        self.inner.reclaim(topic)
     }
 }

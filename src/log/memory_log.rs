@@ -89,11 +89,23 @@ impl Log for MemoryLog {
 
     fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent> {
         let mut state = self.state_mut();
-        let mut extent = Extent { earliest, ..topic.extent };
+        let blocks = state.blocks.range((topic.id, Sequence::new(0))..(topic.id, earliest));
+        let below = blocks.flat_map(|(_, block)| block.events().map(|e| (e.sequence, e.position)));
+        let last = below.take_while(|(sequence, _)| *sequence < earliest).last();
+        let trimmed_position = last.map_or(topic.extent.trimmed_position, |(_, place)| place);
+        let extent = Extent { earliest, trimmed_position, ..topic.extent };
+        state.topics.insert(topic.id, StoredTopic { extent, ..topic.clone() });
+        Ok(extent)
+    }
+
+    fn reclaim(&self, topic: &StoredTopic) -> Result<Extent> {
+        let mut state = self.state_mut();
+        let mut extent = topic.extent;
         state.blocks.retain(|(owner, _), block| {
-            let is_kept = *owner != topic.id || block.last_sequence() >= earliest;
+            let is_kept = *owner != topic.id || block.last_sequence() >= extent.earliest;
             if !is_kept {
                 extent.dropped_bytes += block.bytes().len() as u64;
+                extent.dropped_events += block.count() as u64;
             }
             is_kept
         });

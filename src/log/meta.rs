@@ -3,14 +3,15 @@
 //! ```text
 //! the log     | crc32: 4 | format: 1 | epoch: 4 |
 //! a topic     | crc32: 4 | format: 1 | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8
-//!             | appended_bytes: 8 | dropped_bytes: 8 | name: the rest |
+//!             | appended_bytes: 8 | dropped_bytes: 8 | dropped_events: 8 | trimmed_position: 8
+//!             | name: the rest |
 //! ```
 //!
 //! A topic's `tail`, `last_position`, `last_time_ms` and `appended_bytes` are as they were at its
 //! last trim; they speak only while the topic has no blocks. While it has, the newest block is the
 //! head.
 
-use super::blocks::{in_words, read_failed};
+use super::blocks::unreadable;
 use super::{Extent, keys};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
@@ -20,18 +21,29 @@ use crate::topic::{TopicId, TopicName};
 const FORMAT: u8 = 1;
 const CRC_BYTES: usize = 4;
 
+/// How many numbers a topic's record begins with.
+const NUMBERS: usize = 8;
+
 /// The log's record.
 pub(super) fn encode_epoch(epoch: Epoch) -> Vec<u8> {
     seal(&epoch.get().to_be_bytes())
 }
 
 /// The epoch in the log's record; `None` where there is no such record.
-pub(super) fn read_epoch(tree: &sled::Tree) -> Result<Option<Epoch>, String> {
-    let Some(value) = tree.get(keys::LOG).map_err(|error| in_words(&error))? else {
-        return Ok(None);
+///
+/// # Errors
+///
+/// [`Error::DamagedLog`], [`Error::ReadFailed`].
+pub(super) fn read_epoch(tree: &sled::Tree) -> Result<Option<Epoch>> {
+    let Some(value) = tree.get(keys::LOG).map_err(unreadable)? else { return Ok(None) };
+    let decode = || -> Result<u32, String> {
+        let epoch = unseal(&value)?.try_into().map_err(|_| "it is cut".to_owned())?;
+        Ok(u32::from_be_bytes(epoch))
     };
-    let epoch = unseal(&value)?.try_into().map_err(|_| "the log's record is cut".to_owned())?;
-    Ok(Some(Epoch::new(u32::from_be_bytes(epoch))))
+    let epoch = decode().map_err(|problem| Error::DamagedLog {
+        problem: format!("the log's own record: {problem}"),
+    })?;
+    Ok(Some(Epoch::new(epoch)))
 }
 
 /// A topic's record.
@@ -51,13 +63,15 @@ impl TopicRecord {
 
     /// The record's bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let numbers = [
+        let numbers: [u64; NUMBERS] = [
             self.extent.earliest.get(),
             self.extent.tail.get(),
             self.extent.last_position.get(),
             self.extent.last_time.as_ms(),
             self.extent.appended_bytes,
             self.extent.dropped_bytes,
+            self.extent.dropped_events,
+            self.extent.trimmed_position.get(),
         ];
         let mut content: Vec<u8> = numbers.iter().flat_map(|n| n.to_be_bytes()).collect();
         content.extend_from_slice(self.name.as_str().as_bytes());
@@ -66,7 +80,7 @@ impl TopicRecord {
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
         let content = unseal(bytes)?;
-        let (numbers, name) = content.split_at_checked(6 * 8).ok_or("it is cut")?;
+        let (numbers, name) = content.split_at_checked(NUMBERS * 8).ok_or("it is cut")?;
         let number = |index: usize| {
             let bytes = &numbers[8 * index..8 * (index + 1)];
             u64::from_be_bytes(bytes.try_into().expect("8 bytes"))
@@ -79,12 +93,15 @@ impl TopicRecord {
             last_time: Timestamp::from_ms(number(3)),
             appended_bytes: number(4),
             dropped_bytes: number(5),
+            dropped_events: number(6),
+            trimmed_position: Position::new(number(7)),
         };
         Ok(Self { extent, name: TopicName::new(name).map_err(|error| error.to_string())? })
     }
 }
 
-/// Every topic's record, in the order of the ids.
+/// Every topic's record, in the order of the ids: [`Error::DamagedLog`] in place of one that does
+/// not fit.
 pub(super) fn read_topics(
     tree: &sled::Tree,
 ) -> impl Iterator<Item = Result<(TopicId, TopicRecord)>> {
@@ -93,11 +110,10 @@ pub(super) fn read_topics(
         (!std::mem::replace(is_over, entry.is_err())).then_some(entry)
     });
     until_error.map(|entry| {
-        let (key, value) = entry.map_err(read_failed)?;
+        let (key, value) = entry.map_err(unreadable)?;
         let id = keys::parse_topic(&key).ok_or_else(|| "unknown key".to_owned());
         id.and_then(|id| Ok((id, TopicRecord::decode(&value)?))).map_err(|problem| {
-            let problem = format!("the topic's record at {key:?} is damaged: {problem}");
-            Error::ReadFailed(std::sync::Arc::new(std::io::Error::other(problem)))
+            Error::DamagedLog { problem: format!("the topic's record at {key:?}: {problem}") }
         })
     })
 }
@@ -136,6 +152,8 @@ mod tests {
             last_time: Timestamp::from_ms(900),
             appended_bytes: 9_000,
             dropped_bytes: 3_000,
+            dropped_events: 2,
+            trimmed_position: Position::new(30),
         };
         let record = TopicRecord { extent, name: TopicName::new("quakes.us").unwrap() };
         let bytes = record.encode();

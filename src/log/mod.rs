@@ -75,6 +75,10 @@ pub struct Extent {
     pub appended_bytes: u64,
     /// The blocks of these that were dropped again, in bytes.
     pub dropped_bytes: u64,
+    /// How many events were dropped with them.
+    pub dropped_events: u64,
+    /// The position of the last event that was trimmed; 0 if none was.
+    pub trimmed_position: Position,
 }
 
 impl Extent {
@@ -86,11 +90,18 @@ impl Extent {
         last_time: Timestamp::from_ms(0),
         appended_bytes: 0,
         dropped_bytes: 0,
+        dropped_events: 0,
+        trimmed_position: Position::new(0),
     };
 
     /// The blocks that are stored, in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.appended_bytes.saturating_sub(self.dropped_bytes)
+    }
+
+    /// The events that are stored; those of the first block that were trimmed count, too.
+    pub fn events(&self) -> u64 {
+        self.tail.previous().get().saturating_sub(self.dropped_events)
     }
 
     /// As it is once `block` is appended.
@@ -154,13 +165,15 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::ReadOnly`]: crate::Error::ReadOnly
     fn append(&self, group: &Group) -> Result<()>;
 
-    /// Blocks of `topic` from the one that holds `from` (or, where that was dropped, the next), in
-    /// order, each verified: at least one if there is one, then as many as fit `max_bytes`. Only
-    /// blocks that begin below `below` are looked at: the caller's snapshot of the tail.
+    /// Blocks of `topic` from the one that holds `from`, in order, each verified, without a hole
+    /// between them: at least one, then as many as fit `max_bytes`. `from` is within the topic's
+    /// `earliest..tail`, and `below`, above `from`, is the caller's snapshot of that tail: blocks
+    /// that begin there are not looked at.
     ///
     /// # Errors
     ///
-    /// - [`Error::Damaged`]: the first block does not fit its checksum. Damage further on is not
+    /// - [`Error::Damaged`]: the first block does not fit its checksum, or is missing; that is also
+    ///   said of one that was trimmed since the caller's snapshot. Damage further on is not
     ///   reported before it is reached: the blocks before it are returned.
     /// - [`Error::ReadFailed`]: the disk failed.
     ///
@@ -174,14 +187,22 @@ pub trait Log: Send + Sync + 'static {
         max_bytes: usize,
     ) -> Result<Vec<Block>>;
 
-    /// Drops whole blocks from the front of `topic`, all of whose events are below `earliest`.
-    /// From the start of the call the events below are no longer part of the topic, also after a
-    /// crash; their space comes back by and by. Returns what the topic holds afterwards.
+    /// Takes the events below `earliest` out of `topic`, for good once this returns, and notes it
+    /// durably. Nothing is removed yet: [`Log::reclaim`] does that. Returns what the topic holds.
     ///
     /// # Errors
     ///
-    /// As [`Log::append`]; what is left behind is whole, and the same call again finishes it.
+    /// As [`Log::append`], and as [`Log::read`], with nothing changed.
     fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent>;
+
+    /// Removes some of the blocks whose events are all trimmed, oldest first, and counts them as
+    /// dropped, at once with it. Returns what the topic holds then; as it was, when none is left.
+    /// A step is small: it writes about as much as a group does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::append`]; nothing was removed that is not counted.
+    fn reclaim(&self, topic: &StoredTopic) -> Result<Extent>;
 
     /// The sequence of the first event in `earliest..tail` of `topic` that `seek` looks for; `tail`
     /// if none is. A binary search: it reads about `log2(tail - earliest)` blocks.

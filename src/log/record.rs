@@ -104,6 +104,13 @@ impl<'a> EventRef<'a> {
         self.headers.clone()
     }
 
+    /// Its texts, its headers and its payload, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        let headers: usize = self.headers().map(|(name, value)| name.len() + value.len()).sum();
+        let texts = [self.id, self.event_type, self.key, self.content_type];
+        texts.iter().map(|text| text.len()).sum::<usize>() + headers + self.payload.len()
+    }
+
     /// A copy that lives on its own. Its payload shares `block`, which it must be borrowed from.
     pub(super) fn to_event(&self, block: &Bytes) -> Event {
         Event {

@@ -32,14 +32,14 @@ use sled::IVec;
 use tracing::{info, warn};
 
 use super::block::Block;
-use super::blocks::{self, Blocks, in_words, is_one_part, read_failed};
+use super::blocks::{self, Blocks, END, is_one_part, unreadable, unreadable_page};
 use super::keys::BlockKey;
 use super::mark::Mark;
 use super::meta::{self, TopicRecord};
 use super::touches::Touches;
 use super::{Extent, Group, Log, StoredTopic, keys};
 use crate::cursor::{Epoch, Position, Sequence};
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Error, PUT_BACK, Result};
 use crate::topic::{TopicId, TopicName};
 
 /// sled's unit of space, in bytes.
@@ -97,16 +97,17 @@ impl SledLog {
     ///
     /// # Errors
     ///
-    /// - [`Error::Open`]: another process has it open, it is no log, or it lost its end.
+    /// - [`Error::Open`]: another process has it open, or it is no log.
     /// - [`Error::Damaged`]: the newest block of a topic does not fit its checksum.
+    /// - [`Error::DamagedLog`]: its structure does not fit, or it lost its end.
     pub fn open(directory: &Path, config: &LogConfig) -> Result<Self> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let io = |error: io::Error| at(error.to_string());
         std::fs::create_dir_all(directory).map_err(io)?;
         let lock = lock(directory)?;
         let database = open_sled(&directory.join("sled"), config.cache_bytes)
-            .map_err(|error| at(in_words(&error)))?;
-        let tree = database.open_tree(keys::TREE).map_err(|error| at(in_words(&error)))?;
+            .map_err(|error| cannot_open(error, at))?;
+        let tree = database.open_tree(keys::TREE).map_err(|error| cannot_open(error, at))?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -133,7 +134,7 @@ impl SledLog {
     /// Reads the epoch and the names, and holds what is found against the mark.
     fn begin(&mut self, directory: &Path) -> Result<()> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
-        let stored = meta::read_epoch(&self.tree).map_err(at)?;
+        let stored = meta::read_epoch(&self.tree)?;
         let marked = match stored {
             Some(epoch) => self.mark.read(epoch).map_err(|error| at(error.to_string()))?,
             None => None,
@@ -146,7 +147,7 @@ impl SledLog {
         let last = last.unwrap_or(Position::new(0));
         if let Some((epoch, marked)) = stored.zip(marked) {
             if last < marked {
-                return Err(at(lost_end(last, marked)));
+                return Err(lost_end(last, marked));
             }
             self.epoch = epoch;
             return Ok(());
@@ -207,33 +208,32 @@ impl SledLog {
         Ok(())
     }
 
-    fn blocks(&self, topic: TopicId, sequences: Range<Sequence>) -> Blocks {
+    fn name(&self, topic: TopicId) -> TopicName {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        let name = names.get(&topic).expect("a topic is named before it is read").clone();
-        Blocks::new(&self.tree, topic, name, sequences)
+        names.get(&topic).expect("a topic is named before it is read").clone()
     }
 
-    /// The key of the last block of `topic` that begins below `below`.
+    fn blocks(&self, topic: TopicId, sequences: Range<Sequence>) -> Blocks {
+        Blocks::new(&self.tree, topic, self.name(topic), sequences)
+    }
+
+    /// Where the last block of `topic` begins that begins below `below`.
     fn last_block_below(&self, topic: TopicId, below: Sequence) -> Result<Option<Sequence>> {
-        let key = keys::block(topic, below, 0);
-        let found = self.tree.get_lt(key).map_err(read_failed)?;
+        let found =
+            self.tree.get_lt(keys::block(topic, below, 0)).map_err(|error| match error {
+                sled::Error::Corruption { .. } => {
+                    let last = Some(below.previous()).filter(|_| below != END);
+                    unreadable_page(&self.name(topic), last.unwrap_or(Sequence::FIRST), last)
+                }
+                other => unreadable(other),
+            })?;
         let parsed = found.and_then(|(key, _value)| keys::parse_block(&key));
         Ok(parsed.filter(|(owner, ..)| *owner == topic).map(|(_, first, _)| first))
     }
 
-    /// Where in the keys reading from `from` begins.
-    fn first_key(&self, topic: TopicId, from: Sequence) -> Result<Sequence> {
-        let exact = self.tree.contains_key(keys::block(topic, from, 0)).map_err(read_failed)?;
-        if exact {
-            return Ok(from);
-        }
-        Ok(self.last_block_below(topic, from)?.unwrap_or(from))
-    }
-
     fn stored_topic(&self, id: TopicId, record: TopicRecord) -> Result<StoredTopic> {
-        let end = Sequence::new(u64::MAX);
-        let newest = match self.last_block_below(id, end)? {
-            Some(first) => self.blocks(id, first..end).next().transpose()?,
+        let newest = match self.last_block_below(id, END)? {
+            Some(first) => self.blocks(id, first..END).next().transpose()?,
             None => None,
         };
         let TopicRecord { name, extent } = record;
@@ -241,29 +241,77 @@ impl SledLog {
         Ok(StoredTopic { id, name, extent })
     }
 
-    /// Removes the blocks of `topic` that begin below `end`, in steps, and notes their size.
-    fn remove_below(
-        &self,
-        topic: TopicId,
-        mut record: TopicRecord,
-        end: Sequence,
-    ) -> Result<Extent> {
-        loop {
-            let below = self.tree.range(keys::blocks(topic, Sequence::FIRST..end));
-            let dropped: Vec<(IVec, u64)> = below
-                .take(MAX_REMOVED_KEYS)
-                .map(|entry| entry.map(|(key, value)| (key, value.len() as u64)))
-                .collect::<Result<_, _>>()
-                .map_err(read_failed)?;
-            if dropped.is_empty() {
-                return Ok(record.extent);
+    /// The position of the last event of `topic` below `earliest`. Where its block is damaged, the
+    /// last one that it can have.
+    fn position_below(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Position> {
+        let Some(first) = self.last_block_below(topic.id, earliest)? else {
+            return Ok(topic.extent.trimmed_position);
+        };
+        match self.blocks(topic.id, first..earliest).next() {
+            Some(Ok(block)) => {
+                let below = block.events().take_while(|event| event.sequence < earliest).last();
+                Ok(below.map_or(block.first_position().previous(), |event| event.position))
             }
-            record.extent.dropped_bytes += dropped.iter().map(|(_, size)| size).sum::<u64>();
-            self.write_or_fail(|batch| {
-                batch.insert(&keys::topic(topic), record.encode());
-                dropped.into_iter().for_each(|(key, _)| batch.remove(key));
-            })?;
+            Some(Err(Error::Damaged { .. })) => {
+                let next = self.blocks(topic.id, earliest..END).find_map(Result::ok);
+                Ok(next.map_or(topic.extent.last_position, |b| b.first_position().previous()))
+            }
+            Some(Err(error)) => Err(error),
+            None => Ok(topic.extent.trimmed_position),
         }
+    }
+
+    /// The oldest blocks of `topic` that end below its `earliest`.
+    fn reclaimable(&self, topic: &StoredTopic) -> Result<Stored> {
+        let Extent { earliest, tail, .. } = topic.extent;
+        let mut found = Stored::default();
+        let mut oldest: Option<(Sequence, Stored)> = None;
+        for entry in self.tree.range(keys::blocks(topic.id, Sequence::FIRST..END)) {
+            let (key, value) = entry.map_err(unreadable)?;
+            let Some((_, first, part)) = keys::parse_block(&key) else { continue };
+            // A block ends where the next one begins, and the last one where the topic does.
+            if part == 0
+                && let Some((start, block)) = oldest.take()
+            {
+                if first > earliest {
+                    return Ok(found);
+                }
+                found.add(block, start..first);
+                if found.keys.len() >= MAX_REMOVED_KEYS {
+                    return Ok(found);
+                }
+            }
+            let (_, block) = oldest.get_or_insert_with(|| {
+                (first, Stored { events: Block::count_of(&value).ok(), ..Stored::default() })
+            });
+            block.size_bytes += value.len() as u64;
+            block.keys.push(key);
+        }
+        if let Some((start, block)) = oldest.filter(|_| earliest >= tail) {
+            found.add(block, start..tail);
+        }
+        Ok(found)
+    }
+}
+
+/// What blocks take in the tree.
+#[derive(Default)]
+struct Stored {
+    keys: Vec<IVec>,
+    size_bytes: u64,
+    /// `None`: it is not known yet.
+    events: Option<u64>,
+}
+
+impl Stored {
+    /// Adds a block with these sequences. If its header does not say how many events it holds, it
+    /// is damaged, and counted as it was appended.
+    fn add(&mut self, block: Stored, sequences: Range<Sequence>) {
+        let most = sequences.end.get().saturating_sub(sequences.start.get());
+        let events = block.events.map_or(most, |events| events.min(most));
+        self.events = Some(self.events.unwrap_or(0) + events);
+        self.size_bytes += block.size_bytes;
+        self.keys.extend(block.keys);
     }
 }
 
@@ -320,10 +368,10 @@ impl Log for SledLog {
         below: Sequence,
         max_bytes: usize,
     ) -> Result<Vec<Block>> {
-        let first = self.first_key(topic, from)?;
+        let first = self.last_block_below(topic, from.next())?.unwrap_or(from);
         let mut blocks = Vec::new();
         let mut size_bytes = 0;
-        for block in self.blocks(topic, first..below.max(first)) {
+        for block in self.blocks(topic, first..below).beginning_at(first) {
             let block = match block {
                 Ok(block) if block.last_sequence() < from => continue,
                 Ok(block) => block,
@@ -343,16 +391,27 @@ impl Log for SledLog {
     }
 
     fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent> {
-        let extent = Extent { earliest, ..topic.extent };
+        let trimmed_position = self.position_below(topic, earliest)?;
+        let extent = Extent { earliest, trimmed_position, ..topic.extent };
         let record = TopicRecord { extent, name: topic.name.clone() };
         self.write_or_fail(|batch| batch.insert(&keys::topic(topic.id), record.encode()))?;
-        // A block ends where the next one begins, at the latest.
-        let Some(first) = self.last_block_below(topic.id, earliest.next())? else {
+        Ok(extent)
+    }
+
+    fn reclaim(&self, topic: &StoredTopic) -> Result<Extent> {
+        let Stored { keys, size_bytes, events } = self.reclaimable(topic)?;
+        let mut extent = topic.extent;
+        if keys.is_empty() {
             return Ok(extent);
-        };
-        let block = self.blocks(topic.id, first..earliest.next()).next().transpose()?;
-        let is_kept = block.is_some_and(|block| block.last_sequence() >= earliest);
-        self.remove_below(topic.id, record, if is_kept { first } else { earliest })
+        }
+        extent.dropped_bytes += size_bytes;
+        extent.dropped_events += events.unwrap_or(0);
+        let record = TopicRecord { extent, name: topic.name.clone() };
+        self.write_or_fail(|batch| {
+            batch.insert(&keys::topic(topic.id), record.encode());
+            keys.into_iter().for_each(|key| batch.remove(key));
+        })?;
+        Ok(extent)
     }
 }
 
@@ -382,14 +441,23 @@ pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db>
     patiently(|| config.open(), is_locked)
 }
 
+/// Why sled cannot open its files.
+fn cannot_open(error: sled::Error, at: impl FnOnce(String) -> Error) -> Error {
+    match error {
+        sled::Error::Corruption { .. } => unreadable(error),
+        other => at(other.to_string()),
+    }
+}
+
 /// What is said of a log that ends before its mark.
-pub(super) fn lost_end(last: Position, marked: Position) -> String {
-    format!(
-        "the log ends at position {last}, but was durable up to position {marked}: positions {} to \
-         {marked} are damaged or missing. Put back a copy of the whole directory. To go on with \
-         what is left, delete the file `mark` in it: readers are then told of a new epoch",
+pub(super) fn lost_end(last: Position, marked: Position) -> Error {
+    let problem = format!(
+        "it ends at position {last}, but was durable up to position {marked}: positions {} to \
+         {marked} are damaged or missing; {PUT_BACK}. To go on with what is left, delete the file \
+         `mark`: readers are then told of a new epoch",
         last.next()
-    )
+    );
+    Error::DamagedLog { problem }
 }
 
 /// Takes the lock of `directory`, creating the file where it is missing.

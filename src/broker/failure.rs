@@ -1,0 +1,49 @@
+//! What ended publishing: known to whoever asks whether the broker is ready.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Cause, Error};
+
+/// Set once, by the committer; seen by everybody.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Failure {
+    cause: Arc<OnceLock<Cause>>,
+    happened: CancellationToken,
+}
+
+impl Failure {
+    /// Notes an append's error, if it is one after which nothing more is taken.
+    pub(super) fn note(&self, error: &Error) {
+        if let Error::OutcomeUnknown(cause) | Error::ReadOnly(cause) = error {
+            self.set(cause.clone());
+        }
+    }
+
+    fn set(&self, cause: Cause) {
+        let _the_first_one_stays = self.cause.set(cause);
+        self.happened.cancel();
+    }
+
+    /// What publishers are told, if there was a failure.
+    pub(super) fn error(&self) -> Option<Error> {
+        self.cause.get().map(|cause| Error::ReadOnly(cause.clone()))
+    }
+
+    /// Resolves when there is one.
+    pub(super) async fn happened(&self) {
+        self.happened.cancelled().await;
+    }
+}
+
+/// Notes a panic of the thread that holds it.
+pub(super) struct PanicGuard(pub(super) Failure);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set(Arc::new(std::io::Error::other("the committer ended by a panic")));
+        }
+    }
+}
