@@ -7,7 +7,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{BrokerConfig, DedupConfig, LimitsConfig, LogConfig, OpenConfig};
+use crate::broker::{BrokerConfig, DedupConfig, LimitsConfig, LogConfig, OpenConfig, all_within};
 use crate::edge::FollowConfig;
 use crate::server::ServerConfig;
 
@@ -76,7 +76,7 @@ impl Config {
             let all: Vec<String> = error.into_iter().map(|error| error.to_string()).collect();
             all.join("; ")
         })?;
-        config.validate()?;
+        config.validate().map_err(|error| error.to_string())?;
         Ok(config)
     }
 
@@ -84,36 +84,24 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The key, the value and the bound.
-    pub fn validate(&self) -> Result<(), String> {
-        let Self { follow, broker, limits, log, server, .. } = self;
-        let within = [
-            ("broker.max_block_bytes", broker.max_block_bytes, 1 << 10, 1 << 20),
-            ("broker.max_group_bytes", broker.max_group_bytes, 1 << 10, 1 << 30),
-            ("broker.max_read_bytes", broker.max_read_bytes, 1 << 10, 1 << 30),
-            ("broker.max_page_bytes", broker.max_page_bytes, 1 << 10, 1 << 30),
-            ("broker.max_queue_bytes", broker.max_queue_bytes, limits.max_batch_bytes, 1 << 31),
-            ("broker.max_queue_wait_ms", broker.max_queue_wait_ms, 1, 600_000),
-            ("limits.max_payload_bytes", limits.max_payload_bytes, 1, 16 << 20),
-            ("limits.max_batch_bytes", limits.max_batch_bytes, limits.max_payload_bytes, 64 << 20),
-            ("limits.max_batch_events", limits.max_batch_events, 1, 1_000_000),
-            ("limits.max_topics", limits.max_topics, 1, u64::from(u32::MAX)),
-            ("log.cache_bytes", log.cache_bytes, 1 << 20, 1 << 40),
+    /// [`Error::Invalid`] with the key, the value and the bounds.
+    ///
+    /// [`Error::Invalid`]: crate::Error::Invalid
+    pub fn validate(&self) -> crate::Result<()> {
+        self.open_config().validate()?;
+        let Self { follow, server, .. } = self;
+        all_within(&[
             ("follow.heartbeat_ms", follow.heartbeat_ms, 10, 3_600_000),
             ("follow.retry_ms", follow.retry_ms, 1, 3_600_000),
             ("follow.max_wait_ms", follow.max_wait_ms, 0, 3_600_000),
             ("follow.max_page_events", follow.max_page_events, 1, 1_000_000),
             ("follow.max_in_flight", follow.max_in_flight, 1, 100_000),
+            ("follow.body_read_ms", follow.body_read_ms, 1, 3_600_000),
             ("server.shutdown_ms", server.shutdown_ms, 0, 3_600_000),
             ("server.header_read_ms", server.header_read_ms, 1, 3_600_000),
             ("server.keep_alive_ms", server.keep_alive_ms, 1, 3_600_000),
-        ];
-        for (key, value, low, high) in within {
-            if !(low..=high).contains(&value) {
-                return Err(format!("{key} is {value}; it must be within {low} and {high}"));
-            }
-        }
-        Ok(())
+            ("server.max_concurrent_streams", server.max_concurrent_streams.into(), 1, 100_000),
+        ])
     }
 
     /// The part that a broker is opened with.

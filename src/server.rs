@@ -10,13 +10,22 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::middleware::map_request;
+use futures_util::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::server::NamedService;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use tracing::{debug, info, warn};
 
 use crate::broker::Broker;
@@ -29,6 +38,9 @@ use crate::socket::Socket;
 /// What HTTP/2 lets a client send ahead, in bytes: one stream, and one connection.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// The part of a stop's time that is left for storage when the connections take all of theirs.
+const CLOSE_SHARE: u32 = 10;
 
 /// How long the accepting loop rests when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -73,7 +85,7 @@ pub struct Server {
     config: ServerConfig,
     http: (TcpListener, Router),
     grpc: Option<(TcpListener, Router)>,
-    health: tonic_health::server::HealthReporter,
+    health: HealthReporter,
 }
 
 impl Server {
@@ -113,29 +125,96 @@ impl Server {
     }
 
     /// Serves until `shutdown`, then stops: nothing new is accepted, what was accepted is answered,
-    /// streams end, and the log is closed, within the configured time.
+    /// streams end, and the log is closed. Whatever is left when the time is over is cut.
     pub async fn run(self, shutdown: Shutdown) {
-        let Self { broker, config, http, grpc, health } = self;
-        let connections = auto_builder(&config);
-        let graceful = GracefulShutdown::new();
-        let serve = |socket, routes: &Router| serve(socket, routes, &connections, &graceful);
+        let Self { broker, config, http, grpc, mut health } = self;
+        let connections = Connections::new(&config);
+        let mut is_failed = false;
         loop {
             tokio::select! {
                 () = shutdown.started() => break,
-                socket = accept(&http.0) => serve(socket, &http.1),
-                (socket, routes) = accept_grpc(grpc.as_ref()) => serve(socket, routes),
+                () = broker.failed(), if !is_failed => {
+                    is_failed = true;
+                    set_health(&health, ServingStatus::NotServing).await;
+                }
+                socket = accept(&http.0) => connections.serve(socket, &http.1),
+                (socket, routes) = accept_grpc(grpc.as_ref()) => connections.serve(socket, routes),
             }
         }
         drop((http, grpc));
-        info!(connections = graceful.count(), "stopping");
-        health.set_not_serving::<BrokerServiceServer<grpc::Grpc>>().await;
+        info!(connections = connections.tasks.len(), "stopping");
+        set_health(&health, ServingStatus::NotServing).await;
+        for name in HEALTH_NAMES {
+            health.clear_service_status(name).await; // Whoever watches it is told, then let go.
+        }
         broker.drain();
         let bound = Duration::from_millis(config.shutdown_ms);
-        if tokio::time::timeout(bound, graceful.shutdown()).await.is_err() {
-            warn!(shutdown_ms = config.shutdown_ms, "cutting connections that did not end");
+        let deadline = Instant::now() + bound;
+        connections.end(deadline - bound / CLOSE_SHARE).await;
+        if tokio::time::timeout_at(deadline, broker.close()).await.is_err() {
+            warn!("storage does not answer; what was acknowledged is durable");
         }
-        broker.close().await;
         info!("stopped");
+    }
+}
+
+/// The connections that are open.
+struct Connections {
+    builder: auto::Builder<TokioExecutor>,
+    /// Time for a client to send its first byte.
+    first_byte: Duration,
+    graceful: GracefulShutdown,
+    tasks: TaskTracker,
+    /// Ends those that did not end by themselves.
+    cut: CancellationToken,
+}
+
+impl Connections {
+    fn new(config: &ServerConfig) -> Self {
+        Self {
+            builder: auto_builder(config),
+            first_byte: Duration::from_millis(config.header_read_ms),
+            graceful: GracefulShutdown::new(),
+            tasks: TaskTracker::new(),
+            cut: CancellationToken::new(),
+        }
+    }
+
+    fn serve(&self, socket: TcpStream, routes: &Router) {
+        if let Err(error) = socket.set_nodelay(true) {
+            debug!(%error, "cannot send small answers at once");
+        }
+        let service = TowerToHyperService::new(routes.clone());
+        let (builder, watcher) = (self.builder.clone(), self.graceful.watcher());
+        let (first_byte, cut) = (self.first_byte, self.cut.clone());
+        let serve = async move {
+            // Which protocol it is, its first bytes say; hyper waits for these for ever.
+            let readable = tokio::time::timeout(first_byte, socket.readable()).await;
+            if !matches!(readable, Ok(Ok(()))) {
+                return;
+            }
+            let socket = TokioIo::new(Socket::new(socket));
+            let connection = watcher.watch(builder.serve_connection(socket, service).into_owned());
+            if let Err(error) = connection.await {
+                debug!(error, "a connection ended early");
+            }
+        };
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = serve => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+
+    /// Lets them end, and cuts those that are left at `deadline`.
+    async fn end(self, deadline: Instant) {
+        self.tasks.close();
+        if tokio::time::timeout_at(deadline, self.graceful.shutdown()).await.is_err() {
+            warn!(connections = self.tasks.len(), "cutting connections that did not end");
+        }
+        self.cut.cancel();
+        self.tasks.wait().await;
     }
 }
 
@@ -145,21 +224,43 @@ async fn bind(address: SocketAddr) -> Result<TcpListener> {
         .map_err(|error| Error::Listen { address, problem: error.to_string() })
 }
 
-async fn grpc_routes(
-    broker: &Broker,
-    follow: &FollowConfig,
-) -> Result<(tonic_health::server::HealthReporter, Router)> {
+/// What health is told of: the server as a whole, and the service.
+const HEALTH_NAMES: [&str; 2] = ["", <BrokerServiceServer<grpc::Grpc> as NamedService>::NAME];
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for name in HEALTH_NAMES {
+        health.set_service_status(name, status).await;
+    }
+}
+
+async fn grpc_routes(broker: &Broker, follow: &FollowConfig) -> Result<(HealthReporter, Router)> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<BrokerServiceServer<grpc::Grpc>>().await;
+    set_health(&reporter, ServingStatus::Serving).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(grpc::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Error::ReadFailed(std::sync::Arc::new(error)))?;
-    let routes = Routes::new(grpc::service(broker.clone(), follow.clone()))
-        .add_service(health)
-        .add_service(reflection);
-    Ok((reporter, routes.prepare().into_axum_router().reset_fallback()))
+    let routes = Routes::new(grpc::service(broker.clone(), follow.clone())).add_service(health);
+    let broker = broker.clone();
+    let reflection = routes_of(Routes::new(reflection)).layer(map_request(
+        move |request: axum::extract::Request| {
+            let broker = broker.clone();
+            async move { end_when_draining(request, broker) }
+        },
+    ));
+    Ok((reporter, routes_of(routes).merge(reflection)))
+}
+
+fn routes_of(routes: Routes) -> Router {
+    routes.prepare().into_axum_router().reset_fallback()
+}
+
+/// Ends the body of a request when the broker stops: a client of the reflection service that asks
+/// for nothing more, and does not say so, would hold the stop up.
+fn end_when_draining(request: axum::extract::Request, broker: Broker) -> axum::extract::Request {
+    let draining = async move { broker.draining().await };
+    request.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(draining))))
 }
 
 fn auto_builder(config: &ServerConfig) -> auto::Builder<TokioExecutor> {
@@ -198,24 +299,4 @@ async fn accept_grpc(grpc: Option<&(TcpListener, Router)>) -> (TcpStream, &Route
         Some((listener, routes)) => (accept(listener).await, routes),
         None => std::future::pending().await,
     }
-}
-
-fn serve(
-    socket: TcpStream,
-    routes: &Router,
-    connections: &auto::Builder<TokioExecutor>,
-    graceful: &GracefulShutdown,
-) {
-    if let Err(error) = socket.set_nodelay(true) {
-        debug!(%error, "cannot send small answers at once");
-    }
-    let service = TowerToHyperService::new(routes.clone());
-    let connection =
-        connections.serve_connection(TokioIo::new(Socket::new(socket)), service).into_owned();
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            debug!(error, "a connection ended early");
-        }
-    });
 }

@@ -7,6 +7,7 @@
 //! ```
 
 mod committer;
+mod config;
 mod dedup;
 mod failure;
 mod limits;
@@ -24,12 +25,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 pub use crate::log::{EventRef, Extent, Headers, LogConfig};
+pub(crate) use config::all_within;
+pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
 pub use limits::LimitsConfig;
 pub use page::{Page, PageRequest};
@@ -50,58 +52,6 @@ use topics::{Topic, Topics};
 
 /// What a request takes of the queue besides its events, in bytes.
 const REQUEST_BYTES: usize = 512;
-
-/// How the broker orders, groups and serves events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BrokerConfig {
-    /// Largest block built of several events, in bytes, 1 KiB to 1 MiB. Default: 16 KiB.
-    pub max_block_bytes: u64,
-    /// Events that are made durable by one sync, in bytes; the last one may go over it.
-    /// Default: 4 MiB.
-    pub max_group_bytes: u64,
-    /// Memory for publishes that wait for their turn, in bytes, at least one batch of the largest
-    /// size. Default: 32 MiB.
-    pub max_queue_bytes: u64,
-    /// How long a publish waits for room in the queue, in milliseconds, before it is refused.
-    /// A `PublishStream` is not read meanwhile instead. Default: 5,000.
-    pub max_queue_wait_ms: u64,
-    /// Memory for the newest blocks of all topics, wire forms included, in bytes. Default: 64 MiB.
-    pub max_tail_bytes: u64,
-    /// What a reader takes from the log or a tail at a time, in bytes. Default: 256 KiB.
-    pub max_read_bytes: u64,
-    /// One page of history, in bytes, its events' places and names included; a single event may be
-    /// larger. Default: 3 MiB, for gRPC clients take messages of 4 MiB unless told otherwise.
-    pub max_page_bytes: u64,
-}
-
-impl Default for BrokerConfig {
-    fn default() -> Self {
-        Self {
-            max_block_bytes: 16 << 10,
-            max_group_bytes: 4 << 20,
-            max_queue_bytes: 32 << 20,
-            max_queue_wait_ms: 5_000,
-            max_tail_bytes: 64 << 20,
-            max_read_bytes: 256 << 10,
-            max_page_bytes: 3 << 20,
-        }
-    }
-}
-
-/// Everything that a [`Broker`] is opened with.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OpenConfig {
-    /// How the log uses the disk.
-    pub log: LogConfig,
-    /// How events are ordered and served.
-    pub broker: BrokerConfig,
-    /// What publishers may hand in.
-    pub limits: LimitsConfig,
-    /// How far back a repeated publish is recognised.
-    pub dedup: DedupConfig,
-}
 
 /// A topic, as it is at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,9 +127,11 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::Open`] and [`Error::Damaged`]: nothing was changed that anybody was told is stored.
+    /// [`Error::Invalid`]: a setting cannot be. [`Error::Open`], [`Error::Damaged`] and
+    /// [`Error::DamagedLog`]: nothing was changed that anybody was told is stored.
     pub fn open(directory: impl AsRef<Path>, config: &OpenConfig) -> Result<Self> {
         let started = Instant::now();
+        config.validate()?;
         let log = SledLog::open(directory.as_ref(), &config.log)?;
         let broker = Self::with_log(Arc::new(log), config)?;
         info!(
@@ -196,7 +148,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::Open`] when the system has no thread to give.
+    /// [`Error::Invalid`], and [`Error::Open`] when the system has no thread to give.
     pub fn in_memory(config: &OpenConfig) -> Result<Self> {
         Self::with_log(Arc::new(MemoryLog::default()), config)
     }
@@ -205,12 +157,14 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// As [`Log::topics`], and [`Error::Open`] when the system has no thread to give.
+    /// [`Error::Invalid`], as [`Log::topics`], and [`Error::Open`] when the system has no thread to
+    /// give.
     pub fn with_log(log: Arc<dyn Log>, config: &OpenConfig) -> Result<Self> {
         Self::with_clock(log, config, Timestamp::now)
     }
 
     fn with_clock(log: Arc<dyn Log>, config: &OpenConfig, now: fn() -> Timestamp) -> Result<Self> {
+        config.validate()?;
         let OpenConfig { broker: settings, limits, dedup, .. } = config;
         let stored = log.topics()?;
         let last_position = stored.iter().map(|topic| topic.extent.last_position.get()).max();

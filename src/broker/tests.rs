@@ -171,6 +171,7 @@ async fn a_sync_that_fails_in_the_middle_fails_its_whole_group_and_no_other() {
 async fn a_full_queue_refuses_after_a_bounded_wait_and_takes_more_when_there_is_room() {
     let log = Arc::new(FaultyLog::default());
     let mut config = OpenConfig::default();
+    config.limits.max_payload_bytes = 5_000;
     config.limits.max_batch_bytes = 10_000;
     config.broker.max_queue_bytes = 10_000;
     config.broker.max_queue_wait_ms = 20;
@@ -220,6 +221,30 @@ async fn what_was_accepted_before_a_close_is_answered_and_nothing_after_it() {
         assert_eq!(pending.ack().await.unwrap().last().sequence.get(), expected);
     }
     assert_eq!(log.topics().unwrap()[0].extent.tail, Sequence::new(6));
+}
+
+#[tokio::test]
+async fn damage_among_the_ids_of_the_window_takes_those_ids_and_no_more() {
+    let log = Arc::new(FaultyLog::default());
+    let first = broker(&log);
+    for number in 1..=5 {
+        first.publish(publish("a", &number.to_string())).await.unwrap();
+    }
+    first.close().await;
+    for damaged in [3, 5, 1] {
+        log.damage(Sequence::new(damaged));
+        let broker = broker(&log);
+        let kept: Vec<u64> = match damaged {
+            3 => vec![1, 2, 4, 5],
+            5 => vec![1, 2, 4],
+            _ => vec![2, 4],
+        };
+        for number in kept {
+            let ack = broker.publish(publish("a", &number.to_string())).await.unwrap();
+            assert_eq!((ack.is_duplicate(), ack.last().sequence.get()), (true, number));
+        }
+        broker.close().await;
+    }
 }
 
 #[tokio::test]

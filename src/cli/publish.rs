@@ -12,23 +12,29 @@ use leftoff::edge::proto::publish_stream_response::Outcome;
 use leftoff::edge::proto::{self, PublishStreamRequest, PublishStreamResponse};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use super::client::{Backoff, ServerArgs, failed, is_transient};
 use super::{CliError, CliResult, Failure};
 
-/// Lines that are read before they are sent, and bytes of these.
-const MAX_READ_LINES: usize = 500;
-const MAX_READ_BYTES: usize = 1 << 20;
+/// Most lines that are sent together, and bytes of these.
+const MAX_CHUNK_LINES: usize = 500;
+const MAX_CHUNK_BYTES: usize = 1 << 20;
 
-/// Requests that wait for their answer.
+/// Bytes read from the input at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// Chunks that are read ahead.
+const MAX_READ_AHEAD: usize = 2;
+
+/// Requests that wait for their answer, at which no more lines are taken.
 const MAX_IN_FLIGHT: usize = 64;
 
 /// Longest line, in bytes.
-const MAX_LINE_BYTES: usize = 64 << 20;
+const MAX_LINE_BYTES: u64 = 64 << 20;
 
 /// Publishes lines of JSON from a file or from standard input
 ///
@@ -55,20 +61,23 @@ pub(super) struct Publish {
 
 impl Publish {
     pub(super) async fn run(self) -> CliResult {
-        let (input, size_bytes): (Box<dyn AsyncBufRead + Unpin + Send>, Option<u64>) = match &self
-            .file
+        let (input, size_bytes): (Box<dyn AsyncRead + Unpin + Send>, Option<u64>) = match &self.file
         {
             Some(path) => {
                 let in_words =
                     |error| CliError::new(Failure::Other, format!("{}: {error}", path.display()));
                 let file = tokio::fs::File::open(path).await.map_err(in_words)?;
                 let size_bytes = file.metadata().await.map_err(in_words)?.len();
-                (Box::new(BufReader::new(file)), Some(size_bytes))
+                (Box::new(file), Some(size_bytes))
             }
-            None => (Box::new(BufReader::new(tokio::io::stdin())), None),
+            None => (Box::new(tokio::io::stdin()), None),
         };
+        let input = BufReader::with_capacity(READ_BYTES, input);
+        let (chunks, read) = mpsc::channel(MAX_READ_AHEAD);
+        tokio::spawn(Lines { input, number: 0, topic: self.topic }.run(chunks));
         let mut publisher = Publisher {
-            lines: Lines { input, number: 0, topic: self.topic.clone() },
+            chunks: read,
+            end: None,
             in_flight: VecDeque::new(),
             receipts: self.receipts,
             stored: 0,
@@ -100,43 +109,77 @@ fn progress_bar(size_bytes: Option<u64>) -> ProgressBar {
 
 /// The input, line by line.
 struct Lines {
-    input: Box<dyn AsyncBufRead + Unpin + Send>,
+    input: BufReader<Box<dyn AsyncRead + Unpin + Send>>,
     /// The line that was read last, from 1.
     number: u64,
     topic: Option<TopicName>,
 }
 
-impl Lines {
-    /// The next requests, one per topic, and how many bytes of input they are; none at the end.
-    async fn next(&mut self) -> CliResult<(Vec<PublishStreamRequest>, u64)> {
-        let mut by_topic: BTreeMap<TopicName, Vec<proto::NewEvent>> = BTreeMap::new();
-        let (mut lines, mut size_bytes) = (0, 0);
-        let mut line = Vec::new();
-        while lines < MAX_READ_LINES && size_bytes < MAX_READ_BYTES {
-            line.clear();
-            let mut bounded = (&mut self.input).take(MAX_LINE_BYTES as u64);
-            let count = bounded.read_until(b'\n', &mut line).await?;
-            if count == 0 {
-                break;
-            }
-            self.number += 1;
-            size_bytes += count;
-            let text = line.trim_ascii();
-            if text.is_empty() {
-                continue;
-            }
-            let (topic, event) = self.event(text).map_err(|error| {
-                CliError::new(Failure::Refused, format!("line {}: {error}", self.number))
-            })?;
-            by_topic.entry(topic).or_default().push(event);
-            lines += 1;
-        }
-        let request = |(topic, events): (TopicName, _)| PublishStreamRequest {
+/// Lines that are sent together.
+#[derive(Default)]
+struct Chunk {
+    by_topic: BTreeMap<TopicName, Vec<proto::NewEvent>>,
+    lines: usize,
+    size_bytes: usize,
+}
+
+impl Chunk {
+    /// One request per topic.
+    fn requests(self) -> impl Iterator<Item = PublishStreamRequest> {
+        self.by_topic.into_iter().map(|(topic, events)| PublishStreamRequest {
             topic: topic.to_string(),
             events,
             expected_sequence: None,
-        };
-        Ok((by_topic.into_iter().map(request).collect(), size_bytes as u64))
+        })
+    }
+}
+
+impl Lines {
+    /// Reads to the end, or to the first line that is wrong, which comes after those before it.
+    async fn run(mut self, chunks: mpsc::Sender<CliResult<Chunk>>) {
+        loop {
+            let mut chunk = Chunk::default();
+            let more = self.fill(&mut chunk).await;
+            if chunk.size_bytes > 0 && chunks.send(Ok(chunk)).await.is_err() {
+                return;
+            }
+            match more {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    let _nobody_listens = chunks.send(Err(error)).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads at least one line, and those that have arrived with it: what is there does not wait
+    /// for what is not. Returns whether there may be more.
+    async fn fill(&mut self, chunk: &mut Chunk) -> CliResult<bool> {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let mut bounded = (&mut self.input).take(MAX_LINE_BYTES);
+            let count = bounded.read_until(b'\n', &mut line).await?;
+            if count == 0 {
+                return Ok(false);
+            }
+            self.number += 1;
+            let text = line.trim_ascii();
+            if !text.is_empty() {
+                let (topic, event) = self.event(text).map_err(|error| {
+                    CliError::new(Failure::Refused, format!("line {}: {error}", self.number))
+                })?;
+                chunk.by_topic.entry(topic).or_default().push(event);
+                chunk.lines += 1;
+            }
+            chunk.size_bytes += count;
+            let is_full = chunk.lines >= MAX_CHUNK_LINES || chunk.size_bytes >= MAX_CHUNK_BYTES;
+            if is_full || !self.input.buffer().contains(&b'\n') {
+                return Ok(true);
+            }
+        }
     }
 
     fn event(&self, text: &[u8]) -> leftoff::Result<(TopicName, proto::NewEvent)> {
@@ -158,7 +201,9 @@ fn line_id(number: u64, text: &[u8]) -> String {
 }
 
 struct Publisher {
-    lines: Lines,
+    chunks: mpsc::Receiver<CliResult<Chunk>>,
+    /// Set when nothing more is read: why.
+    end: Option<CliResult>,
     /// Requests that are not answered, oldest first; sent again on a new connection. Their events
     /// have ids, so that is safe.
     in_flight: VecDeque<PublishStreamRequest>,
@@ -201,71 +246,49 @@ impl Publisher {
     async fn publish_on_one_connection(&mut self, server: &ServerArgs) -> Result<(), Broken> {
         let mut client = server.connect().await.map_err(Broken::Retry)?;
         let (requests, sent) = mpsc::channel(MAX_IN_FLIGHT);
-        for request in &self.in_flight {
-            let _closed_is_seen_below = requests.send(request.clone()).await;
-        }
         let responses = client.publish_stream(ReceiverStream::new(sent)).await;
         let mut responses = responses.map_err(|status| broken(&status))?.into_inner();
-        let mut input_error = None;
-        let mut requests = Some(requests);
+        let mut sent = 0; // How many of those in flight are sent on this connection.
+        let mut is_closed = false;
         loop {
-            // What is sent is at most one read ahead of the window.
-            while let Some(queue) = &requests
-                && self.in_flight.len() < MAX_IN_FLIGHT
+            if self.in_flight.is_empty()
+                && let Some(end) = self.end.take()
             {
-                let (next, size_bytes) = match self.lines.next().await {
-                    Ok(next) => next,
-                    Err(error) => {
-                        input_error = Some(error); // What was read before it is still finished.
-                        (Vec::new(), 0)
-                    }
-                };
-                self.progress.inc(size_bytes);
-                if next.is_empty() {
-                    if size_bytes == 0 {
-                        requests = None;
-                    }
-                    continue;
-                }
-                for request in next {
-                    self.in_flight.push_back(request.clone());
-                    self.send(queue, request, &mut responses).await?;
-                }
+                return end.map_err(Broken::Fatal);
             }
-            if self.in_flight.is_empty() {
-                return input_error.map_or(Ok(()), |error| Err(Broken::Fatal(error)));
+            let is_all_sent = sent == self.in_flight.len();
+            let takes_more = self.end.is_none() && is_all_sent && sent < MAX_IN_FLIGHT;
+            tokio::select! {
+                biased;
+                response = responses.message(), if sent > 0 || is_closed => {
+                    self.settle(response.map_err(|status| broken(&status))?)?;
+                    sent -= 1;
+                }
+                room = requests.reserve(), if !is_all_sent && !is_closed => match room {
+                    Ok(room) => {
+                        room.send(self.in_flight[sent].clone());
+                        sent += 1;
+                    }
+                    Err(_the_answers_say_why) => is_closed = true,
+                },
+                chunk = self.chunks.recv(), if takes_more => self.take(chunk),
             }
-            let response = responses.message().await.map_err(|status| broken(&status))?;
-            self.settle(response)?;
         }
     }
 
-    /// Sends a request; takes answers while there is no room for it.
-    async fn send(
-        &mut self,
-        queue: &mpsc::Sender<PublishStreamRequest>,
-        request: PublishStreamRequest,
-        responses: &mut Streaming<PublishStreamResponse>,
-    ) -> Result<(), Broken> {
-        let mut unsent = Some(request);
-        while let Some(request) = unsent.take() {
-            tokio::select! {
-                biased;
-                permit = queue.reserve() => match permit {
-                    Ok(permit) => permit.send(request),
-                    Err(_closed) => return Ok(()), // The answers say why.
-                },
-                response = responses.message() => {
-                    unsent = Some(request);
-                    self.settle(response.map_err(|status| broken(&status))?)?;
-                }
+    /// Puts what was read behind what is in flight.
+    fn take(&mut self, chunk: Option<CliResult<Chunk>>) {
+        match chunk {
+            Some(Ok(chunk)) => {
+                self.progress.inc(chunk.size_bytes as u64);
+                self.in_flight.extend(chunk.requests());
             }
+            Some(Err(error)) => self.end = Some(Err(error)),
+            None => self.end = Some(Ok(())),
         }
-        Ok(())
     }
 
     fn settle(&mut self, response: Option<PublishStreamResponse>) -> Result<(), Broken> {
-        let gone = || CliError::new(Failure::Unreachable, "the server ended the stream");
         let outcome = response.and_then(|response| response.outcome);
         match outcome.ok_or_else(|| Broken::Retry(gone()))? {
             Outcome::Error(error) => {
@@ -284,6 +307,10 @@ impl Publisher {
             }
         }
     }
+}
+
+fn gone() -> CliError {
+    CliError::new(Failure::Unreachable, "the server ended the stream")
 }
 
 fn broken(status: &Status) -> Broken {

@@ -138,7 +138,8 @@ impl Tail {
         match self.format {
             Format::Json => {
                 let line = serde_json::to_string(&EventJson::received(self.topic.as_str(), event))?;
-                writeln!(output, "{line}")?;
+                // JSON has line ends between its tokens only: inside of a string they are escaped.
+                writeln!(output, "{}", line.replace(['\n', '\r'], " "))?;
             }
             Format::Text => {
                 let payload = String::from_utf8_lossy(&event.payload);

@@ -1,5 +1,7 @@
 //! The HTTP edge: one resource for a topic's events, in the form that `Accept` asks for.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -8,13 +10,11 @@ use axum::routing::get;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode, Uri, header};
-use serde_json::json;
 
 use super::json::{self, ReceiptJson};
-use super::ndjson::Line;
 use super::query::Query;
-use super::{FollowConfig, sse, status};
-use crate::broker::{Ack, Broker, PageRequest, Pending, Publish};
+use super::{FollowConfig, http_lines, sse, status};
+use crate::broker::{Broker, PageRequest, Publish};
 use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
@@ -38,9 +38,6 @@ const CURSOR_QUERIES: [&str; 8] = [
     "after",
     "since",
 ];
-
-/// What a line of NDJSON may take besides its payload: base64, names, headers.
-const LINE_SLACK_BYTES: u64 = 64 << 10;
 
 #[derive(Debug, Clone)]
 struct Edge {
@@ -68,10 +65,10 @@ pub(crate) async fn not_found(uri: Uri) -> Response {
 }
 
 async fn ready(State(edge): State<Edge>) -> Response {
-    if edge.broker.is_draining() {
-        return Error::ShuttingDown.into_response();
+    match edge.broker.check_ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(error) => error.into_response(),
     }
-    "ready\n".into_response()
 }
 
 async fn list_topics(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
@@ -233,30 +230,11 @@ impl Edge {
         };
         let expected_sequence = query.take_number("expected_sequence")?;
         query.finish("id, type, key, time_ms, expected_sequence")?;
-        let payload = whole(body, self.broker.limits().max_payload_bytes).await?;
+        let silence = Duration::from_millis(self.config.body_read_ms);
+        let payload = whole(body, self.broker.limits().max_payload_bytes, silence).await?;
         let events = vec![NewEvent { payload, ..event }];
         let ack = self.broker.publish(Publish { topic, events, expected_sequence }).await?;
         Ok((StatusCode::CREATED, axum::Json(ReceiptJson::of(&ack, 0))).into_response())
-    }
-
-    async fn publish_lines(&self, topic: TopicName, query: Query, body: Body) -> Result<Response> {
-        query.finish("none with NDJSON: each line has its own")?;
-        let mut lines = Lines::new(self, topic);
-        if let Err(error) = lines.publish(body).await {
-            // The lines before it are whole, and are stored; how many is told with the error.
-            let flushed = lines.flush().await;
-            let settled = lines.settle(0).await.and(flushed);
-            let line = lines.number;
-            let extra = [("line", json!(line)), ("stored_events", json!(lines.total.count))];
-            return Ok(status::problem(&settled.err().unwrap_or(error), extra));
-        }
-        let Total { count, duplicates, first, last } = lines.total;
-        let Some((first, last)) = first.zip(last) else {
-            return Err(Error::invalid("body", "holds no event"));
-        };
-        let answer =
-            json!({"first": first, "last": last, "count": count, "duplicates": duplicates});
-        Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
     }
 }
 
@@ -278,132 +256,28 @@ async fn publish(
     };
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/x-ndjson") {
-        return edge.publish_lines(topic, query, body).await;
+        query.finish("none with NDJSON: each line has its own")?;
+        let max_in_flight = edge.config.max_in_flight as usize;
+        return http_lines::publish(&edge.broker, topic, max_in_flight, body).await;
     }
     edge.publish_one(topic, query, content_type, body).await
 }
 
-/// The whole body, if it is no larger than `limit`.
-async fn whole(body: Body, limit: u64) -> Result<Bytes> {
+/// The whole body, if it is no larger than `limit`, and arrives without a silence this long.
+async fn whole(body: Body, limit: u64, silence: Duration) -> Result<Bytes> {
     let mut bytes = BytesMut::new();
     let mut chunks = body.into_data_stream();
-    while let Some(chunk) = chunks.next().await {
+    loop {
+        let next = tokio::time::timeout(silence, chunks.next()).await;
+        let next = next.map_err(|_elapsed| {
+            Error::invalid("body", format!("nothing more came for {} ms", silence.as_millis()))
+        })?;
+        let Some(chunk) = next else { return Ok(bytes.freeze()) };
         let chunk = chunk.map_err(|error| Error::invalid("body", error.to_string()))?;
         let size_bytes = bytes.len() + chunk.len();
         if size_bytes as u64 > limit {
             return Err(Error::over("payload bytes (at least)", size_bytes, limit as usize));
         }
         bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes.freeze())
-}
-
-/// A body of NDJSON: handed in batch by batch as it arrives, with a bounded number in flight.
-struct Lines<'a> {
-    edge: &'a Edge,
-    topic: TopicName,
-    batch: Vec<NewEvent>,
-    batch_bytes: usize,
-    in_flight: std::collections::VecDeque<Pending>,
-    /// The line that is read, from 1.
-    number: u64,
-    total: Total,
-}
-
-/// What was acknowledged so far.
-#[derive(Debug, Default)]
-struct Total {
-    count: usize,
-    duplicates: usize,
-    first: Option<ReceiptJson>,
-    last: Option<ReceiptJson>,
-}
-
-impl Total {
-    fn add(&mut self, ack: &Ack) {
-        self.count += ack.count;
-        self.duplicates += ack.duplicates.len();
-        self.first.get_or_insert_with(|| ReceiptJson::of(ack, 0));
-        self.last = Some(ReceiptJson::of(ack, ack.count - 1));
-    }
-}
-
-impl<'a> Lines<'a> {
-    fn new(edge: &'a Edge, topic: TopicName) -> Self {
-        Self {
-            edge,
-            topic,
-            batch: Vec::new(),
-            batch_bytes: 0,
-            in_flight: Default::default(),
-            number: 0,
-            total: Total::default(),
-        }
-    }
-
-    async fn publish(&mut self, body: Body) -> Result<()> {
-        let max_line_bytes = 2 * self.edge.broker.limits().max_payload_bytes + LINE_SLACK_BYTES;
-        let mut unread = BytesMut::new();
-        let mut chunks = body.into_data_stream();
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| Error::invalid("body", error.to_string()))?;
-            unread.extend_from_slice(&chunk);
-            while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
-                let line = unread.split_to(end + 1);
-                self.push(&line[..end]).await?;
-            }
-            if unread.len() as u64 > max_line_bytes {
-                return Err(Error::over("line bytes", unread.len(), max_line_bytes as usize));
-            }
-            self.flush().await?; // What has arrived does not wait for what has not.
-        }
-        self.push(&unread).await?;
-        self.flush().await?;
-        self.settle(0).await
-    }
-
-    async fn push(&mut self, line: &[u8]) -> Result<()> {
-        self.number += 1;
-        if line.iter().all(u8::is_ascii_whitespace) {
-            return Ok(());
-        }
-        let Line { topic, event } = Line::parse(line)?;
-        if topic.as_ref().is_some_and(|topic| *topic != self.topic) {
-            let problem = format!("the line names another one than the path, {:?}", self.topic);
-            return Err(Error::invalid("topic", problem));
-        }
-        let limits = self.edge.broker.limits();
-        limits.check(std::slice::from_ref(&event))?;
-        let size_bytes = line.len(); // At least what its record takes, but for a few bytes.
-        let is_full = self.batch.len() as u64 >= limits.max_batch_events
-            || (self.batch_bytes + size_bytes) as u64 > limits.max_batch_bytes / 2;
-        if is_full {
-            self.flush().await?;
-        }
-        self.batch_bytes += size_bytes;
-        self.batch.push(event);
-        Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<()> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        self.settle(self.edge.config.max_in_flight.saturating_sub(1) as usize).await?;
-        let events = std::mem::take(&mut self.batch);
-        self.batch_bytes = 0;
-        let publish = Publish { topic: self.topic.clone(), events, expected_sequence: None };
-        self.in_flight.push_back(self.edge.broker.submit(publish).await?);
-        Ok(())
-    }
-
-    /// Waits until `left` batches at the most are not acknowledged.
-    async fn settle(&mut self, left: usize) -> Result<()> {
-        while self.in_flight.len() > left {
-            let Some(pending) = self.in_flight.pop_front() else { break };
-            let ack = pending.ack().await?;
-            self.total.add(&ack);
-        }
-        Ok(())
     }
 }

@@ -9,6 +9,7 @@
 mod codec;
 pub mod grpc;
 pub mod http;
+mod http_lines;
 pub mod json;
 mod messages;
 pub mod ndjson;
@@ -46,6 +47,9 @@ pub struct FollowConfig {
     pub retry_ms: u64,
     /// Longest wait of a long poll, in milliseconds. Default: 60,000.
     pub max_wait_ms: u64,
+    /// Silence in the middle of a payload that is posted, in milliseconds, before it is given up.
+    /// Default: 30,000.
+    pub body_read_ms: u64,
     /// Most events in one page. Default: 10,000.
     pub max_page_events: u64,
     /// Publishes of one `PublishStream`, or of one NDJSON body, that wait for their
@@ -59,6 +63,7 @@ impl Default for FollowConfig {
             heartbeat_ms: 15_000,
             retry_ms: 2_000,
             max_wait_ms: 60_000,
+            body_read_ms: 30_000,
             max_page_events: 10_000,
             max_in_flight: 64,
         }

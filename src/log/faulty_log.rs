@@ -1,7 +1,7 @@
 //! A log that fails on cue, for tests: it keeps events in memory, and fails the appends it is told
 //! to fail, in the way it is told to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -58,6 +58,8 @@ struct State {
     appends: u64,
     faults: BTreeMap<u64, Fault>,
     failed: bool,
+    /// Where blocks begin that cannot be read.
+    damaged: BTreeSet<Sequence>,
 }
 
 impl FaultyLog {
@@ -68,6 +70,15 @@ impl FaultyLog {
     /// If a test panicked meanwhile.
     pub fn fail(&self, nth: u64, fault: Fault) {
         self.state.lock().unwrap().faults.insert(nth, fault);
+    }
+
+    /// Makes the blocks unreadable, of whatever topic, that begin at this sequence.
+    ///
+    /// # Panics
+    ///
+    /// If a test panicked meanwhile.
+    pub fn damage(&self, first: Sequence) {
+        self.state.lock().unwrap().damaged.insert(first);
     }
 
     /// How many appends were asked for, but for those that a failure before them refused.
@@ -149,7 +160,19 @@ impl Log for FaultyLog {
         below: Sequence,
         max_bytes: usize,
     ) -> Result<Vec<Block>> {
-        self.inner.read(topic, from, below, max_bytes)
+        let mut blocks = self.inner.read(topic, from, below, max_bytes)?;
+        let damaged = &self.state.lock().unwrap().damaged;
+        let found = blocks.iter().position(|block| damaged.contains(&block.first_sequence()));
+        let Some(found) = found else { return Ok(blocks) };
+        if found > 0 {
+            blocks.truncate(found);
+            return Ok(blocks);
+        }
+        let block = &blocks[0];
+        let topics = self.topics()?;
+        let name = topics.iter().find(|stored| stored.id == topic).expect("a topic").name.clone();
+        let (first, last) = (block.first_sequence(), Some(block.last_sequence()));
+        Err(Error::Damaged { topic: name, first, last, problem: "injected".to_owned() })
     }
 
     fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent> {

@@ -1,11 +1,11 @@
 //! The command line: settings and where they come from, exit codes, and commands against a server.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
-use crate::common::{Process, Server, get, leftoff, quakes, run, text};
+use crate::common::{Process, Server, get, leftoff, post, quakes, read_all, run, soon, text};
 
 fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or(-1)
@@ -74,10 +74,8 @@ fn unknown_and_impossible_settings_are_refused_by_name() {
         ("data_dri = 'x'", "data_dri"),
         ("[broker]\nmax_quue_bytes = 1", "max_quue_bytes"),
         ("[follow]\nheartbeat_ms = 'often'", "heartbeat_ms"),
-        (
-            "[follow]\nheartbeat_ms = 1",
-            "follow.heartbeat_ms is 1; it must be within 10 and 3600000",
-        ),
+        ("[follow]\nheartbeat_ms = 1", "follow.heartbeat_ms: 1 is not within 10 and 3600000"),
+        ("[broker]\nmax_queue_bytes = 1", "broker.max_queue_bytes: 1 is not within 4194304 and"),
         ("[", "TOML"),
     ] {
         std::fs::write(file.path(), content).unwrap();
@@ -166,6 +164,64 @@ async fn publish_takes_lines_for_several_topics_and_can_be_repeated() {
     assert_eq!((code(&no_topic), text(&no_topic.stderr).contains("names none")), (5, true));
 }
 
+/// Goal: what is piped in by hand is published at once, also over restarts of the server, and a
+/// line that is wrong ends it only after everything before it is stored.
+/// Method: the input stays open; the server is killed between lines for more topics than requests
+/// may be in flight.
+#[tokio::test]
+async fn lines_are_published_as_they_come_through_a_restart_and_up_to_a_bad_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &[]);
+    let address = process.address;
+    let mut command = leftoff();
+    command.args(["publish", "a", "--receipts", "--server", &format!("http://{address}")]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut publish = command.spawn().unwrap();
+    let mut input = publish.stdin.take().unwrap();
+    let (printed, mut receipts) = tokio::sync::mpsc::channel(1_000);
+    let output = BufReader::new(publish.stdout.take().unwrap());
+    std::thread::spawn(move || {
+        output.lines().for_each(|line| printed.blocking_send(line.unwrap()).unwrap());
+    });
+    input.write_all(b"{\"data\":\"first\"}\n").unwrap();
+    let receipt = soon(receipts.recv()).await.unwrap();
+    assert!(receipt.contains("\"sequence\":1"), "{receipt}");
+    process.kill();
+    let lines: String =
+        (0..300).map(|n| format!("{{\"topic\":\"t{n}\",\"data\":\"{n}\"}}\n")).collect();
+    input.write_all(lines.as_bytes()).unwrap();
+    let path = directory.path().to_owned();
+    let start = move || Process::serve_at(address, &path, &[]);
+    let _process = tokio::task::spawn_blocking(start).await.unwrap();
+    for _ in 0..300 {
+        soon(receipts.recv()).await.unwrap();
+    }
+    input.write_all(b"{\"data\":\"last\"}\n{\"date\":1}\n{\"data\":\"never\"}\n").unwrap();
+    let output = tokio::task::spawn_blocking(move || publish.wait_with_output().unwrap());
+    let output = soon(output).await.unwrap();
+    assert_eq!(code(&output), 5, "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("line 303: "), "{}", text(&output.stderr));
+    let expected = [(1, "first".to_owned()), (2, "last".to_owned())];
+    assert_eq!(read_all(address, "a").await, expected);
+    assert_eq!(read_all(address, "t299").await, [(1, "299".to_owned())]);
+}
+
+#[tokio::test]
+async fn an_event_is_one_line_of_json_however_its_payload_is_laid_out() {
+    let server = Server::start().await;
+    let url = format!("http://{}", server.address);
+    let payload = "{\n  \"text\": \"a\\nb\",\r\n  \"n\": 1\n}";
+    let request = crate::common::to(server.address, "POST", "/v1/topics/a/events");
+    let request = request.header("content-type", "application/json");
+    assert_eq!(crate::common::send(request, payload).await.status, 201);
+    let arguments =
+        ["tail", "a", "--from", "earliest", "--no-follow", "--format", "json", "--server", &url];
+    let printed = text(&run(&arguments).await.stdout);
+    assert_eq!(printed.lines().count(), 1, "{printed}");
+    let event: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(event["data"], serde_json::json!({"text": "a\nb", "n": 1}));
+}
+
 #[tokio::test]
 async fn tail_prints_what_is_there_and_topics_lists_it() {
     let server = Server::start().await;
@@ -198,24 +254,34 @@ async fn tail_goes_on_where_it_was_when_the_server_comes_back() {
     let url = format!("http://{address}");
     let publish = async |number: u64| {
         let path = "/v1/topics/a/events";
-        let answer = crate::common::post(address, path, number.to_string()).await;
+        let answer = post(address, path, number.to_string()).await;
         assert_eq!(answer.json()["sequence"], number);
     };
     publish(1).await;
     publish(2).await;
     let mut command = leftoff();
     command.args(["tail", "a", "--from", "earliest", "-n", "4", "--server", &url]);
-    let tail = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut tail = command.stdout(Stdio::piped()).spawn().unwrap();
+    let (printed, mut sequences) = tokio::sync::mpsc::channel(8);
+    let output = BufReader::new(tail.stdout.take().unwrap());
+    std::thread::spawn(move || {
+        for line in output.lines() {
+            let sequence = line.unwrap().split(' ').next().unwrap().to_owned();
+            printed.blocking_send(sequence).unwrap();
+        }
+    });
+    assert_eq!(soon(sequences.recv()).await.as_deref(), Some("1"));
+    assert_eq!(soon(sequences.recv()).await.as_deref(), Some("2"), "it is in the middle now");
     process.kill();
     let path = directory.path().to_owned();
     let start = move || Process::serve_at(address, &path, &[]);
     let _process = tokio::task::spawn_blocking(start).await.unwrap();
     publish(3).await;
     publish(4).await;
-    let output = tokio::task::spawn_blocking(move || tail.wait_with_output().unwrap());
-    let printed = text(&crate::common::soon(output).await.unwrap().stdout);
-    let sequences: Vec<&str> = printed.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert_eq!(sequences, ["1", "2", "3", "4"]);
+    assert_eq!(soon(sequences.recv()).await.as_deref(), Some("3"));
+    assert_eq!(soon(sequences.recv()).await.as_deref(), Some("4"));
+    assert_eq!(soon(sequences.recv()).await, None, "it printed more than it was asked for");
+    assert!(tail.wait().unwrap().success());
 }
 
 /// Goal: damage on the disk is found, named and told by exit codes; the check changes nothing.
@@ -228,7 +294,7 @@ async fn check_finds_damage_and_serve_does_not_pass_it_over() {
     for number in 1..=5 {
         let path = format!("/v1/topics/a/events?id={number}");
         let payload = format!("needle-{number} in the log");
-        assert_eq!(crate::common::post(process.address, &path, payload).await.status, 201);
+        assert_eq!(post(process.address, &path, payload).await.status, 201);
     }
     let busy = run(&["check", "--data-dir", data_dir]).await;
     assert_eq!(code(&busy), 1);
@@ -262,7 +328,7 @@ async fn check_finds_damage_and_serve_does_not_pass_it_over() {
     assert!(text(&damaged.stdout).contains("damage: "), "{}", text(&damaged.stdout));
     assert!(std::fs::read(&database).unwrap() == bytes, "the check changed what it examined");
     let serve = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir]).await;
-    assert_ne!(code(&serve), 0);
+    assert_eq!(code(&serve), 3);
     assert!(text(&serve.stderr).contains("damaged"), "{}", text(&serve.stderr));
 }
 

@@ -5,8 +5,12 @@ use std::time::{Duration, Instant};
 use leftoff::cursor::Sequence;
 use leftoff::{Config, NewEvent};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::common::{Answer, Server, get, name, post, publish, read_all, send, send_h2c, to};
+use crate::common::{
+    Answer, Server, get, name, post, publish, read_all, send, send_h2c, soon, text, to,
+};
 
 fn sequences(page: &Value) -> Vec<u64> {
     let events = page["events"].as_array().unwrap();
@@ -241,6 +245,35 @@ async fn a_bad_line_is_named_and_what_stands_before_it_is_stored() {
     assert_eq!((&problem["line"], &problem["stored_events"]), (&json!(4), &json!(2)));
     let before_it = [(1, "1".to_owned()), (2, "2".to_owned())];
     assert_eq!(read_all(server.address, "a").await, before_it);
+}
+
+#[tokio::test]
+async fn lines_that_storage_refuses_are_named_and_nothing_is_handed_in_after_them() {
+    let mut config = Config::default();
+    config.log.min_free_bytes = 1 << 60;
+    config.follow.max_in_flight = 1;
+    let server = Server::with(config).await;
+    let line = format!("{{\"data\":\"{}\"}}\n", "x".repeat(1 << 19));
+    let body = format!("\n{}", line.repeat(20)); // Several batches.
+    let answer = send(ndjson(server.address, "a"), body).await;
+    assert_problem(&answer, 507, "bytes free");
+    let problem = answer.json();
+    assert_eq!((&problem["line"], &problem["stored_events"]), (&2.into(), &0.into()));
+}
+
+#[tokio::test]
+async fn a_body_that_stops_arriving_is_given_up() {
+    let mut config = Config::default();
+    config.follow.body_read_ms = 50;
+    let server = Server::with(config).await;
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /v1/topics/a/events HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let count = soon(socket.read(&mut answer)).await.unwrap();
+    let answer = text(&answer[..count]);
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert_eq!(get(server.address, "/v1/topics/a/events").await.status, 404);
 }
 
 #[tokio::test]

@@ -6,9 +6,9 @@ use std::time::Duration;
 use leftoff::cursor::{OnGap, Sequence, StartPoint};
 use leftoff::{Broker, Delivery, Error, NewEvent, OpenConfig, PageRequest, Publish, Subscription};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, FileFailurePersistence};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::common::name;
+use crate::common::{name, seed};
 
 const TOPICS: [&str; 3] = ["a", "b", "a.b"];
 const READERS: usize = 3;
@@ -28,6 +28,8 @@ enum Step {
     Page { topic: usize, after: u64, limit: usize },
     /// The front of a topic is dropped.
     Trim { topic: usize, earliest: u64 },
+    /// The front of a reader's topic is dropped while it reads.
+    TrimAndTake { reader: usize, earliest: u64 },
     /// The broker stops and is opened again.
     Restart,
 }
@@ -41,7 +43,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => reader.clone().prop_map(|reader| Step::Connect { reader }),
         4 => (reader.clone(), 1..5_usize)
             .prop_map(|(reader, deliveries)| Step::Take { reader, deliveries }),
-        2 => reader.prop_map(|reader| Step::Disconnect { reader }),
+        2 => reader.clone().prop_map(|reader| Step::Disconnect { reader }),
+        2 => (reader, 1..40_u64)
+            .prop_map(|(reader, earliest)| Step::TrimAndTake { reader, earliest }),
         2 => (topic.clone(), 0..40_u64, 1..9_usize)
             .prop_map(|(topic, after, limit)| Step::Page { topic, after, limit }),
         1 => (topic, 1..40_u64).prop_map(|(topic, earliest)| Step::Trim { topic, earliest }),
@@ -68,6 +72,12 @@ impl ModelTopic {
         self.payloads.len() as u64 + 1
     }
 
+    fn trim(&mut self, earliest: u64) {
+        self.earliest = self.earliest().max(earliest.min(self.tail()));
+        let earliest = self.earliest();
+        self.ids.retain(|_, sequence| *sequence >= earliest); // The window holds what is kept.
+    }
+
     fn payload(&self, sequence: u64) -> &str {
         &self.payloads[sequence as usize - 1]
     }
@@ -84,6 +94,7 @@ struct Reader {
 }
 
 struct World {
+    config: OpenConfig,
     directory: tempfile::TempDir,
     broker: Option<Broker>,
     topics: Vec<ModelTopic>,
@@ -92,12 +103,15 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    /// A broker that keeps so much in memory; the rest is read from the log.
+    fn new(max_tail_bytes: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let broker = Some(Broker::open(directory.path(), &OpenConfig::default()).unwrap());
+        let mut config = OpenConfig::default();
+        config.broker.max_tail_bytes = max_tail_bytes;
+        let broker = Some(Broker::open(directory.path(), &config).unwrap());
         let topics = TOPICS.iter().map(|_| ModelTopic::default()).collect();
         let readers = (0..READERS).map(|_| Reader::default()).collect();
-        Self { directory, broker, topics, readers, published: 0 }
+        Self { config, directory, broker, topics, readers, published: 0 }
     }
 
     fn broker(&self) -> &Broker {
@@ -112,6 +126,7 @@ impl World {
             Step::Disconnect { reader } => self.readers[reader].subscription = None,
             Step::Page { topic, after, limit } => self.page(topic, after, limit).await,
             Step::Trim { topic, earliest } => self.trim(topic, earliest).await,
+            Step::TrimAndTake { reader, earliest } => self.trim_and_take(reader, earliest).await,
             Step::Restart => self.restart().await,
         }
     }
@@ -253,11 +268,21 @@ impl World {
             return;
         }
         outcome.unwrap();
-        model.earliest = model.earliest().max(earliest.min(model.tail()));
-        let earliest = model.earliest();
-        model.ids.retain(|_, sequence| *sequence >= earliest); // The window holds what is kept.
+        model.trim(earliest);
         let info = self.broker().topic(&name(TOPICS[topic])).unwrap();
         assert_eq!(info.extent.earliest.get(), self.topics[topic].earliest());
+    }
+
+    /// Whatever the reader gets, it is as if it had read before the trim, or after.
+    async fn trim_and_take(&mut self, reader: usize, earliest: u64) {
+        if self.topics[reader].payloads.is_empty() {
+            return;
+        }
+        self.topics[reader].trim(earliest);
+        let (broker, topic) = (self.broker().clone(), name(TOPICS[reader]));
+        let trim = tokio::spawn(async move { broker.trim(&topic, Sequence::new(earliest)).await });
+        self.take(reader, usize::MAX).await;
+        trim.await.unwrap().unwrap();
     }
 
     async fn restart(&mut self) {
@@ -267,7 +292,7 @@ impl World {
         let broker = self.broker.take().unwrap();
         broker.close().await;
         drop(broker);
-        self.broker = Some(Broker::open(self.directory.path(), &OpenConfig::default()).unwrap());
+        self.broker = Some(Broker::open(self.directory.path(), &self.config).unwrap());
         let stored: HashMap<String, (u64, u64)> = self
             .broker()
             .topics(None, 100)
@@ -283,27 +308,33 @@ impl World {
     }
 }
 
-proptest! {
-    #![proptest_config(Config {
-        cases: 48,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Off)), // The seed is printed.
-        ..Config::default()
-    })]
-
-    #[test]
-    fn any_interleaving_equals_a_simple_model(steps in proptest::collection::vec(step(), 1..80)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut world = World::new();
-            for step in steps {
-                world.apply(step).await;
-            }
-            // Whatever happened, every reader gets to the end.
-            for reader in 0..READERS {
-                world.connect(reader).await;
-                world.take(reader, usize::MAX).await;
-                assert_eq!(world.readers[reader].next, world.topics[reader].tail());
-            }
-        });
-    }
+#[test]
+fn any_interleaving_equals_a_simple_model() {
+    let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
+    let seed = seed();
+    let bytes: Vec<u8> = seed.to_le_bytes().repeat(4);
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let steps = proptest::collection::vec(step(), 1..80);
+    let max_tail_bytes = prop_oneof![Just(0_u64), Just(1_500), Just(64 << 20)];
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let outcome = TestRunner::new_with_rng(config, random).run(
+        &(max_tail_bytes, steps),
+        |(max_tail_bytes, steps)| {
+            runtime.block_on(async {
+                let mut world = World::new(max_tail_bytes);
+                for step in steps {
+                    world.apply(step).await;
+                }
+                // Whatever happened, every reader gets to the end.
+                for reader in 0..READERS {
+                    world.connect(reader).await;
+                    world.take(reader, usize::MAX).await;
+                    assert_eq!(world.readers[reader].next, world.topics[reader].tail());
+                }
+            });
+            Ok(())
+        },
+    );
+    outcome.unwrap_or_else(|error| panic!("LEFTOFF_SEED={seed}: {error}"));
 }

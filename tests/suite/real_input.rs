@@ -15,10 +15,14 @@ const DISCONNECTS: usize = 100;
 /// All reports, where they lie beside the project; the excerpt that comes with it otherwise.
 fn input() -> PathBuf {
     let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/earthquakes.ndjson");
-    if all.is_file() { all } else { quakes() }
+    if all.is_file() {
+        return all;
+    }
+    println!("the whole input is not there; the excerpt in data/ is published instead");
+    quakes()
 }
 
-/// What the page saw of a topic, reconnecting after every `patience` frames or so.
+/// What the page saw of a topic, reconnecting after a random number of frames.
 async fn read_with_disconnects(
     address: std::net::SocketAddr,
     topic: &str,

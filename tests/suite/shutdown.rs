@@ -9,6 +9,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use crate::common::{Process, Sse, get, grpc, post, read_all, soon, text};
 
@@ -85,6 +92,50 @@ async fn a_stop_answers_everyone_ends_every_stream_and_keeps_what_was_acknowledg
     assert_eq!(stored.len(), acknowledged, "stored and acknowledged are not the same");
 }
 
+/// Goal: streams of the standard services hold the stop up no more than our own.
+#[tokio::test]
+async fn watchers_of_health_and_open_reflection_streams_end_with_the_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::serve(directory.path(), &["--set", "server.shutdown_ms=600000"]);
+    let channel = Endpoint::from_shared(format!("http://{}", process.address)).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let mut watches = Vec::new();
+    for service in ["", "leftoff.v1.BrokerService"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let mut watch =
+            HealthClient::new(channel.clone()).watch(request).await.unwrap().into_inner();
+        let status = soon(watch.message()).await.unwrap().unwrap();
+        assert_eq!(status.status(), ServingStatus::Serving);
+        watches.push(watch);
+    }
+    let (requests, sent) = tokio::sync::mpsc::channel(1);
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    requests.send(request).await.unwrap();
+    let mut reflection = ServerReflectionClient::new(channel)
+        .server_reflection_info(ReceiverStream::new(sent))
+        .await
+        .unwrap()
+        .into_inner();
+    soon(reflection.message()).await.unwrap().unwrap();
+    // Silent connections, too: one without a byte, and one that says half of what it speaks.
+    let _silent = TcpStream::connect(process.address).await.unwrap();
+    let mut half = TcpStream::connect(process.address).await.unwrap();
+    half.write_all(b"PRI * HT").await.unwrap();
+
+    process.signal(Signal::TERM);
+    for mut watch in watches {
+        let status = soon(watch.message()).await.unwrap().unwrap();
+        assert_eq!(status.status(), ServingStatus::NotServing);
+        assert!(soon(watch.message()).await.unwrap().is_none());
+    }
+    assert!(soon(reflection.message()).await.unwrap().is_none());
+    assert_eq!(process.exit_code().await, Some(0));
+    drop(requests);
+}
+
 /// Sends half of a request, which the server has to wait for.
 async fn hold_up(process: &Process) -> TcpStream {
     let mut socket = TcpStream::connect(process.address).await.unwrap();
@@ -100,8 +151,12 @@ async fn a_client_that_holds_the_stop_up_is_cut_off_when_the_time_is_over() {
     let directory = tempfile::tempdir().unwrap();
     let mut process = Process::serve(directory.path(), &["--set", "server.shutdown_ms=300"]);
     let mut held = hold_up(&process).await;
+    let started = Instant::now();
     process.signal(Signal::INT);
     assert_eq!(process.exit_code().await, Some(0));
+    let elapsed = started.elapsed();
+    assert!(elapsed >= Duration::from_millis(250), "it was not waited for: {elapsed:?}");
+    assert!(elapsed < Duration::from_secs(8), "it was not cut off: {elapsed:?}");
     let mut rest = Vec::new();
     let _cut = soon(held.read_to_end(&mut rest)).await;
     let process = Process::serve(directory.path(), &[]);

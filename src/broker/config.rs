@@ -1,0 +1,95 @@
+//! What a broker is opened with.
+
+use serde::{Deserialize, Serialize};
+
+use super::dedup::DedupConfig;
+use super::limits::LimitsConfig;
+use crate::error::{Error, Result};
+use crate::log::LogConfig;
+
+/// How the broker orders, groups and serves events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// Largest block built of several events, in bytes, 1 KiB to 1 MiB. Default: 16 KiB.
+    pub max_block_bytes: u64,
+    /// Events that are made durable by one sync, in bytes; the last one may go over it.
+    /// Default: 4 MiB.
+    pub max_group_bytes: u64,
+    /// Memory for publishes that wait for their turn, in bytes, at least one batch of the largest
+    /// size. Default: 32 MiB.
+    pub max_queue_bytes: u64,
+    /// How long a publish waits for room in the queue, in milliseconds, before it is refused.
+    /// A `PublishStream` is not read meanwhile instead. Default: 5,000.
+    pub max_queue_wait_ms: u64,
+    /// Memory for the newest blocks of all topics, wire forms included, in bytes. Default: 64 MiB.
+    pub max_tail_bytes: u64,
+    /// What a reader takes from the log or a tail at a time, in bytes. Default: 256 KiB.
+    pub max_read_bytes: u64,
+    /// One page of history, in bytes, its events' places and names included; a single event may be
+    /// larger. Default: 3 MiB, for gRPC clients take messages of 4 MiB unless told otherwise.
+    pub max_page_bytes: u64,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            max_block_bytes: 16 << 10,
+            max_group_bytes: 4 << 20,
+            max_queue_bytes: 32 << 20,
+            max_queue_wait_ms: 5_000,
+            max_tail_bytes: 64 << 20,
+            max_read_bytes: 256 << 10,
+            max_page_bytes: 3 << 20,
+        }
+    }
+}
+
+/// Everything that a [`Broker`] is opened with.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OpenConfig {
+    /// How the log uses the disk.
+    pub log: LogConfig,
+    /// How events are ordered and served.
+    pub broker: BrokerConfig,
+    /// What publishers may hand in.
+    pub limits: LimitsConfig,
+    /// How far back a repeated publish is recognised.
+    pub dedup: DedupConfig,
+}
+
+impl OpenConfig {
+    /// Checks what single values cannot show.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with the key, the value and the bounds.
+    pub fn validate(&self) -> Result<()> {
+        let Self { log, broker, limits, .. } = self;
+        all_within(&[
+            ("broker.max_block_bytes", broker.max_block_bytes, 1 << 10, 1 << 20),
+            ("broker.max_group_bytes", broker.max_group_bytes, 1 << 10, 1 << 30),
+            ("broker.max_read_bytes", broker.max_read_bytes, 1 << 10, 1 << 30),
+            ("broker.max_page_bytes", broker.max_page_bytes, 1 << 10, 1 << 30),
+            ("broker.max_queue_bytes", broker.max_queue_bytes, limits.max_batch_bytes, 1 << 31),
+            ("broker.max_queue_wait_ms", broker.max_queue_wait_ms, 1, 600_000),
+            ("limits.max_payload_bytes", limits.max_payload_bytes, 1, 16 << 20),
+            ("limits.max_batch_bytes", limits.max_batch_bytes, limits.max_payload_bytes, 64 << 20),
+            ("limits.max_batch_events", limits.max_batch_events, 1, 1_000_000),
+            ("limits.max_topics", limits.max_topics, 1, u64::from(u32::MAX)),
+            ("log.cache_bytes", log.cache_bytes, 1 << 20, 1 << 40),
+        ])
+    }
+}
+
+/// Checks settings: the key of each, its value, and its bounds, both included.
+pub(crate) fn all_within(settings: &[(&str, u64, u64, u64)]) -> Result<()> {
+    for (key, value, low, high) in settings {
+        if !(low..=high).contains(&value) {
+            let problem = format!("{value} is not within {low} and {high}");
+            return Err(Error::invalid(*key, problem));
+        }
+    }
+    Ok(())
+}
