@@ -45,7 +45,7 @@ impl Default for BrokerConfig {
     }
 }
 
-/// Everything that a [`Broker`] is opened with.
+/// Everything that a [`Broker`](super::Broker) is opened with.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OpenConfig {
