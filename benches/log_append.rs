@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use leftoff::BrokerConfig;
 use leftoff::cursor::{Position, Sequence};
 use leftoff::event::{NewEvent, Timestamp};
-use leftoff::log::{Block, BlockBuilder, Group, Log, LogConfig, NewRecords, SledLog};
+use leftoff::log::{Block, BlockBuilder, Group, Log, LogConfig, NewRecords, SledLog, StoredTopic};
 use leftoff::topic::{TopicId, TopicName};
 
 #[global_allocator]
@@ -82,8 +82,8 @@ impl Appender {
     fn new(directory: &Path, block_bytes: usize) -> Self {
         let log = SledLog::open(&directory.join("log"), &LogConfig::default()).expect("a log");
         let name = TopicName::new("bench").expect("a name");
-        let created = vec![(TopicId::FIRST, name)];
-        log.append(&Group { created, blocks: Vec::new() }).expect("a topic");
+        let created = vec![StoredTopic::new(TopicId::FIRST, name)];
+        log.append(&Group { created, ..Group::default() }).expect("a topic");
         let events = vec![NewEvent::new(vec![b'x'; EVENT_BYTES]); GROUP_EVENTS as usize];
         Self { log, topic: TopicId::FIRST, events, next: 1, block_bytes }
     }
@@ -99,7 +99,7 @@ impl Appender {
                 let full = std::mem::replace(&mut builder, self.builder());
                 group.blocks.push((self.topic, self.finish(full)));
             }
-            builder.push(record, false);
+            builder.push(record, false, false);
             self.next += 1;
         }
         group.blocks.push((self.topic, self.finish(builder)));

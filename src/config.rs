@@ -7,7 +7,10 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{BrokerConfig, DedupConfig, LimitsConfig, LogConfig, OpenConfig, all_within};
+use crate::broker::{
+    BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
+    TopicDefaults, all_within,
+};
 use crate::edge::FollowConfig;
 use crate::server::ServerConfig;
 
@@ -36,6 +39,10 @@ pub struct Config {
     pub dedup: DedupConfig,
     /// How the log uses the disk.
     pub log: LogConfig,
+    /// How what is no longer kept is dropped.
+    pub maintenance: MaintenanceConfig,
+    /// Settings of topics by patterns of their names.
+    pub topics: TopicDefaults,
 }
 
 impl Default for Config {
@@ -48,6 +55,8 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             dedup: DedupConfig::default(),
             log: LogConfig::default(),
+            maintenance: MaintenanceConfig::default(),
+            topics: TopicDefaults::default(),
         }
     }
 }
@@ -111,6 +120,8 @@ impl Config {
             broker: self.broker.clone(),
             limits: self.limits.clone(),
             dedup: self.dedup.clone(),
+            maintenance: self.maintenance.clone(),
+            topics: self.topics.clone(),
         }
     }
 }

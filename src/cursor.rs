@@ -18,7 +18,9 @@ use crate::event::Timestamp;
 use crate::topic::TopicName;
 
 /// An event's place in its topic: from 1, without holes when appended, never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Sequence(u64);
 
@@ -236,12 +238,32 @@ impl fmt::Display for StartPoint {
     }
 }
 
+/// Why events were taken out at the front of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TrimReason {
+    /// The topic's limits on age, events or bytes.
+    #[default]
+    Retention,
+    /// Their own time to live was over.
+    Expired,
+    /// Somebody asked for it.
+    Purged,
+    /// The topic was deleted.
+    Deleted,
+}
+
 /// Why a reader cannot go on exactly where it left off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GapReason {
-    /// The events were trimmed from the front.
+    /// The events were trimmed from the front, by the topic's limits.
     Retention,
+    /// The events expired.
+    Expired,
+    /// The events were purged.
+    Purged,
+    /// The topic was deleted since.
+    Deleted,
     /// The cursor was given by another incarnation of the log.
     Epoch,
     /// The cursor is beyond the newest event.
@@ -253,8 +275,22 @@ impl GapReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retention => "retention",
+            Self::Expired => "expired",
+            Self::Purged => "purged",
+            Self::Deleted => "deleted",
             Self::Epoch => "epoch",
             Self::Ahead => "ahead",
+        }
+    }
+}
+
+impl From<TrimReason> for GapReason {
+    fn from(reason: TrimReason) -> Self {
+        match reason {
+            TrimReason::Retention => Self::Retention,
+            TrimReason::Expired => Self::Expired,
+            TrimReason::Purged => Self::Purged,
+            TrimReason::Deleted => Self::Deleted,
         }
     }
 }
@@ -283,6 +319,9 @@ impl fmt::Display for Gap {
         let Self { topic, requested, earliest, tail, .. } = self;
         match self.reason {
             GapReason::Retention => write!(f, "events of {topic:?} below {earliest} were trimmed"),
+            GapReason::Expired => write!(f, "events of {topic:?} below {earliest} have expired"),
+            GapReason::Purged => write!(f, "events of {topic:?} below {earliest} were purged"),
+            GapReason::Deleted => write!(f, "topic {topic:?} was deleted at {earliest}"),
             GapReason::Epoch => write!(f, "the cursor is of another epoch of {topic:?}"),
             GapReason::Ahead => write!(f, "the cursor is ahead of the tail of {topic:?}"),
         }?;
@@ -293,8 +332,8 @@ impl fmt::Display for Gap {
 /// What to do with a reader whose cursor is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnGap {
-    /// Tell it, then go on at the nearest event that follows its place: `earliest` after
-    /// [`GapReason::Retention`] and [`GapReason::Epoch`], `tail` after [`GapReason::Ahead`].
+    /// Tell it, then go on at the nearest event that follows its place: `tail` after
+    /// [`GapReason::Ahead`], `earliest` after any other.
     #[default]
     Resume,
     /// Tell it, then go on at the first event that is kept.

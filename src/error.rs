@@ -38,6 +38,12 @@ pub enum Error {
     /// No such topic. Publish to it first, or fix the name.
     #[error("there is no topic {0:?}")]
     UnknownTopic(TopicName),
+    /// There is such a topic already. Use it, change its settings, or take another name.
+    #[error("there is a topic {0:?} already")]
+    TopicExists(TopicName),
+    /// The topic was deleted while it was read. Nothing more comes until it is created again.
+    #[error("topic {0:?} was deleted")]
+    TopicDeleted(TopicName),
     /// The topic's last sequence is not the one the publisher expected; nothing was written.
     #[error("topic {topic:?} is at sequence {actual}, not at the expected {expected}")]
     UnexpectedSequence {

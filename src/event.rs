@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
@@ -26,6 +27,16 @@ impl Timestamp {
     /// Milliseconds since the start of 1970.
     pub const fn as_ms(self) -> u64 {
         self.0
+    }
+
+    /// The time this many milliseconds later.
+    pub const fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// The time this many milliseconds before.
+    pub const fn minus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_sub(ms))
     }
 
     /// The system's clock.
@@ -63,6 +74,31 @@ impl FromStr for Timestamp {
     }
 }
 
+/// What an acknowledged event outlives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Nothing: it is kept in memory, because the broker was opened so.
+    Memory,
+    /// A crash of the process. What the system has not written yet, half a second's worth or so, is
+    /// gone with a loss of power.
+    Process,
+    /// A crash of the process, of the system, and a loss of power.
+    #[default]
+    Fsync,
+}
+
+impl Durability {
+    /// The word for it on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Process => "process",
+            Self::Fsync => "fsync",
+        }
+    }
+}
+
 /// An event as its publisher hands it in. An empty text means that there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewEvent {
@@ -80,9 +116,16 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// The publisher's own time.
     pub publisher_time: Option<Timestamp>,
+    /// How long after it is appended it expires, in milliseconds: from then on nobody gets it.
+    pub ttl_ms: Option<u64>,
 }
 
 impl NewEvent {
+    /// Whether it says that its key is gone: it has a key, and no payload.
+    pub fn is_tombstone(&self) -> bool {
+        !self.key.is_empty() && self.payload.is_empty()
+    }
+
     /// An event with this payload and nothing else.
     pub fn new(payload: impl Into<Bytes>) -> Self {
         Self { payload: payload.into(), ..Self::default() }

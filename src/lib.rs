@@ -60,6 +60,7 @@ pub mod server;
 pub mod shutdown;
 mod socket;
 pub mod topic;
+pub mod topic_config;
 
 pub use broker::{
     Ack, Broker, BrokerConfig, Delivery, OpenConfig, Page, PageRequest, Publish, Subscription,
@@ -68,3 +69,4 @@ pub use config::Config;
 pub use error::{Error, Result};
 pub use event::{Event, NewEvent};
 pub use topic::TopicName;
+pub use topic_config::TopicConfig;

@@ -100,6 +100,116 @@ impl fmt::Debug for TopicName {
     }
 }
 
+/// Names of topics by their tokens: `*` is any one token, `>` at the end is one or more.
+///
+/// ```
+/// let pattern: leftoff::topic::TopicPattern = "users.*.inbox".parse()?;
+/// assert!(pattern.matches(&"users.42.inbox".parse()?));
+/// assert!(!pattern.matches(&"users.42.outbox".parse()?));
+/// # Ok::<(), leftoff::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TopicPattern(Arc<str>);
+
+impl TopicPattern {
+    /// Checks `pattern` and takes it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] or [`Error::OverLimit`] with field `topic pattern`.
+    pub fn new(pattern: &str) -> Result<Self> {
+        let invalid = |problem: String| Error::invalid("topic pattern", problem);
+        let tokens: Vec<&str> = pattern.split('.').collect();
+        for (index, token) in tokens.iter().enumerate() {
+            let is_last = index + 1 == tokens.len();
+            match *token {
+                ">" if !is_last => {
+                    return Err(invalid(format!("{pattern:?}: `>` stands at the end only")));
+                }
+                "*" | ">" => {}
+                token if token.contains(['*', '>']) => {
+                    let problem = format!("{pattern:?}: `*` and `>` are whole tokens");
+                    return Err(invalid(problem));
+                }
+                _ => {}
+            }
+        }
+        // What is no wildcard keeps the rules of names; with the wildcards as letters it is one.
+        let as_name: Vec<&str> =
+            tokens.iter().map(|t| if matches!(*t, "*" | ">") { "x" } else { t }).collect();
+        TopicName::new(&as_name.join(".")).map_err(|error| match error {
+            Error::Invalid { problem, .. } => invalid(problem),
+            other => other,
+        })?;
+        Ok(Self(pattern.into()))
+    }
+
+    /// Whether it is the name of one topic, without wildcards.
+    pub fn is_name(&self) -> bool {
+        !self.0.contains(['*', '>'])
+    }
+
+    /// Whether `name` is one of the names.
+    pub fn matches(&self, name: &TopicName) -> bool {
+        let mut tokens = name.as_str().split('.');
+        for wanted in self.0.split('.') {
+            let Some(token) = tokens.next() else { return false };
+            match wanted {
+                ">" => return true,
+                "*" => {}
+                literal if literal != token => return false,
+                _ => {}
+            }
+        }
+        tokens.next().is_none()
+    }
+
+    /// How special it is, token by token: of two patterns that match a name, the greater one says
+    /// more about it.
+    pub fn specificity(&self) -> Vec<u8> {
+        let rank = |token| match token {
+            ">" => 0,
+            "*" => 1,
+            _ => 2,
+        };
+        self.0.split('.').map(rank).collect()
+    }
+
+    /// The pattern as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for TopicPattern {
+    type Err = Error;
+
+    fn from_str(pattern: &str) -> Result<Self> {
+        Self::new(pattern)
+    }
+}
+
+impl TryFrom<String> for TopicPattern {
+    type Error = Error;
+
+    fn try_from(pattern: String) -> Result<Self> {
+        Self::new(&pattern)
+    }
+}
+
+impl From<TopicPattern> for String {
+    fn from(pattern: TopicPattern) -> Self {
+        pattern.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for TopicPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A topic in the log's keys: from 1, given in order of creation, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicId(u32);
@@ -150,5 +260,36 @@ mod tests {
             let message = TopicName::new(bad).unwrap_err().to_string();
             assert!(message.contains(reason), "{bad:?}: {message}");
         }
+    }
+
+    #[test]
+    fn patterns_match_by_tokens_and_the_special_ones_come_first() {
+        let cases = [
+            ("a", "a", true),
+            ("a", "a.b", false),
+            ("*", "a", true),
+            ("*", "a.b", false),
+            (">", "a", true),
+            (">", "a.b.c", true),
+            ("a.>", "a", false),
+            ("a.>", "a.b.c", true),
+            ("a.*.c", "a.b.c", true),
+            ("a.*.c", "a.b.d", false),
+            ("a.*.>", "a.b", false),
+            ("a.*.>", "a.b.c.d", true),
+        ];
+        for (pattern, name, expected) in cases {
+            let name = TopicName::new(name).unwrap();
+            let pattern = TopicPattern::new(pattern).unwrap();
+            assert_eq!(pattern.matches(&name), expected, "{pattern} {name}");
+        }
+        for bad in ["", "a.", ">.a", "a*", "a.b>", "a b", "leftoff.x"] {
+            let error = TopicPattern::new(bad).unwrap_err().to_string();
+            assert!(error.starts_with("topic pattern: "), "{bad:?}: {error}");
+        }
+        let mut patterns = [">", "a.>", "a.*", "a.b", "*.b"].map(|p| TopicPattern::new(p).unwrap());
+        patterns.sort_by_key(TopicPattern::specificity);
+        let sorted: Vec<&str> = patterns.iter().map(TopicPattern::as_str).collect();
+        assert_eq!(sorted, [">", "*.b", "a.>", "a.*", "a.b"]);
     }
 }

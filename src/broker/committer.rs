@@ -21,28 +21,58 @@ use tracing::error;
 
 use super::dedup::DedupWindow;
 use super::failure::{Failure, PanicGuard};
-use super::publish::{Ack, Duplicate, Durability, Receipt};
+use super::publish::{Ack, Duplicate, Receipt};
 use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState};
-use crate::cursor::{Position, Sequence};
+use crate::cursor::{Position, Sequence, TrimReason};
 use crate::error::{Error, Result};
-use crate::event::Timestamp;
-use crate::log::{Block, BlockBuilder, Group, Log, NewRecords, StoredTopic};
+use crate::event::{Durability, Timestamp};
+use crate::log::{Block, BlockBuilder, Extent, Group, Log, NewRecords, StoredTopic};
 use crate::topic::TopicId;
+use crate::topic_config::TopicConfig;
 
 /// What the committer is asked for, in order.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Store events.
     Publish(Request),
+    /// Create a topic, change its settings, or delete it.
+    Configure { topic: TopicRef, change: Change, answer: oneshot::Sender<Result<()>> },
     /// Take events out at the front of a topic.
-    Trim { topic: Arc<Topic>, earliest: Sequence, answer: oneshot::Sender<Result<()>> },
+    Trim {
+        topic: Arc<Topic>,
+        earliest: Sequence,
+        reason: TrimReason,
+        answer: oneshot::Sender<Result<()>>,
+    },
     /// Remove some of what was trimmed; answered with whether there may be more.
     Reclaim { topic: Arc<Topic>, answer: oneshot::Sender<Result<bool>> },
+    /// Put a block in the place of those whose sequences it spans.
+    Rewrite { topic: Arc<Topic>, block: Block, answer: oneshot::Sender<Result<()>> },
+    /// Note that blocks below a sequence were looked at.
+    Passed {
+        topic: Arc<Topic>,
+        rewritten: Sequence,
+        may_expire: bool,
+        answer: oneshot::Sender<Result<()>>,
+    },
     /// Take the ids of blocks from before the start into the window.
     Recall { id: TopicId, blocks: Vec<Block>, answer: oneshot::Sender<()> },
     /// Answer what is queued already, then end.
     Stop,
+}
+
+/// What becomes of a topic.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    /// It is created with these settings, unless it exists.
+    Create(TopicConfig),
+    /// It has these settings, and is created if it does not exist.
+    Set(TopicConfig),
+    /// It has the fields of these settings that are named.
+    Update(TopicConfig, Vec<String>),
+    /// It is deleted, with its events and its settings.
+    Delete,
 }
 
 /// A publish on its way.
@@ -70,14 +100,21 @@ pub(super) struct Committer {
     pub(super) last_time: Timestamp,
     pub(super) max_block_bytes: usize,
     pub(super) max_group_bytes: usize,
+    /// Whether a topic comes to exist by a publish.
+    pub(super) auto_create: bool,
     /// The clock: a new event is never older than the one before it, whatever it says.
     pub(super) now: fn() -> Timestamp,
 }
 
 impl Committer {
     /// Runs until it is told to stop, or every handle is gone. Each accepted request is answered.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(self) {
         let _guard = PanicGuard(self.failure.clone());
+        let mut committer = self; // Dropped before the guard: who is told of a panic can rely on it.
+        committer.obey_all();
+    }
+
+    fn obey_all(&mut self) {
         let mut group = Vec::new();
         while let Some(command) = self.commands.blocking_recv() {
             let mut next = Some(command);
@@ -106,8 +143,17 @@ impl Committer {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Publish(request) => self.commit(&mut vec![request]),
-            Command::Trim { topic, earliest, answer } => {
-                let _nobody_waits = answer.send(self.trim(&topic, earliest));
+            Command::Configure { topic, change, answer } => {
+                let _nobody_waits = answer.send(self.configure(&topic, change));
+            }
+            Command::Trim { topic, earliest, reason, answer } => {
+                let _nobody_waits = answer.send(self.trim(&topic, earliest, reason));
+            }
+            Command::Rewrite { topic, block, answer } => {
+                let _nobody_waits = answer.send(self.rewrite(&topic, &block));
+            }
+            Command::Passed { topic, rewritten, may_expire, answer } => {
+                let _nobody_waits = answer.send(self.passed(&topic, rewritten, may_expire));
             }
             Command::Reclaim { topic, answer } => {
                 let _nobody_waits = answer.send(self.reclaim(&topic));
@@ -132,10 +178,11 @@ impl Committer {
             draft.place(self, request, now);
         }
         if draft.topics.is_empty() {
-            return draft.answer(Ok(()), self.durability(), now); // Nothing new: nothing to sync.
+            return draft.answer(Ok(()), None, now); // Nothing new: nothing to sync.
         }
         let first_position = Position::new(self.last_position.load(Ordering::Relaxed)).next();
         let group = draft.finish(first_position, now);
+        let durability = if self.log.is_durable() { group.durability } else { Durability::Memory };
         let outcome = self.log.append(&group);
         match &outcome {
             Ok(()) => self.take_over(&draft, group, now),
@@ -144,7 +191,15 @@ impl Committer {
                 self.failure.note(error);
             }
         }
-        draft.answer(outcome, self.durability(), now);
+        draft.answer(outcome, Some(durability), now);
+    }
+
+    /// What an acknowledgement of a publish to `topic` means.
+    fn durability(&self, topic: &Topic) -> Durability {
+        match self.log.is_durable() {
+            true => topic.effective_config().durability.unwrap_or_default(),
+            false => Durability::Memory,
+        }
     }
 
     /// Makes a durable group visible: readers see it only now.
@@ -162,43 +217,118 @@ impl Committer {
             let mut extent = topic.state.extent;
             while let Some((_, block)) = blocks.next_if(|(id, _)| *id == topic.id) {
                 extent = extent.with(&block);
+                topic.topic.upkeep.appended(&block, self.max_block_bytes);
                 self.tails.push(&topic.topic.tail, block);
             }
             self.last_position.fetch_max(extent.last_position.get(), Ordering::Release);
-            topic.topic.set_state(TopicState { id: Some(topic.id), extent });
+            let (id, is_deleted) = (Some(topic.id), false);
+            topic.topic.set_state(TopicState { id, extent, is_deleted, ..topic.state });
         }
         self.next_id = draft.next_id;
     }
 
-    fn trim(&mut self, topic: &Arc<Topic>, earliest: Sequence) -> Result<()> {
+    fn configure(&mut self, topic: &Arc<Topic>, change: Change) -> Result<()> {
+        let state = topic.state();
+        let unknown = || Error::UnknownTopic(topic.name.clone());
+        let config = match change {
+            Change::Create(_) if state.exists() => {
+                return Err(Error::TopicExists(topic.name.clone()));
+            }
+            Change::Create(config) | Change::Set(config) => config,
+            Change::Update(..) | Change::Delete if !state.exists() => return Err(unknown()),
+            Change::Update(config, fields) => state.config.with_fields(&config, &fields)?,
+            Change::Delete => return self.delete(topic),
+        };
+        config.validate()?;
+        let id = state.id.map_or_else(|| self.new_id(), Ok)?;
+        self.note(topic, TopicState { id: Some(id), config, is_deleted: false, ..state })?;
+        topic.upkeep.touch();
+        Ok(())
+    }
+
+    fn delete(&mut self, topic: &Arc<Topic>) -> Result<()> {
+        let state = topic.state();
+        let extent = Extent {
+            earliest: state.extent.tail,
+            trimmed_position: state.extent.last_position,
+            trim_reason: TrimReason::Deleted,
+            ..state.extent
+        };
+        let config = TopicConfig::default();
+        self.note(topic, TopicState { extent, config, is_deleted: true, ..state })?;
+        topic.upkeep.touch(); // Its space comes back by and by.
+        Ok(())
+    }
+
+    fn new_id(&mut self) -> Result<TopicId> {
+        let id = next_id(self.next_id)?;
+        self.next_id = id.next();
+        Ok(id)
+    }
+
+    fn trim(
+        &mut self,
+        topic: &Arc<Topic>,
+        earliest: Sequence,
+        trim_reason: TrimReason,
+    ) -> Result<()> {
         let stored = stored(topic)?;
         let earliest = earliest.min(stored.extent.tail);
         if earliest <= stored.extent.earliest {
             return Ok(());
         }
-        // Readers are told before anything is removed: of a gap, not of damage.
-        let extent = self.log.trim(&stored, earliest)?;
-        topic.set_state(TopicState { id: Some(stored.id), extent });
+        let trimmed_position = self.log.position_below(&stored, earliest)?;
+        let extent = Extent { earliest, trimmed_position, trim_reason, ..stored.extent };
+        self.note(topic, TopicState { extent, ..topic.state() })
+    }
+
+    /// Has the log note what a topic is, then everybody else: readers are told before anything is
+    /// removed, of a gap and not of damage.
+    fn note(&mut self, topic: &Arc<Topic>, state: TopicState) -> Result<()> {
+        let TopicState { id, extent, config, is_deleted } = state;
+        let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
+        let name = topic.name.clone();
+        self.log
+            .record(&StoredTopic { id, name, extent, config, is_deleted })
+            .inspect_err(|error| self.failure.note(error))?;
+        topic.set_state(state);
         Ok(())
     }
 
     fn reclaim(&mut self, topic: &Arc<Topic>) -> Result<bool> {
         let stored = stored(topic)?;
-        let extent = self.log.reclaim(&stored)?;
-        topic.set_state(TopicState { id: Some(stored.id), extent });
+        let extent = self.log.reclaim(&stored).inspect_err(|error| self.failure.note(error))?;
+        topic.set_state(TopicState { extent, ..topic.state() });
         Ok(extent != stored.extent)
     }
 
-    fn durability(&self) -> Durability {
-        if self.log.is_durable() { Durability::Fsync } else { Durability::Memory }
+    fn rewrite(&mut self, topic: &Arc<Topic>, block: &Block) -> Result<()> {
+        let stored = stored(topic)?;
+        let extent = self.log.rewrite(&stored, block);
+        let extent = extent.inspect_err(|error| self.failure.note(error))?;
+        // Nobody sees again what is dropped now.
+        topic.tail.forget_through(block.last_sequence());
+        topic.set_state(TopicState { extent, ..topic.state() });
+        Ok(())
+    }
+
+    fn passed(&mut self, topic: &Arc<Topic>, rewritten: Sequence, may_expire: bool) -> Result<()> {
+        let state = topic.state();
+        let extent = Extent { rewritten, may_expire, ..state.extent };
+        self.note(topic, TopicState { extent, ..state })
     }
 }
 
 /// A topic as the log knows it.
 fn stored(topic: &Topic) -> Result<StoredTopic> {
-    let TopicState { id, extent } = topic.state();
+    let TopicState { id, extent, config, is_deleted } = topic.state();
     let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
-    Ok(StoredTopic { id, name: topic.name.clone(), extent })
+    Ok(StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted })
+}
+
+fn next_id(next: Option<TopicId>) -> Result<TopicId> {
+    let limit = u32::MAX as usize;
+    next.ok_or_else(|| Error::over("topics ever", limit + 1, limit))
 }
 
 /// What a group will change, before the log has it.
@@ -221,6 +351,8 @@ struct DraftTopic {
     /// Where the group's events of this topic begin; known when all of them are.
     first_position: Position,
     builders: Vec<BlockBuilder>,
+    /// What its acknowledgements mean.
+    durability: Durability,
     /// Ids of events in this same group.
     ids: HashMap<Box<str>, Sequence>,
 }
@@ -231,13 +363,13 @@ impl DraftTopic {
         Receipt { sequence, position: self.first_position.plus(offset), time: now }
     }
 
-    fn push(&mut self, record: &[u8], has_id: bool, max_block_bytes: usize) {
+    fn push(&mut self, record: &[u8], has_id: bool, has_ttl: bool, max_block_bytes: usize) {
         let full = |builder: &BlockBuilder| builder.size_bytes() + record.len() > max_block_bytes;
         if self.builders.last().is_none_or(full) {
             self.builders.push(BlockBuilder::new(self.next));
         }
         if let Some(builder) = self.builders.last_mut() {
-            builder.push(record, has_id);
+            builder.push(record, has_id, has_ttl);
         }
         self.next = self.next.next();
     }
@@ -246,6 +378,8 @@ impl DraftTopic {
 /// A request with its outcome, waiting for the log.
 struct Answer {
     outcome: Result<Placed>,
+    /// What it means where nothing had to be appended for it.
+    durability: Durability,
     request: oneshot::Sender<Result<Ack>>,
     _topic: TopicRef,
     _space: OwnedSemaphorePermit,
@@ -290,7 +424,8 @@ impl Draft {
     fn place(&mut self, committer: &mut Committer, request: Request, now: Timestamp) {
         let Request { topic, records, expected_sequence, answer, _space } = request;
         let outcome = self.try_place(committer, &topic, records, expected_sequence, now);
-        self.answers.push(Answer { outcome, request: answer, _topic: topic, _space });
+        let durability = committer.durability(&topic);
+        self.answers.push(Answer { outcome, durability, request: answer, _topic: topic, _space });
     }
 
     fn try_place(
@@ -325,7 +460,7 @@ impl Draft {
             None if duplicates.len() == records.len() => {
                 return Ok(Placed { topic: None, records, first: next, duplicates });
             }
-            None => self.draft_topic(topic, state)?,
+            None => self.draft_topic(committer, topic, state)?,
             Some(index) => index,
         };
         let placed = Placed { topic: Some(index), records, first: next, duplicates };
@@ -337,19 +472,26 @@ impl Draft {
         for event in 0..placed.records.len() {
             let has_id = ids.next_if_eq(&event).is_some();
             if placed.duplicates.is_empty() || !placed.is_duplicate(event) {
-                topic.push(placed.records.record(event), has_id, committer.max_block_bytes);
+                let (record, has_ttl) = (placed.records.record(event), placed.records.has_ttl());
+                topic.push(record, has_id, has_ttl, committer.max_block_bytes);
             }
         }
         Ok(placed)
     }
 
-    fn draft_topic(&mut self, topic: &Arc<Topic>, state: TopicState) -> Result<usize> {
+    fn draft_topic(
+        &mut self,
+        committer: &Committer,
+        topic: &Arc<Topic>,
+        state: TopicState,
+    ) -> Result<usize> {
+        if !state.exists() && !committer.auto_create {
+            return Err(Error::UnknownTopic(topic.name.clone()));
+        }
         let id = match state.id {
             Some(id) => id,
             None => {
-                let limit = u32::MAX as usize;
-                let id =
-                    self.next_id.ok_or_else(|| Error::over("topics ever", limit + 1, limit))?;
+                let id = next_id(self.next_id)?;
                 self.next_id = id.next();
                 id
             }
@@ -362,6 +504,7 @@ impl Draft {
             next: state.extent.tail,
             first_position: Position::new(0),
             builders: Vec::new(),
+            durability: committer.durability(topic),
             ids: HashMap::new(),
         });
         self.by_topic.insert(Arc::as_ptr(topic), index);
@@ -370,12 +513,17 @@ impl Draft {
 
     /// Gives out positions, topic by topic, and ends the blocks.
     fn finish(&mut self, first_position: Position, now: Timestamp) -> Group {
-        let mut group = Group::default();
+        let lowest = Group { durability: Durability::Memory, ..Group::default() };
+        let mut group = lowest;
         let mut position = first_position;
         for topic in &mut self.topics {
             topic.first_position = position;
-            if topic.state.id.is_none() && !topic.builders.is_empty() {
-                group.created.push((topic.id, topic.topic.name.clone()));
+            group.durability = group.durability.max(topic.durability);
+            if !topic.state.exists() && !topic.builders.is_empty() {
+                let TopicState { extent, config, .. } = topic.state;
+                let name = topic.topic.name.clone();
+                let created = StoredTopic { id: topic.id, name, extent, config, is_deleted: false };
+                group.created.push(created);
             }
             let mut end_bytes = topic.state.extent.appended_bytes;
             for builder in topic.builders.drain(..) {
@@ -389,14 +537,18 @@ impl Draft {
         group
     }
 
-    fn answer(self, appended: Result<()>, durability: Durability, now: Timestamp) {
+    /// Answers everyone; what was appended has this durability.
+    fn answer(self, appended: Result<()>, durability: Option<Durability>, now: Timestamp) {
         for answer in self.answers {
             let ack = answer.outcome.and_then(|placed| {
                 if placed.depends_on_group() {
                     appended.clone()?;
                 }
                 let topic = placed.topic.map(|index| &self.topics[index]);
-                Ok(placed.ack(topic, durability, now))
+                // A sync makes durable what was appended before it, too.
+                let durability =
+                    durability.filter(|_| appended.is_ok()).max(Some(answer.durability));
+                Ok(placed.ack(topic, durability.unwrap_or(answer.durability), now))
             });
             let _publisher_is_gone = answer.request.send(ack);
         }

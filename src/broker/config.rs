@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::dedup::DedupConfig;
 use super::limits::LimitsConfig;
+use super::maintenance::MaintenanceConfig;
+use super::topics::TopicDefaults;
 use crate::error::{Error, Result};
 use crate::log::LogConfig;
 
@@ -22,10 +24,12 @@ pub struct BrokerConfig {
     /// How long a publish waits for room in the queue, in milliseconds, before it is refused.
     /// A `PublishStream` is not read meanwhile instead. Default: 5,000.
     pub max_queue_wait_ms: u64,
-    /// Memory for the newest blocks of all topics, wire forms included, in bytes. Default: 64 MiB.
+    /// Memory for the newest blocks of all topics, wire forms included, in bytes. Default: 48 MiB.
     pub max_tail_bytes: u64,
     /// What a reader takes from the log or a tail at a time, in bytes. Default: 256 KiB.
     pub max_read_bytes: u64,
+    /// Whether a topic comes to exist by the first publish to it. Default: true.
+    pub auto_create: bool,
     /// One page of history, in bytes, its events' places and names included; a single event may be
     /// larger. Default: 3 MiB, for gRPC clients take messages of 4 MiB unless told otherwise.
     pub max_page_bytes: u64,
@@ -38,8 +42,9 @@ impl Default for BrokerConfig {
             max_group_bytes: 4 << 20,
             max_queue_bytes: 32 << 20,
             max_queue_wait_ms: 5_000,
-            max_tail_bytes: 64 << 20,
+            max_tail_bytes: 48 << 20,
             max_read_bytes: 256 << 10,
+            auto_create: true,
             max_page_bytes: 3 << 20,
         }
     }
@@ -57,6 +62,10 @@ pub struct OpenConfig {
     pub limits: LimitsConfig,
     /// How far back a repeated publish is recognised.
     pub dedup: DedupConfig,
+    /// How what is no longer kept is dropped.
+    pub maintenance: MaintenanceConfig,
+    /// Settings of topics by patterns of their names.
+    pub topics: TopicDefaults,
 }
 
 impl OpenConfig {
@@ -66,7 +75,8 @@ impl OpenConfig {
     ///
     /// [`Error::Invalid`] with the key, the value and the bounds.
     pub fn validate(&self) -> Result<()> {
-        let Self { log, broker, limits, .. } = self;
+        let Self { log, broker, limits, maintenance, topics, .. } = self;
+        topics.validate()?;
         all_within(&[
             ("broker.max_block_bytes", broker.max_block_bytes, 1 << 10, 1 << 20),
             ("broker.max_group_bytes", broker.max_group_bytes, 1 << 10, 1 << 30),
@@ -78,6 +88,8 @@ impl OpenConfig {
             ("limits.max_batch_bytes", limits.max_batch_bytes, limits.max_payload_bytes, 64 << 20),
             ("limits.max_batch_events", limits.max_batch_events, 1, 1_000_000),
             ("limits.max_topics", limits.max_topics, 1, u64::from(u32::MAX)),
+            ("maintenance.interval_ms", maintenance.interval_ms, 1, 3_600_000),
+            ("maintenance.max_key_bytes", maintenance.max_key_bytes, 1 << 10, 1 << 40),
             ("log.cache_bytes", log.cache_bytes, 1 << 20, 1 << 40),
         ])
     }

@@ -11,8 +11,12 @@ mod config;
 mod dedup;
 mod failure;
 mod limits;
+mod maintenance;
+#[cfg(test)]
+mod maintenance_tests;
 mod page;
 mod publish;
+mod state;
 mod subscription;
 mod tail;
 #[cfg(test)]
@@ -21,6 +25,7 @@ mod topics;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -34,21 +39,30 @@ pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
 pub use limits::LimitsConfig;
+pub use maintenance::{MaintenanceConfig, MaintenanceReport};
 pub use page::{Page, PageRequest};
-pub use publish::{Ack, Duplicate, Durability, Pending, Publish, Receipt};
+pub use publish::{Ack, Duplicate, Pending, Publish, Receipt};
+pub use state::StatePage;
 pub use subscription::{Delivery, Subscription, Waited};
 pub use tail::{Form, Run};
+pub use topics::TopicDefaults;
 
-use crate::cursor::{Epoch, OnGap, Sequence, StartPoint};
+use crate::cursor::{Epoch, OnGap, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Log, MemoryLog, NewRecords, SledLog};
 use crate::topic::{TopicId, TopicName};
-use committer::{Command, Committer, Request};
+use crate::topic_config::TopicConfig;
+use committer::{Change, Command, Committer, Request};
 use dedup::DedupWindow;
 use failure::Failure;
+use maintenance::{Ask, Maintenance};
+use state::StateRead;
 use tail::Tails;
-use topics::{Topic, Topics};
+use topics::{Topic, TopicState, Topics};
+
+/// Requests to maintenance that wait for their turn.
+const MAX_ASKS: usize = 8;
 
 /// What a request takes of the queue besides its events, in bytes.
 const REQUEST_BYTES: usize = 512;
@@ -60,6 +74,10 @@ pub struct TopicInfo {
     pub name: TopicName,
     /// What it holds.
     pub extent: Extent,
+    /// Its own settings.
+    pub config: TopicConfig,
+    /// The settings that hold: its own over those of the configuration's patterns.
+    pub effective_config: TopicConfig,
 }
 
 /// What all handles and subscriptions share.
@@ -81,7 +99,16 @@ struct Shared {
     failure: Failure,
     /// Ends every subscription.
     stopping: CancellationToken,
-    committer: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Option<Threads>>,
+    /// Asks maintenance to do something now. One at a time; whoever asks waits for the answer.
+    maintenance: SyncSender<Ask>,
+    maintenance_totals: Arc<Mutex<MaintenanceReport>>,
+}
+
+/// The threads of a broker.
+struct Threads {
+    committer: JoinHandle<()>,
+    maintenance: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -173,6 +200,7 @@ impl Broker {
         let (commands, received) = mpsc::channel(1 + max_queue_bytes / REQUEST_BYTES);
         let failure = Failure::default();
         let last_id = stored.iter().map(|topic| topic.id).max();
+        let topics = Topics::new(&stored, limits.max_topics as usize, config.topics.clone());
         let committer = Committer {
             log: log.clone(),
             commands: received,
@@ -184,15 +212,27 @@ impl Broker {
             last_time: stored.iter().map(|t| t.extent.last_time).max().unwrap_or_default(),
             max_block_bytes: settings.max_block_bytes as usize,
             max_group_bytes: settings.max_group_bytes as usize,
+            auto_create: settings.auto_create,
             now,
         };
-        let thread = std::thread::Builder::new().name("committer".to_owned());
-        let thread = thread.spawn(move || committer.run()).map_err(|error| {
-            let problem = format!("no thread for the committer: {error}");
-            Error::Open { path: Default::default(), problem }
-        })?;
+        let (maintenance, asks) = std::sync::mpsc::sync_channel(MAX_ASKS);
+        let maintenance_totals = Arc::default();
+        let maintaining = Maintenance {
+            log: log.clone(),
+            topics: topics.clone(),
+            commands: commands.downgrade(),
+            asks,
+            config: config.maintenance.clone(),
+            max_block_bytes: settings.max_block_bytes as usize,
+            now,
+            totals: Arc::clone(&maintenance_totals),
+        };
+        let threads = Threads {
+            committer: spawn("committer", || committer.run())?,
+            maintenance: spawn("maintenance", || maintaining.run())?,
+        };
         Ok(Self(Arc::new(Shared {
-            topics: Topics::new(&stored, limits.max_topics as usize),
+            topics,
             log,
             last_position,
             commands,
@@ -206,7 +246,9 @@ impl Broker {
             now,
             failure,
             stopping: CancellationToken::new(),
-            committer: Mutex::new(Some(thread)),
+            threads: Mutex::new(Some(threads)),
+            maintenance,
+            maintenance_totals,
         })))
     }
 
@@ -318,27 +360,146 @@ impl Broker {
         page::read(subscription, &request, self.0.max_page_bytes).await
     }
 
-    /// Drops the events of `topic` below `earliest`; readers behind are told. Their space comes
+    /// Reads the latest event of each key of `topic` that begins with `key_prefix`: `limit` of them
+    /// at the most, from the sequence `from` on, as it was when the topic ended with `at`, or as it
+    /// is now.
+    ///
+    /// A page may have fewer events, or none, and a next one all the same. A key that was published
+    /// again after `at`, and compacted since, is missing; following from `at` brings it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`], [`Error::Damaged`], [`Error::ReadFailed`].
+    pub async fn state(
+        &self,
+        topic: &TopicName,
+        key_prefix: &str,
+        from: Sequence,
+        at: Option<Sequence>,
+        limit: usize,
+    ) -> Result<StatePage> {
+        let topic = self.0.topics.existing(topic)?;
+        let (key_prefix, max_bytes) = (key_prefix.to_owned(), self.0.max_page_bytes);
+        let now = (self.0.now)();
+        loop {
+            let TopicState { id, extent, .. } = topic.state();
+            let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
+            let below = at.map_or(extent.tail, |at| at.next().min(extent.tail));
+            let key_prefix = key_prefix.clone();
+            let is_compacted = topic.effective_config().key_limit().is_some();
+            let read = move |log: &dyn Log| {
+                let from = from.max(extent.earliest).min(below);
+                let request = StateRead {
+                    id,
+                    from,
+                    below,
+                    key_prefix: &key_prefix,
+                    limit,
+                    max_bytes,
+                    is_compacted,
+                    now,
+                };
+                state::read(log, request)
+            };
+            let page = self.0.blocking(read).await;
+            // What is missing because it was trimmed meanwhile is no damage.
+            if page.is_ok() || topic.state().extent.earliest == extent.earliest {
+                return page;
+            }
+        }
+    }
+
+    /// Purges the events of `topic` below `earliest`; readers behind are told. Their space comes
     /// back in small steps, between which publishes go on, and all of it by the time this returns.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTopic`]: nothing happened. As [`Log::trim`] and [`Log::reclaim`].
+    /// [`Error::UnknownTopic`]: nothing happened. As [`Log::record`] and [`Log::reclaim`].
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it returns, the events may or may not be dropped, and space may be left for
-    /// the next call to give back.
-    pub async fn trim(&self, topic: &TopicName, earliest: Sequence) -> Result<()> {
+    /// Dropped before it returns, the events may or may not be dropped, and their space comes back
+    /// by and by.
+    pub async fn purge(&self, topic: &TopicName, earliest: Sequence) -> Result<()> {
         let topic = self.0.topics.existing(topic)?;
-        let of = topic.clone();
-        self.0.ask(|answer| Command::Trim { topic: of, earliest, answer }).await??;
-        loop {
-            let of = topic.clone();
-            if !self.0.ask(|answer| Command::Reclaim { topic: of, answer }).await?? {
-                return Ok(());
-            }
-        }
+        let (of, reason) = (topic.clone(), TrimReason::Purged);
+        self.0.ask(|answer| Command::Trim { topic: of, earliest, reason, answer }).await??;
+        self.0.reclaim(&topic).await
+    }
+
+    /// Creates a topic with these settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TopicExists`], [`Error::Invalid`], [`Error::OverLimit`]: nothing happened.
+    pub async fn create_topic(&self, name: &TopicName, config: TopicConfig) -> Result<TopicInfo> {
+        self.configure(name, Change::Create(config)).await
+    }
+
+    /// Gives a topic these settings, and creates it if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`], [`Error::OverLimit`]: nothing happened.
+    pub async fn set_topic(&self, name: &TopicName, config: TopicConfig) -> Result<TopicInfo> {
+        self.configure(name, Change::Set(config)).await
+    }
+
+    /// Gives a topic the `fields` of these settings, and leaves its others as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`], [`Error::Invalid`], [`Error::OverLimit`]: nothing happened.
+    pub async fn update_topic(
+        &self,
+        name: &TopicName,
+        config: TopicConfig,
+        fields: Vec<String>,
+    ) -> Result<TopicInfo> {
+        self.0.topics.existing(name)?;
+        self.configure(name, Change::Update(config, fields)).await
+    }
+
+    /// Deletes a topic with its events and its settings. Its subscriptions end with
+    /// [`Error::TopicDeleted`]; created again, its sequences go on from where they were.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`]: nothing happened.
+    pub async fn delete_topic(&self, name: &TopicName) -> Result<()> {
+        let topic = self.0.topics.existing(name)?;
+        let of = self.0.topics.open(name)?;
+        let change = Change::Delete;
+        self.0.ask(|answer| Command::Configure { topic: of, change, answer }).await??;
+        self.0.reclaim(&topic).await
+    }
+
+    async fn configure(&self, name: &TopicName, change: Change) -> Result<TopicInfo> {
+        let topic = self.0.topics.open(name)?;
+        let of = self.0.topics.open(name)?;
+        self.0.ask(|answer| Command::Configure { topic: of, change, answer }).await??;
+        Ok(info(&topic))
+    }
+
+    /// Has maintenance do all that there is to do, in one topic or in all, also what would not be
+    /// worth it yet; returns what it did.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`], [`Error::Busy`], and what kept it from going on.
+    pub async fn maintain(&self, topic: Option<&TopicName>) -> Result<MaintenanceReport> {
+        let topic = topic.map(|name| self.0.topics.existing(name)).transpose()?;
+        let (answer, answered) = oneshot::channel();
+        self.0
+            .maintenance
+            .try_send(Ask::Now { topic, answer })
+            .map_err(|_others_asked| Error::Busy { waited_ms: 0 })?;
+        answered.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    /// What maintenance has done since the broker was opened.
+    pub fn maintenance_totals(&self) -> MaintenanceReport {
+        *self.0.maintenance_totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is known of a topic.
@@ -393,14 +554,28 @@ impl Broker {
     /// Drains, and returns when every accepted publish is answered. A second call does nothing.
     pub async fn close(&self) {
         self.drain();
-        let thread = self.0.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(thread) = thread else { return };
+        let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Threads { committer, maintenance }) = threads else { return };
+        let asks = self.0.maintenance.clone();
+        let stopped = tokio::task::spawn_blocking(move || {
+            let _ended_already = asks.send(Ask::Stop);
+            maintenance.join()
+        });
+        let is_maintained = matches!(stopped.await, Ok(Ok(())));
         let _ended_already = self.0.commands.send(Command::Stop).await;
-        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
-            tracing::error!("the committer ended by a panic");
+        let joined = tokio::task::spawn_blocking(move || committer.join()).await;
+        if !is_maintained || !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("a thread of the broker ended by a panic");
         }
     }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(run).map_err(|error| {
+        let problem = format!("no thread for the {name}: {error}");
+        Error::Open { path: Default::default(), problem }
+    })
 }
 
 impl Shared {
@@ -425,6 +600,16 @@ impl Shared {
     /// Why the committer takes nothing any more.
     fn ended(&self) -> Error {
         self.failure.error().unwrap_or(Error::ShuttingDown)
+    }
+
+    /// Gives back the space of what was trimmed from `topic`.
+    async fn reclaim(&self, topic: &Arc<Topic>) -> Result<()> {
+        loop {
+            let topic = topic.clone();
+            if !self.ask(|answer| Command::Reclaim { topic, answer }).await?? {
+                return Ok(());
+            }
+        }
     }
 
     /// Makes sure that the window has the ids that `topic` held before the start.
@@ -453,5 +638,7 @@ fn before_start(request: &PageRequest, extent: &Extent) -> StartPoint {
 }
 
 fn info(topic: &Topic) -> TopicInfo {
-    TopicInfo { name: topic.name.clone(), extent: topic.state().extent }
+    let TopicState { extent, config, .. } = topic.state();
+    let (name, effective_config) = (topic.name.clone(), topic.effective_config());
+    TopicInfo { name, extent, config, effective_config }
 }

@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
-use crate::event::{NewEvent, Timestamp};
+use crate::event::{Durability, NewEvent, Timestamp};
 use crate::topic::TopicName;
 
 /// Events for one topic, stored all or not at all.
@@ -17,25 +17,6 @@ pub struct Publish {
     /// Store them only if this is the topic's last sequence; 0 is a topic without events. Not
     /// asked of events that are stored already, so a repeated publish succeeds.
     pub expected_sequence: Option<u64>,
-}
-
-/// What an acknowledged event outlives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// A crash of the process, of the system, and a loss of power.
-    Fsync,
-    /// Nothing: it is kept in memory, because the broker was opened so.
-    Memory,
-}
-
-impl Durability {
-    /// The word for it on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fsync => "fsync",
-            Self::Memory => "memory",
-        }
-    }
 }
 
 /// The place and time that one event was given.

@@ -63,6 +63,8 @@ pub struct Subscription {
     /// Blocks of the last read that are not delivered yet.
     read: VecDeque<Arc<SharedBlock>>,
     is_caught_up: bool,
+    /// Whether the topic was deleted before it came, so that it waits for a new one.
+    waits_for_topic: bool,
 }
 
 impl Subscription {
@@ -93,7 +95,19 @@ impl Subscription {
         }
         let read = VecDeque::new();
         let is_caught_up = false;
-        Ok(Self { shared, topic, watch, next, came_with, on_gap, gap, read, is_caught_up })
+        let waits_for_topic = watch.borrow().is_deleted;
+        Ok(Self {
+            shared,
+            topic,
+            watch,
+            next,
+            came_with,
+            on_gap,
+            gap,
+            read,
+            is_caught_up,
+            waits_for_topic,
+        })
     }
 
     /// The topic.
@@ -137,6 +151,7 @@ impl Subscription {
     ///
     /// - [`Error::Damaged`], [`Error::ReadFailed`]: the place stays where it is.
     /// - [`Error::Gap`]: with [`OnGap::Fail`], events that were next have been trimmed.
+    /// - [`Error::TopicDeleted`]: the last word.
     ///
     /// # Cancel safety
     ///
@@ -201,6 +216,10 @@ impl Subscription {
                 return Ok(Some(Delivery::Events(run)));
             }
             let state = *self.watch.borrow_and_update();
+            self.waits_for_topic &= state.is_deleted;
+            if state.is_deleted && !self.waits_for_topic {
+                return Err(Error::TopicDeleted(self.topic.name.clone()));
+            }
             if self.next < state.extent.earliest {
                 self.fall_behind(&state)?;
             } else if self.next < state.extent.tail {
@@ -223,7 +242,8 @@ impl Subscription {
             return Some(Delivery::Events(run));
         }
         let state = *self.watch.borrow_and_update();
-        if self.next < state.extent.earliest
+        if state.is_deleted
+            || self.next < state.extent.earliest
             || self.next >= state.extent.tail
             || !self.read_tail(&state)
         {
@@ -238,7 +258,7 @@ impl Subscription {
             let name = self.topic.name.clone();
             let from = self.next;
             self.next = below.max(from);
-            if let Some(run) = Run::new(name, block, from, below) {
+            if let Some(run) = Run::new(name, block, from, below, (self.shared.now)()) {
                 return Some(run);
             }
         }
@@ -269,7 +289,8 @@ impl Subscription {
     /// Notes that events the reader wanted next were trimmed while it was away or slow.
     fn fall_behind(&mut self, state: &TopicState) -> Result<()> {
         let name = &self.topic.name;
-        let gap = gap(name, state, Place::Sequence(self.next), GapReason::Retention, self.on_gap);
+        let reason = state.extent.trim_reason.into();
+        let gap = gap(name, state, Place::Sequence(self.next), reason, self.on_gap);
         if self.on_gap == OnGap::Fail {
             return Err(Error::Gap(gap));
         }
@@ -312,14 +333,14 @@ async fn resolve(
     match wanted {
         Place::Sequence(next) if next > state.extent.tail => gap_at(wanted, GapReason::Ahead),
         Place::Sequence(next) if next < state.extent.earliest => {
-            gap_at(wanted, GapReason::Retention)
+            gap_at(wanted, state.extent.trim_reason.into())
         }
         Place::Sequence(next) => Ok((next, None)),
         Place::Position(next) if next.previous().get() > shared.last_position() => {
             gap_at(wanted, GapReason::Ahead)
         }
         Place::Position(next) if next <= state.extent.trimmed_position => {
-            gap_at(wanted, GapReason::Retention)
+            gap_at(wanted, state.extent.trim_reason.into())
         }
         Place::Position(next) => {
             let found = seek(shared, state, Seek::AfterPosition(next.previous())).await?;
@@ -343,17 +364,15 @@ fn gap(
     on_gap: OnGap,
 ) -> Gap {
     let Extent { earliest, tail, .. } = state.extent;
-    let nearest = match reason {
-        GapReason::Retention | GapReason::Epoch => earliest,
-        GapReason::Ahead => tail,
-    };
-    let (requested, lost) = match (wanted, reason) {
-        (Place::Sequence(next), GapReason::Retention) => {
-            (next.get(), Some(earliest.get().saturating_sub(next.get())))
+    let nearest = if reason == GapReason::Ahead { tail } else { earliest };
+    let was_trimmed = !matches!(reason, GapReason::Ahead | GapReason::Epoch);
+    let (requested, lost) = match wanted {
+        Place::Sequence(next) => {
+            let lost = earliest.get().saturating_sub(next.get());
+            (next.get(), was_trimmed.then_some(lost))
         }
-        (Place::Sequence(next), _) => (next.get(), None),
         // How many of the positions in between were of this topic is not known any more.
-        (Place::Position(next), _) => (next.get(), None),
+        Place::Position(next) => (next.get(), None),
     };
     let resume = match on_gap {
         OnGap::Resume | OnGap::Fail => nearest,

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 
 use crate::cursor::Sequence;
-use crate::event::Event;
+use crate::event::{Event, Timestamp};
 use crate::log::{Block, EventRef};
 use crate::topic::TopicName;
 
@@ -101,17 +101,21 @@ pub struct Run {
     shared: Arc<SharedBlock>,
     from: Sequence,
     below: Sequence,
+    /// When it was read: what has expired by then is no part of it.
+    now: Timestamp,
 }
 
 impl Run {
-    /// The events of `shared` from `from`, and below `below`; `None` if it holds none of these.
+    /// The events of `shared` from `from`, and below `below`, that have not expired at `now`;
+    /// `None` if it holds none of these.
     pub(super) fn new(
         topic: TopicName,
         shared: Arc<SharedBlock>,
         from: Sequence,
         below: Sequence,
+        now: Timestamp,
     ) -> Option<Self> {
-        let run = Self { topic, shared, from, below };
+        let run = Self { topic, shared, from, below, now };
         run.non_empty()
     }
 
@@ -126,6 +130,7 @@ impl Run {
         events
             .skip_while(|event| event.sequence < self.from)
             .take_while(|event| event.sequence < self.below)
+            .filter(|event| !event.is_expired(self.now))
     }
 
     /// Copies of the events that live on their own.
@@ -178,11 +183,30 @@ impl Run {
             self.shared.charge.add(bytes.capacity() + size_of_val(starts.as_slice()));
             Encoded { bytes: bytes.into(), starts }
         });
-        let offset_of = |sequence: Sequence| {
-            let index = encoded.starts.partition_point(|(start, _)| *start < sequence);
-            encoded.starts.get(index).map_or(encoded.bytes.len(), |(_, offset)| *offset)
+        if !self.shared.block.has_ttl() {
+            return encoded
+                .bytes
+                .slice(encoded.offset_of(self.from)..encoded.offset_of(self.below));
+        }
+        let bytes_of = |event: EventRef<'_>| {
+            let start = encoded.offset_of(event.sequence);
+            encoded.bytes.slice(start..encoded.offset_of(event.sequence.next()))
         };
-        encoded.bytes.slice(offset_of(self.from)..offset_of(self.below))
+        let whole = self.shared.block.events().count();
+        let mut events = self.events().map(bytes_of).collect::<Vec<_>>();
+        match events.len() {
+            1 => events.remove(0),
+            count if count == whole => encoded.bytes.clone(),
+            _ => events.concat().into(),
+        }
+    }
+}
+
+impl Encoded {
+    /// Where the bytes of the first event begin that has this sequence or a later one.
+    fn offset_of(&self, sequence: Sequence) -> usize {
+        let index = self.starts.partition_point(|(start, _)| *start < sequence);
+        self.starts.get(index).map_or(self.bytes.len(), |(_, offset)| *offset)
     }
 }
 
@@ -195,14 +219,25 @@ impl Tail {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(block);
     }
 
-    fn pop_oldest(&self) {
+    /// Lets go of the oldest block if it begins at `first`.
+    fn pop(&self, first: Sequence) {
         let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(oldest) = blocks.pop_front() {
+        let is_oldest = |shared: &Arc<SharedBlock>| shared.block.first_sequence() == first;
+        if blocks.front().is_some_and(is_oldest)
+            && let Some(oldest) = blocks.pop_front()
+        {
             oldest.charge.close();
         }
         if blocks.is_empty() {
             blocks.shrink_to_fit(); // A hundred thousand quiet topics keep no empty buffers.
         }
+    }
+
+    /// Lets go of the blocks up to `last`: the log holds them in another form now.
+    pub(super) fn forget_through(&self, last: Sequence) {
+        let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = blocks.partition_point(|shared| shared.block.first_sequence() <= last);
+        blocks.drain(..end).for_each(|shared| shared.charge.close());
     }
 
     /// Blocks from the one that holds the start of `readable`, `max_bytes` of them at the most but
@@ -242,8 +277,8 @@ pub(super) struct Tails {
     max_bytes: usize,
     /// What all of them take, in bytes.
     account: Arc<AtomicUsize>,
-    /// A tail for each of its blocks.
-    order: VecDeque<Arc<Tail>>,
+    /// Every block by its tail and where it begins; it may be gone already.
+    order: VecDeque<(Arc<Tail>, Sequence)>,
 }
 
 impl Tails {
@@ -254,11 +289,11 @@ impl Tails {
 
     /// Adds a block as the newest of its topic; where there is no room, the oldest of all go.
     pub(super) fn push(&mut self, tail: &Arc<Tail>, block: Block) {
+        self.order.push_back((tail.clone(), block.first_sequence()));
         tail.push(SharedBlock::in_tail(block, &self.account));
-        self.order.push_back(tail.clone());
         while self.account.load(Ordering::Relaxed) > self.max_bytes {
-            let Some(tail) = self.order.pop_front() else { return };
-            tail.pop_oldest();
+            let Some((tail, first)) = self.order.pop_front() else { return };
+            tail.pop(first);
         }
     }
 }
@@ -267,13 +302,13 @@ impl Tails {
 mod tests {
     use super::*;
     use crate::cursor::Position;
-    use crate::event::{NewEvent, Timestamp};
+    use crate::event::NewEvent;
     use crate::log::{BlockBuilder, NewRecords};
 
     fn block(sequence: u64, payload_bytes: usize) -> Block {
         let records = NewRecords::encode([&NewEvent::new(vec![b'\n'; payload_bytes])]);
         let mut builder = BlockBuilder::new(Sequence::new(sequence));
-        builder.push(records.record(0), false);
+        builder.push(records.record(0), false, false);
         builder.finish(Position::new(sequence), Timestamp::from_ms(1), 0)
     }
 
@@ -287,7 +322,8 @@ mod tests {
         tails.push(&read, block(1, 10_000));
         let held = read.read(Sequence::FIRST..Sequence::new(2), 1).unwrap().remove(0);
         let before = tails.account.load(Ordering::Relaxed);
-        let run = Run::new(topic, held, Sequence::FIRST, Sequence::new(2)).unwrap();
+        let run = Run::new(topic, held, Sequence::FIRST, Sequence::new(2), Timestamp::default());
+        let run = run.unwrap();
         run.encoded(Form::Sse, |_, bytes| bytes.resize(90_000, 0));
         assert!(tails.account.load(Ordering::Relaxed) >= before + 90_000);
         tails.push(&quiet, block(2, 0));

@@ -273,7 +273,7 @@ async fn trimmed(earliest: u64) -> Broker {
     for number in 1..=9 {
         broker.publish(publish("a", &number.to_string())).await.unwrap();
     }
-    broker.trim(&name("a"), Sequence::new(earliest)).await.unwrap();
+    broker.purge(&name("a"), Sequence::new(earliest)).await.unwrap();
     broker
 }
 
@@ -283,7 +283,7 @@ async fn a_reader_that_falls_behind_is_told_once_and_goes_on_as_it_asked() {
         let broker = trimmed(1).await;
         let start = "2".parse().unwrap();
         let mut reader = broker.subscribe(&name("a"), start, on_gap).await.unwrap();
-        broker.trim(&name("a"), Sequence::new(6)).await.unwrap();
+        broker.purge(&name("a"), Sequence::new(6)).await.unwrap();
         let Some(Delivery::Gap(gap)) = reader.next_ready().await.unwrap() else { panic!("no gap") };
         let expected = Gap {
             topic: name("a"),
@@ -291,7 +291,7 @@ async fn a_reader_that_falls_behind_is_told_once_and_goes_on_as_it_asked() {
             earliest: Sequence::new(6),
             tail: Sequence::new(10),
             lost: Some(3),
-            reason: GapReason::Retention,
+            reason: GapReason::Purged,
             resume: Sequence::new(resume),
         };
         assert_eq!(gap, expected);
@@ -308,7 +308,7 @@ async fn a_reader_that_falls_behind_is_told_once_and_goes_on_as_it_asked() {
     let broker = trimmed(1).await;
     let start = "2".parse().unwrap();
     let mut reader = broker.subscribe(&name("a"), start, OnGap::Fail).await.unwrap();
-    broker.trim(&name("a"), Sequence::new(6)).await.unwrap();
+    broker.purge(&name("a"), Sequence::new(6)).await.unwrap();
     let error = reader.next_ready().await.unwrap_err();
     assert!(matches!(error, Error::Gap(ref gap) if gap.requested == 3), "{error}");
     let error = broker.subscribe(&name("a"), "2".parse().unwrap(), OnGap::Fail).await.unwrap_err();
@@ -346,7 +346,7 @@ async fn a_cursor_by_position_whose_events_were_trimmed_is_a_gap_and_no_other_is
         let topic = if number % 3 == 0 { "b" } else { "a" };
         broker.publish(publish(topic, &number.to_string())).await.unwrap();
     }
-    broker.trim(&name("b"), Sequence::new(4)).await.unwrap(); // Positions 3, 6 and 9 are gone.
+    broker.purge(&name("b"), Sequence::new(4)).await.unwrap(); // Positions 3, 6 and 9 are gone.
     for position in 0..=12 {
         let start = format!("@{position}").parse().unwrap();
         let mut reader = broker.subscribe(&name("b"), start, OnGap::Resume).await.unwrap();

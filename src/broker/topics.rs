@@ -1,29 +1,40 @@
 //! The registry: every topic by its name, and what its readers watch.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::dedup::Recall;
+use super::maintenance::Upkeep;
 use super::tail::Tail;
 use crate::error::{Error, Result};
 use crate::log::{Extent, StoredTopic};
-use crate::topic::{TopicId, TopicName};
+use crate::topic::{TopicId, TopicName, TopicPattern};
+use crate::topic_config::TopicConfig;
 
 /// What is known of a topic, all of it at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct TopicState {
     /// Its id in the log; `None` until its first event is durable.
     pub(super) id: Option<TopicId>,
     /// What is readable. Everything below its tail is durable.
     pub(super) extent: Extent,
+    /// Its own settings.
+    pub(super) config: TopicConfig,
+    /// Whether it was deleted; its places are kept, for when it is created again.
+    pub(super) is_deleted: bool,
 }
 
 impl TopicState {
-    const NONE: TopicState = TopicState { id: None, extent: Extent::EMPTY };
+    /// Whether it exists.
+    pub(super) fn exists(&self) -> bool {
+        self.id.is_some() && !self.is_deleted
+    }
 }
 
 /// One topic. A topic that somebody follows or publishes to may not exist in the log yet.
@@ -33,16 +44,30 @@ pub(super) struct Topic {
     pub(super) tail: Arc<Tail>,
     /// Whether the window knows the ids from before the start.
     pub(super) recall: Recall,
+    pub(super) upkeep: Upkeep,
+    /// The settings that it has where its own say nothing.
+    defaults: TopicConfig,
     state: watch::Sender<TopicState>,
     /// How many hold a [`TopicRef`].
     refs: AtomicUsize,
 }
 
 impl Topic {
-    fn new(name: TopicName, state: TopicState) -> Arc<Self> {
-        let recall = Recall::of(&state.extent);
-        let state = watch::Sender::new(state);
-        Arc::new(Self { name, tail: Arc::default(), recall, state, refs: AtomicUsize::new(0) })
+    fn new(name: TopicName, state: TopicState, defaults: TopicConfig) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            tail: Arc::default(),
+            recall: Recall::of(&state.extent),
+            upkeep: Upkeep::unknown(),
+            defaults,
+            state: watch::Sender::new(state),
+            refs: AtomicUsize::new(0),
+        })
+    }
+
+    /// The settings that hold for it.
+    pub(super) fn effective_config(&self) -> TopicConfig {
+        self.state.borrow().config.over(self.defaults)
     }
 
     /// What is readable now.
@@ -61,22 +86,62 @@ impl Topic {
     }
 }
 
+/// Settings by patterns of names, from the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TopicDefaults(BTreeMap<TopicPattern, TopicConfig>);
+
+impl TopicDefaults {
+    /// The settings of a pattern; they take the place of those it had.
+    pub fn set(&mut self, pattern: TopicPattern, config: TopicConfig) {
+        self.0.insert(pattern, config);
+    }
+
+    /// The settings of a topic where its own say nothing: of each setting that of the most special
+    /// pattern that says it.
+    pub fn of(&self, name: &TopicName) -> TopicConfig {
+        let mut matching: Vec<_> = self.0.iter().filter(|(p, _)| p.matches(name)).collect();
+        matching.sort_by_cached_key(|(pattern, _)| Reverse(pattern.specificity()));
+        matching.iter().fold(TopicConfig::default(), |config, (_, next)| config.over(**next))
+    }
+
+    /// Checks the settings of each pattern.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with the pattern.
+    pub fn validate(&self) -> Result<()> {
+        for (pattern, config) in &self.0 {
+            config.validate().map_err(|error| {
+                Error::invalid(format!("topics.{:?}", pattern.as_str()), error.to_string())
+            })?;
+        }
+        Ok(())
+    }
+}
+
 /// All topics.
 #[derive(Debug)]
 pub(super) struct Topics {
     max_topics: usize,
+    defaults: TopicDefaults,
     by_name: RwLock<HashMap<TopicName, Arc<Topic>>>,
 }
 
 impl Topics {
     /// The topics that the log holds.
-    pub(super) fn new(stored: &[StoredTopic], max_topics: usize) -> Arc<Self> {
+    pub(super) fn new(
+        stored: &[StoredTopic],
+        max_topics: usize,
+        defaults: TopicDefaults,
+    ) -> Arc<Self> {
         let topic = |stored: &StoredTopic| {
-            let state = TopicState { id: Some(stored.id), extent: stored.extent };
-            (stored.name.clone(), Topic::new(stored.name.clone(), state))
+            let StoredTopic { id, name, extent, config, is_deleted } = stored.clone();
+            let state = TopicState { id: Some(id), extent, config, is_deleted };
+            (name.clone(), Topic::new(name.clone(), state, defaults.of(&name)))
         };
         let by_name = RwLock::new(stored.iter().map(topic).collect());
-        Arc::new(Self { max_topics, by_name })
+        Arc::new(Self { max_topics, defaults, by_name })
     }
 
     /// The topic with this name, which need not exist in the log.
@@ -92,7 +157,7 @@ impl Topics {
         if by_name.len() >= self.max_topics && !by_name.contains_key(name) {
             return Err(Error::over("topics", by_name.len() + 1, self.max_topics));
         }
-        let new = || Topic::new(name.clone(), TopicState::NONE);
+        let new = || Topic::new(name.clone(), TopicState::default(), self.defaults.of(name));
         let topic = by_name.entry(name.clone()).or_insert_with(new);
         Ok(TopicRef::new(topic, self)) // While the lock is held: nobody removes it in between.
     }
@@ -100,7 +165,7 @@ impl Topics {
     /// The topic with this name, if it exists in the log.
     pub(super) fn existing(&self, name: &TopicName) -> Result<Arc<Topic>> {
         let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        let topic = by_name.get(name).filter(|topic| topic.state().id.is_some());
+        let topic = by_name.get(name).filter(|topic| topic.state().exists());
         topic.cloned().ok_or_else(|| Error::UnknownTopic(name.clone()))
     }
 
@@ -108,7 +173,7 @@ impl Topics {
     pub(super) fn list(&self, after: Option<&str>, limit: usize) -> Vec<Arc<Topic>> {
         let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
         let mut first = BTreeMap::new();
-        for (name, topic) in by_name.iter().filter(|(_, topic)| topic.state().id.is_some()) {
+        for (name, topic) in by_name.iter().filter(|(_, topic)| topic.state().exists()) {
             if after.is_none_or(|after| name.as_str() > after) {
                 first.insert(name.as_str(), topic);
             }
@@ -117,6 +182,12 @@ impl Topics {
             }
         }
         first.into_values().cloned().collect()
+    }
+
+    /// The topics for which `wanted` holds, in no order.
+    pub(super) fn filtered(&self, wanted: impl Fn(&Topic) -> bool) -> Vec<Arc<Topic>> {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        by_name.values().filter(|topic| wanted(topic)).cloned().collect()
     }
 
     fn forget_if_unused(&self, topic: &Arc<Topic>) {
@@ -167,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_topic_that_never_came_to_exist_is_forgotten_with_its_last_reference() {
-        let topics = Topics::new(&[], 2);
+        let topics = Topics::new(&[], 2, TopicDefaults::default());
         let name = TopicName::new("a").unwrap();
         let (one, two) = (topics.open(&name).unwrap(), topics.open(&name).unwrap());
         assert!(Arc::ptr_eq(&one, &two));
@@ -179,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_topic_that_is_forgotten_late_takes_no_newer_one_of_its_name_with_it() {
-        let topics = Topics::new(&[], 2);
+        let topics = Topics::new(&[], 2, TopicDefaults::default());
         let name = TopicName::new("a").unwrap();
         let late = topics.open(&name).unwrap().topic.clone();
         let newer = topics.open(&name).unwrap();
@@ -189,10 +260,10 @@ mod tests {
 
     #[test]
     fn a_topic_that_exists_stays_and_the_number_of_topics_is_bounded() {
-        let topics = Topics::new(&[], 2);
+        let topics = Topics::new(&[], 2, TopicDefaults::default());
         let name = |text| TopicName::new(text).unwrap();
         let born = topics.open(&name("b")).unwrap();
-        born.set_state(TopicState { id: Some(TopicId::FIRST), ..TopicState::NONE });
+        born.set_state(TopicState { id: Some(TopicId::FIRST), ..TopicState::default() });
         drop(born);
         let _unborn = topics.open(&name("a")).unwrap();
         let error = topics.open(&name("c")).unwrap_err().to_string();
@@ -202,5 +273,22 @@ mod tests {
         assert_eq!(topics.list(Some("b"), 10).len(), 0);
         topics.existing(&name("b")).unwrap();
         assert!(matches!(topics.existing(&name("a")), Err(Error::UnknownTopic(_))));
+    }
+
+    #[test]
+    fn the_most_special_pattern_says_what_a_topic_does_not() {
+        let mut defaults = TopicDefaults::default();
+        let limits =
+            |max_events, max_bytes| TopicConfig { max_events, max_bytes, ..TopicConfig::default() };
+        defaults.set(">".parse().unwrap(), limits(Some(1), Some(1)));
+        defaults.set("users.>".parse().unwrap(), limits(Some(2), None));
+        defaults.set("users.*.inbox".parse().unwrap(), limits(None, Some(3)));
+        let of = |name: &str| {
+            let config = defaults.of(&TopicName::new(name).unwrap());
+            (config.max_events, config.max_bytes)
+        };
+        assert_eq!(of("orders"), (Some(1), Some(1)));
+        assert_eq!(of("users.7"), (Some(2), Some(1)));
+        assert_eq!(of("users.7.inbox"), (Some(2), Some(3)));
     }
 }

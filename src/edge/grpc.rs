@@ -8,13 +8,15 @@ use futures_util::{Stream, stream};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::page_token::{StateToken, page_limit};
 use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
 use super::{FollowConfig, messages};
 use crate::broker::{Broker, Delivery, Pending, Subscription, Waited};
-use crate::cursor::{OnGap, StartPoint};
+use crate::cursor::{Cursor, OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
+use crate::topic_config::TopicConfig;
 
 /// What a message may take besides its events' bytes: names, lengths, the topic.
 const MESSAGE_SLACK_BYTES: usize = 1 << 20;
@@ -156,6 +158,83 @@ impl BrokerService for Grpc {
         let next_page_token = last.map(|topic| topic.name.to_string()).unwrap_or_default();
         let topics = topics.iter().map(messages::topic).collect();
         Ok(Response::new(proto::ListTopicsResponse { topics, next_page_token }))
+    }
+
+    async fn create_topic(
+        &self,
+        request: Request<proto::CreateTopicRequest>,
+    ) -> Result<Response<proto::CreateTopicResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let proto::CreateTopicRequest { topic, config } = request.into_inner();
+        let (name, config) = (TopicName::new(&topic)?, messages::config_of(config)?);
+        let topic = within(deadline, self.broker.create_topic(&name, config)).await?;
+        Ok(Response::new(proto::CreateTopicResponse { topic: Some(messages::topic(&topic)) }))
+    }
+
+    async fn update_topic(
+        &self,
+        request: Request<proto::UpdateTopicRequest>,
+    ) -> Result<Response<proto::UpdateTopicResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let proto::UpdateTopicRequest { topic, config, update_mask } = request.into_inner();
+        let (name, config) = (TopicName::new(&topic)?, messages::config_of(config)?);
+        let fields = update_mask.map(|mask| mask.paths).filter(|paths| !paths.is_empty());
+        let fields = fields.unwrap_or_else(TopicConfig::field_names);
+        let topic = within(deadline, self.broker.update_topic(&name, config, fields)).await?;
+        Ok(Response::new(proto::UpdateTopicResponse { topic: Some(messages::topic(&topic)) }))
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<proto::DeleteTopicRequest>,
+    ) -> Result<Response<proto::DeleteTopicResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let name = TopicName::new(&request.get_ref().topic)?;
+        within(deadline, self.broker.delete_topic(&name)).await?;
+        Ok(Response::new(proto::DeleteTopicResponse {}))
+    }
+
+    async fn purge_topic(
+        &self,
+        request: Request<proto::PurgeTopicRequest>,
+    ) -> Result<Response<proto::PurgeTopicResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let proto::PurgeTopicRequest { topic, before } = request.into_inner();
+        let name = TopicName::new(&topic)?;
+        let before = before.map_or(Sequence::new(u64::MAX), Sequence::new);
+        within(deadline, self.broker.purge(&name, before)).await?;
+        let topic = self.broker.topic(&name)?;
+        Ok(Response::new(proto::PurgeTopicResponse { topic: Some(messages::topic(&topic)) }))
+    }
+
+    async fn read_state(
+        &self,
+        request: Request<proto::ReadStateRequest>,
+    ) -> Result<Response<proto::ReadStateResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let proto::ReadStateRequest { topic, key_prefix, page_size, page_token } =
+            request.into_inner();
+        let name = TopicName::new(&topic)?;
+        let limit = page_limit(page_size.into(), self.config.max_page_events)?;
+        let token = page_token.parse::<StateToken>()?;
+        let read = self.broker.state(&name, &key_prefix, token.from, token.at, limit);
+        let page = within(deadline, read).await?;
+        let cursor = Cursor::after(page.at, self.broker.epoch()).to_string();
+        let next_page_token = StateToken::next(&page);
+        let events = page.events.into_iter().map(messages::own_event).collect();
+        Ok(Response::new(proto::ReadStateResponse { events, cursor, next_page_token }))
+    }
+
+    async fn maintain(
+        &self,
+        request: Request<proto::MaintainRequest>,
+    ) -> Result<Response<proto::MaintainResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let topic = &request.get_ref().topic;
+        let name = Some(topic).filter(|topic| !topic.is_empty());
+        let name = name.map(|topic| TopicName::new(topic)).transpose()?;
+        let report = within(deadline, self.broker.maintain(name.as_ref())).await?;
+        Ok(Response::new(messages::maintained(&report)))
     }
 }
 

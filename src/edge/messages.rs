@@ -7,11 +7,14 @@ use tonic::Status;
 use super::FollowConfig;
 use super::proto::{self, publish_stream_response::Outcome};
 use super::status;
-use crate::broker::{Ack, Durability, EventRef, Page, PageRequest, Publish, Receipt, TopicInfo};
+use crate::broker::{
+    Ack, EventRef, MaintenanceReport, Page, PageRequest, Publish, Receipt, TopicInfo,
+};
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result, with_causes};
-use crate::event::{NewEvent, Timestamp};
+use crate::event::{Durability, Event, NewEvent, Timestamp};
 use crate::topic::TopicName;
+use crate::topic_config::TopicConfig;
 
 /// Events of a page when none are asked for.
 const DEFAULT_PAGE_EVENTS: usize = 100;
@@ -26,6 +29,7 @@ impl From<proto::NewEvent> for NewEvent {
             content_type: event.content_type,
             payload: event.payload,
             publisher_time: event.time_ms.map(Timestamp::from_ms),
+            ttl_ms: event.ttl_ms,
         }
     }
 }
@@ -40,6 +44,7 @@ impl From<NewEvent> for proto::NewEvent {
             content_type: event.content_type,
             payload: event.payload,
             time_ms: event.publisher_time.map(Timestamp::as_ms),
+            ttl_ms: event.ttl_ms,
         }
     }
 }
@@ -67,6 +72,7 @@ pub(super) fn event(event: &EventRef<'_>) -> proto::Event {
         content_type: text(event.content_type),
         payload: bytes::Bytes::copy_from_slice(event.payload),
         publisher_time_ms: event.publisher_time.map(Timestamp::as_ms),
+        ttl_ms: event.ttl_ms,
     }
 }
 
@@ -78,21 +84,25 @@ fn receipt(receipt: Receipt) -> proto::Receipt {
     }
 }
 
+fn durability(durability: Durability) -> proto::Durability {
+    match durability {
+        Durability::Fsync => proto::Durability::Fsync,
+        Durability::Process => proto::Durability::Process,
+        Durability::Memory => proto::Durability::Memory,
+    }
+}
+
 pub(super) fn ack(ack: &Ack) -> proto::Ack {
     let duplicates = ack.duplicates.iter().map(|duplicate| proto::Duplicate {
         index: duplicate.index as u32,
         receipt: Some(receipt(duplicate.receipt)),
     });
-    let durability = match ack.durability {
-        Durability::Fsync => proto::Durability::Fsync,
-        Durability::Memory => proto::Durability::Memory,
-    };
     proto::Ack {
         first: Some(receipt(ack.first())),
         last: Some(receipt(ack.last())),
         count: ack.count as u32,
         duplicates: duplicates.collect(),
-        durability: durability.into(),
+        durability: durability(ack.durability).into(),
         first_appended: ack.first_appended.map(receipt),
     }
 }
@@ -187,6 +197,76 @@ pub(super) fn topic(topic: &TopicInfo) -> proto::Topic {
         last_position: topic.extent.last_position.get(),
         last_time_ms: topic.extent.last_time.as_ms(),
         size_bytes: topic.extent.size_bytes(),
+        events: topic.extent.events(),
+        config: Some(topic_config(&topic.config)),
+        effective_config: Some(topic_config(&topic.effective_config)),
+    }
+}
+
+fn topic_config(config: &TopicConfig) -> proto::TopicConfig {
+    proto::TopicConfig {
+        max_age_ms: config.max_age_ms,
+        max_events: config.max_events,
+        max_bytes: config.max_bytes,
+        compact: config.compact,
+        max_events_per_key: config.max_events_per_key,
+        tombstone_grace_ms: config.tombstone_grace_ms,
+        durability: config.durability.map_or(0, |it| durability(it).into()),
+    }
+}
+
+/// A topic's settings, as a client gives them.
+pub(super) fn config_of(config: Option<proto::TopicConfig>) -> Result<TopicConfig> {
+    let config = config.unwrap_or_default();
+    let durability = match proto::Durability::try_from(config.durability) {
+        Ok(proto::Durability::Unspecified) => None,
+        Ok(proto::Durability::Fsync) => Some(Durability::Fsync),
+        Ok(proto::Durability::Process) => Some(Durability::Process),
+        Ok(proto::Durability::Memory) => Some(Durability::Memory),
+        Err(_) => {
+            return Err(Error::invalid(
+                "durability",
+                format!("{} is not known", config.durability),
+            ));
+        }
+    };
+    Ok(TopicConfig {
+        max_age_ms: config.max_age_ms,
+        max_events: config.max_events,
+        max_bytes: config.max_bytes,
+        compact: config.compact,
+        max_events_per_key: config.max_events_per_key,
+        tombstone_grace_ms: config.tombstone_grace_ms,
+        durability,
+    })
+}
+
+pub(super) fn maintained(report: &MaintenanceReport) -> proto::MaintainResponse {
+    proto::MaintainResponse {
+        topics: report.topics,
+        retention_events: report.retention_events,
+        expired_events: report.expired_events,
+        compacted_events: report.compacted_events,
+        merged_blocks: report.merged_blocks,
+        reclaimed_bytes: report.reclaimed_bytes,
+    }
+}
+
+/// An event that lives on its own.
+pub(super) fn own_event(event: Event) -> proto::Event {
+    let Event { sequence, position, time, content } = event;
+    proto::Event {
+        sequence: sequence.get(),
+        position: position.get(),
+        time_ms: time.as_ms(),
+        id: content.id,
+        r#type: content.event_type,
+        key: content.key,
+        headers: content.headers,
+        content_type: content.content_type,
+        payload: content.payload,
+        publisher_time_ms: content.publisher_time.map(Timestamp::as_ms),
+        ttl_ms: content.ttl_ms,
     }
 }
 

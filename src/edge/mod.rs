@@ -13,6 +13,7 @@ mod http_lines;
 pub mod json;
 mod messages;
 pub mod ndjson;
+mod page_token;
 mod query;
 mod sse;
 mod status;

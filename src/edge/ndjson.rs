@@ -43,6 +43,7 @@ struct LineJson<'a> {
     headers: BTreeMap<String, String>,
     content_type: Option<String>,
     time_ms: Option<u64>,
+    ttl_ms: Option<u64>,
     #[serde(borrow, default, deserialize_with = "some")]
     data: Option<&'a RawValue>,
     data_base64: Option<String>,
@@ -72,6 +73,7 @@ impl Line {
             content_type,
             payload,
             publisher_time: json.time_ms.map(Timestamp::from_ms),
+            ttl_ms: json.ttl_ms,
         };
         let topic = json.topic.as_deref().map(TopicName::new).transpose()?;
         Ok(Self { topic, event })
@@ -115,7 +117,7 @@ mod tests {
     #[test]
     fn a_line_becomes_the_event_it_describes() {
         let line = br#"{"topic":"a.b","id":"1","type":"t","key":"k","headers":{"h":"v"},
-            "time_ms":5,"data":{"x": [1, null]}}"#;
+            "time_ms":5,"ttl_ms":60000,"data":{"x": [1, null]}}"#;
         let expected = NewEvent {
             id: "1".into(),
             event_type: "t".into(),
@@ -124,6 +126,7 @@ mod tests {
             content_type: JSON.into(),
             payload: r#"{"x": [1, null]}"#.into(),
             publisher_time: Some(Timestamp::from_ms(5)),
+            ttl_ms: Some(60_000),
         };
         let topic = Some(TopicName::new("a.b").unwrap());
         assert_eq!(Line::parse(line).unwrap(), Line { topic, event: expected });

@@ -39,6 +39,8 @@ fn codes(error: &Error) -> Codes {
             codes(Code::InvalidArgument, StatusCode::PAYLOAD_TOO_LARGE, "OVER_LIMIT")
         }
         Error::UnknownTopic(_) => codes(Code::NotFound, StatusCode::NOT_FOUND, "UNKNOWN_TOPIC"),
+        Error::TopicExists(_) => codes(Code::AlreadyExists, StatusCode::CONFLICT, "TOPIC_EXISTS"),
+        Error::TopicDeleted(_) => codes(Code::NotFound, StatusCode::GONE, "TOPIC_DELETED"),
         Error::UnexpectedSequence { .. } => {
             codes(Code::FailedPrecondition, StatusCode::PRECONDITION_FAILED, "UNEXPECTED_SEQUENCE")
         }
@@ -83,7 +85,9 @@ fn numbers(error: &Error) -> Map<String, Value> {
         Error::OverLimit { name, value, limit } => {
             json!({"field": name, "value": value, "limit": limit})
         }
-        Error::UnknownTopic(topic) => json!({"topic": topic}),
+        Error::UnknownTopic(topic) | Error::TopicExists(topic) | Error::TopicDeleted(topic) => {
+            json!({"topic": topic})
+        }
         Error::UnexpectedSequence { topic, expected, actual } => {
             json!({"topic": topic, "expected_sequence": expected, "actual_sequence": actual})
         }
@@ -135,7 +139,7 @@ impl From<Error> for Status {
                 let problem = format!("{value} is over the limit of {limit}");
                 details.add_bad_request_violation(name, problem);
             }
-            Error::UnknownTopic(topic) => {
+            Error::UnknownTopic(topic) | Error::TopicExists(topic) | Error::TopicDeleted(topic) => {
                 details.set_resource_info("topic", topic.as_str(), "", error.to_string());
             }
             _ => {}

@@ -15,7 +15,11 @@
 //! `end_bytes` is the size of all blocks of the topic that were ever appended, up to the end of
 //! this one: with it, a topic's size is known without reading the topic.
 //!
-//! Flag 1: at least one event has a publisher-given id. The other flags are 0.
+//! Flag 1: at least one event has a publisher-given id; 2: at least one can expire. The others are 0.
+//!
+//! As it is appended, a block holds all the events of its sequences. A block that was written again
+//! without some of them still spans the same sequences, positions and times: so the blocks of a
+//! topic have no hole between them, and one that is missing is found.
 
 use bytes::Bytes;
 
@@ -25,6 +29,7 @@ use crate::log::record::{self, EventRef, Records};
 
 const FORMAT: u8 = 1;
 const HAS_IDS: u8 = 1;
+const HAS_TTL: u8 = 2;
 
 /// Where the checksummed part begins.
 const CRC_BYTES: usize = 4;
@@ -41,6 +46,7 @@ pub struct NewRecords {
     ends: Vec<usize>,
     /// The publisher-given ids, by the index of their event.
     ids: Vec<(usize, Box<str>)>,
+    has_ttl: bool,
 }
 
 impl NewRecords {
@@ -53,6 +59,7 @@ impl NewRecords {
             if !event.id.is_empty() {
                 records.ids.push((index, event.id.as_str().into()));
             }
+            records.has_ttl |= event.ttl_ms.is_some();
         }
         records
     }
@@ -77,6 +84,11 @@ impl NewRecords {
         &self.ids
     }
 
+    /// Whether any of the events can expire.
+    pub fn has_ttl(&self) -> bool {
+        self.has_ttl
+    }
+
     /// The record of the event with this index.
     ///
     /// # Panics
@@ -93,21 +105,21 @@ impl NewRecords {
 pub struct BlockBuilder {
     bytes: Vec<u8>,
     count: u32,
-    has_ids: bool,
+    flags: u8,
     first_sequence: Sequence,
 }
 
 impl BlockBuilder {
     /// Begins a block whose first event gets this sequence.
     pub fn new(first_sequence: Sequence) -> Self {
-        Self { bytes: vec![0; HEADER_BYTES], count: 0, has_ids: false, first_sequence }
+        Self { bytes: vec![0; HEADER_BYTES], count: 0, flags: 0, first_sequence }
     }
 
     /// Adds a record in the place after the one before it.
-    pub fn push(&mut self, record: &[u8], has_id: bool) {
+    pub fn push(&mut self, record: &[u8], has_id: bool, has_ttl: bool) {
         self.bytes.extend_from_slice(record);
         self.count += 1;
-        self.has_ids |= has_id;
+        self.flags |= if has_id { HAS_IDS } else { 0 } | if has_ttl { HAS_TTL } else { 0 };
     }
 
     /// How many events were added.
@@ -131,14 +143,12 @@ impl BlockBuilder {
     /// # Panics
     ///
     /// If nothing was added: there are no empty blocks.
-    pub fn finish(mut self, first_position: Position, time: Timestamp, start_bytes: u64) -> Block {
-        assert!(self.count > 0, "a block holds at least one event");
-        let body_bytes = u32::try_from(self.bytes.len() - HEADER_BYTES)
-            .expect("limits keep a block under 4 GiB");
+    pub fn finish(self, first_position: Position, time: Timestamp, start_bytes: u64) -> Block {
+        assert!(self.count > 0, "a block is appended with at least one event");
         let header = Header {
-            flags: if self.has_ids { HAS_IDS } else { 0 },
+            flags: self.flags,
             count: self.count,
-            body_bytes,
+            body_bytes: body_bytes(&self.bytes),
             first_sequence: self.first_sequence,
             last_sequence: self.next_sequence().previous(),
             first_position,
@@ -147,11 +157,20 @@ impl BlockBuilder {
             last_time: time,
             end_bytes: start_bytes + self.bytes.len() as u64,
         };
-        header.encode(&mut self.bytes);
-        let crc = crc32fast::hash(&self.bytes[CRC_BYTES..]);
-        self.bytes[..CRC_BYTES].copy_from_slice(&crc.to_be_bytes());
-        Block { header, bytes: self.bytes.into() }
+        seal(header, self.bytes)
     }
+}
+
+fn body_bytes(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len() - HEADER_BYTES).expect("limits keep a block under 4 GiB")
+}
+
+/// Writes the header and the checksum to the start of `bytes`.
+fn seal(header: Header, mut bytes: Vec<u8>) -> Block {
+    header.encode(&mut bytes);
+    let crc = crc32fast::hash(&bytes[CRC_BYTES..]);
+    bytes[..CRC_BYTES].copy_from_slice(&crc.to_be_bytes());
+    Block { header, bytes: bytes.into() }
 }
 
 /// A block whose checksum holds. Cheap to clone.
@@ -205,6 +224,47 @@ impl Block {
     /// How many events it holds.
     pub fn count(&self) -> usize {
         self.header.count as usize
+    }
+
+    /// Neighbouring blocks as one, with those of their events that `keep` takes.
+    ///
+    /// # Panics
+    ///
+    /// If there is no block, or they are no neighbours.
+    pub fn merge(blocks: &[Block], mut keep: impl FnMut(&EventRef<'_>) -> bool) -> Block {
+        let (first, last) = blocks.first().zip(blocks.last()).expect("a block at least");
+        let mut header = Header { flags: 0, count: 0, ..last.header.clone() };
+        header.first_sequence = first.header.first_sequence;
+        header.first_position = first.header.first_position;
+        header.first_time = first.header.first_time;
+        let mut bytes = vec![0; HEADER_BYTES];
+        let (mut next_sequence, mut next_position) = (header.first_sequence, header.first_position);
+        let mut time = header.first_time;
+        let mut expected = header.first_sequence;
+        for block in blocks {
+            assert_eq!(block.first_sequence(), expected, "blocks that are merged are neighbours");
+            expected = block.last_sequence().next();
+            for event in block.events().filter(|event| keep(event)) {
+                let skips = [
+                    event.sequence.get() - next_sequence.get(),
+                    event.position.get() - next_position.get(),
+                    event.time.as_ms() - time.as_ms(),
+                ];
+                record::encode_again(&event, skips, &mut bytes);
+                (next_sequence, next_position) = (event.sequence.next(), event.position.next());
+                time = event.time;
+                header.count += 1;
+                header.flags |= if event.id.is_empty() { 0 } else { HAS_IDS };
+                header.flags |= if event.ttl_ms.is_none() { 0 } else { HAS_TTL };
+            }
+        }
+        header.body_bytes = body_bytes(&bytes);
+        seal(header, bytes)
+    }
+
+    /// Whether any of its events can expire.
+    pub fn has_ttl(&self) -> bool {
+        self.header.flags & HAS_TTL != 0
     }
 
     /// Whether any of its events has a publisher-given id.
@@ -338,7 +398,7 @@ pub(super) mod tests {
         let mut builder = BlockBuilder::new(Sequence::new(first));
         for payload in payloads {
             let event = NewEvent::new(payload.to_vec());
-            builder.push(NewRecords::encode([&event]).record(0), false);
+            builder.push(NewRecords::encode([&event]).record(0), false, false);
         }
         builder.finish(Position::new(position), Timestamp::from_ms(time_ms), start_bytes)
     }
@@ -359,6 +419,38 @@ pub(super) mod tests {
             events,
             [(5, 50, b"a".to_vec()), (6, 51, b"".to_vec()), (7, 52, b"ccc".to_vec())]
         );
+    }
+
+    #[test]
+    fn merged_blocks_hold_what_is_kept_and_span_what_they_spanned() {
+        let parts = [
+            block((5, 50, 500), 1_000, &[b"5", b"6", b"7"]),
+            block((8, 90, 600), 2_000, &[b"8"]),
+            block((9, 95, 600), 3_000, &[b"9", b"10"]),
+        ];
+        type Place = (u64, u64, u64);
+        let places = |block: &Block| -> Vec<(Place, Vec<u8>)> {
+            let place = |e: &EventRef<'_>| (e.sequence.get(), e.position.get(), e.time.as_ms());
+            block.events().map(|event| (place(&event), event.payload.to_vec())).collect()
+        };
+        let all: Vec<_> = parts.iter().flat_map(places).collect();
+        for kept in 0..1_u32 << 6 {
+            let is_kept = |sequence: u64| kept & (1 << (sequence - 5)) != 0;
+            let merged = Block::merge(&parts, |event| is_kept(event.sequence.get()));
+            let merged = Block::decode(merged.bytes().clone()).unwrap();
+            let expected: Vec<_> = all.iter().filter(|((s, ..), _)| is_kept(*s)).cloned().collect();
+            assert_eq!(places(&merged), expected);
+            assert_eq!(merged.count(), expected.len());
+            // Merged again, with nothing left out, it is the same.
+            assert_eq!(
+                Block::merge(std::slice::from_ref(&merged), |_| true).bytes(),
+                merged.bytes()
+            );
+            let whole = Header { first_sequence: Sequence::new(5), ..parts[2].header.clone() };
+            let spans = |h: &Header| (h.first_sequence, h.last_sequence, h.last_position);
+            assert_eq!(spans(&merged.header), spans(&whole));
+            assert_eq!(merged.end_bytes(), parts[2].end_bytes());
+        }
     }
 
     #[test]

@@ -12,11 +12,9 @@ use std::sync::Arc;
 
 use super::block::HEADER_BYTES;
 use super::blocks::{Blocks, END, unreadable};
-use super::meta::{self, TopicRecord};
-use super::{keys, mark, sled_log};
+use super::{StoredTopic, keys, mark, meta, sled_log};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
-use crate::topic::TopicId;
 
 /// Memory for the copy's page cache, in bytes.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -112,15 +110,15 @@ fn read_topics(tree: &sled::Tree, report: &mut CheckReport, progress: &mut impl 
     for (index, topic) in topics.into_iter().enumerate() {
         report.topics += 1;
         match topic {
-            Ok((id, record)) => read_topic(tree, id, record, report),
+            Ok(topic) => read_topic(tree, topic, report),
             Err(error) => report.damage.push(error),
         }
         progress(Checking::Read(index as u64 + 1, count));
     }
 }
 
-fn read_topic(tree: &sled::Tree, id: TopicId, record: TopicRecord, report: &mut CheckReport) {
-    let TopicRecord { extent, name } = record;
+fn read_topic(tree: &sled::Tree, topic: StoredTopic, report: &mut CheckReport) {
+    let StoredTopic { id, name, extent, .. } = topic;
     report.last_position = report.last_position.max(extent.last_position.get());
     let mut is_first = true;
     for block in Blocks::new(tree, id, name.clone(), Sequence::FIRST..END) {

@@ -15,6 +15,22 @@ fn name(number: u32) -> TopicName {
     TopicName::new(&format!("topic.{number}")).unwrap()
 }
 
+fn new_topic(number: u32) -> StoredTopic {
+    let config = TopicConfig { max_events: Some(u64::from(number)), ..TopicConfig::default() };
+    StoredTopic { config, ..StoredTopic::new(id(number), name(number)) }
+}
+
+/// Takes the events below `earliest` out of the first topic.
+fn trim(log: &dyn Log, earliest: u64) -> StoredTopic {
+    let mut topic = log.topics().unwrap().swap_remove(0);
+    topic.extent.trimmed_position = log.position_below(&topic, Sequence::new(earliest)).unwrap();
+    topic.extent.earliest = Sequence::new(earliest);
+    topic.extent.trim_reason = TrimReason::Purged;
+    log.record(&topic).unwrap();
+    assert_eq!(log.topics().unwrap().swap_remove(0), topic);
+    topic
+}
+
 /// Appends `blocks` events-per-block blocks to two topics in turn; returns what they hold.
 fn fill(log: &dyn Log, blocks: u64, events: u64) -> Vec<Vec<u64>> {
     let mut position = 1;
@@ -24,7 +40,7 @@ fn fill(log: &dyn Log, blocks: u64, events: u64) -> Vec<Vec<u64>> {
         let mut group = Group::default();
         for topic in 1..=2 {
             if index == 0 {
-                group.created.push((id(topic), name(topic)));
+                group.created.push(new_topic(topic));
             }
             let first = 1 + index * events;
             let payloads: Vec<Vec<u8>> =
@@ -134,13 +150,13 @@ fn trimming_takes_events_out_at_once_and_reclaiming_removes_whole_blocks(log: &d
     for earliest in [1, 7, 8, 10, 150, 281] {
         let topic = log.topics().unwrap().swap_remove(0);
         assert_eq!((topic.id, topic.extent.tail), (id(1), tail));
-        let trimmed = log.trim(&topic, Sequence::new(earliest)).unwrap();
         let expected = Extent {
             earliest: Sequence::new(earliest),
             trimmed_position: Position::new(position(earliest - 1)),
+            trim_reason: TrimReason::Purged,
             ..topic.extent
         };
-        assert_eq!(trimmed, expected, "nothing is removed yet");
+        assert_eq!(trim(log, earliest).extent, expected, "nothing is removed yet");
         reclaim(log);
         let (size_bytes, events) = stored(log, 1, earliest, 281);
         let first_kept = if earliest == 281 { 281 } else { (earliest - 1) / 7 * 7 + 1 };
@@ -158,9 +174,47 @@ fn trimming_takes_events_out_at_once_and_reclaiming_removes_whole_blocks(log: &d
     assert_eq!(log.topics().unwrap().swap_remove(0).extent.size_bytes(), 0);
 }
 
+fn rewriting_puts_one_block_in_the_place_of_several(log: &dyn Log) {
+    fill(log, 40, 7);
+    let tail = Sequence::new(281);
+    let mut kept: Vec<u64> = (1..281).collect();
+    // In the middle, at the front, across what was rewritten before, and down to nothing.
+    for (from, below, every) in [(71, 141, 2), (1, 29, 3), (1, 141, 5), (141, 148, 1000)] {
+        let topic = log.topics().unwrap().swap_remove(0);
+        let blocks =
+            log.read(id(1), Sequence::new(from), Sequence::new(below), usize::MAX).unwrap();
+        let merged = Block::merge(&blocks, |event| event.sequence.get() % every == 0);
+        let extent = log.rewrite(&topic, &merged).unwrap();
+        kept.retain(|s| !(from..below).contains(s) || s % every == 0);
+        let (size_bytes, events) = stored(log, 1, 1, 281);
+        assert_eq!((extent.size_bytes(), extent.events()), (size_bytes, events));
+        assert_eq!(events, kept.len() as u64);
+        assert_eq!(log.topics().unwrap().swap_remove(0), StoredTopic { extent, ..topic });
+        for from in [1, 7, 50, 100, 141, 147, 148, 280] {
+            let expected: Vec<u64> = kept.iter().copied().filter(|s| *s >= from).collect();
+            assert_eq!(read_all(log, 1, from, 281, 300), expected, "from {from}");
+        }
+    }
+    for sequence in 1..281 {
+        let seek = Seek::AfterPosition(Position::new((sequence - 1) / 7 * 14 + (sequence - 1) % 7));
+        let found = log.seek(id(1), seek, Sequence::FIRST, tail).unwrap().get();
+        let next = |from: u64| kept.iter().copied().find(|s| *s >= from);
+        assert_eq!(next(found), next(sequence), "position of {sequence}");
+    }
+    // What was read before a trim does not bring it back.
+    let topic = log.topics().unwrap().swap_remove(0);
+    let blocks = log.read(id(1), Sequence::new(1), Sequence::new(141), usize::MAX).unwrap();
+    trim(log, 281);
+    reclaim(log);
+    let unchanged = log.rewrite(&topic, &Block::merge(&blocks, |_| true)).unwrap();
+    assert_eq!(unchanged, topic.extent);
+    log.read(id(2), Sequence::FIRST, tail, usize::MAX).unwrap();
+    assert_eq!(log.topics().unwrap()[0].extent.size_bytes(), 0);
+}
+
 fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
     let large: Vec<Vec<u8>> = (0..4_u8).map(|n| vec![n; 700_000 * usize::from(n)]).collect();
-    let mut group = Group { created: vec![(id(1), name(1))], blocks: Vec::new() };
+    let mut group = Group { created: vec![new_topic(1)], ..Group::default() };
     for (sequence, payload) in (1..).zip(&large) {
         group.blocks.push((id(1), block((sequence, sequence, 1), 0, &[payload])));
     }
@@ -171,10 +225,11 @@ fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
     assert_eq!(read, large);
 }
 
-const CONTRACT: [fn(&dyn Log); 4] = [
+const CONTRACT: [fn(&dyn Log); 5] = [
     what_was_appended_is_read_from_any_place_in_steps_of_any_size,
     seeking_by_time_and_position_finds_the_first_event_that_reaches_it,
     trimming_takes_events_out_at_once_and_reclaiming_removes_whole_blocks,
+    rewriting_puts_one_block_in_the_place_of_several,
     large_events_are_kept_beside_small_ones,
 ];
 
@@ -304,10 +359,9 @@ fn a_topic_with_a_damaged_block_is_trimmed_past_it() {
     fill(&open(directory.path()), 10, 7);
     damage(directory.path(), 15);
     let log = open(directory.path());
-    let topic = log.topics().unwrap().swap_remove(0);
-    let trimmed = log.trim(&topic, Sequence::new(20)).unwrap();
+    let trimmed = trim(&log, 20).extent;
     assert_eq!(trimmed.trimmed_position.get(), 42, "all that the damaged block can have held");
-    log.trim(&topic, Sequence::new(22)).unwrap();
+    trim(&log, 22);
     reclaim(&log);
     assert_eq!(read_all(&log, 1, 22, 71, 1000), (22..71).collect::<Vec<_>>());
     drop(log);

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::{Block, Extent, Group, Log, MemoryLog, StoredTopic};
-use crate::cursor::{Epoch, Sequence};
+use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::topic::TopicId;
 
@@ -175,11 +175,19 @@ impl Log for FaultyLog {
         Err(Error::Damaged { topic: name, first, last, problem: "injected".to_owned() })
     }
 
-    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent> {
-        self.inner.trim(topic, earliest)
+    fn record(&self, topic: &StoredTopic) -> Result<()> {
+        self.inner.record(topic)
+    }
+
+    fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position> {
+        self.inner.position_below(topic, sequence)
     }
 
     fn reclaim(&self, topic: &StoredTopic) -> Result<Extent> {
         self.inner.reclaim(topic)
+    }
+
+    fn rewrite(&self, topic: &StoredTopic, block: &Block) -> Result<Extent> {
+        self.inner.rewrite(topic, block)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::block::Block;
 use super::{Extent, Group, Log, StoredTopic};
-use crate::cursor::{Epoch, Sequence};
+use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::Result;
 use crate::topic::TopicId;
 
@@ -54,9 +54,8 @@ impl Log for MemoryLog {
 
     fn append(&self, group: &Group) -> Result<()> {
         let mut state = self.state_mut();
-        for (id, name) in &group.created {
-            let topic = StoredTopic { id: *id, name: name.clone(), extent: Extent::EMPTY };
-            state.topics.insert(*id, topic);
+        for topic in &group.created {
+            state.topics.insert(topic.id, topic.clone());
         }
         for (id, block) in &group.blocks {
             let topic = state.topics.get_mut(id).expect("a topic is created with its first block");
@@ -87,15 +86,17 @@ impl Log for MemoryLog {
         Ok(fitting.map(|(_, block)| block.clone()).collect())
     }
 
-    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent> {
-        let mut state = self.state_mut();
-        let blocks = state.blocks.range((topic.id, Sequence::new(0))..(topic.id, earliest));
+    fn record(&self, topic: &StoredTopic) -> Result<()> {
+        self.state_mut().topics.insert(topic.id, topic.clone());
+        Ok(())
+    }
+
+    fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position> {
+        let state = self.state();
+        let blocks = state.blocks.range((topic.id, Sequence::new(0))..(topic.id, sequence));
         let below = blocks.flat_map(|(_, block)| block.events().map(|e| (e.sequence, e.position)));
-        let last = below.take_while(|(sequence, _)| *sequence < earliest).last();
-        let trimmed_position = last.map_or(topic.extent.trimmed_position, |(_, place)| place);
-        let extent = Extent { earliest, trimmed_position, ..topic.extent };
-        state.topics.insert(topic.id, StoredTopic { extent, ..topic.clone() });
-        Ok(extent)
+        let last = below.take_while(|(below, _)| *below < sequence).last();
+        Ok(last.map_or(topic.extent.trimmed_position, |(_, position)| position))
     }
 
     fn reclaim(&self, topic: &StoredTopic) -> Result<Extent> {
@@ -109,6 +110,23 @@ impl Log for MemoryLog {
             }
             is_kept
         });
+        state.topics.insert(topic.id, StoredTopic { extent, ..topic.clone() });
+        Ok(extent)
+    }
+
+    fn rewrite(&self, topic: &StoredTopic, block: &Block) -> Result<Extent> {
+        let mut state = self.state_mut();
+        let mut extent = topic.extent;
+        let first = (topic.id, block.first_sequence());
+        if !state.blocks.contains_key(&first) {
+            return Ok(extent); // Reclaimed meanwhile: it must not come back.
+        }
+        let spanned = first..(topic.id, block.last_sequence().next());
+        let old: Vec<_> = state.blocks.range(spanned).map(|(key, _)| *key).collect();
+        let old: Vec<Block> = old.iter().filter_map(|key| state.blocks.remove(key)).collect();
+        let old_bytes = old.iter().map(|block| block.bytes().len() as u64).sum();
+        extent.rewrote(block, old_bytes, old.iter().map(|block| block.count() as u64).sum());
+        state.blocks.insert(first, block.clone());
         state.topics.insert(topic.id, StoredTopic { extent, ..topic.clone() });
         Ok(extent)
     }

@@ -2,18 +2,21 @@
 //!
 //! ```text
 //! the log     | crc32: 4 | format: 1 | epoch: 4 |
-//! a topic     | crc32: 4 | format: 1 | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8
-//!             | appended_bytes: 8 | dropped_bytes: 8 | dropped_events: 8 | trimmed_position: 8
-//!             | name: the rest |
+//! a topic     | crc32: 4 | format: 1 | flags: 1 | trim_reason: 1
+//!             | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8 | appended_bytes: 8
+//!             | dropped_bytes: 8 | dropped_events: 8 | trimmed_position: 8 | rewritten: 8
+//!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
+//!
+//! Flag 1: the topic is deleted; 2: it may have events that expire. `trim_reason`: 0 retention, 1 expired, 2 purged, 3 deleted.
 //!
 //! A topic's `tail`, `last_position`, `last_time_ms` and `appended_bytes` are as they were at its
 //! last trim; they speak only while the topic has no blocks. While it has, the newest block is the
 //! head.
 
 use super::blocks::unreadable;
-use super::{Extent, keys};
-use crate::cursor::{Epoch, Position, Sequence};
+use super::{Extent, StoredTopic, keys};
+use crate::cursor::{Epoch, Position, Sequence, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::topic::{TopicId, TopicName};
@@ -22,7 +25,10 @@ const FORMAT: u8 = 1;
 const CRC_BYTES: usize = 4;
 
 /// How many numbers a topic's record begins with.
-const NUMBERS: usize = 8;
+const NUMBERS: usize = 9;
+
+const DELETED: u8 = 1;
+const MAY_EXPIRE: u8 = 2;
 
 /// The log's record.
 pub(super) fn encode_epoch(epoch: Epoch) -> Vec<u8> {
@@ -46,65 +52,88 @@ pub(super) fn read_epoch(tree: &sled::Tree) -> Result<Option<Epoch>> {
     Ok(Some(Epoch::new(epoch)))
 }
 
-/// A topic's record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TopicRecord {
-    /// What the topic held at its last trim.
-    pub extent: Extent,
-    /// The topic's name.
-    pub name: TopicName,
+/// The record of a topic: all of it that its blocks do not say.
+pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
+    let StoredTopic { extent, config, .. } = topic;
+    let flags =
+        if topic.is_deleted { DELETED } else { 0 } | if extent.may_expire { MAY_EXPIRE } else { 0 };
+    let mut content = vec![flags, trim_code(extent.trim_reason)];
+    let numbers: [u64; NUMBERS] = [
+        extent.earliest.get(),
+        extent.tail.get(),
+        extent.last_position.get(),
+        extent.last_time.as_ms(),
+        extent.appended_bytes,
+        extent.dropped_bytes,
+        extent.dropped_events,
+        extent.trimmed_position.get(),
+        extent.rewritten.get(),
+    ];
+    numbers.iter().for_each(|number| content.extend_from_slice(&number.to_be_bytes()));
+    let config = serde_json::to_vec(config).expect("plain settings are JSON");
+    content.extend_from_slice(&u32::try_from(config.len()).expect("a few settings").to_be_bytes());
+    content.extend_from_slice(&config);
+    content.extend_from_slice(topic.name.as_str().as_bytes());
+    seal(&content)
 }
 
-impl TopicRecord {
-    /// The record of a topic that has no events yet.
-    pub(super) fn new(name: TopicName) -> Self {
-        Self { extent: Extent::EMPTY, name }
-    }
+fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, String> {
+    let cut = || "it is cut".to_owned();
+    let content = unseal(bytes)?;
+    let ([flags, reason], content) = content.split_first_chunk().ok_or_else(cut)?;
+    let (numbers, content) = content.split_at_checked(NUMBERS * 8).ok_or_else(cut)?;
+    let number = |index: usize| {
+        let bytes = &numbers[8 * index..8 * (index + 1)];
+        u64::from_be_bytes(bytes.try_into().expect("8 bytes"))
+    };
+    let (config_bytes, content) = content.split_first_chunk().ok_or_else(cut)?;
+    let config_bytes = u32::from_be_bytes(*config_bytes) as usize;
+    let (config, name) = content.split_at_checked(config_bytes).ok_or_else(cut)?;
+    let extent = Extent {
+        earliest: Sequence::new(number(0)),
+        tail: Sequence::new(number(1)),
+        last_position: Position::new(number(2)),
+        last_time: Timestamp::from_ms(number(3)),
+        appended_bytes: number(4),
+        dropped_bytes: number(5),
+        dropped_events: number(6),
+        trimmed_position: Position::new(number(7)),
+        rewritten: Sequence::new(number(8)),
+        trim_reason: trim_reason(*reason)?,
+        may_expire: flags & MAY_EXPIRE != 0,
+    };
+    let name = std::str::from_utf8(name).map_err(|error| error.to_string())?;
+    Ok(StoredTopic {
+        id,
+        name: TopicName::new(name).map_err(|error| error.to_string())?,
+        extent,
+        config: serde_json::from_slice(config).map_err(|error| error.to_string())?,
+        is_deleted: flags & DELETED != 0,
+    })
+}
 
-    /// The record's bytes.
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let numbers: [u64; NUMBERS] = [
-            self.extent.earliest.get(),
-            self.extent.tail.get(),
-            self.extent.last_position.get(),
-            self.extent.last_time.as_ms(),
-            self.extent.appended_bytes,
-            self.extent.dropped_bytes,
-            self.extent.dropped_events,
-            self.extent.trimmed_position.get(),
-        ];
-        let mut content: Vec<u8> = numbers.iter().flat_map(|n| n.to_be_bytes()).collect();
-        content.extend_from_slice(self.name.as_str().as_bytes());
-        seal(&content)
+fn trim_code(reason: TrimReason) -> u8 {
+    match reason {
+        TrimReason::Retention => 0,
+        TrimReason::Expired => 1,
+        TrimReason::Purged => 2,
+        TrimReason::Deleted => 3,
     }
+}
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let content = unseal(bytes)?;
-        let (numbers, name) = content.split_at_checked(NUMBERS * 8).ok_or("it is cut")?;
-        let number = |index: usize| {
-            let bytes = &numbers[8 * index..8 * (index + 1)];
-            u64::from_be_bytes(bytes.try_into().expect("8 bytes"))
-        };
-        let name = std::str::from_utf8(name).map_err(|error| error.to_string())?;
-        let extent = Extent {
-            earliest: Sequence::new(number(0)),
-            tail: Sequence::new(number(1)),
-            last_position: Position::new(number(2)),
-            last_time: Timestamp::from_ms(number(3)),
-            appended_bytes: number(4),
-            dropped_bytes: number(5),
-            dropped_events: number(6),
-            trimmed_position: Position::new(number(7)),
-        };
-        Ok(Self { extent, name: TopicName::new(name).map_err(|error| error.to_string())? })
-    }
+fn trim_reason(code: u8) -> Result<TrimReason, String> {
+    Ok(match code {
+        0 => TrimReason::Retention,
+        1 => TrimReason::Expired,
+        2 => TrimReason::Purged,
+        3 => TrimReason::Deleted,
+        other => return Err(format!("trim reason {other} is not known")),
+    })
 }
 
 /// Every topic's record, in the order of the ids: [`Error::DamagedLog`] in place of one that does
 /// not fit.
-pub(super) fn read_topics(
-    tree: &sled::Tree,
-) -> impl Iterator<Item = Result<(TopicId, TopicRecord)>> {
+pub(super) fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<StoredTopic>> {
     // After an error sled's iterator stays where it is, and says the same for ever.
     let until_error = tree.scan_prefix(keys::TOPICS).scan(false, |is_over, entry| {
         (!std::mem::replace(is_over, entry.is_err())).then_some(entry)
@@ -112,8 +141,8 @@ pub(super) fn read_topics(
     until_error.map(|entry| {
         let (key, value) = entry.map_err(unreadable)?;
         let id = keys::parse_topic(&key).ok_or_else(|| "unknown key".to_owned());
-        id.and_then(|id| Ok((id, TopicRecord::decode(&value)?))).map_err(|problem| {
-            Error::DamagedLog { problem: format!("the topic's record at {key:?}: {problem}") }
+        id.and_then(|id| decode_topic(id, &value)).map_err(|problem| Error::DamagedLog {
+            problem: format!("the topic's record at {key:?}: {problem}"),
         })
     })
 }
@@ -142,6 +171,7 @@ fn unseal(bytes: &[u8]) -> Result<&[u8], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topic_config::TopicConfig;
 
     #[test]
     fn a_topic_record_reads_back_and_every_flipped_bit_is_found() {
@@ -154,14 +184,23 @@ mod tests {
             dropped_bytes: 3_000,
             dropped_events: 2,
             trimmed_position: Position::new(30),
+            trim_reason: TrimReason::Purged,
+            rewritten: Sequence::new(4),
+            may_expire: true,
         };
-        let record = TopicRecord { extent, name: TopicName::new("quakes.us").unwrap() };
-        let bytes = record.encode();
-        assert_eq!(TopicRecord::decode(&bytes).unwrap(), record);
+        let config = TopicConfig { max_events: Some(7), ..TopicConfig::default() };
+        let name = TopicName::new("quakes.us").unwrap();
+        let id = TopicId::FIRST;
+        let topic = StoredTopic { id, name, extent, config, is_deleted: true };
+        let bytes = encode_topic(&topic);
+        assert_eq!(decode_topic(id, &bytes).unwrap(), topic);
         for index in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[index / 8] ^= 1 << (index % 8);
-            assert!(TopicRecord::decode(&flipped).is_err(), "bit {index}");
+            assert!(decode_topic(id, &flipped).is_err(), "bit {index}");
+        }
+        for length in 0..bytes.len() {
+            assert!(decode_topic(id, &bytes[..length]).is_err(), "length {length}");
         }
     }
 }

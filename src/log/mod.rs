@@ -35,18 +35,21 @@ pub use memory_log::MemoryLog;
 pub use record::{EventRef, Headers};
 pub use sled_log::{LogConfig, SledLog};
 
-use crate::cursor::{Epoch, Position, Sequence};
+use crate::cursor::{Epoch, Position, Sequence, TrimReason};
 use crate::error::Result;
-use crate::event::Timestamp;
+use crate::event::{Durability, Timestamp};
 use crate::topic::{TopicId, TopicName};
+use crate::topic_config::TopicConfig;
 
 /// What is appended in one go: all of it is stored, or nothing, over all topics.
 #[derive(Debug, Clone, Default)]
 pub struct Group {
-    /// Topics that these blocks are the first of.
-    pub created: Vec<(TopicId, TopicName)>,
+    /// Topics that these blocks are the first of, or the first again, as they are before them.
+    pub created: Vec<StoredTopic>,
     /// Blocks, those of one topic in their order.
     pub blocks: Vec<(TopicId, Block)>,
+    /// What it must outlive once it is stored: [`Durability::Process`] saves the sync.
+    pub durability: Durability,
 }
 
 /// A topic as the log has it.
@@ -58,6 +61,18 @@ pub struct StoredTopic {
     pub name: TopicName,
     /// What it holds.
     pub extent: Extent,
+    /// Its settings, as far as they are its own.
+    pub config: TopicConfig,
+    /// Whether it was deleted. Its name and its places are kept: created again, it goes on there.
+    pub is_deleted: bool,
+}
+
+impl StoredTopic {
+    /// A topic before its first event.
+    pub fn new(id: TopicId, name: TopicName) -> Self {
+        let (extent, config) = (Extent::EMPTY, TopicConfig::default());
+        Self { id, name, extent, config, is_deleted: false }
+    }
 }
 
 /// What a topic holds, all of it at one moment.
@@ -79,6 +94,18 @@ pub struct Extent {
     pub dropped_events: u64,
     /// The position of the last event that was trimmed; 0 if none was.
     pub trimmed_position: Position,
+    /// Why events were trimmed last.
+    pub trim_reason: TrimReason,
+    /// Blocks below were looked at for rolling up, and need not be again.
+    pub rewritten: Sequence,
+    /// Whether there may be events that are to be dropped once they have an age.
+    pub may_expire: bool,
+}
+
+impl Default for Extent {
+    fn default() -> Self {
+        Self::EMPTY
+    }
 }
 
 impl Extent {
@@ -92,6 +119,9 @@ impl Extent {
         dropped_bytes: 0,
         dropped_events: 0,
         trimmed_position: Position::new(0),
+        trim_reason: TrimReason::Retention,
+        rewritten: Sequence::FIRST,
+        may_expire: false,
     };
 
     /// The blocks that are stored, in bytes.
@@ -104,6 +134,13 @@ impl Extent {
         self.tail.previous().get().saturating_sub(self.dropped_events)
     }
 
+    /// Counts blocks of these sizes that `block` took the place of.
+    fn rewrote(&mut self, block: &Block, old_bytes: u64, old_events: u64) {
+        let (new_bytes, new_events) = (block.bytes().len() as u64, block.count() as u64);
+        self.dropped_bytes = (self.dropped_bytes + old_bytes).saturating_sub(new_bytes);
+        self.dropped_events = (self.dropped_events + old_events).saturating_sub(new_events);
+    }
+
     /// As it is once `block` is appended.
     pub(crate) fn with(self, block: &Block) -> Self {
         Self {
@@ -111,6 +148,7 @@ impl Extent {
             last_position: block.last_position(),
             last_time: block.last_time(),
             appended_bytes: block.end_bytes(),
+            may_expire: self.may_expire || block.has_ttl(),
             ..self
         }
     }
@@ -187,13 +225,24 @@ pub trait Log: Send + Sync + 'static {
         max_bytes: usize,
     ) -> Result<Vec<Block>>;
 
-    /// Takes the events below `earliest` out of `topic`, for good once this returns, and notes it
-    /// durably. Nothing is removed yet: [`Log::reclaim`] does that. Returns what the topic holds.
+    /// Notes durably what the blocks of `topic` do not say: its `earliest`, its settings. From the
+    /// moment this returns, events below `earliest` are no part of it any more. Nothing is removed
+    /// yet: [`Log::reclaim`] does that.
     ///
     /// # Errors
     ///
-    /// As [`Log::append`], and as [`Log::read`], with nothing changed.
-    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent>;
+    /// As [`Log::append`].
+    fn record(&self, topic: &StoredTopic) -> Result<()>;
+
+    /// The position of the last event of `topic` below `sequence`, which it holds or ends with.
+    /// Where its block is damaged, the last one that it can have.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadFailed`].
+    ///
+    /// [`Error::ReadFailed`]: crate::Error::ReadFailed
+    fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position>;
 
     /// Removes some of the blocks whose events are all trimmed, oldest first, and counts them as
     /// dropped, at once with it. Returns what the topic holds then; as it was, when none is left.
@@ -203,6 +252,16 @@ pub trait Log: Send + Sync + 'static {
     ///
     /// As [`Log::append`]; nothing was removed that is not counted.
     fn reclaim(&self, topic: &StoredTopic) -> Result<Extent>;
+
+    /// Puts `block` in the place of the blocks of `topic` whose sequences it spans, all or nothing,
+    /// also across a crash, and counts what they held and it does not as dropped. It spans whole
+    /// blocks, few enough that the step is small, and never the newest one. Returns what the topic
+    /// holds then; as it was, if the blocks were reclaimed meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::append`], and as [`Log::read`], with nothing changed.
+    fn rewrite(&self, topic: &StoredTopic, block: &Block) -> Result<Extent>;
 
     /// The sequence of the first event in `earliest..tail` of `topic` that `seek` looks for; `tail`
     /// if none is. A binary search: it reads about `log2(tail - earliest)` blocks.

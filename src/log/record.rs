@@ -5,6 +5,7 @@
 //! | length of the rest
 //! | sequence_skip | position_skip | time_skip_ms        what the block's order does not imply
 //! | publisher_time: ms + 1, or 0 for none
+//! | ttl: ms + 1, or 0 for none                         from the time of appending
 //! | id | type | key | content type                      each: length, then UTF-8; empty is none
 //! | header count | (name | value) ...                   each: length, then UTF-8
 //! | payload                                             all that is left of the length
@@ -28,10 +29,12 @@ const MAX_VARINT_BYTES: usize = 10;
 /// Appends `event` to `bytes` as one record, in the place right after the one before it.
 pub(super) fn encode(event: &NewEvent, bytes: &mut Vec<u8>) {
     let time = event.publisher_time.map_or(0, |time| time.as_ms() + 1);
+    let ttl = event.ttl_ms.map_or(0, |ms| ms.saturating_add(1));
     let texts = [&event.id, &event.event_type, &event.key, &event.content_type];
     let headers = event.headers.iter().flat_map(|(name, value)| [name, value]);
     let length = 3
         + varint_bytes(time)
+        + varint_bytes(ttl)
         + texts.iter().map(|text| text_bytes(text)).sum::<usize>()
         + varint_bytes(event.headers.len() as u64)
         + headers.clone().map(|text| text_bytes(text)).sum::<usize>()
@@ -41,6 +44,7 @@ pub(super) fn encode(event: &NewEvent, bytes: &mut Vec<u8>) {
     let start = bytes.len();
     bytes.extend_from_slice(&[0, 0, 0]);
     put_varint(bytes, time);
+    put_varint(bytes, ttl);
     for text in texts {
         put_text(bytes, text);
     }
@@ -50,6 +54,14 @@ pub(super) fn encode(event: &NewEvent, bytes: &mut Vec<u8>) {
     }
     bytes.extend_from_slice(&event.payload);
     assert_eq!(bytes.len() - start, length, "a record is as long as it says");
+}
+
+/// Appends `event` to `bytes` with these distances to the event before it.
+pub(super) fn encode_again(event: &EventRef<'_>, skips: [u64; 3], bytes: &mut Vec<u8>) {
+    let length = skips.iter().map(|skip| varint_bytes(*skip)).sum::<usize>() + event.rest.len();
+    put_varint(bytes, length as u64);
+    skips.iter().for_each(|skip| put_varint(bytes, *skip));
+    bytes.extend_from_slice(event.rest);
 }
 
 fn varint_bytes(number: u64) -> usize {
@@ -95,13 +107,32 @@ pub struct EventRef<'a> {
     pub content_type: &'a str,
     /// The content, as it was published.
     pub payload: &'a [u8],
+    /// How long after it was appended it expires, in milliseconds.
+    pub ttl_ms: Option<u64>,
     headers: Headers<'a>,
+    /// Its record from the publisher's time on: all that its place does not change.
+    rest: &'a [u8],
 }
 
 impl<'a> EventRef<'a> {
     /// Names and values of its headers, in the order of the names.
     pub fn headers(&self) -> Headers<'a> {
         self.headers.clone()
+    }
+
+    /// When it expires: from then on nobody gets it.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.ttl_ms.map(|ttl_ms| self.time.plus_ms(ttl_ms))
+    }
+
+    /// Whether it has expired at `now`.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires().is_some_and(|expires| expires <= now)
+    }
+
+    /// Whether it says that its key is gone.
+    pub fn is_tombstone(&self) -> bool {
+        !self.key.is_empty() && self.payload.is_empty()
     }
 
     /// Its texts, its headers and its payload, in bytes.
@@ -128,6 +159,7 @@ impl<'a> EventRef<'a> {
                 content_type: self.content_type.to_owned(),
                 payload: block.slice_ref(self.payload),
                 publisher_time: self.publisher_time,
+                ttl_ms: self.ttl_ms,
             },
         }
     }
@@ -190,7 +222,9 @@ impl<'a> Iterator for Records<'a> {
         self.time_ms += record.varint();
         self.next_sequence = sequence + 1;
         self.next_position = position + 1;
+        let rest = record.0;
         let publisher_time = record.varint().checked_sub(1).map(Timestamp::from_ms);
+        let ttl_ms = record.varint().checked_sub(1);
         let (id, event_type, key) = (record.text(), record.text(), record.text());
         let content_type = record.text();
         let count = record.varint();
@@ -209,7 +243,9 @@ impl<'a> Iterator for Records<'a> {
             key,
             content_type,
             payload: record.0,
+            ttl_ms,
             headers,
+            rest,
         })
     }
 }
@@ -257,11 +293,12 @@ mod tests {
             headers in proptest::collection::btree_map(".{0,9}", ".{0,200}", 0..5),
             payload in proptest::collection::vec(any::<u8>(), 0..2000),
             publisher_time in proptest::option::of(0..Timestamp::MAX.as_ms()),
+            ttl_ms in proptest::option::of(0..u64::MAX - 1),
         ) {
             let [id, event_type, key, content_type] = texts;
             let content = NewEvent {
                 id, event_type, key, headers, content_type, payload: payload.into(),
-                publisher_time: publisher_time.map(Timestamp::from_ms),
+                publisher_time: publisher_time.map(Timestamp::from_ms), ttl_ms,
             };
             let mut bytes = Vec::new();
             encode(&content, &mut bytes);

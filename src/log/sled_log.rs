@@ -35,11 +35,12 @@ use super::block::Block;
 use super::blocks::{self, Blocks, END, is_one_part, unreadable, unreadable_page};
 use super::keys::BlockKey;
 use super::mark::Mark;
-use super::meta::{self, TopicRecord};
+use super::meta;
 use super::touches::Touches;
 use super::{Extent, Group, Log, StoredTopic, keys};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Cause, Error, PUT_BACK, Result};
+use crate::event::Durability;
 use crate::topic::{TopicId, TopicName};
 
 /// sled's unit of space, in bytes.
@@ -51,6 +52,9 @@ const MAX_REMOVED_KEYS: usize = 64;
 /// What a group may take on disk for each of its bytes, before sled gives space back: the entry
 /// itself, and its leaf's rewriting. Measured: 1.4 to 1.8.
 const WRITTEN_PER_BYTE: u64 = 3;
+
+/// How often a read begins anew that found something missing.
+const MAX_READ_ATTEMPTS: usize = 3;
 
 /// How long a lock that somebody holds is waited for, and the time between two looks. A child that
 /// a program starts has its parent's locks until it executes its own program, for a moment: a
@@ -141,7 +145,7 @@ impl SledLog {
         };
         *self.names.get_mut().unwrap_or_else(PoisonError::into_inner) =
             meta::read_topics(&self.tree)
-                .map(|topic| topic.map(|(id, record)| (id, record.name)))
+                .map(|topic| topic.map(|StoredTopic { id, name, .. }| (id, name)))
                 .collect::<Result<_>>()?;
         let last = self.topics()?.iter().map(|topic| topic.extent.last_position).max();
         let last = last.unwrap_or(Position::new(0));
@@ -168,15 +172,22 @@ impl SledLog {
 
     /// Writes what `fill` puts into a batch, and makes it durable.
     fn write(&self, fill: impl FnOnce(&mut sled::Batch)) -> io::Result<()> {
-        let mut batch = sled::Batch::default();
-        fill(&mut batch);
-        self.tree.apply_batch(batch)?;
-        self.sync()
+        self.put(fill)?;
+        self.sync(Durability::Fsync)
     }
 
-    fn sync(&self) -> io::Result<()> {
-        self.tree.flush()?;
-        self.file.sync_data()
+    fn put(&self, fill: impl FnOnce(&mut sled::Batch)) -> io::Result<()> {
+        let mut batch = sled::Batch::default();
+        fill(&mut batch);
+        Ok(self.tree.apply_batch(batch)?)
+    }
+
+    fn sync(&self, durability: Durability) -> io::Result<()> {
+        self.tree.flush()?; // To the system, which keeps it when the process ends.
+        match durability {
+            Durability::Fsync => self.file.sync_data(),
+            Durability::Process | Durability::Memory => Ok(()),
+        }
     }
 
     /// As [`Self::write`], unless writing failed before; a failure is the last one.
@@ -231,34 +242,59 @@ impl SledLog {
         Ok(parsed.filter(|(owner, ..)| *owner == topic).map(|(_, first, _)| first))
     }
 
-    fn stored_topic(&self, id: TopicId, record: TopicRecord) -> Result<StoredTopic> {
-        let newest = match self.last_block_below(id, END)? {
-            Some(first) => self.blocks(id, first..END).next().transpose()?,
+    /// A topic as it is: what its record says, with its newest block for the head.
+    fn with_head(&self, topic: StoredTopic) -> Result<StoredTopic> {
+        let newest = match self.last_block_below(topic.id, END)? {
+            Some(first) => self.blocks(topic.id, first..END).next().transpose()?,
             None => None,
         };
-        let TopicRecord { name, extent } = record;
-        let extent = newest.map_or(extent, |block| extent.with(&block));
-        Ok(StoredTopic { id, name, extent })
+        let extent = newest.map_or(topic.extent, |block| topic.extent.with(&block));
+        Ok(StoredTopic { extent, ..topic })
     }
 
-    /// The position of the last event of `topic` below `earliest`. Where its block is damaged, the
-    /// last one that it can have.
-    fn position_below(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Position> {
-        let Some(first) = self.last_block_below(topic.id, earliest)? else {
-            return Ok(topic.extent.trimmed_position);
-        };
-        match self.blocks(topic.id, first..earliest).next() {
-            Some(Ok(block)) => {
-                let below = block.events().take_while(|event| event.sequence < earliest).last();
-                Ok(below.map_or(block.first_position().previous(), |event| event.position))
+    /// As [`Log::read`], from the blocks as they are at this moment.
+    fn read_now(
+        &self,
+        topic: TopicId,
+        from: Sequence,
+        below: Sequence,
+        max_bytes: usize,
+    ) -> Result<Vec<Block>> {
+        let first = self.last_block_below(topic, from.next())?.unwrap_or(from);
+        let mut blocks = Vec::new();
+        let mut size_bytes = 0;
+        for block in self.blocks(topic, first..below).beginning_at(first) {
+            let block = match block {
+                Ok(block) if block.last_sequence() < from => continue,
+                Ok(block) => block,
+                Err(error) if blocks.is_empty() => return Err(error),
+                Err(_reported_when_it_is_reached) => break,
+            };
+            size_bytes += block.bytes().len();
+            if size_bytes > max_bytes && !blocks.is_empty() {
+                break;
             }
-            Some(Err(Error::Damaged { .. })) => {
-                let next = self.blocks(topic.id, earliest..END).find_map(Result::ok);
-                Ok(next.map_or(topic.extent.last_position, |b| b.first_position().previous()))
+            blocks.push(block);
+            if size_bytes >= max_bytes {
+                break;
             }
-            Some(Err(error)) => Err(error),
-            None => Ok(topic.extent.trimmed_position),
         }
+        Ok(blocks)
+    }
+
+    /// What the blocks of `topic` take that begin in `sequences`.
+    fn stored_in(&self, topic: TopicId, sequences: Range<Sequence>) -> Result<Stored> {
+        let mut found = Stored::default();
+        for entry in self.tree.range(keys::blocks(topic, sequences)) {
+            let (key, value) = entry.map_err(unreadable)?;
+            if keys::parse_block(&key).is_some_and(|(_, _, part)| part == 0) {
+                let events = Block::count_of(&value).unwrap_or(0);
+                found.events = Some(found.events.unwrap_or(0) + events);
+            }
+            found.size_bytes += value.len() as u64;
+            found.keys.push(key);
+        }
+        Ok(found)
     }
 
     /// The oldest blocks of `topic` that end below its `earliest`.
@@ -322,37 +358,38 @@ impl Log for SledLog {
 
     fn topics(&self) -> Result<Vec<StoredTopic>> {
         meta::read_topics(&self.tree)
-            .map(|topic| topic.and_then(|(id, record)| self.stored_topic(id, record)))
+            .map(|topic| topic.and_then(|topic| self.with_head(topic)))
             .collect()
     }
 
     fn append(&self, group: &Group) -> Result<()> {
         let size_bytes = group.blocks.iter().map(|(_, block)| block.bytes().len() as u64).sum();
         self.check_free_space(size_bytes)?;
-        self.or_fail(|| match (&group.created[..], &group.blocks[..]) {
-            // Alone, an entry needs no batch around it, which sled writes and syncs on its own.
-            ([], [(id, block)]) if is_one_part(block) => {
-                let key = keys::block(*id, block.first_sequence(), 0);
-                self.tree.insert(key, &block.bytes()[..])?;
-                self.sync()
+        self.or_fail(|| {
+            match (&group.created[..], &group.blocks[..]) {
+                // Alone, an entry needs no batch around it, which sled writes and syncs on its own.
+                ([], [(id, block)]) if is_one_part(block) => {
+                    let key = keys::block(*id, block.first_sequence(), 0);
+                    self.tree.insert(key, &block.bytes()[..])?;
+                }
+                (created, blocks) => self.put(|batch| {
+                    for topic in created {
+                        batch.insert(&keys::topic(topic.id), meta::encode_topic(topic));
+                    }
+                    all_parts(blocks).for_each(|(key, bytes)| batch.insert(&key, bytes));
+                })?,
             }
-            (created, blocks) => self.write(|batch| {
-                for (id, name) in created {
-                    batch.insert(&keys::topic(*id), TopicRecord::new(name.clone()).encode());
-                }
-                for (key, bytes) in all_parts(blocks) {
-                    batch.insert(&key, bytes);
-                }
-            }),
+            self.sync(group.durability)
         })?;
         let mut touches = Touches::default();
         all_parts(&group.blocks).for_each(|(key, b)| touches.passed(&self.tree, &key, b.len()));
         if !group.created.is_empty() {
             let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-            names.extend(group.created.iter().cloned());
+            names.extend(group.created.iter().map(|topic| (topic.id, topic.name.clone())));
         }
         let last = group.blocks.iter().map(|(_, block)| block.last_position()).max();
         if let Some(last) = last
+            && group.durability == Durability::Fsync
             && let Err(error) = self.mark.write(self.epoch, last)
         {
             // The events are durable all the same; only the check at the next open is weaker.
@@ -368,34 +405,42 @@ impl Log for SledLog {
         below: Sequence,
         max_bytes: usize,
     ) -> Result<Vec<Block>> {
-        let first = self.last_block_below(topic, from.next())?.unwrap_or(from);
-        let mut blocks = Vec::new();
-        let mut size_bytes = 0;
-        for block in self.blocks(topic, first..below).beginning_at(first) {
-            let block = match block {
-                Ok(block) if block.last_sequence() < from => continue,
-                Ok(block) => block,
-                Err(error) if blocks.is_empty() => return Err(error),
-                Err(_reported_when_it_is_reached) => break,
-            };
-            size_bytes += block.bytes().len();
-            if size_bytes > max_bytes && !blocks.is_empty() {
-                break;
-            }
-            blocks.push(block);
-            if size_bytes >= max_bytes {
-                break;
+        // A block that is written again while it is read is there in one form or the other; what
+        // was found in between is not what is stored.
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.read_now(topic, from, below, max_bytes) {
+                Err(Error::Damaged { .. }) if attempts < MAX_READ_ATTEMPTS => {}
+                outcome => return outcome,
             }
         }
-        Ok(blocks)
     }
 
-    fn trim(&self, topic: &StoredTopic, earliest: Sequence) -> Result<Extent> {
-        let trimmed_position = self.position_below(topic, earliest)?;
-        let extent = Extent { earliest, trimmed_position, ..topic.extent };
-        let record = TopicRecord { extent, name: topic.name.clone() };
-        self.write_or_fail(|batch| batch.insert(&keys::topic(topic.id), record.encode()))?;
-        Ok(extent)
+    fn record(&self, topic: &StoredTopic) -> Result<()> {
+        self.write_or_fail(|batch| {
+            batch.insert(&keys::topic(topic.id), meta::encode_topic(topic));
+        })?;
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        names.insert(topic.id, topic.name.clone());
+        Ok(())
+    }
+
+    fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position> {
+        let known = topic.extent.trimmed_position;
+        let Some(first) = self.last_block_below(topic.id, sequence)? else { return Ok(known) };
+        match self.blocks(topic.id, first..sequence).next() {
+            Some(Ok(block)) => {
+                let below = block.events().take_while(|event| event.sequence < sequence).last();
+                Ok(below.map_or(block.first_position().previous(), |event| event.position))
+            }
+            Some(Err(Error::Damaged { .. })) => {
+                let next = self.blocks(topic.id, sequence..END).find_map(Result::ok);
+                Ok(next.map_or(topic.extent.last_position, |b| b.first_position().previous()))
+            }
+            Some(Err(error)) => Err(error),
+            None => Ok(known),
+        }
     }
 
     fn reclaim(&self, topic: &StoredTopic) -> Result<Extent> {
@@ -406,10 +451,29 @@ impl Log for SledLog {
         }
         extent.dropped_bytes += size_bytes;
         extent.dropped_events += events.unwrap_or(0);
-        let record = TopicRecord { extent, name: topic.name.clone() };
+        let record = meta::encode_topic(&StoredTopic { extent, ..topic.clone() });
         self.write_or_fail(|batch| {
-            batch.insert(&keys::topic(topic.id), record.encode());
+            batch.insert(&keys::topic(topic.id), record);
             keys.into_iter().for_each(|key| batch.remove(key));
+        })?;
+        Ok(extent)
+    }
+
+    fn rewrite(&self, topic: &StoredTopic, block: &Block) -> Result<Extent> {
+        let spanned = block.first_sequence()..block.last_sequence().next();
+        let Stored { keys, size_bytes, events } = self.stored_in(topic.id, spanned)?;
+        let mut extent = topic.extent;
+        let first = keys.first().and_then(|key| keys::parse_block(key));
+        if first.is_none_or(|(_, first, _)| first != block.first_sequence()) {
+            return Ok(extent); // Reclaimed meanwhile: it must not come back.
+        }
+        extent.rewrote(block, size_bytes, events.unwrap_or(0));
+        let record = meta::encode_topic(&StoredTopic { extent, ..topic.clone() });
+        self.write_or_fail(|batch| {
+            batch.insert(&keys::topic(topic.id), record);
+            keys.into_iter().for_each(|key| batch.remove(key));
+            // After the removals: of two changes of one key in a batch, the later one holds.
+            blocks::parts(topic.id, block).for_each(|(key, bytes)| batch.insert(&key, bytes));
         })?;
         Ok(extent)
     }

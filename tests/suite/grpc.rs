@@ -49,6 +49,7 @@ async fn a_publish_is_acknowledged_with_places_and_read_back_whole() {
         content_type: "text/plain".into(),
         payload: Bytes::from_static(b"\xff\x00payload"),
         time_ms: Some(1_517_363_399_650),
+        ttl_ms: Some(3_600_000),
     };
     let events = vec![full.clone(), event("two"), NewEvent { id: "i".into(), ..event("again") }];
     let publish = PublishRequest { topic: "a".into(), events, expected_sequence: Some(0) };
@@ -72,6 +73,7 @@ async fn a_publish_is_acknowledged_with_places_and_read_back_whole() {
         content_type: stored.content_type.clone(),
         payload: stored.payload.clone(),
         time_ms: stored.publisher_time_ms,
+        ttl_ms: stored.ttl_ms,
     };
     assert_eq!(back, full);
 
@@ -215,7 +217,7 @@ async fn a_gap_is_a_message_with_numbers_or_an_error_as_the_reader_asks() {
     for number in 1..=9 {
         server.publish("a", number.to_string()).await;
     }
-    server.broker.trim(&name("a"), Sequence::new(6)).await.unwrap();
+    server.broker.purge(&name("a"), Sequence::new(6)).await.unwrap();
     let mut client = server.grpc().await;
     let from = |on_gap: OnGap| SubscribeRequest {
         topic: "a".into(),
@@ -229,7 +231,7 @@ async fn a_gap_is_a_message_with_numbers_or_an_error_as_the_reader_asks() {
         assert_eq!(started.cursor, "2", "before it is told, the gap is not forgotten");
         let Message::Gap(gap) = next(&mut stream).await else { panic!("no gap") };
         assert_eq!((gap.requested, gap.earliest, gap.tail, gap.lost), (3, 6, 10, Some(3)));
-        assert_eq!(gap.reason, "retention");
+        assert_eq!(gap.reason, "purged");
         assert_eq!(gap.cursor, format!("{next_after}-{}", server.broker.epoch()));
     }
     let refused = client.subscribe(from(OnGap::Fail)).await.unwrap_err();
@@ -237,7 +239,7 @@ async fn a_gap_is_a_message_with_numbers_or_an_error_as_the_reader_asks() {
     let info = refused.get_details_error_info().unwrap();
     let numbers =
         ["reason", "requested", "earliest", "tail", "lost"].map(|key| &*info.metadata[key]);
-    assert_eq!((info.reason.as_str(), numbers), ("GAP", ["retention", "3", "6", "10", "3"]));
+    assert_eq!((info.reason.as_str(), numbers), ("GAP", ["purged", "3", "6", "10", "3"]));
     let read = ReadRequest { topic: "a".into(), from: "2".into(), ..ReadRequest::default() };
     assert_eq!(client.read(read.clone()).await.unwrap_err().code(), Code::OutOfRange);
     let page = client.read(ReadRequest { on_gap: OnGap::Earliest.into(), ..read }).await.unwrap();

@@ -160,14 +160,14 @@ async fn a_cursor_that_is_gone_is_answered_with_410_and_the_numbers_unless_told_
     for number in 1..=9 {
         server.publish("a", number.to_string()).await;
     }
-    server.broker.trim(&name("a"), Sequence::new(6)).await.unwrap();
+    server.broker.purge(&name("a"), Sequence::new(6)).await.unwrap();
     let answer = get(server.address, "/v1/topics/a/events?after=2").await;
-    assert_problem(&answer, 410, "below 6 were trimmed");
+    assert_problem(&answer, 410, "below 6 were purged");
     let body = answer.json();
     let numbers = ["requested", "earliest", "tail", "lost", "reason"].map(|key| body[key].clone());
-    assert_eq!(json!(numbers), json!([3, 6, 10, 3, "retention"]));
+    assert_eq!(json!(numbers), json!([3, 6, 10, 3, "purged"]));
 
-    let header = "reason=retention, requested=3, earliest=6, tail=10, resume=6, lost=3";
+    let header = "reason=purged, requested=3, earliest=6, tail=10, resume=6, lost=3";
     assert_eq!(answer.header("leftoff-gap"), header);
 
     let answer = get(server.address, "/v1/topics/a/events?after=2&on_gap=earliest").await;

@@ -261,7 +261,7 @@ impl World {
     }
 
     async fn trim(&mut self, topic: usize, earliest: u64) {
-        let outcome = self.broker().trim(&name(TOPICS[topic]), Sequence::new(earliest)).await;
+        let outcome = self.broker().purge(&name(TOPICS[topic]), Sequence::new(earliest)).await;
         let model = &mut self.topics[topic];
         if model.payloads.is_empty() {
             assert!(matches!(outcome, Err(Error::UnknownTopic(_))), "{outcome:?}");
@@ -280,7 +280,7 @@ impl World {
         }
         self.topics[reader].trim(earliest);
         let (broker, topic) = (self.broker().clone(), name(TOPICS[reader]));
-        let trim = tokio::spawn(async move { broker.trim(&topic, Sequence::new(earliest)).await });
+        let trim = tokio::spawn(async move { broker.purge(&topic, Sequence::new(earliest)).await });
         self.take(reader, usize::MAX).await;
         trim.await.unwrap().unwrap();
     }

@@ -204,12 +204,12 @@ async fn whoever_cannot_resume_is_told_so_with_numbers_and_goes_on() {
         // Each in a block of its own: a trim drops whole blocks.
         server.publish("a", format!("event {number}")).await;
     }
-    broker.trim(&name("a"), Sequence::new(6)).await.unwrap();
+    broker.purge(&name("a"), Sequence::new(6)).await.unwrap();
     let epoch = broker.epoch();
     let cases = [
         // the id, on_gap; requested, lost, reason, the id of the gap frame, and what follows
-        ("2", "", 3, json!(3), "retention", 5, numbered(6..=9)),
-        ("2", "latest", 3, json!(3), "retention", 9, vec![]),
+        ("2", "", 3, json!(3), "purged", 5, numbered(6..=9)),
+        ("2", "latest", 3, json!(3), "purged", 9, vec![]),
         ("50", "", 51, json!(null), "ahead", 9, vec![]),
         ("50", "earliest", 51, json!(null), "ahead", 5, numbered(6..=9)),
         ("7-00c0ffee", "", 8, json!(null), "epoch", 5, numbered(6..=9)),
@@ -249,7 +249,7 @@ async fn trimming_what_a_reader_has_seen_is_no_gap_to_it() {
     let mut stream = Sse::follow(server.address, "a", "?from=earliest").await;
     assert_eq!(stream.events(3).await, numbered(1..=3));
     assert!(stream.next().await.unwrap().is_control("leftoff.caught-up"));
-    server.broker.trim(&name("a"), Sequence::new(4)).await.unwrap();
+    server.broker.purge(&name("a"), Sequence::new(4)).await.unwrap();
     server.publish("a", "event 4").await;
     let next = stream.next().await.unwrap();
     assert_eq!((next.sequence(), next.event), (4, None));

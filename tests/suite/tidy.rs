@@ -13,7 +13,13 @@ struct Layer {
 const LAYERS: [Layer; 4] = [
     Layer {
         name: "vocabulary",
-        paths: &["src/cursor.rs", "src/error.rs", "src/event.rs", "src/topic.rs"],
+        paths: &[
+            "src/cursor.rs",
+            "src/error.rs",
+            "src/event.rs",
+            "src/topic.rs",
+            "src/topic_config.rs",
+        ],
         forbidden: &[
             "crate::broker",
             "crate::edge",

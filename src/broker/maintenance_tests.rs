@@ -1,0 +1,488 @@
+//! What maintenance promises, held against a simple model under any interleaving.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use super::*;
+use crate::cursor::{GapReason, StartPoint};
+use crate::event::NewEvent;
+
+/// The time that the brokers here go by, in milliseconds.
+static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
+
+fn clock() -> Timestamp {
+    Timestamp::from_ms(CLOCK.load(Ordering::SeqCst))
+}
+
+/// Held by each test: there is one clock.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const GRACE_MS: u64 = 500;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Publishes events: each a key (0: none), whether it is a tombstone, and a time to live.
+    Publish {
+        topic: usize,
+        events: Vec<(u8, bool, Option<u16>)>,
+    },
+    Configure {
+        topic: usize,
+        config: TopicConfig,
+    },
+    Maintain {
+        topic: usize,
+    },
+    Wait {
+        ms: u64,
+    },
+    Purge {
+        topic: usize,
+        before: u64,
+    },
+    Delete {
+        topic: usize,
+    },
+    /// Reads from any place to the end.
+    Read {
+        topic: usize,
+        after: u64,
+    },
+    State {
+        topic: usize,
+        limit: usize,
+    },
+    Restart,
+}
+
+fn config() -> impl Strategy<Value = TopicConfig> {
+    let limit = |most: u64| proptest::option::weighted(0.4, 1..most);
+    let compact = proptest::option::weighted(0.6, any::<bool>());
+    let limits = (limit(40), limit(4_000), limit(3_000), compact, limit(4));
+    limits.prop_map(|(max_events, max_bytes, max_age_ms, compact, max_events_per_key)| {
+        TopicConfig {
+            max_age_ms,
+            max_events,
+            max_bytes,
+            compact,
+            max_events_per_key,
+            tombstone_grace_ms: Some(GRACE_MS),
+            durability: None,
+        }
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let topic = 0..2_usize;
+    let ttl = proptest::option::weighted(0.3, 1..2_000_u16);
+    let event = (0..5_u8, proptest::bool::weighted(0.2), ttl);
+    prop_oneof![
+        12 => (topic.clone(), proptest::collection::vec(event, 1..4))
+            .prop_map(|(topic, events)| Step::Publish { topic, events }),
+        1 => (topic.clone(), config()).prop_map(|(topic, config)| Step::Configure { topic, config }),
+        3 => topic.clone().prop_map(|topic| Step::Maintain { topic }),
+        3 => (1..1_000_u64).prop_map(|ms| Step::Wait { ms }),
+        1 => (topic.clone(), 1..60_u64).prop_map(|(topic, before)| Step::Purge { topic, before }),
+        1 => topic.clone().prop_map(|topic| Step::Delete { topic }),
+        4 => (topic.clone(), 0..60_u64).prop_map(|(topic, after)| Step::Read { topic, after }),
+        2 => (topic, 1..6_usize).prop_map(|(topic, limit)| Step::State { topic, limit }),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// An event as its publisher remembers it.
+#[derive(Debug, Clone)]
+struct Published {
+    key: u8,
+    is_tombstone: bool,
+    payload: String,
+    time_ms: u64,
+    ttl_ms: Option<u64>,
+    /// The last sequence of the publish it came with, which was one block at first.
+    publish_end: u64,
+}
+
+impl Published {
+    fn is_expired(&self) -> bool {
+        self.ttl_ms.is_some_and(|ttl_ms| self.time_ms + ttl_ms <= clock().as_ms())
+    }
+
+    fn is_past_grace(&self) -> bool {
+        self.is_tombstone && self.time_ms + GRACE_MS <= clock().as_ms()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    /// By sequence; nothing is ever taken out.
+    events: BTreeMap<u64, Published>,
+    config: TopicConfig,
+    exists: bool,
+    /// How many events of a key any settings so far kept, at the least.
+    least_kept: Option<u64>,
+    /// Whether compaction was turned on or off: what is left of before depends on when.
+    was_toggled: bool,
+    /// Sequences that a reader did not get, though they were not below `earliest`.
+    gone: BTreeSet<u64>,
+    earliest: u64,
+}
+
+impl Model {
+    fn tail(&self) -> u64 {
+        self.events.len() as u64 + 1
+    }
+
+    fn later_of_key(&self, sequence: u64) -> u64 {
+        let key = self.events[&sequence].key;
+        self.events.range(sequence + 1..).filter(|(_, event)| event.key == key).count() as u64
+    }
+
+    fn is_superseded(&self, sequence: u64, kept: Option<u64>) -> bool {
+        let key = self.events[&sequence].key;
+        let later = self.events.range(sequence + 1..).map(|(_, event)| event);
+        let is_deleted = later.clone().any(|event| event.key == key && event.is_tombstone);
+        kept.is_some_and(|kept| key > 0 && (is_deleted || self.later_of_key(sequence) >= kept))
+    }
+
+    /// Whether a reader must get it.
+    fn must_be_there(&self, sequence: u64) -> bool {
+        let event = &self.events[&sequence];
+        let may_be_compacted = self.is_superseded(sequence, self.least_kept)
+            || (self.least_kept.is_some() && event.is_past_grace());
+        !event.is_expired() && !may_be_compacted
+    }
+
+    fn configure(&mut self, config: TopicConfig) {
+        let toggles = config.key_limit().is_some() != self.config.key_limit().is_some();
+        self.was_toggled |= toggles && self.earliest < self.tail();
+        (self.config, self.exists) = (config, true);
+        self.least_kept = self.least_kept.into_iter().chain(config.key_limit()).min();
+    }
+}
+
+struct World {
+    directory: tempfile::TempDir,
+    broker: Option<Broker>,
+    models: Vec<Model>,
+    published: u64,
+}
+
+fn topic(index: usize) -> TopicName {
+    ["a", "b"][index].parse().unwrap()
+}
+
+fn open(directory: &Path, max_tail_bytes: u64) -> Broker {
+    let mut config = OpenConfig::default();
+    config.maintenance.interval_ms = 3_600_000; // By hand only.
+    config.maintenance.max_key_bytes = 1_024; // A few keys at a time.
+    config.broker.max_tail_bytes = max_tail_bytes;
+    config.broker.max_block_bytes = 1 << 10;
+    config.log.min_free_bytes = 0;
+    let log = SledLog::open(directory, &config.log).unwrap();
+    Broker::with_clock(Arc::new(log), &config, clock).unwrap()
+}
+
+impl World {
+    fn new(max_tail_bytes: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let broker = Some(open(directory.path(), max_tail_bytes));
+        let model = || Model { earliest: 1, ..Model::default() };
+        Self { directory, broker, models: vec![model(), model()], published: 0 }
+    }
+
+    fn broker(&self) -> Broker {
+        self.broker.clone().unwrap()
+    }
+
+    async fn apply(&mut self, step: Step, max_tail_bytes: u64) {
+        match step {
+            Step::Publish { topic, events } => self.publish(topic, &events).await,
+            Step::Configure { topic: index, config } => {
+                self.broker().set_topic(&topic(index), config).await.unwrap();
+                self.models[index].configure(config);
+            }
+            Step::Maintain { topic } => self.maintain(topic).await,
+            Step::Wait { ms } => {
+                CLOCK.fetch_add(ms, Ordering::SeqCst);
+            }
+            Step::Purge { topic, before } => self.purge(topic, before).await,
+            Step::Delete { topic } => self.delete(topic).await,
+            Step::Read { topic, after } => {
+                self.read(topic, after).await;
+            }
+            Step::State { topic, limit } => self.state(topic, limit).await,
+            Step::Restart => {
+                self.broker().close().await;
+                self.broker = None;
+                self.broker = Some(open(self.directory.path(), max_tail_bytes));
+            }
+        }
+    }
+
+    async fn publish(&mut self, index: usize, events: &[(u8, bool, Option<u16>)]) {
+        let model = &mut self.models[index];
+        let first = model.tail();
+        let publish_end = first + events.len() as u64 - 1;
+        let mut new_events = Vec::new();
+        for (sequence, (key, is_tombstone, ttl_ms)) in (first..).zip(events) {
+            self.published += 1;
+            let is_tombstone = *is_tombstone && *key > 0;
+            let payload = if is_tombstone { String::new() } else { self.published.to_string() };
+            let ttl_ms = ttl_ms.map(u64::from);
+            let (key, time_ms) = (*key, clock().as_ms());
+            new_events.push(NewEvent {
+                key: if key == 0 { String::new() } else { format!("key {key}") },
+                ttl_ms,
+                ..NewEvent::new(payload.clone())
+            });
+            let event = Published { key, is_tombstone, payload, time_ms, ttl_ms, publish_end };
+            model.events.insert(sequence, event);
+        }
+        if !model.exists {
+            model.configure(TopicConfig::default());
+        }
+        let publish =
+            Publish { topic: topic(index), events: new_events, expected_sequence: Some(first - 1) };
+        let ack = self.broker().publish(publish).await.unwrap();
+        assert_eq!(ack.first().sequence.get(), first);
+    }
+
+    async fn purge(&mut self, index: usize, before: u64) {
+        let outcome = self.broker().purge(&topic(index), Sequence::new(before)).await;
+        let model = &mut self.models[index];
+        assert_eq!(outcome.is_ok(), model.exists, "{outcome:?}");
+        if model.exists {
+            self.check_front(index);
+            let model = &self.models[index];
+            assert!(model.earliest >= before.min(model.tail()));
+        }
+    }
+
+    async fn delete(&mut self, index: usize) {
+        let broker = self.broker();
+        let start = StartPoint::Latest;
+        let mut follower = broker.subscribe(&topic(index), start, OnGap::Resume).await.unwrap();
+        let outcome = broker.delete_topic(&topic(index)).await;
+        let model = &mut self.models[index];
+        assert_eq!(outcome.is_ok(), model.exists, "{outcome:?}");
+        if !model.exists {
+            return;
+        }
+        let last_word = follower.next().await;
+        assert!(matches!(last_word, Err(Error::TopicDeleted(_))), "{last_word:?}");
+        (model.exists, model.config, model.earliest) =
+            (false, TopicConfig::default(), model.tail());
+        assert!(matches!(broker.topic(&topic(index)), Err(Error::UnknownTopic(_))));
+    }
+
+    /// `earliest` never goes back, and says what readers are told.
+    fn check_front(&mut self, index: usize) -> TopicInfo {
+        let info = self.broker().topic(&topic(index)).unwrap();
+        let model = &mut self.models[index];
+        assert_eq!(info.extent.tail.get(), model.tail());
+        assert!(info.extent.earliest.get() >= model.earliest, "events came back");
+        model.earliest = info.extent.earliest.get();
+        info
+    }
+
+    async fn maintain(&mut self, index: usize) {
+        let broker = self.broker();
+        if !self.models[index].exists {
+            broker.maintain(Some(&topic(index))).await.unwrap_err();
+            return;
+        }
+        let before = broker.topic(&topic(index)).unwrap().extent;
+        broker.maintain(Some(&topic(index))).await.unwrap();
+        let extent = self.check_front(index).extent;
+        let seen = self.read(index, 0).await;
+        let model = &self.models[index];
+        let newest = model.events.get(&(model.tail() - 1)).map_or(0, |event| event.publish_end);
+        let in_newest = |s: u64| model.events[&s].publish_end == newest;
+        // One block is as many events as fit it.
+        let block_bytes = 1_200;
+        if let Some(limit) = model.config.byte_limit() {
+            assert!(extent.size_bytes() <= limit + block_bytes, "{extent:?} of {limit}");
+        }
+        if let Some(limit) = model.config.event_limit() {
+            assert!(extent.events() <= limit + 64, "{extent:?} of {limit}");
+        }
+        let limits = (model.config.byte_limit(), model.config.event_limit());
+        if limits == (None, None) && extent.earliest > before.earliest {
+            let (now, age) = (clock().as_ms(), model.config.age_limit_ms());
+            for (sequence, event) in model.events.range(before.earliest.get()..model.earliest) {
+                let is_old = age.is_some_and(|limit| event.time_ms + limit < now);
+                let is_over = event.is_expired() || !model.must_be_there(*sequence);
+                assert!(is_old || is_over, "{sequence} was dropped: {event:?}");
+            }
+        }
+        for sequence in seen {
+            let event = &model.events[&sequence];
+            let is_superseded = model.is_superseded(sequence, model.config.key_limit());
+            let is_over = model.config.key_limit().is_some() && event.is_past_grace();
+            // With few keys in memory at a time, those of several events are compacted in parts.
+            let is_exact = model.config.key_limit() == Some(1) && !model.was_toggled;
+            assert!(
+                in_newest(sequence) || !is_exact || !(is_superseded || is_over),
+                "{sequence} was kept: {event:?}"
+            );
+        }
+    }
+
+    /// What a reader gets after a sequence: held against the model.
+    async fn read(&mut self, index: usize, after: u64) -> Vec<u64> {
+        let broker = self.broker();
+        let start = after.to_string().parse().unwrap();
+        let mut reader = broker.subscribe(&topic(index), start, OnGap::Resume).await.unwrap();
+        let model = &mut self.models[index];
+        let mut next = after + 1;
+        let mut seen = Vec::new();
+        while let Some(delivery) = reader.next_ready().await.unwrap() {
+            match delivery {
+                Delivery::Gap(gap) => {
+                    assert_eq!(gap.requested, next);
+                    assert_eq!(gap.tail.get(), model.tail());
+                    if gap.reason == GapReason::Ahead {
+                        assert!(next > model.tail());
+                    } else {
+                        assert!(gap.earliest.get() >= model.earliest && gap.earliest.get() > next);
+                        assert_eq!(gap.lost, Some(gap.earliest.get() - next));
+                        model.earliest = gap.earliest.get();
+                    }
+                    next = gap.resume.get();
+                }
+                Delivery::CaughtUp => {}
+                Delivery::Events(run) => {
+                    for event in run.events() {
+                        let sequence = event.sequence.get();
+                        assert!(sequence >= next, "{sequence} came after {next}");
+                        let published = &model.events[&sequence];
+                        assert_eq!(event.payload, published.payload.as_bytes());
+                        assert!(!published.is_expired(), "{sequence} has expired");
+                        assert!(!model.gone.contains(&sequence), "{sequence} came back");
+                        seen.push(sequence);
+                        next = sequence + 1;
+                    }
+                }
+            }
+        }
+        let first = (after + 1).max(model.earliest);
+        let missing: Vec<u64> = (first..model.tail()).filter(|s| !seen.contains(s)).collect();
+        for sequence in missing {
+            let event = &model.events[&sequence];
+            assert!(!model.must_be_there(sequence), "{sequence} is lost: {event:?}");
+            model.gone.insert(sequence);
+        }
+        seen
+    }
+
+    /// The pages of the state together are the latest event of each key.
+    async fn state(&mut self, index: usize, limit: usize) {
+        let broker = self.broker();
+        if !self.models[index].exists {
+            let first = Sequence::FIRST;
+            broker.state(&topic(index), "", first, None, limit).await.unwrap_err();
+            return;
+        }
+        let earliest = self.check_front(index).extent.earliest.get();
+        let (mut from, mut at, mut seen) = (Sequence::FIRST, None, Vec::new());
+        loop {
+            let page = broker.state(&topic(index), "key", from, at, limit).await.unwrap();
+            assert!(page.events.len() <= limit);
+            seen.extend(page.events.iter().map(|event| event.sequence.get()));
+            at = Some(page.at);
+            match page.next {
+                Some(next) => {
+                    assert!(next > from, "it stands still");
+                    from = next;
+                }
+                None => break,
+            }
+        }
+        let model = &self.models[index];
+        assert_eq!(at.unwrap().get(), model.tail() - 1);
+        let is_compacted = model.config.key_limit().is_some();
+        if model.was_toggled {
+            return;
+        }
+        let mut latest = BTreeMap::new();
+        for (sequence, event) in model.events.range(earliest..) {
+            if event.key > 0 && (is_compacted || !event.is_expired()) {
+                latest.insert(event.key, *sequence);
+            }
+        }
+        let is_there = |s: &u64| !model.events[s].is_tombstone && !model.events[s].is_expired();
+        let mut expected: Vec<u64> = latest.into_values().filter(is_there).collect();
+        expected.sort_unstable();
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn any_interleaving_of_maintenance_and_readers_equals_a_simple_model() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let given = std::env::var("LEFTOFF_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("seed: LEFTOFF_SEED={seed}");
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed.to_le_bytes().repeat(4));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
+    let steps = proptest::collection::vec(step(), 1..120);
+    let max_tail_bytes = prop_oneof![Just(0_u64), Just(3_000), Just(64 << 20)];
+    let outcome = TestRunner::new_with_rng(config, random).run(
+        &(max_tail_bytes, steps),
+        |(max_tail_bytes, steps)| {
+            let mut world = World::new(max_tail_bytes);
+            runtime.block_on(async {
+                for step in steps {
+                    world.apply(step, max_tail_bytes).await;
+                }
+                for topic in 0..2 {
+                    world.read(topic, 0).await;
+                }
+                world.broker().close().await;
+            });
+            Ok(())
+        },
+    );
+    outcome.unwrap_or_else(|error| panic!("LEFTOFF_SEED={seed}: {error}"));
+}
+
+/// Goal: maintenance runs by itself, and rolls up what a quiet topic leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_small_blocks_of_a_quiet_topic_become_large_ones_by_themselves() {
+    let mut config = OpenConfig::default();
+    config.maintenance.interval_ms = 5;
+    let broker = Broker::in_memory(&config).unwrap();
+    let name = topic(0);
+    for number in 1..=500 {
+        let events = vec![NewEvent::new(number.to_string())];
+        let publish = Publish { topic: name.clone(), events, expected_sequence: None };
+        broker.publish(publish).await.unwrap();
+    }
+    let id = broker.0.topics.existing(&name).unwrap().state().id.unwrap();
+    let blocks = || {
+        let end = Sequence::new(501);
+        broker.0.log.read(id, Sequence::FIRST, end, usize::MAX).unwrap().len()
+    };
+    let rolled_up = async {
+        // What was merged is counted at the end of a round.
+        while blocks() > 500 / 64 + 66 || broker.maintenance_totals().merged_blocks < 400 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), rolled_up).await.expect("it does not end");
+    let merged = broker.maintenance_totals().merged_blocks;
+    assert!(merged < 1_000, "{merged} blocks were written again");
+    let start = StartPoint::Earliest;
+    let mut reader = broker.subscribe(&name, start, OnGap::Fail).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(delivery) = reader.next_ready().await.unwrap() {
+        let Delivery::Events(run) = delivery else { continue };
+        seen.extend(run.events().map(|event| event.sequence.get()));
+    }
+    assert_eq!(seen, (1..=500).collect::<Vec<_>>());
+}

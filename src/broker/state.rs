@@ -1,0 +1,128 @@
+//! The state of a topic: the latest event of each key, true at one sequence.
+//!
+//! # Why
+//!
+//! There is no index by key: it would grow with the keys, and memory must not. A page is found by
+//! one reading from its start to the sequence that the state is true at, with as many candidates in
+//! memory as a page may hold; so a page of a topic that is compacted costs about as much as reading
+//! it once.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::cursor::Sequence;
+use crate::error::{Error, Result};
+use crate::event::{Event, Timestamp};
+use crate::log::Log;
+use crate::topic::TopicId;
+
+/// Bytes of blocks read at a time.
+const STEP_BYTES: usize = 256 << 10;
+
+/// A page of a topic's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatePage {
+    /// The latest event of each key, in the order of their sequences, without tombstones.
+    pub events: Vec<Event>,
+    /// The last sequence that the state is true at: what to follow after.
+    pub at: Sequence,
+    /// Where the next page begins; `None` after the last one.
+    pub next: Option<Sequence>,
+}
+
+/// Which page.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StateRead<'a> {
+    pub(super) id: TopicId,
+    /// The sequences that the page is looked for in; the state is true at the end.
+    pub(super) from: Sequence,
+    pub(super) below: Sequence,
+    pub(super) key_prefix: &'a str,
+    pub(super) limit: usize,
+    pub(super) max_bytes: usize,
+    /// Whether superseded events are dropped: then one that has expired supersedes others all the
+    /// same, for these may be gone. Otherwise it is as if it had never been.
+    pub(super) is_compacted: bool,
+    pub(super) now: Timestamp,
+}
+
+/// Reads a page. It may be empty and have a next one all the same.
+///
+/// # Errors
+///
+/// As [`Log::read`].
+pub(super) fn read(log: &dyn Log, request: StateRead<'_>) -> Result<StatePage> {
+    let StateRead { id, from, below, key_prefix, limit, max_bytes, is_compacted, now } = request;
+    let mut page = Candidates { limit, max_bytes, end: below, ..Candidates::default() };
+    let mut at = from;
+    while at < below {
+        let blocks = match log.read(id, at, below, STEP_BYTES) {
+            Ok(blocks) => blocks,
+            Err(Error::Damaged { last: Some(last), .. }) if at > from => {
+                // The pages after this one say so: what is before it is true as far as it goes.
+                page.end = page.end.min(at);
+                at = last.next();
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for block in &blocks {
+            at = block.last_sequence().next();
+            let events = block.events().filter(|event| {
+                (from..below).contains(&event.sequence)
+                    && !event.key.is_empty()
+                    && event.key.starts_with(key_prefix)
+                    && (is_compacted || !event.is_expired(now))
+            });
+            for event in events {
+                page.supersede(event.key);
+                if !event.is_tombstone() && !event.is_expired(now) {
+                    page.add(block.to_event(&event));
+                }
+            }
+        }
+    }
+    let end = page.end;
+    Ok(StatePage {
+        events: page.events.into_values().filter(|event| event.sequence < end).collect(),
+        at: below.previous(),
+        next: (end < below).then_some(end),
+    })
+}
+
+/// The first events that may be the latest of their keys.
+#[derive(Default)]
+struct Candidates {
+    events: BTreeMap<Sequence, Event>,
+    by_key: HashMap<String, Sequence>,
+    size_bytes: usize,
+    limit: usize,
+    max_bytes: usize,
+    /// From here on, events were left out: the page ends before.
+    end: Sequence,
+}
+
+impl Candidates {
+    fn supersede(&mut self, key: &str) {
+        if let Some(sequence) = self.by_key.remove(key)
+            && let Some(event) = self.events.remove(&sequence)
+        {
+            self.size_bytes -= event.content.payload.len();
+        }
+    }
+
+    fn add(&mut self, event: Event) {
+        if event.sequence >= self.end {
+            return; // A candidate before it was left out already.
+        }
+        self.size_bytes += event.content.payload.len();
+        self.by_key.insert(event.content.key.clone(), event.sequence);
+        self.events.insert(event.sequence, event);
+        let is_over = |c: &Self| c.events.len() > c.limit || c.size_bytes > c.max_bytes;
+        while is_over(self) && self.events.len() > 1 {
+            let Some((sequence, last)) = self.events.pop_last() else { return };
+            self.size_bytes -= last.content.payload.len();
+            self.by_key.remove(&last.content.key);
+            self.end = self.end.min(sequence);
+        }
+    }
+}

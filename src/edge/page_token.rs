@@ -1,0 +1,56 @@
+//! What leads from one page of a topic's state to the next: `FROM-AT`, the sequence that the next
+//! page begins at, and the one that all pages are true at.
+
+use std::str::FromStr;
+
+use crate::broker::StatePage;
+use crate::cursor::Sequence;
+use crate::error::{Error, Result};
+
+/// Events of a page when none are asked for.
+const DEFAULT_PAGE_EVENTS: u64 = 100;
+
+/// A page's token, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StateToken {
+    pub(super) from: Sequence,
+    /// `None` for the first page: it is true now.
+    pub(super) at: Option<Sequence>,
+}
+
+impl StateToken {
+    /// The token of the page after `page`; empty after the last one.
+    pub(super) fn next(page: &StatePage) -> String {
+        page.next.map(|from| format!("{from}-{}", page.at)).unwrap_or_default()
+    }
+}
+
+impl FromStr for StateToken {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Ok(Self { from: Sequence::FIRST, at: None });
+        }
+        let parse = || -> Option<Self> {
+            let (from, at) = text.split_once('-')?;
+            let place = |text: &str| text.parse().ok().filter(|n| *n < u64::MAX).map(Sequence::new);
+            Some(Self { from: place(from)?, at: Some(place(at)?) })
+        };
+        parse().ok_or_else(|| {
+            let shown: String = text.chars().take(64).collect();
+            Error::invalid("page_token", format!("{shown:?} is none that a page has given"))
+        })
+    }
+}
+
+/// How many events a page may have: as many as are asked for, 0 is the default.
+pub(super) fn page_limit(asked: u64, max_page_events: u64) -> Result<usize> {
+    match asked {
+        0 => Ok(DEFAULT_PAGE_EVENTS as usize),
+        asked if asked > max_page_events => {
+            Err(Error::over("page_size", asked as usize, max_page_events as usize))
+        }
+        asked => Ok(asked as usize),
+    }
+}

@@ -1,0 +1,184 @@
+//! What a topic keeps, for how long, and what its acknowledgements mean.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::event::Durability;
+
+/// How long a tombstone stays when nothing else is said, in milliseconds: a day, for readers that
+/// come back within it to learn that the key is gone.
+pub const DEFAULT_TOMBSTONE_GRACE_MS: u64 = 24 * 3_600_000;
+
+/// Most events of a key that can be asked for.
+const MAX_EVENTS_PER_KEY: u64 = 10_000;
+
+/// The settings of a topic. What is `None` is not said here: it is as the patterns of the
+/// configuration file say, or without limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TopicConfig {
+    /// Age, in milliseconds, past which events are dropped; 0 is without limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age_ms: Option<u64>,
+    /// Events that are kept, the newest ones; 0 is without limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_events: Option<u64>,
+    /// Bytes of events that are kept, the newest ones, as they are stored; 0 is without limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// Whether only the latest events of each key are kept. Events without a key all are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compact: Option<bool>,
+    /// How many events of a key are kept, up to 10,000. Given without `compact`, it implies it.
+    /// Default: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_events_per_key: Option<u64>,
+    /// How long a tombstone, an event with a key and without payload, is kept after it was
+    /// appended, in milliseconds. Default: a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tombstone_grace_ms: Option<u64>,
+    /// What an acknowledged event outlives: `fsync`, or `process`. Default: `fsync`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+}
+
+impl TopicConfig {
+    /// These settings; what they do not say is as `defaults` say.
+    pub fn over(self, defaults: TopicConfig) -> Self {
+        Self {
+            max_age_ms: self.max_age_ms.or(defaults.max_age_ms),
+            max_events: self.max_events.or(defaults.max_events),
+            max_bytes: self.max_bytes.or(defaults.max_bytes),
+            compact: self.compact.or(defaults.compact),
+            max_events_per_key: self.max_events_per_key.or(defaults.max_events_per_key),
+            tombstone_grace_ms: self.tombstone_grace_ms.or(defaults.tombstone_grace_ms),
+            durability: self.durability.or(defaults.durability),
+        }
+    }
+
+    /// The names of all settings.
+    pub fn field_names() -> Vec<String> {
+        let names = [
+            "max_age_ms",
+            "max_events",
+            "max_bytes",
+            "compact",
+            "max_events_per_key",
+            "tombstone_grace_ms",
+            "durability",
+        ];
+        names.map(str::to_owned).to_vec()
+    }
+
+    /// These settings, but for the `fields`, which are as in `other`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a field that there is not.
+    pub fn with_fields(mut self, other: &Self, fields: &[String]) -> Result<Self> {
+        for field in fields {
+            match field.as_str() {
+                "max_age_ms" => self.max_age_ms = other.max_age_ms,
+                "max_events" => self.max_events = other.max_events,
+                "max_bytes" => self.max_bytes = other.max_bytes,
+                "compact" => self.compact = other.compact,
+                "max_events_per_key" => self.max_events_per_key = other.max_events_per_key,
+                "tombstone_grace_ms" => self.tombstone_grace_ms = other.tombstone_grace_ms,
+                "durability" => self.durability = other.durability,
+                unknown => {
+                    let problem = format!("{unknown:?} is no setting of a topic");
+                    return Err(Error::invalid("update_mask", problem));
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Checks the values.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] and [`Error::OverLimit`] name the setting.
+    pub fn validate(&self) -> Result<()> {
+        if self.durability == Some(Durability::Memory) {
+            return Err(Error::invalid("durability", "\"memory\" is none; write fsync or process"));
+        }
+        match self.max_events_per_key {
+            Some(0) => Err(Error::invalid("max_events_per_key", "is 0; 1 is the least")),
+            Some(count) if count > MAX_EVENTS_PER_KEY => {
+                Err(Error::over("max_events_per_key", count as usize, MAX_EVENTS_PER_KEY as usize))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The age past which events are dropped, in milliseconds, if there is one.
+    pub fn age_limit_ms(&self) -> Option<u64> {
+        self.max_age_ms.filter(|limit| *limit > 0)
+    }
+
+    /// How many events are kept, if that is limited.
+    pub fn event_limit(&self) -> Option<u64> {
+        self.max_events.filter(|limit| *limit > 0)
+    }
+
+    /// How many bytes are kept, if that is limited.
+    pub fn byte_limit(&self) -> Option<u64> {
+        self.max_bytes.filter(|limit| *limit > 0)
+    }
+
+    /// How many events of each key are kept, if the topic is compacted.
+    pub fn key_limit(&self) -> Option<u64> {
+        match self.compact {
+            Some(false) => None,
+            Some(true) => Some(self.max_events_per_key.unwrap_or(1)),
+            None => self.max_events_per_key,
+        }
+    }
+
+    /// How long tombstones are kept, in milliseconds.
+    pub fn tombstone_grace_ms(&self) -> u64 {
+        self.tombstone_grace_ms.unwrap_or(DEFAULT_TOMBSTONE_GRACE_MS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_topic_does_not_say_is_as_its_defaults_say() {
+        let own = TopicConfig { max_events: Some(0), compact: Some(true), ..Default::default() };
+        let defaults = TopicConfig {
+            max_events: Some(5),
+            max_bytes: Some(6),
+            max_events_per_key: Some(3),
+            ..Default::default()
+        };
+        let both = own.over(defaults);
+        assert_eq!(
+            (both.event_limit(), both.byte_limit(), both.age_limit_ms()),
+            (None, Some(6), None)
+        );
+        assert_eq!(both.key_limit(), Some(3));
+        assert_eq!(own.key_limit(), Some(1));
+        assert_eq!(defaults.key_limit(), Some(3));
+        let off = TopicConfig { compact: Some(false), ..Default::default() };
+        assert_eq!(off.over(defaults).key_limit(), None);
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused_by_name() {
+        let refusals = [
+            (r#"{"max_events_per_key":0}"#, "max_events_per_key: is 0"),
+            (r#"{"max_events_per_key":10001}"#, "max_events_per_key: 10001 is over"),
+            (r#"{"durability":"memory"}"#, "durability: \"memory\" is none"),
+        ];
+        for (json, reason) in refusals {
+            let config: TopicConfig = serde_json::from_str(json).unwrap();
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.contains(reason), "{message}");
+        }
+        assert!(serde_json::from_str::<TopicConfig>(r#"{"max_evens":1}"#).is_err());
+    }
+}
