@@ -110,7 +110,7 @@ impl Committer {
     /// Runs until it is told to stop, or every handle is gone. Each accepted request is answered.
     pub(super) fn run(self) {
         let _guard = PanicGuard(self.failure.clone());
-        let mut committer = self; // Dropped before the guard: who is told of a panic can rely on it.
+        let mut committer = self; // Dropped before the guard: who is told can rely on it.
         committer.obey_all();
     }
 

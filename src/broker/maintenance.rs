@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! one topic:  retention ──▶ trim, then reclaim in steps
-//!             rewriting ──▶ neighbouring blocks become one, without what expired or is superseded
+//!             rewriting ──▶ neighbouring blocks become one, without what is over
 //! ```
 //!
 //! # Why
@@ -520,7 +520,11 @@ impl<'a> Visit<'a> {
             return event.is_expired(self.now).then_some(Dropped::Expired);
         };
         // What goes must not bring back what it has superseded: that has to be gone before.
-        let may_go = event.key.is_empty() || event.sequence < self.topic.upkeep.compacted(kept);
+        let is_alone = match kept {
+            1 => event.sequence < self.topic.upkeep.compacted(kept),
+            _ => superseded.leaves_first(event),
+        };
+        let may_go = event.key.is_empty() || is_alone;
         if may_go && event.is_expired(self.now) {
             return Some(Dropped::Expired);
         }
@@ -668,6 +672,12 @@ impl Superseded {
             latest.sequences.pop_front();
         }
         taken + size_of::<Sequence>()
+    }
+
+    /// Whether it is the first of its key that is left.
+    fn leaves_first(&self, event: &EventRef<'_>) -> bool {
+        let first = self.keys.get(event.key).and_then(|latest| latest.sequences.front());
+        first.is_some_and(|first| event.sequence <= *first)
     }
 
     fn holds(&self, event: &EventRef<'_>) -> bool {

@@ -83,7 +83,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (topic.clone(), proptest::collection::vec(event, 1..4))
             .prop_map(|(topic, events)| Step::Publish { topic, events }),
-        1 => (topic.clone(), config()).prop_map(|(topic, config)| Step::Configure { topic, config }),
+        1 => (topic.clone(), config())
+            .prop_map(|(topic, config)| Step::Configure { topic, config }),
         3 => topic.clone().prop_map(|topic| Step::Maintain { topic }),
         3 => (1..1_000_u64).prop_map(|ms| Step::Wait { ms }),
         1 => (topic.clone(), 1..60_u64).prop_map(|(topic, before)| Step::Purge { topic, before }),

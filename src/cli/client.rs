@@ -78,9 +78,11 @@ pub(super) fn client(channel: Channel) -> Client {
 pub(super) fn failed(status: &Status) -> CliError {
     let failure = match status.code() {
         Code::Unavailable | Code::Cancelled => Failure::Unreachable,
-        Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::OutOfRange => {
-            Failure::Refused
-        }
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::OutOfRange => Failure::Refused,
         _ => Failure::Other,
     };
     CliError::new(failure, status.message())

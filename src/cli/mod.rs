@@ -3,9 +3,11 @@
 mod bench;
 mod check;
 mod client;
+mod compact;
 mod publish;
 mod serve;
 mod tail;
+mod topic;
 mod topics;
 
 use std::io::IsTerminal;
@@ -100,6 +102,8 @@ enum Command {
     Publish(publish::Publish),
     Tail(tail::Tail),
     Topics(topics::Topics),
+    Topic(topic::Topic),
+    Compact(compact::Compact),
     Check(check::Check),
     Bench(bench::Bench),
 }
@@ -141,6 +145,8 @@ fn run_async(command: Command) -> CliResult {
             Command::Publish(publish) => publish.run().await,
             Command::Tail(tail) => tail.run().await,
             Command::Topics(topics) => topics.run().await,
+            Command::Topic(topic) => topic.run().await,
+            Command::Compact(compact) => compact.run().await,
             Command::Bench(bench) => bench.run().await,
             Command::Check(check) => check.run(),
         }

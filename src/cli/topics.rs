@@ -39,6 +39,7 @@ impl Topics {
                         "name": topic.name,
                         "earliest": topic.earliest,
                         "tail": topic.tail,
+                        "events": topic.events,
                         "last_position": topic.last_position,
                         "last_time": time.to_string(),
                         "size_bytes": topic.size_bytes,
@@ -46,7 +47,7 @@ impl Topics {
                     writeln!(output, "{line}")?;
                 } else {
                     let last = topic.tail.saturating_sub(1);
-                    let count = topic.tail.saturating_sub(topic.earliest);
+                    let count = topic.events;
                     let range = format!("{}..{last}", topic.earliest);
                     let (name, size) = (&topic.name, HumanBytes(topic.size_bytes));
                     writeln!(output, "{name:<32} {count:>10} {range:>20} {size:>12}  {time}")?;

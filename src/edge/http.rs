@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -13,17 +14,15 @@ use http::{HeaderMap, StatusCode, Uri, header};
 
 use super::json::{self, ReceiptJson};
 use super::query::Query;
-use super::{FollowConfig, http_lines, sse, status};
+use super::{FollowConfig, http_lines, http_topics, sse, status};
 use crate::broker::{Broker, PageRequest, Publish};
 use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::topic::TopicName;
 
-/// Events of a page, and topics of a list, when none are asked for.
+/// Events of a page, when none are asked for.
 const DEFAULT_PAGE_EVENTS: u64 = 100;
-const DEFAULT_LISTED_TOPICS: usize = 1_000;
-const MAX_LISTED_TOPICS: usize = 10_000;
 
 /// Where a reader says what it saw last. Browsers' own `EventSource` sends the header; polyfills
 /// and people spell the query in many ways. The first that is there and not empty counts.
@@ -40,16 +39,19 @@ const CURSOR_QUERIES: [&str; 8] = [
 ];
 
 #[derive(Debug, Clone)]
-struct Edge {
-    broker: Broker,
-    config: FollowConfig,
+pub(super) struct Edge {
+    pub(super) broker: Broker,
+    pub(super) config: FollowConfig,
 }
+
+/// The topic's name in a path, as axum found it.
+pub(super) type PathResult = Result<Path<String>, PathRejection>;
 
 /// The routes, ready to be mounted in any axum router.
 pub fn router(broker: Broker, config: FollowConfig) -> Router {
     Router::new()
-        .route("/v1/topics", get(list_topics))
-        .route("/v1/topics/{topic}/events", get(read).post(publish))
+        .route("/v1/topics/{topic}/events", get(read).post(publish).delete(http_topics::purge))
+        .merge(http_topics::routes())
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .method_not_allowed_fallback(async || {
@@ -71,27 +73,15 @@ async fn ready(State(edge): State<Edge>) -> Response {
     }
 }
 
-async fn list_topics(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
-    let mut query = Query::parse(uri.query())?;
-    let limit = query.take_number("limit")?.unwrap_or(DEFAULT_LISTED_TOPICS);
-    let after = query.take("after");
-    query.finish("after, limit")?;
-    if limit > MAX_LISTED_TOPICS {
-        return Err(Error::over("limit", limit, MAX_LISTED_TOPICS));
-    }
-    let topics = edge.broker.topics(after.as_deref(), limit);
-    Ok(axum::Json(json::topics(&topics)).into_response())
-}
-
 /// The topic in the path.
-fn topic(path: Result<Path<String>, axum::extract::rejection::PathRejection>) -> Result<TopicName> {
+pub(super) fn topic(path: PathResult) -> Result<TopicName> {
     let Path(name) = path.map_err(|rejection| Error::invalid("topic", rejection.body_text()))?;
     TopicName::new(&name)
 }
 
 async fn read(
     State(edge): State<Edge>,
-    path: Result<Path<String>, axum::extract::rejection::PathRejection>,
+    path: PathResult,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response> {
@@ -226,10 +216,11 @@ impl Edge {
             key: query.take("key").unwrap_or_default(),
             content_type,
             publisher_time: query.take_number("time_ms")?.map(Timestamp::from_ms),
+            ttl_ms: query.take_number("ttl_ms")?,
             ..NewEvent::default()
         };
         let expected_sequence = query.take_number("expected_sequence")?;
-        query.finish("id, type, key, time_ms, expected_sequence")?;
+        query.finish("id, type, key, time_ms, ttl_ms, expected_sequence")?;
         let silence = Duration::from_millis(self.config.body_read_ms);
         let payload = whole(body, self.broker.limits().max_payload_bytes, silence).await?;
         let events = vec![NewEvent { payload, ..event }];
@@ -240,7 +231,7 @@ impl Edge {
 
 async fn publish(
     State(edge): State<Edge>,
-    path: Result<Path<String>, axum::extract::rejection::PathRejection>,
+    path: PathResult,
     headers: HeaderMap,
     uri: Uri,
     body: Body,
@@ -264,7 +255,7 @@ async fn publish(
 }
 
 /// The whole body, if it is no larger than `limit`, and arrives without a silence this long.
-async fn whole(body: Body, limit: u64, silence: Duration) -> Result<Bytes> {
+pub(super) async fn whole(body: Body, limit: u64, silence: Duration) -> Result<Bytes> {
     let mut bytes = BytesMut::new();
     let mut chunks = body.into_data_stream();
     loop {

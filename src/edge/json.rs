@@ -5,10 +5,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::proto;
-use crate::broker::{Ack, EventRef, Page, Receipt, Run, TopicInfo};
-use crate::event::Timestamp;
+use crate::broker::{Ack, EventRef, MaintenanceReport, Page, Receipt, Run, StatePage, TopicInfo};
+use crate::cursor::Cursor;
+use crate::event::{Event, Timestamp};
 use crate::topic::TopicName;
 
 /// A payload, in the form that its content type asks for.
@@ -61,6 +63,7 @@ pub struct EventJson<'a> {
     position: u64,
     time: Timestamp,
     publisher_time: Option<Timestamp>,
+    ttl_ms: Option<u64>,
     id: &'a str,
     event_type: &'a str,
     key: &'a str,
@@ -77,12 +80,32 @@ impl<'a> EventJson<'a> {
             position: event.position.get(),
             time: event.time,
             publisher_time: event.publisher_time,
+            ttl_ms: event.ttl_ms,
             id: event.id,
             event_type: event.event_type,
             key: event.key,
             headers: event.headers().collect(),
             content_type: event.content_type,
             payload: event.payload,
+        }
+    }
+
+    fn own(topic: &'a TopicName, event: &'a Event) -> Self {
+        let Event { sequence, position, time, content } = event;
+        let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
+        Self {
+            topic: topic.as_str(),
+            sequence: sequence.get(),
+            position: position.get(),
+            time: *time,
+            publisher_time: content.publisher_time,
+            ttl_ms: content.ttl_ms,
+            id: &content.id,
+            event_type: &content.event_type,
+            key: &content.key,
+            headers: content.headers.iter().map(text).collect(),
+            content_type: &content.content_type,
+            payload: &content.payload,
         }
     }
 
@@ -95,6 +118,7 @@ impl<'a> EventJson<'a> {
             position: event.position,
             time: Timestamp::from_ms(event.time_ms),
             publisher_time: event.publisher_time_ms.map(Timestamp::from_ms),
+            ttl_ms: event.ttl_ms,
             id: &event.id,
             event_type: &event.r#type,
             key: &event.key,
@@ -120,6 +144,9 @@ impl Serialize for EventJson<'_> {
         map.serialize_entry("content_type", &present(self.content_type))?;
         if let Some(publisher_time) = self.publisher_time {
             map.serialize_entry("publisher_time", &time(publisher_time))?;
+        }
+        if let Some(ttl_ms) = self.ttl_ms {
+            map.serialize_entry("ttl_ms", &ttl_ms)?;
         }
         match Content::of(self.payload, self.content_type) {
             Content::Json(value) => map.serialize_entry("data", value)?,
@@ -200,17 +227,47 @@ impl ReceiptJson {
     }
 }
 
-/// Topics in the order of their names.
-pub(super) fn topics(topics: &[TopicInfo]) -> serde_json::Value {
-    let topic = |topic: &TopicInfo| {
-        serde_json::json!({
-            "name": topic.name,
-            "earliest": topic.extent.earliest,
-            "tail": topic.extent.tail,
-            "last_position": topic.extent.last_position,
-            "last_time": time(topic.extent.last_time),
-            "size_bytes": topic.extent.size_bytes(),
-        })
-    };
-    serde_json::json!({ "topics": topics.iter().map(topic).collect::<Vec<_>>() })
+/// One topic.
+pub(super) fn topic(topic: &TopicInfo) -> Value {
+    let extent = &topic.extent;
+    json!({
+        "name": topic.name,
+        "earliest": extent.earliest,
+        "tail": extent.tail,
+        "events": extent.events(),
+        "last_position": extent.last_position,
+        "last_time": time(extent.last_time),
+        "size_bytes": extent.size_bytes(),
+        "config": topic.config,
+        "effective_config": topic.effective_config,
+    })
+}
+
+/// A page of a topic's state.
+pub(super) fn state(
+    topic: &TopicName,
+    page: &StatePage,
+    cursor: &Cursor,
+    next_page_token: &str,
+) -> serde_json::Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct StateJson<'a> {
+        events: Vec<EventJson<'a>>,
+        cursor: String,
+        next_page_token: &'a str,
+    }
+    let events = page.events.iter().map(|event| EventJson::own(topic, event)).collect();
+    serde_json::to_vec(&StateJson { events, cursor: cursor.to_string(), next_page_token })
+}
+
+/// What maintenance did.
+pub(super) fn maintained(report: &MaintenanceReport) -> Value {
+    json!({
+        "topics": report.topics,
+        "retention_events": report.retention_events,
+        "expired_events": report.expired_events,
+        "compacted_events": report.compacted_events,
+        "merged_blocks": report.merged_blocks,
+        "reclaimed_bytes": report.reclaimed_bytes,
+    })
 }

@@ -10,6 +10,7 @@ mod codec;
 pub mod grpc;
 pub mod http;
 mod http_lines;
+mod http_topics;
 pub mod json;
 mod messages;
 pub mod ndjson;

@@ -15,7 +15,7 @@
 //! `end_bytes` is the size of all blocks of the topic that were ever appended, up to the end of
 //! this one: with it, a topic's size is known without reading the topic.
 //!
-//! Flag 1: at least one event has a publisher-given id; 2: at least one can expire. The others are 0.
+//! Flag 1: at least one event has a publisher-given id; 2: at least one can expire. Others are 0.
 //!
 //! As it is appended, a block holds all the events of its sequences. A block that was written again
 //! without some of them still spans the same sequences, positions and times: so the blocks of a

@@ -8,7 +8,8 @@
 //!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
 //!
-//! Flag 1: the topic is deleted; 2: it may have events that expire. `trim_reason`: 0 retention, 1 expired, 2 purged, 3 deleted.
+//! Flag 1: the topic is deleted; 2: it may have events that expire. `trim_reason`: 0 retention,
+//! 1 expired, 2 purged, 3 deleted.
 //!
 //! A topic's `tail`, `last_position`, `last_time_ms` and `appended_bytes` are as they were at its
 //! last trim; they speak only while the topic has no blocks. While it has, the newest block is the

@@ -13,3 +13,4 @@ mod real_input;
 mod shutdown;
 mod sse;
 mod tidy;
+mod topics;

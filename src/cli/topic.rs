@@ -1,0 +1,203 @@
+//! `leftoff topic`: creates, changes, shows, purges and deletes a topic.
+
+use std::io::Write;
+
+use clap::{Args, Subcommand, ValueEnum};
+use leftoff::TopicName;
+use leftoff::edge::proto::{self, Topic as TopicMessage};
+use serde_json::json;
+
+use super::CliResult;
+use super::client::{Client, ServerArgs, failed};
+
+/// Creates, changes, shows, purges or deletes a topic
+#[derive(Debug, Args)]
+pub(super) struct Topic {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Creates a topic with settings of its own
+    Create {
+        topic: TopicName,
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Changes settings; those that are not named stay as they are
+    Update {
+        topic: TopicName,
+        #[command(flatten)]
+        settings: Settings,
+        /// A setting that is to be no longer the topic's own, by its name, like `max_age_ms`
+        #[arg(long, value_name = "NAME")]
+        unset: Vec<String>,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Shows a topic and its settings
+    Show {
+        topic: TopicName,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Drops events from the front
+    Purge {
+        topic: TopicName,
+        /// Drop the events below this sequence [default: all]
+        #[arg(long, value_name = "SEQUENCE")]
+        before: Option<u64>,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Deletes a topic with its events and its settings
+    ///
+    /// Created again, its sequences go on from where they were.
+    Delete {
+        topic: TopicName,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Settings {
+    /// Age past which events are dropped, like `7days`; `0s` is without limit
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    max_age: Option<std::time::Duration>,
+    /// Events that are kept; 0 is without limit
+    #[arg(long, value_name = "EVENTS")]
+    max_events: Option<u64>,
+    /// Bytes that are kept; 0 is without limit
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<u64>,
+    /// Whether only the latest events of each key are kept
+    #[arg(long, value_name = "BOOL")]
+    compact: Option<bool>,
+    /// How many events of each key are kept
+    #[arg(long, value_name = "EVENTS")]
+    max_events_per_key: Option<u64>,
+    /// How long tombstones are kept, like `1day`
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    tombstone_grace: Option<std::time::Duration>,
+    /// What an acknowledged event outlives
+    #[arg(long, value_enum)]
+    durability: Option<Durability>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Durability {
+    /// A crash of the process, of the system, and a loss of power
+    Fsync,
+    /// A crash of the process
+    Process,
+}
+
+impl Settings {
+    /// The settings as a message, and the names of those that are given.
+    fn message(&self) -> (proto::TopicConfig, Vec<String>) {
+        let ms = |duration: std::time::Duration| duration.as_millis() as u64;
+        let durability = self.durability.map(|durability| match durability {
+            Durability::Fsync => proto::Durability::Fsync,
+            Durability::Process => proto::Durability::Process,
+        });
+        let config = proto::TopicConfig {
+            max_age_ms: self.max_age.map(ms),
+            max_events: self.max_events,
+            max_bytes: self.max_bytes,
+            compact: self.compact,
+            max_events_per_key: self.max_events_per_key,
+            tombstone_grace_ms: self.tombstone_grace.map(ms),
+            durability: durability.map_or(0, Into::into),
+        };
+        let given = [
+            ("max_age_ms", config.max_age_ms.is_some()),
+            ("max_events", config.max_events.is_some()),
+            ("max_bytes", config.max_bytes.is_some()),
+            ("compact", config.compact.is_some()),
+            ("max_events_per_key", config.max_events_per_key.is_some()),
+            ("tombstone_grace_ms", config.tombstone_grace_ms.is_some()),
+            ("durability", durability.is_some()),
+        ];
+        let names = given.iter().filter(|(_, is_given)| *is_given);
+        (config, names.map(|(name, _)| (*name).to_owned()).collect())
+    }
+}
+
+impl Topic {
+    pub(super) async fn run(self) -> CliResult {
+        match self.action {
+            Action::Create { topic, settings, server } => {
+                let config = Some(settings.message().0);
+                let request = proto::CreateTopicRequest { topic: topic.to_string(), config };
+                let created = connect(&server).await?.create_topic(request).await;
+                print(created.map_err(|status| failed(&status))?.into_inner().topic)
+            }
+            Action::Update { topic, settings, unset, server } => {
+                let (config, mut paths) = settings.message();
+                paths.extend(unset);
+                let request = proto::UpdateTopicRequest {
+                    topic: topic.to_string(),
+                    config: Some(config),
+                    update_mask: Some(prost_types::FieldMask { paths }),
+                };
+                let updated = connect(&server).await?.update_topic(request).await;
+                print(updated.map_err(|status| failed(&status))?.into_inner().topic)
+            }
+            Action::Show { topic, server } => {
+                let request = proto::GetTopicRequest { topic: topic.to_string() };
+                let found = connect(&server).await?.get_topic(request).await;
+                print(found.map_err(|status| failed(&status))?.into_inner().topic)
+            }
+            Action::Purge { topic, before, server } => {
+                let request = proto::PurgeTopicRequest { topic: topic.to_string(), before };
+                let purged = connect(&server).await?.purge_topic(request).await;
+                print(purged.map_err(|status| failed(&status))?.into_inner().topic)
+            }
+            Action::Delete { topic, server } => {
+                let request = proto::DeleteTopicRequest { topic: topic.to_string() };
+                let deleted = connect(&server).await?.delete_topic(request).await;
+                deleted.map(|_| ()).map_err(|status| failed(&status))
+            }
+        }
+    }
+}
+
+async fn connect(server: &ServerArgs) -> CliResult<Client> {
+    server.connect().await
+}
+
+/// Prints a topic as JSON.
+fn print(topic: Option<TopicMessage>) -> CliResult {
+    let topic = topic.unwrap_or_default();
+    let config = |config: Option<proto::TopicConfig>| {
+        let config = config.unwrap_or_default();
+        let durability = match config.durability() {
+            proto::Durability::Unspecified => None,
+            known => Some(known.as_str_name().trim_start_matches("DURABILITY_").to_lowercase()),
+        };
+        json!({
+            "max_age_ms": config.max_age_ms,
+            "max_events": config.max_events,
+            "max_bytes": config.max_bytes,
+            "compact": config.compact,
+            "max_events_per_key": config.max_events_per_key,
+            "tombstone_grace_ms": config.tombstone_grace_ms,
+            "durability": durability,
+        })
+    };
+    let line = json!({
+        "name": topic.name,
+        "earliest": topic.earliest,
+        "tail": topic.tail,
+        "events": topic.events,
+        "size_bytes": topic.size_bytes,
+        "config": config(topic.config),
+        "effective_config": config(topic.effective_config),
+    });
+    writeln!(std::io::stdout().lock(), "{line:#}")?;
+    Ok(())
+}

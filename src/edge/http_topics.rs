@@ -1,0 +1,155 @@
+//! The HTTP edge of topics themselves: their settings, their state, and maintenance by hand.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{StatusCode, Uri, header};
+use serde_json::{Map, Value, json};
+
+use super::http::{Edge, PathResult, topic, whole};
+use super::json;
+use super::page_token::{StateToken, page_limit};
+use super::query::Query;
+use crate::cursor::{Cursor, Sequence};
+use crate::error::{Error, Result};
+use crate::topic::TopicName;
+use crate::topic_config::TopicConfig;
+
+/// Topics of a list, when none are asked for, and the most there are.
+const DEFAULT_LISTED_TOPICS: usize = 1_000;
+const MAX_LISTED_TOPICS: usize = 10_000;
+
+/// Largest settings that are taken, in bytes.
+const MAX_CONFIG_BYTES: u64 = 64 << 10;
+
+/// The routes of topics.
+pub(super) fn routes() -> Router<Edge> {
+    Router::new()
+        .route("/v1/topics", get(list))
+        .route("/v1/topics/{topic}", get(show).put(set).patch(update).delete(delete))
+        .route("/v1/topics/{topic}/state", get(state))
+        .route("/v1/maintenance", post(maintain))
+        .route("/metrics", get(metrics))
+}
+
+async fn list(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
+    let mut query = Query::parse(uri.query())?;
+    let limit = query.take_number("limit")?.unwrap_or(DEFAULT_LISTED_TOPICS);
+    let after = query.take("after");
+    query.finish("after, limit")?;
+    if limit > MAX_LISTED_TOPICS {
+        return Err(Error::over("limit", limit, MAX_LISTED_TOPICS));
+    }
+    let topics = edge.broker.topics(after.as_deref(), limit);
+    let topics: Vec<Value> = topics.iter().map(json::topic).collect();
+    Ok(axum::Json(json!({ "topics": topics })).into_response())
+}
+
+async fn show(State(edge): State<Edge>, path: PathResult) -> Result<Response> {
+    let info = edge.broker.topic(&topic(path)?)?;
+    Ok(axum::Json(json::topic(&info)).into_response())
+}
+
+async fn set(State(edge): State<Edge>, path: PathResult, body: Body) -> Result<Response> {
+    let name = topic(path)?;
+    let (config, _) = config(&edge, body).await?;
+    let is_new = edge.broker.topic(&name).is_err();
+    let info = edge.broker.set_topic(&name, config).await?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, axum::Json(json::topic(&info))).into_response())
+}
+
+/// Source: RFC 7396: what is null is no longer the topic's own.
+async fn update(State(edge): State<Edge>, path: PathResult, body: Body) -> Result<Response> {
+    let name = topic(path)?;
+    let (config, fields) = config(&edge, body).await?;
+    let info = edge.broker.update_topic(&name, config, fields).await?;
+    Ok(axum::Json(json::topic(&info)).into_response())
+}
+
+async fn delete(State(edge): State<Edge>, path: PathResult) -> Result<Response> {
+    edge.broker.delete_topic(&topic(path)?).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The settings in a body, and which of them it names; an empty body names none.
+async fn config(edge: &Edge, body: Body) -> Result<(TopicConfig, Vec<String>)> {
+    let silence = Duration::from_millis(edge.config.body_read_ms);
+    let bytes = whole(body, MAX_CONFIG_BYTES, silence).await?;
+    let invalid = |error: serde_json::Error| Error::invalid("body", error.to_string());
+    let object: Map<String, Value> = match bytes.is_empty() {
+        true => Map::new(),
+        false => serde_json::from_slice(&bytes).map_err(invalid)?,
+    };
+    let fields = object.keys().cloned().collect();
+    let config = serde_json::from_value(Value::Object(object)).map_err(invalid)?;
+    Ok((config, fields))
+}
+
+/// `DELETE` on the events of a topic: drops those below `before`, or all.
+pub(super) async fn purge(
+    State(edge): State<Edge>,
+    path: PathResult,
+    uri: Uri,
+) -> Result<Response> {
+    let name = topic(path)?;
+    let mut query = Query::parse(uri.query())?;
+    let before = query.take_number("before")?.map_or(Sequence::new(u64::MAX), Sequence::new);
+    query.finish("before")?;
+    edge.broker.purge(&name, before).await?;
+    Ok(axum::Json(json::topic(&edge.broker.topic(&name)?)).into_response())
+}
+
+async fn state(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
+    let name = topic(path)?;
+    let mut query = Query::parse(uri.query())?;
+    let key_prefix = query.take("key_prefix").unwrap_or_default();
+    let limit = page_limit(query.take_number("limit")?.unwrap_or(0), edge.config.max_page_events)?;
+    let token: StateToken = query.take("page_token").unwrap_or_default().parse()?;
+    query.finish("key_prefix, limit, page_token")?;
+    let page = edge.broker.state(&name, &key_prefix, token.from, token.at, limit).await?;
+    let cursor = Cursor::after(page.at, edge.broker.epoch());
+    let next = StateToken::next(&page);
+    let body = json::state(&name, &page, &cursor, &next);
+    let body = body.map_err(|error| Error::ReadFailed(std::sync::Arc::new(error)))?;
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, body).into_response())
+}
+
+async fn maintain(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
+    let mut query = Query::parse(uri.query())?;
+    let name = query.take("topic").map(|name| TopicName::new(&name)).transpose()?;
+    query.finish("topic")?;
+    let report = edge.broker.maintain(name.as_ref()).await?;
+    Ok(axum::Json(json::maintained(&report)).into_response())
+}
+
+/// Source: the text format of Prometheus, 0.0.4.
+async fn metrics(State(edge): State<Edge>) -> Response {
+    let done = edge.broker.maintenance_totals();
+    let dropped = [
+        ("retention", done.retention_events),
+        ("expired", done.expired_events),
+        ("compacted", done.compacted_events),
+    ];
+    let mut text = String::new();
+    let mut metric = |name: &str, help: &str, samples: &[(String, u64)]| {
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
+        samples
+            .iter()
+            .for_each(|(labels, value)| text.push_str(&format!("{name}{labels} {value}\n")));
+    };
+    let by_reason = dropped.map(|(reason, count)| (format!("{{reason=\"{reason}\"}}"), count));
+    let plain = |value| [(String::new(), value)];
+    let help = "Events that maintenance dropped, since the start.";
+    metric("leftoff_dropped_events_total", help, &by_reason);
+    let help = "Blocks that were written again as part of a larger one, since the start.";
+    metric("leftoff_merged_blocks_total", help, &plain(done.merged_blocks));
+    let help = "Bytes of blocks that maintenance removed, since the start.";
+    metric("leftoff_reclaimed_bytes_total", help, &plain(done.reclaimed_bytes));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
