@@ -25,7 +25,9 @@ use crate::topic::TopicName;
 pub struct Sequence(u64);
 
 /// An event's place in the whole broker's commit order: from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Position(u64);
 
@@ -34,6 +36,9 @@ macro_rules! place {
         impl $name {
             /// The first place there is.
             pub const FIRST: Self = Self(1);
+
+            /// The place before the first.
+            pub const BEFORE_ALL: Self = Self(0);
 
             /// The place with this number; 0 stands before the first.
             pub const fn new(number: u64) -> Self {

@@ -58,6 +58,8 @@ pub(super) enum Command {
     },
     /// Take the ids of blocks from before the start into the window.
     Recall { id: TopicId, blocks: Vec<Block>, answer: oneshot::Sender<()> },
+    /// Answer, when all before it is done.
+    Barrier { answer: oneshot::Sender<()> },
     /// Answer what is queued already, then end.
     Stop,
 }
@@ -160,6 +162,9 @@ impl Committer {
             }
             Command::Recall { id, blocks, answer } => {
                 blocks.iter().for_each(|block| self.window.note_block(id, block));
+                let _nobody_waits = answer.send(());
+            }
+            Command::Barrier { answer } => {
                 let _nobody_waits = answer.send(());
             }
             // Whoever was let into the queue before it closed is still answered.

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
+use super::backup::Horizons;
 use super::committer::Command;
 use super::topics::{Topic, Topics};
 use crate::cursor::{Sequence, TrimReason};
@@ -179,6 +180,8 @@ pub(super) struct Maintenance {
     pub(super) now: fn() -> Timestamp,
     /// All that was ever done, for metrics.
     pub(super) totals: Arc<Mutex<MaintenanceReport>>,
+    /// Where backups are, which compaction must not look beyond.
+    pub(super) horizons: Horizons,
 }
 
 impl Maintenance {
@@ -628,6 +631,8 @@ impl Superseded {
     /// Reads the keys of the events from `from` on, as many as memory is for.
     fn find(visit: &Visit<'_>, from: Sequence, kept: u64) -> Result<Self> {
         let tail = visit.topic.state().extent.tail;
+        // In this order: a backup that begins now is at the tail, or beyond it.
+        let horizon = visit.maintenance.horizons.first();
         let mut found = Self { kept: kept as usize, below: tail, ..Self::none() };
         let max_bytes = visit.maintenance.config.max_key_bytes as usize;
         let (mut at, mut size_bytes) = (from, 0);
@@ -642,6 +647,10 @@ impl Superseded {
                 Err(error) => return Err(error),
             };
             for block in blocks {
+                if horizon.is_some_and(|horizon| block.last_position() > horizon) {
+                    found.below = block.first_sequence();
+                    return Ok(found);
+                }
                 at = block.last_sequence().next();
                 for event in block.events().filter(|event| !event.key.is_empty()) {
                     size_bytes += found.note(&event);

@@ -6,6 +6,7 @@
 //! subscribe ◀── cursor over tail and log ◀─────┘
 //! ```
 
+mod backup;
 mod committer;
 mod config;
 mod dedup;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 pub use crate::log::{EventRef, Extent, Headers, LogConfig};
+pub use backup::Backup;
 pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
@@ -53,6 +55,7 @@ use crate::event::Timestamp;
 use crate::log::{Log, MemoryLog, NewRecords, SledLog};
 use crate::topic::{TopicId, TopicName};
 use crate::topic_config::TopicConfig;
+use backup::Horizons;
 use committer::{Change, Command, Committer, Request};
 use dedup::DedupWindow;
 use failure::Failure;
@@ -103,6 +106,8 @@ struct Shared {
     /// Asks maintenance to do something now. One at a time; whoever asks waits for the answer.
     maintenance: SyncSender<Ask>,
     maintenance_totals: Arc<Mutex<MaintenanceReport>>,
+    /// Held by backups.
+    horizons: Horizons,
 }
 
 /// The threads of a broker.
@@ -217,6 +222,7 @@ impl Broker {
         };
         let (maintenance, asks) = std::sync::mpsc::sync_channel(MAX_ASKS);
         let maintenance_totals = Arc::default();
+        let horizons = Horizons::default();
         let maintaining = Maintenance {
             log: log.clone(),
             topics: topics.clone(),
@@ -226,6 +232,7 @@ impl Broker {
             max_block_bytes: settings.max_block_bytes as usize,
             now,
             totals: Arc::clone(&maintenance_totals),
+            horizons: horizons.clone(),
         };
         let threads = Threads {
             committer: spawn("committer", || committer.run())?,
@@ -249,6 +256,7 @@ impl Broker {
             threads: Mutex::new(Some(threads)),
             maintenance,
             maintenance_totals,
+            horizons,
         })))
     }
 

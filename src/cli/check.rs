@@ -5,19 +5,23 @@ use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use leftoff::log::{Checking, check};
+use leftoff::log::{Checking, check, repair};
 
 use super::{CliError, CliResult, Failure};
 
 /// Reads and verifies everything in a data directory, without changing it
 ///
 /// No broker may have it open. What is read is a copy, which takes as much space as the log and is
-/// removed afterwards. Ends with 3 if anything is damaged.
+/// removed afterwards. Ends with 3 if anything is damaged and it is not asked to repair.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// The data directory
     #[arg(long, value_name = "DIR", env = "LEFTOFF_DATA_DIR", default_value = "leftoff-data")]
     data_dir: PathBuf,
+    /// Write whatever verifies into this new directory, as a log with an epoch of its own; what is
+    /// damaged is lost there, and told here. The damaged log stays as it is
+    #[arg(long, value_name = "DIR")]
+    repair: Option<PathBuf>,
     /// Where to put the copy [default: the system's directory for temporary files]
     #[arg(long, value_name = "DIR")]
     scratch_dir: Option<PathBuf>,
@@ -28,7 +32,7 @@ impl Check {
         let parent = self.scratch_dir.unwrap_or_else(std::env::temp_dir);
         let scratch = tempfile::Builder::new().prefix("leftoff-check-").tempdir_in(parent)?;
         let bar = progress_bar();
-        let report = check(&self.data_dir, scratch.path(), |checking| {
+        let progress = |checking| {
             let (message, done, total) = match checking {
                 Checking::Copied(done, total) => ("copying bytes", done, total),
                 Checking::Read(done, total) => ("reading topics", done, total),
@@ -36,7 +40,11 @@ impl Check {
             bar.set_message(message);
             bar.set_length(total);
             bar.set_position(done);
-        })?;
+        };
+        let report = match &self.repair {
+            None => check(&self.data_dir, scratch.path(), progress)?,
+            Some(repaired) => repair(&self.data_dir, scratch.path(), repaired, progress)?,
+        };
         bar.finish_and_clear();
         let mut output = std::io::stdout().lock();
         writeln!(
@@ -50,6 +58,10 @@ impl Check {
         }
         for damage in &report.damage {
             writeln!(output, "damage: {damage}")?;
+        }
+        if let Some(repaired) = &self.repair {
+            writeln!(output, "what verifies is in {}; the rest is lost there", repaired.display())?;
+            return Ok(());
         }
         let message = format!("{} damaged places", report.damage.len());
         Err(CliError::new(Failure::Damage, message))

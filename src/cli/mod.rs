@@ -1,9 +1,11 @@
 //! The command line: one file per command.
 
+mod backup;
 mod bench;
 mod check;
 mod client;
 mod compact;
+mod export;
 mod publish;
 mod serve;
 mod tail;
@@ -14,6 +16,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
 /// Why a command failed, as scripts can tell: see `leftoff --help`.
@@ -104,6 +107,9 @@ enum Command {
     Topics(topics::Topics),
     Topic(topic::Topic),
     Compact(compact::Compact),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
+    Export(export::Export),
     Check(check::Check),
     Bench(bench::Bench),
 }
@@ -123,7 +129,9 @@ pub(crate) fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let outcome = match cli.command {
-        Command::Check(check) => check.run(), // It blocks, and needs no runtime.
+        // These block, and need no runtime.
+        Command::Check(check) => check.run(),
+        Command::Restore(restore) => restore.run(),
         other => run_async(other),
     };
     match outcome {
@@ -137,6 +145,22 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// A bar of bytes on a terminal, of this many or of nobody knows how many.
+fn bytes_bar(size_bytes: Option<u64>) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match size_bytes {
+        Some(size_bytes) => (
+            ProgressBar::new(size_bytes),
+            "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}",
+        ),
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes} {bytes_per_sec} {msg}"),
+    };
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+    bar
+}
+
 fn run_async(command: Command) -> CliResult {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
@@ -148,7 +172,10 @@ fn run_async(command: Command) -> CliResult {
             Command::Topic(topic) => topic.run().await,
             Command::Compact(compact) => compact.run().await,
             Command::Bench(bench) => bench.run().await,
+            Command::Backup(backup) => backup.run().await,
+            Command::Export(export) => export.run().await,
             Command::Check(check) => check.run(),
+            Command::Restore(restore) => restore.run(),
         }
     });
     runtime.shutdown_background(); // A read from a terminal would hold it up for ever.

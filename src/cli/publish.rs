@@ -1,11 +1,11 @@
 //! `leftoff publish`: NDJSON from a file or standard input, over one `PublishStream`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use leftoff::TopicName;
 use leftoff::edge::ndjson::Line;
 use leftoff::edge::proto::publish_stream_response::Outcome;
@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::client::{Backoff, ServerArgs, failed, is_transient};
-use super::{CliError, CliResult, Failure};
+use super::{CliError, CliResult, Failure, bytes_bar};
 
 /// Most lines that are sent together, and bytes of these.
 const MAX_CHUNK_LINES: usize = 500;
@@ -82,7 +82,7 @@ impl Publish {
             receipts: self.receipts,
             stored: 0,
             duplicates: 0,
-            progress: progress_bar(size_bytes),
+            progress: bytes_bar(size_bytes),
         };
         let outcome = publisher.publish_all(&self.server).await;
         publisher.progress.finish_and_clear();
@@ -90,21 +90,6 @@ impl Publish {
         eprintln!("{stored} events stored, {duplicates} were stored before");
         outcome
     }
-}
-
-fn progress_bar(size_bytes: Option<u64>) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match size_bytes {
-        Some(size_bytes) => (
-            ProgressBar::new(size_bytes),
-            "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}",
-        ),
-        None => (ProgressBar::new_spinner(), "{spinner} {bytes} {bytes_per_sec} {msg}"),
-    };
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
-    bar
 }
 
 /// The input, line by line.

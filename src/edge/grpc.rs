@@ -13,7 +13,7 @@ use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
 use super::{FollowConfig, messages};
 use crate::broker::{Broker, Delivery, Pending, Subscription, Waited};
-use crate::cursor::{Cursor, OnGap, Sequence, StartPoint};
+use crate::cursor::{Cursor, OnGap, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
@@ -64,6 +64,7 @@ fn deadline_exceeded(limit: Duration) -> Error {
 impl BrokerService for Grpc {
     type PublishStreamStream = Responses<proto::PublishStreamResponse>;
     type SubscribeStream = Responses<proto::SubscribeResponse>;
+    type BackupStream = Responses<proto::BackupResponse>;
 
     async fn publish(
         &self,
@@ -223,6 +224,27 @@ impl BrokerService for Grpc {
         let next_page_token = StateToken::next(&page);
         let events = page.events.into_iter().map(messages::own_event).collect();
         Ok(Response::new(proto::ReadStateResponse { events, cursor, next_page_token }))
+    }
+
+    async fn backup(
+        &self,
+        request: Request<proto::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let from = Some(&request.get_ref().from).filter(|from| !from.is_empty());
+        let from = from.map(|from| from.parse::<Cursor>()).transpose()?;
+        let backup = within(deadline, self.broker.backup(from)).await?;
+        let after = Place::Position(backup.position());
+        let cursor = Cursor { after, epoch: Some(self.broker.epoch()) }.to_string();
+        let expected_bytes = backup.expected_bytes();
+        let responses = stream::try_unfold(backup, move |mut backup| {
+            let cursor = cursor.clone();
+            async move {
+                let Some(content) = backup.next().await? else { return Ok(None) };
+                Ok(Some((proto::BackupResponse { content, cursor, expected_bytes }, backup)))
+            }
+        });
+        Ok(Response::new(until(deadline, responses)))
     }
 
     async fn maintain(

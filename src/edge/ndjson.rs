@@ -17,6 +17,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::proto;
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::topic::TopicName;
@@ -80,6 +81,50 @@ impl Line {
     }
 }
 
+/// An event as the line that it can be published with again, without its end.
+///
+/// # Errors
+///
+/// None that a broker's event can have.
+pub fn line(topic: &str, event: &proto::Event) -> serde_json::Result<String> {
+    let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let mut line = serde_json::Map::new();
+    let mut put = |name: &str, value: serde_json::Value| line.insert(name.to_owned(), value);
+    put("topic", topic.into());
+    for (name, value) in [("id", &event.id), ("type", &event.r#type), ("key", &event.key)] {
+        text(value).map(|value| put(name, value.into()));
+    }
+    if !event.headers.is_empty() {
+        put("headers", serde_json::to_value(&event.headers)?);
+    }
+    text(&event.content_type).map(|value| put("content_type", value.into()));
+    event.publisher_time_ms.map(|ms| put("time_ms", ms.into()));
+    event.ttl_ms.map(|ms| put("ttl_ms", ms.into()));
+    let mut line = serde_json::to_string(&line)?;
+    line.pop();
+    let as_text = std::str::from_utf8(&event.payload).ok();
+    let as_json = as_text.filter(|text| {
+        is_json(&event.content_type)
+            && !event.content_type.is_empty()
+            && serde_json::from_str::<&RawValue>(text).is_ok_and(|raw| raw.get() == *text)
+    });
+    match (as_json, as_text) {
+        // Between its tokens alone JSON has line ends as they are; they are part of the payload.
+        (Some(json), _) if !json.contains(['\n', '\r']) => {
+            line.push_str(&format!(",\"data\":{json}}}"));
+        }
+        (None, Some(text)) if !is_json(&event.content_type) => {
+            line.push_str(&format!(",\"data\":{}}}", serde_json::to_string(text)?));
+        }
+        _ if event.payload.is_empty() => line.push('}'),
+        _ => {
+            let data = BASE64.encode(&event.payload);
+            line.push_str(&format!(",\"data_base64\":\"{data}\"}}"));
+        }
+    }
+    Ok(line)
+}
+
 fn payload(json: &LineJson<'_>) -> Result<(Bytes, String)> {
     let content_type = json.content_type.clone().unwrap_or_default();
     match (json.data, &json.data_base64) {
@@ -136,6 +181,42 @@ mod tests {
         assert_eq!(payload(r#"{"content_type":"text/plain","data":"x\n"}"#), "x\n");
         assert_eq!(payload(r#"{"data_base64":"AP8="}"#), &[0, 255][..]);
         assert_eq!(payload("{}"), "");
+    }
+
+    #[test]
+    fn a_stored_event_reads_back_from_its_line() {
+        let payloads: [&[u8]; 8] =
+            [b"", b"null", b"{\"a\": 1}", b"{\n\"a\":1}", b"text\n", b"\xff\0", b" 1", b"\"s\""];
+        for content_type in ["", JSON, "application/x+json", "text/plain", "image/png"] {
+            for payload in payloads {
+                let content = NewEvent {
+                    id: "i\"".into(),
+                    key: "k".into(),
+                    headers: [("h".into(), "v".into())].into(),
+                    content_type: content_type.into(),
+                    payload: payload.into(),
+                    publisher_time: Some(Timestamp::from_ms(5)),
+                    ttl_ms: Some(9),
+                    ..NewEvent::default()
+                };
+                let new = proto::NewEvent::from(content.clone());
+                let event = proto::Event {
+                    id: new.id,
+                    key: new.key,
+                    headers: new.headers,
+                    content_type: new.content_type,
+                    payload: new.payload,
+                    publisher_time_ms: new.time_ms,
+                    ttl_ms: new.ttl_ms,
+                    ..proto::Event::default()
+                };
+                let line = line("a.b", &event).unwrap();
+                assert!(!line.contains('\n'), "{line}");
+                let back = Line::parse(line.as_bytes()).unwrap_or_else(|e| panic!("{line}: {e}"));
+                assert_eq!(back.event, content, "{line}");
+                assert_eq!(back.topic, Some(TopicName::new("a.b").unwrap()));
+            }
+        }
     }
 
     #[test]

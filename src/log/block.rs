@@ -21,6 +21,8 @@
 //! without some of them still spans the same sequences, positions and times: so the blocks of a
 //! topic have no hole between them, and one that is missing is found.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::cursor::{Position, Sequence};
@@ -173,6 +175,29 @@ fn seal(header: Header, mut bytes: Vec<u8>) -> Block {
     Block { header, bytes: bytes.into() }
 }
 
+/// A block that spans what `header` says, with these events, which are within it.
+fn encode<'a>(mut header: Header, events: impl Iterator<Item = EventRef<'a>>) -> Block {
+    let mut bytes = vec![0; HEADER_BYTES];
+    let (mut next_sequence, mut next_position) = (header.first_sequence, header.first_position);
+    let mut time = header.first_time;
+    (header.flags, header.count) = (0, 0);
+    for event in events {
+        let skips = [
+            event.sequence.get() - next_sequence.get(),
+            event.position.get() - next_position.get(),
+            event.time.as_ms() - time.as_ms(),
+        ];
+        record::encode_again(&event, skips, &mut bytes);
+        (next_sequence, next_position) = (event.sequence.next(), event.position.next());
+        time = event.time;
+        header.count += 1;
+        header.flags |= if event.id.is_empty() { 0 } else { HAS_IDS };
+        header.flags |= if event.ttl_ms.is_none() { 0 } else { HAS_TTL };
+    }
+    header.body_bytes = body_bytes(&bytes);
+    seal(header, bytes)
+}
+
 /// A block whose checksum holds. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Block {
@@ -233,33 +258,72 @@ impl Block {
     /// If there is no block, or they are no neighbours.
     pub fn merge(blocks: &[Block], mut keep: impl FnMut(&EventRef<'_>) -> bool) -> Block {
         let (first, last) = blocks.first().zip(blocks.last()).expect("a block at least");
-        let mut header = Header { flags: 0, count: 0, ..last.header.clone() };
-        header.first_sequence = first.header.first_sequence;
-        header.first_position = first.header.first_position;
-        header.first_time = first.header.first_time;
-        let mut bytes = vec![0; HEADER_BYTES];
-        let (mut next_sequence, mut next_position) = (header.first_sequence, header.first_position);
-        let mut time = header.first_time;
-        let mut expected = header.first_sequence;
-        for block in blocks {
-            assert_eq!(block.first_sequence(), expected, "blocks that are merged are neighbours");
-            expected = block.last_sequence().next();
-            for event in block.events().filter(|event| keep(event)) {
-                let skips = [
-                    event.sequence.get() - next_sequence.get(),
-                    event.position.get() - next_position.get(),
-                    event.time.as_ms() - time.as_ms(),
-                ];
-                record::encode_again(&event, skips, &mut bytes);
-                (next_sequence, next_position) = (event.sequence.next(), event.position.next());
-                time = event.time;
-                header.count += 1;
-                header.flags |= if event.id.is_empty() { 0 } else { HAS_IDS };
-                header.flags |= if event.ttl_ms.is_none() { 0 } else { HAS_TTL };
-            }
+        let are_neighbours =
+            |pair: &[Block]| pair[0].last_sequence().next() == pair[1].first_sequence();
+        assert!(blocks.windows(2).all(are_neighbours), "blocks that are merged are neighbours");
+        let spanned = Header {
+            first_sequence: first.header.first_sequence,
+            first_position: first.header.first_position,
+            first_time: first.header.first_time,
+            ..last.header.clone()
+        };
+        encode(spanned, blocks.iter().flat_map(Block::events).filter(|event| keep(event)))
+    }
+
+    /// As it is, but for the size of the topic up to its end.
+    pub fn ending_at(&self, end_bytes: u64) -> Block {
+        seal(Header { end_bytes, ..self.header.clone() }, self.bytes.to_vec())
+    }
+
+    /// The part of it in these sequences; `None` if it spans none of them.
+    pub fn part(&self, sequences: Range<Sequence>) -> Option<Block> {
+        let first = self.first_sequence().max(sequences.start);
+        let end = self.last_sequence().next().min(sequences.end);
+        if first >= end {
+            return None;
         }
-        header.body_bytes = body_bytes(&bytes);
-        seal(header, bytes)
+        let is_whole = first == self.first_sequence() && end > self.last_sequence();
+        if is_whole {
+            return Some(self.clone());
+        }
+        let mut kept = self.events().filter(|event| (first..end).contains(&event.sequence));
+        let (mut position, mut time) = (self.first_position(), self.first_time());
+        if first > self.first_sequence()
+            && let Some(event) = kept.next()
+        {
+            // The events between were not there, and no reader finds them by these places.
+            let skipped = event.sequence.get() - first.get();
+            position = Position::new(event.position.get().saturating_sub(skipped));
+            time = event.time;
+        }
+        let last = self.events().take_while(|event| event.sequence < end).last();
+        let spanned = Header {
+            first_sequence: first,
+            last_sequence: end.previous(),
+            first_position: position,
+            last_position: last.as_ref().map_or(position, |event| event.position.max(position)),
+            first_time: time,
+            last_time: last.as_ref().map_or(time, |event| event.time.max(time)),
+            ..self.header.clone()
+        };
+        Some(encode(spanned, self.events().filter(|e| (first..end).contains(&e.sequence))))
+    }
+
+    /// A block without events, which spans these sequences: what was between is lost.
+    pub fn hole(sequences: Range<Sequence>, position: Position, time: Timestamp) -> Block {
+        let header = Header {
+            flags: 0,
+            count: 0,
+            body_bytes: 0,
+            first_sequence: sequences.start,
+            last_sequence: sequences.end.previous(),
+            first_position: position,
+            last_position: position,
+            first_time: time,
+            last_time: time,
+            end_bytes: 0,
+        };
+        encode(header, std::iter::empty())
     }
 
     /// Whether any of its events can expire.
@@ -451,6 +515,38 @@ pub(super) mod tests {
             assert_eq!(spans(&merged.header), spans(&whole));
             assert_eq!(merged.end_bytes(), parts[2].end_bytes());
         }
+    }
+
+    #[test]
+    fn a_part_of_a_block_holds_what_is_in_it_and_nothing_else() {
+        let parts = [
+            block((5, 50, 500), 0, &[b"5", b"6", b"7"]),
+            block((8, 90, 600), 0, &[b"8", b"9", b"10"]),
+        ];
+        let whole = Block::merge(&parts, |event| ![5, 7, 10].contains(&event.sequence.get()));
+        let places = |block: &Block| -> Vec<(u64, u64, u64)> {
+            let place = |e: EventRef<'_>| (e.sequence.get(), e.position.get(), e.time.as_ms());
+            block.events().map(place).collect()
+        };
+        for first in 1..13 {
+            for end in first..14 {
+                let part = whole.part(Sequence::new(first)..Sequence::new(end));
+                let span = (first.max(5), end.min(11));
+                assert_eq!(part.is_some(), span.0 < span.1, "{first}..{end}");
+                let Some(part) = part else { continue };
+                let part = Block::decode(part.bytes().clone()).unwrap();
+                let spans = (part.first_sequence().get(), part.last_sequence().get() + 1);
+                assert_eq!(spans, span);
+                let mut expected = places(&whole);
+                expected.retain(|(sequence, ..)| (first..end).contains(sequence));
+                assert_eq!(places(&part), expected, "{first}..{end}");
+                assert!(part.first_position() <= part.last_position());
+            }
+        }
+        let hole =
+            Block::hole(Sequence::new(3)..Sequence::new(9), Position::new(4), whole.last_time());
+        assert_eq!((hole.count(), hole.last_sequence().get()), (0, 8));
+        Block::decode(hole.bytes().clone()).unwrap();
     }
 
     #[test]

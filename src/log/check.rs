@@ -10,11 +10,13 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::block::HEADER_BYTES;
+use super::block::{Block, HEADER_BYTES};
 use super::blocks::{Blocks, END, unreadable};
+use super::restore::Target;
 use super::{StoredTopic, keys, mark, meta, sled_log};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
+use crate::topic::TopicId;
 
 /// Memory for the copy's page cache, in bytes.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -58,96 +60,146 @@ pub struct CheckReport {
 pub fn check(
     directory: &Path,
     scratch: &Path,
-    mut progress: impl FnMut(Checking),
+    progress: impl FnMut(Checking),
 ) -> Result<CheckReport> {
-    let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
-    let source = directory.join("sled");
-    if !source.join("db").is_file() {
-        return Err(at("there is no log in it".to_owned()));
-    }
-    let lock = sled_log::lock_existing(directory)?;
-    copy(&source, scratch, &mut progress)
-        .map_err(|error| at(format!("copying it to {}: {error}", scratch.display())))?;
-    let mut report = CheckReport::default();
-    if let Err(error) = verify(directory, scratch, &mut report, &mut progress) {
-        report.damage.push(error);
-    }
-    drop(lock);
-    Ok(report)
+    Checker { report: CheckReport::default(), repaired: None, progress }.run(directory, scratch)
 }
 
-/// Verifies the copy in `scratch` of the log in `directory`.
+/// As [`check`], and writes whatever verifies into a new log in `repaired`, which is made or empty.
+/// What the report says is damaged is lost there; where something that is whole follows it in its
+/// topic, no other event takes its sequence.
 ///
 /// # Errors
 ///
-/// Damage after which nothing more can be verified.
-fn verify(
+/// As [`check`], and [`Error::Open`] of `repaired`: what is there is no log.
+pub fn repair(
     directory: &Path,
     scratch: &Path,
-    report: &mut CheckReport,
-    progress: &mut impl FnMut(Checking),
-) -> Result<()> {
-    let database = sled_log::open_sled(scratch, CACHE_BYTES).map_err(unreadable)?;
-    let tree = database.open_tree(keys::TREE).map_err(unreadable)?;
-    read_topics(&tree, report, progress);
-    let damaged = |problem: &str| Err(Error::DamagedLog { problem: problem.to_owned() });
-    let Some(epoch) = meta::read_epoch(&tree)? else {
-        return damaged("its own record is missing");
-    };
-    let marked =
-        mark::read(directory, epoch).map_err(|error| Error::ReadFailed(Arc::new(error)))?;
-    let last = Position::new(report.last_position);
-    match marked {
-        Some(marked) if last < marked => Err(sled_log::lost_end(last, marked)),
-        Some(_) => Ok(()),
-        None => damaged("the file `mark` is missing or damaged; the next start begins an epoch"),
-    }
+    repaired: &Path,
+    progress: impl FnMut(Checking),
+) -> Result<CheckReport> {
+    let repaired = Some(Target::create(repaired)?);
+    Checker { report: CheckReport::default(), repaired, progress }.run(directory, scratch)
 }
 
-fn read_topics(tree: &sled::Tree, report: &mut CheckReport, progress: &mut impl FnMut(Checking)) {
-    let topics: Vec<_> = meta::read_topics(tree).collect();
-    let count = topics.len() as u64;
-    for (index, topic) in topics.into_iter().enumerate() {
-        report.topics += 1;
-        match topic {
-            Ok(topic) => read_topic(tree, topic, report),
-            Err(error) => report.damage.push(error),
+struct Checker<P> {
+    report: CheckReport,
+    repaired: Option<Target>,
+    progress: P,
+}
+
+impl<P: FnMut(Checking)> Checker<P> {
+    fn run(mut self, directory: &Path, scratch: &Path) -> Result<CheckReport> {
+        let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
+        let source = directory.join("sled");
+        if !source.join("db").is_file() {
+            return Err(at("there is no log in it".to_owned()));
         }
-        progress(Checking::Read(index as u64 + 1, count));
+        let lock = sled_log::lock_existing(directory)?;
+        copy(&source, scratch, &mut self.progress)
+            .map_err(|error| at(format!("copying it to {}: {error}", scratch.display())))?;
+        match self.verify(directory, scratch) {
+            Err(
+                error @ (Error::Damaged { .. } | Error::DamagedLog { .. } | Error::ReadFailed(_)),
+            ) => {
+                self.report.damage.push(error);
+            }
+            outcome => outcome?,
+        }
+        drop(lock);
+        if let Some(target) = self.repaired {
+            target.finish()?;
+        }
+        Ok(self.report)
     }
-}
 
-fn read_topic(tree: &sled::Tree, topic: StoredTopic, report: &mut CheckReport) {
-    let StoredTopic { id, name, extent, .. } = topic;
-    report.last_position = report.last_position.max(extent.last_position.get());
-    let mut is_first = true;
-    for block in Blocks::new(tree, id, name.clone(), Sequence::FIRST..END) {
-        // Blocks from before a trim may be there still, to be removed; a later start is a loss.
-        if let Ok(block) = &block
-            && std::mem::take(&mut is_first)
-            && block.first_sequence() > extent.earliest
+    /// Verifies the copy in `scratch` of the log in `directory`.
+    ///
+    /// # Errors
+    ///
+    /// Damage after which nothing more can be verified, and failures of what is written.
+    fn verify(&mut self, directory: &Path, scratch: &Path) -> Result<()> {
+        let database = sled_log::open_sled(scratch, CACHE_BYTES).map_err(unreadable)?;
+        let tree = database.open_tree(keys::TREE).map_err(unreadable)?;
+        self.read_topics(&tree)?;
+        let damaged = |problem: &str| Err(Error::DamagedLog { problem: problem.to_owned() });
+        let Some(epoch) = meta::read_epoch(&tree)? else {
+            return damaged("its own record is missing");
+        };
+        let marked = mark::read(directory, epoch);
+        let marked = marked.map_err(|error| Error::ReadFailed(Arc::new(error)))?;
+        let last = Position::new(self.report.last_position);
+        match marked {
+            Some(marked) if last < marked => Err(sled_log::lost_end(last, marked)),
+            Some(_) => Ok(()),
+            None => {
+                damaged("the file `mark` is missing or damaged; the next start begins an epoch")
+            }
+        }
+    }
+
+    fn read_topics(&mut self, tree: &sled::Tree) -> Result<()> {
+        let topics: Vec<_> = meta::read_topics(tree).collect();
+        let count = topics.len() as u64;
+        for (index, topic) in topics.into_iter().enumerate() {
+            self.report.topics += 1;
+            match topic {
+                Ok(topic) => self.read_topic(tree, topic)?,
+                Err(error) => self.report.damage.push(error),
+            }
+            (self.progress)(Checking::Read(index as u64 + 1, count));
+        }
+        Ok(())
+    }
+
+    fn read_topic(&mut self, tree: &sled::Tree, topic: StoredTopic) -> Result<()> {
+        let StoredTopic { id, name, extent, .. } = topic.clone();
+        let last_position = extent.last_position.get();
+        self.report.last_position = self.report.last_position.max(last_position);
+        if let Some(target) = &mut self.repaired {
+            target.begin_topic(topic);
+        }
+        let mut is_first = true;
+        for block in Blocks::new(tree, id, name.clone(), Sequence::FIRST..END) {
+            // Blocks from before a trim may be there still, to be removed; a later start is a loss.
+            if let Ok(block) = &block
+                && std::mem::take(&mut is_first)
+                && block.first_sequence() > extent.earliest
+            {
+                let problem = "no block holds them".to_owned();
+                let last = Some(block.first_sequence().previous());
+                let topic = name.clone();
+                self.report.damage.push(Error::Damaged {
+                    topic,
+                    first: extent.earliest,
+                    last,
+                    problem,
+                });
+            }
+            match block {
+                Ok(block) => self.take(id, block)?,
+                Err(error) => self.report.damage.push(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, id: TopicId, block: Block) -> Result<()> {
+        let events = block.events().count();
+        assert_eq!(events, block.count(), "a verified block holds what its header says");
+        self.report.blocks += 1;
+        self.report.events += events as u64;
+        self.report.event_bytes += (block.bytes().len() - HEADER_BYTES) as u64;
+        self.report.last_position = self.report.last_position.max(block.last_position().get());
+        let Some(target) = &mut self.repaired else { return Ok(()) };
+        if let Some(next) = target.next_block(id)
+            && next < block.first_sequence()
         {
-            let problem = "no block holds them".to_owned();
-            let last = Some(block.first_sequence().previous());
-            let lost =
-                Error::Damaged { topic: name.clone(), first: extent.earliest, last, problem };
-            report.damage.push(lost);
+            let (position, time) = (block.first_position().previous(), block.first_time());
+            let lost = Block::hole(next..block.first_sequence(), position, time);
+            target.write_block(id, lost)?;
         }
-        note(report, block);
-    }
-}
-
-fn note(report: &mut CheckReport, block: Result<super::Block>) {
-    match block {
-        Ok(block) => {
-            let events = block.events().count();
-            assert_eq!(events, block.count(), "a verified block holds what its header says");
-            report.blocks += 1;
-            report.events += events as u64;
-            report.event_bytes += (block.bytes().len() - HEADER_BYTES) as u64;
-            report.last_position = report.last_position.max(block.last_position().get());
-        }
-        Err(error) => report.damage.push(error),
+        target.write_block(id, block)
     }
 }
 

@@ -403,6 +403,45 @@ fn a_damaged_block_is_named_and_not_served_and_its_neighbours_are() {
     assert!(damage[0].contains("sequences 15 to 21"), "{damage:?}");
 }
 
+/// Goal: a repair keeps whatever verifies, says what is lost, and leaves a log that is whole.
+#[test]
+fn a_repaired_log_holds_what_verifies_and_the_report_says_what_is_lost() {
+    for damaged in [1, 15, 64] {
+        let directory = tempfile::tempdir().unwrap();
+        fill(&open(directory.path()), 10, 7);
+        damage(directory.path(), damaged);
+        let (scratch, parent) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let repaired = parent.path().join("repaired");
+        let report = repair(directory.path(), scratch.path(), &repaired, |_| {}).unwrap();
+        assert_eq!(report.events, 133);
+        assert!(!report.damage.is_empty());
+        assert_damaged(&report.damage[0], damaged, (damaged < 64).then_some(damaged + 6));
+        let mut lost = damaged..damaged + 7;
+        assert_eq!(damage_found_by_check(&repaired).len(), 0);
+        let log = open(&repaired);
+        let topics = log.topics().unwrap();
+        let extent = topics[0].extent;
+        let (earliest, tail) = (extent.earliest.get(), extent.tail.get());
+        assert_eq!(
+            (earliest, tail),
+            match damaged {
+                1 => (8, 71),
+                64 => (1, 64),
+                _ => (1, 71),
+            }
+        );
+        let expected: Vec<u64> = (earliest..tail).filter(|s| !lost.contains(s)).collect();
+        assert_eq!(read_all(&log, 1, earliest, tail, 300), expected);
+        assert_eq!(extent.events(), expected.len() as u64);
+        assert_eq!(extent.size_bytes(), stored(&log, 1, earliest, tail).0);
+        assert_eq!(read_all(&log, 2, 1, 71, 300), (1..71).collect::<Vec<_>>());
+        assert_eq!(topics[1].extent.tail.get(), 71);
+        assert!(lost.next().is_some());
+        let again = repair(directory.path(), scratch.path(), &repaired, |_| {}).unwrap_err();
+        assert!(again.to_string().contains("not empty"), "{again}");
+    }
+}
+
 #[test]
 fn opening_is_refused_when_the_newest_block_of_a_topic_is_damaged() {
     let directory = tempfile::tempdir().unwrap();

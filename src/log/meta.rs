@@ -78,7 +78,8 @@ pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
     seal(&content)
 }
 
-fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, String> {
+/// What [`encode_topic`] encoded, of the topic with this id.
+pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, String> {
     let cut = || "it is cut".to_owned();
     let content = unseal(bytes)?;
     let ([flags, reason], content) = content.split_first_chunk().ok_or_else(cut)?;

@@ -10,6 +10,7 @@
 //! A [`Log`] stores what it is given, where it is told to: sequences, positions and times are the
 //! broker's decisions. Every implementation passes the one suite in `contract.rs`.
 
+pub mod backup;
 mod block;
 mod blocks;
 mod check;
@@ -18,6 +19,7 @@ mod mark;
 mod memory_log;
 mod meta;
 mod record;
+mod restore;
 mod sled_log;
 mod touches;
 
@@ -30,9 +32,10 @@ mod faulty_log;
 pub use faulty_log::{Fault, FaultyLog};
 
 pub use block::{Block, BlockBuilder, HEADER_BYTES, NewRecords};
-pub use check::{CheckReport, Checking, check};
+pub use check::{CheckReport, Checking, check, repair};
 pub use memory_log::MemoryLog;
 pub use record::{EventRef, Headers};
+pub use restore::{RestoreReport, Restoring, restore};
 pub use sled_log::{LogConfig, SledLog};
 
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};

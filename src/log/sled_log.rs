@@ -529,7 +529,7 @@ pub(super) fn lost_end(last: Position, marked: Position) -> Error {
 /// # Errors
 ///
 /// [`Error::Open`] if another process holds it.
-fn lock(directory: &Path) -> Result<File> {
+pub(super) fn lock(directory: &Path) -> Result<File> {
     let path = directory.join("lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
     hold(directory, file)

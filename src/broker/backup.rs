@@ -1,0 +1,237 @@
+//! A backup that is made while the broker runs, consistent at one position.
+//!
+//! # Why
+//!
+//! Topics are read one after another, each up to the position that the backup was begun at; what is
+//! appended meanwhile is beyond it. Compaction must not drop an event for one that is beyond it
+//! either: as long as the backup lasts, it looks no further than that position. What is trimmed
+//! meanwhile is missing in it, as it is in the log.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::committer::Command;
+use super::topics::{Topic, TopicState};
+use super::{Broker, Shared};
+use crate::cursor::{Cursor, Place, Position, Sequence};
+use crate::error::{Error, Result};
+use crate::log::backup::{BackupEncoder, BackupHeader, Frame};
+use crate::log::{Extent, Log, Seek, StoredTopic};
+use crate::topic::TopicId;
+
+/// Positions that compaction does not look beyond, with how many backups are at each.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Horizons(Arc<Mutex<BTreeMap<Position, u64>>>);
+
+impl Horizons {
+    /// The first of them.
+    pub(super) fn first(&self) -> Option<Position> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().next().copied()
+    }
+
+    /// Holds the position that `now` gives, while nobody else looks.
+    fn hold(&self, now: impl FnOnce() -> Position) -> Horizon {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = now();
+        *held.entry(position).or_default() += 1;
+        Horizon { horizons: self.clone(), position }
+    }
+}
+
+/// Holds a position for as long as it lives.
+#[derive(Debug)]
+struct Horizon {
+    horizons: Horizons,
+    position: Position,
+}
+
+impl Drop for Horizon {
+    fn drop(&mut self) {
+        let mut held = self.horizons.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.position) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.position);
+            }
+        }
+    }
+}
+
+/// A backup on its way: bytes, in order.
+#[derive(Debug)]
+pub struct Backup {
+    shared: Arc<Shared>,
+    /// Taken when the end is encoded.
+    encoder: Option<BackupEncoder>,
+    header: BackupHeader,
+    is_begun: bool,
+    topics: std::vec::IntoIter<Arc<Topic>>,
+    current: Option<Reading>,
+    expected_bytes: u64,
+    _horizon: Horizon,
+}
+
+/// The topic that is read.
+#[derive(Debug)]
+struct Reading {
+    topic: Arc<Topic>,
+    id: TopicId,
+    next: Sequence,
+    end: Sequence,
+}
+
+impl Broker {
+    /// Begins a backup of everything, or of what was added after `from`, the position of another.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: `from` is no position, or not one of this log.
+    pub async fn backup(&self, from: Option<Cursor>) -> Result<Backup> {
+        let shared = self.0.clone();
+        let invalid = |problem: String| Err(Error::invalid("from", problem));
+        let from = match from {
+            None => Position::new(0),
+            Some(Cursor { after: Place::Sequence(_), .. }) => {
+                return invalid("is a sequence; write a position like @1042-9f3c2a1b".to_owned());
+            }
+            Some(Cursor { epoch: Some(epoch), .. }) if epoch != self.epoch() => {
+                return invalid(format!("is of epoch {epoch}, and the log of {}", self.epoch()));
+            }
+            Some(Cursor { after: Place::Position(position), .. }) => position,
+        };
+        let horizon = shared.horizons.hold(|| Position::new(shared.last_position()));
+        let position = horizon.position;
+        if from > position {
+            return invalid(format!("is ahead of the log, which ends at {position}"));
+        }
+        // Once this is answered, every topic shows what it had at that position.
+        shared.ask(|answer| Command::Barrier { answer }).await?;
+        let topics = shared.topics.filtered(|topic| topic.state().id.is_some());
+        let expected_bytes = topics.iter().map(|t| t.state().extent.size_bytes()).sum();
+        let header = BackupHeader { epoch: self.epoch(), from, position, time: (shared.now)() };
+        Ok(Backup {
+            shared,
+            encoder: Some(BackupEncoder::default()),
+            header,
+            is_begun: false,
+            topics: topics.into_iter(),
+            current: None,
+            expected_bytes,
+            _horizon: horizon,
+        })
+    }
+}
+
+impl Backup {
+    /// About how many bytes a backup of everything has.
+    pub fn expected_bytes(&self) -> u64 {
+        self.expected_bytes
+    }
+
+    /// The position that the backup is true at.
+    pub fn position(&self) -> Position {
+        self.header.position
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`], [`Error::ReadFailed`]: what is there is no backup.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let Some(encoder) = &mut self.encoder else { return Ok(None) };
+        let mut bytes = Vec::new();
+        if !std::mem::replace(&mut self.is_begun, true) {
+            bytes = encoder.header(&self.header);
+        }
+        let limit = self.shared.max_read_bytes;
+        while bytes.len() < limit {
+            if let Some(reading) = &mut self.current {
+                for frame in read(&self.shared, reading).await? {
+                    bytes.extend_from_slice(&encoder.frame(&frame));
+                }
+                if reading.next >= reading.end {
+                    self.current = None;
+                }
+                continue;
+            }
+            let Some(topic) = self.topics.next() else {
+                let Some(encoder) = self.encoder.take() else { break };
+                bytes.extend_from_slice(&encoder.end());
+                break;
+            };
+            let Some((stored, reading)) = begin(&self.shared, &self.header, topic).await? else {
+                continue;
+            };
+            bytes.extend_from_slice(&encoder.frame(&Frame::Topic(stored)));
+            self.current = Some(reading);
+        }
+        Ok(Some(bytes.into()))
+    }
+}
+
+/// What a topic is at the position of the backup, and where its blocks are.
+async fn begin(
+    shared: &Shared,
+    header: &BackupHeader,
+    topic: Arc<Topic>,
+) -> Result<Option<(StoredTopic, Reading)>> {
+    loop {
+        let TopicState { id, extent, config, is_deleted } = topic.state();
+        let Some(id) = id else { return Ok(None) };
+        let (from, position) = (header.from, header.position);
+        let places = shared
+            .blocking(move |log| {
+                let after = |position| after(log, id, &extent, position);
+                Ok((after(from)?, after(position)?))
+            })
+            .await;
+        let (next, end) = match places {
+            Ok(places) => places,
+            // Trimmed meanwhile, and no damage.
+            Err(_) if topic.state().extent.earliest > extent.earliest => continue,
+            Err(error) => return Err(error),
+        };
+        let extent = Extent {
+            earliest: extent.earliest.min(end),
+            tail: end,
+            last_position: extent.last_position.min(position),
+            ..extent
+        };
+        let stored = StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted };
+        return Ok(Some((stored, Reading { topic, id, next, end })));
+    }
+}
+
+/// The first sequence of a topic after `position`.
+fn after(log: &dyn Log, id: TopicId, extent: &Extent, position: Position) -> Result<Sequence> {
+    match position {
+        position if position >= extent.last_position => Ok(extent.tail),
+        Position::BEFORE_ALL => Ok(extent.earliest),
+        position => log.seek(id, Seek::AfterPosition(position), extent.earliest, extent.tail),
+    }
+}
+
+/// The next blocks of a topic, cut to what the backup holds of it.
+async fn read(shared: &Shared, reading: &mut Reading) -> Result<Vec<Frame>> {
+    loop {
+        let earliest = reading.topic.state().extent.earliest;
+        reading.next = reading.next.max(earliest);
+        if reading.next >= reading.end {
+            return Ok(Vec::new());
+        }
+        let (id, next, end, limit) = (reading.id, reading.next, reading.end, shared.max_read_bytes);
+        let blocks = shared.blocking(move |log| log.read(id, next, end, limit)).await;
+        let blocks = match blocks {
+            Ok(blocks) => blocks,
+            // Trimmed meanwhile, and no damage.
+            Err(_) if reading.topic.state().extent.earliest > earliest => continue,
+            Err(error) => return Err(error),
+        };
+        reading.next = blocks.last().map_or(end, |block| block.last_sequence().next()).min(end);
+        let parts = blocks.iter().filter_map(|block| block.part(next..end));
+        return Ok(parts.map(|part| Frame::Block(id, part)).collect());
+    }
+}

@@ -1,0 +1,118 @@
+//! `leftoff backup` and `leftoff restore`.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use indicatif::ProgressBar;
+use leftoff::cursor::{Cursor, Place};
+use leftoff::edge::proto::BackupRequest;
+use leftoff::log::backup::BackupReader;
+use leftoff::log::restore;
+
+use super::client::{ServerArgs, failed};
+use super::{CliError, CliResult, Failure, bytes_bar};
+
+/// Writes a backup of a running broker
+///
+/// It is consistent at one position, and publishing goes on. The file is complete when it has its
+/// name; until then it is called FILE.part.
+#[derive(Debug, Args)]
+pub(super) struct Backup {
+    /// Where to write it; must not exist
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Only what was added since this backup, which `restore` needs before it
+    #[arg(long, value_name = "FILE")]
+    after: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+fn at(path: &Path, problem: impl std::fmt::Display) -> CliError {
+    CliError::new(Failure::Other, format!("{}: {problem}", path.display()))
+}
+
+impl Backup {
+    pub(super) async fn run(self) -> CliResult {
+        if self.file.exists() {
+            return Err(at(&self.file, "it is there already"));
+        }
+        let from = self.after.as_deref().map(position_of).transpose()?.unwrap_or_default();
+        let mut client = self.server.connect().await?;
+        let response = client.backup(BackupRequest { from }).await;
+        let mut parts = response.map_err(|status| failed(&status))?.into_inner();
+        let mut partial = self.file.clone().into_os_string();
+        partial.push(".part");
+        let partial = PathBuf::from(partial);
+        let mut output = BufWriter::new(File::create(&partial).map_err(|e| at(&partial, e))?);
+        let bar = bytes_bar(Some(0));
+        let mut cursor = String::new();
+        while let Some(part) = parts.message().await.map_err(|status| failed(&status))? {
+            output.write_all(&part.content).map_err(|e| at(&partial, e))?;
+            bar.set_length(part.expected_bytes);
+            bar.inc(part.content.len() as u64);
+            cursor = part.cursor;
+        }
+        bar.finish_and_clear();
+        let file = output.into_inner().map_err(|e| at(&partial, e.error()))?;
+        file.sync_all().map_err(|e| at(&partial, e))?;
+        // What came over the wire is read again: a backup that cannot be restored is none.
+        verify(&partial)?;
+        std::fs::rename(&partial, &self.file).map_err(|e| at(&self.file, e))?;
+        writeln!(std::io::stdout().lock(), "{}: true at {cursor}", self.file.display())?;
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> CliResult<BackupReader<BufReader<File>>> {
+    let file = File::open(path).map_err(|error| at(path, error))?;
+    BackupReader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| at(path, error))
+}
+
+fn verify(path: &Path) -> CliResult {
+    let mut reader = open(path)?;
+    while reader.next_frame().map_err(|error| at(path, error))?.is_some() {}
+    Ok(())
+}
+
+/// The position that a backup is true at, as a cursor.
+fn position_of(path: &Path) -> CliResult<String> {
+    let header = *open(path)?.header();
+    let after = Place::Position(header.position);
+    Ok(Cursor { after, epoch: Some(header.epoch) }.to_string())
+}
+
+/// Makes a new data directory of a backup, and of those that follow it
+///
+/// The backups are verified before anything is written. The new log has an epoch of its own:
+/// readers with cursors from before are told so, with a gap.
+#[derive(Debug, Args)]
+pub(super) struct Restore {
+    /// The backup of everything, then those that were made `--after` one another
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// The new data directory; must not exist, or be empty
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+impl Restore {
+    pub(super) fn run(self) -> CliResult {
+        let bar: ProgressBar = bytes_bar(Some(0));
+        let report = restore(&self.data_dir, &self.files, |restoring| {
+            bar.set_length(restoring.total_bytes);
+            bar.set_position(restoring.done_bytes);
+        })?;
+        bar.finish_and_clear();
+        writeln!(
+            std::io::stdout().lock(),
+            "{} topics, {} events, last position {}",
+            report.topics,
+            report.events,
+            report.last_position
+        )?;
+        Ok(())
+    }
+}

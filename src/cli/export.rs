@@ -1,0 +1,65 @@
+//! `leftoff export`: a topic as NDJSON, as `leftoff publish` takes it.
+
+use std::io::{BufWriter, Write};
+
+use clap::Args;
+use leftoff::TopicName;
+use leftoff::edge::ndjson;
+use leftoff::edge::proto::{GetTopicRequest, OnGap, ReadRequest};
+
+use super::client::{ServerArgs, failed};
+use super::{CliResult, bytes_bar};
+
+/// Events of one page.
+const PAGE_EVENTS: u32 = 1_000;
+
+/// Prints the events of topics as lines of JSON, as `publish` takes them
+///
+/// All that were there when it began, from the first that is kept.
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// A topic; can be repeated
+    #[arg(long = "topic", value_name = "TOPIC", required = true)]
+    topics: Vec<TopicName>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl Export {
+    pub(super) async fn run(self) -> CliResult {
+        let mut client = self.server.connect().await?;
+        let mut output = BufWriter::new(std::io::stdout().lock());
+        let bar = bytes_bar(Some(0));
+        for topic in &self.topics {
+            let request = GetTopicRequest { topic: topic.to_string() };
+            let info = client.get_topic(request).await.map_err(|status| failed(&status))?;
+            let info = info.into_inner().topic.unwrap_or_default();
+            bar.inc_length(info.size_bytes);
+            let mut from = "earliest".to_owned();
+            loop {
+                let request = ReadRequest {
+                    topic: topic.to_string(),
+                    from,
+                    before: Some(info.tail),
+                    limit: PAGE_EVENTS,
+                    on_gap: OnGap::Resume.into(), // Trimmed meanwhile: it begins later.
+                    ..ReadRequest::default()
+                };
+                let page = client.read(request).await.map_err(|status| failed(&status))?;
+                let page = page.into_inner();
+                for event in &page.events {
+                    let line = ndjson::line(topic.as_str(), event)?;
+                    bar.inc(event.payload.len() as u64);
+                    writeln!(output, "{line}")?;
+                }
+                if page.events.is_empty() {
+                    break;
+                }
+                from = page.cursor;
+            }
+        }
+        output.flush()?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,288 @@
+//! A backup: a file that holds what a log held at one position, or what was added since another.
+//!
+//! ```text
+//! header   | "LEFTOFFB": 8 | format: 1 | epoch: 4 | from: 8 | position: 8 | time_ms: 8 | crc32: 4 |
+//! frame    | crc32: 4 | kind: 1 | length: 4 | content: length |
+//!            kind 1, a topic: | id: 4 | its record (meta.rs) |      before its blocks
+//!            kind 2, a block: | id of its topic: 4 | the block (block.rs) |
+//!            kind 3, the end: | frames before it: 8 | crc32 of all their crc32s: 4 |
+//! ```
+//!
+//! Big-endian. A header's `crc32` covers all before it, a frame's all after it. `from` is the
+//! position that the backup follows, 0 for one of everything. Without its end, or with a frame that
+//! is altered, missing or moved, a backup is none: the end counts them and sums them up.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+
+use super::block::Block;
+use super::{StoredTopic, meta};
+use crate::cursor::{Epoch, Position};
+use crate::event::Timestamp;
+use crate::topic::TopicId;
+
+const MAGIC: &[u8; 8] = b"LEFTOFFB";
+const FORMAT: u8 = 1;
+const HEADER_BYTES: usize = 8 + 1 + 4 + 3 * 8 + 4;
+const FRAME_BYTES: usize = 4 + 1 + 4;
+
+/// Largest content of a frame, in bytes: a block with an event of the largest size, and some.
+const MAX_CONTENT_BYTES: usize = 80 << 20;
+
+/// What a backup says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackupHeader {
+    /// The incarnation of the log that it is of.
+    pub epoch: Epoch,
+    /// The position that it follows; 0: it holds everything.
+    pub from: Position,
+    /// The position that it is true at.
+    pub position: Position,
+    /// When it was begun.
+    pub time: Timestamp,
+}
+
+/// A part of a backup.
+#[derive(Debug, Clone)]
+pub enum Frame {
+    /// A topic, as it was.
+    Topic(StoredTopic),
+    /// A block of a topic that was told before.
+    Block(TopicId, Block),
+}
+
+/// Encodes a backup, part by part.
+#[derive(Debug, Default)]
+pub struct BackupEncoder {
+    frames: u64,
+    checksums: crc32fast::Hasher,
+}
+
+impl BackupEncoder {
+    /// The start of the backup.
+    pub fn header(&self, header: &BackupHeader) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.push(FORMAT);
+        bytes.extend_from_slice(&header.epoch.get().to_be_bytes());
+        for number in [header.from.get(), header.position.get(), header.time.as_ms()] {
+            bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&crc.to_be_bytes());
+        bytes
+    }
+
+    /// The next part.
+    pub fn frame(&mut self, frame: &Frame) -> Vec<u8> {
+        let (kind, id, content) = match frame {
+            Frame::Topic(topic) => (1, topic.id, Bytes::from(meta::encode_topic(topic))),
+            Frame::Block(id, block) => (2, *id, block.bytes().clone()),
+        };
+        self.encode(kind, &[&id.get().to_be_bytes(), &content])
+    }
+
+    /// The last part.
+    pub fn end(mut self) -> Vec<u8> {
+        let (frames, checksum) = (self.frames, self.checksums.clone().finalize());
+        self.encode(3, &[&frames.to_be_bytes(), &checksum.to_be_bytes()])
+    }
+
+    fn encode(&mut self, kind: u8, contents: &[&[u8]]) -> Vec<u8> {
+        let length: usize = contents.iter().map(|content| content.len()).sum();
+        let length = u32::try_from(length).expect("a block is smaller than 4 GiB");
+        let mut bytes = vec![0; 4];
+        bytes.push(kind);
+        bytes.extend_from_slice(&length.to_be_bytes());
+        contents.iter().for_each(|content| bytes.extend_from_slice(content));
+        let crc = crc32fast::hash(&bytes[4..]).to_be_bytes();
+        bytes[..4].copy_from_slice(&crc);
+        self.frames += 1;
+        self.checksums.update(&crc);
+        bytes
+    }
+}
+
+/// Reads a backup, part by part, and verifies it.
+#[derive(Debug)]
+pub struct BackupReader<R> {
+    input: R,
+    header: BackupHeader,
+    frames: u64,
+    checksums: crc32fast::Hasher,
+    is_over: bool,
+}
+
+impl<R: Read> BackupReader<R> {
+    /// Reads the start of a backup.
+    ///
+    /// # Errors
+    ///
+    /// In words: it is no backup, or an altered one.
+    pub fn new(mut input: R) -> Result<Self, String> {
+        let mut bytes = [0; HEADER_BYTES];
+        read_exact(&mut input, &mut bytes)?;
+        let header = decode_header(&bytes)?;
+        let checksums = crc32fast::Hasher::default();
+        Ok(Self { input, header, frames: 0, checksums, is_over: false })
+    }
+
+    /// What the backup says of itself.
+    pub fn header(&self) -> &BackupHeader {
+        &self.header
+    }
+
+    /// The next part; `None` after the last one, which is verified then.
+    ///
+    /// # Errors
+    ///
+    /// In words: it was cut or altered, or cannot be read.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, String> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let mut head = [0; FRAME_BYTES];
+        read_exact(&mut self.input, &mut head)?;
+        let [.., a, b, c, d] = head;
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        if length > MAX_CONTENT_BYTES {
+            return Err(self.altered());
+        }
+        let mut content = vec![0; length];
+        read_exact(&mut self.input, &mut content)?;
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&head[4..]);
+        crc.update(&content);
+        if head[..4] != crc.finalize().to_be_bytes() {
+            return Err(self.altered());
+        }
+        let frame = self.decode(head[4], content)?;
+        self.frames += 1;
+        self.checksums.update(&head[..4]);
+        Ok(frame)
+    }
+
+    fn decode(&mut self, kind: u8, content: Vec<u8>) -> Result<Option<Frame>, String> {
+        let content = Bytes::from(content);
+        if kind == 3 {
+            let mut expected = self.frames.to_be_bytes().to_vec();
+            expected.extend_from_slice(&self.checksums.clone().finalize().to_be_bytes());
+            let mut more = [0];
+            let is_last = self.input.read(&mut more).map_err(|e| e.to_string())? == 0;
+            if content != expected || !is_last {
+                return Err("parts of it are missing, or moved, or too many".to_owned());
+            }
+            self.is_over = true;
+            return Ok(None);
+        }
+        let id = content.first_chunk().map(|id| u32::from_be_bytes(*id));
+        let id = id.and_then(TopicId::from_stored).ok_or_else(|| self.altered())?;
+        let rest = content.slice(4..);
+        match kind {
+            1 => Ok(Some(Frame::Topic(meta::decode_topic(id, &rest)?))),
+            2 => Ok(Some(Frame::Block(id, Block::decode(rest)?))),
+            other => Err(format!("it has a part of kind {other}, which is not known")),
+        }
+    }
+
+    fn altered(&self) -> String {
+        format!("its part {} was altered", self.frames + 1)
+    }
+}
+
+fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<BackupHeader, String> {
+    let (covered, crc) = bytes.split_at(HEADER_BYTES - 4);
+    if !covered.starts_with(MAGIC) {
+        return Err("it is no backup of a log".to_owned());
+    }
+    if crc != crc32fast::hash(covered).to_be_bytes() {
+        return Err("its header was altered".to_owned());
+    }
+    if covered[8] != FORMAT {
+        return Err(format!("its format is {}, where {FORMAT} is known", covered[8]));
+    }
+    let number = |at: usize| u64::from_be_bytes(covered[at..at + 8].try_into().expect("8 bytes"));
+    let epoch = u32::from_be_bytes(covered[9..13].try_into().expect("4 bytes"));
+    Ok(BackupHeader {
+        epoch: Epoch::new(epoch),
+        from: Position::new(number(13)),
+        position: Position::new(number(21)),
+        time: Timestamp::from_ms(number(29)),
+    })
+}
+
+fn read_exact(input: &mut impl Read, bytes: &mut [u8]) -> Result<(), String> {
+    input.read_exact(bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => "it is cut: its end is missing".to_owned(),
+        _ => error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::block::tests::block;
+    use crate::topic::TopicName;
+
+    fn backup() -> Vec<u8> {
+        let mut encoder = BackupEncoder::default();
+        let header = BackupHeader {
+            epoch: Epoch::new(7),
+            from: Position::new(0),
+            position: Position::new(2),
+            time: Timestamp::from_ms(5),
+        };
+        let id = TopicId::FIRST;
+        let topic = StoredTopic::new(id, TopicName::new("a").unwrap());
+        let mut bytes = encoder.header(&header);
+        bytes.extend(encoder.frame(&Frame::Topic(topic)));
+        bytes.extend(encoder.frame(&Frame::Block(id, block((1, 1, 1), 0, &[b"one"]))));
+        bytes.extend(encoder.frame(&Frame::Block(id, block((2, 2, 1), 0, &[b"two"]))));
+        bytes.extend(encoder.end());
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Result<usize, String> {
+        let mut reader = BackupReader::new(bytes)?;
+        let mut frames = 0;
+        while reader.next_frame()?.is_some() {
+            frames += 1;
+        }
+        Ok(frames)
+    }
+
+    #[test]
+    fn a_backup_reads_back_and_one_that_is_cut_or_altered_is_refused() {
+        let whole = backup();
+        assert_eq!(read(&whole), Ok(3));
+        for length in 0..whole.len() {
+            read(&whole[..length]).unwrap_err();
+        }
+        for bit in 0..whole.len() * 8 {
+            let mut altered = whole.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            read(&altered).unwrap_err();
+        }
+        let longer = [&whole[..], b"x"].concat();
+        read(&longer).unwrap_err();
+    }
+
+    #[test]
+    fn a_backup_without_one_of_its_parts_or_with_two_of_them_exchanged_is_refused() {
+        let whole = backup();
+        let mut ends = vec![HEADER_BYTES];
+        while let Some(head) = whole.get(ends[ends.len() - 1]..).filter(|rest| !rest.is_empty()) {
+            let length = u32::from_be_bytes(head[5..9].try_into().unwrap()) as usize;
+            ends.push(ends[ends.len() - 1] + FRAME_BYTES + length);
+        }
+        let part = |index: usize| &whole[ends[index]..ends[index + 1]];
+        let parts = |order: &[usize]| -> Vec<u8> {
+            let parts = order.iter().map(|index| part(*index));
+            [&whole[..HEADER_BYTES]].into_iter().chain(parts).collect::<Vec<_>>().concat()
+        };
+        assert_eq!(read(&parts(&[0, 1, 2, 3])), Ok(3));
+        for order in [&[0, 2, 3][..], &[0, 2, 1, 3], &[0, 1, 1, 2, 3], &[0, 1, 2, 3, 3], &[3]] {
+            read(&parts(order)).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Restoring: a new log from backups, or from what is whole of a damaged one.
+//!
+//! The record of the log is written last: what was interrupted is no log, and is not taken for one.
+//! It begins an epoch of its own, so that no cursor from before is read as if nothing had happened.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Seek as _};
+use std::path::{Path, PathBuf};
+
+use super::backup::{BackupReader, Frame};
+use super::block::Block;
+use super::mark::Mark;
+use super::{Extent, StoredTopic, blocks, keys, meta, sled_log};
+use crate::cursor::{Epoch, Position, Sequence};
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+use crate::topic::TopicId;
+
+/// Memory for the new log's page cache, in bytes.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// Bytes of blocks that are written in one batch.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Most keys in one batch of removals.
+const MAX_REMOVED_KEYS: usize = 64;
+
+/// How far a restore has come: bytes of all the backups, which are read twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restoring {
+    /// Bytes that are read.
+    pub done_bytes: u64,
+    /// Bytes that there are to read.
+    pub total_bytes: u64,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RestoreReport {
+    /// How many topics.
+    pub topics: u64,
+    /// How many events.
+    pub events: u64,
+    /// The position of the newest event.
+    pub last_position: u64,
+}
+
+/// Makes a new log in `directory` of a backup of everything, and of those that follow it.
+///
+/// # Errors
+///
+/// [`Error::Open`]: the directory is not empty, or a backup is cut, altered, or does not follow the
+/// one before it; nothing was written. Or writing failed: what is there is no log.
+pub fn restore(
+    directory: &Path,
+    backups: &[PathBuf],
+    mut progress: impl FnMut(Restoring),
+) -> Result<RestoreReport> {
+    let total: u64 = backups.iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).sum();
+    let mut done_bytes = 0;
+    let mut last: Option<(Epoch, Position)> = None;
+    let mut report = |bytes: u64| {
+        done_bytes += bytes;
+        progress(Restoring { done_bytes, total_bytes: 2 * total });
+    };
+    for path in backups {
+        let bad = |problem: String| Error::Open { path: path.clone(), problem };
+        let reader = read(path, |_| Ok(()), &mut report)?;
+        let header = reader.header();
+        match last {
+            None if header.from.get() > 0 => {
+                return Err(bad(format!(
+                    "it follows position {}; name the backup that it follows before it",
+                    header.from
+                )));
+            }
+            Some(last) if last != (header.epoch, header.from) => {
+                return Err(bad(format!(
+                    "it follows position {} of epoch {}, and not {} of {}, where the one before \
+                     it ends",
+                    header.from, header.epoch, last.1, last.0
+                )));
+            }
+            _ => last = Some((header.epoch, header.position)),
+        }
+    }
+    let mut target = Target::create(directory)?;
+    for path in backups {
+        read(path, |frame| target.take(frame), &mut report)?;
+    }
+    target.finish()
+}
+
+/// Reads a whole backup, and hands its parts on.
+fn read(
+    path: &Path,
+    mut take: impl FnMut(Frame) -> Result<()>,
+    report: &mut impl FnMut(u64),
+) -> Result<BackupReader<BufReader<File>>> {
+    let bad = |problem: String| Error::Open { path: path.to_owned(), problem };
+    let file = File::open(path).map_err(|error| bad(error.to_string()))?;
+    let mut place = file.try_clone().map_err(|error| bad(error.to_string()))?;
+    let mut reader = BackupReader::new(BufReader::with_capacity(1 << 20, file)).map_err(bad)?;
+    let mut reported = 0;
+    loop {
+        let frame = reader.next_frame().map_err(bad)?;
+        let done = place.stream_position().unwrap_or(reported);
+        report(done - reported);
+        reported = done;
+        match frame {
+            Some(frame) => take(frame)?,
+            None => return Ok(reader),
+        }
+    }
+}
+
+/// A log that is being made.
+pub(super) struct Target {
+    directory: PathBuf,
+    database: sled::Db,
+    tree: sled::Tree,
+    topics: BTreeMap<TopicId, (StoredTopic, Written)>,
+    batch: sled::Batch,
+    batch_bytes: usize,
+    _lock: File,
+}
+
+/// What was written of a topic.
+#[derive(Debug, Clone, Copy, Default)]
+struct Written {
+    /// Where its blocks begin and end; `None`: there are none.
+    sequences: Option<(Sequence, Sequence)>,
+    end_bytes: u64,
+    events: u64,
+    last_position: Position,
+    last_time: Timestamp,
+}
+
+impl Target {
+    /// Begins a log in `directory`, which is made, or empty.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`]: nothing was written.
+    pub(super) fn create(directory: &Path) -> Result<Self> {
+        let bad = |problem: String| Error::Open { path: directory.to_owned(), problem };
+        std::fs::create_dir_all(directory).map_err(|error| bad(error.to_string()))?;
+        let mut entries = std::fs::read_dir(directory).map_err(|error| bad(error.to_string()))?;
+        if entries.next().is_some() {
+            return Err(bad("it is not empty; name a new directory".to_owned()));
+        }
+        let lock = sled_log::lock(directory)?;
+        let database = sled_log::open_sled(&directory.join("sled"), CACHE_BYTES);
+        let database = database.map_err(|error| bad(error.to_string()))?;
+        let tree = database.open_tree(keys::TREE).map_err(|error| bad(error.to_string()))?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            database,
+            tree,
+            topics: BTreeMap::new(),
+            batch: sled::Batch::default(),
+            batch_bytes: 0,
+            _lock: lock,
+        })
+    }
+
+    fn bad(&self, problem: impl ToString) -> Error {
+        Error::Open { path: self.directory.clone(), problem: problem.to_string() }
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<()> {
+        match frame {
+            Frame::Topic(topic) => {
+                self.begin_topic(topic);
+                Ok(())
+            }
+            Frame::Block(id, block) => self.write_block(id, block),
+        }
+    }
+
+    /// Takes a topic, or how it is later on.
+    pub(super) fn begin_topic(&mut self, topic: StoredTopic) {
+        let written = self.topics.get(&topic.id).map(|(_, written)| *written);
+        self.topics.insert(topic.id, (topic, written.unwrap_or_default()));
+    }
+
+    /// Where the next block of a topic begins, if none is missing; `None` before its first one.
+    pub(super) fn next_block(&self, id: TopicId) -> Option<Sequence> {
+        self.topics.get(&id)?.1.sequences.map(|(_, end)| end)
+    }
+
+    /// Writes the next block of a topic. What is between it and the one before it was trimmed in
+    /// between two backups, and so was all before that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`]: it does not fit what is there, or writing failed.
+    pub(super) fn write_block(&mut self, id: TopicId, block: Block) -> Result<()> {
+        match self.next_block(id) {
+            Some(next) if block.first_sequence() < next => {
+                return Err(self.bad(format!("sequence {} comes twice", block.first_sequence())));
+            }
+            Some(next) if block.first_sequence() > next => self.remove_blocks(id)?,
+            _ => {}
+        }
+        let Some((_, written)) = self.topics.get_mut(&id) else {
+            return Err(self.bad(format!("a block is of topic {}, which is not told", id.get())));
+        };
+        let block = block.ending_at(written.end_bytes + block.bytes().len() as u64);
+        let first = written.sequences.map_or(block.first_sequence(), |(first, _)| first);
+        *written = Written {
+            sequences: Some((first, block.last_sequence().next())),
+            end_bytes: block.end_bytes(),
+            events: written.events + block.count() as u64,
+            last_position: block.last_position(),
+            last_time: block.last_time(),
+        };
+        for (key, bytes) in blocks::parts(id, &block) {
+            self.batch.insert(&key, bytes);
+        }
+        self.batch_bytes += block.bytes().len();
+        if self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.batch_bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        self.tree.apply_batch(batch).map_err(|error| self.bad(error))
+    }
+
+    fn remove_blocks(&mut self, id: TopicId) -> Result<()> {
+        self.flush()?;
+        loop {
+            let all = self.tree.range(keys::blocks(id, Sequence::FIRST..blocks::END));
+            let found: Vec<_> = all.keys().take(MAX_REMOVED_KEYS).collect();
+            if found.is_empty() {
+                break;
+            }
+            for key in found {
+                self.batch.remove(key.map_err(|error| self.bad(error))?);
+            }
+            self.flush()?;
+        }
+        if let Some((_, written)) = self.topics.get_mut(&id) {
+            *written = Written::default();
+        }
+        Ok(())
+    }
+
+    /// Makes a log of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`]: writing failed; what is there is no log.
+    pub(super) fn finish(mut self) -> Result<RestoreReport> {
+        let mut report = RestoreReport::default();
+        let ends = |(topic, written): &(StoredTopic, Written)| {
+            written.sequences.filter(|(_, end)| topic.extent.earliest >= *end).map(|_| topic.id)
+        };
+        let trimmed: Vec<_> = self.topics.values().filter_map(ends).collect();
+        trimmed.into_iter().try_for_each(|id| self.remove_blocks(id))?;
+        for (id, (topic, written)) in std::mem::take(&mut self.topics) {
+            let topic = StoredTopic { extent: extent(&topic.extent, &written), ..topic };
+            let record = meta::encode_topic(&topic);
+            self.batch_bytes += record.len();
+            self.batch.insert(&keys::topic(id), record);
+            report.topics += u64::from(!topic.is_deleted);
+            report.events += written.events;
+            report.last_position = report.last_position.max(topic.extent.last_position.get());
+            if self.batch_bytes >= BATCH_BYTES {
+                self.flush()?;
+            }
+        }
+        let epoch = Epoch::new(rand::random());
+        self.batch.insert(&keys::LOG, meta::encode_epoch(epoch));
+        self.flush()?;
+        self.database.flush().map_err(|error| self.bad(error))?;
+        let sync = || -> std::io::Result<()> {
+            File::open(self.directory.join("sled/db"))?.sync_all()?;
+            let mark = Mark::open(&self.directory)?;
+            mark.write(epoch, Position::new(report.last_position))?;
+            mark.sync()?;
+            File::open(self.directory.join("sled"))?.sync_all()?;
+            File::open(&self.directory)?.sync_all()
+        };
+        sync().map_err(|error| self.bad(error))?;
+        Ok(report)
+    }
+}
+
+/// What a topic holds of which this was written: the rest of what it says was dropped.
+fn extent(told: &Extent, written: &Written) -> Extent {
+    let Some((first, tail)) = written.sequences else {
+        let dropped_events = told.tail.previous().get();
+        let empty = Extent { earliest: told.tail, rewritten: Sequence::FIRST, ..*told };
+        return Extent { appended_bytes: 0, dropped_bytes: 0, dropped_events, ..empty };
+    };
+    Extent {
+        earliest: told.earliest.max(first).min(tail),
+        tail,
+        last_position: written.last_position,
+        last_time: written.last_time,
+        appended_bytes: written.end_bytes,
+        dropped_bytes: 0,
+        dropped_events: tail.previous().get().saturating_sub(written.events),
+        rewritten: Sequence::FIRST,
+        ..*told
+    }
+}
