@@ -26,7 +26,8 @@ fn main() {
     let measuring = std::env::args().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
     let (rounds, groups) = if measuring { (7, 100) } else { (1, 3) };
     let block_bytes = BrokerConfig::default().max_block_bytes as usize;
-    let directory = tempfile::tempdir_in(".").expect("a directory on this disk");
+    let directory =
+        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
     let mut appender = Appender::new(directory.path(), block_bytes);
     let mut file = File::create(directory.path().join("plain")).expect("a file");
     let mut ratios = Vec::new();

@@ -50,7 +50,8 @@ const SHAPES: [Shape; 5] = [
 fn main() {
     let measuring = std::env::args().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
     let (rounds, seconds, shapes) = if measuring { (5, "4", 5) } else { (1, "1", 1) };
-    let directory = tempfile::tempdir_in(".").expect("a directory on this disk");
+    let directory =
+        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
     let served = Served::start(&directory.path().join("data"));
     let mut measured: Vec<Vec<Value>> = SHAPES.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {

@@ -18,7 +18,8 @@ const BATCH_EVENTS: u64 = 1_000;
 fn main() {
     let measuring = std::env::args().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
     let (events, rounds) = if measuring { (1_000_000, 9) } else { (2_000, 2) };
-    let directory = tempfile::tempdir_in(".").expect("a directory on this disk");
+    let directory =
+        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
     let data = directory.path().join("data");
     fill(&data, events);
 

@@ -42,8 +42,8 @@ const STEP_BYTES: usize = 256 << 10;
 const MAX_MERGED_BLOCKS: usize = 64;
 
 /// How many small blocks a topic gets before they are rolled up, and how many make it worth it.
-const ROLL_UP_BLOCKS: u32 = 64;
-const MIN_MERGED_BLOCKS: usize = 8;
+pub(super) const ROLL_UP_BLOCKS: u32 = 64;
+pub(super) const MIN_MERGED_BLOCKS: usize = 8;
 
 /// Events that are not compacted yet before a compaction is worth it; there must be half as many of
 /// them as of the others, too.

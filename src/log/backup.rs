@@ -1,7 +1,8 @@
 //! A backup: a file that holds what a log held at one position, or what was added since another.
 //!
 //! ```text
-//! header   | "LEFTOFFB": 8 | format: 1 | epoch: 4 | from: 8 | position: 8 | time_ms: 8 | crc32: 4 |
+//! header   | "LEFTOFFB": 8 | format: 1 | epoch: 4 | from: 8 | position: 8 | time_ms: 8
+//!          | crc32: 4 |
 //! frame    | crc32: 4 | kind: 1 | length: 4 | content: length |
 //!            kind 1, a topic: | id: 4 | its record (meta.rs) |      before its blocks
 //!            kind 2, a block: | id of its topic: 4 | the block (block.rs) |

@@ -1,0 +1,94 @@
+//! What do a hundred thousand topics cost? A few small events in each, the first publish to each
+//! included, over gRPC to the real binary, every acknowledgement durable.
+//! `cargo bench --bench topics` measures; `cargo test --benches` runs it tiny.
+
+mod served;
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use leftoff::edge::proto::broker_service_client::BrokerServiceClient;
+use leftoff::edge::proto::publish_stream_response::Outcome;
+use leftoff::edge::proto::{NewEvent, PublishStreamRequest};
+use leftoff::{Broker, OpenConfig};
+use served::Served;
+use tokio_stream::wrappers::ReceiverStream;
+
+const CLIENTS: u64 = 8;
+const IN_FLIGHT: usize = 64;
+const ROUNDS: u64 = 3;
+const PAYLOAD_BYTES: usize = 100;
+
+fn main() {
+    let measuring = std::env::args().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
+    let topics = if measuring { 100_000 } else { 800 };
+    let directory =
+        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
+    let data = directory.path().join("data");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+
+    let served = Served::start(&data);
+    let empty_memory_mb = served.memory_mb();
+    for round in 1..=ROUNDS {
+        let started = Instant::now();
+        runtime.block_on(publish_to_all(served.address, topics));
+        let rate = topics as f64 / started.elapsed().as_secs_f64();
+        let what = if round == 1 { "first events" } else { "further events" };
+        println!("topics {topics}: {what} {rate:>8.0} events/s (target 10000)");
+    }
+    println!("topics peak memory while publishing {:.0} MB", served.peak_memory_mb());
+    drop(served);
+
+    let started = Instant::now();
+    let broker = Broker::open(&data, &OpenConfig::default()).expect("the log opens");
+    let seconds = started.elapsed().as_secs_f64();
+    assert_eq!(broker.topics(None, usize::MAX).len() as u64, topics, "all of them are there");
+    println!("topics opening {topics} {seconds:.3} s (target 3)");
+    drop(broker);
+
+    let served = Served::start(&data);
+    std::thread::sleep(std::time::Duration::from_secs(if measuring { 10 } else { 0 }));
+    let memory_mb = served.memory_mb();
+    let per_topic = (memory_mb - empty_memory_mb).max(0.0) * 1e6 / topics as f64;
+    println!(
+        "topics memory per idle topic {per_topic:.0} bytes (target 1024), {memory_mb:.0} MB in all"
+    );
+}
+
+/// Publishes one event to each topic, from several clients at once.
+async fn publish_to_all(address: SocketAddr, topics: u64) {
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| tokio::spawn(publish(address, (client..topics).step_by(CLIENTS as usize))))
+        .collect();
+    for client in clients {
+        client.await.expect("a client");
+    }
+}
+
+async fn publish(address: SocketAddr, topics: impl Iterator<Item = u64> + Send + 'static) {
+    let mut client =
+        BrokerServiceClient::connect(format!("http://{address}")).await.expect("it listens");
+    let (requests, sent) = tokio::sync::mpsc::channel(IN_FLIGHT);
+    let expected = tokio::spawn(async move {
+        let mut count = 0;
+        for topic in topics {
+            let payload = vec![b'x'; PAYLOAD_BYTES].into();
+            let request = PublishStreamRequest {
+                topic: format!("users.{topic}.inbox"),
+                events: vec![NewEvent { payload, ..NewEvent::default() }],
+                expected_sequence: None,
+            };
+            requests.send(request).await.expect("the server reads");
+            count += 1;
+        }
+        count
+    });
+    let responses = client.publish_stream(ReceiverStream::new(sent)).await.expect("a stream");
+    let mut responses = responses.into_inner();
+    let mut acknowledged = 0;
+    while let Some(response) = responses.message().await.expect("the server goes on") {
+        assert!(matches!(response.outcome, Some(Outcome::Ack(_))), "{response:?}");
+        acknowledged += 1;
+    }
+    assert_eq!(acknowledged, expected.await.expect("all were sent"));
+}
