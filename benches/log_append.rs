@@ -83,8 +83,8 @@ impl Appender {
     fn new(directory: &Path, block_bytes: usize) -> Self {
         let log = SledLog::open(&directory.join("log"), &LogConfig::default()).expect("a log");
         let name = TopicName::new("bench").expect("a name");
-        let created = vec![StoredTopic::new(TopicId::FIRST, name)];
-        log.append(&Group { created, ..Group::default() }).expect("a topic");
+        let topic = StoredTopic::new(TopicId::FIRST, name);
+        log.commit(&Group::noting(topic)).expect("a topic");
         let events = vec![NewEvent::new(vec![b'x'; EVENT_BYTES]); GROUP_EVENTS as usize];
         Self { log, topic: TopicId::FIRST, events, next: 1, block_bytes }
     }
@@ -98,13 +98,13 @@ impl Appender {
             let record = records.record(index);
             if builder.count() > 0 && builder.size_bytes() + record.len() > self.block_bytes {
                 let full = std::mem::replace(&mut builder, self.builder());
-                group.blocks.push((self.topic, self.finish(full)));
+                group.appended.push((self.topic, self.finish(full)));
             }
             builder.push(record, false, false);
             self.next += 1;
         }
-        group.blocks.push((self.topic, self.finish(builder)));
-        self.log.append(&group).expect("an append that works");
+        group.appended.push((self.topic, self.finish(builder)));
+        self.log.commit(&group).expect("an append that works");
     }
 
     fn builder(&self) -> BlockBuilder {

@@ -40,6 +40,9 @@ const KEYS: u64 = 40;
 const PHASES: usize = 12;
 const WARM_UP_PHASES: usize = 4;
 
+/// After these it ends, whether enough was published or not.
+const MAX_PHASES: usize = 3 * PHASES;
+
 const MIB: f64 = 1_048_576.0;
 const MAX_RSS_MIB: f64 = 400.0;
 const MAX_DIRECTORY_TIMES: f64 = 3.0;
@@ -76,7 +79,7 @@ fn main() {
     let mut published_mib = 0.0;
     let phase_seconds = Duration::from_secs_f64(seconds / PHASES as f64);
     let mut phase = 0;
-    while phase < PHASES {
+    loop {
         let started = Instant::now();
         let served = Served::start(&data);
         let reopen_seconds = started.elapsed().as_secs_f64();
@@ -109,9 +112,9 @@ fn main() {
         );
         samples.push(sample);
         phase += 1;
-        // The last phase is repeated until enough was published.
-        if measuring && phase == PHASES && published_mib < TURNOVER * sample.retained_mib {
-            phase -= 1;
+        let is_enough = published_mib >= TURNOVER * sample.retained_mib;
+        if phase >= PHASES && (is_enough || !measuring || phase >= MAX_PHASES) {
+            break;
         }
     }
     let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/soak.svg");

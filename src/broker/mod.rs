@@ -13,10 +13,9 @@ mod dedup;
 mod failure;
 mod limits;
 mod maintenance;
-#[cfg(test)]
-mod maintenance_tests;
 mod page;
 mod publish;
+mod retention;
 mod state;
 mod subscription;
 mod tail;
@@ -24,6 +23,7 @@ mod tail;
 mod tests;
 mod topics;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -56,7 +56,7 @@ use crate::log::{Log, MemoryLog, NewRecords, SledLog};
 use crate::topic::{TopicId, TopicName};
 use crate::topic_config::TopicConfig;
 use backup::Horizons;
-use committer::{Change, Command, Committer, Request};
+use committer::{Change, Command, Committer, Done, Request, Step, Work};
 use dedup::DedupWindow;
 use failure::Failure;
 use maintenance::{Ask, Maintenance};
@@ -204,6 +204,8 @@ impl Broker {
         let max_queue_bytes = settings.max_queue_bytes as usize;
         let (commands, received) = mpsc::channel(1 + max_queue_bytes / REQUEST_BYTES);
         let failure = Failure::default();
+        let stopping = CancellationToken::new();
+        let maintenance_totals = Arc::default();
         let last_id = stored.iter().map(|topic| topic.id).max();
         let topics = Topics::new(&stored, limits.max_topics as usize, config.topics.clone());
         let committer = Committer {
@@ -218,10 +220,11 @@ impl Broker {
             max_block_bytes: settings.max_block_bytes as usize,
             max_group_bytes: settings.max_group_bytes as usize,
             auto_create: settings.auto_create,
+            quiet: HashMap::new(),
+            totals: Arc::clone(&maintenance_totals),
             now,
         };
         let (maintenance, asks) = std::sync::mpsc::sync_channel(MAX_ASKS);
-        let maintenance_totals = Arc::default();
         let horizons = Horizons::default();
         let maintaining = Maintenance {
             log: log.clone(),
@@ -231,7 +234,7 @@ impl Broker {
             config: config.maintenance.clone(),
             max_block_bytes: settings.max_block_bytes as usize,
             now,
-            totals: Arc::clone(&maintenance_totals),
+            stopping: stopping.clone(),
             horizons: horizons.clone(),
         };
         let threads = Threads {
@@ -252,7 +255,7 @@ impl Broker {
             dedup: dedup.clone(),
             now,
             failure,
-            stopping: CancellationToken::new(),
+            stopping,
             threads: Mutex::new(Some(threads)),
             maintenance,
             maintenance_totals,
@@ -422,7 +425,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTopic`]: nothing happened. As [`Log::record`] and [`Log::reclaim`].
+    /// [`Error::UnknownTopic`]: nothing happened. As [`Log::commit`].
     ///
     /// # Cancel safety
     ///
@@ -430,8 +433,8 @@ impl Broker {
     /// by and by.
     pub async fn purge(&self, topic: &TopicName, earliest: Sequence) -> Result<()> {
         let topic = self.0.topics.existing(topic)?;
-        let (of, reason) = (topic.clone(), TrimReason::Purged);
-        self.0.ask(|answer| Command::Trim { topic: of, earliest, reason, answer }).await??;
+        let (reason, report) = (TrimReason::Purged, MaintenanceReport::default());
+        self.0.step(&topic, Work::Trim { earliest, reason, report }).await?;
         self.0.reclaim(&topic).await
     }
 
@@ -610,14 +613,16 @@ impl Shared {
         self.failure.error().unwrap_or(Error::ShuttingDown)
     }
 
+    /// Has the committer do a step of maintenance.
+    async fn step(&self, topic: &Arc<Topic>, work: Work) -> Result<Done> {
+        let topic = topic.clone();
+        self.ask(|answer| Command::Step(Step { topic, work, answer })).await?
+    }
+
     /// Gives back the space of what was trimmed from `topic`.
     async fn reclaim(&self, topic: &Arc<Topic>) -> Result<()> {
-        loop {
-            let topic = topic.clone();
-            if !self.ask(|answer| Command::Reclaim { topic, answer }).await?? {
-                return Ok(());
-            }
-        }
+        while self.step(topic, Work::Retain).await?.has_more {}
+        Ok(())
     }
 
     /// Makes sure that the window has the ids that `topic` held before the start.

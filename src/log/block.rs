@@ -232,13 +232,9 @@ impl Block {
         Header::decode(start).map(|header| header.block_bytes())
     }
 
-    /// How many events the block says it holds that begins with `start`, which is not verified.
-    ///
-    /// # Errors
-    ///
-    /// As [`Block::size_of`].
-    pub fn count_of(start: &[u8]) -> Result<u64, String> {
-        Header::decode(start).map(|header| u64::from(header.count))
+    /// The header of the block that begins with `start`, if it is one; it is not verified.
+    pub(super) fn header_of(start: &[u8]) -> Option<Header> {
+        Header::decode(start).ok()
     }
 
     /// The block as it is stored.
@@ -388,17 +384,18 @@ impl Block {
     }
 }
 
+/// What a block says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Header {
+pub(super) struct Header {
     flags: u8,
-    count: u32,
+    pub(super) count: u32,
     body_bytes: u32,
-    first_sequence: Sequence,
-    last_sequence: Sequence,
+    pub(super) first_sequence: Sequence,
+    pub(super) last_sequence: Sequence,
     first_position: Position,
-    last_position: Position,
+    pub(super) last_position: Position,
     first_time: Timestamp,
-    last_time: Timestamp,
+    pub(super) last_time: Timestamp,
     end_bytes: u64,
 }
 

@@ -26,7 +26,7 @@ fn trim(log: &dyn Log, earliest: u64) -> StoredTopic {
     topic.extent.trimmed_position = log.position_below(&topic, Sequence::new(earliest)).unwrap();
     topic.extent.earliest = Sequence::new(earliest);
     topic.extent.trim_reason = TrimReason::Purged;
-    log.record(&topic).unwrap();
+    log.commit(&Group::noting(topic.clone())).unwrap();
     assert_eq!(log.topics().unwrap().swap_remove(0), topic);
     topic
 }
@@ -40,7 +40,7 @@ fn fill(log: &dyn Log, blocks: u64, events: u64) -> Vec<Vec<u64>> {
         let mut group = Group::default();
         for topic in 1..=2 {
             if index == 0 {
-                group.created.push(new_topic(topic));
+                group.topics.push(new_topic(topic));
             }
             let first = 1 + index * events;
             let payloads: Vec<Vec<u8>> =
@@ -49,11 +49,11 @@ fn fill(log: &dyn Log, blocks: u64, events: u64) -> Vec<Vec<u64>> {
             let size = &mut sizes[topic as usize - 1];
             let block = block((first, position, 1000 + index), *size, &payloads);
             *size = block.end_bytes();
-            group.blocks.push((id(topic), block));
+            group.appended.push((id(topic), block));
             position += events;
             sequences[topic as usize - 1].extend(first..first + events);
         }
-        log.append(&group).unwrap();
+        log.commit(&group).unwrap();
     }
     sequences
 }
@@ -87,18 +87,34 @@ fn stored(log: &dyn Log, topic: u32, from: u64, below: u64) -> (u64, u64) {
     (size_bytes, all.iter().map(|block| block.count() as u64).sum())
 }
 
-/// Removes what was trimmed from the first topic, step by step; how many steps it took.
-fn reclaim(log: &dyn Log) -> u64 {
-    let mut steps = 0;
+/// Removes what was trimmed from the first topic, step by step.
+fn reclaim(log: &dyn Log) {
     loop {
-        let topic = log.topics().unwrap().swap_remove(0);
-        let extent = log.reclaim(&topic).unwrap();
-        if extent == topic.extent {
-            return steps;
+        let mut topic = log.topics().unwrap().swap_remove(0);
+        let all = Sequence::FIRST..topic.extent.tail;
+        let mut oldest = log.stored_blocks(topic.id, all, MAX_REMOVED_PARTS / 4).unwrap();
+        oldest.retain(|block| block.end <= topic.extent.earliest);
+        if oldest.is_empty() {
+            return;
         }
-        assert!(extent.size_bytes() < topic.extent.size_bytes());
-        steps += 1;
+        oldest.iter().for_each(|block| topic.extent.drop_block(block));
+        let removed = oldest.into_iter().map(|block| (topic.id, block)).collect();
+        log.commit(&Group { removed, ..Group::noting(topic) }).unwrap();
     }
+}
+
+/// Puts `block` in the place of those of the first topic that it spans.
+fn rewrite(log: &dyn Log, block: &Block) -> Extent {
+    let mut topic = log.topics().unwrap().swap_remove(0);
+    let spanned = block.first_sequence()..block.last_sequence().next();
+    let old = log.stored_blocks(topic.id, spanned, usize::MAX).unwrap();
+    old.iter().for_each(|old| topic.extent.drop_block(old));
+    topic.extent.keep_block(block);
+    let extent = topic.extent;
+    let removed = old.into_iter().map(|block| (topic.id, block)).collect();
+    let rewritten = vec![(topic.id, block.clone())];
+    log.commit(&Group { removed, rewritten, ..Group::noting(topic) }).unwrap();
+    extent
 }
 
 fn what_was_appended_is_read_from_any_place_in_steps_of_any_size(log: &dyn Log) {
@@ -184,7 +200,7 @@ fn rewriting_puts_one_block_in_the_place_of_several(log: &dyn Log) {
         let blocks =
             log.read(id(1), Sequence::new(from), Sequence::new(below), usize::MAX).unwrap();
         let merged = Block::merge(&blocks, |event| event.sequence.get() % every == 0);
-        let extent = log.rewrite(&topic, &merged).unwrap();
+        let extent = rewrite(log, &merged);
         kept.retain(|s| !(from..below).contains(s) || s % every == 0);
         let (size_bytes, events) = stored(log, 1, 1, 281);
         assert_eq!((extent.size_bytes(), extent.events()), (size_bytes, events));
@@ -201,35 +217,59 @@ fn rewriting_puts_one_block_in_the_place_of_several(log: &dyn Log) {
         let next = |from: u64| kept.iter().copied().find(|s| *s >= from);
         assert_eq!(next(found), next(sequence), "position of {sequence}");
     }
-    // What was read before a trim does not bring it back.
-    let topic = log.topics().unwrap().swap_remove(0);
-    let blocks = log.read(id(1), Sequence::new(1), Sequence::new(141), usize::MAX).unwrap();
-    trim(log, 281);
-    reclaim(log);
-    let unchanged = log.rewrite(&topic, &Block::merge(&blocks, |_| true)).unwrap();
-    assert_eq!(unchanged, topic.extent);
-    log.read(id(2), Sequence::FIRST, tail, usize::MAX).unwrap();
-    assert_eq!(log.topics().unwrap()[0].extent.size_bytes(), 0);
+}
+
+fn stored_blocks_are_told_with_what_they_span_and_take(log: &dyn Log) {
+    fill(log, 40, 7);
+    let (first, tail) = (Sequence::FIRST, Sequence::new(281));
+    let blocks = log.read(id(2), first, tail, usize::MAX).unwrap();
+    let stored = log.stored_blocks(id(2), first..tail, usize::MAX).unwrap();
+    assert_eq!(stored.len(), 40);
+    for (stored, block) in stored.iter().zip(&blocks) {
+        let expected = StoredBlock {
+            first: block.first_sequence(),
+            end: block.last_sequence().next(),
+            parts: 1,
+            size_bytes: block.bytes().len() as u64,
+            events: 7,
+            last: Some((block.last_position(), block.last_time())),
+        };
+        assert_eq!(*stored, expected);
+    }
+    for (max_parts, count) in [(0, 1), (1, 1), (5, 5), (99, 40)] {
+        let some = log.stored_blocks(id(2), first..tail, max_parts).unwrap();
+        assert_eq!(some, stored[..count], "{max_parts}");
+    }
+    let middle = Sequence::new(8)..Sequence::new(22);
+    assert_eq!(log.stored_blocks(id(2), middle, 99).unwrap(), stored[1..3]);
+    assert_eq!(log.stored_blocks(id(2), tail..Sequence::new(u64::MAX), 9).unwrap(), []);
 }
 
 fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
     let large: Vec<Vec<u8>> = (0..4_u8).map(|n| vec![n; 700_000 * usize::from(n)]).collect();
-    let mut group = Group { created: vec![new_topic(1)], ..Group::default() };
+    let mut group = Group::noting(new_topic(1));
     for (sequence, payload) in (1..).zip(&large) {
-        group.blocks.push((id(1), block((sequence, sequence, 1), 0, &[payload])));
+        group.appended.push((id(1), block((sequence, sequence, 1), 0, &[payload])));
     }
-    log.append(&group).unwrap();
+    log.commit(&group).unwrap();
     let blocks = log.read(id(1), Sequence::FIRST, Sequence::new(5), usize::MAX).unwrap();
     let read: Vec<&[u8]> =
         blocks.iter().map(|block| block.events().next().unwrap().payload).collect();
     assert_eq!(read, large);
+    trim(log, 4);
+    reclaim(log);
+    let all = Sequence::FIRST..Sequence::new(5);
+    let left = log.stored_blocks(id(1), all, usize::MAX).unwrap();
+    assert_eq!((left.len(), left[0].first.get()), (1, 4));
+    assert_eq!(left[0].size_bytes, blocks[3].bytes().len() as u64);
 }
 
-const CONTRACT: [fn(&dyn Log); 5] = [
+const CONTRACT: [fn(&dyn Log); 6] = [
     what_was_appended_is_read_from_any_place_in_steps_of_any_size,
     seeking_by_time_and_position_finds_the_first_event_that_reaches_it,
     trimming_takes_events_out_at_once_and_reclaiming_removes_whole_blocks,
     rewriting_puts_one_block_in_the_place_of_several,
+    stored_blocks_are_told_with_what_they_span_and_take,
     large_events_are_kept_beside_small_ones,
 ];
 

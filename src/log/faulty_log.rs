@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::{Block, Extent, Group, Log, MemoryLog, StoredTopic};
+use super::{Block, Group, Log, MemoryLog, StoredBlock, StoredTopic};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::topic::TopicId;
@@ -123,7 +124,10 @@ impl Log for FaultyLog {
         self.inner.topics()
     }
 
-    fn append(&self, group: &Group) -> Result<()> {
+    fn commit(&self, group: &Group) -> Result<()> {
+        if group.appended.is_empty() {
+            return self.inner.commit(group);
+        }
         let fault = {
             let mut state = self.state.lock().unwrap();
             if state.failed {
@@ -140,16 +144,16 @@ impl Log for FaultyLog {
             Some(Fault::DiskFull) => Err(Error::DiskFull { free_bytes: 1, needed_bytes: 2 }),
             Some(Fault::WriteFails) => Err(Error::OutcomeUnknown(Self::cause())),
             Some(Fault::SyncFails) => {
-                self.inner.append(group)?;
+                self.inner.commit(group)?;
                 Err(Error::OutcomeUnknown(Self::cause()))
             }
             Some(Fault::Panics) => panic!("injected"),
             Some(Fault::Waits) => {
                 let is_closed = self.gate.is_closed.lock().unwrap();
                 let _opened = self.gate.opened.wait_while(is_closed, |closed| *closed).unwrap();
-                self.inner.append(group)
+                self.inner.commit(group)
             }
-            None => self.inner.append(group),
+            None => self.inner.commit(group),
         }
     }
 
@@ -175,19 +179,16 @@ impl Log for FaultyLog {
         Err(Error::Damaged { topic: name, first, last, problem: "injected".to_owned() })
     }
 
-    fn record(&self, topic: &StoredTopic) -> Result<()> {
-        self.inner.record(topic)
+    fn stored_blocks(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        max_parts: usize,
+    ) -> Result<Vec<StoredBlock>> {
+        self.inner.stored_blocks(topic, sequences, max_parts)
     }
 
     fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position> {
         self.inner.position_below(topic, sequence)
-    }
-
-    fn reclaim(&self, topic: &StoredTopic) -> Result<Extent> {
-        self.inner.reclaim(topic)
-    }
-
-    fn rewrite(&self, topic: &StoredTopic, block: &Block) -> Result<Extent> {
-        self.inner.rewrite(topic, block)
     }
 }

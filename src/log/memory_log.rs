@@ -2,10 +2,11 @@
 //! holds is gone with the process, and it says so: its durability is `memory`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::block::Block;
-use super::{Extent, Group, Log, StoredTopic};
+use super::{Group, Log, StoredBlock, StoredTopic};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::Result;
 use crate::topic::TopicId;
@@ -52,14 +53,19 @@ impl Log for MemoryLog {
         Ok(self.state().topics.values().cloned().collect())
     }
 
-    fn append(&self, group: &Group) -> Result<()> {
+    fn commit(&self, group: &Group) -> Result<()> {
         let mut state = self.state_mut();
-        for topic in &group.created {
+        for topic in &group.topics {
             state.topics.insert(topic.id, topic.clone());
         }
-        for (id, block) in &group.blocks {
-            let topic = state.topics.get_mut(id).expect("a topic is created with its first block");
+        for (id, block) in &group.removed {
+            state.blocks.remove(&(*id, block.first));
+        }
+        for (id, block) in &group.appended {
+            let topic = state.topics.get_mut(id).expect("a topic is noted with its first block");
             topic.extent = topic.extent.with(block);
+        }
+        for (id, block) in group.rewritten.iter().chain(&group.appended) {
             state.blocks.insert((*id, block.first_sequence()), block.clone());
         }
         Ok(())
@@ -86,9 +92,19 @@ impl Log for MemoryLog {
         Ok(fitting.map(|(_, block)| block.clone()).collect())
     }
 
-    fn record(&self, topic: &StoredTopic) -> Result<()> {
-        self.state_mut().topics.insert(topic.id, topic.clone());
-        Ok(())
+    fn stored_blocks(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        max_parts: usize,
+    ) -> Result<Vec<StoredBlock>> {
+        let state = self.state();
+        let blocks = state.blocks.range((topic, sequences.start)..(topic, sequences.end));
+        let stored = blocks.take(max_parts.max(1)).map(|((_, first), block)| {
+            let stored = StoredBlock::begin(*first, block.bytes());
+            stored.ending_at(block.last_sequence().next())
+        });
+        Ok(stored.collect())
     }
 
     fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position> {
@@ -97,37 +113,5 @@ impl Log for MemoryLog {
         let below = blocks.flat_map(|(_, block)| block.events().map(|e| (e.sequence, e.position)));
         let last = below.take_while(|(below, _)| *below < sequence).last();
         Ok(last.map_or(topic.extent.trimmed_position, |(_, position)| position))
-    }
-
-    fn reclaim(&self, topic: &StoredTopic) -> Result<Extent> {
-        let mut state = self.state_mut();
-        let mut extent = topic.extent;
-        state.blocks.retain(|(owner, _), block| {
-            let is_kept = *owner != topic.id || block.last_sequence() >= extent.earliest;
-            if !is_kept {
-                extent.dropped_bytes += block.bytes().len() as u64;
-                extent.dropped_events += block.count() as u64;
-            }
-            is_kept
-        });
-        state.topics.insert(topic.id, StoredTopic { extent, ..topic.clone() });
-        Ok(extent)
-    }
-
-    fn rewrite(&self, topic: &StoredTopic, block: &Block) -> Result<Extent> {
-        let mut state = self.state_mut();
-        let mut extent = topic.extent;
-        let first = (topic.id, block.first_sequence());
-        if !state.blocks.contains_key(&first) {
-            return Ok(extent); // Reclaimed meanwhile: it must not come back.
-        }
-        let spanned = first..(topic.id, block.last_sequence().next());
-        let old: Vec<_> = state.blocks.range(spanned).map(|(key, _)| *key).collect();
-        let old: Vec<Block> = old.iter().filter_map(|key| state.blocks.remove(key)).collect();
-        let old_bytes = old.iter().map(|block| block.bytes().len() as u64).sum();
-        extent.rewrote(block, old_bytes, old.iter().map(|block| block.count() as u64).sum());
-        state.blocks.insert(first, block.clone());
-        state.topics.insert(topic.id, StoredTopic { extent, ..topic.clone() });
-        Ok(extent)
     }
 }

@@ -21,6 +21,7 @@ mod meta;
 mod record;
 mod restore;
 mod sled_log;
+mod stored_block;
 mod touches;
 
 #[cfg(test)]
@@ -37,6 +38,9 @@ pub use memory_log::MemoryLog;
 pub use record::{EventRef, Headers};
 pub use restore::{RestoreReport, Restoring, restore};
 pub use sled_log::{LogConfig, SledLog};
+pub use stored_block::StoredBlock;
+
+use std::ops::Range;
 
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};
 use crate::error::Result;
@@ -44,15 +48,38 @@ use crate::event::{Durability, Timestamp};
 use crate::topic::{TopicId, TopicName};
 use crate::topic_config::TopicConfig;
 
-/// What is appended in one go: all of it is stored, or nothing, over all topics.
+/// Most parts that a group removes, besides as many as it writes. sled holds on to what one batch
+/// changes until the batch is over: one of 40,000 removals leaked gigabytes.
+pub const MAX_REMOVED_PARTS: usize = 64;
+
+/// What is written in one go: all of it is stored, or nothing, over all topics.
 #[derive(Debug, Clone, Default)]
 pub struct Group {
-    /// Topics that these blocks are the first of, or the first again, as they are before them.
-    pub created: Vec<StoredTopic>,
-    /// Blocks, those of one topic in their order.
-    pub blocks: Vec<(TopicId, Block)>,
+    /// Topics of which something is to be noted that their blocks do not say: they are new, or
+    /// their settings, their `earliest` or what was dropped changes. Each as it is before the
+    /// blocks that this group appends to it.
+    pub topics: Vec<StoredTopic>,
+    /// Blocks that go. The topics of them are noted above, and count them as dropped.
+    pub removed: Vec<(TopicId, StoredBlock)>,
+    /// Blocks that take the place of those that go.
+    pub rewritten: Vec<(TopicId, Block)>,
+    /// Blocks that are appended, those of one topic in their order.
+    pub appended: Vec<(TopicId, Block)>,
     /// What it must outlive once it is stored: [`Durability::Process`] saves the sync.
     pub durability: Durability,
+}
+
+impl Group {
+    /// A group that notes what `topic` is.
+    pub fn noting(topic: StoredTopic) -> Self {
+        Self { topics: vec![topic], ..Self::default() }
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        let Self { topics, removed, rewritten, appended, durability: _ } = self;
+        topics.is_empty() && removed.is_empty() && rewritten.is_empty() && appended.is_empty()
+    }
 }
 
 /// A topic as the log has it.
@@ -137,11 +164,16 @@ impl Extent {
         self.tail.previous().get().saturating_sub(self.dropped_events)
     }
 
-    /// Counts blocks of these sizes that `block` took the place of.
-    fn rewrote(&mut self, block: &Block, old_bytes: u64, old_events: u64) {
-        let (new_bytes, new_events) = (block.bytes().len() as u64, block.count() as u64);
-        self.dropped_bytes = (self.dropped_bytes + old_bytes).saturating_sub(new_bytes);
-        self.dropped_events = (self.dropped_events + old_events).saturating_sub(new_events);
+    /// Counts `block` as dropped.
+    pub(crate) fn drop_block(&mut self, block: &StoredBlock) {
+        self.dropped_bytes += block.size_bytes;
+        self.dropped_events += block.events;
+    }
+
+    /// Takes `block` for what is left of blocks that were counted as dropped.
+    pub(crate) fn keep_block(&mut self, block: &Block) {
+        self.dropped_bytes = self.dropped_bytes.saturating_sub(block.bytes().len() as u64);
+        self.dropped_events = self.dropped_events.saturating_sub(block.count() as u64);
     }
 
     /// As it is once `block` is appended.
@@ -192,11 +224,14 @@ pub trait Log: Send + Sync + 'static {
     /// As [`Log::read`], of the newest block of each topic.
     fn topics(&self) -> Result<Vec<StoredTopic>>;
 
-    /// Stores `group`, all or nothing, also across a crash. Durable when this returns.
+    /// Writes `group`, all or nothing, also across a crash. Durable when this returns. From that
+    /// moment events below a topic's `earliest` are no part of it any more. What goes is removed
+    /// with it, so no more than [`MAX_REMOVED_PARTS`] parts besides as many as are written.
     ///
     /// # Errors
     ///
-    /// - [`Error::NotWritten`], [`Error::DiskFull`]: nothing was written; the log goes on.
+    /// - [`Error::NotWritten`], [`Error::DiskFull`]: nothing was written; the log goes on. A group
+    ///   that appends nothing never finds the disk too full: it is how space comes back.
     /// - [`Error::OutcomeUnknown`]: it may be stored; later appends fail until reopened.
     /// - [`Error::ReadOnly`]: nothing was written, because of such a failure before.
     ///
@@ -204,7 +239,7 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::DiskFull`]: crate::Error::DiskFull
     /// [`Error::OutcomeUnknown`]: crate::Error::OutcomeUnknown
     /// [`Error::ReadOnly`]: crate::Error::ReadOnly
-    fn append(&self, group: &Group) -> Result<()>;
+    fn commit(&self, group: &Group) -> Result<()>;
 
     /// Blocks of `topic` from the one that holds `from`, in order, each verified, without a hole
     /// between them: at least one, then as many as fit `max_bytes`. `from` is within the topic's
@@ -228,14 +263,21 @@ pub trait Log: Send + Sync + 'static {
         max_bytes: usize,
     ) -> Result<Vec<Block>>;
 
-    /// Notes durably what the blocks of `topic` do not say: its `earliest`, its settings. From the
-    /// moment this returns, events below `earliest` are no part of it any more. Nothing is removed
-    /// yet: [`Log::reclaim`] does that.
+    /// The blocks of `topic` that begin in `sequences`, in order, whether they can be read or not:
+    /// at least one, if there is one, then as many as have `max_parts` parts together.
     ///
     /// # Errors
     ///
-    /// As [`Log::append`].
-    fn record(&self, topic: &StoredTopic) -> Result<()>;
+    /// [`Error::ReadFailed`], [`Error::DamagedLog`].
+    ///
+    /// [`Error::ReadFailed`]: crate::Error::ReadFailed
+    /// [`Error::DamagedLog`]: crate::Error::DamagedLog
+    fn stored_blocks(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        max_parts: usize,
+    ) -> Result<Vec<StoredBlock>>;
 
     /// The position of the last event of `topic` below `sequence`, which it holds or ends with.
     /// Where its block is damaged, the last one that it can have.
@@ -246,25 +288,6 @@ pub trait Log: Send + Sync + 'static {
     ///
     /// [`Error::ReadFailed`]: crate::Error::ReadFailed
     fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position>;
-
-    /// Removes some of the blocks whose events are all trimmed, oldest first, and counts them as
-    /// dropped, at once with it. Returns what the topic holds then; as it was, when none is left.
-    /// A step is small: it writes about as much as a group does.
-    ///
-    /// # Errors
-    ///
-    /// As [`Log::append`]; nothing was removed that is not counted.
-    fn reclaim(&self, topic: &StoredTopic) -> Result<Extent>;
-
-    /// Puts `block` in the place of the blocks of `topic` whose sequences it spans, all or nothing,
-    /// also across a crash, and counts what they held and it does not as dropped. It spans whole
-    /// blocks, few enough that the step is small, and never the newest one. Returns what the topic
-    /// holds then; as it was, if the blocks were reclaimed meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// As [`Log::append`], and as [`Log::read`], with nothing changed.
-    fn rewrite(&self, topic: &StoredTopic, block: &Block) -> Result<Extent>;
 
     /// The sequence of the first event in `earliest..tail` of `topic` that `seek` looks for; `tail`
     /// if none is. A binary search: it reads about `log2(tail - earliest)` blocks.

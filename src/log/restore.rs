@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::backup::{BackupReader, Frame};
 use super::block::Block;
 use super::mark::Mark;
-use super::{Extent, StoredTopic, blocks, keys, meta, sled_log};
+use super::{Extent, MAX_REMOVED_PARTS, StoredTopic, blocks, keys, meta, sled_log};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -22,9 +22,6 @@ const CACHE_BYTES: u64 = 64 << 20;
 
 /// Bytes of blocks that are written in one batch.
 const BATCH_BYTES: usize = 1 << 20;
-
-/// Most keys in one batch of removals.
-const MAX_REMOVED_KEYS: usize = 64;
 
 /// How far a restore has come: bytes of all the backups, which are read twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,7 +230,7 @@ impl Target {
         self.flush()?;
         loop {
             let all = self.tree.range(keys::blocks(id, Sequence::FIRST..blocks::END));
-            let found: Vec<_> = all.keys().take(MAX_REMOVED_KEYS).collect();
+            let found: Vec<_> = all.keys().take(MAX_REMOVED_PARTS).collect();
             if found.is_empty() {
                 break;
             }

@@ -17,7 +17,6 @@
 //!   a leaf holds up to 16 entries and is rewritten whole, so it stays near half a MiB here.
 //! - A group of one block is inserted without a batch: sled writes and syncs a batch's frame by
 //!   itself. 64 clients with one event each: 2 `sync_file_range` a group with it, 1 without.
-//! - Removals go in batches of 64 at the most: one batch of 40,000 leaked gigabytes.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -28,7 +27,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use sled::IVec;
 use tracing::{info, warn};
 
 use super::block::Block;
@@ -37,7 +35,7 @@ use super::keys::BlockKey;
 use super::mark::Mark;
 use super::meta;
 use super::touches::Touches;
-use super::{Extent, Group, Log, StoredTopic, keys};
+use super::{Group, Log, StoredBlock, StoredTopic, keys};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Cause, Error, PUT_BACK, Result};
 use crate::event::Durability;
@@ -45,9 +43,6 @@ use crate::topic::{TopicId, TopicName};
 
 /// sled's unit of space, in bytes.
 const SEGMENT_BYTES: usize = 8 << 20;
-
-/// Most keys in one batch of removals.
-const MAX_REMOVED_KEYS: usize = 64;
 
 /// What a group may take on disk for each of its bytes, before sled gives space back: the entry
 /// itself, and its leaf's rewriting. Measured: 1.4 to 1.8.
@@ -190,11 +185,7 @@ impl SledLog {
         }
     }
 
-    /// As [`Self::write`], unless writing failed before; a failure is the last one.
-    fn write_or_fail(&self, fill: impl FnOnce(&mut sled::Batch)) -> Result<()> {
-        self.or_fail(|| self.write(fill))
-    }
-
+    /// Does `write`, unless writing failed before; a failure is the last one.
     fn or_fail(&self, write: impl FnOnce() -> io::Result<()>) -> Result<()> {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cause) = &*failed {
@@ -281,74 +272,6 @@ impl SledLog {
         }
         Ok(blocks)
     }
-
-    /// What the blocks of `topic` take that begin in `sequences`.
-    fn stored_in(&self, topic: TopicId, sequences: Range<Sequence>) -> Result<Stored> {
-        let mut found = Stored::default();
-        for entry in self.tree.range(keys::blocks(topic, sequences)) {
-            let (key, value) = entry.map_err(unreadable)?;
-            if keys::parse_block(&key).is_some_and(|(_, _, part)| part == 0) {
-                let events = Block::count_of(&value).unwrap_or(0);
-                found.events = Some(found.events.unwrap_or(0) + events);
-            }
-            found.size_bytes += value.len() as u64;
-            found.keys.push(key);
-        }
-        Ok(found)
-    }
-
-    /// The oldest blocks of `topic` that end below its `earliest`.
-    fn reclaimable(&self, topic: &StoredTopic) -> Result<Stored> {
-        let Extent { earliest, tail, .. } = topic.extent;
-        let mut found = Stored::default();
-        let mut oldest: Option<(Sequence, Stored)> = None;
-        for entry in self.tree.range(keys::blocks(topic.id, Sequence::FIRST..END)) {
-            let (key, value) = entry.map_err(unreadable)?;
-            let Some((_, first, part)) = keys::parse_block(&key) else { continue };
-            // A block ends where the next one begins, and the last one where the topic does.
-            if part == 0
-                && let Some((start, block)) = oldest.take()
-            {
-                if first > earliest {
-                    return Ok(found);
-                }
-                found.add(block, start..first);
-                if found.keys.len() >= MAX_REMOVED_KEYS {
-                    return Ok(found);
-                }
-            }
-            let (_, block) = oldest.get_or_insert_with(|| {
-                (first, Stored { events: Block::count_of(&value).ok(), ..Stored::default() })
-            });
-            block.size_bytes += value.len() as u64;
-            block.keys.push(key);
-        }
-        if let Some((start, block)) = oldest.filter(|_| earliest >= tail) {
-            found.add(block, start..tail);
-        }
-        Ok(found)
-    }
-}
-
-/// What blocks take in the tree.
-#[derive(Default)]
-struct Stored {
-    keys: Vec<IVec>,
-    size_bytes: u64,
-    /// `None`: it is not known yet.
-    events: Option<u64>,
-}
-
-impl Stored {
-    /// Adds a block with these sequences. If its header does not say how many events it holds, it
-    /// is damaged, and counted as it was appended.
-    fn add(&mut self, block: Stored, sequences: Range<Sequence>) {
-        let most = sequences.end.get().saturating_sub(sequences.start.get());
-        let events = block.events.map_or(most, |events| events.min(most));
-        self.events = Some(self.events.unwrap_or(0) + events);
-        self.size_bytes += block.size_bytes;
-        self.keys.extend(block.keys);
-    }
 }
 
 impl Log for SledLog {
@@ -362,32 +285,27 @@ impl Log for SledLog {
             .collect()
     }
 
-    fn append(&self, group: &Group) -> Result<()> {
-        let size_bytes = group.blocks.iter().map(|(_, block)| block.bytes().len() as u64).sum();
-        self.check_free_space(size_bytes)?;
+    fn commit(&self, group: &Group) -> Result<()> {
+        let appended_bytes = group.appended.iter().map(|(_, b)| b.bytes().len() as u64).sum();
+        if !group.appended.is_empty() {
+            self.check_free_space(appended_bytes)?;
+        }
         self.or_fail(|| {
-            match (&group.created[..], &group.blocks[..]) {
+            match lone_part(group) {
                 // Alone, an entry needs no batch around it, which sled writes and syncs on its own.
-                ([], [(id, block)]) if is_one_part(block) => {
-                    let key = keys::block(*id, block.first_sequence(), 0);
-                    self.tree.insert(key, &block.bytes()[..])?;
-                }
-                (created, blocks) => self.put(|batch| {
-                    for topic in created {
-                        batch.insert(&keys::topic(topic.id), meta::encode_topic(topic));
-                    }
-                    all_parts(blocks).for_each(|(key, bytes)| batch.insert(&key, bytes));
-                })?,
+                Some((key, bytes)) => drop(self.tree.insert(key, bytes)?),
+                None => self.put(|batch| fill(batch, group))?,
             }
             self.sync(group.durability)
         })?;
         let mut touches = Touches::default();
-        all_parts(&group.blocks).for_each(|(key, b)| touches.passed(&self.tree, &key, b.len()));
-        if !group.created.is_empty() {
+        let written = all_parts(&group.rewritten).chain(all_parts(&group.appended));
+        written.for_each(|(key, bytes)| touches.passed(&self.tree, &key, bytes.len()));
+        if !group.topics.is_empty() {
             let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-            names.extend(group.created.iter().map(|topic| (topic.id, topic.name.clone())));
+            names.extend(group.topics.iter().map(|topic| (topic.id, topic.name.clone())));
         }
-        let last = group.blocks.iter().map(|(_, block)| block.last_position()).max();
+        let last = group.appended.iter().map(|(_, block)| block.last_position()).max();
         if let Some(last) = last
             && group.durability == Durability::Fsync
             && let Err(error) = self.mark.write(self.epoch, last)
@@ -417,13 +335,37 @@ impl Log for SledLog {
         }
     }
 
-    fn record(&self, topic: &StoredTopic) -> Result<()> {
-        self.write_or_fail(|batch| {
-            batch.insert(&keys::topic(topic.id), meta::encode_topic(topic));
-        })?;
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        names.insert(topic.id, topic.name.clone());
-        Ok(())
+    fn stored_blocks(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        max_parts: usize,
+    ) -> Result<Vec<StoredBlock>> {
+        let end = sequences.end;
+        let mut found: Vec<StoredBlock> = Vec::new();
+        let mut current: Option<StoredBlock> = None;
+        let mut parts = 0;
+        for entry in self.tree.range(keys::blocks(topic, sequences)) {
+            let (key, value) = entry.map_err(unreadable)?;
+            let Some((_, first, part)) = keys::parse_block(&key) else { continue };
+            match &mut current {
+                Some(block) if block.first == first => {
+                    block.parts = usize::from(part) + 1;
+                    block.size_bytes += value.len() as u64;
+                }
+                _ => {
+                    if let Some(block) = current.replace(StoredBlock::begin(first, &value)) {
+                        parts += block.parts;
+                        found.push(block.ending_at(first));
+                        if parts >= max_parts {
+                            return Ok(found);
+                        }
+                    }
+                }
+            }
+        }
+        found.extend(current.map(|block| block.ending_at(end)));
+        Ok(found)
     }
 
     fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position> {
@@ -442,41 +384,6 @@ impl Log for SledLog {
             None => Ok(known),
         }
     }
-
-    fn reclaim(&self, topic: &StoredTopic) -> Result<Extent> {
-        let Stored { keys, size_bytes, events } = self.reclaimable(topic)?;
-        let mut extent = topic.extent;
-        if keys.is_empty() {
-            return Ok(extent);
-        }
-        extent.dropped_bytes += size_bytes;
-        extent.dropped_events += events.unwrap_or(0);
-        let record = meta::encode_topic(&StoredTopic { extent, ..topic.clone() });
-        self.write_or_fail(|batch| {
-            batch.insert(&keys::topic(topic.id), record);
-            keys.into_iter().for_each(|key| batch.remove(key));
-        })?;
-        Ok(extent)
-    }
-
-    fn rewrite(&self, topic: &StoredTopic, block: &Block) -> Result<Extent> {
-        let spanned = block.first_sequence()..block.last_sequence().next();
-        let Stored { keys, size_bytes, events } = self.stored_in(topic.id, spanned)?;
-        let mut extent = topic.extent;
-        let first = keys.first().and_then(|key| keys::parse_block(key));
-        if first.is_none_or(|(_, first, _)| first != block.first_sequence()) {
-            return Ok(extent); // Reclaimed meanwhile: it must not come back.
-        }
-        extent.rewrote(block, size_bytes, events.unwrap_or(0));
-        let record = meta::encode_topic(&StoredTopic { extent, ..topic.clone() });
-        self.write_or_fail(|batch| {
-            batch.insert(&keys::topic(topic.id), record);
-            keys.into_iter().for_each(|key| batch.remove(key));
-            // After the removals: of two changes of one key in a batch, the later one holds.
-            blocks::parts(topic.id, block).for_each(|(key, bytes)| batch.insert(&key, bytes));
-        })?;
-        Ok(extent)
-    }
 }
 
 impl Drop for SledLog {
@@ -486,6 +393,31 @@ impl Drop for SledLog {
             warn!(%error, "cannot flush while closing; what was acknowledged is durable already");
         }
     }
+}
+
+/// The one key and value that `group` consists of, if that is all of it.
+fn lone_part(group: &Group) -> Option<(BlockKey, &[u8])> {
+    let Group { topics, removed, rewritten, appended, durability: _ } = group;
+    let is_lone = topics.is_empty() && removed.is_empty() && rewritten.is_empty();
+    match &appended[..] {
+        [(topic, block)] if is_lone && is_one_part(block) => blocks::parts(*topic, block).next(),
+        _ => None,
+    }
+}
+
+/// Puts `group` into `batch`. Of two changes of one key in a batch, the later one holds.
+fn fill(batch: &mut sled::Batch, group: &Group) {
+    for topic in &group.topics {
+        batch.insert(&keys::topic(topic.id), meta::encode_topic(topic));
+    }
+    for (topic, block) in &group.removed {
+        for part in 0..block.parts {
+            let part = u16::try_from(part).expect("a part's number was a u16 in its key");
+            batch.remove(&keys::block(*topic, block.first, part));
+        }
+    }
+    let written = all_parts(&group.rewritten).chain(all_parts(&group.appended));
+    written.for_each(|(key, bytes)| batch.insert(&key, bytes));
 }
 
 /// The keys and values that `blocks` are stored as.

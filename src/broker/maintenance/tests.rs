@@ -7,8 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::maintenance::{MIN_MERGED_BLOCKS, ROLL_UP_BLOCKS};
-use super::*;
+use super::super::*;
+use super::rewriting::{MIN_MERGED_BLOCKS, ROLL_UP_BLOCKS};
 use crate::cursor::{GapReason, StartPoint};
 use crate::event::NewEvent;
 
@@ -490,4 +490,38 @@ async fn the_small_blocks_of_a_quiet_topic_become_large_ones_by_themselves() {
         seen.extend(run.events().map(|event| event.sequence.get()));
     }
     assert_eq!(seen, (1..=500).collect::<Vec<_>>());
+}
+
+/// Goal: limits hold with each acknowledgement, however busy maintenance is elsewhere, and so does
+/// what is on the disk.
+#[tokio::test]
+async fn a_topic_is_never_over_its_limits_by_more_than_a_block_or_two_on_the_disk() {
+    let mut config = OpenConfig::default();
+    config.maintenance.interval_ms = 3_600_000; // Never.
+    let broker = Broker::in_memory(&config).unwrap();
+    let name = topic(0);
+    let limits = TopicConfig { max_events: Some(10), ..TopicConfig::default() };
+    broker.create_topic(&name, limits).await.unwrap();
+    let mut follower = broker.subscribe(&name, StartPoint::Earliest, OnGap::Fail).await.unwrap();
+    for number in 1..=100_u64 {
+        let events = vec![NewEvent::new("a"); 3];
+        let publish = Publish { topic: name.clone(), events, expected_sequence: None };
+        broker.publish(publish).await.unwrap();
+        let extent = broker.topic(&name).unwrap().extent;
+        let kept = extent.tail.get() - extent.earliest.get();
+        assert!(kept >= (3 * number).min(10) && kept < 10 + 3, "{extent:?}");
+        assert!(extent.events() < 10 + 3 + 3, "{extent:?}");
+        let mut seen = 0;
+        while let Some(delivery) = follower.next_ready().await.unwrap() {
+            if let Delivery::Events(run) = delivery {
+                seen += run.events().count();
+            }
+        }
+        assert_eq!(seen, 3);
+    }
+    let totals = broker.maintenance_totals();
+    assert_eq!(totals.retention_events, 300 - 12);
+    let mut reader = broker.subscribe(&name, StartPoint::Earliest, OnGap::Fail).await.unwrap();
+    let Some(Delivery::Events(run)) = reader.next_ready().await.unwrap() else { panic!() };
+    assert_eq!(run.events().next().unwrap().sequence.get(), 300 - 12 + 1);
 }

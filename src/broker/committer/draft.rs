@@ -1,0 +1,370 @@
+//! A group before the log has it: who gets which sequence, and what goes with it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::super::publish::{Ack, Duplicate, Receipt};
+use super::super::retention::{Added, Retained, Retention};
+use super::super::topics::{Topic, TopicRef, TopicState};
+use super::{Committer, Request, next_id};
+use crate::cursor::{Position, Sequence};
+use crate::error::{Error, Result};
+use crate::event::{Durability, Timestamp};
+use crate::log::{BlockBuilder, Group, MAX_REMOVED_PARTS, NewRecords, StoredTopic};
+use crate::topic::TopicId;
+
+/// What a stored part takes at the most, in bytes: as many as are appended may go, too.
+const PART_BYTES: usize = 32 << 10;
+
+/// What a group will change, before the log has it.
+pub(super) struct Draft {
+    topics: Vec<DraftTopic>,
+    by_topic: HashMap<*const Topic, usize>,
+    answers: Vec<Answer>,
+    next_id: Option<TopicId>,
+}
+
+/// A topic that the group appends to.
+pub(super) struct DraftTopic {
+    pub(super) topic: Arc<Topic>,
+    pub(super) id: TopicId,
+    /// As it is before the group appends to it.
+    pub(super) state: TopicState,
+    /// What its limits have the group drop, if they were looked at.
+    pub(super) retained: Option<Retained>,
+    /// The sequence that the next event gets.
+    next: Sequence,
+    /// Where the group's events of this topic begin; known when all of them are.
+    first_position: Position,
+    builders: Vec<BlockBuilder>,
+    /// What its acknowledgements mean.
+    durability: Durability,
+    /// Ids of events in this same group.
+    ids: HashMap<Box<str>, Sequence>,
+}
+
+impl DraftTopic {
+    /// What the group adds to it so far.
+    fn added(&self) -> Added {
+        Added {
+            events: self.next.get() - self.state.extent.tail.get(),
+            bytes: self.builders.iter().map(|builder| builder.size_bytes() as u64).sum(),
+        }
+    }
+
+    /// As the log is to note it.
+    fn stored(&self) -> StoredTopic {
+        let TopicState { extent, config, .. } = self.state;
+        let name = self.topic.name.clone();
+        StoredTopic { id: self.id, name, extent, config, is_deleted: false }
+    }
+
+    fn receipt(&self, sequence: Sequence, now: Timestamp) -> Receipt {
+        let offset = sequence.get() - self.state.extent.tail.get();
+        Receipt { sequence, position: self.first_position.plus(offset), time: now }
+    }
+
+    fn push(&mut self, record: &[u8], has_id: bool, has_ttl: bool, max_block_bytes: usize) {
+        let full = |builder: &BlockBuilder| builder.size_bytes() + record.len() > max_block_bytes;
+        if self.builders.last().is_none_or(full) {
+            self.builders.push(BlockBuilder::new(self.next));
+        }
+        if let Some(builder) = self.builders.last_mut() {
+            builder.push(record, has_id, has_ttl);
+        }
+        self.next = self.next.next();
+    }
+}
+
+/// A request with its outcome, waiting for the log.
+struct Answer {
+    outcome: Result<Placed>,
+    /// What it means where nothing had to be appended for it.
+    durability: Durability,
+    request: oneshot::Sender<Result<Ack>>,
+    _topic: TopicRef,
+    _space: OwnedSemaphorePermit,
+}
+
+/// A request whose events have their sequences.
+struct Placed {
+    /// Which of the draft's topics; `None` when every event was stored before.
+    topic: Option<usize>,
+    records: NewRecords,
+    first: Sequence,
+    /// Events that are not appended, by index: stored before, or earlier in this group.
+    duplicates: Vec<(usize, Known)>,
+}
+
+/// Where a repeated id was found.
+#[derive(Clone, Copy)]
+enum Known {
+    Stored(Receipt),
+    InGroup(Sequence),
+}
+
+impl Placed {
+    fn is_duplicate(&self, index: usize) -> bool {
+        self.duplicates.binary_search_by_key(&index, |(index, _)| *index).is_ok()
+    }
+
+    /// The sequence of an event that is no duplicate.
+    fn sequence(&self, index: usize) -> Sequence {
+        let skipped = self.duplicates.partition_point(|(duplicate, _)| *duplicate < index);
+        self.first.plus((index - skipped) as u64)
+    }
+
+    fn new_ids<'a>(&'a self, records: &'a NewRecords) -> impl Iterator<Item = (usize, &'a str)> {
+        let ids = records.ids().iter().map(|(index, id)| (*index, &**id));
+        ids.filter(|(index, _)| !self.is_duplicate(*index))
+    }
+}
+
+impl Draft {
+    /// A draft in which the first new topic gets this id.
+    pub(super) fn new(next_id: Option<TopicId>) -> Self {
+        Self { topics: Vec::new(), by_topic: HashMap::new(), answers: Vec::new(), next_id }
+    }
+
+    /// Whether nothing is to be appended.
+    pub(super) fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// The topics that it appends to.
+    pub(super) fn topics(&mut self) -> &mut [DraftTopic] {
+        &mut self.topics
+    }
+
+    /// The id of the next new topic after it.
+    pub(super) fn next_id(&self) -> Option<TopicId> {
+        self.next_id
+    }
+
+    /// The publisher-given ids that are appended, each with its topic and its receipt.
+    pub(super) fn each_new_id(&self, now: Timestamp, mut note: impl FnMut(TopicId, &str, Receipt)) {
+        for placed in self.answers.iter().filter_map(|answer| answer.outcome.as_ref().ok()) {
+            let Some(topic) = placed.topic.map(|index| &self.topics[index]) else { continue };
+            for (index, id) in placed.new_ids(&placed.records) {
+                note(topic.id, id, topic.receipt(placed.sequence(index), now));
+            }
+        }
+    }
+
+    /// Gives the events of `request` their sequences, or refuses it whole.
+    pub(super) fn place(&mut self, committer: &mut Committer, request: Request, now: Timestamp) {
+        let Request { topic, records, expected_sequence, answer, _space } = request;
+        let outcome = self.try_place(committer, &topic, records, expected_sequence, now);
+        let durability = committer.durability(&topic);
+        self.answers.push(Answer { outcome, durability, request: answer, _topic: topic, _space });
+    }
+
+    fn try_place(
+        &mut self,
+        committer: &mut Committer,
+        topic: &Arc<Topic>,
+        records: NewRecords,
+        expected_sequence: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Placed> {
+        let drafted = self.by_topic.get(&Arc::as_ptr(topic)).copied();
+        let state = topic.state();
+        let next = drafted.map_or(state.extent.tail, |index| self.topics[index].next);
+        let in_group = drafted.map(|index| &self.topics[index].ids);
+        let duplicates = match (records.ids().is_empty(), state.id) {
+            (true, _) => Vec::new(),
+            (false, id) => find_duplicates(&records, next, |id_text| {
+                let kept = state.extent.earliest..next;
+                let stored = |id| committer.window.find(id, id_text, kept.clone(), now);
+                let grouped = in_group.and_then(|ids| ids.get(id_text));
+                grouped.map(|s| Known::InGroup(*s)).or(id.and_then(stored).map(Known::Stored))
+            }),
+        };
+        let actual = next.previous().get();
+        if let Some(expected) = expected_sequence
+            && expected != actual
+            && duplicates.len() < records.len()
+        {
+            return Err(Error::UnexpectedSequence { topic: topic.name.clone(), expected, actual });
+        }
+        let index = match drafted {
+            None if duplicates.len() == records.len() => {
+                return Ok(Placed { topic: None, records, first: next, duplicates });
+            }
+            None => self.draft_topic(committer, topic, state)?,
+            Some(index) => index,
+        };
+        let placed = Placed { topic: Some(index), records, first: next, duplicates };
+        let topic = &mut self.topics[index];
+        for (event, id) in placed.new_ids(&placed.records) {
+            topic.ids.insert(id.into(), placed.sequence(event));
+        }
+        let mut ids = placed.records.ids().iter().map(|(index, _)| *index).peekable();
+        for event in 0..placed.records.len() {
+            let has_id = ids.next_if_eq(&event).is_some();
+            if placed.duplicates.is_empty() || !placed.is_duplicate(event) {
+                let (record, has_ttl) = (placed.records.record(event), placed.records.has_ttl());
+                topic.push(record, has_id, has_ttl, committer.max_block_bytes);
+            }
+        }
+        Ok(placed)
+    }
+
+    fn draft_topic(
+        &mut self,
+        committer: &Committer,
+        topic: &Arc<Topic>,
+        state: TopicState,
+    ) -> Result<usize> {
+        if !state.exists() && !committer.auto_create {
+            return Err(Error::UnknownTopic(topic.name.clone()));
+        }
+        let id = match state.id {
+            Some(id) => id,
+            None => {
+                let id = next_id(self.next_id)?;
+                self.next_id = id.next();
+                id
+            }
+        };
+        let index = self.topics.len();
+        self.topics.push(DraftTopic {
+            topic: topic.clone(),
+            id,
+            state,
+            retained: None,
+            next: state.extent.tail,
+            first_position: Position::new(0),
+            builders: Vec::new(),
+            durability: committer.durability(topic),
+            ids: HashMap::new(),
+        });
+        self.by_topic.insert(Arc::as_ptr(topic), index);
+        Ok(index)
+    }
+
+    /// Drops what the topics' limits do not keep besides what is appended. A topic that cannot be
+    /// looked at is left as it is: maintenance comes to it, and says why.
+    pub(super) fn retain(&mut self, committer: &Committer, now: Timestamp) {
+        let builders = self.topics.iter().flat_map(|topic| &topic.builders);
+        let appended: usize = builders.map(|b| b.size_bytes().div_ceil(PART_BYTES)).sum();
+        let mut left = MAX_REMOVED_PARTS + appended;
+        for topic in self.topics.iter_mut().filter(|topic| topic.state.exists()) {
+            let limits = topic.topic.effective_config();
+            let added = topic.added();
+            let quiet = committer.quiet.get(&topic.id);
+            let is_quiet = quiet.is_some_and(|q| q.holds(&topic.state.extent, added, now));
+            if left == 0 || is_quiet || !Retention::is_limited(&limits) {
+                continue;
+            }
+            let published = topic.state.extent.earliest;
+            let retention =
+                Retention { log: &*committer.log, limits, published, now, max_parts: left };
+            let mut stored = topic.stored();
+            let Ok(retained) = retention.apply(&mut stored, added) else { continue };
+            let parts: usize = retained.removed.iter().map(|block| block.parts).sum();
+            left = left.saturating_sub(parts);
+            topic.state.extent = stored.extent;
+            topic.retained = Some(retained);
+        }
+    }
+
+    /// Gives out positions, topic by topic, and ends the blocks.
+    pub(super) fn finish(&mut self, first_position: Position, now: Timestamp) -> Group {
+        let lowest = Group { durability: Durability::Memory, ..Group::default() };
+        let mut group = lowest;
+        let mut position = first_position;
+        for topic in &mut self.topics {
+            topic.first_position = position;
+            group.durability = group.durability.max(topic.durability);
+            let is_new = !topic.state.exists() && !topic.builders.is_empty();
+            let drops = |r: &Retained| r.has_more || !r.removed.is_empty();
+            if is_new || topic.retained.as_ref().is_some_and(drops) {
+                group.topics.push(topic.stored());
+            }
+            let removed = topic.retained.iter_mut().flat_map(|r| std::mem::take(&mut r.removed));
+            group.removed.extend(removed.map(|block| (topic.id, block)));
+            let mut end_bytes = topic.state.extent.appended_bytes;
+            for builder in topic.builders.drain(..) {
+                let count = builder.count();
+                let block = builder.finish(position, now, end_bytes);
+                end_bytes = block.end_bytes();
+                group.appended.push((topic.id, block));
+                position = position.plus(count);
+            }
+        }
+        group
+    }
+
+    /// Answers everyone; what was appended has this durability.
+    pub(super) fn answer(
+        self,
+        appended: Result<()>,
+        durability: Option<Durability>,
+        now: Timestamp,
+    ) {
+        for answer in self.answers {
+            let ack = answer.outcome.and_then(|placed| {
+                if placed.depends_on_group() {
+                    appended.clone()?;
+                }
+                let topic = placed.topic.map(|index| &self.topics[index]);
+                // A sync makes durable what was appended before it, too.
+                let durability =
+                    durability.filter(|_| appended.is_ok()).max(Some(answer.durability));
+                Ok(placed.ack(topic, durability.unwrap_or(answer.durability), now))
+            });
+            let _publisher_is_gone = answer.request.send(ack);
+        }
+    }
+}
+
+impl Placed {
+    /// Whether any of the events was not durable before the group.
+    fn depends_on_group(&self) -> bool {
+        let stored = |(_, known): &(usize, Known)| matches!(known, Known::Stored(_));
+        self.duplicates.len() < self.records.len() || !self.duplicates.iter().all(stored)
+    }
+
+    fn ack(&self, topic: Option<&DraftTopic>, durability: Durability, now: Timestamp) -> Ack {
+        let in_group = |sequence| {
+            topic.expect("what the group appends has a topic in it").receipt(sequence, now)
+        };
+        let duplicate = |(index, known): &(usize, Known)| Duplicate {
+            index: *index,
+            receipt: match *known {
+                Known::Stored(receipt) => receipt,
+                Known::InGroup(sequence) => in_group(sequence),
+            },
+        };
+        let appended = self.duplicates.len() < self.records.len();
+        Ack {
+            count: self.records.len(),
+            first_appended: appended.then(|| in_group(self.first)),
+            duplicates: self.duplicates.iter().map(duplicate).collect(),
+            durability,
+        }
+    }
+}
+
+/// The events of `records` whose id `find` knows, or that an earlier one of them has too.
+fn find_duplicates(
+    records: &NewRecords,
+    next: Sequence,
+    find: impl Fn(&str) -> Option<Known>,
+) -> Vec<(usize, Known)> {
+    let mut duplicates: Vec<(usize, Known)> = Vec::new();
+    let mut own: HashMap<&str, Sequence> = HashMap::with_capacity(records.ids().len());
+    for (index, id) in records.ids() {
+        let repeated = own.get(&**id).map(|sequence| Known::InGroup(*sequence));
+        match repeated.or_else(|| find(id)) {
+            Some(known) => duplicates.push((*index, known)),
+            None => {
+                own.insert(id, next.plus((index - duplicates.len()) as u64));
+            }
+        }
+    }
+    duplicates
+}

@@ -1,0 +1,303 @@
+//! The one writer: groups, orders, appends, syncs, answers, wakes.
+//!
+//! ```text
+//! requests ──▶ draft: who gets which sequence ──▶ log.append: one batch, one sync
+//!                                                      │ durable
+//!                            tails, watches, window ◀──┴──▶ answers
+//! ```
+//!
+//! # Why
+//!
+//! A thread, not a task: appending blocks. Grouping needs no timer: while one group is being
+//! synced, the next one queues up. All that a group changes is drafted first and taken over only
+//! when the log has it, so a group that is refused leaves no trace.
+
+mod draft;
+mod step;
+
+pub(super) use step::{Done, Passed, Step, Work};
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tracing::error;
+
+use self::draft::Draft;
+use super::dedup::DedupWindow;
+use super::failure::{Failure, PanicGuard};
+use super::maintenance::MaintenanceReport;
+use super::publish::Ack;
+use super::retention::Quiet;
+use super::tail::Tails;
+use super::topics::{Topic, TopicRef, TopicState};
+use crate::cursor::{Position, TrimReason};
+use crate::error::{Error, Result};
+use crate::event::{Durability, Timestamp};
+use crate::log::{Block, Extent, Group, Log, NewRecords, StoredTopic};
+use crate::topic::TopicId;
+use crate::topic_config::TopicConfig;
+
+/// Topics of which it is known that nothing needs to be dropped; about 3 MiB.
+const MAX_QUIET: usize = 65_536;
+
+/// What the committer is asked for, in order.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Store events.
+    Publish(Request),
+    /// Create a topic, change its settings, or delete it.
+    Configure { topic: TopicRef, change: Change, answer: oneshot::Sender<Result<()>> },
+    /// Drop or rewrite some of what a topic holds.
+    Step(Step),
+    /// Take the ids of blocks from before the start into the window.
+    Recall { id: TopicId, blocks: Vec<Block>, answer: oneshot::Sender<()> },
+    /// Answer, when all before it is done.
+    Barrier { answer: oneshot::Sender<()> },
+    /// Answer what is queued already, then end.
+    Stop,
+}
+
+/// What becomes of a topic.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    /// It is created with these settings, unless it exists.
+    Create(TopicConfig),
+    /// It has these settings, and is created if it does not exist.
+    Set(TopicConfig),
+    /// It has the fields of these settings that are named.
+    Update(TopicConfig, Vec<String>),
+    /// It is deleted, with its events and its settings.
+    Delete,
+}
+
+/// A publish on its way.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) topic: TopicRef,
+    pub(super) records: NewRecords,
+    pub(super) expected_sequence: Option<u64>,
+    pub(super) answer: oneshot::Sender<Result<Ack>>,
+    /// Its share of the queue; given back when it is answered.
+    pub(super) _space: OwnedSemaphorePermit,
+}
+
+/// The committer's own state.
+pub(super) struct Committer {
+    pub(super) log: Arc<dyn Log>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) tails: Tails,
+    pub(super) window: DedupWindow,
+    pub(super) failure: Failure,
+    /// The position of the newest durable event, for readers.
+    pub(super) last_position: Arc<AtomicU64>,
+    /// The id of the next new topic; `None` when all are used.
+    pub(super) next_id: Option<TopicId>,
+    pub(super) last_time: Timestamp,
+    pub(super) max_block_bytes: usize,
+    pub(super) max_group_bytes: usize,
+    /// Whether a topic comes to exist by a publish.
+    pub(super) auto_create: bool,
+    /// Topics that need not be looked at for what their limits do not keep, and until when: a
+    /// cache of [`MAX_QUIET`] of them.
+    pub(super) quiet: HashMap<TopicId, Quiet>,
+    /// All that was ever dropped or rewritten.
+    pub(super) totals: Arc<Mutex<MaintenanceReport>>,
+    /// The clock: a new event is never older than the one before it, whatever it says.
+    pub(super) now: fn() -> Timestamp,
+}
+
+impl Committer {
+    /// Runs until it is told to stop, or every handle is gone. Each accepted request is answered.
+    pub(super) fn run(self) {
+        let _guard = PanicGuard(self.failure.clone());
+        let mut committer = self; // Dropped before the guard: who is told can rely on it.
+        committer.obey_all();
+    }
+
+    fn obey_all(&mut self) {
+        let mut next = None;
+        while let Some(command) = next.take().or_else(|| self.commands.blocking_recv()) {
+            next = match command {
+                Command::Publish(request) => self.publish_all(request),
+                Command::Step(step) => self.take_steps(step),
+                other => {
+                    self.obey(other);
+                    None
+                }
+            };
+        }
+    }
+
+    /// Does what is neither a publish nor a step.
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Publish(_) | Command::Step(_) => unreachable!("these are taken in groups"),
+            Command::Configure { topic, change, answer } => {
+                let _nobody_waits = answer.send(self.configure(&topic, change));
+            }
+            Command::Recall { id, blocks, answer } => {
+                blocks.iter().for_each(|block| self.window.note_block(id, block));
+                let _nobody_waits = answer.send(());
+            }
+            Command::Barrier { answer } => {
+                let _nobody_waits = answer.send(());
+            }
+            // Whoever was let into the queue before it closed is still answered.
+            Command::Stop => self.commands.close(),
+        }
+    }
+
+    /// Commits the publishes that are queued, from `first` on, as one group. Returns the command
+    /// that came after them.
+    fn publish_all(&mut self, first: Request) -> Option<Command> {
+        let mut size_bytes = first.records.size_bytes();
+        let mut requests = vec![first];
+        let next = loop {
+            if size_bytes >= self.max_group_bytes {
+                break None;
+            }
+            match self.commands.try_recv().ok() {
+                Some(Command::Publish(request)) => {
+                    size_bytes += request.records.size_bytes();
+                    requests.push(request);
+                }
+                other => break other,
+            }
+        };
+        self.publish(requests);
+        next
+    }
+
+    fn publish(&mut self, requests: Vec<Request>) {
+        let now = (self.now)().max(self.last_time);
+        self.window.expire(now);
+        let mut draft = Draft::new(self.next_id);
+        for request in requests {
+            draft.place(self, request, now);
+        }
+        if draft.is_empty() {
+            return draft.answer(Ok(()), None, now); // Nothing new: nothing to sync.
+        }
+        draft.retain(self, now);
+        let first_position = Position::new(self.last_position.load(Ordering::Relaxed)).next();
+        let group = draft.finish(first_position, now);
+        let durability = if self.log.is_durable() { group.durability } else { Durability::Memory };
+        let outcome = self.log.commit(&group);
+        match &outcome {
+            Ok(()) => self.take_over(&mut draft, group, now),
+            Err(error) => {
+                error!(%error, "cannot commit a group");
+                self.failure.note(error);
+            }
+        }
+        draft.answer(outcome, Some(durability), now);
+    }
+
+    /// What an acknowledgement of a publish to `topic` means.
+    fn durability(&self, topic: &Topic) -> Durability {
+        match self.log.is_durable() {
+            true => topic.effective_config().durability.unwrap_or_default(),
+            false => Durability::Memory,
+        }
+    }
+
+    /// Makes a durable group visible: readers see it only now.
+    fn take_over(&mut self, draft: &mut Draft, group: Group, now: Timestamp) {
+        self.last_time = now;
+        draft.each_new_id(now, |topic, id, receipt| self.window.note(topic, id, receipt));
+        let mut blocks = group.appended.into_iter().peekable();
+        for topic in draft.topics() {
+            let mut extent = topic.state.extent;
+            while let Some((_, block)) = blocks.next_if(|(id, _)| *id == topic.id) {
+                extent = extent.with(&block);
+                topic.topic.upkeep.appended(&block, self.max_block_bytes);
+                self.tails.push(&topic.topic.tail, block);
+            }
+            self.last_position.fetch_max(extent.last_position.get(), Ordering::Release);
+            let (id, is_deleted) = (Some(topic.id), false);
+            topic.topic.set_state(TopicState { id, extent, is_deleted, ..topic.state });
+            if let Some(retained) = topic.retained.take() {
+                self.note_quiet(topic.id, retained.quiet);
+                self.count(&retained.report);
+            }
+        }
+        self.next_id = draft.next_id();
+    }
+
+    /// Notes until when nothing needs to be dropped.
+    fn note_quiet(&mut self, id: TopicId, quiet: Quiet) {
+        if self.quiet.len() >= MAX_QUIET {
+            self.quiet.clear();
+        }
+        self.quiet.insert(id, quiet);
+    }
+
+    fn count(&self, report: &MaintenanceReport) {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner).add(report);
+    }
+
+    fn configure(&mut self, topic: &Arc<Topic>, change: Change) -> Result<()> {
+        let state = topic.state();
+        let unknown = || Error::UnknownTopic(topic.name.clone());
+        let config = match change {
+            Change::Create(_) if state.exists() => {
+                return Err(Error::TopicExists(topic.name.clone()));
+            }
+            Change::Create(config) | Change::Set(config) => config,
+            Change::Update(..) | Change::Delete if !state.exists() => return Err(unknown()),
+            Change::Update(config, fields) => state.config.with_fields(&config, &fields)?,
+            Change::Delete => return self.delete(topic),
+        };
+        config.validate()?;
+        let id = state.id.map_or_else(|| self.new_id(), Ok)?;
+        self.note(topic, TopicState { id: Some(id), config, is_deleted: false, ..state })?;
+        topic.upkeep.touch();
+        Ok(())
+    }
+
+    fn delete(&mut self, topic: &Arc<Topic>) -> Result<()> {
+        let state = topic.state();
+        let extent = Extent {
+            earliest: state.extent.tail,
+            trimmed_position: state.extent.last_position,
+            trim_reason: TrimReason::Deleted,
+            ..state.extent
+        };
+        let config = TopicConfig::default();
+        self.note(topic, TopicState { extent, config, is_deleted: true, ..state })?;
+        topic.upkeep.touch(); // Its space comes back by and by.
+        Ok(())
+    }
+
+    fn new_id(&mut self) -> Result<TopicId> {
+        let id = next_id(self.next_id)?;
+        self.next_id = id.next();
+        Ok(id)
+    }
+
+    /// Has the log note what a topic is, then everybody else.
+    fn note(&mut self, topic: &Arc<Topic>, state: TopicState) -> Result<()> {
+        let TopicState { id, extent, config, is_deleted } = state;
+        let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
+        let name = topic.name.clone();
+        let stored = StoredTopic { id, name, extent, config, is_deleted };
+        self.log.commit(&Group::noting(stored)).inspect_err(|error| self.failure.note(error))?;
+        topic.set_state(state);
+        self.quiet.remove(&id);
+        Ok(())
+    }
+}
+
+/// A topic as the log knows it.
+fn stored(topic: &Topic) -> Result<StoredTopic> {
+    let TopicState { id, extent, config, is_deleted } = topic.state();
+    let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
+    Ok(StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted })
+}
+
+fn next_id(next: Option<TopicId>) -> Result<TopicId> {
+    let limit = u32::MAX as usize;
+    next.ok_or_else(|| Error::over("topics ever", limit + 1, limit))
+}

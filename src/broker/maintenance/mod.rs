@@ -1,0 +1,257 @@
+//! Maintenance: drops what the topics' limits no longer keep, and writes again what is worth it.
+//!
+//! ```text
+//! all topics:  retention ──▶ trimmed, then removed     (retention.rs)
+//! one topic:   rewriting ──▶ neighbouring blocks become one, without what is over
+//! ```
+//!
+//! # Why
+//!
+//! A thread of its own decides, reads and merges; what changes the log goes through the committer,
+//! a small step at a time, so there is one writer and a publish waits for one step at the most.
+//! After each step the thread rests for as long as the step kept the committer busy.
+
+mod rewriting;
+mod superseded;
+mod upkeep;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::rewriting::Visit;
+use self::upkeep::Alarm;
+pub(super) use self::upkeep::Upkeep;
+use super::backup::Horizons;
+use super::committer::{Command, Done, Step, Work};
+use super::retention::Retention;
+use super::topics::{Topic, Topics};
+use crate::cursor::Sequence;
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+use crate::log::Log;
+
+/// Most topics that are looked at in one step.
+const MAX_STEPS: usize = 64;
+
+/// How maintenance works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MaintenanceConfig {
+    /// Pause between two rounds over the topics, in milliseconds. Default: 1,000.
+    pub interval_ms: u64,
+    /// Memory for the keys of a topic that is compacted, in bytes; a topic with more is compacted
+    /// in parts. Default: 64 MiB.
+    pub max_key_bytes: u64,
+}
+
+impl Default for MaintenanceConfig {
+    fn default() -> Self {
+        Self { interval_ms: 1_000, max_key_bytes: 64 << 20 }
+    }
+}
+
+/// What maintenance did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MaintenanceReport {
+    /// Topics that were looked at.
+    pub topics: u64,
+    /// Events that limits on age, events or bytes dropped.
+    pub retention_events: u64,
+    /// Events that expired.
+    pub expired_events: u64,
+    /// Events that a later one of the same key superseded, and tombstones past their grace.
+    pub compacted_events: u64,
+    /// Blocks that were written again as part of a larger one.
+    pub merged_blocks: u64,
+    /// Space that was given back to the log, in bytes.
+    pub reclaimed_bytes: u64,
+}
+
+impl MaintenanceReport {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.topics += other.topics;
+        self.retention_events += other.retention_events;
+        self.expired_events += other.expired_events;
+        self.compacted_events += other.compacted_events;
+        self.merged_blocks += other.merged_blocks;
+        self.reclaimed_bytes += other.reclaimed_bytes;
+    }
+
+    fn has_done_something(&self) -> bool {
+        Self { topics: 0, ..*self } != Self::default()
+    }
+}
+
+/// What the thread is asked for.
+pub(super) enum Ask {
+    /// Do what there is to do, also what would not be worth it yet; for one topic or for all.
+    Now { topic: Option<Arc<Topic>>, answer: oneshot::Sender<Result<MaintenanceReport>> },
+    /// End.
+    Stop,
+}
+
+/// The thread.
+pub(super) struct Maintenance {
+    pub(super) log: Arc<dyn Log>,
+    pub(super) topics: Arc<Topics>,
+    /// Weak, so that the committer ends when nobody publishes any more.
+    pub(super) commands: mpsc::WeakSender<Command>,
+    pub(super) asks: Receiver<Ask>,
+    pub(super) config: MaintenanceConfig,
+    pub(super) max_block_bytes: usize,
+    pub(super) now: fn() -> Timestamp,
+    /// Cancelled when the broker is stopping: a round ends then at the next step.
+    pub(super) stopping: CancellationToken,
+    /// Where backups are, which compaction must not look beyond.
+    pub(super) horizons: Horizons,
+}
+
+impl Maintenance {
+    /// Runs until it is told to stop, or every handle is gone.
+    pub(super) fn run(self) {
+        loop {
+            match self.asks.recv_timeout(self.interval()) {
+                Ok(Ask::Now { topic, answer }) => {
+                    let _nobody_waits = answer.send(self.round(topic, true));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Err(error) = self.round(None, false)
+                        && !matches!(error, Error::ShuttingDown)
+                    {
+                        warn!(%error, "maintenance cannot go on for now");
+                    }
+                }
+                Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Looks at the topics that need it, or, if that is `forced`, at those that are named.
+    fn round(&self, topic: Option<Arc<Topic>>, forced: bool) -> Result<MaintenanceReport> {
+        let mut report = MaintenanceReport::default();
+        let topics = match topic {
+            Some(topic) => vec![topic],
+            None if forced => self.topics.filtered(|_| true),
+            None => self.due(|upkeep| &upkeep.rewriting),
+        };
+        let mut outcome = if forced {
+            self.retain(&topics, &mut report)
+        } else {
+            self.retain(&self.due(|upkeep| &upkeep.retention), &mut report)
+        };
+        let mut retained = Instant::now();
+        for topic in topics {
+            if matches!(outcome, Err(Error::ShuttingDown | Error::ReadOnly(_))) {
+                break;
+            }
+            if let Some(mut visit) = Visit::new(self, &topic, forced) {
+                let looked = visit.look().inspect_err(|error| cannot_maintain(&topic, error));
+                report.add(&visit.report);
+                outcome = outcome.and(looked);
+            }
+            // What is over a limit does not wait until all that is worth it is rewritten.
+            if !forced && retained.elapsed() >= self.interval() {
+                let due = self.due(|upkeep| &upkeep.retention);
+                outcome = outcome.and(self.retain(&due, &mut report));
+                retained = Instant::now();
+            }
+        }
+        if report.has_done_something() {
+            info!(
+                topics = report.topics,
+                retention_events = report.retention_events,
+                expired_events = report.expired_events,
+                compacted_events = report.compacted_events,
+                merged_blocks = report.merged_blocks,
+                reclaimed_bytes = report.reclaimed_bytes,
+                "maintained the log"
+            );
+        }
+        outcome.map(|()| report)
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.config.interval_ms)
+    }
+
+    /// The topics that one of their alarms asks to look at.
+    fn due(&self, alarm: impl Fn(&Upkeep) -> &Alarm) -> Vec<Arc<Topic>> {
+        let now = (self.now)();
+        self.topics.filtered(|topic| alarm(&topic.upkeep).is_due(now))
+    }
+
+    /// Drops what the limits of `topics` do not keep, and gives back the space of what was trimmed:
+    /// of many topics in one step.
+    fn retain(&self, topics: &[Arc<Topic>], report: &mut MaintenanceReport) -> Result<()> {
+        let mut outcome = Ok(());
+        let mut next: Vec<_> = topics.iter().filter(|topic| self.may_drop(topic)).collect();
+        while !next.is_empty() {
+            let mut again = Vec::new();
+            for some in next.chunks(MAX_STEPS) {
+                let asked: Result<Vec<_>> =
+                    some.iter().map(|topic| self.ask(topic, Work::Retain)).collect();
+                let mut took = Duration::ZERO;
+                for (topic, answer) in some.iter().zip(asked?) {
+                    match answer.blocking_recv().unwrap_or(Err(Error::ShuttingDown)) {
+                        Ok(done) => {
+                            report.add(&done.report);
+                            took = took.max(done.took);
+                            done.due.into_iter().for_each(|due| topic.upkeep.retention.set(due));
+                            again.extend(done.has_more.then_some(*topic));
+                        }
+                        Err(error @ (Error::ShuttingDown | Error::ReadOnly(_))) => {
+                            return Err(error);
+                        }
+                        Err(error) => {
+                            cannot_maintain(topic, &error);
+                            outcome = Err(error);
+                        }
+                    }
+                }
+                std::thread::sleep(took);
+            }
+            next = again;
+        }
+        outcome
+    }
+
+    /// Whether there can be anything in front of a topic to drop; it is looked at for it now.
+    fn may_drop(&self, topic: &Topic) -> bool {
+        topic.upkeep.retention.reset();
+        let state = topic.state();
+        let is_limited = Retention::is_limited(&topic.effective_config());
+        state.id.is_some() && (is_limited || state.extent.earliest > Sequence::FIRST)
+    }
+
+    /// Has the committer do a step, and rests for as long as it took.
+    fn step(&self, topic: &Arc<Topic>, work: Work) -> Result<Done> {
+        let answer = self.ask(topic, work)?;
+        let done = answer.blocking_recv().unwrap_or(Err(Error::ShuttingDown))?;
+        std::thread::sleep(done.took);
+        Ok(done)
+    }
+
+    fn ask(&self, topic: &Arc<Topic>, work: Work) -> Result<oneshot::Receiver<Result<Done>>> {
+        let commands = self.commands.upgrade().filter(|_| !self.stopping.is_cancelled());
+        let commands = commands.ok_or(Error::ShuttingDown)?;
+        let (answer, answered) = oneshot::channel();
+        let step = Step { topic: topic.clone(), work, answer };
+        commands.blocking_send(Command::Step(step)).map_err(|_ended| Error::ShuttingDown)?;
+        Ok(answered)
+    }
+}
+
+fn cannot_maintain(topic: &Topic, error: &Error) {
+    if !matches!(error, Error::ShuttingDown) {
+        warn!(%error, topic = %topic.name, "cannot maintain a topic");
+    }
+}

@@ -1,0 +1,117 @@
+//! What maintenance knows of a topic from one round to the next.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::rewriting::ROLL_UP_BLOCKS;
+use crate::cursor::Sequence;
+use crate::event::Timestamp;
+use crate::log::Block;
+
+/// Says when something is to be looked at next.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    /// Whether that is at once.
+    rings: AtomicBool,
+    /// When it is, whatever happens, in milliseconds since 1970.
+    due_ms: AtomicU64,
+}
+
+impl Alarm {
+    fn ringing() -> Self {
+        Self { rings: AtomicBool::new(true), due_ms: AtomicU64::new(u64::MAX) }
+    }
+
+    fn ring(&self) {
+        self.rings.store(true, Ordering::Release);
+    }
+
+    /// Sets it to this time, unless it is due before.
+    pub(super) fn set(&self, time: Timestamp) {
+        self.due_ms.fetch_min(time.as_ms(), Ordering::Relaxed);
+    }
+
+    /// Whether the time has come.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.rings.load(Ordering::Acquire) || self.due_ms.load(Ordering::Relaxed) <= now.as_ms()
+    }
+
+    /// Turns it off.
+    pub(super) fn reset(&self) {
+        self.rings.store(false, Ordering::Release);
+        self.due_ms.store(u64::MAX, Ordering::Relaxed);
+    }
+}
+
+/// What maintenance knows of a topic.
+#[derive(Debug)]
+pub(in super::super) struct Upkeep {
+    /// For what its limits do not keep.
+    pub(super) retention: Alarm,
+    /// For what is worth rewriting.
+    pub(super) rewriting: Alarm,
+    /// Small blocks that were appended since the last roll-up.
+    small_blocks: AtomicU32,
+    /// When events in its middle may be looked for that have expired.
+    sweep_ms: AtomicU64,
+    /// Below which sequence a key has how many events, at the most, since the start.
+    compacted: Mutex<(Sequence, u64)>,
+}
+
+impl Upkeep {
+    /// Of a topic of which nothing is known: it is looked at in the first round.
+    pub(in super::super) fn unknown() -> Self {
+        Self {
+            retention: Alarm::ringing(),
+            rewriting: Alarm::ringing(),
+            small_blocks: AtomicU32::new(ROLL_UP_BLOCKS),
+            sweep_ms: AtomicU64::new(0),
+            compacted: Mutex::new((Sequence::FIRST, 0)),
+        }
+    }
+
+    /// Below which sequence there are `kept` events of a key at the most.
+    pub(super) fn compacted(&self, kept: u64) -> Sequence {
+        let (below, known) = *self.compacted.lock().unwrap_or_else(PoisonError::into_inner);
+        if known == kept { below } else { Sequence::FIRST }
+    }
+
+    /// Notes that below a sequence there are `kept` events of a key at the most.
+    pub(super) fn set_compacted(&self, kept: u64, below: Sequence) {
+        *self.compacted.lock().unwrap_or_else(PoisonError::into_inner) = (below, kept);
+    }
+
+    /// Notes a block that was appended.
+    pub(in super::super) fn appended(&self, block: &Block, max_block_bytes: usize) {
+        if block.bytes().len() < max_block_bytes / 2 {
+            self.small_blocks.fetch_add(1, Ordering::Relaxed);
+        }
+        self.touch();
+    }
+
+    /// Asks for a look in the next round.
+    pub(in super::super) fn touch(&self) {
+        self.retention.ring();
+        self.rewriting.ring();
+    }
+
+    /// Whether there are enough small blocks to roll them up.
+    pub(super) fn has_small_blocks(&self) -> bool {
+        self.small_blocks.load(Ordering::Relaxed) >= ROLL_UP_BLOCKS
+    }
+
+    /// Notes that a pass begins, which rolls up the small blocks.
+    pub(super) fn begin_pass(&self) {
+        self.small_blocks.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether events in its middle may be looked for that have expired.
+    pub(super) fn may_sweep(&self, now: Timestamp) -> bool {
+        self.sweep_ms.load(Ordering::Relaxed) <= now.as_ms()
+    }
+
+    /// Sets when events may be looked for next that have expired.
+    pub(super) fn set_sweep(&self, time: Timestamp) {
+        self.sweep_ms.store(time.as_ms(), Ordering::Relaxed);
+    }
+}

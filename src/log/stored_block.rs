@@ -1,0 +1,46 @@
+//! A block as it lies in the log: known by its key and its header alone, without its events.
+
+use super::block::Block;
+use crate::cursor::{Position, Sequence};
+use crate::event::Timestamp;
+
+/// What can be told of a stored block without reading it. Nothing of it is verified, so it serves
+/// for dropping blocks, and not for reading them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredBlock {
+    /// The first sequence that it spans.
+    pub first: Sequence,
+    /// Where the next block begins, or the range that was looked at ends.
+    pub end: Sequence,
+    /// How many parts it is stored in.
+    pub parts: usize,
+    /// What it takes, in bytes.
+    pub size_bytes: u64,
+    /// How many events it holds; as many as it spans, if its header does not say.
+    pub events: u64,
+    /// The position of the last event that it spans and when that was appended, if its header says.
+    pub last: Option<(Position, Timestamp)>,
+}
+
+impl StoredBlock {
+    /// The block that begins at `first` with these bytes, as far as its first part shows it.
+    pub(super) fn begin(first: Sequence, start: &[u8]) -> Self {
+        let header = Block::header_of(start).filter(|header| header.first_sequence == first);
+        Self {
+            first,
+            end: header.as_ref().map_or(first.next(), |header| header.last_sequence.next()),
+            parts: 1,
+            size_bytes: start.len() as u64,
+            events: header.as_ref().map_or(u64::MAX, |header| u64::from(header.count)),
+            last: header.map(|header| (header.last_position, header.last_time)),
+        }
+    }
+
+    /// Its end is known: a header that says otherwise is damaged.
+    pub(super) fn ending_at(self, end: Sequence) -> Self {
+        let spanned = end.get().saturating_sub(self.first.get());
+        let events = self.events.min(spanned);
+        let last = self.last.filter(|_| self.end == end);
+        Self { end, events: if last.is_some() { events } else { spanned }, last, ..self }
+    }
+}
