@@ -36,6 +36,10 @@ const STREAMS: u64 = 4;
 const IN_FLIGHT: usize = 8;
 const KEYS: u64 = 40;
 
+/// Requests of a stream between two pauses, on average, and the longest pause.
+const BURST_REQUESTS: u32 = 200;
+const MAX_PAUSE_MS: u64 = 400;
+
 /// Parts of a run, with a restart between two of them; the first ones are the warm-up.
 const PHASES: usize = 12;
 const WARM_UP_PHASES: usize = 4;
@@ -265,9 +269,9 @@ async fn publish_stream(
         }
     });
     while !is_over.load(Ordering::Relaxed) {
-        // The load comes and goes: some requests are large, some come after a pause.
-        if random.random_range(0..50) == 0 {
-            tokio::time::sleep(Duration::from_millis(random.random_range(1..60))).await;
+        // The load comes and goes: bursts as fast as they are acknowledged, then a pause.
+        if random.random_range(0..BURST_REQUESTS) == 0 {
+            tokio::time::sleep(Duration::from_millis(random.random_range(1..MAX_PAUSE_MS))).await;
         }
         let index = random.random_range(0..topics);
         let events: Vec<NewEvent> = (0..random.random_range(1..30))

@@ -7,12 +7,12 @@
 //! either: as long as the backup lasts, it looks no further than that position. What is trimmed
 //! meanwhile is missing in it, as it is in the log.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::committer::Command;
+use super::horizon::{Horizon, MAX_STANDSTILL};
 use super::topics::{Topic, TopicState};
 use super::{Broker, Shared};
 use crate::cursor::{Cursor, Place, Position, Sequence};
@@ -20,44 +20,6 @@ use crate::error::{Error, Result};
 use crate::log::backup::{BackupEncoder, BackupHeader, Frame};
 use crate::log::{Extent, Log, Seek, StoredTopic};
 use crate::topic::TopicId;
-
-/// Positions that compaction does not look beyond, with how many backups are at each.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Horizons(Arc<Mutex<BTreeMap<Position, u64>>>);
-
-impl Horizons {
-    /// The first of them.
-    pub(super) fn first(&self) -> Option<Position> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().next().copied()
-    }
-
-    /// Holds the position that `now` gives, while nobody else looks.
-    fn hold(&self, now: impl FnOnce() -> Position) -> Horizon {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = now();
-        *held.entry(position).or_default() += 1;
-        Horizon { horizons: self.clone(), position }
-    }
-}
-
-/// Holds a position for as long as it lives.
-#[derive(Debug)]
-struct Horizon {
-    horizons: Horizons,
-    position: Position,
-}
-
-impl Drop for Horizon {
-    fn drop(&mut self) {
-        let mut held = self.horizons.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.position) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.position);
-            }
-        }
-    }
-}
 
 /// A backup on its way: bytes, in order.
 #[derive(Debug)]
@@ -70,7 +32,7 @@ pub struct Backup {
     topics: std::vec::IntoIter<Arc<Topic>>,
     current: Option<Reading>,
     expected_bytes: u64,
-    _horizon: Horizon,
+    horizon: Horizon,
 }
 
 /// The topic that is read.
@@ -80,6 +42,8 @@ struct Reading {
     id: TopicId,
     next: Sequence,
     end: Sequence,
+    /// Whether all of it is read, also what an earlier backup holds.
+    is_whole: bool,
 }
 
 impl Broker {
@@ -102,7 +66,7 @@ impl Broker {
             Some(Cursor { after: Place::Position(position), .. }) => position,
         };
         let horizon = shared.horizons.hold(|| Position::new(shared.last_position()));
-        let position = horizon.position;
+        let position = horizon.position();
         if from > position {
             return invalid(format!("is ahead of the log, which ends at {position}"));
         }
@@ -119,7 +83,7 @@ impl Broker {
             topics: topics.into_iter(),
             current: None,
             expected_bytes,
-            _horizon: horizon,
+            horizon,
         })
     }
 }
@@ -139,8 +103,12 @@ impl Backup {
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`], [`Error::ReadFailed`]: what is there is no backup.
+    /// [`Error::Damaged`], [`Error::ReadFailed`], [`Error::DeadlineExceeded`] when it was not asked
+    /// for the next bytes for a minute: what is there is no backup.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        if !self.horizon.touch() {
+            return Err(Error::DeadlineExceeded { limit_ms: MAX_STANDSTILL.as_millis() as u64 });
+        }
         let Some(encoder) = &mut self.encoder else { return Ok(None) };
         let mut bytes = Vec::new();
         if !std::mem::replace(&mut self.is_begun, true) {
@@ -165,7 +133,9 @@ impl Backup {
             let Some((stored, reading)) = begin(&self.shared, &self.header, topic).await? else {
                 continue;
             };
-            bytes.extend_from_slice(&encoder.frame(&Frame::Topic(stored)));
+            let is_whole = self.header.from == Position::BEFORE_ALL || reading.is_whole;
+            let frame = if is_whole { Frame::WholeTopic(stored) } else { Frame::Topic(stored) };
+            bytes.extend_from_slice(&encoder.frame(&frame));
             self.current = Some(reading);
         }
         Ok(Some(bytes.into()))
@@ -179,9 +149,12 @@ async fn begin(
     topic: Arc<Topic>,
 ) -> Result<Option<(StoredTopic, Reading)>> {
     loop {
-        let TopicState { id, extent, config, is_deleted } = topic.state();
+        let TopicState { id, extent, config, is_deleted, deletions: _ } = topic.state();
         let Some(id) = id else { return Ok(None) };
-        let (from, position) = (header.from, header.position);
+        // What an earlier backup holds may have been superseded by what is dropped by now.
+        let is_whole = extent.buried_position > header.from;
+        let from = if is_whole { Position::BEFORE_ALL } else { header.from };
+        let position = header.position;
         let places = shared
             .blocking(move |log| {
                 let after = |position| after(log, id, &extent, position);
@@ -201,7 +174,7 @@ async fn begin(
             ..extent
         };
         let stored = StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted };
-        return Ok(Some((stored, Reading { topic, id, next, end })));
+        return Ok(Some((stored, Reading { topic, id, next, end, is_whole })));
     }
 }
 

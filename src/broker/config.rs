@@ -13,7 +13,8 @@ use crate::log::LogConfig;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerConfig {
-    /// Largest block built of several events, in bytes, 1 KiB to 1 MiB. Default: 16 KiB.
+    /// Largest block built of several events, in bytes, 1 KiB to 1 MiB. Default: 8 KiB,
+    /// so that a block is one entry of the log.
     pub max_block_bytes: u64,
     /// Events that are made durable by one sync, in bytes; the last one may go over it.
     /// Default: 4 MiB.
@@ -24,7 +25,7 @@ pub struct BrokerConfig {
     /// How long a publish waits for room in the queue, in milliseconds, before it is refused.
     /// A `PublishStream` is not read meanwhile instead. Default: 5,000.
     pub max_queue_wait_ms: u64,
-    /// Memory for the newest blocks of all topics, wire forms included, in bytes. Default: 48 MiB.
+    /// Memory for the newest blocks of all topics, wire forms included, in bytes. Default: 32 MiB.
     pub max_tail_bytes: u64,
     /// What a reader takes from the log or a tail at a time, in bytes. Default: 256 KiB.
     pub max_read_bytes: u64,
@@ -38,11 +39,11 @@ pub struct BrokerConfig {
 impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
-            max_block_bytes: 16 << 10,
+            max_block_bytes: 8 << 10,
             max_group_bytes: 4 << 20,
             max_queue_bytes: 32 << 20,
             max_queue_wait_ms: 5_000,
-            max_tail_bytes: 48 << 20,
+            max_tail_bytes: 32 << 20,
             max_read_bytes: 256 << 10,
             auto_create: true,
             max_page_bytes: 3 << 20,

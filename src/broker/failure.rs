@@ -38,12 +38,23 @@ impl Failure {
 }
 
 /// Notes a panic of the thread that holds it.
-pub(super) struct PanicGuard(pub(super) Failure);
+pub(super) struct PanicGuard {
+    failure: Failure,
+    thread: &'static str,
+}
+
+impl PanicGuard {
+    /// Of the thread with this name.
+    pub(super) fn new(failure: &Failure, thread: &'static str) -> Self {
+        Self { failure: failure.clone(), thread }
+    }
+}
 
 impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.set(Arc::new(std::io::Error::other("the committer ended by a panic")));
+            let problem = format!("the thread of the {} ended by a panic", self.thread);
+            self.failure.set(Arc::new(std::io::Error::other(problem)));
         }
     }
 }

@@ -11,6 +11,7 @@ mod committer;
 mod config;
 mod dedup;
 mod failure;
+mod horizon;
 mod limits;
 mod maintenance;
 mod page;
@@ -23,7 +24,8 @@ mod tail;
 mod tests;
 mod topics;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -41,7 +43,7 @@ pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
 pub use limits::LimitsConfig;
-pub use maintenance::{MaintenanceConfig, MaintenanceReport};
+pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
 pub use page::{Page, PageRequest};
 pub use publish::{Ack, Duplicate, Pending, Publish, Receipt};
 pub use state::StatePage;
@@ -49,16 +51,16 @@ pub use subscription::{Delivery, Subscription, Waited};
 pub use tail::{Form, Run};
 pub use topics::TopicDefaults;
 
-use crate::cursor::{Epoch, OnGap, Sequence, StartPoint, TrimReason};
+use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Log, MemoryLog, NewRecords, SledLog};
 use crate::topic::{TopicId, TopicName};
 use crate::topic_config::TopicConfig;
-use backup::Horizons;
 use committer::{Change, Command, Committer, Done, Request, Step, Work};
 use dedup::DedupWindow;
 use failure::Failure;
+use horizon::Horizons;
 use maintenance::{Ask, Maintenance};
 use state::StateRead;
 use tail::Tails;
@@ -206,6 +208,7 @@ impl Broker {
         let failure = Failure::default();
         let stopping = CancellationToken::new();
         let maintenance_totals = Arc::default();
+        let horizons = Horizons::default();
         let last_id = stored.iter().map(|topic| topic.id).max();
         let topics = Topics::new(&stored, limits.max_topics as usize, config.topics.clone());
         let committer = Committer {
@@ -220,26 +223,29 @@ impl Broker {
             max_block_bytes: settings.max_block_bytes as usize,
             max_group_bytes: settings.max_group_bytes as usize,
             auto_create: settings.auto_create,
+            steps: VecDeque::new(),
             quiet: HashMap::new(),
+            horizons: horizons.clone(),
             totals: Arc::clone(&maintenance_totals),
             now,
         };
         let (maintenance, asks) = std::sync::mpsc::sync_channel(MAX_ASKS);
-        let horizons = Horizons::default();
         let maintaining = Maintenance {
             log: log.clone(),
             topics: topics.clone(),
             commands: commands.downgrade(),
-            asks,
             config: config.maintenance.clone(),
             max_block_bytes: settings.max_block_bytes as usize,
             now,
             stopping: stopping.clone(),
             horizons: horizons.clone(),
+            dedup_age_ms: dedup.max_age_ms,
+            key_hasher: RandomState::new(),
+            failure: failure.clone(),
         };
         let threads = Threads {
             committer: spawn("committer", || committer.run())?,
-            maintenance: spawn("maintenance", || maintaining.run())?,
+            maintenance: spawn("maintenance", || maintaining.run(asks))?,
         };
         Ok(Self(Arc::new(Shared {
             topics,
@@ -392,6 +398,8 @@ impl Broker {
         let topic = self.0.topics.existing(topic)?;
         let (key_prefix, max_bytes) = (key_prefix.to_owned(), self.0.max_page_bytes);
         let now = (self.0.now)();
+        // No tombstone goes while what it has superseded may have been read already.
+        let _horizon = self.0.horizons.hold(|| Position::new(self.0.last_position()));
         loop {
             let TopicState { id, extent, .. } = topic.state();
             let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;

@@ -45,7 +45,7 @@ pub struct Page {
 
 /// What an event takes in a page besides its stored bytes and its topic's name: places and times,
 /// and the names of its fields where they are spelled out.
-const EVENT_BYTES: usize = 128;
+pub(super) const EVENT_BYTES: usize = 128;
 
 /// Reads a page; `max_bytes` bounds it besides the number of events.
 pub(super) async fn read(
@@ -78,7 +78,11 @@ pub(super) async fn read(
                 continue;
             }
             Ok(Waited::Delivery(Delivery::CaughtUp)) => continue,
-            Ok(Waited::Silence | Waited::Stopping) => break,
+            Ok(Waited::Silence | Waited::Stopping) => {
+                // Beyond what has expired since it was read, too: that never comes again.
+                page.cursor = subscription.cursor();
+                break;
+            }
             Err(_told_by_the_next_page) if !page.runs.is_empty() => break,
             Err(error) => return Err(error),
         };

@@ -122,8 +122,14 @@ impl Retention<'_> {
         }
         for (block, reason) in &found.over {
             match reason {
-                TrimReason::Expired => retained.report.expired_events += block.events,
-                _ => retained.report.retention_events += block.events,
+                TrimReason::Expired => retained.report.expired.add(block.events, block.size_bytes),
+                _ => retained.report.retention.add(block.events, block.size_bytes),
+            }
+        }
+        // What somebody asked to be dropped was trimmed unread: it is counted when it is removed.
+        if matches!(topic.extent.trim_reason, TrimReason::Purged | TrimReason::Deleted) {
+            for block in &found.trimmed {
+                retained.report.purged.add(block.events, block.size_bytes);
             }
         }
         let removed_bytes: u64 = found.trimmed.iter().map(|block| block.size_bytes).sum();
@@ -252,7 +258,7 @@ mod tests {
         let retention = Retention { log: &*log, limits, published, now, max_parts: 64 };
         let retained = retention.apply(&mut topic, added).unwrap();
         assert!(retained.removed.is_empty(), "readers do not know yet");
-        assert_eq!(retained.report.retention_events, topic.extent.earliest.get() - 1);
+        assert_eq!(retained.report.retention.events, topic.extent.earliest.get() - 1);
         assert_eq!(topic.extent.trimmed_position.get(), topic.extent.earliest.get() - 1);
         topic.extent.earliest.get()
     }

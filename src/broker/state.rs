@@ -9,10 +9,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
+
+use super::page::EVENT_BYTES;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
-use crate::event::{Event, Timestamp};
-use crate::log::Log;
+use crate::event::{Event, NewEvent, Timestamp};
+use crate::log::{Block, EventRef, Log};
 use crate::topic::TopicId;
 
 /// Bytes of blocks read at a time.
@@ -76,7 +79,7 @@ pub(super) fn read(log: &dyn Log, request: StateRead<'_>) -> Result<StatePage> {
             for event in events {
                 page.supersede(event.key);
                 if !event.is_tombstone() && !event.is_expired(now) {
-                    page.add(block.to_event(&event));
+                    page.add(block, &event);
                 }
             }
         }
@@ -106,23 +109,34 @@ impl Candidates {
         if let Some(sequence) = self.by_key.remove(key)
             && let Some(event) = self.events.remove(&sequence)
         {
-            self.size_bytes -= event.content.payload.len();
+            self.size_bytes -= size_of(&event);
         }
     }
 
-    fn add(&mut self, event: Event) {
+    fn add(&mut self, block: &Block, event: &EventRef<'_>) {
         if event.sequence >= self.end {
             return; // A candidate before it was left out already.
         }
-        self.size_bytes += event.content.payload.len();
+        let mut event = block.to_event(event);
+        // Of its own: a page must not hold on to as many blocks as it has events.
+        event.content.payload = Bytes::copy_from_slice(&event.content.payload);
+        self.size_bytes += size_of(&event);
         self.by_key.insert(event.content.key.clone(), event.sequence);
         self.events.insert(event.sequence, event);
         let is_over = |c: &Self| c.events.len() > c.limit || c.size_bytes > c.max_bytes;
         while is_over(self) && self.events.len() > 1 {
             let Some((sequence, last)) = self.events.pop_last() else { return };
-            self.size_bytes -= last.content.payload.len();
+            self.size_bytes -= size_of(&last);
             self.by_key.remove(&last.content.key);
             self.end = self.end.min(sequence);
         }
     }
+}
+
+/// What an event takes in a page, in bytes.
+fn size_of(event: &Event) -> usize {
+    let NewEvent { id, event_type, key, headers, content_type, payload, .. } = &event.content;
+    let texts = [id, event_type, key, content_type].map(String::len).iter().sum::<usize>();
+    let headers = headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    EVENT_BYTES + texts + headers + payload.len()
 }

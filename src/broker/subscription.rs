@@ -63,8 +63,8 @@ pub struct Subscription {
     /// Blocks of the last read that are not delivered yet.
     read: VecDeque<Arc<SharedBlock>>,
     is_caught_up: bool,
-    /// Whether the topic was deleted before it came, so that it waits for a new one.
-    waits_for_topic: bool,
+    /// How often the topic had been deleted when it came: it ends with the next time.
+    deletions: u32,
 }
 
 impl Subscription {
@@ -95,7 +95,7 @@ impl Subscription {
         }
         let read = VecDeque::new();
         let is_caught_up = false;
-        let waits_for_topic = watch.borrow().is_deleted;
+        let deletions = watch.borrow().deletions;
         Ok(Self {
             shared,
             topic,
@@ -106,7 +106,7 @@ impl Subscription {
             gap,
             read,
             is_caught_up,
-            waits_for_topic,
+            deletions,
         })
     }
 
@@ -216,8 +216,7 @@ impl Subscription {
                 return Ok(Some(Delivery::Events(run)));
             }
             let state = *self.watch.borrow_and_update();
-            self.waits_for_topic &= state.is_deleted;
-            if state.is_deleted && !self.waits_for_topic {
+            if state.deletions != self.deletions {
                 return Err(Error::TopicDeleted(self.topic.name.clone()));
             }
             if self.next < state.extent.earliest {
@@ -242,7 +241,7 @@ impl Subscription {
             return Some(Delivery::Events(run));
         }
         let state = *self.watch.borrow_and_update();
-        if state.is_deleted
+        if state.deletions != self.deletions
             || self.next < state.extent.earliest
             || self.next >= state.extent.tail
             || !self.read_tail(&state)

@@ -5,8 +5,8 @@
 //! One bound holds for all topics together, and the oldest block of the whole broker goes first. So
 //! a busy broker with many topics cannot take more memory than a quiet one. A reader that is
 //! behind the tail reads the log instead and costs nothing here. A wire form is charged when a
-//! reader first asks for it, with what it really takes: some payloads grow sevenfold in one. What
-//! that goes over the bound is made up for by the next block.
+//! reader first asks for it, with what it really takes: some payloads grow sevenfold in one. Where
+//! there is no room for it, it is made anew for each reader.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -23,6 +23,9 @@ use crate::topic::TopicName;
 /// What a block in a tail takes besides its bytes and its wire forms: its places in the queues, and
 /// its allocations. Of 1,000,000 blocks of one small event, about that many bytes each.
 const BLOCK_BYTES: usize = 384;
+
+/// Places in the order of all blocks that may be of blocks that are gone.
+const MIN_ORDER: usize = 1_024;
 
 /// The wire forms in which a block may be kept, encoded once for all its readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,30 +45,55 @@ pub(super) struct SharedBlock {
     charge: Charge,
 }
 
+/// What all tails take together, and may take.
+#[derive(Debug, Default)]
+struct Account {
+    max_bytes: usize,
+    used_bytes: AtomicUsize,
+    /// Blocks that are in a tail.
+    blocks: AtomicUsize,
+}
+
+impl Account {
+    fn is_over(&self) -> bool {
+        self.used_bytes.load(Ordering::Relaxed) > self.max_bytes
+    }
+}
+
 /// What a block in a tail is charged for, on the account of all tails.
 #[derive(Debug, Default)]
 struct Charge {
-    account: Arc<AtomicUsize>,
+    account: Arc<Account>,
     /// In bytes; `None` for a block in no tail, which costs its reader alone.
     charged: Mutex<Option<usize>>,
 }
 
 impl Charge {
-    fn open(account: &Arc<AtomicUsize>, size_bytes: usize) -> Self {
-        account.fetch_add(size_bytes, Ordering::Relaxed);
+    fn open(account: &Arc<Account>, size_bytes: usize) -> Self {
+        account.used_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        account.blocks.fetch_add(1, Ordering::Relaxed);
         Self { account: account.clone(), charged: Mutex::new(Some(size_bytes)) }
+    }
+
+    /// Whether there is no room for anything more.
+    fn is_refused(&self) -> bool {
+        let is_charged = self.charged.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        is_charged && self.account.is_over()
     }
 
     fn add(&self, size_bytes: usize) {
         if let Some(charged) = &mut *self.charged.lock().unwrap_or_else(PoisonError::into_inner) {
             *charged += size_bytes;
-            self.account.fetch_add(size_bytes, Ordering::Relaxed);
+            self.account.used_bytes.fetch_add(size_bytes, Ordering::Relaxed);
         }
     }
 
     fn close(&self) {
         let charged = self.charged.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.account.fetch_sub(charged.unwrap_or(0), Ordering::Relaxed);
+        if let Some(size_bytes) = charged {
+            self.account.used_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+            self.account.blocks.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -84,7 +112,7 @@ impl SharedBlock {
     }
 
     /// Wraps a block for a tail, on the account of all tails.
-    fn in_tail(block: Block, account: &Arc<AtomicUsize>) -> Arc<Self> {
+    fn in_tail(block: Block, account: &Arc<Account>) -> Arc<Self> {
         let charge = Charge::open(account, BLOCK_BYTES + block.bytes().len());
         Arc::new(Self { block, forms: Default::default(), charge })
     }
@@ -167,22 +195,20 @@ impl Run {
 
     /// The events in a wire form. `encode` appends one event; it is called for each event of the
     /// block the first time that anybody asks for this form, and must depend on nothing else.
-    pub fn encoded(
-        &self,
-        form: Form,
-        mut encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
-    ) -> Bytes {
-        let encoded = self.shared.forms[form as usize].get_or_init(|| {
-            let block = &self.shared.block;
-            let mut bytes = Vec::with_capacity(block.bytes().len() + block.count() * 64);
-            let mut starts = Vec::with_capacity(block.count());
-            for event in block.events() {
-                starts.push((event.sequence, bytes.len()));
-                encode(&event, &mut bytes);
-            }
-            self.shared.charge.add(bytes.capacity() + size_of_val(starts.as_slice()));
-            Encoded { bytes: bytes.into(), starts }
-        });
+    pub fn encoded(&self, form: Form, encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>)) -> Bytes {
+        let kept = &self.shared.forms[form as usize];
+        if kept.get().is_none() && self.shared.charge.is_refused() {
+            return self.cut(&Encoded::new(&self.shared.block, encode));
+        }
+        self.cut(kept.get_or_init(|| {
+            let encoded = Encoded::new(&self.shared.block, encode);
+            self.shared.charge.add(encoded.size_bytes());
+            encoded
+        }))
+    }
+
+    /// What of a block's wire form belongs to this run.
+    fn cut(&self, encoded: &Encoded) -> Bytes {
         if !self.shared.block.has_ttl() {
             return encoded
                 .bytes
@@ -203,6 +229,21 @@ impl Run {
 }
 
 impl Encoded {
+    fn new(block: &Block, mut encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>)) -> Self {
+        let mut bytes = Vec::with_capacity(block.bytes().len() + block.count() * 64);
+        let mut starts = Vec::with_capacity(block.count());
+        for event in block.events() {
+            starts.push((event.sequence, bytes.len()));
+            encode(&event, &mut bytes);
+        }
+        bytes.shrink_to_fit();
+        Self { bytes: bytes.into(), starts }
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.bytes.len() + size_of_val(self.starts.as_slice())
+    }
+
     /// Where the bytes of the first event begin that has this sequence or a later one.
     fn offset_of(&self, sequence: Sequence) -> usize {
         let index = self.starts.partition_point(|(start, _)| *start < sequence);
@@ -231,6 +272,12 @@ impl Tail {
         if blocks.is_empty() {
             blocks.shrink_to_fit(); // A hundred thousand quiet topics keep no empty buffers.
         }
+    }
+
+    /// Whether a block in it begins there.
+    fn begins_one_at(&self, first: Sequence) -> bool {
+        let blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        blocks.binary_search_by_key(&first, |shared| shared.block.first_sequence()).is_ok()
     }
 
     /// Lets go of the blocks up to `last`: the log holds them in another form now.
@@ -274,9 +321,7 @@ impl Tail {
 /// Which blocks are in memory over all topics, oldest first. Belongs to the committer.
 #[derive(Debug)]
 pub(super) struct Tails {
-    max_bytes: usize,
-    /// What all of them take, in bytes.
-    account: Arc<AtomicUsize>,
+    account: Arc<Account>,
     /// Every block by its tail and where it begins; it may be gone already.
     order: VecDeque<(Arc<Tail>, Sequence)>,
 }
@@ -284,16 +329,21 @@ pub(super) struct Tails {
 impl Tails {
     /// Tails that take `max_bytes` at the most, wire forms included.
     pub(super) fn new(max_bytes: usize) -> Self {
-        Self { max_bytes, account: Arc::default(), order: VecDeque::new() }
+        let account = Arc::new(Account { max_bytes, ..Account::default() });
+        Self { account, order: VecDeque::new() }
     }
 
     /// Adds a block as the newest of its topic; where there is no room, the oldest of all go.
     pub(super) fn push(&mut self, tail: &Arc<Tail>, block: Block) {
         self.order.push_back((tail.clone(), block.first_sequence()));
         tail.push(SharedBlock::in_tail(block, &self.account));
-        while self.account.load(Ordering::Relaxed) > self.max_bytes {
+        while self.account.is_over() {
             let Some((tail, first)) = self.order.pop_front() else { return };
             tail.pop(first);
+        }
+        // Those that maintenance has taken out of their tails are let go of by and by.
+        if self.order.len() > 2 * self.account.blocks.load(Ordering::Relaxed) + MIN_ORDER {
+            self.order.retain(|(tail, first)| tail.begins_one_at(*first));
         }
     }
 }
@@ -321,14 +371,48 @@ mod tests {
         tails.push(&quiet, block(1, 1_000));
         tails.push(&read, block(1, 10_000));
         let held = read.read(Sequence::FIRST..Sequence::new(2), 1).unwrap().remove(0);
-        let before = tails.account.load(Ordering::Relaxed);
+        let used_bytes = |tails: &Tails| tails.account.used_bytes.load(Ordering::Relaxed);
+        let before = used_bytes(&tails);
         let run = Run::new(topic, held, Sequence::FIRST, Sequence::new(2), Timestamp::default());
         let run = run.unwrap();
         run.encoded(Form::Sse, |_, bytes| bytes.resize(90_000, 0));
-        assert!(tails.account.load(Ordering::Relaxed) >= before + 90_000);
+        assert!(used_bytes(&tails) >= before + 90_000);
         tails.push(&quiet, block(2, 0));
         assert_eq!(tails.order.len(), 1, "the block with the large form is gone, and one before");
         tails.push(&quiet, block(3, 200_000));
-        assert_eq!((tails.account.load(Ordering::Relaxed), tails.order.len()), (0, 0));
+        assert_eq!((used_bytes(&tails), tails.order.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_wire_form_that_there_is_no_room_for_is_made_anew_for_each_reader() {
+        let mut tails = Tails::new(20_000);
+        let tail: Arc<Tail> = Arc::default();
+        tails.push(&tail, block(1, 1_000));
+        tails.push(&tail, block(2, 1_000));
+        let blocks = tail.read(Sequence::FIRST..Sequence::new(3), usize::MAX).unwrap();
+        let run = |index: usize| {
+            let (topic, shared) = (TopicName::new("a").unwrap(), blocks[index].clone());
+            Run::new(topic, shared, Sequence::FIRST, Sequence::new(3), Timestamp::default())
+        };
+        let mut encodings = 0;
+        for index in [0, 0, 1, 1] {
+            let bytes = run(index).unwrap().encoded(Form::Sse, |_, bytes| {
+                encodings += 1;
+                bytes.resize(30_000, index as u8);
+            });
+            assert_eq!(bytes, vec![index as u8; 30_000]);
+        }
+        assert_eq!(encodings, 1 + 2, "the first is kept, the second finds no room");
+    }
+
+    #[test]
+    fn blocks_that_were_taken_out_leave_nothing_behind() {
+        let mut tails = Tails::new(1 << 20);
+        let tail: Arc<Tail> = Arc::default();
+        for number in 1..=10 * MIN_ORDER as u64 {
+            tails.push(&tail, block(number, 0));
+            tail.forget_through(Sequence::new(number));
+        }
+        assert!(tails.order.len() <= MIN_ORDER + 1, "{}", tails.order.len());
     }
 }

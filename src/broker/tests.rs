@@ -427,3 +427,42 @@ async fn whoever_waits_for_the_next_event_gets_it() {
         reader.await.unwrap();
     }
 }
+
+/// Goal: whoever pages past events that expired at the end gets to the end.
+#[tokio::test]
+async fn a_page_after_which_everything_has_expired_is_the_last() {
+    let broker = broker(&Arc::default());
+    let event = NewEvent { ttl_ms: Some(0), ..NewEvent::new("gone") };
+    let gone = Publish { topic: name("a"), events: vec![event], expected_sequence: None };
+    broker.publish(publish("a", "stays")).await.unwrap();
+    broker.publish(gone).await.unwrap();
+    let request = PageRequest {
+        start: StartPoint::Earliest,
+        before: None,
+        limit: 10,
+        wait: Duration::ZERO,
+        on_gap: OnGap::Fail,
+    };
+    let page = broker.read(&name("a"), request).await.unwrap();
+    assert_eq!(page.runs.iter().map(|run| run.events().count()).sum::<usize>(), 1);
+    assert!(page.caught_up);
+    assert_eq!(page.cursor, crate::cursor::Cursor::after(Sequence::new(2), broker.epoch()));
+}
+
+/// Goal: a topic that is created again at once does not take the last word of the old one away.
+#[tokio::test]
+async fn a_reader_of_a_deleted_topic_is_told_though_there_is_a_new_one() {
+    let broker = broker(&Arc::default());
+    broker.publish(publish("a", "one")).await.unwrap();
+    let from = StartPoint::Latest;
+    let mut reader = broker.subscribe(&name("a"), from, OnGap::Resume).await.unwrap();
+    let Some(Delivery::CaughtUp) = reader.next().await.unwrap() else { panic!() };
+    broker.delete_topic(&name("a")).await.unwrap();
+    broker.publish(publish("a", "two")).await.unwrap();
+    let last_word = reader.next().await.unwrap_err();
+    assert!(matches!(last_word, Error::TopicDeleted(_)), "{last_word}");
+    let mut reader = broker.subscribe(&name("a"), from, OnGap::Resume).await.unwrap();
+    let Some(Delivery::CaughtUp) = reader.next().await.unwrap() else { panic!() };
+    broker.publish(publish("a", "three")).await.unwrap();
+    let Some(Delivery::Events(_)) = reader.next().await.unwrap() else { panic!() };
+}

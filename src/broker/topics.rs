@@ -28,6 +28,9 @@ pub(super) struct TopicState {
     pub(super) config: TopicConfig,
     /// Whether it was deleted; its places are kept, for when it is created again.
     pub(super) is_deleted: bool,
+    /// How often it was deleted since the start: its readers end with it, also where it is created
+    /// again before they see it.
+    pub(super) deletions: u32,
 }
 
 impl TopicState {
@@ -137,7 +140,7 @@ impl Topics {
     ) -> Arc<Self> {
         let topic = |stored: &StoredTopic| {
             let StoredTopic { id, name, extent, config, is_deleted } = stored.clone();
-            let state = TopicState { id: Some(id), extent, config, is_deleted };
+            let state = TopicState { id: Some(id), extent, config, is_deleted, deletions: 0 };
             (name.clone(), Topic::new(name.clone(), state, defaults.of(&name)))
         };
         let by_name = RwLock::new(stored.iter().map(topic).collect());

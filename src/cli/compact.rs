@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 use leftoff::TopicName;
-use leftoff::edge::proto::{MaintainRequest, MaintainResponse};
+use leftoff::edge::proto::{Dropped, MaintainRequest, MaintainResponse};
 
 use super::CliResult;
 use super::client::{ServerArgs, failed};
@@ -26,19 +26,23 @@ impl Compact {
         let mut client = self.server.connect().await?;
         let topic = self.topic.map(|topic| topic.to_string()).unwrap_or_default();
         let response = client.maintain(MaintainRequest { topic }).await;
-        let MaintainResponse {
-            topics,
-            retention_events,
-            expired_events,
-            compacted_events,
-            merged_blocks,
-            reclaimed_bytes,
-        } = response.map_err(|status| failed(&status))?.into_inner();
+        let done = response.map_err(|status| failed(&status))?.into_inner();
+        let MaintainResponse { topics, merged_blocks, reclaimed_bytes, .. } = done;
+        let dropped = [
+            (done.retention, "by their limits"),
+            (done.expired, "expired"),
+            (done.compacted, "superseded"),
+            (done.purged, "purged"),
+        ];
+        let dropped = dropped.map(|(dropped, why)| {
+            let Dropped { events, bytes } = dropped.unwrap_or_default();
+            format!("{events} events {why} ({bytes} bytes)")
+        });
         writeln!(
             std::io::stdout().lock(),
-            "{topics} topics: dropped {retention_events} events by their limits, \
-             {expired_events} expired, {compacted_events} superseded; merged {merged_blocks} \
-             blocks; {reclaimed_bytes} bytes less"
+            "{topics} topics: dropped {}; merged {merged_blocks} blocks; {reclaimed_bytes} bytes \
+             less",
+            dropped.join(", ")
         )?;
         Ok(())
     }

@@ -14,6 +14,7 @@ use super::http::{Edge, PathResult, topic, whole};
 use super::json;
 use super::page_token::{StateToken, page_limit};
 use super::query::Query;
+use crate::broker::Dropped;
 use crate::cursor::{Cursor, Sequence};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
@@ -131,11 +132,6 @@ async fn maintain(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
 /// Source: the text format of Prometheus, 0.0.4.
 async fn metrics(State(edge): State<Edge>) -> Response {
     let done = edge.broker.maintenance_totals();
-    let dropped = [
-        ("retention", done.retention_events),
-        ("expired", done.expired_events),
-        ("compacted", done.compacted_events),
-    ];
     let mut text = String::new();
     let mut metric = |name: &str, help: &str, samples: &[(String, u64)]| {
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
@@ -143,10 +139,15 @@ async fn metrics(State(edge): State<Edge>) -> Response {
             .iter()
             .for_each(|(labels, value)| text.push_str(&format!("{name}{labels} {value}\n")));
     };
-    let by_reason = dropped.map(|(reason, count)| (format!("{{reason=\"{reason}\"}}"), count));
+    let by_reason = |count: fn(Dropped) -> u64| {
+        let label = |reason| format!("{{reason=\"{reason}\"}}");
+        done.dropped().map(|(reason, dropped)| (label(reason), count(dropped)))
+    };
     let plain = |value| [(String::new(), value)];
-    let help = "Events that maintenance dropped, since the start.";
-    metric("leftoff_dropped_events_total", help, &by_reason);
+    let help = "Events that were dropped, since the start.";
+    metric("leftoff_dropped_events_total", help, &by_reason(|dropped| dropped.events));
+    let help = "Bytes of the events that were dropped, since the start.";
+    metric("leftoff_dropped_bytes_total", help, &by_reason(|dropped| dropped.bytes));
     let help = "Blocks that were written again as part of a larger one, since the start.";
     metric("leftoff_merged_blocks_total", help, &plain(done.merged_blocks));
     let help = "Bytes of blocks that maintenance removed, since the start.";

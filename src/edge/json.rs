@@ -262,11 +262,12 @@ pub(super) fn state(
 
 /// What maintenance did.
 pub(super) fn maintained(report: &MaintenanceReport) -> Value {
+    let dropped = report.dropped().map(|(reason, dropped)| {
+        (reason.to_owned(), json!({"events": dropped.events, "bytes": dropped.bytes}))
+    });
     json!({
         "topics": report.topics,
-        "retention_events": report.retention_events,
-        "expired_events": report.expired_events,
-        "compacted_events": report.compacted_events,
+        "dropped": Value::Object(dropped.into_iter().collect()),
         "merged_blocks": report.merged_blocks,
         "reclaimed_bytes": report.reclaimed_bytes,
     })

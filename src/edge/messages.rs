@@ -8,7 +8,7 @@ use super::FollowConfig;
 use super::proto::{self, publish_stream_response::Outcome};
 use super::status;
 use crate::broker::{
-    Ack, EventRef, MaintenanceReport, Page, PageRequest, Publish, Receipt, TopicInfo,
+    Ack, Dropped, EventRef, MaintenanceReport, Page, PageRequest, Publish, Receipt, TopicInfo,
 };
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result, with_causes};
@@ -242,11 +242,13 @@ pub(super) fn config_of(config: Option<proto::TopicConfig>) -> Result<TopicConfi
 }
 
 pub(super) fn maintained(report: &MaintenanceReport) -> proto::MaintainResponse {
+    let dropped = |Dropped { events, bytes }| Some(proto::Dropped { events, bytes });
     proto::MaintainResponse {
         topics: report.topics,
-        retention_events: report.retention_events,
-        expired_events: report.expired_events,
-        compacted_events: report.compacted_events,
+        retention: dropped(report.retention),
+        expired: dropped(report.expired),
+        compacted: dropped(report.compacted),
+        purged: dropped(report.purged),
         merged_blocks: report.merged_blocks,
         reclaimed_bytes: report.reclaimed_bytes,
     }

@@ -7,6 +7,7 @@
 //!            kind 1, a topic: | id: 4 | its record (meta.rs) |      before its blocks
 //!            kind 2, a block: | id of its topic: 4 | the block (block.rs) |
 //!            kind 3, the end: | frames before it: 8 | crc32 of all their crc32s: 4 |
+//!            kind 4, a topic as a whole: as kind 1; what backups before this one hold of it goes
 //! ```
 //!
 //! Big-endian. A header's `crc32` covers all before it, a frame's all after it. `from` is the
@@ -24,7 +25,7 @@ use crate::event::Timestamp;
 use crate::topic::TopicId;
 
 const MAGIC: &[u8; 8] = b"LEFTOFFB";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const HEADER_BYTES: usize = 8 + 1 + 4 + 3 * 8 + 4;
 const FRAME_BYTES: usize = 4 + 1 + 4;
 
@@ -47,8 +48,10 @@ pub struct BackupHeader {
 /// A part of a backup.
 #[derive(Debug, Clone)]
 pub enum Frame {
-    /// A topic, as it was.
+    /// A topic, as it was; the blocks that follow go on where those of the backup before end.
     Topic(StoredTopic),
+    /// A topic, as it was; the blocks that follow are all that it held.
+    WholeTopic(StoredTopic),
     /// A block of a topic that was told before.
     Block(TopicId, Block),
 }
@@ -78,6 +81,7 @@ impl BackupEncoder {
     pub fn frame(&mut self, frame: &Frame) -> Vec<u8> {
         let (kind, id, content) = match frame {
             Frame::Topic(topic) => (1, topic.id, Bytes::from(meta::encode_topic(topic))),
+            Frame::WholeTopic(topic) => (4, topic.id, Bytes::from(meta::encode_topic(topic))),
             Frame::Block(id, block) => (2, *id, block.bytes().clone()),
         };
         self.encode(kind, &[&id.get().to_be_bytes(), &content])
@@ -182,6 +186,7 @@ impl<R: Read> BackupReader<R> {
         match kind {
             1 => Ok(Some(Frame::Topic(meta::decode_topic(id, &rest)?))),
             2 => Ok(Some(Frame::Block(id, Block::decode(rest)?))),
+            4 => Ok(Some(Frame::WholeTopic(meta::decode_topic(id, &rest)?))),
             other => Err(format!("it has a part of kind {other}, which is not known")),
         }
     }
@@ -236,8 +241,9 @@ mod tests {
         let id = TopicId::FIRST;
         let topic = StoredTopic::new(id, TopicName::new("a").unwrap());
         let mut bytes = encoder.header(&header);
-        bytes.extend(encoder.frame(&Frame::Topic(topic)));
+        bytes.extend(encoder.frame(&Frame::Topic(topic.clone())));
         bytes.extend(encoder.frame(&Frame::Block(id, block((1, 1, 1), 0, &[b"one"]))));
+        bytes.extend(encoder.frame(&Frame::WholeTopic(topic)));
         bytes.extend(encoder.frame(&Frame::Block(id, block((2, 2, 1), 0, &[b"two"]))));
         bytes.extend(encoder.end());
         bytes
@@ -255,7 +261,7 @@ mod tests {
     #[test]
     fn a_backup_reads_back_and_one_that_is_cut_or_altered_is_refused() {
         let whole = backup();
-        assert_eq!(read(&whole), Ok(3));
+        assert_eq!(read(&whole), Ok(4));
         for length in 0..whole.len() {
             read(&whole[..length]).unwrap_err();
         }
@@ -281,8 +287,10 @@ mod tests {
             let parts = order.iter().map(|index| part(*index));
             [&whole[..HEADER_BYTES]].into_iter().chain(parts).collect::<Vec<_>>().concat()
         };
-        assert_eq!(read(&parts(&[0, 1, 2, 3])), Ok(3));
-        for order in [&[0, 2, 3][..], &[0, 2, 1, 3], &[0, 1, 1, 2, 3], &[0, 1, 2, 3, 3], &[3]] {
+        assert_eq!(read(&parts(&[0, 1, 2, 3, 4])), Ok(4));
+        for order in
+            [&[0, 1, 2, 4][..], &[0, 3, 2, 1, 4], &[0, 1, 1, 2, 3, 4], &[0, 1, 2, 3, 4, 4], &[4]]
+        {
             read(&parts(order)).unwrap_err();
         }
     }

@@ -129,6 +129,11 @@ impl BlockBuilder {
         u64::from(self.count)
     }
 
+    /// Whether any of them can expire.
+    pub fn has_ttl(&self) -> bool {
+        self.flags & HAS_TTL != 0
+    }
+
     /// What the block takes so far, in bytes.
     pub fn size_bytes(&self) -> usize {
         self.bytes.len()

@@ -14,14 +14,14 @@ use crate::error::{Error, PUT_BACK, Result};
 use crate::topic::{TopicId, TopicName};
 
 /// Largest value in the tree, in bytes. A larger block is stored in parts of this size.
-const MAX_PART_BYTES: usize = 32 << 10;
+const MAX_PART_BYTES: usize = 8 << 10;
 
 /// The end of a range of sequences that has none.
 pub(super) const END: Sequence = Sequence::new(u64::MAX);
 
-/// Whether `block` is stored as a single value.
-pub(super) fn is_one_part(block: &Block) -> bool {
-    block.bytes().len() <= MAX_PART_BYTES
+/// How many values `block` is stored as.
+pub(super) fn parts_of(block: &Block) -> usize {
+    block.bytes().len().div_ceil(MAX_PART_BYTES)
 }
 
 /// The keys and values that `block` is stored as.

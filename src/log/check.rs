@@ -5,6 +5,7 @@
 //! sled mends what it opens: it cuts its file at the first entry that does not fit. So the check
 //! opens a copy. It costs the log's size in space; it leaves what it examines as it was.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -12,11 +13,12 @@ use std::sync::Arc;
 
 use super::block::{Block, HEADER_BYTES};
 use super::blocks::{Blocks, END, unreadable};
-use super::restore::Target;
-use super::{StoredTopic, keys, mark, meta, sled_log};
+use super::lock::lock_existing;
+use super::restore::{self, Target};
+use super::{Extent, StoredTopic, keys, mark, meta, sled_log};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
-use crate::topic::TopicId;
+use crate::topic::{TopicId, TopicName};
 
 /// Memory for the copy's page cache, in bytes.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -62,7 +64,8 @@ pub fn check(
     scratch: &Path,
     progress: impl FnMut(Checking),
 ) -> Result<CheckReport> {
-    Checker { report: CheckReport::default(), repaired: None, progress }.run(directory, scratch)
+    Checker { report: CheckReport::default(), topics: Vec::new(), repaired: None, progress }
+        .run(directory, scratch)
 }
 
 /// As [`check`], and writes whatever verifies into a new log in `repaired`, which is made or empty.
@@ -79,11 +82,14 @@ pub fn repair(
     progress: impl FnMut(Checking),
 ) -> Result<CheckReport> {
     let repaired = Some(Target::create(repaired)?);
-    Checker { report: CheckReport::default(), repaired, progress }.run(directory, scratch)
+    Checker { report: CheckReport::default(), topics: Vec::new(), repaired, progress }
+        .run(directory, scratch)
 }
 
 struct Checker<P> {
     report: CheckReport,
+    /// The topics, as their newest blocks have them.
+    topics: Vec<StoredTopic>,
     repaired: Option<Target>,
     progress: P,
 }
@@ -95,7 +101,8 @@ impl<P: FnMut(Checking)> Checker<P> {
         if !source.join("db").is_file() {
             return Err(at("there is no log in it".to_owned()));
         }
-        let lock = sled_log::lock_existing(directory)?;
+        let lock = lock_existing(directory)?;
+        restore::refuse_unfinished(directory)?;
         copy(&source, scratch, &mut self.progress)
             .map_err(|error| at(format!("copying it to {}: {error}", scratch.display())))?;
         match self.verify(directory, scratch) {
@@ -123,14 +130,17 @@ impl<P: FnMut(Checking)> Checker<P> {
         let tree = database.open_tree(keys::TREE).map_err(unreadable)?;
         self.read_topics(&tree)?;
         let damaged = |problem: &str| Err(Error::DamagedLog { problem: problem.to_owned() });
-        let Some(epoch) = meta::read_epoch(&tree)? else {
+        let Some(record) = meta::read_log(&tree)? else {
             return damaged("its own record is missing");
         };
-        let marked = mark::read(directory, epoch);
+        let marked = mark::read(directory, record.epoch);
         let marked = marked.map_err(|error| Error::ReadFailed(Arc::new(error)))?;
         let last = Position::new(self.report.last_position);
         match marked {
-            Some(marked) if last < marked => Err(sled_log::lost_end(last, marked)),
+            Some(marked) if last < marked.position => {
+                Err(sled_log::lost_end(last, marked.position))
+            }
+            Some(_) if self.report.damage.is_empty() => record.check_whole(&self.topics, last),
             Some(_) => Ok(()),
             None => {
                 damaged("the file `mark` is missing or damaged; the next start begins an epoch")
@@ -141,6 +151,7 @@ impl<P: FnMut(Checking)> Checker<P> {
     fn read_topics(&mut self, tree: &sled::Tree) -> Result<()> {
         let topics: Vec<_> = meta::read_topics(tree).collect();
         let count = topics.len() as u64;
+        let known: BTreeSet<TopicId> = topics.iter().flatten().map(|topic| topic.id).collect();
         for (index, topic) in topics.into_iter().enumerate() {
             self.report.topics += 1;
             match topic {
@@ -149,10 +160,37 @@ impl<P: FnMut(Checking)> Checker<P> {
             }
             (self.progress)(Checking::Read(index as u64 + 1, count));
         }
+        self.read_orphans(tree, &known)
+    }
+
+    /// Reads the blocks of topics whose records cannot be read: nobody knows their names.
+    fn read_orphans(&mut self, tree: &sled::Tree, known: &BTreeSet<TopicId>) -> Result<()> {
+        let mut next = Some(TopicId::FIRST);
+        while let Some(from) = next {
+            let found = tree.range(keys::block(from, Sequence::new(0), 0)..).keys().next();
+            let Some(key) = found.transpose().map_err(unreadable)? else { break };
+            let Some((id, ..)) = keys::parse_block(&key) else { break };
+            next = id.next();
+            if known.contains(&id) {
+                continue;
+            }
+            let name = TopicName::new(&format!("recovered.topic-{}", id.get()))?;
+            let problem =
+                format!("topic {} has blocks and no record: it is {name:?} here", id.get());
+            self.report.damage.push(Error::DamagedLog { problem });
+            self.report.topics += 1;
+            let first =
+                Blocks::new(tree, id, name.clone(), Sequence::FIRST..END).find_map(Result::ok);
+            let earliest = first.map_or(Sequence::FIRST, |block| block.first_sequence());
+            let orphan = StoredTopic::new(id, name);
+            let extent = Extent { earliest, ..orphan.extent };
+            self.read_topic(tree, StoredTopic { extent, ..orphan })?;
+        }
         Ok(())
     }
 
     fn read_topic(&mut self, tree: &sled::Tree, topic: StoredTopic) -> Result<()> {
+        let told = topic.clone();
         let StoredTopic { id, name, extent, .. } = topic.clone();
         let last_position = extent.last_position.get();
         self.report.last_position = self.report.last_position.max(last_position);
@@ -160,6 +198,7 @@ impl<P: FnMut(Checking)> Checker<P> {
             target.begin_topic(topic);
         }
         let mut is_first = true;
+        let mut extent = extent;
         for block in Blocks::new(tree, id, name.clone(), Sequence::FIRST..END) {
             // Blocks from before a trim may be there still, to be removed; a later start is a loss.
             if let Ok(block) = &block
@@ -177,10 +216,14 @@ impl<P: FnMut(Checking)> Checker<P> {
                 });
             }
             match block {
-                Ok(block) => self.take(id, block)?,
+                Ok(block) => {
+                    extent = extent.with(&block);
+                    self.take(id, block)?;
+                }
                 Err(error) => self.report.damage.push(error),
             }
         }
+        self.topics.push(StoredTopic { extent, ..told });
         Ok(())
     }
 
@@ -195,9 +238,7 @@ impl<P: FnMut(Checking)> Checker<P> {
         if let Some(next) = target.next_block(id)
             && next < block.first_sequence()
         {
-            let (position, time) = (block.first_position().previous(), block.first_time());
-            let lost = Block::hole(next..block.first_sequence(), position, time);
-            target.write_block(id, lost)?;
+            target.write_hole(id, next, &block)?;
         }
         target.write_block(id, block)
     }

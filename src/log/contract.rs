@@ -341,6 +341,54 @@ fn a_log_that_lost_its_end_is_refused_until_the_loss_is_accepted_as_a_new_epoch(
     assert_eq!(open(directory.path()).epoch(), epoch);
 }
 
+#[test]
+fn a_topic_that_lost_its_newest_block_is_noticed_though_others_end_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path());
+    fill(&log, 3, 7);
+    let newest = Sequence::new(15)..Sequence::new(22);
+    let removed = log.stored_blocks(id(1), newest, 1).unwrap().remove(0);
+    log.commit(&Group { removed: vec![(id(1), removed)], ..Group::default() }).unwrap();
+    drop(log);
+    let refused = SledLog::open(directory.path(), &LogConfig::default()).unwrap_err();
+    let message = refused.to_string();
+    assert!(message.contains("end 7 events before position 42"), "{message}");
+    let found = damage_found_by_check(directory.path());
+    assert!(found[0].to_string().contains("end 7 events before position 42"), "{found:?}");
+    let [repaired, scratch] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    repair(directory.path(), &scratch.path().join("copy"), repaired.path(), |_| ()).unwrap();
+    let log = open(repaired.path());
+    assert_eq!(read_all(&log, 1, 1, 15, 1000), (1..15).collect::<Vec<_>>());
+    assert_eq!(read_all(&log, 2, 1, 22, 1000), (1..22).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_was_begun_to_be_restored_is_taken_for_no_log() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(restore::Target::create(directory.path()).unwrap());
+    let refused = SledLog::open(directory.path(), &LogConfig::default()).unwrap_err();
+    assert!(refused.to_string().contains("was interrupted"), "{refused}");
+}
+
+#[test]
+fn blocks_whose_topic_has_no_record_are_told_and_repaired_under_another_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path());
+    fill(&log, 3, 7);
+    drop(log);
+    let database = sled_log::open_sled(&directory.path().join("sled"), 1 << 20).unwrap();
+    database.open_tree(keys::TREE).unwrap().insert(keys::topic(id(1)), b"nothing").unwrap();
+    drop(database);
+    let [repaired, scratch] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let copy = scratch.path().join("copy");
+    let report = repair(directory.path(), &copy, repaired.path(), |_| ()).unwrap();
+    assert!(report.damage.iter().any(|d| d.to_string().contains("has blocks and no record")));
+    let log = open(repaired.path());
+    let names: Vec<_> = log.topics().unwrap().iter().map(|t| t.name.to_string()).collect();
+    assert_eq!(names, ["recovered.topic-1", "topic.2"]);
+    assert_eq!(read_all(&log, 1, 1, 22, 1000), (1..22).collect::<Vec<_>>());
+}
+
 /// Overwrites one byte of the stored block of topic 1 that begins at `first`, below our checksum.
 fn damage(directory: &Path, first: u64) {
     let database = super::sled_log::open_sled(&directory.join("sled"), 1 << 20).unwrap();

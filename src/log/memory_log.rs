@@ -8,7 +8,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::block::Block;
 use super::{Group, Log, StoredBlock, StoredTopic};
 use crate::cursor::{Epoch, Position, Sequence};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::topic::TopicId;
 
 /// Blocks in an ordered map.
@@ -80,10 +80,18 @@ impl Log for MemoryLog {
     ) -> Result<Vec<Block>> {
         let state = self.state();
         let holds_from = state.blocks.range((topic, Sequence::new(0))..=(topic, from)).next_back();
-        let first = holds_from.map_or(from, |((_, first), _)| *first);
+        let holding = holds_from.filter(|(_, block)| block.last_sequence() >= from);
+        let Some(((_, first), _)) = holding else {
+            let next = state.blocks.range((topic, from)..(topic, below.max(from))).next();
+            let last = Some(next.map_or(below, |((_, first), _)| *first).previous());
+            let topic = state.topics.get(&topic).expect("a topic is noted before it is read");
+            let (topic, problem) = (topic.name.clone(), "no block holds them".to_owned());
+            return Err(Error::Damaged { topic, first: from, last, problem });
+        };
+        let first = *first;
         let mut left = max_bytes;
         let blocks = state.blocks.range((topic, first)..(topic, below.max(first)));
-        let blocks = blocks.map(|(_, block)| block).filter(|block| block.last_sequence() >= from);
+        let blocks = blocks.map(|(_, block)| block);
         let fitting = blocks.enumerate().take_while(|(index, block)| {
             let fits = *index == 0 || block.bytes().len() <= left;
             left = left.saturating_sub(block.bytes().len());

@@ -1,10 +1,11 @@
 //! The log's own records in the tree. Numbers are big-endian; `crc32` covers all bytes after it.
 //!
 //! ```text
-//! the log     | crc32: 4 | format: 1 | epoch: 4 |
+//! the log     | crc32: 4 | format: 1 | epoch: 4 | lost_positions: 8, signed |
 //! a topic     | crc32: 4 | format: 1 | flags: 1 | trim_reason: 1
 //!             | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8 | appended_bytes: 8
 //!             | dropped_bytes: 8 | dropped_events: 8 | trimmed_position: 8 | rewritten: 8
+//!             | buried_position: 8
 //!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
 //!
@@ -18,39 +19,85 @@
 use super::blocks::unreadable;
 use super::{Extent, StoredTopic, keys};
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};
-use crate::error::{Error, Result};
+use crate::error::{Error, PUT_BACK, Result};
 use crate::event::Timestamp;
 use crate::topic::{TopicId, TopicName};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const CRC_BYTES: usize = 4;
 
 /// How many numbers a topic's record begins with.
-const NUMBERS: usize = 9;
+const NUMBERS: usize = 10;
 
 const DELETED: u8 = 1;
 const MAY_EXPIRE: u8 = 2;
 
-/// The log's record.
-pub(super) fn encode_epoch(epoch: Epoch) -> Vec<u8> {
-    seal(&epoch.get().to_be_bytes())
+/// What the log says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LogRecord {
+    pub(super) epoch: Epoch,
+    /// How many more positions were given out than there are sequences in all topics: those that
+    /// a repair could not bring back. Less than 0 where a restored topic begins later.
+    lost_positions: i64,
 }
 
-/// The epoch in the log's record; `None` where there is no such record.
+impl Default for LogRecord {
+    fn default() -> Self {
+        Self { epoch: Epoch::new(0), lost_positions: 0 }
+    }
+}
+
+impl LogRecord {
+    /// Of a log that begins with these topics, up to this position.
+    pub(super) fn new(epoch: Epoch, sequences: u64, last: Position) -> Self {
+        Self { epoch, lost_positions: last.get().wrapping_sub(sequences) as i64 }
+    }
+
+    /// Refuses topics that hold fewer sequences than positions were given out: the end of one is
+    /// missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DamagedLog`].
+    pub(super) fn check_whole(&self, topics: &[StoredTopic], last: Position) -> Result<()> {
+        let sequences: u64 = topics.iter().map(|t| t.extent.tail.previous().get()).sum();
+        let found = Self::new(self.epoch, sequences, last);
+        if found == *self {
+            return Ok(());
+        }
+        let missing = found.lost_positions.wrapping_sub(self.lost_positions);
+        let problem = format!(
+            "its topics end {missing} events before position {last}: blocks at the end of one of \
+             them are missing; {PUT_BACK}, or go on with what `leftoff check --repair` brings back"
+        );
+        Err(Error::DamagedLog { problem })
+    }
+}
+
+/// The log's record.
+pub(super) fn encode_log(record: &LogRecord) -> Vec<u8> {
+    let mut content = record.epoch.get().to_be_bytes().to_vec();
+    content.extend_from_slice(&record.lost_positions.to_be_bytes());
+    seal(&content)
+}
+
+/// The log's record; `None` where there is none.
 ///
 /// # Errors
 ///
 /// [`Error::DamagedLog`], [`Error::ReadFailed`].
-pub(super) fn read_epoch(tree: &sled::Tree) -> Result<Option<Epoch>> {
+pub(super) fn read_log(tree: &sled::Tree) -> Result<Option<LogRecord>> {
     let Some(value) = tree.get(keys::LOG).map_err(unreadable)? else { return Ok(None) };
-    let decode = || -> Result<u32, String> {
-        let epoch = unseal(&value)?.try_into().map_err(|_| "it is cut".to_owned())?;
-        Ok(u32::from_be_bytes(epoch))
+    let decode = || -> Result<LogRecord, String> {
+        let bytes: [u8; 12] = unseal(&value)?.try_into().map_err(|_| "it is cut".to_owned())?;
+        let [a, b, c, d, lost @ ..] = bytes;
+        let epoch = Epoch::new(u32::from_be_bytes([a, b, c, d]));
+        Ok(LogRecord { epoch, lost_positions: i64::from_be_bytes(lost) })
     };
-    let epoch = decode().map_err(|problem| Error::DamagedLog {
+    let record = decode().map_err(|problem| Error::DamagedLog {
         problem: format!("the log's own record: {problem}"),
     })?;
-    Ok(Some(Epoch::new(epoch)))
+    Ok(Some(record))
 }
 
 /// The record of a topic: all of it that its blocks do not say.
@@ -69,6 +116,7 @@ pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
         extent.dropped_events,
         extent.trimmed_position.get(),
         extent.rewritten.get(),
+        extent.buried_position.get(),
     ];
     numbers.iter().for_each(|number| content.extend_from_slice(&number.to_be_bytes()));
     let config = serde_json::to_vec(config).expect("plain settings are JSON");
@@ -101,6 +149,7 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
         dropped_events: number(6),
         trimmed_position: Position::new(number(7)),
         rewritten: Sequence::new(number(8)),
+        buried_position: Position::new(number(9)),
         trim_reason: trim_reason(*reason)?,
         may_expire: flags & MAY_EXPIRE != 0,
     };
@@ -188,6 +237,7 @@ mod tests {
             trimmed_position: Position::new(30),
             trim_reason: TrimReason::Purged,
             rewritten: Sequence::new(4),
+            buried_position: Position::new(50),
             may_expire: true,
         };
         let config = TopicConfig { max_events: Some(7), ..TopicConfig::default() };

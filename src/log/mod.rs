@@ -15,6 +15,7 @@ mod block;
 mod blocks;
 mod check;
 mod keys;
+mod lock;
 mod mark;
 mod memory_log;
 mod meta;
@@ -49,8 +50,9 @@ use crate::topic::{TopicId, TopicName};
 use crate::topic_config::TopicConfig;
 
 /// Most parts that a group removes, besides as many as it writes. sled holds on to what one batch
-/// changes until the batch is over: one of 40,000 removals leaked gigabytes.
-pub const MAX_REMOVED_PARTS: usize = 64;
+/// changes until the batch is over: one of 40,000 removals leaked gigabytes, those of a few hundred
+/// take tens of megabytes and give them back (benches/soak.rs).
+pub const MAX_REMOVED_PARTS: usize = 512;
 
 /// What is written in one go: all of it is stored, or nothing, over all topics.
 #[derive(Debug, Clone, Default)]
@@ -124,6 +126,9 @@ pub struct Extent {
     pub dropped_events: u64,
     /// The position of the last event that was trimmed; 0 if none was.
     pub trimmed_position: Position,
+    /// The position of the newest tombstone, or event of a key that had expired, that was dropped;
+    /// 0 if none was. A backup from before may still hold what it had superseded.
+    pub buried_position: Position,
     /// Why events were trimmed last.
     pub trim_reason: TrimReason,
     /// Blocks below were looked at for rolling up, and need not be again.
@@ -149,6 +154,7 @@ impl Extent {
         dropped_bytes: 0,
         dropped_events: 0,
         trimmed_position: Position::new(0),
+        buried_position: Position::new(0),
         trim_reason: TrimReason::Retention,
         rewritten: Sequence::FIRST,
         may_expire: false,
@@ -231,7 +237,7 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     ///
     /// - [`Error::NotWritten`], [`Error::DiskFull`]: nothing was written; the log goes on. A group
-    ///   that appends nothing never finds the disk too full: it is how space comes back.
+    ///   that only removes never finds the disk too full: it is how space comes back.
     /// - [`Error::OutcomeUnknown`]: it may be stored; later appends fail until reopened.
     /// - [`Error::ReadOnly`]: nothing was written, because of such a failure before.
     ///

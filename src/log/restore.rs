@@ -1,6 +1,7 @@
 //! Restoring: a new log from backups, or from what is whole of a damaged one.
 //!
-//! The record of the log is written last: what was interrupted is no log, and is not taken for one.
+//! The record of the log is written last, and until then a file `restoring` says so: what was
+//! interrupted is no log, and is not taken for one.
 //! It begins an epoch of its own, so that no cursor from before is read as if nothing had happened.
 
 use std::collections::BTreeMap;
@@ -10,12 +11,17 @@ use std::path::{Path, PathBuf};
 
 use super::backup::{BackupReader, Frame};
 use super::block::Block;
+use super::lock::lock;
 use super::mark::Mark;
+use super::meta::LogRecord;
 use super::{Extent, MAX_REMOVED_PARTS, StoredTopic, blocks, keys, meta, sled_log};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::topic::TopicId;
+
+/// The file that is there as long as a log is being made.
+const UNFINISHED: &str = "restoring";
 
 /// Memory for the new log's page cache, in bytes.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -89,6 +95,19 @@ pub fn restore(
     target.finish()
 }
 
+/// Refuses a directory in which the making of a log was interrupted.
+///
+/// # Errors
+///
+/// [`Error::Open`].
+pub(super) fn refuse_unfinished(directory: &Path) -> Result<()> {
+    if !directory.join(UNFINISHED).exists() {
+        return Ok(());
+    }
+    let problem = "what was restored into it was interrupted; delete it, and restore again";
+    Err(Error::Open { path: directory.to_owned(), problem: problem.to_owned() })
+}
+
 /// Reads a whole backup, and hands its parts on.
 fn read(
     path: &Path,
@@ -132,6 +151,7 @@ struct Written {
     events: u64,
     last_position: Position,
     last_time: Timestamp,
+    may_expire: bool,
 }
 
 impl Target {
@@ -147,7 +167,9 @@ impl Target {
         if entries.next().is_some() {
             return Err(bad("it is not empty; name a new directory".to_owned()));
         }
-        let lock = sled_log::lock(directory)?;
+        let lock = lock(directory)?;
+        let begun = File::create(directory.join(UNFINISHED)).and_then(|file| file.sync_all());
+        begun.and_then(|()| File::open(directory)?.sync_all()).map_err(|e| bad(e.to_string()))?;
         let database = sled_log::open_sled(&directory.join("sled"), CACHE_BYTES);
         let database = database.map_err(|error| bad(error.to_string()))?;
         let tree = database.open_tree(keys::TREE).map_err(|error| bad(error.to_string()))?;
@@ -172,6 +194,11 @@ impl Target {
                 self.begin_topic(topic);
                 Ok(())
             }
+            Frame::WholeTopic(topic) => {
+                self.remove_blocks(topic.id)?;
+                self.begin_topic(topic);
+                Ok(())
+            }
             Frame::Block(id, block) => self.write_block(id, block),
         }
     }
@@ -187,8 +214,8 @@ impl Target {
         self.topics.get(&id)?.1.sequences.map(|(_, end)| end)
     }
 
-    /// Writes the next block of a topic. What is between it and the one before it was trimmed in
-    /// between two backups, and so was all before that.
+    /// Writes the next block of a topic. What is missing between it and the one before it was
+    /// trimmed in between two backups, with all before that, or dropped where the block begins.
     ///
     /// # Errors
     ///
@@ -198,7 +225,14 @@ impl Target {
             Some(next) if block.first_sequence() < next => {
                 return Err(self.bad(format!("sequence {} comes twice", block.first_sequence())));
             }
-            Some(next) if block.first_sequence() > next => self.remove_blocks(id)?,
+            Some(next) if block.first_sequence() > next => {
+                let earliest = self.topics.get(&id).map(|(topic, _)| topic.extent.earliest);
+                if earliest.is_some_and(|earliest| earliest > next) {
+                    self.remove_blocks(id)?;
+                } else {
+                    self.write_hole(id, next, &block)?;
+                }
+            }
             _ => {}
         }
         let Some((_, written)) = self.topics.get_mut(&id) else {
@@ -206,7 +240,9 @@ impl Target {
         };
         let block = block.ending_at(written.end_bytes + block.bytes().len() as u64);
         let first = written.sequences.map_or(block.first_sequence(), |(first, _)| first);
+        written.may_expire |= block.has_ttl();
         *written = Written {
+            may_expire: written.may_expire,
             sequences: Some((first, block.last_sequence().next())),
             end_bytes: block.end_bytes(),
             events: written.events + block.count() as u64,
@@ -218,6 +254,12 @@ impl Target {
         }
         self.batch_bytes += block.bytes().len();
         if self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Spans the sequences from `next` to `block`, of which no event is left.
+    pub(super) fn write_hole(&mut self, id: TopicId, next: Sequence, block: &Block) -> Result<()> {
+        let (position, time) = (block.first_position().previous(), block.first_time());
+        self.write_block(id, Block::hole(next..block.first_sequence(), position, time))
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -257,6 +299,7 @@ impl Target {
         };
         let trimmed: Vec<_> = self.topics.values().filter_map(ends).collect();
         trimmed.into_iter().try_for_each(|id| self.remove_blocks(id))?;
+        let mut sequences = 0;
         for (id, (topic, written)) in std::mem::take(&mut self.topics) {
             let topic = StoredTopic { extent: extent(&topic.extent, &written), ..topic };
             let record = meta::encode_topic(&topic);
@@ -264,13 +307,15 @@ impl Target {
             self.batch.insert(&keys::topic(id), record);
             report.topics += u64::from(!topic.is_deleted);
             report.events += written.events;
+            sequences += topic.extent.tail.previous().get();
             report.last_position = report.last_position.max(topic.extent.last_position.get());
             if self.batch_bytes >= BATCH_BYTES {
                 self.flush()?;
             }
         }
         let epoch = Epoch::new(rand::random());
-        self.batch.insert(&keys::LOG, meta::encode_epoch(epoch));
+        let record = LogRecord::new(epoch, sequences, Position::new(report.last_position));
+        self.batch.insert(&keys::LOG, meta::encode_log(&record));
         self.flush()?;
         self.database.flush().map_err(|error| self.bad(error))?;
         let sync = || -> std::io::Result<()> {
@@ -279,6 +324,8 @@ impl Target {
             mark.write(epoch, Position::new(report.last_position))?;
             mark.sync()?;
             File::open(self.directory.join("sled"))?.sync_all()?;
+            File::open(&self.directory)?.sync_all()?;
+            std::fs::remove_file(self.directory.join(UNFINISHED))?;
             File::open(&self.directory)?.sync_all()
         };
         sync().map_err(|error| self.bad(error))?;
@@ -302,6 +349,7 @@ fn extent(told: &Extent, written: &Written) -> Extent {
         dropped_bytes: 0,
         dropped_events: tail.previous().get().saturating_sub(written.events),
         rewritten: Sequence::FIRST,
+        may_expire: told.may_expire || written.may_expire,
         ..*told
     }
 }

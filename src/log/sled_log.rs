@@ -12,30 +12,36 @@
 //!   Linux sled's `flush` ends in `sync_file_range`, which makes neither the file's size nor the
 //!   drive's cache durable (src/pagecache/iobuf.rs of 0.34.7). On a file system that forgets what
 //!   was not synced, `flush` alone lost every acknowledged group.
-//! - Values are at most 32 KiB, and segments 8 MiB. sled writes a page larger than a quarter of a
+//! - Values are at most 8 KiB, and segments 8 MiB. sled writes a page larger than a quarter of a
 //!   segment to a file of its own under `blobs/`, which is never synced (src/pagecache/blob_io.rs);
-//!   a leaf holds up to 16 entries and is rewritten whole, so it stays near half a MiB here.
+//!   a leaf holds up to 16 entries and is read and rewritten whole, so it stays near 128 KiB here.
+//!   With values of 32 KiB the soak (benches/soak.rs) took 470 MiB of memory, with 8 KiB 400.
+//! - sled's flusher wakes up 50 times a second. Each time it takes one segment that is half empty,
+//!   and moves what is left in it elsewhere (src/flusher.rs, `SegmentCleaner::pop`): every 500 ms,
+//!   as is its default, it gives back 16 MiB a second at the most. What is written on top of that
+//!   is never given back: the directory of the soak grew to eight times what it held, and went on.
+//!   Every 20 ms, it stays below twice.
 //! - A group of one block is inserted without a batch: sled writes and syncs a batch's frame by
 //!   itself. 64 clients with one event each: 2 `sync_file_range` a group with it, 1 without.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::block::Block;
-use super::blocks::{self, Blocks, END, is_one_part, unreadable, unreadable_page};
+use super::blocks::{self, Blocks, END, unreadable, unreadable_page};
 use super::keys::BlockKey;
-use super::mark::Mark;
+use super::lock::{lock, patiently};
+use super::mark::{Mark, Marked};
 use super::meta;
 use super::touches::Touches;
-use super::{Group, Log, StoredBlock, StoredTopic, keys};
+use super::{Group, Log, StoredBlock, StoredTopic, keys, restore};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Cause, Error, PUT_BACK, Result};
 use crate::event::Durability;
@@ -44,18 +50,18 @@ use crate::topic::{TopicId, TopicName};
 /// sled's unit of space, in bytes.
 const SEGMENT_BYTES: usize = 8 << 20;
 
+/// Free space, in bytes, below which nothing is rewritten any more: what sled takes next.
+const REWRITE_FLOOR_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
+
+/// How often sled may give one segment back, in milliseconds.
+const CLEAN_EVERY_MS: u64 = 20;
+
 /// What a group may take on disk for each of its bytes, before sled gives space back: the entry
 /// itself, and its leaf's rewriting. Measured: 1.4 to 1.8.
 const WRITTEN_PER_BYTE: u64 = 3;
 
 /// How often a read begins anew that found something missing.
 const MAX_READ_ATTEMPTS: usize = 3;
-
-/// How long a lock that somebody holds is waited for, and the time between two looks. A child that
-/// a program starts has its parent's locks until it executes its own program, for a moment: a
-/// program that reopens its log just then would be refused.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
-const LOCK_STEP: Duration = Duration::from_millis(5);
 
 /// How the log uses the disk and the memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +110,7 @@ impl SledLog {
         let io = |error: io::Error| at(error.to_string());
         std::fs::create_dir_all(directory).map_err(io)?;
         let lock = lock(directory)?;
+        restore::refuse_unfinished(directory)?;
         let database = open_sled(&directory.join("sled"), config.cache_bytes)
             .map_err(|error| cannot_open(error, at))?;
         let tree = database.open_tree(keys::TREE).map_err(|error| cannot_open(error, at))?;
@@ -133,31 +140,46 @@ impl SledLog {
     /// Reads the epoch and the names, and holds what is found against the mark.
     fn begin(&mut self, directory: &Path) -> Result<()> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
-        let stored = meta::read_epoch(&self.tree)?;
-        let marked = match stored {
-            Some(epoch) => self.mark.read(epoch).map_err(|error| at(error.to_string()))?,
+        let stored = meta::read_log(&self.tree)?;
+        let marked = match &stored {
+            Some(stored) => self.mark.read(stored.epoch).map_err(|error| at(error.to_string()))?,
             None => None,
         };
         *self.names.get_mut().unwrap_or_else(PoisonError::into_inner) =
             meta::read_topics(&self.tree)
                 .map(|topic| topic.map(|StoredTopic { id, name, .. }| (id, name)))
                 .collect::<Result<_>>()?;
-        let last = self.topics()?.iter().map(|topic| topic.extent.last_position).max();
-        let last = last.unwrap_or(Position::new(0));
-        if let Some((epoch, marked)) = stored.zip(marked) {
-            if last < marked {
-                return Err(lost_end(last, marked));
+        let topics = self.topics()?;
+        let last = topics.iter().map(|topic| topic.extent.last_position).max();
+        let last = last.unwrap_or_default();
+        let mut record = stored.unwrap_or_default();
+        record.check_whole(&topics, last)?;
+        if let Some(Marked { position, .. }) = marked
+            && last < position
+        {
+            return Err(lost_end(last, position));
+        }
+        match (&stored, &marked) {
+            (Some(_), Some(marked)) if !marked.has_lost_some() => {
+                self.epoch = record.epoch;
+                return Ok(());
             }
-            self.epoch = epoch;
-            return Ok(());
+            (Some(_), Some(_)) => warn!(
+                directory = %directory.display(),
+                "the system went down with events that were not synced: a new epoch begins"
+            ),
+            (Some(_), None) => warn!(
+                directory = %directory.display(),
+                "no mark beside the log: a new epoch begins"
+            ),
+            (None, _) if !self.tree.is_empty() => {
+                return Err(at("its tree has entries, but not the record of a log".to_owned()));
+            }
+            (None, _) => {}
         }
-        if stored.is_some() {
-            warn!(directory = %directory.display(), "no mark beside the log: a new epoch begins");
-        } else if !self.tree.is_empty() {
-            return Err(at("its tree has entries, but not the record of a log".to_owned()));
-        }
-        self.epoch = Epoch::new(rand::random());
-        self.write(|batch| batch.insert(&keys::LOG, meta::encode_epoch(self.epoch)))
+        record.epoch = Epoch::new(rand::random());
+        self.epoch = record.epoch;
+        self.write(|batch| batch.insert(&keys::LOG, meta::encode_log(&record)))
             .and_then(|()| self.mark.write(self.epoch, last))
             .and_then(|()| self.mark.sync())
             .map_err(|error| at(error.to_string()))?;
@@ -198,12 +220,32 @@ impl SledLog {
         })
     }
 
-    /// Refuses a write of `size_bytes` that could fill the disk: sled does not survive that.
-    fn check_free_space(&self, size_bytes: u64) -> Result<()> {
+    /// Touches the pages that `group` has changed.
+    fn touch(&self, group: &Group) {
+        let mut touches = Touches::default();
+        for blocks in [&group.rewritten, &group.appended] {
+            for of_topic in blocks.chunk_by(|(topic, _), (next, _)| topic == next) {
+                let mut rest_bytes = 0;
+                for (key, bytes) in all_parts(of_topic) {
+                    let is_first = rest_bytes == 0;
+                    rest_bytes = bytes.len();
+                    if is_first {
+                        touches.alone(&self.tree, &key, bytes.len());
+                    } else {
+                        touches.passed(&self.tree, &key, bytes.len());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Refuses a write of `size_bytes` that could leave less than `floor_bytes`: sled does not
+    /// survive a full disk.
+    fn check_free_space(&self, floor_bytes: u64, size_bytes: u64) -> Result<()> {
         let space = rustix::fs::fstatvfs(&self.file)
             .map_err(|error| Error::NotWritten(Arc::new(io::Error::from(error))))?;
         let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
-        let needed_bytes = self.min_free_bytes.saturating_add(WRITTEN_PER_BYTE * size_bytes);
+        let needed_bytes = floor_bytes.saturating_add(WRITTEN_PER_BYTE * size_bytes);
         if free_bytes < needed_bytes {
             return Err(Error::DiskFull { free_bytes, needed_bytes });
         }
@@ -286,9 +328,19 @@ impl Log for SledLog {
     }
 
     fn commit(&self, group: &Group) -> Result<()> {
-        let appended_bytes = group.appended.iter().map(|(_, b)| b.bytes().len() as u64).sum();
+        let bytes_of = |blocks: &[(TopicId, Block)]| -> u64 {
+            blocks.iter().map(|(_, block)| block.bytes().len() as u64).sum()
+        };
         if !group.appended.is_empty() {
-            self.check_free_space(appended_bytes)?;
+            self.check_free_space(self.min_free_bytes, bytes_of(&group.appended))?;
+        } else if !group.rewritten.is_empty() {
+            // Compaction goes on below the floor, for it makes room; not to the last byte.
+            let floor_bytes = self.min_free_bytes.min(REWRITE_FLOOR_BYTES);
+            self.check_free_space(floor_bytes, bytes_of(&group.rewritten))?;
+        }
+        if group.durability == Durability::Process {
+            let noted = self.mark.note_unsynced(self.epoch);
+            noted.map_err(|error| Error::NotWritten(Arc::new(error)))?;
         }
         self.or_fail(|| {
             match lone_part(group) {
@@ -298,9 +350,7 @@ impl Log for SledLog {
             }
             self.sync(group.durability)
         })?;
-        let mut touches = Touches::default();
-        let written = all_parts(&group.rewritten).chain(all_parts(&group.appended));
-        written.for_each(|(key, bytes)| touches.passed(&self.tree, &key, bytes.len()));
+        self.touch(group);
         if !group.topics.is_empty() {
             let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
             names.extend(group.topics.iter().map(|topic| (topic.id, topic.name.clone())));
@@ -341,13 +391,25 @@ impl Log for SledLog {
         sequences: Range<Sequence>,
         max_parts: usize,
     ) -> Result<Vec<StoredBlock>> {
-        let end = sequences.end;
+        let Range { start, end } = sequences;
         let mut found: Vec<StoredBlock> = Vec::new();
         let mut current: Option<StoredBlock> = None;
         let mut parts = 0;
+        let mut touches = Touches::default();
         for entry in self.tree.range(keys::blocks(topic, sequences)) {
-            let (key, value) = entry.map_err(unreadable)?;
+            let (key, value) = match entry {
+                Ok(entry) => entry,
+                Err(sled::Error::Corruption { .. }) => {
+                    let first = found.last().map_or(start, |block| block.end);
+                    return Err(unreadable_page(&self.name(topic), first, Some(end.previous())));
+                }
+                Err(error) => return Err(unreadable(error)),
+            };
             let Some((_, first, part)) = keys::parse_block(&key) else { continue };
+            match current {
+                None => touches.alone(&self.tree, &key, value.len()),
+                Some(_) => touches.passed(&self.tree, &key, value.len()),
+            }
             match &mut current {
                 Some(block) if block.first == first => {
                     block.parts = usize::from(part) + 1;
@@ -369,19 +431,22 @@ impl Log for SledLog {
     }
 
     fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position> {
-        let known = topic.extent.trimmed_position;
-        let Some(first) = self.last_block_below(topic.id, sequence)? else { return Ok(known) };
-        match self.blocks(topic.id, first..sequence).next() {
-            Some(Ok(block)) => {
+        let block = match self.last_block_below(topic.id, sequence) {
+            Ok(Some(first)) => self.blocks(topic.id, first..sequence).next().transpose(),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        match block {
+            Ok(Some(block)) => {
                 let below = block.events().take_while(|event| event.sequence < sequence).last();
                 Ok(below.map_or(block.first_position().previous(), |event| event.position))
             }
-            Some(Err(Error::Damaged { .. })) => {
+            Ok(None) => Ok(topic.extent.trimmed_position),
+            Err(Error::Damaged { .. }) => {
                 let next = self.blocks(topic.id, sequence..END).find_map(Result::ok);
                 Ok(next.map_or(topic.extent.last_position, |b| b.first_position().previous()))
             }
-            Some(Err(error)) => Err(error),
-            None => Ok(known),
+            Err(error) => Err(error),
         }
     }
 }
@@ -389,8 +454,15 @@ impl Log for SledLog {
 impl Drop for SledLog {
     fn drop(&mut self) {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if !failed && let Err(error) = self.database.flush() {
-            warn!(%error, "cannot flush while closing; what was acknowledged is durable already");
+        if failed {
+            return;
+        }
+        let closed = self.database.flush().map_err(io::Error::from).and_then(|_| {
+            self.file.sync_data()?;
+            self.mark.note_synced(self.epoch)
+        });
+        if let Err(error) = closed {
+            warn!(%error, "cannot sync while closing; what was acknowledged is safe already");
         }
     }
 }
@@ -400,7 +472,9 @@ fn lone_part(group: &Group) -> Option<(BlockKey, &[u8])> {
     let Group { topics, removed, rewritten, appended, durability: _ } = group;
     let is_lone = topics.is_empty() && removed.is_empty() && rewritten.is_empty();
     match &appended[..] {
-        [(topic, block)] if is_lone && is_one_part(block) => blocks::parts(*topic, block).next(),
+        [(topic, block)] if is_lone && blocks::parts_of(block) == 1 => {
+            blocks::parts(*topic, block).next()
+        }
         _ => None,
     }
 }
@@ -431,6 +505,7 @@ pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db>
         .path(path)
         .segment_size(SEGMENT_BYTES)
         .cache_capacity(cache_bytes)
+        .flush_every_ms(Some(CLEAN_EVERY_MS))
         .mode(sled::Mode::HighThroughput);
     // sled locks its file as well, and tells it in words alone.
     let is_locked = |error: &sled::Error| error.to_string().contains("could not acquire lock");
@@ -454,56 +529,6 @@ pub(super) fn lost_end(last: Position, marked: Position) -> Error {
         last.next()
     );
     Error::DamagedLog { problem }
-}
-
-/// Takes the lock of `directory`, creating the file where it is missing.
-///
-/// # Errors
-///
-/// [`Error::Open`] if another process holds it.
-pub(super) fn lock(directory: &Path) -> Result<File> {
-    let path = directory.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-    hold(directory, file)
-}
-
-/// Takes the lock of a log that is there already, and creates nothing.
-///
-/// # Errors
-///
-/// [`Error::Open`] if another process holds it, or it is missing.
-pub(super) fn lock_existing(directory: &Path) -> Result<File> {
-    hold(directory, File::open(directory.join("lock")))
-}
-
-fn hold(directory: &Path, file: io::Result<File>) -> Result<File> {
-    let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
-    let file = file.map_err(|error| at(format!("its lock file: {error}")))?;
-    patiently(|| file.try_lock(), |error| matches!(error, TryLockError::WouldBlock)).map_err(
-        |error| match error {
-            TryLockError::WouldBlock => {
-                at("another process has it open; stop that one, or name another directory".into())
-            }
-            TryLockError::Error(error) => at(error.to_string()),
-        },
-    )?;
-    Ok(file)
-}
-
-/// Tries `open` until it is not locked out any more, for as long as that can be a passing thing.
-fn patiently<T, E>(
-    open: impl Fn() -> Result<T, E>,
-    is_locked: impl Fn(&E) -> bool,
-) -> Result<T, E> {
-    let started = Instant::now();
-    loop {
-        match open() {
-            Err(error) if is_locked(&error) && started.elapsed() < LOCK_PATIENCE => {
-                std::thread::sleep(LOCK_STEP);
-            }
-            outcome => return outcome,
-        }
-    }
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

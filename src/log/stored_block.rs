@@ -1,6 +1,7 @@
 //! A block as it lies in the log: known by its key and its header alone, without its events.
 
 use super::block::Block;
+use super::blocks;
 use crate::cursor::{Position, Sequence};
 use crate::event::Timestamp;
 
@@ -23,6 +24,18 @@ pub struct StoredBlock {
 }
 
 impl StoredBlock {
+    /// How `block` is stored.
+    pub fn of(block: &Block) -> Self {
+        Self {
+            first: block.first_sequence(),
+            end: block.last_sequence().next(),
+            parts: blocks::parts_of(block),
+            size_bytes: block.bytes().len() as u64,
+            events: block.count() as u64,
+            last: Some((block.last_position(), block.last_time())),
+        }
+    }
+
     /// The block that begins at `first` with these bytes, as far as its first part shows it.
     pub(super) fn begin(first: Sequence, start: &[u8]) -> Self {
         let header = Block::header_of(start).filter(|header| header.first_sequence == first);

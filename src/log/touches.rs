@@ -10,7 +10,10 @@
 //! hold 16,384 × 2 KiB = 32 MiB at the most.
 
 /// Bytes for which one access is made. Smaller bounds the memory closer, and costs more time.
-const TOUCH_BYTES: usize = 2 << 10;
+const TOUCH_BYTES: usize = 4 << 10;
+
+/// How many entries a page holds, at the most.
+const PAGE_ENTRIES: usize = 16;
 
 /// Counts bytes, and touches their pages.
 #[derive(Debug, Default)]
@@ -20,12 +23,18 @@ pub(super) struct Touches {
 }
 
 impl Touches {
-    /// Notes that `size_bytes` under `key` were read or written. A touch that fails is no loss:
-    /// nothing but memory depends on it.
+    /// Notes that `size_bytes` under `key` were read or written, with their neighbours before and
+    /// after. A touch that fails is no loss: nothing but memory depends on it.
     pub(super) fn passed(&mut self, tree: &sled::Tree, key: &[u8], size_bytes: usize) {
         self.rest_bytes += size_bytes;
         let touches = self.rest_bytes / TOUCH_BYTES;
         self.rest_bytes %= TOUCH_BYTES;
         (0..touches).all(|_| tree.contains_key(key).is_ok());
+    }
+
+    /// Notes that the entry under `key` was read or written alone: for that, its whole page was
+    /// read, of entries that take about as much.
+    pub(super) fn alone(&mut self, tree: &sled::Tree, key: &[u8], size_bytes: usize) {
+        self.passed(tree, key, PAGE_ENTRIES * size_bytes);
     }
 }

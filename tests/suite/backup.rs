@@ -201,6 +201,54 @@ async fn what_became_of_topics_between_two_backups_is_restored() {
     }
 }
 
+/// Goal: what compaction dropped between two backups takes nothing else with it, and does not come
+/// back: neither the events around it, nor what a tombstone that is gone by now had deleted.
+#[tokio::test]
+async fn what_was_compacted_between_two_backups_does_not_come_back() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = |name: &str| parent.path().join(name);
+    let process = Process::serve(&path("data"), &["--set", "maintenance.interval_ms=3600000"]);
+    let address = process.address;
+    let compacted = "{\"compact\":true,\"tombstone_grace_ms\":0}";
+    for topic in ["superseded", "deleted"] {
+        send(to(address, "PUT", &format!("/v1/topics/{topic}")), compacted).await;
+    }
+    let publish = async |topic: &str, key: &str, payload: &str| {
+        let path = format!("/v1/topics/{topic}/events?key={key}");
+        assert_eq!(post(address, &path, payload.to_owned()).await.status, 201);
+    };
+    for topic in ["superseded", "deleted"] {
+        for key in ["a", "b", "c"] {
+            publish(topic, key, "old").await;
+        }
+    }
+    let (first, second) = (path("first"), path("second"));
+    backup(&process, &first, None).await;
+    for key in ["d", "e", "d", "e", "f"] {
+        publish("superseded", key, "new").await;
+    }
+    publish("deleted", "b", "").await;
+    publish("deleted", "z", "1").await;
+    publish("deleted", "z", "2").await;
+    for _ in 0..3 {
+        assert_eq!(post(address, "/v1/maintenance", "").await.status, 200);
+    }
+    let kept = async |address, topic: &str| read_all(address, topic).await;
+    let (superseded, deleted) = (kept(address, "superseded").await, kept(address, "deleted").await);
+    let sequences: Vec<u64> = superseded.iter().map(|(sequence, _)| *sequence).collect();
+    assert_eq!(sequences, [1, 2, 3, 6, 7, 8]);
+    let sequences: Vec<u64> = deleted.iter().map(|(sequence, _)| *sequence).collect();
+    assert_eq!(sequences, [1, 3, 6], "the tombstone is gone, too");
+    backup(&process, &second, Some(&first)).await;
+    let directory = path("restored");
+    let output = restore(&[&first, &second], &directory).await;
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    assert_whole(&directory).await;
+    let process = Process::serve(&directory, &["--set", "maintenance.interval_ms=3600000"]);
+    assert_eq!(kept(process.address, "superseded").await, superseded);
+    assert_eq!(kept(process.address, "deleted").await, deleted);
+}
+
 #[tokio::test]
 async fn what_is_exported_can_be_published_again() {
     let parent = tempfile::tempdir().unwrap();

@@ -245,7 +245,7 @@ async fn whatever_was_dropped_is_told_with_its_reason_on_every_protocol() {
         publish(&server.broker, "a", event).await;
     }
     put(&server, "a", json!({"max_events": 2})).await;
-    assert_eq!(maintain(&server, "a").await["retention_events"], 4);
+    assert_eq!(maintain(&server, "a").await["dropped"]["retention"]["events"], 4);
     assert_eq!(told(&server).await, vec![json!([2, 5, 7, 3, "retention"]); 3]);
     put(&server, "a", json!({})).await;
     delete(&server, "/v1/topics/a/events?before=6").await;
@@ -258,7 +258,7 @@ async fn whatever_was_dropped_is_told_with_its_reason_on_every_protocol() {
     tokio::time::sleep(Duration::from_millis(5)).await; // They have expired.
     let page = get(server.address, "/v1/topics/a/events?after=6").await.json();
     assert_eq!(page["events"].as_array().unwrap().len(), 1, "an expired event is never delivered");
-    assert_eq!(maintain(&server, "a").await["expired_events"], 6);
+    assert_eq!(maintain(&server, "a").await["dropped"]["expired"]["events"], 6);
     assert_eq!(told(&server).await, vec![json!([2, 13, 14, 11, "expired"]); 3]);
     delete(&server, "/v1/topics/a").await;
     server.publish("a", "again").await;
@@ -278,7 +278,7 @@ async fn retention_keeps_what_the_limits_say_and_says_what_it_did() {
     let left = get(server.address, "/v1/topics/a").await.json();
     let (bytes, one_block) = (size(left.clone()), 1_024);
     assert!((all / 2..all / 2 + one_block).contains(&bytes), "{bytes} of {all}");
-    let dropped = report["retention_events"].as_u64().unwrap();
+    let dropped = report["dropped"]["retention"]["events"].as_u64().unwrap();
     assert_eq!(left["events"], 100 - dropped);
     assert_eq!(left["earliest"], dropped + 1);
     assert_eq!(report["reclaimed_bytes"].as_u64().unwrap(), all - bytes);
@@ -309,7 +309,7 @@ async fn the_state_of_a_compacted_topic_is_the_latest_of_each_key_and_following_
     for compacted in [false, true] {
         if compacted {
             let report = maintain(&server, "a").await;
-            assert!(report["compacted_events"].as_u64().unwrap() > 100, "{report}");
+            assert!(report["dropped"]["compacted"]["events"].as_u64().unwrap() > 100, "{report}");
             let mut client = server.grpc().await;
             client.maintain(MaintainRequest { topic: "a".into() }).await.unwrap();
         }

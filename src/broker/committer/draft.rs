@@ -256,14 +256,21 @@ impl Draft {
             let added = topic.added();
             let quiet = committer.quiet.get(&topic.id);
             let is_quiet = quiet.is_some_and(|q| q.holds(&topic.state.extent, added, now));
-            if left == 0 || is_quiet || !Retention::is_limited(&limits) {
+            if is_quiet || !Retention::is_limited(&limits) {
+                continue;
+            }
+            if left == 0 {
+                topic.topic.upkeep.touch();
                 continue;
             }
             let published = topic.state.extent.earliest;
             let retention =
                 Retention { log: &*committer.log, limits, published, now, max_parts: left };
             let mut stored = topic.stored();
-            let Ok(retained) = retention.apply(&mut stored, added) else { continue };
+            let Ok(retained) = retention.apply(&mut stored, added) else {
+                topic.topic.upkeep.touch();
+                continue;
+            };
             let parts: usize = retained.removed.iter().map(|block| block.parts).sum();
             left = left.saturating_sub(parts);
             topic.state.extent = stored.extent;
@@ -281,7 +288,11 @@ impl Draft {
             group.durability = group.durability.max(topic.durability);
             let is_new = !topic.state.exists() && !topic.builders.is_empty();
             let drops = |r: &Retained| r.has_more || !r.removed.is_empty();
-            if is_new || topic.retained.as_ref().is_some_and(drops) {
+            // Only the newest block is looked at when a log is opened.
+            let expires =
+                !topic.state.extent.may_expire && topic.builders.iter().any(BlockBuilder::has_ttl);
+            topic.state.extent.may_expire |= expires;
+            if is_new || expires || topic.retained.as_ref().is_some_and(drops) {
                 group.topics.push(topic.stored());
             }
             let removed = topic.retained.iter_mut().flat_map(|r| std::mem::take(&mut r.removed));

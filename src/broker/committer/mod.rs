@@ -15,9 +15,9 @@
 mod draft;
 mod step;
 
-pub(super) use step::{Done, Passed, Step, Work};
+pub(super) use step::{Done, Merged, Passed, Rewrite, Step, Work};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,6 +27,7 @@ use tracing::error;
 use self::draft::Draft;
 use super::dedup::DedupWindow;
 use super::failure::{Failure, PanicGuard};
+use super::horizon::Horizons;
 use super::maintenance::MaintenanceReport;
 use super::publish::Ack;
 use super::retention::Quiet;
@@ -38,6 +39,9 @@ use crate::event::{Durability, Timestamp};
 use crate::log::{Block, Extent, Group, Log, NewRecords, StoredTopic};
 use crate::topic::TopicId;
 use crate::topic_config::TopicConfig;
+
+/// When maintenance removes what a publish has trimmed, in milliseconds.
+const RECLAIM_MS: u64 = 5_000;
 
 /// Topics of which it is known that nothing needs to be dropped; about 3 MiB.
 const MAX_QUIET: usize = 65_536;
@@ -97,11 +101,15 @@ pub(super) struct Committer {
     pub(super) last_time: Timestamp,
     pub(super) max_block_bytes: usize,
     pub(super) max_group_bytes: usize,
+    /// Steps that are to be taken, between two groups of publishes.
+    pub(super) steps: VecDeque<Step>,
     /// Whether a topic comes to exist by a publish.
     pub(super) auto_create: bool,
     /// Topics that need not be looked at for what their limits do not keep, and until when: a
     /// cache of [`MAX_QUIET`] of them.
     pub(super) quiet: HashMap<TopicId, Quiet>,
+    /// Where backups are.
+    pub(super) horizons: Horizons,
     /// All that was ever dropped or rewritten.
     pub(super) totals: Arc<Mutex<MaintenanceReport>>,
     /// The clock: a new event is never older than the one before it, whatever it says.
@@ -111,29 +119,54 @@ pub(super) struct Committer {
 impl Committer {
     /// Runs until it is told to stop, or every handle is gone. Each accepted request is answered.
     pub(super) fn run(self) {
-        let _guard = PanicGuard(self.failure.clone());
+        let _guard = PanicGuard::new(&self.failure, "committer");
         let mut committer = self; // Dropped before the guard: who is told can rely on it.
         committer.obey_all();
     }
 
     fn obey_all(&mut self) {
         let mut next = None;
-        while let Some(command) = next.take().or_else(|| self.commands.blocking_recv()) {
-            next = match command {
-                Command::Publish(request) => self.publish_all(request),
-                Command::Step(step) => self.take_steps(step),
-                other => {
-                    self.obey(other);
-                    None
+        loop {
+            if next.is_none() && self.steps.is_empty() {
+                next = self.commands.blocking_recv();
+                if next.is_none() {
+                    return; // Every handle is gone.
                 }
-            };
+            }
+            let (requests, other) = self.gather(next.take());
+            let appended_blocks = if requests.is_empty() { 0 } else { self.publish(requests) };
+            self.take_steps(appended_blocks);
+            match other {
+                Some(Command::Publish(_)) => next = other, // One of the next group.
+                Some(other) => self.obey(other),
+                None => {}
+            }
         }
     }
 
-    /// Does what is neither a publish nor a step.
+    /// Takes the publishes that are queued, from `next` on, as many as are one group, and puts the
+    /// steps that it comes across aside. Returns the command that ends it, too.
+    fn gather(&mut self, next: Option<Command>) -> (Vec<Request>, Option<Command>) {
+        let (mut requests, mut size_bytes) = (Vec::new(), 0);
+        let mut next = next.or_else(|| self.commands.try_recv().ok());
+        while size_bytes < self.max_group_bytes {
+            match next {
+                Some(Command::Publish(request)) => {
+                    size_bytes += request.records.size_bytes();
+                    requests.push(request);
+                }
+                Some(Command::Step(step)) => self.steps.push_back(step),
+                other => return (requests, other),
+            }
+            next = self.commands.try_recv().ok();
+        }
+        (requests, next)
+    }
+
+    /// Does what is no part of a group.
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Publish(_) | Command::Step(_) => unreachable!("these are taken in groups"),
+            Command::Publish(_) | Command::Step(_) => unreachable!("these are gathered"),
             Command::Configure { topic, change, answer } => {
                 let _nobody_waits = answer.send(self.configure(&topic, change));
             }
@@ -149,28 +182,8 @@ impl Committer {
         }
     }
 
-    /// Commits the publishes that are queued, from `first` on, as one group. Returns the command
-    /// that came after them.
-    fn publish_all(&mut self, first: Request) -> Option<Command> {
-        let mut size_bytes = first.records.size_bytes();
-        let mut requests = vec![first];
-        let next = loop {
-            if size_bytes >= self.max_group_bytes {
-                break None;
-            }
-            match self.commands.try_recv().ok() {
-                Some(Command::Publish(request)) => {
-                    size_bytes += request.records.size_bytes();
-                    requests.push(request);
-                }
-                other => break other,
-            }
-        };
-        self.publish(requests);
-        next
-    }
-
-    fn publish(&mut self, requests: Vec<Request>) {
+    /// Commits `requests` as one group, and answers them. Returns how many blocks it appended.
+    fn publish(&mut self, requests: Vec<Request>) -> usize {
         let now = (self.now)().max(self.last_time);
         self.window.expire(now);
         let mut draft = Draft::new(self.next_id);
@@ -178,13 +191,15 @@ impl Committer {
             draft.place(self, request, now);
         }
         if draft.is_empty() {
-            return draft.answer(Ok(()), None, now); // Nothing new: nothing to sync.
+            draft.answer(Ok(()), None, now); // Nothing new: nothing to sync.
+            return 0;
         }
         draft.retain(self, now);
         let first_position = Position::new(self.last_position.load(Ordering::Relaxed)).next();
         let group = draft.finish(first_position, now);
         let durability = if self.log.is_durable() { group.durability } else { Durability::Memory };
         let outcome = self.log.commit(&group);
+        let appended = group.appended.len();
         match &outcome {
             Ok(()) => self.take_over(&mut draft, group, now),
             Err(error) => {
@@ -193,6 +208,7 @@ impl Committer {
             }
         }
         draft.answer(outcome, Some(durability), now);
+        appended
     }
 
     /// What an acknowledgement of a publish to `topic` means.
@@ -219,6 +235,10 @@ impl Committer {
             let (id, is_deleted) = (Some(topic.id), false);
             topic.topic.set_state(TopicState { id, extent, is_deleted, ..topic.state });
             if let Some(retained) = topic.retained.take() {
+                // What was trimmed goes with the next publish to the topic, or after a while.
+                let more = retained.has_more.then(|| now.plus_ms(RECLAIM_MS));
+                let due = more.into_iter().chain(retained.quiet.due());
+                due.for_each(|due| topic.topic.upkeep.retained(due));
                 self.note_quiet(topic.id, retained.quiet);
                 self.count(&retained.report);
             }
@@ -266,7 +286,8 @@ impl Committer {
             ..state.extent
         };
         let config = TopicConfig::default();
-        self.note(topic, TopicState { extent, config, is_deleted: true, ..state })?;
+        let deletions = state.deletions + 1;
+        self.note(topic, TopicState { extent, config, is_deleted: true, deletions, ..state })?;
         topic.upkeep.touch(); // Its space comes back by and by.
         Ok(())
     }
@@ -279,7 +300,7 @@ impl Committer {
 
     /// Has the log note what a topic is, then everybody else.
     fn note(&mut self, topic: &Arc<Topic>, state: TopicState) -> Result<()> {
-        let TopicState { id, extent, config, is_deleted } = state;
+        let TopicState { id, extent, config, is_deleted, deletions: _ } = state;
         let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
         let name = topic.name.clone();
         let stored = StoredTopic { id, name, extent, config, is_deleted };
@@ -292,7 +313,7 @@ impl Committer {
 
 /// A topic as the log knows it.
 fn stored(topic: &Topic) -> Result<StoredTopic> {
-    let TopicState { id, extent, config, is_deleted } = topic.state();
+    let TopicState { id, extent, config, is_deleted, deletions: _ } = topic.state();
     let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
     Ok(StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted })
 }

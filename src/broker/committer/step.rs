@@ -8,14 +8,16 @@ use tokio::sync::oneshot;
 use super::super::maintenance::MaintenanceReport;
 use super::super::retention::{Added, Quiet, Retained, Retention};
 use super::super::topics::{Topic, TopicState};
-use super::{Command, Committer, stored};
-use crate::cursor::{Sequence, TrimReason};
+use super::{Committer, stored};
+use crate::cursor::{Position, Sequence, TrimReason};
 use crate::error::Result;
 use crate::event::Timestamp;
-use crate::log::{Block, Group, MAX_REMOVED_PARTS, StoredTopic};
+use crate::log::{Block, Extent, Group, MAX_REMOVED_PARTS, StoredBlock, StoredTopic};
 
-/// Most steps that are taken in one go, so that a publish waits for a bounded time.
-const MAX_STEPS: usize = 64;
+/// Parts that steps remove in one go, about: for these a publish waits at the least, and at the
+/// most.
+const MIN_STEP_PARTS: usize = 32;
+const MAX_STEP_PARTS: usize = MAX_REMOVED_PARTS / 2;
 
 /// Something to do for a topic.
 #[derive(Debug)]
@@ -38,13 +40,27 @@ pub(in super::super) enum Work {
         report: MaintenanceReport,
     },
     /// Put blocks in the place of those whose sequences they span.
-    Rewrite {
-        blocks: Vec<Block>,
-        /// How far a pass has come with them, if that is to be noted.
-        passed: Option<Passed>,
-        /// What it counts for.
-        report: MaintenanceReport,
-    },
+    Rewrite(Rewrite),
+}
+
+/// Blocks that take the place of others.
+#[derive(Debug, Default)]
+pub(in super::super) struct Rewrite {
+    pub(in super::super) merged: Vec<Merged>,
+    /// The position of the newest tombstone, or expired event of a key, that is dropped by it.
+    pub(in super::super) buried: Option<Position>,
+    /// How far a pass has come with them, if that is to be noted.
+    pub(in super::super) passed: Option<Passed>,
+    /// What it counts for.
+    pub(in super::super) report: MaintenanceReport,
+}
+
+/// One block in the place of its neighbours.
+#[derive(Debug)]
+pub(in super::super) struct Merged {
+    pub(in super::super) block: Block,
+    /// Those whose sequences it spans.
+    pub(in super::super) replaced: Vec<StoredBlock>,
 }
 
 /// How far a pass over the blocks of a topic has come.
@@ -52,8 +68,10 @@ pub(in super::super) enum Work {
 pub(in super::super) struct Passed {
     /// Blocks below were looked at.
     pub(in super::super) rewritten: Sequence,
-    /// Whether there may be events that are to be dropped once they have an age.
+    /// Whether there may be events below `tail` that are to be dropped once they have an age.
     pub(in super::super) may_expire: bool,
+    /// Where the topic ended when it was looked at.
+    pub(in super::super) tail: Sequence,
 }
 
 /// What came of a step.
@@ -62,9 +80,11 @@ pub(in super::super) struct Done {
     pub(in super::super) report: MaintenanceReport,
     /// Whether there may be more to do at once.
     pub(in super::super) has_more: bool,
+    /// Whether some of what was asked for was not done.
+    pub(in super::super) is_partial: bool,
     /// When the oldest block gets older than the limit.
     pub(in super::super) due: Option<Timestamp>,
-    /// How long the committer was busy with it, and with the steps that it took along.
+    /// How long the committer was busy with it: its share of those that were taken together.
     pub(in super::super) took: Duration,
 }
 
@@ -80,46 +100,50 @@ struct Placed {
 }
 
 impl Committer {
-    /// Takes the steps that are queued, from `first` on, as one group. Returns the command that
-    /// came after them.
-    pub(super) fn take_steps(&mut self, first: Step) -> Option<Command> {
+    /// Takes some of the steps that are queued, as one group.
+    /// They take out about as much as the publishes before them have put in, and some: so a publish
+    /// waits for twice as long as without them at the most, and they keep up with any load.
+    pub(super) fn take_steps(&mut self, appended_blocks: usize) {
+        let max_parts = (MIN_STEP_PARTS + appended_blocks).min(MAX_STEP_PARTS);
         let started = Instant::now();
-        let (mut group, mut placed) = (Group::default(), Vec::new());
-        let mut step = first;
-        let next = loop {
-            let Step { topic, work, answer } = step;
-            match self.place_step(topic, work, &mut group) {
+        let mut group = Group::default();
+        let mut placed: Vec<(Placed, _)> = Vec::new();
+        while let Some(Step { topic, work, answer }) = self.steps.pop_front() {
+            // A step goes on from what those before it make of its topic.
+            let before = placed.iter().rev().find(|(other, _)| Arc::ptr_eq(&topic, &other.topic));
+            let before = before.and_then(|(step, _)| step.changed.clone());
+            match self.place_step(topic, before, work, &mut group) {
                 Ok(done) => placed.push((done, answer)),
                 Err(error) => drop(answer.send(Err(error))),
             }
             let removed: usize = group.removed.iter().map(|(_, block)| block.parts).sum();
-            if placed.len() >= MAX_STEPS || removed >= MAX_REMOVED_PARTS / 2 {
-                break None;
+            if removed >= max_parts {
+                break;
             }
-            // The steps of one topic are placed on what the ones before have written.
-            let is_placed = |topic| placed.iter().any(|(step, _)| Arc::ptr_eq(&step.topic, topic));
-            match self.commands.try_recv().ok() {
-                Some(Command::Step(next)) if !is_placed(&next.topic) => step = next,
-                other => break other,
-            }
-        };
+        }
         let outcome = if group.is_empty() { Ok(()) } else { self.log.commit(&group) };
         if let Err(error) = &outcome {
             self.failure.note(error);
         }
+        let took = started.elapsed() / placed.len().max(1) as u32;
         for (step, answer) in placed {
-            let done = Done { took: started.elapsed(), ..step.done };
+            let done = Done { took, ..step.done };
             let _nobody_waits = answer.send(outcome.clone().map(|()| {
                 self.take_over_step(step);
                 done
             }));
         }
-        next
     }
 
     /// Adds what is to be done to `group`.
-    fn place_step(&mut self, topic: Arc<Topic>, work: Work, group: &mut Group) -> Result<Placed> {
-        let mut stored = stored(&topic)?;
+    fn place_step(
+        &mut self,
+        topic: Arc<Topic>,
+        before: Option<StoredTopic>,
+        work: Work,
+        group: &mut Group,
+    ) -> Result<Placed> {
+        let mut stored = before.map_or_else(|| stored(&topic), Ok)?;
         let before = stored.extent;
         let mut done = Done::default();
         let (mut quiet, mut forgotten) = (Quiet::default(), None);
@@ -139,15 +163,14 @@ impl Committer {
                     (done.report, done.has_more) = (report, true);
                 }
             }
-            Work::Rewrite { blocks, passed, report } => {
-                for block in &blocks {
-                    self.rewrite(&mut stored, block, group)?;
-                }
-                forgotten = blocks.last().map(Block::last_sequence);
-                if let Some(Passed { rewritten, may_expire }) = passed {
-                    (stored.extent.rewritten, stored.extent.may_expire) = (rewritten, may_expire);
-                }
-                done.report = report;
+            // What a backup has read already may be superseded by what would go here.
+            Work::Rewrite(rewrite) if rewrite.buried.is_some() && self.horizons.are_held() => {
+                done.is_partial = true;
+            }
+            Work::Rewrite(rewrite) => {
+                forgotten = rewrite.merged.last().map(|merged| merged.block.last_sequence());
+                done.report = rewrite.report;
+                done.is_partial = !place_rewrite(&mut stored, rewrite, group);
                 let dropped = stored.extent.dropped_bytes.saturating_sub(before.dropped_bytes);
                 done.report.reclaimed_bytes += dropped;
             }
@@ -164,27 +187,10 @@ impl Committer {
             return Ok(Retained { quiet, ..Retained::default() });
         }
         let limits = topic.effective_config();
-        let published = stored.extent.earliest;
-        let max_parts = MAX_REMOVED_PARTS / 2;
+        let published = topic.state().extent.earliest;
+        let max_parts = MAX_STEP_PARTS;
         let retention = Retention { log: &*self.log, limits, published, now, max_parts };
         retention.apply(stored, Added::default())
-    }
-
-    /// Puts `block` in the place of those whose sequences it spans, unless they are gone meanwhile:
-    /// then it must not come back.
-    fn rewrite(&self, topic: &mut StoredTopic, block: &Block, group: &mut Group) -> Result<()> {
-        let spanned = block.first_sequence()..block.last_sequence().next();
-        let old = self.log.stored_blocks(topic.id, spanned, usize::MAX)?;
-        if old.first().is_none_or(|old| old.first != block.first_sequence()) {
-            return Ok(());
-        }
-        for old in old {
-            topic.extent.drop_block(&old);
-            group.removed.push((topic.id, old));
-        }
-        topic.extent.keep_block(block);
-        group.rewritten.push((topic.id, block.clone()));
-        Ok(())
     }
 
     fn take_over_step(&mut self, step: Placed) {
@@ -199,4 +205,31 @@ impl Committer {
         self.note_quiet(id, quiet);
         self.count(&done.report);
     }
+}
+
+/// Puts blocks in the place of those that were read to make them. None of these has changed since:
+/// one at a time rewrites a topic. But they may be gone, for those in front of a topic are removed
+/// when they are below its `earliest`; then what is left of them must not come back.
+/// Returns whether all was placed.
+fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group) -> bool {
+    let mut is_whole = true;
+    for Merged { block, replaced } in rewrite.merged {
+        if replaced.first().is_none_or(|first| first.end <= topic.extent.earliest) {
+            is_whole = false;
+            continue;
+        }
+        for old in replaced {
+            topic.extent.drop_block(&old);
+            group.removed.push((topic.id, old));
+        }
+        topic.extent.keep_block(&block);
+        group.rewritten.push((topic.id, block));
+    }
+    let Extent { tail, may_expire, buried_position, .. } = topic.extent;
+    topic.extent.buried_position = buried_position.max(rewrite.buried.unwrap_or_default());
+    if let Some(passed) = rewrite.passed {
+        topic.extent.rewritten = passed.rewritten;
+        topic.extent.may_expire = passed.may_expire || (may_expire && tail > passed.tail);
+    }
+    is_whole
 }

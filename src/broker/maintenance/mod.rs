@@ -11,15 +11,19 @@
 //! a small step at a time, so there is one writer and a publish waits for one step at the most.
 //! After each step the thread rests for as long as the step kept the committer busy.
 
+mod merging;
 mod rewriting;
 mod superseded;
 mod upkeep;
+mod visitor;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::hash::RandomState;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -30,8 +34,10 @@ use tracing::{info, warn};
 use self::rewriting::Visit;
 use self::upkeep::Alarm;
 pub(super) use self::upkeep::Upkeep;
-use super::backup::Horizons;
+use self::visitor::Visitor;
 use super::committer::{Command, Done, Step, Work};
+use super::failure::{Failure, PanicGuard};
+use super::horizon::Horizons;
 use super::retention::Retention;
 use super::topics::{Topic, Topics};
 use crate::cursor::Sequence;
@@ -41,6 +47,12 @@ use crate::log::Log;
 
 /// Most topics that are looked at in one step.
 const MAX_STEPS: usize = 64;
+
+/// When a topic is looked at again that could not be maintained, in milliseconds.
+const RETRY_MS: u64 = 60_000;
+
+/// Threads that visit topics. Few, for sled keeps pages for each thread that reads.
+const VISITORS: usize = 2;
 
 /// How maintenance works.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,17 +71,36 @@ impl Default for MaintenanceConfig {
     }
 }
 
+/// Events that were dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Dropped {
+    /// How many.
+    pub events: u64,
+    /// What they took, in bytes.
+    pub bytes: u64,
+}
+
+impl Dropped {
+    /// Counts events that take so many bytes.
+    pub(super) fn add(&mut self, events: u64, bytes: u64) {
+        self.events += events;
+        self.bytes += bytes;
+    }
+}
+
 /// What maintenance did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MaintenanceReport {
     /// Topics that were looked at.
     pub topics: u64,
-    /// Events that limits on age, events or bytes dropped.
-    pub retention_events: u64,
-    /// Events that expired.
-    pub expired_events: u64,
-    /// Events that a later one of the same key superseded, and tombstones past their grace.
-    pub compacted_events: u64,
+    /// What limits on age, events or bytes dropped.
+    pub retention: Dropped,
+    /// What expired.
+    pub expired: Dropped,
+    /// What a later event of the same key superseded, and tombstones past their grace.
+    pub compacted: Dropped,
+    /// What was purged, or deleted with its topic, and is removed by now.
+    pub purged: Dropped,
     /// Blocks that were written again as part of a larger one.
     pub merged_blocks: u64,
     /// Space that was given back to the log, in bytes.
@@ -79,11 +110,25 @@ pub struct MaintenanceReport {
 impl MaintenanceReport {
     pub(super) fn add(&mut self, other: &Self) {
         self.topics += other.topics;
-        self.retention_events += other.retention_events;
-        self.expired_events += other.expired_events;
-        self.compacted_events += other.compacted_events;
+        for (dropped, other) in self.dropped_mut().into_iter().zip(other.dropped()) {
+            dropped.add(other.1.events, other.1.bytes);
+        }
         self.merged_blocks += other.merged_blocks;
         self.reclaimed_bytes += other.reclaimed_bytes;
+    }
+
+    /// What was dropped, by its reason.
+    pub fn dropped(&self) -> [(&'static str, Dropped); 4] {
+        [
+            ("retention", self.retention),
+            ("expired", self.expired),
+            ("compacted", self.compacted),
+            ("purged", self.purged),
+        ]
+    }
+
+    fn dropped_mut(&mut self) -> [&mut Dropped; 4] {
+        [&mut self.retention, &mut self.expired, &mut self.compacted, &mut self.purged]
     }
 
     fn has_done_something(&self) -> bool {
@@ -99,13 +144,22 @@ pub(super) enum Ask {
     Stop,
 }
 
-/// The thread.
+/// One round over the topics.
+struct Round {
+    topics: Vec<Arc<Topic>>,
+    forced: bool,
+    /// The next one to visit.
+    next: AtomicUsize,
+    /// When what is over a limit was looked for last.
+    retained: Mutex<Instant>,
+}
+
+/// The thread, but for what it is asked.
 pub(super) struct Maintenance {
     pub(super) log: Arc<dyn Log>,
     pub(super) topics: Arc<Topics>,
     /// Weak, so that the committer ends when nobody publishes any more.
     pub(super) commands: mpsc::WeakSender<Command>,
-    pub(super) asks: Receiver<Ask>,
     pub(super) config: MaintenanceConfig,
     pub(super) max_block_bytes: usize,
     pub(super) now: fn() -> Timestamp,
@@ -113,13 +167,20 @@ pub(super) struct Maintenance {
     pub(super) stopping: CancellationToken,
     /// Where backups are, which compaction must not look beyond.
     pub(super) horizons: Horizons,
+    /// How long an event with an id stays, in milliseconds: as long as the id is remembered.
+    pub(super) dedup_age_ms: u64,
+    /// By which keys are divided that are too many to be in memory at once.
+    pub(super) key_hasher: RandomState,
+    /// Told when the thread ends by a panic: then nothing bounds the log any more.
+    pub(super) failure: Failure,
 }
 
 impl Maintenance {
     /// Runs until it is told to stop, or every handle is gone.
-    pub(super) fn run(self) {
+    pub(super) fn run(self, asks: Receiver<Ask>) {
+        let _guard = PanicGuard::new(&self.failure, "maintenance");
         loop {
-            match self.asks.recv_timeout(self.interval()) {
+            match asks.recv_timeout(self.interval()) {
                 Ok(Ask::Now { topic, answer }) => {
                     let _nobody_waits = answer.send(self.round(topic, true));
                 }
@@ -148,35 +209,59 @@ impl Maintenance {
         } else {
             self.retain(&self.due(|upkeep| &upkeep.retention), &mut report)
         };
-        let mut retained = Instant::now();
-        for topic in topics {
-            if matches!(outcome, Err(Error::ShuttingDown | Error::ReadOnly(_))) {
-                break;
+        let round = Round {
+            topics,
+            forced,
+            next: AtomicUsize::new(0),
+            retained: Mutex::new(Instant::now()),
+        };
+        let visitors = VISITORS.min(round.topics.len());
+        std::thread::scope(|scope| {
+            let visitors: Vec<_> =
+                (0..visitors).map(|_| scope.spawn(|| self.visit_some(&round))).collect();
+            for visitor in visitors {
+                let (visited, visits) = visitor.join().expect("a visitor does not panic");
+                report.add(&visits);
+                outcome = std::mem::replace(&mut outcome, Ok(())).and(visited);
             }
-            if let Some(mut visit) = Visit::new(self, &topic, forced) {
-                let looked = visit.look().inspect_err(|error| cannot_maintain(&topic, error));
-                report.add(&visit.report);
-                outcome = outcome.and(looked);
-            }
-            // What is over a limit does not wait until all that is worth it is rewritten.
-            if !forced && retained.elapsed() >= self.interval() {
-                let due = self.due(|upkeep| &upkeep.retention);
-                outcome = outcome.and(self.retain(&due, &mut report));
-                retained = Instant::now();
-            }
-        }
+        });
         if report.has_done_something() {
             info!(
                 topics = report.topics,
-                retention_events = report.retention_events,
-                expired_events = report.expired_events,
-                compacted_events = report.compacted_events,
+                retention = ?report.retention,
+                expired = ?report.expired,
+                compacted = ?report.compacted,
+                purged = ?report.purged,
                 merged_blocks = report.merged_blocks,
                 reclaimed_bytes = report.reclaimed_bytes,
                 "maintained the log"
             );
         }
         outcome.map(|()| report)
+    }
+
+    /// Visits topics of a round until there are no more.
+    fn visit_some(&self, round: &Round) -> (Result<()>, MaintenanceReport) {
+        let mut visitor = Visitor::default();
+        while let Some(topic) = round.topics.get(round.next.fetch_add(1, Ordering::Relaxed)) {
+            if let Some(visit) = Visit::new(self, topic, round.forced) {
+                visitor.visit(visit);
+            }
+            // What is over a limit does not wait until all that is worth it is rewritten.
+            if !round.forced
+                && let Ok(mut retained) = round.retained.try_lock()
+                && retained.elapsed() >= self.interval()
+            {
+                let due = self.due(|upkeep| &upkeep.retention);
+                let outcome = self.retain(&due, &mut visitor.report);
+                visitor.note(outcome);
+                *retained = Instant::now();
+            }
+            if matches!(visitor.outcome, Err(Error::ShuttingDown | Error::ReadOnly(_))) {
+                break;
+            }
+        }
+        visitor.end()
     }
 
     fn interval(&self) -> Duration {
@@ -204,7 +289,7 @@ impl Maintenance {
                     match answer.blocking_recv().unwrap_or(Err(Error::ShuttingDown)) {
                         Ok(done) => {
                             report.add(&done.report);
-                            took = took.max(done.took);
+                            took += done.took;
                             done.due.into_iter().for_each(|due| topic.upkeep.retention.set(due));
                             again.extend(done.has_more.then_some(*topic));
                         }
@@ -213,6 +298,7 @@ impl Maintenance {
                         }
                         Err(error) => {
                             cannot_maintain(topic, &error);
+                            topic.upkeep.retention.set((self.now)().plus_ms(RETRY_MS));
                             outcome = Err(error);
                         }
                     }
@@ -234,7 +320,10 @@ impl Maintenance {
 
     /// Has the committer do a step, and rests for as long as it took.
     fn step(&self, topic: &Arc<Topic>, work: Work) -> Result<Done> {
-        let answer = self.ask(topic, work)?;
+        self.rest_after(self.ask(topic, work)?)
+    }
+
+    fn rest_after(&self, answer: oneshot::Receiver<Result<Done>>) -> Result<Done> {
         let done = answer.blocking_recv().unwrap_or(Err(Error::ShuttingDown))?;
         std::thread::sleep(done.took);
         Ok(done)

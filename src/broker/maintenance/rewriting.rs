@@ -1,38 +1,44 @@
-//! Rewriting: neighbouring blocks become one, without what is superseded or has expired.
+//! One look at one topic: what of it is worth writing again, and why.
 //!
 //! # Why
 //!
 //! Rolling up the small blocks of a quiet topic, compaction and expiry are one act with other
-//! predicates, as they are in the log. A block takes part in a roll-up when enough small ones are
-//! its neighbours, so an event is written again a few times in its life and not once per pass.
+//! predicates (`merging.rs`). A block takes part in a roll-up when enough small ones are its
+//! neighbours, so an event is written again a few times in its life and not once per pass.
+//!
+//! A tombstone must outlast what it supersedes: it goes only when that was gone before the pass
+//! began, and never while a backup or a read of the state is on its way, which may have read what
+//! was there before. An event with an id stays for as long as the window remembers ids: recalled
+//! from the log after a restart, the window would otherwise not know it, and a late repeat of an
+//! old value would become the newest of its key.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::committer::{Passed, Work};
+use tokio::sync::oneshot;
+
+use super::super::committer::{Done, Rewrite, Work};
 use super::super::topics::Topic;
-use super::superseded::Superseded;
+use super::superseded::{Share, Superseded};
 use super::{Maintenance, MaintenanceReport};
 use crate::cursor::{Sequence, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
-use crate::log::{Block, EventRef, HEADER_BYTES, Log};
+use crate::log::{Block, EventRef, Log};
 use crate::topic::TopicId;
 use crate::topic_config::TopicConfig;
 
 /// Bytes of blocks read at a time.
 pub(super) const STEP_BYTES: usize = 256 << 10;
 
-/// Most blocks that become one, and about as many as are taken out in a step.
-const MAX_MERGED_BLOCKS: usize = 64;
-
-/// Bytes of merged blocks that are written in a step: about what takes as long as a small group of
-/// publishes does.
-const MAX_READY_BYTES: usize = 64 << 10;
-
-/// How many small blocks a topic gets before they are rolled up, and how many make it worth it.
+/// How many small blocks a topic gets before they are rolled up, and how many blocks have to fit
+/// one to make it worth it; small is what as many of fit one.
 pub(in super::super) const ROLL_UP_BLOCKS: u32 = 64;
 pub(in super::super) const MIN_MERGED_BLOCKS: usize = 8;
+
+/// Steps of one visit that are on their way; meanwhile the next is read and merged.
+const MAX_WRITING: usize = 8;
 
 /// Events that are not compacted yet before a compaction is worth it; there must be half as many of
 /// them as of the others, too.
@@ -47,10 +53,29 @@ pub(super) struct Visit<'a> {
     pub(super) maintenance: &'a Maintenance,
     pub(super) topic: &'a Arc<Topic>,
     pub(super) id: TopicId,
-    config: TopicConfig,
+    pub(super) config: TopicConfig,
     now: Timestamp,
-    forced: bool,
+    pub(super) forced: bool,
+    /// Whether tombstones may go: nobody is reading what was there before them.
+    may_bury: bool,
+    /// The steps that are on their way.
+    writing: VecDeque<oneshot::Receiver<Result<Done>>>,
+    /// Whether a step did less than it was asked for.
+    is_partial: bool,
+    /// Below which sequence there are so many events of a key at the most, once it is written.
+    compacted: Option<(u64, Sequence)>,
     pub(super) report: MaintenanceReport,
+}
+
+/// Why an event is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// It has expired.
+    Expired,
+    /// A later event of its key superseded it.
+    Superseded,
+    /// It is a tombstone past its grace.
+    Buried,
 }
 
 impl<'a> Visit<'a> {
@@ -62,20 +87,43 @@ impl<'a> Visit<'a> {
     ) -> Option<Self> {
         topic.upkeep.rewriting.reset();
         let id = topic.state().id?;
-        let report = MaintenanceReport { topics: 1, ..MaintenanceReport::default() };
-        let (config, now) = (topic.effective_config(), (maintenance.now)());
-        Some(Self { maintenance, topic, id, config, now, forced, report })
+        Some(Self {
+            maintenance,
+            topic,
+            id,
+            config: topic.effective_config(),
+            now: (maintenance.now)(),
+            forced,
+            may_bury: false,
+            writing: VecDeque::new(),
+            is_partial: false,
+            compacted: None,
+            report: MaintenanceReport { topics: 1, ..MaintenanceReport::default() },
+        })
     }
 
-    /// Does what is worth it.
+    /// Does what is worth it. The last step may be on its way when this returns: the topic is not
+    /// looked at again before [`Self::settle`] returns.
     pub(super) fn look(&mut self) -> Result<()> {
+        let looked = self.try_look();
+        while looked.is_err() && !self.writing.is_empty() {
+            drop(self.settle_oldest());
+        }
+        looked
+    }
+
+    fn try_look(&mut self) -> Result<()> {
         self.expire_front()?;
         if self.is_worth_compacting() {
             self.compact()?;
         }
         if self.is_worth_a_sweep() {
             let from = self.topic.state().extent.earliest;
-            self.rewrite(from, &Superseded::none())?;
+            match self.config.key_limit() {
+                // Which events of a key are the only ones that are left, a compaction finds out.
+                Some(kept) if kept > 1 => self.compact()?,
+                _ => drop(self.rewrite(from, &Superseded::none())?),
+            }
         } else if self.topic.upkeep.has_small_blocks() {
             let extent = self.topic.state().extent;
             self.rewrite(extent.rewritten.max(extent.earliest), &Superseded::none())?;
@@ -87,12 +135,18 @@ impl<'a> Visit<'a> {
         &*self.maintenance.log
     }
 
+    /// Refuses to go on when the broker is stopping.
+    pub(super) fn check_stop(&self) -> Result<()> {
+        if self.maintenance.stopping.is_cancelled() { Err(Error::ShuttingDown) } else { Ok(()) }
+    }
+
     /// Takes out whole blocks at the front, of which every event has expired.
     fn expire_front(&mut self) -> Result<()> {
         let extent = self.topic.state().extent;
         let mut report = MaintenanceReport::default();
         let (mut at, mut earliest) = (extent.earliest, extent.earliest);
         while extent.may_expire && at < extent.tail {
+            self.check_stop()?;
             let blocks = match self.log().read(self.id, at, extent.tail, STEP_BYTES) {
                 Ok(blocks) => blocks,
                 // What it holds it does not say: it goes with the first that follows it.
@@ -103,7 +157,9 @@ impl<'a> Visit<'a> {
                 Err(error) => return Err(error),
             };
             let expired = blocks.iter().take_while(|block| self.has_expired(block));
-            let expired = expired.inspect(|block| report.expired_events += block.count() as u64);
+            let expired = expired.inspect(|block| {
+                report.expired.add(block.count() as u64, block.bytes().len() as u64);
+            });
             let Some(last) = expired.last() else { break };
             earliest = last.last_sequence().next();
             let is_all = blocks.last().is_some_and(|b| b.last_sequence() < earliest);
@@ -122,12 +178,13 @@ impl<'a> Visit<'a> {
         Ok(())
     }
 
-    /// Whether it holds events, and all of them have expired; or when they will have.
+    /// Whether it holds events, and all of them have expired and may go; or when they will have.
     fn has_expired(&self, block: &Block) -> bool {
         let mut last = Timestamp::default();
         for event in block.events() {
             match event.expires() {
-                Some(time) => last = last.max(time),
+                // What it has superseded goes with it, for that lies before it.
+                Some(time) => last = last.max(time).max(self.remembered_until(&event)),
                 None => return false,
             }
         }
@@ -151,197 +208,123 @@ impl<'a> Visit<'a> {
         self.forced || (may_expire && self.topic.upkeep.may_sweep(self.now))
     }
 
-    /// Drops events that later ones of the same key supersede, part by part where the keys are more
-    /// than memory is for.
+    /// Drops events that later ones of the same key supersede; a share of the keys at a time, where
+    /// they are more than memory is for.
     fn compact(&mut self) -> Result<()> {
         let Some(kept) = self.config.key_limit() else { return Ok(()) };
+        let earliest = self.topic.state().extent.earliest;
+        let compacted = self.topic.upkeep.compacted(kept);
+        // What was compacted before holds each key once: only later events can supersede it.
+        let from = if kept == 1 { compacted.max(earliest) } else { earliest };
+        let mut share = Share::ALL;
+        let mut clean_below = Sequence::new(u64::MAX);
         loop {
-            let earliest = self.topic.state().extent.earliest;
-            let compacted = self.topic.upkeep.compacted(kept);
-            // What was compacted before holds each key once: only later events can supersede it.
-            let from = if kept == 1 { compacted.max(earliest) } else { earliest };
-            let superseded = Superseded::find(self, from, kept)?;
-            let end = self.rewrite(earliest, &superseded)?;
-            self.topic.upkeep.set_compacted(kept, end);
-            if superseded.is_whole || end <= compacted {
-                return Ok(());
+            let Some(superseded) = Superseded::find(self, from, kept, share)? else {
+                (share, clean_below) = (share.halved(), Sequence::new(u64::MAX));
+                continue;
+            };
+            let passed = self.rewrite(earliest, &superseded)?;
+            clean_below = clean_below.min(passed);
+            match share.next() {
+                Some(next) => share = next,
+                None => break,
             }
         }
+        self.compacted = Some((kept, clean_below));
+        Ok(())
     }
 
     /// Goes through the blocks from `from` on, but for the newest, and merges what is worth it.
-    /// Returns where it ended.
+    /// Returns below where nothing is left that `superseded` holds.
     fn rewrite(&mut self, from: Sequence, superseded: &Superseded) -> Result<Sequence> {
         let started = Instant::now();
+        self.may_bury = !self.maintenance.horizons.are_held();
         self.topic.upkeep.begin_pass();
-        let mut pass = Pass { next: from, ..Pass::default() };
-        // The newest block tells where the topic ends, and stays as it is.
-        let end = superseded.below.min(self.newest_block()?);
-        while pass.next < end {
-            let blocks = match self.log().read(self.id, pass.next, end, STEP_BYTES) {
-                Ok(blocks) => blocks,
-                Err(Error::Damaged { last: Some(last), .. }) => {
-                    self.merge(&mut pass, superseded)?;
-                    pass.next = last.next();
-                    continue;
-                }
-                Err(Error::Damaged { last: None, .. }) => break,
-                Err(error) => return Err(error),
-            };
-            for block in blocks {
-                self.take(&mut pass, block, superseded)?;
-            }
-        }
-        let rest = pass.run.first().map_or(pass.next, Block::first_sequence);
-        let rewritten = if self.merge(&mut pass, superseded)? { pass.next } else { rest };
-        self.finish(from, rewritten, pass)?;
+        let clean_below = super::merging::pass(self, from, superseded)?;
         let pause = SWEEP_INTERVAL.max(10 * started.elapsed()).as_millis() as u64;
         let next = self.now.plus_ms(pause);
         self.topic.upkeep.set_sweep(next);
         if self.topic.state().extent.may_expire {
             self.topic.upkeep.rewriting.set(next);
         }
-        Ok(end)
+        Ok(clean_below)
     }
 
-    /// Has the rest of a pass written, and notes how far it has come.
-    fn finish(&mut self, from: Sequence, rewritten: Sequence, pass: Pass) -> Result<()> {
-        let extent = self.topic.state().extent;
-        let is_further =
-            from <= extent.rewritten.max(extent.earliest) && rewritten > extent.rewritten;
-        let rewritten = if is_further { rewritten } else { extent.rewritten };
-        let may_expire = pass.may_expire || (extent.may_expire && from > extent.earliest);
-        let passed = Passed { rewritten, may_expire };
-        let is_news = is_further || may_expire != extent.may_expire;
-        self.write(pass.ready, is_news.then_some(passed))
-    }
-
-    /// Has blocks written in the place of those whose sequences they span.
-    fn write(&mut self, ready: Ready, passed: Option<Passed>) -> Result<()> {
-        let Ready { blocks, report, .. } = ready;
-        if blocks.is_empty() && passed.is_none() {
-            return Ok(());
+    /// Has the committer write what was merged; it may be on its way when this returns.
+    pub(super) fn write(&mut self, rewrite: Rewrite) -> Result<()> {
+        if self.writing.len() >= MAX_WRITING {
+            self.settle_oldest()?;
         }
-        let done = self.maintenance.step(self.topic, Work::Rewrite { blocks, passed, report })?;
-        self.report.add(&done.report);
+        self.writing.push_back(self.maintenance.ask(self.topic, Work::Rewrite(rewrite))?);
         Ok(())
     }
 
-    /// Where the newest block begins.
-    fn newest_block(&self) -> Result<Sequence> {
-        let tail = self.topic.state().extent.tail;
-        if tail <= self.topic.state().extent.earliest {
-            return Ok(tail);
+    /// Waits until all that was handed in is written.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        while !self.writing.is_empty() {
+            self.settle_oldest()?;
         }
-        let newest = self.log().read(self.id, tail.previous(), tail, 1)?;
-        Ok(newest.first().map_or(tail, Block::first_sequence))
-    }
-
-    /// Adds a block to the run, after what there is no room for any more is merged.
-    fn take(&mut self, pass: &mut Pass, block: Block, superseded: &Superseded) -> Result<()> {
-        let (mut kept, mut dropped) = (HEADER_BYTES, 0);
-        let is_compacted = self.config.key_limit().is_some();
-        if block.has_ttl() || is_compacted {
-            for event in block.events() {
-                match self.why_dropped(&event, superseded) {
-                    Some(_) => dropped += event.size_bytes() + 1,
-                    None => {
-                        kept += event.size_bytes();
-                        pass.may_expire |=
-                            event.ttl_ms.is_some() || (is_compacted && event.is_tombstone());
-                    }
-                }
-            }
-        } else {
-            kept = block.bytes().len();
+        if let Some((kept, below)) = self.compacted.take().filter(|_| !self.is_partial) {
+            self.topic.upkeep.set_compacted(kept, below);
         }
-        let is_full = pass.kept_bytes + kept > self.maintenance.max_block_bytes
-            || pass.run.len() >= MAX_MERGED_BLOCKS;
-        if is_full {
-            self.merge(pass, superseded)?;
-        }
-        pass.next = block.last_sequence().next();
-        pass.kept_bytes += kept;
-        pass.dropped_bytes += dropped;
-        pass.run.push(block);
         Ok(())
     }
 
-    fn why_dropped(&self, event: &EventRef<'_>, superseded: &Superseded) -> Option<Dropped> {
+    fn settle_oldest(&mut self) -> Result<()> {
+        if let Some(answer) = self.writing.pop_front() {
+            let done = self.maintenance.rest_after(answer)?;
+            self.report.add(&done.report);
+            self.is_partial |= done.is_partial;
+        }
+        Ok(())
+    }
+
+    /// Whether some of what was asked for was not done.
+    pub(super) fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
+    /// Until when its id is remembered, if it has one: as long as that it stays.
+    fn remembered_until(&self, event: &EventRef<'_>) -> Timestamp {
+        match event.id {
+            "" => Timestamp::default(),
+            _ => event.time.plus_ms(self.maintenance.dedup_age_ms),
+        }
+    }
+
+    /// Whether it is held back for its id alone.
+    pub(super) fn is_remembered(&self, event: &EventRef<'_>) -> bool {
+        self.remembered_until(event) > self.now
+    }
+
+    /// Why an event goes, if it does, or would but for its id.
+    pub(super) fn why_dropped(
+        &self,
+        event: &EventRef<'_>,
+        superseded: &Superseded,
+    ) -> Option<Reason> {
         let Some(kept) = self.config.key_limit() else {
-            return event.is_expired(self.now).then_some(Dropped::Expired);
+            return event.is_expired(self.now).then_some(Reason::Expired);
         };
+        if superseded.holds(event) {
+            return Some(Reason::Superseded);
+        }
         // What goes must not bring back what it has superseded: that has to be gone before.
         let is_alone = match kept {
             1 => event.sequence < self.topic.upkeep.compacted(kept),
-            _ => superseded.leaves_first(event),
+            _ => superseded.has_nothing_before(event),
         };
-        let may_go = event.key.is_empty() || is_alone;
+        let may_go = event.key.is_empty() || (is_alone && self.may_bury);
         if may_go && event.is_expired(self.now) {
-            return Some(Dropped::Expired);
+            return Some(Reason::Expired);
         }
         let grace_ms = self.config.tombstone_grace_ms();
         let is_over = event.is_tombstone() && event.time.plus_ms(grace_ms) <= self.now;
-        ((may_go && is_over) || superseded.holds(event)).then_some(Dropped::Compacted)
+        (may_go && is_over).then_some(Reason::Buried)
     }
 
-    /// Makes one block of the run, if that is worth it; the run is empty then. Returns whether it
-    /// was.
-    fn merge(&mut self, pass: &mut Pass, superseded: &Superseded) -> Result<bool> {
-        let run = std::mem::take(&mut pass.run);
-        let (kept, dropped) = (pass.kept_bytes, pass.dropped_bytes);
-        (pass.kept_bytes, pass.dropped_bytes) = (0, 0);
-        let rolls_up = run.len() >= MIN_MERGED_BLOCKS
-            || (run.len() > 1 && kept >= self.maintenance.max_block_bytes / 2);
-        let drops = dropped > 0 && (4 * dropped >= kept || !superseded.is_empty() || self.forced);
-        if !rolls_up && !drops {
-            return Ok(false);
-        }
-        let ready = &mut pass.ready;
-        let block = Block::merge(&run, |event| match self.why_dropped(event, superseded) {
-            None => true,
-            Some(Dropped::Expired) => {
-                ready.report.expired_events += 1;
-                false
-            }
-            Some(Dropped::Compacted) => {
-                ready.report.compacted_events += 1;
-                false
-            }
-        });
-        ready.report.merged_blocks += run.len() as u64;
-        ready.size_bytes += block.bytes().len();
-        ready.blocks.push(block);
-        let merged = ready.report.merged_blocks as usize;
-        if ready.size_bytes >= MAX_READY_BYTES || merged >= MAX_MERGED_BLOCKS / 2 {
-            self.write(std::mem::take(&mut pass.ready), None)?;
-        }
-        Ok(true)
+    /// Whether an event that is kept goes once it has an age.
+    pub(super) fn may_expire(&self, event: &EventRef<'_>) -> bool {
+        event.ttl_ms.is_some() || (self.config.key_limit().is_some() && event.is_tombstone())
     }
-}
-
-/// A way through neighbouring blocks, of which a run may become one.
-#[derive(Default)]
-struct Pass {
-    next: Sequence,
-    run: Vec<Block>,
-    /// What the run would take, and what it would lose, in bytes.
-    kept_bytes: usize,
-    dropped_bytes: usize,
-    /// Whether anything on the way may be dropped later, by its age alone.
-    may_expire: bool,
-    ready: Ready,
-}
-
-/// Merged blocks that wait for being written together.
-#[derive(Default)]
-struct Ready {
-    blocks: Vec<Block>,
-    size_bytes: usize,
-    report: MaintenanceReport,
-}
-
-enum Dropped {
-    Expired,
-    Compacted,
 }

@@ -520,7 +520,7 @@ async fn a_topic_is_never_over_its_limits_by_more_than_a_block_or_two_on_the_dis
         assert_eq!(seen, 3);
     }
     let totals = broker.maintenance_totals();
-    assert_eq!(totals.retention_events, 300 - 12);
+    assert_eq!(totals.retention.events, 300 - 12);
     let mut reader = broker.subscribe(&name, StartPoint::Earliest, OnGap::Fail).await.unwrap();
     let Some(Delivery::Events(run)) = reader.next_ready().await.unwrap() else { panic!() };
     assert_eq!(run.events().next().unwrap().sequence.get(), 300 - 12 + 1);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::rewriting::ROLL_UP_BLOCKS;
+use super::rewriting::{MIN_MERGED_BLOCKS, ROLL_UP_BLOCKS};
 use crate::cursor::Sequence;
 use crate::event::Timestamp;
 use crate::log::Block;
@@ -83,10 +83,15 @@ impl Upkeep {
 
     /// Notes a block that was appended.
     pub(in super::super) fn appended(&self, block: &Block, max_block_bytes: usize) {
-        if block.bytes().len() < max_block_bytes / 2 {
+        if block.bytes().len() <= max_block_bytes / MIN_MERGED_BLOCKS {
             self.small_blocks.fetch_add(1, Ordering::Relaxed);
         }
-        self.touch();
+        self.rewriting.ring();
+    }
+
+    /// Notes that what its limits do not keep is trimmed; the rest is due then, at the latest.
+    pub(in super::super) fn retained(&self, due: Timestamp) {
+        self.retention.set(due);
     }
 
     /// Asks for a look in the next round.

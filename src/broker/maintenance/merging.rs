@@ -1,0 +1,220 @@
+//! One pass over the blocks of a topic: runs of neighbours become one block, without the events
+//! that go.
+//!
+//! ```text
+//! | small | small | small | large | small | superseded | small | newest
+//! \________ run ________/         \_________ run ________________/
+//!       one block          stays            one block              stays
+//! ```
+
+use super::super::committer::{Merged, Passed, Rewrite};
+use super::rewriting::{MIN_MERGED_BLOCKS, Reason, STEP_BYTES, Visit};
+use super::superseded::Superseded;
+use crate::cursor::Sequence;
+use crate::error::{Error, Result};
+use crate::log::{Block, EventRef, HEADER_BYTES, StoredBlock};
+
+/// Most blocks, and bytes of blocks, that become one: one block at least.
+const MAX_RUN_BLOCKS: usize = 64;
+const MAX_RUN_BYTES: usize = 1 << 20;
+
+/// Bytes of merged blocks that are written in a step, and parts that are taken out in it: about
+/// what takes as long as a small group of publishes does.
+const MAX_READY_BYTES: usize = 64 << 10;
+const MAX_READY_PARTS: usize = 64;
+
+/// What goes along with an event besides its texts and its payload, about, in bytes.
+const RECORD_BYTES: usize = 8;
+
+/// Goes through the blocks from `from` on, but for the newest, which tells where the topic ends and
+/// stays as it is. Returns below where nothing is left that `superseded` holds.
+pub(super) fn pass(
+    visit: &mut Visit<'_>,
+    from: Sequence,
+    superseded: &Superseded,
+) -> Result<Sequence> {
+    visit.settle()?; // What the pass before has written is read.
+    let tail = visit.topic.state().extent.tail;
+    let newest = newest_block(visit, tail)?;
+    let end = superseded.below.min(newest.as_ref().map_or(tail, Block::first_sequence));
+    let mut pass = Pass { next: from, clean_below: end, tail, ..Pass::default() };
+    let mut kept = newest.iter().flat_map(Block::events);
+    pass.may_expire = end < tail && kept.any(|event| visit.may_expire(&event));
+    while pass.next < end {
+        visit.check_stop()?;
+        let blocks = match visit.log().read(visit.id, pass.next, end, STEP_BYTES) {
+            Ok(blocks) => blocks,
+            Err(Error::Damaged { last: Some(last), .. }) => {
+                pass.merge(visit, superseded)?;
+                pass.next = last.next();
+                continue;
+            }
+            Err(Error::Damaged { last: None, .. }) => break,
+            Err(error) => return Err(error),
+        };
+        for block in blocks {
+            pass.take(visit, block, superseded)?;
+        }
+    }
+    pass.finish(visit, from, superseded)
+}
+
+fn newest_block(visit: &Visit<'_>, tail: Sequence) -> Result<Option<Block>> {
+    if tail <= visit.topic.state().extent.earliest {
+        return Ok(None);
+    }
+    Ok(visit.log().read(visit.id, tail.previous(), tail, 1)?.into_iter().next())
+}
+
+/// A way through neighbouring blocks, of which a run may become one.
+#[derive(Default)]
+struct Pass {
+    next: Sequence,
+    /// Where the topic ended when it was begun.
+    tail: Sequence,
+    run: Run,
+    /// Whether anything on the way may be dropped later, by its age alone.
+    may_expire: bool,
+    /// Below it, nothing is left that was to be dropped.
+    clean_below: Sequence,
+    ready: Ready,
+}
+
+/// Neighbouring blocks that may become one.
+#[derive(Default)]
+struct Run {
+    blocks: Vec<Block>,
+    size_bytes: usize,
+    /// What they would take as one, and what they would lose, in bytes.
+    kept_bytes: usize,
+    dropped_bytes: usize,
+    /// Whether a tombstone is over, which takes no space to speak of and goes all the same.
+    buries: bool,
+}
+
+/// Merged blocks that wait for being written together.
+#[derive(Default)]
+struct Ready {
+    rewrite: Rewrite,
+    size_bytes: usize,
+    parts: usize,
+}
+
+impl Pass {
+    /// Adds a block to the run, after what there is no room for any more is merged.
+    fn take(&mut self, visit: &mut Visit<'_>, block: Block, superseded: &Superseded) -> Result<()> {
+        let (mut kept, mut dropped, mut buries) = (HEADER_BYTES, 0, false);
+        if block.has_ttl() || visit.config.key_limit().is_some() {
+            for event in block.events() {
+                let size_bytes = event.size_bytes() + RECORD_BYTES;
+                match visit.why_dropped(&event, superseded) {
+                    Some(_) if visit.is_remembered(&event) => {
+                        self.clean_below = self.clean_below.min(event.sequence);
+                        self.may_expire = true; // To be looked at again.
+                        kept += size_bytes;
+                    }
+                    Some(reason) => {
+                        dropped += size_bytes;
+                        buries |= reason == Reason::Buried;
+                    }
+                    None => {
+                        kept += size_bytes;
+                        self.may_expire |= visit.may_expire(&event);
+                    }
+                }
+            }
+        } else {
+            kept = block.bytes().len();
+        }
+        let is_full = self.run.kept_bytes + kept > visit.maintenance.max_block_bytes
+            || self.run.size_bytes + block.bytes().len() > MAX_RUN_BYTES
+            || self.run.blocks.len() >= MAX_RUN_BLOCKS;
+        if is_full {
+            self.merge(visit, superseded)?;
+        }
+        self.next = block.last_sequence().next();
+        self.run.size_bytes += block.bytes().len();
+        self.run.kept_bytes += kept;
+        self.run.dropped_bytes += dropped;
+        self.run.buries |= buries;
+        self.run.blocks.push(block);
+        Ok(())
+    }
+
+    /// Makes one block of the run, if that is worth it; the run is empty then. Returns whether it
+    /// was.
+    fn merge(&mut self, visit: &mut Visit<'_>, superseded: &Superseded) -> Result<bool> {
+        let run = std::mem::take(&mut self.run);
+        let (kept, dropped) = (run.kept_bytes, run.dropped_bytes);
+        let rolls_up = run.blocks.len() >= MIN_MERGED_BLOCKS;
+        let is_much = 4 * dropped >= kept || run.buries;
+        let drops = dropped > 0 && (is_much || !superseded.is_empty() || visit.forced);
+        if !rolls_up && !drops {
+            self.may_expire |= dropped > 0; // It goes with more of its kind.
+            return Ok(false);
+        }
+        self.ready.add(visit, &run.blocks, superseded);
+        if self.ready.size_bytes >= MAX_READY_BYTES || self.ready.parts >= MAX_READY_PARTS {
+            visit.write(std::mem::take(&mut self.ready).rewrite)?;
+        }
+        Ok(true)
+    }
+
+    /// Has the rest written, and notes how far it has come.
+    fn finish(
+        mut self,
+        visit: &mut Visit<'_>,
+        from: Sequence,
+        superseded: &Superseded,
+    ) -> Result<Sequence> {
+        let rest = self.run.blocks.first().map_or(self.next, Block::first_sequence);
+        let rewritten = if self.merge(visit, superseded)? { self.next } else { rest };
+        visit.settle()?;
+        let extent = visit.topic.state().extent;
+        let is_further =
+            from <= extent.rewritten.max(extent.earliest) && rewritten > extent.rewritten;
+        let rewritten = if is_further { rewritten } else { extent.rewritten };
+        let is_whole = from <= extent.earliest && !visit.is_partial();
+        let may_expire = self.may_expire || (extent.may_expire && !is_whole);
+        let mut rewrite = self.ready.rewrite;
+        if is_further || may_expire != extent.may_expire {
+            rewrite.passed = Some(Passed { rewritten, may_expire, tail: self.tail });
+        }
+        if !rewrite.merged.is_empty() || rewrite.passed.is_some() {
+            visit.write(rewrite)?;
+        }
+        Ok(self.clean_below)
+    }
+}
+
+impl Ready {
+    /// Adds what is left of neighbouring blocks.
+    fn add(&mut self, visit: &Visit<'_>, blocks: &[Block], superseded: &Superseded) {
+        let rewrite = &mut self.rewrite;
+        let merged = Block::merge(blocks, |event| {
+            let reason = visit.why_dropped(event, superseded);
+            let Some(reason) = reason.filter(|_| !visit.is_remembered(event)) else { return true };
+            rewrite.note(event, reason);
+            false
+        });
+        rewrite.report.merged_blocks += blocks.len() as u64;
+        let replaced: Vec<StoredBlock> = blocks.iter().map(StoredBlock::of).collect();
+        self.parts += replaced.iter().map(|block| block.parts).sum::<usize>();
+        self.size_bytes += merged.bytes().len();
+        self.rewrite.merged.push(Merged { block: merged, replaced });
+    }
+}
+
+impl Rewrite {
+    /// Counts an event that goes.
+    fn note(&mut self, event: &EventRef<'_>, reason: Reason) {
+        let dropped = match reason {
+            Reason::Expired => &mut self.report.expired,
+            Reason::Superseded | Reason::Buried => &mut self.report.compacted,
+        };
+        dropped.add(1, event.size_bytes() as u64);
+        if reason != Reason::Superseded && !event.key.is_empty() {
+            self.buried = self.buried.max(Some(event.position));
+        }
+    }
+}

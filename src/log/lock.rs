@@ -1,0 +1,64 @@
+//! The lock of a data directory: one process at a time has a log open.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+
+/// How long a lock that somebody holds is waited for, and the time between two looks. A child that
+/// a program starts has its parent's locks until it executes its own program, for a moment: a
+/// program that reopens its log just then would be refused.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_STEP: Duration = Duration::from_millis(5);
+
+/// Takes the lock of `directory`, creating the file where it is missing.
+///
+/// # Errors
+///
+/// [`Error::Open`] if another process holds it.
+pub(super) fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    hold(directory, file)
+}
+
+/// Takes the lock of a log that is there already, and creates nothing.
+///
+/// # Errors
+///
+/// [`Error::Open`] if another process holds it, or it is missing.
+pub(super) fn lock_existing(directory: &Path) -> Result<File> {
+    hold(directory, File::open(directory.join("lock")))
+}
+
+fn hold(directory: &Path, file: io::Result<File>) -> Result<File> {
+    let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
+    let file = file.map_err(|error| at(format!("its lock file: {error}")))?;
+    patiently(|| file.try_lock(), |error| matches!(error, TryLockError::WouldBlock)).map_err(
+        |error| match error {
+            TryLockError::WouldBlock => {
+                at("another process has it open; stop that one, or name another directory".into())
+            }
+            TryLockError::Error(error) => at(error.to_string()),
+        },
+    )?;
+    Ok(file)
+}
+
+/// Tries `open` until it is not locked out any more, for as long as that can be a passing thing.
+pub(super) fn patiently<T, E>(
+    open: impl Fn() -> Result<T, E>,
+    is_locked: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let started = Instant::now();
+    loop {
+        match open() {
+            Err(error) if is_locked(&error) && started.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_STEP);
+            }
+            outcome => return outcome,
+        }
+    }
+}
