@@ -283,7 +283,8 @@ async fn publish_stream(
             })
             .take(3)
             .collect();
-        let request = PublishStreamRequest { topic: topic(index), events, expected_sequence: None };
+        let request =
+            PublishStreamRequest { topic: topic(index), events, ..PublishStreamRequest::default() };
         requests.send(request).await.expect("the server reads");
     }
     drop(requests);

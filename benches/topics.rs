@@ -77,6 +77,7 @@ async fn publish(address: SocketAddr, topics: impl Iterator<Item = u64> + Send +
                 topic: format!("users.{topic}.inbox"),
                 events: vec![NewEvent { payload, ..NewEvent::default() }],
                 expected_sequence: None,
+                in_order: false,
             };
             requests.send(request).await.expect("the server reads");
             count += 1;

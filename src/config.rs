@@ -108,6 +108,8 @@ impl Config {
             ("follow.body_read_ms", follow.body_read_ms, 1, 3_600_000),
             ("server.shutdown_ms", server.shutdown_ms, 0, 3_600_000),
             ("server.header_read_ms", server.header_read_ms, 1, 3_600_000),
+            ("server.max_receiving_bytes", server.max_receiving_bytes, 1 << 20, 1 << 40),
+            ("server.write_timeout_ms", server.write_timeout_ms, 1, 3_600_000),
             ("server.keep_alive_ms", server.keep_alive_ms, 1, 3_600_000),
             ("server.max_concurrent_streams", server.max_concurrent_streams.into(), 1, 100_000),
         ])

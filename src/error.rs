@@ -63,6 +63,9 @@ pub enum Error {
         /// How long the publisher waited, in milliseconds.
         waited_ms: u64,
     },
+    /// A publish of the same stream failed before; nothing was written. Repeat from that one on.
+    #[error("a publish before it failed, and nothing is stored after that one")]
+    AfterFailure,
     /// The broker is stopping; nothing was written. Retry once it is back.
     #[error("the broker is stopping")]
     ShuttingDown,

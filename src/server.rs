@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::middleware::map_request;
+use axum::middleware::{map_request, map_response};
 use futures_util::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -30,10 +30,11 @@ use tracing::{debug, info, warn};
 
 use crate::broker::Broker;
 use crate::edge::proto::broker_service_server::BrokerServiceServer;
+use crate::edge::receiving::Receiving;
 use crate::edge::{FollowConfig, grpc, http};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
-use crate::socket::Socket;
+use crate::socket::{self, Socket};
 
 /// What HTTP/2 lets a client send ahead, in bytes: one stream, and one connection.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -63,6 +64,11 @@ pub struct ServerConfig {
     pub keep_alive_ms: u64,
     /// Streams that are open at once on one HTTP/2 connection. Default: 1,024.
     pub max_concurrent_streams: u32,
+    /// Memory for requests that are not whole yet, of all connections, in bytes. Default: 64 MiB.
+    pub max_receiving_bytes: u64,
+    /// How long a client may take nothing of what is sent to it, in milliseconds, before its
+    /// connection is closed. Default: 30,000.
+    pub write_timeout_ms: u64,
 }
 
 impl Default for ServerConfig {
@@ -74,6 +80,8 @@ impl Default for ServerConfig {
             header_read_ms: 30_000,
             keep_alive_ms: 20_000,
             max_concurrent_streams: 1_024,
+            max_receiving_bytes: 64 << 20,
+            write_timeout_ms: 30_000,
         }
     }
 }
@@ -101,7 +109,13 @@ impl Server {
             Some(address) => (http_routes, Some((bind(address).await?, grpc_routes))),
             None => (http_routes.merge(grpc_routes), None),
         };
-        let http_routes = http_routes.fallback(http::not_found);
+        let receiving = Receiving::new(config.max_receiving_bytes);
+        let count = move |request| {
+            let receiving = receiving.clone();
+            async move { receiving.count(request) }
+        };
+        let http_routes = http_routes.fallback(http::not_found).layer(map_request(count.clone()));
+        let grpc = grpc.map(|(listener, routes)| (listener, routes.layer(map_request(count))));
         let http = (bind(config.listen).await?, http_routes);
         Ok(Self { broker, config, http, grpc, health })
     }
@@ -161,10 +175,14 @@ impl Server {
 /// The connections that are open.
 struct Connections {
     builder: auto::Builder<TokioExecutor>,
-    /// Time for a client to send its first byte.
-    first_byte: Duration,
+    /// Time for a client to say which protocol it speaks.
+    first_bytes: Duration,
+    /// Time in which a client has to take some of what is sent to it.
+    write_timeout: Duration,
     graceful: GracefulShutdown,
     tasks: TaskTracker,
+    /// Ends those that have not begun.
+    stopping: CancellationToken,
     /// Ends those that did not end by themselves.
     cut: CancellationToken,
 }
@@ -173,9 +191,11 @@ impl Connections {
     fn new(config: &ServerConfig) -> Self {
         Self {
             builder: auto_builder(config),
-            first_byte: Duration::from_millis(config.header_read_ms),
+            first_bytes: Duration::from_millis(config.header_read_ms),
+            write_timeout: Duration::from_millis(config.write_timeout_ms),
             graceful: GracefulShutdown::new(),
             tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
             cut: CancellationToken::new(),
         }
     }
@@ -186,14 +206,18 @@ impl Connections {
         }
         let service = TowerToHyperService::new(routes.clone());
         let (builder, watcher) = (self.builder.clone(), self.graceful.watcher());
-        let (first_byte, cut) = (self.first_byte, self.cut.clone());
+        let (first_bytes, write_timeout) = (self.first_bytes, self.write_timeout);
+        let (stopping, cut) = (self.stopping.clone(), self.cut.clone());
         let serve = async move {
-            // Which protocol it is, its first bytes say; hyper waits for these for ever.
-            let readable = tokio::time::timeout(first_byte, socket.readable()).await;
-            if !matches!(readable, Ok(Ok(()))) {
+            let spoken = socket::says_what_it_speaks(&socket);
+            let spoken = tokio::select! {
+                spoken = tokio::time::timeout(first_bytes, spoken) => spoken,
+                () = stopping.cancelled() => return, // It holds nothing up.
+            };
+            if !matches!(spoken, Ok(Ok(()))) {
                 return;
             }
-            let socket = TokioIo::new(Socket::new(socket));
+            let socket = TokioIo::new(Socket::new(socket, write_timeout));
             let connection = watcher.watch(builder.serve_connection(socket, service).into_owned());
             if let Err(error) = connection.await {
                 debug!(error, "a connection ended early");
@@ -210,6 +234,7 @@ impl Connections {
     /// Lets them end, and cuts those that are left at `deadline`.
     async fn end(self, deadline: Instant) {
         self.tasks.close();
+        self.stopping.cancel();
         if tokio::time::timeout_at(deadline, self.graceful.shutdown()).await.is_err() {
             warn!(connections = self.tasks.len(), "cutting connections that did not end");
         }
@@ -249,7 +274,7 @@ async fn grpc_routes(broker: &Broker, follow: &FollowConfig) -> Result<(HealthRe
             async move { end_when_draining(request, broker) }
         },
     ));
-    Ok((reporter, routes_of(routes).merge(reflection)))
+    Ok((reporter, routes_of(routes).merge(reflection).layer(map_response(grpc::mend))))
 }
 
 fn routes_of(routes: Routes) -> Router {

@@ -6,6 +6,9 @@
 //! what the peer has not read yet: a publisher that was still sending when the broker stopped would
 //! lose its last acknowledgements. So the sending half is closed first, and what still comes in is
 //! read and dropped until the peer closes too, or for a moment at the most. Source: RFC 9112, 9.6.
+//!
+//! A peer that takes nothing of what is sent to it for long is given up, or it would hold what it
+//! does not take for ever.
 
 use std::io;
 use std::pin::Pin;
@@ -19,17 +22,59 @@ use tokio::time::Sleep;
 /// How long the peer has to close its half.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A socket that lingers when it is shut down.
+/// What every HTTP/2 connection begins with. Source: RFC 9113, 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long the rest of a beginning that tells nothing yet is waited for before another look.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Waits until the peer has sent enough to tell HTTP/1.1 from HTTP/2.
+///
+/// # Errors
+///
+/// The peer is gone.
+pub(crate) async fn says_what_it_speaks(stream: &TcpStream) -> io::Result<()> {
+    let mut start = [0; PREFACE.len()];
+    loop {
+        let count = stream.peek(&mut start).await?;
+        match &start[..count] {
+            [] => return Err(io::ErrorKind::UnexpectedEof.into()),
+            seen if seen == PREFACE || !PREFACE.starts_with(seen) => return Ok(()),
+            _ => tokio::time::sleep(LOOK_AGAIN).await, // What is there is there: no other sign.
+        }
+    }
+}
+
+/// A socket that lingers when it is shut down, and gives up a peer that takes nothing.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
+    write_timeout: Duration,
+    /// Since the peer takes nothing: when it is given up.
+    stalled: Option<Pin<Box<Sleep>>>,
     /// Since the sending half was closed: when waiting for the peer ends.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, lingering: None }
+    pub(crate) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
+        Self { stream, write_timeout, stalled: None, lingering: None }
+    }
+
+    /// What came of a write, or that it is given up.
+    fn or_stalled(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let limit = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Reads and drops what is there; ready when the peer has closed its half.
@@ -61,7 +106,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.or_stalled(cx, written)
     }
 
     fn poll_write_vectored(
@@ -69,7 +115,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.or_stalled(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -31,6 +31,9 @@ use crate::topic::TopicId;
 /// What an id takes besides its bytes: its places in the map and in the order, and the allocation.
 const ENTRY_BYTES: usize = 128;
 
+/// What a topic's part of the window takes, besides its ids.
+const TOPIC_BYTES: usize = 256;
+
 /// Bytes of blocks read at a time while a topic's part is recalled.
 const STEP_BYTES: usize = 1 << 20;
 
@@ -69,6 +72,11 @@ impl Recall {
         let is_empty = extent.earliest >= extent.tail;
         let next = AtomicU64::new(extent.earliest.get());
         Self { done: OnceCell::new_with(is_empty.then_some(())), next, below: extent.tail }
+    }
+
+    /// Whether there is nothing to recall any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.done.initialized()
     }
 
     /// Reads the ids that the window can hold at `now`, step by step, and hands each step to
@@ -167,7 +175,11 @@ impl DedupWindow {
         let id: Arc<str> = id.into();
         self.size_bytes += ENTRY_BYTES + id.len();
         self.order.push_back((topic, id.clone(), receipt.sequence));
-        self.topics.entry(topic).or_default().insert(id, receipt);
+        let ids = self.topics.entry(topic).or_insert_with(|| {
+            self.size_bytes += TOPIC_BYTES;
+            HashMap::new()
+        });
+        ids.insert(id, receipt);
         while self.size_bytes as u64 > self.config.max_bytes {
             self.forget_oldest();
         }
@@ -199,6 +211,7 @@ impl DedupWindow {
         }
         if ids.is_empty() {
             self.topics.remove(&topic);
+            self.size_bytes -= TOPIC_BYTES;
         }
     }
 }
@@ -248,10 +261,10 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_the_oldest_go_first() {
         let entry = ENTRY_BYTES + 4;
-        let mut window = window(u64::MAX, u64::MAX, 10 * entry as u64);
+        let mut window = window(u64::MAX, u64::MAX, (TOPIC_BYTES + 10 * entry) as u64);
         for sequence in 1000..2000 {
             window.note(TopicId::FIRST, &sequence.to_string(), receipt(sequence, 1));
-            assert!(window.size_bytes <= 10 * entry);
+            assert!(window.size_bytes <= TOPIC_BYTES + 10 * entry);
         }
         let kept: Vec<u64> = (1000..2000)
             .filter(|s| {
@@ -273,6 +286,6 @@ mod tests {
         window.expire(Timestamp::from_ms(1_001));
         let find = |id| window.find(TopicId::FIRST, id, kept(1, 4), Timestamp::from_ms(1_001));
         assert_eq!((find("a"), find("b")), (Some(receipt(3, 900)), None));
-        assert_eq!(window.size_bytes, ENTRY_BYTES + 1);
+        assert_eq!(window.size_bytes, TOPIC_BYTES + ENTRY_BYTES + 1);
     }
 }

@@ -45,7 +45,7 @@ pub use dedup::DedupConfig;
 pub use limits::LimitsConfig;
 pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
 pub use page::{Page, PageRequest};
-pub use publish::{Ack, Duplicate, Pending, Publish, Receipt};
+pub use publish::{Ack, Duplicate, InOrder, Pending, Publish, Receipt};
 pub use state::StatePage;
 pub use subscription::{Delivery, Subscription, Waited};
 pub use tail::{Form, Run};
@@ -68,6 +68,9 @@ use topics::{Topic, TopicState, Topics};
 
 /// Requests to maintenance that wait for their turn.
 const MAX_ASKS: usize = 8;
+
+/// Topics whose ids are recalled at the same time; each step of one takes a MiB or so.
+const MAX_RECALLS: usize = 4;
 
 /// What a request takes of the queue besides its events, in bytes.
 const REQUEST_BYTES: usize = 512;
@@ -108,8 +111,10 @@ struct Shared {
     /// Asks maintenance to do something now. One at a time; whoever asks waits for the answer.
     maintenance: SyncSender<Ask>,
     maintenance_totals: Arc<Mutex<MaintenanceReport>>,
-    /// Held by backups.
+    /// Held by backups, and by reads of a state.
     horizons: Horizons,
+    /// Topics whose ids are recalled at the same time.
+    recalls: Semaphore,
 }
 
 /// The threads of a broker.
@@ -266,6 +271,7 @@ impl Broker {
             maintenance,
             maintenance_totals,
             horizons,
+            recalls: Semaphore::new(MAX_RECALLS),
         })))
     }
 
@@ -305,22 +311,44 @@ impl Broker {
     ///
     /// Dropped before it returns, nothing was handed in.
     pub async fn submit(&self, publish: Publish) -> Result<Pending> {
-        let wait = self.0.max_queue_wait;
-        let queued = tokio::time::timeout(wait, self.submit_patiently(publish)).await;
-        queued.unwrap_or(Err(Error::Busy { waited_ms: wait.as_millis() as u64 }))
+        self.submit_in_order(publish, &InOrder::default()).await
     }
 
-    /// As [`Self::submit`], for a caller that can be kept waiting: it waits for room as long as it
-    /// takes.
+    /// As [`Self::submit`], but nothing is stored after something that was refused in the same
+    /// `order`.
     ///
     /// # Errors
     ///
-    /// As [`Self::submit`], but for [`Error::Busy`].
+    /// As [`Self::submit`]; [`Error::AfterFailure`].
     ///
     /// # Cancel safety
     ///
     /// As [`Self::submit`].
-    pub async fn submit_patiently(&self, publish: Publish) -> Result<Pending> {
+    pub async fn submit_in_order(&self, publish: Publish, order: &InOrder) -> Result<Pending> {
+        let wait = self.0.max_queue_wait;
+        let queued = tokio::time::timeout(wait, self.submit_patiently(publish, order)).await;
+        queued.unwrap_or_else(|_elapsed| {
+            Err(order.refuse(Error::Busy { waited_ms: wait.as_millis() as u64 }))
+        })
+    }
+
+    /// As [`Self::submit_in_order`], for a caller that can be kept waiting: it waits for room as
+    /// long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::submit_in_order`], but for [`Error::Busy`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::submit`].
+    pub async fn submit_patiently(&self, publish: Publish, order: &InOrder) -> Result<Pending> {
+        let submitted = self.enqueue(publish, order.clone()).await;
+        submitted.inspect_err(|_refused| order.fail())
+    }
+
+    async fn enqueue(&self, publish: Publish, order: InOrder) -> Result<Pending> {
+        order.check()?;
         let shared = &self.0;
         shared.limits.check(&publish.events)?;
         let records = NewRecords::encode(&publish.events);
@@ -335,6 +363,7 @@ impl Broker {
             topic,
             records,
             expected_sequence: publish.expected_sequence,
+            order,
             answer,
             _space: space,
         };
@@ -638,6 +667,10 @@ impl Shared {
         let Some(id) = topic.state().id else { return Ok(()) };
         let note =
             |blocks| async move { self.ask(|answer| Command::Recall { id, blocks, answer }).await };
+        if topic.recall.is_done() {
+            return Ok(());
+        }
+        let _one_of_few = self.recalls.acquire().await.map_err(|_closed| Error::ShuttingDown)?;
         topic.recall.finish((&self.log, id), &self.dedup, (self.now)(), note).await
     }
 }

@@ -1,5 +1,8 @@
 //! Publishing: what is handed in, and the acknowledgement that comes back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::oneshot;
 
 use crate::cursor::{Position, Sequence};
@@ -17,6 +20,29 @@ pub struct Publish {
     /// Store them only if this is the topic's last sequence; 0 is a topic without events. Not
     /// asked of events that are stored already, so a repeated publish succeeds.
     pub expected_sequence: Option<u64>,
+}
+
+/// What one publisher hands in, one after another: nothing of it is stored after something that was
+/// refused, whatever was in flight by then.
+#[derive(Debug, Clone, Default)]
+pub struct InOrder(Arc<AtomicBool>);
+
+impl InOrder {
+    /// Notes that something was refused.
+    pub(super) fn fail(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Notes that something was refused for `error` before it could be handed in.
+    pub fn refuse(&self, error: Error) -> Error {
+        self.fail();
+        error
+    }
+
+    /// Refuses what comes after something that was refused.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Acquire) { Err(Error::AfterFailure) } else { Ok(()) }
+    }
 }
 
 /// The place and time that one event was given.

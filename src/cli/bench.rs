@@ -254,6 +254,7 @@ impl Load {
             topic: self.topic,
             events: self.events,
             expected_sequence: None,
+            in_order: false,
         };
         let started = Instant::now();
         let mut sent_at = VecDeque::new();

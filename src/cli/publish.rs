@@ -115,6 +115,7 @@ impl Chunk {
             topic: topic.to_string(),
             events,
             expected_sequence: None,
+            in_order: true,
         })
     }
 }

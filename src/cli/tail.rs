@@ -26,6 +26,7 @@ pub(super) struct Tail {
     from: StartPoint,
     /// End after this many events
     #[arg(long, short = 'n', value_name = "EVENTS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// End when everything that is there is printed
     #[arg(long)]

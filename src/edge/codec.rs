@@ -8,6 +8,8 @@ use tonic::Status;
 use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
 use tonic_prost::ProstEncoder;
 
+use crate::error::Error;
+
 /// Encodes `T`, decodes `U`.
 #[derive(Debug, Clone)]
 pub(super) struct Codec<T, U>(PhantomData<(T, U)>);
@@ -48,6 +50,14 @@ impl<U: Message + Default> Decoder for MessageDecoder<U> {
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         U::decode(bytes)
             .map(Some)
-            .map_err(|error| Status::invalid_argument(format!("message: {error}")))
+            .map_err(|error| Error::invalid("message", error.to_string()).into())
     }
+}
+
+/// What tonic says of a message that is too large, in our words: its own code means here that a
+/// cursor is gone.
+pub(super) fn mend(status: Status) -> Status {
+    let is_too_large = status.code() == tonic::Code::OutOfRange
+        && status.message().contains("message length too large");
+    if is_too_large { Error::invalid("message", status.message()).into() } else { status }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::page_token::{StateToken, page_limit};
 use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
+use super::receiving::Received;
 use super::{FollowConfig, messages};
-use crate::broker::{Broker, Delivery, Pending, Subscription, Waited};
+use crate::broker::{Broker, Delivery, InOrder, Pending, Subscription, Waited};
 use crate::cursor::{Cursor, OnGap, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
@@ -37,6 +38,16 @@ pub fn service(broker: Broker, config: FollowConfig) -> BrokerServiceServer<Grpc
     BrokerServiceServer::new(Grpc { broker, config })
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(usize::MAX)
+}
+
+/// What tonic answers before the service is asked, in our words.
+pub(crate) async fn mend(response: axum::response::Response) -> axum::response::Response {
+    let status = Status::from_header_map(response.headers());
+    let Some(status) = status.filter(|status| status.code() == Code::OutOfRange) else {
+        return response;
+    };
+    let mended = super::codec::mend(status);
+    if mended.code() == Code::OutOfRange { response } else { mended.into_http() }
 }
 
 /// The broker as a gRPC service.
@@ -82,11 +93,14 @@ impl BrokerService for Grpc {
         request: Request<Streaming<proto::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let received = request.extensions().get::<Received>().cloned().unwrap_or_default();
         let publishing = Publishing {
+            received,
             broker: self.broker.clone(),
             requests: Some(request.into_inner()),
             in_flight: VecDeque::new(),
-            max_in_flight: self.config.max_in_flight as usize,
+            max_in_flight: self.config.max_in_flight.max(1) as usize,
+            order: InOrder::default(),
             end: None,
         };
         let responses = stream::unfold(publishing, |mut publishing| async move {
@@ -153,6 +167,9 @@ impl BrokerService for Grpc {
             limit => limit,
         };
         let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
+        if let Some(token) = after {
+            TopicName::new(token).map_err(|_| Error::invalid("page_token", "is none of ours"))?;
+        }
         let topics = self.broker.topics(after, limit);
         let is_full = topics.len() == limit;
         let last = topics.last().filter(|_| is_full);
@@ -285,8 +302,12 @@ struct Publishing {
     broker: Broker,
     /// `None` when no more are read.
     requests: Option<Streaming<proto::PublishStreamRequest>>,
+    /// What was received of requests that are not handed in yet.
+    received: Received,
     in_flight: VecDeque<Result<Pending>>,
     max_in_flight: usize,
+    /// What those requests come after that keep an order.
+    order: InOrder,
     /// What the stream ends with, after the answers in flight.
     end: Option<Status>,
 }
@@ -318,21 +339,28 @@ impl Publishing {
         }
     }
 
+    async fn submit(&mut self, request: proto::PublishStreamRequest) -> Result<Pending> {
+        let proto::PublishStreamRequest { topic, events, expected_sequence, in_order } = request;
+        let publish = messages::publish(&topic, events, expected_sequence);
+        let order = if in_order { self.order.clone() } else { InOrder::default() };
+        match publish {
+            Ok(publish) => self.broker.submit_patiently(publish, &order).await,
+            Err(error) => Err(order.refuse(error)),
+        }
+    }
+
     /// Hands a request to the broker, or notes how the stream ends.
     async fn accept(&mut self, request: Result<Option<proto::PublishStreamRequest>, Status>) {
         match request {
             Ok(Some(request)) => {
-                let proto::PublishStreamRequest { topic, events, expected_sequence } = request;
-                let pending = match messages::publish(&topic, events, expected_sequence) {
-                    Ok(publish) => self.broker.submit_patiently(publish).await,
-                    Err(error) => Err(error),
-                };
+                let pending = self.submit(request).await;
+                self.received.release();
                 self.in_flight.push_back(pending);
             }
             Ok(None) => self.requests = None,
             Err(status) => {
                 self.requests = None;
-                self.end = Some(status);
+                self.end = Some(super::codec::mend(status));
             }
         }
     }

@@ -14,7 +14,7 @@ use http::{HeaderMap, StatusCode, Uri, header};
 
 use super::json::{self, ReceiptJson};
 use super::query::Query;
-use super::{FollowConfig, http_lines, http_topics, sse, status};
+use super::{FollowConfig, http_lines, http_topics, receiving, sse, status};
 use crate::broker::{Broker, PageRequest, Publish};
 use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
@@ -176,9 +176,9 @@ impl Edge {
         });
         let wait = wait.transpose()?.unwrap_or_default();
         query.finish("after, before, from, limit, on_gap, wait")?;
-        let (wait_ms, max_wait_ms) = (wait.as_millis() as usize, self.config.max_wait_ms as usize);
-        if wait_ms > max_wait_ms {
-            return Err(Error::over("wait ms", wait_ms, max_wait_ms));
+        if wait > Duration::from_millis(self.config.max_wait_ms) {
+            let wait_ms = usize::try_from(wait.as_millis()).unwrap_or(usize::MAX);
+            return Err(Error::over("wait ms", wait_ms, self.config.max_wait_ms as usize));
         }
         if limit == 0 || limit > self.config.max_page_events {
             let problem = format!("{limit} is not within 1 to {}", self.config.max_page_events);
@@ -248,10 +248,14 @@ async fn publish(
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/x-ndjson") {
         query.finish("none with NDJSON: each line has its own")?;
-        let max_in_flight = edge.config.max_in_flight as usize;
-        return http_lines::publish(&edge.broker, topic, max_in_flight, body).await;
+        return http_lines::publish(&edge.broker, topic, &edge.config, body).await;
     }
     edge.publish_one(topic, query, content_type, body).await
+}
+
+/// What went wrong with a body.
+pub(super) fn body_error(error: axum::Error) -> Error {
+    receiving::busy(&error).unwrap_or_else(|| Error::invalid("body", error.to_string()))
 }
 
 /// The whole body, if it is no larger than `limit`, and arrives without a silence this long.
@@ -264,7 +268,7 @@ pub(super) async fn whole(body: Body, limit: u64, silence: Duration) -> Result<B
             Error::invalid("body", format!("nothing more came for {} ms", silence.as_millis()))
         })?;
         let Some(chunk) = next else { return Ok(bytes.freeze()) };
-        let chunk = chunk.map_err(|error| Error::invalid("body", error.to_string()))?;
+        let chunk = chunk.map_err(body_error)?;
         let size_bytes = bytes.len() + chunk.len();
         if size_bytes as u64 > limit {
             return Err(Error::over("payload bytes (at least)", size_bytes, limit as usize));

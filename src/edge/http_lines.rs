@@ -1,6 +1,7 @@
 //! A body of NDJSON that is posted: its events are handed in batch by batch as they arrive.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -9,10 +10,12 @@ use futures_util::StreamExt;
 use http::StatusCode;
 use serde_json::json;
 
+use super::FollowConfig;
+use super::http::body_error;
 use super::json::ReceiptJson;
 use super::ndjson::Line;
 use super::status;
-use crate::broker::{Ack, Broker, Pending, Publish};
+use crate::broker::{Ack, Broker, InOrder, Pending, Publish};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::topic::TopicName;
@@ -20,11 +23,10 @@ use crate::topic::TopicName;
 /// What a line may take besides its payload: base64, names, headers.
 const LINE_SLACK_BYTES: u64 = 64 << 10;
 
-/// Publishes the events of `body`, with `max_in_flight` batches that wait for their answer.
+/// Publishes the events of `body`.
 ///
-/// Where it fails, the lines before that are stored, and the answer says how many and which line
-/// is the first that is not. Batches after a failed one may have been on their way already: what
-/// was stored of them is counted.
+/// Where it fails, the lines before that are stored and none after it, and the answer says how many
+/// and which line is the first that is not.
 ///
 /// # Errors
 ///
@@ -32,7 +34,7 @@ const LINE_SLACK_BYTES: u64 = 64 << 10;
 pub(super) async fn publish(
     broker: &Broker,
     topic: TopicName,
-    max_in_flight: usize,
+    config: &FollowConfig,
     body: Body,
 ) -> Result<Response> {
     let mut lines = Lines {
@@ -40,7 +42,9 @@ pub(super) async fn publish(
         topic,
         batch: Batch::default(),
         in_flight: VecDeque::new(),
-        max_in_flight,
+        order: InOrder::default(),
+        max_in_flight: config.max_in_flight.max(1) as usize,
+        silence: Duration::from_millis(config.body_read_ms),
         number: 0,
         total: Total::default(),
     };
@@ -65,7 +69,11 @@ struct Lines<'a> {
     batch: Batch,
     /// The batches that wait for their answer, each with its first line.
     in_flight: VecDeque<(u64, Pending)>,
+    /// Nothing is stored after what was refused.
+    order: InOrder,
     max_in_flight: usize,
+    /// How long nothing may arrive.
+    silence: Duration,
     /// The line that is read, from 1.
     number: u64,
     total: Total,
@@ -121,11 +129,20 @@ impl Lines<'_> {
         let max_line_bytes = 2 * self.broker.limits().max_payload_bytes + LINE_SLACK_BYTES;
         let mut unread = BytesMut::new();
         let mut chunks = body.into_data_stream();
-        while let Some(chunk) = chunks.next().await {
-            let mut searched = unread.len(); // There is no line end in what was there before.
-            let chunk = chunk.map_err(|error| {
-                self.failed(self.number + 1, Error::invalid("body", error.to_string()))
+        loop {
+            let next = tokio::select! {
+                next = tokio::time::timeout(self.silence, chunks.next()) => next,
+                () = self.broker.draining() => {
+                    return Err(self.failed(self.number + 1, Error::ShuttingDown));
+                }
+            };
+            let next = next.map_err(|_elapsed| {
+                let problem = format!("nothing more came for {} ms", self.silence.as_millis());
+                self.failed(self.number + 1, Error::invalid("body", problem))
             })?;
+            let Some(chunk) = next else { break };
+            let mut searched = unread.len(); // There is no line end in what was there before.
+            let chunk = chunk.map_err(|error| self.failed(self.number + 1, body_error(error)))?;
             unread.extend_from_slice(&chunk);
             while let Some(end) = unread[searched..].iter().position(|byte| *byte == b'\n') {
                 let line = unread.split_to(searched + end + 1);
@@ -188,7 +205,7 @@ impl Lines<'_> {
         }
         let Batch { events, first_line, .. } = std::mem::take(&mut self.batch);
         let publish = Publish { topic: self.topic.clone(), events, expected_sequence: None };
-        let submitted = self.broker.submit(publish).await;
+        let submitted = self.broker.submit_in_order(publish, &self.order).await;
         let pending = submitted.map_err(|error| Failed { line: first_line, error })?;
         self.in_flight.push_back((first_line, pending));
         Ok(())

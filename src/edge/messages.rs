@@ -11,7 +11,7 @@ use crate::broker::{
     Ack, Dropped, EventRef, MaintenanceReport, Page, PageRequest, Publish, Receipt, TopicInfo,
 };
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
-use crate::error::{Error, Result, with_causes};
+use crate::error::{Error, Result};
 use crate::event::{Durability, Event, NewEvent, Timestamp};
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
@@ -111,15 +111,19 @@ pub(super) fn ack(ack: &Ack) -> proto::Ack {
 pub(super) fn stream_response(outcome: &Result<Ack>) -> proto::PublishStreamResponse {
     let outcome = match outcome {
         Ok(acknowledged) => Outcome::Ack(ack(acknowledged)),
-        Err(error) => Outcome::Error(proto::PublishError {
-            code: status::grpc_code(error),
-            message: with_causes(error),
-            outcome_unknown: error.outcome_unknown(),
-            actual_sequence: match error {
-                Error::UnexpectedSequence { actual, .. } => Some(*actual),
-                _ => None,
-            },
-        }),
+        Err(error) => {
+            let status = Status::from(error.clone());
+            Outcome::Error(proto::PublishError {
+                code: status.code().into(),
+                message: status.message().to_owned(),
+                outcome_unknown: error.outcome_unknown(),
+                actual_sequence: match error {
+                    Error::UnexpectedSequence { actual, .. } => Some(*actual),
+                    _ => None,
+                },
+                details: status::grpc_details(&status),
+            })
+        }
     };
     proto::PublishStreamResponse { outcome: Some(outcome) }
 }
@@ -277,7 +281,8 @@ pub(super) fn deadline(
     metadata: &tonic::metadata::MetadataMap,
 ) -> Result<Option<Duration>, Status> {
     let Some(value) = metadata.get("grpc-timeout") else { return Ok(None) };
-    let refused = || Status::invalid_argument(format!("grpc-timeout: {value:?} is no timeout"));
+    let refused =
+        || Status::from(Error::invalid("grpc-timeout", format!("{value:?} is no timeout")));
     let text = value.to_str().map_err(|_| refused())?;
     let Some((at, unit)) = text.char_indices().next_back() else { return Err(refused()) };
     let digits = &text[..at];

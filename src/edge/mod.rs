@@ -16,6 +16,7 @@ mod messages;
 pub mod ndjson;
 mod page_token;
 mod query;
+pub(crate) mod receiving;
 mod sse;
 mod status;
 

@@ -48,6 +48,7 @@ fn codes(error: &Error) -> Codes {
         Error::Busy { .. } => {
             retry(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, "BUSY", 1)
         }
+        Error::AfterFailure => codes(Code::Aborted, StatusCode::CONFLICT, "AFTER_FAILURE"),
         Error::ShuttingDown => {
             retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN", 2)
         }
@@ -155,9 +156,10 @@ impl From<Error> for Status {
     }
 }
 
-/// The gRPC code of an error, as a number.
-pub(super) fn grpc_code(error: &Error) -> i32 {
-    codes(error).grpc as i32
+/// The `google.rpc` details of an error.
+pub(super) fn grpc_details(status: &Status) -> Vec<prost_types::Any> {
+    let decoded = <tonic_types::Status as prost::Message>::decode(status.details());
+    decoded.map(|status| status.details).unwrap_or_default()
 }
 
 /// An error as problem details. Source: RFC 9457.

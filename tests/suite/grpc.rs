@@ -30,7 +30,7 @@ fn request(topic: &str, payloads: &[&str]) -> PublishRequest {
 
 fn stream_request(topic: &str, payloads: &[&str]) -> PublishStreamRequest {
     let PublishRequest { topic, events, expected_sequence } = request(topic, payloads);
-    PublishStreamRequest { topic, events, expected_sequence }
+    PublishStreamRequest { topic, events, expected_sequence, in_order: false }
 }
 
 async fn next(stream: &mut Streaming<SubscribeResponse>) -> Message {
@@ -288,6 +288,10 @@ async fn bad_input_is_refused_by_field_and_nothing_is_written() {
         (of(NewEvent { payload: vec![0; (1 << 20) + 1].into(), ..plain() }), "payload bytes"),
         (of(NewEvent { time_ms: Some(u64::MAX), ..plain() }), "time_ms"),
         (request("a", &[&*"x".repeat(900_000); 5]), "batch bytes"),
+        (request("a", &[&*"x".repeat(900_000); 9]), "message"), // Not even received.
+        (of(NewEvent { key: text("a\u{1}"), ..plain() }), "key"),
+        (of(NewEvent { content_type: long.clone(), ..plain() }), "content_type bytes"),
+        (of(NewEvent { headers: header("a\n"), ..plain() }), "headers"),
     ];
     for (bad, field) in cases {
         let status = client.publish(bad).await.unwrap_err();
@@ -330,7 +334,56 @@ async fn bad_input_is_refused_by_field_and_nothing_is_written() {
     assert_eq!((&*resource.resource_type, &*resource.resource_name), ("topic", "a"));
     let listing = ListTopicsRequest { page_size: 10_001, page_token: String::new() };
     assert_eq!(violations(&client.list_topics(listing).await.unwrap_err()), ["page_size"]);
+    let listing = ListTopicsRequest { page_size: 1, page_token: "a b".into() };
+    assert_eq!(violations(&client.list_topics(listing).await.unwrap_err()), ["page_token"]);
+    let unnamed = client.get_topic(GetTopicRequest { topic: "a b".into() }).await.unwrap_err();
+    assert_eq!(violations(&unnamed), ["topic"]);
     assert_eq!(client.read(read("")).await.unwrap_err().code(), Code::NotFound);
+}
+
+/// Goal: a publisher that keeps an order keeps it through a failure, whatever was in flight.
+#[tokio::test]
+async fn nothing_is_stored_in_order_after_what_was_refused() {
+    let server = Server::start().await;
+    let mut client = server.grpc().await;
+    let in_order = |payload: &str, expected_sequence| PublishStreamRequest {
+        expected_sequence,
+        in_order: true,
+        ..stream_request("a", &[payload])
+    };
+    let requests = [
+        in_order("1", None),
+        stream_request("a b", &["refused, and in no order"]),
+        in_order("2", None),
+        in_order("refused", Some(7)),
+        in_order("3", None),
+        stream_request("a", &["4"]),
+        in_order("5", None),
+    ];
+    let responses = client.publish_stream(tokio_stream::iter(requests)).await.unwrap();
+    let mut responses = responses.into_inner();
+    let mut codes = Vec::new();
+    while let Some(response) = responses.message().await.unwrap() {
+        codes.push(match response.outcome.unwrap() {
+            Outcome::Ack(_) => Code::Ok,
+            Outcome::Error(error) => {
+                let details = ["ErrorInfo", "BadRequest"].map(|kind| {
+                    let name = format!("type.googleapis.com/google.rpc.{kind}");
+                    error.details.iter().any(|detail| detail.type_url == name)
+                });
+                let code = Code::from(error.code);
+                assert_eq!(details, [true, code == Code::InvalidArgument], "{error:?}");
+                code
+            }
+        });
+    }
+    let (bad, refused) = (Code::InvalidArgument, Code::FailedPrecondition);
+    let expected = [Code::Ok, bad, Code::Ok, refused, Code::Aborted, Code::Ok, Code::Aborted];
+    assert_eq!(codes, expected);
+    let page = client.read(ReadRequest { topic: "a".into(), ..ReadRequest::default() }).await;
+    let events = page.unwrap().into_inner().events;
+    let payloads: Vec<_> = events.iter().map(|event| &event.payload[..]).collect();
+    assert_eq!(payloads, [b"1", b"2", b"4"]);
 }
 
 /// A call with bytes that no client library would send; its status and message.

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use leftoff::cursor::Sequence;
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioExecutor;
+use leftoff::cursor::{OnGap, Sequence, StartPoint};
 use leftoff::{Config, NewEvent};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -147,11 +149,18 @@ async fn a_long_poll_without_an_event_ends_empty_when_its_wait_is_over() {
     assert!(started.elapsed() >= Duration::from_millis(50));
     assert_eq!((sequences(&page), &page["caught_up"]), (vec![], &json!(true)));
     assert_eq!(page["cursor"], format!("1-{}", server.broker.epoch()));
-    // A topic that is not there yet can be waited for.
-    let (page, _) = tokio::join!(get(server.address, "/v1/topics/b/events?wait=20s"), async {
-        server.publish("b", "first").await
-    });
-    assert_eq!(sequences(&page.json()), [1]);
+    // A topic that is not there yet can be waited for. With one topic at the most, another name is
+    // refused as soon as somebody waits for it.
+    let mut config = Config::default();
+    config.limits.max_topics = 1;
+    let server = Server::with(config).await;
+    let address = server.address;
+    let poll = tokio::spawn(async move { get(address, "/v1/topics/b/events?wait=20s").await });
+    while server.broker.subscribe(&name("c"), StartPoint::Latest, OnGap::Resume).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    server.publish("b", "first").await;
+    assert_eq!(sequences(&poll.await.unwrap().json()), [1]);
 }
 
 #[tokio::test]
@@ -251,7 +260,6 @@ async fn a_bad_line_is_named_and_what_stands_before_it_is_stored() {
 async fn lines_that_storage_refuses_are_named_and_nothing_is_handed_in_after_them() {
     let mut config = Config::default();
     config.log.min_free_bytes = 1 << 60;
-    config.follow.max_in_flight = 1;
     let server = Server::with(config).await;
     let line = format!("{{\"data\":\"{}\"}}\n", "x".repeat(1 << 19));
     let body = format!("\n{}", line.repeat(20)); // Several batches.
@@ -259,6 +267,33 @@ async fn lines_that_storage_refuses_are_named_and_nothing_is_handed_in_after_the
     assert_problem(&answer, 507, "bytes free");
     let problem = answer.json();
     assert_eq!((&problem["line"], &problem["stored_events"]), (&2.into(), &0.into()));
+}
+
+/// Goal: a body that never ends holds nothing up: it is answered when the broker stops, or when it
+/// is silent for too long, with what is stored of it.
+#[tokio::test]
+async fn lines_that_stop_coming_are_answered_with_what_is_stored() {
+    for stops in [false, true] {
+        let mut config = Config::default();
+        config.follow.body_read_ms = if stops { 600_000 } else { 200 };
+        config.server.shutdown_ms = 600_000;
+        let server = Server::with(config).await;
+        let (lines, body) = tokio::sync::mpsc::channel::<Result<_, std::io::Error>>(1);
+        let body = axum::body::Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(body));
+        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http();
+        let answer = tokio::spawn(client.request(ndjson(server.address, "a").body(body).unwrap()));
+        lines.send(Ok("{\"data\":\"1\"}\n{\"da")).await.unwrap();
+        let page = get(server.address, "/v1/topics/a/events?wait=20s").await;
+        assert_eq!(sequences(&page.json()), [1]);
+        if stops {
+            server.stop().await;
+        }
+        let (head, body) = soon(answer).await.unwrap().unwrap().into_parts();
+        assert_eq!(head.status, if stops { 503 } else { 400 });
+        let body = body.collect().await.unwrap().to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&problem["line"], &problem["stored_events"]), (&2.into(), &1.into()));
+    }
 }
 
 #[tokio::test]

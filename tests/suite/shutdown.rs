@@ -22,7 +22,12 @@ use crate::common::{Process, Sse, get, grpc, post, read_all, soon, text};
 fn request(number: usize) -> PublishStreamRequest {
     let payload = number.to_string().into();
     let event = NewEvent { content_type: "text/plain".into(), payload, ..NewEvent::default() };
-    PublishStreamRequest { topic: "a".into(), events: vec![event], expected_sequence: None }
+    PublishStreamRequest {
+        topic: "a".into(),
+        events: vec![event],
+        expected_sequence: None,
+        in_order: false,
+    }
 }
 
 /// Goal: on SIGTERM everybody gets a last word, what was acknowledged stays, and it ends at once
@@ -96,7 +101,8 @@ async fn a_stop_answers_everyone_ends_every_stream_and_keeps_what_was_acknowledg
 #[tokio::test]
 async fn watchers_of_health_and_open_reflection_streams_end_with_the_stop() {
     let directory = tempfile::tempdir().unwrap();
-    let mut process = Process::serve(directory.path(), &["--set", "server.shutdown_ms=600000"]);
+    let patient = ["--set", "server.shutdown_ms=600000", "--set", "server.header_read_ms=600000"];
+    let mut process = Process::serve(directory.path(), &patient);
     let channel = Endpoint::from_shared(format!("http://{}", process.address)).unwrap();
     let channel = channel.connect().await.unwrap();
     let mut watches = Vec::new();
@@ -139,9 +145,14 @@ async fn watchers_of_health_and_open_reflection_streams_end_with_the_stop() {
 /// Sends half of a request, which the server has to wait for.
 async fn hold_up(process: &Process) -> TcpStream {
     let mut socket = TcpStream::connect(process.address).await.unwrap();
-    let head = "POST /v1/topics/a/events HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
+    let head = "POST /v1/topics/a/events HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\
+                expect: 100-continue\r\n\r\n";
     socket.write_all(head.as_bytes()).await.unwrap();
-    // Answered on another connection only after the half was read, or not long before.
+    // The server says so when it begins to wait for the body.
+    let mut answer = [0; 64];
+    let count = soon(socket.read(&mut answer)).await.unwrap();
+    assert!(answer[..count].starts_with(b"HTTP/1.1 100"), "{}", text(&answer[..count]));
+    socket.write_all(b"half").await.unwrap();
     assert_eq!(post(process.address, "/v1/topics/b/events", "x").await.status, 201);
     socket
 }

@@ -29,7 +29,7 @@ use super::dedup::DedupWindow;
 use super::failure::{Failure, PanicGuard};
 use super::horizon::Horizons;
 use super::maintenance::MaintenanceReport;
-use super::publish::Ack;
+use super::publish::{Ack, InOrder};
 use super::retention::Quiet;
 use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState};
@@ -82,6 +82,8 @@ pub(super) struct Request {
     pub(super) topic: TopicRef,
     pub(super) records: NewRecords,
     pub(super) expected_sequence: Option<u64>,
+    /// What it comes after.
+    pub(super) order: InOrder,
     pub(super) answer: oneshot::Sender<Result<Ack>>,
     /// Its share of the queue; given back when it is answered.
     pub(super) _space: OwnedSemaphorePermit,

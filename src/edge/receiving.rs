@@ -1,0 +1,134 @@
+//! A bound on what is being received: bytes of requests that are not whole yet, of all connections.
+//!
+//! # Why
+//!
+//! The queue of the broker is bounded, but a request takes its place in it only once it is whole. A
+//! client that opens many streams and sends each of them all but the end would take as much memory
+//! as it likes. Over the bound a request is refused at once, as if the queue were full, rather than
+//! kept waiting: those that are half there could wait for one another.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+use crate::error::Error;
+
+/// What may be being received, of all requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Receiving(Arc<Semaphore>);
+
+/// What one request has received, and not handed in yet.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Received(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Receiving {
+    /// Up to this many bytes.
+    pub(crate) fn new(max_bytes: u64) -> Self {
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        Self(Arc::new(Semaphore::new(max_bytes.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Has the body of a request counted.
+    pub(crate) fn count(&self, mut request: Request) -> Request {
+        let received = Received::default();
+        request.extensions_mut().insert(received.clone());
+        let budget = self.0.clone();
+        request.map(|body| Body::new(Counted { body, budget, received }))
+    }
+}
+
+impl Received {
+    /// What was received so far is handed in, and counted elsewhere.
+    pub(super) fn release(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn add(&self, permit: OwnedSemaphorePermit) {
+        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(held) => held.merge(permit),
+            none => *none = Some(permit),
+        }
+    }
+}
+
+/// A body whose bytes are counted as they arrive.
+struct Counted {
+    body: Body,
+    budget: Arc<Semaphore>,
+    received: Received,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)?) else {
+            return Poll::Ready(None);
+        };
+        let size_bytes = frame.data_ref().map_or(0, Bytes::len);
+        let permits = u32::try_from(size_bytes).unwrap_or(u32::MAX);
+        Poll::Ready(Some(match self.budget.clone().try_acquire_many_owned(permits) {
+            Ok(permit) => {
+                self.received.add(permit);
+                Ok(frame)
+            }
+            Err(_full) => Err(axum::Error::new(Status::from(Error::Busy { waited_ms: 0 }))),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Whether a body ended because too much was being received.
+pub(super) fn busy(error: &axum::Error) -> Option<Error> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<Status>() {
+            return Some(Error::Busy { waited_ms: 0 });
+        }
+        cause = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_over_the_bound_is_refused_and_what_was_handed_in_makes_room() {
+        let receiving = Receiving::new(100);
+        let request = |size_bytes: usize| {
+            let body = Body::from(vec![0; size_bytes]);
+            receiving.count(Request::new(body))
+        };
+        let (first, body) = request(80).into_parts();
+        assert_eq!(body.collect().await.unwrap().to_bytes().len(), 80);
+        let error = request(30).into_body().collect().await.unwrap_err();
+        assert!(matches!(busy(&error), Some(Error::Busy { .. })), "{error}");
+        first.extensions.get::<Received>().unwrap().release();
+        let (second, body) = request(100).into_parts();
+        assert_eq!(body.collect().await.unwrap().to_bytes().len(), 100);
+        drop(second);
+        assert_eq!(receiving.0.available_permits(), 100, "it is given back with the request");
+    }
+}
