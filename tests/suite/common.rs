@@ -153,6 +153,21 @@ pub(crate) async fn post(address: SocketAddr, path: &str, body: impl Into<Bytes>
     send(to(address, "POST", path), body).await
 }
 
+/// Publishes, if there is an answer at all; the sequence, if it is acknowledged.
+pub(crate) async fn try_post(
+    request: http::request::Builder,
+    body: impl Into<Bytes>,
+) -> Option<u64> {
+    let client = HttpClient::builder(TokioExecutor::new()).build_http();
+    let request = request.body(Full::new(body.into())).unwrap();
+    let answer = soon(client.request(request)).await.ok()?;
+    if answer.status() != StatusCode::CREATED {
+        return None;
+    }
+    let body = soon(answer.into_body().collect()).await.ok()?.to_bytes();
+    serde_json::from_slice::<Value>(&body).unwrap()["sequence"].as_u64()
+}
+
 /// One frame of an event stream, taken apart as the WHATWG standard has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Frame {
