@@ -5,6 +5,7 @@
 mod backup;
 mod cli;
 mod common;
+mod crashes;
 mod dedup;
 mod durability;
 mod forgetful;
