@@ -13,10 +13,17 @@ pub(crate) struct Served {
 
 impl Served {
     /// Starts `leftoff serve` on `directory` with its defaults, and waits until it listens.
+    #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) fn start(directory: &Path) -> Self {
+        Self::start_with(directory, &[])
+    }
+
+    /// As [`Self::start`], with more arguments.
+    pub(crate) fn start_with(directory: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_leftoff"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(directory)
+            .args(arguments)
             .env("LEFTOFF_LOG_FILTER", "error")
             .stdout(Stdio::piped())
             .spawn()
@@ -30,6 +37,7 @@ impl Served {
     }
 
     /// The most memory it had resident so far, in MB; 0 where the system does not tell.
+    #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) fn peak_memory_mb(&self) -> f64 {
         self.status_mb("VmHWM:")
     }

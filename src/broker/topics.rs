@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::log::{Extent, StoredTopic};
 use crate::topic::{TopicId, TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
+
+/// Combinations of patterns whose settings are held once.
+const MAX_SHARED_DEFAULTS: usize = 64;
 
 /// What is known of a topic, all of it at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,43 +52,52 @@ pub(super) struct Topic {
     pub(super) recall: Recall,
     pub(super) upkeep: Upkeep,
     /// The settings that it has where its own say nothing.
-    defaults: TopicConfig,
-    state: watch::Sender<TopicState>,
+    defaults: Arc<TopicConfig>,
+    state: Mutex<TopicState>,
+    /// Tells those who follow it. Made for the first of them: of a hundred thousand topics few are
+    /// followed, and it takes more than all the rest.
+    watch: OnceLock<watch::Sender<TopicState>>,
     /// How many hold a [`TopicRef`].
     refs: AtomicUsize,
 }
 
 impl Topic {
-    fn new(name: TopicName, state: TopicState, defaults: TopicConfig) -> Arc<Self> {
+    fn new(name: TopicName, state: TopicState, defaults: Arc<TopicConfig>) -> Arc<Self> {
         Arc::new(Self {
             name,
             tail: Arc::default(),
             recall: Recall::of(&state.extent),
-            upkeep: Upkeep::unknown(),
+            upkeep: Upkeep::of(&state.extent),
             defaults,
-            state: watch::Sender::new(state),
+            state: Mutex::new(state),
+            watch: OnceLock::new(),
             refs: AtomicUsize::new(0),
         })
     }
 
     /// The settings that hold for it.
     pub(super) fn effective_config(&self) -> TopicConfig {
-        self.state.borrow().config.over(self.defaults)
+        self.state().config.over(*self.defaults)
     }
 
     /// What is readable now.
     pub(super) fn state(&self) -> TopicState {
-        *self.state.borrow()
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Watches what is readable.
     pub(super) fn watch(&self) -> watch::Receiver<TopicState> {
-        self.state.subscribe()
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.watch.get_or_init(|| watch::Sender::new(*state)).subscribe()
     }
 
     /// Lets readers see a new state. Called by the committer alone.
     pub(super) fn set_state(&self, state: TopicState) {
-        self.state.send_replace(state);
+        let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = state;
+        if let Some(watch) = self.watch.get() {
+            watch.send_replace(state);
+        }
     }
 }
 
@@ -123,11 +135,37 @@ impl TopicDefaults {
     }
 }
 
+/// Settings by patterns, held once for all topics that they are the same for.
+#[derive(Debug)]
+struct SharedDefaults {
+    patterns: TopicDefaults,
+    known: Mutex<Vec<Arc<TopicConfig>>>,
+}
+
+impl SharedDefaults {
+    fn new(patterns: TopicDefaults) -> Self {
+        Self { patterns, known: Mutex::default() }
+    }
+
+    fn of(&self, name: &TopicName) -> Arc<TopicConfig> {
+        let config = self.patterns.of(name);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = known.iter().find(|other| ***other == config) {
+            return same.clone();
+        }
+        let config = Arc::new(config);
+        if known.len() < MAX_SHARED_DEFAULTS {
+            known.push(config.clone());
+        }
+        config
+    }
+}
+
 /// All topics.
 #[derive(Debug)]
 pub(super) struct Topics {
     max_topics: usize,
-    defaults: TopicDefaults,
+    defaults: SharedDefaults,
     by_name: RwLock<HashMap<TopicName, Arc<Topic>>>,
 }
 
@@ -138,6 +176,7 @@ impl Topics {
         max_topics: usize,
         defaults: TopicDefaults,
     ) -> Arc<Self> {
+        let defaults = SharedDefaults::new(defaults);
         let topic = |stored: &StoredTopic| {
             let StoredTopic { id, name, extent, config, is_deleted } = stored.clone();
             let state = TopicState { id: Some(id), extent, config, is_deleted, deletions: 0 };

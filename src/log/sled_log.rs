@@ -91,6 +91,9 @@ pub struct SledLog {
     min_free_bytes: u64,
     epoch: Epoch,
     names: RwLock<HashMap<TopicId, TopicName>>,
+    /// The topics as they were found when it was opened, until something changes or they are asked
+    /// for: reading the newest block of each takes most of the time that opening takes.
+    found: Mutex<Option<Vec<StoredTopic>>>,
     /// Why nothing more may be written.
     failed: Mutex<Option<Cause>>,
     /// Held for as long as the log is open; the system lets go of it when the process ends.
@@ -128,6 +131,7 @@ impl SledLog {
             min_free_bytes: config.min_free_bytes,
             epoch: Epoch::new(0),
             names: RwLock::default(),
+            found: Mutex::default(),
             failed: Mutex::new(None),
             _lock: lock,
         };
@@ -145,15 +149,16 @@ impl SledLog {
             Some(stored) => self.mark.read(stored.epoch).map_err(|error| at(error.to_string()))?,
             None => None,
         };
+        let topics = meta::read_topics(&self.tree).collect::<Result<Vec<_>>>()?;
         *self.names.get_mut().unwrap_or_else(PoisonError::into_inner) =
-            meta::read_topics(&self.tree)
-                .map(|topic| topic.map(|StoredTopic { id, name, .. }| (id, name)))
-                .collect::<Result<_>>()?;
-        let topics = self.topics()?;
+            topics.iter().map(|topic| (topic.id, topic.name.clone())).collect();
+        let topics: Vec<_> =
+            topics.into_iter().map(|topic| self.with_head(topic)).collect::<Result<_>>()?;
         let last = topics.iter().map(|topic| topic.extent.last_position).max();
         let last = last.unwrap_or_default();
         let mut record = stored.unwrap_or_default();
         record.check_whole(&topics, last)?;
+        *self.found.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(topics);
         if let Some(Marked { position, .. }) = marked
             && last < position
         {
@@ -275,6 +280,12 @@ impl SledLog {
         Ok(parsed.filter(|(owner, ..)| *owner == topic).map(|(_, first, _)| first))
     }
 
+    fn read_topics(&self) -> Result<Vec<StoredTopic>> {
+        meta::read_topics(&self.tree)
+            .map(|topic| topic.and_then(|topic| self.with_head(topic)))
+            .collect()
+    }
+
     /// A topic as it is: what its record says, with its newest block for the head.
     fn with_head(&self, topic: StoredTopic) -> Result<StoredTopic> {
         let newest = match self.last_block_below(topic.id, END)? {
@@ -322,12 +333,12 @@ impl Log for SledLog {
     }
 
     fn topics(&self) -> Result<Vec<StoredTopic>> {
-        meta::read_topics(&self.tree)
-            .map(|topic| topic.and_then(|topic| self.with_head(topic)))
-            .collect()
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take();
+        found.map_or_else(|| self.read_topics(), Ok)
     }
 
     fn commit(&self, group: &Group) -> Result<()> {
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let bytes_of = |blocks: &[(TopicId, Block)]| -> u64 {
             blocks.iter().map(|(_, block)| block.bytes().len() as u64).sum()
         };

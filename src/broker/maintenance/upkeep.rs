@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::rewriting::{MIN_MERGED_BLOCKS, ROLL_UP_BLOCKS};
 use crate::cursor::Sequence;
 use crate::event::Timestamp;
-use crate::log::Block;
+use crate::log::{Block, Extent};
 
 /// Says when something is to be looked at next.
 #[derive(Debug)]
@@ -59,12 +59,16 @@ pub(in super::super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Of a topic of which nothing is known: it is looked at in the first round.
-    pub(in super::super) fn unknown() -> Self {
+    /// Of a topic that holds this when the broker is opened: it is looked at in the first round.
+    pub(in super::super) fn of(extent: &Extent) -> Self {
+        // Each of the events that were not looked at yet may be a small block.
+        let unseen =
+            extent.tail.get() - extent.rewritten.max(extent.earliest).get().min(extent.tail.get());
+        let small_blocks = unseen.min(u64::from(ROLL_UP_BLOCKS)) as u32;
         Self {
             retention: Alarm::ringing(),
             rewriting: Alarm::ringing(),
-            small_blocks: AtomicU32::new(ROLL_UP_BLOCKS),
+            small_blocks: AtomicU32::new(small_blocks),
             sweep_ms: AtomicU64::new(0),
             compacted: Mutex::new((Sequence::FIRST, 0)),
         }
