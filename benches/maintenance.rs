@@ -1,5 +1,5 @@
-//! How long does a publish take while maintenance goes on, beside one without it? Events with keys to
-//! topics that are compacted and trimmed, at a steady rate over gRPC to the real binary, every
+//! How long does a publish take while maintenance goes on, beside one without it? Events with keys
+//! to topics that are compacted and trimmed, at a steady rate over gRPC to the real binary, every
 //! acknowledgement durable. The two take turns, and the medians count.
 //! `cargo bench --bench maintenance` measures; `cargo test --benches` runs it tiny.
 

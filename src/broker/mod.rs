@@ -51,7 +51,7 @@ pub use subscription::{Delivery, Subscription, Waited};
 pub use tail::{Form, Run};
 pub use topics::TopicDefaults;
 
-use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
+use crate::cursor::{Cursor, Epoch, OnGap, Place, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Log, MemoryLog, NewRecords, SledLog};
@@ -398,7 +398,7 @@ impl Broker {
     pub async fn read(&self, topic: &TopicName, request: PageRequest) -> Result<Page> {
         let mut request = request;
         match self.0.topics.existing(topic) {
-            Ok(topic) => request.start = before_start(&request, &topic.state().extent),
+            Ok(topic) => request.start = self.0.page_start(&topic, &request).await?,
             Err(_it_is_waited_for) if !request.wait.is_zero() => {}
             Err(error) => return Err(error),
         }
@@ -662,6 +662,19 @@ impl Shared {
         Ok(())
     }
 
+    /// Where a page begins, also one that is asked for by its end.
+    async fn page_start(&self, topic: &Topic, request: &PageRequest) -> Result<StartPoint> {
+        let TopicState { id, extent, .. } = topic.state();
+        let (Some(before), StartPoint::Latest, Some(id)) = (request.before, request.start, id)
+        else {
+            return Ok(request.start);
+        };
+        let (end, limit) = (before.min(extent.tail).max(extent.earliest), request.limit as u64);
+        let first = self.blocking(move |log| log.back(id, &extent, end, limit)).await?;
+        let after = Place::Sequence(first.previous());
+        Ok(StartPoint::After(Cursor { after, epoch: None }))
+    }
+
     /// Makes sure that the window has the ids that `topic` held before the start.
     async fn recall(&self, topic: &Topic) -> Result<()> {
         let Some(id) = topic.state().id else { return Ok(()) };
@@ -672,22 +685,6 @@ impl Shared {
         }
         let _one_of_few = self.recalls.acquire().await.map_err(|_closed| Error::ShuttingDown)?;
         topic.recall.finish((&self.log, id), &self.dedup, (self.now)(), note).await
-    }
-}
-
-/// Where a page begins that is asked for by its end.
-fn before_start(request: &PageRequest, extent: &Extent) -> StartPoint {
-    match (request.before, request.start) {
-        (Some(before), StartPoint::Latest) => {
-            let end = before.min(extent.tail);
-            let first = Sequence::new(end.get().saturating_sub(request.limit as u64));
-            let first = first.max(extent.earliest);
-            StartPoint::After(crate::cursor::Cursor {
-                after: crate::cursor::Place::Sequence(first.previous()),
-                epoch: None,
-            })
-        }
-        (_, start) => start,
     }
 }
 

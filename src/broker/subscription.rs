@@ -23,7 +23,7 @@ use super::tail::{Run, SharedBlock};
 use super::topics::{TopicRef, TopicState};
 use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
-use crate::log::{Extent, Seek};
+use crate::log::{Extent, Log, Seek};
 use crate::topic::TopicName;
 
 /// What a subscription yields.
@@ -314,8 +314,10 @@ async fn resolve(
         StartPoint::Earliest => return Ok((state.extent.earliest, None)),
         StartPoint::Latest => return Ok((state.extent.tail, None)),
         StartPoint::Last(count) => {
-            let first = Sequence::new(state.extent.tail.get().saturating_sub(count));
-            return Ok((first.max(state.extent.earliest), None));
+            let (id, extent) = (state.id, state.extent);
+            let Some(id) = id else { return Ok((extent.tail, None)) };
+            let back = move |log: &dyn Log| log.back(id, &extent, extent.tail, count);
+            return Ok((shared.blocking(back).await?, None));
         }
         StartPoint::Time(time) => {
             return Ok((seek(shared, state, Seek::Time(time)).await?, None));

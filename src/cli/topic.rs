@@ -7,8 +7,8 @@ use leftoff::TopicName;
 use leftoff::edge::proto::{self, Topic as TopicMessage};
 use serde_json::json;
 
-use super::CliResult;
 use super::client::{Client, ServerArgs, failed};
+use super::{CliError, CliResult, Failure};
 
 /// Creates, changes, shows, purges or deletes a topic
 #[derive(Debug, Args)]
@@ -139,6 +139,10 @@ impl Topic {
             Action::Update { topic, settings, unset, server } => {
                 let (config, mut paths) = settings.message();
                 paths.extend(unset);
+                if paths.is_empty() {
+                    let message = "nothing to change: name a setting, or one to --unset";
+                    return Err(CliError::new(Failure::Refused, message));
+                }
                 let request = proto::UpdateTopicRequest {
                     topic: topic.to_string(),
                     config: Some(config),

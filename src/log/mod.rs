@@ -44,7 +44,7 @@ pub use stored_block::StoredBlock;
 use std::ops::Range;
 
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
 use crate::topic::{TopicId, TopicName};
 use crate::topic_config::TopicConfig;
@@ -325,5 +325,46 @@ pub trait Log: Send + Sync + 'static {
             }
         }
         Ok(low.max(earliest))
+    }
+
+    /// The sequence of the `count`th event of `topic` before `below`; `earliest` where there are
+    /// fewer. Where events were dropped in between it reads as many blocks as hold so many.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadFailed`]. What is damaged is passed over.
+    ///
+    /// [`Error::ReadFailed`]: crate::Error::ReadFailed
+    fn back(
+        &self,
+        topic: TopicId,
+        extent: &Extent,
+        below: Sequence,
+        count: u64,
+    ) -> Result<Sequence> {
+        let Extent { earliest, tail, .. } = *extent;
+        if extent.events() == tail.get() - earliest.get() {
+            return Ok(Sequence::new(below.get().saturating_sub(count)).max(earliest));
+        }
+        let (mut at, mut left) = (below, count);
+        while left > 0 && at > earliest {
+            let block = match self.read(topic, at.previous(), at, 1) {
+                Ok(blocks) => blocks.into_iter().next(),
+                Err(Error::Damaged { first, .. }) => {
+                    at = first.min(at.previous());
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let Some(block) = block else { break };
+            let sequences: Vec<_> =
+                block.events().map(|event| event.sequence).take_while(|s| *s < at).collect();
+            if let Some(found) = (sequences.len() as u64).checked_sub(left) {
+                return Ok(sequences[found as usize].max(earliest));
+            }
+            left -= sequences.len() as u64;
+            at = block.first_sequence();
+        }
+        Ok(if left == 0 { at } else { earliest })
     }
 }

@@ -197,6 +197,9 @@ async fn killed_in_the_middle_of_maintenance_it_keeps_what_is_kept_and_drops_wha
         process.kill();
         process = Process::serve(directory.path(), &EAGER);
     }
+    process.kill();
+    let checked = run(&["check", "--data-dir", directory.path().to_str().unwrap()]).await;
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stderr));
     let all = all.lock().unwrap();
     for (topic, _) in TOPICS {
         let known = &all[topic];
@@ -204,9 +207,6 @@ async fn killed_in_the_middle_of_maintenance_it_keeps_what_is_kept_and_drops_wha
         let drops = topic != "rolled-up";
         assert_eq!(!known.gone.is_empty(), drops, "{topic}: was anything dropped?");
     }
-    process.kill();
-    let checked = run(&["check", "--data-dir", directory.path().to_str().unwrap()]).await;
-    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stderr));
 }
 
 /// Runs `leftoff` and kills it after a time, unless it has ended by then; whether it had.

@@ -1,7 +1,7 @@
 //! Publishing twice is safe: repeats are recognised, also after a restart, and conditions hold.
 
 use leftoff::cursor::{OnGap, StartPoint};
-use leftoff::{Ack, Broker, Delivery, Error, NewEvent, OpenConfig, Publish};
+use leftoff::{Ack, Broker, Delivery, Error, NewEvent, OpenConfig, Publish, TopicConfig};
 
 use crate::common::name;
 
@@ -54,6 +54,39 @@ async fn a_repeat_is_answered_as_the_first_was_also_after_a_restart() {
     assert_eq!(ack.receipt(0), first.receipt(298));
     let expected: Vec<String> = (1..=302).map(|number| number.to_string()).collect();
     assert_eq!(payloads(&broker).await, expected);
+}
+
+/// Goal: a late repeat of a value that was superseded since does not become the newest of its key,
+/// though compaction and a restart come between.
+#[tokio::test]
+async fn an_id_is_known_as_long_as_it_should_be_also_where_its_event_is_superseded() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = OpenConfig::default();
+    let compacted = TopicConfig { compact: Some(true), ..TopicConfig::default() };
+    let value = |id: u64| NewEvent { key: "k".to_owned(), ..with_ids([id]).remove(0) };
+    for (max_age_ms, kept) in [(600_000, vec!["1", "2", "3"]), (0, vec!["3"])] {
+        config.dedup.max_age_ms = max_age_ms;
+        let broker = Broker::open(directory.path(), &config).unwrap();
+        broker.set_topic(&name("a"), compacted).await.unwrap();
+        if max_age_ms > 0 {
+            for id in 1..=3 {
+                publish(&broker, vec![value(id)], None).await.unwrap();
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await; // Older than 0 ms.
+        for _ in 0..2 {
+            broker.maintain(None).await.unwrap();
+        }
+        assert_eq!(payloads(&broker).await, kept);
+        broker.close().await;
+        drop(broker);
+        let broker = Broker::open(directory.path(), &config).unwrap();
+        if max_age_ms > 0 {
+            let again = publish(&broker, vec![value(1)], None).await.unwrap();
+            assert!(again.is_duplicate(), "{again:?}");
+        }
+        broker.close().await;
+    }
 }
 
 #[tokio::test]

@@ -299,6 +299,31 @@ async fn retention_keeps_what_the_limits_say_and_says_what_it_did() {
     );
 }
 
+/// Goal: whoever asks for the last events gets as many, also where others between were dropped.
+#[tokio::test]
+async fn the_last_events_of_a_compacted_topic_are_as_many_as_are_asked_for() {
+    let server = with_patterns("[topics.a]\ncompact = true").await;
+    for round in 1..=30 {
+        for key in ["a", "b", "c", "d", "e"].iter().take(if round < 3 { 5 } else { 2 }) {
+            publish_keyed(&server, key, &round.to_string()).await;
+        }
+    }
+    for _ in 0..2 {
+        maintain(&server, "a").await;
+    }
+    let keys = async |query: &str| {
+        let page = get(server.address, &format!("/v1/topics/a/events{query}")).await.json();
+        let key = |event: &Value| event["key"].as_str().unwrap().to_owned();
+        page["events"].as_array().unwrap().iter().map(key).collect::<String>()
+    };
+    assert_eq!(keys("?from=earliest").await, "cdeab");
+    assert_eq!(keys("?from=last:4").await, "deab");
+    assert_eq!(keys("?from=last:99").await, "cdeab");
+    let tail = get(server.address, "/v1/topics/a").await.json()["tail"].as_u64().unwrap();
+    assert_eq!(keys(&format!("?before={tail}&limit=3")).await, "eab");
+    assert_eq!(keys("?before=50&limit=2").await, "de");
+}
+
 /// Goal: load the state, follow from its cursor, and have everything.
 #[tokio::test]
 async fn the_state_of_a_compacted_topic_is_the_latest_of_each_key_and_following_goes_on_from_it() {
