@@ -135,7 +135,8 @@ fn main() {
     println!("soak published {:.1} times what is retained", turnover(&samples));
 }
 
-/// Starts the broker, and kills it again, a few times; the last one goes on. The median, in seconds.
+/// Starts the broker, and kills it again, a few times; the last one goes on. Also the median time,
+/// in seconds.
 fn reopen(data: &Path) -> (Served, f64) {
     let mut seconds = Vec::new();
     loop {

@@ -35,7 +35,7 @@ impl Check {
         let progress = |checking| {
             let (message, done, total) = match checking {
                 Checking::Copied(done, total) => ("copying bytes", done, total),
-                Checking::Read(done, total) => ("reading topics", done, total),
+                Checking::Read(done, total) => ("reading bytes", done, total),
             };
             bar.set_message(message);
             bar.set_length(total);

@@ -31,7 +31,7 @@ const COPY_STEP_BYTES: usize = 1 << 20;
 pub enum Checking {
     /// This many bytes of the log's files are copied, of so many.
     Copied(u64, u64),
-    /// This many topics are read, of so many.
+    /// This many bytes of blocks are read, of so many at the most.
     Read(u64, u64),
 }
 
@@ -64,8 +64,7 @@ pub fn check(
     scratch: &Path,
     progress: impl FnMut(Checking),
 ) -> Result<CheckReport> {
-    Checker { report: CheckReport::default(), topics: Vec::new(), repaired: None, progress }
-        .run(directory, scratch)
+    Checker::new(None, progress).run(directory, scratch)
 }
 
 /// As [`check`], and writes whatever verifies into a new log in `repaired`, which is made or empty.
@@ -82,12 +81,14 @@ pub fn repair(
     progress: impl FnMut(Checking),
 ) -> Result<CheckReport> {
     let repaired = Some(Target::create(repaired)?);
-    Checker { report: CheckReport::default(), topics: Vec::new(), repaired, progress }
-        .run(directory, scratch)
+    Checker::new(repaired, progress).run(directory, scratch)
 }
 
 struct Checker<P> {
     report: CheckReport,
+    /// How large the log's files are, and how much of that was read in blocks so far.
+    copied_bytes: u64,
+    read_bytes: u64,
     /// The topics, as their newest blocks have them.
     topics: Vec<StoredTopic>,
     repaired: Option<Target>,
@@ -95,6 +96,11 @@ struct Checker<P> {
 }
 
 impl<P: FnMut(Checking)> Checker<P> {
+    fn new(repaired: Option<Target>, progress: P) -> Self {
+        let (report, topics) = (CheckReport::default(), Vec::new());
+        Self { report, copied_bytes: 0, read_bytes: 0, topics, repaired, progress }
+    }
+
     fn run(mut self, directory: &Path, scratch: &Path) -> Result<CheckReport> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let source = directory.join("sled");
@@ -103,7 +109,7 @@ impl<P: FnMut(Checking)> Checker<P> {
         }
         let lock = lock_existing(directory)?;
         restore::refuse_unfinished(directory)?;
-        copy(&source, scratch, &mut self.progress)
+        self.copied_bytes = copy(&source, scratch, &mut self.progress)
             .map_err(|error| at(format!("copying it to {}: {error}", scratch.display())))?;
         match self.verify(directory, scratch) {
             Err(
@@ -150,15 +156,13 @@ impl<P: FnMut(Checking)> Checker<P> {
 
     fn read_topics(&mut self, tree: &sled::Tree) -> Result<()> {
         let topics: Vec<_> = meta::read_topics(tree).collect();
-        let count = topics.len() as u64;
         let known: BTreeSet<TopicId> = topics.iter().flatten().map(|topic| topic.id).collect();
-        for (index, topic) in topics.into_iter().enumerate() {
+        for topic in topics {
             self.report.topics += 1;
             match topic {
                 Ok(topic) => self.read_topic(tree, topic)?,
                 Err(error) => self.report.damage.push(error),
             }
-            (self.progress)(Checking::Read(index as u64 + 1, count));
         }
         self.read_orphans(tree, &known)
     }
@@ -234,6 +238,8 @@ impl<P: FnMut(Checking)> Checker<P> {
         self.report.events += events as u64;
         self.report.event_bytes += (block.bytes().len() - HEADER_BYTES) as u64;
         self.report.last_position = self.report.last_position.max(block.last_position().get());
+        self.read_bytes += block.bytes().len() as u64;
+        (self.progress)(Checking::Read(self.read_bytes, self.copied_bytes));
         let Some(target) = &mut self.repaired else { return Ok(()) };
         if let Some(next) = target.next_block(id)
             && next < block.first_sequence()
@@ -244,7 +250,8 @@ impl<P: FnMut(Checking)> Checker<P> {
     }
 }
 
-fn copy(source: &Path, target: &Path, progress: &mut impl FnMut(Checking)) -> io::Result<()> {
+/// Copies the files of a log; how many bytes that were.
+fn copy(source: &Path, target: &Path, progress: &mut impl FnMut(Checking)) -> io::Result<u64> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(source)? {
         let entry = entry?;
@@ -268,5 +275,5 @@ fn copy(source: &Path, target: &Path, progress: &mut impl FnMut(Checking)) -> io
             progress(Checking::Copied(copied, total));
         }
     }
-    Ok(())
+    Ok(copied)
 }
