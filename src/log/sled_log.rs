@@ -149,6 +149,8 @@ impl SledLog {
             Some(stored) => self.mark.read(stored.epoch).map_err(|error| at(error.to_string()))?,
             None => None,
         };
+        // Whatever is refused below, the mark stays that of this epoch.
+        self.epoch = stored.map_or(self.epoch, |stored| stored.epoch);
         let topics = meta::read_topics(&self.tree).collect::<Result<Vec<_>>>()?;
         *self.names.get_mut().unwrap_or_else(PoisonError::into_inner) =
             topics.iter().map(|topic| (topic.id, topic.name.clone())).collect();

@@ -139,7 +139,7 @@ impl Committer {
             let appended_blocks = if requests.is_empty() { 0 } else { self.publish(requests) };
             self.take_steps(appended_blocks);
             match other {
-                Some(Command::Publish(_)) => next = other, // One of the next group.
+                Some(Command::Publish(_) | Command::Step(_)) => next = other, // For the next group.
                 Some(other) => self.obey(other),
                 None => {}
             }

@@ -109,10 +109,12 @@ impl Committer {
         let mut group = Group::default();
         let mut placed: Vec<(Placed, _)> = Vec::new();
         while let Some(Step { topic, work, answer }) = self.steps.pop_front() {
-            // A step goes on from what those before it make of its topic.
-            let before = placed.iter().rev().find(|(other, _)| Arc::ptr_eq(&topic, &other.topic));
-            let before = before.and_then(|(step, _)| step.changed.clone());
-            match self.place_step(topic, before, work, &mut group) {
+            // A step is placed on what the ones of its topic before it have written.
+            if placed.iter().any(|(other, _)| Arc::ptr_eq(&topic, &other.topic)) {
+                self.steps.push_front(Step { topic, work, answer });
+                break;
+            }
+            match self.place_step(topic, work, &mut group) {
                 Ok(done) => placed.push((done, answer)),
                 Err(error) => drop(answer.send(Err(error))),
             }
@@ -136,14 +138,8 @@ impl Committer {
     }
 
     /// Adds what is to be done to `group`.
-    fn place_step(
-        &mut self,
-        topic: Arc<Topic>,
-        before: Option<StoredTopic>,
-        work: Work,
-        group: &mut Group,
-    ) -> Result<Placed> {
-        let mut stored = before.map_or_else(|| stored(&topic), Ok)?;
+    fn place_step(&mut self, topic: Arc<Topic>, work: Work, group: &mut Group) -> Result<Placed> {
+        let mut stored = stored(&topic)?;
         let before = stored.extent;
         let mut done = Done::default();
         let (mut quiet, mut forgotten) = (Quiet::default(), None);
