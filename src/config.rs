@@ -11,7 +11,7 @@ use crate::broker::{
     BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
     TopicDefaults, all_within,
 };
-use crate::edge::FollowConfig;
+use crate::edge::{self, FollowConfig};
 use crate::server::ServerConfig;
 
 /// What begins every variable of the environment: `LEFTOFF_DATA_DIR`, and
@@ -99,6 +99,7 @@ impl Config {
     pub fn validate(&self) -> crate::Result<()> {
         self.open_config().validate()?;
         let Self { follow, server, .. } = self;
+        let largest_request = edge::max_request_bytes(&self.limits);
         all_within(&[
             ("follow.heartbeat_ms", follow.heartbeat_ms, 10, 3_600_000),
             ("follow.retry_ms", follow.retry_ms, 1, 3_600_000),
@@ -108,7 +109,8 @@ impl Config {
             ("follow.body_read_ms", follow.body_read_ms, 1, 3_600_000),
             ("server.shutdown_ms", server.shutdown_ms, 0, 3_600_000),
             ("server.header_read_ms", server.header_read_ms, 1, 3_600_000),
-            ("server.max_receiving_bytes", server.max_receiving_bytes, 1 << 20, 1 << 40),
+            // One request has to fit, or none of its size is ever taken.
+            ("server.max_receiving_bytes", server.max_receiving_bytes, largest_request, 1 << 40),
             ("server.write_timeout_ms", server.write_timeout_ms, 1, 3_600_000),
             ("server.keep_alive_ms", server.keep_alive_ms, 1, 3_600_000),
             ("server.max_concurrent_streams", server.max_concurrent_streams.into(), 1, 100_000),

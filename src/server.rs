@@ -66,8 +66,8 @@ pub struct ServerConfig {
     pub max_concurrent_streams: u32,
     /// Memory for requests that are not whole yet, of all connections, in bytes. Default: 64 MiB.
     pub max_receiving_bytes: u64,
-    /// How long a client may take nothing of what is sent to it, in milliseconds, before its
-    /// connection is closed. Default: 30,000.
+    /// How long a client may take nothing of what is sent to it, or less than 64 KiB of it, in
+    /// milliseconds, before its connection is closed. Default: 30,000.
     pub write_timeout_ms: u64,
 }
 
@@ -201,9 +201,6 @@ impl Connections {
     }
 
     fn serve(&self, socket: TcpStream, routes: &Router) {
-        if let Err(error) = socket.set_nodelay(true) {
-            debug!(%error, "cannot send small answers at once");
-        }
         let service = TowerToHyperService::new(routes.clone());
         let (builder, watcher) = (self.builder.clone(), self.graceful.watcher());
         let (first_bytes, write_timeout) = (self.first_bytes, self.write_timeout);

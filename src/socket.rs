@@ -8,7 +8,9 @@
 //! read and dropped until the peer closes too, or for a moment at the most. Source: RFC 9112, 9.6.
 //!
 //! A peer that takes nothing of what is sent to it for long is given up, or it would hold what it
-//! does not take for ever.
+//! does not take for ever. What waits in the system for its turn is bounded: the system says that
+//! there is room again only when a third of its buffer is free, which is megabytes after a while,
+//! and a peer that reads slowly but well would seem to take nothing for minutes.
 
 use std::io;
 use std::pin::Pin;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+use tracing::debug;
 
 /// How long the peer has to close its half.
 const LINGER: Duration = Duration::from_secs(1);
@@ -27,6 +30,11 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long the rest of a beginning that tells nothing yet is waited for before another look.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What waits in the system for its turn to be sent, in bytes: room is told when half of it is gone.
+/// Elsewhere it is what the system thinks best. Source: Linux, tcp(7), TCP_NOTSENT_LOWAT.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 128 << 10;
 
 /// Waits until the peer has sent enough to tell HTTP/1.1 from HTTP/2.
 ///
@@ -45,6 +53,14 @@ pub(crate) async fn says_what_it_speaks(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
+/// Has small answers sent at once, and little wait to be sent.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    Ok(())
+}
+
 /// A socket that lingers when it is shut down, and gives up a peer that takes nothing.
 #[derive(Debug)]
 pub(crate) struct Socket {
@@ -58,6 +74,9 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
+        if let Err(error) = prepare(&stream) {
+            debug!(%error, "cannot set how a connection sends");
+        }
         Self { stream, write_timeout, stalled: None, lingering: None }
     }
 
@@ -137,5 +156,54 @@ impl AsyncWrite for Socket {
             return Poll::Ready(Ok(()));
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
+
+    /// A socket that is written to without an end, and its peer; the task ends with the error.
+    async fn endless() -> (tokio::task::JoinHandle<io::Error>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let writing = tokio::spawn(async move {
+            let mut socket = Socket::new(stream, WRITE_TIMEOUT);
+            loop {
+                if let Err(error) = socket.write_all(&[7; 64 << 10]).await {
+                    return error;
+                }
+            }
+        });
+        (writing, peer)
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_given_up() {
+        let (writing, _peer) = endless().await;
+        assert_eq!(writing.await.unwrap().kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// Goal: whoever reads slowly, but reads, is no peer that takes nothing. It takes six times the
+    /// bytes in six times as long, at a rate of a few hundred KiB a second.
+    #[tokio::test]
+    async fn a_peer_that_reads_slowly_is_not_given_up() {
+        let (writing, mut peer) = endless().await;
+        let started = Instant::now();
+        let mut chunk = vec![0; 32 << 10];
+        while started.elapsed() < 6 * WRITE_TIMEOUT {
+            peer.read_exact(&mut chunk).await.unwrap();
+            tokio::time::sleep(WRITE_TIMEOUT / 10).await;
+        }
+        assert!(!writing.is_finished(), "it was given up");
+        writing.abort();
     }
 }

@@ -466,3 +466,46 @@ async fn a_reader_of_a_deleted_topic_is_told_though_there_is_a_new_one() {
     broker.publish(publish("a", "three")).await.unwrap();
     let Some(Delivery::Events(_)) = reader.next().await.unwrap() else { panic!() };
 }
+
+/// Goal: what ends a group that is full is not lost, and steps that wait together for one topic are
+/// each taken on what the one before it left.
+#[tokio::test]
+async fn steps_between_publishes_are_taken_one_after_the_other() {
+    let log = Arc::new(FaultyLog::default());
+    let mut config = OpenConfig::default();
+    config.broker.max_group_bytes = 1_024;
+    config.maintenance.interval_ms = 3_600_000; // Never.
+    let broker = Broker::with_log(log.clone(), &config).unwrap();
+    for payload in ["1", "2", "3", "4"] {
+        broker.publish(publish("a", payload)).await.unwrap();
+    }
+    let topic = broker.0.topics.existing(&name("a")).unwrap();
+    log.fail(log.appends() + 1, Fault::Waits);
+    let held = log.hold();
+    let mut acks = vec![broker.submit(publish("a", "5")).await.unwrap()];
+    let mut steps = Vec::new();
+    for (number, earliest) in [3, 5, 4].into_iter().enumerate() {
+        let mut large = publish("a", &format!("large {number}"));
+        large.events[0].payload = vec![b'x'; 2_000].into(); // A group of its own.
+        acks.push(broker.submit(large).await.unwrap());
+        let earliest = Sequence::new(earliest);
+        let mut report = MaintenanceReport::default();
+        report.expired.add(1, 1);
+        let work = Work::Trim { earliest, reason: TrimReason::Purged, report };
+        let (answer, answered) = oneshot::channel();
+        let step = Step { topic: topic.clone(), work, answer };
+        broker.0.send(Command::Step(step)).await.unwrap();
+        steps.push(answered);
+    }
+    drop(held);
+    for ack in acks {
+        ack.ack().await.unwrap();
+    }
+    for (step, counted) in steps.into_iter().zip([1, 1, 0]) {
+        assert_eq!(step.await.unwrap().unwrap().report.expired.events, counted);
+    }
+    assert_eq!(broker.maintenance_totals().expired.events, 2);
+    let extent = broker.topic(&name("a")).unwrap().extent;
+    assert_eq!((extent.earliest, extent.tail), (Sequence::new(5), Sequence::new(9)));
+    assert_eq!(stored(&broker, "a").await.len(), 4);
+}

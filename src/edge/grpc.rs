@@ -11,16 +11,16 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::page_token::{StateToken, page_limit};
 use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
-use super::receiving::Received;
+use super::receiving::{self, Received};
 use super::{FollowConfig, messages};
-use crate::broker::{Broker, Delivery, InOrder, Pending, Subscription, Waited};
+use crate::broker::{Broker, Delivery, InOrder, LimitsConfig, Pending, Subscription, Waited};
 use crate::cursor::{Cursor, OnGap, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 
 /// What a message may take besides its events' bytes: names, lengths, the topic.
-const MESSAGE_SLACK_BYTES: usize = 1 << 20;
+const MESSAGE_SLACK_BYTES: u64 = 1 << 20;
 
 /// Most topics of one page, and how many there are when none are asked for.
 const MAX_LISTED_TOPICS: usize = 10_000;
@@ -32,9 +32,14 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/leftoff
 /// What the service streams.
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// The largest message that is taken.
+pub(super) fn max_message_bytes(limits: &LimitsConfig) -> u64 {
+    limits.max_batch_bytes + MESSAGE_SLACK_BYTES
+}
+
 /// The service, ready to be mounted in any tonic server or axum router.
 pub fn service(broker: Broker, config: FollowConfig) -> BrokerServiceServer<Grpc> {
-    let max_bytes = broker.limits().max_batch_bytes as usize + MESSAGE_SLACK_BYTES;
+    let max_bytes = max_message_bytes(broker.limits()) as usize;
     BrokerServiceServer::new(Grpc { broker, config })
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(usize::MAX)
@@ -82,9 +87,11 @@ impl BrokerService for Grpc {
         request: Request<proto::PublishRequest>,
     ) -> Result<Response<proto::PublishResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let received = request.extensions().get::<Received>().cloned();
         let proto::PublishRequest { topic, events, expected_sequence } = request.into_inner();
         let publish = messages::publish(&topic, events, expected_sequence)?;
-        let ack = within(deadline, self.broker.publish(publish)).await?;
+        let publish = receiving::handed_in(&self.broker, publish, received);
+        let ack = within(deadline, publish).await?;
         Ok(Response::new(proto::PublishResponse { ack: Some(messages::ack(&ack)) }))
     }
 
@@ -354,7 +361,7 @@ impl Publishing {
         match request {
             Ok(Some(request)) => {
                 let pending = self.submit(request).await;
-                self.received.release();
+                self.received.keep(0);
                 self.in_flight.push_back(pending);
             }
             Ok(None) => self.requests = None,

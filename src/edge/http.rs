@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode, Uri, header};
 
 use super::json::{self, ReceiptJson};
 use super::query::Query;
-use super::{FollowConfig, http_lines, http_topics, receiving, sse, status};
+use super::receiving::{self, Received};
+use super::{FollowConfig, http_lines, http_topics, sse, status};
 use crate::broker::{Broker, PageRequest, Publish};
 use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
@@ -209,6 +210,7 @@ impl Edge {
         mut query: Query,
         content_type: String,
         body: Body,
+        received: Option<Received>,
     ) -> Result<Response> {
         let event = NewEvent {
             id: query.take("id").unwrap_or_default(),
@@ -224,7 +226,8 @@ impl Edge {
         let silence = Duration::from_millis(self.config.body_read_ms);
         let payload = whole(body, self.broker.limits().max_payload_bytes, silence).await?;
         let events = vec![NewEvent { payload, ..event }];
-        let ack = self.broker.publish(Publish { topic, events, expected_sequence }).await?;
+        let publish = Publish { topic, events, expected_sequence };
+        let ack = receiving::handed_in(&self.broker, publish, received).await?;
         Ok((StatusCode::CREATED, axum::Json(ReceiptJson::of(&ack, 0))).into_response())
     }
 }
@@ -234,9 +237,11 @@ async fn publish(
     path: PathResult,
     headers: HeaderMap,
     uri: Uri,
+    received: Option<Extension<Received>>,
     body: Body,
 ) -> Result<Response> {
     let topic = topic(path)?;
+    let received = received.map(|Extension(received)| received);
     let query = Query::parse(uri.query())?;
     let content_type = match headers.get(header::CONTENT_TYPE) {
         Some(value) => {
@@ -248,9 +253,9 @@ async fn publish(
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/x-ndjson") {
         query.finish("none with NDJSON: each line has its own")?;
-        return http_lines::publish(&edge.broker, topic, &edge.config, body).await;
+        return http_lines::publish(&edge.broker, topic, &edge.config, body, received).await;
     }
-    edge.publish_one(topic, query, content_type, body).await
+    edge.publish_one(topic, query, content_type, body, received).await
 }
 
 /// What went wrong with a body.

@@ -14,14 +14,20 @@ use super::FollowConfig;
 use super::http::body_error;
 use super::json::ReceiptJson;
 use super::ndjson::Line;
+use super::receiving::Received;
 use super::status;
-use crate::broker::{Ack, Broker, InOrder, Pending, Publish};
+use crate::broker::{Ack, Broker, InOrder, LimitsConfig, Pending, Publish};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::topic::TopicName;
 
 /// What a line may take besides its payload: base64, names, headers.
 const LINE_SLACK_BYTES: u64 = 64 << 10;
+
+/// The longest line that is taken.
+pub(super) fn max_line_bytes(limits: &LimitsConfig) -> u64 {
+    2 * limits.max_payload_bytes + LINE_SLACK_BYTES
+}
 
 /// Publishes the events of `body`.
 ///
@@ -36,9 +42,11 @@ pub(super) async fn publish(
     topic: TopicName,
     config: &FollowConfig,
     body: Body,
+    received: Option<Received>,
 ) -> Result<Response> {
     let mut lines = Lines {
         broker,
+        received: received.unwrap_or_default(),
         topic,
         batch: Batch::default(),
         in_flight: VecDeque::new(),
@@ -65,6 +73,8 @@ pub(super) async fn publish(
 
 struct Lines<'a> {
     broker: &'a Broker,
+    /// What was received and not handed in yet.
+    received: Received,
     topic: TopicName,
     batch: Batch,
     /// The batches that wait for their answer, each with its first line.
@@ -126,7 +136,7 @@ impl Lines<'_> {
 
     /// Reads the lines, and hands in what is whole.
     async fn read(&mut self, body: Body) -> Result<(), Failed> {
-        let max_line_bytes = 2 * self.broker.limits().max_payload_bytes + LINE_SLACK_BYTES;
+        let max_line_bytes = max_line_bytes(self.broker.limits());
         let mut unread = BytesMut::new();
         let mut chunks = body.into_data_stream();
         loop {
@@ -154,6 +164,7 @@ impl Lines<'_> {
                 return Err(self.failed(self.number + 1, error));
             }
             self.flush().await?; // What has arrived does not wait for what has not.
+            self.received.keep(unread.len());
         }
         self.push(&unread).await
     }

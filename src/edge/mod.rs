@@ -25,6 +25,8 @@ use std::time::Duration;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use crate::broker::LimitsConfig;
+
 /// The wire contract of the gRPC edge: messages, the service's server side, and a client.
 #[allow(
     missing_docs,
@@ -34,6 +36,11 @@ use serde::{Deserialize, Serialize};
 )]
 pub mod proto {
     tonic::include_proto!("leftoff.v1");
+}
+
+/// What a request may take before any of it can be handed in, in bytes.
+pub(crate) fn max_request_bytes(limits: &LimitsConfig) -> u64 {
+    grpc::max_message_bytes(limits).max(http_lines::max_line_bytes(limits))
 }
 
 /// How live subscriptions are served, on every edge.

@@ -18,7 +18,8 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-use crate::error::Error;
+use crate::broker::{Ack, Broker, Publish};
+use crate::error::{Error, Result};
 
 /// What may be being received, of all requests.
 #[derive(Debug, Clone)]
@@ -45,9 +46,12 @@ impl Receiving {
 }
 
 impl Received {
-    /// What was received so far is handed in, and counted elsewhere.
-    pub(super) fn release(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// All that was received so far but for the last `size_bytes` is handed in, and counted
+    /// elsewhere.
+    pub(super) fn keep(&self, size_bytes: usize) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = held.as_mut().and_then(|held| held.split(size_bytes.min(held.num_permits())));
+        *held = kept.filter(|kept| kept.num_permits() > 0);
     }
 
     fn add(&self, permit: OwnedSemaphorePermit) {
@@ -96,6 +100,22 @@ impl HttpBody for Counted {
     }
 }
 
+/// Publishes what was received as a whole: it counts as received until it has its place in the
+/// queue.
+///
+/// # Errors
+///
+/// As [`Broker::publish`].
+pub(super) async fn handed_in(
+    broker: &Broker,
+    publish: Publish,
+    received: Option<Received>,
+) -> Result<Ack> {
+    let pending = broker.submit(publish).await?;
+    drop(received);
+    pending.ack().await
+}
+
 /// Whether a body ended because too much was being received.
 pub(super) fn busy(error: &axum::Error) -> Option<Error> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -125,7 +145,11 @@ mod tests {
         assert_eq!(body.collect().await.unwrap().to_bytes().len(), 80);
         let error = request(30).into_body().collect().await.unwrap_err();
         assert!(matches!(busy(&error), Some(Error::Busy { .. })), "{error}");
-        first.extensions.get::<Received>().unwrap().release();
+        let received = first.extensions.get::<Received>().unwrap();
+        received.keep(30);
+        let error = request(80).into_body().collect().await.unwrap_err();
+        assert!(matches!(busy(&error), Some(Error::Busy { .. })), "30 are held: {error}");
+        received.keep(0);
         let (second, body) = request(100).into_parts();
         assert_eq!(body.collect().await.unwrap().to_bytes().len(), 100);
         drop(second);

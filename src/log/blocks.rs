@@ -19,9 +19,14 @@ const MAX_PART_BYTES: usize = 8 << 10;
 /// The end of a range of sequences that has none.
 pub(super) const END: Sequence = Sequence::new(u64::MAX);
 
+/// How many values a block of so many bytes is stored as.
+pub fn parts_in(size_bytes: usize) -> usize {
+    size_bytes.div_ceil(MAX_PART_BYTES)
+}
+
 /// How many values `block` is stored as.
 pub(super) fn parts_of(block: &Block) -> usize {
-    block.bytes().len().div_ceil(MAX_PART_BYTES)
+    parts_in(block.bytes().len())
 }
 
 /// The keys and values that `block` is stored as.

@@ -219,6 +219,50 @@ fn rewriting_puts_one_block_in_the_place_of_several(log: &dyn Log) {
     }
 }
 
+fn counting_back_counts_what_is_there(log: &dyn Log) {
+    fill(log, 40, 7);
+    let blocks = log.read(id(1), Sequence::new(71), Sequence::new(141), usize::MAX).unwrap();
+    let gone = [80, 81, 82];
+    rewrite(log, &Block::merge(&blocks, |event| !gone.contains(&event.sequence.get())));
+    let mut kept: Vec<u64> = (1..281).filter(|s| !gone.contains(s)).collect();
+    // As many are trimmed of the first block as are missing in the middle, to begin with. Then it
+    // is trimmed beyond them, up to and within a block, and to the end.
+    for earliest in [1, 4, 150, 155, 281] {
+        trim(log, earliest);
+        kept.retain(|s| *s >= earliest);
+        for is_reclaimed in [false, true] {
+            if is_reclaimed {
+                reclaim(log);
+            }
+            let extent = log.topics().unwrap().swap_remove(0).extent;
+            for below in [1, 70, 83, 84, 141, 200, 281].map(|below| earliest.max(below)) {
+                for count in [1, 2, 7, 60, 300] {
+                    let before = kept.partition_point(|s| *s < below);
+                    let found = log.back(id(1), &extent, Sequence::new(below), count as u64);
+                    let found = found.unwrap().get();
+                    let expected = match before.checked_sub(count) {
+                        Some(index) if before > 0 => kept[index],
+                        _ => earliest,
+                    };
+                    let next = |from: u64| kept.iter().copied().find(|s| *s >= from);
+                    assert_eq!(next(found), next(expected), "{count} below {below}: {extent:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Goal: whoever counts back while everything is purged is not kept for long.
+fn counting_back_over_what_was_purged_meanwhile_ends_at_once(log: &dyn Log) {
+    fill(log, 40, 7);
+    let mut topic = log.topics().unwrap().swap_remove(0);
+    let seen = Extent { tail: Sequence::new(1 << 60), dropped_events: 1, ..topic.extent };
+    topic.extent.earliest = topic.extent.tail;
+    trim(log, 281);
+    reclaim(log);
+    assert_eq!(log.back(id(1), &seen, seen.tail, 1 << 59).unwrap(), Sequence::FIRST);
+}
+
 fn stored_blocks_are_told_with_what_they_span_and_take(log: &dyn Log) {
     fill(log, 40, 7);
     let (first, tail) = (Sequence::FIRST, Sequence::new(281));
@@ -264,11 +308,13 @@ fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
     assert_eq!(left[0].size_bytes, blocks[3].bytes().len() as u64);
 }
 
-const CONTRACT: [fn(&dyn Log); 6] = [
+const CONTRACT: [fn(&dyn Log); 8] = [
     what_was_appended_is_read_from_any_place_in_steps_of_any_size,
     seeking_by_time_and_position_finds_the_first_event_that_reaches_it,
     trimming_takes_events_out_at_once_and_reclaiming_removes_whole_blocks,
     rewriting_puts_one_block_in_the_place_of_several,
+    counting_back_counts_what_is_there,
+    counting_back_over_what_was_purged_meanwhile_ends_at_once,
     stored_blocks_are_told_with_what_they_span_and_take,
     large_events_are_kept_beside_small_ones,
 ];

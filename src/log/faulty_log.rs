@@ -57,6 +57,7 @@ impl Drop for Held<'_> {
 #[derive(Debug, Default)]
 struct State {
     appends: u64,
+    reads: u64,
     faults: BTreeMap<u64, Fault>,
     failed: bool,
     /// Where blocks begin that cannot be read.
@@ -89,6 +90,15 @@ impl FaultyLog {
     /// If a test panicked meanwhile.
     pub fn appends(&self) -> u64 {
         self.state.lock().unwrap().appends
+    }
+
+    /// How many reads of blocks were asked for.
+    ///
+    /// # Panics
+    ///
+    /// If a test panicked meanwhile.
+    pub fn reads(&self) -> u64 {
+        self.state.lock().unwrap().reads
     }
 
     /// What reopening does: a failed log takes appends again.
@@ -165,8 +175,10 @@ impl Log for FaultyLog {
         max_bytes: usize,
     ) -> Result<Vec<Block>> {
         let mut blocks = self.inner.read(topic, from, below, max_bytes)?;
-        let damaged = &self.state.lock().unwrap().damaged;
-        let found = blocks.iter().position(|block| damaged.contains(&block.first_sequence()));
+        let mut state = self.state.lock().unwrap();
+        state.reads += 1;
+        let is_damaged = |block: &Block| state.damaged.contains(&block.first_sequence());
+        let found = blocks.iter().position(is_damaged);
         let Some(found) = found else { return Ok(blocks) };
         if found > 0 {
             blocks.truncate(found);

@@ -34,6 +34,7 @@ mod faulty_log;
 pub use faulty_log::{Fault, FaultyLog};
 
 pub use block::{Block, BlockBuilder, HEADER_BYTES, NewRecords};
+pub use blocks::parts_in;
 pub use check::{CheckReport, Checking, check, repair};
 pub use memory_log::MemoryLog;
 pub use record::{EventRef, Headers};
@@ -53,6 +54,9 @@ use crate::topic_config::TopicConfig;
 /// changes until the batch is over: one of 40,000 removals leaked gigabytes, those of a few hundred
 /// take tens of megabytes and give them back (benches/soak.rs).
 pub const MAX_REMOVED_PARTS: usize = 512;
+
+/// Parts of what was trimmed that are looked at to find out whether the rest is whole.
+const MAX_FRONT_PARTS: usize = 64;
 
 /// What is written in one go: all of it is stored, or nothing, over all topics.
 #[derive(Debug, Clone, Default)]
@@ -163,6 +167,11 @@ impl Extent {
     /// The blocks that are stored, in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.appended_bytes.saturating_sub(self.dropped_bytes)
+    }
+
+    /// Whether there is nothing in it to read.
+    pub fn is_empty(&self) -> bool {
+        self.earliest == self.tail
     }
 
     /// The events that are stored; those of the first block that were trimmed count, too.
@@ -327,6 +336,31 @@ pub trait Log: Send + Sync + 'static {
         Ok(low.max(earliest))
     }
 
+    /// Whether `topic` holds every event of its `earliest..tail`: none was dropped in between. It
+    /// may also say no where that takes long to find out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::stored_blocks`].
+    fn is_whole(&self, topic: TopicId, extent: &Extent) -> Result<bool> {
+        let earliest = extent.earliest;
+        let front = self.stored_blocks(topic, Sequence::FIRST..earliest, MAX_FRONT_PARTS)?;
+        // What was trimmed is counted as dropped only when its whole block is removed.
+        let mut undropped = 0;
+        if let Some((reaching, below)) = front.split_last() {
+            let read = self.read(topic, reaching.first, extent.tail, 1);
+            let Some(block) = read.ok().and_then(|blocks| blocks.into_iter().next()) else {
+                return Ok(false);
+            };
+            if block.last_sequence() < earliest.previous() {
+                return Ok(false);
+            }
+            undropped = block.events().take_while(|event| event.sequence < earliest).count() as u64;
+            undropped += below.iter().map(|block| block.events).sum::<u64>();
+        }
+        Ok(extent.dropped_events + undropped == earliest.previous().get())
+    }
+
     /// The sequence of the `count`th event of `topic` before `below`; `earliest` where there are
     /// fewer. Where events were dropped in between it reads as many blocks as hold so many.
     ///
@@ -342,16 +376,24 @@ pub trait Log: Send + Sync + 'static {
         below: Sequence,
         count: u64,
     ) -> Result<Sequence> {
-        let Extent { earliest, tail, .. } = *extent;
-        if extent.events() == tail.get() - earliest.get() {
+        let earliest = extent.earliest;
+        if self.is_whole(topic, extent)? {
             return Ok(Sequence::new(below.get().saturating_sub(count)).max(earliest));
         }
         let (mut at, mut left) = (below, count);
         while left > 0 && at > earliest {
             let block = match self.read(topic, at.previous(), at, 1) {
                 Ok(blocks) => blocks.into_iter().next(),
-                Err(Error::Damaged { first, .. }) => {
-                    at = first.min(at.previous());
+                // It says where what is missing begins, unless there is nothing before it at all.
+                Err(Error::Damaged { first, .. }) if first < at.previous() => {
+                    at = first;
+                    continue;
+                }
+                Err(Error::Damaged { .. }) => {
+                    if self.stored_blocks(topic, Sequence::FIRST..at.previous(), 1)?.is_empty() {
+                        break;
+                    }
+                    at = at.previous();
                     continue;
                 }
                 Err(error) => return Err(error),

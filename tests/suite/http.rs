@@ -244,6 +244,17 @@ async fn lines_are_published_in_order_as_they_stream_in() {
     assert_eq!((&again["duplicates"], &again["last"]["duplicate"]), (&json!(2_500), &json!(true)));
 }
 
+/// Goal: a body may be as long as it likes: what is handed in of it is no longer being received.
+#[tokio::test]
+async fn lines_make_room_as_they_are_handed_in() {
+    let mut config = Config::default();
+    config.server.max_receiving_bytes = 1 << 20;
+    let server = Server::with(config).await;
+    let line = format!("{{\"data\":\"{}\"}}\n", "x".repeat(10_000));
+    let answer = send(ndjson(server.address, "a"), line.repeat(500)).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["count"]), (201, &json!(500)));
+}
+
 #[tokio::test]
 async fn a_bad_line_is_named_and_what_stands_before_it_is_stored() {
     let server = Server::start().await;

@@ -12,11 +12,8 @@ use super::{Committer, Request, next_id};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
-use crate::log::{BlockBuilder, Group, MAX_REMOVED_PARTS, NewRecords, StoredTopic};
+use crate::log::{BlockBuilder, Group, MAX_REMOVED_PARTS, NewRecords, StoredTopic, parts_in};
 use crate::topic::TopicId;
-
-/// What a stored part takes at the most, in bytes: as many as are appended may go, too.
-const PART_BYTES: usize = 32 << 10;
 
 /// What a group will change, before the log has it.
 pub(super) struct Draft {
@@ -255,7 +252,7 @@ impl Draft {
     /// looked at is left as it is: maintenance comes to it, and says why.
     pub(super) fn retain(&mut self, committer: &Committer, now: Timestamp) {
         let builders = self.topics.iter().flat_map(|topic| &topic.builders);
-        let appended: usize = builders.map(|b| b.size_bytes().div_ceil(PART_BYTES)).sum();
+        let appended: usize = builders.map(|b| parts_in(b.size_bytes())).sum();
         let mut left = MAX_REMOVED_PARTS + appended;
         for topic in self.topics.iter_mut().filter(|topic| topic.state.exists()) {
             let limits = topic.topic.effective_config();

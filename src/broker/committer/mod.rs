@@ -234,8 +234,12 @@ impl Committer {
                 self.tails.push(&topic.topic.tail, block);
             }
             self.last_position.fetch_max(extent.last_position.get(), Ordering::Release);
+            let was_empty = !topic.state.exists() || topic.state.extent.is_empty();
             let (id, is_deleted) = (Some(topic.id), false);
             topic.topic.set_state(TopicState { id, extent, is_deleted, ..topic.state });
+            if was_empty {
+                topic.topic.upkeep.has_front(); // How old it may get nobody has looked at.
+            }
             if let Some(retained) = topic.retained.take() {
                 // What was trimmed goes with the next publish to the topic, or after a while.
                 let more = retained.has_more.then(|| now.plus_ms(RECLAIM_MS));

@@ -1,5 +1,6 @@
 //! Steps of maintenance: what drops or rewrites some of what a topic holds.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -99,8 +100,29 @@ struct Placed {
     forgotten: Option<Sequence>,
 }
 
+/// Which steps go together.
+#[derive(Default)]
+struct Turn {
+    /// Whether they write blocks; known from the first one on.
+    writes: Option<bool>,
+    /// The topics of those that were looked at.
+    topics: HashSet<*const Topic>,
+}
+
+impl Turn {
+    /// Whether `step` can go with those before it. One of a topic at a time, for a step is placed
+    /// on what the ones of its topic before it have written. And those that write blocks apart: a
+    /// disk may be too full for them, and space comes back by the others.
+    fn admits(&mut self, step: &Step) -> bool {
+        let writes = matches!(step.work, Work::Rewrite(_));
+        let is_of_kind = *self.writes.get_or_insert(writes) == writes;
+        self.topics.insert(Arc::as_ptr(&step.topic)) && is_of_kind
+    }
+}
+
 impl Committer {
     /// Takes some of the steps that are queued, as one group.
+    ///
     /// They take out about as much as the publishes before them have put in, and some: so a publish
     /// waits for twice as long as without them at the most, and they keep up with any load.
     pub(super) fn take_steps(&mut self, appended_blocks: usize) {
@@ -108,21 +130,20 @@ impl Committer {
         let started = Instant::now();
         let mut group = Group::default();
         let mut placed: Vec<(Placed, _)> = Vec::new();
-        while let Some(Step { topic, work, answer }) = self.steps.pop_front() {
-            // A step is placed on what the ones of its topic before it have written.
-            if placed.iter().any(|(other, _)| Arc::ptr_eq(&topic, &other.topic)) {
-                self.steps.push_front(Step { topic, work, answer });
-                break;
+        let (mut turn, mut later) = (Turn::default(), VecDeque::new());
+        while let Some(step) = self.steps.pop_front() {
+            let removed: usize = group.removed.iter().map(|(_, block)| block.parts).sum();
+            if removed >= max_parts || !turn.admits(&step) {
+                later.push_back(step);
+                continue;
             }
+            let Step { topic, work, answer } = step;
             match self.place_step(topic, work, &mut group) {
                 Ok(done) => placed.push((done, answer)),
                 Err(error) => drop(answer.send(Err(error))),
             }
-            let removed: usize = group.removed.iter().map(|(_, block)| block.parts).sum();
-            if removed >= max_parts {
-                break;
-            }
         }
+        self.steps = later;
         let outcome = if group.is_empty() { Ok(()) } else { self.log.commit(&group) };
         if let Err(error) = &outcome {
             self.failure.note(error);
@@ -198,6 +219,9 @@ impl Committer {
         if let Some(stored) = changed {
             topic.set_state(TopicState { extent: stored.extent, ..topic.state() });
         }
+        if done.has_more {
+            topic.upkeep.has_front(); // Whoever asked for it may not come back for the rest.
+        }
         self.note_quiet(id, quiet);
         self.count(&done.report);
     }
@@ -228,4 +252,32 @@ fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group) -
         topic.extent.may_expire = passed.may_expire || (may_expire && tail > passed.tail);
     }
     is_whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::topics::{TopicDefaults, Topics};
+    use super::*;
+
+    /// Goal: a disk that is too full to write to does not keep anything from being removed.
+    #[test]
+    fn steps_that_write_go_apart_and_those_of_a_topic_one_at_a_time() {
+        let topics = Topics::new(&[], 10, TopicDefaults::default());
+        let [a, b] = ["a", "b"].map(|name| topics.open(&name.parse().unwrap()).unwrap());
+        let step = |topic: &Arc<Topic>, work| {
+            let (answer, _answered) = oneshot::channel();
+            Step { topic: topic.clone(), work, answer }
+        };
+        let rewrite = || Work::Rewrite(Rewrite::default());
+        let steps = [
+            (step(&a, Work::Retain), true),
+            (step(&b, rewrite()), false),
+            (step(&b, Work::Retain), false), // After the one before it.
+            (step(&a, Work::Retain), false),
+        ];
+        let mut turn = Turn::default();
+        steps.iter().for_each(|(step, admitted)| assert_eq!(turn.admits(step), *admitted));
+        let mut turn = Turn::default();
+        assert!(turn.admits(&step(&b, rewrite())) && turn.admits(&step(&a, rewrite())));
+    }
 }

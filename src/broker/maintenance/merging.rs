@@ -10,6 +10,7 @@
 use super::super::committer::{Merged, Passed, Rewrite};
 use super::rewriting::{MIN_MERGED_BLOCKS, Reason, STEP_BYTES, Visit};
 use super::superseded::Superseded;
+use super::upkeep::Compacted;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::log::{Block, EventRef, HEADER_BYTES, StoredBlock};
@@ -27,17 +28,18 @@ const MAX_READY_PARTS: usize = 64;
 const RECORD_BYTES: usize = 8;
 
 /// Goes through the blocks from `from` on, but for the newest, which tells where the topic ends and
-/// stays as it is. Returns below where nothing is left that `superseded` holds.
+/// stays as it is. Returns what is left of what `superseded` holds.
 pub(super) fn pass(
     visit: &mut Visit<'_>,
     from: Sequence,
     superseded: &Superseded,
-) -> Result<Sequence> {
+) -> Result<Compacted> {
     visit.settle()?; // What the pass before has written is read.
     let tail = visit.topic.state().extent.tail;
     let newest = newest_block(visit, tail)?;
     let end = superseded.below.min(newest.as_ref().map_or(tail, Block::first_sequence));
-    let mut pass = Pass { next: from, clean_below: end, tail, ..Pass::default() };
+    let compacted = Compacted { below: end, seen: end, ..Compacted::nothing(0) };
+    let mut pass = Pass::new(from, tail, compacted);
     let mut kept = newest.iter().flat_map(Block::events);
     pass.may_expire = end < tail && kept.any(|event| visit.may_expire(&event));
     while pass.next < end {
@@ -67,7 +69,6 @@ fn newest_block(visit: &Visit<'_>, tail: Sequence) -> Result<Option<Block>> {
 }
 
 /// A way through neighbouring blocks, of which a run may become one.
-#[derive(Default)]
 struct Pass {
     next: Sequence,
     /// Where the topic ended when it was begun.
@@ -75,8 +76,8 @@ struct Pass {
     run: Run,
     /// Whether anything on the way may be dropped later, by its age alone.
     may_expire: bool,
-    /// Below it, nothing is left that was to be dropped.
-    clean_below: Sequence,
+    /// What is left of what was superseded.
+    compacted: Compacted,
     ready: Ready,
 }
 
@@ -101,23 +102,28 @@ struct Ready {
 }
 
 impl Pass {
+    fn new(next: Sequence, tail: Sequence, compacted: Compacted) -> Self {
+        let (run, ready) = (Run::default(), Ready::default());
+        Self { next, tail, run, may_expire: false, compacted, ready }
+    }
+
     /// Adds a block to the run, after what there is no room for any more is merged.
     fn take(&mut self, visit: &mut Visit<'_>, block: Block, superseded: &Superseded) -> Result<()> {
         let (mut kept, mut dropped, mut buries) = (HEADER_BYTES, 0, false);
         if block.has_ttl() || visit.config.key_limit().is_some() {
             for event in block.events() {
                 let size_bytes = event.size_bytes() + RECORD_BYTES;
-                match visit.why_dropped(&event, superseded) {
-                    Some(_) if visit.is_remembered(&event) => {
-                        self.clean_below = self.clean_below.min(event.sequence);
-                        self.may_expire = true; // To be looked at again.
+                match (visit.why_dropped(&event, superseded), visit.held_until(&event)) {
+                    (Some(Reason::Superseded), Some(until)) => {
+                        self.compacted.below = self.compacted.below.min(event.sequence);
+                        self.compacted.due = self.compacted.due.min(until);
                         kept += size_bytes;
                     }
-                    Some(reason) => {
+                    (Some(reason), None) => {
                         dropped += size_bytes;
                         buries |= reason == Reason::Buried;
                     }
-                    None => {
+                    (None, _) | (Some(_), Some(_)) => {
                         kept += size_bytes;
                         self.may_expire |= visit.may_expire(&event);
                     }
@@ -166,7 +172,7 @@ impl Pass {
         visit: &mut Visit<'_>,
         from: Sequence,
         superseded: &Superseded,
-    ) -> Result<Sequence> {
+    ) -> Result<Compacted> {
         let rest = self.run.blocks.first().map_or(self.next, Block::first_sequence);
         let rewritten = if self.merge(visit, superseded)? { self.next } else { rest };
         visit.settle()?;
@@ -183,7 +189,7 @@ impl Pass {
         if !rewrite.merged.is_empty() || rewrite.passed.is_some() {
             visit.write(rewrite)?;
         }
-        Ok(self.clean_below)
+        Ok(self.compacted)
     }
 }
 
@@ -193,7 +199,9 @@ impl Ready {
         let rewrite = &mut self.rewrite;
         let merged = Block::merge(blocks, |event| {
             let reason = visit.why_dropped(event, superseded);
-            let Some(reason) = reason.filter(|_| !visit.is_remembered(event)) else { return true };
+            let Some(reason) = reason.filter(|_| visit.held_until(event).is_none()) else {
+                return true;
+            };
             rewrite.note(event, reason);
             false
         });

@@ -215,16 +215,10 @@ impl Maintenance {
             next: AtomicUsize::new(0),
             retained: Mutex::new(Instant::now()),
         };
-        let visitors = VISITORS.min(round.topics.len());
-        std::thread::scope(|scope| {
-            let visitors: Vec<_> =
-                (0..visitors).map(|_| scope.spawn(|| self.visit_some(&round))).collect();
-            for visitor in visitors {
-                let (visited, visits) = visitor.join().expect("a visitor does not panic");
-                report.add(&visits);
-                outcome = std::mem::replace(&mut outcome, Ok(())).and(visited);
-            }
-        });
+        for (visited, visits) in self.visit(&round) {
+            report.add(&visits);
+            outcome = outcome.and(visited);
+        }
         if report.has_done_something() {
             info!(
                 topics = report.topics,
@@ -238,6 +232,22 @@ impl Maintenance {
             );
         }
         outcome.map(|()| report)
+    }
+
+    /// Visits the topics of a round: this thread does, and as many others as there can be.
+    fn visit(&self, round: &Round) -> Vec<(Result<()>, MaintenanceReport)> {
+        let others = VISITORS.min(round.topics.len()).saturating_sub(1);
+        std::thread::scope(|scope| {
+            let spawn = |_| {
+                let thread = std::thread::Builder::new().name("maintenance".to_owned());
+                let spawned = thread.spawn_scoped(scope, || self.visit_some(round));
+                spawned.inspect_err(|error| warn!(%error, "no more threads for maintenance")).ok()
+            };
+            let others: Vec<_> = (0..others).filter_map(spawn).collect();
+            let mut visited = vec![self.visit_some(round)];
+            visited.extend(others.into_iter().map(|o| o.join().expect("it passes on a panic")));
+            visited
+        })
     }
 
     /// Visits topics of a round until there are no more.

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use super::super::committer::{Done, Rewrite, Work};
 use super::super::topics::Topic;
 use super::superseded::{Share, Superseded};
+use super::upkeep::Compacted;
 use super::{Maintenance, MaintenanceReport};
 use crate::cursor::{Sequence, TrimReason};
 use crate::error::{Error, Result};
@@ -62,8 +63,8 @@ pub(super) struct Visit<'a> {
     writing: VecDeque<oneshot::Receiver<Result<Done>>>,
     /// Whether a step did less than it was asked for.
     is_partial: bool,
-    /// Below which sequence there are so many events of a key at the most, once it is written.
-    compacted: Option<(u64, Sequence)>,
+    /// How far compaction has come, once it is written.
+    compacted: Option<Compacted>,
     pub(super) report: MaintenanceReport,
 }
 
@@ -103,7 +104,7 @@ impl<'a> Visit<'a> {
     }
 
     /// Does what is worth it. The last step may be on its way when this returns: the topic is not
-    /// looked at again before [`Self::settle`] returns.
+    /// looked at again before [`Self::end`] returns.
     pub(super) fn look(&mut self) -> Result<()> {
         let looked = self.try_look();
         while looked.is_err() && !self.writing.is_empty() {
@@ -197,15 +198,20 @@ impl<'a> Visit<'a> {
     fn is_worth_compacting(&self) -> bool {
         let Some(kept) = self.config.key_limit() else { return false };
         let extent = self.topic.state().extent;
-        let clean_below = self.topic.upkeep.compacted(kept).max(extent.earliest);
-        let dirty = extent.tail.get() - clean_below.get();
+        let compacted = self.topic.upkeep.compacted(kept);
+        let dirty = extent.tail.get() - compacted.seen.max(extent.earliest).get();
         let clean = extent.events().saturating_sub(dirty);
-        self.forced || (dirty >= MIN_DIRTY_EVENTS && 2 * dirty >= clean)
+        self.forced
+            || (dirty >= MIN_DIRTY_EVENTS && 2 * dirty >= clean)
+            || (compacted.due <= self.now && self.may_sweep())
     }
 
     fn is_worth_a_sweep(&self) -> bool {
-        let may_expire = self.topic.state().extent.may_expire;
-        self.forced || (may_expire && self.topic.upkeep.may_sweep(self.now))
+        self.forced || (self.topic.state().extent.may_expire && self.may_sweep())
+    }
+
+    fn may_sweep(&self) -> bool {
+        self.topic.upkeep.next_sweep() <= self.now
     }
 
     /// Drops events that later ones of the same key supersede; a share of the keys at a time, where
@@ -213,41 +219,37 @@ impl<'a> Visit<'a> {
     fn compact(&mut self) -> Result<()> {
         let Some(kept) = self.config.key_limit() else { return Ok(()) };
         let earliest = self.topic.state().extent.earliest;
-        let compacted = self.topic.upkeep.compacted(kept);
+        let before = self.topic.upkeep.compacted(kept).below;
         // What was compacted before holds each key once: only later events can supersede it.
-        let from = if kept == 1 { compacted.max(earliest) } else { earliest };
+        let from = if kept == 1 { before.max(earliest) } else { earliest };
         let mut share = Share::ALL;
-        let mut clean_below = Sequence::new(u64::MAX);
+        let mut compacted: Option<Compacted> = None;
         loop {
             let Some(superseded) = Superseded::find(self, from, kept, share)? else {
-                (share, clean_below) = (share.halved(), Sequence::new(u64::MAX));
+                (share, compacted) = (share.halved(), None);
                 continue;
             };
             let passed = self.rewrite(earliest, &superseded)?;
-            clean_below = clean_below.min(passed);
+            compacted = Some(compacted.map_or(passed, |before| before.and(passed)));
             match share.next() {
                 Some(next) => share = next,
                 None => break,
             }
         }
-        self.compacted = Some((kept, clean_below));
+        self.compacted = compacted.map(|compacted| Compacted { kept, ..compacted });
         Ok(())
     }
 
     /// Goes through the blocks from `from` on, but for the newest, and merges what is worth it.
-    /// Returns below where nothing is left that `superseded` holds.
-    fn rewrite(&mut self, from: Sequence, superseded: &Superseded) -> Result<Sequence> {
+    /// Returns what is left of what `superseded` holds.
+    fn rewrite(&mut self, from: Sequence, superseded: &Superseded) -> Result<Compacted> {
         let started = Instant::now();
         self.may_bury = !self.maintenance.horizons.are_held();
         self.topic.upkeep.begin_pass();
-        let clean_below = super::merging::pass(self, from, superseded)?;
+        let passed = super::merging::pass(self, from, superseded)?;
         let pause = SWEEP_INTERVAL.max(10 * started.elapsed()).as_millis() as u64;
-        let next = self.now.plus_ms(pause);
-        self.topic.upkeep.set_sweep(next);
-        if self.topic.state().extent.may_expire {
-            self.topic.upkeep.rewriting.set(next);
-        }
-        Ok(clean_below)
+        self.topic.upkeep.set_sweep(self.now.plus_ms(pause));
+        Ok(passed)
     }
 
     /// Has the committer write what was merged; it may be on its way when this returns.
@@ -264,8 +266,21 @@ impl<'a> Visit<'a> {
         while !self.writing.is_empty() {
             self.settle_oldest()?;
         }
-        if let Some((kept, below)) = self.compacted.take().filter(|_| !self.is_partial) {
-            self.topic.upkeep.set_compacted(kept, below);
+        if let Some(compacted) = self.compacted.take().filter(|_| !self.is_partial) {
+            self.topic.upkeep.set_compacted(compacted);
+        }
+        Ok(())
+    }
+
+    /// Ends the visit: waits for what is on its way, and sets when to come again.
+    pub(super) fn end(&mut self) -> Result<()> {
+        self.settle()?;
+        let upkeep = &self.topic.upkeep;
+        if self.topic.state().extent.may_expire {
+            upkeep.rewriting.set(upkeep.next_sweep());
+        }
+        if let Some(kept) = self.config.key_limit() {
+            upkeep.rewriting.set(upkeep.compacted(kept).due.max(upkeep.next_sweep()));
         }
         Ok(())
     }
@@ -292,9 +307,9 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// Whether it is held back for its id alone.
-    pub(super) fn is_remembered(&self, event: &EventRef<'_>) -> bool {
-        self.remembered_until(event) > self.now
+    /// Until when it is held back for its id alone, if it is.
+    pub(super) fn held_until(&self, event: &EventRef<'_>) -> Option<Timestamp> {
+        Some(self.remembered_until(event)).filter(|until| *until > self.now)
     }
 
     /// Why an event goes, if it does, or would but for its id.
@@ -311,7 +326,7 @@ impl<'a> Visit<'a> {
         }
         // What goes must not bring back what it has superseded: that has to be gone before.
         let is_alone = match kept {
-            1 => event.sequence < self.topic.upkeep.compacted(kept),
+            1 => event.sequence < self.topic.upkeep.compacted(kept).below,
             _ => superseded.has_nothing_before(event),
         };
         let may_go = event.key.is_empty() || (is_alone && self.may_bury);

@@ -525,3 +525,107 @@ async fn a_topic_is_never_over_its_limits_by_more_than_a_block_or_two_on_the_dis
     let Some(Delivery::Events(run)) = reader.next_ready().await.unwrap() else { panic!() };
     assert_eq!(run.events().next().unwrap().sequence.get(), 300 - 12 + 1);
 }
+
+/// A broker whose maintenance never rests, by the clock of these tests; its topics have these
+/// settings.
+fn restless(log: Arc<dyn Log>, defaults: TopicConfig) -> Broker {
+    let mut config = OpenConfig::default();
+    config.maintenance.interval_ms = 1;
+    config.topics.set(">".parse().unwrap(), defaults);
+    Broker::with_clock(log, &config, clock).unwrap()
+}
+
+async fn publish_one(broker: &Broker, name: &TopicName, event: NewEvent) {
+    let publish = Publish { topic: name.clone(), events: vec![event], expected_sequence: None };
+    broker.publish(publish).await.unwrap();
+}
+
+/// Waits until something holds.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.expect(what);
+}
+
+/// Goal: nothing is kept for longer than its topic's limit because nothing follows it.
+#[tokio::test]
+async fn the_last_event_of_any_topic_goes_when_it_is_too_old() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let limits = TopicConfig { max_age_ms: Some(1_000), ..TopicConfig::default() };
+    let broker = restless(Arc::new(MemoryLog::default()), limits);
+    let name = topic(0);
+    let topic = broker.0.topics.open(&name).unwrap();
+    let settle = async || until("it settles", || !topic.upkeep.retention.is_due(clock())).await;
+    let goes = async |when: &str| {
+        publish_one(&broker, &name, NewEvent::new("1")).await;
+        settle().await;
+        assert_eq!(broker.topic(&name).unwrap().extent.events(), 1, "{when}");
+        CLOCK.fetch_add(1_001, Ordering::SeqCst);
+        until(when, || broker.topic(&name).unwrap().extent.events() == 0).await;
+        settle().await;
+    };
+    settle().await;
+    goes("in a new topic").await;
+    goes("in a topic that was emptied").await;
+    broker.delete_topic(&name).await.unwrap();
+    settle().await;
+    goes("in a topic that was deleted").await;
+    broker.delete_topic(&name).await.unwrap();
+    broker.create_topic(&name, TopicConfig::default()).await.unwrap();
+    settle().await;
+    goes("in a topic that was created").await;
+}
+
+/// Goal: what a purge has trimmed is removed, also when nobody waits for it.
+#[tokio::test]
+async fn the_space_of_a_purge_that_was_given_up_comes_back() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let broker = restless(Arc::new(MemoryLog::default()), TopicConfig::default());
+    let name = topic(0);
+    for _ in 0..10 {
+        publish_one(&broker, &name, NewEvent::new("x")).await;
+    }
+    let topic = broker.0.topics.existing(&name).unwrap();
+    until("it is looked at", || !topic.upkeep.retention.is_due(clock())).await;
+    let (reason, report) = (TrimReason::Purged, MaintenanceReport::default());
+    let trim = Work::Trim { earliest: Sequence::new(11), reason, report };
+    broker.0.step(&topic, trim).await.unwrap();
+    until("it is removed", || broker.topic(&name).unwrap().extent.size_bytes() == 0).await;
+}
+
+/// Goal: events that are kept for their ids alone cost no pass after the other, and go when the ids
+/// are forgotten.
+#[tokio::test]
+async fn events_that_are_kept_for_their_ids_are_looked_at_once_and_go_when_they_may() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let log = Arc::new(crate::log::FaultyLog::default());
+    let compacts = TopicConfig { compact: Some(true), ..TopicConfig::default() };
+    let broker = restless(log.clone(), compacts);
+    let name = topic(0);
+    let with_id = |id: u64| NewEvent { id: id.to_string(), key: "k".into(), ..NewEvent::new("x") };
+    for id in 0..200 {
+        publish_one(&broker, &name, with_id(id)).await;
+    }
+    let topic = broker.0.topics.existing(&name).unwrap();
+    broker.maintain(Some(&name)).await.unwrap();
+    let compacted = topic.upkeep.compacted(1);
+    assert_eq!(compacted.below, Sequence::FIRST, "all are kept");
+    assert_eq!(compacted.seen, Sequence::new(200), "all but the newest block");
+    let is_settled = || !topic.upkeep.rewriting.is_due(clock());
+    until("it is looked at", is_settled).await;
+    // The visit that was begun last may be on its way: the second one after it comes after it.
+    let mut reads = log.reads();
+    for id in 200..220 {
+        publish_one(&broker, &name, with_id(id)).await;
+        until("it is looked at", is_settled).await;
+        if id == 201 {
+            reads = log.reads();
+        }
+    }
+    assert_eq!(log.reads(), reads, "nothing is worth being read");
+    CLOCK.fetch_add(broker.0.dedup.max_age_ms + 1, Ordering::SeqCst);
+    until("they go", || broker.topic(&name).unwrap().extent.events() <= 2).await;
+}

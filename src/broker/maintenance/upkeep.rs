@@ -52,10 +52,41 @@ pub(in super::super) struct Upkeep {
     pub(super) rewriting: Alarm,
     /// Small blocks that were appended since the last roll-up.
     small_blocks: AtomicU32,
-    /// When events in its middle may be looked for that have expired.
+    /// When it may be gone through next, for what has an age to go at.
     sweep_ms: AtomicU64,
-    /// Below which sequence a key has how many events, at the most, since the start.
-    compacted: Mutex<(Sequence, u64)>,
+    /// How far compaction has come, since the start.
+    compacted: Mutex<Compacted>,
+}
+
+/// How far compaction has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Compacted {
+    /// How many events of a key are kept.
+    pub(super) kept: u64,
+    /// Below it a key has no more than these.
+    pub(super) below: Sequence,
+    /// Below it they were looked at; what is over is left for its id.
+    pub(super) seen: Sequence,
+    /// When the first of those goes.
+    pub(super) due: Timestamp,
+}
+
+impl Compacted {
+    /// Nothing was looked at yet.
+    pub(super) fn nothing(kept: u64) -> Self {
+        let first = Sequence::FIRST;
+        Self { kept, below: first, seen: first, due: Timestamp::MAX }
+    }
+
+    /// What is left to do for those that `pass` went through, too.
+    pub(super) fn and(self, pass: Self) -> Self {
+        Self {
+            kept: self.kept,
+            below: self.below.min(pass.below),
+            seen: self.seen.min(pass.seen),
+            due: self.due.min(pass.due),
+        }
+    }
 }
 
 impl Upkeep {
@@ -70,19 +101,19 @@ impl Upkeep {
             rewriting: Alarm::ringing(),
             small_blocks: AtomicU32::new(small_blocks),
             sweep_ms: AtomicU64::new(0),
-            compacted: Mutex::new((Sequence::FIRST, 0)),
+            compacted: Mutex::new(Compacted::nothing(0)),
         }
     }
 
-    /// Below which sequence there are `kept` events of a key at the most.
-    pub(super) fn compacted(&self, kept: u64) -> Sequence {
-        let (below, known) = *self.compacted.lock().unwrap_or_else(PoisonError::into_inner);
-        if known == kept { below } else { Sequence::FIRST }
+    /// How far compaction to `kept` events of a key has come.
+    pub(super) fn compacted(&self, kept: u64) -> Compacted {
+        let compacted = *self.compacted.lock().unwrap_or_else(PoisonError::into_inner);
+        if compacted.kept == kept { compacted } else { Compacted::nothing(kept) }
     }
 
-    /// Notes that below a sequence there are `kept` events of a key at the most.
-    pub(super) fn set_compacted(&self, kept: u64, below: Sequence) {
-        *self.compacted.lock().unwrap_or_else(PoisonError::into_inner) = (below, kept);
+    /// Notes how far compaction has come.
+    pub(super) fn set_compacted(&self, compacted: Compacted) {
+        *self.compacted.lock().unwrap_or_else(PoisonError::into_inner) = compacted;
     }
 
     /// Notes a block that was appended.
@@ -96,6 +127,12 @@ impl Upkeep {
     /// Notes that what its limits do not keep is trimmed; the rest is due then, at the latest.
     pub(in super::super) fn retained(&self, due: Timestamp) {
         self.retention.set(due);
+    }
+
+    /// Notes that there is something in front of it that was not looked at: how long it is to be
+    /// kept, or whether it is to be removed.
+    pub(in super::super) fn has_front(&self) {
+        self.retention.ring();
     }
 
     /// Asks for a look in the next round.
@@ -114,12 +151,12 @@ impl Upkeep {
         self.small_blocks.store(0, Ordering::Relaxed);
     }
 
-    /// Whether events in its middle may be looked for that have expired.
-    pub(super) fn may_sweep(&self, now: Timestamp) -> bool {
-        self.sweep_ms.load(Ordering::Relaxed) <= now.as_ms()
+    /// When it may be gone through next, for what has an age to go at.
+    pub(super) fn next_sweep(&self) -> Timestamp {
+        Timestamp::from_ms(self.sweep_ms.load(Ordering::Relaxed))
     }
 
-    /// Sets when events may be looked for next that have expired.
+    /// Sets when it may be gone through next.
     pub(super) fn set_sweep(&self, time: Timestamp) {
         self.sweep_ms.store(time.as_ms(), Ordering::Relaxed);
     }

@@ -52,8 +52,8 @@ impl<'a> Visitor<'a> {
 
     fn settle_oldest(&mut self) {
         if let Some(mut visit) = self.unsettled.pop_front() {
-            let settled = visit.settle();
-            self.ended(&visit, settled);
+            let ended = visit.end();
+            self.ended(&visit, ended);
         }
     }
 
