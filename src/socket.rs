@@ -31,8 +31,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long the rest of a beginning that tells nothing yet is waited for before another look.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What waits in the system for its turn to be sent, in bytes: room is told when half of it is gone.
-/// Elsewhere it is what the system thinks best. Source: Linux, tcp(7), TCP_NOTSENT_LOWAT.
+/// What waits in the system for its turn to be sent, in bytes; room is told when half of it is
+/// gone. Elsewhere it is what the system thinks best. Source: Linux, tcp(7), TCP_NOTSENT_LOWAT.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 128 << 10;
 

@@ -20,7 +20,7 @@ fn clock() -> Timestamp {
 }
 
 /// Held by each test: there is one clock.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const GRACE_MS: u64 = 500;
 
@@ -425,7 +425,7 @@ impl World {
 
 #[test]
 fn any_interleaving_of_maintenance_and_readers_equals_a_simple_model() {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = ONE_AT_A_TIME.blocking_lock();
     let given = std::env::var("LEFTOFF_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
     let seed = given.unwrap_or_else(rand::random);
     println!("seed: LEFTOFF_SEED={seed}");
@@ -553,7 +553,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 /// Goal: nothing is kept for longer than its topic's limit because nothing follows it.
 #[tokio::test]
 async fn the_last_event_of_any_topic_goes_when_it_is_too_old() {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = ONE_AT_A_TIME.lock().await;
     let limits = TopicConfig { max_age_ms: Some(1_000), ..TopicConfig::default() };
     let broker = restless(Arc::new(MemoryLog::default()), limits);
     let name = topic(0);
@@ -582,7 +582,7 @@ async fn the_last_event_of_any_topic_goes_when_it_is_too_old() {
 /// Goal: what a purge has trimmed is removed, also when nobody waits for it.
 #[tokio::test]
 async fn the_space_of_a_purge_that_was_given_up_comes_back() {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = ONE_AT_A_TIME.lock().await;
     let broker = restless(Arc::new(MemoryLog::default()), TopicConfig::default());
     let name = topic(0);
     for _ in 0..10 {
@@ -600,7 +600,7 @@ async fn the_space_of_a_purge_that_was_given_up_comes_back() {
 /// are forgotten.
 #[tokio::test]
 async fn events_that_are_kept_for_their_ids_are_looked_at_once_and_go_when_they_may() {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = ONE_AT_A_TIME.lock().await;
     let log = Arc::new(crate::log::FaultyLog::default());
     let compacts = TopicConfig { compact: Some(true), ..TopicConfig::default() };
     let broker = restless(log.clone(), compacts);
