@@ -305,7 +305,8 @@ impl From<TrimReason> for GapReason {
 pub struct Gap {
     /// The topic.
     pub topic: TopicName,
-    /// The sequence the reader wanted next; for a cursor by position, the position.
+    /// The sequence the reader wanted next; for a cursor by position, the position; for a start by
+    /// time, the milliseconds since 1970.
     pub requested: u64,
     /// The first sequence that can be read.
     pub earliest: Sequence,

@@ -103,7 +103,7 @@ impl Retention<'_> {
     ///
     /// # Errors
     ///
-    /// As [`Log::stored_blocks`] and [`Log::position_below`]; `topic` is as it was.
+    /// As [`Log::stored_blocks`] and [`Log::last_below`]; `topic` is as it was.
     pub(super) fn apply(&self, topic: &mut StoredTopic, added: Added) -> Result<Retained> {
         let glance = self.look(topic, added, GLANCE_PARTS.min(self.max_parts))?;
         // As a rule a glance shows all there is to do.
@@ -111,9 +111,9 @@ impl Retention<'_> {
         let mut retained = Retained { has_more: found.all_goes, ..Retained::default() };
         let mut extent = found.extent;
         if let Some((last, reason)) = found.over.last() {
-            extent.trimmed_position = match last.last {
-                Some((position, _)) => position.min(extent.last_position),
-                None => self.log.position_below(topic, last.end)?,
+            (extent.trimmed_position, extent.trimmed_time) = match last.last {
+                Some((position, time)) => (position.min(extent.last_position), time),
+                None => self.log.last_below(topic, last.end)?,
             };
             (extent.earliest, extent.trim_reason) = (last.end, *reason);
             retained.has_more = true;

@@ -21,8 +21,9 @@ use tokio::sync::watch;
 use super::Shared;
 use super::tail::{Run, SharedBlock};
 use super::topics::{TopicRef, TopicState};
-use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Sequence, StartPoint};
+use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
+use crate::event::Timestamp;
 use crate::log::{Extent, Log, Seek};
 use crate::topic::TopicName;
 
@@ -289,12 +290,42 @@ impl Subscription {
     fn fall_behind(&mut self, state: &TopicState) -> Result<()> {
         let name = &self.topic.name;
         let reason = state.extent.trim_reason.into();
-        let gap = gap(name, state, Place::Sequence(self.next), reason, self.on_gap);
+        let gap = gap(name, state, Wanted::Sequence(self.next), reason, self.on_gap);
         if self.on_gap == OnGap::Fail {
             return Err(Error::Gap(gap));
         }
         self.gap = Some(gap);
         Ok(())
+    }
+}
+
+/// What a reader wants next.
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    Sequence(Sequence),
+    Position(Position),
+    /// What was appended then, or after it.
+    Time(Timestamp),
+}
+
+impl Wanted {
+    /// Whether it was never given out.
+    fn is_ahead(self, extent: &Extent, last_position: u64) -> bool {
+        match self {
+            Self::Sequence(next) => next > extent.tail,
+            Self::Position(next) => next.previous().get() > last_position,
+            Self::Time(_) => false,
+        }
+    }
+
+    /// Whether some of it was trimmed.
+    fn is_trimmed(self, extent: &Extent) -> bool {
+        let was_trimmed = extent.trimmed_position > Position::BEFORE_ALL;
+        match self {
+            Self::Sequence(next) => next < extent.earliest,
+            Self::Position(next) => next <= extent.trimmed_position,
+            Self::Time(time) => was_trimmed && time <= extent.trimmed_time,
+        }
     }
 }
 
@@ -306,11 +337,11 @@ async fn resolve(
     start: StartPoint,
     on_gap: OnGap,
 ) -> Result<(Sequence, Option<Gap>)> {
-    let gap_at = |wanted: Place, reason| {
+    let gap_at = |wanted: Wanted, reason| {
         let gap = gap(topic, state, wanted, reason, on_gap);
         Ok((gap.resume, Some(gap)))
     };
-    let after = match start {
+    let wanted = match start {
         StartPoint::Earliest => return Ok((state.extent.earliest, None)),
         StartPoint::Latest => return Ok((state.extent.tail, None)),
         StartPoint::Last(count) => {
@@ -319,48 +350,40 @@ async fn resolve(
             let back = move |log: &dyn Log| log.back(id, &extent, extent.tail, count);
             return Ok((shared.blocking(back).await?, None));
         }
-        StartPoint::Time(time) => {
-            return Ok((seek(shared, state, Seek::Time(time)).await?, None));
+        StartPoint::Time(time) => Wanted::Time(time),
+        StartPoint::After(Cursor { after, epoch }) => {
+            let wanted = match after {
+                Place::Sequence(sequence) => Wanted::Sequence(sequence.next()),
+                Place::Position(position) => Wanted::Position(position.next()),
+            };
+            if epoch.is_some_and(|epoch| epoch != shared.log.epoch()) {
+                return gap_at(wanted, GapReason::Epoch);
+            }
+            wanted
         }
-        StartPoint::After(cursor) => cursor,
     };
-    let wanted = match after.after {
-        Place::Sequence(sequence) => Place::Sequence(sequence.next()),
-        Place::Position(position) => Place::Position(position.next()),
+    if wanted.is_ahead(&state.extent, shared.last_position()) {
+        return gap_at(wanted, GapReason::Ahead);
+    }
+    if wanted.is_trimmed(&state.extent) {
+        return gap_at(wanted, state.extent.trim_reason.into());
+    }
+    let seek = match wanted {
+        Wanted::Sequence(next) => return Ok((next, None)),
+        Wanted::Position(next) => Seek::AfterPosition(next.previous()),
+        Wanted::Time(time) => Seek::Time(time),
     };
-    if after.epoch.is_some_and(|epoch| epoch != shared.log.epoch()) {
-        return gap_at(wanted, GapReason::Epoch);
-    }
-    match wanted {
-        Place::Sequence(next) if next > state.extent.tail => gap_at(wanted, GapReason::Ahead),
-        Place::Sequence(next) if next < state.extent.earliest => {
-            gap_at(wanted, state.extent.trim_reason.into())
-        }
-        Place::Sequence(next) => Ok((next, None)),
-        Place::Position(next) if next.previous().get() > shared.last_position() => {
-            gap_at(wanted, GapReason::Ahead)
-        }
-        Place::Position(next) if next <= state.extent.trimmed_position => {
-            gap_at(wanted, state.extent.trim_reason.into())
-        }
-        Place::Position(next) => {
-            let found = seek(shared, state, Seek::AfterPosition(next.previous())).await?;
-            Ok((found, None))
-        }
-    }
-}
-
-async fn seek(shared: &Shared, state: &TopicState, seek: Seek) -> Result<Sequence> {
-    let Some(id) = state.id else { return Ok(state.extent.tail) };
+    let Some(id) = state.id else { return Ok((state.extent.tail, None)) };
     let (earliest, tail) = (state.extent.earliest, state.extent.tail);
-    shared.blocking(move |log| log.seek(id, seek, earliest, tail)).await
+    let seek = move |log: &dyn Log| log.seek(id, seek, earliest, tail);
+    Ok((shared.blocking(seek).await?, None))
 }
 
 /// The gap of a reader that wants `wanted` next.
 fn gap(
     topic: &TopicName,
     state: &TopicState,
-    wanted: Place,
+    wanted: Wanted,
     reason: GapReason,
     on_gap: OnGap,
 ) -> Gap {
@@ -368,12 +391,13 @@ fn gap(
     let nearest = if reason == GapReason::Ahead { tail } else { earliest };
     let was_trimmed = !matches!(reason, GapReason::Ahead | GapReason::Epoch);
     let (requested, lost) = match wanted {
-        Place::Sequence(next) => {
+        Wanted::Sequence(next) => {
             let lost = earliest.get().saturating_sub(next.get());
             (next.get(), was_trimmed.then_some(lost))
         }
-        // How many of the positions in between were of this topic is not known any more.
-        Place::Position(next) => (next.get(), None),
+        // How many of the events in between were of this topic is not known any more.
+        Wanted::Position(next) => (next.get(), None),
+        Wanted::Time(time) => (time.as_ms(), None),
     };
     let resume = match on_gap {
         OnGap::Resume | OnGap::Fail => nearest,

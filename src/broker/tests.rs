@@ -367,6 +367,37 @@ async fn a_cursor_by_position_whose_events_were_trimmed_is_a_gap_and_no_other_is
 }
 
 #[tokio::test]
+async fn a_start_by_time_from_which_events_were_trimmed_is_a_gap_and_no_other_is() {
+    static CLOCK: AtomicU64 = AtomicU64::new(1_000);
+    fn clock() -> Timestamp {
+        Timestamp::from_ms(CLOCK.fetch_add(1, Ordering::SeqCst) / 100 * 100)
+    }
+    let log = Arc::new(MemoryLog::default());
+    let broker = Broker::with_clock(log, &OpenConfig::default(), clock).unwrap();
+    let from = async |time_ms: u64| {
+        let start = StartPoint::Time(Timestamp::from_ms(time_ms));
+        let mut reader = broker.subscribe(&name("a"), start, OnGap::Resume).await.unwrap();
+        reader.next_ready().await.unwrap().unwrap()
+    };
+    for number in 1..=5 {
+        CLOCK.store(1_000 * number, Ordering::SeqCst);
+        broker.publish(publish("a", &number.to_string())).await.unwrap();
+    }
+    let Delivery::Events(run) = from(0).await else { panic!("nothing was trimmed yet") };
+    assert_eq!(run.events().next().unwrap().sequence.get(), 1);
+    broker.purge(&name("a"), Sequence::new(3)).await.unwrap();
+    for time_ms in [0, 999, 1_000, 2_000] {
+        let Delivery::Gap(gap) = from(time_ms).await else { panic!("from {time_ms}") };
+        assert_eq!((gap.requested, gap.resume.get(), gap.lost), (time_ms, 3, None));
+        assert_eq!(gap.reason, GapReason::Purged);
+    }
+    for (time_ms, first) in [(2_001, 3), (3_000, 3), (3_001, 4), (5_000, 5)] {
+        let Delivery::Events(run) = from(time_ms).await else { panic!("from {time_ms}") };
+        assert_eq!(run.events().next().unwrap().sequence.get(), first);
+    }
+}
+
+#[tokio::test]
 async fn whoever_asks_is_told_when_publishing_is_over() {
     let log = Arc::new(FaultyLog::default());
     let broker = broker(&log);

@@ -43,14 +43,17 @@ pub(super) fn parts(topic: TopicId, block: &Block) -> impl Iterator<Item = (Bloc
 /// Yields [`Error::Damaged`] in place of a block that does not fit or is missing, and goes on
 /// after it.
 pub(super) struct Blocks {
+    id: TopicId,
     topic: TopicName,
     tree: sled::Tree,
     touches: Touches,
-    /// Whether nothing can be read after an unreadable page.
+    /// Whether nothing more can be read.
     is_over: bool,
     entries: Peekable<sled::Iter>,
     /// The end of the range: damage is not looked for beyond. `None`: there is no end.
     end: Option<Sequence>,
+    /// Where the range begins.
+    start: Sequence,
     /// Where the next block begins, if none is missing; `None` before the first one.
     expected: Option<Sequence>,
 }
@@ -60,14 +63,15 @@ impl Blocks {
     /// topic's name is told with any damage.
     pub(super) fn new(
         tree: &sled::Tree,
-        topic: TopicId,
-        name: TopicName,
+        id: TopicId,
+        topic: TopicName,
         sequences: Range<Sequence>,
     ) -> Self {
-        let end = Some(sequences.end).filter(|end| *end != END);
-        let entries = tree.range(keys::blocks(topic, sequences)).peekable();
-        let (tree, touches) = (tree.clone(), Touches::default());
-        Self { topic: name, tree, touches, is_over: false, entries, end, expected: None }
+        let Range { start, end } = sequences.clone();
+        let end = Some(end).filter(|end| *end != END);
+        let entries = tree.range(keys::blocks(id, sequences)).peekable();
+        let (tree, touches, is_over, expected) = (tree.clone(), Touches::default(), false, None);
+        Self { id, topic, tree, touches, is_over, entries, start, end, expected }
     }
 
     /// As it is, but the first block is missing if it begins later than `first`.
@@ -106,6 +110,9 @@ impl Blocks {
     /// The events from `first` to the next block, or to the end of the range, are damaged.
     fn damaged(&mut self, first: Sequence, problem: String) -> Error {
         while self.entries.next_if(|entry| is_part_of(entry, first)).is_some() {}
+        if let Some(Err(sled::Error::Corruption { .. })) = self.entries.peek() {
+            return self.pass_unreadable_page(first);
+        }
         let next = self.peek_first().or(self.end);
         self.expected = next;
         let last = next.map(|next| next.previous().max(first));
@@ -121,6 +128,25 @@ impl Blocks {
             None => self.end.is_some_and(|end| expected < end),
         };
         is_missing.then(|| self.damaged(expected, "no block holds them".to_owned()))
+    }
+
+    /// Goes on after a page that sled cannot read, where its own iterator stays for ever; the
+    /// events from `first` on are damaged.
+    fn pass_unreadable_page(&mut self, first: Sequence) -> Error {
+        let end = self.end.unwrap_or(END);
+        let next = readable_after(first..end, |from| {
+            !matches!(self.tree.range(keys::blocks(self.id, from..end)).next(), Some(Err(_)))
+        });
+        let next = match next {
+            Some(next) => {
+                self.entries = self.tree.range(keys::blocks(self.id, next..end)).peekable();
+                self.peek_first().or(self.end)
+            }
+            None => self.end,
+        };
+        self.is_over = next == self.end;
+        self.expected = next;
+        unreadable_page(&self.topic, first, next.map(Sequence::previous))
     }
 
     fn next_block(&mut self, first: Sequence, part: u16, value: sled::IVec) -> Result<Block> {
@@ -139,6 +165,34 @@ impl Blocks {
         self.expected = Some(block.last_sequence().next());
         Ok(block)
     }
+}
+
+/// The first of `sequences`, but for the very first, from which on pages can be read: what one page
+/// holds are neighbours. `None` if none can up to the end.
+fn readable_after(
+    sequences: Range<Sequence>,
+    is_readable: impl Fn(Sequence) -> bool,
+) -> Option<Sequence> {
+    let (mut unreadable, end) = (sequences.start.get(), sequences.end.get());
+    let mut step = 1;
+    let mut readable = loop {
+        let at = unreadable.saturating_add(step).min(end);
+        if at == unreadable {
+            return None;
+        }
+        if at < end && is_readable(Sequence::new(at)) {
+            break at;
+        }
+        (unreadable, step) = (at, step.saturating_mul(2));
+    };
+    while readable - unreadable > 1 {
+        let middle = unreadable + (readable - unreadable) / 2;
+        match is_readable(Sequence::new(middle)) {
+            true => readable = middle,
+            false => unreadable = middle,
+        }
+    }
+    Some(Sequence::new(readable))
 }
 
 fn is_part_of(entry: &sled::Result<(sled::IVec, sled::IVec)>, first: Sequence) -> bool {
@@ -165,9 +219,7 @@ impl Iterator for Blocks {
                 None => Err(Error::DamagedLog { problem: format!("unknown key {key:?}") }),
             },
             Err(sled::Error::Corruption { .. }) => {
-                self.is_over = true; // sled's iterator stays there, and says the same for ever.
-                let first = self.expected.unwrap_or(Sequence::FIRST);
-                Err(unreadable_page(&self.topic, first, self.end.map(Sequence::previous)))
+                Err(self.pass_unreadable_page(self.expected.unwrap_or(self.start)))
             }
             Err(error) => {
                 self.is_over = true;

@@ -171,6 +171,10 @@ impl<P: FnMut(Checking)> Checker<P> {
     fn read_orphans(&mut self, tree: &sled::Tree, known: &BTreeSet<TopicId>) -> Result<()> {
         let mut next = Some(TopicId::FIRST);
         while let Some(from) = next {
+            if known.contains(&from) {
+                next = from.next();
+                continue; // Whether its blocks can be read or not.
+            }
             let found = tree.range(keys::block(from, Sequence::new(0), 0)..).keys().next();
             let Some(key) = found.transpose().map_err(unreadable)? else { break };
             let Some((id, ..)) = keys::parse_block(&key) else { break };

@@ -1,5 +1,6 @@
 //! The contract: what every log promises, checked on each of them by the same tests.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::block::tests::block;
@@ -23,7 +24,8 @@ fn new_topic(number: u32) -> StoredTopic {
 /// Takes the events below `earliest` out of the first topic.
 fn trim(log: &dyn Log, earliest: u64) -> StoredTopic {
     let mut topic = log.topics().unwrap().swap_remove(0);
-    topic.extent.trimmed_position = log.position_below(&topic, Sequence::new(earliest)).unwrap();
+    let (position, time) = log.last_below(&topic, Sequence::new(earliest)).unwrap();
+    (topic.extent.trimmed_position, topic.extent.trimmed_time) = (position, time);
     topic.extent.earliest = Sequence::new(earliest);
     topic.extent.trim_reason = TrimReason::Purged;
     log.commit(&Group::noting(topic.clone())).unwrap();
@@ -163,12 +165,14 @@ fn trimming_takes_events_out_at_once_and_reclaiming_removes_whole_blocks(log: &d
         0 => 0,
         _ => (sequence - 1) / 7 * 14 + (sequence - 1) % 7 + 1,
     };
+    let time = |sequence: u64| 1000 + (sequence - 1) / 7;
     for earliest in [1, 7, 8, 10, 150, 281] {
         let topic = log.topics().unwrap().swap_remove(0);
         assert_eq!((topic.id, topic.extent.tail), (id(1), tail));
         let expected = Extent {
             earliest: Sequence::new(earliest),
             trimmed_position: Position::new(position(earliest - 1)),
+            trimmed_time: Timestamp::from_ms(if earliest == 1 { 0 } else { time(earliest - 1) }),
             trim_reason: TrimReason::Purged,
             ..topic.extent
         };
@@ -576,6 +580,42 @@ fn a_repaired_log_holds_what_verifies_and_the_report_says_what_is_lost() {
     }
 }
 
+/// Goal: what lies behind a page that sled cannot read is brought back, too.
+/// Method: the file is large enough for its beginning to be no part of what sled reads at open.
+#[test]
+fn a_log_with_an_unreadable_page_is_repaired_but_for_what_the_page_held() {
+    const BLOCKS: u64 = 400;
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path());
+    let mut size = 0;
+    for sequence in 1..=BLOCKS {
+        let payload = format!("{:x>60000}", format!("1/{sequence:03}."));
+        let block = block((sequence, sequence, 1_000), size, &[payload.as_bytes()]);
+        size = block.end_bytes();
+        let topics = if sequence == 1 { vec![new_topic(1)] } else { Vec::new() };
+        let appended = vec![(id(1), block)];
+        log.commit(&Group { topics, appended, ..Group::default() }).unwrap();
+    }
+    drop(log);
+    drop(open(directory.path())); // sled has a snapshot now, and does not scan the file.
+    flip(directory.path(), "1/050.");
+    let (scratch, parent) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let repaired = parent.path().join("repaired");
+    let report = repair(directory.path(), scratch.path(), &repaired, |_| {}).unwrap();
+    let mut kept: BTreeSet<u64> = (1..=BLOCKS).collect();
+    for damage in &report.damage {
+        let Error::Damaged { first, last, .. } = damage else { panic!("{:?}", report.damage) };
+        let last = last.map_or(BLOCKS, Sequence::get);
+        kept.retain(|sequence| !(first.get()..=last).contains(sequence));
+    }
+    assert!(!kept.contains(&50), "{:?}", report.damage);
+    assert!(kept.contains(&1) && kept.contains(&BLOCKS), "{:?}", report.damage);
+    let below = Sequence::new(BLOCKS + 1);
+    let blocks = open(&repaired).read(id(1), Sequence::FIRST, below, usize::MAX).unwrap();
+    let read = blocks.iter().flat_map(Block::events).map(|event| event.sequence.get());
+    assert_eq!(BTreeSet::from_iter(read), kept);
+}
+
 #[test]
 fn opening_is_refused_when_the_newest_block_of_a_topic_is_damaged() {
     let directory = tempfile::tempdir().unwrap();
@@ -587,6 +627,18 @@ fn opening_is_refused_when_the_newest_block_of_a_topic_is_damaged() {
     assert!(message.contains("sequences from 64 on are damaged"), "{message}");
     assert!(message.contains("leftoff check"), "{message}");
     assert_damaged(&damage_found_by_check(directory.path())[0], 64, None);
+}
+
+/// Flips a bit of `needle` in sled's file, wherever it stands.
+fn flip(directory: &Path, needle: &str) {
+    let path = directory.join("sled/db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let windows = bytes.windows(needle.len()).enumerate();
+    let found = windows.filter(|(_, window)| *window == needle.as_bytes());
+    let at: Vec<usize> = found.map(|(at, _)| at).collect();
+    assert!(!at.is_empty());
+    at.into_iter().for_each(|at| bytes[at] ^= 1);
+    std::fs::write(&path, bytes).unwrap();
 }
 
 /// Goal: a byte that rots in sled's own file is never passed over.
@@ -601,17 +653,7 @@ fn a_byte_that_rots_in_the_file_is_found_at_open_or_when_it_is_read() {
         if reopened_before {
             drop(open(directory.path())); // sled has a snapshot now, and does not scan the file.
         }
-        let path = directory.path().join("sled/db");
-        let mut bytes = std::fs::read(&path).unwrap();
-        let at: Vec<usize> = bytes
-            .windows(needle.len())
-            .enumerate()
-            .filter(|(_, window)| *window == needle.as_bytes())
-            .map(|(at, _)| at)
-            .collect();
-        assert!(!at.is_empty());
-        at.into_iter().for_each(|at| bytes[at] ^= 1);
-        std::fs::write(&path, bytes).unwrap();
+        flip(directory.path(), needle);
         let read = |log: &SledLog, topic| {
             log.read(id(topic), Sequence::FIRST, Sequence::new(71), usize::MAX).and_then(|blocks| {
                 let next = blocks.last().map_or(Sequence::FIRST, |b| b.last_sequence().next());

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::{Block, Group, Log, MemoryLog, StoredBlock, StoredTopic};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
+use crate::event::Timestamp;
 use crate::topic::TopicId;
 
 /// How an append fails.
@@ -200,7 +201,7 @@ impl Log for FaultyLog {
         self.inner.stored_blocks(topic, sequences, max_parts)
     }
 
-    fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position> {
-        self.inner.position_below(topic, sequence)
+    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
+        self.inner.last_below(topic, sequence)
     }
 }

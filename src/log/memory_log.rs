@@ -9,6 +9,7 @@ use super::block::Block;
 use super::{Group, Log, StoredBlock, StoredTopic};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
+use crate::event::Timestamp;
 use crate::topic::TopicId;
 
 /// Blocks in an ordered map.
@@ -115,11 +116,12 @@ impl Log for MemoryLog {
         Ok(stored.collect())
     }
 
-    fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position> {
+    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
         let state = self.state();
         let blocks = state.blocks.range((topic.id, Sequence::new(0))..(topic.id, sequence));
-        let below = blocks.flat_map(|(_, block)| block.events().map(|e| (e.sequence, e.position)));
-        let last = below.take_while(|(below, _)| *below < sequence).last();
-        Ok(last.map_or(topic.extent.trimmed_position, |(_, position)| position))
+        let events = blocks.flat_map(|(_, block)| block.events());
+        let last = events.take_while(|event| event.sequence < sequence).last();
+        let trimmed = (topic.extent.trimmed_position, topic.extent.trimmed_time);
+        Ok(last.map_or(trimmed, |event| (event.position, event.time)))
     }
 }

@@ -5,7 +5,7 @@
 //! a topic     | crc32: 4 | format: 1 | flags: 1 | trim_reason: 1
 //!             | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8 | appended_bytes: 8
 //!             | dropped_bytes: 8 | dropped_events: 8 | trimmed_position: 8 | rewritten: 8
-//!             | buried_position: 8
+//!             | buried_position: 8 | trimmed_time_ms: 8
 //!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
 //!
@@ -23,11 +23,11 @@ use crate::error::{Error, PUT_BACK, Result};
 use crate::event::Timestamp;
 use crate::topic::{TopicId, TopicName};
 
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 const CRC_BYTES: usize = 4;
 
 /// How many numbers a topic's record begins with.
-const NUMBERS: usize = 10;
+const NUMBERS: usize = 11;
 
 const DELETED: u8 = 1;
 const MAY_EXPIRE: u8 = 2;
@@ -117,6 +117,7 @@ pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
         extent.trimmed_position.get(),
         extent.rewritten.get(),
         extent.buried_position.get(),
+        extent.trimmed_time.as_ms(),
     ];
     numbers.iter().for_each(|number| content.extend_from_slice(&number.to_be_bytes()));
     let config = serde_json::to_vec(config).expect("plain settings are JSON");
@@ -150,6 +151,7 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
         trimmed_position: Position::new(number(7)),
         rewritten: Sequence::new(number(8)),
         buried_position: Position::new(number(9)),
+        trimmed_time: Timestamp::from_ms(number(10)),
         trim_reason: trim_reason(*reason)?,
         may_expire: flags & MAY_EXPIRE != 0,
     };
@@ -235,6 +237,7 @@ mod tests {
             dropped_bytes: 3_000,
             dropped_events: 2,
             trimmed_position: Position::new(30),
+            trimmed_time: Timestamp::from_ms(300),
             trim_reason: TrimReason::Purged,
             rewritten: Sequence::new(4),
             buried_position: Position::new(50),

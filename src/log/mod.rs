@@ -130,6 +130,8 @@ pub struct Extent {
     pub dropped_events: u64,
     /// The position of the last event that was trimmed; 0 if none was.
     pub trimmed_position: Position,
+    /// When that was appended.
+    pub trimmed_time: Timestamp,
     /// The position of the newest tombstone, or event of a key that had expired, that was dropped;
     /// 0 if none was. A backup from before may still hold what it had superseded.
     pub buried_position: Position,
@@ -158,6 +160,7 @@ impl Extent {
         dropped_bytes: 0,
         dropped_events: 0,
         trimmed_position: Position::new(0),
+        trimmed_time: Timestamp::from_ms(0),
         buried_position: Position::new(0),
         trim_reason: TrimReason::Retention,
         rewritten: Sequence::FIRST,
@@ -294,15 +297,15 @@ pub trait Log: Send + Sync + 'static {
         max_parts: usize,
     ) -> Result<Vec<StoredBlock>>;
 
-    /// The position of the last event of `topic` below `sequence`, which it holds or ends with.
-    /// Where its block is damaged, the last one that it can have.
+    /// The position of the last event of `topic` below `sequence`, which it holds or ends with, and
+    /// when it was appended. Where its block is damaged, the last that these can have been.
     ///
     /// # Errors
     ///
     /// [`Error::ReadFailed`].
     ///
     /// [`Error::ReadFailed`]: crate::Error::ReadFailed
-    fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position>;
+    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)>;
 
     /// The sequence of the first event in `earliest..tail` of `topic` that `seek` looks for; `tail`
     /// if none is. A binary search: it reads about `log2(tail - earliest)` blocks.

@@ -44,7 +44,7 @@ use super::touches::Touches;
 use super::{Group, Log, StoredBlock, StoredTopic, keys, restore};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Cause, Error, PUT_BACK, Result};
-use crate::event::Durability;
+use crate::event::{Durability, Timestamp};
 use crate::topic::{TopicId, TopicName};
 
 /// sled's unit of space, in bytes.
@@ -443,21 +443,24 @@ impl Log for SledLog {
         Ok(found)
     }
 
-    fn position_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<Position> {
+    fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
+        let extent = &topic.extent;
         let block = match self.last_block_below(topic.id, sequence) {
             Ok(Some(first)) => self.blocks(topic.id, first..sequence).next().transpose(),
             Ok(None) => Ok(None),
             Err(error) => Err(error),
         };
+        let before = |block: Block| (block.first_position().previous(), block.first_time());
         match block {
             Ok(Some(block)) => {
                 let below = block.events().take_while(|event| event.sequence < sequence).last();
-                Ok(below.map_or(block.first_position().previous(), |event| event.position))
+                let below = below.map(|event| (event.position, event.time));
+                Ok(below.unwrap_or_else(|| before(block)))
             }
-            Ok(None) => Ok(topic.extent.trimmed_position),
+            Ok(None) => Ok((extent.trimmed_position, extent.trimmed_time)),
             Err(Error::Damaged { .. }) => {
                 let next = self.blocks(topic.id, sequence..END).find_map(Result::ok);
-                Ok(next.map_or(topic.extent.last_position, |b| b.first_position().previous()))
+                Ok(next.map_or((extent.last_position, extent.last_time), before))
             }
             Err(error) => Err(error),
         }

@@ -288,6 +288,7 @@ impl Committer {
         let extent = Extent {
             earliest: state.extent.tail,
             trimmed_position: state.extent.last_position,
+            trimmed_time: state.extent.last_time,
             trim_reason: TrimReason::Deleted,
             ..state.extent
         };

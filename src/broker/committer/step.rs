@@ -175,7 +175,9 @@ impl Committer {
             Work::Trim { earliest, reason, report } => {
                 let earliest = earliest.min(before.tail);
                 if earliest > before.earliest {
-                    stored.extent.trimmed_position = self.log.position_below(&stored, earliest)?;
+                    let (position, time) = self.log.last_below(&stored, earliest)?;
+                    stored.extent.trimmed_position = position;
+                    stored.extent.trimmed_time = time;
                     (stored.extent.earliest, stored.extent.trim_reason) = (earliest, reason);
                     (done.report, done.has_more) = (report, true);
                 }
