@@ -171,6 +171,7 @@ async fn begin(
             earliest: extent.earliest.min(end),
             tail: end,
             last_position: extent.last_position.min(position),
+            trimmed_position: extent.trimmed_position.min(position),
             ..extent
         };
         let stored = StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted };

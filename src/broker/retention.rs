@@ -112,7 +112,9 @@ impl Retention<'_> {
         let mut extent = found.extent;
         if let Some((last, reason)) = found.over.last() {
             (extent.trimmed_position, extent.trimmed_time) = match last.last {
-                Some((position, time)) => (position.min(extent.last_position), time),
+                Some((position, time)) => {
+                    (position.min(extent.last_position), time.min(extent.last_time))
+                }
                 None => self.log.last_below(topic, last.end)?,
             };
             (extent.earliest, extent.trim_reason) = (last.end, *reason);

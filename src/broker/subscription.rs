@@ -94,6 +94,9 @@ impl Subscription {
         {
             return Err(Error::Gap(gap.clone()));
         }
+        // A start by time is no cursor: whoever comes back before the gap is told of all before.
+        let is_by_time = gap.is_some() && came_with.is_none();
+        let next = if is_by_time { Sequence::FIRST } else { next };
         let read = VecDeque::new();
         let is_caught_up = false;
         let deletions = watch.borrow().deletions;

@@ -387,7 +387,12 @@ async fn a_start_by_time_from_which_events_were_trimmed_is_a_gap_and_no_other_is
     assert_eq!(run.events().next().unwrap().sequence.get(), 1);
     broker.purge(&name("a"), Sequence::new(3)).await.unwrap();
     for time_ms in [0, 999, 1_000, 2_000] {
-        let Delivery::Gap(gap) = from(time_ms).await else { panic!("from {time_ms}") };
+        let start = StartPoint::Time(Timestamp::from_ms(time_ms));
+        let mut reader = broker.subscribe(&name("a"), start, OnGap::Resume).await.unwrap();
+        let epoch = broker.epoch();
+        assert_eq!(reader.cursor(), Cursor::after(Sequence::new(0), epoch), "it is told again");
+        let Some(Delivery::Gap(gap)) = reader.next_ready().await.unwrap() else { panic!() };
+        assert_eq!(reader.cursor(), Cursor::after(Sequence::new(2), epoch));
         assert_eq!((gap.requested, gap.resume.get(), gap.lost), (time_ms, 3, None));
         assert_eq!(gap.reason, GapReason::Purged);
     }

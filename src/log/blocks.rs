@@ -135,7 +135,8 @@ impl Blocks {
     fn pass_unreadable_page(&mut self, first: Sequence) -> Error {
         let end = self.end.unwrap_or(END);
         let next = readable_after(first..end, |from| {
-            !matches!(self.tree.range(keys::blocks(self.id, from..end)).next(), Some(Err(_)))
+            let next = self.tree.range(keys::blocks(self.id, from..end)).next();
+            !matches!(next, Some(Err(sled::Error::Corruption { .. })))
         });
         let next = match next {
             Some(next) => {
@@ -168,7 +169,8 @@ impl Blocks {
 }
 
 /// The first of `sequences`, but for the very first, from which on pages can be read: what one page
-/// holds are neighbours. `None` if none can up to the end.
+/// holds are neighbours. `None` if none can up to the end. Where a few that can be read lie between
+/// two that cannot, they may be passed over: it steps farther and farther.
 fn readable_after(
     sequences: Range<Sequence>,
     is_readable: impl Fn(Sequence) -> bool,
@@ -193,6 +195,17 @@ fn readable_after(
         }
     }
     Some(Sequence::new(readable))
+}
+
+/// The last sequence below `from` up to which pages can be read, as [`readable_after`] finds it the
+/// other way. `None` if none can down to the first.
+pub(super) fn readable_before(
+    from: Sequence,
+    is_readable: impl Fn(Sequence) -> bool,
+) -> Option<Sequence> {
+    let mirrored = |sequence: Sequence| Sequence::new(u64::MAX - sequence.get());
+    let sequences = mirrored(from)..mirrored(Sequence::BEFORE_ALL);
+    readable_after(sequences, |sequence| is_readable(mirrored(sequence))).map(mirrored)
 }
 
 fn is_part_of(entry: &sled::Result<(sled::IVec, sled::IVec)>, first: Sequence) -> bool {

@@ -614,6 +614,22 @@ fn a_log_with_an_unreadable_page_is_repaired_but_for_what_the_page_held() {
     let blocks = open(&repaired).read(id(1), Sequence::FIRST, below, usize::MAX).unwrap();
     let read = blocks.iter().flat_map(Block::events).map(|event| event.sequence.get());
     assert_eq!(BTreeSet::from_iter(read), kept);
+    // The log itself serves as much.
+    let log = open(directory.path());
+    for sequence in (1..=BLOCKS).map(Sequence::new) {
+        match log.read(id(1), sequence, below, 1) {
+            Ok(blocks) => assert_eq!(blocks[0].first_sequence(), sequence),
+            Err(Error::Damaged { first, last, .. }) => {
+                assert!(!kept.contains(&sequence.get()), "{sequence} is said to be damaged");
+                assert!(first <= sequence && last.is_some_and(|last| last >= sequence));
+                assert!(!kept.contains(&first.get()));
+            }
+            Err(error) => panic!("{sequence}: {error}"),
+        }
+    }
+    let extent = Extent { dropped_events: 1, ..log.topics().unwrap()[0].extent }; // Not whole.
+    let found = log.back(id(1), &extent, below, kept.len() as u64 - 10).unwrap();
+    assert_eq!(Some(&found.get()), kept.iter().nth(10));
 }
 
 #[test]

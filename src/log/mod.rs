@@ -286,8 +286,10 @@ pub trait Log: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Error::ReadFailed`], [`Error::DamagedLog`].
+    /// [`Error::ReadFailed`], [`Error::DamagedLog`]; [`Error::Damaged`]: where they are kept cannot
+    /// be read.
     ///
+    /// [`Error::Damaged`]: crate::Error::Damaged
     /// [`Error::ReadFailed`]: crate::Error::ReadFailed
     /// [`Error::DamagedLog`]: crate::Error::DamagedLog
     fn stored_blocks(
@@ -347,7 +349,10 @@ pub trait Log: Send + Sync + 'static {
     /// As [`Log::stored_blocks`].
     fn is_whole(&self, topic: TopicId, extent: &Extent) -> Result<bool> {
         let earliest = extent.earliest;
-        let front = self.stored_blocks(topic, Sequence::FIRST..earliest, MAX_FRONT_PARTS)?;
+        let front = match self.stored_blocks(topic, Sequence::FIRST..earliest, MAX_FRONT_PARTS) {
+            Err(Error::Damaged { .. }) => return Ok(false),
+            front => front?,
+        };
         // What was trimmed is counted as dropped only when its whole block is removed.
         let mut undropped = 0;
         if let Some((reaching, below)) = front.split_last() {
@@ -393,10 +398,12 @@ pub trait Log: Send + Sync + 'static {
                     continue;
                 }
                 Err(Error::Damaged { .. }) => {
-                    if self.stored_blocks(topic, Sequence::FIRST..at.previous(), 1)?.is_empty() {
-                        break;
+                    let before = self.stored_blocks(topic, Sequence::FIRST..at.previous(), 1);
+                    match before {
+                        Ok(before) if before.is_empty() => break,
+                        Ok(_) | Err(Error::Damaged { .. }) => at = at.previous(),
+                        Err(error) => return Err(error),
                     }
-                    at = at.previous();
                     continue;
                 }
                 Err(error) => return Err(error),

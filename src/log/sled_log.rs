@@ -282,6 +282,15 @@ impl SledLog {
         Ok(parsed.filter(|(owner, ..)| *owner == topic).map(|(_, first, _)| first))
     }
 
+    /// Where the last block of `topic` begins before the page that holds `from`, which sled cannot
+    /// read: it may reach as far as `from`.
+    fn last_block_readable(&self, topic: TopicId, from: Sequence) -> Result<Option<Sequence>> {
+        let below = blocks::readable_before(from.next(), |below| {
+            !matches!(self.last_block_below(topic, below), Err(Error::Damaged { .. }))
+        });
+        below.map_or(Ok(None), |below| self.last_block_below(topic, below))
+    }
+
     fn read_topics(&self) -> Result<Vec<StoredTopic>> {
         meta::read_topics(&self.tree)
             .map(|topic| topic.and_then(|topic| self.with_head(topic)))
@@ -306,13 +315,18 @@ impl SledLog {
         below: Sequence,
         max_bytes: usize,
     ) -> Result<Vec<Block>> {
-        let first = self.last_block_below(topic, from.next())?.unwrap_or(from);
+        let first = match self.last_block_below(topic, from.next()) {
+            Err(Error::Damaged { .. }) => self.last_block_readable(topic, from)?,
+            found => found?,
+        };
+        let first = first.unwrap_or(from);
         let mut blocks = Vec::new();
         let mut size_bytes = 0;
         for block in self.blocks(topic, first..below).beginning_at(first) {
             let block = match block {
                 Ok(block) if block.last_sequence() < from => continue,
                 Ok(block) => block,
+                Err(Error::Damaged { last: Some(last), .. }) if last < from => continue,
                 Err(error) if blocks.is_empty() => return Err(error),
                 Err(_reported_when_it_is_reached) => break,
             };

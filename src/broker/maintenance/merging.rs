@@ -39,7 +39,8 @@ pub(super) fn pass(
     let newest = newest_block(visit, tail)?;
     let end = superseded.below.min(newest.as_ref().map_or(tail, Block::first_sequence));
     let compacted = Compacted { below: end, seen: end, ..Compacted::nothing(0) };
-    let mut pass = Pass::new(from, tail, compacted);
+    // What came after its keys were read was not looked at.
+    let mut pass = Pass::new(from, tail.min(superseded.below), compacted);
     let mut kept = newest.iter().flat_map(Block::events);
     pass.may_expire = end < tail && kept.any(|event| visit.may_expire(&event));
     while pass.next < end {
@@ -117,6 +118,7 @@ impl Pass {
                     (Some(Reason::Superseded), Some(until)) => {
                         self.compacted.below = self.compacted.below.min(event.sequence);
                         self.compacted.due = self.compacted.due.min(until);
+                        self.may_expire |= event.ttl_ms.is_some();
                         kept += size_bytes;
                     }
                     (Some(reason), None) => {
