@@ -51,6 +51,7 @@
 
 pub mod broker;
 pub mod config;
+mod connection;
 pub mod cursor;
 pub mod edge;
 pub mod error;
@@ -59,6 +60,7 @@ pub mod log;
 pub mod server;
 pub mod shutdown;
 mod socket;
+mod stream;
 pub mod topic;
 pub mod topic_config;
 

@@ -2,8 +2,7 @@
 //!
 //! # Why
 //!
-//! Connections are accepted here and handed to hyper one by one, instead of to axum's or tonic's
-//! own server: one port has to carry gRPC, HTTP/1.1 and h2c, and a stop has to end within a bound
+//! Connections are accepted here and served one by one, instead of by axum's or tonic's own server: one port has to carry gRPC, HTTP/1.1 and h2c, and a stop has to end within a bound
 //! though streams are open (tokio-rs/axum#2673, hyperium/hyper#2787).
 
 use std::net::SocketAddr;
@@ -13,35 +12,31 @@ use axum::Router;
 use axum::body::Body;
 use axum::middleware::{map_request, map_response};
 use futures_util::StreamExt;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use http_body_util::Limited;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::broker::Broker;
+use crate::connection::Connections;
 use crate::edge::proto::broker_service_server::BrokerServiceServer;
 use crate::edge::receiving::Receiving;
 use crate::edge::{FollowConfig, grpc, http};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
-use crate::socket::{self, Socket};
-
-/// What HTTP/2 lets a client send ahead, in bytes: one stream, and one connection.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 /// The part of a stop's time that is left for storage when the connections take all of theirs.
 const CLOSE_SHARE: u32 = 10;
+
+/// The paths of the reflection service, and what one client may ask of it, in bytes: questions are
+/// short, and a stream of them lasts as long as the client likes.
+const REFLECTION: &str = "/grpc.reflection.";
+const MAX_REFLECTION_BYTES: usize = 256 << 10;
 
 /// How long the accepting loop rests when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -66,7 +61,7 @@ pub struct ServerConfig {
     pub max_concurrent_streams: u32,
     /// Memory for requests that are not whole yet, of all connections, in bytes. Default: 64 MiB.
     pub max_receiving_bytes: u64,
-    /// How long a client may take nothing of what is sent to it, or less than 64 KiB of it, in
+    /// How long a client may take nothing, or hardly anything, of what is sent to it, in
     /// milliseconds, before its connection is closed. Default: 30,000.
     pub write_timeout_ms: u64,
 }
@@ -110,9 +105,10 @@ impl Server {
             None => (http_routes.merge(grpc_routes), None),
         };
         let receiving = Receiving::new(config.max_receiving_bytes);
-        let count = move |request| {
+        let count = move |request: axum::extract::Request| {
             let receiving = receiving.clone();
-            async move { receiving.count(request) }
+            let is_counted = !request.uri().path().starts_with(REFLECTION);
+            async move { if is_counted { receiving.count(request) } else { request } }
         };
         let http_routes = http_routes.fallback(http::not_found).layer(map_request(count.clone()));
         let grpc = grpc.map(|(listener, routes)| (listener, routes.layer(map_request(count))));
@@ -156,7 +152,7 @@ impl Server {
             }
         }
         drop((http, grpc));
-        info!(connections = connections.tasks.len(), "stopping");
+        info!(connections = connections.count(), "stopping");
         set_health(&health, ServingStatus::NotServing).await;
         for name in HEALTH_NAMES {
             health.clear_service_status(name).await; // Whoever watches it is told, then let go.
@@ -169,74 +165,6 @@ impl Server {
             warn!("storage does not answer; what was acknowledged is durable");
         }
         info!("stopped");
-    }
-}
-
-/// The connections that are open.
-struct Connections {
-    builder: auto::Builder<TokioExecutor>,
-    /// Time for a client to say which protocol it speaks.
-    first_bytes: Duration,
-    /// Time in which a client has to take some of what is sent to it.
-    write_timeout: Duration,
-    graceful: GracefulShutdown,
-    tasks: TaskTracker,
-    /// Ends those that have not begun.
-    stopping: CancellationToken,
-    /// Ends those that did not end by themselves.
-    cut: CancellationToken,
-}
-
-impl Connections {
-    fn new(config: &ServerConfig) -> Self {
-        Self {
-            builder: auto_builder(config),
-            first_bytes: Duration::from_millis(config.header_read_ms),
-            write_timeout: Duration::from_millis(config.write_timeout_ms),
-            graceful: GracefulShutdown::new(),
-            tasks: TaskTracker::new(),
-            stopping: CancellationToken::new(),
-            cut: CancellationToken::new(),
-        }
-    }
-
-    fn serve(&self, socket: TcpStream, routes: &Router) {
-        let service = TowerToHyperService::new(routes.clone());
-        let (builder, watcher) = (self.builder.clone(), self.graceful.watcher());
-        let (first_bytes, write_timeout) = (self.first_bytes, self.write_timeout);
-        let (stopping, cut) = (self.stopping.clone(), self.cut.clone());
-        let serve = async move {
-            let spoken = socket::says_what_it_speaks(&socket);
-            let spoken = tokio::select! {
-                spoken = tokio::time::timeout(first_bytes, spoken) => spoken,
-                () = stopping.cancelled() => return, // It holds nothing up.
-            };
-            if !matches!(spoken, Ok(Ok(()))) {
-                return;
-            }
-            let socket = TokioIo::new(Socket::new(socket, write_timeout));
-            let connection = watcher.watch(builder.serve_connection(socket, service).into_owned());
-            if let Err(error) = connection.await {
-                debug!(error, "a connection ended early");
-            }
-        };
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = serve => {}
-                () = cut.cancelled() => {}
-            }
-        });
-    }
-
-    /// Lets them end, and cuts those that are left at `deadline`.
-    async fn end(self, deadline: Instant) {
-        self.tasks.close();
-        self.stopping.cancel();
-        if tokio::time::timeout_at(deadline, self.graceful.shutdown()).await.is_err() {
-            warn!(connections = self.tasks.len(), "cutting connections that did not end");
-        }
-        self.cut.cancel();
-        self.tasks.wait().await;
     }
 }
 
@@ -282,25 +210,10 @@ fn routes_of(routes: Routes) -> Router {
 /// for nothing more, and does not say so, would hold the stop up.
 fn end_when_draining(request: axum::extract::Request, broker: Broker) -> axum::extract::Request {
     let draining = async move { broker.draining().await };
-    request.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(draining))))
-}
-
-fn auto_builder(config: &ServerConfig) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    let keep_alive = Duration::from_millis(config.keep_alive_ms);
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(config.header_read_ms));
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(config.max_concurrent_streams)
-        .keep_alive_interval(keep_alive)
-        .keep_alive_timeout(keep_alive);
-    builder
+    request.map(|body| {
+        let body = Body::new(Limited::new(body, MAX_REFLECTION_BYTES));
+        Body::from_stream(body.into_data_stream().take_until(Box::pin(draining)))
+    })
 }
 
 /// The next connection; rests for a moment when there can be none.

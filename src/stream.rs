@@ -1,0 +1,76 @@
+//! An event stream over HTTP/1.1, written to its socket.
+//!
+//! ```text
+//! HTTP/1.1 200 OK            1f4            each chunk is what is ready,
+//! content-type: …            id: 42-…       in one write
+//! transfer-encoding: chunked …
+//! ```
+//!
+//! Source: RFC 9112, 7.1, the chunked coding.
+
+use std::fmt::Write as _;
+use std::io;
+use std::time::SystemTime;
+
+use axum::response::Response;
+use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::socket::Socket;
+
+/// Sends `response` and ends the connection.
+///
+/// # Errors
+///
+/// The client is gone, or takes nothing any more.
+pub(crate) async fn send(mut socket: Socket, response: Response) -> io::Result<()> {
+    let (head, mut body) = response.into_parts();
+    socket.write_all(head_of(&head).as_bytes()).await?;
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = body.frame() => next,
+            gone = gone(&mut socket) => return gone,
+        };
+        let Some(frame) = next else { break };
+        let frame = frame.map_err(io::Error::other)?;
+        if let Ok(data) = frame.into_data()
+            && !data.is_empty()
+        {
+            send_chunk(&mut socket, data).await?;
+        }
+    }
+    socket.write_all(b"0\r\n\r\n").await?;
+    socket.shutdown().await
+}
+
+/// The head of the answer.
+fn head_of(head: &http::response::Parts) -> String {
+    let mut text = String::with_capacity(512);
+    let _never_fails = write!(text, "HTTP/1.1 {}\r\n", head.status);
+    for (name, value) in &head.headers {
+        // What is no ASCII is none of ours, and is left out.
+        if let Ok(value) = value.to_str() {
+            let _never_fails = write!(text, "{name}: {value}\r\n");
+        }
+    }
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let _never_fails =
+        write!(text, "date: {date}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+    text
+}
+
+async fn send_chunk(socket: &mut Socket, data: Bytes) -> io::Result<()> {
+    let size = format!("{:x}\r\n", data.len());
+    let mut chunk = Buf::chain(size.as_bytes(), data).chain(&b"\r\n"[..]);
+    socket.write_all_buf(&mut chunk).await
+}
+
+/// Resolves when the client has closed its side. What it still sends is not read as a request: it
+/// was told that the connection closes after this answer.
+async fn gone(socket: &mut Socket) -> io::Result<()> {
+    let mut scratch = [0; 64];
+    while socket.read(&mut scratch).await? > 0 {}
+    Ok(())
+}
