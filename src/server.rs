@@ -3,8 +3,8 @@
 //! # Why
 //!
 //! Connections are accepted here and served one by one, instead of by axum's or tonic's own server:
-//! one port has to carry gRPC, HTTP/1.1 and h2c, and a stop has to end within a bound though streams
-//! are open (tokio-rs/axum#2673, hyperium/hyper#2787).
+//! one port has to carry gRPC, HTTP/1.1 and h2c, and a stop has to end within a bound though some
+//! streams are open (tokio-rs/axum#2673, hyperium/hyper#2787).
 
 use std::net::SocketAddr;
 use std::time::Duration;
