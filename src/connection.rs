@@ -29,9 +29,9 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
@@ -47,10 +47,11 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct Connections {
     serving: Serving,
-    tasks: TaskTracker,
-    /// Ends those that did not end by themselves.
-    cut: CancellationToken,
+    tasks: JoinSet<Option<EventStream>>,
 }
+
+/// An answer that is still to be sent, and the socket for it.
+type EventStream = (Socket, Response);
 
 /// How connections are served.
 #[derive(Debug, Clone)]
@@ -75,7 +76,7 @@ impl Connections {
             write_timeout: Duration::from_millis(config.write_timeout_ms),
             stopping: CancellationToken::new(),
         };
-        Self { serving, tasks: TaskTracker::new(), cut: CancellationToken::new() }
+        Self { serving, tasks: JoinSet::new() }
     }
 
     /// How many are open.
@@ -84,41 +85,50 @@ impl Connections {
     }
 
     /// Serves a connection, for as long as it lasts.
-    pub(crate) fn serve(&self, socket: TcpStream, routes: &Router) {
+    pub(crate) fn serve(&mut self, socket: TcpStream, routes: &Router) {
         let serve = self.serving.clone().serve(socket, routes.clone());
-        let (tasks, cut) = (self.tasks.clone(), self.cut.clone());
         self.tasks.spawn(async move {
-            let served = tokio::select! {
-                served = serve => served,
-                () = cut.cancelled() => return,
-            };
-            match served {
-                // A task of its own, which is small: this one has had the whole of hyper in it.
-                Ok(Some((socket, response))) => drop(tasks.spawn(async move {
-                    tokio::select! {
-                        _gone = stream::send(socket, response) => {}
-                        () = cut.cancelled() => {}
-                    }
-                })),
-                Ok(None) => {}
-                Err(error) => debug!(error, "a connection ended early"),
-            }
+            let served = serve.await;
+            served.unwrap_or_else(|error| {
+                debug!(error, "a connection ended early");
+                None
+            })
         });
     }
 
-    /// Lets them end, and cuts those that are left at `deadline`.
-    pub(crate) async fn end(self, deadline: Instant) {
-        self.tasks.close();
-        self.serving.stopping.cancel();
-        if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_err() {
-            warn!(connections = self.tasks.len(), "cutting connections that did not end");
+    /// Waits for one to come to an end, or to its event stream, which is sent from then on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(crate) async fn next(&mut self) {
+        match self.tasks.join_next().await {
+            // A task of its own, which is small: the one before had the whole of hyper in it.
+            Some(Ok(Some((socket, response)))) => {
+                self.tasks.spawn(async move {
+                    let _gone = stream::send(socket, response).await;
+                    None
+                });
+            }
+            Some(Ok(None)) => {}
+            Some(Err(error)) => warn!(%error, "serving a connection failed"),
+            None => std::future::pending().await,
         }
-        self.cut.cancel();
-        self.tasks.wait().await;
+    }
+
+    /// Lets them end, and cuts those that are left at `deadline`.
+    pub(crate) async fn end(mut self, deadline: Instant) {
+        self.serving.stopping.cancel();
+        while !self.tasks.is_empty() {
+            if tokio::time::timeout_at(deadline, self.next()).await.is_err() {
+                warn!(connections = self.tasks.len(), "cutting connections that did not end");
+                return self.tasks.shutdown().await;
+            }
+        }
     }
 }
 
-type Served = Result<Option<(Socket, Response)>, Box<dyn std::error::Error + Send + Sync>>;
+type Served = Result<Option<EventStream>, Box<dyn std::error::Error + Send + Sync>>;
 
 impl Serving {
     /// Serves one connection. Returns the socket where there is an event stream to be sent.

@@ -139,7 +139,7 @@ impl Server {
     /// streams end, and the log is closed. Whatever is left when the time is over is cut.
     pub async fn run(self, shutdown: Shutdown) {
         let Self { broker, config, http, grpc, mut health } = self;
-        let connections = Connections::new(&config);
+        let mut connections = Connections::new(&config);
         let mut is_failed = false;
         loop {
             tokio::select! {
@@ -148,6 +148,7 @@ impl Server {
                     is_failed = true;
                     set_health(&health, ServingStatus::NotServing).await;
                 }
+                () = connections.next() => {}
                 socket = accept(&http.0) => connections.serve(socket, &http.1),
                 (socket, routes) = accept_grpc(grpc.as_ref()) => connections.serve(socket, routes),
             }

@@ -31,6 +31,10 @@ pub struct BrokerConfig {
     pub max_read_bytes: u64,
     /// Whether a topic comes to exist by the first publish to it. Default: true.
     pub auto_create: bool,
+    /// How long the followers of a topic with very many of them are left alone after they were told
+    /// of events, in milliseconds: what comes meanwhile goes out in the same write. With a few of
+    /// them it is microseconds. Default: 25.
+    pub max_pace_ms: u64,
     /// One page of history, in bytes, its events' places and names included; a single event may be
     /// larger. Default: 3 MiB, for gRPC clients take messages of 4 MiB unless told otherwise.
     pub max_page_bytes: u64,
@@ -46,6 +50,7 @@ impl Default for BrokerConfig {
             max_tail_bytes: 32 << 20,
             max_read_bytes: 256 << 10,
             auto_create: true,
+            max_pace_ms: 25,
             max_page_bytes: 3 << 20,
         }
     }
@@ -83,6 +88,7 @@ impl OpenConfig {
             ("broker.max_group_bytes", broker.max_group_bytes, 1 << 10, 1 << 30),
             ("broker.max_read_bytes", broker.max_read_bytes, 1 << 10, 1 << 30),
             ("broker.max_page_bytes", broker.max_page_bytes, 1 << 10, 1 << 30),
+            ("broker.max_pace_ms", broker.max_pace_ms, 0, 1_000),
             ("broker.max_queue_bytes", broker.max_queue_bytes, limits.max_batch_bytes, 1 << 31),
             ("broker.max_queue_wait_ms", broker.max_queue_wait_ms, 1, 600_000),
             ("limits.max_payload_bytes", limits.max_payload_bytes, 1, 16 << 20),

@@ -23,11 +23,12 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod waker;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -47,7 +48,7 @@ pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
 pub use page::{Page, PageRequest};
 pub use publish::{Ack, Duplicate, InOrder, Pending, Publish, Receipt};
 pub use state::StatePage;
-pub use subscription::{Delivery, Subscription, Waited};
+pub use subscription::{Delivery, Patience, Subscription, Waited};
 pub use tail::{Form, Run};
 pub use topics::TopicDefaults;
 
@@ -65,6 +66,7 @@ use maintenance::{Ask, Maintenance};
 use state::StateRead;
 use tail::Tails;
 use topics::{Topic, TopicState, Topics};
+use waker::Waker;
 
 /// Requests to maintenance that wait for their turn.
 const MAX_ASKS: usize = 8;
@@ -105,8 +107,11 @@ struct Shared {
     now: fn() -> Timestamp,
     /// Why nothing more is taken.
     failure: Failure,
-    /// Ends every subscription.
+    /// Told to whoever waits for a stop.
     stopping: CancellationToken,
+    /// Ends every subscription. Of its own, for each looks at it before each of its reads.
+    is_stopping: AtomicBool,
+    waker: Waker,
     threads: Mutex<Option<Threads>>,
     /// Asks maintenance to do something now. One at a time; whoever asks waits for the answer.
     maintenance: SyncSender<Ask>,
@@ -121,11 +126,18 @@ struct Shared {
 struct Threads {
     committer: JoinHandle<()>,
     maintenance: JoinHandle<()>,
+    waker: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("epoch", &self.log.epoch()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.waker.stop(); // Nobody follows any more.
     }
 }
 
@@ -214,6 +226,7 @@ impl Broker {
         let stopping = CancellationToken::new();
         let maintenance_totals = Arc::default();
         let horizons = Horizons::default();
+        let waker = Waker::default();
         let last_id = stored.iter().map(|topic| topic.id).max();
         let topics = Topics::new(&stored, limits.max_topics as usize, config.topics.clone());
         let committer = Committer {
@@ -230,6 +243,7 @@ impl Broker {
             auto_create: settings.auto_create,
             steps: VecDeque::new(),
             quiet: HashMap::new(),
+            waker: waker.clone(),
             horizons: horizons.clone(),
             totals: Arc::clone(&maintenance_totals),
             now,
@@ -248,9 +262,12 @@ impl Broker {
             key_hasher: RandomState::new(),
             failure: failure.clone(),
         };
+        let max_pace = Duration::from_millis(settings.max_pace_ms);
+        let (waking, wakers_failure) = (waker.clone(), failure.clone());
         let threads = Threads {
             committer: spawn("committer", || committer.run())?,
             maintenance: spawn("maintenance", || maintaining.run(asks))?,
+            waker: spawn("waker", move || waking.run(max_pace, &wakers_failure))?,
         };
         Ok(Self(Arc::new(Shared {
             topics,
@@ -267,6 +284,8 @@ impl Broker {
             now,
             failure,
             stopping,
+            is_stopping: AtomicBool::new(false),
+            waker,
             threads: Mutex::new(Some(threads)),
             maintenance,
             maintenance_totals,
@@ -383,7 +402,7 @@ impl Broker {
         start: StartPoint,
         on_gap: OnGap,
     ) -> Result<Subscription> {
-        if self.0.stopping.is_cancelled() {
+        if self.is_draining() {
             return Err(Error::ShuttingDown);
         }
         let topic = self.0.topics.open(topic)?;
@@ -570,11 +589,14 @@ impl Broker {
     pub fn drain(&self) {
         self.0.space.close();
         self.0.stopping.cancel();
+        // In this order: whoever follows looks, then waits for a signal.
+        self.0.is_stopping.store(true, Ordering::SeqCst);
+        self.0.topics.signal_all();
     }
 
     /// Whether [`Self::drain`] was called.
     pub fn is_draining(&self) -> bool {
-        self.0.stopping.is_cancelled()
+        self.0.is_stopping.load(Ordering::SeqCst)
     }
 
     /// Whether publishes are taken.
@@ -603,7 +625,7 @@ impl Broker {
     pub async fn close(&self) {
         self.drain();
         let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Threads { committer, maintenance }) = threads else { return };
+        let Some(Threads { committer, maintenance, waker }) = threads else { return };
         let asks = self.0.maintenance.clone();
         let stopped = tokio::task::spawn_blocking(move || {
             let _ended_already = asks.send(Ask::Stop);
@@ -611,7 +633,13 @@ impl Broker {
         });
         let is_maintained = matches!(stopped.await, Ok(Ok(())));
         let _ended_already = self.0.commands.send(Command::Stop).await;
-        let joined = tokio::task::spawn_blocking(move || committer.join()).await;
+        let wakers = self.0.waker.clone();
+        let joined = tokio::task::spawn_blocking(move || {
+            let committed = committer.join();
+            wakers.stop();
+            waker.join().and(committed)
+        });
+        let joined = joined.await;
         if !is_maintained || !matches!(joined, Ok(Ok(()))) {
             tracing::error!("a thread of the broker ended by a panic");
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::subscription::{Delivery, Subscription, Waited};
+use super::subscription::{Delivery, Patience, Subscription, Waited};
 use super::tail::Run;
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
 use crate::error::Result;
@@ -70,7 +70,7 @@ pub(super) async fn read(
         } else {
             Duration::ZERO
         };
-        let run = match subscription.next_within(wait).await {
+        let run = match subscription.next_within(&mut Patience::new(wait)).await {
             Ok(Waited::Delivery(Delivery::Events(run))) => run,
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
                 page.cursor = Cursor::after(gap.resume.previous(), epoch);

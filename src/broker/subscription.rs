@@ -13,10 +13,13 @@
 //! but the blocks of one read.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
 
 use super::Shared;
 use super::tail::{Run, SharedBlock};
@@ -49,12 +52,46 @@ pub enum Waited {
     Stopping,
 }
 
+/// How long a reader waits for a delivery before it is told of the silence. It is kept from one
+/// wait to the next: a timer that is set once in a while costs nothing for each event.
+#[derive(Debug)]
+pub struct Patience {
+    limit: Duration,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Patience {
+    /// For so long from now on.
+    pub fn new(limit: Duration) -> Self {
+        Self { limit, since: Instant::now(), timer: Box::pin(tokio::time::sleep(limit)) }
+    }
+
+    /// For as long again, from now on.
+    fn renew(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// Resolves when it is over.
+    async fn ended(&mut self) {
+        loop {
+            self.timer.as_mut().await;
+            let left = self.limit.saturating_sub(self.since.elapsed());
+            self.timer.as_mut().reset(Instant::now() + left);
+            if left.is_zero() {
+                return;
+            }
+        }
+    }
+}
+
 /// A live reader of one topic.
 #[derive(Debug)]
 pub struct Subscription {
     shared: Arc<Shared>,
     topic: TopicRef,
-    watch: watch::Receiver<TopicState>,
+    /// Given after each change of the topic's state.
+    signal: watch::Receiver<()>,
     /// The next sequence that is wanted.
     next: Sequence,
     /// What the reader came with, for telling it of a gap.
@@ -75,16 +112,16 @@ impl Subscription {
         start: StartPoint,
         on_gap: OnGap,
     ) -> Result<Self> {
-        let mut watch = topic.watch();
+        let signal = topic.follow();
         let came_with = match start {
             StartPoint::After(cursor) => Some(cursor),
             _ => None,
         };
         let (next, gap) = loop {
-            let state = *watch.borrow_and_update();
+            let state = topic.state();
             let resolved = resolve(&shared, &topic.name, &state, start, on_gap).await;
             // What is missing because it was trimmed meanwhile is no damage.
-            let was_trimmed = watch.borrow().extent.earliest > state.extent.earliest;
+            let was_trimmed = topic.state().extent.earliest > state.extent.earliest;
             if resolved.is_ok() || !was_trimmed {
                 break resolved?;
             }
@@ -99,11 +136,11 @@ impl Subscription {
         let next = if is_by_time { Sequence::FIRST } else { next };
         let read = VecDeque::new();
         let is_caught_up = false;
-        let deletions = watch.borrow().deletions;
+        let deletions = topic.state().deletions;
         Ok(Self {
             shared,
             topic,
-            watch,
+            signal,
             next,
             came_with,
             on_gap,
@@ -135,8 +172,8 @@ impl Subscription {
 
     /// The first sequence that can be read, and the one that is given next, now.
     pub fn bounds(&self) -> (Sequence, Sequence) {
-        let state = self.watch.borrow();
-        (state.extent.earliest, state.extent.tail)
+        let Extent { earliest, tail, .. } = self.topic.state().extent;
+        (earliest, tail)
     }
 
     /// The gap that will be delivered first, if there is one.
@@ -146,7 +183,7 @@ impl Subscription {
 
     /// Whether everything that was there is delivered.
     pub fn is_at_tail(&self) -> bool {
-        self.gap.is_none() && self.next >= self.watch.borrow().extent.tail
+        self.gap.is_none() && self.next >= self.topic.state().extent.tail
     }
 
     /// The next delivery; waits for one at the tail. `None` when the broker is stopping.
@@ -162,7 +199,7 @@ impl Subscription {
     /// Nothing is lost: what was not returned is delivered by the next call.
     pub async fn next(&mut self) -> Result<Option<Delivery>> {
         loop {
-            match self.next_within(Duration::MAX).await? {
+            match self.next_within(&mut Patience::new(Duration::MAX)).await? {
                 Waited::Delivery(delivery) => return Ok(Some(delivery)),
                 Waited::Silence => {}
                 Waited::Stopping => return Ok(None),
@@ -170,8 +207,8 @@ impl Subscription {
         }
     }
 
-    /// The next delivery; waits for one at the tail, up to `limit`. The time counts for waiting
-    /// alone: what is there is read however long that takes.
+    /// The next delivery; waits for one at the tail, for as long as the reader is patient. The time
+    /// counts for waiting alone: what is there is read however long that takes.
     ///
     /// # Errors
     ///
@@ -180,19 +217,22 @@ impl Subscription {
     /// # Cancel safety
     ///
     /// As [`Self::next`].
-    pub async fn next_within(&mut self, limit: Duration) -> Result<Waited> {
-        let mut silence = std::pin::pin!(tokio::time::sleep(limit));
+    pub async fn next_within(&mut self, patience: &mut Patience) -> Result<Waited> {
         loop {
             if let Some(delivery) = self.next_ready().await? {
+                patience.renew();
                 return Ok(Waited::Delivery(delivery));
+            }
+            if self.shared.is_stopping.load(Ordering::SeqCst) {
+                return Ok(Waited::Stopping);
             }
             tokio::select! {
                 biased;
-                () = self.shared.stopping.cancelled() => return Ok(Waited::Stopping),
-                changed = self.watch.changed() => if changed.is_err() {
-                    return Ok(Waited::Stopping);
-                },
-                () = &mut silence => return Ok(Waited::Silence),
+                _signalled = self.signal.changed() => {}
+                () = patience.ended() => {
+                    patience.renew();
+                    return Ok(Waited::Silence);
+                }
             }
         }
     }
@@ -209,7 +249,7 @@ impl Subscription {
     /// As [`Self::next`].
     pub async fn next_ready(&mut self) -> Result<Option<Delivery>> {
         loop {
-            if self.shared.stopping.is_cancelled() {
+            if self.shared.is_stopping.load(Ordering::SeqCst) {
                 return Ok(None);
             }
             if let Some(gap) = self.gap.take() {
@@ -219,7 +259,8 @@ impl Subscription {
             if let Some(run) = self.take_read() {
                 return Ok(Some(Delivery::Events(run)));
             }
-            let state = *self.watch.borrow_and_update();
+            self.signal.mark_unchanged(); // In this order: what is new after it is signalled.
+            let state = self.topic.state();
             if state.deletions != self.deletions {
                 return Err(Error::TopicDeleted(self.topic.name.clone()));
             }
@@ -244,7 +285,7 @@ impl Subscription {
         if let Some(run) = self.take_read() {
             return Some(Delivery::Events(run));
         }
-        let state = *self.watch.borrow_and_update();
+        let state = self.topic.state();
         if state.deletions != self.deletions
             || self.next < state.extent.earliest
             || self.next >= state.extent.tail
@@ -281,7 +322,7 @@ impl Subscription {
         let Some(id) = state.id else { return Ok(()) };
         let (next, tail, max_bytes) = (self.next, state.extent.tail, self.shared.max_read_bytes);
         let blocks = self.shared.blocking(move |log| log.read(id, next, tail, max_bytes)).await;
-        let now_earliest = self.watch.borrow().extent.earliest;
+        let now_earliest = self.topic.state().extent.earliest;
         if next < now_earliest {
             return Ok(()); // Trimmed while it was read: what is missing is a gap, and no damage.
         }

@@ -1,4 +1,4 @@
-//! The registry: every topic by its name, and what its readers watch.
+//! The registry: every topic by its name, and what is known of it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::dedup::Recall;
 use super::maintenance::Upkeep;
 use super::tail::Tail;
+use super::waker::Signal;
 use crate::error::{Error, Result};
 use crate::log::{Extent, StoredTopic};
 use crate::topic::{TopicId, TopicName, TopicPattern};
@@ -54,9 +55,9 @@ pub(super) struct Topic {
     /// The settings that it has where its own say nothing.
     defaults: Arc<TopicConfig>,
     state: Mutex<TopicState>,
-    /// Tells those who follow it. Made for the first of them: of a hundred thousand topics few are
-    /// followed, and it takes more than all the rest.
-    watch: OnceLock<watch::Sender<TopicState>>,
+    /// Tells those who follow it that there is something new. Made for the first of them: of a
+    /// hundred thousand topics few are followed, and it takes more than all the rest.
+    pub(super) signal: OnceLock<Signal>,
     /// How many hold a [`TopicRef`].
     refs: AtomicUsize,
 }
@@ -70,7 +71,7 @@ impl Topic {
             upkeep: Upkeep::of(&state.extent),
             defaults,
             state: Mutex::new(state),
-            watch: OnceLock::new(),
+            signal: OnceLock::new(),
             refs: AtomicUsize::new(0),
         })
     }
@@ -85,19 +86,14 @@ impl Topic {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches what is readable.
-    pub(super) fn watch(&self) -> watch::Receiver<TopicState> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.watch.get_or_init(|| watch::Sender::new(*state)).subscribe()
+    /// Follows it: the signal is given after each change of its state from now on.
+    pub(super) fn follow(&self) -> watch::Receiver<()> {
+        self.signal.get_or_init(Signal::default).follow()
     }
 
-    /// Lets readers see a new state. Called by the committer alone.
+    /// Sets what is readable. Called by the committer alone, which has followers woken.
     pub(super) fn set_state(&self, state: TopicState) {
-        let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = state;
-        if let Some(watch) = self.watch.get() {
-            watch.send_replace(state);
-        }
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 }
 
@@ -230,6 +226,12 @@ impl Topics {
     pub(super) fn filtered(&self, wanted: impl Fn(&Topic) -> bool) -> Vec<Arc<Topic>> {
         let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
         by_name.values().filter(|topic| wanted(topic)).cloned().collect()
+    }
+
+    /// Signals everybody who follows any.
+    pub(super) fn signal_all(&self) {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        by_name.values().filter_map(|topic| topic.signal.get()).for_each(Signal::give);
     }
 
     fn forget_if_unused(&self, topic: &Arc<Topic>) {

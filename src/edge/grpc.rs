@@ -13,7 +13,9 @@ use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
 use super::receiving::{self, Received};
 use super::{FollowConfig, messages};
-use crate::broker::{Broker, Delivery, InOrder, LimitsConfig, Pending, Subscription, Waited};
+use crate::broker::{
+    Broker, Delivery, InOrder, LimitsConfig, Patience, Pending, Subscription, Waited,
+};
 use crate::cursor::{Cursor, OnGap, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
@@ -131,7 +133,7 @@ impl BrokerService for Grpc {
         let subscription = within(deadline, self.broker.subscribe(&topic, start, on_gap)).await?;
         let following = Following {
             subscription,
-            heartbeat: self.config.heartbeat(),
+            patience: self.config.patience(),
             is_started: false,
             is_ended: false,
         };
@@ -391,7 +393,8 @@ async fn answer(in_flight: &mut VecDeque<Result<Pending>>) -> Result<crate::brok
 /// One `Subscribe`.
 struct Following {
     subscription: Subscription,
-    heartbeat: Duration,
+    /// With silence, up to the next heartbeat.
+    patience: Patience,
     is_started: bool,
     is_ended: bool,
 }
@@ -405,7 +408,7 @@ impl Following {
             self.is_started = true;
             return Some(Ok(response(self.started())));
         }
-        let waited = self.subscription.next_within(self.heartbeat).await;
+        let waited = self.subscription.next_within(&mut self.patience).await;
         let cursor = self.subscription.cursor().to_string();
         let message = match waited {
             Ok(Waited::Silence) => Message::Heartbeat(proto::Heartbeat { cursor }),

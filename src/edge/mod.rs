@@ -25,7 +25,7 @@ use std::time::Duration;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use crate::broker::LimitsConfig;
+use crate::broker::{LimitsConfig, Patience};
 
 /// The wire contract of the gRPC edge: messages, the service's server side, and a client.
 #[allow(
@@ -81,8 +81,9 @@ impl Default for FollowConfig {
 }
 
 impl FollowConfig {
-    fn heartbeat(&self) -> Duration {
-        Duration::from_millis(self.heartbeat_ms)
+    /// With silence, up to the next heartbeat.
+    fn patience(&self) -> Patience {
+        Patience::new(Duration::from_millis(self.heartbeat_ms))
     }
 
     /// A time around `retry_ms`, another one each time.

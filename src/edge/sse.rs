@@ -34,7 +34,7 @@ use http::{HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 
 use super::{FollowConfig, status};
-use crate::broker::{Delivery, EventRef, Form, Run, Subscription, Waited};
+use crate::broker::{Delivery, EventRef, Form, Patience, Run, Subscription, Waited};
 use crate::cursor::{Cursor, Epoch};
 use crate::error::Error;
 
@@ -50,7 +50,9 @@ const ENCODED: &str = "data:";
 /// The answer that streams `subscription`.
 pub(super) fn response(subscription: Subscription, config: FollowConfig) -> Response {
     let gap = subscription.gap().map(status::gap_header);
-    let following = Following { subscription, config, phase: Phase::Opening };
+    let patience = config.patience();
+    // In a box, for it is moved with each write.
+    let following = Box::new(Following { subscription, config, patience, phase: Phase::Opening });
     let writes = stream::unfold(following, |mut following| async move {
         Some((Ok::<Bytes, Infallible>(following.next().await?), following))
     });
@@ -87,6 +89,8 @@ enum Phase {
 struct Following {
     subscription: Subscription,
     config: FollowConfig,
+    /// With silence, up to the next heartbeat.
+    patience: Patience,
     phase: Phase,
 }
 
@@ -102,7 +106,7 @@ impl Following {
             }
             Phase::Open => {}
         }
-        Some(match self.subscription.next_within(self.config.heartbeat()).await {
+        Some(match self.subscription.next_within(&mut self.patience).await {
             Ok(Waited::Silence) => Bytes::from_static(b": heartbeat\n\n"),
             Ok(Waited::Delivery(Delivery::Events(run))) => self.gather(&run),
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {

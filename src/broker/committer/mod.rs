@@ -33,6 +33,7 @@ use super::publish::{Ack, InOrder};
 use super::retention::Quiet;
 use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState};
+use super::waker::Waker;
 use crate::cursor::{Position, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
@@ -110,6 +111,8 @@ pub(super) struct Committer {
     /// Topics that need not be looked at for what their limits do not keep, and until when: a
     /// cache of [`MAX_QUIET`] of them.
     pub(super) quiet: HashMap<TopicId, Quiet>,
+    /// Tells those who follow a topic.
+    pub(super) waker: Waker,
     /// Where backups are.
     pub(super) horizons: Horizons,
     /// All that was ever dropped or rewritten.
@@ -236,7 +239,7 @@ impl Committer {
             self.last_position.fetch_max(extent.last_position.get(), Ordering::Release);
             let was_empty = !topic.state.exists() || topic.state.extent.is_empty();
             let (id, is_deleted) = (Some(topic.id), false);
-            topic.topic.set_state(TopicState { id, extent, is_deleted, ..topic.state });
+            self.show(&topic.topic, TopicState { id, extent, is_deleted, ..topic.state });
             if was_empty {
                 topic.topic.upkeep.has_front(); // How old it may get nobody has looked at.
             }
@@ -250,6 +253,12 @@ impl Committer {
             }
         }
         self.next_id = draft.next_id();
+    }
+
+    /// Lets readers see what a topic is now.
+    fn show(&self, topic: &Arc<Topic>, state: TopicState) {
+        topic.set_state(state);
+        self.waker.wake(topic);
     }
 
     /// Notes until when nothing needs to be dropped.
@@ -312,7 +321,7 @@ impl Committer {
         let name = topic.name.clone();
         let stored = StoredTopic { id, name, extent, config, is_deleted };
         self.log.commit(&Group::noting(stored)).inspect_err(|error| self.failure.note(error))?;
-        topic.set_state(state);
+        self.show(topic, state);
         self.quiet.remove(&id);
         Ok(())
     }

@@ -219,7 +219,7 @@ impl Committer {
             topic.tail.forget_through(last); // Nobody sees again what is dropped now.
         }
         if let Some(stored) = changed {
-            topic.set_state(TopicState { extent: stored.extent, ..topic.state() });
+            self.show(&topic, TopicState { extent: stored.extent, ..topic.state() });
         }
         if done.has_more {
             topic.upkeep.has_front(); // Whoever asked for it may not come back for the rest.
