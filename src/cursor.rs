@@ -303,8 +303,9 @@ impl From<TrimReason> for GapReason {
 /// What a reader is told when the event it wants next is not there. All of it is one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Gap {
-    /// The topic.
-    pub topic: TopicName,
+    /// The topic; `None` for all topics of a reader of many. Places are positions then, and no
+    /// sequences.
+    pub topic: Option<TopicName>,
     /// The sequence the reader wanted next; for a cursor by position, the position; for a start by
     /// time, the milliseconds since 1970.
     pub requested: u64,
@@ -322,7 +323,8 @@ pub struct Gap {
 
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { topic, requested, earliest, tail, .. } = self;
+        let Self { requested, earliest, tail, .. } = self;
+        let topic = self.topic.as_ref().map_or("all topics", TopicName::as_str);
         match self.reason {
             GapReason::Retention => write!(f, "events of {topic:?} below {earliest} were trimmed"),
             GapReason::Expired => write!(f, "events of {topic:?} below {earliest} have expired"),

@@ -165,6 +165,11 @@ impl TopicPattern {
         tokens.next().is_none()
     }
 
+    /// What every name that it matches begins with.
+    pub fn literal_prefix(&self) -> &str {
+        self.0.split(['*', '>']).next().unwrap_or_default()
+    }
+
     /// How special it is, token by token: of two patterns that match a name, the greater one says
     /// more about it.
     pub fn specificity(&self) -> Vec<u8> {

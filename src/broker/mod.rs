@@ -11,11 +11,15 @@ mod committer;
 mod config;
 mod dedup;
 mod failure;
+mod feed;
+mod filter;
 mod horizon;
+mod interest;
 mod limits;
 mod maintenance;
 mod page;
 mod publish;
+mod reader;
 mod retention;
 mod state;
 mod subscription;
@@ -43,10 +47,13 @@ pub use backup::Backup;
 pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
+pub use feed::{Feed, MAX_PATTERNS};
+pub use filter::Filter;
 pub use limits::LimitsConfig;
 pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
 pub use page::{Page, PageRequest};
 pub use publish::{Ack, Duplicate, InOrder, Pending, Publish, Receipt};
+pub use reader::Reader;
 pub use state::StatePage;
 pub use subscription::{Delivery, Patience, Subscription, Waited};
 pub use tail::{Form, Run};
@@ -56,11 +63,12 @@ use crate::cursor::{Cursor, Epoch, OnGap, Place, Position, Sequence, StartPoint,
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Log, MemoryLog, NewRecords, SledLog};
-use crate::topic::{TopicId, TopicName};
+use crate::topic::{TopicId, TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 use committer::{Change, Command, Committer, Done, Request, Step, Work};
 use dedup::DedupWindow;
 use failure::Failure;
+use filter::Filters;
 use horizon::Horizons;
 use maintenance::{Ask, Maintenance};
 use state::StateRead;
@@ -112,6 +120,7 @@ struct Shared {
     /// Ends every subscription. Of its own, for each looks at it before each of its reads.
     is_stopping: AtomicBool,
     waker: Waker,
+    filters: Filters,
     threads: Mutex<Option<Threads>>,
     /// Asks maintenance to do something now. One at a time; whoever asks waits for the answer.
     maintenance: SyncSender<Ask>,
@@ -286,6 +295,7 @@ impl Broker {
             stopping,
             is_stopping: AtomicBool::new(false),
             waker,
+            filters: Filters::default(),
             threads: Mutex::new(Some(threads)),
             maintenance,
             maintenance_totals,
@@ -409,6 +419,24 @@ impl Broker {
         Subscription::start(self.0.clone(), topic, start, on_gap).await
     }
 
+    /// Follows all topics whose names fit any of the patterns, in the order of their positions,
+    /// those that are created later, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::subscribe`]; [`Error::Invalid`] for a start that is one of a single topic.
+    pub async fn feed(
+        &self,
+        patterns: Vec<TopicPattern>,
+        start: StartPoint,
+        on_gap: OnGap,
+    ) -> Result<Feed> {
+        if self.is_draining() {
+            return Err(Error::ShuttingDown);
+        }
+        Feed::start(self.0.clone(), patterns, start, on_gap).await
+    }
+
     /// Reads a page of `topic`, which must exist unless the caller waits for its first event.
     ///
     /// # Errors
@@ -422,7 +450,23 @@ impl Broker {
             Err(error) => return Err(error),
         }
         let subscription = self.subscribe(topic, request.start, request.on_gap).await?;
-        page::read(subscription, &request, self.0.max_page_bytes).await
+        let reader = Reader::One(subscription).filtered(std::mem::take(&mut request.filter))?;
+        page::read(reader, &request, self.0.max_page_bytes).await
+    }
+
+    /// Reads a page of all topics whose names fit any of the patterns.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::feed`].
+    pub async fn read_many(
+        &self,
+        patterns: Vec<TopicPattern>,
+        mut request: PageRequest,
+    ) -> Result<Page> {
+        let feed = self.feed(patterns, request.start, request.on_gap).await?;
+        let reader = Reader::Many(feed).filtered(std::mem::take(&mut request.filter))?;
+        page::read(reader, &request, self.0.max_page_bytes).await
     }
 
     /// Reads the latest event of each key of `topic` that begins with `key_prefix`: `limit` of them
@@ -592,6 +636,7 @@ impl Broker {
         // In this order: whoever follows looks, then waits for a signal.
         self.0.is_stopping.store(true, Ordering::SeqCst);
         self.0.topics.signal_all();
+        self.0.waker.interests().signal_all();
     }
 
     /// Whether [`Self::drain`] was called.

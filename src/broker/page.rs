@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::subscription::{Delivery, Patience, Subscription, Waited};
+use super::filter::Filter;
+use super::reader::Reader;
+use super::subscription::{Delivery, Patience, Waited};
 use super::tail::Run;
-use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
+use crate::cursor::{Cursor, Gap, OnGap, Place, Sequence, StartPoint};
 use crate::error::Result;
 use crate::log::EventRef;
 use crate::topic::TopicName;
 
 /// What to read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PageRequest {
     /// Where to begin.
     pub start: StartPoint,
@@ -24,6 +26,8 @@ pub struct PageRequest {
     pub wait: Duration,
     /// What to do when the start is gone.
     pub on_gap: OnGap,
+    /// Only these events.
+    pub filter: Filter,
 }
 
 /// Events in order, and where to go on.
@@ -31,14 +35,15 @@ pub struct PageRequest {
 pub struct Page {
     /// The events.
     pub runs: Vec<Run>,
-    /// The gap before them, when the start was gone and the caller asked to go on.
-    pub gap: Option<Gap>,
+    /// The gaps before them, where the start was gone and the caller asked to go on: of many topics
+    /// one for each that has lost some.
+    pub gaps: Vec<Gap>,
     /// What to pass as the next start.
     pub cursor: Cursor,
-    /// The first sequence that can be read.
-    pub earliest: Sequence,
-    /// The sequence that is given next.
-    pub tail: Sequence,
+    /// The first place that can be read: a sequence of the one topic, or a position.
+    pub earliest: u64,
+    /// The place that is given next.
+    pub tail: u64,
     /// Whether nothing was left to read.
     pub caught_up: bool,
 }
@@ -49,38 +54,38 @@ pub(super) const EVENT_BYTES: usize = 128;
 
 /// Reads a page; `max_bytes` bounds it besides the number of events.
 pub(super) async fn read(
-    mut subscription: Subscription,
+    mut reader: Reader,
     request: &PageRequest,
     max_bytes: usize,
 ) -> Result<Page> {
     let started = Instant::now();
-    let epoch = subscription.epoch();
     let mut page = Page {
         runs: Vec::new(),
-        gap: None,
-        cursor: subscription.cursor(),
-        earliest: Sequence::FIRST,
-        tail: Sequence::FIRST,
+        gaps: Vec::new(),
+        cursor: reader.cursor(),
+        earliest: 0,
+        tail: 0,
         caught_up: false,
     };
     let mut room = Room { events: request.limit, bytes: max_bytes, is_empty: true };
-    while room.events > 0 {
+    let mut is_cut = false;
+    while room.events > 0 && !is_cut {
         let wait = if page.runs.is_empty() && request.before.is_none() {
             request.wait.saturating_sub(started.elapsed())
         } else {
             Duration::ZERO
         };
-        let run = match subscription.next_within(&mut Patience::new(wait)).await {
+        let run = match reader.next_within(&mut Patience::new(wait)).await {
             Ok(Waited::Delivery(Delivery::Events(run))) => run,
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
-                page.cursor = Cursor::after(gap.resume.previous(), epoch);
-                page.gap = Some(gap);
+                page.cursor = reader.cursor();
+                page.gaps.push(gap);
                 continue;
             }
             Ok(Waited::Delivery(Delivery::CaughtUp)) => continue,
             Ok(Waited::Silence | Waited::Stopping) => {
                 // Beyond what has expired since it was read, too: that never comes again.
-                page.cursor = subscription.cursor();
+                page.cursor = reader.cursor();
                 break;
             }
             Err(_told_by_the_next_page) if !page.runs.is_empty() => break,
@@ -91,17 +96,19 @@ pub(super) async fn read(
         if fitting == 0 {
             break;
         }
-        let is_cut = run.events().nth(fitting).is_some();
+        is_cut = run.events().nth(fitting).is_some();
         let run = run.first(fitting);
-        page.cursor = Cursor::after(run.last_sequence(), epoch);
-        page.runs.push(run);
-        if is_cut {
-            break;
+        if let Some(last) = run.events().last() {
+            page.cursor = reader.cursor_after(&last);
         }
+        page.runs.push(run);
     }
-    (page.earliest, page.tail) = subscription.bounds();
-    let crate::cursor::Place::Sequence(last) = page.cursor.after else { return Ok(page) };
-    page.caught_up = last.next() >= page.tail;
+    (page.earliest, page.tail) = reader.bounds();
+    let last = match page.cursor.after {
+        Place::Sequence(last) => last.get(),
+        Place::Position(last) => last.get(),
+    };
+    page.caught_up = last + 1 >= page.tail;
     Ok(page)
 }
 

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::Shared;
+use super::filter::Filter;
 use super::tail::{Run, SharedBlock};
 use super::topics::{TopicRef, TopicState};
 use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
@@ -68,12 +69,17 @@ impl Patience {
     }
 
     /// For as long again, from now on.
-    fn renew(&mut self) {
+    pub(super) fn renew(&mut self) {
         self.since = Instant::now();
     }
 
+    /// Whether it is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.since.elapsed() >= self.limit
+    }
+
     /// Resolves when it is over.
-    async fn ended(&mut self) {
+    pub(super) async fn ended(&mut self) {
         loop {
             self.timer.as_mut().await;
             let left = self.limit.saturating_sub(self.since.elapsed());
@@ -101,6 +107,8 @@ pub struct Subscription {
     /// Blocks of the last read that are not delivered yet.
     read: VecDeque<Arc<SharedBlock>>,
     is_caught_up: bool,
+    /// What the reader wants of it.
+    filter: Option<Arc<Filter>>,
     /// How often the topic had been deleted when it came: it ends with the next time.
     deletions: u32,
 }
@@ -147,8 +155,19 @@ impl Subscription {
             gap,
             read,
             is_caught_up,
+            filter: None,
             deletions,
         })
+    }
+
+    /// Only the events that `filter` picks. The place moves on with the others, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`].
+    pub fn filtered(self, filter: Filter) -> Result<Self> {
+        let filter = self.shared.filters.share(filter)?;
+        Ok(Self { filter, ..self })
     }
 
     /// The topic.
@@ -228,7 +247,10 @@ impl Subscription {
             }
             tokio::select! {
                 biased;
-                _signalled = self.signal.changed() => {}
+                _signalled = self.signal.changed() => if patience.is_over() {
+                    patience.renew(); // What there is, is not for this reader.
+                    return Ok(Waited::Silence);
+                },
                 () = patience.ended() => {
                     patience.renew();
                     return Ok(Waited::Silence);
@@ -302,7 +324,8 @@ impl Subscription {
             let name = self.topic.name.clone();
             let from = self.next;
             self.next = below.max(from);
-            if let Some(run) = Run::new(name, block, from, below, (self.shared.now)()) {
+            let (now, filter) = ((self.shared.now)(), self.filter.as_ref());
+            if let Some(run) = Run::new(name, block, from..below, now, filter) {
                 return Some(run);
             }
         }
@@ -345,7 +368,7 @@ impl Subscription {
 
 /// What a reader wants next.
 #[derive(Debug, Clone, Copy)]
-enum Wanted {
+pub(super) enum Wanted {
     Sequence(Sequence),
     Position(Position),
     /// What was appended then, or after it.
@@ -424,7 +447,7 @@ async fn resolve(
 }
 
 /// The gap of a reader that wants `wanted` next.
-fn gap(
+pub(super) fn gap(
     topic: &TopicName,
     state: &TopicState,
     wanted: Wanted,
@@ -448,5 +471,5 @@ fn gap(
         OnGap::Earliest => earliest,
         OnGap::Latest => tail,
     };
-    Gap { topic: topic.clone(), requested, earliest, tail, lost, reason, resume }
+    Gap { topic: Some(topic.clone()), requested, earliest, tail, lost, reason, resume }
 }

@@ -11,11 +11,12 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
-use crate::cursor::Sequence;
+use super::filter::Filter;
+use crate::cursor::{Position, Sequence};
 use crate::event::{Event, Timestamp};
 use crate::log::{Block, EventRef};
 use crate::topic::TopicName;
@@ -30,20 +31,40 @@ const MIN_ORDER: usize = 1_024;
 /// The wire forms in which a block may be kept, encoded once for all its readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Frames of a server-sent event stream of one topic.
-    Sse,
+    /// Frames of a server-sent event stream, with sequences for ids, and payloads as they are.
+    Data,
+    /// The same, with envelopes around the payloads.
+    Envelope,
+    /// The same, with CloudEvents around them.
+    CloudEvents,
+    /// As [`Self::Data`], with positions for ids.
+    PlacedData,
+    /// As [`Self::Envelope`], with positions for ids.
+    PlacedEnvelope,
+    /// As [`Self::CloudEvents`], with positions for ids.
+    PlacedCloudEvents,
+    /// Messages of a WebSocket, but for what they begin with.
+    Message,
 }
 
 /// How many wire forms there are.
-const FORMS: usize = 1;
+const FORMS: usize = 7;
+
+/// For how many filters a block remembers what they pick.
+const MAX_PICKS: usize = 4;
 
 /// A block and its wire forms, shared by all its readers.
 #[derive(Debug)]
 pub(super) struct SharedBlock {
     block: Block,
-    forms: [OnceLock<Encoded>; FORMS],
+    forms: [OnceLock<Box<Encoded>>; FORMS],
+    /// What filters pick, the sequences of the events.
+    picks: Mutex<Vec<(Arc<Filter>, Picked)>>,
     charge: Charge,
 }
+
+/// The sequences of the events that a filter picks, in order.
+type Picked = Arc<[Sequence]>;
 
 /// What all tails take together, and may take.
 #[derive(Debug, Default)]
@@ -108,13 +129,32 @@ struct Encoded {
 impl SharedBlock {
     /// Wraps a block that nobody else reads yet.
     pub(super) fn new(block: Block) -> Arc<Self> {
-        Arc::new(Self { block, forms: Default::default(), charge: Charge::default() })
+        Self::charged(block, Charge::default())
     }
 
     /// Wraps a block for a tail, on the account of all tails.
     fn in_tail(block: Block, account: &Arc<Account>) -> Arc<Self> {
         let charge = Charge::open(account, BLOCK_BYTES + block.bytes().len());
-        Arc::new(Self { block, forms: Default::default(), charge })
+        Self::charged(block, charge)
+    }
+
+    fn charged(block: Block, charge: Charge) -> Arc<Self> {
+        Arc::new(Self { block, forms: Default::default(), picks: Mutex::default(), charge })
+    }
+
+    /// What `filter` picks of it.
+    fn picked(&self, filter: &Arc<Filter>) -> Picked {
+        let mut picks = self.picks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, picked)) = picks.iter().find(|(known, _)| Arc::ptr_eq(known, filter)) {
+            return picked.clone();
+        }
+        let events = self.block.events().filter(|event| filter.picks(event));
+        let picked: Picked = events.map(|event| event.sequence).collect();
+        if picks.len() < MAX_PICKS && !self.charge.is_refused() {
+            self.charge.add(size_of_val(&*picked));
+            picks.push((filter.clone(), picked.clone()));
+        }
+        picked
     }
 
     pub(super) fn block(&self) -> &Block {
@@ -131,19 +171,23 @@ pub struct Run {
     below: Sequence,
     /// When it was read: what has expired by then is no part of it.
     now: Timestamp,
+    /// Those that the reader's filter picks, if it has one.
+    picked: Option<Picked>,
 }
 
 impl Run {
-    /// The events of `shared` from `from`, and below `below`, that have not expired at `now`;
-    /// `None` if it holds none of these.
+    /// The events of `shared` in `sequences` that have not expired at `now`, and that `filter`
+    /// picks; `None` if it holds none of these.
     pub(super) fn new(
         topic: TopicName,
         shared: Arc<SharedBlock>,
-        from: Sequence,
-        below: Sequence,
+        sequences: Range<Sequence>,
         now: Timestamp,
+        filter: Option<&Arc<Filter>>,
     ) -> Option<Self> {
-        let run = Self { topic, shared, from, below, now };
+        let picked = filter.map(|filter| shared.picked(filter));
+        let Range { start: from, end: below } = sequences;
+        let run = Self { topic, shared, from, below, now, picked };
         run.non_empty()
     }
 
@@ -158,7 +202,11 @@ impl Run {
         events
             .skip_while(|event| event.sequence < self.from)
             .take_while(|event| event.sequence < self.below)
-            .filter(|event| !event.is_expired(self.now))
+            .filter(|event| !event.is_expired(self.now) && self.picks(event.sequence))
+    }
+
+    fn picks(&self, sequence: Sequence) -> bool {
+        self.picked.as_ref().is_none_or(|picked| picked.binary_search(&sequence).is_ok())
     }
 
     /// Copies of the events that live on their own.
@@ -203,13 +251,13 @@ impl Run {
         self.cut(kept.get_or_init(|| {
             let encoded = Encoded::new(&self.shared.block, encode);
             self.shared.charge.add(encoded.size_bytes());
-            encoded
+            Box::new(encoded)
         }))
     }
 
     /// What of a block's wire form belongs to this run.
     fn cut(&self, encoded: &Encoded) -> Bytes {
-        if !self.shared.block.has_ttl() {
+        if !self.shared.block.has_ttl() && self.picked.is_none() {
             return encoded
                 .bytes
                 .slice(encoded.offset_of(self.from)..encoded.offset_of(self.below));
@@ -251,40 +299,76 @@ impl Encoded {
     }
 }
 
-/// The newest blocks of one topic, oldest first.
-#[derive(Debug, Default)]
-pub(super) struct Tail(Mutex<VecDeque<Arc<SharedBlock>>>);
+/// The newest blocks of one topic.
+#[derive(Debug)]
+pub(super) struct Tail(Mutex<Newest>);
+
+#[derive(Debug)]
+struct Newest {
+    /// Oldest first.
+    blocks: VecDeque<Arc<SharedBlock>>,
+    /// The last position of the events before them.
+    before: Position,
+}
+
+impl Newest {
+    fn let_go(&mut self, count: usize) {
+        for shared in self.blocks.drain(..count) {
+            self.before = shared.block.last_position();
+            shared.charge.close();
+        }
+        if self.blocks.is_empty() {
+            self.blocks.shrink_to_fit(); // A hundred thousand quiet topics keep no empty buffers.
+        }
+    }
+}
 
 impl Tail {
+    /// Of a topic whose events so far end at this position.
+    pub(super) fn after(before: Position) -> Self {
+        Self(Mutex::new(Newest { blocks: VecDeque::new(), before }))
+    }
+
+    fn newest(&self) -> MutexGuard<'_, Newest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn push(&self, block: Arc<SharedBlock>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(block);
+        self.newest().blocks.push_back(block);
+    }
+
+    /// The sequence of the first event after `position`; `None` if it may be older than what is
+    /// kept, or is not there yet.
+    pub(super) fn seek_after(&self, position: Position) -> Option<Sequence> {
+        let newest = self.newest();
+        if position < newest.before {
+            return None;
+        }
+        let index = newest.blocks.partition_point(|s| s.block.last_position() <= position);
+        let block = &newest.blocks.get(index)?.block;
+        block.events().find(|event| event.position > position).map(|event| event.sequence)
     }
 
     /// Lets go of the oldest block if it begins at `first`.
     fn pop(&self, first: Sequence) {
-        let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_oldest = |shared: &Arc<SharedBlock>| shared.block.first_sequence() == first;
-        if blocks.front().is_some_and(is_oldest)
-            && let Some(oldest) = blocks.pop_front()
-        {
-            oldest.charge.close();
-        }
-        if blocks.is_empty() {
-            blocks.shrink_to_fit(); // A hundred thousand quiet topics keep no empty buffers.
+        let mut newest = self.newest();
+        let oldest = newest.blocks.front();
+        if oldest.is_some_and(|shared| shared.block.first_sequence() == first) {
+            newest.let_go(1);
         }
     }
 
     /// Whether a block in it begins there.
     fn begins_one_at(&self, first: Sequence) -> bool {
-        let blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocks = &self.newest().blocks;
         blocks.binary_search_by_key(&first, |shared| shared.block.first_sequence()).is_ok()
     }
 
     /// Lets go of the blocks up to `last`: the log holds them in another form now.
     pub(super) fn forget_through(&self, last: Sequence) {
-        let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = blocks.partition_point(|shared| shared.block.first_sequence() <= last);
-        blocks.drain(..end).for_each(|shared| shared.charge.close());
+        let mut newest = self.newest();
+        let end = newest.blocks.partition_point(|shared| shared.block.first_sequence() <= last);
+        newest.let_go(end);
     }
 
     /// Blocks from the one that holds the start of `readable`, `max_bytes` of them at the most but
@@ -296,7 +380,7 @@ impl Tail {
         max_bytes: usize,
     ) -> Option<Vec<Arc<SharedBlock>>> {
         let from = readable.start;
-        let blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocks = &self.newest().blocks;
         if blocks.front()?.block.first_sequence() > from {
             return None;
         }
@@ -351,7 +435,6 @@ impl Tails {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cursor::Position;
     use crate::event::NewEvent;
     use crate::log::{BlockBuilder, NewRecords};
 
@@ -365,17 +448,17 @@ mod tests {
     #[test]
     fn wire_forms_are_charged_as_they_are_and_everything_is_given_back() {
         let mut tails = Tails::new(100_000);
-        let quiet: Arc<Tail> = Arc::default();
-        let read: Arc<Tail> = Arc::default();
+        let quiet = Arc::new(Tail::after(Position::BEFORE_ALL));
+        let read = Arc::new(Tail::after(Position::BEFORE_ALL));
         let topic = TopicName::new("a").unwrap();
         tails.push(&quiet, block(1, 1_000));
         tails.push(&read, block(1, 10_000));
         let held = read.read(Sequence::FIRST..Sequence::new(2), 1).unwrap().remove(0);
         let used_bytes = |tails: &Tails| tails.account.used_bytes.load(Ordering::Relaxed);
         let before = used_bytes(&tails);
-        let run = Run::new(topic, held, Sequence::FIRST, Sequence::new(2), Timestamp::default());
-        let run = run.unwrap();
-        run.encoded(Form::Sse, |_, bytes| bytes.resize(90_000, 0));
+        let sequences = Sequence::FIRST..Sequence::new(2);
+        let run = Run::new(topic, held, sequences, Timestamp::default(), None).unwrap();
+        run.encoded(Form::Data, |_, bytes| bytes.resize(90_000, 0));
         assert!(used_bytes(&tails) >= before + 90_000);
         tails.push(&quiet, block(2, 0));
         assert_eq!(tails.order.len(), 1, "the block with the large form is gone, and one before");
@@ -386,17 +469,18 @@ mod tests {
     #[test]
     fn a_wire_form_that_there_is_no_room_for_is_made_anew_for_each_reader() {
         let mut tails = Tails::new(20_000);
-        let tail: Arc<Tail> = Arc::default();
+        let tail = Arc::new(Tail::after(Position::BEFORE_ALL));
         tails.push(&tail, block(1, 1_000));
         tails.push(&tail, block(2, 1_000));
         let blocks = tail.read(Sequence::FIRST..Sequence::new(3), usize::MAX).unwrap();
         let run = |index: usize| {
             let (topic, shared) = (TopicName::new("a").unwrap(), blocks[index].clone());
-            Run::new(topic, shared, Sequence::FIRST, Sequence::new(3), Timestamp::default())
+            let sequences = Sequence::FIRST..Sequence::new(3);
+            Run::new(topic, shared, sequences, Timestamp::default(), None)
         };
         let mut encodings = 0;
         for index in [0, 0, 1, 1] {
-            let bytes = run(index).unwrap().encoded(Form::Sse, |_, bytes| {
+            let bytes = run(index).unwrap().encoded(Form::Data, |_, bytes| {
                 encodings += 1;
                 bytes.resize(30_000, index as u8);
             });
@@ -408,7 +492,7 @@ mod tests {
     #[test]
     fn blocks_that_were_taken_out_leave_nothing_behind() {
         let mut tails = Tails::new(1 << 20);
-        let tail: Arc<Tail> = Arc::default();
+        let tail = Arc::new(Tail::after(Position::BEFORE_ALL));
         for number in 1..=10 * MIN_ORDER as u64 {
             tails.push(&tail, block(number, 0));
             tail.forget_through(Sequence::new(number));

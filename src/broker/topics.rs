@@ -1,9 +1,10 @@
 //! The registry: every topic by its name, and what is known of it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,8 @@ pub(super) struct Topic {
     /// Tells those who follow it that there is something new. Made for the first of them: of a
     /// hundred thousand topics few are followed, and it takes more than all the rest.
     pub(super) signal: OnceLock<Signal>,
+    /// Whether the waker knows that there is something new.
+    pub(super) is_due: AtomicBool,
     /// How many hold a [`TopicRef`].
     refs: AtomicUsize,
 }
@@ -66,12 +69,13 @@ impl Topic {
     fn new(name: TopicName, state: TopicState, defaults: Arc<TopicConfig>) -> Arc<Self> {
         Arc::new(Self {
             name,
-            tail: Arc::default(),
+            tail: Arc::new(Tail::after(state.extent.last_position)),
             recall: Recall::of(&state.extent),
             upkeep: Upkeep::of(&state.extent),
             defaults,
             state: Mutex::new(state),
             signal: OnceLock::new(),
+            is_due: AtomicBool::new(false),
             refs: AtomicUsize::new(0),
         })
     }
@@ -162,7 +166,7 @@ impl SharedDefaults {
 pub(super) struct Topics {
     max_topics: usize,
     defaults: SharedDefaults,
-    by_name: RwLock<HashMap<TopicName, Arc<Topic>>>,
+    by_name: RwLock<BTreeMap<TopicName, Arc<Topic>>>,
 }
 
 impl Topics {
@@ -210,16 +214,22 @@ impl Topics {
     /// Up to `limit` topics that exist, in the order of their names, after `after`.
     pub(super) fn list(&self, after: Option<&str>, limit: usize) -> Vec<Arc<Topic>> {
         let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        let mut first = BTreeMap::new();
-        for (name, topic) in by_name.iter().filter(|(_, topic)| topic.state().exists()) {
-            if after.is_none_or(|after| name.as_str() > after) {
-                first.insert(name.as_str(), topic);
-            }
-            if first.len() > limit {
-                first.pop_last();
-            }
-        }
-        first.into_values().cloned().collect()
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let topics = by_name.range::<str, _>((after, Bound::Unbounded)).map(|(_, topic)| topic);
+        topics.filter(|topic| topic.state().exists()).take(limit).cloned().collect()
+    }
+
+    /// The topics whose names fit any of the patterns; one that fits several comes as often.
+    pub(super) fn matching(&self, patterns: &[TopicPattern]) -> Vec<Arc<Topic>> {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        let matching = |pattern: &TopicPattern| {
+            let prefix = pattern.literal_prefix();
+            let range = by_name.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+            let near = range.take_while(|(name, _)| name.as_str().starts_with(prefix));
+            let found = near.filter(|(name, _)| pattern.matches(name));
+            found.map(|(_, topic)| topic.clone()).collect::<Vec<_>>()
+        };
+        patterns.iter().flat_map(matching).collect()
     }
 
     /// The topics for which `wanted` holds, in no order.

@@ -1,9 +1,12 @@
 //! Wakes those who follow a topic when there is something new in it.
 //!
 //! ```text
-//! committer ──▶ topics with something new ──▶ waker (one thread) ──▶ every follower
-//!                    each of them once          when it is time
+//! committer ──▶ topics with something new ──▶ waker (one thread) ──▶ every follower of a topic
+//!                    each of them once                          └──▶ every feed with it in
 //! ```
+//!
+//! A feed (`feed.rs`) follows many topics. Which of them have something new is marked for it at
+//! once; it is told when it is time. Up to [`Waker::marked`] nothing is unmarked.
 //!
 //! # Why
 //!
@@ -14,14 +17,16 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::failure::{Failure, PanicGuard};
+use super::interest::{FeedSignal, Interests};
 use super::topics::Topic;
+use crate::cursor::Position;
 
 /// How long a topic's followers are left alone after a signal: so long for each of them, and for
 /// all of them together at the most so long as the configuration says. Source: what two cores take
@@ -32,16 +37,16 @@ const PACE_PER_FOLLOWER: Duration = Duration::from_micros(20);
 #[derive(Debug)]
 pub(super) struct Signal {
     sender: watch::Sender<()>,
-    /// Whether it is waiting to be given.
-    is_due: AtomicBool,
     /// When it may be given again.
     next: Mutex<Instant>,
+    /// Whether it is to be given then. The waker's own.
+    is_later: AtomicBool,
 }
 
 impl Default for Signal {
     fn default() -> Self {
-        let (sender, is_due) = (watch::Sender::new(()), AtomicBool::new(false));
-        Self { sender, is_due, next: Mutex::new(Instant::now()) }
+        let (sender, is_later) = (watch::Sender::new(()), AtomicBool::new(false));
+        Self { sender, next: Mutex::new(Instant::now()), is_later }
     }
 }
 
@@ -62,88 +67,165 @@ impl Signal {
         if *next > now {
             return Some(*next);
         }
-        let followers = u32::try_from(self.sender.receiver_count()).unwrap_or(u32::MAX);
-        *next = now + max_pace.min(PACE_PER_FOLLOWER.saturating_mul(followers));
-        // In this order: what changes from here on asks for another signal.
-        self.is_due.store(false, Ordering::SeqCst);
+        *next = now + pace(self.sender.receiver_count(), max_pace);
         self.give();
         None
     }
+}
+
+/// How long so many followers are left alone.
+fn pace(followers: usize, max_pace: Duration) -> Duration {
+    let followers = u32::try_from(followers).unwrap_or(u32::MAX);
+    max_pace.min(PACE_PER_FOLLOWER.saturating_mul(followers))
 }
 
 /// Topics whose followers are to be told. Each is in it once, so it is bounded by their number.
 #[derive(Debug, Default)]
 struct Due {
     new: Vec<Arc<Topic>>,
+    /// Up to where all that have something new are in it, or were.
+    position: Position,
     is_over: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    due: Mutex<Due>,
+    changed: Condvar,
+    interests: Interests,
+    marked: AtomicU64,
 }
 
 /// Has followers told. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Waker(Arc<(Mutex<Due>, Condvar)>);
+pub(super) struct Waker(Arc<Inner>);
 
 impl Waker {
-    /// Has the followers of `topic` told that there is something new. It is there by now.
+    /// Has those told who follow `topic` that there is something new. It is there by now.
     pub(super) fn wake(&self, topic: &Arc<Topic>) {
-        let Some(signal) = topic.signal.get().filter(|s| s.sender.receiver_count() > 0) else {
+        let is_followed = topic.signal.get().is_some_and(|s| s.sender.receiver_count() > 0);
+        if !is_followed && !self.0.interests.is_any() {
             return;
-        };
-        if !signal.is_due.swap(true, Ordering::SeqCst) {
-            self.due().new.push(topic.clone());
-            self.0.1.notify_one();
         }
+        if !topic.is_due.swap(true, Ordering::SeqCst) {
+            self.due().new.push(topic.clone());
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// All up to `position` is there by now, and [`Self::wake`] was called for its topics.
+    pub(super) fn advance(&self, position: Position) {
+        if self.0.interests.is_any() {
+            self.due().position = position;
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// Up to where every topic with something new was marked for the feeds it is in.
+    pub(super) fn marked(&self) -> Position {
+        Position::new(self.0.marked.load(Ordering::SeqCst))
+    }
+
+    /// The feeds there are.
+    pub(super) fn interests(&self) -> &Interests {
+        &self.0.interests
     }
 
     /// Ends the thread that wakes.
     pub(super) fn stop(&self) {
         self.due().is_over = true;
-        self.0.1.notify_one();
+        self.0.changed.notify_one();
     }
 
     fn due(&self) -> MutexGuard<'_, Due> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes until it is stopped.
     pub(super) fn run(&self, max_pace: Duration, failure: &Failure) {
         let _guard = PanicGuard::new(failure, "waker");
-        let mut later = BinaryHeap::new();
-        while let Some(new) = self.next(later.peek().map(|Reverse(Later { at, .. })| *at)) {
+        let mut plan = Plan { later: BinaryHeap::new(), feeds: Vec::new(), next: Instant::now() };
+        while let Some((new, position)) = self.next(&plan) {
             let now = Instant::now();
-            let is_now = |later: &BinaryHeap<Reverse<Later>>| {
-                later.peek().is_some_and(|Reverse(first)| first.at <= now)
-            };
-            let mut topics = new;
-            while is_now(&later) {
-                topics.extend(later.pop().map(|Reverse(Later { topic, .. })| topic));
+            for topic in &new {
+                // In this order: what changes from here on has it marked again.
+                topic.is_due.store(false, Ordering::SeqCst);
+                self.0.interests.each(&topic.name, |feed| {
+                    if feed.mark(topic) {
+                        plan.feeds.push(feed.clone());
+                    }
+                });
             }
-            for topic in topics {
-                let Some(signal) = topic.signal.get() else { continue };
-                if let Some(at) = signal.give_in_time(now, max_pace) {
-                    later.push(Reverse(Later { at, topic }));
-                }
-            }
+            self.0.marked.store(position.get(), Ordering::SeqCst);
+            plan.tell_feeds(now, max_pace);
+            plan.tell_followers(new, now, max_pace);
         }
     }
 
-    /// Waits for topics, until `first` at the longest; `None` when it is stopped.
-    fn next(&self, first: Option<Instant>) -> Option<Vec<Arc<Topic>>> {
+    /// Waits for something to do; `None` when it is stopped.
+    fn next(&self, plan: &Plan) -> Option<(Vec<Arc<Topic>>, Position)> {
         let mut due = self.due();
         loop {
             if due.is_over {
                 return None;
             }
-            let wait = first.map(|first| first.saturating_duration_since(Instant::now()));
-            if !due.new.is_empty() || wait.is_some_and(|wait| wait.is_zero()) {
-                return Some(std::mem::take(&mut due.new));
+            let wait = plan.first().map(|at| at.saturating_duration_since(Instant::now()));
+            let is_marked = due.position.get() == self.0.marked.load(Ordering::Relaxed);
+            if !due.new.is_empty() || !is_marked || wait.is_some_and(|wait| wait.is_zero()) {
+                return Some((std::mem::take(&mut due.new), due.position));
             }
             due = match wait {
                 Some(wait) => {
-                    let waited = self.0.1.wait_timeout(due, wait);
+                    let waited = self.0.changed.wait_timeout(due, wait);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => self.0.1.wait(due).unwrap_or_else(PoisonError::into_inner),
+                None => self.0.changed.wait(due).unwrap_or_else(PoisonError::into_inner),
             };
+        }
+    }
+}
+
+/// Who is to be told when it is time.
+struct Plan {
+    later: BinaryHeap<Reverse<Later>>,
+    /// Feeds with something new; each is in it once.
+    feeds: Vec<Arc<FeedSignal>>,
+    /// When feeds may be told again.
+    next: Instant,
+}
+
+impl Plan {
+    /// When there is something to do next.
+    fn first(&self) -> Option<Instant> {
+        let later = self.later.peek().map(|Reverse(Later { at, .. })| *at);
+        let feeds = (!self.feeds.is_empty()).then_some(self.next);
+        later.into_iter().chain(feeds).min()
+    }
+
+    fn tell_feeds(&mut self, now: Instant, max_pace: Duration) {
+        if self.next <= now && !self.feeds.is_empty() {
+            self.next = now + pace(self.feeds.len(), max_pace);
+            self.feeds.drain(..).for_each(|feed| feed.notify.notify_one());
+        }
+    }
+
+    fn tell_followers(&mut self, new: Vec<Arc<Topic>>, now: Instant, max_pace: Duration) {
+        let is_in_time = |Reverse(first): &Reverse<Later>| first.at <= now;
+        let mut topics = new;
+        while self.later.peek().is_some_and(is_in_time) {
+            if let Some(Reverse(Later { topic, .. })) = self.later.pop() {
+                topic.signal.get().inspect(|s| s.is_later.store(false, Ordering::Relaxed));
+                topics.push(topic);
+            }
+        }
+        for topic in topics {
+            let Some(signal) = topic.signal.get() else { continue };
+            if !signal.is_later.load(Ordering::Relaxed)
+                && let Some(at) = signal.give_in_time(now, max_pace)
+            {
+                signal.is_later.store(true, Ordering::Relaxed);
+                self.later.push(Reverse(Later { at, topic }));
+            }
         }
     }
 }

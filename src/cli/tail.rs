@@ -67,6 +67,7 @@ impl Tail {
                         topic: self.topic.to_string(),
                         from: from.clone(),
                         on_gap: proto::OnGap::Resume.into(),
+                        ..SubscribeRequest::default()
                     };
                     let end = match client.subscribe(request).await {
                         Ok(responses) => {

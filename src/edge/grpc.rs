@@ -12,10 +12,8 @@ use super::page_token::{StateToken, page_limit};
 use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
 use super::receiving::{self, Received};
-use super::{FollowConfig, messages};
-use crate::broker::{
-    Broker, Delivery, InOrder, LimitsConfig, Patience, Pending, Subscription, Waited,
-};
+use super::{FollowConfig, messages, selection};
+use crate::broker::{Broker, Delivery, InOrder, LimitsConfig, Patience, Pending, Reader, Waited};
 use crate::cursor::{Cursor, OnGap, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
@@ -124,19 +122,16 @@ impl BrokerService for Grpc {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let deadline = messages::deadline(request.metadata())?;
         let request = request.into_inner();
-        let topic = TopicName::new(&request.topic)?;
         let start = match request.from.as_str() {
             "" => StartPoint::Latest,
             from => from.parse()?,
         };
         let on_gap = messages::on_gap(request.on_gap)?.unwrap_or(OnGap::Resume);
-        let subscription = within(deadline, self.broker.subscribe(&topic, start, on_gap)).await?;
-        let following = Following {
-            subscription,
-            patience: self.config.patience(),
-            is_started: false,
-            is_ended: false,
-        };
+        let topics = messages::topics(&request.topic, request.topics)?;
+        let follow = selection::follow(&self.broker, topics, start, on_gap);
+        let reader = within(deadline, follow).await?.filtered(messages::filter(request.filter))?;
+        let patience = self.config.patience();
+        let following = Following { reader, patience, is_started: false, is_ended: false };
         let responses = stream::unfold(following, |mut following| async move {
             Some((following.next().await?, following))
         });
@@ -392,7 +387,7 @@ async fn answer(in_flight: &mut VecDeque<Result<Pending>>) -> Result<crate::brok
 
 /// One `Subscribe`.
 struct Following {
-    subscription: Subscription,
+    reader: Reader,
     /// With silence, up to the next heartbeat.
     patience: Patience,
     is_started: bool,
@@ -408,19 +403,19 @@ impl Following {
             self.is_started = true;
             return Some(Ok(response(self.started())));
         }
-        let waited = self.subscription.next_within(&mut self.patience).await;
-        let cursor = self.subscription.cursor().to_string();
+        let waited = self.reader.next_within(&mut self.patience).await;
+        let cursor = self.reader.cursor();
         let message = match waited {
-            Ok(Waited::Silence) => Message::Heartbeat(proto::Heartbeat { cursor }),
+            Ok(Waited::Silence) => {
+                Message::Heartbeat(proto::Heartbeat { cursor: cursor.to_string() })
+            }
             Ok(Waited::Delivery(Delivery::CaughtUp)) => {
-                Message::CaughtUp(proto::CaughtUp { cursor })
+                Message::CaughtUp(proto::CaughtUp { cursor: cursor.to_string() })
             }
-            Ok(Waited::Delivery(Delivery::Gap(gap))) => {
-                Message::Gap(messages::gap(&gap, self.subscription.epoch()))
-            }
+            Ok(Waited::Delivery(Delivery::Gap(gap))) => Message::Gap(messages::gap(&gap, cursor)),
             Ok(Waited::Delivery(Delivery::Events(run))) => {
-                let events = run.events().map(|event| messages::event(&event)).collect();
-                Message::Events(proto::EventBatch { events, cursor })
+                let events = messages::events(&run, matches!(self.reader, Reader::Many(_)));
+                Message::Events(proto::EventBatch { events, cursor: cursor.to_string() })
             }
             Ok(Waited::Stopping) => return Some(self.ended(Error::ShuttingDown)),
             Err(error) => return Some(self.ended(error)),
@@ -429,12 +424,9 @@ impl Following {
     }
 
     fn started(&self) -> Message {
-        let (earliest, tail) = self.subscription.bounds();
-        Message::Started(proto::Started {
-            cursor: self.subscription.cursor().to_string(),
-            earliest: earliest.get(),
-            tail: tail.get(),
-        })
+        let (earliest, tail) = self.reader.bounds();
+        let cursor = self.reader.cursor().to_string();
+        Message::Started(proto::Started { cursor, earliest, tail })
     }
 
     fn ended(&mut self, error: Error) -> Result<proto::SubscribeResponse, Status> {

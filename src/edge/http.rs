@@ -15,8 +15,9 @@ use http::{HeaderMap, StatusCode, Uri, header};
 use super::json::{self, ReceiptJson};
 use super::query::Query;
 use super::receiving::{self, Received};
-use super::{FollowConfig, http_lines, http_topics, sse, status};
-use crate::broker::{Broker, PageRequest, Publish};
+use super::selection::{self, Format, Topics};
+use super::{FollowConfig, http_events, http_lines, http_topics, sse, status};
+use crate::broker::{Broker, Filter, PageRequest, Publish};
 use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
@@ -52,6 +53,7 @@ pub(super) type PathResult = Result<Path<String>, PathRejection>;
 pub fn router(broker: Broker, config: FollowConfig) -> Router {
     Router::new()
         .route("/v1/topics/{topic}/events", get(read).post(publish).delete(http_topics::purge))
+        .route("/v1/events", get(http_events::read).post(http_events::read_posted))
         .merge(http_topics::routes())
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -87,20 +89,32 @@ async fn read(
     uri: Uri,
 ) -> Result<Response> {
     let topic = topic(path)?;
-    let mut query = Query::parse(uri.query())?;
-    let cursor = cursor(&headers, &mut query)?;
-    let from = query.take("from").map(|from| from.parse()).transpose()?;
-    let start: Option<StartPoint> = cursor.or(from);
-    let on_gap = query.take("on_gap").map(|on_gap| on_gap.parse()).transpose()?;
-    match accepted(&headers) {
-        // Other names in the query are let through: polyfills of `EventSource` add some of their
-        // own, and a browser that is refused never comes back.
-        Some(Accepted::Stream) => edge.follow(&topic, start, on_gap).await,
-        Some(Accepted::Page) => edge.page(&topic, start, on_gap, query).await,
-        None => Ok(status::plain_problem(
-            StatusCode::NOT_ACCEPTABLE,
-            "this resource comes as text/event-stream or application/json",
-        )),
+    let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
+    let asked = Asked::of(Topics::One(topic), &headers, &mut query)?;
+    edge.answer(&headers, asked, query).await
+}
+
+/// What a reader asks for.
+pub(super) struct Asked {
+    pub(super) topics: Topics,
+    pub(super) start: Option<StartPoint>,
+    pub(super) on_gap: Option<OnGap>,
+    pub(super) filter: Filter,
+    pub(super) format: Option<Format>,
+}
+
+impl Asked {
+    /// What a query asks for, with `Last-Event-ID`.
+    pub(super) fn of(topics: Topics, headers: &HeaderMap, query: &mut Query) -> Result<Self> {
+        let cursor = cursor(headers, query)?;
+        let from = query.take("from").map(|from| from.parse()).transpose()?;
+        Ok(Self {
+            topics,
+            start: cursor.or(from),
+            on_gap: query.take("on_gap").map(|on_gap| on_gap.parse()).transpose()?,
+            filter: selection::filter(query)?,
+            format: query.take("format").map(|format| format.parse()).transpose()?,
+        })
     }
 }
 
@@ -148,27 +162,44 @@ fn cursor(headers: &HeaderMap, query: &mut Query) -> Result<Option<StartPoint>> 
 }
 
 impl Edge {
-    async fn follow(
+    /// Answers in the form that the client asks for.
+    pub(super) async fn answer(
         &self,
-        topic: &TopicName,
-        start: Option<StartPoint>,
-        on_gap: Option<OnGap>,
+        headers: &HeaderMap,
+        asked: Asked,
+        query: Query,
     ) -> Result<Response> {
+        match accepted(headers) {
+            // Other names in the query are let through: polyfills of `EventSource` add some of
+            // their own, and a browser that is refused never comes back.
+            Some(Accepted::Stream) => self.follow(asked).await,
+            Some(Accepted::Page) => self.page(asked, query).await,
+            None => Ok(status::plain_problem(
+                StatusCode::NOT_ACCEPTABLE,
+                "this resource comes as text/event-stream or application/json",
+            )),
+        }
+    }
+
+    async fn follow(&self, asked: Asked) -> Result<Response> {
+        let Asked { topics, start, on_gap, filter, format } = asked;
+        let otherwise = match topics {
+            Topics::One(_) => Format::Data,
+            Topics::Many(_) => Format::Envelope,
+        };
         let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
-        match self.broker.subscribe(topic, start, on_gap).await {
-            Ok(subscription) => Ok(sse::response(subscription, self.config.clone())),
+        match selection::follow(&self.broker, topics, start, on_gap).await {
+            Ok(reader) => {
+                let reader = reader.filtered(filter)?;
+                Ok(sse::response(reader, format.unwrap_or(otherwise), self.config.clone()))
+            }
             Err(Error::ShuttingDown) => Ok(sse::come_back(&self.config)),
             Err(error) => Err(error),
         }
     }
 
-    async fn page(
-        &self,
-        topic: &TopicName,
-        start: Option<StartPoint>,
-        on_gap: Option<OnGap>,
-        mut query: Query,
-    ) -> Result<Response> {
+    async fn page(&self, asked: Asked, mut query: Query) -> Result<Response> {
+        let Asked { topics, start, on_gap, filter, format: _ } = asked;
         let before = query.take_number("before")?.map(Sequence::new);
         let limit = query.take_number("limit")?.unwrap_or(DEFAULT_PAGE_EVENTS);
         let wait = query.take("wait").map(|wait| {
@@ -176,7 +207,7 @@ impl Edge {
             parsed.map_err(|error| Error::invalid("wait", format!("{wait:?}: {error}; write 30s")))
         });
         let wait = wait.transpose()?.unwrap_or_default();
-        query.finish("after, before, from, limit, on_gap, wait")?;
+        query.finish("after, before, from, limit, on_gap, wait, type, key, key_prefix, header")?;
         if wait > Duration::from_millis(self.config.max_wait_ms) {
             let wait_ms = usize::try_from(wait.as_millis()).unwrap_or(usize::MAX);
             return Err(Error::over("wait ms", wait_ms, self.config.max_wait_ms as usize));
@@ -192,13 +223,20 @@ impl Edge {
             limit: limit as usize,
             wait,
             on_gap: on_gap.unwrap_or(OnGap::Fail),
+            filter,
         };
-        let page = self.broker.read(topic, request).await?;
+        let page = match topics {
+            Topics::One(topic) => self.broker.read(&topic, request).await?,
+            Topics::Many(_) if before.is_some() => {
+                return Err(Error::invalid("before", "is for one topic alone"));
+            }
+            Topics::Many(patterns) => self.broker.read_many(patterns, request).await?,
+        };
         let body = json::page(&page).map_err(|e| Error::ReadFailed(std::sync::Arc::new(e)))?;
         let headers =
             [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")];
         let mut response = (headers, body).into_response();
-        if let Some(gap) = &page.gap {
+        if let Some(gap) = page.gaps.first() {
             response.headers_mut().insert(status::GAP_HEADER, status::gap_header(gap));
         }
         Ok(response)

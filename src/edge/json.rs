@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::proto;
 use crate::broker::{Ack, EventRef, MaintenanceReport, Page, Receipt, Run, StatePage, TopicInfo};
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Place};
 use crate::event::{Event, Timestamp};
 use crate::topic::TopicName;
 
@@ -181,6 +181,15 @@ impl Serialize for EventsJson<'_> {
     }
 }
 
+/// Appends an event of `topic` in one line.
+pub(super) fn write_event(topic: &TopicName, event: &EventRef<'_>, bytes: &mut Vec<u8>) {
+    let start = bytes.len();
+    let written = serde_json::to_writer(&mut *bytes, &EventJson::stored(topic, event));
+    written.expect("texts and numbers are JSON");
+    // A payload that is JSON goes out as it came in; in JSON a line feed is white space.
+    bytes[start..].iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
+}
+
 /// A page of history.
 pub(super) fn page(page: &Page) -> serde_json::Result<Vec<u8>> {
     #[derive(Serialize)]
@@ -191,15 +200,21 @@ pub(super) fn page(page: &Page) -> serde_json::Result<Vec<u8>> {
         tail: u64,
         caught_up: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
-        gap: Option<serde_json::Value>,
+        gap: Option<Value>,
+        /// Of a reader of many topics, which may have lost some of several.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        gaps: Vec<Value>,
     }
+    let is_of_many = matches!(page.cursor.after, Place::Position(_));
+    let gaps: Vec<Value> = page.gaps.iter().map(super::status::gap_json).collect();
     serde_json::to_vec(&PageJson {
         events: EventsJson(&page.runs),
         cursor: page.cursor.to_string(),
-        earliest: page.earliest.get(),
-        tail: page.tail.get(),
+        earliest: page.earliest,
+        tail: page.tail,
         caught_up: page.caught_up,
-        gap: page.gap.as_ref().map(super::status::gap_json),
+        gap: gaps.first().filter(|_| !is_of_many).cloned(),
+        gaps: if is_of_many { gaps } else { Vec::new() },
     })
 }
 

@@ -6,9 +6,11 @@ use tonic::Status;
 
 use super::FollowConfig;
 use super::proto::{self, publish_stream_response::Outcome};
+use super::selection::Topics;
 use super::status;
 use crate::broker::{
-    Ack, Dropped, EventRef, MaintenanceReport, Page, PageRequest, Publish, Receipt, TopicInfo,
+    Ack, Dropped, EventRef, Filter, MaintenanceReport, Page, PageRequest, Publish, Receipt, Run,
+    TopicInfo,
 };
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
@@ -59,6 +61,32 @@ pub(super) fn publish(
     Ok(Publish { topic: TopicName::new(topic)?, events, expected_sequence })
 }
 
+/// The one topic, or the patterns of many.
+pub(super) fn topics(topic: &str, topics: Vec<String>) -> Result<Topics> {
+    match (topic, topics.is_empty()) {
+        (topic, true) => TopicName::new(topic).map(Topics::One),
+        ("", false) => Topics::many(topics),
+        _ => Err(Error::invalid("topic", "stands beside topics; write the one or the other")),
+    }
+}
+
+/// What a reader wants.
+pub(super) fn filter(filter: Option<proto::Filter>) -> Filter {
+    let proto::Filter { types, keys, key_prefixes, headers } = filter.unwrap_or_default();
+    Filter {
+        types: types.into_iter().collect(),
+        keys: keys.into_iter().collect(),
+        key_prefixes: key_prefixes.into_iter().collect(),
+        headers: headers.into_iter().collect(),
+    }
+}
+
+/// The events of a run, each with its topic if it is one of many.
+pub(super) fn events(run: &Run, is_one_of_many: bool) -> Vec<proto::Event> {
+    let topic = if is_one_of_many { run.topic().as_str() } else { "" };
+    run.events().map(|found| proto::Event { topic: topic.to_owned(), ..event(&found) }).collect()
+}
+
 pub(super) fn event(event: &EventRef<'_>) -> proto::Event {
     let text = str::to_owned;
     proto::Event {
@@ -73,6 +101,7 @@ pub(super) fn event(event: &EventRef<'_>) -> proto::Event {
         payload: bytes::Bytes::copy_from_slice(event.payload),
         publisher_time_ms: event.publisher_time.map(Timestamp::as_ms),
         ttl_ms: event.ttl_ms,
+        topic: String::new(),
     }
 }
 
@@ -140,14 +169,16 @@ pub(super) fn on_gap(number: i32) -> Result<Option<OnGap>> {
     }
 }
 
-pub(super) fn gap(gap: &Gap, epoch: crate::cursor::Epoch) -> proto::Gap {
+/// A gap, and the reader's place after it.
+pub(super) fn gap(gap: &Gap, cursor: Cursor) -> proto::Gap {
     proto::Gap {
+        topic: gap.topic.as_ref().map(TopicName::to_string).unwrap_or_default(),
         requested: gap.requested,
         earliest: gap.earliest.get(),
         tail: gap.tail.get(),
         lost: gap.lost,
         reason: gap.reason.as_str().to_owned(),
-        cursor: Cursor::after(gap.resume.previous(), epoch).to_string(),
+        cursor: cursor.to_string(),
     }
 }
 
@@ -177,6 +208,7 @@ pub(super) fn page_request(
         limit,
         wait: Duration::from_millis(request.wait_ms.into()),
         on_gap: on_gap(request.on_gap)?.unwrap_or(OnGap::Fail),
+        filter: filter(request.filter.clone()),
     })
 }
 
@@ -186,10 +218,13 @@ pub(super) fn page(page: &Page, epoch: crate::cursor::Epoch) -> proto::ReadRespo
     proto::ReadResponse {
         events: events.collect(),
         cursor: page.cursor.to_string(),
-        earliest: page.earliest.get(),
-        tail: page.tail.get(),
+        earliest: page.earliest,
+        tail: page.tail,
         caught_up: page.caught_up,
-        gap: page.gap.as_ref().map(|found| gap(found, epoch)),
+        gap: page
+            .gaps
+            .first()
+            .map(|found| gap(found, Cursor::after(found.resume.previous(), epoch))),
     }
 }
 
@@ -273,6 +308,7 @@ pub(super) fn own_event(event: Event) -> proto::Event {
         payload: content.payload,
         publisher_time_ms: content.publisher_time.map(Timestamp::as_ms),
         ttl_ms: content.ttl_ms,
+        topic: String::new(),
     }
 }
 

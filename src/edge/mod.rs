@@ -9,6 +9,7 @@
 mod codec;
 pub mod grpc;
 pub mod http;
+mod http_events;
 mod http_lines;
 mod http_topics;
 pub mod json;
@@ -17,6 +18,7 @@ pub mod ndjson;
 mod page_token;
 mod query;
 pub(crate) mod receiving;
+mod selection;
 mod sse;
 mod status;
 

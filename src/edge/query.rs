@@ -15,11 +15,21 @@ impl Query {
     ///
     /// [`Error::Invalid`]: a part is not UTF-8, or a name comes twice.
     pub(super) fn parse(query: Option<&str>) -> Result<Self> {
+        Self::parse_lists(query, &[])
+    }
+
+    /// As [`Self::parse`], but these names may come more than once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::parse`].
+    pub(super) fn parse_lists(query: Option<&str>, lists: &[&str]) -> Result<Self> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let (name, value) = (decode("query", name)?, decode(name, value)?);
-            if pairs.iter().any(|(known, _)| *known == name) {
+            let may_repeat = lists.contains(&name.as_str());
+            if !may_repeat && pairs.iter().any(|(known, _)| *known == name) {
                 return Err(Error::invalid(name, "is given twice"));
             }
             pairs.push((name, value));
@@ -30,7 +40,15 @@ impl Query {
     /// Takes the value of `name`.
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
         let index = self.0.iter().position(|(known, _)| known == name)?;
-        Some(self.0.swap_remove(index).1)
+        Some(self.0.remove(index).1)
+    }
+
+    /// Takes all values of `name`, in their order.
+    pub(super) fn take_all(&mut self, name: &str) -> Vec<String> {
+        let (taken, left) = std::mem::take(&mut self.0).into_iter().partition(|(n, _)| n == name);
+        self.0 = left;
+        let taken: Vec<(String, String)> = taken;
+        taken.into_iter().map(|(_, value)| value).collect()
     }
 
     /// Takes the value of `name` as a `T`.

@@ -33,10 +33,12 @@ use futures_util::stream;
 use http::{HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 
-use super::{FollowConfig, status};
-use crate::broker::{Delivery, EventRef, Form, Patience, Run, Subscription, Waited};
-use crate::cursor::{Cursor, Epoch};
+use super::selection::Format;
+use super::{FollowConfig, json, status};
+use crate::broker::{Delivery, EventRef, Form, Patience, Reader, Run, Waited};
+use crate::cursor::{Cursor, Place};
 use crate::error::Error;
+use crate::topic::TopicName;
 
 /// Bytes up to which deliveries that are ready are put into one write.
 const MAX_WRITE_BYTES: usize = 64 << 10;
@@ -47,12 +49,12 @@ const ERROR_RETRY_MS: u64 = 30_000;
 /// Begins every payload that is encoded, and no other.
 const ENCODED: &str = "data:";
 
-/// The answer that streams `subscription`.
-pub(super) fn response(subscription: Subscription, config: FollowConfig) -> Response {
-    let gap = subscription.gap().map(status::gap_header);
-    let patience = config.patience();
+/// The answer that streams what `reader` reads.
+pub(super) fn response(reader: Reader, format: Format, config: FollowConfig) -> Response {
+    let gap = reader.gap().map(status::gap_header);
+    let (patience, told, phase) = (config.patience(), reader.cursor(), Phase::Opening);
     // In a box, for it is moved with each write.
-    let following = Box::new(Following { subscription, config, patience, phase: Phase::Opening });
+    let following = Box::new(Following { reader, format, config, patience, told, phase });
     let writes = stream::unfold(following, |mut following| async move {
         Some((Ok::<Bytes, Infallible>(following.next().await?), following))
     });
@@ -87,10 +89,13 @@ enum Phase {
 }
 
 struct Following {
-    subscription: Subscription,
+    reader: Reader,
+    format: Format,
     config: FollowConfig,
     /// With silence, up to the next heartbeat.
     patience: Patience,
+    /// The place that the client knows of.
+    told: Cursor,
     phase: Phase,
 }
 
@@ -102,16 +107,19 @@ impl Following {
             Phase::Opening => {
                 self.phase = Phase::Open;
                 let retry = retry_frame(self.config.jittered_retry_ms());
-                return Some(format!("{retry}id: {}\n\n", self.subscription.cursor()).into());
+                return Some(format!("{retry}id: {}\n\n", self.told).into());
             }
             Phase::Open => {}
         }
-        Some(match self.subscription.next_within(&mut self.patience).await {
-            Ok(Waited::Silence) => Bytes::from_static(b": heartbeat\n\n"),
+        let waited = self.reader.next_within(&mut self.patience).await;
+        let before = std::mem::replace(&mut self.told, self.reader.cursor());
+        Some(match waited {
+            Ok(Waited::Silence) if self.told == before => Bytes::from_static(b": heartbeat\n\n"),
+            // What was published is not for this client, and need not be passed over again.
+            Ok(Waited::Silence) => format!("id: {}\n\n", self.told).into(),
             Ok(Waited::Delivery(Delivery::Events(run))) => self.gather(&run),
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
-                let data = status::gap_json(&gap);
-                control_frame(self.subscription.cursor(), "leftoff.gap", &data).into()
+                self.control_frame("leftoff.gap", &status::gap_json(&gap)).into()
             }
             Ok(Waited::Delivery(Delivery::CaughtUp)) => self.caught_up().into(),
             Ok(Waited::Stopping) => {
@@ -124,8 +132,7 @@ impl Following {
 
     /// The frames of `run`, and of what follows it that is in memory already.
     fn gather(&mut self, run: &Run) -> Bytes {
-        let epoch = self.subscription.epoch();
-        let first = frames(run, epoch);
+        let first = self.frames(run);
         if first.len() >= MAX_WRITE_BYTES {
             return first;
         }
@@ -135,23 +142,54 @@ impl Following {
             if size_bytes >= MAX_WRITE_BYTES {
                 break;
             }
-            let Some(Delivery::Events(run)) = self.subscription.next_in_memory() else { break };
-            more.get_or_insert_with(|| first.to_vec()).extend_from_slice(&frames(&run, epoch));
+            let Some(Delivery::Events(run)) = self.reader.next_in_memory() else { break };
+            more.get_or_insert_with(|| first.to_vec()).extend_from_slice(&self.frames(&run));
         }
+        self.told = self.reader.cursor();
         more.map_or(first, Bytes::from) // One block alone is shared with every other reader.
     }
 
+    /// The frames of the events of `run`.
+    fn frames(&self, run: &Run) -> Bytes {
+        let epoch = self.reader.epoch();
+        let (form, is_placed) = match (&self.reader, self.format) {
+            (Reader::One(_), Format::Data) => (Form::Data, false),
+            (Reader::One(_), Format::Envelope) => (Form::Envelope, false),
+            (Reader::Many(_), Format::Data) => (Form::PlacedData, true),
+            (Reader::Many(_), Format::Envelope) => (Form::PlacedEnvelope, true),
+        };
+        let format = self.format;
+        run.encoded(form, |event, bytes| {
+            let after = match is_placed {
+                true => Place::Position(event.position),
+                false => Place::Sequence(event.sequence),
+            };
+            encode_id(Cursor { after, epoch: Some(epoch) }, bytes);
+            match format {
+                Format::Data => encode_data(event, bytes),
+                Format::Envelope => encode_envelope(run.topic(), event, bytes),
+            }
+        })
+    }
+
     fn caught_up(&self) -> String {
-        let (earliest, tail) = self.subscription.bounds();
-        let data = json!({"topic": self.subscription.topic(), "earliest": earliest, "tail": tail});
-        control_frame(self.subscription.cursor(), "leftoff.caught-up", &data)
+        let (earliest, tail) = self.reader.bounds();
+        let data = match &self.reader {
+            Reader::One(one) => json!({"topic": one.topic(), "earliest": earliest, "tail": tail}),
+            Reader::Many(many) => json!({"topics": many.patterns(), "tail": tail}),
+        };
+        self.control_frame("leftoff.caught-up", &data)
     }
 
     fn failed(&mut self, error: &Error) -> String {
         self.phase = Phase::Ended;
-        let data = status::problem_json(error);
-        let frame = control_frame(self.subscription.cursor(), "leftoff.error", &data);
+        let frame = self.control_frame("leftoff.error", &status::problem_json(error));
         format!("{}{frame}", retry_frame(ERROR_RETRY_MS))
+    }
+
+    /// A frame of the broker's own, with the id of the place it speaks of.
+    fn control_frame(&self, event_type: &str, data: &Value) -> String {
+        format!("id: {}\nevent: {event_type}\ndata: {data}\n\n", self.told)
     }
 }
 
@@ -159,24 +197,19 @@ fn retry_frame(retry_ms: u64) -> String {
     format!("retry: {retry_ms}\n\n")
 }
 
-/// A frame of the broker's own, with the id of the place it speaks of.
-fn control_frame(cursor: Cursor, event_type: &str, data: &Value) -> String {
-    format!("id: {cursor}\nevent: {event_type}\ndata: {data}\n\n")
+fn encode_id(cursor: Cursor, bytes: &mut Vec<u8>) {
+    let mut line = String::with_capacity(40);
+    let _never_fails = write!(line, "id: {cursor}\n");
+    bytes.extend_from_slice(line.as_bytes());
 }
 
-/// The frames of the events of `run`.
-fn frames(run: &Run, epoch: Epoch) -> Bytes {
-    run.encoded(Form::Sse, |event, bytes| encode_event(event, epoch, bytes))
-}
-
-fn encode_event(event: &EventRef<'_>, epoch: Epoch, bytes: &mut Vec<u8>) {
-    let mut head = String::with_capacity(64 + event.event_type.len());
-    let cursor = Cursor::after(event.sequence, epoch);
-    let _never_fails = write!(head, "id: {cursor}\n");
+/// The type and the payload of an event.
+fn encode_data(event: &EventRef<'_>, bytes: &mut Vec<u8>) {
     if !event.event_type.is_empty() {
-        let _never_fails = write!(head, "event: {}\n", event.event_type);
+        bytes.extend_from_slice(b"event: ");
+        bytes.extend_from_slice(event.event_type.as_bytes());
+        bytes.push(b'\n');
     }
-    bytes.extend_from_slice(head.as_bytes());
     match plain_text(event.payload) {
         Some(text) => {
             for line in text.split(|byte| *byte == b'\n') {
@@ -195,6 +228,14 @@ fn encode_event(event: &EventRef<'_>, epoch: Epoch, bytes: &mut Vec<u8>) {
         }
     }
     bytes.push(b'\n');
+}
+
+/// All of an event, in one line of JSON. It has no type of SSE: whoever follows many topics listens
+/// to them all in one place.
+fn encode_envelope(topic: &TopicName, event: &EventRef<'_>, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(b"data: ");
+    json::write_event(topic, event, bytes);
+    bytes.extend_from_slice(b"\n\n");
 }
 
 /// The payload, if SSE carries it exactly as it is.

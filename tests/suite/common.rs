@@ -249,9 +249,17 @@ impl Sse {
 
     /// Opens a stream, or says why there is no connection.
     pub(crate) async fn open(request: http::request::Builder) -> Result<Self, String> {
+        Self::open_with(request, "").await
+    }
+
+    /// As [`Self::open`], with a body.
+    pub(crate) async fn open_with(
+        request: http::request::Builder,
+        body: impl Into<Bytes>,
+    ) -> Result<Self, String> {
         let request = request.header("accept", "text/event-stream");
         let client = HttpClient::builder(TokioExecutor::new()).build_http();
-        let answer = client.request(request.body(Full::new(Bytes::new())).unwrap());
+        let answer = client.request(request.body(Full::new(body.into())).unwrap());
         let answer = soon(answer).await.map_err(|error| error.to_string())?;
         let (head, body) = answer.into_parts();
         let (status, headers) = (head.status, head.headers);

@@ -176,7 +176,11 @@ async fn a_subscription_starts_replays_catches_up_follows_and_beats() {
     for number in 1..=3 {
         server.publish("a", format!("event {number}")).await;
     }
-    let subscribe = SubscribeRequest { topic: "a".into(), from: format!("1-{epoch}"), on_gap: 0 };
+    let subscribe = SubscribeRequest {
+        topic: "a".into(),
+        from: format!("1-{epoch}"),
+        ..SubscribeRequest::default()
+    };
     let mut stream = server.grpc().await.subscribe(subscribe).await.unwrap().into_inner();
     let Message::Started(started) = next(&mut stream).await else { panic!("no start") };
     assert_eq!((started.cursor, started.earliest, started.tail), (format!("1-{epoch}"), 1, 4));
@@ -223,6 +227,7 @@ async fn a_gap_is_a_message_with_numbers_or_an_error_as_the_reader_asks() {
         topic: "a".into(),
         from: "2".into(),
         on_gap: on_gap.into(),
+        ..SubscribeRequest::default()
     };
     for (on_gap, next_after) in [(OnGap::Unspecified, 5), (OnGap::Earliest, 5), (OnGap::Latest, 9)]
     {
@@ -320,6 +325,7 @@ async fn bad_input_is_refused_by_field_and_nothing_is_written() {
         topic: topic.into(),
         from: from.into(),
         on_gap,
+        ..SubscribeRequest::default()
     };
     for (bad, field) in [
         (subscribe("a..b", "", 0), "topic"),

@@ -8,6 +8,7 @@ mod common;
 mod crashes;
 mod dedup;
 mod durability;
+mod feeds;
 mod forgetful;
 mod grpc;
 mod http;

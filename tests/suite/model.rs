@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use leftoff::broker::Filter;
 use leftoff::cursor::{OnGap, Sequence, StartPoint};
 use leftoff::{Broker, Delivery, Error, NewEvent, OpenConfig, PageRequest, Publish, Subscription};
 use proptest::prelude::*;
@@ -232,6 +233,7 @@ impl World {
             limit,
             wait: Duration::ZERO,
             on_gap: OnGap::Fail,
+            filter: Filter::default(),
         };
         let outcome = self.broker().read(&name(TOPICS[topic]), request).await;
         if model.payloads.is_empty() {

@@ -229,6 +229,7 @@ impl Committer {
         self.last_time = now;
         draft.each_new_id(now, |topic, id, receipt| self.window.note(topic, id, receipt));
         let mut blocks = group.appended.into_iter().peekable();
+        let mut last_position = Position::BEFORE_ALL;
         for topic in draft.topics() {
             let mut extent = topic.state.extent;
             while let Some((_, block)) = blocks.next_if(|(id, _)| *id == topic.id) {
@@ -236,7 +237,7 @@ impl Committer {
                 topic.topic.upkeep.appended(&block, self.max_block_bytes);
                 self.tails.push(&topic.topic.tail, block);
             }
-            self.last_position.fetch_max(extent.last_position.get(), Ordering::Release);
+            last_position = last_position.max(extent.last_position);
             let was_empty = !topic.state.exists() || topic.state.extent.is_empty();
             let (id, is_deleted) = (Some(topic.id), false);
             self.show(&topic.topic, TopicState { id, extent, is_deleted, ..topic.state });
@@ -253,6 +254,9 @@ impl Committer {
             }
         }
         self.next_id = draft.next_id();
+        // In this order: whoever knows of a position sees all up to it.
+        self.last_position.fetch_max(last_position.get(), Ordering::Release);
+        self.waker.advance(last_position);
     }
 
     /// Lets readers see what a topic is now.

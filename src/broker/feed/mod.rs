@@ -1,0 +1,427 @@
+//! A cursor over many topics: their tails and logs, merged by position.
+//!
+//! ```text
+//!            after                        known
+//!  topic a ....|....... 12 ...... 17 ......|... 23      each source stands at its next event;
+//!  topic b ....|.... 11 ... 14 ............|             the lowest position is delivered next
+//!  topic c ....|...........................|...          nothing new: it is no source
+//! ```
+//!
+//! # Why
+//!
+//! It is a place and no queue, as a subscription is (`subscription.rs`). No index says which topics
+//! have something after a position: each topic's newest position is in memory, and those with none
+//! that is newer are skipped. The waker marks the topics with something new, and says up to which
+//! position all of them are marked: the feed goes so far and no farther, so no event is passed over
+//! that another thread is about to show.
+
+mod place;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use self::source::Source;
+use super::filter::Filter;
+use super::interest::FeedSignal;
+use super::subscription::{Delivery, Patience, Waited, Wanted, gap};
+use super::tail::{Run, SharedBlock};
+use super::topics::{Topic, TopicState};
+use super::{Shared, blocking};
+use crate::cursor::{Cursor, Epoch, Gap, OnGap, Place, Position, Sequence, StartPoint};
+use crate::error::{Error, Result};
+use crate::log::{Log, Seek};
+use crate::topic::{TopicId, TopicPattern};
+
+/// Most patterns of one feed. Source: the limits on the wire.
+pub const MAX_PATTERNS: usize = 1_024;
+
+/// A live reader of all topics whose names fit its patterns, in the order of their positions.
+#[derive(Debug)]
+pub struct Feed {
+    shared: Arc<Shared>,
+    interest: Interest,
+    /// All up to here is delivered, or not for this reader.
+    after: Position,
+    /// All up to here is known: what has something new is among the sources.
+    known: Position,
+    /// Topics with events after `after`.
+    sources: BTreeMap<Key, Source>,
+    present: HashSet<TopicId>,
+    /// What the sources hold in blocks, in bytes.
+    held_bytes: usize,
+    gaps: VecDeque<Gap>,
+    on_gap: OnGap,
+    filter: Option<Arc<Filter>>,
+    is_caught_up: bool,
+}
+
+/// Has the waker mark topics for a feed, for as long as it is held.
+#[derive(Debug)]
+struct Interest {
+    shared: Arc<Shared>,
+    patterns: Vec<TopicPattern>,
+    signal: Arc<FeedSignal>,
+}
+
+impl Interest {
+    fn new(shared: &Arc<Shared>, patterns: Vec<TopicPattern>) -> Self {
+        let signal = Arc::default();
+        shared.waker.interests().add(&patterns, &signal);
+        Self { shared: shared.clone(), patterns, signal }
+    }
+
+    /// The topics that are followed and that there are, in no order, each once or more.
+    fn topics(&self) -> Vec<Arc<Topic>> {
+        self.shared.topics.matching(&self.patterns)
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        self.shared.waker.interests().remove(&self.patterns, &self.signal);
+    }
+}
+
+/// Where a source stands: at the position of its next event, if that is known (true), or before it.
+/// Of two at the same position the one that is before it comes first, and is looked up.
+type Key = (Position, bool, TopicId);
+
+/// What a step without the log comes to.
+enum Step {
+    Deliver(Run),
+    /// A gap is to be told first.
+    Gap,
+    /// The first source has to be read from the log.
+    Read,
+    /// Nothing is there.
+    Idle,
+}
+
+impl Feed {
+    pub(super) async fn start(
+        shared: Arc<Shared>,
+        patterns: Vec<TopicPattern>,
+        start: StartPoint,
+        on_gap: OnGap,
+    ) -> Result<Self> {
+        match patterns.len() {
+            0 => return Err(Error::invalid("topic", "is missing; name one at least")),
+            count if count > MAX_PATTERNS => {
+                return Err(Error::over("topics", count, MAX_PATTERNS));
+            }
+            _ => {}
+        }
+        let interest = Interest::new(&shared, patterns);
+        // In this order: what is newer than this is marked, and what is not is seen below.
+        let known = Position::new(shared.last_position());
+        let mut feed = Self {
+            shared,
+            interest,
+            after: known,
+            known,
+            sources: BTreeMap::new(),
+            present: HashSet::new(),
+            held_bytes: 0,
+            gaps: VecDeque::new(),
+            on_gap,
+            filter: None,
+            is_caught_up: false,
+        };
+        feed.place(start).await?;
+        Ok(feed)
+    }
+
+    /// Only the events that `filter` picks. The place moves on with the others, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`].
+    pub fn filtered(mut self, filter: Filter) -> Result<Self> {
+        self.filter = self.shared.filters.share(filter)?;
+        Ok(self)
+    }
+
+    /// The patterns of the topics.
+    pub fn patterns(&self) -> &[TopicPattern] {
+        &self.interest.patterns
+    }
+
+    /// Up to where it is known what there is for the reader.
+    pub fn known(&self) -> Position {
+        self.known
+    }
+
+    /// The cursor that names the reader's place: what to come back with.
+    pub fn cursor(&self) -> Cursor {
+        Cursor { after: Place::Position(self.after), epoch: Some(self.epoch()) }
+    }
+
+    /// The incarnation of the log that is read.
+    pub fn epoch(&self) -> Epoch {
+        self.shared.log.epoch()
+    }
+
+    /// The gap that will be delivered first, if there is one.
+    pub fn gap(&self) -> Option<&Gap> {
+        self.gaps.front()
+    }
+
+    /// The next delivery; waits for one at the tail, for as long as the reader is patient.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Damaged`], [`Error::ReadFailed`]: the place stays where it is.
+    /// - [`Error::Gap`]: with [`OnGap::Fail`], events that were next have been trimmed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what was not returned is delivered by the next call.
+    pub async fn next_within(&mut self, patience: &mut Patience) -> Result<Waited> {
+        loop {
+            if let Some(delivery) = self.next_ready().await? {
+                patience.renew();
+                return Ok(Waited::Delivery(delivery));
+            }
+            if self.shared.is_stopping.load(Ordering::SeqCst) {
+                return Ok(Waited::Stopping);
+            }
+            tokio::select! {
+                biased;
+                () = self.interest.signal.notify.notified() => {
+                    if !patience.is_over() {
+                        continue;
+                    }
+                }
+                () = patience.ended() => {}
+            }
+            patience.renew();
+            // The place moves on over what was published for others.
+            return Ok(self.next_ready().await?.map_or(Waited::Silence, Waited::Delivery));
+        }
+    }
+
+    /// The next delivery, or `None` at the tail or when the broker is stopping. It may read the
+    /// disk, but it does not wait for events.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next_within`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::next_within`].
+    pub async fn next_ready(&mut self) -> Result<Option<Delivery>> {
+        loop {
+            if self.shared.is_stopping.load(Ordering::SeqCst) {
+                return Ok(None);
+            }
+            match self.step() {
+                Step::Deliver(run) => return Ok(Some(Delivery::Events(run))),
+                Step::Gap => {
+                    let Some(gap) = self.gaps.pop_front() else { continue };
+                    if self.on_gap == OnGap::Fail {
+                        return Err(Error::Gap(gap));
+                    }
+                    return Ok(Some(Delivery::Gap(gap)));
+                }
+                Step::Read => self.read_first().await?,
+                Step::Idle if self.is_caught_up => return Ok(None),
+                Step::Idle => {
+                    self.is_caught_up = true;
+                    return Ok(Some(Delivery::CaughtUp));
+                }
+            }
+        }
+    }
+
+    /// The next delivery, if it is in memory; so that several go out in one write.
+    pub fn next_in_memory(&mut self) -> Option<Delivery> {
+        match self.step() {
+            Step::Deliver(run) => Some(Delivery::Events(run)),
+            Step::Gap | Step::Read | Step::Idle => None,
+        }
+    }
+
+    /// Adds the topics that have something after the place.
+    fn add_newer(&mut self) {
+        for topic in self.interest.topics() {
+            self.add(topic, None);
+        }
+    }
+
+    /// Adds `topic` to the sources, if it has something new.
+    fn add(&mut self, topic: Arc<Topic>, next: Option<Sequence>) {
+        let TopicState { id, extent, .. } = topic.state();
+        let Some(id) = id else { return };
+        let has_new = extent.last_position > self.after;
+        if has_new && self.present.insert(id) {
+            let source = Source { topic, next, blocks: VecDeque::new() };
+            self.sources.insert((self.after.next(), false, id), source);
+        }
+    }
+
+    /// Adds the topics that were marked.
+    fn take_marks(&mut self) {
+        // In this order: all marks up to there are taken.
+        let marked = self.shared.waker.marked();
+        let new = self.interest.signal.take();
+        match new.is_over {
+            true => self.add_newer(),
+            false => new.topics.into_iter().for_each(|topic| self.add(topic, None)),
+        }
+        self.known = self.known.max(marked);
+    }
+
+    fn step(&mut self) -> Step {
+        loop {
+            if !self.gaps.is_empty() {
+                return Step::Gap;
+            }
+            self.take_marks();
+            let Some((key, source)) = self.sources.first_key_value() else {
+                self.after = self.after.max(self.known);
+                return Step::Idle;
+            };
+            if key.0 > self.known {
+                self.after = self.after.max(self.known);
+                return Step::Idle;
+            }
+            if source.blocks.is_empty() {
+                if !self.load_first() {
+                    return Step::Read;
+                }
+            } else if let Some(run) = self.cut_first() {
+                return Step::Deliver(run);
+            }
+        }
+    }
+
+    /// Reads the first source from its tail, or finds that it has nothing. Returns whether that was
+    /// possible.
+    fn load_first(&mut self) -> bool {
+        let Some((key, mut source)) = self.sources.pop_first() else { return true };
+        let (.., id) = key;
+        let state = source.topic.state();
+        let Some(next) = self.next_of(&source, &state) else {
+            self.sources.insert(key, source);
+            return false;
+        };
+        if next >= state.extent.tail {
+            self.present.remove(&id);
+            return true;
+        }
+        source.next = Some(next);
+        let read = source.topic.tail.read(next..state.extent.tail, self.read_bytes());
+        let is_read = read.is_some();
+        self.put(source, key, read.unwrap_or_default());
+        is_read
+    }
+
+    /// Where a source goes on, if that can be told without the log; notes a gap before it.
+    fn next_of(&mut self, source: &Source, state: &TopicState) -> Option<Sequence> {
+        let gap = match source.next {
+            Some(next) if next >= state.extent.earliest => return Some(next),
+            Some(next) => Some(self.gap_from(&source.topic, state, Wanted::Sequence(next))),
+            None => self.gap_of(&source.topic, state),
+        };
+        match gap {
+            Some(gap) => {
+                let resume = gap.resume;
+                self.gaps.push_back(gap);
+                Some(resume)
+            }
+            None => source.topic.tail.seek_after(self.after),
+        }
+    }
+
+    /// The gap of a topic that has lost events after the reader's place.
+    fn gap_of(&self, topic: &Topic, state: &TopicState) -> Option<Gap> {
+        let is_trimmed = state.extent.trimmed_position > self.after;
+        is_trimmed.then(|| self.gap_from(topic, state, Wanted::Position(self.after.next())))
+    }
+
+    fn gap_from(&self, topic: &Topic, state: &TopicState, wanted: Wanted) -> Gap {
+        gap(&topic.name, state, wanted, state.extent.trim_reason.into(), self.on_gap)
+    }
+
+    /// What may be read of one source.
+    fn read_bytes(&self) -> usize {
+        (self.shared.max_read_bytes / self.present.len().max(1)).max(1)
+    }
+
+    /// Reads the first source from the log.
+    async fn read_first(&mut self) -> Result<()> {
+        let Some((&key, source)) = self.sources.first_key_value() else { return Ok(()) };
+        let (.., id) = key;
+        let (topic, next, after) = (source.topic.clone(), source.next, self.after);
+        let extent = topic.state().extent;
+        let max_bytes = self.read_bytes();
+        let read = move |log: &dyn Log| {
+            let seek = |_| log.seek(id, Seek::AfterPosition(after), extent.earliest, extent.tail);
+            let next = next.map_or_else(|| seek(()), Ok)?;
+            match next < extent.tail {
+                true => Ok((next, log.read(id, next, extent.tail, max_bytes)?)),
+                false => Ok((next, Vec::new())),
+            }
+        };
+        let read = blocking(&self.shared.log, read).await;
+        if topic.state().extent.earliest > extent.earliest {
+            return Ok(()); // Trimmed while it was read: what is missing is a gap, and no damage.
+        }
+        let (next, blocks) = read?;
+        let Some(mut source) = self.sources.remove(&key) else { return Ok(()) };
+        source.next = Some(next);
+        self.put(source, key, blocks.into_iter().map(SharedBlock::new).collect());
+        Ok(())
+    }
+
+    /// Puts a source back with what was read of it, at its next event. It stood at `key`.
+    fn put(&mut self, mut source: Source, key: Key, blocks: Vec<Arc<SharedBlock>>) {
+        let (at, _, id) = key;
+        source.blocks.extend(blocks);
+        let key = match source.skip_to_next() {
+            Some(at) => (at, true, id),
+            None => (at, false, id),
+        };
+        self.held_bytes += source.held_bytes();
+        self.sources.insert(key, source);
+        self.let_go(id);
+    }
+
+    /// Lets go of what the last sources hold, where that is more than one read: they are read again
+    /// when it is their turn. What was read of `id` stays.
+    fn let_go(&mut self, id: TopicId) {
+        let max_bytes = self.shared.max_read_bytes;
+        for ((.., other), source) in self.sources.iter_mut().rev() {
+            if self.held_bytes <= max_bytes {
+                return;
+            }
+            if *other != id {
+                self.held_bytes -= source.held_bytes();
+                source.blocks.clear();
+            }
+        }
+    }
+
+    /// Takes the events of the first source that come before those of every other.
+    fn cut_first(&mut self) -> Option<Run> {
+        let ((.., id), mut source) = self.sources.pop_first()?;
+        self.held_bytes -= source.held_bytes();
+        let other = self.sources.first_key_value().map(|((at, ..), _)| *at);
+        let limit = other.map_or(self.known.next(), |at| at.min(self.known.next()));
+        let (block, sequences, last) = source.cut(limit)?;
+        self.after = self.after.max(last);
+        let name = source.topic.name.clone();
+        let is_over = source.next.is_none_or(|next| next >= source.topic.state().extent.tail);
+        if source.blocks.is_empty() && is_over {
+            self.present.remove(&id);
+        } else {
+            self.put(source, (self.after.next(), false, id), Vec::new());
+        }
+        Run::new(name, block, sequences, (self.shared.now)(), self.filter.as_ref())
+    }
+}

@@ -1,0 +1,127 @@
+//! Which events of its topics a reader wants.
+//!
+//! # Why
+//!
+//! Readers with the same filter share it, and a block in a tail remembers which of its events a few
+//! filters pick: with a thousand readers, an event is looked at once, and not a thousand times.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::log::EventRef;
+
+/// Most values in one filter.
+const MAX_VALUES: usize = 1_024;
+
+/// What an event must have to be delivered: one of the types, one of the keys, one of the key
+/// prefixes, and each of the headers. What is empty asks for nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// Event types.
+    pub types: BTreeSet<String>,
+    /// Keys.
+    pub keys: BTreeSet<String>,
+    /// What keys begin with.
+    pub key_prefixes: BTreeSet<String>,
+    /// Headers with their values.
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Filter {
+    /// Whether it lets everything through.
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    fn count(&self) -> usize {
+        self.types.len() + self.keys.len() + self.key_prefixes.len() + self.headers.len()
+    }
+
+    /// Checks that it is not too large.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`].
+    pub fn validate(&self) -> Result<()> {
+        match self.count() {
+            count if count > MAX_VALUES => Err(Error::over("filter values", count, MAX_VALUES)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it lets `event` through.
+    pub fn picks(&self, event: &EventRef<'_>) -> bool {
+        let Self { types, keys, key_prefixes, headers } = self;
+        (types.is_empty() || types.contains(event.event_type))
+            && (keys.is_empty() || keys.contains(event.key))
+            && (key_prefixes.is_empty() || key_prefixes.iter().any(|p| event.key.starts_with(p)))
+            && (headers.is_empty() || has_all(event, headers))
+    }
+}
+
+fn has_all(event: &EventRef<'_>, wanted: &BTreeMap<String, String>) -> bool {
+    let is_wanted = |(name, value): &(&str, &str)| wanted.get(*name).is_some_and(|v| v == value);
+    event.headers().filter(is_wanted).count() == wanted.len()
+}
+
+/// The filters of all readers, each held once.
+#[derive(Debug, Default)]
+pub(super) struct Filters(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    filters: HashSet<Arc<Filter>>,
+    /// How many there are when those are let go of next that nobody has.
+    sweep_at: usize,
+}
+
+impl Filters {
+    /// The one that is equal to `filter`; `None` for one that lets everything through.
+    ///
+    /// # Errors
+    ///
+    /// As [`Filter::validate`].
+    pub(super) fn share(&self, filter: Filter) -> Result<Option<Arc<Filter>>> {
+        filter.validate()?;
+        if filter.is_empty() {
+            return Ok(None);
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = known.filters.get(&filter) {
+            return Ok(Some(shared.clone()));
+        }
+        if known.filters.len() >= known.sweep_at {
+            known.filters.retain(|filter| Arc::strong_count(filter) > 1);
+            known.sweep_at = 16 + 2 * known.filters.len();
+        }
+        let shared = Arc::new(filter);
+        known.filters.insert(shared.clone());
+        Ok(Some(shared))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_filters_are_one_and_those_that_nobody_has_are_let_go_of() {
+        let filters = Filters::default();
+        let of = |key: &str| Filter { keys: [key.to_owned()].into(), ..Filter::default() };
+        assert!(filters.share(Filter::default()).unwrap().is_none());
+        let one = filters.share(of("a")).unwrap().unwrap();
+        assert!(Arc::ptr_eq(&one, &filters.share(of("a")).unwrap().unwrap()));
+        for number in 0..1_000 {
+            filters.share(of(&number.to_string())).unwrap();
+        }
+        assert!(filters.0.lock().unwrap().filters.len() < 40);
+        assert!(Arc::ptr_eq(&one, &filters.share(of("a")).unwrap().unwrap()));
+        let keys = (0..=MAX_VALUES).map(|number| number.to_string()).collect();
+        let error = filters.share(Filter { keys, ..Filter::default() }).unwrap_err().to_string();
+        assert!(error.contains("filter values: 1025 is over the limit of 1024"), "{error}");
+    }
+}

@@ -1,0 +1,223 @@
+//! Who follows which topics by pattern: asked for each topic that gets something new.
+//!
+//! ```text
+//! orders ─┬─ * ──────── feed 1            orders.*
+//!         └─ eu ─┬───── feed 2            orders.eu
+//!                └─ > ─ feed 3            orders.eu.>
+//! ```
+//!
+//! # Why
+//!
+//! A tree by tokens, so that a topic finds its followers in as many steps as its name has tokens,
+//! however many others follow something else.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::Notify;
+
+use super::topics::Topic;
+use crate::topic::{TopicName, TopicPattern};
+
+/// Topics that are marked for a feed one by one; with more it looks at all.
+const MAX_MARKED: usize = 256;
+
+/// What a feed is told by the waker.
+#[derive(Debug, Default)]
+pub(super) struct FeedSignal {
+    pub(super) notify: Notify,
+    marked: Mutex<Marked>,
+}
+
+/// Topics with something new since a feed looked last.
+#[derive(Debug, Default)]
+pub(super) struct Marked {
+    pub(super) topics: Vec<Arc<Topic>>,
+    /// Whether there were more.
+    pub(super) is_over: bool,
+}
+
+impl FeedSignal {
+    /// Notes that there is something new in `topic`. Returns whether it is the first.
+    pub(super) fn mark(&self, topic: &Arc<Topic>) -> bool {
+        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = marked.topics.is_empty() && !marked.is_over;
+        if marked.is_over || marked.topics.iter().any(|other| Arc::ptr_eq(other, topic)) {
+            return is_first;
+        }
+        if marked.topics.len() >= MAX_MARKED {
+            *marked = Marked { topics: Vec::new(), is_over: true };
+        } else {
+            marked.topics.push(topic.clone());
+        }
+        is_first
+    }
+
+    /// What was marked since it was asked last.
+    pub(super) fn take(&self) -> Marked {
+        std::mem::take(&mut self.marked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// All feeds by their patterns.
+#[derive(Debug, Default)]
+pub(super) struct Interests {
+    root: RwLock<Node>,
+    count: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    tokens: HashMap<Box<str>, Node>,
+    /// Below any token.
+    any: Option<Box<Node>>,
+    /// Feeds of patterns that end here.
+    here: Vec<Arc<FeedSignal>>,
+    /// Feeds of patterns that end here with `>`.
+    rest: Vec<Arc<FeedSignal>>,
+}
+
+impl Node {
+    fn is_empty(&self) -> bool {
+        let Self { tokens, any, here, rest } = self;
+        tokens.is_empty() && any.is_none() && here.is_empty() && rest.is_empty()
+    }
+
+    fn insert<'a>(&mut self, mut tokens: impl Iterator<Item = &'a str>, feed: &Arc<FeedSignal>) {
+        match tokens.next() {
+            None => self.here.push(feed.clone()),
+            Some(">") => self.rest.push(feed.clone()),
+            Some("*") => self.any.get_or_insert_default().insert(tokens, feed),
+            Some(token) => self.tokens.entry(token.into()).or_default().insert(tokens, feed),
+        }
+    }
+
+    fn remove<'a>(&mut self, mut tokens: impl Iterator<Item = &'a str>, feed: &Arc<FeedSignal>) {
+        match tokens.next() {
+            None => self.here.retain(|other| !Arc::ptr_eq(other, feed)),
+            Some(">") => self.rest.retain(|other| !Arc::ptr_eq(other, feed)),
+            Some("*") => {
+                if let Some(any) = &mut self.any {
+                    any.remove(tokens, feed);
+                    self.any.take_if(|any| any.is_empty());
+                }
+            }
+            Some(token) => {
+                if let Some(node) = self.tokens.get_mut(token) {
+                    node.remove(tokens, feed);
+                    if node.is_empty() {
+                        self.tokens.remove(token);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `found` for each feed of a name that goes on with `name`; `None`: it ends here.
+    fn each(&self, name: Option<&str>, found: &mut impl FnMut(&Arc<FeedSignal>)) {
+        let Some(name) = name else { return self.here.iter().for_each(found) };
+        self.rest.iter().for_each(&mut *found);
+        let (token, rest) = match name.split_once('.') {
+            Some((token, rest)) => (token, Some(rest)),
+            None => (name, None),
+        };
+        if let Some(node) = self.tokens.get(token) {
+            node.each(rest, found);
+        }
+        if let Some(any) = &self.any {
+            any.each(rest, found);
+        }
+    }
+
+    fn each_of_all(&self, found: &mut impl FnMut(&Arc<FeedSignal>)) {
+        self.here.iter().chain(&self.rest).for_each(&mut *found);
+        let below = self.tokens.values().chain(self.any.as_deref());
+        below.for_each(|node| node.each_of_all(found));
+    }
+}
+
+impl Interests {
+    /// Whether there is any feed.
+    pub(super) fn is_any(&self) -> bool {
+        self.count.load(Ordering::SeqCst) > 0
+    }
+
+    pub(super) fn add(&self, patterns: &[TopicPattern], feed: &Arc<FeedSignal>) {
+        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        patterns.iter().for_each(|pattern| root.insert(pattern.as_str().split('.'), feed));
+        self.count.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn remove(&self, patterns: &[TopicPattern], feed: &Arc<FeedSignal>) {
+        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        patterns.iter().for_each(|pattern| root.remove(pattern.as_str().split('.'), feed));
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Calls `found` for each feed that follows `name`; more than once for one that follows it by
+    /// several patterns.
+    pub(super) fn each(&self, name: &TopicName, mut found: impl FnMut(&Arc<FeedSignal>)) {
+        let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
+        root.each(Some(name.as_str()), &mut found);
+    }
+
+    /// Wakes every feed.
+    pub(super) fn signal_all(&self) {
+        let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
+        root.each_of_all(&mut |feed| feed.notify.notify_one());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pattern() -> impl Strategy<Value = TopicPattern> {
+        let token = prop_oneof![Just("a"), Just("b"), Just("*")];
+        let tokens = proptest::collection::vec(token, 1..4);
+        (tokens, any::<bool>()).prop_map(|(mut tokens, rest)| {
+            if rest {
+                *tokens.last_mut().unwrap() = ">";
+            }
+            tokens.join(".").parse().unwrap()
+        })
+    }
+
+    proptest! {
+        /// Goal: the tree finds what the patterns say, and nothing is left of who is gone.
+        #[test]
+        fn a_topic_finds_those_whose_patterns_match_it(
+            feeds in proptest::collection::vec(proptest::collection::vec(pattern(), 1..4), 0..6),
+            gone in 0..6_usize,
+        ) {
+            let interests = Interests::default();
+            let signals: Vec<Arc<FeedSignal>> = feeds.iter().map(|_| Arc::default()).collect();
+            for (patterns, signal) in feeds.iter().zip(&signals) {
+                interests.add(patterns, signal);
+            }
+            for (patterns, signal) in feeds.iter().zip(&signals).take(gone) {
+                interests.remove(patterns, signal);
+            }
+            for name in ["a", "b", "a.a", "a.b", "b.a", "a.b.a", "b.b.b", "a.a.a.a"] {
+                let name: TopicName = name.parse().unwrap();
+                let mut found = vec![0; feeds.len()];
+                interests.each(&name, |signal| {
+                    let index = signals.iter().position(|other| Arc::ptr_eq(other, signal));
+                    found[index.unwrap()] += 1;
+                });
+                for (index, patterns) in feeds.iter().enumerate() {
+                    let expected = patterns.iter().filter(|pattern| pattern.matches(&name)).count();
+                    let expected = if index < gone { 0 } else { expected };
+                    prop_assert_eq!(found[index], expected, "{} {:?}", name, patterns);
+                }
+            }
+            for (patterns, signal) in feeds.iter().zip(&signals).skip(gone) {
+                interests.remove(patterns, signal);
+            }
+            prop_assert!(interests.root.read().unwrap().is_empty() && !interests.is_any());
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The HTTP edge of many topics at once: one resource for the events of all that a reader names.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::{HeaderMap, Uri};
+use serde::Deserialize;
+
+use super::http::{Asked, Edge, whole};
+use super::query::Query;
+use super::selection::{self, Format, Topics};
+use crate::broker::Filter;
+use crate::error::{Error, Result};
+
+/// Largest body that names topics, in bytes: 1,024 patterns and as many values of a filter.
+const MAX_BODY_BYTES: u64 = 1 << 20;
+
+/// `GET`: topics and patterns in the query, `topic=` as often as one likes.
+pub(super) async fn read(
+    State(edge): State<Edge>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response> {
+    let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
+    let topics = Topics::many(query.take_all("topic"))?;
+    let asked = Asked::of(topics, &headers, &mut query)?;
+    edge.answer(&headers, asked, query).await
+}
+
+/// What may be posted instead of a query: for long lists.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AskedJson {
+    topics: Vec<String>,
+    from: Option<String>,
+    on_gap: Option<String>,
+    #[serde(default)]
+    filter: Filter,
+    format: Option<Format>,
+}
+
+/// `POST`: the same as JSON. What the query says, too, counts.
+pub(super) async fn read_posted(
+    State(edge): State<Edge>,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Result<Response> {
+    let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
+    let silence = Duration::from_millis(edge.config.body_read_ms);
+    let body = whole(body, MAX_BODY_BYTES, silence).await?;
+    let posted: AskedJson =
+        serde_json::from_slice(&body).map_err(|error| Error::invalid("body", error.to_string()))?;
+    let asked = Asked::of(Topics::many(posted.topics)?, &headers, &mut query)?;
+    let from = posted.from.map(|from| from.parse()).transpose()?;
+    let on_gap = posted.on_gap.map(|on_gap| on_gap.parse()).transpose()?;
+    let asked = Asked {
+        start: asked.start.or(from),
+        on_gap: asked.on_gap.or(on_gap),
+        filter: if asked.filter.is_empty() { posted.filter } else { asked.filter },
+        format: asked.format.or(posted.format),
+        ..asked
+    };
+    edge.answer(&headers, asked, query).await
+}

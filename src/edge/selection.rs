@@ -1,0 +1,94 @@
+//! What a reader asks for, in whatever protocol: topics, where to begin, and which events.
+
+use serde::Deserialize;
+
+use super::query::Query;
+use crate::broker::{Broker, Filter, Reader};
+use crate::cursor::{OnGap, StartPoint};
+use crate::error::{Error, Result};
+use crate::topic::{TopicName, TopicPattern};
+
+/// Names in a query that may come more than once.
+pub(super) const LISTS: [&str; 5] = ["topic", "type", "key", "key_prefix", "header"];
+
+/// One topic, or many.
+#[derive(Debug)]
+pub(super) enum Topics {
+    /// By its name: places are sequences.
+    One(TopicName),
+    /// By patterns: places are positions.
+    Many(Vec<TopicPattern>),
+}
+
+impl Topics {
+    /// All whose names fit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`], of the first pattern that is none.
+    pub(super) fn many(patterns: impl IntoIterator<Item = String>) -> Result<Self> {
+        let patterns = patterns.into_iter().map(|pattern| TopicPattern::new(&pattern));
+        patterns.collect::<Result<_>>().map(Self::Many)
+    }
+}
+
+/// Follows `topics`.
+///
+/// # Errors
+///
+/// As [`Broker::subscribe`] and [`Broker::feed`].
+pub(super) async fn follow(
+    broker: &Broker,
+    topics: Topics,
+    start: StartPoint,
+    on_gap: OnGap,
+) -> Result<Reader> {
+    Ok(match topics {
+        Topics::One(topic) => Reader::One(broker.subscribe(&topic, start, on_gap).await?),
+        Topics::Many(patterns) => Reader::Many(broker.feed(patterns, start, on_gap).await?),
+    })
+}
+
+/// How the data of an event is written in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Format {
+    /// The payload as it is.
+    Data,
+    /// JSON that names topic, places, time, type, key and headers, too.
+    Envelope,
+}
+
+impl std::str::FromStr for Format {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "data" => Ok(Self::Data),
+            "envelope" => Ok(Self::Envelope),
+            _ => {
+                let problem = format!("{text:?} is none of data, envelope");
+                Err(Error::invalid("format", problem))
+            }
+        }
+    }
+}
+
+/// Takes a filter out of a query: `type=`, `key=`, `key_prefix=`, `header=name:value`, each as
+/// often as one likes.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] of a header without a colon.
+pub(super) fn filter(query: &mut Query) -> Result<Filter> {
+    let header = |text: String| match text.split_once(':') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err(Error::invalid("header", format!("{text:?} is not like name:value"))),
+    };
+    Ok(Filter {
+        types: query.take_all("type").into_iter().collect(),
+        keys: query.take_all("key").into_iter().collect(),
+        key_prefixes: query.take_all("key_prefix").into_iter().collect(),
+        headers: query.take_all("header").into_iter().map(header).collect::<Result<_>>()?,
+    })
+}
