@@ -4,6 +4,8 @@ use std::error::Error;
 use std::path::PathBuf;
 
 const PROTO: &str = "leftoff/v1/leftoff.proto";
+/// Messages alone, and no part of what the reflection service tells of.
+const CLOUDEVENTS: &str = "io/cloudevents/v1/cloudevents.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -18,5 +20,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .skip_protoc_run()
         .compile_fds(descriptors.clone())?;
     std::fs::write(out, prost::Message::encode_to_vec(&descriptors))?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .btree_map(".")
+        .compile_fds(protox::compile([CLOUDEVENTS], ["proto"])?)?;
     Ok(())
 }

@@ -1,0 +1,199 @@
+//! CloudEvents that come in over HTTP: as headers and a body, or as JSON.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use percent_encoding::percent_decode;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{Attributes, PREFIX, Value, is_json, locate, shown};
+use crate::error::{Error, Result};
+use crate::event::NewEvent;
+
+/// The header that tells an event in binary mode from any other body.
+pub(super) const VERSION_HEADER: &str = "ce-specversion";
+
+/// What `data` is where nothing says it.
+const JSON: &str = "application/json";
+
+/// Reads an event in binary mode: its attributes are headers, and `body` is its data as it is.
+/// `None` if it is no CloudEvent.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] names the attribute that is missing or breaks a rule.
+pub(in crate::edge) fn binary(headers: &HeaderMap, body: Bytes) -> Result<Option<NewEvent>> {
+    if !headers.contains_key(VERSION_HEADER) {
+        return Ok(None);
+    }
+    let mut attributes = Attributes::default();
+    for (name, value) in headers {
+        let Some(name) = name.as_str().strip_prefix(PREFIX) else { continue };
+        if name == "datacontenttype" {
+            return Err(Error::invalid(name, "goes into the header content-type"));
+        }
+        attributes.put(name, header_text(name, value.as_bytes())?)?;
+    }
+    if let Some(content_type) = headers.get(CONTENT_TYPE).filter(|value| !value.is_empty()) {
+        let text = content_type.to_str();
+        let text = text.map_err(|error| Error::invalid("datacontenttype", error.to_string()))?;
+        attributes.put("datacontenttype", text.to_owned())?;
+    }
+    attributes.into_event(body).map(Some)
+}
+
+/// Reads `application/cloudevents+json`.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] with field `event` if it is no JSON object, or with the attribute that is
+/// missing or breaks a rule.
+pub(in crate::edge) fn structured(body: &[u8]) -> Result<NewEvent> {
+    let members: Members<'_> =
+        serde_json::from_slice(body).map_err(|error| Error::invalid("event", error.to_string()))?;
+    let mut attributes = Attributes::default();
+    let (mut data, mut base64) = (None, None);
+    for (name, json) in members.0 {
+        let place = match name.as_str() {
+            "data" => &mut data,
+            "data_base64" => &mut base64,
+            _ => {
+                if let Some(value) = attribute(&name, json)? {
+                    attributes.put(&name, value)?;
+                }
+                continue;
+            }
+        };
+        if place.replace(json).is_some() {
+            return Err(Error::invalid(name, "is given twice"));
+        }
+    }
+    if data.is_some() && attributes.text("datacontenttype").is_none() {
+        // Elsewhere than in this format no content type means nothing: so what it means is said.
+        attributes.put("datacontenttype", JSON.to_owned())?;
+    }
+    let content_type = attributes.text("datacontenttype").unwrap_or_default();
+    let payload = payload(content_type, data, base64.filter(|json| !is_null(json)))?;
+    attributes.into_event(payload)
+}
+
+/// Reads `application/cloudevents-batch+json`; it may be empty.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] with field `events` if it is no JSON array, or with the event, from 0, and
+/// what is wrong with it: `events[2].id`.
+pub(in crate::edge) fn batched(body: &[u8]) -> Result<Vec<NewEvent>> {
+    let events: Vec<&RawValue> = serde_json::from_slice(body)
+        .map_err(|error| Error::invalid("events", error.to_string()))?;
+    let read = |(index, json): (usize, &&RawValue)| {
+        structured(json.get().as_bytes()).map_err(|error| locate(error, index))
+    };
+    events.iter().enumerate().map(read).collect()
+}
+
+/// The members of an object in their order: a map would hide that a name came twice.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Members<'de>, M::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        json.deserialize_map(InOrder)
+    }
+}
+
+fn is_null(json: &RawValue) -> bool {
+    json.get() == "null"
+}
+
+/// The value of an attribute; `None` if it is unset, which `null` says.
+fn attribute(name: &str, json: &RawValue) -> Result<Option<Value<'static>>> {
+    let text = json.get();
+    let value = match text.as_bytes().first() {
+        _ if is_null(json) => return Ok(None),
+        Some(b'"') => Value::from(string(name, json)?),
+        Some(b't' | b'f') => Value::Boolean(text == "true"),
+        Some(b'-' | b'0'..=b'9') => Value::Integer(text.parse().map_err(|_| {
+            Error::invalid(name, format!("{} is no integer of 32 bits", shown(text)))
+        })?),
+        _ => return Err(Error::invalid(name, "must be a string, an integer or a boolean")),
+    };
+    Ok(Some(value))
+}
+
+fn string(name: &str, json: &RawValue) -> Result<String> {
+    serde_json::from_str(json.get()).map_err(|error| Error::invalid(name, error.to_string()))
+}
+
+fn payload(
+    content_type: &str,
+    data: Option<&RawValue>,
+    base64: Option<&RawValue>,
+) -> Result<Bytes> {
+    match (data, base64) {
+        (Some(_), Some(_)) => Err(Error::invalid("data", "stands beside data_base64; give one")),
+        (None, None) => Ok(Bytes::new()),
+        (None, Some(json)) => {
+            let bytes = BASE64.decode(string("data_base64", json)?);
+            let bytes = bytes.map_err(|error| Error::invalid("data_base64", error.to_string()))?;
+            Ok(bytes.into())
+        }
+        (Some(json), None) if is_json(content_type) => {
+            Ok(Bytes::copy_from_slice(json.get().as_bytes()))
+        }
+        (Some(json), None) if json.get().starts_with('"') => Ok(string("data", json)?.into()),
+        (Some(_), None) => {
+            let content_type = shown(content_type);
+            let problem = format!("must be a string, as datacontenttype is {content_type:?}");
+            Err(Error::invalid("data", problem))
+        }
+    }
+}
+
+/// The text of a header that holds an attribute: unquoted, then percent-decoded, once.
+/// Source: CloudEvents 1.0.2, HTTP protocol binding, 3.1.3.2.
+fn header_text(name: &str, value: &[u8]) -> Result<String> {
+    let unquoted = unquote(name, value)?;
+    let text = percent_decode(&unquoted).decode_utf8();
+    let text = text.map_err(|_| Error::invalid(name, "is not UTF-8, once percent-decoded"))?;
+    Ok(text.into_owned())
+}
+
+/// What stands in double quotes, as older publishers write it; or else the value as it is.
+fn unquote<'a>(name: &str, value: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+    let [b'"', rest @ ..] = value else { return Ok(Cow::Borrowed(value)) };
+    let mut inside = Vec::with_capacity(rest.len());
+    let mut bytes = rest.iter();
+    while let Some(&byte) = bytes.next() {
+        match byte {
+            b'"' if bytes.as_slice().is_empty() => return Ok(Cow::Owned(inside)),
+            b'"' => break,
+            b'\\' => inside.extend(bytes.next()),
+            _ => inside.push(byte),
+        }
+    }
+    Err(Error::invalid(name, "begins with a double quote, and does not end with the next one"))
+}

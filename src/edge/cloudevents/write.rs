@@ -1,0 +1,253 @@
+//! Stored events as CloudEvents, in JSON, whether they came in as such or not.
+//!
+//! Where an event has no attribute of its own, it gets one: its id is `{sequence}-{epoch}`, its
+//! source `/v1/topics/{topic}`, its type `leftoff.event`, its subject its key. Every event has the
+//! extensions `leftofftopic`, `leftoffsequence` and `leftoffposition`, which say where it is
+//! stored; if it came from another broker with those, they tell of this one from here on.
+//!
+//! # Why
+//!
+//! A payload without a content type, and one that is not what its content type says, goes out as
+//! base64: in this format a string without `datacontenttype` is a JSON string, so that a reader
+//! would take it for another payload than the one that was published.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::{
+    CORE, PREFIX, TYPES, VERSION, Value, check_name, check_value, essence, is_json, read_time,
+};
+use crate::broker::EventRef;
+use crate::cursor::{Position, Sequence};
+use crate::event::{Event, Timestamp};
+
+/// The type of an event that has none. No publisher can give it one that begins like this.
+const NO_TYPE: &str = "leftoff.event";
+
+/// Extensions that say where an event is stored.
+const PLACES: [&str; 3] = ["leftofftopic", "leftoffsequence", "leftoffposition"];
+
+/// What may not stand in one segment of a URI's path. Source: RFC 3986, 3.3, `pchar`.
+const NOT_IN_A_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
+
+/// What is told of a stored event, borrowed from wherever it is.
+#[derive(Debug, Clone)]
+pub(in crate::edge) struct Stored<'a> {
+    pub(in crate::edge) sequence: Sequence,
+    pub(in crate::edge) position: Position,
+    /// When it was appended.
+    pub(in crate::edge) time: Timestamp,
+    pub(in crate::edge) publisher_time: Option<Timestamp>,
+    pub(in crate::edge) event_type: &'a str,
+    pub(in crate::edge) key: &'a str,
+    pub(in crate::edge) headers: Vec<(&'a str, &'a str)>,
+    pub(in crate::edge) content_type: &'a str,
+    pub(in crate::edge) payload: &'a [u8],
+}
+
+impl<'a> From<&EventRef<'a>> for Stored<'a> {
+    fn from(event: &EventRef<'a>) -> Self {
+        Self {
+            sequence: event.sequence,
+            position: event.position,
+            time: event.time,
+            publisher_time: event.publisher_time,
+            event_type: event.event_type,
+            key: event.key,
+            headers: event.headers().collect(),
+            content_type: event.content_type,
+            payload: event.payload,
+        }
+    }
+}
+
+impl<'a> From<&'a Event> for Stored<'a> {
+    fn from(event: &'a Event) -> Self {
+        let Event { sequence, position, time, content } = event;
+        let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
+        Self {
+            sequence: *sequence,
+            position: *position,
+            time: *time,
+            publisher_time: content.publisher_time,
+            event_type: &content.event_type,
+            key: &content.key,
+            headers: content.headers.iter().map(text).collect(),
+            content_type: &content.content_type,
+            payload: &content.payload,
+        }
+    }
+}
+
+/// One event as `application/cloudevents+json`.
+///
+/// A payload that is JSON stands in it as it is, with whatever line ends it has between its tokens.
+///
+/// # Errors
+///
+/// None that a broker's event can have.
+pub(in crate::edge) fn write(
+    topic: &str,
+    epoch: &str,
+    event: &Stored<'_>,
+) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&Envelope { topic, epoch, event })
+}
+
+struct Envelope<'a> {
+    topic: &'a str,
+    epoch: &'a str,
+    event: &'a Stored<'a>,
+}
+
+impl Serialize for Envelope<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let event = self.event;
+        let mut map = serializer.serialize_map(None)?;
+        self.serialize_core(&mut map)?;
+        for (name, value) in event.extensions() {
+            map.serialize_entry(name, &value)?;
+        }
+        map.serialize_entry("leftofftopic", self.topic)?;
+        map.serialize_entry("leftoffsequence", &event.sequence.get().to_string())?;
+        map.serialize_entry("leftoffposition", &event.position.get().to_string())?;
+        match Content::of(event.payload, event.content_type) {
+            Content::None => {}
+            Content::Json(value) => map.serialize_entry("data", value)?,
+            Content::Text(text) => map.serialize_entry("data", text)?,
+            Content::Bytes(bytes) => map.serialize_entry("data_base64", &BASE64.encode(bytes))?,
+        }
+        map.end()
+    }
+}
+
+impl Envelope<'_> {
+    /// The attributes that the specification defines.
+    fn serialize_core<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        let Self { topic, epoch, event } = self;
+        let id = || format!("{}-{epoch}", event.sequence.get());
+        let source = || format!("/v1/topics/{}", utf8_percent_encode(topic, NOT_IN_A_SEGMENT));
+        let time = || event.publisher_time.unwrap_or(event.time).to_string();
+        let present = |text| Some(text).filter(|text: &&str| !text.is_empty());
+        map.serialize_entry("specversion", VERSION)?;
+        map.serialize_entry("id", &event.core("id").unwrap_or_else(|| id().into()))?;
+        map.serialize_entry("source", &event.core("source").unwrap_or_else(|| source().into()))?;
+        map.serialize_entry("type", present(event.event_type).unwrap_or(NO_TYPE))?;
+        if let Some(subject) = event.core("subject").or(present(event.key).map(Cow::Borrowed)) {
+            map.serialize_entry("subject", &subject)?;
+        }
+        map.serialize_entry("time", &event.core("time").unwrap_or_else(|| time().into()))?;
+        if let Some(content_type) = present(event.content_type) {
+            map.serialize_entry("datacontenttype", content_type)?;
+        }
+        if let Some(schema) = event.core("dataschema") {
+            map.serialize_entry("dataschema", &schema)?;
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Stored<'a> {
+    /// An attribute that its headers hold. They may be any publisher's, so what breaks a rule is
+    /// none.
+    fn core(&self, name: &str) -> Option<Cow<'a, str>> {
+        let is_it = |header: &str| header.strip_prefix(PREFIX) == Some(name);
+        let (_, text) = *self.headers.iter().find(|(header, _)| is_it(header))?;
+        let is_valid = match name {
+            "source" => !text.contains(char::is_whitespace),
+            "time" => read_time(text).is_ok(),
+            _ => true,
+        };
+        (is_valid && !text.is_empty()).then_some(Cow::Borrowed(text))
+    }
+
+    /// The extensions that its headers hold, and its other headers that can be one.
+    fn extensions(&self) -> BTreeMap<&'a str, Value<'a>> {
+        let types = self.types();
+        let mut extensions = BTreeMap::new();
+        for &(header, text) in &self.headers {
+            let attribute = header.strip_prefix(PREFIX);
+            let name = attribute.unwrap_or(header);
+            let kind = attribute.and_then(|name| types.get(name).copied());
+            let value = Value::read(text, kind);
+            if !is_extension(name) || check_value(name, &value).is_err() {
+                continue;
+            }
+            if attribute.is_some() {
+                extensions.insert(name, value);
+            } else {
+                extensions.entry(name).or_insert(value);
+            }
+        }
+        extensions
+    }
+
+    /// Which attributes are no text, and what they are.
+    fn types(&self) -> BTreeMap<&'a str, &'a str> {
+        let is_it = |header: &str| header.strip_prefix(PREFIX) == Some(TYPES);
+        let header = self.headers.iter().find(|(header, _)| is_it(header));
+        let types = header.map(|(_, types)| *types).unwrap_or_default();
+        types.split(' ').filter_map(|one| one.split_once(':')).collect()
+    }
+}
+
+/// Whether an extension may be named so.
+fn is_extension(name: &str) -> bool {
+    check_name(name).is_ok() && !CORE.contains(&name) && !PLACES.contains(&name)
+}
+
+/// A payload, in the form that its content type asks for.
+#[derive(Debug)]
+enum Content<'a> {
+    None,
+    Json(&'a RawValue),
+    Text(&'a str),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Content<'a> {
+    fn of(payload: &'a [u8], content_type: &str) -> Self {
+        let Ok(text) = std::str::from_utf8(payload) else { return Self::Bytes(payload) };
+        if text.is_empty() {
+            Self::None
+        } else if is_json(content_type) {
+            serde_json::from_str(text).map_or(Self::Bytes(payload), Self::Json)
+        } else if is_text(content_type) {
+            Self::Text(text)
+        } else {
+            Self::Bytes(payload)
+        }
+    }
+}
+
+/// Whether payloads of this media type, which is not JSON, are text: the same types as in
+/// `edge/json.rs`, but for an event that has none.
+fn is_text(content_type: &str) -> bool {
+    let essence = essence(content_type);
+    let is_named = ["application/javascript", "application/x-www-form-urlencoded"];
+    essence.starts_with("text/") || essence.ends_with("xml") || is_named.contains(&&*essence)
+}
