@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test unwraps is what it asserts")]
 
 mod backup;
+mod browser;
 mod cli;
 mod common;
 mod crashes;
@@ -19,3 +20,4 @@ mod shutdown;
 mod sse;
 mod tidy;
 mod topics;
+mod webdriver;

@@ -1,0 +1,137 @@
+//! A browser that a test drives: headless Chromium behind chromedriver, told what to do over HTTP.
+//! Knows pages and scripts; knows nothing of the broker. Source: W3C WebDriver.
+
+use std::env;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::common::{send, text, to};
+
+const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+const DRIVERS: [&str; 1] = ["chromedriver"];
+
+/// When it is set, a test that finds no browser fails.
+const REQUIRED: &str = "LEFTOFF_REQUIRE_BROWSER";
+
+/// It works for root and in a container, on its own, and calls nobody but the test's servers.
+const ARGUMENTS: [&str; 10] = [
+    "--headless=new",
+    "--no-sandbox", // Root gets none.
+    "--disable-gpu",
+    "--disable-dev-shm-usage", // Containers have little of it.
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+];
+
+/// A browser with one page.
+pub(crate) struct Browser {
+    driver: Driver,
+    /// The path of all commands to this browser.
+    session: String,
+}
+
+impl Browser {
+    /// Starts one that knows nothing yet; `None` where none is installed.
+    pub(crate) async fn start() -> Option<Self> {
+        let Some((chromium, chromedriver)) = find(&BROWSERS).zip(find(&DRIVERS)) else {
+            let problem = "no chromium and chromedriver in PATH, \
+                           install the packages chromium and chromium-driver";
+            assert!(env::var_os(REQUIRED).is_none(), "{problem}");
+            println!("skipped: {problem}");
+            return None;
+        };
+        let driver = Driver::start(&chromedriver);
+        let profile = driver.directory.path().join("profile");
+        let mut arguments = ARGUMENTS.map(str::to_owned).to_vec();
+        arguments.push(format!("--user-data-dir={}", profile.display()));
+        let options = json!({"binary": chromium, "args": arguments});
+        let capabilities = json!({"alwaysMatch": {"goog:chromeOptions": options}});
+        let begun = driver.command("POST", "/session", json!({"capabilities": capabilities})).await;
+        let session = format!("/session/{}", begun["sessionId"].as_str().unwrap());
+        Some(Self { driver, session })
+    }
+
+    /// Leaves the page for the one at `url`.
+    pub(crate) async fn go_to(&self, url: &str) {
+        self.command("POST", "/url", json!({"url": url})).await;
+    }
+
+    /// Runs a function's body in the page; what it returns. It knows `arguments`, an array, by that
+    /// name.
+    pub(crate) async fn run(&self, script: &str, arguments: Value) -> Value {
+        self.command("POST", "/execute/sync", json!({"script": script, "args": arguments})).await
+    }
+
+    /// Ends it in order; a test that fails just kills it.
+    pub(crate) async fn close(self) {
+        self.command("DELETE", "", json!({})).await;
+    }
+
+    async fn command(&self, method: &str, path: &str, body: Value) -> Value {
+        self.driver.command(method, &format!("{}{path}", self.session), body).await
+    }
+}
+
+/// The program that controls a browser, which is its child.
+struct Driver {
+    child: Child,
+    address: SocketAddr,
+    /// Kept open: it must not fail when it prints more.
+    _output: BufReader<ChildStdout>,
+    /// Whatever it and the browser write is in here.
+    directory: TempDir,
+}
+
+impl Driver {
+    fn start(chromedriver: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = Command::new(chromedriver)
+            .arg("--port=0")
+            .env("HOME", directory.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0) // The browser will be in it, too, and so can be killed with it.
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let port = output.by_ref().lines().map_while(Result::ok).find_map(|line| {
+            let (_, port) = line.split_once("started successfully on port ")?;
+            port.trim_end_matches('.').parse::<u16>().ok()
+        });
+        let address = ([127, 0, 0, 1], port.expect("chromedriver said where it listens")).into();
+        Self { child, address, _output: output, directory }
+    }
+
+    async fn command(&self, method: &str, path: &str, body: Value) -> Value {
+        let request = to(self.address, method, path).header("content-type", "application/json");
+        let answer = send(request, body.to_string()).await;
+        assert_eq!(answer.status, 200, "{method} {path}: {}", text(&answer.body));
+        answer.json()["value"].take()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _they_may_have_ended = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _it_may_have_ended = self.child.wait();
+    }
+}
+
+/// The first of these programs that is in `PATH`.
+fn find(names: &[&str]) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    let directories: Vec<PathBuf> = env::split_paths(&path).collect();
+    let mut places = names.iter().flat_map(|name| directories.iter().map(move |at| at.join(name)));
+    places.find(|place| place.is_file())
+}
