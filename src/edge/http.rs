@@ -11,12 +11,15 @@ use axum::{Extension, Router};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode, Uri, header};
+use serde_json::json;
 
 use super::json::{self, ReceiptJson};
 use super::query::Query;
 use super::receiving::{self, Received};
 use super::selection::{self, Format, Topics};
-use super::{FollowConfig, http_events, http_lines, http_topics, sse, status};
+use super::{
+    FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, sse, status,
+};
 use crate::broker::{Broker, Filter, PageRequest, Publish};
 use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
@@ -242,6 +245,35 @@ impl Edge {
         Ok(response)
     }
 
+    async fn publish_cloudevents(
+        &self,
+        topic: TopicName,
+        mut query: Query,
+        (mode, headers): (cloudevents::Mode, &HeaderMap),
+        body: Body,
+        received: Option<Received>,
+    ) -> Result<Response> {
+        let ttl_ms = query.take_number("ttl_ms")?;
+        let expected_sequence = query.take_number("expected_sequence")?;
+        query.finish("ttl_ms, expected_sequence; all else is in the CloudEvent")?;
+        let silence = Duration::from_millis(self.config.body_read_ms);
+        let body = whole(body, max_request_bytes(self.broker.limits()), silence).await?;
+        let mut events = cloudevents::read(mode, headers, body)?;
+        events.iter_mut().for_each(|event| event.ttl_ms = ttl_ms);
+        let publish = Publish { topic, events, expected_sequence };
+        let ack = receiving::handed_in(&self.broker, publish, received).await?;
+        let answer = match mode {
+            cloudevents::Mode::Batched | cloudevents::Mode::ProtobufBatch => json!({
+                "first": ReceiptJson::of(&ack, 0),
+                "last": ReceiptJson::of(&ack, ack.count - 1),
+                "count": ack.count,
+                "duplicates": ack.duplicates.len(),
+            }),
+            _ => json!(ReceiptJson::of(&ack, 0)),
+        };
+        Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
+    }
+
     async fn publish_one(
         &self,
         topic: TopicName,
@@ -270,6 +302,7 @@ impl Edge {
     }
 }
 
+/// What a POST carries.
 async fn publish(
     State(edge): State<Edge>,
     path: PathResult,
@@ -293,7 +326,12 @@ async fn publish(
         query.finish("none with NDJSON: each line has its own")?;
         return http_lines::publish(&edge.broker, topic, &edge.config, body, received).await;
     }
-    edge.publish_one(topic, query, content_type, body, received).await
+    match cloudevents::Mode::of(&content_type, &headers) {
+        Some(mode) => {
+            edge.publish_cloudevents(topic, query, (mode, &headers), body, received).await
+        }
+        None => edge.publish_one(topic, query, content_type, body, received).await,
+    }
 }
 
 /// What went wrong with a body.

@@ -181,13 +181,10 @@ impl Serialize for EventsJson<'_> {
     }
 }
 
-/// Appends an event of `topic` in one line.
+/// Appends an event of `topic`.
 pub(super) fn write_event(topic: &TopicName, event: &EventRef<'_>, bytes: &mut Vec<u8>) {
-    let start = bytes.len();
-    let written = serde_json::to_writer(&mut *bytes, &EventJson::stored(topic, event));
+    let written = serde_json::to_writer(bytes, &EventJson::stored(topic, event));
     written.expect("texts and numbers are JSON");
-    // A payload that is JSON goes out as it came in; in JSON a line feed is white space.
-    bytes[start..].iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
 }
 
 /// A page of history.

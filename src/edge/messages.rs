@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use super::FollowConfig;
 use super::proto::{self, publish_stream_response::Outcome};
 use super::selection::Topics;
 use super::status;
+use super::{FollowConfig, cloudevents};
 use crate::broker::{
     Ack, Dropped, EventRef, Filter, MaintenanceReport, Page, PageRequest, Publish, Receipt, Run,
     TopicInfo,
@@ -57,7 +57,8 @@ pub(super) fn publish(
     events: Vec<proto::NewEvent>,
     expected_sequence: Option<u64>,
 ) -> Result<Publish> {
-    let events = events.into_iter().map(NewEvent::from).collect();
+    let events = events.into_iter().map(|event| cloudevents::carried(event.into()));
+    let events = events.collect::<Result<_>>()?;
     Ok(Publish { topic: TopicName::new(topic)?, events, expected_sequence })
 }
 

@@ -6,7 +6,6 @@
 //!
 //! [`Subscription`]: crate::Subscription
 
-#[allow(dead_code, unused_imports, reason = "no route takes or gives them yet")]
 mod cloudevents;
 mod codec;
 pub mod grpc;

@@ -57,6 +57,8 @@ pub(super) enum Format {
     Data,
     /// JSON that names topic, places, time, type, key and headers, too.
     Envelope,
+    /// A CloudEvent in JSON.
+    CloudEvents,
 }
 
 impl std::str::FromStr for Format {
@@ -66,8 +68,9 @@ impl std::str::FromStr for Format {
         match text {
             "data" => Ok(Self::Data),
             "envelope" => Ok(Self::Envelope),
+            "cloudevents" => Ok(Self::CloudEvents),
             _ => {
-                let problem = format!("{text:?} is none of data, envelope");
+                let problem = format!("{text:?} is none of data, envelope, cloudevents");
                 Err(Error::invalid("format", problem))
             }
         }

@@ -34,11 +34,10 @@ use http::{HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 
 use super::selection::Format;
-use super::{FollowConfig, json, status};
+use super::{FollowConfig, cloudevents, json, status};
 use crate::broker::{Delivery, EventRef, Form, Patience, Reader, Run, Waited};
 use crate::cursor::{Cursor, Place};
 use crate::error::Error;
-use crate::topic::TopicName;
 
 /// Bytes up to which deliveries that are ready are put into one write.
 const MAX_WRITE_BYTES: usize = 64 << 10;
@@ -155,8 +154,10 @@ impl Following {
         let (form, is_placed) = match (&self.reader, self.format) {
             (Reader::One(_), Format::Data) => (Form::Data, false),
             (Reader::One(_), Format::Envelope) => (Form::Envelope, false),
+            (Reader::One(_), Format::CloudEvents) => (Form::CloudEvents, false),
             (Reader::Many(_), Format::Data) => (Form::PlacedData, true),
             (Reader::Many(_), Format::Envelope) => (Form::PlacedEnvelope, true),
+            (Reader::Many(_), Format::CloudEvents) => (Form::PlacedCloudEvents, true),
         };
         let format = self.format;
         run.encoded(form, |event, bytes| {
@@ -167,7 +168,12 @@ impl Following {
             encode_id(Cursor { after, epoch: Some(epoch) }, bytes);
             match format {
                 Format::Data => encode_data(event, bytes),
-                Format::Envelope => encode_envelope(run.topic(), event, bytes),
+                Format::Envelope => encode_line(bytes, |line| {
+                    json::write_event(run.topic(), event, line);
+                }),
+                Format::CloudEvents => encode_line(bytes, |line| {
+                    cloudevents::append(run.topic().as_str(), epoch, &event.into(), line);
+                }),
             }
         })
     }
@@ -230,11 +236,14 @@ fn encode_data(event: &EventRef<'_>, bytes: &mut Vec<u8>) {
     bytes.push(b'\n');
 }
 
-/// All of an event, in one line of JSON. It has no type of SSE: whoever follows many topics listens
+/// All of an event, as a line of JSON. It has no type of SSE: whoever follows many topics listens
 /// to them all in one place.
-fn encode_envelope(topic: &TopicName, event: &EventRef<'_>, bytes: &mut Vec<u8>) {
+fn encode_line(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     bytes.extend_from_slice(b"data: ");
-    json::write_event(topic, event, bytes);
+    let start = bytes.len();
+    write(bytes);
+    // A payload that is JSON goes out as it came in; in JSON a line feed is white space.
+    bytes[start..].iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
     bytes.extend_from_slice(b"\n\n");
 }
 

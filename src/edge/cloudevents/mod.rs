@@ -34,7 +34,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -43,7 +43,7 @@ use crate::event::{NewEvent, Timestamp};
 
 pub(in crate::edge) use protobuf::{protobuf, protobuf_batch};
 pub(in crate::edge) use read::{batched, binary, structured};
-pub(in crate::edge) use write::{Stored, write};
+pub(in crate::edge) use write::append;
 
 /// The version that is spoken here.
 const VERSION: &str = "1.0";
@@ -92,6 +92,53 @@ impl Mode {
             _ => headers.contains_key(read::VERSION_HEADER).then_some(Self::Binary),
         }
     }
+}
+
+/// The events of a request.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] of what breaks a rule.
+pub(in crate::edge) fn read(mode: Mode, headers: &HeaderMap, body: Bytes) -> Result<Vec<NewEvent>> {
+    Ok(match mode {
+        Mode::Binary => binary(headers, body)?.into_iter().collect(),
+        Mode::Structured => vec![structured(&body)?],
+        Mode::Batched => batched(&body)?,
+        Mode::Protobuf => vec![protobuf(&body)?],
+        Mode::ProtobufBatch => protobuf_batch(&body)?,
+    })
+}
+
+/// What `event`, which came over gRPC, carries: a CloudEvent in its payload, or in its headers.
+/// Any other event is what it is.
+///
+/// # Errors
+///
+/// As [`read`]; more events than one.
+pub(in crate::edge) fn carried(event: NewEvent) -> Result<NewEvent> {
+    let may_be = event.content_type.contains("cloudevents")
+        || event.headers.keys().any(|name| name.eq_ignore_ascii_case(read::VERSION_HEADER));
+    if !may_be {
+        return Ok(event);
+    }
+    let mut headers = HeaderMap::new();
+    for (name, value) in &event.headers {
+        let name: HeaderName = name.parse().map_err(|_| invalid_header(name))?;
+        let value = HeaderValue::try_from(value).map_err(|_| invalid_header(name.as_str()))?;
+        headers.append(name, value);
+    }
+    let content_type = HeaderValue::try_from(&event.content_type);
+    headers.extend(content_type.ok().map(|value| (header::CONTENT_TYPE, value)));
+    let Some(mode) = Mode::of(&event.content_type, &headers) else { return Ok(event) };
+    let mut carried = read(mode, &headers, event.payload)?;
+    match (carried.pop(), carried.is_empty()) {
+        (Some(carried), true) => Ok(NewEvent { ttl_ms: event.ttl_ms, ..carried }),
+        _ => Err(Error::invalid("payload", "is a batch of CloudEvents; send each by itself")),
+    }
+}
+
+fn invalid_header(name: &str) -> Error {
+    Error::invalid("headers", format!("{name:?} or its value cannot be one of a CloudEvent"))
 }
 
 /// The value of an attribute. What else the specification has is text: times, URIs, bytes in

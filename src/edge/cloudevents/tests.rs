@@ -9,10 +9,29 @@ use serde_json::{Map, Value as Json, json};
 use super::protobuf::v1;
 use super::protobuf::v1::cloud_event::cloud_event_attribute_value::Attr;
 use super::protobuf::v1::cloud_event::{CloudEventAttributeValue, Data};
+use super::write::Stored;
 use super::*;
 use crate::broker::LimitsConfig;
-use crate::cursor::{Position, Sequence};
+use crate::cursor::{Epoch, Position, Sequence};
 use crate::event::Event;
+
+impl<'a> From<&'a Event> for Stored<'a> {
+    fn from(event: &'a Event) -> Self {
+        let Event { sequence, position, time, content } = event;
+        let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
+        Self {
+            sequence: *sequence,
+            position: *position,
+            time: *time,
+            publisher_time: content.publisher_time,
+            event_type: &content.event_type,
+            key: &content.key,
+            headers: content.headers.iter().map(text).collect(),
+            content_type: &content.content_type,
+            payload: &content.payload,
+        }
+    }
+}
 
 /// The example of the JSON format, 3.2, with what it has in common with the others.
 fn example(rest: &str) -> String {
@@ -73,7 +92,8 @@ fn written(topic: &str, content: NewEvent) -> Map<String, Json> {
         time: Timestamp::from_ms(1_000),
         content,
     };
-    let bytes = write(topic, "9f3c2a1b", &Stored::from(&event)).unwrap();
+    let mut bytes = Vec::new();
+    append(topic, Epoch::new(0x9f3c_2a1b), &Stored::from(&event), &mut bytes);
     let Json::Object(object) = serde_json::from_slice(&bytes).unwrap() else { panic!("no object") };
     object
 }

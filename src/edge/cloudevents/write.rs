@@ -25,8 +25,8 @@ use super::{
     CORE, PREFIX, TYPES, VERSION, Value, check_name, check_value, essence, is_json, read_time,
 };
 use crate::broker::EventRef;
-use crate::cursor::{Position, Sequence};
-use crate::event::{Event, Timestamp};
+use crate::cursor::{Epoch, Position, Sequence};
+use crate::event::Timestamp;
 
 /// The type of an event that has none. No publisher can give it one that begins like this.
 const NO_TYPE: &str = "leftoff.event";
@@ -85,37 +85,13 @@ impl<'a> From<&EventRef<'a>> for Stored<'a> {
     }
 }
 
-impl<'a> From<&'a Event> for Stored<'a> {
-    fn from(event: &'a Event) -> Self {
-        let Event { sequence, position, time, content } = event;
-        let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
-        Self {
-            sequence: *sequence,
-            position: *position,
-            time: *time,
-            publisher_time: content.publisher_time,
-            event_type: &content.event_type,
-            key: &content.key,
-            headers: content.headers.iter().map(text).collect(),
-            content_type: &content.content_type,
-            payload: &content.payload,
-        }
-    }
-}
-
-/// One event as `application/cloudevents+json`.
+/// Appends one event as `application/cloudevents+json`.
 ///
 /// A payload that is JSON stands in it as it is, with whatever line ends it has between its tokens.
-///
-/// # Errors
-///
-/// None that a broker's event can have.
-pub(in crate::edge) fn write(
-    topic: &str,
-    epoch: &str,
-    event: &Stored<'_>,
-) -> serde_json::Result<Vec<u8>> {
-    serde_json::to_vec(&Envelope { topic, epoch, event })
+pub(in crate::edge) fn append(topic: &str, epoch: Epoch, event: &Stored<'_>, bytes: &mut Vec<u8>) {
+    let epoch = epoch.to_string();
+    let envelope = Envelope { topic, epoch: &epoch, event };
+    serde_json::to_writer(bytes, &envelope).expect("texts and numbers are JSON");
 }
 
 struct Envelope<'a> {
