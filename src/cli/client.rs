@@ -42,6 +42,11 @@ pub(super) struct ServerArgs {
 pub(super) type Client = BrokerServiceClient<Channel>;
 
 impl ServerArgs {
+    /// The server at `url`, asked once.
+    pub(super) fn at(url: String) -> Self {
+        Self { server: url, retry_seconds: 0 }
+    }
+
     /// The server's address, checked.
     pub(super) fn endpoint(&self) -> CliResult<Endpoint> {
         let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|error| {

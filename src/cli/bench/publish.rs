@@ -1,4 +1,4 @@
-//! `leftoff bench`: measures a running broker, beside what the disk itself can do.
+//! `leftoff bench publish`: measures a running broker, beside what the disk itself can do.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clap::{Args, Subcommand};
+use clap::Args;
 use hdrhistogram::Histogram;
 use leftoff::TopicName;
 use leftoff::edge::proto::publish_stream_response::Outcome;
@@ -16,31 +16,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::client::{Client, ServerArgs, client, failed};
-use super::{CliError, CliResult, Failure};
-
-/// Longest latency that is told apart, in microseconds.
-const MAX_LATENCY_US: u64 = 60_000_000;
-
-/// Measures a running broker
-#[derive(Debug, Args)]
-pub(super) struct Bench {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Publish(BenchPublish),
-}
-
-impl Bench {
-    pub(super) async fn run(self) -> CliResult {
-        match self.command {
-            Command::Publish(publish) => publish.run().await,
-        }
-    }
-}
+use super::latency_histogram;
+use crate::cli::client::{Client, ServerArgs, client, failed};
+use crate::cli::{CliError, CliResult, Failure};
 
 /// Publishes as fast as it is acknowledged
 ///
@@ -48,7 +26,7 @@ impl Bench {
 /// bytes to a plain file in the same grouping, one request of each client and an fdatasync, for as
 /// long. Both run on this machine; the client takes its share of it.
 #[derive(Debug, Args)]
-struct BenchPublish {
+pub(super) struct BenchPublish {
     /// Clients that publish at the same time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     clients: u64,
@@ -95,9 +73,7 @@ struct Measured {
 
 impl Measured {
     fn new() -> CliResult<Self> {
-        let latency_us = Histogram::new_with_max(MAX_LATENCY_US, 3)
-            .map_err(|error| CliError::new(Failure::Other, error.to_string()))?;
-        Ok(Self { events: 0, elapsed: Duration::ZERO, latency_us })
+        Ok(Self { events: 0, elapsed: Duration::ZERO, latency_us: latency_histogram()? })
     }
 
     fn note(&mut self, sent: Instant, events: u64) {
@@ -132,7 +108,7 @@ impl Measured {
 }
 
 impl BenchPublish {
-    async fn run(self) -> CliResult {
+    pub(super) async fn run(self) -> CliResult {
         let clients = self.connect().await?;
         let until = Instant::now() + Duration::from_secs(self.seconds);
         let running: Vec<_> = clients

@@ -1,0 +1,131 @@
+//! Publishes numbered events that say when they were published: all at once, or at a rate.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use leftoff::edge::proto::publish_stream_response::Outcome;
+use leftoff::edge::proto::{NewEvent, PublishRequest, PublishStreamRequest};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use super::wall_ns;
+use crate::cli::client::{Client, failed};
+use crate::cli::{CliError, CliResult, Failure};
+
+/// The smallest payload: a time and a number, with a space after each.
+pub(super) const MIN_PAYLOAD_BYTES: u64 = 42;
+
+/// Events and bytes of one request: well within what a broker takes by default.
+const MAX_REQUEST_EVENTS: u64 = 1_000;
+const MAX_REQUEST_BYTES: u64 = 1 << 20;
+
+/// Requests that wait for their acknowledgement.
+const MAX_IN_FLIGHT: usize = 64;
+
+/// What is published, and how fast.
+#[derive(Debug, Clone)]
+pub(super) struct Pace {
+    pub(super) topic: String,
+    /// Events a second.
+    pub(super) rate: u64,
+    /// Bytes of one payload, [`MIN_PAYLOAD_BYTES`] at the least.
+    pub(super) size: u64,
+    /// Events in all.
+    pub(super) events: u64,
+}
+
+/// What was acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Published {
+    pub(super) events: u64,
+    pub(super) elapsed: Duration,
+}
+
+impl Pace {
+    /// Publishes at the rate, until all events are acknowledged; or until `stop`, and then what was
+    /// sent by then. What is late is made up for.
+    pub(super) async fn publish(
+        self,
+        mut client: Client,
+        stop: CancellationToken,
+    ) -> CliResult<Published> {
+        let (requests, sent) = mpsc::channel(MAX_IN_FLIGHT);
+        let started = Instant::now();
+        let answers = async {
+            let responses = client.publish_stream(ReceiverStream::new(sent)).await;
+            let mut responses = responses.map_err(|status| failed(&status))?.into_inner();
+            while let Some(response) = responses.message().await.map_err(|s| failed(&s))? {
+                if let Some(Outcome::Error(error)) = response.outcome {
+                    return Err(CliError::new(Failure::Refused, error.message));
+                }
+            }
+            Ok(())
+        };
+        let (events, ()) = tokio::try_join!(self.send(requests, started, stop), answers)?;
+        Ok(Published { events, elapsed: started.elapsed() })
+    }
+
+    async fn send(
+        &self,
+        requests: mpsc::Sender<PublishStreamRequest>,
+        started: Instant,
+        stop: CancellationToken,
+    ) -> CliResult<u64> {
+        let mut sent = 0;
+        while sent < self.events {
+            let at = started + Duration::from_secs_f64(sent as f64 / self.rate as f64);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep_until(at) => {}
+            }
+            // The event that was waited for, and those that became due in the meantime.
+            let due = (started.elapsed().as_secs_f64() * self.rate as f64) as u64 + 1;
+            let end = due.min(self.events).clamp(sent + 1, sent + max_events(self.size));
+            let events = (sent..end).map(|number| event(number, self.size)).collect();
+            let topic = self.topic.clone();
+            let request =
+                PublishStreamRequest { topic, events, expected_sequence: None, in_order: false };
+            let is_sent = tokio::select! {
+                sent = requests.send(request) => sent.is_ok(),
+                () = stop.cancelled() => false,
+            };
+            if !is_sent {
+                break;
+            }
+            sent = end;
+        }
+        Ok(sent)
+    }
+}
+
+/// Publishes `events` of them as fast as it goes.
+pub(super) async fn publish_all(
+    client: &mut Client,
+    topic: &str,
+    events: u64,
+    size: u64,
+) -> CliResult {
+    let mut published = 0;
+    while published < events {
+        let end = events.min(published + max_events(size));
+        let batch = (published..end).map(|number| event(number, size)).collect();
+        let request =
+            PublishRequest { topic: topic.to_owned(), events: batch, expected_sequence: None };
+        client.publish(request).await.map_err(|status| failed(&status))?;
+        published = end;
+    }
+    Ok(())
+}
+
+fn max_events(size: u64) -> u64 {
+    (MAX_REQUEST_BYTES / size).clamp(1, MAX_REQUEST_EVENTS)
+}
+
+fn event(number: u64, size: u64) -> NewEvent {
+    let mut payload = format!("{} {number} ", wall_ns()).into_bytes();
+    payload.resize(size as usize, b'x');
+    NewEvent { payload: Bytes::from(payload), ..NewEvent::default() }
+}

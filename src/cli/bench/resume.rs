@@ -1,0 +1,187 @@
+//! `leftoff bench resume`: many clients come back at once, while others follow something else.
+
+use std::time::Duration;
+
+use clap::Args;
+use hdrhistogram::Histogram;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::pacing::{MIN_PAYLOAD_BYTES, Pace, Published, publish_all};
+use super::process::{Target, TargetArgs, Usage, check_open_files};
+use super::report::{Report, Target as Goal};
+use super::subscribers::{Faults, Group, LoadThread};
+use super::{GRACE, fresh_topic, quantile_ms, wall_ns};
+use crate::cli::CliResult;
+use crate::cli::client::Client;
+
+/// How long the followers of the other topic are by themselves, to compare with.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Has many clients come back at once with a `Last-Event-ID`
+///
+/// They are some events behind on one topic, and get them over SSE. Meanwhile another topic is
+/// published to, and its followers should not feel it: what they had in the second before stands
+/// beside. All clients are on one thread of this machine, and take their share of it.
+///
+/// Targets stand beside the figures with 5000 clients that are 100 events behind, and 100 live
+/// events/s.
+///
+/// Ends with 1 when an event was lost or repeated, or did not come in time; a missed target is only
+/// told.
+#[derive(Debug, Args)]
+pub(super) struct BenchResume {
+    /// Clients that come back
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    clients: u64,
+    /// Events that each of them has missed
+    #[arg(long, default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    behind: u64,
+    /// Events that are published a second to the other topic
+    #[arg(long, default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    live_rate: u64,
+    /// Followers of the other topic
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    followers: u64,
+    /// Bytes of one payload
+    #[arg(long, default_value_t = 256)]
+    #[arg(value_parser = clap::value_parser!(u64).range(MIN_PAYLOAD_BYTES..=1 << 20))]
+    size: u64,
+    /// How long the clients may take; what they do not have by then is missing
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Print one object of JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// The topic that goes on meanwhile.
+struct Live {
+    topic: String,
+    followers: Group,
+    publishing: tokio::task::JoinHandle<CliResult<Published>>,
+    stop: CancellationToken,
+}
+
+/// What coming back came to.
+struct Resumed {
+    clients: Group,
+    missing: u64,
+    elapsed_s: f64,
+    before: Result<Usage, &'static str>,
+    end: Result<Usage, &'static str>,
+}
+
+impl BenchResume {
+    pub(super) async fn run(self) -> CliResult {
+        check_open_files(self.clients + self.followers)?;
+        let target = Target::start(&self.target).await?;
+        let mut client = target.connect().await?;
+        let topic = fresh_topic("resume");
+        publish_all(&mut client, &topic, self.behind, self.size).await?;
+        let thread = LoadThread::start()?;
+        let live = self.go_live(&thread, &target, client.clone()).await?;
+        tokio::time::sleep(QUIET).await;
+        let quiet_us = live.followers.take_latency()?;
+
+        let resumed = self.come_back(&thread, &target, &topic).await?;
+        let during_us = live.followers.take_latency()?;
+
+        live.stop.cancel();
+        let published = live.publishing.await.map_err(std::io::Error::other)??;
+        let expected = published.events * self.followers;
+        let missing = live.followers.all_delivered(expected, GRACE).await;
+        let mut faults = Faults::default();
+        faults.add(&live.followers, missing);
+        faults.add(&resumed.clients, resumed.missing);
+
+        self.report(&resumed, &quiet_us, &during_us, faults)?;
+        let judged = faults.judge(&[&resumed.clients, &live.followers]);
+        drop(thread); // The clients go before the topics do.
+        target.forget(&mut client, &topic).await;
+        target.forget(&mut client, &live.topic).await;
+        judged
+    }
+
+    /// Begins what goes on meanwhile.
+    async fn go_live(
+        &self,
+        thread: &LoadThread,
+        target: &Target,
+        client: Client,
+    ) -> CliResult<Live> {
+        let topic = fresh_topic("live");
+        let followers = Group::open(thread, target, &topic, self.followers, None)?;
+        followers.all_open().await?;
+        let stop = CancellationToken::new();
+        let pace = Pace {
+            topic: topic.clone(),
+            rate: self.live_rate,
+            size: self.size,
+            events: u64::MAX, // Until it is stopped.
+        };
+        let publishing = tokio::spawn(pace.publish(client, stop.clone()));
+        Ok(Live { topic, followers, publishing, stop })
+    }
+
+    /// Opens the clients, and waits until they have what they missed.
+    async fn come_back(
+        &self,
+        thread: &LoadThread,
+        target: &Target,
+        topic: &str,
+    ) -> CliResult<Resumed> {
+        let before = target.usage();
+        let started_ns = wall_ns();
+        let clients = Group::open(thread, target, topic, self.clients, Some(0))?;
+        let bound = Duration::from_secs(self.seconds);
+        let missing = clients.all_delivered(self.clients * self.behind, bound).await;
+        let end = target.usage();
+        let last_ns = clients.look(|tally| tally.last_ns);
+        let elapsed_s = last_ns.saturating_sub(started_ns) as f64 / 1e9;
+        Ok(Resumed { clients, missing, elapsed_s, before, end })
+    }
+
+    fn report(
+        &self,
+        resumed: &Resumed,
+        quiet_us: &Histogram<u64>,
+        during_us: &Histogram<u64>,
+        faults: Faults,
+    ) -> CliResult {
+        let is_standard = (self.clients, self.behind, self.live_rate) == (5_000, 100, 100);
+        let goal = |goal| is_standard.then_some(goal);
+        let deliveries = resumed.clients.look(|tally| tally.deliveries);
+        let all_s = match resumed.missing {
+            0 => Ok(resumed.elapsed_s),
+            _ => Err("not all of it came"),
+        };
+        let rate = (deliveries as f64 / resumed.elapsed_s.max(1e-9)).round();
+        let (before, end) = (resumed.before, resumed.end);
+        let cpu = before.and_then(|before| end?.cpu_us_each(before, deliveries));
+
+        let mut report = Report::default();
+        report.add("clients", "clients", Ok(self.clients as f64), "");
+        report.add("behind", "  behind", Ok(self.behind as f64), "events");
+        report.add_with(("all_resumed_s", "all resumed in"), all_s, "s", goal(Goal::AtMost(2.0)));
+        report.add("deliveries_per_second", "deliveries", Ok(rate), "/s");
+        report.add("live_p99_before_ms", "live p99 before", quantile_ms(quiet_us, 0.99), "ms");
+        let during = quantile_ms(during_us, 0.99);
+        let name = ("live_p99_ms", "live p99 meanwhile");
+        report.add_with(name, during, "ms", goal(Goal::Below(50.0)));
+        report.add("live_max_ms", "live max meanwhile", quantile_ms(during_us, 1.0), "ms");
+        report.add("server_cpu_us_per_delivery", "server CPU a delivery", cpu, "µs");
+        let peak_mib = end.map(|end| end.peak_kib / 1_024.0);
+        report.add("server_peak_mib", "server peak memory", peak_mib, "MiB");
+        faults.report(&mut report);
+        report.print(
+            self.json,
+            json!({"clients": self.clients, "behind": self.behind, "live_rate": self.live_rate,
+                "followers": self.followers, "size": self.size}),
+        )
+    }
+}
