@@ -106,6 +106,7 @@ impl Config {
             ("follow.max_wait_ms", follow.max_wait_ms, 0, 3_600_000),
             ("follow.max_page_events", follow.max_page_events, 1, 1_000_000),
             ("follow.max_in_flight", follow.max_in_flight, 1, 100_000),
+            ("follow.max_subscriptions", follow.max_subscriptions, 1, 100_000),
             ("follow.body_read_ms", follow.body_read_ms, 1, 3_600_000),
             ("server.shutdown_ms", server.shutdown_ms, 0, 3_600_000),
             ("server.header_read_ms", server.header_read_ms, 1, 3_600_000),

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use crate::edge::websocket::Upgrades;
 use crate::server::ServerConfig;
 use crate::socket::{Protocol, Socket, protocol};
 use crate::stream;
@@ -64,6 +65,8 @@ struct Serving {
     write_timeout: Duration,
     /// Has each end when it has answered what it was asked.
     stopping: CancellationToken,
+    /// Where those go that become something else.
+    upgrades: Upgrades,
 }
 
 impl Connections {
@@ -75,13 +78,14 @@ impl Connections {
             first_bytes: Duration::from_millis(config.header_read_ms),
             write_timeout: Duration::from_millis(config.write_timeout_ms),
             stopping: CancellationToken::new(),
+            upgrades: Upgrades::default(),
         };
         Self { serving, tasks: JoinSet::new() }
     }
 
     /// How many are open.
     pub(crate) fn count(&self) -> usize {
-        self.tasks.len()
+        self.tasks.len() + self.serving.upgrades.tasks.len()
     }
 
     /// Serves a connection, for as long as it lasts.
@@ -119,11 +123,20 @@ impl Connections {
     /// Lets them end, and cuts those that are left at `deadline`.
     pub(crate) async fn end(mut self, deadline: Instant) {
         self.serving.stopping.cancel();
-        while !self.tasks.is_empty() {
-            if tokio::time::timeout_at(deadline, self.next()).await.is_err() {
-                warn!(connections = self.tasks.len(), "cutting connections that did not end");
-                return self.tasks.shutdown().await;
+        let Upgrades { tasks: upgraded, cut } = self.serving.upgrades.clone();
+        let all = async {
+            while !self.tasks.is_empty() {
+                self.next().await;
             }
+            upgraded.close();
+            upgraded.wait().await;
+        };
+        if tokio::time::timeout_at(deadline, all).await.is_err() {
+            warn!(connections = self.count(), "cutting connections that did not end");
+            cut.cancel();
+            upgraded.close();
+            self.tasks.shutdown().await;
+            upgraded.wait().await;
         }
     }
 }
@@ -147,7 +160,8 @@ impl Serving {
 
     async fn serve_http1(self, socket: Socket, routes: Router) -> Served {
         let taken = Taken::default();
-        let service = Requests { routes, taken: Mutex::new(Some(taken.clone())) };
+        let upgrades = self.upgrades.clone();
+        let service = Requests { routes, upgrades, taken: Mutex::new(Some(taken.clone())) };
         let connection = self.http1.serve_connection(TokioIo::new(socket), service);
         let mut connection = connection.with_upgrades();
         let mut stopping = pin!(self.stopping.cancelled());
@@ -173,7 +187,8 @@ impl Serving {
         socket: Socket,
         routes: Router,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let service = Requests { routes, taken: Mutex::default() };
+        let upgrades = self.upgrades.clone();
+        let service = Requests { routes, upgrades, taken: Mutex::default() };
         let connection = self.http2.serve_connection(TokioIo::new(socket), service);
         let mut connection = pin!(connection);
         tokio::select! {
@@ -188,6 +203,7 @@ impl Serving {
 #[derive(Debug)]
 struct Requests {
     routes: Router,
+    upgrades: Upgrades,
     /// Where an event stream is put that hyper is not to write: that of the first request, before
     /// which there is no answer that hyper might not have sent off yet.
     taken: Mutex<Option<Taken>>,
@@ -208,7 +224,8 @@ impl Service<Request<Incoming>> for Requests {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.upgrades.clone());
         let is_http11 = request.version() == Version::HTTP_11;
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
         let taken = taken.filter(|_| is_http11);

@@ -45,10 +45,12 @@ pub enum Form {
     PlacedCloudEvents,
     /// Messages of a WebSocket, but for what they begin with.
     Message,
+    /// The same, with positions for cursors.
+    PlacedMessage,
 }
 
 /// How many wire forms there are.
-const FORMS: usize = 7;
+const FORMS: usize = 8;
 
 /// For how many filters a block remembers what they pick.
 const MAX_PICKS: usize = 4;
@@ -244,11 +246,31 @@ impl Run {
     /// The events in a wire form. `encode` appends one event; it is called for each event of the
     /// block the first time that anybody asks for this form, and must depend on nothing else.
     pub fn encoded(&self, form: Form, encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>)) -> Bytes {
+        self.with_encoded(form, encode, |encoded| self.cut(encoded))
+    }
+
+    /// As [`Self::encoded`], each event by itself.
+    pub fn encoded_each(
+        &self,
+        form: Form,
+        encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
+    ) -> Vec<Bytes> {
+        self.with_encoded(form, encode, |encoded| {
+            self.events().map(|event| encoded.of(event.sequence)).collect()
+        })
+    }
+
+    fn with_encoded<T>(
+        &self,
+        form: Form,
+        encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
+        cut: impl FnOnce(&Encoded) -> T,
+    ) -> T {
         let kept = &self.shared.forms[form as usize];
         if kept.get().is_none() && self.shared.charge.is_refused() {
-            return self.cut(&Encoded::new(&self.shared.block, encode));
+            return cut(&Encoded::new(&self.shared.block, encode));
         }
-        self.cut(kept.get_or_init(|| {
+        cut(kept.get_or_init(|| {
             let encoded = Encoded::new(&self.shared.block, encode);
             self.shared.charge.add(encoded.size_bytes());
             Box::new(encoded)
@@ -262,10 +284,7 @@ impl Run {
                 .bytes
                 .slice(encoded.offset_of(self.from)..encoded.offset_of(self.below));
         }
-        let bytes_of = |event: EventRef<'_>| {
-            let start = encoded.offset_of(event.sequence);
-            encoded.bytes.slice(start..encoded.offset_of(event.sequence.next()))
-        };
+        let bytes_of = |event: EventRef<'_>| encoded.of(event.sequence);
         let whole = self.shared.block.events().count();
         let mut events = self.events().map(bytes_of).collect::<Vec<_>>();
         match events.len() {
@@ -286,6 +305,11 @@ impl Encoded {
         }
         bytes.shrink_to_fit();
         Self { bytes: bytes.into(), starts }
+    }
+
+    /// The bytes of one event.
+    fn of(&self, sequence: Sequence) -> Bytes {
+        self.bytes.slice(self.offset_of(sequence)..self.offset_of(sequence.next()))
     }
 
     fn size_bytes(&self) -> usize {

@@ -1,5 +1,6 @@
 //! The HTTP edge: one resource for a topic's events, in the form that `Accept` asks for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,12 +14,14 @@ use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde_json::json;
 
+use super::counters::Counters;
 use super::json::{self, ReceiptJson};
 use super::query::Query;
 use super::receiving::{self, Received};
 use super::selection::{self, Format, Topics};
 use super::{
-    FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, sse, status,
+    FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, sse,
+    status, websocket,
 };
 use crate::broker::{Broker, Filter, PageRequest, Publish};
 use crate::cursor::{OnGap, Sequence, StartPoint};
@@ -47,6 +50,7 @@ const CURSOR_QUERIES: [&str; 8] = [
 pub(super) struct Edge {
     pub(super) broker: Broker,
     pub(super) config: FollowConfig,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// The topic's name in a path, as axum found it.
@@ -57,13 +61,14 @@ pub fn router(broker: Broker, config: FollowConfig) -> Router {
     Router::new()
         .route("/v1/topics/{topic}/events", get(read).post(publish).delete(http_topics::purge))
         .route("/v1/events", get(http_events::read).post(http_events::read_posted))
+        .route("/v1/ws", get(websocket::open))
         .merge(http_topics::routes())
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .method_not_allowed_fallback(async || {
             status::plain_problem(StatusCode::METHOD_NOT_ALLOWED, "no such method on this resource")
         })
-        .with_state(Edge { broker, config })
+        .with_state(Edge { broker, config, counters: Arc::default() })
 }
 
 /// The answer where there is nothing, for a whole server.

@@ -152,5 +152,7 @@ async fn metrics(State(edge): State<Edge>) -> Response {
     metric("leftoff_merged_blocks_total", help, &plain(done.merged_blocks));
     let help = "Bytes of blocks that maintenance removed, since the start.";
     metric("leftoff_reclaimed_bytes_total", help, &plain(done.reclaimed_bytes));
+    let help = "WebSocket clients that did not answer a ping any more, since the start.";
+    metric("leftoff_dead_peers_total", help, &plain(edge.counters.dead_peers.get()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

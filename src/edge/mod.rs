@@ -8,6 +8,7 @@
 
 mod cloudevents;
 mod codec;
+mod counters;
 pub mod grpc;
 pub mod http;
 mod http_events;
@@ -22,6 +23,7 @@ pub(crate) mod receiving;
 mod selection;
 mod sse;
 mod status;
+pub(crate) mod websocket;
 
 use std::time::Duration;
 
@@ -68,6 +70,8 @@ pub struct FollowConfig {
     /// Publishes of one `PublishStream`, or of one NDJSON body, that wait for their
     /// acknowledgement before more is read. Default: 64.
     pub max_in_flight: u64,
+    /// Subscriptions on one WebSocket. Default: 256.
+    pub max_subscriptions: u64,
 }
 
 impl Default for FollowConfig {
@@ -79,6 +83,7 @@ impl Default for FollowConfig {
             body_read_ms: 30_000,
             max_page_events: 10_000,
             max_in_flight: 64,
+            max_subscriptions: 256,
         }
     }
 }

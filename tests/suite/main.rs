@@ -22,3 +22,4 @@ mod sse;
 mod tidy;
 mod topics;
 mod webdriver;
+mod websocket;

@@ -1,0 +1,24 @@
+//! What the edges count, for `/metrics`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// All counts, since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    /// Clients that did not answer any more.
+    pub(super) dead_peers: Counter,
+}

@@ -1,0 +1,216 @@
+//! The messages of `leftoff.v1.json`, each a JSON object with a `type`.
+//!
+//! ```text
+//! ▶ {"type":"subscribe","subscription":"s","topic":"orders.eu","from":"earliest"}
+//! ▶ {"type":"subscribe","subscription":"t","topics":["users.42.>"],"filter":{"types":["note"]}}
+//! ◀ {"type":"subscribed","subscription":"s","cursor":"0-9f3c2a1b","earliest":1,"tail":3}
+//! ◀ {"type":"event","subscription":"s","cursor":"1-9f3c2a1b","event":{"topic":"orders.eu",…}}
+//! ◀ {"type":"caught_up","subscription":"s","cursor":"2-9f3c2a1b"}
+//! ◀ {"type":"gap","subscription":"s","cursor":"7-9f3c2a1b","gap":{"reason":"retention",…}}
+//! ◀ {"type":"cursor","subscription":"t","cursor":"@90-9f3c2a1b"}
+//! ◀ {"type":"ended","subscription":"s","error":{…}}
+//! ▶ {"type":"unsubscribe","subscription":"s"}
+//! ◀ {"type":"unsubscribed","subscription":"s"}
+//! ▶ {"type":"publish","ref":"p1","topic":"orders.eu","event":{"key":"7","data":{"total":9}}}
+//! ◀ {"type":"ack","ref":"p1","sequence":3,"position":91,"time":"…","duplicate":false,…}
+//! ◀ {"type":"error","ref":"p1","error":{"status":400,"detail":"…",…}}
+//! ```
+//!
+//! An `event` that is published has the fields of a line of NDJSON (`ndjson.rs`); `events` is a list
+//! of them, stored all or none.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::super::ndjson::Line;
+use super::super::selection::Topics;
+use crate::broker::{Filter, Publish};
+use crate::cursor::{OnGap, StartPoint};
+use crate::error::{Error, Result};
+use crate::topic::TopicName;
+
+/// Longest name of a subscription, or of a reference, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+/// What a client asks for.
+#[derive(Debug)]
+pub(super) enum Request {
+    Subscribe(Subscribe),
+    Unsubscribe { subscription: String },
+    Publish { reference: Option<String>, publish: Publish },
+}
+
+/// What is to be followed.
+#[derive(Debug)]
+pub(super) struct Subscribe {
+    pub(super) subscription: String,
+    pub(super) topics: Topics,
+    pub(super) start: StartPoint,
+    pub(super) on_gap: OnGap,
+    pub(super) filter: Filter,
+}
+
+/// Why a message was refused, and what of it can be told apart.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) reference: Option<String>,
+    pub(super) subscription: Option<String>,
+    pub(super) error: Error,
+}
+
+/// What every message has, and may have.
+#[derive(Deserialize)]
+struct Head {
+    r#type: String,
+    r#ref: Option<String>,
+    subscription: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SubscribeJson {
+    #[serde(rename = "type")]
+    _type: String,
+    subscription: String,
+    topic: Option<TopicName>,
+    topics: Option<Vec<String>>,
+    from: Option<String>,
+    on_gap: Option<String>,
+    #[serde(default)]
+    filter: Filter,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnsubscribeJson {
+    #[serde(rename = "type")]
+    _type: String,
+    subscription: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublishJson<'a> {
+    #[serde(rename = "type")]
+    _type: String,
+    #[serde(rename = "ref")]
+    reference: Option<String>,
+    topic: TopicName,
+    expected_sequence: Option<u64>,
+    #[serde(borrow)]
+    event: Option<&'a RawValue>,
+    #[serde(borrow)]
+    events: Option<Vec<&'a RawValue>>,
+}
+
+impl Request {
+    /// Reads a message.
+    pub(super) fn parse(text: &str) -> Result<Self, Refused> {
+        let invalid = |error: serde_json::Error| Error::invalid("message", error.to_string());
+        let nobody = |error| Refused { reference: None, subscription: None, error };
+        let head: Head = serde_json::from_str(text).map_err(|error| nobody(invalid(error)))?;
+        let request = match head.r#type.as_str() {
+            "subscribe" => serde_json::from_str(text).map_err(invalid).and_then(subscribe),
+            "unsubscribe" => serde_json::from_str(text).map_err(invalid).and_then(unsubscribe),
+            "publish" => serde_json::from_str(text).map_err(invalid).and_then(publish),
+            other => {
+                let shown: String = other.chars().take(64).collect();
+                let problem = format!("{shown:?} is none of subscribe, unsubscribe, publish");
+                Err(Error::invalid("type", problem))
+            }
+        };
+        let Head { r#ref: reference, subscription, .. } = head;
+        request.map_err(|error| Refused { reference, subscription, error })
+    }
+}
+
+fn subscribe(json: SubscribeJson) -> Result<Request> {
+    let topics = match (json.topic, json.topics) {
+        (Some(topic), None) => Topics::One(topic),
+        (None, Some(topics)) => Topics::many(topics)?,
+        _ => return Err(Error::invalid("topic", "write either topic or topics")),
+    };
+    Ok(Request::Subscribe(Subscribe {
+        subscription: name("subscription", json.subscription)?,
+        topics,
+        start: json.from.map(|from| from.parse()).transpose()?.unwrap_or_default(),
+        on_gap: json.on_gap.map(|on_gap| on_gap.parse()).transpose()?.unwrap_or_default(),
+        filter: json.filter,
+    }))
+}
+
+fn unsubscribe(json: UnsubscribeJson) -> Result<Request> {
+    Ok(Request::Unsubscribe { subscription: name("subscription", json.subscription)? })
+}
+
+fn publish(json: PublishJson<'_>) -> Result<Request> {
+    let lines = match (json.event, json.events) {
+        (Some(event), None) => vec![event],
+        (None, Some(events)) => events,
+        _ => return Err(Error::invalid("event", "write either event or events")),
+    };
+    let event = |line: &RawValue| match Line::parse(line.get().as_bytes())? {
+        Line { topic: Some(_), .. } => Err(Error::invalid("topic", "stands beside the event")),
+        Line { topic: None, event } => Ok(event),
+    };
+    let events = lines.into_iter().map(event).collect::<Result<_>>()?;
+    let reference = json.reference.map(|text| name("ref", text)).transpose()?;
+    let PublishJson { topic, expected_sequence, .. } = json;
+    Ok(Request::Publish { reference, publish: Publish { topic, events, expected_sequence } })
+}
+
+fn name(field: &'static str, text: String) -> Result<String> {
+    match text.len() {
+        1..=MAX_NAME_BYTES => Ok(text),
+        0 => Err(Error::invalid(field, "is empty")),
+        size_bytes => Err(Error::over(format!("{field} bytes"), size_bytes, MAX_NAME_BYTES)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_wrong_is_refused_with_the_reason_and_whom_it_is_about() {
+        let long = format!(r#"{{"type":"unsubscribe","subscription":"{}"}}"#, "x".repeat(256));
+        let refusals = [
+            ("", "EOF", None),
+            ("[]", "invalid", None),
+            (r#"{"type":"dance","ref":"r"}"#, "none of subscribe", Some("r")),
+            (r#"{"type":"subscribe","subscription":"s"}"#, "either topic or topics", Some("s")),
+            (r#"{"type":"subscribe","subscription":"s","topic":"a b"}"#, "topic", Some("s")),
+            (r#"{"type":"subscribe","topic":"a"}"#, "missing field `subscription`", None),
+            (r#"{"type":"subscribe","subscription":"","topic":"a"}"#, "is empty", Some("")),
+            (
+                r#"{"type":"subscribe","subscription":"s","topic":"a","frm":"1"}"#,
+                "unknown field `frm`",
+                Some("s"),
+            ),
+            (
+                r#"{"type":"subscribe","subscription":"s","topics":["a.>.b"]}"#,
+                "topic pattern",
+                Some("s"),
+            ),
+            (r#"{"type":"publish","ref":"r","topic":"a"}"#, "either event or events", Some("r")),
+            (
+                r#"{"type":"publish","ref":"r","topic":"a","event":{"dat":1}}"#,
+                "unknown field `dat`",
+                Some("r"),
+            ),
+            (
+                r#"{"type":"publish","ref":"r","topic":"a","event":{"topic":"b"}}"#,
+                "beside the event",
+                Some("r"),
+            ),
+            (&long, "256 is over the limit of 255", Some(&*"x".repeat(256))),
+        ];
+        for (text, reason, whom) in refusals {
+            let refused = Request::parse(text).unwrap_err();
+            let message = refused.error.to_string();
+            assert!(message.contains(reason), "{text}: {message}");
+            let named = refused.reference.or(refused.subscription);
+            assert_eq!(named.as_deref(), whom, "{text}");
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! One WebSocket: what its client asks for, and what it follows, on one task.
+//!
+//! # Why
+//!
+//! Nothing is queued for a client: each of its subscriptions is a place, and the next of them is read
+//! when what came before is written. While a client does not read, nothing is read for it either,
+//! and no more of what it sends is.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::future::{AbortHandle, Abortable, Aborted};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use super::super::http::Edge;
+use super::super::json::{ReceiptJson, write_event};
+use super::super::{max_request_bytes, selection, status};
+use super::protocol::{Refused, Request, Subscribe};
+use crate::broker::{Ack, Delivery, Form, Patience, Publish, Reader, Run, Waited};
+use crate::cursor::{Cursor, Place};
+use crate::error::{Error, Result};
+
+/// Buffers of a connection, in bytes: it has one to read into for as long as it lasts.
+const READ_BUFFER_BYTES: usize = 2 << 10;
+
+/// Bytes up to which messages that are ready are put into one write.
+const MAX_WRITE_BYTES: usize = 64 << 10;
+
+/// Frames that are refused, one after the other, before the connection is closed.
+const MAX_REFUSED: u32 = 16;
+
+/// How long a client has to answer a close.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// Close codes of our own; the others are those of the RFC.
+const DRAINING: u16 = 4109;
+
+/// Why a connection ends.
+enum End {
+    /// The client closed it, or is gone.
+    Gone,
+    /// It answered nothing for too long.
+    Dead,
+    /// We close it.
+    Close(CloseCode, String),
+}
+
+impl From<tungstenite::Error> for End {
+    fn from(error: tungstenite::Error) -> Self {
+        let close = |code, error: &dyn std::fmt::Display| Self::Close(code, error.to_string());
+        match &error {
+            tungstenite::Error::Capacity(_) => close(CloseCode::Size, &error),
+            tungstenite::Error::Utf8(_) => close(CloseCode::Invalid, &error),
+            tungstenite::Error::Protocol(_) => close(CloseCode::Protocol, &error),
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// A subscription of the connection.
+struct Following {
+    name: String,
+    reader: Reader,
+    /// With silence, up to the next look at the cursor.
+    patience: Patience,
+    /// The place that the client knows of.
+    told: Cursor,
+}
+
+/// What comes of waiting for a subscription.
+enum Turn {
+    Opened(String, Result<Box<Following>>),
+    Waited(Box<Following>, Result<Waited>),
+}
+
+type Waiting = Abortable<Pin<Box<dyn Future<Output = Turn> + Send>>>;
+type Publishing = Pin<Box<dyn Future<Output = (Option<String>, Result<Ack>)> + Send>>;
+
+pub(super) struct Session<S> {
+    edge: Edge,
+    socket: WebSocketStream<S>,
+    /// The subscriptions, by the client's names for them.
+    names: HashMap<String, AbortHandle>,
+    waiting: FuturesUnordered<Waiting>,
+    publishing: FuturesUnordered<Publishing>,
+    /// Frames that were refused since the last good one.
+    refused: u32,
+    heard: Instant,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// Serves a connection whose handshake is over, for as long as it lasts.
+    pub(super) async fn run(edge: Edge, socket: S) {
+        let max_bytes = max_request_bytes(edge.broker.limits()) as usize;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_write_buffer_size(usize::MAX)
+            .max_message_size(Some(max_bytes))
+            .max_frame_size(Some(max_bytes));
+        let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(config)).await;
+        let mut session = Self {
+            edge,
+            socket,
+            names: HashMap::new(),
+            waiting: FuturesUnordered::new(),
+            publishing: FuturesUnordered::new(),
+            refused: 0,
+            heard: Instant::now(),
+        };
+        let Err(end) = session.serve().await;
+        session.end(end).await;
+    }
+
+    async fn serve(&mut self) -> Result<std::convert::Infallible, End> {
+        let heartbeat = Duration::from_millis(self.edge.config.heartbeat_ms);
+        let max_in_flight = self.edge.config.max_in_flight as usize;
+        let mut ping = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
+        let draining = self.edge.broker.clone();
+        let mut draining = std::pin::pin!(draining.draining());
+        loop {
+            tokio::select! {
+                message = self.socket.next(), if self.publishing.len() < max_in_flight => {
+                    self.hear(message.ok_or(End::Gone)??).await?;
+                }
+                Some(turn) = self.waiting.next() => self.take(turn).await?,
+                Some((reference, outcome)) = self.publishing.next() => {
+                    self.answer(reference, outcome).await?;
+                }
+                _ = ping.tick() => {
+                    if self.heard.elapsed() > 2 * heartbeat {
+                        return Err(End::Dead);
+                    }
+                    self.socket.send(Message::Ping(Default::default())).await?;
+                }
+                () = &mut draining => {
+                    let reason = format!("retry_ms={}", self.edge.config.jittered_retry_ms());
+                    return Err(End::Close(DRAINING.into(), reason));
+                }
+            }
+        }
+    }
+
+    /// Does what the client asks for.
+    async fn hear(&mut self, message: Message) -> Result<(), End> {
+        self.heard = Instant::now();
+        let request = match message {
+            Message::Text(text) => Request::parse(&text),
+            Message::Binary(_) => Err(Refused {
+                reference: None,
+                subscription: None,
+                error: Error::invalid("message", "is binary; write JSON in text messages"),
+            }),
+            // Pongs and answers to a close are written by the library.
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(()),
+            Message::Close(_) => return Err(End::Gone),
+        };
+        let done = match request {
+            Ok(Request::Subscribe(subscribe)) => self.subscribe(subscribe),
+            Ok(Request::Unsubscribe { subscription }) => self.unsubscribe(subscription).await?,
+            Ok(Request::Publish { reference, publish }) => {
+                self.publish(reference, publish);
+                Ok(())
+            }
+            Err(refused) => Err(refused),
+        };
+        match done {
+            Ok(()) => self.refused = 0,
+            Err(refused) => self.refuse(refused).await?,
+        }
+        Ok(())
+    }
+
+    async fn refuse(&mut self, refused: Refused) -> Result<(), End> {
+        let Refused { reference, subscription, error } = refused;
+        self.refused += 1;
+        let mut message = message("error");
+        message.extend(reference.map(|text| ("ref".to_owned(), json!(text))));
+        message.extend(subscription.map(|text| ("subscription".to_owned(), json!(text))));
+        message.insert("error".to_owned(), status::problem_json(&error));
+        self.send(message).await?;
+        if self.refused >= MAX_REFUSED {
+            let reason = format!("{MAX_REFUSED} messages were refused, one after the other");
+            return Err(End::Close(CloseCode::Policy, reason));
+        }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Refused> {
+        let Subscribe { subscription: name, topics, start, on_gap, filter } = subscribe;
+        let limit = self.edge.config.max_subscriptions as usize;
+        let refused = match self.names.len() {
+            _ if self.names.contains_key(&name) => {
+                Some(Error::invalid("subscription", format!("{name:?} is one already")))
+            }
+            count if count >= limit => Some(Error::over("subscriptions", count + 1, limit)),
+            _ => None,
+        };
+        if let Some(error) = refused {
+            return Err(Refused { reference: None, subscription: Some(name), error });
+        }
+        let (edge, named) = (self.edge.clone(), name.clone());
+        let open = async move {
+            let opened = selection::follow(&edge.broker, topics, start, on_gap).await;
+            let following = opened.and_then(|reader| reader.filtered(filter)).map(|reader| {
+                let (patience, told) = (edge.config.patience(), reader.cursor());
+                Box::new(Following { name: named.clone(), reader, patience, told })
+            });
+            Turn::Opened(named, following)
+        };
+        let (handle, registration) = AbortHandle::new_pair();
+        self.names.insert(name, handle);
+        self.waiting.push(Abortable::new(Box::pin(open), registration));
+        Ok(())
+    }
+
+    async fn unsubscribe(&mut self, name: String) -> Result<Result<(), Refused>, End> {
+        let Some(handle) = self.names.remove(&name) else {
+            let error = Error::invalid("subscription", format!("{name:?} is none"));
+            return Ok(Err(Refused { reference: None, subscription: Some(name), error }));
+        };
+        handle.abort();
+        let mut message = message("unsubscribed");
+        message.insert("subscription".to_owned(), json!(name));
+        self.send(message).await.map(Ok)
+    }
+
+    fn publish(&mut self, reference: Option<String>, publish: Publish) {
+        let broker = self.edge.broker.clone();
+        self.publishing.push(Box::pin(async move { (reference, broker.publish(publish).await) }));
+    }
+
+    async fn answer(&mut self, reference: Option<String>, outcome: Result<Ack>) -> Result<(), End> {
+        match outcome {
+            Ok(ack) => {
+                let mut message = message("ack");
+                message.extend(reference.map(|text| ("ref".to_owned(), json!(text))));
+                if let Value::Object(receipt) = json!(ReceiptJson::of(&ack, ack.count - 1)) {
+                    message.extend(receipt);
+                }
+                self.send(message).await
+            }
+            Err(error) => {
+                let mut message = message("error");
+                message.extend(reference.map(|text| ("ref".to_owned(), json!(text))));
+                message.insert("error".to_owned(), status::problem_json(&error));
+                self.send(message).await
+            }
+        }
+    }
+
+    /// Tells what came of a subscription, and waits for its next.
+    async fn take(&mut self, turn: Result<Turn, Aborted>) -> Result<(), End> {
+        let Ok(turn) = turn else { return Ok(()) };
+        let (mut following, waited) = match turn {
+            Turn::Opened(name, Err(error)) => return self.ended(&name, &error).await,
+            Turn::Opened(_, Ok(following)) => {
+                let (earliest, tail) = following.reader.bounds();
+                let mut message = following.message("subscribed");
+                message.insert("earliest".to_owned(), json!(earliest));
+                message.insert("tail".to_owned(), json!(tail));
+                self.send(message).await?;
+                return self.wait(following);
+            }
+            Turn::Waited(following, waited) => (following, waited),
+        };
+        let before = std::mem::replace(&mut following.told, following.reader.cursor());
+        match waited {
+            Ok(Waited::Silence) if following.told == before => {}
+            Ok(Waited::Silence) => self.send(following.message("cursor")).await?,
+            Ok(Waited::Stopping) => return Ok(()), // The connection is closed at once.
+            Ok(Waited::Delivery(Delivery::CaughtUp)) => {
+                self.send(following.message("caught_up")).await?;
+            }
+            Ok(Waited::Delivery(Delivery::Gap(gap))) => {
+                let mut message = following.message("gap");
+                message.insert("gap".to_owned(), status::gap_json(&gap));
+                self.send(message).await?;
+            }
+            Ok(Waited::Delivery(Delivery::Events(run))) => {
+                self.deliver(&mut following, &run).await?;
+            }
+            Err(error) => return self.ended(&following.name, &error).await,
+        }
+        self.wait(following)
+    }
+
+    /// Waits for the next of a subscription, beside all others.
+    fn wait(&mut self, mut following: Box<Following>) -> Result<(), End> {
+        let (handle, registration) = AbortHandle::new_pair();
+        // It may have been given up while it was written.
+        let Some(known) = self.names.get_mut(&following.name) else { return Ok(()) };
+        *known = handle;
+        let wait = async move {
+            let waited = following.reader.next_within(&mut following.patience).await;
+            Turn::Waited(following, waited)
+        };
+        self.waiting.push(Abortable::new(Box::pin(wait), registration));
+        Ok(())
+    }
+
+    async fn ended(&mut self, name: &str, error: &Error) -> Result<(), End> {
+        self.names.remove(name);
+        let mut message = message("ended");
+        message.insert("subscription".to_owned(), json!(name));
+        message.insert("error".to_owned(), status::problem_json(error));
+        self.send(message).await
+    }
+
+    /// Writes the events of `run`, and of what follows it that is in memory already.
+    async fn deliver(&mut self, following: &mut Following, run: &Run) -> Result<(), End> {
+        let name = Value::from(following.name.as_str());
+        let prefix = format!(r#"{{"type":"event","subscription":{name},"#);
+        let mut written = self.feed(&prefix, following, run).await?;
+        while written < MAX_WRITE_BYTES
+            && let Some(Delivery::Events(run)) = following.reader.next_in_memory()
+        {
+            written += self.feed(&prefix, following, &run).await?;
+        }
+        following.told = following.reader.cursor();
+        Ok(self.socket.flush().await?)
+    }
+
+    /// Puts the events of `run` into the next write; how many bytes they are.
+    async fn feed(&mut self, prefix: &str, following: &Following, run: &Run) -> Result<usize, End> {
+        let mut size_bytes = 0;
+        for rest in rests(&following.reader, run) {
+            let text = format!("{prefix}{}", String::from_utf8_lossy(&rest));
+            size_bytes += text.len();
+            self.socket.feed(Message::text(text)).await?;
+        }
+        Ok(size_bytes)
+    }
+
+    async fn send(&mut self, message: Map<String, Value>) -> Result<(), End> {
+        Ok(self.socket.send(Message::text(Value::Object(message).to_string())).await?)
+    }
+
+    /// Closes the connection, and waits for a moment for the answer.
+    async fn end(mut self, end: End) {
+        let frame = match end {
+            End::Gone => None,
+            End::Dead => {
+                self.edge.counters.dead_peers.add(1);
+                return;
+            }
+            End::Close(code, reason) => {
+                let reason: String = reason.chars().take(100).collect();
+                Some(CloseFrame { code, reason: reason.into() })
+            }
+        };
+        let closing = async {
+            if let Some(frame) = frame {
+                self.socket.close(Some(frame)).await?;
+            }
+            // The answer to the client's own close is written by the library, too.
+            while self.socket.next().await.transpose()?.is_some() {}
+            Ok::<_, tungstenite::Error>(())
+        };
+        let _gone_or_closed = tokio::time::timeout(CLOSE_WAIT, closing).await;
+    }
+}
+
+impl Following {
+    /// The beginning of a message about it.
+    fn message(&self, kind: &str) -> Map<String, Value> {
+        let mut message = message(kind);
+        message.insert("subscription".to_owned(), json!(self.name));
+        message.insert("cursor".to_owned(), json!(self.told.to_string()));
+        message
+    }
+}
+
+fn message(kind: &str) -> Map<String, Value> {
+    Map::from_iter([("type".to_owned(), json!(kind))])
+}
+
+/// The messages of the events of `run`, but for what they begin with: that is the client's own, and
+/// this is the same for all.
+fn rests(reader: &Reader, run: &Run) -> Vec<bytes::Bytes> {
+    let epoch = Some(reader.epoch());
+    let (form, is_placed) = match reader {
+        Reader::One(_) => (Form::Message, false),
+        Reader::Many(_) => (Form::PlacedMessage, true),
+    };
+    run.encoded_each(form, |event, bytes| {
+        let after = match is_placed {
+            true => Place::Position(event.position),
+            false => Place::Sequence(event.sequence),
+        };
+        let cursor = Cursor { after, epoch };
+        bytes.extend_from_slice(format!(r#""cursor":"{cursor}","event":"#).as_bytes());
+        write_event(run.topic(), event, bytes);
+        bytes.push(b'}');
+    })
+}
