@@ -15,7 +15,7 @@ use axum::middleware::{map_request, map_response};
 use futures_util::StreamExt;
 use http_body_util::Limited;
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tonic::server::NamedService;
 use tonic::service::Routes;
@@ -38,6 +38,10 @@ const CLOSE_SHARE: u32 = 10;
 /// short, and a stream of them lasts as long as the client likes.
 const REFLECTION: &str = "/grpc.reflection.";
 const MAX_REFLECTION_BYTES: usize = 256 << 10;
+
+/// Connections that the system holds until they are accepted: after a restart they all come at
+/// once. The system may allow fewer (`net.core.somaxconn`, 4,096 on Linux).
+const BACKLOG: u32 = 4_096;
 
 /// How long the accepting loop rests when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -102,7 +106,7 @@ impl Server {
         let (health, grpc_routes) = grpc_routes(&broker, &follow).await?;
         let http_routes = http::router(broker.clone(), follow);
         let (http_routes, grpc) = match config.grpc_listen {
-            Some(address) => (http_routes, Some((bind(address).await?, grpc_routes))),
+            Some(address) => (http_routes, Some((bind(address)?, grpc_routes))),
             None => (http_routes.merge(grpc_routes), None),
         };
         let receiving = Receiving::new(config.max_receiving_bytes);
@@ -113,7 +117,7 @@ impl Server {
         };
         let http_routes = http_routes.fallback(http::not_found).layer(map_request(count.clone()));
         let grpc = grpc.map(|(listener, routes)| (listener, routes.layer(map_request(count))));
-        let http = (bind(config.listen).await?, http_routes);
+        let http = (bind(config.listen)?, http_routes);
         Ok(Self { broker, config, http, grpc, health })
     }
 
@@ -170,10 +174,18 @@ impl Server {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| Error::Listen { address, problem: error.to_string() })
+fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        #[cfg(unix)] // Elsewhere it would let another process have the same address.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| Error::Listen { address, problem: error.to_string() })
 }
 
 /// What health is told of: the server as a whole, and the service.

@@ -16,8 +16,8 @@
 //! ◀ {"type":"error","ref":"p1","error":{"status":400,"detail":"…",…}}
 //! ```
 //!
-//! An `event` that is published has the fields of a line of NDJSON (`ndjson.rs`); `events` is a list
-//! of them, stored all or none.
+//! An `event` that is published has the fields of a line of NDJSON (`ndjson.rs`); `events` is a
+//! list of them, stored all or none.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;

@@ -2,9 +2,9 @@
 //!
 //! # Why
 //!
-//! Nothing is queued for a client: each of its subscriptions is a place, and the next of them is read
-//! when what came before is written. While a client does not read, nothing is read for it either,
-//! and no more of what it sends is.
+//! Nothing is queued for a client: each of its subscriptions is a place, and the next of them is
+//! read when what came before is written. While a client does not read, nothing is read for it
+//! either, and no more of what it sends is.
 
 use std::collections::HashMap;
 use std::pin::Pin;
