@@ -11,7 +11,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::json;
 
 use super::counters::Counters;
@@ -24,10 +24,13 @@ use super::{
     status, websocket,
 };
 use crate::broker::{Broker, Filter, PageRequest, Publish};
-use crate::cursor::{OnGap, Sequence, StartPoint};
+use crate::cursor::{Cursor, OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::topic::TopicName;
+
+/// When a client that polls without waiting may ask again that has got everything, in seconds.
+const POLL_SECONDS: u64 = 1;
 
 /// Events of a page, when none are asked for.
 const DEFAULT_PAGE_EVENTS: u64 = 100;
@@ -181,7 +184,7 @@ impl Edge {
             // Other names in the query are let through: polyfills of `EventSource` add some of
             // their own, and a browser that is refused never comes back.
             Some(Accepted::Stream) => self.follow(asked).await,
-            Some(Accepted::Page) => self.page(asked, query).await,
+            Some(Accepted::Page) => self.page(headers, asked, query).await,
             None => Ok(status::plain_problem(
                 StatusCode::NOT_ACCEPTABLE,
                 "this resource comes as text/event-stream or application/json",
@@ -206,7 +209,7 @@ impl Edge {
         }
     }
 
-    async fn page(&self, asked: Asked, mut query: Query) -> Result<Response> {
+    async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {
         let Asked { topics, start, on_gap, filter, format: _ } = asked;
         let before = query.take_number("before")?.map(Sequence::new);
         let limit = query.take_number("limit")?.unwrap_or(DEFAULT_PAGE_EVENTS);
@@ -240,10 +243,20 @@ impl Edge {
             }
             Topics::Many(patterns) => self.broker.read_many(patterns, request).await?,
         };
-        let body = json::page(&page).map_err(|e| Error::ReadFailed(std::sync::Arc::new(e)))?;
-        let headers =
-            [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")];
-        let mut response = (headers, body).into_response();
+        let is_known = page.runs.is_empty() && has_tag(headers, &page.cursor);
+        let mut response = if is_known {
+            StatusCode::NOT_MODIFIED.into_response()
+        } else {
+            let body = json::page(&page).map_err(|e| Error::ReadFailed(Arc::new(e)))?;
+            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+        };
+        let more = response.headers_mut();
+        more.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        more.insert(header::ETAG, tag(&page.cursor));
+        if page.caught_up {
+            // There is nothing more now; who does not wait here need not ask at once.
+            more.insert(header::RETRY_AFTER, HeaderValue::from(POLL_SECONDS));
+        }
         if let Some(gap) = page.gaps.first() {
             response.headers_mut().insert(status::GAP_HEADER, status::gap_header(gap));
         }
@@ -337,6 +350,22 @@ async fn publish(
         }
         None => edge.publish_one(topic, query, content_type, body, received).await,
     }
+}
+
+/// The tag of a page: where it ends. Whoever asks with it, and gets nothing new, is told so without
+/// a body. Source: RFC 9110, 8.8.3 and 13.1.2.
+fn tag(cursor: &Cursor) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{cursor}\"")).expect("a cursor is plain text")
+}
+
+fn has_tag(headers: &HeaderMap, cursor: &Cursor) -> bool {
+    let values = headers.get_all(header::IF_NONE_MATCH).into_iter();
+    let mut tags = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+    let cursor = cursor.to_string();
+    tags.any(|tag| {
+        let tag = tag.trim();
+        tag == "*" || tag.trim_start_matches("W/").trim_matches('"') == cursor
+    })
 }
 
 /// What went wrong with a body.

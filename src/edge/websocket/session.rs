@@ -103,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let max_bytes = max_request_bytes(edge.broker.limits()) as usize;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(0)
+            .write_buffer_size(MAX_WRITE_BYTES)
             .max_write_buffer_size(usize::MAX)
             .max_message_size(Some(max_bytes))
             .max_frame_size(Some(max_bytes));
