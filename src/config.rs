@@ -113,6 +113,8 @@ impl Config {
             // One request has to fit, or none of its size is ever taken.
             ("server.max_receiving_bytes", server.max_receiving_bytes, largest_request, 1 << 40),
             ("server.write_timeout_ms", server.write_timeout_ms, 1, 3_600_000),
+            ("server.max_connections", server.max_connections, 1, 1 << 32),
+            ("server.max_connections_per_address", server.max_connections_per_address, 1, 1 << 32),
             ("server.keep_alive_ms", server.keep_alive_ms, 1, 3_600_000),
             ("server.max_concurrent_streams", server.max_concurrent_streams.into(), 1, 100_000),
         ])

@@ -15,6 +15,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -23,11 +24,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, Request, Version, header};
+use http::{HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -35,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
 use crate::edge::websocket::Upgrades;
 use crate::server::ServerConfig;
 use crate::socket::{Protocol, Socket, protocol};
@@ -44,11 +48,22 @@ use crate::stream;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
+/// When a client that was refused may come back, in seconds.
+const REFUSED_SECONDS: u64 = 5;
+
+/// How long a client that is refused has to ask for something, and to take the answer.
+const REFUSED_WAIT: Duration = Duration::from_secs(1);
+
+/// Connections that are being told that they are refused; more are just closed.
+const MAX_REFUSING: usize = 256;
+
 /// The connections that are open.
 #[derive(Debug)]
 pub(crate) struct Connections {
     serving: Serving,
+    clients: Arc<Clients>,
     tasks: JoinSet<Option<EventStream>>,
+    refusing: JoinSet<()>,
 }
 
 /// An answer that is still to be sent, and the socket for it.
@@ -80,7 +95,11 @@ impl Connections {
             stopping: CancellationToken::new(),
             upgrades: Upgrades::default(),
         };
-        Self { serving, tasks: JoinSet::new() }
+        let clients = Clients::new(ClientLimits {
+            connections: config.max_connections,
+            connections_per_address: config.max_connections_per_address,
+        });
+        Self { serving, clients, tasks: JoinSet::new(), refusing: JoinSet::new() }
     }
 
     /// How many are open.
@@ -88,9 +107,19 @@ impl Connections {
         self.tasks.len() + self.serving.upgrades.tasks.len()
     }
 
-    /// Serves a connection, for as long as it lasts.
-    pub(crate) fn serve(&mut self, socket: TcpStream, routes: &Router) {
-        let serve = self.serving.clone().serve(socket, routes.clone());
+    /// Serves a connection, for as long as it lasts, or refuses it.
+    pub(crate) fn serve(&mut self, (socket, address): (TcpStream, SocketAddr), routes: &Router) {
+        let admitted = match self.clients.admit(address) {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                if self.refusing.len() < MAX_REFUSING {
+                    self.refusing.spawn(refuse(socket, refused));
+                }
+                while self.refusing.try_join_next().is_some() {}
+                return;
+            }
+        };
+        let serve = self.serving.clone().serve(socket, admitted, routes.clone());
         self.tasks.spawn(async move {
             let served = serve.await;
             served.unwrap_or_else(|error| {
@@ -145,24 +174,24 @@ type Served = Result<Option<EventStream>, Box<dyn std::error::Error + Send + Syn
 
 impl Serving {
     /// Serves one connection. Returns the socket where there is an event stream to be sent.
-    async fn serve(self, socket: TcpStream, routes: Router) -> Served {
+    async fn serve(self, socket: TcpStream, admitted: Admitted, routes: Router) -> Served {
         let spoken = tokio::select! {
             spoken = tokio::time::timeout(self.first_bytes, protocol(&socket)) => spoken,
             () = self.stopping.cancelled() => return Ok(None), // It holds nothing up.
         };
         let Ok(Ok(spoken)) = spoken else { return Ok(None) };
-        let socket = Socket::new(socket, self.write_timeout);
+        let peer = Peer::new(&admitted, self.upgrades.clone());
+        let socket = Socket::new(socket, self.write_timeout, Some(admitted));
+        let taken = Taken::default();
+        let requests = Requests { routes, peer, taken: Mutex::new(Some(taken.clone())) };
         match spoken {
-            Protocol::Http1 => self.serve_http1(socket, routes).await,
-            Protocol::Http2 => self.serve_http2(socket, routes).await.map(|()| None),
+            Protocol::Http1 => self.serve_http1(socket, requests, taken).await,
+            Protocol::Http2 => self.serve_http2(socket, requests).await.map(|()| None),
         }
     }
 
-    async fn serve_http1(self, socket: Socket, routes: Router) -> Served {
-        let taken = Taken::default();
-        let upgrades = self.upgrades.clone();
-        let service = Requests { routes, upgrades, taken: Mutex::new(Some(taken.clone())) };
-        let connection = self.http1.serve_connection(TokioIo::new(socket), service);
+    async fn serve_http1(self, socket: Socket, requests: Requests, taken: Taken) -> Served {
+        let connection = self.http1.serve_connection(TokioIo::new(socket), requests);
         let mut connection = connection.with_upgrades();
         let mut stopping = pin!(self.stopping.cancelled());
         let mut is_told = false;
@@ -185,11 +214,9 @@ impl Serving {
     async fn serve_http2(
         self,
         socket: Socket,
-        routes: Router,
+        requests: Requests,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let upgrades = self.upgrades.clone();
-        let service = Requests { routes, upgrades, taken: Mutex::default() };
-        let connection = self.http2.serve_connection(TokioIo::new(socket), service);
+        let connection = self.http2.serve_connection(TokioIo::new(socket), requests);
         let mut connection = pin!(connection);
         tokio::select! {
             served = connection.as_mut() => return Ok(served?),
@@ -203,7 +230,7 @@ impl Serving {
 #[derive(Debug)]
 struct Requests {
     routes: Router,
-    upgrades: Upgrades,
+    peer: Peer,
     /// Where an event stream is put that hyper is not to write: that of the first request, before
     /// which there is no answer that hyper might not have sent off yet.
     taken: Mutex<Option<Taken>>,
@@ -225,7 +252,7 @@ impl Service<Request<Incoming>> for Requests {
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.upgrades.clone());
+        request.extensions_mut().insert(self.peer.clone());
         let is_http11 = request.version() == Version::HTTP_11;
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
         let taken = taken.filter(|_| is_http11);
@@ -246,6 +273,32 @@ impl Service<Request<Incoming>> for Requests {
 fn is_event_stream(response: &Response) -> bool {
     response.headers().get(header::CONTENT_TYPE)
         == Some(&HeaderValue::from_static("text/event-stream"))
+}
+
+/// Says why a connection is not served, and when to come back.
+async fn refuse(socket: TcpStream, refused: Refused) {
+    // An answer to nothing would be taken for a fault.
+    let _nothing_asked = tokio::time::timeout(REFUSED_WAIT, protocol(&socket)).await;
+    let mut socket = Socket::new(socket, REFUSED_WAIT, None);
+    let (status, detail) = match refused {
+        Refused::Full { limit } => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("there are {limit} connections already"))
+        }
+        Refused::AddressFull { limit } => (
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("there are {limit} connections from this address already"),
+        ),
+    };
+    let body = json!({"status": status.as_u16(), "detail": detail}).to_string();
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\nretry-after: \
+         {REFUSED_SECONDS}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let said = socket.write_all(answer.as_bytes()).await;
+    if let Err(error) = said.and(socket.shutdown().await) {
+        debug!(%error, "a connection was refused without a word");
+    }
 }
 
 fn http1_builder(config: &ServerConfig) -> http1::Builder {

@@ -64,6 +64,10 @@ pub struct ServerConfig {
     pub keep_alive_ms: u64,
     /// Streams that are open at once on one HTTP/2 connection. Default: 1,024.
     pub max_concurrent_streams: u32,
+    /// Connections in all. Default: 100,000; the system's limit on open files may be lower.
+    pub max_connections: u64,
+    /// Connections from one address; a proxy before the broker is one. Default: 20,000.
+    pub max_connections_per_address: u64,
     /// Memory for requests that are not whole yet, of all connections, in bytes. Default: 64 MiB.
     pub max_receiving_bytes: u64,
     /// How long a client may take nothing, or hardly anything, of what is sent to it, in
@@ -80,6 +84,8 @@ impl Default for ServerConfig {
             header_read_ms: 30_000,
             keep_alive_ms: 20_000,
             max_concurrent_streams: 1_024,
+            max_connections: 100_000,
+            max_connections_per_address: 20_000,
             max_receiving_bytes: 64 << 20,
             write_timeout_ms: 30_000,
         }
@@ -153,8 +159,10 @@ impl Server {
                     set_health(&health, ServingStatus::NotServing).await;
                 }
                 () = connections.next() => {}
-                socket = accept(&http.0) => connections.serve(socket, &http.1),
-                (socket, routes) = accept_grpc(grpc.as_ref()) => connections.serve(socket, routes),
+                accepted = accept(&http.0) => connections.serve(accepted, &http.1),
+                (accepted, routes) = accept_grpc(grpc.as_ref()) => {
+                    connections.serve(accepted, routes);
+                }
             }
         }
         drop((http, grpc));
@@ -231,10 +239,10 @@ fn end_when_draining(request: axum::extract::Request, broker: Broker) -> axum::e
 }
 
 /// The next connection; rests for a moment when there can be none.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((socket, _peer)) => return socket,
+            Ok(accepted) => return accepted,
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -243,7 +251,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-async fn accept_grpc(grpc: Option<&(TcpListener, Router)>) -> (TcpStream, &Router) {
+async fn accept_grpc(grpc: Option<&(TcpListener, Router)>) -> ((TcpStream, SocketAddr), &Router) {
     match grpc {
         Some((listener, routes)) => (accept(listener).await, routes),
         None => std::future::pending().await,

@@ -22,6 +22,8 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tracing::debug;
 
+use crate::edge::clients::Admitted;
+
 /// How long the peer has to close its half.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -78,14 +80,20 @@ pub(crate) struct Socket {
     stalled: Option<Pin<Box<Sleep>>>,
     /// Since the sending half was closed: when waiting for the peer ends.
     lingering: Option<Pin<Box<Sleep>>>,
+    /// Its place among all connections.
+    admitted: Option<Admitted>,
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        stream: TcpStream,
+        write_timeout: Duration,
+        admitted: Option<Admitted>,
+    ) -> Self {
         if let Err(error) = prepare(&stream) {
             debug!(%error, "cannot set how a connection sends");
         }
-        Self { stream, write_timeout, stalled: None, lingering: None }
+        Self { stream, write_timeout, stalled: None, lingering: None, admitted }
     }
 
     /// What came of a write, or that it is given up.
@@ -94,9 +102,12 @@ impl Socket {
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
+        if let Poll::Ready(written) = written {
             self.stalled = None;
-            return written;
+            if let (Some(admitted), Ok(size_bytes)) = (&self.admitted, &written) {
+                admitted.sent(*size_bytes);
+            }
+            return Poll::Ready(written);
         }
         let limit = self.write_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
@@ -184,7 +195,7 @@ mod tests {
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let writing = tokio::spawn(async move {
-            let mut socket = Socket::new(stream, WRITE_TIMEOUT);
+            let mut socket = Socket::new(stream, WRITE_TIMEOUT, None);
             loop {
                 if let Err(error) = socket.write_all(&[7; 64 << 10]).await {
                     return error;

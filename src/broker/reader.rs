@@ -66,6 +66,16 @@ impl Reader {
         }
     }
 
+    /// How many events of the one topic, or how many positions, it is behind.
+    pub fn lag(&self) -> u64 {
+        let (_, tail) = self.bounds();
+        let after = match self.cursor().after {
+            Place::Sequence(sequence) => sequence.get(),
+            Place::Position(position) => position.get(),
+        };
+        tail.saturating_sub(after + 1)
+    }
+
     /// The gap that will be delivered first, if there is one.
     pub fn gap(&self) -> Option<&Gap> {
         match self {

@@ -8,6 +8,7 @@ use futures_util::{Stream, stream};
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::clients::{self, Peer};
 use super::page_token::{StateToken, page_limit};
 use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
@@ -121,6 +122,7 @@ impl BrokerService for Grpc {
         request: Request<proto::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let peer = request.extensions().get::<Peer>().cloned();
         let request = request.into_inner();
         let start = match request.from.as_str() {
             "" => StartPoint::Latest,
@@ -131,7 +133,8 @@ impl BrokerService for Grpc {
         let follow = selection::follow(&self.broker, topics, start, on_gap);
         let reader = within(deadline, follow).await?.filtered(messages::filter(request.filter))?;
         let patience = self.config.patience();
-        let following = Following { reader, patience, is_started: false, is_ended: false };
+        let listed = clients::Following::new(peer.as_ref(), "grpc", &reader);
+        let following = Following { reader, patience, listed, is_started: false, is_ended: false };
         let responses = stream::unfold(following, |mut following| async move {
             Some((following.next().await?, following))
         });
@@ -390,6 +393,7 @@ struct Following {
     reader: Reader,
     /// With silence, up to the next heartbeat.
     patience: Patience,
+    listed: clients::Following,
     is_started: bool,
     is_ended: bool,
 }
@@ -414,6 +418,7 @@ impl Following {
             }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => Message::Gap(messages::gap(&gap, cursor)),
             Ok(Waited::Delivery(Delivery::Events(run))) => {
+                self.listed.note(&self.reader);
                 let events = messages::events(&run, matches!(self.reader, Reader::Many(_)));
                 Message::Events(proto::EventBatch { events, cursor: cursor.to_string() })
             }

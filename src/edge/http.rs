@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::json;
 
+use super::clients::Peer;
 use super::counters::Counters;
 use super::json::{self, ReceiptJson};
 use super::query::Query;
@@ -97,11 +98,13 @@ async fn read(
     State(edge): State<Edge>,
     path: PathResult,
     headers: HeaderMap,
+    peer: Option<Extension<Peer>>,
     uri: Uri,
 ) -> Result<Response> {
     let topic = topic(path)?;
     let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
     let asked = Asked::of(Topics::One(topic), &headers, &mut query)?;
+    let asked = Asked { peer: peer.map(|Extension(peer)| peer), ..asked };
     edge.answer(&headers, asked, query).await
 }
 
@@ -112,6 +115,8 @@ pub(super) struct Asked {
     pub(super) on_gap: Option<OnGap>,
     pub(super) filter: Filter,
     pub(super) format: Option<Format>,
+    /// Who asks.
+    pub(super) peer: Option<Peer>,
 }
 
 impl Asked {
@@ -125,6 +130,7 @@ impl Asked {
             on_gap: query.take("on_gap").map(|on_gap| on_gap.parse()).transpose()?,
             filter: selection::filter(query)?,
             format: query.take("format").map(|format| format.parse()).transpose()?,
+            peer: None,
         })
     }
 }
@@ -193,7 +199,7 @@ impl Edge {
     }
 
     async fn follow(&self, asked: Asked) -> Result<Response> {
-        let Asked { topics, start, on_gap, filter, format } = asked;
+        let Asked { topics, start, on_gap, filter, format, peer } = asked;
         let otherwise = match topics {
             Topics::One(_) => Format::Data,
             Topics::Many(_) => Format::Envelope,
@@ -202,7 +208,8 @@ impl Edge {
         match selection::follow(&self.broker, topics, start, on_gap).await {
             Ok(reader) => {
                 let reader = reader.filtered(filter)?;
-                Ok(sse::response(reader, format.unwrap_or(otherwise), self.config.clone()))
+                let format = format.unwrap_or(otherwise);
+                Ok(sse::response(reader, format, self.config.clone(), peer.as_ref()))
             }
             Err(Error::ShuttingDown) => Ok(sse::come_back(&self.config)),
             Err(error) => Err(error),
@@ -210,7 +217,7 @@ impl Edge {
     }
 
     async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {
-        let Asked { topics, start, on_gap, filter, format: _ } = asked;
+        let Asked { topics, start, on_gap, filter, .. } = asked;
         let before = query.take_number("before")?.map(Sequence::new);
         let limit = query.take_number("limit")?.unwrap_or(DEFAULT_PAGE_EVENTS);
         let wait = query.take("wait").map(|wait| {

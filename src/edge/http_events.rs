@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, Uri};
 use serde::Deserialize;
 
+use super::clients::Peer;
 use super::http::{Asked, Edge, whole};
 use super::query::Query;
 use super::selection::{self, Format, Topics};
@@ -21,11 +23,13 @@ const MAX_BODY_BYTES: u64 = 1 << 20;
 pub(super) async fn read(
     State(edge): State<Edge>,
     headers: HeaderMap,
+    peer: Option<Extension<Peer>>,
     uri: Uri,
 ) -> Result<Response> {
     let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
     let topics = Topics::many(query.take_all("topic"))?;
     let asked = Asked::of(topics, &headers, &mut query)?;
+    let asked = Asked { peer: peer.map(|Extension(peer)| peer), ..asked };
     edge.answer(&headers, asked, query).await
 }
 
@@ -45,6 +49,7 @@ struct AskedJson {
 pub(super) async fn read_posted(
     State(edge): State<Edge>,
     headers: HeaderMap,
+    peer: Option<Extension<Peer>>,
     uri: Uri,
     body: Body,
 ) -> Result<Response> {
@@ -61,6 +66,7 @@ pub(super) async fn read_posted(
         on_gap: asked.on_gap.or(on_gap),
         filter: if asked.filter.is_empty() { posted.filter } else { asked.filter },
         format: asked.format.or(posted.format),
+        peer: peer.map(|Extension(peer)| peer),
         ..asked
     };
     edge.answer(&headers, asked, query).await

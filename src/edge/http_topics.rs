@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use http::{StatusCode, Uri, header};
 use serde_json::{Map, Value, json};
 
+use super::clients::Peer;
 use super::http::{Edge, PathResult, topic, whole};
-use super::json;
 use super::page_token::{StateToken, page_limit};
 use super::query::Query;
+use super::{json, status};
 use crate::broker::Dropped;
 use crate::cursor::{Cursor, Sequence};
 use crate::error::{Error, Result};
@@ -34,6 +35,7 @@ pub(super) fn routes() -> Router<Edge> {
         .route("/v1/topics/{topic}", get(show).put(set).patch(update).delete(delete))
         .route("/v1/topics/{topic}/state", get(state))
         .route("/v1/maintenance", post(maintain))
+        .route("/v1/connections", get(connections))
         .route("/metrics", get(metrics))
 }
 
@@ -127,6 +129,28 @@ async fn maintain(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
     query.finish("topic")?;
     let report = edge.broker.maintain(name.as_ref()).await?;
     Ok(axum::Json(json::maintained(&report)).into_response())
+}
+
+/// Who is connected. It tells addresses, so it has to be turned on.
+async fn connections(
+    State(edge): State<Edge>,
+    peer: Option<Extension<Peer>>,
+    uri: Uri,
+) -> Result<Response> {
+    let mut query = Query::parse(uri.query())?;
+    let limit = query.take_number("limit")?.unwrap_or(DEFAULT_LISTED_TOPICS);
+    let after = query.take_number("after")?.unwrap_or(0);
+    query.finish("after, limit")?;
+    if limit > MAX_LISTED_TOPICS {
+        return Err(Error::over("limit", limit, MAX_LISTED_TOPICS));
+    }
+    let Some(Extension(peer)) = peer.filter(|_| edge.config.list_connections) else {
+        let detail = "set follow.list_connections to have connections listed";
+        return Ok(status::plain_problem(StatusCode::FORBIDDEN, detail));
+    };
+    let connections = peer.clients.list(after, limit);
+    Ok(axum::Json(json!({"count": peer.clients.count(), "connections": connections}))
+        .into_response())
 }
 
 /// Source: the text format of Prometheus, 0.0.4.

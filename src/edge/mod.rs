@@ -6,6 +6,7 @@
 //!
 //! [`Subscription`]: crate::Subscription
 
+pub(crate) mod clients;
 mod cloudevents;
 mod codec;
 mod counters;
@@ -72,6 +73,9 @@ pub struct FollowConfig {
     pub max_in_flight: u64,
     /// Subscriptions on one WebSocket. Default: 256.
     pub max_subscriptions: u64,
+    /// Whether `GET /v1/connections` tells everybody who is connected, with addresses.
+    /// Default: false.
+    pub list_connections: bool,
 }
 
 impl Default for FollowConfig {
@@ -84,6 +88,7 @@ impl Default for FollowConfig {
             max_page_events: 10_000,
             max_in_flight: 64,
             max_subscriptions: 256,
+            list_connections: false,
         }
     }
 }

@@ -33,6 +33,7 @@ use futures_util::stream;
 use http::{HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 
+use super::clients::{self, Peer};
 use super::selection::Format;
 use super::{FollowConfig, cloudevents, json, status};
 use crate::broker::{Delivery, EventRef, Form, Patience, Reader, Run, Waited};
@@ -49,11 +50,18 @@ const ERROR_RETRY_MS: u64 = 30_000;
 const ENCODED: &str = "data:";
 
 /// The answer that streams what `reader` reads.
-pub(super) fn response(reader: Reader, format: Format, config: FollowConfig) -> Response {
+pub(super) fn response(
+    reader: Reader,
+    format: Format,
+    config: FollowConfig,
+    peer: Option<&Peer>,
+) -> Response {
     let gap = reader.gap().map(status::gap_header);
     let (patience, told, phase) = (config.patience(), reader.cursor(), Phase::Opening);
     // In a box, for it is moved with each write.
-    let following = Box::new(Following { reader, format, config, patience, told, phase });
+    let listed = clients::Following::new(peer, "sse", &reader);
+    let following = Following { reader, format, config, patience, told, listed, phase };
+    let following = Box::new(following);
     let writes = stream::unfold(following, |mut following| async move {
         Some((Ok::<Bytes, Infallible>(following.next().await?), following))
     });
@@ -95,6 +103,7 @@ struct Following {
     patience: Patience,
     /// The place that the client knows of.
     told: Cursor,
+    listed: clients::Following,
     phase: Phase,
 }
 
@@ -133,6 +142,7 @@ impl Following {
     fn gather(&mut self, run: &Run) -> Bytes {
         let first = self.frames(run);
         if first.len() >= MAX_WRITE_BYTES {
+            self.listed.note(&self.reader);
             return first;
         }
         let mut more: Option<Vec<u8>> = None;
@@ -145,6 +155,7 @@ impl Following {
             more.get_or_insert_with(|| first.to_vec()).extend_from_slice(&self.frames(&run));
         }
         self.told = self.reader.cursor();
+        self.listed.note(&self.reader);
         more.map_or(first, Bytes::from) // One block alone is shared with every other reader.
     }
 

@@ -306,6 +306,15 @@ impl Sse {
         events
     }
 
+    /// The next `count` events of a stream of many topics.
+    pub(crate) async fn events_of_many(&mut self, count: usize) -> Vec<Value> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            events.push(self.find(Frame::is_event).await.json());
+        }
+        events
+    }
+
     /// Everything until the end of the stream.
     pub(crate) async fn rest(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();

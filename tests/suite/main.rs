@@ -5,6 +5,7 @@
 mod backup;
 mod browser;
 mod cli;
+mod clients;
 mod cloudevents;
 mod common;
 mod crashes;

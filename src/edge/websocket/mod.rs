@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use super::clients::Peer;
 use super::http::Edge;
 use super::status;
 use session::Session;
@@ -36,8 +37,7 @@ use session::Session;
 /// The one subprotocol that is spoken.
 const SUBPROTOCOL: &str = "leftoff.v1.json";
 
-/// Where the tasks of upgraded connections go, so that a stop can wait for them, and cut them. A
-/// server puts it into the extensions of its requests.
+/// Where the tasks of upgraded connections go, so that a stop can wait for them, and cut them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Upgrades {
     pub(crate) tasks: TaskTracker,
@@ -57,11 +57,12 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resp
         let detail = "this connection cannot become a WebSocket";
         return status::plain_problem(StatusCode::UPGRADE_REQUIRED, detail);
     };
-    let Upgrades { tasks, cut } = request.extensions_mut().remove().unwrap_or_default();
+    let peer = request.extensions_mut().remove::<Peer>();
+    let Upgrades { tasks, cut } = peer.as_ref().map(|p| p.upgrades.clone()).unwrap_or_default();
     tasks.spawn(async move {
         let serve = async {
             match upgrade.await {
-                Ok(socket) => Session::run(edge, TokioIo::new(socket)).await,
+                Ok(socket) => Session::run(edge, peer, TokioIo::new(socket)).await,
                 Err(error) => debug!(%error, "a WebSocket ended before it began"),
             }
         };

@@ -21,6 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use super::super::clients::{self, Peer};
 use super::super::http::Edge;
 use super::super::json::{ReceiptJson, write_event};
 use super::super::{max_request_bytes, selection, status};
@@ -74,6 +75,7 @@ struct Following {
     patience: Patience,
     /// The place that the client knows of.
     told: Cursor,
+    listed: clients::Following,
 }
 
 /// What comes of waiting for a subscription.
@@ -87,6 +89,7 @@ type Publishing = Pin<Box<dyn Future<Output = (Option<String>, Result<Ack>)> + S
 
 pub(super) struct Session<S> {
     edge: Edge,
+    peer: Option<Peer>,
     socket: WebSocketStream<S>,
     /// The subscriptions, by the client's names for them.
     names: HashMap<String, AbortHandle>,
@@ -99,7 +102,7 @@ pub(super) struct Session<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Serves a connection whose handshake is over, for as long as it lasts.
-    pub(super) async fn run(edge: Edge, socket: S) {
+    pub(super) async fn run(edge: Edge, peer: Option<Peer>, socket: S) {
         let max_bytes = max_request_bytes(edge.broker.limits()) as usize;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
@@ -110,6 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(config)).await;
         let mut session = Self {
             edge,
+            peer,
             socket,
             names: HashMap::new(),
             waiting: FuturesUnordered::new(),
@@ -208,12 +212,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Some(error) = refused {
             return Err(Refused { reference: None, subscription: Some(name), error });
         }
-        let (edge, named) = (self.edge.clone(), name.clone());
+        let (edge, peer, named) = (self.edge.clone(), self.peer.clone(), name.clone());
         let open = async move {
             let opened = selection::follow(&edge.broker, topics, start, on_gap).await;
             let following = opened.and_then(|reader| reader.filtered(filter)).map(|reader| {
                 let (patience, told) = (edge.config.patience(), reader.cursor());
-                Box::new(Following { name: named.clone(), reader, patience, told })
+                let listed = clients::Following::new(peer.as_ref(), "websocket", &reader);
+                Box::new(Following { name: named.clone(), reader, patience, told, listed })
             });
             Turn::Opened(named, following)
         };
@@ -327,6 +332,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             written += self.feed(&prefix, following, &run).await?;
         }
         following.told = following.reader.cursor();
+        following.listed.note(&following.reader);
         Ok(self.socket.flush().await?)
     }
 

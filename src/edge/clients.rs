@@ -1,0 +1,241 @@
+//! Who is connected: how many there may be, and what each follows.
+//!
+//! A server puts a [`Peer`] into the extensions of its requests; in a host that mounts the routes
+//! in a server of its own there is none, and nothing is listed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::websocket::Upgrades;
+use crate::broker::Reader;
+
+/// How many clients there may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClientLimits {
+    pub(crate) connections: u64,
+    pub(crate) connections_per_address: u64,
+}
+
+/// Everybody who is connected.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    limits: ClientLimits,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next_id: u64,
+    clients: BTreeMap<u64, Arc<Client>>,
+    by_address: HashMap<IpAddr, u64>,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    id: u64,
+    address: SocketAddr,
+    since: Instant,
+    sent_bytes: AtomicU64,
+    followed: Mutex<Vec<Arc<Followed>>>,
+}
+
+/// What a client follows.
+#[derive(Debug)]
+struct Followed {
+    protocol: &'static str,
+    topics: String,
+    /// How many events, or positions, it is behind, as of its last write.
+    lag: AtomicU64,
+}
+
+/// A connection that was let in, for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    client: Arc<Client>,
+    clients: Arc<Clients>,
+}
+
+/// Why a connection was not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There are as many as there may be.
+    Full { limit: u64 },
+    /// There are as many from this address.
+    AddressFull { limit: u64 },
+}
+
+/// Where a request comes from, and what its connection may become.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(super) client: Arc<Client>,
+    pub(super) clients: Arc<Clients>,
+    pub(super) upgrades: Upgrades,
+}
+
+impl Peer {
+    pub(crate) fn new(admitted: &Admitted, upgrades: Upgrades) -> Self {
+        let Admitted { client, clients } = admitted;
+        Self { client: client.clone(), clients: clients.clone(), upgrades }
+    }
+}
+
+impl Clients {
+    pub(crate) fn new(limits: ClientLimits) -> Arc<Self> {
+        Arc::new(Self { limits, open: Mutex::default() })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a client in, if there is room.
+    pub(crate) fn admit(self: &Arc<Self>, address: SocketAddr) -> Result<Admitted, Refused> {
+        let ClientLimits { connections, connections_per_address } = self.limits;
+        let mut open = self.open();
+        if open.clients.len() as u64 >= connections {
+            return Err(Refused::Full { limit: connections });
+        }
+        let of_address = open.by_address.get(&address.ip()).copied().unwrap_or(0);
+        if of_address >= connections_per_address {
+            return Err(Refused::AddressFull { limit: connections_per_address });
+        }
+        open.by_address.insert(address.ip(), of_address + 1);
+        open.next_id += 1;
+        let client = Arc::new(Client {
+            id: open.next_id,
+            address,
+            since: Instant::now(),
+            sent_bytes: AtomicU64::new(0),
+            followed: Mutex::default(),
+        });
+        open.clients.insert(client.id, client.clone());
+        Ok(Admitted { client, clients: self.clone() })
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.open().clients.len()
+    }
+
+    /// Up to `limit` of them in the order in which they came, after the one with the id `after`.
+    pub(super) fn list(&self, after: u64, limit: usize) -> Vec<Value> {
+        let open = self.open();
+        let later = open.clients.range(after.saturating_add(1)..);
+        later.take(limit).map(|(_, client)| client.json()).collect()
+    }
+}
+
+impl Client {
+    fn json(&self) -> Value {
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let streams = followed.iter().map(|followed| {
+            json!({
+                "protocol": followed.protocol,
+                "topics": followed.topics,
+                "lag": followed.lag.load(Ordering::Relaxed),
+            })
+        });
+        json!({
+            "id": self.id,
+            "address": self.address.to_string(),
+            "age_ms": self.since.elapsed().as_millis() as u64,
+            "sent_bytes": self.sent_bytes.load(Ordering::Relaxed),
+            "streams": streams.collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Admitted {
+    /// Counts what was sent.
+    pub(crate) fn sent(&self, size_bytes: usize) {
+        self.client.sent_bytes.fetch_add(size_bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut open = self.clients.open();
+        open.clients.remove(&self.client.id);
+        let address = self.client.address.ip();
+        if let Some(count) = open.by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                open.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+/// Has what is followed listed, for as long as it is held.
+#[derive(Debug)]
+pub(super) struct Following {
+    listed: Option<(Arc<Client>, Arc<Followed>)>,
+}
+
+impl Following {
+    /// Of a client that follows what `reader` reads.
+    pub(super) fn new(peer: Option<&Peer>, protocol: &'static str, reader: &Reader) -> Self {
+        let listed = peer.map(|Peer { client, .. }| {
+            let topics = match reader {
+                Reader::One(one) => one.topic().to_string(),
+                Reader::Many(many) => {
+                    let patterns = many.patterns().iter().map(|pattern| pattern.as_str());
+                    patterns.collect::<Vec<_>>().join(" ")
+                }
+            };
+            let followed = Arc::new(Followed { protocol, topics, lag: AtomicU64::new(0) });
+            let mut all = client.followed.lock().unwrap_or_else(PoisonError::into_inner);
+            all.reserve_exact(1); // Most connections have one.
+            all.push(followed.clone());
+            (client.clone(), followed)
+        });
+        Self { listed }
+    }
+
+    /// Notes how far behind it is after a write.
+    pub(super) fn note(&self, reader: &Reader) {
+        if let Some((_, followed)) = &self.listed {
+            followed.lag.store(reader.lag(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if let Some((client, followed)) = &self.listed {
+            let mut all = client.followed.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|other| !Arc::ptr_eq(other, followed));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_as_many_as_there_may_be_in_all_and_from_one_address() {
+        let limits = ClientLimits { connections: 3, connections_per_address: 2 };
+        let clients = Clients::new(limits);
+        let from = |ip: [u8; 4], port| SocketAddr::from((ip, port));
+        let one = clients.admit(from([10, 0, 0, 1], 1)).unwrap();
+        let _two = clients.admit(from([10, 0, 0, 1], 2)).unwrap();
+        let refused = clients.admit(from([10, 0, 0, 1], 3)).unwrap_err();
+        assert_eq!(refused, Refused::AddressFull { limit: 2 });
+        let three = clients.admit(from([10, 0, 0, 2], 1)).unwrap();
+        let refused = clients.admit(from([10, 0, 0, 3], 1)).unwrap_err();
+        assert_eq!(refused, Refused::Full { limit: 3 });
+        drop(one);
+        let _again = clients.admit(from([10, 0, 0, 1], 4)).unwrap();
+        drop(three);
+        assert_eq!(clients.count(), 2);
+        assert_eq!(clients.open().by_address.len(), 1, "nothing is left of who is gone");
+        assert_eq!(clients.list(2, 10).len(), 1);
+    }
+}

@@ -1,0 +1,77 @@
+//! Who is connected: limits that are told, and a list of who follows what, and how far behind.
+
+use leftoff::config::Config;
+use serde_json::json;
+
+use crate::common::{Server, Sse, get, post, soon, to};
+
+#[tokio::test]
+async fn a_connection_over_a_limit_is_told_why_and_when_to_come_back() {
+    for (in_all, status, words) in [(true, 503, "2 connections already"), (false, 429, "address")] {
+        let mut config = Config::default();
+        match in_all {
+            true => config.server.max_connections = 2,
+            false => config.server.max_connections_per_address = 2,
+        }
+        let server = Server::with(config).await;
+        let mut first = Sse::follow(server.address, "a", "").await;
+        soon(first.next()).await.unwrap();
+        let mut second = Sse::follow(server.address, "a", "").await;
+        soon(second.next()).await.unwrap();
+        let refused = get(server.address, "/healthz").await;
+        assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (status, "5"));
+        assert!(refused.json()["detail"].as_str().unwrap().contains(words), "{refused:?}");
+        drop(second);
+        let again = async {
+            while get(server.address, "/healthz").await.status != 200 {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(again).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_are_listed_with_what_they_follow_and_how_far_behind_they_are() {
+    let server = Server::start().await;
+    let refused = get(server.address, "/v1/connections").await;
+    assert_eq!(refused.status, 403, "it has to be turned on");
+    let mut config = Config::default();
+    config.follow.list_connections = true;
+    let server = Server::with(config).await;
+    for data in ["1", "2"] {
+        assert_eq!(post(server.address, "/v1/topics/a/events", data).await.status, 201);
+    }
+    let mut one = Sse::follow(server.address, "a", "?from=earliest").await;
+    soon(one.events(2)).await;
+    let path = "/v1/events?topic=a&topic=b.*&from=@1";
+    let mut many = Sse::open(to(server.address, "GET", path)).await.unwrap();
+    soon(many.events_of_many(1)).await;
+    let listed = get(server.address, "/v1/connections").await.json();
+    let connections = listed["connections"].as_array().unwrap();
+    let streams: Vec<_> = connections
+        .iter()
+        .filter(|connection| connection["streams"] != json!([]))
+        .map(|connection| {
+            assert!(connection["address"].as_str().unwrap().starts_with("127.0.0.1:"));
+            assert!(connection["sent_bytes"].as_u64().unwrap() > 100, "{connection}");
+            connection["streams"][0].clone()
+        })
+        .collect();
+    let expected = [
+        json!({"protocol": "sse", "topics": "a", "lag": 0}),
+        json!({"protocol": "sse", "topics": "a b.*", "lag": 0}),
+    ];
+    assert_eq!(streams, expected);
+    drop((one, many));
+    let gone = async {
+        loop {
+            let listed = get(server.address, "/v1/connections").await.json();
+            let connections = listed["connections"].as_array().unwrap();
+            if connections.iter().all(|connection| connection["streams"] == json!([])) {
+                return;
+            }
+        }
+    };
+    soon(gone).await;
+}
