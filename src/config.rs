@@ -102,6 +102,7 @@ impl Config {
         let largest_request = edge::max_request_bytes(&self.limits);
         all_within(&[
             ("follow.heartbeat_ms", follow.heartbeat_ms, 10, 3_600_000),
+            ("follow.drain_ms", follow.drain_ms, 0, 3_600_000),
             ("follow.retry_ms", follow.retry_ms, 1, 3_600_000),
             ("follow.max_wait_ms", follow.max_wait_ms, 0, 3_600_000),
             ("follow.max_page_events", follow.max_page_events, 1, 1_000_000),

@@ -109,6 +109,8 @@ impl Server {
     ///
     /// [`Error::Listen`] with the address.
     pub async fn bind(broker: Broker, config: ServerConfig, follow: FollowConfig) -> Result<Self> {
+        let drain_ms = follow.drain_ms.min(config.shutdown_ms / 2);
+        let follow = FollowConfig { drain_ms, ..follow };
         let (health, grpc_routes) = grpc_routes(&broker, &follow).await?;
         let http_routes = http::router(broker.clone(), follow);
         let (http_routes, grpc) = match config.grpc_listen {

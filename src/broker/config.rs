@@ -29,6 +29,12 @@ pub struct BrokerConfig {
     pub max_tail_bytes: u64,
     /// What a reader takes from the log or a tail at a time, in bytes. Default: 256 KiB.
     pub max_read_bytes: u64,
+    /// Reads of the log at the same time, for readers who are behind; the others wait for their
+    /// turn. Default: 2.
+    pub max_reads: u64,
+    /// Memory for blocks that were read for them, so that those who read the same share them, wire
+    /// forms included, in bytes. Default: 16 MiB.
+    pub max_replay_bytes: u64,
     /// Whether a topic comes to exist by the first publish to it. Default: true.
     pub auto_create: bool,
     /// How long the followers of a topic with very many of them are left alone after they were told
@@ -49,6 +55,8 @@ impl Default for BrokerConfig {
             max_queue_wait_ms: 5_000,
             max_tail_bytes: 32 << 20,
             max_read_bytes: 256 << 10,
+            max_reads: 2,
+            max_replay_bytes: 16 << 20,
             auto_create: true,
             max_pace_ms: 25,
             max_page_bytes: 3 << 20,
@@ -88,6 +96,7 @@ impl OpenConfig {
             ("broker.max_group_bytes", broker.max_group_bytes, 1 << 10, 1 << 30),
             ("broker.max_read_bytes", broker.max_read_bytes, 1 << 10, 1 << 30),
             ("broker.max_page_bytes", broker.max_page_bytes, 1 << 10, 1 << 30),
+            ("broker.max_reads", broker.max_reads, 1, 1_024),
             ("broker.max_pace_ms", broker.max_pace_ms, 0, 1_000),
             ("broker.max_queue_bytes", broker.max_queue_bytes, limits.max_batch_bytes, 1 << 31),
             ("broker.max_queue_wait_ms", broker.max_queue_wait_ms, 1, 600_000),

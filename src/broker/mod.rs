@@ -20,6 +20,7 @@ mod maintenance;
 mod page;
 mod publish;
 mod reader;
+mod replay;
 mod retention;
 mod state;
 mod subscription;
@@ -71,6 +72,7 @@ use failure::Failure;
 use filter::Filters;
 use horizon::Horizons;
 use maintenance::{Ask, Maintenance};
+use replay::Replays;
 use state::StateRead;
 use tail::Tails;
 use topics::{Topic, TopicState, Topics};
@@ -121,6 +123,7 @@ struct Shared {
     is_stopping: AtomicBool,
     waker: Waker,
     filters: Filters,
+    replays: Arc<Replays>,
     threads: Mutex<Option<Threads>>,
     /// Asks maintenance to do something now. One at a time; whoever asks waits for the answer.
     maintenance: SyncSender<Ask>,
@@ -236,6 +239,8 @@ impl Broker {
         let maintenance_totals = Arc::default();
         let horizons = Horizons::default();
         let waker = Waker::default();
+        let (reads, bytes) = (settings.max_reads as usize, settings.max_replay_bytes as usize);
+        let replays = Arc::new(Replays::new(reads, bytes));
         let last_id = stored.iter().map(|topic| topic.id).max();
         let topics = Topics::new(&stored, limits.max_topics as usize, config.topics.clone());
         let committer = Committer {
@@ -253,6 +258,7 @@ impl Broker {
             steps: VecDeque::new(),
             quiet: HashMap::new(),
             waker: waker.clone(),
+            replays: replays.clone(),
             horizons: horizons.clone(),
             totals: Arc::clone(&maintenance_totals),
             now,
@@ -296,6 +302,7 @@ impl Broker {
             is_stopping: AtomicBool::new(false),
             waker,
             filters: Filters::default(),
+            replays,
             threads: Mutex::new(Some(threads)),
             maintenance,
             maintenance_totals,

@@ -344,12 +344,13 @@ impl Subscription {
         }
         let Some(id) = state.id else { return Ok(()) };
         let (next, tail, max_bytes) = (self.next, state.extent.tail, self.shared.max_read_bytes);
-        let blocks = self.shared.blocking(move |log| log.read(id, next, tail, max_bytes)).await;
+        let (replays, log) = (&self.shared.replays, &self.shared.log);
+        let blocks = replays.read(log, (&self.topic, id), next, tail, max_bytes).await;
         let now_earliest = self.topic.state().extent.earliest;
         if next < now_earliest {
             return Ok(()); // Trimmed while it was read: what is missing is a gap, and no damage.
         }
-        self.read.extend(blocks?.into_iter().map(SharedBlock::new));
+        self.read.extend(blocks?);
         Ok(())
     }
 

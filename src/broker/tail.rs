@@ -70,7 +70,7 @@ type Picked = Arc<[Sequence]>;
 
 /// What all tails take together, and may take.
 #[derive(Debug, Default)]
-struct Account {
+pub(super) struct Account {
     max_bytes: usize,
     used_bytes: AtomicUsize,
     /// Blocks that are in a tail.
@@ -78,7 +78,12 @@ struct Account {
 }
 
 impl Account {
-    fn is_over(&self) -> bool {
+    /// Of blocks that may take so much.
+    pub(super) fn new(max_bytes: usize) -> Arc<Self> {
+        Arc::new(Self { max_bytes, ..Self::default() })
+    }
+
+    pub(super) fn is_over(&self) -> bool {
         self.used_bytes.load(Ordering::Relaxed) > self.max_bytes
     }
 }
@@ -134,10 +139,15 @@ impl SharedBlock {
         Self::charged(block, Charge::default())
     }
 
-    /// Wraps a block for a tail, on the account of all tails.
-    fn in_tail(block: Block, account: &Arc<Account>) -> Arc<Self> {
+    /// Wraps a block that is kept for others, on an account.
+    pub(super) fn charged_to(block: Block, account: &Arc<Account>) -> Arc<Self> {
         let charge = Charge::open(account, BLOCK_BYTES + block.bytes().len());
         Self::charged(block, charge)
+    }
+
+    /// It is not kept any more.
+    pub(super) fn let_go(&self) {
+        self.charge.close();
     }
 
     fn charged(block: Block, charge: Charge) -> Arc<Self> {
@@ -339,7 +349,7 @@ impl Newest {
     fn let_go(&mut self, count: usize) {
         for shared in self.blocks.drain(..count) {
             self.before = shared.block.last_position();
-            shared.charge.close();
+            shared.let_go();
         }
         if self.blocks.is_empty() {
             self.blocks.shrink_to_fit(); // A hundred thousand quiet topics keep no empty buffers.
@@ -437,14 +447,13 @@ pub(super) struct Tails {
 impl Tails {
     /// Tails that take `max_bytes` at the most, wire forms included.
     pub(super) fn new(max_bytes: usize) -> Self {
-        let account = Arc::new(Account { max_bytes, ..Account::default() });
-        Self { account, order: VecDeque::new() }
+        Self { account: Account::new(max_bytes), order: VecDeque::new() }
     }
 
     /// Adds a block as the newest of its topic; where there is no room, the oldest of all go.
     pub(super) fn push(&mut self, tail: &Arc<Tail>, block: Block) {
         self.order.push_back((tail.clone(), block.first_sequence()));
-        tail.push(SharedBlock::in_tail(block, &self.account));
+        tail.push(SharedBlock::charged_to(block, &self.account));
         while self.account.is_over() {
             let Some((tail, first)) = self.order.pop_front() else { return };
             tail.pop(first);

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,8 @@ pub(super) struct Topic {
     /// Tells those who follow it that there is something new. Made for the first of them: of a
     /// hundred thousand topics few are followed, and it takes more than all the rest.
     pub(super) signal: OnceLock<Signal>,
+    /// How often some of its blocks were written again.
+    pub(super) rewrites: AtomicU64,
     /// Whether the waker knows that there is something new.
     pub(super) is_due: AtomicBool,
     /// How many hold a [`TopicRef`].
@@ -75,6 +77,7 @@ impl Topic {
             defaults,
             state: Mutex::new(state),
             signal: OnceLock::new(),
+            rewrites: AtomicU64::new(0),
             is_due: AtomicBool::new(false),
             refs: AtomicUsize::new(0),
         })

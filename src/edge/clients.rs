@@ -175,6 +175,7 @@ impl Drop for Admitted {
 /// Has what is followed listed, for as long as it is held.
 #[derive(Debug)]
 pub(super) struct Following {
+    clients: Option<Arc<Clients>>,
     listed: Option<(Arc<Client>, Arc<Followed>)>,
 }
 
@@ -195,7 +196,12 @@ impl Following {
             all.push(followed.clone());
             (client.clone(), followed)
         });
-        Self { listed }
+        Self { clients: peer.map(|peer| peer.clients.clone()), listed }
+    }
+
+    /// Among how many connections it is.
+    pub(super) fn connections(&self) -> usize {
+        self.clients.as_ref().map_or(0, |clients| clients.count())
     }
 
     /// Notes how far behind it is after a write.

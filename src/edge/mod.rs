@@ -61,6 +61,10 @@ pub struct FollowConfig {
     /// half of it and half as much again, so that they do not come back all at once.
     /// Default: 2,000.
     pub retry_ms: u64,
+    /// Over how long streams are ended when the broker stops, in milliseconds, at the most; a
+    /// millisecond for each connection, and half of what a stop may take, if that is less. So they
+    /// do not come back all at once. Default: 5,000.
+    pub drain_ms: u64,
     /// Longest wait of a long poll, in milliseconds. Default: 60,000.
     pub max_wait_ms: u64,
     /// Silence in the middle of a payload that is posted, in milliseconds, before it is given up.
@@ -83,6 +87,7 @@ impl Default for FollowConfig {
         Self {
             heartbeat_ms: 15_000,
             retry_ms: 2_000,
+            drain_ms: 5_000,
             max_wait_ms: 60_000,
             body_read_ms: 30_000,
             max_page_events: 10_000,
@@ -97,6 +102,13 @@ impl FollowConfig {
     /// With silence, up to the next heartbeat.
     fn patience(&self) -> Patience {
         Patience::new(Duration::from_millis(self.heartbeat_ms))
+    }
+
+    /// Waits for one stream's turn to end, of all the streams of so many connections.
+    async fn turn_to_end(&self, connections: usize) {
+        let window_ms = self.drain_ms.min(connections as u64);
+        let turn_ms = rand::rng().random_range(0..=window_ms);
+        tokio::time::sleep(Duration::from_millis(turn_ms)).await;
     }
 
     /// A time around `retry_ms`, another one each time.

@@ -132,6 +132,7 @@ impl Following {
             Ok(Waited::Delivery(Delivery::CaughtUp)) => self.caught_up().into(),
             Ok(Waited::Stopping) => {
                 self.phase = Phase::Ended;
+                self.config.turn_to_end(self.listed.connections()).await;
                 retry_frame(self.config.jittered_retry_ms()).into()
             }
             Err(error) => self.failed(&error).into(),

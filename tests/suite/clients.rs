@@ -31,6 +31,36 @@ async fn a_connection_over_a_limit_is_told_why_and_when_to_come_back() {
     }
 }
 
+/// Goal: those who are ended by a stop do not come back all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_streams_one_after_the_other_and_tells_each_another_time_to_come_back() {
+    const CLIENTS: usize = 300;
+    let server = Server::start().await;
+    let mut streams = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut stream = Sse::follow(server.address, "a", "").await;
+        soon(stream.find(|frame| frame.is_control("leftoff.caught-up"))).await;
+        streams.push(stream);
+    }
+    let started = std::time::Instant::now();
+    let stopping = tokio::spawn(server.stop());
+    let ends = streams.into_iter().map(|mut stream| {
+        tokio::spawn(async move {
+            let frames = soon(stream.rest()).await;
+            (started.elapsed(), frames.last().and_then(|frame| frame.retry).unwrap())
+        })
+    });
+    let ends = futures_util::future::join_all(ends).await;
+    let ends: Vec<_> = ends.into_iter().map(|end| end.unwrap()).collect();
+    soon(stopping).await.unwrap();
+    let first = ends.iter().map(|(at, _)| *at).min().unwrap();
+    let last = ends.iter().map(|(at, _)| *at).max().unwrap();
+    // Of 300 turns out of 300 ms, the first and the last are that close once in 10^100 times.
+    assert!(last - first > std::time::Duration::from_millis(100), "{first:?} to {last:?}");
+    let retries: std::collections::BTreeSet<u64> = ends.iter().map(|(_, retry)| *retry).collect();
+    assert!(retries.len() > CLIENTS / 2, "{} different times", retries.len());
+}
+
 #[tokio::test]
 async fn connections_are_listed_with_what_they_follow_and_how_far_behind_they_are() {
     let server = Server::start().await;

@@ -30,6 +30,7 @@ use super::failure::{Failure, PanicGuard};
 use super::horizon::Horizons;
 use super::maintenance::MaintenanceReport;
 use super::publish::{Ack, InOrder};
+use super::replay::Replays;
 use super::retention::Quiet;
 use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState};
@@ -113,6 +114,8 @@ pub(super) struct Committer {
     pub(super) quiet: HashMap<TopicId, Quiet>,
     /// Tells those who follow a topic.
     pub(super) waker: Waker,
+    /// Remembers blocks that were read.
+    pub(super) replays: Arc<Replays>,
     /// Where backups are.
     pub(super) horizons: Horizons,
     /// All that was ever dropped or rewritten.

@@ -216,7 +216,9 @@ impl Committer {
         let Placed { topic, changed, done, quiet, forgotten } = step;
         let Some(id) = topic.state().id else { return };
         if let Some(last) = forgotten {
-            topic.tail.forget_through(last); // Nobody sees again what is dropped now.
+            // Nobody sees again what is dropped now.
+            topic.tail.forget_through(last);
+            self.replays.forget(&topic, id);
         }
         if let Some(stored) = changed {
             self.show(&topic, TopicState { extent: stored.extent, ..topic.state() });

@@ -33,7 +33,7 @@ use super::topics::{Topic, TopicState};
 use super::{Shared, blocking};
 use crate::cursor::{Cursor, Epoch, Gap, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
-use crate::log::{Log, Seek};
+use crate::log::Seek;
 use crate::topic::{TopicId, TopicPattern};
 
 /// Most patterns of one feed. Source: the limits on the wire.
@@ -360,22 +360,27 @@ impl Feed {
         let (topic, next, after) = (source.topic.clone(), source.next, self.after);
         let extent = topic.state().extent;
         let max_bytes = self.read_bytes();
-        let read = move |log: &dyn Log| {
-            let seek = |_| log.seek(id, Seek::AfterPosition(after), extent.earliest, extent.tail);
-            let next = next.map_or_else(|| seek(()), Ok)?;
-            match next < extent.tail {
-                true => Ok((next, log.read(id, next, extent.tail, max_bytes)?)),
+        let (log, replays) = (&self.shared.log, &self.shared.replays);
+        let seek = Seek::AfterPosition(after);
+        let (earliest, tail) = (extent.earliest, extent.tail);
+        let read = async {
+            let next = match next {
+                Some(next) => next,
+                None => blocking(log, move |log| log.seek(id, seek, earliest, tail)).await?,
+            };
+            match next < tail {
+                true => Ok((next, replays.read(log, (&topic, id), next, tail, max_bytes).await?)),
                 false => Ok((next, Vec::new())),
             }
         };
-        let read = blocking(&self.shared.log, read).await;
+        let read: Result<_> = read.await;
         if topic.state().extent.earliest > extent.earliest {
             return Ok(()); // Trimmed while it was read: what is missing is a gap, and no damage.
         }
         let (next, blocks) = read?;
         let Some(mut source) = self.sources.remove(&key) else { return Ok(()) };
         source.next = Some(next);
-        self.put(source, key, blocks.into_iter().map(SharedBlock::new).collect());
+        self.put(source, key, blocks);
         Ok(())
     }
 

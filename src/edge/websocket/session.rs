@@ -147,6 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.socket.send(Message::Ping(Default::default())).await?;
                 }
                 () = &mut draining => {
+                    let connections = self.peer.as_ref().map_or(0, |peer| peer.clients.count());
+                    self.edge.config.turn_to_end(connections).await;
                     let reason = format!("retry_ms={}", self.edge.config.jittered_retry_ms());
                     return Err(End::Close(DRAINING.into(), reason));
                 }

@@ -1,0 +1,200 @@
+//! Reading the log for those who are behind: in turn, and once for all who read the same.
+//!
+//! # Why
+//!
+//! After a restart a thousand readers come back at once, and each wants the same blocks. They read
+//! in turn, a step at a time, and never so many at once that publishing and live readers would have
+//! to wait for them; whoever waited for its turn finds what those before it have read.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use super::blocking;
+use super::tail::{Account, SharedBlock};
+use super::topics::Topic;
+use crate::cursor::Sequence;
+use crate::error::Result;
+use crate::log::{Block, Log};
+use crate::topic::TopicId;
+
+/// Reads the log in turn, and remembers what was read last.
+#[derive(Debug)]
+pub(super) struct Replays {
+    turns: Semaphore,
+    account: Arc<Account>,
+    recent: Mutex<Recent>,
+}
+
+/// Blocks that were read last.
+#[derive(Debug, Default)]
+struct Recent {
+    /// By their topic and where they begin.
+    blocks: BTreeMap<Key, Arc<SharedBlock>>,
+    /// In the order in which they were read; one may be gone, and have been read again.
+    order: VecDeque<Key>,
+}
+
+type Key = (TopicId, Sequence);
+
+impl Replays {
+    /// So many at a time, and so many bytes remembered, wire forms included.
+    pub(super) fn new(max_reads: usize, max_bytes: usize) -> Self {
+        let (turns, recent) = (Semaphore::new(max_reads), Mutex::default());
+        Self { turns, account: Account::new(max_bytes), recent }
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Blocks of `topic` from the one that holds `from`, up to `max_bytes` but one at least.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::read`].
+    pub(super) async fn read(
+        &self,
+        log: &Arc<dyn Log>,
+        (topic, id): (&Topic, TopicId),
+        from: Sequence,
+        below: Sequence,
+        max_bytes: usize,
+    ) -> Result<Vec<Arc<SharedBlock>>> {
+        if let Some(blocks) = self.find(id, from, below, max_bytes) {
+            return Ok(blocks);
+        }
+        let _turn = self.turns.acquire().await.expect("it is never closed");
+        if let Some(blocks) = self.find(id, from, below, max_bytes) {
+            return Ok(blocks); // Somebody else has read them meanwhile.
+        }
+        let rewrites = topic.rewrites.load(Ordering::SeqCst);
+        let read = blocking(log, move |log| log.read(id, from, below, max_bytes)).await?;
+        Ok(self.keep((topic, id), rewrites, read))
+    }
+
+    /// Those that were read before, from the one that holds `from` on, without a hole.
+    fn find(
+        &self,
+        id: TopicId,
+        from: Sequence,
+        below: Sequence,
+        max_bytes: usize,
+    ) -> Option<Vec<Arc<SharedBlock>>> {
+        let recent = self.recent();
+        let (_, first) =
+            recent.blocks.range((id, Sequence::BEFORE_ALL)..=(id, from)).next_back()?;
+        let mut next = first.block().first_sequence();
+        if first.block().last_sequence() < from {
+            return None;
+        }
+        let (mut found, mut size_bytes) = (Vec::new(), 0);
+        for (_, shared) in recent.blocks.range((id, next)..(id, below)) {
+            let block = shared.block();
+            size_bytes += block.bytes().len();
+            if block.first_sequence() != next || (size_bytes > max_bytes && !found.is_empty()) {
+                break;
+            }
+            next = block.last_sequence().next();
+            found.push(shared.clone());
+        }
+        (!found.is_empty()).then_some(found)
+    }
+
+    /// Remembers what was read, unless some of it was written again since.
+    fn keep(
+        &self,
+        (topic, id): (&Topic, TopicId),
+        rewrites: u64,
+        read: Vec<Block>,
+    ) -> Vec<Arc<SharedBlock>> {
+        let mut recent = self.recent();
+        if topic.rewrites.load(Ordering::SeqCst) != rewrites {
+            return read.into_iter().map(SharedBlock::new).collect();
+        }
+        let mut kept = Vec::with_capacity(read.len());
+        for block in read {
+            let key = (id, block.first_sequence());
+            let shared = SharedBlock::charged_to(block, &self.account);
+            if let Some(before) = recent.blocks.insert(key, shared.clone()) {
+                before.let_go();
+            }
+            recent.order.push_back(key);
+            kept.push(shared);
+        }
+        while self.account.is_over() {
+            let Some(oldest) = recent.order.pop_front() else { break };
+            if let Some(shared) = recent.blocks.remove(&oldest) {
+                shared.let_go();
+            }
+        }
+        kept
+    }
+
+    /// Forgets the blocks of `topic`: some of them are written again.
+    pub(super) fn forget(&self, topic: &Topic, id: TopicId) {
+        // In this order: what is being read now is not remembered.
+        topic.rewrites.fetch_add(1, Ordering::SeqCst);
+        let mut recent = self.recent();
+        let keys = (id, Sequence::BEFORE_ALL)..=(id, Sequence::new(u64::MAX));
+        let gone: Vec<Key> = recent.blocks.range(keys).map(|(key, _)| *key).collect();
+        for key in gone {
+            if let Some(shared) = recent.blocks.remove(&key) {
+                shared.let_go();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::topics::{TopicDefaults, Topics};
+    use super::*;
+    use crate::log::{Fault, FaultyLog, Group, NewRecords, StoredTopic};
+
+    /// Goal: a thousand readers of the same read it once, and nobody gets what was written again.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn readers_of_the_same_read_it_once_until_it_is_written_again() {
+        let faulty = Arc::new(FaultyLog::default());
+        faulty.fail(u64::MAX, Fault::Panics); // Never: it only counts what is read.
+        let mut group = Group::noting(StoredTopic::new(TopicId::FIRST, "a".parse().unwrap()));
+        let mut end_bytes = 0;
+        for first in 1..=100 {
+            let records = NewRecords::encode([&crate::event::NewEvent::new("x".repeat(100))]);
+            let mut builder = crate::log::BlockBuilder::new(Sequence::new(first));
+            builder.push(records.record(0), false, false);
+            let place = crate::cursor::Position::new(first);
+            let block = builder.finish(place, crate::event::Timestamp::from_ms(1), end_bytes);
+            end_bytes = block.end_bytes();
+            group.appended.push((TopicId::FIRST, block));
+        }
+        faulty.commit(&group).unwrap();
+        let log: Arc<dyn Log> = faulty.clone();
+        let topics = Topics::new(&[], 1, TopicDefaults::default());
+        let topic = topics.open(&"a".parse().unwrap()).unwrap();
+        let replays = Arc::new(Replays::new(1, 1 << 20));
+        let read_all = async |replays: &Replays| {
+            let (mut next, below) = (Sequence::FIRST, Sequence::new(101));
+            while next < below {
+                let whom = (&**topic, TopicId::FIRST);
+                let blocks = replays.read(&log, whom, next, below, 1_000).await.unwrap();
+                assert_eq!(blocks[0].block().first_sequence(), next);
+                next = blocks.last().unwrap().block().last_sequence().next();
+            }
+        };
+        read_all(&replays).await;
+        let once = faulty.reads();
+        let readers = futures_util::future::join_all((0..1_000).map(|_| read_all(&replays)));
+        readers.await;
+        assert_eq!(faulty.reads(), once, "it was read again");
+        replays.forget(&topic, TopicId::FIRST);
+        assert_eq!(replays.recent().blocks.len(), 0);
+        read_all(&replays).await;
+        assert_eq!(faulty.reads(), 2 * once);
+        let small = Replays::new(1, 2_000);
+        read_all(&small).await;
+        assert!(small.recent().blocks.len() < 20, "it is bounded");
+    }
+}
