@@ -103,6 +103,7 @@ async fn publish(address: SocketAddr, client: u64, seconds: f64) -> Vec<Duration
             topic: topic((number * 31) % TOPICS),
             events: vec![NewEvent { key, payload, ..NewEvent::default() }],
             expected_sequence: None,
+            ephemeral: false,
         };
         let asked = Instant::now();
         broker.publish(request).await.expect("the server goes on");

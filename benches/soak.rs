@@ -271,8 +271,12 @@ async fn publish(
     let mut latencies = Vec::new();
     while started.elapsed() < duration {
         let event = NewEvent { payload: vec![b'x'; 100].into(), ..NewEvent::default() };
-        let request =
-            PublishRequest { topic: topic(1), events: vec![event], expected_sequence: None };
+        let request = PublishRequest {
+            topic: topic(1),
+            events: vec![event],
+            expected_sequence: None,
+            ephemeral: false,
+        };
         let asked = Instant::now();
         client.publish(request).await.expect("the server goes on");
         latencies.push(asked.elapsed());

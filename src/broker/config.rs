@@ -35,6 +35,10 @@ pub struct BrokerConfig {
     /// Memory for blocks that were read for them, so that those who read the same share them, wire
     /// forms included, in bytes. Default: 16 MiB.
     pub max_replay_bytes: u64,
+    /// Memory for the newest ephemeral events of all topics, in bytes. Default: 4 MiB.
+    pub max_ephemeral_bytes: u64,
+    /// Members of one topic who can be present at the same time. Default: 10,000.
+    pub max_members: u64,
     /// Whether a topic comes to exist by the first publish to it. Default: true.
     pub auto_create: bool,
     /// How long the followers of a topic with very many of them are left alone after they were told
@@ -57,6 +61,8 @@ impl Default for BrokerConfig {
             max_read_bytes: 256 << 10,
             max_reads: 2,
             max_replay_bytes: 16 << 20,
+            max_ephemeral_bytes: 4 << 20,
+            max_members: 10_000,
             auto_create: true,
             max_pace_ms: 25,
             max_page_bytes: 3 << 20,

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::event::NewEvent;
 use crate::log::EventRef;
 
 /// Most values in one filter.
@@ -55,17 +56,31 @@ impl Filter {
 
     /// Whether it lets `event` through.
     pub fn picks(&self, event: &EventRef<'_>) -> bool {
-        let Self { types, keys, key_prefixes, headers } = self;
-        (types.is_empty() || types.contains(event.event_type))
-            && (keys.is_empty() || keys.contains(event.key))
-            && (key_prefixes.is_empty() || key_prefixes.iter().any(|p| event.key.starts_with(p)))
-            && (headers.is_empty() || has_all(event, headers))
+        let EventRef { event_type, key, .. } = event;
+        self.picks_words(event_type, key) && self.picks_headers(|| event.headers())
     }
-}
 
-fn has_all(event: &EventRef<'_>, wanted: &BTreeMap<String, String>) -> bool {
-    let is_wanted = |(name, value): &(&str, &str)| wanted.get(*name).is_some_and(|v| v == value);
-    event.headers().filter(is_wanted).count() == wanted.len()
+    /// Whether it lets an event through that is not stored.
+    pub fn picks_new(&self, event: &NewEvent) -> bool {
+        let headers = || event.headers.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        self.picks_words(&event.event_type, &event.key) && self.picks_headers(headers)
+    }
+
+    fn picks_words(&self, event_type: &str, key: &str) -> bool {
+        let Self { types, keys, key_prefixes, .. } = self;
+        (types.is_empty() || types.contains(event_type))
+            && (keys.is_empty() || keys.contains(key))
+            && (key_prefixes.is_empty() || key_prefixes.iter().any(|p| key.starts_with(p)))
+    }
+
+    fn picks_headers<'a, I: Iterator<Item = (&'a str, &'a str)>>(
+        &self,
+        headers: impl FnOnce() -> I,
+    ) -> bool {
+        let wanted = &self.headers;
+        let is_wanted = |(name, text): &(&str, &str)| wanted.get(*name).is_some_and(|t| t == text);
+        wanted.is_empty() || headers().filter(is_wanted).count() == wanted.len()
+    }
 }
 
 /// The filters of all readers, each held once.

@@ -162,6 +162,13 @@ impl Interests {
         root.each(Some(name.as_str()), &mut found);
     }
 
+    /// How many feeds follow `name`, each once for each of its patterns that does.
+    pub(super) fn count_of(&self, name: &TopicName) -> usize {
+        let mut count = 0;
+        self.each(name, |_| count += 1);
+        count
+    }
+
     /// Wakes every feed.
     pub(super) fn signal_all(&self) {
         let root = self.root.read().unwrap_or_else(PoisonError::into_inner);

@@ -10,6 +10,7 @@ mod backup;
 mod committer;
 mod config;
 mod dedup;
+mod ephemeral;
 mod failure;
 mod feed;
 mod filter;
@@ -18,6 +19,7 @@ mod interest;
 mod limits;
 mod maintenance;
 mod page;
+mod presence;
 mod publish;
 mod reader;
 mod replay;
@@ -48,11 +50,13 @@ pub use backup::Backup;
 pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
+pub use ephemeral::Ephemeral;
 pub use feed::{Feed, MAX_PATTERNS};
 pub use filter::Filter;
 pub use limits::LimitsConfig;
 pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
 pub use page::{Page, PageRequest};
+pub use presence::{Member, Presence, Present};
 pub use publish::{Ack, Duplicate, InOrder, Pending, Publish, Receipt};
 pub use reader::Reader;
 pub use state::StatePage;
@@ -62,12 +66,13 @@ pub use topics::TopicDefaults;
 
 use crate::cursor::{Cursor, Epoch, OnGap, Place, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
-use crate::event::Timestamp;
+use crate::event::{NewEvent, Timestamp};
 use crate::log::{Log, MemoryLog, NewRecords, SledLog};
 use crate::topic::{TopicId, TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 use committer::{Change, Command, Committer, Done, Request, Step, Work};
 use dedup::DedupWindow;
+use ephemeral::Ephemera;
 use failure::Failure;
 use filter::Filters;
 use horizon::Horizons;
@@ -75,7 +80,7 @@ use maintenance::{Ask, Maintenance};
 use replay::Replays;
 use state::StateRead;
 use tail::Tails;
-use topics::{Topic, TopicState, Topics};
+use topics::{Topic, TopicRef, TopicState, Topics};
 use waker::Waker;
 
 /// Requests to maintenance that wait for their turn.
@@ -124,6 +129,8 @@ struct Shared {
     waker: Waker,
     filters: Filters,
     replays: Arc<Replays>,
+    ephemera: Ephemera,
+    max_members: usize,
     threads: Mutex<Option<Threads>>,
     /// Asks maintenance to do something now. One at a time; whoever asks waits for the answer.
     maintenance: SyncSender<Ask>,
@@ -154,6 +161,19 @@ impl Drop for Shared {
 }
 
 impl Shared {
+    /// Gives an ephemeral event to who is there.
+    fn whisper(&self, topic: &TopicRef, event: NewEvent) {
+        if self.followers(topic) > 0 {
+            self.ephemera.push(topic, (self.now)(), event);
+            self.waker.wake(topic);
+        }
+    }
+
+    /// How many subscriptions of a topic there are.
+    fn followers(&self, topic: &Topic) -> usize {
+        topic.followers() + self.waker.interests().count_of(&topic.name)
+    }
+
     fn last_position(&self) -> u64 {
         self.last_position.load(Ordering::Acquire)
     }
@@ -303,6 +323,8 @@ impl Broker {
             waker,
             filters: Filters::default(),
             replays,
+            ephemera: Ephemera::new(settings.max_ephemeral_bytes as usize),
+            max_members: settings.max_members as usize,
             threads: Mutex::new(Some(threads)),
             maintenance,
             maintenance_totals,
@@ -405,6 +427,43 @@ impl Broker {
         };
         shared.send(Command::Publish(request)).await?;
         Ok(Pending(pending))
+    }
+
+    /// Publishes ephemeral events: they are delivered to who follows `topic` now and has nothing
+    /// else to read, and never stored. Returns how many subscriptions of it there are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::publish`], for what is wrong with the events; [`Error::ShuttingDown`].
+    pub fn publish_ephemeral(&self, topic: &TopicName, events: Vec<NewEvent>) -> Result<usize> {
+        if self.is_draining() {
+            return Err(Error::ShuttingDown);
+        }
+        let shared = &self.0;
+        shared.limits.check(&events)?;
+        let topic = shared.topics.open(topic)?;
+        let receivers = shared.followers(&topic);
+        events.into_iter().for_each(|event| shared.whisper(&topic, event));
+        Ok(receivers)
+    }
+
+    /// Makes a reader present as `member` in these topics, for as long as what is returned is held.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`], [`Error::OverLimit`]: it is present in none.
+    pub fn join(&self, topics: &[TopicName], member: Member) -> Result<Presence> {
+        let topics = topics.iter().map(|topic| self.0.topics.open(topic));
+        Presence::join(self.0.clone(), topics.collect::<Result<_>>()?, member)
+    }
+
+    /// Up to `limit` members who are present in `topic`, in the order of their ids, after `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`]: there are too many topics to look at another.
+    pub fn presence(&self, topic: &TopicName, after: &str, limit: usize) -> Result<Vec<Present>> {
+        Ok(self.0.topics.open(topic)?.members.list(after, limit))
     }
 
     /// Follows `topic` from `start`. The topic need not exist yet.

@@ -82,7 +82,8 @@ pub(super) async fn read(
                 page.gaps.push(gap);
                 continue;
             }
-            Ok(Waited::Delivery(Delivery::CaughtUp)) => continue,
+            // What is not stored is no part of history.
+            Ok(Waited::Delivery(Delivery::CaughtUp | Delivery::Ephemeral(_))) => continue,
             Ok(Waited::Silence | Waited::Stopping) => {
                 // Beyond what has expired since it was read, too: that never comes again.
                 page.cursor = reader.cursor();

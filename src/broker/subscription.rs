@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::Shared;
+use super::ephemeral::Ephemeral;
 use super::filter::Filter;
 use super::tail::{Run, SharedBlock};
 use super::topics::{TopicRef, TopicState};
@@ -38,6 +39,8 @@ pub enum Delivery {
     Gap(Gap),
     /// The next events.
     Events(Run),
+    /// An event that is not stored; the place stays as it is.
+    Ephemeral(Arc<Ephemeral>),
     /// Everything that was there is delivered; what follows is live. Told once.
     CaughtUp,
 }
@@ -107,6 +110,8 @@ pub struct Subscription {
     /// Blocks of the last read that are not delivered yet.
     read: VecDeque<Arc<SharedBlock>>,
     is_caught_up: bool,
+    /// The number of the last ephemeral event it has heard.
+    heard: u64,
     /// What the reader wants of it.
     filter: Option<Arc<Filter>>,
     /// How often the topic had been deleted when it came: it ends with the next time.
@@ -121,6 +126,7 @@ impl Subscription {
         on_gap: OnGap,
     ) -> Result<Self> {
         let signal = topic.follow();
+        let heard = shared.ephemera.last();
         let came_with = match start {
             StartPoint::After(cursor) => Some(cursor),
             _ => None,
@@ -155,6 +161,7 @@ impl Subscription {
             gap,
             read,
             is_caught_up,
+            heard,
             filter: None,
             deletions,
         })
@@ -294,7 +301,7 @@ impl Subscription {
                 self.is_caught_up = true;
                 return Ok(Some(Delivery::CaughtUp));
             } else {
-                return Ok(None);
+                return Ok(self.next_ephemeral().map(Delivery::Ephemeral));
             }
         }
     }
@@ -316,6 +323,17 @@ impl Subscription {
             return None;
         }
         self.take_read().map(Delivery::Events)
+    }
+
+    /// The next ephemeral event that the reader wants.
+    fn next_ephemeral(&mut self) -> Option<Arc<Ephemeral>> {
+        while let Some((event, number)) = self.topic.ephemera.after(self.heard) {
+            self.heard = number;
+            if self.filter.as_ref().is_none_or(|filter| filter.picks_new(&event.event)) {
+                return Some(event);
+            }
+        }
+        None
     }
 
     fn take_read(&mut self) -> Option<Run> {

@@ -50,7 +50,7 @@ pub enum Form {
 }
 
 /// How many wire forms there are.
-const FORMS: usize = 8;
+pub(super) const FORMS: usize = 8;
 
 /// For how many filters a block remembers what they pick.
 const MAX_PICKS: usize = 4;

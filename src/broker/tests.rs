@@ -299,6 +299,7 @@ async fn a_reader_that_falls_behind_is_told_once_and_goes_on_as_it_asked() {
         while let Some(delivery) = reader.next_ready().await.unwrap() {
             match delivery {
                 Delivery::Events(run) => seen.extend(run.events().map(|e| e.sequence.get())),
+                Delivery::Ephemeral(_) => panic!("nothing ephemeral was published"),
                 Delivery::CaughtUp => {}
                 Delivery::Gap(gap) => panic!("told twice: {gap}"),
             }
@@ -361,6 +362,7 @@ async fn a_cursor_by_position_whose_events_were_trimmed_is_a_gap_and_no_other_is
                 let next = if position < 12 { 4 } else { 5 };
                 assert_eq!(run.events().next().unwrap().sequence.get(), next);
             }
+            Delivery::Ephemeral(_) => panic!("nothing ephemeral was published"),
             Delivery::CaughtUp => panic!("there are events after position {position}"),
         }
     }

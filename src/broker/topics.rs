@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::dedup::Recall;
+use super::ephemeral::Ring;
 use super::maintenance::Upkeep;
+use super::presence::Members;
 use super::tail::Tail;
 use super::waker::Signal;
 use crate::error::{Error, Result};
@@ -59,6 +61,10 @@ pub(super) struct Topic {
     /// Tells those who follow it that there is something new. Made for the first of them: of a
     /// hundred thousand topics few are followed, and it takes more than all the rest.
     pub(super) signal: OnceLock<Signal>,
+    /// What is for who is there, and not stored.
+    pub(super) ephemera: Ring,
+    /// Who is there.
+    pub(super) members: Members,
     /// How often some of its blocks were written again.
     pub(super) rewrites: AtomicU64,
     /// Whether the waker knows that there is something new.
@@ -77,6 +83,8 @@ impl Topic {
             defaults,
             state: Mutex::new(state),
             signal: OnceLock::new(),
+            ephemera: Ring::default(),
+            members: Members::default(),
             rewrites: AtomicU64::new(0),
             is_due: AtomicBool::new(false),
             refs: AtomicUsize::new(0),
@@ -96,6 +104,11 @@ impl Topic {
     /// Follows it: the signal is given after each change of its state from now on.
     pub(super) fn follow(&self) -> watch::Receiver<()> {
         self.signal.get_or_init(Signal::default).follow()
+    }
+
+    /// How many follow it alone.
+    pub(super) fn followers(&self) -> usize {
+        self.signal.get().map_or(0, Signal::followers)
     }
 
     /// Sets what is readable. Called by the committer alone, which has followers woken.

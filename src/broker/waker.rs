@@ -56,6 +56,11 @@ impl Signal {
         self.sender.subscribe()
     }
 
+    /// How many follow it.
+    pub(super) fn followers(&self) -> usize {
+        self.sender.receiver_count()
+    }
+
     /// Gives it now, whoever waits.
     pub(super) fn give(&self) {
         self.sender.send_replace(());

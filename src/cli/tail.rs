@@ -15,7 +15,8 @@ use super::client::{Backoff, ServerArgs, failed, is_transient};
 
 /// Follows a topic and prints its events
 ///
-/// It reconnects by itself and goes on with the next event. Gaps are told on standard error.
+/// It reconnects by itself and goes on with the next event. Gaps are told on standard error. What
+/// is ephemeral is not printed.
 #[derive(Debug, Args)]
 pub(super) struct Tail {
     /// The topic
@@ -123,6 +124,7 @@ impl Tail {
                 Some(Message::Started(proto::Started { cursor, .. }))
                 | Some(Message::CaughtUp(proto::CaughtUp { cursor }))
                 | Some(Message::Heartbeat(proto::Heartbeat { cursor })) => *from = cursor,
+                Some(Message::Ephemeral(_)) => {}
                 None => {} // A newer server's message, which this client does not know.
             }
         }

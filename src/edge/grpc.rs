@@ -14,7 +14,9 @@ use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
 use super::receiving::{self, Received};
 use super::{FollowConfig, messages, selection};
-use crate::broker::{Broker, Delivery, InOrder, LimitsConfig, Patience, Pending, Reader, Waited};
+use crate::broker::{
+    Broker, Delivery, InOrder, LimitsConfig, Member, Patience, Pending, Presence, Reader, Waited,
+};
 use crate::cursor::{Cursor, OnGap, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
@@ -89,11 +91,18 @@ impl BrokerService for Grpc {
     ) -> Result<Response<proto::PublishResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
         let received = request.extensions().get::<Received>().cloned();
-        let proto::PublishRequest { topic, events, expected_sequence } = request.into_inner();
+        let proto::PublishRequest { topic, events, expected_sequence, ephemeral } =
+            request.into_inner();
         let publish = messages::publish(&topic, events, expected_sequence)?;
+        if ephemeral {
+            let receivers = self.broker.publish_ephemeral(&publish.topic, publish.events)?;
+            let receivers = u32::try_from(receivers).unwrap_or(u32::MAX);
+            return Ok(Response::new(proto::PublishResponse { ack: None, receivers }));
+        }
         let publish = receiving::handed_in(&self.broker, publish, received);
         let ack = within(deadline, publish).await?;
-        Ok(Response::new(proto::PublishResponse { ack: Some(messages::ack(&ack)) }))
+        let ack = Some(messages::ack(&ack));
+        Ok(Response::new(proto::PublishResponse { ack, receivers: 0 }))
     }
 
     async fn publish_stream(
@@ -130,11 +139,20 @@ impl BrokerService for Grpc {
         };
         let on_gap = messages::on_gap(request.on_gap)?.unwrap_or(OnGap::Resume);
         let topics = messages::topics(&request.topic, request.topics)?;
+        let member = request.member.map(|proto::Member { id, info }| Member { id, info });
+        let presence = selection::join(&self.broker, &topics, member)?;
         let follow = selection::follow(&self.broker, topics, start, on_gap);
         let reader = within(deadline, follow).await?.filtered(messages::filter(request.filter))?;
         let patience = self.config.patience();
         let listed = clients::Following::new(peer.as_ref(), "grpc", &reader);
-        let following = Following { reader, patience, listed, is_started: false, is_ended: false };
+        let following = Following {
+            reader,
+            patience,
+            listed,
+            _presence: presence,
+            is_started: false,
+            is_ended: false,
+        };
         let responses = stream::unfold(following, |mut following| async move {
             Some((following.next().await?, following))
         });
@@ -394,6 +412,7 @@ struct Following {
     /// With silence, up to the next heartbeat.
     patience: Patience,
     listed: clients::Following,
+    _presence: Option<Presence>,
     is_started: bool,
     is_ended: bool,
 }
@@ -415,6 +434,9 @@ impl Following {
             }
             Ok(Waited::Delivery(Delivery::CaughtUp)) => {
                 Message::CaughtUp(proto::CaughtUp { cursor: cursor.to_string() })
+            }
+            Ok(Waited::Delivery(Delivery::Ephemeral(event))) => {
+                Message::Ephemeral(messages::ephemeral(&event))
             }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => Message::Gap(messages::gap(&gap, cursor)),
             Ok(Waited::Delivery(Delivery::Events(run))) => {

@@ -24,7 +24,7 @@ use super::{
     FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, sse,
     status, websocket,
 };
-use crate::broker::{Broker, Filter, PageRequest, Publish};
+use crate::broker::{Broker, Filter, Member, PageRequest, Publish};
 use crate::cursor::{Cursor, OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
@@ -115,6 +115,8 @@ pub(super) struct Asked {
     pub(super) on_gap: Option<OnGap>,
     pub(super) filter: Filter,
     pub(super) format: Option<Format>,
+    /// Who is to be present.
+    pub(super) member: Option<Member>,
     /// Who asks.
     pub(super) peer: Option<Peer>,
 }
@@ -130,6 +132,7 @@ impl Asked {
             on_gap: query.take("on_gap").map(|on_gap| on_gap.parse()).transpose()?,
             filter: selection::filter(query)?,
             format: query.take("format").map(|format| format.parse()).transpose()?,
+            member: selection::member(query)?,
             peer: None,
         })
     }
@@ -199,17 +202,21 @@ impl Edge {
     }
 
     async fn follow(&self, asked: Asked) -> Result<Response> {
-        let Asked { topics, start, on_gap, filter, format, peer } = asked;
+        let Asked { topics, start, on_gap, filter, format, member, peer } = asked;
         let otherwise = match topics {
             Topics::One(_) => Format::Data,
             Topics::Many(_) => Format::Envelope,
         };
         let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
+        let presence = match selection::join(&self.broker, &topics, member) {
+            Err(Error::ShuttingDown) => return Ok(sse::come_back(&self.config)),
+            joined => joined?,
+        };
         match selection::follow(&self.broker, topics, start, on_gap).await {
             Ok(reader) => {
                 let reader = reader.filtered(filter)?;
                 let format = format.unwrap_or(otherwise);
-                Ok(sse::response(reader, format, self.config.clone(), peer.as_ref()))
+                Ok(sse::response((reader, presence), format, self.config.clone(), peer.as_ref()))
             }
             Err(Error::ShuttingDown) => Ok(sse::come_back(&self.config)),
             Err(error) => Err(error),
@@ -317,10 +324,16 @@ impl Edge {
             ..NewEvent::default()
         };
         let expected_sequence = query.take_number("expected_sequence")?;
-        query.finish("id, type, key, time_ms, ttl_ms, expected_sequence")?;
+        let is_ephemeral = query.take_flag("ephemeral")?;
+        query.finish("id, type, key, time_ms, ttl_ms, expected_sequence, ephemeral")?;
         let silence = Duration::from_millis(self.config.body_read_ms);
         let payload = whole(body, self.broker.limits().max_payload_bytes, silence).await?;
         let events = vec![NewEvent { payload, ..event }];
+        if is_ephemeral {
+            let receivers = self.broker.publish_ephemeral(&topic, events)?;
+            let answer = json!({"ephemeral": true, "receivers": receivers});
+            return Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response());
+        }
         let publish = Publish { topic, events, expected_sequence };
         let ack = receiving::handed_in(&self.broker, publish, received).await?;
         Ok((StatusCode::CREATED, axum::Json(ReceiptJson::of(&ack, 0))).into_response())

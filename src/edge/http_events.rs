@@ -13,7 +13,7 @@ use super::clients::Peer;
 use super::http::{Asked, Edge, whole};
 use super::query::Query;
 use super::selection::{self, Format, Topics};
-use crate::broker::Filter;
+use crate::broker::{Filter, Member};
 use crate::error::{Error, Result};
 
 /// Largest body that names topics, in bytes: 1,024 patterns and as many values of a filter.
@@ -43,6 +43,7 @@ struct AskedJson {
     #[serde(default)]
     filter: Filter,
     format: Option<Format>,
+    member: Option<Member>,
 }
 
 /// `POST`: the same as JSON. What the query says, too, counts.
@@ -66,6 +67,7 @@ pub(super) async fn read_posted(
         on_gap: asked.on_gap.or(on_gap),
         filter: if asked.filter.is_empty() { posted.filter } else { asked.filter },
         format: asked.format.or(posted.format),
+        member: asked.member.or(posted.member),
         peer: peer.map(|Extension(peer)| peer),
         ..asked
     };

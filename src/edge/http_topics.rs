@@ -34,6 +34,7 @@ pub(super) fn routes() -> Router<Edge> {
         .route("/v1/topics", get(list))
         .route("/v1/topics/{topic}", get(show).put(set).patch(update).delete(delete))
         .route("/v1/topics/{topic}/state", get(state))
+        .route("/v1/topics/{topic}/presence", get(presence))
         .route("/v1/maintenance", post(maintain))
         .route("/v1/connections", get(connections))
         .route("/metrics", get(metrics))
@@ -121,6 +122,20 @@ async fn state(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<R
     let body = body.map_err(|error| Error::ReadFailed(std::sync::Arc::new(error)))?;
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, body).into_response())
+}
+
+/// Who is present.
+async fn presence(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
+    let name = topic(path)?;
+    let mut query = Query::parse(uri.query())?;
+    let limit = query.take_number("limit")?.unwrap_or(DEFAULT_LISTED_TOPICS);
+    let after = query.take("after").unwrap_or_default();
+    query.finish("after, limit")?;
+    if limit > MAX_LISTED_TOPICS {
+        return Err(Error::over("limit", limit, MAX_LISTED_TOPICS));
+    }
+    let members = edge.broker.presence(&name, &after, limit)?;
+    Ok(axum::Json(json!({ "members": members })).into_response())
 }
 
 async fn maintain(State(edge): State<Edge>, uri: Uri) -> Result<Response> {

@@ -8,8 +8,10 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::proto;
-use crate::broker::{Ack, EventRef, MaintenanceReport, Page, Receipt, Run, StatePage, TopicInfo};
-use crate::cursor::{Cursor, Place};
+use crate::broker::{
+    Ack, Ephemeral, EventRef, MaintenanceReport, Page, Receipt, Run, StatePage, TopicInfo,
+};
+use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::event::{Event, Timestamp};
 use crate::topic::TopicName;
 
@@ -70,6 +72,8 @@ pub struct EventJson<'a> {
     headers: Vec<(&'a str, &'a str)>,
     content_type: &'a str,
     payload: &'a [u8],
+    /// Whether it has no places, and says so instead.
+    is_ephemeral: bool,
 }
 
 impl<'a> EventJson<'a> {
@@ -87,6 +91,7 @@ impl<'a> EventJson<'a> {
             headers: event.headers().collect(),
             content_type: event.content_type,
             payload: event.payload,
+            is_ephemeral: false,
         }
     }
 
@@ -106,6 +111,7 @@ impl<'a> EventJson<'a> {
             headers: content.headers.iter().map(text).collect(),
             content_type: &content.content_type,
             payload: &content.payload,
+            is_ephemeral: false,
         }
     }
 
@@ -125,6 +131,7 @@ impl<'a> EventJson<'a> {
             headers: event.headers.iter().map(text).collect(),
             content_type: &event.content_type,
             payload: &event.payload,
+            is_ephemeral: false,
         }
     }
 }
@@ -134,8 +141,12 @@ impl Serialize for EventJson<'_> {
         let present = |text| Some(text).filter(|text: &&str| !text.is_empty());
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("topic", self.topic)?;
-        map.serialize_entry("sequence", &self.sequence)?;
-        map.serialize_entry("position", &self.position)?;
+        if self.is_ephemeral {
+            map.serialize_entry("ephemeral", &true)?;
+        } else {
+            map.serialize_entry("sequence", &self.sequence)?;
+            map.serialize_entry("position", &self.position)?;
+        }
         map.serialize_entry("time", &time(self.time))?;
         map.serialize_entry("id", &present(self.id))?;
         map.serialize_entry("type", &present(self.event_type))?;
@@ -179,6 +190,19 @@ impl Serialize for EventsJson<'_> {
             .flat_map(|run| run.events().map(|event| EventJson::stored(run.topic(), &event)));
         serializer.collect_seq(events)
     }
+}
+
+/// Appends an event that is not stored: it has no places.
+pub(super) fn write_ephemeral(ephemeral: &Ephemeral, bytes: &mut Vec<u8>) {
+    let Ephemeral { topic, time, event, .. } = ephemeral;
+    let event = Event {
+        sequence: Sequence::BEFORE_ALL,
+        position: Position::BEFORE_ALL,
+        time: *time,
+        content: event.clone(),
+    };
+    let event = EventJson { is_ephemeral: true, ..EventJson::own(topic, &event) };
+    serde_json::to_writer(bytes, &event).expect("texts and numbers are JSON");
 }
 
 /// Appends an event of `topic`.

@@ -9,8 +9,8 @@ use super::selection::Topics;
 use super::status;
 use super::{FollowConfig, cloudevents};
 use crate::broker::{
-    Ack, Dropped, EventRef, Filter, MaintenanceReport, Page, PageRequest, Publish, Receipt, Run,
-    TopicInfo,
+    Ack, Dropped, Ephemeral, EventRef, Filter, MaintenanceReport, Page, PageRequest, Publish,
+    Receipt, Run, TopicInfo,
 };
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
@@ -292,6 +292,13 @@ pub(super) fn maintained(report: &MaintenanceReport) -> proto::MaintainResponse 
         merged_blocks: report.merged_blocks,
         reclaimed_bytes: report.reclaimed_bytes,
     }
+}
+
+/// An event that is not stored.
+pub(super) fn ephemeral(ephemeral: &Ephemeral) -> proto::Ephemeral {
+    let Ephemeral { topic, time, event, .. } = ephemeral;
+    let event = Some(event.clone().into());
+    proto::Ephemeral { topic: topic.to_string(), time_ms: time.as_ms(), event }
 }
 
 /// An event that lives on its own.

@@ -62,6 +62,21 @@ impl Query {
         number.map(Some).map_err(|_| Error::invalid(name, format!("{value:?} is no number")))
     }
 
+    /// Takes the value of `name` as yes or no; no, if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when it is neither.
+    pub(super) fn take_flag(&mut self, name: &str) -> Result<bool> {
+        match self.take(name).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("" | "true") => Ok(true),
+            Some(other) => {
+                Err(Error::invalid(name, format!("{other:?} is neither true nor false")))
+            }
+        }
+    }
+
     /// Refuses whatever was not taken.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::query::Query;
-use crate::broker::{Broker, Filter, Reader};
+use crate::broker::{Broker, Filter, Member, Presence, Reader};
 use crate::cursor::{OnGap, StartPoint};
 use crate::error::{Error, Result};
 use crate::topic::{TopicName, TopicPattern};
@@ -47,6 +47,42 @@ pub(super) async fn follow(
         Topics::One(topic) => Reader::One(broker.subscribe(&topic, start, on_gap).await?),
         Topics::Many(patterns) => Reader::Many(broker.feed(patterns, start, on_gap).await?),
     })
+}
+
+/// Makes `member`, if there is one, present in the topics that it names; patterns name none.
+///
+/// # Errors
+///
+/// As [`Broker::join`].
+pub(super) fn join(
+    broker: &Broker,
+    topics: &Topics,
+    member: Option<Member>,
+) -> Result<Option<Presence>> {
+    let Some(member) = member else { return Ok(None) };
+    let names: Vec<TopicName> = match topics {
+        Topics::One(topic) => vec![topic.clone()],
+        Topics::Many(patterns) => {
+            let literal = patterns.iter().filter(|pattern| pattern.is_name());
+            literal.map(|pattern| TopicName::new(pattern.as_str())).collect::<Result<_>>()?
+        }
+    };
+    broker.join(&names, member).map(Some)
+}
+
+/// Takes who reads out of a query: `member=` and, as JSON, `member_info=`.
+///
+/// # Errors
+///
+/// [`Error::Invalid`].
+pub(super) fn member(query: &mut Query) -> Result<Option<Member>> {
+    let info = query.take("member_info").map(|info| serde_json::from_str(&info)).transpose();
+    let info = info.map_err(|error| Error::invalid("member_info", error.to_string()))?;
+    let id = query.take("member");
+    if id.is_none() && info.is_some() {
+        return Err(Error::invalid("member", "is missing beside member_info"));
+    }
+    Ok(id.map(|id| Member { id, info: info.unwrap_or_default() }))
 }
 
 /// How the data of an event is written in a stream.

@@ -36,7 +36,7 @@ use serde_json::{Value, json};
 use super::clients::{self, Peer};
 use super::selection::Format;
 use super::{FollowConfig, cloudevents, json, status};
-use crate::broker::{Delivery, EventRef, Form, Patience, Reader, Run, Waited};
+use crate::broker::{Delivery, Ephemeral, Form, Patience, Presence, Reader, Run, Waited};
 use crate::cursor::{Cursor, Place};
 use crate::error::Error;
 
@@ -51,7 +51,7 @@ const ENCODED: &str = "data:";
 
 /// The answer that streams what `reader` reads.
 pub(super) fn response(
-    reader: Reader,
+    (reader, presence): (Reader, Option<Presence>),
     format: Format,
     config: FollowConfig,
     peer: Option<&Peer>,
@@ -60,8 +60,16 @@ pub(super) fn response(
     let (patience, told, phase) = (config.patience(), reader.cursor(), Phase::Opening);
     // In a box, for it is moved with each write.
     let listed = clients::Following::new(peer, "sse", &reader);
-    let following = Following { reader, format, config, patience, told, listed, phase };
-    let following = Box::new(following);
+    let following = Box::new(Following {
+        reader,
+        format,
+        config,
+        patience,
+        told,
+        listed,
+        _presence: presence,
+        phase,
+    });
     let writes = stream::unfold(following, |mut following| async move {
         Some((Ok::<Bytes, Infallible>(following.next().await?), following))
     });
@@ -104,6 +112,7 @@ struct Following {
     /// The place that the client knows of.
     told: Cursor,
     listed: clients::Following,
+    _presence: Option<Presence>,
     phase: Phase,
 }
 
@@ -130,6 +139,7 @@ impl Following {
                 self.control_frame("leftoff.gap", &status::gap_json(&gap)).into()
             }
             Ok(Waited::Delivery(Delivery::CaughtUp)) => self.caught_up().into(),
+            Ok(Waited::Delivery(Delivery::Ephemeral(event))) => self.ephemeral(&event),
             Ok(Waited::Stopping) => {
                 self.phase = Phase::Ended;
                 self.config.turn_to_end(self.listed.connections()).await;
@@ -160,17 +170,48 @@ impl Following {
         more.map_or(first, Bytes::from) // One block alone is shared with every other reader.
     }
 
+    /// The frame of an event that is not stored: it has no id, so it moves no cursor.
+    fn ephemeral(&self, ephemeral: &Ephemeral) -> Bytes {
+        let (form, format, epoch) = (self.form(), self.format, self.reader.epoch());
+        ephemeral.encoded(form, |ephemeral| {
+            let mut bytes = Vec::new();
+            let event = &ephemeral.event;
+            match format {
+                Format::Data => {
+                    encode_content(
+                        &event.event_type,
+                        &event.payload,
+                        &event.content_type,
+                        &mut bytes,
+                    );
+                }
+                Format::Envelope => {
+                    encode_line(&mut bytes, |line| json::write_ephemeral(ephemeral, line));
+                }
+                Format::CloudEvents => encode_line(&mut bytes, |line| {
+                    let topic = ephemeral.topic.as_str();
+                    cloudevents::append(topic, epoch, &ephemeral.into(), line);
+                }),
+            }
+            bytes.into()
+        })
+    }
+
+    fn form(&self) -> Form {
+        match (&self.reader, self.format) {
+            (Reader::One(_), Format::Data) => Form::Data,
+            (Reader::One(_), Format::Envelope) => Form::Envelope,
+            (Reader::One(_), Format::CloudEvents) => Form::CloudEvents,
+            (Reader::Many(_), Format::Data) => Form::PlacedData,
+            (Reader::Many(_), Format::Envelope) => Form::PlacedEnvelope,
+            (Reader::Many(_), Format::CloudEvents) => Form::PlacedCloudEvents,
+        }
+    }
+
     /// The frames of the events of `run`.
     fn frames(&self, run: &Run) -> Bytes {
         let epoch = self.reader.epoch();
-        let (form, is_placed) = match (&self.reader, self.format) {
-            (Reader::One(_), Format::Data) => (Form::Data, false),
-            (Reader::One(_), Format::Envelope) => (Form::Envelope, false),
-            (Reader::One(_), Format::CloudEvents) => (Form::CloudEvents, false),
-            (Reader::Many(_), Format::Data) => (Form::PlacedData, true),
-            (Reader::Many(_), Format::Envelope) => (Form::PlacedEnvelope, true),
-            (Reader::Many(_), Format::CloudEvents) => (Form::PlacedCloudEvents, true),
-        };
+        let (form, is_placed) = (self.form(), matches!(self.reader, Reader::Many(_)));
         let format = self.format;
         run.encoded(form, |event, bytes| {
             let after = match is_placed {
@@ -179,7 +220,9 @@ impl Following {
             };
             encode_id(Cursor { after, epoch: Some(epoch) }, bytes);
             match format {
-                Format::Data => encode_data(event, bytes),
+                Format::Data => {
+                    encode_content(event.event_type, event.payload, event.content_type, bytes);
+                }
                 Format::Envelope => encode_line(bytes, |line| {
                     json::write_event(run.topic(), event, line);
                 }),
@@ -222,13 +265,13 @@ fn encode_id(cursor: Cursor, bytes: &mut Vec<u8>) {
 }
 
 /// The type and the payload of an event.
-fn encode_data(event: &EventRef<'_>, bytes: &mut Vec<u8>) {
-    if !event.event_type.is_empty() {
+fn encode_content(event_type: &str, payload: &[u8], content_type: &str, bytes: &mut Vec<u8>) {
+    if !event_type.is_empty() {
         bytes.extend_from_slice(b"event: ");
-        bytes.extend_from_slice(event.event_type.as_bytes());
+        bytes.extend_from_slice(event_type.as_bytes());
         bytes.push(b'\n');
     }
-    match plain_text(event.payload) {
+    match plain_text(payload) {
         Some(text) => {
             for line in text.split(|byte| *byte == b'\n') {
                 bytes.extend_from_slice(b"data: ");
@@ -237,11 +280,11 @@ fn encode_data(event: &EventRef<'_>, bytes: &mut Vec<u8>) {
             }
         }
         None => {
-            let media = match event.content_type {
+            let media = match content_type {
                 "" => "application/octet-stream",
                 media => media,
             };
-            let data = BASE64.encode(event.payload);
+            let data = BASE64.encode(payload);
             bytes.extend_from_slice(format!("data: {ENCODED}{media};base64,{data}\n").as_bytes());
         }
     }

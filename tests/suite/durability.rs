@@ -35,8 +35,12 @@ async fn publish_through_crashes(publisher: u64, mut broker: Whereabouts) -> Vec
             payload: payload.clone().into(),
             ..proto::NewEvent::default()
         };
-        let request =
-            PublishRequest { topic: TOPIC.into(), events: vec![event], expected_sequence: None };
+        let request = PublishRequest {
+            topic: TOPIC.into(),
+            events: vec![event],
+            expected_sequence: None,
+            ephemeral: false,
+        };
         let connected = match client.take() {
             Some(client) => Ok(client),
             None => Grpc::connect(format!("http://{address}")).await.map_err(|_| ()),

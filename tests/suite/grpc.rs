@@ -25,11 +25,11 @@ fn event(payload: &str) -> NewEvent {
 
 fn request(topic: &str, payloads: &[&str]) -> PublishRequest {
     let events = payloads.iter().map(|payload| event(payload)).collect();
-    PublishRequest { topic: topic.to_owned(), events, expected_sequence: None }
+    PublishRequest { topic: topic.to_owned(), events, expected_sequence: None, ephemeral: false }
 }
 
 fn stream_request(topic: &str, payloads: &[&str]) -> PublishStreamRequest {
-    let PublishRequest { topic, events, expected_sequence } = request(topic, payloads);
+    let PublishRequest { topic, events, expected_sequence, .. } = request(topic, payloads);
     PublishStreamRequest { topic, events, expected_sequence, in_order: false }
 }
 
@@ -52,7 +52,8 @@ async fn a_publish_is_acknowledged_with_places_and_read_back_whole() {
         ttl_ms: Some(3_600_000),
     };
     let events = vec![full.clone(), event("two"), NewEvent { id: "i".into(), ..event("again") }];
-    let publish = PublishRequest { topic: "a".into(), events, expected_sequence: Some(0) };
+    let publish =
+        PublishRequest { topic: "a".into(), events, expected_sequence: Some(0), ephemeral: false };
     let ack = client.publish(publish).await.unwrap().into_inner().ack.unwrap();
     let first = ack.first.unwrap();
     assert_eq!((first.sequence, first.position, ack.count), (1, 1, 3));
@@ -267,6 +268,7 @@ async fn bad_input_is_refused_by_field_and_nothing_is_written() {
         topic: "a".into(),
         events: vec![event],
         expected_sequence: None,
+        ephemeral: false,
     };
     let text = |text: &str| text.to_owned();
     let header = |name: &str| [(text(name), text("v"))].into();

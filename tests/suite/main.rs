@@ -11,6 +11,7 @@ mod common;
 mod crashes;
 mod dedup;
 mod durability;
+mod ephemeral;
 mod feeds;
 mod forgetful;
 mod grpc;

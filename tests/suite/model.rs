@@ -202,6 +202,7 @@ impl World {
                     assert_eq!(reader.next, model.tail(), "it stopped before the end");
                     return;
                 }
+                Some(Delivery::Ephemeral(_)) => panic!("nothing ephemeral was published"),
                 Some(Delivery::CaughtUp) => assert_eq!(reader.next, model.tail()),
                 Some(Delivery::Gap(gap)) => {
                     let told = (gap.requested, gap.earliest.get(), gap.tail.get(), gap.lost);

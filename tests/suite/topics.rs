@@ -206,8 +206,12 @@ async fn topics_that_are_not_created_by_publishing_have_to_be_created() {
     assert_eq!(refused.status, 404, "{}", text(&refused.body));
     let mut client = server.grpc().await;
     let event = leftoff::edge::proto::NewEvent::default();
-    let request =
-        PublishRequest { topic: "a".into(), events: vec![event], expected_sequence: None };
+    let request = PublishRequest {
+        topic: "a".into(),
+        events: vec![event],
+        expected_sequence: None,
+        ephemeral: false,
+    };
     assert_eq!(client.publish(request.clone()).await.unwrap_err().code(), Code::NotFound);
     put(&server, "a", json!({"durability": "process"})).await;
     let ack = client.publish(request).await.unwrap().into_inner().ack.unwrap();

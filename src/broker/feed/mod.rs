@@ -19,12 +19,14 @@ mod place;
 mod source;
 #[cfg(test)]
 mod tests;
+mod whispers;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use self::source::Source;
+use self::whispers::Whispers;
 use super::filter::Filter;
 use super::interest::FeedSignal;
 use super::subscription::{Delivery, Patience, Waited, Wanted, gap};
@@ -54,6 +56,7 @@ pub struct Feed {
     /// What the sources hold in blocks, in bytes.
     held_bytes: usize,
     gaps: VecDeque<Gap>,
+    whispers: Whispers,
     on_gap: OnGap,
     filter: Option<Arc<Filter>>,
     is_caught_up: bool,
@@ -116,6 +119,7 @@ impl Feed {
             _ => {}
         }
         let interest = Interest::new(&shared, patterns);
+        let whispers = Whispers::after(shared.ephemera.last());
         // In this order: what is newer than this is marked, and what is not is seen below.
         let known = Position::new(shared.last_position());
         let mut feed = Self {
@@ -127,6 +131,7 @@ impl Feed {
             present: HashSet::new(),
             held_bytes: 0,
             gaps: VecDeque::new(),
+            whispers,
             on_gap,
             filter: None,
             is_caught_up: false,
@@ -229,7 +234,10 @@ impl Feed {
                     return Ok(Some(Delivery::Gap(gap)));
                 }
                 Step::Read => self.read_first().await?,
-                Step::Idle if self.is_caught_up => return Ok(None),
+                Step::Idle if self.is_caught_up => {
+                    let next = self.whispers.next(self.filter.as_deref());
+                    return Ok(next.map(Delivery::Ephemeral));
+                }
                 Step::Idle => {
                     self.is_caught_up = true;
                     return Ok(Some(Delivery::CaughtUp));
@@ -271,7 +279,12 @@ impl Feed {
         let new = self.interest.signal.take();
         match new.is_over {
             true => self.add_newer(),
-            false => new.topics.into_iter().for_each(|topic| self.add(topic, None)),
+            false => {
+                for topic in new.topics {
+                    self.whispers.note(&topic);
+                    self.add(topic, None);
+                }
+            }
         }
         self.known = self.known.max(marked);
     }

@@ -134,6 +134,7 @@ impl World {
                     let gone = of_topic.filter(|event| event.sequence < gap.resume.get());
                     self.lost.extend(gone.map(|event| event.position));
                 }
+                Delivery::Ephemeral(_) => panic!("nothing ephemeral was published"),
                 Delivery::CaughtUp => {}
             }
         }

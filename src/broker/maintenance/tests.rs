@@ -356,6 +356,7 @@ impl World {
                     }
                     next = gap.resume.get();
                 }
+                Delivery::Ephemeral(_) => panic!("nothing ephemeral was published"),
                 Delivery::CaughtUp => {}
                 Delivery::Events(run) => {
                     for event in run.events() {

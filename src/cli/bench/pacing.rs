@@ -112,8 +112,12 @@ pub(super) async fn publish_all(
     while published < events {
         let end = events.min(published + max_events(size));
         let batch = (published..end).map(|number| event(number, size)).collect();
-        let request =
-            PublishRequest { topic: topic.to_owned(), events: batch, expected_sequence: None };
+        let request = PublishRequest {
+            topic: topic.to_owned(),
+            events: batch,
+            expected_sequence: None,
+            ephemeral: false,
+        };
         client.publish(request).await.map_err(|status| failed(&status))?;
         published = end;
     }

@@ -261,8 +261,12 @@ impl Load {
     async fn unary(mut self) -> CliResult<Measured> {
         let mut measured = Measured::new()?;
         let count = self.events.len() as u64;
-        let request =
-            PublishRequest { topic: self.topic, events: self.events, expected_sequence: None };
+        let request = PublishRequest {
+            topic: self.topic,
+            events: self.events,
+            expected_sequence: None,
+            ephemeral: false,
+        };
         let started = Instant::now();
         while Instant::now() < self.until {
             let sent = Instant::now();

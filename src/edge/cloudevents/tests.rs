@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json, json};
 use super::protobuf::v1;
 use super::protobuf::v1::cloud_event::cloud_event_attribute_value::Attr;
 use super::protobuf::v1::cloud_event::{CloudEventAttributeValue, Data};
-use super::write::Stored;
+use super::write::{EventPlace, Stored};
 use super::*;
 use crate::broker::LimitsConfig;
 use crate::cursor::{Epoch, Position, Sequence};
@@ -20,8 +20,7 @@ impl<'a> From<&'a Event> for Stored<'a> {
         let Event { sequence, position, time, content } = event;
         let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
         Self {
-            sequence: *sequence,
-            position: *position,
+            place: EventPlace::Stored(*sequence, *position),
             time: *time,
             publisher_time: content.publisher_time,
             event_type: &content.event_type,

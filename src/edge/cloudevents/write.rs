@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 use super::{
     CORE, PREFIX, TYPES, VERSION, Value, check_name, check_value, essence, is_json, read_time,
 };
-use crate::broker::EventRef;
+use crate::broker::{Ephemeral, EventRef};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::event::Timestamp;
 
@@ -54,11 +54,19 @@ const NOT_IN_A_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b'@');
 
-/// What is told of a stored event, borrowed from wherever it is.
+/// Where an event is.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::edge) enum EventPlace {
+    /// In its topic, and in the broker.
+    Stored(Sequence, Position),
+    /// Nowhere: it is the ephemeral one of this number.
+    Ephemeral(u64),
+}
+
+/// What is told of an event, borrowed from wherever it is.
 #[derive(Debug, Clone)]
 pub(in crate::edge) struct Stored<'a> {
-    pub(in crate::edge) sequence: Sequence,
-    pub(in crate::edge) position: Position,
+    pub(in crate::edge) place: EventPlace,
     /// When it was appended.
     pub(in crate::edge) time: Timestamp,
     pub(in crate::edge) publisher_time: Option<Timestamp>,
@@ -72,8 +80,7 @@ pub(in crate::edge) struct Stored<'a> {
 impl<'a> From<&EventRef<'a>> for Stored<'a> {
     fn from(event: &EventRef<'a>) -> Self {
         Self {
-            sequence: event.sequence,
-            position: event.position,
+            place: EventPlace::Stored(event.sequence, event.position),
             time: event.time,
             publisher_time: event.publisher_time,
             event_type: event.event_type,
@@ -81,6 +88,23 @@ impl<'a> From<&EventRef<'a>> for Stored<'a> {
             headers: event.headers().collect(),
             content_type: event.content_type,
             payload: event.payload,
+        }
+    }
+}
+
+impl<'a> From<&'a Ephemeral> for Stored<'a> {
+    fn from(ephemeral: &'a Ephemeral) -> Self {
+        let Ephemeral { number, time, event, .. } = ephemeral;
+        let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
+        Self {
+            place: EventPlace::Ephemeral(*number),
+            time: *time,
+            publisher_time: event.publisher_time,
+            event_type: &event.event_type,
+            key: &event.key,
+            headers: event.headers.iter().map(text).collect(),
+            content_type: &event.content_type,
+            payload: &event.payload,
         }
     }
 }
@@ -109,8 +133,10 @@ impl Serialize for Envelope<'_> {
             map.serialize_entry(name, &value)?;
         }
         map.serialize_entry("leftofftopic", self.topic)?;
-        map.serialize_entry("leftoffsequence", &event.sequence.get().to_string())?;
-        map.serialize_entry("leftoffposition", &event.position.get().to_string())?;
+        if let EventPlace::Stored(sequence, position) = event.place {
+            map.serialize_entry("leftoffsequence", &sequence.to_string())?;
+            map.serialize_entry("leftoffposition", &position.to_string())?;
+        }
         match Content::of(event.payload, event.content_type) {
             Content::None => {}
             Content::Json(value) => map.serialize_entry("data", value)?,
@@ -125,7 +151,10 @@ impl Envelope<'_> {
     /// The attributes that the specification defines.
     fn serialize_core<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
         let Self { topic, epoch, event } = self;
-        let id = || format!("{}-{epoch}", event.sequence.get());
+        let id = || match event.place {
+            EventPlace::Stored(sequence, _) => format!("{sequence}-{epoch}"),
+            EventPlace::Ephemeral(number) => format!("ephemeral-{number}-{epoch}"),
+        };
         let source = || format!("/v1/topics/{}", utf8_percent_encode(topic, NOT_IN_A_SEGMENT));
         let time = || event.publisher_time.unwrap_or(event.time).to_string();
         let present = |text| Some(text).filter(|text: &&str| !text.is_empty());

@@ -14,7 +14,13 @@
 //! ▶ {"type":"publish","ref":"p1","topic":"orders.eu","event":{"key":"7","data":{"total":9}}}
 //! ◀ {"type":"ack","ref":"p1","sequence":3,"position":91,"time":"…","duplicate":false,…}
 //! ◀ {"type":"error","ref":"p1","error":{"status":400,"detail":"…",…}}
+//! ▶ {"type":"publish","ephemeral":true,"ref":"p2","topic":"room","event":{"type":"typing"}}
+//! ◀ {"type":"ack","ref":"p2","ephemeral":true,"receivers":3}
+//! ◀ {"type":"ephemeral","subscription":"s","event":{"topic":"room","ephemeral":true,…}}
 //! ```
+//!
+//! A `subscribe` may have a `member`, `{"id":"…","info":{…}}`: it is present in the topics that are
+//! named, until it unsubscribes.
 //!
 //! An `event` that is published has the fields of a line of NDJSON (`ndjson.rs`); `events` is a
 //! list of them, stored all or none.
@@ -24,9 +30,10 @@ use serde_json::value::RawValue;
 
 use super::super::ndjson::Line;
 use super::super::selection::Topics;
-use crate::broker::{Filter, Publish};
+use crate::broker::{Filter, Member, Publish};
 use crate::cursor::{OnGap, StartPoint};
 use crate::error::{Error, Result};
+use crate::event::NewEvent;
 use crate::topic::TopicName;
 
 /// Longest name of a subscription, or of a reference, in bytes.
@@ -38,6 +45,7 @@ pub(super) enum Request {
     Subscribe(Subscribe),
     Unsubscribe { subscription: String },
     Publish { reference: Option<String>, publish: Publish },
+    PublishEphemeral { reference: Option<String>, topic: TopicName, events: Vec<NewEvent> },
 }
 
 /// What is to be followed.
@@ -48,6 +56,7 @@ pub(super) struct Subscribe {
     pub(super) start: StartPoint,
     pub(super) on_gap: OnGap,
     pub(super) filter: Filter,
+    pub(super) member: Option<Member>,
 }
 
 /// Why a message was refused, and what of it can be told apart.
@@ -78,6 +87,7 @@ struct SubscribeJson {
     on_gap: Option<String>,
     #[serde(default)]
     filter: Filter,
+    member: Option<Member>,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +107,8 @@ struct PublishJson<'a> {
     reference: Option<String>,
     topic: TopicName,
     expected_sequence: Option<u64>,
+    #[serde(default)]
+    ephemeral: bool,
     #[serde(borrow)]
     event: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -136,6 +148,7 @@ fn subscribe(json: SubscribeJson) -> Result<Request> {
         start: json.from.map(|from| from.parse()).transpose()?.unwrap_or_default(),
         on_gap: json.on_gap.map(|on_gap| on_gap.parse()).transpose()?.unwrap_or_default(),
         filter: json.filter,
+        member: json.member,
     }))
 }
 
@@ -153,9 +166,12 @@ fn publish(json: PublishJson<'_>) -> Result<Request> {
         Line { topic: Some(_), .. } => Err(Error::invalid("topic", "stands beside the event")),
         Line { topic: None, event } => Ok(event),
     };
-    let events = lines.into_iter().map(event).collect::<Result<_>>()?;
+    let events: Vec<NewEvent> = lines.into_iter().map(event).collect::<Result<_>>()?;
     let reference = json.reference.map(|text| name("ref", text)).transpose()?;
-    let PublishJson { topic, expected_sequence, .. } = json;
+    let PublishJson { topic, expected_sequence, ephemeral, .. } = json;
+    if ephemeral {
+        return Ok(Request::PublishEphemeral { reference, topic, events });
+    }
     Ok(Request::Publish { reference, publish: Publish { topic, events, expected_sequence } })
 }
 

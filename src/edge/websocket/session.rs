@@ -23,12 +23,14 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::super::clients::{self, Peer};
 use super::super::http::Edge;
-use super::super::json::{ReceiptJson, write_event};
+use super::super::json::{ReceiptJson, write_ephemeral, write_event};
 use super::super::{max_request_bytes, selection, status};
 use super::protocol::{Refused, Request, Subscribe};
-use crate::broker::{Ack, Delivery, Form, Patience, Publish, Reader, Run, Waited};
+use crate::broker::{Ack, Delivery, Form, Patience, Presence, Publish, Reader, Run, Waited};
 use crate::cursor::{Cursor, Place};
 use crate::error::{Error, Result};
+use crate::event::NewEvent;
+use crate::topic::TopicName;
 
 /// Buffers of a connection, in bytes: it has one to read into for as long as it lasts.
 const READ_BUFFER_BYTES: usize = 2 << 10;
@@ -76,6 +78,7 @@ struct Following {
     /// The place that the client knows of.
     told: Cursor,
     listed: clients::Following,
+    _presence: Option<Presence>,
 }
 
 /// What comes of waiting for a subscription.
@@ -177,6 +180,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.publish(reference, publish);
                 Ok(())
             }
+            Ok(Request::PublishEphemeral { reference, topic, events }) => {
+                self.publish_ephemeral(reference, &topic, events).await?
+            }
             Err(refused) => Err(refused),
         };
         match done {
@@ -202,7 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Refused> {
-        let Subscribe { subscription: name, topics, start, on_gap, filter } = subscribe;
+        let Subscribe { subscription: name, topics, start, on_gap, filter, member } = subscribe;
         let limit = self.edge.config.max_subscriptions as usize;
         let refused = match self.names.len() {
             _ if self.names.contains_key(&name) => {
@@ -216,11 +222,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         let (edge, peer, named) = (self.edge.clone(), self.peer.clone(), name.clone());
         let open = async move {
+            let joined = selection::join(&edge.broker, &topics, member);
             let opened = selection::follow(&edge.broker, topics, start, on_gap).await;
-            let following = opened.and_then(|reader| reader.filtered(filter)).map(|reader| {
+            let opened = opened.and_then(|reader| Ok((reader.filtered(filter)?, joined?)));
+            let following = opened.map(|(reader, presence)| {
                 let (patience, told) = (edge.config.patience(), reader.cursor());
                 let listed = clients::Following::new(peer.as_ref(), "websocket", &reader);
-                Box::new(Following { name: named.clone(), reader, patience, told, listed })
+                Box::new(Following {
+                    name: named.clone(),
+                    reader,
+                    patience,
+                    told,
+                    listed,
+                    _presence: presence,
+                })
             });
             Turn::Opened(named, following)
         };
@@ -244,6 +259,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn publish(&mut self, reference: Option<String>, publish: Publish) {
         let broker = self.edge.broker.clone();
         self.publishing.push(Box::pin(async move { (reference, broker.publish(publish).await) }));
+    }
+
+    async fn publish_ephemeral(
+        &mut self,
+        reference: Option<String>,
+        topic: &TopicName,
+        events: Vec<NewEvent>,
+    ) -> Result<Result<(), Refused>, End> {
+        let receivers = match self.edge.broker.publish_ephemeral(topic, events) {
+            Ok(receivers) => receivers,
+            Err(error) => return Ok(Err(Refused { reference, subscription: None, error })),
+        };
+        let mut message = message("ack");
+        message.extend(reference.map(|text| ("ref".to_owned(), json!(text))));
+        message.insert("ephemeral".to_owned(), json!(true));
+        message.insert("receivers".to_owned(), json!(receivers));
+        self.send(message).await.map(Ok)
     }
 
     async fn answer(&mut self, reference: Option<String>, outcome: Result<Ack>) -> Result<(), End> {
@@ -287,6 +319,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Ok(Waited::Stopping) => return Ok(()), // The connection is closed at once.
             Ok(Waited::Delivery(Delivery::CaughtUp)) => {
                 self.send(following.message("caught_up")).await?;
+            }
+            Ok(Waited::Delivery(Delivery::Ephemeral(event))) => {
+                let mut text = format!(
+                    r#"{{"type":"ephemeral","subscription":{},"event":"#,
+                    Value::from(following.name.as_str())
+                )
+                .into_bytes();
+                write_ephemeral(&event, &mut text);
+                text.push(b'}');
+                let text = String::from_utf8_lossy(&text).into_owned();
+                self.socket.send(Message::text(text)).await?;
             }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
                 let mut message = following.message("gap");

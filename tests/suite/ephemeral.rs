@@ -1,0 +1,154 @@
+//! Ephemeral events and presence: for who is there, in every protocol, and never in the log.
+
+use futures_util::{SinkExt, StreamExt};
+use leftoff::edge::proto::subscribe_response::Message;
+use leftoff::edge::proto::{Member, NewEvent, PublishRequest, SubscribeRequest};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message as Frame;
+
+use crate::common::{Frame as SseFrame, Server, Sse, get, post, soon, to};
+
+async fn whisper(server: &Server, topic: &str, payload: &str) -> u64 {
+    let path = format!("/v1/topics/{topic}/events?ephemeral=true&type=typing&key=k");
+    let answer = post(server.address, &path, payload.to_owned()).await;
+    assert_eq!(answer.status, 202);
+    answer.json()["receivers"].as_u64().unwrap()
+}
+
+async fn follow(server: &Server, query: &str) -> Sse {
+    let mut stream = Sse::open(to(server.address, "GET", query)).await.unwrap();
+    soon(stream.find(|frame| frame.is_control("leftoff.caught-up"))).await;
+    stream
+}
+
+#[tokio::test]
+async fn an_ephemeral_event_reaches_who_is_there_and_moves_no_cursor_and_is_not_stored() {
+    let server = Server::start().await;
+    assert_eq!(whisper(&server, "room", "nobody is there").await, 0);
+    post(server.address, "/v1/topics/room/events", "1").await;
+    let mut one = follow(&server, "/v1/topics/room/events").await;
+    let mut many = follow(&server, "/v1/events?topic=*&topic=other").await;
+    let mut filtered = follow(&server, "/v1/topics/room/events?type=other").await;
+    let mut client = server.grpc().await;
+    let subscribe = SubscribeRequest { topic: "room".into(), ..SubscribeRequest::default() };
+    let mut responses = client.subscribe(subscribe).await.unwrap().into_inner();
+    let mut next = async || soon(responses.message()).await.unwrap().unwrap().message.unwrap();
+    while !matches!(next().await, Message::CaughtUp(_)) {}
+    assert_eq!(whisper(&server, "room", "hi").await, 4);
+    let before = one.last_id.clone();
+    let frame = soon(one.next()).await.unwrap();
+    let shown = (frame.id, frame.event.as_deref(), frame.data.as_deref());
+    assert_eq!(shown, (None, Some("typing"), Some("hi")));
+    assert_eq!(one.last_id, before);
+    let frame = soon(many.find(SseFrame::is_event)).await;
+    assert_eq!(frame.id, None);
+    let event = frame.json();
+    let shown = ["topic", "ephemeral", "type", "key", "data"].map(|name| &event[name]);
+    assert_eq!(json!(shown), json!(["room", true, "typing", "k", "hi"]), "{event}");
+    assert_eq!((&event["sequence"], &event["position"]), (&Value::Null, &Value::Null));
+    let Message::Ephemeral(heard) = next().await else { panic!() };
+    assert_eq!((heard.topic.as_str(), &*heard.event.unwrap().payload), ("room", &b"hi"[..]));
+    // Events that are stored go on as if nothing had been, and the filter lets these through.
+    post(server.address, "/v1/topics/room/events?type=other", "2").await;
+    for stream in [&mut one, &mut filtered] {
+        let frame = soon(stream.next()).await.unwrap();
+        assert_eq!((frame.sequence(), frame.data.as_deref()), (2, Some("2")));
+    }
+    let page = get(server.address, "/v1/topics/room/events").await.json();
+    assert_eq!(page["events"].as_array().unwrap().len(), 2);
+    let event = NewEvent { payload: "grpc".into(), ..NewEvent::default() };
+    let publish = PublishRequest {
+        topic: "room".into(),
+        events: vec![event],
+        ephemeral: true,
+        expected_sequence: None,
+    };
+    let answer = client.publish(publish).await.unwrap().into_inner();
+    assert_eq!((answer.receivers, answer.ack), (4, None));
+    assert_eq!(soon(one.next()).await.unwrap().data.as_deref(), Some("grpc"));
+}
+
+async fn members(server: &Server) -> Vec<(String, u64)> {
+    let answer = get(server.address, "/v1/topics/room/presence").await.json();
+    let member = |member: &Value| {
+        (member["id"].as_str().unwrap().to_owned(), member["subscriptions"].as_u64().unwrap())
+    };
+    answer["members"].as_array().unwrap().iter().map(member).collect()
+}
+
+#[tokio::test]
+async fn members_join_once_and_leave_with_the_last_of_their_subscriptions() {
+    let server = Server::start().await;
+    let mut watcher = follow(&server, "/v1/topics/room/events").await;
+    let mut told = async |kind: &str| {
+        let frame = soon(watcher.next()).await.unwrap();
+        assert_eq!((frame.event.as_deref(), &frame.id), (Some(kind), &None));
+        frame.json()
+    };
+    let info = "%7B%22name%22%3A%22Ann%22%7D";
+    let path = format!("/v1/topics/room/events?member=ann&member_info={info}");
+    let tab = follow(&server, &path).await;
+    assert_eq!(told("leftoff.joined").await, json!({"id": "ann", "info": {"name": "Ann"}}));
+    let other_tab = follow(&server, &path).await;
+    let member = Some(Member { id: "bob".into(), ..Member::default() });
+    let topics = vec!["room".to_owned(), "other.*".to_owned()];
+    let subscribe = SubscribeRequest { topics, member, ..SubscribeRequest::default() };
+    let mut client = server.grpc().await;
+    let bob = client.subscribe(subscribe).await.unwrap().into_inner();
+    assert_eq!(told("leftoff.joined").await["id"], "bob");
+    assert_eq!(members(&server).await, [("ann".to_owned(), 2), ("bob".to_owned(), 1)]);
+    drop(tab);
+    drop(bob);
+    assert_eq!(told("leftoff.left").await, json!({"id": "bob", "info": {}}));
+    drop(other_tab);
+    assert_eq!(told("leftoff.left").await["id"], "ann");
+    assert_eq!(members(&server).await, []);
+    let refused = get(server.address, "/v1/topics/room/events?member_info=%7B%7D").await;
+    assert_eq!(refused.status, 400);
+}
+
+#[tokio::test]
+async fn a_websocket_whispers_and_is_present_for_as_long_as_it_is_subscribed() {
+    let server = Server::start().await;
+    let url = format!("ws://{}/v1/ws", server.address);
+    let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+    let mut watcher = follow(&server, "/v1/topics/room/events").await;
+    let say = |message: Value| Frame::text(message.to_string());
+    let subscribe = json!({
+        "type": "subscribe", "subscription": "s", "topic": "room", "member": {"id": "ann"},
+    });
+    socket.send(say(subscribe)).await.unwrap();
+    let joined = soon(watcher.next()).await.unwrap();
+    assert_eq!(joined.event.as_deref(), Some("leftoff.joined"));
+    let mut hear = async |kind: &str| loop {
+        let Frame::Text(text) = soon(socket.next()).await.unwrap().unwrap() else { continue };
+        let message: Value = serde_json::from_str(&text).unwrap();
+        if message["type"] == kind {
+            return message;
+        }
+    };
+    hear("caught_up").await;
+    whisper(&server, "room", "hi").await;
+    let heard = hear("ephemeral").await;
+    assert_eq!((&heard["subscription"], &heard["event"]["type"]), (&json!("s"), &json!("typing")));
+    let whispered = json!({
+        "type": "publish", "ephemeral": true, "ref": "r", "topic": "room",
+        "event": {"type": "typing", "data": {"on": true}},
+    });
+    socket.send(say(whispered)).await.unwrap();
+    let mut hear = async |kind: &str| loop {
+        let Frame::Text(text) = soon(socket.next()).await.unwrap().unwrap() else { continue };
+        let message: Value = serde_json::from_str(&text).unwrap();
+        if message["type"] == kind {
+            return message;
+        }
+    };
+    let ack = hear("ack").await;
+    assert_eq!((&ack["ref"], &ack["receivers"]), (&json!("r"), &json!(2)));
+    assert_eq!(hear("ephemeral").await["event"]["data"], json!({"on": true}));
+    let unsubscribe = json!({"type": "unsubscribe", "subscription": "s"});
+    socket.send(say(unsubscribe)).await.unwrap();
+    let left = soon(watcher.find(|f| f.event.as_deref() == Some("leftoff.left"))).await;
+    assert_eq!(left.json()["id"], "ann");
+}
