@@ -3,7 +3,7 @@
 //! # Why
 //!
 //! Topics keep the newest of them for their followers, and no follower keeps any: it knows the
-//! number of the last it has heard, and gets the rest when it has nothing else to do. So one that is
+//! number of the last it has heard, and gets the rest when it has nothing else to do. So whoever is
 //! behind with what is stored misses them, and nobody waits for it.
 
 use std::collections::VecDeque;

@@ -24,6 +24,7 @@ mod publish;
 mod reader;
 mod replay;
 mod retention;
+mod shared;
 mod state;
 mod subscription;
 mod tail;
@@ -32,17 +33,12 @@ mod tests;
 mod topics;
 mod waker;
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::RandomState;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 use tracing::info;
 
 pub use crate::log::{EventRef, Extent, Headers, LogConfig};
@@ -64,33 +60,17 @@ pub use subscription::{Delivery, Patience, Subscription, Waited};
 pub use tail::{Form, Run};
 pub use topics::TopicDefaults;
 
-use crate::cursor::{Cursor, Epoch, OnGap, Place, Position, Sequence, StartPoint, TrimReason};
+use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::log::{Log, MemoryLog, NewRecords, SledLog};
-use crate::topic::{TopicId, TopicName, TopicPattern};
+use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
-use committer::{Change, Command, Committer, Done, Request, Step, Work};
-use dedup::DedupWindow;
-use ephemeral::Ephemera;
-use failure::Failure;
-use filter::Filters;
-use horizon::Horizons;
-use maintenance::{Ask, Maintenance};
-use replay::Replays;
+use committer::{Change, Command, Request, Work};
+use maintenance::Ask;
+use shared::{REQUEST_BYTES, Shared, Threads, blocking};
 use state::StateRead;
-use tail::Tails;
-use topics::{Topic, TopicRef, TopicState, Topics};
-use waker::Waker;
-
-/// Requests to maintenance that wait for their turn.
-const MAX_ASKS: usize = 8;
-
-/// Topics whose ids are recalled at the same time; each step of one takes a MiB or so.
-const MAX_RECALLS: usize = 4;
-
-/// What a request takes of the queue besides its events, in bytes.
-const REQUEST_BYTES: usize = 512;
+use topics::{Topic, TopicState};
 
 /// A topic, as it is at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,98 +83,6 @@ pub struct TopicInfo {
     pub config: TopicConfig,
     /// The settings that hold: its own over those of the configuration's patterns.
     pub effective_config: TopicConfig,
-}
-
-/// What all handles and subscriptions share.
-struct Shared {
-    log: Arc<dyn Log>,
-    topics: Arc<Topics>,
-    last_position: Arc<AtomicU64>,
-    commands: mpsc::Sender<Command>,
-    /// Room in the queue, in bytes. Closed when nothing new is accepted.
-    space: Arc<Semaphore>,
-    limits: LimitsConfig,
-    max_queue_bytes: usize,
-    max_queue_wait: Duration,
-    max_read_bytes: usize,
-    max_page_bytes: usize,
-    dedup: DedupConfig,
-    now: fn() -> Timestamp,
-    /// Why nothing more is taken.
-    failure: Failure,
-    /// Told to whoever waits for a stop.
-    stopping: CancellationToken,
-    /// Ends every subscription. Of its own, for each looks at it before each of its reads.
-    is_stopping: AtomicBool,
-    waker: Waker,
-    filters: Filters,
-    replays: Arc<Replays>,
-    ephemera: Ephemera,
-    max_members: usize,
-    threads: Mutex<Option<Threads>>,
-    /// Asks maintenance to do something now. One at a time; whoever asks waits for the answer.
-    maintenance: SyncSender<Ask>,
-    maintenance_totals: Arc<Mutex<MaintenanceReport>>,
-    /// Held by backups, and by reads of a state.
-    horizons: Horizons,
-    /// Topics whose ids are recalled at the same time.
-    recalls: Semaphore,
-}
-
-/// The threads of a broker.
-struct Threads {
-    committer: JoinHandle<()>,
-    maintenance: JoinHandle<()>,
-    waker: JoinHandle<()>,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("epoch", &self.log.epoch()).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.waker.stop(); // Nobody follows any more.
-    }
-}
-
-impl Shared {
-    /// Gives an ephemeral event to who is there.
-    fn whisper(&self, topic: &TopicRef, event: NewEvent) {
-        if self.followers(topic) > 0 {
-            self.ephemera.push(topic, (self.now)(), event);
-            self.waker.wake(topic);
-        }
-    }
-
-    /// How many subscriptions of a topic there are.
-    fn followers(&self, topic: &Topic) -> usize {
-        topic.followers() + self.waker.interests().count_of(&topic.name)
-    }
-
-    fn last_position(&self) -> u64 {
-        self.last_position.load(Ordering::Acquire)
-    }
-
-    /// Runs `read` where it may block.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&dyn Log) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        blocking(&self.log, read).await
-    }
-}
-
-/// Runs `read` where it may block.
-async fn blocking<T: Send + 'static>(
-    log: &Arc<dyn Log>,
-    read: impl FnOnce(&dyn Log) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let log = log.clone();
-    let done = tokio::task::spawn_blocking(move || read(&*log)).await;
-    done.unwrap_or_else(|error| Err(Error::ReadFailed(Arc::new(error))))
 }
 
 /// The broker: an event log per topic, durable before it is acknowledged, with replay.
@@ -247,90 +135,7 @@ impl Broker {
     }
 
     fn with_clock(log: Arc<dyn Log>, config: &OpenConfig, now: fn() -> Timestamp) -> Result<Self> {
-        config.validate()?;
-        let OpenConfig { broker: settings, limits, dedup, .. } = config;
-        let stored = log.topics()?;
-        let last_position = stored.iter().map(|topic| topic.extent.last_position.get()).max();
-        let last_position = Arc::new(AtomicU64::new(last_position.unwrap_or(0)));
-        let max_queue_bytes = settings.max_queue_bytes as usize;
-        let (commands, received) = mpsc::channel(1 + max_queue_bytes / REQUEST_BYTES);
-        let failure = Failure::default();
-        let stopping = CancellationToken::new();
-        let maintenance_totals = Arc::default();
-        let horizons = Horizons::default();
-        let waker = Waker::default();
-        let (reads, bytes) = (settings.max_reads as usize, settings.max_replay_bytes as usize);
-        let replays = Arc::new(Replays::new(reads, bytes));
-        let last_id = stored.iter().map(|topic| topic.id).max();
-        let topics = Topics::new(&stored, limits.max_topics as usize, config.topics.clone());
-        let committer = Committer {
-            log: log.clone(),
-            commands: received,
-            tails: Tails::new(settings.max_tail_bytes as usize),
-            window: DedupWindow::new(dedup.clone()),
-            failure: failure.clone(),
-            last_position: last_position.clone(),
-            next_id: last_id.map_or(Some(TopicId::FIRST), TopicId::next),
-            last_time: stored.iter().map(|t| t.extent.last_time).max().unwrap_or_default(),
-            max_block_bytes: settings.max_block_bytes as usize,
-            max_group_bytes: settings.max_group_bytes as usize,
-            auto_create: settings.auto_create,
-            steps: VecDeque::new(),
-            quiet: HashMap::new(),
-            waker: waker.clone(),
-            replays: replays.clone(),
-            horizons: horizons.clone(),
-            totals: Arc::clone(&maintenance_totals),
-            now,
-        };
-        let (maintenance, asks) = std::sync::mpsc::sync_channel(MAX_ASKS);
-        let maintaining = Maintenance {
-            log: log.clone(),
-            topics: topics.clone(),
-            commands: commands.downgrade(),
-            config: config.maintenance.clone(),
-            max_block_bytes: settings.max_block_bytes as usize,
-            now,
-            stopping: stopping.clone(),
-            horizons: horizons.clone(),
-            dedup_age_ms: dedup.max_age_ms,
-            key_hasher: RandomState::new(),
-            failure: failure.clone(),
-        };
-        let max_pace = Duration::from_millis(settings.max_pace_ms);
-        let (waking, wakers_failure) = (waker.clone(), failure.clone());
-        let threads = Threads {
-            committer: spawn("committer", || committer.run())?,
-            maintenance: spawn("maintenance", || maintaining.run(asks))?,
-            waker: spawn("waker", move || waking.run(max_pace, &wakers_failure))?,
-        };
-        Ok(Self(Arc::new(Shared {
-            topics,
-            log,
-            last_position,
-            commands,
-            space: Arc::new(Semaphore::new(max_queue_bytes)),
-            limits: limits.clone(),
-            max_queue_bytes,
-            max_queue_wait: Duration::from_millis(settings.max_queue_wait_ms),
-            max_read_bytes: settings.max_read_bytes as usize,
-            max_page_bytes: settings.max_page_bytes as usize,
-            dedup: dedup.clone(),
-            now,
-            failure,
-            stopping,
-            is_stopping: AtomicBool::new(false),
-            waker,
-            filters: Filters::default(),
-            replays,
-            ephemera: Ephemera::new(settings.max_ephemeral_bytes as usize),
-            max_members: settings.max_members as usize,
-            threads: Mutex::new(Some(threads)),
-            maintenance,
-            maintenance_totals,
-            horizons,
-            recalls: Semaphore::new(MAX_RECALLS),
-        })))
+        Shared::open(log, config, now).map(Self)
     }
 
     /// The incarnation of the log.
@@ -754,76 +559,6 @@ impl Broker {
         if !is_maintained || !matches!(joined, Ok(Ok(()))) {
             tracing::error!("a thread of the broker ended by a panic");
         }
-    }
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    thread.spawn(run).map_err(|error| {
-        let problem = format!("no thread for the {name}: {error}");
-        Error::Open { path: Default::default(), problem }
-    })
-}
-
-impl Shared {
-    /// Room in the queue for `size_bytes`; more than there is in all is given all of it.
-    async fn space(&self, size_bytes: usize) -> Result<OwnedSemaphorePermit> {
-        let permits = u32::try_from(size_bytes.min(self.max_queue_bytes)).unwrap_or(u32::MAX);
-        let space = self.space.clone().acquire_many_owned(permits).await;
-        space.map_err(|_closed| Error::ShuttingDown)
-    }
-
-    async fn send(&self, command: Command) -> Result<()> {
-        self.commands.send(command).await.map_err(|_committer_ended| self.ended())
-    }
-
-    /// Sends a command, and waits for its answer.
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
-        let (answer, answered) = oneshot::channel();
-        self.send(command(answer)).await?;
-        answered.await.map_err(|_committer_ended| self.ended())
-    }
-
-    /// Why the committer takes nothing any more.
-    fn ended(&self) -> Error {
-        self.failure.error().unwrap_or(Error::ShuttingDown)
-    }
-
-    /// Has the committer do a step of maintenance.
-    async fn step(&self, topic: &Arc<Topic>, work: Work) -> Result<Done> {
-        let topic = topic.clone();
-        self.ask(|answer| Command::Step(Step { topic, work, answer })).await?
-    }
-
-    /// Gives back the space of what was trimmed from `topic`.
-    async fn reclaim(&self, topic: &Arc<Topic>) -> Result<()> {
-        while self.step(topic, Work::Retain).await?.has_more {}
-        Ok(())
-    }
-
-    /// Where a page begins, also one that is asked for by its end.
-    async fn page_start(&self, topic: &Topic, request: &PageRequest) -> Result<StartPoint> {
-        let TopicState { id, extent, .. } = topic.state();
-        let (Some(before), StartPoint::Latest, Some(id)) = (request.before, request.start, id)
-        else {
-            return Ok(request.start);
-        };
-        let (end, limit) = (before.min(extent.tail).max(extent.earliest), request.limit as u64);
-        let first = self.blocking(move |log| log.back(id, &extent, end, limit)).await?;
-        let after = Place::Sequence(first.previous());
-        Ok(StartPoint::After(Cursor { after, epoch: None }))
-    }
-
-    /// Makes sure that the window has the ids that `topic` held before the start.
-    async fn recall(&self, topic: &Topic) -> Result<()> {
-        let Some(id) = topic.state().id else { return Ok(()) };
-        let note =
-            |blocks| async move { self.ask(|answer| Command::Recall { id, blocks, answer }).await };
-        if topic.recall.is_done() {
-            return Ok(());
-        }
-        let _one_of_few = self.recalls.acquire().await.map_err(|_closed| Error::ShuttingDown)?;
-        topic.recall.finish((&self.log, id), &self.dedup, (self.now)(), note).await
     }
 }
 

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::committer::Step;
 use super::*;
-use crate::cursor::{Gap, GapReason};
+use crate::cursor::{Cursor, Gap, GapReason};
 use crate::event::NewEvent;
 use crate::log::{Fault, FaultyLog};
 
@@ -486,7 +487,7 @@ async fn a_page_after_which_everything_has_expired_is_the_last() {
     let page = broker.read(&name("a"), request).await.unwrap();
     assert_eq!(page.runs.iter().map(|run| run.events().count()).sum::<usize>(), 1);
     assert!(page.caught_up);
-    assert_eq!(page.cursor, crate::cursor::Cursor::after(Sequence::new(2), broker.epoch()));
+    assert_eq!(page.cursor, Cursor::after(Sequence::new(2), broker.epoch()));
 }
 
 /// Goal: a topic that is created again at once does not take the last word of the old one away.

@@ -1,0 +1,302 @@
+//! What all handles of a broker share: its parts, its threads, and the ways to the committer.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::committer::{Command, Committer, Done, Step, Work};
+use super::config::OpenConfig;
+use super::dedup::{DedupConfig, DedupWindow};
+use super::ephemeral::Ephemera;
+use super::failure::Failure;
+use super::filter::Filters;
+use super::horizon::Horizons;
+use super::limits::LimitsConfig;
+use super::maintenance::{Ask, Maintenance, MaintenanceReport};
+use super::page::PageRequest;
+use super::replay::Replays;
+use super::tail::Tails;
+use super::topics::{Topic, TopicRef, TopicState, Topics};
+use super::waker::Waker;
+use crate::cursor::{Cursor, Place, StartPoint};
+use crate::error::{Error, Result};
+use crate::event::{NewEvent, Timestamp};
+use crate::log::Log;
+use crate::topic::TopicId;
+
+/// Requests to maintenance that wait for their turn.
+const MAX_ASKS: usize = 8;
+
+/// Topics whose ids are recalled at the same time; each step of one takes a MiB or so.
+const MAX_RECALLS: usize = 4;
+
+/// What a request takes of the queue besides its events, in bytes.
+pub(super) const REQUEST_BYTES: usize = 512;
+
+/// What all handles and subscriptions share.
+pub(super) struct Shared {
+    pub(super) log: Arc<dyn Log>,
+    pub(super) topics: Arc<Topics>,
+    pub(super) last_position: Arc<AtomicU64>,
+    pub(super) commands: mpsc::Sender<Command>,
+    /// Room in the queue, in bytes. Closed when nothing new is accepted.
+    pub(super) space: Arc<Semaphore>,
+    pub(super) limits: LimitsConfig,
+    pub(super) max_queue_bytes: usize,
+    pub(super) max_queue_wait: Duration,
+    pub(super) max_read_bytes: usize,
+    pub(super) max_page_bytes: usize,
+    pub(super) dedup: DedupConfig,
+    pub(super) now: fn() -> Timestamp,
+    /// Why nothing more is taken.
+    pub(super) failure: Failure,
+    /// Told to whoever waits for a stop.
+    pub(super) stopping: CancellationToken,
+    /// Ends every subscription. Of its own, for each looks at it before each of its reads.
+    pub(super) is_stopping: AtomicBool,
+    pub(super) waker: Waker,
+    pub(super) filters: Filters,
+    pub(super) replays: Arc<Replays>,
+    pub(super) ephemera: Ephemera,
+    pub(super) max_members: usize,
+    pub(super) threads: Mutex<Option<Threads>>,
+    /// Asks maintenance to do something now. One at a time; whoever asks waits for the answer.
+    pub(super) maintenance: SyncSender<Ask>,
+    pub(super) maintenance_totals: Arc<Mutex<MaintenanceReport>>,
+    /// Held by backups, and by reads of a state.
+    pub(super) horizons: Horizons,
+    /// Topics whose ids are recalled at the same time.
+    pub(super) recalls: Semaphore,
+}
+
+/// The threads of a broker.
+pub(super) struct Threads {
+    pub(super) committer: JoinHandle<()>,
+    pub(super) maintenance: JoinHandle<()>,
+    pub(super) waker: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("epoch", &self.log.epoch()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.waker.stop(); // Nobody follows any more.
+    }
+}
+
+impl Shared {
+    /// Gives an ephemeral event to who is there.
+    pub(super) fn whisper(&self, topic: &TopicRef, event: NewEvent) {
+        if self.followers(topic) > 0 {
+            self.ephemera.push(topic, (self.now)(), event);
+            self.waker.wake(topic);
+        }
+    }
+
+    /// How many subscriptions of a topic there are.
+    pub(super) fn followers(&self, topic: &Topic) -> usize {
+        topic.followers() + self.waker.interests().count_of(&topic.name)
+    }
+
+    pub(super) fn last_position(&self) -> u64 {
+        self.last_position.load(Ordering::Acquire)
+    }
+
+    /// Runs `read` where it may block.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Log) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        blocking(&self.log, read).await
+    }
+}
+
+/// Runs `read` where it may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    log: &Arc<dyn Log>,
+    read: impl FnOnce(&dyn Log) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let log = log.clone();
+    let done = tokio::task::spawn_blocking(move || read(&*log)).await;
+    done.unwrap_or_else(|error| Err(Error::ReadFailed(Arc::new(error))))
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(run).map_err(|error| {
+        let problem = format!("no thread for the {name}: {error}");
+        Error::Open { path: Default::default(), problem }
+    })
+}
+
+impl Shared {
+    /// Opens a broker on a log, and starts its threads.
+    pub(super) fn open(
+        log: Arc<dyn Log>,
+        config: &OpenConfig,
+        now: fn() -> Timestamp,
+    ) -> Result<Arc<Self>> {
+        config.validate()?;
+        let OpenConfig { broker: settings, limits, dedup, .. } = config;
+        let stored = log.topics()?;
+        let last_position = stored.iter().map(|topic| topic.extent.last_position.get()).max();
+        let last_position = Arc::new(AtomicU64::new(last_position.unwrap_or(0)));
+        let max_queue_bytes = settings.max_queue_bytes as usize;
+        let (commands, received) = mpsc::channel(1 + max_queue_bytes / REQUEST_BYTES);
+        let failure = Failure::default();
+        let stopping = CancellationToken::new();
+        let maintenance_totals = Arc::default();
+        let horizons = Horizons::default();
+        let waker = Waker::default();
+        let (reads, bytes) = (settings.max_reads as usize, settings.max_replay_bytes as usize);
+        let replays = Arc::new(Replays::new(reads, bytes));
+        let last_id = stored.iter().map(|topic| topic.id).max();
+        let topics = Topics::new(&stored, limits.max_topics as usize, config.topics.clone());
+        let committer = Committer {
+            log: log.clone(),
+            commands: received,
+            tails: Tails::new(settings.max_tail_bytes as usize),
+            window: DedupWindow::new(dedup.clone()),
+            failure: failure.clone(),
+            last_position: last_position.clone(),
+            next_id: last_id.map_or(Some(TopicId::FIRST), TopicId::next),
+            last_time: stored.iter().map(|t| t.extent.last_time).max().unwrap_or_default(),
+            max_block_bytes: settings.max_block_bytes as usize,
+            max_group_bytes: settings.max_group_bytes as usize,
+            auto_create: settings.auto_create,
+            steps: VecDeque::new(),
+            quiet: HashMap::new(),
+            waker: waker.clone(),
+            replays: replays.clone(),
+            horizons: horizons.clone(),
+            totals: Arc::clone(&maintenance_totals),
+            now,
+        };
+        let (maintenance, asks) = std::sync::mpsc::sync_channel(MAX_ASKS);
+        let maintaining = Maintenance {
+            log: log.clone(),
+            topics: topics.clone(),
+            commands: commands.downgrade(),
+            config: config.maintenance.clone(),
+            max_block_bytes: settings.max_block_bytes as usize,
+            now,
+            stopping: stopping.clone(),
+            horizons: horizons.clone(),
+            dedup_age_ms: dedup.max_age_ms,
+            key_hasher: RandomState::new(),
+            failure: failure.clone(),
+        };
+        let max_pace = Duration::from_millis(settings.max_pace_ms);
+        let (waking, wakers_failure) = (waker.clone(), failure.clone());
+        let threads = Threads {
+            committer: spawn("committer", || committer.run())?,
+            maintenance: spawn("maintenance", || maintaining.run(asks))?,
+            waker: spawn("waker", move || waking.run(max_pace, &wakers_failure))?,
+        };
+        Ok(Arc::new(Self {
+            topics,
+            log,
+            last_position,
+            commands,
+            space: Arc::new(Semaphore::new(max_queue_bytes)),
+            limits: limits.clone(),
+            max_queue_bytes,
+            max_queue_wait: Duration::from_millis(settings.max_queue_wait_ms),
+            max_read_bytes: settings.max_read_bytes as usize,
+            max_page_bytes: settings.max_page_bytes as usize,
+            dedup: dedup.clone(),
+            now,
+            failure,
+            stopping,
+            is_stopping: AtomicBool::new(false),
+            waker,
+            filters: Filters::default(),
+            replays,
+            ephemera: Ephemera::new(settings.max_ephemeral_bytes as usize),
+            max_members: settings.max_members as usize,
+            threads: Mutex::new(Some(threads)),
+            maintenance,
+            maintenance_totals,
+            horizons,
+            recalls: Semaphore::new(MAX_RECALLS),
+        }))
+    }
+
+    /// Room in the queue for `size_bytes`; more than there is in all is given all of it.
+    pub(super) async fn space(&self, size_bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let permits = u32::try_from(size_bytes.min(self.max_queue_bytes)).unwrap_or(u32::MAX);
+        let space = self.space.clone().acquire_many_owned(permits).await;
+        space.map_err(|_closed| Error::ShuttingDown)
+    }
+
+    pub(super) async fn send(&self, command: Command) -> Result<()> {
+        self.commands.send(command).await.map_err(|_committer_ended| self.ended())
+    }
+
+    /// Sends a command, and waits for its answer.
+    pub(super) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.send(command(answer)).await?;
+        answered.await.map_err(|_committer_ended| self.ended())
+    }
+
+    /// Why the committer takes nothing any more.
+    pub(super) fn ended(&self) -> Error {
+        self.failure.error().unwrap_or(Error::ShuttingDown)
+    }
+
+    /// Has the committer do a step of maintenance.
+    pub(super) async fn step(&self, topic: &Arc<Topic>, work: Work) -> Result<Done> {
+        let topic = topic.clone();
+        self.ask(|answer| Command::Step(Step { topic, work, answer })).await?
+    }
+
+    /// Gives back the space of what was trimmed from `topic`.
+    pub(super) async fn reclaim(&self, topic: &Arc<Topic>) -> Result<()> {
+        while self.step(topic, Work::Retain).await?.has_more {}
+        Ok(())
+    }
+
+    /// Where a page begins, also one that is asked for by its end.
+    pub(super) async fn page_start(
+        &self,
+        topic: &Topic,
+        request: &PageRequest,
+    ) -> Result<StartPoint> {
+        let TopicState { id, extent, .. } = topic.state();
+        let (Some(before), StartPoint::Latest, Some(id)) = (request.before, request.start, id)
+        else {
+            return Ok(request.start);
+        };
+        let (end, limit) = (before.min(extent.tail).max(extent.earliest), request.limit as u64);
+        let first = self.blocking(move |log| log.back(id, &extent, end, limit)).await?;
+        let after = Place::Sequence(first.previous());
+        Ok(StartPoint::After(Cursor { after, epoch: None }))
+    }
+
+    /// Makes sure that the window has the ids that `topic` held before the start.
+    pub(super) async fn recall(&self, topic: &Topic) -> Result<()> {
+        let Some(id) = topic.state().id else { return Ok(()) };
+        let note =
+            |blocks| async move { self.ask(|answer| Command::Recall { id, blocks, answer }).await };
+        if topic.recall.is_done() {
+            return Ok(());
+        }
+        let _one_of_few = self.recalls.acquire().await.map_err(|_closed| Error::ShuttingDown)?;
+        topic.recall.finish((&self.log, id), &self.dedup, (self.now)(), note).await
+    }
+}
