@@ -1,7 +1,8 @@
-//! A real browser, with nothing but its own `EventSource`, follows through crashes of the broker.
+//! A real browser, by its own `EventSource` or `WebSocket`, follows through crashes of the broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,11 +13,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::common::{Process, get, send, soon, text, to, try_post};
+use crate::common::{Process, Receipt, get, send, soon, text, to, try_post};
 use crate::webdriver::Browser;
 
 const KILLS: usize = 3;
 const PUBLISHERS: usize = 3;
+const TOPICS: [&str; 3] = ["a", "b.x", "b.y"];
 
 /// Longer than anything here lasts, on a busy machine, too.
 const WAIT: Duration = Duration::from_secs(60);
@@ -30,22 +32,202 @@ const SOON_BACK: [&str; 2] = ["--set", "follow.retry_ms=200"];
 const PAGE: &str = "/healthz";
 const EVENTS: &str = "/v1/topics/a/events";
 
-/// Follows the stream at the URL that it is given, and keeps all that it is told in `seen`, a
-/// [`Seen`] each. A page that follows in another way keeps the same list.
+/// Deletes what is below 8: a method, a path and a body.
+const PURGE: (&str, &str, &str) = ("DELETE", "/v1/topics/a/events?before=8", "");
+
+/// Follows the streams at the URLs that it is given, by name, and keeps all that it is told in
+/// `seen`, a list of [`Seen`] each. A page that follows in another way keeps the same lists.
 const EVENT_SOURCE: &str = r#"
-    window.seen = [];
-    window.source = new EventSource(arguments[0]);
-    const keep = (event) => seen.push([event.type, event.lastEventId, event.data]);
-    for (const type of ["message", "leftoff.gap", "leftoff.error"]) {
-        source.addEventListener(type, keep);
+    window.seen = {};
+    for (const [name, url] of Object.entries(arguments[0])) {
+        seen[name] = [];
+        const source = new EventSource(url);
+        const keep = (event) => seen[name].push([event.type, event.lastEventId, event.data]);
+        for (const type of ["message", "leftoff.gap", "leftoff.error"]) {
+            source.addEventListener(type, keep);
+        }
     }
+"#;
+
+/// What a page has to write to follow over a WebSocket, for as long as it is there: each message is
+/// handed to `take`, and each subscription goes on after the last one that was.
+const FOLLOW: &str = r#"
+    function follow(url, subscriptions, take) {
+        const socket = new WebSocket(url, "leftoff.v1.json");
+        socket.onopen = () => {
+            for (const [subscription, asked] of Object.entries(subscriptions)) {
+                socket.send(JSON.stringify({ type: "subscribe", subscription, ...asked }));
+            }
+        };
+        socket.onmessage = ({ data }) => {
+            const message = JSON.parse(data);
+            take(message);
+            if (message.cursor) {
+                subscriptions[message.subscription].from = message.cursor;
+            }
+        };
+        // Every end comes here, an error's too. These codes say not to come back.
+        socket.onclose = ({ code }) => {
+            const isForGood = code === 1008 || (code >= 4000 && code < 4100);
+            if (!isForGood) {
+                setTimeout(() => follow(url, subscriptions, take), 100);
+            }
+        };
+    }
+"#;
+
+/// Follows with [`FOLLOW`] what it is given, by name, and keeps it as [`EVENT_SOURCE`] does.
+const WEB_SOCKET: &str = r#"
+    window.seen = {};
+    for (const name of Object.keys(arguments[0])) {
+        seen[name] = [];
+    }
+    follow(`ws://${location.host}/v1/ws`, arguments[0], (message) => {
+        const told = message.event ?? message.gap ?? message.error;
+        if (told) {
+            const { type, subscription, cursor = "" } = message;
+            seen[subscription].push([type, cursor, JSON.stringify(told)]);
+        }
+    });
 "#;
 
 /// What a page was told: the type, the id and the data of an event.
 type Seen = (String, String, String);
 
-/// What was acknowledged: the payload of each sequence.
-type Acknowledged = Arc<Mutex<BTreeMap<u64, String>>>;
+/// An event that was acknowledged.
+#[derive(Debug, Clone)]
+struct Published {
+    topic: &'static str,
+    sequence: u64,
+    position: u64,
+    payload: String,
+}
+
+impl Published {
+    /// The event of this number, where all are in one topic.
+    fn numbered(number: u64) -> Self {
+        Self { topic: "a", sequence: number, position: number, payload: number.to_string() }
+    }
+}
+
+/// What was acknowledged, by position.
+type Acknowledged = Arc<Mutex<BTreeMap<u64, Published>>>;
+
+/// A way for a page to follow: the script, what it is given, and the lists that come of it: one of
+/// a topic alone, and one of many topics.
+struct Way {
+    script: String,
+    asked: Value,
+    one: List,
+    many: List,
+}
+
+/// A list in a page.
+struct List {
+    name: &'static str,
+    /// Whose events are in it.
+    topics: &'static [&'static str],
+    /// The types of an event and of a gap.
+    event: &'static str,
+    gap: &'static str,
+    /// Ids are positions, and not sequences.
+    is_placed: bool,
+    /// Of each event, there is the whole envelope, and not the payload alone.
+    is_whole: bool,
+}
+
+fn event_source() -> Way {
+    let (event, gap) = ("message", "leftoff.gap");
+    Way {
+        script: EVENT_SOURCE.to_owned(),
+        asked: json!({
+            "one": format!("{EVENTS}?from=earliest"),
+            "many": "/v1/events?topic=a&topic=b.*&from=earliest",
+        }),
+        one: List { name: "one", topics: &["a"], event, gap, is_placed: false, is_whole: false },
+        many: List { name: "many", topics: &TOPICS, event, gap, is_placed: true, is_whole: true },
+    }
+}
+
+fn web_socket() -> Way {
+    let (event, gap, is_whole) = ("event", "gap", true);
+    Way {
+        script: format!("{FOLLOW}{WEB_SOCKET}"),
+        asked: json!({
+            "one": {"topic": "a", "from": "earliest"},
+            "many": {"topics": ["b.*"], "from": "earliest"},
+        }),
+        one: List { name: "one", topics: &["a"], event, gap, is_placed: false, is_whole },
+        many: List { name: "many", topics: &["b.x", "b.y"], event, gap, is_placed: true, is_whole },
+    }
+}
+
+impl Way {
+    /// Makes the page of the broker at `address` follow.
+    async fn follow(&self, browser: &Browser, address: SocketAddr) {
+        browser.go_to(&format!("http://{address}{PAGE}")).await;
+        browser.run(&self.script, json!([self.asked])).await;
+    }
+}
+
+impl List {
+    /// What the id of an event begins with.
+    fn place(&self, event: &Published) -> String {
+        match self.is_placed {
+            true => format!("@{}-", event.position),
+            false => format!("{}-", event.sequence),
+        }
+    }
+
+    /// What the page is told of these events, as [`Self::seen_through`] shows it.
+    fn expected<'a>(
+        &self,
+        events: impl IntoIterator<Item = &'a Published>,
+        epoch: &str,
+    ) -> Vec<Seen> {
+        let of_these = events.into_iter().filter(|event| self.topics.contains(&event.topic));
+        let told = of_these.map(|event| {
+            let Published { topic, sequence, position, payload } = event;
+            let data = match self.is_whole {
+                true => json!([topic, sequence, position, payload]).to_string(),
+                false => payload.clone(),
+            };
+            (self.event.to_owned(), format!("{}{epoch}", self.place(event)), data)
+        });
+        told.collect()
+    }
+
+    /// What [`Self::expected`] is of the events of these numbers.
+    fn numbers(&self, numbers: RangeInclusive<u64>, epoch: &str) -> Vec<Seen> {
+        let events: Vec<Published> = numbers.map(Published::numbered).collect();
+        self.expected(&events, epoch)
+    }
+
+    /// All that is in the list, once this event is. Of an envelope, it is topic, sequence, position
+    /// and payload.
+    async fn seen_through(&self, browser: &Browser, event: &Published) -> Vec<Seen> {
+        let started = Instant::now();
+        let place = self.place(event);
+        loop {
+            let seen = browser.run("return seen[arguments[0]]", json!([self.name])).await;
+            let seen: Vec<Seen> = serde_json::from_value(seen).unwrap();
+            if seen.iter().any(|(kind, id, _)| kind == self.event && id.starts_with(&place)) {
+                return seen.into_iter().map(|told| self.without_rest(told)).collect();
+            }
+            assert!(started.elapsed() < WAIT, "{event:?} is not among {seen:?}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn without_rest(&self, (kind, id, data): Seen) -> Seen {
+        if !self.is_whole || kind != self.event {
+            return (kind, id, data);
+        }
+        let envelope: Value = serde_json::from_str(&data).unwrap();
+        let kept = ["topic", "sequence", "position", "data"].map(|key| &envelope[key]);
+        (kind, id, json!(kept).to_string())
+    }
+}
 
 /// An address for a broker that comes and goes. It is out of the range of which systems give ports
 /// to clients: while nobody listens there, one of these could be given it.
@@ -64,16 +246,23 @@ fn serve(address: Option<SocketAddr>, directory: &Path) -> Process {
     Process::serve_at(address.unwrap_or(anywhere), directory, &SOON_BACK)
 }
 
-/// Publishes an event as often as it takes until it is acknowledged; its sequence.
-async fn publish(address: SocketAddr, payload: String, acknowledged: &Acknowledged) -> u64 {
+/// Publishes an event as often as it takes until it is acknowledged.
+async fn publish(
+    address: SocketAddr,
+    topic: &'static str,
+    payload: String,
+    acknowledged: &Acknowledged,
+) -> Published {
     let started = Instant::now();
     loop {
         // With its payload as its id, it is stored once, however often it is published.
-        let request = to(address, "POST", &format!("{EVENTS}?id={payload}"));
-        if let Some(sequence) = try_post(request, payload.clone()).await {
-            let earlier = acknowledged.lock().unwrap().insert(sequence, payload);
-            assert_eq!(earlier, None, "{sequence} was given twice");
-            return sequence;
+        let path = format!("/v1/topics/{topic}/events?id={payload}");
+        let receipt = try_post(to(address, "POST", &path), payload.clone()).await;
+        if let Some(Receipt { sequence, position }) = receipt {
+            let event = Published { topic, sequence, position, payload };
+            let earlier = acknowledged.lock().unwrap().insert(position, event.clone());
+            assert!(earlier.is_none(), "{position} was given to {earlier:?}, and to {event:?}");
+            return event;
         }
         assert!(started.elapsed() < WAIT, "{payload} is never acknowledged");
         tokio::time::sleep(PAUSE).await;
@@ -81,10 +270,26 @@ async fn publish(address: SocketAddr, payload: String, acknowledged: &Acknowledg
 }
 
 /// Publishes events whose payloads are these numbers.
-async fn publish_numbers(address: SocketAddr, numbers: std::ops::RangeInclusive<u64>) {
+async fn publish_numbers(address: SocketAddr, numbers: RangeInclusive<u64>) {
     for number in numbers {
-        let sequence = publish(address, number.to_string(), &Acknowledged::default()).await;
-        assert_eq!(sequence, number);
+        let acknowledged = Acknowledged::default();
+        let event = publish(address, "a", number.to_string(), &acknowledged).await;
+        assert_eq!((event.sequence, event.position), (number, number));
+    }
+}
+
+/// Publishes to all topics in turn, until it is enough.
+async fn publish_on(
+    address: SocketAddr,
+    name: usize,
+    acknowledged: Acknowledged,
+    enough: Arc<AtomicBool>,
+) {
+    for (number, topic) in TOPICS.iter().cycle().enumerate() {
+        if enough.load(Ordering::Relaxed) {
+            return;
+        }
+        publish(address, topic, format!("{name}/{number}"), &acknowledged).await;
     }
 }
 
@@ -94,72 +299,76 @@ async fn epoch(address: SocketAddr) -> String {
     cursor.as_str().unwrap().split_once('-').unwrap().1.to_owned()
 }
 
-fn message(sequence: u64, epoch: &str, payload: impl ToString) -> Seen {
-    ("message".to_owned(), format!("{sequence}-{epoch}"), payload.to_string())
-}
-
-/// All that the page was told, once it has the event of this sequence.
-async fn seen_through(browser: &Browser, sequence: u64) -> Vec<Seen> {
-    let started = Instant::now();
-    let id = format!("{sequence}-");
-    loop {
-        let seen = browser.run("return seen", json!([])).await;
-        let seen: Vec<Seen> = serde_json::from_value(seen).unwrap();
-        if seen.iter().any(|(kind, at, _)| kind == "message" && at.starts_with(&id)) {
-            return seen;
-        }
-        assert!(started.elapsed() < WAIT, "{sequence} is not among {seen:?}");
-        tokio::time::sleep(PAUSE).await;
+/// Publishes one more event to each topic; all that is in both lists once the page has these.
+async fn seen_with_one_more(
+    browser: &Browser,
+    way: &Way,
+    address: SocketAddr,
+    name: &str,
+    acknowledged: &Acknowledged,
+) -> [Vec<Seen>; 2] {
+    let mut published = Vec::new();
+    for topic in TOPICS {
+        let payload = format!("{name}/{topic}");
+        published.push(publish(address, topic, payload, acknowledged).await);
     }
+    let last = |list: &List| {
+        let of_these = published.iter().rfind(|event| list.topics.contains(&event.topic));
+        of_these.expect("a list is of some topic")
+    };
+    [
+        way.one.seen_through(browser, last(&way.one)).await,
+        way.many.seen_through(browser, last(&way.many)).await,
+    ]
 }
 
-/// Goal: a page gets each acknowledged event once and in order, however often the broker dies.
-/// Method: kill it as soon as the page follows it again, while events are published all the time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_that_follows_through_crashes_gets_each_event_once_and_in_order() {
-    let Some(browser) = Browser::start().await else { return };
+/// Kills the broker as soon as the page follows it again, while events are published all the time;
+/// checks that the page gets each acknowledged event once and in order.
+async fn follows_through_crashes(browser: &Browser, way: &Way) {
     let directory = tempfile::tempdir().unwrap();
     let address = lasting_address();
     let mut process = serve(Some(address), directory.path());
     let acknowledged = Acknowledged::default();
     let enough = Arc::new(AtomicBool::new(false));
-    let publishers: Vec<_> = (0..PUBLISHERS)
-        .map(|name| {
-            let (acknowledged, enough) = (acknowledged.clone(), enough.clone());
-            tokio::spawn(async move {
-                for number in 0.. {
-                    if enough.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    publish(address, format!("{name}/{number}"), &acknowledged).await;
-                }
-            })
-        })
+    let publishers: JoinSet<()> = (0..PUBLISHERS)
+        .map(|name| publish_on(address, name, acknowledged.clone(), enough.clone()))
         .collect();
-    browser.go_to(&format!("http://{address}{PAGE}")).await;
-    browser.run(EVENT_SOURCE, json!([format!("{EVENTS}?from=earliest")])).await;
+    way.follow(browser, address).await;
     for kill in 0..KILLS {
-        // An event of this life of the broker: the page has it, so it has come back.
-        let sequence = publish(address, format!("kill/{kill}"), &acknowledged).await;
-        seen_through(&browser, sequence).await;
+        // Events of this life of the broker: the page has them, so it has come back.
+        let name = format!("kill/{kill}");
+        seen_with_one_more(browser, way, address, &name, &acknowledged).await;
         process.kill();
         process = serve(Some(address), directory.path());
     }
     enough.store(true, Ordering::Relaxed);
-    for publisher in publishers {
-        publisher.await.unwrap();
-    }
-    let last = publish(address, "last".to_owned(), &acknowledged).await;
-    let seen = seen_through(&browser, last).await;
+    publishers.join_all().await;
+    let [one, many] = seen_with_one_more(browser, way, address, "last", &acknowledged).await;
     let epoch = epoch(address).await;
     let acknowledged = acknowledged.lock().unwrap().clone();
-    assert!(acknowledged.len() > KILLS * PUBLISHERS, "nothing was published");
     println!("{} events through {KILLS} kills", acknowledged.len());
-    let expected: Vec<Seen> = acknowledged
-        .iter()
-        .map(|(sequence, payload)| message(*sequence, &epoch, payload))
-        .collect();
-    assert_eq!(seen, expected);
+    let (ours, least) = ((KILLS + 1) * TOPICS.len(), KILLS * PUBLISHERS);
+    assert!(acknowledged.len() > ours + least, "nothing was published");
+    let places: BTreeSet<_> = acknowledged.values().map(|e| (e.topic, e.sequence)).collect();
+    assert_eq!(places.len(), acknowledged.len(), "a sequence was given twice");
+    assert_eq!(one, way.one.expected(acknowledged.values(), &epoch));
+    assert_eq!(many, way.many.expected(acknowledged.values(), &epoch));
+}
+
+/// Goal: a page gets each acknowledged event once and in order, however often the broker dies: of a
+/// topic alone, and of a topic and a pattern together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_follows_through_crashes_gets_each_event_once_and_in_order() {
+    let Some(browser) = Browser::start().await else { return };
+    follows_through_crashes(&browser, &event_source()).await;
+    browser.close().await;
+}
+
+/// Goal: the same over a WebSocket, with the few lines that a page has to write for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_with_a_websocket_gets_each_event_once_and_in_order_through_crashes() {
+    let Some(browser) = Browser::start().await else { return };
+    follows_through_crashes(&browser, &web_socket()).await;
     browser.close().await;
 }
 
@@ -221,28 +430,29 @@ async fn a_page_that_had_got_no_event_before_the_crash_misses_none() {
     let listener = TcpListener::bind(address).await.unwrap();
     let process = serve(None, directory.path());
     let cut = tokio::spawn(soon(pass_on_priming(listener, process.address)));
-    browser.run(EVENT_SOURCE, json!([EVENTS])).await;
+    browser.run(EVENT_SOURCE, json!([{"one": EVENTS}])).await;
     cut.await.unwrap();
     publish_numbers(process.address, 4..=6).await;
     process.kill();
     let _process = serve(Some(address), directory.path());
-    let expected: Vec<Seen> = (4..=6).map(|number| message(number, &epoch, number)).collect();
-    assert_eq!(seen_through(&browser, 6).await, expected);
+    let list = event_source().one;
+    let seen = list.seen_through(&browser, &Published::numbered(6)).await;
+    assert_eq!(seen, list.numbers(4..=6, &epoch));
     browser.close().await;
 }
 
 /// Follows through a crash and a `trim`, a request, of what is below 8 of 9 events; checks what the
 /// page is told. It has 5 of them then, and does not find the broker until the trim is done.
-async fn told_after(browser: &Browser, trim: (&str, &str, &str), reason: &str) {
+async fn told_after(browser: &Browser, way: &Way, trim: (&str, &str, &str), reason: &str) {
+    let list = &way.one;
     let directory = tempfile::tempdir().unwrap();
     let address = lasting_address();
     let process = serve(Some(address), directory.path());
     publish_numbers(address, 1..=5).await;
     let epoch = epoch(address).await;
-    browser.go_to(&format!("http://{address}{PAGE}")).await;
-    browser.run(EVENT_SOURCE, json!([format!("{EVENTS}?from=earliest")])).await;
-    let mut expected: Vec<Seen> = (1..=5).map(|number| message(number, &epoch, number)).collect();
-    assert_eq!(seen_through(browser, 5).await, expected);
+    way.follow(browser, address).await;
+    let mut expected = list.numbers(1..=5, &epoch);
+    assert_eq!(list.seen_through(browser, &Published::numbered(5)).await, expected);
     process.kill();
     let process = serve(None, directory.path());
     publish_numbers(process.address, 6..=8).await;
@@ -252,15 +462,15 @@ async fn told_after(browser: &Browser, trim: (&str, &str, &str), reason: &str) {
     publish_numbers(process.address, 9..=9).await;
     process.kill();
     let _process = serve(Some(address), directory.path());
-    let mut seen = seen_through(browser, 9).await;
+    let mut seen = list.seen_through(browser, &Published::numbered(9)).await;
     let (kind, id, data) = seen.remove(5);
-    assert_eq!((kind.as_str(), id), ("leftoff.gap", format!("7-{epoch}")));
+    assert_eq!((kind.as_str(), id), (list.gap, format!("7-{epoch}")));
     let gap = json!({
         "topic": "a", "requested": 6, "earliest": 8, "tail": 10, "lost": 2, "reason": reason,
         "resume": 8,
     });
     assert_eq!(serde_json::from_str::<Value>(&data).unwrap(), gap);
-    expected.extend((8..=9).map(|number| message(number, &epoch, number)));
+    expected.extend(list.numbers(8..=9, &epoch));
     assert_eq!(seen, expected);
 }
 
@@ -268,7 +478,16 @@ async fn told_after(browser: &Browser, trim: (&str, &str, &str), reason: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_that_comes_back_after_a_trim_is_told_what_it_has_lost_and_goes_on() {
     let Some(browser) = Browser::start().await else { return };
-    told_after(&browser, ("DELETE", "/v1/topics/a/events?before=8", ""), "purged").await;
-    told_after(&browser, ("PATCH", "/v1/topics/a", r#"{"max_events":2}"#), "retention").await;
+    let retain = ("PATCH", "/v1/topics/a", r#"{"max_events":2}"#);
+    told_after(&browser, &event_source(), PURGE, "purged").await;
+    told_after(&browser, &event_source(), retain, "retention").await;
+    browser.close().await;
+}
+
+/// Goal: the same over a WebSocket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_with_a_websocket_that_comes_back_after_a_trim_is_told_what_it_has_lost() {
+    let Some(browser) = Browser::start().await else { return };
+    told_after(&browser, &web_socket(), PURGE, "purged").await;
     browser.close().await;
 }

@@ -19,6 +19,7 @@ use leftoff::server::Server as RealServer;
 use leftoff::shutdown::Shutdown;
 use leftoff::{Broker, NewEvent, Publish, TopicName};
 use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -153,11 +154,18 @@ pub(crate) async fn post(address: SocketAddr, path: &str, body: impl Into<Bytes>
     send(to(address, "POST", path), body).await
 }
 
-/// Publishes, if there is an answer at all; the sequence, if it is acknowledged.
+/// Where an event that was acknowledged is.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Receipt {
+    pub(crate) sequence: u64,
+    pub(crate) position: u64,
+}
+
+/// Publishes, if there is an answer at all; where the event is, if it is acknowledged.
 pub(crate) async fn try_post(
     request: http::request::Builder,
     body: impl Into<Bytes>,
-) -> Option<u64> {
+) -> Option<Receipt> {
     let client = HttpClient::builder(TokioExecutor::new()).build_http();
     let request = request.body(Full::new(body.into())).unwrap();
     let answer = soon(client.request(request)).await.ok()?;
@@ -165,7 +173,7 @@ pub(crate) async fn try_post(
         return None;
     }
     let body = soon(answer.into_body().collect()).await.ok()?.to_bytes();
-    serde_json::from_slice::<Value>(&body).unwrap()["sequence"].as_u64()
+    Some(serde_json::from_slice(&body).unwrap())
 }
 
 /// One frame of an event stream, taken apart as the WHATWG standard has it.

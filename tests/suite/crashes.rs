@@ -58,10 +58,10 @@ async fn publish(address: SocketAddr, topic: &'static str, name: String, all: Al
         let payload = if is_tombstone { String::new() } else { format!("{name}/{number}") };
         let path = format!("http://{address}/v1/topics/{topic}/events?key=k{key}");
         let request = http::Request::post(path).header("content-type", "text/plain");
-        let Some(sequence) = try_post(request, payload.clone()).await else { return };
+        let Some(receipt) = try_post(request, payload.clone()).await else { return };
         let mut all = all.lock().unwrap();
         let told = Told { key, payload };
-        all.get_mut(topic).unwrap().acknowledged.insert(sequence, told);
+        all.get_mut(topic).unwrap().acknowledged.insert(receipt.sequence, told);
     }
 }
 

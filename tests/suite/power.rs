@@ -27,10 +27,10 @@ async fn publish(address: SocketAddr, name: String, acknowledged: Acknowledged) 
         let path = format!("/v1/topics/{}/events", TOPICS[topic]);
         let url = format!("http://{address}{path}");
         let request = http::Request::post(url).header("content-type", "text/plain");
-        let Some(sequence) = crate::common::try_post(request, payload.clone()).await else {
+        let Some(receipt) = crate::common::try_post(request, payload.clone()).await else {
             return;
         };
-        acknowledged.lock().unwrap().insert((topic, sequence), payload);
+        acknowledged.lock().unwrap().insert((topic, receipt.sequence), payload);
     }
 }
 
