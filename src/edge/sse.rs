@@ -41,7 +41,7 @@ use crate::cursor::{Cursor, Place};
 use crate::error::Error;
 
 /// Bytes up to which deliveries that are ready are put into one write.
-const MAX_WRITE_BYTES: usize = 64 << 10;
+const MAX_WRITE_BYTES: usize = 8 << 10;
 
 /// How long a client is asked to wait after an error that time alone will not mend.
 const ERROR_RETRY_MS: u64 = 30_000;

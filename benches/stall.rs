@@ -1,0 +1,91 @@
+//! What does a reader cost that stalls? As many readers as read, and as many that take nothing, of
+//! the same events, served by the real binary to plain sockets for a minute each.
+//! `cargo bench --bench stall` measures; `cargo test --benches` runs it tiny.
+
+mod served;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use served::Served;
+
+/// Events go out at this pace, and are so large: far more than what the system buffers for a
+/// connection, in a minute.
+const PAUSE: Duration = Duration::from_millis(5);
+const EVENT_BYTES: usize = 4 << 10;
+
+fn main() {
+    let measuring = std::env::args().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
+    let (clients, seconds) = if measuring { (500, 60) } else { (5, 1) };
+    let reading = memory_mb(clients, seconds, true);
+    let stalled = memory_mb(clients, seconds, false);
+    println!(
+        "stall {clients} clients for {seconds} s: {reading:.1} MB with those that read, \
+         {stalled:.1} MB with those that stall, {:.2} KiB more for each (target: none)",
+        (stalled - reading) * 1e6 / 1024.0 / clients as f64,
+    );
+}
+
+/// The memory of a broker at the end of a run.
+fn memory_mb(clients: usize, seconds: u64, read: bool) -> f64 {
+    let directory =
+        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
+    // So long that nobody is given up for not reading.
+    let patient = ["--set", "server.write_timeout_ms=3600000"];
+    let served = Served::start_with(directory.path(), &patient);
+    let taken_bytes = AtomicU64::new(0);
+    let sockets: Vec<TcpStream> = (0..clients).map(|_| follow(served.address)).collect();
+    let memory_mb = std::thread::scope(|scope| {
+        if read {
+            for socket in &sockets {
+                let taken_bytes = &taken_bytes;
+                scope.spawn(move || take(socket, taken_bytes));
+            }
+        }
+        publish(served.address, Duration::from_secs(seconds));
+        let memory_mb = served.memory_mb();
+        for socket in &sockets {
+            let _it_may_be_closed = socket.shutdown(std::net::Shutdown::Both);
+        }
+        memory_mb
+    });
+    let taken = taken_bytes.load(Ordering::Relaxed) > (clients * EVENT_BYTES) as u64;
+    assert_eq!(taken, read, "those that read get events, and the others none");
+    memory_mb
+}
+
+fn follow(address: SocketAddr) -> TcpStream {
+    let mut socket = TcpStream::connect(address).expect("the broker listens");
+    let request =
+        "GET /v1/topics/a/events HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\n\r\n";
+    socket.write_all(request.as_bytes()).expect("it takes a request");
+    let mut first = [0];
+    socket.read_exact(&mut first).expect("it answers");
+    socket
+}
+
+fn take(mut socket: &TcpStream, taken_bytes: &AtomicU64) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = socket.read(&mut buffer) {
+        taken_bytes.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
+
+/// Publishes over one connection, an event at a time.
+fn publish(address: SocketAddr, time: Duration) {
+    let mut socket = TcpStream::connect(address).expect("the broker listens");
+    let payload = "x".repeat(EVENT_BYTES);
+    let request = format!(
+        "POST /v1/topics/a/events HTTP/1.1\r\nhost: a\r\ncontent-length: {EVENT_BYTES}\r\n\r\n{payload}"
+    );
+    let mut answer = [0; 4096];
+    let started = Instant::now();
+    while started.elapsed() < time {
+        socket.write_all(request.as_bytes()).expect("it takes a request");
+        let count = socket.read(&mut answer).expect("it answers");
+        assert!(answer[..count].starts_with(b"HTTP/1.1 201"), "it is stored");
+        std::thread::sleep(PAUSE);
+    }
+}
