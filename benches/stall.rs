@@ -13,12 +13,12 @@ use served::Served;
 
 /// Events go out at this pace, and are so large: far more than what the system buffers for a
 /// connection, in a minute.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(25);
 const EVENT_BYTES: usize = 4 << 10;
 
 fn main() {
     let measuring = std::env::args().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
-    let (clients, seconds) = if measuring { (500, 60) } else { (5, 1) };
+    let (clients, seconds) = if measuring { (2_000, 60) } else { (5, 1) };
     let reading = memory_mb(clients, seconds, true);
     let stalled = memory_mb(clients, seconds, false);
     println!(
@@ -77,9 +77,8 @@ fn take(mut socket: &TcpStream, taken_bytes: &AtomicU64) {
 fn publish(address: SocketAddr, time: Duration) {
     let mut socket = TcpStream::connect(address).expect("the broker listens");
     let payload = "x".repeat(EVENT_BYTES);
-    let request = format!(
-        "POST /v1/topics/a/events HTTP/1.1\r\nhost: a\r\ncontent-length: {EVENT_BYTES}\r\n\r\n{payload}"
-    );
+    let head = format!("host: a\r\ncontent-length: {EVENT_BYTES}\r\n\r\n");
+    let request = format!("POST /v1/topics/a/events HTTP/1.1\r\n{head}{payload}");
     let mut answer = [0; 4096];
     let started = Instant::now();
     while started.elapsed() < time {

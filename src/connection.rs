@@ -24,7 +24,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, Request, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
@@ -253,9 +253,9 @@ impl Service<Request<Incoming>> for Requests {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.peer.clone());
-        let is_http11 = request.version() == Version::HTTP_11;
+        let may_stream = request.version() == Version::HTTP_11 && request.method() == Method::GET;
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let taken = taken.filter(|_| is_http11);
+        let taken = taken.filter(|_| may_stream);
         let answer = self.routes.clone().oneshot(request.map(Body::new));
         Box::pin(async move {
             let response = answer.await?;

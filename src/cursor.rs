@@ -120,6 +120,16 @@ pub enum Place {
     Position(Position),
 }
 
+impl Place {
+    /// The number of the sequence, or of the position.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Sequence(sequence) => sequence.get(),
+            Self::Position(position) => position.get(),
+        }
+    }
+}
+
 /// A resume point as it travels: `42-9f3c2a1b` or `@1042-9f3c2a1b`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {

@@ -63,11 +63,18 @@ pub(crate) async fn protocol(stream: &TcpStream) -> io::Result<Protocol> {
     }
 }
 
-/// Has small answers sent at once, and little wait to be sent.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+/// Has small answers sent at once, little wait to be sent, and a peer given up that vanished: one
+/// that confirms nothing of what was sent for so long.
+fn prepare(stream: &TcpStream, write_timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    {
+        let socket = socket2::SockRef::from(stream);
+        socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+        socket.set_tcp_user_timeout(Some(write_timeout))?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _elsewhere_the_system_decides = write_timeout;
     Ok(())
 }
 
@@ -90,7 +97,7 @@ impl Socket {
         write_timeout: Duration,
         admitted: Option<Admitted>,
     ) -> Self {
-        if let Err(error) = prepare(&stream) {
+        if let Err(error) = prepare(&stream, write_timeout) {
             debug!(%error, "cannot set how a connection sends");
         }
         Self { stream, write_timeout, stalled: None, lingering: None, admitted }

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use axum::response::Response;
 use bytes::{Buf, Bytes};
+use http::{HeaderName, header};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -49,7 +50,9 @@ pub(crate) async fn send(mut socket: Socket, response: Response) -> io::Result<(
 fn head_of(head: &http::response::Parts) -> String {
     let mut text = String::with_capacity(512);
     let _never_fails = write!(text, "HTTP/1.1 {}\r\n", head.status);
-    for (name, value) in &head.headers {
+    let is_framing =
+        |name: &HeaderName| [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name);
+    for (name, value) in head.headers.iter().filter(|(name, _)| !is_framing(name)) {
         // What is no ASCII is none of ours, and is left out.
         if let Ok(value) = value.to_str() {
             let _never_fails = write!(text, "{name}: {value}\r\n");

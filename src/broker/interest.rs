@@ -12,7 +12,7 @@
 //! however many others follow something else.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::Notify;
@@ -27,6 +27,8 @@ const MAX_MARKED: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct FeedSignal {
     pub(super) notify: Notify,
+    /// Whether it is going to be told. The waker's own.
+    pub(super) is_planned: AtomicBool,
     marked: Mutex<Marked>,
 }
 
@@ -39,19 +41,17 @@ pub(super) struct Marked {
 }
 
 impl FeedSignal {
-    /// Notes that there is something new in `topic`. Returns whether it is the first.
-    pub(super) fn mark(&self, topic: &Arc<Topic>) -> bool {
+    /// Notes that there is something new in `topic`.
+    pub(super) fn mark(&self, topic: &Arc<Topic>) {
         let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_first = marked.topics.is_empty() && !marked.is_over;
         if marked.is_over || marked.topics.iter().any(|other| Arc::ptr_eq(other, topic)) {
-            return is_first;
+            return;
         }
         if marked.topics.len() >= MAX_MARKED {
             *marked = Marked { topics: Vec::new(), is_over: true };
         } else {
             marked.topics.push(topic.clone());
         }
-        is_first
     }
 
     /// What was marked since it was asked last.

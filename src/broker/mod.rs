@@ -143,6 +143,11 @@ impl Broker {
         self.0.log.epoch()
     }
 
+    /// The position of the newest durable event.
+    pub fn last_position(&self) -> Position {
+        Position::new(self.0.last_position())
+    }
+
     /// What publishers may hand in.
     pub fn limits(&self) -> &LimitsConfig {
         &self.0.limits

@@ -8,7 +8,7 @@ use super::filter::Filter;
 use super::reader::Reader;
 use super::subscription::{Delivery, Patience, Waited};
 use super::tail::Run;
-use crate::cursor::{Cursor, Gap, OnGap, Place, Sequence, StartPoint};
+use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
 use crate::error::Result;
 use crate::log::EventRef;
 use crate::topic::TopicName;
@@ -52,6 +52,9 @@ pub struct Page {
 /// and the names of its fields where they are spelled out.
 pub(super) const EVENT_BYTES: usize = 128;
 
+/// How long a page looks for events that its filter picks, where it finds none.
+const MAX_SEARCH: Duration = Duration::from_secs(1);
+
 /// Reads a page; `max_bytes` bounds it besides the number of events.
 pub(super) async fn read(
     mut reader: Reader,
@@ -84,9 +87,14 @@ pub(super) async fn read(
             }
             // What is not stored is no part of history.
             Ok(Waited::Delivery(Delivery::CaughtUp | Delivery::Ephemeral(_))) => continue,
-            Ok(Waited::Silence | Waited::Stopping) => {
+            Ok(Waited::Stopping) => break,
+            Ok(Waited::Silence) => {
                 // Beyond what has expired since it was read, too: that never comes again.
                 page.cursor = reader.cursor();
+                let may_go_on = reader.lag() > 0 && started.elapsed() < MAX_SEARCH;
+                if may_go_on {
+                    continue;
+                }
                 break;
             }
             Err(_told_by_the_next_page) if !page.runs.is_empty() => break,
@@ -105,10 +113,7 @@ pub(super) async fn read(
         page.runs.push(run);
     }
     (page.earliest, page.tail) = reader.bounds();
-    let last = match page.cursor.after {
-        Place::Sequence(last) => last.get(),
-        Place::Position(last) => last.get(),
-    };
+    let last = page.cursor.after.number();
     page.caught_up = last + 1 >= page.tail;
     Ok(page)
 }

@@ -71,34 +71,40 @@ impl Members {
         members.range::<str, _>(after).take(limit).map(|(_, present)| present.clone()).collect()
     }
 
-    /// Adds one. Returns whether it was not there before.
-    fn join(&self, member: &Member, now: Timestamp, max_members: usize) -> Result<bool> {
+    /// Adds one; `tell` is called, before anybody else can join or leave, if it was not there.
+    fn join(
+        &self,
+        member: &Member,
+        now: Timestamp,
+        max_members: usize,
+        tell: impl FnOnce(),
+    ) -> Result<()> {
         let members = self.0.get_or_init(Mutex::default);
         let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(present) = members.get_mut(&member.id) {
             present.subscriptions += 1;
             present.member.info = member.info.clone();
-            return Ok(false);
+            return Ok(());
         }
         if members.len() >= max_members {
             return Err(Error::over("members", members.len() + 1, max_members));
         }
         let present = Present { member: member.clone(), since_ms: now.as_ms(), subscriptions: 1 };
         members.insert(member.id.clone(), present);
-        Ok(true)
+        tell();
+        Ok(())
     }
 
-    /// Takes one out. Returns whether it is not there any more.
-    fn leave(&self, id: &str) -> bool {
-        let Some(members) = self.0.get() else { return false };
+    /// Takes one out; `tell` is called, before anybody else can, if it is not there any more.
+    fn leave(&self, id: &str, tell: impl FnOnce()) {
+        let Some(members) = self.0.get() else { return };
         let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(present) = members.get_mut(id) else { return false };
+        let Some(present) = members.get_mut(id) else { return };
         present.subscriptions -= 1;
-        let is_last = present.subscriptions == 0;
-        if is_last {
+        if present.subscriptions == 0 {
             members.remove(id);
+            tell();
         }
-        is_last
     }
 }
 
@@ -118,10 +124,9 @@ impl Presence {
         for topic in topics {
             let shared = &presence.shared;
             let now = (shared.now)();
-            let is_new = topic.members.join(&presence.member, now, shared.max_members)?;
-            if is_new {
+            topic.members.join(&presence.member, now, shared.max_members, || {
                 shared.whisper(&topic, told("leftoff.joined", &presence.member));
-            }
+            })?;
             presence.topics.push(topic);
         }
         Ok(presence)
@@ -131,9 +136,9 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         for topic in &self.topics {
-            if topic.members.leave(&self.member.id) {
+            topic.members.leave(&self.member.id, || {
                 self.shared.whisper(topic, told("leftoff.left", &self.member));
-            }
+            });
         }
     }
 }

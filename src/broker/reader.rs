@@ -69,10 +69,7 @@ impl Reader {
     /// How many events of the one topic, or how many positions, it is behind.
     pub fn lag(&self) -> u64 {
         let (_, tail) = self.bounds();
-        let after = match self.cursor().after {
-            Place::Sequence(sequence) => sequence.get(),
-            Place::Position(position) => position.get(),
-        };
+        let after = self.cursor().after.number();
         tail.saturating_sub(after + 1)
     }
 

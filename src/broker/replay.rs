@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::blocking;
 use super::tail::{Account, SharedBlock};
@@ -66,13 +66,18 @@ impl Replays {
         if let Some(blocks) = self.find(id, from, below, max_bytes) {
             return Ok(blocks);
         }
-        let _turn = self.turns.acquire().await.expect("it is never closed");
+        let _turn = self.turn().await;
         if let Some(blocks) = self.find(id, from, below, max_bytes) {
             return Ok(blocks); // Somebody else has read them meanwhile.
         }
         let rewrites = topic.rewrites.load(Ordering::SeqCst);
         let read = blocking(log, move |log| log.read(id, from, below, max_bytes)).await?;
         Ok(self.keep((topic, id), rewrites, read))
+    }
+
+    /// Waits for a turn, which lasts for as long as it is held.
+    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.turns.acquire().await.expect("it is never closed")
     }
 
     /// Those that were read before, from the one that holds `from` on, without a hole.
@@ -118,10 +123,10 @@ impl Replays {
         for block in read {
             let key = (id, block.first_sequence());
             let shared = SharedBlock::charged_to(block, &self.account);
-            if let Some(before) = recent.blocks.insert(key, shared.clone()) {
-                before.let_go();
+            match recent.blocks.insert(key, shared.clone()) {
+                Some(before) => before.let_go(), // It keeps its turn.
+                None => recent.order.push_back(key),
             }
-            recent.order.push_back(key);
             kept.push(shared);
         }
         while self.account.is_over() {
@@ -140,6 +145,10 @@ impl Replays {
         let mut recent = self.recent();
         let keys = (id, Sequence::BEFORE_ALL)..=(id, Sequence::new(u64::MAX));
         let gone: Vec<Key> = recent.blocks.range(keys).map(|(key, _)| *key).collect();
+        if gone.is_empty() {
+            return;
+        }
+        recent.order.retain(|(topic, _)| *topic != id);
         for key in gone {
             if let Some(shared) = recent.blocks.remove(&key) {
                 shared.let_go();

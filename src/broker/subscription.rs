@@ -94,6 +94,14 @@ impl Patience {
     }
 }
 
+/// What comes of one look.
+enum Step {
+    Delivery(Delivery),
+    /// What was read is not for this reader; there may be more.
+    Passed,
+    Idle,
+}
+
 /// A live reader of one topic.
 #[derive(Debug)]
 pub struct Subscription {
@@ -245,9 +253,18 @@ impl Subscription {
     /// As [`Self::next`].
     pub async fn next_within(&mut self, patience: &mut Patience) -> Result<Waited> {
         loop {
-            if let Some(delivery) = self.next_ready().await? {
-                patience.renew();
-                return Ok(Waited::Delivery(delivery));
+            match self.step().await? {
+                Step::Delivery(delivery) => {
+                    patience.renew();
+                    return Ok(Waited::Delivery(delivery));
+                }
+                // What there is, is not for this reader.
+                Step::Passed if patience.is_over() => {
+                    patience.renew();
+                    return Ok(Waited::Silence);
+                }
+                Step::Passed => continue,
+                Step::Idle => {}
             }
             if self.shared.is_stopping.load(Ordering::SeqCst) {
                 return Ok(Waited::Stopping);
@@ -278,15 +295,30 @@ impl Subscription {
     /// As [`Self::next`].
     pub async fn next_ready(&mut self) -> Result<Option<Delivery>> {
         loop {
+            match self.step().await? {
+                Step::Delivery(delivery) => return Ok(Some(delivery)),
+                Step::Passed => {}
+                Step::Idle => return Ok(None),
+            }
+        }
+    }
+
+    /// Reads once, at the most.
+    async fn step(&mut self) -> Result<Step> {
+        let mut has_read = false;
+        loop {
             if self.shared.is_stopping.load(Ordering::SeqCst) {
-                return Ok(None);
+                return Ok(Step::Idle);
             }
             if let Some(gap) = self.gap.take() {
                 self.next = gap.resume;
-                return Ok(Some(Delivery::Gap(gap)));
+                return Ok(Step::Delivery(Delivery::Gap(gap)));
             }
             if let Some(run) = self.take_read() {
-                return Ok(Some(Delivery::Events(run)));
+                return Ok(Step::Delivery(Delivery::Events(run)));
+            }
+            if has_read {
+                return Ok(Step::Passed);
             }
             self.signal.mark_unchanged(); // In this order: what is new after it is signalled.
             let state = self.topic.state();
@@ -297,11 +329,13 @@ impl Subscription {
                 self.fall_behind(&state)?;
             } else if self.next < state.extent.tail {
                 self.read(&state).await?;
+                has_read = true;
             } else if !self.is_caught_up {
                 self.is_caught_up = true;
-                return Ok(Some(Delivery::CaughtUp));
+                return Ok(Step::Delivery(Delivery::CaughtUp));
             } else {
-                return Ok(self.next_ephemeral().map(Delivery::Ephemeral));
+                let next = self.next_ephemeral().map(Delivery::Ephemeral);
+                return Ok(next.map_or(Step::Idle, Step::Delivery));
             }
         }
     }
@@ -434,6 +468,7 @@ async fn resolve(
             let (id, extent) = (state.id, state.extent);
             let Some(id) = id else { return Ok((extent.tail, None)) };
             let back = move |log: &dyn Log| log.back(id, &extent, extent.tail, count);
+            let _turn = shared.replays.turn().await;
             return Ok((shared.blocking(back).await?, None));
         }
         StartPoint::Time(time) => Wanted::Time(time),
@@ -462,6 +497,7 @@ async fn resolve(
     let Some(id) = state.id else { return Ok((state.extent.tail, None)) };
     let (earliest, tail) = (state.extent.earliest, state.extent.tail);
     let seek = move |log: &dyn Log| log.seek(id, seek, earliest, tail);
+    let _turn = shared.replays.turn().await;
     Ok((shared.blocking(seek).await?, None))
 }
 

@@ -108,22 +108,25 @@ pub(super) struct Waker(Arc<Inner>);
 impl Waker {
     /// Has those told who follow `topic` that there is something new. It is there by now.
     pub(super) fn wake(&self, topic: &Arc<Topic>) {
-        let is_followed = topic.signal.get().is_some_and(|s| s.sender.receiver_count() > 0);
-        if !is_followed && !self.0.interests.is_any() {
-            return;
-        }
-        if !topic.is_due.swap(true, Ordering::SeqCst) {
-            self.due().new.push(topic.clone());
-            self.0.changed.notify_one();
-        }
+        self.wake_all([topic], None);
     }
 
-    /// All up to `position` is there by now, and [`Self::wake`] was called for its topics.
-    pub(super) fn advance(&self, position: Position) {
-        if self.0.interests.is_any() {
-            self.due().position = position;
-            self.0.changed.notify_one();
+    /// As [`Self::wake`], for all topics that have something new up to `position`, if it is said.
+    /// In one go, for where the position is known, the topics have to be.
+    pub(super) fn wake_all<'a>(
+        &self,
+        topics: impl IntoIterator<Item = &'a Arc<Topic>>,
+        position: Option<Position>,
+    ) {
+        let has_feeds = self.0.interests.is_any();
+        let mut due = self.due();
+        for topic in topics {
+            if (has_feeds || topic.followers() > 0) && !topic.is_due.swap(true, Ordering::SeqCst) {
+                due.new.push(topic.clone());
+            }
         }
+        due.position = position.filter(|_| has_feeds).unwrap_or(due.position);
+        self.0.changed.notify_one();
     }
 
     /// Up to where every topic with something new was marked for the feeds it is in.
@@ -156,7 +159,8 @@ impl Waker {
                 // In this order: what changes from here on has it marked again.
                 topic.is_due.store(false, Ordering::SeqCst);
                 self.0.interests.each(&topic.name, |feed| {
-                    if feed.mark(topic) {
+                    feed.mark(topic);
+                    if !feed.is_planned.swap(true, Ordering::Relaxed) {
                         plan.feeds.push(feed.clone());
                     }
                 });
@@ -210,7 +214,10 @@ impl Plan {
     fn tell_feeds(&mut self, now: Instant, max_pace: Duration) {
         if self.next <= now && !self.feeds.is_empty() {
             self.next = now + pace(self.feeds.len(), max_pace);
-            self.feeds.drain(..).for_each(|feed| feed.notify.notify_one());
+            for feed in self.feeds.drain(..) {
+                feed.is_planned.store(false, Ordering::Relaxed);
+                feed.notify.notify_one();
+            }
         }
     }
 

@@ -12,7 +12,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::websocket::Upgrades;
-use crate::broker::Reader;
+use crate::broker::{Broker, Reader};
+use crate::topic::TopicName;
 
 /// How many clients there may be.
 #[derive(Debug, Clone, Copy)]
@@ -50,8 +51,23 @@ pub(crate) struct Client {
 struct Followed {
     protocol: &'static str,
     topics: String,
-    /// How many events, or positions, it is behind, as of its last write.
-    lag: AtomicU64,
+    /// Its one topic, if it is one: its place is a sequence then, and a position otherwise.
+    topic: Option<TopicName>,
+    /// Its place after its last write.
+    after: AtomicU64,
+}
+
+impl Followed {
+    /// How many events of the one topic, or how many positions, it is behind.
+    fn lag(&self, broker: &Broker) -> u64 {
+        let last = match &self.topic {
+            Some(topic) => {
+                broker.topic(topic).map_or(0, |topic| topic.extent.tail.previous().get())
+            }
+            None => broker.last_position().get(),
+        };
+        last.saturating_sub(self.after.load(Ordering::Relaxed))
+    }
 }
 
 /// A connection that was let in, for as long as it is held.
@@ -124,26 +140,30 @@ impl Clients {
     }
 
     /// Up to `limit` of them in the order in which they came, after the one with the id `after`.
-    pub(super) fn list(&self, after: u64, limit: usize) -> Vec<Value> {
-        let open = self.open();
-        let later = open.clients.range(after.saturating_add(1)..);
-        later.take(limit).map(|(_, client)| client.json()).collect()
+    pub(super) fn list(&self, broker: &Broker, after: u64, limit: usize) -> Vec<Value> {
+        let clients: Vec<_> = {
+            let open = self.open();
+            let later = open.clients.range(after.saturating_add(1)..);
+            later.take(limit).map(|(_, client)| client.clone()).collect()
+        };
+        clients.iter().map(|client| client.json(broker)).collect()
     }
 }
 
 impl Client {
-    fn json(&self) -> Value {
+    fn json(&self, broker: &Broker) -> Value {
         let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         let streams = followed.iter().map(|followed| {
             json!({
                 "protocol": followed.protocol,
                 "topics": followed.topics,
-                "lag": followed.lag.load(Ordering::Relaxed),
+                "lag": followed.lag(broker),
             })
         });
         json!({
             "id": self.id,
             "address": self.address.to_string(),
+            "user": null,
             "age_ms": self.since.elapsed().as_millis() as u64,
             "sent_bytes": self.sent_bytes.load(Ordering::Relaxed),
             "streams": streams.collect::<Vec<_>>(),
@@ -190,7 +210,12 @@ impl Following {
                     patterns.collect::<Vec<_>>().join(" ")
                 }
             };
-            let followed = Arc::new(Followed { protocol, topics, lag: AtomicU64::new(0) });
+            let topic = match reader {
+                Reader::One(one) => Some(one.topic().clone()),
+                Reader::Many(_) => None,
+            };
+            let after = AtomicU64::new(reader.cursor().after.number());
+            let followed = Arc::new(Followed { protocol, topics, topic, after });
             let mut all = client.followed.lock().unwrap_or_else(PoisonError::into_inner);
             all.reserve_exact(1); // Most connections have one.
             all.push(followed.clone());
@@ -204,10 +229,10 @@ impl Following {
         self.clients.as_ref().map_or(0, |clients| clients.count())
     }
 
-    /// Notes how far behind it is after a write.
+    /// Notes its place after a write.
     pub(super) fn note(&self, reader: &Reader) {
         if let Some((_, followed)) = &self.listed {
-            followed.lag.store(reader.lag(), Ordering::Relaxed);
+            followed.after.store(reader.cursor().after.number(), Ordering::Relaxed);
         }
     }
 }
@@ -242,6 +267,7 @@ mod tests {
         drop(three);
         assert_eq!(clients.count(), 2);
         assert_eq!(clients.open().by_address.len(), 1, "nothing is left of who is gone");
-        assert_eq!(clients.list(2, 10).len(), 1);
+        let broker = Broker::in_memory(&Default::default()).unwrap();
+        assert_eq!(clients.list(&broker, 2, 10).len(), 1);
     }
 }

@@ -145,8 +145,10 @@ impl BrokerService for Grpc {
         let reader = within(deadline, follow).await?.filtered(messages::filter(request.filter))?;
         let patience = self.config.patience();
         let listed = clients::Following::new(peer.as_ref(), "grpc", &reader);
+        let config = self.config.clone();
         let following = Following {
             reader,
+            config,
             patience,
             listed,
             _presence: presence,
@@ -409,6 +411,7 @@ async fn answer(in_flight: &mut VecDeque<Result<Pending>>) -> Result<crate::brok
 /// One `Subscribe`.
 struct Following {
     reader: Reader,
+    config: FollowConfig,
     /// With silence, up to the next heartbeat.
     patience: Patience,
     listed: clients::Following,
@@ -444,7 +447,10 @@ impl Following {
                 let events = messages::events(&run, matches!(self.reader, Reader::Many(_)));
                 Message::Events(proto::EventBatch { events, cursor: cursor.to_string() })
             }
-            Ok(Waited::Stopping) => return Some(self.ended(Error::ShuttingDown)),
+            Ok(Waited::Stopping) => {
+                self.config.turn_to_end(self.listed.connections()).await;
+                return Some(self.ended(Error::ShuttingDown));
+            }
             Err(error) => return Some(self.ended(error)),
         };
         Some(Ok(response(message)))

@@ -247,7 +247,11 @@ impl Edge {
             before,
             limit: limit as usize,
             wait,
-            on_gap: on_gap.unwrap_or(OnGap::Fail),
+            on_gap: on_gap.unwrap_or(match topics {
+                Topics::One(_) => OnGap::Fail,
+                // What one of them has lost is no reason to keep back the others.
+                Topics::Many(_) => OnGap::Resume,
+            }),
             filter,
         };
         let page = match topics {

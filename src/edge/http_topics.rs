@@ -163,7 +163,7 @@ async fn connections(
         let detail = "set follow.list_connections to have connections listed";
         return Ok(status::plain_problem(StatusCode::FORBIDDEN, detail));
     };
-    let connections = peer.clients.list(after, limit);
+    let connections = peer.clients.list(&edge.broker, after, limit);
     Ok(axum::Json(json!({"count": peer.clients.count(), "connections": connections}))
         .into_response())
 }

@@ -105,10 +105,10 @@ impl FollowConfig {
     }
 
     /// Waits for one stream's turn to end, of all the streams of so many connections.
-    async fn turn_to_end(&self, connections: usize) {
+    fn turn_to_end(&self, connections: usize) -> tokio::time::Sleep {
         let window_ms = self.drain_ms.min(connections as u64);
         let turn_ms = rand::rng().random_range(0..=window_ms);
-        tokio::time::sleep(Duration::from_millis(turn_ms)).await;
+        tokio::time::sleep(Duration::from_millis(turn_ms))
     }
 
     /// A time around `retry_ms`, another one each time.

@@ -129,11 +129,15 @@ impl Following {
             Phase::Open => {}
         }
         let waited = self.reader.next_within(&mut self.patience).await;
-        let before = std::mem::replace(&mut self.told, self.reader.cursor());
         Some(match waited {
-            Ok(Waited::Silence) if self.told == before => Bytes::from_static(b": heartbeat\n\n"),
+            Ok(Waited::Silence) if self.told == self.reader.cursor() => {
+                Bytes::from_static(b": heartbeat\n\n")
+            }
             // What was published is not for this client, and need not be passed over again.
-            Ok(Waited::Silence) => format!("id: {}\n\n", self.told).into(),
+            Ok(Waited::Silence) => {
+                self.told = self.reader.cursor();
+                format!("id: {}\n\n", self.told).into()
+            }
             Ok(Waited::Delivery(Delivery::Events(run))) => self.gather(&run),
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
                 self.control_frame("leftoff.gap", &status::gap_json(&gap)).into()
@@ -165,7 +169,6 @@ impl Following {
             let Some(Delivery::Events(run)) = self.reader.next_in_memory() else { break };
             more.get_or_insert_with(|| first.to_vec()).extend_from_slice(&self.frames(&run));
         }
-        self.told = self.reader.cursor();
         self.listed.note(&self.reader);
         more.map_or(first, Bytes::from) // One block alone is shared with every other reader.
     }
@@ -209,8 +212,11 @@ impl Following {
     }
 
     /// The frames of the events of `run`.
-    fn frames(&self, run: &Run) -> Bytes {
+    fn frames(&mut self, run: &Run) -> Bytes {
         let epoch = self.reader.epoch();
+        if let Some(last) = run.events().last() {
+            self.told = self.reader.cursor_after(&last);
+        }
         let (form, is_placed) = (self.form(), matches!(self.reader, Reader::Many(_)));
         let format = self.format;
         run.encoded(form, |event, bytes| {
@@ -233,7 +239,7 @@ impl Following {
         })
     }
 
-    fn caught_up(&self) -> String {
+    fn caught_up(&mut self) -> String {
         let (earliest, tail) = self.reader.bounds();
         let data = match &self.reader {
             Reader::One(one) => json!({"topic": one.topic(), "earliest": earliest, "tail": tail}),
@@ -249,7 +255,8 @@ impl Following {
     }
 
     /// A frame of the broker's own, with the id of the place it speaks of.
-    fn control_frame(&self, event_type: &str, data: &Value) -> String {
+    fn control_frame(&mut self, event_type: &str, data: &Value) -> String {
+        self.told = self.reader.cursor();
         format!("id: {}\nevent: {event_type}\ndata: {data}\n\n", self.told)
     }
 }

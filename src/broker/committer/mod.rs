@@ -243,7 +243,7 @@ impl Committer {
             last_position = last_position.max(extent.last_position);
             let was_empty = !topic.state.exists() || topic.state.extent.is_empty();
             let (id, is_deleted) = (Some(topic.id), false);
-            self.show(&topic.topic, TopicState { id, extent, is_deleted, ..topic.state });
+            topic.topic.set_state(TopicState { id, extent, is_deleted, ..topic.state });
             if was_empty {
                 topic.topic.upkeep.has_front(); // How old it may get nobody has looked at.
             }
@@ -259,7 +259,8 @@ impl Committer {
         self.next_id = draft.next_id();
         // In this order: whoever knows of a position sees all up to it.
         self.last_position.fetch_max(last_position.get(), Ordering::Release);
-        self.waker.advance(last_position);
+        let topics = draft.topics().iter().map(|topic| &topic.topic);
+        self.waker.wake_all(topics, Some(last_position));
     }
 
     /// Lets readers see what a topic is now.

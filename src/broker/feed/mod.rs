@@ -56,6 +56,8 @@ pub struct Feed {
     /// What the sources hold in blocks, in bytes.
     held_bytes: usize,
     gaps: VecDeque<Gap>,
+    /// What the reader came with, until it is told of the gap it has there.
+    came_with: Option<Cursor>,
     whispers: Whispers,
     on_gap: OnGap,
     filter: Option<Arc<Filter>>,
@@ -100,7 +102,16 @@ enum Step {
     Gap,
     /// The first source has to be read from the log.
     Read,
+    /// What was read is not for this reader; there may be more.
+    Passed,
     /// Nothing is there.
+    Idle,
+}
+
+/// What comes of one look.
+enum Next {
+    Delivery(Delivery),
+    Passed,
     Idle,
 }
 
@@ -131,6 +142,7 @@ impl Feed {
             present: HashSet::new(),
             held_bytes: 0,
             gaps: VecDeque::new(),
+            came_with: None,
             whispers,
             on_gap,
             filter: None,
@@ -162,7 +174,8 @@ impl Feed {
 
     /// The cursor that names the reader's place: what to come back with.
     pub fn cursor(&self) -> Cursor {
-        Cursor { after: Place::Position(self.after), epoch: Some(self.epoch()) }
+        let here = Cursor { after: Place::Position(self.after), epoch: Some(self.epoch()) };
+        self.came_with.unwrap_or(here)
     }
 
     /// The incarnation of the log that is read.
@@ -187,25 +200,32 @@ impl Feed {
     /// Nothing is lost: what was not returned is delivered by the next call.
     pub async fn next_within(&mut self, patience: &mut Patience) -> Result<Waited> {
         loop {
-            if let Some(delivery) = self.next_ready().await? {
-                patience.renew();
-                return Ok(Waited::Delivery(delivery));
-            }
-            if self.shared.is_stopping.load(Ordering::SeqCst) {
-                return Ok(Waited::Stopping);
-            }
-            tokio::select! {
-                biased;
-                () = self.interest.signal.notify.notified() => {
-                    if !patience.is_over() {
-                        continue;
-                    }
+            match self.next_step().await? {
+                Next::Delivery(delivery) => {
+                    patience.renew();
+                    return Ok(Waited::Delivery(delivery));
                 }
-                () = patience.ended() => {}
+                Next::Passed if !patience.is_over() => continue,
+                Next::Passed => {}
+                Next::Idle if self.shared.is_stopping.load(Ordering::SeqCst) => {
+                    return Ok(Waited::Stopping);
+                }
+                Next::Idle => tokio::select! {
+                    biased;
+                    () = self.interest.signal.notify.notified() => {
+                        if !patience.is_over() {
+                            continue;
+                        }
+                    }
+                    () = patience.ended() => {}
+                },
             }
             patience.renew();
             // The place moves on over what was published for others.
-            return Ok(self.next_ready().await?.map_or(Waited::Silence, Waited::Delivery));
+            return Ok(match self.next_step().await? {
+                Next::Delivery(delivery) => Waited::Delivery(delivery),
+                Next::Passed | Next::Idle => Waited::Silence,
+            });
         }
     }
 
@@ -221,28 +241,45 @@ impl Feed {
     /// As [`Self::next_within`].
     pub async fn next_ready(&mut self) -> Result<Option<Delivery>> {
         loop {
-            if self.shared.is_stopping.load(Ordering::SeqCst) {
-                return Ok(None);
+            match self.next_step().await? {
+                Next::Delivery(delivery) => return Ok(Some(delivery)),
+                Next::Passed => {}
+                Next::Idle => return Ok(None),
             }
-            match self.step() {
-                Step::Deliver(run) => return Ok(Some(Delivery::Events(run))),
+        }
+    }
+
+    async fn next_step(&mut self) -> Result<Next> {
+        loop {
+            if self.shared.is_stopping.load(Ordering::SeqCst) {
+                return Ok(Next::Idle);
+            }
+            return Ok(match self.step() {
+                Step::Deliver(run) => Next::Delivery(Delivery::Events(run)),
+                Step::Passed => Next::Passed,
                 Step::Gap => {
                     let Some(gap) = self.gaps.pop_front() else { continue };
+                    if self.gaps.is_empty() {
+                        self.came_with = None;
+                    }
                     if self.on_gap == OnGap::Fail {
                         return Err(Error::Gap(gap));
                     }
-                    return Ok(Some(Delivery::Gap(gap)));
+                    Next::Delivery(Delivery::Gap(gap))
                 }
-                Step::Read => self.read_first().await?,
+                Step::Read => {
+                    self.read_first().await?;
+                    continue;
+                }
                 Step::Idle if self.is_caught_up => {
                     let next = self.whispers.next(self.filter.as_deref());
-                    return Ok(next.map(Delivery::Ephemeral));
+                    next.map_or(Next::Idle, |event| Next::Delivery(Delivery::Ephemeral(event)))
                 }
                 Step::Idle => {
                     self.is_caught_up = true;
-                    return Ok(Some(Delivery::CaughtUp));
+                    Next::Delivery(Delivery::CaughtUp)
                 }
-            }
+            });
         }
     }
 
@@ -250,7 +287,7 @@ impl Feed {
     pub fn next_in_memory(&mut self) -> Option<Delivery> {
         match self.step() {
             Step::Deliver(run) => Some(Delivery::Events(run)),
-            Step::Gap | Step::Read | Step::Idle => None,
+            Step::Gap | Step::Read | Step::Passed | Step::Idle => None,
         }
     }
 
@@ -307,8 +344,8 @@ impl Feed {
                 if !self.load_first() {
                     return Step::Read;
                 }
-            } else if let Some(run) = self.cut_first() {
-                return Step::Deliver(run);
+            } else {
+                return self.cut_first().map_or(Step::Passed, Step::Deliver);
             }
         }
     }
@@ -379,7 +416,10 @@ impl Feed {
         let read = async {
             let next = match next {
                 Some(next) => next,
-                None => blocking(log, move |log| log.seek(id, seek, earliest, tail)).await?,
+                None => {
+                    let _turn = replays.turn().await;
+                    blocking(log, move |log| log.seek(id, seek, earliest, tail)).await?
+                }
             };
             match next < tail {
                 true => Ok((next, replays.read(log, (&topic, id), next, tail, max_bytes).await?)),

@@ -22,12 +22,12 @@ impl Feed {
                 let problem = format!("{sequence} is a sequence of one topic; write @{sequence}");
                 return Err(Error::invalid("cursor", problem));
             }
-            StartPoint::After(Cursor { after: Place::Position(position), epoch }) => {
+            StartPoint::After(cursor @ Cursor { after: Place::Position(position), epoch }) => {
                 if epoch.is_some_and(|epoch| epoch != self.epoch()) {
-                    return self.begin_after_gap(position, GapReason::Epoch);
+                    return self.begin_after_gap(cursor, position.next(), GapReason::Epoch);
                 }
                 if position > self.known {
-                    return self.begin_after_gap(position, GapReason::Ahead);
+                    return self.begin_after_gap(cursor, position.next(), GapReason::Ahead);
                 }
                 self.after = position;
             }
@@ -51,7 +51,12 @@ impl Feed {
     }
 
     /// Begins where a reader goes on whose whole place is gone.
-    fn begin_after_gap(&mut self, came_with: Position, reason: GapReason) -> Result<()> {
+    fn begin_after_gap(
+        &mut self,
+        came_with: Cursor,
+        wanted: Position,
+        reason: GapReason,
+    ) -> Result<()> {
         let is_from_the_tail = match self.on_gap {
             OnGap::Resume | OnGap::Fail => reason == GapReason::Ahead,
             OnGap::Earliest => false,
@@ -60,7 +65,7 @@ impl Feed {
         let tail = Sequence::new(self.known.get()).next();
         let gap = Gap {
             topic: None,
-            requested: came_with.next().get(),
+            requested: wanted.get(),
             earliest: Sequence::FIRST,
             tail,
             lost: None,
@@ -71,6 +76,7 @@ impl Feed {
             return Err(Error::Gap(gap));
         }
         self.gaps.push_back(gap);
+        self.came_with = Some(came_with);
         if is_from_the_tail {
             self.add_newer();
             return Ok(());
@@ -104,6 +110,7 @@ impl Feed {
             }
             Ok(first.previous())
         };
+        let _turn = self.shared.replays.turn().await;
         blocking(&self.shared.log, find).await
     }
 

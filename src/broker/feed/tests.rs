@@ -120,23 +120,10 @@ impl World {
     }
 
     async fn read(&mut self, deliveries: usize) {
-        let reader = self.reader.as_mut().unwrap();
         for _ in 0..deliveries {
+            let reader = self.reader.as_mut().unwrap();
             let Some(delivery) = reader.next_ready().await.unwrap() else { break };
-            match delivery {
-                Delivery::Events(run) => {
-                    let positions = run.events().map(|event| event.position.get());
-                    self.delivered.extend(positions);
-                }
-                Delivery::Gap(gap) => {
-                    let topic = gap.topic.unwrap();
-                    let of_topic = self.events.iter().filter(|e| name_of(e.topic) == topic);
-                    let gone = of_topic.filter(|event| event.sequence < gap.resume.get());
-                    self.lost.extend(gone.map(|event| event.position));
-                }
-                Delivery::Ephemeral(_) => panic!("nothing ephemeral was published"),
-                Delivery::CaughtUp => {}
-            }
+            self.take(delivery);
         }
     }
 
@@ -147,28 +134,46 @@ impl World {
         self.reader = Some(feed.filtered(self.filter.clone()).unwrap());
     }
 
-    /// Reads until everything is delivered that there is.
+    /// Whether every event that is wanted, and not purged, was delivered.
+    fn has_all(&self) -> bool {
+        let delivered: BTreeSet<u64> = self.delivered.iter().copied().collect();
+        let wanted = self.events.iter().filter(|event| event.is_wanted);
+        let mut kept = wanted.filter(|event| event.sequence >= self.earliest[event.topic]);
+        kept.all(|event| delivered.contains(&event.position))
+    }
+
+    /// Reads until everything is delivered that there is, told by nothing but the waker.
     async fn finish(&mut self) {
-        let last = self.events.iter().map(|event| event.position).max().unwrap_or(0);
-        let all = async {
-            loop {
-                self.read(usize::MAX).await;
-                let reader = self.reader.as_mut().unwrap();
-                if reader.known().get() >= last {
-                    break;
-                }
-                // What the waker has not told of yet, it tells.
-                let mut patience = Patience::new(Duration::from_millis(1));
-                if let Waited::Delivery(delivery) = reader.next_within(&mut patience).await.unwrap()
-                    && let Delivery::Events(run) = delivery
-                {
-                    let positions = run.events().map(|event| event.position.get());
-                    self.delivered.extend(positions);
-                }
+        while !self.has_all() {
+            self.wait(Duration::from_secs(30), "an event is slept through").await;
+        }
+        self.read(usize::MAX).await;
+    }
+
+    /// Waits for one delivery.
+    async fn wait(&mut self, limit: Duration, silence: &str) {
+        let reader = self.reader.as_mut().unwrap();
+        match reader.next_within(&mut Patience::new(limit)).await.unwrap() {
+            Waited::Delivery(delivery) => self.take(delivery),
+            Waited::Silence => assert!(silence.is_empty(), "{silence}"),
+            Waited::Stopping => panic!("nobody stops it"),
+        }
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Events(run) => {
+                self.delivered.extend(run.events().map(|event| event.position.get()));
             }
-            self.read(usize::MAX).await;
-        };
-        tokio::time::timeout(Duration::from_secs(30), all).await.expect("it does not end");
+            Delivery::Gap(gap) => {
+                let topic = gap.topic.unwrap();
+                let of_topic = self.events.iter().filter(|e| name_of(e.topic) == topic);
+                let gone = of_topic.filter(|event| event.sequence < gap.resume.get());
+                self.lost.extend(gone.map(|event| event.position));
+            }
+            Delivery::Ephemeral(_) => panic!("nothing ephemeral was published"),
+            Delivery::CaughtUp => {}
+        }
     }
 
     fn check(&self) {
@@ -233,20 +238,7 @@ async fn run(
                 world.earliest[topic] = world.earliest[topic].max(before);
             }
             Action::Maintain => drop(world.broker.maintain(None).await.unwrap()),
-            Action::Silence => {
-                let reader = world.reader.as_mut().unwrap();
-                let mut patience = Patience::new(Duration::from_millis(1));
-                let waited = reader.next_within(&mut patience).await.unwrap();
-                if let Waited::Delivery(Delivery::Events(run)) = waited {
-                    let positions = run.events().map(|event| event.position.get());
-                    world.delivered.extend(positions);
-                } else if let Waited::Delivery(Delivery::Gap(gap)) = waited {
-                    let topic = gap.topic.unwrap();
-                    let of_topic = world.events.iter().filter(|e| name_of(e.topic) == topic);
-                    let gone = of_topic.filter(|event| event.sequence < gap.resume.get());
-                    world.lost.extend(gone.map(|event| event.position));
-                }
-            }
+            Action::Silence => world.wait(Duration::from_millis(1), "").await,
         }
     }
     world.finish().await;

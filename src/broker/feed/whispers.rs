@@ -48,7 +48,7 @@ impl Whispers {
                 continue;
             };
             if self.heard.len() >= MAX_TOPICS {
-                self.since = number;
+                self.since = self.heard.values().copied().fold(number, u64::max);
                 self.heard.clear();
             }
             self.heard.insert(topic.name.clone(), number);

@@ -14,7 +14,7 @@ use futures_util::future::{AbortHandle, Abortable, Aborted};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -36,13 +36,13 @@ use crate::topic::TopicName;
 const READ_BUFFER_BYTES: usize = 2 << 10;
 
 /// Bytes up to which messages that are ready are put into one write.
-const MAX_WRITE_BYTES: usize = 64 << 10;
+const MAX_WRITE_BYTES: usize = 8 << 10;
 
 /// Frames that are refused, one after the other, before the connection is closed.
 const MAX_REFUSED: u32 = 16;
 
 /// How long a client has to answer a close.
-const CLOSE_WAIT: Duration = Duration::from_secs(1);
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// Close codes of our own; the others are those of the RFC.
 const DRAINING: u16 = 4109;
@@ -134,6 +134,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut ping = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
         let draining = self.edge.broker.clone();
         let mut draining = std::pin::pin!(draining.draining());
+        // Since the broker is stopping: when it is this connection's turn to end.
+        let mut is_stopping = false;
+        let mut turn = std::pin::pin!(tokio::time::sleep(Duration::MAX));
         loop {
             tokio::select! {
                 message = self.socket.next(), if self.publishing.len() < max_in_flight => {
@@ -149,11 +152,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     }
                     self.socket.send(Message::Ping(Default::default())).await?;
                 }
-                () = &mut draining => {
-                    let connections = self.peer.as_ref().map_or(0, |peer| peer.clients.count());
-                    self.edge.config.turn_to_end(connections).await;
+                // What was handed in is answered first.
+                () = &mut turn, if is_stopping && self.publishing.is_empty() => {
                     let reason = format!("retry_ms={}", self.edge.config.jittered_retry_ms());
                     return Err(End::Close(DRAINING.into(), reason));
+                }
+                () = &mut draining, if !is_stopping => {
+                    let connections = self.peer.as_ref().map_or(0, |peer| peer.clients.count());
+                    is_stopping = true;
+                    turn.set(self.edge.config.turn_to_end(connections));
                 }
             }
         }
@@ -177,7 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Ok(Request::Subscribe(subscribe)) => self.subscribe(subscribe),
             Ok(Request::Unsubscribe { subscription }) => self.unsubscribe(subscription).await?,
             Ok(Request::Publish { reference, publish }) => {
-                self.publish(reference, publish);
+                self.publish(reference, publish).await?;
                 Ok(())
             }
             Ok(Request::PublishEphemeral { reference, topic, events }) => {
@@ -256,9 +263,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.send(message).await.map(Ok)
     }
 
-    fn publish(&mut self, reference: Option<String>, publish: Publish) {
-        let broker = self.edge.broker.clone();
-        self.publishing.push(Box::pin(async move { (reference, broker.publish(publish).await) }));
+    /// Hands in what is published; no more is read before it has its place in the queue.
+    async fn publish(&mut self, reference: Option<String>, publish: Publish) -> Result<(), End> {
+        match self.edge.broker.submit(publish).await {
+            Ok(pending) => {
+                self.publishing.push(Box::pin(async move { (reference, pending.ack().await) }));
+                Ok(())
+            }
+            Err(error) => self.answer(reference, Err(error)).await,
+        }
     }
 
     async fn publish_ephemeral(
@@ -302,9 +315,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let Ok(turn) = turn else { return Ok(()) };
         let (mut following, waited) = match turn {
             Turn::Opened(name, Err(error)) => return self.ended(&name, &error).await,
-            Turn::Opened(_, Ok(following)) => {
+            Turn::Opened(_, Ok(mut following)) => {
                 let (earliest, tail) = following.reader.bounds();
-                let mut message = following.message("subscribed");
+                let mut message = following.tell("subscribed");
                 message.insert("earliest".to_owned(), json!(earliest));
                 message.insert("tail".to_owned(), json!(tail));
                 self.send(message).await?;
@@ -312,13 +325,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Turn::Waited(following, waited) => (following, waited),
         };
-        let before = std::mem::replace(&mut following.told, following.reader.cursor());
         match waited {
-            Ok(Waited::Silence) if following.told == before => {}
-            Ok(Waited::Silence) => self.send(following.message("cursor")).await?,
+            Ok(Waited::Silence) if following.told == following.reader.cursor() => {}
+            Ok(Waited::Silence) => {
+                let message = following.tell("cursor");
+                self.send(message).await?;
+            }
             Ok(Waited::Stopping) => return Ok(()), // The connection is closed at once.
             Ok(Waited::Delivery(Delivery::CaughtUp)) => {
-                self.send(following.message("caught_up")).await?;
+                let message = following.tell("caught_up");
+                self.send(message).await?;
             }
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => {
                 let mut text = format!(
@@ -332,7 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.socket.send(Message::text(text)).await?;
             }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
-                let mut message = following.message("gap");
+                let mut message = following.tell("gap");
                 message.insert("gap".to_owned(), status::gap_json(&gap));
                 self.send(message).await?;
             }
@@ -376,14 +392,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         {
             written += self.feed(&prefix, following, &run).await?;
         }
-        following.told = following.reader.cursor();
         following.listed.note(&following.reader);
-        Ok(self.socket.flush().await?)
+        let started = Instant::now();
+        self.socket.flush().await?;
+        if started.elapsed() > Duration::from_millis(self.edge.config.heartbeat_ms) {
+            self.heard = Instant::now(); // What it said meanwhile is still to be read.
+        }
+        Ok(())
     }
 
     /// Puts the events of `run` into the next write; how many bytes they are.
-    async fn feed(&mut self, prefix: &str, following: &Following, run: &Run) -> Result<usize, End> {
+    async fn feed(
+        &mut self,
+        prefix: &str,
+        following: &mut Following,
+        run: &Run,
+    ) -> Result<usize, End> {
         let mut size_bytes = 0;
+        if let Some(last) = run.events().last() {
+            following.told = following.reader.cursor_after(&last);
+        }
         for rest in rests(&following.reader, run) {
             let text = format!("{prefix}{}", String::from_utf8_lossy(&rest));
             size_bytes += text.len();
@@ -415,6 +443,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             // The answer to the client's own close is written by the library, too.
             while self.socket.next().await.transpose()?.is_some() {}
+            // After a fault the library reads no more; what is unread would reset the connection.
+            self.socket.get_mut().shutdown().await?;
             Ok::<_, tungstenite::Error>(())
         };
         let _gone_or_closed = tokio::time::timeout(CLOSE_WAIT, closing).await;
@@ -422,8 +452,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 }
 
 impl Following {
-    /// The beginning of a message about it.
-    fn message(&self, kind: &str) -> Map<String, Value> {
+    /// The beginning of a message that tells its place.
+    fn tell(&mut self, kind: &str) -> Map<String, Value> {
+        self.told = self.reader.cursor();
         let mut message = message(kind);
         message.insert("subscription".to_owned(), json!(self.name));
         message.insert("cursor".to_owned(), json!(self.told.to_string()));

@@ -1,0 +1,75 @@
+//! What does a reader cost to which nothing happens? Thousands of them over SSE and over WebSocket,
+//! each subscribed, on the real binary.
+//! `cargo bench --bench idle` measures; `cargo test --benches` runs it tiny.
+
+mod served;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use served::Served;
+
+/// Files that the bench itself needs besides its sockets.
+const OTHER_FILES: u64 = 100;
+
+/// How long the broker's memory is left alone before it is looked at.
+const REST: Duration = Duration::from_secs(1);
+
+fn main() {
+    let measuring = std::env::args().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
+    let (wanted, rest) = if measuring { (10_000, REST) } else { (20, Duration::ZERO) };
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let files = limit.current.unwrap_or(u64::MAX).saturating_sub(OTHER_FILES);
+    let clients = wanted.min(files);
+    for (protocol, follow, target_kib) in
+        [("SSE", sse as fn(SocketAddr) -> TcpStream, 10), ("WebSocket", websocket, 14)]
+    {
+        let directory =
+            tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
+        let served = Served::start(directory.path());
+        drop(follow(served.address)); // What the first one needs is not its own.
+        std::thread::sleep(rest);
+        let before = served.memory_mb();
+        let sockets: Vec<TcpStream> = (0..clients).map(|_| follow(served.address)).collect();
+        std::thread::sleep(rest);
+        let kib = (served.memory_mb() - before) * 1e6 / 1024.0 / clients as f64;
+        println!("idle {clients} over {protocol}: {kib:.2} KiB each (target {target_kib})");
+        drop(sockets);
+    }
+}
+
+fn sse(address: SocketAddr) -> TcpStream {
+    let request = "GET /v1/topics/a/events HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\n\
+        \r\n";
+    connect(address, request.as_bytes(), "leftoff.caught-up")
+}
+
+/// Source: RFC 6455, 4.1 and 5.2; the mask is of zeros.
+fn websocket(address: SocketAddr) -> TcpStream {
+    let head = "GET /v1/ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut socket = connect(address, head.as_bytes(), "\r\n\r\n");
+    let subscribe = br#"{"type":"subscribe","subscription":"s","topic":"a"}"#;
+    let mut frame = vec![0x81, 0x80 | subscribe.len() as u8, 0, 0, 0, 0];
+    frame.extend_from_slice(subscribe);
+    socket.write_all(&frame).expect("it takes a message");
+    read_through(&mut socket, "caught_up");
+    socket
+}
+
+fn connect(address: SocketAddr, request: &[u8], answer: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(address).expect("the broker listens");
+    socket.write_all(request).expect("it takes a request");
+    read_through(&mut socket, answer);
+    socket
+}
+
+fn read_through(socket: &mut TcpStream, wanted: &str) {
+    let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&read).contains(wanted) {
+        let count = socket.read(&mut buffer).expect("it answers");
+        assert!(count > 0, "the connection ended");
+        read.extend_from_slice(&buffer[..count]);
+    }
+}
