@@ -7,6 +7,7 @@
 //! as it likes. Over the bound a request is refused at once, as if the queue were full, rather than
 //! kept waiting: those that are half there could wait for one another.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -15,6 +16,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
@@ -40,6 +42,7 @@ impl Receiving {
     pub(crate) fn count(&self, mut request: Request) -> Request {
         let received = Received::default();
         request.extensions_mut().insert(received.clone());
+        request.extensions_mut().insert(self.clone()); // For what it becomes.
         let budget = self.0.clone();
         request.map(|body| Body::new(Counted { body, budget, received }))
     }
@@ -59,6 +62,64 @@ impl Received {
             Some(held) => held.merge(permit),
             none => *none = Some(permit),
         }
+    }
+}
+
+/// A connection whose messages are counted as they arrive, until [`Self::release`].
+#[derive(Debug)]
+pub(super) struct CountedSocket<S> {
+    socket: S,
+    budget: Option<Receiving>,
+    received: Received,
+}
+
+impl<S> CountedSocket<S> {
+    /// Counts what `socket` receives, if there is a bound.
+    pub(super) fn new(socket: S, budget: Option<Receiving>) -> Self {
+        Self { socket, budget, received: Received::default() }
+    }
+
+    /// A message is whole, and counted elsewhere.
+    pub(super) fn release(&self) {
+        self.received.keep(0);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for CountedSocket<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
+        let permits = u32::try_from(buffer.filled().len() - before).unwrap_or(u32::MAX);
+        let Some(budget) = &self.budget else { return Poll::Ready(Ok(())) };
+        match budget.0.clone().try_acquire_many_owned(permits) {
+            Ok(permit) => {
+                self.received.add(permit);
+                Poll::Ready(Ok(()))
+            }
+            Err(_full) => Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into())),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for CountedSocket<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 

@@ -18,7 +18,7 @@ const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 const DRIVERS: [&str; 1] = ["chromedriver"];
 
 /// When it is set, a test that finds no browser fails.
-const REQUIRED: &str = "LEFTOFF_REQUIRE_BROWSER";
+const REQUIRED: &str = "REQUIRE_BROWSER";
 
 /// It works for root and in a container, on its own, and calls nobody but the test's servers.
 const ARGUMENTS: [&str; 10] = [

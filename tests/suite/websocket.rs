@@ -282,6 +282,34 @@ async fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     Some((first, payload))
 }
 
+/// Goal: messages that are not whole are bounded, over all clients, and nobody else is refused.
+#[tokio::test]
+async fn messages_that_are_never_whole_take_bounded_memory() {
+    let mut config = Config::default();
+    config.server.max_receiving_bytes = 1 << 20;
+    let server = Server::with(config).await;
+    let mut first = raw(&server).await;
+    let mut begun = vec![0x01, 0xff];
+    begun.extend_from_slice(&800_000_u64.to_be_bytes());
+    begun.extend_from_slice(&[0; 4 + 700_000]);
+    first.write_all(&begun).await.unwrap();
+    // When all of it is there, a body of half a MiB finds no room any more.
+    let body = vec![b'x'; 500_000];
+    let is_there = async {
+        while post(server.address, "/v1/topics/b/events", body.clone()).await.status != 429 {}
+    };
+    soon(is_there).await;
+    let mut second = raw(&server).await;
+    // It is closed while it is still sending.
+    let _cut = second.write_all(&begun).await;
+    let (closed, payload) = read_frame(&mut second).await.unwrap();
+    assert_eq!((closed, u16::from_be_bytes([payload[0], payload[1]])), (0x88, 1013));
+    let mut third = Client::connect(server.address).await;
+    let publish = json!({"type": "publish", "topic": "a", "event": {"data": 1}});
+    third.say(publish).await;
+    assert_eq!(third.find("ack").await["sequence"], 1);
+}
+
 /// Goal: framing, fragments, control frames, UTF-8 and closing are as RFC 6455 has them. The cases
 /// are those of the Autobahn test suite, by its sections.
 #[tokio::test]

@@ -7,6 +7,7 @@
 //! | 1002, 1007, 1009 | what came breaks RFC 6455, is no UTF-8, is too large | no |
 //! | 1008 | too many frames that were refused, one after the other | no |
 //! | 1011 | the broker has failed | later |
+//! | 1013 | too much is being received, of all clients | later |
 //! | 4001 | not authorised | no |
 //! | 4108 | too slow: it took nothing for `server.write_timeout_ms` | yes |
 //! | 4109 | the broker is stopping | yes |
@@ -31,6 +32,7 @@ use tracing::debug;
 
 use super::clients::Peer;
 use super::http::Edge;
+use super::receiving::{CountedSocket, Receiving};
 use super::status;
 use session::Session;
 
@@ -58,11 +60,15 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resp
         return status::plain_problem(StatusCode::UPGRADE_REQUIRED, detail);
     };
     let peer = request.extensions_mut().remove::<Peer>();
+    let budget = request.extensions_mut().remove::<Receiving>();
     let Upgrades { tasks, cut } = peer.as_ref().map(|p| p.upgrades.clone()).unwrap_or_default();
     tasks.spawn(async move {
         let serve = async {
             match upgrade.await {
-                Ok(socket) => Session::run(edge, peer, TokioIo::new(socket)).await,
+                Ok(socket) => {
+                    let socket = CountedSocket::new(TokioIo::new(socket), budget);
+                    Session::run(edge, peer, socket).await;
+                }
                 Err(error) => debug!(%error, "a WebSocket ended before it began"),
             }
         };

@@ -7,6 +7,7 @@
 //! either, and no more of what it sends is.
 
 use std::collections::HashMap;
+use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use super::super::clients::{self, Peer};
 use super::super::http::Edge;
 use super::super::json::{ReceiptJson, write_ephemeral, write_event};
+use super::super::receiving::CountedSocket;
 use super::super::{max_request_bytes, selection, status};
 use super::protocol::{Refused, Request, Subscribe};
 use crate::broker::{Ack, Delivery, Form, Patience, Presence, Publish, Reader, Run, Waited};
@@ -61,6 +63,9 @@ impl From<tungstenite::Error> for End {
     fn from(error: tungstenite::Error) -> Self {
         let close = |code, error: &dyn std::fmt::Display| Self::Close(code, error.to_string());
         match &error {
+            tungstenite::Error::Io(full) if full.kind() == io::ErrorKind::QuotaExceeded => {
+                close(CloseCode::Again, &"too much is being received")
+            }
             tungstenite::Error::Capacity(_) => close(CloseCode::Size, &error),
             tungstenite::Error::Utf8(_) => close(CloseCode::Invalid, &error),
             tungstenite::Error::Protocol(_) => close(CloseCode::Protocol, &error),
@@ -93,7 +98,7 @@ type Publishing = Pin<Box<dyn Future<Output = (Option<String>, Result<Ack>)> + S
 pub(super) struct Session<S> {
     edge: Edge,
     peer: Option<Peer>,
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<CountedSocket<S>>,
     /// The subscriptions, by the client's names for them.
     names: HashMap<String, AbortHandle>,
     waiting: FuturesUnordered<Waiting>,
@@ -105,7 +110,7 @@ pub(super) struct Session<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Serves a connection whose handshake is over, for as long as it lasts.
-    pub(super) async fn run(edge: Edge, peer: Option<Peer>, socket: S) {
+    pub(super) async fn run(edge: Edge, peer: Option<Peer>, socket: CountedSocket<S>) {
         let max_bytes = max_request_bytes(edge.broker.limits()) as usize;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
@@ -169,6 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Does what the client asks for.
     async fn hear(&mut self, message: Message) -> Result<(), End> {
         self.heard = Instant::now();
+        self.socket.get_ref().release();
         let request = match message {
             Message::Text(text) => Request::parse(&text),
             Message::Binary(_) => Err(Refused {
