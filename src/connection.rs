@@ -42,6 +42,7 @@ use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
 use crate::edge::websocket::Upgrades;
 use crate::server::ServerConfig;
 use crate::socket::{Protocol, Socket, protocol};
+use crate::stalls::Streams;
 use crate::stream;
 
 /// What HTTP/2 lets a client send ahead, in bytes: one stream, and one connection.
@@ -183,7 +184,8 @@ impl Serving {
         let peer = Peer::new(&admitted, self.upgrades.clone());
         let socket = Socket::new(socket, self.write_timeout, Some(admitted));
         let taken = Taken::default();
-        let requests = Requests { routes, peer, taken: Mutex::new(Some(taken.clone())) };
+        let streams = Streams::default();
+        let requests = Requests { routes, peer, taken: Mutex::new(Some(taken.clone())), streams };
         match spoken {
             Protocol::Http1 => self.serve_http1(socket, requests, taken).await,
             Protocol::Http2 => self.serve_http2(socket, requests).await.map(|()| None),
@@ -216,13 +218,24 @@ impl Serving {
         socket: Socket,
         requests: Requests,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let streams = requests.streams.clone();
         let connection = self.http2.serve_connection(TokioIo::new(socket), requests);
         let mut connection = pin!(connection);
-        tokio::select! {
-            served = connection.as_mut() => return Ok(served?),
-            () = self.stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+        let mut stopping = pin!(self.stopping.cancelled());
+        let mut is_told = false;
+        let mut look = tokio::time::interval(self.write_timeout / 4);
+        loop {
+            tokio::select! {
+                served = connection.as_mut() => return Ok(served?),
+                () = &mut stopping, if !is_told => {
+                    is_told = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                _ = look.tick() => if streams.have_stalled(self.write_timeout) {
+                    return Err("the client takes nothing of one of its streams".into());
+                }
+            }
         }
-        Ok(connection.await?)
     }
 }
 
@@ -234,6 +247,8 @@ struct Requests {
     /// Where an event stream is put that hyper is not to write: that of the first request, before
     /// which there is no answer that hyper might not have sent off yet.
     taken: Mutex<Option<Taken>>,
+    /// The answers that are on their way.
+    streams: Streams,
 }
 
 /// The answer that is taken from hyper.
@@ -256,6 +271,8 @@ impl Service<Request<Incoming>> for Requests {
         let may_stream = request.version() == Version::HTTP_11 && request.method() == Method::GET;
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
         let taken = taken.filter(|_| may_stream);
+        let is_http2 = request.version() == Version::HTTP_2;
+        let streams = Some(self.streams.clone()).filter(|_| is_http2);
         let answer = self.routes.clone().oneshot(request.map(Body::new));
         Box::pin(async move {
             let response = answer.await?;
@@ -264,7 +281,10 @@ impl Service<Request<Incoming>> for Requests {
                     *taken.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
                     std::future::pending().await // Until the connection is taken apart.
                 }
-                _ => Ok(response),
+                _ => Ok(match streams {
+                    Some(streams) => response.map(|body| streams.watch(body)),
+                    None => response,
+                }),
             }
         })
     }

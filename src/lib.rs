@@ -60,6 +60,7 @@ pub mod log;
 pub mod server;
 pub mod shutdown;
 mod socket;
+mod stalls;
 mod stream;
 pub mod topic;
 pub mod topic_config;

@@ -71,7 +71,7 @@ pub struct ServerConfig {
     /// Memory for requests that are not whole yet, of all connections, in bytes. Default: 64 MiB.
     pub max_receiving_bytes: u64,
     /// How long a client may take nothing, or hardly anything, of what is sent to it, in
-    /// milliseconds, before its connection is closed. Default: 30,000.
+    /// milliseconds, before its connection is closed. Default: 15,000.
     pub write_timeout_ms: u64,
 }
 
@@ -87,7 +87,7 @@ impl Default for ServerConfig {
             max_connections: 100_000,
             max_connections_per_address: 20_000,
             max_receiving_bytes: 64 << 20,
-            write_timeout_ms: 30_000,
+            write_timeout_ms: 15_000,
         }
     }
 }

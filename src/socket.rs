@@ -119,6 +119,7 @@ impl Socket {
         let limit = self.write_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         ready!(stalled.as_mut().poll(cx));
+        self.stalled = None; // A last word has its own time.
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 

@@ -21,4 +21,6 @@ impl Counter {
 pub(super) struct Counters {
     /// Clients that did not answer any more.
     pub(super) dead_peers: Counter,
+    /// Clients that took nothing of what was sent to them.
+    pub(super) slow_peers: Counter,
 }

@@ -193,5 +193,7 @@ async fn metrics(State(edge): State<Edge>) -> Response {
     metric("leftoff_reclaimed_bytes_total", help, &plain(done.reclaimed_bytes));
     let help = "WebSocket clients that did not answer a ping any more, since the start.";
     metric("leftoff_dead_peers_total", help, &plain(edge.counters.dead_peers.get()));
+    let help = "WebSocket clients that took nothing any more of what was sent, since the start.";
+    metric("leftoff_slow_peers_total", help, &plain(edge.counters.slow_peers.get()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

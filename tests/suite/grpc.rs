@@ -491,6 +491,31 @@ async fn deadlines_end_what_waits() {
 
 /// Goal: a subscription that is cancelled gives back what it held.
 /// Method: there may be one topic, and a topic that is only followed counts.
+/// Goal: a stream whose window the client leaves closed is ended, though its connection is well.
+#[tokio::test]
+async fn a_subscriber_that_takes_nothing_is_given_up() {
+    let mut config = Config::default();
+    config.server.write_timeout_ms = 300;
+    config.follow.list_connections = true;
+    let server = Server::with(config).await;
+    let subscribe = SubscribeRequest { topic: "a".into(), ..SubscribeRequest::default() };
+    let mut responses = server.grpc().await.subscribe(subscribe).await.unwrap().into_inner();
+    soon(responses.message()).await.unwrap();
+    let streams = async || {
+        let listed = crate::common::get(server.address, "/v1/connections").await.json();
+        listed["connections"].to_string().matches("\"grpc\"").count()
+    };
+    assert_eq!(streams().await, 1);
+    let given_up = async {
+        while streams().await > 0 {
+            server.publish("a", vec![b'x'; 100_000]).await;
+        }
+    };
+    soon(given_up).await;
+    let ended = async { while responses.message().await.is_ok_and(|message| message.is_some()) {} };
+    soon(ended).await;
+}
+
 #[tokio::test]
 async fn a_cancelled_subscription_holds_nothing() {
     let mut config = Config::default();

@@ -282,6 +282,30 @@ async fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     Some((first, payload))
 }
 
+/// Goal: who does not read is given up, and told so if it reads on in time.
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_told_that_it_is_too_slow() {
+    let mut config = Config::default();
+    config.server.write_timeout_ms = 300;
+    let server = Server::with(config).await;
+    let mut client = Client::connect(server.address).await;
+    client.say(json!({"type": "subscribe", "subscription": "s", "topic": "a"})).await;
+    client.find("caught_up").await;
+    let is_slow = async {
+        // Far more than the system holds for it, until it is noticed.
+        loop {
+            let body = vec![b'x'; 500_000];
+            assert_eq!(post(server.address, "/v1/topics/a/events", body).await.status, 201);
+            let metrics = get(server.address, "/metrics").await;
+            if crate::common::text(&metrics.body).contains("leftoff_slow_peers_total 1\n") {
+                return;
+            }
+        }
+    };
+    soon(is_slow).await;
+    assert_eq!(client.closed().await.0, 4108);
+}
+
 /// Goal: messages that are not whole are bounded, over all clients, and nobody else is refused.
 #[tokio::test]
 async fn messages_that_are_never_whole_take_bounded_memory() {

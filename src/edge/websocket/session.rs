@@ -47,6 +47,7 @@ const MAX_REFUSED: u32 = 16;
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// Close codes of our own; the others are those of the RFC.
+const TOO_SLOW: u16 = 4108;
 const DRAINING: u16 = 4109;
 
 /// Why a connection ends.
@@ -65,6 +66,9 @@ impl From<tungstenite::Error> for End {
         match &error {
             tungstenite::Error::Io(full) if full.kind() == io::ErrorKind::QuotaExceeded => {
                 close(CloseCode::Again, &"too much is being received")
+            }
+            tungstenite::Error::Io(slow) if slow.kind() == io::ErrorKind::TimedOut => {
+                close(TOO_SLOW.into(), &"it takes nothing of what is sent")
             }
             tungstenite::Error::Capacity(_) => close(CloseCode::Size, &error),
             tungstenite::Error::Utf8(_) => close(CloseCode::Invalid, &error),
@@ -152,7 +156,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.answer(reference, outcome).await?;
                 }
                 _ = ping.tick() => {
-                    if self.heard.elapsed() > 2 * heartbeat {
+                    // The ping before this one was not answered for a whole heartbeat.
+                    if self.heard.elapsed() > heartbeat * 3 / 2 {
                         return Err(End::Dead);
                     }
                     self.socket.send(Message::Ping(Default::default())).await?;
@@ -439,6 +444,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 return;
             }
             End::Close(code, reason) => {
+                if code == TOO_SLOW.into() {
+                    self.edge.counters.slow_peers.add(1);
+                }
                 let reason: String = reason.chars().take(100).collect();
                 Some(CloseFrame { code, reason: reason.into() })
             }
