@@ -31,7 +31,7 @@ use crate::cursor::Position;
 /// How long a topic's followers are left alone after a signal: so long for each of them, and for
 /// all of them together at the most so long as the configuration says. Source: what two cores take
 /// for a write to each, with some to spare for the clients (`leftoff bench fanout`).
-const PACE_PER_FOLLOWER: Duration = Duration::from_micros(20);
+const PACE_PER_FOLLOWER: Duration = Duration::from_micros(24);
 
 /// Tells those who follow a topic that there is something new.
 #[derive(Debug)]
@@ -278,7 +278,7 @@ mod tests {
     fn many_followers_are_signalled_at_their_pace_and_few_at_once() {
         let max_pace = Duration::from_millis(25);
         let now = Instant::now() + Duration::from_secs(1);
-        for (followers, pace_us) in [(0, 0), (1, 20), (1_000, 20_000), (10_000, 25_000)] {
+        for (followers, pace_us) in [(0, 0), (1, 24), (1_000, 24_000), (10_000, 25_000)] {
             let signal = Signal::default();
             let _followers: Vec<_> = (0..followers).map(|_| signal.follow()).collect();
             assert_eq!(signal.give_in_time(now, max_pace), None, "the first one is at once");
