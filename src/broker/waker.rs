@@ -119,12 +119,14 @@ impl Waker {
         position: Option<Position>,
     ) {
         let has_feeds = self.0.interests.is_any();
-        let mut due = self.due();
-        for topic in topics {
-            if (has_feeds || topic.followers() > 0) && !topic.is_due.swap(true, Ordering::SeqCst) {
-                due.new.push(topic.clone());
-            }
+        let is_followed = |topic: &&Arc<Topic>| has_feeds || topic.followers() > 0;
+        let mut followed = topics.into_iter().filter(is_followed).peekable();
+        if followed.peek().is_none() {
+            return; // Most groups of a broker that nobody follows wake nobody.
         }
+        let mut due = self.due();
+        let is_new = |topic: &&Arc<Topic>| !topic.is_due.swap(true, Ordering::SeqCst);
+        due.new.extend(followed.filter(is_new).cloned());
         due.position = position.filter(|_| has_feeds).unwrap_or(due.position);
         self.0.changed.notify_one();
     }

@@ -103,8 +103,7 @@ async fn read(
 ) -> Result<Response> {
     let topic = topic(path)?;
     let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
-    let asked = Asked::of(Topics::One(topic), &headers, &mut query)?;
-    let asked = Asked { peer: peer.map(|Extension(peer)| peer), ..asked };
+    let asked = Asked::of(Topics::One(topic), &headers, peer, &mut query)?;
     edge.answer(&headers, asked, query).await
 }
 
@@ -123,7 +122,12 @@ pub(super) struct Asked {
 
 impl Asked {
     /// What a query asks for, with `Last-Event-ID`.
-    pub(super) fn of(topics: Topics, headers: &HeaderMap, query: &mut Query) -> Result<Self> {
+    pub(super) fn of(
+        topics: Topics,
+        headers: &HeaderMap,
+        peer: Option<Extension<Peer>>,
+        query: &mut Query,
+    ) -> Result<Self> {
         let cursor = cursor(headers, query)?;
         let from = query.take("from").map(|from| from.parse()).transpose()?;
         Ok(Self {
@@ -133,7 +137,7 @@ impl Asked {
             filter: selection::filter(query)?,
             format: query.take("format").map(|format| format.parse()).transpose()?,
             member: selection::member(query)?,
-            peer: None,
+            peer: peer.map(|Extension(peer)| peer),
         })
     }
 }

@@ -28,8 +28,7 @@ pub(super) async fn read(
 ) -> Result<Response> {
     let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
     let topics = Topics::many(query.take_all("topic"))?;
-    let asked = Asked::of(topics, &headers, &mut query)?;
-    let asked = Asked { peer: peer.map(|Extension(peer)| peer), ..asked };
+    let asked = Asked::of(topics, &headers, peer, &mut query)?;
     edge.answer(&headers, asked, query).await
 }
 
@@ -59,7 +58,7 @@ pub(super) async fn read_posted(
     let body = whole(body, MAX_BODY_BYTES, silence).await?;
     let posted: AskedJson =
         serde_json::from_slice(&body).map_err(|error| Error::invalid("body", error.to_string()))?;
-    let asked = Asked::of(Topics::many(posted.topics)?, &headers, &mut query)?;
+    let asked = Asked::of(Topics::many(posted.topics)?, &headers, peer, &mut query)?;
     let from = posted.from.map(|from| from.parse()).transpose()?;
     let on_gap = posted.on_gap.map(|on_gap| on_gap.parse()).transpose()?;
     let asked = Asked {
@@ -68,7 +67,6 @@ pub(super) async fn read_posted(
         filter: if asked.filter.is_empty() { posted.filter } else { asked.filter },
         format: asked.format.or(posted.format),
         member: asked.member.or(posted.member),
-        peer: peer.map(|Extension(peer)| peer),
         ..asked
     };
     edge.answer(&headers, asked, query).await

@@ -21,9 +21,9 @@ use crate::error::{Error, Result};
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 
-/// Topics of a list, when none are asked for, and the most there are.
-const DEFAULT_LISTED_TOPICS: usize = 1_000;
-const MAX_LISTED_TOPICS: usize = 10_000;
+/// Entries of a list, when none are asked for, and the most there are.
+const DEFAULT_LISTED: usize = 1_000;
+const MAX_LISTED: usize = 10_000;
 
 /// Largest settings that are taken, in bytes.
 const MAX_CONFIG_BYTES: u64 = 64 << 10;
@@ -40,14 +40,19 @@ pub(super) fn routes() -> Router<Edge> {
         .route("/metrics", get(metrics))
 }
 
+/// How many entries of a list are asked for.
+fn list_limit(query: &mut Query) -> Result<usize> {
+    match query.take_number("limit")?.unwrap_or(DEFAULT_LISTED) {
+        limit if limit > MAX_LISTED => Err(Error::over("limit", limit, MAX_LISTED)),
+        limit => Ok(limit),
+    }
+}
+
 async fn list(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
     let mut query = Query::parse(uri.query())?;
-    let limit = query.take_number("limit")?.unwrap_or(DEFAULT_LISTED_TOPICS);
+    let limit = list_limit(&mut query)?;
     let after = query.take("after");
     query.finish("after, limit")?;
-    if limit > MAX_LISTED_TOPICS {
-        return Err(Error::over("limit", limit, MAX_LISTED_TOPICS));
-    }
     let topics = edge.broker.topics(after.as_deref(), limit);
     let topics: Vec<Value> = topics.iter().map(json::topic).collect();
     Ok(axum::Json(json!({ "topics": topics })).into_response())
@@ -128,12 +133,9 @@ async fn state(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<R
 async fn presence(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
     let name = topic(path)?;
     let mut query = Query::parse(uri.query())?;
-    let limit = query.take_number("limit")?.unwrap_or(DEFAULT_LISTED_TOPICS);
+    let limit = list_limit(&mut query)?;
     let after = query.take("after").unwrap_or_default();
     query.finish("after, limit")?;
-    if limit > MAX_LISTED_TOPICS {
-        return Err(Error::over("limit", limit, MAX_LISTED_TOPICS));
-    }
     let members = edge.broker.presence(&name, &after, limit)?;
     Ok(axum::Json(json!({ "members": members })).into_response())
 }
@@ -153,12 +155,9 @@ async fn connections(
     uri: Uri,
 ) -> Result<Response> {
     let mut query = Query::parse(uri.query())?;
-    let limit = query.take_number("limit")?.unwrap_or(DEFAULT_LISTED_TOPICS);
+    let limit = list_limit(&mut query)?;
     let after = query.take_number("after")?.unwrap_or(0);
     query.finish("after, limit")?;
-    if limit > MAX_LISTED_TOPICS {
-        return Err(Error::over("limit", limit, MAX_LISTED_TOPICS));
-    }
     let Some(Extension(peer)) = peer.filter(|_| edge.config.list_connections) else {
         let detail = "set follow.list_connections to have connections listed";
         return Ok(status::plain_problem(StatusCode::FORBIDDEN, detail));

@@ -37,7 +37,7 @@ use super::clients::{self, Peer};
 use super::selection::Format;
 use super::{FollowConfig, cloudevents, json, status};
 use crate::broker::{Delivery, Ephemeral, Form, Patience, Presence, Reader, Run, Waited};
-use crate::cursor::{Cursor, Place};
+use crate::cursor::Cursor;
 use crate::error::Error;
 
 /// Bytes up to which deliveries that are ready are put into one write.
@@ -217,15 +217,9 @@ impl Following {
         if let Some(last) = run.events().last() {
             self.told = self.reader.cursor_after(&last);
         }
-        let (form, is_placed) = (self.form(), matches!(self.reader, Reader::Many(_)));
-        let format = self.format;
-        run.encoded(form, |event, bytes| {
-            let after = match is_placed {
-                true => Place::Position(event.position),
-                false => Place::Sequence(event.sequence),
-            };
-            encode_id(Cursor { after, epoch: Some(epoch) }, bytes);
-            match format {
+        run.encoded(self.form(), |event, bytes| {
+            encode_id(self.reader.cursor_after(event), bytes);
+            match self.format {
                 Format::Data => {
                     encode_content(event.event_type, event.payload, event.content_type, bytes);
                 }

@@ -13,7 +13,10 @@ impl Feed {
     pub(super) async fn place(&mut self, start: StartPoint) -> Result<()> {
         match start {
             StartPoint::Latest => {}
-            StartPoint::Earliest => return self.place_at_earliest(),
+            StartPoint::Earliest => {
+                self.place_at_earliest();
+                return Ok(());
+            }
             StartPoint::Last(_) => {
                 return Err(Error::invalid("from", "last:N is for one topic alone"));
             }
@@ -41,13 +44,12 @@ impl Feed {
         Ok(())
     }
 
-    fn place_at_earliest(&mut self) -> Result<()> {
+    fn place_at_earliest(&mut self) {
         self.after = Position::BEFORE_ALL;
         for topic in self.interest.topics() {
             let earliest = topic.state().extent.earliest;
             self.add(topic, Some(earliest));
         }
-        Ok(())
     }
 
     /// Begins where a reader goes on whose whole place is gone.
@@ -77,11 +79,11 @@ impl Feed {
         }
         self.gaps.push_back(gap);
         self.came_with = Some(came_with);
-        if is_from_the_tail {
-            self.add_newer();
-            return Ok(());
+        match is_from_the_tail {
+            true => self.add_newer(),
+            false => self.place_at_earliest(),
         }
-        self.place_at_earliest()
+        Ok(())
     }
 
     /// The place before everything that was appended at `time` or later.

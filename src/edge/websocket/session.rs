@@ -29,7 +29,7 @@ use super::super::receiving::CountedSocket;
 use super::super::{max_request_bytes, selection, status};
 use super::protocol::{Refused, Request, Subscribe};
 use crate::broker::{Ack, Delivery, Form, Patience, Presence, Publish, Reader, Run, Waited};
-use crate::cursor::{Cursor, Place};
+use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::topic::TopicName;
@@ -348,14 +348,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.send(message).await?;
             }
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => {
-                let mut text = format!(
-                    r#"{{"type":"ephemeral","subscription":{},"event":"#,
-                    Value::from(following.name.as_str())
-                )
-                .into_bytes();
-                write_ephemeral(&event, &mut text);
-                text.push(b'}');
-                let text = String::from_utf8_lossy(&text).into_owned();
+                let name = Value::from(following.name.as_str());
+                let rest = event.encoded(Form::Message, |event| {
+                    let mut rest = Vec::new();
+                    write_ephemeral(event, &mut rest);
+                    rest.push(b'}');
+                    rest.into()
+                });
+                let text = format!(
+                    r#"{{"type":"ephemeral","subscription":{name},"event":{}"#,
+                    String::from_utf8_lossy(&rest)
+                );
                 self.socket.send(Message::text(text)).await?;
             }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
@@ -483,17 +486,12 @@ fn message(kind: &str) -> Map<String, Value> {
 /// The messages of the events of `run`, but for what they begin with: that is the client's own, and
 /// this is the same for all.
 fn rests(reader: &Reader, run: &Run) -> Vec<bytes::Bytes> {
-    let epoch = Some(reader.epoch());
-    let (form, is_placed) = match reader {
-        Reader::One(_) => (Form::Message, false),
-        Reader::Many(_) => (Form::PlacedMessage, true),
+    let form = match reader {
+        Reader::One(_) => Form::Message,
+        Reader::Many(_) => Form::PlacedMessage,
     };
     run.encoded_each(form, |event, bytes| {
-        let after = match is_placed {
-            true => Place::Position(event.position),
-            false => Place::Sequence(event.sequence),
-        };
-        let cursor = Cursor { after, epoch };
+        let cursor = reader.cursor_after(event);
         bytes.extend_from_slice(format!(r#""cursor":"{cursor}","event":"#).as_bytes());
         write_event(run.topic(), event, bytes);
         bytes.push(b'}');
