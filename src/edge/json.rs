@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::media::Media;
 use super::proto;
 use crate::broker::{
     Ack, Ephemeral, EventRef, MaintenanceReport, Page, Receipt, Run, StatePage, TopicInfo,
@@ -20,29 +21,6 @@ enum Content<'a> {
     Json(&'a RawValue),
     Text(&'a str),
     Bytes(&'a [u8]),
-}
-
-/// What a media type says of its payloads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Media {
-    Json,
-    Text,
-    Bytes,
-}
-
-impl Media {
-    /// A payload without a content type is taken for text, and falls back to bytes.
-    fn of(content_type: &str) -> Self {
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
-        let essence = essence.to_ascii_lowercase();
-        match essence.as_str() {
-            "" | "application/javascript" | "application/x-www-form-urlencoded" => Self::Text,
-            "application/json" => Self::Json,
-            other if other.ends_with("+json") => Self::Json,
-            other if other.starts_with("text/") || other.ends_with("xml") => Self::Text,
-            _ => Self::Bytes,
-        }
-    }
 }
 
 impl<'a> Content<'a> {

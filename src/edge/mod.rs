@@ -16,6 +16,7 @@ mod http_events;
 mod http_lines;
 mod http_topics;
 pub mod json;
+mod media;
 mod messages;
 pub mod ndjson;
 mod page_token;

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::media::essence;
 use super::proto;
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
@@ -151,7 +152,7 @@ fn payload(json: &LineJson<'_>) -> Result<(Bytes, String)> {
 
 /// Whether `data` under this content type is the JSON itself.
 fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = essence(content_type);
     essence.is_empty() || essence == JSON || essence.ends_with("+json")
 }
 

@@ -38,6 +38,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::media::essence;
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 
@@ -338,11 +339,6 @@ fn read_offset(offset: &[u8]) -> Option<i64> {
     let (hours, minutes) = (digit(h1)? * 10 + digit(h2)?, digit(m1)? * 10 + digit(m2)?);
     let ms = (hours * 60 + minutes) * 60_000;
     (hours < 24 && minutes < 60).then_some(if *sign == b'-' { -ms } else { ms })
-}
-
-/// A media type without its parameters, in lower case.
-fn essence(content_type: &str) -> String {
-    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// Whether payloads of this media type are JSON: `*/json` and `*/*+json`. None is not; what it

@@ -21,6 +21,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::super::media::Media;
 use super::{
     CORE, PREFIX, TYPES, VERSION, Value, check_name, check_value, essence, is_json, read_time,
 };
@@ -241,18 +242,10 @@ impl<'a> Content<'a> {
             Self::None
         } else if is_json(content_type) {
             serde_json::from_str(text).map_or(Self::Bytes(payload), Self::Json)
-        } else if is_text(content_type) {
+        } else if !essence(content_type).is_empty() && Media::of(content_type) == Media::Text {
             Self::Text(text)
         } else {
             Self::Bytes(payload)
         }
     }
-}
-
-/// Whether payloads of this media type, which is not JSON, are text: the same types as in
-/// `edge/json.rs`, but for an event that has none.
-fn is_text(content_type: &str) -> bool {
-    let essence = essence(content_type);
-    let is_named = ["application/javascript", "application/x-www-form-urlencoded"];
-    essence.starts_with("text/") || essence.ends_with("xml") || is_named.contains(&&*essence)
 }
