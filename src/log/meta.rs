@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! the log     | crc32: 4 | format: 1 | epoch: 4 | lost_positions: 8, signed |
-//! a topic     | crc32: 4 | format: 1 | flags: 1 | trim_reason: 1
+//! a topic     | crc32: 4 | format: 1 | flags: 1 | trim_reason: 1 | numbers: 1
 //!             | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8 | appended_bytes: 8
 //!             | dropped_bytes: 8 | dropped_events: 8 | trimmed_position: 8 | rewritten: 8
 //!             | buried_position: 8 | trimmed_time_ms: 8
 //!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
+//!
+//! `numbers` says how many numbers of 8 bytes follow. A record with fewer is of an older version, in
+//! which those that are missing were 0; format 3 has 11 of them, and does not say so.
 //!
 //! Flag 1: the topic is deleted; 2: it may have events that expire. `trim_reason`: 0 retention,
 //! 1 expired, 2 purged, 3 deleted.
@@ -23,7 +26,11 @@ use crate::error::{Error, PUT_BACK, Result};
 use crate::event::Timestamp;
 use crate::topic::{TopicId, TopicName};
 
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
+
+/// The format before it: a topic's record with 11 numbers.
+const FIXED_NUMBERS_FORMAT: u8 = 3;
+const FIXED_NUMBERS: u8 = 11;
 const CRC_BYTES: usize = 4;
 
 /// How many numbers a topic's record begins with.
@@ -89,7 +96,7 @@ pub(super) fn encode_log(record: &LogRecord) -> Vec<u8> {
 pub(super) fn read_log(tree: &sled::Tree) -> Result<Option<LogRecord>> {
     let Some(value) = tree.get(keys::LOG).map_err(unreadable)? else { return Ok(None) };
     let decode = || -> Result<LogRecord, String> {
-        let bytes: [u8; 12] = unseal(&value)?.try_into().map_err(|_| "it is cut".to_owned())?;
+        let bytes: [u8; 12] = unseal(&value)?.1.try_into().map_err(|_| "it is cut".to_owned())?;
         let [a, b, c, d, lost @ ..] = bytes;
         let epoch = Epoch::new(u32::from_be_bytes([a, b, c, d]));
         Ok(LogRecord { epoch, lost_positions: i64::from_be_bytes(lost) })
@@ -105,7 +112,7 @@ pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
     let StoredTopic { extent, config, .. } = topic;
     let flags =
         if topic.is_deleted { DELETED } else { 0 } | if extent.may_expire { MAY_EXPIRE } else { 0 };
-    let mut content = vec![flags, trim_code(extent.trim_reason)];
+    let mut content = vec![flags, trim_code(extent.trim_reason), NUMBERS as u8];
     let numbers: [u64; NUMBERS] = [
         extent.earliest.get(),
         extent.tail.get(),
@@ -130,13 +137,15 @@ pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
 /// What [`encode_topic`] encoded, of the topic with this id.
 pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, String> {
     let cut = || "it is cut".to_owned();
-    let content = unseal(bytes)?;
+    let (format, content) = unseal(bytes)?;
     let ([flags, reason], content) = content.split_first_chunk().ok_or_else(cut)?;
-    let (numbers, content) = content.split_at_checked(NUMBERS * 8).ok_or_else(cut)?;
-    let number = |index: usize| {
-        let bytes = &numbers[8 * index..8 * (index + 1)];
-        u64::from_be_bytes(bytes.try_into().expect("8 bytes"))
+    let (count, content) = match format {
+        FIXED_NUMBERS_FORMAT => (FIXED_NUMBERS, content),
+        _ => content.split_first().map(|(count, rest)| (*count, rest)).ok_or_else(cut)?,
     };
+    let (numbers, content) = content.split_at_checked(usize::from(count) * 8).ok_or_else(cut)?;
+    let (numbers, _) = numbers.as_chunks::<8>();
+    let number = |index: usize| numbers.get(index).map_or(0, |bytes| u64::from_be_bytes(*bytes));
     let (config_bytes, content) = content.split_first_chunk().ok_or_else(cut)?;
     let config_bytes = u32::from_be_bytes(*config_bytes) as usize;
     let (config, name) = content.split_at_checked(config_bytes).ok_or_else(cut)?;
@@ -209,13 +218,14 @@ fn seal(content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn unseal(bytes: &[u8]) -> Result<&[u8], String> {
+/// The format and the content of a record.
+fn unseal(bytes: &[u8]) -> Result<(u8, &[u8]), String> {
     let (crc, sealed) = bytes.split_at_checked(CRC_BYTES).ok_or("it is cut")?;
     if crc != crc32fast::hash(sealed).to_be_bytes() {
         return Err("its checksum does not fit".to_owned());
     }
     match sealed.split_first() {
-        Some((&FORMAT, content)) => Ok(content),
+        Some((&format @ (FORMAT | FIXED_NUMBERS_FORMAT), content)) => Ok((format, content)),
         Some((format, _)) => Err(format!("format {format} where {FORMAT} is known")),
         None => Err("it is cut".to_owned()),
     }
@@ -257,5 +267,21 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(decode_topic(id, &bytes[..length]).is_err(), "length {length}");
         }
+    }
+
+    /// Goal: a log of an older version opens, and what it did not know of is 0.
+    #[test]
+    fn a_topic_record_of_the_format_before_reads_back() {
+        let name = TopicName::new("a").unwrap();
+        let extent = Extent { tail: Sequence::new(9), ..Extent::EMPTY };
+        let topic = StoredTopic { extent, ..StoredTopic::new(TopicId::FIRST, name) };
+        let mut bytes = encode_topic(&topic);
+        let numbers_at = CRC_BYTES + 1 + 2;
+        bytes[CRC_BYTES] = FIXED_NUMBERS_FORMAT;
+        bytes.drain(numbers_at + 1 + 8 * usize::from(FIXED_NUMBERS)..numbers_at + 1 + 8 * NUMBERS);
+        bytes.remove(numbers_at);
+        let crc = crc32fast::hash(&bytes[CRC_BYTES..]);
+        bytes[..CRC_BYTES].copy_from_slice(&crc.to_be_bytes());
+        assert_eq!(decode_topic(TopicId::FIRST, &bytes).unwrap(), topic);
     }
 }
