@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
-use figment::providers::{Env, Format, Serialized, Toml};
+use figment::providers::{Format, Serialized, Toml};
+use figment::value::Value;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::broker::{
     BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
@@ -18,8 +20,11 @@ use crate::server::ServerConfig;
 /// `LEFTOFF_BROKER__MAX_QUEUE_BYTES` for `max_queue_bytes` in `[broker]`.
 const ENVIRONMENT_PREFIX: &str = "LEFTOFF_";
 
-/// Variables with the prefix that are none of the settings.
+/// Variables with the prefix that the command line reads, and that are no settings.
 const OTHER_VARIABLES: [&str; 3] = ["server", "config", "log_filter"];
+
+/// The section whose names are patterns of topics, and so are not known in advance.
+const PATTERNS_SECTION: &str = "topics.";
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +69,10 @@ impl Default for Config {
 impl Config {
     /// Loads the configuration; `flags` are names and values like `broker.max_queue_bytes`.
     ///
+    /// Variables of the environment that name no setting are left alone, with a warning: the
+    /// platform may have put them there. Kubernetes describes a service named `leftoff` to every
+    /// pod as `LEFTOFF_PORT=tcp://…`, `LEFTOFF_SERVICE_HOST` and their like.
+    ///
     /// # Errors
     ///
     /// A sentence for people: the file, the key, the value and what would be right.
@@ -75,10 +84,11 @@ impl Config {
             }
             figment = figment.merge(Toml::file_exact(file));
         }
-        figment =
-            figment.merge(Env::prefixed(ENVIRONMENT_PREFIX).ignore(&OTHER_VARIABLES).split("__"));
+        for (name, value) in environment()? {
+            figment = figment.merge((name, value));
+        }
         for (name, value) in flags {
-            let value: figment::value::Value = value.parse().unwrap_or_else(|never| match never {});
+            let value: Value = value.parse().unwrap_or_else(|never| match never {});
             figment = figment.merge((name, value));
         }
         let config: Self = figment.extract().map_err(|error| {
@@ -97,6 +107,9 @@ impl Config {
     ///
     /// [`Error::Invalid`]: crate::Error::Invalid
     pub fn validate(&self) -> crate::Result<()> {
+        if self.data_dir.as_os_str().is_empty() {
+            return Err(crate::Error::invalid("data_dir", "is empty; name a directory"));
+        }
         self.open_config().validate()?;
         let Self { follow, server, .. } = self;
         let largest_request = edge::max_request_bytes(&self.limits);
@@ -132,4 +145,38 @@ impl Config {
             topics: self.topics.clone(),
         }
     }
+}
+
+/// The settings that the environment has: each with its name, like `broker.max_queue_bytes`.
+///
+/// # Errors
+///
+/// A sentence that names the variable whose value is no UTF-8.
+fn environment() -> Result<Vec<(String, Value)>, String> {
+    let known = serde_json::to_value(Config::default()).map_err(|error| error.to_string())?;
+    let mut settings = Vec::new();
+    for (variable, value) in std::env::vars_os() {
+        let Some(variable) = variable.to_str() else { continue };
+        let Some(name) = setting_name(variable) else { continue };
+        let default = known.pointer(&format!("/{}", name.replace('.', "/")));
+        let is_setting = default.is_some_and(|default| !default.is_object());
+        if !is_setting && !name.starts_with(PATTERNS_SECTION) {
+            warn!(variable, "no setting has this name: the variable is not used");
+            continue;
+        }
+        let text = value.to_str().ok_or_else(|| format!("{variable}: its value is no UTF-8"))?;
+        // A directory may be named by a number.
+        let value = match default {
+            Some(default) if default.is_string() => Value::from(text),
+            _ => text.parse().unwrap_or_else(|never| match never {}),
+        };
+        settings.push((name, value));
+    }
+    Ok(settings)
+}
+
+/// The name of the setting that a variable stands for; `None` for one that is not meant for it.
+fn setting_name(variable: &str) -> Option<String> {
+    let rest = variable.strip_prefix(ENVIRONMENT_PREFIX)?.to_lowercase();
+    (!OTHER_VARIABLES.contains(&rest.as_str())).then(|| rest.replace("__", "."))
 }

@@ -1,5 +1,7 @@
 //! The `leftoff` program: reads the command line, runs one command, ends with its exit code.
 
+#![warn(clippy::print_stdout, clippy::print_stderr, reason = "they panic when nobody reads it")]
+
 mod cli;
 
 /// sled gives buffers of 8 MiB back and forth. The system's allocator returns them to the kernel

@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod client;
 mod compact;
+mod diagnostics;
 mod export;
 mod publish;
 mod serve;
@@ -18,6 +19,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
+
+use self::diagnostics::{Queue, say};
 
 /// Why a command failed, as scripts can tell: see `leftoff --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,14 +122,15 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = std::env::var("LEFTOFF_LOG_FILTER").unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(&filter).unwrap_or_else(|error| {
-        eprintln!("leftoff: LEFTOFF_LOG_FILTER is ignored: {error}");
+        say(format_args!("leftoff: LEFTOFF_LOG_FILTER is ignored: {error}"));
         EnvFilter::new("info")
     });
     let is_terminal = std::io::stderr().is_terminal();
+    let diagnostics = Queue::of_process();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(is_terminal)
-        .with_writer(std::io::stderr)
+        .with_writer(move || diagnostics.clone())
         .init();
     let outcome = match cli.command {
         // These block, and need no runtime.
@@ -134,15 +138,17 @@ pub(crate) fn main() -> ExitCode {
         Command::Restore(restore) => restore.run(),
         other => run_async(other),
     };
-    match outcome {
+    let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(CliError { failure, message }) => {
             if failure != Failure::OutputClosed {
-                eprintln!("leftoff: {message}");
+                say(format_args!("leftoff: {message}"));
             }
             ExitCode::from(failure as u8)
         }
-    }
+    };
+    diagnostics::flush();
+    code
 }
 
 /// A bar of bytes on a terminal, of this many or of nobody knows how many.

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::client::{Backoff, ServerArgs, failed, is_transient};
+use super::diagnostics::say;
 use super::{CliError, CliResult, Failure, bytes_bar};
 
 /// Most lines that are sent together, and bytes of these.
@@ -87,7 +88,7 @@ impl Publish {
         let outcome = publisher.publish_all(&self.server).await;
         publisher.progress.finish_and_clear();
         let Publisher { stored, duplicates, .. } = &publisher;
-        eprintln!("{stored} events stored, {duplicates} were stored before");
+        say(format_args!("{stored} events stored, {duplicates} were stored before"));
         outcome
     }
 }

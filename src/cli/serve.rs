@@ -1,6 +1,8 @@
 //! `leftoff serve`: runs the broker until it is told to stop.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -79,7 +81,7 @@ impl Serve {
         let opened = tokio::task::spawn_blocking(move || Broker::open(directory, &open_config));
         let broker = opened.await.map_err(std::io::Error::other)??;
         let server = Server::bind(broker, config.server.clone(), config.follow.clone()).await?;
-        if let Err(error) = greet(&server, &config) {
+        if let Err(error) = greeting(&server, &config).and_then(print) {
             warn!(%error, "cannot print the greeting"); // The broker serves all the same.
         }
         server.run(shutdown).await;
@@ -87,20 +89,35 @@ impl Serve {
     }
 }
 
-/// Says where the server listens, and what to try next.
-fn greet(server: &Server, config: &Config) -> io::Result<()> {
-    let mut output = io::stdout().lock();
+/// Where the server listens, and what to try next.
+fn greeting(server: &Server, config: &Config) -> io::Result<String> {
     let (http, grpc) = (server.http_address()?, server.grpc_address()?);
     let events = format!("http://{http}/v1/topics/hello/events");
-    writeln!(output, "leftoff {} keeps {}", env!("CARGO_PKG_VERSION"), config.data_dir.display())?;
-    writeln!(output, "listening on http://{http} (HTTP/1.1 and HTTP/2)")?;
-    writeln!(output, "listening on http://{grpc} (gRPC)")?;
-    writeln!(output)?;
-    writeln!(output, "try, in another terminal:")?;
-    writeln!(output, "  curl -d 'first event' {events}")?;
-    writeln!(output, "  curl -N -H 'Accept: text/event-stream' '{events}?from=earliest'")?;
-    writeln!(output, "  curl -N -H 'Accept: text/event-stream' -H 'Last-Event-ID: 1' {events}")?;
-    output.flush()
+    let (version, directory) = (env!("CARGO_PKG_VERSION"), config.data_dir.display());
+    Ok(format!(
+        "leftoff {version} keeps {directory}
+listening on http://{http} (HTTP/1.1 and HTTP/2)
+listening on http://{grpc} (gRPC)
+
+try, in another terminal:
+  curl -d 'first event' {events}
+  curl -N -H 'Accept: text/event-stream' '{events}?from=earliest'
+  curl -N -H 'Accept: text/event-stream' -H 'Last-Event-ID: 1' {events}
+"
+    ))
+}
+
+/// Prints `text` in a thread of its own: nobody may be reading standard output, and then the thread
+/// waits, and not the broker. It has a handle of its own, for the process flushes the usual one
+/// when it ends.
+fn print(text: String) -> io::Result<()> {
+    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let print = move || {
+        if let Err(error) = output.write_all(text.as_bytes()) {
+            warn!(%error, "cannot print the greeting");
+        }
+    };
+    std::thread::Builder::new().name("greeting".to_owned()).spawn(print).map(drop)
 }
 
 /// Starts the shutdown at the first signal; ends the process at the second.

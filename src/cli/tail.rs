@@ -12,6 +12,7 @@ use leftoff::event::Timestamp;
 
 use super::CliResult;
 use super::client::{Backoff, ServerArgs, failed, is_transient};
+use super::diagnostics::say;
 
 /// Follows a topic and prints its events
 ///
@@ -114,10 +115,10 @@ impl Tail {
                 Some(Message::Gap(gap)) => {
                     let lost =
                         gap.lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
-                    eprintln!(
+                    say(format_args!(
                         "gap ({}): wanted {}, readable is {} up to, not including, {}; lost {lost}",
                         gap.reason, gap.requested, gap.earliest, gap.tail
-                    );
+                    ));
                     *from = gap.cursor;
                 }
                 Some(Message::CaughtUp(_)) if self.no_follow => return Ok(End::Done),

@@ -9,8 +9,8 @@
 //!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
 //!
-//! `numbers` says how many numbers of 8 bytes follow. A record with fewer is of an older version, in
-//! which those that are missing were 0; format 3 has 11 of them, and does not say so.
+//! `numbers` says how many numbers of 8 bytes follow. A record with fewer is of an older version:
+//! those that are missing are 0. Format 3 has 11 of them, and does not say so.
 //!
 //! Flag 1: the topic is deleted; 2: it may have events that expire. `trim_reason`: 0 retention,
 //! 1 expired, 2 purged, 3 deleted.

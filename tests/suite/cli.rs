@@ -84,12 +84,79 @@ fn unknown_and_impossible_settings_are_refused_by_name() {
     }
     let error = settings(&["--set", "broker.nothing=1"], &[]).unwrap_err();
     assert!(error.contains("nothing"), "{error}");
-    let error = settings(&[], &[("LEFTOFF_BROKER__NOTHING", "1")]).unwrap_err();
-    assert!(error.contains("nothing"), "{error}");
+    let error = settings(&[], &[("LEFTOFF_FOLLOW__HEARTBEAT_MS", "often")]).unwrap_err();
+    assert!(error.contains("heartbeat_ms"), "{error}");
     let error = settings(&["--listen", "here"], &[]).unwrap_err();
     assert!(error.contains("server.listen"), "{error}");
     let error = settings(&["--config", "/nowhere.toml"], &[]).unwrap_err();
     assert!(error.contains("/nowhere.toml"), "{error}");
+}
+
+/// Goal: the names that Kubernetes gives to a service called `leftoff`, or to one beside it, keep
+/// no broker from starting; a slip of the pen is told.
+#[test]
+fn variables_that_are_no_settings_are_left_alone_with_a_warning() {
+    let foreign = [
+        ("LEFTOFF_PORT", "tcp://10.0.0.7:4280"),
+        ("LEFTOFF_PORT_4280_TCP", "tcp://10.0.0.7:4280"),
+        ("LEFTOFF_PORT_4280_TCP_ADDR", "10.0.0.7"),
+        ("LEFTOFF_SERVICE_HOST", "10.0.0.7"),
+        ("LEFTOFF_SERVICE_PORT_HTTP", "4280"),
+        ("LEFTOFF_SERVER_PORT", "tcp://10.0.0.8:80"),
+        ("LEFTOFF_LOG_PORT", "tcp://10.0.0.9:80"),
+        ("LEFTOFF_BROKER", "tcp://10.0.0.9:80"),
+        ("LEFTOFF_", "x"),
+        ("LEFTOFF_BROKER__MAX_QUEU_BYTES", "1"),
+    ];
+    let known = [("LEFTOFF_BROKER__MAX_QUEUE_WAIT_MS", "7"), ("LEFTOFF_DATA_DIR", "2026")];
+    let mut command = leftoff();
+    command.args(["serve", "--print-config"]).envs(foreign).envs(known);
+    let output = command.env("LEFTOFF_LOG_FILTER", "warn").output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(code(&output), 0, "{said}");
+    for (variable, _) in foreign {
+        assert!(said.contains(&format!("variable={variable:?}")), "{variable}: {said}");
+    }
+    for (variable, _) in known {
+        assert!(!said.contains(variable), "{said}");
+    }
+    let settings: toml::Table = text(&output.stdout).parse().unwrap();
+    assert_eq!(settings["broker"]["max_queue_wait_ms"].as_integer(), Some(7));
+    assert_eq!(settings["data_dir"].as_str(), Some("2026"), "a number is a name, too");
+}
+
+#[test]
+fn an_empty_directory_name_is_refused_before_anything_is_written() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "data_dir = ''").unwrap();
+    let path = file.path().to_str().unwrap();
+    for (variable, value) in [("LEFTOFF_DATA_DIR", ""), ("LEFTOFF_CONFIG", path)] {
+        let mut command = leftoff();
+        command.arg("serve").env(variable, value);
+        let output = command.current_dir(nowhere.path()).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(said.contains("data_dir: is empty"), "{said}");
+        assert_eq!(code(&output), 5, "{said}");
+        assert_eq!(std::fs::read_dir(nowhere.path()).unwrap().count(), 0);
+    }
+}
+
+/// Goal: a storage engine that complains is heard.
+#[tokio::test]
+async fn the_storage_engines_own_lines_are_among_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    Process::serve(directory.path(), &[]).kill();
+    // The engine's settings cannot be read any more: it says so in its own words.
+    std::fs::write(directory.path().join("sled/conf"), "not a setting").unwrap();
+    let mut command = leftoff();
+    command.args(["serve", "--data-dir"]).arg(directory.path());
+    command.env("LEFTOFF_LOG_FILTER", "warn").stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = text(&output.stderr);
+    assert_ne!(code(&output), 0, "{said}");
+    assert!(said.contains("sled"), "{said}");
+    assert!(said.contains("ERROR") || said.contains("WARN"), "{said}");
 }
 
 #[tokio::test]

@@ -362,6 +362,22 @@ impl Process {
         Self { child, address: address.expect("the server said where it listens") }
     }
 
+    /// A broker that was started in another way, and listens there before long.
+    pub(crate) fn adopt(child: Child, address: SocketAddr) -> Self {
+        Self { child, address }
+    }
+
+    /// Waits until it answers.
+    pub(crate) async fn until_ready(&mut self) {
+        soon(async {
+            while tokio::net::TcpStream::connect(self.address).await.is_err() {
+                assert_eq!(self.child.try_wait().unwrap(), None, "it has ended");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -1,5 +1,7 @@
 //! Stopping: accepted work is answered, streams end, and nothing holds it up.
 
+use std::io::Write;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use leftoff::edge::proto::publish_stream_response::Outcome;
@@ -17,7 +19,7 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
-use crate::common::{Process, Sse, get, grpc, post, read_all, soon, text};
+use crate::common::{Process, Server, Sse, get, grpc, leftoff, post, quakes, read_all, soon, text};
 
 fn request(number: usize) -> PublishStreamRequest {
     let payload = number.to_string().into();
@@ -186,4 +188,73 @@ async fn a_second_signal_ends_it_at_once() {
     stream.rest().await; // The first signal has arrived.
     process.signal(Signal::TERM);
     assert_eq!(process.exit_code().await, Some(128 + 15));
+}
+
+/// Standard error, or standard output, as a supervisor may leave it.
+enum Left {
+    /// A pipe whose reader is gone.
+    Gone,
+    /// A pipe that is full, and that nobody reads.
+    Full,
+    /// A device without room.
+    NoRoom,
+}
+
+impl Left {
+    /// The end for the broker, and the one that has to stay open, if there is one.
+    fn open(&self) -> (Stdio, Option<std::io::PipeReader>) {
+        if let Self::NoRoom = self {
+            let device = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+            return (device.into(), None);
+        }
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        if let Self::Gone = self {
+            return (writer.into(), None);
+        }
+        let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+        rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+        while writer.write(&[b'x'; 4_096]).is_ok() {}
+        rustix::fs::fcntl_setfl(&writer, flags).unwrap();
+        (writer.into(), Some(reader))
+    }
+}
+
+/// Goal: a signal works whatever became of standard output and standard error, and so does the
+/// broker until then: no line that it logs or prints ends or blocks anything.
+#[tokio::test]
+async fn a_signal_stops_the_broker_whatever_became_of_its_outputs() {
+    for output in [Left::Gone, Left::Full, Left::NoRoom] {
+        let directory = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (stdout, _reader) = output.open();
+        let (stderr, _other_reader) = output.open();
+        let mut command = leftoff();
+        command.args(["serve", "--listen", &port.to_string(), "--data-dir"]).arg(directory.path());
+        command.env("LEFTOFF_LOG_FILTER", "debug").stdout(stdout).stderr(stderr);
+        let mut process = Process::adopt(command.spawn().unwrap(), port);
+        process.until_ready().await;
+        for number in 0..50 {
+            let answer = post(port, "/v1/topics/a/events", number.to_string()).await;
+            assert_eq!(answer.status, 201);
+        }
+        process.signal(Signal::TERM);
+        assert_eq!(process.exit_code().await, Some(0));
+        let process = Process::serve(directory.path(), &[]);
+        assert_eq!(read_all(process.address, "a").await.len(), 50);
+    }
+}
+
+/// Goal: the messages of a command are no reason to fail.
+#[tokio::test]
+async fn a_command_does_its_work_though_nobody_can_read_what_it_says() {
+    let server = Server::start().await;
+    let url = format!("http://{}", server.address);
+    for output in [Left::Gone, Left::NoRoom] {
+        let (stderr, _reader) = output.open();
+        let mut command = leftoff();
+        command.args(["publish", "--server", &url, "--file"]).arg(quakes()).stderr(stderr);
+        let status = tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap();
+        assert_eq!(status.code(), Some(0));
+    }
+    server.stop().await;
 }

@@ -184,3 +184,12 @@ fn the_protos_are_documented_and_named_by_the_common_style() {
         previous = line;
     }
 }
+
+/// Goal: a sum of what clients send that does not fit ends loudly in releases, too.
+#[test]
+fn releases_check_their_sums() {
+    let manifest: toml::Table =
+        fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let release = manifest["profile"]["release"].as_table().unwrap();
+    assert_eq!(release["overflow-checks"].as_bool(), Some(true));
+}

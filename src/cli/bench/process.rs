@@ -13,6 +13,7 @@ use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
 
 use crate::cli::client::{Client, ServerArgs};
+use crate::cli::diagnostics::say;
 use crate::cli::{CliError, CliResult, Failure};
 
 /// How long a broker of the bench's own may take until it listens.
@@ -70,7 +71,7 @@ impl Target {
         if self.served.is_none() {
             let deleted = client.delete_topic(DeleteTopicRequest { topic: topic.to_owned() }).await;
             if let Err(status) = deleted {
-                eprintln!("the topic {topic} stays: {}", status.message());
+                say(format_args!("the topic {topic} stays: {}", status.message()));
             }
         }
     }
