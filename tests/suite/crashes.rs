@@ -23,9 +23,10 @@ const EAGER: [&str; 4] =
     ["--set", "maintenance.interval_ms=1", "--set", "broker.max_block_bytes=1024"];
 
 /// What is published to which topic, and what becomes of it.
-const TOPICS: [(&str, &str); 4] = [
+const TOPICS: [(&str, &str); 5] = [
     ("retained", "{\"max_events\":40}"),
     ("compacted", "{\"compact\":true,\"tombstone_grace_ms\":1}"),
+    ("by-hand", "{\"compact\":true}"),
     ("rolled-up", "{}"),
     ("deleted", "{}"),
 ];
@@ -88,6 +89,19 @@ async fn delete(address: SocketAddr, all: All) {
     }
 }
 
+/// Compacts the topic of that name by hand, up to its last event, until the broker is gone.
+async fn compact(address: SocketAddr) {
+    let url = format!("http://{address}/v1/maintenance?topic=by-hand");
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
+    let client = client.build_http();
+    loop {
+        let request = http::Request::post(&url).body(String::new()).unwrap();
+        if client.request(request).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Everything that a reader gets of a topic, from the first on: sequence, key and payload.
 async fn read(address: SocketAddr, topic: &str) -> BTreeMap<u64, Told> {
     let mut seen = BTreeMap::new();
@@ -127,7 +141,7 @@ fn check(topic: &str, info: &Value, seen: &BTreeMap<u64, Told>, known: &mut Know
         match seen.get(sequence) {
             Some(event) => assert_eq!(event, told, "{topic}: {sequence}"),
             None => {
-                let superseded = topic == "compacted"
+                let superseded = ["compacted", "by-hand"].contains(&topic)
                     && (told.payload.is_empty()
                         || seen.range(sequence + 1..).any(|(_, event)| event.key == told.key)
                         || known
@@ -156,7 +170,7 @@ fn check(topic: &str, info: &Value, seen: &BTreeMap<u64, Told>, known: &mut Know
 /// Goal: killed at any moment of retention, compaction, rolling-up and deletion, the log loses
 /// nothing that was acknowledged and is kept, brings back nothing that was dropped, and goes on
 /// where it was.
-/// Method: all four go on all the time, in topics of their own, while events are published.
+/// Method: all of them go on all the time, in topics of their own, while events are published.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_in_the_middle_of_maintenance_it_keeps_what_is_kept_and_drops_what_is_dropped() {
     let mut random = StdRng::seed_from_u64(seed());
@@ -169,8 +183,10 @@ async fn killed_in_the_middle_of_maintenance_it_keeps_what_is_kept_and_drops_wha
         assert_eq!(send(to(process.address, "PUT", &path), settings).await.status, 201);
     }
     for kill in 0..KILLS {
-        let mut tasks: Vec<JoinHandle<()>> =
-            vec![tokio::spawn(delete(process.address, all.clone()))];
+        let mut tasks: Vec<JoinHandle<()>> = vec![
+            tokio::spawn(delete(process.address, all.clone())),
+            tokio::spawn(compact(process.address)),
+        ];
         for (topic, _) in TOPICS {
             for number in 0..2 {
                 let name = format!("{kill}.{number}");

@@ -8,6 +8,7 @@ mod cli;
 mod clients;
 mod cloudevents;
 mod common;
+mod compaction;
 mod crashes;
 mod dedup;
 mod durability;

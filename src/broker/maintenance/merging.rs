@@ -6,6 +6,9 @@
 //! \________ run ________/         \_________ run ________________/
 //!       one block          stays            one block              stays
 //! ```
+//!
+//! The newest block tells where its topic ends. Written again it still spans what it spanned, and
+//! tells the same; but while a topic is published to, its newest block is hardly ever worth it.
 
 use super::super::committer::{Merged, Passed, Rewrite};
 use super::rewriting::{MIN_MERGED_BLOCKS, Reason, STEP_BYTES, Visit};
@@ -27,8 +30,8 @@ const MAX_READY_PARTS: usize = 64;
 /// What goes along with an event besides its texts and its payload, about, in bytes.
 const RECORD_BYTES: usize = 8;
 
-/// Goes through the blocks from `from` on, but for the newest, which tells where the topic ends and
-/// stays as it is. Returns what is left of what `superseded` holds.
+/// Goes through the blocks from `from` on; while the topic is published to, the newest one stays
+/// as it is. Returns what is left of what `superseded` holds.
 pub(super) fn pass(
     visit: &mut Visit<'_>,
     from: Sequence,
@@ -36,7 +39,7 @@ pub(super) fn pass(
 ) -> Result<Compacted> {
     visit.settle()?; // What the pass before has written is read.
     let tail = visit.topic.state().extent.tail;
-    let newest = newest_block(visit, tail)?;
+    let newest = if visit.takes_newest() { None } else { newest_block(visit, tail)? };
     let end = superseded.below.min(newest.as_ref().map_or(tail, Block::first_sequence));
     let compacted = Compacted { below: end, seen: end, ..Compacted::nothing(0) };
     // What came after its keys were read was not looked at.

@@ -45,6 +45,9 @@ const MAX_WRITING: usize = 8;
 /// them as of the others, too.
 const MIN_DIRTY_EVENTS: u64 = 64;
 
+/// After how long without an event a topic is quiet: what is left of it then is compacted, too.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// A topic with events that expire is gone through at most this often, and not more than for a
 /// tenth of the time.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -201,9 +204,24 @@ impl<'a> Visit<'a> {
         let compacted = self.topic.upkeep.compacted(kept);
         let dirty = extent.tail.get() - compacted.seen.max(extent.earliest).get();
         let clean = extent.events().saturating_sub(dirty);
+        // Each compaction reads all there is: that is paid by what was added, or it is little.
+        let is_much = 2 * dirty >= clean;
+        let is_little = extent.size_bytes() <= STEP_BYTES as u64;
+        let is_left = dirty > 0 && (is_much || is_little) && self.quiet_from() <= self.now;
         self.forced
-            || (dirty >= MIN_DIRTY_EVENTS && 2 * dirty >= clean)
+            || (dirty >= MIN_DIRTY_EVENTS && is_much)
+            || is_left
             || (compacted.due <= self.now && self.may_sweep())
+    }
+
+    /// When the topic is quiet, if nothing more is published to it.
+    fn quiet_from(&self) -> Timestamp {
+        self.topic.state().extent.last_time.plus_ms(QUIET.as_millis() as u64)
+    }
+
+    /// Whether a pass takes in the newest block.
+    pub(super) fn takes_newest(&self) -> bool {
+        self.forced || self.quiet_from() <= self.now
     }
 
     fn is_worth_a_sweep(&self) -> bool {
@@ -240,7 +258,7 @@ impl<'a> Visit<'a> {
         Ok(())
     }
 
-    /// Goes through the blocks from `from` on, but for the newest, and merges what is worth it.
+    /// Goes through the blocks from `from` on, and merges what is worth it.
     /// Returns what is left of what `superseded` holds.
     fn rewrite(&mut self, from: Sequence, superseded: &Superseded) -> Result<Compacted> {
         let started = Instant::now();
@@ -280,7 +298,12 @@ impl<'a> Visit<'a> {
             upkeep.rewriting.set(upkeep.next_sweep());
         }
         if let Some(kept) = self.config.key_limit() {
-            upkeep.rewriting.set(upkeep.compacted(kept).due.max(upkeep.next_sweep()));
+            let compacted = upkeep.compacted(kept);
+            upkeep.rewriting.set(compacted.due.max(upkeep.next_sweep()));
+            let quiet_from = self.quiet_from();
+            if compacted.seen < self.topic.state().extent.tail && quiet_from > self.now {
+                upkeep.rewriting.set(quiet_from);
+            }
         }
         Ok(())
     }
