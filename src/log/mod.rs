@@ -14,6 +14,7 @@ pub mod backup;
 mod block;
 mod blocks;
 mod check;
+mod cleaner;
 mod keys;
 mod lock;
 mod mark;

@@ -16,11 +16,7 @@
 //!   segment to a file of its own under `blobs/`, which is never synced (src/pagecache/blob_io.rs);
 //!   a leaf holds up to 16 entries and is read and rewritten whole, so it stays near 128 KiB here.
 //!   With values of 32 KiB the soak (benches/soak.rs) took 470 MiB of memory, with 8 KiB 400.
-//! - sled's flusher wakes up 50 times a second. Each time it takes one segment that is half empty,
-//!   and moves what is left in it elsewhere (src/flusher.rs, `SegmentCleaner::pop`): every 500 ms,
-//!   as is its default, it gives back 16 MiB a second at the most. What is written on top of that
-//!   is never given back: the directory of the soak grew to eight times what it held, and went on.
-//!   Every 20 ms, it stays below twice.
+//! - sled runs without its flusher: cleaner.rs does what it is needed for, and nothing when idle.
 //! - A group of one block is inserted without a batch: sled writes and syncs a batch's frame by
 //!   itself. 64 clients with one event each: 2 `sync_file_range` a group with it, 1 without.
 
@@ -36,6 +32,7 @@ use tracing::{info, warn};
 
 use super::block::Block;
 use super::blocks::{self, Blocks, END, unreadable, unreadable_page};
+use super::cleaner::{Cleaner, written_bytes};
 use super::keys::BlockKey;
 use super::lock::{lock, patiently};
 use super::mark::{Mark, Marked};
@@ -48,13 +45,10 @@ use crate::event::{Durability, Timestamp};
 use crate::topic::{TopicId, TopicName};
 
 /// sled's unit of space, in bytes.
-const SEGMENT_BYTES: usize = 8 << 20;
+pub(super) const SEGMENT_BYTES: usize = 8 << 20;
 
 /// Free space, in bytes, below which nothing is rewritten any more: what sled takes next.
 const REWRITE_FLOOR_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
-
-/// How often sled may give one segment back, in milliseconds.
-const CLEAN_EVERY_MS: u64 = 20;
 
 /// What a group may take on disk for each of its bytes, before sled gives space back: the entry
 /// itself, and its leaf's rewriting. Measured: 1.4 to 1.8.
@@ -83,6 +77,7 @@ impl Default for LogConfig {
 /// The log in a directory of its own.
 #[derive(Debug)]
 pub struct SledLog {
+    cleaner: Cleaner,
     tree: sled::Tree,
     database: sled::Db,
     /// Our own handle to the file that sled writes, for the sync that counts.
@@ -95,7 +90,7 @@ pub struct SledLog {
     /// for: reading the newest block of each takes most of the time that opening takes.
     found: Mutex<Option<Vec<StoredTopic>>>,
     /// Why nothing more may be written.
-    failed: Mutex<Option<Cause>>,
+    failed: Arc<Mutex<Option<Cause>>>,
     /// Held for as long as the log is open; the system lets go of it when the process ends.
     _lock: File,
 }
@@ -123,7 +118,10 @@ impl SledLog {
             .open(directory.join("sled/db"))
             .map_err(io)?;
         let mark = Mark::open(directory).map_err(io)?;
+        let failed = Arc::default();
+        let cleaner = Cleaner::start(&database, &file, &failed).map_err(io)?;
         let mut log = Self {
+            cleaner,
             tree,
             database,
             file,
@@ -132,7 +130,7 @@ impl SledLog {
             epoch: Epoch::new(0),
             names: RwLock::default(),
             found: Mutex::default(),
-            failed: Mutex::new(None),
+            failed,
             _lock: lock,
         };
         log.begin(directory)?;
@@ -369,6 +367,7 @@ impl Log for SledLog {
             let noted = self.mark.note_unsynced(self.epoch);
             noted.map_err(|error| Error::NotWritten(Arc::new(error)))?;
         }
+        let before_bytes = written_bytes(&self.database);
         self.or_fail(|| {
             match lone_part(group) {
                 // Alone, an entry needs no batch around it, which sled writes and syncs on its own.
@@ -377,6 +376,7 @@ impl Log for SledLog {
             }
             self.sync(group.durability)
         })?;
+        self.cleaner.wrote(before_bytes, group.durability == Durability::Fsync);
         self.touch(group);
         if !group.topics.is_empty() {
             let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
@@ -483,6 +483,7 @@ impl Log for SledLog {
 
 impl Drop for SledLog {
     fn drop(&mut self) {
+        self.cleaner.stop(); // Whatever it has moved is synced below.
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         if failed {
             return;
@@ -535,7 +536,7 @@ pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db>
         .path(path)
         .segment_size(SEGMENT_BYTES)
         .cache_capacity(cache_bytes)
-        .flush_every_ms(Some(CLEAN_EVERY_MS))
+        .flush_every_ms(None)
         .mode(sled::Mode::HighThroughput);
     // sled locks its file as well, and tells it in words alone.
     let is_locked = |error: &sled::Error| error.to_string().contains("could not acquire lock");

@@ -17,6 +17,7 @@ mod feeds;
 mod forgetful;
 mod grpc;
 mod http;
+mod idle;
 mod model;
 mod power;
 mod real_input;

@@ -1,0 +1,325 @@
+//! The cleaner: a thread that has sled give back the space of what is superseded.
+//!
+//! ```text
+//! commit ──▶ wrote() ──▶ thread: a turn, a turn, …, a sync; until nothing moves any more
+//!                          │
+//!                          └─ 10 small writes ──▶ sled replaces their page, and moves one page
+//!                                                 out of a segment that is half empty
+//! ```
+//!
+//! # Why
+//!
+//! - sled takes a segment again when nothing in it is valid any more. From a segment that is less
+//!   than half valid it moves what is left elsewhere: one page whenever it replaces some page
+//!   (src/pagecache/mod.rs of 0.34.7, `replace`), and more of them in its flusher, a thread that
+//!   wakes up at intervals, writes out, moves pages, and calls `fsync`, whether there is anything
+//!   to do or not. Every 500 ms, as is its default, it gives back 16 MiB a second at the most, and
+//!   the directory of the soak (benches/soak.rs) grew to eight times what it held; every 20 ms it
+//!   stayed below twice, and an idle broker called `fsync` 50 times a second.
+//! - So sled runs without its flusher, and this thread makes it move pages: the tenth small change
+//!   of a page makes sled replace that page, and so move one other. The page is one of sled's own
+//!   default tree, which holds nothing else. A move costs about 400 bytes on top of what is moved.
+//! - The thread sleeps until [`PROBE_BYTES`] were written since it found nothing to do, for only
+//!   what is written supersedes anything. What is idle does not wake it.
+//! - What was moved is synced before sled can write over the place that it was moved from: sled
+//!   takes a segment again two segments later at the earliest, and a spell moves less than one.
+//!   For the same reason, and to bound what a loss of power takes, the thread syncs what was
+//!   committed without a sync, within [`INTERVAL`].
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+
+use crate::error::Cause;
+
+/// Bytes that are written until it is worth looking for something to move: a few pages.
+const PROBE_BYTES: u64 = 256 << 10;
+
+/// Moves in a row, after which it is looked at whether anything moved at all. A page that has
+/// moved by itself counts as one, and moves nothing.
+const MOVES: usize = 32;
+
+/// Bytes that [`MOVES`] write at the most when there is nothing to move.
+const IDLE_BYTES: u64 = MOVES as u64 * 1_024;
+
+/// How long the thread moves pages at a time, and how often it may begin to: it takes half of the
+/// time at the most, as sled's flusher does.
+const SPELL: Duration = Duration::from_millis(10);
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Bytes that a spell moves at the most, before they are synced: less than one of sled's segments.
+const SPELL_BYTES: u64 = 4 << 20;
+
+/// Changes of a page that make sled replace it. Source: `PAGE_CONSOLIDATION_THRESHOLD`.
+const CHANGES: u8 = 10;
+
+/// The key that is changed.
+const KEY: &[u8] = b"cleaner";
+
+/// The thread that cleans, while this is held.
+#[derive(Debug)]
+pub(super) struct Cleaner {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    database: sled::Db,
+    file: File,
+    /// Bytes that commits have written.
+    committed_bytes: AtomicU64,
+    /// How much was written in all when nothing was left to do.
+    seen_bytes: AtomicU64,
+    /// Whether something was committed without a sync.
+    is_unsynced: AtomicBool,
+    is_busy: AtomicBool,
+    is_stopping: AtomicBool,
+    failed: Arc<Mutex<Option<Cause>>>,
+}
+
+/// How many bytes sled has written to its file in all, since it was created. Padding counts.
+pub(super) fn written_bytes(database: &sled::Db) -> u64 {
+    // Not documented, but public; this very version of sled is asked for in Cargo.toml.
+    database.context.pagecache.log.stable_offset().try_into().unwrap_or(0)
+}
+
+impl Cleaner {
+    /// Starts the thread. What keeps sled from writing is noted in `failed`.
+    pub(super) fn start(
+        database: &sled::Db,
+        file: &File,
+        failed: &Arc<Mutex<Option<Cause>>>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            database: database.clone(),
+            file: file.try_clone()?,
+            committed_bytes: AtomicU64::new(0),
+            seen_bytes: AtomicU64::new(0), // What was left to do before shows at the first write.
+            is_unsynced: AtomicBool::new(false),
+            is_busy: AtomicBool::new(false),
+            is_stopping: AtomicBool::new(false),
+            failed: failed.clone(),
+        });
+        let running = shared.clone();
+        let thread = std::thread::Builder::new().name("log cleaner".to_owned());
+        let thread = Some(thread.spawn(move || running.run())?);
+        Ok(Self { shared, thread })
+    }
+
+    /// Notes that a commit has written, when sled had written `before_bytes`, and whether that was
+    /// synced.
+    pub(super) fn wrote(&self, before_bytes: u64, is_synced: bool) {
+        let shared = &self.shared;
+        let bytes = written_bytes(&shared.database).saturating_sub(before_bytes);
+        shared.committed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if !is_synced {
+            shared.is_unsynced.store(true, Ordering::Release);
+        }
+        if (!is_synced || shared.is_worth_it())
+            && !shared.is_busy.swap(true, Ordering::AcqRel)
+            && let Some(thread) = &self.thread
+        {
+            thread.thread().unpark();
+        }
+    }
+
+    /// Ends the thread, after the spell that it is at.
+    pub(super) fn stop(&mut self) {
+        self.shared.is_stopping.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                error!("the thread that cleans the log ended by a panic");
+            }
+        }
+    }
+}
+
+impl Drop for Cleaner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let mut last = Instant::now();
+        while !self.is_stopping.load(Ordering::Acquire) {
+            if !self.is_busy.load(Ordering::Acquire) {
+                std::thread::park();
+                continue;
+            }
+            self.rest_until(last + INTERVAL);
+            last = Instant::now();
+            // Before it is looked for more to do: who asks from now on wakes the thread again.
+            self.is_busy.store(false, Ordering::Release);
+            match self.work() {
+                Ok(has_more) => drop(self.is_busy.fetch_or(has_more, Ordering::AcqRel)),
+                Err(error) => {
+                    error!(%error, "the log cannot be cleaned, and takes no more writes");
+                    let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    failed.get_or_insert(Arc::new(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether enough was written since nothing was left to do.
+    fn is_worth_it(&self) -> bool {
+        let seen = self.seen_bytes.load(Ordering::Relaxed);
+        written_bytes(&self.database) >= seen.saturating_add(PROBE_BYTES)
+    }
+
+    /// Moves pages for a while, and syncs. Returns whether there may be more to move.
+    fn work(&self) -> io::Result<bool> {
+        let is_unsynced = self.is_unsynced.swap(false, Ordering::AcqRel);
+        let (moved_bytes, has_more) = if self.is_worth_it() { self.spell()? } else { (0, false) };
+        if is_unsynced || moved_bytes > IDLE_BYTES {
+            self.file.sync_data()?;
+        }
+        Ok(has_more)
+    }
+
+    /// Sleeps until `time`, or until the thread is to stop.
+    fn rest_until(&self, time: Instant) {
+        while !self.is_stopping.load(Ordering::Acquire) {
+            let rest = time.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return;
+            }
+            std::thread::park_timeout(rest);
+        }
+    }
+
+    /// Moves pages for a while. Returns how much was written for that, and whether there may be
+    /// more to move.
+    fn spell(&self) -> io::Result<(u64, bool)> {
+        let started = Instant::now();
+        let mut moved_bytes = 0;
+        while started.elapsed() < SPELL && moved_bytes < SPELL_BYTES {
+            let bytes = self.moves()?;
+            if bytes <= IDLE_BYTES {
+                let written = written_bytes(&self.database);
+                self.seen_bytes.store(written, Ordering::Relaxed);
+                return Ok((moved_bytes, false));
+            }
+            moved_bytes += bytes;
+        }
+        Ok((moved_bytes, true))
+    }
+
+    /// Has sled move [`MOVES`] pages. Returns how much was written for that, about.
+    fn moves(&self) -> io::Result<u64> {
+        let before = written_bytes(&self.database);
+        let committed = self.committed_bytes.load(Ordering::Relaxed);
+        for _ in 0..MOVES {
+            for change in 0..CHANGES {
+                match self.database.insert(KEY, &[change]) {
+                    Ok(_) => {}
+                    // The page that was to be moved cannot be read: it stays where it is, and so
+                    // does its segment. Whoever reads it is told.
+                    Err(sled::Error::Corruption { .. }) => {
+                        warn!("a damaged page keeps a segment of the log from being used again");
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        self.database.flush()?;
+        let written = written_bytes(&self.database).saturating_sub(before);
+        let by_others = self.committed_bytes.load(Ordering::Relaxed).saturating_sub(committed);
+        Ok(written.saturating_sub(by_others))
+    }
+}
+
+#[cfg(test)]
+/// How many bytes of sled's file hold something that may be valid, in whole segments.
+pub(super) fn used_bytes(database: &sled::Db, segment_bytes: u64) -> u64 {
+    // As above. Nothing is read: the iterator begins with a list of the segments in use.
+    database.context.pagecache.log.iter_from(0).segments.len() as u64 * segment_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sled_log::{SEGMENT_BYTES, open_sled};
+    use super::*;
+
+    const VALUE_BYTES: usize = 8 << 10;
+    const KEYS: u32 = 8_192;
+
+    fn used(database: &sled::Db) -> u64 {
+        used_bytes(database, SEGMENT_BYTES as u64)
+    }
+
+    /// Goal: what was removed gives its space back without any further write.
+    /// Method: in each segment a third of the pages stays, which sled alone does not move.
+    #[test]
+    fn segments_that_are_mostly_superseded_are_given_back_while_nothing_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = open_sled(directory.path(), 1 << 20).unwrap();
+        let tree = database.open_tree("events").unwrap();
+        for key in 0..KEYS {
+            tree.insert(key.to_be_bytes(), vec![key as u8; VALUE_BYTES]).unwrap();
+        }
+        database.flush().unwrap();
+        let full = used(&database);
+        assert!(full >= u64::from(KEYS) * VALUE_BYTES as u64);
+        let file = File::options().write(true).open(directory.path().join("db")).unwrap();
+        let failed = Arc::default();
+        let cleaner = Cleaner::start(&database, &file, &failed).unwrap();
+        let is_kept = |key: u32| key % 192 < 64;
+        for key in (0..KEYS).filter(|key| !is_kept(*key)) {
+            let before = written_bytes(&database);
+            tree.remove(key.to_be_bytes()).unwrap();
+            database.flush().unwrap();
+            cleaner.wrote(before, true);
+        }
+        let until = Instant::now() + Duration::from_secs(60);
+        while used(&database) > full * 6 / 10 {
+            assert!(Instant::now() < until, "{} of {full} bytes are in use", used(&database));
+            std::thread::sleep(INTERVAL);
+        }
+        drop(cleaner);
+        let kept = tree.iter().map(Result::unwrap);
+        let kept: Vec<_> = kept.map(|(key, value)| (key.to_vec(), value[0], value.len())).collect();
+        let wanted = (0..KEYS).filter(|key| is_kept(*key));
+        let wanted: Vec<_> =
+            wanted.map(|key| (key.to_be_bytes().to_vec(), key as u8, VALUE_BYTES)).collect();
+        assert!(kept == wanted, "something else is stored");
+        assert!(failed.lock().unwrap().is_none());
+    }
+
+    /// Goal: with nothing to move, the thread does not go round; what was not synced is synced.
+    #[test]
+    fn with_nothing_to_move_it_rests() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = open_sled(directory.path(), 1 << 20).unwrap();
+        let file = File::options().write(true).open(directory.path().join("db")).unwrap();
+        let failed = Arc::default();
+        let mut cleaner = Cleaner::start(&database, &file, &failed).unwrap();
+        let before = written_bytes(&database);
+        let tree = database.open_tree("events").unwrap();
+        for key in 0..100_u32 {
+            tree.insert(key.to_be_bytes(), vec![0; VALUE_BYTES]).unwrap();
+        }
+        database.flush().unwrap();
+        cleaner.wrote(before, false);
+        let until = Instant::now() + Duration::from_secs(30);
+        let shared = cleaner.shared.clone();
+        while shared.is_busy.load(Ordering::Acquire) || shared.is_worth_it() {
+            assert!(Instant::now() < until, "it goes round");
+            std::thread::sleep(INTERVAL);
+        }
+        assert!(!shared.is_unsynced.load(Ordering::Acquire));
+        cleaner.stop();
+        assert!(!shared.is_busy.load(Ordering::Acquire));
+        assert!(written_bytes(&database) - shared.seen_bytes.load(Ordering::Relaxed) < IDLE_BYTES);
+    }
+}
