@@ -68,6 +68,7 @@ use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 use committer::{Change, Command, Request, Work};
 use maintenance::Ask;
+use publish::Turn;
 use shared::{REQUEST_BYTES, Shared, Threads, blocking};
 use state::StateRead;
 use topics::{Topic, TopicState};
@@ -182,8 +183,8 @@ impl Broker {
         self.submit_in_order(publish, &InOrder::default()).await
     }
 
-    /// As [`Self::submit`], but nothing is stored after something that was refused in the same
-    /// `order`.
+    /// As [`Self::submit`], but nothing is stored after a publish of the same `order` that failed.
+    /// Those that were handed in before that one are stored.
     ///
     /// # Errors
     ///
@@ -191,13 +192,12 @@ impl Broker {
     ///
     /// # Cancel safety
     ///
-    /// As [`Self::submit`].
+    /// As [`Self::submit`]; a publish that was given up is no failure to those after it.
     pub async fn submit_in_order(&self, publish: Publish, order: &InOrder) -> Result<Pending> {
-        let wait = self.0.max_queue_wait;
-        let queued = tokio::time::timeout(wait, self.submit_patiently(publish, order)).await;
-        queued.unwrap_or_else(|_elapsed| {
-            Err(order.refuse(Error::Busy { waited_ms: wait.as_millis() as u64 }))
-        })
+        let (turn, wait) = (order.next(), self.0.max_queue_wait);
+        let queued = tokio::time::timeout(wait, self.enqueue(publish, turn.clone())).await;
+        let busy = Error::Busy { waited_ms: wait.as_millis() as u64 };
+        queued.unwrap_or(Err(busy)).inspect_err(|_refused| turn.fail())
     }
 
     /// As [`Self::submit_in_order`], for a caller that can be kept waiting: it waits for room as
@@ -209,14 +209,14 @@ impl Broker {
     ///
     /// # Cancel safety
     ///
-    /// As [`Self::submit`].
+    /// As [`Self::submit_in_order`].
     pub async fn submit_patiently(&self, publish: Publish, order: &InOrder) -> Result<Pending> {
-        let submitted = self.enqueue(publish, order.clone()).await;
-        submitted.inspect_err(|_refused| order.fail())
+        let turn = order.next();
+        self.enqueue(publish, turn.clone()).await.inspect_err(|_refused| turn.fail())
     }
 
-    async fn enqueue(&self, publish: Publish, order: InOrder) -> Result<Pending> {
-        order.check()?;
+    async fn enqueue(&self, publish: Publish, turn: Turn) -> Result<Pending> {
+        turn.check()?;
         let shared = &self.0;
         shared.limits.check(&publish.events)?;
         let records = NewRecords::encode(&publish.events);
@@ -231,7 +231,7 @@ impl Broker {
             topic,
             records,
             expected_sequence: publish.expected_sequence,
-            order,
+            turn,
             answer,
             _space: space,
         };

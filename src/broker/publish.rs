@@ -1,7 +1,7 @@
 //! Publishing: what is handed in, and the acknowledgement that comes back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::oneshot;
 
@@ -22,26 +22,60 @@ pub struct Publish {
     pub expected_sequence: Option<u64>,
 }
 
-/// What one publisher hands in, one after another: nothing of it is stored after something that was
-/// refused, whatever was in flight by then.
+/// One publisher, which hands in one publish after another: none of them is stored after one that
+/// failed, whatever was in flight by then. Those before a failure are stored all the same.
 #[derive(Debug, Clone, Default)]
-pub struct InOrder(Arc<AtomicBool>);
+pub struct InOrder(Arc<Order>);
+
+/// What all handles of one [`InOrder`] share.
+#[derive(Debug)]
+struct Order {
+    /// The number of the publish that is handed in next, from 0.
+    next: AtomicU64,
+    /// The lowest number of those that failed; [`NONE_FAILED`] while none did.
+    failed: AtomicU64,
+}
+
+/// No publish gets this number.
+const NONE_FAILED: u64 = u64::MAX;
+
+impl Default for Order {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(0), failed: AtomicU64::new(NONE_FAILED) }
+    }
+}
 
 impl InOrder {
-    /// Notes that something was refused.
-    pub(super) fn fail(&self) {
-        self.0.store(true, Ordering::Release);
+    /// Gives the next publish its number.
+    pub(super) fn next(&self) -> Turn {
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        Turn { order: self.0.clone(), number }
     }
 
-    /// Notes that something was refused for `error` before it could be handed in.
+    /// Notes that the next publish was refused for `error` before it could be handed in.
     pub fn refuse(&self, error: Error) -> Error {
-        self.fail();
+        self.next().fail();
         error
     }
+}
 
-    /// Refuses what comes after something that was refused.
+/// The number of one publish among those of its publisher.
+#[derive(Debug, Clone)]
+pub(super) struct Turn {
+    order: Arc<Order>,
+    number: u64,
+}
+
+impl Turn {
+    /// Notes that the publish failed.
+    pub(super) fn fail(&self) {
+        self.order.failed.fetch_min(self.number, Ordering::AcqRel);
+    }
+
+    /// Refuses the publish if one before it failed.
     pub(super) fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Acquire) { Err(Error::AfterFailure) } else { Ok(()) }
+        let failed = self.order.failed.load(Ordering::Acquire);
+        if failed < self.number { Err(Error::AfterFailure) } else { Ok(()) }
     }
 }
 

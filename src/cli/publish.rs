@@ -1,6 +1,6 @@
 //! `leftoff publish`: NDJSON from a file or standard input, over one `PublishStream`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -46,6 +46,9 @@ const MAX_LINE_BYTES: u64 = 64 << 20;
 /// published again, after an interruption or to be sure: what is stored already is not stored
 /// again, as long as it is in the broker's window (by default the last 100,000 events of a topic
 /// and 10 minutes).
+///
+/// Lines are stored in their order, over all topics. Where one is refused, those before it are
+/// stored, none after it is, and the message names it.
 #[derive(Debug, Args)]
 pub(super) struct Publish {
     /// The topic of lines that name none
@@ -101,23 +104,59 @@ struct Lines {
     topic: Option<TopicName>,
 }
 
-/// Lines that are sent together.
+/// Lines that were read together: one request for each run of neighbours of the same topic, so that
+/// all lines are stored in their order.
 #[derive(Default)]
 struct Chunk {
-    by_topic: BTreeMap<TopicName, Vec<proto::NewEvent>>,
+    requests: Vec<Lined>,
     lines: usize,
     size_bytes: usize,
 }
 
+/// A request, and the lines that its events come from.
+#[derive(Clone)]
+struct Lined {
+    request: PublishStreamRequest,
+    /// The number of the line of each event, from 1.
+    lines: Vec<u64>,
+}
+
 impl Chunk {
-    /// One request per topic.
-    fn requests(self) -> impl Iterator<Item = PublishStreamRequest> {
-        self.by_topic.into_iter().map(|(topic, events)| PublishStreamRequest {
-            topic: topic.to_string(),
-            events,
-            expected_sequence: None,
-            in_order: true,
-        })
+    fn push(&mut self, line: u64, topic: &TopicName, event: proto::NewEvent) {
+        self.lines += 1;
+        match self.requests.last_mut() {
+            Some(last) if last.request.topic == topic.as_str() => {
+                last.request.events.push(event);
+                last.lines.push(line);
+            }
+            _ => self.requests.push(Lined {
+                request: PublishStreamRequest {
+                    topic: topic.to_string(),
+                    events: vec![event],
+                    expected_sequence: None,
+                    in_order: true,
+                },
+                lines: vec![line],
+            }),
+        }
+    }
+}
+
+impl Lined {
+    /// Why the server refused it, with the lines in the place of the server's `events[3].`, and
+    /// which of its events was refused, if the message says so.
+    fn refused(&self, message: &str) -> (String, Option<usize>) {
+        let named = message.strip_prefix("events[").and_then(|rest| {
+            let (index, rest) = rest.split_once(']')?;
+            let index: usize = index.parse().ok().filter(|index| *index < self.lines.len())?;
+            Some((index, rest.trim_start_matches(['.', ' '])))
+        });
+        match (named, &self.lines[..]) {
+            (Some((index, why)), _) => (format!("line {}: {why}", self.lines[index]), Some(index)),
+            (None, [line]) => (format!("line {line}: {message}"), Some(0)),
+            (None, [first, .., last]) => (format!("lines {first} to {last}: {message}"), None),
+            (None, []) => (message.to_owned(), None),
+        }
     }
 }
 
@@ -158,8 +197,7 @@ impl Lines {
                 let (topic, event) = self.event(text).map_err(|error| {
                     CliError::new(Failure::Refused, format!("line {}: {error}", self.number))
                 })?;
-                chunk.by_topic.entry(topic).or_default().push(event);
-                chunk.lines += 1;
+                chunk.push(self.number, &topic, event);
             }
             chunk.size_bytes += count;
             let is_full = chunk.lines >= MAX_CHUNK_LINES || chunk.size_bytes >= MAX_CHUNK_BYTES;
@@ -193,7 +231,7 @@ struct Publisher {
     end: Option<CliResult>,
     /// Requests that are not answered, oldest first; sent again on a new connection. Their events
     /// have ids, so that is safe.
-    in_flight: VecDeque<PublishStreamRequest>,
+    in_flight: VecDeque<Lined>,
     receipts: bool,
     stored: u64,
     duplicates: u64,
@@ -204,6 +242,8 @@ struct Publisher {
 enum Broken {
     /// Another one may do.
     Retry(CliError),
+    /// There is less to send now, on another one.
+    Again,
     Fatal(CliError),
 }
 
@@ -225,6 +265,7 @@ impl Publisher {
             match outcome {
                 Ok(()) => return Ok(()),
                 Err(Broken::Fatal(error)) => return Err(error),
+                Err(Broken::Again) => {}
                 Err(Broken::Retry(error)) => backoff.wait(error).await?,
             }
         }
@@ -248,12 +289,16 @@ impl Publisher {
             tokio::select! {
                 biased;
                 response = responses.message(), if sent > 0 || is_closed => {
-                    self.settle(response.map_err(|status| broken(&status))?)?;
+                    match response {
+                        Ok(response) => self.settle(response)?,
+                        // Before it ends, a stream answers what it has read.
+                        Err(status) => return Err(self.refused(&status)),
+                    }
                     sent -= 1;
                 }
                 room = requests.reserve(), if !is_all_sent && !is_closed => match room {
                     Ok(room) => {
-                        room.send(self.in_flight[sent].clone());
+                        room.send(self.in_flight[sent].request.clone());
                         sent += 1;
                     }
                     Err(_the_answers_say_why) => is_closed = true,
@@ -268,7 +313,7 @@ impl Publisher {
         match chunk {
             Some(Ok(chunk)) => {
                 self.progress.inc(chunk.size_bytes as u64);
-                self.in_flight.extend(chunk.requests());
+                self.in_flight.extend(chunk.requests);
             }
             Some(Err(error)) => self.end = Some(Err(error)),
             None => self.end = Some(Ok(())),
@@ -279,7 +324,7 @@ impl Publisher {
         let outcome = response.and_then(|response| response.outcome);
         match outcome.ok_or_else(|| Broken::Retry(gone()))? {
             Outcome::Error(error) => {
-                Err(broken(&Status::new(Code::from(error.code), error.message)))
+                Err(self.refused(&Status::new(Code::from(error.code), error.message)))
             }
             Outcome::Ack(ack) => {
                 let request = self.in_flight.pop_front().ok_or_else(|| Broken::Retry(gone()))?;
@@ -288,11 +333,29 @@ impl Publisher {
                 self.stored += u64::from(ack.count) - duplicates;
                 self.progress.set_message(format!("{} stored", self.stored));
                 if self.receipts {
-                    print_receipts(&request, &ack).map_err(CliError::from)?;
+                    print_receipts(&request.request, &ack).map_err(CliError::from)?;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// What to do when the server refuses the oldest request in flight, and with it all after it:
+    /// the lines of it that stand before the refused one are still published.
+    fn refused(&mut self, status: &Status) -> Broken {
+        let Some(oldest) = self.in_flight.front_mut() else { return broken(status) };
+        let (message, index) = oldest.refused(status.message());
+        let error = CliError { message, ..failed(status) };
+        if is_transient(status.code()) {
+            return Broken::Retry(error);
+        }
+        let Some(before) = index.filter(|index| *index > 0) else { return Broken::Fatal(error) };
+        oldest.request.events.truncate(before);
+        oldest.lines.truncate(before);
+        self.in_flight.truncate(1);
+        self.chunks.close();
+        self.end = Some(Err(error));
+        Broken::Again
     }
 }
 

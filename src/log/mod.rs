@@ -32,7 +32,7 @@ mod contract;
 mod faulty_log;
 
 #[cfg(test)]
-pub use faulty_log::{Fault, FaultyLog};
+pub use faulty_log::{Fault, FaultyLog, Held};
 
 pub use block::{Block, BlockBuilder, HEADER_BYTES, NewRecords};
 pub use blocks::parts_in;

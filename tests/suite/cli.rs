@@ -211,7 +211,7 @@ async fn publish_takes_lines_for_several_topics_and_can_be_repeated() {
         lines.lines().map(receipt).collect()
     };
     let told = |duplicate| {
-        [("a", 1), ("a", 2), ("b", 1)].map(|(topic, s)| (topic.to_owned(), s, duplicate)).to_vec()
+        [("a", 1), ("b", 1), ("a", 2)].map(|(topic, s)| (topic.to_owned(), s, duplicate)).to_vec()
     };
     assert_eq!(receipts(&first), told(false));
     let again = publish_lines(&url, Some("a"), input).await;

@@ -18,6 +18,7 @@ mod forgetful;
 mod grpc;
 mod http;
 mod idle;
+mod in_order;
 mod model;
 mod power;
 mod real_input;

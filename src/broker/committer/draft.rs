@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::super::publish::{Ack, Duplicate, InOrder, Receipt};
+use super::super::publish::{Ack, Duplicate, Receipt, Turn};
 use super::super::retention::{Added, Retained, Retention};
 use super::super::topics::{Topic, TopicRef, TopicState};
 use super::{Committer, Request, next_id};
@@ -80,7 +80,7 @@ struct Answer {
     outcome: Result<Placed>,
     /// What it means where nothing had to be appended for it.
     durability: Durability,
-    order: InOrder,
+    turn: Turn,
     request: oneshot::Sender<Result<Ack>>,
     _topic: TopicRef,
     _space: OwnedSemaphorePermit,
@@ -153,15 +153,15 @@ impl Draft {
 
     /// Gives the events of `request` their sequences, or refuses it whole.
     pub(super) fn place(&mut self, committer: &mut Committer, request: Request, now: Timestamp) {
-        let Request { topic, records, expected_sequence, order, answer: request, _space } = request;
-        let outcome = order
+        let Request { topic, records, expected_sequence, turn, answer: request, _space } = request;
+        let outcome = turn
             .check()
             .and_then(|()| self.try_place(committer, &topic, records, expected_sequence, now));
         if outcome.is_err() {
-            order.fail();
+            turn.fail();
         }
         let durability = committer.durability(&topic);
-        self.answers.push(Answer { outcome, durability, order, request, _topic: topic, _space });
+        self.answers.push(Answer { outcome, durability, turn, request, _topic: topic, _space });
     }
 
     fn try_place(
@@ -331,7 +331,7 @@ impl Draft {
                 Ok(placed.ack(topic, durability.unwrap_or(answer.durability), now))
             });
             if ack.is_err() {
-                answer.order.fail();
+                answer.turn.fail();
             }
             let _publisher_is_gone = answer.request.send(ack);
         }

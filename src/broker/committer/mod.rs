@@ -14,6 +14,8 @@
 
 mod draft;
 mod step;
+#[cfg(test)]
+mod tests;
 
 pub(super) use step::{Done, Merged, Passed, Rewrite, Step, Work};
 
@@ -29,7 +31,7 @@ use super::dedup::DedupWindow;
 use super::failure::{Failure, PanicGuard};
 use super::horizon::Horizons;
 use super::maintenance::MaintenanceReport;
-use super::publish::{Ack, InOrder};
+use super::publish::{Ack, Turn};
 use super::replay::Replays;
 use super::retention::Quiet;
 use super::tail::Tails;
@@ -84,8 +86,8 @@ pub(super) struct Request {
     pub(super) topic: TopicRef,
     pub(super) records: NewRecords,
     pub(super) expected_sequence: Option<u64>,
-    /// What it comes after.
-    pub(super) order: InOrder,
+    /// Its place among the publishes of its publisher.
+    pub(super) turn: Turn,
     pub(super) answer: oneshot::Sender<Result<Ack>>,
     /// Its share of the queue; given back when it is answered.
     pub(super) _space: OwnedSemaphorePermit,

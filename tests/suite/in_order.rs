@@ -1,0 +1,134 @@
+//! What one publisher hands in, in order: only what comes after a failure fails, on each way in.
+
+use leftoff::broker::InOrder;
+use leftoff::edge::proto::publish_stream_response::Outcome;
+use leftoff::edge::proto::{NewEvent as WireEvent, PublishStreamRequest};
+use leftoff::{Broker, Error, NewEvent, OpenConfig, Publish};
+use tonic::Code;
+
+use crate::common::{Server, name, read_all, soon};
+
+/// Publishes before the one that fails, and after it.
+const BEFORE: usize = 20;
+const AFTER: usize = 5;
+
+fn event(topic: &str, payload: impl ToString, expected_sequence: Option<u64>) -> Publish {
+    let events = vec![NewEvent::new(payload.to_string())];
+    Publish { topic: name(topic), events, expected_sequence }
+}
+
+fn numbers(count: usize) -> Vec<(u64, String)> {
+    (1..=count as u64).map(|number| (number, number.to_string())).collect()
+}
+
+/// Goal: a publish that is refused before it is queued fails none of those that are still queued.
+/// Method: all are in flight at once, over two topics; the failing one is too large, or comes too
+/// late for its topic's sequence.
+#[tokio::test]
+async fn what_was_handed_in_before_a_failure_is_stored() {
+    for round in 0..50 {
+        let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+        let order = InOrder::default();
+        let mut pending = Vec::new();
+        for number in 1..=BEFORE {
+            let topic = if number % 2 == 0 { "even" } else { "odd" };
+            let publish = event(topic, number, None);
+            pending.push(broker.submit_patiently(publish, &order).await.unwrap());
+        }
+        match round % 3 {
+            0 => {
+                let large = event("odd", "x".repeat(2 << 20), None);
+                let error = broker.submit_in_order(large, &order).await.unwrap_err();
+                assert!(matches!(error, Error::OverLimit { .. }), "{error}");
+            }
+            1 => {
+                order.refuse(Error::invalid("topic", "the edge cannot read it"));
+            }
+            _ => {
+                let late = broker.submit_in_order(event("odd", "late", Some(0)), &order).await;
+                let error = late.unwrap().ack().await.unwrap_err();
+                assert!(matches!(error, Error::UnexpectedSequence { .. }), "{error}");
+            }
+        }
+        for number in 1..=AFTER {
+            let after = broker.submit_in_order(event("odd", number, None), &order).await;
+            let Err(error) = after else { panic!("handed in after a failure") };
+            assert!(matches!(error, Error::AfterFailure), "{error}");
+        }
+        for (index, pending) in pending.into_iter().enumerate() {
+            let ack = soon(pending.ack()).await;
+            assert!(ack.is_ok(), "round {round}, publish {index}: {ack:?}");
+        }
+        let stored = ["even", "odd"].map(|topic| broker.topic(&name(topic)).unwrap());
+        assert_eq!(stored.map(|topic| topic.extent.tail.get()), [11, 11]);
+        broker.close().await;
+    }
+}
+
+/// Goal: the same over gRPC, with everything in flight before the first answer is read.
+#[tokio::test]
+async fn a_stream_answers_those_before_the_refused_one_with_what_they_were_given() {
+    let server = Server::start().await;
+    let mut client = server.grpc().await;
+    for round in 0..20 {
+        let topic = format!("t{round}");
+        let request = |topic: &str, payload: String| PublishStreamRequest {
+            topic: topic.to_owned(),
+            events: vec![WireEvent { payload: payload.into(), ..WireEvent::default() }],
+            expected_sequence: None,
+            in_order: true,
+        };
+        let before = (1..=BEFORE).map(|number| request(&topic, number.to_string()));
+        let refused = [request("not a topic", "refused".to_owned())];
+        let after = (0..AFTER).map(|_| request(&topic, "after".to_owned()));
+        let requests: Vec<_> = before.chain(refused).chain(after).collect();
+        let responses = client.publish_stream(tokio_stream::iter(requests)).await.unwrap();
+        let mut responses = responses.into_inner();
+        let mut codes = Vec::new();
+        while let Some(response) = soon(responses.message()).await.unwrap() {
+            codes.push(match response.outcome.unwrap() {
+                Outcome::Ack(_) => Code::Ok,
+                Outcome::Error(error) => Code::from(error.code),
+            });
+        }
+        let mut expected = vec![Code::Ok; BEFORE];
+        expected.push(Code::InvalidArgument);
+        expected.extend([Code::Aborted; AFTER]);
+        assert_eq!(codes, expected, "round {round}");
+        assert_eq!(read_all(server.address, &topic).await, numbers(BEFORE));
+    }
+}
+
+/// Goal: the command line names the line that was refused and why, stores those before it and none
+/// after it, though they are for several topics and travel in the same requests.
+#[tokio::test]
+async fn the_command_line_names_the_line_that_was_refused_and_why() {
+    let server = Server::start().await;
+    let url = format!("http://{}", server.address);
+    let good = |line: usize| {
+        let topic = if line <= 100 { ["a", "b", "c"][line % 3] } else { "a" };
+        format!("{{\"topic\":\"{topic}\",\"data\":{line}}}\n")
+    };
+    // The first of its request, one in the middle of a long one, and the first of the file.
+    let mut stored_so_far = 0;
+    for (bad, before) in [(51, 50), (201, 200), (1, 0)] {
+        let lines = (1..bad).map(good).collect::<String>();
+        let refused = "{\"topic\":\"a\",\"type\":\"leftoff.mine\",\"data\":0}\n";
+        let more: String = (bad + 1..=400).map(good).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("{lines}{refused}{more}")).unwrap();
+        let path = file.path().to_str().unwrap();
+        let output = soon(crate::common::run(&["publish", "-f", path, "--server", &url])).await;
+        let told = crate::common::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{told}");
+        let named = format!("line {bad}: type: ");
+        assert!(told.contains(&named) && told.contains("reserved"), "{told}");
+        let known = before.min(stored_so_far); // By the ids of the lines.
+        let counted = format!("{} events stored, {known} were stored before", before - known);
+        assert!(told.contains(&counted), "{told}");
+        stored_so_far = before.max(stored_so_far);
+        let topics = server.broker.topics(None, 10);
+        let stored: u64 = topics.iter().map(|topic| topic.extent.events()).sum();
+        assert_eq!(stored, stored_so_far as u64, "nothing after line {bad}");
+    }
+}
