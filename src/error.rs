@@ -49,9 +49,9 @@ pub enum Error {
     UnexpectedSequence {
         /// The topic.
         topic: TopicName,
-        /// What the publisher asked for; 0 is an empty topic.
+        /// What the publisher asked for; 0 is a topic that never had an event.
         expected: u64,
-        /// The last sequence; 0 is an empty topic.
+        /// The last sequence that an event was given; 0 is a topic that never had one.
         actual: u64,
     },
     /// The reader's place is gone, and it asked to be stopped there. Resume from `earliest`.

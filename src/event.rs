@@ -116,7 +116,8 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// The publisher's own time.
     pub publisher_time: Option<Timestamp>,
-    /// How long after it is appended it expires, in milliseconds: from then on nobody gets it.
+    /// How long after it is appended it expires, in milliseconds, from 1: from then on nobody gets
+    /// it. `None`: never.
     pub ttl_ms: Option<u64>,
 }
 

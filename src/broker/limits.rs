@@ -80,6 +80,11 @@ impl LimitsConfig {
         if event.publisher_time.is_some_and(|time| time > Timestamp::MAX) {
             return Err(Error::invalid("time_ms", "is beyond the year 9999"));
         }
+        if event.ttl_ms == Some(0) {
+            let problem = "is 0, and nobody could ever read the event; give 1 or more, or leave it \
+                           out for an event that never expires";
+            return Err(Error::invalid("ttl_ms", problem));
+        }
         at_most("headers", event.headers.len(), self.max_headers)?;
         let mut header_bytes = 0;
         for (name, value) in &event.headers {
@@ -166,6 +171,7 @@ mod tests {
             ),
             (NewEvent { headers: many, ..event() }, "headers: 101 is over the limit of 100"),
             (NewEvent { publisher_time: Some(Timestamp::from_ms(u64::MAX)), ..event() }, "9999"),
+            (NewEvent { ttl_ms: Some(0), ..event() }, "ttl_ms: is 0"),
         ];
         for (bad, reason) in refusals {
             let alone = limits.check(std::slice::from_ref(&bad)).unwrap_err().to_string();

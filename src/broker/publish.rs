@@ -17,8 +17,10 @@ pub struct Publish {
     pub topic: TopicName,
     /// The events, in their order; one at least.
     pub events: Vec<NewEvent>,
-    /// Store them only if this is the topic's last sequence; 0 is a topic without events. Not
-    /// asked of events that are stored already, so a repeated publish succeeds.
+    /// Store them only if this is the last sequence that the topic ever gave to an event; 0: it
+    /// never had one. A topic that was emptied, or deleted and created again, is where it was:
+    /// whoever decided on an event that is gone since must not be taken for the first. Not asked of
+    /// events that are stored already, so a repeated publish succeeds.
     pub expected_sequence: Option<u64>,
 }
 

@@ -472,10 +472,13 @@ async fn whoever_waits_for_the_next_event_gets_it() {
 #[tokio::test]
 async fn a_page_after_which_everything_has_expired_is_the_last() {
     let broker = broker(&Arc::default());
-    let event = NewEvent { ttl_ms: Some(0), ..NewEvent::new("gone") };
+    let event = NewEvent { ttl_ms: Some(1), ..NewEvent::new("gone") };
     let gone = Publish { topic: name("a"), events: vec![event], expected_sequence: None };
     broker.publish(publish("a", "stays")).await.unwrap();
-    broker.publish(gone).await.unwrap();
+    let gone = broker.publish(gone).await.unwrap().last();
+    while Timestamp::now() < gone.time.plus_ms(1) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let request = PageRequest {
         start: StartPoint::Earliest,
         before: None,

@@ -9,6 +9,7 @@ mod clients;
 mod cloudevents;
 mod common;
 mod compaction;
+mod conditions;
 mod crashes;
 mod dedup;
 mod durability;

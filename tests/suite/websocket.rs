@@ -15,10 +15,10 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use crate::common::{Server, get, post, send, soon, to};
 
 /// A client of the subprotocol.
-struct Client(WebSocketStream<TcpStream>);
+pub(crate) struct Client(WebSocketStream<TcpStream>);
 
 impl Client {
-    async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let mut request = format!("ws://{address}/v1/ws").into_client_request().unwrap();
         let spoken = http::HeaderValue::from_static("other, leftoff.v1.json");
         request.headers_mut().insert("sec-websocket-protocol", spoken);
@@ -28,12 +28,12 @@ impl Client {
         Self(socket)
     }
 
-    async fn say(&mut self, message: Value) {
+    pub(crate) async fn say(&mut self, message: Value) {
         self.0.send(Message::text(message.to_string())).await.unwrap();
     }
 
     /// The next message that is JSON.
-    async fn hear(&mut self) -> Value {
+    pub(crate) async fn hear(&mut self) -> Value {
         loop {
             match soon(self.0.next()).await.unwrap().unwrap() {
                 Message::Text(text) => return serde_json::from_str(&text).unwrap(),
@@ -44,7 +44,7 @@ impl Client {
     }
 
     /// The next message of this type; those before it are dropped.
-    async fn find(&mut self, kind: &str) -> Value {
+    pub(crate) async fn find(&mut self, kind: &str) -> Value {
         loop {
             let message = self.hear().await;
             if message["type"] == kind {
