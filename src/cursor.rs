@@ -331,6 +331,19 @@ pub struct Gap {
     pub resume: Sequence,
 }
 
+impl Gap {
+    /// One gap for this one and the one that follows it at once, with nothing read in between.
+    pub(crate) fn joined(self, next: Self) -> Self {
+        let reason = match self.reason {
+            // The whole place was wrong: what was dropped after that is the lesser news.
+            GapReason::Epoch | GapReason::Ahead => self.reason,
+            _ => next.reason,
+        };
+        let lost = self.lost.zip(next.lost).map(|(first, second)| first + second);
+        Self { requested: self.requested, lost, reason, ..next }
+    }
+}
+
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { requested, earliest, tail, .. } = self;

@@ -57,6 +57,10 @@ pub enum Error {
     /// The reader's place is gone, and it asked to be stopped there. Resume from `earliest`.
     #[error("{0}")]
     Gap(Gap),
+    /// The places of a reader of many topics are gone in several of them, two at least, and it
+    /// asked to be stopped there. As [`Error::Gap`], for each of them.
+    #[error("{} topics have lost events that come next; the first: {}", .0.len(), .0[0])]
+    Gaps(Arc<[Gap]>),
     /// The queue stayed full for as long as a publisher may wait; nothing was written. Retry.
     #[error("the publish queue stayed full for {waited_ms} ms")]
     Busy {

@@ -51,7 +51,7 @@ pub use feed::{Feed, MAX_PATTERNS};
 pub use filter::Filter;
 pub use limits::LimitsConfig;
 pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
-pub use page::{Page, PageRequest};
+pub use page::{MAX_PAGE_GAPS, Page, PageRequest};
 pub use presence::{Member, Presence, Present};
 pub use publish::{Ack, Duplicate, InOrder, Pending, Publish, Receipt};
 pub use reader::Reader;

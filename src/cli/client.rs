@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use leftoff::edge::proto::broker_service_client::BrokerServiceClient;
+use leftoff::edge::proto::{self, broker_service_client::BrokerServiceClient};
 use rand::RngExt;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -140,4 +140,13 @@ impl Backoff {
         self.pause = (self.pause * 2).min(MAX_PAUSE);
         Ok(())
     }
+}
+
+/// A gap, for people.
+pub(super) fn gap_line(gap: &proto::Gap) -> String {
+    let lost = gap.lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
+    format!(
+        "gap ({}): wanted {}, readable is {} up to, not including, {}; lost {lost}",
+        gap.reason, gap.requested, gap.earliest, gap.tail
+    )
 }

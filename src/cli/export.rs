@@ -7,7 +7,8 @@ use leftoff::TopicName;
 use leftoff::edge::ndjson;
 use leftoff::edge::proto::{GetTopicRequest, OnGap, ReadRequest};
 
-use super::client::{ServerArgs, failed};
+use super::client::{ServerArgs, failed, gap_line};
+use super::diagnostics::say;
 use super::{CliResult, bytes_bar};
 
 /// Events of one page.
@@ -15,7 +16,8 @@ const PAGE_EVENTS: u32 = 1_000;
 
 /// Prints the events of topics as lines of JSON, as `publish` takes them
 ///
-/// All that were there when it began, from the first that is kept.
+/// All that were there when it began, from the first that is kept. What is dropped while they are
+/// read is told on standard error.
 #[derive(Debug, Args)]
 pub(super) struct Export {
     /// A topic; can be repeated
@@ -42,11 +44,14 @@ impl Export {
                     from,
                     before: Some(info.tail),
                     limit: PAGE_EVENTS,
-                    on_gap: OnGap::Resume.into(), // Trimmed meanwhile: it begins later.
+                    on_gap: OnGap::Resume.into(), // What goes meanwhile is told, and left out.
                     ..ReadRequest::default()
                 };
                 let page = client.read(request).await.map_err(|status| failed(&status))?;
                 let page = page.into_inner();
+                if let Some(gap) = &page.gap {
+                    bar.suspend(|| say(format_args!("{topic}: {}", gap_line(gap))));
+                }
                 for event in &page.events {
                     let line = ndjson::line(topic.as_str(), event)?;
                     bar.inc(event.payload.len() as u64);

@@ -11,7 +11,7 @@ use leftoff::edge::proto::{self, SubscribeRequest};
 use leftoff::event::Timestamp;
 
 use super::CliResult;
-use super::client::{Backoff, ServerArgs, failed, is_transient};
+use super::client::{Backoff, ServerArgs, failed, gap_line, is_transient};
 use super::diagnostics::say;
 
 /// Follows a topic and prints its events
@@ -113,12 +113,7 @@ impl Tail {
                     *from = batch.cursor;
                 }
                 Some(Message::Gap(gap)) => {
-                    let lost =
-                        gap.lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
-                    say(format_args!(
-                        "gap ({}): wanted {}, readable is {} up to, not including, {}; lost {lost}",
-                        gap.reason, gap.requested, gap.earliest, gap.tail
-                    ));
+                    say(gap_line(&gap));
                     *from = gap.cursor;
                 }
                 Some(Message::CaughtUp(_)) if self.no_follow => return Ok(End::Done),

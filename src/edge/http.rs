@@ -265,7 +265,8 @@ impl Edge {
             }
             Topics::Many(patterns) => self.broker.read_many(patterns, request).await?,
         };
-        let is_known = page.runs.is_empty() && has_tag(headers, &page.cursor);
+        let is_new = !page.runs.is_empty() || !page.gaps.is_empty();
+        let is_known = !is_new && has_tag(headers, &page.cursor);
         let mut response = if is_known {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
@@ -279,9 +280,7 @@ impl Edge {
             // There is nothing more now; who does not wait here need not ask at once.
             more.insert(header::RETRY_AFTER, HeaderValue::from(POLL_SECONDS));
         }
-        if let Some(gap) = page.gaps.first() {
-            response.headers_mut().insert(status::GAP_HEADER, status::gap_header(gap));
-        }
+        status::tell_gaps(&mut response, &page.gaps);
         Ok(response)
     }
 

@@ -212,7 +212,7 @@ pub(super) fn page(page: &Page) -> serde_json::Result<Vec<u8>> {
         earliest: page.earliest,
         tail: page.tail,
         caught_up: page.caught_up,
-        gap: gaps.first().filter(|_| !is_of_many).cloned(),
+        gap: gaps.first().filter(|_| !is_of_many).cloned(), // The page of one topic has no other.
         gaps: if is_of_many { gaps } else { Vec::new() },
     })
 }

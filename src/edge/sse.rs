@@ -56,7 +56,7 @@ pub(super) fn response(
     config: FollowConfig,
     peer: Option<&Peer>,
 ) -> Response {
-    let gap = reader.gap().map(status::gap_header);
+    let gap = reader.gap().cloned();
     let (patience, told, phase) = (config.patience(), reader.cursor(), Phase::Opening);
     // In a box, for it is moved with each write.
     let listed = clients::Following::new(peer, "sse", &reader);
@@ -74,9 +74,7 @@ pub(super) fn response(
         Some((Ok::<Bytes, Infallible>(following.next().await?), following))
     });
     let mut response = stream_response(Body::from_stream(writes));
-    if let Some(gap) = gap {
-        response.headers_mut().insert(status::GAP_HEADER, gap);
-    }
+    status::tell_gaps(&mut response, gap.as_slice());
     response
 }
 

@@ -44,7 +44,7 @@ fn codes(error: &Error) -> Codes {
         Error::UnexpectedSequence { .. } => {
             codes(Code::FailedPrecondition, StatusCode::PRECONDITION_FAILED, "UNEXPECTED_SEQUENCE")
         }
-        Error::Gap(_) => codes(Code::OutOfRange, StatusCode::GONE, "GAP"),
+        Error::Gap(_) | Error::Gaps(_) => codes(Code::OutOfRange, StatusCode::GONE, "GAP"),
         Error::Busy { .. } => {
             retry(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, "BUSY", 1)
         }
@@ -93,6 +93,11 @@ fn numbers(error: &Error) -> Map<String, Value> {
             json!({"topic": topic, "expected_sequence": expected, "actual_sequence": actual})
         }
         Error::Gap(gap) => gap_json(gap),
+        Error::Gaps(gaps) => {
+            let mut numbers = gaps.first().map(gap_json).unwrap_or_default();
+            numbers["topics"] = gaps.len().into();
+            numbers
+        }
         Error::DiskFull { free_bytes, needed_bytes } => {
             json!({"free_bytes": free_bytes, "needed_bytes": needed_bytes})
         }
@@ -113,19 +118,29 @@ pub(super) fn gap_json(gap: &Gap) -> Value {
 }
 
 /// The header that tells of a gap, before any body is read.
-pub(super) const GAP_HEADER: HeaderName = HeaderName::from_static("leftoff-gap");
+const GAP_HEADER: HeaderName = HeaderName::from_static("leftoff-gap");
 
-/// A gap as the value of [`GAP_HEADER`]: `reason=retention, requested=3, earliest=6, tail=10,
-/// resume=6, lost=3`. Source: a dictionary of RFC 9651.
-pub(super) fn gap_header(gap: &Gap) -> HeaderValue {
+/// Gaps as the value of [`GAP_HEADER`]: `reason=retention, requested=3, earliest=6, tail=10,
+/// resume=6, lost=3, more=2`. The numbers are those of the first; `more` says how many others there
+/// are, which the body tells: a header has no room for as many as there may be. Source: a
+/// dictionary of RFC 9651.
+fn gap_header(gap: &Gap, more: usize) -> HeaderValue {
     let Gap { requested, earliest, tail, resume, .. } = gap;
     let reason = gap.reason.as_str();
     let lost = gap.lost.map(|lost| format!(", lost={lost}")).unwrap_or_default();
+    let more = if more > 0 { format!(", more={more}") } else { String::new() };
     let text = format!(
         "reason={reason}, requested={requested}, earliest={earliest}, tail={tail}, \
-         resume={resume}{lost}"
+         resume={resume}{lost}{more}"
     );
     HeaderValue::try_from(text).expect("words and numbers make a header")
+}
+
+/// Puts [`GAP_HEADER`] on an answer that tells these gaps; none where there are none.
+pub(super) fn tell_gaps(response: &mut Response, gaps: &[Gap]) {
+    if let [first, more @ ..] = gaps {
+        response.headers_mut().insert(GAP_HEADER, gap_header(first, more.len()));
+    }
 }
 
 impl From<Error> for Status {
@@ -171,6 +186,9 @@ pub(super) fn problem_json(error: &Error) -> Value {
     problem.insert("title".into(), codes.http.canonical_reason().into());
     problem.insert("status".into(), codes.http.as_u16().into());
     problem.insert("detail".into(), with_causes(error).into());
+    if let Error::Gaps(gaps) = error {
+        problem.insert("gaps".into(), gaps.iter().map(gap_json).collect());
+    }
     Value::Object(problem)
 }
 
@@ -185,9 +203,12 @@ pub(super) fn problem(
         body[name] = value;
     }
     let mut response = refusal(codes.http, body, codes.retry_after);
-    if let Error::Gap(gap) = error {
-        response.headers_mut().insert(GAP_HEADER, gap_header(gap));
-    }
+    let gaps = match error {
+        Error::Gap(gap) => std::slice::from_ref(gap),
+        Error::Gaps(gaps) => gaps,
+        _ => &[],
+    };
+    tell_gaps(&mut response, gaps);
     response
 }
 

@@ -16,6 +16,7 @@ mod durability;
 mod ephemeral;
 mod feeds;
 mod forgetful;
+mod gaps;
 mod grpc;
 mod http;
 mod idle;

@@ -1,6 +1,7 @@
 //! Where a feed begins.
 
 use super::super::blocking;
+use super::super::page::MAX_PAGE_GAPS;
 use super::super::topics::TopicState;
 use super::Feed;
 use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
@@ -37,9 +38,9 @@ impl Feed {
         }
         self.add_newer();
         if self.on_gap == OnGap::Fail
-            && let Some(gap) = self.first_gap()
+            && let Some(error) = self.refusal()
         {
-            return Err(Error::Gap(gap));
+            return Err(error);
         }
         Ok(())
     }
@@ -116,9 +117,15 @@ impl Feed {
         blocking(&self.shared.log, find).await
     }
 
-    /// The first topic that has lost events after the reader's place.
-    fn first_gap(&self) -> Option<Gap> {
-        let mut topics = self.sources.values().map(|source| &source.topic);
-        topics.find_map(|topic| self.gap_of(topic, &topic.state()))
+    /// What a reader is refused with that has lost events after its place, and asked to be: the
+    /// topics that have lost some, [`MAX_PAGE_GAPS`] of them at the most.
+    fn refusal(&self) -> Option<Error> {
+        let topics = self.sources.values().map(|source| &source.topic);
+        let gaps = topics.filter_map(|topic| self.gap_of(topic, &topic.state()));
+        let mut gaps: Vec<Gap> = gaps.take(MAX_PAGE_GAPS).collect();
+        match gaps.len() {
+            0 | 1 => gaps.pop().map(Error::Gap),
+            _ => Some(Error::Gaps(gaps.into())),
+        }
     }
 }
