@@ -18,7 +18,7 @@ use super::{Broker, Shared};
 use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::log::backup::{BackupEncoder, BackupHeader, Frame};
-use crate::log::{Extent, Log, Seek, StoredTopic};
+use crate::log::{Extent, Seek, StoredTopic};
 use crate::topic::TopicId;
 
 /// A backup on its way: bytes, in order.
@@ -106,9 +106,7 @@ impl Backup {
     /// [`Error::Damaged`], [`Error::ReadFailed`], [`Error::DeadlineExceeded`] when it was not asked
     /// for the next bytes for a minute: what is there is no backup.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        if !self.horizon.touch() {
-            return Err(Error::DeadlineExceeded { limit_ms: MAX_STANDSTILL.as_millis() as u64 });
-        }
+        touch(&self.horizon)?;
         let Some(encoder) = &mut self.encoder else { return Ok(None) };
         let mut bytes = Vec::new();
         if !std::mem::replace(&mut self.is_begun, true) {
@@ -116,6 +114,7 @@ impl Backup {
         }
         let limit = self.shared.max_read_bytes;
         while bytes.len() < limit {
+            touch(&self.horizon)?; // Others may read for long.
             if let Some(reading) = &mut self.current {
                 for frame in read(&self.shared, reading).await? {
                     bytes.extend_from_slice(&encoder.frame(&frame));
@@ -142,6 +141,12 @@ impl Backup {
     }
 }
 
+/// Goes on holding compaction back.
+fn touch(horizon: &Horizon) -> Result<()> {
+    let limit_ms = MAX_STANDSTILL.as_millis() as u64;
+    horizon.touch().then_some(()).ok_or(Error::DeadlineExceeded { limit_ms })
+}
+
 /// What a topic is at the position of the backup, and where its blocks are.
 async fn begin(
     shared: &Shared,
@@ -155,12 +160,11 @@ async fn begin(
         let is_whole = extent.buried_position > header.from;
         let from = if is_whole { Position::BEFORE_ALL } else { header.from };
         let position = header.position;
-        let places = shared
-            .blocking(move |log| {
-                let after = |position| after(log, id, &extent, position);
-                Ok((after(from)?, after(position)?))
-            })
-            .await;
+        let places = async {
+            let after = async |position| after(shared, id, extent, position).await;
+            Ok((after(from).await?, after(position).await?))
+        };
+        let places: Result<_> = places.await;
         let (next, end) = match places {
             Ok(places) => places,
             // Trimmed meanwhile, and no damage.
@@ -180,11 +184,19 @@ async fn begin(
 }
 
 /// The first sequence of a topic after `position`.
-fn after(log: &dyn Log, id: TopicId, extent: &Extent, position: Position) -> Result<Sequence> {
+async fn after(
+    shared: &Shared,
+    id: TopicId,
+    extent: Extent,
+    position: Position,
+) -> Result<Sequence> {
     match position {
         position if position >= extent.last_position => Ok(extent.tail),
         Position::BEFORE_ALL => Ok(extent.earliest),
-        position => log.seek(id, Seek::AfterPosition(position), extent.earliest, extent.tail),
+        position => {
+            let (seek, Extent { earliest, tail, .. }) = (Seek::AfterPosition(position), extent);
+            shared.turns.read(move |log| log.seek(id, seek, earliest, tail)).await
+        }
     }
 }
 
@@ -197,7 +209,7 @@ async fn read(shared: &Shared, reading: &mut Reading) -> Result<Vec<Frame>> {
             return Ok(Vec::new());
         }
         let (id, next, end, limit) = (reading.id, reading.next, reading.end, shared.max_read_bytes);
-        let blocks = shared.blocking(move |log| log.read(id, next, end, limit)).await;
+        let blocks = shared.turns.read(move |log| log.read(id, next, end, limit)).await;
         let blocks = match blocks {
             Ok(blocks) => blocks,
             // Trimmed meanwhile, and no damage.

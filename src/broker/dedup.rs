@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-use super::blocking;
 use super::publish::Receipt;
+use super::turns::Turns;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -91,7 +91,7 @@ impl Recall {
     /// As after an error.
     pub(super) async fn finish<N: Future<Output = Result<()>>>(
         &self,
-        (log, id): (&Arc<dyn Log>, TopicId),
+        (turns, id): (&Turns, TopicId),
         config: &DedupConfig,
         now: Timestamp,
         note: impl Fn(Vec<Block>) -> N,
@@ -102,13 +102,13 @@ impl Recall {
             let fresh = Timestamp::from_ms(now.as_ms().saturating_sub(config.max_age_ms));
             let below = self.below;
             let seek = move |log: &dyn Log| log.seek(id, Seek::Time(fresh), first, below);
-            let mut next = match blocking(log, seek).await {
+            let mut next = match turns.read(seek).await {
                 Err(Error::Damaged { .. }) => first, // Read what can be read instead.
                 found => found?,
             };
             while next < below {
                 let read = move |log: &dyn Log| log.read(id, next, below, STEP_BYTES);
-                next = match blocking(log, read).await {
+                next = match turns.read(read).await {
                     Ok(mut blocks) => {
                         let last = blocks.last().map_or(below, |b| b.last_sequence().next());
                         blocks.retain(Block::has_ids);

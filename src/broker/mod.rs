@@ -31,6 +31,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod turns;
 mod waker;
 
 use std::path::Path;
@@ -69,8 +70,8 @@ use crate::topic_config::TopicConfig;
 use committer::{Change, Command, Request, Work};
 use maintenance::Ask;
 use publish::Turn;
-use shared::{REQUEST_BYTES, Shared, Threads, blocking};
-use state::StateRead;
+use shared::{REQUEST_BYTES, Shared, Threads};
+use state::{Scan, StateRead};
 use topics::{Topic, TopicState};
 
 /// A topic, as it is at one moment.
@@ -364,31 +365,24 @@ impl Broker {
         limit: usize,
     ) -> Result<StatePage> {
         let topic = self.0.topics.existing(topic)?;
-        let (key_prefix, max_bytes) = (key_prefix.to_owned(), self.0.max_page_bytes);
-        let now = (self.0.now)();
+        let (max_bytes, now) = (self.0.max_page_bytes, (self.0.now)());
         // No tombstone goes while what it has superseded may have been read already.
         let _horizon = self.0.horizons.hold(|| Position::new(self.0.last_position()));
         loop {
             let TopicState { id, extent, .. } = topic.state();
             let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
             let below = at.map_or(extent.tail, |at| at.next().min(extent.tail));
-            let key_prefix = key_prefix.clone();
-            let is_compacted = topic.effective_config().key_limit().is_some();
-            let read = move |log: &dyn Log| {
-                let from = from.max(extent.earliest).min(below);
-                let request = StateRead {
-                    id,
-                    from,
-                    below,
-                    key_prefix: &key_prefix,
-                    limit,
-                    max_bytes,
-                    is_compacted,
-                    now,
-                };
-                state::read(log, request)
-            };
-            let page = self.0.blocking(read).await;
+            let mut scan = Scan::new(StateRead {
+                id,
+                from: from.max(extent.earliest).min(below),
+                below,
+                key_prefix: key_prefix.to_owned(),
+                limit,
+                max_bytes,
+                is_compacted: topic.effective_config().key_limit().is_some(),
+                now,
+            });
+            let page = self.0.turns.read_long(move |log| scan.step(log)).await;
             // What is missing because it was trimmed meanwhile is no damage.
             if page.is_ok() || topic.state().extent.earliest == extent.earliest {
                 return page;
@@ -469,24 +463,37 @@ impl Broker {
     }
 
     /// Has maintenance do all that there is to do, in one topic or in all, also what would not be
-    /// worth it yet; returns what it did.
+    /// worth it yet; returns what it did. Callers have their turn one after the other.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTopic`], [`Error::Busy`], and what kept it from going on.
+    /// [`Error::UnknownTopic`], [`Error::Busy`] when many wait for their turn already, and what
+    /// kept it from going on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, maintenance ends soon, with some of it done; while others have
+    /// their turn, it is not begun.
     pub async fn maintain(&self, topic: Option<&TopicName>) -> Result<MaintenanceReport> {
         let topic = topic.map(|name| self.0.topics.existing(name)).transpose()?;
+        let busy = || Error::Busy { waited_ms: 0 };
+        let _place = self.0.asking.try_acquire().map_err(|_others_wait| busy())?;
+        let _turn = self.0.asks.lock().await;
         let (answer, answered) = oneshot::channel();
-        self.0
-            .maintenance
-            .try_send(Ask::Now { topic, answer })
-            .map_err(|_others_asked| Error::Busy { waited_ms: 0 })?;
+        let ask = Ask::Now { topic, answer };
+        self.0.maintenance.try_send(ask).map_err(|_others_are_ending| busy())?;
         answered.await.unwrap_or(Err(Error::ShuttingDown))
     }
 
     /// What maintenance has done since the broker was opened.
     pub fn maintenance_totals(&self) -> MaintenanceReport {
         *self.0.maintenance_totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Steps of reads of the log that were begun since the broker was opened, those of backups and
+    /// recalls included, those of maintenance not. A step is a few milliseconds, or 1 MiB of blocks.
+    pub fn read_steps(&self) -> u64 {
+        self.0.turns.steps() + self.0.recall_turns.steps()
     }
 
     /// What is known of a topic.

@@ -243,7 +243,7 @@ mod tests {
         reads: usize,
         (topic, below): (&str, u64),
     ) -> Page {
-        let mut turn = Some(broker.0.replays.turn().await);
+        let mut turn = Some(broker.0.turns.take().await);
         let request = request(start);
         let patterns: Vec<_> = topics.iter().map(|topic| topic.parse().unwrap()).collect();
         let page = async {
@@ -255,7 +255,7 @@ mod tests {
         let meanwhile = async {
             for _ in 1..reads {
                 // Turns are taken in the order in which they were asked for.
-                let next = broker.0.replays.turn();
+                let next = broker.0.turns.take();
                 tokio::pin!(next);
                 assert!(futures_util::poll!(next.as_mut()).is_pending());
                 drop(turn.take());

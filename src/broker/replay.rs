@@ -10,20 +10,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
-
-use super::blocking;
 use super::tail::{Account, SharedBlock};
 use super::topics::Topic;
+use super::turns::Turns;
 use crate::cursor::Sequence;
 use crate::error::Result;
-use crate::log::{Block, Log};
+use crate::log::Block;
 use crate::topic::TopicId;
 
 /// Reads the log in turn, and remembers what was read last.
 #[derive(Debug)]
 pub(super) struct Replays {
-    turns: Semaphore,
+    turns: Turns,
     account: Arc<Account>,
     recent: Mutex<Recent>,
 }
@@ -40,10 +38,9 @@ struct Recent {
 type Key = (TopicId, Sequence);
 
 impl Replays {
-    /// So many at a time, and so many bytes remembered, wire forms included.
-    pub(super) fn new(max_reads: usize, max_bytes: usize) -> Self {
-        let (turns, recent) = (Semaphore::new(max_reads), Mutex::default());
-        Self { turns, account: Account::new(max_bytes), recent }
+    /// Reads in `turns`, and remembers `max_bytes` of what was read, wire forms included.
+    pub(super) fn new(turns: Turns, max_bytes: usize) -> Self {
+        Self { turns, account: Account::new(max_bytes), recent: Mutex::default() }
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -54,10 +51,9 @@ impl Replays {
     ///
     /// # Errors
     ///
-    /// As [`Log::read`].
+    /// As [`Log::read`](crate::log::Log::read).
     pub(super) async fn read(
         &self,
-        log: &Arc<dyn Log>,
         (topic, id): (&Topic, TopicId),
         from: Sequence,
         below: Sequence,
@@ -66,18 +62,13 @@ impl Replays {
         if let Some(blocks) = self.find(id, from, below, max_bytes) {
             return Ok(blocks);
         }
-        let _turn = self.turn().await;
+        let turn = self.turns.take().await;
         if let Some(blocks) = self.find(id, from, below, max_bytes) {
             return Ok(blocks); // Somebody else has read them meanwhile.
         }
         let rewrites = topic.rewrites.load(Ordering::SeqCst);
-        let read = blocking(log, move |log| log.read(id, from, below, max_bytes)).await?;
+        let read = turn.read(move |log| log.read(id, from, below, max_bytes)).await?;
         Ok(self.keep((topic, id), rewrites, read))
-    }
-
-    /// Waits for a turn, which lasts for as long as it is held.
-    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
-        self.turns.acquire().await.expect("it is never closed")
     }
 
     /// Those that were read before, from the one that holds `from` on, without a hole.
@@ -161,7 +152,7 @@ impl Replays {
 mod tests {
     use super::super::topics::{TopicDefaults, Topics};
     use super::*;
-    use crate::log::{Fault, FaultyLog, Group, NewRecords, StoredTopic};
+    use crate::log::{Fault, FaultyLog, Group, Log, NewRecords, StoredTopic};
 
     /// Goal: a thousand readers of the same read it once, and nobody gets what was written again.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,12 +174,13 @@ mod tests {
         let log: Arc<dyn Log> = faulty.clone();
         let topics = Topics::new(&[], 1, TopicDefaults::default());
         let topic = topics.open(&"a".parse().unwrap()).unwrap();
-        let replays = Arc::new(Replays::new(1, 1 << 20));
+        let turns = Turns::new(log, 1);
+        let replays = Arc::new(Replays::new(turns.clone(), 1 << 20));
         let read_all = async |replays: &Replays| {
             let (mut next, below) = (Sequence::FIRST, Sequence::new(101));
             while next < below {
                 let whom = (&**topic, TopicId::FIRST);
-                let blocks = replays.read(&log, whom, next, below, 1_000).await.unwrap();
+                let blocks = replays.read(whom, next, below, 1_000).await.unwrap();
                 assert_eq!(blocks[0].block().first_sequence(), next);
                 next = blocks.last().unwrap().block().last_sequence().next();
             }
@@ -202,7 +194,7 @@ mod tests {
         assert_eq!(replays.recent().blocks.len(), 0);
         read_all(&replays).await;
         assert_eq!(faulty.reads(), 2 * once);
-        let small = Replays::new(1, 2_000);
+        let small = Replays::new(turns, 2_000);
         read_all(&small).await;
         assert!(small.recent().blocks.len() < 20, "it is bounded");
     }

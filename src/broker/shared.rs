@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
@@ -24,14 +25,15 @@ use super::page::PageRequest;
 use super::replay::Replays;
 use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState, Topics};
+use super::turns::Turns;
 use super::waker::Waker;
-use crate::cursor::{Cursor, Place, StartPoint};
+use crate::cursor::{Cursor, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
-use crate::log::Log;
+use crate::log::{Extent, Log, WayBack};
 use crate::topic::TopicId;
 
-/// Requests to maintenance that wait for their turn.
+/// Callers that wait for maintenance by hand, the one whose turn it is included.
 const MAX_ASKS: usize = 8;
 
 /// Topics whose ids are recalled at the same time; each step of one takes a MiB or so.
@@ -63,17 +65,24 @@ pub(super) struct Shared {
     pub(super) is_stopping: AtomicBool,
     pub(super) waker: Waker,
     pub(super) filters: Filters,
+    /// At reading the log, for all but recalls.
+    pub(super) turns: Turns,
     pub(super) replays: Arc<Replays>,
     pub(super) ephemera: Ephemera,
     pub(super) max_members: usize,
     pub(super) threads: Mutex<Option<Threads>>,
-    /// Asks maintenance to do something now. One at a time; whoever asks waits for the answer.
+    /// Asks maintenance to do something now; whoever asks waits for the answer.
     pub(super) maintenance: SyncSender<Ask>,
+    /// Places for callers that wait for maintenance, and the turn of one of them.
+    pub(super) asking: Semaphore,
+    pub(super) asks: tokio::sync::Mutex<()>,
     pub(super) maintenance_totals: Arc<Mutex<MaintenanceReport>>,
     /// Held by backups, and by reads of a state.
     pub(super) horizons: Horizons,
     /// Topics whose ids are recalled at the same time.
     pub(super) recalls: Semaphore,
+    /// At reading the log for recalls: of their own, for publishes wait for these.
+    pub(super) recall_turns: Turns,
 }
 
 /// The threads of a broker.
@@ -112,24 +121,6 @@ impl Shared {
     pub(super) fn last_position(&self) -> u64 {
         self.last_position.load(Ordering::Acquire)
     }
-
-    /// Runs `read` where it may block.
-    pub(super) async fn blocking<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&dyn Log) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        blocking(&self.log, read).await
-    }
-}
-
-/// Runs `read` where it may block.
-pub(super) async fn blocking<T: Send + 'static>(
-    log: &Arc<dyn Log>,
-    read: impl FnOnce(&dyn Log) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let log = log.clone();
-    let done = tokio::task::spawn_blocking(move || read(&*log)).await;
-    done.unwrap_or_else(|error| Err(Error::ReadFailed(Arc::new(error))))
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
@@ -159,8 +150,9 @@ impl Shared {
         let maintenance_totals = Arc::default();
         let horizons = Horizons::default();
         let waker = Waker::default();
-        let (reads, bytes) = (settings.max_reads as usize, settings.max_replay_bytes as usize);
-        let replays = Arc::new(Replays::new(reads, bytes));
+        let turns = Turns::new(log.clone(), settings.max_reads as usize);
+        let replays = Replays::new(turns.clone(), settings.max_replay_bytes as usize);
+        let replays = Arc::new(replays);
         let last_id = stored.iter().map(|topic| topic.id).max();
         let topics = Topics::new(&stored, limits.max_topics as usize, config.topics.clone());
         let committer = Committer {
@@ -205,6 +197,7 @@ impl Shared {
             waker: spawn("waker", move || waking.run(max_pace, &wakers_failure))?,
         };
         Ok(Arc::new(Self {
+            recall_turns: Turns::new(log.clone(), MAX_RECALLS),
             topics,
             log,
             last_position,
@@ -222,11 +215,14 @@ impl Shared {
             is_stopping: AtomicBool::new(false),
             waker,
             filters: Filters::default(),
+            turns,
             replays,
             ephemera: Ephemera::new(settings.max_ephemeral_bytes as usize),
             max_members: settings.max_members as usize,
             threads: Mutex::new(Some(threads)),
             maintenance,
+            asking: Semaphore::new(MAX_ASKS),
+            asks: tokio::sync::Mutex::default(),
             maintenance_totals,
             horizons,
             recalls: Semaphore::new(MAX_RECALLS),
@@ -271,6 +267,26 @@ impl Shared {
         Ok(())
     }
 
+    /// The sequence of the `count`th event before `below` of a topic that holds `extent`; its
+    /// earliest where there are fewer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadFailed`].
+    pub(super) async fn back(
+        &self,
+        id: TopicId,
+        extent: Extent,
+        below: Sequence,
+        count: u64,
+    ) -> Result<Sequence> {
+        let mut way = WayBack::new(id, extent, below, count);
+        let step = move |log: &dyn Log| {
+            Ok(way.step(log)?.map_or(ControlFlow::Continue(()), ControlFlow::Break))
+        };
+        self.turns.read_long(step).await
+    }
+
     /// Where a page begins, also one that is asked for by its end.
     pub(super) async fn page_start(
         &self,
@@ -283,7 +299,7 @@ impl Shared {
             return Ok(request.start);
         };
         let (end, limit) = (before.min(extent.tail).max(extent.earliest), request.limit as u64);
-        let first = self.blocking(move |log| log.back(id, &extent, end, limit)).await?;
+        let first = self.back(id, extent, end, limit).await?;
         let after = Place::Sequence(first.previous());
         Ok(StartPoint::After(Cursor { after, epoch: None }))
     }
@@ -297,6 +313,6 @@ impl Shared {
             return Ok(());
         }
         let _one_of_few = self.recalls.acquire().await.map_err(|_closed| Error::ShuttingDown)?;
-        topic.recall.finish((&self.log, id), &self.dedup, (self.now)(), note).await
+        topic.recall.finish((&self.recall_turns, id), &self.dedup, (self.now)(), note).await
     }
 }

@@ -8,6 +8,7 @@
 //! it once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
@@ -33,13 +34,13 @@ pub struct StatePage {
 }
 
 /// Which page.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct StateRead<'a> {
+#[derive(Debug, Clone)]
+pub(super) struct StateRead {
     pub(super) id: TopicId,
     /// The sequences that the page is looked for in; the state is true at the end.
     pub(super) from: Sequence,
     pub(super) below: Sequence,
-    pub(super) key_prefix: &'a str,
+    pub(super) key_prefix: String,
     pub(super) limit: usize,
     pub(super) max_bytes: usize,
     /// Whether superseded events are dropped: then one that has expired supersedes others all the
@@ -48,48 +49,74 @@ pub(super) struct StateRead<'a> {
     pub(super) now: Timestamp,
 }
 
-/// Reads a page. It may be empty and have a next one all the same.
-///
-/// # Errors
-///
-/// As [`Log::read`].
-pub(super) fn read(log: &dyn Log, request: StateRead<'_>) -> Result<StatePage> {
-    let StateRead { id, from, below, key_prefix, limit, max_bytes, is_compacted, now } = request;
-    let mut page = Candidates { limit, max_bytes, end: below, ..Candidates::default() };
-    let mut at = from;
-    while at < below {
-        let blocks = match log.read(id, at, below, STEP_BYTES) {
+impl StateRead {
+    /// Whether an event is one of those that the page is looked for in.
+    fn concerns(&self, event: &EventRef<'_>) -> bool {
+        (self.from..self.below).contains(&event.sequence)
+            && !event.key.is_empty()
+            && event.key.starts_with(&self.key_prefix)
+            && (self.is_compacted || !event.is_expired(self.now))
+    }
+}
+
+/// A page that is being read, step by step.
+pub(super) struct Scan {
+    read: StateRead,
+    page: Candidates,
+    /// What comes next.
+    at: Sequence,
+}
+
+impl Scan {
+    /// Begins a page.
+    pub(super) fn new(read: StateRead) -> Self {
+        let StateRead { from: at, below, limit, max_bytes, .. } = read;
+        let page = Candidates { limit, max_bytes, end: below, ..Candidates::default() };
+        Self { read, page, at }
+    }
+
+    /// Reads the next blocks; breaks with the page at its end. It may be empty and have a next one
+    /// all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::read`].
+    pub(super) fn step(&mut self, log: &dyn Log) -> Result<ControlFlow<StatePage>> {
+        let StateRead { id, from, below, now, .. } = self.read;
+        if self.at >= below {
+            return Ok(ControlFlow::Break(self.finish()));
+        }
+        let blocks = match log.read(id, self.at, below, STEP_BYTES) {
             Ok(blocks) => blocks,
-            Err(Error::Damaged { last: Some(last), .. }) if at > from => {
+            Err(Error::Damaged { last: Some(last), .. }) if self.at > from => {
                 // The pages after this one say so: what is before it is true as far as it goes.
-                page.end = page.end.min(at);
-                at = last.next();
-                continue;
+                self.page.end = self.page.end.min(self.at);
+                self.at = last.next();
+                return Ok(ControlFlow::Continue(()));
             }
             Err(error) => return Err(error),
         };
+        self.at = blocks.last().map_or(below, |block| block.last_sequence().next());
         for block in &blocks {
-            at = block.last_sequence().next();
-            let events = block.events().filter(|event| {
-                (from..below).contains(&event.sequence)
-                    && !event.key.is_empty()
-                    && event.key.starts_with(key_prefix)
-                    && (is_compacted || !event.is_expired(now))
-            });
-            for event in events {
-                page.supersede(event.key);
+            for event in block.events().filter(|event| self.read.concerns(event)) {
+                self.page.supersede(event.key);
                 if !event.is_tombstone() && !event.is_expired(now) {
-                    page.add(block, &event);
+                    self.page.add(block, &event);
                 }
             }
         }
+        Ok(ControlFlow::Continue(()))
     }
-    let end = page.end;
-    Ok(StatePage {
-        events: page.events.into_values().filter(|event| event.sequence < end).collect(),
-        at: below.previous(),
-        next: (end < below).then_some(end),
-    })
+
+    fn finish(&mut self) -> StatePage {
+        let (end, below) = (self.page.end, self.read.below);
+        let events = std::mem::take(&mut self.page.events).into_values();
+        StatePage {
+            events: events.filter(|event| event.sequence < end).collect(),
+            at: below.previous(),
+            next: (end < below).then_some(end),
+        }
+    }
 }
 
 /// The first events that may be the latest of their keys.

@@ -396,8 +396,8 @@ impl Subscription {
         }
         let Some(id) = state.id else { return Ok(()) };
         let (next, tail, max_bytes) = (self.next, state.extent.tail, self.shared.max_read_bytes);
-        let (replays, log) = (&self.shared.replays, &self.shared.log);
-        let blocks = replays.read(log, (&self.topic, id), next, tail, max_bytes).await;
+        let replays = &self.shared.replays;
+        let blocks = replays.read((&self.topic, id), next, tail, max_bytes).await;
         let now_earliest = self.topic.state().extent.earliest;
         if next < now_earliest {
             return Ok(()); // Trimmed while it was read: what is missing is a gap, and no damage.
@@ -467,9 +467,7 @@ async fn resolve(
         StartPoint::Last(count) => {
             let (id, extent) = (state.id, state.extent);
             let Some(id) = id else { return Ok((extent.tail, None)) };
-            let back = move |log: &dyn Log| log.back(id, &extent, extent.tail, count);
-            let _turn = shared.replays.turn().await;
-            return Ok((shared.blocking(back).await?, None));
+            return Ok((shared.back(id, extent, extent.tail, count).await?, None));
         }
         StartPoint::Time(time) => Wanted::Time(time),
         StartPoint::After(Cursor { after, epoch }) => {
@@ -497,8 +495,7 @@ async fn resolve(
     let Some(id) = state.id else { return Ok((state.extent.tail, None)) };
     let (earliest, tail) = (state.extent.earliest, state.extent.tail);
     let seek = move |log: &dyn Log| log.seek(id, seek, earliest, tail);
-    let _turn = shared.replays.turn().await;
-    Ok((shared.blocking(seek).await?, None))
+    Ok((shared.turns.read(seek).await?, None))
 }
 
 /// The gap of a reader that wants `wanted` next.

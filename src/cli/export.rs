@@ -41,7 +41,7 @@ impl Export {
             loop {
                 let request = ReadRequest {
                     topic: topic.to_string(),
-                    from,
+                    from: from.clone(),
                     before: Some(info.tail),
                     limit: PAGE_EVENTS,
                     on_gap: OnGap::Resume.into(), // What goes meanwhile is told, and left out.
@@ -57,7 +57,9 @@ impl Export {
                     bar.inc(event.payload.len() as u64);
                     writeln!(output, "{line}")?;
                 }
-                if page.events.is_empty() {
+                // A page may be empty before the end, where many events have expired.
+                let is_over = page.caught_up || page.cursor == from;
+                if page.events.is_empty() && is_over {
                     break;
                 }
                 from = page.cursor;

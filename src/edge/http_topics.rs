@@ -190,6 +190,8 @@ async fn metrics(State(edge): State<Edge>) -> Response {
     metric("leftoff_merged_blocks_total", help, &plain(done.merged_blocks));
     let help = "Bytes of blocks that maintenance removed, since the start.";
     metric("leftoff_reclaimed_bytes_total", help, &plain(done.reclaimed_bytes));
+    let help = "Steps of a few milliseconds in which readers read the log, since the start.";
+    metric("leftoff_log_read_steps_total", help, &plain(edge.broker.read_steps()));
     let help = "WebSocket clients that did not answer a ping any more, since the start.";
     metric("leftoff_dead_peers_total", help, &plain(edge.counters.dead_peers.get()));
     let help = "WebSocket clients that took nothing any more of what was sent, since the start.";

@@ -25,6 +25,7 @@ mod restore;
 mod sled_log;
 mod stored_block;
 mod touches;
+mod way_back;
 
 #[cfg(test)]
 mod contract;
@@ -42,6 +43,7 @@ pub use record::{EventRef, Headers};
 pub use restore::{RestoreReport, Restoring, restore};
 pub use sled_log::{LogConfig, SledLog};
 pub use stored_block::StoredBlock;
+pub use way_back::WayBack;
 
 use std::ops::Range;
 
@@ -368,56 +370,5 @@ pub trait Log: Send + Sync + 'static {
             undropped += below.iter().map(|block| block.events).sum::<u64>();
         }
         Ok(extent.dropped_events + undropped == earliest.previous().get())
-    }
-
-    /// The sequence of the `count`th event of `topic` before `below`; `earliest` where there are
-    /// fewer. Where events were dropped in between it reads as many blocks as hold so many.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ReadFailed`]. What is damaged is passed over.
-    ///
-    /// [`Error::ReadFailed`]: crate::Error::ReadFailed
-    fn back(
-        &self,
-        topic: TopicId,
-        extent: &Extent,
-        below: Sequence,
-        count: u64,
-    ) -> Result<Sequence> {
-        let earliest = extent.earliest;
-        if self.is_whole(topic, extent)? {
-            return Ok(Sequence::new(below.get().saturating_sub(count)).max(earliest));
-        }
-        let (mut at, mut left) = (below, count);
-        while left > 0 && at > earliest {
-            let block = match self.read(topic, at.previous(), at, 1) {
-                Ok(blocks) => blocks.into_iter().next(),
-                // It says where what is missing begins, unless there is nothing before it at all.
-                Err(Error::Damaged { first, .. }) if first < at.previous() => {
-                    at = first;
-                    continue;
-                }
-                Err(Error::Damaged { .. }) => {
-                    let before = self.stored_blocks(topic, Sequence::FIRST..at.previous(), 1);
-                    match before {
-                        Ok(before) if before.is_empty() => break,
-                        Ok(_) | Err(Error::Damaged { .. }) => at = at.previous(),
-                        Err(error) => return Err(error),
-                    }
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let Some(block) = block else { break };
-            let sequences: Vec<_> =
-                block.events().map(|event| event.sequence).take_while(|s| *s < at).collect();
-            if let Some(found) = (sequences.len() as u64).checked_sub(left) {
-                return Ok(sequences[found as usize].max(earliest));
-            }
-            left -= sequences.len() as u64;
-            at = block.first_sequence();
-        }
-        Ok(if left == 0 { at } else { earliest })
     }
 }

@@ -23,6 +23,7 @@ mod idle;
 mod in_order;
 mod model;
 mod power;
+mod reads;
 mod real_input;
 mod shutdown;
 mod sse;

@@ -27,12 +27,12 @@ use std::sync::atomic::Ordering;
 
 use self::source::Source;
 use self::whispers::Whispers;
+use super::Shared;
 use super::filter::Filter;
 use super::interest::FeedSignal;
 use super::subscription::{Delivery, Patience, Waited, Wanted, gap};
 use super::tail::{Run, SharedBlock};
 use super::topics::{Topic, TopicState};
-use super::{Shared, blocking};
 use crate::cursor::{Cursor, Epoch, Gap, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::log::Seek;
@@ -410,19 +410,16 @@ impl Feed {
         let (topic, next, after) = (source.topic.clone(), source.next, self.after);
         let extent = topic.state().extent;
         let max_bytes = self.read_bytes();
-        let (log, replays) = (&self.shared.log, &self.shared.replays);
+        let (turns, replays) = (&self.shared.turns, &self.shared.replays);
         let seek = Seek::AfterPosition(after);
         let (earliest, tail) = (extent.earliest, extent.tail);
         let read = async {
             let next = match next {
                 Some(next) => next,
-                None => {
-                    let _turn = replays.turn().await;
-                    blocking(log, move |log| log.seek(id, seek, earliest, tail)).await?
-                }
+                None => turns.read(move |log| log.seek(id, seek, earliest, tail)).await?,
             };
             match next < tail {
-                true => Ok((next, replays.read(log, (&topic, id), next, tail, max_bytes).await?)),
+                true => Ok((next, replays.read((&topic, id), next, tail, max_bytes).await?)),
                 false => Ok((next, Vec::new())),
             }
         };

@@ -1,13 +1,14 @@
 //! Where a feed begins.
 
-use super::super::blocking;
+use std::ops::ControlFlow;
+
 use super::super::page::MAX_PAGE_GAPS;
-use super::super::topics::TopicState;
+use super::super::topics::{Topic, TopicState};
 use super::Feed;
 use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
-use crate::log::{Log, Seek};
+use crate::log::{Block, Log, Seek};
 
 impl Feed {
     /// Finds the place that `start` names, and the topics that have something after it.
@@ -89,32 +90,25 @@ impl Feed {
 
     /// The place before everything that was appended at `time` or later.
     async fn before(&self, time: Timestamp) -> Result<Position> {
-        let topics = self.interest.topics();
-        let states: Vec<TopicState> = topics.iter().map(|topic| topic.state()).collect();
-        let known = self.known;
+        let mut topics = self.interest.topics().into_iter().peekable();
+        let mut first = self.known.next();
         let find = move |log: &dyn Log| {
-            let mut first = known.next();
-            for state in states.iter().filter(|state| state.extent.last_time >= time) {
-                let extent = &state.extent;
-                if extent.trimmed_position > Position::BEFORE_ALL && extent.trimmed_time >= time {
-                    first = first.min(extent.trimmed_position); // So that the gap is told.
-                    continue;
+            let Some(topic) = topics.peek() else {
+                return Ok(ControlFlow::Break(first.previous()));
+            };
+            let extent = topic.state().extent;
+            match first_since(log, topic, time) {
+                Ok(found) => {
+                    first = found.map_or(first, |found| first.min(found));
+                    topics.next();
                 }
-                let (Some(id), earliest, tail) = (state.id, extent.earliest, extent.tail) else {
-                    continue;
-                };
-                let found = log.seek(id, Seek::Time(time), earliest, tail)?;
-                if found < tail
-                    && let Some(block) = log.read(id, found, tail, 1)?.first()
-                    && let Some(event) = block.events().find(|event| event.sequence >= found)
-                {
-                    first = first.min(event.position);
-                }
+                // Trimmed meanwhile, and no damage: it is looked at again.
+                Err(_) if topic.state().extent.earliest > extent.earliest => {}
+                Err(error) => return Err(error),
             }
-            Ok(first.previous())
+            Ok(ControlFlow::Continue(()))
         };
-        let _turn = self.shared.replays.turn().await;
-        blocking(&self.shared.log, find).await
+        self.shared.turns.read_long(find).await
     }
 
     /// What a reader is refused with that has lost events after its place, and asked to be: the
@@ -128,4 +122,23 @@ impl Feed {
             _ => Some(Error::Gaps(gaps.into())),
         }
     }
+}
+
+/// The position of the first event of `topic` that was appended at `time` or later, if there is
+/// one. Where such events were trimmed it is theirs, so that the gap is told.
+fn first_since(log: &dyn Log, topic: &Topic, time: Timestamp) -> Result<Option<Position>> {
+    let TopicState { id, extent, .. } = topic.state();
+    let Some(id) = id.filter(|_| extent.last_time >= time) else { return Ok(None) };
+    if extent.trimmed_position > Position::BEFORE_ALL && extent.trimmed_time >= time {
+        return Ok(Some(extent.trimmed_position));
+    }
+    let (earliest, tail) = (extent.earliest, extent.tail);
+    let found = log.seek(id, Seek::Time(time), earliest, tail)?;
+    if found >= tail {
+        return Ok(None);
+    }
+    let blocks = log.read(id, found, tail, 1)?;
+    let mut events = blocks.iter().flat_map(Block::events);
+    let first = events.find(|event| event.sequence >= found);
+    Ok(first.map(|event| event.position))
 }

@@ -159,7 +159,7 @@ impl Pass {
         let (kept, dropped) = (run.kept_bytes, run.dropped_bytes);
         let rolls_up = run.blocks.len() >= MIN_MERGED_BLOCKS;
         let is_much = 4 * dropped >= kept || run.buries;
-        let drops = dropped > 0 && (is_much || !superseded.is_empty() || visit.forced);
+        let drops = dropped > 0 && (is_much || !superseded.is_empty() || visit.is_forced());
         if !rolls_up && !drops {
             self.may_expire |= dropped > 0; // It goes with more of its kind.
             return Ok(false);

@@ -138,16 +138,21 @@ impl MaintenanceReport {
 
 /// What the thread is asked for.
 pub(super) enum Ask {
-    /// Do what there is to do, also what would not be worth it yet; for one topic or for all.
-    Now { topic: Option<Arc<Topic>>, answer: oneshot::Sender<Result<MaintenanceReport>> },
+    /// Do what there is to do, also what would not be worth it yet; for one topic or for all. Only
+    /// for as long as somebody waits for the answer.
+    Now { topic: Option<Arc<Topic>>, answer: Answer },
     /// End.
     Stop,
 }
 
+/// Where the answer to whoever asked goes.
+pub(super) type Answer = oneshot::Sender<Result<MaintenanceReport>>;
+
 /// One round over the topics.
-struct Round {
+struct Round<'a> {
     topics: Vec<Arc<Topic>>,
-    forced: bool,
+    /// Who has asked for it, if somebody has.
+    asked: Option<&'a Answer>,
     /// The next one to visit.
     next: AtomicUsize,
     /// When what is over a limit was looked for last.
@@ -182,10 +187,11 @@ impl Maintenance {
         loop {
             match asks.recv_timeout(self.interval()) {
                 Ok(Ask::Now { topic, answer }) => {
-                    let _nobody_waits = answer.send(self.round(topic, true));
+                    let outcome = self.round(topic, Some(&answer));
+                    let _nobody_waits = answer.send(outcome);
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Err(error) = self.round(None, false)
+                    if let Err(error) = self.round(None, None)
                         && !matches!(error, Error::ShuttingDown)
                     {
                         warn!(%error, "maintenance cannot go on for now");
@@ -196,22 +202,26 @@ impl Maintenance {
         }
     }
 
-    /// Looks at the topics that need it, or, if that is `forced`, at those that are named.
-    fn round(&self, topic: Option<Arc<Topic>>, forced: bool) -> Result<MaintenanceReport> {
+    /// Looks at the topics that need it, or, if somebody has `asked`, at those that are named.
+    fn round(
+        &self,
+        topic: Option<Arc<Topic>>,
+        asked: Option<&Answer>,
+    ) -> Result<MaintenanceReport> {
+        check_caller(asked)?;
         let mut report = MaintenanceReport::default();
         let topics = match topic {
             Some(topic) => vec![topic],
-            None if forced => self.topics.filtered(|_| true),
+            None if asked.is_some() => self.topics.filtered(|_| true),
             None => self.due(|upkeep| &upkeep.rewriting),
         };
-        let mut outcome = if forced {
-            self.retain(&topics, &mut report)
-        } else {
-            self.retain(&self.due(|upkeep| &upkeep.retention), &mut report)
+        let mut outcome = match asked {
+            Some(_) => self.retain(&topics, asked, &mut report),
+            None => self.retain(&self.due(|upkeep| &upkeep.retention), None, &mut report),
         };
         let round = Round {
             topics,
-            forced,
+            asked,
             next: AtomicUsize::new(0),
             retained: Mutex::new(Instant::now()),
         };
@@ -235,7 +245,7 @@ impl Maintenance {
     }
 
     /// Visits the topics of a round: this thread does, and as many others as there can be.
-    fn visit(&self, round: &Round) -> Vec<(Result<()>, MaintenanceReport)> {
+    fn visit(&self, round: &Round<'_>) -> Vec<(Result<()>, MaintenanceReport)> {
         let others = VISITORS.min(round.topics.len()).saturating_sub(1);
         std::thread::scope(|scope| {
             let spawn = |_| {
@@ -251,23 +261,24 @@ impl Maintenance {
     }
 
     /// Visits topics of a round until there are no more.
-    fn visit_some(&self, round: &Round) -> (Result<()>, MaintenanceReport) {
+    fn visit_some(&self, round: &Round<'_>) -> (Result<()>, MaintenanceReport) {
         let mut visitor = Visitor::default();
         while let Some(topic) = round.topics.get(round.next.fetch_add(1, Ordering::Relaxed)) {
-            if let Some(visit) = Visit::new(self, topic, round.forced) {
+            if let Some(visit) = Visit::new(self, topic, round.asked) {
                 visitor.visit(visit);
             }
             // What is over a limit does not wait until all that is worth it is rewritten.
-            if !round.forced
+            if round.asked.is_none()
                 && let Ok(mut retained) = round.retained.try_lock()
                 && retained.elapsed() >= self.interval()
             {
                 let due = self.due(|upkeep| &upkeep.retention);
-                let outcome = self.retain(&due, &mut visitor.report);
+                let outcome = self.retain(&due, None, &mut visitor.report);
                 visitor.note(outcome);
                 *retained = Instant::now();
             }
-            if matches!(visitor.outcome, Err(Error::ShuttingDown | Error::ReadOnly(_))) {
+            let is_over = matches!(visitor.outcome, Err(Error::ShuttingDown | Error::ReadOnly(_)));
+            if is_over || check_caller(round.asked).is_err() {
                 break;
             }
         }
@@ -286,16 +297,26 @@ impl Maintenance {
 
     /// Drops what the limits of `topics` do not keep, and gives back the space of what was trimmed:
     /// of many topics in one step.
-    fn retain(&self, topics: &[Arc<Topic>], report: &mut MaintenanceReport) -> Result<()> {
+    fn retain(
+        &self,
+        topics: &[Arc<Topic>],
+        asked: Option<&Answer>,
+        report: &mut MaintenanceReport,
+    ) -> Result<()> {
         let mut outcome = Ok(());
         let mut next: Vec<_> = topics.iter().filter(|topic| self.may_drop(topic)).collect();
         while !next.is_empty() {
             let mut again = Vec::new();
-            for some in next.chunks(MAX_STEPS) {
-                let asked: Result<Vec<_>> =
+            for (done, some) in next.chunks(MAX_STEPS).enumerate() {
+                if let Err(gone) = check_caller(asked) {
+                    let rest = next[done * MAX_STEPS..].iter().chain(&again);
+                    rest.for_each(|topic| topic.upkeep.has_front()); // In the next round.
+                    return Err(gone);
+                }
+                let steps: Result<Vec<_>> =
                     some.iter().map(|topic| self.ask(topic, Work::Retain)).collect();
                 let mut took = Duration::ZERO;
-                for (topic, answer) in some.iter().zip(asked?) {
+                for (topic, answer) in some.iter().zip(steps?) {
                     match answer.blocking_recv().unwrap_or(Err(Error::ShuttingDown)) {
                         Ok(done) => {
                             report.add(&done.report);
@@ -347,6 +368,12 @@ impl Maintenance {
         commands.blocking_send(Command::Step(step)).map_err(|_ended| Error::ShuttingDown)?;
         Ok(answered)
     }
+}
+
+/// Refuses to go on when whoever has asked for it is gone: as when the broker is stopping, for
+/// nobody is told.
+fn check_caller(asked: Option<&Answer>) -> Result<()> {
+    if asked.is_some_and(Answer::is_closed) { Err(Error::ShuttingDown) } else { Ok(()) }
 }
 
 fn cannot_maintain(topic: &Topic, error: &Error) {

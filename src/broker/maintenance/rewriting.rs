@@ -22,7 +22,7 @@ use super::super::committer::{Done, Rewrite, Work};
 use super::super::topics::Topic;
 use super::superseded::{Share, Superseded};
 use super::upkeep::Compacted;
-use super::{Maintenance, MaintenanceReport};
+use super::{Answer, Maintenance, MaintenanceReport, check_caller};
 use crate::cursor::{Sequence, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -59,7 +59,8 @@ pub(super) struct Visit<'a> {
     pub(super) id: TopicId,
     pub(super) config: TopicConfig,
     now: Timestamp,
-    pub(super) forced: bool,
+    /// Who has asked for it, also where it would not be worth it yet.
+    asked: Option<&'a Answer>,
     /// Whether tombstones may go: nobody is reading what was there before them.
     may_bury: bool,
     /// The steps that are on their way.
@@ -87,7 +88,7 @@ impl<'a> Visit<'a> {
     pub(super) fn new(
         maintenance: &'a Maintenance,
         topic: &'a Arc<Topic>,
-        forced: bool,
+        asked: Option<&'a Answer>,
     ) -> Option<Self> {
         topic.upkeep.rewriting.reset();
         let id = topic.state().id?;
@@ -97,7 +98,7 @@ impl<'a> Visit<'a> {
             id,
             config: topic.effective_config(),
             now: (maintenance.now)(),
-            forced,
+            asked,
             may_bury: false,
             writing: VecDeque::new(),
             is_partial: false,
@@ -139,8 +140,14 @@ impl<'a> Visit<'a> {
         &*self.maintenance.log
     }
 
-    /// Refuses to go on when the broker is stopping.
+    /// Whether somebody has asked for it, also where it would not be worth it yet.
+    pub(super) fn is_forced(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Refuses to go on when the broker is stopping, or when nobody waits for it any more.
     pub(super) fn check_stop(&self) -> Result<()> {
+        check_caller(self.asked)?;
         if self.maintenance.stopping.is_cancelled() { Err(Error::ShuttingDown) } else { Ok(()) }
     }
 
@@ -177,7 +184,8 @@ impl<'a> Visit<'a> {
             let done =
                 self.maintenance.step(self.topic, Work::Trim { earliest, reason, report })?;
             self.report.add(&done.report);
-            self.maintenance.retain(std::slice::from_ref(self.topic), &mut self.report)?;
+            let topic = std::slice::from_ref(self.topic);
+            self.maintenance.retain(topic, self.asked, &mut self.report)?;
         }
         Ok(())
     }
@@ -208,7 +216,7 @@ impl<'a> Visit<'a> {
         let is_much = 2 * dirty >= clean;
         let is_little = extent.size_bytes() <= STEP_BYTES as u64;
         let is_left = dirty > 0 && (is_much || is_little) && self.quiet_from() <= self.now;
-        self.forced
+        self.is_forced()
             || (dirty >= MIN_DIRTY_EVENTS && is_much)
             || is_left
             || (compacted.due <= self.now && self.may_sweep())
@@ -221,11 +229,11 @@ impl<'a> Visit<'a> {
 
     /// Whether a pass takes in the newest block.
     pub(super) fn takes_newest(&self) -> bool {
-        self.forced || self.quiet_from() <= self.now
+        self.is_forced() || self.quiet_from() <= self.now
     }
 
     fn is_worth_a_sweep(&self) -> bool {
-        self.forced || (self.topic.state().extent.may_expire && self.may_sweep())
+        self.is_forced() || (self.topic.state().extent.may_expire && self.may_sweep())
     }
 
     fn may_sweep(&self) -> bool {
