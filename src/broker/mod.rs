@@ -67,7 +67,7 @@ use crate::event::{NewEvent, Timestamp};
 use crate::log::{Log, MemoryLog, NewRecords, SledLog};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
-use committer::{Change, Command, Request, Work};
+use committer::{Asked, Change, Command, Request, Work};
 use maintenance::Ask;
 use publish::Turn;
 use shared::{REQUEST_BYTES, Shared, Threads};
@@ -451,14 +451,16 @@ impl Broker {
         let topic = self.0.topics.existing(name)?;
         let of = self.0.topics.open(name)?;
         let change = Change::Delete;
-        self.0.ask(|answer| Command::Configure { topic: of, change, answer }).await??;
+        let asked = |answer| Command::Configure(Asked { topic: of, change, answer });
+        self.0.ask(asked).await??;
         self.0.reclaim(&topic).await
     }
 
     async fn configure(&self, name: &TopicName, change: Change) -> Result<TopicInfo> {
         let topic = self.0.topics.open(name)?;
         let of = self.0.topics.open(name)?;
-        self.0.ask(|answer| Command::Configure { topic: of, change, answer }).await??;
+        let asked = |answer| Command::Configure(Asked { topic: of, change, answer });
+        self.0.ask(asked).await??;
         Ok(info(&topic))
     }
 

@@ -57,6 +57,7 @@ impl Drop for Held<'_> {
 
 #[derive(Debug, Default)]
 struct State {
+    commits: u64,
     appends: u64,
     reads: u64,
     faults: BTreeMap<u64, Fault>,
@@ -91,6 +92,15 @@ impl FaultyLog {
     /// If a test panicked meanwhile.
     pub fn appends(&self) -> u64 {
         self.state.lock().unwrap().appends
+    }
+
+    /// How many commits were asked for, those without events, too.
+    ///
+    /// # Panics
+    ///
+    /// If a test panicked meanwhile.
+    pub fn commits(&self) -> u64 {
+        self.state.lock().unwrap().commits
     }
 
     /// How many reads of blocks were asked for.
@@ -136,6 +146,7 @@ impl Log for FaultyLog {
     }
 
     fn commit(&self, group: &Group) -> Result<()> {
+        self.state.lock().unwrap().commits += 1;
         if group.appended.is_empty() {
             return self.inner.commit(group);
         }

@@ -12,11 +12,14 @@
 //! synced, the next one queues up. All that a group changes is drafted first and taken over only
 //! when the log has it, so a group that is refused leaves no trace.
 
+mod changes;
 mod draft;
+mod gathered;
 mod step;
 #[cfg(test)]
 mod tests;
 
+pub(super) use changes::{Asked, Change};
 pub(super) use step::{Done, Merged, Passed, Rewrite, Step, Work};
 
 use std::collections::{HashMap, VecDeque};
@@ -37,12 +40,11 @@ use super::retention::Quiet;
 use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState};
 use super::waker::Waker;
-use crate::cursor::{Position, TrimReason};
+use crate::cursor::Position;
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
-use crate::log::{Block, Extent, Group, Log, NewRecords, StoredTopic};
+use crate::log::{Block, Group, Log, NewRecords, StoredTopic};
 use crate::topic::TopicId;
-use crate::topic_config::TopicConfig;
 
 /// When maintenance removes what a publish has trimmed, in milliseconds.
 const RECLAIM_MS: u64 = 5_000;
@@ -56,7 +58,7 @@ pub(super) enum Command {
     /// Store events.
     Publish(Request),
     /// Create a topic, change its settings, or delete it.
-    Configure { topic: TopicRef, change: Change, answer: oneshot::Sender<Result<()>> },
+    Configure(Asked),
     /// Drop or rewrite some of what a topic holds.
     Step(Step),
     /// Take the ids of blocks from before the start into the window.
@@ -65,19 +67,6 @@ pub(super) enum Command {
     Barrier { answer: oneshot::Sender<()> },
     /// Answer what is queued already, then end.
     Stop,
-}
-
-/// What becomes of a topic.
-#[derive(Debug, Clone)]
-pub(super) enum Change {
-    /// It is created with these settings, unless it exists.
-    Create(TopicConfig),
-    /// It has these settings, and is created if it does not exist.
-    Set(TopicConfig),
-    /// It has the fields of these settings that are named.
-    Update(TopicConfig, Vec<String>),
-    /// It is deleted, with its events and its settings.
-    Delete,
 }
 
 /// A publish on its way.
@@ -143,52 +132,21 @@ impl Committer {
                     return; // Every handle is gone.
                 }
             }
-            let (requests, other) = self.gather(next.take());
-            let appended_blocks = if requests.is_empty() { 0 } else { self.publish(requests) };
+            let gathered = self.gather(next.take());
+            self.change_all(gathered.changes);
+            let appended_blocks = match gathered.requests.is_empty() {
+                true => 0,
+                false => self.publish(gathered.requests),
+            };
             self.take_steps(appended_blocks);
-            match other {
-                Some(Command::Publish(_) | Command::Step(_)) => next = other, // For the next group.
-                Some(other) => self.obey(other),
-                None => {}
-            }
-        }
-    }
-
-    /// Takes the publishes that are queued, from `next` on, as many as are one group, and puts the
-    /// steps that it comes across aside. Returns the command that ends it, too.
-    fn gather(&mut self, next: Option<Command>) -> (Vec<Request>, Option<Command>) {
-        let (mut requests, mut size_bytes) = (Vec::new(), 0);
-        let mut next = next.or_else(|| self.commands.try_recv().ok());
-        while size_bytes < self.max_group_bytes {
-            match next {
-                Some(Command::Publish(request)) => {
-                    size_bytes += request.records.size_bytes();
-                    requests.push(request);
-                }
-                Some(Command::Step(step)) => self.steps.push_back(step),
-                other => return (requests, other),
-            }
-            next = self.commands.try_recv().ok();
-        }
-        (requests, next)
-    }
-
-    /// Does what is no part of a group.
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Publish(_) | Command::Step(_) => unreachable!("these are gathered"),
-            Command::Configure { topic, change, answer } => {
-                let _nobody_waits = answer.send(self.configure(&topic, change));
-            }
-            Command::Recall { id, blocks, answer } => {
-                blocks.iter().for_each(|block| self.window.note_block(id, block));
+            for answer in gathered.barriers {
                 let _nobody_waits = answer.send(());
             }
-            Command::Barrier { answer } => {
-                let _nobody_waits = answer.send(());
+            match gathered.next {
+                // Whoever was let into the queue before it closed is still answered.
+                Some(Command::Stop) => self.commands.close(),
+                other => next = other,
             }
-            // Whoever was let into the queue before it closed is still answered.
-            Command::Stop => self.commands.close(),
         }
     }
 
@@ -281,59 +239,6 @@ impl Committer {
 
     fn count(&self, report: &MaintenanceReport) {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner).add(report);
-    }
-
-    fn configure(&mut self, topic: &Arc<Topic>, change: Change) -> Result<()> {
-        let state = topic.state();
-        let unknown = || Error::UnknownTopic(topic.name.clone());
-        let config = match change {
-            Change::Create(_) if state.exists() => {
-                return Err(Error::TopicExists(topic.name.clone()));
-            }
-            Change::Create(config) | Change::Set(config) => config,
-            Change::Update(..) | Change::Delete if !state.exists() => return Err(unknown()),
-            Change::Update(config, fields) => state.config.with_fields(&config, &fields)?,
-            Change::Delete => return self.delete(topic),
-        };
-        config.validate()?;
-        let id = state.id.map_or_else(|| self.new_id(), Ok)?;
-        self.note(topic, TopicState { id: Some(id), config, is_deleted: false, ..state })?;
-        topic.upkeep.touch();
-        Ok(())
-    }
-
-    fn delete(&mut self, topic: &Arc<Topic>) -> Result<()> {
-        let state = topic.state();
-        let extent = Extent {
-            earliest: state.extent.tail,
-            trimmed_position: state.extent.last_position,
-            trimmed_time: state.extent.last_time,
-            trim_reason: TrimReason::Deleted,
-            ..state.extent
-        };
-        let config = TopicConfig::default();
-        let deletions = state.deletions + 1;
-        self.note(topic, TopicState { extent, config, is_deleted: true, deletions, ..state })?;
-        topic.upkeep.touch(); // Its space comes back by and by.
-        Ok(())
-    }
-
-    fn new_id(&mut self) -> Result<TopicId> {
-        let id = next_id(self.next_id)?;
-        self.next_id = id.next();
-        Ok(id)
-    }
-
-    /// Has the log note what a topic is, then everybody else.
-    fn note(&mut self, topic: &Arc<Topic>, state: TopicState) -> Result<()> {
-        let TopicState { id, extent, config, is_deleted, deletions: _ } = state;
-        let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
-        let name = topic.name.clone();
-        let stored = StoredTopic { id, name, extent, config, is_deleted };
-        self.log.commit(&Group::noting(stored)).inspect_err(|error| self.failure.note(error))?;
-        self.show(topic, state);
-        self.quiet.remove(&id);
-        Ok(())
     }
 }
 

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::super::{Broker, InOrder, OpenConfig, Pending, Publish};
-use crate::error::Error;
+use super::{Asked, Change, Command};
+use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::log::{Fault, FaultyLog, Held};
-use crate::topic::TopicName;
+use crate::topic::{TopicId, TopicName};
+use crate::topic_config::TopicConfig;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -95,5 +99,141 @@ async fn a_group_that_is_not_written_fails_what_is_queued_behind_it() {
     }
     assert_eq!(outcomes, ["stored", "stored", "full", "after", "after", "after"]);
     assert_eq!(other.ack().await.unwrap().last().sequence.get(), 3);
+    broker.close().await;
+}
+
+/// Waits for what the committer answers.
+async fn answered<T>(answer: oneshot::Receiver<T>) -> T {
+    tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap()
+}
+
+/// Queues a change of a topic.
+async fn change(broker: &Broker, topic: &str, change: Change) -> oneshot::Receiver<Result<()>> {
+    let topic = broker.0.topics.open(&name(topic)).unwrap();
+    let (answer, answered) = oneshot::channel();
+    broker.0.send(Command::Configure(Asked { topic, change, answer })).await.unwrap();
+    answered
+}
+
+fn config() -> TopicConfig {
+    TopicConfig::default()
+}
+
+/// Goal: thousands of recalls, changes and barriers do not cost the commit of a group each.
+#[tokio::test]
+async fn whatever_is_queued_among_publishes_joins_their_group() {
+    const COUNT: usize = 200;
+    let log = Arc::new(FaultyLog::default());
+    let broker = Broker::with_log(log.clone(), &OpenConfig::default()).unwrap();
+    let (held, first) = busy(&log, &broker).await;
+    let before = log.commits();
+    let (mut publishes, mut changes, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..COUNT {
+        let topic = format!("published.{}", number % 7);
+        publishes.push(broker.submit(publish(&topic, number.to_string())).await.unwrap());
+        let create = Change::Create(config());
+        changes.push(change(&broker, &format!("created.{number}"), create).await);
+        let (answer, recalled) = oneshot::channel();
+        let recall = Command::Recall { id: TopicId::FIRST, blocks: Vec::new(), answer };
+        broker.0.send(recall).await.unwrap();
+        let (answer, passed) = oneshot::channel();
+        broker.0.send(Command::Barrier { answer }).await.unwrap();
+        others.extend([recalled, passed]);
+    }
+    drop(held);
+    first.ack().await.unwrap();
+    for pending in publishes {
+        tokio::time::timeout(PATIENCE, pending.ack()).await.unwrap().unwrap();
+    }
+    for change in changes {
+        answered(change).await.unwrap();
+    }
+    for other in others {
+        answered(other).await;
+    }
+    assert_eq!(log.commits() - before, 2, "one for all changes, one for all publishes");
+    assert_eq!(broker.topics(None, 1_000).len(), 1 + 7 + COUNT);
+    broker.close().await;
+}
+
+/// Goal: whoever is told that a topic is deleted, created or changed finds it so, and whoever
+/// published before or after it does, too.
+#[tokio::test]
+async fn changes_of_a_topic_and_publishes_to_it_keep_their_order() {
+    let mut open = OpenConfig::default();
+    open.broker.auto_create = false;
+    let log = Arc::new(FaultyLog::default());
+    let broker = Broker::with_log(log.clone(), &open).unwrap();
+    broker.create_topic(&name("first"), config()).await.unwrap();
+    let (held, first) = busy(&log, &broker).await;
+    let limited = TopicConfig { max_events: Some(7), ..config() };
+    let wrong = TopicConfig { max_events_per_key: Some(0), ..config() };
+    let fields = || vec!["max_events".to_owned()];
+    let too_early = broker.submit(publish("a", "0")).await.unwrap();
+    let changes = [
+        change(&broker, "a", Change::Update(config(), fields())).await,
+        change(&broker, "a", Change::Create(config())).await,
+        change(&broker, "a", Change::Create(config())).await,
+        change(&broker, "a", Change::Set(wrong)).await,
+        change(&broker, "b", Change::Create(limited)).await,
+    ];
+    let one = broker.submit(publish("a", "1")).await.unwrap();
+    let deletions =
+        [change(&broker, "a", Change::Delete).await, change(&broker, "a", Change::Delete).await];
+    let too_late = broker.submit(publish("a", "2")).await.unwrap();
+    let again = [
+        change(&broker, "a", Change::Create(config())).await,
+        change(&broker, "a", Change::Update(limited, fields())).await,
+    ];
+    let two = broker.submit(publish("a", "2")).await.unwrap();
+    drop(held);
+    first.ack().await.unwrap();
+    let kind = |outcome: &Result<()>| match outcome {
+        Ok(()) => "done",
+        Err(Error::UnknownTopic(_)) => "unknown",
+        Err(Error::TopicExists(_)) => "exists",
+        Err(Error::Invalid { .. }) => "invalid",
+        Err(other) => panic!("{other}"),
+    };
+    let mut kinds = Vec::new();
+    for answer in changes.into_iter().chain(deletions).chain(again) {
+        kinds.push(kind(&answered(answer).await));
+    }
+    let expected =
+        ["unknown", "done", "exists", "invalid", "done", "done", "unknown", "done", "done"];
+    assert_eq!(kinds, expected);
+    for refused in [too_early, too_late] {
+        let error = refused.ack().await.unwrap_err();
+        assert!(matches!(error, Error::UnknownTopic(_)), "{error}");
+    }
+    let given = [one.ack().await.unwrap(), two.ack().await.unwrap()];
+    assert_eq!(given.map(|ack| ack.last().sequence.get()), [1, 2]);
+    let extent = broker.topic(&name("a")).unwrap().extent;
+    assert_eq!((extent.earliest.get(), extent.tail.get()), (2, 3), "what was deleted is gone");
+    let limits = ["a", "b"].map(|topic| broker.topic(&name(topic)).unwrap().config.max_events);
+    assert_eq!(limits, [Some(7), Some(7)]);
+    broker.close().await;
+}
+
+/// Goal: a disk that is too full for events does not keep a topic from being deleted.
+#[tokio::test]
+async fn a_deletion_that_is_queued_among_publishes_is_done_though_these_are_refused() {
+    let log = Arc::new(FaultyLog::default());
+    let broker = Broker::with_log(log.clone(), &OpenConfig::default()).unwrap();
+    broker.publish(publish("old", "1")).await.unwrap();
+    let (held, first) = busy(&log, &broker).await;
+    log.fail(log.appends() + 1, Fault::DiskFull);
+    let refused = broker.submit(publish("a", "1")).await.unwrap();
+    let deleted = change(&broker, "old", Change::Delete).await;
+    let refused_too = broker.submit(publish("b", "1")).await.unwrap();
+    drop(held);
+    first.ack().await.unwrap();
+    answered(deleted).await.unwrap();
+    for refused in [refused, refused_too] {
+        let error = refused.ack().await.unwrap_err();
+        assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    }
+    let error = broker.topic(&name("old")).unwrap_err();
+    assert!(matches!(error, Error::UnknownTopic(_)), "{error}");
     broker.close().await;
 }

@@ -1,0 +1,139 @@
+//! Changes of topics: they are created, get other settings, or are deleted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::super::topics::{Topic, TopicRef, TopicState};
+use super::{Committer, next_id};
+use crate::cursor::TrimReason;
+use crate::error::{Error, Result};
+use crate::log::{Extent, Group, StoredTopic};
+use crate::topic_config::TopicConfig;
+
+/// A change that somebody waits for.
+#[derive(Debug)]
+pub(in super::super) struct Asked {
+    pub(in super::super) topic: TopicRef,
+    pub(in super::super) change: Change,
+    pub(in super::super) answer: oneshot::Sender<Result<()>>,
+}
+
+/// What becomes of a topic.
+#[derive(Debug, Clone)]
+pub(in super::super) enum Change {
+    /// It is created with these settings, unless it exists.
+    Create(TopicConfig),
+    /// It has these settings, and is created if it does not exist.
+    Set(TopicConfig),
+    /// It has the fields of these settings that are named.
+    Update(TopicConfig, Vec<String>),
+    /// It is deleted, with its events and its settings.
+    Delete,
+}
+
+/// Topics as they are once a commit has changed them.
+#[derive(Default)]
+struct Changed {
+    topics: Vec<(Arc<Topic>, TopicState)>,
+    by_topic: HashMap<*const Topic, usize>,
+}
+
+impl Changed {
+    /// The place of a topic that one of the changes was about already.
+    fn place(&self, topic: &Arc<Topic>) -> Option<usize> {
+        self.by_topic.get(&Arc::as_ptr(topic)).copied()
+    }
+
+    fn set(&mut self, topic: &Arc<Topic>, state: TopicState) {
+        match self.place(topic) {
+            Some(place) => self.topics[place].1 = state,
+            None => {
+                self.by_topic.insert(Arc::as_ptr(topic), self.topics.len());
+                self.topics.push((topic.clone(), state));
+            }
+        }
+    }
+}
+
+impl Committer {
+    /// Makes all changes in one commit, in their order, and answers everyone. One that is refused
+    /// changes nothing, and keeps no other from being made.
+    pub(super) fn change_all(&mut self, asked: Vec<Asked>) {
+        let mut changed = Changed::default();
+        let mut answers = Vec::with_capacity(asked.len());
+        for Asked { topic, change, answer } in asked {
+            let before = changed.place(&topic).map(|place| changed.topics[place].1);
+            let after = self.changed(&topic, before.unwrap_or_else(|| topic.state()), change);
+            // Also a refusal means nothing if the changes that it refers to are not made.
+            let depends_on_commit = before.is_some() || after.is_ok();
+            let outcome = after.map(|state| changed.set(&topic, state));
+            answers.push((topic, answer, outcome, depends_on_commit));
+        }
+        let committed = self.note_all(changed);
+        for (_topic, answer, outcome, depends_on_commit) in answers {
+            let committed = if depends_on_commit { committed.clone() } else { Ok(()) };
+            let _nobody_waits = answer.send(committed.and(outcome));
+        }
+    }
+
+    /// What a topic that is as `state` says becomes by a change.
+    fn changed(&mut self, topic: &Topic, state: TopicState, change: Change) -> Result<TopicState> {
+        let unknown = || Error::UnknownTopic(topic.name.clone());
+        let config = match change {
+            Change::Create(_) if state.exists() => {
+                return Err(Error::TopicExists(topic.name.clone()));
+            }
+            Change::Create(config) | Change::Set(config) => config,
+            Change::Update(..) | Change::Delete if !state.exists() => return Err(unknown()),
+            Change::Update(config, fields) => state.config.with_fields(&config, &fields)?,
+            Change::Delete => return Ok(deleted(state)),
+        };
+        config.validate()?;
+        let id = match state.id {
+            Some(id) => id,
+            None => {
+                let id = next_id(self.next_id)?;
+                self.next_id = id.next();
+                id
+            }
+        };
+        Ok(TopicState { id: Some(id), config, is_deleted: false, ..state })
+    }
+
+    /// Has the log note what topics are, then everybody else.
+    fn note_all(&mut self, changed: Changed) -> Result<()> {
+        let stored = |(topic, state): &(Arc<Topic>, TopicState)| {
+            let TopicState { id, extent, config, is_deleted, deletions: _ } = *state;
+            Some(StoredTopic { id: id?, name: topic.name.clone(), extent, config, is_deleted })
+        };
+        let topics: Vec<StoredTopic> = changed.topics.iter().filter_map(stored).collect();
+        if topics.is_empty() {
+            return Ok(());
+        }
+        let group = Group { topics, ..Group::default() };
+        self.log.commit(&group).inspect_err(|error| self.failure.note(error))?;
+        for (topic, state) in changed.topics {
+            self.show(&topic, state);
+            if let Some(id) = state.id {
+                self.quiet.remove(&id);
+            }
+            topic.upkeep.touch(); // What limits no longer keep, or what is deleted, goes by and by.
+        }
+        Ok(())
+    }
+}
+
+/// A topic without its events and its settings. Its places are kept, for when it is created again.
+fn deleted(state: TopicState) -> TopicState {
+    let extent = Extent {
+        earliest: state.extent.tail,
+        trimmed_position: state.extent.last_position,
+        trimmed_time: state.extent.last_time,
+        trim_reason: TrimReason::Deleted,
+        ..state.extent
+    };
+    let (config, deletions) = (TopicConfig::default(), state.deletions + 1);
+    TopicState { extent, config, is_deleted: true, deletions, ..state }
+}
