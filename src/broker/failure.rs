@@ -3,8 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
-use crate::error::{Cause, Error};
+use crate::error::{Cause, Error, with_causes};
 
 /// Set once, by the committer; seen by everybody.
 #[derive(Debug, Clone, Default)]
@@ -22,7 +23,13 @@ impl Failure {
     }
 
     fn set(&self, cause: Cause) {
-        let _the_first_one_stays = self.cause.set(cause);
+        if self.cause.set(cause.clone()).is_ok() {
+            error!(
+                cause = with_causes(&*cause),
+                "nothing more is stored until the log is opened again; if that fails, too, go on \
+                 with what `leftoff check --repair` brings back"
+            );
+        }
         self.happened.cancel();
     }
 

@@ -146,6 +146,8 @@ impl Shared {
         let max_queue_bytes = settings.max_queue_bytes as usize;
         let (commands, received) = mpsc::channel(1 + max_queue_bytes / REQUEST_BYTES);
         let failure = Failure::default();
+        let told = failure.clone();
+        log.tell_failure(Box::new(move |cause| told.note(&Error::ReadOnly(cause.clone()))));
         let stopping = CancellationToken::new();
         let maintenance_totals = Arc::default();
         let horizons = Horizons::default();

@@ -38,6 +38,21 @@ pub(super) fn parts(topic: TopicId, block: &Block) -> impl Iterator<Item = (Bloc
     })
 }
 
+/// The entries of blocks' parts, without what means nothing.
+type Entries = std::iter::Filter<sled::Iter, fn(&Entry) -> bool>;
+type Entry = sled::Result<(sled::IVec, sled::IVec)>;
+
+/// The entries of the blocks of a topic that begin in `sequences`.
+pub(super) fn entries(
+    tree: &sled::Tree,
+    topic: TopicId,
+    sequences: Range<Sequence>,
+) -> Peekable<Entries> {
+    let is_part: fn(&Entry) -> bool =
+        |entry| !matches!(entry, Ok((key, _)) if keys::is_filler(key));
+    tree.range(keys::blocks(topic, sequences)).filter(is_part).peekable()
+}
+
 /// The blocks of one topic that begin in a range of sequences, in order, each verified.
 ///
 /// Yields [`Error::Damaged`] in place of a block that does not fit or is missing, and goes on
@@ -49,7 +64,7 @@ pub(super) struct Blocks {
     touches: Touches,
     /// Whether nothing more can be read.
     is_over: bool,
-    entries: Peekable<sled::Iter>,
+    entries: Peekable<Entries>,
     /// The end of the range: damage is not looked for beyond. `None`: there is no end.
     end: Option<Sequence>,
     /// Where the range begins.
@@ -69,7 +84,7 @@ impl Blocks {
     ) -> Self {
         let Range { start, end } = sequences.clone();
         let end = Some(end).filter(|end| *end != END);
-        let entries = tree.range(keys::blocks(id, sequences)).peekable();
+        let entries = entries(tree, id, sequences);
         let (tree, touches, is_over, expected) = (tree.clone(), Touches::default(), false, None);
         Self { id, topic, tree, touches, is_over, entries, start, end, expected }
     }
@@ -140,7 +155,7 @@ impl Blocks {
         });
         let next = match next {
             Some(next) => {
-                self.entries = self.tree.range(keys::blocks(self.id, next..end)).peekable();
+                self.entries = entries(&self.tree, self.id, next..end);
                 self.peek_first().or(self.end)
             }
             None => self.end,
@@ -208,7 +223,7 @@ pub(super) fn readable_before(
     readable_after(sequences, |sequence| is_readable(mirrored(sequence))).map(mirrored)
 }
 
-fn is_part_of(entry: &sled::Result<(sled::IVec, sled::IVec)>, first: Sequence) -> bool {
+fn is_part_of(entry: &Entry, first: Sequence) -> bool {
     let Ok((key, _)) = entry else { return false };
     keys::parse_block(key).is_some_and(|(_, owner, part)| owner == first && part > 0)
 }

@@ -175,7 +175,8 @@ impl<P: FnMut(Checking)> Checker<P> {
                 next = from.next();
                 continue; // Whether its blocks can be read or not.
             }
-            let found = tree.range(keys::block(from, Sequence::new(0), 0)..).keys().next();
+            let mut found = tree.range(keys::block(from, Sequence::new(0), 0)..).keys();
+            let found = found.find(|key| !matches!(key, Ok(key) if keys::is_filler(key)));
             let Some(key) = found.transpose().map_err(unreadable)? else { break };
             let Some((id, ..)) = keys::parse_block(&key) else { break };
             next = id.next();

@@ -25,17 +25,24 @@
 //!   takes a segment again two segments later at the earliest, and a spell moves less than one.
 //!   For the same reason, and to bound what a loss of power takes, the thread syncs what was
 //!   committed without a sync, within [`INTERVAL`].
+//! - sled's flusher ends for ever at the first error that it meets, and tells nobody but sled's own
+//!   log (src/flusher.rs): one damaged page, of whatever topic, and no space comes back any more.
+//!   sled takes a page off its list before it reads it, so here a page that is damaged fails once,
+//!   and the next one is moved. It stays where it is, and so does its segment; whoever reads it is
+//!   told. Other errors are those of writing, which sled keeps (`Config::global_error`): they end
+//!   the thread and all writing, and are told at once.
 
 use std::fs::File;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tracing::{error, warn};
+use tracing::{debug, warn};
 
-use crate::error::Cause;
+use super::failed::Failed;
 
 /// Bytes that are written until it is worth looking for something to move: a few pages.
 const PROBE_BYTES: u64 = 256 << 10;
@@ -80,7 +87,7 @@ struct Shared {
     is_unsynced: AtomicBool,
     is_busy: AtomicBool,
     is_stopping: AtomicBool,
-    failed: Arc<Mutex<Option<Cause>>>,
+    failed: Arc<Failed>,
 }
 
 /// How many bytes sled has written to its file in all, since it was created. Padding counts.
@@ -94,7 +101,7 @@ impl Cleaner {
     pub(super) fn start(
         database: &sled::Db,
         file: &File,
-        failed: &Arc<Mutex<Option<Cause>>>,
+        failed: &Arc<Failed>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             database: database.clone(),
@@ -108,7 +115,7 @@ impl Cleaner {
         });
         let running = shared.clone();
         let thread = std::thread::Builder::new().name("log cleaner".to_owned());
-        let thread = Some(thread.spawn(move || running.run())?);
+        let thread = Some(thread.spawn(move || running.run_to_the_end())?);
         Ok(Self { shared, thread })
     }
 
@@ -134,9 +141,7 @@ impl Cleaner {
         self.shared.is_stopping.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            if thread.join().is_err() {
-                error!("the thread that cleans the log ended by a panic");
-            }
+            let _its_panics_are_noted = thread.join();
         }
     }
 }
@@ -148,7 +153,19 @@ impl Drop for Cleaner {
 }
 
 impl Shared {
-    fn run(&self) {
+    /// Runs until the log is closed. Notes what ends it before: sled has given up.
+    fn run_to_the_end(&self) {
+        let ended = catch_unwind(AssertUnwindSafe(|| self.run()));
+        let panicked = |_printed_by_then| Err(io::Error::other("it ended by a panic"));
+        if let Err(error) = ended.unwrap_or_else(panicked) {
+            self.failed.set(Arc::new(io::Error::new(
+                error.kind(),
+                format!("the thread that cleans the log: {error}"),
+            )));
+        }
+    }
+
+    fn run(&self) -> io::Result<()> {
         let mut last = Instant::now();
         while !self.is_stopping.load(Ordering::Acquire) {
             if !self.is_busy.load(Ordering::Acquire) {
@@ -159,16 +176,10 @@ impl Shared {
             last = Instant::now();
             // Before it is looked for more to do: who asks from now on wakes the thread again.
             self.is_busy.store(false, Ordering::Release);
-            match self.work() {
-                Ok(has_more) => drop(self.is_busy.fetch_or(has_more, Ordering::AcqRel)),
-                Err(error) => {
-                    error!(%error, "the log cannot be cleaned, and takes no more writes");
-                    let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                    failed.get_or_insert(Arc::new(error));
-                    return;
-                }
-            }
+            let has_more = self.work()?;
+            self.is_busy.fetch_or(has_more, Ordering::AcqRel);
         }
+        Ok(())
     }
 
     /// Whether enough was written since nothing was left to do.
@@ -219,18 +230,20 @@ impl Shared {
     fn moves(&self) -> io::Result<u64> {
         let before = written_bytes(&self.database);
         let committed = self.committed_bytes.load(Ordering::Relaxed);
-        for _ in 0..MOVES {
-            for change in 0..CHANGES {
-                match self.database.insert(KEY, &[change]) {
-                    Ok(_) => {}
-                    // The page that was to be moved cannot be read: it stays where it is, and so
-                    // does its segment. Whoever reads it is told.
-                    Err(sled::Error::Corruption { .. }) => {
-                        warn!("a damaged page keeps a segment of the log from being used again");
-                    }
-                    Err(error) => return Err(error.into()),
-                }
+        let mut damaged = 0;
+        for change in (0..MOVES).flat_map(|_| 0..CHANGES) {
+            if let Err(error) = self.database.insert(KEY, &[change]) {
+                self.database.context.global_error()?;
+                debug!(%error, "cannot move a page");
+                damaged += 1;
             }
+        }
+        if damaged > 0 {
+            warn!(
+                pages = damaged,
+                "damaged pages keep segments of the log from being used again; run `leftoff \
+                 check`, and go on with what `leftoff check --repair` brings back"
+            );
         }
         self.database.flush()?;
         let written = written_bytes(&self.database).saturating_sub(before);
@@ -272,7 +285,7 @@ mod tests {
         let full = used(&database);
         assert!(full >= u64::from(KEYS) * VALUE_BYTES as u64);
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
-        let failed = Arc::default();
+        let failed = Arc::<Failed>::default();
         let cleaner = Cleaner::start(&database, &file, &failed).unwrap();
         let is_kept = |key: u32| key % 192 < 64;
         for key in (0..KEYS).filter(|key| !is_kept(*key)) {
@@ -293,7 +306,7 @@ mod tests {
         let wanted: Vec<_> =
             wanted.map(|key| (key.to_be_bytes().to_vec(), key as u8, VALUE_BYTES)).collect();
         assert!(kept == wanted, "something else is stored");
-        assert!(failed.lock().unwrap().is_none());
+        assert!(!failed.is_set());
     }
 
     /// Goal: with nothing to move, the thread does not go round; what was not synced is synced.
@@ -302,7 +315,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let database = open_sled(directory.path(), 1 << 20).unwrap();
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
-        let failed = Arc::default();
+        let failed = Arc::<Failed>::default();
         let mut cleaner = Cleaner::start(&database, &file, &failed).unwrap();
         let before = written_bytes(&database);
         let tree = database.open_tree("events").unwrap();

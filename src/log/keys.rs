@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! | topic_id: 4 | first_sequence: 8 | part: 2 |   a block, or one part of a large one; ids from 1
+//! | as a block: 14 | number: 1 |                  nothing: it keeps its page from being merged
 //! | 0: 4 | 'L' |                                  the log itself: its format and epoch
 //! | 0: 4 | 'T' | topic_id: 4 |                    a topic: its name, and what was trimmed from it
 //! ```
@@ -35,6 +36,18 @@ pub(super) fn block(topic: TopicId, first: Sequence, part: u16) -> BlockKey {
     key[4..12].copy_from_slice(&first.get().to_be_bytes());
     key[12..].copy_from_slice(&part.to_be_bytes());
     key
+}
+
+/// A key right after that of a block, which means nothing (writing.rs says what for).
+pub(super) fn filler(block: &BlockKey, number: u8) -> [u8; 4 + 8 + 2 + 1] {
+    let mut key = [number; 4 + 8 + 2 + 1];
+    key[..block.len()].copy_from_slice(block);
+    key
+}
+
+/// Whether a key is a [`filler`].
+pub(super) fn is_filler(key: &[u8]) -> bool {
+    key.split_last().is_some_and(|(_, block)| parse_block(block).is_some())
 }
 
 /// What the key of a block's part says; `None` for any other key.

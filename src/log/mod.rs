@@ -15,6 +15,7 @@ mod block;
 mod blocks;
 mod check;
 mod cleaner;
+mod failed;
 mod keys;
 mod lock;
 mod mark;
@@ -26,6 +27,7 @@ mod sled_log;
 mod stored_block;
 mod touches;
 mod way_back;
+mod writing;
 
 #[cfg(test)]
 mod contract;
@@ -38,6 +40,7 @@ pub use faulty_log::{Fault, FaultyLog, Held};
 pub use block::{Block, BlockBuilder, HEADER_BYTES, NewRecords};
 pub use blocks::parts_in;
 pub use check::{CheckReport, Checking, check, repair};
+pub use failed::TellFailure;
 pub use memory_log::MemoryLog;
 pub use record::{EventRef, Headers};
 pub use restore::{RestoreReport, Restoring, restore};
@@ -238,12 +241,44 @@ pub trait Log: Send + Sync + 'static {
         true
     }
 
+    /// Has `tell` told why nothing more can be written, when that shows between two commits. A
+    /// failure that a commit meets is that commit's error.
+    fn tell_failure(&self, tell: TellFailure) {
+        drop(tell); // No failure but those of commits.
+    }
+
     /// Every topic with its newest places, in the order of the ids. Read when a broker is opened.
     ///
     /// # Errors
     ///
     /// As [`Log::read`], of the newest block of each topic.
     fn topics(&self) -> Result<Vec<StoredTopic>>;
+
+    /// Whether [`Log::commit`] could write `group`, or would refuse it for what is damaged. What is
+    /// refused alone need not be refused together with what others want.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`], [`Error::DamagedLog`].
+    ///
+    /// [`Error::Damaged`]: crate::Error::Damaged
+    /// [`Error::DamagedLog`]: crate::Error::DamagedLog
+    fn check_writable(&self, group: &Group) -> Result<()> {
+        let _nothing_is_damaged = group;
+        Ok(())
+    }
+
+    /// Whether `topic` can be appended to, as [`Log::check_writable`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`].
+    ///
+    /// [`Error::Damaged`]: crate::Error::Damaged
+    fn check_appendable(&self, topic: &StoredTopic) -> Result<()> {
+        let _nothing_is_damaged = topic;
+        Ok(())
+    }
 
     /// Writes `group`, all or nothing, also across a crash. Durable when this returns. From that
     /// moment events below a topic's `earliest` are no part of it any more. What goes is removed
@@ -253,11 +288,15 @@ pub trait Log: Send + Sync + 'static {
     ///
     /// - [`Error::NotWritten`], [`Error::DiskFull`]: nothing was written; the log goes on. A group
     ///   that only removes never finds the disk too full: it is how space comes back.
+    /// - [`Error::Damaged`], [`Error::DamagedLog`]: nothing was written, for it belongs to what
+    ///   cannot be read; the log goes on.
     /// - [`Error::OutcomeUnknown`]: it may be stored; later appends fail until reopened.
     /// - [`Error::ReadOnly`]: nothing was written, because of such a failure before.
     ///
     /// [`Error::NotWritten`]: crate::Error::NotWritten
     /// [`Error::DiskFull`]: crate::Error::DiskFull
+    /// [`Error::Damaged`]: crate::Error::Damaged
+    /// [`Error::DamagedLog`]: crate::Error::DamagedLog
     /// [`Error::OutcomeUnknown`]: crate::Error::OutcomeUnknown
     /// [`Error::ReadOnly`]: crate::Error::ReadOnly
     fn commit(&self, group: &Group) -> Result<()>;

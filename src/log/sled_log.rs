@@ -19,6 +19,7 @@
 //! - sled runs without its flusher: cleaner.rs does what it is needed for, and nothing when idle.
 //! - A group of one block is inserted without a batch: sled writes and syncs a batch's frame by
 //!   itself. 64 clients with one event each: 2 `sync_file_range` a group with it, 1 without.
+//! - Which errors of sled end writing, and which do not: writing.rs.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -33,14 +34,14 @@ use tracing::{info, warn};
 use super::block::Block;
 use super::blocks::{self, Blocks, END, unreadable, unreadable_page};
 use super::cleaner::{Cleaner, written_bytes};
-use super::keys::BlockKey;
+use super::failed::{Failed, TellFailure};
 use super::lock::{lock, patiently};
 use super::mark::{Mark, Marked};
 use super::meta;
 use super::touches::Touches;
-use super::{Group, Log, StoredBlock, StoredTopic, keys, restore};
+use super::{Group, Log, StoredBlock, StoredTopic, keys, restore, writing};
 use crate::cursor::{Epoch, Position, Sequence};
-use crate::error::{Cause, Error, PUT_BACK, Result};
+use crate::error::{Error, PUT_BACK, Result};
 use crate::event::{Durability, Timestamp};
 use crate::topic::{TopicId, TopicName};
 
@@ -90,7 +91,7 @@ pub struct SledLog {
     /// for: reading the newest block of each takes most of the time that opening takes.
     found: Mutex<Option<Vec<StoredTopic>>>,
     /// Why nothing more may be written.
-    failed: Arc<Mutex<Option<Cause>>>,
+    failed: Arc<Failed>,
     /// Held for as long as the log is open; the system lets go of it when the process ends.
     _lock: File,
 }
@@ -194,14 +195,10 @@ impl SledLog {
 
     /// Writes what `fill` puts into a batch, and makes it durable.
     fn write(&self, fill: impl FnOnce(&mut sled::Batch)) -> io::Result<()> {
-        self.put(fill)?;
-        self.sync(Durability::Fsync)
-    }
-
-    fn put(&self, fill: impl FnOnce(&mut sled::Batch)) -> io::Result<()> {
         let mut batch = sled::Batch::default();
         fill(&mut batch);
-        Ok(self.tree.apply_batch(batch)?)
+        self.tree.apply_batch(batch)?;
+        self.sync(Durability::Fsync)
     }
 
     fn sync(&self, durability: Durability) -> io::Result<()> {
@@ -212,26 +209,13 @@ impl SledLog {
         }
     }
 
-    /// Does `write`, unless writing failed before; a failure is the last one.
-    fn or_fail(&self, write: impl FnOnce() -> io::Result<()>) -> Result<()> {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cause) = &*failed {
-            return Err(Error::ReadOnly(cause.clone()));
-        }
-        write().map_err(|error| {
-            let cause: Cause = Arc::new(error);
-            *failed = Some(cause.clone());
-            Error::OutcomeUnknown(cause)
-        })
-    }
-
     /// Touches the pages that `group` has changed.
     fn touch(&self, group: &Group) {
         let mut touches = Touches::default();
         for blocks in [&group.rewritten, &group.appended] {
             for of_topic in blocks.chunk_by(|(topic, _), (next, _)| topic == next) {
                 let mut rest_bytes = 0;
-                for (key, bytes) in all_parts(of_topic) {
+                for (key, bytes) in writing::all_parts(of_topic) {
                     let is_first = rest_bytes == 0;
                     rest_bytes = bytes.len();
                     if is_first {
@@ -257,6 +241,22 @@ impl SledLog {
         Ok(())
     }
 
+    /// What is said of a topic's page that nothing can be written to.
+    fn unwritable(&self, topic: &TopicName, first: Option<Sequence>) -> Error {
+        match first {
+            Some(first) => {
+                let problem = "the page that they belong to is unreadable".to_owned();
+                Error::Damaged { topic: topic.clone(), first, last: None, problem }
+            }
+            None => Error::DamagedLog {
+                problem: format!(
+                    "the page with the record of topic {topic:?} is unreadable; {PUT_BACK}, or go \
+                     on with what `leftoff check --repair` brings back"
+                ),
+            },
+        }
+    }
+
     fn name(&self, topic: TopicId) -> TopicName {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         names.get(&topic).expect("a topic is named before it is read").clone()
@@ -268,14 +268,15 @@ impl SledLog {
 
     /// Where the last block of `topic` begins that begins below `below`.
     fn last_block_below(&self, topic: TopicId, below: Sequence) -> Result<Option<Sequence>> {
-        let found =
-            self.tree.get_lt(keys::block(topic, below, 0)).map_err(|error| match error {
-                sled::Error::Corruption { .. } => {
-                    let last = Some(below.previous()).filter(|_| below != END);
-                    unreadable_page(&self.name(topic), last.unwrap_or(Sequence::FIRST), last)
-                }
-                other => unreadable(other),
-            })?;
+        let entries = self.tree.range(..keys::block(topic, below, 0)).rev();
+        let mut blocks = entries.skip_while(|e| matches!(e, Ok((key, _)) if keys::is_filler(key)));
+        let found = blocks.next().transpose().map_err(|error| match error {
+            sled::Error::Corruption { .. } => {
+                let last = Some(below.previous()).filter(|_| below != END);
+                unreadable_page(&self.name(topic), last.unwrap_or(Sequence::FIRST), last)
+            }
+            other => unreadable(other),
+        })?;
         let parsed = found.and_then(|(key, _value)| keys::parse_block(&key));
         Ok(parsed.filter(|(owner, ..)| *owner == topic).map(|(_, first, _)| first))
     }
@@ -346,9 +347,27 @@ impl Log for SledLog {
         self.epoch
     }
 
+    fn tell_failure(&self, tell: TellFailure) {
+        self.failed.tell(tell);
+    }
+
     fn topics(&self) -> Result<Vec<StoredTopic>> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take();
         found.map_or_else(|| self.read_topics(), Ok)
+    }
+
+    fn check_writable(&self, group: &Group) -> Result<()> {
+        let Some((topic, first)) = writing::first_unreadable(&self.tree, group) else {
+            return Ok(());
+        };
+        let is_it = |stored: &&StoredTopic| stored.id == topic;
+        let noted = group.topics.iter().find(is_it).map(|stored| stored.name.clone());
+        Err(self.unwritable(&noted.unwrap_or_else(|| self.name(topic)), first))
+    }
+
+    fn check_appendable(&self, topic: &StoredTopic) -> Result<()> {
+        writing::is_readable(&self.tree, topic.id, topic.extent.tail)
+            .map_err(|first| self.unwritable(&topic.name, first))
     }
 
     fn commit(&self, group: &Group) -> Result<()> {
@@ -367,15 +386,14 @@ impl Log for SledLog {
             let noted = self.mark.note_unsynced(self.epoch);
             noted.map_err(|error| Error::NotWritten(Arc::new(error)))?;
         }
+        self.check_writable(group)?;
         let before_bytes = written_bytes(&self.database);
-        self.or_fail(|| {
-            match lone_part(group) {
-                // Alone, an entry needs no batch around it, which sled writes and syncs on its own.
-                Some((key, bytes)) => drop(self.tree.insert(key, bytes)?),
-                None => self.put(|batch| fill(batch, group))?,
-            }
+        self.failed.or_fail(|| {
+            writing::keep_leaves(&self.tree, group)?;
+            writing::write(&self.database, &self.tree, group)?;
             self.sync(group.durability)
         })?;
+        writing::settle(&self.tree, group);
         self.cleaner.wrote(before_bytes, group.durability == Durability::Fsync);
         self.touch(group);
         if !group.topics.is_empty() {
@@ -423,7 +441,7 @@ impl Log for SledLog {
         let mut current: Option<StoredBlock> = None;
         let mut parts = 0;
         let mut touches = Touches::default();
-        for entry in self.tree.range(keys::blocks(topic, sequences)) {
+        for entry in blocks::entries(&self.tree, topic, sequences) {
             let (key, value) = match entry {
                 Ok(entry) => entry,
                 Err(sled::Error::Corruption { .. }) => {
@@ -484,8 +502,7 @@ impl Log for SledLog {
 impl Drop for SledLog {
     fn drop(&mut self) {
         self.cleaner.stop(); // Whatever it has moved is synced below.
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if failed {
+        if self.failed.is_set() {
             return;
         }
         let closed = self.database.flush().map_err(io::Error::from).and_then(|_| {
@@ -496,38 +513,6 @@ impl Drop for SledLog {
             warn!(%error, "cannot sync while closing; what was acknowledged is safe already");
         }
     }
-}
-
-/// The one key and value that `group` consists of, if that is all of it.
-fn lone_part(group: &Group) -> Option<(BlockKey, &[u8])> {
-    let Group { topics, removed, rewritten, appended, durability: _ } = group;
-    let is_lone = topics.is_empty() && removed.is_empty() && rewritten.is_empty();
-    match &appended[..] {
-        [(topic, block)] if is_lone && blocks::parts_of(block) == 1 => {
-            blocks::parts(*topic, block).next()
-        }
-        _ => None,
-    }
-}
-
-/// Puts `group` into `batch`. Of two changes of one key in a batch, the later one holds.
-fn fill(batch: &mut sled::Batch, group: &Group) {
-    for topic in &group.topics {
-        batch.insert(&keys::topic(topic.id), meta::encode_topic(topic));
-    }
-    for (topic, block) in &group.removed {
-        for part in 0..block.parts {
-            let part = u16::try_from(part).expect("a part's number was a u16 in its key");
-            batch.remove(&keys::block(*topic, block.first, part));
-        }
-    }
-    let written = all_parts(&group.rewritten).chain(all_parts(&group.appended));
-    written.for_each(|(key, bytes)| batch.insert(&key, bytes));
-}
-
-/// The keys and values that `blocks` are stored as.
-fn all_parts(blocks: &[(TopicId, Block)]) -> impl Iterator<Item = (BlockKey, &[u8])> {
-    blocks.iter().flat_map(|(topic, block)| blocks::parts(*topic, block))
 }
 
 /// Opens sled the one way this log uses it.

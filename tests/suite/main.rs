@@ -11,6 +11,7 @@ mod common;
 mod compaction;
 mod conditions;
 mod crashes;
+mod damage;
 mod dedup;
 mod durability;
 mod ephemeral;

@@ -233,7 +233,7 @@ impl Draft {
             }
         };
         let index = self.topics.len();
-        self.topics.push(DraftTopic {
+        let drafted = DraftTopic {
             topic: topic.clone(),
             id,
             state,
@@ -243,7 +243,9 @@ impl Draft {
             builders: Vec::new(),
             durability: committer.durability(topic),
             ids: HashMap::new(),
-        });
+        };
+        committer.log.check_appendable(&drafted.stored())?; // The others go on without it.
+        self.topics.push(drafted);
         self.by_topic.insert(Arc::as_ptr(topic), index);
         Ok(index)
     }
@@ -270,7 +272,12 @@ impl Draft {
             let retention =
                 Retention { log: &*committer.log, limits, published, now, max_parts: left };
             let mut stored = topic.stored();
-            let Ok(retained) = retention.apply(&mut stored, added) else {
+            let retained = retention.apply(&mut stored, added).and_then(|retained| {
+                let removed = retained.removed.iter().map(|block| (topic.id, *block)).collect();
+                committer.log.check_writable(&Group { removed, ..Group::default() })?;
+                Ok(retained)
+            });
+            let Ok(retained) = retained else {
                 topic.topic.upkeep.touch();
                 continue;
             };

@@ -162,7 +162,7 @@ impl Committer {
     fn place_step(&mut self, topic: Arc<Topic>, work: Work, group: &mut Group) -> Result<Placed> {
         let mut stored = stored(&topic)?;
         let before = stored.extent;
-        let mut done = Done::default();
+        let (mut done, mut own) = (Done::default(), Group::default());
         let (mut quiet, mut forgotten) = (Quiet::default(), None);
         match work {
             Work::Retain => {
@@ -170,7 +170,7 @@ impl Committer {
                     self.retain(&topic, &mut stored)?;
                 (done.report, done.has_more, quiet) = (report, has_more, found);
                 done.due = found.due();
-                group.removed.extend(removed.into_iter().map(|block| (stored.id, block)));
+                own.removed.extend(removed.into_iter().map(|block| (stored.id, block)));
             }
             Work::Trim { earliest, reason, report } => {
                 let earliest = earliest.min(before.tail);
@@ -189,13 +189,17 @@ impl Committer {
             Work::Rewrite(rewrite) => {
                 forgotten = rewrite.merged.last().map(|merged| merged.block.last_sequence());
                 done.report = rewrite.report;
-                done.is_partial = !place_rewrite(&mut stored, rewrite, group);
+                done.is_partial = !place_rewrite(&mut stored, rewrite, &mut own);
                 let dropped = stored.extent.dropped_bytes.saturating_sub(before.dropped_bytes);
                 done.report.reclaimed_bytes += dropped;
             }
         }
         let changed = (stored.extent != before).then_some(stored);
-        group.topics.extend(changed.clone());
+        own.topics.extend(changed.clone());
+        self.log.check_writable(&own)?; // The others go on without it.
+        group.topics.append(&mut own.topics);
+        group.removed.append(&mut own.removed);
+        group.rewritten.append(&mut own.rewritten);
         Ok(Placed { topic, changed, done, quiet, forgotten })
     }
 

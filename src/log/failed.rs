@@ -1,0 +1,59 @@
+//! Why nothing more may be written to a log, and who is told.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Cause, Error, Result};
+
+/// Whoever is told of the failure.
+pub type TellFailure = Box<dyn Fn(&Cause) + Send + Sync>;
+
+/// Set once, by whoever meets it first.
+#[derive(Default)]
+pub(super) struct Failed {
+    cause: Mutex<Option<Cause>>,
+    tell: Mutex<Option<TellFailure>>,
+}
+
+impl Failed {
+    /// Does `write`, unless writing failed before; a failure is the last one.
+    pub(super) fn or_fail(&self, write: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
+        let mut failed = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cause) = &*failed {
+            return Err(Error::ReadOnly(cause.clone()));
+        }
+        write().map_err(|error| {
+            let cause: Cause = std::sync::Arc::new(error);
+            *failed = Some(cause.clone());
+            Error::OutcomeUnknown(cause)
+        })
+    }
+
+    /// Notes a failure that no write has met yet, and tells it.
+    pub(super) fn set(&self, cause: Cause) {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cause.clone());
+        if let Some(tell) = &*self.tell.lock().unwrap_or_else(PoisonError::into_inner) {
+            tell(&cause);
+        }
+    }
+
+    /// Has `tell` told of a failure that no write has met, also of one that was before.
+    pub(super) fn tell(&self, tell: TellFailure) {
+        let mut told = self.tell.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cause) = &*self.cause.lock().unwrap_or_else(PoisonError::into_inner) {
+            tell(cause);
+        }
+        *told = Some(tell);
+    }
+
+    /// Whether there was a failure.
+    pub(super) fn is_set(&self) -> bool {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+impl fmt::Debug for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failed").field("cause", &self.cause).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,179 @@
+//! Writing a group to the tree, in which pages may be damaged.
+//!
+//! # Why
+//!
+//! sled 0.34.7 reads pages while it writes, and not only those that are written to:
+//!
+//! 1. The page that holds a key, and the pages above it. If one of them is damaged, nothing can be
+//!    written there. This is found out before the batch begins: sled applies a batch key by key, and
+//!    an error in the middle leaves half of it in place.
+//! 2. Any page of any topic, which it cleans after it has replaced another one
+//!    (`PageCache::replace`). By then what was asked for is done, and the page is off sled's list;
+//!    but the rest of the batch is not. So the batch is applied again, as long as its own pages can
+//!    be read: what is there already stays as it is, and each attempt gets past one damaged page at
+//!    the least. Evidence: `a_damaged_page_costs_nobody_but_the_readers_of_its_topic`. Should the
+//!    process end between two attempts, half of a batch may be found by the next start; nothing of
+//!    it was acknowledged by then.
+//! 3. The neighbour to the left of a leaf that has fewer than 4 entries left: the two are merged
+//!    (`Tree::merge_node`). sled notes in the page above that they are to be merged before it reads
+//!    the neighbour. If that one is damaged, whoever comes by wants to merge them, and fails: nothing
+//!    below the page above can be read any more, which is most of the log. So a leaf beside a
+//!    damaged page is kept from becoming that small: it is given entries that mean nothing, whose
+//!    keys are one byte longer than a block's.
+//!
+//! An error of the disk that sled meets where it writes is another matter: sled keeps it
+//! (`Config::global_error`), nothing is written from then on, and the group's outcome is unknown.
+
+use super::block::Block;
+use super::keys::{self, BlockKey};
+use super::{Group, blocks, meta};
+use crate::cursor::Sequence;
+use crate::topic::TopicId;
+
+/// Fewest entries of a leaf that sled does not merge.
+/// Source: `Node::should_merge`, src/node.rs of sled 0.34.7.
+const MIN_LEAF_ENTRIES: usize = 4;
+
+/// How often a batch is applied again before the log is given up: how many damaged pages may be met
+/// in the cleaning that one batch brings about.
+const MAX_ATTEMPTS: usize = 1_000;
+
+/// How often a page is looked for: reading may clean, too.
+const MAX_LOOKS: usize = 10;
+
+/// Writes `group`; durable after a flush and a sync.
+///
+/// # Errors
+///
+/// Those of sled: some of the group may be written.
+pub(super) fn write(database: &sled::Db, tree: &sled::Tree, group: &Group) -> sled::Result<()> {
+    let mut attempts = 0;
+    loop {
+        let written = match lone_part(group) {
+            // Alone, an entry needs no batch around it, which sled writes and syncs on its own.
+            Some((key, bytes)) => tree.insert(key, bytes).map(drop),
+            None => {
+                let mut batch = sled::Batch::default();
+                fill(&mut batch, group);
+                tree.apply_batch(batch)
+            }
+        };
+        let Err(error) = written else { return Ok(()) };
+        attempts += 1;
+        database.context.global_error()?;
+        if attempts >= MAX_ATTEMPTS || first_unreadable(tree, group).is_some() {
+            return Err(error);
+        }
+        tracing::debug!(%error, "a page of something else cannot be cleaned");
+    }
+}
+
+/// The first block that `group` writes or removes where pages cannot be read; without a sequence
+/// where it is a topic's record.
+pub(super) fn first_unreadable(
+    tree: &sled::Tree,
+    group: &Group,
+) -> Option<(TopicId, Option<Sequence>)> {
+    let records = group.topics.iter().map(|topic| topic.id);
+    let mut unreadable = records.filter(|id| is_unreadable(tree, &keys::topic(*id)));
+    if let Some(topic) = unreadable.next() {
+        return Some((topic, None));
+    }
+    let removed = group.removed.iter().map(|(id, block)| (*id, block.first, block.parts));
+    let written = group.rewritten.iter().chain(&group.appended);
+    let written = written.map(|(id, block)| (*id, block.first_sequence(), blocks::parts_of(block)));
+    for (topic, first, parts) in removed.chain(written) {
+        // What lies between the two is in neighbouring pages, or in the same one.
+        for part in [0, parts.saturating_sub(1)] {
+            if is_unreadable(tree, &keys::block(topic, first, part_number(part))) {
+                return Some((topic, Some(first)));
+            }
+        }
+    }
+    None
+}
+
+/// Whether the pages can be read to which `topic`'s record belongs, and a block that begins at
+/// `first`. Otherwise the place is told, as [`first_unreadable`] does.
+pub(super) fn is_readable(
+    tree: &sled::Tree,
+    topic: TopicId,
+    first: Sequence,
+) -> Result<(), Option<Sequence>> {
+    if is_unreadable(tree, &keys::block(topic, first, 0)) {
+        return Err(Some(first));
+    }
+    if is_unreadable(tree, &keys::topic(topic)) { Err(None) } else { Ok(()) }
+}
+
+fn is_unreadable(tree: &sled::Tree, key: &[u8]) -> bool {
+    (0..MAX_LOOKS).all(|_| tree.contains_key(key).is_err())
+}
+
+/// Keeps the leaves that `group` removes entries from from being merged with a page that cannot be
+/// read.
+///
+/// # Errors
+///
+/// Those of sled: nothing that means anything was written.
+pub(super) fn keep_leaves(tree: &sled::Tree, group: &Group) -> sled::Result<()> {
+    let mut last: Option<(TopicId, Sequence)> = None;
+    for (topic, block) in &group.removed {
+        let follows = last.replace((*topic, block.end)) == Some((*topic, block.first));
+        if follows {
+            continue; // The leaves between are neighbours of each other.
+        }
+        let key = keys::block(*topic, block.first, 0);
+        let before = tree.range(..key).rev().take(MIN_LEAF_ENTRIES);
+        if before.map(|entry| entry.err()).all(|error| error.is_none()) {
+            continue;
+        }
+        for number in 0..MIN_LEAF_ENTRIES as u8 {
+            tree.insert(keys::filler(&key, number), &[])?;
+        }
+    }
+    Ok(())
+}
+
+/// Has the leaves merged that `group` has made small, while their neighbours are known to be
+/// readable.
+pub(super) fn settle(tree: &sled::Tree, group: &Group) {
+    for (topic, block) in &group.removed {
+        let _it_is_gone = tree.contains_key(keys::block(*topic, block.first, 0));
+    }
+}
+
+/// The one key and value that `group` consists of, if that is all of it.
+fn lone_part(group: &Group) -> Option<(BlockKey, &[u8])> {
+    let Group { topics, removed, rewritten, appended, durability: _ } = group;
+    let is_lone = topics.is_empty() && removed.is_empty() && rewritten.is_empty();
+    match &appended[..] {
+        [(topic, block)] if is_lone && blocks::parts_of(block) == 1 => {
+            blocks::parts(*topic, block).next()
+        }
+        _ => None,
+    }
+}
+
+/// Puts `group` into `batch`. Of two changes of one key in a batch, the later one holds.
+fn fill(batch: &mut sled::Batch, group: &Group) {
+    for topic in &group.topics {
+        batch.insert(&keys::topic(topic.id), meta::encode_topic(topic));
+    }
+    for (topic, block) in &group.removed {
+        for part in 0..block.parts {
+            batch.remove(&keys::block(*topic, block.first, part_number(part)));
+        }
+    }
+    let written = all_parts(&group.rewritten).chain(all_parts(&group.appended));
+    written.for_each(|(key, bytes)| batch.insert(&key, bytes));
+}
+
+fn part_number(part: usize) -> u16 {
+    u16::try_from(part).expect("a part's number was a u16 in its key")
+}
+
+/// The keys and values that `blocks` are stored as.
+pub(super) fn all_parts(blocks: &[(TopicId, Block)]) -> impl Iterator<Item = (BlockKey, &[u8])> {
+    blocks.iter().flat_map(|(topic, block)| blocks::parts(*topic, block))
+}

@@ -1,0 +1,141 @@
+//! Damage on the disk costs the readers of what is damaged, and nobody else.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use leftoff::broker::Filter;
+use leftoff::cursor::{OnGap, Sequence};
+use leftoff::log::check;
+use leftoff::{Broker, Error, NewEvent, OpenConfig, PageRequest, Publish, TopicConfig};
+
+use crate::common::name;
+
+/// Events of a publish, and the size of each.
+const BATCH: u64 = 16;
+const EVENT_BYTES: usize = 4_000;
+
+/// The longest that anything may take here.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn payload(topic: &str, sequence: u64) -> String {
+    format!("{:x<EVENT_BYTES$}", format!("{topic}/{sequence:06}."))
+}
+
+/// Publishes [`BATCH`] events after sequence `last`.
+async fn publish(broker: &Broker, topic: &str, last: u64) -> leftoff::Result<()> {
+    let events = (last + 1..=last + BATCH).map(|n| NewEvent::new(payload(topic, n))).collect();
+    let publish = Publish { topic: name(topic), events, expected_sequence: Some(last) };
+    let ack = broker.publish(publish).await?;
+    assert_eq!(ack.last().sequence.get(), last + BATCH);
+    Ok(())
+}
+
+/// Every event of `topic`, or the ranges that are told to be damaged in their place.
+async fn read(broker: &Broker, topic: &str) -> (Vec<u64>, Vec<(u64, Option<u64>)>) {
+    let (mut seen, mut damaged) = (Vec::new(), Vec::new());
+    let mut next = Sequence::FIRST;
+    loop {
+        let request = PageRequest {
+            start: next.previous().to_string().parse().unwrap(),
+            before: None,
+            limit: 1_000,
+            wait: Duration::ZERO,
+            on_gap: OnGap::Fail,
+            filter: Filter::default(),
+        };
+        match broker.read(&name(topic), request).await {
+            Ok(page) => {
+                for event in page.runs.iter().flat_map(|run| run.events()) {
+                    let expected = payload(topic, event.sequence.get());
+                    assert_eq!(event.payload, expected.as_bytes());
+                    seen.push(event.sequence.get());
+                    next = event.sequence.next();
+                }
+                if page.caught_up {
+                    return (seen, damaged);
+                }
+            }
+            Err(Error::Damaged { first, last, .. }) => {
+                damaged.push((first.get(), last.map(Sequence::get)));
+                let Some(last) = last else { return (seen, damaged) };
+                next = last.next();
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Changes three bytes of `needle` in sled's file, wherever it stands.
+fn overwrite(directory: &Path, needle: &str) {
+    let path = directory.join("sled/db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let windows = bytes.windows(needle.len()).enumerate();
+    let found: Vec<usize> =
+        windows.filter(|(_, window)| *window == needle.as_bytes()).map(|(at, _)| at).collect();
+    assert!(!found.is_empty());
+    found.into_iter().for_each(|at| bytes[at..at + 3].copy_from_slice(b"###"));
+    std::fs::write(&path, bytes).unwrap();
+}
+
+/// Goal: damage of one topic costs that topic's readers an error with the range, and nobody else
+/// anything: sled's cleaning, which moves pages of all topics, passes a page that it cannot read.
+/// Method: two topics lie in the same segments; three bytes of an event of one of them are
+/// overwritten, and the other one is deleted, so that what is left has to be moved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_page_costs_nobody_but_the_readers_of_its_topic() {
+    const BATCHES: u64 = 200;
+    const LAST: u64 = BATCHES * BATCH;
+    let directory = tempfile::tempdir().unwrap();
+    let config = OpenConfig::default();
+    let broker = Broker::open(directory.path(), &config).unwrap();
+    for batch in 0..BATCHES {
+        for topic in ["old", "other", "third"] {
+            publish(&broker, topic, batch * BATCH).await.unwrap();
+        }
+    }
+    broker.close().await;
+    drop(broker);
+    let reopened = Broker::open(directory.path(), &config).unwrap();
+    reopened.close().await;
+    drop(reopened); // sled has a snapshot now, and does not scan the file.
+    overwrite(directory.path(), "old/001000.");
+
+    let broker = Broker::open(directory.path(), &config).unwrap();
+    let bytes_before = std::fs::metadata(directory.path().join("sled/db")).unwrap().len();
+    broker.delete_topic(&name("other")).await.unwrap();
+    broker.maintain(None).await.unwrap();
+    let started = Instant::now();
+    let mut last = LAST;
+    loop {
+        publish(&broker, "third", last).await.unwrap();
+        last += BATCH;
+        broker.purge(&name("third"), Sequence::new(last)).await.unwrap();
+        broker.check_ready().unwrap();
+        let bytes = std::fs::metadata(directory.path().join("sled/db")).unwrap().len();
+        if bytes < bytes_before * 3 / 4 && last > LAST + 100 * BATCH {
+            break;
+        }
+        assert!(
+            started.elapsed() < PATIENCE,
+            "space does not come back: {bytes} of {bytes_before}"
+        );
+    }
+    broker.set_topic(&name("new"), TopicConfig::default()).await.unwrap();
+    publish(&broker, "new", 0).await.unwrap();
+    publish(&broker, "old", LAST).await.unwrap();
+    assert_eq!(read(&broker, "new").await, ((1..=BATCH).collect(), vec![]));
+    let (seen, damaged) = read(&broker, "old").await;
+    let [(first, Some(until))] = damaged[..] else { panic!("{damaged:?}") };
+    assert!(first <= 1000 && until >= 1000 && until - first <= 40 * BATCH, "{damaged:?}");
+    let expected: Vec<u64> =
+        (1..=LAST + BATCH).filter(|sequence| !(first..=until).contains(sequence)).collect();
+    assert_eq!(seen, expected);
+    broker.close().await;
+    drop(broker);
+
+    let scratch = tempfile::tempdir().unwrap();
+    let found = check(directory.path(), scratch.path(), |_| {}).unwrap().damage;
+    let [Error::Damaged { topic, first: told, last, .. }] = &found[..] else { panic!("{found:?}") };
+    let told = (topic.as_str(), told.get(), last.map(Sequence::get));
+    assert_eq!(told, ("old", first, Some(until)), "the check says something else");
+}
