@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::committer::Command;
-use super::horizon::{Horizon, MAX_STANDSTILL};
+use super::horizon::Horizon;
 use super::topics::{Topic, TopicState};
 use super::{Broker, Shared};
 use crate::cursor::{Cursor, Place, Position, Sequence};
@@ -65,7 +65,7 @@ impl Broker {
             }
             Some(Cursor { after: Place::Position(position), .. }) => position,
         };
-        let horizon = shared.horizons.hold(|| Position::new(shared.last_position()));
+        let horizon = shared.horizons.hold(None, || Position::new(shared.last_position()));
         let position = horizon.position();
         if from > position {
             return invalid(format!("is ahead of the log, which ends at {position}"));
@@ -106,7 +106,7 @@ impl Backup {
     /// [`Error::Damaged`], [`Error::ReadFailed`], [`Error::DeadlineExceeded`] when it was not asked
     /// for the next bytes for a minute: what is there is no backup.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        touch(&self.horizon)?;
+        self.horizon.touch()?;
         let Some(encoder) = &mut self.encoder else { return Ok(None) };
         let mut bytes = Vec::new();
         if !std::mem::replace(&mut self.is_begun, true) {
@@ -114,7 +114,7 @@ impl Backup {
         }
         let limit = self.shared.max_read_bytes;
         while bytes.len() < limit {
-            touch(&self.horizon)?; // Others may read for long.
+            self.horizon.touch()?; // Others may read for long.
             if let Some(reading) = &mut self.current {
                 for frame in read(&self.shared, reading).await? {
                     bytes.extend_from_slice(&encoder.frame(&frame));
@@ -139,12 +139,6 @@ impl Backup {
         }
         Ok(Some(bytes.into()))
     }
-}
-
-/// Goes on holding compaction back.
-fn touch(horizon: &Horizon) -> Result<()> {
-    let limit_ms = MAX_STANDSTILL.as_millis() as u64;
-    horizon.touch().then_some(()).ok_or(Error::DeadlineExceeded { limit_ms })
 }
 
 /// What a topic is at the position of the backup, and where its blocks are.

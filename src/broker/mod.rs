@@ -355,7 +355,8 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTopic`], [`Error::Damaged`], [`Error::ReadFailed`].
+    /// [`Error::UnknownTopic`], [`Error::Damaged`], [`Error::ReadFailed`];
+    /// [`Error::DeadlineExceeded`] when it had to wait for a minute for other reads.
     pub async fn state(
         &self,
         topic: &TopicName,
@@ -366,11 +367,13 @@ impl Broker {
     ) -> Result<StatePage> {
         let topic = self.0.topics.existing(topic)?;
         let (max_bytes, now) = (self.0.max_page_bytes, (self.0.now)());
-        // No tombstone goes while what it has superseded may have been read already.
-        let _horizon = self.0.horizons.hold(|| Position::new(self.0.last_position()));
+        let id = topic.state().id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
+        // None of its tombstones goes while what that has superseded may have been read already.
+        let horizon = self.0.horizons.hold(Some(id), || Position::new(self.0.last_position()));
+        let horizon = Arc::new(horizon);
         loop {
-            let TopicState { id, extent, .. } = topic.state();
-            let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
+            let extent = topic.state().extent;
+            let held = horizon.clone();
             let below = at.map_or(extent.tail, |at| at.next().min(extent.tail));
             let mut scan = Scan::new(StateRead {
                 id,
@@ -382,7 +385,11 @@ impl Broker {
                 is_compacted: topic.effective_config().key_limit().is_some(),
                 now,
             });
-            let page = self.0.turns.read_long(move |log| scan.step(log)).await;
+            let step = move |log: &dyn Log| {
+                held.touch()?;
+                scan.step(log)
+            };
+            let page = self.0.turns.read_long(step).await;
             // What is missing because it was trimmed meanwhile is no damage.
             if page.is_ok() || topic.state().extent.earliest == extent.earliest {
                 return page;

@@ -183,7 +183,9 @@ impl Committer {
                 }
             }
             // What a backup has read already may be superseded by what would go here.
-            Work::Rewrite(rewrite) if rewrite.buried.is_some() && self.horizons.are_held() => {
+            Work::Rewrite(rewrite)
+                if rewrite.buried.is_some() && self.horizons.are_held(stored.id) =>
+            {
                 done.is_partial = true;
             }
             Work::Rewrite(rewrite) => {

@@ -7,7 +7,7 @@
 //! neighbours, so an event is written again a few times in its life and not once per pass.
 //!
 //! A tombstone must outlast what it supersedes: it goes only when that was gone before the pass
-//! began, and never while a backup or a read of the state is on its way, which may have read what
+//! began, and never while a backup or a read of its topic's state is on its way, which may have read what
 //! was there before. An event with an id stays for as long as the window remembers ids: recalled
 //! from the log after a restart, the window would otherwise not know it, and a late repeat of an
 //! old value would become the newest of its key.
@@ -270,7 +270,7 @@ impl<'a> Visit<'a> {
     /// Returns what is left of what `superseded` holds.
     fn rewrite(&mut self, from: Sequence, superseded: &Superseded) -> Result<Compacted> {
         let started = Instant::now();
-        self.may_bury = !self.maintenance.horizons.are_held();
+        self.may_bury = !self.maintenance.horizons.are_held(self.id);
         self.topic.upkeep.begin_pass();
         let passed = super::merging::pass(self, from, superseded)?;
         let pause = SWEEP_INTERVAL.max(10 * started.elapsed()).as_millis() as u64;

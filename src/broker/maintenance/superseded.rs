@@ -72,7 +72,7 @@ impl Superseded {
     ) -> Result<Option<Self>> {
         let tail = visit.topic.state().extent.tail;
         // In this order: a backup that begins now is at the tail, or beyond it.
-        let horizon = visit.maintenance.horizons.first();
+        let horizon = visit.maintenance.horizons.first(visit.id);
         let mut found = Self { kept: kept as usize, below: tail, ..Self::none() };
         let max_bytes = visit.maintenance.config.max_key_bytes as usize / VISITORS;
         let hasher = &visit.maintenance.key_hasher;

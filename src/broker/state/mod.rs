@@ -7,6 +7,9 @@
 //! memory as a page may hold; so a page of a topic that is compacted costs about as much as reading
 //! it once.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
