@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -23,6 +23,9 @@ use crate::topic_config::TopicConfig;
 
 /// Combinations of patterns whose settings are held once.
 const MAX_SHARED_DEFAULTS: usize = 64;
+
+/// Names that are looked at while their lock is held: some microseconds.
+const NAMES_PER_LOCK: usize = 64;
 
 /// What is known of a topic, all of it at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -177,12 +180,21 @@ impl SharedDefaults {
     }
 }
 
+/// Topics by their names.
+pub(super) type Names = BTreeMap<TopicName, Arc<Topic>>;
+
 /// All topics.
+///
+/// # Why
+///
+/// Each publish looks its topic up, and one to a new topic adds it: so nobody holds the lock of the
+/// names for more than a few of them. Whoever goes through all of them does so in steps, each from
+/// the name where the one before it ended.
 #[derive(Debug)]
 pub(super) struct Topics {
     max_topics: usize,
     defaults: SharedDefaults,
-    by_name: RwLock<BTreeMap<TopicName, Arc<Topic>>>,
+    by_name: RwLock<Names>,
 }
 
 impl Topics {
@@ -202,66 +214,93 @@ impl Topics {
         Arc::new(Self { max_topics, defaults, by_name })
     }
 
+    /// Calls `look` with the names. Publishing waits for it, so it takes some microseconds at most.
+    pub(super) fn with_names<T>(&self, look: impl FnOnce(&Names) -> T) -> T {
+        look(&self.by_name.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn names_mut(&self) -> RwLockWriteGuard<'_, Names> {
+        self.by_name.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The topic with this name, which need not exist in the log.
     ///
     /// # Errors
     ///
     /// [`Error::OverLimit`] when it is new, and there are as many as there may be.
     pub(super) fn open(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
-        if let Some(topic) = self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name) {
-            return Ok(TopicRef::new(topic, self));
+        let known = |names: &Names| names.get(name).map(|topic| TopicRef::new(topic, self));
+        if let Some(topic) = self.with_names(known) {
+            return Ok(topic);
         }
-        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        let new = Topic::new(name.clone(), TopicState::default(), self.defaults.of(name));
+        let mut by_name = self.names_mut();
         if by_name.len() >= self.max_topics && !by_name.contains_key(name) {
             return Err(Error::over("topics", by_name.len() + 1, self.max_topics));
         }
-        let new = || Topic::new(name.clone(), TopicState::default(), self.defaults.of(name));
-        let topic = by_name.entry(name.clone()).or_insert_with(new);
+        let topic = by_name.entry(name.clone()).or_insert(new);
         Ok(TopicRef::new(topic, self)) // While the lock is held: nobody removes it in between.
     }
 
     /// The topic with this name, if it exists in the log.
     pub(super) fn existing(&self, name: &TopicName) -> Result<Arc<Topic>> {
-        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        let topic = by_name.get(name).filter(|topic| topic.state().exists());
-        topic.cloned().ok_or_else(|| Error::UnknownTopic(name.clone()))
+        let topic = self.with_names(|names| names.get(name).cloned());
+        let topic = topic.filter(|topic| topic.state().exists());
+        topic.ok_or_else(|| Error::UnknownTopic(name.clone()))
     }
 
     /// Up to `limit` topics that exist, in the order of their names, after `after`.
     pub(super) fn list(&self, after: Option<&str>, limit: usize) -> Vec<Arc<Topic>> {
-        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let topics = by_name.range::<str, _>((after, Bound::Unbounded)).map(|(_, topic)| topic);
-        topics.filter(|topic| topic.state().exists()).take(limit).cloned().collect()
+        self.filtered_after(after, limit, |topic| topic.state().exists())
     }
 
-    /// The topics whose names fit any of the patterns; one that fits several comes as often.
-    pub(super) fn matching(&self, patterns: &[TopicPattern]) -> Vec<Arc<Topic>> {
-        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        let matching = |pattern: &TopicPattern| {
-            let prefix = pattern.literal_prefix();
-            let range = by_name.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-            let near = range.take_while(|(name, _)| name.as_str().starts_with(prefix));
-            let found = near.filter(|(name, _)| pattern.matches(name));
-            found.map(|(_, topic)| topic.clone()).collect::<Vec<_>>()
-        };
-        patterns.iter().flat_map(matching).collect()
-    }
-
-    /// The topics for which `wanted` holds, in no order.
+    /// The topics for which `wanted` holds, in the order of their names. Topics that come to be
+    /// meanwhile may be left out.
     pub(super) fn filtered(&self, wanted: impl Fn(&Topic) -> bool) -> Vec<Arc<Topic>> {
-        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        by_name.values().filter(|topic| wanted(topic)).cloned().collect()
+        self.filtered_after(None, usize::MAX, wanted)
+    }
+
+    fn filtered_after(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        wanted: impl Fn(&Topic) -> bool,
+    ) -> Vec<Arc<Topic>> {
+        let mut found = Vec::new();
+        let mut last: Option<TopicName> = None;
+        loop {
+            let step = |names: &Names| {
+                let after = last.as_ref().map(TopicName::as_str).or(after);
+                let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+                let names = names.range::<str, _>((after, Bound::Unbounded));
+                for (looks, (name, topic)) in names.enumerate() {
+                    if found.len() >= limit {
+                        break;
+                    }
+                    if wanted(topic) {
+                        found.push(topic.clone());
+                    }
+                    if looks + 1 >= NAMES_PER_LOCK {
+                        return Some(name.clone());
+                    }
+                }
+                None
+            };
+            last = self.with_names(step);
+            if last.is_none() {
+                return found;
+            }
+        }
     }
 
     /// Signals everybody who follows any.
     pub(super) fn signal_all(&self) {
-        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        by_name.values().filter_map(|topic| topic.signal.get()).for_each(Signal::give);
+        let followed = self.filtered(|topic| topic.signal.get().is_some());
+        followed.iter().filter_map(|topic| topic.signal.get()).for_each(Signal::give);
     }
 
     fn forget_if_unused(&self, topic: &Arc<Topic>) {
-        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        let mut by_name = self.names_mut();
         // By the time the lock is held, the name may be that of a newer topic, which is in use.
         let is_current = by_name.get(&topic.name).is_some_and(|known| Arc::ptr_eq(known, topic));
         if is_current && topic.refs.load(Ordering::Acquire) == 0 && topic.state().id.is_none() {

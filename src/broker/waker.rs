@@ -25,6 +25,7 @@ use tokio::sync::watch;
 
 use super::failure::{Failure, PanicGuard};
 use super::interest::{FeedSignal, Interests};
+use super::journal::Journal;
 use super::topics::Topic;
 use crate::cursor::Position;
 
@@ -98,6 +99,7 @@ struct Inner {
     due: Mutex<Due>,
     changed: Condvar,
     interests: Interests,
+    journal: Journal,
     marked: AtomicU64,
 }
 
@@ -141,6 +143,12 @@ impl Waker {
         &self.0.interests
     }
 
+    /// Which topics that feeds follow got something new. Noted before it is said how far all are
+    /// marked.
+    pub(super) fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
     /// Ends the thread that wakes.
     pub(super) fn stop(&self) {
         self.due().is_over = true;
@@ -157,16 +165,21 @@ impl Waker {
         let mut plan = Plan { later: BinaryHeap::new(), feeds: Vec::new(), next: Instant::now() };
         while let Some((new, position)) = self.next(&plan) {
             let now = Instant::now();
+            let mut noted = Vec::new();
             for topic in &new {
                 // In this order: what changes from here on has it marked again.
                 topic.is_due.store(false, Ordering::SeqCst);
+                let mut is_followed = false;
                 self.0.interests.each(&topic.name, |feed| {
+                    is_followed = true;
                     feed.mark(topic);
                     if !feed.is_planned.swap(true, Ordering::Relaxed) {
                         plan.feeds.push(feed.clone());
                     }
                 });
+                noted.extend((is_followed && topic.state().id.is_some()).then(|| topic.clone()));
             }
+            self.0.journal.note(position, &noted);
             self.0.marked.store(position.get(), Ordering::SeqCst);
             plan.tell_feeds(now, max_pace);
             plan.tell_followers(new, now, max_pace);

@@ -15,6 +15,7 @@
 //! position all of them are marked: the feed goes so far and no farther, so no event is passed over
 //! that another thread is about to show.
 
+mod missed;
 mod place;
 mod source;
 #[cfg(test)]
@@ -25,11 +26,13 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use self::missed::Missed;
 use self::source::Source;
 use self::whispers::Whispers;
 use super::Shared;
 use super::filter::Filter;
 use super::interest::FeedSignal;
+use super::matching::{PatternSet, Walk};
 use super::subscription::{Delivery, Patience, Waited, Wanted, gap};
 use super::tail::{Run, SharedBlock};
 use super::topics::{Topic, TopicState};
@@ -52,6 +55,8 @@ pub struct Feed {
     known: Position,
     /// Topics with events after `after`.
     sources: BTreeMap<Key, Source>,
+    /// The search for topics with something new, where more were marked than it is told.
+    missed: Option<Box<Missed>>,
     present: HashSet<TopicId>,
     /// What the sources hold in blocks, in bytes.
     held_bytes: usize,
@@ -69,19 +74,21 @@ pub struct Feed {
 struct Interest {
     shared: Arc<Shared>,
     patterns: Vec<TopicPattern>,
+    set: Arc<PatternSet>,
     signal: Arc<FeedSignal>,
 }
 
 impl Interest {
     fn new(shared: &Arc<Shared>, patterns: Vec<TopicPattern>) -> Self {
         let signal = Arc::default();
+        let set = Arc::new(PatternSet::new(&patterns));
         shared.waker.interests().add(&patterns, &signal);
-        Self { shared: shared.clone(), patterns, signal }
+        Self { shared: shared.clone(), patterns, set, signal }
     }
 
-    /// The topics that are followed and that there are, in no order, each once or more.
-    fn topics(&self) -> Vec<Arc<Topic>> {
-        self.shared.topics.matching(&self.patterns)
+    /// Goes through the topics that are followed and that there are, each once.
+    fn walk(&self) -> Walk {
+        Walk::new(&self.set)
     }
 }
 
@@ -102,6 +109,8 @@ enum Step {
     Gap,
     /// The first source has to be read from the log.
     Read,
+    /// Topics with something new have to be looked for.
+    Look,
     /// What was read is not for this reader; there may be more.
     Passed,
     /// Nothing is there.
@@ -139,6 +148,7 @@ impl Feed {
             after: known,
             known,
             sources: BTreeMap::new(),
+            missed: None,
             present: HashSet::new(),
             held_bytes: 0,
             gaps: VecDeque::new(),
@@ -271,6 +281,10 @@ impl Feed {
                     self.read_first().await?;
                     continue;
                 }
+                Step::Look => {
+                    self.look().await;
+                    continue;
+                }
                 Step::Idle if self.is_caught_up => {
                     let next = self.whispers.next(self.filter.as_deref());
                     next.map_or(Next::Idle, |event| Next::Delivery(Delivery::Ephemeral(event)))
@@ -287,14 +301,18 @@ impl Feed {
     pub fn next_in_memory(&mut self) -> Option<Delivery> {
         match self.step() {
             Step::Deliver(run) => Some(Delivery::Events(run)),
-            Step::Gap | Step::Read | Step::Passed | Step::Idle => None,
+            Step::Gap | Step::Read | Step::Look | Step::Passed | Step::Idle => None,
         }
     }
 
     /// Adds the topics that have something after the place.
-    fn add_newer(&mut self) {
-        for topic in self.interest.topics() {
-            self.add(topic, None);
+    async fn add_newer(&mut self) {
+        if self.after >= self.known {
+            return; // What is newer is marked.
+        }
+        let mut walk = self.interest.walk();
+        while let Some(topics) = walk.next(&self.shared.topics).await {
+            topics.into_iter().for_each(|topic| self.add(topic, None));
         }
     }
 
@@ -311,19 +329,42 @@ impl Feed {
 
     /// Adds the topics that were marked.
     fn take_marks(&mut self) {
+        if self.missed.is_some() {
+            return; // Marks are of what is newer than that.
+        }
         // In this order: all marks up to there are taken.
         let marked = self.shared.waker.marked();
         let new = self.interest.signal.take();
-        match new.is_over {
-            true => self.add_newer(),
-            false => {
-                for topic in new.topics {
-                    self.whispers.note(&topic);
-                    self.add(topic, None);
-                }
-            }
+        if new.is_over {
+            let missed = Missed::new(&self.interest, self.known, marked);
+            self.missed = Some(Box::new(missed));
+            return;
+        }
+        for topic in new.topics {
+            self.whispers.note(&topic);
+            self.add(topic, None);
         }
         self.known = self.known.max(marked);
+    }
+
+    /// Looks for some of the topics that have something new.
+    async fn look(&mut self) {
+        let Some(missed) = &mut self.missed else { return };
+        if let Some(topics) = missed.next(&self.interest).await {
+            for topic in topics {
+                self.whispers.note(&topic);
+                self.add(topic, None);
+            }
+        } else {
+            self.known = self.known.max(missed.through);
+            self.missed = None;
+        }
+    }
+
+    /// What there is when all that is known of is delivered.
+    fn idle(&mut self) -> Step {
+        self.after = self.after.max(self.known);
+        if self.missed.is_some() { Step::Look } else { Step::Idle }
     }
 
     fn step(&mut self) -> Step {
@@ -332,13 +373,9 @@ impl Feed {
                 return Step::Gap;
             }
             self.take_marks();
-            let Some((key, source)) = self.sources.first_key_value() else {
-                self.after = self.after.max(self.known);
-                return Step::Idle;
-            };
+            let Some((key, source)) = self.sources.first_key_value() else { return self.idle() };
             if key.0 > self.known {
-                self.after = self.after.max(self.known);
-                return Step::Idle;
+                return self.idle();
             }
             if source.blocks.is_empty() {
                 if !self.load_first() {

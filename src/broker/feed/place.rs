@@ -1,6 +1,7 @@
 //! Where a feed begins.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use super::super::page::MAX_PAGE_GAPS;
 use super::super::topics::{Topic, TopicState};
@@ -16,7 +17,7 @@ impl Feed {
         match start {
             StartPoint::Latest => {}
             StartPoint::Earliest => {
-                self.place_at_earliest();
+                self.place_at_earliest().await;
                 return Ok(());
             }
             StartPoint::Last(_) => {
@@ -29,15 +30,15 @@ impl Feed {
             }
             StartPoint::After(cursor @ Cursor { after: Place::Position(position), epoch }) => {
                 if epoch.is_some_and(|epoch| epoch != self.epoch()) {
-                    return self.begin_after_gap(cursor, position.next(), GapReason::Epoch);
+                    return self.begin_after_gap(cursor, position.next(), GapReason::Epoch).await;
                 }
                 if position > self.known {
-                    return self.begin_after_gap(cursor, position.next(), GapReason::Ahead);
+                    return self.begin_after_gap(cursor, position.next(), GapReason::Ahead).await;
                 }
                 self.after = position;
             }
         }
-        self.add_newer();
+        self.add_newer().await;
         if self.on_gap == OnGap::Fail
             && let Some(error) = self.refusal()
         {
@@ -46,16 +47,19 @@ impl Feed {
         Ok(())
     }
 
-    fn place_at_earliest(&mut self) {
+    async fn place_at_earliest(&mut self) {
         self.after = Position::BEFORE_ALL;
-        for topic in self.interest.topics() {
-            let earliest = topic.state().extent.earliest;
-            self.add(topic, Some(earliest));
+        let mut walk = self.interest.walk();
+        while let Some(topics) = walk.next(&self.shared.topics).await {
+            for topic in topics {
+                let earliest = topic.state().extent.earliest;
+                self.add(topic, Some(earliest));
+            }
         }
     }
 
     /// Begins where a reader goes on whose whole place is gone.
-    fn begin_after_gap(
+    async fn begin_after_gap(
         &mut self,
         came_with: Cursor,
         wanted: Position,
@@ -82,15 +86,21 @@ impl Feed {
         self.gaps.push_back(gap);
         self.came_with = Some(came_with);
         match is_from_the_tail {
-            true => self.add_newer(),
-            false => self.place_at_earliest(),
+            true => self.add_newer().await,
+            false => self.place_at_earliest().await,
         }
         Ok(())
     }
 
     /// The place before everything that was appended at `time` or later.
     async fn before(&self, time: Timestamp) -> Result<Position> {
-        let mut topics = self.interest.topics().into_iter().peekable();
+        let mut topics = Vec::new();
+        let mut walk = self.interest.walk();
+        while let Some(found) = walk.next(&self.shared.topics).await {
+            let has_some = |topic: &Arc<Topic>| topic.state().extent.last_time >= time;
+            topics.extend(found.into_iter().filter(has_some));
+        }
+        let mut topics = topics.into_iter().peekable();
         let mut first = self.known.next();
         let find = move |log: &dyn Log| {
             let Some(topic) = topics.peek() else {
