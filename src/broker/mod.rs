@@ -7,6 +7,7 @@
 //! ```
 
 mod backup;
+mod clock;
 mod committer;
 mod config;
 mod dedup;
@@ -65,10 +66,11 @@ pub use topics::TopicDefaults;
 
 use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
-use crate::event::{NewEvent, Timestamp};
-use crate::log::{Log, MemoryLog, NewRecords, SledLog};
+use crate::event::NewEvent;
+use crate::log::{Ages, Log, MemoryLog, NewRecords, SledLog};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
+use clock::Now;
 use committer::{Asked, Change, Command, Request, Work};
 use maintenance::Ask;
 use publish::Turn;
@@ -135,10 +137,10 @@ impl Broker {
     /// [`Error::Invalid`], as [`Log::topics`], and [`Error::Open`] when the system has no thread to
     /// give.
     pub fn with_log(log: Arc<dyn Log>, config: &OpenConfig) -> Result<Self> {
-        Self::with_clock(log, config, Timestamp::now)
+        Self::with_clock(log, config, clock::system_clock())
     }
 
-    fn with_clock(log: Arc<dyn Log>, config: &OpenConfig, now: fn() -> Timestamp) -> Result<Self> {
+    fn with_clock(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
         Shared::open(log, config, now).map(Self)
     }
 
@@ -385,7 +387,7 @@ impl Broker {
                 limit,
                 max_bytes,
                 is_compacted: topic.effective_config().key_limit().is_some(),
-                now,
+                ages: Ages::of(&extent, now),
             });
             let step = move |log: &dyn Log| {
                 held.touch()?;

@@ -17,7 +17,7 @@ use super::maintenance::MaintenanceReport;
 use crate::cursor::{Sequence, TrimReason};
 use crate::error::Result;
 use crate::event::Timestamp;
-use crate::log::{Extent, Log, StoredBlock, StoredTopic};
+use crate::log::{Ahead, Extent, LastEvent, Log, StoredBlock, StoredTopic};
 use crate::topic_config::TopicConfig;
 
 /// Parts that are looked at first: as a rule that shows all there is to do.
@@ -112,7 +112,7 @@ impl Retention<'_> {
         let mut extent = found.extent;
         if let Some((last, reason)) = found.over.last() {
             (extent.trimmed_position, extent.trimmed_time) = match last.last {
-                Some((position, time)) => {
+                Some(LastEvent { position, time, .. }) => {
                     (position.min(extent.last_position), time.min(extent.last_time))
                 }
                 None => self.log.last_below(topic, last.end)?,
@@ -120,7 +120,7 @@ impl Retention<'_> {
             (extent.earliest, extent.trim_reason) = (last.end, *reason);
             retained.has_more = true;
         } else if let Some(front) = found.front {
-            retained.quiet = self.quiet(&front);
+            retained.quiet = self.quiet(&front, extent.ahead);
         }
         for (block, reason) in &found.over {
             match reason {
@@ -169,8 +169,9 @@ impl Retention<'_> {
             let is_over = |limit: Option<u64>, left: u64, dropped: u64| {
                 limit.is_some_and(|limit| left >= limit.saturating_add(dropped))
             };
-            let is_old = block.last.map(|(_, time)| {
-                self.limits.age_limit_ms().is_some_and(|limit| time.plus_ms(limit) < self.now)
+            let is_old = block.last.map(|last| {
+                let appended = self.appended(last, extent.ahead);
+                self.limits.age_limit_ms().is_some_and(|limit| appended.plus_ms(limit) < self.now)
             });
             // What compaction has emptied stays, until it is merged: it is no gap.
             let is_empty = block.events == 0 && self.limits.key_limit().is_none();
@@ -195,14 +196,19 @@ impl Retention<'_> {
         over
     }
 
+    /// When the last event of a block was appended, as far as that can be told.
+    fn appended(&self, last: LastEvent, ahead: Ahead) -> Timestamp {
+        ahead.appended(last.position, last.clock, self.now)
+    }
+
     /// How long nothing needs to be dropped that begins with this block.
-    fn quiet(&self, front: &StoredBlock) -> Quiet {
+    fn quiet(&self, front: &StoredBlock, ahead: Ahead) -> Quiet {
         let below = |limit: Option<u64>, dropped| {
             limit.map_or(u64::MAX, |limit: u64| limit.saturating_add(dropped))
         };
         let until = match (self.limits.age_limit_ms(), front.last) {
             (None, _) => Timestamp::MAX,
-            (Some(limit), Some((_, time))) => time.plus_ms(limit),
+            (Some(limit), Some(last)) => self.appended(last, ahead).plus_ms(limit),
             (Some(_), None) => self.now,
         };
         Quiet {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::clock::Now;
 use super::committer::{Command, Committer, Done, Step, Work};
 use super::config::OpenConfig;
 use super::dedup::{DedupConfig, DedupWindow};
@@ -30,7 +31,7 @@ use super::waker::Waker;
 use crate::cursor::{Cursor, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
-use crate::log::{Extent, Log, WayBack};
+use crate::log::{Ages, Extent, Log, WayBack};
 use crate::topic::TopicId;
 
 /// Callers that wait for maintenance by hand, the one whose turn it is included.
@@ -56,7 +57,7 @@ pub(super) struct Shared {
     pub(super) max_read_bytes: usize,
     pub(super) max_page_bytes: usize,
     pub(super) dedup: DedupConfig,
-    pub(super) now: fn() -> Timestamp,
+    pub(super) now: Now,
     /// Why nothing more is taken.
     pub(super) failure: Failure,
     /// Told to whoever waits for a stop.
@@ -118,6 +119,11 @@ impl Shared {
         topic.followers() + self.waker.interests().count_of(&topic.name)
     }
 
+    /// How old the events of `topic` are now.
+    pub(super) fn ages(&self, topic: &Topic) -> Ages {
+        Ages::of(&topic.state().extent, (self.now)())
+    }
+
     pub(super) fn last_position(&self) -> u64 {
         self.last_position.load(Ordering::Acquire)
     }
@@ -133,11 +139,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 
 impl Shared {
     /// Opens a broker on a log, and starts its threads.
-    pub(super) fn open(
-        log: Arc<dyn Log>,
-        config: &OpenConfig,
-        now: fn() -> Timestamp,
-    ) -> Result<Arc<Self>> {
+    pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Arc<Self>> {
         config.validate()?;
         let OpenConfig { broker: settings, limits, dedup, .. } = config;
         let stored = log.topics()?;
@@ -165,7 +167,7 @@ impl Shared {
             failure: failure.clone(),
             last_position: last_position.clone(),
             next_id: last_id.map_or(Some(TopicId::FIRST), TopicId::next),
-            last_time: stored.iter().map(|t| t.extent.last_time).max().unwrap_or_default(),
+            last_clock: Timestamp::default(),
             max_block_bytes: settings.max_block_bytes as usize,
             max_group_bytes: settings.max_group_bytes as usize,
             auto_create: settings.auto_create,
@@ -175,7 +177,7 @@ impl Shared {
             replays: replays.clone(),
             horizons: horizons.clone(),
             totals: Arc::clone(&maintenance_totals),
-            now,
+            now: now.clone(),
         };
         let (maintenance, asks) = std::sync::mpsc::sync_channel(MAX_ASKS);
         let maintaining = Maintenance {
@@ -184,7 +186,7 @@ impl Shared {
             commands: commands.downgrade(),
             config: config.maintenance.clone(),
             max_block_bytes: settings.max_block_bytes as usize,
-            now,
+            now: now.clone(),
             stopping: stopping.clone(),
             horizons: horizons.clone(),
             dedup_age_ms: dedup.max_age_ms,

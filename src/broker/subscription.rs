@@ -376,8 +376,8 @@ impl Subscription {
             let name = self.topic.name.clone();
             let from = self.next;
             self.next = below.max(from);
-            let (now, filter) = ((self.shared.now)(), self.filter.as_ref());
-            if let Some(run) = Run::new(name, block, from..below, now, filter) {
+            let (ages, filter) = (self.shared.ages(&self.topic), self.filter.as_ref());
+            if let Some(run) = Run::new(name, block, from..below, ages, filter) {
                 return Some(run);
             }
         }

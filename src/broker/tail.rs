@@ -17,8 +17,8 @@ use bytes::Bytes;
 
 use super::filter::Filter;
 use crate::cursor::{Position, Sequence};
-use crate::event::{Event, Timestamp};
-use crate::log::{Block, EventRef};
+use crate::event::Event;
+use crate::log::{Ages, Block, EventRef};
 use crate::topic::TopicName;
 
 /// What a block in a tail takes besides its bytes and its wire forms: its places in the queues, and
@@ -181,25 +181,25 @@ pub struct Run {
     shared: Arc<SharedBlock>,
     from: Sequence,
     below: Sequence,
-    /// When it was read: what has expired by then is no part of it.
-    now: Timestamp,
+    /// The ages when it was read: what has expired by then is no part of it.
+    ages: Ages,
     /// Those that the reader's filter picks, if it has one.
     picked: Option<Picked>,
 }
 
 impl Run {
-    /// The events of `shared` in `sequences` that have not expired at `now`, and that `filter`
+    /// The events of `shared` in `sequences` that have not expired at these ages, and that `filter`
     /// picks; `None` if it holds none of these.
     pub(super) fn new(
         topic: TopicName,
         shared: Arc<SharedBlock>,
         sequences: Range<Sequence>,
-        now: Timestamp,
+        ages: Ages,
         filter: Option<&Arc<Filter>>,
     ) -> Option<Self> {
         let picked = filter.map(|filter| shared.picked(filter));
         let Range { start: from, end: below } = sequences;
-        let run = Self { topic, shared, from, below, now, picked };
+        let run = Self { topic, shared, from, below, ages, picked };
         run.non_empty()
     }
 
@@ -214,7 +214,7 @@ impl Run {
         events
             .skip_while(|event| event.sequence < self.from)
             .take_while(|event| event.sequence < self.below)
-            .filter(|event| !event.is_expired(self.now) && self.picks(event.sequence))
+            .filter(|event| !self.ages.has_expired(event) && self.picks(event.sequence))
     }
 
     fn picks(&self, sequence: Sequence) -> bool {
@@ -468,7 +468,7 @@ impl Tails {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::NewEvent;
+    use crate::event::{NewEvent, Timestamp};
     use crate::log::{BlockBuilder, NewRecords};
 
     fn block(sequence: u64, payload_bytes: usize) -> Block {
@@ -490,7 +490,7 @@ mod tests {
         let used_bytes = |tails: &Tails| tails.account.used_bytes.load(Ordering::Relaxed);
         let before = used_bytes(&tails);
         let sequences = Sequence::FIRST..Sequence::new(2);
-        let run = Run::new(topic, held, sequences, Timestamp::default(), None).unwrap();
+        let run = Run::new(topic, held, sequences, Ages::default(), None).unwrap();
         run.encoded(Form::Data, |_, bytes| bytes.resize(90_000, 0));
         assert!(used_bytes(&tails) >= before + 90_000);
         tails.push(&quiet, block(2, 0));
@@ -509,7 +509,7 @@ mod tests {
         let run = |index: usize| {
             let (topic, shared) = (TopicName::new("a").unwrap(), blocks[index].clone());
             let sequences = Sequence::FIRST..Sequence::new(3);
-            Run::new(topic, shared, sequences, Timestamp::default(), None)
+            Run::new(topic, shared, sequences, Ages::default(), None)
         };
         let mut encodings = 0;
         for index in [0, 0, 1, 1] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::committer::Step;
 use super::*;
 use crate::cursor::{Cursor, Gap, GapReason};
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Timestamp};
 use crate::log::{Fault, FaultyLog};
 
 fn name(topic: &str) -> TopicName {
@@ -258,7 +258,7 @@ async fn times_never_go_backwards_whatever_the_clock_says_also_after_a_restart()
     let mut times = Vec::new();
     for _ in 0..2 {
         let config = OpenConfig::default();
-        let broker = Broker::with_clock(log.clone(), &config, backwards).unwrap();
+        let broker = Broker::with_clock(log.clone(), &config, Arc::new(backwards)).unwrap();
         for _ in 0..3 {
             let event = vec![NewEvent::new("x")];
             let publish = Publish { topic: name("a"), events: event, expected_sequence: None };
@@ -266,7 +266,92 @@ async fn times_never_go_backwards_whatever_the_clock_says_also_after_a_restart()
         }
         broker.close().await;
     }
-    assert_eq!(times, [1_000; 6]);
+    assert_eq!(times, [times[0]; 6]);
+}
+
+/// Goal: one wrong reading of the clock keeps nothing for ever, and drops nothing at once, also
+/// after a restart and in a restored log.
+/// Method: topics are published to while the clock is 75 years ahead; then it is right, and goes on
+/// by hours, over a restart or a restored backup.
+#[tokio::test]
+async fn events_from_a_time_that_the_clock_has_not_reached_age_all_the_same() {
+    const HOUR_MS: u64 = 3_600_000;
+    const NOW_MS: u64 = 1_800_000_000_000;
+    const WRONG_MS: u64 = NOW_MS + 75 * 365 * 24 * HOUR_MS;
+    static CLOCK: AtomicU64 = AtomicU64::new(NOW_MS);
+    let open = |directory: &Path| {
+        let log = SledLog::open(directory, &LogConfig::default()).unwrap();
+        let now = || Timestamp::from_ms(CLOCK.load(Ordering::SeqCst));
+        Broker::with_clock(Arc::new(log), &OpenConfig::default(), Arc::new(now)).unwrap()
+    };
+    let at = |ms: u64| CLOCK.store(ms, Ordering::SeqCst);
+    let store = async |broker: &Broker, topic: &str, ttl_ms: Option<u64>| {
+        let events = vec![NewEvent { ttl_ms, ..NewEvent::new("x") }];
+        let publish = Publish { topic: name(topic), events, expected_sequence: None };
+        broker.publish(publish).await.unwrap().last().time.as_ms()
+    };
+    let readable = async |broker: &Broker, topic: &str| -> Vec<u64> {
+        let mut reader =
+            broker.subscribe(&name(topic), StartPoint::Earliest, OnGap::Resume).await.unwrap();
+        let mut sequences = Vec::new();
+        while let Some(delivery) = reader.next_ready().await.unwrap() {
+            if let Delivery::Events(run) = delivery {
+                sequences.extend(run.events().map(|event| event.sequence.get()));
+            }
+        }
+        sequences
+    };
+    for is_restored in [false, true] {
+        at(NOW_MS);
+        let mut directory = tempfile::tempdir().unwrap();
+        let mut broker = open(directory.path());
+        let aged = TopicConfig { max_age_ms: Some(4 * HOUR_MS), ..TopicConfig::default() };
+        broker.create_topic(&name("aged"), aged).await.unwrap();
+        assert_eq!(store(&broker, "aged", None).await, NOW_MS);
+        at(WRONG_MS);
+        for (topic, ttl_ms) in [("expires", Some(2 * HOUR_MS)), ("aged2", None)] {
+            assert_eq!(store(&broker, topic, ttl_ms).await, WRONG_MS);
+        }
+        broker.set_topic(&name("aged2"), aged).await.unwrap();
+        at(NOW_MS + 1);
+        // A topic that had no part in it has the right time; one that had never goes backwards.
+        assert_eq!(store(&broker, "aged", None).await, NOW_MS + 1);
+        assert_eq!(store(&broker, "expires", Some(3 * HOUR_MS)).await, WRONG_MS);
+        assert_eq!(store(&broker, "aged2", None).await, WRONG_MS);
+        broker.maintain(None).await.unwrap();
+        for topic in ["aged", "expires", "aged2"] {
+            assert_eq!(readable(&broker, topic).await, [1, 2], "{topic}: nothing is over yet");
+        }
+        let copy = directory.path().join("copy");
+        if is_restored {
+            let mut file = std::fs::File::create(&copy).unwrap();
+            let mut backup = broker.backup(None).await.unwrap();
+            while let Some(bytes) = backup.next().await.unwrap() {
+                std::io::Write::write_all(&mut file, &bytes).unwrap();
+            }
+        }
+        broker.close().await;
+        drop(broker);
+        if is_restored {
+            let restored = tempfile::tempdir().unwrap();
+            let progress = |_: crate::log::Restoring| {};
+            crate::log::restore(restored.path(), &[copy], progress).unwrap();
+            directory = restored;
+        }
+        at(NOW_MS + 2 * HOUR_MS + 2);
+        broker = open(directory.path());
+        assert_eq!(readable(&broker, "expires").await, [2], "restored: {is_restored}");
+        at(NOW_MS + 3 * HOUR_MS + 2);
+        assert_eq!(readable(&broker, "expires").await, [0; 0]);
+        assert_eq!(readable(&broker, "aged2").await, [1, 2]);
+        at(NOW_MS + 4 * HOUR_MS + 2);
+        broker.maintain(None).await.unwrap();
+        for topic in ["aged", "aged2"] {
+            assert_eq!(readable(&broker, topic).await, [0; 0], "{topic} restored: {is_restored}");
+        }
+        assert_eq!(broker.topic(&name("expires")).unwrap().extent.events(), 0, "expired");
+        broker.close().await;
+    }
 }
 
 async fn trimmed(earliest: u64) -> Broker {
@@ -376,7 +461,7 @@ async fn a_start_by_time_from_which_events_were_trimmed_is_a_gap_and_no_other_is
         Timestamp::from_ms(CLOCK.fetch_add(1, Ordering::SeqCst) / 100 * 100)
     }
     let log = Arc::new(MemoryLog::default());
-    let broker = Broker::with_clock(log, &OpenConfig::default(), clock).unwrap();
+    let broker = Broker::with_clock(log, &OpenConfig::default(), Arc::new(clock)).unwrap();
     let from = async |time_ms: u64| {
         let start = StartPoint::Time(Timestamp::from_ms(time_ms));
         let mut reader = broker.subscribe(&name("a"), start, OnGap::Resume).await.unwrap();

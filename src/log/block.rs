@@ -9,13 +9,15 @@
 //! | first_position: 8 | last_position: 8
 //! | first_time_ms: 8  | last_time_ms: 8
 //! | end_bytes: 8
-//! | records: body_bytes
+//! | body: body_bytes       | records |, or with flag 4 | last_clock_ms: 8 | records |
 //! ```
 //!
 //! `end_bytes` is the size of all blocks of the topic that were ever appended, up to the end of
 //! this one: with it, a topic's size is known without reading the topic.
 //!
-//! Flag 1: at least one event has a publisher-given id; 2: at least one can expire. Others are 0.
+//! Flag 1: at least one event has a publisher-given id; 2: at least one can expire; 4: the system
+//! clock was behind the times of some events when they were appended, so that the records say by how
+//! much, and the body what it said of the last one. Others are 0.
 //!
 //! As it is appended, a block holds all the events of its sequences. A block that was written again
 //! without some of them still spans the same sequences, positions and times: so the blocks of a
@@ -32,6 +34,13 @@ use crate::log::record::{self, EventRef, Records};
 const FORMAT: u8 = 1;
 const HAS_IDS: u8 = 1;
 const HAS_TTL: u8 = 2;
+const HAS_CLOCK: u8 = 4;
+
+/// What the reading of the clock takes in the body of a block that has it.
+const CLOCK_BYTES: usize = 8;
+
+/// Where the header has the time of the last event.
+const LAST_TIME_AT: usize = 54;
 
 /// Where the checksummed part begins.
 const CRC_BYTES: usize = 4;
@@ -162,6 +171,7 @@ impl BlockBuilder {
             last_position: first_position.plus(u64::from(self.count - 1)),
             first_time: time,
             last_time: time,
+            last_clock: time,
             end_bytes: start_bytes + self.bytes.len() as u64,
         };
         seal(header, self.bytes)
@@ -180,18 +190,25 @@ fn seal(header: Header, mut bytes: Vec<u8>) -> Block {
     Block { header, bytes: bytes.into() }
 }
 
-/// A block that spans what `header` says, with these events, which are within it.
+/// A block that spans what `header` says, with these events, which are within it. Its records say
+/// what the clock said if `header` has that flag.
 fn encode<'a>(mut header: Header, events: impl Iterator<Item = EventRef<'a>>) -> Block {
     let mut bytes = vec![0; HEADER_BYTES];
     let (mut next_sequence, mut next_position) = (header.first_sequence, header.first_position);
     let mut time = header.first_time;
-    (header.flags, header.count) = (0, 0);
+    let has_clock = header.has_clock();
+    (header.flags, header.count) = (header.flags & HAS_CLOCK, 0);
+    if has_clock {
+        bytes.extend_from_slice(&header.last_clock.as_ms().to_be_bytes());
+    }
     for event in events {
         let skips = [
             event.sequence.get() - next_sequence.get(),
             event.position.get() - next_position.get(),
             event.time.as_ms() - time.as_ms(),
+            event.time.as_ms() - event.clock.as_ms(),
         ];
+        let skips = if has_clock { &skips[..] } else { &skips[..3] };
         record::encode_again(&event, skips, &mut bytes);
         (next_sequence, next_position) = (event.sequence.next(), event.position.next());
         time = event.time;
@@ -266,6 +283,7 @@ impl Block {
             first_sequence: first.header.first_sequence,
             first_position: first.header.first_position,
             first_time: first.header.first_time,
+            flags: blocks.iter().fold(0, |flags, block| flags | block.header.flags),
             ..last.header.clone()
         };
         encode(spanned, blocks.iter().flat_map(Block::events).filter(|event| keep(event)))
@@ -274,6 +292,16 @@ impl Block {
     /// As it is, but for the size of the topic up to its end.
     pub fn ending_at(&self, end_bytes: u64) -> Block {
         seal(Header { end_bytes, ..self.header.clone() }, self.bytes.to_vec())
+    }
+
+    /// The block as it is when the system clock said `clock` while its events got their time, which
+    /// is later, for it never goes backwards.
+    pub fn with_clock(&self, clock: Timestamp) -> Block {
+        let start_bytes = self.end_bytes() - self.bytes.len() as u64;
+        let header = Header { flags: HAS_CLOCK, last_clock: clock, ..self.header.clone() };
+        let block = encode(header, self.events().map(|event| event.with_clock(clock)));
+        let end_bytes = start_bytes + block.bytes.len() as u64;
+        block.ending_at(end_bytes)
     }
 
     /// The part of it in these sequences; `None` if it spans none of them.
@@ -305,6 +333,7 @@ impl Block {
             last_position: last.as_ref().map_or(position, |event| event.position.max(position)),
             first_time: time,
             last_time: last.as_ref().map_or(time, |event| event.time.max(time)),
+            last_clock: last.as_ref().map_or(time, |event| event.clock),
             ..self.header.clone()
         };
         Some(encode(spanned, self.events().filter(|e| (first..end).contains(&e.sequence))))
@@ -322,6 +351,7 @@ impl Block {
             last_position: position,
             first_time: time,
             last_time: time,
+            last_clock: time,
             end_bytes: 0,
         };
         encode(header, std::iter::empty())
@@ -367,6 +397,11 @@ impl Block {
         self.header.last_time
     }
 
+    /// When its last event was appended, as the system clock had it.
+    pub fn last_clock(&self) -> Timestamp {
+        self.header.last_clock
+    }
+
     /// The size of all of the topic's blocks that were ever appended, up to the end of this one.
     pub fn end_bytes(&self) -> u64 {
         self.header.end_bytes
@@ -375,11 +410,14 @@ impl Block {
     /// Its events, in order.
     pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
         let header = &self.header;
+        let has_clock = header.has_clock();
+        let clock_bytes = if has_clock { CLOCK_BYTES } else { 0 };
         Records::new(
-            &self.bytes[HEADER_BYTES..],
+            &self.bytes[HEADER_BYTES + clock_bytes..],
             header.first_sequence,
             header.first_position,
             header.first_time,
+            has_clock,
         )
     }
 
@@ -401,10 +439,16 @@ pub(super) struct Header {
     pub(super) last_position: Position,
     first_time: Timestamp,
     pub(super) last_time: Timestamp,
+    /// When the last event was appended, as the system clock had it: `last_time`, or before it.
+    pub(super) last_clock: Timestamp,
     end_bytes: u64,
 }
 
 impl Header {
+    fn has_clock(&self) -> bool {
+        self.flags & HAS_CLOCK != 0
+    }
+
     fn block_bytes(&self) -> usize {
         HEADER_BYTES + self.body_bytes as usize
     }
@@ -430,12 +474,15 @@ impl Header {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let Some(bytes) = bytes.get(..HEADER_BYTES) else {
+        let has_clock = bytes.get(5).is_some_and(|flags| flags & HAS_CLOCK != 0);
+        let header_bytes = HEADER_BYTES + if has_clock { CLOCK_BYTES } else { 0 };
+        let Some(bytes) = bytes.get(..header_bytes) else {
             return Err(format!("{} bytes are too short for a block", bytes.len()));
         };
         if bytes[4] != FORMAT {
             return Err(format!("block format {} where {FORMAT} is known", bytes[4]));
         }
+        let last_clock_at = if has_clock { HEADER_BYTES } else { LAST_TIME_AT };
         let half = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
         let whole = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
         Ok(Self {
@@ -447,7 +494,8 @@ impl Header {
             first_position: Position::new(whole(30)),
             last_position: Position::new(whole(38)),
             first_time: Timestamp::from_ms(whole(46)),
-            last_time: Timestamp::from_ms(whole(54)),
+            last_time: Timestamp::from_ms(whole(LAST_TIME_AT)),
+            last_clock: Timestamp::from_ms(whole(last_clock_at)),
             end_bytes: whole(62),
         })
     }
@@ -549,6 +597,34 @@ pub(super) mod tests {
             Block::hole(Sequence::new(3)..Sequence::new(9), Position::new(4), whole.last_time());
         assert_eq!((hole.count(), hole.last_sequence().get()), (0, 8));
         Block::decode(hole.bytes().clone()).unwrap();
+    }
+
+    /// Goal: the readings of a clock that was set back go with their events, whatever is made of
+    /// the blocks.
+    #[test]
+    fn a_block_keeps_what_the_clock_said_of_each_event() {
+        let clocks = |block: &Block| -> Vec<(u64, u64)> {
+            let clock = |event: EventRef<'_>| (event.time.as_ms(), event.clock.as_ms());
+            let read = Block::decode(block.bytes().clone()).unwrap();
+            assert_eq!(read.header, block.header);
+            read.events().map(clock).collect()
+        };
+        let right = block((1, 1, 900), 0, &[b"1", b"2"]);
+        assert_eq!(right.last_clock().as_ms(), 900);
+        let behind = block((3, 3, 900), right.end_bytes(), &[b"3", b"4"]);
+        let behind = behind.with_clock(Timestamp::from_ms(500));
+        assert_eq!(behind.end_bytes(), right.end_bytes() + behind.bytes().len() as u64);
+        assert_eq!(clocks(&behind), [(900, 500); 2]);
+        let later = block((5, 5, 950), behind.end_bytes(), &[b"5"]);
+        let merged = Block::merge(&[right, behind.clone(), later], |_| true);
+        let all = [(900, 900), (900, 900), (900, 500), (900, 500), (950, 950)];
+        assert_eq!(clocks(&merged), all);
+        assert_eq!(merged.last_clock().as_ms(), 950);
+        let part = merged.part(Sequence::new(2)..Sequence::new(5)).unwrap();
+        assert_eq!((clocks(&part), part.last_clock().as_ms()), (all[1..4].to_vec(), 500));
+        let emptied = Block::merge(&[behind], |_| false);
+        assert_eq!((emptied.count(), emptied.last_clock().as_ms()), (0, 500));
+        assert_eq!(clocks(&emptied), []);
     }
 
     #[test]

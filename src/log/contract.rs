@@ -289,7 +289,7 @@ fn stored_blocks_are_told_with_what_they_span_and_take(log: &dyn Log) {
             parts: 1,
             size_bytes: block.bytes().len() as u64,
             events: 7,
-            last: Some((block.last_position(), block.last_time())),
+            last: StoredBlock::of(block).last,
         };
         assert_eq!(*stored, expected);
     }

@@ -5,7 +5,8 @@
 //! a topic     | crc32: 4 | format: 1 | flags: 1 | trim_reason: 1 | numbers: 1
 //!             | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8 | appended_bytes: 8
 //!             | dropped_bytes: 8 | dropped_events: 8 | trimmed_position: 8 | rewritten: 8
-//!             | buried_position: 8 | trimmed_time_ms: 8
+//!             | buried_position: 8 | trimmed_time_ms: 8 | last_clock_ms: 8
+//!             | ahead_position: 8 | ahead_clock_ms: 8
 //!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
 //!
@@ -15,12 +16,12 @@
 //! Flag 1: the topic is deleted; 2: it may have events that expire. `trim_reason`: 0 retention,
 //! 1 expired, 2 purged, 3 deleted.
 //!
-//! A topic's `tail`, `last_position`, `last_time_ms` and `appended_bytes` are as they were at its
+//! A topic's `tail`, `last_position`, `last_time_ms`, `last_clock_ms` and `appended_bytes` are as they were at its
 //! last trim; they speak only while the topic has no blocks. While it has, the newest block is the
 //! head.
 
 use super::blocks::unreadable;
-use super::{Extent, StoredTopic, keys};
+use super::{Ahead, Extent, StoredTopic, keys};
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};
 use crate::error::{Error, PUT_BACK, Result};
 use crate::event::Timestamp;
@@ -34,7 +35,7 @@ const FIXED_NUMBERS: u8 = 11;
 const CRC_BYTES: usize = 4;
 
 /// How many numbers a topic's record begins with.
-const NUMBERS: usize = 11;
+const NUMBERS: usize = 14;
 
 const DELETED: u8 = 1;
 const MAY_EXPIRE: u8 = 2;
@@ -125,6 +126,9 @@ pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
         extent.rewritten.get(),
         extent.buried_position.get(),
         extent.trimmed_time.as_ms(),
+        extent.last_clock.as_ms(),
+        extent.ahead.position.get(),
+        extent.ahead.clock.as_ms(),
     ];
     numbers.iter().for_each(|number| content.extend_from_slice(&number.to_be_bytes()));
     let config = serde_json::to_vec(config).expect("plain settings are JSON");
@@ -161,6 +165,8 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
         rewritten: Sequence::new(number(8)),
         buried_position: Position::new(number(9)),
         trimmed_time: Timestamp::from_ms(number(10)),
+        last_clock: Timestamp::from_ms(number(11)),
+        ahead: Ahead { position: Position::new(number(12)), clock: Timestamp::from_ms(number(13)) },
         trim_reason: trim_reason(*reason)?,
         may_expire: flags & MAY_EXPIRE != 0,
     };
@@ -248,6 +254,8 @@ mod tests {
             dropped_events: 2,
             trimmed_position: Position::new(30),
             trimmed_time: Timestamp::from_ms(300),
+            last_clock: Timestamp::from_ms(800),
+            ahead: Ahead { position: Position::new(60), clock: Timestamp::from_ms(700) },
             trim_reason: TrimReason::Purged,
             rewritten: Sequence::new(4),
             buried_position: Position::new(50),

@@ -10,6 +10,7 @@
 //! A [`Log`] stores what it is given, where it is told to: sequences, positions and times are the
 //! broker's decisions. Every implementation passes the one suite in `contract.rs`.
 
+mod age;
 pub mod backup;
 mod block;
 mod blocks;
@@ -37,6 +38,7 @@ mod faulty_log;
 #[cfg(test)]
 pub use faulty_log::{Fault, FaultyLog, Held};
 
+pub use age::{Ages, Ahead};
 pub use block::{Block, BlockBuilder, HEADER_BYTES, NewRecords};
 pub use blocks::parts_in;
 pub use check::{CheckReport, Checking, check, repair};
@@ -45,7 +47,7 @@ pub use memory_log::MemoryLog;
 pub use record::{EventRef, Headers};
 pub use restore::{RestoreReport, Restoring, restore};
 pub use sled_log::{LogConfig, SledLog};
-pub use stored_block::StoredBlock;
+pub use stored_block::{LastEvent, StoredBlock};
 pub use way_back::WayBack;
 
 use std::ops::Range;
@@ -128,6 +130,10 @@ pub struct Extent {
     pub last_position: Position,
     /// When the newest event was appended.
     pub last_time: Timestamp,
+    /// What the system clock said then: the same, or less where it had been set back.
+    pub last_clock: Timestamp,
+    /// The events that were found to be ahead of the system clock.
+    pub ahead: Ahead,
     /// All blocks that were ever appended, in bytes.
     pub appended_bytes: u64,
     /// The blocks of these that were dropped again, in bytes.
@@ -162,6 +168,8 @@ impl Extent {
         tail: Sequence::FIRST,
         last_position: Position::new(0),
         last_time: Timestamp::from_ms(0),
+        last_clock: Timestamp::from_ms(0),
+        ahead: Ahead { position: Position::BEFORE_ALL, clock: Timestamp::from_ms(0) },
         appended_bytes: 0,
         dropped_bytes: 0,
         dropped_events: 0,
@@ -206,6 +214,7 @@ impl Extent {
             tail: block.last_sequence().next(),
             last_position: block.last_position(),
             last_time: block.last_time(),
+            last_clock: block.last_clock(),
             appended_bytes: block.end_bytes(),
             may_expire: self.may_expire || block.has_ttl(),
             ..self

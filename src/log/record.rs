@@ -4,6 +4,7 @@
 //! ```text
 //! | length of the rest
 //! | sequence_skip | position_skip | time_skip_ms        what the block's order does not imply
+//! | ahead_ms                                            only in a block that has it: flag 4
 //! | publisher_time: ms + 1, or 0 for none
 //! | ttl: ms + 1, or 0 for none                         from the time of appending
 //! | id | type | key | content type                      each: length, then UTF-8; empty is none
@@ -16,7 +17,9 @@
 //! A record holds only distances to the event before it, and in a block as it is appended these
 //! are all 0. So a record does not depend on the place its event will be given: publishers' tasks
 //! encode side by side, and the one committer only copies bytes. A rewritten block, from which
-//! events were dropped, says so with distances above 0, in the same format.
+//! events were dropped, says so with distances above 0, in the same format. `ahead_ms` is how far
+//! an event's time is ahead of what the system clock said when it was appended: the clock was set
+//! back then, and times never go backwards.
 
 use bytes::Bytes;
 
@@ -57,7 +60,7 @@ pub(super) fn encode(event: &NewEvent, bytes: &mut Vec<u8>) {
 }
 
 /// Appends `event` to `bytes` with these distances to the event before it.
-pub(super) fn encode_again(event: &EventRef<'_>, skips: [u64; 3], bytes: &mut Vec<u8>) {
+pub(super) fn encode_again(event: &EventRef<'_>, skips: &[u64], bytes: &mut Vec<u8>) {
     let length = skips.iter().map(|skip| varint_bytes(*skip)).sum::<usize>() + event.rest.len();
     put_varint(bytes, length as u64);
     skips.iter().for_each(|skip| put_varint(bytes, *skip));
@@ -95,6 +98,8 @@ pub struct EventRef<'a> {
     pub position: Position,
     /// When it was appended; never goes backwards in a topic.
     pub time: Timestamp,
+    /// What the system clock said then: the time, or before it where the clock had been set back.
+    pub clock: Timestamp,
     /// The publisher's own time.
     pub publisher_time: Option<Timestamp>,
     /// The publisher's own id.
@@ -120,16 +125,6 @@ impl<'a> EventRef<'a> {
         self.headers.clone()
     }
 
-    /// When it expires: from then on nobody gets it.
-    pub fn expires(&self) -> Option<Timestamp> {
-        self.ttl_ms.map(|ttl_ms| self.time.plus_ms(ttl_ms))
-    }
-
-    /// Whether it has expired at `now`.
-    pub fn is_expired(&self, now: Timestamp) -> bool {
-        self.expires().is_some_and(|expires| expires <= now)
-    }
-
     /// Whether it says that its key is gone.
     pub fn is_tombstone(&self) -> bool {
         !self.key.is_empty() && self.payload.is_empty()
@@ -140,6 +135,11 @@ impl<'a> EventRef<'a> {
         let headers: usize = self.headers().map(|(name, value)| name.len() + value.len()).sum();
         let texts = [self.id, self.event_type, self.key, self.content_type];
         texts.iter().map(|text| text.len()).sum::<usize>() + headers + self.payload.len()
+    }
+
+    /// The event, appended when the system clock said `clock`.
+    pub(super) fn with_clock(self, clock: Timestamp) -> Self {
+        Self { clock, ..self }
     }
 
     /// A copy that lives on its own. Its payload shares `block`, which it must be borrowed from.
@@ -188,18 +188,21 @@ pub(super) struct Records<'a> {
     next_sequence: u64,
     next_position: u64,
     time_ms: u64,
+    has_clock: bool,
 }
 
 impl<'a> Records<'a> {
-    /// Reads `body`, whose first event is at least at these places.
+    /// Reads the records in `bytes`, whose first event is at least at these places.
     pub(super) fn new(
-        body: &'a [u8],
+        bytes: &'a [u8],
         first: Sequence,
         position: Position,
         time: Timestamp,
+        has_clock: bool,
     ) -> Self {
         Self {
-            bytes: Reader(body),
+            has_clock,
+            bytes: Reader(bytes),
             next_sequence: first.get(),
             next_position: position.get(),
             time_ms: time.as_ms(),
@@ -220,6 +223,7 @@ impl<'a> Iterator for Records<'a> {
         let sequence = self.next_sequence + record.varint();
         let position = self.next_position + record.varint();
         self.time_ms += record.varint();
+        let ahead_ms = if self.has_clock { record.varint() } else { 0 };
         self.next_sequence = sequence + 1;
         self.next_position = position + 1;
         let rest = record.0;
@@ -237,6 +241,7 @@ impl<'a> Iterator for Records<'a> {
             sequence: Sequence::new(sequence),
             position: Position::new(position),
             time: Timestamp::from_ms(self.time_ms),
+            clock: Timestamp::from_ms(self.time_ms).minus_ms(ahead_ms),
             publisher_time,
             id,
             event_type,
@@ -306,7 +311,7 @@ mod tests {
             let bytes = Bytes::from(bytes);
             let time = Timestamp::from_ms(9);
             let read: Vec<Event> =
-                Records::new(&bytes, Sequence::new(7), Position::new(70), time)
+                Records::new(&bytes, Sequence::new(7), Position::new(70), time, false)
                     .map(|event| event.to_event(&bytes))
                     .collect();
             let expected: Vec<Event> = (0..2)

@@ -151,6 +151,7 @@ struct Written {
     events: u64,
     last_position: Position,
     last_time: Timestamp,
+    last_clock: Timestamp,
     may_expire: bool,
 }
 
@@ -248,6 +249,7 @@ impl Target {
             events: written.events + block.count() as u64,
             last_position: block.last_position(),
             last_time: block.last_time(),
+            last_clock: block.last_clock(),
         };
         for (key, bytes) in blocks::parts(id, &block) {
             self.batch.insert(&key, bytes);
@@ -345,6 +347,7 @@ fn extent(told: &Extent, written: &Written) -> Extent {
         tail,
         last_position: written.last_position,
         last_time: written.last_time,
+        last_clock: written.last_clock,
         appended_bytes: written.end_bytes,
         dropped_bytes: 0,
         dropped_events: tail.previous().get().saturating_sub(written.events),

@@ -19,8 +19,19 @@ pub struct StoredBlock {
     pub size_bytes: u64,
     /// How many events it holds; as many as it spans, if its header does not say.
     pub events: u64,
-    /// The position of the last event that it spans and when that was appended, if its header says.
-    pub last: Option<(Position, Timestamp)>,
+    /// The last event that it spans, if its header says.
+    pub last: Option<LastEvent>,
+}
+
+/// The last event that a block spans, whether it holds that or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastEvent {
+    /// Its position.
+    pub position: Position,
+    /// When it was appended; never goes backwards in a topic.
+    pub time: Timestamp,
+    /// What the system clock said then.
+    pub clock: Timestamp,
 }
 
 impl StoredBlock {
@@ -32,7 +43,11 @@ impl StoredBlock {
             parts: blocks::parts_of(block),
             size_bytes: block.bytes().len() as u64,
             events: block.count() as u64,
-            last: Some((block.last_position(), block.last_time())),
+            last: Some(LastEvent {
+                position: block.last_position(),
+                time: block.last_time(),
+                clock: block.last_clock(),
+            }),
         }
     }
 
@@ -45,7 +60,11 @@ impl StoredBlock {
             parts: 1,
             size_bytes: start.len() as u64,
             events: header.as_ref().map_or(u64::MAX, |header| u64::from(header.count)),
-            last: header.map(|header| (header.last_position, header.last_time)),
+            last: header.map(|header| LastEvent {
+                position: header.last_position,
+                time: header.last_time,
+                clock: header.last_clock,
+            }),
         }
     }
 

@@ -60,7 +60,12 @@ impl DraftTopic {
 
     fn receipt(&self, sequence: Sequence, now: Timestamp) -> Receipt {
         let offset = sequence.get() - self.state.extent.tail.get();
-        Receipt { sequence, position: self.first_position.plus(offset), time: now }
+        Receipt { sequence, position: self.first_position.plus(offset), time: self.time(now) }
+    }
+
+    /// The time of its events in a group that is put together at `now`.
+    fn time(&self, now: Timestamp) -> Timestamp {
+        now.max(self.state.extent.last_time)
     }
 
     fn push(&mut self, record: &[u8], has_id: bool, has_ttl: bool, max_block_bytes: usize) {
@@ -256,6 +261,7 @@ impl Draft {
         let builders = self.topics.iter().flat_map(|topic| &topic.builders);
         let appended: usize = builders.map(|b| parts_in(b.size_bytes())).sum();
         let mut left = MAX_REMOVED_PARTS + appended;
+        self.topics.iter_mut().for_each(|topic| topic.state.extent.note_ahead(now));
         for topic in self.topics.iter_mut().filter(|topic| topic.state.exists()) {
             let limits = topic.topic.effective_config();
             let added = topic.added();
@@ -302,15 +308,17 @@ impl Draft {
             let expires =
                 !topic.state.extent.may_expire && topic.builders.iter().any(BlockBuilder::has_ttl);
             topic.state.extent.may_expire |= expires;
-            if is_new || expires || topic.retained.as_ref().is_some_and(drops) {
+            let is_ahead = topic.state.extent.ahead != topic.topic.state().extent.ahead;
+            if is_new || expires || is_ahead || topic.retained.as_ref().is_some_and(drops) {
                 group.topics.push(topic.stored());
             }
             let removed = topic.retained.iter_mut().flat_map(|r| std::mem::take(&mut r.removed));
             group.removed.extend(removed.map(|block| (topic.id, block)));
-            let mut end_bytes = topic.state.extent.appended_bytes;
+            let (mut end_bytes, time) = (topic.state.extent.appended_bytes, topic.time(now));
             for builder in topic.builders.drain(..) {
                 let count = builder.count();
-                let block = builder.finish(position, now, end_bytes);
+                let block = builder.finish(position, time, end_bytes);
+                let block = if now < time { block.with_clock(now) } else { block };
                 end_bytes = block.end_bytes();
                 group.appended.push((topic.id, block));
                 position = position.plus(count);

@@ -30,6 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::error;
 
 use self::draft::Draft;
+use super::clock::Now;
 use super::dedup::DedupWindow;
 use super::failure::{Failure, PanicGuard};
 use super::horizon::Horizons;
@@ -93,7 +94,8 @@ pub(super) struct Committer {
     pub(super) last_position: Arc<AtomicU64>,
     /// The id of the next new topic; `None` when all are used.
     pub(super) next_id: Option<TopicId>,
-    pub(super) last_time: Timestamp,
+    /// What the clock said last.
+    pub(super) last_clock: Timestamp,
     pub(super) max_block_bytes: usize,
     pub(super) max_group_bytes: usize,
     /// Steps that are to be taken, between two groups of publishes.
@@ -111,8 +113,8 @@ pub(super) struct Committer {
     pub(super) horizons: Horizons,
     /// All that was ever dropped or rewritten.
     pub(super) totals: Arc<Mutex<MaintenanceReport>>,
-    /// The clock: a new event is never older than the one before it, whatever it says.
-    pub(super) now: fn() -> Timestamp,
+    /// The clock: a new event is never older than the one before it in its topic, whatever it says.
+    pub(super) now: Now,
 }
 
 impl Committer {
@@ -152,7 +154,7 @@ impl Committer {
 
     /// Commits `requests` as one group, and answers them. Returns how many blocks it appended.
     fn publish(&mut self, requests: Vec<Request>) -> usize {
-        let now = (self.now)().max(self.last_time);
+        let now = self.read_clock();
         self.window.expire(now);
         let mut draft = Draft::new(self.next_id);
         for request in requests {
@@ -179,6 +181,17 @@ impl Committer {
         appended
     }
 
+    /// What the clock says. Where that is less than it was, nothing that was to be done at a time
+    /// is known any more to be early enough.
+    fn read_clock(&mut self) -> Timestamp {
+        let now = (self.now)();
+        if now < self.last_clock {
+            self.quiet.clear();
+        }
+        self.last_clock = now;
+        now
+    }
+
     /// What an acknowledgement of a publish to `topic` means.
     fn durability(&self, topic: &Topic) -> Durability {
         match self.log.is_durable() {
@@ -189,7 +202,6 @@ impl Committer {
 
     /// Makes a durable group visible: readers see it only now.
     fn take_over(&mut self, draft: &mut Draft, group: Group, now: Timestamp) {
-        self.last_time = now;
         draft.each_new_id(now, |topic, id, receipt| self.window.note(topic, id, receipt));
         let mut blocks = group.appended.into_iter().peekable();
         let mut last_position = Position::BEFORE_ALL;

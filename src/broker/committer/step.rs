@@ -205,8 +205,9 @@ impl Committer {
         Ok(Placed { topic, changed, done, quiet, forgotten })
     }
 
-    fn retain(&self, topic: &Topic, stored: &mut StoredTopic) -> Result<Retained> {
-        let now = (self.now)();
+    fn retain(&mut self, topic: &Topic, stored: &mut StoredTopic) -> Result<Retained> {
+        let now = self.read_clock();
+        stored.extent.note_ahead(now);
         let quiet = self.quiet.get(&stored.id).copied();
         if let Some(quiet) = quiet.filter(|q| q.holds(&stored.extent, Added::default(), now)) {
             return Ok(Retained { quiet, ..Retained::default() });

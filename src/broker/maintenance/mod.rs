@@ -35,6 +35,7 @@ use self::rewriting::Visit;
 use self::upkeep::Alarm;
 pub(super) use self::upkeep::Upkeep;
 use self::visitor::Visitor;
+use super::clock::Now;
 use super::committer::{Command, Done, Step, Work};
 use super::failure::{Failure, PanicGuard};
 use super::horizon::Horizons;
@@ -167,7 +168,7 @@ pub(super) struct Maintenance {
     pub(super) commands: mpsc::WeakSender<Command>,
     pub(super) config: MaintenanceConfig,
     pub(super) max_block_bytes: usize,
-    pub(super) now: fn() -> Timestamp,
+    pub(super) now: Now,
     /// Cancelled when the broker is stopping: a round ends then at the next step.
     pub(super) stopping: CancellationToken,
     /// Where backups are, which compaction must not look beyond.
@@ -184,7 +185,9 @@ impl Maintenance {
     /// Runs until it is told to stop, or every handle is gone.
     pub(super) fn run(self, asks: Receiver<Ask>) {
         let _guard = PanicGuard::new(&self.failure, "maintenance");
+        let mut last_clock = Timestamp::default();
         loop {
+            self.heed_clock(&mut last_clock);
             match asks.recv_timeout(self.interval()) {
                 Ok(Ask::Now { topic, answer }) => {
                     let outcome = self.round(topic, Some(&answer));
@@ -200,6 +203,16 @@ impl Maintenance {
                 Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// Has all topics looked at when the clock says less than it did: what was to be done at a time
+    /// may be due.
+    fn heed_clock(&self, last: &mut Timestamp) {
+        let now = (self.now)();
+        if now < *last {
+            self.topics.filtered(|_| true).iter().for_each(|topic| topic.upkeep.touch());
+        }
+        *last = now;
     }
 
     /// Looks at the topics that need it, or, if somebody has `asked`, at those that are named.
@@ -346,7 +359,9 @@ impl Maintenance {
         topic.upkeep.retention.reset();
         let state = topic.state();
         let is_limited = Retention::is_limited(&topic.effective_config());
-        state.id.is_some() && (is_limited || state.extent.earliest > Sequence::FIRST)
+        let is_trimmed = state.extent.earliest > Sequence::FIRST;
+        let is_ahead = state.extent.is_ahead((self.now)());
+        state.id.is_some() && (is_limited || is_trimmed || is_ahead)
     }
 
     /// Has the committer do a step, and rests for as long as it took.

@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::super::committer::{Done, Rewrite, Work};
-use super::super::topics::Topic;
+use super::super::topics::{Topic, TopicState};
 use super::superseded::{Share, Superseded};
 use super::upkeep::Compacted;
 use super::{Answer, Maintenance, MaintenanceReport, check_caller};
 use crate::cursor::{Sequence, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
-use crate::log::{Block, EventRef, Log};
+use crate::log::{Ages, Block, EventRef, Extent, Log};
 use crate::topic::TopicId;
 use crate::topic_config::TopicConfig;
 
@@ -59,6 +59,8 @@ pub(super) struct Visit<'a> {
     pub(super) id: TopicId,
     pub(super) config: TopicConfig,
     now: Timestamp,
+    /// How old its events are then.
+    ages: Ages,
     /// Who has asked for it, also where it would not be worth it yet.
     asked: Option<&'a Answer>,
     /// Whether tombstones may go: nobody is reading what was there before them.
@@ -91,13 +93,15 @@ impl<'a> Visit<'a> {
         asked: Option<&'a Answer>,
     ) -> Option<Self> {
         topic.upkeep.rewriting.reset();
-        let id = topic.state().id?;
+        let TopicState { id, extent, .. } = topic.state();
+        let (id, now) = (id?, (maintenance.now)());
         Some(Self {
             maintenance,
             topic,
             id,
             config: topic.effective_config(),
-            now: (maintenance.now)(),
+            now,
+            ages: Ages::of(&extent, now),
             asked,
             may_bury: false,
             writing: VecDeque::new(),
@@ -194,7 +198,7 @@ impl<'a> Visit<'a> {
     fn has_expired(&self, block: &Block) -> bool {
         let mut last = Timestamp::default();
         for event in block.events() {
-            match event.expires() {
+            match self.ages.expires(&event) {
                 // What it has superseded goes with it, for that lies before it.
                 Some(time) => last = last.max(time).max(self.remembered_until(&event)),
                 None => return false,
@@ -224,7 +228,10 @@ impl<'a> Visit<'a> {
 
     /// When the topic is quiet, if nothing more is published to it.
     fn quiet_from(&self) -> Timestamp {
-        self.topic.state().extent.last_time.plus_ms(QUIET.as_millis() as u64)
+        let extent = self.topic.state().extent;
+        let Extent { last_position, last_clock, .. } = extent;
+        let appended = extent.ahead.appended(last_position, last_clock, self.now);
+        appended.plus_ms(QUIET.as_millis() as u64)
     }
 
     /// Whether a pass takes in the newest block.
@@ -334,7 +341,7 @@ impl<'a> Visit<'a> {
     fn remembered_until(&self, event: &EventRef<'_>) -> Timestamp {
         match event.id {
             "" => Timestamp::default(),
-            _ => event.time.plus_ms(self.maintenance.dedup_age_ms),
+            _ => self.ages.appended(event).plus_ms(self.maintenance.dedup_age_ms),
         }
     }
 
@@ -350,7 +357,7 @@ impl<'a> Visit<'a> {
         superseded: &Superseded,
     ) -> Option<Reason> {
         let Some(kept) = self.config.key_limit() else {
-            return event.is_expired(self.now).then_some(Reason::Expired);
+            return self.ages.has_expired(event).then_some(Reason::Expired);
         };
         if superseded.holds(event) {
             return Some(Reason::Superseded);
@@ -361,11 +368,12 @@ impl<'a> Visit<'a> {
             _ => superseded.has_nothing_before(event),
         };
         let may_go = event.key.is_empty() || (is_alone && self.may_bury);
-        if may_go && event.is_expired(self.now) {
+        if may_go && self.ages.has_expired(event) {
             return Some(Reason::Expired);
         }
         let grace_ms = self.config.tombstone_grace_ms();
-        let is_over = event.is_tombstone() && event.time.plus_ms(grace_ms) <= self.now;
+        let is_over =
+            event.is_tombstone() && self.ages.appended(event).plus_ms(grace_ms) <= self.now;
         (may_go && is_over).then_some(Reason::Buried)
     }
 

@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use super::super::*;
 use super::rewriting::{MIN_MERGED_BLOCKS, ROLL_UP_BLOCKS};
 use crate::cursor::{GapReason, StartPoint};
-use crate::event::NewEvent;
+use crate::event::{NewEvent, Timestamp};
 
 /// The time that the brokers here go by, in milliseconds.
 static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
@@ -183,7 +183,7 @@ fn open(directory: &Path, max_tail_bytes: u64) -> Broker {
     config.broker.max_block_bytes = 1 << 10;
     config.log.min_free_bytes = 0;
     let log = SledLog::open(directory, &config.log).unwrap();
-    Broker::with_clock(Arc::new(log), &config, clock).unwrap()
+    Broker::with_clock(Arc::new(log), &config, Arc::new(clock)).unwrap()
 }
 
 impl World {
@@ -525,7 +525,7 @@ fn restless(log: Arc<dyn Log>, defaults: TopicConfig) -> Broker {
     let mut config = OpenConfig::default();
     config.maintenance.interval_ms = 1;
     config.topics.set(">".parse().unwrap(), defaults);
-    Broker::with_clock(log, &config, clock).unwrap()
+    Broker::with_clock(log, &config, Arc::new(clock)).unwrap()
 }
 
 async fn publish_one(broker: &Broker, name: &TopicName, event: NewEvent) {

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use super::page::EVENT_BYTES;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
-use crate::event::{Event, NewEvent, Timestamp};
-use crate::log::{Block, EventRef, Log};
+use crate::event::{Event, NewEvent};
+use crate::log::{Ages, Block, EventRef, Log};
 use crate::topic::TopicId;
 
 /// Bytes of blocks read at a time.
@@ -49,7 +49,7 @@ pub(super) struct StateRead {
     /// Whether superseded events are dropped: then one that has expired supersedes others all the
     /// same, for these may be gone. Otherwise it is as if it had never been.
     pub(super) is_compacted: bool,
-    pub(super) now: Timestamp,
+    pub(super) ages: Ages,
 }
 
 impl StateRead {
@@ -58,7 +58,7 @@ impl StateRead {
         (self.from..self.below).contains(&event.sequence)
             && !event.key.is_empty()
             && event.key.starts_with(&self.key_prefix)
-            && (self.is_compacted || !event.is_expired(self.now))
+            && (self.is_compacted || !self.ages.has_expired(event))
     }
 }
 
@@ -85,7 +85,7 @@ impl Scan {
     ///
     /// As [`Log::read`].
     pub(super) fn step(&mut self, log: &dyn Log) -> Result<ControlFlow<StatePage>> {
-        let StateRead { id, from, below, now, .. } = self.read;
+        let StateRead { id, from, below, ages, .. } = self.read;
         if self.at >= below {
             return Ok(ControlFlow::Break(self.finish()));
         }
@@ -103,7 +103,7 @@ impl Scan {
         for block in &blocks {
             for event in block.events().filter(|event| self.read.concerns(event)) {
                 self.page.supersede(event.key);
-                if !event.is_tombstone() && !event.is_expired(now) {
+                if !event.is_tombstone() && !ages.has_expired(&event) {
                     self.page.add(block, &event);
                 }
             }
