@@ -7,7 +7,7 @@ use super::limits::LimitsConfig;
 use super::maintenance::MaintenanceConfig;
 use super::topics::TopicDefaults;
 use crate::error::{Error, Result};
-use crate::log::LogConfig;
+use crate::log::{LEAST_FREE_BYTES, LogConfig};
 
 /// How the broker orders, groups and serves events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +113,8 @@ impl OpenConfig {
             ("maintenance.interval_ms", maintenance.interval_ms, 1, 3_600_000),
             ("maintenance.max_key_bytes", maintenance.max_key_bytes, 1 << 10, 1 << 40),
             ("log.cache_bytes", log.cache_bytes, 1 << 20, 1 << 40),
+            // With less, removing runs out of space itself, and the log can't be opened again.
+            ("log.min_free_bytes", log.min_free_bytes, LEAST_FREE_BYTES, 1 << 60),
         ])
     }
 }

@@ -43,6 +43,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use super::failed::Failed;
+use super::space::{SEGMENT_BYTES, Space};
 
 /// Bytes that are written until it is worth looking for something to move: a few pages.
 const PROBE_BYTES: u64 = 256 << 10;
@@ -68,6 +69,18 @@ const CHANGES: u8 = 10;
 /// The key that is changed.
 const KEY: &[u8] = b"cleaner";
 
+/// The key that what fills segments is written to, and how much at a time: so little that sled
+/// keeps it in the segment.
+const FILLING: &[u8] = b"filling";
+const FILLING_BYTES: usize = SEGMENT_BYTES / 32;
+
+/// Segments that are finished, so that what was moved lies in finished ones.
+const FINISHED_SEGMENTS: u64 = 3;
+
+/// Moves in a row that move nothing, after which there is nothing left. A segment holds so many
+/// pages, of which all may have moved by themselves.
+const FRUITLESS_MOVES: usize = 2_048;
+
 /// The thread that cleans, while this is held.
 #[derive(Debug)]
 pub(super) struct Cleaner {
@@ -85,8 +98,12 @@ struct Shared {
     seen_bytes: AtomicU64,
     /// Whether something was committed without a sync.
     is_unsynced: AtomicBool,
+    /// How much was written in all when segments were finished last.
+    pressed_bytes: AtomicU64,
+    is_pressed: AtomicBool,
     is_busy: AtomicBool,
     is_stopping: AtomicBool,
+    space: Arc<Space>,
     failed: Arc<Failed>,
 }
 
@@ -96,11 +113,18 @@ pub(super) fn written_bytes(database: &sled::Db) -> u64 {
     database.context.pagecache.log.stable_offset().try_into().unwrap_or(0)
 }
 
+/// Where the segments of sled's file begin, in bytes, that hold something that may be valid.
+pub(super) fn used_segments(database: &sled::Db) -> impl Iterator<Item = u64> {
+    // As above. Nothing is read: the iterator begins with a list of the segments in use.
+    database.context.pagecache.log.iter_from(0).segments.into_values()
+}
+
 impl Cleaner {
     /// Starts the thread. What keeps sled from writing is noted in `failed`.
     pub(super) fn start(
         database: &sled::Db,
         file: &File,
+        space: &Arc<Space>,
         failed: &Arc<Failed>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
@@ -109,8 +133,11 @@ impl Cleaner {
             committed_bytes: AtomicU64::new(0),
             seen_bytes: AtomicU64::new(0), // What was left to do before shows at the first write.
             is_unsynced: AtomicBool::new(false),
+            pressed_bytes: AtomicU64::new(0),
+            is_pressed: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
+            space: space.clone(),
             failed: failed.clone(),
         });
         let running = shared.clone();
@@ -128,8 +155,23 @@ impl Cleaner {
         if !is_synced {
             shared.is_unsynced.store(true, Ordering::Release);
         }
-        if (!is_synced || shared.is_worth_it())
-            && !shared.is_busy.swap(true, Ordering::AcqRel)
+        if !is_synced || shared.is_worth_it() {
+            self.wake();
+        }
+    }
+
+    /// Has the thread give back what it can, for the disk is full; unless it did, and nothing was
+    /// written since that may have superseded anything.
+    pub(super) fn press(&self) {
+        let pressed = self.shared.pressed_bytes.load(Ordering::Relaxed);
+        let has_changed = written_bytes(&self.shared.database) >= pressed + IDLE_BYTES;
+        if has_changed && !self.shared.is_pressed.swap(true, Ordering::AcqRel) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if !self.shared.is_busy.swap(true, Ordering::AcqRel)
             && let Some(thread) = &self.thread
         {
             thread.thread().unpark();
@@ -195,7 +237,54 @@ impl Shared {
         if is_unsynced || moved_bytes > IDLE_BYTES {
             self.file.sync_data()?;
         }
+        if !has_more && self.is_pressed.load(Ordering::Acquire) {
+            self.finish_segments()?;
+            self.is_pressed.store(false, Ordering::Release);
+        }
         Ok(has_more)
+    }
+
+    /// Writes until the segments are finished that something was moved to, and cleans all there is
+    /// meanwhile.
+    fn finish_segments(&self) -> io::Result<()> {
+        self.move_all()?;
+        let segment = SEGMENT_BYTES as u64;
+        let goal = (written_bytes(&self.database) / segment + FINISHED_SEGMENTS) * segment;
+        let mut filling = vec![0; FILLING_BYTES];
+        let mut seen = written_bytes(&self.database) / segment;
+        while written_bytes(&self.database) <= goal && !self.is_stopping.load(Ordering::Acquire) {
+            if !self.space.can_finish_segments(&self.database, &self.file)? {
+                break;
+            }
+            filling[0] ^= 1; // sled does not write what is there already.
+            self.change(|| self.database.insert(FILLING, &filling[..]))?;
+            self.database.flush()?;
+            let finished = written_bytes(&self.database) / segment;
+            if finished > seen {
+                seen = finished;
+                self.move_all()?; // A segment that is finished can be one to move from.
+            }
+        }
+        self.move_all()?;
+        self.pressed_bytes.store(written_bytes(&self.database), Ordering::Relaxed);
+        self.space.keep_reserve()
+    }
+
+    /// Moves all there is to move, and syncs.
+    fn move_all(&self) -> io::Result<()> {
+        // The filling is on the page that is replaced for each move.
+        self.change(|| self.database.remove(FILLING))?;
+        let (mut fruitless, mut unsynced_bytes) = (0, 0);
+        while fruitless < FRUITLESS_MOVES && !self.is_stopping.load(Ordering::Acquire) {
+            let bytes = self.moves()?;
+            unsynced_bytes += bytes;
+            fruitless = if bytes > IDLE_BYTES { 0 } else { fruitless + MOVES };
+            if unsynced_bytes >= SPELL_BYTES {
+                self.file.sync_data()?;
+                unsynced_bytes = 0;
+            }
+        }
+        self.file.sync_data()
     }
 
     /// Sleeps until `time`, or until the thread is to stop.
@@ -226,17 +315,22 @@ impl Shared {
         Ok((moved_bytes, true))
     }
 
+    /// Changes something, by which sled may move a page. Returns how many could not be moved, for
+    /// they are damaged.
+    fn change(&self, change: impl Fn() -> sled::Result<Option<sled::IVec>>) -> io::Result<usize> {
+        let Err(error) = change() else { return Ok(0) };
+        self.database.context.global_error()?;
+        debug!(%error, "cannot move a page");
+        Ok(1)
+    }
+
     /// Has sled move [`MOVES`] pages. Returns how much was written for that, about.
     fn moves(&self) -> io::Result<u64> {
         let before = written_bytes(&self.database);
         let committed = self.committed_bytes.load(Ordering::Relaxed);
         let mut damaged = 0;
         for change in (0..MOVES).flat_map(|_| 0..CHANGES) {
-            if let Err(error) = self.database.insert(KEY, &[change]) {
-                self.database.context.global_error()?;
-                debug!(%error, "cannot move a page");
-                damaged += 1;
-            }
+            damaged += self.change(|| self.database.insert(KEY, &[change]))?;
         }
         if damaged > 0 {
             warn!(
@@ -253,22 +347,15 @@ impl Shared {
 }
 
 #[cfg(test)]
-/// How many bytes of sled's file hold something that may be valid, in whole segments.
-pub(super) fn used_bytes(database: &sled::Db, segment_bytes: u64) -> u64 {
-    // As above. Nothing is read: the iterator begins with a list of the segments in use.
-    database.context.pagecache.log.iter_from(0).segments.len() as u64 * segment_bytes
-}
-
-#[cfg(test)]
 mod tests {
-    use super::super::sled_log::{SEGMENT_BYTES, open_sled};
+    use super::super::sled_log::open_sled;
     use super::*;
 
     const VALUE_BYTES: usize = 8 << 10;
     const KEYS: u32 = 8_192;
 
     fn used(database: &sled::Db) -> u64 {
-        used_bytes(database, SEGMENT_BYTES as u64)
+        used_segments(database).count() as u64 * SEGMENT_BYTES as u64
     }
 
     /// Goal: what was removed gives its space back without any further write.
@@ -286,7 +373,8 @@ mod tests {
         assert!(full >= u64::from(KEYS) * VALUE_BYTES as u64);
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
         let failed = Arc::<Failed>::default();
-        let cleaner = Cleaner::start(&database, &file, &failed).unwrap();
+        let space = Arc::new(Space::open(directory.path(), 0).unwrap());
+        let cleaner = Cleaner::start(&database, &file, &space, &failed).unwrap();
         let is_kept = |key: u32| key % 192 < 64;
         for key in (0..KEYS).filter(|key| !is_kept(*key)) {
             let before = written_bytes(&database);
@@ -316,7 +404,8 @@ mod tests {
         let database = open_sled(directory.path(), 1 << 20).unwrap();
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
         let failed = Arc::<Failed>::default();
-        let mut cleaner = Cleaner::start(&database, &file, &failed).unwrap();
+        let space = Arc::new(Space::open(directory.path(), 0).unwrap());
+        let mut cleaner = Cleaner::start(&database, &file, &space, &failed).unwrap();
         let before = written_bytes(&database);
         let tree = database.open_tree("events").unwrap();
         for key in 0..100_u32 {

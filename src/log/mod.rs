@@ -25,6 +25,7 @@ mod meta;
 mod record;
 mod restore;
 mod sled_log;
+mod space;
 mod stored_block;
 mod touches;
 mod way_back;
@@ -47,6 +48,7 @@ pub use memory_log::MemoryLog;
 pub use record::{EventRef, Headers};
 pub use restore::{RestoreReport, Restoring, restore};
 pub use sled_log::{LogConfig, SledLog};
+pub use space::LEAST_FREE_BYTES;
 pub use stored_block::{LastEvent, StoredBlock};
 pub use way_back::WayBack;
 
@@ -295,8 +297,10 @@ pub trait Log: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// - [`Error::NotWritten`], [`Error::DiskFull`]: nothing was written; the log goes on. A group
-    ///   that only removes never finds the disk too full: it is how space comes back.
+    /// - [`Error::NotWritten`], [`Error::DiskFull`]: nothing was written; the log goes on. When
+    ///   space runs out, a group that makes the log hold more is refused first, then one that
+    ///   rewrites or changes settings; one that only removes as late as can be, for by it space
+    ///   comes back.
     /// - [`Error::Damaged`], [`Error::DamagedLog`]: nothing was written, for it belongs to what
     ///   cannot be read; the log goes on.
     /// - [`Error::OutcomeUnknown`]: it may be stored; later appends fail until reopened.

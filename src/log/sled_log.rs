@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/lock    held while the log is open, so that a second process is refused
 //! DIR/mark    how far the log was durable (mark.rs)
+//! DIR/reserve holds nothing: space to open a log with on a disk that is full (space.rs)
 //! DIR/sled/   sled's own files; only `db` holds events
 //! ```
 //!
@@ -38,6 +39,7 @@ use super::failed::{Failed, TellFailure};
 use super::lock::{lock, patiently};
 use super::mark::{Mark, Marked};
 use super::meta;
+use super::space::{Purpose, SEGMENT_BYTES, Space};
 use super::touches::Touches;
 use super::{Group, Log, StoredBlock, StoredTopic, keys, restore, writing};
 use crate::cursor::{Epoch, Position, Sequence};
@@ -45,15 +47,9 @@ use crate::error::{Error, PUT_BACK, Result};
 use crate::event::{Durability, Timestamp};
 use crate::topic::{TopicId, TopicName};
 
-/// sled's unit of space, in bytes.
-pub(super) const SEGMENT_BYTES: usize = 8 << 20;
-
-/// Free space, in bytes, below which nothing is rewritten any more: what sled takes next.
-const REWRITE_FLOOR_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
-
-/// What a group may take on disk for each of its bytes, before sled gives space back: the entry
-/// itself, and its leaf's rewriting. Measured: 1.4 to 1.8.
-const WRITTEN_PER_BYTE: u64 = 3;
+/// What the record of a topic takes, and what the removal of a part does, in bytes, about.
+const RECORD_BYTES: u64 = 512;
+const REMOVAL_BYTES: u64 = 64;
 
 /// How often a read begins anew that found something missing.
 const MAX_READ_ATTEMPTS: usize = 3;
@@ -64,8 +60,11 @@ const MAX_READ_ATTEMPTS: usize = 3;
 pub struct LogConfig {
     /// Memory for sled's page cache, in bytes, 1 MiB or more. Default: 32 MiB.
     pub cache_bytes: u64,
-    /// Free space, in bytes, below which nothing more is appended. Reading goes on, and so does
-    /// appending once there is room again. Default: 64 MiB, eight of sled's segments.
+    /// Free space, in bytes, below which nothing more is appended and no topic is created. Space
+    /// in the log's own file that was given back counts as free. Reading goes on, and so does
+    /// appending once there is room again: what is removed makes room. At least
+    /// [`LEAST_FREE_BYTES`](super::LEAST_FREE_BYTES), for removing writes first; with so much, 32
+    /// MiB of it are kept in the file `reserve`. Default: 64 MiB.
     pub min_free_bytes: u64,
 }
 
@@ -84,7 +83,7 @@ pub struct SledLog {
     /// Our own handle to the file that sled writes, for the sync that counts.
     file: File,
     mark: Mark,
-    min_free_bytes: u64,
+    space: Arc<Space>,
     epoch: Epoch,
     names: RwLock<HashMap<TopicId, TopicName>>,
     /// The topics as they were found when it was opened, until something changes or they are asked
@@ -110,6 +109,7 @@ impl SledLog {
         std::fs::create_dir_all(directory).map_err(io)?;
         let lock = lock(directory)?;
         restore::refuse_unfinished(directory)?;
+        let space = Arc::new(Space::open(directory, config.min_free_bytes).map_err(io)?);
         let database = open_sled(&directory.join("sled"), config.cache_bytes)
             .map_err(|error| cannot_open(error, at))?;
         let tree = database.open_tree(keys::TREE).map_err(|error| cannot_open(error, at))?;
@@ -120,14 +120,14 @@ impl SledLog {
             .map_err(io)?;
         let mark = Mark::open(directory).map_err(io)?;
         let failed = Arc::default();
-        let cleaner = Cleaner::start(&database, &file, &failed).map_err(io)?;
+        let cleaner = Cleaner::start(&database, &file, &space, &failed).map_err(io)?;
         let mut log = Self {
             cleaner,
             tree,
             database,
             file,
             mark,
-            min_free_bytes: config.min_free_bytes,
+            space,
             epoch: Epoch::new(0),
             names: RwLock::default(),
             found: Mutex::default(),
@@ -135,6 +135,7 @@ impl SledLog {
             _lock: lock,
         };
         log.begin(directory)?;
+        log.space.keep_reserve().map_err(io)?;
         sync_directory(&directory.join("sled")).map_err(io)?;
         sync_directory(directory).map_err(io)?;
         Ok(log)
@@ -228,17 +229,42 @@ impl SledLog {
         }
     }
 
-    /// Refuses a write of `size_bytes` that could leave less than `floor_bytes`: sled does not
-    /// survive a full disk.
-    fn check_free_space(&self, floor_bytes: u64, size_bytes: u64) -> Result<()> {
-        let space = rustix::fs::fstatvfs(&self.file)
-            .map_err(|error| Error::NotWritten(Arc::new(io::Error::from(error))))?;
-        let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
-        let needed_bytes = floor_bytes.saturating_add(WRITTEN_PER_BYTE * size_bytes);
-        if free_bytes < needed_bytes {
-            return Err(Error::DiskFull { free_bytes, needed_bytes });
+    /// Refuses `group` where too little space is left for what it is for, and has the cleaner make
+    /// room.
+    fn check_space(&self, group: &Group) -> Result<()> {
+        let bytes_of = |blocks: &[(TopicId, Block)]| -> u64 {
+            blocks.iter().map(|(_, block)| block.bytes().len() as u64).sum()
+        };
+        let removed_parts: usize = group.removed.iter().map(|(_, block)| block.parts).sum();
+        let size_bytes = bytes_of(&group.appended)
+            + bytes_of(&group.rewritten)
+            + group.topics.len() as u64 * RECORD_BYTES
+            + removed_parts as u64 * REMOVAL_BYTES;
+        let purpose = self.purpose(group);
+        self.space.check(&self.database, &self.file, purpose, size_bytes).inspect_err(|_| {
+            self.cleaner.press();
+        })
+    }
+
+    fn purpose(&self, group: &Group) -> Purpose {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |topic: &StoredTopic| !names.contains_key(&topic.id);
+        if !group.appended.is_empty() || group.topics.iter().any(is_new) {
+            return Purpose::Grow;
         }
-        Ok(())
+        if !group.rewritten.is_empty() {
+            return Purpose::Change;
+        }
+        // A topic that is trimmed is noted, too: that makes room.
+        let has_new_settings = |topic: &StoredTopic| {
+            let stored = self.tree.get(keys::topic(topic.id)).ok().flatten();
+            let stored = stored.and_then(|bytes| meta::decode_topic(topic.id, &bytes).ok());
+            !topic.is_deleted && stored.is_some_and(|stored| stored.config != topic.config)
+        };
+        match group.removed.is_empty() && group.topics.iter().any(has_new_settings) {
+            true => Purpose::Change,
+            false => Purpose::Remove,
+        }
     }
 
     /// What is said of a topic's page that nothing can be written to.
@@ -372,16 +398,7 @@ impl Log for SledLog {
 
     fn commit(&self, group: &Group) -> Result<()> {
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let bytes_of = |blocks: &[(TopicId, Block)]| -> u64 {
-            blocks.iter().map(|(_, block)| block.bytes().len() as u64).sum()
-        };
-        if !group.appended.is_empty() {
-            self.check_free_space(self.min_free_bytes, bytes_of(&group.appended))?;
-        } else if !group.rewritten.is_empty() {
-            // Compaction goes on below the floor, for it makes room; not to the last byte.
-            let floor_bytes = self.min_free_bytes.min(REWRITE_FLOOR_BYTES);
-            self.check_free_space(floor_bytes, bytes_of(&group.rewritten))?;
-        }
+        self.check_space(group)?;
         if group.durability == Durability::Process {
             let noted = self.mark.note_unsynced(self.epoch);
             noted.map_err(|error| Error::NotWritten(Arc::new(error)))?;

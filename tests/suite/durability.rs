@@ -1,18 +1,19 @@
 //! What is acknowledged stays: through crashes under load, and on a disk that is full.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use leftoff::cursor::{OnGap, StartPoint};
 use leftoff::edge::proto::{self, PublishRequest};
+use leftoff::log::{LogConfig, SledLog};
 use leftoff::{Broker, Delivery, Error, NewEvent, OpenConfig, Publish};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 
 use crate::common::{Grpc, Process, Sse, assert_no_hole, name, read_all, seed, soon, to};
+use crate::disk::Disk;
 
 const TOPIC: &str = "load";
 const KILLS: u32 = 20;
@@ -144,35 +145,6 @@ async fn killed_under_load_at_random_moments_it_loses_and_repeats_nothing() {
     assert_eq!(*seen.lock().unwrap(), stored, "the follower saw something else");
 }
 
-/// A file system of its own, of this size; `None` where mounting is not allowed.
-struct Tmpfs(tempfile::TempDir);
-
-impl Tmpfs {
-    fn mount(size: &str) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let options = std::ffi::CString::new(format!("size={size}")).unwrap();
-        let flags = rustix::mount::MountFlags::empty();
-        match rustix::mount::mount("tmpfs", directory.path(), "tmpfs", flags, options.as_c_str()) {
-            Ok(()) => Some(Self(directory)),
-            Err(error) => {
-                println!("skipped: no file system of its own can be mounted here: {error}");
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let flags = rustix::mount::UnmountFlags::DETACH;
-        let _left_to_the_system = rustix::mount::unmount(self.0.path(), flags);
-    }
-}
-
 async fn publish(broker: &Broker, number: u64) -> leftoff::Result<u64> {
     let events = vec![NewEvent::new(format!("{number} {}", "x".repeat(100_000)))];
     let ack = broker.publish(Publish { topic: name("a"), events, expected_sequence: None }).await?;
@@ -211,7 +183,7 @@ async fn fill(broker: &Broker) -> (u64, Error) {
 /// Method: a file system of 100 MB and the floor of the default configuration.
 #[tokio::test]
 async fn on_a_disk_that_fills_publishing_is_refused_and_everything_else_goes_on() {
-    let Some(disk) = Tmpfs::mount("100m") else { return };
+    let Some(disk) = Disk::in_memory(100) else { return };
     let directory = disk.path().join("data");
     let config = OpenConfig::default();
     let broker = Broker::open(&directory, &config).unwrap();
@@ -234,13 +206,17 @@ async fn on_a_disk_that_fills_publishing_is_refused_and_everything_else_goes_on(
 /// Method: without the floor, so that writing itself fails; then the same log, with room made.
 #[tokio::test]
 async fn on_a_disk_that_is_full_to_the_last_byte_nothing_acknowledged_is_lost() {
-    let Some(disk) = Tmpfs::mount("60m") else { return };
+    let Some(disk) = Disk::in_memory(60) else { return };
     let directory = disk.path().join("data");
-    let mut config = OpenConfig::default();
-    config.log.min_free_bytes = 0;
+    let config = OpenConfig::default();
+    let without_floor = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
     let ballast = disk.path().join("ballast");
     std::fs::write(&ballast, vec![0; 16 << 20]).unwrap();
-    let broker = Broker::open(&directory, &config).unwrap();
+    let open = || {
+        let log = SledLog::open(&directory, &without_floor).unwrap();
+        Broker::with_log(Arc::new(log), &config).unwrap()
+    };
+    let broker = open();
     let (count, error) = fill(&broker).await;
     println!("{count} events, then: {error}");
     assert!(count > 10, "{count}");
@@ -250,7 +226,7 @@ async fn on_a_disk_that_is_full_to_the_last_byte_nothing_acknowledged_is_lost() 
     broker.close().await;
     drop(broker);
     std::fs::remove_file(&ballast).unwrap();
-    let broker = Broker::open(&directory, &config).unwrap();
+    let broker = open();
     let stored = numbers(&broker).await;
     let known: Vec<u64> = (1..=count).collect();
     assert!(stored.starts_with(&known), "something acknowledged is lost: {stored:?}");

@@ -66,6 +66,8 @@ struct State {
     nodes: BTreeMap<u64, Node>,
     last: u64,
     has_power: bool,
+    /// Whether nothing is said of its size.
+    is_silent: bool,
 }
 
 impl State {
@@ -119,7 +121,7 @@ impl Forgetful {
     pub(crate) fn mount() -> Option<Self> {
         let root = Node { is_directory: true, ..Node::default() };
         let nodes = BTreeMap::from([(INodeNo::ROOT.0, root)]);
-        let state = State { nodes, last: INodeNo::ROOT.0, has_power: true };
+        let state = State { nodes, last: INodeNo::ROOT.0, has_power: true, is_silent: false };
         let state = Arc::new(Mutex::new(state));
         let directory = tempfile::tempdir().unwrap();
         let mounted = Mounted(state.clone());
@@ -134,6 +136,11 @@ impl Forgetful {
 
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// From now on it says nothing of its size and of what is free.
+    pub(crate) fn fall_silent(&self) {
+        self.state.lock().unwrap().is_silent = true;
     }
 
     /// The power fails: nothing can be synced from now on.
@@ -358,6 +365,9 @@ impl Filesystem for Mounted {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        if self.state().is_silent {
+            return reply.statfs(0, 0, 0, 0, 0, PAGE_BYTES as u32, 255, 0);
+        }
         let blocks = 1 << 20; // 4 GiB, most of them free.
         reply.statfs(blocks, blocks, blocks, 1 << 20, 1 << 20, PAGE_BYTES as u32, 255, 4096);
     }

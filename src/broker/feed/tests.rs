@@ -205,7 +205,8 @@ async fn run(
     config.broker.max_tail_bytes = max_tail_bytes;
     config.broker.max_read_bytes = 1 << 10;
     config.log.min_free_bytes = 0;
-    let broker = Broker::open(directory.path(), &config).unwrap();
+    let log = SledLog::open(directory.path(), &config.log).unwrap();
+    let broker = Broker::with_log(Arc::new(log), &config).unwrap();
     let mut world = World {
         broker,
         patterns,

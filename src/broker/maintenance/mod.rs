@@ -342,7 +342,10 @@ impl Maintenance {
                         }
                         Err(error) => {
                             cannot_maintain(topic, &error);
-                            topic.upkeep.retention.set((self.now)().plus_ms(RETRY_MS));
+                            // By what is removed here, a full disk gets room again.
+                            let is_full = matches!(error, Error::DiskFull { .. });
+                            let wait_ms = if is_full { self.config.interval_ms } else { RETRY_MS };
+                            topic.upkeep.retention.set((self.now)().plus_ms(wait_ms));
                             outcome = Err(error);
                         }
                     }

@@ -1,0 +1,256 @@
+//! Space on the disk: who may still write, and what is kept back for those who make room.
+//!
+//! ```text
+//! free on the file system  +  segments of sled's own file that hold nothing  +  the reserve file
+//! |------------------------------- what is left -------------------------------------------|
+//!
+//! left:  ... min_free_bytes ............. 16 MiB .......................... 8 MiB ....... 0
+//!        appends, new topics stop here ─┘        └─ rewriting, settings stop   └─ removing stops
+//! ```
+//!
+//! # Why
+//!
+//! - sled does not survive a full disk: a write that fails is the last one it does. And it writes
+//!   to give space back: a removal is an entry of its log, and what is left of a page or a segment
+//!   is written again elsewhere. So what makes room needs room, and nothing else may take that.
+//! - What sled gives back is a segment of its own file, not space on the file system: only segments
+//!   at the end of the file are cut off. It writes into such segments before its file grows, so
+//!   they count as free. A broker that counted the file system's space alone stayed "full" after
+//!   everything was purged: on disks of 160 MB, and of 190 to 192 MB, until it was opened again.
+//! - sled uses a segment again only once those segments are finished that hold what was moved out
+//!   of it: so up to three segments, 24 MiB, are written before the first one comes back
+//!   (src/pagecache/segment.rs of 0.34.7, `stabilize`). On a disk that is full to
+//!   `min_free_bytes` that is there, and the cleaner writes it (cleaner.rs, `press`).
+//! - Opening writes as well: sled overwrites the rest of its last segment, and writes a snapshot.
+//!   Somebody else may have taken the last byte meanwhile. So part of what is kept free is kept in
+//!   a file, [`RESERVE_BYTES`] long, which is let go of when it is needed: then a log on a full
+//!   disk can be opened, read, and trimmed, and the file is made again when there is room.
+//! - Some file systems, of FUSE and of networks, do not say how much is free: they report that they
+//!   have no blocks at all. That is not known, and not full.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FallocateFlags;
+use tracing::{info, warn};
+
+use super::cleaner::used_segments;
+use crate::error::{Error, Result};
+
+/// sled's unit of space, in bytes.
+pub(super) const SEGMENT_BYTES: usize = 8 << 20;
+
+const SEGMENT: u64 = SEGMENT_BYTES as u64;
+
+/// The length of the reserve file: what opening needs, and the first removals.
+pub(super) const RESERVE_BYTES: u64 = 4 * SEGMENT;
+
+/// The least that can be kept free: the reserve file, and two segments to go on with.
+pub const LEAST_FREE_BYTES: u64 = RESERVE_BYTES + 2 * SEGMENT;
+
+/// What must be left for what makes room in the end, but writes first.
+const REWRITE_FLOOR_BYTES: u64 = 2 * SEGMENT;
+
+/// What must be left for a removal: what sled takes next.
+const REMOVE_FLOOR_BYTES: u64 = SEGMENT;
+
+/// What must be free when sled is opened: the rest of a segment, and a snapshot.
+const OPEN_BYTES: u64 = 2 * SEGMENT;
+
+/// What finishing segments takes.
+const FINISH_BYTES: u64 = 4 * SEGMENT;
+
+/// What a group may take on disk for each of its bytes, before sled gives space back: the entry
+/// itself, and its leaf's rewriting. Measured: 1.4 to 1.8.
+const WRITTEN_PER_BYTE: u64 = 3;
+
+/// How long it is relied on how many segments are free.
+const COUNTED_FOR: Duration = Duration::from_millis(100);
+
+/// How often it is tried to make the reserve file again.
+const RESERVE_EVERY: Duration = Duration::from_secs(1);
+
+const RESERVE_FILE: &str = "reserve";
+
+/// What a group writes, by who may still write it when space runs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The log holds more afterwards.
+    Grow,
+    /// The log holds no more afterwards, but is written to first.
+    Change,
+    /// Something goes.
+    Remove,
+}
+
+/// The space of one log.
+#[derive(Debug)]
+pub(super) struct Space {
+    /// In the log's directory.
+    directory: File,
+    reserve_path: PathBuf,
+    min_free_bytes: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The length of the reserve file; 0 if there is none.
+    reserve_bytes: u64,
+    /// When it was tried last to make it.
+    tried: Option<Instant>,
+    /// Whether the file system cannot do it.
+    is_impossible: bool,
+    /// Free segments, when they were counted, and what was granted since, in bytes.
+    counted: Option<(Instant, u64, u64)>,
+}
+
+impl Space {
+    /// The space of the log in `directory`. Lets go of the reserve if the disk is too full to open
+    /// the log.
+    pub(super) fn open(directory: &Path, min_free_bytes: u64) -> io::Result<Self> {
+        let reserve_path = directory.join(RESERVE_FILE);
+        let reserve_bytes = std::fs::metadata(&reserve_path).map_or(0, |file| file.len());
+        let state = Mutex::new(State { reserve_bytes, ..State::default() });
+        let space = Self { directory: File::open(directory)?, reserve_path, min_free_bytes, state };
+        if space.file_system_bytes()?.is_some_and(|free| free < OPEN_BYTES) {
+            space.let_go(&mut space.lock());
+        }
+        Ok(space)
+    }
+
+    /// Refuses a write of `size_bytes` for which there is too little left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DiskFull`]; [`Error::NotWritten`] if the system does not answer.
+    pub(super) fn check(
+        &self,
+        database: &sled::Db,
+        file: &File,
+        purpose: Purpose,
+        size_bytes: u64,
+    ) -> Result<()> {
+        let not_written = |error| Error::NotWritten(std::sync::Arc::new(error));
+        let Some(free_bytes) = self.file_system_bytes().map_err(not_written)? else {
+            return Ok(());
+        };
+        let floor_bytes = match purpose {
+            Purpose::Grow => self.min_free_bytes,
+            Purpose::Change => self.min_free_bytes.min(REWRITE_FLOOR_BYTES),
+            Purpose::Remove => self.min_free_bytes.min(REMOVE_FLOOR_BYTES),
+        };
+        let wanted_bytes = WRITTEN_PER_BYTE.saturating_mul(size_bytes);
+        let needed_bytes = floor_bytes.saturating_add(wanted_bytes);
+        let mut state = self.lock();
+        self.reserve(&mut state, free_bytes);
+        if free_bytes >= needed_bytes.max(REWRITE_FLOOR_BYTES) {
+            return Ok(());
+        }
+        let writable_bytes = state.free_segments(database, file).map_err(not_written)? + free_bytes;
+        let left_bytes = writable_bytes + state.reserve_bytes;
+        if left_bytes < needed_bytes {
+            return Err(Error::DiskFull { free_bytes: left_bytes, needed_bytes });
+        }
+        if let Some((_, _, granted)) = &mut state.counted {
+            *granted += wanted_bytes;
+        }
+        if writable_bytes < REWRITE_FLOOR_BYTES.saturating_add(wanted_bytes) {
+            self.let_go(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for the cleaner to finish segments. Lets go of the reserve for that.
+    pub(super) fn can_finish_segments(&self, database: &sled::Db, file: &File) -> io::Result<bool> {
+        let Some(free_bytes) = self.file_system_bytes()? else { return Ok(true) };
+        let mut state = self.lock();
+        state.counted = None;
+        let writable_bytes = state.free_segments(database, file)? + free_bytes;
+        let left_bytes = writable_bytes + state.reserve_bytes;
+        if writable_bytes < FINISH_BYTES {
+            self.let_go(&mut state);
+        }
+        Ok(left_bytes >= REWRITE_FLOOR_BYTES)
+    }
+
+    /// Makes the reserve file, if there is none, and room enough.
+    pub(super) fn keep_reserve(&self) -> io::Result<()> {
+        if let Some(free_bytes) = self.file_system_bytes()? {
+            self.reserve(&mut self.lock(), free_bytes);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is free on the file system, in bytes; `None` if it does not say.
+    fn file_system_bytes(&self) -> io::Result<Option<u64>> {
+        let space = rustix::fs::fstatvfs(&self.directory)?;
+        let is_known = space.f_blocks > 0;
+        Ok(is_known.then(|| space.f_bavail.saturating_mul(space.f_frsize)))
+    }
+
+    fn reserve(&self, state: &mut State, free_bytes: u64) {
+        let is_wanted = state.reserve_bytes == 0 && self.min_free_bytes >= LEAST_FREE_BYTES;
+        let has_room = free_bytes >= RESERVE_BYTES + LEAST_FREE_BYTES;
+        let was_tried = state.tried.is_some_and(|tried| tried.elapsed() < RESERVE_EVERY);
+        if !is_wanted || !has_room || was_tried || state.is_impossible {
+            return;
+        }
+        state.tried = Some(Instant::now());
+        let made = File::create(&self.reserve_path).and_then(|file| {
+            rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES)?;
+            file.sync_all()
+        });
+        match made {
+            Ok(()) => state.reserve_bytes = RESERVE_BYTES,
+            // Without it, the log can do all but be opened on a disk that somebody else fills.
+            Err(error) => {
+                warn!(%error, path = %self.reserve_path.display(), "cannot keep a reserve");
+                state.is_impossible = error.kind() != io::ErrorKind::StorageFull;
+                let _it_may_not_be_there = std::fs::remove_file(&self.reserve_path);
+            }
+        }
+    }
+
+    fn let_go(&self, state: &mut State) {
+        if state.reserve_bytes == 0 {
+            return;
+        }
+        match std::fs::remove_file(&self.reserve_path) {
+            Ok(()) => {
+                info!(bytes = state.reserve_bytes, "the disk is full: let go of the reserve");
+                *state = State { tried: Some(Instant::now()), ..State::default() };
+            }
+            Err(error) => {
+                warn!(%error, path = %self.reserve_path.display(), "cannot let go of the reserve");
+            }
+        }
+    }
+}
+
+impl State {
+    /// Segments of sled's file that hold nothing, in bytes, without what was granted since they
+    /// were counted.
+    fn free_segments(&mut self, database: &sled::Db, file: &File) -> io::Result<u64> {
+        if let Some((counted, free, granted)) = self.counted
+            && counted.elapsed() < COUNTED_FOR
+            && granted < free / 2
+        {
+            return Ok(free - granted);
+        }
+        let segments = file.metadata()?.len() / SEGMENT;
+        let used: BTreeSet<u64> = used_segments(database).map(|offset| offset / SEGMENT).collect();
+        let used = used.range(..segments).count() as u64;
+        let free = (segments - used) * SEGMENT;
+        self.counted = Some((Instant::now(), free, 0));
+        Ok(free)
+    }
+}
