@@ -29,6 +29,16 @@ impl Failed {
         })
     }
 
+    /// Refuses, if writing failed before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`].
+    pub(super) fn check(&self) -> Result<()> {
+        let failed = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().map_or(Ok(()), |cause| Err(Error::ReadOnly(cause.clone())))
+    }
+
     /// Notes a failure that no write has met yet, and tells it.
     pub(super) fn set(&self, cause: Cause) {
         self.cause.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cause.clone());

@@ -383,6 +383,7 @@ impl Log for SledLog {
     }
 
     fn check_writable(&self, group: &Group) -> Result<()> {
+        self.failed.check()?; // What sled could not write it cannot read: that is no damage.
         let Some((topic, first)) = writing::first_unreadable(&self.tree, group) else {
             return Ok(());
         };
@@ -392,6 +393,7 @@ impl Log for SledLog {
     }
 
     fn check_appendable(&self, topic: &StoredTopic) -> Result<()> {
+        self.failed.check()?;
         writing::is_readable(&self.tree, topic.id, topic.extent.tail)
             .map_err(|first| self.unwritable(&topic.name, first))
     }

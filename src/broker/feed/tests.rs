@@ -204,8 +204,8 @@ async fn run(
     let mut config = OpenConfig::default();
     config.broker.max_tail_bytes = max_tail_bytes;
     config.broker.max_read_bytes = 1 << 10;
-    config.log.min_free_bytes = 0;
-    let log = SledLog::open(directory.path(), &config.log).unwrap();
+    let log = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
+    let log = SledLog::open(directory.path(), &log).unwrap();
     let broker = Broker::with_log(Arc::new(log), &config).unwrap();
     let mut world = World {
         broker,

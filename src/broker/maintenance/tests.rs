@@ -181,8 +181,8 @@ fn open(directory: &Path, max_tail_bytes: u64) -> Broker {
     config.maintenance.max_key_bytes = 1_024; // A few keys at a time.
     config.broker.max_tail_bytes = max_tail_bytes;
     config.broker.max_block_bytes = 1 << 10;
-    config.log.min_free_bytes = 0;
-    let log = SledLog::open(directory, &config.log).unwrap();
+    let log = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
+    let log = SledLog::open(directory, &log).unwrap();
     Broker::with_clock(Arc::new(log), &config, Arc::new(clock)).unwrap()
 }
 
