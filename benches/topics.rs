@@ -1,5 +1,6 @@
 //! What do a hundred thousand topics cost? A few small events in each, the first publish to each
 //! included, over gRPC to the real binary, every acknowledgement durable.
+//! Then: how long does a reader of a thousand patterns wait among them, and do publishers wait for it?
 //! `cargo bench --bench topics` measures; `cargo test --benches` runs it tiny.
 
 mod served;
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use leftoff::edge::proto::broker_service_client::BrokerServiceClient;
 use leftoff::edge::proto::publish_stream_response::Outcome;
-use leftoff::edge::proto::{NewEvent, PublishStreamRequest};
+use leftoff::edge::proto::subscribe_response::Message;
+use leftoff::edge::proto::{NewEvent, PublishRequest, PublishStreamRequest, SubscribeRequest};
 use leftoff::{Broker, OpenConfig};
 use served::Served;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,6 +20,8 @@ const CLIENTS: u64 = 8;
 const IN_FLIGHT: usize = 64;
 const ROUNDS: u64 = 3;
 const PAYLOAD_BYTES: usize = 100;
+const PATTERNS: usize = 1_000;
+const READERS: usize = 10;
 
 fn main() {
     let measuring = std::env::args().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
@@ -60,7 +64,65 @@ fn measure(runtime: &tokio::runtime::Runtime, topics: u64, measuring: bool) -> f
     let served = Served::start(&data);
     // Until maintenance has looked at each of them.
     std::thread::sleep(Duration::from_secs(if measuring { 10 } else { 0 }));
-    served.memory_mb()
+    let memory_mb = served.memory_mb();
+    runtime.block_on(follow_many(served.address, topics, measuring));
+    memory_mb
+}
+
+/// Readers of many patterns, one alone and ten at once again and again beside a publisher.
+async fn follow_many(address: SocketAddr, topics: u64, measuring: bool) {
+    let alone = first_event(address).await;
+    println!("topics {topics}: {PATTERNS} patterns, first event after {alone:?} (target 100 ms)");
+    let publishes = if measuring { 2_000 } else { 20 };
+    let p99 = publish_p99(address, "alone", publishes).await;
+    let reading = (0..READERS).map(|_| {
+        tokio::spawn(async move {
+            loop {
+                first_event(address).await;
+            }
+        })
+    });
+    let readers: Vec<_> = reading.collect();
+    let beside = publish_p99(address, "beside", publishes).await;
+    readers.iter().for_each(tokio::task::JoinHandle::abort);
+    println!("topics {topics}: publish p99 {p99:?}, beside {READERS} such readers {beside:?}");
+}
+
+/// How long a reader of many patterns waits for its first event.
+async fn first_event(address: SocketAddr) -> Duration {
+    let mut client =
+        BrokerServiceClient::connect(format!("http://{address}")).await.expect("it listens");
+    let topics = (0..PATTERNS).map(|number| format!("*.{number}.inbox")).collect();
+    let request =
+        SubscribeRequest { topics, from: "earliest".to_owned(), ..SubscribeRequest::default() };
+    let started = Instant::now();
+    let mut messages = client.subscribe(request).await.expect("it is taken").into_inner();
+    while let Some(response) = messages.message().await.expect("the server goes on") {
+        if matches!(response.message, Some(Message::Events(_))) {
+            return started.elapsed();
+        }
+    }
+    panic!("the stream ended without an event");
+}
+
+/// What 99 of 100 publishes take at the most, one after the other, each to a new topic.
+async fn publish_p99(address: SocketAddr, round: &str, publishes: usize) -> Duration {
+    let mut client =
+        BrokerServiceClient::connect(format!("http://{address}")).await.expect("it listens");
+    let mut took = Vec::with_capacity(publishes);
+    for number in 0..publishes {
+        let payload = vec![b'x'; PAYLOAD_BYTES].into();
+        let request = PublishRequest {
+            topic: format!("fresh.{round}.{number}"),
+            events: vec![NewEvent { payload, ..NewEvent::default() }],
+            ..PublishRequest::default()
+        };
+        let started = Instant::now();
+        client.publish(request).await.expect("it is stored");
+        took.push(started.elapsed());
+    }
+    took.sort_unstable();
+    took[publishes * 99 / 100]
 }
 
 /// Publishes one event to each topic, from several clients at once.
