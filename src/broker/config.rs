@@ -110,6 +110,8 @@ impl OpenConfig {
             ("limits.max_batch_bytes", limits.max_batch_bytes, limits.max_payload_bytes, 64 << 20),
             ("limits.max_batch_events", limits.max_batch_events, 1, 1_000_000),
             ("limits.max_topics", limits.max_topics, 1, u64::from(u32::MAX)),
+            ("limits.max_deleted_topics", limits.max_deleted_topics, 1, u64::from(u32::MAX)),
+            ("limits.max_unborn_topics", limits.max_unborn_topics, 1, u64::from(u32::MAX)),
             ("maintenance.interval_ms", maintenance.interval_ms, 1, 3_600_000),
             ("maintenance.max_key_bytes", maintenance.max_key_bytes, 1 << 10, 1 << 40),
             ("log.cache_bytes", log.cache_bytes, 1 << 20, 1 << 40),

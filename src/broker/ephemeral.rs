@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_newest_of_all_topics_are_kept_within_one_bound() {
-        let topics = Topics::new(&[], 2, TopicDefaults::default());
+        let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let [a, b] = ["a", "b"].map(|name| topics.open(&name.parse().unwrap()).unwrap());
         let ephemera = Ephemera::new(8 << 10);
         let push = |topic: &Arc<Topic>, size_bytes: usize| {

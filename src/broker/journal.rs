@@ -93,7 +93,7 @@ mod tests {
     /// Goal: a reading has all that was noted since, in its order, or says that some is gone.
     #[test]
     fn what_was_noted_after_a_position_is_read_or_known_to_be_dropped() {
-        let topics = Topics::new(&[], 10, TopicDefaults::default());
+        let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let opened: Vec<TopicRef> =
             ["a", "b", "c"].map(|name| topics.open(&name.parse().unwrap()).unwrap()).into();
         let named = |indexes: &[usize]| -> Vec<Arc<Topic>> {

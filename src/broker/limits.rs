@@ -28,8 +28,15 @@ pub struct LimitsConfig {
     pub max_headers: u64,
     /// Names and values of all headers of one event, in bytes of UTF-8. Default: 16 KiB.
     pub max_header_bytes: u64,
-    /// Topics in all. Each takes memory for as long as it exists. Default: 1,000,000.
+    /// Topics that exist. Each takes memory for as long as it does. Default: 1,000,000.
     pub max_topics: u64,
+    /// Names of deleted topics. Each takes memory, so that its sequences are never given out again;
+    /// past it no topic is deleted, while its events can still be purged. Default: 1,000,000.
+    pub max_deleted_topics: u64,
+    /// Names of topics that do not exist yet, and that readers follow or are present in. Each takes
+    /// memory for as long as they do; past it readers are refused, publishers never.
+    /// Default: 100,000.
+    pub max_unborn_topics: u64,
 }
 
 impl Default for LimitsConfig {
@@ -45,6 +52,8 @@ impl Default for LimitsConfig {
             max_headers: 100,
             max_header_bytes: 16 << 10,
             max_topics: 1_000_000,
+            max_deleted_topics: 1_000_000,
+            max_unborn_topics: 100_000,
         }
     }
 }

@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     fn topics<'a>(names: impl IntoIterator<Item = &'a str>) -> Arc<Topics> {
-        let topics = Topics::new(&[], usize::MAX, TopicDefaults::default());
+        let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         for name in names {
             let topic = topics.open(&name.parse().unwrap()).unwrap();
             std::mem::forget(topic); // So that it stays, though nobody publishes to it.

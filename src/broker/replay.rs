@@ -172,7 +172,7 @@ mod tests {
         }
         faulty.commit(&group).unwrap();
         let log: Arc<dyn Log> = faulty.clone();
-        let topics = Topics::new(&[], 1, TopicDefaults::default());
+        let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let topic = topics.open(&"a".parse().unwrap()).unwrap();
         let turns = Turns::new(log, 1);
         let replays = Arc::new(Replays::new(turns.clone(), 1 << 20));

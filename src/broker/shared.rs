@@ -158,7 +158,7 @@ impl Shared {
         let replays = Replays::new(turns.clone(), settings.max_replay_bytes as usize);
         let replays = Arc::new(replays);
         let last_id = stored.iter().map(|topic| topic.id).max();
-        let topics = Topics::new(&stored, limits.max_topics as usize, config.topics.clone());
+        let topics = Topics::new(&stored, limits, config.topics.clone());
         let committer = Committer {
             log: log.clone(),
             commands: received,

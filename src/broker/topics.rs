@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::dedup::Recall;
 use super::ephemeral::Ring;
+use super::limits::{LimitsConfig, at_most};
 use super::maintenance::Upkeep;
 use super::presence::Members;
 use super::tail::Tail;
@@ -50,6 +51,67 @@ impl TopicState {
     }
 }
 
+/// How many topics there are of each kind, and may be.
+///
+/// # Why
+///
+/// Each kind has a bound of its own: what readers merely name, and what was deleted, must not keep
+/// publishers from creating topics. The committer alone has topics come to exist and deletes them,
+/// so it keeps those two bounds exactly.
+#[derive(Debug)]
+struct Counts {
+    limits: LimitsConfig,
+    existing: AtomicUsize,
+    deleted: AtomicUsize,
+    /// Those that are known by their names alone, and are in nobody's way but their readers'.
+    unborn: AtomicUsize,
+}
+
+impl Counts {
+    fn new(limits: &LimitsConfig) -> Arc<Self> {
+        let [existing, deleted, unborn] = [0; 3].map(AtomicUsize::new);
+        Arc::new(Self { limits: limits.clone(), existing, deleted, unborn })
+    }
+
+    /// The number of those that are as `state` says.
+    fn of(&self, state: &TopicState) -> &AtomicUsize {
+        match (state.id, state.is_deleted) {
+            (None, _) => &self.unborn,
+            (Some(_), false) => &self.existing,
+            (Some(_), true) => &self.deleted,
+        }
+    }
+
+    fn add(&self, state: &TopicState) {
+        self.of(state).fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn remove(&self, state: &TopicState) {
+        self.of(state).fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Refuses one more, where there are as many as there may be.
+    fn check(name: &str, count: usize, limit: u64) -> Result<()> {
+        at_most(name, count + 1, limit)
+    }
+
+    fn check_existing(&self, more: isize) -> Result<()> {
+        let count = self.existing.load(Ordering::Acquire).saturating_add_signed(more);
+        Self::check("topics", count, self.limits.max_topics)
+    }
+
+    fn check_deleted(&self, more: isize) -> Result<()> {
+        let count = self.deleted.load(Ordering::Acquire).saturating_add_signed(more);
+        Self::check("deleted topics", count, self.limits.max_deleted_topics)
+    }
+
+    fn check_unborn(&self) -> Result<()> {
+        let count = self.unborn.load(Ordering::Acquire);
+        let name = "topics that do not exist yet and are followed";
+        Self::check(name, count, self.limits.max_unborn_topics)
+    }
+}
+
 /// One topic. A topic that somebody follows or publishes to may not exist in the log yet.
 #[derive(Debug)]
 pub(super) struct Topic {
@@ -60,6 +122,7 @@ pub(super) struct Topic {
     pub(super) upkeep: Upkeep,
     /// The settings that it has where its own say nothing.
     defaults: Arc<TopicConfig>,
+    counts: Arc<Counts>,
     state: Mutex<TopicState>,
     /// Tells those who follow it that there is something new. Made for the first of them: of a
     /// hundred thousand topics few are followed, and it takes more than all the rest.
@@ -77,13 +140,19 @@ pub(super) struct Topic {
 }
 
 impl Topic {
-    fn new(name: TopicName, state: TopicState, defaults: Arc<TopicConfig>) -> Arc<Self> {
+    fn new(
+        name: TopicName,
+        state: TopicState,
+        defaults: Arc<TopicConfig>,
+        counts: &Arc<Counts>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name,
             tail: Arc::new(Tail::after(state.extent.last_position)),
             recall: Recall::of(&state.extent),
             upkeep: Upkeep::of(&state.extent),
             defaults,
+            counts: counts.clone(),
             state: Mutex::new(state),
             signal: OnceLock::new(),
             ephemera: Ring::default(),
@@ -116,7 +185,30 @@ impl Topic {
 
     /// Sets what is readable. Called by the committer alone, which has followers woken.
     pub(super) fn set_state(&self, state: TopicState) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.counts.add(&state);
+        self.counts.remove(&current);
+        *current = state;
+    }
+
+    /// Refuses to have it come to exist, beside `more` others that are going to, where there are as
+    /// many topics as there may be.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`].
+    pub(super) fn check_existing(&self, more: isize) -> Result<()> {
+        self.counts.check_existing(more)
+    }
+
+    /// Refuses to delete it, beside `more` others that are going to be, where there are as many
+    /// deleted topics as there may be.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`].
+    pub(super) fn check_deleted(&self, more: isize) -> Result<()> {
+        self.counts.check_deleted(more)
     }
 }
 
@@ -192,7 +284,7 @@ pub(super) type Names = BTreeMap<TopicName, Arc<Topic>>;
 /// the name where the one before it ended.
 #[derive(Debug)]
 pub(super) struct Topics {
-    max_topics: usize,
+    counts: Arc<Counts>,
     defaults: SharedDefaults,
     by_name: RwLock<Names>,
 }
@@ -201,17 +293,18 @@ impl Topics {
     /// The topics that the log holds.
     pub(super) fn new(
         stored: &[StoredTopic],
-        max_topics: usize,
+        limits: &LimitsConfig,
         defaults: TopicDefaults,
     ) -> Arc<Self> {
-        let defaults = SharedDefaults::new(defaults);
+        let (counts, defaults) = (Counts::new(limits), SharedDefaults::new(defaults));
         let topic = |stored: &StoredTopic| {
             let StoredTopic { id, name, extent, config, is_deleted } = stored.clone();
             let state = TopicState { id: Some(id), extent, config, is_deleted, deletions: 0 };
-            (name.clone(), Topic::new(name.clone(), state, defaults.of(&name)))
+            counts.add(&state);
+            (name.clone(), Topic::new(name.clone(), state, defaults.of(&name), &counts))
         };
         let by_name = RwLock::new(stored.iter().map(topic).collect());
-        Arc::new(Self { max_topics, defaults, by_name })
+        Arc::new(Self { counts, defaults, by_name })
     }
 
     /// Calls `look` with the names. Publishing waits for it, so it takes some microseconds at most.
@@ -223,23 +316,53 @@ impl Topics {
         self.by_name.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The topic with this name, which need not exist in the log.
+    /// The topic with this name, which need not exist in the log, for a publisher.
     ///
     /// # Errors
     ///
-    /// [`Error::OverLimit`] when it is new, and there are as many as there may be.
+    /// [`Error::OverLimit`] when it is new, and there are as many topics as there may be.
     pub(super) fn open(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
-        let known = |names: &Names| names.get(name).map(|topic| TopicRef::new(topic, self));
-        if let Some(topic) = self.with_names(known) {
+        self.open_if(name, || self.counts.check_existing(0))
+    }
+
+    /// As [`Self::open`], for a reader, who need not have it come to exist.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`] when it is new, and readers follow as many topics that do not exist yet
+    /// as they may.
+    pub(super) fn follow(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
+        self.open_if(name, || self.counts.check_unborn())
+    }
+
+    /// As [`Self::open`], for what is not stored: it holds the topic for a moment alone.
+    pub(super) fn open_briefly(self: &Arc<Self>, name: &TopicName) -> TopicRef {
+        self.open_if(name, || Ok(())).expect("nothing refuses it")
+    }
+
+    /// The topic with this name, which is taken in if `check` allows it.
+    fn open_if(
+        self: &Arc<Self>,
+        name: &TopicName,
+        check: impl FnOnce() -> Result<()>,
+    ) -> Result<TopicRef> {
+        if let Some(topic) = self.known(name) {
             return Ok(topic);
         }
-        let new = Topic::new(name.clone(), TopicState::default(), self.defaults.of(name));
+        let state = TopicState::default();
+        let new = Topic::new(name.clone(), state, self.defaults.of(name), &self.counts);
         let mut by_name = self.names_mut();
-        if by_name.len() >= self.max_topics && !by_name.contains_key(name) {
-            return Err(Error::over("topics", by_name.len() + 1, self.max_topics));
+        if !by_name.contains_key(name) {
+            check()?;
+            self.counts.add(&state);
         }
         let topic = by_name.entry(name.clone()).or_insert(new);
         Ok(TopicRef::new(topic, self)) // While the lock is held: nobody removes it in between.
+    }
+
+    /// The topic with this name, if anybody knows of it.
+    pub(super) fn known(self: &Arc<Self>, name: &TopicName) -> Option<TopicRef> {
+        self.with_names(|names| names.get(name).map(|topic| TopicRef::new(topic, self)))
     }
 
     /// The topic with this name, if it exists in the log.
@@ -305,6 +428,7 @@ impl Topics {
         let is_current = by_name.get(&topic.name).is_some_and(|known| Arc::ptr_eq(known, topic));
         if is_current && topic.refs.load(Ordering::Acquire) == 0 && topic.state().id.is_none() {
             by_name.remove(&topic.name);
+            self.counts.remove(&topic.state());
         }
     }
 }
@@ -345,9 +469,13 @@ impl Drop for TopicRef {
 mod tests {
     use super::*;
 
+    fn limits(max_topics: u64) -> LimitsConfig {
+        LimitsConfig { max_topics, ..LimitsConfig::default() }
+    }
+
     #[test]
     fn a_topic_that_never_came_to_exist_is_forgotten_with_its_last_reference() {
-        let topics = Topics::new(&[], 2, TopicDefaults::default());
+        let topics = Topics::new(&[], &limits(2), TopicDefaults::default());
         let name = TopicName::new("a").unwrap();
         let (one, two) = (topics.open(&name).unwrap(), topics.open(&name).unwrap());
         assert!(Arc::ptr_eq(&one, &two));
@@ -359,7 +487,7 @@ mod tests {
 
     #[test]
     fn a_topic_that_is_forgotten_late_takes_no_newer_one_of_its_name_with_it() {
-        let topics = Topics::new(&[], 2, TopicDefaults::default());
+        let topics = Topics::new(&[], &limits(2), TopicDefaults::default());
         let name = TopicName::new("a").unwrap();
         let late = topics.open(&name).unwrap().topic.clone();
         let newer = topics.open(&name).unwrap();
@@ -369,14 +497,22 @@ mod tests {
 
     #[test]
     fn a_topic_that_exists_stays_and_the_number_of_topics_is_bounded() {
-        let topics = Topics::new(&[], 2, TopicDefaults::default());
+        let topics = Topics::new(&[], &limits(2), TopicDefaults::default());
         let name = |text| TopicName::new(text).unwrap();
         let born = topics.open(&name("b")).unwrap();
         born.set_state(TopicState { id: Some(TopicId::FIRST), ..TopicState::default() });
         drop(born);
         let _unborn = topics.open(&name("a")).unwrap();
+        let second = topics.open(&name("d")).unwrap();
+        second.set_state(TopicState {
+            id: TopicId::FIRST.next(),
+            is_deleted: false,
+            ..TopicState::default()
+        });
         let error = topics.open(&name("c")).unwrap_err().to_string();
         assert!(error.contains("topics: 3 is over the limit of 2"), "{error}");
+        second.set_state(TopicState { is_deleted: true, ..second.state() });
+        drop(topics.open(&name("c")).unwrap());
         let listed: Vec<_> = topics.list(None, 10).iter().map(|t| t.name.to_string()).collect();
         assert_eq!(listed, ["b"]);
         assert_eq!(topics.list(Some("b"), 10).len(), 0);

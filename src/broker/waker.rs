@@ -308,7 +308,7 @@ mod tests {
     /// Goal: no change is slept through, however signals and changes fall together.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn whoever_follows_sees_the_last_of_any_number_of_changes() {
-        let topics = Topics::new(&[], 1, TopicDefaults::default());
+        let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let topic = topics.open(&"a".parse().unwrap()).unwrap();
         let waker = Waker::default();
         let run = waker.clone();

@@ -136,7 +136,7 @@ async fn presence(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Resul
     let limit = list_limit(&mut query)?;
     let after = query.take("after").unwrap_or_default();
     query.finish("after, limit")?;
-    let members = edge.broker.presence(&name, &after, limit)?;
+    let members = edge.broker.presence(&name, &after, limit);
     Ok(axum::Json(json!({ "members": members })).into_response())
 }
 

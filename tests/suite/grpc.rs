@@ -519,17 +519,17 @@ async fn a_subscriber_that_takes_nothing_is_given_up() {
 #[tokio::test]
 async fn a_cancelled_subscription_holds_nothing() {
     let mut config = Config::default();
-    config.limits.max_topics = 1;
+    config.limits.max_unborn_topics = 1;
     let server = Server::with(config).await;
     let mut client = server.grpc().await;
-    let subscribe = SubscribeRequest { topic: "followed".into(), ..SubscribeRequest::default() };
-    let mut stream = client.subscribe(subscribe).await.unwrap().into_inner();
+    let subscribe = |topic: &str| SubscribeRequest { topic: topic.into(), ..Default::default() };
+    let mut stream = client.subscribe(subscribe("followed")).await.unwrap().into_inner();
     next(&mut stream).await;
-    let refused = client.publish(request("a", &["x"])).await.unwrap_err();
-    assert_eq!(violations(&refused), ["topics"]);
+    let refused = client.subscribe(subscribe("other")).await.unwrap_err();
+    assert_eq!(violations(&refused), ["topics that do not exist yet and are followed"]);
     drop(stream);
     soon(async {
-        while client.publish(request("a", &["x"])).await.is_err() {
+        while client.subscribe(subscribe("other")).await.is_err() {
             tokio::task::yield_now().await;
         }
     })

@@ -149,10 +149,10 @@ async fn a_long_poll_without_an_event_ends_empty_when_its_wait_is_over() {
     assert!(started.elapsed() >= Duration::from_millis(50));
     assert_eq!((sequences(&page), &page["caught_up"]), (vec![], &json!(true)));
     assert_eq!(page["cursor"], format!("1-{}", server.broker.epoch()));
-    // A topic that is not there yet can be waited for. With one topic at the most, another name is
+    // A topic that is not there yet can be waited for. With one such name at the most, another is
     // refused as soon as somebody waits for it.
     let mut config = Config::default();
-    config.limits.max_topics = 1;
+    config.limits.max_unborn_topics = 1;
     let server = Server::with(config).await;
     let address = server.address;
     let poll = tokio::spawn(async move { get(address, "/v1/topics/b/events?wait=20s").await });

@@ -25,6 +25,7 @@ mod http;
 mod idle;
 mod in_order;
 mod model;
+mod names;
 mod power;
 mod reads;
 mod real_input;

@@ -38,15 +38,31 @@ pub(in super::super) enum Change {
 struct Changed {
     topics: Vec<(Arc<Topic>, TopicState)>,
     by_topic: HashMap<*const Topic, usize>,
+    /// How many more topics exist then, and how many more are deleted.
+    existing: isize,
+    deleted: isize,
 }
 
 impl Changed {
+    /// Refuses a change that makes one more topic of a kind than there may be.
+    fn check(&self, topic: &Topic, from: &TopicState, to: TopicState) -> Result<TopicState> {
+        if to.exists() && !from.exists() {
+            topic.check_existing(self.existing)?;
+        }
+        if to.is_deleted && !from.is_deleted {
+            topic.check_deleted(self.deleted)?;
+        }
+        Ok(to)
+    }
+
     /// The place of a topic that one of the changes was about already.
     fn place(&self, topic: &Arc<Topic>) -> Option<usize> {
         self.by_topic.get(&Arc::as_ptr(topic)).copied()
     }
 
-    fn set(&mut self, topic: &Arc<Topic>, state: TopicState) {
+    fn set(&mut self, topic: &Arc<Topic>, from: &TopicState, state: TopicState) {
+        self.existing += isize::from(state.exists()) - isize::from(from.exists());
+        self.deleted += isize::from(state.is_deleted) - isize::from(from.is_deleted);
         match self.place(topic) {
             Some(place) => self.topics[place].1 = state,
             None => {
@@ -65,10 +81,12 @@ impl Committer {
         let mut answers = Vec::with_capacity(asked.len());
         for Asked { topic, change, answer } in asked {
             let before = changed.place(&topic).map(|place| changed.topics[place].1);
-            let after = self.changed(&topic, before.unwrap_or_else(|| topic.state()), change);
+            let from = before.unwrap_or_else(|| topic.state());
+            let after = self.changed(&topic, from, change);
+            let after = after.and_then(|to| changed.check(&topic, &from, to));
             // Also a refusal means nothing if the changes that it refers to are not made.
             let depends_on_commit = before.is_some() || after.is_ok();
-            let outcome = after.map(|state| changed.set(&topic, state));
+            let outcome = after.map(|state| changed.set(&topic, &from, state));
             answers.push((topic, answer, outcome, depends_on_commit));
         }
         let committed = self.note_all(changed);

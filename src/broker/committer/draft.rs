@@ -21,6 +21,8 @@ pub(super) struct Draft {
     by_topic: HashMap<*const Topic, usize>,
     answers: Vec<Answer>,
     next_id: Option<TopicId>,
+    /// How many topics come to exist by it.
+    born: isize,
 }
 
 /// A topic that the group appends to.
@@ -128,7 +130,7 @@ impl Placed {
 impl Draft {
     /// A draft in which the first new topic gets this id.
     pub(super) fn new(next_id: Option<TopicId>) -> Self {
-        Self { topics: Vec::new(), by_topic: HashMap::new(), answers: Vec::new(), next_id }
+        Self { topics: Vec::new(), by_topic: HashMap::new(), answers: Vec::new(), next_id, born: 0 }
     }
 
     /// Whether nothing is to be appended.
@@ -226,8 +228,11 @@ impl Draft {
         topic: &Arc<Topic>,
         state: TopicState,
     ) -> Result<usize> {
-        if !state.exists() && !committer.auto_create {
-            return Err(Error::UnknownTopic(topic.name.clone()));
+        if !state.exists() {
+            if !committer.auto_create {
+                return Err(Error::UnknownTopic(topic.name.clone()));
+            }
+            topic.check_existing(self.born)?;
         }
         let id = match state.id {
             Some(id) => id,
@@ -250,6 +255,7 @@ impl Draft {
             ids: HashMap::new(),
         };
         committer.log.check_appendable(&drafted.stored())?; // The others go on without it.
+        self.born += isize::from(!state.exists());
         self.topics.push(drafted);
         self.by_topic.insert(Arc::as_ptr(topic), index);
         Ok(index)

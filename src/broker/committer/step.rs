@@ -273,7 +273,7 @@ mod tests {
     /// Goal: a disk that is too full to write to does not keep anything from being removed.
     #[test]
     fn steps_that_write_go_apart_and_those_of_a_topic_one_at_a_time() {
-        let topics = Topics::new(&[], 10, TopicDefaults::default());
+        let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let [a, b] = ["a", "b"].map(|name| topics.open(&name.parse().unwrap()).unwrap());
         let step = |topic: &Arc<Topic>, work| {
             let (answer, _answered) = oneshot::channel();

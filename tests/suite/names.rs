@@ -1,0 +1,109 @@
+//! Names: how many topics there may be, and what deleted ones, and those that readers merely name,
+//! take of that.
+
+use leftoff::cursor::{OnGap, StartPoint};
+use leftoff::{Broker, Error, NewEvent, OpenConfig, Publish, TopicConfig, TopicName};
+
+use crate::common::{Server, Sse, get, name, post, soon, text, to};
+
+/// Publishes one event; the sequence it was given, or why it was refused.
+async fn try_publish(broker: &Broker, topic: &str) -> Result<u64, String> {
+    let events = vec![NewEvent::new("x")];
+    let publish = Publish { topic: name(topic), events, expected_sequence: None };
+    let ack = broker.publish(publish).await.map_err(|error| error.to_string())?;
+    Ok(ack.last().sequence.get())
+}
+
+/// Goal: names that readers follow before there is anything, and are present in, keep no publisher
+/// from creating topics; they are bounded, and cost nothing once their readers are gone.
+#[tokio::test]
+async fn what_readers_merely_name_does_not_use_up_the_topics_of_publishers() {
+    let mut config = leftoff::Config::default();
+    config.limits.max_topics = 2;
+    config.limits.max_unborn_topics = 997;
+    let server = Server::with(config).await;
+    let topics: Vec<_> = (0..997).map(|number| format!("nobody.{number}")).collect();
+    let body = serde_json::json!({"topics": topics, "member": {"id": "ann"}}).to_string();
+    let request = to(server.address, "POST", "/v1/events");
+    let request = request.header("content-type", "application/json");
+    let mut sse = Sse::open_with(request, body).await.unwrap();
+    assert_eq!(sse.status, 200);
+    assert!(soon(sse.next()).await.is_some(), "it has begun");
+    let present = get(server.address, "/v1/topics/nobody.996/presence").await;
+    assert!(text(&present.body).contains("ann"), "{}", text(&present.body));
+
+    for topic in ["a", "nobody.7"] {
+        assert_eq!(try_publish(&server.broker, topic).await, Ok(1));
+    }
+    for topic in ["b", "nobody.8"] {
+        let answer = post(server.address, &format!("/v1/topics/{topic}/events"), "x").await;
+        let said = text(&answer.body);
+        assert_eq!(answer.status, 413, "{said}");
+        assert!(said.contains("topics: 3 is over the limit of 2"), "{said}");
+    }
+    // One of the names is a topic by now; so there is room for one more.
+    let follow = |topic: &'static str| async {
+        server.broker.subscribe(&name(topic), StartPoint::Latest, OnGap::Resume).await
+    };
+    let last = follow("c").await.unwrap();
+    let Err(Error::OverLimit { name: what, value, limit }) = follow("d").await else {
+        panic!("it is over the limit");
+    };
+    assert_eq!((value, limit), (998, 997));
+    assert_eq!(what, "topics that do not exist yet and are followed");
+    drop((last, sse));
+    soon(async {
+        while follow("d").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Goal: topics can be created and deleted again and again, under ever new names, as many as the
+/// bound on deleted names says; also after a restart. A name that is used again goes on.
+#[tokio::test]
+async fn deleted_topics_do_not_use_up_the_topics_and_go_on_where_they_were() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = OpenConfig::default();
+    config.limits.max_topics = 2;
+    config.limits.max_deleted_topics = 3;
+    let open = || Broker::open(directory.path(), &config).unwrap();
+    let delete = |broker: Broker, topic: &'static str| async move {
+        broker.delete_topic(&name(topic)).await.map_err(|error| error.to_string())
+    };
+    let broker = open();
+    for topic in ["x", "y", "z"] {
+        assert_eq!(try_publish(&broker, topic).await, Ok(1));
+        delete(broker.clone(), topic).await.unwrap();
+    }
+    for topic in ["a", "b"] {
+        assert_eq!(try_publish(&broker, topic).await, Ok(1));
+    }
+    broker.close().await;
+    drop(broker);
+
+    let broker = open();
+    let over_topics = "topics: 3 is over the limit of 2";
+    for topic in ["c", "x"] {
+        let refused = try_publish(&broker, topic).await.unwrap_err();
+        assert!(refused.contains(over_topics), "{topic}: {refused}");
+        let created = broker.create_topic(&name(topic), TopicConfig::default()).await;
+        let refused = created.unwrap_err().to_string();
+        assert!(refused.contains(over_topics), "{topic}: {refused}");
+    }
+    let refused = delete(broker.clone(), "a").await.unwrap_err();
+    assert!(refused.contains("deleted topics: 4 is over the limit of 3"), "{refused}");
+    assert_eq!(try_publish(&broker, "a").await, Ok(2), "it is as it was");
+    broker.close().await;
+    drop(broker);
+
+    config.limits.max_topics = 3;
+    let broker = Broker::open(directory.path(), &config).unwrap();
+    assert_eq!(try_publish(&broker, "x").await, Ok(2), "no sequence is given out again");
+    delete(broker.clone(), "a").await.unwrap();
+    assert_eq!(try_publish(&broker, "c").await, Ok(1));
+    let names: Vec<TopicName> = broker.topics(None, 10).into_iter().map(|t| t.name).collect();
+    assert_eq!(names, ["b", "c", "x"].map(name));
+    broker.close().await;
+}
