@@ -29,12 +29,17 @@ pub struct BrokerConfig {
     pub max_tail_bytes: u64,
     /// What a reader takes from the log or a tail at a time, in bytes. Default: 256 KiB.
     pub max_read_bytes: u64,
-    /// Reads of the log at the same time, for readers who are behind; the others wait for their
-    /// turn. Default: 2.
+    /// Reads of the log at the same time, for readers who are behind, pages of states and backups;
+    /// the others wait for their turn, and no read goes on for longer than a few milliseconds
+    /// without another turn. Default: 2.
     pub max_reads: u64,
     /// Memory for blocks that were read for them, so that those who read the same share them, wire
     /// forms included, in bytes. Default: 16 MiB.
     pub max_replay_bytes: u64,
+    /// Memory for the keys of the newest events of topics whose state is read, in bytes, 40 an
+    /// event; 0 for none. A page of a topic with more of them reads the newest events of the topic
+    /// once more. Default: 32 MiB.
+    pub max_state_bytes: u64,
     /// Memory for the newest ephemeral events of all topics, in bytes. Default: 4 MiB.
     pub max_ephemeral_bytes: u64,
     /// Members of one topic who can be present at the same time. Default: 10,000.
@@ -61,6 +66,7 @@ impl Default for BrokerConfig {
             max_read_bytes: 256 << 10,
             max_reads: 2,
             max_replay_bytes: 16 << 20,
+            max_state_bytes: 32 << 20,
             max_ephemeral_bytes: 4 << 20,
             max_members: 10_000,
             auto_create: true,
@@ -103,6 +109,7 @@ impl OpenConfig {
             ("broker.max_read_bytes", broker.max_read_bytes, 1 << 10, 1 << 30),
             ("broker.max_page_bytes", broker.max_page_bytes, 1 << 10, 1 << 30),
             ("broker.max_reads", broker.max_reads, 1, 1_024),
+            ("broker.max_state_bytes", broker.max_state_bytes, 0, 1 << 40),
             ("broker.max_pace_ms", broker.max_pace_ms, 0, 1_000),
             ("broker.max_queue_bytes", broker.max_queue_bytes, limits.max_batch_bytes, 1 << 31),
             ("broker.max_queue_wait_ms", broker.max_queue_wait_ms, 1, 600_000),

@@ -67,7 +67,7 @@ pub use topics::TopicDefaults;
 use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
-use crate::log::{Ages, Log, MemoryLog, NewRecords, SledLog};
+use crate::log::{Log, MemoryLog, NewRecords, SledLog};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 use clock::Now;
@@ -75,7 +75,6 @@ use committer::{Asked, Change, Command, Request, Work};
 use maintenance::Ask;
 use publish::Turn;
 use shared::{REQUEST_BYTES, Shared, Threads};
-use state::{Scan, StateRead};
 use topics::{Topic, TopicState};
 
 /// A topic, as it is at one moment.
@@ -345,57 +344,6 @@ impl Broker {
         let feed = self.feed(patterns, request.start, request.on_gap).await?;
         let reader = Reader::Many(feed).filtered(std::mem::take(&mut request.filter))?;
         page::read(reader, &request, self.0.max_page_bytes).await
-    }
-
-    /// Reads the latest event of each key of `topic` that begins with `key_prefix`: `limit` of them
-    /// at the most, from the sequence `from` on, as it was when the topic ended with `at`, or as it
-    /// is now.
-    ///
-    /// A page may have fewer events, or none, and a next one all the same. A key that was published
-    /// again after `at`, and compacted since, is missing; following from `at` brings it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::UnknownTopic`], [`Error::Damaged`], [`Error::ReadFailed`];
-    /// [`Error::DeadlineExceeded`] when it had to wait for a minute for other reads.
-    pub async fn state(
-        &self,
-        topic: &TopicName,
-        key_prefix: &str,
-        from: Sequence,
-        at: Option<Sequence>,
-        limit: usize,
-    ) -> Result<StatePage> {
-        let topic = self.0.topics.existing(topic)?;
-        let (max_bytes, now) = (self.0.max_page_bytes, (self.0.now)());
-        let id = topic.state().id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
-        // None of its tombstones goes while what that has superseded may have been read already.
-        let horizon = self.0.horizons.hold(Some(id), || Position::new(self.0.last_position()));
-        let horizon = Arc::new(horizon);
-        loop {
-            let extent = topic.state().extent;
-            let held = horizon.clone();
-            let below = at.map_or(extent.tail, |at| at.next().min(extent.tail));
-            let mut scan = Scan::new(StateRead {
-                id,
-                from: from.max(extent.earliest).min(below),
-                below,
-                key_prefix: key_prefix.to_owned(),
-                limit,
-                max_bytes,
-                is_compacted: topic.effective_config().key_limit().is_some(),
-                ages: Ages::of(&extent, now),
-            });
-            let step = move |log: &dyn Log| {
-                held.touch()?;
-                scan.step(log)
-            };
-            let page = self.0.turns.read_long(step).await;
-            // What is missing because it was trimmed meanwhile is no damage.
-            if page.is_ok() || topic.state().extent.earliest == extent.earliest {
-                return page;
-            }
-        }
     }
 
     /// Purges the events of `topic` below `earliest`; readers behind are told. Their space comes

@@ -24,6 +24,7 @@ use super::limits::LimitsConfig;
 use super::maintenance::{Ask, Maintenance, MaintenanceReport};
 use super::page::PageRequest;
 use super::replay::Replays;
+use super::state::StateKeys;
 use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState, Topics};
 use super::turns::Turns;
@@ -69,6 +70,8 @@ pub(super) struct Shared {
     /// At reading the log, for all but recalls.
     pub(super) turns: Turns,
     pub(super) replays: Arc<Replays>,
+    /// The keys of topics whose state is read.
+    pub(super) state_keys: StateKeys,
     pub(super) ephemera: Ephemera,
     pub(super) max_members: usize,
     pub(super) threads: Mutex<Option<Threads>>,
@@ -78,7 +81,7 @@ pub(super) struct Shared {
     pub(super) asking: Semaphore,
     pub(super) asks: tokio::sync::Mutex<()>,
     pub(super) maintenance_totals: Arc<Mutex<MaintenanceReport>>,
-    /// Held by backups, and by reads of a state.
+    /// Held by backups, and by reads of a state that need it.
     pub(super) horizons: Horizons,
     /// Topics whose ids are recalled at the same time.
     pub(super) recalls: Semaphore,
@@ -221,6 +224,7 @@ impl Shared {
             filters: Filters::default(),
             turns,
             replays,
+            state_keys: StateKeys::new(settings.max_state_bytes as usize),
             ephemera: Ephemera::new(settings.max_ephemeral_bytes as usize),
             max_members: settings.max_members as usize,
             threads: Mutex::new(Some(threads)),

@@ -262,6 +262,7 @@ impl<'a> Visit<'a> {
                 (share, compacted) = (share.halved(), None);
                 continue;
             };
+            self.topic.upkeep.note_looked_at(superseded.below);
             let passed = self.rewrite(earliest, &superseded)?;
             compacted = Some(compacted.map_or(passed, |before| before.and(passed)));
             match share.next() {

@@ -56,6 +56,8 @@ pub(in super::super) struct Upkeep {
     sweep_ms: AtomicU64,
     /// How far compaction has come, since the start.
     compacted: Mutex<Compacted>,
+    /// Compaction has looked at no event from here on.
+    looked_at: AtomicU64,
 }
 
 /// How far compaction has come.
@@ -102,6 +104,8 @@ impl Upkeep {
             small_blocks: AtomicU32::new(small_blocks),
             sweep_ms: AtomicU64::new(0),
             compacted: Mutex::new(Compacted::nothing(0)),
+            // Before the start it may have looked at all there was.
+            looked_at: AtomicU64::new(extent.tail.get()),
         }
     }
 
@@ -114,6 +118,21 @@ impl Upkeep {
     /// Notes how far compaction has come.
     pub(super) fn set_compacted(&self, compacted: Compacted) {
         *self.compacted.lock().unwrap_or_else(PoisonError::into_inner) = compacted;
+    }
+
+    /// Below it, the topic has one event of a key at the most.
+    pub(in super::super) fn compacted_below(&self) -> Sequence {
+        self.compacted(1).below
+    }
+
+    /// Compaction has looked at no event from here on: none was dropped because of one of these.
+    pub(in super::super) fn looked_at(&self) -> Sequence {
+        Sequence::new(self.looked_at.load(Ordering::SeqCst))
+    }
+
+    /// Notes that compaction is about to drop what events below `below` supersede.
+    pub(super) fn note_looked_at(&self, below: Sequence) {
+        self.looked_at.fetch_max(below.get(), Ordering::SeqCst);
     }
 
     /// Notes a block that was appended.

@@ -2,25 +2,35 @@
 //!
 //! # Why
 //!
-//! There is no index by key: it would grow with the keys, and memory must not. A page is found by
-//! one reading from its start to the sequence that the state is true at, with as many candidates in
-//! memory as a page may hold; so a page of a topic that is compacted costs about as much as reading
-//! it once.
+//! There is no index of all keys: it would grow with them, and memory must not. A page is read
+//! forwards from where it begins to where it is full. Which of its events have newer ones of their
+//! keys, is known from the newest part of the topic alone: below it, compaction has left each key
+//! once. The keys of that part are read once, and shared by all pages (`keys.rs`). So a page of a
+//! compacted topic costs its own blocks. A topic that is not compacted, or has several events of a
+//! key, is that newest part as a whole. Where the part is too large for memory, a page costs one
+//! reading of that part (`scan.rs`).
 
+mod forward;
+mod keys;
+mod scan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::forward::Forward;
+pub(super) use self::keys::StateKeys;
+use self::scan::Scan;
 use super::page::EVENT_BYTES;
-use crate::cursor::Sequence;
+use super::topics::Topic;
+use super::{Broker, Shared};
+use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent};
-use crate::log::{Ages, Block, EventRef, Log};
-use crate::topic::TopicId;
+use crate::log::{Ages, Block, EventRef, Extent, Log};
+use crate::topic::{TopicId, TopicName};
 
 /// Bytes of blocks read at a time.
 const STEP_BYTES: usize = 256 << 10;
@@ -38,129 +48,112 @@ pub struct StatePage {
 
 /// Which page.
 #[derive(Debug, Clone)]
-pub(super) struct StateRead {
-    pub(super) id: TopicId,
+struct StateRead {
+    id: TopicId,
     /// The sequences that the page is looked for in; the state is true at the end.
-    pub(super) from: Sequence,
-    pub(super) below: Sequence,
-    pub(super) key_prefix: String,
-    pub(super) limit: usize,
-    pub(super) max_bytes: usize,
+    from: Sequence,
+    below: Sequence,
+    key_prefix: String,
+    limit: usize,
+    max_bytes: usize,
     /// Whether superseded events are dropped: then one that has expired supersedes others all the
     /// same, for these may be gone. Otherwise it is as if it had never been.
-    pub(super) is_compacted: bool,
-    pub(super) ages: Ages,
+    is_compacted: bool,
+    /// How old events are.
+    ages: Ages,
 }
 
 impl StateRead {
-    /// Whether an event is one of those that the page is looked for in.
+    /// Whether an event is in the page, or supersedes one that is.
     fn concerns(&self, event: &EventRef<'_>) -> bool {
-        (self.from..self.below).contains(&event.sequence)
+        event.sequence >= self.from
             && !event.key.is_empty()
             && event.key.starts_with(&self.key_prefix)
             && (self.is_compacted || !self.ages.has_expired(event))
     }
 }
 
-/// A page that is being read, step by step.
-pub(super) struct Scan {
-    read: StateRead,
-    page: Candidates,
-    /// What comes next.
-    at: Sequence,
-}
-
-impl Scan {
-    /// Begins a page.
-    pub(super) fn new(read: StateRead) -> Self {
-        let StateRead { from: at, below, limit, max_bytes, .. } = read;
-        let page = Candidates { limit, max_bytes, end: below, ..Candidates::default() };
-        Self { read, page, at }
-    }
-
-    /// Reads the next blocks; breaks with the page at its end. It may be empty and have a next one
-    /// all the same.
+impl Broker {
+    /// Reads the latest event of each key of `topic` that begins with `key_prefix`: `limit` of them
+    /// at the most, from the sequence `from` on, as it was when the topic ended with `at`, or as it
+    /// is now.
+    ///
+    /// A page may have fewer events, or none, and a next one all the same. A key that was published
+    /// again after `at`, and compacted since, is missing; following from `at` brings it.
     ///
     /// # Errors
     ///
-    /// As [`Log::read`].
-    pub(super) fn step(&mut self, log: &dyn Log) -> Result<ControlFlow<StatePage>> {
-        let StateRead { id, from, below, ages, .. } = self.read;
-        if self.at >= below {
-            return Ok(ControlFlow::Break(self.finish()));
-        }
-        let blocks = match log.read(id, self.at, below, STEP_BYTES) {
-            Ok(blocks) => blocks,
-            Err(Error::Damaged { last: Some(last), .. }) if self.at > from => {
-                // The pages after this one say so: what is before it is true as far as it goes.
-                self.page.end = self.page.end.min(self.at);
-                self.at = last.next();
-                return Ok(ControlFlow::Continue(()));
+    /// [`Error::UnknownTopic`], [`Error::Damaged`], [`Error::ReadFailed`];
+    /// [`Error::DeadlineExceeded`] when it had to wait for a minute for other reads.
+    pub async fn state(
+        &self,
+        topic: &TopicName,
+        key_prefix: &str,
+        from: Sequence,
+        at: Option<Sequence>,
+        limit: usize,
+    ) -> Result<StatePage> {
+        let topic = self.0.topics.existing(topic)?;
+        let (max_bytes, now) = (self.0.max_page_bytes, (self.0.now)());
+        let id = topic.state().id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
+        loop {
+            let extent = topic.state().extent;
+            let below = at.map_or(extent.tail, |at| at.next().min(extent.tail));
+            let read = StateRead {
+                id,
+                from: from.max(extent.earliest).min(below),
+                below,
+                key_prefix: key_prefix.to_owned(),
+                limit,
+                max_bytes,
+                is_compacted: topic.effective_config().key_limit().is_some(),
+                ages: Ages::of(&extent, now),
+            };
+            let page = read_page(&self.0, &topic, &extent, read).await;
+            // What is missing because it was trimmed meanwhile is no damage.
+            if page.is_ok() || topic.state().extent.earliest == extent.earliest {
+                return page;
             }
-            Err(error) => return Err(error),
-        };
-        self.at = blocks.last().map_or(below, |block| block.last_sequence().next());
-        for block in &blocks {
-            for event in block.events().filter(|event| self.read.concerns(event)) {
-                self.page.supersede(event.key);
-                if !event.is_tombstone() && !ages.has_expired(&event) {
-                    self.page.add(block, &event);
-                }
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    fn finish(&mut self) -> StatePage {
-        let (end, below) = (self.page.end, self.read.below);
-        let events = std::mem::take(&mut self.page.events).into_values();
-        StatePage {
-            events: events.filter(|event| event.sequence < end).collect(),
-            at: below.previous(),
-            next: (end < below).then_some(end),
         }
     }
 }
 
-/// The first events that may be the latest of their keys.
-#[derive(Default)]
-struct Candidates {
-    events: BTreeMap<Sequence, Event>,
-    by_key: HashMap<String, Sequence>,
-    size_bytes: usize,
-    limit: usize,
-    max_bytes: usize,
-    /// From here on, events were left out: the page ends before.
-    end: Sequence,
+async fn read_page(
+    shared: &Shared,
+    topic: &Arc<Topic>,
+    extent: &Extent,
+    read: StateRead,
+) -> Result<StatePage> {
+    let is_compacted = read.is_compacted;
+    let unique = match topic.effective_config().key_limit() {
+        Some(1) => topic.upkeep.compacted_below().max(extent.earliest),
+        _ => extent.earliest,
+    };
+    // Keys are noted whether their events have expired or not.
+    if is_compacted || !extent.may_expire {
+        let noting = (topic, is_compacted);
+        let covered = shared.state_keys.cover(&shared.turns, noting, unique, read.below).await?;
+        if let Some((keys, looked_at)) = covered {
+            let mut page = Forward::new(read, keys, looked_at);
+            return shared.turns.read_long(move |log| page.step(log)).await;
+        }
+    }
+    // None of its tombstones goes while what that has superseded may have been read already.
+    let position = || Position::new(shared.last_position());
+    let horizon = shared.horizons.hold(Some(read.id), position);
+    let mut page = Scan::new(read, topic.clone(), unique);
+    let step = move |log: &dyn Log| {
+        horizon.touch()?;
+        page.step(log)
+    };
+    shared.turns.read_long(step).await
 }
 
-impl Candidates {
-    fn supersede(&mut self, key: &str) {
-        if let Some(sequence) = self.by_key.remove(key)
-            && let Some(event) = self.events.remove(&sequence)
-        {
-            self.size_bytes -= size_of(&event);
-        }
-    }
-
-    fn add(&mut self, block: &Block, event: &EventRef<'_>) {
-        if event.sequence >= self.end {
-            return; // A candidate before it was left out already.
-        }
-        let mut event = block.to_event(event);
-        // Of its own: a page must not hold on to as many blocks as it has events.
-        event.content.payload = Bytes::copy_from_slice(&event.content.payload);
-        self.size_bytes += size_of(&event);
-        self.by_key.insert(event.content.key.clone(), event.sequence);
-        self.events.insert(event.sequence, event);
-        let is_over = |c: &Self| c.events.len() > c.limit || c.size_bytes > c.max_bytes;
-        while is_over(self) && self.events.len() > 1 {
-            let Some((sequence, last)) = self.events.pop_last() else { return };
-            self.size_bytes -= size_of(&last);
-            self.by_key.remove(&last.content.key);
-            self.end = self.end.min(sequence);
-        }
-    }
+/// An event of its own: a page must not hold on to as many blocks as it has events.
+fn own(block: &Block, event: &EventRef<'_>) -> Event {
+    let mut event = block.to_event(event);
+    event.content.payload = Bytes::copy_from_slice(&event.content.payload);
+    event
 }
 
 /// What an event takes in a page, in bytes.

@@ -1,22 +1,53 @@
 //! What the state of a topic promises while the topic changes.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use proptest::prelude::Rng;
+use proptest::test_runner::{RngAlgorithm, TestRng};
+
 use super::super::*;
+use crate::event::Event;
+use crate::log::FaultyLog;
 
 fn name(topic: &str) -> TopicName {
     topic.parse().unwrap()
 }
 
-/// A broker in memory that maintains when it is told to, and whose topics are compacted.
-fn broker() -> Broker {
+/// A broker that maintains when it is told to, whose topics are compacted, and that takes so much
+/// memory for keys.
+fn broker_on(log: Arc<dyn Log>, max_state_bytes: u64) -> Broker {
     let mut config = OpenConfig::default();
     config.maintenance.interval_ms = 3_600_000;
     config.broker.max_reads = 1;
+    config.broker.max_state_bytes = max_state_bytes;
     let compacts =
         TopicConfig { compact: Some(true), tombstone_grace_ms: Some(0), ..TopicConfig::default() };
     config.topics.set(">".parse().unwrap(), compacts);
-    Broker::in_memory(&config).unwrap()
+    Broker::with_log(log, &config).unwrap()
+}
+
+fn broker(max_state_bytes: u64) -> Broker {
+    broker_on(Arc::new(MemoryLog::default()), max_state_bytes)
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), future).await.expect("it takes too long")
+}
+
+/// All pages of a state, and how many there were.
+async fn pages(broker: &Broker, topic: &str, key_prefix: &str, limit: usize) -> (Vec<Event>, u32) {
+    let (mut from, mut at, mut events, mut count) = (Sequence::FIRST, None, Vec::new(), 0);
+    loop {
+        let page = soon(broker.state(&name(topic), key_prefix, from, at, limit)).await.unwrap();
+        assert!(page.events.len() <= limit);
+        events.extend(page.events);
+        (at, count) = (Some(page.at), count + 1);
+        let Some(next) = page.next else { return (events, count) };
+        assert!(next > from, "it stands still");
+        from = next;
+    }
 }
 
 async fn publish(broker: &Broker, topic: &str, key: &str, payload: &str) {
@@ -28,15 +59,14 @@ async fn publish(broker: &Broker, topic: &str, key: &str, payload: &str) {
 /// Goal: whoever reads the state of one topic slowly holds up nothing in any other.
 #[tokio::test]
 async fn a_read_of_a_state_holds_up_the_tombstones_of_its_own_topic_alone() {
-    let broker = broker();
+    let broker = broker(0); // Each page is found by a reading of the topic.
     for topic in ["a", "b"] {
         publish(&broker, topic, "k", "1").await;
         publish(&broker, topic, "k", "").await;
     }
     let maintain = async || {
         for _ in 0..3 {
-            let maintained = tokio::time::timeout(Duration::from_secs(30), broker.maintain(None));
-            maintained.await.expect("it takes too long").unwrap();
+            soon(broker.maintain(None)).await.unwrap();
         }
         ["a", "b"].map(|topic| broker.topic(&name(topic)).unwrap().extent.events())
     };
@@ -46,7 +76,183 @@ async fn a_read_of_a_state_holds_up_the_tombstones_of_its_own_topic_alone() {
     assert!(futures_util::poll!(read.as_mut()).is_pending());
     assert_eq!(maintain().await, [1, 0], "events of a, whose state is read, and of b");
     drop(others);
-    let page = tokio::time::timeout(Duration::from_secs(30), read).await.expect("it ends");
-    assert_eq!(page.unwrap().events, []);
+    assert_eq!(soon(read).await.unwrap().events, []);
     assert_eq!(maintain().await, [0, 0]);
+}
+
+/// Publishes an event of 10 kB of each of these keys.
+async fn publish_large(broker: &Broker, keys: std::ops::Range<u32>) {
+    let keys: Vec<u32> = keys.collect();
+    for keys in keys.chunks(100) {
+        let event =
+            |key: &u32| NewEvent { key: format!("key {key}"), ..NewEvent::new(vec![b'x'; 10_000]) };
+        let events = keys.iter().map(event).collect();
+        let publish = Publish { topic: name("a"), events, expected_sequence: None };
+        soon(broker.publish(publish)).await.unwrap();
+    }
+}
+
+/// Goal: what a page costs does not grow with the topic.
+#[tokio::test]
+async fn a_page_of_the_state_of_a_compacted_topic_reads_little_more_than_its_own_events() {
+    let log = Arc::new(FaultyLog::default());
+    let broker = broker_on(log.clone(), 1 << 20);
+    publish_large(&broker, 0..2_000).await;
+    publish_large(&broker, 0..100).await;
+    soon(broker.maintain(None)).await.unwrap();
+    let page = async |limit: usize| {
+        let before = log.reads();
+        let a = name("a");
+        let page = broker.state(&a, "", Sequence::FIRST, None, limit);
+        (soon(page).await.unwrap(), log.reads() - before)
+    };
+    let (first, reads) = page(1).await;
+    assert_eq!(first.events[0].content.key, "key 100");
+    assert!(reads <= 5, "{reads} reads of a topic of 20 MB");
+    // What was published since is read once, and shared.
+    publish_large(&broker, 100..150).await;
+    let (first, reads) = page(1).await;
+    assert_eq!((&*first.events[0].content.key, first.at.get()), ("key 150", 2_150));
+    assert!(reads <= 20, "{reads} reads of 0.5 MB that are new, and of what they supersede");
+    let again: Vec<_> = soon(futures_util::future::join_all((0..20).map(|_| page(1)))).await;
+    assert!(again.iter().all(|(page, _)| *page == first));
+    let (_, reads) = page(1).await;
+    assert!(reads <= 12, "{reads} reads, where all keys are known");
+    // And the pages together are all of it.
+    let (events, _) = pages(&broker, "a", "", 70).await;
+    let keys: BTreeSet<&str> = events.iter().map(|event| &*event.content.key).collect();
+    assert_eq!((events.len(), keys.len()), (2_000, 2_000));
+}
+
+/// Goal: no page takes long, however rare what it looks for is.
+#[tokio::test]
+async fn a_page_that_finds_little_ends_all_the_same_and_the_next_one_goes_on() {
+    let broker = broker(1 << 20);
+    publish_large(&broker, 0..500).await;
+    let (events, count) = pages(&broker, "a", "key 499", 10).await;
+    assert_eq!(events.iter().map(|event| event.sequence.get()).collect::<Vec<_>>(), [500]);
+    assert!((4..20).contains(&count), "{count} pages of a topic of 5 MB");
+}
+
+#[tokio::test]
+async fn the_keys_of_topics_stay_within_their_memory_and_topics_with_more_are_read_all_the_same() {
+    let max_bytes = 40 * 100; // 100 events.
+    let broker = broker(max_bytes);
+    let topics = [("a", 80), ("b", 60), ("c", 300), ("d", 40)];
+    for (topic, events) in topics {
+        for number in 0..events {
+            publish(&broker, topic, &format!("{}", number % 50), "x").await;
+        }
+    }
+    for _ in 0..3 {
+        for (topic, count) in topics {
+            let (events, _) = pages(&broker, topic, "", 7).await;
+            let seen: Vec<u64> = events.iter().map(|event| event.sequence.get()).collect();
+            let latest = count - u64::min(count, 50) + 1;
+            assert_eq!(seen, (latest..=count).collect::<Vec<_>>(), "{topic}");
+            let used = broker.0.state_keys.used_bytes();
+            assert!(used as u64 <= max_bytes, "{used} bytes");
+        }
+    }
+    publish(&broker, "a", "x", "x").await;
+    drop(pages(&broker, "a", "", 7).await);
+    assert_eq!(broker.0.state_keys.used_bytes(), 81 * 40, "those of a alone, each once");
+}
+
+/// A publisher that remembers all.
+struct World {
+    broker: Broker,
+    random: TestRng,
+    /// Keys of all events, and whether they are tombstones.
+    published: Vec<(u32, bool)>,
+}
+
+impl World {
+    fn below(&mut self, limit: u32) -> u32 {
+        self.random.next_u32() % limit
+    }
+
+    async fn publish(&mut self) {
+        let mut events = Vec::new();
+        for _ in 0..=self.below(5) {
+            let (key, is_tombstone) = (self.below(12), self.below(4) == 0);
+            let payload = if is_tombstone { "" } else { "x" };
+            // Compaction keeps an event with an id, also where a newer one supersedes it.
+            let number = self.published.len();
+            let id = if self.below(4) == 0 { number.to_string() } else { String::new() };
+            events.push(NewEvent { key: key.to_string(), id, ..NewEvent::new(payload) });
+            self.published.push((key, is_tombstone));
+        }
+        let publish = Publish { topic: name("a"), events, expected_sequence: None };
+        soon(self.broker.publish(publish)).await.unwrap();
+    }
+
+    /// The latest events of all keys of those up to `at`.
+    fn latest(&self, at: u64) -> BTreeMap<u32, u64> {
+        let numbered = (1..=at).zip(&self.published);
+        numbered.map(|(sequence, (key, _))| (*key, sequence)).collect()
+    }
+
+    /// Reads all pages of the state, while more is published, and holds them against what was.
+    async fn check_pages(&mut self) {
+        let (mut from, mut at, mut seen) = (Sequence::FIRST, None, Vec::new());
+        loop {
+            let limit = 1 + self.below(4) as usize;
+            let page = soon(self.broker.state(&name("a"), "", from, at, limit)).await.unwrap();
+            seen.extend(page.events.iter().map(|event| event.sequence.get()));
+            assert!(at.is_none_or(|at| at == page.at));
+            at = Some(page.at);
+            let Some(next) = page.next else { break };
+            assert!(next > from, "it stands still");
+            from = next;
+            if self.below(2) == 0 {
+                self.publish().await;
+            }
+        }
+        let at = at.unwrap().get();
+        assert!(seen.is_sorted_by(|one, next| one < next), "{seen:?}");
+        let latest = self.latest(at);
+        let is_deleted = |sequence: u64| self.published[sequence as usize - 1].1;
+        for sequence in &seen {
+            let (key, _) = self.published[*sequence as usize - 1];
+            assert_eq!(latest[&key], *sequence, "of key {key} at {at}: {seen:?}");
+            assert!(!is_deleted(*sequence));
+        }
+        let after = &self.published[at as usize..];
+        let is_changed = |key: u32| after.iter().any(|(changed, _)| *changed == key);
+        for (key, sequence) in latest {
+            let is_there = !is_deleted(sequence) && !is_changed(key);
+            assert!(!is_there || seen.contains(&sequence), "{key} at {sequence} of {at}: {seen:?}");
+        }
+    }
+}
+
+/// Goal: no page tells an old value for the state, whatever compaction does meanwhile, and none
+/// leaves one out that was not published again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_a_state_are_true_at_one_sequence_while_it_changes_and_is_compacted() {
+    let given = std::env::var("LEFTOFF_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("seed: LEFTOFF_SEED={seed}");
+    for max_state_bytes in [0, 40 * 30, 1 << 20] {
+        let broker = broker(max_state_bytes);
+        let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed.to_le_bytes().repeat(4));
+        let mut world = World { broker: broker.clone(), random, published: Vec::new() };
+        world.publish().await;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (maintained, ends) = (broker.clone(), is_over.clone());
+        let maintaining = tokio::spawn(async move {
+            while !ends.load(Ordering::SeqCst) {
+                maintained.maintain(None).await.unwrap();
+            }
+        });
+        for _ in 0..60 {
+            world.publish().await;
+            world.check_pages().await;
+        }
+        is_over.store(true, Ordering::SeqCst);
+        soon(maintaining).await.unwrap();
+        world.check_pages().await;
+        soon(broker.close()).await;
+    }
 }
