@@ -3,10 +3,20 @@
 //! ```text
 //!  42-9f3c2a1b      after sequence 42 of one topic, in epoch 9f3c2a1b
 //!  @1042-9f3c2a1b   after position 1042 of the whole broker
+//!  @1042~17-9f3c2a1b   the same, of a reader to whom what was dropped up to drop 17 is no loss
 //!  earliest  latest  last:100  time:2026-01-31T00:00:00Z  time:1517363399650
 //! ```
 //!
-//! The epoch may be left out by people who type a cursor; the broker always writes it.
+//! The epoch may be left out by people who type a cursor; the broker always writes it. Clients take a
+//! cursor as it is, and give it back as it is.
+//!
+//! # Why
+//!
+//! A place alone does not say whether its reader could have had what is missing after it: a reader
+//! that begins at the earliest event of many topics stands below what was trimmed of them long
+//! before. So the log numbers its drops, and a cursor that stands below some of these carries the
+//! number of the last one that its reader has nothing to do with, because the reader began after it
+//! or was told of it. Once the reader has passed them, its cursors are plain again.
 
 use std::fmt;
 use std::str::FromStr;
@@ -130,11 +140,14 @@ impl Place {
     }
 }
 
-/// A resume point as it travels: `42-9f3c2a1b` or `@1042-9f3c2a1b`.
+/// A resume point as it travels: `42-9f3c2a1b`, `@1042-9f3c2a1b` or `@1042~17-9f3c2a1b`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     /// The last event that was seen.
     pub after: Place,
+    /// The number of the last drop of the log that is no loss to the reader, though what went then
+    /// lies after its place; `None` where there is no such drop.
+    pub since: Option<u64>,
     /// The incarnation it was seen in; `None` when a person typed it.
     pub epoch: Option<Epoch>,
 }
@@ -142,7 +155,7 @@ pub struct Cursor {
 impl Cursor {
     /// The cursor after `sequence` in `epoch`.
     pub fn after(sequence: Sequence, epoch: Epoch) -> Self {
-        Self { after: Place::Sequence(sequence), epoch: Some(epoch) }
+        Self { after: Place::Sequence(sequence), since: None, epoch: Some(epoch) }
     }
 }
 
@@ -151,6 +164,9 @@ impl fmt::Display for Cursor {
         match self.after {
             Place::Sequence(sequence) => write!(f, "{sequence}")?,
             Place::Position(position) => write!(f, "@{position}")?,
+        }
+        if let Some(since) = self.since {
+            write!(f, "~{since}")?;
         }
         match self.epoch {
             Some(epoch) => write!(f, "-{epoch}"),
@@ -174,14 +190,18 @@ impl FromStr for Cursor {
             Some(rest) => (true, rest),
             None => (false, text),
         };
-        let (digits, epoch) = match rest.split_once('-') {
-            Some((digits, epoch)) => (digits, Some(epoch.parse().map_err(|()| malformed())?)),
+        let (numbers, epoch) = match rest.split_once('-') {
+            Some((numbers, epoch)) => (numbers, Some(epoch.parse().map_err(|()| malformed())?)),
             None => (rest, None),
         };
-        if !digits.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(malformed()); // `u64::from_str` would take a leading `+`.
-        }
-        let number: u64 = digits.parse().map_err(|_| malformed())?;
+        let parse = |digits: &str| match digits.bytes().all(|b| b.is_ascii_digit()) {
+            true => digits.parse::<u64>().map_err(|_| malformed()),
+            false => Err(malformed()), // `u64::from_str` would take a leading `+`.
+        };
+        let (number, since) = match numbers.split_once('~') {
+            Some((number, since)) => (parse(number)?, Some(parse(since)?)),
+            None => (parse(numbers)?, None),
+        };
         if number == u64::MAX {
             return Err(malformed()); // The place after it does not exist.
         }
@@ -190,7 +210,7 @@ impl FromStr for Cursor {
         } else {
             Place::Sequence(Sequence(number))
         };
-        Ok(Self { after, epoch })
+        Ok(Self { after, since, epoch })
     }
 }
 
@@ -267,6 +287,38 @@ pub enum TrimReason {
     Deleted,
 }
 
+/// From where on a reader began to care: the drops of the log that are no loss to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Since {
+    /// The number of the last of them.
+    drop: u64,
+    /// The place up to which some of what went with them lay; at it, and after it, a plain cursor
+    /// says as much.
+    until: u64,
+}
+
+impl Since {
+    /// Of a reader to whom all drops up to this number are no loss.
+    pub(crate) fn drop(drop: u64) -> Self {
+        Self { drop, until: 0 }
+    }
+
+    /// The number of the last of them.
+    pub(crate) fn number(&self) -> u64 {
+        self.drop
+    }
+
+    /// Notes that something that went with them lay up to this place.
+    pub(crate) fn note(&mut self, until: u64) {
+        self.until = self.until.max(until);
+    }
+
+    /// What the reader's cursor at this place carries.
+    pub(crate) fn at(&self, place: Place) -> Option<u64> {
+        (place.number() < self.until).then_some(self.drop)
+    }
+}
+
 /// Why a reader cannot go on exactly where it left off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -283,6 +335,9 @@ pub enum GapReason {
     Epoch,
     /// The cursor is beyond the newest event.
     Ahead,
+    /// Deletions of keys that come next were dropped, past their grace: the reader may hold keys
+    /// that are deleted. Events go on where it is.
+    Tombstones,
 }
 
 impl GapReason {
@@ -295,6 +350,7 @@ impl GapReason {
             Self::Deleted => "deleted",
             Self::Epoch => "epoch",
             Self::Ahead => "ahead",
+            Self::Tombstones => "tombstones",
         }
     }
 }
@@ -355,6 +411,9 @@ impl fmt::Display for Gap {
             GapReason::Deleted => write!(f, "topic {topic:?} was deleted at {earliest}"),
             GapReason::Epoch => write!(f, "the cursor is of another epoch of {topic:?}"),
             GapReason::Ahead => write!(f, "the cursor is ahead of the tail of {topic:?}"),
+            GapReason::Tombstones => {
+                write!(f, "deletions of keys of {topic:?} that come next were dropped")
+            }
         }?;
         write!(f, "; requested {requested}, readable is {earliest} up to, not including, {tail}")
     }
@@ -364,7 +423,7 @@ impl fmt::Display for Gap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnGap {
     /// Tell it, then go on at the nearest event that follows its place: `tail` after
-    /// [`GapReason::Ahead`], `earliest` after any other.
+    /// [`GapReason::Ahead`], where it is after [`GapReason::Tombstones`], `earliest` after any other.
     #[default]
     Resume,
     /// Tell it, then go on at the first event that is kept.
@@ -401,14 +460,17 @@ mod tests {
     proptest! {
         #[test]
         fn a_cursor_reads_back_as_it_was_written(
-            number in 0..u64::MAX, epoch in proptest::option::of(any::<u32>()), wide: bool
+            number in 0..u64::MAX,
+            since in proptest::option::of(any::<u64>()),
+            epoch in proptest::option::of(any::<u32>()),
+            wide: bool,
         ) {
             let after = if wide {
                 Place::Position(Position(number))
             } else {
                 Place::Sequence(Sequence(number))
             };
-            let cursor = Cursor { after, epoch: epoch.map(Epoch) };
+            let cursor = Cursor { after, since, epoch: epoch.map(Epoch) };
             prop_assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
         }
 
@@ -420,7 +482,9 @@ mod tests {
 
     #[test]
     fn every_start_point_reads_back_and_nonsense_is_refused_by_name() {
-        for text in ["earliest", "latest", "last:100", "7", "@7", "42-9f3c2a1b", "@1042-0000000a"] {
+        let cursors =
+            ["7", "@7", "42-9f3c2a1b", "@1042-0000000a", "@10~17-9f3c2a1b", "4~0", "@4~1"];
+        for text in ["earliest", "latest", "last:100"].into_iter().chain(cursors) {
             assert_eq!(text.parse::<StartPoint>().unwrap().to_string(), text);
         }
         let time = "time:2026-01-31T00:00:00.000Z";
@@ -443,6 +507,13 @@ mod tests {
             "18446744073709551615",
             "99999999999999999999",
             "1\0",
+            "1~",
+            "~1",
+            "1~-9f3c2a1b",
+            "1~+2",
+            "1~2~3",
+            "1~18446744073709551616",
+            "1-9f3c2a1b~2",
         ];
         for text in bad {
             let error = text.parse::<StartPoint>().unwrap_err();

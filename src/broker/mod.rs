@@ -19,6 +19,8 @@ mod horizon;
 mod interest;
 mod journal;
 mod limits;
+#[cfg(test)]
+mod losses;
 mod maintenance;
 mod matching;
 mod page;

@@ -39,6 +39,8 @@ pub struct Page {
     /// of one topic one at the most, of many topics one for each that has lost some, up to
     /// [`MAX_PAGE_GAPS`]. A gap after events ends the page before it; the next page tells it.
     pub gaps: Vec<Gap>,
+    /// The reader's place after these gaps, and before the events.
+    pub begin: Cursor,
     /// What to pass as the next start.
     pub cursor: Cursor,
     /// The first place that can be read: a sequence of the one topic, or a position.
@@ -69,6 +71,7 @@ pub(super) async fn read(
     let mut page = Page {
         runs: Vec::new(),
         gaps: Vec::new(),
+        begin: reader.cursor(),
         cursor: reader.cursor(),
         earliest: 0,
         tail: 0,
@@ -91,6 +94,7 @@ pub(super) async fn read(
             }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
                 page.cursor = reader.cursor();
+                page.begin = page.cursor;
                 page.add_gap(gap);
                 continue;
             }

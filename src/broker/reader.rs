@@ -3,7 +3,8 @@
 use super::feed::Feed;
 use super::filter::Filter;
 use super::subscription::{Delivery, Patience, Subscription, Waited};
-use crate::cursor::{Cursor, Epoch, Gap, Place};
+use super::tail::Run;
+use crate::cursor::{Cursor, Epoch, Gap};
 use crate::error::Result;
 use crate::log::EventRef;
 
@@ -47,11 +48,22 @@ impl Reader {
 
     /// The cursor after one of the events that it delivers.
     pub fn cursor_after(&self, event: &EventRef<'_>) -> Cursor {
-        let after = match self {
-            Self::One(_) => Place::Sequence(event.sequence),
-            Self::Many(_) => Place::Position(event.position),
-        };
-        Cursor { after, epoch: Some(self.epoch()) }
+        match self {
+            Self::One(subscription) => subscription.cursor_after(event.sequence),
+            Self::Many(feed) => feed.cursor_after(event.position),
+        }
+    }
+
+    /// The cursor after an event, as it is for every reader that has none of its own.
+    pub fn shared_cursor_after(&self, event: &EventRef<'_>) -> Cursor {
+        Cursor { since: None, ..self.cursor_after(event) }
+    }
+
+    /// Whether cursors after events of `run` are this reader's own, so that wire forms with cursors
+    /// in them are not those of others: for a while after it began above or below what was dropped.
+    pub fn has_own_cursors(&self, run: &Run) -> bool {
+        let first = run.events().next();
+        first.is_some_and(|event| self.cursor_after(&event).since.is_some())
     }
 
     /// The first place that can be read, and the one that is given next, now: sequences of the one

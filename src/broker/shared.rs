@@ -49,6 +49,8 @@ pub(super) struct Shared {
     pub(super) log: Arc<dyn Log>,
     pub(super) topics: Arc<Topics>,
     pub(super) last_position: Arc<AtomicU64>,
+    /// The number of the newest drop of the log.
+    drops: Arc<AtomicU64>,
     pub(super) commands: mpsc::Sender<Command>,
     /// Room in the queue, in bytes. Closed when nothing new is accepted.
     pub(super) space: Arc<Semaphore>,
@@ -127,6 +129,12 @@ impl Shared {
         Ages::of(&topic.state().extent, (self.now)())
     }
 
+    /// The number of the newest drop of the log. Whoever asks, and then looks at a topic, sees all
+    /// that went with it and with those before it.
+    pub(super) fn drops(&self) -> u64 {
+        self.drops.load(Ordering::Acquire)
+    }
+
     pub(super) fn last_position(&self) -> u64 {
         self.last_position.load(Ordering::Acquire)
     }
@@ -148,6 +156,8 @@ impl Shared {
         let stored = log.topics()?;
         let last_position = stored.iter().map(|topic| topic.extent.last_position.get()).max();
         let last_position = Arc::new(AtomicU64::new(last_position.unwrap_or(0)));
+        let drops = stored.iter().map(|topic| topic.extent.newest_drop()).max();
+        let drops = Arc::new(AtomicU64::new(drops.unwrap_or(0)));
         let max_queue_bytes = settings.max_queue_bytes as usize;
         let (commands, received) = mpsc::channel(1 + max_queue_bytes / REQUEST_BYTES);
         let failure = Failure::default();
@@ -169,6 +179,7 @@ impl Shared {
             window: DedupWindow::new(dedup.clone()),
             failure: failure.clone(),
             last_position: last_position.clone(),
+            drops: drops.clone(),
             next_id: last_id.map_or(Some(TopicId::FIRST), TopicId::next),
             last_clock: Timestamp::default(),
             max_block_bytes: settings.max_block_bytes as usize,
@@ -208,6 +219,7 @@ impl Shared {
             topics,
             log,
             last_position,
+            drops,
             commands,
             space: Arc::new(Semaphore::new(max_queue_bytes)),
             limits: limits.clone(),
@@ -301,6 +313,7 @@ impl Shared {
         topic: &Topic,
         request: &PageRequest,
     ) -> Result<StartPoint> {
+        let since = Some(self.drops()); // In this order: all that was dropped by then is seen.
         let TopicState { id, extent, .. } = topic.state();
         let (Some(before), StartPoint::Latest, Some(id)) = (request.before, request.start, id)
         else {
@@ -309,7 +322,7 @@ impl Shared {
         let (end, limit) = (before.min(extent.tail).max(extent.earliest), request.limit as u64);
         let first = self.back(id, extent, end, limit).await?;
         let after = Place::Sequence(first.previous());
-        Ok(StartPoint::After(Cursor { after, epoch: None }))
+        Ok(StartPoint::After(Cursor { after, since, epoch: None }))
     }
 
     /// Makes sure that the window has the ids that `topic` held before the start.

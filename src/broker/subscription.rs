@@ -26,7 +26,9 @@ use super::ephemeral::Ephemeral;
 use super::filter::Filter;
 use super::tail::{Run, SharedBlock};
 use super::topics::{TopicRef, TopicState};
-use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
+use crate::cursor::{
+    Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, Since, StartPoint,
+};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Extent, Log, Seek};
@@ -115,6 +117,11 @@ pub struct Subscription {
     came_with: Option<Cursor>,
     on_gap: OnGap,
     gap: Option<Gap>,
+    /// What was dropped before the reader began, or was told of it: what its cursors say.
+    since: Since,
+    /// The number of the newest drop of deletions of keys that is no loss to the reader, or that it
+    /// was told of.
+    accounted: u64,
     /// Blocks of the last read that are not delivered yet.
     read: VecDeque<Arc<SharedBlock>>,
     is_caught_up: bool,
@@ -139,9 +146,14 @@ impl Subscription {
             StartPoint::After(cursor) => Some(cursor),
             _ => None,
         };
-        let (next, gap) = loop {
+        let (next, gap, since, accounted) = loop {
+            // In this order: all that was dropped by then is seen.
+            let drops = shared.drops();
             let state = topic.state();
             let resolved = resolve(&shared, &topic.name, &state, start, on_gap).await;
+            let resolved = resolved.map(|(next, gap)| {
+                (next, gap, since(drops, &state.extent), state.extent.buried_drop)
+            });
             // What is missing because it was trimmed meanwhile is no damage.
             let was_trimmed = topic.state().extent.earliest > state.extent.earliest;
             if resolved.is_ok() || !was_trimmed {
@@ -167,6 +179,8 @@ impl Subscription {
             came_with,
             on_gap,
             gap,
+            since,
+            accounted,
             read,
             is_caught_up,
             heard,
@@ -195,8 +209,16 @@ impl Subscription {
     pub fn cursor(&self) -> Cursor {
         match (&self.gap, self.came_with) {
             (Some(_), Some(cursor)) => cursor,
-            _ => Cursor::after(self.next.previous(), self.shared.log.epoch()),
+            _ => self.cursor_after(self.next.previous()),
         }
+    }
+
+    /// The cursor after one of the events that it delivers.
+    pub(super) fn cursor_after(&self, sequence: Sequence) -> Cursor {
+        let after = Place::Sequence(sequence);
+        // Whoever has read nothing has no key, and needs none.
+        let since = self.since.at(after).filter(|_| sequence > Sequence::BEFORE_ALL);
+        Cursor { after, since, epoch: Some(self.epoch()) }
     }
 
     /// The incarnation of the log that is read.
@@ -321,14 +343,19 @@ impl Subscription {
                 return Ok(Step::Passed);
             }
             self.signal.mark_unchanged(); // In this order: what is new after it is signalled.
+            let drops = self.shared.drops();
             let state = self.topic.state();
             if state.deletions != self.deletions {
                 return Err(Error::TopicDeleted(self.topic.name.clone()));
             }
             if self.next < state.extent.earliest {
-                self.fall_behind(&state)?;
+                self.fall_behind(&state, state.extent.trim_reason.into(), drops)?;
+            } else if self.next < state.extent.tail && self.read_tail(&state) {
+                has_read = true; // As it was published.
+            } else if self.misses_deletions(&state.extent) {
+                self.fall_behind(&state, GapReason::Tombstones, drops)?;
             } else if self.next < state.extent.tail {
-                self.read(&state).await?;
+                self.read_log(&state).await?;
                 has_read = true;
             } else if !self.is_caught_up {
                 self.is_caught_up = true;
@@ -390,26 +417,31 @@ impl Subscription {
         blocks.map(|blocks| self.read.extend(blocks)).is_some()
     }
 
-    async fn read(&mut self, state: &TopicState) -> Result<()> {
-        if self.read_tail(state) {
-            return Ok(());
-        }
+    async fn read_log(&mut self, state: &TopicState) -> Result<()> {
         let Some(id) = state.id else { return Ok(()) };
         let (next, tail, max_bytes) = (self.next, state.extent.tail, self.shared.max_read_bytes);
         let replays = &self.shared.replays;
         let blocks = replays.read((&self.topic, id), next, tail, max_bytes).await;
-        let now_earliest = self.topic.state().extent.earliest;
-        if next < now_earliest {
-            return Ok(()); // Trimmed while it was read: what is missing is a gap, and no damage.
+        let now = self.topic.state().extent;
+        if next < now.earliest || self.misses_deletions(&now) {
+            return Ok(()); // Dropped while it was read: what is missing is a gap, and no damage.
         }
         self.read.extend(blocks?);
         Ok(())
     }
 
-    /// Notes that events the reader wanted next were trimmed while it was away or slow.
-    fn fall_behind(&mut self, state: &TopicState) -> Result<()> {
+    /// Whether deletions of keys were dropped that come next, and that the reader may need.
+    fn misses_deletions(&self, extent: &Extent) -> bool {
+        extent.buried_sequence >= self.next
+            && extent.buried_drop > self.accounted
+            && self.next > Sequence::FIRST // Whoever has read nothing has no key.
+    }
+
+    /// Notes that events the reader wanted next were dropped while it was away or slow. `drops` was
+    /// looked at before `state`.
+    fn fall_behind(&mut self, state: &TopicState, reason: GapReason, drops: u64) -> Result<()> {
         let name = &self.topic.name;
-        let reason = state.extent.trim_reason.into();
+        (self.since, self.accounted) = (since(drops, &state.extent), state.extent.buried_drop);
         let gap = gap(name, state, Wanted::Sequence(self.next), reason, self.on_gap);
         if self.on_gap == OnGap::Fail {
             return Err(Error::Gap(gap));
@@ -417,6 +449,14 @@ impl Subscription {
         self.gap = Some(gap);
         Ok(())
     }
+}
+
+/// What the cursors of a reader of one topic say that begins, or goes on after a gap, at a topic
+/// like this.
+fn since(drops: u64, extent: &Extent) -> Since {
+    let mut since = Since::drop(drops);
+    since.note(extent.buried_sequence.get());
+    since
 }
 
 /// What a reader wants next.
@@ -438,14 +478,27 @@ impl Wanted {
         }
     }
 
-    /// Whether some of it was trimmed.
-    fn is_trimmed(self, extent: &Extent) -> bool {
+    /// Whether some of it was trimmed, after the drop `since`, if that is known.
+    pub(super) fn is_trimmed(self, extent: &Extent, since: Option<u64>) -> bool {
         let was_trimmed = extent.trimmed_position > Position::BEFORE_ALL;
         match self {
             Self::Sequence(next) => next < extent.earliest,
-            Self::Position(next) => next <= extent.trimmed_position,
+            Self::Position(next) => {
+                next <= extent.trimmed_position && Some(extent.trimmed_drop) > since
+            }
             Self::Time(time) => was_trimmed && time <= extent.trimmed_time,
         }
+    }
+
+    /// Whether deletions of keys that it follows were dropped, after the drop `since`, if that is
+    /// known. Whoever has read nothing has no key, and needs none.
+    pub(super) fn misses_deletions(self, extent: &Extent, since: Option<u64>) -> bool {
+        let is_before = match self {
+            Self::Sequence(next) => next > Sequence::FIRST && next <= extent.buried_sequence,
+            Self::Position(next) => next > Position::FIRST && next <= extent.buried_position,
+            Self::Time(_) => false,
+        };
+        is_before && Some(extent.buried_drop) > since
     }
 }
 
@@ -461,6 +514,7 @@ async fn resolve(
         let gap = gap(topic, state, wanted, reason, on_gap);
         Ok((gap.resume, Some(gap)))
     };
+    let mut since = None;
     let wanted = match start {
         StartPoint::Earliest => return Ok((state.extent.earliest, None)),
         StartPoint::Latest => return Ok((state.extent.tail, None)),
@@ -470,7 +524,8 @@ async fn resolve(
             return Ok((shared.back(id, extent, extent.tail, count).await?, None));
         }
         StartPoint::Time(time) => Wanted::Time(time),
-        StartPoint::After(Cursor { after, epoch }) => {
+        StartPoint::After(Cursor { after, since: seen, epoch }) => {
+            since = seen.filter(|drop| *drop <= shared.drops());
             let wanted = match after {
                 Place::Sequence(sequence) => Wanted::Sequence(sequence.next()),
                 Place::Position(position) => Wanted::Position(position.next()),
@@ -484,10 +539,14 @@ async fn resolve(
     if wanted.is_ahead(&state.extent, shared.last_position()) {
         return gap_at(wanted, GapReason::Ahead);
     }
-    if wanted.is_trimmed(&state.extent) {
+    if wanted.is_trimmed(&state.extent, since) {
         return gap_at(wanted, state.extent.trim_reason.into());
     }
+    let misses_deletions = wanted.misses_deletions(&state.extent, since);
     let seek = match wanted {
+        Wanted::Sequence(next) if misses_deletions => {
+            return gap_at(Wanted::Sequence(next), GapReason::Tombstones);
+        }
         Wanted::Sequence(next) => return Ok((next, None)),
         Wanted::Position(next) => Seek::AfterPosition(next.previous()),
         Wanted::Time(time) => Seek::Time(time),
@@ -495,7 +554,11 @@ async fn resolve(
     let Some(id) = state.id else { return Ok((state.extent.tail, None)) };
     let (earliest, tail) = (state.extent.earliest, state.extent.tail);
     let seek = move |log: &dyn Log| log.seek(id, seek, earliest, tail);
-    Ok((shared.turns.read(seek).await?, None))
+    let next = shared.turns.read(seek).await?;
+    match misses_deletions {
+        true => gap_at(Wanted::Sequence(next), GapReason::Tombstones),
+        false => Ok((next, None)),
+    }
 }
 
 /// The gap of a reader that wants `wanted` next.
@@ -507,8 +570,13 @@ pub(super) fn gap(
     on_gap: OnGap,
 ) -> Gap {
     let Extent { earliest, tail, .. } = state.extent;
-    let nearest = if reason == GapReason::Ahead { tail } else { earliest };
-    let was_trimmed = !matches!(reason, GapReason::Ahead | GapReason::Epoch);
+    let nearest = match (reason, wanted) {
+        (GapReason::Ahead, _) => tail,
+        (GapReason::Tombstones, Wanted::Sequence(next)) => next,
+        _ => earliest,
+    };
+    let was_trimmed =
+        !matches!(reason, GapReason::Ahead | GapReason::Epoch | GapReason::Tombstones);
     let (requested, lost) = match wanted {
         Wanted::Sequence(next) => {
             let lost = earliest.get().saturating_sub(next.get());

@@ -259,6 +259,18 @@ impl Run {
         self.with_encoded(form, encode, |encoded| self.cut(encoded))
     }
 
+    /// The events in a form of one reader's own, each by itself: nothing of it is kept.
+    pub fn encoded_alone(
+        &self,
+        mut encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
+    ) -> impl Iterator<Item = Vec<u8>> {
+        self.events().map(move |event| {
+            let mut bytes = Vec::new();
+            encode(&event, &mut bytes);
+            bytes
+        })
+    }
+
     /// As [`Self::encoded`], each event by itself.
     pub fn encoded_each(
         &self,

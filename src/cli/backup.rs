@@ -81,7 +81,7 @@ fn verify(path: &Path) -> CliResult {
 fn position_of(path: &Path) -> CliResult<String> {
     let header = *open(path)?.header();
     let after = Place::Position(header.position);
-    Ok(Cursor { after, epoch: Some(header.epoch) }.to_string())
+    Ok(Cursor { after, since: None, epoch: Some(header.epoch) }.to_string())
 }
 
 /// Makes a new data directory of a backup, and of those that follow it

@@ -170,7 +170,7 @@ impl BrokerService for Grpc {
         let topic = TopicName::new(&request.topic)?;
         let wanted = messages::page_request(&request, &self.config)?;
         let page = within(deadline, self.broker.read(&topic, wanted)).await?;
-        Ok(Response::new(messages::page(&page, self.broker.epoch())))
+        Ok(Response::new(messages::page(&page)))
     }
 
     async fn get_topic(
@@ -279,7 +279,7 @@ impl BrokerService for Grpc {
         let from = from.map(|from| from.parse::<Cursor>()).transpose()?;
         let backup = within(deadline, self.broker.backup(from)).await?;
         let after = Place::Position(backup.position());
-        let cursor = Cursor { after, epoch: Some(self.broker.epoch()) }.to_string();
+        let cursor = Cursor { after, since: None, epoch: Some(self.broker.epoch()) }.to_string();
         let expected_bytes = backup.expected_bytes();
         let responses = stream::try_unfold(backup, move |mut backup| {
             let cursor = cursor.clone();

@@ -213,7 +213,7 @@ pub(super) fn page_request(
     })
 }
 
-pub(super) fn page(page: &Page, epoch: crate::cursor::Epoch) -> proto::ReadResponse {
+pub(super) fn page(page: &Page) -> proto::ReadResponse {
     let events =
         page.runs.iter().flat_map(|run| run.events().map(|e| event(&e)).collect::<Vec<_>>());
     proto::ReadResponse {
@@ -222,10 +222,7 @@ pub(super) fn page(page: &Page, epoch: crate::cursor::Epoch) -> proto::ReadRespo
         earliest: page.earliest,
         tail: page.tail,
         caught_up: page.caught_up,
-        gap: page
-            .gaps
-            .first()
-            .map(|found| gap(found, Cursor::after(found.resume.previous(), epoch))),
+        gap: page.gaps.first().map(|found| gap(found, page.begin)),
     }
 }
 

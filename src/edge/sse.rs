@@ -36,7 +36,7 @@ use serde_json::{Value, json};
 use super::clients::{self, Peer};
 use super::selection::Format;
 use super::{FollowConfig, cloudevents, json, status};
-use crate::broker::{Delivery, Ephemeral, Form, Patience, Presence, Reader, Run, Waited};
+use crate::broker::{Delivery, Ephemeral, EventRef, Form, Patience, Presence, Reader, Run, Waited};
 use crate::cursor::Cursor;
 use crate::error::Error;
 
@@ -215,8 +215,15 @@ impl Following {
         if let Some(last) = run.events().last() {
             self.told = self.reader.cursor_after(&last);
         }
-        run.encoded(self.form(), |event, bytes| {
-            encode_id(self.reader.cursor_after(event), bytes);
+        let is_own = self.reader.has_own_cursors(run);
+        let encode = |event: &EventRef<'_>, bytes: &mut Vec<u8>| {
+            encode_id(
+                match is_own {
+                    true => self.reader.cursor_after(event),
+                    false => self.reader.shared_cursor_after(event),
+                },
+                bytes,
+            );
             match self.format {
                 Format::Data => {
                     encode_content(event.event_type, event.payload, event.content_type, bytes);
@@ -228,7 +235,11 @@ impl Following {
                     cloudevents::append(run.topic().as_str(), epoch, &event.into(), line);
                 }),
             }
-        })
+        };
+        match is_own {
+            true => run.encoded_alone(encode).collect::<Vec<_>>().concat().into(),
+            false => run.encoded(self.form(), encode),
+        }
     }
 
     fn caught_up(&mut self) -> String {

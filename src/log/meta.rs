@@ -6,7 +6,8 @@
 //!             | earliest: 8 | tail: 8 | last_position: 8 | last_time_ms: 8 | appended_bytes: 8
 //!             | dropped_bytes: 8 | dropped_events: 8 | trimmed_position: 8 | rewritten: 8
 //!             | buried_position: 8 | trimmed_time_ms: 8 | last_clock_ms: 8
-//!             | ahead_position: 8 | ahead_clock_ms: 8
+//!             | ahead_position: 8 | ahead_clock_ms: 8 | trimmed_drop: 8 | buried_drop: 8
+//!             | buried_sequence: 8
 //!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
 //!
@@ -35,7 +36,7 @@ const FIXED_NUMBERS: u8 = 11;
 const CRC_BYTES: usize = 4;
 
 /// How many numbers a topic's record begins with.
-const NUMBERS: usize = 14;
+const NUMBERS: usize = 17;
 
 const DELETED: u8 = 1;
 const MAY_EXPIRE: u8 = 2;
@@ -129,6 +130,9 @@ pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
         extent.last_clock.as_ms(),
         extent.ahead.position.get(),
         extent.ahead.clock.as_ms(),
+        extent.trimmed_drop,
+        extent.buried_drop,
+        extent.buried_sequence.get(),
     ];
     numbers.iter().for_each(|number| content.extend_from_slice(&number.to_be_bytes()));
     let config = serde_json::to_vec(config).expect("plain settings are JSON");
@@ -167,6 +171,9 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
         trimmed_time: Timestamp::from_ms(number(10)),
         last_clock: Timestamp::from_ms(number(11)),
         ahead: Ahead { position: Position::new(number(12)), clock: Timestamp::from_ms(number(13)) },
+        trimmed_drop: number(14),
+        buried_drop: number(15),
+        buried_sequence: Sequence::new(number(16)),
         trim_reason: trim_reason(*reason)?,
         may_expire: flags & MAY_EXPIRE != 0,
     };
@@ -259,6 +266,9 @@ mod tests {
             trim_reason: TrimReason::Purged,
             rewritten: Sequence::new(4),
             buried_position: Position::new(50),
+            trimmed_drop: 12,
+            buried_drop: 13,
+            buried_sequence: Sequence::new(6),
             may_expire: true,
         };
         let config = TopicConfig { max_events: Some(7), ..TopicConfig::default() };

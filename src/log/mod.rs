@@ -146,9 +146,15 @@ pub struct Extent {
     pub trimmed_position: Position,
     /// When that was appended.
     pub trimmed_time: Timestamp,
+    /// The number of the drop in which it was trimmed, of all drops of the log; 0 if none was.
+    pub trimmed_drop: u64,
     /// The position of the newest tombstone, or event of a key that had expired, that was dropped;
     /// 0 if none was. A backup from before may still hold what it had superseded.
     pub buried_position: Position,
+    /// Its sequence.
+    pub buried_sequence: Sequence,
+    /// The number of the drop in which it went, of all drops of the log; 0 if none did.
+    pub buried_drop: u64,
     /// Why events were trimmed last.
     pub trim_reason: TrimReason,
     /// Blocks below were looked at for rolling up, and need not be again.
@@ -177,11 +183,34 @@ impl Extent {
         dropped_events: 0,
         trimmed_position: Position::new(0),
         trimmed_time: Timestamp::from_ms(0),
+        trimmed_drop: 0,
         buried_position: Position::new(0),
+        buried_sequence: Sequence::new(0),
+        buried_drop: 0,
         trim_reason: TrimReason::Retention,
         rewritten: Sequence::FIRST,
         may_expire: false,
     };
+
+    /// The number of the newest drop of the log that took something from the topic.
+    pub(crate) fn newest_drop(&self) -> u64 {
+        self.trimmed_drop.max(self.buried_drop)
+    }
+
+    /// The last position of what was dropped: a reader behind it may miss something.
+    pub(crate) fn dropped_position(&self) -> Position {
+        self.trimmed_position.max(self.buried_position)
+    }
+
+    /// Numbers the drop that made it of `before`, if it is one.
+    pub(crate) fn number_drop(&mut self, before: &Self, number: u64) {
+        if self.earliest != before.earliest {
+            self.trimmed_drop = number;
+        }
+        if self.buried_position != before.buried_position {
+            self.buried_drop = number;
+        }
+    }
 
     /// The blocks that are stored, in bytes.
     pub fn size_bytes(&self) -> u64 {

@@ -224,7 +224,7 @@ impl Frame {
     /// The sequence in the id.
     pub(crate) fn sequence(&self) -> u64 {
         let id = self.id.as_deref().expect("an event has an id");
-        id.split('-').next().unwrap().parse().unwrap()
+        id.split(['-', '~']).next().unwrap().parse().unwrap()
     }
 
     pub(crate) fn json(&self) -> Value {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Server, get, send, to};
+use crate::common::{Server, Sse, get, send, to};
 
 /// Has topic `topic` hold events with these numbers for payloads.
 async fn publish(server: &Server, topic: &str, numbers: std::ops::Range<u64>) {
@@ -72,4 +72,96 @@ async fn a_page_with_a_gap_is_never_answered_as_not_modified() {
     let path = "/v1/topics/a/events?after=9";
     let known = send(to(server.address, "GET", path).header("if-none-match", tag), "").await;
     assert_eq!(known.status, 304);
+}
+
+/// The events of a page, and its cursor, where nothing is told to be lost.
+async fn whole_page(server: &Server, path: &str, cursor: &str) -> (Vec<Value>, String) {
+    let page = get(server.address, &format!("{path}&after={cursor}&on_gap=fail")).await;
+    assert_eq!(page.status, 200, "{:?}", page.json());
+    let page = page.json();
+    assert_eq!((&page["gap"], &page["gaps"]), (&Value::Null, &Value::Null));
+    let data = page["events"].as_array().unwrap().iter().map(|event| event["data"].clone());
+    (data.collect(), page["cursor"].as_str().unwrap().to_owned())
+}
+
+/// Goal: what was purged before a reader began is told on none of its pages; what is purged since,
+/// is, also of topics that came later.
+#[tokio::test]
+async fn a_purge_from_before_the_reader_began_is_no_gap_on_its_next_page() {
+    let server = Server::start().await;
+    publish(&server, "b", 0..3).await;
+    publish(&server, "a", 0..3).await;
+    purge(&server, "a", 4).await;
+    let path = "/v1/events?topic=%3E&limit=1";
+    let first = get(server.address, &format!("{path}&from=earliest&on_gap=fail")).await;
+    assert_eq!(first.status, 200);
+    let mut cursor = first.json()["cursor"].as_str().unwrap().to_owned();
+    let epoch = server.broker.epoch();
+    assert_eq!(cursor, format!("@1~1-{epoch}"));
+    let (events, next) = whole_page(&server, path, &cursor).await;
+    assert_eq!(events, ["1"]);
+    // A typed place says nothing of when its reader began.
+    let typed = get(server.address, &format!("{path}&after=@1&on_gap=fail")).await;
+    assert_eq!((typed.status.as_u16(), &typed.json()["topic"]), (410, &json!("a")));
+    cursor = next;
+    publish(&server, "later", 0..2).await;
+    purge(&server, "later", 2).await;
+    let refused = get(server.address, &format!("{path}&after={cursor}&on_gap=fail")).await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["topic"]), (410, &json!("later")));
+    let told = get(server.address, &format!("{path}&after={cursor}")).await.json();
+    assert_eq!(topics_of(&told["gaps"]), ["later"]);
+    let mut cursor = told["cursor"].as_str().unwrap().to_owned();
+    let (events, next) = whole_page(&server, path, &cursor).await;
+    assert_eq!(events, ["1"]);
+    cursor = next;
+    assert_eq!(cursor, format!("@8-{epoch}"), "it has passed what was dropped");
+}
+
+/// Goal: a stream of many topics from the earliest event comes back by the id of any of its events,
+/// and is not told of what was trimmed before it began.
+#[tokio::test]
+async fn a_feed_from_the_earliest_is_not_told_on_return_what_was_trimmed_before_it_began() {
+    let server = Server::start().await;
+    for number in 0..4 {
+        publish(&server, "a", number..number + 1).await;
+        publish(&server, "b", number..number + 1).await;
+    }
+    purge(&server, "b", 4).await;
+    let open = async |query: &str, id: &str| {
+        let request = to(server.address, "GET", &format!("/v1/events?topic=%3E{query}"));
+        Sse::open(request.header("last-event-id", id)).await.unwrap()
+    };
+    for format in ["data", "envelope", "cloudevents"] {
+        let query = format!("&from=earliest&format={format}");
+        let mut whole = open(&query, "").await;
+        let mut ids = Vec::new();
+        while ids.len() < 5 {
+            let frame = whole.next().await.unwrap();
+            assert!(!frame.is_control("leftoff.gap"), "{format}: {frame:?}");
+            ids.extend(Some(&frame).filter(|frame| frame.is_event()).and_then(|f| f.id.clone()));
+        }
+        let epoch = server.broker.epoch();
+        let expected = [1, 3, 5].map(|position| format!("@{position}~1-{epoch}"));
+        assert_eq!(ids[..3], expected, "{format}");
+        assert_eq!(ids[3..], [7, 8].map(|position| format!("@{position}-{epoch}")), "{format}");
+        for (index, id) in ids.iter().enumerate() {
+            let mut back = open(&query, id).await;
+            let mut seen = Vec::new();
+            loop {
+                let frame = back.next().await.unwrap();
+                assert!(!frame.is_control("leftoff.gap"), "{format}, {id}: {frame:?}");
+                if frame.is_control("leftoff.caught-up") {
+                    break;
+                }
+                seen.extend(Some(&frame).filter(|f| f.is_event()).and_then(|f| f.id.clone()));
+            }
+            assert_eq!(seen, ids[index + 1..], "{format}: the same ids, whoever comes back");
+        }
+        // Whoever has no number of its own shares what is encoded, and is told.
+        let mut typed = open(&query, "@1").await;
+        let gap = typed.find(|frame| frame.is_control("leftoff.gap")).await;
+        assert_eq!(gap.json()["topic"], "b", "{format}");
+        let frame = typed.find(|frame| frame.id == Some(format!("@8-{epoch}"))).await;
+        assert!(frame.is_event(), "{frame:?}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 
@@ -106,7 +107,7 @@ impl Committer {
             Change::Create(config) | Change::Set(config) => config,
             Change::Update(..) | Change::Delete if !state.exists() => return Err(unknown()),
             Change::Update(config, fields) => state.config.with_fields(&config, &fields)?,
-            Change::Delete => return Ok(deleted(state)),
+            Change::Delete => return Ok(deleted(state, self.next_drop())),
         };
         config.validate()?;
         let id = match state.id {
@@ -132,6 +133,7 @@ impl Committer {
         }
         let group = Group { topics, ..Group::default() };
         self.log.commit(&group).inspect_err(|error| self.failure.note(error))?;
+        let newest_drop = changed.topics.iter().map(|(_, state)| state.extent.newest_drop()).max();
         for (topic, state) in changed.topics {
             self.show(&topic, state);
             if let Some(id) = state.id {
@@ -139,19 +141,23 @@ impl Committer {
             }
             topic.upkeep.touch(); // What limits no longer keep, or what is deleted, goes by and by.
         }
+        // In this order: whoever knows of a drop sees all that went with it.
+        self.drops.fetch_max(newest_drop.unwrap_or(0), Ordering::Release);
         Ok(())
     }
 }
 
-/// A topic without its events and its settings. Its places are kept, for when it is created again.
-fn deleted(state: TopicState) -> TopicState {
-    let extent = Extent {
+/// A topic without its events and its settings, which go with the drop of this number. Its places
+/// are kept, for when it is created again.
+fn deleted(state: TopicState, drop: u64) -> TopicState {
+    let mut extent = Extent {
         earliest: state.extent.tail,
         trimmed_position: state.extent.last_position,
         trimmed_time: state.extent.last_time,
         trim_reason: TrimReason::Deleted,
         ..state.extent
     };
+    extent.number_drop(&state.extent, drop);
     let (config, deletions) = (TopicConfig::default(), state.deletions + 1);
     TopicState { extent, config, is_deleted: true, deletions, ..state }
 }

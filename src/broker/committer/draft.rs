@@ -295,6 +295,7 @@ impl Draft {
             };
             let parts: usize = retained.removed.iter().map(|block| block.parts).sum();
             left = left.saturating_sub(parts);
+            stored.extent.number_drop(&topic.state.extent, committer.next_drop());
             topic.state.extent = stored.extent;
             topic.retained = Some(retained);
         }

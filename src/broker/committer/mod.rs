@@ -92,6 +92,8 @@ pub(super) struct Committer {
     pub(super) failure: Failure,
     /// The position of the newest durable event, for readers.
     pub(super) last_position: Arc<AtomicU64>,
+    /// The number of the newest drop that readers can know of: all up to it are shown.
+    pub(super) drops: Arc<AtomicU64>,
     /// The id of the next new topic; `None` when all are used.
     pub(super) next_id: Option<TopicId>,
     /// What the clock said last.
@@ -204,7 +206,7 @@ impl Committer {
     fn take_over(&mut self, draft: &mut Draft, group: Group, now: Timestamp) {
         draft.each_new_id(now, |topic, id, receipt| self.window.note(topic, id, receipt));
         let mut blocks = group.appended.into_iter().peekable();
-        let mut last_position = Position::BEFORE_ALL;
+        let (mut last_position, mut newest_drop) = (Position::BEFORE_ALL, 0);
         for topic in draft.topics() {
             let mut extent = topic.state.extent;
             while let Some((_, block)) = blocks.next_if(|(id, _)| *id == topic.id) {
@@ -213,6 +215,7 @@ impl Committer {
                 self.tails.push(&topic.topic.tail, block);
             }
             last_position = last_position.max(extent.last_position);
+            newest_drop = newest_drop.max(extent.newest_drop());
             let was_empty = !topic.state.exists() || topic.state.extent.is_empty();
             let (id, is_deleted) = (Some(topic.id), false);
             topic.topic.set_state(TopicState { id, extent, is_deleted, ..topic.state });
@@ -229,10 +232,16 @@ impl Committer {
             }
         }
         self.next_id = draft.next_id();
-        // In this order: whoever knows of a position sees all up to it.
+        // In this order: whoever knows of a position, or of a drop, sees all up to it.
+        self.drops.fetch_max(newest_drop, Ordering::Release);
         self.last_position.fetch_max(last_position.get(), Ordering::Release);
         let topics = draft.topics().iter().map(|topic| &topic.topic);
         self.waker.wake_all(topics, Some(last_position));
+    }
+
+    /// The number of the next drop. All that go in one group have one.
+    fn next_drop(&self) -> u64 {
+        self.drops.load(Ordering::Relaxed) + 1
     }
 
     /// Lets readers see what a topic is now.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -48,8 +49,8 @@ pub(in super::super) enum Work {
 #[derive(Debug, Default)]
 pub(in super::super) struct Rewrite {
     pub(in super::super) merged: Vec<Merged>,
-    /// The position of the newest tombstone, or expired event of a key, that is dropped by it.
-    pub(in super::super) buried: Option<Position>,
+    /// The newest tombstone, or expired event of a key, that is dropped by it.
+    pub(in super::super) buried: Option<(Position, Sequence)>,
     /// How far a pass has come with them, if that is to be noted.
     pub(in super::super) passed: Option<Passed>,
     /// What it counts for.
@@ -144,17 +145,27 @@ impl Committer {
             }
         }
         self.steps = later;
+        let foretold = foretell(placed.iter().map(|(placed, _)| placed));
         let outcome = if group.is_empty() { Ok(()) } else { self.log.commit(&group) };
         if let Err(error) = &outcome {
             self.failure.note(error);
+            foretold.into_iter().for_each(|(topic, state)| topic.set_state(state));
         }
         let took = started.elapsed() / placed.len().max(1) as u32;
+        let (mut answers, mut newest_drop) = (Vec::with_capacity(placed.len()), 0);
         for (step, answer) in placed {
-            let done = Done { took, ..step.done };
-            let _nobody_waits = answer.send(outcome.clone().map(|()| {
+            answers.push((answer, Done { took, ..step.done }));
+            if outcome.is_ok() {
+                let extent = step.changed.as_ref().map(|topic| topic.extent);
+                newest_drop = extent.map_or(0, |extent| extent.newest_drop()).max(newest_drop);
                 self.take_over_step(step);
-                done
-            }));
+            }
+        }
+        // In this order: whoever knows of a drop sees all that went with it, and whoever asked for
+        // it knows of it.
+        self.drops.fetch_max(newest_drop, Ordering::Release);
+        for (answer, done) in answers {
+            let _nobody_waits = answer.send(outcome.clone().map(|()| done));
         }
     }
 
@@ -196,6 +207,7 @@ impl Committer {
                 done.report.reclaimed_bytes += dropped;
             }
         }
+        stored.extent.number_drop(&before, self.next_drop());
         let changed = (stored.extent != before).then_some(stored);
         own.topics.extend(changed.clone());
         self.log.check_writable(&own)?; // The others go on without it.
@@ -238,6 +250,24 @@ impl Committer {
     }
 }
 
+/// Lets readers see which deletions of keys go, before they do: who reads the log meanwhile looks
+/// again afterwards, and must not take what it has read for all there was. Returns what the topics
+/// were before.
+fn foretell<'a>(placed: impl Iterator<Item = &'a Placed>) -> Vec<(Arc<Topic>, TopicState)> {
+    let foretell = |placed: &Placed| {
+        let Extent { buried_position, buried_sequence, buried_drop, .. } =
+            placed.changed.as_ref()?.extent;
+        let state = placed.topic.state();
+        if state.extent.buried_drop == buried_drop {
+            return None;
+        }
+        let extent = Extent { buried_position, buried_sequence, buried_drop, ..state.extent };
+        placed.topic.set_state(TopicState { extent, ..state });
+        Some((placed.topic.clone(), state))
+    };
+    placed.filter_map(foretell).collect()
+}
+
 /// Puts blocks in the place of those that were read to make them. None of these has changed since:
 /// one at a time rewrites a topic. But they may be gone, for those in front of a topic are removed
 /// when they are below its `earliest`; then what is left of them must not come back.
@@ -257,7 +287,9 @@ fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group) -
         group.rewritten.push((topic.id, block));
     }
     let Extent { tail, may_expire, buried_position, .. } = topic.extent;
-    topic.extent.buried_position = buried_position.max(rewrite.buried.unwrap_or_default());
+    if let Some((position, sequence)) = rewrite.buried.filter(|(at, _)| *at > buried_position) {
+        (topic.extent.buried_position, topic.extent.buried_sequence) = (position, sequence);
+    }
     if let Some(passed) = rewrite.passed {
         topic.extent.rewritten = passed.rewritten;
         topic.extent.may_expire = passed.may_expire || (may_expire && tail > passed.tail);

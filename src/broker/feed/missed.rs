@@ -33,6 +33,11 @@ impl Missed {
         Self { through, among }
     }
 
+    /// Of all topics, for what there is up to `through`.
+    pub(super) fn all(interest: &Interest, through: Position) -> Self {
+        Self { through, among: Among::All(interest.walk()) }
+    }
+
     /// The next topics; `None` when there are no more. Other tasks get their turn before each.
     ///
     /// # Cancel safety

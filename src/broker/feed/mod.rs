@@ -15,6 +15,7 @@
 //! position all of them are marked: the feed goes so far and no farther, so no event is passed over
 //! that another thread is about to show.
 
+mod drops;
 mod missed;
 mod place;
 mod source;
@@ -26,6 +27,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use self::drops::Drops;
 use self::missed::Missed;
 use self::source::Source;
 use self::whispers::Whispers;
@@ -36,7 +38,7 @@ use super::matching::{PatternSet, Walk};
 use super::subscription::{Delivery, Patience, Waited, Wanted, gap};
 use super::tail::{Run, SharedBlock};
 use super::topics::{Topic, TopicState};
-use crate::cursor::{Cursor, Epoch, Gap, OnGap, Place, Position, Sequence, StartPoint};
+use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::log::Seek;
 use crate::topic::{TopicId, TopicPattern};
@@ -63,6 +65,7 @@ pub struct Feed {
     gaps: VecDeque<Gap>,
     /// What the reader came with, until it is told of the gap it has there.
     came_with: Option<Cursor>,
+    drops: Drops,
     whispers: Whispers,
     on_gap: OnGap,
     filter: Option<Arc<Filter>>,
@@ -141,6 +144,7 @@ impl Feed {
         let interest = Interest::new(&shared, patterns);
         let whispers = Whispers::after(shared.ephemera.last());
         // In this order: what is newer than this is marked, and what is not is seen below.
+        let drops = Drops::of(start, shared.drops());
         let known = Position::new(shared.last_position());
         let mut feed = Self {
             shared,
@@ -153,6 +157,7 @@ impl Feed {
             held_bytes: 0,
             gaps: VecDeque::new(),
             came_with: None,
+            drops,
             whispers,
             on_gap,
             filter: None,
@@ -184,8 +189,13 @@ impl Feed {
 
     /// The cursor that names the reader's place: what to come back with.
     pub fn cursor(&self) -> Cursor {
-        let here = Cursor { after: Place::Position(self.after), epoch: Some(self.epoch()) };
-        self.came_with.unwrap_or(here)
+        self.came_with.unwrap_or_else(|| self.cursor_after(self.after))
+    }
+
+    /// The cursor after one of the events that it delivers.
+    pub(super) fn cursor_after(&self, position: Position) -> Cursor {
+        let after = Place::Position(position);
+        Cursor { after, since: self.drops.at(after), epoch: Some(self.epoch()) }
     }
 
     /// The incarnation of the log that is read.
@@ -275,6 +285,9 @@ impl Feed {
                     if self.on_gap == OnGap::Fail {
                         return Err(Error::Gap(gap));
                     }
+                    if gap.reason == GapReason::Tombstones && self.on_gap == OnGap::Earliest {
+                        self.begin_again();
+                    }
                     Next::Delivery(Delivery::Gap(gap))
                 }
                 Step::Read => {
@@ -322,6 +335,9 @@ impl Feed {
         let Some(id) = id else { return };
         let has_new = extent.last_position > self.after;
         if has_new && self.present.insert(id) {
+            self.drops.note(&extent, self.after);
+            // In this order: what all of them have lost is looked for, and told, before anything
+            // that comes after the place.
             let source = Source { topic, next, blocks: VecDeque::new() };
             self.sources.insert((self.after.next(), false, id), source);
         }
@@ -364,7 +380,14 @@ impl Feed {
     /// What there is when all that is known of is delivered.
     fn idle(&mut self) -> Step {
         self.after = self.after.max(self.known);
-        if self.missed.is_some() { Step::Look } else { Step::Idle }
+        if self.missed.is_some() {
+            return Step::Look;
+        }
+        self.drops.were_told();
+        if self.sources.is_empty() {
+            self.drops.have_passed_all();
+        }
+        Step::Idle
     }
 
     fn step(&mut self) -> Step {
@@ -382,6 +405,7 @@ impl Feed {
                     return Step::Read;
                 }
             } else {
+                self.drops.were_told();
                 return self.cut_first().map_or(Step::Passed, Step::Deliver);
             }
         }
@@ -393,9 +417,9 @@ impl Feed {
         let Some((key, mut source)) = self.sources.pop_first() else { return true };
         let (.., id) = key;
         let state = source.topic.state();
-        let Some(next) = self.next_of(&source, &state) else {
+        let Some(next) = self.next_of(&source, id, &state) else {
             self.sources.insert(key, source);
-            return false;
+            return !self.gaps.is_empty();
         };
         if next >= state.extent.tail {
             self.present.remove(&id);
@@ -403,36 +427,59 @@ impl Feed {
         }
         source.next = Some(next);
         let read = source.topic.tail.read(next..state.extent.tail, self.read_bytes());
+        let wanted = Wanted::Sequence(next);
+        if read.is_none() && self.drops.misses_deletions(id, wanted, &state.extent) {
+            let gap = self.gap_from(&source.topic, &state, wanted, GapReason::Tombstones);
+            self.drops.tell(id, &state.extent);
+            source.next = Some(gap.resume);
+            self.gaps.push_back(gap);
+            self.sources.insert(key, source);
+            return true;
+        }
         let is_read = read.is_some();
         self.put(source, key, read.unwrap_or_default());
         is_read
     }
 
     /// Where a source goes on, if that can be told without the log; notes a gap before it.
-    fn next_of(&mut self, source: &Source, state: &TopicState) -> Option<Sequence> {
+    fn next_of(&mut self, source: &Source, id: TopicId, state: &TopicState) -> Option<Sequence> {
         let gap = match source.next {
             Some(next) if next >= state.extent.earliest => return Some(next),
-            Some(next) => Some(self.gap_from(&source.topic, state, Wanted::Sequence(next))),
-            None => self.gap_of(&source.topic, state),
-        };
-        match gap {
-            Some(gap) => {
-                let resume = gap.resume;
-                self.gaps.push_back(gap);
-                Some(resume)
+            Some(next) => {
+                let reason = state.extent.trim_reason.into();
+                Some(self.gap_from(&source.topic, state, Wanted::Sequence(next), reason))
             }
-            None => source.topic.tail.seek_after(self.after),
-        }
+            None => self.gap_of(&source.topic, id, state),
+        };
+        let Some(gap) = gap else {
+            let next = source.topic.tail.seek_after(self.after);
+            // What was trimmed before the reader began may still be in memory.
+            return next.map(|next| next.max(state.extent.earliest));
+        };
+        self.drops.tell(id, &state.extent);
+        // A reader that misses nothing but deletions goes on at its place, which is not looked up.
+        let goes_on = gap.reason == GapReason::Tombstones && self.on_gap != OnGap::Latest;
+        let resume = gap.resume;
+        self.gaps.push_back(gap);
+        (!goes_on).then_some(resume)
     }
 
-    /// The gap of a topic that has lost events after the reader's place.
-    fn gap_of(&self, topic: &Topic, state: &TopicState) -> Option<Gap> {
-        let is_trimmed = state.extent.trimmed_position > self.after;
-        is_trimmed.then(|| self.gap_from(topic, state, Wanted::Position(self.after.next())))
+    /// The gap of a topic of which something was dropped that the reader could have had after its
+    /// place.
+    fn gap_of(&self, topic: &Topic, id: TopicId, state: &TopicState) -> Option<Gap> {
+        let wanted = Wanted::Position(self.after.next());
+        let reason = self.drops.reason(id, wanted, &state.extent)?;
+        Some(self.gap_from(topic, state, wanted, reason))
     }
 
-    fn gap_from(&self, topic: &Topic, state: &TopicState, wanted: Wanted) -> Gap {
-        gap(&topic.name, state, wanted, state.extent.trim_reason.into(), self.on_gap)
+    fn gap_from(
+        &self,
+        topic: &Topic,
+        state: &TopicState,
+        wanted: Wanted,
+        reason: GapReason,
+    ) -> Gap {
+        gap(&topic.name, state, wanted, reason, self.on_gap)
     }
 
     /// What may be read of one source.
@@ -461,8 +508,10 @@ impl Feed {
             }
         };
         let read: Result<_> = read.await;
-        if topic.state().extent.earliest > extent.earliest {
-            return Ok(()); // Trimmed while it was read: what is missing is a gap, and no damage.
+        let now = topic.state().extent;
+        let wanted = next.map_or(Wanted::Position(after.next()), Wanted::Sequence);
+        if now.earliest > extent.earliest || self.drops.reason(id, wanted, &now).is_some() {
+            return Ok(()); // Dropped while it was read: what is missing is a gap, and no damage.
         }
         let (next, blocks) = read?;
         let Some(mut source) = self.sources.remove(&key) else { return Ok(()) };

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use super::super::page::MAX_PAGE_GAPS;
 use super::super::topics::{Topic, TopicState};
 use super::Feed;
+use super::drops::Drops;
+use super::missed::Missed;
 use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -28,7 +30,7 @@ impl Feed {
                 let problem = format!("{sequence} is a sequence of one topic; write @{sequence}");
                 return Err(Error::invalid("cursor", problem));
             }
-            StartPoint::After(cursor @ Cursor { after: Place::Position(position), epoch }) => {
+            StartPoint::After(cursor @ Cursor { after: Place::Position(position), epoch, .. }) => {
                 if epoch.is_some_and(|epoch| epoch != self.epoch()) {
                     return self.begin_after_gap(cursor, position.next(), GapReason::Epoch).await;
                 }
@@ -39,10 +41,10 @@ impl Feed {
             }
         }
         self.add_newer().await;
-        if self.on_gap == OnGap::Fail
-            && let Some(error) = self.refusal()
-        {
-            return Err(error);
+        match self.refusal() {
+            Some(error) if self.on_gap == OnGap::Fail => return Err(error),
+            Some(_) => {}
+            None => self.drops.were_told(),
         }
         Ok(())
     }
@@ -58,6 +60,18 @@ impl Feed {
         }
     }
 
+    /// Begins again with all that is kept: the reader may hold keys that are deleted.
+    pub(super) fn begin_again(&mut self) {
+        self.sources.clear();
+        self.present.clear();
+        self.held_bytes = 0;
+        self.gaps.clear();
+        self.drops = Drops::of(StartPoint::Earliest, self.shared.drops());
+        // Nothing is known before all topics are found.
+        self.missed = Some(Box::new(Missed::all(&self.interest, self.known)));
+        (self.after, self.known) = (Position::BEFORE_ALL, Position::BEFORE_ALL);
+    }
+
     /// Begins where a reader goes on whose whole place is gone.
     async fn begin_after_gap(
         &mut self,
@@ -70,6 +84,7 @@ impl Feed {
             OnGap::Earliest => false,
             OnGap::Latest => true,
         };
+        let drops = self.shared.drops();
         let tail = Sequence::new(self.known.get()).next();
         let gap = Gap {
             topic: None,
@@ -85,6 +100,8 @@ impl Feed {
         }
         self.gaps.push_back(gap);
         self.came_with = Some(came_with);
+        // This gap says all: nothing before it is told on its own.
+        self.drops = Drops::of(StartPoint::Earliest, drops);
         match is_from_the_tail {
             true => self.add_newer().await,
             false => self.place_at_earliest().await,
@@ -121,11 +138,11 @@ impl Feed {
         self.shared.turns.read_long(find).await
     }
 
-    /// What a reader is refused with that has lost events after its place, and asked to be: the
+    /// What a reader is refused with that has lost events after its place, if it asked to be: the
     /// topics that have lost some, [`MAX_PAGE_GAPS`] of them at the most.
     fn refusal(&self) -> Option<Error> {
-        let topics = self.sources.values().map(|source| &source.topic);
-        let gaps = topics.filter_map(|topic| self.gap_of(topic, &topic.state()));
+        let topics = self.sources.iter().map(|((.., id), source)| (*id, &source.topic));
+        let gaps = topics.filter_map(|(id, topic)| self.gap_of(topic, id, &topic.state()));
         let mut gaps: Vec<Gap> = gaps.take(MAX_PAGE_GAPS).collect();
         match gaps.len() {
             0 | 1 => gaps.pop().map(Error::Gap),
@@ -144,11 +161,15 @@ fn first_since(log: &dyn Log, topic: &Topic, time: Timestamp) -> Result<Option<P
     }
     let (earliest, tail) = (extent.earliest, extent.tail);
     let found = log.seek(id, Seek::Time(time), earliest, tail)?;
-    if found >= tail {
-        return Ok(None);
+    let mut at = found;
+    while at < tail {
+        let blocks = log.read(id, at, tail, 1)?;
+        let mut events = blocks.iter().flat_map(Block::events);
+        if let Some(first) = events.find(|event| event.sequence >= found) {
+            return Ok(Some(first.position));
+        }
+        // Compaction has left nothing of these.
+        at = blocks.last().map_or(tail, |block| block.last_sequence().next());
     }
-    let blocks = log.read(id, found, tail, 1)?;
-    let mut events = blocks.iter().flat_map(Block::events);
-    let first = events.find(|event| event.sequence >= found);
-    Ok(first.map(|event| event.position))
+    Ok(None)
 }

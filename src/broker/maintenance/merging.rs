@@ -227,7 +227,7 @@ impl Rewrite {
         };
         dropped.add(1, event.size_bytes() as u64);
         if reason != Reason::Superseded && !event.key.is_empty() {
-            self.buried = self.buried.max(Some(event.position));
+            self.buried = self.buried.max(Some((event.position, event.sequence)));
         }
     }
 }

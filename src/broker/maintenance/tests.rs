@@ -341,6 +341,11 @@ impl World {
                     assert_eq!(gap.tail.get(), model.tail());
                     if gap.reason == GapReason::Ahead {
                         assert!(next > model.tail());
+                    } else if gap.reason == GapReason::Tombstones {
+                        assert_eq!((gap.lost, gap.resume.get()), (None, next));
+                        let mut later = model.events.range(next..).map(|(_, event)| event);
+                        let deletes = |e: &Published| e.is_tombstone || e.is_expired();
+                        assert!(later.any(|event| event.key > 0 && deletes(event)));
                     } else {
                         assert!(gap.earliest.get() >= model.earliest && gap.earliest.get() > next);
                         assert_eq!(gap.lost, Some(gap.earliest.get() - next));

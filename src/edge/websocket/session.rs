@@ -28,7 +28,9 @@ use super::super::json::{ReceiptJson, write_ephemeral, write_event};
 use super::super::receiving::CountedSocket;
 use super::super::{max_request_bytes, selection, status};
 use super::protocol::{Refused, Request, Subscribe};
-use crate::broker::{Ack, Delivery, Form, Patience, Presence, Publish, Reader, Run, Waited};
+use crate::broker::{
+    Ack, Delivery, EventRef, Form, Patience, Presence, Publish, Reader, Run, Waited,
+};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -490,10 +492,18 @@ fn rests(reader: &Reader, run: &Run) -> Vec<bytes::Bytes> {
         Reader::One(_) => Form::Message,
         Reader::Many(_) => Form::PlacedMessage,
     };
-    run.encoded_each(form, |event, bytes| {
-        let cursor = reader.cursor_after(event);
+    let is_own = reader.has_own_cursors(run);
+    let encode = |event: &EventRef<'_>, bytes: &mut Vec<u8>| {
+        let cursor = match is_own {
+            true => reader.cursor_after(event),
+            false => reader.shared_cursor_after(event),
+        };
         bytes.extend_from_slice(format!(r#""cursor":"{cursor}","event":"#).as_bytes());
         write_event(run.topic(), event, bytes);
         bytes.push(b'}');
-    })
+    };
+    match is_own {
+        true => run.encoded_alone(encode).map(bytes::Bytes::from).collect(),
+        false => run.encoded_each(form, encode),
+    }
 }

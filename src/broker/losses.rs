@@ -1,0 +1,506 @@
+//! What readers are told that they have lost, held against somebody who knows what there was when.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use super::*;
+use crate::cursor::{Gap, GapReason};
+use crate::event::{NewEvent, Timestamp};
+use crate::log::MemoryLog;
+
+/// The time that the brokers here go by, in milliseconds. One test moves it, and forward alone.
+static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
+
+fn clock() -> Timestamp {
+    Timestamp::from_ms(CLOCK.load(Ordering::SeqCst))
+}
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+const READERS: usize = 6;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn name(topic: usize) -> TopicName {
+    NAMES[topic].parse().unwrap()
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    /// Publishes events: each a key (0: none), and whether it is a tombstone.
+    Publish {
+        topic: usize,
+        events: Vec<(u8, bool)>,
+    },
+    /// Drops events at the front of a topic, but for so many.
+    Purge {
+        topic: usize,
+        keep: u64,
+    },
+    /// Keeps the newest few events of a topic alone, from now on.
+    Limit {
+        topic: usize,
+        events: u64,
+    },
+    Delete {
+        topic: usize,
+    },
+    /// Drops what is superseded, and tombstones.
+    Compact {
+        topic: usize,
+    },
+    Restart,
+    /// A reader gives up what it knows, and begins anew.
+    Begin {
+        reader: usize,
+        from: &'static str,
+    },
+    /// A reader goes on with so many deliveries; then it comes back by its cursor, or goes on.
+    Stream {
+        reader: usize,
+        deliveries: usize,
+        comes_back: bool,
+    },
+    /// A reader comes back for a page; whether it is to be refused where there is a gap.
+    Page {
+        reader: usize,
+        events: usize,
+        is_to_fail: bool,
+    },
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let (topic, reader) = (0..NAMES.len(), 0..READERS);
+    let from = proptest::sample::select(vec!["earliest", "latest", "last:2", "time"]);
+    prop_oneof![
+        8 => (topic.clone(), proptest::collection::vec((0..4_u8, any::<bool>()), 1..4))
+            .prop_map(|(topic, events)| Action::Publish { topic, events }),
+        2 => (topic.clone(), 0..4_u64).prop_map(|(topic, keep)| Action::Purge { topic, keep }),
+        1 => (topic.clone(), 0..6_u64).prop_map(|(topic, events)| Action::Limit { topic, events }),
+        1 => topic.clone().prop_map(|topic| Action::Delete { topic }),
+        3 => topic.prop_map(|topic| Action::Compact { topic }),
+        1 => Just(Action::Restart),
+        2 => (reader.clone(), from).prop_map(|(reader, from)| Action::Begin { reader, from }),
+        5 => (reader.clone(), 1..6_usize, any::<bool>()).prop_map(
+            |(reader, deliveries, comes_back)| Action::Stream { reader, deliveries, comes_back }
+        ),
+        5 => (reader, 1..6_usize, any::<bool>()).prop_map(
+            |(reader, events, is_to_fail)| Action::Page { reader, events, is_to_fail }
+        ),
+    ]
+}
+
+/// An event, and what became of it.
+#[derive(Debug, Clone)]
+struct Known {
+    topic: usize,
+    sequence: u64,
+    position: u64,
+    key: u8,
+    is_tombstone: bool,
+    /// The number of the action that trimmed it from the front, and of the one that compacted it
+    /// away.
+    trimmed: Option<u64>,
+    compacted: Option<u64>,
+}
+
+/// A reader of all topics, or of the first one.
+struct Reading {
+    reads_all: bool,
+    /// The number of the action with which it began, the place it began after, and the events that
+    /// it asked for though they were gone.
+    began: u64,
+    after: u64,
+    wants_gone: bool,
+    start: StartPoint,
+    open: Option<Reader>,
+    /// The positions of what it was given.
+    delivered: BTreeSet<u64>,
+    /// Each gap that it was told of: the topic, below which sequence, why, and when.
+    told: Vec<(usize, u64, GapReason, u64)>,
+}
+
+struct World {
+    log: Arc<MemoryLog>,
+    max_tail_bytes: u64,
+    broker: Broker,
+    events: Vec<Known>,
+    /// Where each topic begins, and the number of the action that trimmed it last.
+    fronts: [(u64, u64); NAMES.len()],
+    readers: Vec<Reading>,
+    actions: u64,
+}
+
+fn open(log: &Arc<MemoryLog>, max_tail_bytes: u64) -> Broker {
+    let mut config = OpenConfig::default();
+    config.maintenance.interval_ms = 3_600_000; // When it is told to.
+    config.broker.max_tail_bytes = max_tail_bytes;
+    config.broker.max_read_bytes = 1 << 10;
+    let limits =
+        TopicConfig { compact: Some(true), tombstone_grace_ms: Some(0), ..TopicConfig::default() };
+    config.topics.set(">".parse().unwrap(), limits);
+    config.dedup.max_age_ms = 0;
+    Broker::with_clock(log.clone(), &config, Arc::new(clock)).unwrap()
+}
+
+impl World {
+    fn new(max_tail_bytes: u64) -> Self {
+        let log = Arc::new(MemoryLog::default());
+        let (broker, readers) = (open(&log, max_tail_bytes), Vec::new());
+        let (events, fronts) = (Vec::new(), [(1, 0); NAMES.len()]);
+        Self { log, max_tail_bytes, broker, events, fronts, readers, actions: 0 }
+    }
+
+    /// The place of an event for a reader of all topics, or of one.
+    fn place(reads_all: bool, event: &Known) -> u64 {
+        if reads_all { event.position } else { event.sequence }
+    }
+
+    async fn apply(&mut self, action: Action) {
+        self.actions += 1;
+        CLOCK.fetch_add(1_000, Ordering::SeqCst);
+        match action {
+            Action::Publish { topic, events } => self.publish(topic, &events).await,
+            Action::Purge { topic, keep } => {
+                let Ok(info) = self.broker.topic(&name(topic)) else { return };
+                let before = info.extent.tail.get().saturating_sub(keep);
+                self.broker.purge(&name(topic), Sequence::new(before)).await.unwrap();
+                self.look(topic).await;
+            }
+            Action::Limit { topic, events } => {
+                let limits = TopicConfig { max_events: Some(events), ..TopicConfig::default() };
+                self.broker.set_topic(&name(topic), limits).await.unwrap();
+                self.look(topic).await;
+            }
+            Action::Delete { topic } => {
+                if self.broker.delete_topic(&name(topic)).await.is_ok() {
+                    self.look(topic).await;
+                }
+            }
+            Action::Compact { topic } => {
+                for _ in 0..2 {
+                    if self.broker.maintain(Some(&name(topic))).await.is_ok() {
+                        self.look(topic).await;
+                    }
+                }
+            }
+            Action::Restart => {
+                self.readers.iter_mut().for_each(|reader| reader.open = None);
+                self.broker.close().await;
+                self.broker = open(&self.log, self.max_tail_bytes);
+            }
+            Action::Begin { reader, from } => self.begin(reader, from).await,
+            Action::Stream { reader, deliveries, comes_back } => {
+                self.stream(reader, deliveries).await;
+                if comes_back {
+                    self.readers[reader].open = None;
+                }
+            }
+            Action::Page { reader, events, is_to_fail } => {
+                self.page(reader, events, is_to_fail).await;
+            }
+        }
+    }
+
+    async fn publish(&mut self, topic: usize, events: &[(u8, bool)]) {
+        let new = events.iter().map(|(key, is_tombstone)| NewEvent {
+            key: if *key == 0 { String::new() } else { format!("key {key}") },
+            ..NewEvent::new(if *is_tombstone && *key > 0 { "" } else { "x" })
+        });
+        let publish =
+            Publish { topic: name(topic), events: new.collect(), expected_sequence: None };
+        let ack = self.broker.publish(publish).await.unwrap();
+        for (index, (key, is_tombstone)) in events.iter().enumerate() {
+            let receipt = ack.receipt(index);
+            self.events.push(Known {
+                topic,
+                sequence: receipt.sequence.get(),
+                position: receipt.position.get(),
+                key: *key,
+                is_tombstone: *is_tombstone && *key > 0,
+                trimmed: None,
+                compacted: None,
+            });
+        }
+        self.look(topic).await;
+    }
+
+    /// Finds out what of a topic is gone by now, by nothing but reading it.
+    async fn look(&mut self, topic: usize) {
+        let earliest = self.broker.topic(&name(topic)).map(|info| info.extent.earliest.get());
+        let front = &mut self.fronts[topic];
+        match earliest {
+            Ok(earliest) if earliest == front.0 => {}
+            _ => *front = (earliest.clone().unwrap_or(front.0), self.actions),
+        }
+        let from = StartPoint::Earliest;
+        let mut reader = self.broker.subscribe(&name(topic), from, OnGap::Fail).await.unwrap();
+        let mut there = BTreeSet::new();
+        while let Some(delivery) = reader.next_ready().await.unwrap() {
+            if let Delivery::Events(run) = delivery {
+                there.extend(run.events().map(|event| event.sequence.get()));
+            }
+        }
+        let gone = self.events.iter_mut().filter(|event| {
+            let is_gone = event.trimmed.or(event.compacted).is_some();
+            event.topic == topic && !is_gone && !there.contains(&event.sequence)
+        });
+        for event in gone {
+            match earliest {
+                Ok(earliest) if event.sequence >= earliest => event.compacted = Some(self.actions),
+                _ => event.trimmed = Some(self.actions),
+            }
+        }
+    }
+
+    async fn begin(&mut self, reader: usize, from: &str) {
+        let reads_all = !reader.is_multiple_of(3);
+        let of_it = self.events.iter().filter(|event| reads_all || event.topic == 0);
+        let last = of_it.clone().map(|event| Self::place(reads_all, event)).max().unwrap_or(0);
+        let there = of_it.filter(|event| event.trimmed.or(event.compacted).is_none());
+        let (start, after) = match from {
+            "latest" => (StartPoint::Latest, last),
+            "last:2" if !reads_all => {
+                let there: Vec<u64> = there.map(|event| event.sequence).collect();
+                let after = there.iter().rev().nth(2).copied().unwrap_or(0);
+                (StartPoint::Last(2), after)
+            }
+            "time" => (StartPoint::Time(Timestamp::from_ms(0)), 0),
+            _ => (StartPoint::Earliest, 0),
+        };
+        self.readers[reader] = Reading {
+            reads_all,
+            began: self.actions,
+            after,
+            wants_gone: from == "time",
+            start,
+            open: None,
+            delivered: BTreeSet::new(),
+            told: Vec::new(),
+        };
+        let open = self.opened(reader).await;
+        self.readers[reader].start = StartPoint::After(open.cursor());
+        self.readers[reader].open = Some(open);
+    }
+
+    async fn opened(&mut self, reader: usize) -> Reader {
+        let reading = &mut self.readers[reader];
+        if let Some(open) = reading.open.take() {
+            return open;
+        }
+        let (start, on_gap) = (reading.start, OnGap::Resume);
+        match reading.reads_all {
+            true => {
+                let all = vec![">".parse().unwrap()];
+                Reader::Many(self.broker.feed(all, start, on_gap).await.unwrap())
+            }
+            false => Reader::One(self.broker.subscribe(&name(0), start, on_gap).await.unwrap()),
+        }
+    }
+
+    async fn stream(&mut self, reader: usize, deliveries: usize) {
+        let mut open = self.opened(reader).await;
+        for _ in 0..deliveries {
+            let next = match &mut open {
+                Reader::One(one) => tokio::time::timeout(PATIENCE, one.next_ready()).await,
+                Reader::Many(many) => tokio::time::timeout(PATIENCE, many.next_ready()).await,
+            };
+            match next.expect("it takes too long") {
+                Ok(Some(Delivery::Events(run))) => {
+                    for event in run.events() {
+                        self.deliver(reader, event.position.get());
+                        // As every client does that reads the ids of a stream.
+                        self.readers[reader].start = StartPoint::After(open.cursor_after(&event));
+                    }
+                }
+                Ok(Some(Delivery::Gap(gap))) => self.tell(reader, &gap),
+                Ok(Some(Delivery::CaughtUp | Delivery::Ephemeral(_))) => {}
+                Ok(None) => break,
+                Err(Error::TopicDeleted(_)) => return, // It comes back.
+                Err(error) => panic!("{error}"),
+            }
+            let last = StartPoint::After(open.cursor());
+            self.readers[reader].start = last;
+        }
+        self.readers[reader].start = StartPoint::After(open.cursor());
+        self.readers[reader].open = Some(open);
+    }
+
+    async fn page(&mut self, reader: usize, events: usize, is_to_fail: bool) {
+        let reading = &mut self.readers[reader];
+        reading.open = None;
+        let request = PageRequest {
+            start: reading.start,
+            before: None,
+            limit: events,
+            wait: Duration::ZERO,
+            on_gap: if is_to_fail { OnGap::Fail } else { OnGap::Resume },
+            filter: Filter::default(),
+        };
+        let page = match reading.reads_all {
+            true => self.broker.read_many(vec![">".parse().unwrap()], request).await,
+            false => self.broker.read(&name(0), request).await,
+        };
+        let page = match page {
+            Ok(page) => page,
+            Err(Error::UnknownTopic(_)) => return,
+            Err(Error::Gap(gap)) if is_to_fail => return self.check_told(reader, &gap),
+            Err(Error::Gaps(gaps)) if is_to_fail => {
+                return gaps.iter().for_each(|gap| self.check_told(reader, gap));
+            }
+            Err(error) => panic!("{error}"),
+        };
+        page.gaps.iter().for_each(|gap| self.tell(reader, gap));
+        for run in &page.runs {
+            run.events().for_each(|event| self.deliver(reader, event.position.get()));
+        }
+        self.readers[reader].start = StartPoint::After(page.cursor);
+    }
+
+    fn deliver(&mut self, reader: usize, position: u64) {
+        let is_new = self.readers[reader].delivered.insert(position);
+        assert!(is_new, "position {position} came twice");
+    }
+
+    fn tell(&mut self, reader: usize, gap: &Gap) {
+        self.check_told(reader, gap);
+        let topic = gap.topic.as_ref().expect("no cursor here is of another log, or ahead");
+        let topic = NAMES.iter().position(|name| *name == topic.as_str()).unwrap();
+        let told = (topic, gap.resume.get(), gap.reason, self.actions);
+        self.readers[reader].told.push(told);
+    }
+
+    /// The events of a topic that a reader could have had, and was not given.
+    fn could_have_had<'a>(
+        &'a self,
+        reading: &'a Reading,
+        topic: usize,
+    ) -> impl Iterator<Item = &'a Known> {
+        let Reading { reads_all, began, after, wants_gone, delivered, .. } = reading;
+        let is_read = *reads_all || topic == 0;
+        let of_topic = self.events.iter().filter(move |event| is_read && event.topic == topic);
+        of_topic.filter(move |event| {
+            let gone = event.trimmed.or(event.compacted);
+            Self::place(*reads_all, event) > *after
+                && (gone.is_none_or(|gone| gone > *began) || *wants_gone)
+                && !delivered.contains(&event.position)
+        })
+    }
+
+    /// Nobody is told of what it could not have had.
+    fn check_told(&self, reader: usize, gap: &Gap) {
+        let reading = &self.readers[reader];
+        let told = gap.topic.as_ref().unwrap().as_str();
+        let topic = NAMES.iter().position(|name| *name == told).unwrap();
+        let mut missed = self.could_have_had(reading, topic);
+        let is_true = match gap.reason {
+            // Its cursor has no words for a reader that has read nothing, and is to be told of what
+            // was trimmed before it came.
+            GapReason::Tombstones if reading.wants_gone && reading.delivered.is_empty() => true,
+            GapReason::Tombstones => {
+                missed.any(|e| e.is_tombstone && e.compacted.is_some_and(|g| g > reading.began))
+            }
+            // Which of the events that a trim takes were compacted away before nobody knows.
+            _ => {
+                let was_trimmed = self.fronts[topic].1 > reading.began || reading.wants_gone;
+                let after = |event: &&Known| Self::place(reading.reads_all, event) > reading.after;
+                let of_topic = self.events.iter().filter(|event| event.topic == topic);
+                let mut compacted = of_topic.filter(after).filter(|e| e.compacted.is_some());
+                missed.any(|event| event.trimmed.is_some())
+                    || (was_trimmed && compacted.any(|e| !reading.delivered.contains(&e.position)))
+            }
+        };
+        let had = (reading.began, reading.after, &reading.delivered);
+        assert!(is_true, "reader {reader} could have had nothing of {gap:?}: it had {had:?}");
+    }
+
+    /// Reads to the end, then everything was delivered or told.
+    async fn finish(&mut self, reader: usize) {
+        self.readers[reader].open = None; // So that it knows of all there is by now.
+        self.stream(reader, usize::MAX).await;
+        let reading = &self.readers[reader];
+        for topic in 0..NAMES.len() {
+            for event in self.could_have_had(reading, topic) {
+                let mut told = reading.told.iter().filter(|(of, ..)| *of == topic);
+                let is_told = told.any(|(_, resume, reason, _)| {
+                    *reason != GapReason::Tombstones && event.sequence < *resume
+                });
+                let is_there = event.trimmed.is_none() && event.compacted.is_none();
+                assert!(!is_there, "reader {reader} was not given {event:?}");
+                assert!(event.compacted.is_some() || is_told, "reader {reader}: {event:?} untold");
+            }
+            self.check_deletions(reader, topic);
+        }
+    }
+
+    /// Nobody holds a key that is deleted, and does not know that it may.
+    fn check_deletions(&self, reader: usize, topic: usize) {
+        let reading = &self.readers[reader];
+        for event in self.could_have_had(reading, topic).filter(|event| event.is_tombstone) {
+            let of_key = |e: &&Known| e.topic == topic && e.key == event.key;
+            let mut others = self.events.iter().filter(of_key);
+            let is_latest = others.clone().all(|other| other.sequence <= event.sequence);
+            let holds = others.any(|other| {
+                other.sequence < event.sequence && reading.delivered.contains(&other.position)
+            });
+            if is_latest && holds {
+                let gone = event.trimmed.or(event.compacted).expect("it was not given");
+                let told = reading.told.iter();
+                let is_told = told.filter(|(of, ..)| *of == topic).any(|(.., when)| *when >= gone);
+                assert!(is_told, "reader {reader} holds a key that {event:?} deleted");
+            }
+        }
+    }
+}
+
+async fn run(actions: Vec<Action>, max_tail_bytes: u64) {
+    let mut world = World::new(max_tail_bytes);
+    for reader in 0..READERS {
+        world.readers.push(Reading {
+            reads_all: false,
+            began: 0,
+            after: 0,
+            wants_gone: false,
+            start: StartPoint::Earliest,
+            open: None,
+            delivered: BTreeSet::new(),
+            told: Vec::new(),
+        });
+        world.begin(reader, "earliest").await;
+    }
+    for action in actions {
+        world.apply(action).await;
+    }
+    for reader in 0..READERS {
+        world.finish(reader).await;
+    }
+    world.broker.close().await;
+}
+
+/// Goal: readers are told of all that they could have had and did not get, and of nothing else,
+/// however they come back: of what was trimmed, purged, deleted, and of deletions that compaction
+/// dropped.
+/// Method: any interleaving of what drops events with readers of one topic and of all, by pages and
+/// by streams, from every start point, through restarts.
+#[test]
+fn readers_are_told_of_what_they_could_have_had_and_of_nothing_else() {
+    let given = std::env::var("LEFTOFF_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("seed: LEFTOFF_SEED={seed}");
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed.to_le_bytes().repeat(4));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let cases = std::env::var("LEFTOFF_CASES").ok().map_or(200, |cases| cases.parse().unwrap());
+    let config =
+        Config { cases, max_shrink_time: 30_000, failure_persistence: None, ..Config::default() };
+    let max_tail_bytes = proptest::sample::select(vec![0, 2_000, 1 << 20]);
+    let actions = (proptest::collection::vec(action(), 1..60), max_tail_bytes);
+    let outcome =
+        TestRunner::new_with_rng(config, random).run(&actions, |(actions, max_tail_bytes)| {
+            runtime.block_on(run(actions, max_tail_bytes));
+            Ok(())
+        });
+    outcome.unwrap_or_else(|failure| panic!("LEFTOFF_SEED={seed}: {failure}"));
+}
