@@ -73,6 +73,9 @@ fn codes(error: &Error) -> Codes {
         Error::Damaged { .. } | Error::DamagedLog { .. } => {
             codes(Code::DataLoss, StatusCode::INTERNAL_SERVER_ERROR, "DAMAGED")
         }
+        Error::DamagedEnd(_) => {
+            codes(Code::FailedPrecondition, StatusCode::CONFLICT, "DAMAGED_END")
+        }
         Error::Open { .. } | Error::Listen { .. } => {
             codes(Code::Internal, StatusCode::INTERNAL_SERVER_ERROR, "NOT_OPEN")
         }
@@ -86,7 +89,10 @@ fn numbers(error: &Error) -> Map<String, Value> {
         Error::OverLimit { name, value, limit } => {
             json!({"field": name, "value": value, "limit": limit})
         }
-        Error::UnknownTopic(topic) | Error::TopicExists(topic) | Error::TopicDeleted(topic) => {
+        Error::UnknownTopic(topic)
+        | Error::TopicExists(topic)
+        | Error::TopicDeleted(topic)
+        | Error::DamagedEnd(topic) => {
             json!({"topic": topic})
         }
         Error::UnexpectedSequence { topic, expected, actual } => {

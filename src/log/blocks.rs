@@ -267,8 +267,14 @@ pub(super) fn unreadable_page(topic: &TopicName, first: Sequence, last: Option<S
 pub(super) fn unreadable(error: sled::Error) -> Error {
     match error {
         sled::Error::Corruption { .. } => Error::DamagedLog {
-            problem: format!("not even the structure of its files can be read; {PUT_BACK}"),
+            problem: format!(
+                "sled cannot read the structure of its files, of which the newest are read as a \
+                 whole; {PUT_BACK}, or go on with what `leftoff check --repair` brings back"
+            ),
         },
+        sled::Error::ReportableBug(problem) => {
+            Error::DamagedLog { problem: format!("{problem}; {PUT_BACK}") }
+        }
         other => Error::ReadFailed(Arc::new(other)),
     }
 }

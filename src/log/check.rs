@@ -15,7 +15,7 @@ use super::block::{Block, HEADER_BYTES};
 use super::blocks::{Blocks, END, unreadable};
 use super::lock::lock_existing;
 use super::restore::{self, Target};
-use super::{Extent, StoredTopic, keys, mark, meta, sled_log};
+use super::{Extent, StoredTopic, keys, lost_tail, mark, meta, sled_log};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::topic::{TopicId, TopicName};
@@ -132,7 +132,16 @@ impl<P: FnMut(Checking)> Checker<P> {
     ///
     /// Damage after which nothing more can be verified, and failures of what is written.
     fn verify(&mut self, directory: &Path, scratch: &Path) -> Result<()> {
-        let database = sled_log::open_sled(scratch, CACHE_BYTES).map_err(unreadable)?;
+        let database = match sled_log::open_sled(scratch, CACHE_BYTES) {
+            Ok(database) => database,
+            Err(error) => {
+                // Without its snapshot sled reads all of its file, and goes on without what it
+                // cannot read.
+                self.report.damage.push(unreadable(error));
+                remove_snapshots(scratch).map_err(|error| Error::ReadFailed(Arc::new(error)))?;
+                sled_log::open_sled(scratch, CACHE_BYTES).map_err(unreadable)?
+            }
+        };
         let tree = database.open_tree(keys::TREE).map_err(unreadable)?;
         self.read_topics(&tree)?;
         let damaged = |problem: &str| Err(Error::DamagedLog { problem: problem.to_owned() });
@@ -155,9 +164,11 @@ impl<P: FnMut(Checking)> Checker<P> {
     }
 
     fn read_topics(&mut self, tree: &sled::Tree) -> Result<()> {
-        let topics: Vec<_> = meta::read_topics(tree).collect();
-        let known: BTreeSet<TopicId> = topics.iter().flatten().map(|topic| topic.id).collect();
-        for topic in topics {
+        let (topics, errors): (Vec<_>, Vec<_>) = meta::read_topics(tree).partition(Result::is_ok);
+        let topics: Vec<_> = topics.into_iter().flatten().collect();
+        let known: BTreeSet<TopicId> = topics.iter().map(|topic| topic.id).collect();
+        let topics = lost_tail::without_abandoned(topics).into_iter().map(Ok);
+        for topic in topics.chain(errors) {
             self.report.topics += 1;
             match topic {
                 Ok(topic) => self.read_topic(tree, topic)?,
@@ -206,7 +217,7 @@ impl<P: FnMut(Checking)> Checker<P> {
         if let Some(target) = &mut self.repaired {
             target.begin_topic(topic);
         }
-        let mut is_first = true;
+        let (mut is_first, mut reaches_end) = (true, false);
         let mut extent = extent;
         for block in Blocks::new(tree, id, name.clone(), Sequence::FIRST..END) {
             // Blocks from before a trim may be there still, to be removed; a later start is a loss.
@@ -229,8 +240,19 @@ impl<P: FnMut(Checking)> Checker<P> {
                     extent = extent.with(&block);
                     self.take(id, block)?;
                 }
-                Err(error) => self.report.damage.push(error),
+                Err(error) => {
+                    reaches_end = matches!(error, Error::Damaged { last: None, .. });
+                    self.report.damage.push(error);
+                }
             }
+        }
+        if told.extent.is_damaged {
+            if !reaches_end {
+                let (first, last) = (extent.tail, Some(told.extent.tail.previous()));
+                let problem = "they were found damaged before".to_owned();
+                self.report.damage.push(Error::Damaged { topic: name, first, last, problem });
+            }
+            extent = told.extent;
         }
         self.topics.push(StoredTopic { extent, ..told });
         Ok(())
@@ -253,6 +275,17 @@ impl<P: FnMut(Checking)> Checker<P> {
         }
         target.write_block(id, block)
     }
+}
+
+/// Removes the files in which sled keeps where its pages are.
+fn remove_snapshots(scratch: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(scratch)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("snap.") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies the files of a log; how many bytes that were.

@@ -641,17 +641,30 @@ fn a_log_with_an_unreadable_page_is_repaired_but_for_what_the_page_held() {
     assert_eq!(Some(&found.get()), kept.iter().nth(10));
 }
 
+/// Goal: damage at the end of one topic costs that topic its end, and no sequence or position is
+/// given out again.
 #[test]
-fn opening_is_refused_when_the_newest_block_of_a_topic_is_damaged() {
+fn a_topic_whose_newest_block_is_damaged_is_read_up_to_it_and_takes_no_more() {
     let directory = tempfile::tempdir().unwrap();
     fill(&open(directory.path()), 10, 7);
     damage(directory.path(), 64);
-    let error = SledLog::open(directory.path(), &LogConfig::default()).unwrap_err();
-    let message = error.to_string();
-    assert!(message.contains("topic.1"), "{message}");
-    assert!(message.contains("sequences from 64 on are damaged"), "{message}");
-    assert!(message.contains("leftoff check"), "{message}");
-    assert_damaged(&damage_found_by_check(directory.path())[0], 64, None);
+    let log = open(directory.path());
+    let topics = log.topics().unwrap();
+    let [damaged, whole] = [topics[0].extent, topics[1].extent];
+    assert!(damaged.is_damaged && !whole.is_damaged);
+    assert!(damaged.tail.get() > 71 && damaged.last_position.get() > 140);
+    assert_eq!((whole.tail.get(), whole.last_position.get()), (71, 140));
+    assert_eq!(read_all(&log, 1, 1, 64, 1000), (1..64).collect::<Vec<_>>());
+    let error = log.read(id(1), Sequence::new(64), damaged.tail, usize::MAX).unwrap_err();
+    assert_damaged(&error, 64, Some(damaged.tail.previous().get()));
+    assert_eq!(read_all(&log, 2, 1, 71, 1000), (1..71).collect::<Vec<_>>());
+    drop(log);
+    let log = open(directory.path());
+    assert_eq!(log.topics().unwrap(), topics, "the next start finds something else");
+    drop(log);
+    let found = damage_found_by_check(directory.path());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_damaged(&found[0], 64, None);
 }
 
 /// Flips a bit of `needle` in sled's file, wherever it stands.

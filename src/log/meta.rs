@@ -14,15 +14,15 @@
 //! `numbers` says how many numbers of 8 bytes follow. A record with fewer is of an older version:
 //! those that are missing are 0. Format 3 has 11 of them, and does not say so.
 //!
-//! Flag 1: the topic is deleted; 2: it may have events that expire. `trim_reason`: 0 retention,
-//! 1 expired, 2 purged, 3 deleted.
+//! Flag 1: the topic is deleted; 2: it may have events that expire; 4: its newest blocks are
+//! damaged. `trim_reason`: 0 retention, 1 expired, 2 purged, 3 deleted.
 //!
-//! A topic's `tail`, `last_position`, `last_time_ms`, `last_clock_ms` and `appended_bytes` are as they were at its
-//! last trim; they speak only while the topic has no blocks. While it has, the newest block is the
-//! head.
+//! A topic's `tail`, `last_position`, `last_time_ms`, `last_clock_ms` and `appended_bytes` are as
+//! they were at its last trim; they speak only while the topic has no blocks, or when the newest
+//! ones are damaged. Otherwise the newest block is the head.
 
 use super::blocks::unreadable;
-use super::{Ahead, Extent, StoredTopic, keys};
+use super::{Ahead, Extent, StoredTopic, keys, lost_tail};
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};
 use crate::error::{Error, PUT_BACK, Result};
 use crate::event::Timestamp;
@@ -34,6 +34,8 @@ const FORMAT: u8 = 4;
 const FIXED_NUMBERS_FORMAT: u8 = 3;
 const FIXED_NUMBERS: u8 = 11;
 const CRC_BYTES: usize = 4;
+
+const DAMAGED: u8 = 4;
 
 /// How many numbers a topic's record begins with.
 const NUMBERS: usize = 17;
@@ -69,17 +71,25 @@ impl LogRecord {
     ///
     /// [`Error::DamagedLog`].
     pub(super) fn check_whole(&self, topics: &[StoredTopic], last: Position) -> Result<()> {
-        let sequences: u64 = topics.iter().map(|t| t.extent.tail.previous().get()).sum();
-        let found = Self::new(self.epoch, sequences, last);
-        if found == *self {
+        let missing = self.missing_from(topics, last);
+        if missing == 0 {
             return Ok(());
         }
-        let missing = found.lost_positions.wrapping_sub(self.lost_positions);
         let problem = format!(
             "its topics end {missing} events before position {last}: blocks at the end of one of \
              them are missing; {PUT_BACK}, or go on with what `leftoff check --repair` brings back"
         );
         Err(Error::DamagedLog { problem })
+    }
+
+    /// How many events up to position `last` are in none of `topics`; 0 if there are too many.
+    pub(super) fn missing(&self, topics: &[StoredTopic], last: Position) -> u64 {
+        u64::try_from(self.missing_from(topics, last)).unwrap_or(0)
+    }
+
+    fn missing_from(&self, topics: &[StoredTopic], last: Position) -> i64 {
+        let found = Self::new(self.epoch, lost_tail::sequences(topics), last);
+        found.lost_positions.wrapping_sub(self.lost_positions)
     }
 }
 
@@ -96,7 +106,8 @@ pub(super) fn encode_log(record: &LogRecord) -> Vec<u8> {
 ///
 /// [`Error::DamagedLog`], [`Error::ReadFailed`].
 pub(super) fn read_log(tree: &sled::Tree) -> Result<Option<LogRecord>> {
-    let Some(value) = tree.get(keys::LOG).map_err(unreadable)? else { return Ok(None) };
+    let value = tree.get(keys::LOG).map_err(|error| unreadable_record("the log's own", error))?;
+    let Some(value) = value else { return Ok(None) };
     let decode = || -> Result<LogRecord, String> {
         let bytes: [u8; 12] = unseal(&value)?.1.try_into().map_err(|_| "it is cut".to_owned())?;
         let [a, b, c, d, lost @ ..] = bytes;
@@ -104,7 +115,7 @@ pub(super) fn read_log(tree: &sled::Tree) -> Result<Option<LogRecord>> {
         Ok(LogRecord { epoch, lost_positions: i64::from_be_bytes(lost) })
     };
     let record = decode().map_err(|problem| Error::DamagedLog {
-        problem: format!("the log's own record: {problem}"),
+        problem: format!("the log's own record: {problem}; {WAY_OUT}"),
     })?;
     Ok(Some(record))
 }
@@ -112,8 +123,10 @@ pub(super) fn read_log(tree: &sled::Tree) -> Result<Option<LogRecord>> {
 /// The record of a topic: all of it that its blocks do not say.
 pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
     let StoredTopic { extent, config, .. } = topic;
-    let flags =
-        if topic.is_deleted { DELETED } else { 0 } | if extent.may_expire { MAY_EXPIRE } else { 0 };
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    let flags = flag(topic.is_deleted, DELETED)
+        | flag(extent.may_expire, MAY_EXPIRE)
+        | flag(extent.is_damaged, DAMAGED);
     let mut content = vec![flags, trim_code(extent.trim_reason), NUMBERS as u8];
     let numbers: [u64; NUMBERS] = [
         extent.earliest.get(),
@@ -176,6 +189,7 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
         buried_sequence: Sequence::new(number(16)),
         trim_reason: trim_reason(*reason)?,
         may_expire: flags & MAY_EXPIRE != 0,
+        is_damaged: flags & DAMAGED != 0,
     };
     let name = std::str::from_utf8(name).map_err(|error| error.to_string())?;
     Ok(StoredTopic {
@@ -214,12 +228,27 @@ pub(super) fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<Stor
         (!std::mem::replace(is_over, entry.is_err())).then_some(entry)
     });
     until_error.map(|entry| {
-        let (key, value) = entry.map_err(unreadable)?;
-        let id = keys::parse_topic(&key).ok_or_else(|| "unknown key".to_owned());
+        let (key, value) = entry.map_err(|error| unreadable_record("a topic's", error))?;
+        let id = keys::parse_topic(&key).ok_or_else(|| format!("its key {key:?} is unknown"));
+        let topic = id.as_ref().map_or_else(|_| "?".to_owned(), |id| id.get().to_string());
         id.and_then(|id| decode_topic(id, &value)).map_err(|problem| Error::DamagedLog {
-            problem: format!("the topic's record at {key:?}: {problem}"),
+            problem: format!("the record of topic {topic}: {problem}; {WAY_OUT}"),
         })
     })
+}
+
+/// What can be done about a record that is damaged.
+const WAY_OUT: &str = "put back a copy of the data directory from before the damage, without its \
+     file `mark`, or go on with what `leftoff check --repair` brings back";
+
+/// A sled error where a record was looked for, as ours.
+fn unreadable_record(which: &str, error: sled::Error) -> Error {
+    match error {
+        sled::Error::Corruption { .. } => Error::DamagedLog {
+            problem: format!("the page that holds {which} record is unreadable; {WAY_OUT}"),
+        },
+        other => unreadable(other),
+    }
 }
 
 fn seal(content: &[u8]) -> Vec<u8> {
@@ -270,6 +299,7 @@ mod tests {
             buried_drop: 13,
             buried_sequence: Sequence::new(6),
             may_expire: true,
+            is_damaged: true,
         };
         let config = TopicConfig { max_events: Some(7), ..TopicConfig::default() };
         let name = TopicName::new("quakes.us").unwrap();

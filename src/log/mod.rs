@@ -19,6 +19,7 @@ mod cleaner;
 mod failed;
 mod keys;
 mod lock;
+mod lost_tail;
 mod mark;
 mod memory_log;
 mod meta;
@@ -161,6 +162,9 @@ pub struct Extent {
     pub rewritten: Sequence,
     /// Whether there may be events that are to be dropped once they have an age.
     pub may_expire: bool,
+    /// Whether its newest events are damaged, so that it takes no more. Its tail is behind any
+    /// sequence that it can have given out.
+    pub is_damaged: bool,
 }
 
 impl Default for Extent {
@@ -190,6 +194,7 @@ impl Extent {
         trim_reason: TrimReason::Retention,
         rewritten: Sequence::FIRST,
         may_expire: false,
+        is_damaged: false,
     };
 
     /// The number of the newest drop of the log that took something from the topic.

@@ -339,7 +339,8 @@ impl Target {
 fn extent(told: &Extent, written: &Written) -> Extent {
     let Some((first, tail)) = written.sequences else {
         let dropped_events = told.tail.previous().get();
-        let empty = Extent { earliest: told.tail, rewritten: Sequence::FIRST, ..*told };
+        let empty =
+            Extent { earliest: told.tail, rewritten: Sequence::FIRST, is_damaged: false, ..*told };
         return Extent { appended_bytes: 0, dropped_bytes: 0, dropped_events, ..empty };
     };
     Extent {
@@ -353,6 +354,7 @@ fn extent(told: &Extent, written: &Written) -> Extent {
         dropped_events: tail.previous().get().saturating_sub(written.events),
         rewritten: Sequence::FIRST,
         may_expire: told.may_expire || written.may_expire,
+        is_damaged: false,
         ..*told
     }
 }

@@ -26,22 +26,24 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::block::Block;
 use super::blocks::{self, Blocks, END, unreadable, unreadable_page};
 use super::cleaner::{Cleaner, written_bytes};
 use super::failed::{Failed, TellFailure};
 use super::lock::{lock, patiently};
+use super::lost_tail;
 use super::mark::{Mark, Marked};
-use super::meta;
+use super::meta::{self, LogRecord};
 use super::space::{Purpose, SEGMENT_BYTES, Space};
 use super::touches::Touches;
-use super::{Group, Log, StoredBlock, StoredTopic, keys, restore, writing};
+use super::{Extent, Group, Log, StoredBlock, StoredTopic, keys, restore, writing};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, PUT_BACK, Result};
 use crate::event::{Durability, Timestamp};
@@ -50,6 +52,9 @@ use crate::topic::{TopicId, TopicName};
 /// What the record of a topic takes, and what the removal of a part does, in bytes, about.
 const RECORD_BYTES: u64 = 512;
 const REMOVAL_BYTES: u64 = 64;
+
+/// How much of a panic of sled is told.
+const MAX_PANIC_CHARS: usize = 200;
 
 /// How often a read begins anew that found something missing.
 const MAX_READ_ATTEMPTS: usize = 3;
@@ -101,8 +106,10 @@ impl SledLog {
     /// # Errors
     ///
     /// - [`Error::Open`]: another process has it open, or it is no log.
-    /// - [`Error::Damaged`]: the newest block of a topic does not fit its checksum.
-    /// - [`Error::DamagedLog`]: its structure does not fit, or it lost its end.
+    /// - [`Error::DamagedLog`]: its structure or a record of it does not fit, or it lost its end.
+    ///
+    /// A topic whose newest block cannot be read is named in the log, and takes no more events
+    /// (lost_tail.rs); the rest is served.
     pub fn open(directory: &Path, config: &LogConfig) -> Result<Self> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let io = |error: io::Error| at(error.to_string());
@@ -152,13 +159,15 @@ impl SledLog {
         // Whatever is refused below, the mark stays that of this epoch.
         self.epoch = stored.map_or(self.epoch, |stored| stored.epoch);
         let topics = meta::read_topics(&self.tree).collect::<Result<Vec<_>>>()?;
+        let topics = lost_tail::without_abandoned(topics);
         *self.names.get_mut().unwrap_or_else(PoisonError::into_inner) =
             topics.iter().map(|topic| (topic.id, topic.name.clone())).collect();
-        let topics: Vec<_> =
-            topics.into_iter().map(|topic| self.with_head(topic)).collect::<Result<_>>()?;
+        let mut record = stored.unwrap_or_default();
+        let marked_position = marked.map(|marked| marked.position);
+        let topics = self.with_heads(topics, &mut record, marked_position)?;
+        let lost_ends = stored.is_some_and(|stored| stored != record);
         let last = topics.iter().map(|topic| topic.extent.last_position).max();
         let last = last.unwrap_or_default();
-        let mut record = stored.unwrap_or_default();
         record.check_whole(&topics, last)?;
         *self.found.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(topics);
         if let Some(Marked { position, .. }) = marked
@@ -167,6 +176,10 @@ impl SledLog {
             return Err(lost_end(last, position));
         }
         match (&stored, &marked) {
+            (Some(_), Some(_)) if lost_ends => warn!(
+                directory = %directory.display(),
+                "where topics end is not known for sure: a new epoch begins"
+            ),
             (Some(_), Some(marked)) if !marked.has_lost_some() => {
                 self.epoch = record.epoch;
                 return Ok(());
@@ -192,6 +205,72 @@ impl SledLog {
             .map_err(|error| at(error.to_string()))?;
         info!(directory = %directory.display(), epoch = %self.epoch, "began a log");
         Ok(())
+    }
+
+    /// The topics as they are. Notes, in the log, those whose newest blocks cannot be read.
+    fn with_heads(
+        &self,
+        topics: Vec<StoredTopic>,
+        record: &mut LogRecord,
+        marked: Option<Position>,
+    ) -> Result<Vec<StoredTopic>> {
+        let mut found = Vec::with_capacity(topics.len());
+        let mut damaged = Vec::new();
+        for topic in topics {
+            found.push(match self.with_head(topic.clone()) {
+                Err(Error::Damaged { .. }) => {
+                    damaged.push(found.len());
+                    self.with_readable_head(topic)?
+                }
+                topic => topic?,
+            });
+        }
+        if damaged.is_empty() {
+            return Ok(found);
+        }
+        let readable: Vec<Sequence> = damaged.iter().map(|at| found[*at].extent.tail).collect();
+        *record = lost_tail::note(&mut found, &damaged, record, marked);
+        for (at, first) in damaged.iter().zip(readable) {
+            error!(
+                topic = %found[*at].name, %first,
+                "the newest events of a topic are damaged, from this sequence on: it is served up \
+                 to there, and takes no more events; delete it to go on without them, or go on \
+                 with what `leftoff check --repair` brings back"
+            );
+        }
+        let noted = self.write(|batch| {
+            let topics = damaged.iter().map(|at| &found[*at]);
+            topics.for_each(|t| batch.insert(&keys::topic(t.id), meta::encode_topic(t)));
+            batch.insert(&keys::LOG, meta::encode_log(record));
+        });
+        noted.map_err(|error| Error::DamagedLog {
+            problem: format!("what is damaged at the end of topics cannot be noted: {error}"),
+        })?;
+        Ok(found)
+    }
+
+    /// A topic that ends with its last block that can be read.
+    fn with_readable_head(&self, topic: StoredTopic) -> Result<StoredTopic> {
+        let mut below = END;
+        let newest = loop {
+            let first = match self.last_block_below(topic.id, below) {
+                Err(Error::Damaged { .. }) => {
+                    self.last_block_readable(topic.id, below.previous())?
+                }
+                found => found?,
+            };
+            let Some(first) = first else { break None };
+            match self.blocks(topic.id, first..below).next().transpose() {
+                Err(Error::Damaged { .. }) => below = first,
+                block => break block?,
+            }
+        };
+        // What its record says is of the time when it had no blocks, or older than these.
+        let head = newest.map_or(topic.extent, |block| topic.extent.with(&block));
+        let tail = head.tail.max(topic.extent.tail).max(topic.extent.earliest);
+        let last_position = head.last_position.max(topic.extent.last_position);
+        let extent = Extent { tail, last_position, ..head };
+        Ok(StoredTopic { extent, ..topic })
     }
 
     /// Writes what `fill` puts into a batch, and makes it durable.
@@ -317,13 +396,17 @@ impl SledLog {
     }
 
     fn read_topics(&self) -> Result<Vec<StoredTopic>> {
-        meta::read_topics(&self.tree)
-            .map(|topic| topic.and_then(|topic| self.with_head(topic)))
-            .collect()
+        let topics = meta::read_topics(&self.tree).collect::<Result<Vec<_>>>()?;
+        let topics = lost_tail::without_abandoned(topics).into_iter();
+        topics.map(|topic| self.with_head(topic)).collect()
     }
 
     /// A topic as it is: what its record says, with its newest block for the head.
     fn with_head(&self, topic: StoredTopic) -> Result<StoredTopic> {
+        // A deleted topic that is published to again has a record that says so.
+        if topic.extent.is_damaged || topic.is_deleted {
+            return Ok(topic);
+        }
         let newest = match self.last_block_below(topic.id, END)? {
             Some(first) => self.blocks(topic.id, first..END).next().transpose()?,
             None => None,
@@ -544,13 +627,27 @@ pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db>
         .mode(sled::Mode::HighThroughput);
     // sled locks its file as well, and tells it in words alone.
     let is_locked = |error: &sled::Error| error.to_string().contains("could not acquire lock");
-    patiently(|| config.open(), is_locked)
+    patiently(|| contained(|| config.open()), is_locked)
+}
+
+/// What `open` returns. sled takes its files for its own, and panics where they contradict each
+/// other.
+fn contained<T>(open: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+        let short: String = text.chars().take(MAX_PANIC_CHARS).collect();
+        Err(sled::Error::ReportableBug(format!("its files contradict each other: {short}")))
+    })
 }
 
 /// Why sled cannot open its files.
 fn cannot_open(error: sled::Error, at: impl FnOnce(String) -> Error) -> Error {
     match error {
         sled::Error::Corruption { .. } => unreadable(error),
+        sled::Error::ReportableBug(problem) => {
+            Error::DamagedLog { problem: format!("{problem}; {PUT_BACK}") }
+        }
         other => at(other.to_string()),
     }
 }

@@ -8,9 +8,10 @@ use tokio::sync::oneshot;
 
 use super::super::topics::{Topic, TopicRef, TopicState};
 use super::{Committer, next_id};
-use crate::cursor::TrimReason;
+use crate::cursor::{Sequence, TrimReason};
 use crate::error::{Error, Result};
 use crate::log::{Extent, Group, StoredTopic};
+use crate::topic::TopicId;
 use crate::topic_config::TopicConfig;
 
 /// A change that somebody waits for.
@@ -107,18 +108,32 @@ impl Committer {
             Change::Create(config) | Change::Set(config) => config,
             Change::Update(..) | Change::Delete if !state.exists() => return Err(unknown()),
             Change::Update(config, fields) => state.config.with_fields(&config, &fields)?,
+            Change::Delete if state.extent.is_damaged => return self.deleted_damaged(state),
             Change::Delete => return Ok(deleted(state, self.next_drop())),
         };
         config.validate()?;
-        let id = match state.id {
-            Some(id) => id,
-            None => {
-                let id = next_id(self.next_id)?;
-                self.next_id = id.next();
-                id
-            }
-        };
+        let id = state.id.map_or_else(|| self.new_id(), Ok)?;
         Ok(TopicState { id: Some(id), config, is_deleted: false, ..state })
+    }
+
+    /// A topic whose newest events are damaged, deleted: its name goes to another id, for nothing
+    /// can be written where they are. What is there of the former id stays.
+    fn deleted_damaged(&mut self, state: TopicState) -> Result<TopicState> {
+        let state = deleted(state, self.next_drop());
+        let extent = Extent {
+            dropped_bytes: state.extent.appended_bytes,
+            dropped_events: state.extent.tail.previous().get(),
+            rewritten: Sequence::FIRST,
+            is_damaged: false,
+            ..state.extent
+        };
+        Ok(TopicState { id: Some(self.new_id()?), extent, ..state })
+    }
+
+    fn new_id(&mut self) -> Result<TopicId> {
+        let id = next_id(self.next_id)?;
+        self.next_id = id.next();
+        Ok(id)
     }
 
     /// Has the log note what topics are, then everybody else.

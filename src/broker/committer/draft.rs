@@ -192,6 +192,9 @@ impl Draft {
                 grouped.map(|s| Known::InGroup(*s)).or(id.and_then(stored).map(Known::Stored))
             }),
         };
+        if state.extent.is_damaged && duplicates.len() < records.len() {
+            return Err(Error::DamagedEnd(topic.name.clone()));
+        }
         let actual = next.previous().get();
         if let Some(expected) = expected_sequence
             && expected != actual
