@@ -35,14 +35,16 @@
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
 use super::failed::Failed;
+use super::snapshot::Snapshots;
 use super::space::{SEGMENT_BYTES, Space};
 
 /// Bytes that are written until it is worth looking for something to move: a few pages.
@@ -104,6 +106,7 @@ struct Shared {
     is_busy: AtomicBool,
     is_stopping: AtomicBool,
     space: Arc<Space>,
+    snapshots: Mutex<Snapshots>,
     failed: Arc<Failed>,
 }
 
@@ -120,9 +123,10 @@ pub(super) fn used_segments(database: &sled::Db) -> impl Iterator<Item = u64> {
 }
 
 impl Cleaner {
-    /// Starts the thread. What keeps sled from writing is noted in `failed`.
+    /// Starts the thread, for the sled in a directory. What keeps sled from writing is noted in
+    /// `failed`.
     pub(super) fn start(
-        database: &sled::Db,
+        (database, sled_directory): (&sled::Db, &Path),
         file: &File,
         space: &Arc<Space>,
         failed: &Arc<Failed>,
@@ -138,6 +142,7 @@ impl Cleaner {
             is_busy: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             space: space.clone(),
+            snapshots: Mutex::new(Snapshots::new(sled_directory, written_bytes(database))),
             failed: failed.clone(),
         });
         let running = shared.clone();
@@ -240,6 +245,11 @@ impl Shared {
         if !has_more && self.is_pressed.load(Ordering::Acquire) {
             self.finish_segments()?;
             self.is_pressed.store(false, Ordering::Release);
+        }
+        let written = written_bytes(&self.database);
+        let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = snapshots.make_due(&self.database, &self.file, written) {
+            warn!(%error, "no snapshot: the log takes longer to open the next time");
         }
         Ok(has_more)
     }
@@ -374,7 +384,8 @@ mod tests {
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
         let failed = Arc::<Failed>::default();
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
-        let cleaner = Cleaner::start(&database, &file, &space, &failed).unwrap();
+        let cleaner =
+            Cleaner::start((&database, directory.path()), &file, &space, &failed).unwrap();
         let is_kept = |key: u32| key % 192 < 64;
         for key in (0..KEYS).filter(|key| !is_kept(*key)) {
             let before = written_bytes(&database);
@@ -405,7 +416,8 @@ mod tests {
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
         let failed = Arc::<Failed>::default();
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
-        let mut cleaner = Cleaner::start(&database, &file, &space, &failed).unwrap();
+        let mut cleaner =
+            Cleaner::start((&database, directory.path()), &file, &space, &failed).unwrap();
         let before = written_bytes(&database);
         let tree = database.open_tree("events").unwrap();
         for key in 0..100_u32 {

@@ -26,6 +26,7 @@ mod meta;
 mod record;
 mod restore;
 mod sled_log;
+mod snapshot;
 mod space;
 mod stored_block;
 mod touches;

@@ -127,7 +127,8 @@ impl SledLog {
             .map_err(io)?;
         let mark = Mark::open(directory).map_err(io)?;
         let failed = Arc::default();
-        let cleaner = Cleaner::start(&database, &file, &space, &failed).map_err(io)?;
+        let cleaner = Cleaner::start((&database, &directory.join("sled")), &file, &space, &failed)
+            .map_err(io)?;
         let mut log = Self {
             cleaner,
             tree,

@@ -1,0 +1,409 @@
+//! Snapshots of where sled keeps its pages, taken while the log is open.
+//!
+//! ```text
+//! snap.L  | stable_lsn | active_segment | page 0 | page 1 | … | length: 8 | crc32: 4 |
+//!
+//! sled's log    ──────────────── L ───────────────▶  written in all
+//!               in the snapshot  │ read when the log is opened
+//! ```
+//!
+//! # Why
+//!
+//! - sled finds its pages by reading its log from the newest snapshot on, and writes a snapshot
+//!   only then: after a crash, or a stop, it reads all that was written since it was opened last
+//!   (src/pagecache/snapshot.rs of 0.34.7). A log that was open for long is read as a whole.
+//! - So a snapshot is made whenever [`LEAST_BYTES`] were written since the last one, or [`TIMES`]
+//!   the length of a snapshot, whichever is more: opening reads no more than twice that, and the
+//!   snapshots are no more than 1/[`TIMES`] of what is written.
+//! - sled's own reading of its log is used for it, and what it reads is told in the file that sled
+//!   would have written, had it been opened when it had written as much. The end, L, is where a
+//!   segment begins, and everything before it is synced first. A batch that began before L is
+//!   whole by then: sled does not call it stable before.
+//! - A segment that sled uses again while it is to be read held nothing that is valid any more: its
+//!   pages were written again since, and what was written after L is read when the log is opened.
+//!   A segment that is in use and cannot be read to its end is damaged: then no snapshot is made.
+//! - The file gets its name when it is whole and synced: sled takes whatever begins with `snap.`.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use sled::{DiskPtr, LogKind, Lsn, Serialize as _};
+
+use super::space::SEGMENT_BYTES;
+
+/// What is written at the least between two snapshots, in bytes.
+const LEAST_BYTES: u64 = 1 << 30;
+
+/// How many times its own length is written between two snapshots.
+const TIMES: u64 = 32;
+
+/// Why a snapshot is not made that sled could not read.
+const NOT_KNOWN: &str = "a page is not known yet";
+
+/// The name of a snapshot that is not whole yet.
+const UNFINISHED: &str = "unfinished-snapshot";
+
+const CRC_BYTES: usize = 4;
+const TRAILER_BYTES: usize = 8 + CRC_BYTES;
+
+const SEGMENT: Lsn = SEGMENT_BYTES as Lsn;
+
+/// Where a part of a page is: its place in the log, in the file, and its length in bytes.
+type Place = (Lsn, DiskPtr, u64);
+
+/// Where a page is.
+#[derive(Debug, Clone, PartialEq)]
+enum Page {
+    /// Not known yet.
+    Unknown,
+    /// It has been given up.
+    Free(Lsn, DiskPtr),
+    /// As it was written as a whole, and what was changed since.
+    Present(Vec<Place>),
+}
+
+/// Where all pages are, up to a place in the log.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Snapshot {
+    /// The first place that is not included.
+    end: Lsn,
+    pages: Vec<Page>,
+}
+
+/// When to make the next snapshot.
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    /// sled's own directory.
+    directory: PathBuf,
+    /// How much is written in all when the next one is due.
+    due_bytes: u64,
+    least_bytes: u64,
+}
+
+impl Snapshots {
+    /// Of the sled in `directory`, which has written so many bytes, and a snapshot of these.
+    pub(super) fn new(directory: &Path, written_bytes: u64) -> Self {
+        Self::every(directory, written_bytes, LEAST_BYTES)
+    }
+
+    fn every(directory: &Path, written_bytes: u64, least_bytes: u64) -> Self {
+        let due_bytes = written_bytes + least_bytes;
+        Self { directory: directory.to_owned(), due_bytes, least_bytes }
+    }
+
+    /// Makes a snapshot, if one is due when so many bytes are written.
+    ///
+    /// # Errors
+    ///
+    /// It could not be made; the last one stays. It is tried again when as much was written again.
+    pub(super) fn make_due(
+        &mut self,
+        database: &sled::Db,
+        file: &File,
+        written_bytes: u64,
+    ) -> io::Result<Option<u64>> {
+        if written_bytes < self.due_bytes {
+            return Ok(None);
+        }
+        self.due_bytes = written_bytes + self.least_bytes;
+        let length = make(database, file, &self.directory)?;
+        let pause_bytes = self.least_bytes.max(TIMES.saturating_mul(length.unwrap_or(0)));
+        self.due_bytes = written_bytes + pause_bytes;
+        Ok(length)
+    }
+}
+
+/// Makes a snapshot. Returns its length in bytes; `None` where there is nothing new for one.
+fn make(database: &sled::Db, file: &File, directory: &Path) -> io::Result<Option<u64>> {
+    let log = &database.context.pagecache.log;
+    let end = log.stable_offset() / SEGMENT * SEGMENT;
+    file.sync_data()?; // What the snapshot tells of must outlive the loss of power that it does.
+    let (old, mut snapshot) = match newest(directory)? {
+        Some(path) => {
+            let bytes = std::fs::read(&path)?;
+            (Some(path), Snapshot::decode(&bytes)?)
+        }
+        None => (None, Snapshot::default()),
+    };
+    if end <= snapshot.end {
+        return Ok(None);
+    }
+    snapshot.advance(database, end)?;
+    let bytes = snapshot.encode()?;
+    let unfinished = directory.join(UNFINISHED);
+    let written = File::create(&unfinished).and_then(|mut written| {
+        written.write_all(&bytes)?;
+        written.sync_all()
+    });
+    if let Err(error) = written {
+        std::fs::remove_file(&unfinished)?; // It may be that the disk is full.
+        return Err(error);
+    }
+    let path = directory.join(format!("snap.{end:016X}"));
+    std::fs::rename(unfinished, &path)?;
+    File::open(directory)?.sync_all()?;
+    if let Some(old) = old.filter(|old| *old != path) {
+        std::fs::remove_file(old)?;
+    }
+    Ok(Some(bytes.len() as u64))
+}
+
+/// The newest snapshot in `directory`.
+fn newest(directory: &Path) -> io::Result<Option<PathBuf>> {
+    let mut newest: Option<PathBuf> = None;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("snap.") {
+            newest = newest.max(Some(entry.path()));
+        }
+    }
+    Ok(newest)
+}
+
+impl Snapshot {
+    /// Reads what was written from its end on to the segment that begins at `end`.
+    fn advance(&mut self, database: &sled::Db, end: Lsn) -> io::Result<()> {
+        let log = &database.context.pagecache.log;
+        let begin = self.end;
+        let mut items = log.iter_from(begin);
+        items.segments.retain(|lsn, _| *lsn < end);
+        let segments = std::mem::take(&mut items.segments);
+        for (segment, offset) in segments {
+            // One at a time, so that it is known which one cannot be read.
+            items.segments.insert(segment, offset);
+            (items.segment_base, items.cur_lsn) = (None, None);
+            for (kind, page, lsn, place, size_bytes) in items.by_ref() {
+                if lsn >= begin {
+                    self.apply(kind, page, (lsn, place, size_bytes))?;
+                }
+            }
+            // Read to its end, the iterator looks for one more segment, and finds none.
+            let is_read = items.segments.is_empty() && items.segment_base.is_none();
+            let is_in_use = || log.iter_from(segment).segments.get(&segment) == Some(&offset);
+            if !is_read && is_in_use() {
+                let problem = format!("the segment at {offset} of the log's file is damaged");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            }
+            items.segments.clear();
+        }
+        self.end = end;
+        Ok(())
+    }
+
+    /// Takes in what was written to a page.
+    fn apply(&mut self, kind: LogKind, page: u64, place: Place) -> io::Result<()> {
+        let index = usize::try_from(page).map_err(io::Error::other)?;
+        let known = self.pages.len();
+        match kind {
+            LogKind::Replace | LogKind::Free => {
+                self.pages.resize(known.max(index + 1), Page::Unknown);
+                self.pages[index] = match kind {
+                    LogKind::Free => Page::Free(place.0, place.1),
+                    _ => Page::Present(vec![place]),
+                };
+            }
+            // A change of what was written as a whole later on is no part of the page any more.
+            LogKind::Link => {
+                if let Some(Page::Present(places)) = self.pages.get_mut(index)
+                    && places.last().is_some_and(|last| last.0 < place.0)
+                {
+                    places.push(place);
+                }
+            }
+            LogKind::Skip | LogKind::Corrupted => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "an unknown entry"));
+            }
+        }
+        Ok(())
+    }
+
+    /// As sled writes it.
+    fn encode(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Some(self.end).serialize();
+        bytes.extend(None::<u64>.serialize()); // No segment is begun.
+        for page in &self.pages {
+            match page {
+                Page::Free(lsn, place) => {
+                    bytes.push(0);
+                    bytes.extend(lsn.serialize());
+                    bytes.extend(place.serialize());
+                }
+                Page::Present(places) => {
+                    bytes.push(u8::try_from(places.len()).map_err(io::Error::other)?);
+                    for (lsn, place, size_bytes) in places {
+                        bytes.extend(lsn.serialize());
+                        bytes.extend(place.serialize());
+                        bytes.extend(size_bytes.serialize());
+                    }
+                }
+                // It was written again after the end, and its segment is gone. Next time.
+                Page::Unknown => return Err(io::Error::other(NOT_KNOWN)),
+            }
+        }
+        let length = bytes.len() as u64;
+        let crc32 = crc32fast::hash(&bytes);
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(crc32.to_le_bytes());
+        Ok(bytes)
+    }
+
+    fn decode(bytes: &[u8]) -> io::Result<Self> {
+        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "the last snapshot is damaged");
+        let (body, trailer) = bytes
+            .len()
+            .checked_sub(TRAILER_BYTES)
+            .map(|at| bytes.split_at(at))
+            .ok_or_else(invalid)?;
+        if trailer[8..] != crc32fast::hash(body).to_le_bytes() {
+            return Err(invalid());
+        }
+        let mut rest = body;
+        let end = Option::<Lsn>::deserialize(&mut rest)?.unwrap_or(0);
+        Option::<u64>::deserialize(&mut rest)?;
+        let mut pages = Vec::new();
+        while let Some((places, after)) = rest.split_first() {
+            rest = after;
+            pages.push(match places {
+                0 => Page::Free(Lsn::deserialize(&mut rest)?, DiskPtr::deserialize(&mut rest)?),
+                _ => {
+                    let place = |rest: &mut &[u8]| -> sled::Result<Place> {
+                        let (lsn, place) = (Lsn::deserialize(rest)?, DiskPtr::deserialize(rest)?);
+                        Ok((lsn, place, u64::deserialize(rest)?))
+                    };
+                    let places = (0..*places).map(|_| place(&mut rest));
+                    Page::Present(places.collect::<sled::Result<_>>()?)
+                }
+            });
+        }
+        Ok(Self { end, pages })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::super::cleaner::written_bytes;
+    use super::super::sled_log::open_sled;
+    use super::*;
+
+    type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+
+    fn entries(tree: &sled::Tree) -> Entries {
+        tree.iter().map(Result::unwrap).map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+    }
+
+    /// What is found in a copy of `directory` as it is, as after a crash, with or without snapshots.
+    fn reopened(directory: &Path, with_snapshots: bool) -> Entries {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+            let name = entry.file_name();
+            let is_snapshot = name.to_string_lossy().starts_with("snap.");
+            if entry.file_type().unwrap().is_file() && (with_snapshots || !is_snapshot) {
+                std::fs::copy(entry.path(), copy.path().join(name)).unwrap();
+            }
+        }
+        let database = open_sled(copy.path(), 1 << 20).unwrap();
+        let found = entries(&database.open_tree("events").unwrap());
+        // It goes on where it was, over segments that hold nothing.
+        for key in 0..2_000_u32 {
+            database.insert(key.to_be_bytes(), vec![1; 8_192]).unwrap();
+        }
+        drop(database);
+        let database = open_sled(copy.path(), 1 << 20).unwrap();
+        assert!(entries(&database.open_tree("events").unwrap()) == found);
+        found
+    }
+
+    /// Changes keys at random in one batch, and has sled move pages.
+    fn change(database: &sled::Db, tree: &sled::Tree, random: &mut StdRng) {
+        let mut batch = sled::Batch::default();
+        for _ in 0..random.random_range(1..12) {
+            let key = random.random_range(0..2_000_u32).to_be_bytes();
+            match random.random_range(0..3) {
+                0 => batch.remove(&key),
+                _ => {
+                    let mut value = vec![0; random.random_range(0..8_192)];
+                    random.fill(&mut value[..]);
+                    batch.insert(&key, value);
+                }
+            }
+        }
+        tree.apply_batch(batch).unwrap();
+        (0..20).for_each(|n| drop(database.insert("cleaner", &[n]).unwrap()));
+        database.flush().unwrap();
+    }
+
+    /// Goal: opened with a snapshot that was made while it was written to, a log is the same as
+    /// without, and as it was.
+    /// Method: keys come, change, and go at random, while segments are used again and another
+    /// thread makes snapshots; copies of the directory at some moments are opened both ways.
+    #[test]
+    fn a_log_opens_the_same_from_a_snapshot_as_from_its_beginning() {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let directory = tempfile::tempdir().unwrap();
+        let database = open_sled(directory.path(), 4 << 20).unwrap();
+        let tree = database.open_tree("events").unwrap();
+        let file = File::options().write(true).open(directory.path().join("db")).unwrap();
+        let mut snapshots = Snapshots::every(directory.path(), 0, SEGMENT_BYTES as u64);
+        let (mut made, mut late) = (0, 0);
+        for phase in 0..6 {
+            let is_over = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Acquire) {
+                        snapshots.due_bytes = 0; // As often as can be.
+                        match snapshots.make_due(&database, &file, written_bytes(&database)) {
+                            Ok(length) => made += u32::from(length.is_some()),
+                            Err(error) => {
+                                assert_eq!(error.to_string(), NOT_KNOWN);
+                                late += 1;
+                            }
+                        }
+                    }
+                });
+                for _ in 0..700 {
+                    change(&database, &tree, &mut random);
+                }
+                is_over.store(true, Ordering::Release);
+            });
+            // What the snapshot does not have must be read after it, too.
+            (0..phase * 10).for_each(|_| change(&database, &tree, &mut random));
+            let now = entries(&tree);
+            assert!(reopened(directory.path(), true) == now, "with snapshots, seed {seed}");
+            assert!(reopened(directory.path(), false) == now, "without, seed {seed}");
+        }
+        println!("{made} snapshots; {late} times a page was not known yet");
+        assert!(made > 6, "{made} snapshots");
+        let kept = std::fs::read_dir(directory.path()).unwrap();
+        let names = kept.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+        assert_eq!(names.filter(|name| name.starts_with("snap.")).count(), 1);
+    }
+
+    #[test]
+    fn a_snapshot_is_written_as_sled_reads_it() {
+        let place = |number: u64| (number as Lsn, DiskPtr::Inline(number), number);
+        let pages = vec![
+            Page::Free(7, DiskPtr::Inline(300)),
+            Page::Present(vec![place(1)]),
+            Page::Present(vec![place(2), place(70_000), place(1 << 40)]),
+        ];
+        let snapshot = Snapshot { end: 3 * SEGMENT, pages };
+        let bytes = snapshot.encode().unwrap();
+        assert_eq!(Snapshot::decode(&bytes).unwrap(), snapshot);
+        for at in 0..bytes.len() - TRAILER_BYTES {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert!(Snapshot::decode(&damaged).is_err(), "byte {at}");
+        }
+        let unknown = Snapshot { pages: vec![Page::Unknown], ..snapshot };
+        assert!(unknown.encode().is_err(), "sled knows no such page");
+    }
+}
