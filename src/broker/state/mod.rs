@@ -81,6 +81,9 @@ impl Broker {
     /// A page may have fewer events, or none, and a next one all the same. A key that was published
     /// again after `at`, and compacted since, is missing; following from `at` brings it.
     ///
+    /// A page of a compacted topic costs little more than its own events; of any other topic it may
+    /// cost one reading of all that comes after them.
+    ///
     /// # Errors
     ///
     /// [`Error::UnknownTopic`], [`Error::Damaged`], [`Error::ReadFailed`];
