@@ -7,9 +7,9 @@
 //! ```
 //!
 //! The system's steady clock says how much time has passed. Where the wall clock differs from that
-//! by more than [`TOLERANCE_MS`], the log says so, and the broker's clock goes on steadily; when the
-//! wall clock has differed by the same for [`PATIENCE_MS`], the broker's clock follows it, and the
-//! log says that, too.
+//! by more than a second, the log says so, and the broker's clock goes on steadily; when the wall
+//! clock has differed by the same for a minute, the broker's clock follows it, and the log says
+//! that, too.
 //!
 //! # Why
 //!

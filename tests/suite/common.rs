@@ -265,8 +265,24 @@ impl Sse {
         request: http::request::Builder,
         body: impl Into<Bytes>,
     ) -> Result<Self, String> {
+        Self::open_over(request, body, false).await
+    }
+
+    /// As [`Self::open`], over HTTP/2 without TLS, if asked for.
+    pub(crate) async fn try_open(
+        request: http::request::Builder,
+        over_http2: bool,
+    ) -> Result<Self, String> {
+        Self::open_over(request, "", over_http2).await
+    }
+
+    async fn open_over(
+        request: http::request::Builder,
+        body: impl Into<Bytes>,
+        over_http2: bool,
+    ) -> Result<Self, String> {
         let request = request.header("accept", "text/event-stream");
-        let client = HttpClient::builder(TokioExecutor::new()).build_http();
+        let client = HttpClient::builder(TokioExecutor::new()).http2_only(over_http2).build_http();
         let answer = client.request(request.body(Full::new(body.into())).unwrap());
         let answer = soon(answer).await.map_err(|error| error.to_string())?;
         let (head, body) = answer.into_parts();

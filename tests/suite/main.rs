@@ -30,6 +30,7 @@ mod power;
 mod reads;
 mod real_input;
 mod shutdown;
+mod soak;
 mod sse;
 mod tidy;
 mod topics;

@@ -1,0 +1,258 @@
+//! The ledger: what was acknowledged where, and what a reader must have got of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use leftoff::topic::TopicPattern;
+
+use super::COMPACTED;
+use super::transport::Transport;
+use crate::common::Receipt;
+
+/// An event as it was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) topic: String,
+    pub(super) key: String,
+    pub(super) event_type: String,
+    pub(super) payload: String,
+}
+
+/// What a reader asks for.
+#[derive(Debug, Clone)]
+pub(super) struct Scope {
+    pub(super) topics: Vec<String>,
+    pub(super) is_of_many: bool,
+    pub(super) event_type: Option<&'static str>,
+}
+
+impl Scope {
+    pub(super) fn one(topic: &str) -> Self {
+        Self { topics: vec![topic.to_owned()], is_of_many: false, event_type: None }
+    }
+
+    pub(super) fn many(patterns: &[&str]) -> Self {
+        let topics = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        Self { topics, is_of_many: true, event_type: None }
+    }
+
+    pub(super) fn of_type(self, event_type: &'static str) -> Self {
+        Self { event_type: self.event_type.or(Some(event_type)), ..self }
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        let fits = |pattern: &String| {
+            let pattern: TopicPattern = pattern.parse().unwrap();
+            pattern.matches(&event.topic.parse().unwrap())
+        };
+        self.event_type.is_none_or(|wanted| wanted == event.event_type)
+            && self.topics.iter().any(fits)
+    }
+}
+
+/// An event as a reader got it.
+#[derive(Debug, Clone)]
+pub(super) struct Got {
+    pub(super) topic: String,
+    pub(super) sequence: u64,
+    pub(super) position: u64,
+    pub(super) payload: String,
+}
+
+/// A gap as a reader was told of it.
+#[derive(Debug, Clone)]
+pub(super) struct ToldGap {
+    pub(super) topic: Option<String>,
+    pub(super) earliest: u64,
+    pub(super) reason: String,
+}
+
+/// What a reader got over one connection, between two cursors.
+#[derive(Debug, Clone)]
+pub(super) struct Cycle {
+    pub(super) transport: Transport,
+    pub(super) scope: Scope,
+    /// The cursor it came with, and the last one that it got.
+    pub(super) first: Option<String>,
+    pub(super) last: Option<String>,
+    pub(super) events: Vec<Got>,
+    pub(super) gaps: Vec<ToldGap>,
+    /// Whether the connection was cut.
+    pub(super) is_cut: bool,
+}
+
+/// The number in a cursor: a sequence, or a position.
+fn number(cursor: &str) -> u64 {
+    let digits = cursor.trim_start_matches('@');
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().unwrap_or_else(|_| panic!("{cursor:?} is no cursor"))
+}
+
+/// What came of holding cycles against the ledger.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    pub(super) delivered: usize,
+    pub(super) gaps: usize,
+    pub(super) violations: Vec<String>,
+}
+
+/// All events that were acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Mutex<BTreeMap<u64, (u64, Event)>>);
+
+impl Ledger {
+    /// Notes an event at its position.
+    pub(super) fn note(&self, sequence: u64, position: u64, event: Event) {
+        let before = self.0.lock().unwrap().insert(position, (sequence, event));
+        assert_eq!(before, None, "position {position} was given twice");
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// Holds all `cycles` against what was acknowledged.
+    pub(super) fn check(&self, cycles: &[Cycle]) -> Checked {
+        let events = self.0.lock().unwrap();
+        let mut newest: HashMap<(&str, &str), u64> = HashMap::new();
+        for (position, (_, event)) in &*events {
+            newest.insert((&event.topic, &event.key), *position);
+        }
+        let mut checked = Checked::default();
+        for cycle in cycles {
+            checked.delivered += cycle.events.len();
+            checked.gaps += cycle.gaps.len();
+            let mut violations = untrue(&events, cycle);
+            violations.extend(missing(&events, &newest, cycle));
+            for violation in violations {
+                let Cycle { transport, scope, first, last, gaps, .. } = cycle;
+                checked.violations.push(format!(
+                    "{violation}; over {transport:?} from {first:?} to {last:?}, {scope:?}, told \
+                     {gaps:?}"
+                ));
+            }
+        }
+        checked
+    }
+}
+
+/// What a cycle got that was never published so, or in another order, or twice.
+fn untrue(events: &BTreeMap<u64, (u64, Event)>, cycle: &Cycle) -> Vec<String> {
+    let is_of_many = cycle.scope.is_of_many;
+    let mut violations = Vec::new();
+    let mut before = cycle.first.as_deref().map_or(0, number);
+    for got in &cycle.events {
+        let place = if is_of_many { got.position } else { got.sequence };
+        if place <= before {
+            violations.push(format!("{place} comes after {before}"));
+        }
+        before = place;
+        match events.get(&got.position) {
+            Some((sequence, event))
+                if (*sequence, &event.topic, &event.payload)
+                    == (got.sequence, &got.topic, &got.payload)
+                    && cycle.scope.wants(event) => {}
+            other => violations.push(format!("{got:?} is not {other:?}")),
+        }
+    }
+    for gap in &cycle.gaps {
+        if !["retention", "purged"].contains(&gap.reason.as_str()) {
+            violations.push(format!("a gap for another reason: {gap:?}"));
+        }
+    }
+    violations
+}
+
+/// What a cycle passed over without a word.
+fn missing(
+    events: &BTreeMap<u64, (u64, Event)>,
+    newest: &HashMap<(&str, &str), u64>,
+    cycle: &Cycle,
+) -> Vec<String> {
+    // A reader from the earliest on is not told of what was gone by then.
+    let (Some(first), Some(last)) = (&cycle.first, &cycle.last) else { return Vec::new() };
+    let (first, last) = (number(first), number(last));
+    let got: std::collections::BTreeSet<u64> =
+        cycle.events.iter().map(|got| got.position).collect();
+    let is_missing = |(position, (sequence, event)): &(&u64, &(u64, Event))| {
+        let place = if cycle.scope.is_of_many { **position } else { *sequence };
+        let is_told = cycle.gaps.iter().any(|gap| {
+            gap.topic.as_ref().is_none_or(|topic| *topic == event.topic) && *sequence < gap.earliest
+        });
+        let is_superseded = event.topic == COMPACTED
+            && newest[&(event.topic.as_str(), event.key.as_str())] > **position;
+        place > first
+            && place <= last
+            && cycle.scope.wants(event)
+            && !got.contains(position)
+            && !is_told
+            && !is_superseded
+    };
+    let missing = events.iter().filter(is_missing);
+    missing
+        .map(|(position, (sequence, event))| {
+            format!("{} {sequence} at {position} is missing, untold", event.topic)
+        })
+        .collect()
+}
+
+/// A client that publishes until it is acknowledged.
+pub(super) struct Publisher {
+    address: SocketAddr,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Publisher {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        Self { address, client: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    async fn try_send(&self, method: &str, path: &str, body: String) -> Option<(u16, Bytes)> {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
+            .header("content-type", "text/plain")
+            .body(Full::new(body.into()))
+            .unwrap();
+        let answered = async {
+            let answer = self.client.request(request).await.ok()?;
+            let status = answer.status().as_u16();
+            Some((status, answer.into_body().collect().await.ok()?.to_bytes()))
+        };
+        tokio::time::timeout(Duration::from_secs(10), answered).await.ok().flatten()
+    }
+
+    /// Publishes `event`, and again until it is acknowledged; its sequence and its position.
+    pub(super) async fn publish(&self, id: &str, event: &Event) -> (u64, u64) {
+        let Event { topic, key, event_type, payload } = event;
+        let path = format!("/v1/topics/{topic}/events?id={id}&key={key}&type={event_type}");
+        loop {
+            match self.try_send("POST", &path, payload.clone()).await {
+                Some((200 | 201, body)) => {
+                    let receipt: Receipt = serde_json::from_slice(&body).unwrap();
+                    return (receipt.sequence, receipt.position);
+                }
+                Some((503 | 429, _)) | None => tokio::time::sleep(Duration::from_millis(20)).await,
+                Some((status, body)) => panic!("{status}: {body:?}"),
+            }
+        }
+    }
+
+    /// Purges the older half of a topic, if the broker is there.
+    pub(super) async fn purge_half(&self, topic: &str) {
+        let path = format!("/v1/topics/{topic}");
+        let Some((200, body)) = self.try_send("GET", &path, String::new()).await else { return };
+        let told: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let (earliest, tail) = (told["earliest"].as_u64().unwrap(), told["tail"].as_u64().unwrap());
+        let before = earliest + (tail - earliest) / 2;
+        let path = format!("/v1/topics/{topic}/events?before={before}");
+        self.try_send("DELETE", &path, String::new()).await;
+    }
+}
