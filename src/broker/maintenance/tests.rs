@@ -421,6 +421,10 @@ impl World {
     }
 }
 
+/// The longest that a step of the model takes, and the search for a shorter counter-example.
+const MAX_STEP: Duration = Duration::from_secs(30);
+const MAX_SHRINK_MS: u32 = 60_000;
+
 #[test]
 fn any_interleaving_of_maintenance_and_readers_equals_a_simple_model() {
     let _alone = ONE_AT_A_TIME.blocking_lock();
@@ -429,7 +433,9 @@ fn any_interleaving_of_maintenance_and_readers_equals_a_simple_model() {
     println!("seed: LEFTOFF_SEED={seed}");
     let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed.to_le_bytes().repeat(4));
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
+    let max_shrink_time = MAX_SHRINK_MS;
+    let config =
+        Config { cases: 64, failure_persistence: None, max_shrink_time, ..Config::default() };
     let steps = proptest::collection::vec(step(), 1..120);
     let max_tail_bytes = prop_oneof![Just(0_u64), Just(3_000), Just(64 << 20)];
     let outcome = TestRunner::new_with_rng(config, random).run(
@@ -438,7 +444,10 @@ fn any_interleaving_of_maintenance_and_readers_equals_a_simple_model() {
             let mut world = World::new(max_tail_bytes);
             runtime.block_on(async {
                 for step in steps {
-                    world.apply(step, max_tail_bytes).await;
+                    let said = format!("{step:?}");
+                    let applied = world.apply(step, max_tail_bytes);
+                    let applied = tokio::time::timeout(MAX_STEP, applied).await;
+                    applied.unwrap_or_else(|_| panic!("a step never ends: {said}"));
                 }
                 for topic in 0..2 {
                     world.read(topic, 0).await;
