@@ -21,6 +21,8 @@
 //!   whole by then: sled does not call it stable before.
 //! - A segment that sled uses again while it is to be read held nothing that is valid any more: its
 //!   pages were written again since, and what was written after L is read when the log is opened.
+//!   A page that was in such a segment alone is not known at L: then L is moved on, to where the
+//!   log ends by now, until all are.
 //!   A segment that is in use and cannot be read to its end is damaged: then no snapshot is made.
 //! - The file gets its name when it is whole and synced: sled takes whatever begins with `snap.`.
 
@@ -40,6 +42,9 @@ const TIMES: u64 = 32;
 
 /// Why a snapshot is not made that sled could not read.
 const NOT_KNOWN: &str = "a page is not known yet";
+
+/// How often it is read on to what was written meanwhile, for pages that are not known yet.
+const MAX_ROUNDS: u32 = 16;
 
 /// The name of a snapshot that is not whole yet.
 const UNFINISHED: &str = "unfinished-snapshot";
@@ -117,8 +122,6 @@ impl Snapshots {
 /// Makes a snapshot. Returns its length in bytes; `None` where there is nothing new for one.
 fn make(database: &sled::Db, file: &File, directory: &Path) -> io::Result<Option<u64>> {
     let log = &database.context.pagecache.log;
-    let end = log.stable_offset() / SEGMENT * SEGMENT;
-    file.sync_data()?; // What the snapshot tells of must outlive the loss of power that it does.
     let (old, mut snapshot) = match newest(directory)? {
         Some(path) => {
             let bytes = std::fs::read(&path)?;
@@ -126,10 +129,22 @@ fn make(database: &sled::Db, file: &File, directory: &Path) -> io::Result<Option
         }
         None => (None, Snapshot::default()),
     };
-    if end <= snapshot.end {
-        return Ok(None);
+    let mut rounds = 0;
+    while rounds == 0 || !snapshot.is_known() {
+        let end = log.stable_offset() / SEGMENT * SEGMENT;
+        match rounds {
+            _ if end > snapshot.end => snapshot.advance(database, end)?,
+            0 => return Ok(None),
+            // Nothing more is written, or too much.
+            _ => return Err(io::Error::other(NOT_KNOWN)),
+        }
+        rounds += 1;
+        if rounds > MAX_ROUNDS {
+            return Err(io::Error::other(NOT_KNOWN));
+        }
     }
-    snapshot.advance(database, end)?;
+    file.sync_data()?; // What the snapshot tells of must outlive the loss of power that it does.
+    let end = snapshot.end;
     let bytes = snapshot.encode()?;
     let unfinished = directory.join(UNFINISHED);
     let written = File::create(&unfinished).and_then(|mut written| {
@@ -162,6 +177,11 @@ fn newest(directory: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 impl Snapshot {
+    /// Whether it is known where every page is.
+    fn is_known(&self) -> bool {
+        !self.pages.contains(&Page::Unknown)
+    }
+
     /// Reads what was written from its end on to the segment that begins at `end`.
     fn advance(&mut self, database: &sled::Db, end: Lsn) -> io::Result<()> {
         let log = &database.context.pagecache.log;
