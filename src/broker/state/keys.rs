@@ -227,6 +227,7 @@ impl Keys {
         let TopicState { extent, .. } = topic.state();
         let at = self.covered().max(extent.earliest);
         if at >= to {
+            self.note_covered(at); // What was trimmed has no keys any more.
             return Ok(ControlFlow::Break(true));
         }
         let covered = match log.read(self.id, at, to, STEP_BYTES) {
@@ -241,10 +242,15 @@ impl Keys {
             Err(Error::Damaged { last, .. }) => last.map_or(to, Sequence::next),
             Err(error) => return Err(error),
         };
+        self.note_covered(covered);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Notes that all keys below `covered` are noted.
+    fn note_covered(&self, covered: Sequence) {
         let mut noted = self.noted.write().unwrap_or_else(PoisonError::into_inner);
         // A step that was given up may end after the next one.
         noted.covered = noted.covered.max(covered);
-        Ok(ControlFlow::Continue(()))
     }
 
     /// Notes the keys of events from `from` on; `false` if there is no memory for them.

@@ -256,3 +256,20 @@ async fn pages_of_a_state_are_true_at_one_sequence_while_it_changes_and_is_compa
         soon(broker.close()).await;
     }
 }
+
+/// Goal: keys that were noted before the topic was emptied keep no page from ending.
+#[tokio::test]
+async fn the_state_of_a_topic_that_was_emptied_since_it_was_read_last_is_empty() {
+    let broker = broker(1 << 20);
+    for number in 0..5 {
+        publish(&broker, "a", "k", &number.to_string()).await;
+    }
+    assert_eq!(pages(&broker, "a", "", 1).await.0.len(), 1);
+    for number in 0..5 {
+        publish(&broker, "a", "k", &number.to_string()).await;
+    }
+    broker.purge(&name("a"), Sequence::new(11)).await.unwrap();
+    assert_eq!(pages(&broker, "a", "", 1).await.0, []);
+    publish(&broker, "a", "k", "new").await;
+    assert_eq!(pages(&broker, "a", "", 1).await.0[0].sequence.get(), 11);
+}
