@@ -17,6 +17,7 @@ mod disk;
 mod durability;
 mod ephemeral;
 mod feeds;
+mod flips;
 mod forgetful;
 mod full_disk;
 mod gaps;

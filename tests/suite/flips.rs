@@ -1,0 +1,313 @@
+//! Bytes that change anywhere in a data directory: the broker opens or says why not, serves what is
+//! true, tells what is missing, and `check` agrees.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use leftoff::broker::Filter;
+use leftoff::cursor::{Epoch, OnGap, Place, Sequence};
+use leftoff::log::check;
+use leftoff::{Broker, Error, NewEvent, OpenConfig, PageRequest, Publish, TopicConfig};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::common::{name, seed};
+
+/// How many damaged copies are tried; `LEFTOFF_TEST_FLIPS` says another number.
+const FLIPS: u64 = 100;
+
+/// How long the tries may take, unless their number is given.
+const MAX_TIME: Duration = Duration::from_secs(40);
+
+/// How long one copy may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The bytes of a file that are looked at together: those that are all 0 are left alone.
+const CHUNK_BYTES: usize = 64;
+
+/// What was acknowledged.
+#[derive(Default)]
+struct Truth {
+    /// Each topic's events by their sequences; an event that need not be there any more is `true`.
+    topics: BTreeMap<String, BTreeMap<u64, (String, bool)>>,
+    last_position: u64,
+    epoch: Option<Epoch>,
+}
+
+impl Truth {
+    async fn publish(&mut self, broker: &Broker, topic: &str, events: Vec<(String, String)>) {
+        let payloads: Vec<String> = events.iter().map(|(_, payload)| payload.clone()).collect();
+        let new =
+            events.into_iter().map(|(key, payload)| NewEvent { key, ..NewEvent::new(payload) });
+        let publish =
+            Publish { topic: name(topic), events: new.collect(), expected_sequence: None };
+        let last = broker.publish(publish).await.unwrap().last();
+        self.last_position = self.last_position.max(last.position.get());
+        let first = last.sequence.get() + 1 - payloads.len() as u64;
+        let stored = self.topics.entry(topic.to_owned()).or_default();
+        stored.extend((first..).zip(payloads.into_iter().map(|payload| (payload, false))));
+    }
+
+    /// What a topic has up to a sequence need not be there any more.
+    fn drop_through(&mut self, topic: &str, last: u64) {
+        let events = self.topics.get_mut(topic).unwrap();
+        events.range_mut(..=last).for_each(|(_, (_, is_dropped))| *is_dropped = true);
+    }
+}
+
+fn text(random: &mut StdRng, bytes: usize) -> String {
+    (0..bytes).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect()
+}
+
+/// Fills a log with some of everything: topics small and large, events in parts, a compacted topic,
+/// one that is trimmed, one that is deleted, settings; opened several times.
+async fn build(directory: &Path, random: &mut StdRng) -> Truth {
+    let mut truth = Truth::default();
+    for round in 0..4 {
+        let broker = Broker::open(directory, &OpenConfig::default()).unwrap();
+        let compacted = TopicConfig { compact: Some(true), ..TopicConfig::default() };
+        broker.set_topic(&name("keyed"), compacted).await.unwrap();
+        for batch in 0..30 {
+            let plain = (0..10).map(|_| (String::new(), text(random, 700))).collect();
+            truth.publish(&broker, "plain", plain).await;
+            let keyed = (0..5).map(|key| (format!("k{key}"), text(random, 300))).collect();
+            truth.publish(&broker, "keyed", keyed).await;
+            let trimmed = (0..4).map(|_| (String::new(), text(random, 2_000))).collect();
+            truth.publish(&broker, "trimmed", trimmed).await;
+            let small = format!("small.{}", (round * 30 + batch) % 40);
+            truth.publish(&broker, &small, vec![(String::new(), text(random, 50))]).await;
+        }
+        for _ in 0..2 {
+            truth.publish(&broker, "large", vec![(String::new(), text(random, 300_000))]).await;
+        }
+        truth.publish(&broker, "deleted", vec![(String::new(), text(random, 9_000))]).await;
+        let through = truth.topics["trimmed"].len() as u64 / 2;
+        broker.purge(&name("trimmed"), Sequence::new(through + 1)).await.unwrap();
+        truth.drop_through("trimmed", through);
+        broker.delete_topic(&name("deleted")).await.unwrap();
+        truth.drop_through("deleted", u64::MAX);
+        broker.maintain(None).await.unwrap();
+        let keyed = truth.topics["keyed"].len() as u64;
+        truth.drop_through("keyed", keyed - 5);
+        truth.epoch = Some(broker.epoch());
+        broker.close().await;
+    }
+    truth
+}
+
+/// A file of the log, and where in it something is written.
+struct Target {
+    path: PathBuf,
+    written: Vec<u64>,
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+fn targets(directory: &Path) -> Vec<Target> {
+    let all = files(directory).into_iter().map(|path| {
+        let bytes = std::fs::read(&path).unwrap();
+        let chunks = bytes.chunks(CHUNK_BYTES).enumerate();
+        let written = chunks.filter(|(_, chunk)| chunk.iter().any(|byte| *byte != 0));
+        let written = written.map(|(index, _)| (index * CHUNK_BYTES) as u64).collect();
+        Target { path: path.strip_prefix(directory).unwrap().to_owned(), written }
+    });
+    all.filter(|target| !target.written.is_empty()).collect()
+}
+
+/// Copies the log to `to`, and changes 1 to 8 bytes of it; says where.
+fn damage(from: &Path, to: &Path, targets: &[Target], random: &mut StdRng) -> String {
+    for path in files(from) {
+        let copy = to.join(path.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::copy(&path, copy).unwrap();
+    }
+    // Most of the time the file with the events; else any of them.
+    let largest = targets.iter().max_by_key(|target| target.written.len()).unwrap();
+    let any = &targets[random.random_range(0..targets.len())];
+    let target = if random.random_bool(0.7) { largest } else { any };
+    let file = File::options().read(true).write(true).open(to.join(&target.path)).unwrap();
+    let mut at = Vec::new();
+    for _ in 0..random.random_range(1..=8) {
+        let chunk = target.written[random.random_range(0..target.written.len())];
+        let place = chunk + random.random_range(0..CHUNK_BYTES as u64);
+        let mut byte = [0];
+        if file.read_exact_at(&mut byte, place).is_err() {
+            continue; // The last chunk may be cut.
+        }
+        byte[0] ^= random.random_range(1..=255_u8);
+        file.write_all_at(&byte, place).unwrap();
+        at.push(place);
+    }
+    format!("{} at {at:?}", target.path.display())
+}
+
+/// What became of a topic that was read to its end.
+#[derive(Default)]
+struct Found {
+    seen: BTreeMap<u64, String>,
+    /// Sequences that were told to be missing, first and last.
+    told: Vec<(u64, u64)>,
+}
+
+async fn read(broker: &Broker, topic: &str) -> Found {
+    let mut found = Found::default();
+    let mut after = Sequence::BEFORE_ALL;
+    loop {
+        let request = PageRequest {
+            start: after.to_string().parse().unwrap(),
+            before: None,
+            limit: 1_000,
+            wait: Duration::ZERO,
+            on_gap: OnGap::Resume,
+            filter: Filter::default(),
+        };
+        match broker.read(&name(topic), request).await {
+            Ok(page) => {
+                for gap in &page.gaps {
+                    found.told.push((gap.requested, gap.resume.previous().get()));
+                }
+                for event in page.runs.iter().flat_map(|run| run.events()) {
+                    let payload = String::from_utf8(event.payload.to_vec()).unwrap();
+                    found.seen.insert(event.sequence.get(), payload);
+                    after = event.sequence;
+                }
+                if page.caught_up {
+                    return found;
+                }
+                if let Place::Sequence(sequence) = page.cursor.after {
+                    after = after.max(sequence); // Also past what a page only tells.
+                }
+            }
+            Err(Error::Damaged { first, last, .. }) => {
+                found.told.push((first.get(), last.map_or(u64::MAX, Sequence::get)));
+                let Some(last) = last else { return found };
+                assert!(last > after, "no way past {last}");
+                after = last;
+            }
+            Err(Error::UnknownTopic(_)) => return found,
+            Err(error) => {
+                println!("{topic}: {error}");
+                found.told.push((0, u64::MAX));
+                return found;
+            }
+        }
+    }
+}
+
+/// Holds what an open broker serves against the truth. Returns how many events are told missing.
+async fn verify(broker: &Broker, truth: &Truth) -> usize {
+    let mut missing = 0;
+    // In another epoch every reader is told of a gap, and places are other ones.
+    let is_told_all = Some(broker.epoch()) != truth.epoch;
+    for (topic, events) in &truth.topics {
+        let Found { seen, told } = read(broker, topic).await;
+        for (sequence, payload) in &seen {
+            let stored = events.get(sequence).map(|(payload, _)| payload);
+            assert_eq!(stored, Some(payload), "{topic} {sequence} is something else");
+        }
+        for (sequence, (_, is_dropped)) in events {
+            let is_told = told.iter().any(|(first, last)| (first..=last).contains(&sequence));
+            let is_told = is_told || is_told_all;
+            let is_there = seen.contains_key(sequence) || *is_dropped;
+            assert!(
+                is_there || is_told,
+                "{topic} {sequence} is missing in silence; told: {told:?}"
+            );
+            missing += usize::from(!is_there);
+        }
+        let publish = Publish {
+            topic: name(topic),
+            events: vec![NewEvent::new("more")],
+            expected_sequence: None,
+        };
+        match broker.publish(publish).await {
+            Ok(ack) => {
+                let last = ack.last();
+                let newest = events.keys().next_back().copied().unwrap_or(0);
+                assert!(
+                    is_told_all || last.sequence.get() > newest,
+                    "{topic}: {last:?} is given out again"
+                );
+                assert!(
+                    is_told_all || last.position.get() > truth.last_position,
+                    "{topic}: {last:?}"
+                );
+            }
+            Err(Error::DamagedEnd(_) | Error::Damaged { .. } | Error::DamagedLog { .. }) => {}
+            Err(error) => panic!("{topic}: {error}"),
+        }
+    }
+    missing
+}
+
+/// What became of one damaged copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    Whole,
+    Served,
+    Refused,
+}
+
+async fn try_copy(directory: PathBuf, truth: &Truth) -> Outcome {
+    let scratch = tempfile::tempdir().unwrap();
+    let (path, copy) = (directory.clone(), scratch.path().join("copy"));
+    let checked = tokio::task::spawn_blocking(move || check(&path, &copy, |_| {}));
+    let checked = checked.await.expect("the check panicked");
+    let is_clean = checked.as_ref().is_ok_and(|report| report.damage.is_empty());
+    let opened =
+        tokio::task::spawn_blocking(move || Broker::open(&directory, &OpenConfig::default()));
+    match opened.await.expect("opening panicked") {
+        Ok(broker) => {
+            let missing = verify(&broker, truth).await;
+            broker.close().await;
+            assert!(!is_clean || missing == 0, "the check passes over {missing} events");
+            if is_clean { Outcome::Whole } else { Outcome::Served }
+        }
+        Err(error) => {
+            let is_reason = matches!(error, Error::Open { .. } | Error::DamagedLog { .. });
+            assert!(is_reason, "{error}");
+            assert!(!is_clean, "the check finds nothing: {error}");
+            Outcome::Refused
+        }
+    }
+}
+
+/// Goal: damage anywhere in the data directory is never served, never silent, and never a crash.
+/// Method: a log with some of everything is copied, bytes of the copy are changed, and everything
+/// is read and published to; the check is asked first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_change_anywhere_are_never_served_never_silent_and_never_a_crash() {
+    let given = std::env::var("LEFTOFF_TEST_FLIPS").ok().map(|text| text.parse::<u64>().unwrap());
+    let mut random = StdRng::seed_from_u64(seed());
+    let original = tempfile::tempdir().unwrap();
+    let truth = build(original.path(), &mut random).await;
+    let targets = targets(original.path());
+    let (mut outcomes, mut seen) = (BTreeMap::<Outcome, u64>::new(), BTreeSet::new());
+    let started = Instant::now();
+    for number in 0..given.unwrap_or(FLIPS) {
+        if given.is_none() && started.elapsed() > MAX_TIME {
+            break;
+        }
+        let copy = tempfile::tempdir().unwrap();
+        let place = damage(original.path(), copy.path(), &targets, &mut random);
+        println!("{number}: {place}");
+        let tried = try_copy(copy.path().to_owned(), &truth);
+        let outcome = tokio::time::timeout(PATIENCE, tried).await.expect("it takes too long");
+        println!("{number}: {outcome:?}");
+        *outcomes.entry(outcome).or_default() += 1;
+        seen.insert(outcome);
+    }
+    println!("{outcomes:?} in {:?}", started.elapsed());
+    assert!(seen.len() > 1, "all the same: {outcomes:?}");
+}
