@@ -117,7 +117,9 @@ pub struct NewEvent {
     /// The publisher's own time.
     pub publisher_time: Option<Timestamp>,
     /// How long after it is appended it expires, in milliseconds, from 1: from then on nobody gets
-    /// it. `None`: never.
+    /// it. `None`: never. In a topic that is compacted it deletes its key then, if it has one:
+    /// readers get it without its payload until it is dropped, soon after the events that it
+    /// superseded.
     pub ttl_ms: Option<u64>,
 }
 

@@ -400,11 +400,10 @@ impl Subscription {
     fn take_read(&mut self) -> Option<Run> {
         while let Some(block) = self.read.pop_front() {
             let below = block.block().last_sequence().next();
-            let name = self.topic.name.clone();
             let from = self.next;
             self.next = below.max(from);
             let (ages, filter) = (self.shared.ages(&self.topic), self.filter.as_ref());
-            if let Some(run) = Run::new(name, block, from..below, ages, filter) {
+            if let Some(run) = Run::new(&self.topic, block, from..below, ages, filter) {
                 return Some(run);
             }
         }

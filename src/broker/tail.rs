@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::Bytes;
 
 use super::filter::Filter;
+use super::topics::Topic;
 use crate::cursor::{Position, Sequence};
 use crate::event::Event;
 use crate::log::{Ages, Block, EventRef};
@@ -175,23 +176,30 @@ impl SharedBlock {
 }
 
 /// Neighbouring events of one topic, as a reader gets them: part of a block, or all of it.
+///
+/// What has expired is no part of it. But in a topic that is compacted an event of a key deletes
+/// that key when it expires: it comes as a tombstone, which is the same event without its payload,
+/// until maintenance drops it. Otherwise the value before it, which may still be there, would be
+/// the last that a reader gets of the key.
 #[derive(Debug, Clone)]
 pub struct Run {
     topic: TopicName,
     shared: Arc<SharedBlock>,
     from: Sequence,
     below: Sequence,
-    /// The ages when it was read: what has expired by then is no part of it.
+    /// The ages when it was read: that is when an event has expired or not.
     ages: Ages,
+    /// Whether an event of a key deletes the key when it expires: its topic is compacted.
+    deletes_keys: bool,
     /// Those that the reader's filter picks, if it has one.
     picked: Option<Picked>,
 }
 
 impl Run {
-    /// The events of `shared` in `sequences` that have not expired at these ages, and that `filter`
-    /// picks; `None` if it holds none of these.
+    /// The events of `shared`, a block of `topic`, in `sequences` as they are at these ages, and
+    /// that `filter` picks; `None` if it holds none of these.
     pub(super) fn new(
-        topic: TopicName,
+        topic: &Topic,
         shared: Arc<SharedBlock>,
         sequences: Range<Sequence>,
         ages: Ages,
@@ -199,8 +207,9 @@ impl Run {
     ) -> Option<Self> {
         let picked = filter.map(|filter| shared.picked(filter));
         let Range { start: from, end: below } = sequences;
-        let run = Self { topic, shared, from, below, ages, picked };
-        run.non_empty()
+        let deletes_keys = shared.block.has_ttl() && topic.effective_config().key_limit().is_some();
+        let topic = topic.name.clone();
+        Self { topic, shared, from, below, ages, deletes_keys, picked }.non_empty()
     }
 
     /// The topic.
@@ -210,11 +219,24 @@ impl Run {
 
     /// The events, in order; one at least.
     pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
+        self.seen().map(|(event, _has_expired)| event)
+    }
+
+    /// The events as a reader sees them, and whether that is as tombstones for they have expired.
+    fn seen(&self) -> impl Iterator<Item = (EventRef<'_>, bool)> {
         let events = self.shared.block.events();
         events
             .skip_while(|event| event.sequence < self.from)
             .take_while(|event| event.sequence < self.below)
-            .filter(|event| !self.ages.has_expired(event) && self.picks(event.sequence))
+            .filter(|event| self.picks(event.sequence))
+            .filter_map(|mut event| match self.ages.has_expired(&event) {
+                false => Some((event, false)),
+                true if self.deletes_keys && !event.key.is_empty() => {
+                    event.payload = &[];
+                    Some((event, true))
+                }
+                true => None,
+            })
     }
 
     fn picks(&self, sequence: Sequence) -> bool {
@@ -256,7 +278,7 @@ impl Run {
     /// The events in a wire form. `encode` appends one event; it is called for each event of the
     /// block the first time that anybody asks for this form, and must depend on nothing else.
     pub fn encoded(&self, form: Form, encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>)) -> Bytes {
-        self.with_encoded(form, encode, |encoded| self.cut(encoded))
+        self.with_encoded(form, encode, |encoded, encode| self.cut(encoded, encode))
     }
 
     /// The events in a form of one reader's own, each by itself: nothing of it is kept.
@@ -277,43 +299,63 @@ impl Run {
         form: Form,
         encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
     ) -> Vec<Bytes> {
-        self.with_encoded(form, encode, |encoded| {
-            self.events().map(|event| encoded.of(event.sequence)).collect()
-        })
+        self.with_encoded(form, encode, |encoded, encode| self.cut_each(encoded, encode))
     }
 
-    fn with_encoded<T>(
+    fn with_encoded<T, E: FnMut(&EventRef<'_>, &mut Vec<u8>)>(
         &self,
         form: Form,
-        encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
-        cut: impl FnOnce(&Encoded) -> T,
+        mut encode: E,
+        cut: impl FnOnce(&Encoded, E) -> T,
     ) -> T {
         let kept = &self.shared.forms[form as usize];
         if kept.get().is_none() && self.shared.charge.is_refused() {
-            return cut(&Encoded::new(&self.shared.block, encode));
+            let encoded = Encoded::new(&self.shared.block, &mut encode);
+            return cut(&encoded, encode);
         }
-        cut(kept.get_or_init(|| {
-            let encoded = Encoded::new(&self.shared.block, encode);
+        let encoded = kept.get_or_init(|| {
+            let encoded = Encoded::new(&self.shared.block, &mut encode);
             self.shared.charge.add(encoded.size_bytes());
             Box::new(encoded)
-        }))
+        });
+        cut(encoded, encode)
     }
 
     /// What of a block's wire form belongs to this run.
-    fn cut(&self, encoded: &Encoded) -> Bytes {
+    fn cut(&self, encoded: &Encoded, encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>)) -> Bytes {
         if !self.shared.block.has_ttl() && self.picked.is_none() {
             return encoded
                 .bytes
                 .slice(encoded.offset_of(self.from)..encoded.offset_of(self.below));
         }
-        let bytes_of = |event: EventRef<'_>| encoded.of(event.sequence);
-        let whole = self.shared.block.events().count();
-        let mut events = self.events().map(bytes_of).collect::<Vec<_>>();
+        let is_whole = self.seen().filter(|(_, has_expired)| !has_expired).count()
+            == self.shared.block.count();
+        if is_whole {
+            return encoded.bytes.clone();
+        }
+        let mut events = self.cut_each(encoded, encode);
         match events.len() {
             1 => events.remove(0),
-            count if count == whole => encoded.bytes.clone(),
             _ => events.concat().into(),
         }
+    }
+
+    /// As [`Self::cut`], each event by itself. What was encoded when it had not expired yet, or for
+    /// readers of a topic that was not compacted, is no tombstone: that is encoded here.
+    fn cut_each(
+        &self,
+        encoded: &Encoded,
+        mut encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
+    ) -> Vec<Bytes> {
+        let cut = self.seen().map(|(event, has_expired)| {
+            if !has_expired {
+                return encoded.of(event.sequence);
+            }
+            let mut bytes = Vec::new();
+            encode(&event, &mut bytes);
+            bytes.into()
+        });
+        cut.collect()
     }
 }
 
@@ -479,6 +521,7 @@ impl Tails {
 
 #[cfg(test)]
 mod tests {
+    use super::super::topics::{TopicDefaults, TopicRef, Topics};
     use super::*;
     use crate::event::{NewEvent, Timestamp};
     use crate::log::{BlockBuilder, NewRecords};
@@ -490,19 +533,24 @@ mod tests {
         builder.finish(Position::new(sequence), Timestamp::from_ms(1), 0)
     }
 
+    fn topic() -> TopicRef {
+        let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
+        topics.open(&"a".parse().unwrap()).unwrap()
+    }
+
     #[test]
     fn wire_forms_are_charged_as_they_are_and_everything_is_given_back() {
         let mut tails = Tails::new(100_000);
         let quiet = Arc::new(Tail::after(Position::BEFORE_ALL));
         let read = Arc::new(Tail::after(Position::BEFORE_ALL));
-        let topic = TopicName::new("a").unwrap();
+        let topic = topic();
         tails.push(&quiet, block(1, 1_000));
         tails.push(&read, block(1, 10_000));
         let held = read.read(Sequence::FIRST..Sequence::new(2), 1).unwrap().remove(0);
         let used_bytes = |tails: &Tails| tails.account.used_bytes.load(Ordering::Relaxed);
         let before = used_bytes(&tails);
         let sequences = Sequence::FIRST..Sequence::new(2);
-        let run = Run::new(topic, held, sequences, Ages::default(), None).unwrap();
+        let run = Run::new(&topic, held, sequences, Ages::default(), None).unwrap();
         run.encoded(Form::Data, |_, bytes| bytes.resize(90_000, 0));
         assert!(used_bytes(&tails) >= before + 90_000);
         tails.push(&quiet, block(2, 0));
@@ -519,9 +567,9 @@ mod tests {
         tails.push(&tail, block(2, 1_000));
         let blocks = tail.read(Sequence::FIRST..Sequence::new(3), usize::MAX).unwrap();
         let run = |index: usize| {
-            let (topic, shared) = (TopicName::new("a").unwrap(), blocks[index].clone());
+            let shared = blocks[index].clone();
             let sequences = Sequence::FIRST..Sequence::new(3);
-            Run::new(topic, shared, sequences, Ages::default(), None)
+            Run::new(&topic(), shared, sequences, Ages::default(), None)
         };
         let mut encodings = 0;
         for index in [0, 0, 1, 1] {

@@ -362,6 +362,12 @@ impl Block {
         self.header.flags & HAS_TTL != 0
     }
 
+    /// When the first of its events expires, if any can, by the clock that it was appended by.
+    pub fn first_expiry(&self) -> Option<Timestamp> {
+        let expiry = |event: EventRef<'_>| event.ttl_ms.map(|ttl_ms| event.clock.plus_ms(ttl_ms));
+        if self.has_ttl() { self.events().filter_map(expiry).min() } else { None }
+    }
+
     /// Whether any of its events has a publisher-given id.
     pub fn has_ids(&self) -> bool {
         self.header.flags & HAS_IDS != 0

@@ -8,6 +8,7 @@
 //!             | buried_position: 8 | trimmed_time_ms: 8 | last_clock_ms: 8
 //!             | ahead_position: 8 | ahead_clock_ms: 8 | trimmed_drop: 8 | buried_drop: 8
 //!             | buried_sequence: 8
+//!             | compacted_kept: 8 | compacted_below: 8 | compacted_seen: 8 | compacted_due_ms: 8
 //!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
 //!
@@ -22,7 +23,7 @@
 //! ones are damaged. Otherwise the newest block is the head.
 
 use super::blocks::unreadable;
-use super::{Ahead, Extent, StoredTopic, keys, lost_tail};
+use super::{Ahead, Compacted, Extent, StoredTopic, keys, lost_tail};
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};
 use crate::error::{Error, PUT_BACK, Result};
 use crate::event::Timestamp;
@@ -38,7 +39,7 @@ const CRC_BYTES: usize = 4;
 const DAMAGED: u8 = 4;
 
 /// How many numbers a topic's record begins with.
-const NUMBERS: usize = 17;
+const NUMBERS: usize = 21;
 
 const DELETED: u8 = 1;
 const MAY_EXPIRE: u8 = 2;
@@ -146,6 +147,10 @@ pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
         extent.trimmed_drop,
         extent.buried_drop,
         extent.buried_sequence.get(),
+        extent.compacted.kept,
+        extent.compacted.below.get(),
+        extent.compacted.seen.get(),
+        extent.compacted.due.as_ms(),
     ];
     numbers.iter().for_each(|number| content.extend_from_slice(&number.to_be_bytes()));
     let config = serde_json::to_vec(config).expect("plain settings are JSON");
@@ -190,6 +195,12 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
         trim_reason: trim_reason(*reason)?,
         may_expire: flags & MAY_EXPIRE != 0,
         is_damaged: flags & DAMAGED != 0,
+        compacted: Compacted {
+            kept: number(17),
+            below: Sequence::new(number(18)),
+            seen: Sequence::new(number(19)),
+            due: Timestamp::from_ms(number(20)),
+        },
     };
     let name = std::str::from_utf8(name).map_err(|error| error.to_string())?;
     Ok(StoredTopic {
@@ -300,6 +311,12 @@ mod tests {
             buried_sequence: Sequence::new(6),
             may_expire: true,
             is_damaged: true,
+            compacted: Compacted {
+                kept: 1,
+                below: Sequence::new(5),
+                seen: Sequence::new(6),
+                due: Timestamp::from_ms(1_000),
+            },
         };
         let config = TopicConfig { max_events: Some(7), ..TopicConfig::default() };
         let name = TopicName::new("quakes.us").unwrap();
@@ -321,7 +338,9 @@ mod tests {
     #[test]
     fn a_topic_record_of_the_format_before_reads_back() {
         let name = TopicName::new("a").unwrap();
-        let extent = Extent { tail: Sequence::new(9), ..Extent::EMPTY };
+        let zero = Sequence::new(0);
+        let compacted = Compacted { kept: 0, below: zero, seen: zero, due: Timestamp::from_ms(0) };
+        let extent = Extent { tail: Sequence::new(9), compacted, ..Extent::EMPTY };
         let topic = StoredTopic { extent, ..StoredTopic::new(TopicId::FIRST, name) };
         let mut bytes = encode_topic(&topic);
         let numbers_at = CRC_BYTES + 1 + 2;

@@ -166,6 +166,27 @@ pub struct Extent {
     /// Whether its newest events are damaged, so that it takes no more. Its tail is behind any
     /// sequence that it can have given out.
     pub is_damaged: bool,
+    /// How far compaction has come.
+    pub compacted: Compacted,
+}
+
+/// How far compaction of a topic has come, and when there is something to drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// How many events of a key are kept; 0: all.
+    pub kept: u64,
+    /// Below it a key has no more than these.
+    pub below: Sequence,
+    /// Below it they were looked at; what is over is left for its id.
+    pub seen: Sequence,
+    /// When the first of those that were looked at is to be dropped, for its age or its id's.
+    pub due: Timestamp,
+}
+
+impl Compacted {
+    /// Nothing was looked at yet, and there is nothing to drop.
+    pub const NOTHING: Compacted =
+        Compacted { kept: 0, below: Sequence::FIRST, seen: Sequence::FIRST, due: Timestamp::MAX };
 }
 
 impl Default for Extent {
@@ -196,6 +217,7 @@ impl Extent {
         rewritten: Sequence::FIRST,
         may_expire: false,
         is_damaged: false,
+        compacted: Compacted::NOTHING,
     };
 
     /// The number of the newest drop of the log that took something from the topic.

@@ -14,7 +14,7 @@ use super::block::Block;
 use super::lock::lock;
 use super::mark::Mark;
 use super::meta::LogRecord;
-use super::{Extent, MAX_REMOVED_PARTS, StoredTopic, blocks, keys, meta, sled_log};
+use super::{Compacted, Extent, MAX_REMOVED_PARTS, StoredTopic, blocks, keys, meta, sled_log};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -339,10 +339,14 @@ impl Target {
 fn extent(told: &Extent, written: &Written) -> Extent {
     let Some((first, tail)) = written.sequences else {
         let dropped_events = told.tail.previous().get();
+        let (rewritten, compacted) = (Sequence::FIRST, Compacted::NOTHING);
         let empty =
-            Extent { earliest: told.tail, rewritten: Sequence::FIRST, is_damaged: false, ..*told };
+            Extent { earliest: told.tail, rewritten, compacted, is_damaged: false, ..*told };
         return Extent { appended_bytes: 0, dropped_bytes: 0, dropped_events, ..empty };
     };
+    let may_expire = told.may_expire || written.may_expire;
+    // What an earlier backup holds, or was looked at later on, is not compacted as it was told.
+    let due = if may_expire { Timestamp::from_ms(0) } else { Timestamp::MAX };
     Extent {
         earliest: told.earliest.max(first).min(tail),
         tail,
@@ -353,8 +357,9 @@ fn extent(told: &Extent, written: &Written) -> Extent {
         dropped_bytes: 0,
         dropped_events: tail.previous().get().saturating_sub(written.events),
         rewritten: Sequence::FIRST,
-        may_expire: told.may_expire || written.may_expire,
+        may_expire,
         is_damaged: false,
+        compacted: Compacted { due, ..Compacted::NOTHING },
         ..*told
     }
 }

@@ -1,10 +1,21 @@
 //! Compaction, as its users see it: what a topic holds afterwards, and what readers get.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use futures_util::{SinkExt, StreamExt};
+use leftoff::NewEvent;
+use leftoff::config::Config;
+use leftoff::edge::proto::subscribe_response::Message as Answer;
+use leftoff::edge::proto::{Event, ReadRequest, SubscribeRequest};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::common::{Process, Sse, get, post, read_all, run, send, text, to};
+use crate::common::{
+    Process, Server, Sse, get, post, publish, read_all, run, send, soon, text, to,
+};
 
 /// Maintenance only when it is told to.
 const BY_HAND: [&str; 2] = ["--set", "maintenance.interval_ms=3600000"];
@@ -82,4 +93,181 @@ async fn a_compaction_by_hand_takes_in_the_last_batch_and_says_what_it_dropped()
     process.kill();
     let check = run(&["check", "--data-dir", directory.path().to_str().unwrap()]).await;
     assert_eq!(check.status.code(), Some(0), "{}", text(&check.stderr));
+}
+
+/// What a reader gets: the sequence of each event, its key, and its payload, if it has one.
+type Got = Vec<(u64, String, Option<String>)>;
+
+fn got(event: &Value) -> (u64, String, Option<String>) {
+    let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
+    let data = Some(text("data")).filter(|data| !data.is_empty());
+    (event["sequence"].as_u64().unwrap(), text("key"), data)
+}
+
+fn got_over_grpc(event: &Event) -> (u64, String, Option<String>) {
+    let data = Some(text(&event.payload)).filter(|data| !data.is_empty());
+    (event.sequence, event.key.clone(), data)
+}
+
+async fn page(server: &Server, path: &str) -> Got {
+    let page = get(server.address, path).await;
+    assert_eq!(page.status, 200, "{}", text(&page.body));
+    page.json()["events"].as_array().unwrap().iter().map(got).collect()
+}
+
+/// The events of an event stream of envelopes, or of CloudEvents, up to where it is live.
+async fn stream(server: &Server, path: &str) -> Got {
+    let request = to(server.address, "GET", path);
+    let mut stream = Sse::open(request).await.unwrap();
+    let mut events = Vec::new();
+    loop {
+        let frame = stream.next().await.expect("the stream ended");
+        if frame.is_control("leftoff.caught-up") {
+            return events;
+        }
+        if !frame.is_event() {
+            continue;
+        }
+        let event = frame.json();
+        events.push(match event.get("specversion") {
+            None => got(&event),
+            Some(_) => {
+                let sequence = event["leftoffsequence"].as_str().unwrap().parse().unwrap();
+                let key = event["subject"].as_str().unwrap_or_default().to_owned();
+                (sequence, key, event["data"].as_str().map(str::to_owned))
+            }
+        });
+    }
+}
+
+async fn websocket(server: &Server, topics: Value) -> Got {
+    let url = format!("ws://{}/v1/ws", server.address);
+    let mut request = url.into_client_request().unwrap();
+    let spoken = http::HeaderValue::from_static("leftoff.v1.json");
+    request.headers_mut().insert("sec-websocket-protocol", spoken);
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let mut subscribe = json!({"type": "subscribe", "subscription": "s", "from": "earliest"});
+    subscribe.as_object_mut().unwrap().extend(topics.as_object().unwrap().clone());
+    socket.send(Message::text(subscribe.to_string())).await.unwrap();
+    let mut events = Vec::new();
+    loop {
+        let message = soon(socket.next()).await.unwrap().unwrap();
+        let Message::Text(message) = message else { continue };
+        let message: Value = serde_json::from_str(&message).unwrap();
+        match message["type"].as_str().unwrap() {
+            "event" => events.push(got(&message["event"])),
+            "caught_up" => return events,
+            "subscribed" => {}
+            other => panic!("{other}: {message}"),
+        }
+    }
+}
+
+async fn subscribe(server: &Server, request: SubscribeRequest) -> Got {
+    let request = SubscribeRequest { from: "earliest".into(), ..request };
+    let mut stream = server.grpc().await.subscribe(request).await.unwrap().into_inner();
+    let mut events = Vec::new();
+    loop {
+        let response = soon(stream.next()).await.unwrap().unwrap();
+        match response.message.unwrap() {
+            Answer::Events(batch) => events.extend(batch.events.iter().map(got_over_grpc)),
+            Answer::CaughtUp(_) => return events,
+            _ => {}
+        }
+    }
+}
+
+/// What everyone gets who reads a topic from its start, by how it reads.
+async fn all_readers(server: &Server, topic: &str) -> Vec<(String, Got)> {
+    let mut all = Vec::new();
+    for query in ["from=earliest", "before=3", "from=last:2", "from=earliest&key=k"] {
+        let path = format!("/v1/topics/{topic}/events?{query}");
+        all.push((path.clone(), page(server, &path).await));
+    }
+    for format in ["envelope", "cloudevents"] {
+        for path in [format!("/v1/topics/{topic}/events?"), format!("/v1/events?topic={topic}&")] {
+            let path = format!("{path}from=earliest&format={format}");
+            all.push((path.clone(), stream(server, &path).await));
+        }
+    }
+    let path = format!("/v1/events?topic={topic}&from=earliest");
+    all.push((path.clone(), page(server, &path).await));
+    for topics in [json!({"topic": topic}), json!({"topics": [topic]})] {
+        all.push((format!("WebSocket {topics}"), websocket(server, topics).await));
+    }
+    let one = SubscribeRequest { topic: topic.into(), ..SubscribeRequest::default() };
+    let many = SubscribeRequest { topics: vec![topic.into()], ..SubscribeRequest::default() };
+    for request in [one, many] {
+        all.push((format!("{request:?}"), subscribe(server, request).await));
+    }
+    let request = ReadRequest { topic: topic.into(), ..ReadRequest::default() };
+    let page = server.grpc().await.read(request).await.unwrap().into_inner();
+    all.push(("Read".to_owned(), page.events.iter().map(got_over_grpc).collect()));
+    all
+}
+
+/// Goal: a value that has expired does not bring back the one before it, for no reader: in a topic
+/// that is compacted it deletes its key. In one that is not, it is as if it had never been.
+/// Method: both kinds of topics, read in every way before the value expires, when it has expired and
+/// is still there, when the settings have changed to the other kind and back, and when it is gone.
+#[tokio::test]
+async fn an_expired_value_does_not_bring_the_one_before_it_back() {
+    let mut config: Config = toml::from_str("[topics.compacted]\ncompact = true").unwrap();
+    config.maintenance.interval_ms = 3_600_000;
+    let server = Server::with(config).await;
+    let events = [("old", None), ("new", Some(1_500))];
+    for topic in ["compacted", "plain"] {
+        for (payload, ttl_ms) in events {
+            let event = NewEvent {
+                key: "k".to_owned(),
+                content_type: "text/plain".to_owned(),
+                ttl_ms,
+                ..NewEvent::new(payload)
+            };
+            publish(&server.broker, topic, event).await;
+        }
+    }
+    let old = || (1, "k".to_owned(), Some("old".to_owned()));
+    let new = || (2, "k".to_owned(), Some("new".to_owned()));
+    let deleted = || (2, "k".to_owned(), None);
+    // What is read now is encoded, and kept as it is.
+    for (how, got) in all_readers(&server, "compacted").await {
+        assert!(got == [old(), new()] || got == [old(), deleted()], "{how}: {got:?}");
+    }
+    soon(async {
+        for topic in ["compacted", "plain"] {
+            while page(&server, &format!("/v1/topics/{topic}/events?from=last:1"))
+                .await
+                .contains(&new())
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    })
+    .await;
+    let expect = async |topic: &str, expected: &[(u64, String, Option<String>)]| {
+        for (how, got) in all_readers(&server, topic).await {
+            assert_eq!(got, expected, "{how}");
+        }
+    };
+    expect("compacted", &[old(), deleted()]).await;
+    expect("plain", &[old()]).await;
+    for (topic, is_compacted) in [("compacted", false), ("plain", true)] {
+        configure(server.address, topic, json!({"compact": is_compacted})).await;
+    }
+    expect("compacted", &[old()]).await;
+    expect("plain", &[old(), deleted()]).await;
+    for (topic, is_compacted) in [("compacted", true), ("plain", false)] {
+        configure(server.address, topic, json!({"compact": is_compacted})).await;
+        let maintained = post(server.address, &format!("/v1/maintenance?topic={topic}"), "").await;
+        let dropped = &maintained.json()["dropped"];
+        let counts = |reason: &str| dropped[reason]["events"].as_u64().unwrap();
+        let expected = if is_compacted { (1, 1) } else { (0, 1) };
+        assert_eq!((counts("compacted"), counts("expired")), expected, "{topic}: {dropped}");
+    }
+    expect("compacted", &[]).await;
+    expect("plain", &[old()]).await;
+    let state = get(server.address, "/v1/topics/compacted/state").await.json();
+    assert_eq!(state["events"], json!([]));
 }

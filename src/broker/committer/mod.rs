@@ -209,8 +209,10 @@ impl Committer {
         let (mut last_position, mut newest_drop) = (Position::BEFORE_ALL, 0);
         for topic in draft.topics() {
             let mut extent = topic.state.extent;
+            let mut expires = None;
             while let Some((_, block)) = blocks.next_if(|(id, _)| *id == topic.id) {
                 extent = extent.with(&block);
+                expires = block.first_expiry().into_iter().chain(expires).min();
                 topic.topic.upkeep.appended(&block, self.max_block_bytes);
                 self.tails.push(&topic.topic.tail, block);
             }
@@ -219,6 +221,8 @@ impl Committer {
             let was_empty = !topic.state.exists() || topic.state.extent.is_empty();
             let (id, is_deleted) = (Some(topic.id), false);
             topic.topic.set_state(TopicState { id, extent, is_deleted, ..topic.state });
+            // In this order: whoever has looked at all there was has not missed it.
+            expires.into_iter().for_each(|time| topic.topic.upkeep.expires(time));
             if was_empty {
                 topic.topic.upkeep.has_front(); // How old it may get nobody has looked at.
             }

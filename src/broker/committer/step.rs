@@ -14,7 +14,7 @@ use super::{Committer, stored};
 use crate::cursor::{Position, Sequence, TrimReason};
 use crate::error::Result;
 use crate::event::Timestamp;
-use crate::log::{Block, Extent, Group, MAX_REMOVED_PARTS, StoredBlock, StoredTopic};
+use crate::log::{Block, Compacted, Extent, Group, MAX_REMOVED_PARTS, StoredBlock, StoredTopic};
 
 /// Parts that steps remove in one go, about: for these a publish waits at the least, and at the
 /// most.
@@ -53,6 +53,8 @@ pub(in super::super) struct Rewrite {
     pub(in super::super) buried: Option<(Position, Sequence)>,
     /// How far a pass has come with them, if that is to be noted.
     pub(in super::super) passed: Option<Passed>,
+    /// How far compaction has come with them, if that is to be noted.
+    pub(in super::super) compacted: Option<Compacted>,
     /// What it counts for.
     pub(in super::super) report: MaintenanceReport,
 }
@@ -118,6 +120,13 @@ impl Turn {
         let writes = matches!(step.work, Work::Rewrite(_));
         let is_of_kind = *self.writes.get_or_insert(writes) == writes;
         self.topics.insert(Arc::as_ptr(&step.topic)) && is_of_kind
+    }
+}
+
+impl Rewrite {
+    /// Whether there is nothing to do.
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.merged.is_empty() && self.passed.is_none() && self.compacted.is_none()
     }
 }
 
@@ -293,6 +302,9 @@ fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group) -
     if let Some(passed) = rewrite.passed {
         topic.extent.rewritten = passed.rewritten;
         topic.extent.may_expire = passed.may_expire || (may_expire && tail > passed.tail);
+    }
+    if let Some(compacted) = rewrite.compacted.filter(|_| is_whole) {
+        topic.extent.compacted = compacted;
     }
     is_whole
 }

@@ -556,13 +556,13 @@ impl Feed {
         let limit = other.map_or(self.known.next(), |at| at.min(self.known.next()));
         let (block, sequences, last) = source.cut(limit)?;
         self.after = self.after.max(last);
-        let (name, ages) = (source.topic.name.clone(), self.shared.ages(&source.topic));
+        let (topic, ages) = (source.topic.clone(), self.shared.ages(&source.topic));
         let is_over = source.next.is_none_or(|next| next >= source.topic.state().extent.tail);
         if source.blocks.is_empty() && is_over {
             self.present.remove(&id);
         } else {
             self.put(source, (self.after.next(), false, id), Vec::new());
         }
-        Run::new(name, block, sequences, ages, self.filter.as_ref())
+        Run::new(&topic, block, sequences, ages, self.filter.as_ref())
     }
 }

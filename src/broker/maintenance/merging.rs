@@ -13,10 +13,9 @@
 use super::super::committer::{Merged, Passed, Rewrite};
 use super::rewriting::{MIN_MERGED_BLOCKS, Reason, STEP_BYTES, Visit};
 use super::superseded::Superseded;
-use super::upkeep::Compacted;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
-use crate::log::{Block, EventRef, HEADER_BYTES, StoredBlock};
+use crate::log::{Block, Compacted, EventRef, HEADER_BYTES, StoredBlock};
 
 /// Most blocks, and bytes of blocks, that become one: one block at least.
 const MAX_RUN_BLOCKS: usize = 64;
@@ -31,21 +30,22 @@ const MAX_READY_PARTS: usize = 64;
 const RECORD_BYTES: usize = 8;
 
 /// Goes through the blocks from `from` on; while the topic is published to, the newest one stays
-/// as it is. Returns what is left of what `superseded` holds.
+/// as it is. Returns how far compaction is once the step is written that is left to write.
 pub(super) fn pass(
     visit: &mut Visit<'_>,
     from: Sequence,
     superseded: &Superseded,
-) -> Result<Compacted> {
+) -> Result<(Compacted, Rewrite)> {
     visit.settle()?; // What the pass before has written is read.
     let tail = visit.topic.state().extent.tail;
     let newest = if visit.takes_newest() { None } else { newest_block(visit, tail)? };
     let end = superseded.below.min(newest.as_ref().map_or(tail, Block::first_sequence));
-    let compacted = Compacted { below: end, seen: end, ..Compacted::nothing(0) };
+    let compacted = Compacted { below: end, seen: end, ..Compacted::NOTHING };
     // What came after its keys were read was not looked at.
     let mut pass = Pass::new(from, tail.min(superseded.below), compacted);
-    let mut kept = newest.iter().flat_map(Block::events);
-    pass.may_expire = end < tail && kept.any(|event| visit.may_expire(&event));
+    for event in newest.iter().flat_map(Block::events).filter(|_| end < tail) {
+        pass.keep(visit, &event);
+    }
     while pass.next < end {
         visit.check_stop()?;
         let blocks = match visit.log().read(visit.id, pass.next, end, STEP_BYTES) {
@@ -93,7 +93,7 @@ struct Run {
     /// What they would take as one, and what they would lose, in bytes.
     kept_bytes: usize,
     dropped_bytes: usize,
-    /// Whether a tombstone is over, which takes no space to speak of and goes all the same.
+    /// Whether a deletion of a key is over, which goes however little space it takes.
     buries: bool,
 }
 
@@ -111,6 +111,14 @@ impl Pass {
         Self { next, tail, run, may_expire: false, compacted, ready }
     }
 
+    /// Notes when an event goes that is kept.
+    fn keep(&mut self, visit: &Visit<'_>, event: &EventRef<'_>) {
+        if let Some(time) = visit.goes_at(event) {
+            self.may_expire = true;
+            self.compacted.due = self.compacted.due.min(time);
+        }
+    }
+
     /// Adds a block to the run, after what there is no room for any more is merged.
     fn take(&mut self, visit: &mut Visit<'_>, block: Block, superseded: &Superseded) -> Result<()> {
         let (mut kept, mut dropped, mut buries) = (HEADER_BYTES, 0, false);
@@ -126,11 +134,11 @@ impl Pass {
                     }
                     (Some(reason), None) => {
                         dropped += size_bytes;
-                        buries |= reason == Reason::Buried;
+                        buries |= visit.buries(&event, reason);
                     }
                     (None, _) | (Some(_), Some(_)) => {
                         kept += size_bytes;
-                        self.may_expire |= visit.may_expire(&event);
+                        self.keep(visit, &event);
                     }
                 }
             }
@@ -171,13 +179,13 @@ impl Pass {
         Ok(true)
     }
 
-    /// Has the rest written, and notes how far it has come.
+    /// Leaves the rest to be written, with how far it has come.
     fn finish(
         mut self,
         visit: &mut Visit<'_>,
         from: Sequence,
         superseded: &Superseded,
-    ) -> Result<Compacted> {
+    ) -> Result<(Compacted, Rewrite)> {
         let rest = self.run.blocks.first().map_or(self.next, Block::first_sequence);
         let rewritten = if self.merge(visit, superseded)? { self.next } else { rest };
         visit.settle()?;
@@ -191,10 +199,7 @@ impl Pass {
         if is_further || may_expire != extent.may_expire {
             rewrite.passed = Some(Passed { rewritten, may_expire, tail: self.tail });
         }
-        if !rewrite.merged.is_empty() || rewrite.passed.is_some() {
-            visit.write(rewrite)?;
-        }
-        Ok(self.compacted)
+        Ok((self.compacted, rewrite))
     }
 }
 
@@ -207,7 +212,7 @@ impl Ready {
             let Some(reason) = reason.filter(|_| visit.held_until(event).is_none()) else {
                 return true;
             };
-            rewrite.note(event, reason);
+            rewrite.note(event, reason, visit.buries(event, reason));
             false
         });
         rewrite.report.merged_blocks += blocks.len() as u64;
@@ -219,14 +224,14 @@ impl Ready {
 }
 
 impl Rewrite {
-    /// Counts an event that goes.
-    fn note(&mut self, event: &EventRef<'_>, reason: Reason) {
+    /// Counts an event that goes, and that may be the last of its key to do so.
+    fn note(&mut self, event: &EventRef<'_>, reason: Reason, buries: bool) {
         let dropped = match reason {
             Reason::Expired => &mut self.report.expired,
             Reason::Superseded | Reason::Buried => &mut self.report.compacted,
         };
         dropped.add(1, event.size_bytes() as u64);
-        if reason != Reason::Superseded && !event.key.is_empty() {
+        if buries {
             self.buried = self.buried.max(Some((event.position, event.sequence)));
         }
     }

@@ -6,8 +6,13 @@
 //! predicates (`merging.rs`). A block takes part in a roll-up when enough small ones are its
 //! neighbours, so an event is written again a few times in its life and not once per pass.
 //!
-//! A tombstone must outlast what it supersedes: it goes only when that was gone before the pass
-//! began, and never while a backup or a read of its topic's state is on its way, which may have read what
+//! In a topic that is compacted an event of a key deletes that key when it expires, as a tombstone
+//! does: the value before it must not come back. Until it is gone, readers get it as a tombstone
+//! (`broker/tail.rs`).
+//!
+//! A deletion must outlast what it supersedes: it goes only when that was gone before the pass
+//! began, and never while a backup or a read of its topic's state is on its way, which may have read
+//! what
 //! was there before. An event with an id stays for as long as the window remembers ids: recalled
 //! from the log after a restart, the window would otherwise not know it, and a late repeat of an
 //! old value would become the newest of its key.
@@ -21,12 +26,11 @@ use tokio::sync::oneshot;
 use super::super::committer::{Done, Rewrite, Work};
 use super::super::topics::{Topic, TopicState};
 use super::superseded::{Share, Superseded};
-use super::upkeep::Compacted;
 use super::{Answer, Maintenance, MaintenanceReport, check_caller};
 use crate::cursor::{Sequence, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
-use crate::log::{Ages, Block, EventRef, Extent, Log};
+use crate::log::{Ages, Block, Compacted, EventRef, Extent, Log};
 use crate::topic::TopicId;
 use crate::topic_config::TopicConfig;
 
@@ -52,6 +56,9 @@ const QUIET: Duration = Duration::from_secs(60);
 /// tenth of the time.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
+/// The same of one that is compacted: there an event that expires deletes its key.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
+
 /// One look at one topic.
 pub(super) struct Visit<'a> {
     pub(super) maintenance: &'a Maintenance,
@@ -65,12 +72,14 @@ pub(super) struct Visit<'a> {
     asked: Option<&'a Answer>,
     /// Whether tombstones may go: nobody is reading what was there before them.
     may_bury: bool,
+    /// Below it each key has one event, if one is kept.
+    alone_below: Sequence,
     /// The steps that are on their way.
     writing: VecDeque<oneshot::Receiver<Result<Done>>>,
     /// Whether a step did less than it was asked for.
     is_partial: bool,
-    /// How far compaction has come, once it is written.
-    compacted: Option<Compacted>,
+    /// When events expire that are looked at, until that is written.
+    expiry: Timestamp,
     pub(super) report: MaintenanceReport,
 }
 
@@ -104,9 +113,10 @@ impl<'a> Visit<'a> {
             ages: Ages::of(&extent, now),
             asked,
             may_bury: false,
+            alone_below: Sequence::FIRST,
             writing: VecDeque::new(),
             is_partial: false,
-            compacted: None,
+            expiry: Timestamp::MAX,
             report: MaintenanceReport { topics: 1, ..MaintenanceReport::default() },
         })
     }
@@ -118,24 +128,30 @@ impl<'a> Visit<'a> {
         while looked.is_err() && !self.writing.is_empty() {
             drop(self.settle_oldest());
         }
+        if looked.is_err() {
+            self.give_back_expiry();
+        }
         looked
     }
 
     fn try_look(&mut self) -> Result<()> {
         self.expire_front()?;
-        if self.is_worth_compacting() {
-            self.compact()?;
-        }
-        if self.is_worth_a_sweep() {
-            let from = self.topic.state().extent.earliest;
-            match self.config.key_limit() {
-                // Which events of a key are the only ones that are left, a compaction finds out.
-                Some(kept) if kept > 1 => self.compact()?,
-                _ => drop(self.rewrite(from, &Superseded::none())?),
+        match self.config.key_limit() {
+            Some(kept) if self.is_worth_compacting(kept) => {
+                let left = self.compact(kept)?;
+                // What deletes a key is alone by now, and may go.
+                if self.is_forced() || (left.due <= self.now && self.may_bury) {
+                    self.compact(kept)?;
+                }
             }
-        } else if self.topic.upkeep.has_small_blocks() {
+            None if self.is_worth_a_sweep() => self.sweep()?,
+            Some(_) | None => {}
+        }
+        if self.topic.upkeep.has_small_blocks() {
             let extent = self.topic.state().extent;
-            self.rewrite(extent.rewritten.max(extent.earliest), &Superseded::none())?;
+            let from = extent.rewritten.max(extent.earliest);
+            let (_, rest) = self.rewrite(from, &Superseded::none())?;
+            self.write(rest)?;
         }
         Ok(())
     }
@@ -210,10 +226,31 @@ impl<'a> Visit<'a> {
         block.count() > 0 && last <= self.now
     }
 
-    fn is_worth_compacting(&self) -> bool {
-        let Some(kept) = self.config.key_limit() else { return false };
+    /// How far compaction to this many events of a key has come.
+    fn compacted(&self, kept: u64) -> Compacted {
         let extent = self.topic.state().extent;
-        let compacted = self.topic.upkeep.compacted(kept);
+        if extent.compacted.kept == kept {
+            return extent.compacted;
+        }
+        // Under other settings other events go, at other times.
+        let is_unknown = extent.may_expire && extent.compacted.seen > extent.earliest;
+        let due = if is_unknown { Timestamp::default() } else { Timestamp::MAX };
+        Compacted { kept, due, ..Compacted::NOTHING }
+    }
+
+    /// When there is something to drop, or may be; of `kept` events of a key, 0: all.
+    fn due(&self, kept: u64) -> Timestamp {
+        let extent = self.topic.state().extent;
+        // What was told by a clock that was ahead may be due before.
+        if extent.may_expire && extent.ahead.position >= extent.trimmed_position.next() {
+            return Timestamp::default();
+        }
+        self.compacted(kept).due.min(self.topic.upkeep.expiry())
+    }
+
+    fn is_worth_compacting(&self, kept: u64) -> bool {
+        let extent = self.topic.state().extent;
+        let compacted = self.compacted(kept);
         let dirty = extent.tail.get() - compacted.seen.max(extent.earliest).get();
         let clean = extent.events().saturating_sub(dirty);
         // Each compaction reads all there is: that is paid by what was added, or it is little.
@@ -223,7 +260,7 @@ impl<'a> Visit<'a> {
         self.is_forced()
             || (dirty >= MIN_DIRTY_EVENTS && is_much)
             || is_left
-            || (compacted.due <= self.now && self.may_sweep())
+            || (self.due(kept) <= self.now && self.may_sweep())
     }
 
     /// When the topic is quiet, if nothing more is published to it.
@@ -240,7 +277,8 @@ impl<'a> Visit<'a> {
     }
 
     fn is_worth_a_sweep(&self) -> bool {
-        self.is_forced() || (self.topic.state().extent.may_expire && self.may_sweep())
+        let may_expire = self.topic.state().extent.may_expire;
+        self.is_forced() || (may_expire && self.due(0) <= self.now && self.may_sweep())
     }
 
     fn may_sweep(&self) -> bool {
@@ -248,13 +286,14 @@ impl<'a> Visit<'a> {
     }
 
     /// Drops events that later ones of the same key supersede; a share of the keys at a time, where
-    /// they are more than memory is for.
-    fn compact(&mut self) -> Result<()> {
-        let Some(kept) = self.config.key_limit() else { return Ok(()) };
+    /// they are more than memory is for. Returns how far it has come, once that is written.
+    fn compact(&mut self, kept: u64) -> Result<Compacted> {
+        self.settle()?; // What the compaction before has come to counts.
+        self.take_expiry();
         let earliest = self.topic.state().extent.earliest;
-        let before = self.topic.upkeep.compacted(kept).below;
+        let before = self.compacted(kept);
         // What was compacted before holds each key once: only later events can supersede it.
-        let from = if kept == 1 { before.max(earliest) } else { earliest };
+        let from = if kept == 1 { before.below.max(earliest) } else { earliest };
         let mut share = Share::ALL;
         let mut compacted: Option<Compacted> = None;
         loop {
@@ -263,31 +302,59 @@ impl<'a> Visit<'a> {
                 continue;
             };
             self.topic.upkeep.note_looked_at(superseded.below);
-            let passed = self.rewrite(earliest, &superseded)?;
-            compacted = Some(compacted.map_or(passed, |before| before.and(passed)));
+            let (passed, rest) = self.rewrite(earliest, &superseded)?;
+            let mut passed = compacted.map_or(passed, |before| before.and(passed));
+            if superseded.is_cut {
+                // Of those beyond the horizon it says no more than was known.
+                passed.due = passed.due.min(before.due).min(self.expiry);
+            }
+            compacted = Some(passed);
             match share.next() {
-                Some(next) => share = next,
-                None => break,
+                Some(next) => {
+                    share = next;
+                    self.write(rest)?;
+                }
+                None => return self.write_compacted(Compacted { kept, ..passed }, rest),
             }
         }
-        self.compacted = compacted.map(|compacted| Compacted { kept, ..compacted });
-        Ok(())
     }
 
-    /// Goes through the blocks from `from` on, and merges what is worth it.
-    /// Returns what is left of what `superseded` holds.
-    fn rewrite(&mut self, from: Sequence, superseded: &Superseded) -> Result<Compacted> {
+    /// Drops events that have expired, of a topic that is not compacted.
+    fn sweep(&mut self) -> Result<()> {
+        self.take_expiry();
+        let earliest = self.topic.state().extent.earliest;
+        let (swept, rest) = self.rewrite(earliest, &Superseded::none())?;
+        self.write_compacted(swept, rest).map(drop)
+    }
+
+    /// Has the last step written, with how far it has come, unless a step before has failed to.
+    fn write_compacted(&mut self, compacted: Compacted, mut rest: Rewrite) -> Result<Compacted> {
+        let is_new = compacted != self.topic.state().extent.compacted;
+        rest.compacted = Some(compacted).filter(|_| is_new && !self.is_partial);
+        self.write(rest)?;
+        Ok(compacted)
+    }
+
+    /// Goes through the blocks from `from` on, and merges what is worth it. Returns how far
+    /// compaction is once the step is written that is left to write.
+    fn rewrite(&mut self, from: Sequence, superseded: &Superseded) -> Result<(Compacted, Rewrite)> {
         let started = Instant::now();
         self.may_bury = !self.maintenance.horizons.are_held(self.id);
+        self.alone_below = self.compacted(1).below;
         self.topic.upkeep.begin_pass();
         let passed = super::merging::pass(self, from, superseded)?;
-        let pause = SWEEP_INTERVAL.max(10 * started.elapsed()).as_millis() as u64;
+        let is_compacted = self.config.key_limit().is_some();
+        let interval = if is_compacted { EXPIRY_INTERVAL } else { SWEEP_INTERVAL };
+        let pause = interval.max(10 * started.elapsed()).as_millis() as u64;
         self.topic.upkeep.set_sweep(self.now.plus_ms(pause));
         Ok(passed)
     }
 
     /// Has the committer write what was merged; it may be on its way when this returns.
     pub(super) fn write(&mut self, rewrite: Rewrite) -> Result<()> {
+        if rewrite.is_empty() {
+            return Ok(());
+        }
         if self.writing.len() >= MAX_WRITING {
             self.settle_oldest()?;
         }
@@ -300,24 +367,40 @@ impl<'a> Visit<'a> {
         while !self.writing.is_empty() {
             self.settle_oldest()?;
         }
-        if let Some(compacted) = self.compacted.take().filter(|_| !self.is_partial) {
-            self.topic.upkeep.set_compacted(compacted);
-        }
         Ok(())
+    }
+
+    /// Takes what the topic says of its expiry, for all that can be read by now is looked at.
+    fn take_expiry(&mut self) {
+        if self.is_partial {
+            self.give_back_expiry();
+        }
+        self.expiry = self.topic.upkeep.take_expiry();
+    }
+
+    /// Gives back what was taken of what the topic says of its expiry: it was not looked at whole.
+    fn give_back_expiry(&mut self) {
+        let expiry = std::mem::replace(&mut self.expiry, Timestamp::MAX);
+        self.topic.upkeep.expires(expiry);
     }
 
     /// Ends the visit: waits for what is on its way, and sets when to come again.
     pub(super) fn end(&mut self) -> Result<()> {
-        self.settle()?;
-        let upkeep = &self.topic.upkeep;
-        if self.topic.state().extent.may_expire {
-            upkeep.rewriting.set(upkeep.next_sweep());
+        let settled = self.settle();
+        if settled.is_err() || self.is_partial {
+            self.give_back_expiry();
         }
-        if let Some(kept) = self.config.key_limit() {
-            let compacted = upkeep.compacted(kept);
-            upkeep.rewriting.set(compacted.due.max(upkeep.next_sweep()));
+        settled?;
+        let upkeep = &self.topic.upkeep;
+        let extent = self.topic.state().extent;
+        let key_limit = self.config.key_limit();
+        let due = self.due(key_limit.unwrap_or(0));
+        if due < Timestamp::MAX && (extent.may_expire || key_limit.is_some()) {
+            upkeep.rewriting.set(due.max(upkeep.next_sweep()));
+        }
+        if let Some(kept) = key_limit {
             let quiet_from = self.quiet_from();
-            if compacted.seen < self.topic.state().extent.tail && quiet_from > self.now {
+            if self.compacted(kept).seen < extent.tail && quiet_from > self.now {
                 upkeep.rewriting.set(quiet_from);
             }
         }
@@ -365,7 +448,7 @@ impl<'a> Visit<'a> {
         }
         // What goes must not bring back what it has superseded: that has to be gone before.
         let is_alone = match kept {
-            1 => event.sequence < self.topic.upkeep.compacted(kept).below,
+            1 => event.sequence < self.alone_below,
             _ => superseded.has_nothing_before(event),
         };
         let may_go = event.key.is_empty() || (is_alone && self.may_bury);
@@ -378,8 +461,23 @@ impl<'a> Visit<'a> {
         (may_go && is_over).then_some(Reason::Buried)
     }
 
-    /// Whether an event that is kept goes once it has an age.
-    pub(super) fn may_expire(&self, event: &EventRef<'_>) -> bool {
-        event.ttl_ms.is_some() || (self.config.key_limit().is_some() && event.is_tombstone())
+    /// Whether it deletes its key, which compaction asks of an event that has one.
+    pub(super) fn is_deletion(&self, event: &EventRef<'_>) -> bool {
+        event.is_tombstone() || self.ages.has_expired(event)
+    }
+
+    /// Whether an event that goes for this reason is one that deletes its key.
+    pub(super) fn buries(&self, event: &EventRef<'_>, reason: Reason) -> bool {
+        let is_compacted = self.config.key_limit().is_some();
+        is_compacted && reason != Reason::Superseded && !event.key.is_empty()
+    }
+
+    /// When an event that is kept goes for its age, if it does.
+    pub(super) fn goes_at(&self, event: &EventRef<'_>) -> Option<Timestamp> {
+        let is_buried = self.config.key_limit().is_some() && event.is_tombstone();
+        let buried =
+            is_buried.then(|| self.ages.appended(event).plus_ms(self.config.tombstone_grace_ms()));
+        let first = self.ages.expires(event).into_iter().chain(buried).min()?;
+        Some(first.max(self.remembered_until(event)))
     }
 }

@@ -37,11 +37,13 @@ impl Share {
 
 /// Which events of a share of the keys later ones supersede.
 pub(super) struct Superseded {
-    /// The latest events of each key, as many as are kept, and none before a tombstone.
+    /// The latest events of each key, as many as are kept, and none before one that deletes it.
     keys: HashMap<Box<str>, Latest>,
     kept: usize,
     /// Where the events end that were looked at.
     pub(super) below: Sequence,
+    /// Whether a horizon is there, and more events beyond it.
+    pub(super) is_cut: bool,
 }
 
 #[derive(Default)]
@@ -55,7 +57,7 @@ struct Latest {
 
 impl Superseded {
     pub(super) fn none() -> Self {
-        Self { keys: HashMap::new(), kept: 1, below: Sequence::new(u64::MAX) }
+        Self { keys: HashMap::new(), kept: 1, below: Sequence::new(u64::MAX), is_cut: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -91,13 +93,13 @@ impl Superseded {
             };
             for block in blocks {
                 if horizon.is_some_and(|horizon| block.last_position() > horizon) {
-                    found.below = block.first_sequence();
+                    (found.below, found.is_cut) = (block.first_sequence(), true);
                     return Ok(Some(found));
                 }
                 at = block.last_sequence().next();
                 for event in block.events() {
                     if !event.key.is_empty() && is_shared(event.key) {
-                        size_bytes += found.note(&event);
+                        size_bytes += found.note(&event, visit.is_deletion(&event));
                     }
                 }
                 // A share of one key is as small as it gets.
@@ -109,15 +111,15 @@ impl Superseded {
         Ok(Some(found))
     }
 
-    /// Notes an event of a key; what that takes more, in bytes.
-    fn note(&mut self, event: &EventRef<'_>) -> usize {
+    /// Notes an event of a key, which may delete it; what that takes more, in bytes.
+    fn note(&mut self, event: &EventRef<'_>, is_deletion: bool) -> usize {
         let mut taken = 0;
         if !self.keys.contains_key(event.key) {
             self.keys.insert(event.key.into(), Latest::default());
             taken += KEY_BYTES + event.key.len();
         }
         let Some(latest) = self.keys.get_mut(event.key) else { return taken };
-        if event.is_tombstone() {
+        if is_deletion {
             latest.has_older |= !latest.sequences.is_empty();
             latest.sequences.clear();
             latest.is_deleted = true;

@@ -13,14 +13,14 @@ use crate::cursor::{GapReason, StartPoint};
 use crate::event::{NewEvent, Timestamp};
 
 /// The time that the brokers here go by, in milliseconds.
-static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
+pub(super) static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
 
-fn clock() -> Timestamp {
+pub(super) fn clock() -> Timestamp {
     Timestamp::from_ms(CLOCK.load(Ordering::SeqCst))
 }
 
 /// Held by each test: there is one clock.
-static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub(super) static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const GRACE_MS: u64 = 500;
 
@@ -144,8 +144,24 @@ impl Model {
     fn is_superseded(&self, sequence: u64, kept: Option<u64>) -> bool {
         let key = self.events[&sequence].key;
         let later = self.events.range(sequence + 1..).map(|(_, event)| event);
-        let is_deleted = later.clone().any(|event| event.key == key && event.is_tombstone);
+        let is_deletion = |event: &Published| event.is_tombstone || event.is_expired();
+        let is_deleted = later.clone().any(|event| event.key == key && is_deletion(event));
         kept.is_some_and(|kept| key > 0 && (is_deleted || self.later_of_key(sequence) >= kept))
+    }
+
+    /// Whether it is a value now.
+    fn is_there(&self, sequence: u64) -> bool {
+        let event = &self.events[&sequence];
+        !event.is_tombstone && !event.is_expired()
+    }
+
+    /// The latest event of each key that has a value.
+    fn latest(&self, earliest: u64) -> BTreeMap<u8, u64> {
+        let is_compacted = self.config.key_limit().is_some();
+        let events = self.events.range(earliest..);
+        let keyed = events.filter(|(_, e)| e.key > 0 && (is_compacted || !e.is_expired()));
+        let latest: BTreeMap<u8, u64> = keyed.map(|(sequence, e)| (e.key, *sequence)).collect();
+        latest.into_iter().filter(|(_, sequence)| self.is_there(*sequence)).collect()
     }
 
     /// Whether a reader must get it.
@@ -319,7 +335,8 @@ impl World {
         for sequence in seen {
             let event = &model.events[&sequence];
             let is_superseded = model.is_superseded(sequence, model.config.key_limit());
-            let is_over = model.config.key_limit().is_some() && event.is_past_grace();
+            let is_compacted = model.config.key_limit().is_some();
+            let is_over = is_compacted && (event.is_past_grace() || event.is_expired());
             // With few keys in memory at a time, those of several events are compacted in parts.
             let is_exact = model.config.key_limit() == Some(1) && !model.was_toggled;
             assert!(!is_exact || !(is_superseded || is_over), "{sequence} was kept: {event:?}");
@@ -334,6 +351,9 @@ impl World {
         let model = &mut self.models[index];
         let mut next = after + 1;
         let mut seen = Vec::new();
+        // What a reader that keeps the latest of each key has in the end.
+        let mut latest = BTreeMap::new();
+        let is_compacted = model.config.key_limit().is_some();
         while let Some(delivery) = reader.next_ready().await.unwrap() {
             match delivery {
                 Delivery::Gap(gap) => {
@@ -360,9 +380,14 @@ impl World {
                         let sequence = event.sequence.get();
                         assert!(sequence >= next, "{sequence} came after {next}");
                         let published = &model.events[&sequence];
-                        assert_eq!(event.payload, published.payload.as_bytes());
-                        assert!(!published.is_expired(), "{sequence} has expired");
-                        assert!(!model.gone.contains(&sequence), "{sequence} came back");
+                        if published.is_expired() {
+                            let is_tombstone = is_compacted && event.is_tombstone();
+                            assert!(is_tombstone, "{sequence} has expired");
+                        } else {
+                            assert_eq!(event.payload, published.payload.as_bytes());
+                            assert!(!model.gone.contains(&sequence), "{sequence} came back");
+                        }
+                        latest.insert(published.key, sequence);
                         seen.push(sequence);
                         next = sequence + 1;
                     }
@@ -375,6 +400,10 @@ impl World {
             let event = &model.events[&sequence];
             assert!(!model.must_be_there(sequence), "{sequence} is lost: {event:?}");
             model.gone.insert(sequence);
+        }
+        latest.retain(|key, sequence| *key > 0 && model.is_there(*sequence));
+        if after == 0 && !model.was_toggled {
+            assert_eq!(latest, model.latest(model.earliest), "the latest of each key");
         }
         seen
     }
@@ -404,18 +433,10 @@ impl World {
         }
         let model = &self.models[index];
         assert_eq!(at.unwrap().get(), model.tail() - 1);
-        let is_compacted = model.config.key_limit().is_some();
         if model.was_toggled {
             return;
         }
-        let mut latest = BTreeMap::new();
-        for (sequence, event) in model.events.range(earliest..) {
-            if event.key > 0 && (is_compacted || !event.is_expired()) {
-                latest.insert(event.key, *sequence);
-            }
-        }
-        let is_there = |s: &u64| !model.events[s].is_tombstone && !model.events[s].is_expired();
-        let mut expected: Vec<u64> = latest.into_values().filter(is_there).collect();
+        let mut expected: Vec<u64> = model.latest(earliest).into_values().collect();
         expected.sort_unstable();
         assert_eq!(seen, expected);
     }
@@ -535,20 +556,20 @@ async fn a_topic_is_never_over_its_limits_by_more_than_a_block_or_two_on_the_dis
 
 /// A broker whose maintenance never rests, by the clock of these tests; its topics have these
 /// settings.
-fn restless(log: Arc<dyn Log>, defaults: TopicConfig) -> Broker {
+pub(super) fn restless(log: Arc<dyn Log>, defaults: TopicConfig) -> Broker {
     let mut config = OpenConfig::default();
     config.maintenance.interval_ms = 1;
     config.topics.set(">".parse().unwrap(), defaults);
     Broker::with_clock(log, &config, Arc::new(clock)).unwrap()
 }
 
-async fn publish_one(broker: &Broker, name: &TopicName, event: NewEvent) {
+pub(super) async fn publish_one(broker: &Broker, name: &TopicName, event: NewEvent) {
     let publish = Publish { topic: name.clone(), events: vec![event], expected_sequence: None };
     broker.publish(publish).await.unwrap();
 }
 
 /// Waits until something holds.
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     let wait = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -618,7 +639,7 @@ async fn events_that_are_kept_for_their_ids_are_looked_at_once_and_go_when_they_
     }
     let topic = broker.0.topics.existing(&name).unwrap();
     broker.maintain(Some(&name)).await.unwrap();
-    let compacted = topic.upkeep.compacted(1);
+    let compacted = topic.state().extent.compacted;
     assert_eq!(compacted.below, Sequence::FIRST, "all are kept");
     assert_eq!(compacted.seen, Sequence::new(201), "the newest block, too");
     let is_settled = || !topic.upkeep.rewriting.is_due(clock());

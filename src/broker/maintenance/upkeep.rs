@@ -1,12 +1,11 @@
 //! What maintenance knows of a topic from one round to the next.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::rewriting::{MIN_MERGED_BLOCKS, ROLL_UP_BLOCKS};
 use crate::cursor::Sequence;
 use crate::event::Timestamp;
-use crate::log::{Block, Extent};
+use crate::log::{Block, Compacted, Extent};
 
 /// Says when something is to be looked at next.
 #[derive(Debug)]
@@ -54,32 +53,13 @@ pub(in super::super) struct Upkeep {
     small_blocks: AtomicU32,
     /// When it may be gone through next, for what has an age to go at.
     sweep_ms: AtomicU64,
-    /// How far compaction has come, since the start.
-    compacted: Mutex<Compacted>,
+    /// When the first of those expires that were appended since it was gone through.
+    expires_ms: AtomicU64,
     /// Compaction has looked at no event from here on.
     looked_at: AtomicU64,
 }
 
-/// How far compaction has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Compacted {
-    /// How many events of a key are kept.
-    pub(super) kept: u64,
-    /// Below it a key has no more than these.
-    pub(super) below: Sequence,
-    /// Below it they were looked at; what is over is left for its id.
-    pub(super) seen: Sequence,
-    /// When the first of those goes.
-    pub(super) due: Timestamp,
-}
-
 impl Compacted {
-    /// Nothing was looked at yet.
-    pub(super) fn nothing(kept: u64) -> Self {
-        let first = Sequence::FIRST;
-        Self { kept, below: first, seen: first, due: Timestamp::MAX }
-    }
-
     /// What is left to do for those that `pass` went through, too.
     pub(super) fn and(self, pass: Self) -> Self {
         Self {
@@ -98,31 +78,33 @@ impl Upkeep {
         let unseen =
             extent.tail.get() - extent.rewritten.max(extent.earliest).get().min(extent.tail.get());
         let small_blocks = unseen.min(u64::from(ROLL_UP_BLOCKS)) as u32;
+        // When those expire that were not looked at yet is not known.
+        let is_unknown = extent.may_expire && extent.compacted.seen < extent.tail;
         Self {
             retention: Alarm::ringing(),
             rewriting: Alarm::ringing(),
             small_blocks: AtomicU32::new(small_blocks),
             sweep_ms: AtomicU64::new(0),
-            compacted: Mutex::new(Compacted::nothing(0)),
+            expires_ms: AtomicU64::new(if is_unknown { 0 } else { u64::MAX }),
             // Before the start it may have looked at all there was.
             looked_at: AtomicU64::new(extent.tail.get()),
         }
     }
 
-    /// How far compaction to `kept` events of a key has come.
-    pub(super) fn compacted(&self, kept: u64) -> Compacted {
-        let compacted = *self.compacted.lock().unwrap_or_else(PoisonError::into_inner);
-        if compacted.kept == kept { compacted } else { Compacted::nothing(kept) }
+    /// Notes when an event expires that can be read by now: it is looked at then.
+    pub(in super::super) fn expires(&self, time: Timestamp) {
+        self.expires_ms.fetch_min(time.as_ms(), Ordering::Relaxed);
+        self.rewriting.set(time);
     }
 
-    /// Notes how far compaction has come.
-    pub(super) fn set_compacted(&self, compacted: Compacted) {
-        *self.compacted.lock().unwrap_or_else(PoisonError::into_inner) = compacted;
+    /// When the first event expires that was appended since the topic was gone through.
+    pub(super) fn expiry(&self) -> Timestamp {
+        Timestamp::from_ms(self.expires_ms.load(Ordering::Relaxed))
     }
 
-    /// Below it, the topic has one event of a key at the most.
-    pub(in super::super) fn compacted_below(&self) -> Sequence {
-        self.compacted(1).below
+    /// Takes what [`Self::expiry`] tells, for all that can be read by now is looked at.
+    pub(super) fn take_expiry(&self) -> Timestamp {
+        Timestamp::from_ms(self.expires_ms.swap(u64::MAX, Ordering::AcqRel))
     }
 
     /// Compaction has looked at no event from here on: none was dropped because of one of these.

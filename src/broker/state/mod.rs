@@ -129,7 +129,8 @@ async fn read_page(
 ) -> Result<StatePage> {
     let is_compacted = read.is_compacted;
     let unique = match topic.effective_config().key_limit() {
-        Some(1) => topic.upkeep.compacted_below().max(extent.earliest),
+        // Below it, the topic has one event of a key at the most.
+        Some(1) if extent.compacted.kept == 1 => extent.compacted.below.max(extent.earliest),
         _ => extent.earliest,
     };
     // Keys are noted whether their events have expired or not.

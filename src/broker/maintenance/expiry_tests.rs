@@ -1,0 +1,125 @@
+//! What maintenance does by itself about values that expire, and what it knows after a restart.
+
+use std::sync::atomic::Ordering;
+
+use super::super::*;
+use super::tests::{CLOCK, ONE_AT_A_TIME, clock, publish_one, restless, until};
+use crate::cursor::StartPoint;
+use crate::event::NewEvent;
+use crate::log::{Extent, FaultyLog};
+
+const TTL_MS: u64 = 5_000;
+
+fn keyed(key: &str, payload: &'static str) -> NewEvent {
+    NewEvent { key: key.to_owned(), ..NewEvent::new(payload) }
+}
+
+fn compacted(max_events_per_key: Option<u64>) -> TopicConfig {
+    TopicConfig { compact: Some(true), max_events_per_key, ..TopicConfig::default() }
+}
+
+fn extent(broker: &Broker, name: &TopicName) -> Extent {
+    broker.topic(name).unwrap().extent
+}
+
+/// What a reader gets from the first event on: keys and payloads.
+async fn read(broker: &Broker, name: &TopicName) -> Vec<(String, Vec<u8>)> {
+    let mut reader = broker.subscribe(name, StartPoint::Earliest, OnGap::Fail).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(delivery) = reader.next_ready().await.unwrap() {
+        if let Delivery::Events(run) = delivery {
+            seen.extend(run.events().map(|e| (e.key.to_owned(), e.payload.to_vec())));
+        }
+    }
+    seen
+}
+
+/// Goal: the moment a value expires, those before it go, and then it does, by itself; and at no
+/// time does a reader end with the one before it.
+/// Method: one, or several events of a key are kept; few events, so that nothing else makes a
+/// compaction worth it; the events have ids or not, for which they are held back.
+#[tokio::test]
+async fn a_value_that_expires_goes_with_those_before_it_by_itself() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for (kept, has_ids) in [(None, false), (Some(3), false), (None, true), (Some(3), true)] {
+        let when = format!("{kept:?} are kept, ids: {has_ids}");
+        let broker = restless(Arc::new(MemoryLog::default()), compacted(kept));
+        let name: TopicName = "a".parse().unwrap();
+        let id = |id: &str| if has_ids { id.to_owned() } else { String::new() };
+        let old = NewEvent { id: id("1"), ..keyed("k", "old") };
+        let new = NewEvent { id: id("2"), ttl_ms: Some(TTL_MS), ..keyed("k", "new") };
+        for event in [old, new, keyed("z", "last")] {
+            publish_one(&broker, &name, event).await;
+        }
+        let topic = broker.0.topics.existing(&name).unwrap();
+        until("it is looked at", || !topic.upkeep.rewriting.is_due(clock())).await;
+        let event = |key: &str, payload: &str| (key.to_owned(), payload.as_bytes().to_vec());
+        let (old, last) = (event("k", "old"), event("z", "last"));
+        assert_eq!(read(&broker, &name).await, [old.clone(), event("k", "new"), last.clone()]);
+        CLOCK.fetch_add(TTL_MS, Ordering::SeqCst);
+        if has_ids {
+            let deleted = [old, event("k", ""), last.clone()];
+            assert_eq!(read(&broker, &name).await, deleted, "{when}");
+            CLOCK.fetch_add(broker.0.dedup.max_age_ms, Ordering::SeqCst);
+        }
+        until(&when, || extent(&broker, &name).events() == 1).await;
+        assert_eq!(read(&broker, &name).await, [last], "{when}");
+        assert!(extent(&broker, &name).buried_position > Position::BEFORE_ALL, "{when}");
+    }
+}
+
+/// Goal: in a topic that is not compacted an expired value was never there: it buries nothing.
+#[tokio::test]
+async fn a_value_that_expires_buries_nothing_where_nothing_is_compacted() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let broker = restless(Arc::new(MemoryLog::default()), TopicConfig::default());
+    let name: TopicName = "a".parse().unwrap();
+    let new = NewEvent { ttl_ms: Some(TTL_MS), ..keyed("k", "new") };
+    for event in [keyed("k", "old"), new, keyed("z", "last")] {
+        publish_one(&broker, &name, event).await;
+    }
+    CLOCK.fetch_add(TTL_MS, Ordering::SeqCst);
+    broker.maintain(Some(&name)).await.unwrap();
+    assert_eq!(extent(&broker, &name).events(), 2);
+    assert_eq!(extent(&broker, &name).buried_position, Position::BEFORE_ALL);
+    assert_eq!(read(&broker, &name).await[0].1, b"old");
+}
+
+/// Goal: how far compaction has come outlives a restart: what it has looked at is not read again.
+/// Method: as many events as make a compaction worth it, were they not looked at; the log counts
+/// its reads. With other settings all of it is looked at anew.
+#[tokio::test]
+async fn what_was_compacted_before_a_restart_is_not_read_again() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let log = Arc::new(FaultyLog::default());
+    let broker = restless(log.clone(), compacted(None));
+    let name: TopicName = "a".parse().unwrap();
+    for number in 0..300 {
+        publish_one(&broker, &name, keyed(&(number % 100).to_string(), "x")).await;
+    }
+    broker.maintain(Some(&name)).await.unwrap();
+    let before = extent(&broker, &name);
+    assert_eq!((before.events(), before.compacted.below), (100, before.tail));
+    broker.close().await;
+    drop(broker);
+
+    let reads = log.reads();
+    let broker = restless(log.clone(), compacted(None));
+    assert_eq!(extent(&broker, &name), before);
+    let topic = broker.0.topics.existing(&name).unwrap();
+    for _ in 0..3 {
+        until("it is looked at", || !topic.upkeep.rewriting.is_due(clock())).await;
+        publish_one(&broker, &name, keyed("0", "y")).await;
+    }
+    until("it is looked at", || !topic.upkeep.rewriting.is_due(clock())).await;
+    assert_eq!(log.reads(), reads, "what is compacted is read again");
+    let totals = broker.maintenance_totals();
+    assert_eq!(totals.compacted.events, 0);
+    broker.close().await;
+    drop(broker);
+
+    let broker = restless(log.clone(), compacted(Some(2)));
+    let topic = broker.0.topics.existing(&name).unwrap();
+    until("all is looked at", || topic.state().extent.compacted.kept == 2).await;
+    assert!(log.reads() > reads);
+}
