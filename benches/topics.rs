@@ -69,7 +69,7 @@ fn measure(runtime: &tokio::runtime::Runtime, topics: u64, measuring: bool) -> f
     memory_mb
 }
 
-/// Readers of many patterns, one alone and ten at once again and again beside a publisher.
+/// Readers of many patterns, one alone, and ten at once each second beside a publisher.
 async fn follow_many(address: SocketAddr, topics: u64, measuring: bool) {
     let alone = first_event(address).await;
     println!("topics {topics}: {PATTERNS} patterns, first event after {alone:?} (target 100 ms)");
@@ -79,6 +79,7 @@ async fn follow_many(address: SocketAddr, topics: u64, measuring: bool) {
         tokio::spawn(async move {
             loop {
                 first_event(address).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         })
     });

@@ -45,17 +45,19 @@ impl Ephemeral {
     }
 }
 
-/// The newest ephemeral events of one topic.
+/// The newest ephemeral events of one topic. Made for the first of them.
 #[derive(Debug, Default)]
-pub(super) struct Ring(Mutex<VecDeque<Arc<Ephemeral>>>);
+pub(super) struct Ring(OnceLock<Box<Mutex<VecDeque<Arc<Ephemeral>>>>>);
 
 impl Ring {
     fn events(&self) -> MutexGuard<'_, VecDeque<Arc<Ephemeral>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let events = self.0.get_or_init(Box::default);
+        events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first event after the one with this number, and its number.
     pub(super) fn after(&self, number: u64) -> Option<(Arc<Ephemeral>, u64)> {
+        self.0.get()?; // Most topics never have any.
         let events = self.events();
         let index = events.partition_point(|event| event.number <= number);
         events.get(index).map(|event| (event.clone(), event.number))

@@ -60,7 +60,7 @@ pub struct Present {
 
 /// The members of one topic, by their ids. Made for the first of them.
 #[derive(Debug, Default)]
-pub(super) struct Members(OnceLock<Mutex<BTreeMap<String, Present>>>);
+pub(super) struct Members(OnceLock<Box<Mutex<BTreeMap<String, Present>>>>);
 
 impl Members {
     /// Up to `limit` of them in the order of their ids, after `after`.
@@ -79,7 +79,7 @@ impl Members {
         max_members: usize,
         tell: impl FnOnce(),
     ) -> Result<()> {
-        let members = self.0.get_or_init(Mutex::default);
+        let members = self.0.get_or_init(Box::default);
         let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(present) = members.get_mut(&member.id) {
             present.subscriptions += 1;
