@@ -12,11 +12,12 @@
 //! however many others follow something else.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
+use super::announced::Announced;
 use super::topics::Topic;
 use crate::topic::{TopicName, TopicPattern};
 
@@ -83,10 +84,10 @@ impl FeedSignal {
 }
 
 /// All feeds by their patterns.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Interests {
     root: RwLock<Node>,
-    count: AtomicUsize,
+    announced: Arc<Announced>,
 }
 
 #[derive(Debug, Default)]
@@ -183,9 +184,14 @@ impl Node {
 }
 
 impl Interests {
+    /// None yet; they are counted in `announced`.
+    pub(super) fn new(announced: Arc<Announced>) -> Self {
+        Self { root: RwLock::default(), announced }
+    }
+
     /// Whether there is any feed.
     pub(super) fn is_any(&self) -> bool {
-        self.count.load(Ordering::SeqCst) > 0
+        self.announced.has_feeds()
     }
 
     pub(super) fn add(&self, patterns: &[TopicPattern], feed: &Arc<FeedSignal>) {
@@ -193,7 +199,7 @@ impl Interests {
             let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
             some.iter().for_each(|pattern| root.insert(pattern.as_str().split('.'), feed));
         }
-        self.count.fetch_add(1, Ordering::SeqCst);
+        self.announced.join();
     }
 
     pub(super) fn remove(&self, patterns: &[TopicPattern], feed: &Arc<FeedSignal>) {
@@ -201,7 +207,7 @@ impl Interests {
             let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
             some.iter().for_each(|pattern| root.remove(pattern.as_str().split('.'), feed));
         }
-        self.count.fetch_sub(1, Ordering::SeqCst);
+        self.announced.leave();
     }
 
     /// Calls `found` for each feed that follows `name`; more than once for one that follows it by
@@ -251,7 +257,7 @@ mod tests {
             feeds in proptest::collection::vec(proptest::collection::vec(pattern(), 1..4), 0..6),
             gone in 0..6_usize,
         ) {
-            let interests = Interests::default();
+            let interests = Interests::new(Arc::new(Announced::new(0)));
             let signals: Vec<Arc<FeedSignal>> = feeds.iter().map(|_| Arc::default()).collect();
             for (patterns, signal) in feeds.iter().zip(&signals) {
                 interests.add(patterns, signal);

@@ -6,6 +6,11 @@
 //! subscribe ◀── cursor over tail and log ◀─────┘
 //! ```
 
+mod announced;
+mod atomic {
+    //! The atomics of the standard library; a test puts others in their place.
+    pub(super) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+}
 mod backup;
 mod clock;
 mod committer;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::announced::Announced;
 use super::clock::Now;
 use super::committer::{Command, Committer, Done, Step, Work};
 use super::config::OpenConfig;
@@ -48,7 +49,7 @@ pub(super) const REQUEST_BYTES: usize = 512;
 pub(super) struct Shared {
     pub(super) log: Arc<dyn Log>,
     pub(super) topics: Arc<Topics>,
-    pub(super) last_position: Arc<AtomicU64>,
+    pub(super) announced: Arc<Announced>,
     /// The number of the newest drop of the log.
     drops: Arc<AtomicU64>,
     pub(super) commands: mpsc::Sender<Command>,
@@ -136,7 +137,7 @@ impl Shared {
     }
 
     pub(super) fn last_position(&self) -> u64 {
-        self.last_position.load(Ordering::Acquire)
+        self.announced.position()
     }
 }
 
@@ -155,7 +156,7 @@ impl Shared {
         let OpenConfig { broker: settings, limits, dedup, .. } = config;
         let stored = log.topics()?;
         let last_position = stored.iter().map(|topic| topic.extent.last_position.get()).max();
-        let last_position = Arc::new(AtomicU64::new(last_position.unwrap_or(0)));
+        let announced = Arc::new(Announced::new(last_position.unwrap_or(0)));
         let drops = stored.iter().map(|topic| topic.extent.newest_drop()).max();
         let drops = Arc::new(AtomicU64::new(drops.unwrap_or(0)));
         let max_queue_bytes = settings.max_queue_bytes as usize;
@@ -166,7 +167,7 @@ impl Shared {
         let stopping = CancellationToken::new();
         let maintenance_totals = Arc::default();
         let horizons = Horizons::default();
-        let waker = Waker::default();
+        let waker = Waker::new(announced.clone());
         let turns = Turns::new(log.clone(), settings.max_reads as usize);
         let replays = Replays::new(turns.clone(), settings.max_replay_bytes as usize);
         let replays = Arc::new(replays);
@@ -178,7 +179,7 @@ impl Shared {
             tails: Tails::new(settings.max_tail_bytes as usize),
             window: DedupWindow::new(dedup.clone()),
             failure: failure.clone(),
-            last_position: last_position.clone(),
+            announced: announced.clone(),
             drops: drops.clone(),
             next_id: last_id.map_or(Some(TopicId::FIRST), TopicId::next),
             last_clock: Timestamp::default(),
@@ -218,7 +219,7 @@ impl Shared {
             recall_turns: Turns::new(log.clone(), MAX_RECALLS),
             topics,
             log,
-            last_position,
+            announced,
             drops,
             commands,
             space: Arc::new(Semaphore::new(max_queue_bytes)),

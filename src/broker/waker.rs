@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::announced::Announced;
 use super::failure::{Failure, PanicGuard};
 use super::interest::{FeedSignal, Interests};
 use super::journal::Journal;
@@ -94,7 +95,7 @@ struct Due {
     is_over: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     due: Mutex<Due>,
     changed: Condvar,
@@ -104,10 +105,21 @@ struct Inner {
 }
 
 /// Has followers told. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Waker(Arc<Inner>);
 
 impl Waker {
+    /// Of a broker without feeds yet; they are counted in `announced`.
+    pub(super) fn new(announced: Arc<Announced>) -> Self {
+        Self(Arc::new(Inner {
+            due: Mutex::default(),
+            changed: Condvar::new(),
+            interests: Interests::new(announced),
+            journal: Journal::default(),
+            marked: AtomicU64::new(0),
+        }))
+    }
+
     /// Has those told who follow `topic` that there is something new. It is there by now.
     pub(super) fn wake(&self, topic: &Arc<Topic>) {
         self.wake_all([topic], None);
@@ -310,7 +322,7 @@ mod tests {
     async fn whoever_follows_sees_the_last_of_any_number_of_changes() {
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let topic = topics.open(&"a".parse().unwrap()).unwrap();
-        let waker = Waker::default();
+        let waker = Waker::new(Arc::new(Announced::new(0)));
         let run = waker.clone();
         let running =
             std::thread::spawn(move || run.run(Duration::from_millis(1), &Failure::default()));

@@ -25,6 +25,7 @@ mod grpc;
 mod http;
 mod idle;
 mod in_order;
+mod memory_order;
 mod model;
 mod names;
 mod power;

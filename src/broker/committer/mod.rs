@@ -30,6 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::error;
 
 use self::draft::Draft;
+use super::announced::Announced;
 use super::clock::Now;
 use super::dedup::DedupWindow;
 use super::failure::{Failure, PanicGuard};
@@ -91,7 +92,7 @@ pub(super) struct Committer {
     pub(super) window: DedupWindow,
     pub(super) failure: Failure,
     /// The position of the newest durable event, for readers.
-    pub(super) last_position: Arc<AtomicU64>,
+    pub(super) announced: Arc<Announced>,
     /// The number of the newest drop that readers can know of: all up to it are shown.
     pub(super) drops: Arc<AtomicU64>,
     /// The id of the next new topic; `None` when all are used.
@@ -167,7 +168,7 @@ impl Committer {
             return 0;
         }
         draft.retain(self, now);
-        let first_position = Position::new(self.last_position.load(Ordering::Relaxed)).next();
+        let first_position = Position::new(self.announced.position()).next();
         let group = draft.finish(first_position, now);
         let durability = if self.log.is_durable() { group.durability } else { Durability::Memory };
         let outcome = self.log.commit(&group);
@@ -238,7 +239,7 @@ impl Committer {
         self.next_id = draft.next_id();
         // In this order: whoever knows of a position, or of a drop, sees all up to it.
         self.drops.fetch_max(newest_drop, Ordering::Release);
-        self.last_position.fetch_max(last_position.get(), Ordering::Release);
+        self.announced.announce(last_position.get());
         let topics = draft.topics().iter().map(|topic| &topic.topic);
         self.waker.wake_all(topics, Some(last_position));
     }
