@@ -1,6 +1,7 @@
 //! What do a hundred thousand topics cost? A few small events in each, the first publish to each
 //! included, over gRPC to the real binary, every acknowledgement durable.
-//! Then: how long does a reader of a thousand patterns wait among them, and do publishers wait for it?
+//! Then: how long does a reader of a thousand patterns wait among them, and do publishers wait for
+//! it?
 //! `cargo bench --bench topics` measures; `cargo test --benches` runs it tiny.
 
 mod served;

@@ -7,8 +7,8 @@
 //!  earliest  latest  last:100  time:2026-01-31T00:00:00Z  time:1517363399650
 //! ```
 //!
-//! The epoch may be left out by people who type a cursor; the broker always writes it. Clients take a
-//! cursor as it is, and give it back as it is.
+//! The epoch may be left out by people who type a cursor; the broker always writes it. Clients take
+//! a cursor as it is, and give it back as it is.
 //!
 //! # Why
 //!
@@ -423,7 +423,8 @@ impl fmt::Display for Gap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnGap {
     /// Tell it, then go on at the nearest event that follows its place: `tail` after
-    /// [`GapReason::Ahead`], where it is after [`GapReason::Tombstones`], `earliest` after any other.
+    /// [`GapReason::Ahead`], where it is after [`GapReason::Tombstones`], `earliest` after any
+    /// other.
     #[default]
     Resume,
     /// Tell it, then go on at the first event that is kept.

@@ -115,11 +115,11 @@ pub enum Error {
         /// What does not fit.
         problem: String,
     },
-    /// The topic's newest events are damaged, so it takes no more; nothing was written. Delete it to
-    /// go on without them, or restore a copy.
+    /// The topic's newest events are damaged, so it takes no more; nothing was written. Delete it
+    /// to go on without them, or restore a copy.
     #[error(
-        "topic {0:?}: its newest events are damaged on disk, so that it takes no more; delete it to \
-         go on without them, or go on with what `leftoff check --repair` brings back"
+        "topic {0:?}: its newest events are damaged on disk, so that it takes no more; delete it \
+         to go on without them, or go on with what `leftoff check --repair` brings back"
     )]
     DamagedEnd(TopicName),
     /// The log is damaged as a whole. Run `leftoff check`; restore a copy.

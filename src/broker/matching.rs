@@ -9,11 +9,11 @@
 //! # Why
 //!
 //! A hundred thousand topics, and a thousand patterns of one feed: to hold each pattern against
-//! each name takes seconds. The names are in order, so what begins with the same tokens is together.
-//! A name that does not fit tells, with the tree, the next one that may; all names in between are
-//! skipped. So a walk costs about as much as there are patterns and names that fit, and each name
-//! is met once, however many patterns it fits. The map of names itself is the index: a second one
-//! would take memory for each topic.
+//! each name takes seconds. The names are in order, so what begins with the same tokens is
+//! together. A name that does not fit tells, with the tree, the next one that may; all names in
+//! between are skipped. So a walk costs about as much as there are patterns and names that fit, and
+//! each name is met once, however many patterns it fits. The map of names itself is the index: a
+//! second one would take memory for each topic.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -235,7 +235,8 @@ impl Walk {
         (!found.is_empty()).then_some(found)
     }
 
-    /// Looks at a few names, which takes microseconds: publishing waits for it. Returns at how many.
+    /// Looks at a few names, which takes microseconds: publishing waits for it. Returns at how
+    /// many.
     fn step(&mut self, names: &Names, found: &mut Vec<Arc<Topic>>) -> usize {
         let mut looks = 0;
         while looks < LOOKS_PER_LOCK

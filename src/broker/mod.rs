@@ -456,7 +456,8 @@ impl Broker {
     }
 
     /// Steps of reads of the log that were begun since the broker was opened, those of backups and
-    /// recalls included, those of maintenance not. A step is a few milliseconds, or 1 MiB of blocks.
+    /// recalls included, those of maintenance not. A step is a few milliseconds, or 1 MiB of
+    /// blocks.
     pub fn read_steps(&self) -> u64 {
         self.0.turns.steps() + self.0.recall_turns.steps()
     }

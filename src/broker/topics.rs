@@ -142,8 +142,8 @@ impl Counts {
 ///
 /// # Why
 ///
-/// There may be hundreds of thousands, of which nearly all are idle: what only a topic needs that is
-/// followed, or has settings or members of its own, is allocated when it is needed.
+/// There may be hundreds of thousands, of which nearly all are idle: what only a topic needs that
+/// is followed, or has settings or members of its own, is allocated when it is needed.
 #[derive(Debug)]
 pub(super) struct Topic {
     pub(super) name: TopicName,

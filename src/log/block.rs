@@ -16,8 +16,8 @@
 //! this one: with it, a topic's size is known without reading the topic.
 //!
 //! Flag 1: at least one event has a publisher-given id; 2: at least one can expire; 4: the system
-//! clock was behind the times of some events when they were appended, so that the records say by how
-//! much, and the body what it said of the last one. Others are 0.
+//! clock was behind the times of some events when they were appended, so that the records say by
+//! how much, and the body what it said of the last one. Others are 0.
 //!
 //! As it is appended, a block holds all the events of its sequences. A block that was written again
 //! without some of them still spans the same sequences, positions and times: so the blocks of a

@@ -318,7 +318,8 @@ mod tests {
         tree.iter().map(Result::unwrap).map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
     }
 
-    /// What is found in a copy of `directory` as it is, as after a crash, with or without snapshots.
+    /// What is found in a copy of `directory` as it is, as after a crash, with or without
+    /// snapshots.
     fn reopened(directory: &Path, with_snapshots: bool) -> Entries {
         let copy = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {

@@ -5,8 +5,8 @@
 //! sled 0.34.7 reads pages while it writes, and not only those that are written to:
 //!
 //! 1. The page that holds a key, and the pages above it. If one of them is damaged, nothing can be
-//!    written there. This is found out before the batch begins: sled applies a batch key by key, and
-//!    an error in the middle leaves half of it in place.
+//!    written there. This is found out before the batch begins: sled applies a batch key by key,
+//!    and an error in the middle leaves half of it in place.
 //! 2. Any page of any topic, which it cleans after it has replaced another one
 //!    (`PageCache::replace`). By then what was asked for is done, and the page is off sled's list;
 //!    but the rest of the batch is not. So the batch is applied again, as long as its own pages can
@@ -16,9 +16,9 @@
 //!    it was acknowledged by then.
 //! 3. The neighbour to the left of a leaf that has fewer than 4 entries left: the two are merged
 //!    (`Tree::merge_node`). sled notes in the page above that they are to be merged before it reads
-//!    the neighbour. If that one is damaged, whoever comes by wants to merge them, and fails: nothing
-//!    below the page above can be read any more, which is most of the log. So a leaf beside a
-//!    damaged page is kept from becoming that small: it is given entries that mean nothing, whose
+//!    the neighbour. If that one is damaged, whoever comes by wants to merge them, and fails:
+//!    nothing below the page above can be read any more, which is most of the log. So a leaf beside
+//!    a damaged page is kept from becoming that small: it is given entries that mean nothing, whose
 //!    keys are one byte longer than a block's.
 //!
 //! An error of the disk that sled meets where it writes is another matter: sled keeps it

@@ -209,8 +209,9 @@ async fn all_readers(server: &Server, topic: &str) -> Vec<(String, Got)> {
 
 /// Goal: a value that has expired does not bring back the one before it, for no reader: in a topic
 /// that is compacted it deletes its key. In one that is not, it is as if it had never been.
-/// Method: both kinds of topics, read in every way before the value expires, when it has expired and
-/// is still there, when the settings have changed to the other kind and back, and when it is gone.
+/// Method: both kinds of topics, read in every way before the value expires, when it has expired
+/// and is still there, when the settings have changed to the other kind and back, and when it is
+/// gone.
 #[tokio::test]
 async fn an_expired_value_does_not_bring_the_one_before_it_back() {
     let mut config: Config = toml::from_str("[topics.compacted]\ncompact = true").unwrap();

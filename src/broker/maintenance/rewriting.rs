@@ -11,11 +11,10 @@
 //! (`broker/tail.rs`).
 //!
 //! A deletion must outlast what it supersedes: it goes only when that was gone before the pass
-//! began, and never while a backup or a read of its topic's state is on its way, which may have read
-//! what
-//! was there before. An event with an id stays for as long as the window remembers ids: recalled
-//! from the log after a restart, the window would otherwise not know it, and a late repeat of an
-//! old value would become the newest of its key.
+//! began, and never while a backup or a read of its topic's state is on its way, which may have
+//! read what was there before. An event with an id stays for as long as the window remembers ids:
+//! recalled from the log after a restart, the window would otherwise not know it, and a late repeat
+//! of an old value would become the newest of its key.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
