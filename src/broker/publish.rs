@@ -26,8 +26,14 @@ pub struct Publish {
 
 /// One publisher, which hands in one publish after another: none of them is stored after one that
 /// failed, whatever was in flight by then. Those before a failure are stored all the same.
+///
+/// What it hands in for several topics gets rising positions, too, in the order of its publishes.
 #[derive(Debug, Clone, Default)]
-pub struct InOrder(Arc<Order>);
+pub struct InOrder {
+    order: Arc<Order>,
+    /// Whether its publishes are stored whatever becomes of one another.
+    is_independent: bool,
+}
 
 /// What all handles of one [`InOrder`] share.
 #[derive(Debug)]
@@ -48,10 +54,17 @@ impl Default for Order {
 }
 
 impl InOrder {
+    /// The same publisher, for publishes that are stored whatever becomes of those before them:
+    /// they fail after none, and none fails after them.
+    pub fn independent(&self) -> Self {
+        Self { order: self.order.clone(), is_independent: true }
+    }
+
     /// Gives the next publish its number.
     pub(super) fn next(&self) -> Turn {
-        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
-        Turn { order: self.0.clone(), number }
+        let number = || self.order.next.fetch_add(1, Ordering::Relaxed);
+        let number = (!self.is_independent).then(number);
+        Turn { order: self.order.clone(), number }
     }
 
     /// Notes that the next publish was refused for `error` before it could be handed in.
@@ -65,19 +78,32 @@ impl InOrder {
 #[derive(Debug, Clone)]
 pub(super) struct Turn {
     order: Arc<Order>,
-    number: u64,
+    /// `None` where it comes after nothing.
+    number: Option<u64>,
 }
 
+/// Tells publishers apart while they have something in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct PublisherId(usize);
+
 impl Turn {
+    /// Whose it is.
+    pub(super) fn publisher(&self) -> PublisherId {
+        PublisherId(Arc::as_ptr(&self.order).addr())
+    }
+
     /// Notes that the publish failed.
     pub(super) fn fail(&self) {
-        self.order.failed.fetch_min(self.number, Ordering::AcqRel);
+        if let Some(number) = self.number {
+            self.order.failed.fetch_min(number, Ordering::AcqRel);
+        }
     }
 
     /// Refuses the publish if one before it failed.
     pub(super) fn check(&self) -> Result<()> {
         let failed = self.order.failed.load(Ordering::Acquire);
-        if failed < self.number { Err(Error::AfterFailure) } else { Ok(()) }
+        let comes_after = self.number.is_some_and(|number| failed < number);
+        if comes_after { Err(Error::AfterFailure) } else { Ok(()) }
     }
 }
 

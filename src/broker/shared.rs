@@ -24,6 +24,7 @@ use super::horizon::Horizons;
 use super::limits::LimitsConfig;
 use super::maintenance::{Ask, Maintenance, MaintenanceReport};
 use super::page::PageRequest;
+use super::publish::InOrder;
 use super::replay::Replays;
 use super::state::StateKeys;
 use super::tail::Tails;
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     pub(super) max_page_bytes: usize,
     pub(super) dedup: DedupConfig,
     pub(super) now: Now,
+    /// Whoever submits without saying who it is.
+    pub(super) submits: InOrder,
     /// Why nothing more is taken.
     pub(super) failure: Failure,
     /// Told to whoever waits for a stop.
@@ -230,6 +233,7 @@ impl Shared {
             max_page_bytes: settings.max_page_bytes as usize,
             dedup: dedup.clone(),
             now,
+            submits: InOrder::default().independent(),
             failure,
             stopping,
             is_stopping: AtomicBool::new(false),

@@ -143,9 +143,9 @@ async fn what_waits_while_one_group_is_synced_is_the_next_group_in_the_order_it_
         .collect();
     let expected = [(1, false), (1, false), (2, false), (3, false), (2, false), (2, true)];
     assert_eq!(given, expected);
-    let a = [event(1, 3, "1"), event(2, 4, "2"), event(3, 5, "3")];
+    let a = [event(1, 3, "1"), event(2, 5, "2"), event(3, 6, "3")];
     assert_eq!(stored(&broker, "a").await, a);
-    assert_eq!(stored(&broker, "b").await, [event(1, 6, "1"), event(2, 7, "2")]);
+    assert_eq!(stored(&broker, "b").await, [event(1, 4, "1"), event(2, 7, "2")]);
 }
 
 #[tokio::test]

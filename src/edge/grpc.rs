@@ -333,7 +333,8 @@ struct Publishing {
     received: Received,
     in_flight: VecDeque<Result<Pending>>,
     max_in_flight: usize,
-    /// What those requests come after that keep an order.
+    /// The client: positions rise in the order of its requests, and those that ask for it fail
+    /// after one that failed.
     order: InOrder,
     /// What the stream ends with, after the answers in flight.
     end: Option<Status>,
@@ -369,7 +370,7 @@ impl Publishing {
     async fn submit(&mut self, request: proto::PublishStreamRequest) -> Result<Pending> {
         let proto::PublishStreamRequest { topic, events, expected_sequence, in_order } = request;
         let publish = messages::publish(&topic, events, expected_sequence);
-        let order = if in_order { self.order.clone() } else { InOrder::default() };
+        let order = if in_order { self.order.clone() } else { self.order.independent() };
         match publish {
             Ok(publish) => self.broker.submit_patiently(publish, &order).await,
             Err(error) => Err(order.refuse(error)),

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-use crate::broker::{Ack, Broker, Publish};
+use crate::broker::{Ack, Broker, InOrder, Publish};
 use crate::error::{Error, Result};
 
 /// What may be being received, of all requests.
@@ -172,7 +172,7 @@ pub(super) async fn handed_in(
     publish: Publish,
     received: Option<Received>,
 ) -> Result<Ack> {
-    let pending = broker.submit(publish).await?;
+    let pending = broker.submit_in_order(publish, &InOrder::default()).await?;
     drop(received);
     pending.ack().await
 }

@@ -19,7 +19,8 @@
 //! clock was behind the times of some events when they were appended, so that the records say by
 //! how much, and the body what it said of the last one. Others are 0.
 //!
-//! As it is appended, a block holds all the events of its sequences. A block that was written again
+//! As it is appended, a block holds all the events of its sequences; their positions rise, and may
+//! have those of other topics between them. A block that was written again
 //! without some of them still spans the same sequences, positions and times: so the blocks of a
 //! topic have no hole between them, and one that is missing is found.
 
@@ -118,17 +119,29 @@ pub struct BlockBuilder {
     count: u32,
     flags: u8,
     first_sequence: Sequence,
+    /// Positions between its events that are those of other topics.
+    skipped: u64,
 }
 
 impl BlockBuilder {
     /// Begins a block whose first event gets this sequence.
     pub fn new(first_sequence: Sequence) -> Self {
-        Self { bytes: vec![0; HEADER_BYTES], count: 0, flags: 0, first_sequence }
+        Self { bytes: vec![0; HEADER_BYTES], count: 0, flags: 0, first_sequence, skipped: 0 }
     }
 
     /// Adds a record in the place after the one before it.
     pub fn push(&mut self, record: &[u8], has_id: bool, has_ttl: bool) {
-        self.bytes.extend_from_slice(record);
+        self.push_apart(record, 0, has_id, has_ttl);
+    }
+
+    /// Adds a record in the place after the one before it, but so many positions later: those in
+    /// between are of other topics. The first record is never apart.
+    pub fn push_apart(&mut self, record: &[u8], skip: u64, has_id: bool, has_ttl: bool) {
+        match skip {
+            0 => self.bytes.extend_from_slice(record),
+            _ => record::append_apart(record, skip, &mut self.bytes),
+        }
+        self.skipped += skip;
         self.count += 1;
         self.flags |= if has_id { HAS_IDS } else { 0 } | if has_ttl { HAS_TTL } else { 0 };
     }
@@ -168,7 +181,7 @@ impl BlockBuilder {
             first_sequence: self.first_sequence,
             last_sequence: self.next_sequence().previous(),
             first_position,
-            last_position: first_position.plus(u64::from(self.count - 1)),
+            last_position: first_position.plus(u64::from(self.count - 1) + self.skipped),
             first_time: time,
             last_time: time,
             last_clock: time,
@@ -510,6 +523,30 @@ impl Header {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    /// Goal: positions may lie apart in a new block, by any distance, and nothing else changes.
+    #[test]
+    fn events_that_are_positions_apart_read_back() {
+        let (event, ends) = (NewEvent::new("payload"), [0, 1, 127, 128, 16_384, 1 << 40]);
+        let records = NewRecords::encode([&event]);
+        let mut builder = BlockBuilder::new(Sequence::new(7));
+        let (mut expected, mut position) = (Vec::new(), 70);
+        builder.push(records.record(0), false, false);
+        expected.push((7, 70));
+        for (index, skip) in ends.into_iter().enumerate() {
+            builder.push_apart(records.record(0), skip, false, false);
+            position += 1 + skip;
+            expected.push((8 + index as u64, position));
+        }
+        let block = builder.finish(Position::new(70), Timestamp::from_ms(9), 0);
+        assert_eq!(block.last_position(), Position::new(position));
+        let block = Block::decode(block.bytes().clone()).unwrap();
+        let read: Vec<_> = block.events().map(|e| (e.sequence.get(), e.position.get())).collect();
+        assert_eq!(read, expected);
+        assert!(
+            block.events().all(|read| *read.payload == event.payload && read.time.as_ms() == 9)
+        );
+    }
 
     /// A block of events with these payloads: its sequence, position and time, and the bytes of the
     /// topic's blocks before it.

@@ -67,6 +67,19 @@ pub(super) fn encode_again(event: &EventRef<'_>, skips: &[u64], bytes: &mut Vec<
     bytes.extend_from_slice(event.rest);
 }
 
+/// Appends a record that [`encode`] made to `bytes`, so many positions after the one before it.
+pub(super) fn append_apart(record: &[u8], position_skip: u64, bytes: &mut Vec<u8>) {
+    let mut record = Reader(record);
+    let length = record.varint();
+    let implied = record.take(3);
+    assert_eq!(implied, [0, 0, 0], "a new record has no distances yet");
+    put_varint(bytes, length - 1 + varint_bytes(position_skip) as u64);
+    bytes.push(0);
+    put_varint(bytes, position_skip);
+    bytes.push(0);
+    bytes.extend_from_slice(record.0);
+}
+
 fn varint_bytes(number: u64) -> usize {
     let bits = (u64::BITS - number.leading_zeros()).max(1);
     bits.div_ceil(7) as usize

@@ -28,6 +28,7 @@ mod in_order;
 mod memory_order;
 mod model;
 mod names;
+mod positions;
 mod power;
 mod reads;
 mod real_input;

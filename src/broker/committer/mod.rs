@@ -167,9 +167,10 @@ impl Committer {
             draft.answer(Ok(()), None, now); // Nothing new: nothing to sync.
             return 0;
         }
+        draft.number(Position::new(self.announced.position()).next());
+        draft.build(self.max_block_bytes);
         draft.retain(self, now);
-        let first_position = Position::new(self.announced.position()).next();
-        let group = draft.finish(first_position, now);
+        let group = draft.finish(now);
         let durability = if self.log.is_durable() { group.durability } else { Durability::Memory };
         let outcome = self.log.commit(&group);
         let appended = group.appended.len();

@@ -237,3 +237,95 @@ async fn a_deletion_that_is_queued_among_publishes_is_done_though_these_are_refu
     assert!(matches!(error, Error::UnknownTopic(_)), "{error}");
     broker.close().await;
 }
+
+/// Goal: positions follow each publisher's order over all topics, also within a group, and what has
+/// no order among each other is numbered topic by topic.
+/// Method: publishers of several kinds hand in to random topics, all in one group; what each was
+/// told is what is stored.
+#[tokio::test]
+async fn positions_follow_each_publishers_order_within_a_group() {
+    for seed in 0..20_u64 {
+        let log = Arc::new(FaultyLog::default());
+        let broker = Broker::with_log(log.clone(), &OpenConfig::default()).unwrap();
+        let (held, first) = busy(&log, &broker).await;
+        let publishers: Vec<InOrder> = (0..4).map(|_| InOrder::default().independent()).collect();
+        let mut random = seed;
+        let mut next = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        let mut pending = Vec::new();
+        for number in 0..200_u64 {
+            let (by, topic) = (next(5) as usize, next(3));
+            let events = (0..=next(3)).map(|_| NewEvent {
+                id: next(150).to_string(), // Some of them twice.
+                ..NewEvent::new(number.to_string())
+            });
+            let topic = name(&format!("t{topic}"));
+            let publish = Publish { topic, events: events.collect(), expected_sequence: None };
+            let topic = publish.topic.clone();
+            let submitted = match publishers.get(by) {
+                Some(publisher) => broker.submit_patiently(publish, publisher).await,
+                None => broker.submit(publish).await, // The fifth has no name.
+            };
+            pending.push((by, topic, submitted.unwrap()));
+        }
+        drop(held);
+        first.ack().await.unwrap();
+        let mut last = [0; 5];
+        let mut told = std::collections::BTreeMap::new();
+        for (by, topic, pending) in pending {
+            let ack = tokio::time::timeout(PATIENCE, pending.ack()).await.unwrap().unwrap();
+            for index in 0..ack.count {
+                let receipt = ack.receipt(index);
+                told.insert(receipt.position.get(), (topic.clone(), receipt.sequence.get()));
+                if ack.duplicates.iter().all(|duplicate| duplicate.index != index) {
+                    assert!(receipt.position.get() > last[by], "seed {seed}, publisher {by}");
+                    last[by] = receipt.position.get();
+                }
+            }
+        }
+        assert_eq!(log.appends(), 2, "one group");
+        let mut stored = std::collections::BTreeMap::new();
+        for topic in broker.topics(Some("first"), 9) {
+            let request = crate::broker::PageRequest {
+                start: crate::cursor::StartPoint::Earliest,
+                before: None,
+                limit: 1_000,
+                wait: Duration::ZERO,
+                on_gap: crate::cursor::OnGap::Fail,
+                filter: Default::default(),
+            };
+            let page = broker.read(&topic.name, request).await.unwrap();
+            for event in page.runs.iter().flat_map(crate::broker::Run::to_events) {
+                let place = (topic.name.clone(), event.sequence.get());
+                assert_eq!(stored.insert(event.position.get(), place), None);
+            }
+        }
+        assert_eq!(stored, told, "seed {seed}");
+        let positions: Vec<u64> = stored.into_keys().collect();
+        assert!(positions.windows(2).all(|pair| pair[0] + 1 == pair[1]), "no hole in a group");
+        broker.close().await;
+    }
+}
+
+/// Goal: publishers with a topic each cost the readers of all their topics nothing.
+#[tokio::test]
+async fn what_has_no_order_among_each_other_is_numbered_topic_by_topic() {
+    let log = Arc::new(FaultyLog::default());
+    let broker = Broker::with_log(log.clone(), &OpenConfig::default()).unwrap();
+    let (held, first) = busy(&log, &broker).await;
+    let publishers: Vec<InOrder> = (0..8).map(|_| InOrder::default()).collect();
+    let mut pending = Vec::new();
+    for number in 0..80 {
+        let publish = publish(&format!("t{}", number % 8), number.to_string());
+        pending.push(broker.submit_in_order(publish, &publishers[number % 8]).await.unwrap());
+    }
+    drop(held);
+    first.ack().await.unwrap();
+    for (number, pending) in pending.into_iter().enumerate() {
+        let position = pending.ack().await.unwrap().last().position.get();
+        assert_eq!(position, 2 + (number % 8 * 10 + number / 8) as u64);
+    }
+    broker.close().await;
+}

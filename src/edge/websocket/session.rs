@@ -29,7 +29,7 @@ use super::super::receiving::CountedSocket;
 use super::super::{max_request_bytes, selection, status};
 use super::protocol::{Refused, Request, Subscribe};
 use crate::broker::{
-    Ack, Delivery, EventRef, Form, Patience, Presence, Publish, Reader, Run, Waited,
+    Ack, Delivery, EventRef, Form, InOrder, Patience, Presence, Publish, Reader, Run, Waited,
 };
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
@@ -109,6 +109,8 @@ pub(super) struct Session<S> {
     names: HashMap<String, AbortHandle>,
     waiting: FuturesUnordered<Waiting>,
     publishing: FuturesUnordered<Publishing>,
+    /// The client, as who publishes: positions rise in the order of its messages.
+    publisher: InOrder,
     /// Frames that were refused since the last good one.
     refused: u32,
     heard: Instant,
@@ -132,6 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             names: HashMap::new(),
             waiting: FuturesUnordered::new(),
             publishing: FuturesUnordered::new(),
+            publisher: InOrder::default().independent(),
             refused: 0,
             heard: Instant::now(),
         };
@@ -278,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Hands in what is published; no more is read before it has its place in the queue.
     async fn publish(&mut self, reference: Option<String>, publish: Publish) -> Result<(), End> {
-        match self.edge.broker.submit(publish).await {
+        match self.edge.broker.submit_in_order(publish, &self.publisher).await {
             Ok(pending) => {
                 self.publishing.push(Box::pin(async move { (reference, pending.ack().await) }));
                 Ok(())
