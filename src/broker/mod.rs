@@ -43,6 +43,7 @@ mod tests;
 mod topics;
 mod turns;
 mod waker;
+mod window;
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -462,6 +463,12 @@ impl Broker {
     /// blocks.
     pub fn read_steps(&self) -> u64 {
         self.0.turns.steps() + self.0.recall_turns.steps()
+    }
+
+    /// How many ids were forgotten too early since the broker was opened, because the ids of all
+    /// topics took more memory than they may.
+    pub fn forgotten_ids(&self) -> u64 {
+        self.0.forgotten_ids.load(Ordering::Relaxed)
     }
 
     /// What is known of a topic.

@@ -16,7 +16,7 @@ use super::announced::Announced;
 use super::clock::Now;
 use super::committer::{Command, Committer, Done, Step, Work};
 use super::config::OpenConfig;
-use super::dedup::{DedupConfig, DedupWindow};
+use super::dedup::DedupConfig;
 use super::ephemeral::Ephemera;
 use super::failure::Failure;
 use super::filter::Filters;
@@ -31,6 +31,7 @@ use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState, Topics};
 use super::turns::Turns;
 use super::waker::Waker;
+use super::window::DedupWindow;
 use crate::cursor::{Cursor, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     pub(super) max_read_bytes: usize,
     pub(super) max_page_bytes: usize,
     pub(super) dedup: DedupConfig,
+    /// Ids that were given up for want of memory.
+    pub(super) forgotten_ids: Arc<AtomicU64>,
     pub(super) now: Now,
     /// Whoever submits without saying who it is.
     pub(super) submits: InOrder,
@@ -165,6 +168,7 @@ impl Shared {
         let max_queue_bytes = settings.max_queue_bytes as usize;
         let (commands, received) = mpsc::channel(1 + max_queue_bytes / REQUEST_BYTES);
         let failure = Failure::default();
+        let forgotten_ids = Arc::<AtomicU64>::default();
         let told = failure.clone();
         log.tell_failure(Box::new(move |cause| told.note(&Error::ReadOnly(cause.clone()))));
         let stopping = CancellationToken::new();
@@ -180,7 +184,7 @@ impl Shared {
             log: log.clone(),
             commands: received,
             tails: Tails::new(settings.max_tail_bytes as usize),
-            window: DedupWindow::new(dedup.clone()),
+            window: DedupWindow::new(dedup.clone(), forgotten_ids.clone()),
             failure: failure.clone(),
             announced: announced.clone(),
             drops: drops.clone(),
@@ -232,6 +236,7 @@ impl Shared {
             max_read_bytes: settings.max_read_bytes as usize,
             max_page_bytes: settings.max_page_bytes as usize,
             dedup: dedup.clone(),
+            forgotten_ids,
             now,
             submits: InOrder::default().independent(),
             failure,
@@ -331,10 +336,12 @@ impl Shared {
     }
 
     /// Makes sure that the window has the ids that `topic` held before the start.
-    pub(super) async fn recall(&self, topic: &Topic) -> Result<()> {
+    pub(super) async fn recall(&self, topic: &Arc<Topic>) -> Result<()> {
         let Some(id) = topic.state().id else { return Ok(()) };
-        let note =
-            |blocks| async move { self.ask(|answer| Command::Recall { id, blocks, answer }).await };
+        let note = |blocks| async move {
+            let topic = topic.clone();
+            self.ask(|answer| Command::Recall { topic, id, blocks, answer }).await
+        };
         if topic.recall.is_done() {
             return Ok(());
         }

@@ -192,6 +192,8 @@ async fn metrics(State(edge): State<Edge>) -> Response {
     metric("leftoff_reclaimed_bytes_total", help, &plain(done.reclaimed_bytes));
     let help = "Steps of a few milliseconds in which readers read the log, since the start.";
     metric("leftoff_log_read_steps_total", help, &plain(edge.broker.read_steps()));
+    let help = "Ids that were forgotten too early for want of memory, since the start.";
+    metric("leftoff_forgotten_ids_total", help, &plain(edge.broker.forgotten_ids()));
     let help = "WebSocket clients that did not answer a ping any more, since the start.";
     metric("leftoff_dead_peers_total", help, &plain(edge.counters.dead_peers.get()));
     let help = "WebSocket clients that took nothing any more of what was sent, since the start.";

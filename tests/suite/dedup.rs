@@ -173,3 +173,89 @@ async fn a_conditional_publish_can_be_repeated_when_its_answer_was_lost() {
     publish(&broker, with_ids([3]), Some(0)).await.unwrap_err();
     assert_eq!(payloads(&broker).await, ["1", "2"]);
 }
+
+async fn publish_to(broker: &Broker, topic: &str, events: Vec<NewEvent>) -> Ack {
+    let publish = Publish { topic: name(topic), events, expected_sequence: None };
+    broker.publish(publish).await.unwrap()
+}
+
+fn keeping(max_events: u64) -> TopicConfig {
+    TopicConfig { max_events: Some(max_events), ..TopicConfig::default() }
+}
+
+/// Goal: a topic that is published to without end does not push out the ids of a quiet one, and
+/// what is beyond its own window takes no room; where room is short all the same, that is told.
+#[tokio::test]
+async fn a_noisy_topic_pushes_out_its_own_ids_and_no_others() {
+    for (max_events, max_bytes, forgets) in [(1_000, 1 << 20, false), (100_000, 300_000, true)] {
+        let mut config = OpenConfig::default();
+        (config.dedup.max_events, config.dedup.max_bytes) = (max_events, max_bytes);
+        let broker = Broker::in_memory(&config).unwrap();
+        let first = publish_to(&broker, "quiet", with_ids(1..=50)).await;
+        for batch in 0..20 {
+            let ids = batch * 1_000 + 1..=(batch + 1) * 1_000;
+            assert!(publish_to(&broker, "noisy", with_ids(ids)).await.duplicates.is_empty());
+        }
+        let again = publish_to(&broker, "quiet", with_ids(1..=50)).await;
+        assert!(again.is_duplicate(), "max_bytes {max_bytes}");
+        assert_eq!((again.first(), again.last()), (first.first(), first.last()));
+        let newest = publish_to(&broker, "noisy", with_ids(19_001..=20_000)).await;
+        assert!(newest.is_duplicate(), "its newest are known");
+        assert_eq!(broker.forgotten_ids() > 0, forgets, "max_bytes {max_bytes}");
+    }
+}
+
+/// Goal: what a limit of its topic has dropped is still known to be stored: a late retry of an old
+/// price does not become the newest, and a file can be published twice.
+#[tokio::test]
+async fn an_event_that_a_limit_dropped_is_not_stored_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::open(directory.path(), &OpenConfig::default()).unwrap();
+    broker.set_topic(&name("prices"), keeping(1)).await.unwrap();
+    let old = publish_to(&broker, "prices", with_ids([1])).await;
+    for id in 2..=40 {
+        publish_to(&broker, "prices", with_ids([id])).await;
+    }
+    assert!(broker.topic(&name("prices")).unwrap().extent.earliest.get() > 1, "it was dropped");
+    let retried = publish_to(&broker, "prices", with_ids([1])).await;
+    assert_eq!((retried.is_duplicate(), retried.first()), (true, old.first()));
+
+    broker.set_topic(&name("file"), keeping(100)).await.unwrap();
+    for is_again in [false, true] {
+        for batch in 0..25 {
+            let ids = batch * 1_000 + 1..=(batch + 1) * 1_000;
+            let ack = publish_to(&broker, "file", with_ids(ids)).await;
+            let expected = if is_again { 1_000 } else { 0 };
+            assert_eq!(ack.duplicates.len(), expected, "batch {batch}");
+        }
+    }
+    assert_eq!(broker.topic(&name("file")).unwrap().extent.tail.get(), 25_001);
+    broker.close().await;
+}
+
+/// Goal: who purges or deletes events may publish them anew.
+#[tokio::test]
+async fn what_was_purged_or_deleted_can_be_published_again_also_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut next = 1;
+    for round in 0..4 {
+        let broker = Broker::open(directory.path(), &OpenConfig::default()).unwrap();
+        let stored = publish_to(&broker, "a", with_ids(1..=10)).await;
+        assert!(stored.duplicates.is_empty(), "round {round}");
+        assert_eq!(stored.first().sequence.get(), next);
+        let kept = publish_to(&broker, "a", with_ids(11..=12)).await;
+        if round % 2 == 0 {
+            broker.purge(&name("a"), kept.first().sequence).await.unwrap();
+            let again = publish_to(&broker, "a", with_ids(11..=12)).await;
+            assert!(again.is_duplicate(), "what was kept is known");
+            broker.purge(&name("a"), kept.last().sequence.next()).await.unwrap();
+        } else {
+            broker.delete_topic(&name("a")).await.unwrap();
+        }
+        let anew = publish_to(&broker, "a", with_ids(5..=12)).await;
+        assert!(anew.duplicates.is_empty(), "round {round}");
+        next = anew.last().sequence.next().get();
+        broker.purge(&name("a"), anew.last().sequence.next()).await.unwrap();
+        broker.close().await;
+    }
+}

@@ -136,6 +136,15 @@ impl Committer {
         Ok(id)
     }
 
+    /// Gives up the ids of events that somebody asked to be dropped: they may be published anew.
+    pub(super) fn forget_purged_ids(&mut self, topic: &Topic, id: TopicId, extent: &Extent) {
+        let is_asked_for = matches!(extent.trim_reason, TrimReason::Purged | TrimReason::Deleted);
+        if is_asked_for && topic.recall.first() < extent.earliest {
+            topic.recall.purge(extent.earliest);
+            self.window.forget_below(id, extent.earliest);
+        }
+    }
+
     /// Has the log note what topics are, then everybody else.
     fn note_all(&mut self, changed: Changed) -> Result<()> {
         let stored = |(topic, state): &(Arc<Topic>, TopicState)| {
@@ -153,6 +162,7 @@ impl Committer {
             self.show(&topic, state);
             if let Some(id) = state.id {
                 self.quiet.remove(&id);
+                self.forget_purged_ids(&topic, id, &state.extent);
             }
             topic.upkeep.touch(); // What limits no longer keep, or what is deleted, goes by and by.
         }

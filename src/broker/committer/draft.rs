@@ -257,8 +257,7 @@ impl Draft {
         let duplicates = match (records.ids().is_empty(), state.id) {
             (true, _) => Vec::new(),
             (false, id) => find_duplicates(&records, next, |id_text| {
-                let kept = state.extent.earliest..next;
-                let stored = |id| committer.window.find(id, id_text, kept.clone(), now);
+                let stored = |id| committer.window.find(id, id_text, next, now);
                 let grouped = in_group.and_then(|ids| ids.get(id_text));
                 grouped.map(|s| Known::InGroup(*s)).or(id.and_then(stored).map(Known::Stored))
             }),

@@ -54,10 +54,11 @@ impl Committer {
                     size_bytes += REQUEST_BYTES;
                     gathered.changes.push(asked);
                 }
-                Some(Command::Recall { id, blocks, answer }) => {
+                Some(Command::Recall { topic, id, blocks, answer }) => {
+                    let (first, now) = (topic.recall.first(), (self.now)());
                     for block in &blocks {
                         size_bytes += block.bytes().len();
-                        self.window.note_block(id, block);
+                        self.window.note_block(id, block, first, now);
                     }
                     let _nobody_waits = answer.send(());
                 }

@@ -32,7 +32,6 @@ use tracing::error;
 use self::draft::Draft;
 use super::announced::Announced;
 use super::clock::Now;
-use super::dedup::DedupWindow;
 use super::failure::{Failure, PanicGuard};
 use super::horizon::Horizons;
 use super::maintenance::MaintenanceReport;
@@ -42,6 +41,7 @@ use super::retention::Quiet;
 use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState};
 use super::waker::Waker;
+use super::window::DedupWindow;
 use crate::cursor::Position;
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
@@ -64,7 +64,7 @@ pub(super) enum Command {
     /// Drop or rewrite some of what a topic holds.
     Step(Step),
     /// Take the ids of blocks from before the start into the window.
-    Recall { id: TopicId, blocks: Vec<Block>, answer: oneshot::Sender<()> },
+    Recall { topic: Arc<Topic>, id: TopicId, blocks: Vec<Block>, answer: oneshot::Sender<()> },
     /// Answer, when all before it is done.
     Barrier { answer: oneshot::Sender<()> },
     /// Answer what is queued already, then end.
@@ -206,7 +206,7 @@ impl Committer {
 
     /// Makes a durable group visible: readers see it only now.
     fn take_over(&mut self, draft: &mut Draft, group: Group, now: Timestamp) {
-        draft.each_new_id(now, |topic, id, receipt| self.window.note(topic, id, receipt));
+        draft.each_new_id(now, |topic, id, receipt| self.window.note(topic, id, receipt, now));
         let mut blocks = group.appended.into_iter().peekable();
         let (mut last_position, mut newest_drop) = (Position::BEFORE_ALL, 0);
         for topic in draft.topics() {
@@ -218,6 +218,7 @@ impl Committer {
                 topic.topic.upkeep.appended(&block, self.max_block_bytes);
                 self.tails.push(&topic.topic.tail, block);
             }
+            self.window.advance(topic.id, extent.tail);
             last_position = last_position.max(extent.last_position);
             newest_drop = newest_drop.max(extent.newest_drop());
             let was_empty = !topic.state.exists() || topic.state.extent.is_empty();

@@ -249,6 +249,7 @@ impl Committer {
             self.replays.forget(&topic, id);
         }
         if let Some(stored) = changed {
+            self.forget_purged_ids(&topic, id, &stored.extent);
             self.show(&topic, TopicState { extent: stored.extent, ..topic.state() });
         }
         if done.has_more {

@@ -125,7 +125,9 @@ async fn whatever_is_queued_among_publishes_joins_their_group() {
     const COUNT: usize = 200;
     let log = Arc::new(FaultyLog::default());
     let broker = Broker::with_log(log.clone(), &OpenConfig::default()).unwrap();
+    broker.publish(publish("warm", "")).await.unwrap();
     let (held, first) = busy(&log, &broker).await;
+    let warm = broker.0.topics.existing(&name("warm")).unwrap();
     let before = log.commits();
     let (mut publishes, mut changes, mut others) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..COUNT {
@@ -134,7 +136,8 @@ async fn whatever_is_queued_among_publishes_joins_their_group() {
         let create = Change::Create(config());
         changes.push(change(&broker, &format!("created.{number}"), create).await);
         let (answer, recalled) = oneshot::channel();
-        let recall = Command::Recall { id: TopicId::FIRST, blocks: Vec::new(), answer };
+        let (topic, id) = (warm.clone(), TopicId::FIRST);
+        let recall = Command::Recall { topic, id, blocks: Vec::new(), answer };
         broker.0.send(recall).await.unwrap();
         let (answer, passed) = oneshot::channel();
         broker.0.send(Command::Barrier { answer }).await.unwrap();
@@ -152,7 +155,7 @@ async fn whatever_is_queued_among_publishes_joins_their_group() {
         answered(other).await;
     }
     assert_eq!(log.commits() - before, 2, "one for all changes, one for all publishes");
-    assert_eq!(broker.topics(None, 1_000).len(), 1 + 7 + COUNT);
+    assert_eq!(broker.topics(None, 1_000).len(), 2 + 7 + COUNT);
     broker.close().await;
 }
 
