@@ -170,6 +170,7 @@ async fn begin(
             tail: end,
             last_position: extent.last_position.min(position),
             trimmed_position: extent.trimmed_position.min(position),
+            first_position: extent.first_position.min(position),
             ..extent
         };
         let stored = StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted };

@@ -6,14 +6,18 @@
 //! in turn, a step at a time, and never so many at once that publishing and live readers would have
 //! to wait for them; whoever waited for its turn finds what those before it have read.
 
+mod ahead;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub(super) use ahead::{Bounds, Found, Wanted};
+
 use super::tail::{Account, SharedBlock};
 use super::topics::Topic;
 use super::turns::Turns;
-use crate::cursor::Sequence;
+use crate::cursor::{Position, Sequence};
 use crate::error::Result;
 use crate::log::Block;
 use crate::topic::TopicId;
@@ -30,12 +34,37 @@ pub(super) struct Replays {
 #[derive(Debug, Default)]
 struct Recent {
     /// By their topic and where they begin.
-    blocks: BTreeMap<Key, Arc<SharedBlock>>,
+    blocks: BTreeMap<Key, Kept>,
     /// In the order in which they were read; one may be gone, and have been read again.
     order: VecDeque<Key>,
 }
 
 type Key = (TopicId, Sequence);
+
+/// A block that was read.
+#[derive(Debug)]
+struct Kept {
+    shared: Arc<SharedBlock>,
+    /// Where the block after it begins, if that was read, too.
+    following: Option<Position>,
+}
+
+impl Recent {
+    /// Blocks from the one that holds `from` on, without a hole.
+    fn from(&self, id: TopicId, from: Sequence) -> impl Iterator<Item = &Kept> {
+        let holding = self.blocks.range((id, Sequence::BEFORE_ALL)..=(id, from)).next_back();
+        let holding = holding.filter(|(_, kept)| kept.shared.block().last_sequence() >= from);
+        let mut next = holding.map(|((_, first), _)| *first);
+        let start = next.unwrap_or(Sequence::BEFORE_ALL);
+        let all = self.blocks.range((id, start)..=(id, Sequence::new(u64::MAX)));
+        all.map(|(_, kept)| kept).take_while(move |kept| {
+            let block = kept.shared.block();
+            let is_next = next == Some(block.first_sequence());
+            next = Some(block.last_sequence().next());
+            is_next
+        })
+    }
+}
 
 impl Replays {
     /// Reads in `turns`, and remembers `max_bytes` of what was read, wire forms included.
@@ -68,7 +97,7 @@ impl Replays {
         }
         let rewrites = topic.rewrites.load(Ordering::SeqCst);
         let read = turn.read(move |log| log.read(id, from, below, max_bytes)).await?;
-        Ok(self.keep((topic, id), rewrites, read))
+        Ok(self.keep((topic, id), rewrites, read, None))
     }
 
     /// Those that were read before, from the one that holds `from` on, without a hole.
@@ -80,50 +109,47 @@ impl Replays {
         max_bytes: usize,
     ) -> Option<Vec<Arc<SharedBlock>>> {
         let recent = self.recent();
-        let (_, first) =
-            recent.blocks.range((id, Sequence::BEFORE_ALL)..=(id, from)).next_back()?;
-        let mut next = first.block().first_sequence();
-        if first.block().last_sequence() < from {
-            return None;
-        }
         let (mut found, mut size_bytes) = (Vec::new(), 0);
-        for (_, shared) in recent.blocks.range((id, next)..(id, below)) {
+        for Kept { shared, .. } in recent.from(id, from) {
             let block = shared.block();
             size_bytes += block.bytes().len();
-            if block.first_sequence() != next || (size_bytes > max_bytes && !found.is_empty()) {
+            let is_over = size_bytes > max_bytes && !found.is_empty();
+            if is_over || block.first_sequence() >= below {
                 break;
             }
-            next = block.last_sequence().next();
             found.push(shared.clone());
         }
         (!found.is_empty()).then_some(found)
     }
 
-    /// Remembers what was read, unless some of it was written again since.
+    /// Remembers what was read, and what comes after it, unless some of it was written again since.
     fn keep(
         &self,
         (topic, id): (&Topic, TopicId),
         rewrites: u64,
         read: Vec<Block>,
+        following: Option<Position>,
     ) -> Vec<Arc<SharedBlock>> {
         let mut recent = self.recent();
         if topic.rewrites.load(Ordering::SeqCst) != rewrites {
             return read.into_iter().map(SharedBlock::new).collect();
         }
         let mut kept = Vec::with_capacity(read.len());
-        for block in read {
+        let count = read.len();
+        for (index, block) in read.into_iter().enumerate() {
             let key = (id, block.first_sequence());
             let shared = SharedBlock::charged_to(block, &self.account);
-            match recent.blocks.insert(key, shared.clone()) {
-                Some(before) => before.let_go(), // It keeps its turn.
+            let following = following.filter(|_| index + 1 == count);
+            match recent.blocks.insert(key, Kept { shared: shared.clone(), following }) {
+                Some(before) => before.shared.let_go(), // It keeps its turn.
                 None => recent.order.push_back(key),
             }
             kept.push(shared);
         }
         while self.account.is_over() {
             let Some(oldest) = recent.order.pop_front() else { break };
-            if let Some(shared) = recent.blocks.remove(&oldest) {
-                shared.let_go();
+            if let Some(oldest) = recent.blocks.remove(&oldest) {
+                oldest.shared.let_go();
             }
         }
         kept
@@ -141,8 +167,8 @@ impl Replays {
         }
         recent.order.retain(|(topic, _)| *topic != id);
         for key in gone {
-            if let Some(shared) = recent.blocks.remove(&key) {
-                shared.let_go();
+            if let Some(gone) = recent.blocks.remove(&key) {
+                gone.shared.let_go();
             }
         }
     }

@@ -173,6 +173,11 @@ impl SharedBlock {
     pub(super) fn block(&self) -> &Block {
         &self.block
     }
+
+    /// What it takes in memory, without its wire forms, in bytes.
+    pub(super) fn size_bytes(&self) -> usize {
+        BLOCK_BYTES + self.block.bytes().len()
+    }
 }
 
 /// Neighbouring events of one topic, as a reader gets them: part of a block, or all of it.
@@ -435,6 +440,11 @@ impl Tail {
         let index = newest.blocks.partition_point(|s| s.block.last_position() <= position);
         let block = &newest.blocks.get(index)?.block;
         block.events().find(|event| event.position > position).map(|event| event.sequence)
+    }
+
+    /// Whether it holds all events from this position on.
+    pub(super) fn holds_from(&self, position: Position) -> bool {
+        self.newest().before < position
     }
 
     /// Lets go of the oldest block if it begins at `first`.

@@ -15,7 +15,8 @@ use super::proto::{self, subscribe_response::Message};
 use super::receiving::{self, Received};
 use super::{FollowConfig, messages, selection};
 use crate::broker::{
-    Broker, Delivery, InOrder, LimitsConfig, Member, Patience, Pending, Presence, Reader, Waited,
+    Broker, Delivery, InOrder, LimitsConfig, Member, Patience, Pending, Presence, Reader, Run,
+    Waited,
 };
 use crate::cursor::{Cursor, OnGap, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
@@ -24,6 +25,10 @@ use crate::topic_config::TopicConfig;
 
 /// What a message may take besides its events' bytes: names, lengths, the topic.
 const MESSAGE_SLACK_BYTES: u64 = 1 << 20;
+
+/// What one message gathers of what a reader has in memory: payloads, in bytes, and events.
+const GATHERED_BYTES: usize = 8 << 10;
+const GATHERED_EVENTS: usize = 256;
 
 /// Most topics of one page, and how many there are when none are asked for.
 const MAX_LISTED_TOPICS: usize = 10_000;
@@ -443,11 +448,7 @@ impl Following {
                 Message::Ephemeral(messages::ephemeral(&event))
             }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => Message::Gap(messages::gap(&gap, cursor)),
-            Ok(Waited::Delivery(Delivery::Events(run))) => {
-                self.listed.note(&self.reader);
-                let events = messages::events(&run, matches!(self.reader, Reader::Many(_)));
-                Message::Events(proto::EventBatch { events, cursor: cursor.to_string() })
-            }
+            Ok(Waited::Delivery(Delivery::Events(run))) => Message::Events(self.gather(&run)),
             Ok(Waited::Stopping) => {
                 self.config.turn_to_end(self.listed.connections()).await;
                 return Some(self.ended(Error::ShuttingDown));
@@ -455,6 +456,23 @@ impl Following {
             Err(error) => return Some(self.ended(error)),
         };
         Some(Ok(response(message)))
+    }
+
+    /// The events of `run`, and of what follows it that is in memory already.
+    fn gather(&mut self, run: &Run) -> proto::EventBatch {
+        let is_one_of_many = matches!(self.reader, Reader::Many(_));
+        let size_bytes = |run: &Run| run.events().map(|event| event.size_bytes()).sum::<usize>();
+        let mut events = messages::events(run, is_one_of_many);
+        let mut left = GATHERED_BYTES.saturating_sub(size_bytes(run));
+        while left > 0
+            && events.len() < GATHERED_EVENTS
+            && let Some(Delivery::Events(run)) = self.reader.next_in_memory()
+        {
+            left = left.saturating_sub(size_bytes(&run));
+            events.extend(messages::events(&run, is_one_of_many));
+        }
+        self.listed.note(&self.reader);
+        proto::EventBatch { events, cursor: self.reader.cursor().to_string() }
     }
 
     fn started(&self) -> Message {

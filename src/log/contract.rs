@@ -133,6 +133,32 @@ fn what_was_appended_is_read_from_any_place_in_steps_of_any_size(log: &dyn Log) 
     }
 }
 
+/// Goal: who merges topics reads no farther than what comes before the others, and knows where it
+/// goes on without reading that.
+fn reading_ahead_ends_before_a_position_and_tells_where_it_goes_on(log: &dyn Log) {
+    fill(log, 40, 7);
+    let below = Sequence::new(281);
+    let whole = log.read(id(1), Sequence::FIRST, below, usize::MAX).unwrap();
+    let firsts: Vec<_> = whole.iter().map(Block::first_position).collect();
+    for from in [1, 2, 7, 8, 100, 280] {
+        for before in [0, 1, 2, 15, 16, 300, 1_000] {
+            for max_bytes in [1, 500, 1 << 20] {
+                let from = Sequence::new(from);
+                let before = Position::new(before);
+                let found = log.read_ahead(id(1), from..below, before, max_bytes).unwrap();
+                let plain = log.read(id(1), from, below, max_bytes).unwrap();
+                let mut expected: Vec<_> = plain.iter().map(Block::first_position).collect();
+                let first = expected[0];
+                expected.retain(|position| *position == first || *position < before);
+                let read: Vec<_> = found.blocks.iter().map(Block::first_position).collect();
+                assert_eq!(read, expected, "from {from} before {before}");
+                let next = firsts.iter().find(|position| Some(*position) > read.last());
+                assert_eq!(found.following, next.copied(), "from {from} before {before}");
+            }
+        }
+    }
+}
+
 fn seeking_by_time_and_position_finds_the_first_event_that_reaches_it(log: &dyn Log) {
     fill(log, 40, 7);
     let (earliest, tail) = (Sequence::FIRST, Sequence::new(281));
@@ -321,8 +347,9 @@ fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
     assert_eq!(left[0].size_bytes, blocks[3].bytes().len() as u64);
 }
 
-const CONTRACT: [fn(&dyn Log); 8] = [
+const CONTRACT: [fn(&dyn Log); 9] = [
     what_was_appended_is_read_from_any_place_in_steps_of_any_size,
+    reading_ahead_ends_before_a_position_and_tells_where_it_goes_on,
     seeking_by_time_and_position_finds_the_first_event_that_reaches_it,
     trimming_takes_events_out_at_once_and_reclaiming_removes_whole_blocks,
     rewriting_puts_one_block_in_the_place_of_several,

@@ -9,6 +9,7 @@
 //!             | ahead_position: 8 | ahead_clock_ms: 8 | trimmed_drop: 8 | buried_drop: 8
 //!             | buried_sequence: 8
 //!             | compacted_kept: 8 | compacted_below: 8 | compacted_seen: 8 | compacted_due_ms: 8
+//!             | first_position: 8
 //!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
 //!
@@ -39,7 +40,7 @@ const CRC_BYTES: usize = 4;
 const DAMAGED: u8 = 4;
 
 /// How many numbers a topic's record begins with.
-const NUMBERS: usize = 21;
+const NUMBERS: usize = 22;
 
 const DELETED: u8 = 1;
 const MAY_EXPIRE: u8 = 2;
@@ -151,6 +152,7 @@ pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
         extent.compacted.below.get(),
         extent.compacted.seen.get(),
         extent.compacted.due.as_ms(),
+        extent.first_position.get(),
     ];
     numbers.iter().for_each(|number| content.extend_from_slice(&number.to_be_bytes()));
     let config = serde_json::to_vec(config).expect("plain settings are JSON");
@@ -192,6 +194,7 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
         trimmed_drop: number(14),
         buried_drop: number(15),
         buried_sequence: Sequence::new(number(16)),
+        first_position: Position::new(number(21)),
         trim_reason: trim_reason(*reason)?,
         may_expire: flags & MAY_EXPIRE != 0,
         is_damaged: flags & DAMAGED != 0,
@@ -309,6 +312,7 @@ mod tests {
             trimmed_drop: 12,
             buried_drop: 13,
             buried_sequence: Sequence::new(6),
+            first_position: Position::new(20),
             may_expire: true,
             is_damaged: true,
             compacted: Compacted {

@@ -23,6 +23,7 @@ mod lost_tail;
 mod mark;
 mod memory_log;
 mod meta;
+mod read_ahead;
 mod record;
 mod restore;
 mod sled_log;
@@ -47,6 +48,7 @@ pub use blocks::parts_in;
 pub use check::{CheckReport, Checking, check, repair};
 pub use failed::TellFailure;
 pub use memory_log::MemoryLog;
+pub use read_ahead::ReadAhead;
 pub use record::{EventRef, Headers};
 pub use restore::{RestoreReport, Restoring, restore};
 pub use sled_log::{LogConfig, SledLog};
@@ -157,6 +159,9 @@ pub struct Extent {
     pub buried_sequence: Sequence,
     /// The number of the drop in which it went, of all drops of the log; 0 if none did.
     pub buried_drop: u64,
+    /// The position of the first event that came when it was empty; what is there to read begins
+    /// there or later. 0 if that is not known.
+    pub first_position: Position,
     /// Why events were trimmed last.
     pub trim_reason: TrimReason,
     /// Blocks below were looked at for rolling up, and need not be again.
@@ -213,6 +218,7 @@ impl Extent {
         buried_position: Position::new(0),
         buried_sequence: Sequence::new(0),
         buried_drop: 0,
+        first_position: Position::new(0),
         trim_reason: TrimReason::Retention,
         rewritten: Sequence::FIRST,
         may_expire: false,
@@ -248,6 +254,14 @@ impl Extent {
     /// Whether there is nothing in it to read.
     pub fn is_empty(&self) -> bool {
         self.earliest == self.tail
+    }
+
+    /// A position that no event there is to read is before: that of the first one, as far as it is
+    /// known without reading.
+    pub fn lowest_position(&self) -> Position {
+        let known = self.first_position.max(self.trimmed_position.next());
+        let is_last_alone = self.earliest.next() == self.tail;
+        if is_last_alone { known.max(self.last_position) } else { known }
     }
 
     /// The events that are stored; those of the first block that were trimmed count, too.
@@ -392,6 +406,22 @@ pub trait Log: Send + Sync + 'static {
         below: Sequence,
         max_bytes: usize,
     ) -> Result<Vec<Block>>;
+
+    /// As [`Log::read`], of the blocks whose events begin before `before`, but one at the least;
+    /// and where the events of the block after them begin.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::read`].
+    fn read_ahead(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        before: Position,
+        max_bytes: usize,
+    ) -> Result<ReadAhead> {
+        read_ahead::read_ahead(self, topic, sequences, before, max_bytes)
+    }
 
     /// The blocks of `topic` that begin in `sequences`, in order, whether they can be read or not:
     /// at least one, if there is one, then as many as have `max_parts` parts together.

@@ -43,7 +43,9 @@ use super::mark::{Mark, Marked};
 use super::meta::{self, LogRecord};
 use super::space::{Purpose, SEGMENT_BYTES, Space};
 use super::touches::Touches;
-use super::{Extent, Group, Log, StoredBlock, StoredTopic, keys, restore, writing};
+use super::{
+    Extent, Group, Log, ReadAhead, StoredBlock, StoredTopic, keys, read_ahead, restore, writing,
+};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, PUT_BACK, Result};
 use crate::event::{Durability, Timestamp};
@@ -450,6 +452,31 @@ impl SledLog {
         }
         Ok(blocks)
     }
+
+    /// As [`Log::read_ahead`], in one go, where a block begins at the first of `sequences`: `None`
+    /// where none does, or it cannot be read.
+    fn read_ahead_from(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        before: Position,
+        max_bytes: usize,
+    ) -> Option<ReadAhead> {
+        let first = sequences.start;
+        let mut found = ReadAhead { blocks: Vec::new(), following: None };
+        let mut size_bytes = 0;
+        for block in self.blocks(topic, sequences).beginning_at(first) {
+            let Ok(block) = block else { break };
+            size_bytes += block.bytes().len();
+            let is_wanted = block.first_position() < before && size_bytes <= max_bytes;
+            if !is_wanted && !found.blocks.is_empty() {
+                found.following = Some(block.first_position());
+                break;
+            }
+            found.blocks.push(block);
+        }
+        (!found.blocks.is_empty()).then_some(found)
+    }
 }
 
 impl Log for SledLog {
@@ -530,6 +557,20 @@ impl Log for SledLog {
                 Err(Error::Damaged { .. }) if attempts < MAX_READ_ATTEMPTS => {}
                 outcome => return outcome,
             }
+        }
+    }
+
+    fn read_ahead(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        before: Position,
+        max_bytes: usize,
+    ) -> Result<ReadAhead> {
+        // The usual case: half of what it takes to find a block by a sequence in the middle of it.
+        match self.read_ahead_from(topic, sequences.clone(), before, max_bytes) {
+            Some(found) => Ok(found),
+            None => read_ahead::read_ahead(self, topic, sequences, before, max_bytes),
         }
     }
 

@@ -415,7 +415,14 @@ impl Draft {
         let mut group = lowest;
         for topic in &mut self.topics {
             group.durability = group.durability.max(topic.durability);
-            let is_new = !topic.state.exists() && !topic.builders.is_empty();
+            let first = topic.builders.first().map(|(position, _)| *position);
+            let first = first.filter(|_| topic.state.extent.is_empty());
+            if let Some(position) = first {
+                topic.state.extent.first_position = position;
+            }
+            // Noted with the very first event; later on it may be older than what there is.
+            let has_had_none = !topic.state.exists() || topic.state.extent.tail == Sequence::FIRST;
+            let is_new = first.is_some() && has_had_none;
             let drops = |r: &Retained| r.has_more || !r.removed.is_empty();
             // Only the newest block is looked at when a log is opened.
             let expires = !topic.state.extent.may_expire

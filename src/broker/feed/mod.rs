@@ -16,35 +16,42 @@
 //! that another thread is about to show.
 
 mod drops;
+mod lookahead;
 mod missed;
 mod place;
 mod source;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod whispers;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use self::drops::Drops;
+use self::lookahead::Stride;
 use self::missed::Missed;
 use self::source::Source;
+use self::sources::{Sources, Waiting};
 use self::whispers::Whispers;
 use super::Shared;
 use super::filter::Filter;
 use super::interest::FeedSignal;
 use super::matching::{PatternSet, Walk};
 use super::subscription::{Delivery, Patience, Waited, Wanted, gap};
-use super::tail::{Run, SharedBlock};
+use super::tail::Run;
 use super::topics::{Topic, TopicState};
 use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
-use crate::log::Seek;
 use crate::topic::{TopicId, TopicPattern};
 
 /// Most patterns of one feed. Source: the limits on the wire.
 pub const MAX_PATTERNS: usize = 1_024;
+
+/// Topics that are looked at, and deliveries that are passed over, before others have a turn on the
+/// thread.
+const MAX_STEPS: usize = 256;
 
 /// A live reader of all topics whose names fit its patterns, in the order of their positions.
 #[derive(Debug)]
@@ -56,12 +63,11 @@ pub struct Feed {
     /// All up to here is known: what has something new is among the sources.
     known: Position,
     /// Topics with events after `after`.
-    sources: BTreeMap<Key, Source>,
+    sources: Sources,
     /// The search for topics with something new, where more were marked than it is told.
     missed: Option<Box<Missed>>,
-    present: HashSet<TopicId>,
-    /// What the sources hold in blocks, in bytes.
-    held_bytes: usize,
+    /// How many sources are read in one go.
+    stride: Stride,
     gaps: VecDeque<Gap>,
     /// What the reader came with, until it is told of the gap it has there.
     came_with: Option<Cursor>,
@@ -101,10 +107,6 @@ impl Drop for Interest {
     }
 }
 
-/// Where a source stands: at the position of its next event, if that is known (true), or before it.
-/// Of two at the same position the one that is before it comes first, and is looked up.
-type Key = (Position, bool, TopicId);
-
 /// What a step without the log comes to.
 enum Step {
     Deliver(Run),
@@ -114,6 +116,8 @@ enum Step {
     Read,
     /// Topics with something new have to be looked for.
     Look,
+    /// Many sources were looked at: it is the turn of others, then there is more.
+    Pause,
     /// What was read is not for this reader; there may be more.
     Passed,
     /// Nothing is there.
@@ -151,10 +155,9 @@ impl Feed {
             interest,
             after: known,
             known,
-            sources: BTreeMap::new(),
+            sources: Sources::default(),
             missed: None,
-            present: HashSet::new(),
-            held_bytes: 0,
+            stride: Stride::default(),
             gaps: VecDeque::new(),
             came_with: None,
             drops,
@@ -219,13 +222,17 @@ impl Feed {
     ///
     /// Nothing is lost: what was not returned is delivered by the next call.
     pub async fn next_within(&mut self, patience: &mut Patience) -> Result<Waited> {
+        let mut passed = 0;
         loop {
             match self.next_step().await? {
                 Next::Delivery(delivery) => {
                     patience.renew();
                     return Ok(Waited::Delivery(delivery));
                 }
-                Next::Passed if !patience.is_over() => continue,
+                Next::Passed if !patience.is_over() => {
+                    pause_at_times(&mut passed).await;
+                    continue;
+                }
                 Next::Passed => {}
                 Next::Idle if self.shared.is_stopping.load(Ordering::SeqCst) => {
                     return Ok(Waited::Stopping);
@@ -260,10 +267,11 @@ impl Feed {
     ///
     /// As [`Self::next_within`].
     pub async fn next_ready(&mut self) -> Result<Option<Delivery>> {
+        let mut passed = 0;
         loop {
             match self.next_step().await? {
                 Next::Delivery(delivery) => return Ok(Some(delivery)),
-                Next::Passed => {}
+                Next::Passed => pause_at_times(&mut passed).await,
                 Next::Idle => return Ok(None),
             }
         }
@@ -291,7 +299,11 @@ impl Feed {
                     Next::Delivery(Delivery::Gap(gap))
                 }
                 Step::Read => {
-                    self.read_first().await?;
+                    self.read_ahead().await?;
+                    continue;
+                }
+                Step::Pause => {
+                    tokio::task::yield_now().await;
                     continue;
                 }
                 Step::Look => {
@@ -314,7 +326,7 @@ impl Feed {
     pub fn next_in_memory(&mut self) -> Option<Delivery> {
         match self.step() {
             Step::Deliver(run) => Some(Delivery::Events(run)),
-            Step::Gap | Step::Read | Step::Look | Step::Passed | Step::Idle => None,
+            Step::Gap | Step::Read | Step::Look | Step::Passed | Step::Pause | Step::Idle => None,
         }
     }
 
@@ -325,25 +337,31 @@ impl Feed {
         }
         let mut walk = self.interest.walk();
         while let Some(topics) = walk.next(&self.shared.topics).await {
-            topics.into_iter().for_each(|topic| self.add(topic, None));
+            topics.into_iter().for_each(|topic| self.add(topic, false));
         }
     }
 
-    /// Adds `topic` to the sources, if it has something new.
-    fn add(&mut self, topic: Arc<Topic>, next: Option<Sequence>) {
+    /// Adds `topic` to the sources, if it has something new; from the first event there is, or from
+    /// the feed's place.
+    fn add(&mut self, topic: Arc<Topic>, is_from_earliest: bool) {
         let TopicState { id, extent, .. } = topic.state();
         let Some(id) = id else { return };
-        let has_new = extent.last_position > self.after;
-        if has_new && self.present.insert(id) {
+        if extent.last_position <= self.after {
+            return;
+        }
+        let next = is_from_earliest.then_some(extent.earliest);
+        let first = self.after.next();
+        let wanted = next.map_or(Wanted::Position(first), Wanted::Sequence);
+        // In this order: what all of them have lost is told before anything that comes after the
+        // place. Once the place is behind what was dropped, nobody would be told.
+        let is_told_first = self.drops.reason(id, wanted, &extent).is_some();
+        let at = if is_told_first { self.after } else { first.max(extent.lowest_position()) };
+        if self.sources.add(Waiting { at, id, topic, next }) {
             self.drops.note(&extent, self.after);
-            // In this order: what all of them have lost is looked for, and told, before anything
-            // that comes after the place.
-            let source = Source { topic, next, blocks: VecDeque::new() };
-            self.sources.insert((self.after.next(), false, id), source);
         }
     }
 
-    /// Adds the topics that were marked.
+    /// Adds the topics that were marked; with very many of them, all are to be listed.
     fn take_marks(&mut self) {
         if self.missed.is_some() {
             return; // Marks are of what is newer than that.
@@ -358,7 +376,7 @@ impl Feed {
         }
         for topic in new.topics {
             self.whispers.note(&topic);
-            self.add(topic, None);
+            self.add(topic, false);
         }
         self.known = self.known.max(marked);
     }
@@ -369,7 +387,7 @@ impl Feed {
         if let Some(topics) = missed.next(&self.interest).await {
             for topic in topics {
                 self.whispers.note(&topic);
-                self.add(topic, None);
+                self.add(topic, false);
             }
         } else {
             self.known = self.known.max(missed.through);
@@ -391,72 +409,89 @@ impl Feed {
     }
 
     fn step(&mut self) -> Step {
-        loop {
+        self.sources.stop_reading();
+        for _ in 0..MAX_STEPS {
             if !self.gaps.is_empty() {
                 return Step::Gap;
             }
             self.take_marks();
-            let Some((key, source)) = self.sources.first_key_value() else { return self.idle() };
-            if key.0 > self.known {
+            if self.sources.first().is_none_or(|at| at > self.known) {
                 return self.idle();
             }
-            if source.blocks.is_empty() {
-                if !self.load_first() {
-                    return Step::Read;
-                }
-            } else {
+            if let Some((at, source)) = self.sources.pop_read() {
                 self.drops.were_told();
-                return self.cut_first().map_or(Step::Passed, Step::Deliver);
+                return self.cut(at, source).map_or(Step::Passed, Step::Deliver);
+            }
+            if !self.load_first() {
+                return Step::Read;
             }
         }
+        Step::Pause
     }
 
     /// Reads the first source from its tail, or finds that it has nothing. Returns whether that was
     /// possible.
     fn load_first(&mut self) -> bool {
-        let Some((key, mut source)) = self.sources.pop_first() else { return true };
-        let (.., id) = key;
-        let state = source.topic.state();
-        let Some(next) = self.next_of(&source, id, &state) else {
-            self.sources.insert(key, source);
+        let Some(waiting) = self.sources.pop_waiting() else { return true };
+        let state = waiting.topic.state();
+        let Some(next) = self.next_of(&waiting, &state) else {
+            self.sources.put_waiting(waiting);
             return !self.gaps.is_empty();
         };
+        let Waiting { at, id, topic, .. } = waiting;
         if next >= state.extent.tail {
-            self.present.remove(&id);
+            self.sources.remove(id);
             return true;
         }
-        source.next = Some(next);
-        let read = source.topic.tail.read(next..state.extent.tail, self.read_bytes());
         let wanted = Wanted::Sequence(next);
-        if read.is_none() && self.drops.misses_deletions(id, wanted, &state.extent) {
-            let gap = self.gap_from(&source.topic, &state, wanted, GapReason::Tombstones);
-            self.drops.tell(id, &state.extent);
-            source.next = Some(gap.resume);
-            self.gaps.push_back(gap);
-            self.sources.insert(key, source);
-            return true;
+        let Some(read) = topic.tail.read(next..state.extent.tail, self.read_bytes()) else {
+            let misses_deletions = self.drops.misses_deletions(id, wanted, &state.extent);
+            let mut next = next;
+            if misses_deletions {
+                let gap = self.gap_from(&topic, &state, wanted, GapReason::Tombstones);
+                self.drops.tell(id, &state.extent);
+                next = gap.resume;
+                self.gaps.push_back(gap);
+            }
+            self.sources.put_waiting(Waiting { at, id, topic, next: Some(next) });
+            return misses_deletions;
+        };
+        let mut source = Source { topic, id, next, blocks: read.into(), following: None };
+        let other = self.sources.first_waiting();
+        match source.skip_to_next() {
+            // Of what comes after others that are not looked at yet, nothing is held.
+            Some(at) if other.is_some_and(|other| other < at) => {
+                self.sources.put_waiting(source.waiting(at));
+            }
+            Some(at) => {
+                self.sources.put_read(at, source);
+                self.sources.let_go(self.shared.max_read_bytes);
+            }
+            None => self.sources.put_waiting(source.waiting(at)),
         }
-        let is_read = read.is_some();
-        self.put(source, key, read.unwrap_or_default());
-        is_read
+        true
     }
 
     /// Where a source goes on, if that can be told without the log; notes a gap before it.
-    fn next_of(&mut self, source: &Source, id: TopicId, state: &TopicState) -> Option<Sequence> {
-        let gap = match source.next {
-            Some(next) if next >= state.extent.earliest => return Some(next),
+    fn next_of(&mut self, waiting: &Waiting, state: &TopicState) -> Option<Sequence> {
+        let (id, topic, extent) = (waiting.id, &waiting.topic, &state.extent);
+        let gap = match waiting.next {
+            Some(next) if next >= extent.earliest => return Some(next),
             Some(next) => {
-                let reason = state.extent.trim_reason.into();
-                Some(self.gap_from(&source.topic, state, Wanted::Sequence(next), reason))
+                let reason = extent.trim_reason.into();
+                Some(self.gap_from(topic, state, Wanted::Sequence(next), reason))
             }
-            None => self.gap_of(&source.topic, id, state),
+            None => self.gap_of(topic, id, state),
         };
         let Some(gap) = gap else {
-            let next = source.topic.tail.seek_after(self.after);
+            if extent.lowest_position() > self.after {
+                return Some(extent.earliest);
+            }
+            let next = topic.tail.seek_after(waiting.at.previous().max(self.after));
             // What was trimmed before the reader began may still be in memory.
-            return next.map(|next| next.max(state.extent.earliest));
+            return next.map(|next| next.max(extent.earliest));
         };
-        self.drops.tell(id, &state.extent);
+        self.drops.tell(id, extent);
         // A reader that misses nothing but deletions goes on at its place, which is not looked up.
         let goes_on = gap.reason == GapReason::Tombstones && self.on_gap != OnGap::Latest;
         let resume = gap.resume;
@@ -484,85 +519,35 @@ impl Feed {
 
     /// What may be read of one source.
     fn read_bytes(&self) -> usize {
-        (self.shared.max_read_bytes / self.present.len().max(1)).max(1)
+        (self.shared.max_read_bytes / self.sources.len().max(1)).max(1)
     }
 
-    /// Reads the first source from the log.
-    async fn read_first(&mut self) -> Result<()> {
-        let Some((&key, source)) = self.sources.first_key_value() else { return Ok(()) };
-        let (.., id) = key;
-        let (topic, next, after) = (source.topic.clone(), source.next, self.after);
-        let extent = topic.state().extent;
-        let max_bytes = self.read_bytes();
-        let (turns, replays) = (&self.shared.turns, &self.shared.replays);
-        let seek = Seek::AfterPosition(after);
-        let (earliest, tail) = (extent.earliest, extent.tail);
-        let read = async {
-            let next = match next {
-                Some(next) => next,
-                None => turns.read(move |log| log.seek(id, seek, earliest, tail)).await?,
-            };
-            match next < tail {
-                true => Ok((next, replays.read((&topic, id), next, tail, max_bytes).await?)),
-                false => Ok((next, Vec::new())),
-            }
-        };
-        let read: Result<_> = read.await;
-        let now = topic.state().extent;
-        let wanted = next.map_or(Wanted::Position(after.next()), Wanted::Sequence);
-        if now.earliest > extent.earliest || self.drops.reason(id, wanted, &now).is_some() {
-            return Ok(()); // Dropped while it was read: what is missing is a gap, and no damage.
-        }
-        let (next, blocks) = read?;
-        let Some(mut source) = self.sources.remove(&key) else { return Ok(()) };
-        source.next = Some(next);
-        self.put(source, key, blocks);
-        Ok(())
-    }
-
-    /// Puts a source back with what was read of it, at its next event. It stood at `key`.
-    fn put(&mut self, mut source: Source, key: Key, blocks: Vec<Arc<SharedBlock>>) {
-        let (at, _, id) = key;
-        source.blocks.extend(blocks);
-        let key = match source.skip_to_next() {
-            Some(at) => (at, true, id),
-            None => (at, false, id),
-        };
-        self.held_bytes += source.held_bytes();
-        self.sources.insert(key, source);
-        self.let_go(id);
-    }
-
-    /// Lets go of what the last sources hold, where that is more than one read: they are read again
-    /// when it is their turn. What was read of `id` stays.
-    fn let_go(&mut self, id: TopicId) {
-        let max_bytes = self.shared.max_read_bytes;
-        for ((.., other), source) in self.sources.iter_mut().rev() {
-            if self.held_bytes <= max_bytes {
-                return;
-            }
-            if *other != id {
-                self.held_bytes -= source.held_bytes();
-                source.blocks.clear();
-            }
-        }
-    }
-
-    /// Takes the events of the first source that come before those of every other.
-    fn cut_first(&mut self) -> Option<Run> {
-        let ((.., id), mut source) = self.sources.pop_first()?;
-        self.held_bytes -= source.held_bytes();
-        let other = self.sources.first_key_value().map(|((at, ..), _)| *at);
+    /// Takes the events of the first source, whose next one is at `at`, that come before those of
+    /// every other.
+    fn cut(&mut self, at: Position, mut source: Source) -> Option<Run> {
+        let other = self.sources.first();
         let limit = other.map_or(self.known.next(), |at| at.min(self.known.next()));
-        let (block, sequences, last) = source.cut(limit)?;
+        let (block, sequences, last) = source.cut(limit.max(at.next()))?;
         self.after = self.after.max(last);
         let (topic, ages) = (source.topic.clone(), self.shared.ages(&source.topic));
-        let is_over = source.next.is_none_or(|next| next >= source.topic.state().extent.tail);
-        if source.blocks.is_empty() && is_over {
-            self.present.remove(&id);
-        } else {
-            self.put(source, (self.after.next(), false, id), Vec::new());
+        match source.skip_to_next() {
+            Some(at) => self.sources.put_read(at, source),
+            None if source.next >= source.topic.state().extent.tail => {
+                self.sources.remove(source.id);
+            }
+            None => {
+                let at = source.following.unwrap_or(self.after.next());
+                self.sources.put_waiting(source.waiting(at));
+            }
         }
         Run::new(&topic, block, sequences, ages, self.filter.as_ref())
+    }
+}
+
+/// Lets others have a turn on the thread, once in a while.
+async fn pause_at_times(passed: &mut usize) {
+    *passed += 1;
+    if passed.is_multiple_of(MAX_STEPS) {
+        tokio::task::yield_now().await;
     }
 }

@@ -8,6 +8,7 @@ use super::super::topics::{Topic, TopicState};
 use super::Feed;
 use super::drops::Drops;
 use super::missed::Missed;
+use super::sources::Sources;
 use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -53,18 +54,13 @@ impl Feed {
         self.after = Position::BEFORE_ALL;
         let mut walk = self.interest.walk();
         while let Some(topics) = walk.next(&self.shared.topics).await {
-            for topic in topics {
-                let earliest = topic.state().extent.earliest;
-                self.add(topic, Some(earliest));
-            }
+            topics.into_iter().for_each(|topic| self.add(topic, true));
         }
     }
 
     /// Begins again with all that is kept: the reader may hold keys that are deleted.
     pub(super) fn begin_again(&mut self) {
-        self.sources.clear();
-        self.present.clear();
-        self.held_bytes = 0;
+        self.sources = Sources::default();
         self.gaps.clear();
         self.drops = Drops::of(StartPoint::Earliest, self.shared.drops());
         // Nothing is known before all topics are found.
@@ -141,8 +137,10 @@ impl Feed {
     /// What a reader is refused with that has lost events after its place, if it asked to be: the
     /// topics that have lost some, [`MAX_PAGE_GAPS`] of them at the most.
     fn refusal(&self) -> Option<Error> {
-        let topics = self.sources.iter().map(|((.., id), source)| (*id, &source.topic));
-        let gaps = topics.filter_map(|(id, topic)| self.gap_of(topic, id, &topic.state()));
+        let mut topics: Vec<_> = self.sources.topics().collect();
+        topics.sort_unstable_by_key(|(id, _)| *id);
+        let gaps = topics.into_iter();
+        let gaps = gaps.filter_map(|(id, topic)| self.gap_of(topic, id, &topic.state()));
         let mut gaps: Vec<Gap> = gaps.take(MAX_PAGE_GAPS).collect();
         match gaps.len() {
             0 | 1 => gaps.pop().map(Error::Gap),

@@ -1,40 +1,43 @@
 //! One of the topics that a feed has something to deliver of.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::tail::SharedBlock;
 use super::super::topics::Topic;
+use super::sources::{Blocks, Waiting};
 use crate::cursor::{Position, Sequence};
+use crate::topic::TopicId;
 
-/// A topic with something after the feed's place.
+/// A topic with something after the feed's place, and blocks of it.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) topic: Arc<Topic>,
-    /// The sequence that comes next in it; `None` when it is not looked up yet.
-    pub(super) next: Option<Sequence>,
+    pub(super) id: TopicId,
+    /// The sequence that comes next in it.
+    pub(super) next: Sequence,
     /// What was read of it, from `next` on.
-    pub(super) blocks: VecDeque<Arc<SharedBlock>>,
+    pub(super) blocks: Blocks,
+    /// No event after these has a lower position, if that is known.
+    pub(super) following: Option<Position>,
 }
 
 impl Source {
     /// What it holds, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
-        self.blocks.iter().map(|shared| shared.block().bytes().len()).sum()
+        self.blocks.iter().map(|shared| shared.size_bytes()).sum()
     }
 
     /// Goes to its next event, and tells its position, as far as that was read.
     pub(super) fn skip_to_next(&mut self) -> Option<Position> {
-        let next = self.next?;
         while let Some(shared) = self.blocks.front() {
             let block = shared.block();
-            let found = block.events().find(|event| event.sequence >= next);
+            let found = block.events().find(|event| event.sequence >= self.next);
             if let Some((sequence, position)) = found.map(|e| (e.sequence, e.position)) {
-                self.next = Some(sequence);
+                self.next = sequence;
                 return Some(position);
             }
-            self.next = Some(next.max(block.last_sequence().next()));
+            self.next = self.next.max(block.last_sequence().next());
             self.blocks.pop_front();
         }
         None
@@ -46,7 +49,7 @@ impl Source {
         &mut self,
         limit: Position,
     ) -> Option<(Arc<SharedBlock>, Range<Sequence>, Position)> {
-        let (shared, next) = (self.blocks.front()?.clone(), self.next?);
+        let (shared, next) = (self.blocks.front()?.clone(), self.next);
         let events = shared.block().events().skip_while(|event| event.sequence < next);
         let mut below = shared.block().last_sequence().next();
         let mut last = Position::BEFORE_ALL;
@@ -60,7 +63,12 @@ impl Source {
         if below > shared.block().last_sequence() {
             self.blocks.pop_front();
         }
-        self.next = Some(below);
+        self.next = below;
         Some((shared, next..below, last))
+    }
+
+    /// As one of which nothing is held, and nothing comes before `at`.
+    pub(super) fn waiting(self, at: Position) -> Waiting {
+        Waiting { at, id: self.id, topic: self.topic, next: Some(self.next) }
     }
 }

@@ -1,0 +1,184 @@
+//! How fast does a reader get the history of a hundred thousand topics, in the order of all of them,
+//! and how fast do ten at once? Over SSE from the real binary, started anew, from the first event on.
+//! `cargo bench --bench feeds` measures; `cargo test --benches` runs it tiny. A word picks shapes:
+//! `cargo bench --bench feeds -- rolled`.
+
+mod served;
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use leftoff::{Broker, NewEvent, OpenConfig, Publish};
+use served::Served;
+
+const PAYLOAD_BYTES: usize = 100;
+/// Publishes on their way at the same time, while a log is filled.
+const IN_FLIGHT: usize = 4_096;
+const READERS: usize = 10;
+/// How long readers read, at the most.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// How the events of the topics come one after another.
+struct Shape {
+    name: &'static str,
+    /// How often each topic is published to, in turn with the others.
+    rounds: u64,
+    /// So many events each time.
+    batch: u64,
+    /// Whether the topics take turns in another order each time.
+    mixed: bool,
+    /// Whether maintenance has come by since.
+    rolled_up: bool,
+}
+
+const SHAPES: [Shape; 4] = [
+    Shape { name: "in turn", rounds: 10, batch: 1, mixed: false, rolled_up: false },
+    Shape { name: "in turn, rolled up", rounds: 10, batch: 1, mixed: false, rolled_up: true },
+    Shape { name: "mixed", rounds: 10, batch: 1, mixed: true, rolled_up: false },
+    Shape { name: "topic by topic", rounds: 1, batch: 100, mixed: false, rolled_up: false },
+];
+
+fn main() {
+    let measuring = std::env::args().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
+    let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let topics = if measuring { 100_000 } else { 300 };
+    for shape in SHAPES.iter().filter(|shape| shape.name.contains(&word)) {
+        let directory =
+            tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
+        let data = directory.path().join("data");
+        fill(&data, topics, shape);
+        for readers in [1, READERS] {
+            // Anew, for nothing of it is to be in memory.
+            let served = Served::start(&data);
+            let events = topics * shape.rounds * shape.batch;
+            report(shape.name, &read_all(served.address, readers, events));
+            println!("feeds {}: peak memory {:.0} MB", shape.name, served.peak_memory_mb());
+        }
+    }
+}
+
+fn fill(directory: &Path, topics: u64, shape: &Shape) {
+    let mut config = OpenConfig::default();
+    config.limits.max_topics = config.limits.max_topics.max(topics);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let broker = Broker::open(directory, &config).expect("a fresh log");
+        let mut in_flight = VecDeque::new();
+        for round in 0..shape.rounds {
+            for turn in 0..topics {
+                // Steps that are coprime to the number of topics: each has one turn.
+                let step = if shape.mixed { 7_919 + 1_000 * round } else { 1 };
+                let topic = (turn * step + round) % topics;
+                let topic = format!("users.{topic}.inbox").parse().expect("a name");
+                let event = || NewEvent::new(vec![b'x'; PAYLOAD_BYTES]);
+                let events = (0..shape.batch).map(|_| event()).collect();
+                let publish = Publish { topic, events, expected_sequence: None };
+                in_flight.push_back(broker.submit(publish).await.expect("room in the queue"));
+                if in_flight.len() >= IN_FLIGHT
+                    && let Some(oldest) = in_flight.pop_front()
+                {
+                    oldest.ack().await.expect("room on the disk");
+                }
+            }
+        }
+        for pending in in_flight {
+            pending.ack().await.expect("room on the disk");
+        }
+        if shape.rolled_up {
+            broker.maintain(None).await.expect("it goes on");
+        }
+        broker.close().await;
+    });
+}
+
+/// What one reader had.
+struct Seen {
+    events: u64,
+    first_event: Duration,
+    longest_silence: Duration,
+    /// From the first byte it sent to the last one it got.
+    took: Duration,
+}
+
+/// So many at once, each of them all events, or as many as it gets in the time.
+fn read_all(address: SocketAddr, readers: usize, events: u64) -> Vec<Seen> {
+    std::thread::scope(|scope| {
+        let reading: Vec<_> =
+            (0..readers).map(|_| scope.spawn(move || read(address, events))).collect();
+        reading.into_iter().map(|reader| reader.join().expect("a reader")).collect()
+    })
+}
+
+fn read(address: SocketAddr, events: u64) -> Seen {
+    let started = Instant::now();
+    let mut socket = TcpStream::connect(address).expect("the server listens");
+    let request = format!(
+        "GET /v1/events?topic=%3E&from=earliest HTTP/1.1\r\nHost: {address}\r\n\
+         Accept: text/event-stream\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).expect("the server reads");
+    let mut seen = Seen {
+        events: 0,
+        first_event: Duration::ZERO,
+        longest_silence: Duration::ZERO,
+        took: Duration::ZERO,
+    };
+    let (mut buffer, mut rest, mut heard) = (vec![0; 256 << 10], Vec::new(), started);
+    let mut last = 0;
+    while seen.events < events && started.elapsed() < LIMIT {
+        let count = socket.read(&mut buffer).expect("the server goes on");
+        assert!(count > 0, "the server ended the stream");
+        let before = seen.events;
+        rest.extend_from_slice(&buffer[..count]);
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        for line in rest[..whole].split(|byte| *byte == b'\n') {
+            // The broker's own frames, before the first event and after the last, have ids, too.
+            if let Some(position) = position(line)
+                && (1..=events).contains(&position)
+                && seen.events < events
+            {
+                assert_eq!(position, last + 1, "each event once, in order");
+                (last, seen.events) = (position, position);
+            }
+        }
+        rest.drain(..whole);
+        let now = Instant::now();
+        if before == 0 && seen.events > 0 {
+            seen.first_event = now - started;
+        } else if seen.events > before {
+            seen.longest_silence = seen.longest_silence.max(now - heard);
+        }
+        if seen.events > before {
+            heard = now;
+        }
+    }
+    seen.took = started.elapsed();
+    seen
+}
+
+/// The position in the line of an id.
+fn position(line: &[u8]) -> Option<u64> {
+    let digits = line.strip_prefix(b"id: @")?.split(|byte| *byte == b'-').next()?;
+    Some(digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+}
+
+fn report(name: &str, seen: &[Seen]) {
+    let rate = |seen: &Seen| seen.events as f64 / seen.took.as_secs_f64();
+    let rates = seen.iter().map(rate);
+    let longest = |of: fn(&Seen) -> Duration| {
+        seen.iter().map(of).max().unwrap_or_default().as_secs_f64() * 1e3
+    };
+    println!(
+        "feeds {name}: {} at once, {:.0} events/s together (target 100000), {:.0} to {:.0} each, \
+         first event {:.0} ms (target 50), longest silence {:.0} ms (target 200)",
+        seen.len(),
+        rates.clone().sum::<f64>(),
+        rates.clone().fold(f64::INFINITY, f64::min),
+        rates.fold(0.0, f64::max),
+        longest(|seen| seen.first_event),
+        longest(|seen| seen.longest_silence),
+    );
+}
