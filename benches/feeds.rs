@@ -1,7 +1,7 @@
-//! How fast does a reader get the history of a hundred thousand topics, in the order of all of them,
-//! and how fast do ten at once? Over SSE from the real binary, started anew, from the first event on.
-//! `cargo bench --bench feeds` measures; `cargo test --benches` runs it tiny. A word picks shapes:
-//! `cargo bench --bench feeds -- rolled`.
+//! How fast does a reader get the history of a hundred thousand topics, in the order of all of
+//! them, and how fast do ten at once? Over SSE from the real binary, started anew, from the first
+//! event on. `cargo bench --bench feeds` measures; `cargo test --benches` runs it tiny. A word
+//! picks shapes: `cargo bench --bench feeds -- rolled`.
 
 mod served;
 
