@@ -71,7 +71,7 @@ pub struct Feed {
     gaps: VecDeque<Gap>,
     /// What the reader came with, until it is told of the gap it has there.
     came_with: Option<Cursor>,
-    drops: Drops,
+    drops: Box<Drops>,
     whispers: Whispers,
     on_gap: OnGap,
     filter: Option<Arc<Filter>>,
@@ -148,7 +148,7 @@ impl Feed {
         let interest = Interest::new(&shared, patterns);
         let whispers = Whispers::after(shared.ephemera.last());
         // In this order: what is newer than this is marked, and what is not is seen below.
-        let drops = Drops::of(start, shared.drops());
+        let drops = Box::new(Drops::of(start, shared.drops()));
         let known = Position::new(shared.last_position());
         let mut feed = Self {
             shared,

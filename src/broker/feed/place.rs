@@ -62,7 +62,7 @@ impl Feed {
     pub(super) fn begin_again(&mut self) {
         self.sources = Sources::default();
         self.gaps.clear();
-        self.drops = Drops::of(StartPoint::Earliest, self.shared.drops());
+        *self.drops = Drops::of(StartPoint::Earliest, self.shared.drops());
         // Nothing is known before all topics are found.
         self.missed = Some(Box::new(Missed::all(&self.interest, self.known)));
         (self.after, self.known) = (Position::BEFORE_ALL, Position::BEFORE_ALL);
@@ -97,7 +97,7 @@ impl Feed {
         self.gaps.push_back(gap);
         self.came_with = Some(came_with);
         // This gap says all: nothing before it is told on its own.
-        self.drops = Drops::of(StartPoint::Earliest, drops);
+        *self.drops = Drops::of(StartPoint::Earliest, drops);
         match is_from_the_tail {
             true => self.add_newer().await,
             false => self.place_at_earliest().await,
