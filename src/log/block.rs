@@ -681,5 +681,13 @@ pub(super) mod tests {
         for length in 0..whole.len() {
             assert!(Block::decode(whole[..length].to_vec().into()).is_err(), "length {length}");
         }
+        // The end of a large block is looked at as its beginning is.
+        let payload = vec![b'x'; 100_000];
+        let large = block((1, 1, 1), 0, &[&payload]).bytes().to_vec();
+        for index in (HEADER_BYTES..large.len()).step_by(997).chain([large.len() - 1]) {
+            let mut bytes = large.clone();
+            bytes[index] ^= 1;
+            assert!(Block::decode(bytes.into()).is_err(), "byte {index}");
+        }
     }
 }

@@ -33,6 +33,7 @@ mod power;
 mod reads;
 mod real_input;
 mod shutdown;
+mod small_bounds;
 mod soak;
 mod sse;
 mod tidy;
