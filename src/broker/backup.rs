@@ -5,7 +5,8 @@
 //! Topics are read one after another, each up to the position that the backup was begun at; what is
 //! appended meanwhile is beyond it. Compaction must not drop an event for one that is beyond it
 //! either: as long as the backup lasts, it looks no further than that position. What is trimmed
-//! meanwhile is missing in it, as it is in the log.
+//! meanwhile is missing in it, as it is in the log: a topic whose front was trimmed while it was
+//! read begins later in the backup, too.
 
 use std::sync::Arc;
 
@@ -39,9 +40,12 @@ pub struct Backup {
 #[derive(Debug)]
 struct Reading {
     topic: Arc<Topic>,
-    id: TopicId,
+    /// The topic as the backup has told of it last.
+    told: StoredTopic,
     next: Sequence,
     end: Sequence,
+    /// The position that the backup is true at.
+    position: Position,
     /// Whether all of it is read, also what an earlier backup holds.
     is_whole: bool,
 }
@@ -129,9 +133,8 @@ impl Backup {
                 bytes.extend_from_slice(&encoder.end());
                 break;
             };
-            let Some((stored, reading)) = begin(&self.shared, &self.header, topic).await? else {
-                continue;
-            };
+            let Some(reading) = begin(&self.shared, &self.header, topic).await? else { continue };
+            let stored = reading.told.clone();
             let is_whole = self.header.from == Position::BEFORE_ALL || reading.is_whole;
             let frame = if is_whole { Frame::WholeTopic(stored) } else { Frame::Topic(stored) };
             bytes.extend_from_slice(&encoder.frame(&frame));
@@ -146,7 +149,7 @@ async fn begin(
     shared: &Shared,
     header: &BackupHeader,
     topic: Arc<Topic>,
-) -> Result<Option<(StoredTopic, Reading)>> {
+) -> Result<Option<Reading>> {
     loop {
         let TopicState { id, extent, config, is_deleted, deletions: _ } = topic.state();
         let Some(id) = id else { return Ok(None) };
@@ -165,16 +168,34 @@ async fn begin(
             Err(_) if topic.state().extent.earliest > extent.earliest => continue,
             Err(error) => return Err(error),
         };
-        let extent = Extent {
-            earliest: extent.earliest.min(end),
-            tail: end,
-            last_position: extent.last_position.min(position),
-            trimmed_position: extent.trimmed_position.min(position),
-            first_position: extent.first_position.min(position),
-            ..extent
-        };
-        let stored = StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted };
-        return Ok(Some((stored, Reading { topic, id, next, end, is_whole })));
+        let extent = cut(extent, end, position);
+        let told = StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted };
+        return Ok(Some(Reading { topic, told, next, end, position, is_whole }));
+    }
+}
+
+/// What a topic that holds `extent` held at `position`, where it ended with `end`.
+fn cut(extent: Extent, end: Sequence, position: Position) -> Extent {
+    Extent {
+        earliest: extent.earliest.min(end),
+        tail: end,
+        last_position: extent.last_position.min(position),
+        trimmed_position: extent.trimmed_position.min(position),
+        first_position: extent.first_position.min(position),
+        ..extent
+    }
+}
+
+impl Reading {
+    /// The topic once more, if its front was trimmed since the backup told of it: then it begins
+    /// later, for what is gone in its middle would be a hole that no reader is told of.
+    fn retold(&mut self) -> Option<Frame> {
+        let extent = cut(self.topic.state().extent, self.end, self.position);
+        if extent.earliest <= self.told.extent.earliest {
+            return None;
+        }
+        self.told.extent = extent;
+        Some(Frame::Topic(self.told.clone()))
     }
 }
 
@@ -201,9 +222,10 @@ async fn read(shared: &Shared, reading: &mut Reading) -> Result<Vec<Frame>> {
         let earliest = reading.topic.state().extent.earliest;
         reading.next = reading.next.max(earliest);
         if reading.next >= reading.end {
-            return Ok(Vec::new());
+            return Ok(reading.retold().into_iter().collect());
         }
-        let (id, next, end, limit) = (reading.id, reading.next, reading.end, shared.max_read_bytes);
+        let (id, next, end) = (reading.told.id, reading.next, reading.end);
+        let limit = shared.max_read_bytes;
         let blocks = shared.turns.read(move |log| log.read(id, next, end, limit)).await;
         let blocks = match blocks {
             Ok(blocks) => blocks,
@@ -213,6 +235,61 @@ async fn read(shared: &Shared, reading: &mut Reading) -> Result<Vec<Frame>> {
         };
         reading.next = blocks.last().map_or(end, |block| block.last_sequence().next()).min(end);
         let parts = blocks.iter().filter_map(|block| block.part(next..end));
-        return Ok(parts.map(|part| Frame::Block(id, part)).collect());
+        let parts = parts.map(|part| Frame::Block(id, part));
+        return Ok(reading.retold().into_iter().chain(parts).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::super::{Delivery, OpenConfig, Publish};
+    use super::*;
+    use crate::cursor::{OnGap, StartPoint};
+    use crate::event::NewEvent;
+    use crate::topic::TopicName;
+
+    /// Goal: what is trimmed while a backup is half read leaves no hole in what is restored.
+    #[tokio::test]
+    async fn a_topic_that_is_trimmed_while_it_is_backed_up_begins_later_and_has_no_hole() {
+        let topic: TopicName = "a".parse().unwrap();
+        for (steps, earliest) in [(1, 5), (1, 30), (2, 30), (1, 41), (3, 40), (2, 2)] {
+            let mut config = OpenConfig::default();
+            (config.broker.max_read_bytes, config.broker.max_block_bytes) = (1_024, 1_024);
+            let broker = Broker::in_memory(&config).unwrap();
+            for _ in 0..40 {
+                let events = vec![NewEvent::new("x".repeat(200))];
+                let publish = Publish { topic: topic.clone(), events, expected_sequence: None };
+                broker.publish(publish).await.unwrap();
+            }
+            let directory = tempfile::tempdir().unwrap();
+            let copy = directory.path().join("backup");
+            let mut file = std::fs::File::create(&copy).unwrap();
+            let mut backup = broker.backup(None).await.unwrap();
+            for _ in 0..steps {
+                file.write_all(&backup.next().await.unwrap().unwrap()).unwrap();
+            }
+            broker.purge(&topic, Sequence::new(earliest)).await.unwrap();
+            while let Some(bytes) = backup.next().await.unwrap() {
+                file.write_all(&bytes).unwrap();
+            }
+            let target = directory.path().join("restored");
+            crate::log::restore(&target, &[copy], |_| {}).unwrap();
+            let restored = Broker::open(&target, &OpenConfig::default()).unwrap();
+            let extent = restored.topic(&topic).unwrap().extent;
+            let mut reader =
+                restored.subscribe(&topic, StartPoint::Earliest, OnGap::Resume).await.unwrap();
+            let mut seen = Vec::new();
+            while let Some(delivery) = reader.next_ready().await.unwrap() {
+                if let Delivery::Events(run) = delivery {
+                    seen.extend(run.events().map(|event| event.sequence.get()));
+                }
+            }
+            let case = format!("{steps} steps, then trimmed below {earliest}");
+            assert_eq!(seen, (extent.earliest.get()..41).collect::<Vec<_>>(), "{case}");
+            assert_eq!(extent.tail.get(), 41, "{case}");
+            restored.close().await;
+        }
     }
 }
