@@ -47,6 +47,10 @@ use super::failed::Failed;
 use super::snapshot::Snapshots;
 use super::space::{SEGMENT_BYTES, Space};
 
+/// How long a stop waits for the thread, and the time between two looks.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_STEP: Duration = Duration::from_millis(1);
+
 /// Bytes that are written until it is worth looking for something to move: a few pages.
 const PROBE_BYTES: u64 = 256 << 10;
 
@@ -183,13 +187,22 @@ impl Cleaner {
         }
     }
 
-    /// Ends the thread, after the spell that it is at.
+    /// Ends the thread, after the spell that it is at. On a disk without a byte left sled may wait
+    /// for ever for what it could not write: then the thread is left behind, and the log is not
+    /// free before the process ends.
     pub(super) fn stop(&mut self) {
         self.shared.is_stopping.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            let _its_panics_are_noted = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        thread.thread().unpark();
+        let started = Instant::now();
+        while !thread.is_finished() {
+            if started.elapsed() >= STOP_PATIENCE {
+                warn!("the log's cleaner does not end; it is left behind");
+                return;
+            }
+            std::thread::sleep(STOP_STEP);
         }
+        let _its_panics_are_noted = thread.join();
     }
 }
 

@@ -172,6 +172,7 @@ mod tests {
         let marked = || read(directory.path(), epoch).unwrap().unwrap();
         assert_eq!(marked().boot, 0);
         mark.note_unsynced(epoch).unwrap();
+        assert_ne!(marked().boot, 0, "it says in which start of the system they were not");
         mark.write(epoch, Position::new(4)).unwrap();
         assert_eq!((marked().position, marked().has_lost_some()), (Position::new(4), false));
         let elsewhere = Marked { boot: marked().boot ^ 1, ..marked() };

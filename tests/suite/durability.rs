@@ -1,8 +1,9 @@
 //! What is acknowledged stays: through crashes under load, and on a disk that is full.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use leftoff::cursor::{OnGap, StartPoint};
 use leftoff::edge::proto::{self, PublishRequest};
@@ -202,32 +203,62 @@ async fn on_a_disk_that_fills_publishing_is_refused_and_everything_else_goes_on(
     assert_eq!(numbers(&broker).await, (1..=count + 1).collect::<Vec<_>>());
 }
 
+/// Where a process that fills a disk finds it, and where it notes what was acknowledged.
+const DISK: &str = "LEFTOFF_TEST_DISK";
+const ACKNOWLEDGED: &str = "LEFTOFF_TEST_ACKNOWLEDGED";
+
 /// Goal: also a disk that somebody else fills to the last byte takes nothing acknowledged with it.
-/// Method: without the floor, so that writing itself fails; then the same log, with room made.
+/// Method: without the floor, so that writing itself fails; in a process of its own, for the
+/// storage engine may wait for ever for what it could not write. Then the same log, with room made.
 #[tokio::test]
 async fn on_a_disk_that_is_full_to_the_last_byte_nothing_acknowledged_is_lost() {
-    let Some(disk) = Disk::in_memory(60) else { return };
-    let directory = disk.path().join("data");
     let config = OpenConfig::default();
-    let without_floor = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
-    let ballast = disk.path().join("ballast");
-    std::fs::write(&ballast, vec![0; 16 << 20]).unwrap();
-    let open = || {
-        let log = SledLog::open(&directory, &without_floor).unwrap();
+    let open = |disk: &Path| {
+        let without_floor = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
+        let log = SledLog::open(&disk.join("data"), &without_floor).unwrap();
         Broker::with_log(Arc::new(log), &config).unwrap()
     };
-    let broker = open();
-    let (count, error) = fill(&broker).await;
-    println!("{count} events, then: {error}");
+    if let (Some(disk), Some(noted)) = (std::env::var_os(DISK), std::env::var_os(ACKNOWLEDGED)) {
+        let broker = open(Path::new(&disk));
+        let (count, error) = fill(&broker).await;
+        println!("{count} events, then: {error}");
+        let refused = publish(&broker, count + 1).await.unwrap_err();
+        assert!(matches!(refused, Error::DiskFull { .. } | Error::ReadOnly(_)), "{refused}");
+        assert_eq!(numbers(&broker).await, (1..=count).collect::<Vec<_>>(), "reading goes on");
+        std::fs::write(noted, count.to_string()).unwrap();
+        broker.close().await;
+        return;
+    }
+    let Some(disk) = Disk::in_memory(60) else { return };
+    let ballast = disk.path().join("ballast");
+    std::fs::write(&ballast, vec![0; 16 << 20]).unwrap();
+    let noted = tempfile::NamedTempFile::new().unwrap();
+    let name = "durability::on_a_disk_that_is_full_to_the_last_byte_nothing_acknowledged_is_lost";
+    let mut filling = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name])
+        .env(DISK, disk.path())
+        .env(ACKNOWLEDGED, noted.path())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    let ended = loop {
+        match filling.try_wait().unwrap() {
+            None if started.elapsed() < Duration::from_secs(60) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            ended => break ended,
+        }
+    };
+    match ended {
+        Some(status) => assert!(status.success(), "{status}"),
+        None => println!("it does not end on the full disk, and is killed"),
+    }
+    let _it_may_have_ended = filling.kill();
+    filling.wait().unwrap();
+    let count: u64 = std::fs::read_to_string(noted.path()).unwrap().parse().unwrap();
     assert!(count > 10, "{count}");
-    let refused = publish(&broker, count + 1).await.unwrap_err();
-    assert!(matches!(refused, Error::DiskFull { .. } | Error::ReadOnly(_)), "{refused}");
-    assert_eq!(numbers(&broker).await, (1..=count).collect::<Vec<_>>(), "reading goes on");
-    broker.close().await;
-    drop(broker);
     std::fs::remove_file(&ballast).unwrap();
-    let broker = open();
-    let stored = numbers(&broker).await;
+    let stored = numbers(&open(disk.path())).await;
     let known: Vec<u64> = (1..=count).collect();
     assert!(stored.starts_with(&known), "something acknowledged is lost: {stored:?}");
     assert!(stored.len() as u64 <= count + 1, "{stored:?}");
