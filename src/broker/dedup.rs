@@ -69,7 +69,8 @@ impl Recall {
     pub(super) fn of(extent: &Extent) -> Self {
         let is_empty = extent.earliest >= extent.tail;
         let next = AtomicU64::new(extent.earliest.get());
-        let purged = AtomicU64::new(Sequence::FIRST.get());
+        // A block at the front may hold what was purged before; nobody knows that of each event.
+        let purged = AtomicU64::new(extent.earliest.get());
         let done = OnceCell::new_with(is_empty.then_some(()));
         Self { done, next, below: extent.tail, purged }
     }

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use leftoff::broker::Extent;
 use leftoff::cursor::{OnGap, StartPoint};
 use leftoff::log::LEAST_FREE_BYTES;
 use leftoff::{Broker, Delivery, Error, NewEvent, OpenConfig, Publish, TopicConfig};
@@ -134,7 +135,10 @@ async fn fill_purge_fill_again(
     drop(broker);
     let broker = Broker::open(directory, config).map_err(|error| format!("reopening: {error}"))?;
     let reopened = broker.topic(&name("a")).unwrap();
-    assert_eq!((reopened.extent, reopened.config), (topic.extent, topic.config));
+    // Where its first event is, is known less exactly by then: that is noted once.
+    let known = Extent { first_position: reopened.extent.first_position, ..topic.extent };
+    assert!(reopened.extent.first_position <= topic.extent.first_position);
+    assert_eq!((reopened.extent, reopened.config), (known, topic.config));
     assert_eq!(broker.topics(None, 1_000).len(), count);
     broker.purge(&name("a"), reopened.extent.tail).await.map_err(|error| error.to_string())?;
     broker.close().await;
