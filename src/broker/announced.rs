@@ -22,7 +22,7 @@ pub(super) struct Announced {
 }
 
 impl Announced {
-    /// Of a log that ends at this position, without feeds.
+    /// Begins with a log that ends at this position, and without feeds.
     pub(super) fn new(position: u64) -> Self {
         Self { position: AtomicU64::new(position), feeds: AtomicUsize::new(0) }
     }

@@ -174,7 +174,7 @@ async fn begin(
     }
 }
 
-/// What a topic that holds `extent` held at `position`, where it ended with `end`.
+/// The extent that a topic had at `position`, where it ended with `end`; now it has `extent`.
 fn cut(extent: Extent, end: Sequence, position: Position) -> Extent {
     Extent {
         earliest: extent.earliest.min(end),

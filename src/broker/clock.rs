@@ -24,11 +24,12 @@ use tracing::warn;
 
 use crate::event::Timestamp;
 
-/// How far the wall clock may be from where it should be without being doubted, in milliseconds.
+/// The distance of the wall clock from the steady one that is not doubted yet, in milliseconds.
 /// Time services set clocks that are further off by a step, and slew them otherwise.
 const TOLERANCE_MS: u64 = 1_000;
 
-/// How long a wall clock must have gone on from its jump to be followed, in milliseconds.
+/// The time for which the wall clock must stay where it jumped to, before it is followed, in
+/// milliseconds.
 const PATIENCE_MS: i64 = 60_000;
 
 /// Tells the time. Cheap to clone.
@@ -42,10 +43,10 @@ pub(super) fn system_clock() -> Now {
     Arc::new(move || clock.tell(Timestamp::now(), steady_ms()))
 }
 
-/// What the wall clock is held against.
+/// The wall clock as it is expected, and a jump of it that is not followed yet.
 #[derive(Debug)]
 struct Clock {
-    /// What the steady clock has to be added to, to get the time, in milliseconds.
+    /// The time at which the steady clock said 0, in milliseconds since 1970.
     offset_ms: AtomicI64,
     /// Whether the wall clock is doubted.
     is_doubted: AtomicBool,
@@ -55,7 +56,7 @@ struct Clock {
 /// A jump of the wall clock.
 #[derive(Debug, Clone, Copy)]
 struct Doubt {
-    /// The offset that it would be.
+    /// The offset that the clock would have if the jump were followed, in milliseconds.
     offset_ms: i64,
     /// When it was noticed, by the steady clock.
     since_ms: i64,
@@ -124,7 +125,7 @@ impl Clock {
     }
 }
 
-/// What the steady clock has to be added to, to get what the wall clock says.
+/// The time at which the steady clock said 0, by this reading of both clocks.
 fn offset(wall: Timestamp, steady_ms: i64) -> i64 {
     i64::try_from(wall.as_ms()).unwrap_or(i64::MAX).saturating_sub(steady_ms)
 }
