@@ -117,6 +117,8 @@ struct Reading {
     wants_gone: bool,
     start: StartPoint,
     open: Option<Reader>,
+    /// Whether it came back by a cursor, which does not say of which topics it has read something.
+    came_back: bool,
     /// The positions of what it was given.
     delivered: BTreeSet<u64>,
     /// Each gap that it was told of: the topic, below which sequence, why, and when.
@@ -132,6 +134,7 @@ struct World {
     fronts: [(u64, u64); NAMES.len()],
     readers: Vec<Reading>,
     actions: u64,
+    was_restarted: bool,
 }
 
 fn open(log: &Arc<MemoryLog>, max_tail_bytes: u64) -> Broker {
@@ -151,7 +154,16 @@ impl World {
         let log = Arc::new(MemoryLog::default());
         let (broker, readers) = (open(&log, max_tail_bytes), Vec::new());
         let (events, fronts) = (Vec::new(), [(1, 0); NAMES.len()]);
-        Self { log, max_tail_bytes, broker, events, fronts, readers, actions: 0 }
+        Self {
+            log,
+            max_tail_bytes,
+            broker,
+            events,
+            fronts,
+            readers,
+            actions: 0,
+            was_restarted: false,
+        }
     }
 
     /// The place of an event for a reader of all topics, or of one.
@@ -188,6 +200,7 @@ impl World {
                 }
             }
             Action::Restart => {
+                self.was_restarted = true;
                 self.readers.iter_mut().for_each(|reader| reader.open = None);
                 self.broker.close().await;
                 self.broker = open(&self.log, self.max_tail_bytes);
@@ -278,6 +291,7 @@ impl World {
             wants_gone: from == "time",
             start,
             open: None,
+            came_back: false,
             delivered: BTreeSet::new(),
             told: Vec::new(),
         };
@@ -292,6 +306,7 @@ impl World {
             return open;
         }
         let (start, on_gap) = (reading.start, OnGap::Resume);
+        reading.came_back |= matches!(start, StartPoint::After(_));
         match reading.reads_all {
             true => {
                 let all = vec![">".parse().unwrap()];
@@ -331,7 +346,7 @@ impl World {
 
     async fn page(&mut self, reader: usize, events: usize, is_to_fail: bool) {
         let reading = &mut self.readers[reader];
-        reading.open = None;
+        (reading.open, reading.came_back) = (None, true);
         let request = PageRequest {
             start: reading.start,
             before: None,
@@ -390,6 +405,20 @@ impl World {
         })
     }
 
+    /// Whether a reader that goes on at a place may hold keys of a topic, as far as that can be
+    /// known: a place among many topics does not say of which of them the reader has read something,
+    /// only where a topic began that was never trimmed.
+    fn may_hold(&self, reading: &Reading, topic: usize, place: u64) -> bool {
+        let delivered = |event: &Known| reading.delivered.contains(&event.position);
+        let mut of_topic = self.events.iter().filter(|event| event.topic == topic);
+        let is_before = |event: &Known| event.position < place;
+        let may_be_before = self.fronts[topic].1 > 0 || self.was_restarted;
+        match reading.reads_all {
+            true => may_be_before || of_topic.any(|event| delivered(event) || is_before(event)),
+            false => reading.came_back || of_topic.any(delivered),
+        }
+    }
+
     /// Nobody is told of what it could not have had.
     fn check_told(&self, reader: usize, gap: &Gap) {
         let reading = &self.readers[reader];
@@ -401,7 +430,9 @@ impl World {
             // was trimmed before it came.
             GapReason::Tombstones if reading.wants_gone && reading.delivered.is_empty() => true,
             GapReason::Tombstones => {
-                missed.any(|e| e.is_tombstone && e.compacted.is_some_and(|g| g > reading.began))
+                let is_lost = |e: &Known| e.compacted.is_some_and(|gone| gone > reading.began);
+                missed.any(|event| event.is_tombstone && is_lost(event))
+                    && self.may_hold(reading, topic, gap.requested)
             }
             // Which of the events that a trim takes were compacted away before nobody knows.
             _ => {
@@ -466,6 +497,7 @@ async fn run(actions: Vec<Action>, max_tail_bytes: u64) {
             wants_gone: false,
             start: StartPoint::Earliest,
             open: None,
+            came_back: false,
             delivered: BTreeSet::new(),
             told: Vec::new(),
         });

@@ -125,6 +125,8 @@ pub struct Subscription {
     /// Blocks of the last read that are not delivered yet.
     read: VecDeque<Arc<SharedBlock>>,
     is_caught_up: bool,
+    /// Whether it holds no key of the topic: it has read nothing of it, now or before.
+    is_new: bool,
     /// The number of the last ephemeral event it has heard.
     heard: u64,
     /// What the reader wants of it.
@@ -168,8 +170,7 @@ impl Subscription {
         // A start by time is no cursor: whoever comes back before the gap is told of all before.
         let is_by_time = gap.is_some() && came_with.is_none();
         let next = if is_by_time { Sequence::FIRST } else { next };
-        let read = VecDeque::new();
-        let is_caught_up = false;
+        let (read, is_caught_up, is_new) = (VecDeque::new(), false, came_with.is_none());
         let deletions = topic.state().deletions;
         Ok(Self {
             shared,
@@ -183,6 +184,7 @@ impl Subscription {
             accounted,
             read,
             is_caught_up,
+            is_new,
             heard,
             filter: None,
             deletions,
@@ -404,6 +406,7 @@ impl Subscription {
             self.next = below.max(from);
             let (ages, filter) = (self.shared.ages(&self.topic), self.filter.as_ref());
             if let Some(run) = Run::new(&self.topic, block, from..below, ages, filter) {
+                self.is_new = false;
                 return Some(run);
             }
         }
@@ -434,6 +437,7 @@ impl Subscription {
         extent.buried_sequence >= self.next
             && extent.buried_drop > self.accounted
             && self.next > Sequence::FIRST // Whoever has read nothing has no key.
+            && !self.is_new
     }
 
     /// Notes that events the reader wanted next were dropped while it was away or slow. `drops` was
@@ -462,6 +466,8 @@ fn since(drops: u64, extent: &Extent) -> Since {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Wanted {
     Sequence(Sequence),
+    /// The same, of a topic of which the reader has read nothing: it holds no key of it.
+    First(Sequence),
     Position(Position),
     /// What was appended then, or after it.
     Time(Timestamp),
@@ -471,7 +477,7 @@ impl Wanted {
     /// Whether it was never given out.
     fn is_ahead(self, extent: &Extent, last_position: u64) -> bool {
         match self {
-            Self::Sequence(next) => next > extent.tail,
+            Self::Sequence(next) | Self::First(next) => next > extent.tail,
             Self::Position(next) => next.previous().get() > last_position,
             Self::Time(_) => false,
         }
@@ -481,7 +487,7 @@ impl Wanted {
     pub(super) fn is_trimmed(self, extent: &Extent, since: Option<u64>) -> bool {
         let was_trimmed = extent.trimmed_position > Position::BEFORE_ALL;
         match self {
-            Self::Sequence(next) => next < extent.earliest,
+            Self::Sequence(next) | Self::First(next) => next < extent.earliest,
             Self::Position(next) => {
                 next <= extent.trimmed_position && Some(extent.trimmed_drop) > since
             }
@@ -494,8 +500,8 @@ impl Wanted {
     pub(super) fn misses_deletions(self, extent: &Extent, since: Option<u64>) -> bool {
         let is_before = match self {
             Self::Sequence(next) => next > Sequence::FIRST && next <= extent.buried_sequence,
-            Self::Position(next) => next > Position::FIRST && next <= extent.buried_position,
-            Self::Time(_) => false,
+            Self::Position(next) => extent.had_some_before(next) && next <= extent.buried_position,
+            Self::First(_) | Self::Time(_) => false,
         };
         is_before && Some(extent.buried_drop) > since
     }
@@ -546,7 +552,7 @@ async fn resolve(
         Wanted::Sequence(next) if misses_deletions => {
             return gap_at(Wanted::Sequence(next), GapReason::Tombstones);
         }
-        Wanted::Sequence(next) => return Ok((next, None)),
+        Wanted::Sequence(next) | Wanted::First(next) => return Ok((next, None)),
         Wanted::Position(next) => Seek::AfterPosition(next.previous()),
         Wanted::Time(time) => Seek::Time(time),
     };
@@ -577,7 +583,7 @@ pub(super) fn gap(
     let was_trimmed =
         !matches!(reason, GapReason::Ahead | GapReason::Epoch | GapReason::Tombstones);
     let (requested, lost) = match wanted {
-        Wanted::Sequence(next) => {
+        Wanted::Sequence(next) | Wanted::First(next) => {
             let lost = earliest.get().saturating_sub(next.get());
             (next.get(), was_trimmed.then_some(lost))
         }

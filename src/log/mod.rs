@@ -264,6 +264,13 @@ impl Extent {
         if is_last_alone { known.max(self.last_position) } else { known }
     }
 
+    /// Whether there may ever have been an event before this position. Until something is trimmed
+    /// it is known where the very first one is.
+    pub(crate) fn had_some_before(&self, position: Position) -> bool {
+        let was_trimmed = self.earliest > Sequence::FIRST;
+        position > Position::FIRST && (was_trimmed || self.first_position < position)
+    }
+
     /// The events that are stored; those of the first block that were trimmed count, too.
     pub fn events(&self) -> u64 {
         self.tail.previous().get().saturating_sub(self.dropped_events)

@@ -296,8 +296,10 @@ fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group) -
         topic.extent.keep_block(&block);
         group.rewritten.push((topic.id, block));
     }
-    let Extent { tail, may_expire, buried_position, .. } = topic.extent;
-    if let Some((position, sequence)) = rewrite.buried.filter(|(at, _)| *at > buried_position) {
+    let Extent { earliest, tail, may_expire, buried_position, .. } = topic.extent;
+    // What lies before the first event was trimmed, which says all.
+    let is_news = |at: Position, sequence| at > buried_position && sequence >= earliest;
+    if let Some((position, sequence)) = rewrite.buried.filter(|(at, of)| is_news(*at, *of)) {
         (topic.extent.buried_position, topic.extent.buried_sequence) = (position, sequence);
     }
     if let Some(passed) = rewrite.passed {

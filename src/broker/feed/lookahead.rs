@@ -8,7 +8,6 @@
 //! others wait for their turn.
 
 use super::super::replay::{Bounds, Found, Wanted};
-use super::super::subscription;
 use super::drops::Drops;
 use super::source::Source;
 use super::sources::Waiting;
@@ -97,16 +96,16 @@ impl Feed {
 
     /// Whether the reader is to be told of a topic, as it is now.
     fn has_lost(&self, waiting: &Waiting, now: &TopicState) -> bool {
-        let wanted = wanted_next(waiting, self.after);
+        let wanted = waiting.wanted(self.after);
         self.drops.reason(waiting.id, wanted, &now.extent).is_some()
     }
 
     /// Takes what was found of a topic. Of one that comes after others that are not read yet,
     /// nothing is held.
     fn take_found(&mut self, waiting: Waiting, found: Found, now: &TopicState, before: Position) {
-        let Waiting { at, id, topic, .. } = waiting;
+        let Waiting { at, id, topic, is_unread, .. } = waiting;
         let Found { next, blocks, following } = found;
-        let mut source = Source { topic, id, next, blocks: blocks.into(), following };
+        let mut source = Source { topic, id, next, blocks: blocks.into(), following, is_unread };
         match source.skip_to_next() {
             Some(at) if at <= before => self.sources.put_read(at, source),
             Some(at) => self.sources.put_waiting(source.waiting(at)),
@@ -129,11 +128,5 @@ fn wanted(waiting: &Waiting) -> Wanted {
 fn can_be_read(waiting: &Waiting, after: Position, drops: &Drops) -> bool {
     let extent = waiting.topic.state().extent;
     let is_there = waiting.next.is_none_or(|next| next >= extent.earliest && next < extent.tail);
-    is_there && drops.reason(waiting.id, wanted_next(waiting, after), &extent).is_none()
-}
-
-/// What a reader at `after` wants of a topic.
-fn wanted_next(waiting: &Waiting, after: Position) -> subscription::Wanted {
-    let after = subscription::Wanted::Position(after.next());
-    waiting.next.map_or(after, subscription::Wanted::Sequence)
+    is_there && drops.reason(waiting.id, waiting.wanted(after), &extent).is_none()
 }

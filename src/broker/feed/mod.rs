@@ -356,7 +356,9 @@ impl Feed {
         // place. Once the place is behind what was dropped, nobody would be told.
         let is_told_first = self.drops.reason(id, wanted, &extent).is_some();
         let at = if is_told_first { self.after } else { first.max(extent.lowest_position()) };
-        if self.sources.add(Waiting { at, id, topic, next }) {
+        let is_unread = is_from_earliest || !extent.had_some_before(first);
+        let waiting = Waiting { at, id, topic, next, is_unread };
+        if self.sources.add(waiting) {
             self.drops.note(&extent, self.after);
         }
     }
@@ -438,12 +440,12 @@ impl Feed {
             self.sources.put_waiting(waiting);
             return !self.gaps.is_empty();
         };
-        let Waiting { at, id, topic, .. } = waiting;
+        let Waiting { at, id, topic, is_unread, .. } = waiting;
         if next >= state.extent.tail {
             self.sources.remove(id);
             return true;
         }
-        let wanted = Wanted::Sequence(next);
+        let wanted = if is_unread { Wanted::First(next) } else { Wanted::Sequence(next) };
         let Some(read) = topic.tail.read(next..state.extent.tail, self.read_bytes()) else {
             let misses_deletions = self.drops.misses_deletions(id, wanted, &state.extent);
             let mut next = next;
@@ -453,10 +455,11 @@ impl Feed {
                 next = gap.resume;
                 self.gaps.push_back(gap);
             }
-            self.sources.put_waiting(Waiting { at, id, topic, next: Some(next) });
+            self.sources.put_waiting(Waiting { at, id, topic, next: Some(next), is_unread });
             return misses_deletions;
         };
-        let mut source = Source { topic, id, next, blocks: read.into(), following: None };
+        let mut source =
+            Source { topic, id, next, blocks: read.into(), following: None, is_unread };
         let other = self.sources.first_waiting();
         match source.skip_to_next() {
             // Of what comes after others that are not looked at yet, nothing is held.

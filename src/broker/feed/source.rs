@@ -20,6 +20,8 @@ pub(super) struct Source {
     pub(super) blocks: Blocks,
     /// No event after these has a lower position, if that is known.
     pub(super) following: Option<Position>,
+    /// Whether the reader holds no key of it: it came before everything there is, and has read none.
+    pub(super) is_unread: bool,
 }
 
 impl Source {
@@ -64,11 +66,13 @@ impl Source {
             self.blocks.pop_front();
         }
         self.next = below;
+        self.is_unread = false;
         Some((shared, next..below, last))
     }
 
     /// As one of which nothing is held, and nothing comes before `at`.
     pub(super) fn waiting(self, at: Position) -> Waiting {
-        Waiting { at, id: self.id, topic: self.topic, next: Some(self.next) }
+        let Self { id, topic, next, is_unread, .. } = self;
+        Waiting { at, id, topic, next: Some(next), is_unread }
     }
 }

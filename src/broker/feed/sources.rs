@@ -16,6 +16,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::super::subscription::Wanted;
 use super::super::tail::SharedBlock;
 use super::super::topics::Topic;
 use super::source::Source;
@@ -31,6 +32,19 @@ pub(super) struct Waiting {
     pub(super) topic: Arc<Topic>,
     /// The sequence that comes next in it; `None` when it is not looked up yet.
     pub(super) next: Option<Sequence>,
+    /// Whether the reader holds no key of it: it came before everything there is, and has read none.
+    pub(super) is_unread: bool,
+}
+
+impl Waiting {
+    /// What a reader at `after` wants of it.
+    pub(super) fn wanted(&self, after: Position) -> Wanted {
+        match self.next {
+            Some(next) if self.is_unread => Wanted::First(next),
+            Some(next) => Wanted::Sequence(next),
+            None => Wanted::Position(after.next()),
+        }
+    }
 }
 
 impl PartialEq for Waiting {

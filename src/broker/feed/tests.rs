@@ -1,6 +1,7 @@
 //! What a feed promises, held against a brute-force reader of a list of all events.
 
 mod many;
+mod unread;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
