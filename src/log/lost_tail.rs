@@ -17,7 +17,7 @@
 //! result is noted in the topic's record, together with the fact, before anything else happens: the
 //! next start finds the same.
 //!
-//! An epoch begins with it, so that every reader is told of a gap. The same damage may have had
+//! An epoch begins with it, in the same write, so that every reader is told of a gap. The same damage may have had
 //! sled go back to an older state of other topics: the sum of all events, which shows that
 //! otherwise, says nothing as long as the end of one topic is unknown.
 //!
@@ -29,14 +29,15 @@ use std::collections::HashMap;
 
 use super::StoredTopic;
 use super::meta::LogRecord;
-use crate::cursor::Position;
+use crate::cursor::{Epoch, Position};
 use crate::topic::{TopicId, TopicName};
 
 /// How many sequences, and positions, are left out where it is not known which were given out.
 const LEAP: u64 = 1 << 32;
 
 /// Notes in those of `topics` whose `index` is in `damaged`, which end with their last block that
-/// can be read, that they end somewhere behind. Returns the log's record that says so.
+/// can be read, that they end somewhere behind. Returns the log's record that says so, with a new
+/// epoch: where the end of one topic alone is not known, nothing else in it may change.
 pub(super) fn note(
     topics: &mut [StoredTopic],
     damaged: &[usize],
@@ -56,7 +57,7 @@ pub(super) fn note(
         (extent.tail, extent.last_position) = (end.plus(LEAP), position);
         extent.is_damaged = true;
     }
-    LogRecord::new(record.epoch, sequences(topics), position)
+    LogRecord::new(Epoch::new(rand::random()), sequences(topics), position)
 }
 
 /// How many sequences `topics` have given out.

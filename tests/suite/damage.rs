@@ -149,7 +149,7 @@ async fn a_topic_with_a_damaged_end_is_served_up_to_there_and_the_rest_goes_on()
     for batch in 0..FOLLOWING {
         publish(&broker, "following", batch * BATCH).await.unwrap();
     }
-    let last_position = broker.last_position();
+    let (last_position, mut epochs) = (broker.last_position(), vec![broker.epoch()]);
     broker.close().await;
     drop(broker);
     let reopened = Broker::open(directory.path(), &config).unwrap();
@@ -161,6 +161,7 @@ async fn a_topic_with_a_damaged_end_is_served_up_to_there_and_the_rest_goes_on()
     for _ in 0..2 {
         let broker = Broker::open(directory.path(), &config).unwrap();
         assert!(broker.last_position() > last_position, "positions may be given out again");
+        epochs.push(broker.epoch());
         let error = publish(&broker, "hurt", LAST).await.unwrap_err();
         assert!(matches!(error, Error::DamagedEnd(_)), "{error}");
         let (seen, damaged) = read(&broker, "hurt").await;
@@ -174,6 +175,8 @@ async fn a_topic_with_a_damaged_end_is_served_up_to_there_and_the_rest_goes_on()
         broker.check_ready().unwrap();
         broker.close().await;
     }
+    let [before, after, later] = epochs[..] else { panic!() };
+    assert!(before != after && after == later, "one epoch begins with the damage: {epochs:?}");
     let scratch = tempfile::tempdir().unwrap();
     let found = check(directory.path(), scratch.path(), |_| {}).unwrap().damage;
     let Some(Error::Damaged { topic, first: told, .. }) = found.first() else { panic!() };
