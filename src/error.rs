@@ -95,7 +95,10 @@ pub enum Error {
     #[error("storage failed while writing; it is unknown whether the events are stored")]
     OutcomeUnknown(#[source] Cause),
     /// An earlier failure made storage read-only; nothing was written. Reopen the broker.
-    #[error("storage failed earlier and takes no more events until the broker is reopened")]
+    #[error(
+        "storage failed earlier and takes no more events until the broker is reopened; if that \
+         fails, too, go on with what `leftoff check --repair` brings back"
+    )]
     ReadOnly(#[source] Cause),
     /// Reading failed; it says nothing of what is stored. Retry, then look at the disk.
     #[error("storage failed while reading")]

@@ -18,6 +18,7 @@ use super::topics::{Topic, TopicState};
 use super::{Broker, Shared};
 use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::error::{Error, Result};
+use crate::event::Timestamp;
 use crate::log::backup::{BackupEncoder, BackupHeader, Frame};
 use crate::log::{Extent, Seek, StoredTopic};
 use crate::topic::TopicId;
@@ -30,7 +31,8 @@ pub struct Backup {
     encoder: Option<BackupEncoder>,
     header: BackupHeader,
     is_begun: bool,
-    topics: std::vec::IntoIter<Arc<Topic>>,
+    /// Each with a time that none of its events up to the position is after.
+    topics: std::vec::IntoIter<(Arc<Topic>, Timestamp)>,
     current: Option<Reading>,
     expected_bytes: u64,
     horizon: Horizon,
@@ -43,11 +45,21 @@ struct Reading {
     /// The topic as the backup has told of it last.
     told: StoredTopic,
     next: Sequence,
-    end: Sequence,
-    /// The position that the backup is true at.
-    position: Position,
+    /// Where it ends in the backup.
+    end: End,
     /// Whether all of it is read, also what an earlier backup holds.
     is_whole: bool,
+}
+
+/// Where a topic ends in a backup.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// The first sequence that is not in it.
+    tail: Sequence,
+    /// The position that the backup is true at.
+    position: Position,
+    /// A time that no event up to there is after.
+    time: Timestamp,
 }
 
 impl Broker {
@@ -78,6 +90,13 @@ impl Broker {
         shared.ask(|answer| Command::Barrier { answer }).await?;
         let topics = shared.topics.filtered(|topic| topic.state().id.is_some());
         let expected_bytes = topics.iter().map(|t| t.state().extent.size_bytes()).sum();
+        let topics: Vec<_> = topics
+            .into_iter()
+            .map(|topic| {
+                let last_time = topic.state().extent.last_time;
+                (topic, last_time)
+            })
+            .collect();
         let header = BackupHeader { epoch: self.epoch(), from, position, time: (shared.now)() };
         Ok(Backup {
             shared,
@@ -123,7 +142,7 @@ impl Backup {
                 for frame in read(&self.shared, reading).await? {
                     bytes.extend_from_slice(&encoder.frame(&frame));
                 }
-                if reading.next >= reading.end {
+                if reading.next >= reading.end.tail {
                     self.current = None;
                 }
                 continue;
@@ -148,7 +167,7 @@ impl Backup {
 async fn begin(
     shared: &Shared,
     header: &BackupHeader,
-    topic: Arc<Topic>,
+    (topic, time): (Arc<Topic>, Timestamp),
 ) -> Result<Option<Reading>> {
     loop {
         let TopicState { id, extent, config, is_deleted, deletions: _ } = topic.state();
@@ -162,27 +181,37 @@ async fn begin(
             Ok((after(from).await?, after(position).await?))
         };
         let places: Result<_> = places.await;
-        let (next, end) = match places {
+        let (next, tail) = match places {
             Ok(places) => places,
             // Trimmed meanwhile, and no damage.
             Err(_) if topic.state().extent.earliest > extent.earliest => continue,
             Err(error) => return Err(error),
         };
-        let extent = cut(extent, end, position);
+        let end = End { tail, position, time };
+        let extent = end.cut(extent);
         let told = StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted };
-        return Ok(Some(Reading { topic, told, next, end, position, is_whole }));
+        return Ok(Some(Reading { topic, told, next, end, is_whole }));
     }
 }
 
-/// The extent that a topic had at `position`, where it ended with `end`; now it has `extent`.
-fn cut(extent: Extent, end: Sequence, position: Position) -> Extent {
-    Extent {
-        earliest: extent.earliest.min(end),
-        tail: end,
-        last_position: extent.last_position.min(position),
-        trimmed_position: extent.trimmed_position.min(position),
-        first_position: extent.first_position.min(position),
-        ..extent
+impl End {
+    /// The extent that a topic had which ends here, and has `extent` now: what came after it was not
+    /// in it, and was not dropped from it.
+    fn cut(self, extent: Extent) -> Extent {
+        let Self { tail, position, time } = self;
+        Extent {
+            earliest: extent.earliest.min(tail),
+            tail,
+            last_position: extent.last_position.min(position),
+            last_time: extent.last_time.min(time),
+            last_clock: extent.last_clock.min(time),
+            trimmed_position: extent.trimmed_position.min(position),
+            trimmed_time: extent.trimmed_time.min(time),
+            buried_position: extent.buried_position.min(position),
+            buried_sequence: extent.buried_sequence.min(tail.previous()),
+            first_position: extent.first_position.min(position),
+            ..extent
+        }
     }
 }
 
@@ -190,7 +219,7 @@ impl Reading {
     /// The topic once more, if its front was trimmed since the backup told of it: then it begins
     /// later, for what is gone in its middle would be a hole that no reader is told of.
     fn retold(&mut self) -> Option<Frame> {
-        let extent = cut(self.topic.state().extent, self.end, self.position);
+        let extent = self.end.cut(self.topic.state().extent);
         if extent.earliest <= self.told.extent.earliest {
             return None;
         }
@@ -221,10 +250,10 @@ async fn read(shared: &Shared, reading: &mut Reading) -> Result<Vec<Frame>> {
     loop {
         let earliest = reading.topic.state().extent.earliest;
         reading.next = reading.next.max(earliest);
-        if reading.next >= reading.end {
+        if reading.next >= reading.end.tail {
             return Ok(reading.retold().into_iter().collect());
         }
-        let (id, next, end) = (reading.told.id, reading.next, reading.end);
+        let (id, next, end) = (reading.told.id, reading.next, reading.end.tail);
         let limit = shared.max_read_bytes;
         let blocks = shared.turns.read(move |log| log.read(id, next, end, limit)).await;
         let blocks = match blocks {
@@ -249,6 +278,45 @@ mod tests {
     use crate::cursor::{OnGap, StartPoint};
     use crate::event::NewEvent;
     use crate::topic::TopicName;
+
+    /// Goal: a topic that is trimmed beyond a backup's position was not trimmed there in the backup:
+    /// who asks for what came after it is told of no gap when it is restored.
+    #[test]
+    fn what_is_dropped_beyond_the_end_of_a_backup_was_not_dropped_in_it() {
+        let end = End {
+            tail: Sequence::new(5),
+            position: Position::new(40),
+            time: Timestamp::from_ms(1_000),
+        };
+        let now = Extent {
+            earliest: Sequence::new(9),
+            tail: Sequence::new(9),
+            last_position: Position::new(90),
+            last_time: Timestamp::from_ms(2_000),
+            last_clock: Timestamp::from_ms(1_900),
+            trimmed_position: Position::new(90),
+            trimmed_time: Timestamp::from_ms(2_000),
+            buried_position: Position::new(80),
+            buried_sequence: Sequence::new(8),
+            ..Extent::EMPTY
+        };
+        let then = end.cut(now);
+        assert_eq!((then.earliest, then.tail), (end.tail, end.tail));
+        let positions = [then.last_position, then.trimmed_position, then.buried_position];
+        assert_eq!(positions, [end.position; 3]);
+        assert_eq!([then.last_time, then.last_clock, then.trimmed_time], [end.time; 3]);
+        assert_eq!(then.buried_sequence, end.tail.previous());
+        let before = Extent {
+            earliest: Sequence::new(2),
+            tail: Sequence::new(5),
+            last_position: Position::new(40),
+            last_time: Timestamp::from_ms(1_000),
+            trimmed_position: Position::new(4),
+            trimmed_time: Timestamp::from_ms(7),
+            ..Extent::EMPTY
+        };
+        assert_eq!(end.cut(before), before, "what was so at its end stays");
+    }
 
     /// Goal: what is trimmed while a backup is half read leaves no hole in what is restored.
     #[tokio::test]

@@ -421,6 +421,34 @@ mod tests {
         assert!(!failed.is_set());
     }
 
+    /// Goal: when the thread cannot go on, whoever asks is told at once, and why, though nobody
+    /// writes; and nothing more is written.
+    /// Method: what it syncs is a pipe, which cannot be synced.
+    #[test]
+    fn a_failure_of_the_thread_ends_writing_and_is_told_within_a_second() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = open_sled(directory.path(), 1 << 20).unwrap();
+        let (_reader, writer) = io::pipe().unwrap();
+        let failed = Arc::<Failed>::default();
+        let (tell, told) = std::sync::mpsc::channel();
+        failed.tell(Box::new(move |cause| tell.send(cause.to_string()).unwrap()));
+        let space = Arc::new(Space::open(directory.path(), 0).unwrap());
+        let unsyncable = File::from(std::os::fd::OwnedFd::from(writer));
+        let cleaner =
+            Cleaner::start((&database, directory.path()), &unsyncable, &space, &failed).unwrap();
+        failed.check().unwrap();
+        let committed = Instant::now();
+        cleaner.wrote(written_bytes(&database), false);
+        let told = told.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert!(told.contains("the thread that cleans the log"), "{told}");
+        assert!(committed.elapsed() < Duration::from_secs(1), "after {:?}", committed.elapsed());
+        let error = failed.check().unwrap_err();
+        assert!(matches!(error, crate::error::Error::ReadOnly(_)), "{error}");
+        assert!(error.to_string().contains("`leftoff check --repair`"), "{error}");
+        let write = failed.or_fail(|| panic!("it is written"));
+        assert!(matches!(write, Err(crate::error::Error::ReadOnly(_))), "{write:?}");
+    }
+
     /// Goal: with nothing to move, the thread does not go round; what was not synced is synced.
     #[test]
     fn with_nothing_to_move_it_rests() {

@@ -4,6 +4,7 @@
 
 mod backup;
 mod browser;
+mod changes_while_open;
 mod cli;
 mod clients;
 mod cloudevents;
@@ -36,6 +37,7 @@ mod shutdown;
 mod small_bounds;
 mod soak;
 mod sse;
+mod storage_failure;
 mod tidy;
 mod topics;
 mod webdriver;

@@ -1,0 +1,352 @@
+//! What changes while something is open: a backup that is half read, a reader on its way.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use leftoff::broker::{Backup, Filter};
+use leftoff::cursor::{Gap, OnGap, Sequence, StartPoint};
+use leftoff::log::{check, restore};
+use leftoff::{
+    Broker, Delivery, Error, NewEvent, OpenConfig, PageRequest, Publish, Subscription, TopicConfig,
+};
+
+use crate::common::name;
+
+const GAPS: [OnGap; 4] = [OnGap::Resume, OnGap::Earliest, OnGap::Latest, OnGap::Fail];
+
+const TOPICS: [&str; 4] = ["aged", "deleted", "keyed", "limited"];
+const KEYS: u64 = 5;
+const MAX_EVENTS: u64 = 25;
+
+/// Blocks and reads are small, so that a backup has many steps.
+fn config() -> OpenConfig {
+    let mut config = OpenConfig::default();
+    config.maintenance.interval_ms = 3_600_000; // When it is told to.
+    (config.broker.max_read_bytes, config.broker.max_block_bytes) = (1_024, 1_024);
+    config
+}
+
+/// An event as it was acknowledged.
+#[derive(Debug, Clone)]
+struct Known {
+    position: u64,
+    key: u64,
+    payload: String,
+}
+
+/// A broker, and all that was ever published to it.
+struct World {
+    broker: Broker,
+    events: BTreeMap<&'static str, BTreeMap<u64, Known>>,
+    number: u64,
+}
+
+impl World {
+    async fn new(directory: &Path) -> Self {
+        let broker = Broker::open(directory, &config()).unwrap();
+        let compacted = TopicConfig {
+            compact: Some(true),
+            tombstone_grace_ms: Some(0),
+            ..TopicConfig::default()
+        };
+        broker.set_topic(&name("keyed"), compacted).await.unwrap();
+        let limited = TopicConfig { max_events: Some(MAX_EVENTS), ..TopicConfig::default() };
+        broker.set_topic(&name("limited"), limited).await.unwrap();
+        let mut world = Self { broker, events: BTreeMap::new(), number: 0 };
+        world.publish_to_all(20).await;
+        world
+    }
+
+    /// Publishes so many events to each topic; a key is a tombstone now and then.
+    async fn publish_to_all(&mut self, events: u64) {
+        for _ in 0..events {
+            self.number += 1;
+            for topic in TOPICS {
+                let key = self.number % KEYS;
+                let is_tombstone = topic == "keyed" && self.number.is_multiple_of(7);
+                let payload = match is_tombstone {
+                    true => String::new(),
+                    false => format!("{topic} {} {}", self.number, "x".repeat(150)),
+                };
+                self.publish(topic, key, payload).await;
+            }
+        }
+    }
+
+    async fn publish(&mut self, topic: &'static str, key: u64, payload: String) {
+        let event = NewEvent { key: format!("k{key}"), ..NewEvent::new(payload.clone()) };
+        let publish = Publish { topic: name(topic), events: vec![event], expected_sequence: None };
+        let last = self.broker.publish(publish).await.unwrap().last();
+        let known = Known { position: last.position.get(), key, payload };
+        self.events.entry(topic).or_default().insert(last.sequence.get(), known);
+    }
+
+    /// Lets happen what drops events.
+    async fn change(&mut self, change: Change) {
+        match change {
+            Change::Compact => {
+                self.publish_to_all(5).await;
+                for _ in 0..2 {
+                    self.broker.maintain(Some(&name("keyed"))).await.unwrap();
+                }
+            }
+            Change::Trim => {
+                self.publish_to_all(MAX_EVENTS / 2).await; // Over the limit of one.
+                let aged = TopicConfig { max_age_ms: Some(1), ..TopicConfig::default() };
+                self.broker.set_topic(&name("aged"), aged).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(2)).await; // Time passes: that is all.
+                self.broker.maintain(None).await.unwrap();
+                self.broker.set_topic(&name("aged"), TopicConfig::default()).await.unwrap();
+            }
+            Change::Delete => {
+                self.broker.delete_topic(&name("deleted")).await.unwrap();
+                self.publish_to_all(3).await;
+            }
+        }
+    }
+
+    /// Holds a log that is restored up to `position` against what was there then.
+    async fn verify(&self, restored: &Broker, position: u64, case: &str) {
+        for topic in TOPICS {
+            for on_gap in GAPS {
+                let (seen, gaps) = read(restored, topic, on_gap).await;
+                let case = format!("{case}, {topic}, {on_gap:?}, gaps: {gaps:?}");
+                self.verify_topic(topic, on_gap, position, (&seen, &gaps), &case);
+            }
+        }
+    }
+
+    fn verify_topic(
+        &self,
+        topic: &str,
+        on_gap: OnGap,
+        position: u64,
+        (seen, gaps): (&BTreeMap<u64, String>, &[Gap]),
+        case: &str,
+    ) {
+        let all = &self.events[topic];
+        let before = |known: &Known| known.position <= position;
+        for (sequence, payload) in seen {
+            let known = &all[sequence];
+            assert!(known.payload == *payload && before(known), "{case}: {sequence} is wrong");
+        }
+        let mut held = BTreeMap::new();
+        for (sequence, known) in all.iter().filter(|(_, known)| before(known)) {
+            let is_told = |gap: &Gap| (gap.requested..gap.resume.get()).contains(sequence);
+            let is_told = gaps.iter().any(is_told);
+            held.insert(known.key, (*sequence, is_told));
+            let may_be_compacted = topic == "keyed";
+            let is_there = seen.contains_key(sequence);
+            assert!(is_there || is_told || may_be_compacted, "{case}: {sequence} is missing");
+            assert!(!is_there || !is_told, "{case}: {sequence} is there, and told to be gone");
+        }
+        // The newest event of each key is what a compacted topic is for; a deletion may be gone.
+        for (sequence, is_told) in held.into_values().filter(|_| on_gap != OnGap::Latest) {
+            let is_tombstone = topic == "keyed" && all[&sequence].payload.is_empty();
+            let is_there = seen.contains_key(&sequence) || is_told || is_tombstone;
+            assert!(is_there, "{case}: {sequence} was the newest of its key");
+        }
+    }
+}
+
+/// What happens while a backup is open.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    /// Superseded values and deletions of keys go.
+    Compact,
+    /// The oldest events go, by their number and by their age.
+    Trim,
+    /// A topic is deleted, and created anew.
+    Delete,
+}
+
+/// Everything in a topic from its first sequence on, and the gaps in it.
+async fn read(broker: &Broker, topic: &str, on_gap: OnGap) -> (BTreeMap<u64, String>, Vec<Gap>) {
+    let (mut seen, mut gaps) = (BTreeMap::new(), Vec::new());
+    let mut start: StartPoint = "0".parse().unwrap();
+    loop {
+        let (filter, wait) = (Filter::default(), Duration::ZERO);
+        let request = PageRequest { start, before: None, limit: 7, wait, on_gap, filter };
+        let page = match broker.read(&name(topic), request).await {
+            Ok(page) => page,
+            Err(Error::Gap(gap)) if on_gap == OnGap::Fail => {
+                start = gap.resume.previous().to_string().parse().unwrap();
+                gaps.push(gap);
+                continue;
+            }
+            Err(Error::UnknownTopic(_)) => return (seen, gaps), // Deleted before it was read.
+            Err(error) => panic!("{topic}: {error}"),
+        };
+        gaps.extend(page.gaps);
+        for event in page.runs.iter().flat_map(|run| run.events()) {
+            let payload = String::from_utf8(event.payload.to_vec()).unwrap();
+            assert_eq!(seen.insert(event.sequence.get(), payload), None, "it came twice");
+        }
+        start = StartPoint::After(page.cursor);
+        if page.caught_up {
+            return (seen, gaps);
+        }
+    }
+}
+
+/// Writes so many steps of a backup, or all there are.
+async fn write(backup: &mut Backup, file: &mut File, steps: usize) {
+    for _ in 0..steps {
+        let Some(bytes) = backup.next().await.unwrap() else { return };
+        file.write_all(&bytes).unwrap();
+    }
+}
+
+/// Makes a backup, during which something changes after so many steps; its file and position.
+async fn backed_up(
+    world: &mut World,
+    file: PathBuf,
+    from: Option<u64>,
+    changes: &[Change],
+    steps: usize,
+) -> (PathBuf, u64) {
+    let from = from.map(|from| format!("@{from}"));
+    let from = from.map(|from| match from.parse().unwrap() {
+        StartPoint::After(cursor) => cursor,
+        other => panic!("{other:?}"),
+    });
+    let mut backup = world.broker.backup(from).await.unwrap();
+    let position = backup.position().get();
+    let mut out = File::create(&file).unwrap();
+    write(&mut backup, &mut out, steps).await;
+    for change in changes {
+        world.change(*change).await;
+        write(&mut backup, &mut out, steps).await;
+    }
+    write(&mut backup, &mut out, usize::MAX).await;
+    (file, position)
+}
+
+/// Goal: whatever is compacted, trimmed, or deleted and created anew while a backup is half read,
+/// what is restored of it, and of one that follows it, is what there was at its position, or is
+/// told to be gone, however a reader wants to be told; and the check agrees.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_while_a_backup_is_half_read_is_whole_or_told_when_it_is_restored() {
+    use Change::{Compact, Delete, Trim};
+    for changes in [&[Compact][..], &[Trim], &[Delete], &[Delete, Trim, Compact]] {
+        for steps in [0, 1, 3, 8, 14, 20] {
+            let case = format!("{changes:?} after {steps} steps");
+            let parent = tempfile::tempdir().unwrap();
+            let path = |name: &str| parent.path().join(name);
+            let mut world = World::new(&path("data")).await;
+            let first = backed_up(&mut world, path("first"), None, changes, steps).await;
+            world.publish_to_all(4).await;
+            let after = Some(first.1);
+            let second = backed_up(&mut world, path("second"), after, changes, steps).await;
+            let files = [first, second];
+            for count in 1..=files.len() {
+                let target = path(&format!("restored {count}"));
+                let copies: Vec<PathBuf> = files[..count].iter().map(|f| f.0.clone()).collect();
+                restore(&target, &copies, |_| {}).unwrap();
+                let found = check(&target, &path(&format!("scratch {count}")), |_| {}).unwrap();
+                assert!(found.damage.is_empty(), "{case}: {:?}", found.damage);
+                let restored = Broker::open(&target, &config()).unwrap();
+                let position = files[count - 1].1;
+                world.verify(&restored, position, &format!("{case}, {count} restored")).await;
+                restored.close().await;
+            }
+            world.broker.close().await;
+        }
+    }
+}
+
+/// A reader that is trimmed under its feet.
+struct Trimmed {
+    broker: Broker,
+    on_gap: OnGap,
+    reader: Subscription,
+    /// The last sequence that it was given, or was told to be gone.
+    last: u64,
+    told: u64,
+}
+
+impl Trimmed {
+    async fn new(tail_bytes: u64, on_gap: OnGap) -> Self {
+        let mut config = config();
+        config.broker.max_tail_bytes = tail_bytes;
+        let broker = Broker::in_memory(&config).unwrap();
+        let topic = name("a");
+        for number in 0..EVENTS {
+            let events = vec![NewEvent::new(format!("{number:0300}"))];
+            let publish = Publish { topic: topic.clone(), events, expected_sequence: None };
+            broker.publish(publish).await.unwrap();
+        }
+        let reader = broker.subscribe(&topic, StartPoint::Earliest, on_gap).await.unwrap();
+        Self { broker, on_gap, reader, last: 0, told: 0 }
+    }
+
+    /// Takes a delivery; whether there was one but the word that all is delivered.
+    async fn step(&mut self, earliest: u64) -> bool {
+        let next = match self.reader.next_ready().await {
+            Ok(next) => next,
+            Err(Error::Gap(gap)) if self.on_gap == OnGap::Fail => {
+                self.tell(&gap, earliest);
+                let start = gap.resume.previous().to_string().parse().unwrap();
+                self.reader = self.broker.subscribe(&name("a"), start, self.on_gap).await.unwrap();
+                return true;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        match next {
+            Some(Delivery::Events(run)) => {
+                for event in run.events() {
+                    assert_eq!(event.sequence.get(), self.last + 1, "untold, or twice");
+                    self.last += 1;
+                }
+            }
+            Some(Delivery::Gap(gap)) => {
+                assert_ne!(self.on_gap, OnGap::Fail);
+                self.tell(&gap, earliest);
+            }
+            Some(_) => {}
+            None => return false,
+        }
+        true
+    }
+
+    fn tell(&mut self, gap: &Gap, earliest: u64) {
+        let resume = if self.on_gap == OnGap::Latest { EVENTS + 1 } else { earliest };
+        let expected = (self.last + 1, earliest, resume, Some(earliest - self.last - 1));
+        let told = (gap.requested, gap.earliest.get(), gap.resume.get(), gap.lost);
+        assert_eq!(told, expected, "{gap:?}");
+        self.last = resume - 1;
+        self.told += 1;
+    }
+}
+
+const EVENTS: u64 = 60;
+
+/// Goal: a reader on its way that is trimmed anywhere is told of each gap once, with its numbers,
+/// as it asked to be told, and gets all the rest.
+/// Method: it is trimmed after each number of deliveries, twice, below, at and beyond its place;
+/// what it reads lies in memory or in the log.
+#[tokio::test]
+async fn a_reader_whose_topic_is_trimmed_anywhere_is_told_once_and_gets_the_rest() {
+    let mut told = 0;
+    for (tail_bytes, on_gap) in GAPS.iter().flat_map(|gap| [(0, *gap), (1 << 20, *gap)]) {
+        for (deliveries, ahead) in (0..12).flat_map(|n| [1, 2, 3, 10, 30].map(|ahead| (n, ahead))) {
+            let mut world = Trimmed::new(tail_bytes, on_gap).await;
+            let mut earliest = 1;
+            for _ in 0..2 {
+                for _ in 0..deliveries {
+                    world.step(earliest).await;
+                }
+                earliest = earliest.max((world.last + ahead).min(EVENTS));
+                world.broker.purge(&name("a"), Sequence::new(earliest)).await.unwrap();
+            }
+            while world.step(earliest).await {}
+            assert_eq!(world.last, EVENTS, "{on_gap:?}: {deliveries} deliveries, {ahead} ahead");
+            told += world.told;
+            world.broker.close().await;
+        }
+    }
+    assert!(told > 100, "hardly anything was told: {told}");
+}
