@@ -278,6 +278,7 @@ async fn try_copy(directory: PathBuf, truth: &Truth) -> Outcome {
             let is_reason = matches!(error, Error::Open { .. } | Error::DamagedLog { .. });
             assert!(is_reason, "{error}");
             assert!(!is_clean, "the check finds nothing: {error}");
+            println!("{error}");
             Outcome::Refused
         }
     }

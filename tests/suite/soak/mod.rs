@@ -194,6 +194,11 @@ async fn read(proxy: SocketAddr, number: u64, seed: u64, is_over: Arc<AtomicBool
         };
         cursor = cycle.last.clone().or(cursor);
         cycles.push(cycle);
+        if random.random_bool(0.1) {
+            // Long enough to fall behind what a topic keeps.
+            let away_ms = random.random_range(200..2_000);
+            tokio::time::sleep(Duration::from_millis(away_ms)).await;
+        }
     }
     cycles
 }

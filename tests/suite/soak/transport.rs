@@ -12,6 +12,7 @@ use leftoff::edge::proto::subscribe_response::Message as Told;
 use leftoff::edge::proto::{Event, Filter, Gap, ReadRequest, SubscribeRequest};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
@@ -41,7 +42,8 @@ impl Transport {
     ];
 }
 
-/// Silence after which a reader leaves, and the longest that a connection may take to stand.
+/// Silence after which a reader leaves, and the longest that a connection may take to stand. What
+/// a connection says of itself, such as heartbeats, is silence, too.
 const SILENCE: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -70,7 +72,10 @@ pub(super) async fn cycle(
             Transport::GrpcRead => read_pages(address, &mut cycle).await,
         }
     };
-    let silent = tokio::time::timeout(3 * PATIENCE, read).await.expect("a cycle never ends")?;
+    let silent = tokio::time::timeout(3 * PATIENCE, read).await;
+    let silent = silent.unwrap_or_else(|_| {
+        panic!("{transport:?} never ends after {:?}: {:?}", cycle.last, cycle.scope)
+    })?;
     cycle.is_cut = !silent;
     Some(cycle)
 }
@@ -78,6 +83,11 @@ pub(super) async fn cycle(
 impl Cycle {
     fn is_full(&self) -> bool {
         self.events.len() >= MAX_EVENTS
+    }
+
+    /// How many events and gaps it has got.
+    fn count(&self) -> usize {
+        self.events.len() + self.gaps.len()
     }
 
     /// The selection as a query string, for reading on from the last cursor.
@@ -143,14 +153,35 @@ impl Cycle {
     }
 }
 
+/// When a reader leaves that gets nothing.
+struct Silence {
+    ends: Instant,
+    count: usize,
+}
+
+impl Silence {
+    fn new() -> Self {
+        Self { ends: Instant::now() + SILENCE, count: 0 }
+    }
+
+    /// What is heard next; `None` when there was nothing but silence for long enough.
+    async fn hear<T>(&mut self, cycle: &Cycle, next: impl Future<Output = T>) -> Option<T> {
+        if self.count != cycle.count() {
+            *self = Self { count: cycle.count(), ..Self::new() };
+        }
+        tokio::time::timeout_at(self.ends, next).await.ok()
+    }
+}
+
 /// Whether it ended by silence, or because it was enough.
 async fn sse(address: SocketAddr, cycle: &mut Cycle, over_http2: bool) -> Option<bool> {
     let path = format!("{}?format=envelope&{}", cycle.path(), cycle.query("last_event_id"));
     let opening = Sse::try_open(to(address, "GET", &path), over_http2);
     let mut stream = tokio::time::timeout(PATIENCE, opening).await.ok()?.ok()?;
     assert_eq!(stream.status, 200, "{path}");
+    let mut silence = Silence::new();
     while !cycle.is_full() {
-        let Ok(frame) = tokio::time::timeout(SILENCE, stream.next()).await else {
+        let Some(frame) = silence.hear(cycle, stream.next()).await else {
             return Some(true);
         };
         let Some(frame) = frame else { return Some(false) };
@@ -181,8 +212,9 @@ async fn websocket(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
         message["filter"] = json!({"types": [event_type]});
     }
     socket.send(Message::text(message.to_string())).await.ok()?;
+    let mut silence = Silence::new();
     while !cycle.is_full() {
-        let Ok(heard) = tokio::time::timeout(SILENCE, socket.next()).await else {
+        let Some(heard) = silence.hear(cycle, socket.next()).await else {
             return Some(true);
         };
         let text = match heard {
@@ -259,8 +291,9 @@ async fn subscribe(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
     let request = SubscribeRequest { topic, topics, from, filter, ..SubscribeRequest::default() };
     let subscribing = client.subscribe(request);
     let mut stream = tokio::time::timeout(PATIENCE, subscribing).await.ok()?.ok()?.into_inner();
+    let mut silence = Silence::new();
     while !cycle.is_full() {
-        let Ok(heard) = tokio::time::timeout(SILENCE, stream.message()).await else {
+        let Some(heard) = silence.hear(cycle, stream.message()).await else {
             return Some(true);
         };
         let Ok(Some(response)) = heard else { return Some(false) };
