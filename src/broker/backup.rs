@@ -195,8 +195,8 @@ async fn begin(
 }
 
 impl End {
-    /// The extent that a topic had which ends here, and has `extent` now: what came after it was not
-    /// in it, and was not dropped from it.
+    /// The extent that a topic had which ends here, and has `extent` now: what came after the end
+    /// was not in it, and was not dropped from it.
     fn cut(self, extent: Extent) -> Extent {
         let Self { tail, position, time } = self;
         Extent {
@@ -279,8 +279,8 @@ mod tests {
     use crate::event::NewEvent;
     use crate::topic::TopicName;
 
-    /// Goal: a topic that is trimmed beyond a backup's position was not trimmed there in the backup:
-    /// who asks for what came after it is told of no gap when it is restored.
+    /// Goal: a topic that is trimmed beyond a backup's position was not trimmed there in the
+    /// backup: who asks for what came after it is told of no gap when it is restored.
     #[test]
     fn what_is_dropped_beyond_the_end_of_a_backup_was_not_dropped_in_it() {
         let end = End {

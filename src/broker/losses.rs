@@ -406,8 +406,8 @@ impl World {
     }
 
     /// Whether a reader that goes on at a place may hold keys of a topic, as far as that can be
-    /// known: a place among many topics does not say of which of them the reader has read something,
-    /// only where a topic began that was never trimmed.
+    /// known: a place among many topics does not say of which of them the reader has read some; but
+    /// where a topic began that was never trimmed is known.
     fn may_hold(&self, reading: &Reading, topic: usize, place: u64) -> bool {
         let delivered = |event: &Known| reading.delivered.contains(&event.position);
         let mut of_topic = self.events.iter().filter(|event| event.topic == topic);

@@ -430,7 +430,7 @@ mod tests {
         let database = open_sled(directory.path(), 1 << 20).unwrap();
         let (_reader, writer) = io::pipe().unwrap();
         let failed = Arc::<Failed>::default();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
         failed.tell(Box::new(move |cause| tell.send(cause.to_string()).unwrap()));
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
         let unsyncable = File::from(std::os::fd::OwnedFd::from(writer));

@@ -17,9 +17,9 @@
 //! result is noted in the topic's record, together with the fact, before anything else happens: the
 //! next start finds the same.
 //!
-//! An epoch begins with it, in the same write, so that every reader is told of a gap. The same damage may have had
-//! sled go back to an older state of other topics: the sum of all events, which shows that
-//! otherwise, says nothing as long as the end of one topic is unknown.
+//! An epoch begins with it, in the same write, so that every reader is told of a gap. The same
+//! damage may have had sled go back to an older state of other topics: the sum of all events, which
+//! shows that otherwise, says nothing as long as the end of one topic is unknown.
 //!
 //! The topic takes no more events. The page that is damaged is also the one that they would have to
 //! be written to, for it holds the newest keys. When the topic is deleted, its name goes to another

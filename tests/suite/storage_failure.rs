@@ -31,7 +31,7 @@ async fn serve(directory: &Path) -> (Process, mpsc::Receiver<(Instant, String)>)
     command.args(["--set", "log.min_free_bytes=67108864"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(1_024);
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             if sender.send((Instant::now(), line)).is_err() {

@@ -20,7 +20,7 @@ pub(super) struct Source {
     pub(super) blocks: Blocks,
     /// No event after these has a lower position, if that is known.
     pub(super) following: Option<Position>,
-    /// Whether the reader holds no key of it: it came before everything there is, and has read none.
+    /// Whether the reader holds no key of it: it came before all there is, and has read nothing.
     pub(super) is_unread: bool,
 }
 

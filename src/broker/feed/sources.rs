@@ -32,7 +32,7 @@ pub(super) struct Waiting {
     pub(super) topic: Arc<Topic>,
     /// The sequence that comes next in it; `None` when it is not looked up yet.
     pub(super) next: Option<Sequence>,
-    /// Whether the reader holds no key of it: it came before everything there is, and has read none.
+    /// Whether the reader holds no key of it: it came before all there is, and has read nothing.
     pub(super) is_unread: bool,
 }
 
