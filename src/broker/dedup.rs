@@ -8,14 +8,16 @@
 //!
 //! # Why
 //!
-//! The window is derived: it is noted nowhere but in the blocks. After a restart a topic's part is
-//! recalled from its newest blocks when the first id for it arrives, so it cannot disagree with the
-//! log, and opening costs nothing for topics that nobody publishes to. Whoever hands in that id
-//! waits for it; the committer, and so everybody else, does not. Ids are kept whole, not as hashes:
-//! two ids taken for one would be an event lost.
+//! The window is derived: as long as an event is stored, its id is noted nowhere but in its block.
+//! After a restart a topic's part is recalled from its newest blocks when the first id for it
+//! arrives, so it cannot disagree with the log, and opening costs nothing for topics that nobody
+//! publishes to. Whoever hands in that id waits for it; the committer, and so everybody else, does
+//! not. Ids are kept whole, not as hashes: two ids taken for one would be an event lost.
 //!
-//! So the ids of events that a limit dropped are known until the broker is restarted, and no
-//! longer: their blocks are gone by then.
+//! When a limit drops a block, the same batch writes the ids that the window knows of it into a
+//! block of ids (`log/ids.rs`), and one that removes it follows when the window has forgotten the
+//! last of them. So these take no more space than the window takes memory, and all of them are read
+//! when the broker is opened. A backup does not hold them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,29 +62,22 @@ pub(super) struct Recall {
     next: AtomicU64,
     /// The topic's tail at the start: from there on, ids are noted as they are stored.
     below: Sequence,
-    /// The ids of events below were given up: these were purged, or deleted.
-    purged: AtomicU64,
 }
 
 impl Recall {
     /// Of a topic that held this when the broker was opened.
     pub(super) fn of(extent: &Extent) -> Self {
-        let is_empty = extent.earliest >= extent.tail;
-        let next = AtomicU64::new(extent.earliest.get());
-        // A block at the front may hold what was purged before; nobody knows that of each event.
-        let purged = AtomicU64::new(extent.earliest.get());
-        let done = OnceCell::new_with(is_empty.then_some(()));
-        Self { done, next, below: extent.tail, purged }
+        // What a limit has trimmed and not removed yet still has its ids in its blocks.
+        let has_none = extent.size_bytes() == 0 || extent.purged >= extent.tail;
+        let next = AtomicU64::new(extent.purged.max(Sequence::FIRST).get());
+        let done = OnceCell::new_with(has_none.then_some(()));
+        Self { done, next, below: extent.tail }
     }
 
-    /// Gives up the ids of events below `first`, also those that are still to be recalled.
-    pub(super) fn purge(&self, first: Sequence) {
-        self.purged.fetch_max(first.get(), Ordering::Relaxed);
-    }
-
-    /// The first sequence whose id was not given up.
-    pub(super) fn first(&self) -> Sequence {
-        Sequence::new(self.purged.load(Ordering::Relaxed))
+    /// Whether the ids of a block that begins at `first` may still have to be recalled.
+    pub(super) fn misses(&self, first: Sequence) -> bool {
+        let is_old = first < self.below && first.get() >= self.next.load(Ordering::Relaxed);
+        is_old && !self.is_done()
     }
 
     /// Whether there is nothing to recall any more.
@@ -110,8 +105,13 @@ impl Recall {
         let read = || async {
             let oldest = self.below.get().saturating_sub(config.max_events);
             let first = Sequence::new(oldest.max(self.next.load(Ordering::Relaxed)));
-            let fresh = Timestamp::from_ms(now.as_ms().saturating_sub(config.max_age_ms));
             let below = self.below;
+            let front = move |log: &dyn Log| log.stored_blocks(id, Sequence::FIRST..below, 1);
+            let first = match turns.read(front).await {
+                Err(Error::Damaged { .. }) => first,
+                front => front?.first().map_or(below, |front| first.max(front.first)),
+            };
+            let fresh = Timestamp::from_ms(now.as_ms().saturating_sub(config.max_age_ms));
             let seek = move |log: &dyn Log| log.seek(id, Seek::Time(fresh), first, below);
             let mut next = match turns.read(seek).await {
                 Err(Error::Damaged { .. }) => first, // Read what can be read instead.

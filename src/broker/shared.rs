@@ -180,11 +180,13 @@ impl Shared {
         let replays = Arc::new(replays);
         let last_id = stored.iter().map(|topic| topic.id).max();
         let topics = Topics::new(&stored, limits, config.topics.clone());
+        let mut window = DedupWindow::new(dedup.clone(), forgotten_ids.clone());
+        window.load(&stored, log.ids()?, now());
         let committer = Committer {
             log: log.clone(),
             commands: received,
             tails: Tails::new(settings.max_tail_bytes as usize),
-            window: DedupWindow::new(dedup.clone(), forgotten_ids.clone()),
+            window,
             failure: failure.clone(),
             announced: announced.clone(),
             drops: drops.clone(),

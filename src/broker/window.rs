@@ -9,6 +9,7 @@
 //! it is the one case in which the window is shorter than promised.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,7 +17,7 @@ use super::dedup::DedupConfig;
 use super::publish::Receipt;
 use crate::cursor::Sequence;
 use crate::event::Timestamp;
-use crate::log::{Block, EventRef};
+use crate::log::{Block, EventRef, PlacedId, StoredBlock, StoredTopic};
 use crate::topic::TopicId;
 
 /// What an id takes besides its bytes: its places in the map and in the order, and the allocation.
@@ -39,6 +40,8 @@ pub(super) struct DedupWindow {
     /// Each topic, with what it takes in steps.
     by_size: BTreeSet<(usize, TopicId)>,
     size_bytes: usize,
+    /// Blocks of ids in the log of which every id is forgotten, each by its first sequence.
+    forgotten: VecDeque<(TopicId, Sequence)>,
     /// Ids that were given up for want of memory.
     cut: Arc<AtomicU64>,
 }
@@ -51,6 +54,8 @@ struct TopicIds {
     /// Every id, in the order of the sequences.
     order: VecDeque<(Arc<str>, Sequence)>,
     size_bytes: usize,
+    /// The first and the last sequence of each block of ids in the log, in this order.
+    stored: VecDeque<(Sequence, Sequence)>,
     /// Where it is among the topics by their age, and by their size.
     age: Timestamp,
     size_step: usize,
@@ -58,8 +63,8 @@ struct TopicIds {
 
 impl TopicIds {
     fn new(age: Timestamp) -> Self {
-        let (receipts, order) = Default::default();
-        Self { receipts, order, size_bytes: TOPIC_BYTES, age, size_step: 0 }
+        let (receipts, order, stored) = Default::default();
+        Self { receipts, order, stored, size_bytes: TOPIC_BYTES, age, size_step: 0 }
     }
 
     /// Adds an id; what it takes, in bytes.
@@ -90,6 +95,20 @@ impl TopicIds {
         ENTRY_BYTES + id.len()
     }
 
+    /// An id with its event's places; `None` for one that has a later event.
+    fn placed<'a>(&self, id: &'a str, sequence: Sequence) -> Option<PlacedId<'a>> {
+        let (Receipt { sequence: known, position, time }, clock) = *self.receipts.get(id)?;
+        (known == sequence).then_some(PlacedId { id, sequence, position, time, clock })
+    }
+
+    /// Takes out the blocks of ids of which it has none any more; the first sequence of each.
+    fn forgotten(&mut self) -> impl Iterator<Item = Sequence> {
+        let oldest = self.order.front().map(|(_, sequence)| *sequence);
+        let is_over = |(_, last): &(Sequence, Sequence)| oldest.is_none_or(|oldest| *last < oldest);
+        let count = self.stored.partition_point(is_over);
+        self.stored.drain(..count).map(|(first, _)| first)
+    }
+
     /// The oldest id's sequence, and when it was stored: `None` for an id that has a later event.
     fn oldest(&self) -> Option<(Sequence, Option<Timestamp>)> {
         let (id, sequence) = self.order.front()?;
@@ -102,8 +121,8 @@ impl DedupWindow {
     /// A window without ids, which counts in `cut` those that it gives up for want of memory.
     pub(super) fn new(config: DedupConfig, cut: Arc<AtomicU64>) -> Self {
         let topics = HashMap::new();
-        let (by_age, by_size) = Default::default();
-        Self { config, topics, by_age, by_size, size_bytes: 0, cut }
+        let (by_age, by_size, forgotten) = Default::default();
+        Self { config, topics, by_age, by_size, size_bytes: 0, forgotten, cut }
     }
 
     /// Remembers the ids of a block that was stored before `now`, from the sequence `first` on.
@@ -120,6 +139,69 @@ impl DedupWindow {
             let receipt = Receipt { sequence, position, time };
             self.note(topic, event.id, receipt, event.clock.min(now));
         }
+    }
+
+    /// Remembers the blocks of ids that the log has when it is opened at `now`, with these topics
+    /// in the order of their ids.
+    pub(super) fn load(
+        &mut self,
+        topics: &[StoredTopic],
+        blocks: Vec<(TopicId, Block)>,
+        now: Timestamp,
+    ) {
+        for (id, block) in blocks {
+            let topic = topics.binary_search_by_key(&id, |topic| topic.id);
+            if let Ok(StoredTopic { extent, .. }) = topic.map(|index| &topics[index]) {
+                self.note_block(id, &block, extent.purged, now);
+                self.were_stored(id, &block);
+                self.advance(id, extent.tail);
+            } else {
+                self.forgotten.push_back((id, block.first_sequence()));
+            }
+        }
+        self.expire(now);
+    }
+
+    /// Whether ids of this block can be in the window of a topic that ends at `tail`.
+    pub(super) fn reaches(&self, block: &StoredBlock, tail: Sequence, now: Timestamp) -> bool {
+        let is_fresh = block.last.is_some_and(|last| self.is_fresh(last.clock, now));
+        is_fresh && self.is_recent(block.end.previous(), tail)
+    }
+
+    /// The ids of `topic` that it has of these sequences, in their order.
+    pub(super) fn ids(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+    ) -> impl Iterator<Item = PlacedId<'_>> {
+        let ids = self.topics.get(&topic);
+        ids.into_iter().flat_map(move |ids| {
+            let below = |end: Sequence| ids.order.partition_point(|(_, other)| *other < end);
+            let places = below(sequences.start)..below(sequences.end);
+            ids.order.range(places).filter_map(|(id, sequence)| ids.placed(id, *sequence))
+        })
+    }
+
+    /// Notes that the log has this block of ids now.
+    pub(super) fn were_stored(&mut self, topic: TopicId, block: &Block) {
+        let first = block.first_sequence();
+        match self.topics.get_mut(&topic) {
+            Some(ids) => {
+                ids.stored.push_back((first, block.last_sequence()));
+                self.forgotten.extend(ids.forgotten().map(|first| (topic, first)));
+            }
+            None => self.forgotten.push_back((topic, first)),
+        }
+    }
+
+    /// Blocks of ids that can be removed from the log, so many at the most.
+    pub(super) fn forgotten(&self, max: usize) -> Vec<(TopicId, Sequence)> {
+        self.forgotten.iter().take(max).copied().collect()
+    }
+
+    /// Notes that so many of those that can be are removed.
+    pub(super) fn were_removed(&mut self, count: usize) {
+        self.forgotten.drain(..count);
     }
 
     /// What the event with this id was given, if it is in the window of a topic whose next event
@@ -210,6 +292,7 @@ impl DedupWindow {
     fn forget_oldest(&mut self, topic: TopicId) {
         let Some(ids) = self.topics.get_mut(&topic) else { return };
         self.size_bytes -= ids.forget_oldest();
+        self.forgotten.extend(ids.forgotten().map(|first| (topic, first)));
         if ids.order.is_empty() {
             self.by_age.remove(&(ids.age, topic));
             self.by_size.remove(&(ids.size_step, topic));

@@ -30,6 +30,7 @@ use bytes::Bytes;
 
 use crate::cursor::{Position, Sequence};
 use crate::event::{Event, NewEvent, Timestamp};
+use crate::log::ids::PlacedId;
 use crate::log::record::{self, EventRef, Records};
 
 const FORMAT: u8 = 1;
@@ -370,6 +371,36 @@ impl Block {
         encode(header, std::iter::empty())
     }
 
+    /// A block of events of which nothing is left but these ids and places, in the order of their
+    /// sequences.
+    ///
+    /// # Panics
+    ///
+    /// If there are none.
+    pub(super) fn of_ids(ids: &[PlacedId<'_>]) -> Block {
+        let (first, last) = ids.first().zip(ids.last()).expect("an id at least");
+        let is_behind = ids.iter().any(|id| id.clock < id.time);
+        let header = Header {
+            flags: if is_behind { HAS_CLOCK } else { 0 },
+            count: 0,
+            body_bytes: 0,
+            first_sequence: first.sequence,
+            last_sequence: last.sequence,
+            first_position: first.position,
+            last_position: last.position,
+            first_time: first.time,
+            last_time: last.time,
+            last_clock: last.clock,
+            end_bytes: 0,
+        };
+        let event = |id: &PlacedId<'_>| NewEvent { id: id.id.to_owned(), ..NewEvent::new("") };
+        let events: Vec<NewEvent> = ids.iter().map(event).collect();
+        let records = NewRecords::encode(&events);
+        let records =
+            Records::new(&records.bytes, first.sequence, first.position, first.time, false);
+        encode(header, records.zip(ids).map(|(event, id)| event.at(id)))
+    }
+
     /// Whether any of its events can expire.
     pub fn has_ttl(&self) -> bool {
         self.header.flags & HAS_TTL != 0
@@ -383,7 +414,7 @@ impl Block {
 
     /// Whether any of its events has a publisher-given id.
     pub fn has_ids(&self) -> bool {
-        self.header.flags & HAS_IDS != 0
+        self.header.has_ids()
     }
 
     /// The sequence of its first event.
@@ -464,6 +495,10 @@ pub(super) struct Header {
 }
 
 impl Header {
+    pub(super) fn has_ids(&self) -> bool {
+        self.flags & HAS_IDS != 0
+    }
+
     fn has_clock(&self) -> bool {
         self.flags & HAS_CLOCK != 0
     }

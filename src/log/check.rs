@@ -15,7 +15,7 @@ use super::block::{Block, HEADER_BYTES};
 use super::blocks::{Blocks, END, unreadable};
 use super::lock::lock_existing;
 use super::restore::{self, Target};
-use super::{Extent, StoredTopic, keys, lost_tail, mark, meta, sled_log};
+use super::{Extent, StoredTopic, ids, keys, lost_tail, mark, meta, sled_log};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::topic::{TopicId, TopicName};
@@ -144,6 +144,7 @@ impl<P: FnMut(Checking)> Checker<P> {
         };
         let tree = database.open_tree(keys::TREE).map_err(unreadable)?;
         self.read_topics(&tree)?;
+        self.read_ids(&tree)?;
         let damaged = |problem: &str| Err(Error::DamagedLog { problem: problem.to_owned() });
         let Some(record) = meta::read_log(&tree)? else {
             return damaged("its own record is missing");
@@ -205,6 +206,17 @@ impl<P: FnMut(Checking)> Checker<P> {
             let orphan = StoredTopic::new(id, name);
             let extent = Extent { earliest, ..orphan.extent };
             self.read_topic(tree, StoredTopic { extent, ..orphan })?;
+        }
+        Ok(())
+    }
+
+    fn read_ids(&mut self, tree: &sled::Tree) -> Result<()> {
+        for found in ids::read(tree) {
+            match (found, &mut self.repaired) {
+                (Ok((topic, block)), Some(target)) => target.write_ids(topic, &block)?,
+                (Ok(_), None) => {}
+                (Err(error), _) => self.report.damage.push(error),
+            }
         }
         Ok(())
     }

@@ -315,6 +315,7 @@ fn stored_blocks_are_told_with_what_they_span_and_take(log: &dyn Log) {
             parts: 1,
             size_bytes: block.bytes().len() as u64,
             events: 7,
+            has_ids: false,
             last: StoredBlock::of(block).last,
         };
         assert_eq!(*stored, expected);
@@ -347,7 +348,38 @@ fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
     assert_eq!(left[0].size_bytes, blocks[3].bytes().len() as u64);
 }
 
-const CONTRACT: [fn(&dyn Log); 9] = [
+/// Blocks of ids of a topic whose events had these sequences, one in each.
+fn ids_of(topic: u32, sequences: Range<u64>) -> Vec<(TopicId, Block)> {
+    let block = |sequence| {
+        let places = (Sequence::new(sequence), Position::new(2 * sequence));
+        let (time, clock) = (Timestamp::from_ms(900), Timestamp::from_ms(890));
+        let placed = PlacedId { id: "an id", sequence: places.0, position: places.1, time, clock };
+        blocks_of_ids([placed].into_iter()).remove(0)
+    };
+    sequences.map(|sequence| (id(topic), block(sequence))).collect()
+}
+
+/// The topic and the sequence of every id that `log` has.
+fn stored_ids(log: &dyn Log) -> Vec<(u32, u64)> {
+    let ids = log.ids().unwrap();
+    ids.iter().map(|(topic, block)| (topic.get(), block.first_sequence().get())).collect()
+}
+
+fn ids_of_dropped_events_come_and_go_with_a_group(log: &dyn Log) {
+    fill(log, 3, 7);
+    assert_eq!(stored_ids(log), []);
+    let ids = [ids_of(2, 1..4), ids_of(1, 1..300)].concat();
+    log.commit(&Group { ids, ..Group::default() }).unwrap();
+    let all: Vec<_> = (1..300).map(|s| (1, s)).chain((1..4).map(|s| (2, s))).collect();
+    assert_eq!(stored_ids(log), all);
+    let forgotten = (1..299).map(|s| (id(1), Sequence::new(s))).chain([(id(2), Sequence::new(2))]);
+    let forgotten = forgotten.collect();
+    log.commit(&Group { forgotten, ids: ids_of(2, 4..5), ..Group::default() }).unwrap();
+    assert_eq!(stored_ids(log), [(1, 299), (2, 1), (2, 3), (2, 4)]);
+    assert_eq!(read_all(log, 1, 1, 22, 1000), (1..22).collect::<Vec<_>>(), "events are as before");
+}
+
+const CONTRACT: [fn(&dyn Log); 10] = [
     what_was_appended_is_read_from_any_place_in_steps_of_any_size,
     reading_ahead_ends_before_a_position_and_tells_where_it_goes_on,
     seeking_by_time_and_position_finds_the_first_event_that_reaches_it,
@@ -357,6 +389,7 @@ const CONTRACT: [fn(&dyn Log); 9] = [
     counting_back_over_what_was_purged_meanwhile_ends_at_once,
     stored_blocks_are_told_with_what_they_span_and_take,
     large_events_are_kept_beside_small_ones,
+    ids_of_dropped_events_come_and_go_with_a_group,
 ];
 
 fn open(directory: &Path) -> SledLog {
@@ -454,6 +487,31 @@ fn what_was_begun_to_be_restored_is_taken_for_no_log() {
     drop(restore::Target::create(directory.path()).unwrap());
     let refused = SledLog::open(directory.path(), &LogConfig::default()).unwrap_err();
     assert!(refused.to_string().contains("was interrupted"), "{refused}");
+}
+
+/// Goal: damage of what is left of dropped events costs these ids, and nothing else.
+#[test]
+fn ids_that_are_damaged_are_told_by_the_check_and_the_others_are_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path());
+    fill(&log, 3, 7);
+    log.commit(&Group { ids: ids_of(1, 1..4), ..Group::default() }).unwrap();
+    drop(log);
+    assert!(damage_found_by_check(directory.path()).is_empty());
+    let database = sled_log::open_sled(&directory.path().join("sled"), 1 << 20).unwrap();
+    let tree = database.open_tree(keys::TREE).unwrap();
+    tree.insert(keys::ids(id(1), Sequence::new(2)), b"nothing").unwrap();
+    drop((tree, database));
+    let [repaired, scratch] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let copy = scratch.path().join("copy");
+    let report = repair(directory.path(), &copy, repaired.path(), |_| ()).unwrap();
+    let [found] = &report.damage[..] else { panic!("{:?}", report.damage) };
+    assert!(found.to_string().contains("ids of dropped events of topic 1"), "{found}");
+    for directory in [directory.path(), repaired.path()] {
+        let log = open(directory);
+        assert_eq!(stored_ids(&log), [(1, 1), (1, 3)]);
+        assert_eq!(read_all(&log, 1, 1, 22, 1000), (1..22).collect::<Vec<_>>());
+    }
 }
 
 #[test]

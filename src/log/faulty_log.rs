@@ -145,6 +145,10 @@ impl Log for FaultyLog {
         self.inner.topics()
     }
 
+    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
+        self.inner.ids()
+    }
+
     fn commit(&self, group: &Group) -> Result<()> {
         self.state.lock().unwrap().commits += 1;
         if group.appended.is_empty() {

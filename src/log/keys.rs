@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! | topic_id: 4 | first_sequence: 8 | part: 2 |   a block, or one part of a large one; ids from 1
-//! | as a block: 14 | number: 1 |                  nothing: it keeps its page from being merged
+//! | as one that goes | number: 1 |                nothing: it keeps its page from being merged
+//! | 0: 4 | 'I' | topic_id: 4 | first_sequence: 8 | ids of events that are gone: a block of them
 //! | 0: 4 | 'L' |                                  the log itself: its format and epoch
 //! | 0: 4 | 'T' | topic_id: 4 |                    a topic: its name, and what was trimmed from it
 //! ```
@@ -38,14 +39,12 @@ pub(super) fn block(topic: TopicId, first: Sequence, part: u16) -> BlockKey {
     key
 }
 
-/// A key right after that of a block, which means nothing (writing.rs says what for).
-pub(super) fn filler(block: &BlockKey, number: u8) -> [u8; 4 + 8 + 2 + 1] {
-    let mut key = [number; 4 + 8 + 2 + 1];
-    key[..block.len()].copy_from_slice(block);
-    key
+/// A key right after another one, which means nothing (writing.rs says what for).
+pub(super) fn filler(key: &[u8], number: u8) -> Vec<u8> {
+    [key, &[number]].concat()
 }
 
-/// Whether a key is a [`filler`].
+/// Whether a key is a [`filler`] after that of a block.
 pub(super) fn is_filler(key: &[u8]) -> bool {
     key.split_last().is_some_and(|(_, block)| parse_block(block).is_some())
 }
@@ -61,6 +60,28 @@ pub(super) fn parse_block(key: &[u8]) -> Option<(TopicId, Sequence, u16)> {
 /// The keys of all blocks of `topic` that begin in `sequences`.
 pub(super) fn blocks(topic: TopicId, sequences: Range<Sequence>) -> Range<BlockKey> {
     block(topic, sequences.start, 0)..block(topic, sequences.end, 0)
+}
+
+/// What the key of every block of ids begins with.
+pub(super) const IDS: [u8; 5] = [0, 0, 0, 0, b'I'];
+
+/// The key of a block of ids.
+pub(super) type IdsKey = [u8; 5 + 4 + 8];
+
+/// The key of a block of ids.
+pub(super) fn ids(topic: TopicId, first: Sequence) -> IdsKey {
+    let mut key = IdsKey::default();
+    key[..5].copy_from_slice(&IDS);
+    key[5..9].copy_from_slice(&topic.get().to_be_bytes());
+    key[9..].copy_from_slice(&first.get().to_be_bytes());
+    key
+}
+
+/// The topic in the key of a block of ids; `None` for any other key.
+pub(super) fn parse_ids(key: &[u8]) -> Option<TopicId> {
+    let (topic, first) = key.strip_prefix(&IDS)?.split_first_chunk()?;
+    let _sequence: &[u8; 8] = first.try_into().ok()?;
+    TopicId::from_stored(u32::from_be_bytes(*topic))
 }
 
 /// The key of a topic's record.
@@ -102,5 +123,12 @@ mod tests {
         assert_eq!(parse_topic(&topic(id(7))), Some(id(7)));
         assert_eq!(parse_topic(&LOG), None);
         assert_eq!(parse_block(&topic(id(7))), None);
+        let ids = ids(id(7), Sequence::new(8));
+        assert_eq!(
+            (parse_ids(&ids), parse_block(&ids), parse_topic(&ids)),
+            (Some(id(7)), None, None)
+        );
+        assert_eq!((parse_ids(&filler(&ids, 1)), parse_ids(&LOG)), (None, None));
+        assert!(is_filler(&filler(&keys[0], 1)) && !is_filler(&keys[0]));
     }
 }

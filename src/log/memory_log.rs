@@ -23,6 +23,7 @@ pub struct MemoryLog {
 struct State {
     topics: BTreeMap<TopicId, StoredTopic>,
     blocks: BTreeMap<(TopicId, Sequence), Block>,
+    ids: BTreeMap<(TopicId, Sequence), Block>,
 }
 
 impl Default for MemoryLog {
@@ -54,6 +55,11 @@ impl Log for MemoryLog {
         Ok(self.state().topics.values().cloned().collect())
     }
 
+    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
+        let state = self.state();
+        Ok(state.ids.iter().map(|((id, _), block)| (*id, block.clone())).collect())
+    }
+
     fn commit(&self, group: &Group) -> Result<()> {
         let mut state = self.state_mut();
         for topic in &group.topics {
@@ -68,6 +74,12 @@ impl Log for MemoryLog {
         }
         for (id, block) in group.rewritten.iter().chain(&group.appended) {
             state.blocks.insert((*id, block.first_sequence()), block.clone());
+        }
+        for forgotten in &group.forgotten {
+            state.ids.remove(forgotten);
+        }
+        for (id, block) in &group.ids {
+            state.ids.insert((*id, block.first_sequence()), block.clone());
         }
         Ok(())
     }

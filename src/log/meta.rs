@@ -9,7 +9,7 @@
 //!             | ahead_position: 8 | ahead_clock_ms: 8 | trimmed_drop: 8 | buried_drop: 8
 //!             | buried_sequence: 8
 //!             | compacted_kept: 8 | compacted_below: 8 | compacted_seen: 8 | compacted_due_ms: 8
-//!             | first_position: 8
+//!             | first_position: 8 | purged: 8
 //!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
 //!
@@ -40,7 +40,7 @@ const CRC_BYTES: usize = 4;
 const DAMAGED: u8 = 4;
 
 /// How many numbers a topic's record begins with.
-const NUMBERS: usize = 22;
+const NUMBERS: usize = 23;
 
 const DELETED: u8 = 1;
 const MAY_EXPIRE: u8 = 2;
@@ -153,6 +153,7 @@ pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
         extent.compacted.seen.get(),
         extent.compacted.due.as_ms(),
         extent.first_position.get(),
+        extent.purged.get(),
     ];
     numbers.iter().for_each(|number| content.extend_from_slice(&number.to_be_bytes()));
     let config = serde_json::to_vec(config).expect("plain settings are JSON");
@@ -195,6 +196,7 @@ pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, Str
         buried_drop: number(15),
         buried_sequence: Sequence::new(number(16)),
         first_position: Position::new(number(21)),
+        purged: Sequence::new(number(22)),
         trim_reason: trim_reason(*reason)?,
         may_expire: flags & MAY_EXPIRE != 0,
         is_damaged: flags & DAMAGED != 0,
@@ -313,6 +315,7 @@ mod tests {
             buried_drop: 13,
             buried_sequence: Sequence::new(6),
             first_position: Position::new(20),
+            purged: Sequence::new(2),
             may_expire: true,
             is_damaged: true,
             compacted: Compacted {

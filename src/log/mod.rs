@@ -17,6 +17,7 @@ mod blocks;
 mod check;
 mod cleaner;
 mod failed;
+mod ids;
 mod keys;
 mod lock;
 mod lost_tail;
@@ -47,6 +48,7 @@ pub use block::{Block, BlockBuilder, HEADER_BYTES, NewRecords};
 pub use blocks::parts_in;
 pub use check::{CheckReport, Checking, check, repair};
 pub use failed::TellFailure;
+pub use ids::{PlacedId, blocks_of_ids};
 pub use memory_log::MemoryLog;
 pub use read_ahead::ReadAhead;
 pub use record::{EventRef, Headers};
@@ -85,6 +87,11 @@ pub struct Group {
     pub rewritten: Vec<(TopicId, Block)>,
     /// Blocks that are appended, those of one topic in their order.
     pub appended: Vec<(TopicId, Block)>,
+    /// Ids of events that are not stored any more, which are still to be recognised: blocks of
+    /// events of which nothing but the id and the places is left.
+    pub ids: Vec<(TopicId, Block)>,
+    /// Blocks of ids that go, each by its first sequence.
+    pub forgotten: Vec<(TopicId, Sequence)>,
     /// What it must outlive once it is stored: [`Durability::Process`] saves the sync.
     pub durability: Durability,
 }
@@ -97,8 +104,9 @@ impl Group {
 
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        let Self { topics, removed, rewritten, appended, durability: _ } = self;
-        topics.is_empty() && removed.is_empty() && rewritten.is_empty() && appended.is_empty()
+        let Self { topics, removed, rewritten, appended, ids, forgotten, durability: _ } = self;
+        let has_no_blocks = removed.is_empty() && rewritten.is_empty() && appended.is_empty();
+        topics.is_empty() && has_no_blocks && ids.is_empty() && forgotten.is_empty()
     }
 }
 
@@ -162,6 +170,8 @@ pub struct Extent {
     /// The position of the first event that came when it was empty; what is there to read begins
     /// there or later. 0 if that is not known.
     pub first_position: Position,
+    /// Events below were purged, or deleted: their ids are not recognised any more.
+    pub purged: Sequence,
     /// Why events were trimmed last.
     pub trim_reason: TrimReason,
     /// Blocks below were looked at for rolling up, and need not be again.
@@ -219,6 +229,7 @@ impl Extent {
         buried_sequence: Sequence::new(0),
         buried_drop: 0,
         first_position: Position::new(0),
+        purged: Sequence::new(0),
         trim_reason: TrimReason::Retention,
         rewritten: Sequence::FIRST,
         may_expire: false,
@@ -342,6 +353,16 @@ pub trait Log: Send + Sync + 'static {
     ///
     /// As [`Log::read`], of the newest block of each topic.
     fn topics(&self) -> Result<Vec<StoredTopic>>;
+
+    /// Every block of ids, by topic and sequence; but for those that are damaged, which are told in
+    /// the program's log. Read when a broker is opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadFailed`].
+    ///
+    /// [`Error::ReadFailed`]: crate::Error::ReadFailed
+    fn ids(&self) -> Result<Vec<(TopicId, Block)>>;
 
     /// Whether [`Log::commit`] could write `group`, or would refuse it for what is damaged. What is
     /// refused alone need not be refused together with what others want.

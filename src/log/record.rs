@@ -25,6 +25,7 @@ use bytes::Bytes;
 
 use crate::cursor::{Position, Sequence};
 use crate::event::{Event, NewEvent, Timestamp};
+use crate::log::ids::PlacedId;
 
 /// How many bytes a varint of 64 bits takes at the most.
 const MAX_VARINT_BYTES: usize = 10;
@@ -153,6 +154,12 @@ impl<'a> EventRef<'a> {
     /// The event, appended when the system clock said `clock`.
     pub(super) fn with_clock(self, clock: Timestamp) -> Self {
         Self { clock, ..self }
+    }
+
+    /// The event in the place of the one that had this id.
+    pub(super) fn at(self, place: &PlacedId<'_>) -> Self {
+        let PlacedId { sequence, position, time, clock, id: _ } = *place;
+        Self { sequence, position, time, clock, ..self }
     }
 
     /// A copy that lives on its own. Its payload shares `block`, which it must be borrowed from.

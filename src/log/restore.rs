@@ -258,6 +258,17 @@ impl Target {
         if self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
+    /// Writes ids of events of a topic that were dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`]: writing failed.
+    pub(super) fn write_ids(&mut self, id: TopicId, block: &Block) -> Result<()> {
+        self.batch.insert(&keys::ids(id, block.first_sequence()), block.bytes().to_vec());
+        self.batch_bytes += block.bytes().len();
+        if self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
     /// Spans the sequences from `next` to `block`, of which no event is left.
     pub(super) fn write_hole(&mut self, id: TopicId, next: Sequence, block: &Block) -> Result<()> {
         let (position, time) = (block.first_position().previous(), block.first_time());

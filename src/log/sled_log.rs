@@ -44,7 +44,8 @@ use super::meta::{self, LogRecord};
 use super::space::{Purpose, SEGMENT_BYTES, Space};
 use super::touches::Touches;
 use super::{
-    Extent, Group, Log, ReadAhead, StoredBlock, StoredTopic, keys, read_ahead, restore, writing,
+    Extent, Group, Log, ReadAhead, StoredBlock, StoredTopic, ids, keys, read_ahead, restore,
+    writing,
 };
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, PUT_BACK, Result};
@@ -318,10 +319,12 @@ impl SledLog {
             blocks.iter().map(|(_, block)| block.bytes().len() as u64).sum()
         };
         let removed_parts: usize = group.removed.iter().map(|(_, block)| block.parts).sum();
+        let removals = removed_parts + group.forgotten.len();
         let size_bytes = bytes_of(&group.appended)
             + bytes_of(&group.rewritten)
+            + bytes_of(&group.ids)
             + group.topics.len() as u64 * RECORD_BYTES
-            + removed_parts as u64 * REMOVAL_BYTES;
+            + removals as u64 * REMOVAL_BYTES;
         let purpose = self.purpose(group);
         self.space.check(&self.database, &self.file, purpose, size_bytes).inspect_err(|_| {
             self.cleaner.press();
@@ -491,6 +494,17 @@ impl Log for SledLog {
     fn topics(&self) -> Result<Vec<StoredTopic>> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take();
         found.map_or_else(|| self.read_topics(), Ok)
+    }
+
+    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
+        let heed = |found| match found {
+            Err(error @ Error::DamagedLog { .. }) => {
+                warn!(%error, "events that were dropped may be stored again if they are retried");
+                None
+            }
+            found => Some(found),
+        };
+        ids::read(&self.tree).filter_map(heed).collect()
     }
 
     fn check_writable(&self, group: &Group) -> Result<()> {

@@ -1,6 +1,6 @@
 //! A block as it lies in the log: known by its key and its header alone, without its events.
 
-use super::block::Block;
+use super::block::{Block, Header};
 use super::blocks;
 use crate::cursor::{Position, Sequence};
 use crate::event::Timestamp;
@@ -19,6 +19,8 @@ pub struct StoredBlock {
     pub size_bytes: u64,
     /// How many events it holds; as many as it spans, if its header does not say.
     pub events: u64,
+    /// Whether any of them has an id, as far as its header says.
+    pub has_ids: bool,
     /// The last event that it spans, if its header says.
     pub last: Option<LastEvent>,
 }
@@ -43,6 +45,7 @@ impl StoredBlock {
             parts: blocks::parts_of(block),
             size_bytes: block.bytes().len() as u64,
             events: block.count() as u64,
+            has_ids: block.has_ids(),
             last: Some(LastEvent {
                 position: block.last_position(),
                 time: block.last_time(),
@@ -60,6 +63,7 @@ impl StoredBlock {
             parts: 1,
             size_bytes: start.len() as u64,
             events: header.as_ref().map_or(u64::MAX, |header| u64::from(header.count)),
+            has_ids: header.as_ref().is_some_and(Header::has_ids),
             last: header.map(|header| LastEvent {
                 position: header.last_position,
                 time: header.last_time,

@@ -19,13 +19,13 @@
 //!    the neighbour. If that one is damaged, whoever comes by wants to merge them, and fails:
 //!    nothing below the page above can be read any more, which is most of the log. So a leaf beside
 //!    a damaged page is kept from becoming that small: it is given entries that mean nothing, whose
-//!    keys are one byte longer than a block's.
+//!    keys are one byte longer than what went.
 //!
 //! An error of the disk that sled meets where it writes is another matter: sled keeps it
 //! (`Config::global_error`), nothing is written from then on, and the group's outcome is unknown.
 
 use super::block::Block;
-use super::keys::{self, BlockKey};
+use super::keys::{self, BlockKey, IdsKey};
 use super::{Group, blocks, meta};
 use crate::cursor::Sequence;
 use crate::topic::TopicId;
@@ -54,7 +54,7 @@ pub(super) fn write(database: &sled::Db, tree: &sled::Tree, group: &Group) -> sl
             Some((key, bytes)) => tree.insert(key, bytes).map(drop),
             None => {
                 let mut batch = sled::Batch::default();
-                fill(&mut batch, group);
+                fill(&mut batch, tree, group);
                 tree.apply_batch(batch)
             }
         };
@@ -120,19 +120,28 @@ pub(super) fn keep_leaves(tree: &sled::Tree, group: &Group) -> sled::Result<()> 
     let mut last: Option<(TopicId, Sequence)> = None;
     for (topic, block) in &group.removed {
         let follows = last.replace((*topic, block.end)) == Some((*topic, block.first));
-        if follows {
-            continue; // The leaves between are neighbours of each other.
-        }
-        let key = keys::block(*topic, block.first, 0);
-        let before = tree.range(..key).rev().take(MIN_LEAF_ENTRIES);
-        if before.map(|entry| entry.err()).all(|error| error.is_none()) {
-            continue;
-        }
-        for number in 0..MIN_LEAF_ENTRIES as u8 {
-            tree.insert(keys::filler(&key, number), &[])?;
+        if !follows {
+            // The leaves between those that follow are neighbours of each other.
+            keep_leaf(tree, &keys::block(*topic, block.first, 0))?;
         }
     }
-    Ok(())
+    forgotten(tree, group).try_for_each(|key| keep_leaf(tree, &key))
+}
+
+fn keep_leaf(tree: &sled::Tree, key: &[u8]) -> sled::Result<()> {
+    let mut before = tree.range(..key).rev().take(MIN_LEAF_ENTRIES);
+    if before.all(|entry| entry.is_ok()) {
+        return Ok(());
+    }
+    (0..MIN_LEAF_ENTRIES as u8)
+        .try_for_each(|number| tree.insert(keys::filler(key, number), &[]).map(drop))
+}
+
+/// The keys of the blocks of ids that `group` removes. Where a page of them cannot be read, they
+/// stay, for what they are about is gone anyway.
+fn forgotten(tree: &sled::Tree, group: &Group) -> impl Iterator<Item = IdsKey> {
+    let keys = group.forgotten.iter().map(|(topic, first)| keys::ids(*topic, *first));
+    keys.filter(|key| !is_unreadable(tree, key))
 }
 
 /// Has the leaves merged that `group` has made small, while their neighbours are known to be
@@ -141,14 +150,18 @@ pub(super) fn settle(tree: &sled::Tree, group: &Group) {
     for (topic, block) in &group.removed {
         let _it_is_gone = tree.contains_key(keys::block(*topic, block.first, 0));
     }
+    for (topic, first) in &group.forgotten {
+        let _it_is_gone = tree.contains_key(keys::ids(*topic, *first));
+    }
 }
 
 /// The one key and value that `group` consists of, if that is all of it.
 fn lone_part(group: &Group) -> Option<(BlockKey, &[u8])> {
-    let Group { topics, removed, rewritten, appended, durability: _ } = group;
-    let is_lone = topics.is_empty() && removed.is_empty() && rewritten.is_empty();
+    let Group { topics, removed, rewritten, appended, ids, forgotten, durability: _ } = group;
+    let is_alone = topics.is_empty() && removed.is_empty() && rewritten.is_empty();
+    let has_no_ids = ids.is_empty() && forgotten.is_empty();
     match &appended[..] {
-        [(topic, block)] if is_lone && blocks::parts_of(block) == 1 => {
+        [(topic, block)] if is_alone && has_no_ids && blocks::parts_of(block) == 1 => {
             blocks::parts(*topic, block).next()
         }
         _ => None,
@@ -156,7 +169,7 @@ fn lone_part(group: &Group) -> Option<(BlockKey, &[u8])> {
 }
 
 /// Puts `group` into `batch`. Of two changes of one key in a batch, the later one holds.
-fn fill(batch: &mut sled::Batch, group: &Group) {
+fn fill(batch: &mut sled::Batch, tree: &sled::Tree, group: &Group) {
     for topic in &group.topics {
         batch.insert(&keys::topic(topic.id), meta::encode_topic(topic));
     }
@@ -167,6 +180,13 @@ fn fill(batch: &mut sled::Batch, group: &Group) {
     }
     let written = all_parts(&group.rewritten).chain(all_parts(&group.appended));
     written.for_each(|(key, bytes)| batch.insert(&key, bytes));
+    forgotten(tree, group).for_each(|key| batch.remove(&key));
+    for (topic, block) in &group.ids {
+        let key = keys::ids(*topic, block.first_sequence());
+        if !is_unreadable(tree, &key) {
+            batch.insert(&key, block.bytes().to_vec());
+        }
+    }
 }
 
 fn part_number(part: usize) -> u16 {

@@ -15,6 +15,7 @@ mod crashes;
 mod damage;
 mod dedup;
 mod disk;
+mod dropped_ids;
 mod durability;
 mod ephemeral;
 mod feeds;

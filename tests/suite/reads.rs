@@ -45,6 +45,10 @@ impl Log for SlowLog {
         self.inner.topics()
     }
 
+    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
+        self.inner.ids()
+    }
+
     fn commit(&self, group: &Group) -> Result<()> {
         self.inner.commit(group)
     }

@@ -137,11 +137,9 @@ impl Committer {
     }
 
     /// Gives up the ids of events that somebody asked to be dropped: they may be published anew.
-    pub(super) fn forget_purged_ids(&mut self, topic: &Topic, id: TopicId, extent: &Extent) {
-        let is_asked_for = matches!(extent.trim_reason, TrimReason::Purged | TrimReason::Deleted);
-        if is_asked_for && topic.recall.first() < extent.earliest {
-            topic.recall.purge(extent.earliest);
-            self.window.forget_below(id, extent.earliest);
+    pub(super) fn forget_purged_ids(&mut self, before: &Extent, id: TopicId, extent: &Extent) {
+        if before.purged < extent.purged {
+            self.window.forget_below(id, extent.purged);
         }
     }
 
@@ -159,10 +157,11 @@ impl Committer {
         self.log.commit(&group).inspect_err(|error| self.failure.note(error))?;
         let newest_drop = changed.topics.iter().map(|(_, state)| state.extent.newest_drop()).max();
         for (topic, state) in changed.topics {
+            let before = topic.state().extent;
             self.show(&topic, state);
             if let Some(id) = state.id {
                 self.quiet.remove(&id);
-                self.forget_purged_ids(&topic, id, &state.extent);
+                self.forget_purged_ids(&before, id, &state.extent);
             }
             topic.upkeep.touch(); // What limits no longer keep, or what is deleted, goes by and by.
         }
@@ -180,6 +179,7 @@ fn deleted(state: TopicState, drop: u64) -> TopicState {
         trimmed_position: state.extent.last_position,
         trimmed_time: state.extent.last_time,
         trim_reason: TrimReason::Deleted,
+        purged: state.extent.tail,
         ..state.extent
     };
     extent.number_drop(&state.extent, drop);

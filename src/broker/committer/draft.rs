@@ -26,7 +26,9 @@ use super::{Committer, Request, next_id};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
-use crate::log::{BlockBuilder, Group, MAX_REMOVED_PARTS, NewRecords, StoredTopic, parts_in};
+use crate::log::{
+    Block, BlockBuilder, Group, MAX_REMOVED_PARTS, NewRecords, StoredTopic, parts_in,
+};
 use crate::topic::TopicId;
 
 /// What a group will change, before the log has it.
@@ -60,6 +62,8 @@ pub(super) struct DraftTopic {
     pub(super) state: TopicState,
     /// What its limits have the group drop, if they were looked at.
     pub(super) retained: Option<Retained>,
+    /// The ids of what is removed by that, which are still to be recognised.
+    dropped_ids: Vec<(TopicId, Block)>,
     /// The sequence that the next event gets.
     next: Sequence,
     /// The last of its runs.
@@ -354,6 +358,7 @@ impl Draft {
             id,
             state,
             retained: None,
+            dropped_ids: Vec::new(),
             next: state.extent.tail,
             run: None,
             places: Vec::new(),
@@ -371,7 +376,7 @@ impl Draft {
 
     /// Drops what the topics' limits do not keep besides what is appended. A topic that cannot be
     /// looked at is left as it is: maintenance comes to it, and says why.
-    pub(super) fn retain(&mut self, committer: &Committer, now: Timestamp) {
+    pub(super) fn retain(&mut self, committer: &mut Committer, now: Timestamp) {
         let builders = self.topics.iter().flat_map(|topic| &topic.builders);
         let appended: usize = builders.map(|(_, b)| parts_in(b.size_bytes())).sum();
         let mut left = MAX_REMOVED_PARTS + appended;
@@ -404,6 +409,7 @@ impl Draft {
             let parts: usize = retained.removed.iter().map(|block| block.parts).sum();
             left = left.saturating_sub(parts);
             stored.extent.number_drop(&topic.state.extent, committer.next_drop());
+            topic.dropped_ids = committer.ids_of(&topic.topic, &stored, &retained.removed);
             topic.state.extent = stored.extent;
             topic.retained = Some(retained);
         }
@@ -434,6 +440,7 @@ impl Draft {
             }
             let removed = topic.retained.iter_mut().flat_map(|r| std::mem::take(&mut r.removed));
             group.removed.extend(removed.map(|block| (topic.id, block)));
+            group.ids.append(&mut topic.dropped_ids);
             let (mut end_bytes, time) = (topic.state.extent.appended_bytes, topic.time(now));
             for (position, builder) in topic.builders.drain(..) {
                 let block = builder.finish(position, time, end_bytes);

@@ -55,7 +55,7 @@ impl Committer {
                     gathered.changes.push(asked);
                 }
                 Some(Command::Recall { topic, id, blocks, answer }) => {
-                    let (first, now) = (topic.recall.first(), (self.now)());
+                    let (first, now) = (topic.state().extent.purged, (self.now)());
                     for block in &blocks {
                         size_bytes += block.bytes().len();
                         self.window.note_block(id, block, first, now);

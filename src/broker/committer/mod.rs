@@ -45,7 +45,7 @@ use super::window::DedupWindow;
 use crate::cursor::Position;
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
-use crate::log::{Block, Group, Log, NewRecords, StoredTopic};
+use crate::log::{Block, Group, Log, NewRecords, StoredBlock, StoredTopic, blocks_of_ids};
 use crate::topic::TopicId;
 
 /// When maintenance removes what a publish has trimmed, in milliseconds.
@@ -53,6 +53,9 @@ const RECLAIM_MS: u64 = 5_000;
 
 /// Topics of which it is known that nothing needs to be dropped; about 3 MiB.
 const MAX_QUIET: usize = 65_536;
+
+/// How many blocks of ids a group removes that were forgotten, at the least, if there are so many.
+const MIN_FORGOTTEN: usize = 32;
 
 /// What the committer is asked for, in order.
 #[derive(Debug)]
@@ -170,7 +173,8 @@ impl Committer {
         draft.number(Position::new(self.announced.position()).next());
         draft.build(self.max_block_bytes);
         draft.retain(self, now);
-        let group = draft.finish(now);
+        let mut group = draft.finish(now);
+        group.forgotten = self.window.forgotten(forgotten_with(&group));
         let durability = if self.log.is_durable() { group.durability } else { Durability::Memory };
         let outcome = self.log.commit(&group);
         let appended = group.appended.len();
@@ -206,6 +210,7 @@ impl Committer {
 
     /// Makes a durable group visible: readers see it only now.
     fn take_over(&mut self, draft: &mut Draft, group: Group, now: Timestamp) {
+        self.note_ids(&group);
         draft.each_new_id(now, |topic, id, receipt| self.window.note(topic, id, receipt, now));
         let mut blocks = group.appended.into_iter().peekable();
         let (mut last_position, mut newest_drop) = (Position::BEFORE_ALL, 0);
@@ -246,6 +251,35 @@ impl Committer {
         self.waker.wake_all(topics, Some(last_position));
     }
 
+    /// The ids of blocks that are removed, as far as they are still to be recognised: as blocks of
+    /// ids. Those from before the start that were not recalled yet are read now.
+    fn ids_of(
+        &mut self,
+        topic: &Topic,
+        stored: &StoredTopic,
+        removed: &[StoredBlock],
+    ) -> Vec<(TopicId, Block)> {
+        let (id, extent) = (stored.id, &stored.extent);
+        for block in removed.iter().filter(|b| b.has_ids && topic.recall.misses(b.first)) {
+            if !self.window.reaches(block, extent.tail, self.last_clock) {
+                continue;
+            }
+            // What is damaged has no ids.
+            for block in self.log.read(id, block.first, block.end, 1).unwrap_or_default() {
+                self.window.note_block(id, &block, extent.purged, self.last_clock);
+            }
+        }
+        let Some((first, last)) = removed.first().zip(removed.last()) else { return Vec::new() };
+        let ids = self.window.ids(id, first.first..last.end);
+        blocks_of_ids(ids).into_iter().map(|block| (id, block)).collect()
+    }
+
+    /// Has the window know which ids `group` has stored, and which are gone.
+    fn note_ids(&mut self, group: &Group) {
+        self.window.were_removed(group.forgotten.len());
+        group.ids.iter().for_each(|(topic, block)| self.window.were_stored(*topic, block));
+    }
+
     /// The number of the next drop. All that go in one group have one.
     fn next_drop(&self) -> u64 {
         self.drops.load(Ordering::Relaxed) + 1
@@ -268,6 +302,11 @@ impl Committer {
     fn count(&self, report: &MaintenanceReport) {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner).add(report);
     }
+}
+
+/// How many blocks of ids may be removed with `group`: more than are written with it.
+fn forgotten_with(group: &Group) -> usize {
+    MIN_FORGOTTEN + 2 * group.ids.len()
 }
 
 /// A topic as the log knows it.

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::super::maintenance::MaintenanceReport;
 use super::super::retention::{Added, Quiet, Retained, Retention};
 use super::super::topics::{Topic, TopicState};
-use super::{Committer, stored};
+use super::{Committer, forgotten_with, stored};
 use crate::cursor::{Position, Sequence, TrimReason};
 use crate::error::Result;
 use crate::event::Timestamp;
@@ -155,7 +155,13 @@ impl Committer {
         }
         self.steps = later;
         let foretold = foretell(placed.iter().map(|(placed, _)| placed));
+        if !placed.is_empty() {
+            group.forgotten = self.window.forgotten(forgotten_with(&group));
+        }
         let outcome = if group.is_empty() { Ok(()) } else { self.log.commit(&group) };
+        if outcome.is_ok() {
+            self.note_ids(&group);
+        }
         if let Err(error) = &outcome {
             self.failure.note(error);
             foretold.into_iter().for_each(|(topic, state)| topic.set_state(state));
@@ -188,6 +194,7 @@ impl Committer {
             Work::Retain => {
                 let Retained { removed, report, has_more, quiet: found } =
                     self.retain(&topic, &mut stored)?;
+                own.ids = self.ids_of(&topic, &stored, &removed);
                 (done.report, done.has_more, quiet) = (report, has_more, found);
                 done.due = found.due();
                 own.removed.extend(removed.into_iter().map(|block| (stored.id, block)));
@@ -199,6 +206,9 @@ impl Committer {
                     stored.extent.trimmed_position = position;
                     stored.extent.trimmed_time = time;
                     (stored.extent.earliest, stored.extent.trim_reason) = (earliest, reason);
+                    if reason == TrimReason::Purged {
+                        stored.extent.purged = earliest;
+                    }
                     (done.report, done.has_more) = (report, true);
                 }
             }
@@ -223,6 +233,7 @@ impl Committer {
         group.topics.append(&mut own.topics);
         group.removed.append(&mut own.removed);
         group.rewritten.append(&mut own.rewritten);
+        group.ids.append(&mut own.ids);
         Ok(Placed { topic, changed, done, quiet, forgotten })
     }
 
@@ -249,7 +260,7 @@ impl Committer {
             self.replays.forget(&topic, id);
         }
         if let Some(stored) = changed {
-            self.forget_purged_ids(&topic, id, &stored.extent);
+            self.forget_purged_ids(&topic.state().extent, id, &stored.extent);
             self.show(&topic, TopicState { extent: stored.extent, ..topic.state() });
         }
         if done.has_more {

@@ -1,0 +1,121 @@
+//! Blocks of ids: what is left of events that a limit dropped, for as long as their ids are to be
+//! recognised.
+//!
+//! # Why
+//!
+//! A publisher may retry an event for minutes, whether the topic keeps it so long or not. The id of
+//! an event that is stored is in its block; when that goes, its ids go into one of these, in the
+//! same batch, so that a start finds either the one or the other. They are of the format of blocks:
+//! with it come the checksum, and the places of each event.
+
+use super::block::Block;
+use super::blocks::unreadable;
+use super::keys;
+use crate::cursor::{Position, Sequence};
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+use crate::topic::TopicId;
+
+/// Bytes of ids that are put into one block, with what is noted beside each; as small as a block's
+/// part, so that it needs no parts.
+const MAX_BLOCK_BYTES: usize = 8 << 10;
+
+/// What an id takes besides its bytes, at the most.
+const ENTRY_BYTES: usize = 48;
+
+/// The id of an event, and where that was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlacedId<'a> {
+    /// The publisher's own id.
+    pub id: &'a str,
+    /// The event's place in its topic.
+    pub sequence: Sequence,
+    /// Its place in the whole broker.
+    pub position: Position,
+    /// When it was appended.
+    pub time: Timestamp,
+    /// What the system clock said then.
+    pub clock: Timestamp,
+}
+
+/// Blocks of `ids`, which are in the order of their sequences.
+pub fn blocks_of_ids<'a>(ids: impl Iterator<Item = PlacedId<'a>>) -> Vec<Block> {
+    let (mut blocks, mut some, mut size_bytes) = (Vec::new(), Vec::new(), 0);
+    for id in ids {
+        let id_bytes = ENTRY_BYTES + id.id.len();
+        if size_bytes + id_bytes > MAX_BLOCK_BYTES && !some.is_empty() {
+            blocks.push(Block::of_ids(&some));
+            some.clear();
+            size_bytes = 0;
+        }
+        size_bytes += id_bytes;
+        some.push(id);
+    }
+    if !some.is_empty() {
+        blocks.push(Block::of_ids(&some));
+    }
+    blocks
+}
+
+/// Every block of ids in `tree`; in place of what is damaged, the error. Nothing is read that
+/// follows a damaged page.
+pub(super) fn read(tree: &sled::Tree) -> impl Iterator<Item = Result<(TopicId, Block)>> {
+    // After an error sled's iterator stays where it is, and says the same for ever.
+    let until_error = tree.scan_prefix(keys::IDS).scan(false, |is_over, entry| {
+        (!std::mem::replace(is_over, entry.is_err())).then_some(entry)
+    });
+    until_error.filter_map(|entry| {
+        let (key, value) = match entry {
+            Ok(entry) => entry,
+            Err(error @ sled::Error::Corruption { .. }) => {
+                let problem = format!("a page with ids of dropped events is unreadable: {error}");
+                return Some(Err(Error::DamagedLog { problem }));
+            }
+            Err(error) => return Some(Err(unreadable(error))),
+        };
+        let topic = keys::parse_ids(&key)?;
+        let block = Block::decode(value.to_vec().into());
+        Some(block.map(|block| (topic, block)).map_err(|problem| Error::DamagedLog {
+            problem: format!("ids of dropped events of topic {}: {problem}", topic.get()),
+        }))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_back_with_their_places_from_blocks_that_need_no_parts() {
+        let texts: Vec<String> = (0..1_000).map(|n| format!("{n}").repeat(1 + n % 80)).collect();
+        let placed = |(n, id): (usize, &'static str)| {
+            let n = n as u64;
+            PlacedId {
+                id,
+                sequence: Sequence::new(7 + 3 * n),
+                position: Position::new(70 + 30 * n),
+                time: Timestamp::from_ms(900 + n / 10),
+                clock: Timestamp::from_ms(900 + n / 10 - n % 2),
+            }
+        };
+        let texts: Vec<&'static str> = texts.into_iter().map(|text| &*text.leak()).collect();
+        let ids: Vec<_> = texts.into_iter().enumerate().map(placed).collect();
+        let blocks = blocks_of_ids(ids.iter().copied());
+        assert!(blocks.len() > 3);
+        let blocks: Vec<Block> =
+            blocks.iter().map(|block| Block::decode(block.bytes().clone()).unwrap()).collect();
+        assert!(blocks.iter().all(|b| b.has_ids() && b.bytes().len() <= MAX_BLOCK_BYTES + 100));
+        let read = blocks.iter().flat_map(Block::events);
+        let read = read.map(|event| PlacedId {
+            id: event.id,
+            sequence: event.sequence,
+            position: event.position,
+            time: event.time,
+            clock: event.clock,
+        });
+        assert_eq!(read.collect::<Vec<_>>(), ids);
+        assert_eq!(blocks[0].first_sequence(), ids[0].sequence);
+        assert_eq!(blocks.last().unwrap().last_sequence(), ids[999].sequence);
+        assert!(blocks_of_ids(std::iter::empty()).is_empty());
+    }
+}
