@@ -340,6 +340,15 @@ fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
     let read: Vec<&[u8]> =
         blocks.iter().map(|block| block.events().next().unwrap().payload).collect();
     assert_eq!(read, large);
+    for first in 1..=4 {
+        let first = Sequence::new(first);
+        let sequences = first..Sequence::new(5);
+        let ahead = log.read_ahead(id(1), sequences, Position::new(first.get()), 1).unwrap();
+        let read: Vec<_> = ahead.blocks.iter().map(Block::bytes).collect();
+        let index = first.get() as usize - 1;
+        assert_eq!(read, [blocks[index].bytes()]);
+        assert_eq!(ahead.following, blocks.get(index + 1).map(Block::first_position));
+    }
     trim(log, 4);
     reclaim(log);
     let all = Sequence::FIRST..Sequence::new(5);
