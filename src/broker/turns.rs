@@ -69,6 +69,12 @@ impl Turns {
         Turn { turns: self, permit }
     }
 
+    /// A turn, if one is free and nobody waits for it.
+    pub(super) fn try_take(&self) -> Option<Turn<'_>> {
+        let permit = self.free.clone().try_acquire_owned().ok()?;
+        Some(Turn { turns: self, permit })
+    }
+
     /// How many steps were begun since the start.
     pub(super) fn steps(&self) -> u64 {
         self.steps.load(Ordering::Relaxed)

@@ -1,11 +1,13 @@
 //! Reading what comes next in many topics: in one turn, and once for all who read the same.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::super::tail::SharedBlock;
 use super::super::topics::Topic;
+use super::super::turns::Turn;
 use super::Replays;
 use crate::cursor::{Position, Sequence};
 use crate::error::Result;
@@ -17,6 +19,9 @@ const MAX_TURN: Duration = Duration::from_millis(5);
 
 /// Of the bytes that are left, a topic gets one part of so many, where it can use them.
 const SHARES: usize = 8;
+
+/// Topics from which on half of them are read in a turn of their own, if one is free.
+const MIN_SHARED: usize = 64;
 
 /// A topic of which a reader wants what comes next.
 #[derive(Debug)]
@@ -52,7 +57,8 @@ pub(in super::super) struct Found {
 
 impl Replays {
     /// What comes next in each of `wanted`, in their order, of as many of them as there is room and
-    /// time for: one at the least.
+    /// time for: one at the least. With many, two threads read half of them each, while nobody else
+    /// waits to read.
     ///
     /// # Errors
     ///
@@ -71,9 +77,33 @@ impl Replays {
         if !found.is_empty() {
             return found; // Somebody else has read them meanwhile.
         }
+        let second = if wanted.len() >= MIN_SHARED { self.turns.try_take() } else { None };
+        let (all, middle) = (wanted.len(), wanted.len() / 2);
+        let wanted = Arc::<[Wanted]>::from(wanted);
+        let Some(second) = second else {
+            return self.read_part(turn, wanted, 0..all, bounds).await;
+        };
+        let bounds = Bounds { max_bytes: bounds.max_bytes / 2, ..bounds };
+        let first = self.read_part(turn, wanted.clone(), 0..middle, bounds);
+        let second = self.read_part(second, wanted.clone(), middle..all, bounds);
+        let (mut found, second) = tokio::join!(first, second);
+        // Otherwise these are found among what was read last when it is their turn.
+        if found.len() == middle {
+            found.extend(second);
+        }
+        found
+    }
+
+    async fn read_part(
+        self: &Arc<Self>,
+        turn: Turn<'_>,
+        wanted: Arc<[Wanted]>,
+        part: Range<usize>,
+        bounds: Bounds,
+    ) -> Vec<Result<Found>> {
         let replays = self.clone();
-        let read = turn.read(move |log| Ok(replays.read_each(log, &wanted, bounds))).await;
-        read.unwrap_or_else(|error| vec![Err(error)])
+        let read = move |log: &dyn Log| Ok(replays.read_each(log, &wanted[part], bounds));
+        turn.read(read).await.unwrap_or_else(|error| vec![Err(error)])
     }
 
     /// Those of the first of `wanted` that were read before, up to one that was not.
