@@ -195,3 +195,50 @@ async fn the_history_of_thousands_of_topics_comes_whole_and_in_order() {
         broker.close().await;
     }
 }
+
+/// Goal: where the first event of a topic is, is known after a restart as before, so that a feed
+/// looks at no topic before it is its turn; and it is never said to be later than it is.
+#[tokio::test]
+async fn a_reopened_topic_knows_where_its_first_event_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path(), 1 << 20, 64 << 10);
+    let topics = 30;
+    for round in 0..3 {
+        for turn in 0..topics {
+            let topic = turn * (7 + 4 * round) % topics;
+            broker.publish(publish(topic, format!("{round}/{topic}"))).await.unwrap();
+        }
+    }
+    let name = |topic: usize| -> TopicName { format!("topic.{topic}").parse().unwrap() };
+    let second = Sequence::new(2);
+    for topic in 0..5 {
+        broker.purge(&name(topic), second).await.unwrap();
+    }
+    for topic in 5..10 {
+        broker.purge(&name(topic), Sequence::new(4)).await.unwrap();
+        broker.publish(publish(topic, "again".to_owned())).await.unwrap();
+    }
+    let mut broker = broker;
+    for is_reopened in [false, true] {
+        if is_reopened {
+            broker.close().await;
+            drop(broker);
+            broker = open(directory.path(), 0, 64 << 10);
+        }
+        for topic in 0..topics {
+            let start = StartPoint::Earliest;
+            let mut reader = broker.subscribe(&name(topic), start, OnGap::Fail).await.unwrap();
+            let Some(Delivery::Events(run)) = reader.next_ready().await.unwrap() else {
+                panic!("topic {topic} has events")
+            };
+            let first = run.events().next().unwrap().position;
+            let known = broker.topic(&name(topic)).unwrap().extent.lowest_position();
+            let context = format!("topic {topic}, reopened: {is_reopened}");
+            assert!(known <= first, "{context}: {known} is after {first}");
+            assert!(known > Position::BEFORE_ALL, "{context}: nothing is known");
+            if topic >= 5 {
+                assert_eq!(known, first, "{context}");
+            }
+        }
+    }
+}
