@@ -15,7 +15,7 @@ use super::block::{Block, HEADER_BYTES};
 use super::blocks::{Blocks, END, unreadable};
 use super::lock::lock_existing;
 use super::restore::{self, Target};
-use super::{Extent, StoredTopic, ids, keys, lost_tail, mark, meta, sled_log};
+use super::{Extent, StoredTopic, ids, keys, lost_tail, mark, meta, sled_files, sled_log};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::topic::{TopicId, TopicName};
@@ -138,7 +138,9 @@ impl<P: FnMut(Checking)> Checker<P> {
                 // Without its snapshot sled reads all of its file, and goes on without what it
                 // cannot read.
                 self.report.damage.push(unreadable(error));
-                remove_snapshots(scratch).map_err(|error| Error::ReadFailed(Arc::new(error)))?;
+                sled_files::mend(scratch)
+                    .and_then(|()| remove_snapshots(scratch))
+                    .map_err(|error| Error::ReadFailed(Arc::new(error)))?;
                 sled_log::open_sled(scratch, CACHE_BYTES).map_err(unreadable)?
             }
         };

@@ -45,7 +45,7 @@ use super::space::{Purpose, SEGMENT_BYTES, Space};
 use super::touches::Touches;
 use super::{
     Extent, Group, Log, ReadAhead, StoredBlock, StoredTopic, ids, keys, read_ahead, restore,
-    writing,
+    sled_files, writing,
 };
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, PUT_BACK, Result};
@@ -120,6 +120,7 @@ impl SledLog {
         let lock = lock(directory)?;
         restore::refuse_unfinished(directory)?;
         let space = Arc::new(Space::open(directory, config.min_free_bytes).map_err(io)?);
+        sled_files::mend(&directory.join("sled")).map_err(io)?;
         let database = open_sled(&directory.join("sled"), config.cache_bytes)
             .map_err(|error| cannot_open(error, at))?;
         let tree = database.open_tree(keys::TREE).map_err(|error| cannot_open(error, at))?;

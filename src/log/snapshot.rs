@@ -176,6 +176,16 @@ fn newest(directory: &Path) -> io::Result<Option<PathBuf>> {
     Ok(newest)
 }
 
+/// The newest snapshot in `directory`, if its checksum does not fit.
+pub(super) fn newest_damaged(directory: &Path) -> io::Result<Option<PathBuf>> {
+    if !directory.exists() {
+        return Ok(None);
+    }
+    let Some(path) = newest(directory)? else { return Ok(None) };
+    let is_whole = Snapshot::decode(&std::fs::read(&path)?).is_ok();
+    Ok((!is_whole).then_some(path))
+}
+
 impl Snapshot {
     /// Whether it is known where every page is.
     fn is_known(&self) -> bool {

@@ -28,11 +28,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The bytes of a file that are looked at together: those that are all 0 are left alone.
 const CHUNK_BYTES: usize = 64;
 
+/// An event that was acknowledged.
+struct Known {
+    payload: String,
+    position: u64,
+    /// Whether it need not be there any more.
+    is_dropped: bool,
+}
+
 /// What was acknowledged.
 #[derive(Default)]
 struct Truth {
-    /// Each topic's events by their sequences; an event that need not be there any more is `true`.
-    topics: BTreeMap<String, BTreeMap<u64, (String, bool)>>,
+    /// Each topic's events by their sequences.
+    topics: BTreeMap<String, BTreeMap<u64, Known>>,
+    /// Where a topic was told to begin, or `None` where it is deleted.
+    begins: BTreeMap<String, Option<u64>>,
     last_position: u64,
     epoch: Option<Epoch>,
 }
@@ -46,15 +56,19 @@ impl Truth {
             Publish { topic: name(topic), events: new.collect(), expected_sequence: None };
         let last = broker.publish(publish).await.unwrap().last();
         self.last_position = self.last_position.max(last.position.get());
-        let first = last.sequence.get() + 1 - payloads.len() as u64;
+        let count = payloads.len() as u64;
+        let (first, at) = (last.sequence.get() + 1 - count, last.position.get() + 1 - count);
         let stored = self.topics.entry(topic.to_owned()).or_default();
-        stored.extend((first..).zip(payloads.into_iter().map(|payload| (payload, false))));
+        for (offset, payload) in (0..).zip(payloads) {
+            let known = Known { payload, position: at + offset, is_dropped: false };
+            stored.insert(first + offset, known);
+        }
     }
 
     /// What a topic has up to a sequence need not be there any more.
     fn drop_through(&mut self, topic: &str, last: u64) {
         let events = self.topics.get_mut(topic).unwrap();
-        events.range_mut(..=last).for_each(|(_, (_, is_dropped))| *is_dropped = true);
+        events.range_mut(..=last).for_each(|(_, known)| known.is_dropped = true);
     }
 }
 
@@ -87,8 +101,10 @@ async fn build(directory: &Path, random: &mut StdRng) -> Truth {
         let through = truth.topics["trimmed"].len() as u64 / 2;
         broker.purge(&name("trimmed"), Sequence::new(through + 1)).await.unwrap();
         truth.drop_through("trimmed", through);
+        truth.begins.insert("trimmed".to_owned(), Some(through + 1));
         broker.delete_topic(&name("deleted")).await.unwrap();
         truth.drop_through("deleted", u64::MAX);
+        truth.begins.insert("deleted".to_owned(), None);
         broker.maintain(None).await.unwrap();
         let keyed = truth.topics["keyed"].len() as u64;
         truth.drop_through("keyed", keyed - 5);
@@ -155,7 +171,8 @@ fn damage(from: &Path, to: &Path, targets: &[Target], random: &mut StdRng) -> St
 /// What became of a topic that was read to its end.
 #[derive(Default)]
 struct Found {
-    seen: BTreeMap<u64, String>,
+    /// Payloads, and positions.
+    seen: BTreeMap<u64, (String, u64)>,
     /// Sequences that were told to be missing, first and last.
     told: Vec<(u64, u64)>,
 }
@@ -179,7 +196,7 @@ async fn read(broker: &Broker, topic: &str) -> Found {
                 }
                 for event in page.runs.iter().flat_map(|run| run.events()) {
                     let payload = String::from_utf8(event.payload.to_vec()).unwrap();
-                    found.seen.insert(event.sequence.get(), payload);
+                    found.seen.insert(event.sequence.get(), (payload, event.position.get()));
                     after = event.sequence;
                 }
                 if page.caught_up {
@@ -205,18 +222,44 @@ async fn read(broker: &Broker, topic: &str) -> Found {
     }
 }
 
+/// What was trimmed or deleted does not come back, unless every reader is told of another epoch.
+fn verify_begin(broker: &Broker, truth: &Truth, topic: &str, is_told_all: bool) {
+    let Some(begin) = truth.begins.get(topic).filter(|_| !is_told_all) else { return };
+    match (begin, broker.topic(&name(topic))) {
+        (None, Err(Error::UnknownTopic(_))) => {}
+        (Some(begin), Ok(info)) => {
+            let earliest = info.extent.earliest.get();
+            assert!(earliest >= *begin, "{topic} begins at {earliest} again");
+        }
+        (_, found) => panic!("{topic}, which begins at {begin:?}: {found:?}"),
+    }
+}
+
+/// The newest position of all that is served.
+async fn positions(broker: &Broker) -> u64 {
+    let mut last = 0;
+    for topic in broker.topics(None, usize::MAX) {
+        let Found { seen, .. } = read(broker, topic.name.as_str()).await;
+        last = seen.into_values().map(|(_, position)| position).max().unwrap_or(0).max(last);
+    }
+    last
+}
+
 /// Holds what an open broker serves against the truth. Returns how many events are told missing.
 async fn verify(broker: &Broker, truth: &Truth) -> usize {
     let mut missing = 0;
     // In another epoch every reader is told of a gap, and places are other ones.
     let is_told_all = Some(broker.epoch()) != truth.epoch;
+    let mut last_position = if is_told_all { positions(broker).await } else { truth.last_position };
     for (topic, events) in &truth.topics {
         let Found { seen, told } = read(broker, topic).await;
-        for (sequence, payload) in &seen {
-            let stored = events.get(sequence).map(|(payload, _)| payload);
-            assert_eq!(stored, Some(payload), "{topic} {sequence} is something else");
+        for (sequence, (payload, position)) in &seen {
+            let stored = events.get(sequence).map(|known| (&known.payload, known.position));
+            let is_it = stored == Some((payload, *position));
+            assert!(is_it, "{topic} {sequence} is something else, or at another place");
         }
-        for (sequence, (_, is_dropped)) in events {
+        verify_begin(broker, truth, topic, is_told_all);
+        for (sequence, Known { is_dropped, .. }) in events {
             let is_told = told.iter().any(|(first, last)| (first..=last).contains(&sequence));
             let is_told = is_told || is_told_all;
             let is_there = seen.contains_key(sequence) || *is_dropped;
@@ -234,15 +277,16 @@ async fn verify(broker: &Broker, truth: &Truth) -> usize {
         match broker.publish(publish).await {
             Ok(ack) => {
                 let last = ack.last();
-                let newest = events.keys().next_back().copied().unwrap_or(0);
-                assert!(
-                    is_told_all || last.sequence.get() > newest,
-                    "{topic}: {last:?} is given out again"
-                );
-                assert!(
-                    is_told_all || last.position.get() > truth.last_position,
-                    "{topic}: {last:?}"
-                );
+                // In another epoch a place has another meaning, but none has two in the same one.
+                let of_it = if is_told_all {
+                    seen.last_key_value().map(|(at, _)| at)
+                } else {
+                    events.last_key_value().map(|(at, _)| at)
+                };
+                let newest = of_it.copied().unwrap_or(0);
+                assert!(last.sequence.get() > newest, "{topic}: {last:?} is given out again");
+                assert!(last.position.get() > last_position, "{topic}: {last:?}");
+                last_position = last.position.get();
             }
             Err(Error::DamagedEnd(_) | Error::Damaged { .. } | Error::DamagedLog { .. }) => {}
             Err(error) => panic!("{topic}: {error}"),

@@ -1,0 +1,123 @@
+//! sled's small files: what is damaged of them and can be done without is made anew.
+//!
+//! ```text
+//! conf        | settings, in words | crc32: 4 |     they are always the same ones
+//! snap.L      where sled keeps its pages (snapshot.rs); without it, it reads its whole file
+//! ```
+//!
+//! # Why
+//!
+//! Neither holds an event, and sled opens nothing when one of them is damaged: three bytes that
+//! changed in a file of 64 refused the whole log. The settings are those that this log always
+//! opens sled with. A snapshot saves time alone: without one sled finds its pages as it does after
+//! a crash before the first one. What it then passes over, the mark beside the log unmasks
+//! (mark.rs).
+//! A damaged snapshot is kept under another name, for whoever looks for the cause.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use tracing::warn;
+
+use super::snapshot;
+use super::space::SEGMENT_BYTES;
+
+/// What a damaged snapshot is called.
+const SET_ASIDE: &str = "damaged-snapshot";
+
+const CRC_BYTES: usize = 4;
+
+/// The settings that sled is opened with, as it writes them down.
+fn settings() -> Vec<u8> {
+    let text = format!("segment_size: {SEGMENT_BYTES}\nuse_compression: false\nversion: 0.34\n");
+    let mut bytes = text.into_bytes();
+    let crc32 = crc32fast::hash(&bytes);
+    bytes.extend(crc32.to_le_bytes());
+    bytes
+}
+
+/// Mends what sled in `directory` would not open for, though it holds no event.
+///
+/// # Errors
+///
+/// A file cannot be read or written.
+pub(super) fn mend(directory: &Path) -> io::Result<()> {
+    let path = directory.join("conf");
+    match fs::read(&path) {
+        // Settings of another kind are not these ones: sled says which.
+        Ok(found) if !is_sealed(&found) => {
+            warn!(path = %path.display(), "sled's settings are damaged: they are written anew");
+            fs::write(&path, settings())?;
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    if let Some(path) = snapshot::newest_damaged(directory)? {
+        warn!(
+            path = %path.display(),
+            "a snapshot of where sled keeps its pages is damaged: the whole log is read for it"
+        );
+        fs::rename(path, directory.join(SET_ASIDE))?;
+    }
+    Ok(())
+}
+
+fn is_sealed(bytes: &[u8]) -> bool {
+    let end = bytes.len().checked_sub(CRC_BYTES).map(|at| bytes.split_at(at));
+    end.is_some_and(|(text, crc32)| crc32fast::hash(text).to_le_bytes() == *crc32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sled_log::open_sled;
+    use super::*;
+
+    const KEYS: u32 = 300;
+
+    fn open(directory: &Path) -> sled::Result<sled::Tree> {
+        open_sled(directory, 1 << 20)?.open_tree("events")
+    }
+
+    /// Goal: neither sled's settings nor its snapshot are worth a log that does not open: all that
+    /// is stored is there, whichever byte of them has changed.
+    #[test]
+    fn a_log_opens_whole_whatever_byte_of_sleds_settings_or_snapshot_is_damaged() {
+        let original = tempfile::tempdir().unwrap();
+        for round in 0..2_u32 {
+            let tree = open(original.path()).unwrap();
+            for key in 0..KEYS {
+                tree.insert(key.to_be_bytes(), vec![round as u8; 2_000]).unwrap();
+            }
+            tree.flush().unwrap();
+        }
+        drop(open(original.path()).unwrap());
+        assert_eq!(fs::read(original.path().join("conf")).unwrap(), settings());
+        let names: Vec<_> = fs::read_dir(original.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name == "conf" || name.starts_with("snap."))
+            .collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        for name in names {
+            let bytes = fs::read(original.path().join(&name)).unwrap();
+            for at in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+                let copy = tempfile::tempdir().unwrap();
+                for entry in fs::read_dir(original.path()).unwrap().map(Result::unwrap) {
+                    if entry.file_type().unwrap().is_file() {
+                        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+                    }
+                }
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 0x41;
+                fs::write(copy.path().join(&name), damaged).unwrap();
+                mend(copy.path()).unwrap();
+                let tree = open(copy.path()).unwrap();
+                let found: Vec<_> = tree.iter().values().map(Result::unwrap).collect();
+                let is_whole = found.len() == KEYS as usize && found.iter().all(|v| v[0] == 1);
+                assert!(is_whole, "byte {at} of {name}: {} keys", found.len());
+            }
+        }
+    }
+}
