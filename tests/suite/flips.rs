@@ -19,6 +19,9 @@ use crate::common::{name, seed};
 /// How many damaged copies are tried; `LEFTOFF_TEST_FLIPS` says another number.
 const FLIPS: u64 = 100;
 
+/// Batches that follow all the rest: together more than a segment of sled.
+const FOLLOWING: usize = 200;
+
 /// How long the tries may take, unless their number is given.
 const MAX_TIME: Duration = Duration::from_secs(40);
 
@@ -108,6 +111,13 @@ async fn build(directory: &Path, random: &mut StdRng) -> Truth {
         broker.maintain(None).await.unwrap();
         let keyed = truth.topics["keyed"].len() as u64;
         truth.drop_through("keyed", keyed - 5);
+        if round == 3 {
+            // More than sled reads as a whole when it is opened: what comes before, page by page.
+            for _ in 0..FOLLOWING {
+                let following = (0..16).map(|_| (String::new(), text(random, 4_000))).collect();
+                truth.publish(&broker, "following", following).await;
+            }
+        }
         // Positions tell what is missing. A change that no event follows is undone unseen, where
         // the very place that it was written to is damaged, with nothing after it.
         truth.publish(&broker, "plain", vec![(String::new(), text(random, 700))]).await;
