@@ -14,6 +14,11 @@ use crate::common::{name, seed};
 const TOPICS: [&str; 3] = ["a", "b", "a.b"];
 const READERS: usize = 3;
 
+/// The longest that one run of the model takes, and the search for a shorter counter-example: with
+/// the first run that fails, and the one that the search is at when it ends, less than a minute.
+const MAX_RUN: Duration = Duration::from_secs(20);
+const MAX_SHRINK_MS: u32 = 15_000;
+
 #[derive(Debug, Clone)]
 enum Step {
     /// Publishes events with these ids (0: none), on the condition that the topic is where it is
@@ -311,9 +316,24 @@ impl World {
     }
 }
 
+async fn run(max_tail_bytes: u64, steps: Vec<Step>) {
+    let mut world = World::new(max_tail_bytes);
+    for step in steps {
+        world.apply(step).await;
+    }
+    // Whatever happened, every reader gets to the end.
+    for reader in 0..READERS {
+        world.connect(reader).await;
+        world.take(reader, usize::MAX).await;
+        assert_eq!(world.readers[reader].next, world.topics[reader].tail());
+    }
+}
+
 #[test]
 fn any_interleaving_equals_a_simple_model() {
-    let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
+    let max_shrink_time = MAX_SHRINK_MS;
+    let config =
+        Config { cases: 64, failure_persistence: None, max_shrink_time, ..Config::default() };
     let seed = seed();
     let bytes: Vec<u8> = seed.to_le_bytes().repeat(4);
     let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
@@ -325,16 +345,8 @@ fn any_interleaving_equals_a_simple_model() {
         &(max_tail_bytes, steps),
         |(max_tail_bytes, steps)| {
             runtime.block_on(async {
-                let mut world = World::new(max_tail_bytes);
-                for step in steps {
-                    world.apply(step).await;
-                }
-                // Whatever happened, every reader gets to the end.
-                for reader in 0..READERS {
-                    world.connect(reader).await;
-                    world.take(reader, usize::MAX).await;
-                    assert_eq!(world.readers[reader].next, world.topics[reader].tail());
-                }
+                let ran = tokio::time::timeout(MAX_RUN, run(max_tail_bytes, steps)).await;
+                ran.expect("it takes too long");
             });
             Ok(())
         },

@@ -7,12 +7,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::super::*;
 use crate::event::NewEvent;
 
 const NAMES: [&str; 6] = ["a", "b", "a.x", "a.y", "b.x", "a.x.z"];
+
+/// The longest that one run of the model takes, and the search for a shorter counter-example: with
+/// the first run that fails, and the one that the search is at when it ends, less than a minute.
+const MAX_RUN: Duration = Duration::from_secs(20);
+const MAX_SHRINK_MS: u32 = 15_000;
 
 #[derive(Debug, Clone)]
 enum Action {
@@ -148,7 +153,7 @@ impl World {
     /// Reads until everything is delivered that there is, told by nothing but the waker.
     async fn finish(&mut self) {
         while !self.has_all() {
-            self.wait(Duration::from_secs(30), "an event is slept through").await;
+            self.wait(MAX_RUN / 2, "an event is slept through").await;
         }
         self.read(usize::MAX).await;
     }
@@ -255,7 +260,14 @@ async fn run(
 /// positions, or says that it is gone.
 #[test]
 fn a_feed_delivers_what_its_patterns_and_its_filter_say_in_the_order_of_positions() {
-    let mut runner = TestRunner::new(Config { cases: 150, ..Config::default() });
+    let given = std::env::var("LEFTOFF_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("seed: LEFTOFF_SEED={seed}");
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed.to_le_bytes().repeat(4));
+    let max_shrink_time = MAX_SHRINK_MS;
+    let config =
+        Config { cases: 150, failure_persistence: None, max_shrink_time, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, random);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let strategy = (
         patterns(),
@@ -265,8 +277,11 @@ fn a_feed_delivers_what_its_patterns_and_its_filter_say_in_the_order_of_position
         0..100_usize,
     );
     let outcome = runner.run(&strategy, |(patterns, filter, actions, max_tail_bytes, before)| {
-        runtime.block_on(run(patterns, filter, actions, max_tail_bytes, before));
+        runtime.block_on(async {
+            let ran = run(patterns, filter, actions, max_tail_bytes, before);
+            tokio::time::timeout(MAX_RUN, ran).await.expect("it takes too long");
+        });
         Ok(())
     });
-    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+    outcome.unwrap_or_else(|failure| panic!("LEFTOFF_SEED={seed}: {failure}"));
 }
