@@ -181,4 +181,15 @@ mod tests {
         }
         assert_eq!(off(50_000 - 999, 100_000_000), 50_000 - 999);
     }
+
+    #[test]
+    fn a_clock_that_jumps_on_and_on_is_followed_where_it_stays_alone() {
+        let off = clock();
+        for (jump, off_ms) in [YEARS_75_MS, 120_000, -120_000, YEARS_75_MS].into_iter().enumerate()
+        {
+            let at = jump as i64 * (PATIENCE_MS - 1);
+            assert_eq!(off(off_ms, at + 1), 0, "jump {jump}");
+            assert_eq!(off(off_ms, at + PATIENCE_MS - 1), 0, "jump {jump}");
+        }
+    }
 }

@@ -113,4 +113,18 @@ mod tests {
         assert!(matches!(of_all.touch(), Err(Error::DeadlineExceeded { .. })));
         assert!(!horizons.are_held(a) && !horizons.are_held(b));
     }
+
+    #[test]
+    fn what_stands_still_for_too_long_is_let_go_of() {
+        let (horizons, topic) = (Horizons::default(), TopicId::FIRST);
+        let [still, moving] = [7, 9].map(|at| horizons.hold(None, || Position::new(at)));
+        assert_eq!(horizons.first(topic), Some(Position::new(7)));
+        let Some(long_ago) = Instant::now().checked_sub(MAX_STANDSTILL) else { return };
+        for used in horizons.0.lock().unwrap().used.values_mut() {
+            used.last = long_ago;
+        }
+        moving.touch().unwrap();
+        assert_eq!(horizons.first(topic), Some(Position::new(9)));
+        assert!(matches!(still.touch(), Err(Error::DeadlineExceeded { .. })));
+    }
 }

@@ -32,6 +32,8 @@ mod page;
 mod presence;
 mod publish;
 mod reader;
+#[cfg(test)]
+mod readers;
 mod replay;
 mod retention;
 mod shared;

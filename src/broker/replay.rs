@@ -223,5 +223,14 @@ mod tests {
         let small = Replays::new(turns, 2_000);
         read_all(&small).await;
         assert!(small.recent().blocks.len() < 20, "it is bounded");
+        // What is written again while it is read is nobody else's.
+        replays.forget(&topic, TopicId::FIRST);
+        let rewrites = topic.rewrites.load(Ordering::SeqCst);
+        let read = || faulty.read(TopicId::FIRST, Sequence::FIRST, Sequence::new(9), 1).unwrap();
+        replays.forget(&topic, TopicId::FIRST);
+        replays.keep((&topic, TopicId::FIRST), rewrites, read(), None);
+        assert_eq!(replays.recent().blocks.len(), 0, "it is what was there before");
+        replays.keep((&topic, TopicId::FIRST), rewrites + 1, read(), None);
+        assert_eq!(replays.recent().blocks.len(), 1);
     }
 }

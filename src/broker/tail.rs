@@ -602,4 +602,24 @@ mod tests {
         }
         assert!(tails.order.len() <= MIN_ORDER + 1, "{}", tails.order.len());
     }
+
+    /// Goal: a read has as many blocks as fit its bytes, one at the least, and none past its end:
+    /// what is there and not durable yet is nobody's.
+    #[test]
+    fn a_read_ends_with_its_bytes_and_before_what_is_not_readable_yet() {
+        let mut tails = Tails::new(1 << 20);
+        let tail = Arc::new(Tail::after(Position::BEFORE_ALL));
+        (1..=6).for_each(|number| tails.push(&tail, block(number, 1_000)));
+        let one = block(1, 1_000).bytes().len();
+        let read = |from: u64, below: u64, max_bytes: usize| -> Vec<u64> {
+            let read = tail.read(Sequence::new(from)..Sequence::new(below), max_bytes);
+            let first = |shared: &Arc<SharedBlock>| shared.block.first_sequence().get();
+            read.unwrap_or_default().iter().map(first).collect()
+        };
+        assert_eq!(read(2, 7, 1), [2]);
+        assert_eq!(read(2, 7, 3 * one), [2, 3, 4]);
+        assert_eq!(read(2, 7, 3 * one - 1), [2, 3]);
+        assert_eq!(read(2, 4, usize::MAX), [2, 3]);
+        assert!(read(4, 4, usize::MAX).is_empty());
+    }
 }

@@ -1,13 +1,10 @@
 //! What readers are told of that they have lost: all of it, and nothing else.
 
-use leftoff::edge::proto::subscribe_response::Message;
-use leftoff::edge::proto::{OnGap, ReadRequest, SubscribeRequest};
 use leftoff::{Config, NewEvent};
 use serde_json::{Value, json};
-use tonic_types::StatusExt;
 
-use crate::common::{Server, Sse, get, post, publish as publish_event, send, soon, to};
-use crate::websocket::Client;
+use crate::common::{Server, Sse, get, post, publish as publish_event, send, to};
+use crate::ways::{Ask, WAYS, read as read_by};
 
 /// Has topic `topic` hold events with these numbers for payloads.
 async fn publish(server: &Server, topic: &str, numbers: std::ops::Range<u64>) {
@@ -171,147 +168,6 @@ async fn a_feed_from_the_earliest_is_not_told_on_return_what_was_trimmed_before_
     }
 }
 
-/// The ways to read.
-const TRANSPORTS: [&str; 5] = ["sse", "page", "websocket", "subscribe", "read"];
-
-/// What a reader was told until it had read all there was.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Told {
-    /// The reason of the gap, or that it was refused for one.
-    gap: Option<String>,
-    /// The sequences of the events, and the cursor after each, as far as the transport tells them.
-    sequences: Vec<u64>,
-    cursors: Vec<String>,
-}
-
-impl Told {
-    fn gap(&mut self, reason: &Value) {
-        assert_eq!(self.gap, None, "told twice: {reason}");
-        self.gap = Some(reason.as_str().unwrap().to_owned());
-    }
-
-    fn event(&mut self, event: &Value, cursor: &str) {
-        self.sequences.push(event["sequence"].as_u64().unwrap());
-        self.cursors.push(cursor.to_owned());
-    }
-
-    fn refused(reason: &Value) -> Self {
-        let gap = Some(format!("refused: {}", reason.as_str().unwrap()));
-        Self { gap, ..Self::default() }
-    }
-}
-
-/// Reads topic `a`, alone or as one of many, from `from` to the end.
-async fn read(server: &Server, transport: &str, is_one: bool, from: &str, on_gap: &str) -> Told {
-    let mut told = Told::default();
-    let topics = if is_one { "topics/a/events?" } else { "events?topic=%3E&" };
-    let path = format!("/v1/{topics}from={from}&on_gap={on_gap}");
-    let spoken = match on_gap {
-        "resume" => OnGap::Resume,
-        "earliest" => OnGap::Earliest,
-        "latest" => OnGap::Latest,
-        _ => OnGap::Fail,
-    };
-    match transport {
-        "sse" => {
-            let request = to(server.address, "GET", &format!("{path}&format=envelope"));
-            let mut stream = Sse::open(request).await.unwrap();
-            if stream.status != 200 {
-                assert_eq!(stream.status, 410);
-                return Told::refused(&json!(reason(
-                    stream.headers["leftoff-gap"].to_str().unwrap()
-                )));
-            }
-            loop {
-                let frame = soon(stream.next()).await.unwrap();
-                match frame.event.as_deref() {
-                    Some("leftoff.gap") => told.gap(&frame.json()["reason"]),
-                    Some("leftoff.caught-up") => return told,
-                    _ if frame.is_event() => told.event(&frame.json(), &frame.id.clone().unwrap()),
-                    _ => {}
-                }
-            }
-        }
-        "page" => {
-            let page = get(server.address, &format!("{path}&limit=100")).await;
-            if page.status == 410 {
-                return Told::refused(&page.json()["reason"]);
-            }
-            let page = page.json();
-            let gaps = if is_one { &page["gap"] } else { &page["gaps"][0] };
-            (!gaps.is_null()).then(|| told.gap(&gaps["reason"]));
-            let cursor = page["cursor"].as_str().unwrap();
-            page["events"].as_array().unwrap().iter().for_each(|e| told.event(e, cursor));
-            told
-        }
-        "websocket" => {
-            let mut client = Client::connect(server.address).await;
-            let mut ask = json!({
-                "type": "subscribe", "subscription": "s", "from": from, "on_gap": on_gap,
-            });
-            match is_one {
-                true => ask["topic"] = json!("a"),
-                false => ask["topics"] = json!([">"]),
-            }
-            client.say(ask).await;
-            loop {
-                let message = client.hear().await;
-                match message["type"].as_str().unwrap() {
-                    "event" => told.event(&message["event"], message["cursor"].as_str().unwrap()),
-                    "gap" => told.gap(&message["gap"]["reason"]),
-                    "ended" => return Told::refused(&message["error"]["reason"]),
-                    "caught_up" => return told,
-                    _ => {}
-                }
-            }
-        }
-        "subscribe" => {
-            let (topic, topics) = match is_one {
-                true => ("a".to_owned(), Vec::new()),
-                false => (String::new(), vec![">".to_owned()]),
-            };
-            let (from, on_gap) = (from.to_owned(), spoken.into());
-            let request = SubscribeRequest { topic, topics, from, on_gap, ..Default::default() };
-            let mut responses = match server.grpc().await.subscribe(request).await {
-                Ok(responses) => responses.into_inner(),
-                Err(status) => return Told::refused(&refusal(&status)),
-            };
-            loop {
-                match soon(responses.message()).await.unwrap().unwrap().message.unwrap() {
-                    Message::Gap(gap) => told.gap(&json!(gap.reason)),
-                    Message::CaughtUp(_) => return told,
-                    Message::Events(batch) => batch.events.iter().for_each(|event| {
-                        told.event(&json!({"sequence": event.sequence}), &batch.cursor);
-                    }),
-                    _ => {}
-                }
-            }
-        }
-        _ => {
-            let (topic, from, on_gap) = ("a".to_owned(), from.to_owned(), spoken.into());
-            let request = ReadRequest { topic, from, on_gap, ..Default::default() };
-            let page = match server.grpc().await.read(request).await {
-                Ok(page) => page.into_inner(),
-                Err(status) => return Told::refused(&refusal(&status)),
-            };
-            page.gap.iter().for_each(|gap| told.gap(&json!(gap.reason)));
-            let events = page.events.iter().map(|event| json!({"sequence": event.sequence}));
-            events.for_each(|event| told.event(&event, &page.cursor));
-            told
-        }
-    }
-}
-
-/// The reason in the header that tells of a gap.
-fn reason(header: &str) -> &str {
-    header.strip_prefix("reason=").unwrap().split(',').next().unwrap()
-}
-
-fn refusal(status: &tonic::Status) -> Value {
-    assert_eq!(status.code(), tonic::Code::OutOfRange);
-    json!(status.get_details_error_info().unwrap().metadata["reason"])
-}
-
 /// Goal: a reader that comes back from before a deletion of a key that is gone past its grace is
 /// told that it may hold what is deleted: on every transport, of one topic and of many, with each
 /// way to go on. One that begins is not, wherever it comes back.
@@ -335,32 +191,30 @@ async fn whoever_comes_from_before_a_deletion_that_was_dropped_is_told() {
         ("latest", "tombstones", vec![]),
         ("fail", "refused: tombstones", vec![]),
     ];
-    for (transport, is_one) in TRANSPORTS.iter().flat_map(|t| [(*t, true), (*t, false)]) {
-        if (transport, is_one) == ("read", false) {
-            continue; // It reads one topic.
-        }
-        let read = async |from: &str, on_gap| read(&server, transport, is_one, from, on_gap).await;
+    for way in WAYS {
+        let is_one = way.1;
+        let read = async |from: &str, on_gap| read_by(&server, way, Ask::new(from, on_gap)).await;
         let place = |number: u64| if is_one { number.to_string() } else { format!("@{number}") };
         for (on_gap, gap, sequences) in &ways {
             let told = read(&place(2), on_gap).await;
-            assert_eq!(told.gap.as_deref(), Some(*gap), "{transport}, {is_one}, {on_gap}");
-            assert_eq!(told.sequences, *sequences, "{transport}, {is_one}, {on_gap}");
+            assert_eq!(told.gap.as_deref(), Some(*gap), "{way:?}, {on_gap}");
+            assert_eq!(told.sequences, *sequences, "{way:?}, {on_gap}");
             // Told once, it is not told again to whoever comes back.
             if let Some(cursor) = told.cursors.first() {
                 let again = read(cursor, "fail").await;
-                assert_eq!(again.gap, None, "{transport}, {is_one}, {on_gap}, {cursor}");
+                assert_eq!(again.gap, None, "{way:?}, {on_gap}, {cursor}");
             }
         }
         let whole = read("earliest", "fail").await;
-        assert_eq!((whole.gap, &*whole.sequences), (None, &[2, 4][..]), "{transport}, {is_one}");
+        assert_eq!((whole.gap, &*whole.sequences), (None, &[2, 4][..]), "{way:?}");
         for cursor in &whole.cursors {
             let again = read(cursor, "fail").await;
-            assert_eq!(again.gap, None, "{transport}, {is_one}, {cursor}");
+            assert_eq!(again.gap, None, "{way:?}, {cursor}");
         }
         // Whoever has read nothing has no key; whoever is past the deletion has got it.
         for (from, sequences) in [(0, &[2, 4][..]), (3, &[4]), (4, &[])] {
             let told = read(&place(from), "fail").await;
-            assert_eq!((told.gap, &*told.sequences), (None, sequences), "{transport}, {is_one}");
+            assert_eq!((told.gap, &*told.sequences), (None, sequences), "{way:?}");
         }
     }
 }

@@ -18,6 +18,8 @@ mod gathered;
 mod step;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod watched;
 
 pub(super) use changes::{Asked, Change};
 pub(super) use step::{Done, Merged, Passed, Rewrite, Step, Work};

@@ -327,6 +327,8 @@ fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group) -
 mod tests {
     use super::super::super::topics::{TopicDefaults, Topics};
     use super::*;
+    use crate::event::NewEvent;
+    use crate::log::{BlockBuilder, NewRecords};
 
     /// Goal: a disk that is too full to write to does not keep anything from being removed.
     #[test]
@@ -348,5 +350,47 @@ mod tests {
         steps.iter().for_each(|(step, admitted)| assert_eq!(turn.admits(step), *admitted));
         let mut turn = Turn::default();
         assert!(turn.admits(&step(&b, rewrite())) && turn.admits(&step(&a, rewrite())));
+    }
+
+    /// Goal: what was trimmed while it was merged does not come back, nothing is taken for looked at
+    /// that was not, and what came meanwhile expires all the same.
+    #[test]
+    fn what_changed_while_it_was_merged_is_heeded() {
+        let block = |first: u64| {
+            let records = NewRecords::encode([&NewEvent::new("x")]);
+            let mut builder = BlockBuilder::new(Sequence::new(first));
+            builder.push(records.record(0), false, false);
+            builder.finish(Position::new(first), Timestamp::from_ms(1), 0)
+        };
+        let merged = |first: u64| {
+            let block = block(first);
+            Merged { replaced: vec![StoredBlock::of(&block)], block }
+        };
+        let compacted = Compacted { kept: 1, ..Compacted::NOTHING };
+        let passed = |tail: u64| {
+            let (rewritten, tail) = (Sequence::new(3), Sequence::new(tail));
+            Passed { rewritten, may_expire: false, tail }
+        };
+        let place = |earliest: u64, tail_seen: u64| {
+            let mut topic = StoredTopic::new(crate::topic::TopicId::FIRST, "a".parse().unwrap());
+            let (earliest, tail) = (Sequence::new(earliest), Sequence::new(9));
+            topic.extent = Extent { earliest, tail, may_expire: true, ..topic.extent };
+            let rewrite = Rewrite {
+                merged: vec![merged(1), merged(2)],
+                passed: Some(passed(tail_seen)),
+                compacted: Some(compacted),
+                ..Rewrite::default()
+            };
+            let mut group = Group::default();
+            let is_whole = place_rewrite(&mut topic, rewrite, &mut group);
+            let written: Vec<u64> =
+                group.rewritten.iter().map(|(_, block)| block.first_sequence().get()).collect();
+            let Extent { compacted, may_expire, .. } = topic.extent;
+            (is_whole, written, compacted.kept, may_expire)
+        };
+        assert_eq!(place(1, 9), (true, vec![1, 2], 1, false));
+        assert_eq!(place(1, 8), (true, vec![1, 2], 1, true), "one came meanwhile");
+        assert_eq!(place(2, 9), (false, vec![2], 0, false), "the first was trimmed");
+        assert_eq!(place(3, 9), (false, vec![], 0, false));
     }
 }

@@ -15,7 +15,7 @@ use crate::topic_config::TopicConfig;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn name(topic: &str) -> TopicName {
+pub(super) fn name(topic: &str) -> TopicName {
     topic.parse().unwrap()
 }
 
@@ -25,7 +25,7 @@ fn publish(topic: &str, payload: impl Into<bytes::Bytes>) -> Publish {
 }
 
 /// Has the committer wait in a group of its own, so that what is handed in next is queued together.
-async fn busy<'a>(log: &'a FaultyLog, broker: &Broker) -> (Held<'a>, Pending) {
+pub(super) async fn busy<'a>(log: &'a FaultyLog, broker: &Broker) -> (Held<'a>, Pending) {
     let next = log.appends() + 1;
     log.fail(next, Fault::Waits);
     let held = log.hold();
@@ -103,12 +103,16 @@ async fn a_group_that_is_not_written_fails_what_is_queued_behind_it() {
 }
 
 /// Waits for what the committer answers.
-async fn answered<T>(answer: oneshot::Receiver<T>) -> T {
+pub(super) async fn answered<T>(answer: oneshot::Receiver<T>) -> T {
     tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap()
 }
 
 /// Queues a change of a topic.
-async fn change(broker: &Broker, topic: &str, change: Change) -> oneshot::Receiver<Result<()>> {
+pub(super) async fn change(
+    broker: &Broker,
+    topic: &str,
+    change: Change,
+) -> oneshot::Receiver<Result<()>> {
     let topic = broker.0.topics.open(&name(topic)).unwrap();
     let (answer, answered) = oneshot::channel();
     broker.0.send(Command::Configure(Asked { topic, change, answer })).await.unwrap();

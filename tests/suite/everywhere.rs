@@ -1,0 +1,286 @@
+//! What is promised to readers is promised on every way to read: one table over all of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use leftoff::broker::Filter;
+use leftoff::{Config, NewEvent, Publish};
+
+use crate::common::{Server, name, publish as publish_event, send, soon, to};
+use crate::ways::{Ask, Heard, Reading, Told, WAYS, Way, read};
+
+/// A broker whose readers read from memory, and one whose readers read from the log.
+fn configs() -> [Config; 2] {
+    let mut of_the_log = Config::default();
+    of_the_log.broker.max_tail_bytes = 0;
+    [Config::default(), of_the_log].map(|mut config| {
+        config.follow.heartbeat_ms = 50;
+        config.maintenance.interval_ms = 3_600_000;
+        config
+    })
+}
+
+async fn purge(server: &Server, topic: &str, before: u64) {
+    let path = format!("/v1/topics/{topic}/events?before={before}");
+    assert_eq!(send(to(server.address, "DELETE", &path), "").await.status, 200);
+}
+
+/// Events that differ in all that a filter can ask for, as one block.
+fn various() -> Vec<NewEvent> {
+    let headers = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let event = |event_type: &str, key: &str, pairs: &[(&str, &str)]| NewEvent {
+        event_type: event_type.to_owned(),
+        key: key.to_owned(),
+        headers: headers(pairs),
+        ..NewEvent::new("x")
+    };
+    vec![
+        event("note", "user/1", &[("lang", "de"), ("kind", "a")]),
+        event("note", "user/2", &[("lang", "de")]),
+        event("post", "user/1", &[("lang", "en"), ("kind", "a")]),
+        event("post", "room/1", &[("lang", "de"), ("kind", "b")]),
+        event("", "", &[]),
+        event("note", "room/1", &[("kind", "a")]),
+        event("note", "user/10", &[("lang", "de"), ("kind", "a"), ("more", "1")]),
+    ]
+}
+
+/// Goal: each field of a filter, and all of them together, picks the same events on every way to
+/// read, from memory and from the log, also where a block has events of both kinds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_field_of_a_filter_picks_the_same_events() {
+    let set = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    let pairs = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let none = Filter::default;
+    let cases: Vec<(Filter, Vec<u64>)> = vec![
+        (Filter { types: set(&["note"]), ..none() }, vec![1, 2, 6, 7]),
+        (Filter { types: set(&["post", "none"]), ..none() }, vec![3, 4]),
+        (Filter { keys: set(&["user/1"]), ..none() }, vec![1, 3]),
+        (Filter { keys: set(&["user/1", "room/1"]), ..none() }, vec![1, 3, 4, 6]),
+        (Filter { key_prefixes: set(&["user/1"]), ..none() }, vec![1, 3, 7]),
+        (Filter { key_prefixes: set(&["room/", "user/2"]), ..none() }, vec![2, 4, 6]),
+        (Filter { headers: pairs(&[("lang", "de")]), ..none() }, vec![1, 2, 4, 7]),
+        (Filter { headers: pairs(&[("lang", "de"), ("kind", "a")]), ..none() }, vec![1, 7]),
+        (Filter { headers: pairs(&[("lang", "fr")]), ..none() }, vec![]),
+        (
+            Filter {
+                types: set(&["note", "post"]),
+                keys: set(&["user/1", "room/1"]),
+                key_prefixes: set(&["user/", "r"]),
+                headers: pairs(&[("kind", "a")]),
+            },
+            vec![1, 3, 6],
+        ),
+    ];
+    for config in configs() {
+        let server = Server::with(config).await;
+        let publish = Publish { topic: name("a"), events: various(), expected_sequence: None };
+        server.broker.publish(publish).await.unwrap();
+        for (way, (filter, wanted)) in WAYS.iter().flat_map(|w| cases.iter().map(move |c| (w, c))) {
+            let ask = Ask { filter: filter.clone(), ..Ask::new("earliest", "fail") };
+            let told = read(&server, *way, ask).await;
+            assert_eq!((told.gap, &told.sequences), (None, wanted), "{way:?}, {filter:?}");
+        }
+    }
+}
+
+/// Goal: a reader for whom nothing is there is told its place in the silence, on every way to read:
+/// it comes back with that, is not told of a gap though all it passed over is purged since, and
+/// misses nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_in_silence_is_told_how_far_it_has_come() {
+    for config in configs() {
+        let server = Server::with(config).await;
+        let only_wanted = Filter { types: ["wanted".to_owned()].into(), ..Filter::default() };
+        let mut count = 0;
+        for way in WAYS {
+            let ask =
+                |from: &str, on_gap| Ask { filter: only_wanted.clone(), ..Ask::new(from, on_gap) };
+            let from = if way.1 { count.to_string() } else { format!("@{count}") };
+            let mut reading = Reading::begin(&server, way, ask(&from, "resume")).await;
+            while !matches!(reading.next().await, Heard::CaughtUp(_)) {}
+            for _ in 0..5 {
+                count = server.publish("a", "not wanted").await;
+            }
+            let place = if way.1 { count.to_string() } else { format!("@{count}") };
+            let place = format!("{place}-{}", server.broker.epoch());
+            let told = async {
+                loop {
+                    match reading.next().await {
+                        Heard::Place(cursor) if cursor == place => return,
+                        Heard::Place(_) => {}
+                        other => panic!("{way:?}: {other:?}"),
+                    }
+                }
+            };
+            soon(told).await;
+            drop(reading);
+            let event = NewEvent { event_type: "wanted".to_owned(), ..NewEvent::new("x") };
+            count = publish_event(&server.broker, "a", event).await;
+            purge(&server, "a", count).await;
+            let told = read(&server, way, ask(&place, "fail")).await;
+            assert_eq!((told.gap, told.sequences), (None, vec![count]), "{way:?}");
+        }
+    }
+}
+
+/// Goal: whatever the cursor's fault is, every way to read tells it with its reason, goes on as the
+/// reader asked, or refuses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_gap_is_told_and_every_reader_goes_on_as_it_asked() {
+    const ALL: &[u64] = &[4, 5, 6];
+    for config in configs() {
+        let server = Server::with(config).await;
+        for number in 1..=6_u64 {
+            server.publish("a", number.to_string()).await;
+        }
+        purge(&server, "a", 4).await;
+        let epoch = server.broker.epoch();
+        let other = leftoff::cursor::Epoch::new(epoch.get() ^ 1);
+        // The place, its reason, and what is read by `resume`. Everybody gets all by `earliest`, and
+        // nothing by `latest`.
+        let faults = [
+            (format!("1-{epoch}"), "purged", ALL),
+            (format!("5-{other}"), "epoch", ALL),
+            (format!("7-{epoch}"), "ahead", &[]),
+            (format!("1000-{epoch}"), "ahead", &[]),
+            (format!("0~999-{epoch}"), "purged", ALL),
+        ];
+        for (way, (place, reason, resumed)) in
+            WAYS.iter().flat_map(|way| faults.iter().map(move |fault| (way, fault)))
+        {
+            let place = if way.1 { place.clone() } else { format!("@{place}") };
+            for (on_gap, expected) in
+                [("resume", *resumed), ("earliest", ALL), ("latest", &[]), ("fail", &[])]
+            {
+                let told = read(&server, *way, Ask::new(&place, on_gap)).await;
+                let gap = match on_gap {
+                    "fail" => format!("refused: {reason}"),
+                    _ => (*reason).to_owned(),
+                };
+                let told = (told.gap.as_deref(), &told.sequences[..]);
+                assert_eq!(told, (Some(&gap[..]), expected), "{way:?}, {place}, {on_gap}");
+            }
+            for whole in ["3", "6"] {
+                let whole = if way.1 { format!("{whole}-{epoch}") } else { format!("@{whole}") };
+                let told = read(&server, *way, Ask::new(&whole, "fail")).await;
+                assert_eq!(told.gap, None, "{way:?}, {whole}");
+            }
+        }
+    }
+}
+
+/// Goal: a reader that is told of a gap, and is cut before it has heard more, is told again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_is_cut_before_its_gap_is_told_again() {
+    let server = Server::with(configs()[0].clone()).await;
+    for number in 1..=6_u64 {
+        server.publish("a", number.to_string()).await;
+    }
+    purge(&server, "a", 4).await;
+    for way in WAYS.into_iter().filter(|(way, _)| !is_of_pages(*way)) {
+        let from = if way.1 { "1" } else { "@1" };
+        let mut reading = Reading::begin(&server, way, Ask::new(from, "resume")).await;
+        let Heard::Place(place) = reading.next().await else { panic!("{way:?} says no place") };
+        drop(reading);
+        let told = read(&server, way, Ask::new(place, "resume")).await;
+        assert_eq!(told.gap.as_deref(), Some("purged"), "{way:?}");
+        assert_eq!(told.sequences, [4, 5, 6], "{way:?}");
+    }
+}
+
+fn is_of_pages(way: Way) -> bool {
+    matches!(way, Way::Page | Way::PageHttp2 | Way::GrpcRead)
+}
+
+/// Goal: a gap that comes while a reader reads is told on every way to read, where the reader is,
+/// and refused to one that asked for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_trimmed_while_it_is_read_is_told_in_the_middle_of_a_stream() {
+    for (way, on_gap) in WAYS.iter().flat_map(|w| ["resume", "fail"].map(|on_gap| (*w, on_gap))) {
+        let mut config = configs()[1].clone();
+        config.broker.max_read_bytes = 1 << 10;
+        config.broker.max_block_bytes = 1 << 10;
+        config.broker.max_page_bytes = 1 << 10;
+        let server = Server::with(config).await;
+        let large = NewEvent::new("x".repeat(64 << 10));
+        for _ in 0..8 {
+            let events = vec![large.clone(); 50];
+            let publish = Publish { topic: name("a"), events, expected_sequence: None };
+            server.broker.publish(publish).await.unwrap();
+        }
+        let mut reading = Reading::begin(&server, way, Ask::new("earliest", on_gap)).await;
+        let mut told = Told::default();
+        while told.sequences.is_empty() {
+            told.take(reading.next().await);
+        }
+        purge(&server, "a", 399).await;
+        let mut is_told = false;
+        let all = async {
+            loop {
+                let heard = reading.next().await;
+                if let Heard::Gap { reason, .. } | Heard::Refused(reason) = &heard {
+                    assert_eq!((is_told, &reason[..]), (false, "purged"), "{way:?}");
+                    assert!(told.sequences.last().unwrap() < &399, "{way:?}: it comes too late");
+                    is_told = true;
+                }
+                let is_over = matches!(heard, Heard::CaughtUp(_) | Heard::Refused(_));
+                told.take(heard);
+                if is_over {
+                    return;
+                }
+            }
+        };
+        soon(all).await;
+        assert!(is_told, "{way:?}: it read {} events of 64 KiB", told.sequences.len());
+        let last = *told.sequences.last().unwrap();
+        match on_gap {
+            "resume" => assert_eq!(last, 400, "{way:?}"),
+            _ => assert!(last < 399, "{way:?}"),
+        }
+    }
+}
+
+/// Goal: what a topic's limits have trimmed before a reader began is no gap to it, on whichever
+/// way it comes back; what they trim afterwards is one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_publish_trims_is_a_gap_to_those_alone_who_could_have_had_it() {
+    for way in WAYS {
+        let mut config = configs()[0].clone();
+        config.broker.max_block_bytes = 1 << 10;
+        let limits = toml::from_str("[topics.b]\nmax_events = 4").unwrap();
+        let Config { topics, .. } = limits;
+        config.topics = topics;
+        let server = Server::with(config).await;
+        let padded = || NewEvent::new("x".repeat(2_000));
+        publish_event(&server.broker, "a", padded()).await;
+        for _ in 0..12 {
+            publish_event(&server.broker, "b", padded()).await;
+        }
+        for _ in 0..2 {
+            publish_event(&server.broker, "a", padded()).await;
+        }
+        let earliest = server.broker.topic(&name("b")).unwrap().extent.earliest.get();
+        assert!(earliest > 3, "nothing was trimmed");
+        let whole = read(&server, way, Ask::new("earliest", "fail")).await;
+        assert_eq!((whole.gap, &whole.sequences[..]), (None, &[1, 2, 3][..]), "{way:?}");
+        for cursor in &whole.cursors {
+            let again = read(&server, way, Ask::new(cursor, "fail")).await;
+            assert_eq!(again.gap, None, "{way:?}, {cursor}");
+        }
+        if way.1 || is_of_pages(way.0) || way.0 == Way::GrpcSubscribe {
+            continue; // Of one topic nothing is lost, and there is a cursor for a batch alone.
+        }
+        for _ in 0..8 {
+            publish_event(&server.broker, "b", padded()).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let told = read(&server, way, Ask::new(&whole.cursors[0], "resume")).await;
+        assert_eq!(told.gap.as_deref(), Some("retention"), "{way:?}");
+        assert_eq!(told.sequences, [2, 3], "{way:?}");
+    }
+}
