@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::cursor::GapReason;
 use crate::event::{NewEvent, Timestamp};
-use crate::log::MemoryLog;
+use crate::log::{LogConfig, MemoryLog, SledLog};
 
 fn name(topic: &str) -> TopicName {
     topic.parse().unwrap()
@@ -28,7 +28,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A broker that maintains its log when it is told to.
-fn quiet(log: Arc<MemoryLog>, now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Broker {
+fn quiet(log: Arc<dyn Log>, now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Broker {
     let mut config = OpenConfig::default();
     config.maintenance.interval_ms = 3_600_000;
     Broker::with_clock(log, &config, Arc::new(now)).unwrap()
@@ -66,9 +66,9 @@ async fn a_reader_that_waits_is_told_at_once_that_its_topic_is_deleted() {
     }
     tokio::time::sleep(Duration::from_millis(50)).await; // As a rule it waits by now.
     broker.delete_topic(&name("a")).await.unwrap();
-    store(&broker, "a", plain("2")).await;
     let told = soon(waiting).await.unwrap();
     assert!(matches!(told, Err(Error::TopicDeleted(_))), "{told:?}");
+    store(&broker, "a", plain("2")).await;
     assert!(reads.next_in_memory().is_none(), "it is of another topic");
     let told = reads.next_ready().await;
     assert!(matches!(told, Err(Error::TopicDeleted(_))), "{told:?}");
@@ -79,7 +79,7 @@ async fn a_reader_that_waits_is_told_at_once_that_its_topic_is_deleted() {
 async fn a_start_by_time_takes_what_was_appended_right_then() {
     static NOW: AtomicU64 = AtomicU64::new(0);
     let clock = || Timestamp::from_ms(NOW.load(Ordering::SeqCst));
-    let broker = quiet(Arc::default(), clock);
+    let broker = quiet(Arc::new(MemoryLog::default()), clock);
     for time_ms in [1_000, 2_000, 2_000, 3_000] {
         NOW.store(time_ms, Ordering::SeqCst);
         store(&broker, "a", plain("x")).await;
@@ -155,8 +155,12 @@ async fn after_a_restart_what_expires_goes_and_ids_stay_known() {
     static NOW: AtomicU64 = AtomicU64::new(1_000_000);
     let clock = || Timestamp::from_ms(NOW.load(Ordering::SeqCst));
     for takes_whole_blocks in [false, true] {
-        let log = Arc::new(MemoryLog::default());
-        let broker = quiet(log.clone(), clock);
+        let directory = tempfile::tempdir().unwrap();
+        let open = || {
+            let config = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
+            quiet(Arc::new(SledLog::open(directory.path(), &config).unwrap()), clock)
+        };
+        let broker = open();
         let expiring = |id: &str| {
             let (ttl_ms, id) = (Some(5_000), id.to_owned());
             vec![NewEvent { ttl_ms, id, ..NewEvent::new("x") }]
@@ -169,7 +173,8 @@ async fn after_a_restart_what_expires_goes_and_ids_stay_known() {
             store(&broker, topic, plain("last")).await;
         }
         broker.close().await;
-        let broker = quiet(log.clone(), clock);
+        drop(broker);
+        let broker = open();
         NOW.fetch_add(6_000, Ordering::SeqCst);
         broker.maintain(None).await.unwrap();
         let left = broker.read(&name("a"), request(StartPoint::Earliest)).await.unwrap();
@@ -177,7 +182,8 @@ async fn after_a_restart_what_expires_goes_and_ids_stay_known() {
         let stored = broker.topic(&name("a")).unwrap().extent.events();
         assert_eq!(stored, if takes_whole_blocks { 1 } else { 2 }, "what expired is gone");
         broker.close().await;
-        let broker = quiet(log, clock);
+        drop(broker);
+        let broker = open();
         let events = expiring("known");
         let publish = Publish { topic: name("ids"), events, expected_sequence: None };
         assert!(broker.publish(publish).await.unwrap().is_duplicate(), "its id is remembered");

@@ -209,6 +209,25 @@ async fn a_group_is_as_durable_as_its_strictest_topic() {
     }
 }
 
+/// Goal: an answer for what is stored already is no weaker than its topic is, whatever else is in
+/// the group.
+#[tokio::test]
+async fn a_repeated_publish_is_answered_with_what_its_topic_outlives() {
+    let log = Arc::new(FaultyLog::default());
+    let broker = Broker::with_log(log.clone(), &quiet_config()).unwrap();
+    let lax = TopicConfig { durability: Some(Durability::Process), ..TopicConfig::default() };
+    broker.create_topic(&name("lax"), lax).await.unwrap();
+    broker.publish(publish("strict", with_id("known"))).await.unwrap();
+    let (held, first) = busy(&log, &broker).await;
+    let new = broker.submit(publish("lax", vec![NewEvent::new("x")])).await.unwrap();
+    let known = broker.submit(publish("strict", with_id("known"))).await.unwrap();
+    drop(held);
+    first.ack().await.unwrap();
+    let told = [new.ack().await.unwrap().durability, known.ack().await.unwrap().durability];
+    assert_eq!(told, [Durability::Process, Durability::Fsync]);
+    broker.close().await;
+}
+
 /// Goal: a sequence that is expected is held against what is before it in the same group, is not
 /// asked of what is stored already, and what comes after a refusal in its order is not stored.
 #[tokio::test]
