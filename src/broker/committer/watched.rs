@@ -65,6 +65,10 @@ impl Log for WatchedLog {
         self.inner.topics()
     }
 
+    fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
+        self.inner.ids()
+    }
+
     fn commit(&self, group: &Group) -> Result<()> {
         let refuses = self.refuses_rewriting.load(std::sync::atomic::Ordering::SeqCst);
         if refuses && !group.rewritten.is_empty() {
