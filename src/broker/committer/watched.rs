@@ -203,13 +203,12 @@ async fn a_group_is_as_durable_as_its_strictest_topic() {
             let least = if topic == "lax" { Durability::Process } else { Durability::Fsync };
             assert!(told >= least, "{topic}: {told:?}");
         }
+        broker.close().await;
         let seen = log.seen.lock().unwrap();
         let of_both = seen.iter().filter(|group| group.written_parts > 1);
         let durabilities: Vec<Durability> = of_both.map(|group| group.durability).collect();
         assert!(!durabilities.is_empty(), "no group had both");
         assert!(durabilities.iter().all(|d| *d == Durability::Fsync), "{durabilities:?}");
-        drop(seen);
-        broker.close().await;
     }
 }
 
