@@ -141,8 +141,8 @@ async fn every_gap_is_told_and_every_reader_goes_on_as_it_asked() {
         purge(&server, "a", 4).await;
         let epoch = server.broker.epoch();
         let other = leftoff::cursor::Epoch::new(epoch.get() ^ 1);
-        // The place, its reason, and what is read by `resume`. Everybody gets all by `earliest`, and
-        // nothing by `latest`.
+        // The place, its reason, and what is read by `resume`. By `earliest` all is read, and by
+        // `latest` nothing.
         let faults = [
             (format!("1-{epoch}"), "purged", ALL),
             (format!("5-{other}"), "epoch", ALL),

@@ -352,8 +352,8 @@ mod tests {
         assert!(turn.admits(&step(&b, rewrite())) && turn.admits(&step(&a, rewrite())));
     }
 
-    /// Goal: what was trimmed while it was merged does not come back, nothing is taken for looked at
-    /// that was not, and what came meanwhile expires all the same.
+    /// Goal: what was trimmed while it was merged does not come back, nothing is taken for looked
+    /// at that was not, and what came meanwhile expires all the same.
     #[test]
     fn what_changed_while_it_was_merged_is_heeded() {
         let block = |first: u64| {
