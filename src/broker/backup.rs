@@ -210,6 +210,7 @@ impl End {
             buried_position: extent.buried_position.min(position),
             buried_sequence: extent.buried_sequence.min(tail.previous()),
             first_position: extent.first_position.min(position),
+            purged: extent.purged.min(tail),
             ..extent
         }
     }
@@ -298,10 +299,11 @@ mod tests {
             trimmed_time: Timestamp::from_ms(2_000),
             buried_position: Position::new(80),
             buried_sequence: Sequence::new(8),
+            purged: Sequence::new(9),
             ..Extent::EMPTY
         };
         let then = end.cut(now);
-        assert_eq!((then.earliest, then.tail), (end.tail, end.tail));
+        assert_eq!([then.earliest, then.tail, then.purged], [end.tail; 3]);
         let positions = [then.last_position, then.trimmed_position, then.buried_position];
         assert_eq!(positions, [end.position; 3]);
         assert_eq!([then.last_time, then.last_clock, then.trimmed_time], [end.time; 3]);

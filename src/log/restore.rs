@@ -369,6 +369,7 @@ fn extent(told: &Extent, written: &Written) -> Extent {
         dropped_events: tail.previous().get().saturating_sub(written.events),
         rewritten: Sequence::FIRST,
         may_expire,
+        purged: told.purged.min(tail),
         is_damaged: false,
         compacted: Compacted { due, ..Compacted::NOTHING },
         ..*told
