@@ -248,13 +248,10 @@ impl Extent {
         self.trimmed_position.max(self.buried_position)
     }
 
-    /// Numbers the drop that made it of `before`, if it is one.
-    pub(crate) fn number_drop(&mut self, before: &Self, number: u64) {
+    /// Numbers the drop by which it begins later than `before`, if it does.
+    pub(crate) fn number_trim(&mut self, before: &Self, number: u64) {
         if self.earliest != before.earliest {
             self.trimmed_drop = number;
-        }
-        if self.buried_position != before.buried_position {
-            self.buried_drop = number;
         }
     }
 

@@ -182,7 +182,7 @@ fn deleted(state: TopicState, drop: u64) -> TopicState {
         purged: state.extent.tail,
         ..state.extent
     };
-    extent.number_drop(&state.extent, drop);
+    extent.number_trim(&state.extent, drop);
     let (config, deletions) = (TopicConfig::default(), state.deletions + 1);
     TopicState { extent, config, is_deleted: true, deletions, ..state }
 }

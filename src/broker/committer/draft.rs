@@ -408,7 +408,7 @@ impl Draft {
             };
             let parts: usize = retained.removed.iter().map(|block| block.parts).sum();
             left = left.saturating_sub(parts);
-            stored.extent.number_drop(&topic.state.extent, committer.next_drop());
+            stored.extent.number_trim(&topic.state.extent, committer.next_drop());
             topic.dropped_ids = committer.ids_of(&topic.topic, &stored, &retained.removed);
             topic.state.extent = stored.extent;
             topic.retained = Some(retained);

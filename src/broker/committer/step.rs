@@ -221,12 +221,12 @@ impl Committer {
             Work::Rewrite(rewrite) => {
                 forgotten = rewrite.merged.last().map(|merged| merged.block.last_sequence());
                 done.report = rewrite.report;
-                done.is_partial = !place_rewrite(&mut stored, rewrite, &mut own);
+                done.is_partial = !place_rewrite(&mut stored, rewrite, &mut own, self.next_drop());
                 let dropped = stored.extent.dropped_bytes.saturating_sub(before.dropped_bytes);
                 done.report.reclaimed_bytes += dropped;
             }
         }
-        stored.extent.number_drop(&before, self.next_drop());
+        stored.extent.number_trim(&before, self.next_drop());
         let changed = (stored.extent != before).then_some(stored);
         own.topics.extend(changed.clone());
         self.log.check_writable(&own)?; // The others go on without it.
@@ -292,8 +292,8 @@ fn foretell<'a>(placed: impl Iterator<Item = &'a Placed>) -> Vec<(Arc<Topic>, To
 /// Puts blocks in the place of those that were read to make them. None of these has changed since:
 /// one at a time rewrites a topic. But they may be gone, for those in front of a topic are removed
 /// when they are below its `earliest`; then what is left of them must not come back.
-/// Returns whether all was placed.
-fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group) -> bool {
+/// Returns whether all was placed. `drop` is the number of the drop that it is, if it buries.
+fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group, drop: u64) -> bool {
     let mut is_whole = true;
     for Merged { block, replaced } in rewrite.merged {
         if replaced.first().is_none_or(|first| first.end <= topic.extent.earliest) {
@@ -309,9 +309,12 @@ fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group) -
     }
     let Extent { earliest, tail, may_expire, buried_position, .. } = topic.extent;
     // What lies before the first event was trimmed, which says all.
-    let is_news = |at: Position, sequence| at > buried_position && sequence >= earliest;
-    if let Some((position, sequence)) = rewrite.buried.filter(|(at, of)| is_news(*at, *of)) {
-        (topic.extent.buried_position, topic.extent.buried_sequence) = (position, sequence);
+    if let Some((position, sequence)) = rewrite.buried.filter(|(_, of)| *of >= earliest) {
+        // Also where a later one went before: who has come since then may hold the key of this one.
+        topic.extent.buried_drop = drop;
+        if position > buried_position {
+            (topic.extent.buried_position, topic.extent.buried_sequence) = (position, sequence);
+        }
     }
     if let Some(passed) = rewrite.passed {
         topic.extent.rewritten = passed.rewritten;
@@ -382,7 +385,7 @@ mod tests {
                 ..Rewrite::default()
             };
             let mut group = Group::default();
-            let is_whole = place_rewrite(&mut topic, rewrite, &mut group);
+            let is_whole = place_rewrite(&mut topic, rewrite, &mut group, 1);
             let written: Vec<u64> =
                 group.rewritten.iter().map(|(_, block)| block.first_sequence().get()).collect();
             let Extent { compacted, may_expire, .. } = topic.extent;
@@ -392,5 +395,24 @@ mod tests {
         assert_eq!(place(1, 8), (true, vec![1, 2], 1, true), "one came meanwhile");
         assert_eq!(place(2, 9), (false, vec![2], 0, false), "the first was trimmed");
         assert_eq!(place(3, 9), (false, vec![], 0, false));
+    }
+
+    /// Goal: whoever came after a deletion was dropped is told of an older one that goes later, for
+    /// its id was remembered longer.
+    #[test]
+    fn a_deletion_that_goes_after_a_later_one_is_a_drop_of_its_own() {
+        let mut topic = StoredTopic::new(crate::topic::TopicId::FIRST, "a".parse().unwrap());
+        topic.extent = Extent { earliest: Sequence::new(4), ..topic.extent };
+        let mut bury = |place: u64, drop| {
+            let buried = Some((Position::new(10 * place), Sequence::new(place)));
+            let rewrite = Rewrite { buried, ..Rewrite::default() };
+            place_rewrite(&mut topic, rewrite, &mut Group::default(), drop);
+            let Extent { buried_position, buried_sequence, buried_drop, .. } = topic.extent;
+            (buried_position.get(), buried_sequence.get(), buried_drop)
+        };
+        assert_eq!(bury(7, 1), (70, 7, 1));
+        assert_eq!(bury(5, 2), (70, 7, 2));
+        assert_eq!(bury(3, 3), (70, 7, 2), "it was trimmed before");
+        assert_eq!(bury(8, 4), (80, 8, 4));
     }
 }
