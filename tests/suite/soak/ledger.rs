@@ -1,7 +1,8 @@
 //! The ledger: what was acknowledged where, and what a reader must have got of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -126,18 +127,19 @@ impl Ledger {
             newest.insert((&event.topic, &event.key), *position);
         }
         let mut checked = Checked::default();
-        let mut told: Vec<ToldGap> = Vec::new();
+        let mut told = Told::default();
+        let by_sequence = by_sequence(&events);
         for cycle in cycles {
             // A gap is told once, before all else: until the reader has passed what was lost, its
             // cursors say that it was told.
             if !cycle.first.as_ref().is_some_and(|cursor| cursor.contains('~')) {
-                told.clear();
+                told = Told::default();
             }
-            told.extend(cycle.gaps.iter().cloned());
+            cycle.gaps.iter().for_each(|gap| told.note(gap));
             checked.delivered += cycle.events.len();
             checked.gaps += cycle.gaps.len();
             let mut violations = untrue(&events, cycle);
-            violations.extend(missing(&events, &newest, cycle, &told));
+            violations.extend(missing(&events, &by_sequence, &newest, cycle, &told));
             for violation in violations {
                 let Cycle { transport, scope, first, last, .. } = cycle;
                 checked.violations.push(format!(
@@ -177,35 +179,72 @@ fn untrue(events: &BTreeMap<u64, (u64, Event)>, cycle: &Cycle) -> Vec<String> {
     violations
 }
 
+/// The position of each event of a topic by its sequence.
+type BySequence<'a> = HashMap<&'a str, BTreeMap<u64, u64>>;
+
+fn by_sequence(events: &BTreeMap<u64, (u64, Event)>) -> BySequence<'_> {
+    let mut by_sequence = BySequence::new();
+    for (position, (sequence, event)) in events {
+        by_sequence.entry(&event.topic).or_default().insert(*sequence, *position);
+    }
+    by_sequence
+}
+
+/// The gaps that a reader knows of: below which sequence events of a topic may be missing; without
+/// a topic, of all.
+#[derive(Debug, Default)]
+struct Told(HashMap<Option<String>, u64>);
+
+impl Told {
+    fn note(&mut self, gap: &ToldGap) {
+        let below = self.0.entry(gap.topic.clone()).or_default();
+        *below = gap.earliest.max(*below);
+    }
+
+    fn covers(&self, topic: &str, sequence: u64) -> bool {
+        let topics = [None, Some(topic.to_owned())];
+        topics.iter().any(|topic| self.0.get(topic).is_some_and(|below| sequence < *below))
+    }
+}
+
 /// What a cycle passed over without a word; `told` are the gaps that its reader knows of.
 fn missing(
     events: &BTreeMap<u64, (u64, Event)>,
+    by_sequence: &BySequence<'_>,
     newest: &HashMap<(&str, &str), u64>,
     cycle: &Cycle,
-    told: &[ToldGap],
+    told: &Told,
 ) -> Vec<String> {
     // A reader from the earliest on is not told of what was gone by then.
     let (Some(first), Some(last)) = (&cycle.first, &cycle.last) else { return Vec::new() };
     let (first, last) = (number(first), number(last));
-    let got: std::collections::BTreeSet<u64> =
-        cycle.events.iter().map(|got| got.position).collect();
-    let is_missing = |(position, (sequence, event)): &(&u64, &(u64, Event))| {
-        let place = if cycle.scope.is_of_many { **position } else { *sequence };
-        let is_told = told.iter().any(|gap| {
-            gap.topic.as_ref().is_none_or(|topic| *topic == event.topic) && *sequence < gap.earliest
-        });
-        let is_superseded = event.topic == COMPACTED
-            && newest[&(event.topic.as_str(), event.key.as_str())] > **position;
-        place > first
-            && place <= last
-            && cycle.scope.wants(event)
-            && !got.contains(position)
-            && !is_told
-            && !is_superseded
+    let got: BTreeSet<u64> = cycle.events.iter().map(|got| got.position).collect();
+    if first >= last {
+        return Vec::new();
+    }
+    let places = (Bound::Excluded(first), Bound::Included(last));
+    let passed: Vec<u64> = match cycle.scope.is_of_many {
+        true => events.range(places).map(|(position, _)| *position).collect(),
+        false => {
+            let of_each = by_sequence.values().flat_map(|of_topic| of_topic.range(places));
+            of_each.map(|(_, position)| *position).collect()
+        }
     };
-    let missing = events.iter().filter(is_missing);
+    let is_missing = |position: &u64| {
+        let (sequence, event) = &events[position];
+        let is_superseded = || {
+            let newest = newest[&(event.topic.as_str(), event.key.as_str())];
+            event.topic == COMPACTED && newest > *position
+        };
+        cycle.scope.wants(event)
+            && !got.contains(position)
+            && !told.covers(&event.topic, *sequence)
+            && !is_superseded()
+    };
+    let missing = passed.iter().filter(|position| is_missing(position));
     missing
-        .map(|(position, (sequence, event))| {
+        .map(|position| {
+            let (sequence, event) = &events[position];
             format!("{} {sequence} at {position} is missing, untold", event.topic)
         })
         .collect()
