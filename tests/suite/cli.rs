@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::{Process, Server, get, leftoff, post, quakes, read_all, run, soon, text};
+use crate::common::{
+    Process, Server, get, leftoff, output_of, post, quakes, read_all, run, soon, text,
+};
 
 fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or(-1)
@@ -16,7 +18,7 @@ fn code(output: &Output) -> i32 {
 fn settings(arguments: &[&str], environment: &[(&str, &str)]) -> Result<toml::Table, String> {
     let mut command = leftoff();
     command.args(["serve", "--print-config"]).args(arguments);
-    let output = command.envs(environment.iter().copied()).output().unwrap();
+    let output = output_of(command.envs(environment.iter().copied()));
     match output.status.code() {
         Some(0) => Ok(text(&output.stdout).parse().unwrap()),
         Some(5) => Err(text(&output.stderr)),
@@ -112,7 +114,7 @@ fn variables_that_are_no_settings_are_left_alone_with_a_warning() {
     let known = [("LEFTOFF_BROKER__MAX_QUEUE_WAIT_MS", "7"), ("LEFTOFF_DATA_DIR", "2026")];
     let mut command = leftoff();
     command.args(["serve", "--print-config"]).envs(foreign).envs(known);
-    let output = command.env("LEFTOFF_LOG_FILTER", "warn").output().unwrap();
+    let output = output_of(command.env("LEFTOFF_LOG_FILTER", "warn"));
     let said = text(&output.stderr);
     assert_eq!(code(&output), 0, "{said}");
     for (variable, _) in foreign {
@@ -135,7 +137,7 @@ fn an_empty_directory_name_is_refused_before_anything_is_written() {
     for (variable, value) in [("LEFTOFF_DATA_DIR", ""), ("LEFTOFF_CONFIG", path)] {
         let mut command = leftoff();
         command.arg("serve").env(variable, value);
-        let output = command.current_dir(nowhere.path()).output().unwrap();
+        let output = output_of(command.current_dir(nowhere.path()));
         let said = text(&output.stderr);
         assert!(said.contains("data_dir: is empty"), "{said}");
         assert_eq!(code(&output), 5, "{said}");

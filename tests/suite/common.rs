@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -446,7 +447,23 @@ pub(crate) fn leftoff() -> Command {
 pub(crate) async fn run(arguments: &[&str]) -> Output {
     let mut command = leftoff();
     command.args(arguments).stdin(Stdio::null());
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    tokio::task::spawn_blocking(move || output_of(&mut command)).await.unwrap()
+}
+
+/// What a command says until it ends, which it does before long, or is made to.
+pub(crate) fn output_of(command: &mut Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = Pid::from_child(&child);
+    let (end, ended) = sync_channel::<()>(0);
+    let watch = std::thread::spawn(move || {
+        if ended.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
+            kill_process(id, Signal::KILL).unwrap();
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(end);
+    watch.join().unwrap();
+    output
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
