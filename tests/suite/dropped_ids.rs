@@ -141,3 +141,21 @@ async fn blocks_of_ids_go_when_the_window_has_forgotten_them() {
     drop(broker);
     assert!(blocks_of_ids(directory.path()) <= 1);
 }
+
+/// Goal: what was purged may be published anew after a restart, also where its block is still there
+/// for the events after it; these are known.
+#[tokio::test]
+async fn what_was_purged_from_within_a_block_can_be_published_again_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (config, limits) = (OpenConfig::default(), TopicConfig::default());
+    let broker = open(directory.path(), &config, limits).await;
+    let first = publish(&broker, with_ids(1..=10)).await;
+    broker.purge(&name("a"), first.receipt(4).sequence).await.unwrap();
+    broker.close().await;
+    drop(broker);
+    let broker = open(directory.path(), &config, limits).await;
+    let again = publish(&broker, with_ids(1..=10)).await;
+    let known: Vec<usize> = again.duplicates.iter().map(|duplicate| duplicate.index).collect();
+    assert_eq!(known, [4, 5, 6, 7, 8, 9], "ids 1 to 4 were purged");
+    broker.close().await;
+}
