@@ -38,9 +38,19 @@ pub(super) fn parts(topic: TopicId, block: &Block) -> impl Iterator<Item = (Bloc
     })
 }
 
+/// A key with its value, or why they cannot be read.
+pub(super) type Entry = sled::Result<(sled::IVec, sled::IVec)>;
+
 /// The entries of blocks' parts, without what means nothing.
 type Entries = std::iter::Filter<sled::Iter, fn(&Entry) -> bool>;
-type Entry = sled::Result<(sled::IVec, sled::IVec)>;
+
+/// The entries of `found` up to the first error, which is the last of them: sled's iterator stays
+/// where it is after that, and says the same for ever.
+pub(super) fn until_error(found: sled::Iter) -> impl Iterator<Item = Entry> {
+    found.scan(false, |is_over, entry| {
+        (!std::mem::replace(is_over, entry.is_err())).then_some(entry)
+    })
+}
 
 /// The entries of the blocks of a topic that begin in `sequences`.
 pub(super) fn entries(

@@ -9,7 +9,7 @@
 //! with it come the checksum, and the places of each event.
 
 use super::block::Block;
-use super::blocks::unreadable;
+use super::blocks::{self, unreadable};
 use super::keys;
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
@@ -60,11 +60,7 @@ pub fn blocks_of_ids<'a>(ids: impl Iterator<Item = PlacedId<'a>>) -> Vec<Block> 
 /// Every block of ids in `tree`; in place of what is damaged, the error. Nothing is read that
 /// follows a damaged page.
 pub(super) fn read(tree: &sled::Tree) -> impl Iterator<Item = Result<(TopicId, Block)>> {
-    // After an error sled's iterator stays where it is, and says the same for ever.
-    let until_error = tree.scan_prefix(keys::IDS).scan(false, |is_over, entry| {
-        (!std::mem::replace(is_over, entry.is_err())).then_some(entry)
-    });
-    until_error.filter_map(|entry| {
+    blocks::until_error(tree.scan_prefix(keys::IDS)).filter_map(|entry| {
         let (key, value) = match entry {
             Ok(entry) => entry,
             Err(error @ sled::Error::Corruption { .. }) => {

@@ -23,7 +23,7 @@
 //! they were at its last trim; they speak only while the topic has no blocks, or when the newest
 //! ones are damaged. Otherwise the newest block is the head.
 
-use super::blocks::unreadable;
+use super::blocks::{self, unreadable};
 use super::{Ahead, Compacted, Extent, StoredTopic, keys, lost_tail};
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};
 use crate::error::{Error, PUT_BACK, Result};
@@ -239,11 +239,7 @@ fn trim_reason(code: u8) -> Result<TrimReason, String> {
 /// Every topic's record, in the order of the ids: [`Error::DamagedLog`] in place of one that does
 /// not fit.
 pub(super) fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<StoredTopic>> {
-    // After an error sled's iterator stays where it is, and says the same for ever.
-    let until_error = tree.scan_prefix(keys::TOPICS).scan(false, |is_over, entry| {
-        (!std::mem::replace(is_over, entry.is_err())).then_some(entry)
-    });
-    until_error.map(|entry| {
+    blocks::until_error(tree.scan_prefix(keys::TOPICS)).map(|entry| {
         let (key, value) = entry.map_err(|error| unreadable_record("a topic's", error))?;
         let id = keys::parse_topic(&key).ok_or_else(|| format!("its key {key:?} is unknown"));
         let topic = id.as_ref().map_or_else(|_| "?".to_owned(), |id| id.get().to_string());

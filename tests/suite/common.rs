@@ -470,6 +470,12 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Events with these numbers as their ids and their payloads.
+pub(crate) fn with_ids(ids: impl IntoIterator<Item = u64>) -> Vec<NewEvent> {
+    let event = |id: u64| NewEvent { id: format!("id {id}"), ..NewEvent::new(id.to_string()) };
+    ids.into_iter().map(event).collect()
+}
+
 /// The earthquakes that come with the project.
 pub(crate) fn quakes() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/earthquakes.ndjson")

@@ -3,12 +3,7 @@
 use leftoff::cursor::{OnGap, StartPoint};
 use leftoff::{Ack, Broker, Delivery, Error, NewEvent, OpenConfig, Publish, TopicConfig};
 
-use crate::common::name;
-
-fn with_ids(ids: impl IntoIterator<Item = u64>) -> Vec<NewEvent> {
-    let event = |id: u64| NewEvent { id: format!("id {id}"), ..NewEvent::new(id.to_string()) };
-    ids.into_iter().map(event).collect()
-}
+use crate::common::{name, with_ids};
 
 async fn publish(
     broker: &Broker,

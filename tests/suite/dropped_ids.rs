@@ -6,12 +6,7 @@ use std::path::Path;
 use leftoff::log::{Log, LogConfig, SledLog};
 use leftoff::{Ack, Broker, NewEvent, OpenConfig, Publish, TopicConfig};
 
-use crate::common::name;
-
-fn with_ids(ids: impl IntoIterator<Item = u64>) -> Vec<NewEvent> {
-    let event = |id: u64| NewEvent { id: format!("id {id}"), ..NewEvent::new(id.to_string()) };
-    ids.into_iter().map(event).collect()
-}
+use crate::common::{name, with_ids};
 
 async fn publish(broker: &Broker, events: Vec<NewEvent>) -> Ack {
     let publish = Publish { topic: name("a"), events, expected_sequence: None };

@@ -56,7 +56,7 @@ const RECLAIM_MS: u64 = 5_000;
 /// Topics of which it is known that nothing needs to be dropped; about 3 MiB.
 const MAX_QUIET: usize = 65_536;
 
-/// How many blocks of ids a group removes that were forgotten, at the least, if there are so many.
+/// Blocks of ids that a group may remove, besides two for each that it writes.
 const MIN_FORGOTTEN: usize = 32;
 
 /// What the committer is asked for, in order.
@@ -176,9 +176,8 @@ impl Committer {
         draft.build(self.max_block_bytes);
         draft.retain(self, now);
         let mut group = draft.finish(now);
-        group.forgotten = self.window.forgotten(forgotten_with(&group));
         let durability = if self.log.is_durable() { group.durability } else { Durability::Memory };
-        let outcome = self.log.commit(&group);
+        let outcome = self.commit(&mut group);
         let appended = group.appended.len();
         match &outcome {
             Ok(()) => self.take_over(&mut draft, group, now),
@@ -212,7 +211,6 @@ impl Committer {
 
     /// Makes a durable group visible: readers see it only now.
     fn take_over(&mut self, draft: &mut Draft, group: Group, now: Timestamp) {
-        self.note_ids(&group);
         draft.each_new_id(now, |topic, id, receipt| self.window.note(topic, id, receipt, now));
         let mut blocks = group.appended.into_iter().peekable();
         let (mut last_position, mut newest_drop) = (Position::BEFORE_ALL, 0);
@@ -266,7 +264,7 @@ impl Committer {
             if !self.window.reaches(block, extent.tail, self.last_clock) {
                 continue;
             }
-            // What is damaged has no ids.
+            // A block that is damaged has no ids.
             for block in self.log.read(id, block.first, block.end, 1).unwrap_or_default() {
                 self.window.note_block(id, &block, extent.purged, self.last_clock);
             }
@@ -276,10 +274,17 @@ impl Committer {
         blocks_of_ids(ids).into_iter().map(|block| (id, block)).collect()
     }
 
-    /// Has the window know which ids `group` has stored, and which are gone.
-    fn note_ids(&mut self, group: &Group) {
+    /// Has the log write `group`, and remove some of the blocks of ids that the window has
+    /// forgotten with it: more of them than it writes. The window knows then which there are.
+    fn commit(&mut self, group: &mut Group) -> Result<()> {
+        group.forgotten = self.window.forgotten(MIN_FORGOTTEN + 2 * group.ids.len());
+        if group.is_empty() {
+            return Ok(());
+        }
+        self.log.commit(group)?;
         self.window.were_removed(group.forgotten.len());
         group.ids.iter().for_each(|(topic, block)| self.window.were_stored(*topic, block));
+        Ok(())
     }
 
     /// The number of the next drop. All that go in one group have one.
@@ -304,11 +309,6 @@ impl Committer {
     fn count(&self, report: &MaintenanceReport) {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner).add(report);
     }
-}
-
-/// How many blocks of ids may be removed with `group`: more than are written with it.
-fn forgotten_with(group: &Group) -> usize {
-    MIN_FORGOTTEN + 2 * group.ids.len()
 }
 
 /// A topic as the log knows it.

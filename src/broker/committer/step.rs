@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::super::maintenance::MaintenanceReport;
 use super::super::retention::{Added, Quiet, Retained, Retention};
 use super::super::topics::{Topic, TopicState};
-use super::{Committer, forgotten_with, stored};
+use super::{Committer, stored};
 use crate::cursor::{Position, Sequence, TrimReason};
 use crate::error::Result;
 use crate::event::Timestamp;
@@ -155,13 +155,7 @@ impl Committer {
         }
         self.steps = later;
         let foretold = foretell(placed.iter().map(|(placed, _)| placed));
-        if !placed.is_empty() {
-            group.forgotten = self.window.forgotten(forgotten_with(&group));
-        }
-        let outcome = if group.is_empty() { Ok(()) } else { self.log.commit(&group) };
-        if outcome.is_ok() {
-            self.note_ids(&group);
-        }
+        let outcome = if placed.is_empty() { Ok(()) } else { self.commit(&mut group) };
         if let Err(error) = &outcome {
             self.failure.note(error);
             foretold.into_iter().for_each(|(topic, state)| topic.set_state(state));
@@ -308,7 +302,7 @@ fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group, d
         group.rewritten.push((topic.id, block));
     }
     let Extent { earliest, tail, may_expire, buried_position, .. } = topic.extent;
-    // What lies before the first event was trimmed, which says all.
+    // A deletion before the first event was trimmed, and readers are told of that.
     if let Some((position, sequence)) = rewrite.buried.filter(|(_, of)| *of >= earliest) {
         // Also where a later one went before: who has come since then may hold the key of this one.
         topic.extent.buried_drop = drop;
