@@ -35,7 +35,7 @@ use tracing::{error, info, warn};
 
 use super::block::Block;
 use super::blocks::{self, Blocks, END, unreadable, unreadable_page};
-use super::cleaner::{Cleaner, written_bytes};
+use super::cleaner::{Cleaner, Written, written_bytes};
 use super::failed::{Failed, TellFailure};
 use super::lock::{lock, patiently};
 use super::lost_tail;
@@ -539,7 +539,11 @@ impl Log for SledLog {
             self.sync(group.durability)
         })?;
         writing::settle(&self.tree, group);
-        self.cleaner.wrote(before_bytes, group.durability == Durability::Fsync);
+        self.cleaner.wrote(Written {
+            before_bytes,
+            is_synced: group.durability == Durability::Fsync,
+            has_removed: !group.removed.is_empty() || !group.forgotten.is_empty(),
+        });
         self.touch(group);
         if !group.topics.is_empty() {
             let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);

@@ -15,8 +15,8 @@
 //! - So a snapshot is made whenever [`LEAST_BYTES`] were written since the last one, or [`TIMES`]
 //!   the length of a snapshot, whichever is more: opening reads no more than twice that, and the
 //!   snapshots are no more than 1/[`TIMES`] of what is written.
-//! - sled's own reading of its log is used for it, and what it reads is told in the file that sled
-//!   would have written, had it been opened when it had written as much. The end, L, is where a
+//! - The log is read as sled would read it (segment.rs), and what is found is told in the file that
+//!   sled would have written, had it been opened when it had written as much. The end, L, is where a
 //!   segment begins, and everything before it is synced first. A batch that began before L is
 //!   whole by then: sled does not call it stable before.
 //! - A segment that sled uses again while it is to be read held nothing that is valid any more: its
@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 use sled::{DiskPtr, LogKind, Lsn, Serialize as _};
 
+use super::segment::{self, Entry};
 use super::space::SEGMENT_BYTES;
 
 /// What is written at the least between two snapshots, in bytes.
@@ -133,7 +134,7 @@ fn make(database: &sled::Db, file: &File, directory: &Path) -> io::Result<Option
     while rounds == 0 || !snapshot.is_known() {
         let end = log.stable_offset() / SEGMENT * SEGMENT;
         match rounds {
-            _ if end > snapshot.end => snapshot.advance(database, end)?,
+            _ if end > snapshot.end => snapshot.advance(database, file, end)?,
             0 => return Ok(None),
             // Nothing more is written, or too much.
             _ => return Err(io::Error::other(NOT_KNOWN)),
@@ -193,42 +194,37 @@ impl Snapshot {
     }
 
     /// Reads what was written from its end on to the segment that begins at `end`.
-    fn advance(&mut self, database: &sled::Db, end: Lsn) -> io::Result<()> {
+    fn advance(&mut self, database: &sled::Db, file: &File, end: Lsn) -> io::Result<()> {
         let log = &database.context.pagecache.log;
-        let begin = self.end;
-        let mut items = log.iter_from(begin);
-        items.segments.retain(|lsn, _| *lsn < end);
-        let segments = std::mem::take(&mut items.segments);
-        for (segment, offset) in segments {
-            // One at a time, so that it is known which one cannot be read.
-            items.segments.insert(segment, offset);
-            (items.segment_base, items.cur_lsn) = (None, None);
-            for (kind, page, lsn, place, size_bytes) in items.by_ref() {
-                if lsn >= begin {
-                    self.apply(kind, page, (lsn, place, size_bytes))?;
-                }
+        let mut reader = segment::Reader::new();
+        // Nothing is read by sled: its iterator begins with a list of the segments in use.
+        for (lsn, offset) in log.iter_from(self.end).segments {
+            if !(self.end..end).contains(&lsn) {
+                continue;
             }
-            // Read to its end, the iterator looks for one more segment, and finds none.
-            let is_read = items.segments.is_empty() && items.segment_base.is_none();
-            let is_in_use = || log.iter_from(segment).segments.get(&segment) == Some(&offset);
-            if !is_read && is_in_use() {
-                let problem = format!("the segment at {offset} of the log's file is damaged");
+            let entries = reader.read(file, offset, lsn);
+            let read = entries.and_then(|mut entries| entries.try_for_each(|e| self.apply(&e?)));
+            let is_in_use = || log.iter_from(lsn).segments.get(&lsn) == Some(&offset);
+            if let Err(error) = read
+                && is_in_use()
+            {
+                let problem = format!("the segment at {offset} of the log's file: {error}");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
             }
-            items.segments.clear();
         }
         self.end = end;
         Ok(())
     }
 
     /// Takes in what was written to a page.
-    fn apply(&mut self, kind: LogKind, page: u64, place: Place) -> io::Result<()> {
-        let index = usize::try_from(page).map_err(io::Error::other)?;
+    fn apply(&mut self, entry: &Entry) -> io::Result<()> {
+        let index = usize::try_from(entry.page).map_err(io::Error::other)?;
+        let place = (entry.lsn, DiskPtr::Inline(entry.offset), entry.size_bytes);
         let known = self.pages.len();
-        match kind {
+        match entry.kind {
             LogKind::Replace | LogKind::Free => {
                 self.pages.resize(known.max(index + 1), Page::Unknown);
-                self.pages[index] = match kind {
+                self.pages[index] = match entry.kind {
                     LogKind::Free => Page::Free(place.0, place.1),
                     _ => Page::Present(vec![place]),
                 };
@@ -382,7 +378,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let database = open_sled(directory.path(), 4 << 20).unwrap();
         let tree = database.open_tree("events").unwrap();
-        let file = File::options().write(true).open(directory.path().join("db")).unwrap();
+        let file =
+            File::options().read(true).write(true).open(directory.path().join("db")).unwrap();
         let mut snapshots = Snapshots::every(directory.path(), 0, SEGMENT_BYTES as u64);
         let (mut made, mut late) = (0, 0);
         for phase in 0..6 {
