@@ -22,7 +22,11 @@ fn clock() -> Timestamp {
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const READERS: usize = 6;
-const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The longest that a run takes, and the search for a shorter counter-example: with the first run
+/// that fails, and the one that the search is at when it ends, less than a minute.
+const MAX_RUN: Duration = Duration::from_secs(20);
+const MAX_SHRINK_MS: u32 = 15_000;
 
 fn name(topic: usize) -> TopicName {
     NAMES[topic].parse().unwrap()
@@ -320,10 +324,10 @@ impl World {
         let mut open = self.opened(reader).await;
         for _ in 0..deliveries {
             let next = match &mut open {
-                Reader::One(one) => tokio::time::timeout(PATIENCE, one.next_ready()).await,
-                Reader::Many(many) => tokio::time::timeout(PATIENCE, many.next_ready()).await,
+                Reader::One(one) => one.next_ready().await,
+                Reader::Many(many) => many.next_ready().await,
             };
-            match next.expect("it takes too long") {
+            match next {
                 Ok(Some(Delivery::Events(run))) => {
                     for event in run.events() {
                         self.deliver(reader, event.position.get());
@@ -525,13 +529,16 @@ fn readers_are_told_of_what_they_could_have_had_and_of_nothing_else() {
     let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed.to_le_bytes().repeat(4));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let cases = std::env::var("LEFTOFF_CASES").ok().map_or(200, |cases| cases.parse().unwrap());
-    let config =
-        Config { cases, max_shrink_time: 30_000, failure_persistence: None, ..Config::default() };
+    let max_shrink_time = MAX_SHRINK_MS;
+    let config = Config { cases, max_shrink_time, failure_persistence: None, ..Config::default() };
     let max_tail_bytes = proptest::sample::select(vec![0, 2_000, 1 << 20]);
     let actions = (proptest::collection::vec(action(), 1..60), max_tail_bytes);
     let outcome =
         TestRunner::new_with_rng(config, random).run(&actions, |(actions, max_tail_bytes)| {
-            runtime.block_on(run(actions, max_tail_bytes));
+            let said = format!("{actions:?}");
+            let run = run(actions, max_tail_bytes);
+            let ended = runtime.block_on(async { tokio::time::timeout(MAX_RUN, run).await });
+            ended.unwrap_or_else(|_| panic!("it never ends: {said}"));
             Ok(())
         });
     outcome.unwrap_or_else(|failure| panic!("LEFTOFF_SEED={seed}: {failure}"));

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::*;
@@ -58,15 +59,12 @@ async fn a_reader_that_waits_is_told_at_once_that_its_topic_is_deleted() {
         reader
     };
     let (mut waits, mut reads) = (follow().await, follow().await);
-    let waiting = tokio::spawn(async move {
-        waits.next_within(&mut Patience::new(Duration::from_secs(3_600))).await
-    });
-    while broker.0.topics.existing(&name("a")).unwrap().followers() < 2 {
-        tokio::task::yield_now().await;
-    }
-    tokio::time::sleep(Duration::from_millis(50)).await; // As a rule it waits by now.
+    let mut patience = Patience::new(Duration::from_secs(3_600));
+    let mut waiting = Box::pin(waits.next_within(&mut patience));
+    let first = std::future::poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context))).await;
+    assert!(first.is_pending(), "it waits for nothing");
     broker.delete_topic(&name("a")).await.unwrap();
-    let told = soon(waiting).await.unwrap();
+    let told = soon(waiting).await;
     assert!(matches!(told, Err(Error::TopicDeleted(_))), "{told:?}");
     store(&broker, "a", plain("2")).await;
     assert!(reads.next_in_memory().is_none(), "it is of another topic");

@@ -172,13 +172,44 @@ mod tests {
         let marked = || read(directory.path(), epoch).unwrap().unwrap();
         assert_eq!(marked().boot, 0);
         mark.note_unsynced(epoch).unwrap();
-        assert_ne!(marked().boot, 0, "it says in which start of the system they were not");
+        let boot = marked().boot;
+        assert_ne!(boot, 0, "it says in which start of the system they were not");
         mark.write(epoch, Position::new(4)).unwrap();
+        assert_eq!(marked().boot, boot, "they are not synced because others are");
         assert_eq!((marked().position, marked().has_lost_some()), (Position::new(4), false));
         let elsewhere = Marked { boot: marked().boot ^ 1, ..marked() };
         assert!(elsewhere.has_lost_some(), "the system was started again since");
         mark.note_synced(epoch).unwrap();
         assert_eq!((marked().boot, marked().position), (0, Position::new(4)));
         assert_eq!(read(directory.path(), Epoch::new(8)).unwrap(), None);
+    }
+
+    /// Goal: a mark that is opened again goes on where it was: how far it is, and whether something
+    /// is not synced in this start of the system. In another one, all there is was found on disk.
+    #[test]
+    fn a_mark_that_is_opened_again_goes_on_where_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let (epoch, position) = (Epoch::new(7), Position::new(3));
+        let on_disk = || read(directory.path(), epoch).unwrap().unwrap();
+        let open = || Mark::open(directory.path()).unwrap();
+        assert_eq!(open().read(epoch).unwrap(), None);
+        open().write(epoch, position).unwrap();
+
+        let mark = open();
+        assert_eq!(mark.read(epoch).unwrap().unwrap().position, position);
+        mark.note_unsynced(epoch).unwrap();
+        assert_eq!(on_disk().position, position, "what was durable still is");
+
+        let mark = open();
+        assert!(!mark.read(epoch).unwrap().unwrap().has_lost_some(), "the system did not go down");
+        mark.note_synced(epoch).unwrap();
+        assert_eq!((on_disk().position, on_disk().boot), (position, 0));
+
+        let elsewhere = encode(epoch, Noted { position, boot: current_boot() ^ 2 });
+        std::fs::write(directory.path().join(FILE_NAME), elsewhere).unwrap();
+        let mark = open();
+        assert!(mark.read(epoch).unwrap().unwrap().has_lost_some());
+        mark.note_unsynced(epoch).unwrap();
+        assert_eq!(on_disk().boot, current_boot(), "these are of this start");
     }
 }
