@@ -319,3 +319,52 @@ fn plain_text(payload: &[u8]) -> Option<&[u8]> {
         && std::str::from_utf8(payload).is_ok();
     is_plain.then_some(payload)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::broker::{Broker, OpenConfig, Publish};
+    use crate::cursor::{OnGap, StartPoint};
+    use crate::event::NewEvent;
+
+    /// Goal: what is ready goes out together, up to the bytes of one write and one block; a block
+    /// that is larger goes out alone.
+    #[tokio::test]
+    async fn what_is_ready_goes_out_in_writes_of_bounded_size() {
+        const COUNT: usize = 60;
+        for (payload_bytes, most_bytes) in [(500, MAX_WRITE_BYTES + 700), (20_000, 20_200)] {
+            let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+            let topic: crate::TopicName = "a".parse().unwrap();
+            for _ in 0..COUNT {
+                let events = vec![NewEvent::new("x".repeat(payload_bytes))];
+                let publish = Publish { topic: topic.clone(), events, expected_sequence: None };
+                broker.publish(publish).await.unwrap();
+            }
+            let start = StartPoint::Earliest;
+            let reader = Reader::One(broker.subscribe(&topic, start, OnGap::Fail).await.unwrap());
+            let config = FollowConfig::default();
+            let mut writes =
+                response((reader, None), Format::Data, config, None).into_body().into_data_stream();
+            let (mut events, mut sizes) = (0, Vec::new());
+            while events < COUNT {
+                let write = tokio::time::timeout(Duration::from_secs(30), writes.next());
+                let write = write.await.expect("it takes too long").unwrap().unwrap();
+                let text = std::str::from_utf8(&write).unwrap();
+                let count = text.matches("data: x").count();
+                if count > 0 {
+                    sizes.push(write.len());
+                }
+                events += count;
+            }
+            assert_eq!(events, COUNT);
+            assert!(sizes.iter().all(|size| *size <= most_bytes), "{sizes:?}");
+            // All but the last are full.
+            let (_, full) = sizes.split_last().unwrap();
+            assert!(full.iter().all(|size| *size >= MAX_WRITE_BYTES), "{sizes:?}");
+        }
+    }
+}

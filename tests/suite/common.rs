@@ -277,7 +277,7 @@ impl Sse {
         Self::open_over(request, "", over_http2).await
     }
 
-    async fn open_over(
+    pub(crate) async fn open_over(
         request: http::request::Builder,
         body: impl Into<Bytes>,
         over_http2: bool,

@@ -26,8 +26,10 @@ const MAX_REWRITTEN_BYTES: usize = (64 << 10) + MAX_BLOCK_BYTES;
 const MAX_BLOCK_BYTES: usize = 64 << 10;
 
 /// What a group holds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Seen {
+    /// Of each block that others became: how many these were, and their parts.
+    merged: Vec<(usize, usize)>,
     removed_parts: usize,
     written_parts: usize,
     rewritten_bytes: usize,
@@ -38,7 +40,14 @@ impl From<&Group> for Seen {
     fn from(group: &Group) -> Self {
         let parts = |(_, block): &(TopicId, Block)| parts_in(block.bytes().len());
         let written = group.rewritten.iter().chain(&group.appended);
+        let merged = group.rewritten.iter().map(|(topic, block)| {
+            let span = block.first_sequence()..=block.last_sequence();
+            let replaced =
+                group.removed.iter().filter(|(of, old)| of == topic && span.contains(&old.first));
+            replaced.fold((0, 0), |(blocks, parts), (_, old)| (blocks + 1, parts + old.parts))
+        });
         Self {
+            merged: merged.collect(),
             removed_parts: group.removed.iter().map(|(_, block)| block.parts).sum(),
             written_parts: written.map(parts).sum(),
             rewritten_bytes: group.rewritten.iter().map(|(_, block)| block.bytes().len()).sum(),
@@ -350,4 +359,34 @@ async fn a_deletion_is_dropped_only_where_nobody_needs_it_and_told_only_when_it_
     assert_eq!(topic.state().extent.buried_sequence, Sequence::FIRST);
     assert_eq!(broker.0.drops(), topic.state().extent.buried_drop);
     broker.close().await;
+}
+
+/// Goal: what becomes one block has its bounds, in blocks and in bytes, also where next to nothing
+/// is left of it.
+#[tokio::test]
+async fn what_is_merged_into_one_block_has_its_bounds() {
+    const MAX_RUN_BLOCKS: usize = 64;
+    const MAX_RUN_PARTS: usize = (1 << 20) / (8 << 10);
+    // Of 40 KB each, of which a block is small and takes little room: 25 are less than 1 MiB.
+    for (payload_bytes, blocks) in [(10, MAX_RUN_BLOCKS), (40_000, 26)] {
+        let log = Arc::new(WatchedLog::default());
+        let broker = Broker::with_log(log.clone(), &quiet_config()).unwrap();
+        let compacted = TopicConfig { compact: Some(true), ..TopicConfig::default() };
+        broker.create_topic(&name("a"), compacted).await.unwrap();
+        for _ in 0..300 {
+            broker.publish(publish("a", keyed("k", vec![b'x'; payload_bytes]))).await.unwrap();
+        }
+        broker.maintain(None).await.unwrap();
+        let left = broker.topic(&name("a")).unwrap().extent;
+        broker.close().await;
+        let seen = log.seen.lock().unwrap();
+        let merged = || seen.iter().flat_map(|group| &group.merged);
+        let most = merged().map(|(blocks, _)| *blocks).max().unwrap();
+        assert!((blocks - 2..=blocks).contains(&most), "{most} blocks became one, {left:?}");
+        for (blocks, parts) in merged() {
+            assert!(*blocks <= MAX_RUN_BLOCKS, "{blocks} blocks became one");
+            // The last part of each block is not full.
+            assert!(*parts <= MAX_RUN_PARTS + blocks, "{parts} parts became one block");
+        }
+    }
 }

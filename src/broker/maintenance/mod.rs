@@ -18,6 +18,8 @@ mod upkeep;
 mod visitor;
 
 #[cfg(test)]
+mod bounds_tests;
+#[cfg(test)]
 mod expiry_tests;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,10 @@ fn name(topic: &str) -> TopicName {
 /// A broker that maintains when it is told to, whose topics are compacted, and that takes so much
 /// memory for keys.
 fn broker_on(log: Arc<dyn Log>, max_state_bytes: u64) -> Broker {
+    Broker::with_log(log, &config(max_state_bytes)).unwrap()
+}
+
+fn config(max_state_bytes: u64) -> OpenConfig {
     let mut config = OpenConfig::default();
     config.maintenance.interval_ms = 3_600_000;
     config.broker.max_reads = 1;
@@ -25,7 +29,7 @@ fn broker_on(log: Arc<dyn Log>, max_state_bytes: u64) -> Broker {
     let compacts =
         TopicConfig { compact: Some(true), tombstone_grace_ms: Some(0), ..TopicConfig::default() };
     config.topics.set(">".parse().unwrap(), compacts);
-    Broker::with_log(log, &config).unwrap()
+    config
 }
 
 fn broker(max_state_bytes: u64) -> Broker {
@@ -270,4 +274,35 @@ async fn the_state_of_a_topic_that_was_emptied_again_is_empty() {
     }
     publish(&broker, "a", "k", "new").await;
     assert_eq!(pages(&broker, "a", "", 1).await.0[0].sequence.get(), 16);
+}
+
+/// Goal: a page of a state has room for its bytes, and for one event that is larger, whether it is
+/// found by the keys or by a reading of the topic; the pages together are the whole state.
+#[tokio::test]
+async fn a_page_of_a_state_has_room_for_its_bytes_and_for_one_event_that_is_larger() {
+    const MAX_PAGE_BYTES: usize = 4 << 10;
+    for max_state_bytes in [0, 1 << 20] {
+        let mut config = config(max_state_bytes);
+        config.broker.max_page_bytes = MAX_PAGE_BYTES as u64;
+        let broker = Broker::with_log(Arc::new(MemoryLog::default()), &config).unwrap();
+        for key in 0..60 {
+            let size_bytes = if key == 30 { 2 * MAX_PAGE_BYTES } else { 500 };
+            publish(&broker, "a", &format!("key {key}"), &"x".repeat(size_bytes)).await;
+        }
+        let (mut from, mut at, mut keys, mut pages) = (Sequence::FIRST, None, Vec::new(), 0);
+        loop {
+            let page = soon(broker.state(&name("a"), "", from, at, 1_000)).await.unwrap();
+            let payload = |event: &Event| event.content.payload.len();
+            let size_bytes: usize = page.events.iter().map(payload).sum();
+            let is_alone = page.events.len() == 1;
+            assert!(size_bytes <= MAX_PAGE_BYTES || is_alone, "{size_bytes} bytes in a page");
+            keys.extend(page.events.iter().map(|event| event.content.key.clone()));
+            (at, pages) = (Some(page.at), pages + 1);
+            let Some(next) = page.next else { break };
+            assert!(next > from, "it stands still");
+            from = next;
+        }
+        assert_eq!(keys, (0..60).map(|key| format!("key {key}")).collect::<Vec<_>>());
+        assert!((9..20).contains(&pages), "{pages} pages, keys in {max_state_bytes} bytes");
+    }
 }

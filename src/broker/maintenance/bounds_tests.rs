@@ -1,0 +1,55 @@
+//! The bounds of compaction, set small: topics with more than fits are compacted all the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::*;
+use crate::event::NewEvent;
+use crate::log::FaultyLog;
+
+const KEYS: usize = 300;
+
+/// What a topic of three values of each key holds once it is compacted, and how often the log was
+/// read for that.
+async fn compacted(max_key_bytes: u64) -> (Vec<String>, u64) {
+    let mut config = OpenConfig::default();
+    config.maintenance.interval_ms = 3_600_000;
+    config.maintenance.max_key_bytes = max_key_bytes;
+    let compacts = TopicConfig { compact: Some(true), ..TopicConfig::default() };
+    config.topics.set(">".parse().unwrap(), compacts);
+    let log = Arc::new(FaultyLog::default());
+    let broker = Broker::with_log(log.clone(), &config).unwrap();
+    let topic: TopicName = "a".parse().unwrap();
+    for round in 0..3 {
+        let event = |key: usize| NewEvent {
+            key: format!("key {key}"),
+            ..NewEvent::new(format!("{round} of {key}"))
+        };
+        let events = (0..KEYS).map(event).collect();
+        let publish = Publish { topic: topic.clone(), events, expected_sequence: None };
+        broker.publish(publish).await.unwrap();
+    }
+    let before = log.reads();
+    let maintain = broker.maintain(Some(&topic));
+    tokio::time::timeout(Duration::from_secs(30), maintain).await.expect("it ends").unwrap();
+    let reads = log.reads() - before;
+    let state = broker.topic(&topic).unwrap().extent;
+    let id = broker.0.topics.existing(&topic).unwrap().state().id.unwrap();
+    let blocks = broker.0.log.read(id, state.earliest, state.tail, usize::MAX).unwrap();
+    let payload =
+        |event: crate::log::EventRef<'_>| String::from_utf8(event.payload.into()).unwrap();
+    (blocks.iter().flat_map(|block| block.events().map(payload)).collect(), reads)
+}
+
+/// Goal: a topic with more keys than there is memory for is compacted in parts, to the same end;
+/// one whose keys fit is read for them once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_with_more_keys_than_there_is_memory_for_is_compacted_in_parts() {
+    let expected: Vec<String> = (0..KEYS).map(|key| format!("2 of {key}")).collect();
+    let (large, few_reads) = compacted(64 << 20).await;
+    assert_eq!(large, expected);
+    // Room for three keys at a time.
+    let (small, many_reads) = compacted(1 << 10).await;
+    assert_eq!(small, expected);
+    assert!(many_reads > 20 * few_reads, "{many_reads} reads in parts, {few_reads} at once");
+}
