@@ -284,3 +284,51 @@ async fn what_a_publish_trims_is_a_gap_to_those_alone_who_could_have_had_it() {
         assert_eq!(told.sequences, [2, 3], "{way:?}");
     }
 }
+
+/// Goal: an event that has expired is nobody's any more, and one that has not is everybody's: on
+/// every way to read, from memory and from the log, before it is dropped and after. Its going is no
+/// gap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_expired_is_read_on_no_way_and_is_no_gap() {
+    const LIVES: &[u64] = &[1, 3, 5, 7];
+    for config in configs() {
+        let server = Server::with(config).await;
+        // As one block, and as many.
+        let event = |number: u64| NewEvent {
+            ttl_ms: Some(if LIVES.contains(&number) { 600_000 } else { 1 }),
+            ..NewEvent::new(number.to_string())
+        };
+        let events = (1..=4).map(event).collect();
+        let publish = Publish { topic: name("a"), events, expected_sequence: None };
+        server.broker.publish(publish).await.unwrap();
+        for number in 5..=8 {
+            publish_event(&server.broker, "a", event(number)).await;
+        }
+        let is_over = async {
+            let first = Ask::new("7", "fail");
+            while read(&server, (Way::Page, true), first.clone()).await.sequences != [0; 0] {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        soon(is_over).await;
+        for is_dropped in [false, true] {
+            for way in WAYS {
+                for (from, expected) in
+                    [("earliest", LIVES), ("1", &LIVES[1..]), ("4", &LIVES[2..])]
+                {
+                    let from = match (way.1, from) {
+                        (false, "earliest") | (true, _) => from.to_owned(),
+                        (false, place) => format!("@{place}"),
+                    };
+                    let told = read(&server, way, Ask::new(&from, "fail")).await;
+                    let told = (told.gap.as_deref(), &told.sequences[..]);
+                    assert_eq!(told, (None, expected), "{way:?}, {from}, dropped: {is_dropped}");
+                }
+            }
+            if !is_dropped {
+                let report = soon(server.broker.maintain(Some(&name("a")))).await.unwrap();
+                assert_eq!(report.expired.events, 4, "{report:?}");
+            }
+        }
+    }
+}

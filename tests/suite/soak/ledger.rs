@@ -14,8 +14,8 @@ use hyper_util::rt::TokioExecutor;
 use leftoff::topic::TopicPattern;
 
 use super::COMPACTED;
-use super::transport::Transport;
 use crate::common::Receipt;
+use crate::ways::Way;
 
 /// An event as it was published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub(super) struct ToldGap {
 /// What a reader got over one connection, between two cursors.
 #[derive(Debug, Clone)]
 pub(super) struct Cycle {
-    pub(super) transport: Transport,
+    pub(super) way: Way,
     pub(super) scope: Scope,
     /// The cursor it came with, and the last one that it got.
     pub(super) first: Option<String>,
@@ -141,9 +141,9 @@ impl Ledger {
             let mut violations = untrue(&events, cycle);
             violations.extend(missing(&events, &by_sequence, &newest, cycle, &told));
             for violation in violations {
-                let Cycle { transport, scope, first, last, .. } = cycle;
+                let Cycle { way, scope, first, last, .. } = cycle;
                 checked.violations.push(format!(
-                    "{violation}; over {transport:?} from {first:?} to {last:?}, {scope:?}, told \
+                    "{violation}; over {way:?} from {first:?} to {last:?}, {scope:?}, told \
                      {told:?}"
                 ));
             }

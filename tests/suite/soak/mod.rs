@@ -28,8 +28,8 @@ use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
 use self::ledger::{Cycle, Ledger, Scope};
-use self::transport::Transport;
 use crate::common::{Process, seed, send, soon, to};
+use crate::ways::WAYS;
 
 /// The topics, each with its settings.
 const TOPICS: [(&str, &str); 4] = [
@@ -129,9 +129,10 @@ async fn readers_that_are_cut_anywhere_miss_nothing_that_they_are_not_told() {
     );
     let first = checked.violations.iter().take(5).collect::<Vec<_>>();
     assert!(first.is_empty(), "LEFTOFF_SEED={seed}: {first:#?}");
-    for transport in Transport::ALL {
-        let of = |cycle: &&Cycle| cycle.transport == transport && !cycle.events.is_empty();
-        assert!(cycles.iter().filter(of).count() > 2, "{transport:?} was hardly tried");
+    for (way, is_one) in WAYS {
+        let of = |cycle: &&Cycle| cycle.way == way && cycle.scope.is_of_many != is_one;
+        let count = cycles.iter().filter(of).filter(|cycle| !cycle.events.is_empty()).count();
+        assert!(count > 2, "{way:?}, of one topic: {is_one}: hardly tried");
     }
     assert!(checked.gaps > 0 && checked.delivered > 1_000, "nothing happened: {checked:?}");
 }
@@ -172,7 +173,7 @@ async fn purge(address: SocketAddr, is_over: Arc<AtomicBool>) {
     }
 }
 
-/// Reads a selection over one transport after another, until the end; every cycle of it.
+/// Reads a selection on one way after another, of all there are, until the end; every cycle of it.
 async fn read(proxy: SocketAddr, number: u64, seed: u64, is_over: Arc<AtomicBool>) -> Vec<Cycle> {
     let mut random = StdRng::seed_from_u64(seed);
     let scope = match number % 6 {
@@ -184,11 +185,12 @@ async fn read(proxy: SocketAddr, number: u64, seed: u64, is_over: Arc<AtomicBool
         _ => Scope::many(&[">"]),
     };
     let scope = if number >= READERS / 2 { scope.of_type("odd") } else { scope };
+    let ways: Vec<_> = WAYS.into_iter().filter(|(_, one)| *one != scope.is_of_many).collect();
     let mut cycles: Vec<Cycle> = Vec::new();
     let mut cursor = None;
     while !is_over.load(Ordering::SeqCst) {
-        let transport = Transport::ALL[random.random_range(0..Transport::ALL.len())];
-        let Some(cycle) = transport::cycle(transport, proxy, &scope, cursor.clone()).await else {
+        let (way, _) = ways[random.random_range(0..ways.len())];
+        let Some(cycle) = transport::cycle(way, proxy, &scope, cursor.clone()).await else {
             tokio::time::sleep(Duration::from_millis(20)).await; // The broker is not there.
             continue;
         };

@@ -1,4 +1,4 @@
-//! One cycle of a reader over each transport: connect, take what comes until it is cut or silent.
+//! One cycle of a reader on each way to read: connect, take what comes until it is cut or silent.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,29 +18,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::ledger::{Cycle, Got, Scope, ToldGap};
 use crate::common::{Grpc, Sse, to};
-
-/// How a reader reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport {
-    Sse,
-    SseHttp2,
-    WebSocket,
-    LongPoll,
-    GrpcSubscribe,
-    /// Pages over gRPC; of many topics over HTTP/2, for gRPC has none.
-    GrpcRead,
-}
-
-impl Transport {
-    pub(super) const ALL: [Self; 6] = [
-        Self::Sse,
-        Self::SseHttp2,
-        Self::WebSocket,
-        Self::LongPoll,
-        Self::GrpcSubscribe,
-        Self::GrpcRead,
-    ];
-}
+use crate::ways::Way;
 
 /// Silence after which a reader leaves, and the longest that a connection may take to stand. What
 /// a connection says of itself, such as heartbeats, is silence, too.
@@ -52,7 +30,7 @@ const MAX_EVENTS: usize = 400;
 
 /// Reads over one connection; `None` if there was no answer at all.
 pub(super) async fn cycle(
-    transport: Transport,
+    way: Way,
     address: SocketAddr,
     scope: &Scope,
     cursor: Option<String>,
@@ -60,21 +38,21 @@ pub(super) async fn cycle(
     let (events, gaps) = (Vec::new(), Vec::new());
     let first = cursor.clone();
     let scope = scope.clone();
-    let mut cycle = Cycle { transport, scope, first, last: cursor, events, gaps, is_cut: true };
+    let mut cycle = Cycle { way, scope, first, last: cursor, events, gaps, is_cut: true };
     let read = async {
-        match transport {
-            Transport::Sse => sse(address, &mut cycle, false).await,
-            Transport::SseHttp2 => sse(address, &mut cycle, true).await,
-            Transport::WebSocket => websocket(address, &mut cycle).await,
-            Transport::LongPoll => pages(address, &mut cycle, false).await,
-            Transport::GrpcSubscribe => subscribe(address, &mut cycle).await,
-            Transport::GrpcRead if cycle.scope.is_of_many => pages(address, &mut cycle, true).await,
-            Transport::GrpcRead => read_pages(address, &mut cycle).await,
+        match way {
+            Way::Sse => sse(address, &mut cycle, false).await,
+            Way::SseHttp2 => sse(address, &mut cycle, true).await,
+            Way::WebSocket => websocket(address, &mut cycle).await,
+            Way::Page => pages(address, &mut cycle, false).await,
+            Way::PageHttp2 => pages(address, &mut cycle, true).await,
+            Way::GrpcSubscribe => subscribe(address, &mut cycle).await,
+            Way::GrpcRead => read_pages(address, &mut cycle).await,
         }
     };
     let silent = tokio::time::timeout(3 * PATIENCE, read).await;
     let silent = silent.unwrap_or_else(|_| {
-        panic!("{transport:?} never ends after {:?}: {:?}", cycle.last, cycle.scope)
+        panic!("{way:?} never ends after {:?}: {:?}", cycle.last, cycle.scope)
     })?;
     cycle.is_cut = !silent;
     Some(cycle)
