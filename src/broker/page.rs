@@ -81,6 +81,8 @@ pub(super) async fn read(
     let mut room = Room { events: request.limit, bytes: max_bytes, is_empty: true };
     let (mut is_cut, mut ends_before_gap) = (false, false);
     while room.events > 0 && !is_cut {
+        // Where all is in memory nothing is waited for, and others would wait for the whole page.
+        tokio::task::coop::consume_budget().await;
         let wait = if page.runs.is_empty() && request.before.is_none() {
             request.wait.saturating_sub(started.elapsed())
         } else {

@@ -16,13 +16,13 @@ use serde_json::json;
 
 use super::clients::Peer;
 use super::counters::Counters;
-use super::json::{self, ReceiptJson};
+use super::json::ReceiptJson;
 use super::query::Query;
 use super::receiving::{self, Received};
 use super::selection::{self, Format, Topics};
 use super::{
-    FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, sse,
-    status, websocket,
+    FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, page_body,
+    sse, status, websocket,
 };
 use crate::broker::{Broker, Filter, Member, PageRequest, Publish};
 use crate::cursor::{Cursor, OnGap, Sequence, StartPoint};
@@ -267,20 +267,20 @@ impl Edge {
         };
         let is_new = !page.runs.is_empty() || !page.gaps.is_empty();
         let is_known = !is_new && has_tag(headers, &page.cursor);
+        let (etag, is_caught_up, gaps) = (tag(&page.cursor), page.caught_up, page.gaps.clone());
         let mut response = if is_known {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
-            let body = json::page(&page).map_err(|e| Error::ReadFailed(Arc::new(e)))?;
-            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+            ([(header::CONTENT_TYPE, "application/json")], page_body::page(page)).into_response()
         };
         let more = response.headers_mut();
         more.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        more.insert(header::ETAG, tag(&page.cursor));
-        if page.caught_up {
+        more.insert(header::ETAG, etag);
+        if is_caught_up {
             // There is nothing more now; who does not wait here need not ask at once.
             more.insert(header::RETRY_AFTER, HeaderValue::from(POLL_SECONDS));
         }
-        status::tell_gaps(&mut response, &page.gaps);
+        status::tell_gaps(&mut response, &gaps);
         Ok(response)
     }
 

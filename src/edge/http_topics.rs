@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::clients::Peer;
 use super::http::{Edge, PathResult, topic, whole};
+use super::page_body;
 use super::page_token::{StateToken, page_limit};
 use super::query::Query;
 use super::{json, status};
@@ -123,8 +124,7 @@ async fn state(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<R
     let page = edge.broker.state(&name, &key_prefix, token.from, token.at, limit).await?;
     let cursor = Cursor::after(page.at, edge.broker.epoch());
     let next = StateToken::next(&page);
-    let body = json::state(&name, &page, &cursor, &next);
-    let body = body.map_err(|error| Error::ReadFailed(std::sync::Arc::new(error)))?;
+    let body = page_body::state(name, page, &cursor, &next);
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, body).into_response())
 }

@@ -9,9 +9,7 @@ use serde_json::{Value, json};
 
 use super::media::Media;
 use super::proto;
-use crate::broker::{
-    Ack, Ephemeral, EventRef, MaintenanceReport, Page, Receipt, Run, StatePage, TopicInfo,
-};
+use crate::broker::{Ack, Ephemeral, EventRef, MaintenanceReport, Page, Receipt, Run, TopicInfo};
 use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::event::{Event, Timestamp};
 use crate::topic::TopicName;
@@ -158,18 +156,6 @@ fn time(time: Timestamp) -> String {
     time.to_string()
 }
 
-struct EventsJson<'a>(&'a [Run]);
-
-impl Serialize for EventsJson<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let events = self
-            .0
-            .iter()
-            .flat_map(|run| run.events().map(|event| EventJson::stored(run.topic(), &event)));
-        serializer.collect_seq(events)
-    }
-}
-
 /// Appends an event that is not stored: it has no places.
 pub(super) fn write_ephemeral(ephemeral: &Ephemeral, bytes: &mut Vec<u8>) {
     let Ephemeral { topic, time, event, .. } = ephemeral;
@@ -189,11 +175,30 @@ pub(super) fn write_event(topic: &TopicName, event: &EventRef<'_>, bytes: &mut V
     written.expect("texts and numbers are JSON");
 }
 
-/// A page of history.
-pub(super) fn page(page: &Page) -> serde_json::Result<Vec<u8>> {
+/// What a page begins with. Its events come next, with commas between them, and then its end.
+pub(super) const PAGE_BEGIN: &[u8] = b"{\"events\":[";
+
+/// The events of a run, with commas between them.
+pub(super) fn events(run: &Run) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for event in run.events() {
+        if !bytes.is_empty() {
+            bytes.push(b',');
+        }
+        write_event(run.topic(), &event, &mut bytes);
+    }
+    bytes
+}
+
+/// An event of `topic` that is not in a block any more.
+pub(super) fn event(topic: &TopicName, event: &Event) -> Vec<u8> {
+    serde_json::to_vec(&EventJson::own(topic, event)).expect("texts and numbers are JSON")
+}
+
+/// What comes after the events of a page of history.
+pub(super) fn page_end(page: &Page) -> Vec<u8> {
     #[derive(Serialize)]
-    struct PageJson<'a> {
-        events: EventsJson<'a>,
+    struct EndJson {
         cursor: String,
         earliest: u64,
         tail: u64,
@@ -206,8 +211,7 @@ pub(super) fn page(page: &Page) -> serde_json::Result<Vec<u8>> {
     }
     let is_of_many = matches!(page.cursor.after, Place::Position(_));
     let gaps: Vec<Value> = page.gaps.iter().map(super::status::gap_json).collect();
-    serde_json::to_vec(&PageJson {
-        events: EventsJson(&page.runs),
+    end(&EndJson {
         cursor: page.cursor.to_string(),
         earliest: page.earliest,
         tail: page.tail,
@@ -215,6 +219,13 @@ pub(super) fn page(page: &Page) -> serde_json::Result<Vec<u8>> {
         gap: gaps.first().filter(|_| !is_of_many).cloned(), // The page of one topic has no other.
         gaps: if is_of_many { gaps } else { Vec::new() },
     })
+}
+
+/// The list is closed, and these fields come after it.
+fn end(fields: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(fields).expect("texts and numbers are JSON");
+    bytes.splice(..1, *b"],"); // In place of the brace.
+    bytes
 }
 
 /// What one event was given.
@@ -257,21 +268,9 @@ pub(super) fn topic(topic: &TopicInfo) -> Value {
     })
 }
 
-/// A page of a topic's state.
-pub(super) fn state(
-    topic: &TopicName,
-    page: &StatePage,
-    cursor: &Cursor,
-    next_page_token: &str,
-) -> serde_json::Result<Vec<u8>> {
-    #[derive(Serialize)]
-    struct StateJson<'a> {
-        events: Vec<EventJson<'a>>,
-        cursor: String,
-        next_page_token: &'a str,
-    }
-    let events = page.events.iter().map(|event| EventJson::own(topic, event)).collect();
-    serde_json::to_vec(&StateJson { events, cursor: cursor.to_string(), next_page_token })
+/// What comes after the events of a page of a topic's state.
+pub(super) fn state_end(cursor: &Cursor, next_page_token: &str) -> Vec<u8> {
+    end(&json!({"cursor": cursor.to_string(), "next_page_token": next_page_token}))
 }
 
 /// What maintenance did.

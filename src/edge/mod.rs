@@ -19,6 +19,7 @@ pub mod json;
 mod media;
 mod messages;
 pub mod ndjson;
+mod page_body;
 mod page_token;
 mod query;
 pub(crate) mod receiving;
