@@ -168,7 +168,7 @@ impl Cleaner {
         });
         let running = shared.clone();
         let thread = std::thread::Builder::new().name("log cleaner".to_owned());
-        let thread = Some(thread.spawn(move || running.run_to_the_end())?);
+        let thread = Some(thread.spawn(move || running.run_to_the_end(Shared::run))?);
         Ok(Self { shared, thread })
     }
 
@@ -232,9 +232,9 @@ impl Drop for Cleaner {
 }
 
 impl Shared {
-    /// Runs until the log is closed. Notes what ends it before: sled has given up.
-    fn run_to_the_end(&self) {
-        let ended = catch_unwind(AssertUnwindSafe(|| self.run()));
+    /// Has it `run` until the log is closed. Notes what ends it before: sled has given up.
+    fn run_to_the_end(&self, run: impl FnOnce(&Self) -> io::Result<()>) {
+        let ended = catch_unwind(AssertUnwindSafe(|| run(self)));
         let panicked = |_printed_by_then| Err(io::Error::other("it ended by a panic"));
         if let Err(error) = ended.unwrap_or_else(panicked) {
             self.failed.set(Arc::new(io::Error::new(
@@ -474,6 +474,24 @@ mod tests {
         assert!(error.to_string().contains("`leftoff check --repair`"), "{error}");
         let write = failed.or_fail(|| panic!("it is written"));
         assert!(matches!(write, Err(crate::error::Error::ReadOnly(_))), "{write:?}");
+    }
+
+    /// Goal: a thread that panics, as sled does where its files contradict each other, ends writing
+    /// as well, and is told.
+    #[test]
+    fn a_panic_of_the_thread_ends_writing_and_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = open_sled(directory.path(), 1 << 20).unwrap();
+        let file = File::options().write(true).open(directory.path().join("db")).unwrap();
+        let failed = Arc::<Failed>::default();
+        let space = Arc::new(Space::open(directory.path(), 0).unwrap());
+        let mut cleaner =
+            Cleaner::start((&database, directory.path()), &file, &space, &failed).unwrap();
+        cleaner.stop();
+        failed.check().unwrap();
+        cleaner.shared.run_to_the_end(|_| panic!("injected"));
+        let error = failed.check().unwrap_err();
+        assert!(matches!(error, crate::error::Error::ReadOnly(_)), "{error}");
     }
 
     /// Goal: with nothing to move, the thread does not go round; what was not synced is synced.

@@ -71,3 +71,54 @@ pub(super) fn without_abandoned(topics: Vec<StoredTopic>) -> Vec<StoredTopic> {
         topics.iter().map(|topic| (topic.name.clone(), topic.id)).collect();
     topics.into_iter().filter(|topic| newest.get(&topic.name) == Some(&topic.id)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::Sequence;
+    use crate::log::Extent;
+
+    fn id(id: u32) -> TopicId {
+        TopicId::from_stored(id).unwrap()
+    }
+
+    /// A topic that has given out so many sequences, the last one at this position.
+    fn topic(id: TopicId, name: &str, sequences: u64, last: u64) -> StoredTopic {
+        let (tail, last_position) = (Sequence::new(sequences + 1), Position::new(last));
+        let extent = Extent { tail, last_position, ..Extent::EMPTY };
+        StoredTopic { extent, ..StoredTopic::new(id, name.parse().unwrap()) }
+    }
+
+    /// Goal: a topic whose end cannot be read ends behind all that may have been given out of it,
+    /// by the mark and by the sum of all events; no other topic changes, and the record fits.
+    #[test]
+    fn a_topic_without_an_end_ends_behind_all_that_may_have_been_given_out() {
+        let (first, second) = (id(1), id(2));
+        let record = LogRecord::new(Epoch::new(7), 100, Position::new(100));
+        let whole = topic(first, "a", 40, 80);
+        // Of the last 20 positions nothing is found: they were given out, as the mark says.
+        let mut topics = [whole.clone(), topic(second, "b", 40, 79)];
+        let noted = note(&mut topics, &[1], &record, Some(Position::new(100)));
+        assert_eq!(topics[0], whole);
+        let extent = topics[1].extent;
+        assert_eq!(extent.tail, Sequence::new(40 + 20 + LEAP + 1));
+        assert_eq!(extent.last_position, Position::new(100 + LEAP));
+        assert_eq!(extent.dropped_events, LEAP, "what was left out was never there");
+        assert!(extent.is_damaged);
+        noted.check_whole(&topics, Position::new(100 + LEAP)).unwrap();
+        // Of two such topics nobody knows how much each has lost: one event at least.
+        let mut topics = [whole, topic(second, "b", 40, 79)];
+        note(&mut topics, &[0, 1], &record, Some(Position::new(100)));
+        let tails = topics.map(|topic| topic.extent.tail);
+        assert_eq!(tails, [Sequence::new(40 + 1 + LEAP + 1); 2]);
+    }
+
+    /// Goal: of two topics with one name the newer one is served, and the other one is not.
+    #[test]
+    fn a_topic_whose_name_another_one_has_by_now_is_left_out() {
+        let topics = [topic(id(1), "a", 1, 1), topic(id(2), "b", 1, 2)];
+        let newer = topic(id(3), "a", 0, 0);
+        let left = without_abandoned([&topics[..], std::slice::from_ref(&newer)].concat());
+        assert_eq!(left, [topics[1].clone(), newer]);
+    }
+}

@@ -17,8 +17,8 @@
 //!   snapshots are no more than 1/[`TIMES`] of what is written.
 //! - The log is read as sled would read it (segment.rs), and what is found is told in the file
 //!   that sled would have written, had it been opened when it had written as much. The end, L, is
-//!   where a segment begins, and everything before it is synced first. A batch that began before L is
-//!   whole by then: sled does not call it stable before.
+//!   where a segment begins, and everything before it is synced first. A batch that began before L
+//!   is whole by then: sled does not call it stable before.
 //! - A segment that sled uses again while it is to be read held nothing that is valid any more: its
 //!   pages were written again since, and what was written after L is read when the log is opened.
 //!   A page that was in such a segment alone is not known at L: then L is moved on, to where the

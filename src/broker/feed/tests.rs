@@ -3,6 +3,7 @@
 mod bounds;
 mod many;
 mod unread;
+mod waits;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
