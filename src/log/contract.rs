@@ -275,6 +275,7 @@ fn counting_back_counts_what_is_there(log: &dyn Log) {
                     };
                     let next = |from: u64| kept.iter().copied().find(|s| *s >= from);
                     assert_eq!(next(found), next(expected), "{count} below {below}: {extent:?}");
+                    assert!(found >= earliest, "{count} below {below}: {found} of {extent:?}");
                 }
             }
         }
