@@ -14,8 +14,9 @@ use std::sync::Arc;
 use super::block::{Block, HEADER_BYTES};
 use super::blocks::{Blocks, END, unreadable};
 use super::lock::lock_existing;
+use super::mark::Loss;
 use super::restore::{self, Target};
-use super::{Extent, StoredTopic, ids, keys, lost_tail, mark, meta, sled_files, sled_log};
+use super::{Extent, StoredTopic, ids, keys, lost_tail, mark, meta, salvage, sled_files, sled_log};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::topic::{TopicId, TopicName};
@@ -132,6 +133,7 @@ impl<P: FnMut(Checking)> Checker<P> {
     ///
     /// Damage after which nothing more can be verified, and failures of what is written.
     fn verify(&mut self, directory: &Path, scratch: &Path) -> Result<()> {
+        self.salvage(directory, scratch).map_err(|error| Error::ReadFailed(Arc::new(error)))?;
         let database = match sled_log::open_sled(scratch, CACHE_BYTES) {
             Ok(database) => database,
             Err(error) => {
@@ -151,19 +153,42 @@ impl<P: FnMut(Checking)> Checker<P> {
         let Some(record) = meta::read_log(&tree)? else {
             return damaged("its own record is missing");
         };
-        let marked = mark::read(directory, record.epoch);
-        let marked = marked.map_err(|error| Error::ReadFailed(Arc::new(error)))?;
+        let marked = mark::read(directory).map_err(|error| Error::ReadFailed(Arc::new(error)))?;
+        let marked = marked.filter(|(epoch, _)| *epoch == record.epoch).map(|(_, marked)| marked);
         let last = Position::new(self.report.last_position);
         match marked {
             Some(marked) if last < marked.position => {
-                Err(sled_log::lost_end(last, marked.position))
+                damaged(&sled_log::lost_end(last, marked.position))
             }
-            Some(_) if self.report.damage.is_empty() => record.check_whole(&self.topics, last),
+            Some(_) if self.report.damage.is_empty() => {
+                record.check_whole(&self.topics, last).map_or(Ok(()), |problem| damaged(&problem))
+            }
             Some(_) => Ok(()),
             None => {
                 damaged("the file `mark` is missing or damaged; the next start begins an epoch")
             }
         }
+    }
+
+    /// Does for the copy what opening the log would do.
+    fn salvage(&mut self, directory: &Path, scratch: &Path) -> io::Result<()> {
+        let marked = mark::read(directory)?.map(|(_, marked)| marked);
+        let durable = marked.and_then(|marked| marked.lsn);
+        if let Some(found) = sled_files::mend(scratch)
+            .and_then(|()| salvage::salvage(scratch, durable, |_| Ok(())))?
+            && found.loss() > Loss::None
+        {
+            let problem = format!(
+                "of what was written last, {} pages and {} changes of pages are damaged, and {} \
+                 entries that may be of any topic{}",
+                found.pages,
+                found.changes,
+                found.unknown,
+                if found.is_cut { "; the end is missing" } else { "" }
+            );
+            self.report.damage.push(Error::DamagedLog { problem });
+        }
+        Ok(())
     }
 
     fn read_topics(&mut self, tree: &sled::Tree) -> Result<()> {

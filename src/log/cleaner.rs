@@ -47,6 +47,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use super::failed::Failed;
+use super::mark::Mark;
 use super::snapshot::Snapshots;
 use super::space::{SEGMENT_BYTES, Space};
 
@@ -102,6 +103,7 @@ pub(super) struct Cleaner {
 struct Shared {
     database: sled::Db,
     file: File,
+    mark: Arc<Mark>,
     /// Bytes that commits have written.
     committed_bytes: AtomicU64,
     /// How much was written in all when nothing was left to do.
@@ -130,10 +132,15 @@ pub(super) struct Written {
     pub(super) has_removed: bool,
 }
 
+/// The last place in sled's log that is written to its file.
+pub(super) fn written_lsn(database: &sled::Db) -> sled::Lsn {
+    // Not documented, but public; this very version of sled is asked for in Cargo.toml.
+    database.context.pagecache.log.stable_offset()
+}
+
 /// How many bytes sled has written to its file in all, since it was created. Padding counts.
 pub(super) fn written_bytes(database: &sled::Db) -> u64 {
-    // Not documented, but public; this very version of sled is asked for in Cargo.toml.
-    database.context.pagecache.log.stable_offset().try_into().unwrap_or(0)
+    written_lsn(database).try_into().unwrap_or(0)
 }
 
 /// Where the segments of sled's file begin, in bytes, that hold something that may be valid.
@@ -143,17 +150,18 @@ pub(super) fn used_segments(database: &sled::Db) -> impl Iterator<Item = u64> {
 }
 
 impl Cleaner {
-    /// Starts the thread, for the sled in a directory. What keeps sled from writing is noted in
-    /// `failed`.
+    /// Starts the thread, for the sled in a directory. What it syncs is noted in `mark`, and what
+    /// keeps sled from writing in `failed`.
     pub(super) fn start(
         (database, sled_directory): (&sled::Db, &Path),
-        file: &File,
+        (file, mark): (&File, &Arc<Mark>),
         space: &Arc<Space>,
         failed: &Arc<Failed>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             database: database.clone(),
             file: file.try_clone()?,
+            mark: mark.clone(),
             committed_bytes: AtomicU64::new(0),
             seen_bytes: AtomicU64::new(0), // What was left to do before shows at the first write.
             has_removed: AtomicBool::new(true), // It may have been, before.
@@ -276,7 +284,7 @@ impl Shared {
         let is_unsynced = self.is_unsynced.swap(false, Ordering::AcqRel);
         let (moved_bytes, has_more) = if self.is_worth_it() { self.spell()? } else { (0, false) };
         if is_unsynced || moved_bytes > IDLE_BYTES {
-            self.file.sync_data()?;
+            self.sync()?;
         }
         if !has_more && self.is_pressed.load(Ordering::Acquire) {
             self.finish_segments()?;
@@ -326,11 +334,18 @@ impl Shared {
             unsynced_bytes += bytes;
             fruitless = if bytes > IDLE_BYTES { 0 } else { fruitless + MOVES };
             if unsynced_bytes >= SPELL_BYTES {
-                self.file.sync_data()?;
+                self.sync()?;
                 unsynced_bytes = 0;
             }
         }
-        self.file.sync_data()
+        self.sync()
+    }
+
+    /// Makes durable what is written, and notes that.
+    fn sync(&self) -> io::Result<()> {
+        let lsn = written_lsn(&self.database);
+        self.file.sync_data()?;
+        self.mark.write(None, lsn)
     }
 
     /// Sleeps until `time`, or until the thread is to stop.
@@ -423,8 +438,9 @@ mod tests {
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
         let failed = Arc::<Failed>::default();
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
+        let mark = Arc::new(Mark::open(directory.path()).unwrap());
         let cleaner =
-            Cleaner::start((&database, directory.path()), &file, &space, &failed).unwrap();
+            Cleaner::start((&database, directory.path()), (&file, &mark), &space, &failed).unwrap();
         let is_kept = |key: u32| key % 192 < 64;
         for key in (0..KEYS).filter(|key| !is_kept(*key)) {
             let before = written_bytes(&database);
@@ -459,9 +475,11 @@ mod tests {
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         failed.tell(Box::new(move |cause| tell.send(cause.to_string()).unwrap()));
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
+        let mark = Arc::new(Mark::open(directory.path()).unwrap());
         let unsyncable = File::from(std::os::fd::OwnedFd::from(writer));
         let cleaner =
-            Cleaner::start((&database, directory.path()), &unsyncable, &space, &failed).unwrap();
+            Cleaner::start((&database, directory.path()), (&unsyncable, &mark), &space, &failed)
+                .unwrap();
         failed.check().unwrap();
         let committed = Instant::now();
         let before_bytes = written_bytes(&database);
@@ -472,7 +490,7 @@ mod tests {
         let error = failed.check().unwrap_err();
         assert!(matches!(error, crate::error::Error::ReadOnly(_)), "{error}");
         assert!(error.to_string().contains("`leftoff check --repair`"), "{error}");
-        let write = failed.or_fail(|| panic!("it is written"));
+        let write: crate::Result<()> = failed.or_fail(|| panic!("it is written"));
         assert!(matches!(write, Err(crate::error::Error::ReadOnly(_))), "{write:?}");
     }
 
@@ -502,8 +520,9 @@ mod tests {
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
         let failed = Arc::<Failed>::default();
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
+        let mark = Arc::new(Mark::open(directory.path()).unwrap());
         let mut cleaner =
-            Cleaner::start((&database, directory.path()), &file, &space, &failed).unwrap();
+            Cleaner::start((&database, directory.path()), (&file, &mark), &space, &failed).unwrap();
         let before = written_bytes(&database);
         let tree = database.open_tree("events").unwrap();
         for key in 0..100_u32 {

@@ -449,25 +449,37 @@ fn a_second_process_is_refused_and_told_why() {
     assert!(error.to_string().contains("another process has it open"), "{error}");
 }
 
+/// The topics of a log of which nobody knows which one has lost its end, each up to where it can be
+/// read; none takes more events.
+fn damaged_ends(log: &SledLog, last: Position) -> Vec<Extent> {
+    let topics = log.topics().unwrap();
+    for StoredTopic { extent, .. } in &topics {
+        assert!(extent.is_damaged, "{extent:?}");
+        assert!(extent.last_position > last, "a position may be given out again: {extent:?}");
+    }
+    topics.into_iter().map(|topic| topic.extent).collect()
+}
+
 #[test]
-fn a_log_that_lost_its_end_is_refused_until_the_loss_is_accepted_as_a_new_epoch() {
+fn a_log_that_lost_its_end_is_served_up_to_there_in_a_new_epoch_and_gives_nothing_out_again() {
     let directory = tempfile::tempdir().unwrap();
     let log = open(directory.path());
-    fill(&log, 3, 7);
+    let sequences = fill(&log, 3, 7);
     let epoch = log.epoch();
-    let mark = mark::Mark::open(directory.path()).unwrap();
-    mark.write(epoch, Position::new(43)).unwrap(); // 42 events are there.
+    log.mark_durable(Position::new(43)); // 42 events are there.
     drop(log);
-    let refused = SledLog::open(directory.path(), &LogConfig::default()).unwrap_err();
-    let message = refused.to_string();
-    assert!(message.contains("ends at position 42"), "{message}");
-    assert!(message.contains("positions 43 to 43"), "{message}");
-    std::fs::remove_file(directory.path().join("mark")).unwrap();
+    let found = damage_found_by_check(directory.path());
+    assert!(found[0].to_string().contains("positions 43 to 43"), "{found:?}");
     let log = open(directory.path());
-    assert_ne!(log.epoch(), epoch);
-    let epoch = log.epoch();
+    let (next_epoch, ends) = (log.epoch(), damaged_ends(&log, Position::new(43)));
+    assert_ne!(next_epoch, epoch);
+    assert!(ends.iter().all(|extent| extent.tail > Sequence::new(23)), "{ends:?}");
+    for (index, sequences) in sequences.iter().enumerate() {
+        assert_eq!(read_all(&log, index as u32 + 1, 1, 22, 1000), *sequences);
+    }
     drop(log);
-    assert_eq!(open(directory.path()).epoch(), epoch);
+    let log = open(directory.path());
+    assert_eq!((log.epoch(), damaged_ends(&log, Position::new(43))), (next_epoch, ends));
 }
 
 #[test]
@@ -479,14 +491,16 @@ fn a_topic_that_lost_its_newest_block_is_noticed_though_others_end_later() {
     let removed = log.stored_blocks(id(1), newest, 1).unwrap().remove(0);
     log.commit(&Group { removed: vec![(id(1), removed)], ..Group::default() }).unwrap();
     drop(log);
-    let refused = SledLog::open(directory.path(), &LogConfig::default()).unwrap_err();
-    let message = refused.to_string();
-    assert!(message.contains("end 7 events before position 42"), "{message}");
     let found = damage_found_by_check(directory.path());
     assert!(found[0].to_string().contains("end 7 events before position 42"), "{found:?}");
     let [repaired, scratch] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     repair(directory.path(), &scratch.path().join("copy"), repaired.path(), |_| ()).unwrap();
     let log = open(repaired.path());
+    assert_eq!(read_all(&log, 1, 1, 15, 1000), (1..15).collect::<Vec<_>>());
+    assert_eq!(read_all(&log, 2, 1, 22, 1000), (1..22).collect::<Vec<_>>());
+    // Opened as it is, it says the same of both: nobody knows which of them it is.
+    let log = open(directory.path());
+    damaged_ends(&log, Position::new(42));
     assert_eq!(read_all(&log, 1, 1, 15, 1000), (1..15).collect::<Vec<_>>());
     assert_eq!(read_all(&log, 2, 1, 22, 1000), (1..22).collect::<Vec<_>>());
 }

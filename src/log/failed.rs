@@ -17,7 +17,7 @@ pub(super) struct Failed {
 
 impl Failed {
     /// Does `write`, unless writing failed before; a failure is the last one.
-    pub(super) fn or_fail(&self, write: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
+    pub(super) fn or_fail<T>(&self, write: impl FnOnce() -> std::io::Result<T>) -> Result<T> {
         let mut failed = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cause) = &*failed {
             return Err(Error::ReadOnly(cause.clone()));

@@ -21,6 +21,10 @@
 //! damage may have had sled go back to an older state of other topics: the sum of all events, which
 //! shows that otherwise, says nothing as long as the end of one topic is unknown.
 //!
+//! Where the sum shows that events are missing, and not of which topic, the same is done with every
+//! topic: each may have had more than can be read. So it is where damage has left nothing to tell
+//! by which page it was in (salvage.rs).
+//!
 //! The topic takes no more events. The page that is damaged is also the one that they would have to
 //! be written to, for it holds the newest keys. When the topic is deleted, its name goes to another
 //! id, whose keys lie elsewhere. Of two records with one name, the one with the higher id is it.
@@ -49,13 +53,18 @@ pub(super) fn note(
     let missing = record.missing(topics, last);
     let position = last.plus(LEAP);
     for index in damaged {
-        let extent = &mut topics[*index].extent;
+        let StoredTopic { extent, is_deleted, .. } = &mut topics[*index];
         // At least one event was in what cannot be read.
         let lost = if damaged.len() == 1 { missing.max(1) } else { 1 };
         let end = extent.tail.plus(lost);
         extent.dropped_events += LEAP;
         (extent.tail, extent.last_position) = (end.plus(LEAP), position);
-        extent.is_damaged = true;
+        if *is_deleted {
+            // Nothing of it is served; created again, it goes on there.
+            (extent.earliest, extent.dropped_events) = (extent.tail, extent.tail.previous().get());
+        } else {
+            extent.is_damaged = true;
+        }
     }
     LogRecord::new(Epoch::new(rand::random()), sequences(topics), position)
 }

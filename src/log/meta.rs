@@ -26,7 +26,7 @@
 use super::blocks::{self, unreadable};
 use super::{Ahead, Compacted, Extent, StoredTopic, keys, lost_tail};
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};
-use crate::error::{Error, PUT_BACK, Result};
+use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::topic::{TopicId, TopicName};
 
@@ -66,22 +66,16 @@ impl LogRecord {
         Self { epoch, lost_positions: last.get().wrapping_sub(sequences) as i64 }
     }
 
-    /// Refuses topics that hold fewer sequences than positions were given out: the end of one is
-    /// missing.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::DamagedLog`].
-    pub(super) fn check_whole(&self, topics: &[StoredTopic], last: Position) -> Result<()> {
+    /// Why `topics`, whose newest position is `last`, are not all there: they hold fewer sequences
+    /// than positions were given out, or more; `None` if they are.
+    pub(super) fn check_whole(&self, topics: &[StoredTopic], last: Position) -> Option<String> {
         let missing = self.missing_from(topics, last);
-        if missing == 0 {
-            return Ok(());
-        }
-        let problem = format!(
-            "its topics end {missing} events before position {last}: blocks at the end of one of \
-             them are missing; {PUT_BACK}, or go on with what `leftoff check --repair` brings back"
-        );
-        Err(Error::DamagedLog { problem })
+        (missing != 0).then(|| {
+            format!(
+                "its topics end {missing} events before position {last}: blocks at the end of one \
+                 of them are missing"
+            )
+        })
     }
 
     /// How many events up to position `last` are in none of `topics`; 0 if there are too many.

@@ -27,6 +27,7 @@ mod meta;
 mod read_ahead;
 mod record;
 mod restore;
+mod salvage;
 mod segment;
 mod sled_files;
 mod sled_log;

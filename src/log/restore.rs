@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::backup::{BackupReader, Frame};
 use super::block::Block;
+use super::cleaner::written_lsn;
 use super::lock::lock;
 use super::mark::Mark;
 use super::meta::LogRecord;
@@ -331,10 +332,11 @@ impl Target {
         self.batch.insert(&keys::LOG, meta::encode_log(&record));
         self.flush()?;
         self.database.flush().map_err(|error| self.bad(error))?;
+        let lsn = written_lsn(&self.database);
         let sync = || -> std::io::Result<()> {
             File::open(self.directory.join("sled/db"))?.sync_all()?;
             let mark = Mark::open(&self.directory)?;
-            mark.write(epoch, Position::new(report.last_position))?;
+            mark.begin(epoch, Position::new(report.last_position), lsn)?;
             mark.sync()?;
             File::open(self.directory.join("sled"))?.sync_all()?;
             File::open(&self.directory)?.sync_all()?;

@@ -35,17 +35,17 @@ use tracing::{error, info, warn};
 
 use super::block::Block;
 use super::blocks::{self, Blocks, END, unreadable, unreadable_page};
-use super::cleaner::{Cleaner, Written, written_bytes};
+use super::cleaner::{Cleaner, Written, written_bytes, written_lsn};
 use super::failed::{Failed, TellFailure};
 use super::lock::{lock, patiently};
 use super::lost_tail;
-use super::mark::{Mark, Marked};
+use super::mark::{Loss, Mark, Marked};
 use super::meta::{self, LogRecord};
 use super::space::{Purpose, SEGMENT_BYTES, Space};
 use super::touches::Touches;
 use super::{
     Extent, Group, Log, ReadAhead, StoredBlock, StoredTopic, ids, keys, read_ahead, restore,
-    sled_files, writing,
+    salvage, sled_files, writing,
 };
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, PUT_BACK, Result};
@@ -55,6 +55,9 @@ use crate::topic::{TopicId, TopicName};
 /// What the record of a topic takes, and what the removal of a part does, in bytes, about.
 const RECORD_BYTES: u64 = 512;
 const REMOVAL_BYTES: u64 = 64;
+
+/// How many topics are noted at a time whose ends are damaged.
+const MAX_NOTED_ENDS: usize = 1_000;
 
 /// How much of a panic of sled is told.
 const MAX_PANIC_CHARS: usize = 200;
@@ -90,7 +93,7 @@ pub struct SledLog {
     database: sled::Db,
     /// Our own handle to the file that sled writes, for the sync that counts.
     file: File,
-    mark: Mark,
+    mark: Arc<Mark>,
     space: Arc<Space>,
     epoch: Epoch,
     names: RwLock<HashMap<TopicId, TopicName>>,
@@ -109,10 +112,11 @@ impl SledLog {
     /// # Errors
     ///
     /// - [`Error::Open`]: another process has it open, or it is no log.
-    /// - [`Error::DamagedLog`]: its structure or a record of it does not fit, or it lost its end.
+    /// - [`Error::DamagedLog`]: a page with records does not fit, or what sled begins with.
     ///
-    /// A topic whose newest block cannot be read is named in the log, and takes no more events
-    /// (lost_tail.rs); the rest is served.
+    /// A topic whose newest block cannot be read is named in the log, and takes no more events; the
+    /// rest is served. So are all topics where it cannot be told which ones lost their ends
+    /// (lost_tail.rs, salvage.rs).
     pub fn open(directory: &Path, config: &LogConfig) -> Result<Self> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let io = |error: io::Error| at(error.to_string());
@@ -120,7 +124,8 @@ impl SledLog {
         let lock = lock(directory)?;
         restore::refuse_unfinished(directory)?;
         let space = Arc::new(Space::open(directory, config.min_free_bytes).map_err(io)?);
-        sled_files::mend(&directory.join("sled")).map_err(io)?;
+        let mark = Arc::new(Mark::open(directory).map_err(io)?);
+        let noted = salvaged(directory, &mark).map_err(io)?;
         let database = open_sled(&directory.join("sled"), config.cache_bytes)
             .map_err(|error| cannot_open(error, at))?;
         let tree = database.open_tree(keys::TREE).map_err(|error| cannot_open(error, at))?;
@@ -129,9 +134,9 @@ impl SledLog {
             .write(true)
             .open(directory.join("sled/db"))
             .map_err(io)?;
-        let mark = Mark::open(directory).map_err(io)?;
         let failed = Arc::default();
-        let cleaner = Cleaner::start((&database, &directory.join("sled")), &file, &space, &failed)
+        let sled_directory = directory.join("sled");
+        let cleaner = Cleaner::start((&database, &sled_directory), (&file, &mark), &space, &failed)
             .map_err(io)?;
         let mut log = Self {
             cleaner,
@@ -146,49 +151,44 @@ impl SledLog {
             failed,
             _lock: lock,
         };
-        log.begin(directory)?;
+        log.begin(directory, noted)?;
         log.space.keep_reserve().map_err(io)?;
         sync_directory(&directory.join("sled")).map_err(io)?;
         sync_directory(directory).map_err(io)?;
         Ok(log)
     }
 
-    /// Reads the epoch and the names, and holds what is found against the mark.
-    fn begin(&mut self, directory: &Path) -> Result<()> {
+    /// Reads the epoch and the names, and holds what is found against what the mark says.
+    fn begin(&mut self, directory: &Path, noted: Option<(Epoch, Marked)>) -> Result<()> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let stored = meta::read_log(&self.tree)?;
-        let marked = match &stored {
-            Some(stored) => self.mark.read(stored.epoch).map_err(|error| at(error.to_string()))?,
-            None => None,
+        let marked = match (&stored, noted) {
+            (Some(stored), Some((epoch, marked))) if epoch == stored.epoch => Some(marked),
+            _ => None,
         };
-        // Whatever is refused below, the mark stays that of this epoch.
         self.epoch = stored.map_or(self.epoch, |stored| stored.epoch);
         let topics = meta::read_topics(&self.tree).collect::<Result<Vec<_>>>()?;
         let topics = lost_tail::without_abandoned(topics);
         *self.names.get_mut().unwrap_or_else(PoisonError::into_inner) =
             topics.iter().map(|topic| (topic.id, topic.name.clone())).collect();
         let mut record = stored.unwrap_or_default();
-        let marked_position = marked.map(|marked| marked.position);
-        let topics = self.with_heads(topics, &mut record, marked_position)?;
-        let lost_ends = stored.is_some_and(|stored| stored != record);
-        let last = topics.iter().map(|topic| topic.extent.last_position).max();
-        let last = last.unwrap_or_default();
-        record.check_whole(&topics, last)?;
-        *self.found.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(topics);
-        if let Some(Marked { position, .. }) = marked
-            && last < position
-        {
-            return Err(lost_end(last, position));
+        let mut topics = self.with_heads(topics, &mut record, marked)?;
+        if let Some(problem) = lost_events(&topics, &record, marked) {
+            self.note_lost_ends(&mut topics, &mut record, marked, &problem)?;
         }
+        let lost_ends = stored.is_some_and(|stored| stored != record);
+        let last = last_position(&topics);
+        *self.found.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(topics);
         match (&stored, &marked) {
             (Some(_), Some(_)) if lost_ends => warn!(
                 directory = %directory.display(),
                 "where topics end is not known for sure: a new epoch begins"
             ),
-            (Some(_), Some(marked)) if !marked.has_lost_some() => {
-                self.epoch = record.epoch;
-                return Ok(());
-            }
+            (Some(_), Some(marked)) if !marked.has_lost_some() => return Ok(()),
+            (Some(_), Some(marked)) if marked.loss > Loss::None => warn!(
+                directory = %directory.display(),
+                "the log has lost something to damage: a new epoch begins"
+            ),
             (Some(_), Some(_)) => warn!(
                 directory = %directory.display(),
                 "the system went down with events that were not synced: a new epoch begins"
@@ -205,7 +205,7 @@ impl SledLog {
         record.epoch = Epoch::new(rand::random());
         self.epoch = record.epoch;
         self.write(|batch| batch.insert(&keys::LOG, meta::encode_log(&record)))
-            .and_then(|()| self.mark.write(self.epoch, last))
+            .and_then(|lsn| self.mark.begin(self.epoch, last, lsn))
             .and_then(|()| self.mark.sync())
             .map_err(|error| at(error.to_string()))?;
         info!(directory = %directory.display(), epoch = %self.epoch, "began a log");
@@ -217,7 +217,7 @@ impl SledLog {
         &self,
         topics: Vec<StoredTopic>,
         record: &mut LogRecord,
-        marked: Option<Position>,
+        marked: Option<Marked>,
     ) -> Result<Vec<StoredTopic>> {
         let mut found = Vec::with_capacity(topics.len());
         let mut damaged = Vec::new();
@@ -234,7 +234,7 @@ impl SledLog {
             return Ok(found);
         }
         let readable: Vec<Sequence> = damaged.iter().map(|at| found[*at].extent.tail).collect();
-        *record = lost_tail::note(&mut found, &damaged, record, marked);
+        *record = lost_tail::note(&mut found, &damaged, record, marked.map(|m| m.position));
         for (at, first) in damaged.iter().zip(readable) {
             error!(
                 topic = %found[*at].name, %first,
@@ -243,15 +243,53 @@ impl SledLog {
                  with what `leftoff check --repair` brings back"
             );
         }
-        let noted = self.write(|batch| {
-            let topics = damaged.iter().map(|at| &found[*at]);
-            topics.for_each(|t| batch.insert(&keys::topic(t.id), meta::encode_topic(t)));
-            batch.insert(&keys::LOG, meta::encode_log(record));
-        });
-        noted.map_err(|error| Error::DamagedLog {
-            problem: format!("what is damaged at the end of topics cannot be noted: {error}"),
-        })?;
+        self.write_ends(damaged.iter().map(|at| &found[*at]), record)?;
         Ok(found)
+    }
+
+    /// Notes in every topic that it ends somewhere behind what can be read of it, for `problem`.
+    fn note_lost_ends(
+        &self,
+        topics: &mut [StoredTopic],
+        record: &mut LogRecord,
+        marked: Option<Marked>,
+        problem: &str,
+    ) -> Result<()> {
+        let all: Vec<usize> = (0..topics.len()).collect();
+        *record = lost_tail::note(topics, &all, record, marked.map(|marked| marked.position));
+        error!(
+            topics = topics.len(),
+            problem,
+            "which topics have lost their newest events to damage cannot be told: each is served \
+             up to where it can be read, and takes no more events; put back a copy of the data \
+             directory from before the damage, go on with what `leftoff check --repair` brings \
+             back, or delete topics to go on without what they had"
+        );
+        self.write_ends(topics.iter(), record)
+    }
+
+    /// Writes the records of topics whose ends are damaged, and that of the log at last.
+    fn write_ends<'a>(
+        &self,
+        topics: impl Iterator<Item = &'a StoredTopic>,
+        record: &LogRecord,
+    ) -> Result<()> {
+        let topics: Vec<_> = topics.collect();
+        // Each chunk that is there without the log's record shows that events are missing.
+        let chunks = topics.chunks(MAX_NOTED_ENDS);
+        let last = chunks.len().saturating_sub(1);
+        for (number, chunk) in chunks.enumerate() {
+            let written = self.write(|batch| {
+                chunk.iter().for_each(|t| batch.insert(&keys::topic(t.id), meta::encode_topic(t)));
+                if number == last {
+                    batch.insert(&keys::LOG, meta::encode_log(record));
+                }
+            });
+            written.map_err(|error| Error::DamagedLog {
+                problem: format!("what is damaged at the end of topics cannot be noted: {error}"),
+            })?;
+        }
+        Ok(())
     }
 
     /// A topic that ends with its last block that can be read.
@@ -278,20 +316,25 @@ impl SledLog {
         Ok(StoredTopic { extent, ..topic })
     }
 
-    /// Writes what `fill` puts into a batch, and makes it durable.
-    fn write(&self, fill: impl FnOnce(&mut sled::Batch)) -> io::Result<()> {
+    /// Writes what `fill` puts into a batch, and makes it durable. Returns up to which place in
+    /// sled's log that is.
+    fn write(&self, fill: impl FnOnce(&mut sled::Batch)) -> io::Result<sled::Lsn> {
         let mut batch = sled::Batch::default();
         fill(&mut batch);
         self.tree.apply_batch(batch)?;
         self.sync(Durability::Fsync)
     }
 
-    fn sync(&self, durability: Durability) -> io::Result<()> {
+    /// Hands what is written to the system, up to the place in sled's log that is returned; and to
+    /// the disk, if it must outlive the system.
+    fn sync(&self, durability: Durability) -> io::Result<sled::Lsn> {
         self.tree.flush()?; // To the system, which keeps it when the process ends.
+        let lsn = written_lsn(&self.database);
         match durability {
-            Durability::Fsync => self.file.sync_data(),
-            Durability::Process | Durability::Memory => Ok(()),
+            Durability::Fsync => self.file.sync_data()?,
+            Durability::Process | Durability::Memory => {}
         }
+        Ok(lsn)
     }
 
     /// Touches the pages that `group` has changed.
@@ -483,6 +526,14 @@ impl SledLog {
     }
 }
 
+#[cfg(test)]
+impl SledLog {
+    /// Has the mark say that events up to `position` are durable.
+    pub(super) fn mark_durable(&self, position: Position) {
+        self.mark.write(Some(position), written_lsn(&self.database)).unwrap();
+    }
+}
+
 impl Log for SledLog {
     fn epoch(&self) -> Epoch {
         self.epoch
@@ -528,12 +579,12 @@ impl Log for SledLog {
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.check_space(group)?;
         if group.durability == Durability::Process {
-            let noted = self.mark.note_unsynced(self.epoch);
+            let noted = self.mark.note_unsynced();
             noted.map_err(|error| Error::NotWritten(Arc::new(error)))?;
         }
         self.check_writable(group)?;
         let before_bytes = written_bytes(&self.database);
-        self.failed.or_fail(|| {
+        let lsn = self.failed.or_fail(|| {
             writing::keep_leaves(&self.tree, group)?;
             writing::write(&self.database, &self.tree, group)?;
             self.sync(group.durability)
@@ -550,12 +601,11 @@ impl Log for SledLog {
             names.extend(group.topics.iter().map(|topic| (topic.id, topic.name.clone())));
         }
         let last = group.appended.iter().map(|(_, block)| block.last_position()).max();
-        if let Some(last) = last
-            && group.durability == Durability::Fsync
-            && let Err(error) = self.mark.write(self.epoch, last)
+        if group.durability == Durability::Fsync
+            && let Err(error) = self.mark.write(last, lsn)
         {
-            // The events are durable all the same; only the check at the next open is weaker.
-            warn!(%error, position = %last, "cannot write the mark");
+            // What is written is durable all the same; only the check at the next open is weaker.
+            warn!(%error, "cannot write the mark");
         }
         Ok(())
     }
@@ -668,9 +718,9 @@ impl Drop for SledLog {
         if self.failed.is_set() {
             return;
         }
-        let closed = self.database.flush().map_err(io::Error::from).and_then(|_| {
-            self.file.sync_data()?;
-            self.mark.note_synced(self.epoch)
+        let closed = self.sync(Durability::Fsync).and_then(|lsn| {
+            self.mark.write(None, lsn)?;
+            self.mark.note_synced()
         });
         if let Err(error) = closed {
             warn!(%error, "cannot sync while closing; what was acknowledged is safe already");
@@ -713,15 +763,52 @@ fn cannot_open(error: sled::Error, at: impl FnOnce(String) -> Error) -> Error {
     }
 }
 
-/// What is said of a log that ends before its mark.
-pub(super) fn lost_end(last: Position, marked: Position) -> Error {
-    let problem = format!(
-        "it ends at position {last}, but was durable up to position {marked}: positions {} to \
-         {marked} are damaged or missing; {PUT_BACK}. To go on with what is left, delete the file \
-         `mark`: readers are then told of a new epoch",
-        last.next()
+/// Looks for damage before sled does. Returns what the mark says, with what is missing.
+fn salvaged(directory: &Path, mark: &Mark) -> io::Result<Option<(Epoch, Marked)>> {
+    let noted = mark.read()?;
+    let sled_directory = directory.join("sled");
+    sled_files::mend(&sled_directory)?;
+    let durable = noted.and_then(|(_, marked)| marked.lsn);
+    let note = |found: salvage::Salvaged| mark.note_loss(found.loss());
+    let Some(found) = salvage::salvage(&sled_directory, durable, note)? else { return Ok(noted) };
+    error!(
+        pages = found.pages,
+        changes = found.changes,
+        unknown = found.unknown,
+        cut = found.is_cut,
+        "the newest part of the log is damaged: what is missing is told where it is missed"
     );
-    Error::DamagedLog { problem }
+    Ok(noted.map(|(epoch, marked)| (epoch, marked.with(found.loss()))))
+}
+
+/// The newest position of `topics`.
+fn last_position(topics: &[StoredTopic]) -> Position {
+    topics.iter().map(|topic| topic.extent.last_position).max().unwrap_or_default()
+}
+
+/// Why it cannot be told where topics end, if so.
+fn lost_events(
+    topics: &[StoredTopic],
+    record: &LogRecord,
+    marked: Option<Marked>,
+) -> Option<String> {
+    let last = last_position(topics);
+    match marked {
+        Some(Marked { position, .. }) if last < position => Some(lost_end(last, position)),
+        Some(Marked { loss: Loss::Unknown, .. }) => {
+            Some("entries of its storage engine are damaged that may be of any topic".to_owned())
+        }
+        _ => record.check_whole(topics, last),
+    }
+}
+
+/// What is said of a log that ends before its mark.
+pub(super) fn lost_end(last: Position, marked: Position) -> String {
+    format!(
+        "it ends at position {last}, but was durable up to position {marked}: positions {} to \
+         {marked} are damaged or missing",
+        last.next()
+    )
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

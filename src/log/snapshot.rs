@@ -53,14 +53,14 @@ const UNFINISHED: &str = "unfinished-snapshot";
 const CRC_BYTES: usize = 4;
 const TRAILER_BYTES: usize = 8 + CRC_BYTES;
 
-const SEGMENT: Lsn = SEGMENT_BYTES as Lsn;
+pub(super) const SEGMENT: Lsn = SEGMENT_BYTES as Lsn;
 
 /// Where a part of a page is: its place in the log, in the file, and its length in bytes.
-type Place = (Lsn, DiskPtr, u64);
+pub(super) type Place = (Lsn, DiskPtr, u64);
 
 /// Where a page is.
 #[derive(Debug, Clone, PartialEq)]
-enum Page {
+pub(super) enum Page {
     /// Not known yet.
     Unknown,
     /// It has been given up.
@@ -71,10 +71,10 @@ enum Page {
 
 /// Where all pages are, up to a place in the log.
 #[derive(Debug, Clone, PartialEq, Default)]
-struct Snapshot {
+pub(super) struct Snapshot {
     /// The first place that is not included.
-    end: Lsn,
-    pages: Vec<Page>,
+    pub(super) end: Lsn,
+    pub(super) pages: Vec<Page>,
 }
 
 /// When to make the next snapshot.
@@ -145,28 +145,11 @@ fn make(database: &sled::Db, file: &File, directory: &Path) -> io::Result<Option
         }
     }
     file.sync_data()?; // What the snapshot tells of must outlive the loss of power that it does.
-    let end = snapshot.end;
-    let bytes = snapshot.encode()?;
-    let unfinished = directory.join(UNFINISHED);
-    let written = File::create(&unfinished).and_then(|mut written| {
-        written.write_all(&bytes)?;
-        written.sync_all()
-    });
-    if let Err(error) = written {
-        std::fs::remove_file(&unfinished)?; // It may be that the disk is full.
-        return Err(error);
-    }
-    let path = directory.join(format!("snap.{end:016X}"));
-    std::fs::rename(unfinished, &path)?;
-    File::open(directory)?.sync_all()?;
-    if let Some(old) = old.filter(|old| *old != path) {
-        std::fs::remove_file(old)?;
-    }
-    Ok(Some(bytes.len() as u64))
+    snapshot.store(directory, old).map(Some)
 }
 
 /// The newest snapshot in `directory`.
-fn newest(directory: &Path) -> io::Result<Option<PathBuf>> {
+pub(super) fn newest(directory: &Path) -> io::Result<Option<PathBuf>> {
     let mut newest: Option<PathBuf> = None;
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
@@ -217,7 +200,7 @@ impl Snapshot {
     }
 
     /// Takes in what was written to a page.
-    fn apply(&mut self, entry: &Entry) -> io::Result<()> {
+    pub(super) fn apply(&mut self, entry: &Entry) -> io::Result<()> {
         let index = usize::try_from(entry.page).map_err(io::Error::other)?;
         let place = (entry.lsn, DiskPtr::Inline(entry.offset), entry.size_bytes);
         let known = self.pages.len();
@@ -242,6 +225,27 @@ impl Snapshot {
             }
         }
         Ok(())
+    }
+
+    /// Writes it in the place of `old`, durably. Returns its length in bytes.
+    pub(super) fn store(&self, directory: &Path, old: Option<PathBuf>) -> io::Result<u64> {
+        let bytes = self.encode()?;
+        let unfinished = directory.join(UNFINISHED);
+        let written = File::create(&unfinished).and_then(|mut written| {
+            written.write_all(&bytes)?;
+            written.sync_all()
+        });
+        if let Err(error) = written {
+            std::fs::remove_file(&unfinished)?; // It may be that the disk is full.
+            return Err(error);
+        }
+        let path = directory.join(format!("snap.{:016X}", self.end));
+        std::fs::rename(unfinished, &path)?;
+        File::open(directory)?.sync_all()?;
+        if let Some(old) = old.filter(|old| *old != path) {
+            std::fs::remove_file(old)?;
+        }
+        Ok(bytes.len() as u64)
     }
 
     /// As sled writes it.
@@ -274,7 +278,7 @@ impl Snapshot {
         Ok(bytes)
     }
 
-    fn decode(bytes: &[u8]) -> io::Result<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> io::Result<Self> {
         let invalid = || io::Error::new(io::ErrorKind::InvalidData, "the last snapshot is damaged");
         let (body, trailer) = bytes
             .len()

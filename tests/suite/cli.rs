@@ -356,7 +356,7 @@ async fn tail_goes_on_where_it_was_when_the_server_comes_back() {
 /// Goal: damage on the disk is found, named and told by exit codes; the check changes nothing.
 /// Method: a byte of a payload rots in the file.
 #[tokio::test]
-async fn check_finds_damage_and_serve_does_not_pass_it_over() {
+async fn check_finds_damage_and_serve_names_it_to_whoever_reads_there() {
     let directory = tempfile::tempdir().unwrap();
     let data_dir = directory.path().to_str().unwrap();
     let process = Process::serve(directory.path(), &[]);
@@ -396,9 +396,21 @@ async fn check_finds_damage_and_serve_does_not_pass_it_over() {
     assert_eq!(code(&damaged), 3, "{}", text(&damaged.stderr));
     assert!(text(&damaged.stdout).contains("damage: "), "{}", text(&damaged.stdout));
     assert!(std::fs::read(&database).unwrap() == bytes, "the check changed what it examined");
-    let serve = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir]).await;
-    assert_eq!(code(&serve), 3);
-    assert!(text(&serve.stderr).contains("damaged"), "{}", text(&serve.stderr));
+    let path = directory.path().to_owned();
+    let process = tokio::task::spawn_blocking(move || Process::serve(&path, &[])).await.unwrap();
+    let page = |after: u64| {
+        let path = format!("/v1/topics/a/events?after={after}");
+        async move { get(process.address, &path).await }
+    };
+    assert_eq!(page(0).await.json()["events"].as_array().unwrap().len(), 2);
+    let told = page(2).await;
+    assert_eq!(told.status, 500, "{told:?}");
+    let told = told.json();
+    assert_eq!(told["type"], "urn:leftoff:problem:damaged", "{told}");
+    assert!(told["detail"].as_str().unwrap().contains("3"), "{told}");
+    assert_eq!(page(3).await.json()["events"].as_array().unwrap().len(), 2);
+    assert_eq!(post(process.address, "/v1/topics/a/events", "more").await.status, 201);
+    process.kill();
 }
 
 #[tokio::test]

@@ -1,0 +1,624 @@
+//! Salvage: the log is opened in spite of damage in what sled wrote since its last snapshot.
+//!
+//! ```text
+//! snapshot             durable, says the mark
+//! ├─────────────────────────────────────┼───────── …
+//! | entry | entry | ### | entry | entry | entry | #
+//!                   └ damaged: all the rest counts └ the end: it was never acknowledged
+//! ```
+//!
+//! # Why
+//!
+//! - sled reads what was written since its last snapshot as a whole when it is opened, and takes
+//!   the first entry that does not fit for the end of its log, or for the end of a segment
+//!   (`LogIter::next` in src/pagecache/iterator.rs of 0.34.7). One changed byte took all that was
+//!   written after it, or had sled find that its pages contradict each other: the log did not open.
+//! - So the same is read here before, with what sled does not know: up to where its log is durable
+//!   (mark.rs). Up to there an entry that does not fit is damaged, and the log goes on after it,
+//!   where the next entry fits its checksum and belongs to the segment. From there on it is the
+//!   end, as for sled. What is whole is left to sled, and nothing is written.
+//! - Where something is damaged, a snapshot is written that says where all pages are, up to the
+//!   end. With it sled reads no more than that, and meets what is damaged page by page.
+//! - A whole page that is damaged stays so: whoever reads it is told. A change of a page that is
+//!   damaged, which is one entry of a page, is left out: of blocks a missing one is found, for they
+//!   have no holes; and a log that lost something begins an epoch. Where it cannot be told which
+//!   page it was, any page may be older than it says: then no topic takes more events.
+//! - A segment that sled has begun to use again has what does not fit its head. Nothing in it is
+//!   valid any more, so that is no damage.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use sled::{DiskPtr, LogKind, Lsn, SEG_HEADER_LEN, Serialize as _};
+
+use super::mark::Loss;
+use super::segment::Entry;
+use super::snapshot::{self, Page, Place, SEGMENT, Snapshot};
+use super::space::SEGMENT_BYTES;
+
+/// The longest head of an entry; where less is left of a segment, none begins.
+const MAX_HEAD_BYTES: usize = sled::MAX_MSG_HEADER_LEN;
+
+/// What the kinds of entries are in their heads. Source: `MessageKind`, src/pagecache/mod.rs.
+const CANCELED: u8 = 1;
+const CAP: u8 = 2;
+const BATCH: u8 = 3;
+const FREE: u8 = 4;
+const COUNTER: u8 = 5;
+const META: u8 = 6;
+const NODE: u8 = 8;
+const LINK: u8 = 10;
+
+/// The pages that sled needs to be opened: they stay as they were before, rather than damaged.
+const FIRST_PLAIN_PAGE: u64 = 2;
+
+/// How many pages more than are known a page's number may tell of.
+const MAX_NEW_PAGES: usize = 1 << 16;
+
+/// Damaged entries in a row that are passed by the lengths that they tell of themselves.
+const MAX_CHAIN: usize = 64;
+
+/// Segments that sled writes at the least before it uses one again.
+const REUSE_DISTANCE: Lsn = 2 * SEGMENT;
+
+/// What was found damaged, of what is still valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Salvaged {
+    /// Pages that cannot be read.
+    pub(super) pages: usize,
+    /// Changes of pages that were left out.
+    pub(super) changes: usize,
+    /// Entries of which nothing is known, so that any page may be older than it says.
+    pub(super) unknown: usize,
+    /// Whether the log ends before what is durable.
+    pub(super) is_cut: bool,
+}
+
+impl Salvaged {
+    /// What is missing.
+    pub(super) fn loss(&self) -> Loss {
+        match self {
+            Self { unknown: 1.., .. } => Loss::Unknown,
+            Self { pages: 0, changes: 0, unknown: 0, is_cut: false } => Loss::None,
+            Self { .. } => Loss::Some,
+        }
+    }
+}
+
+/// An entry of sled's log.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    kind: u8,
+    page: u64,
+    size_bytes: usize,
+}
+
+impl Head {
+    fn log_kind(&self) -> Option<LogKind> {
+        match self.kind {
+            FREE => Some(LogKind::Free),
+            COUNTER | META | NODE => Some(LogKind::Replace),
+            LINK => Some(LogKind::Link),
+            _ => None,
+        }
+    }
+}
+
+/// A damaged entry, and what it was if that is known.
+#[derive(Debug, Clone, Copy)]
+struct Damage {
+    place: Place,
+    head: Option<Head>,
+}
+
+/// Looks for damage in the sled in `directory`, whose log is `durable` up to there, and makes sled
+/// open it in spite of that. Calls `note` before anything is written. `None` where all is there, or
+/// sled is to say itself why it does not open: then nothing was written.
+///
+/// # Errors
+///
+/// A file cannot be read or written.
+pub(super) fn salvage(
+    directory: &Path,
+    durable: Option<Lsn>,
+    note: impl FnOnce(Salvaged) -> io::Result<()>,
+) -> io::Result<Option<Salvaged>> {
+    let file = match File::options().read(true).write(true).open(directory.join("db")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let old = snapshot::newest(directory)?;
+    let snapshot = match &old {
+        Some(path) => Snapshot::decode(&std::fs::read(path)?)?,
+        None => Snapshot::default(),
+    };
+    let begin = snapshot.end;
+    let durable_end = durable.map_or(begin, |lsn| lsn.saturating_add(1)).max(begin);
+    let segments = Segments::read(&file, begin, durable_end)?;
+    let mut scan =
+        Scan { snapshot, begin, durable_end, tip: begin, batch: None, damage: Vec::new() };
+    for (lsn, offset) in segments.from(begin) {
+        if lsn >= durable_end && lsn != scan.tip {
+            break; // The end: nothing joins it.
+        }
+        let mut bytes = vec![0; SEGMENT_BYTES];
+        let length = read_at(&file, &mut bytes, offset)?;
+        bytes.truncate(length);
+        if !scan.segment(lsn, offset, &bytes)? {
+            break;
+        }
+    }
+    if scan.batch.is_some() {
+        scan.tip = scan.batch.take().map_or(scan.tip, |batch| batch.begin);
+    }
+    let is_cut = scan.tip < durable_end;
+    if scan.damage.is_empty() {
+        let found = Salvaged { is_cut, ..Salvaged::default() };
+        return if is_cut { note(found).map(|()| Some(found)) } else { Ok(None) };
+    }
+    let Some(found) = scan.settle(&segments) else { return Ok(None) };
+    let found = Salvaged { is_cut, ..found };
+    note(found)?;
+    segments.shred_from(&file, scan.tip)?;
+    scan.snapshot.end = scan.tip.div_euclid(SEGMENT) * SEGMENT;
+    if scan.snapshot.end < scan.tip {
+        scan.snapshot.end += SEGMENT;
+    }
+    file.sync_all()?;
+    scan.snapshot.store(directory, old)?;
+    Ok(Some(found))
+}
+
+/// Reads as much as there is.
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut length = 0;
+    while length < bytes.len() {
+        match file.read_at(&mut bytes[length..], offset + length as u64)? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    Ok(length)
+}
+
+/// Where the segments of the file belong in the log.
+#[derive(Debug)]
+struct Segments {
+    by_lsn: BTreeMap<Lsn, u64>,
+}
+
+impl Segments {
+    /// Reads the segments' heads; where one is damaged, what it says is in the entries after it.
+    fn read(file: &File, begin: Lsn, durable_end: Lsn) -> io::Result<Self> {
+        let (mut by_lsn, mut headless) = (BTreeMap::new(), Vec::new());
+        let length = file.metadata()?.len();
+        for offset in (0..length).step_by(SEGMENT_BYTES) {
+            let mut head = [0; SEG_HEADER_LEN];
+            if read_at(file, &mut head, offset)? < head.len() {
+                continue;
+            }
+            match segment_lsn(&head) {
+                Some(lsn) => drop(by_lsn.insert(lsn, offset)),
+                None => headless.push(offset),
+            }
+        }
+        let floor = begin / SEGMENT * SEGMENT;
+        for offset in headless {
+            let mut bytes = vec![0; SEGMENT_BYTES];
+            let length = read_at(file, &mut bytes, offset)?;
+            bytes.truncate(length);
+            let number = head_at(&bytes, SEG_HEADER_LEN)
+                .and_then(|(_, number)| is_whole(&bytes, SEG_HEADER_LEN, number).then_some(number));
+            let lsn = number.and_then(|number| Lsn::try_from(number).ok()?.checked_mul(SEGMENT));
+            if let Some(lsn) = lsn.filter(|lsn| (floor..durable_end).contains(lsn)) {
+                by_lsn.entry(lsn).or_insert(offset);
+            }
+        }
+        Ok(Self { by_lsn })
+    }
+
+    /// Those that hold what comes from `begin` on, in order.
+    fn from(&self, begin: Lsn) -> impl Iterator<Item = (Lsn, u64)> {
+        self.by_lsn.range(begin / SEGMENT * SEGMENT..).map(|(lsn, offset)| (*lsn, *offset))
+    }
+
+    /// Whether what was written to `place` has not been written over.
+    fn has(&self, place: &Place) -> bool {
+        let (lsn, DiskPtr::Inline(offset), _) = place else { return false };
+        let base = self.by_lsn.get(&(lsn / SEGMENT * SEGMENT));
+        base.is_some_and(|base| base + (lsn % SEGMENT) as u64 == *offset)
+    }
+
+    /// Removes what comes from `tip` on: it must not be taken for a part of what is written next.
+    fn shred_from(&self, file: &File, tip: Lsn) -> io::Result<()> {
+        let length = file.metadata()?.len();
+        for (lsn, offset) in self.from(tip) {
+            let begin = (tip - lsn).max(0) as u64;
+            let end = (offset + SEGMENT_BYTES as u64).min(length);
+            let zeros = vec![0; end.saturating_sub(offset + begin) as usize];
+            file.write_all_at(&zeros, offset + begin)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the segment with this head belongs; `None` if the head is damaged.
+fn segment_lsn(head: &[u8; SEG_HEADER_LEN]) -> Option<Lsn> {
+    let (crc32, rest) = head.split_first_chunk::<4>()?;
+    let (lsn, _stable) = rest.split_first_chunk::<8>()?;
+    let fits = u32::from_le_bytes(*crc32) == crc32fast::hash(rest) ^ u32::MAX;
+    let lsn = i64::from_le_bytes(*lsn) ^ i64::MAX;
+    (fits && lsn >= 0 && lsn % SEGMENT == 0).then_some(lsn)
+}
+
+/// The head of the entry at `at`, whole or not, with the number of the segment that it says it is
+/// of; `None` where it cannot be one.
+fn head_at(bytes: &[u8], at: usize) -> Option<(Head, u64)> {
+    if at + MAX_HEAD_BYTES > SEGMENT_BYTES {
+        return None;
+    }
+    let found = bytes.get(at..)?;
+    let mut head = [0; MAX_HEAD_BYTES]; // More than its numbers can take.
+    let length = found.len().min(head.len());
+    head[..length].copy_from_slice(&found[..length]);
+    let mut rest = &head[4..];
+    let kind = *rest.split_off_first()?;
+    let body_bytes = u64::deserialize(&mut rest).ok()?;
+    let number = u64::deserialize(&mut rest).ok()?;
+    let page = u64::deserialize(&mut rest).ok()?;
+    let head_bytes = head.len() - rest.len();
+    let size_bytes = usize::try_from(body_bytes).ok()?.checked_add(head_bytes)?;
+    let is_it = kind != 0 && kind <= LINK + 1 && size_bytes <= SEGMENT_BYTES - at;
+    is_it.then_some((Head { kind, page, size_bytes }, number))
+}
+
+/// Whether the entry at `at` fits its checksum, and is of the segment with this number.
+fn is_whole(bytes: &[u8], at: usize, number: u64) -> bool {
+    let Some((head, found)) = head_at(bytes, at) else { return false };
+    found == number && fits(bytes, at, &head)
+}
+
+fn fits(bytes: &[u8], at: usize, head: &Head) -> bool {
+    let Some(entry) = bytes.get(at..at + head.size_bytes) else { return false };
+    let Some((crc32, _)) = entry.split_first_chunk::<4>() else { return false };
+    // The checksum is of the body first, then of the rest of the head.
+    let mut rest = &entry[5..];
+    let numbers = (0..3).all(|_| u64::deserialize(&mut rest).is_ok());
+    let head_bytes = entry.len() - rest.len();
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(rest);
+    hasher.update(&entry[4..head_bytes]);
+    numbers && hasher.finalize() ^ u32::MAX == u32::from_le_bytes(*crc32)
+}
+
+/// A batch of which not all is read yet.
+#[derive(Debug)]
+struct Batch {
+    begin: Lsn,
+    last: Lsn,
+    entries: Vec<Entry>,
+}
+
+/// What is known while the log is read.
+struct Scan {
+    snapshot: Snapshot,
+    /// What comes before is in the snapshot.
+    begin: Lsn,
+    /// What comes before was durable.
+    durable_end: Lsn,
+    /// Where the log ends, as far as it is read.
+    tip: Lsn,
+    batch: Option<Batch>,
+    damage: Vec<Damage>,
+}
+
+impl Scan {
+    /// Reads a segment. Returns whether the log may go on after it.
+    fn segment(&mut self, lsn: Lsn, offset: u64, bytes: &[u8]) -> io::Result<bool> {
+        let number = (lsn / SEGMENT) as u64;
+        let mut at = SEG_HEADER_LEN;
+        while at + MAX_HEAD_BYTES <= SEGMENT_BYTES {
+            let here = lsn + at as Lsn;
+            let head = head_at(bytes, at)
+                .filter(|(head, found)| *found == number && fits(bytes, at, head));
+            if let Some((head, _)) = head {
+                if head.kind == CAP {
+                    break;
+                }
+                let place = (here, DiskPtr::Inline(offset + at as u64), head.size_bytes as u64);
+                self.take(&head, place, &bytes[at..at + head.size_bytes])?;
+                at += head.size_bytes;
+                self.advance(lsn + at as Lsn)?;
+                continue;
+            }
+            if here >= self.durable_end {
+                self.tip = self.tip.max(here);
+                return Ok(false);
+            }
+            let Some((damage, next)) = pass(bytes, at, number) else { break };
+            for (at, head) in damage {
+                let head = head.filter(|head| self.may_be_a_page(head));
+                let size_bytes = head.map_or(MAX_HEAD_BYTES, |head| head.size_bytes) as u64;
+                let pointer = DiskPtr::Inline(offset + at as u64);
+                self.damage.push(Damage { place: (lsn + at as Lsn, pointer, size_bytes), head });
+                let known = self.damage.last().copied();
+                known.into_iter().try_for_each(|damage| self.take_damaged(&damage))?;
+            }
+            at = next;
+            self.advance(lsn + at as Lsn)?;
+        }
+        self.advance(lsn + SEGMENT)?;
+        Ok(true)
+    }
+
+    /// Takes in a whole entry.
+    fn take(&mut self, head: &Head, place: Place, entry: &[u8]) -> io::Result<()> {
+        if head.kind == BATCH {
+            let last = entry.last_chunk::<8>().map_or(place.0, |last| Lsn::from_le_bytes(*last));
+            self.batch = Some(Batch { begin: place.0, last, entries: Vec::new() });
+            return Ok(());
+        }
+        match head.log_kind() {
+            Some(kind) => self.apply(kind, head.page, place),
+            None if head.kind == CANCELED => Ok(()),
+            None => Err(io::Error::new(io::ErrorKind::InvalidData, "an unknown entry")),
+        }
+    }
+
+    /// Whether the number of a page can be one: another one would be far behind all there are.
+    fn may_be_a_page(&self, head: &Head) -> bool {
+        let most = (self.snapshot.pages.len() + MAX_NEW_PAGES) as u64;
+        head.log_kind().is_none() || head.page < most
+    }
+
+    /// Takes in what is known of a damaged entry: of a page as a whole, where it is.
+    fn take_damaged(&mut self, damage: &Damage) -> io::Result<()> {
+        match damage.head {
+            Some(Head { kind: NODE, page, .. }) if page >= FIRST_PLAIN_PAGE => {
+                self.apply(LogKind::Replace, page, damage.place)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn apply(&mut self, kind: LogKind, page: u64, place: Place) -> io::Result<()> {
+        if place.0 < self.begin {
+            return Ok(());
+        }
+        let (lsn, pointer, size_bytes) = place;
+        let entry = Entry { kind, page, lsn, offset: pointer.lid(), size_bytes };
+        match &mut self.batch {
+            Some(batch) => batch.entries.push(entry),
+            None => self.snapshot.apply(&entry)?,
+        }
+        Ok(())
+    }
+
+    /// The log is read up to `tip`.
+    fn advance(&mut self, tip: Lsn) -> io::Result<()> {
+        self.tip = tip;
+        // A batch that is damaged where it ends is over when what is durable is.
+        if let Some(batch) = self.batch.take_if(|batch| batch.last < tip) {
+            batch.entries.iter().try_for_each(|entry| self.snapshot.apply(entry))?;
+        }
+        Ok(())
+    }
+
+    /// Has each page be somewhere, if only where it is damaged. Returns what is missing; `None`
+    /// where sled cannot be opened with it.
+    fn settle(&mut self, segments: &Segments) -> Option<Salvaged> {
+        self.damage.retain(|damage| damage.place.0 < self.tip);
+        let bogus = self.damage.first()?.place;
+        let mut found = Salvaged::default();
+        let known = self.snapshot.pages.len();
+        for (number, page) in self.snapshot.pages.iter_mut().enumerate() {
+            let is_there = match page {
+                Page::Unknown => false,
+                Page::Free(lsn, pointer) => segments.has(&(*lsn, *pointer, 0)),
+                Page::Present(places) => places.iter().all(|place| segments.has(place)),
+            };
+            if !is_there && (number as u64) < FIRST_PLAIN_PAGE {
+                return None;
+            }
+            if !is_there {
+                *page = Page::Present(vec![bogus]);
+                found.pages += 1;
+            }
+        }
+        let live = self.live_segments();
+        for damage in &self.damage {
+            let lsn = damage.place.0;
+            match damage.head {
+                Some(head) if head.page >= known as u64 && head.kind == LINK => {}
+                Some(head) => match (head.kind, self.snapshot.pages.get(head.page as usize)) {
+                    (NODE, Some(Page::Present(places))) if places[0].0 == lsn => found.pages += 1,
+                    (LINK, Some(Page::Present(places))) if places[0].0 < lsn => found.changes += 1,
+                    (META, _) => found.unknown += 1,
+                    _ => {}
+                },
+                None => {
+                    let is_recent = lsn + REUSE_DISTANCE >= self.tip;
+                    let is_live = is_recent || live.contains(&(lsn / SEGMENT));
+                    found.unknown += usize::from(is_live);
+                }
+            }
+        }
+        Some(found)
+    }
+
+    /// The numbers of the segments that hold something that is valid.
+    fn live_segments(&self) -> BTreeSet<Lsn> {
+        let places = self.snapshot.pages.iter().flat_map(|page| match page {
+            Page::Present(places) => &places[..],
+            Page::Unknown | Page::Free(..) => &[],
+        });
+        places.map(|(lsn, ..)| lsn / SEGMENT).collect()
+    }
+}
+
+/// The damaged entries from `at` on, with what is known of each, and where the next whole one is,
+/// or the end of the segment. `None` where the segment is used again by now.
+fn pass(bytes: &[u8], at: usize, number: u64) -> Option<(Vec<(usize, Option<Head>)>, usize)> {
+    let (mut passed, mut next) = (Vec::new(), at);
+    // What an entry says of itself holds if it leads to a whole one.
+    while passed.len() < MAX_CHAIN
+        && let Some((head, found)) = head_at(bytes, next)
+        && found == number
+        && is_known(&head)
+    {
+        passed.push((next, Some(head)));
+        next += head.size_bytes;
+        if next + MAX_HEAD_BYTES > SEGMENT_BYTES || is_whole(bytes, next, number) {
+            return Some((passed, next));
+        }
+    }
+    for next in at + 1..SEGMENT_BYTES - MAX_HEAD_BYTES {
+        let Some((head, found)) = head_at(bytes, next) else { continue };
+        let is_near = found >= number && found <= number + MAX_NEW_PAGES as u64;
+        if is_near && fits(bytes, next, &head) {
+            return (found == number).then(|| (vec![(at, None)], next));
+        }
+    }
+    Some((vec![(at, None)], SEGMENT_BYTES))
+}
+
+/// Whether an entry is one of those that this log has sled write.
+fn is_known(head: &Head) -> bool {
+    matches!(head.kind, CANCELED | CAP | BATCH) || head.log_kind().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::super::cleaner::written_lsn;
+    use super::super::sled_log::open_sled;
+    use super::*;
+
+    const KEYS: u32 = 200;
+
+    /// The bytes of a file of sled, and up to where its log is durable.
+    struct Written {
+        directory: tempfile::TempDir,
+        bytes: Vec<u8>,
+        durable: Lsn,
+    }
+
+    /// Keys whose values say which they are, each written a few times, over several segments.
+    fn written() -> Written {
+        let directory = tempfile::tempdir().unwrap();
+        let database = open_sled(directory.path(), 1 << 20).unwrap();
+        let tree = database.open_tree("events").unwrap();
+        for round in 0..12_u8 {
+            for key in 0..KEYS {
+                let value = vec![round ^ key as u8; 4_000];
+                tree.insert(key.to_be_bytes(), value).unwrap();
+            }
+        }
+        database.flush().unwrap();
+        let durable = written_lsn(&database);
+        drop((tree, database));
+        let bytes = std::fs::read(directory.path().join("db")).unwrap();
+        Written { directory, bytes, durable }
+    }
+
+    impl Written {
+        fn store(&self, bytes: &[u8]) {
+            let path = self.directory.path();
+            for entry in std::fs::read_dir(path).unwrap().map(Result::unwrap) {
+                if entry.file_name().to_string_lossy().starts_with("snap.") {
+                    std::fs::remove_file(entry.path()).unwrap();
+                }
+            }
+            std::fs::write(path.join("db"), bytes).unwrap();
+        }
+
+        fn salvage(&self) -> Option<Salvaged> {
+            salvage(self.directory.path(), Some(self.durable), |_| Ok(())).unwrap()
+        }
+
+        /// How many keys have their newest value, an older one, and none that can be read.
+        fn found(&self) -> (u32, u32, u32) {
+            let database = open_sled(self.directory.path(), 1 << 20).unwrap();
+            let tree = database.open_tree("events").unwrap();
+            let mut found = (0, 0, 0);
+            for key in 0..KEYS {
+                match tree.get(key.to_be_bytes()) {
+                    Ok(Some(value)) => {
+                        let round = value[0] ^ key as u8;
+                        assert!(round < 12 && value.iter().all(|byte| *byte == value[0]));
+                        *(if round == 11 { &mut found.0 } else { &mut found.1 }) += 1;
+                    }
+                    Ok(None) | Err(sled::Error::Corruption { .. }) => found.2 += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            found
+        }
+    }
+
+    /// Goal: what is whole is left to sled, to the byte; so is what was never finished.
+    #[test]
+    fn a_log_without_damage_is_not_written_to() {
+        let written = written();
+        assert!(written.bytes.len() > 2 * SEGMENT_BYTES);
+        written.store(&written.bytes);
+        assert_eq!(written.salvage(), None);
+        let torn = written.durable - 3_000;
+        let segments = Segments::read(&written.file(), 0, torn).unwrap();
+        let (lsn, offset) = segments.from(torn).next().unwrap();
+        let at = (offset as i64 + torn - lsn) as usize + 100;
+        let mut bytes = written.bytes.clone();
+        bytes[at] ^= 1;
+        written.store(&bytes);
+        let directory = written.directory.path();
+        assert_eq!(salvage(directory, Some(torn - 8_000), |_| Ok(())).unwrap(), None);
+        assert!(std::fs::read(directory.join("db")).unwrap() == bytes);
+        assert!(snapshot::newest(directory).unwrap().is_none());
+    }
+
+    impl Written {
+        fn file(&self) -> File {
+            File::open(self.directory.path().join("db")).unwrap()
+        }
+    }
+
+    /// Goal: one damaged entry costs its page at the most, wherever it is; the rest is as it was,
+    /// and nothing is served that was never written.
+    #[test]
+    fn a_changed_byte_costs_no_more_than_its_page_and_is_told() {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let written = written();
+        for _ in 0..25 {
+            let at = random.random_range(0..written.bytes.len());
+            let mut bytes = written.bytes.clone();
+            bytes[at] ^= random.random_range(1..=255_u8);
+            written.store(&bytes);
+            let salvaged = written.salvage();
+            let (newest, older, none) = written.found();
+            println!("{at}: {salvaged:?}; {newest} newest, {older} older, {none} none");
+            let told = salvaged.unwrap_or_default();
+            assert!(newest >= KEYS - 40, "seed {seed}, byte {at}: {newest} {older} {none}");
+            assert!(!told.is_cut, "seed {seed}, byte {at}");
+            let is_told = told.loss() > Loss::None;
+            assert!(older + none == 0 || is_told, "seed {seed}, byte {at}: it is not told");
+        }
+    }
+
+    /// Goal: a log whose file ends early has lost its end, and says so.
+    #[test]
+    fn a_log_that_ends_before_what_is_durable_is_told_to_be_cut() {
+        let written = written();
+        written.store(&written.bytes[..SEGMENT_BYTES]);
+        let told = written.salvage().unwrap();
+        assert!(told.is_cut && told.loss() > Loss::None, "{told:?}");
+        let (newest, older, none) = written.found();
+        assert!(newest == 0 && older + none == KEYS, "{newest} {older} {none}");
+    }
+}
