@@ -24,6 +24,10 @@
 //!   segment, for until one is finished there is none to move from. Looking for something to move
 //!   after each [`PROBE_BYTES`] that were appended took 4 % of a machine that did nothing but
 //!   append. What is idle does not wake it.
+//! - The threads with which sled itself writes are another matter: seven of them look once a second
+//!   whether there is something to do, idle or not, and no setting of sled's says otherwise
+//!   (src/threadpool.rs, `DESIRED_WAITING_THREADS`). So an idle broker's threads wake up once a
+//!   second each at the most, and some of them do.
 //! - What was moved is synced before sled can write over the place that it was moved from: sled
 //!   takes a segment again two segments later at the earliest, and a spell moves less than one.
 //!   For the same reason, and to bound what a loss of power takes, the thread syncs what was

@@ -482,6 +482,22 @@ fn a_log_that_lost_its_end_is_served_up_to_there_in_a_new_epoch_and_gives_nothin
     assert_eq!((log.epoch(), damaged_ends(&log, Position::new(43))), (next_epoch, ends));
 }
 
+/// Goal: a log that is put back beside the mark of another one begins an epoch, and is whole.
+#[test]
+fn a_mark_of_another_log_begins_an_epoch() {
+    let [log, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [epoch, _] = [&log, &other].map(|directory| {
+        let log = open(directory.path());
+        fill(&log, 3, 7);
+        log.epoch()
+    });
+    std::fs::copy(other.path().join("mark"), log.path().join("mark")).unwrap();
+    let log = open(log.path());
+    assert_ne!(log.epoch(), epoch);
+    assert!(log.topics().unwrap().iter().all(|topic| !topic.extent.is_damaged));
+    assert_eq!(read_all(&log, 1, 1, 22, 1000), (1..22).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_topic_that_lost_its_newest_block_is_noticed_though_others_end_later() {
     let directory = tempfile::tempdir().unwrap();

@@ -459,9 +459,12 @@ impl Scan {
     }
 }
 
+/// Where a damaged entry is in its segment, and what it was if that is known.
+type Passed = (usize, Option<Head>);
+
 /// The damaged entries from `at` on, with what is known of each, and where the next whole one is,
 /// or the end of the segment. `None` where the segment is used again by now.
-fn pass(bytes: &[u8], at: usize, number: u64) -> Option<(Vec<(usize, Option<Head>)>, usize)> {
+fn pass(bytes: &[u8], at: usize, number: u64) -> Option<(Vec<Passed>, usize)> {
     let (mut passed, mut next) = (Vec::new(), at);
     // What an entry says of itself holds if it leads to a whole one.
     while passed.len() < MAX_CHAIN
