@@ -507,8 +507,9 @@ mod tests {
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
         let failed = Arc::<Failed>::default();
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
+        let mark = Arc::new(Mark::open(directory.path()).unwrap());
         let mut cleaner =
-            Cleaner::start((&database, directory.path()), &file, &space, &failed).unwrap();
+            Cleaner::start((&database, directory.path()), (&file, &mark), &space, &failed).unwrap();
         cleaner.stop();
         failed.check().unwrap();
         cleaner.shared.run_to_the_end(|_| panic!("injected"));

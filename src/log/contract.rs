@@ -482,6 +482,26 @@ fn a_log_that_lost_its_end_is_served_up_to_there_in_a_new_epoch_and_gives_nothin
     assert_eq!((log.epoch(), damaged_ends(&log, Position::new(43))), (next_epoch, ends));
 }
 
+/// Goal: which topics have lost their ends is noted in steps, and found whole.
+#[test]
+fn of_any_number_of_topics_it_is_noted_that_they_may_have_lost_their_ends() {
+    const TOPICS: u32 = 2_500;
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path());
+    for topic in 1..=TOPICS {
+        log.commit(&Group::noting(new_topic(topic))).unwrap();
+    }
+    log.mark_durable(Position::new(1));
+    drop(log);
+    let log = open(directory.path());
+    let ends = damaged_ends(&log, Position::new(1));
+    assert_eq!(ends.len(), TOPICS as usize);
+    let epoch = log.epoch();
+    drop(log);
+    let log = open(directory.path());
+    assert_eq!((log.epoch(), damaged_ends(&log, Position::new(1))), (epoch, ends));
+}
+
 /// Goal: a log that is put back beside the mark of another one begins an epoch, and is whole.
 #[test]
 fn a_mark_of_another_log_begins_an_epoch() {
