@@ -1,13 +1,14 @@
 //! How fast does a reader get the history of a hundred thousand topics, in the order of all of
 //! them, and how fast do ten at once? Over SSE from the real binary, started anew, from the first
-//! event on. `cargo bench --bench feeds` measures; `cargo test --benches` runs it tiny. A word
-//! picks shapes: `cargo bench --bench feeds -- rolled`.
+//! event on; and from the middle, as who comes back. `cargo bench --bench feeds` measures;
+//! `cargo test --benches` runs it tiny. A word picks shapes: `cargo bench --bench feeds -- rolled`.
 
 mod served;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -50,11 +51,15 @@ fn main() {
             tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
         let data = directory.path().join("data");
         fill(&data, topics, shape);
-        for readers in [1, READERS] {
+        let events = topics * shape.rounds * shape.batch;
+        for (readers, after) in [(1, 0), (READERS, 0), (1, events / 2)] {
             // Anew, for nothing of it is to be in memory.
             let served = Served::start(&data);
-            let events = topics * shape.rounds * shape.batch;
-            report(shape.name, &read_all(served.address, readers, events));
+            let seen = read_all(served.address, readers, after..events);
+            let is_whole = seen.iter().all(|seen| seen.events == events - after);
+            assert!(is_whole || measuring, "{}: not all came in {LIMIT:?}", shape.name);
+            let place = if after == 0 { "from the first" } else { "from the middle" };
+            report(&format!("{}, {place}", shape.name), &seen);
             println!("feeds {}: peak memory {:.0} MB", shape.name, served.peak_memory_mb());
         }
     }
@@ -103,20 +108,28 @@ struct Seen {
     took: Duration,
 }
 
-/// So many at once, each of them all events, or as many as it gets in the time.
-fn read_all(address: SocketAddr, readers: usize, events: u64) -> Vec<Seen> {
+/// So many at once, each of them all events after one position and up to another, or as many as it
+/// gets in the time.
+fn read_all(address: SocketAddr, readers: usize, positions: Range<u64>) -> Vec<Seen> {
     std::thread::scope(|scope| {
-        let reading: Vec<_> =
-            (0..readers).map(|_| scope.spawn(move || read(address, events))).collect();
+        let reading: Vec<_> = (0..readers)
+            .map(|_| positions.clone())
+            .map(|positions| scope.spawn(move || read(address, positions)))
+            .collect();
         reading.into_iter().map(|reader| reader.join().expect("a reader")).collect()
     })
 }
 
-fn read(address: SocketAddr, events: u64) -> Seen {
+fn read(address: SocketAddr, positions: Range<u64>) -> Seen {
+    let Range { start: after, end } = positions;
     let started = Instant::now();
     let mut socket = TcpStream::connect(address).expect("the server listens");
+    let from = match after {
+        0 => "from=earliest".to_owned(),
+        after => format!("last_event_id=@{after}"),
+    };
     let request = format!(
-        "GET /v1/events?topic=%3E&from=earliest HTTP/1.1\r\nHost: {address}\r\n\
+        "GET /v1/events?topic=%3E&{from} HTTP/1.1\r\nHost: {address}\r\n\
          Accept: text/event-stream\r\n\r\n"
     );
     socket.write_all(request.as_bytes()).expect("the server reads");
@@ -127,8 +140,8 @@ fn read(address: SocketAddr, events: u64) -> Seen {
         took: Duration::ZERO,
     };
     let (mut buffer, mut rest, mut heard) = (vec![0; 256 << 10], Vec::new(), started);
-    let mut last = 0;
-    while seen.events < events && started.elapsed() < LIMIT {
+    let mut last = after;
+    while last < end && started.elapsed() < LIMIT {
         let count = socket.read(&mut buffer).expect("the server goes on");
         assert!(count > 0, "the server ended the stream");
         let before = seen.events;
@@ -137,11 +150,11 @@ fn read(address: SocketAddr, events: u64) -> Seen {
         for line in rest[..whole].split(|byte| *byte == b'\n') {
             // The broker's own frames, before the first event and after the last, have ids, too.
             if let Some(position) = position(line)
-                && (1..=events).contains(&position)
-                && seen.events < events
+                && (after + 1..=end).contains(&position)
+                && last < end
             {
                 assert_eq!(position, last + 1, "each event once, in order");
-                (last, seen.events) = (position, position);
+                (last, seen.events) = (position, position - after);
             }
         }
         rest.drain(..whole);
