@@ -36,6 +36,10 @@ pub struct BrokerConfig {
     /// Memory for blocks that were read for them, so that those who read the same share them, wire
     /// forms included, in bytes. Default: 16 MiB.
     pub max_replay_bytes: u64,
+    /// Memory for blocks that were read along with those that readers of many topics came to, for
+    /// when they come to these, in bytes; 0 for none. Where more topics take turns than fit into
+    /// it, the log is read more often. Nothing is kept while nobody is behind. Default: 64 MiB.
+    pub max_ahead_bytes: u64,
     /// Memory for the keys of the newest events of topics whose state is read, in bytes, 40 an
     /// event; 0 for none. A page of a topic with more of them reads the newest events of the topic
     /// once more. Default: 32 MiB.
@@ -66,6 +70,7 @@ impl Default for BrokerConfig {
             max_read_bytes: 256 << 10,
             max_reads: 2,
             max_replay_bytes: 16 << 20,
+            max_ahead_bytes: 64 << 20,
             max_state_bytes: 32 << 20,
             max_ephemeral_bytes: 4 << 20,
             max_members: 10_000,
@@ -109,6 +114,7 @@ impl OpenConfig {
             ("broker.max_read_bytes", broker.max_read_bytes, 1 << 10, 1 << 30),
             ("broker.max_page_bytes", broker.max_page_bytes, 1 << 10, 1 << 30),
             ("broker.max_reads", broker.max_reads, 1, 1_024),
+            ("broker.max_ahead_bytes", broker.max_ahead_bytes, 0, 1 << 40),
             ("broker.max_state_bytes", broker.max_state_bytes, 0, 1 << 40),
             ("broker.max_pace_ms", broker.max_pace_ms, 0, 1_000),
             ("broker.max_queue_bytes", broker.max_queue_bytes, limits.max_batch_bytes, 1 << 31),

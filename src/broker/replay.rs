@@ -7,13 +7,16 @@
 //! to wait for them; whoever waited for its turn finds what those before it have read.
 
 mod ahead;
+mod stash;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use ahead::{Bounds, Found, Wanted};
+pub(super) use stash::Reading;
 
+use self::stash::Stash;
 use super::tail::{Account, SharedBlock};
 use super::topics::Topic;
 use super::turns::Turns;
@@ -28,6 +31,7 @@ pub(super) struct Replays {
     turns: Turns,
     account: Arc<Account>,
     recent: Mutex<Recent>,
+    stash: Arc<Stash>,
 }
 
 /// Blocks that were read last.
@@ -67,9 +71,17 @@ impl Recent {
 }
 
 impl Replays {
-    /// Reads in `turns`, and remembers `max_bytes` of what was read, wire forms included.
-    pub(super) fn new(turns: Turns, max_bytes: usize) -> Self {
-        Self { turns, account: Account::new(max_bytes), recent: Mutex::default() }
+    /// Reads in `turns`, and remembers `max_bytes` of what was read, wire forms included, and
+    /// `max_ahead_bytes` of what was read along with it.
+    pub(super) fn new(turns: Turns, max_bytes: usize, max_ahead_bytes: usize) -> Self {
+        let (account, recent) = (Account::new(max_bytes), Mutex::default());
+        Self { turns, account, recent, stash: Arc::new(Stash::new(max_ahead_bytes)) }
+    }
+
+    /// Keeps what is read along with what many topics have next, for as long as what it returns is
+    /// held.
+    pub(super) fn enter(&self) -> Reading {
+        self.stash.enter()
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -159,6 +171,7 @@ impl Replays {
     pub(super) fn forget(&self, topic: &Topic, id: TopicId) {
         // In this order: what is being read now is not remembered.
         topic.rewrites.fetch_add(1, Ordering::SeqCst);
+        self.stash.forget(id);
         let mut recent = self.recent();
         let keys = (id, Sequence::BEFORE_ALL)..=(id, Sequence::new(u64::MAX));
         let gone: Vec<Key> = recent.blocks.range(keys).map(|(key, _)| *key).collect();
@@ -201,7 +214,7 @@ mod tests {
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let topic = topics.open(&"a".parse().unwrap()).unwrap();
         let turns = Turns::new(log, 1);
-        let replays = Arc::new(Replays::new(turns.clone(), 1 << 20));
+        let replays = Arc::new(Replays::new(turns.clone(), 1 << 20, 0));
         let read_all = async |replays: &Replays| {
             let (mut next, below) = (Sequence::FIRST, Sequence::new(101));
             while next < below {
@@ -220,7 +233,7 @@ mod tests {
         assert_eq!(replays.recent().blocks.len(), 0);
         read_all(&replays).await;
         assert_eq!(faulty.reads(), 2 * once);
-        let small = Replays::new(turns, 2_000);
+        let small = Replays::new(turns, 2_000, 0);
         read_all(&small).await;
         assert!(small.recent().blocks.len() < 20, "it is bounded");
         // What is written again while it is read is nobody else's.

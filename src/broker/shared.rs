@@ -176,8 +176,8 @@ impl Shared {
         let horizons = Horizons::default();
         let waker = Waker::new(announced.clone());
         let turns = Turns::new(log.clone(), settings.max_reads as usize);
-        let replays = Replays::new(turns.clone(), settings.max_replay_bytes as usize);
-        let replays = Arc::new(replays);
+        let bytes = [settings.max_replay_bytes, settings.max_ahead_bytes].map(|b| b as usize);
+        let replays = Arc::new(Replays::new(turns.clone(), bytes[0], bytes[1]));
         let last_id = stored.iter().map(|topic| topic.id).max();
         let topics = Topics::new(&stored, limits, config.topics.clone());
         let mut window = DedupWindow::new(dedup.clone(), forgotten_ids.clone());

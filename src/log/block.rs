@@ -268,6 +268,13 @@ impl Block {
         Header::decode(start).map(|header| header.block_bytes())
     }
 
+    /// How many bytes the block takes that begins with `start`, and the position of its first
+    /// event; `None` if it is none. Nothing of it is verified.
+    pub fn beginning(start: &[u8]) -> Option<(usize, Position)> {
+        let header = Header::decode(start).ok()?;
+        Some((header.block_bytes(), header.first_position))
+    }
+
     /// The header of the block that begins with `start`, if it is one; it is not verified.
     pub(super) fn header_of(start: &[u8]) -> Option<Header> {
         Header::decode(start).ok()

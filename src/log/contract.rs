@@ -145,15 +145,28 @@ fn reading_ahead_ends_before_a_position_and_tells_where_it_goes_on(log: &dyn Log
             for max_bytes in [1, 500, 1 << 20] {
                 let from = Sequence::new(from);
                 let before = Position::new(before);
-                let found = log.read_ahead(id(1), from..below, before, max_bytes).unwrap();
                 let plain = log.read(id(1), from, below, max_bytes).unwrap();
                 let mut expected: Vec<_> = plain.iter().map(Block::first_position).collect();
                 let first = expected[0];
                 expected.retain(|position| *position == first || *position < before);
-                let read: Vec<_> = found.blocks.iter().map(Block::first_position).collect();
-                assert_eq!(read, expected, "from {from} before {before}");
-                let next = firsts.iter().find(|position| Some(*position) > read.last());
-                assert_eq!(found.following, next.copied(), "from {from} before {before}");
+                for more_bytes in [0, 1, 700, 1 << 20] {
+                    let found =
+                        log.read_ahead(id(1), from..below, before, max_bytes, more_bytes).unwrap();
+                    let case = format!("from {from} before {before}, {more_bytes} more");
+                    let read: Vec<_> = found.blocks.iter().map(Block::first_position).collect();
+                    assert_eq!(read[..found.wanted], expected, "{case}");
+                    let all = &firsts[firsts.partition_point(|position| *position < first)..];
+                    assert_eq!(read, all[..read.len()], "{case}");
+                    assert_eq!(found.following, all.get(read.len()).copied(), "{case}");
+                    let mut sizes = found.blocks[found.wanted..].iter().map(|b| b.bytes().len());
+                    let read_bytes: usize = sizes.by_ref().sum();
+                    assert!(read_bytes <= more_bytes, "{case}: {read_bytes}");
+                    if found.following.is_some() {
+                        let at = found.blocks.last().unwrap().last_sequence().next();
+                        let next = log.read(id(1), at, below, 1).unwrap().remove(0);
+                        assert!(read_bytes + next.bytes().len() > more_bytes, "{case}: too few");
+                    }
+                }
             }
         }
     }
@@ -344,7 +357,7 @@ fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
     for first in 1..=4 {
         let first = Sequence::new(first);
         let sequences = first..Sequence::new(5);
-        let ahead = log.read_ahead(id(1), sequences, Position::new(first.get()), 1).unwrap();
+        let ahead = log.read_ahead(id(1), sequences, Position::new(first.get()), 1, 0).unwrap();
         let read: Vec<_> = ahead.blocks.iter().map(Block::bytes).collect();
         let index = first.get() as usize - 1;
         assert_eq!(read, [blocks[index].bytes()]);

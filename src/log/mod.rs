@@ -436,7 +436,7 @@ pub trait Log: Send + Sync + 'static {
     ) -> Result<Vec<Block>>;
 
     /// As [`Log::read`], of the blocks whose events begin before `before`, but one at the least;
-    /// and where the events of the block after them begin.
+    /// then those after them that fit `more_bytes`, and where the block after all these begins.
     ///
     /// # Errors
     ///
@@ -447,8 +447,9 @@ pub trait Log: Send + Sync + 'static {
         sequences: Range<Sequence>,
         before: Position,
         max_bytes: usize,
+        more_bytes: usize,
     ) -> Result<ReadAhead> {
-        read_ahead::read_ahead(self, topic, sequences, before, max_bytes)
+        read_ahead::read_ahead(self, topic, sequences, before, max_bytes, more_bytes)
     }
 
     /// The blocks of `topic` that begin in `sequences`, in order, whether they can be read or not:

@@ -13,31 +13,41 @@ use crate::topic::TopicId;
 pub struct ReadAhead {
     /// The blocks, in order, without a hole between them.
     pub blocks: Vec<Block>,
-    /// Where the block after them begins: no event after them has a lower position. `None` if they
-    /// are the last, or the next one cannot be read.
+    /// How many of them are wanted, the first ones; the others were read along with these.
+    pub wanted: usize,
+    /// Where the block after all of them begins: no event after them has a lower position. `None`
+    /// if they are the last, or the next one cannot be read.
     pub following: Option<Position>,
 }
 
-/// As [`Log::read_ahead`], by two reads.
+/// As [`Log::read_ahead`], by several reads.
 pub(super) fn read_ahead<L: Log + ?Sized>(
     log: &L,
     topic: TopicId,
     sequences: Range<Sequence>,
     before: Position,
     max_bytes: usize,
+    more_bytes: usize,
 ) -> Result<ReadAhead> {
     let Range { start, end } = sequences;
     let mut blocks = log.read(topic, start, end, max_bytes)?;
     let wanted = blocks.partition_point(|block| block.first_position() < before).max(1);
-    let mut following = blocks.get(wanted).map(Block::first_position);
     blocks.truncate(wanted);
-    if following.is_none()
-        && let Some(next) = blocks.last().map(|block| block.last_sequence().next())
+    let mut left_bytes = more_bytes;
+    // Damage further on is reported when it is reached.
+    while let Some(next) = blocks.last().map(|block| block.last_sequence().next())
         && next < end
+        && let Ok(more) = log.read(topic, next, end, left_bytes.max(1))
+        && !more.is_empty()
     {
-        // Damage further on is reported when it is reached.
-        let next = log.read(topic, next, end, 1).ok();
-        following = next.and_then(|blocks| blocks.first().map(Block::first_position));
+        for block in more {
+            let Some(left) = left_bytes.checked_sub(block.bytes().len()) else {
+                let following = Some(block.first_position());
+                return Ok(ReadAhead { blocks, wanted, following });
+            };
+            left_bytes = left;
+            blocks.push(block);
+        }
     }
-    Ok(ReadAhead { blocks, following })
+    Ok(ReadAhead { blocks, wanted, following: None })
 }

@@ -508,15 +508,21 @@ impl SledLog {
         sequences: Range<Sequence>,
         before: Position,
         max_bytes: usize,
+        more_bytes: usize,
     ) -> Option<ReadAhead> {
         let first = sequences.start;
-        let mut found = ReadAhead { blocks: Vec::new(), following: None };
-        let mut size_bytes = 0;
+        let mut found = ReadAhead { blocks: Vec::new(), wanted: 0, following: None };
+        let (mut wanted_bytes, mut left_bytes) = (0, more_bytes);
         for block in self.blocks(topic, sequences).beginning_at(first) {
             let Ok(block) = block else { break };
-            size_bytes += block.bytes().len();
-            let is_wanted = block.first_position() < before && size_bytes <= max_bytes;
-            if !is_wanted && !found.blocks.is_empty() {
+            let size_bytes = block.bytes().len();
+            wanted_bytes += size_bytes;
+            let fits = block.first_position() < before && wanted_bytes <= max_bytes;
+            if found.blocks.is_empty() || (fits && found.wanted == found.blocks.len()) {
+                found.wanted += 1;
+            } else if let Some(left) = left_bytes.checked_sub(size_bytes) {
+                left_bytes = left;
+            } else {
                 found.following = Some(block.first_position());
                 break;
             }
@@ -635,11 +641,12 @@ impl Log for SledLog {
         sequences: Range<Sequence>,
         before: Position,
         max_bytes: usize,
+        more_bytes: usize,
     ) -> Result<ReadAhead> {
         // The usual case: half of what it takes to find a block by a sequence in the middle of it.
-        match self.read_ahead_from(topic, sequences.clone(), before, max_bytes) {
+        match self.read_ahead_from(topic, sequences.clone(), before, max_bytes, more_bytes) {
             Some(found) => Ok(found),
-            None => read_ahead::read_ahead(self, topic, sequences, before, max_bytes),
+            None => read_ahead::read_ahead(self, topic, sequences, before, max_bytes, more_bytes),
         }
     }
 

@@ -67,7 +67,8 @@ impl Feed {
         let next = self.sources.first_waiting();
         let before = next.map_or(last.next(), |at| at.min(last.next()));
         let max_bytes = shared.max_read_bytes.saturating_sub(self.sources.held_bytes());
-        let bounds = Bounds { after, before, max_bytes };
+        self.reading.get_or_insert_with(|| shared.replays.enter());
+        let bounds = Bounds { after, before, max_bytes, topics: self.sources.len() };
         let found = shared.replays.read_ahead(wanted, bounds).await;
         self.stride.learn(extents.len(), found.len());
         let mut found = found.into_iter();

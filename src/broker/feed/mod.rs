@@ -39,6 +39,7 @@ use super::Shared;
 use super::filter::Filter;
 use super::interest::FeedSignal;
 use super::matching::{PatternSet, Walk};
+use super::replay::Reading;
 use super::subscription::{Delivery, Patience, Waited, Wanted, gap};
 use super::tail::Run;
 use super::topics::{Topic, TopicState};
@@ -68,6 +69,8 @@ pub struct Feed {
     missed: Option<Box<Missed>>,
     /// How many sources are read in one go.
     stride: Stride,
+    /// Has what is read along be kept, for as long as it reads the log.
+    reading: Option<Reading>,
     gaps: VecDeque<Gap>,
     /// What the reader came with, until it is told of the gap it has there.
     came_with: Option<Cursor>,
@@ -158,6 +161,7 @@ impl Feed {
             sources: Sources::default(),
             missed: None,
             stride: Stride::default(),
+            reading: None,
             gaps: VecDeque::new(),
             came_with: None,
             drops,
@@ -404,6 +408,7 @@ impl Feed {
             return Step::Look;
         }
         self.drops.were_told();
+        self.reading = None;
         if self.sources.is_empty() {
             self.drops.have_passed_all();
         }

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod many;
+mod read_along;
 mod unread;
 mod waits;
 

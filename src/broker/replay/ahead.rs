@@ -9,9 +9,10 @@ use super::super::tail::SharedBlock;
 use super::super::topics::Topic;
 use super::super::turns::Turn;
 use super::Replays;
+use super::stash::StoredRun;
 use crate::cursor::{Position, Sequence};
 use crate::error::Result;
-use crate::log::{Extent, Log, ReadAhead, Seek};
+use crate::log::{Block, Extent, Log, ReadAhead, Seek};
 use crate::topic::TopicId;
 
 /// How long one turn lasts, at the most, besides the read that it ends with.
@@ -19,6 +20,11 @@ const MAX_TURN: Duration = Duration::from_millis(5);
 
 /// Of the bytes that are left, a topic gets one part of so many, where it can use them.
 const SHARES: usize = 8;
+
+/// Topics of so many events at the most are looked through for where a reader goes on: one read
+/// of so many bytes takes less than the several of a search.
+const MAX_SCANNED_EVENTS: u64 = 64;
+const MAX_SCANNED_BYTES: usize = 4 << 10;
 
 /// Topics from which on half of them are read in a turn of their own, if one is free.
 const MIN_SHARED: usize = 64;
@@ -42,6 +48,8 @@ pub(in super::super) struct Bounds {
     pub(in super::super) before: Position,
     /// Most bytes of all blocks; one block of one topic comes at the least.
     pub(in super::super) max_bytes: usize,
+    /// How many topics take turns: what is read along and kept for them is shared among these.
+    pub(in super::super) topics: usize,
 }
 
 /// What comes next in a topic.
@@ -65,18 +73,28 @@ impl Replays {
     /// Of each as [`Log::seek`] and [`Log::read_ahead`].
     pub(in super::super) async fn read_ahead(
         self: &Arc<Self>,
-        wanted: Vec<Wanted>,
-        bounds: Bounds,
+        mut wanted: Vec<Wanted>,
+        mut bounds: Bounds,
     ) -> Vec<Result<Found>> {
-        let found = self.find_ahead(&wanted, bounds);
-        if !found.is_empty() || wanted.is_empty() {
+        let mut found = Vec::new();
+        if self.find_ahead(&wanted, &mut bounds, &mut found) {
             return found;
         }
         let turn = self.turns.take().await;
-        let found = self.find_ahead(&wanted, bounds);
-        if !found.is_empty() {
+        if self.find_ahead(&wanted, &mut bounds, &mut found) {
             return found; // Somebody else has read them meanwhile.
         }
+        wanted.drain(..found.len());
+        found.extend(self.read_rest(turn, wanted, bounds).await);
+        found
+    }
+
+    async fn read_rest(
+        self: &Arc<Self>,
+        turn: Turn<'_>,
+        wanted: Vec<Wanted>,
+        bounds: Bounds,
+    ) -> Vec<Result<Found>> {
         let second = if wanted.len() >= MIN_SHARED { self.turns.try_take() } else { None };
         let (all, middle) = (wanted.len(), wanted.len() / 2);
         let wanted = Arc::<[Wanted]>::from(wanted);
@@ -106,17 +124,25 @@ impl Replays {
         turn.read(read).await.unwrap_or_else(|error| vec![Err(error)])
     }
 
-    /// Those of the first of `wanted` that were read before, up to one that was not.
-    fn find_ahead(&self, wanted: &[Wanted], bounds: Bounds) -> Vec<Result<Found>> {
-        let mut room = Room::new(wanted.len(), bounds);
-        let found = wanted.iter().map_while(|wanted| {
-            let max_bytes = room.share()?;
-            room.is_empty = false;
-            let found = self.recall(wanted, wanted.next?, bounds.before, max_bytes)?;
-            room.take(&found);
-            Some(Ok(found))
-        });
-        found.collect()
+    /// Adds those of `wanted` that come after what is found and were read before, up to one that
+    /// was not. Returns whether that is enough: a few of many are no reason to come again.
+    fn find_ahead(
+        &self,
+        wanted: &[Wanted],
+        bounds: &mut Bounds,
+        found: &mut Vec<Result<Found>>,
+    ) -> bool {
+        let mut room = Room::new(wanted.len(), *bounds);
+        for wanted in &wanted[found.len()..] {
+            room.is_empty = found.is_empty();
+            let Some(max_bytes) = room.share() else { return true };
+            let recall = |next| self.recall(wanted, next, bounds.before, max_bytes);
+            let Some(recalled) = wanted.next.and_then(recall) else { break };
+            room.take(&recalled);
+            found.push(Ok(recalled));
+        }
+        bounds.max_bytes = room.left_bytes;
+        found.len() >= MIN_SHARED.min(wanted.len())
     }
 
     fn read_each(&self, log: &dyn Log, wanted: &[Wanted], bounds: Bounds) -> Vec<Result<Found>> {
@@ -144,7 +170,7 @@ impl Replays {
         let next = match next {
             Some(next) => *next,
             None if wanted.extent.lowest_position() > bounds.after => *earliest,
-            None => log.seek(*id, Seek::AfterPosition(bounds.after), *earliest, *tail)?,
+            None => first_after(log, *id, bounds.after, *earliest..*tail)?,
         };
         if next >= *tail {
             return Ok(Found { next, blocks: Vec::new(), following: None });
@@ -154,14 +180,70 @@ impl Replays {
         }
         // In this order: what is written again from here on is not remembered.
         let rewrites = topic.rewrites.load(Ordering::SeqCst);
-        let ReadAhead { blocks, following } =
-            log.read_ahead(*id, next..*tail, bounds.before, max_bytes)?;
+        let more_bytes = self.stash.share(bounds.topics);
+        let ReadAhead { mut blocks, wanted: count, following } =
+            log.read_ahead(*id, next..*tail, bounds.before, max_bytes, more_bytes)?;
+        let more = StoredRun::of(&blocks.split_off(count), following);
+        Ok(self.keep_ahead(wanted, rewrites, next, blocks, more, following))
+    }
+
+    /// Remembers `blocks` of a topic, which come next in it, and keeps those after them.
+    fn keep_ahead(
+        &self,
+        Wanted { topic, id, .. }: &Wanted,
+        rewrites: u64,
+        next: Sequence,
+        blocks: Vec<Block>,
+        more: Option<(Sequence, StoredRun)>,
+        following: Option<Position>,
+    ) -> Found {
+        let following = more.as_ref().map_or(following, |(_, run)| run.first_position());
+        if let Some((first, run)) = more {
+            let is_current = || topic.rewrites.load(Ordering::SeqCst) == rewrites;
+            self.stash.put((*id, first), run, is_current);
+        }
         let blocks = self.keep((topic, *id), rewrites, blocks, following);
-        Ok(Found { next, blocks, following })
+        Found { next, blocks, following }
     }
 
     /// What comes next in a topic, if that was read before, and what comes after it is known.
     fn recall(
+        &self,
+        wanted: &Wanted,
+        next: Sequence,
+        before: Position,
+        max_bytes: usize,
+    ) -> Option<Found> {
+        let recent = self.recall_recent(wanted, next, before, max_bytes);
+        recent.or_else(|| self.recall_stored(wanted, next, before, max_bytes))
+    }
+
+    /// The same, of what was read along with other blocks.
+    fn recall_stored(
+        &self,
+        wanted: &Wanted,
+        next: Sequence,
+        before: Position,
+        max_bytes: usize,
+    ) -> Option<Found> {
+        let rewrites = wanted.topic.rewrites.load(Ordering::SeqCst);
+        let mut run = self.stash.take((wanted.id, next))?;
+        let (mut blocks, mut left_bytes) = (Vec::new(), max_bytes);
+        while let Some((size_bytes, at)) = run.peek()
+            && (blocks.is_empty() || (at < before && size_bytes <= left_bytes))
+        {
+            blocks.push(run.pop()?);
+            left_bytes = left_bytes.saturating_sub(size_bytes);
+        }
+        let last = blocks.last()?;
+        let following = run.first_position();
+        let first = last.last_sequence().next();
+        let more = run.peek().is_some().then_some((first, run));
+        Some(self.keep_ahead(wanted, rewrites, next, blocks, more, following))
+    }
+
+    /// The same, of what was read last.
+    fn recall_recent(
         &self,
         wanted: &Wanted,
         next: Sequence,
@@ -185,6 +267,30 @@ impl Replays {
         let is_last = blocks.last()?.block().last_sequence().next() >= wanted.extent.tail;
         (is_last || following.is_some()).then_some(Found { next, blocks, following })
     }
+}
+
+/// The first event of a topic after a position, as [`Log::seek`] finds it among `sequences`.
+fn first_after(
+    log: &dyn Log,
+    id: TopicId,
+    after: Position,
+    sequences: Range<Sequence>,
+) -> Result<Sequence> {
+    let Range { start: mut earliest, end: tail } = sequences;
+    // Damage before the place of the reader is none of its business: the search passes it.
+    if tail.get() - earliest.get() <= MAX_SCANNED_EVENTS
+        && let Ok(blocks) = log.read(id, earliest, tail, MAX_SCANNED_BYTES)
+    {
+        let newer = blocks.iter().filter(|block| block.last_position() > after);
+        let mut events = newer.flat_map(Block::events);
+        let found = events.find(|event| event.position > after && event.sequence >= earliest);
+        if let Some(found) = found {
+            return Ok(found.sequence);
+        }
+        let scanned = blocks.last().map_or(earliest, |block| block.last_sequence().next());
+        earliest = scanned.clamp(earliest, tail);
+    }
+    log.seek(id, Seek::AfterPosition(after), earliest, tail)
 }
 
 /// What is left of the bytes and of the time.
