@@ -13,7 +13,7 @@ use crate::broker::{
     BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
     TopicDefaults, all_within,
 };
-use crate::edge::{self, FollowConfig};
+use crate::edge::{self, AccessConfig, FollowConfig};
 use crate::server::ServerConfig;
 
 /// What begins every variable of the environment: `LEFTOFF_DATA_DIR`, and
@@ -34,6 +34,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where and how the server listens.
     pub server: ServerConfig,
+    /// Which web pages may use the broker, and by which names it is reached.
+    pub access: AccessConfig,
     /// How live subscriptions are served.
     pub follow: FollowConfig,
     /// How events are ordered, grouped and served.
@@ -55,6 +57,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("leftoff-data"),
             server: ServerConfig::default(),
+            access: AccessConfig::default(),
             follow: FollowConfig::default(),
             broker: BrokerConfig::default(),
             limits: LimitsConfig::default(),
@@ -111,6 +114,7 @@ impl Config {
             return Err(crate::Error::invalid("data_dir", "is empty; name a directory"));
         }
         self.open_config().validate()?;
+        self.access.validate()?;
         let Self { follow, server, .. } = self;
         let largest_request = edge::max_request_bytes(&self.limits);
         all_within(&[

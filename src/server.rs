@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::middleware::{map_request, map_response};
+use axum::middleware::{from_fn, map_request, map_response};
 use futures_util::StreamExt;
 use http_body_util::Limited;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ use crate::broker::Broker;
 use crate::connection::Connections;
 use crate::edge::proto::broker_service_server::BrokerServiceServer;
 use crate::edge::receiving::Receiving;
-use crate::edge::{FollowConfig, grpc, http};
+use crate::edge::{AccessConfig, FollowConfig, access, grpc, http};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 
@@ -107,25 +107,32 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`Error::Listen`] with the address.
-    pub async fn bind(broker: Broker, config: ServerConfig, follow: FollowConfig) -> Result<Self> {
+    /// [`Error::Listen`] with the address; [`Error::Invalid`] as [`AccessConfig::validate`] has it.
+    pub async fn bind(
+        broker: Broker,
+        config: ServerConfig,
+        access: &AccessConfig,
+        follow: FollowConfig,
+    ) -> Result<Self> {
         let drain_ms = follow.drain_ms.min(config.shutdown_ms / 2);
         let follow = FollowConfig { drain_ms, ..follow };
         let (health, grpc_routes) = grpc_routes(&broker, &follow).await?;
         let http_routes = http::router(broker.clone(), follow);
-        let (http_routes, grpc) = match config.grpc_listen {
-            Some(address) => (http_routes, Some((bind(address)?, grpc_routes))),
-            None => (http_routes.merge(grpc_routes), None),
-        };
         let receiving = Receiving::new(config.max_receiving_bytes);
         let count = move |request: axum::extract::Request| {
             let receiving = receiving.clone();
             let is_counted = !request.uri().path().starts_with(REFLECTION);
             async move { if is_counted { receiving.count(request) } else { request } }
         };
-        let http_routes = http_routes.fallback(http::not_found).layer(map_request(count.clone()));
-        let grpc = grpc.map(|(listener, routes)| (listener, routes.layer(map_request(count))));
-        let http = (bind(config.listen)?, http_routes);
+        let served = |address, routes: Router| {
+            let routes = access.guard(routes.layer(map_request(count.clone())), address)?;
+            Ok((bind(address)?, routes))
+        };
+        let (http_routes, grpc) = match config.grpc_listen {
+            Some(address) => (http_routes, Some(served(address, grpc_routes)?)),
+            None => (http_routes.merge(grpc_routes), None),
+        };
+        let http = served(config.listen, http_routes.fallback(http::not_found))?;
         Ok(Self { broker, config, http, grpc, health })
     }
 
@@ -223,7 +230,8 @@ async fn grpc_routes(broker: &Broker, follow: &FollowConfig) -> Result<(HealthRe
             async move { end_when_draining(request, broker) }
         },
     ));
-    Ok((reporter, routes_of(routes).merge(reflection).layer(map_response(grpc::mend))))
+    let routes = routes_of(routes).merge(reflection).layer(from_fn(access::only_grpc));
+    Ok((reporter, routes.layer(map_response(grpc::mend))))
 }
 
 fn routes_of(routes: Routes) -> Router {

@@ -80,7 +80,8 @@ impl Serve {
         let (directory, open_config) = (config.data_dir.clone(), config.open_config());
         let opened = tokio::task::spawn_blocking(move || Broker::open(directory, &open_config));
         let broker = opened.await.map_err(std::io::Error::other)??;
-        let server = Server::bind(broker, config.server.clone(), config.follow.clone()).await?;
+        let (listen, follow) = (config.server.clone(), config.follow.clone());
+        let server = Server::bind(broker, listen, &config.access, follow).await?;
         if let Err(error) = greeting(&server, &config).and_then(print) {
             warn!(%error, "cannot print the greeting"); // The broker serves all the same.
         }

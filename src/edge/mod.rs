@@ -6,6 +6,7 @@
 //!
 //! [`Subscription`]: crate::Subscription
 
+pub(crate) mod access;
 pub(crate) mod clients;
 mod cloudevents;
 mod codec;
@@ -30,6 +31,7 @@ pub(crate) mod websocket;
 
 use std::time::Duration;
 
+pub use access::AccessConfig;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 

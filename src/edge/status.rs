@@ -124,7 +124,7 @@ pub(super) fn gap_json(gap: &Gap) -> Value {
 }
 
 /// The header that tells of a gap, before any body is read.
-const GAP_HEADER: HeaderName = HeaderName::from_static("leftoff-gap");
+pub(super) const GAP_HEADER: HeaderName = HeaderName::from_static("leftoff-gap");
 
 /// Gaps as the value of [`GAP_HEADER`]: `reason=retention, requested=3, earliest=6, tail=10,
 /// resume=6, lost=3, more=2`. The numbers are those of the first; `more` says how many others there

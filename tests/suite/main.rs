@@ -32,6 +32,7 @@ mod in_order;
 mod memory_order;
 mod model;
 mod names;
+mod pages;
 mod positions;
 mod power;
 mod reads;

@@ -124,7 +124,9 @@ async fn on_a_slow_log() -> (Arc<SlowLog>, Broker, SocketAddr, Shutdown) {
     }
     filling.close().await;
     let broker = Broker::with_log(log.clone(), &opened).unwrap();
-    let server = RealServer::bind(broker.clone(), config.server, config.follow).await.unwrap();
+    let server = RealServer::bind(broker.clone(), config.server, &config.access, config.follow)
+        .await
+        .unwrap();
     let (address, shutdown) = (server.http_address().unwrap(), Shutdown::default());
     tokio::spawn(server.run(shutdown.clone()));
     (log, broker, address, shutdown)

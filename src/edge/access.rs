@@ -1,0 +1,413 @@
+//! Which web pages may use the broker, and to which names of hosts it answers.
+//!
+//! ```text
+//! request ─▶ to a host of ours? ─▶ of a page that may? ─▶ preflights, CORS headers ─▶ routes
+//!             421 if not            403 if not             for the origins of the list
+//! ```
+//!
+//! # Why
+//!
+//! - A browser sends what any page asks for to any address that it can reach, the loopback device
+//!   included. The same-origin policy keeps a page from reading answers, but not from publishing
+//!   with a form, from `sendBeacon`, or from a WebSocket, which it does not cover at all.
+//! - A page whose own name is made to point at the broker's address (DNS rebinding) is of the
+//!   broker's origin for the browser. The name in `Host` is then the page's. A page cannot choose
+//!   an address as its name, so addresses are safe where they are not, too.
+//! - Programs send no `Origin`, and are not concerned. Source: Fetch, "Origin header" and "CORS
+//!   protocol"; Fetch Metadata; RFC 6455, 10.2; RFC 9110, 15.5.20.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use serde::{Deserialize, Serialize};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+use super::status::{GAP_HEADER, plain_problem};
+use crate::error::{Error, Result};
+
+/// How long a browser may remember what a preflight said. Chromium takes no more than this.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
+
+/// What lets any host through.
+const ANY_HOST: &str = "*";
+
+/// What pages of allowed origins may read of an answer's head.
+const EXPOSED: [HeaderName; 3] = [header::ETAG, header::RETRY_AFTER, GAP_HEADER];
+
+/// Who may reach the broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccessConfig {
+    /// Origins whose pages may use the broker, besides its own: `https://app.example`, with the
+    /// port where it is not that of the scheme. Default: none.
+    pub allowed_origins: Vec<String>,
+    /// Names that the broker is reached by, without ports; `*` stands for any. `localhost` and
+    /// loopback addresses always do; a broker that listens beyond the loopback device is reached
+    /// by any address. Default: none.
+    pub allowed_hosts: Vec<String>,
+}
+
+impl AccessConfig {
+    /// Checks each origin and each host.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with the setting, the value, and what it should be.
+    pub fn validate(&self) -> Result<()> {
+        self.origins().and(self.hosts()).map(drop)
+    }
+
+    /// As browsers write them.
+    fn origins(&self) -> Result<Vec<HeaderValue>> {
+        let origins = self.allowed_origins.iter().map(|origin| {
+            let normal = normal_origin(origin).filter(|normal| !normal.is_empty());
+            let normal = normal.and_then(|normal| HeaderValue::try_from(normal).ok());
+            normal.ok_or_else(|| {
+                let problem = format!("{origin:?} is no origin; write https://app.example");
+                Error::invalid("access.allowed_origins", problem)
+            })
+        });
+        origins.collect()
+    }
+
+    fn hosts(&self) -> Result<Vec<String>> {
+        let hosts = self.allowed_hosts.iter().map(|host| {
+            let is_name = host == ANY_HOST
+                || host.parse::<Authority>().is_ok_and(|it| it.as_str() == it.host());
+            if !is_name {
+                let problem = format!("{host:?} is no name of a host; write broker.example");
+                return Err(Error::invalid("access.allowed_hosts", problem));
+            }
+            Ok(normal_host(host))
+        });
+        hosts.collect()
+    }
+
+    /// Lets only those through to `routes` who may reach a broker that listens on `address`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::validate`].
+    pub(crate) fn guard(&self, routes: Router, address: SocketAddr) -> Result<Router> {
+        let origins = self.origins()?;
+        let guard = Arc::new(Guard {
+            origins: origins.clone(),
+            hosts: self.hosts()?,
+            is_loopback: address.ip().is_loopback(),
+        });
+        Ok(routes.layer(cors(origins)).layer(middleware::from_fn(
+            move |request: Request, next: Next| {
+                let guard = guard.clone();
+                async move {
+                    match guard.check(&request) {
+                        Ok(()) => next.run(request).await,
+                        Err(refused) => refused,
+                    }
+                }
+            },
+        )))
+    }
+}
+
+/// Lets pages of `origins` read what they may ask for. It answers all preflights.
+fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
+    let methods =
+        [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_credentials(true)
+        .allow_methods(methods)
+        .allow_headers(AllowHeaders::mirror_request()) // Who may ask may ask with any.
+        .expose_headers(EXPOSED)
+        .max_age(PREFLIGHT_AGE)
+        .allow_private_network(true)
+}
+
+/// Tells who may from who may not.
+struct Guard {
+    origins: Vec<HeaderValue>,
+    hosts: Vec<String>,
+    /// Whether the broker listens on the loopback device alone.
+    is_loopback: bool,
+}
+
+impl Guard {
+    fn check(&self, request: &Request) -> Result<(), Response> {
+        let (uri, headers) = (request.uri(), request.headers());
+        let mut named = hosts(uri, headers);
+        if let Some(host) = named.find(|host| !self.answers_to(host)) {
+            let detail = format!(
+                "this broker does not answer to the name {host:?}; name it in access.allowed_hosts"
+            );
+            return Err(plain_problem(StatusCode::MISDIRECTED_REQUEST, &detail));
+        }
+        if is_guarded(request.method(), headers) && self.is_foreign(uri, headers) {
+            let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+            let detail = format!(
+                "a page of {} may not do this; name its origin in access.allowed_origins",
+                origin.unwrap_or("another site")
+            );
+            return Err(plain_problem(StatusCode::FORBIDDEN, &detail));
+        }
+        Ok(())
+    }
+
+    /// Whether the broker is reached by this name, or address, which may have a port.
+    fn answers_to(&self, host: &str) -> bool {
+        let Some(authority) = authority(host) else { return false };
+        let name = normal_host(authority.host());
+        let address = name.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+        let is_local = match address {
+            Some(address) => !self.is_loopback || address.is_loopback(),
+            None => name == "localhost" || name.ends_with(".localhost"),
+        };
+        is_local || self.hosts.iter().any(|host| *host == name || host == ANY_HOST)
+    }
+
+    /// Whether a page asks that is neither the broker's own nor of an allowed origin.
+    fn is_foreign(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
+        if origins.peek().is_none() {
+            let site = headers.get("sec-fetch-site");
+            return site.is_some_and(|site| site == "cross-site");
+        }
+        origins.any(|origin| !self.origins.contains(origin) && !is_own(origin, uri, headers))
+    }
+}
+
+/// Whether it changes something, or opens what a page could read without CORS, or keep open.
+fn is_guarded(method: &Method, headers: &HeaderMap) -> bool {
+    let is_preflight = *method == Method::OPTIONS;
+    let is_change = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let is_stream = headers.get_all(header::ACCEPT).iter().any(|accept| {
+        let accept = String::from_utf8_lossy(accept.as_bytes()).to_ascii_lowercase();
+        accept.contains("text/event-stream")
+    });
+    is_preflight || is_change || is_stream || headers.contains_key(header::UPGRADE)
+}
+
+/// Whether the origin is the host that is asked, by whatever scheme: a proxy may end TLS.
+fn is_own(origin: &HeaderValue, uri: &Uri, headers: &HeaderMap) -> bool {
+    let Ok(origin) = origin.to_str() else { return false };
+    let Some((scheme, _)) = origin.split_once("://") else { return false };
+    let Some(origin) = normal_origin(origin) else { return false };
+    let mut hosts = hosts(uri, headers).peekable();
+    hosts.peek().is_some()
+        && hosts.all(|host| normal_origin(&format!("{scheme}://{host}")).as_ref() == Some(&origin))
+}
+
+/// The hosts that a request says it is for: HTTP/2 has them in the URI.
+fn hosts<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
+    let in_headers = headers.get_all(header::HOST).iter();
+    // What is no text is no name that the broker has.
+    let in_headers = in_headers.map(|host| host.to_str().unwrap_or_default());
+    uri.authority().map(Authority::as_str).into_iter().chain(in_headers)
+}
+
+/// An origin as browsers write it: in lower case, without the port of its scheme.
+fn normal_origin(origin: &str) -> Option<String> {
+    let (scheme, authority) = origin.split_once("://")?;
+    let scheme = scheme.to_ascii_lowercase();
+    let own_port = match scheme.as_str() {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    let authority = self::authority(authority)?;
+    let host = normal_host(authority.host());
+    Some(match authority.port_u16() {
+        Some(port) if port != own_port => format!("{scheme}://{host}:{port}"),
+        _ => format!("{scheme}://{host}"),
+    })
+}
+
+/// A host, and maybe a port; nobody's name.
+fn authority(text: &str) -> Option<Authority> {
+    text.parse().ok().filter(|_| !text.contains('@'))
+}
+
+fn normal_host(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Lets a request for gRPC through only as gRPC: over HTTP/2, and with its media type, which no
+/// page can send unasked.
+pub(crate) async fn only_grpc(request: Request, next: Next) -> Response {
+    if request.version() != Version::HTTP_2 {
+        let detail = "gRPC is spoken over HTTP/2";
+        return plain_problem(StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail);
+    }
+    let media = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = media.and_then(|media| media.strip_prefix(b"application/grpc"));
+    match rest.map(<[u8]>::first) {
+        Some(None | Some(b'+' | b';')) => next.run(request).await,
+        _ => plain_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "gRPC is application/grpc"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::any;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    const LOOPBACK: &str = "127.0.0.1:4280";
+    const BEYOND: &str = "0.0.0.0:4280";
+
+    fn config(origins: &[&str], hosts: &[&str]) -> AccessConfig {
+        let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+        AccessConfig { allowed_origins: owned(origins), allowed_hosts: owned(hosts) }
+    }
+
+    async fn answer(config: &AccessConfig, listen: &str, head: &[(&str, &str)]) -> Response {
+        let routes = Router::new().route("/", any(async || "served"));
+        let routes = config.guard(routes, listen.parse().unwrap()).unwrap();
+        let mut request = Request::builder().uri("/");
+        for (name, value) in head {
+            request = match *name {
+                "method" => request.method(*value),
+                "uri" => request.uri(*value),
+                _ => request.header(*name, *value),
+            };
+        }
+        routes.oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_broker_answers_to_names_that_no_page_can_have() {
+        let none = config(&[], &[]);
+        let named = config(&[], &["Broker.Example"]);
+        let any = config(&[], &["*"]);
+        for (config, listen, host, status) in [
+            (&none, LOOPBACK, "localhost:4280", 200),
+            (&none, LOOPBACK, "LOCALHOST", 200),
+            (&none, LOOPBACK, "app.localhost:1", 200),
+            (&none, LOOPBACK, "127.9.9.9:4280", 200),
+            (&none, LOOPBACK, "[::1]:4280", 200),
+            (&none, LOOPBACK, "evil.example", 421),
+            (&none, LOOPBACK, "evil.example:4280", 421),
+            (&none, LOOPBACK, "localhost.evil.example", 421),
+            (&none, LOOPBACK, "127.0.0.1.evil.example", 421),
+            (&none, LOOPBACK, "192.0.2.1:4280", 421),
+            (&none, LOOPBACK, "", 421),
+            (&none, LOOPBACK, "user@localhost:4280", 421),
+            (&none, BEYOND, "192.0.2.1:4280", 200),
+            (&none, BEYOND, "[2001:db8::1]", 200),
+            (&none, BEYOND, "broker.example", 421),
+            (&named, BEYOND, "broker.example:4280", 200),
+            (&named, LOOPBACK, "broker.example.", 200),
+            (&named, BEYOND, "evil.broker.example", 421),
+            (&any, BEYOND, "what.ever", 200),
+        ] {
+            let answer = answer(config, listen, &[("host", host)]).await;
+            assert_eq!(answer.status(), status, "{listen} {host:?}");
+            let absolute = format!("http://{host}/");
+            if absolute.parse::<Uri>().is_ok() {
+                let answer = self::answer(config, listen, &[("uri", &absolute)]).await;
+                assert_eq!(answer.status(), status, "{listen} {absolute:?}");
+            }
+        }
+        let one_of_two = [("host", "localhost"), ("host", "evil.example")];
+        assert_eq!(answer(&none, LOOPBACK, &one_of_two).await.status(), 421);
+    }
+
+    #[tokio::test]
+    async fn a_page_of_another_origin_changes_nothing_and_opens_no_stream() {
+        let config = config(&["https://App.Example:443", "http://localhost:3000"], &[]);
+        let stream = ("accept", "text/html, Text/Event-Stream");
+        let guarded: [&[(&str, &str)]; 7] = [
+            &[("method", "POST")],
+            &[("method", "PUT")],
+            &[("method", "DELETE")],
+            &[("method", "PATCH")],
+            &[stream],
+            &[("upgrade", "websocket"), ("connection", "upgrade")],
+            &[("method", "OPTIONS"), ("access-control-request-method", "POST")],
+        ];
+        let from: [(&[(&str, &str)], bool); 14] = [
+            (&[], true),
+            (&[("origin", "http://localhost:4280")], true),
+            (&[("origin", "https://LOCALHOST:4280")], true),
+            (&[("origin", "https://app.example")], true),
+            (&[("origin", "http://localhost:3000"), ("sec-fetch-site", "same-site")], true),
+            (&[("origin", "https://app.example"), ("sec-fetch-site", "cross-site")], true),
+            (&[("sec-fetch-site", "same-origin")], true),
+            (&[("sec-fetch-site", "none")], true),
+            (&[("sec-fetch-site", "cross-site")], false),
+            (&[("origin", "null")], false),
+            (&[("origin", "https://evil.example")], false),
+            (&[("origin", "http://localhost:3001"), ("sec-fetch-site", "same-site")], false),
+            (&[("origin", "https://app.example.evil.example")], false),
+            (&[("origin", "http://localhost:4280"), ("origin", "http://evil.example")], false),
+        ];
+        for asked in guarded {
+            for (page, may) in from {
+                let head = [&[("host", "localhost:4280")], asked, page].concat();
+                let answer = answer(&config, LOOPBACK, &head).await;
+                let status = if may { StatusCode::OK } else { StatusCode::FORBIDDEN };
+                assert_eq!(answer.status(), status, "{head:?}");
+            }
+        }
+        // What only reads is answered, and the browser keeps it from the page.
+        let head = [("host", "localhost:4280"), ("origin", "https://evil.example")];
+        let answer = answer(&config, LOOPBACK, &head).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert!(!answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
+    }
+
+    #[tokio::test]
+    async fn a_page_of_an_allowed_origin_may_ask_and_read() {
+        let config = config(&["https://app.example"], &[]);
+        let page = [("host", "localhost:4280"), ("origin", "https://app.example")];
+        let asks = [
+            ("method", "OPTIONS"),
+            ("access-control-request-method", "DELETE"),
+            ("access-control-request-headers", "last-event-id,content-type"),
+        ];
+        let preflight = answer(&config, LOOPBACK, &[&page[..], &asks].concat()).await;
+        let head = |answer: &Response, name: &str| {
+            let values = answer.headers().get_all(name).iter();
+            let values: Vec<&str> = values.map(|value| value.to_str().unwrap()).collect();
+            values.join(",").to_ascii_lowercase()
+        };
+        for (name, value) in [
+            ("access-control-allow-origin", "https://app.example"),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-allow-headers", "last-event-id,content-type"),
+            ("access-control-max-age", "7200"),
+        ] {
+            assert_eq!(head(&preflight, name), value, "{name}");
+        }
+        assert!(head(&preflight, "access-control-allow-methods").contains("delete"));
+        let served = answer(&config, LOOPBACK, &page).await;
+        assert_eq!(head(&served, "access-control-allow-origin"), "https://app.example");
+        assert_eq!(head(&served, "access-control-allow-credentials"), "true");
+        assert_eq!(head(&served, "access-control-expose-headers"), "etag,retry-after,leftoff-gap");
+        assert!(head(&served, "vary").contains("origin"));
+    }
+
+    #[test]
+    fn what_is_no_origin_and_no_host_is_refused_with_what_to_write() {
+        for origin in
+            ["*", "null", "app.example", "https://app.example/", "ftp://a", "", "http://a@b"]
+        {
+            let error = config(&[origin], &[]).validate().unwrap_err().to_string();
+            assert!(error.contains("access.allowed_origins"), "{error}");
+            assert!(error.contains(&format!("{origin:?}")), "{error}");
+        }
+        for host in ["", "a:1", "http://a", "a/b", "a@b"] {
+            let error = config(&[], &[host]).validate().unwrap_err().to_string();
+            assert!(error.contains("access.allowed_hosts"), "{error}");
+        }
+        config(&["https://a", "http://[::1]:80"], &["a", "[::1]", "*"]).validate().unwrap();
+    }
+}
