@@ -22,6 +22,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::terminal;
+
 /// Lines that wait to be written, in bytes and in number. Those that find no room are dropped.
 const MAX_QUEUED_BYTES: usize = 1 << 20;
 const MAX_QUEUED_LINES: usize = 16 << 10;
@@ -111,7 +113,8 @@ impl Write for Queue {
 
 /// Tells people something on standard error. Never blocks, never fails.
 pub(super) fn say(message: impl Display) {
-    Queue::of_process().push(format!("{message}\n").as_bytes());
+    let text = format!("{message}\n");
+    Queue::of_process().push(terminal::message(&text).as_bytes());
 }
 
 /// Waits a moment for what was said to be written: the process is about to end.

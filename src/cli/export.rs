@@ -9,7 +9,7 @@ use leftoff::edge::proto::{GetTopicRequest, OnGap, ReadRequest};
 
 use super::client::{ServerArgs, failed, gap_line};
 use super::diagnostics::say;
-use super::{CliResult, bytes_bar};
+use super::{CliResult, bytes_bar, terminal};
 
 /// Events of one page.
 const PAGE_EVENTS: u32 = 1_000;
@@ -55,7 +55,7 @@ impl Export {
                 for event in &page.events {
                     let line = ndjson::line(topic.as_str(), event)?;
                     bar.inc(event.payload.len() as u64);
-                    writeln!(output, "{line}")?;
+                    writeln!(output, "{}", terminal::line(&line))?;
                 }
                 // A page may be empty before the end, where many events have expired.
                 let is_over = page.caught_up || page.cursor == from;

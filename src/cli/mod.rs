@@ -10,6 +10,7 @@ mod export;
 mod publish;
 mod serve;
 mod tail;
+mod terminal;
 mod topic;
 mod topics;
 

@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 
 use super::client::{Backoff, ServerArgs, failed, is_transient};
 use super::diagnostics::say;
-use super::{CliError, CliResult, Failure, bytes_bar};
+use super::{CliError, CliResult, Failure, bytes_bar, terminal};
 
 /// Most lines that are sent together, and bytes of these.
 const MAX_CHUNK_LINES: usize = 500;
@@ -384,7 +384,7 @@ fn print_receipts(request: &PublishStreamRequest, ack: &proto::Ack) -> std::io::
             "sequence": sequence,
             "duplicate": duplicate.is_some(),
         });
-        writeln!(output, "{line}")?;
+        writeln!(output, "{}", terminal::line(&line.to_string()))?;
     }
     Ok(())
 }

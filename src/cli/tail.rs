@@ -13,11 +13,13 @@ use leftoff::event::Timestamp;
 use super::CliResult;
 use super::client::{Backoff, ServerArgs, failed, gap_line, is_transient};
 use super::diagnostics::say;
+use super::terminal;
 
 /// Follows a topic and prints its events
 ///
 /// It reconnects by itself and goes on with the next event. Gaps are told on standard error. What
-/// is ephemeral is not printed.
+/// is ephemeral is not printed. On a terminal, control characters are shown as JSON writes them; a
+/// file or a pipe gets them as they are.
 #[derive(Debug, Args)]
 pub(super) struct Tail {
     /// The topic
@@ -139,13 +141,14 @@ impl Tail {
             Format::Json => {
                 let line = serde_json::to_string(&EventJson::received(self.topic.as_str(), event))?;
                 // JSON has line ends between its tokens only: inside of a string they are escaped.
-                writeln!(output, "{}", line.replace(['\n', '\r'], " "))?;
+                writeln!(output, "{}", terminal::line(&line.replace(['\n', '\r'], " ")))?;
             }
             Format::Text => {
                 let payload = String::from_utf8_lossy(&event.payload);
                 let time = Timestamp::from_ms(event.time_ms);
                 let (event_type, key) = (&event.r#type, &event.key);
-                writeln!(output, "{} {time} {event_type} {key} {payload}", event.sequence)?;
+                let line = format!("{} {time} {event_type} {key} {payload}", event.sequence);
+                writeln!(output, "{}", terminal::line(&line))?;
             }
         }
         Ok(())

@@ -42,6 +42,7 @@ mod small_bounds;
 mod soak;
 mod sse;
 mod storage_failure;
+mod terminal;
 mod tidy;
 mod topics;
 mod ways;
