@@ -117,7 +117,7 @@ async fn publish(address: SocketAddr, client: u64, seconds: f64) -> Vec<Duration
 async fn compacted(address: SocketAddr) -> u64 {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut socket = tokio::net::TcpStream::connect(address).await.expect("it listens");
-    let request = "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     socket.write_all(request.as_bytes()).await.expect("it is read");
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.expect("it is answered");

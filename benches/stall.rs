@@ -59,7 +59,7 @@ fn memory_mb(clients: usize, seconds: u64, read: bool) -> f64 {
 fn follow(address: SocketAddr) -> TcpStream {
     let mut socket = TcpStream::connect(address).expect("the broker listens");
     let request =
-        "GET /v1/topics/a/events HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\n\r\n";
+        "GET /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n";
     socket.write_all(request.as_bytes()).expect("it takes a request");
     let mut first = [0];
     socket.read_exact(&mut first).expect("it answers");
@@ -77,7 +77,7 @@ fn take(mut socket: &TcpStream, taken_bytes: &AtomicU64) {
 fn publish(address: SocketAddr, time: Duration) {
     let mut socket = TcpStream::connect(address).expect("the broker listens");
     let payload = "x".repeat(EVENT_BYTES);
-    let head = format!("host: a\r\ncontent-length: {EVENT_BYTES}\r\n\r\n");
+    let head = format!("host: localhost\r\ncontent-length: {EVENT_BYTES}\r\n\r\n");
     let request = format!("POST /v1/topics/a/events HTTP/1.1\r\n{head}{payload}");
     let mut answer = [0; 4096];
     let started = Instant::now();

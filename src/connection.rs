@@ -41,7 +41,7 @@ use tracing::{debug, warn};
 use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
 use crate::edge::websocket::Upgrades;
 use crate::server::ServerConfig;
-use crate::socket::{Protocol, Socket, protocol};
+use crate::socket::{Protocol, Socket};
 use crate::stalls::Streams;
 use crate::stream;
 
@@ -176,13 +176,13 @@ type Served = Result<Option<EventStream>, Box<dyn std::error::Error + Send + Syn
 impl Serving {
     /// Serves one connection. Returns the socket where there is an event stream to be sent.
     async fn serve(self, socket: TcpStream, admitted: Admitted, routes: Router) -> Served {
+        let peer = Peer::new(&admitted, self.upgrades.clone());
+        let mut socket = Socket::new(socket, self.write_timeout, Some(admitted));
         let spoken = tokio::select! {
-            spoken = tokio::time::timeout(self.first_bytes, protocol(&socket)) => spoken,
+            spoken = tokio::time::timeout(self.first_bytes, socket.protocol()) => spoken,
             () = self.stopping.cancelled() => return Ok(None), // It holds nothing up.
         };
         let Ok(Ok(spoken)) = spoken else { return Ok(None) };
-        let peer = Peer::new(&admitted, self.upgrades.clone());
-        let socket = Socket::new(socket, self.write_timeout, Some(admitted));
         let taken = Taken::default();
         let streams = Streams::default();
         let requests = Requests { routes, peer, taken: Mutex::new(Some(taken.clone())), streams };
@@ -297,9 +297,9 @@ fn is_event_stream(response: &Response) -> bool {
 
 /// Says why a connection is not served, and when to come back.
 async fn refuse(socket: TcpStream, refused: Refused) {
-    // An answer to nothing would be taken for a fault.
-    let _nothing_asked = tokio::time::timeout(REFUSED_WAIT, protocol(&socket)).await;
     let mut socket = Socket::new(socket, REFUSED_WAIT, None);
+    // An answer to nothing would be taken for a fault.
+    let _nothing_asked = tokio::time::timeout(REFUSED_WAIT, socket.protocol()).await;
     let (status, detail) = match refused {
         Refused::Full { limit } => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("there are {limit} connections already"))

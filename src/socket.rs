@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tracing::debug;
@@ -30,9 +30,6 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What every HTTP/2 connection begins with. Source: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long the rest of a beginning that tells nothing yet is waited for before another look.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
 /// What waits in the system for its turn to be sent, in bytes; room is told when half of it is
 /// gone. Elsewhere it is what the system thinks best. Source: Linux, tcp(7), TCP_NOTSENT_LOWAT.
 #[cfg(target_os = "linux")]
@@ -43,24 +40,6 @@ const UNSENT_BYTES: u32 = 128 << 10;
 pub(crate) enum Protocol {
     Http1,
     Http2,
-}
-
-/// Waits until the peer has sent enough to tell HTTP/1.1 from HTTP/2.
-///
-/// # Errors
-///
-/// The peer is gone.
-pub(crate) async fn protocol(stream: &TcpStream) -> io::Result<Protocol> {
-    let mut start = [0; PREFACE.len()];
-    loop {
-        let count = stream.peek(&mut start).await?;
-        match &start[..count] {
-            [] => return Err(io::ErrorKind::UnexpectedEof.into()),
-            seen if seen == PREFACE => return Ok(Protocol::Http2),
-            seen if !PREFACE.starts_with(seen) => return Ok(Protocol::Http1),
-            _ => tokio::time::sleep(LOOK_AGAIN).await, // What is there is there: no other sign.
-        }
-    }
 }
 
 /// Has small answers sent at once, little wait to be sent, and a peer given up that vanished: one
@@ -89,6 +68,16 @@ pub(crate) struct Socket {
     lingering: Option<Pin<Box<Sleep>>>,
     /// Its place among all connections.
     admitted: Option<Admitted>,
+    /// What was read to tell the protocol, and is read again.
+    beginning: Beginning,
+}
+
+/// The first bytes that a peer sent, as far as they are still to be read: up to `end`.
+#[derive(Debug, Default)]
+struct Beginning {
+    bytes: [u8; PREFACE.len()],
+    start: usize,
+    end: usize,
 }
 
 impl Socket {
@@ -100,7 +89,31 @@ impl Socket {
         if let Err(error) = prepare(&stream, write_timeout) {
             debug!(%error, "cannot set how a connection sends");
         }
-        Self { stream, write_timeout, stalled: None, lingering: None, admitted }
+        let beginning = Beginning::default();
+        Self { stream, write_timeout, stalled: None, lingering: None, admitted, beginning }
+    }
+
+    /// Waits until the peer has sent enough to tell HTTP/1.1 from HTTP/2.
+    ///
+    /// # Errors
+    ///
+    /// The peer is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(crate) async fn protocol(&mut self) -> io::Result<Protocol> {
+        let Beginning { bytes, end, .. } = &mut self.beginning;
+        while PREFACE.starts_with(&bytes[..*end]) {
+            if *end == PREFACE.len() {
+                return Ok(Protocol::Http2);
+            }
+            match self.stream.read(&mut bytes[*end..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => *end += count,
+            }
+        }
+        Ok(Protocol::Http1)
     }
 
     /// What came of a write, or that it is given up.
@@ -142,7 +155,14 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let Beginning { bytes, start, end } = &mut self.beginning;
+        if start == end {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let count = buffer.remaining().min(*end - *start);
+        buffer.put_slice(&bytes[*start..*start + count]);
+        *start += count;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -232,5 +252,49 @@ mod tests {
         }
         assert!(!writing.is_finished(), "it was given up");
         writing.abort();
+    }
+
+    /// A socket of the broker's, and its peer.
+    async fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        (Socket::new(stream, WRITE_TIMEOUT, None), peer)
+    }
+
+    /// Goal: however the first bytes come, the protocol is told, and all of them are read again.
+    #[tokio::test]
+    async fn what_tells_the_protocol_is_read_again() {
+        let http2 = [PREFACE, b"frames"].concat();
+        for (sent, spoken) in [
+            (&http2[..], Protocol::Http2),
+            (b"GET / HTTP/1.1\r\n", Protocol::Http1),
+            (b"PRI * HTTP/1.1\r\n", Protocol::Http1),
+            (b"P\r\n", Protocol::Http1),
+        ] {
+            let (mut socket, mut peer) = pair().await;
+            for byte in sent {
+                peer.write_all(&[*byte]).await.unwrap();
+                // Whatever is there is looked at, and the look is given up.
+                let look = tokio::time::timeout(Duration::from_millis(1), socket.protocol()).await;
+                assert!(look.is_err() || matches!(look, Ok(Ok(found)) if found == spoken));
+            }
+            assert_eq!(socket.protocol().await.unwrap(), spoken);
+            peer.shutdown().await.unwrap();
+            let mut read = Vec::new();
+            socket.read_to_end(&mut read).await.unwrap();
+            assert_eq!(read, sent);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_goes_before_it_said_anything_is_gone_at_once() {
+        for sent in [&b""[..], b"P", &PREFACE[..PREFACE.len() - 1]] {
+            let (mut socket, mut peer) = pair().await;
+            peer.write_all(sent).await.unwrap();
+            drop(peer);
+            let error = socket.protocol().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
     }
 }

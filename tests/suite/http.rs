@@ -340,7 +340,8 @@ async fn a_body_that_stops_arriving_is_given_up() {
     config.follow.body_read_ms = 50;
     let server = Server::with(config).await;
     let mut socket = TcpStream::connect(server.address).await.unwrap();
-    let head = "POST /v1/topics/a/events HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
+    let head =
+        "POST /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\nhalf";
     socket.write_all(head.as_bytes()).await.unwrap();
     let mut answer = vec![0; 4096];
     let count = soon(socket.read(&mut answer)).await.unwrap();

@@ -26,6 +26,7 @@ mod forgetful;
 mod full_disk;
 mod gaps;
 mod grpc;
+mod hostile;
 mod http;
 mod idle;
 mod in_order;

@@ -147,7 +147,7 @@ async fn watchers_of_health_and_open_reflection_streams_end_with_the_stop() {
 /// Sends half of a request, which the server has to wait for.
 async fn hold_up(process: &Process) -> TcpStream {
     let mut socket = TcpStream::connect(process.address).await.unwrap();
-    let head = "POST /v1/topics/a/events HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\
+    let head = "POST /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\
                 expect: 100-continue\r\n\r\n";
     socket.write_all(head.as_bytes()).await.unwrap();
     // The server says so when it begins to wait for the body.

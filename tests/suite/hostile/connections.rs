@@ -1,0 +1,61 @@
+//! Connections that are opened and hardly used.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::{descriptors, processor_time, until_no_more_than};
+use crate::common::{Process, get, post};
+
+const EVENTS: &str = "/v1/topics/a/events";
+
+/// Far above what the broker does with them at rest, and far below what it did: half a core.
+const AT_REST: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How soon a connection is gone whose client is: less than the time that a head may take.
+const SOON: Duration = Duration::from_secs(20);
+
+/// Goal: a client that goes after it has sent what might become HTTP/2 leaves nothing behind.
+#[tokio::test]
+async fn a_client_that_goes_before_it_said_what_it_speaks_is_let_go_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &[]);
+    assert_eq!(post(process.address, EVENTS, "x").await.status, StatusCode::CREATED);
+    let before = descriptors(process.id());
+    let started = Instant::now();
+    for _ in 0..500 {
+        let mut client = TcpStream::connect(process.address).await.unwrap();
+        client.write_all(b"P").await.unwrap();
+        drop(client);
+    }
+    until_no_more_than(process.id(), before + 8).await;
+    assert!(started.elapsed() < SOON, "they were held for {:?}", started.elapsed());
+    assert_eq!(get(process.address, EVENTS).await.status, StatusCode::OK);
+}
+
+/// Goal: a client that says so little, and stays, costs nothing while it does.
+#[tokio::test]
+async fn a_client_that_does_not_say_what_it_speaks_is_waited_for_without_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &[]);
+    let mut clients = Vec::new();
+    for _ in 0..500 {
+        let mut client = TcpStream::connect(process.address).await.unwrap();
+        client.write_all(b"PRI").await.unwrap();
+        clients.push(client);
+    }
+    let mut used = Duration::MAX;
+    for _ in 0..5 {
+        let before = processor_time(process.id());
+        tokio::time::sleep(LOOK).await; // The time is what is measured.
+        used = processor_time(process.id()) - before;
+        if used < AT_REST {
+            break;
+        }
+    }
+    assert!(used < AT_REST, "{used:?} in {LOOK:?}");
+    assert_eq!(clients.len(), 500);
+}

@@ -1,0 +1,32 @@
+//! Clients that mean harm: whatever they do, the others are served, and all is as before when they
+//! are gone. From loopback, against the real binary.
+
+mod connections;
+
+use std::time::Duration;
+
+use crate::common::soon;
+
+/// Descriptors that a process has open.
+fn descriptors(id: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count()
+}
+
+/// Processor time that a process has used so far.
+fn processor_time(id: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    // After the name: the 12th and the 13th are the times of user and system, in ticks.
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
+}
+
+/// Waits until a process has no more descriptors open than this.
+async fn until_no_more_than(id: u32, count: usize) {
+    soon(async {
+        while descriptors(id) > count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
