@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::middleware::{from_fn, map_request, map_response};
+use axum::middleware::{map_request, map_response};
 use futures_util::StreamExt;
 use http_body_util::Limited;
 use serde::{Deserialize, Serialize};
@@ -230,7 +230,7 @@ async fn grpc_routes(broker: &Broker, follow: &FollowConfig) -> Result<(HealthRe
             async move { end_when_draining(request, broker) }
         },
     ));
-    let routes = routes_of(routes).merge(reflection).layer(from_fn(access::only_grpc));
+    let routes = access::only_grpc(routes_of(routes).merge(reflection));
     Ok((reporter, routes.layer(map_response(grpc::mend))))
 }
 

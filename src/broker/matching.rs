@@ -23,7 +23,7 @@ use crate::topic::{TopicName, TopicPattern};
 
 /// What a walk does while it holds the lock of the names, which publishing needs, too: some
 /// microseconds.
-const LOOKS_PER_LOCK: usize = 16;
+const LOOKS_PER_LOCK: usize = 48;
 
 /// What it takes to find a name among all, in looks at a name beside the one before.
 const LOOKS_PER_SEEK: usize = 4;

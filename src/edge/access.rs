@@ -16,17 +16,21 @@
 //! - Programs send no `Origin`, and are not concerned. Source: Fetch, "Origin header" and "CORS
 //!   protocol"; Fetch Metadata; RFC 6455, 10.2; RFC 9110, 15.5.20.
 
+use std::future::{Ready, ready};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::{self, Next};
 use axum::response::Response;
+use futures_util::future::Either;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use serde::{Deserialize, Serialize};
+use tower::Service;
+use tower::layer::layer_fn;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::status::{GAP_HEADER, plain_problem};
@@ -102,21 +106,13 @@ impl AccessConfig {
             hosts: self.hosts()?,
             is_loopback: address.ip().is_loopback(),
         });
-        Ok(routes.layer(cors(origins)).layer(middleware::from_fn(
-            move |request: Request, next: Next| {
-                let guard = guard.clone();
-                async move {
-                    match guard.check(&request) {
-                        Ok(()) => next.run(request).await,
-                        Err(refused) => refused,
-                    }
-                }
-            },
-        )))
+        // Without an origin that may, there is nothing to tell any page.
+        let routes = if origins.is_empty() { routes } else { routes.layer(cors(origins)) };
+        Ok(checked(routes, move |request| guard.check(request)))
     }
 }
 
-/// Lets pages of `origins` read what they may ask for. It answers all preflights.
+/// Lets pages of `origins` read what they may ask for, and answers their preflights.
 fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
     let methods =
         [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
@@ -237,18 +233,59 @@ fn normal_host(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// Lets a request for gRPC through only as gRPC: over HTTP/2, and with its media type, which no
-/// page can send unasked.
-pub(crate) async fn only_grpc(request: Request, next: Next) -> Response {
-    if request.version() != Version::HTTP_2 {
-        let detail = "gRPC is spoken over HTTP/2";
-        return plain_problem(StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail);
+/// Lets requests for gRPC through only as gRPC: over HTTP/2, and with its media type, which no page
+/// can send unasked.
+pub(crate) fn only_grpc(routes: Router) -> Router {
+    checked(routes, |request| {
+        if request.version() != Version::HTTP_2 {
+            let detail = "gRPC is spoken over HTTP/2";
+            return Err(plain_problem(StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail));
+        }
+        let media = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let rest = media.and_then(|media| media.strip_prefix(b"application/grpc"));
+        match rest.map(<[u8]>::first) {
+            Some(None | Some(b'+' | b';')) => Ok(()),
+            _ => {
+                let detail = "gRPC is application/grpc";
+                Err(plain_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+            }
+        }
+    })
+}
+
+/// `routes` for the requests that `check` lets through; the others are answered with what it says.
+fn checked<C>(routes: Router, check: C) -> Router
+where
+    C: Fn(&Request) -> Result<(), Response> + Clone + Send + Sync + 'static,
+{
+    routes.layer(layer_fn(move |inner| Checked { inner, check: check.clone() }))
+}
+
+/// A service behind a check. One of axum's own would take two allocations for each request.
+#[derive(Debug, Clone)]
+struct Checked<S, C> {
+    inner: S,
+    check: C,
+}
+
+impl<S, C> Service<Request> for Checked<S, C>
+where
+    S: Service<Request, Response = Response>,
+    C: Fn(&Request) -> Result<(), Response>,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<Response, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
     }
-    let media = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let rest = media.and_then(|media| media.strip_prefix(b"application/grpc"));
-    match rest.map(<[u8]>::first) {
-        Some(None | Some(b'+' | b';')) => next.run(request).await,
-        _ => plain_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "gRPC is application/grpc"),
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        match (self.check)(&request) {
+            Ok(()) => Either::Left(self.inner.call(request)),
+            Err(refused) => Either::Right(ready(Ok(refused))),
+        }
     }
 }
 

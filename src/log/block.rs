@@ -268,11 +268,11 @@ impl Block {
         Header::decode(start).map(|header| header.block_bytes())
     }
 
-    /// How many bytes the block takes that begins with `start`, and the position of its first
-    /// event; `None` if it is none. Nothing of it is verified.
-    pub fn beginning(start: &[u8]) -> Option<(usize, Position)> {
+    /// How many bytes the block takes that begins with `start`, and the sequence and the position
+    /// of its first event; `None` if it is none. Nothing of it is verified.
+    pub fn beginning(start: &[u8]) -> Option<(usize, Sequence, Position)> {
         let header = Header::decode(start).ok()?;
-        Some((header.block_bytes(), header.first_position))
+        Some((header.block_bytes(), header.first_sequence, header.first_position))
     }
 
     /// The header of the block that begins with `start`, if it is one; it is not verified.

@@ -32,25 +32,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use sled::{DiskPtr, LogKind, Lsn, SEG_HEADER_LEN, Serialize as _};
+use sled::{DiskPtr, LogKind, Lsn, SEG_HEADER_LEN};
 
 use super::mark::Loss;
-use super::segment::Entry;
+use super::segment::{BATCH, CANCELED, CAP, Entry, Head, LINK, MAX_HEAD_BYTES, META, NODE};
 use super::snapshot::{self, Page, Place, SEGMENT, Snapshot};
 use super::space::SEGMENT_BYTES;
-
-/// The longest head of an entry; where less is left of a segment, none begins.
-const MAX_HEAD_BYTES: usize = sled::MAX_MSG_HEADER_LEN;
-
-/// What the kinds of entries are in their heads. Source: `MessageKind`, src/pagecache/mod.rs.
-const CANCELED: u8 = 1;
-const CAP: u8 = 2;
-const BATCH: u8 = 3;
-const FREE: u8 = 4;
-const COUNTER: u8 = 5;
-const META: u8 = 6;
-const NODE: u8 = 8;
-const LINK: u8 = 10;
 
 /// The pages that sled needs to be opened: they stay as they were before, rather than damaged.
 const FIRST_PLAIN_PAGE: u64 = 2;
@@ -84,25 +71,6 @@ impl Salvaged {
             Self { unknown: 1.., .. } => Loss::Unknown,
             Self { pages: 0, changes: 0, unknown: 0, is_cut: false } => Loss::None,
             Self { .. } => Loss::Some,
-        }
-    }
-}
-
-/// An entry of sled's log.
-#[derive(Debug, Clone, Copy)]
-struct Head {
-    kind: u8,
-    page: u64,
-    size_bytes: usize,
-}
-
-impl Head {
-    fn log_kind(&self) -> Option<LogKind> {
-        match self.kind {
-            FREE => Some(LogKind::Free),
-            COUNTER | META | NODE => Some(LogKind::Replace),
-            LINK => Some(LogKind::Link),
-            _ => None,
         }
     }
 }
@@ -210,9 +178,9 @@ impl Segments {
             let mut bytes = vec![0; SEGMENT_BYTES];
             let length = read_at(file, &mut bytes, offset)?;
             bytes.truncate(length);
-            let number = head_at(&bytes, SEG_HEADER_LEN)
-                .and_then(|(_, number)| is_whole(&bytes, SEG_HEADER_LEN, number).then_some(number));
-            let lsn = number.and_then(|number| Lsn::try_from(number).ok()?.checked_mul(SEGMENT));
+            let head = Head::at(&bytes, SEG_HEADER_LEN);
+            let head = head.filter(|head| head.fits(&bytes, SEG_HEADER_LEN));
+            let lsn = head.and_then(|head| Lsn::try_from(head.number).ok()?.checked_mul(SEGMENT));
             if let Some(lsn) = lsn.filter(|lsn| (floor..durable_end).contains(lsn)) {
                 by_lsn.entry(lsn).or_insert(offset);
             }
@@ -254,46 +222,6 @@ fn segment_lsn(head: &[u8; SEG_HEADER_LEN]) -> Option<Lsn> {
     (fits && lsn >= 0 && lsn % SEGMENT == 0).then_some(lsn)
 }
 
-/// The head of the entry at `at`, whole or not, with the number of the segment that it says it is
-/// of; `None` where it cannot be one.
-fn head_at(bytes: &[u8], at: usize) -> Option<(Head, u64)> {
-    if at + MAX_HEAD_BYTES > SEGMENT_BYTES {
-        return None;
-    }
-    let found = bytes.get(at..)?;
-    let mut head = [0; MAX_HEAD_BYTES]; // More than its numbers can take.
-    let length = found.len().min(head.len());
-    head[..length].copy_from_slice(&found[..length]);
-    let mut rest = &head[4..];
-    let kind = *rest.split_off_first()?;
-    let body_bytes = u64::deserialize(&mut rest).ok()?;
-    let number = u64::deserialize(&mut rest).ok()?;
-    let page = u64::deserialize(&mut rest).ok()?;
-    let head_bytes = head.len() - rest.len();
-    let size_bytes = usize::try_from(body_bytes).ok()?.checked_add(head_bytes)?;
-    let is_it = kind != 0 && kind <= LINK + 1 && size_bytes <= SEGMENT_BYTES - at;
-    is_it.then_some((Head { kind, page, size_bytes }, number))
-}
-
-/// Whether the entry at `at` fits its checksum, and is of the segment with this number.
-fn is_whole(bytes: &[u8], at: usize, number: u64) -> bool {
-    let Some((head, found)) = head_at(bytes, at) else { return false };
-    found == number && fits(bytes, at, &head)
-}
-
-fn fits(bytes: &[u8], at: usize, head: &Head) -> bool {
-    let Some(entry) = bytes.get(at..at + head.size_bytes) else { return false };
-    let Some((crc32, _)) = entry.split_first_chunk::<4>() else { return false };
-    // The checksum is of the body first, then of the rest of the head.
-    let mut rest = &entry[5..];
-    let numbers = (0..3).all(|_| u64::deserialize(&mut rest).is_ok());
-    let head_bytes = entry.len() - rest.len();
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(rest);
-    hasher.update(&entry[4..head_bytes]);
-    numbers && hasher.finalize() ^ u32::MAX == u32::from_le_bytes(*crc32)
-}
-
 /// A batch of which not all is read yet.
 #[derive(Debug)]
 struct Batch {
@@ -322,9 +250,7 @@ impl Scan {
         let mut at = SEG_HEADER_LEN;
         while at + MAX_HEAD_BYTES <= SEGMENT_BYTES {
             let here = lsn + at as Lsn;
-            let head = head_at(bytes, at)
-                .filter(|(head, found)| *found == number && fits(bytes, at, head));
-            if let Some((head, _)) = head {
+            if let Some(head) = Head::whole(bytes, at, number) {
                 if head.kind == CAP {
                     break;
                 }
@@ -468,21 +394,21 @@ fn pass(bytes: &[u8], at: usize, number: u64) -> Option<(Vec<Passed>, usize)> {
     let (mut passed, mut next) = (Vec::new(), at);
     // What an entry says of itself holds if it leads to a whole one.
     while passed.len() < MAX_CHAIN
-        && let Some((head, found)) = head_at(bytes, next)
-        && found == number
+        && let Some(head) = Head::at(bytes, next)
+        && head.number == number
         && is_known(&head)
     {
         passed.push((next, Some(head)));
         next += head.size_bytes;
-        if next + MAX_HEAD_BYTES > SEGMENT_BYTES || is_whole(bytes, next, number) {
+        if next + MAX_HEAD_BYTES > SEGMENT_BYTES || Head::whole(bytes, next, number).is_some() {
             return Some((passed, next));
         }
     }
     for next in at + 1..SEGMENT_BYTES - MAX_HEAD_BYTES {
-        let Some((head, found)) = head_at(bytes, next) else { continue };
-        let is_near = found >= number && found <= number + MAX_NEW_PAGES as u64;
-        if is_near && fits(bytes, next, &head) {
-            return (found == number).then(|| (vec![(at, None)], next));
+        let Some(head) = Head::at(bytes, next) else { continue };
+        let is_near = (number..=number + MAX_NEW_PAGES as u64).contains(&head.number);
+        if is_near && head.fits(bytes, next) {
+            return (head.number == number).then(|| (vec![(at, None)], next));
         }
     }
     Some((vec![(at, None)], SEGMENT_BYTES))

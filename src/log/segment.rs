@@ -23,11 +23,84 @@ use super::space::SEGMENT_BYTES;
 
 const SEGMENT_HEADER_BYTES: usize = sled::SEG_HEADER_LEN;
 
-/// What the head of an entry takes at the most; sled begins no entry where there is less.
-const MAX_HEAD_BYTES: usize = sled::MAX_MSG_HEADER_LEN;
+/// The longest head of an entry; where less is left of a segment, none begins.
+pub(super) const MAX_HEAD_BYTES: usize = sled::MAX_MSG_HEADER_LEN;
 
 /// sled keeps the numbers of a segment's head with these bits turned over.
 const LSN_MASK: Lsn = Lsn::MAX;
+
+/// What the kinds of entries are in their heads. Source: `MessageKind`, src/pagecache/mod.rs. Among
+/// the others is what is kept in files of their own, of which the log has none.
+pub(super) const CANCELED: u8 = 1;
+pub(super) const CAP: u8 = 2;
+pub(super) const BATCH: u8 = 3;
+const FREE: u8 = 4;
+const COUNTER: u8 = 5;
+pub(super) const META: u8 = 6;
+pub(super) const NODE: u8 = 8;
+pub(super) const LINK: u8 = 10;
+const LAST_KIND: u8 = 11;
+
+/// The head of an entry, whole or not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    crc32: u32,
+    pub(super) kind: u8,
+    /// The number of the segment that it says it is of.
+    pub(super) number: u64,
+    pub(super) page: u64,
+    head_bytes: usize,
+    /// What the entry takes with its content.
+    pub(super) size_bytes: usize,
+}
+
+impl Head {
+    /// The head at `at` in a segment; `None` where there can be none.
+    pub(super) fn at(segment: &[u8], at: usize) -> Option<Self> {
+        if at + MAX_HEAD_BYTES > SEGMENT_BYTES {
+            return None;
+        }
+        let found = segment.get(at..)?;
+        let mut head = [0; MAX_HEAD_BYTES]; // More than its numbers can take.
+        let length = found.len().min(head.len());
+        head[..length].copy_from_slice(&found[..length]);
+        let mut rest = &head[..];
+        let crc32 = u32::deserialize(&mut rest).ok()?;
+        let kind = u8::deserialize(&mut rest).ok()?;
+        let content_bytes = u64::deserialize(&mut rest).ok()?;
+        let number = u64::deserialize(&mut rest).ok()?;
+        let page = u64::deserialize(&mut rest).ok()?;
+        let head_bytes = MAX_HEAD_BYTES - rest.len();
+        let size_bytes = usize::try_from(content_bytes).ok()?.checked_add(head_bytes)?;
+        let is_it = kind != 0 && kind <= LAST_KIND && size_bytes <= SEGMENT_BYTES - at;
+        is_it.then_some(Self { crc32, kind, number, page, head_bytes, size_bytes })
+    }
+
+    /// The same, if the entry is whole, and of the segment with this number.
+    pub(super) fn whole(segment: &[u8], at: usize, number: u64) -> Option<Self> {
+        Self::at(segment, at).filter(|head| head.number == number && head.fits(segment, at))
+    }
+
+    /// Whether the entry fits its checksum: that of its content first, then of the rest of its head.
+    pub(super) fn fits(&self, segment: &[u8], at: usize) -> bool {
+        let Some(entry) = segment.get(at..at + self.size_bytes) else { return false };
+        let (head, content) = entry.split_at(self.head_bytes);
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(content);
+        hasher.update(&head[size_of::<u32>()..]);
+        !hasher.finalize() == self.crc32
+    }
+
+    /// What it says of its page; `None` where it says nothing.
+    pub(super) fn log_kind(&self) -> Option<LogKind> {
+        match self.kind {
+            FREE => Some(LogKind::Free),
+            COUNTER | META | NODE => Some(LogKind::Replace),
+            LINK => Some(LogKind::Link),
+            _ => None,
+        }
+    }
+}
 
 /// An entry of a page.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +125,7 @@ pub(super) struct Entries<'a> {
     /// Where the segment begins in the file.
     offset: u64,
     lsn: Lsn,
+    number: u64,
     /// Where the next entry begins, from the segment's beginning.
     at: usize,
 }
@@ -79,7 +153,8 @@ impl Reader {
         if found ^ LSN_MASK != lsn {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "another segment is there"));
         }
-        Ok(Entries { bytes: &self.bytes, offset, lsn, at: SEGMENT_HEADER_BYTES })
+        let number = u64::try_from(lsn / SEGMENT_BYTES as Lsn).map_err(io::Error::other)?;
+        Ok(Entries { bytes: &self.bytes, offset, lsn, number, at: SEGMENT_HEADER_BYTES })
     }
 }
 
@@ -88,65 +163,29 @@ impl Iterator for Entries<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.at + MAX_HEAD_BYTES <= SEGMENT_BYTES {
-            match self.entry() {
-                Ok(Read::Entry(entry)) => return Some(Ok(entry)),
-                Ok(Read::Nothing) => {}
-                Ok(Read::Cap) => self.at = SEGMENT_BYTES,
-                Err(error) => {
-                    self.at = SEGMENT_BYTES;
-                    return Some(Err(error));
+            let Some(head) = Head::whole(self.bytes, self.at, self.number) else {
+                self.at = SEGMENT_BYTES;
+                return Some(Err(damaged()));
+            };
+            let (offset, lsn) = (self.offset + self.at as u64, self.lsn + self.at as Lsn);
+            self.at += head.size_bytes;
+            match (head.kind, head.log_kind()) {
+                (CANCELED | BATCH, _) => {} // It says nothing of a page.
+                (CAP, _) => break,          // The rest is not used.
+                (_, Some(kind)) => {
+                    let (page, size_bytes) = (head.page, head.size_bytes as u64);
+                    return Some(Ok(Entry { kind, page, lsn, offset, size_bytes }));
                 }
+                (_, None) => return Some(Err(damaged())),
             }
         }
+        self.at = SEGMENT_BYTES;
         None
     }
 }
 
-/// What stands at a place in a segment.
-enum Read {
-    Entry(Entry),
-    /// Something that says nothing of a page.
-    Nothing,
-    /// The rest of the segment is not used.
-    Cap,
-}
-
-impl Entries<'_> {
-    /// Reads what stands at the next place, and goes on behind it.
-    fn entry(&mut self) -> io::Result<Read> {
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "an entry is damaged");
-        let from_here = &self.bytes[self.at..];
-        let mut rest = from_here;
-        let crc32 = u32::deserialize(&mut rest)?;
-        let kind = u8::deserialize(&mut rest)?;
-        let length = u64::deserialize(&mut rest)?;
-        let segment = u64::deserialize(&mut rest)?;
-        let page = u64::deserialize(&mut rest)?;
-        let head_bytes = from_here.len() - rest.len();
-        let length = usize::try_from(length).map_err(|_too_long| damaged())?;
-        let content = rest.get(..length).ok_or_else(damaged)?;
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(content);
-        hasher.update(&from_here[size_of::<u32>()..head_bytes]);
-        let is_here = i128::from(segment) == i128::from(self.lsn / SEGMENT_BYTES as Lsn);
-        if !hasher.finalize() != crc32 || !is_here {
-            return Err(damaged());
-        }
-        let (offset, lsn) = (self.offset + self.at as u64, self.lsn + self.at as Lsn);
-        self.at += head_bytes + length;
-        // The kinds of `MessageKind` in src/pagecache/mod.rs.
-        let kind = match kind {
-            1 | 3 => return Ok(Read::Nothing), // Cancelled; the head of a batch.
-            2 => return Ok(Read::Cap),
-            4 => LogKind::Free,
-            5 | 6 | 8 => LogKind::Replace,
-            10 => LogKind::Link,
-            // Among them what is kept in files of their own, of which the log has none.
-            _ => return Err(damaged()),
-        };
-        let size_bytes = (head_bytes + length) as u64;
-        Ok(Read::Entry(Entry { kind, page, lsn, offset, size_bytes }))
-    }
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "an entry is damaged")
 }
 
 #[cfg(test)]

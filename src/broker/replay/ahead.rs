@@ -183,27 +183,14 @@ impl Replays {
         let more_bytes = self.stash.share(bounds.topics);
         let ReadAhead { mut blocks, wanted: count, following } =
             log.read_ahead(*id, next..*tail, bounds.before, max_bytes, more_bytes)?;
-        let more = StoredRun::of(&blocks.split_off(count), following);
-        Ok(self.keep_ahead(wanted, rewrites, next, blocks, more, following))
-    }
-
-    /// Remembers `blocks` of a topic, which come next in it, and keeps those after them.
-    fn keep_ahead(
-        &self,
-        Wanted { topic, id, .. }: &Wanted,
-        rewrites: u64,
-        next: Sequence,
-        blocks: Vec<Block>,
-        more: Option<(Sequence, StoredRun)>,
-        following: Option<Position>,
-    ) -> Found {
-        let following = more.as_ref().map_or(following, |(_, run)| run.first_position());
-        if let Some((first, run)) = more {
+        let mut then = following;
+        if let Some((first, run)) = StoredRun::of(&blocks.split_off(count), following) {
+            then = run.first_position();
             let is_current = || topic.rewrites.load(Ordering::SeqCst) == rewrites;
-            self.stash.put((*id, first), run, is_current);
+            self.stash.put((*id, first), next, run, is_current);
         }
-        let blocks = self.keep((topic, *id), rewrites, blocks, following);
-        Found { next, blocks, following }
+        let blocks = self.keep((topic, *id), rewrites, blocks, then);
+        Ok(Found { next, blocks, following: then })
     }
 
     /// What comes next in a topic, if that was read before, and what comes after it is known.
@@ -218,7 +205,7 @@ impl Replays {
         recent.or_else(|| self.recall_stored(wanted, next, before, max_bytes))
     }
 
-    /// The same, of what was read along with other blocks.
+    /// The same, of what was read along with other blocks. Other readers may come to it, too.
     fn recall_stored(
         &self,
         wanted: &Wanted,
@@ -226,20 +213,14 @@ impl Replays {
         before: Position,
         max_bytes: usize,
     ) -> Option<Found> {
-        let rewrites = wanted.topic.rewrites.load(Ordering::SeqCst);
-        let mut run = self.stash.take((wanted.id, next))?;
-        let (mut blocks, mut left_bytes) = (Vec::new(), max_bytes);
-        while let Some((size_bytes, at)) = run.peek()
-            && (blocks.is_empty() || (at < before && size_bytes <= left_bytes))
-        {
-            blocks.push(run.pop()?);
-            left_bytes = left_bytes.saturating_sub(size_bytes);
-        }
-        let last = blocks.last()?;
-        let following = run.first_position();
-        let first = last.last_sequence().next();
-        let more = run.peek().is_some().then_some((first, run));
-        Some(self.keep_ahead(wanted, rewrites, next, blocks, more, following))
+        let Wanted { topic, id, .. } = wanted;
+        let rewrites = topic.rewrites.load(Ordering::SeqCst);
+        let (blocks, following) = self.stash.find((*id, next), before, max_bytes)?;
+        let blocks: Vec<Block> =
+            blocks.into_iter().map(Block::decode).collect::<std::result::Result<_, _>>().ok()?;
+        let is_last = blocks.last()?.last_sequence().next() >= wanted.extent.tail;
+        let blocks = self.keep((topic, *id), rewrites, blocks, following);
+        (is_last || following.is_some()).then_some(Found { next, blocks, following })
     }
 
     /// The same, of what was read last.

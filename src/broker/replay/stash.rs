@@ -31,38 +31,45 @@ const MAX_RUN_BYTES: usize = 32 << 10;
 #[derive(Debug)]
 pub(super) struct StoredRun {
     bytes: Box<[u8]>,
-    /// Where the first block begins in the bytes: those before it are taken.
-    start: usize,
+    /// The sequence after its last one.
+    end: Sequence,
     /// Where the block after them begins, if that is known.
     following: Option<Position>,
 }
 
+/// Blocks that were kept, and where the one after them begins, if that is known.
+pub(super) type KeptBlocks = (Vec<Bytes>, Option<Position>);
+
 impl StoredRun {
     /// The run of `blocks`, which are neighbours, and where it begins; `None` if there are none.
     pub(super) fn of(blocks: &[Block], following: Option<Position>) -> Option<(Sequence, Self)> {
-        let first = blocks.first()?.first_sequence();
+        let (first, last) = blocks.first().zip(blocks.last())?;
         let bytes: Vec<&[u8]> = blocks.iter().map(|block| &block.bytes()[..]).collect();
-        Some((first, Self { bytes: bytes.concat().into(), start: 0, following }))
+        let end = last.last_sequence().next();
+        Some((first.first_sequence(), Self { bytes: bytes.concat().into(), end, following }))
     }
 
-    /// Takes the first block, if it is whole.
-    pub(super) fn pop(&mut self) -> Option<Block> {
-        let rest = &self.bytes[self.start..];
-        let stored = rest.get(..Block::size_of(rest).ok()?)?;
-        let block = Block::decode(Bytes::copy_from_slice(stored)).ok()?;
-        self.start += stored.len();
-        Some(block)
-    }
-
-    /// The size of its first block, in bytes, and where the block begins; `None` if there is none.
-    pub(super) fn peek(&self) -> Option<(usize, Position)> {
-        Block::beginning(&self.bytes[self.start..])
-    }
-
-    /// A position that no event of it has a lower one than, nor any event after it, if that is
-    /// known.
+    /// The position of its first event.
     pub(super) fn first_position(&self) -> Option<Position> {
-        self.peek().map(|(_, position)| position).or(self.following)
+        Block::beginning(&self.bytes).map(|(_, _, position)| position)
+    }
+
+    /// Its blocks from the one that begins with `next` on: one, and those after it that begin
+    /// before a position, as far as there is room. `None` if no block begins there.
+    fn from(&self, next: Sequence, before: Position, max_bytes: usize) -> Option<KeptBlocks> {
+        let (mut rest, mut blocks, mut left_bytes) = (&self.bytes[..], Vec::new(), max_bytes);
+        while let Some((size_bytes, first, position)) = Block::beginning(rest) {
+            if !blocks.is_empty() && (position >= before || size_bytes > left_bytes) {
+                return Some((blocks, Some(position)));
+            }
+            let (block, after) = rest.split_at_checked(size_bytes)?;
+            if first == next || !blocks.is_empty() {
+                left_bytes = left_bytes.saturating_sub(size_bytes);
+                blocks.push(Bytes::copy_from_slice(block));
+            }
+            rest = after;
+        }
+        (!blocks.is_empty()).then_some((blocks, self.following))
     }
 
     fn charge(&self) -> usize {
@@ -109,17 +116,36 @@ impl Stash {
         (self.max_bytes / topics.max(1)).saturating_sub(RUN_BYTES).min(MAX_RUN_BYTES)
     }
 
-    /// Takes the run that begins there.
-    pub(super) fn take(&self, key: Key) -> Option<StoredRun> {
-        self.kept().remove(key)
+    /// Blocks of a topic from the one that begins with `next` on, if it is kept: one, and those
+    /// after it that begin before a position, as far as there is room.
+    pub(super) fn find(
+        &self,
+        (id, next): Key,
+        before: Position,
+        max_bytes: usize,
+    ) -> Option<KeptBlocks> {
+        let kept = self.kept();
+        let (_, run) = kept.runs.range((id, Sequence::BEFORE_ALL)..=(id, next)).next_back()?;
+        run.from(next, before, max_bytes)
     }
 
-    /// Keeps a run, if `is_current` says so while nothing can be forgotten.
-    pub(super) fn put(&self, key: Key, run: StoredRun, is_current: impl FnOnce() -> bool) {
+    /// Keeps a run in place of the one before it, if it was read where that ends, at `next`; and
+    /// only if `is_current` says so while nothing can be forgotten.
+    pub(super) fn put(
+        &self,
+        (id, first): Key,
+        next: Sequence,
+        run: StoredRun,
+        is_current: impl FnOnce() -> bool,
+    ) {
         let mut kept = self.kept();
         if kept.readers == 0 || run.charge() > self.max_bytes || !is_current() {
             return;
         }
+        let key = (id, first);
+        let before = kept.runs.range((id, Sequence::BEFORE_ALL)..key).next_back();
+        let before = before.filter(|(_, run)| run.end == next).map(|(key, _)| *key);
+        before.and_then(|key| kept.remove(key));
         kept.remove(key);
         kept.used_bytes += run.charge();
         kept.runs.insert(key, run);
@@ -199,23 +225,44 @@ mod tests {
     fn put(stash: &Stash, topic: u32, firsts: std::ops::Range<u64>) {
         let following = Some(Position::new(10 * firsts.end));
         let (first, run) = StoredRun::of(&blocks(firsts), following).unwrap();
-        stash.put(key(topic, first.get()), run, || true);
+        // It was read along with the block before it.
+        stash.put(key(topic, first.get()), first.previous(), run, || true);
     }
 
-    /// Goal: what is kept is what was put there, block by block.
+    /// The first sequences of what is found, and where the next block begins.
+    fn found(stash: &Stash, topic: u32, next: u64, most: usize) -> (Vec<u64>, Option<u64>) {
+        let size_bytes = blocks(1..2)[0].bytes().len();
+        let found = stash.find(key(topic, next), Position::new(u64::MAX), most * size_bytes);
+        let Some((blocks, following)) = found else { return (Vec::new(), None) };
+        let first = |bytes| Block::decode(bytes).unwrap().first_sequence().get();
+        (blocks.into_iter().map(first).collect(), following.map(|position| position.get()))
+    }
+
+    /// Goal: what is kept is what was put there, block by block, for any number of readers.
     #[test]
-    fn a_run_gives_back_its_blocks_and_where_each_begins() {
+    fn a_run_gives_its_blocks_from_any_on_to_each_who_comes() {
         assert!(StoredRun::of(&[], None).is_none());
-        let (first, mut run) = StoredRun::of(&blocks(3..6), Some(Position::new(60))).unwrap();
-        assert_eq!(first.get(), 3);
-        for expected in blocks(3..6) {
-            assert_eq!(run.first_position(), Some(expected.first_position()));
-            let size_bytes = expected.bytes().len();
-            assert_eq!(run.peek(), Some((size_bytes, expected.first_position())));
-            assert_eq!(run.pop().unwrap().bytes(), expected.bytes());
+        let stash = Arc::new(Stash::new(1 << 20));
+        let _reader = stash.enter();
+        put(&stash, 1, 3..6);
+        for _reader in 0..2 {
+            assert_eq!(found(&stash, 1, 3, 1), (vec![3], Some(40)));
+            assert_eq!(found(&stash, 1, 4, 9), (vec![4, 5], Some(60)));
+            assert_eq!(found(&stash, 1, 5, 0), (vec![5], Some(60)), "one at the least");
         }
-        assert_eq!((run.peek(), run.first_position()), (None, Some(Position::new(60))));
-        assert!(run.pop().is_none());
+        let before = Position::new(40);
+        assert_eq!(stash.find(key(1, 3), before, 1 << 20).unwrap().0.len(), 1);
+        for next in [1, 2, 6, 7] {
+            assert_eq!(found(&stash, 1, next, 1), (vec![], None), "{next}");
+        }
+        assert_eq!(found(&stash, 2, 3, 1), (vec![], None), "of another topic");
+        // The next run takes the place of the one that it goes on from, and of no other.
+        put(&stash, 1, 20..23);
+        put(&stash, 1, 7..9);
+        assert_eq!(stash.kept().runs.len(), 2);
+        assert_eq!(found(&stash, 1, 3, 1), (vec![], None));
+        assert_eq!(found(&stash, 1, 8, 1), (vec![8], Some(90)));
+        assert_eq!(found(&stash, 1, 20, 1), (vec![20], Some(210)));
     }
 
     /// Goal: however many topics and readers there are, no more is kept than is configured, and
@@ -225,7 +272,7 @@ mod tests {
         let one_bytes = StoredRun::of(&blocks(1..4), None).unwrap().1.charge();
         let stash = Arc::new(Stash::new(10 * one_bytes));
         put(&stash, 1, 1..4);
-        assert!(stash.take(key(1, 1)).is_none(), "nobody reads");
+        assert_eq!(found(&stash, 1, 1, 1), (vec![], None), "nobody reads");
         let readers = [stash.enter(), stash.enter()];
         assert_eq!(stash.share(10), one_bytes - RUN_BYTES);
         assert_eq!((stash.share(0), stash.share(1_000_000)), (10 * one_bytes - RUN_BYTES, 0));
@@ -241,13 +288,14 @@ mod tests {
             );
         }
         put(&stash, 99, 1..60); // No room for it, ever.
-        assert!(stash.take(key(99, 1)).is_none());
+        assert_eq!(found(&stash, 99, 1, 1), (vec![], None));
         let (first, run) = StoredRun::of(&blocks(1..2), None).unwrap();
-        stash.put((TopicId::FIRST, first), run, || false);
-        assert!(stash.take(key(1, 1)).is_none(), "it was written again meanwhile");
+        stash.put((TopicId::FIRST, first), first, run, || false);
+        assert_eq!(found(&stash, 1, 1, 1), (vec![], None), "it was written again meanwhile");
         let some: Vec<Key> = stash.kept().runs.keys().copied().collect();
         stash.forget(some[0].0);
-        assert!(stash.take(some[0]).is_none() && stash.take(some[1]).is_some());
+        let is_kept = |key| stash.find(key, Position::FIRST, 0).is_some();
+        assert!(!is_kept(some[0]) && is_kept(some[1]));
         drop(readers);
         let kept = stash.kept();
         assert_eq!((kept.runs.len(), kept.used_bytes, kept.readers), (0, 0, 0));
