@@ -126,6 +126,9 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
         .allow_private_network(true)
 }
 
+/// Why a request is not served.
+struct Refused(StatusCode, String);
+
 /// Tells who may from who may not.
 struct Guard {
     origins: Vec<HeaderValue>,
@@ -135,14 +138,14 @@ struct Guard {
 }
 
 impl Guard {
-    fn check(&self, request: &Request) -> Result<(), Response> {
+    fn check(&self, request: &Request) -> Result<(), Refused> {
         let (uri, headers) = (request.uri(), request.headers());
         let mut named = hosts(uri, headers);
         if let Some(host) = named.find(|host| !self.answers_to(host)) {
             let detail = format!(
                 "this broker does not answer to the name {host:?}; name it in access.allowed_hosts"
             );
-            return Err(plain_problem(StatusCode::MISDIRECTED_REQUEST, &detail));
+            return Err(Refused(StatusCode::MISDIRECTED_REQUEST, detail));
         }
         if is_guarded(request.method(), headers) && self.is_foreign(uri, headers) {
             let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
@@ -150,7 +153,7 @@ impl Guard {
                 "a page of {} may not do this; name its origin in access.allowed_origins",
                 origin.unwrap_or("another site")
             );
-            return Err(plain_problem(StatusCode::FORBIDDEN, &detail));
+            return Err(Refused(StatusCode::FORBIDDEN, detail));
         }
         Ok(())
     }
@@ -238,16 +241,16 @@ fn normal_host(host: &str) -> String {
 pub(crate) fn only_grpc(routes: Router) -> Router {
     checked(routes, |request| {
         if request.version() != Version::HTTP_2 {
-            let detail = "gRPC is spoken over HTTP/2";
-            return Err(plain_problem(StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail));
+            let detail = "gRPC is spoken over HTTP/2".to_owned();
+            return Err(Refused(StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail));
         }
         let media = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         let rest = media.and_then(|media| media.strip_prefix(b"application/grpc"));
         match rest.map(<[u8]>::first) {
             Some(None | Some(b'+' | b';')) => Ok(()),
             _ => {
-                let detail = "gRPC is application/grpc";
-                Err(plain_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+                let detail = "gRPC is application/grpc".to_owned();
+                Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
             }
         }
     })
@@ -256,7 +259,7 @@ pub(crate) fn only_grpc(routes: Router) -> Router {
 /// `routes` for the requests that `check` lets through; the others are answered with what it says.
 fn checked<C>(routes: Router, check: C) -> Router
 where
-    C: Fn(&Request) -> Result<(), Response> + Clone + Send + Sync + 'static,
+    C: Fn(&Request) -> Result<(), Refused> + Clone + Send + Sync + 'static,
 {
     routes.layer(layer_fn(move |inner| Checked { inner, check: check.clone() }))
 }
@@ -271,7 +274,7 @@ struct Checked<S, C> {
 impl<S, C> Service<Request> for Checked<S, C>
 where
     S: Service<Request, Response = Response>,
-    C: Fn(&Request) -> Result<(), Response>,
+    C: Fn(&Request) -> Result<(), Refused>,
 {
     type Response = Response;
     type Error = S::Error;
@@ -284,7 +287,9 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         match (self.check)(&request) {
             Ok(()) => Either::Left(self.inner.call(request)),
-            Err(refused) => Either::Right(ready(Ok(refused))),
+            Err(Refused(status, detail)) => {
+                Either::Right(ready(Ok(plain_problem(status, &detail))))
+            }
         }
     }
 }

@@ -69,7 +69,7 @@ const TRY_ALL: &str = r#"
 
 /// A call of `DeleteTopic`, as gRPC frames it.
 fn delete_call() -> Vec<u8> {
-    let message = proto::DeleteTopicRequest { topic: "a".to_owned(), ..Default::default() };
+    let message = proto::DeleteTopicRequest { topic: "a".to_owned() };
     let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[0][..], &length, &message].concat()
