@@ -40,14 +40,15 @@ fn main() {
 }
 
 fn sse(address: SocketAddr) -> TcpStream {
-    let request = "GET /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\
-        \r\n";
+    let request = "GET /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\n\
+        accept: text/event-stream\r\n\r\n";
     connect(address, request.as_bytes(), "leftoff.caught-up")
 }
 
 /// Source: RFC 6455, 4.1 and 5.2; the mask is of zeros.
 fn websocket(address: SocketAddr) -> TcpStream {
-    let head = "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+    let head = "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
+        upgrade: websocket\r\n\
         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let mut socket = connect(address, head.as_bytes(), "\r\n\r\n");
     let subscribe = br#"{"type":"subscribe","subscription":"s","topic":"a"}"#;

@@ -81,7 +81,7 @@ impl Head {
         Self::at(segment, at).filter(|head| head.number == number && head.fits(segment, at))
     }
 
-    /// Whether the entry fits its checksum: that of its content first, then of the rest of its head.
+    /// Whether the entry fits its checksum: of its content first, then of the rest of its head.
     pub(super) fn fits(&self, segment: &[u8], at: usize) -> bool {
         let Some(entry) = segment.get(at..at + self.size_bytes) else { return false };
         let (head, content) = entry.split_at(self.head_bytes);

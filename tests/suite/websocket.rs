@@ -244,8 +244,8 @@ async fn a_stop_says_to_come_back_and_a_dead_peer_is_ended_and_counted() {
     soon(stopping).await.unwrap();
 }
 
-const HANDSHAKE: &str = "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\nconnection: keep-alive, Upgrade\r\n\
-    upgrade: WebSocket\r\nsec-websocket-version: 13\r\n\
+const HANDSHAKE: &str = "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\n\
+    connection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\nsec-websocket-version: 13\r\n\
     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// A frame from a client, masked with zeros.
