@@ -35,7 +35,9 @@ use std::path::Path;
 use sled::{DiskPtr, LogKind, Lsn, SEG_HEADER_LEN};
 
 use super::mark::Loss;
-use super::segment::{BATCH, CANCELED, CAP, Entry, Head, LINK, MAX_HEAD_BYTES, META, NODE};
+use super::segment::{
+    BATCH, CANCELED, CAP, Entry, Head, LINK, MAX_HEAD_BYTES, META, NODE, read_at,
+};
 use super::snapshot::{self, Page, Place, SEGMENT, Snapshot};
 use super::space::SEGMENT_BYTES;
 
@@ -138,18 +140,6 @@ pub(super) fn salvage(
     file.sync_all()?;
     scan.snapshot.store(directory, old)?;
     Ok(Some(found))
-}
-
-/// Reads as much as there is.
-fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut length = 0;
-    while length < bytes.len() {
-        match file.read_at(&mut bytes[length..], offset + length as u64)? {
-            0 => break,
-            count => length += count,
-        }
-    }
-    Ok(length)
 }
 
 /// Where the segments of the file belong in the log.

@@ -141,13 +141,7 @@ impl Reader {
     ///
     /// It cannot be read, or another one is there.
     pub(super) fn read(&mut self, file: &File, offset: u64, lsn: Lsn) -> io::Result<Entries<'_>> {
-        let mut filled = 0;
-        while filled < self.bytes.len() {
-            match file.read_at(&mut self.bytes[filled..], offset + filled as u64)? {
-                0 => break,
-                count => filled += count,
-            }
-        }
+        let filled = read_at(file, &mut self.bytes, offset)?;
         self.bytes[filled..].fill(0); // No entry is all zeros.
         let found = Lsn::from_le_bytes(self.bytes[4..12].try_into().map_err(io::Error::other)?);
         if found ^ LSN_MASK != lsn {
@@ -156,6 +150,18 @@ impl Reader {
         let number = u64::try_from(lsn / SEGMENT_BYTES as Lsn).map_err(io::Error::other)?;
         Ok(Entries { bytes: &self.bytes, offset, lsn, number, at: SEGMENT_HEADER_BYTES })
     }
+}
+
+/// Reads as much as there is, and as there is room for. Returns how much that was.
+pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut length = 0;
+    while length < bytes.len() {
+        match file.read_at(&mut bytes[length..], offset + length as u64)? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    Ok(length)
 }
 
 impl Iterator for Entries<'_> {
