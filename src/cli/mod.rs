@@ -8,6 +8,7 @@ mod compact;
 mod diagnostics;
 mod export;
 mod publish;
+mod repeats;
 mod serve;
 mod tail;
 mod terminal;
@@ -19,9 +20,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use self::diagnostics::{Queue, say};
+use self::repeats::Repeats;
 
 /// Why a command failed, as scripts can tell: see `leftoff --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,11 +132,11 @@ pub(crate) fn main() -> ExitCode {
     });
     let is_terminal = std::io::stderr().is_terminal();
     let diagnostics = Queue::of_process();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(is_terminal)
         .with_writer(move || diagnostics.clone())
-        .init();
+        .with_filter(Repeats::default());
+    tracing_subscriber::registry().with(filter).with(lines).init();
     let outcome = match cli.command {
         // These block, and need no runtime.
         Command::Check(check) => check.run(),
