@@ -28,7 +28,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -42,7 +42,7 @@ use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
 use crate::edge::websocket::Upgrades;
 use crate::server::ServerConfig;
 use crate::socket::{Protocol, Socket};
-use crate::stalls::Streams;
+use crate::stalls::{StreamTasks, Streams};
 use crate::stream;
 
 /// What HTTP/2 lets a client send ahead, in bytes: one stream, and one connection.
@@ -74,7 +74,7 @@ type EventStream = (Socket, Response);
 #[derive(Debug, Clone)]
 struct Serving {
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<StreamTasks>,
     /// Time for a client to say which protocol it speaks.
     first_bytes: Duration,
     /// Time in which a client has to take some of what is sent to it.
@@ -231,8 +231,11 @@ impl Serving {
                     is_told = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                _ = look.tick() => if streams.have_stalled(self.write_timeout) {
-                    return Err("the client takes nothing of one of its streams".into());
+                _ = look.tick() => {
+                    let stalled = streams.end_stalled(self.write_timeout);
+                    if stalled > 0 {
+                        debug!(stalled, "a client takes nothing of some of its streams");
+                    }
                 }
             }
         }
@@ -329,9 +332,9 @@ fn http1_builder(config: &ServerConfig) -> http1::Builder {
     builder
 }
 
-fn http2_builder(config: &ServerConfig) -> http2::Builder<TokioExecutor> {
+fn http2_builder(config: &ServerConfig) -> http2::Builder<StreamTasks> {
     let keep_alive = Duration::from_millis(config.keep_alive_ms);
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(StreamTasks);
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

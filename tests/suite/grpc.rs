@@ -489,33 +489,61 @@ async fn deadlines_end_what_waits() {
     assert_eq!(status, (Code::InvalidArgument as i32).to_string());
 }
 
-/// Goal: a subscription that is cancelled gives back what it held.
-/// Method: there may be one topic, and a topic that is only followed counts.
-/// Goal: a stream whose window the client leaves closed is ended, though its connection is well.
+/// Goal: a stream whose window the client leaves closed is ended, and what else goes over its
+/// connection goes on.
 #[tokio::test]
-async fn a_subscriber_that_takes_nothing_is_given_up() {
+async fn a_stream_that_takes_nothing_is_given_up_alone() {
     let mut config = Config::default();
     config.server.write_timeout_ms = 300;
     config.follow.list_connections = true;
     let server = Server::with(config).await;
-    let subscribe = SubscribeRequest { topic: "a".into(), ..SubscribeRequest::default() };
-    let mut responses = server.grpc().await.subscribe(subscribe).await.unwrap().into_inner();
-    soon(responses.message()).await.unwrap();
+    let mut client = server.grpc().await;
+    let subscribe = |topic: &str| SubscribeRequest { topic: topic.into(), ..Default::default() };
+    let mut stalled = client.subscribe(subscribe("a")).await.unwrap().into_inner();
+    let mut healthy = client.subscribe(subscribe("b")).await.unwrap().into_inner();
+    soon(stalled.message()).await.unwrap();
+    next(&mut healthy).await;
+    // By the connections that have such streams.
     let streams = async || {
         let listed = crate::common::get(server.address, "/v1/connections").await.json();
-        listed["connections"].to_string().matches("\"grpc\"").count()
+        let connections = listed["connections"].as_array().unwrap().clone();
+        let counts = connections.iter().map(|it| it.to_string().matches("\"grpc\"").count());
+        counts.filter(|count| *count > 0).collect::<Vec<_>>()
     };
-    assert_eq!(streams().await, 1);
+    assert_eq!(streams().await, [2]);
     let given_up = async {
-        while streams().await > 0 {
+        while streams().await == [2] {
             server.publish("a", vec![b'x'; 100_000]).await;
         }
     };
     soon(given_up).await;
-    let ended = async { while responses.message().await.is_ok_and(|message| message.is_some()) {} };
-    soon(ended).await;
+    assert_eq!(streams().await, [1]);
+    let ended = async {
+        loop {
+            match stalled.message().await {
+                Ok(Some(_sent_before)) => {}
+                other => return other,
+            }
+        }
+    };
+    assert_eq!(soon(ended).await.unwrap_err().code(), Code::Cancelled);
+    for number in 1..=3 {
+        server.publish("b", "x").await;
+        let heard = soon(async {
+            loop {
+                if let Message::Events(batch) = next(&mut healthy).await {
+                    return batch.events[0].sequence;
+                }
+            }
+        });
+        assert_eq!(heard.await, number);
+    }
+    client.publish(request("b", &["x"])).await.unwrap();
+    assert_eq!(streams().await, [1], "over the same connection");
 }
 
+/// Goal: a subscription that is cancelled gives back what it held.
+/// Method: there may be one topic, and a topic that is only followed counts.
 #[tokio::test]
 async fn a_cancelled_subscription_holds_nothing() {
     let mut config = Config::default();
