@@ -56,6 +56,7 @@ pub mod cursor;
 pub mod edge;
 pub mod error;
 pub mod event;
+mod lists;
 pub mod log;
 pub mod server;
 pub mod shutdown;

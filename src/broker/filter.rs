@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
+use crate::lists::MAX_ENTRIES;
 use crate::log::EventRef;
 
 /// Most values in one filter.
-const MAX_VALUES: usize = 1_024;
+const MAX_VALUES: usize = MAX_ENTRIES;
 
 /// What an event must have to be delivered: one of the types, one of the keys, one of the key
 /// prefixes, and each of the headers. What is empty asks for nothing.

@@ -1,54 +1,68 @@
-//! The query part of a URL, strictly: every name once, valid UTF-8, and none that is not known.
+//! The query part of a URL, strictly: every name once, but for those of lists, valid UTF-8, and none
+//! that is not known.
+
+use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Result};
+use crate::lists;
 
-/// Names and values, decoded.
+/// Most names in one query: far more than there are. A stream lets names through that are not
+/// known.
+const MAX_NAMES: usize = 64;
+
+/// The values of each name, decoded, in their order.
 #[derive(Debug, Default)]
-pub(super) struct Query(Vec<(String, String)>);
+pub(super) struct Query(BTreeMap<String, Vec<String>>);
 
 impl Query {
     /// Decodes the query of a URL, the part after `?`.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`]: a part is not UTF-8, or a name comes twice.
+    /// - [`Error::Invalid`]: a part is not UTF-8, or a name comes twice.
+    /// - [`Error::OverLimit`]: there are more names than there may be.
     pub(super) fn parse(query: Option<&str>) -> Result<Self> {
         Self::parse_lists(query, &[])
     }
 
-    /// As [`Self::parse`], but these names may come more than once.
+    /// As [`Self::parse`], but these names may come more than once, as often as a list may be long.
     ///
     /// # Errors
     ///
     /// As [`Self::parse`].
-    pub(super) fn parse_lists(query: Option<&str>, lists: &[&str]) -> Result<Self> {
-        let mut pairs: Vec<(String, String)> = Vec::new();
+    pub(super) fn parse_lists(query: Option<&str>, names: &[&str]) -> Result<Self> {
+        let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let (name, value) = (decode("query", name)?, decode(name, value)?);
-            let may_repeat = lists.contains(&name.as_str());
-            if !may_repeat && pairs.iter().any(|(known, _)| *known == name) {
-                return Err(Error::invalid(name, "is given twice"));
+            let (name, count) = (decode("query", name)?, values.len());
+            match values.get_mut(&name) {
+                Some(list) if names.contains(&name.as_str()) => {
+                    lists::check_room(&name, list.len())?;
+                    list.push(decode(&name, value)?);
+                }
+                Some(_) => return Err(Error::invalid(name, "is given twice")),
+                None if count >= MAX_NAMES => {
+                    return Err(Error::over("names in the query", count + 1, MAX_NAMES));
+                }
+                None => {
+                    let value = decode(&name, value)?;
+                    values.insert(name, vec![value]);
+                }
             }
-            pairs.push((name, value));
         }
-        Ok(Self(pairs))
+        Ok(Self(values))
     }
 
     /// Takes the value of `name`.
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
-        let index = self.0.iter().position(|(known, _)| known == name)?;
-        Some(self.0.remove(index).1)
+        self.0.remove(name)?.pop()
     }
 
     /// Takes all values of `name`, in their order.
     pub(super) fn take_all(&mut self, name: &str) -> Vec<String> {
-        let (taken, left) = std::mem::take(&mut self.0).into_iter().partition(|(n, _)| n == name);
-        self.0 = left;
-        let taken: Vec<(String, String)> = taken;
-        taken.into_iter().map(|(_, value)| value).collect()
+        self.0.remove(name).unwrap_or_default()
     }
 
     /// Takes the value of `name` as a `T`.
@@ -83,8 +97,8 @@ impl Query {
     ///
     /// [`Error::Invalid`] names it, and those that are known.
     pub(super) fn finish(self, known: &str) -> Result<()> {
-        match self.0.into_iter().next() {
-            Some((name, _)) => {
+        match self.0.into_keys().next() {
+            Some(name) => {
                 Err(Error::invalid(name, format!("is not known here; known are {known}")))
             }
             None => Ok(()),
@@ -118,5 +132,21 @@ mod tests {
         assert_eq!(number, "limit: \"many\" is no number");
         let unknown = query.finish("from, limit").unwrap_err().to_string();
         assert_eq!(unknown, "form: is not known here; known are from, limit");
+    }
+
+    #[test]
+    fn lists_keep_their_order_and_whatever_is_too_many_is_refused_with_the_limit() {
+        let parse = |query: &str| Query::parse_lists(Some(query), &["type"]);
+        let mut query = parse("type=b&from=1&type=a&type=").unwrap();
+        assert_eq!(query.take_all("type"), ["b", "a", ""]);
+        assert_eq!(query.take("from").as_deref(), Some("1"));
+        assert_eq!(query.take_all("type"), [""; 0]);
+        query.finish("nothing").unwrap();
+        let error = |query: &str| parse(query).unwrap_err().to_string();
+        assert_eq!(parse(&"type=x&".repeat(1_024)).unwrap().take_all("type").len(), 1_024);
+        assert_eq!(error(&"type=x&".repeat(9_999)), "type: 1025 is over the limit of 1024");
+        let named = |count: usize| (0..count).map(|n| format!("n{n}&")).collect::<String>();
+        parse(&named(64)).unwrap();
+        assert_eq!(error(&named(9_999)), "names in the query: 65 is over the limit of 64");
     }
 }

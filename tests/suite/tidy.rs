@@ -17,6 +17,7 @@ const LAYERS: [Layer; 4] = [
             "src/cursor.rs",
             "src/error.rs",
             "src/event.rs",
+            "src/lists.rs",
             "src/topic.rs",
             "src/topic_config.rs",
         ],

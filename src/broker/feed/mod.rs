@@ -45,10 +45,11 @@ use super::tail::Run;
 use super::topics::{Topic, TopicState};
 use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
+use crate::lists::MAX_ENTRIES;
 use crate::topic::{TopicId, TopicPattern};
 
-/// Most patterns of one feed. Source: the limits on the wire.
-pub const MAX_PATTERNS: usize = 1_024;
+/// Most patterns of one feed.
+pub const MAX_PATTERNS: usize = MAX_ENTRIES;
 
 /// Topics that are looked at, and deliveries that are passed over, before others have a turn on the
 /// thread.

@@ -1,7 +1,9 @@
 //! Clients that mean harm: whatever they do, the others are served, and all is as before when they
 //! are gone. From loopback, against the real binary.
 
+mod bystander;
 mod connections;
+mod fairness;
 
 use std::time::Duration;
 
