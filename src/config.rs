@@ -13,7 +13,7 @@ use crate::broker::{
     BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
     TopicDefaults, all_within,
 };
-use crate::edge::{self, AccessConfig, FollowConfig};
+use crate::edge::{self, AccessConfig, FollowConfig, RatesConfig};
 use crate::server::ServerConfig;
 
 /// What begins every variable of the environment: `LEFTOFF_DATA_DIR`, and
@@ -36,6 +36,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// Which web pages may use the broker, and by which names it is reached.
     pub access: AccessConfig,
+    /// How much one caller may ask for in a second.
+    pub rates: RatesConfig,
     /// How live subscriptions are served.
     pub follow: FollowConfig,
     /// How events are ordered, grouped and served.
@@ -58,6 +60,7 @@ impl Default for Config {
             data_dir: PathBuf::from("leftoff-data"),
             server: ServerConfig::default(),
             access: AccessConfig::default(),
+            rates: RatesConfig::default(),
             follow: FollowConfig::default(),
             broker: BrokerConfig::default(),
             limits: LimitsConfig::default(),
@@ -115,6 +118,7 @@ impl Config {
         }
         self.open_config().validate()?;
         self.access.validate()?;
+        self.rates.validate()?;
         let Self { follow, server, .. } = self;
         let largest_request = edge::max_request_bytes(&self.limits);
         all_within(&[

@@ -23,13 +23,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, Request, StatusCode, Version, header};
+use http_body_util::{BodyExt, Collected};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -39,7 +39,10 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
+use crate::edge::rates::Rates;
+use crate::edge::status;
 use crate::edge::websocket::Upgrades;
+use crate::error::Error;
 use crate::server::ServerConfig;
 use crate::socket::{Protocol, Socket};
 use crate::stalls::{StreamTasks, Streams};
@@ -52,11 +55,22 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// When a client that was refused may come back, in seconds.
 const REFUSED_SECONDS: u64 = 5;
 
+/// The longest reason that the end of an HTTP/2 connection tells, in bytes.
+const MAX_REASON_BYTES: usize = 1_024;
+
 /// How long a client that is refused has to ask for something, and to take the answer.
 const REFUSED_WAIT: Duration = Duration::from_secs(1);
 
 /// Connections that are being told that they are refused; more are just closed.
 const MAX_REFUSING: usize = 256;
+
+/// What is behind a listener.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) routes: Router,
+    /// The rates of those who come through it, if there are any.
+    pub(crate) rates: Option<Arc<Rates>>,
+}
 
 /// The connections that are open.
 #[derive(Debug)]
@@ -109,8 +123,8 @@ impl Connections {
     }
 
     /// Serves a connection, for as long as it lasts, or refuses it.
-    pub(crate) fn serve(&mut self, (socket, address): (TcpStream, SocketAddr), routes: &Router) {
-        let admitted = match self.clients.admit(address) {
+    pub(crate) fn serve(&mut self, (socket, address): (TcpStream, SocketAddr), door: &Door) {
+        let admitted = match self.clients.admit(address, door.rates.as_ref()) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 if self.refusing.len() < MAX_REFUSING {
@@ -120,7 +134,7 @@ impl Connections {
                 return;
             }
         };
-        let serve = self.serving.clone().serve(socket, admitted, routes.clone());
+        let serve = self.serving.clone().serve(socket, admitted, door.routes.clone());
         self.tasks.spawn(async move {
             let served = serve.await;
             served.unwrap_or_else(|error| {
@@ -302,7 +316,24 @@ fn is_event_stream(response: &Response) -> bool {
 async fn refuse(socket: TcpStream, refused: Refused) {
     let mut socket = Socket::new(socket, REFUSED_WAIT, None);
     // An answer to nothing would be taken for a fault.
-    let _nothing_asked = tokio::time::timeout(REFUSED_WAIT, socket.protocol()).await;
+    let spoken = tokio::time::timeout(REFUSED_WAIT, socket.protocol()).await;
+    let response = refusal(refused);
+    let said = match spoken {
+        Ok(Ok(Protocol::Http2)) => {
+            let (_, body) = response.into_parts();
+            let reason = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+            socket.write_all(&calm_down(&reason)).await
+        }
+        Ok(Ok(Protocol::Http1)) | Err(_) => stream::answer(&mut socket, response).await,
+        Ok(Err(gone)) => Err(gone),
+    };
+    if let Err(error) = said.and(socket.shutdown().await) {
+        debug!(%error, "a connection was refused without a word");
+    }
+}
+
+/// The answer to whatever a client asks that is not let in.
+fn refusal(refused: Refused) -> Response {
     let (status, detail) = match refused {
         Refused::Full { limit } => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("there are {limit} connections already"))
@@ -311,17 +342,28 @@ async fn refuse(socket: TcpStream, refused: Refused) {
             StatusCode::TOO_MANY_REQUESTS,
             format!("there are {limit} connections from this address already"),
         ),
+        Refused::TooOften(limit) => return Error::RateLimited(limit).into_response(),
     };
-    let body = json!({"status": status.as_u16(), "detail": detail}).to_string();
-    let answer = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\nretry-after: \
-         {REFUSED_SECONDS}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let said = socket.write_all(answer.as_bytes()).await;
-    if let Err(error) = said.and(socket.shutdown().await) {
-        debug!(%error, "a connection was refused without a word");
-    }
+    let mut response = status::plain_problem(status, &detail);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(REFUSED_SECONDS));
+    response
+}
+
+/// The frames that end an HTTP/2 connection before any request: settings, of which there are none,
+/// and a goodbye with the code `ENHANCE_YOUR_CALM` and the reason. Source: RFC 9113, 3.4 and 6.8.
+fn calm_down(reason: &[u8]) -> Vec<u8> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const GOAWAY: u8 = 7;
+    const ENHANCE_YOUR_CALM: u32 = 11;
+    let reason = &reason[..reason.len().min(MAX_REASON_BYTES)];
+    let size_bytes = 8 + reason.len() as u32;
+    let mut frames = SETTINGS.to_vec();
+    frames.extend_from_slice(&size_bytes.to_be_bytes()[1..]);
+    frames.extend_from_slice(&[GOAWAY, 0, 0, 0, 0, 0]);
+    frames.extend_from_slice(&[0; 4]); // No stream was served.
+    frames.extend_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
+    frames.extend_from_slice(reason);
+    frames
 }
 
 fn http1_builder(config: &ServerConfig) -> http1::Builder {

@@ -67,6 +67,9 @@ pub enum Error {
         /// How long the publisher waited, in milliseconds.
         waited_ms: u64,
     },
+    /// The caller has used up one of its rates; nothing was written. Come back at the time told.
+    #[error("{0}")]
+    RateLimited(RateLimit),
     /// A publish of the same stream failed before; nothing was written. Repeat from that one on.
     #[error("a publish before it failed, and nothing is stored after that one")]
     AfterFailure,
@@ -147,6 +150,26 @@ pub enum Error {
         /// Why.
         problem: String,
     },
+}
+
+/// A rate that a caller has used up for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "too many {rate} from this address: the limit is {per_second} a second, and {burst} at once; \
+     come back in {retry_after_ms} ms"
+)]
+pub struct RateLimit {
+    /// What is counted: `publishes`, `bytes`, `subscriptions`, `connections` or `requests`.
+    pub rate: &'static str,
+    /// How much there may be in a second, in the long run.
+    pub per_second: u64,
+    /// How much there may be at once, after a pause.
+    pub burst: u64,
+    /// How much of it is left: less than what was asked for.
+    pub remaining: u64,
+    /// When there is enough again, in milliseconds, and a little later by chance, so that those
+    /// who are refused together do not come back together.
+    pub retry_after_ms: u64,
 }
 
 /// What to do about damage.

@@ -7,6 +7,7 @@
 //! streams are open (tokio-rs/axum#2673, hyperium/hyper#2787).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -24,10 +25,12 @@ use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
 use crate::broker::Broker;
-use crate::connection::Connections;
+use crate::connection::{Connections, Door};
+use crate::edge::counters::Counters;
 use crate::edge::proto::broker_service_server::BrokerServiceServer;
+use crate::edge::rates::{self, Rates};
 use crate::edge::receiving::Receiving;
-use crate::edge::{AccessConfig, FollowConfig, access, grpc, http};
+use crate::edge::{AccessConfig, FollowConfig, RatesConfig, access, grpc, http};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 
@@ -66,7 +69,8 @@ pub struct ServerConfig {
     pub max_concurrent_streams: u32,
     /// Connections in all. Default: 100,000; the system's limit on open files may be lower.
     pub max_connections: u64,
-    /// Connections from one address; a proxy before the broker is one. Default: 20,000.
+    /// Connections from one address, or from one /64 of IPv6; a proxy before the broker is one.
+    /// Default: 20,000.
     pub max_connections_per_address: u64,
     /// Memory for requests that are not whole yet, of all connections, in bytes. Default: 64 MiB.
     pub max_receiving_bytes: u64,
@@ -97,8 +101,8 @@ impl Default for ServerConfig {
 pub struct Server {
     broker: Broker,
     config: ServerConfig,
-    http: (TcpListener, Router),
-    grpc: Option<(TcpListener, Router)>,
+    http: (TcpListener, Door),
+    grpc: Option<(TcpListener, Door)>,
     health: HealthReporter,
 }
 
@@ -112,21 +116,30 @@ impl Server {
         broker: Broker,
         config: ServerConfig,
         access: &AccessConfig,
+        rates: &RatesConfig,
         follow: FollowConfig,
     ) -> Result<Self> {
         let drain_ms = follow.drain_ms.min(config.shutdown_ms / 2);
         let follow = FollowConfig { drain_ms, ..follow };
         let (health, grpc_routes) = grpc_routes(&broker, &follow).await?;
-        let http_routes = http::router(broker.clone(), follow);
+        let counters = Arc::<Counters>::default();
+        let http_routes = http::counted(broker.clone(), follow, counters.clone());
+        let rates_of =
+            |is_loopback| Rates::new(rates, is_loopback, broker.limits(), counters.clone());
+        // Two listeners of one kind share what each caller has left.
+        let (beyond, loopback) = (rates_of(false), rates_of(true));
         let receiving = Receiving::new(config.max_receiving_bytes);
         let count = move |request: axum::extract::Request| {
             let receiving = receiving.clone();
             let is_counted = !request.uri().path().starts_with(REFLECTION);
             async move { if is_counted { receiving.count(request) } else { request } }
         };
-        let served = |address, routes: Router| {
-            let routes = access.guard(routes.layer(map_request(count.clone())), address)?;
-            Ok((bind(address)?, routes))
+        let served = |address: SocketAddr, routes: Router| {
+            let rates = if address.ip().is_loopback() { &loopback } else { &beyond };
+            let routes = routes.layer(map_request(count.clone()));
+            let routes = if rates.is_some() { rates::limited(routes) } else { routes };
+            let routes = access.guard(routes, address)?;
+            Ok((bind(address)?, Door { routes, rates: rates.clone() }))
         };
         let (http_routes, grpc) = match config.grpc_listen {
             Some(address) => (http_routes, Some(served(address, grpc_routes)?)),
@@ -169,8 +182,8 @@ impl Server {
                 }
                 () = connections.next() => {}
                 accepted = accept(&http.0) => connections.serve(accepted, &http.1),
-                (accepted, routes) = accept_grpc(grpc.as_ref()) => {
-                    connections.serve(accepted, routes);
+                (accepted, door) = accept_grpc(grpc.as_ref()) => {
+                    connections.serve(accepted, door);
                 }
             }
         }
@@ -261,9 +274,9 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-async fn accept_grpc(grpc: Option<&(TcpListener, Router)>) -> ((TcpStream, SocketAddr), &Router) {
+async fn accept_grpc(grpc: Option<&(TcpListener, Door)>) -> ((TcpStream, SocketAddr), &Door) {
     match grpc {
-        Some((listener, routes)) => (accept(listener).await, routes),
+        Some((listener, door)) => (accept(listener).await, door),
         None => std::future::pending().await,
     }
 }

@@ -46,8 +46,27 @@ pub(crate) async fn send(mut socket: Socket, response: Response) -> io::Result<(
     socket.shutdown().await
 }
 
-/// The head of the answer.
+/// Sends an answer that is whole already, as the last of its connection.
+///
+/// # Errors
+///
+/// The client is gone, or takes nothing any more.
+pub(crate) async fn answer(socket: &mut Socket, response: Response) -> io::Result<()> {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let framing = format!("connection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = fields_of(&head) + &framing;
+    let mut all = Buf::chain(head.as_bytes(), body);
+    socket.write_all_buf(&mut all).await
+}
+
+/// The head of an answer whose end is not known.
 fn head_of(head: &http::response::Parts) -> String {
+    fields_of(head) + "connection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+}
+
+/// The head of an answer, but for what frames it.
+fn fields_of(head: &http::response::Parts) -> String {
     let mut text = String::with_capacity(512);
     let _never_fails = write!(text, "HTTP/1.1 {}\r\n", head.status);
     let is_framing =
@@ -59,8 +78,7 @@ fn head_of(head: &http::response::Parts) -> String {
         }
     }
     let date = httpdate::fmt_http_date(SystemTime::now());
-    let _never_fails =
-        write!(text, "date: {date}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+    let _never_fails = write!(text, "date: {date}\r\n");
     text
 }
 

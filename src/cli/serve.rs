@@ -81,7 +81,7 @@ impl Serve {
         let opened = tokio::task::spawn_blocking(move || Broker::open(directory, &open_config));
         let broker = opened.await.map_err(std::io::Error::other)??;
         let (listen, follow) = (config.server.clone(), config.follow.clone());
-        let server = Server::bind(broker, listen, &config.access, follow).await?;
+        let server = Server::bind(broker, listen, &config.access, &config.rates, follow).await?;
         if let Err(error) = greeting(&server, &config).and_then(print) {
             warn!(%error, "cannot print the greeting"); // The broker serves all the same.
         }

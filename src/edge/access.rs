@@ -33,7 +33,7 @@ use tower::Service;
 use tower::layer::layer_fn;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::status::{GAP_HEADER, plain_problem};
+use super::status::{GAP_HEADER, RATE_LIMIT, RATE_LIMIT_POLICY, plain_problem};
 use crate::error::{Error, Result};
 
 /// How long a browser may remember what a preflight said. Chromium takes no more than this.
@@ -43,7 +43,8 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
 const ANY_HOST: &str = "*";
 
 /// What pages of allowed origins may read of an answer's head.
-const EXPOSED: [HeaderName; 3] = [header::ETAG, header::RETRY_AFTER, GAP_HEADER];
+const EXPOSED: [HeaderName; 5] =
+    [header::ETAG, header::RETRY_AFTER, GAP_HEADER, RATE_LIMIT, RATE_LIMIT_POLICY];
 
 /// Who may reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -433,7 +434,10 @@ mod tests {
         let served = answer(&config, LOOPBACK, &page).await;
         assert_eq!(head(&served, "access-control-allow-origin"), "https://app.example");
         assert_eq!(head(&served, "access-control-allow-credentials"), "true");
-        assert_eq!(head(&served, "access-control-expose-headers"), "etag,retry-after,leftoff-gap");
+        assert_eq!(
+            head(&served, "access-control-expose-headers"),
+            "etag,retry-after,leftoff-gap,ratelimit,ratelimit-policy"
+        );
         assert!(head(&served, "vary").contains("origin"));
     }
 

@@ -4,15 +4,17 @@
 //! in a server of its own there is none, and nothing is listed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::rates::{Caller, CallerRates, Rate, Rates};
 use super::websocket::Upgrades;
 use crate::broker::{Broker, Reader};
+use crate::error::RateLimit;
 use crate::topic::TopicName;
 
 /// How many clients there may be.
@@ -33,7 +35,8 @@ pub(crate) struct Clients {
 struct Open {
     next_id: u64,
     clients: BTreeMap<u64, Arc<Client>>,
-    by_address: HashMap<IpAddr, u64>,
+    /// How many each caller has.
+    by_caller: HashMap<Caller, u64>,
 }
 
 /// One connection.
@@ -41,6 +44,8 @@ struct Open {
 pub(crate) struct Client {
     id: u64,
     address: SocketAddr,
+    /// What its caller may ask for.
+    rates: CallerRates,
     since: Instant,
     sent_bytes: AtomicU64,
     followed: Mutex<Vec<Arc<Followed>>>,
@@ -84,6 +89,8 @@ pub(crate) enum Refused {
     Full { limit: u64 },
     /// There are as many from this address.
     AddressFull { limit: u64 },
+    /// They come faster from this address than they may.
+    TooOften(RateLimit),
 }
 
 /// Where a request comes from, and what its connection may become.
@@ -99,6 +106,11 @@ impl Peer {
         let Admitted { client, clients } = admitted;
         Self { client: client.clone(), clients: clients.clone(), upgrades }
     }
+
+    /// What the caller may ask for.
+    pub(super) fn rates(&self) -> &CallerRates {
+        &self.client.rates
+    }
 }
 
 impl Clients {
@@ -110,22 +122,30 @@ impl Clients {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a client in, if there is room.
-    pub(crate) fn admit(self: &Arc<Self>, address: SocketAddr) -> Result<Admitted, Refused> {
+    /// Lets a client in, if there is room, and the rates of the listener allow it.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        rates: Option<&Arc<Rates>>,
+    ) -> Result<Admitted, Refused> {
+        let caller = Caller::at(address.ip());
+        let rates = rates.map(|rates| rates.of(caller.clone())).unwrap_or_default();
+        rates.check(Rate::Connections, 1).map_err(Refused::TooOften)?;
         let ClientLimits { connections, connections_per_address } = self.limits;
         let mut open = self.open();
         if open.clients.len() as u64 >= connections {
             return Err(Refused::Full { limit: connections });
         }
-        let of_address = open.by_address.get(&address.ip()).copied().unwrap_or(0);
+        let of_address = open.by_caller.get(&caller).copied().unwrap_or(0);
         if of_address >= connections_per_address {
             return Err(Refused::AddressFull { limit: connections_per_address });
         }
-        open.by_address.insert(address.ip(), of_address + 1);
+        open.by_caller.insert(caller, of_address + 1);
         open.next_id += 1;
         let client = Arc::new(Client {
             id: open.next_id,
             address,
+            rates,
             since: Instant::now(),
             sent_bytes: AtomicU64::new(0),
             followed: Mutex::default(),
@@ -182,11 +202,11 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let mut open = self.clients.open();
         open.clients.remove(&self.client.id);
-        let address = self.client.address.ip();
-        if let Some(count) = open.by_address.get_mut(&address) {
+        let caller = Caller::at(self.client.address.ip());
+        if let Some(count) = open.by_caller.get_mut(&caller) {
             *count -= 1;
             if *count == 0 {
-                open.by_address.remove(&address);
+                open.by_caller.remove(&caller);
             }
         }
     }
@@ -255,19 +275,27 @@ mod tests {
         let limits = ClientLimits { connections: 3, connections_per_address: 2 };
         let clients = Clients::new(limits);
         let from = |ip: [u8; 4], port| SocketAddr::from((ip, port));
-        let one = clients.admit(from([10, 0, 0, 1], 1)).unwrap();
-        let _two = clients.admit(from([10, 0, 0, 1], 2)).unwrap();
-        let refused = clients.admit(from([10, 0, 0, 1], 3)).unwrap_err();
+        let one = clients.admit(from([10, 0, 0, 1], 1), None).unwrap();
+        let _two = clients.admit(from([10, 0, 0, 1], 2), None).unwrap();
+        let refused = clients.admit(from([10, 0, 0, 1], 3), None).unwrap_err();
         assert_eq!(refused, Refused::AddressFull { limit: 2 });
-        let three = clients.admit(from([10, 0, 0, 2], 1)).unwrap();
-        let refused = clients.admit(from([10, 0, 0, 3], 1)).unwrap_err();
+        let three = clients.admit(from([10, 0, 0, 2], 1), None).unwrap();
+        let refused = clients.admit(from([10, 0, 0, 3], 1), None).unwrap_err();
         assert_eq!(refused, Refused::Full { limit: 3 });
         drop(one);
-        let _again = clients.admit(from([10, 0, 0, 1], 4)).unwrap();
+        let _again = clients.admit(from([10, 0, 0, 1], 4), None).unwrap();
         drop(three);
         assert_eq!(clients.count(), 2);
-        assert_eq!(clients.open().by_address.len(), 1, "nothing is left of who is gone");
+        assert_eq!(clients.open().by_caller.len(), 1, "nothing is left of who is gone");
         let broker = Broker::in_memory(&Default::default()).unwrap();
         assert_eq!(clients.list(&broker, 2, 10).len(), 1);
+        // Whoever has one address of IPv6 has 2^64 of them.
+        let limits = ClientLimits { connections: 9, connections_per_address: 1 };
+        let clients = Clients::new(limits);
+        let of_ipv6 = |text: &str| SocketAddr::new(text.parse().unwrap(), 1);
+        let _one = clients.admit(of_ipv6("2001:db8::1"), None).unwrap();
+        let refused = clients.admit(of_ipv6("2001:db8::2"), None).unwrap_err();
+        assert_eq!(refused, Refused::AddressFull { limit: 1 });
+        let _other = clients.admit(of_ipv6("2001:db8:0:1::1"), None).unwrap();
     }
 }

@@ -12,6 +12,7 @@ use super::clients::{self, Peer};
 use super::page_token::{StateToken, page_limit};
 use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
+use super::rates::{CallerRates, Rate, Temper};
 use super::receiving::{self, Received};
 use super::{FollowConfig, messages, selection};
 use crate::broker::{
@@ -96,9 +97,11 @@ impl BrokerService for Grpc {
     ) -> Result<Response<proto::PublishResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
         let received = request.extensions().get::<Received>().cloned();
+        let rates = CallerRates::of(request.extensions().get::<Peer>());
         let proto::PublishRequest { topic, events, expected_sequence, ephemeral } =
             request.into_inner();
         let publish = messages::publish(&topic, events, expected_sequence)?;
+        rates.take(Rate::Publishes, publish.events.len())?;
         if ephemeral {
             let receivers = self.broker.publish_ephemeral(&publish.topic, publish.events)?;
             let receivers = u32::try_from(receivers).unwrap_or(u32::MAX);
@@ -116,8 +119,11 @@ impl BrokerService for Grpc {
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let deadline = messages::deadline(request.metadata())?;
         let received = request.extensions().get::<Received>().cloned().unwrap_or_default();
+        let rates = CallerRates::of(request.extensions().get::<Peer>());
         let publishing = Publishing {
             received,
+            temper: rates.temper(),
+            rates,
             broker: self.broker.clone(),
             requests: Some(request.into_inner()),
             in_flight: VecDeque::new(),
@@ -145,6 +151,7 @@ impl BrokerService for Grpc {
         let on_gap = messages::on_gap(request.on_gap)?.unwrap_or(OnGap::Resume);
         let topics = messages::topics(&request.topic, request.topics)?;
         let member = request.member.map(|proto::Member { id, info }| Member { id, info });
+        CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let presence = selection::join(&self.broker, &topics, member)?;
         let follow = selection::follow(&self.broker, topics, start, on_gap);
         let reader = within(deadline, follow).await?.filtered(messages::filter(request.filter))?;
@@ -336,6 +343,9 @@ struct Publishing {
     requests: Option<Streaming<proto::PublishStreamRequest>>,
     /// What was received of requests that are not handed in yet.
     received: Received,
+    /// What the client has left, and how it takes that.
+    rates: CallerRates,
+    temper: Temper,
     in_flight: VecDeque<Result<Pending>>,
     max_in_flight: usize,
     /// The client: positions rise in the order of its requests, and those that ask for it fail
@@ -373,9 +383,16 @@ impl Publishing {
     }
 
     async fn submit(&mut self, request: proto::PublishStreamRequest) -> Result<Pending> {
+        let size = || prost::Message::encoded_len(&request);
+        let rated = self.rates.publish(request.events.len(), size);
         let proto::PublishStreamRequest { topic, events, expected_sequence, in_order } = request;
         let publish = messages::publish(&topic, events, expected_sequence);
         let order = if in_order { self.order.clone() } else { self.order.independent() };
+        if let Err(error) = rated {
+            self.temper.refused();
+            return Err(order.refuse(error));
+        }
+        self.temper.taken();
         match publish {
             Ok(publish) => self.broker.submit_patiently(publish, &order).await,
             Err(error) => Err(order.refuse(error)),
@@ -388,6 +405,11 @@ impl Publishing {
             Ok(Some(request)) => {
                 let pending = self.submit(request).await;
                 self.received.keep(0);
+                let abuse = self.temper.abuse().zip(pending.as_ref().err());
+                if let Some((reason, error)) = abuse {
+                    self.requests = None;
+                    self.end = Some(abusive(error, reason));
+                }
                 self.in_flight.push_back(pending);
             }
             Ok(None) => self.requests = None,
@@ -397,6 +419,12 @@ impl Publishing {
             }
         }
     }
+}
+
+/// The end of a stream that goes on with what is refused.
+fn abusive(error: &Error, reason: String) -> Status {
+    let status = Status::from(error.clone());
+    Status::with_details(status.code(), reason, status.details().to_vec().into())
 }
 
 /// The answer to the oldest request in flight; waits for ever when there is none.

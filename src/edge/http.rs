@@ -18,6 +18,7 @@ use super::clients::Peer;
 use super::counters::Counters;
 use super::json::ReceiptJson;
 use super::query::Query;
+use super::rates::{self, CallerRates, Rate};
 use super::receiving::{self, Received};
 use super::selection::{self, Format, Topics};
 use super::{
@@ -62,6 +63,11 @@ pub(super) type PathResult = Result<Path<String>, PathRejection>;
 
 /// The routes, ready to be mounted in any axum router.
 pub fn router(broker: Broker, config: FollowConfig) -> Router {
+    counted(broker, config, Arc::default())
+}
+
+/// As [`router`], for a server that counts, too.
+pub(crate) fn counted(broker: Broker, config: FollowConfig, counters: Arc<Counters>) -> Router {
     Router::new()
         .route("/v1/topics/{topic}/events", get(read).post(publish).delete(http_topics::purge))
         .route("/v1/events", get(http_events::read).post(http_events::read_posted))
@@ -72,7 +78,7 @@ pub fn router(broker: Broker, config: FollowConfig) -> Router {
         .method_not_allowed_fallback(async || {
             status::plain_problem(StatusCode::METHOD_NOT_ALLOWED, "no such method on this resource")
         })
-        .with_state(Edge { broker, config, counters: Arc::default() })
+        .with_state(Edge { broker, config, counters })
 }
 
 /// The answer where there is nothing, for a whole server.
@@ -207,6 +213,7 @@ impl Edge {
 
     async fn follow(&self, asked: Asked) -> Result<Response> {
         let Asked { topics, start, on_gap, filter, format, member, peer } = asked;
+        CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let otherwise = match topics {
             Topics::One(_) => Format::Data,
             Topics::Many(_) => Format::Envelope,
@@ -290,7 +297,7 @@ impl Edge {
         mut query: Query,
         (mode, headers): (cloudevents::Mode, &HeaderMap),
         body: Body,
-        received: Option<Received>,
+        (received, rates): (Option<Received>, CallerRates),
     ) -> Result<Response> {
         let ttl_ms = query.take_number("ttl_ms")?;
         let expected_sequence = query.take_number("expected_sequence")?;
@@ -298,6 +305,7 @@ impl Edge {
         let silence = Duration::from_millis(self.config.body_read_ms);
         let body = whole(body, max_request_bytes(self.broker.limits()), silence).await?;
         let mut events = cloudevents::read(mode, headers, body)?;
+        rates.take(Rate::Publishes, events.len())?;
         events.iter_mut().for_each(|event| event.ttl_ms = ttl_ms);
         let publish = Publish { topic, events, expected_sequence };
         let ack = receiving::handed_in(&self.broker, publish, received).await?;
@@ -319,7 +327,7 @@ impl Edge {
         mut query: Query,
         content_type: String,
         body: Body,
-        received: Option<Received>,
+        (received, rates): (Option<Received>, CallerRates),
     ) -> Result<Response> {
         let event = NewEvent {
             id: query.take("id").unwrap_or_default(),
@@ -335,6 +343,7 @@ impl Edge {
         query.finish("id, type, key, time_ms, ttl_ms, expected_sequence, ephemeral")?;
         let silence = Duration::from_millis(self.config.body_read_ms);
         let payload = whole(body, self.broker.limits().max_payload_bytes, silence).await?;
+        rates.take(Rate::Publishes, 1)?;
         let events = vec![NewEvent { payload, ..event }];
         if is_ephemeral {
             let receivers = self.broker.publish_ephemeral(&topic, events)?;
@@ -354,6 +363,7 @@ async fn publish(
     headers: HeaderMap,
     uri: Uri,
     received: Option<Extension<Received>>,
+    rates: CallerRates,
     body: Body,
 ) -> Result<Response> {
     let topic = topic(path)?;
@@ -369,13 +379,14 @@ async fn publish(
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/x-ndjson") {
         query.finish("none with NDJSON: each line has its own")?;
-        return http_lines::publish(&edge.broker, topic, &edge.config, body, received).await;
+        return http_lines::publish(&edge.broker, topic, &edge.config, body, (received, rates))
+            .await;
     }
     match cloudevents::Mode::of(&content_type, &headers) {
         Some(mode) => {
-            edge.publish_cloudevents(topic, query, (mode, &headers), body, received).await
+            edge.publish_cloudevents(topic, query, (mode, &headers), body, (received, rates)).await
         }
-        None => edge.publish_one(topic, query, content_type, body, received).await,
+        None => edge.publish_one(topic, query, content_type, body, (received, rates)).await,
     }
 }
 
@@ -397,7 +408,8 @@ fn has_tag(headers: &HeaderMap, cursor: &Cursor) -> bool {
 
 /// What went wrong with a body.
 pub(super) fn body_error(error: axum::Error) -> Error {
-    receiving::busy(&error).unwrap_or_else(|| Error::invalid("body", error.to_string()))
+    let refused = rates::refusal(&error).or_else(|| receiving::busy(&error));
+    refused.unwrap_or_else(|| Error::invalid("body", error.to_string()))
 }
 
 /// The whole body, if it is no larger than `limit`, and arrives without a silence this long.

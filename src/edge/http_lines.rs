@@ -14,6 +14,7 @@ use super::FollowConfig;
 use super::http::body_error;
 use super::json::ReceiptJson;
 use super::ndjson::Line;
+use super::rates::{CallerRates, Rate};
 use super::receiving::Received;
 use super::status;
 use crate::broker::{Ack, Broker, InOrder, LimitsConfig, Pending, Publish};
@@ -42,11 +43,12 @@ pub(super) async fn publish(
     topic: TopicName,
     config: &FollowConfig,
     body: Body,
-    received: Option<Received>,
+    (received, rates): (Option<Received>, CallerRates),
 ) -> Result<Response> {
     let mut lines = Lines {
         broker,
         received: received.unwrap_or_default(),
+        rates,
         topic,
         batch: Batch::default(),
         in_flight: VecDeque::new(),
@@ -75,6 +77,8 @@ struct Lines<'a> {
     broker: &'a Broker,
     /// What was received and not handed in yet.
     received: Received,
+    /// What the publisher has left.
+    rates: CallerRates,
     topic: TopicName,
     batch: Batch,
     /// The batches that wait for their answer, each with its first line.
@@ -203,6 +207,7 @@ impl Lines<'_> {
             return Err(Error::invalid("topic", problem));
         }
         self.broker.limits().check(std::slice::from_ref(&event))?;
+        self.rates.take(Rate::Publishes, 1)?;
         Ok(event)
     }
 

@@ -15,6 +15,7 @@ use super::http::{Edge, PathResult, topic, whole};
 use super::page_body;
 use super::page_token::{StateToken, page_limit};
 use super::query::Query;
+use super::rates::Rate;
 use super::{json, status};
 use crate::broker::Dropped;
 use crate::cursor::{Cursor, Sequence};
@@ -198,5 +199,11 @@ async fn metrics(State(edge): State<Edge>) -> Response {
     metric("leftoff_dead_peers_total", help, &plain(edge.counters.dead_peers.get()));
     let help = "WebSocket clients that took nothing any more of what was sent, since the start.";
     metric("leftoff_slow_peers_total", help, &plain(edge.counters.slow_peers.get()));
+    let help = "Requests, messages and connections that were refused by a rate, since the start.";
+    let refused = Rate::ALL.map(|rate| {
+        let count = edge.counters.refused_by_rate[rate as usize].get();
+        (format!("{{rate=\"{}\"}}", rate.name()), count)
+    });
+    metric("leftoff_refused_by_rate_total", help, &refused);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

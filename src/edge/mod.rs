@@ -10,7 +10,7 @@ pub(crate) mod access;
 pub(crate) mod clients;
 mod cloudevents;
 mod codec;
-mod counters;
+pub(crate) mod counters;
 pub mod grpc;
 pub mod http;
 mod http_events;
@@ -23,16 +23,18 @@ pub mod ndjson;
 mod page_body;
 mod page_token;
 mod query;
+pub(crate) mod rates;
 pub(crate) mod receiving;
 mod selection;
 mod sse;
-mod status;
+pub(crate) mod status;
 pub(crate) mod websocket;
 
 use std::time::Duration;
 
 pub use access::AccessConfig;
 use rand::RngExt;
+pub use rates::RatesConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::{LimitsConfig, Patience};

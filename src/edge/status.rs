@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::cursor::Gap;
-use crate::error::{Error, with_causes};
+use crate::error::{Error, RateLimit, with_causes};
 
 /// Who says so, in gRPC's ErrorInfo.
 const DOMAIN: &str = "leftoff";
@@ -48,6 +48,12 @@ fn codes(error: &Error) -> Codes {
         Error::Busy { .. } => {
             retry(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, "BUSY", 1)
         }
+        Error::RateLimited(limit) => Codes {
+            grpc: Code::ResourceExhausted,
+            http: StatusCode::TOO_MANY_REQUESTS,
+            reason: "RATE_LIMITED",
+            retry_after: Some(Duration::from_millis(limit.retry_after_ms)),
+        },
         Error::AfterFailure => codes(Code::Aborted, StatusCode::CONFLICT, "AFTER_FAILURE"),
         Error::ShuttingDown => {
             retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN", 2)
@@ -104,6 +110,13 @@ fn numbers(error: &Error) -> Map<String, Value> {
             numbers["topics"] = gaps.len().into();
             numbers
         }
+        Error::RateLimited(limit) => json!({
+            "rate": limit.rate,
+            "limit_per_second": limit.per_second,
+            "burst": limit.burst,
+            "remaining": limit.remaining,
+            "retry_after_ms": limit.retry_after_ms,
+        }),
         Error::DiskFull { free_bytes, needed_bytes } => {
             json!({"free_bytes": free_bytes, "needed_bytes": needed_bytes})
         }
@@ -146,6 +159,36 @@ fn gap_header(gap: &Gap, more: usize) -> HeaderValue {
 pub(super) fn tell_gaps(response: &mut Response, gaps: &[Gap]) {
     if let [first, more @ ..] = gaps {
         response.headers_mut().insert(GAP_HEADER, gap_header(first, more.len()));
+    }
+}
+
+/// The headers that tell of a rate, and how much of it is left.
+/// Source: draft-ietf-httpapi-ratelimit-headers-10, 3 and 4.
+pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(super) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// A time in whole seconds, as headers have it: not before it is over.
+fn seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+/// Puts on an answer how much there may be of what was refused, and when there is more:
+/// `RateLimit-Policy: "publishes";q=200000;w=10;qu="events"`, the quota in a window of seconds,
+/// and `RateLimit: "publishes";r=12;t=3`, what is left and the seconds to `Retry-After`.
+pub(super) fn tell_rate(response: &mut Response, limit: &RateLimit) {
+    let RateLimit { rate, per_second, burst, remaining, retry_after_ms } = *limit;
+    let unit = match rate {
+        "publishes" => "events",
+        "bytes" => "content-bytes",
+        other => other,
+    };
+    let window = burst.div_ceil(per_second.max(1));
+    let retry_after = seconds(Duration::from_millis(retry_after_ms));
+    let policy = format!("\"{rate}\";q={burst};w={window};qu=\"{unit}\"");
+    let left = format!("\"{rate}\";r={remaining};t={retry_after}");
+    for (name, value) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, left)] {
+        let value = HeaderValue::try_from(value).expect("words and numbers make a header");
+        response.headers_mut().insert(name, value);
     }
 }
 
@@ -215,6 +258,9 @@ pub(super) fn problem(
         _ => &[],
     };
     tell_gaps(&mut response, gaps);
+    if let Error::RateLimited(limit) = error {
+        tell_rate(&mut response, limit);
+    }
     response
 }
 
@@ -223,14 +269,14 @@ fn refusal(status: StatusCode, body: Value, retry_after: Option<Duration>) -> Re
     let mut response = (status, body.to_string()).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     if let Some(after) = retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds(after)));
     }
     response
 }
 
 /// An answer of problem details to a request that no [`Error`] is about: the wrong path, method or
 /// media type.
-pub(super) fn plain_problem(status: StatusCode, detail: &str) -> Response {
+pub(crate) fn plain_problem(status: StatusCode, detail: &str) -> Response {
     let title = status.canonical_reason();
     let body = json!({
         "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,
@@ -256,11 +302,19 @@ mod tests {
     fn an_error_means_the_same_on_both_protocols_and_says_when_to_come_back() {
         let topic = TopicName::new("a").expect("a name");
         let cause: Cause = Arc::new(std::io::Error::other("the cause"));
+        let limit = RateLimit {
+            rate: "bytes",
+            per_second: 10,
+            burst: 30,
+            remaining: 4,
+            retry_after_ms: 3_000,
+        };
         let cases = [
             (Error::invalid("id", "is odd"), Code::InvalidArgument, 400, None),
             (Error::over("id bytes", 256, 255), Code::InvalidArgument, 413, None),
             (Error::UnknownTopic(topic), Code::NotFound, 404, None),
             (Error::Busy { waited_ms: 5 }, Code::ResourceExhausted, 429, Some(1)),
+            (Error::RateLimited(limit), Code::ResourceExhausted, 429, Some(3)),
             (Error::ShuttingDown, Code::Unavailable, 503, Some(2)),
             (Error::NotWritten(cause.clone()), Code::Unavailable, 503, Some(2)),
             (Error::OutcomeUnknown(cause.clone()), Code::Unknown, 500, None),

@@ -58,9 +58,9 @@ impl Server {
         config.server.listen = free;
         config.server.grpc_listen = config.server.grpc_listen.map(|_| free);
         let broker = Broker::open(directory.path(), &config.open_config()).unwrap();
-        let server = RealServer::bind(broker.clone(), config.server, &config.access, config.follow)
-            .await
-            .unwrap();
+        let Config { server, access, rates, follow, .. } = config;
+        let server =
+            RealServer::bind(broker.clone(), server, &access, &rates, follow).await.unwrap();
         let address = server.http_address().unwrap();
         let grpc_address = server.grpc_address().unwrap();
         let shutdown = Shutdown::default();

@@ -124,9 +124,8 @@ async fn on_a_slow_log() -> (Arc<SlowLog>, Broker, SocketAddr, Shutdown) {
     }
     filling.close().await;
     let broker = Broker::with_log(log.clone(), &opened).unwrap();
-    let server = RealServer::bind(broker.clone(), config.server, &config.access, config.follow)
-        .await
-        .unwrap();
+    let Config { server, access, rates, follow, .. } = config;
+    let server = RealServer::bind(broker.clone(), server, &access, &rates, follow).await.unwrap();
     let (address, shutdown) = (server.http_address().unwrap(), Shutdown::default());
     tokio::spawn(server.run(shutdown.clone()));
     (log, broker, address, shutdown)

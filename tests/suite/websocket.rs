@@ -67,7 +67,7 @@ impl Client {
     }
 
     /// The code that the broker closes with, and the reason.
-    async fn closed(&mut self) -> (u16, String) {
+    pub(crate) async fn closed(&mut self) -> (u16, String) {
         loop {
             match soon(self.0.next()).await.unwrap().unwrap() {
                 Message::Close(Some(frame)) => {

@@ -9,6 +9,7 @@
 //! | 1011 | the broker has failed | later |
 //! | 1013 | too much is being received, of all clients | later |
 //! | 4001 | not authorised | no |
+//! | 4029 | it goes on with what its rates refuse (`rates.max_refused`) | no |
 //! | 4108 | too slow: it took nothing for `server.write_timeout_ms` | yes |
 //! | 4109 | the broker is stopping | yes |
 //!

@@ -25,6 +25,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use super::super::clients::{self, Peer};
 use super::super::http::Edge;
 use super::super::json::{ReceiptJson, write_ephemeral, write_event};
+use super::super::rates::{CallerRates, Rate, Temper};
 use super::super::receiving::CountedSocket;
 use super::super::{max_request_bytes, selection, status};
 use super::protocol::{Refused, Request, Subscribe};
@@ -49,6 +50,7 @@ const MAX_REFUSED: u32 = 16;
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// Close codes of our own; the others are those of the RFC.
+const ABUSIVE: u16 = 4029;
 const TOO_SLOW: u16 = 4108;
 const DRAINING: u16 = 4109;
 
@@ -113,6 +115,9 @@ pub(super) struct Session<S> {
     publisher: InOrder,
     /// Frames that were refused since the last good one.
     refused: u32,
+    /// What the client has left, and how it takes that.
+    rates: CallerRates,
+    temper: Temper,
     heard: Instant,
 }
 
@@ -127,7 +132,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             .max_message_size(Some(max_bytes))
             .max_frame_size(Some(max_bytes));
         let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(config)).await;
+        let rates = CallerRates::of(peer.as_ref());
         let mut session = Self {
+            temper: rates.temper(),
+            rates,
             edge,
             peer,
             socket,
@@ -186,7 +194,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.heard = Instant::now();
         self.socket.get_ref().release();
         let request = match message {
-            Message::Text(text) => Request::parse(&text),
+            Message::Text(text) => match self.rated(Request::parse(&text), text.len()) {
+                Ok(request) => request,
+                Err(refused) => return self.over_rate(refused).await,
+            },
             Message::Binary(_) => Err(Refused {
                 reference: None,
                 subscription: None,
@@ -196,6 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(()),
             Message::Close(_) => return Err(End::Gone),
         };
+        self.temper.taken();
         let done = match request {
             Ok(Request::Subscribe(subscribe)) => self.subscribe(subscribe),
             Ok(Request::Unsubscribe { subscription }) => self.unsubscribe(subscription).await?,
@@ -215,14 +227,58 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    async fn refuse(&mut self, refused: Refused) -> Result<(), End> {
+    /// Takes what `request` needs from the rates of the client.
+    fn rated(
+        &self,
+        request: Result<Request, Refused>,
+        size_bytes: usize,
+    ) -> Result<Result<Request, Refused>, Refused> {
+        let rated = match &request {
+            Ok(Request::Publish { publish, .. }) => {
+                self.rates.publish(publish.events.len(), || size_bytes)
+            }
+            Ok(Request::PublishEphemeral { events, .. }) => {
+                self.rates.publish(events.len(), || size_bytes)
+            }
+            Ok(Request::Subscribe(_)) => self.rates.other(Rate::Subscriptions, size_bytes),
+            Ok(Request::Unsubscribe { .. }) | Err(_) => {
+                self.rates.other(Rate::Requests, size_bytes)
+            }
+        };
+        let Err(error) = rated else { return Ok(request) };
+        let (reference, subscription) = match request {
+            Ok(
+                Request::Publish { reference, .. } | Request::PublishEphemeral { reference, .. },
+            ) => (reference, None),
+            Ok(Request::Subscribe(Subscribe { subscription, .. }))
+            | Ok(Request::Unsubscribe { subscription }) => (None, Some(subscription)),
+            Err(Refused { reference, subscription, .. }) => (reference, subscription),
+        };
+        Err(Refused { reference, subscription, error })
+    }
+
+    /// Tells when to come back, or ends a client that goes on all the same.
+    async fn over_rate(&mut self, refused: Refused) -> Result<(), End> {
+        self.temper.refused();
+        self.tell(refused).await?;
+        match self.temper.abuse() {
+            Some(reason) => Err(End::Close(ABUSIVE.into(), reason)),
+            None => Ok(()),
+        }
+    }
+
+    async fn tell(&mut self, refused: Refused) -> Result<(), End> {
         let Refused { reference, subscription, error } = refused;
-        self.refused += 1;
         let mut message = message("error");
         message.extend(reference.map(|text| ("ref".to_owned(), json!(text))));
         message.extend(subscription.map(|text| ("subscription".to_owned(), json!(text))));
         message.insert("error".to_owned(), status::problem_json(&error));
-        self.send(message).await?;
+        self.send(message).await
+    }
+
+    async fn refuse(&mut self, refused: Refused) -> Result<(), End> {
+        self.refused += 1;
+        self.tell(refused).await?;
         if self.refused >= MAX_REFUSED {
             let reason = format!("{MAX_REFUSED} messages were refused, one after the other");
             return Err(End::Close(CloseCode::Policy, reason));

@@ -4,6 +4,7 @@
 mod bystander;
 mod connections;
 mod fairness;
+mod rates;
 
 use std::time::Duration;
 
