@@ -12,6 +12,7 @@ mod atomic {
     pub(super) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 }
 mod backup;
+mod chunks;
 mod clock;
 mod committer;
 mod config;
