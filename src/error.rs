@@ -172,6 +172,23 @@ pub struct RateLimit {
     pub retry_after_ms: u64,
 }
 
+/// The longest name of a field, and the longest problem, in bytes. A client may send megabytes, and
+/// an answer, or a line of the log, does not repeat them.
+const MAX_FIELD_BYTES: usize = 300;
+const MAX_PROBLEM_BYTES: usize = 1_024;
+
+/// The beginning of a text that is longer than `max_bytes`, with a sign that it goes on.
+fn cut(text: impl Into<String>, max_bytes: usize) -> String {
+    let mut text = text.into();
+    if text.len() > max_bytes {
+        let is_boundary = |end: &usize| text.is_char_boundary(*end);
+        text.truncate((0..=max_bytes).rev().find(is_boundary).unwrap_or_default());
+        text.shrink_to_fit();
+        text.push('…');
+    }
+    text
+}
+
 /// What to do about damage.
 pub(crate) const PUT_BACK: &str = "put back a copy of the data directory from before the damage, \
      without its file `mark`, so that readers are told of a new epoch";
@@ -181,14 +198,17 @@ fn from_to(first: Sequence, last: Option<Sequence>) -> String {
 }
 
 impl Error {
-    /// An [`Error::Invalid`].
+    /// An [`Error::Invalid`]. Both texts may show what a client sent; what is too long for a message
+    /// is cut.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Invalid { field: field.into(), problem: problem.into() }
+        let (field, problem) = (cut(field, MAX_FIELD_BYTES), cut(problem, MAX_PROBLEM_BYTES));
+        Self::Invalid { field, problem }
     }
 
-    /// An [`Error::OverLimit`].
+    /// An [`Error::OverLimit`]. A name that is too long for a message is cut.
     pub fn over(name: impl Into<String>, value: usize, limit: usize) -> Self {
-        Self::OverLimit { name: name.into(), value: value as u64, limit: limit as u64 }
+        let name = cut(name, MAX_FIELD_BYTES);
+        Self::OverLimit { name, value: value as u64, limit: limit as u64 }
     }
 
     /// Whether a failed publish may have been stored all the same.
@@ -206,4 +226,20 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_shows_the_beginning_of_what_a_client_sent_and_not_all_of_it() {
+        let long = "é".repeat(1 << 20);
+        let error = Error::invalid(long.clone(), format!("{long:?} is none"));
+        let message = error.to_string();
+        assert!(message.len() < 2_048 && message.starts_with("éé"), "{} bytes", message.len());
+        assert!(message.ends_with("é…") && message.contains("é…: \"éé"));
+        assert!(Error::over(long, 2, 1).to_string().ends_with("é…: 2 is over the limit of 1"));
+        assert_eq!(Error::invalid("field", "is wrong").to_string(), "field: is wrong");
+    }
 }

@@ -56,6 +56,9 @@ pub mod cursor;
 pub mod edge;
 pub mod error;
 pub mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lists;
 pub mod log;
 pub mod server;

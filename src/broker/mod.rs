@@ -12,7 +12,6 @@ mod atomic {
     pub(super) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 }
 mod backup;
-mod chunks;
 mod clock;
 mod committer;
 mod config;
@@ -21,6 +20,8 @@ mod ephemeral;
 mod failure;
 mod feed;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod horizon;
 mod interest;
 mod journal;

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::chunks::Chunks;
 use super::dedup::Recall;
 use super::ephemeral::Ring;
 use super::limits::{LimitsConfig, at_most};
@@ -95,9 +94,9 @@ struct Counts {
 }
 
 impl Counts {
-    fn new(limits: &LimitsConfig) -> Self {
+    fn new(limits: &LimitsConfig) -> Arc<Self> {
         let [existing, deleted, unborn] = [0; 3].map(AtomicUsize::new);
-        Self { limits: limits.clone(), existing, deleted, unborn }
+        Arc::new(Self { limits: limits.clone(), existing, deleted, unborn })
     }
 
     /// The number of those that are as `state` says.
@@ -139,13 +138,6 @@ impl Counts {
     }
 }
 
-/// What is known of all topics together.
-#[derive(Debug)]
-struct Roll {
-    counts: Counts,
-    chunks: Chunks,
-}
-
 /// One topic. A topic that somebody follows or publishes to may not exist in the log yet.
 ///
 /// # Why
@@ -161,7 +153,7 @@ pub(super) struct Topic {
     pub(super) upkeep: Upkeep,
     /// The settings that it has where its own say nothing.
     defaults: Arc<TopicConfig>,
-    roll: Arc<Roll>,
+    counts: Arc<Counts>,
     state: Mutex<Kept>,
     /// Tells those who follow it that there is something new. Made for the first of them: of a
     /// hundred thousand topics few are followed, and it takes more than all the rest.
@@ -183,7 +175,7 @@ impl Topic {
         name: TopicName,
         state: TopicState,
         defaults: Arc<TopicConfig>,
-        roll: &Arc<Roll>,
+        counts: &Arc<Counts>,
     ) -> Arc<Self> {
         Arc::new(Self {
             name,
@@ -191,7 +183,7 @@ impl Topic {
             recall: Recall::of(&state.extent),
             upkeep: Upkeep::of(&state.extent),
             defaults,
-            roll: roll.clone(),
+            counts: counts.clone(),
             state: Mutex::new(state.into()),
             signal: OnceLock::new(),
             ephemera: Ring::default(),
@@ -223,20 +215,11 @@ impl Topic {
     }
 
     /// Sets what is readable. Called by the committer alone, which has followers woken.
-    pub(super) fn set_state(self: &Arc<Self>, state: TopicState) {
+    pub(super) fn set_state(&self, state: TopicState) {
         let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.roll.counts.add(&state);
-        let before = current.state();
-        self.roll.counts.remove(&before);
+        self.counts.add(&state);
+        self.counts.remove(&current.state());
         *current = state.into();
-        drop(current);
-        match state.id {
-            Some(id) if before.id.is_none() => self.roll.chunks.add(self, id, &state.extent),
-            Some(id) if state.extent.dropped_position() > before.extent.dropped_position() => {
-                self.roll.chunks.note_dropped(id, &state.extent);
-            }
-            _ => {}
-        }
     }
 
     /// Refuses to have it come to exist, beside `more` others that are going to, where there are as
@@ -246,7 +229,7 @@ impl Topic {
     ///
     /// [`Error::OverLimit`].
     pub(super) fn check_existing(&self, more: isize) -> Result<()> {
-        self.roll.counts.check_existing(more)
+        self.counts.check_existing(more)
     }
 
     /// Refuses to delete it, beside `more` others that are going to be, where there are as many
@@ -256,7 +239,7 @@ impl Topic {
     ///
     /// [`Error::OverLimit`].
     pub(super) fn check_deleted(&self, more: isize) -> Result<()> {
-        self.roll.counts.check_deleted(more)
+        self.counts.check_deleted(more)
     }
 }
 
@@ -332,7 +315,7 @@ pub(super) type Names = BTreeMap<TopicName, Arc<Topic>>;
 /// the name where the one before it ended.
 #[derive(Debug)]
 pub(super) struct Topics {
-    roll: Arc<Roll>,
+    counts: Arc<Counts>,
     defaults: SharedDefaults,
     by_name: RwLock<Names>,
 }
@@ -344,23 +327,15 @@ impl Topics {
         limits: &LimitsConfig,
         defaults: TopicDefaults,
     ) -> Arc<Self> {
-        let roll = Arc::new(Roll { counts: Counts::new(limits), chunks: Chunks::default() });
-        let defaults = SharedDefaults::new(defaults);
+        let (counts, defaults) = (Counts::new(limits), SharedDefaults::new(defaults));
         let topic = |stored: &StoredTopic| {
             let StoredTopic { id, name, extent, config, is_deleted } = stored.clone();
             let state = TopicState { id: Some(id), extent, config, is_deleted, deletions: 0 };
-            roll.counts.add(&state);
-            let topic = Topic::new(name.clone(), state, defaults.of(&name), &roll);
-            roll.chunks.add(&topic, id, &extent);
-            (name, topic)
+            counts.add(&state);
+            (name.clone(), Topic::new(name.clone(), state, defaults.of(&name), &counts))
         };
         let by_name = RwLock::new(stored.iter().map(topic).collect());
-        Arc::new(Self { roll, defaults, by_name })
-    }
-
-    /// Those that have an id, by their ids.
-    pub(super) fn chunks(&self) -> &Chunks {
-        &self.roll.chunks
+        Arc::new(Self { counts, defaults, by_name })
     }
 
     /// Calls `look` with the names. Publishing waits for it, so it takes some microseconds at most.
@@ -378,7 +353,7 @@ impl Topics {
     ///
     /// [`Error::OverLimit`] when it is new, and there are as many topics as there may be.
     pub(super) fn open(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
-        self.open_if(name, || self.roll.counts.check_existing(0))
+        self.open_if(name, || self.counts.check_existing(0))
     }
 
     /// As [`Self::open`], for a reader, who need not have it come to exist.
@@ -388,7 +363,7 @@ impl Topics {
     /// [`Error::OverLimit`] when it is new, and readers follow as many topics that do not exist yet
     /// as they may.
     pub(super) fn follow(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
-        self.open_if(name, || self.roll.counts.check_unborn())
+        self.open_if(name, || self.counts.check_unborn())
     }
 
     /// As [`Self::open`], for what is not stored: it holds the topic for a moment alone.
@@ -406,11 +381,11 @@ impl Topics {
             return Ok(topic);
         }
         let state = TopicState::default();
-        let new = Topic::new(name.clone(), state, self.defaults.of(name), &self.roll);
+        let new = Topic::new(name.clone(), state, self.defaults.of(name), &self.counts);
         let mut by_name = self.names_mut();
         if !by_name.contains_key(name) {
             check()?;
-            self.roll.counts.add(&state);
+            self.counts.add(&state);
         }
         let topic = by_name.entry(name.clone()).or_insert(new);
         Ok(TopicRef::new(topic, self)) // While the lock is held: nobody removes it in between.
@@ -484,7 +459,7 @@ impl Topics {
         let is_current = by_name.get(&topic.name).is_some_and(|known| Arc::ptr_eq(known, topic));
         if is_current && topic.refs.load(Ordering::Acquire) == 0 && topic.state().id.is_none() {
             by_name.remove(&topic.name);
-            self.roll.counts.remove(&topic.state());
+            self.counts.remove(&topic.state());
         }
     }
 }

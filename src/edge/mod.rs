@@ -11,6 +11,8 @@ pub(crate) mod clients;
 mod cloudevents;
 mod codec;
 pub(crate) mod counters;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod grpc;
 pub mod http;
 mod http_events;

@@ -21,7 +21,7 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// - [`Error::Invalid`]: a part is not UTF-8, or a name comes twice.
+    /// - [`Error::Invalid`]: a part is not UTF-8, or has no name, or a name comes twice.
     /// - [`Error::OverLimit`]: there are more names than there may be.
     pub(super) fn parse(query: Option<&str>) -> Result<Self> {
         Self::parse_lists(query, &[])
@@ -37,6 +37,9 @@ impl Query {
         for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let (name, count) = (decode("query", name)?, values.len());
+            if name.is_empty() {
+                return Err(Error::invalid("query", "holds a value without a name"));
+            }
             match values.get_mut(&name) {
                 Some(list) if names.contains(&name.as_str()) => {
                     lists::check_room(&name, list.len())?;
@@ -127,6 +130,7 @@ mod tests {
         let error = |query: &str| Query::parse(Some(query)).unwrap_err().to_string();
         assert_eq!(error("id=%ff"), "id: is not UTF-8");
         assert_eq!(error("id=1&id=2"), "id: is given twice");
+        assert_eq!(error("=%ff"), "query: holds a value without a name");
         let mut query = Query::parse(Some("limit=many&form=earliest")).unwrap();
         let number = query.take_number::<u64>("limit").unwrap_err().to_string();
         assert_eq!(number, "limit: \"many\" is no number");

@@ -18,7 +18,7 @@ use std::io::{self, Read};
 
 use bytes::Bytes;
 
-use super::block::Block;
+use super::block::{Block, MAX_PLACE};
 use super::{StoredTopic, meta};
 use crate::cursor::{Epoch, Position};
 use crate::event::Timestamp;
@@ -26,11 +26,15 @@ use crate::topic::TopicId;
 
 const MAGIC: &[u8; 8] = b"LEFTOFFB";
 const FORMAT: u8 = 2;
-const HEADER_BYTES: usize = 8 + 1 + 4 + 3 * 8 + 4;
-const FRAME_BYTES: usize = 4 + 1 + 4;
+/// Bytes before the parts, and before the content of each.
+pub(super) const HEADER_BYTES: usize = 8 + 1 + 4 + 3 * 8 + 4;
+pub(super) const FRAME_BYTES: usize = 4 + 1 + 4;
 
 /// Largest content of a frame, in bytes: a block with an event of the largest size, and some.
 const MAX_CONTENT_BYTES: usize = 80 << 20;
+
+/// What is said of a backup that ends too early.
+const CUT: &str = "it is cut: its end is missing";
 
 /// What a backup says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +97,7 @@ impl BackupEncoder {
         self.encode(3, &[&frames.to_be_bytes(), &checksum.to_be_bytes()])
     }
 
-    fn encode(&mut self, kind: u8, contents: &[&[u8]]) -> Vec<u8> {
+    pub(super) fn encode(&mut self, kind: u8, contents: &[&[u8]]) -> Vec<u8> {
         let length: usize = contents.iter().map(|content| content.len()).sum();
         let length = u32::try_from(length).expect("a block is smaller than 4 GiB");
         let mut bytes = vec![0; 4];
@@ -153,8 +157,7 @@ impl<R: Read> BackupReader<R> {
         if length > MAX_CONTENT_BYTES {
             return Err(self.altered());
         }
-        let mut content = vec![0; length];
-        read_exact(&mut self.input, &mut content)?;
+        let content = self.read_content(length)?;
         let mut crc = crc32fast::Hasher::new();
         crc.update(&head[4..]);
         crc.update(&content);
@@ -165,6 +168,14 @@ impl<R: Read> BackupReader<R> {
         self.frames += 1;
         self.checksums.update(&head[..4]);
         Ok(frame)
+    }
+
+    /// Takes memory for what there is, and not for what the head of a part says that there is.
+    fn read_content(&mut self, length: usize) -> Result<Vec<u8>, String> {
+        let mut content = Vec::new();
+        let mut input = self.input.by_ref().take(length as u64);
+        input.read_to_end(&mut content).map_err(|error| error.to_string())?;
+        if content.len() < length { Err(CUT.to_owned()) } else { Ok(content) }
     }
 
     fn decode(&mut self, kind: u8, content: Vec<u8>) -> Result<Option<Frame>, String> {
@@ -184,15 +195,25 @@ impl<R: Read> BackupReader<R> {
         let id = id.and_then(TopicId::from_stored).ok_or_else(|| self.altered())?;
         let rest = content.slice(4..);
         match kind {
-            1 => Ok(Some(Frame::Topic(meta::decode_topic(id, &rest)?))),
-            2 => Ok(Some(Frame::Block(id, Block::decode(rest)?))),
-            4 => Ok(Some(Frame::WholeTopic(meta::decode_topic(id, &rest)?))),
+            1 => Ok(Some(Frame::Topic(decode_topic(id, &rest)?))),
+            2 => Ok(Some(Frame::Block(id, Block::decode_foreign(rest)?))),
+            4 => Ok(Some(Frame::WholeTopic(decode_topic(id, &rest)?))),
             other => Err(format!("it has a part of kind {other}, which is not known")),
         }
     }
 
     fn altered(&self) -> String {
         format!("its part {} was altered", self.frames + 1)
+    }
+}
+
+/// A topic's record, with settings that a topic can have, and with places that leave room for more.
+fn decode_topic(id: TopicId, record: &[u8]) -> Result<StoredTopic, String> {
+    let topic = meta::decode_topic(id, record)?;
+    topic.config.validate().map_err(|error| error.to_string())?;
+    match topic.extent.places().into_iter().find(|place| *place > MAX_PLACE) {
+        Some(place) => Err(format!("topic {:?} has the place {place}", topic.name.as_str())),
+        None => Ok(topic),
     }
 }
 
@@ -219,7 +240,7 @@ fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<BackupHeader, String> {
 
 fn read_exact(input: &mut impl Read, bytes: &mut [u8]) -> Result<(), String> {
     input.read_exact(bytes).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => "it is cut: its end is missing".to_owned(),
+        io::ErrorKind::UnexpectedEof => CUT.to_owned(),
         _ => error.to_string(),
     })
 }
@@ -227,8 +248,11 @@ fn read_exact(input: &mut impl Read, bytes: &mut [u8]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cursor::Sequence;
+    use crate::log::Extent;
     use crate::log::block::tests::block;
     use crate::topic::TopicName;
+    use crate::topic_config::TopicConfig;
 
     fn backup() -> Vec<u8> {
         let mut encoder = BackupEncoder::default();
@@ -293,5 +317,45 @@ mod tests {
         {
             read(&parts(order)).unwrap_err();
         }
+    }
+
+    /// Goal: a backup that somebody made up, with all its checksums right, is refused in words.
+    #[test]
+    fn a_backup_of_blocks_and_topics_that_cannot_be_is_refused_and_takes_no_more_than_its_bytes() {
+        let id = TopicId::FIRST.get().to_be_bytes();
+        let refused = |kind: u8, content: &[u8], problem: &str| {
+            let mut encoder = BackupEncoder::default();
+            let mut bytes = backup()[..HEADER_BYTES].to_vec();
+            bytes.extend(encoder.encode(kind, &[&id, content]));
+            bytes.extend(encoder.end());
+            let error = read(&bytes).unwrap_err();
+            assert!(error.contains(problem), "{error}");
+        };
+        let whole = block((1, 1, 1), 0, &[b"one"]).bytes().to_vec();
+        let resealed = |at: usize, byte: u8| {
+            let mut bytes = whole.clone();
+            bytes[at] = byte;
+            let crc = crc32fast::hash(&bytes[4..]);
+            bytes[..4].copy_from_slice(&crc.to_be_bytes());
+            bytes
+        };
+        // A record longer than the block, one event more than there is, sequences up to 2^64, a last
+        // sequence before the first, and a flag that is not known.
+        for (at, byte) in [(70, 200), (9, 2), (22, 255), (29, 0), (5, 128)] {
+            refused(2, &resealed(at, byte), "its records are not what its header says");
+        }
+        let topic = StoredTopic::new(TopicId::FIRST, TopicName::new("a").unwrap());
+        let extent = Extent { tail: Sequence::new(u64::MAX), ..topic.extent };
+        let far = StoredTopic { extent, ..topic.clone() };
+        refused(1, &meta::encode_topic(&far), "topic \"a\" has the place 18446744073709551615");
+        let config = TopicConfig { max_events_per_key: Some(0), ..TopicConfig::default() };
+        let wrong = StoredTopic { config, ..topic };
+        refused(4, &meta::encode_topic(&wrong), "max_events_per_key: is 0");
+        // The head of a part that says it has 80 MiB.
+        let mut cut = backup()[..HEADER_BYTES].to_vec();
+        cut.extend([0, 0, 0, 0, 2]);
+        cut.extend((MAX_CONTENT_BYTES as u32).to_be_bytes());
+        let taken = allocation_counter::measure(|| assert_eq!(read(&cut).unwrap_err(), CUT));
+        assert!(taken.bytes_max < 64 << 10, "{taken:?}");
     }
 }

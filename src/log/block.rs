@@ -44,6 +44,9 @@ const CLOCK_BYTES: usize = 8;
 /// Where the header has the time of the last event.
 const LAST_TIME_AT: usize = 54;
 
+/// The highest sequence, or position, that is taken from others: the next ones must fit, too.
+pub(super) const MAX_PLACE: u64 = u64::MAX >> 1;
+
 /// Where the checksummed part begins.
 const CRC_BYTES: usize = 4;
 
@@ -259,6 +262,45 @@ impl Block {
         Ok(Self { header, bytes })
     }
 
+    /// As [`Self::decode`], of bytes that may be anybody's: every record is verified, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::decode`]; the records, or what the header says of them.
+    pub fn decode_foreign(bytes: Bytes) -> Result<Self, String> {
+        let block = Self::decode(bytes)?;
+        if block.is_consistent() {
+            Ok(block)
+        } else {
+            Err("its records are not what its header says".to_owned())
+        }
+    }
+
+    fn is_consistent(&self) -> bool {
+        let header = &self.header;
+        let places = [header.last_sequence.get(), header.last_position.get()];
+        let is_ordered = header.first_sequence >= Sequence::FIRST
+            && header.first_sequence <= header.last_sequence
+            && header.first_position <= header.last_position
+            && header.first_time <= header.last_time
+            && header.last_clock <= header.last_time;
+        if !is_ordered || places.into_iter().any(|place| place > MAX_PLACE) {
+            return false;
+        }
+        let mut records = self.records();
+        for _ in 0..header.count {
+            let is_within = |event: EventRef<'_>| {
+                event.sequence <= header.last_sequence
+                    && event.position <= header.last_position
+                    && event.time <= header.last_time
+            };
+            if !records.read_checked().is_some_and(is_within) {
+                return false;
+            }
+        }
+        records.is_over() && header.flags & !(HAS_IDS | HAS_TTL | HAS_CLOCK) == 0
+    }
+
     /// How many bytes the block takes that begins with `start`: how many parts belong to it.
     ///
     /// # Errors
@@ -466,6 +508,10 @@ impl Block {
 
     /// Its events, in order.
     pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
+        self.records()
+    }
+
+    fn records(&self) -> Records<'_> {
         let header = &self.header;
         let has_clock = header.has_clock();
         let clock_bytes = if has_clock { CLOCK_BYTES } else { 0 };

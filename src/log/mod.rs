@@ -17,6 +17,8 @@ mod blocks;
 mod check;
 mod cleaner;
 mod failed;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod ids;
 mod keys;
 mod lock;
@@ -239,6 +241,24 @@ impl Extent {
         is_damaged: false,
         compacted: Compacted::NOTHING,
     };
+
+    /// All that it says of places, and of drops, which are numbered like these.
+    fn places(&self) -> [u64; 12] {
+        [
+            self.earliest.get(),
+            self.tail.get(),
+            self.last_position.get(),
+            self.ahead.position.get(),
+            self.trimmed_position.get(),
+            self.trimmed_drop,
+            self.buried_position.get(),
+            self.buried_sequence.get(),
+            self.buried_drop,
+            self.first_position.get(),
+            self.purged.get(),
+            self.rewritten.get(),
+        ]
+    }
 
     /// The number of the newest drop of the log that took something from the topic.
     pub(crate) fn newest_drop(&self) -> u64 {

@@ -71,9 +71,9 @@ pub(super) fn encode_again(event: &EventRef<'_>, skips: &[u64], bytes: &mut Vec<
 /// Appends a record that [`encode`] made to `bytes`, so many positions after the one before it.
 pub(super) fn append_apart(record: &[u8], position_skip: u64, bytes: &mut Vec<u8>) {
     let mut record = Reader(record);
-    let length = record.varint();
+    let length = record.varint().expect("a new record begins with its length");
     let implied = record.take(3);
-    assert_eq!(implied, [0, 0, 0], "a new record has no distances yet");
+    assert_eq!(implied, Some(&[0, 0, 0][..]), "a new record has no distances yet");
     put_varint(bytes, length - 1 + varint_bytes(position_skip) as u64);
     bytes.push(0);
     put_varint(bytes, position_skip);
@@ -197,7 +197,8 @@ impl<'a> Iterator for Headers<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
-        Some((self.texts.text(), self.texts.text()))
+        let (name, value) = (self.texts.text(), self.texts.text());
+        Some(name.zip(value).expect("a verified header is two texts"))
     }
 }
 
@@ -233,29 +234,50 @@ impl<'a> Records<'a> {
 impl<'a> Iterator for Records<'a> {
     type Item = EventRef<'a>;
 
-    /// The next event. The block's checksum was verified, so whatever does not fit is our own bug.
+    /// The next event. The block was verified, so whatever does not fit is our own bug.
     fn next(&mut self) -> Option<EventRef<'a>> {
-        if self.bytes.0.is_empty() {
-            return None;
+        match self.bytes.0 {
+            [] => None,
+            _ => Some(self.read().expect("a verified record is whole")),
         }
-        let length = self.bytes.varint();
-        let mut record = Reader(self.bytes.take(length));
-        let sequence = self.next_sequence + record.varint();
-        let position = self.next_position + record.varint();
-        self.time_ms += record.varint();
-        let ahead_ms = if self.has_clock { record.varint() } else { 0 };
-        self.next_sequence = sequence + 1;
-        self.next_position = position + 1;
+    }
+}
+
+impl<'a> Records<'a> {
+    /// The next event, with its headers; `None` if the bytes are none.
+    pub(super) fn read_checked(&mut self) -> Option<EventRef<'a>> {
+        let event = self.read()?;
+        let mut texts = event.headers.texts.clone();
+        (0..event.headers.left)
+            .try_for_each(|_| texts.text().and_then(|_| texts.text()).map(drop))?;
+        Some(event)
+    }
+
+    /// Whether all were read.
+    pub(super) fn is_over(&self) -> bool {
+        self.bytes.0.is_empty()
+    }
+
+    /// The next event, of whose headers the lengths alone are known to fit.
+    fn read(&mut self) -> Option<EventRef<'a>> {
+        let length = self.bytes.varint()?;
+        let mut record = Reader(self.bytes.take(length)?);
+        let sequence = self.next_sequence.checked_add(record.varint()?)?;
+        let position = self.next_position.checked_add(record.varint()?)?;
+        self.time_ms = self.time_ms.checked_add(record.varint()?)?;
+        let ahead_ms = if self.has_clock { record.varint()? } else { 0 };
+        self.next_sequence = sequence.checked_add(1)?;
+        self.next_position = position.checked_add(1)?;
         let rest = record.0;
-        let publisher_time = record.varint().checked_sub(1).map(Timestamp::from_ms);
-        let ttl_ms = record.varint().checked_sub(1);
-        let (id, event_type, key) = (record.text(), record.text(), record.text());
-        let content_type = record.text();
-        let count = record.varint();
+        let publisher_time = record.varint()?.checked_sub(1).map(Timestamp::from_ms);
+        let ttl_ms = record.varint()?.checked_sub(1);
+        let (id, event_type, key) = (record.text()?, record.text()?, record.text()?);
+        let content_type = record.text()?;
+        let count = record.varint()?;
         let headers = Headers { left: count, texts: record.clone() };
-        for _ in 0..2 * count {
-            let length = record.varint();
-            record.take(length);
+        for _ in 0..count.checked_mul(2)? {
+            let length = record.varint()?;
+            record.take(length)?;
         }
         Some(EventRef {
             sequence: Sequence::new(sequence),
@@ -275,33 +297,32 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// What is left of bytes that were verified before.
+/// What is left of the bytes.
 #[derive(Debug, Clone)]
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, length: u64) -> &'a [u8] {
-        let length = usize::try_from(length).expect("a verified length fits the memory");
-        let (taken, rest) = self.0.split_at_checked(length).expect("a verified record is whole");
+    fn take(&mut self, length: u64) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(usize::try_from(length).ok()?)?;
         self.0 = rest;
-        taken
+        Some(taken)
     }
 
-    fn varint(&mut self) -> u64 {
+    fn varint(&mut self) -> Option<u64> {
         let mut number = 0;
         for (index, byte) in self.0.iter().take(MAX_VARINT_BYTES).enumerate() {
             number |= u64::from(byte & 0x7f) << (7 * index);
             if byte & 0x80 == 0 {
                 self.0 = &self.0[index + 1..];
-                return number;
+                return Some(number);
             }
         }
-        panic!("a verified varint ends");
+        None
     }
 
-    fn text(&mut self) -> &'a str {
-        let length = self.varint();
-        std::str::from_utf8(self.take(length)).expect("a verified text is UTF-8")
+    fn text(&mut self) -> Option<&'a str> {
+        let length = self.varint()?;
+        std::str::from_utf8(self.take(length)?).ok()
     }
 }
 
@@ -351,7 +372,7 @@ mod tests {
             put_varint(&mut bytes, number);
             prop_assert_eq!(bytes.len(), varint_bytes(number));
             let mut reader = Reader(&bytes);
-            prop_assert_eq!(reader.varint(), number);
+            prop_assert_eq!(reader.varint(), Some(number));
             prop_assert!(reader.0.is_empty());
         }
     }

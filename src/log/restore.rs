@@ -313,7 +313,7 @@ impl Target {
         };
         let trimmed: Vec<_> = self.topics.values().filter_map(ends).collect();
         trimmed.into_iter().try_for_each(|id| self.remove_blocks(id))?;
-        let mut sequences = 0;
+        let mut sequences: u64 = 0;
         for (id, (topic, written)) in std::mem::take(&mut self.topics) {
             let topic = StoredTopic { extent: extent(&topic.extent, &written), ..topic };
             let record = meta::encode_topic(&topic);
@@ -321,7 +321,9 @@ impl Target {
             self.batch.insert(&keys::topic(id), record);
             report.topics += u64::from(!topic.is_deleted);
             report.events += written.events;
-            sequences += topic.extent.tail.previous().get();
+            sequences = sequences
+                .checked_add(topic.extent.tail.previous().get())
+                .ok_or_else(|| self.bad("its topics have more than 2^64 sequences"))?;
             report.last_position = report.last_position.max(topic.extent.last_position.get());
             if self.batch_bytes >= BATCH_BYTES {
                 self.flush()?;

@@ -45,6 +45,8 @@ use crate::event::{NewEvent, Timestamp};
 pub(in crate::edge) use protobuf::{protobuf, protobuf_batch};
 pub(in crate::edge) use read::{batched, binary, structured};
 pub(in crate::edge) use write::append;
+#[cfg(any(test, fuzzing))]
+pub(in crate::edge) use write::{EventPlace, Stored};
 
 /// The version that is spoken here.
 const VERSION: &str = "1.0";

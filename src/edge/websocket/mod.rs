@@ -16,6 +16,8 @@
 //! 4000 to 4099 mean not to come back, 4100 to 4199 to come back with the last cursors. Whoever is
 //! too slow, or dead, often cannot be told any more: the connection just ends.
 
+#[cfg(any(test, fuzzing))]
+pub(in crate::edge) mod fuzzing;
 mod protocol;
 mod session;
 

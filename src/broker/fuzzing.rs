@@ -1,0 +1,9 @@
+//! What the checks of [`crate::fuzzing`] need of the broker's own.
+
+use super::matching::PatternSet;
+use crate::topic::{TopicName, TopicPattern};
+
+/// Whether `name` fits any of the patterns, as a feed finds it.
+pub(crate) fn fits_any(patterns: &[TopicPattern], name: &TopicName) -> bool {
+    PatternSet::new(patterns).matches(name)
+}

@@ -1,0 +1,187 @@
+//! Checks of what clients send, for any input at all: see [`crate::fuzzing`].
+
+#![allow(clippy::missing_panics_doc, reason = "a check panics when a promise is broken")]
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::value::RawValue;
+
+use super::cloudevents::{self, EventPlace, Mode, Stored};
+use super::http::Asked;
+use super::ndjson::{self, Line};
+use super::page_token::StateToken;
+use super::proto;
+use super::query::Query;
+use super::selection::{LISTS, Topics};
+use crate::broker::Filter;
+use crate::cursor::{Epoch, Position, Sequence};
+use crate::event::{NewEvent, Timestamp};
+use crate::fuzzing::refusal::check_refusal;
+use crate::topic::TopicName;
+
+pub use super::websocket::fuzzing::messages;
+
+/// The query of a URL: what a reader asks for with it.
+pub fn queries(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    if let Err(error) = text.parse::<StateToken>() {
+        check_refusal(&error);
+    }
+    let (asked, rest) = match asked(text) {
+        Ok(asked) => asked,
+        Err(error) => return check_refusal(&error),
+    };
+    if let Err(error) = rest.finish("none that are left") {
+        check_refusal(&error);
+    }
+    let (again, rest) = self::asked(&written(&asked)).expect("what is written can be read");
+    rest.finish("all").expect("nothing else was written");
+    assert_eq!(again.start, asked.start);
+    assert_eq!(again.filter, asked.filter);
+    assert_eq!(again.member, asked.member);
+}
+
+fn asked(query: &str) -> crate::Result<(Asked, Query)> {
+    let mut query = Query::parse_lists(Some(query), &LISTS)?;
+    let topics = Topics::many(query.take_all("topic"))?;
+    let asked = Asked::of(topics, &HeaderMap::new(), None, &mut query)?;
+    Ok((asked, query))
+}
+
+/// The query that asks for the same.
+fn written(asked: &Asked) -> String {
+    let Filter { types, keys, key_prefixes, headers } = &asked.filter;
+    let mut pairs: Vec<(&str, String)> = Vec::new();
+    pairs.extend(asked.start.map(|start| ("from", start.to_string())));
+    pairs.extend(types.iter().map(|text| ("type", text.clone())));
+    pairs.extend(keys.iter().map(|text| ("key", text.clone())));
+    pairs.extend(key_prefixes.iter().map(|text| ("key_prefix", text.clone())));
+    pairs.extend(headers.iter().map(|(name, text)| ("header", format!("{name}:{text}"))));
+    if let Some(member) = &asked.member {
+        pairs.push(("member", member.id.clone()));
+        let info = serde_json::to_string(&member.info).expect("texts are JSON");
+        pairs.push(("member_info", info));
+    }
+    let pair = |(name, value): (&str, String)| {
+        format!("{name}={}", utf8_percent_encode(&value, NON_ALPHANUMERIC))
+    };
+    pairs.into_iter().map(pair).collect::<Vec<_>>().join("&")
+}
+
+/// A line of NDJSON: its event, written as a line, is the same.
+pub fn lines(input: &[u8]) {
+    match Line::parse(input) {
+        Ok(Line { topic, event }) => {
+            let name = topic.map_or_else(|| "a".to_owned(), String::from);
+            let line = written_line(&name, &event);
+            assert!(!line.contains('\n'), "{line}");
+            let again = Line::parse(line.as_bytes()).unwrap_or_else(|e| panic!("{line}: {e}"));
+            let topic = Some(name.parse::<TopicName>().expect("it was one before"));
+            assert_eq!(again, Line { topic, event }, "{line}");
+        }
+        Err(error) => check_refusal(&error),
+    }
+}
+
+/// The line that publishes `event` again.
+pub(super) fn written_line(topic: &str, event: &NewEvent) -> String {
+    let event = event.clone();
+    let stored = proto::Event {
+        id: event.id,
+        r#type: event.event_type,
+        key: event.key,
+        headers: event.headers,
+        content_type: event.content_type,
+        payload: event.payload,
+        publisher_time_ms: event.publisher_time.map(Timestamp::as_ms),
+        ttl_ms: event.ttl_ms,
+        ..proto::Event::default()
+    };
+    ndjson::line(topic, &stored).expect("an event can be written")
+}
+
+/// CloudEvents. The first byte of the input says in which mode they come; what follows is the body,
+/// in binary mode and over gRPC after lines of headers and an empty line.
+pub fn cloudevents(input: &[u8]) {
+    let Some((mode, body)) = input.split_first() else { return };
+    let body = Bytes::copy_from_slice(body);
+    let read = match mode {
+        b'b' => {
+            let (headers, body) = split_headers(&body);
+            cloudevents::read(Mode::Binary, &headers, body)
+        }
+        b's' => cloudevents::read(Mode::Structured, &HeaderMap::new(), body),
+        b'S' => cloudevents::read(Mode::Batched, &HeaderMap::new(), body),
+        b'p' => cloudevents::read(Mode::Protobuf, &HeaderMap::new(), body),
+        b'P' => cloudevents::read(Mode::ProtobufBatch, &HeaderMap::new(), body),
+        _ => {
+            let (headers, payload) = split_headers(&body);
+            let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let content_type = headers.get("content-type").map(text).unwrap_or_default();
+            let pair = |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), text(value));
+            let headers = headers.iter().map(pair).collect();
+            let event = NewEvent { headers, content_type, payload, ..NewEvent::default() };
+            let carried = cloudevents::carried(event.clone());
+            if carried.as_ref().is_ok_and(|carried| *carried == event) {
+                return; // An event like any other.
+            }
+            carried.map(|event| vec![event])
+        }
+    };
+    match read {
+        Ok(events) => events.iter().for_each(check_cloudevent),
+        Err(error) => check_refusal(&error),
+    }
+}
+
+/// Reads `name: value` lines, up to an empty one; what is no header is passed over.
+fn split_headers(input: &Bytes) -> (HeaderMap, Bytes) {
+    let end = input.windows(2).position(|pair| pair == b"\n\n");
+    let (head, body) =
+        end.map_or((&input[..], Bytes::new()), |end| (&input[..end], input.slice(end + 2..)));
+    let mut headers = HeaderMap::new();
+    for line in head.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let name = HeaderName::from_bytes(line[..colon].trim_ascii());
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+    (headers, body)
+}
+
+/// What was read of a CloudEvent, written as one, reads the same.
+fn check_cloudevent(event: &NewEvent) {
+    let stored = Stored {
+        place: EventPlace::Stored(Sequence::new(7), Position::new(70)),
+        time: Timestamp::from_ms(700),
+        publisher_time: event.publisher_time,
+        event_type: &event.event_type,
+        key: &event.key,
+        headers: event.headers.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect(),
+        content_type: &event.content_type,
+        payload: &event.payload,
+    };
+    let mut written = Vec::new();
+    cloudevents::append("a.b", Epoch::new(7), &stored, &mut written);
+    let shown = String::from_utf8_lossy(&written);
+    let again = cloudevents::read(Mode::Structured, &HeaderMap::new(), written.clone().into());
+    let again = again.unwrap_or_else(|error| panic!("{shown}: {error}")).remove(0);
+    assert_eq!(again.id, event.id, "{shown}");
+    assert_eq!(again.event_type, event.event_type, "{shown}");
+    assert_eq!(again.key, event.key, "{shown}");
+    assert_eq!(again.content_type, event.content_type, "{shown}");
+    // A time that the publisher did not give is that of the broker.
+    let time = event.publisher_time.unwrap_or(stored.time);
+    assert_eq!(again.publisher_time, Some(time), "{shown}");
+    // White space around JSON is no part of it.
+    let is_json = serde_json::from_slice::<&RawValue>(&again.payload).is_ok();
+    let is_trimmed = is_json && again.payload == event.payload.trim_ascii();
+    assert!(again.payload == event.payload || is_trimmed, "{:?}: {shown}", event.payload);
+    let own = ["ce-time", "ce-leftofftopic", "ce-leftoffsequence", "ce-leftoffposition"];
+    for (name, text) in event.headers.iter().filter(|(name, _)| !own.contains(&name.as_str())) {
+        assert_eq!(again.headers.get(name), Some(text), "{name} of {shown}");
+    }
+}

@@ -1,0 +1,83 @@
+//! A check of the messages of a WebSocket, for any input at all: see [`crate::fuzzing`].
+
+#![allow(clippy::missing_panics_doc, reason = "a check panics when a promise is broken")]
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::super::fuzzing::written_line;
+use super::super::selection::Topics;
+use super::protocol::{Request, Subscribe};
+use crate::broker::Publish;
+use crate::event::NewEvent;
+use crate::fuzzing::refusal::check_refusal;
+use crate::topic::TopicName;
+
+/// A message: what it asks for, written as a message, asks for the same.
+pub fn messages(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let request = match Request::parse(text) {
+        Ok(request) => request,
+        Err(refused) => return check_refusal(&refused.error),
+    };
+    let written = written(&request);
+    let again = Request::parse(&written).unwrap_or_else(|error| panic!("{written}: {error:?}"));
+    assert_eq!(format!("{again:?}"), format!("{request:?}"), "{written}");
+}
+
+fn written(request: &Request) -> String {
+    match request {
+        Request::Subscribe(subscribe) => written_subscribe(subscribe).to_string(),
+        Request::Unsubscribe { subscription } => {
+            json!({"type": "unsubscribe", "subscription": subscription}).to_string()
+        }
+        Request::Publish { reference, publish } => {
+            let Publish { topic, events, expected_sequence } = publish;
+            let expected = json!(expected_sequence);
+            written_publish(reference.as_deref(), topic, events, ("expected_sequence", expected))
+        }
+        Request::PublishEphemeral { reference, topic, events } => {
+            written_publish(reference.as_deref(), topic, events, ("ephemeral", json!(true)))
+        }
+    }
+}
+
+fn written_publish(
+    reference: Option<&str>,
+    topic: &TopicName,
+    events: &[NewEvent],
+    (name, value): (&str, Value),
+) -> String {
+    // As text, so that the payloads stay as they are.
+    let events = serde_json::to_string(&lines(events)).expect("lines are JSON");
+    let (reference, topic) = (json!(reference), json!(topic));
+    format!(
+        r#"{{"type":"publish","ref":{reference},"topic":{topic},"{name}":{value},"events":{events}}}"#
+    )
+}
+
+fn written_subscribe(subscribe: &Subscribe) -> Value {
+    let Subscribe { subscription, topics, start, on_gap, filter, member } = subscribe;
+    let mut message = json!({
+        "type": "subscribe", "subscription": subscription, "from": start.to_string(),
+        "on_gap": format!("{on_gap:?}").to_lowercase(), "filter": filter, "member": member,
+    });
+    match topics {
+        Topics::One(topic) => message["topic"] = json!(topic),
+        Topics::Many(patterns) => message["topics"] = json!(patterns),
+    }
+    message
+}
+
+/// The lines of events, which have no topic of their own.
+fn lines(events: &[NewEvent]) -> Vec<BTreeMap<String, Box<RawValue>>> {
+    let line = |event| {
+        let line = written_line("a", event);
+        let mut line: BTreeMap<_, _> = serde_json::from_str(&line).expect("a line is an object");
+        line.remove("topic");
+        line
+    };
+    events.iter().map(line).collect()
+}

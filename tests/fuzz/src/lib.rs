@@ -1,0 +1,8 @@
+//! What every fuzz target does with an input.
+
+/// Runs `check`, and panics where it takes more memory than the input allows.
+pub fn run(check: fn(&[u8]), input: &[u8]) {
+    let taken = allocation_counter::measure(|| check(input)).bytes_max;
+    let limit = leftoff::fuzzing::max_memory_bytes(input.len()) as u64;
+    assert!(taken <= limit, "{taken} bytes, over {limit}, for an input of {}", input.len());
+}
