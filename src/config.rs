@@ -130,8 +130,10 @@ impl Config {
             ("follow.max_in_flight", follow.max_in_flight, 1, 100_000),
             ("follow.max_subscriptions", follow.max_subscriptions, 1, 100_000),
             ("follow.body_read_ms", follow.body_read_ms, 1, 3_600_000),
+            ("follow.min_body_bytes_per_second", follow.min_body_bytes_per_second, 0, 1 << 30),
             ("server.shutdown_ms", server.shutdown_ms, 0, 3_600_000),
             ("server.header_read_ms", server.header_read_ms, 1, 3_600_000),
+            ("server.idle_ms", server.idle_ms, 1, 86_400_000),
             // One request has to fit, or none of its size is ever taken.
             ("server.max_receiving_bytes", server.max_receiving_bytes, largest_request, 1 << 40),
             ("server.write_timeout_ms", server.write_timeout_ms, 1, 3_600_000),

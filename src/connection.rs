@@ -15,6 +15,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +39,9 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use crate::activity::{Activity, Look, Patience};
 use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
+use crate::edge::counters::{Counters, TimeLimit};
 use crate::edge::rates::Rates;
 use crate::edge::status;
 use crate::edge::websocket::Upgrades;
@@ -89,10 +92,12 @@ type EventStream = (Socket, Response);
 struct Serving {
     http1: http1::Builder,
     http2: http2::Builder<StreamTasks>,
-    /// Time for a client to say which protocol it speaks.
-    first_bytes: Duration,
+    /// How long it may take to ask for something.
+    patience: Patience,
     /// Time in which a client has to take some of what is sent to it.
     write_timeout: Duration,
+    /// Where it is noted that a client took too long.
+    counters: Arc<Counters>,
     /// Has each end when it has answered what it was asked.
     stopping: CancellationToken,
     /// Where those go that become something else.
@@ -100,12 +105,16 @@ struct Serving {
 }
 
 impl Connections {
-    pub(crate) fn new(config: &ServerConfig) -> Self {
-        let (http1, http2) = (http1_builder(config), http2_builder(config));
+    pub(crate) fn new(config: &ServerConfig, counters: Arc<Counters>) -> Self {
+        let (http1, http2) = (http1_builder(), http2_builder(config));
         let serving = Serving {
             http1,
             http2,
-            first_bytes: Duration::from_millis(config.header_read_ms),
+            patience: Patience {
+                head: Duration::from_millis(config.header_read_ms),
+                idle: Duration::from_millis(config.idle_ms),
+            },
+            counters,
             write_timeout: Duration::from_millis(config.write_timeout_ms),
             stopping: CancellationToken::new(),
             upgrades: Upgrades::default(),
@@ -135,9 +144,13 @@ impl Connections {
             }
         };
         let serve = self.serving.clone().serve(socket, admitted, door.routes.clone());
+        let counters = self.serving.counters.clone();
         self.tasks.spawn(async move {
             let served = serve.await;
             served.unwrap_or_else(|error| {
+                if let Some(limit) = limit_of(&*error) {
+                    counters.time_limit(limit);
+                }
                 debug!(error, "a connection ended early");
                 None
             })
@@ -153,8 +166,14 @@ impl Connections {
         match self.tasks.join_next().await {
             // A task of its own, which is small: the one before had the whole of hyper in it.
             Some(Ok(Some((socket, response)))) => {
+                let counters = self.serving.counters.clone();
                 self.tasks.spawn(async move {
-                    let _gone = stream::send(socket, response).await;
+                    if let Err(error) = stream::send(socket, response).await
+                        && error.kind() == io::ErrorKind::TimedOut
+                    {
+                        counters.time_limit(TimeLimit::Write);
+                        debug!(%error, "a client takes nothing of an event stream");
+                    }
                     None
                 });
             }
@@ -192,14 +211,26 @@ impl Serving {
     async fn serve(self, socket: TcpStream, admitted: Admitted, routes: Router) -> Served {
         let peer = Peer::new(&admitted, self.upgrades.clone());
         let mut socket = Socket::new(socket, self.write_timeout, Some(admitted));
+        let activity = Activity::accepted();
         let spoken = tokio::select! {
-            spoken = tokio::time::timeout(self.first_bytes, socket.protocol()) => spoken,
+            spoken = tokio::time::timeout(self.patience.head, socket.protocol()) => spoken,
             () = self.stopping.cancelled() => return Ok(None), // It holds nothing up.
         };
-        let Ok(Ok(spoken)) = spoken else { return Ok(None) };
+        let spoken = match spoken {
+            Ok(Ok(spoken)) => spoken,
+            Ok(Err(_gone)) => return Ok(None),
+            Err(_elapsed) => {
+                // A client that has sent nothing may have meant to keep the connection for later.
+                let has_begun = socket.has_begun();
+                self.over(socket, TimeLimit::Head, has_begun).await;
+                return Ok(None);
+            }
+        };
+        socket.tell(activity.clone());
         let taken = Taken::default();
         let streams = Streams::default();
-        let requests = Requests { routes, peer, taken: Mutex::new(Some(taken.clone())), streams };
+        let taken_first = Mutex::new(Some(taken.clone()));
+        let requests = Requests { routes, peer, taken: taken_first, streams, activity };
         match spoken {
             Protocol::Http1 => self.serve_http1(socket, requests, taken).await,
             Protocol::Http2 => self.serve_http2(socket, requests).await.map(|()| None),
@@ -207,8 +238,10 @@ impl Serving {
     }
 
     async fn serve_http1(self, socket: Socket, requests: Requests, taken: Taken) -> Served {
+        let activity = requests.activity.clone();
         let connection = self.http1.serve_connection(TokioIo::new(socket), requests);
         let mut connection = connection.with_upgrades();
+        let mut look = pin!(tokio::time::sleep_until(self.patience.first_look()));
         let mut stopping = pin!(self.stopping.cancelled());
         let mut is_told = false;
         let response = poll_fn(|cx| {
@@ -218,13 +251,49 @@ impl Serving {
             }
             let polled = Pin::new(&mut connection).poll(cx);
             match taken.response() {
-                Some(response) => Poll::Ready(Ok(Some(response))),
-                None => polled.map_ok(|()| None),
+                Some(response) => return Poll::Ready(Ok(Some(End::EventStream(response)))),
+                None if polled.is_ready() => return polled.map_ok(|()| None),
+                None => {}
             }
+            while look.as_mut().poll(cx).is_ready() {
+                match activity.look(self.patience) {
+                    Look::Again(at) => look.as_mut().reset(at),
+                    Look::Over(limit) => return Poll::Ready(Ok(Some(End::Over(limit)))),
+                }
+            }
+            Poll::Pending
         });
-        let Some(response) = response.await? else { return Ok(None) };
-        let parts = connection.into_parts();
-        Ok(parts.map(|parts| (parts.io.into_inner(), response)))
+        let Some(end) = response.await? else { return Ok(None) };
+        let Some(parts) = connection.into_parts() else { return Ok(None) };
+        let socket = parts.io.into_inner();
+        match end {
+            End::EventStream(response) => Ok(Some((socket, response))),
+            End::Over(limit) => {
+                self.over(socket, limit, limit == TimeLimit::Head).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Notes that a client took too long.
+    fn note(&self, limit: TimeLimit) {
+        self.counters.time_limit(limit);
+        debug!(limit = limit.name(), "a connection ends, as a time limit has passed");
+    }
+
+    /// Ends a connection whose client took too long, and tells it, if it is to be told.
+    async fn over(&self, mut socket: Socket, limit: TimeLimit, is_told: bool) {
+        self.note(limit);
+        let head_ms = self.patience.head.as_millis();
+        let told = async {
+            if is_told {
+                let detail = format!("the head of a request was not whole after {head_ms} ms");
+                let answer = status::plain_problem(StatusCode::REQUEST_TIMEOUT, &detail);
+                stream::answer(&mut socket, answer).await?;
+            }
+            socket.shutdown().await
+        };
+        let _gone_or_told = tokio::time::timeout(self.write_timeout, told).await;
     }
 
     async fn serve_http2(
@@ -233,11 +302,13 @@ impl Serving {
         requests: Requests,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let streams = requests.streams.clone();
+        let activity = requests.activity.clone();
+        activity.without_heads();
         let connection = self.http2.serve_connection(TokioIo::new(socket), requests);
         let mut connection = pin!(connection);
         let mut stopping = pin!(self.stopping.cancelled());
         let mut is_told = false;
-        let mut look = tokio::time::interval(self.write_timeout / 4);
+        let mut look = tokio::time::interval(self.write_timeout.min(self.patience.idle) / 4);
         loop {
             tokio::select! {
                 served = connection.as_mut() => return Ok(served?),
@@ -247,13 +318,46 @@ impl Serving {
                 }
                 _ = look.tick() => {
                     let stalled = streams.end_stalled(self.write_timeout);
+                    if let Look::Over(limit) = activity.look(self.patience)
+                        && !is_told
+                    {
+                        self.note(limit);
+                        is_told = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
                     if stalled > 0 {
+                        (0..stalled).for_each(|_| self.counters.time_limit(TimeLimit::Write));
                         debug!(stalled, "a client takes nothing of some of its streams");
                     }
                 }
             }
         }
     }
+}
+
+/// How hyper's part in a connection ends before it is closed.
+enum End {
+    /// An event stream is to be sent.
+    EventStream(Response),
+    /// The client took too long.
+    Over(TimeLimit),
+}
+
+/// The time limit because of which a connection has failed, if it was one.
+fn limit_of(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<TimeLimit> {
+    let hyper = error.downcast_ref::<hyper::Error>();
+    if hyper.is_some_and(hyper::Error::is_timeout) {
+        return Some(TimeLimit::Ping); // The only time that hyper keeps.
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if kind == Some(io::ErrorKind::TimedOut) {
+            return Some(TimeLimit::Write);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// Answers the requests of one connection.
@@ -266,6 +370,7 @@ struct Requests {
     taken: Mutex<Option<Taken>>,
     /// The answers that are on their way.
     streams: Streams,
+    activity: Activity,
 }
 
 /// The answer that is taken from hyper.
@@ -284,6 +389,7 @@ impl Service<Request<Incoming>> for Requests {
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let served = self.activity.serve();
         request.extensions_mut().insert(self.peer.clone());
         let may_stream = request.version() == Version::HTTP_11 && request.method() == Method::GET;
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -298,10 +404,13 @@ impl Service<Request<Incoming>> for Requests {
                     *taken.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
                     std::future::pending().await // Until the connection is taken apart.
                 }
-                _ => Ok(match streams {
-                    Some(streams) => response.map(|body| streams.watch(body)),
-                    None => response,
-                }),
+                _ => Ok(response.map(|body| {
+                    let body = served.until_sent(body);
+                    match streams {
+                        Some(streams) => streams.watch(body),
+                        None => body,
+                    }
+                })),
             }
         })
     }
@@ -366,11 +475,9 @@ fn calm_down(reason: &[u8]) -> Vec<u8> {
     frames
 }
 
-fn http1_builder(config: &ServerConfig) -> http1::Builder {
+fn http1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(config.header_read_ms));
+    builder.timer(TokioTimer::new()).header_read_timeout(None); // Why: src/activity.rs
     builder
 }
 

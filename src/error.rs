@@ -82,6 +82,15 @@ pub enum Error {
         /// The deadline, in milliseconds.
         limit_ms: u64,
     },
+    /// What a client began to send stopped, or came too slowly; nothing of it was written. Send it
+    /// again.
+    #[error("{what} came too slowly: {problem}")]
+    TooSlow {
+        /// What was to come.
+        what: &'static str,
+        /// The limit.
+        problem: String,
+    },
     /// The disk is full; nothing was written. Make room and retry.
     #[error("the disk has {free_bytes} bytes free, under the {needed_bytes} that are needed")]
     DiskFull {

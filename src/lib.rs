@@ -49,6 +49,7 @@
 //! # }
 //! ```
 
+mod activity;
 pub mod broker;
 pub mod config;
 mod connection;

@@ -27,6 +27,7 @@ use tracing::{info, warn};
 use crate::broker::Broker;
 use crate::connection::{Connections, Door};
 use crate::edge::counters::Counters;
+use crate::edge::pace::{self, Pace};
 use crate::edge::proto::broker_service_server::BrokerServiceServer;
 use crate::edge::rates::{self, Rates};
 use crate::edge::receiving::Receiving;
@@ -60,8 +61,14 @@ pub struct ServerConfig {
     /// How long a stop may take, in milliseconds; connections that are open then are cut.
     /// Default: 10,000.
     pub shutdown_ms: u64,
-    /// Time for a client to send the head of a request, in milliseconds. Default: 30,000.
+    /// Time for a client to send the head of a request, in milliseconds, from its first byte on,
+    /// or from when the connection was accepted; what has begun is answered with 408 then.
+    /// Default: 30,000.
     pub header_read_ms: u64,
+    /// How long a connection may be open without a request, in milliseconds, before it is closed,
+    /// in order: longer than clients keep connections that they do not use (90 s in hyper and Go).
+    /// Default: 180,000.
+    pub idle_ms: u64,
     /// Silence on an HTTP/2 connection, in milliseconds, before it is pinged; and the time for the
     /// answer, after which it is closed. Default: 20,000.
     pub keep_alive_ms: u64,
@@ -86,6 +93,7 @@ impl Default for ServerConfig {
             grpc_listen: None,
             shutdown_ms: 10_000,
             header_read_ms: 30_000,
+            idle_ms: 180_000,
             keep_alive_ms: 20_000,
             max_concurrent_streams: 1_024,
             max_connections: 100_000,
@@ -104,6 +112,7 @@ pub struct Server {
     http: (TcpListener, Door),
     grpc: Option<(TcpListener, Door)>,
     health: HealthReporter,
+    counters: Arc<Counters>,
 }
 
 impl Server {
@@ -121,8 +130,9 @@ impl Server {
     ) -> Result<Self> {
         let drain_ms = follow.drain_ms.min(config.shutdown_ms / 2);
         let follow = FollowConfig { drain_ms, ..follow };
-        let (health, grpc_routes) = grpc_routes(&broker, &follow).await?;
         let counters = Arc::<Counters>::default();
+        let (health, grpc_routes) = grpc_routes(&broker, &follow).await?;
+        let grpc_routes = pace::paced(grpc_routes, Pace::new(&follow, counters.clone()));
         let http_routes = http::counted(broker.clone(), follow, counters.clone());
         let rates_of =
             |is_loopback| Rates::new(rates, is_loopback, broker.limits(), counters.clone());
@@ -146,7 +156,7 @@ impl Server {
             None => (http_routes.merge(grpc_routes), None),
         };
         let http = served(config.listen, http_routes.fallback(http::not_found))?;
-        Ok(Self { broker, config, http, grpc, health })
+        Ok(Self { broker, config, http, grpc, health, counters })
     }
 
     /// Where HTTP is served, and gRPC unless it has an address of its own.
@@ -170,8 +180,8 @@ impl Server {
     /// Serves until `shutdown`, then stops: nothing new is accepted, what was accepted is answered,
     /// streams end, and the log is closed. Whatever is left when the time is over is cut.
     pub async fn run(self, shutdown: Shutdown) {
-        let Self { broker, config, http, grpc, mut health } = self;
-        let mut connections = Connections::new(&config);
+        let Self { broker, config, http, grpc, mut health, counters } = self;
+        let mut connections = Connections::new(&config, counters);
         let mut is_failed = false;
         loop {
             tokio::select! {

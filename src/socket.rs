@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tracing::debug;
 
+use crate::activity::Activity;
 use crate::edge::clients::Admitted;
 
 /// How long the peer has to close its half.
@@ -70,6 +71,8 @@ pub(crate) struct Socket {
     admitted: Option<Admitted>,
     /// What was read to tell the protocol, and is read again.
     beginning: Beginning,
+    /// Is told of what comes in.
+    activity: Option<Activity>,
 }
 
 /// The first bytes that a peer sent, as far as they are still to be read: up to `end`.
@@ -90,7 +93,25 @@ impl Socket {
             debug!(%error, "cannot set how a connection sends");
         }
         let beginning = Beginning::default();
-        Self { stream, write_timeout, stalled: None, lingering: None, admitted, beginning }
+        Self {
+            stream,
+            write_timeout,
+            stalled: None,
+            lingering: None,
+            admitted,
+            beginning,
+            activity: None,
+        }
+    }
+
+    /// Tells `activity` of what comes in from now on.
+    pub(crate) fn tell(&mut self, activity: Activity) {
+        self.activity = Some(activity);
+    }
+
+    /// Whether the peer has sent anything before its protocol is known.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.beginning.end > 0
     }
 
     /// Waits until the peer has sent enough to tell HTTP/1.1 from HTTP/2.
@@ -157,7 +178,13 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let Beginning { bytes, start, end } = &mut self.beginning;
         if start == end {
-            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            let has_come = buffer.filled().len() > before;
+            if let Some(activity) = self.activity.as_ref().filter(|_| has_come) {
+                activity.heard();
+            }
+            return Poll::Ready(Ok(()));
         }
         let count = buffer.remaining().min(*end - *start);
         buffer.put_slice(&bytes[*start..*start + count]);

@@ -10,13 +10,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::json;
 
 use super::clients::Peer;
 use super::counters::Counters;
 use super::json::ReceiptJson;
+use super::pace::Pace;
 use super::query::Query;
 use super::rates::{self, CallerRates, Rate};
 use super::receiving::{self, Received};
@@ -192,6 +192,11 @@ fn cursor(headers: &HeaderMap, query: &mut Query) -> Result<Option<StartPoint>> 
 }
 
 impl Edge {
+    /// How slowly a body may come in.
+    pub(super) fn pace(&self) -> Pace {
+        Pace::new(&self.config, self.counters.clone())
+    }
+
     /// Answers in the form that the client asks for.
     pub(super) async fn answer(
         &self,
@@ -302,8 +307,7 @@ impl Edge {
         let ttl_ms = query.take_number("ttl_ms")?;
         let expected_sequence = query.take_number("expected_sequence")?;
         query.finish("ttl_ms, expected_sequence; all else is in the CloudEvent")?;
-        let silence = Duration::from_millis(self.config.body_read_ms);
-        let body = whole(body, max_request_bytes(self.broker.limits()), silence).await?;
+        let body = whole(body, max_request_bytes(self.broker.limits()), self.pace()).await?;
         let mut events = cloudevents::read(mode, headers, body)?;
         rates.take(Rate::Publishes, events.len())?;
         events.iter_mut().for_each(|event| event.ttl_ms = ttl_ms);
@@ -341,8 +345,7 @@ impl Edge {
         let expected_sequence = query.take_number("expected_sequence")?;
         let is_ephemeral = query.take_flag("ephemeral")?;
         query.finish("id, type, key, time_ms, ttl_ms, expected_sequence, ephemeral")?;
-        let silence = Duration::from_millis(self.config.body_read_ms);
-        let payload = whole(body, self.broker.limits().max_payload_bytes, silence).await?;
+        let payload = whole(body, self.broker.limits().max_payload_bytes, self.pace()).await?;
         rates.take(Rate::Publishes, 1)?;
         let events = vec![NewEvent { payload, ..event }];
         if is_ephemeral {
@@ -379,8 +382,7 @@ async fn publish(
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/x-ndjson") {
         query.finish("none with NDJSON: each line has its own")?;
-        return http_lines::publish(&edge.broker, topic, &edge.config, body, (received, rates))
-            .await;
+        return http_lines::publish(&edge, topic, body, (received, rates)).await;
     }
     match cloudevents::Mode::of(&content_type, &headers) {
         Some(mode) => {
@@ -412,16 +414,12 @@ pub(super) fn body_error(error: axum::Error) -> Error {
     refused.unwrap_or_else(|| Error::invalid("body", error.to_string()))
 }
 
-/// The whole body, if it is no larger than `limit`, and arrives without a silence this long.
-pub(super) async fn whole(body: Body, limit: u64, silence: Duration) -> Result<Bytes> {
+/// The whole body, if it is no larger than `limit`, and does not come in too slowly.
+pub(super) async fn whole(body: Body, limit: u64, mut pace: Pace) -> Result<Bytes> {
     let mut bytes = BytesMut::new();
     let mut chunks = body.into_data_stream();
     loop {
-        let next = tokio::time::timeout(silence, chunks.next()).await;
-        let next = next.map_err(|_elapsed| {
-            Error::invalid("body", format!("nothing more came for {} ms", silence.as_millis()))
-        })?;
-        let Some(chunk) = next else { return Ok(bytes.freeze()) };
+        let Some(chunk) = pace.next(&mut chunks).await? else { return Ok(bytes.freeze()) };
         let chunk = chunk.map_err(body_error)?;
         let size_bytes = bytes.len() + chunk.len();
         if size_bytes as u64 > limit {

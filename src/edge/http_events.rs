@@ -1,7 +1,5 @@
 //! The HTTP edge of many topics at once: one resource for the events of all that a reader names.
 
-use std::time::Duration;
-
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -54,8 +52,7 @@ pub(super) async fn read_posted(
     body: Body,
 ) -> Result<Response> {
     let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
-    let silence = Duration::from_millis(edge.config.body_read_ms);
-    let body = whole(body, MAX_BODY_BYTES, silence).await?;
+    let body = whole(body, MAX_BODY_BYTES, edge.pace()).await?;
     let posted: AskedJson =
         serde_json::from_slice(&body).map_err(|error| Error::invalid("body", error.to_string()))?;
     let asked = Asked::of(Topics::many(posted.topics)?, &headers, peer, &mut query)?;

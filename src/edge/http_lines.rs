@@ -1,19 +1,17 @@
 //! A body of NDJSON that is posted: its events are handed in batch by batch as they arrive.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
-use futures_util::StreamExt;
 use http::StatusCode;
 use serde_json::json;
 
-use super::FollowConfig;
-use super::http::body_error;
+use super::http::{Edge, body_error};
 use super::json::ReceiptJson;
 use super::ndjson::Line;
+use super::pace::Pace;
 use super::rates::{CallerRates, Rate};
 use super::receiving::Received;
 use super::status;
@@ -39,22 +37,21 @@ pub(super) fn max_line_bytes(limits: &LimitsConfig) -> u64 {
 ///
 /// [`Error::Invalid`] if there is no event in it.
 pub(super) async fn publish(
-    broker: &Broker,
+    edge: &Edge,
     topic: TopicName,
-    config: &FollowConfig,
     body: Body,
     (received, rates): (Option<Received>, CallerRates),
 ) -> Result<Response> {
     let mut lines = Lines {
-        broker,
+        broker: &edge.broker,
         received: received.unwrap_or_default(),
         rates,
         topic,
         batch: Batch::default(),
         in_flight: VecDeque::new(),
         order: InOrder::default(),
-        max_in_flight: config.max_in_flight.max(1) as usize,
-        silence: Duration::from_millis(config.body_read_ms),
+        max_in_flight: edge.config.max_in_flight.max(1) as usize,
+        pace: edge.pace(),
         number: 0,
         total: Total::default(),
     };
@@ -86,8 +83,8 @@ struct Lines<'a> {
     /// Nothing is stored after what was refused.
     order: InOrder,
     max_in_flight: usize,
-    /// How long nothing may arrive.
-    silence: Duration,
+    /// How slowly a line may come in.
+    pace: Pace,
     /// The line that is read, from 1.
     number: u64,
     total: Total,
@@ -145,15 +142,12 @@ impl Lines<'_> {
         let mut chunks = body.into_data_stream();
         loop {
             let next = tokio::select! {
-                next = tokio::time::timeout(self.silence, chunks.next()) => next,
+                next = self.pace.next(&mut chunks) => next,
                 () = self.broker.draining() => {
                     return Err(self.failed(self.number + 1, Error::ShuttingDown));
                 }
             };
-            let next = next.map_err(|_elapsed| {
-                let problem = format!("nothing more came for {} ms", self.silence.as_millis());
-                self.failed(self.number + 1, Error::invalid("body", problem))
-            })?;
+            let next = next.map_err(|error| self.failed(self.number + 1, error))?;
             let Some(chunk) = next else { break };
             let mut searched = unread.len(); // There is no line end in what was there before.
             let chunk = chunk.map_err(|error| self.failed(self.number + 1, body_error(error)))?;
@@ -162,6 +156,7 @@ impl Lines<'_> {
                 let line = unread.split_to(searched + end + 1);
                 searched = 0;
                 self.push(&line).await?;
+                self.pace.restart(unread.len());
             }
             if unread.len() as u64 > max_line_bytes {
                 let error = Error::over("line bytes", unread.len(), max_line_bytes as usize);

@@ -1,7 +1,5 @@
 //! The HTTP edge of topics themselves: their settings, their state, and maintenance by hand.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -11,6 +9,7 @@ use http::{StatusCode, Uri, header};
 use serde_json::{Map, Value, json};
 
 use super::clients::Peer;
+use super::counters::TimeLimit;
 use super::http::{Edge, PathResult, topic, whole};
 use super::page_body;
 use super::page_token::{StateToken, page_limit};
@@ -89,8 +88,7 @@ async fn delete(State(edge): State<Edge>, path: PathResult) -> Result<Response> 
 
 /// The settings in a body, and which of them it names; an empty body names none.
 async fn config(edge: &Edge, body: Body) -> Result<(TopicConfig, Vec<String>)> {
-    let silence = Duration::from_millis(edge.config.body_read_ms);
-    let bytes = whole(body, MAX_CONFIG_BYTES, silence).await?;
+    let bytes = whole(body, MAX_CONFIG_BYTES, edge.pace()).await?;
     let invalid = |error: serde_json::Error| Error::invalid("body", error.to_string());
     let object: Map<String, Value> = match bytes.is_empty() {
         true => Map::new(),
@@ -199,6 +197,10 @@ async fn metrics(State(edge): State<Edge>) -> Response {
     metric("leftoff_dead_peers_total", help, &plain(edge.counters.dead_peers.get()));
     let help = "WebSocket clients that took nothing any more of what was sent, since the start.";
     metric("leftoff_slow_peers_total", help, &plain(edge.counters.slow_peers.get()));
+    let help = "Clients that took too long, by the time limit that struck, since the start.";
+    let struck = TimeLimit::ALL
+        .map(|limit| (format!("{{limit=\"{}\"}}", limit.name()), edge.counters.time_limits(limit)));
+    metric("leftoff_time_limits_total", help, &struck);
     let help = "Requests, messages and connections that were refused by a rate, since the start.";
     let refused = Rate::ALL.map(|rate| {
         let count = edge.counters.refused_by_rate[rate as usize].get();

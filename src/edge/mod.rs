@@ -22,6 +22,7 @@ pub mod json;
 mod media;
 mod messages;
 pub mod ndjson;
+pub(crate) mod pace;
 mod page_body;
 mod page_token;
 mod query;
@@ -75,9 +76,13 @@ pub struct FollowConfig {
     pub drain_ms: u64,
     /// Longest wait of a long poll, in milliseconds. Default: 60,000.
     pub max_wait_ms: u64,
-    /// Silence in the middle of a payload that is posted, in milliseconds, before it is given up.
-    /// Default: 30,000.
+    /// Silence in the middle of a body, or of a message of a stream, in milliseconds, before it is
+    /// given up: 408, `DEADLINE_EXCEEDED`, or the close code 4108. Default: 30,000.
     pub body_read_ms: u64,
+    /// The least at which a body, or a message of a stream, has to come in, in bytes a second, once
+    /// it was waited for as long as a silence may last; slower ones are given up. 0 is no limit.
+    /// Default: 240. Source: ASP.NET Core, Kestrel, `MinRequestBodyDataRate`.
+    pub min_body_bytes_per_second: u64,
     /// Most events in one page. Default: 10,000.
     pub max_page_events: u64,
     /// Publishes of one `PublishStream`, or of one NDJSON body, that wait for their
@@ -98,6 +103,7 @@ impl Default for FollowConfig {
             drain_ms: 5_000,
             max_wait_ms: 60_000,
             body_read_ms: 30_000,
+            min_body_bytes_per_second: 240,
             max_page_events: 10_000,
             max_in_flight: 64,
             max_subscriptions: 256,

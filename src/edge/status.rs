@@ -61,6 +61,9 @@ fn codes(error: &Error) -> Codes {
         Error::DeadlineExceeded { .. } => {
             codes(Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED")
         }
+        Error::TooSlow { .. } => {
+            codes(Code::DeadlineExceeded, StatusCode::REQUEST_TIMEOUT, "TOO_SLOW")
+        }
         Error::DiskFull { .. } => {
             retry(Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE, "DISK_FULL", 30)
         }

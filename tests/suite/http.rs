@@ -327,7 +327,7 @@ async fn lines_that_stop_coming_are_answered_with_what_is_stored() {
             server.stop().await;
         }
         let (head, body) = soon(answer).await.unwrap().unwrap().into_parts();
-        assert_eq!(head.status, if stops { 503 } else { 400 });
+        assert_eq!(head.status, if stops { 503 } else { 408 });
         let body = body.collect().await.unwrap().to_bytes();
         let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&problem["line"], &problem["stored_events"]), (&2.into(), &1.into()));
@@ -346,7 +346,7 @@ async fn a_body_that_stops_arriving_is_given_up() {
     let mut answer = vec![0; 4096];
     let count = soon(socket.read(&mut answer)).await.unwrap();
     let answer = text(&answer[..count]);
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     assert_eq!(get(server.address, "/v1/topics/a/events").await.status, 404);
 }
 

@@ -244,20 +244,20 @@ async fn a_stop_says_to_come_back_and_a_dead_peer_is_ended_and_counted() {
     soon(stopping).await.unwrap();
 }
 
-const HANDSHAKE: &str = "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\n\
+pub(crate) const HANDSHAKE: &str = "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\n\
     connection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\nsec-websocket-version: 13\r\n\
     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// A frame from a client, masked with zeros.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
     bytes.extend_from_slice(payload);
     bytes
 }
 
 /// A connection whose handshake is done.
-async fn raw(server: &Server) -> TcpStream {
-    let mut stream = TcpStream::connect(server.address).await.unwrap();
+pub(crate) async fn raw(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(HANDSHAKE.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -270,7 +270,7 @@ async fn raw(server: &Server) -> TcpStream {
 }
 
 /// The next frame of the broker: its first byte, and its payload.
-async fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+pub(crate) async fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     let first = soon(stream.read_u8()).await.ok()?;
     let size = match stream.read_u8().await.ok()? {
         126 => stream.read_u16().await.ok()?.into(),
@@ -312,7 +312,7 @@ async fn messages_that_are_never_whole_take_bounded_memory() {
     let mut config = Config::default();
     config.server.max_receiving_bytes = 1 << 20;
     let server = Server::with(config).await;
-    let mut first = raw(&server).await;
+    let mut first = raw(server.address).await;
     let mut begun = vec![0x01, 0xff];
     begun.extend_from_slice(&800_000_u64.to_be_bytes());
     begun.extend_from_slice(&[0; 4 + 700_000]);
@@ -323,7 +323,7 @@ async fn messages_that_are_never_whole_take_bounded_memory() {
         while post(server.address, "/v1/topics/b/events", body.clone()).await.status != 429 {}
     };
     soon(is_there).await;
-    let mut second = raw(&server).await;
+    let mut second = raw(server.address).await;
     // It is closed while it is still sending.
     let _cut = second.write_all(&begun).await;
     let (closed, payload) = read_frame(&mut second).await.unwrap();
@@ -343,7 +343,7 @@ async fn frames_are_taken_and_refused_as_the_rfc_has_them() {
     let (half, rest) = bad.split_at(7);
     // 5: fragments are one message, and control frames may stand between them. 2: a ping is
     // answered with what it holds.
-    let mut stream = raw(&server).await;
+    let mut stream = raw(server.address).await;
     for bytes in [frame(0x01, half), frame(0x89, b"ping"), frame(0x00, b""), frame(0x80, rest)] {
         stream.write_all(&bytes).await.unwrap();
     }
@@ -377,7 +377,7 @@ async fn frames_are_taken_and_refused_as_the_rfc_has_them() {
         ("not masked", unmasked, 1002),
         ("9: far too large", large, 1009),
     ] {
-        let mut stream = raw(&server).await;
+        let mut stream = raw(server.address).await;
         stream.write_all(&bytes).await.unwrap();
         let (first, payload) = read_frame(&mut stream).await.unwrap_or_else(|| panic!("{what}"));
         let given = payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]]));

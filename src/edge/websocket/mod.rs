@@ -10,8 +10,12 @@
 //! | 1013 | too much is being received, of all clients | later |
 //! | 4001 | not authorised | no |
 //! | 4029 | it goes on with what its rates refuse (`rates.max_refused`) | no |
-//! | 4108 | too slow: it took nothing for `server.write_timeout_ms` | yes |
+//! | 4108 | too slow: it took nothing for `server.write_timeout_ms`, or did not end a message | yes |
 //! | 4109 | the broker is stopping | yes |
+//! | 4110 | it answered no ping for one and a half times `follow.heartbeat_ms` | yes |
+//!
+//! A message that was begun has to come in as a body has: `follow.body_read_ms` and
+//! `follow.min_body_bytes_per_second`.
 //!
 //! 4000 to 4099 mean not to come back, 4100 to 4199 to come back with the last cursors. Whoever is
 //! too slow, or dead, often cannot be told any more: the connection just ends.
@@ -35,6 +39,7 @@ use tracing::debug;
 
 use super::clients::Peer;
 use super::http::Edge;
+use super::pace::PacedSocket;
 use super::receiving::{CountedSocket, Receiving};
 use super::status;
 use session::Session;
@@ -70,6 +75,7 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resp
             match upgrade.await {
                 Ok(socket) => {
                     let socket = CountedSocket::new(TokioIo::new(socket), budget);
+                    let socket = PacedSocket::new(socket, edge.pace());
                     Session::run(edge, peer, socket).await;
                 }
                 Err(error) => debug!(%error, "a WebSocket ended before it began"),

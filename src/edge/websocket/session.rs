@@ -23,8 +23,10 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::super::clients::{self, Peer};
+use super::super::counters::TimeLimit;
 use super::super::http::Edge;
 use super::super::json::{ReceiptJson, write_ephemeral, write_event};
+use super::super::pace::PacedSocket;
 use super::super::rates::{CallerRates, Rate, Temper};
 use super::super::receiving::CountedSocket;
 use super::super::{max_request_bytes, selection, status};
@@ -53,6 +55,11 @@ const CLOSE_WAIT: Duration = Duration::from_secs(2);
 const ABUSIVE: u16 = 4029;
 const TOO_SLOW: u16 = 4108;
 const DRAINING: u16 = 4109;
+const UNANSWERED: u16 = 4110;
+
+/// What a frame of a client takes besides its payload, which is no longer than 125 bytes: two bytes
+/// and a mask. Source: RFC 6455, 5.2 and 5.5.
+const CONTROL_FRAME_BYTES: usize = 6;
 
 /// Why a connection ends.
 enum End {
@@ -72,7 +79,10 @@ impl From<tungstenite::Error> for End {
                 close(CloseCode::Again, &"too much is being received")
             }
             tungstenite::Error::Io(slow) if slow.kind() == io::ErrorKind::TimedOut => {
-                close(TOO_SLOW.into(), &"it takes nothing of what is sent")
+                match slow.get_ref() {
+                    Some(message) => close(TOO_SLOW.into(), message),
+                    None => close(TOO_SLOW.into(), &"it takes nothing of what is sent"),
+                }
             }
             tungstenite::Error::Capacity(_) => close(CloseCode::Size, &error),
             tungstenite::Error::Utf8(_) => close(CloseCode::Invalid, &error),
@@ -106,7 +116,7 @@ type Publishing = Pin<Box<dyn Future<Output = (Option<String>, Result<Ack>)> + S
 pub(super) struct Session<S> {
     edge: Edge,
     peer: Option<Peer>,
-    socket: WebSocketStream<CountedSocket<S>>,
+    socket: WebSocketStream<PacedSocket<CountedSocket<S>>>,
     /// The subscriptions, by the client's names for them.
     names: HashMap<String, AbortHandle>,
     waiting: FuturesUnordered<Waiting>,
@@ -123,7 +133,7 @@ pub(super) struct Session<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Serves a connection whose handshake is over, for as long as it lasts.
-    pub(super) async fn run(edge: Edge, peer: Option<Peer>, socket: CountedSocket<S>) {
+    pub(super) async fn run(edge: Edge, peer: Option<Peer>, socket: PacedSocket<CountedSocket<S>>) {
         let max_bytes = max_request_bytes(edge.broker.limits()) as usize;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
@@ -192,7 +202,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Does what the client asks for.
     async fn hear(&mut self, message: Message) -> Result<(), End> {
         self.heard = Instant::now();
-        self.socket.get_ref().release();
+        let size_bytes = match &message {
+            Message::Ping(payload) | Message::Pong(payload) => {
+                Some(CONTROL_FRAME_BYTES + payload.len())
+            }
+            _ => None,
+        };
+        self.socket.get_mut().whole(size_bytes);
+        self.socket.get_ref().get_ref().release();
         let request = match message {
             Message::Text(text) => match self.rated(Request::parse(&text), text.len()) {
                 Ok(request) => request,
@@ -505,7 +522,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             End::Gone => None,
             End::Dead => {
                 self.edge.counters.dead_peers.add(1);
-                return;
+                self.edge.counters.time_limit(TimeLimit::Ping);
+                let heartbeat_ms = self.edge.config.heartbeat_ms;
+                let reason = format!("no ping was answered for {} ms", heartbeat_ms * 3 / 2);
+                Some(CloseFrame { code: UNANSWERED.into(), reason: reason.into() })
             }
             End::Close(code, reason) => {
                 if code == TOO_SLOW.into() {

@@ -5,6 +5,7 @@ mod bystander;
 mod connections;
 mod fairness;
 mod rates;
+mod times;
 
 use std::time::Duration;
 

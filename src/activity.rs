@@ -1,0 +1,217 @@
+//! Whether a connection is used: what it is served at the moment, and since when it is not.
+//!
+//! ```text
+//! accepted ─▶ head ─▶ served ─▶ idle ─▶ head ─▶ served ─▶ …
+//!             `header_read_ms`  `idle_ms`
+//! ```
+//!
+//! # Why
+//!
+//! Hyper has one limit for the time between two requests and for the head of the next, and ends
+//! the connection without a word. Here an idle connection may wait for long, as clients keep some
+//! for later, while a head that has begun has to come to its end, and is answered if it does not.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::edge::counters::TimeLimit;
+
+/// Not since any time.
+const NEVER: u64 = u64::MAX;
+
+/// What a connection does. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Activity(Arc<Noted>);
+
+/// Times are in milliseconds from `start`.
+#[derive(Debug)]
+struct Noted {
+    start: Instant,
+    /// Requests that are served.
+    served: AtomicU64,
+    /// Whether what comes in between two requests begins a head; with HTTP/2 it need not.
+    has_heads: AtomicBool,
+    head_since_ms: AtomicU64,
+    idle_since_ms: AtomicU64,
+}
+
+/// How long a connection may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For the head of a request.
+    pub(crate) head: Duration,
+    /// Without a request.
+    pub(crate) idle: Duration,
+}
+
+impl Patience {
+    /// When to look at a connection first.
+    pub(crate) fn first_look(self) -> Instant {
+        Instant::now() + self.head.min(self.idle)
+    }
+}
+
+/// What is to be done with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It is well; look again then.
+    Again(Instant),
+    /// A time limit has passed.
+    Over(TimeLimit),
+}
+
+impl Activity {
+    /// Of a connection that was accepted just now: it has its time for a head from then on.
+    pub(crate) fn accepted() -> Self {
+        Self(Arc::new(Noted {
+            start: Instant::now(),
+            served: AtomicU64::new(0),
+            has_heads: AtomicBool::new(true),
+            head_since_ms: AtomicU64::new(0),
+            idle_since_ms: AtomicU64::new(0),
+        }))
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.0.start.elapsed().as_millis() as u64
+    }
+
+    /// The connection is one of HTTP/2. A head that does not end holds up its pings there, too.
+    pub(crate) fn without_heads(&self) {
+        self.0.has_heads.store(false, Ordering::Relaxed);
+        self.0.head_since_ms.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Something has come in.
+    pub(crate) fn heard(&self) {
+        let Noted { served, has_heads, head_since_ms, .. } = &*self.0;
+        if has_heads.load(Ordering::Relaxed)
+            && served.load(Ordering::Relaxed) == 0
+            && head_since_ms.load(Ordering::Relaxed) == NEVER
+        {
+            head_since_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
+    }
+
+    /// A request is served, until what this returns is dropped.
+    pub(crate) fn serve(&self) -> Served {
+        self.0.served.fetch_add(1, Ordering::Relaxed);
+        self.0.head_since_ms.store(NEVER, Ordering::Relaxed);
+        Served(self.clone())
+    }
+
+    /// Whether the connection is well.
+    pub(crate) fn look(&self, patience: Patience) -> Look {
+        let Noted { start, served, head_since_ms, idle_since_ms, .. } = &*self.0;
+        let now = Instant::now();
+        if served.load(Ordering::Relaxed) > 0 {
+            return Look::Again(now + patience.head.min(patience.idle));
+        }
+        let (limit, end) = match head_since_ms.load(Ordering::Relaxed) {
+            NEVER => {
+                let since = Duration::from_millis(idle_since_ms.load(Ordering::Relaxed));
+                (TimeLimit::Idle, *start + since + patience.idle)
+            }
+            since_ms => (TimeLimit::Head, *start + Duration::from_millis(since_ms) + patience.head),
+        };
+        if now >= end {
+            return Look::Over(limit);
+        }
+        // A head may begin meanwhile.
+        Look::Again(end.min(now + patience.head))
+    }
+}
+
+/// A request that is served.
+#[derive(Debug)]
+pub(crate) struct Served(Activity);
+
+impl Served {
+    /// The body of its answer, with which it ends.
+    pub(crate) fn until_sent(self, body: Body) -> Body {
+        Body::new(Answered { body, _served: self })
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let Noted { served, idle_since_ms, .. } = &*self.0.0;
+        idle_since_ms.store(self.0.now_ms(), Ordering::Relaxed);
+        served.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct Answered {
+    body: Body,
+    _served: Served,
+}
+
+impl HttpBody for Answered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience =
+        Patience { head: Duration::from_millis(40), idle: Duration::from_millis(120) };
+
+    /// Looks whenever there is to be a look, until a limit has passed.
+    fn over(activity: &Activity) -> (TimeLimit, Duration) {
+        let started = Instant::now();
+        loop {
+            match activity.look(PATIENCE) {
+                Look::Again(at) => std::thread::sleep(at - Instant::now()),
+                Look::Over(limit) => return (limit, started.elapsed()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_has_its_time_from_its_first_byte_and_an_idle_connection_a_longer_one() {
+        let activity = Activity::accepted();
+        let (limit, after) = over(&activity);
+        assert_eq!(limit, TimeLimit::Head);
+        assert!(after >= PATIENCE.head, "{after:?}");
+        let served = activity.serve();
+        activity.heard(); // A body.
+        std::thread::sleep(2 * PATIENCE.idle); // Longer than any limit.
+        assert!(matches!(activity.look(PATIENCE), Look::Again(_)), "it is served");
+        drop(served);
+        let (limit, after) = over(&activity);
+        assert_eq!(limit, TimeLimit::Idle);
+        assert!(after >= PATIENCE.idle - Duration::from_millis(1), "{after:?}");
+        drop(activity.serve());
+        activity.heard();
+        assert_eq!(over(&activity).0, TimeLimit::Head);
+        let activity = Activity::accepted();
+        activity.without_heads();
+        activity.heard();
+        assert_eq!(over(&activity).0, TimeLimit::Idle);
+    }
+}

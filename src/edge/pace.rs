@@ -1,0 +1,368 @@
+//! How slowly what a client sends may come in, once it has begun.
+//!
+//! # Why
+//!
+//! A client that sends a byte now and then would hold a request, its memory and its connection for
+//! ever, if only silence ended it. So a body, or a message of a stream, has to come at a rate, too,
+//! after a grace that is as long as a silence may be. Only time in which it is waited for counts:
+//! while the broker itself takes nothing, a client cannot send.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, BodyDataStream, HttpBody};
+use axum::extract::Request;
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
+use http_body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+use tonic::Status;
+use tower::layer::layer_fn;
+use tower::util::MapRequest;
+use tracing::debug;
+
+use super::FollowConfig;
+use super::counters::{Counters, TimeLimit};
+use crate::error::{Error, Result};
+
+/// Calls whose messages come one by one, with any time in between.
+const STREAMS: [&str; 2] = ["/leftoff.v1.BrokerService/PublishStream", "/grpc.reflection."];
+
+/// What stands before each message of gRPC: a flag, and its length in 4 bytes.
+const GRPC_HEAD_BYTES: usize = 5;
+
+/// How one body, or one message after the other, comes in.
+#[derive(Debug, Clone)]
+pub(crate) struct Pace {
+    /// How long nothing may come; and the grace before the rate counts.
+    silence: Duration,
+    /// The rate; 0 is none.
+    least_bytes_per_second: u64,
+    counters: Arc<Counters>,
+    /// How long it has been waited for, and what has come.
+    waited: Duration,
+    size_bytes: u64,
+}
+
+impl Pace {
+    pub(crate) fn new(config: &FollowConfig, counters: Arc<Counters>) -> Self {
+        Self {
+            silence: Duration::from_millis(config.body_read_ms),
+            least_bytes_per_second: config.min_body_bytes_per_second,
+            counters,
+            waited: Duration::ZERO,
+            size_bytes: 0,
+        }
+    }
+
+    /// How long the next bytes are waited for.
+    fn patience(&self) -> Duration {
+        let Some(ms) = (1_000 * self.size_bytes).checked_div(self.least_bytes_per_second) else {
+            return self.silence;
+        };
+        (self.silence + Duration::from_millis(ms)).saturating_sub(self.waited).min(self.silence)
+    }
+
+    fn received(&mut self, waited: Duration, size_bytes: usize) {
+        self.waited += waited;
+        self.size_bytes += size_bytes as u64;
+    }
+
+    /// What has begun is whole; of what comes next, so many bytes are there already.
+    pub(super) fn restart(&mut self, size_bytes: usize) {
+        (self.waited, self.size_bytes) = (Duration::ZERO, size_bytes as u64);
+    }
+
+    /// Why nothing more is waited for; counted.
+    fn too_slow(&self, what: &'static str) -> Error {
+        self.counters.time_limit(TimeLimit::Body);
+        let silence_ms = self.silence.as_millis();
+        let problem = if self.patience() < self.silence {
+            let least = self.least_bytes_per_second;
+            format!("less than {least} bytes a second, after {silence_ms} ms")
+        } else {
+            format!("nothing more came for {silence_ms} ms")
+        };
+        debug!(what, problem, "a client sends too slowly");
+        Error::TooSlow { what, problem }
+    }
+
+    /// The next chunk of a body.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooSlow`].
+    pub(super) async fn next(
+        &mut self,
+        chunks: &mut BodyDataStream,
+    ) -> Result<Option<std::result::Result<Bytes, axum::Error>>> {
+        let started = Instant::now();
+        let next = tokio::time::timeout(self.patience(), chunks.next()).await;
+        let next = next.map_err(|_elapsed| self.too_slow("the body"))?;
+        if let Some(Ok(chunk)) = &next {
+            self.received(started.elapsed(), chunk.len());
+        }
+        Ok(next)
+    }
+}
+
+/// A wait for the next bytes, which ends when it has lasted too long.
+#[derive(Debug)]
+struct Wait {
+    since: Instant,
+    end: Pin<Box<Sleep>>,
+}
+
+impl Wait {
+    /// Begins, or goes on; ready when it has lasted too long.
+    fn poll(this: &mut Option<Self>, patience: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let begin = || Self { since: Instant::now(), end: Box::pin(tokio::time::sleep(patience)) };
+        this.get_or_insert_with(begin).end.as_mut().poll(cx)
+    }
+
+    /// Ends; how long it has lasted.
+    fn end(this: &mut Option<Self>) -> Duration {
+        this.take().map(|wait| wait.since.elapsed()).unwrap_or_default()
+    }
+}
+
+/// Ends calls of gRPC whose messages do not come in: with `DEADLINE_EXCEEDED`.
+pub(crate) fn paced(routes: Router, pace: Pace) -> Router {
+    routes.layer(layer_fn(move |inner| {
+        let pace = pace.clone();
+        MapRequest::new(inner, move |request: Request| {
+            let path = request.uri().path();
+            let is_stream = STREAMS.iter().any(|stream| path.starts_with(stream));
+            let pace = pace.clone();
+            let parts = Parts::default();
+            request.map(|body| Body::new(Paced { body, pace, parts, is_stream, wait: None }))
+        })
+    }))
+}
+
+/// The body of a call.
+struct Paced {
+    body: Body,
+    pace: Pace,
+    parts: Parts,
+    /// Whether there may be any time between one message and the next.
+    is_stream: bool,
+    wait: Option<Wait>,
+}
+
+/// How far the messages in a body have come.
+#[derive(Debug, Default)]
+struct Parts {
+    head: [u8; GRPC_HEAD_BYTES],
+    head_bytes: usize,
+    /// What is missing of the message whose head has come.
+    left_bytes: u64,
+}
+
+impl Parts {
+    /// Goes on by `chunk`. Returns how many bytes of it belong to a message that has begun and is
+    /// not whole, if it began in this chunk; `None` if no message has ended in it.
+    fn add(&mut self, mut chunk: &[u8]) -> Option<usize> {
+        let mut rest = None;
+        while !chunk.is_empty() {
+            if self.head_bytes < GRPC_HEAD_BYTES {
+                let count = chunk.len().min(GRPC_HEAD_BYTES - self.head_bytes);
+                self.head[self.head_bytes..][..count].copy_from_slice(&chunk[..count]);
+                self.head_bytes += count;
+                chunk.advance(count);
+                if self.head_bytes < GRPC_HEAD_BYTES {
+                    break;
+                }
+                self.left_bytes = (&self.head[1..]).get_u32().into();
+            }
+            let count = usize::try_from(self.left_bytes).unwrap_or(usize::MAX).min(chunk.len());
+            self.left_bytes -= count as u64;
+            chunk.advance(count);
+            if self.left_bytes == 0 {
+                self.head_bytes = 0;
+                rest = Some(chunk.len());
+            }
+        }
+        rest
+    }
+
+    /// Whether a message has begun and is not whole.
+    fn is_within(&self) -> bool {
+        self.head_bytes > 0
+    }
+}
+
+impl HttpBody for Paced {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            let waited = Wait::end(&mut this.wait);
+            if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
+                this.pace.received(waited, data.len());
+                let rest = this.parts.add(data);
+                if let Some(rest) = rest.filter(|_| this.is_stream) {
+                    this.pace.restart(rest);
+                }
+            }
+            return Poll::Ready(frame);
+        }
+        if this.is_stream && !this.parts.is_within() {
+            return Poll::Pending;
+        }
+        ready!(Wait::poll(&mut this.wait, this.pace.patience(), cx));
+        let error = this.pace.too_slow("the message");
+        Poll::Ready(Some(Err(axum::Error::new(Status::from(error)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A connection of messages, each of which has to come in once it has begun.
+#[derive(Debug)]
+pub(super) struct PacedSocket<S> {
+    socket: S,
+    pace: Pace,
+    /// What has come of messages that are not whole yet.
+    begun_bytes: usize,
+    wait: Option<Wait>,
+}
+
+impl<S> PacedSocket<S> {
+    pub(super) fn new(socket: S, pace: Pace) -> Self {
+        Self { socket, pace, begun_bytes: 0, wait: None }
+    }
+
+    pub(super) fn get_ref(&self) -> &S {
+        &self.socket
+    }
+
+    /// A message is whole, of so many bytes on the wire; `None` where that is not known.
+    ///
+    /// What was read ahead of the next one counts as nothing then: the next bytes begin it. A ping
+    /// between two parts of a message has a size that is known, and is no part of that message.
+    pub(super) fn whole(&mut self, size_bytes: Option<usize>) {
+        let size_bytes = size_bytes.unwrap_or(self.begun_bytes);
+        self.begun_bytes = self.begun_bytes.saturating_sub(size_bytes);
+        self.pace.size_bytes = self.pace.size_bytes.saturating_sub(size_bytes as u64);
+        if self.begun_bytes == 0 {
+            self.wait = None;
+            self.pace.restart(0);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for PacedSocket<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut this.socket).poll_read(cx, buffer) {
+            let size_bytes = buffer.filled().len() - before;
+            this.pace.received(Wait::end(&mut this.wait), size_bytes);
+            this.begun_bytes += size_bytes;
+            return Poll::Ready(read);
+        }
+        if this.begun_bytes == 0 {
+            return Poll::Pending;
+        }
+        ready!(Wait::poll(&mut this.wait, this.pace.patience(), cx));
+        let error = this.pace.too_slow("the message");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, error)))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for PacedSocket<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(body_read_ms: u64, min_body_bytes_per_second: u64) -> Pace {
+        let config =
+            FollowConfig { body_read_ms, min_body_bytes_per_second, ..FollowConfig::default() };
+        Pace::new(&config, Arc::default())
+    }
+
+    #[test]
+    fn a_silence_and_a_rate_end_what_comes_too_slowly_and_nothing_else() {
+        let second = Duration::from_secs(1);
+        let mut pace = pace(5_000, 100);
+        assert_eq!(pace.patience(), 5 * second);
+        pace.received(4 * second, 1);
+        assert_eq!(pace.patience(), Duration::from_millis(1_010), "the grace, and one byte's time");
+        pace.received(second, 1_000);
+        assert_eq!(pace.patience(), 5 * second, "no longer than a silence");
+        for _ in 0..100 {
+            pace.received(4 * second, 400); // As slowly as may be, and for long.
+            assert!(pace.patience() > 4 * second, "{:?}", pace.patience());
+        }
+        pace.received(20 * second, 1);
+        assert_eq!(pace.patience(), Duration::ZERO);
+        let Error::TooSlow { problem, .. } = pace.too_slow("the body") else { panic!() };
+        assert_eq!(problem, "less than 100 bytes a second, after 5000 ms");
+        pace.restart(0);
+        let Error::TooSlow { problem, .. } = pace.too_slow("the body") else { panic!() };
+        assert_eq!(problem, "nothing more came for 5000 ms");
+        assert_eq!(self::pace(5_000, 0).patience(), 5 * second);
+    }
+
+    #[test]
+    fn messages_are_followed_through_chunks_of_any_size() {
+        let message = |size: u32| {
+            let mut bytes = vec![0];
+            bytes.extend_from_slice(&size.to_be_bytes());
+            bytes.extend(std::iter::repeat_n(7, size as usize));
+            bytes
+        };
+        let all: Vec<u8> = [0, 1, 300, 0, 7].into_iter().flat_map(message).collect();
+        let ends = [5, 11, 316, 321, 333];
+        for size in [1, 2, 3, 5, 64, all.len()] {
+            let mut parts = Parts::default();
+            let mut at = 0;
+            for chunk in all.chunks(size) {
+                let rest = parts.add(chunk);
+                let last_end =
+                    ends.iter().rev().find(|end| **end > at && **end <= at + chunk.len());
+                at += chunk.len();
+                assert_eq!(rest, last_end.map(|end| at - end), "chunks of {size}, at {at}");
+                assert_eq!(parts.is_within(), !ends.contains(&at), "chunks of {size}, at {at}");
+            }
+        }
+    }
+}
