@@ -13,6 +13,7 @@ use crate::broker::{
     BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
     TopicDefaults, all_within,
 };
+use crate::edge::budget::ALONE;
 use crate::edge::{self, AccessConfig, FollowConfig, RatesConfig};
 use crate::server::ServerConfig;
 
@@ -135,7 +136,8 @@ impl Config {
             ("server.header_read_ms", server.header_read_ms, 1, 3_600_000),
             ("server.idle_ms", server.idle_ms, 1, 86_400_000),
             // One request has to fit, or none of its size is ever taken.
-            ("server.max_receiving_bytes", server.max_receiving_bytes, largest_request, 1 << 40),
+            ("server.max_client_bytes", server.max_client_bytes, ALONE * largest_request, 1 << 40),
+            ("server.max_head_bytes", server.max_head_bytes, 8 << 10, 1 << 20),
             ("server.write_timeout_ms", server.write_timeout_ms, 1, 3_600_000),
             ("server.max_connections", server.max_connections, 1, 1 << 32),
             ("server.max_connections_per_address", server.max_connections_per_address, 1, 1 << 32),

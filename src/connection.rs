@@ -23,7 +23,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body_util::{BodyExt, Collected};
@@ -40,8 +39,10 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use crate::activity::{Activity, Look, Patience};
+use crate::answers;
 use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
 use crate::edge::counters::{Counters, TimeLimit};
+use crate::edge::intake::Intake;
 use crate::edge::rates::Rates;
 use crate::edge::status;
 use crate::edge::websocket::Upgrades;
@@ -98,6 +99,7 @@ struct Serving {
     write_timeout: Duration,
     /// Where it is noted that a client took too long.
     counters: Arc<Counters>,
+    max_head_bytes: usize,
     /// Has each end when it has answered what it was asked.
     stopping: CancellationToken,
     /// Where those go that become something else.
@@ -106,7 +108,7 @@ struct Serving {
 
 impl Connections {
     pub(crate) fn new(config: &ServerConfig, counters: Arc<Counters>) -> Self {
-        let (http1, http2) = (http1_builder(), http2_builder(config));
+        let (http1, http2) = (http1_builder(config), http2_builder(config));
         let serving = Serving {
             http1,
             http2,
@@ -116,12 +118,14 @@ impl Connections {
             },
             counters,
             write_timeout: Duration::from_millis(config.write_timeout_ms),
+            max_head_bytes: config.max_head_bytes as usize,
             stopping: CancellationToken::new(),
             upgrades: Upgrades::default(),
         };
         let clients = Clients::new(ClientLimits {
             connections: config.max_connections,
             connections_per_address: config.max_connections_per_address,
+            max_bytes: config.max_client_bytes,
         });
         Self { serving, clients, tasks: JoinSet::new(), refusing: JoinSet::new() }
     }
@@ -209,8 +213,9 @@ type Served = Result<Option<EventStream>, Box<dyn std::error::Error + Send + Syn
 impl Serving {
     /// Serves one connection. Returns the socket where there is an event stream to be sent.
     async fn serve(self, socket: TcpStream, admitted: Admitted, routes: Router) -> Served {
-        let peer = Peer::new(&admitted, self.upgrades.clone());
-        let mut socket = Socket::new(socket, self.write_timeout, Some(admitted));
+        let intake = Arc::new(Intake::new(admitted.share(), self.max_head_bytes));
+        let peer = Peer::new(&admitted, intake.clone(), self.upgrades.clone());
+        let mut socket = Socket::new(socket, self.write_timeout, Some((admitted, intake.clone())));
         let activity = Activity::accepted();
         let spoken = tokio::select! {
             spoken = tokio::time::timeout(self.patience.head, socket.protocol()) => spoken,
@@ -227,6 +232,9 @@ impl Serving {
             }
         };
         socket.tell(activity.clone());
+        if spoken == Protocol::Http2 {
+            intake.follow_frames(CONNECTION_WINDOW_BYTES as usize);
+        }
         let taken = Taken::default();
         let streams = Streams::default();
         let taken_first = Mutex::new(Some(taken.clone()));
@@ -390,27 +398,41 @@ impl Service<Request<Incoming>> for Requests {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let served = self.activity.serve();
-        request.extensions_mut().insert(self.peer.clone());
+        let peer = self.peer.clone();
+        request.extensions_mut().insert(peer.clone());
         let may_stream = request.version() == Version::HTTP_11 && request.method() == Method::GET;
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
         let taken = taken.filter(|_| may_stream);
         let is_http2 = request.version() == Version::HTTP_2;
         let streams = Some(self.streams.clone()).filter(|_| is_http2);
-        let answer = self.routes.clone().oneshot(request.map(Body::new));
+        if !is_http2 {
+            peer.intake.took_all();
+        }
+        let held = peer.share().take(answers::request_bytes(&request));
+        let request = request.map(|body| answers::taken_from(body, peer.intake.clone()));
+        let answer = self.routes.clone().oneshot(request);
         Box::pin(async move {
+            let held = match held {
+                Ok(held) => held,
+                Err(error) => return Ok(error.into_response()),
+            };
             let response = answer.await?;
             match taken {
                 Some(taken) if is_event_stream(&response) => {
+                    let response = answers::holding(response, held);
                     *taken.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
                     std::future::pending().await // Until the connection is taken apart.
                 }
-                _ => Ok(response.map(|body| {
-                    let body = served.until_sent(body);
-                    match streams {
-                        Some(streams) => streams.watch(body),
-                        None => body,
-                    }
-                })),
+                _ => {
+                    let response = answers::counted(response, peer.share(), held);
+                    Ok(response.map(|body| {
+                        let body = served.until_sent(body);
+                        match streams {
+                            Some(streams) => streams.watch(body),
+                            None => body,
+                        }
+                    }))
+                }
             }
         })
     }
@@ -475,9 +497,12 @@ fn calm_down(reason: &[u8]) -> Vec<u8> {
     frames
 }
 
-fn http1_builder() -> http1::Builder {
+fn http1_builder(config: &ServerConfig) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(None); // Why: src/activity.rs
+    builder
+        .timer(TokioTimer::new())
+        .max_buf_size(config.max_head_bytes as usize)
+        .header_read_timeout(None); // Why: src/activity.rs
     builder
 }
 

@@ -70,6 +70,25 @@ pub enum Error {
     /// The caller has used up one of its rates; nothing was written. Come back at the time told.
     #[error("{0}")]
     RateLimited(RateLimit),
+    /// As many callers as may wait for this do so already; nothing was done. Retry.
+    #[error("{limit} callers wait for {what} already")]
+    Crowded {
+        /// What they wait for.
+        what: &'static str,
+        /// How many may wait.
+        limit: u64,
+    },
+    /// The memory for clients has no room for this; nothing was written. Retry, or ask for less.
+    #[error(
+        "{needed_bytes} bytes more have no room in the memory for clients, {limit_bytes} bytes \
+         that all of them share"
+    )]
+    NoRoom {
+        /// How much was needed more, in bytes.
+        needed_bytes: u64,
+        /// What all clients may hold together, in bytes.
+        limit_bytes: u64,
+    },
     /// A publish of the same stream failed before; nothing was written. Repeat from that one on.
     #[error("a publish before it failed, and nothing is stored after that one")]
     AfterFailure,

@@ -50,6 +50,7 @@
 //! ```
 
 mod activity;
+mod answers;
 pub mod broker;
 pub mod config;
 mod connection;

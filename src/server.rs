@@ -30,8 +30,7 @@ use crate::edge::counters::Counters;
 use crate::edge::pace::{self, Pace};
 use crate::edge::proto::broker_service_server::BrokerServiceServer;
 use crate::edge::rates::{self, Rates};
-use crate::edge::receiving::Receiving;
-use crate::edge::{AccessConfig, FollowConfig, RatesConfig, access, grpc, http};
+use crate::edge::{AccessConfig, FollowConfig, RatesConfig, access, grpc, http, receiving};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 
@@ -79,8 +78,14 @@ pub struct ServerConfig {
     /// Connections from one address, or from one /64 of IPv6; a proxy before the broker is one.
     /// Default: 20,000.
     pub max_connections_per_address: u64,
-    /// Memory for requests that are not whole yet, of all connections, in bytes. Default: 64 MiB.
-    pub max_receiving_bytes: u64,
+    /// Memory for all that waits for clients or comes from them, in bytes: requests and their heads,
+    /// answers, pages, frames, subscriptions with their patterns, members. A connection may hold as
+    /// much of it as it leaves to its address, and an address as much as it leaves to all others:
+    /// one client alone a quarter. Where there is no room, what is new is refused with 503 and a
+    /// time, and what is open waits. Default: 512 MiB.
+    pub max_client_bytes: u64,
+    /// Longest head of a request over HTTP/1.1, in bytes. Default: 64 KiB.
+    pub max_head_bytes: u64,
     /// How long a client may take nothing, or hardly anything, of what is sent to it, in
     /// milliseconds, before its connection is closed. Default: 15,000.
     pub write_timeout_ms: u64,
@@ -98,7 +103,8 @@ impl Default for ServerConfig {
             max_concurrent_streams: 1_024,
             max_connections: 100_000,
             max_connections_per_address: 20_000,
-            max_receiving_bytes: 64 << 20,
+            max_client_bytes: 512 << 20,
+            max_head_bytes: 64 << 10,
             write_timeout_ms: 15_000,
         }
     }
@@ -138,15 +144,13 @@ impl Server {
             |is_loopback| Rates::new(rates, is_loopback, broker.limits(), counters.clone());
         // Two listeners of one kind share what each caller has left.
         let (beyond, loopback) = (rates_of(false), rates_of(true));
-        let receiving = Receiving::new(config.max_receiving_bytes);
-        let count = move |request: axum::extract::Request| {
-            let receiving = receiving.clone();
+        let count = |request: axum::extract::Request| {
             let is_counted = !request.uri().path().starts_with(REFLECTION);
-            async move { if is_counted { receiving.count(request) } else { request } }
+            async move { if is_counted { receiving::count(request) } else { request } }
         };
         let served = |address: SocketAddr, routes: Router| {
             let rates = if address.ip().is_loopback() { &loopback } else { &beyond };
-            let routes = routes.layer(map_request(count.clone()));
+            let routes = routes.layer(map_request(count));
             let routes = if rates.is_some() { rates::limited(routes) } else { routes };
             let routes = access.guard(routes, address)?;
             Ok((bind(address)?, Door { routes, rates: rates.clone() }))

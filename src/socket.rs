@@ -14,6 +14,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,7 +24,9 @@ use tokio::time::Sleep;
 use tracing::debug;
 
 use crate::activity::Activity;
+use crate::edge::budget::Share;
 use crate::edge::clients::Admitted;
+use crate::edge::intake::Intake;
 
 /// How long the peer has to close its half.
 const LINGER: Duration = Duration::from_secs(1);
@@ -67,8 +70,8 @@ pub(crate) struct Socket {
     stalled: Option<Pin<Box<Sleep>>>,
     /// Since the sending half was closed: when waiting for the peer ends.
     lingering: Option<Pin<Box<Sleep>>>,
-    /// Its place among all connections.
-    admitted: Option<Admitted>,
+    /// Its place among all connections, and what it has sent that nobody has taken yet.
+    admitted: Option<(Admitted, Arc<Intake>)>,
     /// What was read to tell the protocol, and is read again.
     beginning: Beginning,
     /// Is told of what comes in.
@@ -87,7 +90,7 @@ impl Socket {
     pub(crate) fn new(
         stream: TcpStream,
         write_timeout: Duration,
-        admitted: Option<Admitted>,
+        admitted: Option<(Admitted, Arc<Intake>)>,
     ) -> Self {
         if let Err(error) = prepare(&stream, write_timeout) {
             debug!(%error, "cannot set how a connection sends");
@@ -112,6 +115,11 @@ impl Socket {
     /// Whether the peer has sent anything before its protocol is known.
     pub(crate) fn has_begun(&self) -> bool {
         self.beginning.end > 0
+    }
+
+    /// The peer's share of the memory for clients.
+    pub(crate) fn share(&self) -> Share {
+        self.admitted.as_ref().map(|(admitted, _)| admitted.share().clone()).unwrap_or_default()
     }
 
     /// Waits until the peer has sent enough to tell HTTP/1.1 from HTTP/2.
@@ -145,7 +153,7 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = written {
             self.stalled = None;
-            if let (Some(admitted), Ok(size_bytes)) = (&self.admitted, &written) {
+            if let (Some((admitted, _)), Ok(size_bytes)) = (&self.admitted, &written) {
                 admitted.sent(*size_bytes);
             }
             return Poll::Ready(written);
@@ -184,7 +192,11 @@ impl AsyncRead for Socket {
             if let Some(activity) = self.activity.as_ref().filter(|_| has_come) {
                 activity.heard();
             }
-            return Poll::Ready(Ok(()));
+            let came = &buffer.filled()[before..];
+            return Poll::Ready(match &self.admitted {
+                Some((_, intake)) => intake.came(came),
+                None => Ok(()),
+            });
         }
         let count = buffer.remaining().min(*end - *start);
         buffer.put_slice(&bytes[*start..*start + count]);

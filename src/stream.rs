@@ -85,7 +85,10 @@ fn fields_of(head: &http::response::Parts) -> String {
 async fn send_chunk(socket: &mut Socket, data: Bytes) -> io::Result<()> {
     let size = format!("{:x}\r\n", data.len());
     let mut chunk = Buf::chain(size.as_bytes(), data).chain(&b"\r\n"[..]);
-    socket.write_all_buf(&mut chunk).await
+    let size_bytes = chunk.remaining();
+    let share = socket.share();
+    let written = share.waiting_with(size_bytes, socket.write_all_buf(&mut chunk)).await;
+    written.map_err(io::Error::other)?
 }
 
 /// Resolves when the client has closed its side. What it still sends is not read as a request: it

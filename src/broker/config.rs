@@ -36,6 +36,9 @@ pub struct BrokerConfig {
     /// Memory for blocks that were read for them, so that those who read the same share them, wire
     /// forms included, in bytes. Default: 16 MiB.
     pub max_replay_bytes: u64,
+    /// Memory for blocks that such readers have read and not delivered yet, in bytes: the more of
+    /// them there are, the less each reads at a time, down to a block. Default: 16 MiB.
+    pub max_behind_bytes: u64,
     /// Memory for blocks that were read along with those that readers of many topics came to, for
     /// when they come to these, in bytes; 0 for none. Where more topics take turns than fit into
     /// it, the log is read more often. Nothing is kept while nobody is behind. Default: 64 MiB.
@@ -70,6 +73,7 @@ impl Default for BrokerConfig {
             max_read_bytes: 256 << 10,
             max_reads: 2,
             max_replay_bytes: 16 << 20,
+            max_behind_bytes: 16 << 20,
             max_ahead_bytes: 64 << 20,
             max_state_bytes: 32 << 20,
             max_ephemeral_bytes: 4 << 20,
@@ -114,6 +118,7 @@ impl OpenConfig {
             ("broker.max_read_bytes", broker.max_read_bytes, 1 << 10, 1 << 30),
             ("broker.max_page_bytes", broker.max_page_bytes, 1 << 10, 1 << 30),
             ("broker.max_reads", broker.max_reads, 1, 1_024),
+            ("broker.max_behind_bytes", broker.max_behind_bytes, 1, 1 << 40),
             ("broker.max_ahead_bytes", broker.max_ahead_bytes, 0, 1 << 40),
             ("broker.max_state_bytes", broker.max_state_bytes, 0, 1 << 40),
             ("broker.max_pace_ms", broker.max_pace_ms, 0, 1_000),

@@ -43,6 +43,16 @@ impl Filter {
         self.types.len() + self.keys.len() + self.key_prefixes.len() + self.headers.len()
     }
 
+    /// What it takes in memory, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        let words = self.types.iter().chain(&self.keys).chain(&self.key_prefixes);
+        let words = words.map(|word| size_of::<String>() + word.len());
+        let headers = self.headers.iter();
+        let headers =
+            headers.map(|(name, value)| 2 * size_of::<String>() + name.len() + value.len());
+        words.sum::<usize>() + headers.sum::<usize>()
+    }
+
     /// Checks that it is not too large.
     ///
     /// # Errors

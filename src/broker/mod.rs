@@ -12,6 +12,7 @@ mod atomic {
     pub(super) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 }
 mod backup;
+mod behind;
 mod clock;
 mod committer;
 mod config;
@@ -67,11 +68,11 @@ pub use feed::{Feed, MAX_PATTERNS};
 pub use filter::Filter;
 pub use limits::LimitsConfig;
 pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
-pub use page::{MAX_PAGE_GAPS, Page, PageRequest};
+pub use page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
 pub use presence::{Member, Presence, Present};
 pub use publish::{Ack, Duplicate, InOrder, Pending, Publish, Receipt};
 pub use reader::Reader;
-pub use state::StatePage;
+pub use state::{StatePage, StateRequest};
 pub use subscription::{Delivery, Patience, Subscription, Waited};
 pub use tail::{Form, Run};
 pub use topics::TopicDefaults;
@@ -86,7 +87,7 @@ use clock::Now;
 use committer::{Asked, Change, Command, Request, Work};
 use maintenance::Ask;
 use publish::Turn;
-use shared::{REQUEST_BYTES, Shared, Threads};
+use shared::{MAX_ASKS, REQUEST_BYTES, Shared, Threads};
 use topics::{Topic, TopicState};
 
 /// A topic, as it is at one moment.
@@ -334,6 +335,15 @@ impl Broker {
     ///
     /// [`Error::UnknownTopic`], and as [`Self::subscribe`].
     pub async fn read(&self, topic: &TopicName, request: PageRequest) -> Result<Page> {
+        self.page(topic, request).await?.whole().await
+    }
+
+    /// As [`Self::read`], a run of events at a time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub async fn page(&self, topic: &TopicName, request: PageRequest) -> Result<PageReader> {
         let mut request = request;
         match self.0.topics.existing(topic) {
             Ok(topic) => request.start = self.0.page_start(&topic, &request).await?,
@@ -342,7 +352,7 @@ impl Broker {
         }
         let subscription = self.subscribe(topic, request.start, request.on_gap).await?;
         let reader = Reader::One(subscription).filtered(std::mem::take(&mut request.filter))?;
-        page::read(reader, &request, self.0.max_page_bytes).await
+        Ok(PageReader::new(reader, request, self.0.max_page_bytes))
     }
 
     /// Reads a page of all topics whose names fit any of the patterns.
@@ -353,11 +363,24 @@ impl Broker {
     pub async fn read_many(
         &self,
         patterns: Vec<TopicPattern>,
-        mut request: PageRequest,
+        request: PageRequest,
     ) -> Result<Page> {
+        self.page_of_many(patterns, request).await?.whole().await
+    }
+
+    /// As [`Self::read_many`], a run of events at a time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::feed`].
+    pub async fn page_of_many(
+        &self,
+        patterns: Vec<TopicPattern>,
+        mut request: PageRequest,
+    ) -> Result<PageReader> {
         let feed = self.feed(patterns, request.start, request.on_gap).await?;
         let reader = Reader::Many(feed).filtered(std::mem::take(&mut request.filter))?;
-        page::read(reader, &request, self.0.max_page_bytes).await
+        Ok(PageReader::new(reader, request, self.0.max_page_bytes))
     }
 
     /// Purges the events of `topic` below `earliest`; readers behind are told. Their space comes
@@ -439,7 +462,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTopic`], [`Error::Busy`] when many wait for their turn already, and what
+    /// [`Error::UnknownTopic`], [`Error::Crowded`], and what
     /// kept it from going on.
     ///
     /// # Cancel safety
@@ -448,7 +471,7 @@ impl Broker {
     /// their turn, it is not begun.
     pub async fn maintain(&self, topic: Option<&TopicName>) -> Result<MaintenanceReport> {
         let topic = topic.map(|name| self.0.topics.existing(name)).transpose()?;
-        let busy = || Error::Busy { waited_ms: 0 };
+        let busy = || Error::Crowded { what: "maintenance", limit: MAX_ASKS as u64 };
         let _place = self.0.asking.try_acquire().map_err(|_others_wait| busy())?;
         let _turn = self.0.asks.lock().await;
         let (answer, answered) = oneshot::channel();

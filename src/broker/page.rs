@@ -62,76 +62,136 @@ pub const MAX_PAGE_GAPS: usize = 1_024;
 const MAX_SEARCH: Duration =
     if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(1) };
 
-/// Reads a page; `max_bytes` bounds it besides the number of events.
-pub(super) async fn read(
-    mut reader: Reader,
-    request: &PageRequest,
-    max_bytes: usize,
-) -> Result<Page> {
-    let started = Instant::now();
-    let mut page = Page {
-        runs: Vec::new(),
-        gaps: Vec::new(),
-        begin: reader.cursor(),
-        cursor: reader.cursor(),
-        earliest: 0,
-        tail: 0,
-        caught_up: false,
-    };
-    let mut room = Room { events: request.limit, bytes: max_bytes, is_empty: true };
-    let (mut is_cut, mut ends_before_gap) = (false, false);
-    while room.events > 0 && !is_cut {
-        // Where all is in memory nothing is waited for, and others would wait for the whole page.
-        tokio::task::coop::consume_budget().await;
-        let wait = if page.runs.is_empty() && request.before.is_none() {
-            request.wait.saturating_sub(started.elapsed())
-        } else {
-            Duration::ZERO
+/// A page that is being read, a run of events at a time: nothing of it is kept here.
+#[derive(Debug)]
+pub struct PageReader {
+    reader: Reader,
+    request: PageRequest,
+    started: Instant,
+    room: Room,
+    /// But for its events.
+    page: Page,
+    has_events: bool,
+    is_ended: bool,
+    ends_before_gap: bool,
+}
+
+impl PageReader {
+    /// Reads a page; `max_bytes` bounds it besides the number of events.
+    pub(super) fn new(reader: Reader, request: PageRequest, max_bytes: usize) -> Self {
+        let page = Page {
+            runs: Vec::new(),
+            gaps: Vec::new(),
+            begin: reader.cursor(),
+            cursor: reader.cursor(),
+            earliest: 0,
+            tail: 0,
+            caught_up: false,
         };
-        let run = match reader.next_within(&mut Patience::new(wait)).await {
-            Ok(Waited::Delivery(Delivery::Events(run))) => run,
-            // The page's cursor is before it: the next page begins with it.
-            Ok(Waited::Delivery(Delivery::Gap(_))) if !page.runs.is_empty() => {
-                ends_before_gap = true;
-                break;
-            }
-            Ok(Waited::Delivery(Delivery::Gap(gap))) => {
-                page.cursor = reader.cursor();
-                page.begin = page.cursor;
-                page.add_gap(gap);
-                continue;
-            }
-            // What is not stored is no part of history.
-            Ok(Waited::Delivery(Delivery::CaughtUp | Delivery::Ephemeral(_))) => continue,
-            Ok(Waited::Stopping) => break,
-            Ok(Waited::Silence) => {
-                // Beyond what has expired since it was read, too: that never comes again.
-                page.cursor = reader.cursor();
-                let may_go_on = reader.lag() > 0 && started.elapsed() < MAX_SEARCH;
-                if may_go_on {
+        let room = Room { events: request.limit, bytes: max_bytes, is_empty: true };
+        let (has_events, is_ended, ends_before_gap) = (false, false, false);
+        let started = Instant::now();
+        Self { reader, request, started, room, page, has_events, is_ended, ends_before_gap }
+    }
+
+    /// With so many bytes of events at the most, if that is less than it is bounded by already.
+    pub fn at_most(mut self, max_bytes: usize) -> Self {
+        self.room.bytes = self.room.bytes.min(max_bytes);
+        self
+    }
+
+    /// The next events of the page; `None` at its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Subscription::next`](super::Subscription::next), before the first events: an error
+    /// after these ends the page, and the next page tells it.
+    pub async fn next(&mut self) -> Result<Option<Run>> {
+        while !self.is_ended && self.room.events > 0 {
+            // Where all is in memory nothing is waited for, and others would wait for the whole
+            // page.
+            tokio::task::coop::consume_budget().await;
+            let wait = if self.has_events || self.request.before.is_some() {
+                Duration::ZERO
+            } else {
+                self.request.wait.saturating_sub(self.started.elapsed())
+            };
+            let run = match self.reader.next_within(&mut Patience::new(wait)).await {
+                Ok(Waited::Delivery(Delivery::Events(run))) => run,
+                // The page's cursor is before it: the next page begins with it.
+                Ok(Waited::Delivery(Delivery::Gap(_))) if self.has_events => {
+                    self.ends_before_gap = true;
+                    break;
+                }
+                Ok(Waited::Delivery(Delivery::Gap(gap))) => {
+                    self.page.cursor = self.reader.cursor();
+                    self.page.begin = self.page.cursor;
+                    self.page.add_gap(gap);
                     continue;
                 }
-                break;
-            }
-            Err(_told_by_the_next_page) if !page.runs.is_empty() => break,
-            Err(error) => return Err(error),
-        };
-        let Some(run) = run.below(request.before) else { break };
-        let fitting = run.events().take_while(|event| room.takes(run.topic(), event)).count();
-        if fitting == 0 {
-            break;
+                // What is not stored is no part of history.
+                Ok(Waited::Delivery(Delivery::CaughtUp | Delivery::Ephemeral(_))) => continue,
+                Ok(Waited::Stopping) => break,
+                Ok(Waited::Silence) => {
+                    // Beyond what has expired since it was read, too: that never comes again.
+                    self.page.cursor = self.reader.cursor();
+                    if self.reader.lag() > 0 && self.started.elapsed() < MAX_SEARCH {
+                        continue;
+                    }
+                    break;
+                }
+                Err(_told_by_the_next_page) if self.has_events => break,
+                Err(error) => {
+                    self.is_ended = true;
+                    return Err(error);
+                }
+            };
+            let Some(run) = self.fitting(run) else { break };
+            return Ok(Some(run));
         }
-        is_cut = run.events().nth(fitting).is_some();
+        self.is_ended = true;
+        Ok(None)
+    }
+
+    /// What of `run` belongs to the page. Where that is not all of it, the page ends.
+    fn fitting(&mut self, run: Run) -> Option<Run> {
+        let run = run.below(self.request.before)?;
+        let fitting = run.events().take_while(|event| self.room.takes(run.topic(), event)).count();
+        if fitting == 0 {
+            return None;
+        }
+        self.is_ended = run.events().nth(fitting).is_some();
         let run = run.first(fitting);
         if let Some(last) = run.events().last() {
-            page.cursor = reader.cursor_after(&last);
+            self.page.cursor = self.reader.cursor_after(&last);
         }
-        page.runs.push(run);
+        self.has_events = true;
+        Some(run)
     }
-    (page.earliest, page.tail) = reader.bounds();
-    let last = page.cursor.after.number();
-    page.caught_up = last + 1 >= page.tail && !ends_before_gap;
-    Ok(page)
+
+    /// The page without its events, as it is with those that [`Self::next`] gave. It goes on being
+    /// read as long as its end was not reached.
+    pub fn page(&self) -> Page {
+        let (earliest, tail) = self.reader.bounds();
+        let last = self.page.cursor.after.number();
+        let caught_up = last + 1 >= tail && !self.ends_before_gap;
+        let Page { gaps, begin, cursor, .. } = &self.page;
+        let (gaps, begin, cursor) = (gaps.clone(), *begin, *cursor);
+        Page { runs: Vec::new(), gaps, begin, cursor, earliest, tail, caught_up }
+    }
+
+    /// The whole page.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    pub async fn whole(mut self) -> Result<Page> {
+        let mut runs = Vec::new();
+        while let Some(run) = self.next().await? {
+            runs.push(run);
+        }
+        Ok(Page { runs, ..self.page() })
+    }
 }
 
 impl Page {
@@ -162,6 +222,7 @@ impl Page {
 }
 
 /// What a page has room for.
+#[derive(Debug)]
 struct Room {
     events: usize,
     bytes: usize,

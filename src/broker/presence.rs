@@ -31,8 +31,17 @@ pub struct Member {
 }
 
 impl Member {
+    /// What it takes in memory, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        size_of::<Self>() + self.id.len() + self.info_bytes()
+    }
+
+    fn info_bytes(&self) -> usize {
+        self.info.iter().map(|(name, text)| name.len() + text.len()).sum()
+    }
+
     fn validate(&self) -> Result<()> {
-        let info_bytes: usize = self.info.iter().map(|(name, text)| name.len() + text.len()).sum();
+        let info_bytes = self.info_bytes();
         match (self.id.len(), info_bytes) {
             (0, _) => Err(Error::invalid("member", "has no id")),
             (size_bytes, _) if size_bytes > MAX_ID_BYTES => {

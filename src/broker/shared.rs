@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::announced::Announced;
+use super::behind::Behind;
 use super::clock::Now;
 use super::committer::{Command, Committer, Done, Step, Work};
 use super::config::OpenConfig;
@@ -39,7 +40,7 @@ use crate::log::{Ages, Extent, Log, WayBack};
 use crate::topic::TopicId;
 
 /// Callers that wait for maintenance by hand, the one whose turn it is included.
-const MAX_ASKS: usize = 8;
+pub(super) const MAX_ASKS: usize = 8;
 
 /// Topics whose ids are recalled at the same time; each step of one takes a MiB or so.
 const MAX_RECALLS: usize = 4;
@@ -61,6 +62,7 @@ pub(super) struct Shared {
     pub(super) max_queue_bytes: usize,
     pub(super) max_queue_wait: Duration,
     pub(super) max_read_bytes: usize,
+    pub(super) behind: Behind,
     pub(super) max_page_bytes: usize,
     pub(super) dedup: DedupConfig,
     /// Ids that were given up for want of memory.
@@ -236,6 +238,10 @@ impl Shared {
             max_queue_bytes,
             max_queue_wait: Duration::from_millis(settings.max_queue_wait_ms),
             max_read_bytes: settings.max_read_bytes as usize,
+            behind: Behind::new(
+                settings.max_behind_bytes as usize,
+                settings.max_read_bytes as usize,
+            ),
             max_page_bytes: settings.max_page_bytes as usize,
             dedup: dedup.clone(),
             forgotten_ids,

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::Shared;
+use super::behind::Holder;
 use super::ephemeral::Ephemeral;
 use super::filter::Filter;
 use super::tail::{Run, SharedBlock};
@@ -124,6 +125,8 @@ pub struct Subscription {
     accounted: u64,
     /// Blocks of the last read that are not delivered yet.
     read: VecDeque<Arc<SharedBlock>>,
+    /// As long as some of them are from the log.
+    holder: Option<Holder>,
     is_caught_up: bool,
     /// Whether it holds no key of the topic: it has read nothing of it, now or before.
     is_new: bool,
@@ -183,6 +186,7 @@ impl Subscription {
             since,
             accounted,
             read,
+            holder: None,
             is_caught_up,
             is_new,
             heard,
@@ -410,18 +414,21 @@ impl Subscription {
                 return Some(run);
             }
         }
+        self.holder = None;
         None
     }
 
     fn read_tail(&mut self, state: &TopicState) -> bool {
         let readable = self.next..state.extent.tail;
-        let blocks = self.topic.tail.read(readable, self.shared.max_read_bytes);
+        let blocks = self.topic.tail.read(readable, self.shared.behind.read_bytes());
         blocks.map(|blocks| self.read.extend(blocks)).is_some()
     }
 
     async fn read_log(&mut self, state: &TopicState) -> Result<()> {
         let Some(id) = state.id else { return Ok(()) };
-        let (next, tail, max_bytes) = (self.next, state.extent.tail, self.shared.max_read_bytes);
+        let (next, tail) = (self.next, state.extent.tail);
+        let holder = self.shared.behind.enter();
+        let max_bytes = self.shared.behind.read_bytes();
         let replays = &self.shared.replays;
         let blocks = replays.read((&self.topic, id), next, tail, max_bytes).await;
         let now = self.topic.state().extent;
@@ -429,6 +436,7 @@ impl Subscription {
             return Ok(()); // Dropped while it was read: what is missing is a gap, and no damage.
         }
         self.read.extend(blocks?);
+        self.holder = Some(holder);
         Ok(())
     }
 

@@ -248,6 +248,11 @@ impl Run {
         self.picked.as_ref().is_none_or(|picked| picked.binary_search(&sequence).is_ok())
     }
 
+    /// What it keeps in memory, in bytes: the block that it is a part of.
+    pub fn held_bytes(&self) -> usize {
+        self.shared.size_bytes()
+    }
+
     /// Copies of the events that live on their own.
     pub fn to_events(&self) -> Vec<Event> {
         self.events().map(|event| self.shared.block.to_event(&event)).collect()

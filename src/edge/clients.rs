@@ -11,23 +11,27 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::budget::{AddressShare, Budget, Share};
+use super::intake::Intake;
 use super::rates::{Caller, CallerRates, Rate, Rates};
 use super::websocket::Upgrades;
 use crate::broker::{Broker, Reader};
 use crate::error::RateLimit;
 use crate::topic::TopicName;
 
-/// How many clients there may be.
+/// How many clients there may be, and what they may hold together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientLimits {
     pub(crate) connections: u64,
     pub(crate) connections_per_address: u64,
+    pub(crate) max_bytes: u64,
 }
 
 /// Everybody who is connected.
 #[derive(Debug)]
 pub(crate) struct Clients {
     limits: ClientLimits,
+    budget: Arc<Budget>,
     open: Mutex<Open>,
 }
 
@@ -35,8 +39,14 @@ pub(crate) struct Clients {
 struct Open {
     next_id: u64,
     clients: BTreeMap<u64, Arc<Client>>,
-    /// How many each caller has.
-    by_caller: HashMap<Caller, u64>,
+    by_caller: HashMap<Caller, OfCaller>,
+}
+
+/// The connections of one caller.
+#[derive(Debug)]
+struct OfCaller {
+    count: u64,
+    share: Arc<AddressShare>,
 }
 
 /// One connection.
@@ -46,6 +56,7 @@ pub(crate) struct Client {
     address: SocketAddr,
     /// What its caller may ask for.
     rates: CallerRates,
+    share: Share,
     since: Instant,
     sent_bytes: AtomicU64,
     followed: Mutex<Vec<Arc<Followed>>>,
@@ -99,23 +110,36 @@ pub(crate) struct Peer {
     pub(super) client: Arc<Client>,
     pub(super) clients: Arc<Clients>,
     pub(super) upgrades: Upgrades,
+    /// What it has sent that nobody has taken yet.
+    pub(crate) intake: Arc<Intake>,
 }
 
 impl Peer {
-    pub(crate) fn new(admitted: &Admitted, upgrades: Upgrades) -> Self {
+    pub(crate) fn new(admitted: &Admitted, intake: Arc<Intake>, upgrades: Upgrades) -> Self {
         let Admitted { client, clients } = admitted;
-        Self { client: client.clone(), clients: clients.clone(), upgrades }
+        Self { client: client.clone(), clients: clients.clone(), upgrades, intake }
     }
 
     /// What the caller may ask for.
     pub(super) fn rates(&self) -> &CallerRates {
         &self.client.rates
     }
+
+    /// Its share of the memory for clients.
+    pub(crate) fn share(&self) -> &Share {
+        &self.client.share
+    }
+}
+
+/// The share of the memory for clients of whoever asks; where nobody counts, there is no bound.
+pub(super) fn share(peer: Option<&Peer>) -> Share {
+    peer.map(|peer| peer.share().clone()).unwrap_or_default()
 }
 
 impl Clients {
     pub(crate) fn new(limits: ClientLimits) -> Arc<Self> {
-        Arc::new(Self { limits, open: Mutex::default() })
+        let budget = Budget::new(limits.max_bytes);
+        Arc::new(Self { limits, budget, open: Mutex::default() })
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -131,27 +155,35 @@ impl Clients {
         let caller = Caller::at(address.ip());
         let rates = rates.map(|rates| rates.of(caller.clone())).unwrap_or_default();
         rates.check(Rate::Connections, 1).map_err(Refused::TooOften)?;
-        let ClientLimits { connections, connections_per_address } = self.limits;
+        let ClientLimits { connections, connections_per_address, .. } = self.limits;
         let mut open = self.open();
         if open.clients.len() as u64 >= connections {
             return Err(Refused::Full { limit: connections });
         }
-        let of_address = open.by_caller.get(&caller).copied().unwrap_or(0);
-        if of_address >= connections_per_address {
+        let new = || OfCaller { count: 0, share: self.budget.address() };
+        let of_caller = open.by_caller.entry(caller).or_insert_with(new);
+        if of_caller.count >= connections_per_address {
             return Err(Refused::AddressFull { limit: connections_per_address });
         }
-        open.by_caller.insert(caller, of_address + 1);
+        of_caller.count += 1;
+        let share = of_caller.share.connection();
         open.next_id += 1;
         let client = Arc::new(Client {
             id: open.next_id,
             address,
             rates,
+            share,
             since: Instant::now(),
             sent_bytes: AtomicU64::new(0),
             followed: Mutex::default(),
         });
         open.clients.insert(client.id, client.clone());
         Ok(Admitted { client, clients: self.clone() })
+    }
+
+    /// What they hold together, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.budget.used_bytes()
     }
 
     /// How many there are.
@@ -192,6 +224,11 @@ impl Client {
 }
 
 impl Admitted {
+    /// Its share of the memory for clients.
+    pub(crate) fn share(&self) -> &Share {
+        &self.client.share
+    }
+
     /// Counts what was sent.
     pub(crate) fn sent(&self, size_bytes: usize) {
         self.client.sent_bytes.fetch_add(size_bytes as u64, Ordering::Relaxed);
@@ -203,9 +240,9 @@ impl Drop for Admitted {
         let mut open = self.clients.open();
         open.clients.remove(&self.client.id);
         let caller = Caller::at(self.client.address.ip());
-        if let Some(count) = open.by_caller.get_mut(&caller) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(of_caller) = open.by_caller.get_mut(&caller) {
+            of_caller.count -= 1;
+            if of_caller.count == 0 {
                 open.by_caller.remove(&caller);
             }
         }
@@ -272,7 +309,8 @@ mod tests {
 
     #[test]
     fn there_are_as_many_as_there_may_be_in_all_and_from_one_address() {
-        let limits = ClientLimits { connections: 3, connections_per_address: 2 };
+        let limits =
+            ClientLimits { connections: 3, connections_per_address: 2, max_bytes: 1 << 20 };
         let clients = Clients::new(limits);
         let from = |ip: [u8; 4], port| SocketAddr::from((ip, port));
         let one = clients.admit(from([10, 0, 0, 1], 1), None).unwrap();
@@ -290,7 +328,8 @@ mod tests {
         let broker = Broker::in_memory(&Default::default()).unwrap();
         assert_eq!(clients.list(&broker, 2, 10).len(), 1);
         // Whoever has one address of IPv6 has 2^64 of them.
-        let limits = ClientLimits { connections: 9, connections_per_address: 1 };
+        let limits =
+            ClientLimits { connections: 9, connections_per_address: 1, max_bytes: 1 << 20 };
         let clients = Clients::new(limits);
         let of_ipv6 = |text: &str| SocketAddr::new(text.parse().unwrap(), 1);
         let _one = clients.admit(of_ipv6("2001:db8::1"), None).unwrap();

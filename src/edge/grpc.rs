@@ -2,22 +2,25 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::budget::{Held, Share};
 use super::clients::{self, Peer};
 use super::page_token::{StateToken, page_limit};
 use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
 use super::rates::{CallerRates, Rate, Temper};
 use super::receiving::{self, Received};
-use super::{FollowConfig, messages, selection};
+use super::selection::{Kept, Wanted};
+use super::{FollowConfig, messages};
 use crate::broker::{
-    Broker, Delivery, InOrder, LimitsConfig, Member, Patience, Pending, Presence, Reader, Run,
-    Waited,
+    Broker, Delivery, InOrder, LimitsConfig, Member, Page, PageRequest, Patience, Pending, Reader,
+    Run, Waited,
 };
 use crate::cursor::{Cursor, OnGap, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
@@ -30,6 +33,9 @@ const MESSAGE_SLACK_BYTES: u64 = 1 << 20;
 /// What one message gathers of what a reader has in memory: payloads, in bytes, and events.
 const GATHERED_BYTES: usize = 8 << 10;
 const GATHERED_EVENTS: usize = 256;
+
+/// Room that there has to be, in bytes, for a page to read on: as much as a block, and more.
+const PAGE_STEP_BYTES: usize = 64 << 10;
 
 /// Most topics of one page, and how many there are when none are asked for.
 const MAX_LISTED_TOPICS: usize = 10_000;
@@ -152,9 +158,10 @@ impl BrokerService for Grpc {
         let topics = messages::topics(&request.topic, request.topics)?;
         let member = request.member.map(|proto::Member { id, info }| Member { id, info });
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
-        let presence = selection::join(&self.broker, &topics, member)?;
-        let follow = selection::follow(&self.broker, topics, start, on_gap);
-        let reader = within(deadline, follow).await?.filtered(messages::filter(request.filter))?;
+        let filter = messages::filter(request.filter);
+        let wanted = Wanted { topics, start, on_gap, filter, member };
+        let share = clients::share(peer.as_ref());
+        let (reader, kept) = within(deadline, wanted.open(&self.broker, &share)).await?;
         let patience = self.config.patience();
         let listed = clients::Following::new(peer.as_ref(), "grpc", &reader);
         let config = self.config.clone();
@@ -163,7 +170,7 @@ impl BrokerService for Grpc {
             config,
             patience,
             listed,
-            _presence: presence,
+            _kept: kept,
             is_started: false,
             is_ended: false,
         };
@@ -178,11 +185,12 @@ impl BrokerService for Grpc {
         request: Request<proto::ReadRequest>,
     ) -> Result<Response<proto::ReadResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let share = share(&request);
         let request = request.into_inner();
         let topic = TopicName::new(&request.topic)?;
         let wanted = messages::page_request(&request, &self.config)?;
-        let page = within(deadline, self.broker.read(&topic, wanted)).await?;
-        Ok(Response::new(messages::page(&page)))
+        let (page, held) = within(deadline, page(&self.broker, &topic, wanted, &share)).await?;
+        holding(messages::page(&page), held)
     }
 
     async fn get_topic(
@@ -197,6 +205,7 @@ impl BrokerService for Grpc {
         &self,
         request: Request<proto::ListTopicsRequest>,
     ) -> Result<Response<proto::ListTopicsResponse>, Status> {
+        let share = share(&request);
         let proto::ListTopicsRequest { page_size, page_token } = request.into_inner();
         let limit = match page_size as usize {
             0 => DEFAULT_LISTED_TOPICS,
@@ -214,7 +223,7 @@ impl BrokerService for Grpc {
         let last = topics.last().filter(|_| is_full);
         let next_page_token = last.map(|topic| topic.name.to_string()).unwrap_or_default();
         let topics = topics.iter().map(messages::topic).collect();
-        Ok(Response::new(proto::ListTopicsResponse { topics, next_page_token }))
+        holding(proto::ListTopicsResponse { topics, next_page_token }, share.nothing())
     }
 
     async fn create_topic(
@@ -269,17 +278,18 @@ impl BrokerService for Grpc {
         request: Request<proto::ReadStateRequest>,
     ) -> Result<Response<proto::ReadStateResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let share = share(&request);
         let proto::ReadStateRequest { topic, key_prefix, page_size, page_token } =
             request.into_inner();
         let name = TopicName::new(&topic)?;
         let limit = page_limit(page_size.into(), self.config.max_page_events)?;
         let token = page_token.parse::<StateToken>()?;
-        let read = self.broker.state(&name, &key_prefix, token.from, token.at, limit);
-        let page = within(deadline, read).await?;
+        let (request, held) = token.request(key_prefix, limit, &share)?;
+        let page = within(deadline, self.broker.state(&name, request)).await?;
         let cursor = Cursor::after(page.at, self.broker.epoch()).to_string();
         let next_page_token = StateToken::next(&page);
         let events = page.events.into_iter().map(messages::own_event).collect();
-        Ok(Response::new(proto::ReadStateResponse { events, cursor, next_page_token }))
+        holding(proto::ReadStateResponse { events, cursor, next_page_token }, held)
     }
 
     async fn backup(
@@ -314,6 +324,42 @@ impl BrokerService for Grpc {
         let report = within(deadline, self.broker.maintain(name.as_ref())).await?;
         Ok(Response::new(messages::maintained(&report)))
     }
+}
+
+/// The share of the client that asks, of the memory for clients.
+fn share<T>(request: &Request<T>) -> Share {
+    clients::share(request.extensions().get::<Peer>())
+}
+
+/// Reads a page, and takes what it holds in memory. Where there is no room for more, it ends.
+async fn page(
+    broker: &Broker,
+    topic: &TopicName,
+    request: PageRequest,
+    share: &Share,
+) -> Result<(Page, Held)> {
+    let mut reader = broker.page(topic, request).await?;
+    let (mut held, mut runs) = (share.nothing(), Vec::new());
+    while runs.is_empty() || share.has_room(PAGE_STEP_BYTES) {
+        let Some(run) = reader.next().await? else { break };
+        // As a block, and as a message.
+        if runs.is_empty() {
+            held.grow(2 * run.held_bytes())?;
+        } else {
+            held.count(2 * run.held_bytes()); // The reader is beyond it already.
+        }
+        runs.push(run);
+    }
+    Ok((Page { runs, ..reader.page() }, held))
+}
+
+/// An answer that holds its memory until it is sent: what it holds already, or as much as its bytes
+/// take if that is more.
+fn holding<M: prost::Message>(message: M, mut held: Held) -> Result<Response<M>, Status> {
+    held.grow(message.encoded_len().saturating_sub(held.size_bytes()))?;
+    let mut response = Response::new(message);
+    response.extensions_mut().insert(Arc::new(held));
+    Ok(response)
 }
 
 /// Ends `responses` when the call's deadline passes.
@@ -449,7 +495,7 @@ struct Following {
     /// With silence, up to the next heartbeat.
     patience: Patience,
     listed: clients::Following,
-    _presence: Option<Presence>,
+    _kept: Kept,
     is_started: bool,
     is_ended: bool,
 }

@@ -13,14 +13,14 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::json;
 
-use super::clients::Peer;
+use super::clients::{Peer, share};
 use super::counters::Counters;
 use super::json::ReceiptJson;
 use super::pace::Pace;
 use super::query::Query;
 use super::rates::{self, CallerRates, Rate};
 use super::receiving::{self, Received};
-use super::selection::{self, Format, Topics};
+use super::selection::{self, Format, Topics, Wanted};
 use super::{
     FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, page_body,
     sse, status, websocket,
@@ -224,15 +224,11 @@ impl Edge {
             Topics::Many(_) => Format::Envelope,
         };
         let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
-        let presence = match selection::join(&self.broker, &topics, member) {
-            Err(Error::ShuttingDown) => return Ok(sse::come_back(&self.config)),
-            joined => joined?,
-        };
-        match selection::follow(&self.broker, topics, start, on_gap).await {
-            Ok(reader) => {
-                let reader = reader.filtered(filter)?;
+        let wanted = Wanted { topics, start, on_gap, filter, member };
+        match wanted.open(&self.broker, &share(peer.as_ref())).await {
+            Ok(opened) => {
                 let format = format.unwrap_or(otherwise);
-                Ok(sse::response((reader, presence), format, self.config.clone(), peer.as_ref()))
+                Ok(sse::response(opened, format, self.config.clone(), peer.as_ref()))
             }
             Err(Error::ShuttingDown) => Ok(sse::come_back(&self.config)),
             Err(error) => Err(error),
@@ -240,7 +236,8 @@ impl Edge {
     }
 
     async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {
-        let Asked { topics, start, on_gap, filter, .. } = asked;
+        let Asked { topics, start, on_gap, filter, peer, .. } = asked;
+        let share = share(peer.as_ref());
         let before = query.take_number("before")?.map(Sequence::new);
         let limit = query.take_number("limit")?.unwrap_or(DEFAULT_PAGE_EVENTS);
         let wait = query.take("wait").map(|wait| {
@@ -270,29 +267,33 @@ impl Edge {
             }),
             filter,
         };
-        let page = match topics {
-            Topics::One(topic) => self.broker.read(&topic, request).await?,
+        let reader = match topics {
+            Topics::One(topic) => self.broker.page(&topic, request).await?,
             Topics::Many(_) if before.is_some() => {
                 return Err(Error::invalid("before", "is for one topic alone"));
             }
-            Topics::Many(patterns) => self.broker.read_many(patterns, request).await?,
+            Topics::Many(patterns) => self.broker.page_of_many(patterns, request).await?,
         };
-        let is_new = !page.runs.is_empty() || !page.gaps.is_empty();
+        let begun = page_body::page(reader, &share).await?;
+        let page_body::Begun { page, held, has_events, is_whole, body } = begun;
+        let is_new = has_events || !page.gaps.is_empty();
         let is_known = !is_new && has_tag(headers, &page.cursor);
-        let (etag, is_caught_up, gaps) = (tag(&page.cursor), page.caught_up, page.gaps.clone());
         let mut response = if is_known {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
-            ([(header::CONTENT_TYPE, "application/json")], page_body::page(page)).into_response()
+            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
         };
+        response.extensions_mut().insert(held);
         let more = response.headers_mut();
         more.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        more.insert(header::ETAG, etag);
-        if is_caught_up {
+        if is_whole {
+            more.insert(header::ETAG, tag(&page.cursor)); // Of others, nobody knows the end yet.
+        }
+        if is_whole && page.caught_up {
             // There is nothing more now; who does not wait here need not ask at once.
             more.insert(header::RETRY_AFTER, HeaderValue::from(POLL_SECONDS));
         }
-        status::tell_gaps(&mut response, &gaps);
+        status::tell_gaps(&mut response, &page.gaps);
         Ok(response)
     }
 
@@ -410,7 +411,7 @@ fn has_tag(headers: &HeaderMap, cursor: &Cursor) -> bool {
 
 /// What went wrong with a body.
 pub(super) fn body_error(error: axum::Error) -> Error {
-    let refused = rates::refusal(&error).or_else(|| receiving::busy(&error));
+    let refused = rates::refusal(&error).or_else(|| receiving::refusal(&error));
     refused.unwrap_or_else(|| Error::invalid("body", error.to_string()))
 }
 

@@ -1,5 +1,7 @@
 //! The HTTP edge of topics themselves: their settings, their state, and maintenance by hand.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -8,7 +10,7 @@ use axum::{Extension, Router};
 use http::{StatusCode, Uri, header};
 use serde_json::{Map, Value, json};
 
-use super::clients::Peer;
+use super::clients::{Peer, share};
 use super::counters::TimeLimit;
 use super::http::{Edge, PathResult, topic, whole};
 use super::page_body;
@@ -113,19 +115,29 @@ pub(super) async fn purge(
     Ok(axum::Json(json::topic(&edge.broker.topic(&name)?)).into_response())
 }
 
-async fn state(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
+async fn state(
+    State(edge): State<Edge>,
+    path: PathResult,
+    peer: Option<Extension<Peer>>,
+    uri: Uri,
+) -> Result<Response> {
     let name = topic(path)?;
     let mut query = Query::parse(uri.query())?;
     let key_prefix = query.take("key_prefix").unwrap_or_default();
     let limit = page_limit(query.take_number("limit")?.unwrap_or(0), edge.config.max_page_events)?;
     let token: StateToken = query.take("page_token").unwrap_or_default().parse()?;
     query.finish("key_prefix, limit, page_token")?;
-    let page = edge.broker.state(&name, &key_prefix, token.from, token.at, limit).await?;
+    let share = share(peer.as_deref());
+    let (request, mut held) = token.request(key_prefix, limit, &share)?;
+    let page = edge.broker.state(&name, request).await?;
+    held.keep(page.size_bytes() + page_body::PIECE_BYTES);
     let cursor = Cursor::after(page.at, edge.broker.epoch());
     let next = StateToken::next(&page);
     let body = page_body::state(name, page, &cursor, &next);
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, body).into_response())
+    let mut response = (headers, body).into_response();
+    response.extensions_mut().insert(Arc::new(held));
+    Ok(response)
 }
 
 /// Who is present.
@@ -167,9 +179,17 @@ async fn connections(
 }
 
 /// Source: the text format of Prometheus, 0.0.4.
-async fn metrics(State(edge): State<Edge>) -> Response {
+async fn metrics(State(edge): State<Edge>, peer: Option<Extension<Peer>>) -> Response {
     let done = edge.broker.maintenance_totals();
     let mut text = String::new();
+    if let Some(Extension(peer)) = peer {
+        let help = "Memory that waits for clients or comes from them, in bytes.";
+        let bytes = peer.clients.held_bytes();
+        text.push_str(&format!(
+            "# HELP leftoff_client_bytes {help}\n# TYPE leftoff_client_bytes gauge\n\
+             leftoff_client_bytes {bytes}\n"
+        ));
+    }
     let mut metric = |name: &str, help: &str, samples: &[(String, u64)]| {
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
         samples

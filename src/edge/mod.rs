@@ -7,6 +7,7 @@
 //! [`Subscription`]: crate::Subscription
 
 pub(crate) mod access;
+pub(crate) mod budget;
 pub(crate) mod clients;
 mod cloudevents;
 mod codec;
@@ -18,6 +19,7 @@ pub mod http;
 mod http_events;
 mod http_lines;
 mod http_topics;
+pub(crate) mod intake;
 pub mod json;
 mod media;
 mod messages;

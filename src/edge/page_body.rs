@@ -6,25 +6,105 @@
 //! else meanwhile, and a client that reads slowly would have all of it wait in memory.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
+use super::budget::{Held, Share};
 use super::json;
-use crate::broker::{Page, Run, StatePage};
+use crate::broker::{Page, PageReader, StatePage};
 use crate::cursor::Cursor;
+use crate::error::Result;
 use crate::event::Event;
 use crate::topic::TopicName;
 
 /// The length of a piece, in bytes, and up to a block or an event more: less than a millisecond of
 /// writing.
-const PIECE_BYTES: usize = 64 << 10;
+pub(super) const PIECE_BYTES: usize = 64 << 10;
 
-/// A page of history.
-pub(super) fn page(page: Page) -> Body {
-    let end = json::page_end(&page);
-    body(page.runs.into_iter().map(|run: Run| json::events(&run)), end)
+/// What a page takes that is read as the client takes it, in bytes: the events of a piece, the
+/// piece, and the one before it that is being sent.
+const READING_BYTES: usize = 3 * PIECE_BYTES;
+
+/// A page of history whose first piece is read.
+pub(super) struct Begun {
+    /// As it is after that piece, without events.
+    pub(super) page: Page,
+    /// What the page takes in memory as long as it is not sent.
+    pub(super) held: Arc<Held>,
+    /// Whether the first piece has events.
+    pub(super) has_events: bool,
+    /// Whether that is all of it.
+    pub(super) is_whole: bool,
+    pub(super) body: Body,
+}
+
+/// Begins a page: reads its first piece. The rest is read as the client takes it, or left to the
+/// next page where there is no room for more.
+///
+/// # Errors
+///
+/// As [`PageReader::next`]; [`NoRoom`](crate::Error::NoRoom) for the first events.
+pub(super) async fn page(mut reader: PageReader, share: &Share) -> Result<Begun> {
+    let mut held = share.nothing();
+    let mut piece = Vec::new();
+    let mut is_whole = loop {
+        if piece.len() >= PIECE_BYTES {
+            break false;
+        }
+        if !piece.is_empty() && !share.has_room(PIECE_BYTES) {
+            break true;
+        }
+        let Some(run) = reader.next().await? else { break true };
+        let list = json::events(&run);
+        if piece.is_empty() {
+            held.grow(list.len())?;
+        } else {
+            held.count(list.len()); // The reader is beyond them already.
+        }
+        add_list(&mut piece, &list);
+    };
+    is_whole |= held.grow(if is_whole { 0 } else { READING_BYTES }).is_err();
+    let (page, has_events) = (reader.page(), !piece.is_empty());
+    let body = if is_whole {
+        piece.splice(..0, json::PAGE_BEGIN.iter().copied());
+        piece.extend(json::page_end(&page));
+        Body::from(piece)
+    } else {
+        let begun = [json::PAGE_BEGIN, &piece].concat();
+        let rest = stream::unfold(Some(reader), |reader| async move {
+            let mut reader = reader?;
+            let (piece, is_end) = next_piece(&mut reader).await;
+            Some((piece, Some(reader).filter(|_| !is_end)))
+        });
+        let pieces = stream::iter([Bytes::from(begun)]).chain(rest);
+        Body::from_stream(pieces.map(Ok::<_, Infallible>))
+    };
+    Ok(Begun { page, held: Arc::new(held), has_events, is_whole, body })
+}
+
+/// What comes after the first piece of a page, and whether that is its end.
+async fn next_piece(reader: &mut PageReader) -> (Bytes, bool) {
+    let mut piece = Vec::new();
+    while piece.len() < PIECE_BYTES {
+        // After the first events there are no errors: the next page tells them.
+        let Ok(Some(run)) = reader.next().await else {
+            piece.extend(json::page_end(&reader.page()));
+            return (piece.into(), true);
+        };
+        piece.push(b',');
+        piece.extend(json::events(&run));
+    }
+    (piece.into(), false)
+}
+
+fn add_list(piece: &mut Vec<u8>, list: &[u8]) {
+    if !piece.is_empty() {
+        piece.push(b',');
+    }
+    piece.extend_from_slice(list);
 }
 
 /// A page of the state of `topic`.

@@ -3,12 +3,18 @@
 
 use std::str::FromStr;
 
-use crate::broker::StatePage;
+use super::budget::{Held, Share};
+use super::page_body::PIECE_BYTES;
+use crate::broker::{StatePage, StateRequest};
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 
 /// Events of a page when none are asked for.
 const DEFAULT_PAGE_EVENTS: u64 = 100;
+
+/// What a page of a state may take in memory, in bytes, where there is room: as much as the
+/// broker makes a page of unless it is told otherwise.
+const MAX_STATE_BYTES: usize = 3 << 20;
 
 /// A page's token, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +25,24 @@ pub(super) struct StateToken {
 }
 
 impl StateToken {
+    /// What to read with it, and the memory that the page may take: where there is little, the page
+    /// has fewer events.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoom`].
+    pub(super) fn request(
+        self,
+        key_prefix: String,
+        limit: usize,
+        share: &Share,
+    ) -> Result<(StateRequest, Held)> {
+        let Self { from, at } = self;
+        let held = share.take_up_to(MAX_STATE_BYTES + PIECE_BYTES, 2 * PIECE_BYTES)?;
+        let max_bytes = held.size_bytes() - PIECE_BYTES;
+        Ok((StateRequest { key_prefix, from, at, limit, max_bytes }, held))
+    }
+
     /// The token of the page after `page`; empty after the last one.
     pub(super) fn next(page: &StatePage) -> String {
         page.next.map(|from| format!("{from}-{}", page.at)).unwrap_or_default()

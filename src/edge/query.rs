@@ -1,5 +1,5 @@
-//! The query part of a URL, strictly: every name once, but for those of lists, valid UTF-8, and none
-//! that is not known.
+//! The query part of a URL, strictly: every name once, but for those of lists, valid UTF-8, and
+//! none that is not known.
 
 use std::collections::BTreeMap;
 

@@ -1,11 +1,11 @@
-//! A bound on what is being received: bytes of requests that are not whole yet, of all connections.
+//! Bytes of requests that are not whole yet, out of the memory for clients.
 //!
 //! # Why
 //!
 //! The queue of the broker is bounded, but a request takes its place in it only once it is whole. A
 //! client that opens many streams and sends each of them all but the end would take as much memory
-//! as it likes. Over the bound a request is refused at once, as if the queue were full, rather than
-//! kept waiting: those that are half there could wait for one another.
+//! as it likes. Where there is no room for it a request is refused at once rather than kept
+//! waiting: those that are half there could wait for one another.
 
 use std::io;
 use std::pin::Pin;
@@ -16,117 +16,40 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
+use super::budget::Held;
+use super::clients::Peer;
 use crate::broker::{Ack, Broker, InOrder, Publish};
 use crate::error::{Error, Result};
 
-/// What may be being received, of all requests.
-#[derive(Debug, Clone)]
-pub(crate) struct Receiving(Arc<Semaphore>);
-
 /// What one request has received, and not handed in yet.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Received(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+pub(super) struct Received(Arc<Mutex<Held>>);
 
-impl Receiving {
-    /// Up to this many bytes.
-    pub(crate) fn new(max_bytes: u64) -> Self {
-        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-        Self(Arc::new(Semaphore::new(max_bytes.min(Semaphore::MAX_PERMITS))))
-    }
-
-    /// Has the body of a request counted.
-    pub(crate) fn count(&self, mut request: Request) -> Request {
-        let received = Received::default();
-        request.extensions_mut().insert(received.clone());
-        request.extensions_mut().insert(self.clone()); // For what it becomes.
-        let budget = self.0.clone();
-        request.map(|body| Body::new(Counted { body, budget, received }))
-    }
+/// Has the body of a request counted.
+pub(crate) fn count(mut request: Request) -> Request {
+    let Some(peer) = request.extensions().get::<Peer>() else { return request };
+    let received = Received(Arc::new(Mutex::new(peer.share().nothing())));
+    request.extensions_mut().insert(received.clone());
+    request.map(|body| Body::new(Counted { body, received }))
 }
 
 impl Received {
     /// All that was received so far but for the last `size_bytes` is handed in, and counted
     /// elsewhere.
     pub(super) fn keep(&self, size_bytes: usize) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = held.as_mut().and_then(|held| held.split(size_bytes.min(held.num_permits())));
-        *held = kept.filter(|kept| kept.num_permits() > 0);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keep(size_bytes);
     }
 
-    fn add(&self, permit: OwnedSemaphorePermit) {
-        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(held) => held.merge(permit),
-            none => *none = Some(permit),
-        }
-    }
-}
-
-/// A connection whose messages are counted as they arrive, until [`Self::release`].
-#[derive(Debug)]
-pub(super) struct CountedSocket<S> {
-    socket: S,
-    budget: Option<Receiving>,
-    received: Received,
-}
-
-impl<S> CountedSocket<S> {
-    /// Counts what `socket` receives, if there is a bound.
-    pub(super) fn new(socket: S, budget: Option<Receiving>) -> Self {
-        Self { socket, budget, received: Received::default() }
-    }
-
-    /// A message is whole, and counted elsewhere.
-    pub(super) fn release(&self) {
-        self.received.keep(0);
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for CountedSocket<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
-        let permits = u32::try_from(buffer.filled().len() - before).unwrap_or(u32::MAX);
-        let Some(budget) = &self.budget else { return Poll::Ready(Ok(())) };
-        match budget.0.clone().try_acquire_many_owned(permits) {
-            Ok(permit) => {
-                self.received.add(permit);
-                Poll::Ready(Ok(()))
-            }
-            Err(_full) => Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into())),
-        }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for CountedSocket<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+    fn add(&self, size_bytes: usize) -> Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).grow(size_bytes)
     }
 }
 
 /// A body whose bytes are counted as they arrive.
 struct Counted {
     body: Body,
-    budget: Arc<Semaphore>,
     received: Received,
 }
 
@@ -142,14 +65,9 @@ impl HttpBody for Counted {
             return Poll::Ready(None);
         };
         let size_bytes = frame.data_ref().map_or(0, Bytes::len);
-        let permits = u32::try_from(size_bytes).unwrap_or(u32::MAX);
-        Poll::Ready(Some(match self.budget.clone().try_acquire_many_owned(permits) {
-            Ok(permit) => {
-                self.received.add(permit);
-                Ok(frame)
-            }
-            Err(_full) => Err(axum::Error::new(Status::from(Error::Busy { waited_ms: 0 }))),
-        }))
+        let counted = self.received.add(size_bytes);
+        let counted = counted.map(|()| frame);
+        Poll::Ready(Some(counted.map_err(|error| axum::Error::new(Refused::new(error)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -158,6 +76,22 @@ impl HttpBody for Counted {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Why a body is not received: as an error, and as gRPC finds it.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(super) struct Refused {
+    error: Error,
+    #[source]
+    status: Status,
+}
+
+impl Refused {
+    pub(super) fn new(error: Error) -> Self {
+        let status = Status::from(error.clone());
+        Self { error, status }
     }
 }
 
@@ -177,12 +111,15 @@ pub(super) async fn handed_in(
     pending.ack().await
 }
 
-/// Whether a body ended because too much was being received.
-pub(super) fn busy(error: &axum::Error) -> Option<Error> {
+/// Why a body was not received, where it is for want of room.
+pub(super) fn refusal(error: &axum::Error) -> Option<Error> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if error.is::<Status>() {
-            return Some(Error::Busy { waited_ms: 0 });
+        // Where it is an error of the socket's, that has it inside.
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let refused = inside.and_then(|inside| inside.downcast_ref::<Refused>());
+        if let Some(refused) = refused.or(error.downcast_ref()) {
+            return Some(refused.error.clone());
         }
         cause = error.source();
     }
@@ -193,27 +130,31 @@ pub(super) fn busy(error: &axum::Error) -> Option<Error> {
 mod tests {
     use http_body_util::BodyExt;
 
+    use super::super::budget::Budget;
     use super::*;
 
     #[tokio::test]
     async fn what_is_over_the_bound_is_refused_and_what_was_handed_in_makes_room() {
-        let receiving = Receiving::new(100);
-        let request = |size_bytes: usize| {
-            let body = Body::from(vec![0; size_bytes]);
-            receiving.count(Request::new(body))
+        let budget = Budget::new(400 << 10);
+        let share = budget.address().connection();
+        let counted = |size_kib: usize| {
+            let received = Received(Arc::new(Mutex::new(share.nothing())));
+            let body = Body::from(vec![0; size_kib << 10]);
+            (received.clone(), Body::new(Counted { body, received }))
         };
-        let (first, body) = request(80).into_parts();
-        assert_eq!(body.collect().await.unwrap().to_bytes().len(), 80);
-        let error = request(30).into_body().collect().await.unwrap_err();
-        assert!(matches!(busy(&error), Some(Error::Busy { .. })), "{error}");
-        let received = first.extensions.get::<Received>().unwrap();
-        received.keep(30);
-        let error = request(80).into_body().collect().await.unwrap_err();
-        assert!(matches!(busy(&error), Some(Error::Busy { .. })), "30 are held: {error}");
-        received.keep(0);
-        let (second, body) = request(100).into_parts();
-        assert_eq!(body.collect().await.unwrap().to_bytes().len(), 100);
+        let (first, body) = counted(80);
+        assert_eq!(body.collect().await.unwrap().to_bytes().len(), 80 << 10);
+        let error = counted(50).1.collect().await.unwrap_err();
+        let refused = refusal(&error);
+        assert!(matches!(refused, Some(Error::NoRoom { needed_bytes: 51_200, .. })), "{error}");
+        assert_eq!(Status::from_error(error.into()).code(), tonic::Code::ResourceExhausted);
+        first.keep(30 << 10);
+        let error = counted(95).1.collect().await.unwrap_err();
+        assert!(refusal(&error).is_some(), "30 are held: {error}");
+        first.keep(0);
+        let (second, body) = counted(100);
+        assert_eq!(body.collect().await.unwrap().to_bytes().len(), 100 << 10);
         drop(second);
-        assert_eq!(receiving.0.available_permits(), 100, "it is given back with the request");
+        assert_eq!(budget.used_bytes(), 0, "it is given back with the request");
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::budget::{Held, Share};
 use super::query::Query;
 use crate::broker::{Broker, Filter, Member, Presence, Reader};
 use crate::cursor::{OnGap, StartPoint};
@@ -32,21 +33,60 @@ impl Topics {
     }
 }
 
-/// Follows `topics`.
-///
-/// # Errors
-///
-/// As [`Broker::subscribe`] and [`Broker::feed`].
-pub(super) async fn follow(
-    broker: &Broker,
-    topics: Topics,
-    start: StartPoint,
-    on_gap: OnGap,
-) -> Result<Reader> {
-    Ok(match topics {
-        Topics::One(topic) => Reader::One(broker.subscribe(&topic, start, on_gap).await?),
-        Topics::Many(patterns) => Reader::Many(broker.feed(patterns, start, on_gap).await?),
-    })
+/// What a live reader asks for.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) topics: Topics,
+    pub(super) start: StartPoint,
+    pub(super) on_gap: OnGap,
+    pub(super) filter: Filter,
+    /// Who is to be present, in the topics that are named; patterns name none.
+    pub(super) member: Option<Member>,
+}
+
+/// What a live reader keeps besides itself, for as long as it is there.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    _presence: Option<Presence>,
+    _held: Held,
+}
+
+/// What a reader of one topic takes in memory while it waits, and what each pattern of a reader of
+/// many does besides its text, in bytes. Source: `hostile::memory` measures both.
+const READER_BYTES: usize = 2 << 10;
+const PATTERN_BYTES: usize = 256;
+
+impl Wanted {
+    /// About what the reader takes in memory while it waits, in bytes.
+    fn size_bytes(&self) -> usize {
+        let Self { topics, filter, member, .. } = self;
+        let patterns = match topics {
+            Topics::One(_) => 0,
+            Topics::Many(patterns) => {
+                let sizes =
+                    patterns.iter().map(|pattern| PATTERN_BYTES + 2 * pattern.as_str().len());
+                sizes.sum::<usize>()
+            }
+        };
+        let member = member.as_ref().map_or(0, Member::size_bytes);
+        READER_BYTES + patterns + filter.size_bytes() + member
+    }
+
+    /// Begins to read, with memory of `share`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::join`], [`Broker::subscribe`] and [`Broker::feed`]; [`Error::NoRoom`].
+    pub(super) async fn open(self, broker: &Broker, share: &Share) -> Result<(Reader, Kept)> {
+        let held = share.take(self.size_bytes())?;
+        let Self { topics, start, on_gap, filter, member } = self;
+        let presence = join(broker, &topics, member)?;
+        let reader = match topics {
+            Topics::One(topic) => Reader::One(broker.subscribe(&topic, start, on_gap).await?),
+            Topics::Many(patterns) => Reader::Many(broker.feed(patterns, start, on_gap).await?),
+        };
+        Ok((reader.filtered(filter)?, Kept { _presence: presence, _held: held }))
+    }
 }
 
 /// Makes `member`, if there is one, present in the topics that it names; patterns name none.
@@ -54,11 +94,7 @@ pub(super) async fn follow(
 /// # Errors
 ///
 /// As [`Broker::join`].
-pub(super) fn join(
-    broker: &Broker,
-    topics: &Topics,
-    member: Option<Member>,
-) -> Result<Option<Presence>> {
+fn join(broker: &Broker, topics: &Topics, member: Option<Member>) -> Result<Option<Presence>> {
     let Some(member) = member else { return Ok(None) };
     let names: Vec<TopicName> = match topics {
         Topics::One(topic) => vec![topic.clone()],

@@ -34,9 +34,9 @@ use http::{HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 
 use super::clients::{self, Peer};
-use super::selection::Format;
+use super::selection::{Format, Kept};
 use super::{FollowConfig, cloudevents, json, status};
-use crate::broker::{Delivery, Ephemeral, EventRef, Form, Patience, Presence, Reader, Run, Waited};
+use crate::broker::{Delivery, Ephemeral, EventRef, Form, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
 use crate::error::Error;
 
@@ -51,7 +51,7 @@ const ENCODED: &str = "data:";
 
 /// The answer that streams what `reader` reads.
 pub(super) fn response(
-    (reader, presence): (Reader, Option<Presence>),
+    (reader, kept): (Reader, Kept),
     format: Format,
     config: FollowConfig,
     peer: Option<&Peer>,
@@ -60,16 +60,8 @@ pub(super) fn response(
     let (patience, told, phase) = (config.patience(), reader.cursor(), Phase::Opening);
     // In a box, for it is moved with each write.
     let listed = clients::Following::new(peer, "sse", &reader);
-    let following = Box::new(Following {
-        reader,
-        format,
-        config,
-        patience,
-        told,
-        listed,
-        _presence: presence,
-        phase,
-    });
+    let following =
+        Box::new(Following { reader, format, config, patience, told, listed, _kept: kept, phase });
     let writes = stream::unfold(following, |mut following| async move {
         Some((Ok::<Bytes, Infallible>(following.next().await?), following))
     });
@@ -110,7 +102,7 @@ struct Following {
     /// The place that the client knows of.
     told: Cursor,
     listed: clients::Following,
-    _presence: Option<Presence>,
+    _kept: Kept,
     phase: Phase,
 }
 
@@ -347,8 +339,9 @@ mod tests {
             let start = StartPoint::Earliest;
             let reader = Reader::One(broker.subscribe(&topic, start, OnGap::Fail).await.unwrap());
             let config = FollowConfig::default();
-            let mut writes =
-                response((reader, None), Format::Data, config, None).into_body().into_data_stream();
+            let mut writes = response((reader, Kept::default()), Format::Data, config, None)
+                .into_body()
+                .into_data_stream();
             let (mut events, mut sizes) = (0, Vec::new());
             while events < COUNT {
                 let write = tokio::time::timeout(Duration::from_secs(30), writes.next());

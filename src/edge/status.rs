@@ -54,6 +54,12 @@ fn codes(error: &Error) -> Codes {
             reason: "RATE_LIMITED",
             retry_after: Some(Duration::from_millis(limit.retry_after_ms)),
         },
+        Error::Crowded { .. } => {
+            retry(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, "CROWDED", 1)
+        }
+        Error::NoRoom { .. } => {
+            retry(Code::ResourceExhausted, StatusCode::SERVICE_UNAVAILABLE, "NO_ROOM", 1)
+        }
         Error::AfterFailure => codes(Code::Aborted, StatusCode::CONFLICT, "AFTER_FAILURE"),
         Error::ShuttingDown => {
             retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN", 2)
@@ -122,6 +128,9 @@ fn numbers(error: &Error) -> Map<String, Value> {
         }),
         Error::DiskFull { free_bytes, needed_bytes } => {
             json!({"free_bytes": free_bytes, "needed_bytes": needed_bytes})
+        }
+        Error::NoRoom { needed_bytes, limit_bytes } => {
+            json!({"needed_bytes": needed_bytes, "limit_bytes": limit_bytes})
         }
         Error::Damaged { topic, first, last, .. } => {
             json!({"topic": topic, "first_sequence": first, "last_sequence": last})

@@ -275,7 +275,7 @@ async fn a_page_has_a_tag_and_one_with_nothing_new_has_no_body() {
 #[tokio::test]
 async fn lines_make_room_as_they_are_handed_in() {
     let mut config = Config::default();
-    config.server.max_receiving_bytes = 1 << 20;
+    config.server.max_client_bytes = 3 << 20;
     let server = Server::with(config).await;
     let line = format!("{{\"data\":\"{}\"}}\n", "x".repeat(10_000));
     let answer = send(ndjson(server.address, "a"), line.repeat(500)).await;

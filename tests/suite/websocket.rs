@@ -310,19 +310,22 @@ async fn a_client_that_takes_nothing_is_told_that_it_is_too_slow() {
 #[tokio::test]
 async fn messages_that_are_never_whole_take_bounded_memory() {
     let mut config = Config::default();
-    config.server.max_receiving_bytes = 1 << 20;
+    config.server.max_client_bytes = 2_500_000;
     let server = Server::with(config).await;
     let mut first = raw(server.address).await;
     let mut begun = vec![0x01, 0xff];
     begun.extend_from_slice(&800_000_u64.to_be_bytes());
     begun.extend_from_slice(&[0; 4 + 700_000]);
     first.write_all(&begun).await.unwrap();
-    // When all of it is there, a body of half a MiB finds no room any more.
-    let body = vec![b'x'; 500_000];
-    let is_there = async {
-        while post(server.address, "/v1/topics/b/events", body.clone()).await.status != 429 {}
+    let held = async || {
+        let metrics = crate::common::text(&get(server.address, "/metrics").await.body);
+        let line = metrics.lines().find_map(|line| line.strip_prefix("leftoff_client_bytes "));
+        line.unwrap().parse::<u64>().unwrap()
     };
-    soon(is_there).await;
+    soon(async { while held().await < 700_000 {} }).await;
+    // All of it is there: a body of half a MiB finds no room any more.
+    let refused = post(server.address, "/v1/topics/b/events", vec![b'x'; 500_000]).await;
+    assert_eq!(refused.status, 503);
     let mut second = raw(server.address).await;
     // It is closed while it is still sending.
     let _cut = second.write_all(&begun).await;

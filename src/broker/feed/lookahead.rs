@@ -53,7 +53,9 @@ impl Feed {
     /// Nothing is lost: what is read is looked for again.
     pub(super) async fn read_ahead(&mut self) -> Result<()> {
         let shared = self.shared.clone();
-        self.sources.let_go(shared.max_read_bytes / 2);
+        self.holder.get_or_insert_with(|| shared.behind.enter());
+        let max_read_bytes = shared.behind.read_bytes();
+        self.sources.let_go(max_read_bytes / 2);
         let (after, last) = (self.after, self.known);
         let drops = &self.drops;
         let mut is_first = true; // It was looked for in memory.
@@ -66,7 +68,7 @@ impl Feed {
         let extents: Vec<Extent> = wanted.iter().map(|wanted| wanted.extent).collect();
         let next = self.sources.first_waiting();
         let before = next.map_or(last.next(), |at| at.min(last.next()));
-        let max_bytes = shared.max_read_bytes.saturating_sub(self.sources.held_bytes());
+        let max_bytes = max_read_bytes.saturating_sub(self.sources.held_bytes());
         self.reading.get_or_insert_with(|| shared.replays.enter());
         let bounds = Bounds { after, before, max_bytes, topics: self.sources.len() };
         let found = shared.replays.read_ahead(wanted, bounds).await;

@@ -36,6 +36,7 @@ use self::source::Source;
 use self::sources::{Sources, Waiting};
 use self::whispers::Whispers;
 use super::Shared;
+use super::behind::Holder;
 use super::filter::Filter;
 use super::interest::FeedSignal;
 use super::matching::{PatternSet, Walk};
@@ -72,6 +73,8 @@ pub struct Feed {
     stride: Stride,
     /// Has what is read along be kept, for as long as it reads the log.
     reading: Option<Reading>,
+    /// As long as it holds what it has read from the log.
+    holder: Option<Holder>,
     gaps: VecDeque<Gap>,
     /// What the reader came with, until it is told of the gap it has there.
     came_with: Option<Cursor>,
@@ -163,6 +166,7 @@ impl Feed {
             missed: None,
             stride: Stride::default(),
             reading: None,
+            holder: None,
             gaps: VecDeque::new(),
             came_with: None,
             drops,
@@ -409,7 +413,7 @@ impl Feed {
             return Step::Look;
         }
         self.drops.were_told();
-        self.reading = None;
+        (self.reading, self.holder) = (None, None);
         if self.sources.is_empty() {
             self.drops.have_passed_all();
         }
@@ -474,7 +478,7 @@ impl Feed {
             }
             Some(at) => {
                 self.sources.put_read(at, source);
-                self.sources.let_go(self.shared.max_read_bytes);
+                self.sources.let_go(self.shared.behind.read_bytes());
             }
             None => self.sources.put_waiting(source.waiting(at)),
         }
@@ -528,7 +532,7 @@ impl Feed {
 
     /// What may be read of one source.
     fn read_bytes(&self) -> usize {
-        (self.shared.max_read_bytes / self.sources.len().max(1)).max(1)
+        (self.shared.behind.read_bytes() / self.sources.len().max(1)).max(1)
     }
 
     /// Takes the events of the first source, whose next one is at `at`, that come before those of

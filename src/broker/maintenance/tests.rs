@@ -413,13 +413,37 @@ impl World {
         let broker = self.broker();
         if !self.models[index].exists {
             let first = Sequence::FIRST;
-            broker.state(&topic(index), "", first, None, limit).await.unwrap_err();
+            broker
+                .state(
+                    &topic(index),
+                    StateRequest {
+                        key_prefix: String::new(),
+                        from: first,
+                        at: None,
+                        limit,
+                        ..StateRequest::default()
+                    },
+                )
+                .await
+                .unwrap_err();
             return;
         }
         let earliest = self.check_front(index).extent.earliest.get();
         let (mut from, mut at, mut seen) = (Sequence::FIRST, None, Vec::new());
         loop {
-            let page = broker.state(&topic(index), "key", from, at, limit).await.unwrap();
+            let page = broker
+                .state(
+                    &topic(index),
+                    StateRequest {
+                        key_prefix: "key".to_owned(),
+                        from,
+                        at,
+                        limit,
+                        ..StateRequest::default()
+                    },
+                )
+                .await
+                .unwrap();
             assert!(page.events.len() <= limit);
             seen.extend(page.events.iter().map(|event| event.sequence.get()));
             at = Some(page.at);

@@ -46,6 +46,36 @@ pub struct StatePage {
     pub next: Option<Sequence>,
 }
 
+impl StatePage {
+    /// What its events take, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.events.iter().map(size_of).sum()
+    }
+}
+
+/// What to read of a topic's state.
+#[derive(Debug, Clone)]
+pub struct StateRequest {
+    /// Only keys that begin with it.
+    pub key_prefix: String,
+    /// Where the page begins.
+    pub from: Sequence,
+    /// The last sequence of the topic when its state was what is read; `None` reads it as it is.
+    pub at: Option<Sequence>,
+    /// Most events, 1 at the least.
+    pub limit: usize,
+    /// Most bytes of events, if that is less than the broker's own bound; one event has its place
+    /// however large it is.
+    pub max_bytes: usize,
+}
+
+impl Default for StateRequest {
+    fn default() -> Self {
+        let (key_prefix, from, at) = (String::new(), Sequence::FIRST, None);
+        Self { key_prefix, from, at, limit: 100, max_bytes: usize::MAX }
+    }
+}
+
 /// Which page.
 #[derive(Debug, Clone)]
 struct StateRead {
@@ -74,12 +104,11 @@ impl StateRead {
 }
 
 impl Broker {
-    /// Reads the latest event of each key of `topic` that begins with `key_prefix`: `limit` of them
-    /// at the most, from the sequence `from` on, as it was when the topic ended with `at`, or as it
-    /// is now.
+    /// Reads the latest event of each key of `topic`.
     ///
-    /// A page may have fewer events, or none, and a next one all the same. A key that was published
-    /// again after `at`, and compacted since, is missing; following from `at` brings it.
+    /// A page may have fewer events than it could, or none, and a next one all the same. A key that
+    /// was published again after `at`, and compacted since, is missing; following from `at` brings
+    /// it.
     ///
     /// A page of a compacted topic costs little more than its own events; of any other topic it may
     /// cost one reading of all that comes after them.
@@ -88,16 +117,10 @@ impl Broker {
     ///
     /// [`Error::UnknownTopic`], [`Error::Damaged`], [`Error::ReadFailed`];
     /// [`Error::DeadlineExceeded`] when it had to wait for a minute for other reads.
-    pub async fn state(
-        &self,
-        topic: &TopicName,
-        key_prefix: &str,
-        from: Sequence,
-        at: Option<Sequence>,
-        limit: usize,
-    ) -> Result<StatePage> {
+    pub async fn state(&self, topic: &TopicName, request: StateRequest) -> Result<StatePage> {
+        let StateRequest { key_prefix, from, at, limit, max_bytes } = request;
         let topic = self.0.topics.existing(topic)?;
-        let (max_bytes, now) = (self.0.max_page_bytes, (self.0.now)());
+        let (max_bytes, now) = (self.0.max_page_bytes.min(max_bytes), (self.0.now)());
         let id = topic.state().id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;
         loop {
             let extent = topic.state().extent;
@@ -106,7 +129,7 @@ impl Broker {
                 id,
                 from: from.max(extent.earliest).min(below),
                 below,
-                key_prefix: key_prefix.to_owned(),
+                key_prefix: key_prefix.clone(),
                 limit,
                 max_bytes,
                 is_compacted: topic.effective_config().key_limit().is_some(),

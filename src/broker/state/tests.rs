@@ -44,7 +44,18 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 async fn pages(broker: &Broker, topic: &str, key_prefix: &str, limit: usize) -> (Vec<Event>, u32) {
     let (mut from, mut at, mut events, mut count) = (Sequence::FIRST, None, Vec::new(), 0);
     loop {
-        let page = soon(broker.state(&name(topic), key_prefix, from, at, limit)).await.unwrap();
+        let page = soon(broker.state(
+            &name(topic),
+            StateRequest {
+                key_prefix: key_prefix.to_owned(),
+                from,
+                at,
+                limit,
+                ..StateRequest::default()
+            },
+        ))
+        .await
+        .unwrap();
         assert!(page.events.len() <= limit);
         events.extend(page.events);
         (at, count) = (Some(page.at), count + 1);
@@ -76,7 +87,16 @@ async fn a_read_of_a_state_holds_up_the_tombstones_of_its_own_topic_alone() {
     };
     let others = broker.0.turns.take().await; // It cannot read yet.
     let a = name("a");
-    let mut read = Box::pin(broker.state(&a, "", Sequence::FIRST, None, 10));
+    let mut read = Box::pin(broker.state(
+        &a,
+        StateRequest {
+            key_prefix: String::new(),
+            from: Sequence::FIRST,
+            at: None,
+            limit: 10,
+            ..StateRequest::default()
+        },
+    ));
     assert!(futures_util::poll!(read.as_mut()).is_pending());
     assert_eq!(maintain().await, [1, 0], "events of a, whose state is read, and of b");
     drop(others);
@@ -107,7 +127,16 @@ async fn a_page_of_the_state_of_a_compacted_topic_reads_little_more_than_its_own
     let page = async |limit: usize| {
         let before = log.reads();
         let a = name("a");
-        let page = broker.state(&a, "", Sequence::FIRST, None, limit);
+        let page = broker.state(
+            &a,
+            StateRequest {
+                key_prefix: String::new(),
+                from: Sequence::FIRST,
+                at: None,
+                limit,
+                ..StateRequest::default()
+            },
+        );
         (soon(page).await.unwrap(), log.reads() - before)
     };
     let (first, reads) = page(1).await;
@@ -202,7 +231,18 @@ impl World {
         let (mut from, mut at, mut seen) = (Sequence::FIRST, None, Vec::new());
         loop {
             let limit = 1 + self.below(4) as usize;
-            let page = soon(self.broker.state(&name("a"), "", from, at, limit)).await.unwrap();
+            let page = soon(self.broker.state(
+                &name("a"),
+                StateRequest {
+                    key_prefix: String::new(),
+                    from,
+                    at,
+                    limit,
+                    ..StateRequest::default()
+                },
+            ))
+            .await
+            .unwrap();
             seen.extend(page.events.iter().map(|event| event.sequence.get()));
             assert!(at.is_none_or(|at| at == page.at));
             at = Some(page.at);
@@ -291,7 +331,18 @@ async fn a_page_of_a_state_has_room_for_its_bytes_and_for_one_event_that_is_larg
         }
         let (mut from, mut at, mut keys, mut pages) = (Sequence::FIRST, None, Vec::new(), 0);
         loop {
-            let page = soon(broker.state(&name("a"), "", from, at, 1_000)).await.unwrap();
+            let page = soon(broker.state(
+                &name("a"),
+                StateRequest {
+                    key_prefix: String::new(),
+                    from,
+                    at,
+                    limit: 1_000,
+                    ..StateRequest::default()
+                },
+            ))
+            .await
+            .unwrap();
             let payload = |event: &Event| event.content.payload.len();
             let size_bytes: usize = page.events.iter().map(payload).sum();
             let is_alone = page.events.len() == 1;

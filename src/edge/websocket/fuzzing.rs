@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::super::fuzzing::written_line;
-use super::super::selection::Topics;
+use super::super::selection::{Topics, Wanted};
 use super::protocol::{Request, Subscribe};
 use crate::broker::Publish;
 use crate::event::NewEvent;
@@ -59,7 +59,8 @@ fn written_publish(
 }
 
 fn written_subscribe(subscribe: &Subscribe) -> Value {
-    let Subscribe { subscription, topics, start, on_gap, filter, member } = subscribe;
+    let Subscribe { subscription, wanted } = subscribe;
+    let Wanted { topics, start, on_gap, filter, member } = wanted;
     let mut message = json!({
         "type": "subscribe", "subscription": subscription, "from": start.to_string(),
         "on_gap": format!("{on_gap:?}").to_lowercase(), "filter": filter, "member": member,

@@ -7,7 +7,7 @@
 //! | 1002, 1007, 1009 | what came breaks RFC 6455, is no UTF-8, is too large | no |
 //! | 1008 | too many frames that were refused, one after the other | no |
 //! | 1011 | the broker has failed | later |
-//! | 1013 | too much is being received, of all clients | later |
+//! | 1013 | the memory for clients has no room | later |
 //! | 4001 | not authorised | no |
 //! | 4029 | it goes on with what its rates refuse (`rates.max_refused`) | no |
 //! | 4108 | too slow: it took nothing for `server.write_timeout_ms`, or did not end a message | yes |
@@ -37,12 +37,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::clients::Peer;
+use super::clients::{Peer, share};
 use super::http::Edge;
 use super::pace::PacedSocket;
-use super::receiving::{CountedSocket, Receiving};
 use super::status;
 use session::Session;
+
+/// What an idle connection takes in memory, in bytes. Source: `leftoff bench fanout`.
+const SESSION_BYTES: usize = 10 << 10;
 
 /// The one subprotocol that is spoken.
 const SUBPROTOCOL: &str = "leftoff.v1.json";
@@ -68,15 +70,19 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resp
         return status::plain_problem(StatusCode::UPGRADE_REQUIRED, detail);
     };
     let peer = request.extensions_mut().remove::<Peer>();
-    let budget = request.extensions_mut().remove::<Receiving>();
+    let held = match share(peer.as_ref()).take(SESSION_BYTES) {
+        Ok(held) => held,
+        Err(no_room) => return no_room.into_response(),
+    };
     let Upgrades { tasks, cut } = peer.as_ref().map(|p| p.upgrades.clone()).unwrap_or_default();
     tasks.spawn(async move {
         let serve = async {
             match upgrade.await {
                 Ok(socket) => {
-                    let socket = CountedSocket::new(TokioIo::new(socket), budget);
-                    let socket = PacedSocket::new(socket, edge.pace());
+                    peer.iter().for_each(|peer| peer.intake.follow_messages());
+                    let socket = PacedSocket::new(TokioIo::new(socket), edge.pace());
                     Session::run(edge, peer, socket).await;
+                    drop(held);
                 }
                 Err(error) => debug!(%error, "a WebSocket ended before it began"),
             }

@@ -29,9 +29,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::ndjson::Line;
-use super::super::selection::Topics;
+use super::super::selection::{Topics, Wanted};
 use crate::broker::{Filter, Member, Publish};
-use crate::cursor::{OnGap, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::topic::TopicName;
@@ -52,11 +51,7 @@ pub(super) enum Request {
 #[derive(Debug)]
 pub(super) struct Subscribe {
     pub(super) subscription: String,
-    pub(super) topics: Topics,
-    pub(super) start: StartPoint,
-    pub(super) on_gap: OnGap,
-    pub(super) filter: Filter,
-    pub(super) member: Option<Member>,
+    pub(super) wanted: Wanted,
 }
 
 /// Why a message was refused, and what of it can be told apart.
@@ -142,14 +137,15 @@ fn subscribe(json: SubscribeJson) -> Result<Request> {
         (None, Some(topics)) => Topics::many(topics)?,
         _ => return Err(Error::invalid("topic", "write either topic or topics")),
     };
-    Ok(Request::Subscribe(Subscribe {
-        subscription: name("subscription", json.subscription)?,
+    let wanted = Wanted {
         topics,
         start: json.from.map(|from| from.parse()).transpose()?.unwrap_or_default(),
         on_gap: json.on_gap.map(|on_gap| on_gap.parse()).transpose()?.unwrap_or_default(),
         filter: json.filter,
         member: json.member,
-    }))
+    };
+    let subscription = name("subscription", json.subscription)?;
+    Ok(Request::Subscribe(Subscribe { subscription, wanted }))
 }
 
 fn unsubscribe(json: UnsubscribeJson) -> Result<Request> {

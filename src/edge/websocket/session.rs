@@ -22,17 +22,18 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::super::clients::{self, Peer};
+use super::super::budget::Share;
+use super::super::clients::{self, Peer, share};
 use super::super::counters::TimeLimit;
 use super::super::http::Edge;
 use super::super::json::{ReceiptJson, write_ephemeral, write_event};
 use super::super::pace::PacedSocket;
 use super::super::rates::{CallerRates, Rate, Temper};
-use super::super::receiving::CountedSocket;
-use super::super::{max_request_bytes, selection, status};
+use super::super::selection::Kept;
+use super::super::{max_request_bytes, status};
 use super::protocol::{Refused, Request, Subscribe};
 use crate::broker::{
-    Ack, Delivery, EventRef, Form, InOrder, Patience, Presence, Publish, Reader, Run, Waited,
+    Ack, Delivery, EventRef, Form, InOrder, Patience, Publish, Reader, Run, Waited,
 };
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
@@ -44,6 +45,10 @@ const READ_BUFFER_BYTES: usize = 2 << 10;
 
 /// Bytes up to which messages that are ready are put into one write.
 const MAX_WRITE_BYTES: usize = 8 << 10;
+
+/// The longest message that is ever written, in bytes: an event of the largest payload there may
+/// be, each byte of which may take six in JSON.
+const MAX_MESSAGE_BYTES: usize = 6 * (16 << 20) + (1 << 20);
 
 /// Frames that are refused, one after the other, before the connection is closed.
 const MAX_REFUSED: u32 = 16;
@@ -76,7 +81,7 @@ impl From<tungstenite::Error> for End {
         let close = |code, error: &dyn std::fmt::Display| Self::Close(code, error.to_string());
         match &error {
             tungstenite::Error::Io(full) if full.kind() == io::ErrorKind::QuotaExceeded => {
-                close(CloseCode::Again, &"too much is being received")
+                close(CloseCode::Again, &"the memory for clients has no room")
             }
             tungstenite::Error::Io(slow) if slow.kind() == io::ErrorKind::TimedOut => {
                 match slow.get_ref() {
@@ -92,6 +97,12 @@ impl From<tungstenite::Error> for End {
     }
 }
 
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self::Close(CloseCode::Again, error.to_string())
+    }
+}
+
 /// A subscription of the connection.
 struct Following {
     name: String,
@@ -101,7 +112,7 @@ struct Following {
     /// The place that the client knows of.
     told: Cursor,
     listed: clients::Following,
-    _presence: Option<Presence>,
+    _kept: Kept,
 }
 
 /// What comes of waiting for a subscription.
@@ -116,7 +127,10 @@ type Publishing = Pin<Box<dyn Future<Output = (Option<String>, Result<Ack>)> + S
 pub(super) struct Session<S> {
     edge: Edge,
     peer: Option<Peer>,
-    socket: WebSocketStream<PacedSocket<CountedSocket<S>>>,
+    share: Share,
+    socket: WebSocketStream<PacedSocket<S>>,
+    /// What was fed since the last flush, in bytes.
+    unsent_bytes: usize,
     /// The subscriptions, by the client's names for them.
     names: HashMap<String, AbortHandle>,
     waiting: FuturesUnordered<Waiting>,
@@ -133,12 +147,14 @@ pub(super) struct Session<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Serves a connection whose handshake is over, for as long as it lasts.
-    pub(super) async fn run(edge: Edge, peer: Option<Peer>, socket: PacedSocket<CountedSocket<S>>) {
+    pub(super) async fn run(edge: Edge, peer: Option<Peer>, socket: PacedSocket<S>) {
         let max_bytes = max_request_bytes(edge.broker.limits()) as usize;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(MAX_WRITE_BYTES)
-            .max_write_buffer_size(usize::MAX)
+            // The first message finds room in any case; beyond this there are only pongs, of which
+            // the last one is enough.
+            .max_write_buffer_size(MAX_WRITE_BYTES.saturating_add(MAX_MESSAGE_BYTES))
             .max_message_size(Some(max_bytes))
             .max_frame_size(Some(max_bytes));
         let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(config)).await;
@@ -147,8 +163,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             temper: rates.temper(),
             rates,
             edge,
+            share: share(peer.as_ref()),
             peer,
             socket,
+            unsent_bytes: 0,
             names: HashMap::new(),
             waiting: FuturesUnordered::new(),
             publishing: FuturesUnordered::new(),
@@ -171,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut turn = std::pin::pin!(tokio::time::sleep(Duration::MAX));
         loop {
             tokio::select! {
-                message = self.socket.next(), if self.publishing.len() < max_in_flight => {
+                message = next(&mut self.socket), if self.publishing.len() < max_in_flight => {
                     self.hear(message.ok_or(End::Gone)??).await?;
                 }
                 Some(turn) = self.waiting.next() => self.take(turn).await?,
@@ -183,7 +201,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     if self.heard.elapsed() > heartbeat * 3 / 2 {
                         return Err(End::Dead);
                     }
-                    self.socket.send(Message::Ping(Default::default())).await?;
+                    self.feed(Message::Ping(Default::default())).await?;
+                    self.flush().await?;
                 }
                 // What was handed in is answered first.
                 () = &mut turn, if is_stopping && self.publishing.is_empty() => {
@@ -209,7 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             _ => None,
         };
         self.socket.get_mut().whole(size_bytes);
-        self.socket.get_ref().get_ref().release();
+        self.peer.iter().for_each(|peer| peer.intake.took_all());
         let request = match message {
             Message::Text(text) => match self.rated(Request::parse(&text), text.len()) {
                 Ok(request) => request,
@@ -304,7 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Refused> {
-        let Subscribe { subscription: name, topics, start, on_gap, filter, member } = subscribe;
+        let Subscribe { subscription: name, wanted } = subscribe;
         let limit = self.edge.config.max_subscriptions as usize;
         let refused = match self.names.len() {
             _ if self.names.contains_key(&name) => {
@@ -317,11 +336,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Err(Refused { reference: None, subscription: Some(name), error });
         }
         let (edge, peer, named) = (self.edge.clone(), self.peer.clone(), name.clone());
+        let share = self.share.clone();
         let open = async move {
-            let joined = selection::join(&edge.broker, &topics, member);
-            let opened = selection::follow(&edge.broker, topics, start, on_gap).await;
-            let opened = opened.and_then(|reader| Ok((reader.filtered(filter)?, joined?)));
-            let following = opened.map(|(reader, presence)| {
+            let opened = wanted.open(&edge.broker, &share).await;
+            let following = opened.map(|(reader, kept)| {
                 let (patience, told) = (edge.config.patience(), reader.cursor());
                 let listed = clients::Following::new(peer.as_ref(), "websocket", &reader);
                 Box::new(Following {
@@ -330,7 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     patience,
                     told,
                     listed,
-                    _presence: presence,
+                    _kept: kept,
                 })
             });
             Turn::Opened(named, following)
@@ -437,7 +455,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     r#"{{"type":"ephemeral","subscription":{name},"event":{}"#,
                     String::from_utf8_lossy(&rest)
                 );
-                self.socket.send(Message::text(text)).await?;
+                self.feed(Message::text(text)).await?;
+                self.flush().await?;
             }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
                 let mut message = following.tell("gap");
@@ -478,15 +497,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn deliver(&mut self, following: &mut Following, run: &Run) -> Result<(), End> {
         let name = Value::from(following.name.as_str());
         let prefix = format!(r#"{{"type":"event","subscription":{name},"#);
-        let mut written = self.feed(&prefix, following, run).await?;
+        let mut written = self.feed_run(&prefix, following, run).await?;
         while written < MAX_WRITE_BYTES
             && let Some(Delivery::Events(run)) = following.reader.next_in_memory()
         {
-            written += self.feed(&prefix, following, &run).await?;
+            written += self.feed_run(&prefix, following, &run).await?;
         }
         following.listed.note(&following.reader);
         let started = Instant::now();
-        self.socket.flush().await?;
+        self.flush().await?;
         if started.elapsed() > Duration::from_millis(self.edge.config.heartbeat_ms) {
             self.heard = Instant::now(); // What it said meanwhile is still to be read.
         }
@@ -494,7 +513,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Puts the events of `run` into the next write; how many bytes they are.
-    async fn feed(
+    async fn feed_run(
         &mut self,
         prefix: &str,
         following: &mut Following,
@@ -507,13 +526,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         for rest in rests(&following.reader, run) {
             let text = format!("{prefix}{}", String::from_utf8_lossy(&rest));
             size_bytes += text.len();
-            self.socket.feed(Message::text(text)).await?;
+            self.feed(Message::text(text)).await?;
         }
         Ok(size_bytes)
     }
 
     async fn send(&mut self, message: Map<String, Value>) -> Result<(), End> {
-        Ok(self.socket.send(Message::text(Value::Object(message).to_string())).await?)
+        self.feed(Message::text(Value::Object(message).to_string())).await?;
+        self.flush().await
+    }
+
+    /// Puts a message into the next write. What waits for the client counts meanwhile.
+    async fn feed(&mut self, message: Message) -> Result<(), End> {
+        self.unsent_bytes += message.len();
+        let feed = self.socket.feed(message);
+        Ok(self.share.waiting_with(self.unsent_bytes, feed).await??)
+    }
+
+    /// Writes what was fed.
+    async fn flush(&mut self) -> Result<(), End> {
+        self.share.waiting_with(self.unsent_bytes, self.socket.flush()).await??;
+        self.unsent_bytes = 0;
+        Ok(())
     }
 
     /// Closes the connection, and waits for a moment for the answer.
@@ -558,6 +592,21 @@ impl Following {
         message.insert("cursor".to_owned(), json!(self.told.to_string()));
         message
     }
+}
+
+/// The next message, when what was to be written is written: a client that takes no answers is not
+/// heard either.
+///
+/// # Cancel safety
+///
+/// Nothing is lost.
+async fn next<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+) -> Option<tungstenite::Result<Message>> {
+    if let Err(error) = socket.flush().await {
+        return Some(Err(error));
+    }
+    socket.next().await
 }
 
 fn message(kind: &str) -> Map<String, Value> {

@@ -4,6 +4,7 @@
 mod bystander;
 mod connections;
 mod fairness;
+mod memory;
 mod rates;
 mod times;
 

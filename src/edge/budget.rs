@@ -1,0 +1,352 @@
+//! Memory for clients: one budget of all that waits for them or comes from them, in bytes.
+//!
+//! ```text
+//! budget ─▶ address ─▶ connection ─▶ what is held: a request that is not whole, a page that is
+//!                                    not sent, the patterns of a subscription, …
+//! ```
+//!
+//! # Why
+//!
+//! Each of these is small, and a client may have as many of them as it likes: bounds on single ones
+//! do not add up to a bound on memory. So all of them are taken from one budget, before there are
+//! bytes where that can be known, and given back when the bytes are gone.
+//!
+//! A connection may hold as much as it leaves to its address, and an address as much as it leaves
+//! to all others. So the first may take a quarter of the budget, a hundred greedy ones together
+//! leave enough for others, and no number has to be chosen for how many clients there will be. A
+//! part is kept for connections that hold little, so that a newcomer is served beside thousands.
+//! Source of the idea: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory
+//! packet switches", 1998.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use bytes::Bytes;
+use futures_util::poll;
+
+use crate::error::{Error, Result};
+
+/// One client alone may take one part of so many of the budget.
+pub(crate) const ALONE: u64 = 4;
+
+/// One part of so many is kept for connections that hold little: no more than this, in bytes. A
+/// small request has its place in it, or an idle stream.
+const KEPT: usize = 8;
+const LITTLE_BYTES: usize = 8 << 10;
+
+/// What all clients hold together, and may hold.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    max_bytes: usize,
+    used_bytes: AtomicUsize,
+}
+
+/// What all connections of one address hold.
+#[derive(Debug)]
+pub(crate) struct AddressShare {
+    budget: Arc<Budget>,
+    used_bytes: AtomicUsize,
+}
+
+/// What one connection holds. Cheap to clone. The default is of a connection that nobody counts:
+/// one to a host's own server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Share(Option<Arc<ConnectionShare>>);
+
+#[derive(Debug)]
+struct ConnectionShare {
+    address: Arc<AddressShare>,
+    used_bytes: AtomicUsize,
+}
+
+/// Bytes that are taken from the budget for as long as this is held.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    share: Share,
+    size_bytes: usize,
+}
+
+impl Budget {
+    /// Of so many bytes.
+    pub(crate) fn new(max_bytes: u64) -> Arc<Self> {
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        Arc::new(Self { max_bytes, used_bytes: AtomicUsize::new(0) })
+    }
+
+    /// The share of an address that has none yet.
+    pub(crate) fn address(self: &Arc<Self>) -> Arc<AddressShare> {
+        Arc::new(AddressShare { budget: self.clone(), used_bytes: AtomicUsize::new(0) })
+    }
+
+    /// What all hold, in bytes.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl AddressShare {
+    /// The share of another connection.
+    pub(crate) fn connection(self: &Arc<Self>) -> Share {
+        let address = self.clone();
+        Share(Some(Arc::new(ConnectionShare { address, used_bytes: AtomicUsize::new(0) })))
+    }
+}
+
+impl ConnectionShare {
+    fn counters(&self) -> [&AtomicUsize; 3] {
+        [&self.used_bytes, &self.address.used_bytes, &self.address.budget.used_bytes]
+    }
+
+    /// Adds to what is held. Returns whether that fits.
+    fn add(&self, size_bytes: usize) -> bool {
+        let held = self.counters().map(|counter| {
+            counter.fetch_add(size_bytes, Ordering::Relaxed).saturating_add(size_bytes)
+        });
+        self.fits(held)
+    }
+
+    fn remove(&self, size_bytes: usize) {
+        for counter in self.counters() {
+            counter.fetch_sub(size_bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the connection leaves as much to its address, and that to all others, as they hold.
+    fn fits(&self, [of_connection, of_address, of_all]: [usize; 3]) -> bool {
+        let max_bytes = self.address.budget.max_bytes;
+        let others = of_address.saturating_add(of_all);
+        match of_connection {
+            0..=LITTLE_BYTES => others <= max_bytes,
+            _ => others.saturating_add(of_connection) <= max_bytes - max_bytes / KEPT,
+        }
+    }
+}
+
+impl Share {
+    /// Takes so many bytes, if there is room for them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoom`]; nothing is taken.
+    pub(crate) fn take(&self, size_bytes: usize) -> Result<Held> {
+        let mut held = self.nothing();
+        held.grow(size_bytes)?;
+        Ok(held)
+    }
+
+    /// Takes as much as there is room for, `most` bytes at the most and `least` at the least.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoom`], if there is no room for the least.
+    pub(crate) fn take_up_to(&self, most: usize, least: usize) -> Result<Held> {
+        let mut size_bytes = most;
+        while size_bytes > least {
+            match self.take(size_bytes) {
+                Ok(held) => return Ok(held),
+                Err(_no_room) => size_bytes /= 2,
+            }
+        }
+        self.take(least)
+    }
+
+    /// Counts bytes that are there already, whether there is room or not.
+    pub(crate) fn count(&self, size_bytes: usize) -> Held {
+        let mut held = self.nothing();
+        held.count(size_bytes);
+        held
+    }
+
+    /// Nothing yet.
+    pub(crate) fn nothing(&self) -> Held {
+        Held { share: self.clone(), size_bytes: 0 }
+    }
+
+    /// Does what may have to wait for the client, and takes so many bytes for as long as it waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoom`]: it is given up.
+    pub(crate) async fn waiting_with<T>(
+        &self,
+        size_bytes: usize,
+        write: impl Future<Output = T>,
+    ) -> Result<T> {
+        let mut write = pin!(write);
+        if let Poll::Ready(done) = poll!(write.as_mut()) {
+            return Ok(done);
+        }
+        let _held = self.take(size_bytes)?;
+        Ok(write.await)
+    }
+
+    /// Whether so many bytes more would fit.
+    pub(crate) fn has_room(&self, size_bytes: usize) -> bool {
+        self.0.as_ref().is_none_or(|connection| {
+            let held = connection.counters();
+            let held = held.map(|counter| counter.load(Ordering::Relaxed));
+            connection.fits(held.map(|held| held.saturating_add(size_bytes)))
+        })
+    }
+}
+
+impl Held {
+    /// How many bytes they are.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    /// Takes so many bytes more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoom`]; what was held is held.
+    pub(crate) fn grow(&mut self, size_bytes: usize) -> Result<()> {
+        if let Some(connection) = &self.share.0
+            && !connection.add(size_bytes)
+        {
+            connection.remove(size_bytes);
+            let limit_bytes = connection.address.budget.max_bytes as u64;
+            return Err(Error::NoRoom { needed_bytes: size_bytes as u64, limit_bytes });
+        }
+        self.size_bytes += size_bytes;
+        Ok(())
+    }
+
+    /// Counts so many bytes more that are there already, whether there is room or not.
+    pub(crate) fn count(&mut self, size_bytes: usize) {
+        if let Some(connection) = &self.share.0 {
+            connection.add(size_bytes);
+        }
+        self.size_bytes += size_bytes;
+    }
+
+    /// Gives back all but so many bytes; nothing, where there are no more.
+    pub(crate) fn keep(&mut self, size_bytes: usize) {
+        let given_back = self.size_bytes.saturating_sub(size_bytes);
+        if let Some(connection) = self.share.0.as_ref().filter(|_| given_back > 0) {
+            connection.remove(given_back);
+        }
+        self.size_bytes -= given_back;
+    }
+
+    /// Holds exactly so many bytes from now on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::grow`].
+    pub(crate) fn set(&mut self, size_bytes: usize) -> Result<()> {
+        self.keep(size_bytes);
+        self.grow(size_bytes - self.size_bytes)
+    }
+
+    /// `bytes`, which hold this for as long as any of them are in memory.
+    pub(crate) fn with(self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Counted { bytes, _held: self })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.keep(0);
+    }
+}
+
+struct Counted {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How much a connection can take, in steps of so many bytes.
+    fn fill(share: &Share, step: usize) -> Held {
+        let mut held = share.nothing();
+        while held.grow(step).is_ok() {}
+        held
+    }
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn one_client_alone_takes_a_quarter_and_all_is_given_back() {
+        let budget = Budget::new(3 * MIB as u64);
+        let share = budget.address().connection();
+        let held = fill(&share, 1 << 10);
+        let most = held.size_bytes();
+        assert!(most >= 3 * MIB / ALONE as usize && most < MIB, "{most}");
+        assert_eq!(budget.used_bytes(), most);
+        let error = share.take(1 << 10).unwrap_err();
+        assert!(matches!(error, Error::NoRoom { needed_bytes: 1_024, .. }), "{error}");
+        assert_eq!(budget.used_bytes(), most, "what is refused is not counted");
+        drop(held);
+        assert_eq!(budget.used_bytes(), 0);
+        share.take(most).unwrap();
+    }
+
+    /// Goal: however many are greedy, a newcomer is served, from their own address or another.
+    #[test]
+    fn greedy_clients_leave_room_for_others() {
+        for greedy in [1, 10, 100, 1_000, 3_000] {
+            let budget = Budget::new(64 * MIB as u64);
+            let address = budget.address();
+            let shares: Vec<Share> = (0..greedy).map(|_| address.connection()).collect();
+            let mut all: Vec<Held> = shares.iter().map(Share::nothing).collect();
+            // In turns, until nobody gets any more.
+            while all.iter_mut().filter_map(|held| held.grow(1 << 10).ok()).count() > 0 {}
+            assert!(budget.used_bytes() <= 32 * MIB, "half is for other addresses");
+            let newcomers: Vec<Share> = (0..100).map(|_| address.connection()).collect();
+            let served: Vec<Held> =
+                newcomers.iter().map(|share| share.take(LITTLE_BYTES).unwrap()).collect();
+            let stranger = fill(&budget.address().connection(), 1 << 10);
+            assert!(stranger.size_bytes() >= 4 * MIB, "{greedy}: {}", stranger.size_bytes());
+            drop(served);
+        }
+    }
+
+    #[test]
+    fn bytes_are_held_for_as_long_as_any_of_them_are_in_memory() {
+        let budget = Budget::new(4 * MIB as u64);
+        let share = budget.address().connection();
+        let mut bytes = share.take(900).unwrap().with(Bytes::from(vec![7; 900]));
+        let part = bytes.split_to(10);
+        drop(bytes);
+        assert_eq!((budget.used_bytes(), part[9]), (900, 7));
+        drop(part);
+        assert_eq!(budget.used_bytes(), 0);
+        // What is there is counted though there is no room, and nothing more is taken then.
+        let counted = share.count(5 * MIB);
+        assert!(!share.has_room(0));
+        assert!(share.take(1).is_err());
+        drop(counted);
+        assert!(share.has_room(MIB) && !share.has_room(2 * MIB));
+    }
+
+    #[test]
+    fn what_is_held_shrinks_and_grows_to_what_is_asked_for() {
+        let budget = Budget::new(4 * MIB as u64);
+        let share = budget.address().connection();
+        let mut held = share.take(600).unwrap();
+        held.keep(700);
+        assert_eq!(budget.used_bytes(), 600, "it never grows so");
+        held.set(100).unwrap();
+        held.set(2 * MIB).unwrap_err();
+        assert_eq!(budget.used_bytes(), 100, "what was held is held");
+        held.set(MIB).unwrap();
+        assert_eq!(budget.used_bytes(), MIB);
+        // Where nobody counts, all fits.
+        let mut uncounted = Share::default().take(usize::MAX).unwrap();
+        uncounted.keep(0);
+        assert!(Share::default().has_room(usize::MAX));
+    }
+}

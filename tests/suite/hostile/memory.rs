@@ -1,0 +1,322 @@
+//! Clients that have the broker keep things for them: all of it stays within the memory for
+//! clients, and nobody else is refused.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use leftoff::edge::proto::ReadRequest;
+use leftoff::event::NewEvent;
+use leftoff::{Config, Publish};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::bystander::Bystander;
+use super::{descriptors, until_no_more_than};
+use crate::common::{Process, Server, get, name, post, send, soon, text, to};
+
+/// The memory for clients, in MiB.
+const BUDGET_MIB: u64 = 64;
+
+/// What the broker may take besides, above what it took before: buffers of connections, blocks that
+/// are read, and what the allocator keeps, in MiB.
+const BESIDES_MIB: u64 = 64;
+
+/// How long everything goes on.
+const ATTACK: Duration = Duration::from_secs(8);
+
+/// Events of the topic that is read, and keys of the one whose state is.
+const EVENTS: usize = 40_000;
+const KEYS: usize = 40_000;
+
+/// The most memory that a process has had so far, in MiB.
+fn peak_mib(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
+}
+
+/// Publishes so many events of 256 bytes, each with a key of its own.
+async fn fill(address: SocketAddr, topic: &str, count: usize) {
+    let path = format!("/v1/topics/{topic}/events");
+    let payload = "x".repeat(220);
+    for first in (0..count).step_by(5_000) {
+        let line = |key| format!("{{\"key\":\"k{key}\",\"data\":\"{payload}\"}}\n");
+        let body: String = (first..count.min(first + 5_000)).map(line).collect();
+        let request = to(address, "POST", &path).header("content-type", "application/x-ndjson");
+        let answer = send(request, body).await;
+        assert_eq!(answer.status, 201, "{}", text(&answer.body));
+    }
+}
+
+/// Attackers, each of which holds its connections for as long as it is held.
+type Attackers = JoinSet<()>;
+
+/// Sends `head` on so many connections, and reads nothing.
+fn unread(attackers: &mut Attackers, address: SocketAddr, count: usize, head: String) {
+    for _ in 0..count {
+        let head = head.clone();
+        attackers.spawn(async move {
+            let Ok(mut stream) = TcpStream::connect(address).await else { return };
+            let _it_may_be_cut = stream.write_all(head.as_bytes()).await;
+            std::future::pending().await
+        });
+    }
+}
+
+/// Asks so often for `path` on each of so many connections of HTTP/2 that let a byte through.
+fn unread_streams(
+    attackers: &mut Attackers,
+    address: SocketAddr,
+    (connections, streams): (usize, usize),
+    request: impl Fn() -> hyper::Request<Full<Bytes>> + Send + Sync + Clone + 'static,
+) {
+    for _ in 0..connections {
+        let request = request.clone();
+        attackers.spawn(async move {
+            let Ok(stream) = TcpStream::connect(address).await else { return };
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.initial_stream_window_size(1).adaptive_window(false);
+            let Ok((mut sender, connection)) = builder.handshake(TokioIo::new(stream)).await else {
+                return;
+            };
+            let ask = async {
+                let mut answers = Vec::new();
+                for _ in 0..streams {
+                    if sender.ready().await.is_err() {
+                        break;
+                    }
+                    answers.push(tokio::spawn(sender.send_request(request())));
+                }
+                let mut open = Vec::new();
+                for answer in answers {
+                    open.push(answer.await);
+                }
+                std::future::pending::<()>().await
+            };
+            let _it_may_be_cut = futures_util::future::join(connection, ask).await;
+        });
+    }
+}
+
+fn websocket_head() -> String {
+    "GET /v1/ws HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+     sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        .to_owned()
+}
+
+/// A frame of a client, masked with zeroes.
+fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode, 0xff];
+    frame.extend_from_slice(&(payload.len() as u64).to_be_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Sends frames on so many WebSockets, again and again if that is wanted, and reads nothing.
+fn unread_messages(
+    attackers: &mut Attackers,
+    address: SocketAddr,
+    count: usize,
+    again: bool,
+    messages: Vec<Vec<u8>>,
+) {
+    for _ in 0..count {
+        let messages = messages.clone();
+        attackers.spawn(async move {
+            let Ok(mut stream) = TcpStream::connect(address).await else { return };
+            let _it_may_be_cut = stream.write_all(websocket_head().as_bytes()).await;
+            loop {
+                for message in &messages {
+                    if stream.write_all(message).await.is_err() {
+                        return;
+                    }
+                }
+                if !again {
+                    return std::future::pending().await;
+                }
+            }
+        });
+    }
+}
+
+fn names(count: usize) -> String {
+    let names: Vec<String> = (0..count).map(|number| format!("\"n{number}\"")).collect();
+    names.join(",")
+}
+
+fn backup() -> hyper::Request<Full<Bytes>> {
+    hyper::Request::post("http://127.0.0.1/leftoff.v1.BrokerService/Backup")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::from(Bytes::from_static(&[0; 5])))
+        .unwrap()
+}
+
+fn get_of(path: &'static str) -> impl Fn() -> hyper::Request<Full<Bytes>> + Send + Sync + Clone {
+    move || hyper::Request::get(format!("http://127.0.0.1{path}")).body(Full::default()).unwrap()
+}
+
+/// All that a client can have the broker keep, at the same time.
+fn attack(attackers: &mut Attackers, address: SocketAddr) {
+    let events = "/v1/topics/a/events?limit=10000";
+    unread_streams(attackers, address, (20, 200), get_of(events));
+    unread_streams(attackers, address, (4, 200), get_of("/v1/topics/k/state?limit=10000"));
+    unread_streams(attackers, address, (6, 10), backup);
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
+    unread(attackers, address, 200, get(events));
+    unread(attackers, address, 200, get("/v1/topics/k/state?limit=10000"));
+    let stream = "GET /v1/topics/a/events?from=earliest HTTP/1.1\r\nhost: 127.0.0.1\r\n\
+                  accept: text/event-stream\r\n\r\n";
+    unread(attackers, address, 300, stream.to_owned());
+    let unfinished = format!("GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: {}", "x".repeat(390_000));
+    unread(attackers, address, 1_500, unfinished);
+    let body = format!(
+        "POST /v1/topics/b/events HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 900000\r\n\r\n{}",
+        "x".repeat(800_000)
+    );
+    unread(attackers, address, 99, body);
+    unread_messages(attackers, address, 4, true, vec![frame(9, b"ping").repeat(1_000)]);
+    let many = format!(
+        "{{\"type\":\"subscribe\",\"subscription\":\"s\",\"topics\":[{}],\"member\":{{\"id\":\"m\"}}}}",
+        names(400_000)
+    );
+    unread_messages(attackers, address, 4, false, vec![frame(1, many.as_bytes())]);
+    let subscribe = |number: usize| {
+        let patterns: Vec<String> =
+            (0..1_024).map(|pattern| format!("\"*.s{number}.p{pattern}.>\"")).collect();
+        let message = format!(
+            "{{\"type\":\"subscribe\",\"subscription\":\"s{number}\",\"topics\":[{}]}}",
+            patterns.join(",")
+        );
+        frame(1, message.as_bytes())
+    };
+    unread_messages(attackers, address, 40, false, (0..256).map(subscribe).collect());
+}
+
+/// Goal: one number bounds what all clients together have the broker keep, whatever it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
+    let directory = tempfile::tempdir().unwrap();
+    let bound = format!("server.max_client_bytes={}", BUDGET_MIB << 20);
+    let process = Process::serve(directory.path(), &["--set", &bound]);
+    let address = process.address;
+    fill(address, "a", EVENTS).await;
+    fill(address, "k", KEYS).await;
+    let bystander = Bystander::start(address).await;
+    tokio::time::sleep(Duration::from_secs(1)).await; // For the bystander alone.
+    let before = bystander.report().await;
+    let (open, peak) = (descriptors(process.id()), peak_mib(process.id()));
+    let mut attackers = Attackers::new();
+    let ((), report) = bystander
+        .beside(async {
+            attack(&mut attackers, address);
+            let started = Instant::now();
+            while started.elapsed() < ATTACK {
+                // Newcomers are served.
+                let answer = soon(post(address, "/v1/topics/n/events", "x")).await;
+                assert_eq!(answer.status, 201, "{}", text(&answer.body));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    let most = peak_mib(process.id());
+    println!("before: {before}, {peak} MiB; meanwhile: {report}, {most} MiB");
+    assert!(report.failures.is_empty(), "{report}");
+    assert!(most < peak + BUDGET_MIB + BESIDES_MIB, "{peak} MiB before, {most} at the most");
+    attackers.shutdown().await;
+    until_no_more_than(process.id(), open + 8).await;
+}
+
+/// Goal: who sends bodies that never end takes no room from whoever sends small ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_never_end_leave_room_for_the_publishes_of_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let bound = format!("server.max_client_bytes={}", BUDGET_MIB << 20);
+    let process = Process::serve(directory.path(), &["--set", &bound]);
+    let bystander = Bystander::start(process.address).await;
+    let mut attackers = Attackers::new();
+    let head = "POST /v1/topics/b/events HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 900000\r\n";
+    let body = format!("{head}\r\n{}", "x".repeat(700_000));
+    let ((), report) = bystander
+        .beside(async {
+            unread(&mut attackers, process.address, 99, body);
+            tokio::time::sleep(Duration::from_secs(3)).await; // For the bystander's publishes.
+        })
+        .await;
+    assert!(report.failures.is_empty() && report.events > 100, "{report}");
+}
+
+/// Goal: a head that is too long is answered, and nothing of it is kept.
+#[tokio::test]
+async fn a_head_that_is_too_long_is_refused_with_a_status() {
+    let mut config = Config::default();
+    config.server.max_head_bytes = 16 << 10;
+    let server = Server::with(config).await;
+    let padded = |size: usize| to(server.address, "GET", "/healthz").header("x", "x".repeat(size));
+    assert_eq!(send(padded(15_000), "").await.status, 200);
+    assert_eq!(send(padded(17_000), "").await.status, 431);
+}
+
+/// Every event of a topic by pages of as many as there may be, and how many pages these were.
+async fn by_pages(
+    address: SocketAddr,
+    path: &str,
+    after: &str,
+    next: &str,
+) -> (Vec<String>, usize) {
+    let (mut keys, mut pages, mut place) = (Vec::new(), 0, String::new());
+    loop {
+        let answer = get(address, &format!("{path}?limit=10000{place}")).await;
+        assert_eq!(answer.status, 200, "{}", text(&answer.body));
+        let page = answer.json();
+        let events = page["events"].as_array().unwrap();
+        keys.extend(events.iter().map(|event| event["key"].as_str().unwrap().to_owned()));
+        pages += 1;
+        let at = page[next].as_str().unwrap();
+        if at.is_empty() || page["caught_up"] == true {
+            return (keys, pages);
+        }
+        place = format!("&{after}={at}");
+    }
+}
+
+/// Goal: a page is read as it is sent, and says at its end where it ends; with little memory for
+/// clients there are more pages, with the same events.
+#[tokio::test]
+async fn where_there_is_little_room_pages_are_shorter_and_nothing_is_missing() {
+    const COUNT: usize = 5_000;
+    let expected: Vec<String> = (0..COUNT).map(|key| format!("k{key}")).collect();
+    for (max_bytes, has_room) in [(512 << 20, true), (600 << 10, false)] {
+        let mut config = Config::default();
+        config.server.max_client_bytes = max_bytes;
+        let server = Server::with(config).await;
+        for first in (0..COUNT).step_by(1_000) {
+            let keyed = |key| NewEvent { key: format!("k{key}"), ..NewEvent::new("x".repeat(220)) };
+            let events = (first..first + 1_000).map(keyed).collect();
+            let publish = Publish { topic: name("a"), events, expected_sequence: None };
+            server.broker.publish(publish).await.unwrap();
+        }
+        let address = server.address;
+        let (keys, pages) = by_pages(address, "/v1/topics/a/events", "after", "cursor").await;
+        assert_eq!((keys == expected, pages == 1), (true, has_room), "{pages} pages");
+        let state = by_pages(address, "/v1/topics/a/state", "page_token", "next_page_token");
+        let (keys, pages) = state.await;
+        assert_eq!((keys == expected, pages == 1), (true, has_room), "{pages} pages of state");
+        let mut grpc = server.grpc().await;
+        let (mut sequences, mut from, mut pages) = (Vec::new(), String::from("0"), 0);
+        while sequences.len() < COUNT {
+            let request = ReadRequest { topic: "a".into(), from, limit: 10_000, ..<_>::default() };
+            let page = grpc.read(request).await.unwrap().into_inner();
+            sequences.extend(page.events.iter().map(|event| event.sequence));
+            (from, pages) = (page.cursor, pages + 1);
+        }
+        assert_eq!(sequences, Vec::from_iter(1..=COUNT as u64));
+        assert_eq!(pages == 1, has_room, "{pages} pages of gRPC");
+    }
+}
