@@ -226,8 +226,8 @@ fn from_to(first: Sequence, last: Option<Sequence>) -> String {
 }
 
 impl Error {
-    /// An [`Error::Invalid`]. Both texts may show what a client sent; what is too long for a message
-    /// is cut.
+    /// An [`Error::Invalid`]. Both texts may show what a client sent; what is too long for a
+    /// message is cut.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         let (field, problem) = (cut(field, MAX_FIELD_BYTES), cut(problem, MAX_PROBLEM_BYTES));
         Self::Invalid { field, problem }

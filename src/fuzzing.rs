@@ -1,5 +1,5 @@
-//! Checks of the parsers, each for any input at all: what the fuzz targets of `tests/fuzz` call, and
-//! what an ordinary test calls with the inputs that are kept in `data/fuzz`.
+//! Checks of the parsers, each for any input at all: what the fuzz targets of `tests/fuzz` call,
+//! and what an ordinary test calls with the inputs that are kept in `data/fuzz`.
 //!
 //! A check panics when a promise is broken. Besides the parser not failing itself, all promise that
 //! - what was read, written down again, reads the same;

@@ -78,8 +78,8 @@ pub struct ServerConfig {
     /// Connections from one address, or from one /64 of IPv6; a proxy before the broker is one.
     /// Default: 20,000.
     pub max_connections_per_address: u64,
-    /// Memory for all that waits for clients or comes from them, in bytes: requests and their heads,
-    /// answers, pages, frames, subscriptions with their patterns, members. A connection may hold as
+    /// Memory for all that waits for clients or comes from them, in bytes: requests and their
+    /// heads, answers, pages, frames, subscriptions with their patterns, members. A connection may hold as
     /// much of it as it leaves to its address, and an address as much as it leaves to all others:
     /// one client alone a quarter. Where there is no room, what is new is refused with 503 and a
     /// time, and what is open waits. Default: 512 MiB.

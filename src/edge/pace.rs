@@ -249,10 +249,6 @@ impl<S> PacedSocket<S> {
         Self { socket, pace, begun_bytes: 0, wait: None }
     }
 
-    pub(super) fn get_ref(&self) -> &S {
-        &self.socket
-    }
-
     /// A message is whole, of so many bytes on the wire; `None` where that is not known.
     ///
     /// What was read ahead of the next one counts as nothing then: the next bytes begin it. A ping

@@ -339,8 +339,8 @@ mod tests {
             bytes[..4].copy_from_slice(&crc.to_be_bytes());
             bytes
         };
-        // A record longer than the block, one event more than there is, sequences up to 2^64, a last
-        // sequence before the first, and a flag that is not known.
+        // A record longer than the block, one event more than there is, sequences up to 2^64, a
+        // last sequence before the first, and a flag that is not known.
         for (at, byte) in [(70, 200), (9, 2), (22, 255), (29, 0), (5, 128)] {
             refused(2, &resealed(at, byte), "its records are not what its header says");
         }

@@ -53,9 +53,8 @@ fn written_publish(
     // As text, so that the payloads stay as they are.
     let events = serde_json::to_string(&lines(events)).expect("lines are JSON");
     let (reference, topic) = (json!(reference), json!(topic));
-    format!(
-        r#"{{"type":"publish","ref":{reference},"topic":{topic},"{name}":{value},"events":{events}}}"#
-    )
+    let head = format!(r#"{{"type":"publish","ref":{reference},"topic":{topic}"#);
+    format!(r#"{head},"{name}":{value},"events":{events}}}"#)
 }
 
 fn written_subscribe(subscribe: &Subscribe) -> Value {

@@ -10,7 +10,7 @@
 //! | 1013 | the memory for clients has no room | later |
 //! | 4001 | not authorised | no |
 //! | 4029 | it goes on with what its rates refuse (`rates.max_refused`) | no |
-//! | 4108 | too slow: it took nothing for `server.write_timeout_ms`, or did not end a message | yes |
+//! | 4108 | too slow: it took nothing for `server.write_timeout_ms`, or ended no message | yes |
 //! | 4109 | the broker is stopping | yes |
 //! | 4110 | it answered no ping for one and a half times `follow.heartbeat_ms` | yes |
 //!

@@ -183,7 +183,7 @@ fn attack(attackers: &mut Attackers, address: SocketAddr) {
     unread(attackers, address, 99, body);
     unread_messages(attackers, address, 4, true, vec![frame(9, b"ping").repeat(1_000)]);
     let many = format!(
-        "{{\"type\":\"subscribe\",\"subscription\":\"s\",\"topics\":[{}],\"member\":{{\"id\":\"m\"}}}}",
+        r#"{{"type":"subscribe","subscription":"s","member":{{"id":"m"}},"topics":[{}]}}"#,
         names(400_000)
     );
     unread_messages(attackers, address, 4, false, vec![frame(1, many.as_bytes())]);

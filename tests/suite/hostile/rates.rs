@@ -184,7 +184,10 @@ async fn a_client_that_goes_on_with_what_is_refused_is_ended() {
     let process = serve(&directory, &settings);
     let address = process.address;
     let mut client = WebSocket::connect(address).await;
-    let publish = |number: usize| json!({"type": "publish", "ref": number.to_string(), "topic": "a", "event": {"data": 1}});
+    let publish = |number: usize| {
+        let reference = number.to_string();
+        json!({"type": "publish", "ref": reference, "topic": "a", "event": {"data": 1}})
+    };
     for number in 0..3 {
         client.say(publish(number)).await;
         assert_eq!(client.hear().await["type"], "ack");
