@@ -79,10 +79,10 @@ pub struct ServerConfig {
     /// Default: 20,000.
     pub max_connections_per_address: u64,
     /// Memory for all that waits for clients or comes from them, in bytes: requests and their
-    /// heads, answers, pages, frames, subscriptions with their patterns, members. A connection may hold as
-    /// much of it as it leaves to its address, and an address as much as it leaves to all others:
-    /// one client alone a quarter. Where there is no room, what is new is refused with 503 and a
-    /// time, and what is open waits. Default: 512 MiB.
+    /// heads, answers, pages, frames, subscriptions with their patterns, members. A connection may
+    /// hold as much of it as it leaves to its address, and an address as much as it leaves to all
+    /// others: one client alone a quarter. Where there is no room, what is new is refused with 503
+    /// and a time, and what is open waits. Default: 512 MiB.
     pub max_client_bytes: u64,
     /// Longest head of a request over HTTP/1.1, in bytes. Default: 64 KiB.
     pub max_head_bytes: u64,
