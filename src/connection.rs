@@ -17,6 +17,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -30,6 +31,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rand::RngExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -56,8 +58,9 @@ use crate::stream;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// When a client that was refused may come back, in seconds.
-const REFUSED_SECONDS: u64 = 5;
+/// When a client that was refused may come back, in seconds: at some time between these, so that
+/// not all come back at once.
+const REFUSED_SECONDS: RangeInclusive<u64> = 5..=10;
 
 /// The longest reason that the end of an HTTP/2 connection tells, in bytes.
 const MAX_REASON_BYTES: usize = 1_024;
@@ -231,7 +234,7 @@ impl Serving {
                 return Ok(None);
             }
         };
-        socket.tell(activity.clone());
+        socket.tell(Some(activity.clone()));
         if spoken == Protocol::Http2 {
             intake.follow_frames(CONNECTION_WINDOW_BYTES as usize);
         }
@@ -273,9 +276,12 @@ impl Serving {
         });
         let Some(end) = response.await? else { return Ok(None) };
         let Some(parts) = connection.into_parts() else { return Ok(None) };
-        let socket = parts.io.into_inner();
+        let mut socket = parts.io.into_inner();
         match end {
-            End::EventStream(response) => Ok(Some((socket, response))),
+            End::EventStream(response) => {
+                socket.tell(None);
+                Ok(Some((socket, response)))
+            }
             End::Over(limit) => {
                 self.over(socket, limit, limit == TimeLimit::Head).await;
                 Ok(None)
@@ -476,7 +482,8 @@ fn refusal(refused: Refused) -> Response {
         Refused::TooOften(limit) => return Error::RateLimited(limit).into_response(),
     };
     let mut response = status::plain_problem(status, &detail);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(REFUSED_SECONDS));
+    let seconds = rand::rng().random_range(REFUSED_SECONDS);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response
 }
 

@@ -107,9 +107,9 @@ impl Socket {
         }
     }
 
-    /// Tells `activity` of what comes in from now on.
-    pub(crate) fn tell(&mut self, activity: Activity) {
-        self.activity = Some(activity);
+    /// Tells `activity` of what comes in from now on, or nobody.
+    pub(crate) fn tell(&mut self, activity: Option<Activity>) {
+        self.activity = activity;
     }
 
     /// Whether the peer has sent anything before its protocol is known.

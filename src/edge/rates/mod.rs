@@ -62,7 +62,7 @@ pub struct RatesConfig {
     /// Connections that are accepted in a second. Default: 200 beyond the loopback device.
     pub connections_per_second: Option<u64>,
     /// Requests and calls in a second, and messages of a WebSocket that neither publish nor
-    /// subscribe. Default: 2,000 beyond the loopback device.
+    /// subscribe, pings and pongs included. Default: 2,000 beyond the loopback device.
     pub requests_per_second: Option<u64>,
     /// The time whose worth a caller that has paused may take at once, in milliseconds. One
     /// publish as large as it may be is always taken whole. Default: 10,000.

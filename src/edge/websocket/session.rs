@@ -240,7 +240,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 error: Error::invalid("message", "is binary; write JSON in text messages"),
             }),
             // Pongs and answers to a close are written by the library.
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(()),
+            Message::Ping(payload) | Message::Pong(payload) => {
+                return self.control(CONTROL_FRAME_BYTES + payload.len());
+            }
+            Message::Frame(_) => return Ok(()),
             Message::Close(_) => return Err(End::Gone),
         };
         self.temper.taken();
@@ -297,6 +300,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn over_rate(&mut self, refused: Refused) -> Result<(), End> {
         self.temper.refused();
         self.tell(refused).await?;
+        match self.temper.abuse() {
+            Some(reason) => Err(End::Close(ABUSIVE.into(), reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts a ping or a pong. There is nothing to be told of one that is over a rate.
+    fn control(&mut self, size_bytes: usize) -> Result<(), End> {
+        if self.rates.other(Rate::Requests, size_bytes).is_ok() {
+            return Ok(());
+        }
+        self.temper.refused();
         match self.temper.abuse() {
             Some(reason) => Err(End::Close(ABUSIVE.into(), reason)),
             None => Ok(()),

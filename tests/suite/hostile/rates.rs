@@ -24,7 +24,7 @@ use tonic_types::StatusExt;
 use super::bystander::Bystander;
 use super::{descriptors, until_no_more_than};
 use crate::common::{Answer, PATIENCE, Process, Sse, get, grpc, post, send, soon, to};
-use crate::websocket::Client as WebSocket;
+use crate::websocket::{Client as WebSocket, frame, raw, read_frame};
 
 const EVENTS: &str = "/v1/topics/a/events";
 
@@ -312,6 +312,30 @@ async fn requests_and_received_bytes_are_counted() {
     client.say(json!({"type": "publish", "topic": "a", "event": {"data": data}})).await;
     retry_after_ms(&client.hear().await["error"], "bytes");
     assert_eq!(last_sequence(address).await, stored, "nothing of it was written");
+}
+
+/// Goal: pings count as requests; a client that floods the broker with them is ended.
+#[tokio::test]
+async fn a_flood_of_pings_is_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = ["rates.requests_per_second=1", "rates.burst_ms=5000", "rates.max_refused=5"];
+    let process = serve(&directory, &settings);
+    let mut socket = raw(process.address).await;
+    for _ in 0..20 {
+        socket.write_all(&frame(0x89, b"x")).await.unwrap();
+    }
+    let mut pongs = 0;
+    loop {
+        let (first, payload) = read_frame(&mut socket).await.expect("closed without a word");
+        match first & 0x0f {
+            8 => {
+                assert_eq!(payload[..2], 4029_u16.to_be_bytes());
+                break;
+            }
+            _ => pongs += 1,
+        }
+    }
+    assert!((4..12).contains(&pongs), "{pongs} pongs");
 }
 
 /// Sends a body without telling its length; the problem that is answered.
