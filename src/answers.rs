@@ -7,7 +7,7 @@
 //!
 //! # Why
 //!
-//! The client decides when an answer leaves memory. A body gives its next piece when there is room
+//! The client decides when an answer leaves memory. A stream makes its next piece when there is room
 //! for it, so that whoever takes nothing holds one piece; and the piece counts until the last of
 //! its bytes is written.
 
@@ -24,7 +24,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use crate::edge::budget::{Held, Share};
+use crate::edge::budget::{Held, Share, WaitsForRoom};
 use crate::edge::intake::Intake;
 
 /// What a request takes besides its head while it is served, in bytes: its task, and its buffers.
@@ -63,8 +63,11 @@ pub(crate) fn counted(mut response: Response, share: &Share, request: Held) -> R
             Err(error) => return error.into_response(),
         }
     }
+    let waits = response.extensions_mut().remove::<WaitsForRoom>().is_some();
     let share = share.clone();
-    response.map(|body| Body::new(Counted { body, share, _request: request, whole, pause: None }))
+    response.map(|body| {
+        Body::new(Counted { body, share, _request: request, whole, waits, pause: None })
+    })
 }
 
 /// Has an answer that somebody else counts hold what its request took.
@@ -78,13 +81,15 @@ struct Counted {
     _request: Held,
     /// What the whole answer holds: its pieces are not counted then.
     whole: Option<Arc<Held>>,
+    /// Whether it waits for room for its next piece.
+    waits: bool,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Counted {
     /// Waits for room for more.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.whole.is_none() && !self.share.has_room(0) {
+        while self.waits && !self.share.has_room(0) {
             let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(PAUSE)));
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
@@ -188,5 +193,56 @@ impl HttpBody for Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         self.intake.body_ends();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::edge::budget::Budget;
+
+    const MIB: usize = 1 << 20;
+
+    fn streamed(pieces: usize) -> Response {
+        let piece = || Ok::<_, std::convert::Infallible>(Bytes::from(vec![7; 100 << 10]));
+        let pieces = (0..pieces).map(move |_| piece());
+        Response::new(Body::from_stream(futures_util::stream::iter(pieces)))
+    }
+
+    #[tokio::test]
+    async fn a_stream_waits_for_room_and_what_hears_its_client_does_not() {
+        let budget = Budget::new(4 * MIB as u64);
+        let share = budget.address().connection();
+        let full = share.count(4 * MIB);
+        let mut waiting = streamed(2);
+        waiting.extensions_mut().insert(WaitsForRoom);
+        let mut waiting = counted(waiting, &share, share.nothing()).into_body();
+        let next = tokio::time::timeout(3 * PAUSE, waiting.frame()).await;
+        assert!(next.is_err(), "there is no room");
+        let mut hearing = counted(streamed(1), &share, share.nothing()).into_body();
+        let piece = hearing.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(budget.used_bytes(), 4 * MIB + piece.len(), "it is counted all the same");
+        drop((full, piece));
+        let first = waiting.frame().await.unwrap().unwrap().into_data().unwrap();
+        let second = waiting.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(waiting.frame().await.is_none());
+        drop(first);
+        assert_eq!(budget.used_bytes(), second.len(), "until its last byte is written");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_large_has_room_before_it_is_sent_or_is_refused() {
+        let budget = Budget::new(4 * MIB as u64);
+        let share = budget.address().connection();
+        let whole = || Response::new(Body::from(vec![7; MIB]));
+        let sent = counted(whole(), &share, share.take(100).unwrap());
+        assert_eq!((sent.status().as_u16(), budget.used_bytes()), (200, MIB + 100));
+        let refused = counted(whole(), &share, share.take(100).unwrap());
+        assert_eq!(refused.status().as_u16(), 503);
+        assert!(refused.headers().contains_key(http::header::RETRY_AFTER));
+        drop((sent, refused));
+        assert_eq!(budget.used_bytes(), 0);
     }
 }

@@ -254,6 +254,12 @@ impl Drop for Held {
     }
 }
 
+/// On an answer that makes its pieces as the client takes them: it waits while there is no room. An
+/// answer that goes on only because it hears the client must not, for what it holds of what it
+/// heard would never be given back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WaitsForRoom;
+
 struct Counted {
     bytes: Bytes,
     _held: Held,

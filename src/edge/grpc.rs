@@ -9,7 +9,7 @@ use futures_util::{Stream, stream};
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::budget::{Held, Share};
+use super::budget::{Held, Share, WaitsForRoom};
 use super::clients::{self, Peer};
 use super::page_token::{StateToken, page_limit};
 use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
@@ -177,7 +177,7 @@ impl BrokerService for Grpc {
         let responses = stream::unfold(following, |mut following| async move {
             Some((following.next().await?, following))
         });
-        Ok(Response::new(until(deadline, responses)))
+        Ok(waiting_for_room(until(deadline, responses)))
     }
 
     async fn read(
@@ -310,7 +310,7 @@ impl BrokerService for Grpc {
                 Ok(Some((proto::BackupResponse { content, cursor, expected_bytes }, backup)))
             }
         });
-        Ok(Response::new(until(deadline, responses)))
+        Ok(waiting_for_room(until(deadline, responses)))
     }
 
     async fn maintain(
@@ -351,6 +351,13 @@ async fn page(
         runs.push(run);
     }
     Ok((Page { runs, ..reader.page() }, held))
+}
+
+/// An answer that makes its pieces as the client takes them.
+fn waiting_for_room<T>(responses: Responses<T>) -> Response<Responses<T>> {
+    let mut response = Response::new(responses);
+    response.extensions_mut().insert(WaitsForRoom);
+    response
 }
 
 /// An answer that holds its memory until it is sent: what it holds already, or as much as its bytes

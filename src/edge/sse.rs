@@ -33,6 +33,7 @@ use futures_util::stream;
 use http::{HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 
+use super::budget::WaitsForRoom;
 use super::clients::{self, Peer};
 use super::selection::{Format, Kept};
 use super::{FollowConfig, cloudevents, json, status};
@@ -66,6 +67,7 @@ pub(super) fn response(
         Some((Ok::<Bytes, Infallible>(following.next().await?), following))
     });
     let mut response = stream_response(Body::from_stream(writes));
+    response.extensions_mut().insert(WaitsForRoom);
     status::tell_gaps(&mut response, gap.as_slice());
     response
 }
