@@ -6,6 +6,9 @@
 //! read when what came before is written. While a client does not read, nothing is read for it
 //! either, and no more of what it sends is.
 
+#[cfg(test)]
+mod echo;
+
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
@@ -148,6 +151,13 @@ pub(super) struct Session<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Serves a connection whose handshake is over, for as long as it lasts.
     pub(super) async fn run(edge: Edge, peer: Option<Peer>, socket: PacedSocket<S>) {
+        let mut session = Self::new(edge, peer, socket).await;
+        let Err(end) = session.serve().await;
+        session.end(end).await;
+    }
+
+    /// A session that has not heard anything yet.
+    async fn new(edge: Edge, peer: Option<Peer>, socket: PacedSocket<S>) -> Self {
         let max_bytes = max_request_bytes(edge.broker.limits()) as usize;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
@@ -159,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             .max_frame_size(Some(max_bytes));
         let socket = WebSocketStream::from_raw_socket(socket, Role::Server, Some(config)).await;
         let rates = CallerRates::of(peer.as_ref());
-        let mut session = Self {
+        Self {
             temper: rates.temper(),
             rates,
             edge,
@@ -173,9 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             publisher: InOrder::default().independent(),
             refused: 0,
             heard: Instant::now(),
-        };
-        let Err(end) = session.serve().await;
-        session.end(end).await;
+        }
     }
 
     async fn serve(&mut self) -> Result<std::convert::Infallible, End> {
