@@ -294,3 +294,22 @@ fn gaps_that_are_told_as_one_count_all_and_say_what_matters() {
     let joined = gap(GapReason::Ahead, 1, None).joined(gap(purged, 4, Some(4)));
     assert_eq!(joined.reason, GapReason::Ahead);
 }
+
+/// Goal: who waits takes little memory: what readers rarely do has no room in the future that all
+/// of them hold.
+#[tokio::test]
+async fn a_reader_that_waits_has_no_room_for_what_it_rarely_does() {
+    const MOST_BYTES: usize = 512;
+    let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+    store(&broker, "a", plain("x")).await;
+    let (start, on_gap) = (StartPoint::Earliest, OnGap::Resume);
+    let one = Reader::One(broker.subscribe(&name("a"), start, on_gap).await.unwrap());
+    let many = Reader::Many(broker.feed(vec![">".parse().unwrap()], start, on_gap).await.unwrap());
+    let mut patience = Patience::new(Duration::from_secs(1));
+    for mut reader in [one, many] {
+        let held_bytes = size_of_val(&reader) + size_of_val(&reader.next_within(&mut patience));
+        assert!(held_bytes <= 2 * MOST_BYTES, "{held_bytes} bytes of a reader that waits");
+        let waits_bytes = size_of_val(&reader.next_within(&mut patience));
+        assert!(waits_bytes <= MOST_BYTES, "{waits_bytes} bytes of its wait");
+    }
+}

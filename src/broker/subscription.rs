@@ -361,7 +361,8 @@ impl Subscription {
             } else if self.misses_deletions(&state.extent) {
                 self.fall_behind(&state, GapReason::Tombstones, drops)?;
             } else if self.next < state.extent.tail {
-                self.read_log(&state).await?;
+                // In a box: it is done rarely, and a reader that waits needs no room for it.
+                Box::pin(self.read_log(state)).await?;
                 has_read = true;
             } else if !self.is_caught_up {
                 self.is_caught_up = true;
@@ -424,7 +425,7 @@ impl Subscription {
         blocks.map(|blocks| self.read.extend(blocks)).is_some()
     }
 
-    async fn read_log(&mut self, state: &TopicState) -> Result<()> {
+    async fn read_log(&mut self, state: TopicState) -> Result<()> {
         let Some(id) = state.id else { return Ok(()) };
         let (next, tail) = (self.next, state.extent.tail);
         let holder = self.shared.behind.enter();

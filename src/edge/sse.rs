@@ -138,7 +138,8 @@ impl Following {
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => self.ephemeral(&event),
             Ok(Waited::Stopping) => {
                 self.phase = Phase::Ended;
-                self.config.turn_to_end(self.listed.connections()).await;
+                // In a box: it is done once, and a client that waits needs no room for it.
+                Box::pin(self.config.turn_to_end(self.listed.connections())).await;
                 retry_frame(self.config.jittered_retry_ms()).into()
             }
             Err(error) => self.failed(&error).into(),

@@ -308,7 +308,8 @@ impl Feed {
                     Next::Delivery(Delivery::Gap(gap))
                 }
                 Step::Read => {
-                    self.read_ahead().await?;
+                    // In a box, as all that is done rarely: a feed that waits needs no room for it.
+                    Box::pin(self.read_ahead()).await?;
                     continue;
                 }
                 Step::Pause => {
@@ -316,7 +317,7 @@ impl Feed {
                     continue;
                 }
                 Step::Look => {
-                    self.look().await;
+                    Box::pin(self.look()).await;
                     continue;
                 }
                 Step::Idle if self.is_caught_up => {
