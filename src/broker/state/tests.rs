@@ -1,14 +1,14 @@
 //! What the state of a topic promises while the topic changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use super::super::*;
-use crate::event::Event;
+use crate::event::{Event, Timestamp};
 use crate::log::FaultyLog;
 
 fn name(topic: &str) -> TopicName {
@@ -355,5 +355,54 @@ async fn a_page_of_a_state_has_room_for_its_bytes_and_for_one_event_that_is_larg
         }
         assert_eq!(keys, (0..60).map(|key| format!("key {key}")).collect::<Vec<_>>());
         assert!((9..20).contains(&pages), "{pages} pages, keys in {max_state_bytes} bytes");
+    }
+}
+
+/// Goal: what has expired is in no state, before it is dropped, however the page is found.
+#[tokio::test]
+async fn an_event_that_has_expired_is_in_no_state() {
+    for max_state_bytes in [0, 1 << 20] {
+        let time_ms = Arc::new(AtomicU64::new(1_000_000));
+        let now = time_ms.clone();
+        let clock = Arc::new(move || Timestamp::from_ms(now.load(Ordering::SeqCst)));
+        let log = Arc::new(MemoryLog::default());
+        let broker = Broker::with_clock(log, &config(max_state_bytes), clock).unwrap();
+        publish(&broker, "a", "stays", "1").await;
+        let expires = NewEvent { key: "goes".into(), ttl_ms: Some(1_000), ..NewEvent::new("2") };
+        let publish = Publish { topic: name("a"), events: vec![expires], expected_sequence: None };
+        broker.publish(publish).await.unwrap();
+        let keys = async || {
+            let (events, _) = pages(&broker, "a", "", 10).await;
+            events.into_iter().map(|event| event.content.key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys().await, ["stays", "goes"]);
+        time_ms.fetch_add(1_000, Ordering::SeqCst);
+        assert_eq!(keys().await, ["stays"], "with {max_state_bytes} bytes for keys");
+        assert_eq!(broker.topic(&name("a")).unwrap().extent.events(), 2, "it is not dropped yet");
+        broker.close().await;
+    }
+}
+
+/// Goal: a state at a sequence has no value that was superseded by then, though what superseded it
+/// is gone because of a later one: the value itself is kept, for its id.
+#[tokio::test]
+async fn a_value_that_is_kept_for_its_id_alone_is_in_no_state() {
+    for max_state_bytes in [0, 1 << 20] {
+        let broker = broker(max_state_bytes);
+        let id = "1".to_owned();
+        let old = NewEvent { id, key: "k".into(), ..NewEvent::new("old") };
+        let first = Publish { topic: name("a"), events: vec![old], expected_sequence: None };
+        broker.publish(first).await.unwrap();
+        publish(&broker, "a", "k", "middle").await;
+        publish(&broker, "a", "k", "new").await;
+        soon(broker.maintain(None)).await.unwrap();
+        assert_eq!(broker.topic(&name("a")).unwrap().extent.events(), 2, "the middle one is gone");
+        let request = StateRequest { at: Some(Sequence::new(2)), ..StateRequest::default() };
+        let page = soon(broker.state(&name("a"), request)).await.unwrap();
+        assert_eq!(page.events, [], "with {max_state_bytes} bytes for keys");
+        let (now, _) = pages(&broker, "a", "", 10).await;
+        assert_eq!(now.len(), 1);
+        assert_eq!(&now[0].content.payload[..], b"new");
+        broker.close().await;
     }
 }
