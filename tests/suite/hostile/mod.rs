@@ -4,6 +4,8 @@
 mod bystander;
 mod connections;
 mod fairness;
+mod http1;
+mod http2;
 mod memory;
 mod rates;
 mod times;

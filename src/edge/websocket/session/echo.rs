@@ -1,5 +1,6 @@
-//! The sessions' own sockets, answering each message with the same one: what the cases of Autobahn's
-//! test suite want of an endpoint. Ours answers JSON, so that they cannot be run against it.
+//! The sessions' own sockets, answering each message with the same one: what the cases of
+//! Autobahn's test suite want of an endpoint. Ours answers JSON, so that they cannot be run
+//! against it.
 //!
 //! The handshake, the settings of the socket, and how a connection ends are those of a session; the
 //! one thing that differs is what is done with a message.

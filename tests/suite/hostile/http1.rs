@@ -1,0 +1,133 @@
+//! HTTP/1.1 that two programs may read in two ways, and names of topics that look like paths.
+
+use std::net::SocketAddr;
+
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::bystander::Bystander;
+use super::{descriptors, until_no_more_than};
+use crate::common::{Process, get, post, soon};
+
+const EVENTS: &str = "/v1/topics/a/events";
+
+/// The statuses of all answers to `bytes`, up to the end of the connection.
+async fn statuses(address: SocketAddr, bytes: &str) -> Vec<u16> {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    // The broker may have closed before all is sent; what it said is still there.
+    let _closed = soon(socket.write_all(bytes.as_bytes())).await;
+    let mut answers = Vec::new();
+    let _reset = soon(socket.read_to_end(&mut answers)).await;
+    let text = String::from_utf8_lossy(&answers);
+    let starts = text.match_indices("HTTP/1.");
+    starts.filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok()).collect()
+}
+
+/// Requests with a body of two bytes, and what each is answered with. The headers of each are those
+/// named, and a `Host` and `Connection: close`.
+const BODIES: [(&str, &str, &str, u16); 24] = [
+    ("two lengths", "Content-Length: 1\r\nContent-Length: 2\r\n", "xx", 400),
+    ("a list of lengths", "Content-Length: 2, 2\r\n", "xx", 400),
+    ("a length with a sign", "Content-Length: +2\r\n", "xx", 400),
+    ("a length below 0", "Content-Length: -2\r\n", "xx", 400),
+    ("a length over 2^64", "Content-Length: 99999999999999999999999\r\n", "xx", 400),
+    ("a fold", "X: a\r\n b\r\nContent-Length: 2\r\n", "xx", 400),
+    ("a bare CR", "X: a\rb\r\nContent-Length: 2\r\n", "xx", 400),
+    ("NUL in a value", "X: a\0b\r\nContent-Length: 2\r\n", "xx", 400),
+    ("NUL in a name", "X\0: a\r\nContent-Length: 2\r\n", "xx", 400),
+    ("a space before the colon", "Transfer-Encoding : chunked\r\n", "0\r\n\r\n", 400),
+    (
+        "chunks, then something else",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        "0\r\n\r\n",
+        400,
+    ),
+    ("an unknown coding", "Transfer-Encoding: xchunked\r\n", "0\r\n\r\n", 400),
+    ("a size that is none", "Transfer-Encoding: chunked\r\n", "zz\r\nxx\r\n0\r\n\r\n", 400),
+    ("a size with 0x", "Transfer-Encoding: chunked\r\n", "0x2\r\nxx\r\n0\r\n\r\n", 400),
+    ("a size over 2^64", "Transfer-Encoding: chunked\r\n", "11111111111111111\r\nxx\r\n", 400),
+    ("chunks with bare LF", "Transfer-Encoding: chunked\r\n", "2\nxx\n0\n\n", 400),
+    ("a chunk that is too long", "Transfer-Encoding: chunked\r\n", "2\r\nxxxx0\r\n\r\n", 400),
+    ("an extension", "Transfer-Encoding: chunked\r\n", "2;a=b\r\nxx\r\n0\r\n\r\n", 201),
+    // What follows is no request: the chunks are the body, and the length is not looked at.
+    (
+        "a length and chunks",
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "2\r\nxx\r\n0\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        201,
+    ),
+    // Nothing is decompressed: it is stored as it came.
+    ("a body in gzip", "Content-Encoding: gzip\r\nContent-Length: 2\r\n", "xx", 201),
+    ("the same length twice", "Content-Length: 2\r\nContent-Length: 2\r\n", "xx", 201),
+    ("more than the length", "Content-Length: 2\r\n", "xxGET / HTTP/1.1\r\nHost: x\r\n\r\n", 201),
+    ("an unknown expectation", "Expect: 200-maybe\r\nContent-Length: 2\r\n", "xx", 201),
+    ("an ordinary one", "Content-Length: 2\r\n", "xx", 201),
+];
+
+/// Paths, and what each is answered with.
+const PATHS: [(&str, u16); 9] = [
+    ("/v1/topics/../../etc/passwd/events", 404),
+    ("/v1/topics/..%2f..%2fetc%2fpasswd/events", 400),
+    ("/v1/topics/../events", 400),
+    ("/v1/topics/%2e%2e/events", 400),
+    ("/v1/topics/a%00b/events", 400),
+    ("/v1/topics/a%0d%0ab/events", 400),
+    ("/v1/topics/%ff/events", 400),
+    ("/v1/topics/a%252fb/events", 404),
+    ("//v1/topics/a/events", 404),
+];
+
+/// Goal: no request is taken for two, and no name leads out of the topics.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_read_in_two_ways_is_refused_or_read_in_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &[]);
+    let address = process.address;
+    assert_eq!(post(address, EVENTS, "x").await.status, StatusCode::CREATED);
+    let before = descriptors(process.id());
+    let bystander = Bystander::start(address).await;
+    let all = || async {
+        let close = format!("Host: {address}\r\nConnection: close\r\n");
+        for (name, headers, body, expected) in BODIES {
+            let request = format!("POST {EVENTS} HTTP/1.1\r\n{close}{headers}\r\n{body}");
+            assert_eq!(statuses(address, &request).await, [expected], "{name}");
+        }
+        for (path, expected) in PATHS {
+            let request = format!("GET {path} HTTP/1.1\r\n{close}\r\n");
+            assert_eq!(statuses(address, &request).await, [expected], "{path}");
+        }
+        let many: String = (0..200).map(|number| format!("a{number}: b\r\n")).collect();
+        let request = format!("GET {EVENTS} HTTP/1.1\r\n{close}{many}\r\n");
+        assert_eq!(statuses(address, &request).await, [431], "200 headers");
+    };
+    bystander.assert_unhurt(all).await;
+    drop(bystander);
+    until_no_more_than(process.id(), before + 8).await;
+    // A slash in a name is a part of the name.
+    let slash = "/v1/topics/b%2Fc/events";
+    assert_eq!(post(address, slash, "x").await.status, StatusCode::CREATED);
+    assert_eq!(get(address, slash).await.status, StatusCode::OK);
+    assert_eq!(get(address, "/v1/topics/b/c/events").await.status, StatusCode::NOT_FOUND);
+}
+
+/// Goal: who asks whether to send a body is told to, and then the body is taken.
+#[tokio::test]
+async fn a_client_that_waits_to_send_its_body_is_told_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &[]);
+    let mut socket = TcpStream::connect(process.address).await.unwrap();
+    let head = format!(
+        "POST {EVENTS} HTTP/1.1\r\nHost: {}\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\
+         Connection: close\r\n\r\n",
+        process.address
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut told = [0; 25];
+    soon(socket.read_exact(&mut told)).await.unwrap();
+    assert_eq!(&told, b"HTTP/1.1 100 Continue\r\n\r\n");
+    socket.write_all(b"xx").await.unwrap();
+    let mut answer = String::new();
+    soon(socket.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+}
