@@ -14,6 +14,7 @@
 //! idle streams take 3 KiB each instead of 32 (`leftoff bench fanout`).
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Method, Request, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Collected};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -49,6 +50,7 @@ use crate::edge::rates::Rates;
 use crate::edge::status;
 use crate::edge::websocket::Upgrades;
 use crate::error::Error;
+use crate::polls::{Task, timed, timed_about};
 use crate::server::ServerConfig;
 use crate::socket::{Protocol, Socket};
 use crate::stalls::{StreamTasks, Streams};
@@ -153,7 +155,7 @@ impl Connections {
         let serve = self.serving.clone().serve(socket, admitted, door.routes.clone());
         let counters = self.serving.counters.clone();
         self.tasks.spawn(async move {
-            let served = serve.await;
+            let served = timed(Task::Connection, serve).await;
             served.unwrap_or_else(|error| {
                 if let Some(limit) = limit_of(&*error) {
                     counters.time_limit(limit);
@@ -175,7 +177,8 @@ impl Connections {
             Some(Ok(Some((socket, response)))) => {
                 let counters = self.serving.counters.clone();
                 self.tasks.spawn(async move {
-                    if let Err(error) = stream::send(socket, response).await
+                    let send = stream::send(socket, response);
+                    if let Err(error) = timed(Task::EventStream, send).await
                         && error.kind() == io::ErrorKind::TimedOut
                     {
                         counters.time_limit(TimeLimit::Write);
@@ -411,12 +414,14 @@ impl Service<Request<Incoming>> for Requests {
         let taken = taken.filter(|_| may_stream);
         let is_http2 = request.version() == Version::HTTP_2;
         let streams = Some(self.streams.clone()).filter(|_| is_http2);
+        let about = Asked { method: request.method().clone(), uri: request.uri().clone() };
         if !is_http2 {
             peer.intake.took_all();
         }
         let held = peer.share().take(answers::request_bytes(&request));
         let request = request.map(|body| answers::taken_from(body, peer.intake.clone()));
         let answer = self.routes.clone().oneshot(request);
+        let answer = timed_about(Task::Request, about, answer);
         Box::pin(async move {
             let held = match held {
                 Ok(held) => held,
@@ -441,6 +446,18 @@ impl Service<Request<Incoming>> for Requests {
                 }
             }
         })
+    }
+}
+
+/// What a request is for, for the log: without its query, which may be long, or secret.
+struct Asked {
+    method: Method,
+    uri: Uri,
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.uri.path())
     }
 }
 

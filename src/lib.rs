@@ -63,6 +63,7 @@ pub mod event;
 pub mod fuzzing;
 mod lists;
 pub mod log;
+mod polls;
 pub mod server;
 pub mod shutdown;
 mod socket;

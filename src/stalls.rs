@@ -21,6 +21,8 @@ use http_body::{Frame, SizeHint};
 use hyper::rt::Executor;
 use tokio_util::sync::CancellationToken;
 
+use crate::polls::{Task, timed};
+
 /// Not since any time.
 const NEVER: u64 = u64::MAX;
 
@@ -39,6 +41,7 @@ where
 {
     fn execute(&self, serve: F) {
         let ended = CancellationToken::new();
+        let serve = timed(Task::Stream, serve);
         tokio::spawn(STREAM.scope(ended.clone(), async move {
             ended.run_until_cancelled_owned(serve).await;
         }));

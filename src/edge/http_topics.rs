@@ -21,6 +21,7 @@ use super::{json, status};
 use crate::broker::Dropped;
 use crate::cursor::{Cursor, Sequence};
 use crate::error::{Error, Result};
+use crate::polls;
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 
@@ -191,7 +192,8 @@ async fn metrics(State(edge): State<Edge>, peer: Option<Extension<Peer>>) -> Res
         ));
     }
     let mut metric = |name: &str, help: &str, samples: &[(String, u64)]| {
-        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
         samples
             .iter()
             .for_each(|(labels, value)| text.push_str(&format!("{name}{labels} {value}\n")));
@@ -227,5 +229,13 @@ async fn metrics(State(edge): State<Edge>, peer: Option<Extension<Peer>>) -> Res
         (format!("{{rate=\"{}\"}}", rate.name()), count)
     });
     metric("leftoff_refused_by_rate_total", help, &refused);
+    let polls = polls::long_polls();
+    let labelled = |task| format!("{{task=\"{task}\"}}");
+    let help = "Polls in which a task held its worker for more than 10 ms, since the start.";
+    let counts = polls.map(|(task, count, _)| (labelled(task), count));
+    metric("leftoff_long_polls_total", help, &counts);
+    let help = "The longest of these polls since the start, in microseconds.";
+    let longest = polls.map(|(task, _, longest)| (labelled(task), longest.as_micros() as u64));
+    metric("leftoff_longest_poll_us", help, &longest);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -41,6 +41,7 @@ use super::clients::{Peer, share};
 use super::http::Edge;
 use super::pace::PacedSocket;
 use super::status;
+use crate::polls::{Task, timed};
 use session::Session;
 
 /// What an idle connection takes in memory, in bytes. Source: `leftoff bench fanout`.
@@ -81,7 +82,7 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resp
                 Ok(socket) => {
                     peer.iter().for_each(|peer| peer.intake.follow_messages());
                     let socket = PacedSocket::new(TokioIo::new(socket), edge.pace());
-                    Session::run(edge, peer, socket).await;
+                    timed(Task::WebSocket, Session::run(edge, peer, socket)).await;
                     drop(held);
                 }
                 Err(error) => debug!(%error, "a WebSocket ended before it began"),
