@@ -58,6 +58,7 @@ pub mod cursor;
 pub mod edge;
 pub mod error;
 pub mod event;
+mod frames;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -2,23 +2,199 @@
 //!
 //! # Why
 //!
-//! A name takes two bytes in a message, and many times as much in memory, before anything else is
-//! done with it. So the length of a list is checked while it is read, in whatever form it comes,
-//! and what it takes is bounded by the limit and not by the size of the message.
+//! An entry takes two bytes of a message, and many times as much in memory, before anything is done
+//! with it. So entries are counted while they are read, in whatever form they come, and no more of
+//! them are kept than there may be: what a list takes is bounded by the limit on it, and not by the
+//! size of the message.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 
 use crate::error::{Error, Result};
 
-/// Most entries in one list of topics, or of the values of a filter. Source: limits on the wire.
+/// Most entries in one list of topics, of values of a filter, or of headers.
+/// Source: the limits on the wire.
 pub(crate) const MAX_ENTRIES: usize = 1_024;
 
 /// Refuses one more entry, where there are `count` in the list already.
 ///
 /// # Errors
 ///
-/// [`Error::OverLimit`].
+/// As [`check`].
 pub(crate) fn check_room(name: &str, count: usize) -> Result<()> {
-    if count >= MAX_ENTRIES {
-        return Err(Error::over(name, count + 1, MAX_ENTRIES));
+    check(name, count + 1, MAX_ENTRIES)
+}
+
+/// Refuses a list that is longer than it may be.
+///
+/// # Errors
+///
+/// [`Error::OverLimit`].
+pub(crate) fn check(name: &str, count: usize, limit: usize) -> Result<()> {
+    if count > limit {
+        return Err(Error::over(name, count, limit));
     }
     Ok(())
+}
+
+/// The entries of a list, or of an object: as many as there may be, and how many there were.
+#[derive(Debug, Clone)]
+pub(crate) struct List<T> {
+    entries: Vec<T>,
+    count: usize,
+    limit: usize,
+}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self::up_to(MAX_ENTRIES)
+    }
+}
+
+impl<T> List<T> {
+    fn up_to(limit: usize) -> Self {
+        Self { entries: Vec::new(), count: 0, limit }
+    }
+
+    /// Counts an entry, and keeps it if there is room.
+    fn push(&mut self, entry: T) {
+        self.entries.push(entry);
+        self.count += 1;
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= self.limit
+    }
+
+    /// The entries, if there were no more than there may be.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`], with `name` and how many there were.
+    pub(crate) fn entries(self, name: &str) -> Result<Vec<T>> {
+        check(name, self.count, self.limit)?;
+        Ok(self.entries)
+    }
+}
+
+/// Reads a list of which no more than so many entries are kept.
+#[derive(Debug)]
+pub(crate) struct UpTo<T>(usize, PhantomData<T>);
+
+impl<T> UpTo<T> {
+    /// `limit` entries, for a list whose limit is a setting.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self(limit, PhantomData)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for UpTo<T> {
+    type Value = List<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, list: D) -> Result<List<T>, D::Error> {
+        list.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for UpTo<T> {
+    type Value = List<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut sequence: S) -> Result<List<T>, S::Error> {
+        let mut list = List::up_to(self.0);
+        while !list.is_full()
+            && let Some(entry) = sequence.next_element()?
+        {
+            list.push(entry);
+        }
+        while sequence.next_element::<IgnoredAny>()?.is_some() {
+            list.count += 1;
+        }
+        Ok(list)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(list: D) -> Result<Self, D::Error> {
+        UpTo::new(MAX_ENTRIES).deserialize(list)
+    }
+}
+
+/// Reads an object as the list of its members, in their order, for `deserialize_with`.
+///
+/// # Errors
+///
+/// It is no object of such members.
+pub(crate) fn members<'de, D, T>(object: D) -> Result<List<(String, T)>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    object.deserialize_map(Members(PhantomData))
+}
+
+struct Members<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+    type Value = List<(String, T)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut list = List::default();
+        while !list.is_full()
+            && let Some(member) = map.next_entry()?
+        {
+            list.push(member);
+        }
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+            list.count += 1;
+        }
+        Ok(list)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Deserializer;
+
+    use super::*;
+
+    #[test]
+    fn lists_and_objects_are_read_up_to_their_limit_and_counted_to_their_end() {
+        let list = |count: usize| format!("[{}]", vec!["\"x\""; count].join(","));
+        let read = |text: &str| serde_json::from_str::<List<String>>(text).unwrap();
+        assert_eq!(read(&list(MAX_ENTRIES)).entries("topics").unwrap().len(), MAX_ENTRIES);
+        let over = read(&list(100_000));
+        assert_eq!(over.entries.len(), MAX_ENTRIES, "no more of it is kept");
+        let refused = over.entries("topics").unwrap_err().to_string();
+        assert_eq!(refused, "topics: 100000 is over the limit of 1024");
+
+        let object = |count: usize| {
+            let members: Vec<String> = (0..count).map(|n| format!("\"n{n}\":\"v\"")).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        let read = |text: &str| {
+            members::<_, String>(&mut Deserializer::from_str(text)).unwrap().entries("headers")
+        };
+        assert_eq!(read(&object(MAX_ENTRIES)).unwrap()[1], ("n1".to_owned(), "v".to_owned()));
+        let refused = read(&object(MAX_ENTRIES + 1)).unwrap_err().to_string();
+        assert_eq!(refused, "headers: 1025 is over the limit of 1024");
+
+        let seed = |limit| UpTo::<u8>::new(limit).deserialize(&mut Deserializer::from_str("[1,2]"));
+        assert_eq!(seed(2).unwrap().entries("events").unwrap(), [1, 2]);
+        let refused = seed(1).unwrap().entries("events").unwrap_err().to_string();
+        assert_eq!(refused, "events: 2 is over the limit of 1");
+        serde_json::from_str::<List<String>>("{}").unwrap_err();
+        serde_json::from_str::<List<u8>>("[1").unwrap_err();
+    }
 }

@@ -121,6 +121,37 @@ impl Reading {
     }
 }
 
+/// How long a task reads what has come for it before others have their turn on the worker.
+const MAX_TURN: Duration = Duration::from_millis(1);
+
+thread_local! {
+    /// When the poll began that runs on this thread.
+    static TURN: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// A poll, while it runs, and what ran on the thread before it: the task that it is a part of.
+struct Turn(Option<Instant>);
+
+impl Turn {
+    fn begin(started: Instant) -> Self {
+        let outer = TURN.get();
+        TURN.set(outer.or(Some(started)));
+        Self(outer)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        TURN.set(self.0); // Also when the poll panics.
+    }
+}
+
+/// Whether the poll that runs on this thread has lasted so long that others are to have their turn.
+/// A task that asks wakes itself, and goes on in its next poll.
+pub(crate) fn is_turn_over() -> bool {
+    TURN.get().is_some_and(|started| started.elapsed() >= MAX_TURN)
+}
+
 pin_project! {
     /// A future whose polls are timed. `about` is told in the log with those that are long.
     #[derive(Debug)]
@@ -149,7 +180,9 @@ impl<F: Future, A: Debug> Future for Timed<F, A> {
         let this = self.project();
         let started = Instant::now();
         let before = Reading::before(started);
+        let turn = Turn::begin(started);
         let polled = this.future.poll(cx);
+        drop(turn);
         let took = started.elapsed();
         if took >= LONG {
             note(*this.task, this.about, took, before.used_since(started));

@@ -27,6 +27,8 @@ use crate::activity::Activity;
 use crate::edge::budget::Share;
 use crate::edge::clients::Admitted;
 use crate::edge::intake::Intake;
+use crate::frames::Frames;
+use crate::polls;
 
 /// How long the peer has to close its half.
 const LINGER: Duration = Duration::from_secs(1);
@@ -76,6 +78,8 @@ pub(crate) struct Socket {
     beginning: Beginning,
     /// Is told of what comes in.
     activity: Option<Activity>,
+    /// Of a peer that speaks HTTP/2: its frames.
+    frames: Option<Frames>,
 }
 
 /// The first bytes that a peer sent, as far as they are still to be read: up to `end`.
@@ -104,6 +108,7 @@ impl Socket {
             admitted,
             beginning,
             activity: None,
+            frames: None,
         }
     }
 
@@ -135,6 +140,7 @@ impl Socket {
         let Beginning { bytes, end, .. } = &mut self.beginning;
         while PREFACE.starts_with(&bytes[..*end]) {
             if *end == PREFACE.len() {
+                self.frames = Some(Frames::new());
                 return Ok(Protocol::Http2);
             }
             match self.stream.read(&mut bytes[*end..]).await? {
@@ -184,16 +190,23 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Beginning { bytes, start, end } = &mut self.beginning;
+        let Self { stream, beginning, frames, activity, admitted, .. } = &mut *self;
+        let Beginning { bytes, start, end } = beginning;
         if start == end {
+            if polls::is_turn_over() {
+                cx.waker().wake_by_ref(); // Others go on first, and there is more then.
+                return Poll::Pending;
+            }
             let before = buffer.filled().len();
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-            let has_come = buffer.filled().len() > before;
-            if let Some(activity) = self.activity.as_ref().filter(|_| has_come) {
+            ready!(Pin::new(stream).poll_read(cx, buffer))?;
+            let came = &buffer.filled()[before..];
+            if let Some(activity) = activity.as_ref().filter(|_| !came.is_empty()) {
                 activity.heard();
             }
-            let came = &buffer.filled()[before..];
-            return Poll::Ready(match &self.admitted {
+            if let Some(frames) = frames {
+                frames.read(came)?;
+            }
+            return Poll::Ready(match admitted {
                 Some((_, intake)) => intake.came(came),
                 None => Ok(()),
             });

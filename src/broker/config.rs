@@ -7,6 +7,7 @@ use super::limits::LimitsConfig;
 use super::maintenance::MaintenanceConfig;
 use super::topics::TopicDefaults;
 use crate::error::{Error, Result};
+use crate::lists::MAX_ENTRIES;
 use crate::log::{LEAST_FREE_BYTES, LogConfig};
 
 /// How the broker orders, groups and serves events.
@@ -127,6 +128,8 @@ impl OpenConfig {
             ("limits.max_payload_bytes", limits.max_payload_bytes, 1, 16 << 20),
             ("limits.max_batch_bytes", limits.max_batch_bytes, limits.max_payload_bytes, 64 << 20),
             ("limits.max_batch_events", limits.max_batch_events, 1, 1_000_000),
+            // More are not read of any message.
+            ("limits.max_headers", limits.max_headers, 0, MAX_ENTRIES as u64),
             ("limits.max_topics", limits.max_topics, 1, u64::from(u32::MAX)),
             ("limits.max_deleted_topics", limits.max_deleted_topics, 1, u64::from(u32::MAX)),
             ("limits.max_unborn_topics", limits.max_unborn_topics, 1, u64::from(u32::MAX)),

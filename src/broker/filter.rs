@@ -6,9 +6,10 @@
 //! filters pick: with a thousand readers, an event is looked at once, and not a thousand times.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -20,8 +21,7 @@ const MAX_VALUES: usize = MAX_ENTRIES;
 
 /// What an event must have to be delivered: one of the types, one of the keys, one of the key
 /// prefixes, and each of the headers. What is empty asks for nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize)]
 pub struct Filter {
     /// Event types.
     pub types: BTreeSet<String>,
@@ -81,7 +81,7 @@ impl Filter {
         let Self { types, keys, key_prefixes, .. } = self;
         (types.is_empty() || types.contains(event_type))
             && (keys.is_empty() || keys.contains(key))
-            && (key_prefixes.is_empty() || key_prefixes.iter().any(|p| key.starts_with(p)))
+            && (key_prefixes.is_empty() || has_prefix_in(key, key_prefixes))
     }
 
     fn picks_headers<'a, I: Iterator<Item = (&'a str, &'a str)>>(
@@ -92,6 +92,23 @@ impl Filter {
         let is_wanted = |(name, text): &(&str, &str)| wanted.get(*name).is_some_and(|t| t == text);
         wanted.is_empty() || headers().filter(is_wanted).count() == wanted.len()
     }
+}
+
+/// Whether `text` begins with one of `prefixes`.
+///
+/// Of those that are not after `text`, the last one either is a prefix, or all prefixes of `text`
+/// are no longer than what both begin with. So there are a few looks, however many prefixes.
+fn has_prefix_in(mut text: &str, prefixes: &BTreeSet<String>) -> bool {
+    while let Some(last) =
+        prefixes.range::<str, _>((Bound::Unbounded, Bound::Included(text))).next_back()
+    {
+        if text.starts_with(last) {
+            return true;
+        }
+        let both = text.chars().zip(last.chars()).take_while(|(one, other)| one == other);
+        text = &text[..both.map(|(one, _)| one.len_utf8()).sum()];
+    }
+    false
 }
 
 /// The filters of all readers, each held once.
@@ -132,7 +149,20 @@ impl Filters {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_text_has_a_prefix_in_a_set_if_it_begins_with_any(
+            text in "[abé]{0,6}",
+            prefixes in proptest::collection::btree_set("[abé]{0,4}", 0..20),
+        ) {
+            let expected = prefixes.iter().any(|prefix| text.starts_with(prefix));
+            prop_assert_eq!(has_prefix_in(&text, &prefixes), expected);
+        }
+    }
 
     #[test]
     fn equal_filters_are_one_and_those_that_nobody_has_are_let_go_of() {

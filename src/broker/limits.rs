@@ -24,7 +24,7 @@ pub struct LimitsConfig {
     pub max_key_bytes: u64,
     /// Content type, in bytes of UTF-8. Default: 255.
     pub max_content_type_bytes: u64,
-    /// Headers of one event. Default: 100.
+    /// Headers of one event; up to 1,024. Default: 100.
     pub max_headers: u64,
     /// Names and values of all headers of one event, in bytes of UTF-8. Default: 16 KiB.
     pub max_header_bytes: u64,

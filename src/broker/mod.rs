@@ -39,6 +39,7 @@ mod reader;
 mod readers;
 mod replay;
 mod retention;
+mod searching;
 mod shared;
 mod state;
 mod subscription;
@@ -80,6 +81,7 @@ pub use topics::TopicDefaults;
 use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
+use crate::lists;
 use crate::log::{Log, MemoryLog, NewRecords, SledLog};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
@@ -276,12 +278,14 @@ impl Broker {
         Ok(receivers)
     }
 
-    /// Makes a reader present as `member` in these topics, for as long as what is returned is held.
+    /// Makes a reader present as `member` in these topics, [`MAX_PATTERNS`] at the most, for as
+    /// long as what is returned is held.
     ///
     /// # Errors
     ///
     /// [`Error::Invalid`], [`Error::OverLimit`]: it is present in none.
     pub fn join(&self, topics: &[TopicName], member: Member) -> Result<Presence> {
+        lists::check("topics", topics.len(), MAX_PATTERNS)?;
         let topics = topics.iter().map(|topic| self.0.topics.follow(topic));
         Presence::join(self.0.clone(), topics.collect::<Result<_>>()?, member)
     }

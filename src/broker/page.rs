@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::filter::Filter;
 use super::reader::Reader;
+use super::searching::Search;
 use super::subscription::{Delivery, Patience, Waited};
 use super::tail::Run;
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
@@ -107,6 +108,7 @@ impl PageReader {
     /// As [`Subscription::next`](super::Subscription::next), before the first events: an error
     /// after these ends the page, and the next page tells it.
     pub async fn next(&mut self) -> Result<Option<Run>> {
+        let mut search = Search::default();
         while !self.is_ended && self.room.events > 0 {
             // Where all is in memory nothing is waited for, and others would wait for the whole
             // page.
@@ -136,6 +138,7 @@ impl PageReader {
                     // Beyond what has expired since it was read, too: that never comes again.
                     self.page.cursor = self.reader.cursor();
                     if self.reader.lag() > 0 && self.started.elapsed() < MAX_SEARCH {
+                        search.pause(self.reader.searches(), false).await;
                         continue;
                     }
                     break;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 
 use super::Shared;
@@ -20,13 +20,11 @@ const MAX_ID_BYTES: usize = 255;
 const MAX_INFO_BYTES: usize = 1 << 10;
 
 /// Who reads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Member {
     /// What tells it from the others.
     pub id: String,
     /// What the others are to know of it.
-    #[serde(default)]
     pub info: BTreeMap<String, String>,
 }
 

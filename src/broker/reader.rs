@@ -2,6 +2,7 @@
 
 use super::feed::Feed;
 use super::filter::Filter;
+use super::searching::Searches;
 use super::subscription::{Delivery, Patience, Subscription, Waited};
 use super::tail::Run;
 use crate::cursor::{Cursor, Epoch, Gap};
@@ -28,6 +29,14 @@ impl Reader {
             Self::One(subscription) => Self::One(subscription.filtered(filter)?),
             Self::Many(feed) => Self::Many(feed.filtered(filter)?),
         })
+    }
+
+    /// The turns of those who look for events.
+    pub(super) fn searches(&self) -> &Searches {
+        match self {
+            Self::One(subscription) => subscription.searches(),
+            Self::Many(feed) => feed.searches(),
+        }
     }
 
     /// The cursor that names its place: what to come back with.

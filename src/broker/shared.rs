@@ -27,6 +27,7 @@ use super::maintenance::{Ask, Maintenance, MaintenanceReport};
 use super::page::PageRequest;
 use super::publish::InOrder;
 use super::replay::Replays;
+use super::searching::Searches;
 use super::state::StateKeys;
 use super::tail::Tails;
 use super::topics::{Topic, TopicRef, TopicState, Topics};
@@ -78,6 +79,8 @@ pub(super) struct Shared {
     pub(super) is_stopping: AtomicBool,
     pub(super) waker: Waker,
     pub(super) filters: Filters,
+    /// At looking through events for those that a filter picks.
+    pub(super) searches: Searches,
     /// At reading the log, for all but recalls.
     pub(super) turns: Turns,
     pub(super) replays: Arc<Replays>,
@@ -227,6 +230,7 @@ impl Shared {
             waker: spawn("waker", move || waking.run(max_pace, &wakers_failure))?,
         };
         Ok(Arc::new(Self {
+            searches: Searches::new(settings.max_reads as usize),
             recall_turns: Turns::new(log.clone(), MAX_RECALLS),
             topics,
             log,

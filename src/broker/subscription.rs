@@ -25,6 +25,7 @@ use super::Shared;
 use super::behind::Holder;
 use super::ephemeral::Ephemeral;
 use super::filter::Filter;
+use super::searching::{Search, Searches};
 use super::tail::{Run, SharedBlock};
 use super::topics::{TopicRef, TopicState};
 use crate::cursor::{
@@ -34,6 +35,10 @@ use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Extent, Log, Seek};
 use crate::topic::TopicName;
+
+/// What is looked through in one go for events that a filter picks, in bytes: a hundred
+/// microseconds or so.
+const MAX_LOOK_BYTES: usize = 16 << 10;
 
 /// What a subscription yields.
 #[derive(Debug, Clone)]
@@ -205,6 +210,11 @@ impl Subscription {
         Ok(Self { filter, ..self })
     }
 
+    /// The turns of those who look for events.
+    pub(super) fn searches(&self) -> &Searches {
+        &self.shared.searches
+    }
+
     /// The topic.
     pub fn topic(&self) -> &TopicName {
         &self.topic.name
@@ -280,6 +290,7 @@ impl Subscription {
     ///
     /// As [`Self::next`].
     pub async fn next_within(&mut self, patience: &mut Patience) -> Result<Waited> {
+        let mut search = Search::default();
         loop {
             match self.step().await? {
                 Step::Delivery(delivery) => {
@@ -291,9 +302,13 @@ impl Subscription {
                     patience.renew();
                     return Ok(Waited::Silence);
                 }
-                Step::Passed => continue,
+                Step::Passed => {
+                    search.pause(&self.shared.searches, !self.read.is_empty()).await;
+                    continue;
+                }
                 Step::Idle => {}
             }
+            search = Search::default();
             if self.shared.is_stopping.load(Ordering::SeqCst) {
                 return Ok(Waited::Stopping);
             }
@@ -322,10 +337,11 @@ impl Subscription {
     ///
     /// As [`Self::next`].
     pub async fn next_ready(&mut self) -> Result<Option<Delivery>> {
+        let mut search = Search::default();
         loop {
             match self.step().await? {
                 Step::Delivery(delivery) => return Ok(Some(delivery)),
-                Step::Passed => {}
+                Step::Passed => search.pause(&self.shared.searches, !self.read.is_empty()).await,
                 Step::Idle => return Ok(None),
             }
         }
@@ -345,7 +361,7 @@ impl Subscription {
             if let Some(run) = self.take_read() {
                 return Ok(Step::Delivery(Delivery::Events(run)));
             }
-            if has_read {
+            if has_read || !self.read.is_empty() {
                 return Ok(Step::Passed);
             }
             self.signal.mark_unchanged(); // In this order: what is new after it is signalled.
@@ -382,6 +398,9 @@ impl Subscription {
         if let Some(run) = self.take_read() {
             return Some(Delivery::Events(run));
         }
+        if !self.read.is_empty() {
+            return None; // There is more to look through.
+        }
         let state = self.topic.state();
         if state.deletions != self.deletions
             || self.next < state.extent.earliest
@@ -404,8 +423,14 @@ impl Subscription {
         None
     }
 
+    /// The next events of what was read, if there are some for the reader in what is looked through
+    /// in one go.
     fn take_read(&mut self) -> Option<Run> {
-        while let Some(block) = self.read.pop_front() {
+        let mut looked_bytes = 0;
+        while looked_bytes < MAX_LOOK_BYTES
+            && let Some(block) = self.read.pop_front()
+        {
+            looked_bytes += block.block().bytes().len();
             let below = block.block().last_sequence().next();
             let from = self.next;
             self.next = below.max(from);

@@ -157,13 +157,19 @@ impl SharedBlock {
 
     /// What `filter` picks of it.
     fn picked(&self, filter: &Arc<Filter>) -> Picked {
-        let mut picks = self.picks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, picked)) = picks.iter().find(|(known, _)| Arc::ptr_eq(known, filter)) {
-            return picked.clone();
+        let known = |picks: &[(Arc<Filter>, Picked)]| {
+            let known = picks.iter().find(|(known, _)| Arc::ptr_eq(known, filter));
+            known.map(|(_, picked)| picked.clone())
+        };
+        let picks = || self.picks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(picked) = known(&picks()) {
+            return picked;
         }
+        // Without the lock: others look at the block for filters of their own.
         let events = self.block.events().filter(|event| filter.picks(event));
         let picked: Picked = events.map(|event| event.sequence).collect();
-        if picks.len() < MAX_PICKS && !self.charge.is_refused() {
+        let mut picks = picks();
+        if known(&picks).is_none() && picks.len() < MAX_PICKS && !self.charge.is_refused() {
             self.charge.add(size_of_val(&*picked));
             picks.push((filter.clone(), picked.clone()));
         }

@@ -1,13 +1,16 @@
-//! Protobuf messages on the wire, as tonic's own codec has them, but for one thing: a message that
-//! cannot be decoded is the client's mistake, and is answered so.
+//! Protobuf messages on the wire, as tonic's own codec has them, but for two things: a message that
+//! cannot be decoded is the client's mistake, and is answered so; and one whose lists are too long
+//! is not decoded.
 
 use std::marker::PhantomData;
 
+use bytes::Buf;
 use prost::Message;
 use tonic::Status;
 use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
 use tonic_prost::ProstEncoder;
 
+use super::wire::{self, Field};
 use crate::error::Error;
 
 /// Encodes `T`, decodes `U`.
@@ -35,19 +38,24 @@ where
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        MessageDecoder(PhantomData)
+        MessageDecoder { lists: wire::lists_of::<U>(), decoded: PhantomData }
     }
 }
 
 /// Decodes messages.
-#[derive(Debug, Clone)]
-pub(super) struct MessageDecoder<U>(PhantomData<U>);
+#[derive(Debug)]
+pub(super) struct MessageDecoder<U> {
+    lists: &'static [Field],
+    decoded: PhantomData<U>,
+}
 
 impl<U: Message + Default> Decoder for MessageDecoder<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // A message is in one piece; all of its bytes are there.
+        wire::check_request(bytes.chunk(), self.lists)?;
         U::decode(bytes)
             .map(Some)
             .map_err(|error| Error::invalid("message", error.to_string()).into())

@@ -20,6 +20,9 @@ use crate::event::{NewEvent, Timestamp};
 use crate::fuzzing::refusal::check_refusal;
 use crate::topic::TopicName;
 
+/// Events of one message: as many as by default.
+const EVENTS: usize = 10_000;
+
 pub use super::websocket::fuzzing::messages;
 
 /// The query of a URL: what a reader asks for with it.
@@ -44,7 +47,7 @@ pub fn queries(input: &[u8]) {
 
 fn asked(query: &str) -> crate::Result<(Asked, Query)> {
     let mut query = Query::parse_lists(Some(query), &LISTS)?;
-    let topics = Topics::many(query.take_all("topic"))?;
+    let topics = Topics::many(&query.take_all("topic"))?;
     let asked = Asked::of(topics, &HeaderMap::new(), None, &mut query)?;
     Ok((asked, query))
 }
@@ -109,12 +112,12 @@ pub fn cloudevents(input: &[u8]) {
     let read = match mode {
         b'b' => {
             let (headers, body) = split_headers(&body);
-            cloudevents::read(Mode::Binary, &headers, body)
+            cloudevents::read(Mode::Binary, &headers, body, EVENTS)
         }
-        b's' => cloudevents::read(Mode::Structured, &HeaderMap::new(), body),
-        b'S' => cloudevents::read(Mode::Batched, &HeaderMap::new(), body),
-        b'p' => cloudevents::read(Mode::Protobuf, &HeaderMap::new(), body),
-        b'P' => cloudevents::read(Mode::ProtobufBatch, &HeaderMap::new(), body),
+        b's' => cloudevents::read(Mode::Structured, &HeaderMap::new(), body, EVENTS),
+        b'S' => cloudevents::read(Mode::Batched, &HeaderMap::new(), body, EVENTS),
+        b'p' => cloudevents::read(Mode::Protobuf, &HeaderMap::new(), body, EVENTS),
+        b'P' => cloudevents::read(Mode::ProtobufBatch, &HeaderMap::new(), body, EVENTS),
         _ => {
             let (headers, payload) = split_headers(&body);
             let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -167,7 +170,8 @@ fn check_cloudevent(event: &NewEvent) {
     let mut written = Vec::new();
     cloudevents::append("a.b", Epoch::new(7), &stored, &mut written);
     let shown = String::from_utf8_lossy(&written);
-    let again = cloudevents::read(Mode::Structured, &HeaderMap::new(), written.clone().into());
+    let again =
+        cloudevents::read(Mode::Structured, &HeaderMap::new(), written.clone().into(), EVENTS);
     let again = again.unwrap_or_else(|error| panic!("{shown}: {error}")).remove(0);
     assert_eq!(again.id, event.id, "{shown}");
     assert_eq!(again.event_type, event.event_type, "{shown}");

@@ -17,7 +17,7 @@ use super::proto::{self, subscribe_response::Message};
 use super::rates::{CallerRates, Rate, Temper};
 use super::receiving::{self, Received};
 use super::selection::{Kept, Wanted};
-use super::{FollowConfig, messages};
+use super::{FollowConfig, messages, wire};
 use crate::broker::{
     Broker, Delivery, InOrder, LimitsConfig, Member, Page, PageRequest, Patience, Pending, Reader,
     Run, Waited,
@@ -55,6 +55,7 @@ pub(super) fn max_message_bytes(limits: &LimitsConfig) -> u64 {
 /// The service, ready to be mounted in any tonic server or axum router.
 pub fn service(broker: Broker, config: FollowConfig) -> BrokerServiceServer<Grpc> {
     let max_bytes = max_message_bytes(broker.limits()) as usize;
+    wire::allow_events(broker.limits().max_batch_events);
     BrokerServiceServer::new(Grpc { broker, config })
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(usize::MAX)

@@ -309,7 +309,8 @@ impl Edge {
         let expected_sequence = query.take_number("expected_sequence")?;
         query.finish("ttl_ms, expected_sequence; all else is in the CloudEvent")?;
         let body = whole(body, max_request_bytes(self.broker.limits()), self.pace()).await?;
-        let mut events = cloudevents::read(mode, headers, body)?;
+        let max_events = self.broker.limits().max_batch_events as usize;
+        let mut events = cloudevents::read(mode, headers, body, max_events)?;
         rates.take(Rate::Publishes, events.len())?;
         events.iter_mut().for_each(|event| event.ttl_ms = ttl_ms);
         let publish = Publish { topic, events, expected_sequence };

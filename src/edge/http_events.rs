@@ -10,9 +10,9 @@ use serde::Deserialize;
 use super::clients::Peer;
 use super::http::{Asked, Edge, whole};
 use super::query::Query;
-use super::selection::{self, Format, Topics};
-use crate::broker::{Filter, Member};
+use super::selection::{self, FilterJson, Format, MemberJson, Topics};
 use crate::error::{Error, Result};
+use crate::lists::List;
 
 /// Largest body that names topics, in bytes: 1,024 patterns and as many values of a filter.
 const MAX_BODY_BYTES: u64 = 1 << 20;
@@ -25,7 +25,7 @@ pub(super) async fn read(
     uri: Uri,
 ) -> Result<Response> {
     let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
-    let topics = Topics::many(query.take_all("topic"))?;
+    let topics = Topics::many(&query.take_all("topic"))?;
     let asked = Asked::of(topics, &headers, peer, &mut query)?;
     edge.answer(&headers, asked, query).await
 }
@@ -34,13 +34,13 @@ pub(super) async fn read(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AskedJson {
-    topics: Vec<String>,
+    topics: List<String>,
     from: Option<String>,
     on_gap: Option<String>,
     #[serde(default)]
-    filter: Filter,
+    filter: FilterJson,
     format: Option<Format>,
-    member: Option<Member>,
+    member: Option<MemberJson>,
 }
 
 /// `POST`: the same as JSON. What the query says, too, counts.
@@ -55,15 +55,17 @@ pub(super) async fn read_posted(
     let body = whole(body, MAX_BODY_BYTES, edge.pace()).await?;
     let posted: AskedJson =
         serde_json::from_slice(&body).map_err(|error| Error::invalid("body", error.to_string()))?;
-    let asked = Asked::of(Topics::many(posted.topics)?, &headers, peer, &mut query)?;
+    let topics = Topics::many(&posted.topics.entries("topics")?)?;
+    let (filter, member) = (posted.filter.filter()?, posted.member.map(MemberJson::member));
+    let asked = Asked::of(topics, &headers, peer, &mut query)?;
     let from = posted.from.map(|from| from.parse()).transpose()?;
     let on_gap = posted.on_gap.map(|on_gap| on_gap.parse()).transpose()?;
     let asked = Asked {
         start: asked.start.or(from),
         on_gap: asked.on_gap.or(on_gap),
-        filter: if asked.filter.is_empty() { posted.filter } else { asked.filter },
+        filter: if asked.filter.is_empty() { filter } else { asked.filter },
         format: asked.format.or(posted.format),
-        member: asked.member.or(posted.member),
+        member: asked.member.or(member.transpose()?),
         ..asked
     };
     edge.answer(&headers, asked, query).await

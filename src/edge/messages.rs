@@ -66,7 +66,7 @@ pub(super) fn publish(
 pub(super) fn topics(topic: &str, topics: Vec<String>) -> Result<Topics> {
     match (topic, topics.is_empty()) {
         (topic, true) => TopicName::new(topic).map(Topics::One),
-        ("", false) => Topics::many(topics),
+        ("", false) => Topics::many(&topics),
         _ => Err(Error::invalid("topic", "stands beside topics; write the one or the other")),
     }
 }

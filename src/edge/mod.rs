@@ -34,6 +34,7 @@ mod selection;
 mod sse;
 pub(crate) mod status;
 pub(crate) mod websocket;
+mod wire;
 
 use std::time::Duration;
 

@@ -9,8 +9,6 @@
 //! `data` is stored as the JSON it is, with content type `application/json`, unless the line names
 //! a content type that is not JSON: then it must be a string, and its text is stored.
 
-use std::collections::BTreeMap;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -21,6 +19,7 @@ use super::media::essence;
 use super::proto;
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
+use crate::lists::{self, List};
 use crate::topic::TopicName;
 
 const JSON: &str = "application/json";
@@ -41,8 +40,8 @@ struct LineJson<'a> {
     id: Option<String>,
     r#type: Option<String>,
     key: Option<String>,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "lists::members")]
+    headers: List<(String, String)>,
     content_type: Option<String>,
     time_ms: Option<u64>,
     ttl_ms: Option<u64>,
@@ -61,7 +60,8 @@ impl Line {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] with what is wrong and where in the line.
+    /// [`Error::Invalid`] with what is wrong and where in the line; [`Error::OverLimit`] with the
+    /// number of its headers.
     pub fn parse(line: &[u8]) -> Result<Self> {
         let invalid = |problem: String| Error::invalid("line", problem);
         let json: LineJson<'_> =
@@ -71,7 +71,7 @@ impl Line {
             id: json.id.unwrap_or_default(),
             event_type: json.r#type.unwrap_or_default(),
             key: json.key.unwrap_or_default(),
-            headers: json.headers,
+            headers: json.headers.entries("headers")?.into_iter().collect(),
             content_type,
             payload,
             publisher_time: json.time_ms.map(Timestamp::from_ms),

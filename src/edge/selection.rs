@@ -4,9 +4,10 @@ use serde::Deserialize;
 
 use super::budget::{Held, Share};
 use super::query::Query;
-use crate::broker::{Broker, Filter, Member, Presence, Reader};
+use crate::broker::{Broker, Filter, MAX_PATTERNS, Member, Presence, Reader};
 use crate::cursor::{OnGap, StartPoint};
 use crate::error::{Error, Result};
+use crate::lists::{self, List};
 use crate::topic::{TopicName, TopicPattern};
 
 /// Names in a query that may come more than once.
@@ -26,9 +27,11 @@ impl Topics {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`], of the first pattern that is none.
-    pub(super) fn many(patterns: impl IntoIterator<Item = String>) -> Result<Self> {
-        let patterns = patterns.into_iter().map(|pattern| TopicPattern::new(&pattern));
+    /// - [`Error::OverLimit`], before any of them is looked at.
+    /// - [`Error::Invalid`], of the first pattern that is none.
+    pub(super) fn many(patterns: &[String]) -> Result<Self> {
+        lists::check("topics", patterns.len(), MAX_PATTERNS)?;
+        let patterns = patterns.iter().map(|pattern| TopicPattern::new(pattern));
         patterns.collect::<Result<_>>().map(Self::Many)
     }
 }
@@ -112,13 +115,68 @@ fn join(broker: &Broker, topics: &Topics, member: Option<Member>) -> Result<Opti
 ///
 /// [`Error::Invalid`].
 pub(super) fn member(query: &mut Query) -> Result<Option<Member>> {
-    let info = query.take("member_info").map(|info| serde_json::from_str(&info)).transpose();
-    let info = info.map_err(|error| Error::invalid("member_info", error.to_string()))?;
-    let id = query.take("member");
-    if id.is_none() && info.is_some() {
-        return Err(Error::invalid("member", "is missing beside member_info"));
+    let info = query.take("member_info");
+    let Some(id) = query.take("member") else {
+        let is_missing = info.map(|_| Error::invalid("member", "is missing beside member_info"));
+        return is_missing.map_or(Ok(None), Err);
+    };
+    let info = match info {
+        Some(info) => {
+            let info = lists::members(&mut serde_json::Deserializer::from_str(&info));
+            info.map_err(|error| Error::invalid("member_info", error.to_string()))?
+        }
+        None => List::default(),
+    };
+    MemberJson { id, info }.member().map(Some)
+}
+
+/// Who reads, as JSON.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MemberJson {
+    id: String,
+    #[serde(default, deserialize_with = "lists::members")]
+    info: List<(String, String)>,
+}
+
+impl MemberJson {
+    /// The member.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`].
+    pub(super) fn member(self) -> Result<Member> {
+        let Self { id, info } = self;
+        Ok(Member { id, info: info.entries("member info")?.into_iter().collect() })
     }
-    Ok(id.map(|id| Member { id, info: info.unwrap_or_default() }))
+}
+
+/// What a reader wants, as JSON.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FilterJson {
+    types: List<String>,
+    keys: List<String>,
+    key_prefixes: List<String>,
+    #[serde(deserialize_with = "lists::members")]
+    headers: List<(String, String)>,
+}
+
+impl FilterJson {
+    /// The filter.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`].
+    pub(super) fn filter(self) -> Result<Filter> {
+        let Self { types, keys, key_prefixes, headers } = self;
+        Ok(Filter {
+            types: types.entries("filter types")?.into_iter().collect(),
+            keys: keys.entries("filter keys")?.into_iter().collect(),
+            key_prefixes: key_prefixes.entries("filter key_prefixes")?.into_iter().collect(),
+            headers: headers.entries("filter headers")?.into_iter().collect(),
+        })
+    }
 }
 
 /// How the data of an event is written in a stream.

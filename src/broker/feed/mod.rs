@@ -41,19 +41,19 @@ use super::filter::Filter;
 use super::interest::FeedSignal;
 use super::matching::{PatternSet, Walk};
 use super::replay::Reading;
+use super::searching::{Search, Searches};
 use super::subscription::{Delivery, Patience, Waited, Wanted, gap};
 use super::tail::Run;
 use super::topics::{Topic, TopicState};
 use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
-use crate::lists::MAX_ENTRIES;
+use crate::lists::{self, MAX_ENTRIES};
 use crate::topic::{TopicId, TopicPattern};
 
 /// Most patterns of one feed.
 pub const MAX_PATTERNS: usize = MAX_ENTRIES;
 
-/// Topics that are looked at, and deliveries that are passed over, before others have a turn on the
-/// thread.
+/// Topics that are looked at before others have a turn on the thread.
 const MAX_STEPS: usize = 256;
 
 /// A live reader of all topics whose names fit its patterns, in the order of their positions.
@@ -145,13 +145,10 @@ impl Feed {
         start: StartPoint,
         on_gap: OnGap,
     ) -> Result<Self> {
-        match patterns.len() {
-            0 => return Err(Error::invalid("topic", "is missing; name one at least")),
-            count if count > MAX_PATTERNS => {
-                return Err(Error::over("topics", count, MAX_PATTERNS));
-            }
-            _ => {}
+        if patterns.is_empty() {
+            return Err(Error::invalid("topic", "is missing; name one at least"));
         }
+        lists::check("topics", patterns.len(), MAX_PATTERNS)?;
         let interest = Interest::new(&shared, patterns);
         let whispers = Whispers::after(shared.ephemera.last());
         // In this order: what is newer than this is marked, and what is not is seen below.
@@ -187,6 +184,11 @@ impl Feed {
     pub fn filtered(mut self, filter: Filter) -> Result<Self> {
         self.filter = self.shared.filters.share(filter)?;
         Ok(self)
+    }
+
+    /// The turns of those who look for events.
+    pub(super) fn searches(&self) -> &Searches {
+        &self.shared.searches
     }
 
     /// The patterns of the topics.
@@ -231,7 +233,7 @@ impl Feed {
     ///
     /// Nothing is lost: what was not returned is delivered by the next call.
     pub async fn next_within(&mut self, patience: &mut Patience) -> Result<Waited> {
-        let mut passed = 0;
+        let mut search = Search::default();
         loop {
             match self.next_step().await? {
                 Next::Delivery(delivery) => {
@@ -239,22 +241,25 @@ impl Feed {
                     return Ok(Waited::Delivery(delivery));
                 }
                 Next::Passed if !patience.is_over() => {
-                    pause_at_times(&mut passed).await;
+                    search.pause(&self.shared.searches, false).await;
                     continue;
                 }
-                Next::Passed => {}
+                Next::Passed => search.pause(&self.shared.searches, false).await,
                 Next::Idle if self.shared.is_stopping.load(Ordering::SeqCst) => {
                     return Ok(Waited::Stopping);
                 }
-                Next::Idle => tokio::select! {
-                    biased;
-                    () = self.interest.signal.notify.notified() => {
-                        if !patience.is_over() {
-                            continue;
+                Next::Idle => {
+                    search = Search::default();
+                    tokio::select! {
+                        biased;
+                        () = self.interest.signal.notify.notified() => {
+                            if !patience.is_over() {
+                                continue;
+                            }
                         }
+                        () = patience.ended() => {}
                     }
-                    () = patience.ended() => {}
-                },
+                }
             }
             patience.renew();
             // The place moves on over what was published for others.
@@ -276,11 +281,11 @@ impl Feed {
     ///
     /// As [`Self::next_within`].
     pub async fn next_ready(&mut self) -> Result<Option<Delivery>> {
-        let mut passed = 0;
+        let mut search = Search::default();
         loop {
             match self.next_step().await? {
                 Next::Delivery(delivery) => return Ok(Some(delivery)),
-                Next::Passed => pause_at_times(&mut passed).await,
+                Next::Passed => search.pause(&self.shared.searches, false).await,
                 Next::Idle => return Ok(None),
             }
         }
@@ -555,13 +560,5 @@ impl Feed {
             }
         }
         Run::new(&topic, block, sequences, ages, self.filter.as_ref())
-    }
-}
-
-/// Lets others have a turn on the thread, once in a while.
-async fn pause_at_times(passed: &mut usize) {
-    *passed += 1;
-    if passed.is_multiple_of(MAX_STEPS) {
-        tokio::task::yield_now().await;
     }
 }

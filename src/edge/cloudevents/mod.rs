@@ -97,18 +97,24 @@ impl Mode {
     }
 }
 
-/// The events of a request.
+/// The events of a request, of which there may be `max_events`.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] of what breaks a rule.
-pub(in crate::edge) fn read(mode: Mode, headers: &HeaderMap, body: Bytes) -> Result<Vec<NewEvent>> {
+/// - [`Error::Invalid`] of what breaks a rule.
+/// - [`Error::OverLimit`] with the number of events, or of the attributes of one.
+pub(in crate::edge) fn read(
+    mode: Mode,
+    headers: &HeaderMap,
+    body: Bytes,
+    max_events: usize,
+) -> Result<Vec<NewEvent>> {
     Ok(match mode {
         Mode::Binary => binary(headers, body)?.into_iter().collect(),
         Mode::Structured => vec![structured(&body)?],
-        Mode::Batched => batched(&body)?,
+        Mode::Batched => batched(&body, max_events)?,
         Mode::Protobuf => vec![protobuf(&body)?],
-        Mode::ProtobufBatch => protobuf_batch(&body)?,
+        Mode::ProtobufBatch => protobuf_batch(&body, max_events)?,
     })
 }
 
@@ -133,7 +139,7 @@ pub(in crate::edge) fn carried(event: NewEvent) -> Result<NewEvent> {
     let content_type = HeaderValue::try_from(&event.content_type);
     headers.extend(content_type.ok().map(|value| (header::CONTENT_TYPE, value)));
     let Some(mode) = Mode::of(&event.content_type, &headers) else { return Ok(event) };
-    let mut carried = read(mode, &headers, event.payload)?;
+    let mut carried = read(mode, &headers, event.payload, 1)?;
     match (carried.pop(), carried.is_empty()) {
         (Some(carried), true) => Ok(NewEvent { ttl_ms: event.ttl_ms, ..carried }),
         _ => Err(Error::invalid("payload", "is a batch of CloudEvents; send each by itself")),

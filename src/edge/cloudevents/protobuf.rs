@@ -6,6 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 use prost_types::{Any, Timestamp};
 
+use super::super::wire;
 use super::{Attributes, Value, locate, shown};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -31,17 +32,19 @@ const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_4
 /// [`Error::Invalid`] with field `event` if it is no such message, or with the attribute that is
 /// missing or breaks a rule.
 pub(in crate::edge) fn protobuf(bytes: &[u8]) -> Result<NewEvent> {
+    wire::check_lists(bytes, wire::CLOUDEVENT, 1)?;
     let event = v1::CloudEvent::decode(bytes);
     read(event.map_err(|error| Error::invalid("event", error.to_string()))?)
 }
 
-/// Reads `application/cloudevents-batch+protobuf`; it may be empty.
+/// Reads `application/cloudevents-batch+protobuf`, of at most `max_events`; it may be empty.
 ///
 /// # Errors
 ///
 /// [`Error::Invalid`] with field `events` if it is no such message, or with the event, from 0, and
 /// what is wrong with it: `events[2].id`.
-pub(in crate::edge) fn protobuf_batch(bytes: &[u8]) -> Result<Vec<NewEvent>> {
+pub(in crate::edge) fn protobuf_batch(bytes: &[u8], max_events: usize) -> Result<Vec<NewEvent>> {
+    wire::check_lists(bytes, wire::CLOUDEVENTS, max_events)?;
     let batch = v1::CloudEventBatch::decode(bytes);
     let batch = batch.map_err(|error| Error::invalid("events", error.to_string()))?;
     let read = |(index, event)| read(event).map_err(|error| locate(error, index));

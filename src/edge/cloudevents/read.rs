@@ -1,7 +1,6 @@
 //! CloudEvents that come in over HTTP: as headers and a body, or as JSON.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -9,12 +8,13 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use percent_encoding::percent_decode;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
 
 use super::{Attributes, PREFIX, Value, is_json, locate, shown};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
+use crate::lists::{self, UpTo};
 
 /// The header that tells an event in binary mode from any other body.
 pub(super) const VERSION_HEADER: &str = "ce-specversion";
@@ -55,11 +55,14 @@ pub(in crate::edge) fn binary(headers: &HeaderMap, body: Bytes) -> Result<Option
 /// [`Error::Invalid`] with field `event` if it is no JSON object, or with the attribute that is
 /// missing or breaks a rule.
 pub(in crate::edge) fn structured(body: &[u8]) -> Result<NewEvent> {
-    let members: Members<'_> =
-        serde_json::from_slice(body).map_err(|error| Error::invalid("event", error.to_string()))?;
+    let invalid = |error: serde_json::Error| Error::invalid("event", error.to_string());
+    let mut json = serde_json::Deserializer::from_slice(body);
+    // In their order: a map would hide that a name came twice.
+    let members = lists::members::<_, &RawValue>(&mut json).map_err(invalid)?;
+    json.end().map_err(invalid)?;
     let mut attributes = Attributes::default();
     let (mut data, mut base64) = (None, None);
-    for (name, json) in members.0 {
+    for (name, json) in members.entries("attributes")? {
         let place = match name.as_str() {
             "data" => &mut data,
             "data_base64" => &mut base64,
@@ -83,46 +86,22 @@ pub(in crate::edge) fn structured(body: &[u8]) -> Result<NewEvent> {
     attributes.into_event(payload)
 }
 
-/// Reads `application/cloudevents-batch+json`; it may be empty.
+/// Reads `application/cloudevents-batch+json`, of at most `max_events`; it may be empty.
 ///
 /// # Errors
 ///
 /// [`Error::Invalid`] with field `events` if it is no JSON array, or with the event, from 0, and
 /// what is wrong with it: `events[2].id`.
-pub(in crate::edge) fn batched(body: &[u8]) -> Result<Vec<NewEvent>> {
-    let events: Vec<&RawValue> = serde_json::from_slice(body)
-        .map_err(|error| Error::invalid("events", error.to_string()))?;
+pub(in crate::edge) fn batched(body: &[u8], max_events: usize) -> Result<Vec<NewEvent>> {
+    let invalid = |error: serde_json::Error| Error::invalid("events", error.to_string());
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let events = UpTo::<&RawValue>::new(max_events).deserialize(&mut json).map_err(invalid)?;
+    json.end().map_err(invalid)?;
+    let events = events.entries("events in a batch")?;
     let read = |(index, json): (usize, &&RawValue)| {
         structured(json.get().as_bytes()).map_err(|error| locate(error, index))
     };
     events.iter().enumerate().map(read).collect()
-}
-
-/// The members of an object in their order: a map would hide that a name came twice.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct InOrder;
-
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Members<'de>, M::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-
-        json.deserialize_map(InOrder)
-    }
 }
 
 fn is_null(json: &RawValue) -> bool {

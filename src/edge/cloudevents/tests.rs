@@ -15,6 +15,9 @@ use crate::broker::LimitsConfig;
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::event::Event;
 
+/// More than there are in a batch of these tests.
+const MAX_EVENTS: usize = 100;
+
 impl<'a> From<&'a Event> for Stored<'a> {
     fn from(event: &'a Event) -> Self {
         let Event { sequence, position, time, content } = event;
@@ -125,8 +128,8 @@ fn the_examples_of_the_json_format_are_read_as_they_are_meant() {
     }
     let batch = format!("[{}, {}]", example(""), example(r#", "data":1"#));
     let expected = vec![example_event("", ""), example_event("application/json", "1")];
-    assert_eq!(batched(batch.as_bytes()).unwrap(), expected);
-    assert_eq!(batched(b"[]").unwrap(), []);
+    assert_eq!(batched(batch.as_bytes(), MAX_EVENTS).unwrap(), expected);
+    assert_eq!(batched(b"[]", MAX_EVENTS).unwrap(), []);
 }
 
 #[test]
@@ -226,11 +229,11 @@ fn a_structured_event_that_is_wrong_is_refused_with_the_reason() {
         let message = structured(body.as_bytes()).unwrap_err().to_string();
         assert!(message.contains(reason), "{body}: {message}");
         let batch = format!("[{},{body}]", example(""));
-        let message = batched(batch.as_bytes()).unwrap_err().to_string();
+        let message = batched(batch.as_bytes(), MAX_EVENTS).unwrap_err().to_string();
         let is_located = message.starts_with("events[1].") || body == "{";
         assert!(is_located, "{batch}: {message}");
     }
-    let message = batched(b"{}").unwrap_err().to_string();
+    let message = batched(b"{}", MAX_EVENTS).unwrap_err().to_string();
     assert!(message.starts_with("events: invalid type: map"), "{message}");
 }
 
@@ -291,8 +294,8 @@ fn a_protobuf_message_is_read_as_the_same_event_in_json() {
     let bytes = message(&plain, Some(Data::BinaryData("hello".into())));
     assert_eq!(protobuf(&bytes.encode_to_vec()).unwrap(), expected);
     let batch = v1::CloudEventBatch { events: vec![event.clone(), bytes] };
-    assert_eq!(protobuf_batch(&batch.encode_to_vec()).unwrap(), vec![expected; 2]);
-    assert_eq!(protobuf_batch(b"").unwrap(), []);
+    assert_eq!(protobuf_batch(&batch.encode_to_vec(), MAX_EVENTS).unwrap(), vec![expected; 2]);
+    assert_eq!(protobuf_batch(b"", MAX_EVENTS).unwrap(), []);
 
     let any = prost_types::Any { type_url: "example.com/a.B".into(), value: b"\x08\x01".into() };
     let packed = message(&attributes, Some(Data::ProtoData(any)));
@@ -337,7 +340,7 @@ fn a_protobuf_message_that_is_wrong_is_refused_with_the_reason() {
         let text = protobuf(&event.encode_to_vec()).unwrap_err().to_string();
         assert!(text.starts_with(reason), "{event:?}: {text}");
         let batch = v1::CloudEventBatch { events: vec![message(&[], None), event] };
-        let text = protobuf_batch(&batch.encode_to_vec()).unwrap_err().to_string();
+        let text = protobuf_batch(&batch.encode_to_vec(), MAX_EVENTS).unwrap_err().to_string();
         assert!(text.starts_with(&format!("events[1].{reason}")), "{text}");
     }
     let text = protobuf(b"\xff").unwrap_err().to_string();
@@ -654,9 +657,9 @@ proptest! {
     ) {
         for bytes in [&bytes[..], text.as_bytes()] {
             structured(bytes).ok();
-            batched(bytes).ok();
+            batched(bytes, MAX_EVENTS).ok();
             protobuf(bytes).ok();
-            protobuf_batch(bytes).ok();
+            protobuf_batch(bytes, MAX_EVENTS).ok();
         }
         read_time(&time).ok();
         let mut headers = with(&[]);
@@ -677,4 +680,22 @@ proptest! {
             ..NewEvent::default()
         });
     }
+}
+
+#[test]
+fn more_events_or_attributes_than_there_may_be_are_refused_before_any_is_read() {
+    let over_events = "events in a batch: 3 is over the limit of 2";
+    let error = batched(b"[1,2,3]", 2).unwrap_err().to_string();
+    assert_eq!(error, over_events);
+    let batch = v1::CloudEventBatch { events: vec![v1::CloudEvent::default(); 3] };
+    let error = protobuf_batch(&batch.encode_to_vec(), 2).unwrap_err().to_string();
+    assert_eq!(error, over_events);
+    let over_attributes = "attributes: 1025 is over the limit of 1024";
+    let members: Vec<String> = (0..1_025).map(|number| format!("\"a{number}\":1")).collect();
+    let error = structured(format!("{{{}}}", members.join(",")).as_bytes()).unwrap_err();
+    assert_eq!(error.to_string(), over_attributes);
+    let attributes = (0..1_025).map(|number| (format!("a{number}"), Default::default()));
+    let event = v1::CloudEvent { attributes: attributes.collect(), ..v1::CloudEvent::default() };
+    let error = protobuf(&event.encode_to_vec()).unwrap_err().to_string();
+    assert_eq!(error, over_attributes);
 }

@@ -15,15 +15,19 @@ use crate::event::NewEvent;
 use crate::fuzzing::refusal::check_refusal;
 use crate::topic::TopicName;
 
+/// Events of one message: as many as by default.
+const EVENTS: usize = 10_000;
+
 /// A message: what it asks for, written as a message, asks for the same.
 pub fn messages(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let request = match Request::parse(text) {
+    let request = match Request::parse(text, EVENTS) {
         Ok(request) => request,
         Err(refused) => return check_refusal(&refused.error),
     };
     let written = written(&request);
-    let again = Request::parse(&written).unwrap_or_else(|error| panic!("{written}: {error:?}"));
+    let again =
+        Request::parse(&written, EVENTS).unwrap_or_else(|error| panic!("{written}: {error:?}"));
     assert_eq!(format!("{again:?}"), format!("{request:?}"), "{written}");
 }
 

@@ -26,13 +26,15 @@
 //! list of them, stored all or none.
 
 use serde::Deserialize;
+use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
 
 use super::super::ndjson::Line;
-use super::super::selection::{Topics, Wanted};
-use crate::broker::{Filter, Member, Publish};
+use super::super::selection::{FilterJson, MemberJson, Topics, Wanted};
+use crate::broker::Publish;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
+use crate::lists::{List, UpTo};
 use crate::topic::TopicName;
 
 /// Longest name of a subscription, or of a reference, in bytes.
@@ -77,12 +79,12 @@ struct SubscribeJson {
     _type: String,
     subscription: String,
     topic: Option<TopicName>,
-    topics: Option<Vec<String>>,
+    topics: Option<List<String>>,
     from: Option<String>,
     on_gap: Option<String>,
     #[serde(default)]
-    filter: Filter,
-    member: Option<Member>,
+    filter: FilterJson,
+    member: Option<MemberJson>,
 }
 
 #[derive(Deserialize)]
@@ -107,19 +109,22 @@ struct PublishJson<'a> {
     #[serde(borrow)]
     event: Option<&'a RawValue>,
     #[serde(borrow)]
-    events: Option<Vec<&'a RawValue>>,
+    events: Option<&'a RawValue>,
 }
 
 impl Request {
-    /// Reads a message.
-    pub(super) fn parse(text: &str) -> Result<Self, Refused> {
+    /// Reads a message, in which at most `max_events` are published.
+    pub(super) fn parse(text: &str, max_events: usize) -> Result<Self, Refused> {
         let invalid = |error: serde_json::Error| Error::invalid("message", error.to_string());
         let nobody = |error| Refused { reference: None, subscription: None, error };
         let head: Head = serde_json::from_str(text).map_err(|error| nobody(invalid(error)))?;
         let request = match head.r#type.as_str() {
             "subscribe" => serde_json::from_str(text).map_err(invalid).and_then(subscribe),
             "unsubscribe" => serde_json::from_str(text).map_err(invalid).and_then(unsubscribe),
-            "publish" => serde_json::from_str(text).map_err(invalid).and_then(publish),
+            "publish" => {
+                let json = serde_json::from_str(text).map_err(invalid);
+                json.and_then(|json| publish(json, max_events))
+            }
             other => {
                 let shown: String = other.chars().take(64).collect();
                 let problem = format!("{shown:?} is none of subscribe, unsubscribe, publish");
@@ -134,15 +139,15 @@ impl Request {
 fn subscribe(json: SubscribeJson) -> Result<Request> {
     let topics = match (json.topic, json.topics) {
         (Some(topic), None) => Topics::One(topic),
-        (None, Some(topics)) => Topics::many(topics)?,
+        (None, Some(topics)) => Topics::many(&topics.entries("topics")?)?,
         _ => return Err(Error::invalid("topic", "write either topic or topics")),
     };
     let wanted = Wanted {
         topics,
         start: json.from.map(|from| from.parse()).transpose()?.unwrap_or_default(),
         on_gap: json.on_gap.map(|on_gap| on_gap.parse()).transpose()?.unwrap_or_default(),
-        filter: json.filter,
-        member: json.member,
+        filter: json.filter.filter()?,
+        member: json.member.map(MemberJson::member).transpose()?,
     };
     let subscription = name("subscription", json.subscription)?;
     Ok(Request::Subscribe(Subscribe { subscription, wanted }))
@@ -152,10 +157,15 @@ fn unsubscribe(json: UnsubscribeJson) -> Result<Request> {
     Ok(Request::Unsubscribe { subscription: name("subscription", json.subscription)? })
 }
 
-fn publish(json: PublishJson<'_>) -> Result<Request> {
+fn publish(json: PublishJson<'_>, max_events: usize) -> Result<Request> {
     let lines = match (json.event, json.events) {
         (Some(event), None) => vec![event],
-        (None, Some(events)) => events,
+        (None, Some(events)) => {
+            let mut events = serde_json::Deserializer::from_str(events.get());
+            let events = UpTo::<&RawValue>::new(max_events).deserialize(&mut events);
+            let events = events.map_err(|error| Error::invalid("events", error.to_string()))?;
+            events.entries("events in a batch")?
+        }
         _ => return Err(Error::invalid("event", "write either event or events")),
     };
     let event = |line: &RawValue| match Line::parse(line.get().as_bytes())? {
@@ -218,7 +228,7 @@ mod tests {
             (&long, "256 is over the limit of 255", Some(&*"x".repeat(256))),
         ];
         for (text, reason, whom) in refusals {
-            let refused = Request::parse(text).unwrap_err();
+            let refused = Request::parse(text, 10).unwrap_err();
             let message = refused.error.to_string();
             assert!(message.contains(reason), "{text}: {message}");
             let named = refused.reference.or(refused.subscription);

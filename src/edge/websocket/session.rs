@@ -238,10 +238,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.socket.get_mut().whole(size_bytes);
         self.peer.iter().for_each(|peer| peer.intake.took_all());
         let request = match message {
-            Message::Text(text) => match self.rated(Request::parse(&text), text.len()) {
-                Ok(request) => request,
-                Err(refused) => return self.over_rate(refused).await,
-            },
+            Message::Text(text) => {
+                let max_events = self.edge.broker.limits().max_batch_events as usize;
+                match self.rated(Request::parse(&text, max_events), text.len()) {
+                    Ok(request) => request,
+                    Err(refused) => return self.over_rate(refused).await,
+                }
+            }
             Message::Binary(_) => Err(Refused {
                 reference: None,
                 subscription: None,

@@ -30,7 +30,8 @@ const TOPIC: &str = "bystander";
 const EVENTS: &str = "/v1/topics/bystander/events";
 
 /// What an event may take from when it is due until it is there, for 99 of 100, on a noisy machine.
-const P99: Duration = Duration::from_millis(50);
+/// Without optimisation everything takes several times as long.
+const P99: Duration = Duration::from_millis(if cfg!(debug_assertions) { 250 } else { 50 });
 
 /// How often something is tried: a noise of the machine's comes and goes, a fault stays.
 const TRIES: usize = 5;
@@ -73,9 +74,10 @@ impl Display for Report {
 }
 
 impl Report {
-    /// Whether they were served as well as `before`.
+    /// Whether they were served as well as `before`, where that is a measure for anything.
     fn is_well(&self, before: &Self) -> bool {
-        self.failures.is_empty() && self.events > 0 && self.p99 <= P99.max(2 * before.p99)
+        let limit = P99.max(2 * before.p99).min(4 * P99);
+        self.failures.is_empty() && self.events > 0 && self.p99 <= limit
     }
 }
 

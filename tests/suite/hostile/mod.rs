@@ -8,6 +8,7 @@ mod http1;
 mod http2;
 mod memory;
 mod rates;
+mod raw_http2;
 mod times;
 
 use std::time::Duration;
