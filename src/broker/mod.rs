@@ -13,6 +13,7 @@ mod atomic {
 }
 mod backup;
 mod behind;
+mod chunks;
 mod clock;
 mod committer;
 mod config;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::chunks::Chunks;
 use super::dedup::Recall;
 use super::ephemeral::Ring;
 use super::limits::{LimitsConfig, at_most};
@@ -94,9 +95,9 @@ struct Counts {
 }
 
 impl Counts {
-    fn new(limits: &LimitsConfig) -> Arc<Self> {
+    fn new(limits: &LimitsConfig) -> Self {
         let [existing, deleted, unborn] = [0; 3].map(AtomicUsize::new);
-        Arc::new(Self { limits: limits.clone(), existing, deleted, unborn })
+        Self { limits: limits.clone(), existing, deleted, unborn }
     }
 
     /// The number of those that are as `state` says.
@@ -138,6 +139,13 @@ impl Counts {
     }
 }
 
+/// What is known of all topics together.
+#[derive(Debug)]
+struct Roll {
+    counts: Counts,
+    chunks: Chunks,
+}
+
 /// One topic. A topic that somebody follows or publishes to may not exist in the log yet.
 ///
 /// # Why
@@ -153,7 +161,7 @@ pub(super) struct Topic {
     pub(super) upkeep: Upkeep,
     /// The settings that it has where its own say nothing.
     defaults: Arc<TopicConfig>,
-    counts: Arc<Counts>,
+    roll: Arc<Roll>,
     state: Mutex<Kept>,
     /// Tells those who follow it that there is something new. Made for the first of them: of a
     /// hundred thousand topics few are followed, and it takes more than all the rest.
@@ -175,7 +183,7 @@ impl Topic {
         name: TopicName,
         state: TopicState,
         defaults: Arc<TopicConfig>,
-        counts: &Arc<Counts>,
+        roll: &Arc<Roll>,
     ) -> Arc<Self> {
         Arc::new(Self {
             name,
@@ -183,7 +191,7 @@ impl Topic {
             recall: Recall::of(&state.extent),
             upkeep: Upkeep::of(&state.extent),
             defaults,
-            counts: counts.clone(),
+            roll: roll.clone(),
             state: Mutex::new(state.into()),
             signal: OnceLock::new(),
             ephemera: Ring::default(),
@@ -215,11 +223,20 @@ impl Topic {
     }
 
     /// Sets what is readable. Called by the committer alone, which has followers woken.
-    pub(super) fn set_state(&self, state: TopicState) {
+    pub(super) fn set_state(self: &Arc<Self>, state: TopicState) {
         let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.counts.add(&state);
-        self.counts.remove(&current.state());
+        self.roll.counts.add(&state);
+        let before = current.state();
+        self.roll.counts.remove(&before);
         *current = state.into();
+        drop(current);
+        match state.id {
+            Some(id) if before.id.is_none() => self.roll.chunks.add(self, id, &state.extent),
+            Some(id) if state.extent.dropped_position() > before.extent.dropped_position() => {
+                self.roll.chunks.note_dropped(id, &state.extent);
+            }
+            _ => {}
+        }
     }
 
     /// Refuses to have it come to exist, beside `more` others that are going to, where there are as
@@ -229,7 +246,7 @@ impl Topic {
     ///
     /// [`Error::OverLimit`].
     pub(super) fn check_existing(&self, more: isize) -> Result<()> {
-        self.counts.check_existing(more)
+        self.roll.counts.check_existing(more)
     }
 
     /// Refuses to delete it, beside `more` others that are going to be, where there are as many
@@ -239,7 +256,7 @@ impl Topic {
     ///
     /// [`Error::OverLimit`].
     pub(super) fn check_deleted(&self, more: isize) -> Result<()> {
-        self.counts.check_deleted(more)
+        self.roll.counts.check_deleted(more)
     }
 }
 
@@ -315,7 +332,7 @@ pub(super) type Names = BTreeMap<TopicName, Arc<Topic>>;
 /// the name where the one before it ended.
 #[derive(Debug)]
 pub(super) struct Topics {
-    counts: Arc<Counts>,
+    roll: Arc<Roll>,
     defaults: SharedDefaults,
     by_name: RwLock<Names>,
 }
@@ -327,15 +344,23 @@ impl Topics {
         limits: &LimitsConfig,
         defaults: TopicDefaults,
     ) -> Arc<Self> {
-        let (counts, defaults) = (Counts::new(limits), SharedDefaults::new(defaults));
+        let roll = Arc::new(Roll { counts: Counts::new(limits), chunks: Chunks::default() });
+        let defaults = SharedDefaults::new(defaults);
         let topic = |stored: &StoredTopic| {
             let StoredTopic { id, name, extent, config, is_deleted } = stored.clone();
             let state = TopicState { id: Some(id), extent, config, is_deleted, deletions: 0 };
-            counts.add(&state);
-            (name.clone(), Topic::new(name.clone(), state, defaults.of(&name), &counts))
+            roll.counts.add(&state);
+            let topic = Topic::new(name.clone(), state, defaults.of(&name), &roll);
+            roll.chunks.add(&topic, id, &extent);
+            (name, topic)
         };
         let by_name = RwLock::new(stored.iter().map(topic).collect());
-        Arc::new(Self { counts, defaults, by_name })
+        Arc::new(Self { roll, defaults, by_name })
+    }
+
+    /// Those that have an id, by their ids.
+    pub(super) fn chunks(&self) -> &Chunks {
+        &self.roll.chunks
     }
 
     /// Calls `look` with the names. Publishing waits for it, so it takes some microseconds at most.
@@ -353,7 +378,7 @@ impl Topics {
     ///
     /// [`Error::OverLimit`] when it is new, and there are as many topics as there may be.
     pub(super) fn open(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
-        self.open_if(name, || self.counts.check_existing(0))
+        self.open_if(name, || self.roll.counts.check_existing(0))
     }
 
     /// As [`Self::open`], for a reader, who need not have it come to exist.
@@ -363,7 +388,7 @@ impl Topics {
     /// [`Error::OverLimit`] when it is new, and readers follow as many topics that do not exist yet
     /// as they may.
     pub(super) fn follow(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
-        self.open_if(name, || self.counts.check_unborn())
+        self.open_if(name, || self.roll.counts.check_unborn())
     }
 
     /// As [`Self::open`], for what is not stored: it holds the topic for a moment alone.
@@ -381,11 +406,11 @@ impl Topics {
             return Ok(topic);
         }
         let state = TopicState::default();
-        let new = Topic::new(name.clone(), state, self.defaults.of(name), &self.counts);
+        let new = Topic::new(name.clone(), state, self.defaults.of(name), &self.roll);
         let mut by_name = self.names_mut();
         if !by_name.contains_key(name) {
             check()?;
-            self.counts.add(&state);
+            self.roll.counts.add(&state);
         }
         let topic = by_name.entry(name.clone()).or_insert(new);
         Ok(TopicRef::new(topic, self)) // While the lock is held: nobody removes it in between.
@@ -459,7 +484,7 @@ impl Topics {
         let is_current = by_name.get(&topic.name).is_some_and(|known| Arc::ptr_eq(known, topic));
         if is_current && topic.refs.load(Ordering::Acquire) == 0 && topic.state().id.is_none() {
             by_name.remove(&topic.name);
-            self.counts.remove(&topic.state());
+            self.roll.counts.remove(&topic.state());
         }
     }
 }

@@ -51,9 +51,8 @@ impl Drops {
         Self { since, is_new, then, now: came, told: HashMap::new() }
     }
 
-    /// Notes a topic with something after the place.
-    pub(super) fn note(&mut self, extent: &Extent, after: Position) {
-        let dropped = extent.dropped_position();
+    /// Notes up to where something was dropped from topics with something after the place.
+    pub(super) fn note(&mut self, dropped: Position, after: Position) {
         if dropped > after {
             self.then.as_mut().unwrap_or(&mut self.now).note(dropped.get());
         }
@@ -85,6 +84,11 @@ impl Drops {
 
     fn since(&self, id: TopicId) -> Option<u64> {
         self.since.max(self.told.get(&id).copied())
+    }
+
+    /// Whether something after the reader's place was trimmed since it came.
+    pub(super) fn has_lost(&self, id: TopicId, after: Position, extent: &Extent) -> bool {
+        Wanted::Position(after.next()).is_trimmed(extent, self.since(id))
     }
 
     /// Why the reader is to be told of a topic, whose events from `wanted` on it has not seen.

@@ -23,6 +23,7 @@ mod source;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod unlisted;
 mod whispers;
 
 use std::collections::VecDeque;
@@ -121,6 +122,8 @@ enum Step {
     Gap,
     /// The first source has to be read from the log.
     Read,
+    /// Topics that come next have to be listed.
+    List,
     /// Topics with something new have to be looked for.
     Look,
     /// Many sources were looked at: it is the turn of others, then there is more.
@@ -321,6 +324,10 @@ impl Feed {
                     tokio::task::yield_now().await;
                     continue;
                 }
+                Step::List => {
+                    self.list().await;
+                    continue;
+                }
                 Step::Look => {
                     Box::pin(self.look()).await;
                     continue;
@@ -341,7 +348,8 @@ impl Feed {
     pub fn next_in_memory(&mut self) -> Option<Delivery> {
         match self.step() {
             Step::Deliver(run) => Some(Delivery::Events(run)),
-            Step::Gap | Step::Read | Step::Look | Step::Passed | Step::Pause | Step::Idle => None,
+            Step::Gap | Step::Read | Step::List | Step::Look => None,
+            Step::Passed | Step::Pause | Step::Idle => None,
         }
     }
 
@@ -364,8 +372,11 @@ impl Feed {
         if extent.last_position <= self.after {
             return;
         }
-        let next = is_from_earliest.then_some(extent.earliest);
         let first = self.after.next();
+        let is_from_earliest = is_from_earliest || self.sources.is_unlisted(id);
+        // A topic that is listed late may have lost something since the reader came.
+        let is_whole = is_from_earliest && !self.drops.has_lost(id, self.after, &extent);
+        let next = is_whole.then_some(extent.earliest);
         let wanted = next.map_or(Wanted::Position(first), Wanted::Sequence);
         // In this order: what all of them have lost is told before anything that comes after the
         // place. Once the place is behind what was dropped, nobody would be told.
@@ -374,7 +385,7 @@ impl Feed {
         let is_unread = is_from_earliest || !extent.had_some_before(first);
         let waiting = Waiting { at, id, topic, next, is_unread };
         if self.sources.add(waiting) {
-            self.drops.note(&extent, self.after);
+            self.drops.note(extent.dropped_position(), self.after);
         }
     }
 
@@ -396,6 +407,14 @@ impl Feed {
             self.add(topic, false);
         }
         self.known = self.known.max(marked);
+    }
+
+    /// Lists some of the topics that come next. Others have a turn on the thread before.
+    async fn list(&mut self) {
+        tokio::task::yield_now().await;
+        let set = &self.interest.set;
+        let listed = self.sources.list(|topic| set.matches(&topic.name));
+        listed.into_iter().for_each(|topic| self.add(topic, true));
     }
 
     /// Looks for some of the topics that have something new.
@@ -439,6 +458,9 @@ impl Feed {
             if let Some((at, source)) = self.sources.pop_read() {
                 self.drops.were_told();
                 return self.cut(at, source).map_or(Step::Passed, Step::Deliver);
+            }
+            if self.sources.is_to_list() {
+                return Step::List;
             }
             if !self.load_first() {
                 return Step::Read;

@@ -5,14 +5,19 @@ use std::sync::Arc;
 
 use super::super::page::MAX_PAGE_GAPS;
 use super::super::topics::{Topic, TopicState};
-use super::Feed;
 use super::drops::Drops;
 use super::missed::Missed;
 use super::sources::Sources;
+use super::unlisted::Unlisted;
+use super::{Feed, MAX_PATTERNS};
 use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Block, Log, Seek};
+
+/// Topics that a feed from the first event on looks at before it begins; it lists more of them as
+/// it comes to where they begin. As many as can be named one by one; few in unit tests.
+const MAX_LISTED: usize = if cfg!(test) { 2 } else { MAX_PATTERNS };
 
 impl Feed {
     /// Finds the place that `start` names, and the topics that have something after it.
@@ -52,10 +57,16 @@ impl Feed {
 
     async fn place_at_earliest(&mut self) {
         self.after = Position::BEFORE_ALL;
-        let mut walk = self.interest.walk();
+        let (mut walk, mut listed) = (self.interest.walk(), Vec::new());
         while let Some(topics) = walk.next(&self.shared.topics).await {
-            topics.into_iter().for_each(|topic| self.add(topic, true));
+            listed.extend(topics);
+            if listed.len() > MAX_LISTED {
+                let unlisted = Unlisted::of(self.shared.topics.chunks(), self.known);
+                self.drops.note(unlisted.dropped(), self.after);
+                return self.sources.list_later(unlisted);
+            }
         }
+        listed.into_iter().for_each(|topic| self.add(topic, true));
     }
 
     /// Begins again with all that is kept: the reader may hold keys that are deleted.

@@ -3,6 +3,7 @@
 //! ```text
 //! read       12 ── 17 ── 23          blocks of these are held, each stands at its next event
 //! waiting       14 ┄┄ 15 ┄┄ 90 …     of these it is known before which position nothing comes
+//! unlisted                   40 ┄┄ …  the same, of thousands of topics at once
 //! ```
 //!
 //! # Why
@@ -20,6 +21,7 @@ use super::super::subscription::Wanted;
 use super::super::tail::SharedBlock;
 use super::super::topics::Topic;
 use super::source::Source;
+use super::unlisted::Unlisted;
 use crate::cursor::{Position, Sequence};
 use crate::topic::TopicId;
 
@@ -78,17 +80,47 @@ pub(super) struct Sources {
     read: BTreeMap<(Position, TopicId), Source>,
     /// What these hold in blocks, in bytes.
     held_bytes: usize,
+    /// Topics that are looked at when it is their turn.
+    unlisted: Option<Box<Unlisted>>,
 }
 
 impl Sources {
-    /// How many there are.
+    /// About how many there are: exactly, once all are listed.
     pub(super) fn len(&self) -> usize {
-        self.present.len()
+        self.present.len() + self.unlisted.as_ref().map_or(0, |unlisted| unlisted.expected())
     }
 
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
-        self.present.is_empty()
+        self.present.is_empty() && self.unlisted.is_none()
+    }
+
+    /// Has these topics be listed when it is their turn.
+    pub(super) fn list_later(&mut self, unlisted: Unlisted) {
+        self.unlisted = Some(Box::new(unlisted));
+    }
+
+    /// Whether some of its topics are to be listed before anything else is known.
+    pub(super) fn is_to_list(&self) -> bool {
+        let next = self.waiting.peek().map(|Reverse(waiting)| waiting.at);
+        self.first_unlisted().is_some_and(|first| next.is_none_or(|next| first <= next))
+    }
+
+    /// Whether a topic is not listed yet, so that nothing of it was read.
+    pub(super) fn is_unlisted(&self, id: TopicId) -> bool {
+        self.unlisted.as_ref().is_some_and(|unlisted| unlisted.holds(id))
+    }
+
+    /// Lists some of those that are `followed`, where their turn comes next: they are to be added.
+    pub(super) fn list(&mut self, followed: impl Fn(&Topic) -> bool) -> Vec<Arc<Topic>> {
+        let Some(unlisted) = &mut self.unlisted else { return Vec::new() };
+        let listed = unlisted.take(followed);
+        self.unlisted.take_if(|unlisted| unlisted.first().is_none());
+        listed
+    }
+
+    fn first_unlisted(&self) -> Option<Position> {
+        self.unlisted.as_ref()?.first()
     }
 
     /// What they hold in blocks, in bytes.
@@ -124,9 +156,10 @@ impl Sources {
         self.first_waiting().into_iter().chain(read).min()
     }
 
-    /// The same, of those that wait.
+    /// The same, of those that wait, or are not listed yet.
     pub(super) fn first_waiting(&self) -> Option<Position> {
-        self.waiting.peek().map(|Reverse(waiting)| waiting.at)
+        let waiting = self.waiting.peek().map(|Reverse(waiting)| waiting.at);
+        waiting.into_iter().chain(self.first_unlisted()).min()
     }
 
     fn first_read(&self) -> Option<Position> {
@@ -184,6 +217,7 @@ impl Sources {
         let mut others = Vec::new();
         while self.being_read.len() < count
             && others.len() <= count
+            && !self.is_to_list()
             && self.first_waiting().is_some_and(|at| at <= last)
             && let Some(waiting) = self.pop_waiting()
         {

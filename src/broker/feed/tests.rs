@@ -1,6 +1,7 @@
 //! What a feed promises, held against a brute-force reader of a list of all events.
 
 mod bounds;
+mod listing;
 mod many;
 mod read_along;
 mod unread;
