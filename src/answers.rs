@@ -7,9 +7,9 @@
 //!
 //! # Why
 //!
-//! The client decides when an answer leaves memory. A stream makes its next piece when there is room
-//! for it, so that whoever takes nothing holds one piece; and the piece counts until the last of
-//! its bytes is written.
+//! The client decides when an answer leaves memory. A stream makes its next piece when there is
+//! room for it, so that whoever takes nothing holds one piece; and the piece counts until the last
+//! of its bytes is written.
 
 use std::pin::Pin;
 use std::sync::Arc;
