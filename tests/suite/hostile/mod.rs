@@ -4,6 +4,7 @@
 mod bystander;
 mod connections;
 mod fairness;
+mod grpc;
 mod http1;
 mod http2;
 mod memory;
