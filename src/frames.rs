@@ -1,24 +1,35 @@
-//! A look at the frames of HTTP/2 as they are read: how often a client changes its settings.
+//! A look at the frames of HTTP/2 as they are read: what of them waits to be taken, and how often a
+//! client changes its settings.
 //!
 //! ```text
 //! | length: 3 | type: 1 | flags: 1 | stream: 4 | payload: length |
 //! ```
 //!
-//! Source: RFC 9113, 4.1 and 6.5.
+//! Source: RFC 9113, 4.1, 6.1, 6.2, 6.5 and 6.10.
 //!
 //! # Why
 //!
+//! What a client has sent and nobody has taken yet is in the library that speaks HTTP/2, which does
+//! not say how much it is; `edge/intake.rs` has it counted.
+//!
 //! With new windows all streams of the connection are gone through, for each frame of 15 bytes, and
 //! many such frames come in one read: a thousand streams and a few KiB of frames held a worker for
-//! seconds. The library that speaks HTTP/2 does that work before anybody can stop it, so the frames
-//! are counted before it gets them.
+//! seconds. The library does that work before anybody can stop it, so the frames are counted before
+//! it gets them.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-const HEAD_BYTES: usize = 9;
+const FRAME_HEAD_BYTES: usize = 9;
+
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const CONTINUATION: u8 = 9;
+
+/// Flags: of settings, and of the two kinds of frames that a head is made of.
 const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
 
 /// Settings that a client may send in a second. One begins a connection; libraries that measure how
 /// fast a connection is send some more, each with a window twice as large as before.
@@ -28,52 +39,91 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The frames of a connection, as far as they were read.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    head: [u8; HEAD_BYTES],
-    /// How much of the head of the next frame is there.
+    /// The head of the next frame, as far as it is there.
+    next: [u8; FRAME_HEAD_BYTES],
     filled: usize,
-    /// What is left of the payload of the last one, in bytes.
+    kind: Kind,
+    /// What is left of the payload of the frame that comes, in bytes.
     left: usize,
+    /// Of a request's head that is not whole yet.
+    head_bytes: usize,
     settings: u32,
     since: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Part of a body.
+    Data,
+    /// Part of a request's head, the last one or not.
+    Head { is_last: bool },
+    /// Whatever is done with at once.
+    Other,
 }
 
 impl Frames {
     /// None yet.
     pub(crate) fn new() -> Self {
-        Self { head: [0; HEAD_BYTES], filled: 0, left: 0, settings: 0, since: Instant::now() }
+        let (next, since) = ([0; FRAME_HEAD_BYTES], Instant::now());
+        Self { next, filled: 0, kind: Kind::Other, left: 0, head_bytes: 0, settings: 0, since }
     }
 
-    /// Looks at what was read next.
+    /// What is there of a request's head that is not whole yet, in bytes.
+    pub(crate) fn head_bytes(&self) -> usize {
+        self.head_bytes
+    }
+
+    /// Looks at what was read next. Returns how many bytes of it belong to bodies.
     ///
     /// # Errors
     ///
     /// The client changes its settings too often.
-    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> io::Result<usize> {
+        let mut body_bytes = 0;
         loop {
-            let passed = self.left.min(bytes.len());
-            self.left -= passed;
-            bytes = &bytes[passed..];
-            let count = (HEAD_BYTES - self.filled).min(bytes.len());
-            if count == 0 {
-                return Ok(());
+            let (part, rest) = bytes.split_at(self.left.min(bytes.len()));
+            self.left -= part.len();
+            match self.kind {
+                Kind::Data => body_bytes += part.len(),
+                Kind::Head { is_last: true } if self.left == 0 => self.head_bytes = 0,
+                Kind::Head { .. } => self.head_bytes += part.len(),
+                Kind::Other => {}
             }
-            self.head[self.filled..self.filled + count].copy_from_slice(&bytes[..count]);
-            self.filled += count;
-            bytes = &bytes[count..];
-            if self.filled == HEAD_BYTES {
-                self.filled = 0;
-                self.begin()?;
+            if rest.is_empty() {
+                return Ok(body_bytes);
             }
+            bytes = self.read_head(rest)?;
         }
+    }
+
+    /// Looks at the head of a frame. Returns what comes after it.
+    fn read_head<'a>(&mut self, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
+        let missing = FRAME_HEAD_BYTES - self.filled;
+        let (part, rest) = bytes.split_at(missing.min(bytes.len()));
+        self.next[self.filled..self.filled + part.len()].copy_from_slice(part);
+        self.filled += part.len();
+        if self.filled == FRAME_HEAD_BYTES {
+            self.filled = 0;
+            self.begin()?;
+        }
+        Ok(rest)
     }
 
     /// A frame begins.
     fn begin(&mut self) -> io::Result<()> {
-        let [a, b, c, kind, flags, ..] = self.head;
-        self.left = u32::from_be_bytes([0, a, b, c]) as usize;
-        if kind != SETTINGS || flags & ACK != 0 {
-            return Ok(());
-        }
+        let [high, middle, low, kind, flags, ..] = self.next;
+        self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
+        self.kind = match kind {
+            DATA => Kind::Data,
+            HEADERS | CONTINUATION => Kind::Head { is_last: flags & END_HEADERS != 0 },
+            SETTINGS if flags & ACK == 0 => return self.count_settings(),
+            _ => Kind::Other,
+        };
+        Ok(())
+    }
+
+    fn count_settings(&mut self) -> io::Result<()> {
+        self.kind = Kind::Other;
         if self.since.elapsed() > SECOND {
             (self.settings, self.since) = (0, Instant::now());
         }
@@ -87,10 +137,11 @@ impl Frames {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+    /// A frame whose payload looks like heads of settings.
+    pub(crate) fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
         let length = (payload as u32).to_be_bytes();
         [&length[1..], &[kind, flags, 0, 0, 0, 0], &vec![SETTINGS; payload][..]].concat()
     }
@@ -103,7 +154,7 @@ mod tests {
         let most = some.repeat(MAX_SETTINGS as usize);
         for size in [1, 2, 8, 9, 10, 1_024, most.len()] {
             let mut frames = Frames::new();
-            most.chunks(size).for_each(|bytes| frames.read(bytes).unwrap());
+            most.chunks(size).for_each(|bytes| assert!(frames.read(bytes).is_ok()));
             let refused = frames.read(&some).unwrap_err().to_string();
             assert_eq!(refused, "the client sent more than 16 settings in a second");
         }
@@ -115,6 +166,33 @@ mod tests {
         for _ in 0..10 {
             frames.read(&frame(SETTINGS, 0, 6).repeat(MAX_SETTINGS as usize)).unwrap();
             frames.since -= 2 * SECOND;
+        }
+    }
+
+    /// Goal: however the frames are cut, bodies count, and heads do until they are whole.
+    #[test]
+    fn bodies_and_unfinished_heads_are_found_in_frames_however_they_are_cut() {
+        let whole = [
+            frame(4, 0, 18),
+            frame(HEADERS, 0, 300),
+            frame(CONTINUATION, 0, 0),
+            frame(CONTINUATION, END_HEADERS, 40),
+            frame(DATA, 0, 70_000),
+            frame(8, 0, 4),
+            frame(DATA, 1, 0),
+            frame(HEADERS, END_HEADERS, 20),
+            frame(HEADERS, 0, 500),
+        ]
+        .concat();
+        for size in [1, 2, 7, 9, 10, 100, 4_096, whole.len()] {
+            let mut frames = Frames::new();
+            let (mut body_bytes, mut most) = (0, 0);
+            for part in whole.chunks(size) {
+                body_bytes += frames.read(part).unwrap();
+                most = most.max(frames.head_bytes);
+            }
+            assert_eq!((body_bytes, frames.head_bytes), (70_000, 500), "{size}");
+            assert!(size > 300 || most >= 500, "{size}");
         }
     }
 }

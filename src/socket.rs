@@ -27,7 +27,6 @@ use crate::activity::Activity;
 use crate::edge::budget::Share;
 use crate::edge::clients::Admitted;
 use crate::edge::intake::Intake;
-use crate::frames::Frames;
 use crate::polls;
 
 /// How long the peer has to close its half.
@@ -78,8 +77,6 @@ pub(crate) struct Socket {
     beginning: Beginning,
     /// Is told of what comes in.
     activity: Option<Activity>,
-    /// Of a peer that speaks HTTP/2: its frames.
-    frames: Option<Frames>,
 }
 
 /// The first bytes that a peer sent, as far as they are still to be read: up to `end`.
@@ -108,7 +105,6 @@ impl Socket {
             admitted,
             beginning,
             activity: None,
-            frames: None,
         }
     }
 
@@ -140,7 +136,6 @@ impl Socket {
         let Beginning { bytes, end, .. } = &mut self.beginning;
         while PREFACE.starts_with(&bytes[..*end]) {
             if *end == PREFACE.len() {
-                self.frames = Some(Frames::new());
                 return Ok(Protocol::Http2);
             }
             match self.stream.read(&mut bytes[*end..]).await? {
@@ -190,7 +185,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, beginning, frames, activity, admitted, .. } = &mut *self;
+        let Self { stream, beginning, activity, admitted, .. } = &mut *self;
         let Beginning { bytes, start, end } = beginning;
         if start == end {
             if polls::is_turn_over() {
@@ -202,9 +197,6 @@ impl AsyncRead for Socket {
             let came = &buffer.filled()[before..];
             if let Some(activity) = activity.as_ref().filter(|_| !came.is_empty()) {
                 activity.heard();
-            }
-            if let Some(frames) = frames {
-                frames.read(came)?;
             }
             return Poll::Ready(match admitted {
                 Some((_, intake)) => intake.came(came),
