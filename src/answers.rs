@@ -29,7 +29,7 @@ use crate::edge::intake::Intake;
 
 /// What a request takes besides its head while it is served, in bytes: its task, and its buffers.
 /// An idle event stream takes about as much. Source: `leftoff bench fanout`.
-const REQUEST_BYTES: usize = 4 << 10;
+const REQUEST_BYTES: usize = 6 << 10;
 
 /// What one field of a head takes besides its name and its value, in bytes.
 const FIELD_BYTES: usize = 64;

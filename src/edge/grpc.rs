@@ -37,6 +37,9 @@ const GATHERED_EVENTS: usize = 256;
 /// Room that there has to be, in bytes, for a page to read on: as much as a block, and more.
 const PAGE_STEP_BYTES: usize = 64 << 10;
 
+/// What a backup takes in memory, in bytes: a piece as it is read, as a message, and as its bytes.
+const BACKUP_BYTES: usize = 1 << 20;
+
 /// Most topics of one page, and how many there are when none are asked for.
 const MAX_LISTED_TOPICS: usize = 10_000;
 const DEFAULT_LISTED_TOPICS: usize = 1_000;
@@ -298,6 +301,7 @@ impl BrokerService for Grpc {
         request: Request<proto::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let held = share(&request).take(BACKUP_BYTES)?;
         let from = Some(&request.get_ref().from).filter(|from| !from.is_empty());
         let from = from.map(|from| from.parse::<Cursor>()).transpose()?;
         let backup = within(deadline, self.broker.backup(from)).await?;
@@ -311,7 +315,9 @@ impl BrokerService for Grpc {
                 Ok(Some((proto::BackupResponse { content, cursor, expected_bytes }, backup)))
             }
         });
-        Ok(waiting_for_room(until(deadline, responses)))
+        let mut response = Response::new(until(deadline, responses));
+        response.extensions_mut().insert(Arc::new(held));
+        Ok(response)
     }
 
     async fn maintain(

@@ -236,7 +236,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             _ => None,
         };
         self.socket.get_mut().whole(size_bytes);
-        self.peer.iter().for_each(|peer| peer.intake.took_all());
+        let done = self.answer_to(message).await;
+        // A message counts until it is handed in, and one that has begun does beside a ping.
+        if let Some(peer) = &self.peer {
+            peer.intake.took(size_bytes.unwrap_or(usize::MAX));
+        }
+        done
+    }
+
+    async fn answer_to(&mut self, message: Message) -> Result<(), End> {
         let request = match message {
             Message::Text(text) => {
                 let max_events = self.edge.broker.limits().max_batch_events as usize;
