@@ -13,8 +13,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker, ready};
 
 use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
@@ -22,14 +21,13 @@ use bytes::Bytes;
 use http::Request;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 
 use crate::edge::budget::{Held, Share, WaitsForRoom};
 use crate::edge::intake::Intake;
 
 /// What a request takes besides its head while it is served, in bytes: its task, and its buffers.
 /// An idle event stream takes about as much. Source: `leftoff bench fanout`.
-const REQUEST_BYTES: usize = 6 << 10;
+const REQUEST_BYTES: usize = 4 << 10;
 
 /// What one field of a head takes besides its name and its value, in bytes.
 const FIELD_BYTES: usize = 64;
@@ -39,9 +37,6 @@ const MIN_PIECE_BYTES: usize = 1 << 10;
 
 /// An answer that is whole and as large as this needs room before it is sent.
 const MIN_WHOLE_BYTES: usize = 16 << 10;
-
-/// How long a body waits before it looks for room again.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a request takes as long as it is served, with its head.
 pub(crate) fn request_bytes<B>(request: &Request<B>) -> usize {
@@ -66,7 +61,8 @@ pub(crate) fn counted(mut response: Response, share: &Share, request: Held) -> R
     let waits = response.extensions_mut().remove::<WaitsForRoom>().is_some();
     let share = share.clone();
     response.map(|body| {
-        Body::new(Counted { body, share, _request: request, whole, waits, pause: None })
+        let request = Arc::new(request);
+        Body::new(Counted { body, share, request, whole, waits, room: None })
     })
 }
 
@@ -78,23 +74,36 @@ pub(crate) fn holding(response: Response, request: Held) -> Response {
 struct Counted {
     body: Body,
     share: Share,
-    _request: Held,
+    request: Arc<Held>,
     /// What the whole answer holds: its pieces are not counted then.
     whole: Option<Arc<Held>>,
     /// Whether it waits for room for its next piece.
     waits: bool,
-    pause: Option<Pin<Box<Sleep>>>,
+    room: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Counted {
     /// Waits for room for more.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.waits && !self.share.has_room(0) {
-            let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(PAUSE)));
-            ready!(pause.as_mut().poll(cx));
-            self.pause = None;
+        if self.waits && (self.room.is_some() || !self.share.has_room(0)) {
+            let share = self.share.clone();
+            let room = self.room.get_or_insert_with(|| Box::pin(async move { share.room().await }));
+            ready!(room.as_mut().poll(cx));
+            self.room = None;
         }
         Poll::Ready(())
+    }
+
+    /// A piece that holds what it takes, and what the answer does, until the last of its bytes is
+    /// written: that may be long after the body has come to its end.
+    fn holding(&self, data: Bytes) -> Bytes {
+        let piece = match &self.whole {
+            None if data.len() < MIN_PIECE_BYTES => return data,
+            None => self.share.count(data.len()),
+            Some(_) => self.share.nothing(),
+        };
+        let (request, whole) = (self.request.clone(), self.whole.clone());
+        Bytes::from_owner(Piece { data, _held: (piece, request, whole) })
     }
 }
 
@@ -108,12 +117,7 @@ impl HttpBody for Counted {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         ready!(self.poll_room(cx));
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)?);
-        Poll::Ready(frame.map(|frame| {
-            Ok(frame.map_data(|data| match self.whole {
-                None if data.len() >= MIN_PIECE_BYTES => self.share.count(data.len()).with(data),
-                _ => data,
-            }))
-        }))
+        Poll::Ready(frame.map(|frame| Ok(frame.map_data(|data| self.holding(data)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -122,6 +126,18 @@ impl HttpBody for Counted {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Bytes that are on their way.
+struct Piece {
+    data: Bytes,
+    _held: (Held, Arc<Held>, Option<Arc<Held>>),
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
     }
 }
 
@@ -192,12 +208,19 @@ impl HttpBody for Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
+        // Nobody will take what is there of it: it does not wait for anybody any more.
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut self.body).poll_frame(&mut cx) {
+            self.intake.took(frame.data_ref().map_or(0, Bytes::len));
+        }
         self.intake.body_ends();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -219,7 +242,7 @@ mod tests {
         let mut waiting = streamed(2);
         waiting.extensions_mut().insert(WaitsForRoom);
         let mut waiting = counted(waiting, &share, share.nothing()).into_body();
-        let next = tokio::time::timeout(3 * PAUSE, waiting.frame()).await;
+        let next = tokio::time::timeout(Duration::from_millis(300), waiting.frame()).await;
         assert!(next.is_err(), "there is no room");
         let mut hearing = counted(streamed(1), &share, share.nothing()).into_body();
         let piece = hearing.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -239,10 +262,13 @@ mod tests {
         let whole = || Response::new(Body::from(vec![7; MIB]));
         let sent = counted(whole(), &share, share.take(100).unwrap());
         assert_eq!((sent.status().as_u16(), budget.used_bytes()), (200, MIB + 100));
+        // It counts until its bytes are gone, and not until they are handed over.
+        let data = sent.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(budget.used_bytes(), MIB + 100);
         let refused = counted(whole(), &share, share.take(100).unwrap());
         assert_eq!(refused.status().as_u16(), 503);
         assert!(refused.headers().contains_key(http::header::RETRY_AFTER));
-        drop((sent, refused));
+        drop((data, refused));
         assert_eq!(budget.used_bytes(), 0);
     }
 }

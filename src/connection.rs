@@ -418,6 +418,7 @@ impl Service<Request<Incoming>> for Requests {
         if !is_http2 {
             peer.intake.took_all();
         }
+        let is_grpc = status::is_grpc(request.headers());
         let held = peer.share().take(answers::request_bytes(&request));
         let request = request.map(|body| answers::taken_from(body, peer.intake.clone()));
         let answer = self.routes.clone().oneshot(request);
@@ -425,11 +426,12 @@ impl Service<Request<Incoming>> for Requests {
         Box::pin(async move {
             let held = match held {
                 Ok(held) => held,
-                Err(error) => return Ok(error.into_response()),
+                Err(error) => return Ok(status::refused(is_grpc, error)),
             };
             let response = answer.await?;
             match taken {
                 Some(taken) if is_event_stream(&response) => {
+                    peer.intake.follow_nothing();
                     let response = answers::holding(response, held);
                     *taken.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
                     std::future::pending().await // Until the connection is taken apart.

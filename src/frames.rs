@@ -27,8 +27,9 @@ pub(crate) const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
 
-/// Flags: of settings, and of the two kinds of frames that a head is made of.
+/// Flags: of settings, of parts of bodies, and of the two kinds of frames that a head is made of.
 const ACK: u8 = 1;
+const PADDED: u8 = 8;
 const END_HEADERS: u8 = 4;
 
 /// Settings that a client may send in a second. One begins a connection; libraries that measure how
@@ -53,8 +54,9 @@ pub(crate) struct Frames {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Part of a body.
-    Data,
+    /// Part of a body, and how much of it is no padding. Before the first byte of a frame that is
+    /// padded, which says how much is, nobody knows.
+    Data { body_bytes: usize, is_padded: bool },
     /// Part of a request's head, the last one or not.
     Head { is_last: bool },
     /// Whatever is done with at once.
@@ -84,7 +86,7 @@ impl Frames {
             let (part, rest) = bytes.split_at(self.left.min(bytes.len()));
             self.left -= part.len();
             match self.kind {
-                Kind::Data => body_bytes += part.len(),
+                Kind::Data { .. } => body_bytes += self.follow_data(part),
                 Kind::Head { is_last: true } if self.left == 0 => self.head_bytes = 0,
                 Kind::Head { .. } => self.head_bytes += part.len(),
                 Kind::Other => {}
@@ -114,12 +116,27 @@ impl Frames {
         let [high, middle, low, kind, flags, ..] = self.next;
         self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
         self.kind = match kind {
-            DATA => Kind::Data,
+            DATA => Kind::Data { body_bytes: self.left, is_padded: flags & PADDED != 0 },
             HEADERS | CONTINUATION => Kind::Head { is_last: flags & END_HEADERS != 0 },
             SETTINGS if flags & ACK == 0 => return self.count_settings(),
             _ => Kind::Other,
         };
         Ok(())
+    }
+
+    /// How much of a part of a frame of a body is no padding.
+    fn follow_data(&mut self, part: &[u8]) -> usize {
+        let Kind::Data { body_bytes: mut left, is_padded } = self.kind else { return 0 };
+        let mut part = part;
+        let is_first = is_padded && !part.is_empty();
+        if let Some((padding, rest)) = part.split_first().filter(|_| is_first) {
+            left = left.saturating_sub(1 + usize::from(*padding));
+            part = rest;
+        }
+        let size_bytes = part.len().min(left);
+        let is_padded = is_padded && !is_first;
+        self.kind = Kind::Data { body_bytes: left - size_bytes, is_padded };
+        size_bytes
     }
 
     fn count_settings(&mut self) -> io::Result<()> {
@@ -179,6 +196,7 @@ pub(crate) mod tests {
             frame(CONTINUATION, END_HEADERS, 40),
             frame(DATA, 0, 70_000),
             frame(8, 0, 4),
+            [frame(DATA, PADDED, 100)[..9].to_vec(), vec![29], vec![0; 99]].concat(),
             frame(DATA, 1, 0),
             frame(HEADERS, END_HEADERS, 20),
             frame(HEADERS, 0, 500),
@@ -191,7 +209,7 @@ pub(crate) mod tests {
                 body_bytes += frames.read(part).unwrap();
                 most = most.max(frames.head_bytes);
             }
-            assert_eq!((body_bytes, frames.head_bytes), (70_000, 500), "{size}");
+            assert_eq!((body_bytes, frames.head_bytes), (70_070, 500), "{size}");
             assert!(size > 300 || most >= 500, "{size}");
         }
     }

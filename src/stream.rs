@@ -12,12 +12,15 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::SystemTime;
 
+use axum::body::Body;
 use axum::response::Response;
 use bytes::{Buf, Bytes};
 use http::{HeaderName, header};
+use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::edge::budget::Share;
 use crate::socket::Socket;
 
 /// Sends `response` and ends the connection.
@@ -28,10 +31,11 @@ use crate::socket::Socket;
 pub(crate) async fn send(mut socket: Socket, response: Response) -> io::Result<()> {
     let (head, mut body) = response.into_parts();
     socket.write_all(head_of(&head).as_bytes()).await?;
+    let share = socket.share();
     loop {
         let next = tokio::select! {
             biased;
-            next = body.frame() => next,
+            next = next(&share, &mut body) => next,
             gone = gone(&mut socket) => return gone,
         };
         let Some(frame) = next else { break };
@@ -44,6 +48,12 @@ pub(crate) async fn send(mut socket: Socket, response: Response) -> io::Result<(
     }
     socket.write_all(b"0\r\n\r\n").await?;
     socket.shutdown().await
+}
+
+/// The next frame, when there is room for it.
+async fn next(share: &Share, body: &mut Body) -> Option<Result<Frame<Bytes>, axum::Error>> {
+    share.room().await;
+    body.frame().await
 }
 
 /// Sends an answer that is whole already, as the last of its connection.
@@ -87,8 +97,7 @@ async fn send_chunk(socket: &mut Socket, data: Bytes) -> io::Result<()> {
     let mut chunk = Buf::chain(size.as_bytes(), data).chain(&b"\r\n"[..]);
     let size_bytes = chunk.remaining();
     let share = socket.share();
-    let written = share.waiting_with(size_bytes, socket.write_all_buf(&mut chunk)).await;
-    written.map_err(io::Error::other)?
+    share.waiting_with(size_bytes, socket.write_all_buf(&mut chunk)).await
 }
 
 /// Resolves when the client has closed its side. What it still sends is not read as a request: it

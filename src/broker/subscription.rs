@@ -440,7 +440,9 @@ impl Subscription {
                 return Some(run);
             }
         }
-        self.holder = None;
+        if self.read.is_empty() {
+            self.holder = None;
+        }
         None
     }
 

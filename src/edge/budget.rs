@@ -22,19 +22,26 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::poll;
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
 /// One client alone may take one part of so many of the budget.
 pub(crate) const ALONE: u64 = 4;
 
-/// One part of so many is kept for connections that hold little: no more than this, in bytes. A
-/// small request has its place in it, or an idle stream.
+/// One part of so many is kept for connections that hold little, no more than this, in bytes: a
+/// small request has its place in it, or an idle stream. For these there is room as long as there
+/// is any; as many as one address may have connections are a part of the default budget.
 const KEPT: usize = 8;
-const LITTLE_BYTES: usize = 16 << 10;
+const LITTLE_BYTES: usize = 8 << 10;
+
+/// How long a stream waits before it looks for room again, and before it makes its next piece all
+/// the same: about as long as it may be silent.
+const PAUSE: Duration = Duration::from_millis(100);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// What all clients hold together, and may hold.
 #[derive(Debug)]
@@ -116,10 +123,12 @@ impl ConnectionShare {
     /// Whether the connection leaves as much to its address, and that to all others, as they hold.
     fn fits(&self, [of_connection, of_address, of_all]: [usize; 3]) -> bool {
         let max_bytes = self.address.budget.max_bytes;
-        let others = of_address.saturating_add(of_all);
         match of_connection {
-            0..=LITTLE_BYTES => others <= max_bytes,
-            _ => others.saturating_add(of_connection) <= max_bytes - max_bytes / KEPT,
+            0..=LITTLE_BYTES => of_all <= max_bytes,
+            _ => {
+                let needed = of_connection.saturating_add(of_address).saturating_add(of_all);
+                needed <= max_bytes - max_bytes / KEPT
+            }
         }
     }
 }
@@ -164,22 +173,27 @@ impl Share {
         Held { share: self.clone(), size_bytes: 0 }
     }
 
-    /// Does what may have to wait for the client, and takes so many bytes for as long as it waits.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoRoom`]: it is given up.
+    /// Does what may have to wait for the client, and counts so many bytes for as long as it waits.
     pub(crate) async fn waiting_with<T>(
         &self,
         size_bytes: usize,
         write: impl Future<Output = T>,
-    ) -> Result<T> {
+    ) -> T {
         let mut write = pin!(write);
         if let Poll::Ready(done) = poll!(write.as_mut()) {
-            return Ok(done);
+            return done;
         }
-        let _held = self.take(size_bytes)?;
-        Ok(write.await)
+        let _held = self.count(size_bytes);
+        write.await
+    }
+
+    /// Waits for room for more, but not for ever: what is open goes on, if slowly, though others
+    /// hold all there is for as long as they like.
+    pub(crate) async fn room(&self) {
+        let started = Instant::now();
+        while !self.has_room(0) && started.elapsed() < MAX_WAIT {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Whether so many bytes more would fit.
@@ -204,6 +218,9 @@ impl Held {
     ///
     /// [`Error::NoRoom`]; what was held is held.
     pub(crate) fn grow(&mut self, size_bytes: usize) -> Result<()> {
+        if size_bytes == 0 {
+            return Ok(()); // Whatever the others hold by now.
+        }
         if let Some(connection) = &self.share.0
             && !connection.add(size_bytes)
         {
@@ -231,21 +248,6 @@ impl Held {
         }
         self.size_bytes -= given_back;
     }
-
-    /// Holds exactly so many bytes from now on.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::grow`].
-    pub(crate) fn set(&mut self, size_bytes: usize) -> Result<()> {
-        self.keep(size_bytes);
-        self.grow(size_bytes - self.size_bytes)
-    }
-
-    /// `bytes`, which hold this for as long as any of them are in memory.
-    pub(crate) fn with(self, bytes: Bytes) -> Bytes {
-        Bytes::from_owner(Counted { bytes, _held: self })
-    }
 }
 
 impl Drop for Held {
@@ -259,17 +261,6 @@ impl Drop for Held {
 /// heard would never be given back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WaitsForRoom;
-
-struct Counted {
-    bytes: Bytes,
-    _held: Held,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -321,19 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_held_for_as_long_as_any_of_them_are_in_memory() {
+    fn what_is_there_is_counted_though_there_is_no_room_and_nothing_more_is_taken_then() {
         let budget = Budget::new(4 * MIB as u64);
         let share = budget.address().connection();
-        let mut bytes = share.take(900).unwrap().with(Bytes::from(vec![7; 900]));
-        let part = bytes.split_to(10);
-        drop(bytes);
-        assert_eq!((budget.used_bytes(), part[9]), (900, 7));
-        drop(part);
-        assert_eq!(budget.used_bytes(), 0);
-        // What is there is counted though there is no room, and nothing more is taken then.
-        let counted = share.count(5 * MIB);
+        let mut counted = share.count(5 * MIB);
         assert!(!share.has_room(0));
         assert!(share.take(1).is_err());
+        counted.grow(0).unwrap(); // Nothing more is nothing more.
         drop(counted);
         assert!(share.has_room(MIB) && !share.has_room(2 * MIB));
     }
@@ -345,11 +330,11 @@ mod tests {
         let mut held = share.take(600).unwrap();
         held.keep(700);
         assert_eq!(budget.used_bytes(), 600, "it never grows so");
-        held.set(100).unwrap();
-        held.set(2 * MIB).unwrap_err();
+        held.keep(100);
+        held.grow(2 * MIB).unwrap_err();
         assert_eq!(budget.used_bytes(), 100, "what was held is held");
-        held.set(MIB).unwrap();
-        assert_eq!(budget.used_bytes(), MIB);
+        held.grow(900).unwrap();
+        assert_eq!(budget.used_bytes(), 1_000);
         // Where nobody counts, all fits.
         let mut uncounted = Share::default().take(usize::MAX).unwrap();
         uncounted.keep(0);

@@ -16,7 +16,7 @@ use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
 use super::rates::{CallerRates, Rate, Temper};
 use super::receiving::{self, Received};
-use super::selection::{Kept, Wanted};
+use super::selection::{self, Kept, Topics, Wanted};
 use super::{FollowConfig, messages, wire};
 use crate::broker::{
     Broker, Delivery, InOrder, LimitsConfig, Member, Page, PageRequest, Patience, Pending, Reader,
@@ -345,8 +345,10 @@ async fn page(
     request: PageRequest,
     share: &Share,
 ) -> Result<(Page, Held)> {
+    let one = Topics::One(topic.clone());
+    let mut held = share.take(selection::reader_bytes(&one, &request.filter))?;
     let mut reader = broker.page(topic, request).await?;
-    let (mut held, mut runs) = (share.nothing(), Vec::new());
+    let mut runs = Vec::new();
     while runs.is_empty() || share.has_room(PAGE_STEP_BYTES) {
         let Some(run) = reader.next().await? else { break };
         // As a block, and as a message.
@@ -370,7 +372,12 @@ fn waiting_for_room<T>(responses: Responses<T>) -> Response<Responses<T>> {
 /// An answer that holds its memory until it is sent: what it holds already, or as much as its bytes
 /// take if that is more.
 fn holding<M: prost::Message>(message: M, mut held: Held) -> Result<Response<M>, Status> {
-    held.grow(message.encoded_len().saturating_sub(held.size_bytes()))?;
+    // A page is counted already; with events that are much in their messages, for more.
+    let missing = message.encoded_len().saturating_sub(held.size_bytes());
+    match held.size_bytes() {
+        0 => held.grow(missing)?,
+        _ => held.count(missing),
+    }
     let mut response = Response::new(message);
     response.extensions_mut().insert(Arc::new(held));
     Ok(response)

@@ -267,6 +267,7 @@ impl Edge {
             }),
             filter,
         };
+        let held = share.take(selection::reader_bytes(&topics, &request.filter))?;
         let reader = match topics {
             Topics::One(topic) => self.broker.page(&topic, request).await?,
             Topics::Many(_) if before.is_some() => {
@@ -274,7 +275,7 @@ impl Edge {
             }
             Topics::Many(patterns) => self.broker.page_of_many(patterns, request).await?,
         };
-        let begun = page_body::page(reader, &share).await?;
+        let begun = page_body::page(reader, &share, held).await?;
         let page_body::Begun { page, held, has_events, is_whole, body } = begun;
         let is_new = has_events || !page.gaps.is_empty();
         let is_known = !is_new && has_tag(headers, &page.cursor);

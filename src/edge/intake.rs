@@ -53,6 +53,12 @@ impl Intake {
         (unread.frames, unread.max_bytes) = (Some(Frames::new()), max_bytes);
     }
 
+    /// From now on nothing comes that is kept.
+    pub(crate) fn follow_nothing(&self) {
+        self.unread().max_bytes = 0;
+        self.took_all();
+    }
+
     /// From now on messages come, which are taken as a whole.
     pub(crate) fn follow_messages(&self) {
         self.unread().max_bytes = usize::MAX;
@@ -109,10 +115,15 @@ impl Unread {
         let heads_bytes = self.frames.as_ref().map_or(0, Frames::head_bytes);
         let size_bytes = self.size_bytes.saturating_add(heads_bytes);
         let steps_bytes = size_bytes - size_bytes % STEP_BYTES;
-        if steps_bytes == self.held.size_bytes() {
+        self.held.keep(steps_bytes);
+        let missing = steps_bytes - self.held.size_bytes();
+        if self.frames.is_some() && heads_bytes < STEP_BYTES {
+            // Others have their streams on the same connection. What is beyond the bound is refused
+            // to the one whose body it is, when that is read; the window bounds it until then.
+            self.held.count(missing);
             return Ok(());
         }
-        self.held.set(steps_bytes)
+        self.held.grow(missing)
     }
 }
 

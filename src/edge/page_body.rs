@@ -41,14 +41,13 @@ pub(super) struct Begun {
     pub(super) body: Body,
 }
 
-/// Begins a page: reads its first piece. The rest is read as the client takes it, or left to the
-/// next page where there is no room for more.
+/// Begins a page: reads its first piece, with what the reader holds already. The rest is read as
+/// the client takes it, or left to the next page where there is no room for more.
 ///
 /// # Errors
 ///
 /// As [`PageReader::next`]; [`NoRoom`](crate::Error::NoRoom) for the first events.
-pub(super) async fn page(mut reader: PageReader, share: &Share) -> Result<Begun> {
-    let mut held = share.nothing();
+pub(super) async fn page(mut reader: PageReader, share: &Share, mut held: Held) -> Result<Begun> {
     let mut piece = Vec::new();
     let mut is_whole = loop {
         if piece.len() >= PIECE_BYTES {

@@ -59,30 +59,28 @@ pub(super) struct Kept {
 const READER_BYTES: usize = 2 << 10;
 const PATTERN_BYTES: usize = 256;
 
-impl Wanted {
-    /// About what the reader takes in memory while it waits, in bytes.
-    fn size_bytes(&self) -> usize {
-        let Self { topics, filter, member, .. } = self;
-        let patterns = match topics {
-            Topics::One(_) => 0,
-            Topics::Many(patterns) => {
-                let sizes =
-                    patterns.iter().map(|pattern| PATTERN_BYTES + 2 * pattern.as_str().len());
-                sizes.sum::<usize>()
-            }
-        };
-        let member = member.as_ref().map_or(0, Member::size_bytes);
-        READER_BYTES + patterns + filter.size_bytes() + member
-    }
+/// About what a reader takes in memory while it waits, in bytes.
+pub(super) fn reader_bytes(topics: &Topics, filter: &Filter) -> usize {
+    let patterns = match topics {
+        Topics::One(_) => 0,
+        Topics::Many(patterns) => {
+            let sizes = patterns.iter().map(|pattern| PATTERN_BYTES + 2 * pattern.as_str().len());
+            sizes.sum::<usize>()
+        }
+    };
+    READER_BYTES + patterns + filter.size_bytes()
+}
 
+impl Wanted {
     /// Begins to read, with memory of `share`.
     ///
     /// # Errors
     ///
     /// As [`Broker::join`], [`Broker::subscribe`] and [`Broker::feed`]; [`Error::NoRoom`].
     pub(super) async fn open(self, broker: &Broker, share: &Share) -> Result<(Reader, Kept)> {
-        let held = share.take(self.size_bytes())?;
         let Self { topics, start, on_gap, filter, member } = self;
+        let member_bytes = member.as_ref().map_or(0, Member::size_bytes);
+        let held = share.take(reader_bytes(&topics, &filter) + member_bytes)?;
         let presence = join(broker, &topics, member)?;
         let reader = match topics {
             Topics::One(topic) => Reader::One(broker.subscribe(&topic, start, on_gap).await?),

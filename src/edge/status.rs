@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -229,6 +229,20 @@ impl From<Error> for Status {
             details.set_retry_info(codes.retry_after);
         }
         Status::with_error_details(codes.grpc, with_causes(&error), details)
+    }
+}
+
+/// Whether a request is a call of gRPC.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let media = headers.get(header::CONTENT_TYPE);
+    media.is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The answer to a request that is not served, in the form that its client reads.
+pub(crate) fn refused(is_grpc: bool, error: Error) -> Response {
+    match is_grpc {
+        true => Status::from(error).into_http(),
+        false => error.into_response(),
     }
 }
 

@@ -38,6 +38,9 @@ pub(in crate::edge) fn binary(headers: &HeaderMap, body: Bytes) -> Result<Option
         if name == "datacontenttype" {
             return Err(Error::invalid(name, "goes into the header content-type"));
         }
+        if name.is_empty() {
+            return Err(Error::invalid(PREFIX, "is the name of a header without an attribute's"));
+        }
         attributes.put(name, header_text(name, value.as_bytes())?)?;
     }
     if let Some(content_type) = headers.get(CONTENT_TYPE).filter(|value| !value.is_empty()) {

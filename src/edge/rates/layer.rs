@@ -7,10 +7,9 @@ use std::task::{Context, Poll, ready};
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use futures_util::future::Either;
-use http::header;
 use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tower::Service;
@@ -18,6 +17,7 @@ use tower::layer::layer_fn;
 
 use super::{CallerRates, Rate};
 use crate::edge::clients::Peer;
+use crate::edge::status;
 use crate::error::{Error, Result};
 
 /// A stream of publishes counts its messages one by one: each is refused alone.
@@ -46,18 +46,12 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let is_grpc = is_grpc(&request);
+        let is_grpc = status::is_grpc(request.headers());
         match admit(request) {
             Ok(request) => Either::Left(self.inner.call(request)),
-            Err(error) if is_grpc => Either::Right(ready(Ok(Status::from(error).into_http()))),
-            Err(error) => Either::Right(ready(Ok(error.into_response()))),
+            Err(error) => Either::Right(ready(Ok(status::refused(is_grpc, error)))),
         }
     }
-}
-
-fn is_grpc(request: &Request) -> bool {
-    let media = request.headers().get(header::CONTENT_TYPE);
-    media.is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Counts a request, and its body: as a whole if it says how long it is.

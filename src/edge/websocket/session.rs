@@ -100,12 +100,6 @@ impl From<tungstenite::Error> for End {
     }
 }
 
-impl From<Error> for End {
-    fn from(error: Error) -> Self {
-        Self::Close(CloseCode::Again, error.to_string())
-    }
-}
-
 /// A subscription of the connection.
 struct Following {
     name: String,
@@ -574,12 +568,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn feed(&mut self, message: Message) -> Result<(), End> {
         self.unsent_bytes += message.len();
         let feed = self.socket.feed(message);
-        Ok(self.share.waiting_with(self.unsent_bytes, feed).await??)
+        Ok(self.share.waiting_with(self.unsent_bytes, feed).await?)
     }
 
     /// Writes what was fed.
     async fn flush(&mut self) -> Result<(), End> {
-        self.share.waiting_with(self.unsent_bytes, self.socket.flush()).await??;
+        self.share.waiting_with(self.unsent_bytes, self.socket.flush()).await?;
         self.unsent_bytes = 0;
         Ok(())
     }
