@@ -369,6 +369,12 @@ async fn connections_that_come_too_often_are_refused_and_leave_nothing_behind() 
     let address = process.address;
     let request = format!("GET /healthz HTTP/1.1\r\nhost: {address}\r\n\r\n");
     let mut honest = TcpStream::connect(address).await.unwrap();
+    // It has its descriptor when it is answered, and not before.
+    honest.write_all(request.as_bytes()).await.unwrap();
+    let mut whole = Vec::new();
+    while !whole.ends_with(b"ok\n") {
+        whole.push(soon(honest.read_u8()).await.unwrap());
+    }
     let before = descriptors(process.id());
     // Any number of them, until there is a refusal.
     let started = Instant::now();
