@@ -13,12 +13,13 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::json;
 
+use super::checked_body::refusal;
 use super::clients::{Peer, share};
 use super::counters::Counters;
 use super::json::ReceiptJson;
 use super::pace::Pace;
 use super::query::Query;
-use super::rates::{self, CallerRates, Rate};
+use super::rates::{CallerRates, Rate};
 use super::receiving::{self, Received};
 use super::selection::{self, Format, Topics, Wanted};
 use super::{
@@ -413,8 +414,7 @@ fn has_tag(headers: &HeaderMap, cursor: &Cursor) -> bool {
 
 /// What went wrong with a body.
 pub(super) fn body_error(error: axum::Error) -> Error {
-    let refused = rates::refusal(&error).or_else(|| receiving::refusal(&error));
-    refused.unwrap_or_else(|| Error::invalid("body", error.to_string()))
+    refusal(&error).unwrap_or_else(|| Error::invalid("body", error.to_string()))
 }
 
 /// The whole body, if it is no larger than `limit`, and does not come in too slowly.

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::budget::{Held, Share};
-use super::receiving::Refused;
+use super::checked_body::Refused;
 use crate::error::Result;
 use crate::frames::Frames;
 

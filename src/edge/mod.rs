@@ -8,6 +8,7 @@
 
 pub(crate) mod access;
 pub(crate) mod budget;
+mod checked_body;
 pub(crate) mod clients;
 mod cloudevents;
 mod codec;

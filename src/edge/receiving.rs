@@ -7,21 +7,15 @@
 //! as it likes. Where there is no room for it a request is refused at once rather than kept
 //! waiting: those that are half there could wait for one another.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use tonic::Status;
 
 use super::budget::Held;
+use super::checked_body::checked;
 use super::clients::Peer;
 use crate::broker::{Ack, Broker, InOrder, Publish};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What one request has received, and not handed in yet.
 #[derive(Debug, Clone, Default)]
@@ -32,7 +26,7 @@ pub(crate) fn count(mut request: Request) -> Request {
     let Some(peer) = request.extensions().get::<Peer>() else { return request };
     let received = Received(Arc::new(Mutex::new(peer.share().nothing())));
     request.extensions_mut().insert(received.clone());
-    request.map(|body| Body::new(Counted { body, received }))
+    request.map(|body| checked(body, move |size_bytes| received.add(size_bytes)))
 }
 
 impl Received {
@@ -44,54 +38,6 @@ impl Received {
 
     fn add(&self, size_bytes: usize) -> Result<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).grow(size_bytes)
-    }
-}
-
-/// A body whose bytes are counted as they arrive.
-struct Counted {
-    body: Body,
-    received: Received,
-}
-
-impl HttpBody for Counted {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)?) else {
-            return Poll::Ready(None);
-        };
-        let size_bytes = frame.data_ref().map_or(0, Bytes::len);
-        let counted = self.received.add(size_bytes);
-        let counted = counted.map(|()| frame);
-        Poll::Ready(Some(counted.map_err(|error| axum::Error::new(Refused::new(error)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Why a body is not received: as an error, and as gRPC finds it.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-pub(super) struct Refused {
-    error: Error,
-    #[source]
-    status: Status,
-}
-
-impl Refused {
-    pub(super) fn new(error: Error) -> Self {
-        let status = Status::from(error.clone());
-        Self { error, status }
     }
 }
 
@@ -111,27 +57,16 @@ pub(super) async fn handed_in(
     pending.ack().await
 }
 
-/// Why a body was not received, where it is for want of room.
-pub(super) fn refusal(error: &axum::Error) -> Option<Error> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        // Where it is an error of the socket's, that has it inside.
-        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let refused = inside.and_then(|inside| inside.downcast_ref::<Refused>());
-        if let Some(refused) = refused.or(error.downcast_ref()) {
-            return Some(refused.error.clone());
-        }
-        cause = error.source();
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use http_body_util::BodyExt;
+    use tonic::Status;
 
     use super::super::budget::Budget;
+    use super::super::checked_body::refusal;
     use super::*;
+    use crate::error::Error;
 
     #[tokio::test]
     async fn what_is_over_the_bound_is_refused_and_what_was_handed_in_makes_room() {
@@ -140,7 +75,8 @@ mod tests {
         let counted = |size_kib: usize| {
             let received = Received(Arc::new(Mutex::new(share.nothing())));
             let body = Body::from(vec![0; size_kib << 10]);
-            (received.clone(), Body::new(Counted { body, received }))
+            let counting = received.clone();
+            (received, checked(body, move |size_bytes| counting.add(size_bytes)))
         };
         let (first, body) = counted(80);
         assert_eq!(body.collect().await.unwrap().to_bytes().len(), 80 << 10);

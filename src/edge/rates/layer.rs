@@ -1,24 +1,21 @@
 //! What a rate refuses before a request is served, or while its body comes in.
 
 use std::future::{Ready, ready};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::response::Response;
-use bytes::Bytes;
 use futures_util::future::Either;
-use http_body::{Frame, SizeHint};
-use tonic::Status;
 use tower::Service;
 use tower::layer::layer_fn;
 
 use super::{CallerRates, Rate};
+use crate::edge::checked_body::checked;
 use crate::edge::clients::Peer;
 use crate::edge::status;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A stream of publishes counts its messages one by one: each is refused alone.
 const PUBLISH_STREAM: &str = "/leftoff.v1.BrokerService/PublishStream";
@@ -71,67 +68,20 @@ fn admit(request: Request) -> Result<Request> {
             rates.take(Rate::Bytes, usize::try_from(size_bytes).unwrap_or(usize::MAX))?;
             Ok(request)
         }
-        None => Ok(request.map(|body| Body::new(Counted { body, rates, size_bytes: 0 }))),
+        None => Ok(request.map(|body| counted(body, rates))),
     }
-}
-
-/// Why a body ended early, in the words of both protocols.
-#[derive(Debug, thiserror::Error)]
-#[error("{1}")]
-struct Refused(#[source] Status, Error);
-
-/// Whether a body ended because of a rate.
-pub(in crate::edge) fn refusal(error: &axum::Error) -> Option<Error> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(Refused(_, error)) = error.downcast_ref() {
-            return Some(error.clone());
-        }
-        cause = error.source();
-    }
-    None
 }
 
 /// A body of unknown length, whose bytes are counted as they arrive.
-struct Counted {
-    body: Body,
-    rates: CallerRates,
-    /// Those that have arrived.
-    size_bytes: usize,
-}
-
-impl HttpBody for Counted {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)?) else {
-            return Poll::Ready(None);
-        };
-        let size_bytes = frame.data_ref().map_or(0, Bytes::len);
-        if size_bytes == 0 || self.rates.take(Rate::Bytes, size_bytes).is_ok() {
-            self.size_bytes += size_bytes;
-            return Poll::Ready(Some(Ok(frame)));
+fn counted(body: Body, rates: CallerRates) -> Body {
+    let mut arrived_bytes = 0;
+    checked(body, move |size_bytes| {
+        let all_bytes = arrived_bytes + size_bytes;
+        if size_bytes > 0 && rates.take(Rate::Bytes, size_bytes).is_err() {
+            // It has to come again as a whole, so there has to be room for the whole.
+            rates.take(Rate::Bytes, all_bytes)?;
         }
-        // It has to come again as a whole, so there has to be room for the whole.
-        let whole = self.size_bytes + size_bytes;
-        Poll::Ready(Some(match self.rates.take(Rate::Bytes, whole) {
-            Ok(()) => {
-                self.size_bytes = whole;
-                Ok(frame)
-            }
-            Err(error) => Err(axum::Error::new(Refused(Status::from(error.clone()), error))),
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+        arrived_bytes = all_bytes;
+        Ok(())
+    })
 }

@@ -27,7 +27,6 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use layer::limited;
-pub(super) use layer::refusal;
 use limit::{Allowed, Limit, Monotonic};
 
 use super::clients::Peer;

@@ -1,0 +1,82 @@
+//! Bodies of requests that may be refused while they come in.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tonic::Status;
+
+use crate::error::{Error, Result};
+
+/// Why a body ends early: as an error, and as gRPC finds it.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(super) struct Refused {
+    error: Error,
+    #[source]
+    status: Status,
+}
+
+impl Refused {
+    /// For this reason.
+    pub(super) fn new(error: Error) -> Self {
+        let status = Status::from(error.clone());
+        Self { error, status }
+    }
+}
+
+/// The reason why a body was refused; `None` where something else went wrong with it.
+pub(super) fn refusal(error: &axum::Error) -> Option<Error> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        // Where it is an error of the socket's, that has it inside.
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let refused = inside.and_then(|inside| inside.downcast_ref::<Refused>());
+        if let Some(refused) = refused.or(error.downcast_ref()) {
+            return Some(refused.error.clone());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// A body that is refused as soon as `check` refuses the size of one of its pieces, in bytes.
+pub(super) fn checked(
+    body: Body,
+    check: impl FnMut(usize) -> Result<()> + Send + Unpin + 'static,
+) -> Body {
+    Body::new(Checked { body, check })
+}
+
+struct Checked<F> {
+    body: Body,
+    check: F,
+}
+
+impl<F: FnMut(usize) -> Result<()> + Unpin> HttpBody for Checked<F> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)?) else {
+            return Poll::Ready(None);
+        };
+        let size_bytes = frame.data_ref().map_or(0, Bytes::len);
+        let checked = (self.check)(size_bytes).map(|()| frame);
+        Poll::Ready(Some(checked.map_err(|error| axum::Error::new(Refused::new(error)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
