@@ -11,23 +11,20 @@
 //! the connection without a word. Here an idle connection may wait for long, as clients keep some
 //! for later, while a head that has begun has to come to its end, and is answered if it does not.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use axum::body::Body;
 use tokio::time::Instant;
 
+use crate::answers;
 use crate::edge::counters::TimeLimit;
 
 /// Not since any time.
 const NEVER: u64 = u64::MAX;
 
-/// What a connection does. Cheap to clone.
+/// A connection's activity: what it is served, and since when it is idle. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Activity(Arc<Noted>);
 
@@ -43,33 +40,33 @@ struct Noted {
     idle_since_ms: AtomicU64,
 }
 
-/// How long a connection may take.
+/// The times that a connection may take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct Times {
     /// For the head of a request.
     pub(crate) head: Duration,
     /// Without a request.
     pub(crate) idle: Duration,
 }
 
-impl Patience {
+impl Times {
     /// When to look at a connection first.
     pub(crate) fn first_look(self) -> Instant {
         Instant::now() + self.head.min(self.idle)
     }
 }
 
-/// What is to be done with a connection.
+/// The outcome of a look at a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// It is well; look again then.
+    /// The connection is well; the next look is due then.
     Again(Instant),
     /// A time limit has passed.
     Over(TimeLimit),
 }
 
 impl Activity {
-    /// Of a connection that was accepted just now: it has its time for a head from then on.
+    /// The activity of a connection that was accepted just now: its time for a head begins.
     pub(crate) fn accepted() -> Self {
         Self(Arc::new(Noted {
             start: Instant::now(),
@@ -109,24 +106,24 @@ impl Activity {
     }
 
     /// Whether the connection is well.
-    pub(crate) fn look(&self, patience: Patience) -> Look {
+    pub(crate) fn look(&self, times: Times) -> Look {
         let Noted { start, served, head_since_ms, idle_since_ms, .. } = &*self.0;
         let now = Instant::now();
         if served.load(Ordering::Relaxed) > 0 {
-            return Look::Again(now + patience.head.min(patience.idle));
+            return Look::Again(now + times.head.min(times.idle));
         }
         let (limit, end) = match head_since_ms.load(Ordering::Relaxed) {
             NEVER => {
                 let since = Duration::from_millis(idle_since_ms.load(Ordering::Relaxed));
-                (TimeLimit::Idle, *start + since + patience.idle)
+                (TimeLimit::Idle, *start + since + times.idle)
             }
-            since_ms => (TimeLimit::Head, *start + Duration::from_millis(since_ms) + patience.head),
+            since_ms => (TimeLimit::Head, *start + Duration::from_millis(since_ms) + times.head),
         };
         if now >= end {
             return Look::Over(limit);
         }
         // A head may begin meanwhile.
-        Look::Again(end.min(now + patience.head))
+        Look::Again(end.min(now + times.head))
     }
 }
 
@@ -137,7 +134,7 @@ pub(crate) struct Served(Activity);
 impl Served {
     /// The body of its answer, with which it ends.
     pub(crate) fn until_sent(self, body: Body) -> Body {
-        Body::new(Answered { body, _served: self })
+        answers::keeping(body, self)
     }
 }
 
@@ -149,43 +146,18 @@ impl Drop for Served {
     }
 }
 
-struct Answered {
-    body: Body,
-    _served: Served,
-}
-
-impl HttpBody for Answered {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience =
-        Patience { head: Duration::from_millis(40), idle: Duration::from_millis(120) };
+    const TIMES: Times =
+        Times { head: Duration::from_millis(40), idle: Duration::from_millis(120) };
 
     /// Looks whenever there is to be a look, until a limit has passed.
     fn over(activity: &Activity) -> (TimeLimit, Duration) {
         let started = Instant::now();
         loop {
-            match activity.look(PATIENCE) {
+            match activity.look(TIMES) {
                 Look::Again(at) => std::thread::sleep(at - Instant::now()),
                 Look::Over(limit) => return (limit, started.elapsed()),
             }
@@ -197,15 +169,15 @@ mod tests {
         let activity = Activity::accepted();
         let (limit, after) = over(&activity);
         assert_eq!(limit, TimeLimit::Head);
-        assert!(after >= PATIENCE.head, "{after:?}");
+        assert!(after >= TIMES.head, "{after:?}");
         let served = activity.serve();
         activity.heard(); // A body.
-        std::thread::sleep(2 * PATIENCE.idle); // Longer than any limit.
-        assert!(matches!(activity.look(PATIENCE), Look::Again(_)), "it is served");
+        std::thread::sleep(2 * TIMES.idle); // Longer than any limit.
+        assert!(matches!(activity.look(TIMES), Look::Again(_)), "it is served");
         drop(served);
         let (limit, after) = over(&activity);
         assert_eq!(limit, TimeLimit::Idle);
-        assert!(after >= PATIENCE.idle - Duration::from_millis(1), "{after:?}");
+        assert!(after >= TIMES.idle - Duration::from_millis(1), "{after:?}");
         drop(activity.serve());
         activity.heard();
         assert_eq!(over(&activity).0, TimeLimit::Head);

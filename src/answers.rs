@@ -25,11 +25,11 @@ use hyper::body::Incoming;
 use crate::edge::budget::{Held, Share, WaitsForRoom};
 use crate::edge::intake::Intake;
 
-/// What a request takes besides its head while it is served, in bytes: its task, and its buffers.
+/// The memory of a request besides its head while it is served, in bytes: its task, and its buffers.
 /// An idle event stream takes about as much. Source: `leftoff bench fanout`.
 const REQUEST_BYTES: usize = 4 << 10;
 
-/// What one field of a head takes besides its name and its value, in bytes.
+/// The memory of one field of a head besides its name and its value, in bytes.
 const FIELD_BYTES: usize = 64;
 
 /// A piece that is smaller is part of [`REQUEST_BYTES`].
@@ -38,7 +38,7 @@ const MIN_PIECE_BYTES: usize = 1 << 10;
 /// An answer that is whole and as large as this needs room before it is sent.
 const MIN_WHOLE_BYTES: usize = 16 << 10;
 
-/// What a request takes as long as it is served, with its head.
+/// The memory of a request as long as it is served, with its head, in bytes.
 pub(crate) fn request_bytes<B>(request: &Request<B>) -> usize {
     let uri = request.uri();
     let fields = request.headers().iter();
@@ -66,16 +66,16 @@ pub(crate) fn counted(mut response: Response, share: &Share, request: Held) -> R
     })
 }
 
-/// Has an answer that somebody else counts hold what its request took.
-pub(crate) fn holding(response: Response, request: Held) -> Response {
-    response.map(|body| Body::new(Holding { body, _request: request }))
+/// A body that keeps something for as long as it is there.
+pub(crate) fn keeping<T: Send + Unpin + 'static>(body: Body, kept: T) -> Body {
+    Body::new(Keeping { body, _kept: kept })
 }
 
 struct Counted {
     body: Body,
     share: Share,
     request: Arc<Held>,
-    /// What the whole answer holds: its pieces are not counted then.
+    /// The memory of the whole answer, where that is counted at once, and its pieces are not.
     whole: Option<Arc<Held>>,
     /// Whether it waits for room for its next piece.
     waits: bool,
@@ -141,12 +141,12 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
-struct Holding {
+struct Keeping<T> {
     body: Body,
-    _request: Held,
+    _kept: T,
 }
 
-impl HttpBody for Holding {
+impl<T: Unpin> HttpBody for Keeping<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -262,7 +262,7 @@ mod tests {
         let whole = || Response::new(Body::from(vec![7; MIB]));
         let sent = counted(whole(), &share, share.take(100).unwrap());
         assert_eq!((sent.status().as_u16(), budget.used_bytes()), (200, MIB + 100));
-        // It counts until its bytes are gone, and not until they are handed over.
+        // An answer counts until its bytes are gone, and not until they are handed over.
         let data = sent.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(budget.used_bytes(), MIB + 100);
         let refused = counted(whole(), &share, share.take(100).unwrap());

@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use crate::activity::{Activity, Look, Patience};
+use crate::activity::{Activity, Look, Times};
 use crate::answers;
 use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
 use crate::edge::counters::{Counters, TimeLimit};
@@ -99,7 +99,7 @@ struct Serving {
     http1: http1::Builder,
     http2: http2::Builder<StreamTasks>,
     /// How long it may take to ask for something.
-    patience: Patience,
+    times: Times,
     /// Time in which a client has to take some of what is sent to it.
     write_timeout: Duration,
     /// Where it is noted that a client took too long.
@@ -117,7 +117,7 @@ impl Connections {
         let serving = Serving {
             http1,
             http2,
-            patience: Patience {
+            times: Times {
                 head: Duration::from_millis(config.header_read_ms),
                 idle: Duration::from_millis(config.idle_ms),
             },
@@ -224,7 +224,7 @@ impl Serving {
         let mut socket = Socket::new(socket, self.write_timeout, Some((admitted, intake.clone())));
         let activity = Activity::accepted();
         let spoken = tokio::select! {
-            spoken = tokio::time::timeout(self.patience.head, socket.protocol()) => spoken,
+            spoken = tokio::time::timeout(self.times.head, socket.protocol()) => spoken,
             () = self.stopping.cancelled() => return Ok(None), // It holds nothing up.
         };
         let spoken = match spoken {
@@ -255,7 +255,7 @@ impl Serving {
         let activity = requests.activity.clone();
         let connection = self.http1.serve_connection(TokioIo::new(socket), requests);
         let mut connection = connection.with_upgrades();
-        let mut look = pin!(tokio::time::sleep_until(self.patience.first_look()));
+        let mut look = pin!(tokio::time::sleep_until(self.times.first_look()));
         let mut stopping = pin!(self.stopping.cancelled());
         let mut is_told = false;
         let response = poll_fn(|cx| {
@@ -270,7 +270,7 @@ impl Serving {
                 None => {}
             }
             while look.as_mut().poll(cx).is_ready() {
-                match activity.look(self.patience) {
+                match activity.look(self.times) {
                     Look::Again(at) => look.as_mut().reset(at),
                     Look::Over(limit) => return Poll::Ready(Ok(Some(End::Over(limit)))),
                 }
@@ -301,7 +301,7 @@ impl Serving {
     /// Ends a connection whose client took too long, and tells it, if it is to be told.
     async fn over(&self, mut socket: Socket, limit: TimeLimit, is_told: bool) {
         self.note(limit);
-        let head_ms = self.patience.head.as_millis();
+        let head_ms = self.times.head.as_millis();
         let told = async {
             if is_told {
                 let detail = format!("the head of a request was not whole after {head_ms} ms");
@@ -325,7 +325,7 @@ impl Serving {
         let mut connection = pin!(connection);
         let mut stopping = pin!(self.stopping.cancelled());
         let mut is_told = false;
-        let mut look = tokio::time::interval(self.write_timeout.min(self.patience.idle) / 4);
+        let mut look = tokio::time::interval(self.write_timeout.min(self.times.idle) / 4);
         loop {
             tokio::select! {
                 served = connection.as_mut() => return Ok(served?),
@@ -335,7 +335,7 @@ impl Serving {
                 }
                 _ = look.tick() => {
                     let stalled = streams.end_stalled(self.write_timeout);
-                    if let Look::Over(limit) = activity.look(self.patience)
+                    if let Look::Over(limit) = activity.look(self.times)
                         && !is_told
                     {
                         self.note(limit);
@@ -432,7 +432,7 @@ impl Service<Request<Incoming>> for Requests {
             match taken {
                 Some(taken) if is_event_stream(&response) => {
                     peer.intake.follow_nothing();
-                    let response = answers::holding(response, held);
+                    let response = response.map(|body| answers::keeping(body, held));
                     *taken.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
                     std::future::pending().await // Until the connection is taken apart.
                 }
