@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::bystander::Bystander;
-use super::{descriptors, until_no_more_than};
+use super::{descriptors, peak_mib, until_no_more_than};
 use crate::common::{Process, get, post, soon};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -329,14 +329,6 @@ async fn frames_that_break_the_rules_of_http2_end_their_stream_or_their_connecti
     assert_eq!(found, Resets(REFUSED_STREAM), "5.1.2: more streams than there may be");
     drop(bystander);
     until_no_more_than(process.id(), before + 8).await;
-}
-
-/// The most memory that a process has had, in MiB.
-fn peak_mib(id: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib >> 10
 }
 
 /// Sends `bytes` again and again, and reads nothing, until the broker ends it or all is sent.

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::bystander::Bystander;
-use super::{descriptors, until_no_more_than};
+use super::{descriptors, peak_mib, until_no_more_than};
 use crate::common::{Process, Server, get, name, post, send, soon, text, to};
 
 /// The memory for clients, in MiB.
@@ -32,13 +32,6 @@ const ATTACK: Duration = Duration::from_secs(8);
 /// Events of the topic that is read, and keys of the one whose state is.
 const EVENTS: usize = 40_000;
 const KEYS: usize = 40_000;
-
-/// The most memory that a process has had so far, in MiB.
-fn peak_mib(id: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
-}
 
 /// Publishes so many events of 256 bytes, each with a key of its own.
 async fn fill(address: SocketAddr, topic: &str, count: usize) {
