@@ -25,7 +25,7 @@ use hyper::body::Incoming;
 use crate::edge::budget::{Held, Share, WaitsForRoom};
 use crate::edge::intake::Intake;
 
-/// The memory of a request besides its head while it is served, in bytes: its task, and its buffers.
+/// The memory of a request besides its head while it is served, in bytes: its task and its buffers.
 /// An idle event stream takes about as much. Source: `leftoff bench fanout`.
 const REQUEST_BYTES: usize = 4 << 10;
 
