@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::middleware::{map_request, map_response};
+use axum::extract::Request;
 use futures_util::StreamExt;
 use http_body_util::Limited;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::util::{MapRequestLayer, MapResponseLayer, option_layer};
 use tracing::{info, warn};
 
 use crate::broker::Broker;
@@ -29,7 +30,7 @@ use crate::connection::{Connections, Door};
 use crate::edge::counters::Counters;
 use crate::edge::pace::{self, Pace};
 use crate::edge::proto::broker_service_server::BrokerServiceServer;
-use crate::edge::rates::{self, Rates};
+use crate::edge::rates::{LimitLayer, Rates};
 use crate::edge::{AccessConfig, FollowConfig, RatesConfig, access, grpc, http, receiving};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
@@ -137,22 +138,23 @@ impl Server {
         let drain_ms = follow.drain_ms.min(config.shutdown_ms / 2);
         let follow = FollowConfig { drain_ms, ..follow };
         let counters = Arc::<Counters>::default();
-        let (health, grpc_routes) = grpc_routes(&broker, &follow).await?;
-        let grpc_routes = pace::paced(grpc_routes, Pace::new(&follow, counters.clone()));
+        let pace = Pace::new(&follow, counters.clone());
+        let (health, grpc_routes) = grpc_routes(&broker, &follow, pace).await?;
         let http_routes = http::counted(broker.clone(), follow, counters.clone());
         let rates_of =
             |is_loopback| Rates::new(rates, is_loopback, broker.limits(), counters.clone());
         // Two listeners of one kind share what each caller has left.
         let (beyond, loopback) = (rates_of(false), rates_of(true));
-        let count = |request: axum::extract::Request| {
+        let count = |request: Request| {
             let is_counted = !request.uri().path().starts_with(REFLECTION);
-            async move { if is_counted { receiving::count(request) } else { request } }
+            if is_counted { receiving::count(request) } else { request }
         };
         let served = |address: SocketAddr, routes: Router| {
             let rates = if address.ip().is_loopback() { &loopback } else { &beyond };
-            let routes = routes.layer(map_request(count));
-            let routes = if rates.is_some() { rates::limited(routes) } else { routes };
-            let routes = access.guard(routes, address)?;
+            let limit = option_layer(rates.as_ref().map(|_| LimitLayer));
+            let count = MapRequestLayer::new(count);
+            // One layer: each takes allocations for each request, and more than the one before.
+            let routes = routes.layer((access.guard(address)?, limit, count));
             Ok((bind(address)?, Door { routes, rates: rates.clone() }))
         };
         let (http_routes, grpc) = match config.grpc_listen {
@@ -241,7 +243,11 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     }
 }
 
-async fn grpc_routes(broker: &Broker, follow: &FollowConfig) -> Result<(HealthReporter, Router)> {
+async fn grpc_routes(
+    broker: &Broker,
+    follow: &FollowConfig,
+    pace: Pace,
+) -> Result<(HealthReporter, Router)> {
     let (reporter, health) = tonic_health::server::health_reporter();
     set_health(&reporter, ServingStatus::Serving).await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -251,14 +257,12 @@ async fn grpc_routes(broker: &Broker, follow: &FollowConfig) -> Result<(HealthRe
         .map_err(|error| Error::ReadFailed(std::sync::Arc::new(error)))?;
     let routes = Routes::new(grpc::service(broker.clone(), follow.clone())).add_service(health);
     let broker = broker.clone();
-    let reflection = routes_of(Routes::new(reflection)).layer(map_request(
-        move |request: axum::extract::Request| {
-            let broker = broker.clone();
-            async move { end_when_draining(request, broker) }
-        },
-    ));
-    let routes = access::only_grpc(routes_of(routes).merge(reflection));
-    Ok((reporter, routes.layer(map_response(grpc::mend))))
+    let end = move |request| end_when_draining(request, broker.clone());
+    let reflection = routes_of(Routes::new(reflection)).layer(MapRequestLayer::new(end));
+    let routes = routes_of(routes).merge(reflection);
+    let paced = MapRequestLayer::new(move |request| pace::paced(request, &pace));
+    let mended = MapResponseLayer::new(grpc::mend);
+    Ok((reporter, routes.layer((paced, mended, access::only_grpc()))))
 }
 
 fn routes_of(routes: Routes) -> Router {
@@ -267,7 +271,7 @@ fn routes_of(routes: Routes) -> Router {
 
 /// Ends the body of a request when the broker stops: a client of the reflection service that asks
 /// for nothing more, and does not say so, would hold the stop up.
-fn end_when_draining(request: axum::extract::Request, broker: Broker) -> axum::extract::Request {
+fn end_when_draining(request: Request, broker: Broker) -> Request {
     let draining = async move { broker.draining().await };
     request.map(|body| {
         let body = Body::new(Limited::new(body, MAX_REFLECTION_BYTES));

@@ -11,7 +11,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -19,16 +19,19 @@ use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::rt::Executor;
-use tokio_util::sync::CancellationToken;
+use tokio::task::AbortHandle;
 
 use crate::polls::{Task, timed};
 
 /// Not since any time.
 const NEVER: u64 = u64::MAX;
 
+/// Ends the task that serves a stream; empty for the moment in which the task is started.
+type StreamEnd = Arc<OnceLock<AbortHandle>>;
+
 tokio::task_local! {
-    /// Ends the task that serves a stream: held by it.
-    static STREAM: CancellationToken;
+    /// Of the stream that the task serves.
+    static STREAM: StreamEnd;
 }
 
 /// Starts a task for each stream, which can be ended alone.
@@ -40,11 +43,9 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, serve: F) {
-        let ended = CancellationToken::new();
-        let serve = timed(Task::Stream, serve);
-        tokio::spawn(STREAM.scope(ended.clone(), async move {
-            ended.run_until_cancelled_owned(serve).await;
-        }));
+        let end = StreamEnd::default();
+        let task = tokio::spawn(STREAM.scope(end.clone(), timed(Task::Stream, serve)));
+        end.get_or_init(|| task.abort_handle());
     }
 }
 
@@ -52,14 +53,33 @@ where
 #[derive(Debug, Clone)]
 pub(crate) struct Streams {
     start: Instant,
-    open: Arc<Mutex<Vec<Weak<Given>>>>,
+    open: Arc<Mutex<Open>>,
+}
+
+/// Those that are open, and some that were.
+#[derive(Debug, Default)]
+struct Open {
+    given: Vec<Weak<Given>>,
+    /// How many there may be before those that have ended are looked for: twice as many as were
+    /// open then, so that a request costs a look at two of them.
+    max_len: usize,
+}
+
+impl Open {
+    fn add(&mut self, given: Weak<Given>) {
+        if self.given.len() >= self.max_len {
+            self.given.retain(|other| other.strong_count() > 0);
+            self.max_len = 2 * self.given.len() + 1;
+        }
+        self.given.push(given);
+    }
 }
 
 /// When a stream was given something that it did not ask for more after since, and how to end it.
 #[derive(Debug)]
 struct Given {
     at_ms: AtomicU64,
-    stream: Option<CancellationToken>,
+    stream: Option<StreamEnd>,
 }
 
 impl Default for Streams {
@@ -71,11 +91,9 @@ impl Default for Streams {
 impl Streams {
     /// Watches whether `body` is taken, in the task that serves its stream.
     pub(crate) fn watch(&self, body: Body) -> Body {
-        let stream = STREAM.try_with(CancellationToken::clone).ok();
+        let stream = STREAM.try_with(StreamEnd::clone).ok();
         let given = Arc::new(Given { at_ms: AtomicU64::new(NEVER), stream });
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|other| other.strong_count() > 0);
-        open.push(Arc::downgrade(&given));
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).add(Arc::downgrade(&given));
         Body::new(Watched { body, start: self.start, given })
     }
 
@@ -88,12 +106,13 @@ impl Streams {
             u128::from(since_ms) > limit.as_millis()
         };
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let stalled: Vec<_> = open.iter().filter_map(Weak::upgrade).filter(has_stalled).collect();
+        let given = open.given.iter().filter_map(Weak::upgrade);
+        let stalled: Vec<_> = given.filter(has_stalled).collect();
         drop(open);
         stalled
             .iter()
-            .filter_map(|given| given.stream.as_ref())
-            .for_each(CancellationToken::cancel);
+            .filter_map(|given| given.stream.as_ref()?.get())
+            .for_each(AbortHandle::abort);
         stalled.len()
     }
 }

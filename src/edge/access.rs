@@ -22,15 +22,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
-use futures_util::future::Either;
+use futures_util::future;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use serde::{Deserialize, Serialize};
-use tower::Service;
-use tower::layer::layer_fn;
+use tower::layer::util::Identity;
+use tower::util::{Either, option_layer};
+use tower::{Layer, Service};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::status::{GAP_HEADER, RATE_LIMIT, RATE_LIMIT_POLICY, plain_problem};
@@ -95,21 +95,21 @@ impl AccessConfig {
         hosts.collect()
     }
 
-    /// Lets only those through to `routes` who may reach a broker that listens on `address`.
+    /// Lets only those through who may reach a broker that listens on `address`.
     ///
     /// # Errors
     ///
     /// As [`Self::validate`].
-    pub(crate) fn guard(&self, routes: Router, address: SocketAddr) -> Result<Router> {
+    pub(crate) fn guard(
+        &self,
+        address: SocketAddr,
+    ) -> Result<(CheckLayer<impl Check + use<>>, Either<CorsLayer, Identity>)> {
         let origins = self.origins()?;
-        let guard = Arc::new(Guard {
-            origins: origins.clone(),
-            hosts: self.hosts()?,
-            is_loopback: address.ip().is_loopback(),
-        });
         // Without an origin that may, there is nothing to tell any page.
-        let routes = if origins.is_empty() { routes } else { routes.layer(cors(origins)) };
-        Ok(checked(routes, move |request| guard.check(request)))
+        let cors = option_layer((!origins.is_empty()).then(|| cors(origins.clone())));
+        let is_loopback = address.ip().is_loopback();
+        let guard = Arc::new(Guard { origins, hosts: self.hosts()?, is_loopback });
+        Ok((CheckLayer(move |request: &Request| guard.check(request)), cors))
     }
 }
 
@@ -128,7 +128,7 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
 }
 
 /// Why a request is not served.
-struct Refused(StatusCode, String);
+pub(crate) struct Refused(StatusCode, String);
 
 /// Tells who may from who may not.
 struct Guard {
@@ -239,8 +239,8 @@ fn normal_host(host: &str) -> String {
 
 /// Lets requests for gRPC through only as gRPC: over HTTP/2, and with its media type, which no page
 /// can send unasked.
-pub(crate) fn only_grpc(routes: Router) -> Router {
-    checked(routes, |request| {
+pub(crate) fn only_grpc() -> CheckLayer<impl Check> {
+    CheckLayer(|request: &Request| {
         if request.version() != Version::HTTP_2 {
             let detail = "gRPC is spoken over HTTP/2".to_owned();
             return Err(Refused(StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail));
@@ -257,17 +257,29 @@ pub(crate) fn only_grpc(routes: Router) -> Router {
     })
 }
 
-/// `routes` for the requests that `check` lets through; the others are answered with what it says.
-fn checked<C>(routes: Router, check: C) -> Router
-where
-    C: Fn(&Request) -> Result<(), Refused> + Clone + Send + Sync + 'static,
+/// Looks at the head of a request: it may be served, or why it may not.
+pub(crate) trait Check:
+    Fn(&Request) -> Result<(), Refused> + Clone + Send + Sync + 'static
 {
-    routes.layer(layer_fn(move |inner| Checked { inner, check: check.clone() }))
+}
+
+impl<C: Fn(&Request) -> Result<(), Refused> + Clone + Send + Sync + 'static> Check for C {}
+
+/// Serves the requests that the check lets through; the others are answered with what it says.
+#[derive(Debug, Clone)]
+pub(crate) struct CheckLayer<C>(C);
+
+impl<S, C: Clone> Layer<S> for CheckLayer<C> {
+    type Service = Checked<S, C>;
+
+    fn layer(&self, inner: S) -> Checked<S, C> {
+        Checked { inner, check: self.0.clone() }
+    }
 }
 
 /// A service behind a check. One of axum's own would take two allocations for each request.
 #[derive(Debug, Clone)]
-struct Checked<S, C> {
+pub(crate) struct Checked<S, C> {
     inner: S,
     check: C,
 }
@@ -275,11 +287,11 @@ struct Checked<S, C> {
 impl<S, C> Service<Request> for Checked<S, C>
 where
     S: Service<Request, Response = Response>,
-    C: Fn(&Request) -> Result<(), Refused>,
+    C: Check,
 {
     type Response = Response;
     type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<Response, S::Error>>>;
+    type Future = future::Either<S::Future, Ready<Result<Response, S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -287,9 +299,9 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         match (self.check)(&request) {
-            Ok(()) => Either::Left(self.inner.call(request)),
+            Ok(()) => future::Either::Left(self.inner.call(request)),
             Err(Refused(status, detail)) => {
-                Either::Right(ready(Ok(plain_problem(status, &detail))))
+                future::Either::Right(ready(Ok(plain_problem(status, &detail))))
             }
         }
     }
@@ -297,6 +309,7 @@ where
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
     use axum::body::Body;
     use axum::routing::any;
     use tower::ServiceExt as _;
@@ -313,7 +326,7 @@ mod tests {
 
     async fn answer(config: &AccessConfig, listen: &str, head: &[(&str, &str)]) -> Response {
         let routes = Router::new().route("/", any(async || "served"));
-        let routes = config.guard(routes, listen.parse().unwrap()).unwrap();
+        let routes = routes.layer(config.guard(listen.parse().unwrap()).unwrap());
         let mut request = Request::builder().uri("/");
         for (name, value) in head {
             request = match *name {

@@ -65,7 +65,7 @@ pub fn service(broker: Broker, config: FollowConfig) -> BrokerServiceServer<Grpc
 }
 
 /// What tonic answers before the service is asked, in our words.
-pub(crate) async fn mend(response: axum::response::Response) -> axum::response::Response {
+pub(crate) fn mend(response: axum::response::Response) -> axum::response::Response {
     let status = Status::from_header_map(response.headers());
     let Some(status) = status.filter(|status| status.code() == Code::OutOfRange) else {
         return response;

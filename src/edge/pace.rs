@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::extract::Request;
 use bytes::{Buf, Bytes};
@@ -22,8 +21,6 @@ use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use tonic::Status;
-use tower::layer::layer_fn;
-use tower::util::MapRequest;
 use tracing::debug;
 
 use super::FollowConfig;
@@ -131,18 +128,12 @@ impl Wait {
     }
 }
 
-/// Ends calls of gRPC whose messages do not come in: with `DEADLINE_EXCEEDED`.
-pub(crate) fn paced(routes: Router, pace: Pace) -> Router {
-    routes.layer(layer_fn(move |inner| {
-        let pace = pace.clone();
-        MapRequest::new(inner, move |request: Request| {
-            let path = request.uri().path();
-            let is_stream = STREAMS.iter().any(|stream| path.starts_with(stream));
-            let pace = pace.clone();
-            let parts = Parts::default();
-            request.map(|body| Body::new(Paced { body, pace, parts, is_stream, wait: None }))
-        })
-    }))
+/// Ends a call of gRPC whose messages do not come in: with `DEADLINE_EXCEEDED`.
+pub(crate) fn paced(request: Request, pace: &Pace) -> Request {
+    let path = request.uri().path();
+    let is_stream = STREAMS.iter().any(|stream| path.starts_with(stream));
+    let (pace, parts) = (pace.clone(), Parts::default());
+    request.map(|body| Body::new(Paced { body, pace, parts, is_stream, wait: None }))
 }
 
 /// The body of a call.

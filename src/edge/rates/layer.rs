@@ -3,13 +3,11 @@
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
-use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::response::Response;
 use futures_util::future::Either;
-use tower::Service;
-use tower::layer::layer_fn;
+use tower::{Layer, Service};
 
 use super::{CallerRates, Rate};
 use crate::edge::checked_body::checked;
@@ -21,12 +19,19 @@ use crate::error::Result;
 const PUBLISH_STREAM: &str = "/leftoff.v1.BrokerService/PublishStream";
 
 /// Serves only what the rates of its caller have room for; the rest is told when to come back.
-pub(crate) fn limited(routes: Router) -> Router {
-    routes.layer(layer_fn(|inner| Limited { inner }))
+#[derive(Debug, Clone)]
+pub(crate) struct LimitLayer;
+
+impl<S> Layer<S> for LimitLayer {
+    type Service = Limited<S>;
+
+    fn layer(&self, inner: S) -> Limited<S> {
+        Limited { inner }
+    }
 }
 
 #[derive(Debug, Clone)]
-struct Limited<S> {
+pub(crate) struct Limited<S> {
     inner: S,
 }
 

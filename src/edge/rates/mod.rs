@@ -26,7 +26,7 @@ use http::request::Parts;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use layer::limited;
+pub(crate) use layer::LimitLayer;
 use limit::{Allowed, Limit, Monotonic};
 
 use super::clients::Peer;
