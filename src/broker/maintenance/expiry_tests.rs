@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::super::*;
+use super::rewriting::ROLL_UP_BLOCKS;
 use super::tests::{CLOCK, ONE_AT_A_TIME, clock, publish_one, restless, until};
 use crate::cursor::StartPoint;
 use crate::event::NewEvent;
@@ -83,6 +84,34 @@ async fn a_value_that_expires_buries_nothing_where_nothing_is_compacted() {
     assert_eq!(extent(&broker, &name).events(), 2);
     assert_eq!(extent(&broker, &name).buried_position, Position::BEFORE_ALL);
     assert_eq!(read(&broker, &name).await[0].1, b"old");
+}
+
+/// Goal: an event that expires goes when it does, though meanwhile the blocks after it were rolled
+/// up by looks at these alone.
+#[tokio::test]
+async fn an_event_expires_though_what_comes_after_it_was_looked_at_without_it() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let broker = restless(Arc::new(MemoryLog::default()), TopicConfig::default());
+    let name: TopicName = "a".parse().unwrap();
+    broker.create_topic(&name, TopicConfig::default()).await.unwrap();
+    // Large beside the others: so it is worth it to write these again without it.
+    let large = NewEvent::new("x".repeat(3_000));
+    let mut first = Some(NewEvent { ttl_ms: Some(TTL_MS), ..large });
+    for round in 0..3 {
+        let before = extent(&broker, &name).rewritten;
+        // No more than it takes, and the large one: where more came meanwhile, that may expire, too.
+        let large = usize::from(first.is_some());
+        for _ in 0..ROLL_UP_BLOCKS as usize + large {
+            let event = first.take().unwrap_or_else(|| NewEvent::new("x"));
+            publish_one(&broker, &name, event).await;
+        }
+        until("it is rolled up", || extent(&broker, &name).rewritten > before).await;
+        assert!(extent(&broker, &name).may_expire, "round {round}");
+    }
+    let kept = extent(&broker, &name).events() - 1;
+    CLOCK.fetch_add(TTL_MS + 60_000, Ordering::SeqCst);
+    until("it goes", || extent(&broker, &name).events() == kept).await;
+    assert_eq!(read(&broker, &name).await.len() as u64, kept);
 }
 
 /// Goal: how far compaction has come outlives a restart: what it has looked at is not read again.
