@@ -153,6 +153,33 @@ pub(crate) fn is_turn_over() -> bool {
 }
 
 pin_project! {
+    /// A future that is polled while its task's turn lasts. One of many that a task waits for at
+    /// the same time: else all that are ready go on in the same poll.
+    #[derive(Debug)]
+    pub(crate) struct InTurn<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+/// Polls `future` while the turn of its task lasts.
+pub(crate) fn in_turn<F: Future>(future: F) -> InTurn<F> {
+    InTurn { future }
+}
+
+impl<F: Future> Future for InTurn<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        if is_turn_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.project().future.poll(cx)
+    }
+}
+
+pin_project! {
     /// A future whose polls are timed. `about` is told in the log with those that are long.
     #[derive(Debug)]
     pub(crate) struct Timed<F, A> {
@@ -209,6 +236,9 @@ fn note(task: Task, about: &dyn Debug, took: Duration, used: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt as _;
+    use futures_util::stream::FuturesUnordered;
+
     use super::*;
 
     fn work(time: Duration) {
@@ -239,6 +269,27 @@ mod tests {
         let (_, count, longest) = of_streams();
         assert_eq!(count, 2);
         assert!(longest >= 3 * LONG - MAX_AGE, "{longest:?}");
+    }
+
+    /// Goal: however many futures of a task are ready at the same time, it does not do all of them
+    /// in one poll, and each has its turn.
+    #[tokio::test]
+    async fn futures_of_one_task_that_are_all_ready_are_done_in_several_polls() {
+        let of_streams = async {
+            let work = |number| async move {
+                work(LONG / 4);
+                number
+            };
+            let mut all: FuturesUnordered<_> = (0..40).map(|n| in_turn(work(n))).collect();
+            let mut done = Vec::new();
+            while let Some(number) = all.next().await {
+                done.push(number);
+            }
+            done.sort_unstable();
+            assert_eq!(done, Vec::from_iter(0..40));
+        };
+        timed(Task::Stream, of_streams).await;
+        assert_eq!(long_polls()[Task::Stream as usize].1, 0);
     }
 
     /// Goal: a task within another one is found, and the other one with it.

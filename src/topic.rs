@@ -108,7 +108,7 @@ impl fmt::Debug for TopicName {
 /// assert!(!pattern.matches(&"users.42.outbox".parse()?));
 /// # Ok::<(), leftoff::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TopicPattern(Arc<str>);
 
@@ -163,6 +163,11 @@ impl TopicPattern {
             }
         }
         tokens.next().is_none()
+    }
+
+    /// Its tokens, in their order.
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = &str> {
+        self.0.split('.')
     }
 
     /// What every name that it matches begins with.

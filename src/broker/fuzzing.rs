@@ -5,5 +5,5 @@ use crate::topic::{TopicName, TopicPattern};
 
 /// Whether `name` fits any of the patterns, as a feed finds it.
 pub(crate) fn fits_any(patterns: &[TopicPattern], name: &TopicName) -> bool {
-    PatternSet::new(patterns).matches(name)
+    patterns.iter().collect::<PatternSet>().matches(name)
 }

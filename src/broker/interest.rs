@@ -11,7 +11,7 @@
 //! A tree by tokens, so that a topic finds its followers in as many steps as its name has tokens,
 //! however many others follow something else.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -27,8 +27,8 @@ const MAX_MARKED: usize = 256;
 /// Marked topics among which another one is looked for one by one.
 const MAX_SEARCHED: usize = 8;
 
-/// Patterns that are added or taken out while the tree is locked: some microseconds.
-const PATTERNS_PER_LOCK: usize = 16;
+/// Tokens of patterns that are added or taken out while the tree is locked: some microseconds.
+const TOKENS_PER_LOCK: usize = 48;
 
 /// Feeds that are looked up while the tree is locked: some microseconds. A feed that comes or goes
 /// waits for the lock, and publishers wait behind it.
@@ -96,7 +96,9 @@ pub(super) struct Interests {
 
 #[derive(Debug, Default)]
 struct Node {
-    tokens: HashMap<Box<str>, Node>,
+    /// In order, for one of a hundred thousand is found without hashing all of them anew as they
+    /// become more; in boxes, for most nodes have one below them, and the map has room for several.
+    tokens: BTreeMap<Box<str>, Box<Node>>,
     /// Below any token.
     any: Option<Box<Node>>,
     /// Feeds of patterns that end here.
@@ -199,7 +201,7 @@ impl Node {
 
     fn each_of_all(&self, found: &mut impl FnMut(&Arc<FeedSignal>)) {
         self.here.0.iter().chain(&self.rest.0).for_each(&mut *found);
-        let below = self.tokens.values().chain(self.any.as_deref());
+        let below = self.tokens.values().chain(&self.any);
         below.for_each(|node| node.each_of_all(found));
     }
 }
@@ -215,20 +217,36 @@ impl Interests {
         self.announced.has_feeds()
     }
 
-    pub(super) fn add(&self, patterns: &[TopicPattern], feed: &Arc<FeedSignal>) {
-        for some in patterns.chunks(PATTERNS_PER_LOCK) {
-            let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
-            some.iter().for_each(|pattern| root.insert(pattern.as_str().split('.'), feed));
-        }
+    /// Counts a feed. In this order: then its patterns are added.
+    pub(super) fn join(&self) {
         self.announced.join();
     }
 
-    pub(super) fn remove(&self, patterns: &[TopicPattern], feed: &Arc<FeedSignal>) {
-        for some in patterns.chunks(PATTERNS_PER_LOCK) {
-            let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
-            some.iter().for_each(|pattern| root.remove(pattern.as_str().split('.'), feed));
-        }
+    /// Counts a feed no more, none of whose patterns is left.
+    pub(super) fn leave(&self) {
         self.announced.leave();
+    }
+
+    /// The first of `patterns`, as many as are added while the tree is locked: one at least.
+    pub(super) fn some_first(patterns: &[TopicPattern]) -> &[TopicPattern] {
+        &patterns[..some(patterns.iter())]
+    }
+
+    /// The last of `patterns`, as many as are taken out while the tree is locked: one at least.
+    pub(super) fn some_last(patterns: &[TopicPattern]) -> &[TopicPattern] {
+        &patterns[patterns.len() - some(patterns.iter().rev())..]
+    }
+
+    /// Adds a few patterns of a feed, which is counted.
+    pub(super) fn add(&self, some: &[TopicPattern], feed: &Arc<FeedSignal>) {
+        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        some.iter().for_each(|pattern| root.insert(pattern.tokens(), feed));
+    }
+
+    /// Takes out a few patterns of a feed.
+    pub(super) fn remove(&self, some: &[TopicPattern], feed: &Arc<FeedSignal>) {
+        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        some.iter().for_each(|pattern| root.remove(pattern.tokens(), feed));
     }
 
     /// Calls `found` for each feed that follows `name`, once, however many of its patterns fit.
@@ -280,11 +298,39 @@ impl Interests {
     }
 }
 
+/// How many tokens these patterns have together: so many steps it takes to add them.
+pub(super) fn tokens_of(patterns: &[TopicPattern]) -> usize {
+    patterns.iter().map(|pattern| pattern.tokens().count()).sum()
+}
+
+/// How many of these patterns are added or taken out while the tree is locked: one at least.
+fn some<'a>(patterns: impl Iterator<Item = &'a TopicPattern>) -> usize {
+    let mut tokens = 0;
+    let has_room = |pattern: &&TopicPattern| {
+        tokens += pattern.tokens().count();
+        tokens <= TOKENS_PER_LOCK
+    };
+    patterns.take_while(has_room).count().max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Interests {
+        /// Adds all patterns of a feed, and counts it.
+        fn add_all(&self, patterns: &[TopicPattern], feed: &Arc<FeedSignal>) {
+            self.join();
+            self.add(patterns, feed);
+        }
+
+        fn remove_all(&self, patterns: &[TopicPattern], feed: &Arc<FeedSignal>) {
+            self.remove(patterns, feed);
+            self.leave();
+        }
+    }
 
     fn pattern() -> impl Strategy<Value = TopicPattern> {
         let token = prop_oneof![Just("a"), Just("b"), Just("*")];
@@ -307,10 +353,10 @@ mod tests {
             let interests = Interests::new(Arc::new(Announced::new(0)));
             let signals: Vec<Arc<FeedSignal>> = feeds.iter().map(|_| Arc::default()).collect();
             for (patterns, signal) in feeds.iter().zip(&signals) {
-                interests.add(patterns, signal);
+                interests.add_all(patterns, signal);
             }
             for (patterns, signal) in feeds.iter().zip(&signals).take(gone) {
-                interests.remove(patterns, signal);
+                interests.remove_all(patterns, signal);
             }
             for name in ["a", "b", "a.a", "a.b", "b.a", "a.b.a", "b.b.b", "a.a.a.a"] {
                 let name: TopicName = name.parse().unwrap();
@@ -330,10 +376,21 @@ mod tests {
                 prop_assert_eq!(count, expected_count);
             }
             for (patterns, signal) in feeds.iter().zip(&signals).skip(gone) {
-                interests.remove(patterns, signal);
+                interests.remove_all(patterns, signal);
             }
             prop_assert!(interests.root.read().unwrap().is_empty() && !interests.is_any());
         }
+    }
+
+    #[test]
+    fn a_step_has_few_tokens_or_a_single_pattern() {
+        let short: Vec<TopicPattern> = vec!["a.*.c".parse().unwrap(); 20];
+        assert_eq!(Interests::some_first(&short).len(), TOKENS_PER_LOCK / 3);
+        assert_eq!(Interests::some_last(&short[..5]).len(), 5);
+        let long: TopicPattern = ["a"; 128].join(".").parse().unwrap();
+        let mixed = [short, vec![long]].concat();
+        assert_eq!(Interests::some_first(&mixed[18..]).len(), 2);
+        assert_eq!(Interests::some_last(&mixed), &mixed[20..]);
     }
 
     /// Goal: however many follow a topic, nobody who comes or goes waits while all are told, and
@@ -347,7 +404,7 @@ mod tests {
         for (index, signal) in signals.iter().enumerate() {
             let times = if index % 100 == 0 { 2 * FEEDS_PER_LOCK } else { 1 };
             let patterns = vec![patterns[index % 3..].to_vec(); times].concat();
-            interests.add(&patterns, signal);
+            interests.add_all(&patterns, signal);
         }
         let mut told = HashSet::new();
         interests.each(&"a.b".parse().unwrap(), |signal| {

@@ -103,18 +103,25 @@ fn first_token(rest: &str) -> &str {
     rest.split_once('.').map_or(rest, |(token, _)| token)
 }
 
-impl PatternSet {
-    pub(super) fn new(patterns: &[TopicPattern]) -> Self {
-        let mut set = Self { nodes: vec![Node::default()] };
-        for pattern in patterns {
-            set.insert(pattern);
-        }
+impl Default for PatternSet {
+    fn default() -> Self {
+        Self { nodes: vec![Node::default()] }
+    }
+}
+
+impl<'a> FromIterator<&'a TopicPattern> for PatternSet {
+    fn from_iter<I: IntoIterator<Item = &'a TopicPattern>>(patterns: I) -> Self {
+        let mut set = Self::default();
+        patterns.into_iter().for_each(|pattern| set.insert(pattern));
         set
     }
+}
 
-    fn insert(&mut self, pattern: &TopicPattern) {
+impl PatternSet {
+    /// Adds a pattern.
+    pub(super) fn insert(&mut self, pattern: &TopicPattern) {
         let mut at = 0;
-        for token in pattern.as_str().split('.') {
+        for token in pattern.tokens() {
             let new = self.nodes.len() as u32; // A feed has about a thousand patterns at the most.
             let node = &mut self.nodes[at];
             let below = match token {
@@ -287,7 +294,7 @@ mod tests {
 
     /// What a walk finds, in its order, and at how many names it looked.
     fn walk(topics: &Topics, patterns: &[TopicPattern]) -> (Vec<String>, usize) {
-        let mut walk = Walk::new(&Arc::new(PatternSet::new(patterns)));
+        let mut walk = Walk::new(&Arc::new(patterns.iter().collect()));
         let (mut found, mut looks) = (Vec::new(), 0);
         while walk.next.is_some() {
             let looked = topics.with_names(|names| walk.step(names, &mut found));
@@ -333,7 +340,7 @@ mod tests {
             };
             let expected: Vec<_> = names.iter().filter(fits).cloned().collect();
             prop_assert_eq!(&walk(&topics, &wanted).0, &expected);
-            let set = PatternSet::new(&wanted);
+            let set: PatternSet = wanted.iter().collect();
             for name in &names {
                 prop_assert_eq!(set.matches(&name.parse().unwrap()), expected.contains(name));
             }

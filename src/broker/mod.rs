@@ -27,6 +27,7 @@ pub(crate) mod fuzzing;
 mod horizon;
 mod interest;
 mod journal;
+mod leaving;
 mod limits;
 #[cfg(test)]
 mod losses;
@@ -47,6 +48,7 @@ mod subscription;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod topic_list;
 mod topics;
 mod turns;
 mod waker;
@@ -68,15 +70,17 @@ pub use dedup::DedupConfig;
 pub use ephemeral::Ephemeral;
 pub use feed::{Feed, MAX_PATTERNS};
 pub use filter::Filter;
+pub(crate) use leaving::Deposit;
 pub use limits::LimitsConfig;
 pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
 pub use page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
-pub use presence::{Member, Presence, Present};
+pub use presence::{Member, MemberList, Presence, Present};
 pub use publish::{Ack, Duplicate, InOrder, Pending, Publish, Receipt};
 pub use reader::Reader;
 pub use state::{StatePage, StateRequest};
 pub use subscription::{Delivery, Patience, Subscription, Waited};
 pub use tail::{Form, Run};
+pub use topic_list::TopicList;
 pub use topics::TopicDefaults;
 
 use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
@@ -262,7 +266,8 @@ impl Broker {
     }
 
     /// Publishes ephemeral events: they are delivered to who follows `topic` now and has nothing
-    /// else to read, and never stored. Returns how many subscriptions of it there are.
+    /// else to read, and never stored. Returns how many subscriptions of it there are; a feed of
+    /// many patterns that was just dropped may still count, for some milliseconds.
     ///
     /// # Errors
     ///
@@ -280,21 +285,43 @@ impl Broker {
     }
 
     /// Makes a reader present as `member` in these topics, [`MAX_PATTERNS`] at the most, for as
-    /// long as what is returned is held.
+    /// long as what is returned is held. Dropped, it leaves many topics one after the other, within
+    /// milliseconds.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`], [`Error::OverLimit`]: it is present in none.
-    pub fn join(&self, topics: &[TopicName], member: Member) -> Result<Presence> {
+    /// [`Error::Invalid`], [`Error::OverLimit`]: it is present in none, or leaves those that it has
+    /// joined by then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the member leaves the topics that it has joined by then.
+    pub async fn join(&self, topics: &[TopicName], member: Member) -> Result<Presence> {
+        self.join_with(topics, member, None).await
+    }
+
+    /// As [`Self::join`]; `deposit` is dropped when the member has left all topics.
+    pub(crate) async fn join_with(
+        &self,
+        topics: &[TopicName],
+        member: Member,
+        deposit: Option<Deposit>,
+    ) -> Result<Presence> {
         lists::check("topics", topics.len(), MAX_PATTERNS)?;
-        let topics = topics.iter().map(|topic| self.0.topics.follow(topic));
-        Presence::join(self.0.clone(), topics.collect::<Result<_>>()?, member)
+        Presence::join(self.0.clone(), topics, member, deposit).await
     }
 
     /// Up to `limit` members who are present in `topic`, in the order of their ids, after `after`.
+    /// The caller's thread is held until all of them are found: where there may be thousands, list
+    /// them with [`Self::list_members`].
     pub fn presence(&self, topic: &TopicName, after: &str, limit: usize) -> Vec<Present> {
-        let topic = self.0.topics.known(topic);
-        topic.map_or_else(Vec::new, |topic| topic.members.list(after, limit))
+        self.list_members(topic, after, limit).flatten().collect()
+    }
+
+    /// As [`Self::presence`], in steps of some microseconds each. A member who is there all the
+    /// time is listed exactly once; one who comes or goes meanwhile, once at the most.
+    pub fn list_members(&self, topic: &TopicName, after: &str, limit: usize) -> MemberList {
+        MemberList::new(self.0.topics.known(topic), after, limit)
     }
 
     /// Follows `topic` from `start`. The topic need not exist yet.
@@ -317,21 +344,36 @@ impl Broker {
     }
 
     /// Follows all topics whose names fit any of the patterns, in the order of their positions,
-    /// those that are created later, too.
+    /// those that are created later, too. A pattern that is named twice is one.
     ///
     /// # Errors
     ///
     /// As [`Self::subscribe`]; [`Error::Invalid`] for a start that is one of a single topic.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing of the reader is left, within milliseconds.
     pub async fn feed(
         &self,
         patterns: Vec<TopicPattern>,
         start: StartPoint,
         on_gap: OnGap,
     ) -> Result<Feed> {
+        self.feed_with(patterns, start, on_gap, None).await
+    }
+
+    /// As [`Self::feed`]; `deposit` is dropped when the broker knows nothing of the reader.
+    pub(crate) async fn feed_with(
+        &self,
+        patterns: Vec<TopicPattern>,
+        start: StartPoint,
+        on_gap: OnGap,
+        deposit: Option<Deposit>,
+    ) -> Result<Feed> {
         if self.is_draining() {
             return Err(Error::ShuttingDown);
         }
-        Feed::start(self.0.clone(), patterns, start, on_gap).await
+        Feed::start(self.0.clone(), patterns, start, on_gap, deposit).await
     }
 
     /// Reads a page of `topic`, which must exist unless the caller waits for its first event.
@@ -381,9 +423,19 @@ impl Broker {
     pub async fn page_of_many(
         &self,
         patterns: Vec<TopicPattern>,
-        mut request: PageRequest,
+        request: PageRequest,
     ) -> Result<PageReader> {
-        let feed = self.feed(patterns, request.start, request.on_gap).await?;
+        self.page_of_many_with(patterns, request, None).await
+    }
+
+    /// As [`Self::page_of_many`], with a `deposit` as in [`Self::feed_with`].
+    pub(crate) async fn page_of_many_with(
+        &self,
+        patterns: Vec<TopicPattern>,
+        mut request: PageRequest,
+        deposit: Option<Deposit>,
+    ) -> Result<PageReader> {
+        let feed = self.feed_with(patterns, request.start, request.on_gap, deposit).await?;
         let reader = Reader::Many(feed).filtered(std::mem::take(&mut request.filter))?;
         Ok(PageReader::new(reader, request, self.0.max_page_bytes))
     }
@@ -512,10 +564,18 @@ impl Broker {
         self.0.topics.existing(name).map(|topic| info(&topic))
     }
 
-    /// Up to `limit` topics in the order of their names, from the one after `after`.
+    /// Up to `limit` topics in the order of their names, from the one after `after`. The caller's
+    /// thread is held until all of them are found: where there may be thousands, list them with
+    /// [`Self::list_topics`].
     pub fn topics(&self, after: Option<&str>, limit: usize) -> Vec<TopicInfo> {
-        let topics = self.0.topics.list(after, limit);
-        topics.iter().map(|topic| info(topic)).collect()
+        self.list_topics(after, limit).flatten().collect()
+    }
+
+    /// As [`Self::topics`], in steps of some microseconds each, of which any may find no topic. A
+    /// topic that is there all the time is listed exactly once; one that is created or deleted
+    /// meanwhile, once at the most.
+    pub fn list_topics(&self, after: Option<&str>, limit: usize) -> TopicList {
+        TopicList::new(&self.0.topics, after, limit)
     }
 
     /// Accepts nothing new from now on, and ends every subscription. What was accepted before is
@@ -560,7 +620,7 @@ impl Broker {
     pub async fn close(&self) {
         self.drain();
         let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Threads { committer, maintenance, waker }) = threads else { return };
+        let Some(Threads { committer, maintenance, waker, leaver }) = threads else { return };
         let asks = self.0.maintenance.clone();
         let stopped = tokio::task::spawn_blocking(move || {
             let _ended_already = asks.send(Ask::Stop);
@@ -568,11 +628,13 @@ impl Broker {
         });
         let is_maintained = matches!(stopped.await, Ok(Ok(())));
         let _ended_already = self.0.commands.send(Command::Stop).await;
-        let wakers = self.0.waker.clone();
+        let (wakers, leaving) = (self.0.waker.clone(), self.0.leaving.clone());
         let joined = tokio::task::spawn_blocking(move || {
             let committed = committer.join();
+            leaving.stop(); // In this order: those who leave may have others told.
+            let left = leaver.join();
             wakers.stop();
-            waker.join().and(committed)
+            waker.join().and(left).and(committed)
         });
         let joined = joined.await;
         if !is_maintained || !matches!(joined, Ok(Ok(()))) {

@@ -11,13 +11,22 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Shared;
+use super::leaving::{Deposit, Leftover};
 use super::topics::TopicRef;
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
+use crate::topic::TopicName;
 
 /// Longest id of a member, and what is known of one, in bytes.
 const MAX_ID_BYTES: usize = 255;
 const MAX_INFO_BYTES: usize = 1 << 10;
+
+/// Members that are copied while their lock is held: some microseconds.
+const MEMBERS_PER_LOCK: usize = 16;
+
+/// Topics that a member joins before others have a turn on the thread: some hundreds of
+/// microseconds.
+const TOPICS_PER_TURN: usize = 64;
 
 /// Who reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -70,12 +79,14 @@ pub struct Present {
 pub(super) struct Members(OnceLock<Box<Mutex<BTreeMap<String, Present>>>>);
 
 impl Members {
-    /// Up to `limit` of them in the order of their ids, after `after`.
-    pub(super) fn list(&self, after: &str, limit: usize) -> Vec<Present> {
+    /// Up to `limit` of them in the order of their ids, after `after`. Who comes or goes waits for
+    /// it, so it takes some microseconds at most.
+    fn some_after(&self, after: &str, limit: usize) -> Vec<Present> {
         let Some(members) = self.0.get() else { return Vec::new() };
         let members = members.lock().unwrap_or_else(PoisonError::into_inner);
         let after = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
-        members.range::<str, _>(after).take(limit).map(|(_, present)| present.clone()).collect()
+        let some = members.range::<str, _>(after).take(limit.min(MEMBERS_PER_LOCK));
+        some.map(|(_, present)| present.clone()).collect()
     }
 
     /// Adds one; `tell` is called, before anybody else can join or leave, if it was not there.
@@ -115,38 +126,119 @@ impl Members {
     }
 }
 
+/// A list of the members of a topic, in the order of their ids, in small steps.
+#[derive(Debug)]
+pub struct MemberList {
+    topic: Option<TopicRef>,
+    after: String,
+    left: usize,
+}
+
+impl MemberList {
+    /// Of up to `limit` members after `after`; of none, where nobody knows the topic.
+    pub(super) fn new(topic: Option<TopicRef>, after: &str, limit: usize) -> Self {
+        Self { topic, after: after.to_owned(), left: limit }
+    }
+}
+
+impl Iterator for MemberList {
+    type Item = Vec<Present>;
+
+    /// The next members; `None` when there are no more.
+    fn next(&mut self) -> Option<Vec<Present>> {
+        let some = self.topic.as_ref()?.members.some_after(&self.after, self.left);
+        self.after = some.last()?.member.id.clone();
+        self.left -= some.len();
+        Some(some)
+    }
+}
+
 /// A member is there for as long as this is held.
 #[derive(Debug)]
 pub struct Presence {
     shared: Arc<Shared>,
     topics: Vec<TopicRef>,
-    member: Member,
+    /// How many of the topics it has joined, the first ones.
+    joined: usize,
+    member: Arc<Member>,
+    deposit: Option<Deposit>,
 }
 
 impl Presence {
-    /// Joins these topics, all or none.
-    pub(super) fn join(shared: Arc<Shared>, topics: Vec<TopicRef>, member: Member) -> Result<Self> {
+    /// Joins these topics, all or none. Others have their turn on the thread meanwhile.
+    pub(super) async fn join(
+        shared: Arc<Shared>,
+        topics: &[TopicName],
+        member: Member,
+        deposit: Option<Deposit>,
+    ) -> Result<Self> {
         member.validate()?;
-        let mut presence = Self { shared, topics: Vec::new(), member };
-        for topic in topics {
-            let shared = &presence.shared;
-            let now = (shared.now)();
-            topic.members.join(&presence.member, now, shared.max_members, || {
-                shared.whisper(&topic, told("leftoff.joined", &presence.member));
-            })?;
-            presence.topics.push(topic);
+        let member = Arc::new(member);
+        let mut presence = Self { shared, topics: Vec::new(), joined: 0, member, deposit };
+        for (turn, some) in topics.chunks(TOPICS_PER_TURN).enumerate() {
+            if turn > 0 {
+                tokio::task::yield_now().await;
+            }
+            presence.shared.leaving.take_out(some.len()); // In this order: there is never more.
+            for topic in some {
+                presence.topics.push(presence.shared.topics.follow(topic)?);
+            }
+        }
+        while presence.joined < topics.len() {
+            if presence.joined > 0 && presence.joined.is_multiple_of(TOPICS_PER_TURN) {
+                tokio::task::yield_now().await;
+            }
+            presence.join_next()?;
         }
         Ok(presence)
+    }
+
+    /// Joins the next of its topics.
+    fn join_next(&mut self) -> Result<()> {
+        let Self { shared, topics, joined, member, .. } = self;
+        let topic = &topics[*joined];
+        topic.members.join(member, (shared.now)(), shared.max_members, || {
+            shared.whisper(topic, told("leftoff.joined", member));
+        })?;
+        *joined += 1;
+        Ok(())
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        for topic in &self.topics {
-            topic.members.leave(&self.member.id, || {
-                self.shared.whisper(topic, told("leftoff.left", &self.member));
-            });
+        self.shared.leaving.leave(Left {
+            shared: self.shared.clone(),
+            topics: std::mem::take(&mut self.topics),
+            joined: self.joined,
+            member: self.member.clone(),
+            _deposit: self.deposit.take(),
+        });
+    }
+}
+
+/// What is left of a member who is gone.
+#[derive(Debug)]
+struct Left {
+    shared: Arc<Shared>,
+    topics: Vec<TopicRef>,
+    /// How many of the topics it is in, the first ones.
+    joined: usize,
+    member: Arc<Member>,
+    _deposit: Option<Deposit>,
+}
+
+impl Leftover for Left {
+    fn take_out(&mut self, entries: usize) -> bool {
+        for _ in 0..entries {
+            let Some(topic) = self.topics.pop() else { break };
+            if self.topics.len() < self.joined {
+                topic.members.leave(&self.member.id, || {
+                    self.shared.whisper(&topic, told("leftoff.left", &self.member));
+                });
+            }
         }
+        !self.topics.is_empty()
     }
 }
 
@@ -157,5 +249,97 @@ fn told(event_type: &str, member: &Member) -> NewEvent {
         content_type: "application/json".to_owned(),
         payload: Bytes::from(json!(member).to_string()),
         ..NewEvent::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::poll;
+
+    use super::super::{Broker, OpenConfig};
+    use super::*;
+
+    fn member(id: &str) -> Member {
+        Member { id: id.to_owned(), info: BTreeMap::default() }
+    }
+
+    fn names(count: usize) -> Vec<TopicName> {
+        (0..count).map(|number| format!("t.{number}").parse().unwrap()).collect()
+    }
+
+    async fn until_dropped(deposit: &Deposit) {
+        let wait = async {
+            while Arc::strong_count(deposit) > 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait).await.expect("the member leaves");
+    }
+
+    /// Goal: a member of a thousand topics comes in small steps, and wherever that is given up, and
+    /// when the member goes, it is in none of them, and no other has left.
+    #[tokio::test]
+    async fn a_member_that_is_given_up_anywhere_while_it_joins_is_in_no_topic() {
+        let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+        let (topics, deposit): (_, Deposit) = (names(1_000), Arc::new(()));
+        let _other = broker.join(&topics[..500], member("other")).await.unwrap();
+        let present = |id: &str| {
+            let is_there = |topic: &&TopicName| {
+                broker.presence(topic, "", 9).iter().any(|present| present.member.id == id)
+            };
+            topics.iter().filter(is_there).count()
+        };
+        for polls in 0.. {
+            let mut join = Box::pin(broker.join_with(&topics, member("m"), Some(deposit.clone())));
+            let mut joined = None;
+            for _ in 0..polls {
+                if let std::task::Poll::Ready(done) = poll!(join.as_mut()) {
+                    joined = Some(done.unwrap());
+                    break;
+                }
+            }
+            let known = present("m");
+            assert!(known <= polls * TOPICS_PER_TURN, "{known} in {polls} polls");
+            let is_whole = joined.is_some();
+            assert!(!is_whole || known == topics.len());
+            drop((join, joined));
+            until_dropped(&deposit).await;
+            assert_eq!((present("m"), present("other")), (0, 500));
+            if is_whole {
+                assert!(polls > topics.len() / TOPICS_PER_TURN, "{polls} polls");
+                return;
+            }
+        }
+    }
+
+    /// Goal: a list of members, read in steps, has everybody who is there all the time exactly
+    /// once, in the order of their ids, whoever comes and goes between two steps.
+    #[tokio::test]
+    async fn a_list_has_each_member_who_stays_once_while_others_come_and_go() {
+        let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+        let topic = names(1);
+        let join = async |id: String| broker.join(&topic, member(&id)).await.unwrap();
+        let (mut stay, mut go) = (Vec::new(), Vec::new());
+        for number in 0..10 * MEMBERS_PER_LOCK {
+            let members = if number % 2 == 0 { &mut stay } else { &mut go };
+            members.push(join(format!("m{number:03}")).await);
+        }
+        let mut listed = Vec::new();
+        for (step, some) in broker.list_members(&topic[0], "m001", usize::MAX).enumerate() {
+            assert!(some.len() <= MEMBERS_PER_LOCK);
+            listed.extend(some.into_iter().map(|present| present.member.id));
+            go.pop();
+            go.push(join(format!("m{step:03}x")).await);
+        }
+        let sorted: std::collections::BTreeSet<_> = listed.iter().cloned().collect();
+        assert_eq!(Vec::from_iter(sorted), listed, "in order, and nobody twice");
+        let stayed: Vec<_> = stay.iter().map(|presence| presence.member.id.clone()).collect();
+        let found: Vec<_> = listed.into_iter().filter(|id| stayed.contains(id)).collect();
+        assert_eq!(found, stayed[1..]);
+        let two = broker.presence(&topic[0], "", 2);
+        assert_eq!(two.iter().map(|p| p.member.id.as_str()).collect::<Vec<_>>(), ["m000", "m001"]);
+        assert!(broker.presence(&"nobody".parse().unwrap(), "", 9).is_empty());
     }
 }

@@ -227,9 +227,9 @@ async fn members_and_unborn_topics_are_bounded_exactly() {
     let broker = Broker::in_memory(&config).unwrap();
     let member = |id: &str| Member { id: id.to_owned(), info: Default::default() };
     store(&broker, "a", plain("x")).await;
-    let join = |id: &str| broker.join(&[name("a")], member(id));
-    let _present = (join("1").unwrap(), join("2").unwrap(), join("2").unwrap());
-    let refused = join("3").unwrap_err().to_string();
+    let join = async |id: &str| broker.join(&[name("a")], member(id)).await;
+    let _present = [join("1").await, join("2").await, join("2").await].map(Result::unwrap);
+    let refused = join("3").await.unwrap_err().to_string();
     assert!(refused.contains("members: 3 is over the limit of 2"), "{refused}");
     let mut followed = Vec::new();
     for number in 0..3 {

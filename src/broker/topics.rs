@@ -428,48 +428,42 @@ impl Topics {
         topic.ok_or_else(|| Error::UnknownTopic(name.clone()))
     }
 
-    /// Up to `limit` topics that exist, in the order of their names, after `after`.
-    pub(super) fn list(&self, after: Option<&str>, limit: usize) -> Vec<Arc<Topic>> {
-        self.filtered_after(after, limit, |topic| topic.state().exists())
-    }
-
     /// The topics for which `wanted` holds, in the order of their names. Topics that come to be
     /// meanwhile may be left out.
     pub(super) fn filtered(&self, wanted: impl Fn(&Topic) -> bool) -> Vec<Arc<Topic>> {
-        self.filtered_after(None, usize::MAX, wanted)
-    }
-
-    fn filtered_after(
-        &self,
-        after: Option<&str>,
-        limit: usize,
-        wanted: impl Fn(&Topic) -> bool,
-    ) -> Vec<Arc<Topic>> {
-        let mut found = Vec::new();
-        let mut last: Option<TopicName> = None;
+        let (mut found, mut last): (_, Option<TopicName>) = (Vec::new(), None);
         loop {
-            let step = |names: &Names| {
-                let after = last.as_ref().map(TopicName::as_str).or(after);
-                let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-                let names = names.range::<str, _>((after, Bound::Unbounded));
-                for (looks, (name, topic)) in names.enumerate() {
-                    if found.len() >= limit {
-                        break;
-                    }
-                    if wanted(topic) {
-                        found.push(topic.clone());
-                    }
-                    if looks + 1 >= NAMES_PER_LOCK {
-                        return Some(name.clone());
-                    }
-                }
-                None
-            };
-            last = self.with_names(step);
+            let after = last.as_ref().map(TopicName::as_str);
+            last = self.some_after(after, usize::MAX, &wanted, &mut found);
             if last.is_none() {
                 return found;
             }
         }
+    }
+
+    /// Looks at a few topics after the name `after`, in the order of their names, and adds those
+    /// for which `wanted` holds, up to `limit`. Returns the name after which there may be more.
+    pub(super) fn some_after(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        wanted: impl Fn(&Topic) -> bool,
+        found: &mut Vec<Arc<Topic>>,
+    ) -> Option<TopicName> {
+        let full = found.len().saturating_add(limit);
+        self.with_names(|names| {
+            let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let names = names.range::<str, _>((after, Bound::Unbounded));
+            for (looks, (name, topic)) in (1..).zip(names) {
+                if wanted(topic) {
+                    found.push(topic.clone());
+                }
+                if looks >= NAMES_PER_LOCK || found.len() >= full {
+                    return Some(name.clone());
+                }
+            }
+            None
+        })
     }
 
     /// Signals everybody who follows any.
@@ -523,6 +517,7 @@ impl Drop for TopicRef {
 
 #[cfg(test)]
 mod tests {
+    use super::super::topic_list::TopicList;
     use super::*;
 
     fn limits(max_topics: u64) -> LimitsConfig {
@@ -569,9 +564,9 @@ mod tests {
         assert!(error.contains("topics: 3 is over the limit of 2"), "{error}");
         second.set_state(TopicState { is_deleted: true, ..second.state() });
         drop(topics.open(&name("c")).unwrap());
-        let listed: Vec<_> = topics.list(None, 10).iter().map(|t| t.name.to_string()).collect();
-        assert_eq!(listed, ["b"]);
-        assert_eq!(topics.list(Some("b"), 10).len(), 0);
+        let listed: Vec<_> = TopicList::new(&topics, None, 10).flatten().collect();
+        assert_eq!(listed.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(TopicList::new(&topics, Some("b"), 10).flatten().count(), 0);
         topics.existing(&name("b")).unwrap();
         assert!(matches!(topics.existing(&name("a")), Err(Error::UnknownTopic(_))));
     }

@@ -268,13 +268,15 @@ impl Edge {
             }),
             filter,
         };
-        let held = share.take(selection::reader_bytes(&topics, &request.filter))?;
+        let held = Arc::new(share.take(selection::reader_bytes(&topics, &request.filter))?);
         let reader = match topics {
             Topics::One(topic) => self.broker.page(&topic, request).await?,
             Topics::Many(_) if before.is_some() => {
                 return Err(Error::invalid("before", "is for one topic alone"));
             }
-            Topics::Many(patterns) => self.broker.page_of_many(patterns, request).await?,
+            Topics::Many(patterns) => {
+                self.broker.page_of_many_with(patterns, request, Some(held.clone())).await?
+            }
         };
         let begun = page_body::page(reader, &share, held).await?;
         let page_body::Begun { page, held, has_events, is_whole, body } = begun;

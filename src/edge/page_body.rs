@@ -41,14 +41,18 @@ pub(super) struct Begun {
     pub(super) body: Body,
 }
 
-/// Begins a page: reads its first piece, with what the reader holds already. The rest is read as
-/// the client takes it, or left to the next page where there is no room for more.
+/// Begins a page: reads its first piece. The rest is read as the client takes it, or left to the
+/// next page where there is no room for more. `of_reader` is held for as long as the reader is.
 ///
 /// # Errors
 ///
 /// As [`PageReader::next`]; [`NoRoom`](crate::Error::NoRoom) for the first events.
-pub(super) async fn page(mut reader: PageReader, share: &Share, mut held: Held) -> Result<Begun> {
-    let mut piece = Vec::new();
+pub(super) async fn page(
+    mut reader: PageReader,
+    share: &Share,
+    of_reader: Arc<Held>,
+) -> Result<Begun> {
+    let (mut piece, mut held) = (Vec::new(), share.nothing());
     let mut is_whole = loop {
         if piece.len() >= PIECE_BYTES {
             break false;
@@ -73,10 +77,10 @@ pub(super) async fn page(mut reader: PageReader, share: &Share, mut held: Held) 
         Body::from(piece)
     } else {
         let begun = [json::PAGE_BEGIN, &piece].concat();
-        let rest = stream::unfold(Some(reader), |reader| async move {
-            let mut reader = reader?;
+        let rest = stream::unfold(Some((reader, of_reader)), |reader| async move {
+            let (mut reader, of_reader) = reader?;
             let (piece, is_end) = next_piece(&mut reader).await;
-            Some((piece, Some(reader).filter(|_| !is_end)))
+            Some((piece, Some((reader, of_reader)).filter(|_| !is_end)))
         });
         let pieces = stream::iter([Bytes::from(begun)]).chain(rest);
         Body::from_stream(pieces.map(Ok::<_, Infallible>))

@@ -1,5 +1,7 @@
 //! What a reader asks for, in whatever protocol: topics, where to begin, and which events.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use super::budget::{Held, Share};
@@ -51,7 +53,7 @@ pub(super) struct Wanted {
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     _presence: Option<Presence>,
-    _held: Held,
+    _held: Arc<Held>,
 }
 
 /// What a reader of one topic takes in memory while it waits, and what each pattern of a reader of
@@ -80,11 +82,15 @@ impl Wanted {
     pub(super) async fn open(self, broker: &Broker, share: &Share) -> Result<(Reader, Kept)> {
         let Self { topics, start, on_gap, filter, member } = self;
         let member_bytes = member.as_ref().map_or(0, Member::size_bytes);
-        let held = share.take(reader_bytes(&topics, &filter) + member_bytes)?;
-        let presence = join(broker, &topics, member)?;
+        let held = Arc::new(share.take(reader_bytes(&topics, &filter) + member_bytes)?);
+        let presence = join(broker, &topics, member, &held).await?;
         let reader = match topics {
             Topics::One(topic) => Reader::One(broker.subscribe(&topic, start, on_gap).await?),
-            Topics::Many(patterns) => Reader::Many(broker.feed(patterns, start, on_gap).await?),
+            Topics::Many(patterns) => {
+                // Of a reader of many topics the broker knows something for a while after it.
+                let feed = broker.feed_with(patterns, start, on_gap, Some(held.clone()));
+                Reader::Many(feed.await?)
+            }
         };
         Ok((reader.filtered(filter)?, Kept { _presence: presence, _held: held }))
     }
@@ -95,7 +101,12 @@ impl Wanted {
 /// # Errors
 ///
 /// As [`Broker::join`].
-fn join(broker: &Broker, topics: &Topics, member: Option<Member>) -> Result<Option<Presence>> {
+async fn join(
+    broker: &Broker,
+    topics: &Topics,
+    member: Option<Member>,
+    held: &Arc<Held>,
+) -> Result<Option<Presence>> {
     let Some(member) = member else { return Ok(None) };
     let names: Vec<TopicName> = match topics {
         Topics::One(topic) => vec![topic.clone()],
@@ -104,7 +115,7 @@ fn join(broker: &Broker, topics: &Topics, member: Option<Member>) -> Result<Opti
             literal.map(|pattern| TopicName::new(pattern.as_str())).collect::<Result<_>>()?
         }
     };
-    broker.join(&names, member).map(Some)
+    broker.join_with(&names, member, Some(held.clone())).await.map(Some)
 }
 
 /// Takes who reads out of a query: `member=` and, as JSON, `member_info=`.

@@ -6,7 +6,7 @@ use super::super::Shared;
 use super::super::journal::Reading;
 use super::super::matching::Walk;
 use super::super::topics::Topic;
-use super::Interest;
+use super::interest::Interest;
 use crate::cursor::Position;
 
 /// A search for the topics of a feed that have something new up to a position.

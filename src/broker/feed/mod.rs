@@ -16,6 +16,7 @@
 //! that another thread is about to show.
 
 mod drops;
+mod interest;
 mod lookahead;
 mod missed;
 mod place;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use self::drops::Drops;
+use self::interest::Interest;
 use self::lookahead::Stride;
 use self::missed::Missed;
 use self::source::Source;
@@ -39,8 +41,7 @@ use self::whispers::Whispers;
 use super::Shared;
 use super::behind::Holder;
 use super::filter::Filter;
-use super::interest::FeedSignal;
-use super::matching::{PatternSet, Walk};
+use super::leaving::Deposit;
 use super::replay::Reading;
 use super::searching::{Search, Searches};
 use super::subscription::{Delivery, Patience, Waited, Wanted, gap};
@@ -86,35 +87,6 @@ pub struct Feed {
     is_caught_up: bool,
 }
 
-/// Has the waker mark topics for a feed, for as long as it is held.
-#[derive(Debug)]
-struct Interest {
-    shared: Arc<Shared>,
-    patterns: Vec<TopicPattern>,
-    set: Arc<PatternSet>,
-    signal: Arc<FeedSignal>,
-}
-
-impl Interest {
-    fn new(shared: &Arc<Shared>, patterns: Vec<TopicPattern>) -> Self {
-        let signal = Arc::default();
-        let set = Arc::new(PatternSet::new(&patterns));
-        shared.waker.interests().add(&patterns, &signal);
-        Self { shared: shared.clone(), patterns, set, signal }
-    }
-
-    /// Goes through the topics that are followed and that there are, each once.
-    fn walk(&self) -> Walk {
-        Walk::new(&self.set)
-    }
-}
-
-impl Drop for Interest {
-    fn drop(&mut self) {
-        self.shared.waker.interests().remove(&self.patterns, &self.signal);
-    }
-}
-
 /// What a step without the log comes to.
 enum Step {
     Deliver(Run),
@@ -147,12 +119,13 @@ impl Feed {
         patterns: Vec<TopicPattern>,
         start: StartPoint,
         on_gap: OnGap,
+        deposit: Option<Deposit>,
     ) -> Result<Self> {
         if patterns.is_empty() {
             return Err(Error::invalid("topic", "is missing; name one at least"));
         }
         lists::check("topics", patterns.len(), MAX_PATTERNS)?;
-        let interest = Interest::new(&shared, patterns);
+        let interest = Interest::new(&shared, patterns, deposit).await;
         let whispers = Whispers::after(shared.ephemera.last());
         // In this order: what is newer than this is marked, and what is not is seen below.
         let drops = Box::new(Drops::of(start, shared.drops()));

@@ -41,6 +41,7 @@ use crate::broker::{
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
+use crate::polls::{InTurn, in_turn};
 use crate::topic::TopicName;
 
 /// Buffers of a connection, in bytes: it has one to read into for as long as it lasts.
@@ -118,7 +119,8 @@ enum Turn {
     Waited(Box<Following>, Result<Waited>),
 }
 
-type Waiting = Abortable<Pin<Box<dyn Future<Output = Turn> + Send>>>;
+/// One subscription that opens or waits. In turns, for hundreds may have something to do at once.
+type Waiting = InTurn<Abortable<Pin<Box<dyn Future<Output = Turn> + Send>>>>;
 type Publishing = Pin<Box<dyn Future<Output = (Option<String>, Result<Ack>)> + Send>>;
 
 pub(super) struct Session<S> {
@@ -148,6 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut session = Self::new(edge, peer, socket).await;
         let Err(end) = session.serve().await;
         session.end(end).await;
+        session.let_go().await;
     }
 
     /// A session that has not heard anything yet.
@@ -383,7 +386,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         };
         let (handle, registration) = AbortHandle::new_pair();
         self.names.insert(name, handle);
-        self.waiting.push(Abortable::new(Box::pin(open), registration));
+        self.waiting.push(in_turn(Abortable::new(Box::pin(open), registration)));
         Ok(())
     }
 
@@ -509,7 +512,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             let waited = following.reader.next_within(&mut following.patience).await;
             Turn::Waited(following, waited)
         };
-        self.waiting.push(Abortable::new(Box::pin(wait), registration));
+        self.waiting.push(in_turn(Abortable::new(Box::pin(wait), registration)));
         Ok(())
     }
 
@@ -579,7 +582,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Closes the connection, and waits for a moment for the answer.
-    async fn end(mut self, end: End) {
+    async fn end(&mut self, end: End) {
         let frame = match end {
             End::Gone => None,
             End::Dead => {
@@ -608,6 +611,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Ok::<_, tungstenite::Error>(())
         };
         let _gone_or_closed = tokio::time::timeout(CLOSE_WAIT, closing).await;
+    }
+
+    /// Lets go of the subscriptions, in turns: hundreds of them may each hold much.
+    async fn let_go(mut self) {
+        self.names.values().for_each(AbortHandle::abort);
+        while self.waiting.next().await.is_some() {}
     }
 }
 

@@ -25,7 +25,7 @@ const BREATH: Duration = Duration::from_millis(50);
 const HOLD: Duration = Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 10 });
 
 /// Goal of every attack: no task has held a worker for long. The broker itself says which one.
-async fn assert_nobody_held_a_worker(process: &Process) {
+pub(super) async fn assert_nobody_held_a_worker(process: &Process) {
     let metrics = text(&get(process.address, "/metrics").await.body);
     let longest = metrics.lines().filter(|line| line.starts_with("leftoff_longest_poll_us{"));
     let longest: Vec<&str> = longest.collect();

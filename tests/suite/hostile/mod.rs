@@ -8,6 +8,7 @@ mod grpc;
 mod http1;
 mod http2;
 mod memory;
+mod patterns;
 mod rates;
 mod raw_http2;
 mod times;

@@ -1,0 +1,216 @@
+//! What a feed follows, as the waker knows it: put in and taken out in small steps.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::super::Shared;
+use super::super::interest::{FeedSignal, Interests, tokens_of};
+use super::super::leaving::{Deposit, Leftover};
+use super::super::matching::{PatternSet, Walk};
+use super::super::waker::Waker;
+use crate::topic::TopicPattern;
+
+/// Tokens of patterns that are put in before others have a turn on the thread: some hundreds of
+/// microseconds.
+const TOKENS_PER_TURN: usize = 512;
+
+/// Has the waker mark topics for a feed, for as long as it is held.
+#[derive(Debug)]
+pub(super) struct Interest {
+    pub(super) shared: Arc<Shared>,
+    pub(super) patterns: Arc<[TopicPattern]>,
+    /// How many of the patterns the waker knows, the first ones.
+    known: usize,
+    pub(super) set: Arc<PatternSet>,
+    pub(super) signal: Arc<FeedSignal>,
+    deposit: Option<Deposit>,
+}
+
+impl Interest {
+    /// Has the waker know all patterns, each once however often it is named. Others have their turn
+    /// on the thread meanwhile.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the waker forgets what it knows by then.
+    pub(super) async fn new(
+        shared: &Arc<Shared>,
+        patterns: Vec<TopicPattern>,
+        deposit: Option<Deposit>,
+    ) -> Self {
+        let patterns = without_repeats(patterns);
+        // In this order: it leaves when it is dropped.
+        shared.waker.interests().join();
+        let mut interest = Self {
+            shared: shared.clone(),
+            patterns: patterns.into(),
+            known: 0,
+            set: Arc::default(),
+            signal: Arc::default(),
+            deposit,
+        };
+        interest.make_known().await;
+        interest
+    }
+
+    async fn make_known(&mut self) {
+        let interests = self.shared.waker.interests();
+        let (mut set, mut tokens) = (PatternSet::default(), 0);
+        while self.known < self.patterns.len() {
+            let some = Interests::some_first(&self.patterns[self.known..]);
+            let some_tokens = tokens_of(some);
+            // In this order: there is never more than there was.
+            self.shared.leaving.take_out(some_tokens);
+            some.iter().for_each(|pattern| set.insert(pattern));
+            interests.add(some, &self.signal);
+            self.known += some.len();
+            tokens += some_tokens;
+            if tokens >= TOKENS_PER_TURN {
+                tokens = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        self.set = Arc::new(set);
+    }
+
+    /// Goes through the topics that are followed and that there are, each once.
+    pub(super) fn walk(&self) -> Walk {
+        Walk::new(&self.set)
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        self.shared.leaving.leave(Known {
+            waker: self.shared.waker.clone(),
+            patterns: self.patterns.clone(),
+            count: self.known,
+            signal: self.signal.clone(),
+            _set: self.set.clone(),
+            _deposit: self.deposit.take(),
+        });
+    }
+}
+
+/// The patterns, each where it stands first: one that is there a thousand times finds nothing more.
+fn without_repeats(mut patterns: Vec<TopicPattern>) -> Vec<TopicPattern> {
+    let mut seen = HashSet::new();
+    patterns.retain(|pattern| seen.insert(pattern.clone()));
+    patterns
+}
+
+/// What the waker knows of a feed that is gone.
+#[derive(Debug)]
+struct Known {
+    waker: Waker,
+    patterns: Arc<[TopicPattern]>,
+    /// How many of the patterns the waker knows, the first ones.
+    count: usize,
+    signal: Arc<FeedSignal>,
+    /// To be dropped here: it is as large as the patterns are many.
+    _set: Arc<PatternSet>,
+    _deposit: Option<Deposit>,
+}
+
+impl Leftover for Known {
+    fn take_out(&mut self, entries: usize) -> bool {
+        let (interests, mut tokens) = (self.waker.interests(), 0);
+        while self.count > 0 && tokens < entries {
+            let some = Interests::some_last(&self.patterns[..self.count]);
+            interests.remove(some, &self.signal);
+            self.count -= some.len();
+            tokens += tokens_of(some);
+        }
+        if self.count == 0 {
+            interests.leave();
+        }
+        self.count > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::poll;
+
+    use super::super::super::{Broker, OpenConfig};
+    use super::*;
+    use crate::cursor::{OnGap, StartPoint};
+    use crate::topic::TopicName;
+
+    const PATTERNS: usize = 1_024;
+
+    fn patterns(of: impl Fn(usize) -> String) -> Vec<TopicPattern> {
+        (0..PATTERNS).map(|number| of(number).parse().unwrap()).collect()
+    }
+
+    /// How many feeds are known to follow the topics that `patterns` name.
+    fn followers(broker: &Broker, patterns: &[TopicPattern]) -> usize {
+        let interests = broker.0.waker.interests();
+        let name = |pattern: &TopicPattern| pattern.as_str().parse::<TopicName>().unwrap();
+        patterns.iter().map(|pattern| interests.count_of(&name(pattern))).sum()
+    }
+
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        let wait = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait).await.expect(what);
+    }
+
+    /// Goal: a feed of a thousand patterns begins in small steps, and wherever it is given up, and
+    /// when it is dropped, nothing of it is left, and the caller has its deposit back.
+    #[tokio::test]
+    async fn a_feed_that_is_given_up_anywhere_while_it_begins_leaves_nothing_behind() {
+        let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+        let patterns = patterns(|number| format!("n{number}.b.c"));
+        let deposit: Deposit = Arc::new(());
+        let mut most = 0;
+        for polls in 0.. {
+            let start = StartPoint::Latest;
+            let deposited = Some(deposit.clone());
+            let feed = broker.feed_with(patterns.clone(), start, OnGap::Resume, deposited);
+            let mut feed = Box::pin(feed);
+            let mut begun = None;
+            for _ in 0..polls {
+                if let std::task::Poll::Ready(done) = poll!(feed.as_mut()) {
+                    begun = Some(done.unwrap());
+                    break;
+                }
+                let known = followers(&broker, &patterns);
+                assert!(known <= polls * (TOKENS_PER_TURN / 3 + 16), "{known} in {polls} polls");
+                most = most.max(known);
+            }
+            let is_whole = begun.is_some();
+            assert!(!is_whole || followers(&broker, &patterns) == PATTERNS);
+            drop((feed, begun));
+            until("it leaves", || Arc::strong_count(&deposit) == 1).await;
+            assert_eq!(followers(&broker, &patterns), 0);
+            assert!(!broker.0.waker.interests().is_any());
+            if is_whole {
+                assert!(polls > 5 && most > PATTERNS / 2, "{polls} polls, {most} known");
+                return;
+            }
+        }
+    }
+
+    /// Goal: a pattern that is named a thousand times is one.
+    #[tokio::test]
+    async fn a_feed_that_repeats_its_patterns_is_known_once_for_each() {
+        let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+        let repeated = patterns(|number| ["b", "a", "b"][number % 3].to_owned());
+        let start = StartPoint::Latest;
+        let feed = broker.feed(repeated.clone(), start, OnGap::Resume).await.unwrap();
+        assert_eq!(
+            feed.patterns().iter().map(TopicPattern::as_str).collect::<Vec<_>>(),
+            ["b", "a"]
+        );
+        assert_eq!(followers(&broker, &repeated[..2]), 2);
+        drop(feed);
+        assert_eq!(followers(&broker, &repeated[..2]), 0, "few are out at once");
+        assert!(!broker.0.waker.interests().is_any());
+    }
+}

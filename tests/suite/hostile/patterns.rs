@@ -1,0 +1,171 @@
+//! Readers of thousands of patterns: however many come and go at the same time, they hold nobody
+//! up, and nothing is left of them.
+
+use std::net::SocketAddr;
+
+use leftoff::edge::proto;
+use serde_json::{Value, json};
+
+use super::bystander::Bystander;
+use super::fairness::assert_nobody_held_a_worker;
+use crate::common::{PATIENCE, Process, Sse, get, grpc, post, send, soon, text, to};
+use crate::websocket::Client;
+
+/// Patterns of one reader: as many as there may be.
+const PATTERNS: usize = 1_024;
+
+/// Readers of one connection. Without optimisation everything takes ten times as long.
+const READERS: usize = if cfg!(debug_assertions) { 128 } else { 256 };
+
+/// How many follow a topic, as a publisher is told.
+async fn receivers(address: SocketAddr, topic: &str) -> u64 {
+    let path = format!("/v1/topics/{topic}/events?ephemeral=true");
+    post(address, &path, "x").await.json()["receivers"].as_u64().unwrap()
+}
+
+async fn members(address: SocketAddr, topic: &str) -> usize {
+    let listed = get(address, &format!("/v1/topics/{topic}/presence")).await.json();
+    listed["members"].as_array().unwrap().len()
+}
+
+/// What all clients hold together, in bytes.
+async fn client_bytes(address: SocketAddr) -> u64 {
+    let metrics = text(&get(address, "/metrics").await.body);
+    let line = metrics.lines().find_map(|line| line.strip_prefix("leftoff_client_bytes "));
+    line.unwrap().parse().unwrap()
+}
+
+/// Waits until nothing is known of readers that followed these topics.
+async fn until_nobody_follows(address: SocketAddr, topics: &[String]) {
+    let gone = async {
+        for topic in topics {
+            while receivers(address, topic).await + members(address, topic).await as u64 > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        // The bystander, and who asks, hold little.
+        while client_bytes(address).await > 256 << 10 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("nothing is left of them");
+}
+
+fn subscribe(reader: usize, topics: Vec<String>) -> Value {
+    json!({"type": "subscribe", "subscription": format!("s{reader}"), "topics": topics})
+}
+
+/// Goal: hundreds of subscriptions to a thousand patterns each begin and end in small steps, also
+/// where their connection ends in the middle of that; each counts while it is there, and no longer.
+#[tokio::test]
+async fn a_connection_with_hundreds_of_thousands_of_patterns_comes_and_goes_and_nobody_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &[]);
+    let address = process.address;
+    let bystander = Bystander::start(address).await;
+    let name = |reader, pattern| format!("n{reader}x{pattern}.b");
+    let patterns = |reader| (0..PATTERNS).map(|pattern| name(reader, pattern)).collect();
+    let ends = [(0, 0), (0, PATTERNS - 1), (READERS - 1, 0), (READERS - 1, PATTERNS - 1)];
+    let topics = ends.map(|(reader, pattern)| name(reader, pattern));
+    for is_whole in [true, false, true] {
+        let attack = async || {
+            let mut client = Client::connect(address).await;
+            for reader in 0..READERS {
+                client.say(subscribe(reader, patterns(reader))).await;
+            }
+            for _ in 0..if is_whole { READERS } else { READERS / 4 } {
+                client.find("subscribed").await;
+            }
+            if is_whole {
+                for topic in &topics {
+                    assert_eq!(receivers(address, topic).await, 1, "{topic}");
+                }
+            }
+            drop(client);
+            until_nobody_follows(address, &topics).await;
+        };
+        bystander.assert_unhurt(attack).await;
+    }
+    assert_nobody_held_a_worker(&process).await;
+}
+
+/// Goal: members of a thousand topics each come and go in small steps, also where their connection
+/// ends in the middle of that.
+#[tokio::test]
+async fn members_of_a_thousand_topics_come_and_go_and_nobody_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &[]);
+    let address = process.address;
+    let bystander = Bystander::start(address).await;
+    let names: Vec<String> = (0..PATTERNS).map(|number| format!("room.{number}")).collect();
+    let topics = [names[0].clone(), names[PATTERNS - 1].clone()];
+    for is_whole in [true, false] {
+        let attack = async || {
+            let mut client = Client::connect(address).await;
+            for reader in 0..READERS {
+                let mut message = subscribe(reader, names.clone());
+                message["member"] = json!({"id": format!("m{reader}")});
+                client.say(message).await;
+            }
+            for _ in 0..if is_whole { READERS } else { READERS / 4 } {
+                client.find("subscribed").await;
+            }
+            if is_whole {
+                assert_eq!(members(address, &topics[1]).await, READERS);
+            }
+            drop(client);
+            until_nobody_follows(address, &topics).await;
+        };
+        bystander.assert_unhurt(attack).await;
+    }
+    assert_nobody_held_a_worker(&process).await;
+}
+
+/// Goal: one reader with as many patterns as there may be, of as many tokens as fit, is no burden
+/// on any protocol, neither when it comes nor when it goes.
+#[tokio::test]
+async fn patterns_of_a_hundred_tokens_hold_nobody_up_on_any_protocol() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &[]);
+    let address = process.address;
+    let bystander = Bystander::start(address).await;
+    let deep = |number| format!("d{number}{}", ".t".repeat(100));
+    let patterns: Vec<String> = (0..PATTERNS).map(deep).collect();
+    let topics = [deep(0), deep(PATTERNS - 1)];
+    let body = json!({"topics": patterns, "from": "latest"}).to_string();
+    let asked = |path| to(address, "POST", path).header("content-type", "application/json");
+    let over_sse = async || {
+        let stream = Sse::open_with(asked("/v1/events"), body.clone()).await.unwrap();
+        assert_eq!(stream.status, 200);
+        assert_eq!(receivers(address, &topics[1]).await, 1);
+        drop(stream);
+        until_nobody_follows(address, &topics).await;
+    };
+    bystander.assert_unhurt(over_sse).await;
+    let in_pages = async || {
+        let page = send(asked("/v1/events?wait=100ms"), body.clone()).await;
+        assert_eq!(page.status, 200, "{}", text(&page.body));
+        until_nobody_follows(address, &topics).await;
+    };
+    bystander.assert_unhurt(in_pages).await;
+    let over_grpc = async || {
+        let mut client = grpc(address).await;
+        let request = proto::SubscribeRequest { topics: patterns.clone(), ..Default::default() };
+        let mut stream = client.subscribe(request).await.unwrap().into_inner();
+        soon(stream.message()).await.unwrap().unwrap();
+        assert_eq!(receivers(address, &topics[1]).await, 1);
+        drop((stream, client));
+        until_nobody_follows(address, &topics).await;
+    };
+    bystander.assert_unhurt(over_grpc).await;
+    let over_a_websocket = async || {
+        let mut client = Client::connect(address).await;
+        client.say(subscribe(0, patterns.clone())).await;
+        client.find("subscribed").await;
+        client.say(json!({"type": "unsubscribe", "subscription": "s0"})).await;
+        client.find("unsubscribed").await;
+        until_nobody_follows(address, &topics).await;
+    };
+    bystander.assert_unhurt(over_a_websocket).await;
+    assert_nobody_held_a_worker(&process).await;
+}
