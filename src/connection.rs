@@ -325,6 +325,8 @@ impl Serving {
         let mut connection = pin!(connection);
         let mut stopping = pin!(self.stopping.cancelled());
         let mut is_told = false;
+        // Since it was idle for too long: when what its client has not taken by then is dropped.
+        let mut given_up: Option<Instant> = None;
         let mut look = tokio::time::interval(self.write_timeout.min(self.times.idle) / 4);
         loop {
             tokio::select! {
@@ -335,12 +337,16 @@ impl Serving {
                 }
                 _ = look.tick() => {
                     let stalled = streams.end_stalled(self.write_timeout);
-                    if let Look::Over(limit) = activity.look(self.times)
-                        && !is_told
-                    {
-                        self.note(limit);
-                        is_told = true;
-                        connection.as_mut().graceful_shutdown();
+                    if let Look::Over(limit) = activity.look(self.times) {
+                        if !is_told {
+                            self.note(limit);
+                            is_told = true;
+                            connection.as_mut().graceful_shutdown();
+                        }
+                        let now = Instant::now();
+                        if *given_up.get_or_insert(now + self.write_timeout) <= now {
+                            return Ok(());
+                        }
                     }
                     if stalled > 0 {
                         (0..stalled).for_each(|_| self.counters.time_limit(TimeLimit::Write));

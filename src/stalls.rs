@@ -3,8 +3,9 @@
 //! # Why
 //!
 //! Each stream has a window of its own: a client can leave one closed for ever while its connection
-//! is well. Hyper asks a body for more only when there is room for it, so a body that has given
-//! something, and is asked for nothing for long, belongs to a stream that has stalled. Hyper has no
+//! is well. Hyper asks a body for more only when there is room for it, so a body that is asked for
+//! nothing for long, since it gave something or since its head was given, belongs to a stream that
+//! has stalled. Hyper has no
 //! word to end such a stream: it waits for room before anything else. But it has each stream served
 //! by a task of its own, which is started here; the end of the task is the end of the stream, with
 //! `CANCEL`, and of nothing else on the connection.
@@ -92,7 +93,9 @@ impl Streams {
     /// Watches whether `body` is taken, in the task that serves its stream.
     pub(crate) fn watch(&self, body: Body) -> Body {
         let stream = STREAM.try_with(StreamEnd::clone).ok();
-        let given = Arc::new(Given { at_ms: AtomicU64::new(NEVER), stream });
+        // Its head is given already: with a window of nothing, no more is ever asked for.
+        let at_ms = AtomicU64::new(self.start.elapsed().as_millis() as u64);
+        let given = Arc::new(Given { at_ms, stream });
         self.open.lock().unwrap_or_else(PoisonError::into_inner).add(Arc::downgrade(&given));
         Body::new(Watched { body, start: self.start, given })
     }

@@ -53,11 +53,16 @@ impl RawHttp2 {
 
     /// Asks for an event stream; the answer is not looked at.
     pub(super) async fn follow(&mut self, address: SocketAddr, path: &str) {
+        self.ask(address, path, "text/event-stream").await;
+    }
+
+    /// Asks for what is at `path`; the answer is not looked at.
+    pub(super) async fn ask(&mut self, address: SocketAddr, path: &str, accept: &str) {
         let head = [
             vec![0x82, 0x86], // :method GET, :scheme http
             header(4, path),
             header(1, &address.to_string()),
-            header(19, "text/event-stream"),
+            header(19, accept),
         ];
         let stream = self.next_stream;
         self.next_stream += 2;
@@ -67,6 +72,11 @@ impl RawHttp2 {
     /// Sends bytes as they are.
     pub(super) async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         soon(self.socket.write_all(bytes)).await
+    }
+
+    /// Whether the broker has not ended the connection.
+    pub(super) fn is_open(&self) -> bool {
+        !self.reading.is_finished()
     }
 
     /// Waits until the broker ends the connection.

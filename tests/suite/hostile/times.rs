@@ -20,7 +20,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::common::{Process, get, grpc, soon, text, to};
+use super::raw_http2::{RawHttp2, initial_window};
+use crate::common::{Process, get, grpc, post, soon, text, to};
 use crate::websocket::{Client as WebSocket, frame, raw, read_frame};
 
 const EVENTS: &str = "/v1/topics/a/events";
@@ -194,6 +195,28 @@ async fn a_connection_that_is_not_used_is_closed_in_order() {
     assert!(closed > Duration::from_millis(1_400), "it was closed after {closed:?}");
     assert_eq!(goodbye, [0, 0, 0, 0], "no error");
     assert!(struck(address, "idle").await >= 2);
+}
+
+/// Goal: a stream of HTTP/2 that lets nothing through is ended alone, also where it never did; and
+/// what was answered and is never taken goes with its connection, once that is idle for too long.
+#[tokio::test]
+async fn what_is_never_taken_over_http2_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = serve(&directory, &["server.write_timeout_ms=500", "server.idle_ms=2000"]);
+    let address = process.address;
+    assert_eq!(post(address, EVENTS, "x".repeat(1_000)).await.status, 201);
+    // The answer is made when there is room for a byte of it, and is there as a whole then.
+    let mut unread = RawHttp2::connect(address).await;
+    unread.send(&initial_window(1)).await.unwrap();
+    unread.ask(address, &format!("{EVENTS}?limit=1"), "*/*").await;
+    unread.ended().await;
+    assert_eq!(struck(address, "write").await, 0, "its stream is over for the broker");
+    assert!(struck(address, "idle").await >= 1);
+    let mut closed = RawHttp2::connect(address).await;
+    closed.send(&initial_window(0)).await.unwrap();
+    closed.follow(address, &format!("{EVENTS}?from=earliest")).await;
+    until_struck(address, "write", 1).await;
+    assert!(closed.is_open(), "the connection goes on");
 }
 
 /// The rate above which slow clients are served, after a second.
