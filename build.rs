@@ -1,28 +1,67 @@
 //! Compiles the protos with a compiler in pure Rust, so that a build needs nothing but Rust.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use prost_types::FileDescriptorSet;
+use prost_types::field_descriptor_proto::Type;
 
 const PROTO: &str = "leftoff/v1/leftoff.proto";
 /// Messages alone, and no part of what the reflection service tells of.
 const CLOUDEVENTS: &str = "io/cloudevents/v1/cloudevents.proto";
 
+/// Messages with as many events as their client likes. The server has the events of these as bytes,
+/// so that it decodes, or encodes, one after the other, and has no more than one in memory.
+const IN_PARTS: [&str; 5] = [
+    "PublishRequest",
+    "PublishStreamRequest",
+    "ReadResponse",
+    "ReadStateResponse",
+    "CloudEventBatch",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let descriptors = protox::compile([PROTO], ["proto"])?;
     // For the reflection service.
-    let out = PathBuf::from(std::env::var("OUT_DIR")?).join("leftoff_descriptor.bin");
-    tonic_prost_build::configure()
-        .bytes(".")
-        .btree_map(".")
-        .codec_path("crate::edge::codec::Codec")
-        .file_descriptor_set_path(&out)
-        .skip_protoc_run()
-        .compile_fds(descriptors.clone())?;
-    std::fs::write(out, prost::Message::encode_to_vec(&descriptors))?;
-    tonic_prost_build::configure()
-        .bytes(".")
-        .btree_map(".")
-        .compile_fds(protox::compile([CLOUDEVENTS], ["proto"])?)?;
+    let bytes = prost::Message::encode_to_vec(&descriptors);
+    std::fs::write(out.join("leftoff_descriptor.bin"), bytes)?;
+    compile_server(descriptors.clone(), &out.join("served"))?;
+    configure().build_server(false).compile_fds(descriptors)?;
+    configure().compile_fds(in_parts(protox::compile([CLOUDEVENTS], ["proto"])?))?;
     Ok(())
+}
+
+fn configure() -> tonic_prost_build::Builder {
+    tonic_prost_build::configure().bytes(".").btree_map(".")
+}
+
+/// The service, with those messages that are in parts; the others are those that clients have.
+fn compile_server(descriptors: FileDescriptorSet, out: &Path) -> Result<(), Box<dyn Error>> {
+    let descriptors = in_parts(descriptors);
+    let codec = "crate::edge::codec::Codec";
+    let mut server = configure().build_client(false).codec_path(codec).out_dir(out);
+    for file in &descriptors.file {
+        let messages = file.message_type.iter().map(|message| message.name());
+        let messages = messages.filter(|name| !IN_PARTS.contains(name));
+        for name in messages.chain(file.enum_type.iter().map(|found| found.name())) {
+            let (proto, rust) = (file.package(), format!("crate::edge::proto::{name}"));
+            server = server.extern_path(format!(".{proto}.{name}"), rust);
+        }
+    }
+    std::fs::create_dir_all(out)?;
+    Ok(server.compile_fds(descriptors)?)
+}
+
+/// The same messages on the wire, with events that are bytes in those of [`IN_PARTS`].
+fn in_parts(mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
+    let messages = descriptors.file.iter_mut().flat_map(|file| &mut file.message_type);
+    for message in messages.filter(|message| IN_PARTS.contains(&message.name())) {
+        for field in message.field.iter_mut().filter(|field| field.name() == "events") {
+            field.set_type(Type::Bytes);
+            field.type_name = None;
+        }
+    }
+    descriptors
 }

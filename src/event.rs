@@ -123,7 +123,19 @@ pub struct NewEvent {
     pub ttl_ms: Option<u64>,
 }
 
+/// What a header takes in memory besides its two texts, in bytes: their places in the map, which is
+/// filled by half, and the least that two pieces of memory take.
+const HEADER_BYTES: usize = 128;
+
 impl NewEvent {
+    /// About what its texts, its headers and its payload take in memory, in bytes.
+    pub(crate) fn content_bytes(&self) -> usize {
+        let Self { id, event_type, key, headers, content_type, payload, .. } = self;
+        let texts = [id, event_type, key, content_type].map(String::len).iter().sum::<usize>();
+        let header = |(name, value): (&String, &String)| HEADER_BYTES + name.len() + value.len();
+        texts + headers.iter().map(header).sum::<usize>() + payload.len()
+    }
+
     /// Whether it says that its key is gone: it has a key, and no payload.
     pub fn is_tombstone(&self) -> bool {
         !self.key.is_empty() && self.payload.is_empty()

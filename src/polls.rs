@@ -152,6 +152,13 @@ pub(crate) fn is_turn_over() -> bool {
     TURN.get().is_some_and(|started| started.elapsed() >= MAX_TURN)
 }
 
+/// Lets others have their turn, if the poll that runs on this thread has lasted long.
+pub(crate) async fn rest() {
+    if is_turn_over() {
+        tokio::task::yield_now().await;
+    }
+}
+
 pin_project! {
     /// A future that is polled while its task's turn lasts. One of many that a task waits for at
     /// the same time: else all that are ready go on in the same poll.

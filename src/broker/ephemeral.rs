@@ -38,10 +38,7 @@ impl Ephemeral {
     }
 
     fn size_bytes(&self) -> usize {
-        let NewEvent { id, event_type, key, headers, content_type, payload, .. } = &self.event;
-        let texts = [id, event_type, key, content_type].map(String::len).iter().sum::<usize>();
-        let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        size_of::<Self>() + texts + headers + payload.len()
+        size_of::<Self>() + self.event.content_bytes()
     }
 }
 

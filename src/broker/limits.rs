@@ -65,17 +65,31 @@ impl LimitsConfig {
     ///
     /// [`Error::Invalid`] and [`Error::OverLimit`] name the first event and field that do not fit.
     pub fn check(&self, events: &[NewEvent]) -> Result<()> {
-        if events.is_empty() {
-            return Err(Error::invalid("events", "is empty; publish one at least"));
-        }
-        at_most("events in a batch", events.len(), self.max_batch_events)?;
+        self.check_count(events.len())?;
         for (index, event) in events.iter().enumerate() {
             self.check_event(event).map_err(|error| locate(error, index, events.len()))?;
         }
         Ok(())
     }
 
-    fn check_event(&self, event: &NewEvent) -> Result<()> {
+    /// Checks how many events one publish has.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`].
+    pub(super) fn check_count(&self, count: usize) -> Result<()> {
+        if count == 0 {
+            return Err(Error::invalid("events", "is empty; publish one at least"));
+        }
+        at_most("events in a batch", count, self.max_batch_events)
+    }
+
+    /// Checks one event.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`], without its place.
+    pub(super) fn check_event(&self, event: &NewEvent) -> Result<()> {
         at_most("payload bytes", event.payload.len(), self.max_payload_bytes)?;
         check_text("id", &event.id, self.max_id_bytes)?;
         check_text("type", &event.event_type, self.max_type_bytes)?;
@@ -130,7 +144,7 @@ fn refuse_controls(field: &str, text: &str) -> Result<()> {
 }
 
 /// Says which event of several an error is about.
-fn locate(error: Error, index: usize, count: usize) -> Error {
+pub(super) fn locate(error: Error, index: usize, count: usize) -> Error {
     if count == 1 {
         return error;
     }

@@ -12,6 +12,7 @@ mod atomic {
     pub(super) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 }
 mod backup;
+mod batch;
 mod behind;
 mod chunks;
 mod clock;
@@ -64,6 +65,7 @@ use tracing::info;
 
 pub use crate::log::{EventRef, Extent, Headers, LogConfig};
 pub use backup::Backup;
+pub use batch::{Batch, Events};
 pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
@@ -87,7 +89,7 @@ use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::lists;
-use crate::log::{Log, MemoryLog, NewRecords, SledLog};
+use crate::log::{Log, MemoryLog, SledLog};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 use clock::Now;
@@ -219,7 +221,11 @@ impl Broker {
     /// # Cancel safety
     ///
     /// As [`Self::submit`]; a publish that was given up is no failure to those after it.
-    pub async fn submit_in_order(&self, publish: Publish, order: &InOrder) -> Result<Pending> {
+    pub async fn submit_in_order<E: Events>(
+        &self,
+        publish: Publish<E>,
+        order: &InOrder,
+    ) -> Result<Pending> {
         let (turn, wait) = (order.next(), self.0.max_queue_wait);
         let queued = tokio::time::timeout(wait, self.enqueue(publish, turn.clone())).await;
         let busy = Error::Busy { waited_ms: wait.as_millis() as u64 };
@@ -236,31 +242,27 @@ impl Broker {
     /// # Cancel safety
     ///
     /// As [`Self::submit_in_order`].
-    pub async fn submit_patiently(&self, publish: Publish, order: &InOrder) -> Result<Pending> {
+    pub async fn submit_patiently<E: Events>(
+        &self,
+        publish: Publish<E>,
+        order: &InOrder,
+    ) -> Result<Pending> {
         let turn = order.next();
         self.enqueue(publish, turn.clone()).await.inspect_err(|_refused| turn.fail())
     }
 
-    async fn enqueue(&self, publish: Publish, turn: Turn) -> Result<Pending> {
+    async fn enqueue<E: Events>(&self, publish: Publish<E>, turn: Turn) -> Result<Pending> {
         turn.check()?;
         let shared = &self.0;
-        shared.limits.check(&publish.events)?;
-        let records = NewRecords::encode(&publish.events);
-        limits::at_most("batch bytes", records.size_bytes(), shared.limits.max_batch_bytes)?;
-        let topic = shared.topics.open(&publish.topic)?;
+        let Publish { topic, events, expected_sequence } = publish;
+        let records = batch::records(events.into_batch(&shared.limits)?, &shared.limits)?;
+        let topic = shared.topics.open(&topic)?;
         if !records.ids().is_empty() {
             shared.recall(&topic).await?;
         }
         let space = shared.space(REQUEST_BYTES + records.size_bytes()).await?;
         let (answer, pending) = oneshot::channel();
-        let request = Request {
-            topic,
-            records,
-            expected_sequence: publish.expected_sequence,
-            turn,
-            answer,
-            _space: space,
-        };
+        let request = Request { topic, records, expected_sequence, turn, answer, _space: space };
         shared.send(Command::Publish(request)).await?;
         Ok(Pending(pending))
     }
@@ -273,14 +275,30 @@ impl Broker {
     ///
     /// As [`Self::publish`], for what is wrong with the events; [`Error::ShuttingDown`].
     pub fn publish_ephemeral(&self, topic: &TopicName, events: Vec<NewEvent>) -> Result<usize> {
+        self.0.limits.check(&events)?;
+        self.whisper(topic, events.into_iter().map(Ok))
+    }
+
+    /// Publishes ephemeral events that were checked already. Each is delivered as it comes out of
+    /// the iterator, so that there need not be more than one.
+    ///
+    /// # Errors
+    ///
+    /// The first of `events`: those before it are delivered. [`Error::ShuttingDown`].
+    pub(crate) fn whisper(
+        &self,
+        topic: &TopicName,
+        events: impl Iterator<Item = Result<NewEvent>>,
+    ) -> Result<usize> {
         if self.is_draining() {
             return Err(Error::ShuttingDown);
         }
         let shared = &self.0;
-        shared.limits.check(&events)?;
         let topic = shared.topics.open_briefly(topic);
         let receivers = shared.followers(&topic);
-        events.into_iter().for_each(|event| shared.whisper(&topic, event));
+        for event in events {
+            shared.whisper(&topic, event?);
+        }
         Ok(receivers)
     }
 

@@ -12,11 +12,11 @@ use crate::topic::TopicName;
 
 /// Events for one topic, stored all or not at all.
 #[derive(Debug, Clone)]
-pub struct Publish {
+pub struct Publish<E = Vec<NewEvent>> {
     /// The topic; it is created if there is none.
     pub topic: TopicName,
     /// The events, in their order; one at least.
-    pub events: Vec<NewEvent>,
+    pub events: E,
     /// Store them only if this is the last sequence that the topic ever gave to an event; 0: it
     /// never had one. A topic that was emptied, or deleted and created again, is where it was:
     /// whoever decided on an event that is gone since must not be taken for the first. Not asked of

@@ -1,6 +1,6 @@
 //! Protobuf messages on the wire, as tonic's own codec has them, but for two things: a message that
-//! cannot be decoded is the client's mistake, and is answered so; and one whose lists are too long
-//! is not decoded.
+//! cannot be decoded is the client's mistake, and is answered so; and one with too many fields, or
+//! whose lists are too long, is not decoded.
 
 use std::marker::PhantomData;
 
@@ -13,7 +13,7 @@ use tonic_prost::ProstEncoder;
 use super::wire::{self, Field};
 use crate::error::Error;
 
-/// Encodes `T`, decodes `U`.
+/// Encodes `T`, an answer; decodes `U`, a request.
 #[derive(Debug, Clone)]
 pub(super) struct Codec<T, U>(PhantomData<(T, U)>);
 

@@ -110,15 +110,18 @@ pub(super) fn written_line(topic: &str, event: &NewEvent) -> String {
 pub fn cloudevents(input: &[u8]) {
     let Some((mode, body)) = input.split_first() else { return };
     let body = Bytes::copy_from_slice(body);
+    let read = |mode, headers: &HeaderMap, body: &Bytes| {
+        cloudevents::read(mode, headers, body, EVENTS)?.collect::<crate::Result<Vec<NewEvent>>>()
+    };
     let read = match mode {
         b'b' => {
             let (headers, body) = split_headers(&body);
-            cloudevents::read(Mode::Binary, &headers, body, EVENTS)
+            read(Mode::Binary, &headers, &body)
         }
-        b's' => cloudevents::read(Mode::Structured, &HeaderMap::new(), body, EVENTS),
-        b'S' => cloudevents::read(Mode::Batched, &HeaderMap::new(), body, EVENTS),
-        b'p' => cloudevents::read(Mode::Protobuf, &HeaderMap::new(), body, EVENTS),
-        b'P' => cloudevents::read(Mode::ProtobufBatch, &HeaderMap::new(), body, EVENTS),
+        b's' => read(Mode::Structured, &HeaderMap::new(), &body),
+        b'S' => read(Mode::Batched, &HeaderMap::new(), &body),
+        b'p' => read(Mode::Protobuf, &HeaderMap::new(), &body),
+        b'P' => read(Mode::ProtobufBatch, &HeaderMap::new(), &body),
         _ => {
             let (headers, payload) = split_headers(&body);
             let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -171,9 +174,10 @@ fn check_cloudevent(event: &NewEvent) {
     let mut written = Vec::new();
     cloudevents::append("a.b", Epoch::new(7), &stored, &mut written);
     let shown = String::from_utf8_lossy(&written);
-    let again =
-        cloudevents::read(Mode::Structured, &HeaderMap::new(), written.clone().into(), EVENTS);
-    let again = again.unwrap_or_else(|error| panic!("{shown}: {error}")).remove(0);
+    let body = written.clone().into();
+    let again = cloudevents::read(Mode::Structured, &HeaderMap::new(), &body, EVENTS);
+    let again = again.and_then(|mut events| events.next().expect("one was written"));
+    let again = again.unwrap_or_else(|error| panic!("{shown}: {error}"));
     assert_eq!(again.id, event.id, "{shown}");
     assert_eq!(again.event_type, event.event_type, "{shown}");
     assert_eq!(again.key, event.key, "{shown}");

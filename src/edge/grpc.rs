@@ -5,25 +5,30 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::budget::{Held, Share, WaitsForRoom};
 use super::clients::{self, Peer};
+use super::effort::Effort;
+use super::messages::EncodedEvents;
 use super::page_token::{StateToken, page_limit};
-use super::proto::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::proto::{self, subscribe_response::Message};
 use super::rates::{CallerRates, Rate, Temper};
 use super::receiving::{self, Received};
 use super::selection::{self, Kept, Topics, Wanted};
+use super::served;
+use super::served::broker_service_server::{BrokerService, BrokerServiceServer};
 use super::{FollowConfig, messages, wire};
 use crate::broker::{
-    Broker, Delivery, InOrder, LimitsConfig, Member, Page, PageRequest, Patience, Pending, Reader,
-    Run, Waited,
+    Batch, Broker, Delivery, InOrder, LimitsConfig, Member, PageRequest, Patience, Pending,
+    Publish, Reader, Run, Waited,
 };
 use crate::cursor::{Cursor, OnGap, Place, Sequence, StartPoint};
 use crate::error::{Error, Result};
+use crate::polls;
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 
@@ -103,21 +108,25 @@ impl BrokerService for Grpc {
 
     async fn publish(
         &self,
-        request: Request<proto::PublishRequest>,
+        request: Request<served::PublishRequest>,
     ) -> Result<Response<proto::PublishResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
         let received = request.extensions().get::<Received>().cloned();
         let rates = CallerRates::of(request.extensions().get::<Peer>());
-        let proto::PublishRequest { topic, events, expected_sequence, ephemeral } =
+        let served::PublishRequest { topic, events, expected_sequence, ephemeral } =
             request.into_inner();
-        let publish = messages::publish(&topic, events, expected_sequence)?;
-        rates.take(Rate::Publishes, publish.events.len())?;
+        let topic = TopicName::new(&topic)?;
+        rates.take(Rate::Publishes, events.len())?;
         if ephemeral {
-            let receivers = self.broker.publish_ephemeral(&publish.topic, publish.events)?;
+            let receivers = publish_ephemeral(&self.broker, topic, events, received).await?;
             let receivers = u32::try_from(receivers).unwrap_or(u32::MAX);
             return Ok(Response::new(proto::PublishResponse { ack: None, receivers }));
         }
-        let publish = receiving::handed_in(&self.broker, publish, received);
+        let publish = async {
+            let events = batch(&self.broker, events, received.clone()).await?;
+            let publish = Publish { topic, events, expected_sequence };
+            receiving::handed_in(&self.broker, publish, received).await
+        };
         let ack = within(deadline, publish).await?;
         let ack = Some(messages::ack(&ack));
         Ok(Response::new(proto::PublishResponse { ack, receivers: 0 }))
@@ -125,7 +134,7 @@ impl BrokerService for Grpc {
 
     async fn publish_stream(
         &self,
-        request: Request<Streaming<proto::PublishStreamRequest>>,
+        request: Request<Streaming<served::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let deadline = messages::deadline(request.metadata())?;
         let received = request.extensions().get::<Received>().cloned().unwrap_or_default();
@@ -187,14 +196,14 @@ impl BrokerService for Grpc {
     async fn read(
         &self,
         request: Request<proto::ReadRequest>,
-    ) -> Result<Response<proto::ReadResponse>, Status> {
+    ) -> Result<Response<served::ReadResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
         let share = share(&request);
         let request = request.into_inner();
         let topic = TopicName::new(&request.topic)?;
         let wanted = messages::page_request(&request, &self.config)?;
         let (page, held) = within(deadline, page(&self.broker, &topic, wanted, &share)).await?;
-        holding(messages::page(&page), held)
+        holding(page, held)
     }
 
     async fn get_topic(
@@ -280,7 +289,7 @@ impl BrokerService for Grpc {
     async fn read_state(
         &self,
         request: Request<proto::ReadStateRequest>,
-    ) -> Result<Response<proto::ReadStateResponse>, Status> {
+    ) -> Result<Response<served::ReadStateResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
         let share = share(&request);
         let proto::ReadStateRequest { topic, key_prefix, page_size, page_token } =
@@ -292,8 +301,13 @@ impl BrokerService for Grpc {
         let page = within(deadline, self.broker.state(&name, request)).await?;
         let cursor = Cursor::after(page.at, self.broker.epoch()).to_string();
         let next_page_token = StateToken::next(&page);
-        let events = page.events.into_iter().map(messages::own_event).collect();
-        holding(proto::ReadStateResponse { events, cursor, next_page_token }, held)
+        let mut events = EncodedEvents::default();
+        for event in page.events {
+            events.push(&messages::own_event(event));
+            polls::rest().await;
+        }
+        let events = events.into_events();
+        holding(served::ReadStateResponse { events, cursor, next_page_token }, held)
     }
 
     async fn backup(
@@ -338,28 +352,53 @@ fn share<T>(request: &Request<T>) -> Share {
     clients::share(request.extensions().get::<Peer>())
 }
 
+/// Checks and encodes what was received to be published: away from the workers if it is much.
+async fn batch(broker: &Broker, events: Vec<Bytes>, received: Option<Received>) -> Result<Batch> {
+    let (broker, effort) = (broker.clone(), Effort::of_events(&events));
+    let work = move || Batch::of(messages::new_events(&events), broker.limits());
+    receiving::work_with(received, effort, work).await
+}
+
+/// As [`batch`], and gives what is ephemeral to who is there.
+async fn publish_ephemeral(
+    broker: &Broker,
+    topic: TopicName,
+    events: Vec<Bytes>,
+    received: Option<Received>,
+) -> Result<usize> {
+    let (broker, effort) = (broker.clone(), Effort::of_events(&events));
+    let work = move || {
+        Batch::of(messages::new_events(&events), broker.limits())?;
+        broker.whisper(&topic, messages::new_events(&events))
+    };
+    receiving::work_with(received, effort, work).await
+}
+
 /// Reads a page, and takes what it holds in memory. Where there is no room for more, it ends.
 async fn page(
     broker: &Broker,
     topic: &TopicName,
     request: PageRequest,
     share: &Share,
-) -> Result<(Page, Held)> {
+) -> Result<(served::ReadResponse, Held)> {
     let one = Topics::One(topic.clone());
     let mut held = share.take(selection::reader_bytes(&one, &request.filter))?;
     let mut reader = broker.page(topic, request).await?;
-    let mut runs = Vec::new();
-    while runs.is_empty() || share.has_room(PAGE_STEP_BYTES) {
+    let mut events = EncodedEvents::default();
+    while events.is_empty() || share.has_room(PAGE_STEP_BYTES) {
         let Some(run) = reader.next().await? else { break };
-        // As a block, and as a message.
-        if runs.is_empty() {
-            held.grow(2 * run.held_bytes())?;
+        let (is_first, before) = (events.is_empty(), events.size_bytes());
+        run.events().for_each(|event| events.push(&messages::event(&event)));
+        // Each by itself, and all of them in the answer.
+        let added_bytes = 2 * (events.size_bytes() - before);
+        if is_first {
+            held.grow(added_bytes)?;
         } else {
-            held.count(2 * run.held_bytes()); // The reader is beyond it already.
+            held.count(added_bytes); // The reader is beyond it already.
         }
-        runs.push(run);
+        polls::rest().await;
     }
-    Ok((Page { runs, ..reader.page() }, held))
+    Ok((messages::page(&reader.page(), events.into_events()), held))
 }
 
 /// An answer that makes its pieces as the client takes them.
@@ -407,7 +446,7 @@ fn until<T: Send + 'static>(
 struct Publishing {
     broker: Broker,
     /// `None` when no more are read.
-    requests: Option<Streaming<proto::PublishStreamRequest>>,
+    requests: Option<Streaming<served::PublishStreamRequest>>,
     /// What was received of requests that are not handed in yet.
     received: Received,
     /// What the client has left, and how it takes that.
@@ -449,25 +488,29 @@ impl Publishing {
         }
     }
 
-    async fn submit(&mut self, request: proto::PublishStreamRequest) -> Result<Pending> {
+    async fn submit(&mut self, request: served::PublishStreamRequest) -> Result<Pending> {
         let size = || prost::Message::encoded_len(&request);
         let rated = self.rates.publish(request.events.len(), size);
-        let proto::PublishStreamRequest { topic, events, expected_sequence, in_order } = request;
-        let publish = messages::publish(&topic, events, expected_sequence);
+        let served::PublishStreamRequest { topic, events, expected_sequence, in_order } = request;
         let order = if in_order { self.order.clone() } else { self.order.independent() };
         if let Err(error) = rated {
             self.temper.refused();
             return Err(order.refuse(error));
         }
         self.temper.taken();
-        match publish {
+        let publish = async {
+            let topic = TopicName::new(&topic)?;
+            let events = batch(&self.broker, events, Some(self.received.clone())).await?;
+            Ok(Publish { topic, events, expected_sequence })
+        };
+        match publish.await {
             Ok(publish) => self.broker.submit_patiently(publish, &order).await,
             Err(error) => Err(order.refuse(error)),
         }
     }
 
     /// Hands a request to the broker, or notes how the stream ends.
-    async fn accept(&mut self, request: Result<Option<proto::PublishStreamRequest>, Status>) {
+    async fn accept(&mut self, request: Result<Option<served::PublishStreamRequest>, Status>) {
         match request {
             Ok(Some(request)) => {
                 let pending = self.submit(request).await;

@@ -16,6 +16,7 @@ use serde_json::json;
 use super::checked_body::refusal;
 use super::clients::{Peer, share};
 use super::counters::Counters;
+use super::effort::Effort;
 use super::json::ReceiptJson;
 use super::pace::Pace;
 use super::query::Query;
@@ -26,7 +27,7 @@ use super::{
     FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, page_body,
     sse, status, websocket,
 };
-use crate::broker::{Broker, Filter, Member, PageRequest, Publish};
+use crate::broker::{Batch, Broker, Filter, Member, PageRequest, Publish};
 use crate::cursor::{Cursor, OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
@@ -305,7 +306,7 @@ impl Edge {
         &self,
         topic: TopicName,
         mut query: Query,
-        (mode, headers): (cloudevents::Mode, &HeaderMap),
+        (mode, headers): (cloudevents::Mode, HeaderMap),
         body: Body,
         (received, rates): (Option<Received>, CallerRates),
     ) -> Result<Response> {
@@ -313,10 +314,14 @@ impl Edge {
         let expected_sequence = query.take_number("expected_sequence")?;
         query.finish("ttl_ms, expected_sequence; all else is in the CloudEvent")?;
         let body = whole(body, max_request_bytes(self.broker.limits()), self.pace()).await?;
-        let max_events = self.broker.limits().max_batch_events as usize;
-        let mut events = cloudevents::read(mode, headers, body, max_events)?;
+        let (broker, effort) = (self.broker.clone(), mode.effort(&body));
+        let work = move || {
+            let limits = broker.limits();
+            let events = cloudevents::read(mode, &headers, &body, limits.max_batch_events as usize);
+            Batch::of(events?.map(|event| Ok(NewEvent { ttl_ms, ..event? })), limits)
+        };
+        let events = receiving::work_with(received.clone(), effort, work).await?;
         rates.take(Rate::Publishes, events.len())?;
-        events.iter_mut().for_each(|event| event.ttl_ms = ttl_ms);
         let publish = Publish { topic, events, expected_sequence };
         let ack = receiving::handed_in(&self.broker, publish, received).await?;
         let answer = match mode {
@@ -353,12 +358,15 @@ impl Edge {
         query.finish("id, type, key, time_ms, ttl_ms, expected_sequence, ephemeral")?;
         let payload = whole(body, self.broker.limits().max_payload_bytes, self.pace()).await?;
         rates.take(Rate::Publishes, 1)?;
-        let events = vec![NewEvent { payload, ..event }];
+        let event = NewEvent { payload, ..event };
         if is_ephemeral {
-            let receivers = self.broker.publish_ephemeral(&topic, events)?;
+            let receivers = self.broker.publish_ephemeral(&topic, vec![event])?;
             let answer = json!({"ephemeral": true, "receivers": receivers});
             return Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response());
         }
+        let (broker, effort) = (self.broker.clone(), Effort::of_bytes(event.payload.len()));
+        let work = move || Batch::of([Ok(event)], broker.limits());
+        let events = receiving::work_with(received.clone(), effort, work).await?;
         let publish = Publish { topic, events, expected_sequence };
         let ack = receiving::handed_in(&self.broker, publish, received).await?;
         Ok((StatusCode::CREATED, axum::Json(ReceiptJson::of(&ack, 0))).into_response())
@@ -392,7 +400,7 @@ async fn publish(
     }
     match cloudevents::Mode::of(&content_type, &headers) {
         Some(mode) => {
-            edge.publish_cloudevents(topic, query, (mode, &headers), body, (received, rates)).await
+            edge.publish_cloudevents(topic, query, (mode, headers), body, (received, rates)).await
         }
         None => edge.publish_one(topic, query, content_type, body, (received, rates)).await,
     }

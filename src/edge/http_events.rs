@@ -8,6 +8,7 @@ use http::{HeaderMap, Uri};
 use serde::Deserialize;
 
 use super::clients::Peer;
+use super::effort::Effort;
 use super::http::{Asked, Edge, whole};
 use super::query::Query;
 use super::selection::{self, FilterJson, Format, MemberJson, Topics};
@@ -53,8 +54,9 @@ pub(super) async fn read_posted(
 ) -> Result<Response> {
     let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
     let body = whole(body, MAX_BODY_BYTES, edge.pace()).await?;
-    let posted: AskedJson =
-        serde_json::from_slice(&body).map_err(|error| Error::invalid("body", error.to_string()))?;
+    let effort = Effort::of_json(&body);
+    let posted = effort.spend(move || serde_json::from_slice::<AskedJson>(&body)).await;
+    let posted = posted.map_err(|error| Error::invalid("body", error.to_string()))?;
     let topics = Topics::many(&posted.topics.entries("topics")?)?;
     let (filter, member) = (posted.filter.filter()?, posted.member.map(MemberJson::member));
     let asked = Asked::of(topics, &headers, peer, &mut query)?;

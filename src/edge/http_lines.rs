@@ -4,20 +4,22 @@ use std::collections::VecDeque;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use serde_json::json;
 
+use super::effort::Effort;
 use super::http::{Edge, body_error};
 use super::json::ReceiptJson;
 use super::ndjson::Line;
 use super::pace::Pace;
 use super::rates::{CallerRates, Rate};
-use super::receiving::Received;
+use super::receiving::{self, Received};
 use super::status;
-use crate::broker::{Ack, Broker, InOrder, LimitsConfig, Pending, Publish};
+use crate::broker::{Ack, Batch, Broker, InOrder, LimitsConfig, Pending, Publish};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
+use crate::polls;
 use crate::topic::TopicName;
 
 /// What a line may take besides its payload: base64, names, headers.
@@ -47,7 +49,7 @@ pub(super) async fn publish(
         received: received.unwrap_or_default(),
         rates,
         topic,
-        batch: Batch::default(),
+        unsent: Unsent::default(),
         in_flight: VecDeque::new(),
         order: InOrder::default(),
         max_in_flight: edge.config.max_in_flight.max(1) as usize,
@@ -70,6 +72,16 @@ pub(super) async fn publish(
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
 }
 
+/// The event of a line of a body that is posted to `topic`.
+fn event(line: &[u8], topic: &TopicName) -> Result<NewEvent> {
+    let line = Line::parse(line)?;
+    if line.topic.as_ref().is_some_and(|named| named != topic) {
+        let problem = format!("the line names another one than the path, {topic:?}");
+        return Err(Error::invalid("topic", problem));
+    }
+    Ok(line.event)
+}
+
 struct Lines<'a> {
     broker: &'a Broker,
     /// What was received and not handed in yet.
@@ -77,7 +89,7 @@ struct Lines<'a> {
     /// What the publisher has left.
     rates: CallerRates,
     topic: TopicName,
-    batch: Batch,
+    unsent: Unsent,
     /// The batches that wait for their answer, each with its first line.
     in_flight: VecDeque<(u64, Pending)>,
     /// Nothing is stored after what was refused.
@@ -92,8 +104,8 @@ struct Lines<'a> {
 
 /// Events that are not handed in yet.
 #[derive(Default)]
-struct Batch {
-    events: Vec<NewEvent>,
+struct Unsent {
+    events: Batch,
     size_bytes: usize,
     first_line: u64,
 }
@@ -155,8 +167,9 @@ impl Lines<'_> {
             while let Some(end) = unread[searched..].iter().position(|byte| *byte == b'\n') {
                 let line = unread.split_to(searched + end + 1);
                 searched = 0;
-                self.push(&line).await?;
+                self.push(line.freeze()).await?;
                 self.pace.restart(unread.len());
+                polls::rest().await;
             }
             if unread.len() as u64 > max_line_bytes {
                 let error = Error::over("line bytes", unread.len(), max_line_bytes as usize);
@@ -165,7 +178,7 @@ impl Lines<'_> {
             self.flush().await?; // What has arrived does not wait for what has not.
             self.received.keep(unread.len());
         }
-        self.push(&unread).await
+        self.push(unread.freeze()).await
     }
 
     fn failed(&mut self, line: u64, error: Error) -> Failed {
@@ -173,48 +186,54 @@ impl Lines<'_> {
         Failed { line, error }
     }
 
-    async fn push(&mut self, line: &[u8]) -> Result<(), Failed> {
+    async fn push(&mut self, line: Bytes) -> Result<(), Failed> {
         self.number += 1;
         let number = self.number;
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(());
         }
-        let event = self.event(line).map_err(|error| Failed { line: number, error })?;
         let limits = self.broker.limits();
         let size_bytes = line.len(); // At least what its record takes, but for a few bytes.
-        let is_full = self.batch.events.len() as u64 >= limits.max_batch_events
-            || (self.batch.size_bytes + size_bytes) as u64 > limits.max_batch_bytes / 2;
+        let is_full = self.unsent.events.len() as u64 >= limits.max_batch_events
+            || (self.unsent.size_bytes + size_bytes) as u64 > limits.max_batch_bytes / 2;
         if is_full {
             self.flush().await?;
         }
-        if self.batch.events.is_empty() {
-            self.batch.first_line = number;
+        self.add(line).await.map_err(|error| Failed { line: number, error })?;
+        if self.unsent.events.len() == 1 {
+            self.unsent.first_line = number;
         }
-        self.batch.size_bytes += size_bytes;
-        self.batch.events.push(event);
+        self.unsent.size_bytes += size_bytes;
         Ok(())
     }
 
-    fn event(&self, line: &[u8]) -> Result<NewEvent> {
-        let Line { topic, event } = Line::parse(line)?;
-        if topic.as_ref().is_some_and(|topic| *topic != self.topic) {
-            let problem = format!("the line names another one than the path, {:?}", self.topic);
-            return Err(Error::invalid("topic", problem));
-        }
-        self.broker.limits().check(std::slice::from_ref(&event))?;
-        self.rates.take(Rate::Publishes, 1)?;
-        Ok(event)
+    /// Adds the event of a line to those that are not handed in yet.
+    async fn add(&mut self, line: Bytes) -> Result<()> {
+        let (broker, topic, rates) = (self.broker.clone(), self.topic.clone(), self.rates.clone());
+        let (mut events, effort) =
+            (std::mem::take(&mut self.unsent.events), Effort::of_json(&line));
+        let work = move || {
+            let added = event(&line, &topic).and_then(|event| {
+                rates.take(Rate::Publishes, 1)?;
+                events.push(&event, broker.limits())
+            });
+            (events, added)
+        };
+        let received = Some(self.received.clone());
+        let (events, added) = receiving::work_with(received, effort, work).await;
+        self.unsent.events = events;
+        added
     }
 
-    /// Hands in the batch; waits for answers while too many are in flight.
+    /// Hands in what is not handed in yet; waits for answers while too many are in flight.
     async fn flush(&mut self) -> Result<(), Failed> {
-        if self.batch.events.is_empty() {
+        if self.unsent.events.is_empty() {
             return Ok(());
         }
         while self.in_flight.len() >= self.max_in_flight {
             self.settle_oldest().await?;
         }
-        let Batch { events, first_line, .. } = std::mem::take(&mut self.batch);
+        let Unsent { events, first_line, .. } = std::mem::take(&mut self.unsent);
         let publish = Publish { topic: self.topic.clone(), events, expected_sequence: None };
         let submitted = self.broker.submit_in_order(publish, &self.order).await;
         let pending = submitted.map_err(|error| Failed { line: first_line, error })?;

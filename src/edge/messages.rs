@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use prost::Message;
 use tonic::Status;
 
 use super::proto::{self, publish_stream_response::Outcome};
 use super::selection::Topics;
-use super::status;
-use super::{FollowConfig, cloudevents};
+use super::{FollowConfig, cloudevents, served, status, wire};
 use crate::broker::{
-    Ack, Dropped, Ephemeral, EventRef, Filter, MaintenanceReport, Page, PageRequest, Publish,
-    Receipt, Run, TopicInfo,
+    Ack, Dropped, Ephemeral, EventRef, Filter, MaintenanceReport, Page, PageRequest, Receipt, Run,
+    TopicInfo,
 };
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
@@ -51,15 +52,14 @@ impl From<NewEvent> for proto::NewEvent {
     }
 }
 
-/// A request to publish, unary or on a stream.
-pub(super) fn publish(
-    topic: &str,
-    events: Vec<proto::NewEvent>,
-    expected_sequence: Option<u64>,
-) -> Result<Publish> {
-    let events = events.into_iter().map(|event| cloudevents::carried(event.into()));
-    let events = events.collect::<Result<_>>()?;
-    Ok(Publish { topic: TopicName::new(topic)?, events, expected_sequence })
+/// The events of a request to publish, unary or on a stream. Each is decoded when it is asked for.
+pub(super) fn new_events(events: &[Bytes]) -> impl ExactSizeIterator<Item = Result<NewEvent>> {
+    events.iter().map(|bytes| {
+        wire::check_lists(bytes, wire::NEW_EVENT, 0)?;
+        let event = proto::NewEvent::decode(bytes.clone());
+        let event = event.map_err(|error| Error::invalid("message", error.to_string()))?;
+        cloudevents::carried(event.into())
+    })
 }
 
 /// The one topic, or the patterns of many.
@@ -213,16 +213,55 @@ pub(super) fn page_request(
     })
 }
 
-pub(super) fn page(page: &Page) -> proto::ReadResponse {
-    let events =
-        page.runs.iter().flat_map(|run| run.events().map(|e| event(&e)).collect::<Vec<_>>());
-    proto::ReadResponse {
-        events: events.collect(),
+/// A page with these events.
+pub(super) fn page(page: &Page, events: Vec<Bytes>) -> served::ReadResponse {
+    served::ReadResponse {
+        events,
         cursor: page.cursor.to_string(),
         earliest: page.earliest,
         tail: page.tail,
         caught_up: page.caught_up,
         gap: page.gaps.first().map(|found| gap(found, page.begin)),
+    }
+}
+
+/// Events that are encoded one by one, so that no more than one is there in any other form.
+#[derive(Debug, Default)]
+pub(super) struct EncodedEvents {
+    events: Vec<Bytes>,
+    /// What the next ones are written to.
+    room: BytesMut,
+    size_bytes: usize,
+}
+
+impl EncodedEvents {
+    /// Memory that is asked for at once, in bytes.
+    const ROOM_BYTES: usize = 64 << 10;
+
+    /// Adds an event.
+    pub(super) fn push(&mut self, event: &proto::Event) {
+        let size_bytes = event.encoded_len();
+        if self.room.capacity() < size_bytes {
+            self.room = BytesMut::with_capacity(size_bytes.max(Self::ROOM_BYTES));
+        }
+        event.encode(&mut self.room).expect("there is room for it");
+        self.events.push(self.room.split().freeze());
+        self.size_bytes += size_bytes;
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// What they take, in bytes.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.size_bytes + self.events.len() * size_of::<Bytes>()
+    }
+
+    /// The events, in their order.
+    pub(super) fn into_events(self) -> Vec<Bytes> {
+        self.events
     }
 }
 

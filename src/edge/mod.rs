@@ -13,6 +13,7 @@ pub(crate) mod clients;
 mod cloudevents;
 mod codec;
 pub(crate) mod counters;
+mod effort;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod grpc;
@@ -46,7 +47,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::{LimitsConfig, Patience};
 
-/// The wire contract of the gRPC edge: messages, the service's server side, and a client.
+/// The wire contract of the gRPC edge: messages, and a client.
 #[allow(
     missing_docs,
     clippy::all,
@@ -55,6 +56,18 @@ use crate::broker::{LimitsConfig, Patience};
 )]
 pub mod proto {
     tonic::include_proto!("leftoff.v1");
+}
+
+/// The server's side of the same contract: the service, and those messages that a client makes as
+/// large as it likes, with their events as bytes.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::missing_errors_doc,
+    reason = "generated; documented in the proto"
+)]
+pub mod served {
+    include!(concat!(env!("OUT_DIR"), "/served/leftoff.v1.rs"));
 }
 
 /// What a request may take before any of it can be handed in, in bytes.

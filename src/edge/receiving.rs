@@ -14,7 +14,8 @@ use axum::extract::Request;
 use super::budget::Held;
 use super::checked_body::checked;
 use super::clients::Peer;
-use crate::broker::{Ack, Broker, InOrder, Publish};
+use super::effort::Effort;
+use crate::broker::{Ack, Broker, Events, InOrder, Publish};
 use crate::error::Result;
 
 /// What one request has received, and not handed in yet.
@@ -41,15 +42,30 @@ impl Received {
     }
 }
 
+/// Does work, which is so much, with what was received. That counts until the work is done, also
+/// when nobody waits for it any more.
+pub(super) async fn work_with<T: Send + 'static>(
+    received: Option<Received>,
+    effort: Effort,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let work = move || {
+        let done = work();
+        drop(received);
+        done
+    };
+    effort.spend(work).await
+}
+
 /// Publishes what was received as a whole: it counts as received until it has its place in the
 /// queue.
 ///
 /// # Errors
 ///
 /// As [`Broker::publish`].
-pub(super) async fn handed_in(
+pub(super) async fn handed_in<E: Events>(
     broker: &Broker,
-    publish: Publish,
+    publish: Publish<E>,
     received: Option<Received>,
 ) -> Result<Ack> {
     let pending = broker.submit_in_order(publish, &InOrder::default()).await?;

@@ -1,67 +1,79 @@
-//! Lists in protobuf messages: counted before a message is decoded. Knows field numbers.
+//! Fields and lists in protobuf messages: counted before a message is decoded. Knows field numbers.
 //!
 //! # Why
 //!
 //! An entry takes two bytes on the wire, and up to two hundred when it is decoded: a message of a
-//! few MiB would become hundreds. Decoding knows no limits, so the bytes are walked before it,
-//! which allocates nothing and ends with the first entry that is too many.
+//! few MiB would become hundreds. A field that nobody knows, or that comes again and again, takes
+//! two bytes, too, and a few MiB of these hold a worker. Decoding knows no limits, so the bytes are
+//! walked before it, which allocates nothing and ends with the first that is too many.
 
 use std::any::TypeId;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::proto;
+use super::{proto, served};
 use crate::error::Result;
 use crate::lists::{MAX_ENTRIES, check};
 
-/// A field that is a list, or a message that has some.
+/// A field that is a list, or a message.
 #[derive(Debug)]
 pub(super) struct Field {
     number: u32,
-    /// What the list is called; `None` for a message that is no entry of one.
+    /// What the list is called; `None` for what is no list.
     list: Option<&'static str>,
-    /// The fields of the message that it is.
-    within: &'static [Field],
+    /// The fields of the message, or of each in the list; `None` for what is no message, or is
+    /// looked at by itself.
+    within: Option<&'static [Field]>,
 }
 
 const fn list(number: u32, name: &'static str) -> Field {
-    Field { number, list: Some(name), within: &[] }
+    Field { number, list: Some(name), within: None }
+}
+
+/// A list of messages without lists: a map has them.
+const fn map(number: u32, name: &'static str) -> Field {
+    Field { number, list: Some(name), within: Some(&[]) }
 }
 
 const fn message(number: u32, within: &'static [Field]) -> Field {
-    Field { number, list: None, within }
-}
-
-const fn messages(number: u32, name: &'static str, within: &'static [Field]) -> Field {
-    Field { number, list: Some(name), within }
+    Field { number, list: None, within: Some(within) }
 }
 
 /// The list whose limit is a setting; the limit of all others is [`MAX_ENTRIES`].
 const EVENTS: &str = "events in a batch";
 
-const PUBLISH: &[Field] = &[messages(2, EVENTS, &[list(4, "headers")])];
+/// Most fields of a message, with those of messages within it, besides its events: more than all
+/// lists of a message together.
+const MAX_FIELDS: usize = 16 * MAX_ENTRIES;
+
+const PUBLISH: &[Field] = &[list(2, EVENTS)];
 const FILTER: &[Field] = &[
     list(1, "filter types"),
     list(2, "filter keys"),
     list(3, "filter key_prefixes"),
-    list(4, "filter headers"),
+    map(4, "filter headers"),
 ];
 const SUBSCRIBE: &[Field] =
-    &[list(4, "topics"), message(5, FILTER), message(6, &[list(2, "member info")])];
+    &[list(4, "topics"), message(5, FILTER), message(6, &[map(2, "member info")])];
 const READ: &[Field] = &[message(7, FILTER)];
-const UPDATE_TOPIC: &[Field] = &[message(3, &[list(1, "update_mask")])];
+const CREATE_TOPIC: &[Field] = &[message(2, &[])];
+const UPDATE_TOPIC: &[Field] = &[message(2, &[]), message(3, &[list(1, "update_mask")])];
 
+/// An event that is published.
+pub(super) const NEW_EVENT: &[Field] = &[map(HEADERS, "headers")];
+const HEADERS: u32 = 4;
 /// A CloudEvent.
-pub(super) const CLOUDEVENT: &[Field] = &[list(5, "attributes")];
+pub(super) const CLOUDEVENT: &[Field] = &[map(5, "attributes")];
 /// A batch of CloudEvents.
-pub(super) const CLOUDEVENTS: &[Field] = &[messages(1, EVENTS, CLOUDEVENT)];
+pub(super) const CLOUDEVENTS: &[Field] = &[list(1, EVENTS)];
 
 /// The lists of the messages that clients send.
 pub(super) fn lists_of<T: 'static>() -> &'static [Field] {
     let lists = [
-        (TypeId::of::<proto::PublishRequest>(), PUBLISH),
-        (TypeId::of::<proto::PublishStreamRequest>(), PUBLISH),
+        (TypeId::of::<served::PublishRequest>(), PUBLISH),
+        (TypeId::of::<served::PublishStreamRequest>(), PUBLISH),
         (TypeId::of::<proto::SubscribeRequest>(), SUBSCRIBE),
         (TypeId::of::<proto::ReadRequest>(), READ),
+        (TypeId::of::<proto::CreateTopicRequest>(), CREATE_TOPIC),
         (TypeId::of::<proto::UpdateTopicRequest>(), UPDATE_TOPIC),
     ];
     let found = lists.into_iter().find(|(message, _)| *message == TypeId::of::<T>());
@@ -78,7 +90,7 @@ pub(super) fn allow_events(max_events: u64) {
     MOST_EVENTS.fetch_max(max_events, Ordering::Relaxed);
 }
 
-/// Counts the entries of the lists in `message`, for any broker of this process.
+/// Counts the fields of `message` and the entries of its lists, for any broker of this process.
 ///
 /// # Errors
 ///
@@ -87,46 +99,69 @@ pub(super) fn check_request(message: &[u8], lists: &'static [Field]) -> Result<(
     check_lists(message, lists, MOST_EVENTS.load(Ordering::Relaxed))
 }
 
-/// Counts the entries of the lists in `message`. Whatever is no such message has none.
+/// Counts the fields of `message` and the entries of its lists. Whatever is no such message has
+/// none.
 ///
 /// # Errors
 ///
-/// [`Error::OverLimit`](crate::Error::OverLimit): the first list with an entry too many.
+/// [`Error::OverLimit`](crate::Error::OverLimit): the first list with an entry too many, or the
+/// fields of all.
 pub(super) fn check_lists(
     message: &[u8],
     lists: &'static [Field],
     max_events: usize,
 ) -> Result<()> {
-    let limit = |name| if name == EVENTS { max_events } else { MAX_ENTRIES };
-    count(message, lists, &mut Vec::new(), &limit)
+    Walk { fields: 0, max_events }.count(message, lists, &mut Vec::new())
 }
 
-/// Adds to `counts`, one for each list.
-fn count(
-    mut message: &[u8],
-    lists: &'static [Field],
-    counts: &mut Vec<(&'static str, usize)>,
-    limit: &impl Fn(&'static str) -> usize,
-) -> Result<()> {
-    while !lists.is_empty()
-        && let Some((number, content)) = next_field(&mut message)
-    {
-        let Some(field) = lists.iter().find(|field| u64::from(field.number) == number) else {
-            continue;
-        };
-        let Some(name) = field.list else {
-            count(content, field.within, counts, limit)?; // One that comes again adds to it.
-            continue;
-        };
+/// A walk through a message.
+struct Walk {
+    /// The fields that were found so far.
+    fields: usize,
+    max_events: usize,
+}
+
+impl Walk {
+    /// Adds to `counts`, one for each list.
+    fn count(
+        &mut self,
+        mut message: &[u8],
+        known: &'static [Field],
+        counts: &mut Vec<(&'static str, usize)>,
+    ) -> Result<()> {
+        while let Some((number, content)) = next_field(&mut message) {
+            self.fields += 1;
+            check("fields", self.fields, MAX_FIELDS.saturating_add(self.max_events))?;
+            let found = known.iter().find(|field| u64::from(field.number) == number);
+            let Some(Field { list, within, .. }) = found else { continue };
+            match (list, within) {
+                (Some(name), within) => {
+                    self.add_entry(name, counts)?;
+                    within.map_or(Ok(()), |within| self.count(content, within, &mut Vec::new()))?;
+                }
+                // One that comes again adds to it.
+                (None, Some(within)) => self.count(content, within, counts)?,
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn add_entry(&self, name: &'static str, counts: &mut Vec<(&'static str, usize)>) -> Result<()> {
         let index = counts.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
             counts.push((name, 0));
             counts.len() - 1
         });
         counts[index].1 += 1;
-        check(name, counts[index].1, limit(name))?;
-        count(content, field.within, &mut Vec::new(), limit)?;
+        check(name, counts[index].1, if name == EVENTS { self.max_events } else { MAX_ENTRIES })
     }
-    Ok(())
+}
+
+/// The fields of an event that is published, as far as they can be told without decoding it:
+/// whether each of them is a header.
+pub(super) fn are_headers(mut event: &[u8]) -> impl Iterator<Item = bool> {
+    let fields = std::iter::from_fn(move || next_field(&mut event));
+    fields.map(|(number, _)| number == u64::from(HEADERS))
 }
 
 /// Takes the next field off `message`: its number, and its content if that has a length. `None` at
@@ -173,15 +208,20 @@ fn varint(message: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use prost::Message;
-    use prost_types::field_descriptor_proto::Label;
+    use prost_types::field_descriptor_proto::{Label, Type};
     use prost_types::{DescriptorProto, FileDescriptorSet};
 
     use super::super::grpc::DESCRIPTORS;
     use super::*;
 
-    /// The fields that are lists, or have some, each as a path of numbers, in a message of the
-    /// proto.
-    fn declared(set: &FileDescriptorSet, name: &str, path: &[i32], found: &mut Vec<Vec<i32>>) {
+    /// The fields that are lists or messages, each as a path of numbers and whether it is a list,
+    /// in a message of the proto.
+    fn declared(
+        set: &FileDescriptorSet,
+        name: &str,
+        path: &[i32],
+        found: &mut Vec<(Vec<i32>, bool)>,
+    ) {
         let files = set.file.iter();
         let messages: Vec<(String, &DescriptorProto)> = files
             .flat_map(|file| file.message_type.iter().map(|m| (file.package(), m)))
@@ -196,36 +236,39 @@ mod tests {
         let Some((_, message)) = messages.iter().find(|(known, _)| known == name) else { return };
         for field in &message.field {
             let path = [path, &[field.number()]].concat();
-            if field.label() == Label::Repeated {
-                found.push(path.clone());
+            let is_list = field.label() == Label::Repeated;
+            if is_list || field.r#type() == Type::Message {
+                found.push((path.clone(), is_list));
             }
             declared(set, field.type_name(), &path, found);
         }
     }
 
-    fn listed(fields: &[Field], path: &[i32], found: &mut Vec<Vec<i32>>) {
+    fn listed(fields: &[Field], path: &[i32], found: &mut Vec<(Vec<i32>, bool)>) {
         for field in fields {
             let path = [path, &[field.number as i32]].concat();
-            if field.list.is_some() {
-                found.push(path.clone());
+            found.push((path.clone(), field.list.is_some()));
+            listed(field.within.unwrap_or_default(), &path, found);
+            if field.list == Some(EVENTS) {
+                listed(NEW_EVENT, &path, found); // Each is looked at by itself.
             }
-            listed(field.within, &path, found);
         }
     }
 
-    /// Goal: no request comes to have a list that nobody counts.
+    /// Goal: no request comes to have a list, or a message, that nobody counts.
     #[test]
-    fn every_list_of_every_request_is_counted() {
+    fn every_list_and_every_message_of_every_request_is_counted() {
         let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
         let requests = set.file.iter().flat_map(|file| &file.message_type);
         let requests = requests.filter(|message| message.name().ends_with("Request"));
         let mut count = 0;
         for request in requests {
             let lists = match request.name() {
-                "PublishRequest" => lists_of::<proto::PublishRequest>(),
-                "PublishStreamRequest" => lists_of::<proto::PublishStreamRequest>(),
+                "PublishRequest" => lists_of::<served::PublishRequest>(),
+                "PublishStreamRequest" => lists_of::<served::PublishStreamRequest>(),
                 "SubscribeRequest" => lists_of::<proto::SubscribeRequest>(),
                 "ReadRequest" => lists_of::<proto::ReadRequest>(),
+                "CreateTopicRequest" => lists_of::<proto::CreateTopicRequest>(),
                 "UpdateTopicRequest" => lists_of::<proto::UpdateTopicRequest>(),
                 _ => &[],
             };
@@ -236,24 +279,26 @@ mod tests {
             assert_eq!(declares, counts, "{name}");
             count += usize::from(!declares.is_empty());
         }
-        assert_eq!(count, 5, "requests with lists");
+        assert_eq!(count, 6, "requests with lists or messages");
     }
 
     #[test]
     fn lists_are_counted_wherever_they_stand_and_one_that_is_too_long_is_refused() {
-        let publish = |events: usize, headers: usize| {
+        let event = |headers: usize| {
             let headers = (0..headers).map(|number| (number.to_string(), String::new())).collect();
-            let event = proto::NewEvent { headers, ..proto::NewEvent::default() };
-            let events = vec![event; events];
+            proto::NewEvent { headers, ..proto::NewEvent::default() }
+        };
+        let publish = |events: usize| {
+            let events = vec![event(0); events];
             proto::PublishRequest { events, ..proto::PublishRequest::default() }.encode_to_vec()
         };
-        let lists = lists_of::<proto::PublishRequest>();
-        let check = |message: &[u8]| check_lists(message, lists, 10).map_err(|e| e.to_string());
-        check(&publish(10, MAX_ENTRIES)).unwrap();
-        let refused = check(&publish(11, 0)).unwrap_err();
+        let check = |message: &[u8], lists| check_lists(message, lists, 10);
+        check(&publish(10), PUBLISH).unwrap();
+        let refused = check(&publish(11), PUBLISH).unwrap_err().to_string();
         assert_eq!(refused, "events in a batch: 11 is over the limit of 10");
-        let refused = check(&publish(1, MAX_ENTRIES + 1)).unwrap_err();
-        assert_eq!(refused, "headers: 1025 is over the limit of 1024");
+        check(&event(MAX_ENTRIES).encode_to_vec(), NEW_EVENT).unwrap();
+        let refused = check(&event(MAX_ENTRIES + 1).encode_to_vec(), NEW_EVENT).unwrap_err();
+        assert_eq!(refused.to_string(), "headers: 1025 is over the limit of 1024");
 
         let filter = proto::Filter {
             keys: vec![String::new(); 600],
@@ -267,6 +312,24 @@ mod tests {
         let twice = [&[0x7b, 0x08, 0x01, 0x7c][..], &once, &once].concat();
         let refused = check_lists(&twice, lists, 0).unwrap_err().to_string();
         assert!(refused.contains("filter types: 1025 is over the limit of 1024"), "{refused}");
+    }
+
+    #[test]
+    fn fields_are_counted_whatever_they_are_and_wherever_they_stand() {
+        let fields = |count: usize| [0x78, 0x01].repeat(count); // Of a number that nobody has.
+        let within = |number: u8, content: &[u8]| {
+            let mut message = vec![number << 3 | 2];
+            prost::encode_length_delimiter(content.len(), &mut message).unwrap();
+            [&message, content].concat()
+        };
+        let lists = lists_of::<proto::ReadRequest>();
+        let check = |message: &[u8]| check_lists(message, lists, 10).map_err(|e| e.to_string());
+        let limit = MAX_FIELDS + 10;
+        check(&fields(limit)).unwrap();
+        let refused = Err(format!("fields: {} is over the limit of {limit}", limit + 1));
+        assert_eq!(check(&fields(limit + 1)), refused);
+        assert_eq!(check(&within(7, &fields(limit))), refused, "in the filter");
+        assert_eq!(check(&within(7, &within(4, &fields(limit - 1)))), refused, "in a header of it");
     }
 
     #[test]

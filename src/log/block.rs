@@ -69,15 +69,18 @@ impl NewRecords {
     /// Encodes `events`, in this order.
     pub fn encode<'a>(events: impl IntoIterator<Item = &'a NewEvent>) -> Self {
         let mut records = Self::default();
-        for (index, event) in events.into_iter().enumerate() {
-            record::encode(event, &mut records.bytes);
-            records.ends.push(records.bytes.len());
-            if !event.id.is_empty() {
-                records.ids.push((index, event.id.as_str().into()));
-            }
-            records.has_ttl |= event.ttl_ms.is_some();
-        }
+        events.into_iter().for_each(|event| records.push(event));
         records
+    }
+
+    /// Encodes one event more.
+    pub fn push(&mut self, event: &NewEvent) {
+        record::encode(event, &mut self.bytes);
+        if !event.id.is_empty() {
+            self.ids.push((self.ends.len(), event.id.as_str().into()));
+        }
+        self.ends.push(self.bytes.len());
+        self.has_ttl |= event.ttl_ms.is_some();
     }
 
     /// How many events there are.

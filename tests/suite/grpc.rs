@@ -11,8 +11,9 @@ use leftoff::edge::proto::publish_stream_response::Outcome;
 use leftoff::edge::proto::subscribe_response::Message;
 use leftoff::edge::proto::{
     Durability, GetTopicRequest, ListTopicsRequest, NewEvent, OnGap, PublishRequest,
-    PublishStreamRequest, ReadRequest, SubscribeRequest, SubscribeResponse,
+    PublishStreamRequest, PublishStreamResponse, ReadRequest, SubscribeRequest, SubscribeResponse,
 };
+use prost::Message as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
@@ -401,6 +402,17 @@ async fn raw_call(
     headers: &[(&str, &str)],
     message: &[u8],
 ) -> (String, String) {
+    let (status, message, _) = raw_answer(server, method, headers, message).await;
+    (status, message)
+}
+
+/// As [`raw_call`], with the body of the answer.
+async fn raw_answer(
+    server: &Server,
+    method: &str,
+    headers: &[(&str, &str)],
+    message: &[u8],
+) -> (String, String, Bytes) {
     let mut body = BytesMut::new();
     body.put_u8(0);
     body.put_u32(message.len() as u32);
@@ -416,7 +428,7 @@ async fn raw_call(
         let value = answer.trailers.get(name).or(answer.headers.get(name));
         value.map_or("", |value| value.to_str().unwrap()).to_owned()
     };
-    (said("grpc-status"), said("grpc-message"))
+    (said("grpc-status"), said("grpc-message"), answer.body.clone())
 }
 
 #[tokio::test]
@@ -426,16 +438,22 @@ async fn text_that_is_not_utf_8_and_messages_that_are_none_are_the_clients_mista
     // Field 1 of every request here is its topic; field 2 of a publish is an event, whose fields
     // 1, 2, 3 and 5 are id, type, key and content type.
     let topic = b"\x0a\x01a";
-    let mut cases: Vec<Vec<u8>> =
-        vec![b"\x0a\x01\xff".to_vec(), b"\x0a\x7f".to_vec(), b"\xff".to_vec()];
-    for tag in [b"\x0a", b"\x12", b"\x1a", b"\x2a"] {
-        cases.push([&topic[..], b"\x12\x03", tag, b"\x01\xff"].concat());
-    }
-    for case in cases {
+    for case in [&b"\x0a\x01\xff"[..], b"\x0a\x7f", b"\xff"] {
         for method in ["Publish", "PublishStream"] {
-            let (status, message) = raw_call(&server, method, &[], &case).await;
+            let (status, message) = raw_call(&server, method, &[], case).await;
             assert_eq!(status, invalid, "{method} {case:?}: {message}");
         }
+    }
+    for tag in [b"\x0a", b"\x12", b"\x1a", b"\x2a"] {
+        let case = [&topic[..], b"\x12\x03", tag, b"\x01\xff"].concat();
+        let (status, message) = raw_call(&server, "Publish", &[], &case).await;
+        assert_eq!(status, invalid, "{case:?}: {message}");
+        // A stream goes on after a request whose events are none.
+        let (status, _, body) = raw_answer(&server, "PublishStream", &[], &case).await;
+        assert_eq!(status, "0", "{case:?}");
+        let answer = PublishStreamResponse::decode(&body[5..]).unwrap();
+        let Some(Outcome::Error(error)) = answer.outcome else { panic!("{case:?}: {answer:?}") };
+        assert_eq!(error.code, Code::InvalidArgument as i32, "{error:?}");
     }
     for method in ["Subscribe", "Read", "GetTopic"] {
         assert_eq!(raw_call(&server, method, &[], b"\x0a\x01\xff").await.0, invalid, "{method}");

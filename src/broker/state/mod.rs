@@ -28,7 +28,7 @@ use super::topics::Topic;
 use super::{Broker, Shared};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
-use crate::event::{Event, NewEvent};
+use crate::event::Event;
 use crate::log::{Ages, Block, EventRef, Extent, Log};
 use crate::topic::{TopicId, TopicName};
 
@@ -185,8 +185,5 @@ fn own(block: &Block, event: &EventRef<'_>) -> Event {
 
 /// What an event takes in a page, in bytes.
 fn size_of(event: &Event) -> usize {
-    let NewEvent { id, event_type, key, headers, content_type, payload, .. } = &event.content;
-    let texts = [id, event_type, key, content_type].map(String::len).iter().sum::<usize>();
-    let headers = headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-    EVENT_BYTES + texts + headers + payload.len()
+    EVENT_BYTES + event.content.content_bytes()
 }

@@ -38,6 +38,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::effort::Effort;
 use super::media::essence;
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
@@ -95,26 +96,39 @@ impl Mode {
             _ => headers.contains_key(read::VERSION_HEADER).then_some(Self::Binary),
         }
     }
+
+    /// How much work it is to read this body, and to encode its events.
+    pub(in crate::edge) fn effort(self, body: &[u8]) -> Effort {
+        match self {
+            Self::Binary => Effort::of_bytes(body.len()),
+            Self::Structured | Self::Batched => Effort::of_json(body),
+            Self::Protobuf | Self::ProtobufBatch => Effort::of_cloudevents(body),
+        }
+    }
 }
+
+/// Events of a request, each read when it is asked for.
+pub(in crate::edge) type Events<'a> = Box<dyn ExactSizeIterator<Item = Result<NewEvent>> + 'a>;
 
 /// The events of a request, of which there may be `max_events`.
 ///
 /// # Errors
 ///
-/// - [`Error::Invalid`] of what breaks a rule.
+/// - [`Error::Invalid`] of what breaks a rule; of an event, instead of the event.
 /// - [`Error::OverLimit`] with the number of events, or of the attributes of one.
-pub(in crate::edge) fn read(
+pub(in crate::edge) fn read<'a>(
     mode: Mode,
     headers: &HeaderMap,
-    body: Bytes,
+    body: &'a Bytes,
     max_events: usize,
-) -> Result<Vec<NewEvent>> {
+) -> Result<Events<'a>> {
+    let one = |event| Box::new(std::iter::once(Ok(event)));
     Ok(match mode {
-        Mode::Binary => binary(headers, body)?.into_iter().collect(),
-        Mode::Structured => vec![structured(&body)?],
-        Mode::Batched => batched(&body, max_events)?,
-        Mode::Protobuf => vec![protobuf(&body)?],
-        Mode::ProtobufBatch => protobuf_batch(&body, max_events)?,
+        Mode::Binary => Box::new(binary(headers, body.clone())?.into_iter().map(Ok)),
+        Mode::Structured => one(structured(body)?),
+        Mode::Batched => Box::new(batched(body, max_events)?),
+        Mode::Protobuf => one(protobuf(body)?),
+        Mode::ProtobufBatch => Box::new(protobuf_batch(body, max_events)?),
     })
 }
 
@@ -139,9 +153,9 @@ pub(in crate::edge) fn carried(event: NewEvent) -> Result<NewEvent> {
     let content_type = HeaderValue::try_from(&event.content_type);
     headers.extend(content_type.ok().map(|value| (header::CONTENT_TYPE, value)));
     let Some(mode) = Mode::of(&event.content_type, &headers) else { return Ok(event) };
-    let mut carried = read(mode, &headers, event.payload, 1)?;
-    match (carried.pop(), carried.is_empty()) {
-        (Some(carried), true) => Ok(NewEvent { ttl_ms: event.ttl_ms, ..carried }),
+    let mut carried = read(mode, &headers, &event.payload, 1)?;
+    match (carried.next(), carried.len()) {
+        (Some(carried), 0) => Ok(NewEvent { ttl_ms: event.ttl_ms, ..carried? }),
         _ => Err(Error::invalid("payload", "is a batch of CloudEvents; send each by itself")),
     }
 }

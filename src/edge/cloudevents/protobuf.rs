@@ -31,9 +31,9 @@ const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_4
 ///
 /// [`Error::Invalid`] with field `event` if it is no such message, or with the attribute that is
 /// missing or breaks a rule.
-pub(in crate::edge) fn protobuf(bytes: &[u8]) -> Result<NewEvent> {
-    wire::check_lists(bytes, wire::CLOUDEVENT, 1)?;
-    let event = v1::CloudEvent::decode(bytes);
+pub(in crate::edge) fn protobuf(bytes: &Bytes) -> Result<NewEvent> {
+    wire::check_lists(bytes, wire::CLOUDEVENT, 0)?;
+    let event = v1::CloudEvent::decode(bytes.clone());
     read(event.map_err(|error| Error::invalid("event", error.to_string()))?)
 }
 
@@ -41,14 +41,18 @@ pub(in crate::edge) fn protobuf(bytes: &[u8]) -> Result<NewEvent> {
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] with field `events` if it is no such message, or with the event, from 0, and
-/// what is wrong with it: `events[2].id`.
-pub(in crate::edge) fn protobuf_batch(bytes: &[u8], max_events: usize) -> Result<Vec<NewEvent>> {
+/// [`Error::Invalid`] with field `events` if it is no such message; instead of an event, with the
+/// event, from 0, and what is wrong with it: `events[2].id`.
+pub(in crate::edge) fn protobuf_batch(
+    bytes: &Bytes,
+    max_events: usize,
+) -> Result<impl ExactSizeIterator<Item = Result<NewEvent>> + use<>> {
     wire::check_lists(bytes, wire::CLOUDEVENTS, max_events)?;
-    let batch = v1::CloudEventBatch::decode(bytes);
+    let batch = v1::CloudEventBatch::decode(bytes.clone());
     let batch = batch.map_err(|error| Error::invalid("events", error.to_string()))?;
-    let read = |(index, event)| read(event).map_err(|error| locate(error, index));
-    batch.events.into_iter().enumerate().map(read).collect()
+    let read =
+        |(index, event): (usize, Bytes)| protobuf(&event).map_err(|error| locate(error, index));
+    Ok(batch.events.into_iter().enumerate().map(read))
 }
 
 fn read(event: v1::CloudEvent) -> Result<NewEvent> {

@@ -93,18 +93,21 @@ pub(in crate::edge) fn structured(body: &[u8]) -> Result<NewEvent> {
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] with field `events` if it is no JSON array, or with the event, from 0, and
-/// what is wrong with it: `events[2].id`.
-pub(in crate::edge) fn batched(body: &[u8], max_events: usize) -> Result<Vec<NewEvent>> {
+/// [`Error::Invalid`] with field `events` if it is no JSON array; instead of an event, with the
+/// event, from 0, and what is wrong with it: `events[2].id`.
+pub(in crate::edge) fn batched(
+    body: &[u8],
+    max_events: usize,
+) -> Result<impl ExactSizeIterator<Item = Result<NewEvent>>> {
     let invalid = |error: serde_json::Error| Error::invalid("events", error.to_string());
     let mut json = serde_json::Deserializer::from_slice(body);
     let events = UpTo::<&RawValue>::new(max_events).deserialize(&mut json).map_err(invalid)?;
     json.end().map_err(invalid)?;
     let events = events.entries("events in a batch")?;
-    let read = |(index, json): (usize, &&RawValue)| {
+    let read = |(index, json): (usize, &RawValue)| {
         structured(json.get().as_bytes()).map_err(|error| locate(error, index))
     };
-    events.iter().enumerate().map(read).collect()
+    Ok(events.into_iter().enumerate().map(read))
 }
 
 fn is_null(json: &RawValue) -> bool {

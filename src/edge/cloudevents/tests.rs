@@ -260,6 +260,23 @@ fn a_binary_event_that_is_wrong_is_refused_with_the_reason() {
     }
 }
 
+fn protobuf(bytes: &[u8]) -> Result<NewEvent> {
+    super::protobuf(&Bytes::copy_from_slice(bytes))
+}
+
+fn protobuf_batch(bytes: &[u8], max_events: usize) -> Result<Vec<NewEvent>> {
+    super::protobuf_batch(&Bytes::copy_from_slice(bytes), max_events)?.collect()
+}
+
+fn batched(body: &[u8], max_events: usize) -> Result<Vec<NewEvent>> {
+    super::batched(body, max_events)?.collect()
+}
+
+fn batch_of(events: &[v1::CloudEvent]) -> Vec<u8> {
+    let events = events.iter().map(|event| event.encode_to_vec().into());
+    v1::CloudEventBatch { events: events.collect() }.encode_to_vec()
+}
+
 fn message(attributes: &[(&str, Attr)], data: Option<Data>) -> v1::CloudEvent {
     let value = |(name, attr): &(&str, Attr)| {
         ((*name).to_owned(), CloudEventAttributeValue { attr: Some(attr.clone()) })
@@ -293,8 +310,8 @@ fn a_protobuf_message_is_read_as_the_same_event_in_json() {
     assert_eq!(protobuf(&event.encode_to_vec()).unwrap(), expected);
     let bytes = message(&plain, Some(Data::BinaryData("hello".into())));
     assert_eq!(protobuf(&bytes.encode_to_vec()).unwrap(), expected);
-    let batch = v1::CloudEventBatch { events: vec![event.clone(), bytes] };
-    assert_eq!(protobuf_batch(&batch.encode_to_vec(), MAX_EVENTS).unwrap(), vec![expected; 2]);
+    let batch = batch_of(&[event.clone(), bytes]);
+    assert_eq!(protobuf_batch(&batch, MAX_EVENTS).unwrap(), vec![expected; 2]);
     assert_eq!(protobuf_batch(b"", MAX_EVENTS).unwrap(), []);
 
     let any = prost_types::Any { type_url: "example.com/a.B".into(), value: b"\x08\x01".into() };
@@ -339,8 +356,8 @@ fn a_protobuf_message_that_is_wrong_is_refused_with_the_reason() {
     for (event, reason) in refusals {
         let text = protobuf(&event.encode_to_vec()).unwrap_err().to_string();
         assert!(text.starts_with(reason), "{event:?}: {text}");
-        let batch = v1::CloudEventBatch { events: vec![message(&[], None), event] };
-        let text = protobuf_batch(&batch.encode_to_vec(), MAX_EVENTS).unwrap_err().to_string();
+        let batch = batch_of(&[message(&[], None), event]);
+        let text = protobuf_batch(&batch, MAX_EVENTS).unwrap_err().to_string();
         assert!(text.starts_with(&format!("events[1].{reason}")), "{text}");
     }
     let text = protobuf(b"\xff").unwrap_err().to_string();
@@ -687,8 +704,8 @@ fn more_events_or_attributes_than_there_may_be_are_refused_before_any_is_read() 
     let over_events = "events in a batch: 3 is over the limit of 2";
     let error = batched(b"[1,2,3]", 2).unwrap_err().to_string();
     assert_eq!(error, over_events);
-    let batch = v1::CloudEventBatch { events: vec![v1::CloudEvent::default(); 3] };
-    let error = protobuf_batch(&batch.encode_to_vec(), 2).unwrap_err().to_string();
+    let batch = batch_of(&vec![v1::CloudEvent::default(); 3]);
+    let error = protobuf_batch(&batch, 2).unwrap_err().to_string();
     assert_eq!(error, over_events);
     let over_attributes = "attributes: 1025 is over the limit of 1024";
     let members: Vec<String> = (0..1_025).map(|number| format!("\"a{number}\":1")).collect();

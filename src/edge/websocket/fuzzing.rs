@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::super::fuzzing::written_line;
 use super::super::selection::{Topics, Wanted};
-use super::protocol::{Request, Subscribe};
+use super::protocol::{Lines, Request, Subscribe};
 use crate::broker::Publish;
+use crate::error::Result;
 use crate::event::NewEvent;
 use crate::fuzzing::refusal::check_refusal;
 use crate::topic::TopicName;
@@ -22,31 +23,53 @@ const EVENTS: usize = 64;
 /// A message: what it asks for, written as a message, asks for the same.
 pub fn messages(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let request = match Request::parse(text, EVENTS) {
+    let request = match Request::parse(&text.into(), EVENTS) {
         Ok(request) => request,
         Err(refused) => return check_refusal(&refused.error),
     };
-    let written = written(&request);
-    let again =
-        Request::parse(&written, EVENTS).unwrap_or_else(|error| panic!("{written}: {error:?}"));
-    assert_eq!(format!("{again:?}"), format!("{request:?}"), "{written}");
+    let written = match written(&request) {
+        Ok(written) => written,
+        Err(refused) => return check_refusal(&refused),
+    };
+    let again = Request::parse(&written.as_str().into(), EVENTS);
+    let again = again.unwrap_or_else(|error| panic!("{written}: {error:?}"));
+    assert_eq!(shown(&again), shown(&request), "{written}");
 }
 
-fn written(request: &Request) -> String {
+/// What a request asks for, whatever way its events are written.
+fn shown(request: &Request) -> String {
+    let shown = |lines: &Lines, rest: &dyn std::fmt::Debug| {
+        let events = lines.events().collect::<Result<Vec<_>>>();
+        format!("{rest:?} {events:?}")
+    };
     match request {
+        Request::Publish { reference, publish } => {
+            let Publish { topic, events, expected_sequence } = publish;
+            shown(events, &(reference, topic, expected_sequence))
+        }
+        Request::PublishEphemeral { reference, topic, lines } => shown(lines, &(reference, topic)),
+        other => format!("{other:?}"),
+    }
+}
+
+/// The message that asks for the same; the error of the first event that is none.
+fn written(request: &Request) -> Result<String> {
+    let events = |lines: &Lines| lines.events().collect::<Result<Vec<NewEvent>>>();
+    Ok(match request {
         Request::Subscribe(subscribe) => written_subscribe(subscribe).to_string(),
         Request::Unsubscribe { subscription } => {
             json!({"type": "unsubscribe", "subscription": subscription}).to_string()
         }
         Request::Publish { reference, publish } => {
-            let Publish { topic, events, expected_sequence } = publish;
-            let expected = json!(expected_sequence);
-            written_publish(reference.as_deref(), topic, events, ("expected_sequence", expected))
+            let Publish { topic, events: lines, expected_sequence } = publish;
+            let expected = ("expected_sequence", json!(expected_sequence));
+            written_publish(reference.as_deref(), topic, &events(lines)?, expected)
         }
-        Request::PublishEphemeral { reference, topic, events } => {
-            written_publish(reference.as_deref(), topic, events, ("ephemeral", json!(true)))
+        Request::PublishEphemeral { reference, topic, lines } => {
+            let ephemeral = ("ephemeral", json!(true));
+            written_publish(reference.as_deref(), topic, &events(lines)?, ephemeral)
         }
-    }
+    })
 }
 
 fn written_publish(

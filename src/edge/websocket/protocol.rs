@@ -25,10 +25,13 @@
 //! An `event` that is published has the fields of a line of NDJSON (`ndjson.rs`); `events` is a
 //! list of them, stored all or none.
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use super::super::effort::Effort;
 use super::super::ndjson::Line;
 use super::super::selection::{FilterJson, MemberJson, Topics, Wanted};
 use crate::broker::Publish;
@@ -45,8 +48,32 @@ const MAX_NAME_BYTES: usize = 255;
 pub(super) enum Request {
     Subscribe(Subscribe),
     Unsubscribe { subscription: String },
-    Publish { reference: Option<String>, publish: Publish },
-    PublishEphemeral { reference: Option<String>, topic: TopicName, events: Vec<NewEvent> },
+    Publish { reference: Option<String>, publish: Publish<Lines> },
+    PublishEphemeral { reference: Option<String>, topic: TopicName, lines: Lines },
+}
+
+/// Events as they came in, each a part of its message. They are JSON; more is not known of them.
+#[derive(Debug)]
+pub(super) struct Lines(Vec<Bytes>);
+
+impl Lines {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// How much work it is to read them, and to encode their events.
+    pub(super) fn effort(&self) -> Effort {
+        Effort::of_lines(&self.0)
+    }
+
+    /// The events, each read when it is asked for.
+    pub(super) fn events(&self) -> impl ExactSizeIterator<Item = Result<NewEvent>> {
+        self.0.iter().map(|line| match Line::parse(line)? {
+            Line { topic: Some(_), .. } => Err(Error::invalid("topic", "stands beside the event")),
+            Line { topic: None, event } => Ok(event),
+        })
+    }
 }
 
 /// What is to be followed.
@@ -114,7 +141,7 @@ struct PublishJson<'a> {
 
 impl Request {
     /// Reads a message, in which at most `max_events` are published.
-    pub(super) fn parse(text: &str, max_events: usize) -> Result<Self, Refused> {
+    pub(super) fn parse(text: &Utf8Bytes, max_events: usize) -> Result<Self, Refused> {
         let invalid = |error: serde_json::Error| Error::invalid("message", error.to_string());
         let nobody = |error| Refused { reference: None, subscription: None, error };
         let head: Head = serde_json::from_str(text).map_err(|error| nobody(invalid(error)))?;
@@ -123,7 +150,7 @@ impl Request {
             "unsubscribe" => serde_json::from_str(text).map_err(invalid).and_then(unsubscribe),
             "publish" => {
                 let json = serde_json::from_str(text).map_err(invalid);
-                json.and_then(|json| publish(json, max_events))
+                json.and_then(|json| publish(json, text.as_ref(), max_events))
             }
             other => {
                 let shown: String = other.chars().take(64).collect();
@@ -157,7 +184,7 @@ fn unsubscribe(json: UnsubscribeJson) -> Result<Request> {
     Ok(Request::Unsubscribe { subscription: name("subscription", json.subscription)? })
 }
 
-fn publish(json: PublishJson<'_>, max_events: usize) -> Result<Request> {
+fn publish(json: PublishJson<'_>, text: &Bytes, max_events: usize) -> Result<Request> {
     let lines = match (json.event, json.events) {
         (Some(event), None) => vec![event],
         (None, Some(events)) => {
@@ -168,15 +195,12 @@ fn publish(json: PublishJson<'_>, max_events: usize) -> Result<Request> {
         }
         _ => return Err(Error::invalid("event", "write either event or events")),
     };
-    let event = |line: &RawValue| match Line::parse(line.get().as_bytes())? {
-        Line { topic: Some(_), .. } => Err(Error::invalid("topic", "stands beside the event")),
-        Line { topic: None, event } => Ok(event),
-    };
-    let events: Vec<NewEvent> = lines.into_iter().map(event).collect::<Result<_>>()?;
+    let lines = lines.iter().map(|line| text.slice_ref(line.get().as_bytes()));
+    let events = Lines(lines.collect());
     let reference = json.reference.map(|text| name("ref", text)).transpose()?;
     let PublishJson { topic, expected_sequence, ephemeral, .. } = json;
     if ephemeral {
-        return Ok(Request::PublishEphemeral { reference, topic, events });
+        return Ok(Request::PublishEphemeral { reference, topic, lines: events });
     }
     Ok(Request::Publish { reference, publish: Publish { topic, events, expected_sequence } })
 }
@@ -215,24 +239,26 @@ mod tests {
                 Some("s"),
             ),
             (r#"{"type":"publish","ref":"r","topic":"a"}"#, "either event or events", Some("r")),
-            (
-                r#"{"type":"publish","ref":"r","topic":"a","event":{"dat":1}}"#,
-                "unknown field `dat`",
-                Some("r"),
-            ),
-            (
-                r#"{"type":"publish","ref":"r","topic":"a","event":{"topic":"b"}}"#,
-                "beside the event",
-                Some("r"),
-            ),
             (&long, "256 is over the limit of 255", Some(&*"x".repeat(256))),
         ];
         for (text, reason, whom) in refusals {
-            let refused = Request::parse(text, 10).unwrap_err();
+            let refused = Request::parse(&text.into(), 10).unwrap_err();
             let message = refused.error.to_string();
             assert!(message.contains(reason), "{text}: {message}");
             let named = refused.reference.or(refused.subscription);
             assert_eq!(named.as_deref(), whom, "{text}");
+        }
+        for (event, reason) in [
+            (r#"{"dat":1}"#, "unknown field `dat`"),
+            (r#"{"topic":"b"}"#, "topic: stands beside the event"),
+        ] {
+            let text = format!(r#"{{"type":"publish","topic":"a","events":[{{}},{event},{{}}]}}"#);
+            let request = Request::parse(&text.into(), 10).unwrap();
+            let Request::Publish { publish, .. } = request else { panic!("{request:?}") };
+            let events: Vec<_> = publish.events.events().collect();
+            assert!(matches!(&events[..], [Ok(_), Err(_), Ok(_)]), "{events:?}");
+            let refused = events[1].as_ref().unwrap_err().to_string();
+            assert!(refused.contains(reason), "{event}: {refused}");
         }
     }
 }

@@ -28,19 +28,19 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use super::super::budget::Share;
 use super::super::clients::{self, Peer, share};
 use super::super::counters::TimeLimit;
+use super::super::effort::Effort;
 use super::super::http::Edge;
 use super::super::json::{ReceiptJson, write_ephemeral, write_event};
 use super::super::pace::PacedSocket;
 use super::super::rates::{CallerRates, Rate, Temper};
 use super::super::selection::Kept;
 use super::super::{max_request_bytes, status};
-use super::protocol::{Refused, Request, Subscribe};
+use super::protocol::{Lines, Refused, Request, Subscribe};
 use crate::broker::{
-    Ack, Delivery, EventRef, Form, InOrder, Patience, Publish, Reader, Run, Waited,
+    Ack, Batch, Delivery, EventRef, Form, InOrder, Patience, Publish, Reader, Run, Waited,
 };
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::event::NewEvent;
 use crate::polls::{InTurn, in_turn};
 use crate::topic::TopicName;
 
@@ -245,7 +245,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let request = match message {
             Message::Text(text) => {
                 let max_events = self.edge.broker.limits().max_batch_events as usize;
-                match self.rated(Request::parse(&text, max_events), text.len()) {
+                let (size_bytes, effort) = (text.len(), Effort::of_json(text.as_bytes()));
+                let parsed = effort.spend(move || Request::parse(&text, max_events)).await;
+                match self.rated(parsed, size_bytes) {
                     Ok(request) => request,
                     Err(refused) => return self.over_rate(refused).await,
                 }
@@ -266,12 +268,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let done = match request {
             Ok(Request::Subscribe(subscribe)) => self.subscribe(subscribe),
             Ok(Request::Unsubscribe { subscription }) => self.unsubscribe(subscription).await?,
-            Ok(Request::Publish { reference, publish }) => {
-                self.publish(reference, publish).await?;
-                Ok(())
-            }
-            Ok(Request::PublishEphemeral { reference, topic, events }) => {
-                self.publish_ephemeral(reference, &topic, events).await?
+            Ok(Request::Publish { reference, publish }) => self.publish(reference, publish).await?,
+            Ok(Request::PublishEphemeral { reference, topic, lines }) => {
+                self.publish_ephemeral(reference, topic, lines).await?
             }
             Err(refused) => Err(refused),
         };
@@ -292,8 +291,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Ok(Request::Publish { publish, .. }) => {
                 self.rates.publish(publish.events.len(), || size_bytes)
             }
-            Ok(Request::PublishEphemeral { events, .. }) => {
-                self.rates.publish(events.len(), || size_bytes)
+            Ok(Request::PublishEphemeral { lines, .. }) => {
+                self.rates.publish(lines.len(), || size_bytes)
             }
             Ok(Request::Subscribe(_)) => self.rates.other(Rate::Subscriptions, size_bytes),
             Ok(Request::Unsubscribe { .. }) | Err(_) => {
@@ -402,23 +401,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Hands in what is published; no more is read before it has its place in the queue.
-    async fn publish(&mut self, reference: Option<String>, publish: Publish) -> Result<(), End> {
+    async fn publish(
+        &mut self,
+        reference: Option<String>,
+        publish: Publish<Lines>,
+    ) -> Result<Result<(), Refused>, End> {
+        let Publish { topic, events: lines, expected_sequence } = publish;
+        let broker = self.edge.broker.clone();
+        let effort = lines.effort();
+        let work = move || Batch::of(lines.events(), broker.limits());
+        let events = match effort.spend(work).await {
+            Ok(events) => events,
+            Err(error) => return Ok(Err(Refused { reference, subscription: None, error })),
+        };
+        let publish = Publish { topic, events, expected_sequence };
         match self.edge.broker.submit_in_order(publish, &self.publisher).await {
             Ok(pending) => {
                 self.publishing.push(Box::pin(async move { (reference, pending.ack().await) }));
-                Ok(())
             }
-            Err(error) => self.answer(reference, Err(error)).await,
+            Err(error) => self.answer(reference, Err(error)).await?,
         }
+        Ok(Ok(()))
     }
 
     async fn publish_ephemeral(
         &mut self,
         reference: Option<String>,
-        topic: &TopicName,
-        events: Vec<NewEvent>,
+        topic: TopicName,
+        lines: Lines,
     ) -> Result<Result<(), Refused>, End> {
-        let receivers = match self.edge.broker.publish_ephemeral(topic, events) {
+        let (broker, effort) = (self.edge.broker.clone(), lines.effort());
+        let work = move || {
+            Batch::of(lines.events(), broker.limits())?;
+            broker.whisper(&topic, lines.events())
+        };
+        let receivers = match effort.spend(work).await {
             Ok(receivers) => receivers,
             Err(error) => return Ok(Err(Refused { reference, subscription: None, error })),
         };

@@ -4,6 +4,7 @@
 mod bystander;
 mod connections;
 mod fairness;
+mod fairness_of_bodies;
 mod grpc;
 mod http1;
 mod http2;

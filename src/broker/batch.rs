@@ -1,0 +1,92 @@
+//! The events of one publish: each is checked and encoded when it is added.
+//!
+//! # Why
+//!
+//! An event of a hundred bytes may take a thousand in memory, for each of its headers is two texts
+//! and a place in a map. Encoded, it takes about as much as its publisher has sent. So whoever has
+//! many of them makes them one after the other, and there is never more than one.
+
+use super::limits::{LimitsConfig, at_most, locate};
+use crate::error::Result;
+use crate::event::NewEvent;
+use crate::log::NewRecords;
+
+/// Events that are checked and encoded, in their order.
+#[derive(Debug, Clone, Default)]
+pub struct Batch(NewRecords);
+
+impl Batch {
+    /// Checks and encodes all events of a publish.
+    ///
+    /// # Errors
+    ///
+    /// Those of `events`, and as [`LimitsConfig::check`].
+    pub fn of<I>(events: I, limits: &LimitsConfig) -> Result<Self>
+    where
+        I: IntoIterator<Item = Result<NewEvent>, IntoIter: ExactSizeIterator>,
+    {
+        let events = events.into_iter();
+        let count = events.len();
+        limits.check_count(count)?;
+        let mut batch = Self::default();
+        for (index, event) in events.enumerate() {
+            batch.push(&event?, limits).map_err(|error| locate(error, index, count))?;
+        }
+        Ok(batch)
+    }
+
+    /// Adds an event.
+    ///
+    /// # Errors
+    ///
+    /// As [`LimitsConfig::check`], without the place of the event, which is not added.
+    pub fn push(&mut self, event: &NewEvent, limits: &LimitsConfig) -> Result<()> {
+        limits.check_event(event)?;
+        self.0.push(event);
+        Ok(())
+    }
+
+    /// How many events there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The events of a [`Publish`](super::Publish), in any form that can be stored.
+pub trait Events {
+    /// Checks and encodes them, where that is not done yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Batch::of`].
+    fn into_batch(self, limits: &LimitsConfig) -> Result<Batch>;
+}
+
+impl Events for Vec<NewEvent> {
+    fn into_batch(self, limits: &LimitsConfig) -> Result<Batch> {
+        Batch::of(self.into_iter().map(Ok), limits)
+    }
+}
+
+impl Events for Batch {
+    fn into_batch(self, _checked_one_by_one: &LimitsConfig) -> Result<Batch> {
+        Ok(self)
+    }
+}
+
+/// Takes the records of a batch, if the broker stores that much at once.
+///
+/// # Errors
+///
+/// [`OverLimit`](crate::Error::OverLimit); [`Invalid`](crate::Error::Invalid) where there are none.
+pub(super) fn records(batch: Batch, limits: &LimitsConfig) -> Result<NewRecords> {
+    let Batch(records) = batch;
+    limits.check_count(records.len())?;
+    at_most("batch bytes", records.size_bytes(), limits.max_batch_bytes)?;
+    Ok(records)
+}
