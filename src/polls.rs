@@ -291,6 +291,7 @@ mod tests {
             let mut done = Vec::new();
             while let Some(number) = all.next().await {
                 done.push(number);
+                rest().await;
             }
             done.sort_unstable();
             assert_eq!(done, Vec::from_iter(0..40));

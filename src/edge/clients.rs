@@ -64,7 +64,7 @@ pub(crate) struct Client {
 
 /// What a client follows.
 #[derive(Debug)]
-struct Followed {
+pub(super) struct Followed {
     protocol: &'static str,
     topics: String,
     /// Its one topic, if it is one: its place is a sequence then, and a position otherwise.
@@ -74,6 +74,11 @@ struct Followed {
 }
 
 impl Followed {
+    /// What there is to tell of it.
+    pub(super) fn json(&self, broker: &Broker) -> Value {
+        json!({"protocol": self.protocol, "topics": self.topics, "lag": self.lag(broker)})
+    }
+
     /// How many events of the one topic, or how many positions, it is behind.
     fn lag(&self, broker: &Broker) -> u64 {
         let last = match &self.topic {
@@ -191,35 +196,29 @@ impl Clients {
         self.open().clients.len()
     }
 
-    /// Up to `limit` of them in the order in which they came, after the one with the id `after`.
-    pub(super) fn list(&self, broker: &Broker, after: u64, limit: usize) -> Vec<Value> {
-        let clients: Vec<_> = {
-            let open = self.open();
-            let later = open.clients.range(after.saturating_add(1)..);
-            later.take(limit).map(|(_, client)| client.clone()).collect()
-        };
-        clients.iter().map(|client| client.json(broker)).collect()
+    /// The first of them that came after the one with this id, and its id.
+    pub(super) fn next(&self, id: u64) -> Option<(u64, Arc<Client>)> {
+        let open = self.open();
+        let next = open.clients.range(id.saturating_add(1)..).next();
+        next.map(|(id, client)| (*id, client.clone()))
     }
 }
 
 impl Client {
-    fn json(&self, broker: &Broker) -> Value {
-        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        let streams = followed.iter().map(|followed| {
-            json!({
-                "protocol": followed.protocol,
-                "topics": followed.topics,
-                "lag": followed.lag(broker),
-            })
-        });
+    /// What there is to tell of it, but for its streams.
+    pub(super) fn json(&self) -> Value {
         json!({
             "id": self.id,
             "address": self.address.to_string(),
             "user": null,
             "age_ms": self.since.elapsed().as_millis() as u64,
             "sent_bytes": self.sent_bytes.load(Ordering::Relaxed),
-            "streams": streams.collect::<Vec<_>>(),
         })
+    }
+
+    /// What it follows.
+    pub(super) fn followed(&self) -> Vec<Arc<Followed>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -325,8 +324,8 @@ mod tests {
         drop(three);
         assert_eq!(clients.count(), 2);
         assert_eq!(clients.open().by_caller.len(), 1, "nothing is left of who is gone");
-        let broker = Broker::in_memory(&Default::default()).unwrap();
-        assert_eq!(clients.list(&broker, 2, 10).len(), 1);
+        let (id, _again) = clients.next(2).unwrap();
+        assert!(id == 4 && clients.next(id).is_none(), "{id}");
         // Whoever has one address of IPv6 has 2^64 of them.
         let limits =
             ClientLimits { connections: 9, connections_per_address: 1, max_bytes: 1 << 20 };

@@ -231,11 +231,13 @@ impl BrokerService for Grpc {
         if let Some(token) = after {
             TopicName::new(token).map_err(|_| Error::invalid("page_token", "is none of ours"))?;
         }
-        let topics = self.broker.topics(after, limit);
-        let is_full = topics.len() == limit;
-        let last = topics.last().filter(|_| is_full);
-        let next_page_token = last.map(|topic| topic.name.to_string()).unwrap_or_default();
-        let topics = topics.iter().map(messages::topic).collect();
+        let mut topics = Vec::new();
+        for some in self.broker.list_topics(after, limit) {
+            topics.extend(some.iter().map(messages::topic));
+            polls::rest().await;
+        }
+        let last = topics.last().filter(|_| topics.len() == limit);
+        let next_page_token = last.map(|topic| topic.name.clone()).unwrap_or_default();
         holding(proto::ListTopicsResponse { topics, next_page_token }, share.nothing())
     }
 

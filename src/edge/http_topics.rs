@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http::{StatusCode, Uri, header};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::clients::{Peer, share};
 use super::counters::TimeLimit;
@@ -17,7 +17,7 @@ use super::page_body;
 use super::page_token::{StateToken, page_limit};
 use super::query::Query;
 use super::rates::Rate;
-use super::{json, status};
+use super::{json, listing, status};
 use crate::broker::Dropped;
 use crate::cursor::{Cursor, Sequence};
 use crate::error::{Error, Result};
@@ -52,14 +52,17 @@ fn list_limit(query: &mut Query) -> Result<usize> {
     }
 }
 
-async fn list(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
+async fn list(
+    State(edge): State<Edge>,
+    peer: Option<Extension<Peer>>,
+    uri: Uri,
+) -> Result<Response> {
     let mut query = Query::parse(uri.query())?;
     let limit = list_limit(&mut query)?;
     let after = query.take("after");
     query.finish("after, limit")?;
-    let topics = edge.broker.topics(after.as_deref(), limit);
-    let topics: Vec<Value> = topics.iter().map(json::topic).collect();
-    Ok(axum::Json(json!({ "topics": topics })).into_response())
+    let topics = listing::topics(edge.broker.list_topics(after.as_deref(), limit));
+    page_body::answer(topics, &share(peer.as_deref())).await
 }
 
 async fn show(State(edge): State<Edge>, path: PathResult) -> Result<Response> {
@@ -134,7 +137,7 @@ async fn state(
     held.keep(page.size_bytes() + page_body::PIECE_BYTES);
     let cursor = Cursor::after(page.at, edge.broker.epoch());
     let next = StateToken::next(&page);
-    let body = page_body::state(name, page, &cursor, &next);
+    let body = page_body::state(name, page, &cursor, &next).await;
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")];
     let mut response = (headers, body).into_response();
     response.extensions_mut().insert(Arc::new(held));
@@ -142,14 +145,19 @@ async fn state(
 }
 
 /// Who is present.
-async fn presence(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
+async fn presence(
+    State(edge): State<Edge>,
+    path: PathResult,
+    peer: Option<Extension<Peer>>,
+    uri: Uri,
+) -> Result<Response> {
     let name = topic(path)?;
     let mut query = Query::parse(uri.query())?;
     let limit = list_limit(&mut query)?;
     let after = query.take("after").unwrap_or_default();
     query.finish("after, limit")?;
-    let members = edge.broker.presence(&name, &after, limit);
-    Ok(axum::Json(json!({ "members": members })).into_response())
+    let members = listing::members(edge.broker.list_members(&name, &after, limit));
+    page_body::answer(members, &share(peer.as_deref())).await
 }
 
 async fn maintain(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
@@ -174,9 +182,8 @@ async fn connections(
         let detail = "set follow.list_connections to have connections listed";
         return Ok(status::plain_problem(StatusCode::FORBIDDEN, detail));
     };
-    let connections = peer.clients.list(&edge.broker, after, limit);
-    Ok(axum::Json(json!({"count": peer.clients.count(), "connections": connections}))
-        .into_response())
+    let connections = listing::connections(&peer.clients, edge.broker, after, limit);
+    page_body::answer(connections, &share(Some(&peer))).await
 }
 
 /// Source: the text format of Prometheus, 0.0.4.

@@ -23,6 +23,7 @@ mod http_lines;
 mod http_topics;
 pub(crate) mod intake;
 pub mod json;
+mod listing;
 mod media;
 mod messages;
 pub mod ndjson;

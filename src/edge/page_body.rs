@@ -1,16 +1,20 @@
-//! Pages as bodies: JSON that is written a piece at a time, as the client takes it.
+//! Pages and lists as bodies: JSON that is written a piece at a time, as the client takes it.
 //!
 //! # Why
 //!
-//! Ten thousand events are 20 ms of writing JSON. A worker that writes them in one go serves nobody
-//! else meanwhile, and a client that reads slowly would have all of it wait in memory.
+//! Ten thousand events are 20 ms of writing JSON, and as many topics are more. A worker that writes
+//! them in one go serves nobody else meanwhile, and a client that reads slowly would have all of it
+//! wait in memory.
 
 use std::convert::Infallible;
+use std::iter::{Peekable, once};
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use http::header;
 
 use super::budget::{Held, Share};
 use super::json;
@@ -18,6 +22,7 @@ use crate::broker::{Page, PageReader, StatePage};
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::event::Event;
+use crate::polls;
 use crate::topic::TopicName;
 
 /// The length of a piece, in bytes, and up to a block or an event more: less than a millisecond of
@@ -111,53 +116,72 @@ fn add_list(piece: &mut Vec<u8>, list: &[u8]) {
 }
 
 /// A page of the state of `topic`.
-pub(super) fn state(topic: TopicName, page: StatePage, cursor: &Cursor, next: &str) -> Body {
+pub(super) async fn state(topic: TopicName, page: StatePage, cursor: &Cursor, next: &str) -> Body {
     let end = json::state_end(cursor, next);
-    body(page.events.into_iter().map(move |event: Event| json::event(&topic, &event)), end)
+    let lists = page.events.into_iter().map(move |event: Event| json::event(&topic, &event));
+    body(list(json::PAGE_BEGIN.to_vec(), lists, end)).await.0
 }
 
-/// The body of lists of events, none of them empty, and what ends it. One that is a single piece
-/// has a length.
-fn body(lists: impl Iterator<Item = Vec<u8>> + Send + 'static, end: Vec<u8>) -> Body {
-    let mut pieces = Pieces { lists, end: Some(end), is_begun: false };
-    let first = pieces.next();
-    match pieces.end {
-        None => Body::from(first.unwrap_or_default()),
-        Some(_) => {
-            let pieces = first.into_iter().chain(pieces);
-            Body::from_stream(stream::iter(pieces).map(Ok::<_, Infallible>))
-        }
+/// The answer that is a JSON text, which comes a few bytes at a time, and is read as the client
+/// takes it.
+///
+/// # Errors
+///
+/// [`NoRoom`](crate::Error::NoRoom), where the text is longer than a piece.
+pub(super) async fn answer(
+    text: impl Iterator<Item = Vec<u8>> + Send + 'static,
+    share: &Share,
+) -> Result<Response> {
+    let (body, is_whole) = body(text).await;
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
+    if !is_whole {
+        response.extensions_mut().insert(Arc::new(share.take(READING_BYTES)?));
     }
+    Ok(response)
 }
 
-struct Pieces<L> {
-    lists: L,
-    /// What comes after the last event; `None` when that is written.
-    end: Option<Vec<u8>>,
-    is_begun: bool,
+/// The text of an object with a list, whose entries come a few at a time, with commas between them.
+/// A step may find none.
+pub(super) fn list(
+    begin: Vec<u8>,
+    some: impl Iterator<Item = Vec<u8>>,
+    end: Vec<u8>,
+) -> impl Iterator<Item = Vec<u8>> {
+    let mut is_first = true;
+    let parted = some.flat_map(move |entries| {
+        let comma = if is_first || entries.is_empty() { &b""[..] } else { b"," };
+        is_first &= entries.is_empty();
+        [comma.to_vec(), entries]
+    });
+    once(begin).chain(parted).chain(once(end))
 }
 
-impl<L: Iterator<Item = Vec<u8>>> Iterator for Pieces<L> {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        let end = self.end.take()?;
-        let mut piece = Vec::new();
-        while piece.len() < PIECE_BYTES {
-            let Some(list) = self.lists.next() else {
-                if !self.is_begun {
-                    piece.extend(json::PAGE_BEGIN);
-                }
-                piece.extend(end);
-                return Some(piece.into());
-            };
-            piece.extend(if self.is_begun { &b","[..] } else { json::PAGE_BEGIN });
-            self.is_begun = true;
-            piece.extend(list);
-        }
-        self.end = Some(end);
-        Some(piece.into())
+/// The body of a text that comes a few bytes at a time, and whether its first piece is all of it:
+/// that has a length.
+async fn body(text: impl Iterator<Item = Vec<u8>> + Send + 'static) -> (Body, bool) {
+    let mut text = text.peekable();
+    let first = next_text(&mut text).await;
+    if text.peek().is_none() {
+        return (Body::from(first), true);
     }
+    let rest = stream::unfold(text, |mut text| async move {
+        text.peek()?;
+        Some((next_text(&mut text).await, text))
+    });
+    let pieces = stream::iter([first]).chain(rest);
+    (Body::from_stream(pieces.map(Ok::<_, Infallible>)), false)
+}
+
+/// The next piece of a text.
+async fn next_text(text: &mut Peekable<impl Iterator<Item = Vec<u8>>>) -> Bytes {
+    let mut piece = Vec::new();
+    while piece.len() < PIECE_BYTES
+        && let Some(more) = text.next()
+    {
+        piece.extend(more);
+        polls::rest().await;
+    }
+    piece.into()
 }
 
 #[cfg(test)]
@@ -170,20 +194,26 @@ mod tests {
     /// The pieces of a body of `count` lists of `bytes` each, and all of it.
     async fn written(count: usize, bytes: usize) -> (Vec<usize>, Option<u64>, String) {
         let list = format!("\"{}\"", "x".repeat(bytes)).into_bytes();
-        let mut body = body((0..count).map(move |_| list.clone()), b"]}".to_vec());
+        let lists = (0..count).flat_map(move |_| [vec![], list.clone(), vec![]]);
+        let text = super::list(json::PAGE_BEGIN.to_vec(), lists, b"]}".to_vec());
+        let (mut body, is_whole) = body(text).await;
         let length = body.size_hint().exact();
         let (mut lengths, mut all) = (Vec::new(), Vec::new());
         while let Some(frame) = body.frame().await {
             let piece = frame.unwrap().into_data().unwrap();
+            assert!(!piece.is_empty(), "an empty piece ends an answer");
             lengths.push(piece.len());
             all.extend(piece);
         }
+        assert_eq!(is_whole, length.is_some());
         (lengths, length, String::from_utf8(all).unwrap())
     }
 
     #[tokio::test]
     async fn a_page_is_one_list_however_many_pieces_it_comes_in() {
-        for (count, bytes) in [(0, 0), (1, 10), (3, PIECE_BYTES / 3), (1_000, 1_000), (2, 1 << 20)]
+        let exactly = PIECE_BYTES - json::PAGE_BEGIN.len() - 2 - 2; // The end fills the piece.
+        for (count, bytes) in
+            [(0, 0), (1, 10), (1, exactly), (3, PIECE_BYTES / 3), (1_000, 1_000), (2, 1 << 20)]
         {
             let (lengths, length, all) = written(count, bytes).await;
             let page: serde_json::Value = serde_json::from_str(&all).unwrap();

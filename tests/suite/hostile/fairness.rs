@@ -245,14 +245,14 @@ async fn readers_whose_filters_pick_nothing_of_a_long_log_hold_nobody_up() {
     }
 }
 
-/// Goal: a thousand patterns that each lead to every topic are looked through in small steps.
-#[tokio::test]
-async fn patterns_that_lead_everywhere_hold_nobody_up() {
-    let directory = tempfile::tempdir().unwrap();
-    let process = Process::serve(directory.path(), &[]);
-    let topics = if cfg!(debug_assertions) { 10_000 } else { 40_000 };
+/// Publishes an event to each of so many topics.
+pub(super) async fn publish_to_topics(
+    process: &Process,
+    topics: usize,
+    name: impl Fn(usize) -> String + Send + 'static,
+) {
     let request = move |topic: usize| proto::PublishStreamRequest {
-        topic: format!("t{topic}.b.c"),
+        topic: name(topic),
         events: vec![proto::NewEvent::default()],
         ..Default::default()
     };
@@ -261,6 +261,15 @@ async fn patterns_that_lead_everywhere_hold_nobody_up() {
     for _ in 0..topics {
         answers.get_mut().message().await.unwrap().unwrap();
     }
+}
+
+/// Goal: a thousand patterns that each lead to every topic are looked through in small steps.
+#[tokio::test]
+async fn patterns_that_lead_everywhere_hold_nobody_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &[]);
+    let topics = if cfg!(debug_assertions) { 10_000 } else { 40_000 };
+    publish_to_topics(&process, topics, |topic| format!("t{topic}.b.c")).await;
     let bystander = Bystander::start(process.address).await;
     let patterns: Vec<String> = (0..1_024).map(|number| format!("*.z{number}.>")).collect();
     for from in ["earliest", "latest"] {

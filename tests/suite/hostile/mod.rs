@@ -8,6 +8,7 @@ mod fairness_of_bodies;
 mod grpc;
 mod http1;
 mod http2;
+mod lists;
 mod memory;
 mod patterns;
 mod rates;
