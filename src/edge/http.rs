@@ -238,7 +238,11 @@ impl Edge {
     }
 
     async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {
-        let Asked { topics, start, on_gap, filter, peer, .. } = asked;
+        let Asked { topics, start, on_gap, filter, format: _, member, peer } = asked;
+        if member.is_some() {
+            let problem = "is present for as long as a stream is open, and this is a page";
+            return Err(Error::invalid("member", problem));
+        }
         let share = share(peer.as_ref());
         let before = query.take_number("before")?.map(Sequence::new);
         let limit = query.take_number("limit")?.unwrap_or(DEFAULT_PAGE_EVENTS);

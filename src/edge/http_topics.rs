@@ -218,6 +218,9 @@ async fn metrics(State(edge): State<Edge>, peer: Option<Extension<Peer>>) -> Res
     metric("leftoff_merged_blocks_total", help, &plain(done.merged_blocks));
     let help = "Bytes of blocks that maintenance removed, since the start.";
     metric("leftoff_reclaimed_bytes_total", help, &plain(done.reclaimed_bytes));
+    let help = "Tasks of the runtime that are there.";
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    metric("leftoff_tasks", help, &plain(tasks as u64));
     let help = "Steps of a few milliseconds in which readers read the log, since the start.";
     metric("leftoff_log_read_steps_total", help, &plain(edge.broker.read_steps()));
     let help = "Ids that were forgotten too early for want of memory, since the start.";

@@ -6,7 +6,7 @@ use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::{descriptors, processor_time, until_no_more_than};
+use super::{Open, processor_time};
 use crate::common::{Process, get, post};
 
 const EVENTS: &str = "/v1/topics/a/events";
@@ -24,14 +24,14 @@ async fn a_client_that_goes_before_it_said_what_it_speaks_is_let_go_of() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::serve(directory.path(), &[]);
     assert_eq!(post(process.address, EVENTS, "x").await.status, StatusCode::CREATED);
-    let before = descriptors(process.id());
+    let before = Open::now(&process).await;
     let started = Instant::now();
     for _ in 0..500 {
         let mut client = TcpStream::connect(process.address).await.unwrap();
         client.write_all(b"P").await.unwrap();
         drop(client);
     }
-    until_no_more_than(process.id(), before + 8).await;
+    before.assert_restored(&process).await;
     assert!(started.elapsed() < SOON, "they were held for {:?}", started.elapsed());
     assert_eq!(get(process.address, EVENTS).await.status, StatusCode::OK);
 }

@@ -6,8 +6,8 @@ use http::StatusCode;
 use leftoff::edge::proto::PublishRequest;
 use prost::Message;
 
+use super::Open;
 use super::bystander::Bystander;
-use super::{descriptors, until_no_more_than};
 use crate::common::{Process, get, post, send_h2c, to};
 
 const EVENTS: &str = "/v1/topics/a/events";
@@ -40,7 +40,7 @@ async fn a_body_that_is_no_message_fails_its_call_with_a_status() {
     let process = Process::serve(directory.path(), &[]);
     let address = process.address;
     assert_eq!(post(address, EVENTS, "x").await.status, StatusCode::CREATED);
-    let before = descriptors(process.id());
+    let before = Open::now(&process).await;
     let event = leftoff::edge::proto::NewEvent::default();
     let request = PublishRequest { topic: "b".to_owned(), events: vec![event], ..<_>::default() };
     let message = request.encode_to_vec();
@@ -68,6 +68,6 @@ async fn a_body_that_is_no_message_fails_its_call_with_a_status() {
     };
     bystander.assert_unhurt(all).await;
     drop(bystander);
-    until_no_more_than(process.id(), before + 8).await;
+    before.assert_restored(&process).await;
     assert_eq!(get(address, "/v1/topics/b/events").await.json()["events"][0]["sequence"], 1);
 }

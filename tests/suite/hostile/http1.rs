@@ -6,8 +6,8 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::Open;
 use super::bystander::Bystander;
-use super::{descriptors, until_no_more_than};
 use crate::common::{Process, get, post, soon};
 
 const EVENTS: &str = "/v1/topics/a/events";
@@ -85,7 +85,7 @@ async fn what_can_be_read_in_two_ways_is_refused_or_read_in_one() {
     let process = Process::serve(directory.path(), &[]);
     let address = process.address;
     assert_eq!(post(address, EVENTS, "x").await.status, StatusCode::CREATED);
-    let before = descriptors(process.id());
+    let before = Open::now(&process).await;
     let bystander = Bystander::start(address).await;
     let all = || async {
         let close = format!("Host: {address}\r\nConnection: close\r\n");
@@ -103,7 +103,7 @@ async fn what_can_be_read_in_two_ways_is_refused_or_read_in_one() {
     };
     bystander.assert_unhurt(all).await;
     drop(bystander);
-    until_no_more_than(process.id(), before + 8).await;
+    before.assert_restored(&process).await;
     // A slash in a name is a part of the name.
     let slash = "/v1/topics/b%2Fc/events";
     assert_eq!(post(address, slash, "x").await.status, StatusCode::CREATED);

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::bystander::Bystander;
-use super::{descriptors, peak_mib, until_no_more_than};
+use super::{Open, peak_mib};
 use crate::common::{Process, get, post, soon};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -308,7 +308,7 @@ async fn frames_that_break_the_rules_of_http2_end_their_stream_or_their_connecti
     let process = Process::serve(directory.path(), &[]);
     let address = process.address;
     assert_eq!(post(address, EVENTS, "x").await.status, StatusCode::CREATED);
-    let before = descriptors(process.id());
+    let before = Open::now(&process).await;
     let bystander = Bystander::start(address).await;
     let all = || async {
         let beginning = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
@@ -328,7 +328,7 @@ async fn frames_that_break_the_rules_of_http2_end_their_stream_or_their_connecti
     let found = outcome(address, &flood).await;
     assert_eq!(found, Resets(REFUSED_STREAM), "5.1.2: more streams than there may be");
     drop(bystander);
-    until_no_more_than(process.id(), before + 8).await;
+    before.assert_restored(&process).await;
 }
 
 /// Sends `bytes` again and again, and reads nothing, until the broker ends it or all is sent.
@@ -353,7 +353,7 @@ async fn floods_of_frames_hold_nobody_up_and_take_little_memory() {
     let process = Process::serve(directory.path(), &[]);
     let address = process.address;
     assert_eq!(post(address, EVENTS, "x").await.status, StatusCode::CREATED);
-    let (before, memory) = (descriptors(process.id()), peak_mib(process.id()));
+    let (before, memory) = (Open::now(&process).await, peak_mib(process.id()));
     let bystander = Bystander::start(address).await;
     let reset = |n: u32| {
         let stream = 2 * n + 1;
@@ -382,6 +382,6 @@ async fn floods_of_frames_hold_nobody_up_and_take_little_memory() {
     let peak = peak_mib(process.id());
     assert!(peak < memory + 64, "from {memory} to {peak} MiB");
     drop(bystander);
-    until_no_more_than(process.id(), before + 8).await;
+    before.assert_restored(&process).await;
     assert_eq!(get(address, EVENTS).await.status, StatusCode::OK);
 }

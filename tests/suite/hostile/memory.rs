@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::bystander::Bystander;
-use super::{descriptors, peak_mib, until_no_more_than};
+use super::fairness::assert_nobody_held_a_worker;
+use super::{Open, peak_mib};
 use crate::common::{Process, Server, get, name, post, send, soon, text, to};
 
 /// The memory for clients, in MiB.
@@ -204,7 +205,7 @@ async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
     let bystander = Bystander::start(address).await;
     tokio::time::sleep(Duration::from_secs(1)).await; // For the bystander alone.
     let before = bystander.report().await;
-    let (open, peak) = (descriptors(process.id()), peak_mib(process.id()));
+    let (open, peak) = (Open::now(&process).await, peak_mib(process.id()));
     let mut attackers = Attackers::new();
     let ((), report) = bystander
         .beside(async {
@@ -223,7 +224,8 @@ async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
     assert!(report.failures.is_empty(), "{report}");
     assert!(most < peak + BUDGET_MIB + BESIDES_MIB, "{peak} MiB before, {most} at the most");
     attackers.shutdown().await;
-    until_no_more_than(process.id(), open + 8).await;
+    open.assert_restored(&process).await;
+    assert_nobody_held_a_worker(&process).await;
 }
 
 /// Goal: who sends bodies that never end takes no room from whoever sends small ones.

@@ -15,9 +15,9 @@ mod rates;
 mod raw_http2;
 mod times;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::common::soon;
+use crate::common::{Process, get, text};
 
 /// Descriptors that a process has open.
 fn descriptors(id: u32) -> usize {
@@ -45,12 +45,42 @@ fn processor_time(id: u32) -> Duration {
     Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
 }
 
-/// Waits until a process has no more descriptors open than this.
-async fn until_no_more_than(id: u32, count: usize) {
-    soon(async {
-        while descriptors(id) > count {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+/// What a broker has open: descriptors, and tasks of its runtime.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    descriptors: usize,
+    tasks: usize,
+}
+
+/// What may be open besides: a bystander's connections come and go, and so do those that look.
+const BESIDES: usize = 8;
+
+/// How soon after an attack all is back to where it was.
+const BACK: Duration = Duration::from_secs(if cfg!(debug_assertions) { 15 } else { 5 });
+
+impl Open {
+    async fn now(process: &Process) -> Self {
+        let metrics = text(&get(process.address, "/metrics").await.body);
+        let tasks = metrics.lines().find_map(|line| line.strip_prefix("leftoff_tasks "));
+        Self { descriptors: descriptors(process.id()), tasks: tasks.unwrap().parse().unwrap() }
+    }
+
+    /// Goal: when the attackers are gone, so is what was opened for them.
+    ///
+    /// # Panics
+    ///
+    /// More is open than there was, for longer than [`BACK`].
+    async fn assert_restored(self, process: &Process) {
+        let started = Instant::now();
+        loop {
+            let now = Self::now(process).await;
+            let is_back =
+                now.descriptors <= self.descriptors + BESIDES && now.tasks <= self.tasks + BESIDES;
+            if is_back {
+                return println!("{self:?} before, {now:?} after {:?}", started.elapsed());
+            }
+            assert!(started.elapsed() < BACK, "{self:?} before, {now:?} after {BACK:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    })
-    .await;
+    }
 }
