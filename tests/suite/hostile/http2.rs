@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::bystander::Bystander;
-use super::{Open, peak_mib};
+use super::{Chance, Open, peak_mib};
 use crate::common::{Process, get, post, soon};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -267,12 +267,14 @@ fn heads(address: SocketAddr) -> Vec<Case> {
 }
 
 /// Sends `bytes`, and a PING after them, and sees what comes of it.
-async fn outcome(address: SocketAddr, bytes: &[u8]) -> Outcome {
-    let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
+async fn outcome(address: SocketAddr, bytes: &[u8], chance: &Chance) -> Outcome {
+    let socket = TcpStream::connect(address).await.unwrap();
+    socket.set_nodelay(true).unwrap();
+    let (mut read, mut write) = socket.into_split();
     let ping = frame(PING, 0, 0, b"are you?");
     // The broker may have closed before all is sent; what it said is still there.
     let sent = [bytes, &ping].concat();
-    let _closed = soon(write.write_all(&sent)).await;
+    let _closed = soon(chance.send(&mut write, &sent)).await;
     let (mut gone, mut reset, mut answered) = (None, None, false);
     let mut head = [0; 9];
     while soon(read.read_exact(&mut head)).await.is_ok() {
@@ -309,15 +311,17 @@ async fn frames_that_break_the_rules_of_http2_end_their_stream_or_their_connecti
     let address = process.address;
     assert_eq!(post(address, EVENTS, "x").await.status, StatusCode::CREATED);
     let before = Open::now(&process).await;
-    let bystander = Bystander::start(address).await;
+    let (bystander, chance) = (Bystander::start(address).await, Chance::new());
     let all = || async {
         let beginning = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
-        for (name, expected, frames) in frames(address).into_iter().chain(heads(address)) {
-            let found = outcome(address, &[&beginning, &frames.concat()[..]].concat()).await;
+        let cases = frames(address).into_iter().chain(heads(address));
+        for (name, expected, frames) in chance.shuffled(cases) {
+            let found =
+                outcome(address, &[&beginning, &frames.concat()[..]].concat(), &chance).await;
             let is_general = matches!((found, expected), (Ends(PROTOCOL_ERROR), Ends(_)));
             assert!(found == expected || is_general, "{name}: {found:?}, not {expected:?}");
         }
-        let wrong = outcome(address, b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n").await;
+        let wrong = outcome(address, b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", &chance).await;
         assert_eq!(wrong, Closes, "3.4: a preface that is none");
     };
     bystander.assert_unhurt(all).await;
@@ -325,7 +329,7 @@ async fn frames_that_break_the_rules_of_http2_end_their_stream_or_their_connecti
         .flat_map(|n| frame(HEADERS, 5, 2 * n + 1, &head(address, 2, WAIT, &[])))
         .collect();
     let flood = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &too_many].concat();
-    let found = outcome(address, &flood).await;
+    let found = outcome(address, &flood, &chance).await;
     assert_eq!(found, Resets(REFUSED_STREAM), "5.1.2: more streams than there may be");
     drop(bystander);
     before.assert_restored(&process).await;

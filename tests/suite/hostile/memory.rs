@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::bystander::Bystander;
 use super::fairness::assert_nobody_held_a_worker;
-use super::{Open, peak_mib};
+use super::{Chance, Open, peak_mib};
 use crate::common::{Process, Server, get, name, post, send, soon, text, to};
 
 /// The memory for clients, in MiB.
@@ -139,11 +139,6 @@ fn unread_messages(
     }
 }
 
-fn names(count: usize) -> String {
-    let names: Vec<String> = (0..count).map(|number| format!("\"n{number}\"")).collect();
-    names.join(",")
-}
-
 fn backup() -> hyper::Request<Full<Bytes>> {
     hyper::Request::post("http://127.0.0.1/leftoff.v1.BrokerService/Backup")
         .header("content-type", "application/grpc")
@@ -156,41 +151,68 @@ fn get_of(path: &'static str) -> impl Fn() -> hyper::Request<Full<Bytes>> + Send
     move || hyper::Request::get(format!("http://127.0.0.1{path}")).body(Full::default()).unwrap()
 }
 
-/// All that a client can have the broker keep, at the same time.
-fn attack(attackers: &mut Attackers, address: SocketAddr) {
-    let events = "/v1/topics/a/events?limit=10000";
-    unread_streams(attackers, address, (20, 200), get_of(events));
-    unread_streams(attackers, address, (4, 200), get_of("/v1/topics/k/state?limit=10000"));
-    unread_streams(attackers, address, (6, 10), backup);
-    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
-    unread(attackers, address, 200, get(events));
-    unread(attackers, address, 200, get("/v1/topics/k/state?limit=10000"));
-    let stream = "GET /v1/topics/a/events?from=earliest HTTP/1.1\r\nhost: 127.0.0.1\r\n\
-                  accept: text/event-stream\r\n\r\n";
-    unread(attackers, address, 300, stream.to_owned());
-    let unfinished = format!("GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: {}", "x".repeat(390_000));
-    unread(attackers, address, 1_500, unfinished);
-    let body = format!(
+/// All that a client can have the broker keep, at the same time, begun in any order.
+fn attack(attackers: &mut Attackers, address: SocketAddr, chance: &Chance) {
+    type Kind = fn(&mut Attackers, SocketAddr);
+    const EVENTS: &str = "/v1/topics/a/events?limit=10000";
+    const STATE: &str = "/v1/topics/k/state?limit=10000";
+    let kinds: [Kind; 11] = [
+        |attackers, address| unread_streams(attackers, address, (20, 200), get_of(EVENTS)),
+        |attackers, address| unread_streams(attackers, address, (4, 200), get_of(STATE)),
+        |attackers, address| unread_streams(attackers, address, (6, 10), backup),
+        |attackers, address| unread(attackers, address, 200, get_head(EVENTS, "")),
+        |attackers, address| unread(attackers, address, 200, get_head(STATE, "")),
+        |attackers, address| {
+            let stream = get_head("/v1/topics/a/events?from=earliest", "accept: text/event-stream");
+            unread(attackers, address, 300, stream);
+        },
+        |attackers, address| {
+            let unfinished =
+                format!("GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: {}", "x".repeat(390_000));
+            unread(attackers, address, 1_500, unfinished);
+        },
+        |attackers, address| unread(attackers, address, 99, unfinished_body()),
+        |attackers, address| {
+            unread_messages(attackers, address, 4, true, vec![frame(9, b"ping").repeat(1_000)]);
+        },
+        |attackers, address| {
+            unread_messages(attackers, address, 4, false, vec![frame(1, many_names().as_bytes())]);
+        },
+        |attackers, address| {
+            let messages = (0..256).map(|number| frame(1, many_patterns(number).as_bytes()));
+            unread_messages(attackers, address, 40, false, messages.collect());
+        },
+    ];
+    chance.shuffled(kinds).into_iter().for_each(|kind| kind(attackers, address));
+}
+
+fn get_head(path: &str, header: &str) -> String {
+    let end = if header.is_empty() { "" } else { "\r\n" };
+    format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{header}{end}\r\n")
+}
+
+fn unfinished_body() -> String {
+    format!(
         "POST /v1/topics/b/events HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 900000\r\n\r\n{}",
         "x".repeat(800_000)
-    );
-    unread(attackers, address, 99, body);
-    unread_messages(attackers, address, 4, true, vec![frame(9, b"ping").repeat(1_000)]);
-    let many = format!(
+    )
+}
+
+fn many_names() -> String {
+    let names: Vec<String> = (0..400_000).map(|number| format!("\"n{number}\"")).collect();
+    format!(
         r#"{{"type":"subscribe","subscription":"s","member":{{"id":"m"}},"topics":[{}]}}"#,
-        names(400_000)
-    );
-    unread_messages(attackers, address, 4, false, vec![frame(1, many.as_bytes())]);
-    let subscribe = |number: usize| {
-        let patterns: Vec<String> =
-            (0..1_024).map(|pattern| format!("\"*.s{number}.p{pattern}.>\"")).collect();
-        let message = format!(
-            "{{\"type\":\"subscribe\",\"subscription\":\"s{number}\",\"topics\":[{}]}}",
-            patterns.join(",")
-        );
-        frame(1, message.as_bytes())
-    };
-    unread_messages(attackers, address, 40, false, (0..256).map(subscribe).collect());
+        names.join(",")
+    )
+}
+
+fn many_patterns(number: usize) -> String {
+    let patterns: Vec<String> =
+        (0..1_024).map(|pattern| format!("\"*.s{number}.p{pattern}.>\"")).collect();
+    format!(
+        r#"{{"type":"subscribe","subscription":"s{number}","topics":[{}]}}"#,
+        patterns.join(",")
+    )
 }
 
 /// Goal: one number bounds what all clients together have the broker keep, whatever it is.
@@ -209,7 +231,7 @@ async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
     let mut attackers = Attackers::new();
     let ((), report) = bystander
         .beside(async {
-            attack(&mut attackers, address);
+            attack(&mut attackers, address, &Chance::new());
             let started = Instant::now();
             while started.elapsed() < ATTACK {
                 // Newcomers are served.

@@ -15,9 +15,53 @@ mod rates;
 mod raw_http2;
 mod times;
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::common::{Process, get, text};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::common::{Process, get, seed, text};
+
+/// Most pieces that something is sent in.
+const MAX_PIECES: usize = 5;
+
+/// What chance decides about an attack, with a seed that is told: the order of its parts, and where
+/// what is sent is cut.
+#[derive(Debug)]
+struct Chance(Mutex<StdRng>);
+
+impl Chance {
+    fn new() -> Self {
+        Self(Mutex::new(StdRng::seed_from_u64(seed())))
+    }
+
+    /// The parts of an attack in any order.
+    fn shuffled<T>(&self, parts: impl IntoIterator<Item = T>) -> Vec<T> {
+        let mut parts: Vec<T> = parts.into_iter().collect();
+        parts.shuffle(&mut *self.0.lock().unwrap());
+        parts
+    }
+
+    /// Sends bytes in pieces: for the broker it must not matter how they come.
+    async fn send(
+        &self,
+        socket: &mut (impl AsyncWrite + Unpin),
+        mut bytes: &[u8],
+    ) -> std::io::Result<()> {
+        let mut left = self.0.lock().unwrap().random_range(1..=MAX_PIECES);
+        while left > 1 {
+            let at = self.0.lock().unwrap().random_range(0..=bytes.len());
+            socket.write_all(&bytes[..at]).await?;
+            socket.flush().await?;
+            tokio::task::yield_now().await;
+            (bytes, left) = (&bytes[at..], left - 1);
+        }
+        socket.write_all(bytes).await
+    }
+}
 
 /// Descriptors that a process has open.
 fn descriptors(id: u32) -> usize {
