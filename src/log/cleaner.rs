@@ -315,7 +315,7 @@ impl Shared {
                 break;
             }
             filling[0] ^= 1; // sled does not write what is there already.
-            self.change(|| self.database.insert(FILLING, &filling[..]))?;
+            self.change(|| self.database.insert(FILLING, &filling[..]));
             self.database.flush()?;
             let finished = written_bytes(&self.database) / segment;
             if finished > seen {
@@ -331,7 +331,7 @@ impl Shared {
     /// Moves all there is to move, and syncs.
     fn move_all(&self) -> io::Result<()> {
         // The filling is on the page that is replaced for each move.
-        self.change(|| self.database.remove(FILLING))?;
+        self.change(|| self.database.remove(FILLING));
         let (mut fruitless, mut unsynced_bytes) = (0, 0);
         while fruitless < FRUITLESS_MOVES && !self.is_stopping.load(Ordering::Acquire) {
             let bytes = self.moves()?;
@@ -383,13 +383,10 @@ impl Shared {
         Ok((moved_bytes, true))
     }
 
-    /// Changes something, by which sled may move a page. Returns how many could not be moved, for
-    /// they are damaged.
-    fn change(&self, change: impl Fn() -> sled::Result<Option<sled::IVec>>) -> io::Result<usize> {
-        let Err(error) = change() else { return Ok(0) };
-        self.database.context.global_error()?;
-        debug!(%error, "cannot move a page");
-        Ok(1)
+    /// Changes something, by which sled may move a page; a flush has to follow. Returns whether
+    /// sled could: otherwise the page is damaged, or the flush meets what keeps sled from writing.
+    fn change(&self, change: impl Fn() -> sled::Result<Option<sled::IVec>>) -> bool {
+        change().inspect_err(|error| debug!(%error, "cannot move a page")).is_ok()
     }
 
     /// Has sled move [`MOVES`] pages. Returns how much was written for that, about.
@@ -398,8 +395,9 @@ impl Shared {
         let committed = self.committed_bytes.load(Ordering::Relaxed);
         let mut damaged = 0;
         for change in (0..MOVES).flat_map(|_| 0..CHANGES) {
-            damaged += self.change(|| self.database.insert(KEY, &[change]))?;
+            damaged += usize::from(!self.change(|| self.database.insert(KEY, &[change])));
         }
+        self.database.flush()?;
         if damaged > 0 {
             warn!(
                 pages = damaged,
@@ -407,7 +405,6 @@ impl Shared {
                  check`, and go on with what `leftoff check --repair` brings back"
             );
         }
-        self.database.flush()?;
         let written = written_bytes(&self.database).saturating_sub(before);
         let by_others = self.committed_bytes.load(Ordering::Relaxed).saturating_sub(committed);
         Ok(written.saturating_sub(by_others))

@@ -295,6 +295,22 @@ fn counting_back_counts_what_is_there(log: &dyn Log) {
     }
 }
 
+/// Goal: a way back that has begun goes on as it began, though what was trimmed before it is removed
+/// meanwhile: as many events as are missing in the middle, so that the topic looks whole by then.
+fn counting_back_goes_on_over_holes_while_what_was_trimmed_is_removed(log: &dyn Log) {
+    fill(log, 40, 7);
+    let (from, below) = (Sequence::new(141), Sequence::new(155));
+    let blocks = log.read(id(1), from, below, usize::MAX).unwrap();
+    let extent = rewrite(log, &Block::merge(&blocks, |_| false));
+    assert_eq!(extent.events(), 280 - 14);
+    let extent = trim(log, 15).extent;
+    let mut way = WayBack::new(id(1), extent, extent.tail, 200);
+    assert_eq!(way.step(log).unwrap(), None);
+    reclaim(log);
+    let found = std::iter::from_fn(|| Some(way.step(log).unwrap())).find_map(|found| found);
+    assert_eq!(found, Some(Sequence::new(281 - 200 - 14)));
+}
+
 /// Goes the whole way back in the first topic.
 fn back(log: &dyn Log, extent: Extent, below: Sequence, count: u64) -> Sequence {
     let mut way = WayBack::new(id(1), extent, below, count);
@@ -409,13 +425,14 @@ fn ids_of_dropped_events_come_and_go_with_a_group(log: &dyn Log) {
     assert_eq!(read_all(log, 1, 1, 23, 1000), (1..23).collect::<Vec<_>>());
 }
 
-const CONTRACT: [fn(&dyn Log); 10] = [
+const CONTRACT: [fn(&dyn Log); 11] = [
     what_was_appended_is_read_from_any_place_in_steps_of_any_size,
     reading_ahead_ends_before_a_position_and_tells_where_it_goes_on,
     seeking_by_time_and_position_finds_the_first_event_that_reaches_it,
     trimming_takes_events_out_at_once_and_reclaiming_removes_whole_blocks,
     rewriting_puts_one_block_in_the_place_of_several,
     counting_back_counts_what_is_there,
+    counting_back_goes_on_over_holes_while_what_was_trimmed_is_removed,
     counting_back_over_what_was_purged_meanwhile_ends_at_once,
     stored_blocks_are_told_with_what_they_span_and_take,
     large_events_are_kept_beside_small_ones,

@@ -179,14 +179,20 @@ impl Snapshot {
     /// Reads what was written from its end on to the segment that begins at `end`.
     fn advance(&mut self, database: &sled::Db, file: &File, end: Lsn) -> io::Result<()> {
         let log = &database.context.pagecache.log;
+        let begin = self.end;
         let mut reader = segment::Reader::new();
         // Nothing is read by sled: its iterator begins with a list of the segments in use.
-        for (lsn, offset) in log.iter_from(self.end).segments {
-            if !(self.end..end).contains(&lsn) {
+        for (lsn, offset) in log.iter_from(begin).segments {
+            // A snapshot that sled has written ends anywhere in a segment.
+            if lsn + SEGMENT <= begin || lsn >= end {
                 continue;
             }
-            let entries = reader.read(file, offset, lsn);
-            let read = entries.and_then(|mut entries| entries.try_for_each(|e| self.apply(&e?)));
+            let read = reader.read(file, offset, lsn).and_then(|mut entries| {
+                entries.try_for_each(|entry| match entry? {
+                    known if known.lsn < begin => Ok(()),
+                    new => self.apply(&new),
+                })
+            });
             let is_in_use = || log.iter_from(lsn).segments.get(&lsn) == Some(&offset);
             if let Err(error) = read
                 && is_in_use()
@@ -212,11 +218,10 @@ impl Snapshot {
                     _ => Page::Present(vec![place]),
                 };
             }
-            // A change of what was written as a whole later on is no part of the page any more.
+            // Entries come in the order of the log. A change of a page that is not known is left
+            // out, as sled does: the page was written again as a whole later on.
             LogKind::Link => {
-                if let Some(Page::Present(places)) = self.pages.get_mut(index)
-                    && places.last().is_some_and(|last| last.0 < place.0)
-                {
+                if let Some(Page::Present(places)) = self.pages.get_mut(index) {
                     places.push(place);
                 }
             }
@@ -313,6 +318,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::os::unix::fs::FileExt as _;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use rand::rngs::StdRng;
@@ -417,6 +423,70 @@ mod tests {
         let kept = std::fs::read_dir(directory.path()).unwrap();
         let names = kept.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
         assert_eq!(names.filter(|name| name.starts_with("snap.")).count(), 1);
+    }
+
+    /// Goal: the first snapshot after a start, which goes on from the one that sled wrote then, has
+    /// all that was written since: sled's one ends within a segment.
+    #[test]
+    fn a_snapshot_goes_on_within_the_segment_that_the_last_one_ended_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || {
+            let database = open_sled(directory.path(), 4 << 20).unwrap();
+            let tree = database.open_tree("events").unwrap();
+            (database, tree)
+        };
+        let write = |tree: &sled::Tree, keys: std::ops::Range<u32>, value: u8| {
+            for key in keys {
+                tree.insert(key.to_be_bytes(), vec![value; 4_096]).unwrap();
+            }
+            tree.flush().unwrap();
+        };
+        let (database, tree) = open();
+        write(&tree, 0..500, 1);
+        drop((database, tree));
+        let (database, tree) = open(); // sled reads what there is, and writes a snapshot.
+        let of_sled = newest(directory.path()).unwrap().unwrap();
+        let end = Snapshot::decode(&std::fs::read(&of_sled).unwrap()).unwrap().end;
+        assert!(end % SEGMENT > 0, "it ends with a segment, at {end}");
+        write(&tree, 0..250, 2);
+        write(&tree, 500..4_000, 3);
+        let file = File::open(directory.path().join("db")).unwrap();
+        let mut snapshots = Snapshots::every(directory.path(), 0, 1);
+        let made = snapshots.make_due(&database, &file, written_bytes(&database)).unwrap();
+        assert!(made.is_some() && newest(directory.path()).unwrap().unwrap() != of_sled);
+        let now = entries(&tree);
+        assert!(reopened(directory.path(), true) == now, "with the snapshot");
+        assert!(reopened(directory.path(), false) == now, "without");
+    }
+
+    /// Goal: while a segment that is in use is damaged, no snapshot is made: sled would go by it,
+    /// and nobody would be told of what it leaves out.
+    #[test]
+    fn of_a_segment_that_is_damaged_no_snapshot_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = open_sled(directory.path(), 4 << 20).unwrap();
+        for key in 0..4_000_u32 {
+            database.insert(key.to_be_bytes(), vec![1; 4_096]).unwrap();
+        }
+        database.flush().unwrap();
+        let path = directory.path().join("db");
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let mut reader = segment::Reader::new();
+        let entry = reader.read(&file, 0, 0).unwrap().nth(100).unwrap().unwrap();
+        let mut byte = [0];
+        let at = entry.offset + entry.size_bytes - 1;
+        file.read_exact_at(&mut byte, at).unwrap();
+        let mut snapshots = Snapshots::every(directory.path(), 0, 1);
+        let mut make = || {
+            snapshots.due_bytes = 0;
+            snapshots.make_due(&database, &file, written_bytes(&database))
+        };
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+        let error = make().unwrap_err().to_string();
+        assert_eq!(error, "the segment at 0 of the log's file: an entry is damaged");
+        assert_eq!(newest(directory.path()).unwrap(), None);
+        file.write_all_at(&byte, at).unwrap();
+        assert!(make().unwrap().is_some() && newest(directory.path()).unwrap().is_some());
     }
 
     #[test]

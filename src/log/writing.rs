@@ -197,3 +197,96 @@ fn part_number(part: usize) -> u16 {
 pub(super) fn all_parts(blocks: &[(TopicId, Block)]) -> impl Iterator<Item = (BlockKey, &[u8])> {
     blocks.iter().flat_map(|(topic, block)| blocks::parts(*topic, block))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::sled_log::open_sled;
+    use super::super::stored_block::StoredBlock;
+    use super::*;
+
+    const KEYS: u64 = 4_000;
+    const HURT: u64 = 1_000;
+
+    fn topic() -> TopicId {
+        TopicId::from_stored(1).unwrap()
+    }
+
+    fn key(number: u64) -> BlockKey {
+        keys::block(topic(), Sequence::new(number), 0)
+    }
+
+    fn open(directory: &Path) -> (sled::Db, sled::Tree) {
+        let database = open_sled(directory, 1 << 20).unwrap();
+        let tree = database.open_tree(keys::TREE).unwrap();
+        (database, tree)
+    }
+
+    /// A tree with entries of 4 KB whose keys are `key` of each number, of which the page with
+    /// [`HURT`] is damaged.
+    fn damaged(directory: &Path, key: impl Fn(u64) -> BlockKey) -> (sled::Db, sled::Tree) {
+        let (database, tree) = open(directory);
+        for number in 1..=KEYS {
+            tree.insert(key(number), format!("{:x<4000}", format!("{number:06}.")).as_str())
+                .unwrap();
+        }
+        drop((database, tree));
+        drop(open(directory)); // sled has a snapshot now, and does not scan the file.
+        let (path, needle) = (directory.join("db"), format!("{HURT:06}."));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let windows = bytes.windows(needle.len()).enumerate();
+        let found: Vec<usize> =
+            windows.filter(|(_, w)| *w == needle.as_bytes()).map(|(at, _)| at).collect();
+        found.into_iter().for_each(|at| bytes[at] = b'#');
+        std::fs::write(&path, bytes).unwrap();
+        open(directory)
+    }
+
+    fn removing(blocks: impl Iterator<Item = (u64, usize)>) -> Group {
+        let removed = blocks.map(|(number, parts)| {
+            let stored = StoredBlock::begin(Sequence::new(number), &[]);
+            (topic(), StoredBlock { parts, ..stored })
+        });
+        Group { removed: removed.collect(), ..Group::default() }
+    }
+
+    /// Goal: removing what lies beside a damaged page leaves all readable that is not on it: sled
+    /// does not begin to merge with it what has become small.
+    #[test]
+    fn what_is_removed_beside_a_damaged_page_takes_nothing_else_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (database, tree) = damaged(directory.path(), key);
+        let unreadable: Vec<u64> =
+            (1..=KEYS).filter(|number| is_unreadable(&tree, &key(*number))).collect();
+        assert!(unreadable.contains(&HURT) && unreadable.len() < 40, "{unreadable:?}");
+        let next = unreadable.last().unwrap() + 1;
+        let gone = next..next + 60; // Some pages whole.
+        let group = removing(gone.clone().map(|number| (number, 1)));
+        assert_eq!(first_unreadable(&tree, &group), None);
+        keep_leaves(&tree, &group).unwrap();
+        write(&database, &tree, &group).unwrap();
+        settle(&tree, &group);
+        for number in (1..=KEYS).filter(|number| !unreadable.contains(number)) {
+            let found = tree.contains_key(key(number));
+            assert_eq!(found, Ok(!gone.contains(&number)), "{number}, of {unreadable:?}");
+        }
+    }
+
+    /// Goal: a block whose last part lies on a damaged page is found to be so before anything of it
+    /// is removed: sled would remove some of it, and then fail.
+    #[test]
+    fn a_block_that_ends_on_a_damaged_page_is_found_before_it_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = HURT - 99;
+        let key = |number: u64| match number.checked_sub(first) {
+            Some(part @ 0..100) => keys::block(topic(), Sequence::new(first), part as u16),
+            _ => key(number),
+        };
+        let (_database, tree) = damaged(directory.path(), key);
+        assert!(!is_unreadable(&tree, &key(first)) && is_unreadable(&tree, &key(HURT)));
+        let found = first_unreadable(&tree, &removing([(first, 100)].into_iter()));
+        assert_eq!(found, Some((topic(), Some(Sequence::new(first)))));
+        assert_eq!(first_unreadable(&tree, &removing([(first, 10)].into_iter())), None);
+    }
+}

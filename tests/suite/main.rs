@@ -16,6 +16,7 @@ mod crashes;
 mod damage;
 mod dedup;
 mod disk;
+mod disk_floors;
 mod dropped_ids;
 mod durability;
 mod ephemeral;
