@@ -228,6 +228,7 @@ fn decode(bytes: &[u8]) -> Option<(Epoch, Marked)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::forgetful::Forgetful;
     use super::*;
 
     #[test]
@@ -249,6 +250,26 @@ mod tests {
         mark.note_synced().unwrap();
         assert_eq!((marked().boot, marked().position), (0, Position::new(4)));
         assert_eq!(read(directory.path()).unwrap().unwrap().0, epoch);
+    }
+
+    /// Goal: that there are events that are not synced is known after a loss of power, too: that is
+    /// what it is noted for.
+    #[test]
+    fn a_note_of_events_that_are_not_synced_outlives_a_loss_of_power() {
+        let Some(disk) = Forgetful::mount() else { return };
+        let left = || {
+            let left = tempfile::tempdir().unwrap();
+            disk.copy_kept(left.path());
+            read(left.path()).unwrap().unwrap().1
+        };
+        let mark = Mark::open(disk.path()).unwrap();
+        mark.begin(Epoch::new(7), Position::new(3), 30).unwrap();
+        mark.sync().unwrap();
+        assert_eq!(left().boot, 0);
+        mark.note_unsynced().unwrap();
+        assert_ne!(left().boot, 0, "nobody is told that events may be gone");
+        mark.write(Some(Position::new(4)), 40).unwrap();
+        assert_eq!(left().position, Position::new(3), "this disk forgets nothing");
     }
 
     #[test]

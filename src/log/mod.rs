@@ -44,6 +44,10 @@ mod writing;
 mod contract;
 #[cfg(test)]
 mod faulty_log;
+#[cfg(test)]
+#[path = "../../tests/suite/forgetful.rs"]
+#[allow(dead_code, reason = "the rest is for tests of the whole broker")]
+mod forgetful;
 
 #[cfg(test)]
 pub use faulty_log::{Fault, FaultyLog, Held};

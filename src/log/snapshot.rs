@@ -325,6 +325,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
 
     use super::super::cleaner::written_bytes;
+    use super::super::forgetful::Forgetful;
     use super::super::sled_log::open_sled;
     use super::*;
 
@@ -457,6 +458,33 @@ mod tests {
         let now = entries(&tree);
         assert!(reopened(directory.path(), true) == now, "with the snapshot");
         assert!(reopened(directory.path(), false) == now, "without");
+    }
+
+    /// Goal: a snapshot has its name once it and all that it tells of outlive a loss of power.
+    #[test]
+    fn a_snapshot_outlives_a_loss_of_power_with_what_it_tells_of() {
+        let Some(disk) = Forgetful::mount() else { return };
+        let database = open_sled(disk.path(), 4 << 20).unwrap();
+        let tree = database.open_tree("events").unwrap();
+        for key in 0..4_000_u32 {
+            tree.insert(key.to_be_bytes(), vec![1; 4_096]).unwrap();
+        }
+        database.flush().unwrap();
+        let file = File::options().read(true).write(true).open(disk.path().join("db")).unwrap();
+        let mut snapshots = Snapshots::every(disk.path(), 0, 1);
+        let made = snapshots.make_due(&database, &file, written_bytes(&database)).unwrap();
+        assert!(made.is_some());
+        tree.insert("later", "not synced").unwrap();
+        database.flush().unwrap();
+        let left = tempfile::tempdir().unwrap();
+        disk.copy_kept(left.path());
+        let snapshot = std::fs::read(newest(left.path()).unwrap().unwrap()).unwrap();
+        assert!(Snapshot::decode(&snapshot).unwrap().end > 0);
+        let database = open_sled(left.path(), 4 << 20).unwrap();
+        let found = entries(&database.open_tree("events").unwrap());
+        assert!(!found.contains_key(&b"later"[..]), "this disk forgets nothing");
+        tree.remove("later").unwrap();
+        assert!(found == entries(&tree), "{} entries are left", found.len());
     }
 
     /// Goal: while a segment that is in use is damaged, no snapshot is made: sled would go by it,

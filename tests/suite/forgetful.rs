@@ -148,6 +148,11 @@ impl Forgetful {
         self.state.lock().unwrap().has_power = false;
     }
 
+    /// Copies into a directory what would be left if the power failed now.
+    pub(crate) fn copy_kept(&self, to: &Path) {
+        self.state.lock().unwrap().copy_kept(INodeNo::ROOT.0, to);
+    }
+
     /// The power is back, and what was not synced is gone. Nobody has a file open.
     pub(crate) fn restore_power(&self) {
         let mut state = self.state.lock().unwrap();
@@ -155,6 +160,20 @@ impl Forgetful {
         for node in state.nodes.values_mut() {
             node.now = node.kept.clone();
             node.dirty.clear();
+        }
+    }
+}
+
+impl State {
+    fn copy_kept(&self, ino: u64, to: &Path) {
+        for (name, child) in &self.nodes[&ino].names {
+            let (node, to) = (&self.nodes[child], to.join(name));
+            if node.is_directory {
+                std::fs::create_dir(&to).unwrap();
+                self.copy_kept(*child, &to);
+            } else {
+                std::fs::write(&to, &node.kept).unwrap();
+            }
         }
     }
 }
