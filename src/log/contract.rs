@@ -295,7 +295,7 @@ fn counting_back_counts_what_is_there(log: &dyn Log) {
     }
 }
 
-/// Goal: a way back that has begun goes on as it began, though what was trimmed before it is removed
+/// Goal: a way back that has begun goes on as it began, though what was trimmed before is removed
 /// meanwhile: as many events as are missing in the middle, so that the topic looks whole by then.
 fn counting_back_goes_on_over_holes_while_what_was_trimmed_is_removed(log: &dyn Log) {
     fill(log, 40, 7);

@@ -1,4 +1,4 @@
-//! What a disk that runs full still takes: first nothing more is stored, then no setting is changed,
+//! What a disk that runs full still takes: first nothing more is stored, then no setting changes,
 //! and what is kept back for that comes back with the room.
 
 use std::fs::File;
