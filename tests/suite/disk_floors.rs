@@ -83,7 +83,7 @@ async fn a_disk_that_runs_full_refuses_events_then_settings_and_makes_its_reserv
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_little_that_is_removed_from_a_full_disk_makes_room() {
     let Some(disk) = Disk::in_memory(150) else { return };
-    let broker = Broker::open(&disk.path().join("data"), &OpenConfig::default()).unwrap();
+    let broker = Broker::open(disk.path().join("data"), &OpenConfig::default()).unwrap();
     let large = || "x".repeat(900_000);
     let mut count = 0;
     while let Ok(sequence) = publish(&broker, large()).await {

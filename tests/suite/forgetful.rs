@@ -149,6 +149,7 @@ impl Forgetful {
     }
 
     /// Copies into a directory what would be left if the power failed now.
+    #[allow(dead_code, reason = "for the tests of single files of the log")]
     pub(crate) fn copy_kept(&self, to: &Path) {
         self.state.lock().unwrap().copy_kept(INodeNo::ROOT.0, to);
     }
