@@ -259,6 +259,15 @@ impl Run {
         self.shared.size_bytes()
     }
 
+    /// Shares a part of one of its events, such as a payload, instead of copying it.
+    ///
+    /// # Panics
+    ///
+    /// If it is part of none.
+    pub fn share(&self, part: &[u8]) -> Bytes {
+        self.shared.block.bytes().slice_ref(part)
+    }
+
     /// Copies of the events that live on their own.
     pub fn to_events(&self) -> Vec<Event> {
         self.events().map(|event| self.shared.block.to_event(&event)).collect()

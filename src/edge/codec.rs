@@ -7,8 +7,7 @@ use std::marker::PhantomData;
 use bytes::Buf;
 use prost::Message;
 use tonic::Status;
-use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
-use tonic_prost::ProstEncoder;
+use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use super::wire::{self, Field};
 use crate::error::Error;
@@ -30,15 +29,31 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = MessageEncoder<T>;
     type Decoder = MessageDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::new(BufferSettings::default())
+        MessageEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         MessageDecoder { lists: wire::lists_of::<U>(), decoded: PhantomData }
+    }
+}
+
+/// Encodes messages.
+#[derive(Debug)]
+pub(super) struct MessageEncoder<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for MessageEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, message: T, bytes: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        // All of it at once: a page of some MiB would be copied each time that the room is doubled.
+        bytes.reserve(message.encoded_len());
+        message.encode_raw(bytes);
+        Ok(())
     }
 }
 

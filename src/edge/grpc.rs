@@ -201,7 +201,7 @@ impl BrokerService for Grpc {
         let share = share(&request);
         let request = request.into_inner();
         let topic = TopicName::new(&request.topic)?;
-        let wanted = messages::page_request(&request, &self.config)?;
+        let wanted = messages::page_request(request, &self.config)?;
         let (page, held) = within(deadline, page(&self.broker, &topic, wanted, &share)).await?;
         holding(page, held)
     }
@@ -390,7 +390,7 @@ async fn page(
     while events.is_empty() || share.has_room(PAGE_STEP_BYTES) {
         let Some(run) = reader.next().await? else { break };
         let (is_first, before) = (events.is_empty(), events.size_bytes());
-        run.events().for_each(|event| events.push(&messages::event(&event)));
+        run.events().for_each(|event| events.push(&messages::event(&run, &event)));
         // Each by itself, and all of them in the answer.
         let added_bytes = 2 * (events.size_bytes() - before);
         if is_first {
@@ -575,6 +575,7 @@ impl Following {
             self.is_started = true;
             return Some(Ok(response(self.started())));
         }
+        polls::rest().await; // What was written may have been large.
         let waited = self.reader.next_within(&mut self.patience).await;
         let cursor = self.reader.cursor();
         let message = match waited {

@@ -85,10 +85,12 @@ pub(super) fn filter(filter: Option<proto::Filter>) -> Filter {
 /// The events of a run, each with its topic if it is one of many.
 pub(super) fn events(run: &Run, is_one_of_many: bool) -> Vec<proto::Event> {
     let topic = if is_one_of_many { run.topic().as_str() } else { "" };
-    run.events().map(|found| proto::Event { topic: topic.to_owned(), ..event(&found) }).collect()
+    let events = run.events();
+    events.map(|found| proto::Event { topic: topic.to_owned(), ..event(run, &found) }).collect()
 }
 
-pub(super) fn event(event: &EventRef<'_>) -> proto::Event {
+/// An event of `run`, which shares its payload.
+pub(super) fn event(run: &Run, event: &EventRef<'_>) -> proto::Event {
     let text = str::to_owned;
     proto::Event {
         sequence: event.sequence.get(),
@@ -99,7 +101,7 @@ pub(super) fn event(event: &EventRef<'_>) -> proto::Event {
         key: text(event.key),
         headers: event.headers().map(|(name, value)| (text(name), text(value))).collect(),
         content_type: text(event.content_type),
-        payload: bytes::Bytes::copy_from_slice(event.payload),
+        payload: run.share(event.payload),
         publisher_time_ms: event.publisher_time.map(Timestamp::as_ms),
         ttl_ms: event.ttl_ms,
         topic: String::new(),
@@ -185,7 +187,7 @@ pub(super) fn gap(gap: &Gap, cursor: Cursor) -> proto::Gap {
 
 /// What a page's reader asks for.
 pub(super) fn page_request(
-    request: &proto::ReadRequest,
+    request: proto::ReadRequest,
     config: &FollowConfig,
 ) -> Result<PageRequest> {
     let limit = match request.limit as usize {
@@ -209,7 +211,7 @@ pub(super) fn page_request(
         limit,
         wait: Duration::from_millis(request.wait_ms.into()),
         on_gap: on_gap(request.on_gap)?.unwrap_or(OnGap::Fail),
-        filter: filter(request.filter.clone()),
+        filter: filter(request.filter),
     })
 }
 

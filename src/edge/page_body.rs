@@ -18,7 +18,7 @@ use http::header;
 
 use super::budget::{Held, Share};
 use super::json;
-use crate::broker::{Page, PageReader, StatePage};
+use crate::broker::{Page, PageReader, Run, StatePage};
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::event::Event;
@@ -66,7 +66,7 @@ pub(super) async fn page(
             break true;
         }
         let Some(run) = reader.next().await? else { break true };
-        let list = json::events(&run);
+        let list = events(&run).await;
         if piece.is_empty() {
             held.grow(list.len())?;
         } else {
@@ -103,9 +103,18 @@ async fn next_piece(reader: &mut PageReader) -> (Bytes, bool) {
             return (piece.into(), true);
         };
         piece.push(b',');
-        piece.extend(json::events(&run));
+        piece.extend(events(&run).await);
     }
     (piece.into(), false)
+}
+
+/// The events of a run, with commas between them, and a rest before and after: writing may have
+/// been a lot of work, and what was done before, or comes next, may be, too.
+async fn events(run: &Run) -> Vec<u8> {
+    polls::rest().await;
+    let events = json::events(run);
+    polls::rest().await;
+    events
 }
 
 fn add_list(piece: &mut Vec<u8>, list: &[u8]) {

@@ -40,6 +40,7 @@ use super::{FollowConfig, cloudevents, json, status};
 use crate::broker::{Delivery, Ephemeral, EventRef, Form, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
 use crate::error::Error;
+use crate::polls;
 
 /// Bytes up to which deliveries that are ready are put into one write.
 const MAX_WRITE_BYTES: usize = 8 << 10;
@@ -120,6 +121,7 @@ impl Following {
             }
             Phase::Open => {}
         }
+        polls::rest().await; // What was written may have been large.
         let waited = self.reader.next_within(&mut self.patience).await;
         Some(match waited {
             Ok(Waited::Silence) if self.told == self.reader.cursor() => {
@@ -130,7 +132,11 @@ impl Following {
                 self.told = self.reader.cursor();
                 format!("id: {}\n\n", self.told).into()
             }
-            Ok(Waited::Delivery(Delivery::Events(run))) => self.gather(&run),
+            Ok(Waited::Delivery(Delivery::Events(run))) => {
+                let frames = self.gather(&run);
+                polls::rest().await;
+                frames
+            }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
                 self.control_frame("leftoff.gap", &status::gap_json(&gap)).into()
             }

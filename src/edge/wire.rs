@@ -45,6 +45,9 @@ const EVENTS: &str = "events in a batch";
 /// lists of a message together.
 const MAX_FIELDS: usize = 16 * MAX_ENTRIES;
 
+/// Largest message that publishes nothing, in bytes: 1,024 patterns and as many values of a filter.
+const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
 const PUBLISH: &[Field] = &[list(2, EVENTS)];
 const FILTER: &[Field] = &[
     list(1, "filter types"),
@@ -90,13 +93,16 @@ pub(super) fn allow_events(max_events: u64) {
     MOST_EVENTS.fetch_max(max_events, Ordering::Relaxed);
 }
 
-/// Counts the fields of `message` and the entries of its lists, for any broker of this process.
+/// Counts the fields of `message` and the entries of its lists, for any broker of this process, and
+/// its bytes, if it publishes nothing.
 ///
 /// # Errors
 ///
 /// As [`check_lists`].
 pub(super) fn check_request(message: &[u8], lists: &'static [Field]) -> Result<()> {
-    check_lists(message, lists, MOST_EVENTS.load(Ordering::Relaxed))
+    check_lists(message, lists, MOST_EVENTS.load(Ordering::Relaxed))?;
+    let publishes = lists.iter().any(|field| field.list == Some(EVENTS));
+    if publishes { Ok(()) } else { check("message bytes", message.len(), MAX_MESSAGE_BYTES) }
 }
 
 /// Counts the fields of `message` and the entries of its lists. Whatever is no such message has
@@ -330,6 +336,21 @@ mod tests {
         assert_eq!(check(&fields(limit + 1)), refused);
         assert_eq!(check(&within(7, &fields(limit))), refused, "in the filter");
         assert_eq!(check(&within(7, &within(4, &fields(limit - 1)))), refused, "in a header of it");
+    }
+
+    #[test]
+    fn messages_that_publish_nothing_are_bounded_in_bytes() {
+        let topic = |size_bytes: usize| {
+            let topic = "x".repeat(size_bytes);
+            proto::GetTopicRequest { topic }.encode_to_vec()
+        };
+        let head_bytes = 4; // The field, and the length of the text.
+        let check =
+            |message: &[u8], lists| check_request(message, lists).map_err(|e| e.to_string());
+        check(&topic(MAX_MESSAGE_BYTES - head_bytes), &[]).unwrap();
+        let refused = check(&topic(MAX_MESSAGE_BYTES - head_bytes + 1), READ).unwrap_err();
+        assert_eq!(refused, "message bytes: 1048577 is over the limit of 1048576");
+        check(&topic(MAX_MESSAGE_BYTES), PUBLISH).unwrap();
     }
 
     #[test]

@@ -41,7 +41,7 @@ use crate::broker::{
 };
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::polls::{InTurn, in_turn};
+use crate::polls::{self, InTurn, in_turn};
 use crate::topic::TopicName;
 
 /// Buffers of a connection, in bytes: it has one to read into for as long as it lasts.
@@ -571,11 +571,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Some(last) = run.events().last() {
             following.told = following.reader.cursor_after(&last);
         }
-        for rest in rests(&following.reader, run) {
+        let rests = rests(&following.reader, run);
+        polls::rest().await; // Writing them may have been a lot of work.
+        for rest in rests {
             let text = format!("{prefix}{}", String::from_utf8_lossy(&rest));
             size_bytes += text.len();
             self.feed(Message::text(text)).await?;
         }
+        polls::rest().await;
         Ok(size_bytes)
     }
 

@@ -24,6 +24,9 @@ const CLIENTS: usize = if cfg!(debug_assertions) { 1 } else { 4 };
 /// How long a task may hold its worker.
 const HOLD: Duration = Duration::from_millis(if cfg!(debug_assertions) { 40 } else { 10 });
 
+/// The same for writing one event that is as large, and as slow to write, as any.
+const HOLD_FOR_ONE: Duration = Duration::from_millis(if cfg!(debug_assertions) { 70 } else { 10 });
+
 /// Events of the largest batch.
 const EVENTS: usize = 10_000;
 
@@ -123,7 +126,8 @@ struct UnknownFields {
     fields: Vec<u32>,
 }
 
-/// Goal: a message of millions of fields is refused before they are looked at.
+/// Goal: a message of millions of fields, or of one that is as large as any, is refused before it is
+/// decoded.
 #[tokio::test]
 async fn messages_of_millions_of_fields_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -148,6 +152,14 @@ async fn messages_of_millions_of_fields_hold_nobody_up() {
         };
         bystander.assert_unhurt(|| again_and_again(attack)).await;
     }
+    let keys = vec!["x".repeat(4_900_000)];
+    let filter = Some(proto::Filter { keys, ..proto::Filter::default() });
+    let read = proto::ReadRequest { filter, ..proto::ReadRequest::default() };
+    let attack = async || {
+        let refused = grpc(process.address).await.read(read.clone()).await.unwrap_err();
+        assert_eq!(refused.message(), "message bytes: 4900010 is over the limit of 1048576");
+    };
+    bystander.assert_unhurt(|| again_and_again(attack)).await;
     assert_no_worker_was_held_for(HOLD, &process).await;
 }
 
@@ -328,4 +340,46 @@ async fn pages_over_grpc_hold_nobody_up() {
     };
     bystander.assert_unhurt(|| again_and_again(attack)).await;
     assert_no_worker_was_held_for(HOLD, &process).await;
+}
+
+/// Goal: events that are a lot of work to write, each as large as there may be, are written one by
+/// one, with a rest between them, in every form that readers get.
+#[tokio::test]
+async fn large_events_hold_nobody_up_when_they_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &[]);
+    let lines = [
+        format!("{{\"data\":{}}}", nested()),
+        json!({"content_type": "text/plain", "data": "\u{1}".repeat(340_000)}).to_string(),
+        json!({"content_type": "image/png", "data_base64": "AP8A".repeat(340_000)}).to_string(),
+    ];
+    for (topic, line) in (0..).zip(&lines) {
+        let request = to(process.address, "POST", &format!("/v1/topics/large.{topic}/events"));
+        let request = request.header("content-type", "application/x-ndjson");
+        let answer = send(request, [line.as_str(); 4].join("\n")).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    let bystander = Bystander::start(process.address).await;
+    let address = process.address;
+    for topic in (0..lines.len()).map(|number| format!("large.{number}")) {
+        let attack = async || {
+            for format in ["data", "envelope", "cloudevents"] {
+                let query = format!("?from=earliest&format={format}");
+                Sse::follow(address, &topic, &query).await.events(4).await;
+            }
+            let mut client = Client::connect(address).await;
+            let mut subscribe = json!({"type": "subscribe", "subscription": "s", "topic": topic});
+            subscribe["from"] = json!("earliest");
+            client.say(subscribe).await;
+            client.find("caught_up").await;
+            let page = get(address, &format!("/v1/topics/{topic}/events?from=earliest")).await;
+            assert!(!page.json()["events"].as_array().unwrap().is_empty());
+            let topic = topic.clone();
+            let read = proto::ReadRequest { topic, ..proto::ReadRequest::default() };
+            let page = grpc(address).await.read(read).await.unwrap().into_inner();
+            assert!(!page.events.is_empty());
+        };
+        bystander.assert_unhurt(|| again_and_again(attack)).await;
+    }
+    assert_no_worker_was_held_for(HOLD_FOR_ONE, &process).await;
 }
