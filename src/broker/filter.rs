@@ -5,9 +5,10 @@
 //! Readers with the same filter share it, and a block in a tail remembers which of its events a few
 //! filters pick: with a thousand readers, an event is looked at once, and not a thousand times.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::Serialize;
 
@@ -111,14 +112,24 @@ fn has_prefix_in(mut text: &str, prefixes: &BTreeSet<String>) -> bool {
     false
 }
 
-/// The filters of all readers, each held once.
+/// The filters of all readers, each held once, by their hashes.
+///
+/// # Why
+///
+/// A filter may have a thousand values, and there may be thousands of filters. So each is hashed by
+/// the reader that brings it, once, before the lock is held, and is dropped by the last reader that
+/// has it. In the map there is a hash and a pointer, of which thousands are gone through in
+/// microseconds.
 #[derive(Debug, Default)]
-pub(super) struct Filters(Mutex<Known>);
+pub(super) struct Filters {
+    hasher: RandomState,
+    known: Mutex<Known>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
-    filters: HashSet<Arc<Filter>>,
-    /// How many there are when those are let go of next that nobody has.
+    filters: HashMap<u64, Weak<Filter>>,
+    /// How many there are when those are taken out next that nobody has.
     sweep_at: usize,
 }
 
@@ -133,17 +144,25 @@ impl Filters {
         if filter.is_empty() {
             return Ok(None);
         }
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = known.filters.get(&filter) {
-            return Ok(Some(shared.clone()));
+        let (hash, new) = (self.hasher.hash_one(&filter), Arc::new(filter));
+        let shared = self.known.lock().unwrap_or_else(PoisonError::into_inner).share(hash, &new);
+        // Two that have the same hash by chance are held apart.
+        Ok(Some(if *shared == *new { shared } else { new }))
+    }
+}
+
+impl Known {
+    /// The filter with this hash that somebody has: from now on `new`, if nobody has one.
+    fn share(&mut self, hash: u64, new: &Arc<Filter>) -> Arc<Filter> {
+        if let Some(shared) = self.filters.get(&hash).and_then(Weak::upgrade) {
+            return shared;
         }
-        if known.filters.len() >= known.sweep_at {
-            known.filters.retain(|filter| Arc::strong_count(filter) > 1);
-            known.sweep_at = 16 + 2 * known.filters.len();
+        if self.filters.len() >= self.sweep_at {
+            self.filters.retain(|_, filter| filter.strong_count() > 0);
+            self.sweep_at = 16 + 2 * self.filters.len();
         }
-        let shared = Arc::new(filter);
-        known.filters.insert(shared.clone());
-        Ok(Some(shared))
+        self.filters.insert(hash, Arc::downgrade(new));
+        new.clone()
     }
 }
 
@@ -174,10 +193,27 @@ mod tests {
         for number in 0..1_000 {
             filters.share(of(&number.to_string())).unwrap();
         }
-        assert!(filters.0.lock().unwrap().filters.len() < 40);
+        assert!(filters.known.lock().unwrap().filters.len() < 40);
         assert!(Arc::ptr_eq(&one, &filters.share(of("a")).unwrap().unwrap()));
+        let gone = Arc::downgrade(&one);
+        drop(one);
+        assert!(gone.upgrade().is_none(), "its values are gone with the last who has it");
         let keys = (0..=MAX_VALUES).map(|number| number.to_string()).collect();
         let error = filters.share(Filter { keys, ..Filter::default() }).unwrap_err().to_string();
         assert!(error.contains("filter values: 1025 is over the limit of 1024"), "{error}");
+    }
+
+    #[test]
+    fn two_filters_with_one_hash_are_held_apart() {
+        let of = |key: &str| Filter { keys: [key.to_owned()].into(), ..Filter::default() };
+        let filters = Filters::default();
+        let wanted = of("b");
+        let other = Arc::new(of("a"));
+        let hash = filters.hasher.hash_one(&wanted);
+        filters.known.lock().unwrap().share(hash, &other);
+        assert_eq!(*filters.share(wanted.clone()).unwrap().unwrap(), wanted);
+        drop(other);
+        let first = filters.share(wanted.clone()).unwrap().unwrap();
+        assert!(Arc::ptr_eq(&first, &filters.share(wanted).unwrap().unwrap()));
     }
 }

@@ -36,6 +36,14 @@ impl Topics {
         let patterns = patterns.iter().map(|pattern| TopicPattern::new(pattern));
         patterns.collect::<Result<_>>().map(Self::Many)
     }
+
+    /// How many topics are named: a member is present in each of them.
+    fn count_names(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(patterns) => patterns.iter().filter(|pattern| pattern.is_name()).count(),
+        }
+    }
 }
 
 /// What a live reader asks for.
@@ -57,20 +65,28 @@ pub(super) struct Kept {
 }
 
 /// What a reader of one topic takes in memory while it waits, and what each pattern of a reader of
-/// many does besides its text, in bytes. Source: `hostile::memory` measures both.
+/// many does besides its text and its tokens, in bytes. Source: `hostile::memory` measures both.
 const READER_BYTES: usize = 2 << 10;
 const PATTERN_BYTES: usize = 256;
+
+/// The memory of one token of a pattern, where no other pattern begins with the same tokens, in
+/// bytes. Source: `hostile::patterns` measures it, with 1 to 100 tokens.
+const WORD_BYTES: usize = 576;
+const WILDCARD_BYTES: usize = 160;
 
 /// About what a reader takes in memory while it waits, in bytes.
 pub(super) fn reader_bytes(topics: &Topics, filter: &Filter) -> usize {
     let patterns = match topics {
         Topics::One(_) => 0,
-        Topics::Many(patterns) => {
-            let sizes = patterns.iter().map(|pattern| PATTERN_BYTES + 2 * pattern.as_str().len());
-            sizes.sum::<usize>()
-        }
+        Topics::Many(patterns) => patterns.iter().map(pattern_bytes).sum::<usize>(),
     };
     READER_BYTES + patterns + filter.size_bytes()
+}
+
+fn pattern_bytes(pattern: &TopicPattern) -> usize {
+    let token_bytes = |token| if matches!(token, "*" | ">") { WILDCARD_BYTES } else { WORD_BYTES };
+    let tokens = pattern.tokens().map(token_bytes).sum::<usize>();
+    PATTERN_BYTES + 2 * pattern.as_str().len() + tokens
 }
 
 impl Wanted {
@@ -81,7 +97,7 @@ impl Wanted {
     /// As [`Broker::join`], [`Broker::subscribe`] and [`Broker::feed`]; [`Error::NoRoom`].
     pub(super) async fn open(self, broker: &Broker, share: &Share) -> Result<(Reader, Kept)> {
         let Self { topics, start, on_gap, filter, member } = self;
-        let member_bytes = member.as_ref().map_or(0, Member::size_bytes);
+        let member_bytes = member.as_ref().map_or(0, Member::size_bytes) * topics.count_names();
         let held = Arc::new(share.take(reader_bytes(&topics, &filter) + member_bytes)?);
         let presence = join(broker, &topics, member, &held).await?;
         let reader = match topics {

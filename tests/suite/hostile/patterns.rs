@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::bystander::Bystander;
 use super::fairness::assert_nobody_held_a_worker;
+use super::peak_kib;
 use crate::common::{PATIENCE, Process, Sse, get, grpc, post, send, soon, text, to};
 use crate::websocket::Client;
 
@@ -16,6 +17,9 @@ const PATTERNS: usize = 1_024;
 
 /// Readers of one connection. Without optimisation everything takes ten times as long.
 const READERS: usize = if cfg!(debug_assertions) { 128 } else { 256 };
+
+/// Memory for all of these readers on one connection.
+const MAX_CLIENT_BYTES: &str = "server.max_client_bytes=2147483648";
 
 /// How many follow a topic, as a publisher is told.
 async fn receivers(address: SocketAddr, topic: &str) -> u64 {
@@ -60,7 +64,7 @@ fn subscribe(reader: usize, topics: Vec<String>) -> Value {
 #[tokio::test]
 async fn a_connection_with_hundreds_of_thousands_of_patterns_comes_and_goes_and_nobody_waits() {
     let directory = tempfile::tempdir().unwrap();
-    let process = Process::serve(directory.path(), &[]);
+    let process = Process::serve(directory.path(), &["--set", MAX_CLIENT_BYTES]);
     let address = process.address;
     let bystander = Bystander::start(address).await;
     let name = |reader, pattern| format!("n{reader}x{pattern}.b");
@@ -94,7 +98,7 @@ async fn a_connection_with_hundreds_of_thousands_of_patterns_comes_and_goes_and_
 #[tokio::test]
 async fn members_of_a_thousand_topics_come_and_go_and_nobody_waits() {
     let directory = tempfile::tempdir().unwrap();
-    let process = Process::serve(directory.path(), &[]);
+    let process = Process::serve(directory.path(), &["--set", MAX_CLIENT_BYTES]);
     let address = process.address;
     let bystander = Bystander::start(address).await;
     let names: Vec<String> = (0..PATTERNS).map(|number| format!("room.{number}")).collect();
@@ -168,4 +172,53 @@ async fn patterns_of_a_hundred_tokens_hold_nobody_up_on_any_protocol() {
     };
     bystander.assert_unhurt(over_a_websocket).await;
     assert_nobody_held_a_worker(&process).await;
+}
+
+/// Goal: patterns count for about as much memory as they take, however many tokens they have.
+#[tokio::test]
+async fn patterns_count_for_the_memory_of_their_tokens() {
+    for tokens in [1, 10, 100] {
+        let directory = tempfile::tempdir().unwrap();
+        let process = Process::serve(directory.path(), &["--set", MAX_CLIENT_BYTES]);
+        let open = async |reader: usize| {
+            let deep = |number| format!("d{reader}x{number}{}", ".t".repeat(tokens - 1));
+            let patterns: Vec<String> = (0..PATTERNS).map(deep).collect();
+            let request = to(process.address, "POST", "/v1/events");
+            let request = request.header("content-type", "application/json");
+            Sse::open_with(request, json!({"topics": patterns}).to_string()).await.unwrap()
+        };
+        let _first = open(0).await;
+        let (kib, bytes) = (peak_kib(process.id()), client_bytes(process.address).await);
+        let mut readers = Vec::new();
+        for reader in 1..=100_usize.div_ceil(tokens) {
+            readers.push(open(reader).await);
+        }
+        let taken = (peak_kib(process.id()) - kib) << 10;
+        let counted = client_bytes(process.address).await - bytes;
+        println!("{tokens} tokens: {taken} bytes taken, {counted} bytes counted");
+        assert!(counted > taken / 2 && counted < 3 * taken, "{tokens}: {taken}, {counted}");
+    }
+}
+
+/// Goal: what is told of a member counts for each topic that it is present in, until it has left.
+#[tokio::test]
+async fn a_member_counts_in_each_of_its_topics() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = Process::serve(directory.path(), &[]);
+    let topics: Vec<String> = (0..PATTERNS).map(|number| format!("room.{number}")).collect();
+    let mut counted = Vec::new();
+    for info in ["x".repeat(1_000), String::new()] {
+        let member = json!({"id": "m", "info": {"text": info}});
+        let body = json!({"topics": topics, "member": member}).to_string();
+        let request = to(process.address, "POST", "/v1/events");
+        let request = request.header("content-type", "application/json");
+        let stream = Sse::open_with(request, body).await.unwrap();
+        assert_eq!(stream.status, 200);
+        assert_eq!(members(process.address, &topics[PATTERNS - 1]).await, 1);
+        counted.push(client_bytes(process.address).await);
+        drop(stream);
+        until_nobody_follows(process.address, &topics[..1]).await;
+    }
+    let more = counted[0] - counted[1];
+    assert!(more >= PATTERNS as u64 * 1_000, "{more} bytes more for {PATTERNS} times 1,000");
 }
