@@ -7,6 +7,7 @@
 //! ```
 
 mod announced;
+mod arrivals;
 mod atomic {
     //! The atomics of the standard library; a test puts others in their place.
     pub(super) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
@@ -28,7 +29,6 @@ pub(crate) mod fuzzing;
 mod horizon;
 mod interest;
 mod journal;
-mod leaving;
 mod limits;
 #[cfg(test)]
 mod losses;
@@ -64,6 +64,7 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 pub use crate::log::{EventRef, Extent, Headers, LogConfig};
+pub(crate) use arrivals::Deposit;
 pub use backup::Backup;
 pub use batch::{Batch, Events};
 pub(crate) use config::all_within;
@@ -72,7 +73,6 @@ pub use dedup::DedupConfig;
 pub use ephemeral::Ephemeral;
 pub use feed::{Feed, MAX_PATTERNS};
 pub use filter::Filter;
-pub(crate) use leaving::Deposit;
 pub use limits::LimitsConfig;
 pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
 pub use page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
@@ -638,7 +638,7 @@ impl Broker {
     pub async fn close(&self) {
         self.drain();
         let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Threads { committer, maintenance, waker, leaver }) = threads else { return };
+        let Some(Threads { committer, maintenance, waker, usher }) = threads else { return };
         let asks = self.0.maintenance.clone();
         let stopped = tokio::task::spawn_blocking(move || {
             let _ended_already = asks.send(Ask::Stop);
@@ -646,13 +646,13 @@ impl Broker {
         });
         let is_maintained = matches!(stopped.await, Ok(Ok(())));
         let _ended_already = self.0.commands.send(Command::Stop).await;
-        let (wakers, leaving) = (self.0.waker.clone(), self.0.leaving.clone());
+        let (wakers, arrivals) = (self.0.waker.clone(), self.0.arrivals.clone());
         let joined = tokio::task::spawn_blocking(move || {
             let committed = committer.join();
-            leaving.stop(); // In this order: those who leave may have others told.
-            let left = leaver.join();
+            arrivals.stop(); // In this order: those who leave may have others told.
+            let ushered = usher.join();
             wakers.stop();
-            waker.join().and(left).and(committed)
+            waker.join().and(ushered).and(committed)
         });
         let joined = joined.await;
         if !is_maintained || !matches!(joined, Ok(Ok(()))) {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Shared;
-use super::leaving::{Deposit, Leftover};
+use super::arrivals::{Arrival, Deposit, Leftover};
 use super::topics::TopicRef;
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
@@ -23,10 +23,6 @@ const MAX_INFO_BYTES: usize = 1 << 10;
 
 /// Members that are copied while their lock is held: some microseconds.
 const MEMBERS_PER_LOCK: usize = 16;
-
-/// Topics that a member joins before others have a turn on the thread: some hundreds of
-/// microseconds.
-const TOPICS_PER_TURN: usize = 64;
 
 /// Who reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -157,6 +153,8 @@ impl Iterator for MemberList {
 #[derive(Debug)]
 pub struct Presence {
     shared: Arc<Shared>,
+    /// The names of the topics, until it has joined all of them.
+    names: Vec<TopicName>,
     topics: Vec<TopicRef>,
     /// How many of the topics it has joined, the first ones.
     joined: usize,
@@ -165,32 +163,25 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Joins these topics, all or none. Others have their turn on the thread meanwhile.
+    /// Joins these topics, all or none.
     pub(super) async fn join(
         shared: Arc<Shared>,
-        topics: &[TopicName],
+        names: &[TopicName],
         member: Member,
         deposit: Option<Deposit>,
     ) -> Result<Self> {
         member.validate()?;
-        let member = Arc::new(member);
-        let mut presence = Self { shared, topics: Vec::new(), joined: 0, member, deposit };
-        for (turn, some) in topics.chunks(TOPICS_PER_TURN).enumerate() {
-            if turn > 0 {
-                tokio::task::yield_now().await;
-            }
-            presence.shared.leaving.take_out(some.len()); // In this order: there is never more.
-            for topic in some {
-                presence.topics.push(presence.shared.topics.follow(topic)?);
-            }
-        }
-        while presence.joined < topics.len() {
-            if presence.joined > 0 && presence.joined.is_multiple_of(TOPICS_PER_TURN) {
-                tokio::task::yield_now().await;
-            }
-            presence.join_next()?;
-        }
-        Ok(presence)
+        let arrivals = shared.arrivals.clone();
+        let (names, member) = (names.to_vec(), Arc::new(member));
+        let presence = Self { shared, names, topics: Vec::new(), joined: 0, member, deposit };
+        arrivals.arrive(presence).await
+    }
+
+    /// Holds the next of its topics; it joins none before it holds all.
+    fn follow_next(&mut self) -> Result<()> {
+        let name = &self.names[self.topics.len()];
+        self.topics.push(self.shared.topics.follow(name)?);
+        Ok(())
     }
 
     /// Joins the next of its topics.
@@ -205,9 +196,26 @@ impl Presence {
     }
 }
 
+impl Arrival for Presence {
+    fn put_in(&mut self, entries: usize) -> Result<bool> {
+        for _ in 0..entries {
+            if self.topics.len() < self.names.len() {
+                self.follow_next()?;
+            } else if self.joined < self.names.len() {
+                self.join_next()?;
+            }
+        }
+        let has_more = self.joined < self.names.len();
+        if !has_more {
+            self.names = Vec::new();
+        }
+        Ok(has_more)
+    }
+}
+
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.shared.leaving.leave(Left {
+        self.shared.arrivals.leave(GoneMember {
             shared: self.shared.clone(),
             topics: std::mem::take(&mut self.topics),
             joined: self.joined,
@@ -219,7 +227,7 @@ impl Drop for Presence {
 
 /// What is left of a member who is gone.
 #[derive(Debug)]
-struct Left {
+struct GoneMember {
     shared: Arc<Shared>,
     topics: Vec<TopicRef>,
     /// How many of the topics it is in, the first ones.
@@ -228,7 +236,7 @@ struct Left {
     _deposit: Option<Deposit>,
 }
 
-impl Leftover for Left {
+impl Leftover for GoneMember {
     fn take_out(&mut self, entries: usize) -> bool {
         for _ in 0..entries {
             let Some(topic) = self.topics.pop() else { break };
@@ -291,26 +299,26 @@ mod tests {
             };
             topics.iter().filter(is_there).count()
         };
-        for polls in 0.. {
-            let mut join = Box::pin(broker.join_with(&topics, member("m"), Some(deposit.clone())));
-            let mut joined = None;
-            for _ in 0..polls {
-                if let std::task::Poll::Ready(done) = poll!(join.as_mut()) {
-                    joined = Some(done.unwrap());
-                    break;
-                }
+        for wanted in [0, 1, 300, 600, topics.len(), topics.len() + 1] {
+            let join = broker.join_with(&topics, member("m"), Some(deposit.clone()));
+            let mut join = Box::pin(join);
+            if wanted > topics.len() {
+                let joined = join.await.unwrap();
+                assert_eq!(present("m"), topics.len());
+                drop(joined);
+            } else {
+                // The thread may be done before the poll is.
+                let begun = if wanted > 0 { Some(poll!(join.as_mut())) } else { None };
+                let wait = async {
+                    while present("m") < wanted {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(30), wait).await.expect("it comes");
+                drop((join, begun));
             }
-            let known = present("m");
-            assert!(known <= polls * TOPICS_PER_TURN, "{known} in {polls} polls");
-            let is_whole = joined.is_some();
-            assert!(!is_whole || known == topics.len());
-            drop((join, joined));
             until_dropped(&deposit).await;
             assert_eq!((present("m"), present("other")), (0, 500));
-            if is_whole {
-                assert!(polls > topics.len() / TOPICS_PER_TURN, "{polls} polls");
-                return;
-            }
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::announced::Announced;
+use super::arrivals::Arrivals;
 use super::behind::Behind;
 use super::clock::Now;
 use super::committer::{Command, Committer, Done, Step, Work};
@@ -22,7 +23,6 @@ use super::ephemeral::Ephemera;
 use super::failure::Failure;
 use super::filter::Filters;
 use super::horizon::Horizons;
-use super::leaving::Leaving;
 use super::limits::LimitsConfig;
 use super::maintenance::{Ask, Maintenance, MaintenanceReport};
 use super::page::PageRequest;
@@ -79,8 +79,8 @@ pub(super) struct Shared {
     /// Ends every subscription. Of its own, for each looks at it before each of its reads.
     pub(super) is_stopping: AtomicBool,
     pub(super) waker: Waker,
-    /// What readers that are gone have left behind.
-    pub(super) leaving: Leaving,
+    /// Readers that come and go.
+    pub(super) arrivals: Arrivals,
     pub(super) filters: Filters,
     /// At looking through events for those that a filter picks.
     pub(super) searches: Searches,
@@ -111,7 +111,7 @@ pub(super) struct Threads {
     pub(super) committer: JoinHandle<()>,
     pub(super) maintenance: JoinHandle<()>,
     pub(super) waker: JoinHandle<()>,
-    pub(super) leaver: JoinHandle<()>,
+    pub(super) usher: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -123,7 +123,7 @@ impl std::fmt::Debug for Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.waker.stop(); // Nobody follows any more.
-        self.leaving.stop();
+        self.arrivals.stop();
     }
 }
 
@@ -229,13 +229,13 @@ impl Shared {
         };
         let max_pace = Duration::from_millis(settings.max_pace_ms);
         let (waking, wakers_failure) = (waker.clone(), failure.clone());
-        let leaving = Leaving::default();
-        let (leaver, leavers_failure) = (leaving.clone(), failure.clone());
+        let arrivals = Arrivals::default();
+        let (ushering, ushers_failure) = (arrivals.clone(), failure.clone());
         let threads = Threads {
             committer: spawn("committer", || committer.run())?,
             maintenance: spawn("maintenance", || maintaining.run(asks))?,
             waker: spawn("waker", move || waking.run(max_pace, &wakers_failure))?,
-            leaver: spawn("leaver", move || leaver.run(&leavers_failure))?,
+            usher: spawn("usher", move || ushering.run(&ushers_failure))?,
         };
         Ok(Arc::new(Self {
             searches: Searches::new(settings.max_reads as usize),
@@ -263,7 +263,7 @@ impl Shared {
             stopping,
             is_stopping: AtomicBool::new(false),
             waker,
-            leaving,
+            arrivals,
             filters: Filters::default(),
             turns,
             replays,

@@ -53,6 +53,17 @@ impl Client {
         }
     }
 
+    /// Waits until so many subscriptions have begun.
+    pub(crate) async fn until_subscribed(&mut self, count: usize) {
+        let mut begun = 0;
+        while begun < count {
+            let message = self.hear().await;
+            let kind = message["type"].as_str().unwrap();
+            assert!(!matches!(kind, "ended" | "error"), "{message}");
+            begun += usize::from(kind == "subscribed");
+        }
+    }
+
     /// Subscription, sequence and data of the next events.
     async fn events(&mut self, count: usize) -> Vec<(String, u64, Value)> {
         let mut events = Vec::new();

@@ -39,9 +39,9 @@ use self::source::Source;
 use self::sources::{Sources, Waiting};
 use self::whispers::Whispers;
 use super::Shared;
+use super::arrivals::Deposit;
 use super::behind::Holder;
 use super::filter::Filter;
-use super::leaving::Deposit;
 use super::replay::Reading;
 use super::searching::{Search, Searches};
 use super::subscription::{Delivery, Patience, Waited, Wanted, gap};
@@ -125,7 +125,7 @@ impl Feed {
             return Err(Error::invalid("topic", "is missing; name one at least"));
         }
         lists::check("topics", patterns.len(), MAX_PATTERNS)?;
-        let interest = Interest::new(&shared, patterns, deposit).await;
+        let interest = Interest::new(&shared, patterns, deposit).await?;
         let whispers = Whispers::after(shared.ephemera.last());
         // In this order: what is newer than this is marked, and what is not is seen below.
         let drops = Box::new(Drops::of(start, shared.drops()));

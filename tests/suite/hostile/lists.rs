@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::bystander::Bystander;
 use super::fairness::{assert_nobody_held_a_worker, publish_to_topics};
+use super::patterns::MAX_CLIENT_BYTES;
 use crate::common::{Answer, Process, Sse, get, grpc, send, send_h2c, to};
 use crate::websocket::Client;
 
@@ -77,9 +78,7 @@ async fn a_list_of_thousands_of_members_holds_nobody_up() {
                 }))
                 .await;
         }
-        for _ in 0..200 {
-            socket.find("subscribed").await;
-        }
+        socket.until_subscribed(200).await;
         socket
     };
     let _members = join_all((0..MEMBERS / 200).map(join)).await;
@@ -104,7 +103,10 @@ async fn a_list_of_thousands_of_members_holds_nobody_up() {
 async fn a_list_of_connections_that_follow_very_much_holds_nobody_up() {
     const SUBSCRIPTIONS: usize = 100;
     let directory = tempfile::tempdir().unwrap();
-    let process = Process::serve(directory.path(), &["--set", "follow.list_connections=true"]);
+    let process = Process::serve(
+        directory.path(),
+        &["--set", "follow.list_connections=true", "--set", MAX_CLIENT_BYTES],
+    );
     let address = process.address;
     let mut socket = Client::connect(address).await;
     let long = |number| format!("n{number}.{}.*", "t".repeat(60));
@@ -115,9 +117,7 @@ async fn a_list_of_connections_that_follow_very_much_holds_nobody_up() {
             json!({"type": "subscribe", "subscription": subscription, "topics": topics});
         socket.say(subscribe).await;
     }
-    for _ in 0..SUBSCRIPTIONS {
-        socket.find("subscribed").await;
-    }
+    socket.until_subscribed(SUBSCRIPTIONS).await;
     let open = async |number: usize| Sse::follow(address, &format!("t{number}"), "").await;
     let streams = join_all((0..1_000).map(open)).await;
     assert!(streams.iter().all(|stream| stream.status == 200));

@@ -19,7 +19,7 @@ const PATTERNS: usize = 1_024;
 const READERS: usize = if cfg!(debug_assertions) { 128 } else { 256 };
 
 /// Memory for all of these readers on one connection.
-const MAX_CLIENT_BYTES: &str = "server.max_client_bytes=2147483648";
+pub(super) const MAX_CLIENT_BYTES: &str = "server.max_client_bytes=2147483648";
 
 /// How many follow a topic, as a publisher is told.
 async fn receivers(address: SocketAddr, topic: &str) -> u64 {
@@ -77,9 +77,7 @@ async fn a_connection_with_hundreds_of_thousands_of_patterns_comes_and_goes_and_
             for reader in 0..READERS {
                 client.say(subscribe(reader, patterns(reader))).await;
             }
-            for _ in 0..if is_whole { READERS } else { READERS / 4 } {
-                client.find("subscribed").await;
-            }
+            client.until_subscribed(if is_whole { READERS } else { READERS / 4 }).await;
             if is_whole {
                 for topic in &topics {
                     assert_eq!(receivers(address, topic).await, 1, "{topic}");
@@ -111,9 +109,7 @@ async fn members_of_a_thousand_topics_come_and_go_and_nobody_waits() {
                 message["member"] = json!({"id": format!("m{reader}")});
                 client.say(message).await;
             }
-            for _ in 0..if is_whole { READERS } else { READERS / 4 } {
-                client.find("subscribed").await;
-            }
+            client.until_subscribed(if is_whole { READERS } else { READERS / 4 }).await;
             if is_whole {
                 assert_eq!(members(address, &topics[1]).await, READERS);
             }
@@ -165,7 +161,7 @@ async fn patterns_of_a_hundred_tokens_hold_nobody_up_on_any_protocol() {
     let over_a_websocket = async || {
         let mut client = Client::connect(address).await;
         client.say(subscribe(0, patterns.clone())).await;
-        client.find("subscribed").await;
+        client.until_subscribed(1).await;
         client.say(json!({"type": "unsubscribe", "subscription": "s0"})).await;
         client.find("unsubscribed").await;
         until_nobody_follows(address, &topics).await;
