@@ -99,7 +99,7 @@ async fn an_event_expires_though_what_comes_after_it_was_looked_at_without_it() 
     let mut first = Some(NewEvent { ttl_ms: Some(TTL_MS), ..large });
     for round in 0..3 {
         let before = extent(&broker, &name).rewritten;
-        // No more than it takes, and the large one: where more came meanwhile, that may expire, too.
+        // No more than it takes, and the large one: where more comes meanwhile, it may expire too.
         let large = usize::from(first.is_some());
         for _ in 0..ROLL_UP_BLOCKS as usize + large {
             let event = first.take().unwrap_or_else(|| NewEvent::new("x"));

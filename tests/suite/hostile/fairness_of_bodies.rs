@@ -126,8 +126,8 @@ struct UnknownFields {
     fields: Vec<u32>,
 }
 
-/// Goal: a message of millions of fields, or of one that is as large as any, is refused before it is
-/// decoded.
+/// Goal: a message of millions of fields, or of one that is as large as any, is refused before it
+/// is decoded.
 #[tokio::test]
 async fn messages_of_millions_of_fields_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
