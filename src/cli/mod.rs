@@ -172,8 +172,15 @@ fn bytes_bar(size_bytes: Option<u64>) -> ProgressBar {
     bar
 }
 
+/// How many tasks a worker polls before it looks for what has come in: one that has something to do
+/// for many clients of a kind may poll each for a millisecond, and by default it looks after 61.
+const POLLS_PER_LOOK: u32 = 8;
+
 fn run_async(command: Command) -> CliResult {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .event_interval(POLLS_PER_LOOK)
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(async {
         match command {
             Command::Serve(serve) => serve.run().await,

@@ -30,6 +30,12 @@ const BESIDES_MIB: u64 = 64;
 /// How long everything goes on.
 const ATTACK: Duration = Duration::from_secs(8);
 
+/// How long each way goes on alone.
+const ALONE: Duration = Duration::from_secs(2);
+
+/// What others wait at most beside one of them, without optimisation.
+const SLOW: Duration = Duration::from_secs(5);
+
 /// Events of the topic that is read, and keys of the one whose state is.
 const EVENTS: usize = 40_000;
 const KEYS: usize = 40_000;
@@ -151,40 +157,43 @@ fn get_of(path: &'static str) -> impl Fn() -> hyper::Request<Full<Bytes>> + Send
     move || hyper::Request::get(format!("http://127.0.0.1{path}")).body(Full::default()).unwrap()
 }
 
-/// All that a client can have the broker keep, at the same time, begun in any order.
-fn attack(attackers: &mut Attackers, address: SocketAddr, chance: &Chance) {
-    type Kind = fn(&mut Attackers, SocketAddr);
-    const EVENTS: &str = "/v1/topics/a/events?limit=10000";
-    const STATE: &str = "/v1/topics/k/state?limit=10000";
-    let kinds: [Kind; 11] = [
-        |attackers, address| unread_streams(attackers, address, (20, 200), get_of(EVENTS)),
-        |attackers, address| unread_streams(attackers, address, (4, 200), get_of(STATE)),
-        |attackers, address| unread_streams(attackers, address, (6, 10), backup),
-        |attackers, address| unread(attackers, address, 200, get_head(EVENTS, "")),
-        |attackers, address| unread(attackers, address, 200, get_head(STATE, "")),
-        |attackers, address| {
-            let stream = get_head("/v1/topics/a/events?from=earliest", "accept: text/event-stream");
-            unread(attackers, address, 300, stream);
-        },
-        |attackers, address| {
-            let unfinished =
-                format!("GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: {}", "x".repeat(390_000));
-            unread(attackers, address, 1_500, unfinished);
-        },
-        |attackers, address| unread(attackers, address, 99, unfinished_body()),
-        |attackers, address| {
-            unread_messages(attackers, address, 4, true, vec![frame(9, b"ping").repeat(1_000)]);
-        },
-        |attackers, address| {
-            unread_messages(attackers, address, 4, false, vec![frame(1, many_names().as_bytes())]);
-        },
-        |attackers, address| {
-            let messages = (0..256).map(|number| frame(1, many_patterns(number).as_bytes()));
-            unread_messages(attackers, address, 40, false, messages.collect());
-        },
-    ];
-    chance.shuffled(kinds).into_iter().for_each(|kind| kind(attackers, address));
-}
+/// One way to have the broker keep much: its name, and what begins it.
+type Way = (&'static str, fn(&mut Attackers, SocketAddr));
+
+const PAGES: &str = "/v1/topics/a/events?limit=10000";
+const STATE: &str = "/v1/topics/k/state?limit=10000";
+
+/// All of them.
+const WAYS: [Way; 11] = [
+    ("pages through windows of a byte", |attackers, address| {
+        unread_streams(attackers, address, (20, 200), get_of(PAGES));
+    }),
+    ("states through windows of a byte", |attackers, address| {
+        unread_streams(attackers, address, (4, 200), get_of(STATE));
+    }),
+    ("backups", |attackers, address| unread_streams(attackers, address, (6, 10), backup)),
+    ("pages", |attackers, address| unread(attackers, address, 200, get_head(PAGES, ""))),
+    ("states", |attackers, address| unread(attackers, address, 200, get_head(STATE, ""))),
+    ("event streams", |attackers, address| {
+        let stream = get_head("/v1/topics/a/events?from=earliest", "accept: text/event-stream");
+        unread(attackers, address, 300, stream);
+    }),
+    ("heads", |attackers, address| {
+        let head = format!("GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: {}", "x".repeat(390_000));
+        unread(attackers, address, 1_500, head);
+    }),
+    ("bodies", |attackers, address| unread(attackers, address, 99, unfinished_body())),
+    ("pings", |attackers, address| {
+        unread_messages(attackers, address, 4, true, vec![frame(9, b"ping").repeat(1_000)]);
+    }),
+    ("names", |attackers, address| {
+        unread_messages(attackers, address, 4, false, vec![frame(1, many_names().as_bytes())]);
+    }),
+    ("patterns", |attackers, address| {
+        let messages = (0..256).map(|number| frame(1, many_patterns(number).as_bytes()));
+        unread_messages(attackers, address, 40, false, messages.collect());
+    }),
+];
 
 fn get_head(path: &str, header: &str) -> String {
     let end = if header.is_empty() { "" } else { "\r\n" };
@@ -231,7 +240,8 @@ async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
     let mut attackers = Attackers::new();
     let ((), report) = bystander
         .beside(async {
-            attack(&mut attackers, address, &Chance::new());
+            let ways = Chance::new().shuffled(WAYS);
+            ways.into_iter().for_each(|(_, begin)| begin(&mut attackers, address));
             let started = Instant::now();
             while started.elapsed() < ATTACK {
                 // Newcomers are served.
@@ -247,6 +257,36 @@ async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
     assert!(most < peak + BUDGET_MIB + BESIDES_MIB, "{peak} MiB before, {most} at the most");
     attackers.shutdown().await;
     open.assert_restored(&process).await;
+    assert_nobody_held_a_worker(&process).await;
+}
+
+/// Goal: whatever a client has kept for it, others are served as well as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_way_to_have_much_kept_holds_others_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let bound = format!("server.max_client_bytes={}", BUDGET_MIB << 20);
+    let process = Process::serve(directory.path(), &["--set", &bound]);
+    let address = process.address;
+    fill(address, "a", EVENTS).await;
+    fill(address, "k", KEYS).await;
+    let bystander = Bystander::start(address).await;
+    for (name, begin) in Chance::new().shuffled(WAYS) {
+        println!("{name}");
+        let attack = || async {
+            let mut attackers = Attackers::new();
+            begin(&mut attackers, address);
+            tokio::time::sleep(ALONE).await;
+            attackers.shutdown().await;
+        };
+        if cfg!(debug_assertions) {
+            // Some of them are hundreds of megabytes of JSON, which is slow work then.
+            let ((), report) = bystander.beside(attack()).await;
+            println!("{report}");
+            assert!(report.failures.is_empty() && report.p99 < SLOW, "{name}: {report}");
+        } else {
+            bystander.assert_unhurt(attack).await;
+        }
+    }
     assert_nobody_held_a_worker(&process).await;
 }
 
