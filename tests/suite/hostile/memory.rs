@@ -33,8 +33,9 @@ const ATTACK: Duration = Duration::from_secs(8);
 /// How long each way goes on alone.
 const ALONE: Duration = Duration::from_secs(2);
 
-/// What others wait at most beside one of them, without optimisation.
-const SLOW: Duration = Duration::from_secs(5);
+/// What others wait at most beside one of them: some are hundreds of megabytes that come or are
+/// made within a second, by as many clients as there are, on the cores that the attackers have, too.
+const SLOW: Duration = Duration::from_millis(if cfg!(debug_assertions) { 5_000 } else { 500 });
 
 /// Events of the topic that is read, and keys of the one whose state is.
 const EVENTS: usize = 40_000;
@@ -260,7 +261,7 @@ async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
     assert_nobody_held_a_worker(&process).await;
 }
 
-/// Goal: whatever a client has kept for it, others are served as well as before.
+/// Goal: whatever a client has kept for it, nobody else fails, or waits for long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_way_to_have_much_kept_holds_others_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -278,14 +279,9 @@ async fn no_way_to_have_much_kept_holds_others_up() {
             tokio::time::sleep(ALONE).await;
             attackers.shutdown().await;
         };
-        if cfg!(debug_assertions) {
-            // Some of them are hundreds of megabytes of JSON, which is slow work then.
-            let ((), report) = bystander.beside(attack()).await;
-            println!("{report}");
-            assert!(report.failures.is_empty() && report.p99 < SLOW, "{name}: {report}");
-        } else {
-            bystander.assert_unhurt(attack).await;
-        }
+        let ((), report) = bystander.beside(attack()).await;
+        println!("{report}");
+        assert!(report.failures.is_empty() && report.p99 < SLOW, "{name}: {report}");
     }
     assert_nobody_held_a_worker(&process).await;
 }
