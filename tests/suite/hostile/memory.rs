@@ -34,7 +34,7 @@ const ATTACK: Duration = Duration::from_secs(8);
 const ALONE: Duration = Duration::from_secs(2);
 
 /// What others wait at most beside one of them: some are hundreds of megabytes that come or are
-/// made within a second, by as many clients as there are, on the cores that the attackers have, too.
+/// made within a second, for thousands of clients, on the cores that the attackers have, too.
 const SLOW: Duration = Duration::from_millis(if cfg!(debug_assertions) { 5_000 } else { 500 });
 
 /// Events of the topic that is read, and keys of the one whose state is.
