@@ -64,6 +64,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// not all come back at once.
 const REFUSED_SECONDS: RangeInclusive<u64> = 5..=10;
 
+/// What a client that goes on takes at least, in bytes, between two looks at it or more.
+const MIN_TAKEN_BYTES: u64 = 256;
+
 /// The longest reason that the end of an HTTP/2 connection tells, in bytes.
 const MAX_REASON_BYTES: usize = 1_024;
 
@@ -320,13 +323,15 @@ impl Serving {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let streams = requests.streams.clone();
         let activity = requests.activity.clone();
+        let peer = requests.peer.clone();
         activity.without_heads();
         let connection = self.http2.serve_connection(TokioIo::new(socket), requests);
         let mut connection = pin!(connection);
         let mut stopping = pin!(self.stopping.cancelled());
         let mut is_told = false;
-        // Since it was idle for too long: when what its client has not taken by then is dropped.
-        let mut given_up: Option<Instant> = None;
+        // Since it was idle for too long: what its client has not taken yet is dropped once it has
+        // taken hardly anything for long.
+        let mut taking: Option<Taking> = None;
         let mut look = tokio::time::interval(self.write_timeout.min(self.times.idle) / 4);
         loop {
             tokio::select! {
@@ -343,10 +348,12 @@ impl Serving {
                             is_told = true;
                             connection.as_mut().graceful_shutdown();
                         }
-                        let now = Instant::now();
-                        if *given_up.get_or_insert(now + self.write_timeout) <= now {
+                        let taking = taking.get_or_insert_with(|| Taking::new(&peer));
+                        if taking.silence(&peer) >= self.write_timeout {
                             return Ok(());
                         }
+                    } else {
+                        taking = None;
                     }
                     if stalled > 0 {
                         (0..stalled).for_each(|_| self.counters.time_limit(TimeLimit::Write));
@@ -355,6 +362,26 @@ impl Serving {
                 }
             }
         }
+    }
+}
+
+/// Whether a client takes what is left for it.
+struct Taking {
+    since: Instant,
+    sent_bytes: u64,
+}
+
+impl Taking {
+    fn new(peer: &Peer) -> Self {
+        Self { since: Instant::now(), sent_bytes: peer.sent_bytes() }
+    }
+
+    /// For how long it has taken hardly anything: pings are no more than that.
+    fn silence(&mut self, peer: &Peer) -> Duration {
+        if peer.sent_bytes() > self.sent_bytes + MIN_TAKEN_BYTES {
+            *self = Self::new(peer);
+        }
+        self.since.elapsed()
     }
 }
 

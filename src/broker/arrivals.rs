@@ -23,6 +23,7 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt::Debug;
+use std::mem::take;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -169,6 +170,7 @@ impl Arrivals {
     /// Puts in and takes out, until it is stopped and nothing is left to do.
     pub(super) fn run(&self, failure: &Failure) {
         let _guard = PanicGuard::new(failure, "usher");
+        let _end = End(self);
         while self.wait() {
             // In this order: there is never more than there was.
             self.take_out(ENTRIES_PER_STEP);
@@ -193,6 +195,20 @@ impl Arrivals {
     pub(super) fn stop(&self) {
         self.queue().is_over = true;
         self.0.changed.notify_one();
+    }
+}
+
+/// The end of the thread. Where it panics, nobody waits for it any more, and what is left to it is
+/// dropped.
+struct End<'a>(&'a Arrivals);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+        let mut queue = self.0.queue();
+        let left = (take(&mut queue.arriving), take(&mut queue.leftovers));
+        drop(queue);
+        drop(left); // Without the lock: who is dropped leaves.
     }
 }
 
@@ -299,6 +315,41 @@ mod tests {
         drop(large);
         arrivals.stop();
         thread.join().unwrap();
+        assert_eq!(all.load(Ordering::SeqCst), 0);
+    }
+
+    /// Comes in two steps, of which the second one panics.
+    #[derive(Debug)]
+    struct Panics(bool);
+
+    impl Arrival for Panics {
+        fn put_in(&mut self, _entries: usize) -> Result<bool> {
+            assert!(!std::mem::replace(&mut self.0, true), "injected");
+            Ok(true)
+        }
+    }
+
+    /// Goal: whatever becomes of the thread, nobody waits for it for ever.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn when_the_thread_panics_nobody_waits_for_it_and_who_comes_later_does_it_alone() {
+        let (arrivals, all) = (Arrivals::default(), All::default());
+        let mut waiting = Box::pin(arrivals.arrive(Panics(false)));
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        let mut behind = Box::pin(arrivals.arrive(reader(&arrivals, &all, 1_000)));
+        assert!(futures_util::poll!(behind.as_mut()).is_pending());
+        let failure = Failure::default();
+        let thread = std::thread::spawn({
+            let (arrivals, failure) = (arrivals.clone(), failure.clone());
+            move || arrivals.run(&failure)
+        });
+        assert!(matches!(waiting.await, Err(Error::ShuttingDown)));
+        assert!(matches!(behind.await, Err(Error::ShuttingDown)));
+        thread.join().unwrap_err();
+        assert!(failure.error().is_some());
+        assert_eq!(all.load(Ordering::SeqCst), 0);
+        let late = arrivals.arrive(reader(&arrivals, &all, 1_000)).await.unwrap();
+        assert_eq!(all.load(Ordering::SeqCst), 1_000);
+        drop(late);
         assert_eq!(all.load(Ordering::SeqCst), 0);
     }
 }

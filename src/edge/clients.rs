@@ -130,6 +130,11 @@ impl Peer {
         &self.client.rates
     }
 
+    /// What was written to its connection so far, in bytes.
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.client.sent_bytes.load(Ordering::Relaxed)
+    }
+
     /// Its share of the memory for clients.
     pub(crate) fn share(&self) -> &Share {
         &self.client.share

@@ -118,7 +118,8 @@ impl BrokerService for Grpc {
         let topic = TopicName::new(&topic)?;
         rates.take(Rate::Publishes, events.len())?;
         if ephemeral {
-            let receivers = publish_ephemeral(&self.broker, topic, events, received).await?;
+            let publish = publish_ephemeral(&self.broker, topic, events, received);
+            let receivers = within(deadline, publish).await?;
             let receivers = u32::try_from(receivers).unwrap_or(u32::MAX);
             return Ok(Response::new(proto::PublishResponse { ack: None, receivers }));
         }
@@ -299,7 +300,7 @@ impl BrokerService for Grpc {
         let name = TopicName::new(&topic)?;
         let limit = page_limit(page_size.into(), self.config.max_page_events)?;
         let token = page_token.parse::<StateToken>()?;
-        let (request, held) = token.request(key_prefix, limit, &share)?;
+        let (request, mut held) = token.request(key_prefix, limit, &share)?;
         let page = within(deadline, self.broker.state(&name, request)).await?;
         let cursor = Cursor::after(page.at, self.broker.epoch()).to_string();
         let next_page_token = StateToken::next(&page);
@@ -308,6 +309,7 @@ impl BrokerService for Grpc {
             events.push(&messages::own_event(event));
             polls::rest().await;
         }
+        held.count(events.size_bytes()); // It is there twice when it is put into the answer.
         let events = events.into_events();
         holding(served::ReadStateResponse { events, cursor, next_page_token }, held)
     }

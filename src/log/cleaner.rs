@@ -315,8 +315,11 @@ impl Shared {
                 break;
             }
             filling[0] ^= 1; // sled does not write what is there already.
-            self.change(|| self.database.insert(FILLING, &filling[..]));
+            let is_written = self.change(|| self.database.insert(FILLING, &filling[..]));
             self.database.flush()?;
+            if !is_written {
+                break; // Its page is damaged: nothing is filled by it.
+            }
             let finished = written_bytes(&self.database) / segment;
             if finished > seen {
                 seen = finished;
