@@ -7,7 +7,7 @@ use prost::Message;
 use prost_types::{Any, Timestamp};
 
 use super::super::wire;
-use super::{Attributes, Value, locate, shown};
+use super::{Attributes, Value, check_name, locate, shown};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use v1::cloud_event::Data;
@@ -76,6 +76,7 @@ fn read(event: v1::CloudEvent) -> Result<NewEvent> {
 }
 
 fn attribute(name: &str, attr: Attr) -> Result<Value<'static>> {
+    check_name(name)?; // What is wrong with its value is told by its name.
     Ok(match attr {
         Attr::CeBoolean(value) => Value::Boolean(value),
         Attr::CeInteger(value) => Value::Integer(value),

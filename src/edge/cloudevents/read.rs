@@ -11,7 +11,7 @@ use percent_encoding::percent_decode;
 use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
 
-use super::{Attributes, PREFIX, Value, is_json, locate, shown};
+use super::{Attributes, PREFIX, Value, check_name, is_json, locate, shown};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::lists::{self, UpTo};
@@ -116,9 +116,12 @@ fn is_null(json: &RawValue) -> bool {
 
 /// The value of an attribute; `None` if it is unset, which `null` says.
 fn attribute(name: &str, json: &RawValue) -> Result<Option<Value<'static>>> {
+    if is_null(json) {
+        return Ok(None);
+    }
+    check_name(name)?; // What is wrong with its value is told by its name.
     let text = json.get();
     let value = match text.as_bytes().first() {
-        _ if is_null(json) => return Ok(None),
         Some(b'"') => Value::from(string(name, json)?),
         Some(b't' | b'f') => Value::Boolean(text == "true"),
         Some(b'-' | b'0'..=b'9') => Value::Integer(text.parse().map_err(|_| {

@@ -699,6 +699,18 @@ proptest! {
     }
 }
 
+/// Goal: an attribute without a name is refused by a name all the same, whatever its value is.
+#[test]
+fn an_attribute_without_a_name_is_refused_as_one_of_the_attributes() {
+    for json in [r#"{"":42.0}"#, r#"{"":[]}"#, r#"{"":"\ud800"}"#, r#"{"":1}"#] {
+        let error = structured(json.as_bytes()).unwrap_err().to_string();
+        assert!(error.starts_with("attributes: \"\" is no name"), "{json}: {error}");
+    }
+    let never = Attr::CeTimestamp(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 });
+    let error = protobuf(&message(&[("", never)], None).encode_to_vec()).unwrap_err().to_string();
+    assert!(error.starts_with("attributes: \"\" is no name"), "{error}");
+}
+
 #[test]
 fn more_events_or_attributes_than_there_may_be_are_refused_before_any_is_read() {
     let over_events = "events in a batch: 3 is over the limit of 2";
