@@ -2,6 +2,7 @@
 //! clients, and nobody else is refused.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -40,6 +41,12 @@ const SLOW: Duration = Duration::from_millis(if cfg!(debug_assertions) { 5_000 }
 /// Events of the topic that is read, and keys of the one whose state is.
 const EVENTS: usize = 40_000;
 const KEYS: usize = 40_000;
+
+/// A broker with [`BUDGET_MIB`] for its clients.
+fn bounded(directory: &Path) -> Process {
+    let bound = format!("server.max_client_bytes={}", BUDGET_MIB << 20);
+    Process::serve(directory, &["--set", &bound])
+}
 
 /// Publishes so many events of 256 bytes, each with a key of its own.
 async fn fill(address: SocketAddr, topic: &str, count: usize) {
@@ -229,8 +236,7 @@ fn many_patterns(number: usize) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
     let directory = tempfile::tempdir().unwrap();
-    let bound = format!("server.max_client_bytes={}", BUDGET_MIB << 20);
-    let process = Process::serve(directory.path(), &["--set", &bound]);
+    let process = bounded(directory.path());
     let address = process.address;
     fill(address, "a", EVENTS).await;
     fill(address, "k", KEYS).await;
@@ -265,8 +271,7 @@ async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_way_to_have_much_kept_holds_others_up() {
     let directory = tempfile::tempdir().unwrap();
-    let bound = format!("server.max_client_bytes={}", BUDGET_MIB << 20);
-    let process = Process::serve(directory.path(), &["--set", &bound]);
+    let process = bounded(directory.path());
     let address = process.address;
     fill(address, "a", EVENTS).await;
     fill(address, "k", KEYS).await;
@@ -290,8 +295,7 @@ async fn no_way_to_have_much_kept_holds_others_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_that_never_end_leave_room_for_the_publishes_of_others() {
     let directory = tempfile::tempdir().unwrap();
-    let bound = format!("server.max_client_bytes={}", BUDGET_MIB << 20);
-    let process = Process::serve(directory.path(), &["--set", &bound]);
+    let process = bounded(directory.path());
     let bystander = Bystander::start(process.address).await;
     let mut attackers = Attackers::new();
     let head = "POST /v1/topics/b/events HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 900000\r\n";
