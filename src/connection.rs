@@ -497,8 +497,8 @@ impl fmt::Debug for Asked {
 }
 
 fn is_event_stream(response: &Response) -> bool {
-    response.headers().get(header::CONTENT_TYPE)
-        == Some(&HeaderValue::from_static("text/event-stream"))
+    let media = response.headers().get(header::CONTENT_TYPE);
+    media.is_some_and(|media| media.as_bytes().starts_with(b"text/event-stream"))
 }
 
 /// Says why a connection is not served, and when to come back.

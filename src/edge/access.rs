@@ -33,6 +33,7 @@ use tower::util::{Either, option_layer};
 use tower::{Layer, Service};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use super::accept::{Accepted, accepted};
 use super::status::{GAP_HEADER, RATE_LIMIT, RATE_LIMIT_POLICY, plain_problem};
 use crate::error::{Error, Result};
 
@@ -186,10 +187,7 @@ impl Guard {
 fn is_guarded(method: &Method, headers: &HeaderMap) -> bool {
     let is_preflight = *method == Method::OPTIONS;
     let is_change = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let is_stream = headers.get_all(header::ACCEPT).iter().any(|accept| {
-        let accept = String::from_utf8_lossy(accept.as_bytes()).to_ascii_lowercase();
-        accept.contains("text/event-stream")
-    });
+    let is_stream = accepted(headers) == Some(Accepted::Stream);
     is_preflight || is_change || is_stream || headers.contains_key(header::UPGRADE)
 }
 

@@ -12,7 +12,9 @@ use axum::{Extension, Router};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::json;
+use tower::util::MapResponseLayer;
 
+use super::accept::{Accepted, accepted};
 use super::checked_body::refusal;
 use super::clients::{Peer, share};
 use super::counters::Counters;
@@ -23,12 +25,13 @@ use super::query::Query;
 use super::rates::{CallerRates, Rate};
 use super::receiving::{self, Received};
 use super::selection::{self, Format, Topics, Wanted};
+use super::tag::{self, Tag};
 use super::{
     FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, page_body,
     sse, status, websocket,
 };
 use crate::broker::{Batch, Broker, Filter, Member, PageRequest, Publish};
-use crate::cursor::{Cursor, OnGap, Sequence, StartPoint};
+use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::topic::TopicName;
@@ -80,6 +83,7 @@ pub(crate) fn counted(broker: Broker, config: FollowConfig, counters: Arc<Counte
         .method_not_allowed_fallback(async || {
             status::plain_problem(StatusCode::METHOD_NOT_ALLOWED, "no such method on this resource")
         })
+        .layer(MapResponseLayer::new(tag::or_not_kept))
         .with_state(Edge { broker, config, counters })
 }
 
@@ -150,34 +154,6 @@ impl Asked {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Accepted {
-    Stream,
-    Page,
-}
-
-/// The form that the client asks for: the stream only by its name.
-fn accepted(headers: &HeaderMap) -> Option<Accepted> {
-    let values = headers.get_all(header::ACCEPT);
-    let text: Vec<&str> = values.iter().filter_map(|value| value.to_str().ok()).collect();
-    if text.is_empty() {
-        return Some(Accepted::Page);
-    }
-    let media = |range: &str| {
-        let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
-        let media = parts.next().unwrap_or_default();
-        let is_refused =
-            parts.any(|part| matches!(part.as_str(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-        (!is_refused).then_some(media)
-    };
-    let ranges: Vec<String> = text.iter().flat_map(|t| t.split(',')).filter_map(media).collect();
-    let has = |names: &[&str]| ranges.iter().any(|range| names.contains(&range.as_str()));
-    if has(&["text/event-stream"]) {
-        return Some(Accepted::Stream);
-    }
-    has(&["application/json", "application/*", "*/*"]).then_some(Accepted::Page)
-}
-
 /// What the reader saw last, if it says so. An empty value is none: a browser's first request.
 fn cursor(headers: &HeaderMap, query: &mut Query) -> Result<Option<StartPoint>> {
     let header = match headers.get(CURSOR_HEADER) {
@@ -206,16 +182,18 @@ impl Edge {
         asked: Asked,
         query: Query,
     ) -> Result<Response> {
-        match accepted(headers) {
+        let mut response = match accepted(headers) {
             // Other names in the query are let through: polyfills of `EventSource` add some of
             // their own, and a browser that is refused never comes back.
-            Some(Accepted::Stream) => self.follow(asked).await,
-            Some(Accepted::Page) => self.page(headers, asked, query).await,
-            None => Ok(status::plain_problem(
+            Some(Accepted::Stream) => self.follow(asked).await?,
+            Some(Accepted::Page) => self.page(headers, asked, query).await?,
+            None => status::plain_problem(
                 StatusCode::NOT_ACCEPTABLE,
                 "this resource comes as text/event-stream or application/json",
-            )),
-        }
+            ),
+        };
+        tag::vary(&mut response);
+        Ok(response)
     }
 
     async fn follow(&self, asked: Asked) -> Result<Response> {
@@ -284,19 +262,26 @@ impl Edge {
             }
         };
         let begun = page_body::page(reader, &share, held).await?;
-        let page_body::Begun { page, held, has_events, is_whole, body } = begun;
-        let is_new = has_events || !page.gaps.is_empty();
-        let is_known = !is_new && has_tag(headers, &page.cursor);
-        let mut response = if is_known {
+        let page_body::Begun { page, held, body } = begun;
+        // Of a page that is not whole yet, nobody knows the body. A gap is told each time.
+        let tag = match &body {
+            page_body::PageBody::Whole(bytes) if page.gaps.is_empty() => {
+                let bytes = bytes.clone();
+                Some(Effort::of_bytes(bytes.len()).spend(move || Tag::of(&bytes)).await)
+            }
+            _ => None,
+        };
+        let is_whole = matches!(body, page_body::PageBody::Whole(_));
+        let mut response = if tag.as_ref().is_some_and(|tag| tag.is_held(headers)) {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
-            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+            ([(header::CONTENT_TYPE, "application/json")], body.into_body()).into_response()
         };
         response.extensions_mut().insert(held);
         let more = response.headers_mut();
-        more.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        if is_whole {
-            more.insert(header::ETAG, tag(&page.cursor)); // Of others, nobody knows the end yet.
+        if let Some(tag) = tag {
+            more.insert(header::ETAG, tag.value());
+            more.insert(header::CACHE_CONTROL, tag::ASK_AGAIN);
         }
         if is_whole && page.caught_up {
             // There is nothing more now; who does not wait here need not ask at once.
@@ -408,22 +393,6 @@ async fn publish(
         }
         None => edge.publish_one(topic, query, content_type, body, (received, rates)).await,
     }
-}
-
-/// The tag of a page: where it ends. Whoever asks with it, and gets nothing new, is told so without
-/// a body. Source: RFC 9110, 8.8.3 and 13.1.2.
-fn tag(cursor: &Cursor) -> HeaderValue {
-    HeaderValue::try_from(format!("\"{cursor}\"")).expect("a cursor is plain text")
-}
-
-fn has_tag(headers: &HeaderMap, cursor: &Cursor) -> bool {
-    let values = headers.get_all(header::IF_NONE_MATCH).into_iter();
-    let mut tags = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
-    let cursor = cursor.to_string();
-    tags.any(|tag| {
-        let tag = tag.trim();
-        tag == "*" || tag.trim_start_matches("W/").trim_matches('"') == cursor
-    })
 }
 
 /// What went wrong with a body.

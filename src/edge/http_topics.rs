@@ -138,8 +138,7 @@ async fn state(
     let cursor = Cursor::after(page.at, edge.broker.epoch());
     let next = StateToken::next(&page);
     let body = page_body::state(name, page, &cursor, &next).await;
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")];
-    let mut response = (headers, body).into_response();
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
     response.extensions_mut().insert(Arc::new(held));
     Ok(response)
 }

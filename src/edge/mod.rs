@@ -6,6 +6,7 @@
 //!
 //! [`Subscription`]: crate::Subscription
 
+mod accept;
 pub(crate) mod access;
 pub(crate) mod budget;
 mod checked_body;
@@ -36,6 +37,7 @@ pub(crate) mod receiving;
 mod selection;
 mod sse;
 pub(crate) mod status;
+mod tag;
 pub(crate) mod websocket;
 mod wire;
 

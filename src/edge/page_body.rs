@@ -39,11 +39,25 @@ pub(super) struct Begun {
     pub(super) page: Page,
     /// What the page takes in memory as long as it is not sent.
     pub(super) held: Arc<Held>,
-    /// Whether the first piece has events.
-    pub(super) has_events: bool,
-    /// Whether that is all of it.
-    pub(super) is_whole: bool,
-    pub(super) body: Body,
+    pub(super) body: PageBody,
+}
+
+/// The body of a page.
+pub(super) enum PageBody {
+    /// All of it.
+    Whole(Bytes),
+    /// One that is read as the client takes it.
+    Begun(Body),
+}
+
+impl PageBody {
+    /// As what is sent.
+    pub(super) fn into_body(self) -> Body {
+        match self {
+            Self::Whole(bytes) => Body::from(bytes),
+            Self::Begun(body) => body,
+        }
+    }
 }
 
 /// Begins a page: reads its first piece. The rest is read as the client takes it, or left to the
@@ -75,11 +89,11 @@ pub(super) async fn page(
         add_list(&mut piece, &list);
     };
     is_whole |= held.grow(if is_whole { 0 } else { READING_BYTES }).is_err();
-    let (page, has_events) = (reader.page(), !piece.is_empty());
+    let page = reader.page();
     let body = if is_whole {
         piece.splice(..0, json::PAGE_BEGIN.iter().copied());
         piece.extend(json::page_end(&page));
-        Body::from(piece)
+        PageBody::Whole(piece.into())
     } else {
         let begun = [json::PAGE_BEGIN, &piece].concat();
         let rest = stream::unfold(Some((reader, of_reader)), |reader| async move {
@@ -88,9 +102,9 @@ pub(super) async fn page(
             Some((piece, Some((reader, of_reader)).filter(|_| !is_end)))
         });
         let pieces = stream::iter([Bytes::from(begun)]).chain(rest);
-        Body::from_stream(pieces.map(Ok::<_, Infallible>))
+        PageBody::Begun(Body::from_stream(pieces.map(Ok::<_, Infallible>)))
     };
-    Ok(Begun { page, held: Arc::new(held), has_events, is_whole, body })
+    Ok(Begun { page, held: Arc::new(held), body })
 }
 
 /// What comes after the first piece of a page, and whether that is its end.

@@ -42,6 +42,10 @@ use crate::cursor::Cursor;
 use crate::error::Error;
 use crate::polls;
 
+/// The media type of the answer. The format has one charset, but some clients take any text whose
+/// charset is not told for ISO 8859-1.
+const MEDIA_TYPE: &str = "text/event-stream; charset=utf-8";
+
 /// Bytes up to which deliveries that are ready are put into one write.
 const MAX_WRITE_BYTES: usize = 8 << 10;
 
@@ -81,8 +85,8 @@ pub(super) fn come_back(config: &FollowConfig) -> Response {
 
 fn stream_response(body: Body) -> Response {
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")),
+        (header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
         // nginx buffers answers otherwise.
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];

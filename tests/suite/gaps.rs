@@ -64,16 +64,14 @@ async fn a_page_with_a_gap_is_never_answered_as_not_modified() {
     let path = "/v1/topics/a/events?after=2&on_gap=latest";
     let page = get(server.address, path).await;
     assert_eq!((page.status.as_u16(), page.json()["gap"]["lost"].clone()), (200, json!(3)));
-    let tag = page.header("etag").to_owned();
+    assert_eq!((page.header("etag"), page.header("cache-control")), ("", "no-store"));
+    let tag = get(server.address, "/v1/topics/a/events?after=9").await.header("etag").to_owned();
     for tag in [tag.as_str(), "*"] {
         let again = send(to(server.address, "GET", path).header("if-none-match", tag), "").await;
         assert_eq!(again.status, 200, "{tag}");
         assert_eq!(again.json()["gap"]["lost"], 3, "{tag}");
         assert!(again.header("leftoff-gap").starts_with("reason=purged"), "{tag}");
     }
-    let path = "/v1/topics/a/events?after=9";
-    let known = send(to(server.address, "GET", path).header("if-none-match", tag), "").await;
-    assert_eq!(known.status, 304);
 }
 
 /// The events of a page, and its cursor, where nothing is told to be lost.

@@ -5,6 +5,7 @@
 mod backup;
 mod bounds;
 mod browser;
+mod caching;
 mod changes_while_open;
 mod cli;
 mod clients;
@@ -24,6 +25,7 @@ mod everywhere;
 mod feeds;
 mod flips;
 mod forgetful;
+mod forms;
 mod full_disk;
 mod gaps;
 mod grpc;

@@ -28,8 +28,8 @@ async fn a_stream_begins_with_retry_and_an_id_then_history_then_caught_up_then_w
     let mut stream = Sse::follow(server.address, "a", "?from=earliest").await;
     assert_eq!(stream.status, 200);
     for (header, value) in [
-        ("content-type", "text/event-stream"),
-        ("cache-control", "no-cache, no-transform"),
+        ("content-type", "text/event-stream; charset=utf-8"),
+        ("cache-control", "no-store, no-transform"),
         ("x-accel-buffering", "no"),
     ] {
         assert_eq!(stream.headers[header], value);
