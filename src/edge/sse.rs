@@ -1,10 +1,7 @@
 //! Server-sent events: the frames, and the stream of one subscription.
 //!
 //! ```text
-//! retry: 2417                          jittered
-//!
-//! id: 41-9f3c2a1b                      the priming frame: an id and no data, so that a client that
-//!                                      has received nothing yet can resume all the same
+//! retry: 2417                          jittered; a line of the first block, whatever that is
 //! id: 42-9f3c2a1b
 //! event: quake
 //! data: {"mag":5.3}
@@ -13,8 +10,21 @@
 //! event: leftoff.caught-up
 //! data: {"topic":"quakes.us","earliest":1,"tail":43}
 //!
-//! : heartbeat
+//! : heartbeat                          a line between two blocks, and no block
+//! id: 57-9f3c2a1b                      what came meanwhile was not for this reader
+//! event: leftoff.cursor
+//! data: {"cursor":"57-9f3c2a1b"}
+//!
+//! retry: 1630
+//! id: 57-9f3c2a1b
+//! event: leftoff.stopping              the broker stops; come back after `retry`
+//! data: {"retry_ms":1630}
 //! ```
+//!
+//! Every block has data. By the standard a block without data is no event, but widely used clients
+//! hand it to the page as an empty message, on which `JSON.parse` throws: fetch-event-source each
+//! empty line, httpx-sse and sseclient a block with nothing but `id:` or `retry:`. An event of many
+//! clients moves their last id with its data alone.
 //!
 //! A payload goes out as it is when SSE can carry it exactly: UTF-8 without carriage returns, which
 //! the format turns into line feeds. Any other goes out as a `data:` URL in base64 with its content
@@ -23,6 +33,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -49,8 +60,15 @@ const MEDIA_TYPE: &str = "text/event-stream; charset=utf-8";
 /// Bytes up to which deliveries that are ready are put into one write.
 const MAX_WRITE_BYTES: usize = 8 << 10;
 
+/// What a client has to wait for its first block, and so for the first id: with one it can come
+/// back to its place though it has received no event yet.
+const FIRST_BLOCK_WITHIN: Duration = Duration::from_millis(100);
+
 /// How long a client is asked to wait after an error that time alone will not mend.
 const ERROR_RETRY_MS: u64 = 30_000;
+
+/// A comment and no block: after an empty line some clients hand an empty message to the page.
+const HEARTBEAT: &[u8] = b": heartbeat\n";
 
 /// Begins every payload that is encoded, and no other.
 const ENCODED: &str = "data:";
@@ -63,11 +81,20 @@ pub(super) fn response(
     peer: Option<&Peer>,
 ) -> Response {
     let gap = reader.gap().cloned();
-    let (patience, told, phase) = (config.patience(), reader.cursor(), Phase::Opening);
-    // In a box, for it is moved with each write.
+    let (patience, told) = (Patience::new(FIRST_BLOCK_WITHIN), reader.cursor());
     let listed = clients::Following::new(peer, "sse", &reader);
-    let following =
-        Box::new(Following { reader, format, config, patience, told, listed, _kept: kept, phase });
+    // In a box, for it is moved with each write.
+    let following = Following {
+        reader,
+        format,
+        config,
+        patience,
+        told,
+        listed,
+        _kept: kept,
+        phase: Phase::New,
+    };
+    let following = Box::new(following);
     let writes = stream::unfold(following, |mut following| async move {
         Some((Ok::<Bytes, Infallible>(following.next().await?), following))
     });
@@ -80,7 +107,7 @@ pub(super) fn response(
 /// The answer to a client that comes while the broker stops: a browser gives up for good on any
 /// status but 200, so it is asked to come back in the stream.
 pub(super) fn come_back(config: &FollowConfig) -> Response {
-    stream_response(Body::from(retry_frame(config.jittered_retry_ms())))
+    stream_response(Body::from(stopping(config.jittered_retry_ms(), None)))
 }
 
 fn stream_response(body: Body) -> Response {
@@ -95,6 +122,9 @@ fn stream_response(body: Body) -> Response {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// Nothing was written.
+    New,
+    /// The first block has begun, and its client knows no id yet.
     Opening,
     Open,
     Ended,
@@ -104,9 +134,9 @@ struct Following {
     reader: Reader,
     format: Format,
     config: FollowConfig,
-    /// With silence, up to the next heartbeat.
+    /// With silence, up to the first block, and then up to the next heartbeat.
     patience: Patience,
-    /// The place that the client knows of.
+    /// The place that the client knows of, once it has the first block.
     told: Cursor,
     listed: clients::Following,
     _kept: Kept,
@@ -118,23 +148,26 @@ impl Following {
     async fn next(&mut self) -> Option<Bytes> {
         match self.phase {
             Phase::Ended => return None,
-            Phase::Opening => {
-                self.phase = Phase::Open;
-                let retry = retry_frame(self.config.jittered_retry_ms());
-                return Some(format!("{retry}id: {}\n\n", self.told).into());
+            Phase::New => {
+                self.phase = Phase::Opening;
+                return Some(retry_line(self.config.jittered_retry_ms()).into());
             }
-            Phase::Open => {}
+            Phase::Opening | Phase::Open => {}
         }
         polls::rest().await; // What was written may have been large.
         let waited = self.reader.next_within(&mut self.patience).await;
+        let is_first = self.phase == Phase::Opening;
+        if is_first {
+            (self.phase, self.patience) = (Phase::Open, self.config.patience());
+        }
         Some(match waited {
-            Ok(Waited::Silence) if self.told == self.reader.cursor() => {
-                Bytes::from_static(b": heartbeat\n\n")
+            Ok(Waited::Silence) if self.told == self.reader.cursor() && !is_first => {
+                Bytes::from_static(HEARTBEAT)
             }
             // What was published is not for this client, and need not be passed over again.
             Ok(Waited::Silence) => {
-                self.told = self.reader.cursor();
-                format!("id: {}\n\n", self.told).into()
+                let data = json!({"cursor": self.reader.cursor().to_string()});
+                self.control_frame("leftoff.cursor", &data).into()
             }
             Ok(Waited::Delivery(Delivery::Events(run))) => {
                 let frames = self.gather(&run);
@@ -150,7 +183,7 @@ impl Following {
                 self.phase = Phase::Ended;
                 // In a box: it is done once, and a client that waits needs no room for it.
                 Box::pin(self.config.turn_to_end(self.listed.connections())).await;
-                retry_frame(self.config.jittered_retry_ms()).into()
+                stopping(self.config.jittered_retry_ms(), Some(self.told)).into()
             }
             Err(error) => self.failed(&error).into(),
         })
@@ -259,7 +292,7 @@ impl Following {
     fn failed(&mut self, error: &Error) -> String {
         self.phase = Phase::Ended;
         let frame = self.control_frame("leftoff.error", &status::problem_json(error));
-        format!("{}{frame}", retry_frame(ERROR_RETRY_MS))
+        format!("{}{frame}", retry_line(ERROR_RETRY_MS))
     }
 
     /// A frame of the broker's own, with the id of the place it speaks of.
@@ -269,8 +302,16 @@ impl Following {
     }
 }
 
-fn retry_frame(retry_ms: u64) -> String {
-    format!("retry: {retry_ms}\n\n")
+/// The line that says when to come back. A block has to follow.
+fn retry_line(retry_ms: u64) -> String {
+    format!("retry: {retry_ms}\n")
+}
+
+/// The last block of a stream that ends because the broker stops.
+fn stopping(retry_ms: u64, told: Option<Cursor>) -> String {
+    let id = told.map(|cursor| format!("id: {cursor}\n")).unwrap_or_default();
+    let data = json!({"retry_ms": retry_ms});
+    format!("{}{id}event: leftoff.stopping\ndata: {data}\n\n", retry_line(retry_ms))
 }
 
 fn encode_id(cursor: Cursor, bytes: &mut Vec<u8>) {

@@ -372,8 +372,8 @@ async fn a_page_with_a_websocket_gets_each_event_once_and_in_order_through_crash
     browser.close().await;
 }
 
-/// Stands in for the broker at `to` until it has passed on the beginning of a stream.
-async fn pass_on_priming(listener: TcpListener, to: SocketAddr) {
+/// Stands in for the broker at `to` until it has passed on the first block of a stream.
+async fn pass_on_first_block(listener: TcpListener, to: SocketAddr) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -389,7 +389,7 @@ async fn pass_on_priming(listener: TcpListener, to: SocketAddr) {
     }
 }
 
-/// Passes a stream on up to the end of the priming frame, and cuts it. `None` if it is none: a
+/// Passes a stream on up to the end of the first block, and cuts it. `None` if it is none: a
 /// browser also asks for an icon, and opens connections that it may need.
 async fn pass_on(mut page: TcpStream, to: SocketAddr) -> Option<()> {
     let request = read_through(&mut page, |read| read.ends_with(b"\r\n\r\n")).await?;
@@ -399,9 +399,11 @@ async fn pass_on(mut page: TcpStream, to: SocketAddr) -> Option<()> {
     let mut broker = TcpStream::connect(to).await.unwrap();
     broker.write_all(&request).await.unwrap();
     let has_id = |read: &[u8]| text(read).contains("\nid: ") && read.ends_with(b"\n\n");
-    let begun = read_through(&mut broker, has_id).await.unwrap();
-    assert!(!text(&begun).contains("\ndata: "), "more than an id: {}", text(&begun));
-    page.write_all(&begun).await.unwrap();
+    let begun = text(&read_through(&mut broker, has_id).await.unwrap());
+    let blocks = begun.split_once("\r\n\r\n").unwrap().1.matches("\n\n").count();
+    let is_first = begun.contains("\nevent: leftoff.caught-up\n");
+    assert!(is_first && blocks == 1, "more than the first block: {begun}");
+    page.write_all(begun.as_bytes()).await.unwrap();
     Some(())
 }
 
@@ -415,8 +417,8 @@ async fn read_through(from: &mut TcpStream, is_enough: impl Fn(&[u8]) -> bool) -
 }
 
 /// Goal: a page that had got nothing yet comes back to where it was, not to the end.
-/// Method: it follows from the end, so that only the id of the priming frame, a frame without data,
-/// can bring it back to what was published while it was away. Nothing but that frame reaches it.
+/// Method: it follows from the end, so that only the id of the first block, which is no event to
+/// the page, can bring it back to what was published while it was away. Nothing else reaches it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_that_had_got_no_event_before_the_crash_misses_none() {
     let Some(browser) = Browser::start().await else { return };
@@ -429,7 +431,7 @@ async fn a_page_that_had_got_no_event_before_the_crash_misses_none() {
     process.kill();
     let listener = TcpListener::bind(address).await.unwrap();
     let process = serve(None, directory.path());
-    let cut = tokio::spawn(soon(pass_on_priming(listener, process.address)));
+    let cut = tokio::spawn(soon(pass_on_first_block(listener, process.address)));
     browser.run(EVENT_SOURCE, json!([{"one": EVENTS}])).await;
     cut.await.unwrap();
     publish_numbers(process.address, 4..=6).await;

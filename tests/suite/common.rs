@@ -296,6 +296,13 @@ impl Sse {
     /// The next frame; `None` when the stream has ended, well or not.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         loop {
+            // Heartbeats are lines between blocks.
+            if self.unread.starts_with(b":")
+                && let Some(end) = self.unread.iter().position(|byte| *byte == b'\n')
+            {
+                let line = self.unread.split_to(end + 1);
+                return Some(Frame::parse(str::from_utf8(&line[..end]).unwrap()));
+            }
             if let Some(end) = self.unread.windows(2).position(|pair| pair == b"\n\n") {
                 let text = String::from_utf8(self.unread[..end].to_vec()).unwrap();
                 self.unread.advance(end + 2);

@@ -186,7 +186,12 @@ async fn a_reader_that_is_cut_before_its_gap_is_told_again() {
     for way in WAYS.into_iter().filter(|(way, _)| !is_of_pages(*way)) {
         let from = if way.1 { "1" } else { "@1" };
         let mut reading = Reading::begin(&server, way, Ask::new(from, "resume")).await;
-        let Heard::Place(place) = reading.next().await else { panic!("{way:?} says no place") };
+        let place = match (way.0, reading.next().await) {
+            (_, Heard::Place(place)) => place,
+            // The first block is the gap itself: with no id before it, the cursor stays as it was.
+            (Way::Sse | Way::SseHttp2, Heard::Gap { .. }) => from.to_owned(),
+            (_, heard) => panic!("{way:?} says no place: {heard:?}"),
+        };
         drop(reading);
         let told = read(&server, way, Ask::new(place, "resume")).await;
         assert_eq!(told.gap.as_deref(), Some("purged"), "{way:?}");

@@ -176,9 +176,9 @@ async fn filters_pick_events_and_the_cursor_moves_on_without_them() {
         publish(&server, "b", "", number).await;
     }
     let moved = soon(stream.find(|frame| frame.id == Some(format!("12-{epoch}")))).await;
-    assert!(!moved.is_event(), "an id and no data");
+    assert!(!moved.is_event(), "a place and no event");
     let moved = soon(many.find(|frame| frame.id == Some(format!("@15-{epoch}")))).await;
-    assert!(!moved.is_event(), "an id and no data");
+    assert!(!moved.is_event(), "a place and no event");
     tokio::time::timeout(Duration::from_secs(30), async {
         post(server.address, "/v1/topics/a/events?type=t1", "13").await;
         let found = soon(stream.events(1)).await;

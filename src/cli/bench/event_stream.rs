@@ -202,10 +202,11 @@ impl EventStream {
     fn end_frame(&mut self, deliver: &mut impl FnMut(Option<u64>, Delivery)) {
         let Frame { sequence, published_ns, has_data, is_control } =
             std::mem::take(&mut self.frame);
-        if has_data && !is_control {
+        let is_event = has_data && !is_control;
+        // The first block says where the stream begins: after it, or right before its event.
+        self.start = self.start.or(sequence.map(|first| first.saturating_sub(is_event.into())));
+        if is_event {
             deliver(self.start, Delivery { sequence: sequence.unwrap_or(0), published_ns });
-        } else if self.start.is_none() {
-            self.start = sequence; // The priming frame: an id and no data.
         }
     }
 }
@@ -245,10 +246,10 @@ mod tests {
         let long = "x".repeat(300);
         let answer = [
             HEAD.to_owned(),
-            chunk("retry: 2417\n\nid: 41-9f3c2a1b\n\n"),
+            chunk("retry: 2417\n"),
             chunk(&format!("id: 42-9f3c2a1b\nevent: bench\ndata: 1700000000000000001 1 {long}\n")),
             chunk("\nid: 43-9f3c2a1b\ndata: 17000000000000"),
-            chunk("00002 2\ndata: 7 is a second line\n\n: heartbeat\n\n"),
+            chunk("00002 2\ndata: 7 is a second line\n\n: heartbeat\n"),
             chunk("id: 43-9f3c2a1b\nevent: leftoff.caught-up\ndata: {}\n\n"),
             chunk("id: 44-9f3c2a1b\ndata: none\n\n"),
         ];
