@@ -10,14 +10,17 @@ const PROTO: &str = "leftoff/v1/leftoff.proto";
 /// Messages alone, and no part of what the reflection service tells of.
 const CLOUDEVENTS: &str = "io/cloudevents/v1/cloudevents.proto";
 
-/// Messages with as many events as their client likes. The server has the events of these as bytes,
-/// so that it decodes, or encodes, one after the other, and has no more than one in memory.
-const IN_PARTS: [&str; 5] = [
-    "PublishRequest",
-    "PublishStreamRequest",
-    "ReadResponse",
-    "ReadStateResponse",
-    "CloudEventBatch",
+/// Messages with lists that are long, and the field of the list. The server has the entries of
+/// these as bytes, so that it decodes, or encodes, one after the other, and has no more than one in
+/// memory.
+const IN_PARTS: [(&str, &str); 7] = [
+    ("PublishRequest", "events"),
+    ("PublishStreamRequest", "events"),
+    ("ReadResponse", "events"),
+    ("ReadStateResponse", "events"),
+    ("ListTopicsResponse", "topics"),
+    ("ListMembersResponse", "members"),
+    ("CloudEventBatch", "events"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -37,14 +40,15 @@ fn configure() -> tonic_prost_build::Builder {
     tonic_prost_build::configure().bytes(".").btree_map(".")
 }
 
-/// The service, with those messages that are in parts; the others are those that clients have.
+/// The services, with those messages that are in parts; the others are those that clients have.
 fn compile_server(descriptors: FileDescriptorSet, out: &Path) -> Result<(), Box<dyn Error>> {
     let descriptors = in_parts(descriptors);
     let codec = "crate::edge::codec::Codec";
     let mut server = configure().build_client(false).codec_path(codec).out_dir(out);
     for file in &descriptors.file {
         let messages = file.message_type.iter().map(|message| message.name());
-        let messages = messages.filter(|name| !IN_PARTS.contains(name));
+        let messages =
+            messages.filter(|name| IN_PARTS.iter().all(|(in_parts, _)| in_parts != name));
         for name in messages.chain(file.enum_type.iter().map(|found| found.name())) {
             let (proto, rust) = (file.package(), format!("crate::edge::proto::{name}"));
             server = server.extern_path(format!(".{proto}.{name}"), rust);
@@ -54,11 +58,12 @@ fn compile_server(descriptors: FileDescriptorSet, out: &Path) -> Result<(), Box<
     Ok(server.compile_fds(descriptors)?)
 }
 
-/// The same messages on the wire, with events that are bytes in those of [`IN_PARTS`].
+/// The same messages on the wire, with entries that are bytes in the lists of [`IN_PARTS`].
 fn in_parts(mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
-    let messages = descriptors.file.iter_mut().flat_map(|file| &mut file.message_type);
-    for message in messages.filter(|message| IN_PARTS.contains(&message.name())) {
-        for field in message.field.iter_mut().filter(|field| field.name() == "events") {
+    for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
+        let lists = IN_PARTS.iter().filter(|(name, _)| *name == message.name());
+        let lists: Vec<&str> = lists.map(|(_, list)| *list).collect();
+        for field in message.field.iter_mut().filter(|field| lists.contains(&field.name())) {
             field.set_type(Type::Bytes);
             field.type_name = None;
         }

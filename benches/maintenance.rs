@@ -8,7 +8,8 @@ mod served;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use leftoff::edge::proto::broker_service_client::BrokerServiceClient;
+use leftoff::edge::proto::admin_service_client::AdminServiceClient;
+use leftoff::edge::proto::publisher_service_client::PublisherServiceClient;
 use leftoff::edge::proto::{CreateTopicRequest, NewEvent, PublishRequest, TopicConfig};
 use served::Served;
 
@@ -67,7 +68,7 @@ fn topic(index: u64) -> String {
 /// Half of them are compacted, half keep a number of events.
 async fn create_topics(address: SocketAddr) {
     let mut client =
-        BrokerServiceClient::connect(format!("http://{address}")).await.expect("it listens");
+        AdminServiceClient::connect(format!("http://{address}")).await.expect("it listens");
     for index in 0..TOPICS {
         let config = match index % 2 {
             0 => TopicConfig { compact: Some(true), ..TopicConfig::default() },
@@ -90,7 +91,7 @@ async fn publish_all(address: SocketAddr, seconds: f64) -> Vec<Duration> {
 
 async fn publish(address: SocketAddr, client: u64, seconds: f64) -> Vec<Duration> {
     let mut broker =
-        BrokerServiceClient::connect(format!("http://{address}")).await.expect("it listens");
+        PublisherServiceClient::connect(format!("http://{address}")).await.expect("it listens");
     let started = Instant::now();
     let mut latencies = Vec::new();
     for number in client.. {

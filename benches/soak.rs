@@ -15,8 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use leftoff::edge::proto::broker_service_client::BrokerServiceClient;
+use leftoff::edge::proto::admin_service_client::AdminServiceClient;
 use leftoff::edge::proto::publish_stream_response::Outcome;
+use leftoff::edge::proto::publisher_service_client::PublisherServiceClient;
+use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
 use leftoff::edge::proto::{
     CreateTopicRequest, ListTopicsRequest, NewEvent, PublishRequest, PublishStreamRequest,
     TopicConfig,
@@ -27,7 +29,7 @@ use served::Served;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-type Client = BrokerServiceClient<Channel>;
+type Client = PublisherServiceClient<Channel>;
 
 /// How many times what is kept is published, at the least.
 const TURNOVER: f64 = 20.0;
@@ -243,7 +245,8 @@ fn payload_bytes(index: u64, random: &mut StdRng) -> usize {
 }
 
 async fn create_topics(address: SocketAddr, topics: u64) {
-    let mut client = connect(address).await;
+    let url = format!("http://{address}");
+    let mut client = AdminServiceClient::connect(url).await.expect("it listens");
     for index in 0..topics {
         let request = CreateTopicRequest { topic: topic(index), config: Some(config(index)) };
         client.create_topic(request).await.expect("a new topic");
@@ -330,7 +333,9 @@ async fn publish_stream(
 
 async fn retained_bytes(address: SocketAddr) -> u64 {
     let request = ListTopicsRequest { page_size: 10_000, page_token: String::new() };
-    let topics = connect(address).await.list_topics(request).await.expect("a list").into_inner();
+    let url = format!("http://{address}");
+    let mut client = SubscriberServiceClient::connect(url).await.expect("it listens");
+    let topics = client.list_topics(request).await.expect("a list").into_inner();
     topics.topics.iter().map(|topic| topic.size_bytes).sum()
 }
 

@@ -9,8 +9,8 @@ mod served;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use leftoff::edge::proto::broker_service_client::BrokerServiceClient;
 use leftoff::edge::proto::publish_stream_response::Outcome;
+use leftoff::edge::proto::publisher_service_client::PublisherServiceClient;
 use leftoff::edge::proto::{NewEvent, PublishRequest, PublishStreamRequest};
 use leftoff::{Broker, OpenConfig};
 use served::Served;
@@ -125,7 +125,7 @@ async fn first_event(address: SocketAddr) -> Duration {
 /// What 99 of 100 publishes take at the most, one after the other, each to a new topic.
 async fn publish_p99(address: SocketAddr, round: &str, publishes: usize) -> Duration {
     let mut client =
-        BrokerServiceClient::connect(format!("http://{address}")).await.expect("it listens");
+        PublisherServiceClient::connect(format!("http://{address}")).await.expect("it listens");
     let mut took = Vec::with_capacity(publishes);
     for number in 0..publishes {
         let payload = vec![b'x'; PAYLOAD_BYTES].into();
@@ -154,7 +154,7 @@ async fn publish_to_all(address: SocketAddr, topics: u64) {
 
 async fn publish(address: SocketAddr, topics: impl Iterator<Item = u64> + Send + 'static) {
     let mut client =
-        BrokerServiceClient::connect(format!("http://{address}")).await.expect("it listens");
+        PublisherServiceClient::connect(format!("http://{address}")).await.expect("it listens");
     let (requests, sent) = tokio::sync::mpsc::channel(IN_FLIGHT);
     let expected = tokio::spawn(async move {
         let mut count = 0;

@@ -41,8 +41,8 @@
 //! assert_eq!(run.to_events()[1].content.payload, "two");
 //!
 //! let http: axum::Router = leftoff::edge::http::router(broker.clone(), Default::default());
-//! let grpc = leftoff::edge::grpc::service(broker.clone(), Default::default());
-//! let app = http.merge(tonic::service::Routes::new(grpc).into_axum_router().reset_fallback());
+//! let grpc = leftoff::edge::grpc::routes(broker.clone(), Default::default());
+//! let app = http.merge(grpc.prepare().into_axum_router().reset_fallback());
 //! # drop(app);
 //! broker.close().await;
 //! # Ok(())

@@ -18,7 +18,6 @@ use http_body_util::Limited;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Instant;
-use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -30,7 +29,6 @@ use crate::connection::{Connections, Door};
 use crate::edge::counters::Counters;
 use crate::edge::pace::{self, Pace};
 use crate::edge::rates::{LimitLayer, Rates};
-use crate::edge::served::broker_service_server::BrokerServiceServer;
 use crate::edge::{AccessConfig, FollowConfig, RatesConfig, access, grpc, http, receiving};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
@@ -206,7 +204,7 @@ impl Server {
         drop((http, grpc));
         info!(connections = connections.count(), "stopping");
         set_health(&health, ServingStatus::NotServing).await;
-        for name in HEALTH_NAMES {
+        for name in health_names() {
             health.clear_service_status(name).await; // Whoever watches it is told, then let go.
         }
         broker.drain();
@@ -234,11 +232,13 @@ fn bind(address: SocketAddr) -> Result<TcpListener> {
     listen().map_err(|error| Error::Listen { address, problem: error.to_string() })
 }
 
-/// What health is told of: the server as a whole, and the service.
-const HEALTH_NAMES: [&str; 2] = ["", <BrokerServiceServer<grpc::Grpc> as NamedService>::NAME];
+/// What health is told of: the server as a whole, and each service.
+fn health_names() -> impl Iterator<Item = &'static str> {
+    std::iter::once("").chain(grpc::NAMES)
+}
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for name in HEALTH_NAMES {
+    for name in health_names() {
         health.set_service_status(name, status).await;
     }
 }
@@ -255,7 +255,7 @@ async fn grpc_routes(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Error::ReadFailed(std::sync::Arc::new(error)))?;
-    let routes = Routes::new(grpc::service(broker.clone(), follow.clone())).add_service(health);
+    let routes = grpc::routes(broker.clone(), follow.clone()).add_service(health);
     let broker = broker.clone();
     let end = move |request| end_when_draining(request, broker.clone());
     let reflection = routes_of(Routes::new(reflection)).layer(MapRequestLayer::new(end));

@@ -101,7 +101,7 @@ impl LimitsConfig {
             return Err(Error::invalid("type", problem));
         }
         if event.publisher_time.is_some_and(|time| time > Timestamp::MAX) {
-            return Err(Error::invalid("time_ms", "is beyond the year 9999"));
+            return Err(Error::invalid("publisher_time_ms", "is beyond the year 9999"));
         }
         if event.ttl_ms == Some(0) {
             let problem = "is 0, and nobody could ever read the event; give 1 or more, or leave it \

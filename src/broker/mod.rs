@@ -175,6 +175,11 @@ impl Broker {
         Position::new(self.0.last_position())
     }
 
+    /// The bound of one page, in bytes.
+    pub(crate) fn max_page_bytes(&self) -> usize {
+        self.0.max_page_bytes
+    }
+
     /// What publishers may hand in.
     pub fn limits(&self) -> &LimitsConfig {
         &self.0.limits

@@ -56,6 +56,9 @@ pub struct Page {
 /// and the names of its fields where they are spelled out.
 pub(super) const EVENT_BYTES: usize = 128;
 
+/// What a header takes in a page besides its name and its value: fields and lengths, or quotes.
+pub(super) const HEADER_BYTES: usize = 16;
+
 /// Most gaps of one page. The last of so many is one of all topics: it stands for the others.
 pub const MAX_PAGE_GAPS: usize = 1_024;
 
@@ -235,7 +238,8 @@ struct Room {
 impl Room {
     /// Whether an event has its place in the page. The first one has, however large it is.
     fn takes(&mut self, topic: &TopicName, event: &EventRef<'_>) -> bool {
-        let size_bytes = EVENT_BYTES + topic.as_str().len() + event.size_bytes();
+        let heads_bytes = EVENT_BYTES + HEADER_BYTES * event.headers().count();
+        let size_bytes = heads_bytes + topic.as_str().len() + event.size_bytes();
         let takes = self.events > 0 && (size_bytes <= self.bytes || self.is_empty);
         if takes {
             self.is_empty = false;

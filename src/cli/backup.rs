@@ -41,7 +41,7 @@ impl Backup {
         }
         let from = self.after.as_deref().map(position_of).transpose()?.unwrap_or_default();
         let mut client = self.server.connect().await?;
-        let response = client.backup(BackupRequest { from }).await;
+        let response = client.admin.backup(BackupRequest { from }).await;
         let mut parts = response.map_err(|status| failed(&status))?.into_inner();
         let mut partial = self.file.clone().into_os_string();
         partial.push(".part");

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use leftoff::edge::proto::{self, broker_service_client::BrokerServiceClient};
+use leftoff::edge::proto;
+use leftoff::edge::proto::admin_service_client::AdminServiceClient;
+use leftoff::edge::proto::publisher_service_client::PublisherServiceClient;
+use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
 use rand::RngExt;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -38,8 +41,13 @@ pub(super) struct ServerArgs {
     pub retry_seconds: u64,
 }
 
-/// A client of the broker.
-pub(super) type Client = BrokerServiceClient<Channel>;
+/// A client of the broker: one of each service, over one connection.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    pub(super) publisher: PublisherServiceClient<Channel>,
+    pub(super) subscriber: SubscriberServiceClient<Channel>,
+    pub(super) admin: AdminServiceClient<Channel>,
+}
 
 impl ServerArgs {
     /// The server at `url`, asked once.
@@ -74,9 +82,13 @@ impl ServerArgs {
 
 /// A client over a channel.
 pub(super) fn client(channel: Channel) -> Client {
-    Client::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    Client {
+        publisher: PublisherServiceClient::new(channel.clone())
+            .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        subscriber: SubscriberServiceClient::new(channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        admin: AdminServiceClient::new(channel),
+    }
 }
 
 /// What a status means for the command.

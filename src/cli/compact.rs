@@ -25,7 +25,7 @@ impl Compact {
     pub(super) async fn run(self) -> CliResult {
         let mut client = self.server.connect().await?;
         let topic = self.topic.map(|topic| topic.to_string()).unwrap_or_default();
-        let response = client.maintain(MaintainRequest { topic }).await;
+        let response = client.admin.maintain(MaintainRequest { topic }).await;
         let done = response.map_err(|status| failed(&status))?.into_inner();
         let MaintainResponse { topics, merged_blocks, reclaimed_bytes, .. } = done;
         let dropped = [

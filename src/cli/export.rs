@@ -34,7 +34,8 @@ impl Export {
         let bar = bytes_bar(Some(0));
         for topic in &self.topics {
             let request = GetTopicRequest { topic: topic.to_string() };
-            let info = client.get_topic(request).await.map_err(|status| failed(&status))?;
+            let info =
+                client.subscriber.get_topic(request).await.map_err(|status| failed(&status))?;
             let info = info.into_inner().topic.unwrap_or_default();
             bar.inc_length(info.size_bytes);
             let mut from = "earliest".to_owned();
@@ -43,13 +44,14 @@ impl Export {
                     topic: topic.to_string(),
                     from: from.clone(),
                     before: Some(info.tail),
-                    limit: PAGE_EVENTS,
+                    page_size: PAGE_EVENTS,
                     on_gap: OnGap::Resume.into(), // What goes meanwhile is told, and left out.
                     ..ReadRequest::default()
                 };
-                let page = client.read(request).await.map_err(|status| failed(&status))?;
+                let page =
+                    client.subscriber.read(request).await.map_err(|status| failed(&status))?;
                 let page = page.into_inner();
-                if let Some(gap) = &page.gap {
+                if let Some(gap) = &page.gaps.first() {
                     bar.suspend(|| say(format_args!("{topic}: {}", gap_line(gap))));
                 }
                 for event in &page.events {

@@ -40,7 +40,8 @@ const MAX_LINE_BYTES: u64 = 64 << 20;
 /// Publishes lines of JSON from a file or from standard input
 ///
 /// A line is an event:
-/// {"topic","id","type","key","headers","content_type","time_ms","data"}; all may be left out.
+/// {"topic","id","type","key","headers","content_type","publisher_time_ms","data"};
+/// all may be left out.
 ///
 /// A line without an id is given one, made of its number and its content. So the same file can be
 /// published again, after an interruption or to be sure: what is stored already is not stored
@@ -274,7 +275,7 @@ impl Publisher {
     async fn publish_on_one_connection(&mut self, server: &ServerArgs) -> Result<(), Broken> {
         let mut client = server.connect().await.map_err(Broken::Retry)?;
         let (requests, sent) = mpsc::channel(MAX_IN_FLIGHT);
-        let responses = client.publish_stream(ReceiverStream::new(sent)).await;
+        let responses = client.publisher.publish_stream(ReceiverStream::new(sent)).await;
         let mut responses = responses.map_err(|status| broken(&status))?.into_inner();
         let mut sent = 0; // How many of those in flight are sent on this connection.
         let mut is_closed = false;

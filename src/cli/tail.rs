@@ -73,7 +73,7 @@ impl Tail {
                         on_gap: proto::OnGap::Resume.into(),
                         ..SubscribeRequest::default()
                     };
-                    let end = match client.subscribe(request).await {
+                    let end = match client.subscriber.subscribe(request).await {
                         Ok(responses) => {
                             self.follow(responses.into_inner(), &mut from, &mut backoff).await?
                         }

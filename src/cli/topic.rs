@@ -133,7 +133,7 @@ impl Topic {
             Action::Create { topic, settings, server } => {
                 let config = Some(settings.message().0);
                 let request = proto::CreateTopicRequest { topic: topic.to_string(), config };
-                let created = connect(&server).await?.create_topic(request).await;
+                let created = connect(&server).await?.admin.create_topic(request).await;
                 print(created.map_err(|status| failed(&status))?.into_inner().topic)
             }
             Action::Update { topic, settings, unset, server } => {
@@ -148,22 +148,22 @@ impl Topic {
                     config: Some(config),
                     update_mask: Some(prost_types::FieldMask { paths }),
                 };
-                let updated = connect(&server).await?.update_topic(request).await;
+                let updated = connect(&server).await?.admin.update_topic(request).await;
                 print(updated.map_err(|status| failed(&status))?.into_inner().topic)
             }
             Action::Show { topic, server } => {
                 let request = proto::GetTopicRequest { topic: topic.to_string() };
-                let found = connect(&server).await?.get_topic(request).await;
+                let found = connect(&server).await?.subscriber.get_topic(request).await;
                 print(found.map_err(|status| failed(&status))?.into_inner().topic)
             }
             Action::Purge { topic, before, server } => {
                 let request = proto::PurgeTopicRequest { topic: topic.to_string(), before };
-                let purged = connect(&server).await?.purge_topic(request).await;
+                let purged = connect(&server).await?.admin.purge_topic(request).await;
                 print(purged.map_err(|status| failed(&status))?.into_inner().topic)
             }
             Action::Delete { topic, server } => {
                 let request = proto::DeleteTopicRequest { topic: topic.to_string() };
-                let deleted = connect(&server).await?.delete_topic(request).await;
+                let deleted = connect(&server).await?.admin.delete_topic(request).await;
                 deleted.map(|_| ()).map_err(|status| failed(&status))
             }
         }

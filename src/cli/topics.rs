@@ -30,7 +30,8 @@ impl Topics {
         let mut page_token = String::new();
         loop {
             let request = ListTopicsRequest { page_size: 0, page_token };
-            let page = client.list_topics(request).await.map_err(|s| failed(&s))?.into_inner();
+            let page =
+                client.subscriber.list_topics(request).await.map_err(|s| failed(&s))?.into_inner();
             let mut output = std::io::stdout().lock();
             for topic in page.topics {
                 let time = Timestamp::from_ms(topic.last_time_ms);

@@ -338,13 +338,13 @@ impl Edge {
             event_type: query.take("type").unwrap_or_default(),
             key: query.take("key").unwrap_or_default(),
             content_type,
-            publisher_time: query.take_number("time_ms")?.map(Timestamp::from_ms),
+            publisher_time: query.take_number("publisher_time_ms")?.map(Timestamp::from_ms),
             ttl_ms: query.take_number("ttl_ms")?,
             ..NewEvent::default()
         };
         let expected_sequence = query.take_number("expected_sequence")?;
         let is_ephemeral = query.take_flag("ephemeral")?;
-        query.finish("id, type, key, time_ms, ttl_ms, expected_sequence, ephemeral")?;
+        query.finish("id, type, key, publisher_time_ms, ttl_ms, expected_sequence, ephemeral")?;
         let payload = whole(body, self.broker.limits().max_payload_bytes, self.pace()).await?;
         rates.take(Rate::Publishes, 1)?;
         let event = NewEvent { payload, ..event };

@@ -128,7 +128,8 @@ async fn state(
     let name = topic(path)?;
     let mut query = Query::parse(uri.query())?;
     let key_prefix = query.take("key_prefix").unwrap_or_default();
-    let limit = page_limit(query.take_number("limit")?.unwrap_or(0), edge.config.max_page_events)?;
+    let limit = query.take_number("limit")?.unwrap_or(0);
+    let limit = page_limit("limit", limit, edge.config.max_page_events)?;
     let token: StateToken = query.take("page_token").unwrap_or_default().parse()?;
     query.finish("key_prefix, limit, page_token")?;
     let share = share(peer.as_deref());

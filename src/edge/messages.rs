@@ -10,8 +10,8 @@ use super::proto::{self, publish_stream_response::Outcome};
 use super::selection::Topics;
 use super::{FollowConfig, cloudevents, served, status, wire};
 use crate::broker::{
-    Ack, Dropped, Ephemeral, EventRef, Filter, MaintenanceReport, Page, PageRequest, Receipt, Run,
-    TopicInfo,
+    Ack, Dropped, Ephemeral, EventRef, Filter, MaintenanceReport, Member, Page, PageRequest,
+    Present, Receipt, Run, TopicInfo,
 };
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
@@ -31,7 +31,7 @@ impl From<proto::NewEvent> for NewEvent {
             headers: event.headers,
             content_type: event.content_type,
             payload: event.payload,
-            publisher_time: event.time_ms.map(Timestamp::from_ms),
+            publisher_time: event.publisher_time_ms.map(Timestamp::from_ms),
             ttl_ms: event.ttl_ms,
         }
     }
@@ -46,7 +46,7 @@ impl From<NewEvent> for proto::NewEvent {
             headers: event.headers,
             content_type: event.content_type,
             payload: event.payload,
-            time_ms: event.publisher_time.map(Timestamp::as_ms),
+            publisher_time_ms: event.publisher_time.map(Timestamp::as_ms),
             ttl_ms: event.ttl_ms,
         }
     }
@@ -188,12 +188,13 @@ pub(super) fn gap(gap: &Gap, cursor: Cursor) -> proto::Gap {
 /// What a page's reader asks for.
 pub(super) fn page_request(
     request: proto::ReadRequest,
+    topics: &Topics,
     config: &FollowConfig,
 ) -> Result<PageRequest> {
-    let limit = match request.limit as usize {
+    let limit = match request.page_size as usize {
         0 => DEFAULT_PAGE_EVENTS,
         limit if limit as u64 > config.max_page_events => {
-            return Err(Error::over("limit", limit, config.max_page_events as usize));
+            return Err(Error::over("page_size", limit, config.max_page_events as usize));
         }
         limit => limit,
     };
@@ -210,7 +211,11 @@ pub(super) fn page_request(
         before: request.before.map(Sequence::new),
         limit,
         wait: Duration::from_millis(request.wait_ms.into()),
-        on_gap: on_gap(request.on_gap)?.unwrap_or(OnGap::Fail),
+        on_gap: on_gap(request.on_gap)?.unwrap_or(match topics {
+            Topics::One(_) => OnGap::Fail,
+            // What one of them has lost is no reason to keep back the others.
+            Topics::Many(_) => OnGap::Resume,
+        }),
         filter: filter(request.filter),
     })
 }
@@ -223,48 +228,85 @@ pub(super) fn page(page: &Page, events: Vec<Bytes>) -> served::ReadResponse {
         earliest: page.earliest,
         tail: page.tail,
         caught_up: page.caught_up,
-        gap: page.gaps.first().map(|found| gap(found, page.begin)),
+        gaps: page.gaps.iter().map(|found| gap(found, page.begin)).collect(),
     }
 }
 
-/// Events that are encoded one by one, so that no more than one is there in any other form.
+/// Events, or entries of a list, that are encoded one by one, so that no more than one is there in
+/// any other form.
 #[derive(Debug, Default)]
-pub(super) struct EncodedEvents {
-    events: Vec<Bytes>,
+pub(super) struct EncodedList {
+    entries: Vec<Bytes>,
     /// What the next ones are written to.
     room: BytesMut,
     size_bytes: usize,
 }
 
-impl EncodedEvents {
+impl EncodedList {
     /// Memory that is asked for at once, in bytes.
     const ROOM_BYTES: usize = 64 << 10;
 
-    /// Adds an event.
-    pub(super) fn push(&mut self, event: &proto::Event) {
-        let size_bytes = event.encoded_len();
+    /// What stands before each entry in a message, in bytes: its field, and a length below 2 MiB.
+    const HEAD_BYTES: usize = 4;
+
+    /// Adds an entry.
+    pub(super) fn push(&mut self, entry: &impl Message) {
+        let size_bytes = entry.encoded_len();
         if self.room.capacity() < size_bytes {
             self.room = BytesMut::with_capacity(size_bytes.max(Self::ROOM_BYTES));
         }
-        event.encode(&mut self.room).expect("there is room for it");
-        self.events.push(self.room.split().freeze());
+        entry.encode(&mut self.room).expect("there is room for it");
+        self.entries.push(self.room.split().freeze());
         self.size_bytes += size_bytes;
+    }
+
+    /// Adds an entry, unless the list would take more than `max_bytes` in a message then. The first
+    /// entry is always added. Returns whether it was.
+    pub(super) fn push_within(&mut self, entry: &impl Message, max_bytes: usize) -> bool {
+        let heads_bytes = (self.entries.len() + 1) * Self::HEAD_BYTES;
+        let fits = self.size_bytes + entry.encoded_len() + heads_bytes <= max_bytes;
+        let is_added = fits || self.is_empty();
+        if is_added {
+            self.push(entry);
+        }
+        is_added
     }
 
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty()
+        self.entries.is_empty()
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// What they take, in bytes.
     pub(super) fn size_bytes(&self) -> usize {
-        self.size_bytes + self.events.len() * size_of::<Bytes>()
+        self.size_bytes + self.entries.len() * size_of::<Bytes>()
     }
 
-    /// The events, in their order.
-    pub(super) fn into_events(self) -> Vec<Bytes> {
-        self.events
+    /// The entries, in their order.
+    pub(super) fn into_entries(self) -> Vec<Bytes> {
+        self.entries
     }
+}
+
+/// Encodes the events of a run, each with its topic if it is one of many.
+pub(super) fn encode_run(run: &Run, is_one_of_many: bool, list: &mut EncodedList) {
+    let topic = if is_one_of_many { run.topic().as_str() } else { "" };
+    for found in run.events() {
+        list.push(&proto::Event { topic: topic.to_owned(), ..event(run, &found) });
+    }
+}
+
+/// A member who is there.
+pub(super) fn present(present: &Present) -> proto::Present {
+    let Present { member, since_ms, subscriptions } = present;
+    let Member { id, info } = member.clone();
+    let member = Some(proto::Member { id, info });
+    proto::Present { member, since_ms: *since_ms, subscriptions: *subscriptions }
 }
 
 pub(super) fn topic(topic: &TopicInfo) -> proto::Topic {

@@ -43,7 +43,9 @@ struct LineJson<'a> {
     #[serde(default, deserialize_with = "lists::members")]
     headers: List<(String, String)>,
     content_type: Option<String>,
-    time_ms: Option<u64>,
+    /// Files that were written before it had this name say `time_ms`.
+    #[serde(alias = "time_ms")]
+    publisher_time_ms: Option<u64>,
     ttl_ms: Option<u64>,
     #[serde(borrow, default, deserialize_with = "some")]
     data: Option<&'a RawValue>,
@@ -74,7 +76,7 @@ impl Line {
             headers: json.headers.entries("headers")?.into_iter().collect(),
             content_type,
             payload,
-            publisher_time: json.time_ms.map(Timestamp::from_ms),
+            publisher_time: json.publisher_time_ms.map(Timestamp::from_ms),
             ttl_ms: json.ttl_ms,
         };
         let topic = json.topic.as_deref().map(TopicName::new).transpose()?;
@@ -99,7 +101,7 @@ pub fn line(topic: &str, event: &proto::Event) -> serde_json::Result<String> {
         put("headers", serde_json::to_value(&event.headers)?);
     }
     text(&event.content_type).map(|value| put("content_type", value.into()));
-    event.publisher_time_ms.map(|ms| put("time_ms", ms.into()));
+    event.publisher_time_ms.map(|ms| put("publisher_time_ms", ms.into()));
     event.ttl_ms.map(|ms| put("ttl_ms", ms.into()));
     let mut line = serde_json::to_string(&line)?;
     line.pop();
@@ -163,7 +165,7 @@ mod tests {
     #[test]
     fn a_line_becomes_the_event_it_describes() {
         let line = br#"{"topic":"a.b","id":"1","type":"t","key":"k","headers":{"h":"v"},
-            "time_ms":5,"ttl_ms":60000,"data":{"x": [1, null]}}"#;
+            "publisher_time_ms":5,"ttl_ms":60000,"data":{"x": [1, null]}}"#;
         let expected = NewEvent {
             id: "1".into(),
             event_type: "t".into(),
@@ -207,7 +209,7 @@ mod tests {
                     headers: new.headers,
                     content_type: new.content_type,
                     payload: new.payload,
-                    publisher_time_ms: new.time_ms,
+                    publisher_time_ms: new.publisher_time_ms,
                     ttl_ms: new.ttl_ms,
                     ..proto::Event::default()
                 };

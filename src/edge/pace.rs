@@ -25,10 +25,11 @@ use tracing::debug;
 
 use super::FollowConfig;
 use super::counters::{Counters, TimeLimit};
+use super::grpc::PUBLISH_STREAM;
 use crate::error::{Error, Result};
 
 /// Calls whose messages come one by one, with any time in between.
-const STREAMS: [&str; 2] = ["/leftoff.v1.BrokerService/PublishStream", "/grpc.reflection."];
+const STREAMS: [&str; 2] = [PUBLISH_STREAM, "/grpc.reflection."];
 
 /// What stands before each message of gRPC: a flag, and its length in 4 bytes.
 const GRPC_HEAD_BYTES: usize = 5;

@@ -68,12 +68,17 @@ impl FromStr for StateToken {
     }
 }
 
-/// How many events a page may have: as many as are asked for, 0 is the default.
-pub(super) fn page_limit(asked: u64, max_page_events: u64) -> Result<usize> {
+/// How many events a page may have: as many as are asked for, 0 is the default. The client knows
+/// the number by this `name`.
+///
+/// # Errors
+///
+/// [`Error::OverLimit`].
+pub(super) fn page_limit(name: &str, asked: u64, max_page_events: u64) -> Result<usize> {
     match asked {
         0 => Ok(DEFAULT_PAGE_EVENTS as usize),
         asked if asked > max_page_events => {
-            Err(Error::over("page_size", asked as usize, max_page_events as usize))
+            Err(Error::over(name, asked as usize, max_page_events as usize))
         }
         asked => Ok(asked as usize),
     }

@@ -57,7 +57,7 @@ const FILTER: &[Field] = &[
 ];
 const SUBSCRIBE: &[Field] =
     &[list(4, "topics"), message(5, FILTER), message(6, &[map(2, "member info")])];
-const READ: &[Field] = &[message(7, FILTER)];
+const READ: &[Field] = &[message(7, FILTER), list(8, "topics")];
 const CREATE_TOPIC: &[Field] = &[message(2, &[])];
 const UPDATE_TOPIC: &[Field] = &[message(2, &[]), message(3, &[list(1, "update_mask")])];
 

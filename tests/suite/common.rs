@@ -15,7 +15,6 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
 use leftoff::config::Config;
-use leftoff::edge::proto::broker_service_client::BrokerServiceClient;
 use leftoff::server::Server as RealServer;
 use leftoff::shutdown::Shutdown;
 use leftoff::{Broker, NewEvent, Publish, TopicName};
@@ -24,12 +23,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
-use tonic::transport::Channel;
 
 /// Longer than anything here lasts; whoever waits that long waits for ever.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(crate) type Grpc = BrokerServiceClient<Channel>;
+pub(crate) use crate::grpc_client::Grpc;
 
 /// Waits for `future`, but not for ever.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -95,8 +93,7 @@ pub(crate) async fn publish(broker: &Broker, topic: &str, event: NewEvent) -> u6
 }
 
 pub(crate) async fn grpc(address: SocketAddr) -> Grpc {
-    let client = Grpc::connect(format!("http://{address}")).await.unwrap();
-    client.max_encoding_message_size(64 << 20).max_decoding_message_size(64 << 20)
+    Grpc::connect(format!("http://{address}")).await.unwrap().max_message_size(64 << 20)
 }
 
 /// The whole answer to a request.

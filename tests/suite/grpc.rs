@@ -19,6 +19,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
 use crate::common::{Server, get, name, send_h2c, soon, to};
+use crate::grpc_client::{SERVICES, path_of};
 
 fn event(payload: &str) -> NewEvent {
     NewEvent { payload: Bytes::copy_from_slice(payload.as_bytes()), ..NewEvent::default() }
@@ -49,7 +50,7 @@ async fn a_publish_is_acknowledged_with_places_and_read_back_whole() {
         headers: [("h".to_owned(), "v".to_owned())].into(),
         content_type: "text/plain".into(),
         payload: Bytes::from_static(b"\xff\x00payload"),
-        time_ms: Some(1_517_363_399_650),
+        publisher_time_ms: Some(1_517_363_399_650),
         ttl_ms: Some(3_600_000),
     };
     let events = vec![full.clone(), event("two"), NewEvent { id: "i".into(), ..event("again") }];
@@ -74,7 +75,7 @@ async fn a_publish_is_acknowledged_with_places_and_read_back_whole() {
         headers: stored.headers.clone(),
         content_type: stored.content_type.clone(),
         payload: stored.payload.clone(),
-        time_ms: stored.publisher_time_ms,
+        publisher_time_ms: stored.publisher_time_ms,
         ttl_ms: stored.ttl_ms,
     };
     assert_eq!(back, full);
@@ -250,7 +251,7 @@ async fn a_gap_is_a_message_with_numbers_or_an_error_as_the_reader_asks() {
     let read = ReadRequest { topic: "a".into(), from: "2".into(), ..ReadRequest::default() };
     assert_eq!(client.read(read.clone()).await.unwrap_err().code(), Code::OutOfRange);
     let page = client.read(ReadRequest { on_gap: OnGap::Earliest.into(), ..read }).await.unwrap();
-    assert_eq!(page.get_ref().gap.as_ref().unwrap().lost, Some(3));
+    assert_eq!(page.get_ref().gaps[0].lost, Some(3));
     assert_eq!(page.get_ref().events[0].sequence, 6);
 }
 
@@ -294,7 +295,7 @@ async fn bad_input_is_refused_by_field_and_nothing_is_written() {
         (of(NewEvent { headers: many, ..plain() }), "headers"),
         (of(NewEvent { headers: header(&"h".repeat(16 << 10)), ..plain() }), "header bytes"),
         (of(NewEvent { payload: vec![0; (1 << 20) + 1].into(), ..plain() }), "payload bytes"),
-        (of(NewEvent { time_ms: Some(u64::MAX), ..plain() }), "time_ms"),
+        (of(NewEvent { publisher_time_ms: Some(u64::MAX), ..plain() }), "publisher_time_ms"),
         (request("a", &[&*"x".repeat(900_000); 5]), "batch bytes"),
         (request("a", &[&*"x".repeat(900_000); 9]), "message"), // Not even received.
         (of(NewEvent { key: text("a\u{1}"), ..plain() }), "key"),
@@ -317,7 +318,7 @@ async fn bad_input_is_refused_by_field_and_nothing_is_written() {
     let reads = [
         (read("x"), "start point"),
         (ReadRequest { topic: "a b".into(), ..read("") }, "topic"),
-        (ReadRequest { limit: 10_001, ..read("") }, "limit"),
+        (ReadRequest { page_size: 10_001, ..read("") }, "page_size"),
         (ReadRequest { wait_ms: 60_001, ..read("") }, "wait_ms"),
         (ReadRequest { on_gap: 99, ..read("") }, "on_gap"),
     ];
@@ -417,7 +418,7 @@ async fn raw_answer(
     body.put_u8(0);
     body.put_u32(message.len() as u32);
     body.put_slice(message);
-    let request = to(server.grpc_address, "POST", &format!("/leftoff.v1.BrokerService/{method}"));
+    let request = to(server.grpc_address, "POST", &path_of(method));
     let request = request.header("content-type", "application/grpc").header("te", "trailers");
     let add = |request: http::request::Builder, (name, value): &(&str, &str)| {
         request.header(*name, *value)
@@ -611,7 +612,7 @@ async fn health_and_reflection_are_served() {
     let url = format!("http://{}", server.grpc_address);
     let channel = tonic::transport::Endpoint::from_shared(url).unwrap().connect().await.unwrap();
     let mut health = HealthClient::new(channel.clone());
-    for service in ["", "leftoff.v1.BrokerService"] {
+    for service in [""].into_iter().chain(SERVICES.map(|(name, _)| name)) {
         let check = HealthCheckRequest { service: service.to_owned() };
         let status = health.check(check).await.unwrap().into_inner().status();
         assert_eq!(status, ServingStatus::Serving, "{service:?}");
@@ -621,13 +622,14 @@ async fn health_and_reflection_are_served() {
         |message| ServerReflectionRequest { host: String::new(), message_request: Some(message) };
     let (questions, asked) = tokio::sync::mpsc::channel(2);
     questions.send(ask(MessageRequest::ListServices(String::new()))).await.unwrap();
-    let symbol = "leftoff.v1.BrokerService".to_owned();
+    let symbol = "leftoff.v1.SubscriberService".to_owned();
     questions.send(ask(MessageRequest::FileContainingSymbol(symbol.clone()))).await.unwrap();
     let answers = reflection.server_reflection_info(ReceiverStream::new(asked)).await.unwrap();
     let mut answers = answers.into_inner();
     let answer = soon(answers.message()).await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(services) = answer else { panic!("{answer:?}") };
-    assert!(services.service.iter().any(|service| service.name == symbol), "{services:?}");
+    let served: Vec<&str> = services.service.iter().map(|service| &*service.name).collect();
+    assert!(SERVICES.iter().all(|(name, _)| served.contains(name)), "{served:?}");
     let answer = soon(answers.message()).await.unwrap().unwrap().message_response.unwrap();
     assert!(matches!(answer, MessageResponse::FileDescriptorResponse(files)
         if !files.file_descriptor_proto.is_empty()));

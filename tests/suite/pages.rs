@@ -45,7 +45,7 @@ const TRY_ALL: &str = r#"
     await post("/v1/maintenance", "", { mode: "no-cors" }).catch(() => {});
     navigator.sendBeacon(events, "beacon");
     const bytes = Uint8Array.from(frame);
-    await post("/leftoff.v1.BrokerService/DeleteTopic", bytes, { mode: "no-cors" }).catch(() => {});
+    await post("/leftoff.v1.AdminService/DeleteTopic", bytes, { mode: "no-cors" }).catch(() => {});
     // What it may read.
     outcome.page = await reads(fetch(events));
     outcome.etag = await fetch(events).then((it) => it.headers.has("etag"), () => false);
@@ -144,7 +144,7 @@ async fn a_name_that_is_made_to_point_at_the_broker_gets_nothing() {
 async fn grpc_is_served_as_grpc_alone() {
     let server = Server::start().await;
     server.publish("a", "one").await;
-    let method = "/leftoff.v1.BrokerService/DeleteTopic";
+    let method = "/leftoff.v1.AdminService/DeleteTopic";
     let call = |media: Option<&str>, origin: Option<&str>| {
         let mut request = to(server.address, "POST", method);
         for (name, value) in [("content-type", media), ("origin", origin)] {

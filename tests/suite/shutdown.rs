@@ -108,7 +108,7 @@ async fn watchers_of_health_and_open_reflection_streams_end_with_the_stop() {
     let channel = Endpoint::from_shared(format!("http://{}", process.address)).unwrap();
     let channel = channel.connect().await.unwrap();
     let mut watches = Vec::new();
-    for service in ["", "leftoff.v1.BrokerService"] {
+    for service in ["", "leftoff.v1.SubscriberService"] {
         let request = HealthCheckRequest { service: service.to_owned() };
         let mut watch =
             HealthClient::new(channel.clone()).watch(request).await.unwrap().into_inner();

@@ -93,7 +93,7 @@ async fn settings_are_created_changed_shown_and_kept() {
         ("PUT", "/v1/topics/c.*", "{}", 400, "patterns"),
         ("DELETE", "/v1/topics/a.b/events?before=x", "", 400, "before"),
         ("GET", "/v1/topics/a.b/state?page_token=x", "", 400, "page_token"),
-        ("GET", "/v1/topics/a.b/state?limit=100000", "", 413, "page_size"),
+        ("GET", "/v1/topics/a.b/state?limit=100000", "", 413, "limit"),
         ("POST", "/v1/maintenance?topic=none", "", 404, "there is no topic \"none\""),
     ] {
         let answer = send(to(server.address, method, path), body).await;

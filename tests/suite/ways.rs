@@ -21,12 +21,11 @@ pub(crate) enum Way {
     PageHttp2,
     WebSocket,
     GrpcSubscribe,
-    /// Of one topic alone.
     GrpcRead,
 }
 
 /// A way, and whether one topic is read by it: `a`. Otherwise all are.
-pub(crate) const WAYS: [(Way, bool); 13] = [
+pub(crate) const WAYS: [(Way, bool); 14] = [
     (Way::Sse, true),
     (Way::Sse, false),
     (Way::SseHttp2, true),
@@ -40,6 +39,7 @@ pub(crate) const WAYS: [(Way, bool); 13] = [
     (Way::GrpcSubscribe, true),
     (Way::GrpcSubscribe, false),
     (Way::GrpcRead, true),
+    (Way::GrpcRead, false),
 ];
 
 /// What is asked for.
@@ -119,7 +119,7 @@ enum Open {
     Pages { over_http2: bool, cursor: Option<String> },
     WebSocket(Client),
     Subscribed(tonic::Streaming<proto::SubscribeResponse>),
-    GrpcPages { client: Grpc, cursor: Option<String> },
+    GrpcPages { client: Box<Grpc>, cursor: Option<String> },
     Over,
 }
 
@@ -178,7 +178,7 @@ impl<'a> Reading<'a> {
                     }
                 }
             }
-            Way::GrpcRead => Open::GrpcPages { client: server.grpc().await, cursor: None },
+            Way::GrpcRead => Open::GrpcPages { client: server.grpc().await.into(), cursor: None },
         };
         Self { server, is_one, ask, open, heard, is_caught_up: false }
     }
@@ -260,10 +260,15 @@ impl<'a> Reading<'a> {
     /// The next page over gRPC.
     async fn grpc_page(&mut self) -> Vec<Heard> {
         let Open::GrpcPages { client, cursor } = &mut self.open else { panic!("no pages") };
+        let (topic, topics) = match self.is_one {
+            true => ("a".to_owned(), Vec::new()),
+            false => (String::new(), vec![">".to_owned()]),
+        };
         let request = proto::ReadRequest {
-            topic: "a".to_owned(),
+            topic,
+            topics,
             from: cursor.clone().unwrap_or(self.ask.from.clone()),
-            limit: 100,
+            page_size: 100,
             wait_ms: if self.is_caught_up { 200 } else { 0 },
             on_gap: self.ask.on_gap(),
             filter: self.ask.proto_filter(),
@@ -274,9 +279,10 @@ impl<'a> Reading<'a> {
             Err(status) => return vec![refused(&status)],
         };
         *cursor = Some(page.cursor.clone());
-        let gap = page.gap.map(|gap| Heard::Gap { reason: gap.reason, cursor: gap.cursor });
+        let gap = |gap: proto::Gap| Heard::Gap { reason: gap.reason, cursor: gap.cursor };
+        let gaps = page.gaps.into_iter().map(gap);
         let events = page.events.iter().map(|event| of_proto(event, &page.cursor));
-        let heard = gap.into_iter().chain(events).collect();
+        let heard = gaps.chain(events).collect();
         self.ended(heard, page.caught_up, page.cursor)
     }
 

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use self::forward::Forward;
 pub(super) use self::keys::StateKeys;
 use self::scan::Scan;
-use super::page::EVENT_BYTES;
+use super::page::{EVENT_BYTES, HEADER_BYTES};
 use super::topics::Topic;
 use super::{Broker, Shared};
 use crate::cursor::{Position, Sequence};
@@ -185,5 +185,5 @@ fn own(block: &Block, event: &EventRef<'_>) -> Event {
 
 /// What an event takes in a page, in bytes.
 fn size_of(event: &Event) -> usize {
-    EVENT_BYTES + event.content.content_bytes()
+    EVENT_BYTES + HEADER_BYTES * event.content.headers.len() + event.content.content_bytes()
 }

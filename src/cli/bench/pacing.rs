@@ -54,7 +54,7 @@ impl Pace {
         let (requests, sent) = mpsc::channel(MAX_IN_FLIGHT);
         let started = Instant::now();
         let answers = async {
-            let responses = client.publish_stream(ReceiverStream::new(sent)).await;
+            let responses = client.publisher.publish_stream(ReceiverStream::new(sent)).await;
             let mut responses = responses.map_err(|status| failed(&status))?.into_inner();
             while let Some(response) = responses.message().await.map_err(|s| failed(&s))? {
                 if let Some(Outcome::Error(error)) = response.outcome {
@@ -118,7 +118,7 @@ pub(super) async fn publish_all(
             expected_sequence: None,
             ephemeral: false,
         };
-        client.publish(request).await.map_err(|status| failed(&status))?;
+        client.publisher.publish(request).await.map_err(|status| failed(&status))?;
         published = end;
     }
     Ok(())

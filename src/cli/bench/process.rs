@@ -69,7 +69,8 @@ impl Target {
     /// Removes a topic of the bench from a broker that outlives it.
     pub(super) async fn forget(&self, client: &mut Client, topic: &str) {
         if self.served.is_none() {
-            let deleted = client.delete_topic(DeleteTopicRequest { topic: topic.to_owned() }).await;
+            let deleted =
+                client.admin.delete_topic(DeleteTopicRequest { topic: topic.to_owned() }).await;
             if let Err(status) = deleted {
                 say(format_args!("the topic {topic} stays: {}", status.message()));
             }

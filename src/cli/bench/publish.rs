@@ -238,7 +238,7 @@ impl Load {
             sent_at.push_back(Instant::now());
             let _closed_is_seen_below = requests.send(request.clone()).await;
         }
-        let responses = self.client.publish_stream(ReceiverStream::new(sent)).await;
+        let responses = self.client.publisher.publish_stream(ReceiverStream::new(sent)).await;
         let mut responses = responses.map_err(|status| failed(&status))?.into_inner();
         while let Some(sent) = sent_at.pop_front() {
             let response = responses.message().await.map_err(|status| failed(&status))?;
@@ -270,7 +270,11 @@ impl Load {
         let started = Instant::now();
         while Instant::now() < self.until {
             let sent = Instant::now();
-            self.client.publish(request.clone()).await.map_err(|status| failed(&status))?;
+            self.client
+                .publisher
+                .publish(request.clone())
+                .await
+                .map_err(|status| failed(&status))?;
             measured.note(sent, count);
         }
         measured.elapsed = started.elapsed();

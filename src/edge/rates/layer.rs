@@ -12,11 +12,9 @@ use tower::{Layer, Service};
 use super::{CallerRates, Rate};
 use crate::edge::checked_body::checked;
 use crate::edge::clients::Peer;
+use crate::edge::grpc::PUBLISH_STREAM;
 use crate::edge::status;
 use crate::error::Result;
-
-/// A stream of publishes counts its messages one by one: each is refused alone.
-const PUBLISH_STREAM: &str = "/leftoff.v1.BrokerService/PublishStream";
 
 /// Serves only what the rates of its caller have room for; the rest is told when to come back.
 #[derive(Debug, Clone)]
@@ -64,6 +62,7 @@ fn admit(request: Request) -> Result<Request> {
     }
     let rates = peer.rates().clone();
     rates.take(Rate::Requests, 1)?;
+    // A stream of publishes counts its messages one by one: each is refused alone.
     let has_own_count = request.uri().path() == PUBLISH_STREAM;
     if has_own_count || request.body().is_end_stream() || !rates.has(Rate::Bytes) {
         return Ok(request);

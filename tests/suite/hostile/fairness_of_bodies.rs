@@ -16,6 +16,7 @@ use super::fairness::{
     ATTACK, BREATH, assert_no_worker_was_held_for, peak_kib_since_last, publish_many,
 };
 use crate::common::{Process, Sse, get, grpc, send, to};
+use crate::grpc_client::path_of;
 use crate::websocket::Client;
 
 /// Clients that attack at the same time. Without optimisation one alone keeps a core busy.
@@ -141,8 +142,7 @@ async fn messages_of_millions_of_fields_hold_nobody_up() {
             let channel = endpoint.unwrap().connect().await.unwrap();
             let mut client = tonic::client::Grpc::new(channel);
             client.ready().await.unwrap();
-            let path = format!("/leftoff.v1.BrokerService/{method}");
-            let path = PathAndQuery::try_from(path).unwrap();
+            let path = PathAndQuery::try_from(path_of(method)).unwrap();
             let codec = tonic_prost::ProstCodec::<UnknownFields, ()>::default();
             let request = tonic::Request::new(fields.clone());
             let refused = client.unary(request, path, codec).await.unwrap_err();
@@ -314,7 +314,7 @@ async fn pages_over_grpc_hold_nobody_up() {
     let bystander = Bystander::start(process.address).await;
     let read = proto::ReadRequest {
         topic: "long".to_owned(),
-        limit: EVENTS as u32,
+        page_size: EVENTS as u32,
         ..proto::ReadRequest::default()
     };
     let attack = async || {

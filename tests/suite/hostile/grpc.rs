@@ -19,7 +19,7 @@ const INTERNAL: &str = "13";
 
 /// The status of a `Publish` with this body.
 async fn status(address: SocketAddr, body: Vec<u8>) -> String {
-    let request = to(address, "POST", "/leftoff.v1.BrokerService/Publish")
+    let request = to(address, "POST", "/leftoff.v1.PublisherService/Publish")
         .header("content-type", "application/grpc")
         .header("te", "trailers");
     let answer = send_h2c(request, body).await;

@@ -90,6 +90,15 @@ async fn a_list_of_thousands_of_members_holds_nobody_up() {
             assert_eq!(ids, Vec::from_iter((0..MEMBERS).map(|number| format!("m{number:04}"))));
             assert!(members.iter().all(|member| member["info"] == info));
         }
+        let mut client = grpc(address).await;
+        let request = proto::ListMembersRequest {
+            topic: "room".into(),
+            page_size: 10_000,
+            ..proto::ListMembersRequest::default()
+        };
+        let answer = client.list_members(request).await.unwrap().into_inner();
+        let ids = answer.members.iter().map(|present| present.member.as_ref().unwrap().id.clone());
+        assert!(ids.eq((0..MEMBERS).map(|number| format!("m{number:04}"))));
     };
     bystander.assert_unhurt(attack).await;
     let few = get(address, "/v1/topics/room/presence?limit=3&after=m1996").await.json();

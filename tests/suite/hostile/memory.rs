@@ -154,7 +154,7 @@ fn unread_messages(
 }
 
 fn backup() -> hyper::Request<Full<Bytes>> {
-    hyper::Request::post("http://127.0.0.1/leftoff.v1.BrokerService/Backup")
+    hyper::Request::post("http://127.0.0.1/leftoff.v1.AdminService/Backup")
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(Full::from(Bytes::from_static(&[0; 5])))
@@ -368,7 +368,8 @@ async fn where_there_is_little_room_pages_are_shorter_and_nothing_is_missing() {
         let mut grpc = server.grpc().await;
         let (mut sequences, mut from, mut pages) = (Vec::new(), String::from("0"), 0);
         while sequences.len() < COUNT {
-            let request = ReadRequest { topic: "a".into(), from, limit: 10_000, ..<_>::default() };
+            let request =
+                ReadRequest { topic: "a".into(), from, page_size: 10_000, ..<_>::default() };
             let page = grpc.read(request).await.unwrap().into_inner();
             sequences.extend(page.events.iter().map(|event| event.sequence));
             (from, pages) = (page.cursor, pages + 1);

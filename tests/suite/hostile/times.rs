@@ -22,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::raw_http2::{RawHttp2, initial_window};
 use crate::common::{Process, get, grpc, post, soon, text, to};
+use crate::grpc_client::path_of;
 use crate::websocket::{Client as WebSocket, frame, raw, read_frame};
 
 const EVENTS: &str = "/v1/topics/a/events";
@@ -313,8 +314,7 @@ async fn a_message_of_grpc_that_does_not_come_to_its_end_fails() {
     let process = serve(&directory, &SLOW);
     let address = process.address;
     let call = |name: &str| {
-        let path = format!("/leftoff.v1.BrokerService/{name}");
-        to(address, "POST", &path)
+        to(address, "POST", &path_of(name))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
     };

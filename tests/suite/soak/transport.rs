@@ -301,7 +301,7 @@ async fn read_pages(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
         let request = ReadRequest {
             topic: cycle.scope.topics[0].clone(),
             from: cycle.last.clone().unwrap_or("earliest".to_owned()),
-            limit: 23,
+            page_size: 23,
             wait_ms: 300,
             filter: cycle.filter(),
             ..ReadRequest::default()
@@ -311,7 +311,7 @@ async fn read_pages(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
         };
         has_answered = true;
         let page = page.into_inner();
-        page.gap.iter().for_each(|gap| cycle.take_gap(gap));
+        page.gaps.iter().for_each(|gap| cycle.take_gap(gap));
         page.events.iter().for_each(|event| cycle.take_proto(event));
         cycle.last = Some(page.cursor);
         if page.events.is_empty() {

@@ -1,0 +1,112 @@
+//! The service of those who look after the broker: settings of topics, maintenance, backups.
+
+use std::sync::Arc;
+
+use futures_util::stream;
+use tonic::{Request, Response, Status};
+
+use super::super::served::admin_service_server::AdminService;
+use super::super::{messages, proto};
+use super::{Responses, share, until, within};
+use crate::broker::Broker;
+use crate::cursor::{Cursor, Place, Sequence};
+use crate::error::Result;
+use crate::topic::TopicName;
+use crate::topic_config::TopicConfig;
+
+/// What a backup takes in memory, in bytes: a piece as it is read, as a message, and as its bytes.
+const BACKUP_BYTES: usize = 1 << 20;
+
+/// The broker as the service of those who look after it.
+#[derive(Debug, Clone)]
+pub struct GrpcAdmin {
+    pub(super) broker: Broker,
+}
+
+#[tonic::async_trait]
+impl AdminService for GrpcAdmin {
+    type BackupStream = Responses<proto::BackupResponse>;
+
+    async fn create_topic(
+        &self,
+        request: Request<proto::CreateTopicRequest>,
+    ) -> Result<Response<proto::CreateTopicResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let proto::CreateTopicRequest { topic, config } = request.into_inner();
+        let (name, config) = (TopicName::new(&topic)?, messages::config_of(config)?);
+        let topic = within(deadline, self.broker.create_topic(&name, config)).await?;
+        Ok(Response::new(proto::CreateTopicResponse { topic: Some(messages::topic(&topic)) }))
+    }
+
+    async fn update_topic(
+        &self,
+        request: Request<proto::UpdateTopicRequest>,
+    ) -> Result<Response<proto::UpdateTopicResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let proto::UpdateTopicRequest { topic, config, update_mask } = request.into_inner();
+        let (name, config) = (TopicName::new(&topic)?, messages::config_of(config)?);
+        let fields = update_mask.map(|mask| mask.paths).filter(|paths| !paths.is_empty());
+        let fields = fields.unwrap_or_else(TopicConfig::field_names);
+        let topic = within(deadline, self.broker.update_topic(&name, config, fields)).await?;
+        Ok(Response::new(proto::UpdateTopicResponse { topic: Some(messages::topic(&topic)) }))
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<proto::DeleteTopicRequest>,
+    ) -> Result<Response<proto::DeleteTopicResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let name = TopicName::new(&request.get_ref().topic)?;
+        within(deadline, self.broker.delete_topic(&name)).await?;
+        Ok(Response::new(proto::DeleteTopicResponse {}))
+    }
+
+    async fn purge_topic(
+        &self,
+        request: Request<proto::PurgeTopicRequest>,
+    ) -> Result<Response<proto::PurgeTopicResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let proto::PurgeTopicRequest { topic, before } = request.into_inner();
+        let name = TopicName::new(&topic)?;
+        let before = before.map_or(Sequence::new(u64::MAX), Sequence::new);
+        within(deadline, self.broker.purge(&name, before)).await?;
+        let topic = self.broker.topic(&name)?;
+        Ok(Response::new(proto::PurgeTopicResponse { topic: Some(messages::topic(&topic)) }))
+    }
+
+    async fn maintain(
+        &self,
+        request: Request<proto::MaintainRequest>,
+    ) -> Result<Response<proto::MaintainResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let topic = &request.get_ref().topic;
+        let name = Some(topic).filter(|topic| !topic.is_empty());
+        let name = name.map(|topic| TopicName::new(topic)).transpose()?;
+        let report = within(deadline, self.broker.maintain(name.as_ref())).await?;
+        Ok(Response::new(messages::maintained(&report)))
+    }
+
+    async fn backup(
+        &self,
+        request: Request<proto::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let held = share(&request).take(BACKUP_BYTES)?;
+        let from = Some(&request.get_ref().from).filter(|from| !from.is_empty());
+        let from = from.map(|from| from.parse::<Cursor>()).transpose()?;
+        let backup = within(deadline, self.broker.backup(from)).await?;
+        let after = Place::Position(backup.position());
+        let cursor = Cursor { after, since: None, epoch: Some(self.broker.epoch()) }.to_string();
+        let expected_bytes = backup.expected_bytes();
+        let responses = stream::try_unfold(backup, move |mut backup| {
+            let cursor = cursor.clone();
+            async move {
+                let Some(content) = backup.next().await? else { return Ok(None) };
+                Ok(Some((proto::BackupResponse { content, cursor, expected_bytes }, backup)))
+            }
+        });
+        let mut response = Response::new(until(deadline, responses));
+        response.extensions_mut().insert(Arc::new(held));
+        Ok(response)
+    }
+}

@@ -1,0 +1,116 @@
+//! Pages of lists as messages: topics, and members of a topic.
+
+use super::super::budget::{Held, Share};
+use super::super::messages::{self, EncodedList};
+use super::super::proto;
+use crate::broker::{Present, TopicInfo};
+use crate::error::{Error, Result};
+use crate::polls;
+
+/// Most entries of one page, and how many there are when none are asked for.
+const MAX_LISTED: usize = 10_000;
+const DEFAULT_LISTED: usize = 1_000;
+
+/// Room that there has to be, in bytes, for a page to go on: as much as a step of a list, and more.
+const STEP_BYTES: usize = 128 << 10;
+
+/// An entry of a list.
+pub(super) trait Listed {
+    /// Its form in a message.
+    type Message: prost::Message;
+
+    /// The entry as a message.
+    fn message(&self) -> Self::Message;
+
+    /// What the next page begins after.
+    fn token(&self) -> &str;
+}
+
+impl Listed for TopicInfo {
+    type Message = proto::Topic;
+
+    fn message(&self) -> proto::Topic {
+        messages::topic(self)
+    }
+
+    fn token(&self) -> &str {
+        self.name.as_str()
+    }
+}
+
+impl Listed for Present {
+    type Message = proto::Present;
+
+    fn message(&self) -> proto::Present {
+        messages::present(self)
+    }
+
+    fn token(&self) -> &str {
+        &self.member.id
+    }
+}
+
+/// A page of a list.
+pub(super) struct ListPage {
+    /// The entries, encoded.
+    pub(super) entries: Vec<bytes::Bytes>,
+    /// What the next page begins after; empty after the last page.
+    pub(super) next_page_token: String,
+    /// The memory that the page takes.
+    pub(super) held: Held,
+}
+
+/// How many entries a page may have: as many as are asked for, 0 is the default.
+///
+/// # Errors
+///
+/// [`Error::OverLimit`].
+pub(super) fn limit(page_size: u32) -> Result<usize> {
+    match page_size as usize {
+        0 => Ok(DEFAULT_LISTED),
+        limit if limit > MAX_LISTED => Err(Error::over("page_size", limit, MAX_LISTED)),
+        limit => Ok(limit),
+    }
+}
+
+/// A page of up to `limit` entries, which are encoded step by step: all of them at once would hold
+/// a worker for tens of milliseconds. It ends before it takes more than `max_bytes`, and where
+/// there is no room for more in the memory for clients.
+///
+/// # Errors
+///
+/// [`Error::NoRoom`] for the first entries.
+pub(super) async fn page<T: Listed>(
+    steps: impl Iterator<Item = Vec<T>>,
+    limit: usize,
+    max_bytes: usize,
+    share: &Share,
+) -> Result<ListPage> {
+    let (mut list, mut held) = (EncodedList::default(), share.nothing());
+    let mut last = String::new();
+    let mut is_full = false;
+    for some in steps {
+        let (is_first, before) = (list.is_empty(), list.size_bytes());
+        for entry in &some {
+            is_full = !list.push_within(&entry.message(), max_bytes);
+            if is_full {
+                break;
+            }
+            entry.token().clone_into(&mut last);
+        }
+        // Each by itself, and all of them in the answer.
+        let added_bytes = 2 * (list.size_bytes() - before);
+        if is_first {
+            held.grow(added_bytes)?;
+        } else {
+            held.count(added_bytes);
+        }
+        is_full |= list.len() >= limit || !share.has_room(STEP_BYTES);
+        if is_full {
+            break;
+        }
+        polls::rest().await;
+    }
+    let next_page_token = if is_full { last } else { String::new() };
+    Ok(ListPage { entries: list.into_entries(), next_page_token, held })
+}

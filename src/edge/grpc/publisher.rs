@@ -1,0 +1,214 @@
+//! The service of those who publish: one request, or many on a stream.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use futures_util::stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::super::clients::Peer;
+use super::super::effort::Effort;
+use super::super::rates::{CallerRates, Rate, Temper};
+use super::super::receiving::{self, Received};
+use super::super::served::publisher_service_server::PublisherService;
+use super::super::{FollowConfig, codec, messages, proto, served};
+use super::{Responses, until, within};
+use crate::broker::{Batch, Broker, InOrder, Pending, Publish};
+use crate::error::{Error, Result};
+use crate::topic::TopicName;
+
+/// The broker as the service of those who publish.
+#[derive(Debug, Clone)]
+pub struct GrpcPublisher {
+    pub(super) broker: Broker,
+    pub(super) config: FollowConfig,
+}
+
+#[tonic::async_trait]
+impl PublisherService for GrpcPublisher {
+    type PublishStreamStream = Responses<proto::PublishStreamResponse>;
+
+    async fn publish(
+        &self,
+        request: Request<served::PublishRequest>,
+    ) -> Result<Response<proto::PublishResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let received = request.extensions().get::<Received>().cloned();
+        let rates = CallerRates::of(request.extensions().get::<Peer>());
+        let served::PublishRequest { topic, events, expected_sequence, ephemeral } =
+            request.into_inner();
+        let topic = TopicName::new(&topic)?;
+        rates.take(Rate::Publishes, events.len())?;
+        if ephemeral {
+            let publish = publish_ephemeral(&self.broker, topic, events, received);
+            let receivers = within(deadline, publish).await?;
+            let receivers = u32::try_from(receivers).unwrap_or(u32::MAX);
+            return Ok(Response::new(proto::PublishResponse { ack: None, receivers }));
+        }
+        let publish = async {
+            let events = batch(&self.broker, events, received.clone()).await?;
+            let publish = Publish { topic, events, expected_sequence };
+            receiving::handed_in(&self.broker, publish, received).await
+        };
+        let ack = within(deadline, publish).await?;
+        let ack = Some(messages::ack(&ack));
+        Ok(Response::new(proto::PublishResponse { ack, receivers: 0 }))
+    }
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<served::PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let received = request.extensions().get::<Received>().cloned().unwrap_or_default();
+        let rates = CallerRates::of(request.extensions().get::<Peer>());
+        let publishing = Publishing {
+            received,
+            temper: rates.temper(),
+            rates,
+            broker: self.broker.clone(),
+            requests: Some(request.into_inner()),
+            in_flight: VecDeque::new(),
+            max_in_flight: self.config.max_in_flight.max(1) as usize,
+            order: InOrder::default(),
+            end: None,
+        };
+        let responses = stream::unfold(publishing, |mut publishing| async move {
+            Some((publishing.next().await?, publishing))
+        });
+        Ok(Response::new(until(deadline, responses)))
+    }
+}
+
+/// Checks and encodes what was received to be published: away from the workers if it is much.
+async fn batch(broker: &Broker, events: Vec<Bytes>, received: Option<Received>) -> Result<Batch> {
+    let (broker, effort) = (broker.clone(), Effort::of_events(&events));
+    let work = move || Batch::of(messages::new_events(&events), broker.limits());
+    receiving::work_with(received, effort, work).await
+}
+
+/// As [`batch`], and gives what is ephemeral to who is there.
+async fn publish_ephemeral(
+    broker: &Broker,
+    topic: TopicName,
+    events: Vec<Bytes>,
+    received: Option<Received>,
+) -> Result<usize> {
+    let (broker, effort) = (broker.clone(), Effort::of_events(&events));
+    let work = move || {
+        Batch::of(messages::new_events(&events), broker.limits())?;
+        broker.whisper(&topic, messages::new_events(&events))
+    };
+    receiving::work_with(received, effort, work).await
+}
+
+/// One `PublishStream`: it is driven by the client reading its answers, so a client that stops
+/// reading them stops being read, with no queue in between.
+struct Publishing {
+    broker: Broker,
+    /// `None` when no more are read.
+    requests: Option<Streaming<served::PublishStreamRequest>>,
+    /// What was received of requests that are not handed in yet.
+    received: Received,
+    /// What the client has left, and how it takes that.
+    rates: CallerRates,
+    temper: Temper,
+    in_flight: VecDeque<Result<Pending>>,
+    max_in_flight: usize,
+    /// The client: positions rise in the order of its requests, and those that ask for it fail
+    /// after one that failed.
+    order: InOrder,
+    /// What the stream ends with, after the answers in flight.
+    end: Option<Status>,
+}
+
+impl Publishing {
+    async fn next(&mut self) -> Option<Result<proto::PublishStreamResponse, Status>> {
+        loop {
+            let has_room = self.in_flight.len() < self.max_in_flight;
+            match &mut self.requests {
+                Some(requests) if has_room => {
+                    tokio::select! {
+                        biased;
+                        outcome = answer(&mut self.in_flight) => {
+                            return Some(Ok(messages::stream_response(&outcome)));
+                        }
+                        () = self.broker.draining() => {
+                            self.requests = None;
+                            self.end = Some(Error::ShuttingDown.into());
+                        }
+                        request = requests.message() => self.accept(request).await,
+                    }
+                }
+                _ if self.in_flight.is_empty() => return self.end.take().map(Err),
+                _ => {
+                    let outcome = answer(&mut self.in_flight).await;
+                    return Some(Ok(messages::stream_response(&outcome)));
+                }
+            }
+        }
+    }
+
+    async fn submit(&mut self, request: served::PublishStreamRequest) -> Result<Pending> {
+        let size = || prost::Message::encoded_len(&request);
+        let rated = self.rates.publish(request.events.len(), size);
+        let served::PublishStreamRequest { topic, events, expected_sequence, in_order } = request;
+        let order = if in_order { self.order.clone() } else { self.order.independent() };
+        if let Err(error) = rated {
+            self.temper.refused();
+            return Err(order.refuse(error));
+        }
+        self.temper.taken();
+        let publish = async {
+            let topic = TopicName::new(&topic)?;
+            let events = batch(&self.broker, events, Some(self.received.clone())).await?;
+            Ok(Publish { topic, events, expected_sequence })
+        };
+        match publish.await {
+            Ok(publish) => self.broker.submit_patiently(publish, &order).await,
+            Err(error) => Err(order.refuse(error)),
+        }
+    }
+
+    /// Hands a request to the broker, or notes how the stream ends.
+    async fn accept(&mut self, request: Result<Option<served::PublishStreamRequest>, Status>) {
+        match request {
+            Ok(Some(request)) => {
+                let pending = self.submit(request).await;
+                self.received.keep(0);
+                let abuse = self.temper.abuse().zip(pending.as_ref().err());
+                if let Some((reason, error)) = abuse {
+                    self.requests = None;
+                    self.end = Some(abusive(error, reason));
+                }
+                self.in_flight.push_back(pending);
+            }
+            Ok(None) => self.requests = None,
+            Err(status) => {
+                self.requests = None;
+                self.end = Some(codec::mend(status));
+            }
+        }
+    }
+}
+
+/// The end of a stream that goes on with what is refused.
+fn abusive(error: &Error, reason: String) -> Status {
+    let status = Status::from(error.clone());
+    Status::with_details(status.code(), reason, status.details().to_vec().into())
+}
+
+/// The answer to the oldest request in flight; waits for ever when there is none.
+///
+/// # Cancel safety
+///
+/// Nothing is lost: the request stays the oldest until its answer is returned.
+async fn answer(in_flight: &mut VecDeque<Result<Pending>>) -> Result<crate::broker::Ack> {
+    let outcome = match in_flight.front_mut() {
+        Some(Ok(pending)) => pending.ready().await,
+        Some(Err(error)) => Err(error.clone()),
+        None => std::future::pending().await,
+    };
+    in_flight.pop_front();
+    outcome
+}

@@ -1,0 +1,239 @@
+//! The service of those who read: streams, pages, states, topics and members.
+
+use futures_util::stream;
+use tonic::{Request, Response, Status};
+
+use super::super::budget::WaitsForRoom;
+use super::super::clients::{self, Peer};
+use super::super::messages::EncodedList;
+use super::super::page_token::{StateToken, page_limit};
+use super::super::proto::{self, subscribe_response::Message};
+use super::super::rates::{CallerRates, Rate};
+use super::super::selection::{Kept, Wanted};
+use super::super::served::subscriber_service_server::SubscriberService;
+use super::super::{FollowConfig, messages, served};
+use super::{Responses, holding, listing, pages, share, until, within};
+use crate::broker::{Broker, Delivery, Member, Patience, Reader, Run, Waited};
+use crate::cursor::{Cursor, OnGap, StartPoint};
+use crate::error::{Error, Result};
+use crate::polls;
+use crate::topic::TopicName;
+
+/// What one message gathers of what a reader has in memory: payloads, in bytes, and events.
+const GATHERED_BYTES: usize = 8 << 10;
+const GATHERED_EVENTS: usize = 256;
+
+/// The broker as the service of those who read.
+#[derive(Debug, Clone)]
+pub struct GrpcSubscriber {
+    pub(super) broker: Broker,
+    pub(super) config: FollowConfig,
+}
+
+#[tonic::async_trait]
+impl SubscriberService for GrpcSubscriber {
+    type SubscribeStream = Responses<proto::SubscribeResponse>;
+
+    async fn subscribe(
+        &self,
+        request: Request<proto::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let peer = request.extensions().get::<Peer>().cloned();
+        let request = request.into_inner();
+        let start = match request.from.as_str() {
+            "" => StartPoint::Latest,
+            from => from.parse()?,
+        };
+        let on_gap = messages::on_gap(request.on_gap)?.unwrap_or(OnGap::Resume);
+        let topics = messages::topics(&request.topic, request.topics)?;
+        let member = request.member.map(|proto::Member { id, info }| Member { id, info });
+        CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
+        let filter = messages::filter(request.filter);
+        let wanted = Wanted { topics, start, on_gap, filter, member };
+        let share = clients::share(peer.as_ref());
+        let (reader, kept) = within(deadline, wanted.open(&self.broker, &share)).await?;
+        let patience = self.config.patience();
+        let listed = clients::Following::new(peer.as_ref(), "grpc", &reader);
+        let config = self.config.clone();
+        let following = Following {
+            reader,
+            config,
+            patience,
+            listed,
+            _kept: kept,
+            is_started: false,
+            is_ended: false,
+        };
+        let responses = stream::unfold(following, |mut following| async move {
+            Some((following.next().await?, following))
+        });
+        Ok(waiting_for_room(until(deadline, responses)))
+    }
+
+    async fn read(
+        &self,
+        request: Request<proto::ReadRequest>,
+    ) -> Result<Response<served::ReadResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let share = share(&request);
+        let mut request = request.into_inner();
+        let many = std::mem::take(&mut request.topics);
+        let topics = messages::topics(&request.topic, many)?;
+        let wanted = messages::page_request(request, &topics, &self.config)?;
+        let page = pages::read(&self.broker, topics, wanted, &share);
+        let (page, held) = within(deadline, page).await?;
+        holding(page, held)
+    }
+
+    async fn read_state(
+        &self,
+        request: Request<proto::ReadStateRequest>,
+    ) -> Result<Response<served::ReadStateResponse>, Status> {
+        let deadline = messages::deadline(request.metadata())?;
+        let share = share(&request);
+        let proto::ReadStateRequest { topic, key_prefix, page_size, page_token } =
+            request.into_inner();
+        let name = TopicName::new(&topic)?;
+        let limit = page_limit("page_size", page_size.into(), self.config.max_page_events)?;
+        let token = page_token.parse::<StateToken>()?;
+        let (request, mut held) = token.request(key_prefix, limit, &share)?;
+        let page = within(deadline, self.broker.state(&name, request)).await?;
+        let cursor = Cursor::after(page.at, self.broker.epoch()).to_string();
+        let next_page_token = StateToken::next(&page);
+        let mut events = EncodedList::default();
+        for event in page.events {
+            events.push(&messages::own_event(event));
+            polls::rest().await;
+        }
+        held.count(events.size_bytes()); // It is there twice when it is put into the answer.
+        let events = events.into_entries();
+        holding(served::ReadStateResponse { events, cursor, next_page_token }, held)
+    }
+
+    async fn get_topic(
+        &self,
+        request: Request<proto::GetTopicRequest>,
+    ) -> Result<Response<proto::GetTopicResponse>, Status> {
+        let topic = self.broker.topic(&TopicName::new(&request.get_ref().topic)?)?;
+        Ok(Response::new(proto::GetTopicResponse { topic: Some(messages::topic(&topic)) }))
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<proto::ListTopicsRequest>,
+    ) -> Result<Response<served::ListTopicsResponse>, Status> {
+        let (deadline, share) = (messages::deadline(request.metadata())?, share(&request));
+        let proto::ListTopicsRequest { page_size, page_token } = request.into_inner();
+        let limit = listing::limit(page_size)?;
+        let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
+        if let Some(token) = after {
+            TopicName::new(token).map_err(|_| Error::invalid("page_token", "is none of ours"))?;
+        }
+        let steps = self.broker.list_topics(after, limit);
+        let page = listing::page(steps, limit, self.broker.max_page_bytes(), &share);
+        let listing::ListPage { entries: topics, next_page_token, held } =
+            within(deadline, page).await?;
+        holding(served::ListTopicsResponse { topics, next_page_token }, held)
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<proto::ListMembersRequest>,
+    ) -> Result<Response<served::ListMembersResponse>, Status> {
+        let (deadline, share) = (messages::deadline(request.metadata())?, share(&request));
+        let proto::ListMembersRequest { topic, page_size, page_token } = request.into_inner();
+        let name = TopicName::new(&topic)?;
+        let limit = listing::limit(page_size)?;
+        let steps = self.broker.list_members(&name, &page_token, limit);
+        let page = listing::page(steps, limit, self.broker.max_page_bytes(), &share);
+        let listing::ListPage { entries: members, next_page_token, held } =
+            within(deadline, page).await?;
+        holding(served::ListMembersResponse { members, next_page_token }, held)
+    }
+}
+
+/// An answer that makes its pieces as the client takes them.
+fn waiting_for_room<T>(responses: Responses<T>) -> Response<Responses<T>> {
+    let mut response = Response::new(responses);
+    response.extensions_mut().insert(WaitsForRoom);
+    response
+}
+
+/// One `Subscribe`.
+struct Following {
+    reader: Reader,
+    config: FollowConfig,
+    /// With silence, up to the next heartbeat.
+    patience: Patience,
+    listed: clients::Following,
+    _kept: Kept,
+    is_started: bool,
+    is_ended: bool,
+}
+
+impl Following {
+    async fn next(&mut self) -> Option<Result<proto::SubscribeResponse, Status>> {
+        if self.is_ended {
+            return None;
+        }
+        if !self.is_started {
+            self.is_started = true;
+            return Some(Ok(response(self.started())));
+        }
+        polls::rest().await; // What was written may have been large.
+        let waited = self.reader.next_within(&mut self.patience).await;
+        let cursor = self.reader.cursor();
+        let message = match waited {
+            Ok(Waited::Silence) => {
+                Message::Heartbeat(proto::Heartbeat { cursor: cursor.to_string() })
+            }
+            Ok(Waited::Delivery(Delivery::CaughtUp)) => {
+                Message::CaughtUp(proto::CaughtUp { cursor: cursor.to_string() })
+            }
+            Ok(Waited::Delivery(Delivery::Ephemeral(event))) => {
+                Message::Ephemeral(messages::ephemeral(&event))
+            }
+            Ok(Waited::Delivery(Delivery::Gap(gap))) => Message::Gap(messages::gap(&gap, cursor)),
+            Ok(Waited::Delivery(Delivery::Events(run))) => Message::Events(self.gather(&run)),
+            Ok(Waited::Stopping) => {
+                self.config.turn_to_end(self.listed.connections()).await;
+                return Some(self.ended(Error::ShuttingDown));
+            }
+            Err(error) => return Some(self.ended(error)),
+        };
+        Some(Ok(response(message)))
+    }
+
+    /// The events of `run`, and of what follows it that is in memory already.
+    fn gather(&mut self, run: &Run) -> proto::EventBatch {
+        let is_one_of_many = matches!(self.reader, Reader::Many(_));
+        let size_bytes = |run: &Run| run.events().map(|event| event.size_bytes()).sum::<usize>();
+        let mut events = messages::events(run, is_one_of_many);
+        let mut left = GATHERED_BYTES.saturating_sub(size_bytes(run));
+        while left > 0
+            && events.len() < GATHERED_EVENTS
+            && let Some(Delivery::Events(run)) = self.reader.next_in_memory()
+        {
+            left = left.saturating_sub(size_bytes(&run));
+            events.extend(messages::events(&run, is_one_of_many));
+        }
+        self.listed.note(&self.reader);
+        proto::EventBatch { events, cursor: self.reader.cursor().to_string() }
+    }
+
+    fn started(&self) -> Message {
+        let (earliest, tail) = self.reader.bounds();
+        let cursor = self.reader.cursor().to_string();
+        Message::Started(proto::Started { cursor, earliest, tail })
+    }
+
+    fn ended(&mut self, error: Error) -> Result<proto::SubscribeResponse, Status> {
+        self.is_ended = true;
+        Err(error.into())
+    }
+}
+
+fn response(message: Message) -> proto::SubscribeResponse {
+    proto::SubscribeResponse { message: Some(message) }
+}

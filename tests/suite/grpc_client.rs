@@ -1,0 +1,95 @@
+//! A client of all three services of gRPC, over one connection.
+
+use leftoff::edge::proto;
+use leftoff::edge::proto::admin_service_client::AdminServiceClient;
+use leftoff::edge::proto::publisher_service_client::PublisherServiceClient;
+use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
+use tonic::transport::{Channel, Endpoint, Error};
+use tonic::{IntoRequest, IntoStreamingRequest, Response, Status, Streaming};
+
+/// The services, each call under its name.
+#[derive(Debug, Clone)]
+pub(crate) struct Grpc {
+    publisher: PublisherServiceClient<Channel>,
+    subscriber: SubscriberServiceClient<Channel>,
+    admin: AdminServiceClient<Channel>,
+}
+
+impl Grpc {
+    pub(crate) async fn connect(url: String) -> Result<Self, Error> {
+        Ok(Self::new(Endpoint::new(url)?.connect().await?))
+    }
+
+    pub(crate) fn new(channel: Channel) -> Self {
+        Self {
+            publisher: PublisherServiceClient::new(channel.clone()),
+            subscriber: SubscriberServiceClient::new(channel.clone()),
+            admin: AdminServiceClient::new(channel),
+        }
+    }
+
+    /// Sends and takes messages of up to so many bytes.
+    pub(crate) fn max_message_size(self, bytes: usize) -> Self {
+        let Self { publisher, subscriber, admin } = self;
+        Self {
+            publisher: publisher.max_encoding_message_size(bytes),
+            subscriber: subscriber.max_decoding_message_size(bytes),
+            admin: admin.max_decoding_message_size(bytes),
+        }
+    }
+
+    pub(crate) async fn publish_stream(
+        &mut self,
+        requests: impl IntoStreamingRequest<Message = proto::PublishStreamRequest>,
+    ) -> Result<Response<Streaming<proto::PublishStreamResponse>>, Status> {
+        self.publisher.publish_stream(requests).await
+    }
+}
+
+/// The path of a call, by its name alone; of a name that is none, a path of the first service.
+pub(crate) fn path_of(call: &str) -> String {
+    let found = SERVICES.iter().find(|(_, calls)| calls.contains(&call));
+    format!("/{}/{call}", found.unwrap_or(&SERVICES[0]).0)
+}
+
+/// The services with their calls.
+pub(crate) const SERVICES: [(&str, &[&str]); 3] = [
+    ("leftoff.v1.PublisherService", &["Publish", "PublishStream"]),
+    (
+        "leftoff.v1.SubscriberService",
+        &["Subscribe", "Read", "ReadState", "GetTopic", "ListTopics", "ListMembers"],
+    ),
+    (
+        "leftoff.v1.AdminService",
+        &["CreateTopic", "UpdateTopic", "DeleteTopic", "PurgeTopic", "Maintain", "Backup"],
+    ),
+];
+
+macro_rules! calls {
+    ($($service:ident.$call:ident($request:ident) -> $response:ty;)*) => {
+        impl Grpc {
+            $(pub(crate) async fn $call(
+                &mut self,
+                request: impl IntoRequest<proto::$request>,
+            ) -> Result<Response<$response>, Status> {
+                self.$service.$call(request).await
+            })*
+        }
+    };
+}
+
+calls! {
+    publisher.publish(PublishRequest) -> proto::PublishResponse;
+    subscriber.subscribe(SubscribeRequest) -> Streaming<proto::SubscribeResponse>;
+    subscriber.read(ReadRequest) -> proto::ReadResponse;
+    subscriber.read_state(ReadStateRequest) -> proto::ReadStateResponse;
+    subscriber.get_topic(GetTopicRequest) -> proto::GetTopicResponse;
+    subscriber.list_topics(ListTopicsRequest) -> proto::ListTopicsResponse;
+    subscriber.list_members(ListMembersRequest) -> proto::ListMembersResponse;
+    admin.create_topic(CreateTopicRequest) -> proto::CreateTopicResponse;
+    admin.update_topic(UpdateTopicRequest) -> proto::UpdateTopicResponse;
+    admin.delete_topic(DeleteTopicRequest) -> proto::DeleteTopicResponse;
+    admin.purge_topic(PurgeTopicRequest) -> proto::PurgeTopicResponse;
+    admin.maintain(MaintainRequest) -> proto::MaintainResponse;
+    admin.backup(BackupRequest) -> Streaming<proto::BackupResponse>;
+}
