@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::common::{Process, Receipt, get, send, soon, text, to, try_post};
+use crate::common::{Process, Receipt, get, lasting_address, send, soon, text, to, try_post};
 use crate::webdriver::Browser;
 
 const KILLS: usize = 3;
@@ -226,17 +226,6 @@ impl List {
         let envelope: Value = serde_json::from_str(&data).unwrap();
         let kept = ["topic", "sequence", "position", "data"].map(|key| &envelope[key]);
         (kind, id, json!(kept).to_string())
-    }
-}
-
-/// An address for a broker that comes and goes. It is out of the range of which systems give ports
-/// to clients: while nobody listens there, one of these could be given it.
-fn lasting_address() -> SocketAddr {
-    loop {
-        let address = SocketAddr::from(([127, 0, 0, 1], rand::random_range(20_000..30_000)));
-        if std::net::TcpListener::bind(address).is_ok() {
-            return address;
-        }
     }
 }
 

@@ -356,6 +356,17 @@ impl Sse {
     }
 }
 
+/// An address for a broker that comes and goes. It is out of the range of which systems give ports
+/// to clients: while nobody listens there, one of these could be given it.
+pub(crate) fn lasting_address() -> SocketAddr {
+    loop {
+        let address = SocketAddr::from(([127, 0, 0, 1], rand::random_range(20_000..30_000)));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
 /// The real binary, serving.
 pub(crate) struct Process {
     child: Child,
@@ -412,6 +423,11 @@ impl Process {
 
     /// Ends it as a crash does.
     pub(crate) fn kill(mut self) {
+        self.crash();
+    }
+
+    /// As [`Self::kill`], for whoever has to keep it.
+    pub(crate) fn crash(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

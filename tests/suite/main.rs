@@ -50,6 +50,7 @@ mod soak;
 mod sse;
 mod storage_failure;
 mod terminal;
+mod third_party;
 mod tidy;
 mod topics;
 mod ways;

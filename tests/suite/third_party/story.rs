@@ -1,0 +1,266 @@
+//! What all clients are put through: a replay, silence, kills while earthquakes are published, and a
+//! purge while they are away. At the end each has seen what was acknowledged.
+
+use std::collections::BTreeMap;
+use std::iter::zip;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::client::Client;
+use crate::common::{PATIENCE, Process, lasting_address, quakes, send, text, to, try_post};
+
+/// A name that proxies like to change on its way.
+pub(super) const TOPIC: &str = "quakes/all";
+pub(super) const EVENTS: &str = "/v1/topics/quakes%2Fall/events";
+
+const KILLS: usize = 3;
+
+/// How many events are there before the clients come, and how many each life of the broker takes, at
+/// the least: together, each of the reports that come with the project.
+const HISTORY: usize = 250;
+const LIFE: u64 = 30;
+
+/// Clients come back soon, so that the tests do, and heartbeats come often.
+const SETTINGS: [&str; 4] = ["--set", "follow.retry_ms=200", "--set", "follow.heartbeat_ms=100"];
+
+/// Long enough for some heartbeats.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// Between two publishes, and between two looks at what is waited for.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// One thing that a client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    Event { sequence: u64, event_type: String, data: String },
+    Gap { requested: u64, earliest: u64, lost: u64, reason: String },
+}
+
+impl Seen {
+    pub(super) fn event(sequence: u64, event_type: &str, data: &str) -> Self {
+        let (event_type, data) = (event_type.to_owned(), data.to_owned());
+        Self::Event { sequence, event_type, data }
+    }
+
+    pub(super) fn gap(json: &str) -> Self {
+        let gap: Value = serde_json::from_str(json).unwrap();
+        let number = |name: &str| gap[name].as_u64().unwrap_or_else(|| panic!("{name} in {json}"));
+        Self::Gap {
+            requested: number("requested"),
+            earliest: number("earliest"),
+            lost: number("lost"),
+            reason: gap["reason"].as_str().unwrap().to_owned(),
+        }
+    }
+}
+
+/// The same, with its JSON in one spelling.
+fn respelt(seen: &Seen) -> Seen {
+    match seen {
+        Seen::Event { sequence, event_type, data } => {
+            Seen::event(*sequence, event_type, &plain(data))
+        }
+        Seen::Gap { .. } => seen.clone(),
+    }
+}
+
+/// The same JSON in one spelling: clients that read and write it have their own.
+fn plain(json: &str) -> String {
+    fn with_one_kind_of_number(value: Value) -> Value {
+        match value {
+            Value::Number(number) => json!(number.as_f64()),
+            Value::Array(items) => items.into_iter().map(with_one_kind_of_number).collect(),
+            Value::Object(fields) => {
+                fields.into_iter().map(|(k, v)| (k, with_one_kind_of_number(v))).collect()
+            }
+            other => other,
+        }
+    }
+    let value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
+    with_one_kind_of_number(value).to_string()
+}
+
+/// An earthquake, as it is published.
+#[derive(Deserialize)]
+struct Report {
+    #[serde(rename = "type")]
+    event_type: String,
+    data: Box<RawValue>,
+}
+
+/// The reports that are published, in turn.
+fn reports() -> Vec<Report> {
+    let lines = std::fs::read_to_string(quakes()).unwrap();
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The events that were acknowledged, by sequence.
+type Acknowledged = Arc<Mutex<BTreeMap<u64, Seen>>>;
+
+/// A broker that is killed and started again with the same events in the same place.
+pub(super) struct Story {
+    pub(super) address: SocketAddr,
+    directory: TempDir,
+    process: Process,
+    reports: Arc<Vec<Report>>,
+    acknowledged: Acknowledged,
+    /// How long nobody listens after a kill.
+    away: Duration,
+}
+
+impl Story {
+    /// Starts it, with some history.
+    pub(super) async fn begin() -> Self {
+        Self::with_absences(Duration::ZERO).await
+    }
+
+    /// As [`Self::begin`]; for so long after a kill, nobody listens.
+    pub(super) async fn with_absences(away: Duration) -> Self {
+        let (address, directory) = (lasting_address(), tempfile::tempdir().unwrap());
+        let process = Process::serve_at(address, directory.path(), &SETTINGS);
+        let (reports, acknowledged) = (Arc::new(reports()), Acknowledged::default());
+        let story = Self { address, directory, process, reports, acknowledged, away };
+        story.publish(address, 0..HISTORY).await;
+        story
+    }
+
+    /// Takes `clients` through all of it; `all` of them have to follow from the earliest event.
+    pub(super) async fn tell(mut self, clients: &[Client]) {
+        self.all_see_all(clients).await;
+        tokio::time::sleep(SILENCE).await;
+        self.kill_again_and_again(clients).await;
+        self.all_see_all(clients).await;
+        let gap = self.purge_while_they_are_away().await;
+        let count = self.acknowledged.lock().unwrap().len();
+        self.publish(self.address, count..count + 1).await;
+        self.all_see_all(clients).await;
+        self.compare(clients, gap);
+    }
+
+    /// Publishes the reports of these numbers, whatever becomes of the broker meanwhile.
+    async fn publish(&self, address: SocketAddr, numbers: Range<usize>) {
+        for number in numbers {
+            publish_one(address, number, &self.reports, &self.acknowledged).await;
+        }
+    }
+
+    async fn all_see_all(&self, clients: &[Client]) {
+        let last = last_of(&self.acknowledged);
+        for client in clients {
+            client.saw(last).await;
+        }
+    }
+
+    /// Kills the broker as soon as all follow it again, while events are published all the time.
+    async fn kill_again_and_again(&mut self, clients: &[Client]) {
+        let enough = Arc::new(AtomicBool::new(false));
+        let publisher = {
+            let (address, reports) = (self.address, self.reports.clone());
+            let (acknowledged, enough) = (self.acknowledged.clone(), enough.clone());
+            tokio::spawn(async move {
+                for number in HISTORY.. {
+                    if enough.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    publish_one(address, number, &reports, &acknowledged).await;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            })
+        };
+        for _ in 0..KILLS {
+            // An event of this life of the broker: whoever sees it has come back.
+            let before = last_of(&self.acknowledged);
+            let started = Instant::now();
+            while last_of(&self.acknowledged) < before + LIFE {
+                assert!(started.elapsed() < PATIENCE, "nothing is acknowledged");
+                tokio::time::sleep(PAUSE).await;
+            }
+            self.all_see_all(clients).await;
+            self.restart(self.address).await;
+        }
+        enough.store(true, Ordering::Relaxed);
+        publisher.await.unwrap();
+    }
+
+    async fn restart(&mut self, address: SocketAddr) {
+        // The old one has let go of its directory before the new one wants it.
+        self.process.crash();
+        tokio::time::sleep(self.away).await;
+        self.process = Process::serve_at(address, self.directory.path(), &SETTINGS);
+    }
+
+    /// Publishes ten events where no client finds them, and purges seven of these.
+    async fn purge_while_they_are_away(&mut self) -> Seen {
+        let count = self.acknowledged.lock().unwrap().len();
+        let last = last_of(&self.acknowledged);
+        self.restart(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        let elsewhere = self.process.address;
+        self.publish(elsewhere, count..count + 10).await;
+        let path = format!("{EVENTS}?before={}", last + 8);
+        let purged = send(to(elsewhere, "DELETE", &path), "").await;
+        assert_eq!(purged.status, 200, "{}", text(&purged.body));
+        self.restart(self.address).await;
+        let reason = "purged".to_owned();
+        Seen::Gap { requested: last + 1, earliest: last + 8, lost: 7, reason }
+    }
+
+    /// Compares what each client saw with what was acknowledged, and is not behind the gap.
+    fn compare(&self, clients: &[Client], gap: Seen) {
+        let Seen::Gap { requested, earliest, .. } = gap else { panic!("{gap:?} is no gap") };
+        let acknowledged = self.acknowledged.lock().unwrap().clone();
+        let mut expected: Vec<Seen> =
+            acknowledged.range(..requested).map(|(_, event)| event.clone()).collect();
+        expected.push(gap);
+        expected.extend(acknowledged.range(earliest..).map(|(_, event)| event.clone()));
+        for client in clients {
+            let (mut seen, mut expected) = (client.seen(), expected.clone());
+            if client.is_rewritten {
+                seen = seen.iter().map(respelt).collect();
+                expected = expected.iter().map(respelt).collect();
+            }
+            let name = &client.name;
+            let differs = zip(&expected, &seen).find(|(wanted, told)| wanted != told);
+            assert_eq!(differs, None, "{name}: what was acknowledged, and what it saw");
+            assert_eq!(seen.len(), expected.len(), "{name} saw as much as was acknowledged");
+            assert!(seen.len() > self.reports.len(), "{name} saw all reports");
+            println!("{name}: {} events and 1 gap through {KILLS} kills", seen.len() - 1);
+        }
+    }
+}
+
+fn last_of(acknowledged: &Acknowledged) -> u64 {
+    acknowledged.lock().unwrap().keys().next_back().copied().unwrap_or(0)
+}
+
+/// Publishes the report of this number as often as it takes until it is acknowledged.
+async fn publish_one(
+    address: SocketAddr,
+    number: usize,
+    reports: &[Report],
+    acknowledged: &Acknowledged,
+) {
+    let Report { event_type, data } = &reports[number % reports.len()];
+    let data = data.get();
+    // With an id, it is stored once, however often it is published.
+    let path = format!("{EVENTS}?id=report-{number}&type={event_type}");
+    let started = Instant::now();
+    loop {
+        let request = to(address, "POST", &path).header("content-type", "application/json");
+        if let Some(receipt) = try_post(request, data.to_owned()).await {
+            let event = Seen::event(receipt.sequence, event_type, data);
+            let earlier = acknowledged.lock().unwrap().insert(receipt.sequence, event);
+            assert_eq!(earlier, None, "a sequence was given twice");
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "report {number} is never acknowledged");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
