@@ -228,6 +228,9 @@ pub enum StartPoint {
     Time(Timestamp),
     /// Right after what was seen last.
     After(Cursor),
+    /// After a place that the broker does not know: what the reader came back with is no cursor.
+    /// The reader is told a gap for [`GapReason::Unknown`].
+    Unknown,
 }
 
 impl FromStr for StartPoint {
@@ -269,6 +272,7 @@ impl fmt::Display for StartPoint {
             Self::Last(count) => write!(f, "last:{count}"),
             Self::Time(time) => write!(f, "time:{time}"),
             Self::After(cursor) => write!(f, "{cursor}"),
+            Self::Unknown => f.write_str("unknown"),
         }
     }
 }
@@ -335,6 +339,8 @@ pub enum GapReason {
     Epoch,
     /// The cursor is beyond the newest event.
     Ahead,
+    /// The reader came back with something that is no cursor, such as another server's.
+    Unknown,
     /// Deletions of keys that come next were dropped, past their grace: the reader may hold keys
     /// that are deleted. Events go on where it is.
     Tombstones,
@@ -350,6 +356,7 @@ impl GapReason {
             Self::Deleted => "deleted",
             Self::Epoch => "epoch",
             Self::Ahead => "ahead",
+            Self::Unknown => "unknown",
             Self::Tombstones => "tombstones",
         }
     }
@@ -373,7 +380,7 @@ pub struct Gap {
     /// sequences.
     pub topic: Option<TopicName>,
     /// The sequence the reader wanted next; for a cursor by position, the position; for a start by
-    /// time, the milliseconds since 1970.
+    /// time, the milliseconds since 1970; 0 after [`GapReason::Unknown`].
     pub requested: u64,
     /// The first sequence that can be read.
     pub earliest: Sequence,
@@ -392,7 +399,7 @@ impl Gap {
     pub(crate) fn joined(self, next: Self) -> Self {
         let reason = match self.reason {
             // The whole place was wrong: what was dropped after that is the lesser news.
-            GapReason::Epoch | GapReason::Ahead => self.reason,
+            GapReason::Epoch | GapReason::Ahead | GapReason::Unknown => self.reason,
             _ => next.reason,
         };
         let lost = self.lost.zip(next.lost).map(|(first, second)| first + second);
@@ -411,6 +418,7 @@ impl fmt::Display for Gap {
             GapReason::Deleted => write!(f, "topic {topic:?} was deleted at {earliest}"),
             GapReason::Epoch => write!(f, "the cursor is of another epoch of {topic:?}"),
             GapReason::Ahead => write!(f, "the cursor is ahead of the tail of {topic:?}"),
+            GapReason::Unknown => write!(f, "the cursor is none of {topic:?}"),
             GapReason::Tombstones => {
                 write!(f, "deletions of keys of {topic:?} that come next were dropped")
             }

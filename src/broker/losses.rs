@@ -78,7 +78,7 @@ enum Action {
 
 fn action() -> impl Strategy<Value = Action> {
     let (topic, reader) = (0..NAMES.len(), 0..READERS);
-    let from = proptest::sample::select(vec!["earliest", "latest", "last:2", "time"]);
+    let from = proptest::sample::select(vec!["earliest", "latest", "last:2", "time", "unknown"]);
     prop_oneof![
         8 => (topic.clone(), proptest::collection::vec((0..4_u8, any::<bool>()), 1..4))
             .prop_map(|(topic, events)| Action::Publish { topic, events }),
@@ -286,13 +286,15 @@ impl World {
                 (StartPoint::Last(2), after)
             }
             "time" => (StartPoint::Time(Timestamp::from_ms(0)), 0),
+            "unknown" => (StartPoint::Unknown, 0),
             _ => (StartPoint::Earliest, 0),
         };
         self.readers[reader] = Reading {
             reads_all,
             began: self.actions,
             after,
-            wants_gone: from == "time",
+            // Of one topic: before its gap is told, such a reader stands before all there ever was.
+            wants_gone: from == "time" || (from == "unknown" && !reads_all),
             start,
             open: None,
             came_back: false,
@@ -386,6 +388,12 @@ impl World {
 
     fn tell(&mut self, reader: usize, gap: &Gap) {
         self.check_told(reader, gap);
+        if gap.reason == GapReason::Unknown {
+            // All that was gone by then.
+            let told = self.fronts.iter().enumerate();
+            let told = told.map(|(topic, (front, _))| (topic, *front, gap.reason, self.actions));
+            return self.readers[reader].told.extend(told);
+        }
         let topic = gap.topic.as_ref().expect("no cursor here is of another log, or ahead");
         let topic = NAMES.iter().position(|name| *name == topic.as_str()).unwrap();
         let told = (topic, gap.resume.get(), gap.reason, self.actions);
@@ -426,6 +434,10 @@ impl World {
     /// Nobody is told of what it could not have had.
     fn check_told(&self, reader: usize, gap: &Gap) {
         let reading = &self.readers[reader];
+        if gap.reason == GapReason::Unknown {
+            let is_first = reading.delivered.is_empty() && reading.told.is_empty();
+            return assert!(is_first && gap.requested == 0 && gap.lost.is_none(), "{gap:?}");
+        }
         let told = gap.topic.as_ref().unwrap().as_str();
         let topic = NAMES.iter().position(|name| *name == told).unwrap();
         let mut missed = self.could_have_had(reading, topic);

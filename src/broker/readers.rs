@@ -293,6 +293,8 @@ fn gaps_that_are_told_as_one_count_all_and_say_what_matters() {
     assert_eq!((joined.lost, joined.reason), (None, epoch));
     let joined = gap(GapReason::Ahead, 1, None).joined(gap(purged, 4, Some(4)));
     assert_eq!(joined.reason, GapReason::Ahead);
+    let joined = gap(GapReason::Unknown, 0, None).joined(gap(purged, 4, Some(4)));
+    assert_eq!((joined.requested, joined.reason), (0, GapReason::Unknown));
 }
 
 /// Goal: who waits takes little memory: what readers rarely do has no room in the future that all

@@ -175,10 +175,11 @@ impl Subscription {
         {
             return Err(Error::Gap(gap.clone()));
         }
-        // A start by time is no cursor: whoever comes back before the gap is told of all before.
-        let is_by_time = gap.is_some() && came_with.is_none();
-        let next = if is_by_time { Sequence::FIRST } else { next };
-        let (read, is_caught_up, is_new) = (VecDeque::new(), false, came_with.is_none());
+        // Without a cursor, whoever comes back before the gap is told of all before.
+        let has_no_cursor = gap.is_some() && came_with.is_none();
+        let next = if has_no_cursor { Sequence::FIRST } else { next };
+        let is_new = came_with.is_none() && start != StartPoint::Unknown;
+        let (read, is_caught_up) = (VecDeque::new(), false);
         let deletions = topic.state().deletions;
         Ok(Self {
             shared,
@@ -565,6 +566,9 @@ async fn resolve(
             return Ok((shared.back(id, extent, extent.tail, count).await?, None));
         }
         StartPoint::Time(time) => Wanted::Time(time),
+        StartPoint::Unknown => {
+            return gap_at(Wanted::Sequence(Sequence::BEFORE_ALL), GapReason::Unknown);
+        }
         StartPoint::After(Cursor { after, since: seen, epoch }) => {
             since = seen.filter(|drop| *drop <= shared.drops());
             let wanted = match after {
@@ -616,8 +620,10 @@ pub(super) fn gap(
         (GapReason::Tombstones, Wanted::Sequence(next)) => next,
         _ => earliest,
     };
-    let was_trimmed =
-        !matches!(reason, GapReason::Ahead | GapReason::Epoch | GapReason::Tombstones);
+    let was_trimmed = match reason {
+        GapReason::Retention | GapReason::Expired | GapReason::Purged | GapReason::Deleted => true,
+        GapReason::Ahead | GapReason::Epoch | GapReason::Unknown | GapReason::Tombstones => false,
+    };
     let (requested, lost) = match wanted {
         Wanted::Sequence(next) | Wanted::First(next) => {
             let lost = earliest.get().saturating_sub(next.get());

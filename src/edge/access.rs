@@ -34,6 +34,7 @@ use tower::{Layer, Service};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::accept::{Accepted, accepted};
+use super::ignored::IGNORED_HEADER;
 use super::status::{GAP_HEADER, RATE_LIMIT, RATE_LIMIT_POLICY, plain_problem};
 use crate::error::{Error, Result};
 
@@ -44,8 +45,8 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
 const ANY_HOST: &str = "*";
 
 /// What pages of allowed origins may read of an answer's head.
-const EXPOSED: [HeaderName; 5] =
-    [header::ETAG, header::RETRY_AFTER, GAP_HEADER, RATE_LIMIT, RATE_LIMIT_POLICY];
+const EXPOSED: [HeaderName; 6] =
+    [header::ETAG, header::RETRY_AFTER, GAP_HEADER, IGNORED_HEADER, RATE_LIMIT, RATE_LIMIT_POLICY];
 
 /// Who may reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -447,7 +448,7 @@ mod tests {
         assert_eq!(head(&served, "access-control-allow-credentials"), "true");
         assert_eq!(
             head(&served, "access-control-expose-headers"),
-            "etag,retry-after,leftoff-gap,ratelimit,ratelimit-policy"
+            "etag,retry-after,leftoff-gap,leftoff-ignored,ratelimit,ratelimit-policy"
         );
         assert!(head(&served, "vary").contains("origin"));
     }

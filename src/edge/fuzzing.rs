@@ -7,8 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::value::RawValue;
 
+use super::accept::Accepted;
+use super::asked::{self, Asked};
 use super::cloudevents::{self, EventPlace, Mode, Stored};
-use super::http::Asked;
 use super::ndjson::{self, Line};
 use super::page_token::StateToken;
 use super::proto;
@@ -32,6 +33,9 @@ pub fn queries(input: &[u8]) {
     if let Err(error) = text.parse::<StateToken>() {
         check_refusal(&error);
     }
+    if let Err(error) = of_stream(text) {
+        check_refusal(&error);
+    }
     let (asked, rest) = match asked(text) {
         Ok(asked) => asked,
         Err(error) => return check_refusal(&error),
@@ -49,8 +53,19 @@ pub fn queries(input: &[u8]) {
 fn asked(query: &str) -> crate::Result<(Asked, Query)> {
     let mut query = Query::parse_lists(Some(query), &LISTS)?;
     let topics = Topics::many(&query.take_all("topic"))?;
-    let asked = Asked::of(topics, &HeaderMap::new(), None, &mut query)?;
+    let asked = Asked::of(topics, None, &HeaderMap::new(), None, &mut query)?;
     Ok((asked, query))
+}
+
+/// A stream is asked for; what it ignores can be told.
+fn of_stream(text: &str) -> crate::Result<()> {
+    let form = Some(Accepted::Stream);
+    let mut query = asked::query(Some(text), form)?;
+    let topics = Topics::many(&query.take_all("topic"))?;
+    let asked = Asked::of(topics, form, &HeaderMap::new(), None, &mut query);
+    let ignored = query.into_ignored();
+    assert_eq!(ignored.header().is_some(), ignored.json().is_some(), "{ignored:?}");
+    asked.map(|_| ())
 }
 
 /// The query that asks for the same.

@@ -15,10 +15,12 @@ use serde_json::json;
 use tower::util::MapResponseLayer;
 
 use super::accept::{Accepted, accepted};
+use super::asked::{self, Asked};
 use super::checked_body::refusal;
 use super::clients::{Peer, share};
 use super::counters::Counters;
 use super::effort::Effort;
+use super::ignored::Ignored;
 use super::json::ReceiptJson;
 use super::pace::Pace;
 use super::query::Query;
@@ -30,7 +32,7 @@ use super::{
     FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, page_body,
     sse, status, websocket,
 };
-use crate::broker::{Batch, Broker, Filter, Member, PageRequest, Publish};
+use crate::broker::{Batch, Broker, PageRequest, Publish};
 use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
@@ -41,20 +43,6 @@ const POLL_SECONDS: u64 = 1;
 
 /// Events of a page, when none are asked for.
 const DEFAULT_PAGE_EVENTS: u64 = 100;
-
-/// Where a reader says what it saw last. Browsers' own `EventSource` sends the header; polyfills
-/// and people spell the query in many ways. The first that is there and not empty counts.
-const CURSOR_HEADER: &str = "last-event-id";
-const CURSOR_QUERIES: [&str; 8] = [
-    "last_event_id",
-    "lastEventId",
-    "lastEventID",
-    "Last-Event-ID",
-    "last-event-id",
-    "evs_last_event_id",
-    "after",
-    "since",
-];
 
 #[derive(Debug, Clone)]
 pub(super) struct Edge {
@@ -113,60 +101,10 @@ async fn read(
     peer: Option<Extension<Peer>>,
     uri: Uri,
 ) -> Result<Response> {
-    let topic = topic(path)?;
-    let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
-    let asked = Asked::of(Topics::One(topic), &headers, peer, &mut query)?;
-    edge.answer(&headers, asked, query).await
-}
-
-/// What a reader asks for.
-pub(super) struct Asked {
-    pub(super) topics: Topics,
-    pub(super) start: Option<StartPoint>,
-    pub(super) on_gap: Option<OnGap>,
-    pub(super) filter: Filter,
-    pub(super) format: Option<Format>,
-    /// Who is to be present.
-    pub(super) member: Option<Member>,
-    /// Who asks.
-    pub(super) peer: Option<Peer>,
-}
-
-impl Asked {
-    /// What a query asks for, with `Last-Event-ID`.
-    pub(super) fn of(
-        topics: Topics,
-        headers: &HeaderMap,
-        peer: Option<Extension<Peer>>,
-        query: &mut Query,
-    ) -> Result<Self> {
-        let cursor = cursor(headers, query)?;
-        let from = query.take("from").map(|from| from.parse()).transpose()?;
-        Ok(Self {
-            topics,
-            start: cursor.or(from),
-            on_gap: query.take("on_gap").map(|on_gap| on_gap.parse()).transpose()?,
-            filter: selection::filter(query)?,
-            format: query.take("format").map(|format| format.parse()).transpose()?,
-            member: selection::member(query)?,
-            peer: peer.map(|Extension(peer)| peer),
-        })
-    }
-}
-
-/// What the reader saw last, if it says so. An empty value is none: a browser's first request.
-fn cursor(headers: &HeaderMap, query: &mut Query) -> Result<Option<StartPoint>> {
-    let header = match headers.get(CURSOR_HEADER) {
-        Some(value) => {
-            let text = std::str::from_utf8(value.as_bytes());
-            Some(text.map_err(|_| Error::invalid("Last-Event-ID", "is not UTF-8"))?.to_owned())
-        }
-        None => None,
-    };
-    // Every spelling is taken, so that none is left over as unknown.
-    let queries = CURSOR_QUERIES.map(|name| query.take(name));
-    let text = header.into_iter().chain(queries.into_iter().flatten()).find(|t| !t.is_empty());
-    text.map(|text| text.parse().map(StartPoint::After)).transpose()
+    let (topic, form) = (topic(path)?, accepted(&headers));
+    let mut query = asked::query(uri.query(), form)?;
+    let asked = Asked::of(Topics::One(topic), form, &headers, peer, &mut query)?;
+    edge.answer(form, &headers, asked, query).await
 }
 
 impl Edge {
@@ -178,14 +116,13 @@ impl Edge {
     /// Answers in the form that the client asks for.
     pub(super) async fn answer(
         &self,
+        form: Option<Accepted>,
         headers: &HeaderMap,
         asked: Asked,
         query: Query,
     ) -> Result<Response> {
-        let mut response = match accepted(headers) {
-            // Other names in the query are let through: polyfills of `EventSource` add some of
-            // their own, and a browser that is refused never comes back.
-            Some(Accepted::Stream) => self.follow(asked).await?,
+        let mut response = match form {
+            Some(Accepted::Stream) => self.follow(asked, query.into_ignored()).await?,
             Some(Accepted::Page) => self.page(headers, asked, query).await?,
             None => status::plain_problem(
                 StatusCode::NOT_ACCEPTABLE,
@@ -196,7 +133,7 @@ impl Edge {
         Ok(response)
     }
 
-    async fn follow(&self, asked: Asked) -> Result<Response> {
+    async fn follow(&self, asked: Asked, ignored: Ignored) -> Result<Response> {
         let Asked { topics, start, on_gap, filter, format, member, peer } = asked;
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let otherwise = match topics {
@@ -208,7 +145,8 @@ impl Edge {
         match wanted.open(&self.broker, &share(peer.as_ref())).await {
             Ok(opened) => {
                 let format = format.unwrap_or(otherwise);
-                Ok(sse::response(opened, format, self.config.clone(), peer.as_ref()))
+                let response = sse::response(opened, format, &self.config, peer.as_ref(), ignored);
+                Ok(response)
             }
             Err(Error::ShuttingDown) => Ok(sse::come_back(&self.config)),
             Err(error) => Err(error),

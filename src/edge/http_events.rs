@@ -7,11 +7,12 @@ use axum::response::Response;
 use http::{HeaderMap, Uri};
 use serde::Deserialize;
 
+use super::accept::accepted;
+use super::asked::{self, Asked};
 use super::clients::Peer;
 use super::effort::Effort;
-use super::http::{Asked, Edge, whole};
-use super::query::Query;
-use super::selection::{self, FilterJson, Format, MemberJson, Topics};
+use super::http::{Edge, whole};
+use super::selection::{FilterJson, Format, MemberJson, Topics};
 use crate::error::{Error, Result};
 use crate::lists::List;
 
@@ -25,10 +26,11 @@ pub(super) async fn read(
     peer: Option<Extension<Peer>>,
     uri: Uri,
 ) -> Result<Response> {
-    let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
+    let form = accepted(&headers);
+    let mut query = asked::query(uri.query(), form)?;
     let topics = Topics::many(&query.take_all("topic"))?;
-    let asked = Asked::of(topics, &headers, peer, &mut query)?;
-    edge.answer(&headers, asked, query).await
+    let asked = Asked::of(topics, form, &headers, peer, &mut query)?;
+    edge.answer(form, &headers, asked, query).await
 }
 
 /// What may be posted instead of a query: for long lists.
@@ -52,14 +54,15 @@ pub(super) async fn read_posted(
     uri: Uri,
     body: Body,
 ) -> Result<Response> {
-    let mut query = Query::parse_lists(uri.query(), &selection::LISTS)?;
+    let form = accepted(&headers);
+    let mut query = asked::query(uri.query(), form)?;
     let body = whole(body, MAX_BODY_BYTES, edge.pace()).await?;
     let effort = Effort::of_json(&body);
     let posted = effort.spend(move || serde_json::from_slice::<AskedJson>(&body)).await;
     let posted = posted.map_err(|error| Error::invalid("body", error.to_string()))?;
     let topics = Topics::many(&posted.topics.entries("topics")?)?;
     let (filter, member) = (posted.filter.filter()?, posted.member.map(MemberJson::member));
-    let asked = Asked::of(topics, &headers, peer, &mut query)?;
+    let asked = Asked::of(topics, form, &headers, peer, &mut query)?;
     let from = posted.from.map(|from| from.parse()).transpose()?;
     let on_gap = posted.on_gap.map(|on_gap| on_gap.parse()).transpose()?;
     let asked = Asked {
@@ -70,5 +73,5 @@ pub(super) async fn read_posted(
         member: asked.member.or(member.transpose()?),
         ..asked
     };
-    edge.answer(&headers, asked, query).await
+    edge.answer(form, &headers, asked, query).await
 }

@@ -8,6 +8,7 @@
 
 mod accept;
 pub(crate) mod access;
+mod asked;
 pub(crate) mod budget;
 mod checked_body;
 pub(crate) mod clients;
@@ -22,6 +23,7 @@ pub mod http;
 mod http_events;
 mod http_lines;
 mod http_topics;
+mod ignored;
 pub(crate) mod intake;
 pub mod json;
 mod listing;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
 
+use super::ignored::Ignored;
 use crate::error::{Error, Result};
 use crate::lists;
 
@@ -14,7 +15,11 @@ const MAX_NAMES: usize = 64;
 
 /// The values of each name, decoded, in their order.
 #[derive(Debug, Default)]
-pub(super) struct Query(BTreeMap<String, Vec<String>>);
+pub(super) struct Query {
+    values: BTreeMap<String, Vec<String>>,
+    /// Of a stream: the names that mean nothing.
+    ignored: Ignored,
+}
 
 impl Query {
     /// Decodes the query of a URL, the part after `?`.
@@ -55,17 +60,58 @@ impl Query {
                 }
             }
         }
-        Ok(Self(values))
+        Ok(Self { values, ignored: Ignored::default() })
+    }
+
+    /// Decodes the query of a stream, which is not refused for what a client, or something on its
+    /// way, has added: of a name that comes twice the last value counts that is not empty, unless
+    /// it is one of `lists`; a name that is not known is noted as ignored. `known` says under which
+    /// name the value of another one is kept.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Invalid`]: a value of a list is not UTF-8.
+    /// - [`Error::OverLimit`]: a list is longer than it may be.
+    pub(super) fn parse_stream(
+        query: Option<&str>,
+        lists: &[&str],
+        known: impl Fn(&str) -> Option<&'static str>,
+    ) -> Result<Self> {
+        let mut read = Self::default();
+        for part in query.unwrap_or_default().split('&') {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let name = decode_lossy(name);
+            if lists.contains(&name.as_str()) {
+                let value = decode(&name, value)?;
+                let list = read.values.entry(name.clone()).or_default();
+                lists::check_room(&name, list.len())?;
+                list.push(value);
+            } else if let Some(name) = known(&name) {
+                let values = read.values.entry(name.to_owned()).or_default();
+                let value = decode_lossy(value);
+                if values.is_empty() || !value.is_empty() {
+                    *values = vec![value];
+                }
+            } else if !name.is_empty() {
+                read.ignored.note(&name);
+            }
+        }
+        Ok(read)
+    }
+
+    /// The names that mean nothing to a stream.
+    pub(super) fn into_ignored(self) -> Ignored {
+        self.ignored
     }
 
     /// Takes the value of `name`.
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
-        self.0.remove(name)?.pop()
+        self.values.remove(name)?.pop()
     }
 
     /// Takes all values of `name`, in their order.
     pub(super) fn take_all(&mut self, name: &str) -> Vec<String> {
-        self.0.remove(name).unwrap_or_default()
+        self.values.remove(name).unwrap_or_default()
     }
 
     /// Takes the value of `name` as a `T`.
@@ -100,13 +146,18 @@ impl Query {
     ///
     /// [`Error::Invalid`] names it, and those that are known.
     pub(super) fn finish(self, known: &str) -> Result<()> {
-        match self.0.into_keys().next() {
+        match self.values.into_keys().next() {
             Some(name) => {
                 Err(Error::invalid(name, format!("is not known here; known are {known}")))
             }
             None => Ok(()),
         }
     }
+}
+
+fn decode_lossy(text: &str) -> String {
+    let spaced = text.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }
 
 fn decode(name: &str, text: &str) -> Result<String> {

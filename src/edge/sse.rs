@@ -21,6 +21,8 @@
 //! data: {"retry_ms":1630}
 //! ```
 //!
+//! A stream whose query holds names that mean nothing begins with `leftoff.warning`, which names them.
+//!
 //! Every block has data. By the standard a block without data is no event, but widely used clients
 //! hand it to the page as an empty message, on which `JSON.parse` throws: fetch-event-source each
 //! empty line, httpx-sse and sseclient a block with nothing but `id:` or `retry:`. An event of many
@@ -46,6 +48,7 @@ use serde_json::{Value, json};
 
 use super::budget::WaitsForRoom;
 use super::clients::{self, Peer};
+use super::ignored::{IGNORED_HEADER, Ignored};
 use super::selection::{Format, Kept};
 use super::{FollowConfig, cloudevents, json, status};
 use crate::broker::{Delivery, Ephemeral, EventRef, Form, Patience, Reader, Run, Waited};
@@ -77,9 +80,11 @@ const ENCODED: &str = "data:";
 pub(super) fn response(
     (reader, kept): (Reader, Kept),
     format: Format,
-    config: FollowConfig,
+    config: &FollowConfig,
     peer: Option<&Peer>,
+    ignored: Ignored,
 ) -> Response {
+    let config = config.clone();
     let gap = reader.gap().cloned();
     let (patience, told) = (Patience::new(FIRST_BLOCK_WITHIN), reader.cursor());
     let listed = clients::Following::new(peer, "sse", &reader);
@@ -92,6 +97,7 @@ pub(super) fn response(
         told,
         listed,
         _kept: kept,
+        warning: ignored.json(),
         phase: Phase::New,
     };
     let following = Box::new(following);
@@ -100,6 +106,7 @@ pub(super) fn response(
     });
     let mut response = stream_response(Body::from_stream(writes));
     response.extensions_mut().insert(WaitsForRoom);
+    response.headers_mut().extend(ignored.header().map(|names| (IGNORED_HEADER, names)));
     status::tell_gaps(&mut response, gap.as_slice());
     response
 }
@@ -140,6 +147,8 @@ struct Following {
     told: Cursor,
     listed: clients::Following,
     _kept: Kept,
+    /// What the client is to be told of its query, as the first block.
+    warning: Option<Value>,
     phase: Phase,
 }
 
@@ -150,7 +159,14 @@ impl Following {
             Phase::Ended => return None,
             Phase::New => {
                 self.phase = Phase::Opening;
-                return Some(retry_line(self.config.jittered_retry_ms()).into());
+                let retry = retry_line(self.config.jittered_retry_ms());
+                let Some(warning) = self.warning.take() else { return Some(retry.into()) };
+                // Its id is not told before its gap is, which would be forgotten otherwise.
+                let block = match self.reader.gap() {
+                    Some(_) => control_block(None, "leftoff.warning", &warning),
+                    None => self.control_frame("leftoff.warning", &warning),
+                };
+                return Some(format!("{retry}{block}").into());
             }
             Phase::Opening | Phase::Open => {}
         }
@@ -183,7 +199,8 @@ impl Following {
                 self.phase = Phase::Ended;
                 // In a box: it is done once, and a client that waits needs no room for it.
                 Box::pin(self.config.turn_to_end(self.listed.connections())).await;
-                stopping(self.config.jittered_retry_ms(), Some(self.told)).into()
+                let told = self.reader.gap().is_none().then_some(self.told);
+                stopping(self.config.jittered_retry_ms(), told).into()
             }
             Err(error) => self.failed(&error).into(),
         })
@@ -298,8 +315,13 @@ impl Following {
     /// A frame of the broker's own, with the id of the place it speaks of.
     fn control_frame(&mut self, event_type: &str, data: &Value) -> String {
         self.told = self.reader.cursor();
-        format!("id: {}\nevent: {event_type}\ndata: {data}\n\n", self.told)
+        control_block(Some(self.told), event_type, data)
     }
+}
+
+fn control_block(told: Option<Cursor>, event_type: &str, data: &Value) -> String {
+    let id = told.map(|cursor| format!("id: {cursor}\n")).unwrap_or_default();
+    format!("{id}event: {event_type}\ndata: {data}\n\n")
 }
 
 /// The line that says when to come back. A block has to follow.
@@ -309,9 +331,8 @@ fn retry_line(retry_ms: u64) -> String {
 
 /// The last block of a stream that ends because the broker stops.
 fn stopping(retry_ms: u64, told: Option<Cursor>) -> String {
-    let id = told.map(|cursor| format!("id: {cursor}\n")).unwrap_or_default();
-    let data = json!({"retry_ms": retry_ms});
-    format!("{}{id}event: leftoff.stopping\ndata: {data}\n\n", retry_line(retry_ms))
+    let block = control_block(told, "leftoff.stopping", &json!({"retry_ms": retry_ms}));
+    format!("{}{block}", retry_line(retry_ms))
 }
 
 fn encode_id(cursor: Cursor, bytes: &mut Vec<u8>) {
@@ -393,7 +414,8 @@ mod tests {
             let start = StartPoint::Earliest;
             let reader = Reader::One(broker.subscribe(&topic, start, OnGap::Fail).await.unwrap());
             let config = FollowConfig::default();
-            let mut writes = response((reader, Kept::default()), Format::Data, config, None)
+            let opened = (reader, Kept::default());
+            let mut writes = response(opened, Format::Data, &config, None, Ignored::default())
                 .into_body()
                 .into_data_stream();
             let (mut events, mut sizes) = (0, Vec::new());

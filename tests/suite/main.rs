@@ -49,6 +49,7 @@ mod small_bounds;
 mod soak;
 mod sse;
 mod storage_failure;
+mod strangers;
 mod terminal;
 mod third_party;
 mod tidy;

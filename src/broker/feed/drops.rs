@@ -46,6 +46,7 @@ impl Drops {
             StartPoint::After(Cursor { since, .. }) => {
                 (since.filter(|drop| *drop <= drops), false, false)
             }
+            StartPoint::Unknown => (None, false, false),
         };
         let then = (!is_told).then_some(came);
         Self { since, is_new, then, now: came, told: HashMap::new() }

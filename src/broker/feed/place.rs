@@ -32,16 +32,23 @@ impl Feed {
                 return Err(Error::invalid("from", "last:N is for one topic alone"));
             }
             StartPoint::Time(time) => self.after = self.before(time).await?,
+            StartPoint::Unknown => {
+                return self.begin_after_gap(None, Position::BEFORE_ALL, GapReason::Unknown).await;
+            }
             StartPoint::After(Cursor { after: Place::Sequence(sequence), .. }) => {
                 let problem = format!("{sequence} is a sequence of one topic; write @{sequence}");
                 return Err(Error::invalid("cursor", problem));
             }
             StartPoint::After(cursor @ Cursor { after: Place::Position(position), epoch, .. }) => {
                 if epoch.is_some_and(|epoch| epoch != self.epoch()) {
-                    return self.begin_after_gap(cursor, position.next(), GapReason::Epoch).await;
+                    return self
+                        .begin_after_gap(Some(cursor), position.next(), GapReason::Epoch)
+                        .await;
                 }
                 if position > self.known {
-                    return self.begin_after_gap(cursor, position.next(), GapReason::Ahead).await;
+                    return self
+                        .begin_after_gap(Some(cursor), position.next(), GapReason::Ahead)
+                        .await;
                 }
                 self.after = position;
             }
@@ -82,7 +89,7 @@ impl Feed {
     /// Begins where a reader goes on whose whole place is gone.
     async fn begin_after_gap(
         &mut self,
-        came_with: Cursor,
+        came_with: Option<Cursor>,
         wanted: Position,
         reason: GapReason,
     ) -> Result<()> {
@@ -106,7 +113,7 @@ impl Feed {
             return Err(Error::Gap(gap));
         }
         self.gaps.push_back(gap);
-        self.came_with = Some(came_with);
+        self.came_with = came_with;
         // This gap says all: nothing before it is told on its own.
         *self.drops = Drops::of(StartPoint::Earliest, drops);
         match is_from_the_tail {

@@ -1,0 +1,278 @@
+//! What a reader asks for over HTTP: the query, and `Last-Event-ID`.
+//!
+//! # Why
+//!
+//! A page is refused for whatever is doubtful in its query. A stream is not: an `EventSource` that
+//! is answered with anything but 200 never comes back, and what it sends is not its page's alone.
+//! Polyfills append an id to a URL that has one, proxies join two headers, and a page that was moved
+//! comes with the id of another server. So on a stream:
+//!
+//! | what comes | what it means |
+//! |---|---|
+//! | a name given twice, an id given twice or joined, `1, 2` | the last of them |
+//! | `"42-9f3c2a1b"` | 42-9f3c2a1b |
+//! | `earliest`, `latest` as an id | what they say |
+//! | any other id that is no cursor for these topics | a gap for the reason `unknown` |
+//! | a name that is not known | nothing; the stream and a header say so |
+
+use axum::Extension;
+use http::HeaderMap;
+
+use super::accept::Accepted;
+use super::clients::Peer;
+use super::query::Query;
+use super::selection::{self, Format, Topics};
+use crate::broker::{Filter, Member};
+use crate::cursor::{Cursor, OnGap, Place, StartPoint};
+use crate::error::{Error, Result};
+
+/// Where a reader says what it saw last. Browsers' own `EventSource` sends the header; polyfills
+/// and people spell the query in many ways. In the query of a page the first that is there and not
+/// empty counts, in that of a stream the last.
+const CURSOR_HEADER: &str = "last-event-id";
+const CURSOR_QUERIES: [&str; 8] = [
+    "last_event_id",
+    "lastEventId",
+    "lastEventID",
+    "Last-Event-ID",
+    "last-event-id",
+    "evs_last_event_id",
+    "after",
+    "since",
+];
+
+/// The other names that a stream knows.
+const NAMES: [&str; 5] = ["from", "on_gap", "format", "member", "member_info"];
+
+/// Names that libraries add so that no cache answers, or so that old browsers begin to read.
+/// Source: jQuery `cache: false`; the `EventSource` polyfills of Yaffle and amvtek.
+const MEANINGLESS: [&str; 4] = ["_", "r", "padding", "evs_preamble"];
+
+/// The query of a reader that is answered in this form.
+///
+/// # Errors
+///
+/// As [`Query::parse_lists`] and [`Query::parse_stream`].
+pub(super) fn query(query: Option<&str>, form: Option<Accepted>) -> Result<Query> {
+    if form != Some(Accepted::Stream) {
+        return Query::parse_lists(query, &selection::LISTS);
+    }
+    let mut query = Query::parse_stream(query, &selection::LISTS, |name| {
+        if CURSOR_QUERIES.contains(&name) {
+            return Some(CURSOR_QUERIES[0]);
+        }
+        NAMES.iter().chain(&MEANINGLESS).find(|known| **known == name).copied()
+    })?;
+    for name in MEANINGLESS {
+        query.take(name);
+    }
+    Ok(query)
+}
+
+/// What a reader asks for.
+pub(super) struct Asked {
+    pub(super) topics: Topics,
+    pub(super) start: Option<StartPoint>,
+    pub(super) on_gap: Option<OnGap>,
+    pub(super) filter: Filter,
+    pub(super) format: Option<Format>,
+    /// Who is to be present.
+    pub(super) member: Option<Member>,
+    /// Who asks.
+    pub(super) peer: Option<Peer>,
+}
+
+impl Asked {
+    /// What a query asks for, with `Last-Event-ID`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] of a value that is none of those there are; on a stream, of no cursor.
+    pub(super) fn of(
+        topics: Topics,
+        form: Option<Accepted>,
+        headers: &HeaderMap,
+        peer: Option<Extension<Peer>>,
+        query: &mut Query,
+    ) -> Result<Self> {
+        let cursor = match form {
+            Some(Accepted::Stream) => lax_cursor(headers, query, &topics),
+            _ => cursor(headers, query)?,
+        };
+        let from = query.take("from").map(|from| from.parse()).transpose()?;
+        Ok(Self {
+            topics,
+            start: cursor.or(from),
+            on_gap: query.take("on_gap").map(|on_gap| on_gap.parse()).transpose()?,
+            filter: selection::filter(query)?,
+            format: query.take("format").map(|format| format.parse()).transpose()?,
+            member: selection::member(query)?,
+            peer: peer.map(|Extension(peer)| peer),
+        })
+    }
+}
+
+/// What the reader of a page saw last, if it says so. An empty value is none.
+fn cursor(headers: &HeaderMap, query: &mut Query) -> Result<Option<StartPoint>> {
+    let header = match headers.get(CURSOR_HEADER) {
+        Some(value) => {
+            let text = std::str::from_utf8(value.as_bytes());
+            Some(text.map_err(|_| Error::invalid("Last-Event-ID", "is not UTF-8"))?.to_owned())
+        }
+        None => None,
+    };
+    // Every spelling is taken, so that none is left over as unknown.
+    let queries = CURSOR_QUERIES.map(|name| query.take(name));
+    let text = header.into_iter().chain(queries.into_iter().flatten()).find(|t| !t.is_empty());
+    let start = |text: String| match word(&text) {
+        Some(start) => Ok(start),
+        None => text.parse().map(StartPoint::After),
+    };
+    text.map(start).transpose()
+}
+
+/// What the reader of a stream saw last, if it says so. The header is newer than the URL, which a
+/// browser sends again as it was; where the header is no cursor, the URL counts.
+fn lax_cursor(headers: &HeaderMap, query: &mut Query, topics: &Topics) -> Option<StartPoint> {
+    let header = headers.get_all(CURSOR_HEADER).into_iter();
+    let header = header.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let header = header.collect::<Vec<_>>().join(",");
+    let query = query.take(CURSOR_QUERIES[0]).unwrap_or_default();
+    let mut starts = [header, query].into_iter().filter_map(|text| {
+        let last = text.split(',').map(unquoted).rfind(|text| !text.is_empty())?;
+        Some(known_place(last, topics))
+    });
+    let first = starts.next()?;
+    Some(first.or_else(|| starts.next().flatten()).unwrap_or(StartPoint::Unknown))
+}
+
+/// A text without blanks and quotes around it.
+fn unquoted(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
+}
+
+/// The place that an id names, if it is one for these topics.
+fn known_place(text: &str, topics: &Topics) -> Option<StartPoint> {
+    let cursor = || text.parse::<Cursor>().ok();
+    let is_for_them = |cursor: &Cursor| match (topics, cursor.after) {
+        (Topics::One(_), _) | (Topics::Many(_), Place::Position(_)) => true,
+        (Topics::Many(_), Place::Sequence(_)) => false,
+    };
+    word(text).or_else(|| cursor().filter(is_for_them).map(StartPoint::After))
+}
+
+fn word(text: &str) -> Option<StartPoint> {
+    match text {
+        "earliest" => Some(StartPoint::Earliest),
+        "latest" => Some(StartPoint::Latest),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use serde_json::json;
+
+    use super::super::ignored::{Ignored, KNOWN};
+    use super::*;
+
+    fn topics(one: bool) -> Topics {
+        match one {
+            true => Topics::One("a".parse().expect("a name")),
+            false => Topics::many(&["a.*".to_owned()]).expect("a pattern"),
+        }
+    }
+
+    /// Where a stream begins that is asked for with these, and what it is told to mean nothing.
+    fn start(is_one: bool, ids: &[&str], text: &str) -> (Option<StartPoint>, Ignored) {
+        let mut headers = HeaderMap::new();
+        for id in ids {
+            let value = HeaderValue::from_bytes(id.as_bytes()).expect("a header's value");
+            headers.append(CURSOR_HEADER, value);
+        }
+        let form = Some(Accepted::Stream);
+        let mut query = query(Some(text), form).expect("a query");
+        let asked = Asked::of(topics(is_one), form, &headers, None, &mut query);
+        let start = asked.expect("nothing is refused").start;
+        (start, query.into_ignored())
+    }
+
+    #[test]
+    fn whatever_a_client_comes_back_with_is_a_place_or_unknown_and_the_last_of_several_counts() {
+        let after = |text: &str| Some(StartPoint::After(text.parse().expect("a cursor")));
+        let unknown = Some(StartPoint::Unknown);
+        let cases: [(&[&str], &str, Option<StartPoint>); 28] = [
+            (&[], "", None),
+            (&[""], "lastEventId=&after=", None),
+            (&[], "lastEventId=1&lastEventId=5", after("5")),
+            (&[], "after=3&lastEventId=7-9f3c2a1b", after("7-9f3c2a1b")),
+            (&[], "lastEventId=7&after=3", after("3")),
+            (&[], "lastEventId=7&since=", after("7")),
+            (&["4"], "lastEventId=7", after("4")),
+            (&["4", "6"], "", after("6")),
+            (&["1, 1"], "", after("1")),
+            (&["1, 2-9f3c2a1b,"], "", after("2-9f3c2a1b")),
+            (&["\"42-9f3c2a1b\""], "", after("42-9f3c2a1b")),
+            (&["'42'"], "", after("42")),
+            (&[" 42 "], "", after("42")),
+            (&["earliest"], "from=latest", Some(StartPoint::Earliest)),
+            (&["latest"], "from=earliest", Some(StartPoint::Latest)),
+            (&[], "lastEventId=earliest", Some(StartPoint::Earliest)),
+            (&["null"], "from=latest", unknown),
+            (&[], "lastEventId=undefined", unknown),
+            (&["urn:uuid:5e94c686-2c0b-4f9b-958c-92ccc3bbb4eb"], "", unknown),
+            (&["1526919030474-55"], "", unknown),
+            (&["last:5"], "", unknown),
+            (&["größe"], "", unknown),
+            (&[], "after=%ff", unknown),
+            (&["18446744073709551615"], "", unknown),
+            (&["null"], "after=5", after("5")),
+            (&["5"], "after=null", after("5")),
+            (&[], "from=last:5", Some(StartPoint::Last(5))),
+            (&[], "from=earliest&from=last:5", Some(StartPoint::Last(5))),
+        ];
+        for (ids, text, expected) in cases {
+            assert_eq!(start(true, ids, text), (expected, Ignored::default()), "{ids:?} {text}");
+        }
+        assert_eq!(start(false, &["@42-9f3c2a1b"], "").0, after("@42-9f3c2a1b"));
+        assert_eq!(start(false, &["42-9f3c2a1b"], "").0, unknown, "of one topic");
+    }
+
+    #[test]
+    fn names_that_mean_nothing_are_told_up_to_a_bound() {
+        let ignored = |text: &str| start(true, &[], text).1;
+        let told =
+            |text: &str| ignored(text).header().map(|v| v.to_str().expect("ASCII").to_owned());
+        assert_eq!(told("from=1&type=a&type=b&_=17&r=0.5&evs_preamble=1&&=x"), None);
+        assert_eq!(told("form=earliest&form=1&limit=5").as_deref(), Some(r#""form", "limit""#));
+        let odd = told("gr%C3%B6%22%0d%ff=1").expect("a name");
+        assert_eq!(odd, r#""gr%C3%B6%22%0D%EF%BF%BD""#);
+        let many: String = (0..500).map(|n| format!("{}{n}&", "x".repeat(99))).collect();
+        assert_eq!(told(&many).map(|text| text.len()), Some(64 + 2), "all begin in one way");
+        let many: String = (0..500).map(|n| format!("n{n}&")).collect();
+        let told = told(&many).expect("names");
+        assert!(told.starts_with(r#""n0", "n1""#) && told.ends_with(r#""n7";more=492"#), "{told}");
+        let names = KNOWN.split(", ").filter(|name| !["last_event_id", "after"].contains(name));
+        let known = selection::LISTS.iter().chain(&NAMES).copied();
+        assert!(names.eq(known), "{KNOWN}");
+        let json = ignored("form=earliest").json().expect("a name");
+        assert_eq!((&json["ignored"], &json["more"]), (&json!(["form"]), &json!(0)));
+        let detail = json["detail"].as_str().expect("a text");
+        assert!(detail.starts_with("\"form\" means nothing to a stream; known are topic, type"));
+    }
+
+    #[test]
+    fn a_page_is_refused_for_what_a_stream_lets_be() {
+        let refusal = |text: &str| {
+            let mut query = query(Some(text), Some(Accepted::Page))?;
+            let asked = Asked::of(topics(true), None, &HeaderMap::new(), None, &mut query)?;
+            query.finish("from")?;
+            Ok::<_, Error>(asked.start)
+        };
+        for text in ["after=1&after=2", "after=null", "after=%ff", "form=earliest", "after=1,1"] {
+            assert!(matches!(refusal(text), Err(Error::Invalid { .. })), "{text}");
+        }
+        assert_eq!(refusal("after=earliest").ok().flatten(), Some(StartPoint::Earliest));
+    }
+}

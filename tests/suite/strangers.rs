@@ -1,0 +1,156 @@
+//! What browsers, polyfills, proxies and pages that were moved send with a stream: none of it ends
+//! the stream for good, as any status but 200 does to an `EventSource`.
+
+use leftoff::cursor::Sequence;
+use serde_json::{Value, json};
+
+use crate::common::{Frame, Server, Sse, get, name, soon, to};
+
+/// A broker whose topic `a` has the events 3 to 5 left, and `b` one.
+async fn broker() -> Server {
+    let server = Server::start().await;
+    for number in 1..=5 {
+        server.publish("a", format!("event {number}")).await;
+    }
+    server.publish("b", "event 1").await;
+    server.broker.purge(&name("a"), Sequence::new(3)).await.unwrap();
+    server
+}
+
+/// What a stream begins with, up to where it has caught up.
+struct Begun {
+    headers: http::HeaderMap,
+    frames: Vec<Frame>,
+}
+
+impl Begun {
+    async fn of(server: &Server, query: &str, ids: &[&str]) -> Self {
+        Self::at(server, &format!("/v1/topics/a/events{query}"), ids).await
+    }
+
+    async fn at(server: &Server, path: &str, ids: &[&str]) -> Self {
+        let mut request = to(server.address, "GET", path);
+        for id in ids {
+            request = request.header("last-event-id", *id);
+        }
+        let mut stream = Sse::open(request).await.unwrap();
+        assert_eq!(stream.status, 200, "{path} {ids:?}");
+        let mut frames = Vec::new();
+        loop {
+            let frame = soon(stream.next()).await.expect("the stream goes on");
+            if frame.is_control("leftoff.caught-up") {
+                return Self { headers: stream.headers.clone(), frames };
+            }
+            frames.push(frame);
+        }
+    }
+
+    fn data(&self) -> Vec<&str> {
+        let events = self.frames.iter().filter(|frame| frame.is_event());
+        events.map(|frame| frame.data.as_deref().unwrap()).collect()
+    }
+
+    fn control(&self, kind: &str) -> Option<Value> {
+        self.frames.iter().find(|frame| frame.is_control(kind)).map(Frame::json)
+    }
+}
+
+/// Goal: whatever comes back as an id that is no cursor of the topic is told as a gap, and the
+/// stream goes on as `on_gap` says.
+#[tokio::test]
+async fn what_is_no_cursor_is_told_as_a_gap_and_the_stream_goes_on() {
+    let server = broker().await;
+    let all = ["event 3", "event 4", "event 5"];
+    let strange = ["null", "undefined", "1-2", "urn:uuid:5e94c686", "größe", "[object Object]"];
+    for (on_gap, resume, follows) in
+        [("resume", 3, &all[..]), ("earliest", 3, &all[..]), ("latest", 6, &[][..])]
+    {
+        for id in strange {
+            let begun = Begun::of(&server, &format!("?on_gap={on_gap}&from=latest"), &[id]).await;
+            let gap = json!({
+                "topic": "a", "requested": 0, "earliest": 3, "tail": 6, "lost": null,
+                "reason": "unknown", "resume": resume,
+            });
+            assert_eq!(begun.control("leftoff.gap"), Some(gap), "{id}");
+            let header = begun.headers["leftoff-gap"].to_str().unwrap();
+            let expected =
+                format!("reason=unknown, requested=0, earliest=3, tail=6, resume={resume}");
+            assert_eq!(header, expected, "{id}");
+            assert_eq!(begun.data(), follows, "{id} {on_gap}");
+            // The place after the gap is known again.
+            let gap = begun.frames.iter().find(|frame| frame.is_control("leftoff.gap")).unwrap();
+            assert_eq!(gap.sequence() + 1, resume, "{gap:?}");
+        }
+    }
+    let refused = to(server.address, "GET", "/v1/topics/a/events?on_gap=fail&after=null");
+    let refused = Sse::open(refused).await.unwrap();
+    assert_eq!(refused.status, 410, "whoever asks for that is refused");
+    // An id of one topic says nothing of a place among many, and the other way round.
+    let many = Begun::at(&server, "/v1/events?topic=*", &["2"]).await;
+    let gap = many.control("leftoff.gap").unwrap();
+    assert_eq!(
+        (&gap["topic"], &gap["reason"], &gap["requested"]),
+        (&Value::Null, &json!("unknown"), &json!(0))
+    );
+    assert_eq!(many.data().len(), 4);
+    let page = get(server.address, "/v1/topics/a/events?after=null").await;
+    assert_eq!(page.status, 400, "a page is no stream");
+}
+
+#[tokio::test]
+async fn of_several_ids_the_last_counts_and_words_mean_what_they_say() {
+    let server = broker().await;
+    let epoch = server.broker.epoch();
+    let last = format!("4-{epoch}");
+    let cases: [(String, Vec<String>); 9] = [
+        (format!("?lastEventId=9&lastEventId={last}"), vec![]),
+        (format!("?after=2&lastEventId={last}"), vec![]),
+        (format!("?last_event_id=9&since={last}&lastEventId="), vec![]),
+        (String::new(), vec![format!("3-{epoch}, {last}")]),
+        (String::new(), vec![format!("3-{epoch}"), last.clone()]),
+        (String::new(), vec![format!("\"{last}\"")]),
+        (format!("?lastEventId=%22{last}%22"), vec![]),
+        (format!("?lastEventId={last}"), vec!["null".to_owned()]),
+        ("?from=latest&from=last:1&on_gap=fail&on_gap=resume".to_owned(), vec![String::new()]),
+    ];
+    for (query, ids) in cases {
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let begun = Begun::of(&server, &query, &ids).await;
+        assert_eq!(begun.data(), ["event 5"], "{query} {ids:?}");
+        assert_eq!(begun.frames.len(), 1, "no gap: {query} {ids:?}: {:?}", begun.frames);
+    }
+    let whole = Begun::of(&server, "?from=latest", &["earliest"]).await;
+    assert_eq!((whole.data().len(), whole.frames.len()), (3, 3), "{:?}", whole.frames);
+    let nothing = Begun::of(&server, "?lastEventId=latest&from=earliest", &[]).await;
+    assert_eq!(nothing.frames, []);
+}
+
+/// Goal: a name that is misspelt is told where its author looks, and what libraries add is not.
+#[tokio::test]
+async fn a_name_that_means_nothing_to_a_stream_is_told_in_it_and_in_a_header() {
+    let server = broker().await;
+    let begun = Begun::of(&server, "?form=earliest&limit=5&form=x", &[]).await;
+    assert_eq!(begun.headers["leftoff-ignored"], r#""form", "limit""#);
+    let first = &begun.frames[0];
+    assert!(first.is_control("leftoff.warning") && first.retry.is_some(), "{first:?}");
+    let epoch = server.broker.epoch();
+    assert_eq!(first.id, Some(format!("5-{epoch}")), "with the first id, for it comes first");
+    let told = first.json();
+    assert_eq!((&told["ignored"], &told["more"]), (&json!(["form", "limit"]), &json!(0)));
+    let detail = told["detail"].as_str().unwrap();
+    assert!(detail.starts_with("\"form\" means nothing to a stream; known are"), "{detail}");
+    assert_eq!(begun.frames.len(), 1);
+    // A gap is not forgotten for the warning that comes before it.
+    let begun = Begun::of(&server, "?form=earliest", &["null"]).await;
+    let kinds: Vec<_> = begun.frames.iter().take(2).map(|frame| frame.event.as_deref()).collect();
+    assert_eq!(kinds, [Some("leftoff.warning"), Some("leftoff.gap")]);
+    assert_eq!(begun.frames[0].id, None);
+    let odd = "?_=17&r=0.1&padding=x&evs_preamble=1&lastEventId=4&&=x&from=earliest";
+    let begun = Begun::of(&server, odd, &[]).await;
+    assert_eq!(begun.headers.get("leftoff-ignored"), None);
+    assert_eq!((begun.data(), begun.frames.len()), (vec!["event 5"], 1));
+    let many: String = (0..200).map(|number| format!("n{number}=%ff&")).collect();
+    let begun = Begun::of(&server, &format!("?{many}from=earliest"), &[]).await;
+    assert_eq!(begun.frames[0].json()["more"], 192);
+    assert_eq!(begun.data().len(), 3, "what is known counts, after as many as one likes");
+}
