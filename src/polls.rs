@@ -122,7 +122,10 @@ impl Reading {
 }
 
 /// How long a task reads what has come for it before others have their turn on the worker.
-const MAX_TURN: Duration = Duration::from_millis(1);
+///
+/// A worker looks for what has come in after some turns, and each may last several times as long by
+/// the clock on the wall, where threads share a core.
+pub(crate) const MAX_TURN: Duration = Duration::from_micros(250);
 
 thread_local! {
     /// When the poll began that runs on this thread.

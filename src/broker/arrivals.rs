@@ -71,7 +71,15 @@ struct Inner {
 struct Queue {
     arriving: VecDeque<Box<dyn Arriving>>,
     leftovers: VecDeque<Box<dyn Leftover>>,
+    /// Those of which nothing is known any more. To drop one may take as long as it was large.
+    emptied: Vec<Box<dyn Leftover>>,
     is_over: bool,
+}
+
+impl Queue {
+    fn is_done(&self) -> bool {
+        self.arriving.is_empty() && self.leftovers.is_empty() && self.emptied.is_empty()
+    }
 }
 
 /// A reader that comes while somebody waits for it.
@@ -118,7 +126,9 @@ impl Arrivals {
     ///
     /// Dropped before it returns, the reader leaves.
     pub(super) async fn arrive<A: Arrival + 'static>(&self, mut arrival: A) -> Result<A> {
-        self.take_out(AT_ONCE);
+        if let Some(emptied) = self.take_out(AT_ONCE) {
+            self.have_dropped(emptied);
+        }
         if !arrival.put_in(AT_ONCE)? {
             return Ok(arrival);
         }
@@ -157,13 +167,25 @@ impl Arrivals {
         }
     }
 
-    /// Takes out about so many entries, if there are any.
-    fn take_out(&self, entries: usize) {
-        let next = self.queue().leftovers.pop_front();
-        if let Some(mut leftover) = next
-            && leftover.take_out(entries)
-        {
+    /// Takes out about so many entries, if there are any. Returns the leftover that is empty now.
+    fn take_out(&self, entries: usize) -> Option<Box<dyn Leftover>> {
+        let mut leftover = self.queue().leftovers.pop_front()?;
+        if leftover.take_out(entries) {
             self.put_back(leftover);
+            return None;
+        }
+        Some(leftover)
+    }
+
+    /// Has the thread drop what was large; here, where the thread has ended.
+    fn have_dropped(&self, emptied: Box<dyn Leftover>) {
+        let mut queue = self.queue();
+        if queue.is_over {
+            drop(queue);
+            drop(emptied);
+        } else {
+            queue.emptied.push(emptied);
+            self.0.changed.notify_one();
         }
     }
 
@@ -173,7 +195,8 @@ impl Arrivals {
         let _end = End(self);
         while self.wait() {
             // In this order: there is never more than there was.
-            self.take_out(ENTRIES_PER_STEP);
+            let emptied = take(&mut self.queue().emptied);
+            drop((emptied, self.take_out(ENTRIES_PER_STEP)));
             let next = self.queue().arriving.pop_front();
             if let Some(mut arriving) = next
                 && arriving.step(ENTRIES_PER_STEP)
@@ -185,10 +208,9 @@ impl Arrivals {
 
     /// Waits for something to do. Returns whether there is any.
     fn wait(&self) -> bool {
-        let is_done = |queue: &Queue| queue.arriving.is_empty() && queue.leftovers.is_empty();
-        let is_idle = |queue: &mut Queue| is_done(queue) && !queue.is_over;
+        let is_idle = |queue: &mut Queue| queue.is_done() && !queue.is_over;
         let queue = self.0.changed.wait_while(self.queue(), is_idle);
-        !is_done(&queue.unwrap_or_else(PoisonError::into_inner))
+        !queue.unwrap_or_else(PoisonError::into_inner).is_done()
     }
 
     /// Ends the thread when nothing is left to do. Whoever comes or goes later does it alone.
@@ -206,7 +228,8 @@ impl Drop for End<'_> {
     fn drop(&mut self) {
         self.0.stop();
         let mut queue = self.0.queue();
-        let left = (take(&mut queue.arriving), take(&mut queue.leftovers));
+        let left =
+            (take(&mut queue.arriving), take(&mut queue.leftovers), take(&mut queue.emptied));
         drop(queue);
         drop(left); // Without the lock: who is dropped leaves.
     }
@@ -316,6 +339,37 @@ mod tests {
         arrivals.stop();
         thread.join().unwrap();
         assert_eq!(all.load(Ordering::SeqCst), 0);
+    }
+
+    /// A leftover of more than one step, which tells which thread has dropped it.
+    #[derive(Debug)]
+    struct Large(usize, Arc<Mutex<Option<std::thread::ThreadId>>>);
+
+    impl Leftover for Large {
+        fn take_out(&mut self, entries: usize) -> bool {
+            self.0 = self.0.saturating_sub(entries);
+            self.0 > 0
+        }
+    }
+
+    impl Drop for Large {
+        fn drop(&mut self) {
+            *self.1.lock().unwrap() = Some(std::thread::current().id());
+        }
+    }
+
+    /// Goal: a reader that comes takes out what was large, and does not drop it.
+    #[tokio::test]
+    async fn what_was_large_is_dropped_by_the_thread_whoever_takes_out_the_last_of_it() {
+        let (arrivals, all, dropped) = (Arrivals::default(), All::default(), Arc::default());
+        arrivals.leave(Large(2 * AT_ONCE, Arc::clone(&dropped)));
+        drop(arrivals.arrive(reader(&arrivals, &all, 1)).await.unwrap());
+        assert_eq!(*dropped.lock().unwrap(), None);
+        let thread = usher(&arrivals);
+        let id = thread.thread().id();
+        arrivals.stop();
+        thread.join().unwrap();
+        assert_eq!(*dropped.lock().unwrap(), Some(id));
     }
 
     /// Comes in two steps, of which the second one panics.

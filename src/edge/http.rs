@@ -241,6 +241,7 @@ impl Edge {
         let expected_sequence = query.take_number("expected_sequence")?;
         query.finish("ttl_ms, expected_sequence; all else is in the CloudEvent")?;
         let body = whole(body, max_request_bytes(self.broker.limits()), self.pace()).await?;
+        rates.take(Rate::Publishes, 1)?; // Whoever has nothing left makes no work.
         let (broker, effort) = (self.broker.clone(), mode.effort(&body));
         let work = move || {
             let limits = broker.limits();
@@ -248,7 +249,9 @@ impl Edge {
             Batch::of(events?.map(|event| Ok(NewEvent { ttl_ms, ..event? })), limits)
         };
         let events = receiving::work_with(received.clone(), effort, work).await?;
-        rates.take(Rate::Publishes, events.len())?;
+        if events.len() > 1 {
+            rates.take(Rate::Publishes, events.len() - 1)?;
+        }
         let publish = Publish { topic, events, expected_sequence };
         let ack = receiving::handed_in(&self.broker, publish, received).await?;
         let answer = match mode {
@@ -291,7 +294,7 @@ impl Edge {
             let answer = json!({"ephemeral": true, "receivers": receivers});
             return Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response());
         }
-        let (broker, effort) = (self.broker.clone(), Effort::of_bytes(event.payload.len()));
+        let (broker, effort) = (self.broker.clone(), Effort::of_payload(event.payload.len()));
         let work = move || Batch::of([Ok(event)], broker.limits());
         let events = receiving::work_with(received.clone(), effort, work).await?;
         let publish = Publish { topic, events, expected_sequence };

@@ -64,6 +64,8 @@ const UPDATE_TOPIC: &[Field] = &[message(2, &[]), message(3, &[list(1, "update_m
 /// An event that is published.
 pub(super) const NEW_EVENT: &[Field] = &[map(HEADERS, "headers")];
 const HEADERS: u32 = 4;
+const CONTENT_TYPE: u32 = 5;
+const PAYLOAD: u32 = 6;
 /// A CloudEvent.
 pub(super) const CLOUDEVENT: &[Field] = &[map(5, "attributes")];
 /// A batch of CloudEvents.
@@ -163,11 +165,23 @@ impl Walk {
     }
 }
 
-/// The fields of an event that is published, as far as they can be told without decoding it:
-/// whether each of them is a header.
-pub(super) fn are_headers(mut event: &[u8]) -> impl Iterator<Item = bool> {
+/// A field of an event that is published, as far as its cost tells it from others.
+pub(super) enum EventField<'a> {
+    Header(&'a [u8]),
+    ContentType(&'a [u8]),
+    Payload(&'a [u8]),
+    Other(&'a [u8]),
+}
+
+/// The fields of an event that is published, which is not decoded for it.
+pub(super) fn fields(mut event: &[u8]) -> impl Iterator<Item = EventField<'_>> {
     let fields = std::iter::from_fn(move || next_field(&mut event));
-    fields.map(|(number, _)| number == u64::from(HEADERS))
+    fields.map(|(number, content)| match u32::try_from(number) {
+        Ok(HEADERS) => EventField::Header(content),
+        Ok(CONTENT_TYPE) => EventField::ContentType(content),
+        Ok(PAYLOAD) => EventField::Payload(content),
+        _ => EventField::Other(content),
+    })
 }
 
 /// Takes the next field off `message`: its number, and its content if that has a length. `None` at

@@ -100,7 +100,7 @@ impl Mode {
     /// How much work it is to read this body, and to encode its events.
     pub(in crate::edge) fn effort(self, body: &[u8]) -> Effort {
         match self {
-            Self::Binary => Effort::of_bytes(body.len()),
+            Self::Binary => Effort::of_payload(body.len()),
             Self::Structured | Self::Batched => Effort::of_json(body),
             Self::Protobuf | Self::ProtobufBatch => Effort::of_cloudevents(body),
         }

@@ -94,7 +94,7 @@ async fn publish_ephemeral(
     events: Vec<Bytes>,
     received: Option<Received>,
 ) -> Result<usize> {
-    let (broker, effort) = (broker.clone(), Effort::of_events(&events));
+    let (broker, effort) = (broker.clone(), Effort::of_events(&events).twice());
     let work = move || {
         Batch::of(messages::new_events(&events), broker.limits())?;
         broker.whisper(&topic, messages::new_events(&events))

@@ -22,6 +22,7 @@
 
 #[cfg(any(test, fuzzing))]
 pub(in crate::edge) mod fuzzing;
+mod hearing;
 mod protocol;
 mod session;
 

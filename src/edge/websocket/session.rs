@@ -8,6 +8,8 @@
 
 #[cfg(test)]
 mod echo;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io;
@@ -28,21 +30,18 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use super::super::budget::Share;
 use super::super::clients::{self, Peer, share};
 use super::super::counters::TimeLimit;
-use super::super::effort::Effort;
 use super::super::http::Edge;
 use super::super::json::{ReceiptJson, write_ephemeral, write_event};
 use super::super::pace::PacedSocket;
 use super::super::rates::{CallerRates, Rate, Temper};
 use super::super::selection::Kept;
 use super::super::{max_request_bytes, status};
-use super::protocol::{Lines, Refused, Request, Subscribe};
-use crate::broker::{
-    Ack, Batch, Delivery, EventRef, Form, InOrder, Patience, Publish, Reader, Run, Waited,
-};
+use super::hearing::{Heard, Hearing};
+use super::protocol::{Refused, Subscribe};
+use crate::broker::{Ack, Delivery, EventRef, Form, InOrder, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::polls::{self, InTurn, in_turn};
-use crate::topic::TopicName;
 
 /// Buffers of a connection, in bytes: it has one to read into for as long as it lasts.
 const READ_BUFFER_BYTES: usize = 2 << 10;
@@ -134,14 +133,15 @@ pub(super) struct Session<S> {
     names: HashMap<String, AbortHandle>,
     waiting: FuturesUnordered<Waiting>,
     publishing: FuturesUnordered<Publishing>,
-    /// The client, as who publishes: positions rise in the order of its messages.
-    publisher: InOrder,
+    hearing: Hearing,
+    /// The message that is being done. There is no other one meanwhile.
+    heard: Option<Pin<Box<dyn Future<Output = Heard> + Send>>>,
     /// Frames that were refused since the last good one.
     refused: u32,
-    /// What the client has left, and how it takes that.
-    rates: CallerRates,
+    /// How the client takes what its rates refuse.
     temper: Temper,
-    heard: Instant,
+    /// When something of the client came in last.
+    alive: Instant,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
@@ -168,7 +168,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let rates = CallerRates::of(peer.as_ref());
         Self {
             temper: rates.temper(),
-            rates,
+            hearing: Hearing {
+                broker: edge.broker.clone(),
+                rates,
+                publisher: InOrder::default().independent(),
+            },
+            heard: None,
             edge,
             share: share(peer.as_ref()),
             peer,
@@ -177,9 +182,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             names: HashMap::new(),
             waiting: FuturesUnordered::new(),
             publishing: FuturesUnordered::new(),
-            publisher: InOrder::default().independent(),
             refused: 0,
-            heard: Instant::now(),
+            alive: Instant::now(),
         }
     }
 
@@ -194,8 +198,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut turn = std::pin::pin!(tokio::time::sleep(Duration::MAX));
         loop {
             tokio::select! {
-                message = next(&mut self.socket), if self.publishing.len() < max_in_flight => {
+                message = next(&mut self.socket),
+                    if self.heard.is_none() && self.publishing.len() < max_in_flight =>
+                {
                     self.hear(message.ok_or(End::Gone)??).await?;
+                }
+                heard = done(&mut self.heard), if self.heard.is_some() => {
+                    self.answer_to(heard).await?;
                 }
                 Some(turn) = self.waiting.next() => self.take(turn).await?,
                 Some((reference, outcome)) = self.publishing.next() => {
@@ -203,14 +212,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 _ = ping.tick() => {
                     // The ping before this one was not answered for a whole heartbeat.
-                    if self.heard.elapsed() > heartbeat * 3 / 2 {
+                    if self.heard.is_none() && self.alive.elapsed() > heartbeat * 3 / 2 {
                         return Err(End::Dead);
                     }
                     self.feed(Message::Ping(Default::default())).await?;
                     self.flush().await?;
                 }
                 // What was handed in is answered first.
-                () = &mut turn, if is_stopping && self.publishing.is_empty() => {
+                () = &mut turn,
+                    if is_stopping && self.heard.is_none() && self.publishing.is_empty() =>
+                {
                     let reason = format!("retry_ms={}", self.edge.config.jittered_retry_ms());
                     return Err(End::Close(DRAINING.into(), reason));
                 }
@@ -223,92 +234,85 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Does what the client asks for.
+    /// Takes a message, which is done while the session goes on.
     async fn hear(&mut self, message: Message) -> Result<(), End> {
-        self.heard = Instant::now();
-        let size_bytes = match &message {
+        self.alive = Instant::now();
+        let control_bytes = match &message {
             Message::Ping(payload) | Message::Pong(payload) => {
                 Some(CONTROL_FRAME_BYTES + payload.len())
             }
             _ => None,
         };
-        self.socket.get_mut().whole(size_bytes);
-        let done = self.answer_to(message).await;
-        // A message counts until it is handed in, and one that has begun does beside a ping.
-        if let Some(peer) = &self.peer {
-            peer.intake.took(size_bytes.unwrap_or(usize::MAX));
+        self.socket.get_mut().whole(control_bytes);
+        match message {
+            Message::Text(text) => {
+                self.heard = Some(Box::pin(self.hearing.clone().hear(text)));
+                return Ok(());
+            }
+            Message::Binary(_) => {
+                let error = Error::invalid("message", "is binary; write JSON in text messages");
+                let refused = Refused { reference: None, subscription: None, error };
+                return self.answer_to(Heard::Refused(refused)).await;
+            }
+            // Pongs and answers to a close are written by the library.
+            Message::Ping(_) | Message::Pong(_) => {}
+            Message::Frame(_) => return Ok(()),
+            Message::Close(_) => return Err(End::Gone),
         }
+        let size_bytes = control_bytes.unwrap_or_default();
+        // A message that has begun counts beside it.
+        self.took(size_bytes);
+        self.control(size_bytes)
+    }
+
+    /// So many bytes of what came in are done, and count no more.
+    fn took(&self, size_bytes: usize) {
+        if let Some(peer) = &self.peer {
+            peer.intake.took(size_bytes);
+        }
+    }
+
+    /// Goes on with what a message came to.
+    async fn answer_to(&mut self, heard: Heard) -> Result<(), End> {
+        self.alive = Instant::now(); // What came meanwhile is still to be read.
+        let done = match heard {
+            Heard::OverRate(refused) => self.over_rate(refused).await,
+            heard => {
+                self.temper.taken();
+                self.go_on(heard).await
+            }
+        };
+        self.took(usize::MAX); // The message counted until now.
         done
     }
 
-    async fn answer_to(&mut self, message: Message) -> Result<(), End> {
-        let request = match message {
-            Message::Text(text) => {
-                let max_events = self.edge.broker.limits().max_batch_events as usize;
-                let (size_bytes, effort) = (text.len(), Effort::of_json(text.as_bytes()));
-                let parsed = effort.spend(move || Request::parse(&text, max_events)).await;
-                match self.rated(parsed, size_bytes) {
-                    Ok(request) => request,
-                    Err(refused) => return self.over_rate(refused).await,
-                }
+    async fn go_on(&mut self, heard: Heard) -> Result<(), End> {
+        let refused = match heard {
+            Heard::OverRate(refused) | Heard::Refused(refused) => Err(refused),
+            Heard::Subscribe(subscribe) => self.subscribe(subscribe),
+            Heard::Unsubscribe(subscription) => self.unsubscribe(subscription).await?,
+            Heard::Publish(reference, pending) => {
+                self.publishing.push(Box::pin(async move { (reference, pending.ack().await) }));
+                Ok(())
             }
-            Message::Binary(_) => Err(Refused {
-                reference: None,
-                subscription: None,
-                error: Error::invalid("message", "is binary; write JSON in text messages"),
-            }),
-            // Pongs and answers to a close are written by the library.
-            Message::Ping(payload) | Message::Pong(payload) => {
-                return self.control(CONTROL_FRAME_BYTES + payload.len());
+            Heard::Unpublished(reference, error) => {
+                self.answer(reference, Err(error)).await?;
+                Ok(())
             }
-            Message::Frame(_) => return Ok(()),
-            Message::Close(_) => return Err(End::Gone),
+            Heard::Ephemeral(reference, receivers) => {
+                let mut message = message("ack");
+                message.extend(reference.map(|text| ("ref".to_owned(), json!(text))));
+                message.insert("ephemeral".to_owned(), json!(true));
+                message.insert("receivers".to_owned(), json!(receivers));
+                self.send(message).await?;
+                Ok(())
+            }
         };
-        self.temper.taken();
-        let done = match request {
-            Ok(Request::Subscribe(subscribe)) => self.subscribe(subscribe),
-            Ok(Request::Unsubscribe { subscription }) => self.unsubscribe(subscription).await?,
-            Ok(Request::Publish { reference, publish }) => self.publish(reference, publish).await?,
-            Ok(Request::PublishEphemeral { reference, topic, lines }) => {
-                self.publish_ephemeral(reference, topic, lines).await?
-            }
-            Err(refused) => Err(refused),
-        };
-        match done {
+        match refused {
             Ok(()) => self.refused = 0,
             Err(refused) => self.refuse(refused).await?,
         }
         Ok(())
-    }
-
-    /// Takes what `request` needs from the rates of the client.
-    fn rated(
-        &self,
-        request: Result<Request, Refused>,
-        size_bytes: usize,
-    ) -> Result<Result<Request, Refused>, Refused> {
-        let rated = match &request {
-            Ok(Request::Publish { publish, .. }) => {
-                self.rates.publish(publish.events.len(), || size_bytes)
-            }
-            Ok(Request::PublishEphemeral { lines, .. }) => {
-                self.rates.publish(lines.len(), || size_bytes)
-            }
-            Ok(Request::Subscribe(_)) => self.rates.other(Rate::Subscriptions, size_bytes),
-            Ok(Request::Unsubscribe { .. }) | Err(_) => {
-                self.rates.other(Rate::Requests, size_bytes)
-            }
-        };
-        let Err(error) = rated else { return Ok(request) };
-        let (reference, subscription) = match request {
-            Ok(
-                Request::Publish { reference, .. } | Request::PublishEphemeral { reference, .. },
-            ) => (reference, None),
-            Ok(Request::Subscribe(Subscribe { subscription, .. }))
-            | Ok(Request::Unsubscribe { subscription }) => (None, Some(subscription)),
-            Err(Refused { reference, subscription, .. }) => (reference, subscription),
-        };
-        Err(Refused { reference, subscription, error })
     }
 
     /// Tells when to come back, or ends a client that goes on all the same.
@@ -323,7 +327,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Counts a ping or a pong. There is nothing to be told of one that is over a rate.
     fn control(&mut self, size_bytes: usize) -> Result<(), End> {
-        if self.rates.other(Rate::Requests, size_bytes).is_ok() {
+        if self.hearing.rates.other(Rate::Requests, size_bytes).is_ok() {
             return Ok(());
         }
         self.temper.refused();
@@ -397,52 +401,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         handle.abort();
         let mut message = message("unsubscribed");
         message.insert("subscription".to_owned(), json!(name));
-        self.send(message).await.map(Ok)
-    }
-
-    /// Hands in what is published; no more is read before it has its place in the queue.
-    async fn publish(
-        &mut self,
-        reference: Option<String>,
-        publish: Publish<Lines>,
-    ) -> Result<Result<(), Refused>, End> {
-        let Publish { topic, events: lines, expected_sequence } = publish;
-        let broker = self.edge.broker.clone();
-        let effort = lines.effort();
-        let work = move || Batch::of(lines.events(), broker.limits());
-        let events = match effort.spend(work).await {
-            Ok(events) => events,
-            Err(error) => return Ok(Err(Refused { reference, subscription: None, error })),
-        };
-        let publish = Publish { topic, events, expected_sequence };
-        match self.edge.broker.submit_in_order(publish, &self.publisher).await {
-            Ok(pending) => {
-                self.publishing.push(Box::pin(async move { (reference, pending.ack().await) }));
-            }
-            Err(error) => self.answer(reference, Err(error)).await?,
-        }
-        Ok(Ok(()))
-    }
-
-    async fn publish_ephemeral(
-        &mut self,
-        reference: Option<String>,
-        topic: TopicName,
-        lines: Lines,
-    ) -> Result<Result<(), Refused>, End> {
-        let (broker, effort) = (self.edge.broker.clone(), lines.effort());
-        let work = move || {
-            Batch::of(lines.events(), broker.limits())?;
-            broker.whisper(&topic, lines.events())
-        };
-        let receivers = match effort.spend(work).await {
-            Ok(receivers) => receivers,
-            Err(error) => return Ok(Err(Refused { reference, subscription: None, error })),
-        };
-        let mut message = message("ack");
-        message.extend(reference.map(|text| ("ref".to_owned(), json!(text))));
-        message.insert("ephemeral".to_owned(), json!(true));
-        message.insert("receivers".to_owned(), json!(receivers));
         self.send(message).await.map(Ok)
     }
 
@@ -555,7 +513,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let started = Instant::now();
         self.flush().await?;
         if started.elapsed() > Duration::from_millis(self.edge.config.heartbeat_ms) {
-            self.heard = Instant::now(); // What it said meanwhile is still to be read.
+            self.alive = Instant::now(); // What it said meanwhile is still to be read.
         }
         Ok(())
     }
@@ -664,6 +622,18 @@ async fn next<S: AsyncRead + AsyncWrite + Unpin>(
         return Some(Err(error));
     }
     socket.next().await
+}
+
+/// What the message that is being done comes to.
+///
+/// # Cancel safety
+///
+/// Nothing is lost.
+async fn done(heard: &mut Option<Pin<Box<dyn Future<Output = Heard> + Send>>>) -> Heard {
+    let Some(doing) = heard else { return std::future::pending().await };
+    let done = doing.await;
+    *heard = None;
+    done
 }
 
 fn message(kind: &str) -> Map<String, Value> {

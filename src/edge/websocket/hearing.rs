@@ -1,0 +1,126 @@
+//! What a message of a client comes to: it is read, held against the client's rates, and, where it
+//! publishes, handed in.
+//!
+//! # Why
+//!
+//! Much of this may be done away from the workers, and waits for its place there. The session goes
+//! on to deliver meanwhile, and answers pings. It takes no further message: messages are done in the
+//! order in which they came.
+
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::super::effort::Effort;
+use super::super::rates::{CallerRates, Rate};
+use super::protocol::{Lines, Refused, Request, Subscribe};
+use crate::broker::{Batch, Broker, InOrder, Pending, Publish};
+use crate::error::Error;
+
+/// What a message came to.
+pub(super) enum Heard {
+    Subscribe(Subscribe),
+    Unsubscribe(String),
+    /// Handed in, under this reference; the outcome comes later.
+    Publish(Option<String>, Pending),
+    /// The broker has no room for it, or takes nothing any more.
+    Unpublished(Option<String>, Error),
+    /// Given to so many readers, and not stored.
+    Ephemeral(Option<String>, usize),
+    /// Over a rate of the client.
+    OverRate(Refused),
+    /// Against a rule.
+    Refused(Refused),
+}
+
+/// What the messages of one client are done with. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Hearing {
+    pub(super) broker: Broker,
+    /// What the client has left.
+    pub(super) rates: CallerRates,
+    /// The client, as who publishes: positions rise in the order of its messages.
+    pub(super) publisher: InOrder,
+}
+
+impl Hearing {
+    /// Does what a message asks for, up to where the session has to go on with it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing was handed in; what is ephemeral may have been given to
+    /// readers.
+    pub(super) async fn hear(self, text: Utf8Bytes) -> Heard {
+        let max_events = self.broker.limits().max_batch_events as usize;
+        let (size_bytes, effort) = (text.len(), Effort::of_json(text.as_bytes()));
+        let parsed = effort.spend(move || Request::parse(&text, max_events)).await;
+        let request = match self.rated(parsed, size_bytes) {
+            Ok(Ok(request)) => request,
+            Ok(Err(refused)) => return Heard::Refused(refused),
+            Err(over_rate) => return Heard::OverRate(over_rate),
+        };
+        match request {
+            Request::Subscribe(subscribe) => Heard::Subscribe(subscribe),
+            Request::Unsubscribe { subscription } => Heard::Unsubscribe(subscription),
+            Request::Publish { reference, publish } => self.publish(reference, publish).await,
+            Request::PublishEphemeral { reference, topic, lines } => {
+                let (broker, effort) = (self.broker.clone(), lines.effort().twice());
+                let work = move || {
+                    Batch::of(lines.events(), broker.limits())?;
+                    broker.whisper(&topic, lines.events())
+                };
+                match effort.spend(work).await {
+                    Ok(receivers) => Heard::Ephemeral(reference, receivers),
+                    Err(error) => refused(reference, error),
+                }
+            }
+        }
+    }
+
+    async fn publish(self, reference: Option<String>, publish: Publish<Lines>) -> Heard {
+        let Publish { topic, events: lines, expected_sequence } = publish;
+        let (broker, effort) = (self.broker.clone(), lines.effort());
+        let work = move || Batch::of(lines.events(), broker.limits());
+        let events = match effort.spend(work).await {
+            Ok(events) => events,
+            Err(error) => return refused(reference, error),
+        };
+        let publish = Publish { topic, events, expected_sequence };
+        match self.broker.submit_in_order(publish, &self.publisher).await {
+            Ok(pending) => Heard::Publish(reference, pending),
+            Err(error) => Heard::Unpublished(reference, error),
+        }
+    }
+
+    /// Takes what `request` needs from the rates of the client.
+    fn rated(
+        &self,
+        request: Result<Request, Refused>,
+        size_bytes: usize,
+    ) -> Result<Result<Request, Refused>, Refused> {
+        let rated = match &request {
+            Ok(Request::Publish { publish, .. }) => {
+                self.rates.publish(publish.events.len(), || size_bytes)
+            }
+            Ok(Request::PublishEphemeral { lines, .. }) => {
+                self.rates.publish(lines.len(), || size_bytes)
+            }
+            Ok(Request::Subscribe(_)) => self.rates.other(Rate::Subscriptions, size_bytes),
+            Ok(Request::Unsubscribe { .. }) | Err(_) => {
+                self.rates.other(Rate::Requests, size_bytes)
+            }
+        };
+        let Err(error) = rated else { return Ok(request) };
+        let (reference, subscription) = match request {
+            Ok(
+                Request::Publish { reference, .. } | Request::PublishEphemeral { reference, .. },
+            ) => (reference, None),
+            Ok(Request::Subscribe(Subscribe { subscription, .. }))
+            | Ok(Request::Unsubscribe { subscription }) => (None, Some(subscription)),
+            Err(Refused { reference, subscription, .. }) => (reference, subscription),
+        };
+        Err(Refused { reference, subscription, error })
+    }
+}
+
+fn refused(reference: Option<String>, error: Error) -> Heard {
+    Heard::Refused(Refused { reference, subscription: None, error })
+}

@@ -1,0 +1,63 @@
+use std::time::Duration;
+
+use tokio_tungstenite::WebSocketStream;
+
+use super::super::super::effort;
+use super::*;
+use crate::broker::{Broker, OpenConfig, Publish};
+use crate::event::NewEvent;
+
+/// The next message that a client gets: its type, and all of it.
+async fn told<S: AsyncRead + AsyncWrite + Unpin>(
+    client: &mut WebSocketStream<S>,
+) -> (String, Value) {
+    loop {
+        let message = tokio::time::timeout(Duration::from_secs(30), client.next()).await;
+        let message = message.expect("a message is sent").unwrap().unwrap();
+        if let Ok(text) = message.to_text()
+            && let Ok(json) = serde_json::from_str::<Value>(text)
+        {
+            return (json["type"].as_str().unwrap().to_owned(), json);
+        }
+    }
+}
+
+/// Goal: a message that waits for its place among large work holds nothing else up: what the client
+/// follows is delivered, and its message is done when there is a place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_delivered_while_a_large_message_of_the_client_waits_for_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::open(directory.path(), &OpenConfig::default()).unwrap();
+    let edge =
+        Edge { broker: broker.clone(), config: Default::default(), counters: Default::default() };
+    let (server, client) = tokio::io::duplex(1 << 20);
+    let socket = PacedSocket::new(server, edge.pace());
+    let session = tokio::spawn(Session::run(edge, None, socket));
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    let subscribe = r#"{"type":"subscribe","subscription":"s","topic":"a","from":"earliest"}"#;
+    client.send(Message::text(subscribe)).await.unwrap();
+    assert_eq!(told(&mut client).await.0, "subscribed");
+    assert_eq!(told(&mut client).await.0, "caught_up");
+
+    let places = effort::all_places().await;
+    let large = "x".repeat(500_000);
+    let publish =
+        format!(r#"{{"type":"publish","ref":"large","topic":"b","event":{{"data":"{large}"}}}}"#);
+    client.send(Message::text(publish)).await.unwrap();
+    for number in 1..=10 {
+        let event = NewEvent { payload: "small".into(), ..NewEvent::default() };
+        let events = vec![event];
+        let topic = "a".parse().unwrap();
+        broker.publish(Publish { topic, events, expected_sequence: None }).await.unwrap();
+        let (kind, message) = told(&mut client).await;
+        assert_eq!((kind.as_str(), &message["event"]["sequence"]), ("event", &json!(number)));
+    }
+    let topic = "b".parse().unwrap();
+    assert!(broker.topic(&topic).is_err(), "it has no place yet");
+    drop(places);
+    let (kind, message) = told(&mut client).await;
+    assert_eq!((kind.as_str(), &message["ref"]), ("ack", &json!("large")));
+    drop(client);
+    session.await.unwrap();
+    broker.close().await;
+}
