@@ -56,7 +56,10 @@ impl Browser {
         let mut arguments = ARGUMENTS.map(str::to_owned).to_vec();
         arguments.push(format!("--user-data-dir={}", profile.display()));
         let options = json!({"binary": chromium, "args": arguments});
-        let capabilities = json!({"alwaysMatch": {"goog:chromeOptions": options}});
+        let capabilities = json!({"alwaysMatch": {
+            "goog:chromeOptions": options,
+            "acceptInsecureCerts": true, // A test's own certificate is known to nobody else.
+        }});
         let begun = driver.command("POST", "/session", json!({"capabilities": capabilities})).await;
         let session = format!("/session/{}", begun["sessionId"].as_str().unwrap());
         Some(Self { driver, session })

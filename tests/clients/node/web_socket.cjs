@@ -40,8 +40,10 @@ const clients = {
     socket.on("open", () => subscribe(socket));
     socket.on("message", (data) => take(data.toString()));
     socket.on("error", (error) => {
-      if (error.code === undefined) {
-        tell("wrong", "", "error", error.message); // Of the protocol, and not of a connection.
+      // Without a code it is none of the connection. A proxy may say that the broker is away.
+      const isAway = /^Unexpected server response: 50[234]$/.test(error.message);
+      if (error.code === undefined && !isAway) {
+        tell("wrong", "", "error", error.message);
       }
     });
     socket.on("close", (code, reason) => {

@@ -20,8 +20,8 @@ const IN_A_PAGE: [&str; 4] =
     ["EventSource", "event-source-polyfill", "reconnecting-eventsource", "fetch-event-source"];
 const PYPI: [&str; 2] = ["httpx-sse", "sseclient-py"];
 
-/// Goal: each gets every acknowledged event once and in order, is told of what is gone, and is handed
-/// no message without data, which `JSON.parse` does not take.
+/// Goal: each gets every acknowledged event once and in order, is told of what is gone, and is
+/// handed no message without data, which `JSON.parse` does not take.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_streams_in_node_show_what_was_acknowledged_through_kills() {
     let Some(installed) = Installed::find() else { return };

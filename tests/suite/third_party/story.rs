@@ -1,5 +1,5 @@
-//! What all clients are put through: a replay, silence, kills while earthquakes are published, and a
-//! purge while they are away. At the end each has seen what was acknowledged.
+//! What all clients are put through: a replay, silence, kills while earthquakes are published, and
+//! a purge while they are away. At the end each has seen what was acknowledged.
 
 use std::collections::BTreeMap;
 use std::iter::zip;
@@ -23,8 +23,8 @@ pub(super) const EVENTS: &str = "/v1/topics/quakes%2Fall/events";
 
 const KILLS: usize = 3;
 
-/// How many events are there before the clients come, and how many each life of the broker takes, at
-/// the least: together, each of the reports that come with the project.
+/// How many events are there before the clients come, and how many each life of the broker takes,
+/// at the least: together, each of the reports that come with the project.
 const HISTORY: usize = 250;
 const LIFE: u64 = 30;
 
