@@ -57,6 +57,10 @@ const CLOUDEVENT_BYTE_NS: u64 = 50;
 const JSON_VALUE_NS: u64 = 400;
 const JSON_BYTE_NS: u64 = 10;
 
+/// What a byte takes that is written as JSON, in nanoseconds. Where each has to be escaped it takes
+/// ten times as long, which a block of usual events may.
+const WRITTEN_JSON_BYTE_NS: u64 = 1;
+
 /// Places for large work, of all brokers of this process: they share its cores.
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let cores = available_parallelism().map_or(1, usize::from);
@@ -123,6 +127,11 @@ impl Effort {
         }
         let values = 1 + json.iter().filter(|byte| **byte == b',').count() as u64;
         Self(bytes.0 + values * JSON_VALUE_NS)
+    }
+
+    /// Writing so many bytes of events as JSON.
+    pub(super) fn of_written_json(size_bytes: usize) -> Self {
+        Self(size_bytes as u64 * WRITTEN_JSON_BYTE_NS)
     }
 
     /// As [`Self::of_json`], of so many texts.

@@ -17,6 +17,7 @@ use futures_util::{StreamExt as _, stream};
 use http::header;
 
 use super::budget::{Held, Share};
+use super::effort::Effort;
 use super::json;
 use crate::broker::{Page, PageReader, Run, StatePage};
 use crate::cursor::Cursor;
@@ -80,7 +81,7 @@ pub(super) async fn page(
             break true;
         }
         let Some(run) = reader.next().await? else { break true };
-        let list = events(&run).await;
+        let list = events(run).await;
         if piece.is_empty() {
             held.grow(list.len())?;
         } else {
@@ -117,16 +118,17 @@ async fn next_piece(reader: &mut PageReader) -> (Bytes, bool) {
             return (piece.into(), true);
         };
         piece.push(b',');
-        piece.extend(events(&run).await);
+        piece.extend(events(run).await);
     }
     (piece.into(), false)
 }
 
-/// The events of a run, with commas between them, and a rest before and after: writing may have
-/// been a lot of work, and what was done before, or comes next, may be, too.
-async fn events(run: &Run) -> Vec<u8> {
+/// The events of a run, with commas between them: a large event is written away from the workers.
+/// With a rest before and after: what was done before, or comes next, may have been a lot of work.
+async fn events(run: Run) -> Vec<u8> {
     polls::rest().await;
-    let events = json::events(run);
+    let effort = Effort::of_written_json(run.held_bytes());
+    let events = effort.spend(move || json::events(&run)).await;
     polls::rest().await;
     events
 }
