@@ -1,14 +1,17 @@
 //! The configuration of `leftoff serve`: defaults, then a TOML file, then the environment, then
 //! flags; the later wins. Checked as a whole once, before anything is opened.
 
+mod problem;
+mod setting;
+
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
-use figment::value::Value;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use self::setting::Setting;
 use crate::broker::{
     BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
     TopicDefaults, all_within,
@@ -91,19 +94,22 @@ impl Config {
             }
             figment = figment.merge(Toml::file_exact(file));
         }
-        for (name, value) in environment()? {
-            figment = figment.merge((name, value));
+        let known = Self::known()?;
+        for setting in environment(&known)? {
+            figment = figment.merge(setting);
         }
         for (name, value) in flags {
-            let value: Value = value.parse().unwrap_or_else(|never| match never {});
-            figment = figment.merge((name, value));
+            let is_text = default_of(&known, name).is_some_and(serde_json::Value::is_string);
+            figment = figment.merge(Setting::new(name, value, is_text, "on the command line"));
         }
-        let config: Self = figment.extract().map_err(|error| {
-            let all: Vec<String> = error.into_iter().map(|error| error.to_string()).collect();
-            all.join("; ")
-        })?;
+        let config: Self = figment.extract().map_err(|error| problem::all(error, &figment))?;
         config.validate().map_err(|error| error.to_string())?;
         Ok(config)
+    }
+
+    /// All settings that have a default, with it.
+    fn known() -> Result<serde_json::Value, String> {
+        serde_json::to_value(Self::default()).map_err(|error| error.to_string())
     }
 
     /// Checks what single values cannot show.
@@ -159,30 +165,30 @@ impl Config {
     }
 }
 
-/// The settings that the environment has: each with its name, like `broker.max_queue_bytes`.
+/// What a setting is unless it is set, by its name, like `broker.max_queue_bytes`.
+fn default_of<'a>(known: &'a serde_json::Value, name: &str) -> Option<&'a serde_json::Value> {
+    known.pointer(&format!("/{}", name.replace('.', "/")))
+}
+
+/// The settings that the environment has.
 ///
 /// # Errors
 ///
 /// A sentence that names the variable whose value is no UTF-8.
-fn environment() -> Result<Vec<(String, Value)>, String> {
-    let known = serde_json::to_value(Config::default()).map_err(|error| error.to_string())?;
+fn environment(known: &serde_json::Value) -> Result<Vec<Setting>, String> {
     let mut settings = Vec::new();
     for (variable, value) in std::env::vars_os() {
         let Some(variable) = variable.to_str() else { continue };
         let Some(name) = setting_name(variable) else { continue };
-        let default = known.pointer(&format!("/{}", name.replace('.', "/")));
+        let default = default_of(known, &name);
         let is_setting = default.is_some_and(|default| !default.is_object());
         if !is_setting && !name.starts_with(PATTERNS_SECTION) {
             warn!(variable, "no setting has this name: the variable is not used");
             continue;
         }
         let text = value.to_str().ok_or_else(|| format!("{variable}: its value is no UTF-8"))?;
-        // A directory may be named by a number.
-        let value = match default {
-            Some(default) if default.is_string() => Value::from(text),
-            _ => text.parse().unwrap_or_else(|never| match never {}),
-        };
-        settings.push((name, value));
+        let is_text = default.is_some_and(serde_json::Value::is_string);
+        settings.push(Setting::new(&name, text, is_text, variable));
     }
     Ok(settings)
 }

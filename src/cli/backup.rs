@@ -12,12 +12,13 @@ use leftoff::log::backup::BackupReader;
 use leftoff::log::restore;
 
 use super::client::{ServerArgs, failed};
+use super::diagnostics::say;
 use super::{CliError, CliResult, Failure, bytes_bar};
 
 /// Writes a backup of a running broker
 ///
 /// It is consistent at one position, and publishing goes on. The file is complete when it has its
-/// name; until then it is called FILE.part.
+/// name; until then it is called FILE.part, which is removed when the backup fails.
 #[derive(Debug, Args)]
 pub(super) struct Backup {
     /// Where to write it; must not exist
@@ -43,26 +44,59 @@ impl Backup {
         let mut client = self.server.connect().await?;
         let response = client.admin.backup(BackupRequest { from }).await;
         let mut parts = response.map_err(|status| failed(&status))?.into_inner();
-        let mut partial = self.file.clone().into_os_string();
-        partial.push(".part");
-        let partial = PathBuf::from(partial);
-        let mut output = BufWriter::new(File::create(&partial).map_err(|e| at(&partial, e))?);
+        let (partial, output) = Partial::create(&self.file)?;
+        let mut output = BufWriter::new(output);
         let bar = bytes_bar(Some(0));
         let mut cursor = String::new();
         while let Some(part) = parts.message().await.map_err(|status| failed(&status))? {
-            output.write_all(&part.content).map_err(|e| at(&partial, e))?;
+            output.write_all(&part.content).map_err(|e| at(partial.path(), e))?;
             bar.set_length(part.expected_bytes);
             bar.inc(part.content.len() as u64);
             cursor = part.cursor;
         }
         bar.finish_and_clear();
-        let file = output.into_inner().map_err(|e| at(&partial, e.error()))?;
-        file.sync_all().map_err(|e| at(&partial, e))?;
+        let file = output.into_inner().map_err(|e| at(partial.path(), e.error()))?;
+        file.sync_all().map_err(|e| at(partial.path(), e))?;
         // What came over the wire is read again: a backup that cannot be restored is none.
-        verify(&partial)?;
-        std::fs::rename(&partial, &self.file).map_err(|e| at(&self.file, e))?;
+        verify(partial.path())?;
+        partial.rename(&self.file)?;
         writeln!(std::io::stdout().lock(), "{}: true at {cursor}", self.file.display())?;
         Ok(())
+    }
+}
+
+/// A file that is not complete yet. Dropped, it is removed: a disk that is full has its room back.
+struct Partial(Option<PathBuf>);
+
+impl Partial {
+    /// Creates the file that is to have the name `file` when it is complete.
+    fn create(file: &Path) -> CliResult<(Self, File)> {
+        let mut path = file.to_owned().into_os_string();
+        path.push(".part");
+        let path = PathBuf::from(path);
+        let output = File::create(&path).map_err(|error| at(&path, error))?;
+        Ok((Self(Some(path)), output))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// Gives the file its name.
+    fn rename(mut self, file: &Path) -> CliResult {
+        std::fs::rename(self.path(), file).map_err(|error| at(file, error))?;
+        self.0 = None;
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            say(format_args!("{}: it is not complete, and stays: {error}", path.display()));
+        }
     }
 }
 

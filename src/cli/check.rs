@@ -7,7 +7,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use leftoff::log::{Checking, check, repair};
 
-use super::{CliError, CliResult, Failure};
+use super::{CliError, CliResult, Failure, load};
 
 /// Reads and verifies everything in a data directory, without changing it
 ///
@@ -15,9 +15,12 @@ use super::{CliError, CliResult, Failure};
 /// removed afterwards. Ends with 3 if anything is damaged and it is not asked to repair.
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// The data directory
-    #[arg(long, value_name = "DIR", env = "LEFTOFF_DATA_DIR", default_value = "leftoff-data")]
-    data_dir: PathBuf,
+    /// The data directory [default: that of the settings, as `serve` has it]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The TOML file with the broker's settings
+    #[arg(long, value_name = "FILE", env = "LEFTOFF_CONFIG")]
+    config: Option<PathBuf>,
     /// Write whatever verifies into this new directory, as a log with an epoch of its own; what is
     /// damaged is lost there, and told here. The damaged log stays as it is
     #[arg(long, value_name = "DIR")]
@@ -29,6 +32,10 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> CliResult {
+        let data_dir = match self.data_dir {
+            Some(named) => named,
+            None => load(self.config.as_deref(), &[])?.data_dir,
+        };
         let parent = self.scratch_dir.unwrap_or_else(std::env::temp_dir);
         let scratch = tempfile::Builder::new().prefix("leftoff-check-").tempdir_in(parent)?;
         let bar = progress_bar();
@@ -42,8 +49,8 @@ impl Check {
             bar.set_position(done);
         };
         let report = match &self.repair {
-            None => check(&self.data_dir, scratch.path(), progress)?,
-            Some(repaired) => repair(&self.data_dir, scratch.path(), repaired, progress)?,
+            None => check(&data_dir, scratch.path(), progress)?,
+            Some(repaired) => repair(&data_dir, scratch.path(), repaired, progress)?,
         };
         bar.finish_and_clear();
         let mut output = std::io::stdout().lock();

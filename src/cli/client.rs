@@ -57,10 +57,21 @@ impl ServerArgs {
 
     /// The server's address, checked.
     pub(super) fn endpoint(&self) -> CliResult<Endpoint> {
-        let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|error| {
-            let message = format!("--server {:?}: {error}", self.server);
+        let refused = |problem: &str| {
+            let message = format!("--server {:?} {problem}", self.server);
             CliError::new(Failure::Refused, message)
-        })?;
+        };
+        let endpoint = Endpoint::from_shared(self.server.clone());
+        let endpoint = endpoint.map_err(|_| refused("is no URL; write http://127.0.0.1:4280"))?;
+        match (endpoint.uri().scheme_str(), endpoint.uri().authority()) {
+            (Some("http"), Some(_)) => {}
+            (Some("https"), _) => {
+                return Err(refused(
+                    "asks for TLS, which this client does not speak; write http://",
+                ));
+            }
+            _ => return Err(refused("is no URL of a server; write http://127.0.0.1:4280")),
+        }
         Ok(endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
@@ -73,7 +84,7 @@ impl ServerArgs {
     /// Connects once.
     pub(super) async fn connect(&self) -> CliResult<Client> {
         let channel = self.endpoint()?.connect().await.map_err(|error| {
-            let why = leftoff::error::with_causes(&error);
+            let why = root_cause(&error);
             CliError::new(Failure::Unreachable, format!("cannot reach {}: {why}", self.server))
         })?;
         Ok(client(channel))
@@ -91,6 +102,15 @@ pub(super) fn client(channel: Channel) -> Client {
     }
 }
 
+/// The cause below all others: those above it name layers of libraries, and repeat it.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(below) = cause.source() {
+        cause = below;
+    }
+    cause.to_string()
+}
+
 /// What a status means for the command.
 pub(super) fn failed(status: &Status) -> CliError {
     let failure = match status.code() {
@@ -102,7 +122,12 @@ pub(super) fn failed(status: &Status) -> CliError {
         | Code::OutOfRange => Failure::Refused,
         _ => Failure::Other,
     };
-    CliError::new(failure, status.message())
+    // One that has a cause was made here, and not by the server.
+    let message = match std::error::Error::source(status) {
+        Some(cause) => format!("the connection to the server broke: {}", root_cause(cause)),
+        None => status.message().to_owned(),
+    };
+    CliError::new(failure, message)
 }
 
 /// Whether the same call can succeed later.

@@ -14,12 +14,15 @@ mod tail;
 mod terminal;
 mod topic;
 mod topics;
+mod usage;
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use leftoff::config::Config;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -124,7 +127,7 @@ enum Command {
 
 /// Parses the command line and runs the command.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| usage::in_words(error).exit());
     let filter = std::env::var("LEFTOFF_LOG_FILTER").unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(&filter).unwrap_or_else(|error| {
         say(format_args!("leftoff: LEFTOFF_LOG_FILTER is ignored: {error}"));
@@ -154,6 +157,12 @@ pub(crate) fn main() -> ExitCode {
     };
     diagnostics::flush();
     code
+}
+
+/// The settings of the broker, from a file, the environment and `flags`.
+fn load(file: Option<&Path>, flags: &[(String, String)]) -> CliResult<Config> {
+    Config::load(file, flags)
+        .map_err(|problem| CliError::new(Failure::Refused, format!("configuration: {problem}")))
 }
 
 /// A bar of bytes on a terminal, of this many or of nobody knows how many.

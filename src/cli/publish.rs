@@ -1,8 +1,8 @@
 //! `leftoff publish`: NDJSON from a file or standard input, over one `PublishStream`.
 
 use std::collections::VecDeque;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::ProgressBar;
@@ -54,7 +54,7 @@ const MAX_LINE_BYTES: u64 = 64 << 20;
 pub(super) struct Publish {
     /// The topic of lines that name none
     topic: Option<TopicName>,
-    /// Read from this file; standard input otherwise
+    /// Read from this file; standard input otherwise, or with `-`
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Print a line of JSON for each event, with the sequence that it was given
@@ -66,22 +66,14 @@ pub(super) struct Publish {
 
 impl Publish {
     pub(super) async fn run(self) -> CliResult {
-        let (input, size_bytes): (Box<dyn AsyncRead + Unpin + Send>, Option<u64>) = match &self.file
-        {
-            Some(path) => {
-                let in_words =
-                    |error| CliError::new(Failure::Other, format!("{}: {error}", path.display()));
-                let file = tokio::fs::File::open(path).await.map_err(in_words)?;
-                let size_bytes = file.metadata().await.map_err(in_words)?.len();
-                (Box::new(file), Some(size_bytes))
-            }
-            None => (Box::new(tokio::io::stdin()), None),
-        };
+        self.server.endpoint()?; // Before anything is waited for.
+        let (input, size_bytes) = self.input().await?;
         let input = BufReader::with_capacity(READ_BYTES, input);
         let (chunks, read) = mpsc::channel(MAX_READ_AHEAD);
         tokio::spawn(Lines { input, number: 0, topic: self.topic }.run(chunks));
         let mut publisher = Publisher {
             chunks: read,
+            next_line: 1,
             end: None,
             in_flight: VecDeque::new(),
             receipts: self.receipts,
@@ -95,11 +87,48 @@ impl Publish {
         say(format_args!("{stored} events stored, {duplicates} were stored before"));
         outcome
     }
+
+    /// Where lines are read from, and how many bytes there are, if that is known.
+    async fn input(&self) -> CliResult<(Input, Option<u64>)> {
+        match &self.file {
+            Some(path) if path.as_os_str() != "-" => {
+                let in_words =
+                    |error| CliError::new(Failure::Other, format!("{}: {error}", path.display()));
+                let file = tokio::fs::File::open(path).await.map_err(in_words)?;
+                let size_bytes = file.metadata().await.map_err(in_words)?.len();
+                return Ok((Box::new(file), Some(size_bytes)));
+            }
+            Some(_) => {}
+            None => self.refuse_a_file_as_topic()?,
+        }
+        if std::io::stdin().is_terminal() {
+            let topic = self.topic.as_ref().map(|topic| format!(" to {topic}"));
+            let topic = topic.unwrap_or_default();
+            say(format_args!("publishing lines of JSON from the terminal{topic}; Ctrl-D ends it"));
+        }
+        Ok((Box::new(tokio::io::stdin()), None))
+    }
+
+    /// Refuses a topic with the name of a file that is there: its lines are meant, most likely.
+    fn refuse_a_file_as_topic(&self) -> CliResult {
+        let Some(topic) = self.topic.as_ref().filter(|topic| Path::new(topic.as_str()).is_file())
+        else {
+            return Ok(());
+        };
+        let message = format!(
+            "{topic} is a file, and stands where the topic does; write `--file {topic}` to publish \
+             its lines, or `{topic} --file -` to publish standard input to a topic of this name"
+        );
+        Err(CliError::new(Failure::Refused, message))
+    }
 }
+
+/// Where lines are read from.
+type Input = Box<dyn AsyncRead + Unpin + Send>;
 
 /// The input, line by line.
 struct Lines {
-    input: BufReader<Box<dyn AsyncRead + Unpin + Send>>,
+    input: BufReader<Input>,
     /// The line that was read last, from 1.
     number: u64,
     topic: Option<TopicName>,
@@ -187,16 +216,28 @@ impl Lines {
         let mut line = Vec::new();
         loop {
             line.clear();
-            let mut bounded = (&mut self.input).take(MAX_LINE_BYTES);
-            let count = bounded.read_until(b'\n', &mut line).await?;
+            let mut bounded = (&mut self.input).take(MAX_LINE_BYTES + 1);
+            let read = bounded.read_until(b'\n', &mut line).await;
+            self.number += 1;
+            let wrong = |failure, problem: &str| {
+                CliError::new(failure, format!("line {}: {problem}", self.number))
+            };
+            let count = read.map_err(|error| wrong(Failure::Other, &error.to_string()))?;
             if count == 0 {
                 return Ok(false);
             }
-            self.number += 1;
+            if count as u64 > MAX_LINE_BYTES {
+                let problem = format!("is longer than {MAX_LINE_BYTES} bytes");
+                return Err(wrong(Failure::Refused, &problem));
+            }
             let text = line.trim_ascii();
             if !text.is_empty() {
-                let (topic, event) = self.event(text).map_err(|error| {
-                    CliError::new(Failure::Refused, format!("line {}: {error}", self.number))
+                let (topic, event) = self.event(text).map_err(|error| match error {
+                    // The line's number says which.
+                    leftoff::Error::Invalid { field, problem } if field == "line" => {
+                        wrong(Failure::Refused, &problem)
+                    }
+                    other => wrong(Failure::Refused, &other.to_string()),
                 })?;
                 chunk.push(self.number, &topic, event);
             }
@@ -228,6 +269,8 @@ fn line_id(number: u64, text: &[u8]) -> String {
 
 struct Publisher {
     chunks: mpsc::Receiver<CliResult<Chunk>>,
+    /// The line after those that were taken.
+    next_line: u64,
     /// Set when nothing more is read: why.
     end: Option<CliResult>,
     /// Requests that are not answered, oldest first; sent again on a new connection. Their events
@@ -265,11 +308,21 @@ impl Publisher {
             }
             match outcome {
                 Ok(()) => return Ok(()),
-                Err(Broken::Fatal(error)) => return Err(error),
+                Err(Broken::Fatal(error)) => return Err(self.with_line(error)),
                 Err(Broken::Again) => {}
-                Err(Broken::Retry(error)) => backoff.wait(error).await?,
+                Err(Broken::Retry(error)) => backoff.wait(self.with_line(error)).await?,
             }
         }
+    }
+
+    /// The error with the line that it stands at: the first that is not known to be stored.
+    fn with_line(&self, error: CliError) -> CliError {
+        if error.message.starts_with("line") {
+            return error;
+        }
+        let oldest = self.in_flight.front().and_then(|oldest| oldest.lines.first());
+        let line = oldest.copied().unwrap_or(self.next_line);
+        CliError { message: format!("line {line}: {}", error.message), ..error }
     }
 
     async fn publish_on_one_connection(&mut self, server: &ServerArgs) -> Result<(), Broken> {
@@ -314,6 +367,8 @@ impl Publisher {
         match chunk {
             Some(Ok(chunk)) => {
                 self.progress.inc(chunk.size_bytes as u64);
+                let last = chunk.requests.last().and_then(|last| last.lines.last());
+                self.next_line = last.map_or(self.next_line, |last| last + 1);
                 self.in_flight.extend(chunk.requests);
             }
             Some(Err(error)) => self.end = Some(Err(error)),

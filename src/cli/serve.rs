@@ -13,7 +13,7 @@ use leftoff::shutdown::Shutdown;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::{CliError, CliResult, Failure};
+use super::{CliError, CliResult, Failure, load};
 
 /// Runs the broker
 ///
@@ -39,7 +39,8 @@ pub(super) struct Serve {
     /// A TOML file with settings
     #[arg(long, value_name = "FILE", env = "LEFTOFF_CONFIG")]
     config: Option<PathBuf>,
-    /// Any other setting, like `broker.max_queue_bytes=67108864`; can be repeated
+    /// Any other setting, like `broker.max_queue_bytes=67108864` or `topics.users.>.compact=true`;
+    /// can be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     settings: Vec<(String, String)>,
     /// Print the settings as TOML, and end
@@ -48,8 +49,14 @@ pub(super) struct Serve {
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("it has no `=`; write KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
+    // A pattern of topics in quotes may have one of its own.
+    let mut is_quoted = false;
+    let at = text.find(|character| {
+        is_quoted ^= character == '"';
+        character == '=' && !is_quoted
+    });
+    let (key, value) = text.split_at(at.ok_or("it has no `=`; write KEY=VALUE")?);
+    Ok((key.to_owned(), value[1..].to_owned()))
 }
 
 impl Serve {
@@ -63,8 +70,7 @@ impl Serve {
         if let Some(directory) = &self.data_dir {
             flags.push(("data_dir".to_owned(), quoted(&directory.to_string_lossy())));
         }
-        Config::load(self.config.as_deref(), &flags)
-            .map_err(|problem| CliError::new(Failure::Refused, format!("configuration: {problem}")))
+        load(self.config.as_deref(), &flags)
     }
 
     pub(super) async fn run(self) -> CliResult {
@@ -100,10 +106,11 @@ fn greeting(server: &Server, config: &Config) -> io::Result<String> {
 listening on http://{http} (HTTP/1.1 and HTTP/2)
 listening on http://{grpc} (gRPC)
 
-try, in another terminal:
-  curl -d 'first event' {events}
+try, in another terminal: publish three events, follow from the first (Ctrl-C ends it), and resume
+after the second
+  for n in 1 2 3; do curl -d \"event $n\" {events}; done
   curl -N -H 'Accept: text/event-stream' '{events}?from=earliest'
-  curl -N -H 'Accept: text/event-stream' -H 'Last-Event-ID: 1' {events}
+  curl -N -H 'Accept: text/event-stream' -H 'Last-Event-ID: 2' {events}
 "
     ))
 }

@@ -75,7 +75,7 @@ struct Settings {
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
     /// Whether only the latest events of each key are kept
-    #[arg(long, value_name = "BOOL")]
+    #[arg(long, value_name = "true|false")]
     compact: Option<bool>,
     /// How many events of each key are kept
     #[arg(long, value_name = "EVENTS")]

@@ -12,6 +12,7 @@ use super::asked::{self, Asked};
 use super::clients::Peer;
 use super::effort::Effort;
 use super::http::{Edge, whole};
+use super::json_problem;
 use super::selection::{FilterJson, Format, MemberJson, Topics};
 use crate::error::{Error, Result};
 use crate::lists::List;
@@ -59,7 +60,7 @@ pub(super) async fn read_posted(
     let body = whole(body, MAX_BODY_BYTES, edge.pace()).await?;
     let effort = Effort::of_json(&body);
     let posted = effort.spend(move || serde_json::from_slice::<AskedJson>(&body)).await;
-    let posted = posted.map_err(|error| Error::invalid("body", error.to_string()))?;
+    let posted = posted.map_err(|error| Error::invalid("body", json_problem::words(&error)))?;
     let topics = Topics::many(&posted.topics.entries("topics")?)?;
     let (filter, member) = (posted.filter.filter()?, posted.member.map(MemberJson::member));
     let asked = Asked::of(topics, form, &headers, peer, &mut query)?;

@@ -17,7 +17,7 @@ use super::page_body;
 use super::page_token::{StateToken, page_limit};
 use super::query::Query;
 use super::rates::Rate;
-use super::{json, listing, status};
+use super::{json, json_problem, listing, status};
 use crate::broker::Dropped;
 use crate::cursor::{Cursor, Sequence};
 use crate::error::{Error, Result};
@@ -95,7 +95,7 @@ async fn delete(State(edge): State<Edge>, path: PathResult) -> Result<Response> 
 /// The settings in a body, and which of them it names; an empty body names none.
 async fn config(edge: &Edge, body: Body) -> Result<(TopicConfig, Vec<String>)> {
     let bytes = whole(body, MAX_CONFIG_BYTES, edge.pace()).await?;
-    let invalid = |error: serde_json::Error| Error::invalid("body", error.to_string());
+    let invalid = |error| Error::invalid("body", json_problem::words(&error));
     let object: Map<String, Value> = match bytes.is_empty() {
         true => Map::new(),
         false => serde_json::from_slice(&bytes).map_err(invalid)?,

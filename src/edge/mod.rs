@@ -26,6 +26,7 @@ mod http_topics;
 mod ignored;
 pub(crate) mod intake;
 pub mod json;
+mod json_problem;
 mod listing;
 mod media;
 mod messages;

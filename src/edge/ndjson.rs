@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::media::essence;
-use super::proto;
+use super::{json_problem, proto};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::lists::{self, List};
@@ -67,7 +67,7 @@ impl Line {
     pub fn parse(line: &[u8]) -> Result<Self> {
         let invalid = |problem: String| Error::invalid("line", problem);
         let json: LineJson<'_> =
-            serde_json::from_slice(line).map_err(|error| invalid(error.to_string()))?;
+            serde_json::from_slice(line).map_err(|error| invalid(json_problem::words(&error)))?;
         let (payload, content_type) = payload(&json)?;
         let event = NewEvent {
             id: json.id.unwrap_or_default(),
@@ -135,7 +135,9 @@ fn payload(json: &LineJson<'_>) -> Result<(Bytes, String)> {
         (None, None) => Ok((Bytes::new(), content_type)),
         (None, Some(text)) => {
             let bytes = BASE64.decode(text);
-            let bytes = bytes.map_err(|error| Error::invalid("data_base64", error.to_string()))?;
+            let bytes = bytes.map_err(|error| {
+                Error::invalid("data_base64", format!("is no base64 of RFC 4648: {error}"))
+            })?;
             Ok((bytes.into(), content_type))
         }
         (Some(data), None) if is_json(&content_type) => {
@@ -225,15 +227,15 @@ mod tests {
     #[test]
     fn a_line_that_is_wrong_is_refused_with_the_reason() {
         let refusals = [
-            ("", "EOF"),
-            ("[]", "invalid"),
-            (r#"{"dat":1}"#, "unknown field `dat`"),
-            (r#"{"data":1"#, "EOF"),
+            ("", "the JSON ends before"),
+            ("[]", "a list is not an object"),
+            (r#"{"dat":1}"#, "\"dat\" is no name"),
+            (r#"{"data":1"#, "the JSON ends before"),
             (r#"{"data":1,"data_base64":""}"#, "data: stands beside data_base64"),
             (r#"{"data_base64":"?"}"#, "data_base64: "),
             (r#"{"content_type":"text/plain","data":1}"#, "must be a string"),
             (r#"{"topic":"a b"}"#, "topic: "),
-            (r#"{"headers":{"a":1}}"#, "expected a string"),
+            (r#"{"headers":{"a":1}}"#, "1 is not a string"),
         ];
         for (line, reason) in refusals {
             let message = Line::parse(line.as_bytes()).unwrap_err().to_string();

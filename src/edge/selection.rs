@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::budget::{Held, Share};
+use super::json_problem;
 use super::query::Query;
 use crate::broker::{Broker, Filter, MAX_PATTERNS, Member, Presence, Reader};
 use crate::cursor::{OnGap, StartPoint};
@@ -148,7 +149,7 @@ pub(super) fn member(query: &mut Query) -> Result<Option<Member>> {
     let info = match info {
         Some(info) => {
             let info = lists::members(&mut serde_json::Deserializer::from_str(&info));
-            info.map_err(|error| Error::invalid("member_info", error.to_string()))?
+            info.map_err(|error| Error::invalid("member_info", json_problem::words(&error)))?
         }
         None => List::default(),
     };

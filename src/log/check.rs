@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::block::{Block, HEADER_BYTES};
 use super::blocks::{Blocks, END, unreadable};
-use super::lock::lock_existing;
+use super::lock::{lock_existing, no_directory};
 use super::mark::Loss;
 use super::restore::{self, Target};
 use super::{Extent, StoredTopic, ids, keys, lost_tail, mark, meta, salvage, sled_files, sled_log};
@@ -106,7 +106,8 @@ impl<P: FnMut(Checking)> Checker<P> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let source = directory.join("sled");
         if !source.join("db").is_file() {
-            return Err(at("there is no log in it".to_owned()));
+            let problem = no_directory(directory);
+            return Err(at(problem.unwrap_or_else(|| "there is no log in it".to_owned())));
         }
         let lock = lock_existing(directory)?;
         restore::refuse_unfinished(directory)?;

@@ -1,4 +1,4 @@
-//! The lock of a data directory: one process at a time has a log open.
+//! The data directory itself, and its lock: one process at a time has a log open.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -12,6 +12,32 @@ use crate::error::{Error, Result};
 /// program that reopens its log just then would be refused.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_STEP: Duration = Duration::from_millis(5);
+
+/// Makes the data directory, where it is missing.
+///
+/// # Errors
+///
+/// [`Error::Open`] says what is there in its place, and what to do.
+pub(super) fn make_directory(directory: &Path) -> Result<()> {
+    let Err(error) = std::fs::create_dir_all(directory) else { return Ok(()) };
+    let in_the_way = directory.ancestors().find_map(|path| Some((path, no_directory(path)?)));
+    let (path, problem) = in_the_way.unwrap_or_else(|| (directory, error.to_string()));
+    Err(Error::Open { path: path.to_owned(), problem })
+}
+
+/// What is there in the place of a directory; `None` for nothing, or a directory.
+pub(super) fn no_directory(path: &Path) -> Option<String> {
+    if let Ok(found) = path.metadata() {
+        let problem = "it is a file, and no directory; name a directory";
+        return (!found.is_dir()).then(|| problem.to_owned());
+    }
+    let target = std::fs::read_link(path).ok()?;
+    Some(format!(
+        "it is a symbolic link to {}, which is not there; make that directory, mount what it is \
+         on, or remove the link",
+        target.display()
+    ))
+}
 
 /// Takes the lock of `directory`, creating the file where it is missing.
 ///

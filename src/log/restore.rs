@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::backup::{BackupReader, Frame};
 use super::block::Block;
 use super::cleaner::written_lsn;
-use super::lock::lock;
+use super::lock::{self, lock};
 use super::mark::Mark;
 use super::meta::LogRecord;
 use super::{Compacted, Extent, MAX_REMOVED_PARTS, StoredTopic, blocks, keys, meta, sled_log};
@@ -164,7 +164,7 @@ impl Target {
     /// [`Error::Open`]: nothing was written.
     pub(super) fn create(directory: &Path) -> Result<Self> {
         let bad = |problem: String| Error::Open { path: directory.to_owned(), problem };
-        std::fs::create_dir_all(directory).map_err(|error| bad(error.to_string()))?;
+        lock::make_directory(directory)?;
         let mut entries = std::fs::read_dir(directory).map_err(|error| bad(error.to_string()))?;
         if entries.next().is_some() {
             return Err(bad("it is not empty; name a new directory".to_owned()));

@@ -37,7 +37,7 @@ use super::block::Block;
 use super::blocks::{self, Blocks, END, unreadable, unreadable_page};
 use super::cleaner::{Cleaner, Written, written_bytes, written_lsn};
 use super::failed::{Failed, TellFailure};
-use super::lock::{lock, patiently};
+use super::lock::{self, lock, patiently};
 use super::lost_tail;
 use super::mark::{Loss, Mark, Marked};
 use super::meta::{self, LogRecord};
@@ -120,7 +120,7 @@ impl SledLog {
     pub fn open(directory: &Path, config: &LogConfig) -> Result<Self> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let io = |error: io::Error| at(error.to_string());
-        std::fs::create_dir_all(directory).map_err(io)?;
+        lock::make_directory(directory)?;
         let lock = lock(directory)?;
         restore::refuse_unfinished(directory)?;
         let space = Arc::new(Space::open(directory, config.min_free_bytes).map_err(io)?);

@@ -11,6 +11,7 @@ use percent_encoding::percent_decode;
 use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
 
+use super::super::json_problem;
 use super::{Attributes, PREFIX, Value, check_name, is_json, locate, shown};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -58,7 +59,7 @@ pub(in crate::edge) fn binary(headers: &HeaderMap, body: Bytes) -> Result<Option
 /// [`Error::Invalid`] with field `event` if it is no JSON object, or with the attribute that is
 /// missing or breaks a rule.
 pub(in crate::edge) fn structured(body: &[u8]) -> Result<NewEvent> {
-    let invalid = |error: serde_json::Error| Error::invalid("event", error.to_string());
+    let invalid = |error: serde_json::Error| Error::invalid("event", json_problem::words(&error));
     let mut json = serde_json::Deserializer::from_slice(body);
     // In their order: a map would hide that a name came twice.
     let members = lists::members::<_, &RawValue>(&mut json).map_err(invalid)?;
@@ -99,7 +100,7 @@ pub(in crate::edge) fn batched(
     body: &[u8],
     max_events: usize,
 ) -> Result<impl ExactSizeIterator<Item = Result<NewEvent>>> {
-    let invalid = |error: serde_json::Error| Error::invalid("events", error.to_string());
+    let invalid = |error: serde_json::Error| Error::invalid("events", json_problem::words(&error));
     let mut json = serde_json::Deserializer::from_slice(body);
     let events = UpTo::<&RawValue>::new(max_events).deserialize(&mut json).map_err(invalid)?;
     json.end().map_err(invalid)?;
@@ -133,7 +134,8 @@ fn attribute(name: &str, json: &RawValue) -> Result<Option<Value<'static>>> {
 }
 
 fn string(name: &str, json: &RawValue) -> Result<String> {
-    serde_json::from_str(json.get()).map_err(|error| Error::invalid(name, error.to_string()))
+    serde_json::from_str(json.get())
+        .map_err(|error| Error::invalid(name, json_problem::words(&error)))
 }
 
 fn payload(
@@ -146,7 +148,9 @@ fn payload(
         (None, None) => Ok(Bytes::new()),
         (None, Some(json)) => {
             let bytes = BASE64.decode(string("data_base64", json)?);
-            let bytes = bytes.map_err(|error| Error::invalid("data_base64", error.to_string()))?;
+            let bytes = bytes.map_err(|error| {
+                Error::invalid("data_base64", format!("is no base64 of RFC 4648: {error}"))
+            })?;
             Ok(bytes.into())
         }
         (Some(json), None) if is_json(content_type) => {

@@ -32,6 +32,7 @@ use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::super::effort::Effort;
+use super::super::json_problem;
 use super::super::ndjson::Line;
 use super::super::selection::{FilterJson, MemberJson, Topics, Wanted};
 use crate::broker::Publish;
@@ -142,7 +143,8 @@ struct PublishJson<'a> {
 impl Request {
     /// Reads a message, in which at most `max_events` are published.
     pub(super) fn parse(text: &Utf8Bytes, max_events: usize) -> Result<Self, Refused> {
-        let invalid = |error: serde_json::Error| Error::invalid("message", error.to_string());
+        let invalid =
+            |error: serde_json::Error| Error::invalid("message", json_problem::words(&error));
         let nobody = |error| Refused { reference: None, subscription: None, error };
         let head: Head = serde_json::from_str(text).map_err(|error| nobody(invalid(error)))?;
         let request = match head.r#type.as_str() {
@@ -190,7 +192,8 @@ fn publish(json: PublishJson<'_>, text: &Bytes, max_events: usize) -> Result<Req
         (None, Some(events)) => {
             let mut events = serde_json::Deserializer::from_str(events.get());
             let events = UpTo::<&RawValue>::new(max_events).deserialize(&mut events);
-            let events = events.map_err(|error| Error::invalid("events", error.to_string()))?;
+            let events =
+                events.map_err(|error| Error::invalid("events", json_problem::words(&error)))?;
             events.entries("events in a batch")?
         }
         _ => return Err(Error::invalid("event", "write either event or events")),
@@ -221,16 +224,16 @@ mod tests {
     fn a_message_that_is_wrong_is_refused_with_the_reason_and_whom_it_is_about() {
         let long = format!(r#"{{"type":"unsubscribe","subscription":"{}"}}"#, "x".repeat(256));
         let refusals = [
-            ("", "EOF", None),
-            ("[]", "invalid", None),
+            ("", "the JSON ends before", None),
+            ("[]", "a list is not an object", None),
             (r#"{"type":"dance","ref":"r"}"#, "none of subscribe", Some("r")),
             (r#"{"type":"subscribe","subscription":"s"}"#, "either topic or topics", Some("s")),
             (r#"{"type":"subscribe","subscription":"s","topic":"a b"}"#, "topic", Some("s")),
-            (r#"{"type":"subscribe","topic":"a"}"#, "missing field `subscription`", None),
+            (r#"{"type":"subscribe","topic":"a"}"#, "subscription is missing", None),
             (r#"{"type":"subscribe","subscription":"","topic":"a"}"#, "is empty", Some("")),
             (
                 r#"{"type":"subscribe","subscription":"s","topic":"a","frm":"1"}"#,
-                "unknown field `frm`",
+                "\"frm\" is no name",
                 Some("s"),
             ),
             (
@@ -249,7 +252,7 @@ mod tests {
             assert_eq!(named.as_deref(), whom, "{text}");
         }
         for (event, reason) in [
-            (r#"{"dat":1}"#, "unknown field `dat`"),
+            (r#"{"dat":1}"#, "\"dat\" is no name"),
             (r#"{"topic":"b"}"#, "topic: stands beside the event"),
         ] {
             let text = format!(r#"{{"type":"publish","topic":"a","events":[{{}},{event},{{}}]}}"#);

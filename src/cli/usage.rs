@@ -1,0 +1,48 @@
+//! Wrong use of the command line, in words: what the parser of numbers says is of Rust's own types.
+
+use std::error::Error as _;
+use std::num::{IntErrorKind, ParseIntError};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Error};
+
+use super::Cli;
+
+/// The error as it is told: as it is, or, of a number that is none, in words.
+pub(super) fn in_words(error: Error) -> Error {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let problem = match error.kind() {
+        ErrorKind::ValueValidation => error.source().and_then(|source| {
+            let number = source.downcast_ref::<ParseIntError>().map(number);
+            number.or_else(|| range(&source.to_string()))
+        }),
+        _ => None,
+    };
+    let Some(problem) = problem else { return error };
+    let (argument, value) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue));
+    let message = format!("invalid value '{value}' for '{argument}': {problem}");
+    Cli::command().error(ErrorKind::ValueValidation, message)
+}
+
+fn number(error: &ParseIntError) -> String {
+    let problem = match error.kind() {
+        IntErrorKind::PosOverflow => "the number is too large",
+        IntErrorKind::NegOverflow => "the number is too small",
+        _ => "it is no whole number, like 42",
+    };
+    problem.to_owned()
+}
+
+/// What is said of a number that is not in a range, like `0 is not in 1..=9`.
+fn range(text: &str) -> Option<String> {
+    let (number, range) = text.split_once(" is not in ")?;
+    let (first, end) = range.split_once("..")?;
+    let last = end.strip_prefix('=').unwrap_or(end);
+    Some(match last {
+        "" | "18446744073709551615" => format!("{number} is less than {first}"),
+        last => format!("{number} is not within {first} and {last}"),
+    })
+}
