@@ -156,7 +156,10 @@ impl Server {
             Ok((bind(address)?, Door { routes, rates: rates.clone() }))
         };
         let (http_routes, grpc) = match config.grpc_listen {
-            Some(address) => (http_routes, Some(served(address, grpc_routes)?)),
+            Some(address) => {
+                let grpc_routes = grpc_routes.fallback(http::not_found);
+                (http_routes, Some(served(address, grpc_routes)?))
+            }
             None => (http_routes.merge(grpc_routes), None),
         };
         let http = served(config.listen, http_routes.fallback(http::not_found))?;
@@ -250,15 +253,20 @@ async fn grpc_routes(
 ) -> Result<(HealthReporter, Router)> {
     let (reporter, health) = tonic_health::server::health_reporter();
     set_health(&reporter, ServingStatus::Serving).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(grpc::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| Error::ReadFailed(std::sync::Arc::new(error)))?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(grpc::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let failed = |error| Error::ReadFailed(std::sync::Arc::new(error));
+    let current = reflection().build_v1().map_err(failed)?;
+    // Clients that are in wide use, such as grpcui and older grpcurl, know this one alone.
+    let former = reflection().build_v1alpha().map_err(failed)?;
+    let reflection = Routes::new(current).add_service(former);
     let routes = grpc::routes(broker.clone(), follow.clone()).add_service(health);
     let broker = broker.clone();
     let end = move |request| end_when_draining(request, broker.clone());
-    let reflection = routes_of(Routes::new(reflection)).layer(MapRequestLayer::new(end));
+    let reflection = routes_of(reflection).layer(MapRequestLayer::new(end));
     let routes = routes_of(routes).merge(reflection);
     let paced = MapRequestLayer::new(move |request| pace::paced(request, &pace));
     let mended = MapResponseLayer::new(grpc::mend);

@@ -4,8 +4,8 @@
 //!
 //! A page is refused for whatever is doubtful in its query. A stream is not: an `EventSource` that
 //! is answered with anything but 200 never comes back, and what it sends is not its page's alone.
-//! Polyfills append an id to a URL that has one, proxies join two headers, and a page that was moved
-//! comes with the id of another server. So on a stream:
+//! Polyfills append an id to a URL that has one, proxies join two headers, and a page that was
+//! moved comes with the id of another server. So on a stream:
 //!
 //! | what comes | what it means |
 //! |---|---|

@@ -12,6 +12,7 @@ use axum::{Extension, Router};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde_json::json;
+use tonic::Status;
 use tower::util::MapResponseLayer;
 
 use super::accept::{Accepted, accepted};
@@ -75,8 +76,13 @@ pub(crate) fn counted(broker: Broker, config: FollowConfig, counters: Arc<Counte
         .with_state(Edge { broker, config, counters })
 }
 
-/// The answer where there is nothing, for a whole server.
-pub(crate) async fn not_found(uri: Uri) -> Response {
+/// The answer where there is nothing, for a whole server. Source: the gRPC protocol over HTTP/2, of
+/// a service or a method that there is not: 200, with the status in the head.
+pub(crate) async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
+    if status::is_grpc(&headers) {
+        let call = uri.path().trim_start_matches('/');
+        return Status::unimplemented(format!("{call:?} is no call of this server")).into_http();
+    }
     let detail = format!("there is nothing at {}", uri.path());
     status::plain_problem(StatusCode::NOT_FOUND, &detail)
 }

@@ -17,7 +17,7 @@ pub(super) const IGNORED_HEADER: HeaderName = HeaderName::from_static("leftoff-i
 /// Names in the query of a stream that mean nothing to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ignored {
-    /// The first of them, percent-encoded, and each as long as [`Self::MAX_NAME_BYTES`] at the most.
+    /// The first of them, percent-encoded, up to [`Self::MAX_NAME_BYTES`] of each.
     names: Vec<String>,
     /// How many more there are.
     more: usize,

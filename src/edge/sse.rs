@@ -21,12 +21,15 @@
 //! data: {"retry_ms":1630}
 //! ```
 //!
-//! A stream whose query holds names that mean nothing begins with `leftoff.warning`, which names them.
+//! A stream whose query holds names that mean nothing begins with `leftoff.warning`: it names them.
 //!
 //! Every block has data. By the standard a block without data is no event, but widely used clients
 //! hand it to the page as an empty message, on which `JSON.parse` throws: fetch-event-source each
 //! empty line, httpx-sse and sseclient a block with nothing but `id:` or `retry:`. An event of many
 //! clients moves their last id with its data alone.
+//!
+//! The types `error`, `open` and `message` are what a browser calls its own: they go out as
+//! `type:error` and so on, for `onerror` would be called with an event of a publisher.
 //!
 //! A payload goes out as it is when SSE can carry it exactly: UTF-8 without carriage returns, which
 //! the format turns into line feeds. Any other goes out as a `data:` URL in base64 with its content
@@ -341,10 +344,29 @@ fn encode_id(cursor: Cursor, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(line.as_bytes());
 }
 
+/// Types under which an `EventSource` hands its page something of its own: that it is open, that it
+/// has failed, and events without a type.
+const OF_BROWSERS: [&str; 3] = ["error", "message", "open"];
+
+/// What stands before a type of [`OF_BROWSERS`].
+const RENAMED: &str = "type:";
+
+/// Whether a type goes out with [`RENAMED`] before it: one of [`OF_BROWSERS`], and, so that no two
+/// types get one name, one of these that has it already.
+fn is_renamed(mut event_type: &str) -> bool {
+    while let Some(rest) = event_type.strip_prefix(RENAMED) {
+        event_type = rest;
+    }
+    OF_BROWSERS.contains(&event_type)
+}
+
 /// The type and the payload of an event.
 fn encode_content(event_type: &str, payload: &[u8], content_type: &str, bytes: &mut Vec<u8>) {
     if !event_type.is_empty() {
         bytes.extend_from_slice(b"event: ");
+        if is_renamed(event_type) {
+            bytes.extend_from_slice(RENAMED.as_bytes());
+        }
         bytes.extend_from_slice(event_type.as_bytes());
         bytes.push(b'\n');
     }

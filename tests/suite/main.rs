@@ -33,6 +33,7 @@ mod full_disk;
 mod gaps;
 mod grpc;
 mod grpc_client;
+mod grpc_strangers;
 mod hostile;
 mod http;
 mod idle;

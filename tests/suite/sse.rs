@@ -96,6 +96,37 @@ async fn every_payload_comes_out_as_it_went_in() {
     assert_eq!(stream.next().await.unwrap().event.as_deref(), Some("größe.changed"));
 }
 
+/// Goal: a publisher's event is never taken for the browser's own `error` or `open`, nor for one
+/// without a type; and no two types come out as one.
+#[tokio::test]
+async fn types_that_a_browser_calls_its_own_come_out_under_another_name() {
+    let server = Server::start().await;
+    let types = [
+        ("error", "type:error"),
+        ("open", "type:open"),
+        ("message", "type:message"),
+        ("type:error", "type:type:error"),
+        ("Error", "Error"),
+        ("errors", "errors"),
+        ("type:x", "type:x"),
+    ];
+    for (event_type, _) in types {
+        let event = NewEvent { event_type: event_type.to_owned(), ..NewEvent::new("1") };
+        publish(&server.broker, "a", event).await;
+    }
+    let mut stream = Sse::follow(server.address, "a", "?from=earliest").await;
+    let path = "/v1/topics/a/events?from=earliest&format=envelope";
+    let mut whole = Sse::open(to(server.address, "GET", path)).await.unwrap();
+    for (event_type, expected) in types {
+        assert_eq!(stream.next().await.unwrap().event.as_deref(), Some(expected));
+        let envelope = whole.next().await.unwrap();
+        assert_eq!(
+            (envelope.event.as_deref(), &envelope.json()["type"]),
+            (None, &json!(event_type))
+        );
+    }
+}
+
 #[tokio::test]
 async fn every_spelling_of_the_last_id_resumes_and_the_header_wins() {
     let server = server_with_events("a", 9).await;

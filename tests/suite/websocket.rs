@@ -12,7 +12,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::common::{Server, get, post, send, soon, to};
+use crate::common::{Server, get, post, send, send_h2c, soon, to};
 
 /// A client of the subprotocol.
 pub(crate) struct Client(WebSocketStream<TcpStream>);
@@ -431,6 +431,34 @@ async fn a_handshake_that_is_wrong_is_refused_with_the_reason() {
         let problem = answer.json();
         assert_eq!(answer.status, status, "{problem}");
         assert!(problem["detail"].as_str().unwrap().contains(words), "{problem}");
-        assert_eq!(answer.header("sec-websocket-version") == "13", status == 426);
+        let told =
+            ["sec-websocket-version", "upgrade", "connection"].map(|name| answer.header(name));
+        // Source: RFC 9110, 15.5.22: a 426 has to say what to upgrade to.
+        let expected = if status == 426 { ["13", "websocket", "upgrade"] } else { [""; 3] };
+        assert_eq!(told, expected, "{problem}");
+    }
+    let answer = send_h2c(to(server.address, "GET", "/v1/ws"), "").await;
+    assert_eq!((answer.status.as_u16(), answer.header("upgrade")), (400, ""));
+    assert!(answer.json()["detail"].as_str().unwrap().contains("HTTP/1.1"));
+}
+
+/// Goal: a client that compares the subprotocol letter by letter, as `ws` does, takes the answer.
+#[tokio::test]
+async fn a_subprotocol_is_answered_in_the_letters_of_the_client() {
+    let server = Server::start().await;
+    for (asked, expected) in [
+        ("leftoff.v1.json", "leftoff.v1.json"),
+        ("Leftoff.V1.JSON", "Leftoff.V1.JSON"),
+        ("mqtt, LEFTOFF.v1.json , leftoff.v1.json", "LEFTOFF.v1.json"),
+    ] {
+        let upgrade = to(server.address, "GET", "/v1/ws")
+            .header("connection", "Upgrade")
+            .header("upgrade", "WebSocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("sec-websocket-protocol", asked);
+        let answer = send(upgrade, "").await;
+        let told = (answer.status.as_u16(), answer.header("sec-websocket-protocol"));
+        assert_eq!(told, (101, expected), "{asked}");
     }
 }

@@ -30,7 +30,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -69,7 +69,7 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resp
     };
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
         let detail = "this connection cannot become a WebSocket";
-        return status::plain_problem(StatusCode::UPGRADE_REQUIRED, detail);
+        return Refused(StatusCode::UPGRADE_REQUIRED, detail).into_response();
     };
     let peer = request.extensions_mut().remove::<Peer>();
     let held = match share(peer.as_ref()).take(SESSION_BYTES) {
@@ -100,7 +100,8 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resp
 /// The answer that switches protocols.
 struct Accepted {
     key: HeaderValue,
-    has_subprotocol: bool,
+    /// The subprotocol, in the letters of the client: some compare them one by one.
+    subprotocol: Option<HeaderValue>,
 }
 
 impl IntoResponse for Accepted {
@@ -111,10 +112,8 @@ impl IntoResponse for Accepted {
             (header::SEC_WEBSOCKET_ACCEPT, self.key),
         ];
         let mut response = (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
-        if self.has_subprotocol {
-            let spoken = HeaderValue::from_static(SUBPROTOCOL);
-            response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, spoken);
-        }
+        let spoken = self.subprotocol.map(|spoken| (header::SEC_WEBSOCKET_PROTOCOL, spoken));
+        response.headers_mut().extend(spoken);
         response
     }
 }
@@ -126,8 +125,14 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let mut response = status::plain_problem(self.0, self.1);
         if self.0 == StatusCode::UPGRADE_REQUIRED {
-            let versions = HeaderValue::from_static("13");
-            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, versions);
+            // Source: RFC 9110, 15.5.22 and 7.8; RFC 6455, 4.4.
+            for (name, value) in [
+                (header::CONNECTION, "upgrade"),
+                (header::UPGRADE, "websocket"),
+                (header::SEC_WEBSOCKET_VERSION, "13"),
+            ] {
+                response.headers_mut().insert(name, HeaderValue::from_static(value));
+            }
         }
         response
     }
@@ -135,6 +140,10 @@ impl IntoResponse for Refused {
 
 fn check(request: &Request) -> Result<Accepted, Refused> {
     let headers = request.headers();
+    if request.version() > Version::HTTP_11 {
+        // These have no upgrade that one could ask for.
+        return Err(Refused(StatusCode::BAD_REQUEST, "a WebSocket needs HTTP/1.1"));
+    }
     if request.version() != Version::HTTP_11
         || !has_token(headers, header::CONNECTION, "upgrade")
         || !has_token(headers, header::UPGRADE, "websocket")
@@ -149,14 +158,21 @@ fn check(request: &Request) -> Result<Accepted, Refused> {
     let Some(key) = key.and_then(|key| derive_accept_key(key).try_into().ok()) else {
         return Err(Refused(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is none"));
     };
-    let has_subprotocol = has_token(headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
-    if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) && !has_subprotocol {
+    let subprotocol = token(headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+    if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) && subprotocol.is_none() {
         return Err(Refused(StatusCode::BAD_REQUEST, "the subprotocol is leftoff.v1.json"));
     }
-    Ok(Accepted { key, has_subprotocol })
+    let subprotocol = subprotocol.and_then(|spoken| HeaderValue::from_str(spoken).ok());
+    Ok(Accepted { key, subprotocol })
 }
 
-fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
+fn has_token(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
+    token(headers, name, wanted).is_some()
+}
+
+/// A token of a list, as the client has written it.
+fn token<'a>(headers: &'a HeaderMap, name: HeaderName, wanted: &str) -> Option<&'a str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|found| found.trim().eq_ignore_ascii_case(token))
+    let mut tokens = values.flat_map(|value| value.split(',')).map(str::trim);
+    tokens.find(|token| token.eq_ignore_ascii_case(wanted))
 }
