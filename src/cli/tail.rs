@@ -139,7 +139,9 @@ impl Tail {
         let mut output = std::io::stdout().lock();
         match self.format {
             Format::Json => {
-                let line = serde_json::to_string(&EventJson::received(self.topic.as_str(), event))?;
+                let line = serde_json::to_string(
+                    &EventJson::received(self.topic.as_str(), event).in_one_line(),
+                )?;
                 // JSON has line ends between its tokens only: inside of a string they are escaped.
                 writeln!(output, "{}", terminal::line(&line.replace(['\n', '\r'], " ")))?;
             }

@@ -1,4 +1,17 @@
 //! Events, pages, topics and acknowledgements as JSON.
+//!
+//! A payload of an event stands in its JSON in one of three ways:
+//!
+//! | content type | | |
+//! |---|---|---|
+//! | JSON | `data`, a value | the text of the payload from its first to its last token, as it is |
+//! | text, or none | `data`, a string | the payload |
+//! | any other, and what is not what its type says | `data_base64` | the payload |
+//!
+//! `data_base64` also stands beside a value where the value is not all of the payload: where there
+//! is white space before or after it, and where it has line ends that the carrier changes. So the
+//! bytes of a payload, which may be signed, are those of `data_base64` if it is there, and of
+//! `data` otherwise.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -22,11 +35,12 @@ enum Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    /// JSON that is none is shown as text, and text that is no UTF-8 as bytes.
+    /// JSON that is none is shown as bytes, for as a text it would be taken for a JSON string; and
+    /// so is text that is no UTF-8.
     fn of(payload: &'a [u8], content_type: &str) -> Self {
         let Ok(text) = std::str::from_utf8(payload) else { return Self::Bytes(payload) };
         match Media::of(content_type) {
-            Media::Json => serde_json::from_str(text).map_or(Self::Text(text), Self::Json),
+            Media::Json => serde_json::from_str(text).map_or(Self::Bytes(payload), Self::Json),
             Media::Text => Self::Text(text),
             Media::Bytes => Self::Bytes(payload),
         }
@@ -50,9 +64,38 @@ pub struct EventJson<'a> {
     payload: &'a [u8],
     /// Whether it has no places, and says so instead.
     is_ephemeral: bool,
+    carrier: Carrier,
+}
+
+/// What an event's JSON goes into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// A body, or a message: it carries line ends as they are.
+    Whole,
+    /// Lines of server-sent events: it carries line feeds, and makes line feeds of all others.
+    DataLines,
+    /// One line: it carries no line ends. Each of them is written as a blank.
+    OneLine,
+}
+
+impl Carrier {
+    /// Whether JSON comes out of it as it goes in.
+    fn carries(self, json: &str) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::DataLines => !json.contains('\r'),
+            Self::OneLine => !json.contains(['\n', '\r']),
+        }
+    }
 }
 
 impl<'a> EventJson<'a> {
+    /// The same, for output with one event a line.
+    #[must_use]
+    pub fn in_one_line(self) -> Self {
+        Self { carrier: Carrier::OneLine, ..self }
+    }
+
     fn stored(topic: &'a TopicName, event: &EventRef<'a>) -> Self {
         Self {
             topic: topic.as_str(),
@@ -68,6 +111,7 @@ impl<'a> EventJson<'a> {
             content_type: event.content_type,
             payload: event.payload,
             is_ephemeral: false,
+            carrier: Carrier::Whole,
         }
     }
 
@@ -88,6 +132,7 @@ impl<'a> EventJson<'a> {
             content_type: &content.content_type,
             payload: &content.payload,
             is_ephemeral: false,
+            carrier: Carrier::Whole,
         }
     }
 
@@ -108,6 +153,7 @@ impl<'a> EventJson<'a> {
             content_type: &event.content_type,
             payload: &event.payload,
             is_ephemeral: false,
+            carrier: Carrier::Whole,
         }
     }
 }
@@ -136,11 +182,36 @@ impl Serialize for EventJson<'_> {
             map.serialize_entry("ttl_ms", &ttl_ms)?;
         }
         match Content::of(self.payload, self.content_type) {
-            Content::Json(value) => map.serialize_entry("data", value)?,
+            Content::Json(value) => self.serialize_json(value, &mut map)?,
             Content::Text(text) => map.serialize_entry("data", text)?,
             Content::Bytes(bytes) => map.serialize_entry("data_base64", &BASE64.encode(bytes))?,
         }
         map.end()
+    }
+}
+
+impl EventJson<'_> {
+    /// Writes a payload that is JSON, and its bytes where the value is not all of them.
+    fn serialize_json<M: SerializeMap>(
+        &self,
+        value: &RawValue,
+        map: &mut M,
+    ) -> Result<(), M::Error> {
+        let text = value.get();
+        let is_carried = self.carrier.carries(text);
+        match self.carrier {
+            Carrier::OneLine if !is_carried => {
+                // Between the tokens of JSON alone can there be line ends.
+                let line = text.replace(['\n', '\r'], " ");
+                let line = RawValue::from_string(line).map_err(serde::ser::Error::custom)?;
+                map.serialize_entry("data", &line)?;
+            }
+            _ => map.serialize_entry("data", value)?,
+        }
+        if !is_carried || text.len() < self.payload.len() {
+            map.serialize_entry("data_base64", &BASE64.encode(self.payload))?;
+        }
+        Ok(())
     }
 }
 
@@ -157,7 +228,7 @@ fn time(time: Timestamp) -> String {
 }
 
 /// Appends an event that is not stored: it has no places.
-pub(super) fn write_ephemeral(ephemeral: &Ephemeral, bytes: &mut Vec<u8>) {
+pub(super) fn write_ephemeral(ephemeral: &Ephemeral, carrier: Carrier, bytes: &mut Vec<u8>) {
     let Ephemeral { topic, time, event, .. } = ephemeral;
     let event = Event {
         sequence: Sequence::BEFORE_ALL,
@@ -165,13 +236,19 @@ pub(super) fn write_ephemeral(ephemeral: &Ephemeral, bytes: &mut Vec<u8>) {
         time: *time,
         content: event.clone(),
     };
-    let event = EventJson { is_ephemeral: true, ..EventJson::own(topic, &event) };
+    let event = EventJson { is_ephemeral: true, carrier, ..EventJson::own(topic, &event) };
     serde_json::to_writer(bytes, &event).expect("texts and numbers are JSON");
 }
 
 /// Appends an event of `topic`.
-pub(super) fn write_event(topic: &TopicName, event: &EventRef<'_>, bytes: &mut Vec<u8>) {
-    let written = serde_json::to_writer(bytes, &EventJson::stored(topic, event));
+pub(super) fn write_event(
+    topic: &TopicName,
+    event: &EventRef<'_>,
+    carrier: Carrier,
+    bytes: &mut Vec<u8>,
+) {
+    let event = EventJson { carrier, ..EventJson::stored(topic, event) };
+    let written = serde_json::to_writer(bytes, &event);
     written.expect("texts and numbers are JSON");
 }
 
@@ -185,7 +262,7 @@ pub(super) fn events(run: &Run) -> Vec<u8> {
         if !bytes.is_empty() {
             bytes.push(b',');
         }
-        write_event(run.topic(), &event, &mut bytes);
+        write_event(run.topic(), &event, Carrier::Whole, &mut bytes);
     }
     bytes
 }

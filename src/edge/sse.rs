@@ -28,13 +28,9 @@
 //! empty line, httpx-sse and sseclient a block with nothing but `id:` or `retry:`. An event of many
 //! clients moves their last id with its data alone.
 //!
-//! The types `error`, `open` and `message` are what a browser calls its own: they go out as
-//! `type:error` and so on, for `onerror` would be called with an event of a publisher.
-//!
-//! A payload goes out as it is when SSE can carry it exactly: UTF-8 without carriage returns, which
-//! the format turns into line feeds. Any other goes out as a `data:` URL in base64 with its content
-//! type; so that the two cannot be mistaken for one another, a text that begins with `data:` does
-//! as well. Source: WHATWG HTML, server-sent events, 9.2.5 and 9.2.6; RFC 2397.
+//! Types and payloads are in `data.rs`.
+
+mod data;
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -42,16 +38,16 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 
+use self::data::{encode_content, encode_json};
 use super::budget::WaitsForRoom;
 use super::clients::{self, Peer};
 use super::ignored::{IGNORED_HEADER, Ignored};
+use super::json::Carrier;
 use super::selection::{Format, Kept};
 use super::{FollowConfig, cloudevents, json, status};
 use crate::broker::{Delivery, Ephemeral, EventRef, Form, Patience, Reader, Run, Waited};
@@ -75,9 +71,6 @@ const ERROR_RETRY_MS: u64 = 30_000;
 
 /// A comment and no block: after an empty line some clients hand an empty message to the page.
 const HEARTBEAT: &[u8] = b": heartbeat\n";
-
-/// Begins every payload that is encoded, and no other.
-const ENCODED: &str = "data:";
 
 /// The answer that streams what `reader` reads.
 pub(super) fn response(
@@ -245,9 +238,11 @@ impl Following {
                     );
                 }
                 Format::Envelope => {
-                    encode_line(&mut bytes, |line| json::write_ephemeral(ephemeral, line));
+                    encode_json(&mut bytes, |line| {
+                        json::write_ephemeral(ephemeral, Carrier::DataLines, line)
+                    });
                 }
-                Format::CloudEvents => encode_line(&mut bytes, |line| {
+                Format::CloudEvents => encode_json(&mut bytes, |line| {
                     let topic = ephemeral.topic.as_str();
                     cloudevents::append(topic, epoch, &ephemeral.into(), line);
                 }),
@@ -286,10 +281,10 @@ impl Following {
                 Format::Data => {
                     encode_content(event.event_type, event.payload, event.content_type, bytes);
                 }
-                Format::Envelope => encode_line(bytes, |line| {
-                    json::write_event(run.topic(), event, line);
+                Format::Envelope => encode_json(bytes, |line| {
+                    json::write_event(run.topic(), event, Carrier::DataLines, line);
                 }),
-                Format::CloudEvents => encode_line(bytes, |line| {
+                Format::CloudEvents => encode_json(bytes, |line| {
                     cloudevents::append(run.topic().as_str(), epoch, &event.into(), line);
                 }),
             }
@@ -342,71 +337,6 @@ fn encode_id(cursor: Cursor, bytes: &mut Vec<u8>) {
     let mut line = String::with_capacity(40);
     let _never_fails = write!(line, "id: {cursor}\n");
     bytes.extend_from_slice(line.as_bytes());
-}
-
-/// Types under which an `EventSource` hands its page something of its own: that it is open, that it
-/// has failed, and events without a type.
-const OF_BROWSERS: [&str; 3] = ["error", "message", "open"];
-
-/// What stands before a type of [`OF_BROWSERS`].
-const RENAMED: &str = "type:";
-
-/// Whether a type goes out with [`RENAMED`] before it: one of [`OF_BROWSERS`], and, so that no two
-/// types get one name, one of these that has it already.
-fn is_renamed(mut event_type: &str) -> bool {
-    while let Some(rest) = event_type.strip_prefix(RENAMED) {
-        event_type = rest;
-    }
-    OF_BROWSERS.contains(&event_type)
-}
-
-/// The type and the payload of an event.
-fn encode_content(event_type: &str, payload: &[u8], content_type: &str, bytes: &mut Vec<u8>) {
-    if !event_type.is_empty() {
-        bytes.extend_from_slice(b"event: ");
-        if is_renamed(event_type) {
-            bytes.extend_from_slice(RENAMED.as_bytes());
-        }
-        bytes.extend_from_slice(event_type.as_bytes());
-        bytes.push(b'\n');
-    }
-    match plain_text(payload) {
-        Some(text) => {
-            for line in text.split(|byte| *byte == b'\n') {
-                bytes.extend_from_slice(b"data: ");
-                bytes.extend_from_slice(line);
-                bytes.push(b'\n');
-            }
-        }
-        None => {
-            let media = match content_type {
-                "" => "application/octet-stream",
-                media => media,
-            };
-            let data = BASE64.encode(payload);
-            bytes.extend_from_slice(format!("data: {ENCODED}{media};base64,{data}\n").as_bytes());
-        }
-    }
-    bytes.push(b'\n');
-}
-
-/// All of an event, as a line of JSON. It has no type of SSE: whoever follows many topics listens
-/// to them all in one place.
-fn encode_line(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    bytes.extend_from_slice(b"data: ");
-    let start = bytes.len();
-    write(bytes);
-    // A payload that is JSON goes out as it came in; in JSON a line feed is white space.
-    bytes[start..].iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
-    bytes.extend_from_slice(b"\n\n");
-}
-
-/// The payload, if SSE carries it exactly as it is.
-fn plain_text(payload: &[u8]) -> Option<&[u8]> {
-    let is_plain = !payload.contains(&b'\r')
-        && !payload.starts_with(ENCODED.as_bytes())
-        && std::str::from_utf8(payload).is_ok();
-    is_plain.then_some(payload)
 }
 
 #[cfg(test)]

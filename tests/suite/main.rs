@@ -42,6 +42,7 @@ mod memory_order;
 mod model;
 mod names;
 mod pages;
+mod payloads;
 mod positions;
 mod power;
 mod reads;

@@ -34,9 +34,14 @@ impl Client {
 
     /// The next message that is JSON.
     pub(crate) async fn hear(&mut self) -> Value {
+        serde_json::from_str(&self.hear_text().await).unwrap()
+    }
+
+    /// The same, as it came.
+    pub(crate) async fn hear_text(&mut self) -> String {
         loop {
             match soon(self.0.next()).await.unwrap().unwrap() {
-                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+                Message::Text(text) => return text.to_string(),
                 Message::Ping(_) => {}
                 other => panic!("{other:?}"),
             }

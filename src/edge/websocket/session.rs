@@ -31,7 +31,7 @@ use super::super::budget::Share;
 use super::super::clients::{self, Peer, share};
 use super::super::counters::TimeLimit;
 use super::super::http::Edge;
-use super::super::json::{ReceiptJson, write_ephemeral, write_event};
+use super::super::json::{Carrier, ReceiptJson, write_ephemeral, write_event};
 use super::super::pace::PacedSocket;
 use super::super::rates::{CallerRates, Rate, Temper};
 use super::super::selection::Kept;
@@ -453,7 +453,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let name = Value::from(following.name.as_str());
                 let rest = event.encoded(Form::Message, |event| {
                     let mut rest = Vec::new();
-                    write_ephemeral(event, &mut rest);
+                    write_ephemeral(event, Carrier::Whole, &mut rest);
                     rest.push(b'}');
                     rest.into()
                 });
@@ -654,7 +654,7 @@ fn rests(reader: &Reader, run: &Run) -> Vec<bytes::Bytes> {
             false => reader.shared_cursor_after(event),
         };
         bytes.extend_from_slice(format!(r#""cursor":"{cursor}","event":"#).as_bytes());
-        write_event(run.topic(), event, bytes);
+        write_event(run.topic(), event, Carrier::Whole, bytes);
         bytes.push(b'}');
     };
     match is_own {
