@@ -528,6 +528,24 @@ async fn run(actions: Vec<Action>, max_tail_bytes: u64) {
     world.broker.close().await;
 }
 
+/// Goal: a reader of many topics that begins after a restart is not told, when it comes back, of a
+/// topic that had lost everything before.
+#[test]
+fn what_was_dropped_before_a_restart_is_no_loss_to_whoever_begins_after_it() {
+    let one = || vec![(0, false)];
+    let actions = vec![
+        Action::Limit { topic: 1, events: 0 },
+        Action::Publish { topic: 0, events: one() },
+        Action::Publish { topic: 2, events: one() },
+        Action::Purge { topic: 2, keep: 0 },
+        Action::Restart,
+        Action::Begin { reader: 1, from: "earliest" },
+    ];
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ended = runtime.block_on(async { tokio::time::timeout(MAX_RUN, run(actions, 0)).await });
+    ended.expect("it ends");
+}
+
 /// Goal: readers are told of all that they could have had and did not get, and of nothing else,
 /// however they come back: of what was trimmed, purged, deleted, and of deletions that compaction
 /// dropped.

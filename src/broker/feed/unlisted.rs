@@ -24,18 +24,24 @@ pub(super) struct Unlisted {
     left: usize,
     seen: usize,
     followed: usize,
+    /// A position that nothing was dropped after, of any topic there is.
+    dropped: Position,
 }
 
 impl Unlisted {
     /// All topics that may have something up to `known`.
     pub(super) fn of(chunks: &Chunks, known: Position) -> Self {
-        let chunks = chunks.all().into_iter().map(|chunk| (chunk.lowest(), chunk));
+        let all = chunks.all();
+        // Also of those that have nothing left.
+        let dropped = all.iter().map(|chunk| chunk.dropped()).max();
+        let dropped = dropped.unwrap_or(Position::BEFORE_ALL);
+        let chunks = all.into_iter().map(|chunk| (chunk.lowest(), chunk));
         let mut chunks: Vec<_> = chunks.filter(|(lowest, _)| *lowest <= known).collect();
         chunks.sort_by(|(one, _), (other, _)| other.cmp(one));
         let numbers = chunks.iter().map(|(_, chunk)| chunk.number).collect();
         let left = chunks.iter().map(|(_, chunk)| chunk.len()).sum();
         let lowest = Position::new(u64::MAX);
-        Self { chunks, numbers, looked: 0, lowest, left, seen: 0, followed: 0 }
+        Self { chunks, numbers, looked: 0, lowest, left, seen: 0, followed: 0, dropped }
     }
 
     /// A position that nothing of them comes before; `None` when there are no more.
@@ -43,10 +49,9 @@ impl Unlisted {
         self.chunks.last().map(|(lowest, _)| *lowest)
     }
 
-    /// A position that nothing was dropped after from any of them.
+    /// A position that nothing was dropped after when it began, from any topic.
     pub(super) fn dropped(&self) -> Position {
-        let dropped = self.chunks.iter().map(|(_, chunk)| chunk.dropped());
-        dropped.max().unwrap_or(Position::BEFORE_ALL)
+        self.dropped
     }
 
     /// Whether a topic is among them, or would be if it were not newer.
