@@ -389,9 +389,13 @@ impl World {
     fn tell(&mut self, reader: usize, gap: &Gap) {
         self.check_told(reader, gap);
         if gap.reason == GapReason::Unknown {
-            // All that was gone by then.
-            let told = self.fronts.iter().enumerate();
-            let told = told.map(|(topic, (front, _))| (topic, *front, gap.reason, self.actions));
+            // All that was gone by then. Of a topic that is deleted, its front does not say it.
+            let told = self.fronts.iter().enumerate().map(|(topic, (front, _))| {
+                let gone = |event: &&Known| event.topic == topic && event.trimmed.is_some();
+                let after = self.events.iter().filter(gone).map(|event| event.sequence + 1).max();
+                (topic, after.unwrap_or(0).max(*front), gap.reason, self.actions)
+            });
+            let told: Vec<_> = told.collect();
             return self.readers[reader].told.extend(told);
         }
         let topic = gap.topic.as_ref().expect("no cursor here is of another log, or ahead");

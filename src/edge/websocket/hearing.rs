@@ -4,7 +4,7 @@
 //! # Why
 //!
 //! Much of this may be done away from the workers, and waits for its place there. The session goes
-//! on to deliver meanwhile, and answers pings. It takes no further message: messages are done in the
+//! on to deliver meanwhile, and to ping. It takes no further message: messages are done in the
 //! order in which they came.
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
