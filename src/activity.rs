@@ -15,10 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
 use tokio::time::Instant;
 
-use crate::answers;
 use crate::edge::counters::TimeLimit;
 
 /// Not since any time.
@@ -105,6 +103,11 @@ impl Activity {
         Served(self.clone())
     }
 
+    /// Whether a request of HTTP/1.1 is served.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.0.has_heads.load(Ordering::Relaxed) && self.0.served.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether the connection is well.
     pub(crate) fn look(&self, times: Times) -> Look {
         let Noted { start, served, head_since_ms, idle_since_ms, .. } = &*self.0;
@@ -127,16 +130,9 @@ impl Activity {
     }
 }
 
-/// A request that is served.
+/// A request that is served, until this is dropped: with the body of its answer.
 #[derive(Debug)]
 pub(crate) struct Served(Activity);
-
-impl Served {
-    /// The body of its answer, with which it ends.
-    pub(crate) fn until_sent(self, body: Body) -> Body {
-        answers::keeping(body, self)
-    }
-}
 
 impl Drop for Served {
     fn drop(&mut self) {

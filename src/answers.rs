@@ -188,7 +188,10 @@ impl HttpBody for Taken {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Poll::Ready(polled) = Pin::new(&mut self.body).poll_frame(cx) else {
+            self.intake.misses_more(cx);
+            return Poll::Pending;
+        };
         if let Some(Ok(frame)) = &polled
             && let Some(data) = frame.data_ref()
         {

@@ -15,7 +15,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -25,6 +25,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Collected};
@@ -41,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use crate::activity::{Activity, Look, Times};
+use crate::activity::{self, Activity, Look, Times};
 use crate::answers;
 use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
 use crate::edge::counters::{Counters, TimeLimit};
@@ -50,6 +51,8 @@ use crate::edge::rates::Rates;
 use crate::edge::status;
 use crate::edge::websocket::Upgrades;
 use crate::error::Error;
+use crate::half_closed::probing;
+use crate::heads;
 use crate::polls::{Task, timed, timed_about};
 use crate::server::ServerConfig;
 use crate::socket::{Protocol, Socket};
@@ -247,7 +250,15 @@ impl Serving {
         let taken = Taken::default();
         let streams = Streams::default();
         let taken_first = Mutex::new(Some(taken.clone()));
-        let requests = Requests { routes, peer, taken: taken_first, streams, activity };
+        let requests = Requests {
+            routes,
+            peer,
+            taken: taken_first,
+            streams,
+            activity,
+            idle: self.times.idle,
+            stopping: self.stopping.clone(),
+        };
         match spoken {
             Protocol::Http1 => self.serve_http1(socket, requests, taken).await,
             Protocol::Http2 => self.serve_http2(socket, requests).await.map(|()| None),
@@ -421,6 +432,9 @@ struct Requests {
     /// The answers that are on their way.
     streams: Streams,
     activity: Activity,
+    /// How long the connection may be without a request, while the broker does not stop.
+    idle: Duration,
+    stopping: CancellationToken,
 }
 
 /// The answer that is taken from hyper.
@@ -451,6 +465,12 @@ impl Service<Request<Incoming>> for Requests {
         if !is_http2 {
             peer.intake.took_all();
         }
+        if let Some(refused) = heads::refusal(&request) {
+            let refused = refused.map(|body| until_sent(served, peer.intake.clone(), body));
+            return Box::pin(ready(Ok(refused)));
+        }
+        let keeps_alive = heads::keeps_alive(&request) && !self.stopping.is_cancelled();
+        let idle = Some(self.idle).filter(|_| keeps_alive);
         let is_grpc = status::is_grpc(request.headers());
         let held = peer.share().take(answers::request_bytes(&request));
         let request = request.map(|body| answers::taken_from(body, peer.intake.clone()));
@@ -461,9 +481,15 @@ impl Service<Request<Incoming>> for Requests {
                 Ok(held) => held,
                 Err(error) => return Ok(status::refused(is_grpc, error)),
             };
-            let response = answer.await?;
+            let mut response = answer.await?;
+            let is_event_stream = is_event_stream(&response);
+            if is_event_stream && !is_http2 {
+                response = response.map(|body| probing(body, peer.intake.clone()));
+            } else if let Some(idle) = idle {
+                heads::tell_idle(&mut response, idle);
+            }
             match taken {
-                Some(taken) if is_event_stream(&response) => {
+                Some(taken) if is_event_stream => {
                     peer.intake.follow_nothing();
                     let response = response.map(|body| answers::keeping(body, held));
                     *taken.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
@@ -472,7 +498,7 @@ impl Service<Request<Incoming>> for Requests {
                 _ => {
                     let response = answers::counted(response, peer.share(), held);
                     Ok(response.map(|body| {
-                        let body = served.until_sent(body);
+                        let body = until_sent(served, peer.intake.clone(), body);
                         match streams {
                             Some(streams) => streams.watch(body),
                             None => body,
@@ -481,6 +507,20 @@ impl Service<Request<Incoming>> for Requests {
                 }
             }
         })
+    }
+}
+
+/// The body of an answer, with which the request ends.
+fn until_sent(served: activity::Served, intake: Arc<Intake>, body: Body) -> Body {
+    answers::keeping(body, (served, Answered(intake))) // Dropped in this order.
+}
+
+/// Says that an answer is sent, once it is no longer served.
+struct Answered(Arc<Intake>);
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.0.answered();
     }
 }
 

@@ -62,6 +62,8 @@ mod frames;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod half_closed;
+mod heads;
 mod lists;
 pub mod log;
 mod polls;

@@ -7,6 +7,9 @@
 //! lose its last acknowledgements. So the sending half is closed first, and what still comes in is
 //! read and dropped until the peer closes too, or for a moment at the most. Source: RFC 9112, 9.6.
 //!
+//! A peer that has closed its sending half may well wait for the answer to what it asked for, and
+//! hyper would give it up: the end is kept back until the answer is sent (`half_closed.rs`).
+//!
 //! A peer that takes nothing of what is sent to it for long is given up, or it would hold what it
 //! does not take for ever. What waits in the system for its turn is bounded: the system says that
 //! there is room again only when a third of its buffer is free, which is megabytes after a while,
@@ -192,9 +195,15 @@ impl AsyncRead for Socket {
                 cx.waker().wake_by_ref(); // Others go on first, and there is more then.
                 return Poll::Pending;
             }
-            let before = buffer.filled().len();
+            let (before, had_room) = (buffer.filled().len(), buffer.remaining() > 0);
             ready!(Pin::new(stream).poll_read(cx, buffer))?;
             let came = &buffer.filled()[before..];
+            let is_end = had_room && came.is_empty();
+            let is_answering = activity.as_ref().is_some_and(Activity::is_answering);
+            if let Some((_, intake)) = admitted.as_ref().filter(|_| is_end) {
+                let told = intake.poll_end(cx);
+                return if is_answering { told.map(Ok) } else { Poll::Ready(Ok(())) };
+            }
             if let Some(activity) = activity.as_ref().filter(|_| !came.is_empty()) {
                 activity.heard();
             }

@@ -32,11 +32,16 @@ pub(crate) async fn send(mut socket: Socket, response: Response) -> io::Result<(
     let (head, mut body) = response.into_parts();
     socket.write_all(head_of(&head).as_bytes()).await?;
     let share = socket.share();
+    let mut is_heard = true;
     loop {
         let next = tokio::select! {
             biased;
             next = next(&share, &mut body) => next,
-            gone = gone(&mut socket) => return gone,
+            ended = ended(&mut socket), if is_heard => {
+                ended?; // It may wait for more all the same: src/half_closed.rs
+                is_heard = false;
+                continue;
+            }
         };
         let Some(frame) = next else { break };
         let frame = frame.map_err(io::Error::other)?;
@@ -100,9 +105,9 @@ async fn send_chunk(socket: &mut Socket, data: Bytes) -> io::Result<()> {
     share.waiting_with(size_bytes, socket.write_all_buf(&mut chunk)).await
 }
 
-/// Resolves when the client has closed its side. What it still sends is not read as a request: it
+/// Waits until the client sends nothing any more. What it still sends is not read as a request: it
 /// was told that the connection closes after this answer.
-async fn gone(socket: &mut Socket) -> io::Result<()> {
+async fn ended(socket: &mut Socket) -> io::Result<()> {
     let mut scratch = [0; 64];
     while socket.read(&mut scratch).await? > 0 {}
     Ok(())

@@ -11,6 +11,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http_body::Body as _;
 use serde_json::json;
 use tonic::Status;
 use tower::util::MapResponseLayer;
@@ -347,8 +348,14 @@ pub(super) fn body_error(error: axum::Error) -> Error {
     refusal(&error).unwrap_or_else(|| Error::invalid("body", error.to_string()))
 }
 
-/// The whole body, if it is no larger than `limit`, and does not come in too slowly.
+/// The whole body, if it is no larger than `limit`, and does not come in too slowly. One that is
+/// said to be too large is not read at all: its client, which may have asked before sending it with
+/// `Expect: 100-continue`, is spared that.
 pub(super) async fn whole(body: Body, limit: u64, mut pace: Pace) -> Result<Bytes> {
+    let told_bytes = body.size_hint().lower();
+    if told_bytes > limit {
+        return Err(Error::over("payload bytes", told_bytes as usize, limit as usize));
+    }
     let mut bytes = BytesMut::new();
     let mut chunks = body.into_data_stream();
     loop {

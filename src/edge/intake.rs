@@ -10,6 +10,7 @@
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use super::budget::{Held, Share};
 use super::checked_body::Refused;
@@ -34,13 +35,30 @@ struct Unread {
     frames: Option<Frames>,
     /// Bodies that may be read.
     bodies: usize,
+    ending: Ending,
+}
+
+/// How it stands with the end of what comes in, of a connection of HTTP/1.1.
+#[derive(Debug, Default)]
+struct Ending {
+    /// Whether it was reached.
+    is_reached: bool,
+    /// Whether somebody has waited for more of a body since.
+    is_missed: bool,
+    /// Who reads what comes in, since it was kept from them that the end was reached.
+    reader: Option<Waker>,
+    /// Who waits for more of a body.
+    body: Option<Waker>,
+    /// Who waits for the end.
+    watcher: Option<Waker>,
 }
 
 impl Intake {
     /// Of a connection that may send so much ahead.
     pub(crate) fn new(share: &Share, max_bytes: usize) -> Self {
         let held = share.nothing();
-        Self(Mutex::new(Unread { held, size_bytes: 0, max_bytes, frames: None, bodies: 0 }))
+        let (frames, ending) = (None, Ending::default());
+        Self(Mutex::new(Unread { held, size_bytes: 0, max_bytes, frames, bodies: 0, ending }))
     }
 
     fn unread(&self) -> MutexGuard<'_, Unread> {
@@ -79,6 +97,53 @@ impl Intake {
         unread
             .settle()
             .map_err(|error| io::Error::new(io::ErrorKind::QuotaExceeded, Refused::new(error)))
+    }
+
+    /// Nothing more comes. Ready when whoever reads is to be told: an answer that needs nothing more
+    /// of its request is not disturbed, and one that does is given up.
+    pub(crate) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut unread = self.unread();
+        let ending = &mut unread.ending;
+        if ending.is_missed {
+            return Poll::Ready(());
+        }
+        ending.is_reached = true;
+        ending.reader = Some(cx.waker().clone());
+        // Whoever waits for a body looks again whether more of it has come before the end.
+        let woken = [ending.body.take(), ending.watcher.take()];
+        drop(unread);
+        woken.into_iter().flatten().for_each(Waker::wake);
+        Poll::Pending
+    }
+
+    /// There is no more of a body yet.
+    pub(crate) fn misses_more(&self, cx: &mut Context<'_>) {
+        let mut unread = self.unread();
+        let ending = &mut unread.ending;
+        if !ending.is_reached {
+            ending.body = Some(cx.waker().clone());
+            return;
+        }
+        ending.is_missed = true;
+        let reader = ending.reader.take();
+        drop(unread);
+        reader.into_iter().for_each(Waker::wake);
+    }
+
+    /// An answer is sent: if nothing more comes, whoever reads is to be told now.
+    pub(crate) fn answered(&self) {
+        let reader = self.unread().ending.reader.take();
+        reader.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until the client sends nothing any more. One waits at a time: the answer that is sent.
+    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut unread = self.unread();
+        if unread.ending.is_reached {
+            return Poll::Ready(());
+        }
+        unread.ending.watcher = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// So many bytes of a body were taken.

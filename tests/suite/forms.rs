@@ -52,6 +52,7 @@ async fn the_form_of_an_answer_is_the_one_that_its_client_wants_most() {
 #[tokio::test]
 async fn a_page_of_another_site_opens_no_stream_by_any_spelling() {
     let server = Server::start().await;
+    server.publish("a", "one").await;
     for accept in ["text/event-stream", "text/*", "application/json;q=0.1, */*"] {
         assert_eq!(form(&server, accept, true).await, (403, PROBLEM.to_owned()), "{accept}");
     }

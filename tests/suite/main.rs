@@ -34,6 +34,7 @@ mod gaps;
 mod grpc;
 mod grpc_client;
 mod grpc_strangers;
+mod half_closed;
 mod hostile;
 mod http;
 mod idle;

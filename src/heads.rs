@@ -1,0 +1,107 @@
+//! What the head of a request must say before it is served, and what the head of an answer says of
+//! the connection. Hyper leaves this to whoever serves. Source: RFC 9112, 3.2, 6.1 and 9.3.
+
+use std::time::Duration;
+
+use axum::response::Response;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
+
+use crate::edge::status::plain_problem;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// The answer to a request that is not served because of how its head is made.
+pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response> {
+    let (version, headers) = (request.version(), request.headers());
+    if let Some(coding) = unknown_coding(headers) {
+        let detail = format!("Transfer-Encoding is {coding:?}; the only one known is \"chunked\"");
+        let mut answer = plain_problem(StatusCode::NOT_IMPLEMENTED, &detail);
+        // Where its body ends is not to be trusted.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return Some(answer);
+    }
+    let hosts = headers.get_all(header::HOST).iter().count();
+    let detail = match hosts {
+        0 if version == Version::HTTP_11 => "Host is missing: HTTP/1.1 requires it",
+        0 | 1 => return None,
+        _ => "Host is given more than once",
+    };
+    Some(plain_problem(StatusCode::BAD_REQUEST, detail))
+}
+
+/// The transfer codings of a request, where they are others than chunks alone.
+fn unknown_coding(headers: &HeaderMap) -> Option<String> {
+    let values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let codings = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let codings = codings.collect::<Vec<_>>().join(", ");
+    (!codings.is_empty() && !codings.trim().eq_ignore_ascii_case("chunked")).then_some(codings)
+}
+
+/// Whether a connection stays open after the answer to this request, as far as its client says.
+pub(crate) fn keeps_alive<B>(request: &Request<B>) -> bool {
+    let values = request.headers().get_all(header::CONNECTION).iter();
+    let mut options = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+    match request.version() {
+        Version::HTTP_11 => !options.any(|option| option.trim().eq_ignore_ascii_case("close")),
+        Version::HTTP_10 => options.any(|option| option.trim().eq_ignore_ascii_case("keep-alive")),
+        _ => false,
+    }
+}
+
+/// Tells in the head of an answer for how long the connection may be without a request.
+pub(crate) fn tell_idle(response: &mut Response, idle: Duration) {
+    // Another protocol has times of its own.
+    let is_last = response.headers().contains_key(header::CONNECTION);
+    let seconds = idle.as_secs();
+    if !is_last && seconds > 0 {
+        let value = HeaderValue::try_from(format!("timeout={seconds}"));
+        response.headers_mut().insert(KEEP_ALIVE, value.expect("a word and a number"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(version: Version, fields: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::builder().version(version);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap()
+    }
+
+    #[test]
+    fn a_head_that_could_be_read_in_two_ways_is_refused() {
+        let refused = |version, fields: &[(&str, &str)]| {
+            refusal(&request(version, fields)).map(|answer| answer.status().as_u16())
+        };
+        let (host, chunked) = (("host", "a"), ("transfer-encoding", "chunked"));
+        assert_eq!(refused(Version::HTTP_11, &[host]), None);
+        assert_eq!(refused(Version::HTTP_10, &[]), None);
+        assert_eq!(refused(Version::HTTP_2, &[]), None);
+        assert_eq!(refused(Version::HTTP_11, &[]), Some(400));
+        for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+            assert_eq!(refused(version, &[host, host]), Some(400), "{version:?}");
+            assert_eq!(refused(version, &[host, ("host", "b")]), Some(400), "{version:?}");
+        }
+        assert_eq!(refused(Version::HTTP_11, &[host, chunked]), None);
+        assert_eq!(refused(Version::HTTP_11, &[host, ("transfer-encoding", " Chunked ")]), None);
+        for codings in ["gzip, chunked", "chunked, chunked", "identity", "gzip"] {
+            let field = ("transfer-encoding", codings);
+            assert_eq!(refused(Version::HTTP_11, &[host, field]), Some(501), "{codings}");
+        }
+        let two = [host, ("transfer-encoding", "gzip"), chunked];
+        assert_eq!(refused(Version::HTTP_11, &two), Some(501));
+    }
+
+    #[test]
+    fn a_connection_stays_open_unless_its_client_says_otherwise() {
+        let keeps = |version, fields: &[(&str, &str)]| keeps_alive(&request(version, fields));
+        assert!(keeps(Version::HTTP_11, &[]));
+        assert!(keeps(Version::HTTP_10, &[("connection", "Keep-Alive")]));
+        assert!(!keeps(Version::HTTP_10, &[]));
+        assert!(!keeps(Version::HTTP_11, &[("connection", "te, Close")]));
+        assert!(!keeps(Version::HTTP_2, &[]));
+    }
+}
