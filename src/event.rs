@@ -53,25 +53,69 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// The start of the year 2000, in milliseconds. A count of milliseconds from then on is larger than
+/// any count of seconds up to the year 9999, so each count tells its unit.
+const YEAR_2000_MS: u64 = 946_684_800_000;
+
 impl FromStr for Timestamp {
     type Err = Error;
 
-    /// Reads RFC 3339, or a count of milliseconds since 1970.
+    /// Reads RFC 3339, with any offset, or a count since 1970: of milliseconds or of seconds, which
+    /// it tells apart as far as the year 2000 is reached.
     fn from_str(text: &str) -> Result<Self> {
-        let refused = || {
+        let refused = |problem: &str| {
             let shown: String = text.chars().take(64).collect();
-            Error::invalid("time", format!("{shown:?} is neither RFC 3339 nor milliseconds"))
+            Error::invalid("time", format!("{shown:?} {problem}"))
         };
-        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let time = if digits {
-            Self(text.parse().map_err(|_| refused())?)
-        } else {
-            let time = humantime::parse_rfc3339(text).map_err(|_| refused())?;
-            let since_1970 = time.duration_since(UNIX_EPOCH).map_err(|_| refused())?;
-            Self(u64::try_from(since_1970.as_millis()).map_err(|_| refused())?)
-        };
-        if time > Self::MAX { Err(refused()) } else { Ok(time) }
+        let no_time = "is neither RFC 3339, like 2026-01-31T00:00:00Z, nor a count of milliseconds \
+                       or seconds since 1970, up to the year 9999";
+        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+            return rfc3339(text).ok_or_else(|| refused(no_time));
+        }
+        let count: u64 = text.parse().map_err(|_| refused(no_time))?;
+        match count {
+            YEAR_2000_MS.. if count <= Self::MAX.0 => Ok(Self(count)),
+            YEAR_2000_MS.. => Err(refused(no_time)),
+            _ if count >= YEAR_2000_MS / 1_000 => Ok(Self(count * 1_000)),
+            _ => Err(refused(
+                "is before the year 2000, in milliseconds and in seconds; write RFC 3339 if it is meant",
+            )),
+        }
     }
+}
+
+/// The time in a text of RFC 3339: letters in either case, a blank in place of the `T`, any offset.
+/// A blank in place of the `+` of an offset is one that a query has turned into that.
+fn rfc3339(text: &str) -> Option<Timestamp> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let clock = rest.strip_prefix(['T', 't', ' '])?;
+    let (clock, offset_minutes) = match clock.strip_suffix(['Z', 'z']) {
+        Some(clock) => (clock, 0),
+        None => {
+            let (clock, offset) = clock.split_at_checked(clock.len().checked_sub(6)?)?;
+            (clock, minutes(offset)?)
+        }
+    };
+    let utc = humantime::parse_rfc3339(&format!("{date}T{clock}Z")).ok()?;
+    let ms = i128::try_from(utc.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
+    let ms = u64::try_from(ms - offset_minutes * 60_000).ok()?;
+    Some(Timestamp(ms)).filter(|time| *time <= Timestamp::MAX)
+}
+
+/// An offset like `+01:30`, in minutes.
+fn minutes(offset: &str) -> Option<i128> {
+    let (sign, offset) = match offset.split_at_checked(1)? {
+        ("+" | " ", offset) => (1, offset),
+        ("-", offset) => (-1, offset),
+        _ => return None,
+    };
+    let number = |text: &str| {
+        let is_number = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| text.parse::<i128>().ok()).flatten()
+    };
+    let (hours, minutes) = offset.split_once(':')?;
+    let (hours, minutes) = (number(hours)?, number(minutes)?);
+    (hours < 24 && minutes < 60).then_some(sign * (hours * 60 + minutes))
 }
 
 /// What an acknowledged event outlives.
@@ -169,12 +213,58 @@ mod tests {
         for ms in [0, 1, 1_517_363_399_650, Timestamp::MAX.as_ms()] {
             let time = Timestamp::from_ms(ms);
             assert_eq!(time.to_string().parse::<Timestamp>().unwrap(), time);
-            assert_eq!(ms.to_string().parse::<Timestamp>().unwrap(), time);
         }
-        for bad in
-            ["", "now", "-1", "1969-12-31T23:59:59Z", "253402300800000", "99999999999999999999"]
-        {
-            assert!(bad.parse::<Timestamp>().is_err(), "{bad:?}");
+        for ms in [YEAR_2000_MS, 1_517_363_399_650, Timestamp::MAX.as_ms()] {
+            let time = Timestamp::from_ms(ms);
+            assert_eq!(ms.to_string().parse::<Timestamp>().unwrap(), time);
+            let seconds = ms / 1_000;
+            let whole = Timestamp::from_ms(seconds * 1_000);
+            assert_eq!(seconds.to_string().parse::<Timestamp>().unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_rfc_3339_is_the_time_that_it_says() {
+        let expected: Timestamp = "2026-01-31T00:30:00.250Z".parse().unwrap();
+        for text in [
+            "2026-01-31t00:30:00.25z",
+            "2026-01-31 00:30:00.250Z",
+            "2026-01-31T02:00:00.250+01:30",
+            "2026-01-31 02:00:00.250 01:30", // The `+` of a query.
+            "2026-01-30T16:30:00.250-08:00",
+            "2026-01-31T00:30:00.250-00:00",
+            "2026-02-01T00:29:00.2509999+23:59",
+        ] {
+            assert_eq!(text.parse::<Timestamp>().unwrap(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused_with_words_that_are_true() {
+        for bad in [
+            "",
+            "now",
+            "-1",
+            "1969-12-31T23:59:59Z",
+            "2026-01-31",
+            "2026-01-31T00:00",
+            "2026-01-31T00:00:00",
+            "2026-01-31T00:00:00+24:00",
+            "2026-01-31T00:00:00+01:60",
+            "2026-01-31T00:00:00+0100",
+            "2026-01-31T00:00:00*01:00",
+            "2026-01-31x00:00:00Z",
+            "2026-13-31T00:00:00Z",
+            "2026-01-31T00:00:00é00:00",
+            "253402300800000",
+            "99999999999999999999",
+        ] {
+            let refused = bad.parse::<Timestamp>().unwrap_err().to_string();
+            assert!(refused.contains("is neither RFC 3339"), "{bad:?}: {refused}");
+        }
+        for early in ["0", "1", "946684799", "253402300800", "946684799999"] {
+            let refused = early.parse::<Timestamp>().unwrap_err().to_string();
+            assert!(refused.contains("is before the year 2000"), "{early:?}: {refused}");
         }
     }
 }

@@ -112,6 +112,9 @@ pub struct TopicInfo {
     pub effective_config: TopicConfig,
 }
 
+/// How far ahead of the broker's clock a start by time may be, in milliseconds: clocks differ.
+const MAX_AHEAD_MS: u64 = 60_000;
+
 /// The broker: an event log per topic, durable before it is acknowledged, with replay.
 ///
 /// Cheap to clone; all clones are the same broker. It needs a tokio runtime for all but opening.
@@ -352,6 +355,8 @@ impl Broker {
     /// # Errors
     ///
     /// - [`Error::Gap`]: with [`OnGap::Fail`], when the start is gone.
+    /// - [`Error::Invalid`]: the start is a time more than a minute from now. The reader would have
+    ///   got what is appended until then.
     /// - [`Error::ShuttingDown`], [`Error::Damaged`], [`Error::ReadFailed`].
     pub async fn subscribe(
         &self,
@@ -362,8 +367,21 @@ impl Broker {
         if self.is_draining() {
             return Err(Error::ShuttingDown);
         }
+        self.check_start(start)?;
         let topic = self.0.topics.follow(topic)?;
         Subscription::start(self.0.clone(), topic, start, on_gap).await
+    }
+
+    /// Refuses a start by a time that has not come yet.
+    fn check_start(&self, start: StartPoint) -> Result<()> {
+        let now = (self.0.now)();
+        match start {
+            StartPoint::Time(time) if time > now.plus_ms(MAX_AHEAD_MS) => {
+                let problem = format!("{time} has not come yet, it is {now}; write latest");
+                Err(Error::invalid("time", problem))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Follows all topics whose names fit any of the patterns, in the order of their positions,
@@ -396,6 +414,7 @@ impl Broker {
         if self.is_draining() {
             return Err(Error::ShuttingDown);
         }
+        self.check_start(start)?;
         Feed::start(self.0.clone(), patterns, start, on_gap, deposit).await
     }
 

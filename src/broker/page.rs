@@ -98,6 +98,11 @@ impl PageReader {
         Self { reader, request, started, room, page, has_events, is_ended, ends_before_gap }
     }
 
+    /// Whether the reader's start is gone, and it is told so.
+    pub(crate) fn has_gap(&self) -> bool {
+        self.reader.gap().is_some()
+    }
+
     /// With so many bytes of events at the most, if that is less than it is bounded by already.
     pub fn at_most(mut self, max_bytes: usize) -> Self {
         self.room.bytes = self.room.bytes.min(max_bytes);

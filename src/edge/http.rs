@@ -25,6 +25,7 @@ use super::effort::Effort;
 use super::ignored::Ignored;
 use super::json::ReceiptJson;
 use super::pace::Pace;
+use super::page_body::{PageBody, PageForm};
 use super::query::Query;
 use super::rates::{CallerRates, Rate};
 use super::receiving::{self, Received};
@@ -42,6 +43,15 @@ use crate::topic::TopicName;
 
 /// When a client that polls without waiting may ask again that has got everything, in seconds.
 const POLL_SECONDS: u64 = 1;
+
+/// The names in the query of a page.
+const PAGE_NAMES: &str =
+    "after, before, from, format, limit, on_gap, wait, type, key, key_prefix, header";
+
+/// How long the head of a page is held back that is waited for: as long as that, it may still be
+/// another status. Browsers do not send a second request for the same URL before they have the
+/// head of the first answer, and know that it is kept by nobody.
+const HEAD_AFTER: Duration = Duration::from_millis(250);
 
 /// Events of a page, when none are asked for.
 const DEFAULT_PAGE_EVENTS: u64 = 100;
@@ -161,11 +171,12 @@ impl Edge {
     }
 
     async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {
-        let Asked { topics, start, on_gap, filter, format: _, member, peer } = asked;
+        let Asked { topics, start, on_gap, filter, format, member, peer } = asked;
         if member.is_some() {
             let problem = "is present for as long as a stream is open, and this is a page";
             return Err(Error::invalid("member", problem));
         }
+        let form = PageForm::of(format, self.broker.epoch())?;
         let share = share(peer.as_ref());
         let before = query.take_number("before")?.map(Sequence::new);
         let limit = query.take_number("limit")?.unwrap_or(DEFAULT_PAGE_EVENTS);
@@ -174,7 +185,7 @@ impl Edge {
             parsed.map_err(|error| Error::invalid("wait", format!("{wait:?}: {error}; write 30s")))
         });
         let wait = wait.transpose()?.unwrap_or_default();
-        query.finish("after, before, from, limit, on_gap, wait, type, key, key_prefix, header")?;
+        query.finish(PAGE_NAMES)?;
         if wait > Duration::from_millis(self.config.max_wait_ms) {
             let wait_ms = usize::try_from(wait.as_millis()).unwrap_or(usize::MAX);
             return Err(Error::over("wait ms", wait_ms, self.config.max_wait_ms as usize));
@@ -206,17 +217,33 @@ impl Edge {
                 self.broker.page_of_many_with(patterns, request, Some(held.clone())).await?
             }
         };
-        let begun = page_body::page(reader, &share, held).await?;
+        let (now, has_gap) = (reader.page(), reader.has_gap());
+        let page = async move { page_body::page(reader, form, &share, held).await };
+        let mut page = Box::pin(page);
+        // A gap is told in the head, which waits for it.
+        let is_head_early = !wait.is_zero() && !has_gap;
+        let begun = if is_head_early {
+            match tokio::time::timeout(HEAD_AFTER, &mut page).await {
+                Ok(begun) => begun?,
+                Err(_elapsed) => {
+                    let body = page_body::waited_for(page, &now);
+                    let media = [(header::CONTENT_TYPE, "application/json")];
+                    return Ok((media, body).into_response());
+                }
+            }
+        } else {
+            page.await?
+        };
         let page_body::Begun { page, held, body } = begun;
         // Of a page that is not whole yet, nobody knows the body. A gap is told each time.
         let tag = match &body {
-            page_body::PageBody::Whole(bytes) if page.gaps.is_empty() => {
+            PageBody::Whole(bytes) if page.gaps.is_empty() => {
                 let bytes = bytes.clone();
                 Some(Effort::of_bytes(bytes.len()).spend(move || Tag::of(&bytes)).await)
             }
             _ => None,
         };
-        let is_whole = matches!(body, page_body::PageBody::Whole(_));
+        let is_whole = matches!(body, PageBody::Whole(_));
         let mut response = if tag.as_ref().is_some_and(|tag| tag.is_held(headers)) {
             StatusCode::NOT_MODIFIED.into_response()
         } else {

@@ -18,10 +18,11 @@ use http::header;
 
 use super::budget::{Held, Share};
 use super::effort::Effort;
-use super::json;
+use super::selection::Format;
+use super::{cloudevents, json};
 use crate::broker::{Page, PageReader, Run, StatePage};
-use crate::cursor::Cursor;
-use crate::error::Result;
+use crate::cursor::{Cursor, Epoch};
+use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::polls;
 use crate::topic::TopicName;
@@ -61,6 +62,66 @@ impl PageBody {
     }
 }
 
+/// How the events of a page are written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum PageForm {
+    /// With all that is known of each.
+    Envelope,
+    /// As CloudEvents of a log with this epoch.
+    CloudEvents(Epoch),
+}
+
+impl PageForm {
+    /// The form of a page that is asked for in this format.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: a page of payloads alone would be no JSON.
+    pub(super) fn of(format: Option<Format>, epoch: Epoch) -> Result<Self> {
+        match format {
+            None | Some(Format::Envelope) => Ok(Self::Envelope),
+            Some(Format::CloudEvents) => Ok(Self::CloudEvents(epoch)),
+            Some(Format::Data) => {
+                let problem = "data is for streams; a page is envelope or cloudevents";
+                Err(Error::invalid("format", problem))
+            }
+        }
+    }
+
+    /// The events of a run, with commas between them.
+    fn events(self, run: &Run) -> Vec<u8> {
+        let Self::CloudEvents(epoch) = self else { return json::events(run) };
+        let mut bytes = Vec::new();
+        for event in run.events() {
+            if !bytes.is_empty() {
+                bytes.push(b',');
+            }
+            cloudevents::append(run.topic().as_str(), epoch, &(&event).into(), &mut bytes);
+        }
+        bytes
+    }
+}
+
+/// A page that is waited for, as a body: its answer has begun, so that what is between the broker
+/// and the client knows of it. Where the page fails after all it is the empty one that is there
+/// now, and the next page tells why.
+pub(super) fn waited_for(
+    page: impl Future<Output = Result<Begun>> + Send + 'static,
+    now: &Page,
+) -> Body {
+    let empty = [json::PAGE_BEGIN, &json::page_end(now)].concat();
+    let pieces = async move {
+        let (body, held) = match page.await {
+            Ok(Begun { body, held, .. }) => (body.into_body(), Some(held)),
+            Err(_told_by_the_next_page) => (Body::from(empty), None),
+        };
+        body.into_data_stream().inspect(move |_piece| {
+            let _until_the_last = &held;
+        })
+    };
+    Body::from_stream(stream::once(pieces).flatten())
+}
+
 /// Begins a page: reads its first piece. The rest is read as the client takes it, or left to the
 /// next page where there is no room for more. `of_reader` is held for as long as the reader is.
 ///
@@ -69,6 +130,7 @@ impl PageBody {
 /// As [`PageReader::next`]; [`NoRoom`](crate::Error::NoRoom) for the first events.
 pub(super) async fn page(
     mut reader: PageReader,
+    form: PageForm,
     share: &Share,
     of_reader: Arc<Held>,
 ) -> Result<Begun> {
@@ -81,7 +143,7 @@ pub(super) async fn page(
             break true;
         }
         let Some(run) = reader.next().await? else { break true };
-        let list = events(run).await;
+        let list = events(run, form).await;
         if piece.is_empty() {
             held.grow(list.len())?;
         } else {
@@ -97,9 +159,9 @@ pub(super) async fn page(
         PageBody::Whole(piece.into())
     } else {
         let begun = [json::PAGE_BEGIN, &piece].concat();
-        let rest = stream::unfold(Some((reader, of_reader)), |reader| async move {
+        let rest = stream::unfold(Some((reader, of_reader)), move |reader| async move {
             let (mut reader, of_reader) = reader?;
-            let (piece, is_end) = next_piece(&mut reader).await;
+            let (piece, is_end) = next_piece(&mut reader, form).await;
             Some((piece, Some((reader, of_reader)).filter(|_| !is_end)))
         });
         let pieces = stream::iter([Bytes::from(begun)]).chain(rest);
@@ -109,7 +171,7 @@ pub(super) async fn page(
 }
 
 /// What comes after the first piece of a page, and whether that is its end.
-async fn next_piece(reader: &mut PageReader) -> (Bytes, bool) {
+async fn next_piece(reader: &mut PageReader, form: PageForm) -> (Bytes, bool) {
     let mut piece = Vec::new();
     while piece.len() < PIECE_BYTES {
         // After the first events there are no errors: the next page tells them.
@@ -118,17 +180,17 @@ async fn next_piece(reader: &mut PageReader) -> (Bytes, bool) {
             return (piece.into(), true);
         };
         piece.push(b',');
-        piece.extend(events(run).await);
+        piece.extend(events(run, form).await);
     }
     (piece.into(), false)
 }
 
 /// The events of a run, with commas between them: a large event is written away from the workers.
 /// With a rest before and after: what was done before, or comes next, may have been a lot of work.
-async fn events(run: Run) -> Vec<u8> {
+async fn events(run: Run, form: PageForm) -> Vec<u8> {
     polls::rest().await;
     let effort = Effort::of_written_json(run.held_bytes());
-    let events = effort.spend(move || json::events(&run)).await;
+    let events = effort.spend(move || form.events(&run)).await;
     polls::rest().await;
     events
 }

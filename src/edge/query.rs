@@ -1,5 +1,5 @@
 //! The query part of a URL, strictly: every name once, but for those of lists, valid UTF-8, and
-//! none that is not known.
+//! none that is not known. Names that are there to make a URL unique, for caches, are passed over.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,27 @@ use crate::lists;
 /// Most names in one query: far more than there are. A stream lets names through that are not
 /// known.
 const MAX_NAMES: usize = 64;
+
+/// Names that mean nothing but that the URL is another one: those of jQuery (`_`), Ext JS (`_dc`),
+/// and of many a hand. Any other that begins with `_` is one of them, too.
+const MEANINGLESS: [&str; 12] = [
+    "cachebust",
+    "cachebuster",
+    "cache_buster",
+    "cb",
+    "nocache",
+    "no_cache",
+    "rand",
+    "random",
+    "rnd",
+    "t",
+    "timestamp",
+    "ts",
+];
+
+fn is_meaningless(name: &str) -> bool {
+    name.starts_with('_') || MEANINGLESS.contains(&name)
+}
 
 /// The values of each name, decoded, in their order.
 #[derive(Debug, Default)]
@@ -44,6 +65,9 @@ impl Query {
             let (name, count) = (decode("query", name)?, values.len());
             if name.is_empty() {
                 return Err(Error::invalid("query", "holds a value without a name"));
+            }
+            if is_meaningless(&name) {
+                continue;
             }
             match values.get_mut(&name) {
                 Some(list) if names.contains(&name.as_str()) => {
@@ -187,6 +211,13 @@ mod tests {
         assert_eq!(number, "limit: \"many\" is no number");
         let unknown = query.finish("from, limit").unwrap_err().to_string();
         assert_eq!(unknown, "form: is not known here; known are from, limit");
+    }
+
+    #[test]
+    fn names_that_only_make_a_url_unique_mean_nothing() {
+        let mut query = Query::parse(Some("_=1&_=2&_dc=%ff&limit=1&cb=x&nocache&ts=5")).unwrap();
+        assert_eq!(query.take("limit").as_deref(), Some("1"));
+        query.finish("limit").unwrap();
     }
 
     #[test]

@@ -183,6 +183,35 @@ async fn a_browser_that_polls_is_never_shown_again_what_it_has_seen() {
     server.stop().await;
 }
 
+/// Waits at one URL twice at the same time, and publishes once both have the head of their answer;
+/// how many events each was given.
+const WAIT_TWICE: &str = r#"
+    const [path, events] = arguments;
+    return (async () => {
+        const answers = await Promise.all([fetch(path), fetch(path)]);
+        await fetch(events, { method: "POST", body: "news" });
+        const pages = await Promise.all(answers.map((answer) => answer.json()));
+        return pages.map((page) => page.events.length);
+    })();
+"#;
+
+/// Goal: two polls of one URL wait side by side. A browser does not send the second one before it
+/// has the head of the first one's answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_does_not_hold_back_the_second_poll_of_one_url() {
+    let server = Server::start().await;
+    server.publish("a", "one").await;
+    let Some(browser) = Browser::start().await else { return };
+    browser.go_to(&format!("http://{}/healthz", server.address)).await;
+    let path = format!("{EVENTS}?from=latest&wait=20s");
+    let started = std::time::Instant::now();
+    let seen = browser.run(WAIT_TWICE, json!([path, EVENTS])).await;
+    assert_eq!(seen, json!([1, 1]), "both have the news");
+    assert!(started.elapsed() < std::time::Duration::from_secs(15), "{:?}", started.elapsed());
+    browser.close().await;
+    server.stop().await;
+}
+
 async fn true_events(server: &Server) -> Vec<Value> {
     true_page(server, EVENTS).await["events"].as_array().unwrap().clone()
 }

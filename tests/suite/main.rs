@@ -46,6 +46,7 @@ mod pages;
 mod payloads;
 mod positions;
 mod power;
+mod queries;
 mod reads;
 mod real_input;
 mod services;

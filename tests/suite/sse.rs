@@ -172,12 +172,12 @@ async fn start_points_begin_where_they_say() {
         ("last:99", numbered(1..=5)),
         ("3", numbered(4..=5)),
         (time_query.as_str(), from_time),
-        ("time:0", numbered(1..=5)),
+        ("time:1970-01-01T00:00:00Z", numbered(1..=5)),
     ] {
         let mut stream = Sse::follow(server.address, "a", &format!("?from={from}")).await;
         assert_eq!(stream.events(expected.len()).await, expected, "from={from}");
     }
-    for from in ["latest", "last:0", "time:2999-01-01T00:00:00Z", "5"] {
+    for from in ["latest", "last:0", "5"] {
         let mut stream = Sse::follow(server.address, "a", &format!("?from={from}")).await;
         let first = stream.next().await.unwrap();
         assert!(first.is_control("leftoff.caught-up"), "from={from}: {first:?}");

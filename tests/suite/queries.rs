@@ -1,0 +1,135 @@
+//! Queries as libraries and people write them: names that defeat caches, times in every spelling,
+//! and the form of a page.
+
+use leftoff::NewEvent;
+use serde_json::{Value, json};
+
+use crate::common::{Server, get, post, publish, send, soon, to};
+
+const EVENTS: &str = "/v1/topics/a/events";
+
+fn sequences(page: &Value) -> Vec<u64> {
+    let events = page["events"].as_array().unwrap_or_else(|| panic!("{page}"));
+    events.iter().map(|event| event["sequence"].as_u64().unwrap()).collect()
+}
+
+/// Goal: what jQuery, Ext JS and many a hand append to a URL is passed over, on every resource, and
+/// a name that may be a slip is refused as ever.
+#[tokio::test]
+async fn names_that_defeat_caches_are_passed_over_everywhere() {
+    let server = Server::start().await;
+    let busters = ["_=1764160000000", "_dc=5&_=%ff", "cb=1", "nocache", "rnd=0.5&ts=1&t=2"];
+    for (stored, buster) in (1..).zip(busters) {
+        let path = format!("{EVENTS}?id={stored}&{buster}");
+        assert_eq!(post(server.address, &path, "x").await.status, 201, "{path}");
+        for path in [EVENTS, "/v1/events", "/v1/topics", "/v1/topics/a/state"] {
+            let topic = if path == "/v1/events" { "topic=a&" } else { "" };
+            let answer = get(server.address, &format!("{path}?{topic}{buster}")).await;
+            assert_eq!(answer.status, 200, "{path} {buster}: {}", answer.json());
+        }
+        let page = get(server.address, &format!("{EVENTS}?{buster}&limit=2&after=0")).await;
+        assert_eq!(sequences(&page.json()).len(), stored.min(2));
+    }
+    let slip = get(server.address, &format!("{EVENTS}?form=earliest&_=1")).await;
+    assert_eq!((slip.status.as_u16(), &slip.json()["field"]), (400, &json!("form")));
+    server.stop().await;
+}
+
+/// Goal: one moment is one start, however it is written, and none is taken for 1970.
+#[tokio::test]
+async fn a_start_by_time_is_understood_in_every_spelling() {
+    let server = Server::start().await;
+    for number in 1..=3 {
+        server.publish("a", number.to_string()).await;
+    }
+    let since_1970 = std::time::UNIX_EPOCH.elapsed().unwrap();
+    let now_ms = since_1970.as_millis() as u64;
+    let (seconds, later) = (now_ms / 1_000 - 3_600, now_ms + 30_000);
+    for time in [
+        format!("{seconds}"),
+        format!("{}", seconds * 1_000),
+        "2020-02-29T23:59:59.5%2B05:30".to_owned(),
+        "2020-02-29T23:59:59+05:30".to_owned(), // A query turns `+` into a blank.
+        "2020-02-29T23:59:59-08:00".to_owned(),
+        "2020-02-29t23:59:59z".to_owned(),
+        "2020-02-29+23:59:59Z".to_owned(),
+        "1999-12-31T00:00:00Z".to_owned(),
+    ] {
+        let page = get(server.address, &format!("{EVENTS}?from=time:{time}")).await.json();
+        assert_eq!(sequences(&page), [1, 2, 3], "{time}: {page}");
+    }
+    // A clock may be half a minute ahead.
+    let page = get(server.address, &format!("{EVENTS}?from=time:{later}")).await.json();
+    assert_eq!((sequences(&page), &page["caught_up"]), (vec![], &json!(true)));
+    for (time, words) in [
+        ("1000", "is before the year 2000"),
+        ("946684799", "is before the year 2000"),
+        ("yesterday", "is neither RFC 3339"),
+        ("2026-01-31T00:00:00", "is neither RFC 3339"),
+    ] {
+        let refused = get(server.address, &format!("{EVENTS}?from=time:{time}")).await;
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert_eq!(refused.status, 400, "{time}");
+        assert!(detail.contains(words), "{time}: {detail}");
+    }
+    server.stop().await;
+}
+
+/// Goal: nobody who asks for what comes later is given what comes now.
+#[tokio::test]
+async fn a_start_by_a_time_that_has_not_come_is_refused_on_every_way() {
+    let server = Server::start().await;
+    server.publish("a", "now").await;
+    let from = "from=time:2999-01-01T00:00:00Z";
+    for path in [format!("{EVENTS}?{from}"), format!("/v1/events?topic=a&{from}")] {
+        for accept in ["application/json", "text/event-stream"] {
+            let request = to(server.address, "GET", &path).header("accept", accept);
+            let refused = send(request, "").await;
+            let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+            assert_eq!(refused.status, 400, "{path} {accept}");
+            assert!(detail.contains("2999-01-01T00:00:00.000Z has not come yet"), "{detail}");
+        }
+    }
+    let start: leftoff::cursor::StartPoint = "time:2999-01-01T00:00:00Z".parse().unwrap();
+    let topic = "a".parse().unwrap();
+    let refused = server.broker.subscribe(&topic, start, Default::default());
+    assert!(soon(refused).await.unwrap_err().to_string().contains("has not come yet"));
+    server.stop().await;
+}
+
+/// Goal: a page is in the form that is asked for, or says why it is not.
+#[tokio::test]
+async fn a_page_is_written_in_the_format_that_is_asked_for() {
+    let server = Server::start().await;
+    let event = NewEvent {
+        event_type: "made".into(),
+        content_type: "application/json".into(),
+        ..NewEvent::new(r#"{"a":1}"#)
+    };
+    for _ in 0..200 {
+        publish(&server.broker, "a", event.clone()).await;
+    }
+    let page = |format: &str, limit: u64| {
+        let path = format!("{EVENTS}?format={format}&limit={limit}");
+        async move { get(server.address, &path).await }
+    };
+    let plain = get(server.address, &format!("{EVENTS}?limit=2")).await;
+    assert_eq!(page("envelope", 2).await.body, plain.body);
+    for limit in [2, 200] {
+        let page = page("cloudevents", limit).await.json();
+        let events = page["events"].as_array().unwrap();
+        assert_eq!((events.len() as u64, &page["earliest"]), (limit, &json!(1)));
+        let one = &events[1];
+        let told = ["specversion", "type", "datacontenttype", "leftoffsequence", "data"];
+        let told = told.map(|name| one[name].clone());
+        assert_eq!(json!(told[..3]), json!(["1.0", "made", "application/json"]));
+        assert_eq!(told[4], json!({"a": 1}), "{one}");
+        assert_eq!(one["source"], "/v1/topics/a", "{one}");
+    }
+    for (format, words) in [("data", "is for streams"), ("xml", "is none of")] {
+        let refused = page(format, 1).await;
+        assert_eq!(refused.status, 400);
+        assert!(refused.json()["detail"].as_str().unwrap().contains(words), "{format}");
+    }
+    server.stop().await;
+}
