@@ -469,6 +469,7 @@ impl Service<Request<Incoming>> for Requests {
             let refused = refused.map(|body| until_sent(served, peer.intake.clone(), body));
             return Box::pin(ready(Ok(refused)));
         }
+        let may_ask = request.version() == Version::HTTP_11;
         let keeps_alive = heads::keeps_alive(&request) && !self.stopping.is_cancelled();
         let idle = Some(self.idle).filter(|_| keeps_alive);
         let is_grpc = status::is_grpc(request.headers());
@@ -481,7 +482,9 @@ impl Service<Request<Incoming>> for Requests {
                 Ok(held) => held,
                 Err(error) => return Ok(status::refused(is_grpc, error)),
             };
+            peer.intake.set_may_ask(may_ask);
             let mut response = answer.await?;
+            peer.intake.set_may_ask(false);
             let is_event_stream = is_event_stream(&response);
             if is_event_stream && !is_http2 {
                 response = response.map(|body| probing(body, peer.intake.clone()));

@@ -11,7 +11,8 @@
 //! Both look the same from here until something is sent: a system that has nobody any more for what
 //! comes refuses it. An event stream may have nothing to send for long, and its reader would be
 //! listed, and its member present, all the while. A comment costs a client that is there nothing.
-//! An answer that is not an event stream ends by itself.
+//! Before an answer there is another word for it (`socket.rs`), and one that is not an event stream
+//! ends by itself.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -8,7 +8,9 @@
 //! read and dropped until the peer closes too, or for a moment at the most. Source: RFC 9112, 9.6.
 //!
 //! A peer that has closed its sending half may well wait for the answer to what it asked for, and
-//! hyper would give it up: the end is kept back until the answer is sent (`half_closed.rs`).
+//! hyper would give it up: the end is kept back until the answer is sent. One that is gone looks
+//! the same until something is sent to it, and nobody should read for it: where the answer takes a
+//! while, it is sent the word `100 Continue` before that. Source: RFC 9110, 15.2.
 //!
 //! A peer that takes nothing of what is sent to it for long is given up, or it would hold what it
 //! does not take for ever. What waits in the system for its turn is bounded: the system says that
@@ -23,7 +25,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tracing::debug;
 
 use crate::activity::Activity;
@@ -34,6 +36,14 @@ use crate::polls;
 
 /// How long the peer has to close its half.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// A word before an answer: every client of HTTP/1.1 passes over it.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// How long a peer that sends nothing more waits for its answer before it is sent a word, and the
+/// longest time between two looks whether that was refused.
+const BEFORE_A_WORD: Duration = Duration::from_millis(50);
+const MAX_BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// What every HTTP/2 connection begins with. Source: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -80,6 +90,18 @@ pub(crate) struct Socket {
     beginning: Beginning,
     /// Is told of what comes in.
     activity: Option<Activity>,
+    /// Whether all that was written has left whoever writes.
+    is_flushed: bool,
+    /// Since the peer sends nothing more, and waits for an answer.
+    waiting: Option<Waiting>,
+}
+
+/// A peer that waits for an answer, if it is there.
+#[derive(Debug)]
+struct Waiting {
+    look: Pin<Box<Sleep>>,
+    pause: Duration,
+    is_asked: bool,
 }
 
 /// The first bytes that a peer sent, as far as they are still to be read: up to `end`.
@@ -108,6 +130,8 @@ impl Socket {
             admitted,
             beginning,
             activity: None,
+            is_flushed: true,
+            waiting: None,
         }
     }
 
@@ -169,6 +193,29 @@ impl Socket {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Waits until it turns out that the peer, which sends nothing more, is gone.
+    fn poll_gone(&mut self, cx: &mut Context<'_>, may_ask: bool) -> Poll<io::Result<()>> {
+        let waiting = self.waiting.get_or_insert_with(|| Waiting {
+            look: Box::pin(tokio::time::sleep(BEFORE_A_WORD)),
+            pause: BEFORE_A_WORD,
+            is_asked: false,
+        });
+        loop {
+            ready!(waiting.look.as_mut().poll(cx));
+            if let Some(refused) = self.stream.take_error()? {
+                return Poll::Ready(Err(refused));
+            }
+            if may_ask && self.is_flushed && !waiting.is_asked {
+                waiting.is_asked = true;
+                if self.stream.try_write(CONTINUE).ok() != Some(CONTINUE.len()) {
+                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                }
+            }
+            waiting.look.as_mut().reset(Instant::now() + waiting.pause);
+            waiting.pause = (2 * waiting.pause).min(MAX_BETWEEN_LOOKS);
+        }
+    }
+
     /// Reads and drops what is there; ready when the peer has closed its half.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 4096];
@@ -201,8 +248,11 @@ impl AsyncRead for Socket {
             let is_end = had_room && came.is_empty();
             let is_answering = activity.as_ref().is_some_and(Activity::is_answering);
             if let Some((_, intake)) = admitted.as_ref().filter(|_| is_end) {
-                let told = intake.poll_end(cx);
-                return if is_answering { told.map(Ok) } else { Poll::Ready(Ok(())) };
+                let (told, may_ask) = (intake.poll_end(cx), intake.may_ask());
+                if !is_answering || told.is_ready() {
+                    return Poll::Ready(Ok(()));
+                }
+                return self.poll_gone(cx, may_ask);
             }
             if let Some(activity) = activity.as_ref().filter(|_| !came.is_empty()) {
                 activity.heard();
@@ -225,6 +275,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.is_flushed = false;
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.or_stalled(cx, written)
     }
@@ -234,6 +285,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.is_flushed = false;
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.or_stalled(cx, written)
     }
@@ -243,6 +295,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_flushed = true; // Whoever writes flushes when it has nothing more.
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

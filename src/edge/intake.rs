@@ -51,6 +51,8 @@ struct Ending {
     body: Option<Waker>,
     /// Who waits for the end.
     watcher: Option<Waker>,
+    /// Whether an answer is awaited before which there may be a word.
+    may_ask: bool,
 }
 
 impl Intake {
@@ -114,6 +116,16 @@ impl Intake {
         drop(unread);
         woken.into_iter().flatten().for_each(Waker::wake);
         Poll::Pending
+    }
+
+    /// Whether the client may be sent a word before the answer, to find out whether it is there:
+    /// one of HTTP/1.1 may, until the answer begins.
+    pub(crate) fn set_may_ask(&self, may_ask: bool) {
+        self.unread().ending.may_ask = may_ask;
+    }
+
+    pub(crate) fn may_ask(&self) -> bool {
+        self.unread().ending.may_ask
     }
 
     /// There is no more of a body yet.
