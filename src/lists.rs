@@ -7,6 +7,7 @@
 //! them are kept than there may be: what a list takes is bounded by the limit on it, and not by the
 //! size of the message.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -78,6 +79,22 @@ impl<T> List<T> {
     pub(crate) fn entries(self, name: &str) -> Result<Vec<T>> {
         check(name, self.count, self.limit)?;
         Ok(self.entries)
+    }
+}
+
+impl<T> List<(String, T)> {
+    /// The members of an object, as [`Self::entries`], if no name is given twice.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::entries`]; [`Error::Invalid`] with the name.
+    pub(crate) fn members(self, name: &str) -> Result<Vec<(String, T)>> {
+        let members = self.entries(name)?;
+        let mut seen = HashSet::with_capacity(members.len());
+        if let Some((twice, _)) = members.iter().find(|(member, _)| !seen.insert(member)) {
+            return Err(Error::invalid(name, format!("{twice:?} is given twice")));
+        }
+        Ok(members)
     }
 }
 
@@ -189,6 +206,10 @@ mod tests {
         assert_eq!(read(&object(MAX_ENTRIES)).unwrap()[1], ("n1".to_owned(), "v".to_owned()));
         let refused = read(&object(MAX_ENTRIES + 1)).unwrap_err().to_string();
         assert_eq!(refused, "headers: 1025 is over the limit of 1024");
+
+        let twice = members::<_, String>(&mut Deserializer::from_str(r#"{"a":"1","a":"1"}"#));
+        let refused = twice.unwrap().members("headers").unwrap_err().to_string();
+        assert_eq!(refused, "headers: \"a\" is given twice");
 
         let seed = |limit| UpTo::<u8>::new(limit).deserialize(&mut Deserializer::from_str("[1,2]"));
         assert_eq!(seed(2).unwrap().entries("events").unwrap(), [1, 2]);

@@ -22,8 +22,10 @@ use super::checked_body::refusal;
 use super::clients::{Peer, share};
 use super::counters::Counters;
 use super::effort::Effort;
+use super::http_lines::Posted;
 use super::ignored::Ignored;
 use super::json::ReceiptJson;
+use super::media::{Framing, essence};
 use super::pace::Pace;
 use super::page_body::{PageBody, PageForm};
 use super::query::Query;
@@ -349,7 +351,7 @@ async fn publish(
 ) -> Result<Response> {
     let topic = topic(path)?;
     let received = received.map(|Extension(received)| received);
-    let query = Query::parse(uri.query())?;
+    let mut query = Query::parse(uri.query())?;
     let content_type = match headers.get(header::CONTENT_TYPE) {
         Some(value) => {
             let text = std::str::from_utf8(value.as_bytes());
@@ -357,10 +359,26 @@ async fn publish(
         }
         None => String::new(),
     };
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/x-ndjson") {
-        query.finish("none with NDJSON: each line has its own")?;
-        return http_lines::publish(&edge, topic, body, (received, rates)).await;
+    let framing = Framing::of(&content_type);
+    let is_atomic = query.take_flag("atomic")?;
+    if framing.is_some() || is_atomic {
+        let expected_sequence = query.take_number("expected_sequence")?;
+        query.finish("atomic, and with that expected_sequence: each line has its own names")?;
+        let posted = Posted { topic, body, received, rates };
+        if is_atomic {
+            if framing.is_none() && essence(&content_type) != "application/json" {
+                let problem = "is for lines of JSON, and for an array of such objects that is \
+                               posted as application/json";
+                return Err(Error::invalid("atomic", problem));
+            }
+            return http_lines::publish_at_once(&edge, framing, expected_sequence, posted).await;
+        }
+        if expected_sequence.is_some() {
+            let problem = "is for one publish, and lines are stored as they arrive; with \
+                           atomic=true they are one publish";
+            return Err(Error::invalid("expected_sequence", problem));
+        }
+        return http_lines::publish(&edge, framing.unwrap_or(Framing::Lines), posted).await;
     }
     match cloudevents::Mode::of(&content_type, &headers) {
         Some(mode) => {

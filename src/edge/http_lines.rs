@@ -1,4 +1,15 @@
-//! A body of NDJSON that is posted: its events are handed in batch by batch as they arrive.
+//! Many events in one body of JSON: lines, texts between record separators, or an array.
+//!
+//! ```text
+//! {"data":1}                  as it arrives, batch by batch: each batch all or nothing, in order,
+//! {"data":2}                  and nothing after what is refused
+//! ?atomic=true                as one publish: all or nothing, under `expected_sequence`
+//! ```
+//!
+//! # Why
+//!
+//! A body of lines may be as long as it likes, and what is in memory of it is bounded, so it cannot
+//! be one publish. A body that is one publish is no larger than that may be.
 
 use std::collections::VecDeque;
 
@@ -6,19 +17,23 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
+use serde::de::DeserializeSeed as _;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::effort::Effort;
-use super::http::{Edge, body_error};
+use super::http::{Edge, body_error, whole};
 use super::json::ReceiptJson;
-use super::ndjson::Line;
+use super::media::Framing;
+use super::ndjson::{self, Line, NoEvent, Place};
 use super::pace::Pace;
 use super::rates::{CallerRates, Rate};
 use super::receiving::{self, Received};
-use super::status;
+use super::{max_request_bytes, status};
 use crate::broker::{Ack, Batch, Broker, InOrder, LimitsConfig, Pending, Publish};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::event::NewEvent;
+use crate::lists::{List, UpTo};
 use crate::polls;
 use crate::topic::TopicName;
 
@@ -30,7 +45,15 @@ pub(super) fn max_line_bytes(limits: &LimitsConfig) -> u64 {
     2 * limits.max_payload_bytes + LINE_SLACK_BYTES
 }
 
-/// Publishes the events of `body`.
+/// What the client sends its events in, and who is to hear of it.
+pub(super) struct Posted {
+    pub(super) topic: TopicName,
+    pub(super) body: Body,
+    pub(super) received: Option<Received>,
+    pub(super) rates: CallerRates,
+}
+
+/// Publishes the events of a body as they arrive.
 ///
 /// Where it fails, the lines before that are stored and none after it, and the answer says how many
 /// and which line is the first that is not.
@@ -38,13 +61,11 @@ pub(super) fn max_line_bytes(limits: &LimitsConfig) -> u64 {
 /// # Errors
 ///
 /// [`Error::Invalid`] if there is no event in it.
-pub(super) async fn publish(
-    edge: &Edge,
-    topic: TopicName,
-    body: Body,
-    (received, rates): (Option<Received>, CallerRates),
-) -> Result<Response> {
+pub(super) async fn publish(edge: &Edge, framing: Framing, posted: Posted) -> Result<Response> {
+    let Posted { topic, body, received, rates } = posted;
     let mut lines = Lines {
+        framing,
+        place: Place::START,
         broker: &edge.broker,
         received: received.unwrap_or_default(),
         rates,
@@ -58,26 +79,97 @@ pub(super) async fn publish(
         total: Total::default(),
     };
     let outcome = lines.publish(body).await;
-    let Total { count, duplicates, first, last } = lines.total;
-    if let Err(Failed { line, error }) = outcome {
-        return Ok(status::problem(
-            &error,
-            [("line", json!(line)), ("stored_events", json!(count))],
-        ));
+    if let Err(failed) = outcome {
+        return Ok(failed.answer(lines.total.count));
     }
-    let Some((first, last)) = first.zip(last) else {
-        return Err(Error::invalid("body", "holds no event"));
-    };
-    let answer = json!({"first": first, "last": last, "count": count, "duplicates": duplicates});
-    Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
+    lines.total.answer()
 }
 
-/// The event of a line of a body that is posted to `topic`.
-fn event(line: &[u8], topic: &TopicName) -> Result<NewEvent> {
-    let line = Line::parse(line)?;
+/// Publishes the events of a body as one publish: all of them, or none.
+///
+/// # Errors
+///
+/// As [`publish`]; [`Error::OverLimit`] for more than one publish may have.
+pub(super) async fn publish_at_once(
+    edge: &Edge,
+    framing: Option<Framing>,
+    expected_sequence: Option<u64>,
+    posted: Posted,
+) -> Result<Response> {
+    let Posted { topic, body, received, rates } = posted;
+    let limits = edge.broker.limits();
+    let body = whole(body, max_request_bytes(limits), edge.pace()).await?;
+    let effort = Effort::of_json(&body);
+    let (broker, named) = (edge.broker.clone(), topic.clone());
+    let read = move || {
+        let mut events = Batch::default();
+        let texts = match framing {
+            Some(framing) => texts(&body, framing),
+            None => elements(&body, broker.limits().max_batch_events as usize)?,
+        };
+        for (place, text) in texts {
+            let added = events.push(&event(text, place, &named)?, broker.limits());
+            added.map_err(|error| Failed::at(place.line, error))?;
+        }
+        Ok::<_, Failed>(events)
+    };
+    let events = match receiving::work_with(received.clone(), effort, read).await {
+        Ok(events) => events,
+        Err(failed) => return Ok(failed.answer(0)),
+    };
+    if events.is_empty() {
+        return Err(Error::invalid("body", NO_EVENT));
+    }
+    rates.take(Rate::Publishes, events.len())?;
+    let publish = Publish { topic, events, expected_sequence };
+    let mut total = Total::default();
+    total.add(&receiving::handed_in(&edge.broker, publish, received).await?);
+    total.answer()
+}
+
+const NO_EVENT: &str = "holds no event";
+
+/// The texts of a body, but for empty ones, each with its place.
+fn texts(body: &[u8], framing: Framing) -> Vec<(Place, &[u8])> {
+    let mut place = Place::START;
+    let texts = body.split_inclusive(|byte| *byte == framing.separator()).map(|text| {
+        let here = place;
+        place = place.after(text);
+        (here, framing.trimmed(text))
+    });
+    texts.filter(|(_, text)| !ndjson::is_blank(text)).collect()
+}
+
+/// The elements of a body that is an array of so many at the most, each with its place.
+fn elements(body: &[u8], max_events: usize) -> Result<Vec<(Place, &[u8])>, Failed> {
+    let text = ndjson::unmarked(body);
+    let failed = |error: serde_json::Error| Failed::from(NoEvent::of(&error, Place::START));
+    let begin = text.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
+    if text.get(begin) != Some(&b'[') {
+        let message = "a list is expected, like [{\"data\": 1}, {\"data\": 2}]";
+        return Err(NoEvent::at(Place::START.after(&text[..begin]), message).into());
+    }
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let list: List<&RawValue> = UpTo::new(max_events).deserialize(&mut json).map_err(failed)?;
+    json.end().map_err(failed)?;
+    let elements = list.entries("events").map_err(|error| Failed::at(1, error))?;
+    let (mut place, mut at) = (Place::START, 0);
+    let located = elements.into_iter().map(|element| {
+        // It is a part of the body, and none before it is behind it.
+        let begin = element.get().as_ptr() as usize - text.as_ptr() as usize;
+        place = place.after(&text[at..begin]);
+        at = begin;
+        (place, element.get().as_bytes())
+    });
+    Ok(located.collect())
+}
+
+/// The event of a text at `place` of a body that is posted to `topic`.
+fn event(text: &[u8], place: Place, topic: &TopicName) -> Result<NewEvent, Failed> {
+    let line = Line::read(text, place)?;
     if line.topic.as_ref().is_some_and(|named| named != topic) {
         let problem = format!("the line names another one than the path, {topic:?}");
-        return Err(Error::invalid("topic", problem));
+        return Err(Failed::at(place.line, Error::invalid("topic", problem)));
     }
     Ok(line.event)
 }
@@ -97,7 +189,10 @@ struct Lines<'a> {
     max_in_flight: usize,
     /// How slowly a line may come in.
     pace: Pace,
-    /// The line that is read, from 1.
+    framing: Framing,
+    /// The place of the text that comes next.
+    place: Place,
+    /// The first line of the text that was read last.
     number: u64,
     total: Total,
 }
@@ -113,7 +208,34 @@ struct Unsent {
 /// The first line that is not stored, and why.
 struct Failed {
     line: u64,
+    /// The place in it, where it is one place.
+    column: Option<u64>,
     error: Error,
+}
+
+impl Failed {
+    fn at(line: u64, error: Error) -> Self {
+        Self { line, column: None, error }
+    }
+
+    /// The answer, where so many events are stored.
+    fn answer(&self, stored_events: usize) -> Response {
+        let Self { line, column, error } = self;
+        let detail = format!("line {line}: {}", with_causes(error));
+        let more = [
+            ("detail", json!(detail)),
+            ("line", json!(line)),
+            ("stored_events", json!(stored_events)),
+        ];
+        let column = column.map(|column| ("column", json!(column)));
+        status::problem(error, more.into_iter().chain(column))
+    }
+}
+
+impl From<NoEvent> for Failed {
+    fn from(NoEvent { line, column, error }: NoEvent) -> Self {
+        Self { line, column, error }
+    }
 }
 
 /// What was acknowledged so far.
@@ -131,6 +253,16 @@ impl Total {
         self.duplicates += ack.duplicates.len();
         self.first.get_or_insert_with(|| ReceiptJson::of(ack, 0));
         self.last = Some(ReceiptJson::of(ack, ack.count - 1));
+    }
+
+    fn answer(self) -> Result<Response> {
+        let Self { count, duplicates, first, last } = self;
+        let Some((first, last)) = first.zip(last) else {
+            return Err(Error::invalid("body", NO_EVENT));
+        };
+        let answer =
+            json!({"first": first, "last": last, "count": count, "duplicates": duplicates});
+        Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
     }
 }
 
@@ -150,21 +282,22 @@ impl Lines<'_> {
     /// Reads the lines, and hands in what is whole.
     async fn read(&mut self, body: Body) -> Result<(), Failed> {
         let max_line_bytes = max_line_bytes(self.broker.limits());
+        let separator = self.framing.separator();
         let mut unread = BytesMut::new();
         let mut chunks = body.into_data_stream();
         loop {
             let next = tokio::select! {
                 next = self.pace.next(&mut chunks) => next,
                 () = self.broker.draining() => {
-                    return Err(self.failed(self.number + 1, Error::ShuttingDown));
+                    return Err(self.failed(self.place.line, Error::ShuttingDown));
                 }
             };
-            let next = next.map_err(|error| self.failed(self.number + 1, error))?;
+            let next = next.map_err(|error| self.failed(self.place.line, error))?;
             let Some(chunk) = next else { break };
             let mut searched = unread.len(); // There is no line end in what was there before.
-            let chunk = chunk.map_err(|error| self.failed(self.number + 1, body_error(error)))?;
+            let chunk = chunk.map_err(|error| self.failed(self.place.line, body_error(error)))?;
             unread.extend_from_slice(&chunk);
-            while let Some(end) = unread[searched..].iter().position(|byte| *byte == b'\n') {
+            while let Some(end) = unread[searched..].iter().position(|byte| *byte == separator) {
                 let line = unread.split_to(searched + end + 1);
                 searched = 0;
                 self.push(line.freeze()).await?;
@@ -173,7 +306,7 @@ impl Lines<'_> {
             }
             if unread.len() as u64 > max_line_bytes {
                 let error = Error::over("line bytes", unread.len(), max_line_bytes as usize);
-                return Err(self.failed(self.number + 1, error));
+                return Err(self.failed(self.place.line, error));
             }
             self.flush().await?; // What has arrived does not wait for what has not.
             self.received.keep(unread.len());
@@ -183,13 +316,15 @@ impl Lines<'_> {
 
     fn failed(&mut self, line: u64, error: Error) -> Failed {
         self.number = self.number.max(line);
-        Failed { line, error }
+        Failed::at(line, error)
     }
 
-    async fn push(&mut self, line: Bytes) -> Result<(), Failed> {
-        self.number += 1;
-        let number = self.number;
-        if line.iter().all(u8::is_ascii_whitespace) {
+    async fn push(&mut self, text: Bytes) -> Result<(), Failed> {
+        let place = self.place;
+        self.place = place.after(&text);
+        self.number = place.line;
+        let line = text.slice(..self.framing.trimmed(&text).len());
+        if ndjson::is_blank(&line) {
             return Ok(());
         }
         let limits = self.broker.limits();
@@ -199,23 +334,24 @@ impl Lines<'_> {
         if is_full {
             self.flush().await?;
         }
-        self.add(line).await.map_err(|error| Failed { line: number, error })?;
+        self.add(line, place).await?;
         if self.unsent.events.len() == 1 {
-            self.unsent.first_line = number;
+            self.unsent.first_line = place.line;
         }
         self.unsent.size_bytes += size_bytes;
         Ok(())
     }
 
     /// Adds the event of a line to those that are not handed in yet.
-    async fn add(&mut self, line: Bytes) -> Result<()> {
+    async fn add(&mut self, line: Bytes, place: Place) -> Result<(), Failed> {
         let (broker, topic, rates) = (self.broker.clone(), self.topic.clone(), self.rates.clone());
         let (mut events, effort) =
             (std::mem::take(&mut self.unsent.events), Effort::of_json(&line));
         let work = move || {
-            let added = event(&line, &topic).and_then(|event| {
-                rates.take(Rate::Publishes, 1)?;
-                events.push(&event, broker.limits())
+            let added = event(&line, place, &topic).and_then(|event| {
+                let taken = rates.take(Rate::Publishes, 1);
+                let added = taken.and_then(|()| events.push(&event, broker.limits()));
+                added.map_err(|error| Failed::at(place.line, error))
             });
             (events, added)
         };
@@ -236,14 +372,14 @@ impl Lines<'_> {
         let Unsent { events, first_line, .. } = std::mem::take(&mut self.unsent);
         let publish = Publish { topic: self.topic.clone(), events, expected_sequence: None };
         let submitted = self.broker.submit_in_order(publish, &self.order).await;
-        let pending = submitted.map_err(|error| Failed { line: first_line, error })?;
+        let pending = submitted.map_err(|error| Failed::at(first_line, error))?;
         self.in_flight.push_back((first_line, pending));
         Ok(())
     }
 
     async fn settle_oldest(&mut self) -> Result<(), Failed> {
         let Some((line, pending)) = self.in_flight.pop_front() else { return Ok(()) };
-        let ack = pending.ack().await.map_err(|error| Failed { line, error })?;
+        let ack = pending.ack().await.map_err(|error| Failed::at(line, error))?;
         self.total.add(&ack);
         Ok(())
     }

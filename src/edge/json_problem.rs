@@ -9,10 +9,14 @@ pub(crate) fn words(error: &serde_json::Error) -> String {
         (1, column) => format!(", at column {column}"),
         (line, column) => format!(", at line {line}, column {column}"),
     };
+    format!("{}{place}", without_place(error))
+}
+
+/// The problem alone, for who tells the place in another way.
+pub(super) fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let own = format!(" at line {line} column {column}");
-    let problem = problem(text.strip_suffix(&own).unwrap_or(&text));
-    format!("{problem}{place}")
+    let own = format!(" at line {} column {}", error.line(), error.column());
+    problem(text.strip_suffix(&own).unwrap_or(&text))
 }
 
 fn problem(text: &str) -> String {

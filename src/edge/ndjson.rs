@@ -8,6 +8,9 @@
 //!
 //! `data` is stored as the JSON it is, with content type `application/json`, unless the line names
 //! a content type that is not JSON: then it must be a string, and its text is stored.
+//!
+//! Programs that write UTF-8 with a byte order mark put it at the start of a file, which may be in
+//! the middle of a body: before a line it means nothing.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -23,6 +26,9 @@ use crate::lists::{self, List};
 use crate::topic::TopicName;
 
 const JSON: &str = "application/json";
+
+/// The byte order mark of UTF-8.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +63,81 @@ fn some<'de, D: serde::Deserializer<'de>>(json: D) -> Result<Option<&'de RawValu
     <&RawValue>::deserialize(json).map(Some)
 }
 
+/// A text without a byte order mark.
+pub(super) fn unmarked(text: &[u8]) -> &[u8] {
+    text.strip_prefix(MARK).unwrap_or(text)
+}
+
+/// Whether there is nothing in a text.
+pub(super) fn is_blank(text: &[u8]) -> bool {
+    unmarked(text).iter().all(u8::is_ascii_whitespace)
+}
+
+/// Where a text stands in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The line that the text begins in, from 1.
+    pub(super) line: u64,
+    /// Bytes of that line before the text.
+    before: u64,
+}
+
+impl Place {
+    /// Where a body begins.
+    pub(super) const START: Self = Self { line: 1, before: 0 };
+
+    /// The place after these bytes, which stand here.
+    pub(super) fn after(self, bytes: &[u8]) -> Self {
+        let size_bytes = bytes.len() as u64;
+        match bytes.iter().rposition(|byte| *byte == b'\n') {
+            Some(last) => {
+                let ends = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+                Self { line: self.line + ends, before: size_bytes - last as u64 - 1 }
+            }
+            None => Self { line: self.line, before: self.before + size_bytes },
+        }
+    }
+}
+
+/// Where a text is no event, and why.
+#[derive(Debug)]
+pub(super) struct NoEvent {
+    /// The line of the body, from 1.
+    pub(super) line: u64,
+    /// The place in that line, from 1, where it is one place that is wrong.
+    pub(super) column: Option<u64>,
+    pub(super) error: Error,
+}
+
+impl NoEvent {
+    /// What a reader of JSON found in a text that stands there.
+    pub(super) fn of(error: &serde_json::Error, text: Place) -> Self {
+        let (line, column) = (error.line() as u64, error.column() as u64);
+        let message = json_problem::without_place(error);
+        let before = if line <= 1 { text.before } else { 0 };
+        let line = text.line + line.saturating_sub(1);
+        Self::at(Place { line, before: before + column.saturating_sub(1) }, &message)
+    }
+
+    pub(super) fn at(place: Place, message: &str) -> Self {
+        let column = place.before + 1;
+        let error = Error::invalid("line", format!("{message}, at column {column}"));
+        Self { line: place.line, column: Some(column), error }
+    }
+}
+
+/// What a text of JSON is that begins like this, where that is no object.
+fn kind(first: u8) -> Option<&'static str> {
+    match first {
+        b'[' => Some("a list"),
+        b'"' => Some("a string"),
+        b'-' | b'0'..=b'9' => Some("a number"),
+        b't' | b'f' => Some("true or false"),
+        b'n' => Some("null"),
+        _ => None,
+    }
+}
+
 impl Line {
     /// Reads one line, without its end.
     ///
@@ -65,15 +146,30 @@ impl Line {
     /// [`Error::Invalid`] with what is wrong and where in the line; [`Error::OverLimit`] with the
     /// number of its headers.
     pub fn parse(line: &[u8]) -> Result<Self> {
-        let invalid = |problem: String| Error::invalid("line", problem);
+        Self::read(line, Place::START).map_err(|no_event| no_event.error)
+    }
+
+    /// As [`Self::parse`], of a text that stands at `place` of a body, and may have many lines.
+    pub(super) fn read(text: &[u8], place: Place) -> Result<Self, NoEvent> {
+        let text = unmarked(text);
+        let begin = text.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
+        // A list of values would be taken for an object's, in the order of its fields.
+        if let Some(kind) = text.get(begin).and_then(|first| kind(*first)) {
+            let message = format!("{kind} is no event; write an object, like {{\"data\": 1}}");
+            return Err(NoEvent::at(place.after(&text[..begin]), &message));
+        }
         let json: LineJson<'_> =
-            serde_json::from_slice(line).map_err(|error| invalid(json_problem::words(&error)))?;
+            serde_json::from_slice(text).map_err(|error| NoEvent::of(&error, place))?;
+        Self::of(json).map_err(|error| NoEvent { line: place.line, column: None, error })
+    }
+
+    fn of(json: LineJson<'_>) -> Result<Self> {
         let (payload, content_type) = payload(&json)?;
         let event = NewEvent {
             id: json.id.unwrap_or_default(),
             event_type: json.r#type.unwrap_or_default(),
             key: json.key.unwrap_or_default(),
-            headers: json.headers.entries("headers")?.into_iter().collect(),
+            headers: json.headers.members("headers")?.into_iter().collect(),
             content_type,
             payload,
             publisher_time: json.publisher_time_ms.map(Timestamp::from_ms),
@@ -186,6 +282,22 @@ mod tests {
         assert_eq!(payload(r#"{"content_type":"text/plain","data":"x\n"}"#), "x\n");
         assert_eq!(payload(r#"{"data_base64":"AP8="}"#), &[0, 255][..]);
         assert_eq!(payload("{}"), "");
+        assert_eq!(payload("\u{feff}{\"data\":1}"), "1");
+    }
+
+    #[test]
+    fn the_place_of_what_is_wrong_is_told_as_a_line_and_a_column_in_it() {
+        let place = |text: &str| {
+            let place = Place::START.after(b"\n\n1234");
+            let NoEvent { line, column, error } = Line::read(text.as_bytes(), place).unwrap_err();
+            (line, column, error.to_string())
+        };
+        let (line, column, message) = place("{\n \"data\": 1,\n  \"x\": 2}");
+        assert_eq!((line, column), (5, Some(5)));
+        assert!(message.ends_with("at column 5") && !message.contains("at line"), "{message}");
+        assert_eq!((place("\n []").0, place("\n []").1), (4, Some(2)));
+        assert_eq!((place(" []").0, place("{]").1), (3, Some(6)), "after what is before it");
+        assert_eq!(place(r#"{"topic":"a b"}"#).1, None, "no one place");
     }
 
     #[test]
@@ -228,8 +340,14 @@ mod tests {
     fn a_line_that_is_wrong_is_refused_with_the_reason() {
         let refusals = [
             ("", "the JSON ends before"),
-            ("[]", "a list is not an object"),
+            ("[]", "line: a list is no event; write an object, like {\"data\": 1}, at column 1"),
+            (r#"["t", "id"]"#, "a list is no event"),
+            (" 7", "a number is no event; write an object, like {\"data\": 1}, at column 2"),
+            ("null", "null is no event"),
             (r#"{"dat":1}"#, "\"dat\" is no name"),
+            (r#"{"id":"a", "id":"a"}"#, "line: id is given twice, at column 15"),
+            (r#"{"ttl_ms":"5"}"#, "\"5\" is not a whole number from 0, at column 13"),
+            (r#"{"headers":{"a":"1","b":"2","a":"1"}}"#, "headers: \"a\" is given twice"),
             (r#"{"data":1"#, "the JSON ends before"),
             (r#"{"data":1,"data_base64":""}"#, "data: stands beside data_base64"),
             (r#"{"data_base64":"?"}"#, "data_base64: "),

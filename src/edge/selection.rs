@@ -173,7 +173,7 @@ impl MemberJson {
     /// [`Error::OverLimit`].
     pub(super) fn member(self) -> Result<Member> {
         let Self { id, info } = self;
-        Ok(Member { id, info: info.entries("member info")?.into_iter().collect() })
+        Ok(Member { id, info: info.members("member info")?.into_iter().collect() })
     }
 }
 
@@ -200,7 +200,7 @@ impl FilterJson {
             types: types.entries("filter types")?.into_iter().collect(),
             keys: keys.entries("filter keys")?.into_iter().collect(),
             key_prefixes: key_prefixes.entries("filter key_prefixes")?.into_iter().collect(),
-            headers: headers.entries("filter headers")?.into_iter().collect(),
+            headers: headers.members("filter headers")?.into_iter().collect(),
         })
     }
 }

@@ -39,6 +39,7 @@ mod hostile;
 mod http;
 mod idle;
 mod in_order;
+mod lines;
 mod memory_order;
 mod model;
 mod names;

@@ -327,7 +327,7 @@ fn event_id(source: &str, id: &str) -> Result<String> {
     Ok(format!("sha256:{hex}"))
 }
 
-/// Reads RFC 3339 with any offset, from 1970 on. [`Timestamp`] itself reads UTC alone.
+/// Reads RFC 3339 with any offset, from 1970 on, without what `Timestamp` takes besides that.
 fn read_time(text: &str) -> Result<Timestamp> {
     let time = split_offset(text).and_then(|(local, offset_ms)| {
         let local: Timestamp = format!("{local}Z").parse().ok()?;
@@ -349,8 +349,8 @@ fn split_offset(text: &str) -> Option<(String, i64)> {
             (local, read_offset(offset.as_bytes())?)
         }
     };
-    // `Timestamp` would take a second offset, and a point that nothing follows.
-    let is_plain = !local.contains(['+', 'Z']) && !local.ends_with('.');
+    // `Timestamp` would take a second offset, a blank, and a point that nothing follows.
+    let is_plain = !local.contains(['+', 'Z', ' ']) && !local.ends_with('.');
     is_plain.then(|| (local.to_owned(), offset_ms))
 }
 

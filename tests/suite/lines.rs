@@ -1,0 +1,169 @@
+//! Many events in one body: every name of lines is known, what is wrong is told with its place, and
+//! a body that is to be stored as a whole is.
+
+use leftoff::Config;
+use serde_json::{Value, json};
+
+use crate::common::{Answer, Server, get, read_all, send, to};
+
+const EVENTS: &str = "/v1/topics/a/events";
+
+async fn post_as(server: &Server, media: &str, query: &str, body: &str) -> Answer {
+    let request = to(server.address, "POST", &format!("{EVENTS}{query}"));
+    send(request.header("content-type", media), body.to_owned()).await
+}
+
+/// The payloads of the topic, as JSON.
+async fn payloads(server: &Server) -> Vec<Value> {
+    let page = get(server.address, &format!("{EVENTS}?limit=1000")).await.json();
+    let events = page["events"].as_array().cloned().unwrap_or_default();
+    events.into_iter().map(|mut event| event["data"].take()).collect()
+}
+
+/// Goal: a body of lines is never stored as one event that nobody can read.
+#[tokio::test]
+async fn lines_are_lines_under_every_name_that_they_go_by() {
+    let media = [
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/jsonl; charset=utf-8",
+        "application/x-jsonl",
+        "application/jsonlines",
+        "application/x-jsonlines",
+        "application/x-ldjson",
+        "application/stream+json",
+        "text/x-ndjson",
+    ];
+    for media in media {
+        let server = Server::start().await;
+        let body = "\u{feff}{\"data\":1}\r\n\n \t\n{\"data\":[2]}\n\u{feff}{\"data\":null}";
+        let answer = post_as(&server, media, "", body).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["count"]), (201, &json!(3)), "{media}");
+        assert_eq!(payloads(&server).await, [json!(1), json!([2]), json!(null)], "{media}");
+        server.stop().await;
+    }
+    for media in ["application/json-seq", "application/geo+json-seq"] {
+        let server = Server::start().await;
+        let body = "\u{1e}{\"data\":1}\n\u{1e}{\n  \"data\": {\n\"a\": 2}\n}\n\u{1e}\u{1e}{}\n";
+        let answer = post_as(&server, media, "", body).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["count"]), (201, &json!(3)), "{media}");
+        let page = get(server.address, EVENTS).await;
+        let raw = String::from_utf8(page.body.to_vec()).unwrap();
+        assert!(raw.contains("\"data\":{\n\"a\": 2}"), "it stands as it came in: {raw}");
+        server.stop().await;
+    }
+}
+
+/// Goal: whoever has a file with one bad line finds it. The line is that of the body, and the column
+/// that of the line, in every framing, whether it is stored at once or as it comes.
+#[tokio::test]
+async fn an_error_names_the_line_of_the_body_the_column_in_it_and_what_is_wrong() {
+    let (lines, records) = ("application/x-ndjson", "application/json-seq");
+    let cases = [
+        (lines, "{\"data\":1}\n\n{\"data\":1,}\n", 3, Some(11), "trailing comma"),
+        (lines, "{\"data\":1}\n{\"dat\":1}", 2, Some(6), "\"dat\" is no name that is known here"),
+        (lines, "{\"data\":1}\n  [1,2]\n", 2, Some(3), "a list is no event; write an object"),
+        (lines, "7", 1, Some(1), "a number is no event"),
+        (lines, "{\"ttl_ms\":-1}\n", 1, Some(12), "-1 is not a whole number from 0"),
+        (
+            lines,
+            "\n{\"headers\":{\"a\":\"1\",\"a\":\"2\"}}",
+            2,
+            None,
+            "headers: \"a\" is given twice",
+        ),
+        (lines, "{\"id\":\"a\",\"id\":\"b\"}", 1, Some(14), "id is given twice"),
+        (lines, "{\"topic\":\"b\"}", 1, None, "names another one than the path"),
+        (lines, "{\"data\":1", 1, Some(9), "the JSON ends before it is complete"),
+        (records, "\u{1e}{\"data\":1}\n\u{1e}{\n \"data\": 1\n x}\n", 4, Some(2), "key must be a string"),
+        (records, "\u{1e}{\"data\":1}\n\u{1e}x", 2, Some(2), "there is no JSON value"),
+    ];
+    for (media, body, line, column, words) in cases {
+        for query in ["", "?atomic=true"] {
+            let server = Server::start().await;
+            let answer = post_as(&server, media, query, body).await;
+            let problem = answer.json();
+            let place = (&problem["line"], &problem["column"]);
+            assert_eq!(answer.status, 400, "{body:?}");
+            assert_eq!(place, (&json!(line), &json!(column)), "{body:?}: {problem}");
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.starts_with(&format!("line {line}: ")), "{detail}");
+            assert!(detail.contains(words), "{body:?}: {detail}");
+            for rust in ["u64", "struct", "LineJson", "at line"] {
+                assert!(!detail.contains(rust), "{detail}");
+            }
+            // What stands before it is stored, or nothing is.
+            let stored = u64::from(query.is_empty() && line > 1 && body.contains("{\"data\":1}\n"));
+            assert_eq!(problem["stored_events"], stored, "{body:?} {query}");
+            assert_eq!(payloads(&server).await.len() as u64, stored, "{body:?} {query}");
+            server.stop().await;
+        }
+    }
+}
+
+/// Goal: who needs all or nothing has it, with a condition, as lines and as an array.
+#[tokio::test]
+async fn a_body_that_is_one_publish_is_stored_as_a_whole_or_not_at_all() {
+    let mut config = Config::default();
+    config.limits.max_batch_events = 100;
+    let server = Server::with(config).await;
+    let (lines, array) = ("application/jsonl", "application/json");
+    let forms = [
+        (lines, "{\"data\":\"1\"}\n{\"data\":\"2\"}"),
+        (array, "[{\"data\":\"1\"},\n {\"data\":\"2\"}]"),
+    ];
+    for (sequence, (media, body)) in [0, 2].into_iter().zip(forms) {
+        let query = format!("?atomic=true&expected_sequence={sequence}");
+        let answer = post_as(&server, media, &query, body).await;
+        let told = answer.json();
+        assert_eq!((answer.status.as_u16(), &told["count"]), (201, &json!(2)), "{told}");
+        assert_eq!(told["first"]["sequence"], sequence + 1);
+        assert_eq!(told["last"]["sequence"], sequence + 2);
+        let refused = post_as(&server, media, &query, body).await;
+        assert_eq!(
+            (refused.status.as_u16(), &refused.json()["actual_sequence"]),
+            (412, &json!(sequence + 2))
+        );
+    }
+    let stored = read_all(server.address, "a").await;
+    assert_eq!(stored.len(), 4);
+    let good = "{\"data\":1}";
+    let many = |count: usize| vec![good; count];
+    let in_array = |count: usize| format!("[{}]", many(count).join(","));
+    let cases = [
+        (lines, many(101).join("\n"), 413, "101 is over the limit of 100"),
+        (array, in_array(101), 413, "101 is over the limit of 100"),
+        (
+            array,
+            format!("[{good},\n {good},\n\n  {{\"dat\":1}}]"),
+            400,
+            "line 4: line: \"dat\" is no name",
+        ),
+        (array, format!("[{good},[1]]"), 400, "a list is no event"),
+        (array, format!("[{good}"), 400, "the JSON ends before"),
+        (array, format!("[{good}] x"), 400, "something follows"),
+        (array, good.to_owned(), 400, "line 1: line: a list is expected"),
+        (array, "[]".to_owned(), 400, "holds no event"),
+        (lines, "\n \n".to_owned(), 400, "holds no event"),
+        ("text/plain", good.to_owned(), 400, "is for lines of JSON"),
+    ];
+    for (media, body, status, words) in cases {
+        let answer = post_as(&server, media, "?atomic=true", &body).await;
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert_eq!(answer.status, status, "{media} {detail}");
+        assert!(detail.contains(words), "{media}: {detail}");
+    }
+    let problem =
+        post_as(&server, array, "?atomic=true", "[{\"data\":1},\n\n  {\"dat\":1}]").await.json();
+    assert_eq!((&problem["line"], &problem["column"]), (&json!(3), &json!(8)), "{problem}");
+    let refused = post_as(&server, lines, "?expected_sequence=4", good).await.json();
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("with atomic=true they are one publish"), "{detail}");
+    let slip = post_as(&server, lines, "?id=1", good).await.json();
+    assert_eq!(slip["field"], "id");
+    assert_eq!(read_all(server.address, "a").await, stored, "nothing was stored");
+    // Without the word, an array is what it always was: one payload.
+    assert_eq!(post_as(&server, array, "", &in_array(2)).await.status, 201);
+    assert_eq!(payloads(&server).await[4], json!([{"data": 1}, {"data": 1}]));
+    server.stop().await;
+}
