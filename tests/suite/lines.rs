@@ -75,7 +75,13 @@ async fn an_error_names_the_line_of_the_body_the_column_in_it_and_what_is_wrong(
         (lines, "{\"id\":\"a\",\"id\":\"b\"}", 1, Some(14), "id is given twice"),
         (lines, "{\"topic\":\"b\"}", 1, None, "names another one than the path"),
         (lines, "{\"data\":1", 1, Some(9), "the JSON ends before it is complete"),
-        (records, "\u{1e}{\"data\":1}\n\u{1e}{\n \"data\": 1\n x}\n", 4, Some(2), "key must be a string"),
+        (
+            records,
+            "\u{1e}{\"data\":1}\n\u{1e}{\n \"data\": 1\n x}\n",
+            4,
+            Some(2),
+            "key must be a string",
+        ),
         (records, "\u{1e}{\"data\":1}\n\u{1e}x", 2, Some(2), "there is no JSON value"),
     ];
     for (media, body, line, column, words) in cases {
