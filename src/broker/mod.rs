@@ -76,7 +76,7 @@ pub use filter::Filter;
 pub use limits::LimitsConfig;
 pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
 pub use page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
-pub use presence::{Member, MemberList, Presence, Present};
+pub use presence::{Member, MemberInfo, MemberList, Presence, Present};
 pub use publish::{Ack, Duplicate, InOrder, Pending, Publish, Receipt};
 pub use reader::Reader;
 pub use state::{StatePage, StateRequest};

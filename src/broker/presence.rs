@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde_json::json;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
+use serde_json::value::RawValue;
 
 use super::Shared;
 use super::arrivals::{Arrival, Deposit, Leftover};
@@ -30,7 +30,48 @@ pub struct Member {
     /// What tells it from the others.
     pub id: String,
     /// What the others are to know of it.
-    pub info: BTreeMap<String, String>,
+    pub info: BTreeMap<String, MemberInfo>,
+}
+
+/// One thing that others are to know of a member: a text, or any other JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// The text, or the JSON as text.
+    text: String,
+    is_json: bool,
+}
+
+impl MemberInfo {
+    /// The text, or the JSON as text, for protocols that have texts alone.
+    pub fn into_text(self) -> String {
+        self.text
+    }
+}
+
+impl From<String> for MemberInfo {
+    fn from(text: String) -> Self {
+        Self { text, is_json: false }
+    }
+}
+
+impl Serialize for MemberInfo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if !self.is_json {
+            return serializer.serialize_str(&self.text);
+        }
+        let json: &RawValue = serde_json::from_str(&self.text).map_err(ser::Error::custom)?;
+        json.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for MemberInfo {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Box::<RawValue>::deserialize(deserializer)?;
+        Ok(match serde_json::from_str::<String>(json.get()) {
+            Ok(text) => Self { text, is_json: false },
+            Err(_) => Self { text: json.get().to_owned(), is_json: true },
+        })
+    }
 }
 
 impl Member {
@@ -40,7 +81,7 @@ impl Member {
     }
 
     fn info_bytes(&self) -> usize {
-        self.info.iter().map(|(name, text)| name.len() + text.len()).sum()
+        self.info.iter().map(|(name, info)| name.len() + info.text.len()).sum()
     }
 
     fn validate(&self) -> Result<()> {
@@ -255,7 +296,7 @@ fn told(event_type: &str, member: &Member) -> NewEvent {
         event_type: event_type.to_owned(),
         key: member.id.clone(),
         content_type: "application/json".to_owned(),
-        payload: Bytes::from(json!(member).to_string()),
+        payload: Bytes::from(serde_json::to_vec(member).expect("texts and JSON are JSON")),
         ..NewEvent::default()
     }
 }

@@ -305,6 +305,7 @@ pub(super) fn encode_run(run: &Run, is_one_of_many: bool, list: &mut EncodedList
 pub(super) fn present(present: &Present) -> proto::Present {
     let Present { member, since_ms, subscriptions } = present;
     let Member { id, info } = member.clone();
+    let info = info.into_iter().map(|(name, info)| (name, info.into_text())).collect();
     let member = Some(proto::Member { id, info });
     proto::Present { member, since_ms: *since_ms, subscriptions: *subscriptions }
 }

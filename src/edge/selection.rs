@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::budget::{Held, Share};
 use super::json_problem;
 use super::query::Query;
-use crate::broker::{Broker, Filter, MAX_PATTERNS, Member, Presence, Reader};
+use crate::broker::{Broker, Filter, MAX_PATTERNS, Member, MemberInfo, Presence, Reader};
 use crate::cursor::{OnGap, StartPoint};
 use crate::error::{Error, Result};
 use crate::lists::{self, List};
@@ -162,7 +162,7 @@ pub(super) fn member(query: &mut Query) -> Result<Option<Member>> {
 pub(super) struct MemberJson {
     id: String,
     #[serde(default, deserialize_with = "lists::members")]
-    info: List<(String, String)>,
+    info: List<(String, MemberInfo)>,
 }
 
 impl MemberJson {

@@ -2,11 +2,15 @@
 
 use futures_util::{SinkExt, StreamExt};
 use leftoff::edge::proto::subscribe_response::Message;
-use leftoff::edge::proto::{Member, NewEvent, PublishRequest, SubscribeRequest};
+use leftoff::edge::proto::{
+    ListMembersRequest, Member, NewEvent, PublishRequest, SubscribeRequest,
+};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message as Frame;
 
-use crate::common::{Frame as SseFrame, Server, Sse, get, post, soon, text, to};
+use crate::common::{Frame as SseFrame, Server, Sse, get, post, send, soon, text, to};
+use crate::websocket::Client;
 
 async fn whisper(server: &Server, topic: &str, payload: &str) -> u64 {
     let path = format!("/v1/topics/{topic}/events?ephemeral=true&type=typing&key=k");
@@ -108,6 +112,49 @@ async fn members_join_once_and_leave_with_the_last_of_their_subscriptions() {
         let refused = get(server.address, &format!("/v1/topics/room/events?{query}")).await;
         assert_eq!(refused.status, 400, "{query}");
         assert!(text(&refused.body).contains("member"), "{}", text(&refused.body));
+    }
+}
+
+/// Goal: what others are to know of a member is any JSON, and comes to them as it was given.
+#[tokio::test]
+async fn what_is_known_of_a_member_is_any_json() {
+    let server = Server::start().await;
+    let mut watcher = follow(&server, "/v1/topics/room/events").await;
+    let info = json!({
+        "name": "Ann", "age": 42, "admin": true, "team": null, "tags": ["a", "b"],
+        "at": {"x": 1.5, "text": "\u{e9}\n\""}, "digits": "42",
+    });
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let query = encoded(&info.to_string());
+    let path = format!("/v1/topics/room/events?member=ann&member_info={query}");
+    let _ann = follow(&server, &path).await;
+    let joined = soon(watcher.next()).await.unwrap();
+    assert_eq!(joined.event.as_deref(), Some("leftoff.joined"));
+    assert_eq!(joined.json(), json!({"id": "ann", "info": info}));
+    let mut client = Client::connect(server.address).await;
+    let member = json!({"id": "bob", "info": info});
+    client
+        .say(json!({"type": "subscribe", "subscription": "s", "topic": "room", "member": member}))
+        .await;
+    client.find("subscribed").await;
+    let list = get(server.address, "/v1/topics/room/presence").await.json();
+    for present in list["members"].as_array().unwrap() {
+        assert_eq!(present["info"], info, "{list}");
+    }
+    assert_eq!(list["members"].as_array().unwrap().len(), 2);
+    // Where there are texts alone, the rest is its JSON.
+    let request = ListMembersRequest { topic: "room".into(), ..Default::default() };
+    let answer = server.grpc().await.list_members(request).await.unwrap().into_inner();
+    let bob = &answer.members[1].member.as_ref().unwrap().info;
+    let told = ["name", "age", "tags", "digits"].map(|name| bob[name].as_str());
+    assert_eq!(told, ["Ann", "42", r#"["a","b"]"#, "42"]);
+    for wrong in ["[1]", "{\"a\":", "1"] {
+        let path = format!("/v1/topics/room/events?member=x&member_info={}", encoded(wrong));
+        let request = to(server.address, "GET", &path).header("accept", "text/event-stream");
+        let refused = send(request, "").await;
+        assert_eq!(refused.status, 400, "{wrong}");
+        let problem = refused.json();
+        assert!(problem["detail"].as_str().unwrap().starts_with("member_info: "), "{problem}");
     }
 }
 

@@ -447,6 +447,43 @@ async fn a_handshake_that_is_wrong_is_refused_with_the_reason() {
     assert!(answer.json()["detail"].as_str().unwrap().contains("HTTP/1.1"));
 }
 
+/// Goal: a client finds its request by its own `ref`, whatever it counts with.
+#[tokio::test]
+async fn a_ref_that_is_a_number_is_answered_with_itself() {
+    let server = Server::start().await;
+    let mut client = Client::connect(server.address).await;
+    let refs = [
+        json!(7),
+        json!(-1),
+        json!(0),
+        json!(1.5),
+        json!(u64::MAX),
+        json!("7"),
+        json!("größe"),
+        Value::Null,
+    ];
+    for own in refs {
+        for topic in ["a", "not a topic"] {
+            let message = json!({"type": "publish", "ref": own, "topic": topic, "event": {}});
+            client.say(message).await;
+            let answer = client.find(if topic == "a" { "ack" } else { "error" }).await;
+            assert_eq!(answer["ref"], own, "{answer}");
+        }
+        let whisper =
+            json!({"type": "publish", "ephemeral": true, "ref": own, "topic": "a", "event": {}});
+        client.say(whisper).await;
+        assert_eq!(client.find("ack").await["ref"], own);
+    }
+    for own in [json!([1]), json!({}), json!(true), json!("")] {
+        client.say(json!({"type": "publish", "ref": own, "topic": "a", "event": {}})).await;
+        let answer = client.find("error").await;
+        assert!(answer["error"]["detail"].as_str().unwrap().starts_with("ref: is"), "{answer}");
+        assert_eq!(answer.get("ref"), None);
+    }
+    let page = get(server.address, "/v1/topics/a/events").await.json();
+    assert_eq!(page["events"].as_array().unwrap().len(), 8, "what is refused is not stored");
+}
+
 /// Goal: a client that compares the subprotocol letter by letter, as `ws` does, takes the answer.
 #[tokio::test]
 async fn a_subprotocol_is_answered_in_the_letters_of_the_client() {

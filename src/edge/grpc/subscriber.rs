@@ -47,7 +47,10 @@ impl SubscriberService for GrpcSubscriber {
         };
         let on_gap = messages::on_gap(request.on_gap)?.unwrap_or(OnGap::Resume);
         let topics = messages::topics(&request.topic, request.topics)?;
-        let member = request.member.map(|proto::Member { id, info }| Member { id, info });
+        let member = request.member.map(|proto::Member { id, info }| {
+            let info = info.into_iter().map(|(name, text)| (name, text.into())).collect();
+            Member { id, info }
+        });
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let filter = messages::filter(request.filter);
         let wanted = Wanted { topics, start, on_gap, filter, member };

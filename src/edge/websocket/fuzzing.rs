@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::fuzzing::written_line;
 use super::super::selection::{Topics, Wanted};
-use super::protocol::{Lines, Request, Subscribe};
+use super::protocol::{Lines, Reference, Request, Subscribe};
 use crate::broker::Publish;
 use crate::error::Result;
 use crate::event::NewEvent;
@@ -63,17 +63,17 @@ fn written(request: &Request) -> Result<String> {
         Request::Publish { reference, publish } => {
             let Publish { topic, events: lines, expected_sequence } = publish;
             let expected = ("expected_sequence", json!(expected_sequence));
-            written_publish(reference.as_deref(), topic, &events(lines)?, expected)
+            written_publish(reference.as_ref(), topic, &events(lines)?, expected)
         }
         Request::PublishEphemeral { reference, topic, lines } => {
             let ephemeral = ("ephemeral", json!(true));
-            written_publish(reference.as_deref(), topic, &events(lines)?, ephemeral)
+            written_publish(reference.as_ref(), topic, &events(lines)?, ephemeral)
         }
     })
 }
 
 fn written_publish(
-    reference: Option<&str>,
+    reference: Option<&Reference>,
     topic: &TopicName,
     events: &[NewEvent],
     (name, value): (&str, Value),

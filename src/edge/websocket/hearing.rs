@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::super::effort::Effort;
 use super::super::rates::{CallerRates, Rate};
-use super::protocol::{Lines, Refused, Request, Subscribe};
+use super::protocol::{Lines, Reference, Refused, Request, Subscribe};
 use crate::broker::{Batch, Broker, InOrder, Pending, Publish};
 use crate::error::Error;
 
@@ -20,11 +20,11 @@ pub(super) enum Heard {
     Subscribe(Subscribe),
     Unsubscribe(String),
     /// Handed in, under this reference; the outcome comes later.
-    Publish(Option<String>, Pending),
+    Publish(Option<Reference>, Pending),
     /// The broker has no room for it, or takes nothing any more.
-    Unpublished(Option<String>, Error),
+    Unpublished(Option<Reference>, Error),
     /// Given to so many readers, and not stored.
-    Ephemeral(Option<String>, usize),
+    Ephemeral(Option<Reference>, usize),
     /// Over a rate of the client.
     OverRate(Refused),
     /// Against a rule.
@@ -75,7 +75,7 @@ impl Hearing {
         }
     }
 
-    async fn publish(self, reference: Option<String>, publish: Publish<Lines>) -> Heard {
+    async fn publish(self, reference: Option<Reference>, publish: Publish<Lines>) -> Heard {
         let Publish { topic, events: lines, expected_sequence } = publish;
         let (broker, effort) = (self.broker.clone(), lines.effort());
         let work = move || Batch::of(lines.events(), broker.limits());
@@ -121,6 +121,6 @@ impl Hearing {
     }
 }
 
-fn refused(reference: Option<String>, error: Error) -> Heard {
+fn refused(reference: Option<Reference>, error: Error) -> Heard {
     Heard::Refused(Refused { reference, subscription: None, error })
 }

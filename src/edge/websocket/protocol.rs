@@ -19,6 +19,8 @@
 //! ◀ {"type":"ephemeral","subscription":"s","event":{"topic":"room","ephemeral":true,…}}
 //! ```
 //!
+//! A `ref` is a text of up to 255 bytes, or a number; it is answered with itself.
+//!
 //! A `subscribe` may have a `member`, `{"id":"…","info":{…}}`: it is present in the topics that are
 //! named, until it unsubscribes.
 //!
@@ -26,8 +28,9 @@
 //! list of them, stored all or none.
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde::de::DeserializeSeed;
+use serde::{Deserialize, Serialize};
+use serde_json::Number;
 use serde_json::value::RawValue;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -49,8 +52,36 @@ const MAX_NAME_BYTES: usize = 255;
 pub(super) enum Request {
     Subscribe(Subscribe),
     Unsubscribe { subscription: String },
-    Publish { reference: Option<String>, publish: Publish<Lines> },
-    PublishEphemeral { reference: Option<String>, topic: TopicName, lines: Lines },
+    Publish { reference: Option<Reference>, publish: Publish<Lines> },
+    PublishEphemeral { reference: Option<Reference>, topic: TopicName, lines: Lines },
+}
+
+/// The client's own name for a request, which the answer has again: a text, or a number.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Reference {
+    Text(String),
+    Number(Number),
+}
+
+impl Reference {
+    fn read(json: &RawValue) -> Result<Self> {
+        let text = json.get();
+        let invalid = |problem: &str| Err(Error::invalid("ref", problem));
+        if text.starts_with('"') {
+            let text = serde_json::from_str(text);
+            let text = text.map_err(|error| Error::invalid("ref", error.to_string()))?;
+            return name("ref", text).map(Self::Text);
+        }
+        match serde_json::from_str::<Number>(text) {
+            // As a number of 64 bits it would come back as another one.
+            Ok(number) if number.is_f64() && !text.contains(['.', 'e', 'E']) && text != "-0" => {
+                invalid("is a number of more than 64 bits; write it as a text")
+            }
+            Ok(number) => Ok(Self::Number(number)),
+            Err(_) => invalid("is neither a text nor a number"),
+        }
+    }
 }
 
 /// Events as they came in, each a part of its message. They are JSON; more is not known of them.
@@ -87,16 +118,17 @@ pub(super) struct Subscribe {
 /// Why a message was refused, and what of it can be told apart.
 #[derive(Debug)]
 pub(super) struct Refused {
-    pub(super) reference: Option<String>,
+    pub(super) reference: Option<Reference>,
     pub(super) subscription: Option<String>,
     pub(super) error: Error,
 }
 
 /// What every message has, and may have.
 #[derive(Deserialize)]
-struct Head {
+struct Head<'a> {
     r#type: String,
-    r#ref: Option<String>,
+    #[serde(borrow)]
+    r#ref: Option<&'a RawValue>,
     subscription: Option<String>,
 }
 
@@ -128,8 +160,8 @@ struct UnsubscribeJson {
 struct PublishJson<'a> {
     #[serde(rename = "type")]
     _type: String,
-    #[serde(rename = "ref")]
-    reference: Option<String>,
+    #[serde(rename = "ref", borrow)]
+    reference: Option<&'a RawValue>,
     topic: TopicName,
     expected_sequence: Option<u64>,
     #[serde(default)]
@@ -146,7 +178,7 @@ impl Request {
         let invalid =
             |error: serde_json::Error| Error::invalid("message", json_problem::words(&error));
         let nobody = |error| Refused { reference: None, subscription: None, error };
-        let head: Head = serde_json::from_str(text).map_err(|error| nobody(invalid(error)))?;
+        let head: Head<'_> = serde_json::from_str(text).map_err(|error| nobody(invalid(error)))?;
         let request = match head.r#type.as_str() {
             "subscribe" => serde_json::from_str(text).map_err(invalid).and_then(subscribe),
             "unsubscribe" => serde_json::from_str(text).map_err(invalid).and_then(unsubscribe),
@@ -161,6 +193,7 @@ impl Request {
             }
         };
         let Head { r#ref: reference, subscription, .. } = head;
+        let reference = reference.and_then(|json| Reference::read(json).ok());
         request.map_err(|error| Refused { reference, subscription, error })
     }
 }
@@ -200,7 +233,7 @@ fn publish(json: PublishJson<'_>, text: &Bytes, max_events: usize) -> Result<Req
     };
     let lines = lines.iter().map(|line| text.slice_ref(line.get().as_bytes()));
     let events = Lines(lines.collect());
-    let reference = json.reference.map(|text| name("ref", text)).transpose()?;
+    let reference = json.reference.map(Reference::read).transpose()?;
     let PublishJson { topic, expected_sequence, ephemeral, .. } = json;
     if ephemeral {
         return Ok(Request::PublishEphemeral { reference, topic, lines: events });
@@ -242,14 +275,26 @@ mod tests {
                 Some("s"),
             ),
             (r#"{"type":"publish","ref":"r","topic":"a"}"#, "either event or events", Some("r")),
+            (r#"{"type":"publish","ref":7,"topic":"a"}"#, "either event or events", Some("7")),
+            (r#"{"type":"publish","ref":[7],"topic":"a","event":{}}"#, "ref: is neither", None),
+            (r#"{"type":"publish","ref":true,"topic":"a","event":{}}"#, "ref: is neither", None),
+            (r#"{"type":"publish","ref":"","topic":"a","event":{}}"#, "ref: is empty", None),
+            (
+                r#"{"type":"publish","ref":98765432109876543210,"topic":"a","event":{}}"#,
+                "ref: is a number of more than 64 bits",
+                None,
+            ),
             (&long, "256 is over the limit of 255", Some(&*"x".repeat(256))),
         ];
         for (text, reason, whom) in refusals {
             let refused = Request::parse(&text.into(), 10).unwrap_err();
             let message = refused.error.to_string();
             assert!(message.contains(reason), "{text}: {message}");
-            let named = refused.reference.or(refused.subscription);
-            assert_eq!(named.as_deref(), whom, "{text}");
+            let reference = refused.reference.map(|reference| match reference {
+                Reference::Text(text) => text,
+                Reference::Number(number) => number.to_string(),
+            });
+            assert_eq!(reference.or(refused.subscription).as_deref(), whom, "{text}");
         }
         for (event, reason) in [
             (r#"{"dat":1}"#, "\"dat\" is no name"),

@@ -37,7 +37,7 @@ use super::super::rates::{CallerRates, Rate, Temper};
 use super::super::selection::Kept;
 use super::super::{max_request_bytes, status};
 use super::hearing::{Heard, Hearing};
-use super::protocol::{Refused, Subscribe};
+use super::protocol::{Reference, Refused, Subscribe};
 use crate::broker::{Ack, Delivery, EventRef, Form, InOrder, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
@@ -120,7 +120,7 @@ enum Turn {
 
 /// One subscription that opens or waits. In turns, for hundreds may have something to do at once.
 type Waiting = InTurn<Abortable<Pin<Box<dyn Future<Output = Turn> + Send>>>>;
-type Publishing = Pin<Box<dyn Future<Output = (Option<String>, Result<Ack>)> + Send>>;
+type Publishing = Pin<Box<dyn Future<Output = (Option<Reference>, Result<Ack>)> + Send>>;
 
 pub(super) struct Session<S> {
     edge: Edge,
@@ -301,7 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Heard::Ephemeral(reference, receivers) => {
                 let mut message = message("ack");
-                message.extend(reference.map(|text| ("ref".to_owned(), json!(text))));
+                message.extend(reference.map(|own| ("ref".to_owned(), json!(own))));
                 message.insert("ephemeral".to_owned(), json!(true));
                 message.insert("receivers".to_owned(), json!(receivers));
                 self.send(message).await?;
@@ -340,7 +340,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn tell(&mut self, refused: Refused) -> Result<(), End> {
         let Refused { reference, subscription, error } = refused;
         let mut message = message("error");
-        message.extend(reference.map(|text| ("ref".to_owned(), json!(text))));
+        message.extend(reference.map(|own| ("ref".to_owned(), json!(own))));
         message.extend(subscription.map(|text| ("subscription".to_owned(), json!(text))));
         message.insert("error".to_owned(), status::problem_json(&error));
         self.send(message).await
@@ -404,11 +404,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.send(message).await.map(Ok)
     }
 
-    async fn answer(&mut self, reference: Option<String>, outcome: Result<Ack>) -> Result<(), End> {
+    async fn answer(
+        &mut self,
+        reference: Option<Reference>,
+        outcome: Result<Ack>,
+    ) -> Result<(), End> {
         match outcome {
             Ok(ack) => {
                 let mut message = message("ack");
-                message.extend(reference.map(|text| ("ref".to_owned(), json!(text))));
+                message.extend(reference.map(|own| ("ref".to_owned(), json!(own))));
                 if let Value::Object(receipt) = json!(ReceiptJson::of(&ack, ack.count - 1)) {
                     message.extend(receipt);
                 }
@@ -416,7 +420,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Err(error) => {
                 let mut message = message("error");
-                message.extend(reference.map(|text| ("ref".to_owned(), json!(text))));
+                message.extend(reference.map(|own| ("ref".to_owned(), json!(own))));
                 message.insert("error".to_owned(), status::problem_json(&error));
                 self.send(message).await
             }
