@@ -152,7 +152,17 @@ impl Edge {
         Ok(response)
     }
 
+    /// A browser gives up for good on any status but 200, so whoever is refused for a while is told
+    /// so in a stream.
     async fn follow(&self, asked: Asked, ignored: Ignored) -> Result<Response> {
+        match self.opened(asked, ignored).await {
+            Err(Error::ShuttingDown) => Ok(sse::come_back(&self.config)),
+            Err(error) => sse::refused(&error).ok_or(error),
+            opened => opened,
+        }
+    }
+
+    async fn opened(&self, asked: Asked, ignored: Ignored) -> Result<Response> {
         let Asked { topics, start, on_gap, filter, format, member, peer } = asked;
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let otherwise = match topics {
@@ -161,15 +171,9 @@ impl Edge {
         };
         let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
         let wanted = Wanted { topics, start, on_gap, filter, member };
-        match wanted.open(&self.broker, &share(peer.as_ref())).await {
-            Ok(opened) => {
-                let format = format.unwrap_or(otherwise);
-                let response = sse::response(opened, format, &self.config, peer.as_ref(), ignored);
-                Ok(response)
-            }
-            Err(Error::ShuttingDown) => Ok(sse::come_back(&self.config)),
-            Err(error) => Err(error),
-        }
+        let opened = wanted.open(&self.broker, &share(peer.as_ref())).await?;
+        let format = format.unwrap_or(otherwise);
+        Ok(sse::response(opened, format, &self.config, peer.as_ref(), ignored))
     }
 
     async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {

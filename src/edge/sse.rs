@@ -41,6 +41,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderName, HeaderValue, header};
+use rand::RngExt;
 use serde_json::{Value, json};
 
 use self::data::{encode_content, encode_json};
@@ -111,6 +112,19 @@ pub(super) fn response(
 /// status but 200, so it is asked to come back in the stream.
 pub(super) fn come_back(config: &FollowConfig) -> Response {
     stream_response(Body::from(stopping(config.jittered_retry_ms(), None)))
+}
+
+/// The answer to a client that is refused for a while, for the same reason: what it is refused for
+/// is told in the stream, and in the headers. `None` where no time mends what it is refused for.
+pub(super) fn refused(error: &Error) -> Option<Response> {
+    let after = status::retry_after(error)?;
+    let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
+    // Not before, and not all at once.
+    let retry_ms = rand::rng().random_range(after_ms..=after_ms.saturating_add(after_ms / 2));
+    let block = control_block(None, "leftoff.error", &status::problem_json(error));
+    let mut response = stream_response(Body::from(format!("{}{block}", retry_line(retry_ms))));
+    status::tell_retry(&mut response, error);
+    Some(response)
 }
 
 fn stream_response(body: Body) -> Response {

@@ -290,6 +290,27 @@ pub(super) fn problem(
     response
 }
 
+/// How long whoever is refused for this has to wait, where waiting helps.
+pub(super) fn retry_after(error: &Error) -> Option<Duration> {
+    codes(error).retry_after
+}
+
+/// Puts on an answer when to come back, and what is left of a rate.
+pub(super) fn tell_retry(response: &mut Response, error: &Error) {
+    if let Some(after) = retry_after(error) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds(after)));
+    }
+    if let Error::RateLimited(limit) = error {
+        tell_rate(response, limit);
+    }
+}
+
+/// Whether a request asks for a stream of events, as browsers ask for it.
+pub(super) fn is_of_stream(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT);
+    accepted.is_some_and(|media| media.as_bytes().starts_with(b"text/event-stream"))
+}
+
 fn refusal(status: StatusCode, body: Value, retry_after: Option<Duration>) -> Response {
     let content_type = HeaderValue::from_static("application/problem+json");
     let mut response = (status, body.to_string()).into_response();

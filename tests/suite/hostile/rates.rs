@@ -225,6 +225,35 @@ async fn a_client_that_goes_on_with_what_is_refused_is_ended() {
     assert!(status.message().contains("messages more were refused by a rate"), "{status:?}");
 }
 
+/// Checks that a stream is nothing but the refusal, with when to come back: a browser that is
+/// answered with anything but 200 never does.
+async fn told_in_the_stream(stream: &mut Sse, rate: &str) {
+    assert_eq!(stream.status, StatusCode::OK);
+    let retry_after: u64 = stream.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    let frames = soon(stream.rest()).await;
+    let [frame] = &frames[..] else { panic!("{frames:?}") };
+    assert!(frame.is_control("leftoff.error") && frame.id.is_none(), "{frame:?}");
+    let told_ms = retry_after_ms(&frame.json(), rate);
+    let retry_ms = frame.retry.unwrap();
+    assert!((told_ms..=told_ms + told_ms / 2 + 1).contains(&retry_ms), "{retry_ms}, {told_ms}");
+    assert_eq!(retry_after, told_ms.div_ceil(1_000));
+}
+
+/// Goal: a browser whose stream is refused for a rate, of subscriptions or of requests, comes back.
+#[tokio::test]
+async fn a_stream_that_is_refused_for_a_rate_says_so_in_the_stream_and_asks_to_come_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = serve(&directory, &["rates.requests_per_second=1", "rates.burst_ms=2000"]);
+    let address = process.address;
+    let mut whole = Sse::follow(address, "a", "").await;
+    soon(whole.find(|frame| frame.is_control("leftoff.caught-up"))).await;
+    assert_eq!(get(address, "/healthz").await.status, StatusCode::OK);
+    let mut refused = Sse::follow(address, "a", "").await;
+    told_in_the_stream(&mut refused, "requests").await;
+    let page = get(address, "/v1/topics/a/events").await;
+    assert_eq!(page.status, StatusCode::TOO_MANY_REQUESTS, "a page is no stream");
+}
+
 #[tokio::test]
 async fn subscriptions_are_counted_on_every_way_to_follow() {
     let directory = tempfile::tempdir().unwrap();
@@ -243,12 +272,12 @@ async fn subscriptions_are_counted_on_every_way_to_follow() {
     let refused = socket.find("error").await;
     assert_eq!(refused["subscription"], "t");
     retry_after_ms(&refused["error"], "subscriptions");
-    let refused = Sse::follow(address, "a", "").await;
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    let mut refused = Sse::follow(address, "a", "").await;
     assert_eq!(
         refused.headers["ratelimit-policy"],
         r#""subscriptions";q=3;w=3;qu="subscriptions""#
     );
+    told_in_the_stream(&mut refused, "subscriptions").await;
     wait_ms(assert_exhausted(&client.subscribe(subscribe()).await.unwrap_err())).await;
     socket.say(ask("t")).await;
     assert_eq!(socket.find("subscribed").await["subscription"], "t");
