@@ -2,23 +2,23 @@
 //!
 //! ```text
 //! retry: 2417                          jittered; a line of the first block, whatever that is
-//! id: 42-9f3c2a1b
 //! event: quake
 //! data: {"mag":5.3}
-//!
 //! id: 42-9f3c2a1b
+//!
 //! event: leftoff.caught-up
 //! data: {"topic":"quakes.us","earliest":1,"tail":43}
+//! id: 42-9f3c2a1b
 //!
 //! : heartbeat                          a line between two blocks, and no block
-//! id: 57-9f3c2a1b                      what came meanwhile was not for this reader
-//! event: leftoff.cursor
+//! event: leftoff.cursor                what came meanwhile was not for this reader
 //! data: {"cursor":"57-9f3c2a1b"}
+//! id: 57-9f3c2a1b
 //!
 //! retry: 1630
-//! id: 57-9f3c2a1b
 //! event: leftoff.stopping              the broker stops; come back after `retry`
 //! data: {"retry_ms":1630}
+//! id: 57-9f3c2a1b
 //! ```
 //!
 //! A stream whose query holds names that mean nothing begins with `leftoff.warning`: it names them.
@@ -27,6 +27,10 @@
 //! hand it to the page as an empty message, on which `JSON.parse` throws: fetch-event-source each
 //! empty line, httpx-sse and sseclient a block with nothing but `id:` or `retry:`. An event of many
 //! clients moves their last id with its data alone.
+//!
+//! The id is the last line of a block. By the standard its place does not matter, but some clients,
+//! fetch-event-source among them, take it over with its line and not with the end of the block: one
+//! that is cut off in between would come back after an event that it never handed on.
 //!
 //! Types and payloads are in `data.rs`.
 
@@ -261,6 +265,7 @@ impl Following {
                     cloudevents::append(topic, epoch, &ephemeral.into(), line);
                 }),
             }
+            bytes.push(b'\n');
             bytes.into()
         })
     }
@@ -284,13 +289,6 @@ impl Following {
         }
         let is_own = self.reader.has_own_cursors(run);
         let encode = |event: &EventRef<'_>, bytes: &mut Vec<u8>| {
-            encode_id(
-                match is_own {
-                    true => self.reader.cursor_after(event),
-                    false => self.reader.shared_cursor_after(event),
-                },
-                bytes,
-            );
             match self.format {
                 Format::Data => {
                     encode_content(event.event_type, event.payload, event.content_type, bytes);
@@ -302,6 +300,13 @@ impl Following {
                     cloudevents::append(run.topic().as_str(), epoch, &event.into(), line);
                 }),
             }
+            encode_id(
+                match is_own {
+                    true => self.reader.cursor_after(event),
+                    false => self.reader.shared_cursor_after(event),
+                },
+                bytes,
+            );
         };
         match is_own {
             true => run.encoded_alone(encode).collect::<Vec<_>>().concat().into(),
@@ -333,7 +338,7 @@ impl Following {
 
 fn control_block(told: Option<Cursor>, event_type: &str, data: &Value) -> String {
     let id = told.map(|cursor| format!("id: {cursor}\n")).unwrap_or_default();
-    format!("{id}event: {event_type}\ndata: {data}\n\n")
+    format!("event: {event_type}\ndata: {data}\n{id}\n")
 }
 
 /// The line that says when to come back. A block has to follow.
@@ -347,9 +352,10 @@ fn stopping(retry_ms: u64, told: Option<Cursor>) -> String {
     format!("{}{block}", retry_line(retry_ms))
 }
 
+/// The last line of a block, and its end.
 fn encode_id(cursor: Cursor, bytes: &mut Vec<u8>) {
     let mut line = String::with_capacity(40);
-    let _never_fails = write!(line, "id: {cursor}\n");
+    let _never_fails = write!(line, "id: {cursor}\n\n");
     bytes.extend_from_slice(line.as_bytes());
 }
 

@@ -247,7 +247,7 @@ mod tests {
         let answer = [
             HEAD.to_owned(),
             chunk("retry: 2417\n"),
-            chunk(&format!("id: 42-9f3c2a1b\nevent: bench\ndata: 1700000000000000001 1 {long}\n")),
+            chunk(&format!("event: bench\ndata: 1700000000000000001 1 {long}\nid: 42-9f3c2a1b\n")),
             chunk("\nid: 43-9f3c2a1b\ndata: 17000000000000"),
             chunk("00002 2\ndata: 7 is a second line\n\n: heartbeat\n"),
             chunk("id: 43-9f3c2a1b\nevent: leftoff.caught-up\ndata: {}\n\n"),

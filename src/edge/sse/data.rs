@@ -69,7 +69,7 @@ fn is_renamed(mut event_type: &str) -> bool {
     OF_BROWSERS.contains(&event_type)
 }
 
-/// The type and the payload of an event.
+/// The type and the payload of an event: lines of a block, but not its end.
 pub(super) fn encode_content(
     event_type: &str,
     payload: &[u8],
@@ -94,11 +94,10 @@ pub(super) fn encode_content(
         let data = BASE64.encode(payload);
         bytes.extend_from_slice(format!("data: {ENCODED}{media};base64,{data}\n").as_bytes());
     }
-    bytes.push(b'\n');
 }
 
-/// All of an event, as JSON. It has no type of SSE: whoever follows many topics listens to them all
-/// in one place.
+/// All of an event, as JSON: lines of a block, but not its end. They have no type of SSE: whoever
+/// follows many topics listens to them all in one place.
 pub(super) fn encode_json(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     bytes.extend_from_slice(DATA);
     let start = bytes.len();
@@ -111,7 +110,6 @@ pub(super) fn encode_json(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>))
     } else {
         bytes.push(b'\n');
     }
-    bytes.push(b'\n');
 }
 
 /// A text, whose line ends come out as line feeds.
@@ -155,7 +153,7 @@ mod tests {
         let mut bytes = Vec::new();
         encode_content("", payload, content_type, &mut bytes);
         let text = String::from_utf8(bytes).expect("a block is text");
-        let lines = text.strip_suffix("\n\n").expect("a block ends in an empty line");
+        let lines = text.strip_suffix('\n').expect("a line ends");
         let data = |line: &str| line.strip_prefix("data: ").expect("data alone").to_owned();
         lines.split('\n').map(data).collect::<Vec<_>>().join("\n")
     }
@@ -208,9 +206,9 @@ mod tests {
         let mut bytes = Vec::new();
         encode_json(&mut bytes, |line| line.extend_from_slice(b"{\"data\":{\n\n\"a\":1\r\n}}"));
         let block = String::from_utf8(bytes).expect("text");
-        assert_eq!(block, "data: {\"data\":{\ndata: \ndata: \"a\":1\ndata: }}\n\n");
+        assert_eq!(block, "data: {\"data\":{\ndata: \ndata: \"a\":1\ndata: }}\n");
         let mut bytes = b"id: 1\n".to_vec();
         encode_json(&mut bytes, |line| line.extend_from_slice(b"{}"));
-        assert_eq!(bytes, b"id: 1\ndata: {}\n\n");
+        assert_eq!(bytes, b"id: 1\ndata: {}\n");
     }
 }

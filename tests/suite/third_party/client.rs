@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::iter::zip;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -197,6 +198,19 @@ impl Client {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Checks that this is all that it was told, in this order.
+    pub(super) fn saw_all(&self, expected: &[Seen]) {
+        let (mut seen, mut expected) = (self.seen(), expected.to_vec());
+        if self.is_rewritten {
+            seen = seen.iter().map(Seen::respelt).collect();
+            expected = expected.iter().map(Seen::respelt).collect();
+        }
+        let name = &self.name;
+        let differs = zip(&expected, &seen).find(|(wanted, told)| wanted != told);
+        assert_eq!(differs, None, "{name}: what was acknowledged, and what it saw");
+        assert_eq!(seen.len(), expected.len(), "{name} saw as much as was acknowledged");
     }
 
     /// All that it was told.

@@ -6,7 +6,7 @@ use crate::webdriver::Browser;
 
 /// Clients whose name is what the programs call them by. Three of them are of the kind of a
 /// browser's own, in the versions that are around.
-const NPM: [&str; 7] = [
+pub(super) const NPM: [&str; 7] = [
     "eventsource-2",
     "eventsource-3",
     "eventsource-4",
@@ -18,7 +18,7 @@ const NPM: [&str; 7] = [
 /// Those that are made for pages, beside what a browser has of its own.
 const IN_A_PAGE: [&str; 4] =
     ["EventSource", "event-source-polyfill", "reconnecting-eventsource", "fetch-event-source"];
-const PYPI: [&str; 2] = ["httpx-sse", "sseclient-py"];
+pub(super) const PYPI: [&str; 2] = ["httpx-sse", "sseclient-py"];
 
 /// Goal: each gets every acknowledged event once and in order, is told of what is gone, and is
 /// handed no message without data, which `JSON.parse` does not take.

@@ -2,7 +2,6 @@
 //! a purge while they are away. At the end each has seen what was acknowledged.
 
 use std::collections::BTreeMap;
-use std::iter::zip;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,6 +49,24 @@ impl Seen {
         Self::Event { sequence, event_type, data }
     }
 
+    /// The same, with its JSON in one spelling.
+    pub(super) fn respelt(&self) -> Self {
+        match self {
+            Self::Event { sequence, event_type, data } => {
+                Self::event(*sequence, event_type, &plain(data))
+            }
+            Self::Gap { .. } => self.clone(),
+        }
+    }
+
+    /// Its place: a gap's is before the event that follows.
+    pub(super) fn sequence(&self) -> u64 {
+        match self {
+            Self::Event { sequence, .. } => *sequence,
+            Self::Gap { earliest, .. } => *earliest,
+        }
+    }
+
     pub(super) fn gap(json: &str) -> Self {
         let gap: Value = serde_json::from_str(json).unwrap();
         let number = |name: &str| gap[name].as_u64().unwrap_or_else(|| panic!("{name} in {json}"));
@@ -59,16 +76,6 @@ impl Seen {
             lost: number("lost"),
             reason: gap["reason"].as_str().unwrap().to_owned(),
         }
-    }
-}
-
-/// The same, with its JSON in one spelling.
-fn respelt(seen: &Seen) -> Seen {
-    match seen {
-        Seen::Event { sequence, event_type, data } => {
-            Seen::event(*sequence, event_type, &plain(data))
-        }
-        Seen::Gap { .. } => seen.clone(),
     }
 }
 
@@ -124,12 +131,22 @@ impl Story {
 
     /// As [`Self::begin`]; for so long after a kill, nobody listens.
     pub(super) async fn with_absences(away: Duration) -> Self {
+        let story = Self { away, ..Self::without_history() };
+        story.publish(story.address, 0..HISTORY).await;
+        story
+    }
+
+    /// Starts it; nothing is published.
+    pub(super) fn without_history() -> Self {
         let (address, directory) = (lasting_address(), tempfile::tempdir().unwrap());
         let process = Process::serve_at(address, directory.path(), &SETTINGS);
         let (reports, acknowledged) = (Arc::new(reports()), Acknowledged::default());
-        let story = Self { address, directory, process, reports, acknowledged, away };
-        story.publish(address, 0..HISTORY).await;
-        story
+        Self { address, directory, process, reports, acknowledged, away: Duration::ZERO }
+    }
+
+    /// The events that were acknowledged.
+    pub(super) fn acknowledged(&self) -> Vec<Seen> {
+        self.acknowledged.lock().unwrap().values().cloned().collect()
     }
 
     /// Takes `clients` through all of it; `all` of them have to follow from the earliest event.
@@ -190,7 +207,8 @@ impl Story {
         publisher.await.unwrap();
     }
 
-    async fn restart(&mut self, address: SocketAddr) {
+    /// Kills it, and starts it again at this address.
+    pub(super) async fn restart(&mut self, address: SocketAddr) {
         // The old one has let go of its directory before the new one wants it.
         self.process.crash();
         tokio::time::sleep(self.away).await;
@@ -221,17 +239,10 @@ impl Story {
         expected.push(gap);
         expected.extend(acknowledged.range(earliest..).map(|(_, event)| event.clone()));
         for client in clients {
-            let (mut seen, mut expected) = (client.seen(), expected.clone());
-            if client.is_rewritten {
-                seen = seen.iter().map(respelt).collect();
-                expected = expected.iter().map(respelt).collect();
-            }
-            let name = &client.name;
-            let differs = zip(&expected, &seen).find(|(wanted, told)| wanted != told);
-            assert_eq!(differs, None, "{name}: what was acknowledged, and what it saw");
-            assert_eq!(seen.len(), expected.len(), "{name} saw as much as was acknowledged");
-            assert!(seen.len() > self.reports.len(), "{name} saw all reports");
-            println!("{name}: {} events and 1 gap through {KILLS} kills", seen.len() - 1);
+            client.saw_all(&expected);
+            assert!(acknowledged.len() > self.reports.len(), "all reports were published");
+            let (name, count) = (&client.name, expected.len() - 1);
+            println!("{name}: {count} events and 1 gap through {KILLS} kills");
         }
     }
 }
