@@ -5,14 +5,17 @@ use std::path::Path;
 use super::client::Installed;
 use super::story::{Story, TOPIC};
 
-/// Goal: a client gets every acknowledged event once and in order, and is told of what is gone.
+/// Goal: a client that has the proto, and one that knows only what reflection tells of, get every
+/// acknowledged event once and in order, and are told of what is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpc_clients_show_what_was_acknowledged_through_kills() {
     let Some(installed) = Installed::find() else { return };
     let story = Story::begin().await;
     let address = story.address.to_string();
     let protos = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
-    let clients =
-        [installed.node("grpc-js", "grpc.cjs", &[&address, TOPIC, protos.to_str().unwrap()])];
+    let clients = [
+        installed.node("grpc-js", "grpc.cjs", &[&address, TOPIC, protos.to_str().unwrap()]),
+        installed.python("grpcio", "grpc_reflected.py", &[&address, TOPIC]),
+    ];
     story.tell(&clients).await;
 }

@@ -11,6 +11,7 @@
 //! are looked for in the same way, and `REQUIRE_PROXIES` says that they must be there.
 
 mod client;
+mod cloudevents;
 mod cuts;
 mod event_streams;
 mod grpc;
