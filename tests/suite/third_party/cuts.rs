@@ -1,8 +1,8 @@
 //! Event streams that are cut in the middle of a block: whoever comes back gets that event.
 //!
 //! Some clients take an id over as soon as they have read its line, and not with the end of its
-//! block, as the standard has it. Where the id comes before the data, such a client comes back after
-//! an event that it never handed on.
+//! block, as the standard has it. Where the id comes before the data, such a client comes back
+//! after an event that it never handed on.
 
 use std::net::SocketAddr;
 
@@ -70,8 +70,8 @@ fn ends_with_id(answer: &[u8]) -> bool {
     lines[start..].starts_with(b"id:")
 }
 
-/// Goal: each client gets every acknowledged event once and in order, though its stream is cut again
-/// and again, at any byte.
+/// Goal: each client gets every acknowledged event once and in order, though its stream is cut
+/// again and again, at any byte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_streams_that_are_cut_in_a_block_show_what_was_acknowledged() {
     let Some(installed) = Installed::find() else { return };

@@ -41,7 +41,8 @@ fn clients(installed: &Installed, proxy: &Proxy) -> Vec<Client> {
 }
 
 /// Goal: a browser's EventSource comes back to a broker that was killed behind nginx, over HTTP/1.1
-/// and over HTTP/2, and so do other clients: each gets every event once, and is told of what is gone.
+/// and over HTTP/2, and so do other clients: each gets every event once, and is told of what is
+/// gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_nginx_a_browser_and_others_show_what_was_acknowledged_through_kills() {
     let Some(installed) = Installed::find() else { return };
@@ -75,7 +76,8 @@ async fn behind_haproxy_clients_show_what_was_acknowledged_through_kills() {
     story.tell(&clients(&installed, &proxy)).await;
 }
 
-/// Goal: while the broker is away, a stream is told when to come back, and all else that it is away.
+/// Goal: while the broker is away, a stream is told when to come back, and all else that it is
+/// away.
 #[tokio::test]
 async fn behind_a_proxy_a_stream_is_told_to_come_back_while_the_broker_is_away() {
     let nobody = lasting_address();
@@ -129,8 +131,8 @@ async fn behind_a_proxy_requests_and_answers_are_what_they_are_without() {
     }
 }
 
-/// Goal: silence ends neither streams nor WebSockets nor long-polls: heartbeats come more often, and
-/// waits are shorter, than what the proxies take for dead.
+/// Goal: silence ends neither streams nor WebSockets nor long-polls: heartbeats come more often,
+/// and waits are shorter, than what the proxies take for dead.
 /// Method: all times are a thirtieth of what they are without being set.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_proxy_silence_ends_nothing() {
