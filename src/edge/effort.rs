@@ -15,10 +15,10 @@
 //! is done, by what it is made of.
 //!
 //! Nor is it the turn alone that counts. On a busy machine the system puts a thread that works
-//! aside for several milliseconds, and with a worker go all who wait for it; a thread that has slept
-//! goes first. Beside 40 clients that sent 280 MB of patterns, a request that needs nothing but its
-//! worker waited for up to 2.3 s where work of a millisecond was done here, and for 20 to 100 ms
-//! where it is a quarter of that (two cores that compile at the same time).
+//! aside for several milliseconds, and with a worker go all who wait for it; a thread that has
+//! slept goes first. Beside 40 clients that sent 280 MB of patterns, a request that needs nothing
+//! but its worker waited for up to 2.3 s where work of a millisecond was done here, and for 20 to
+//! 100 ms where it is a quarter of that (two cores that compile at the same time).
 //!
 //! There are as many places for large work as the machine has cores, in the whole process: what is
 //! large waits for other large work, and not what is small.
@@ -40,9 +40,9 @@ use crate::polls;
 const MAX_LITTLE_NS: u64 = polls::MAX_TURN.as_nanos() as u64;
 
 /// What an event takes from its message into a record, each header of it, any other field, each
-/// byte of its payload, and any other byte, in nanoseconds. A payload is copied, and has a checksum;
-/// other bytes may be fields of what is in a header.
-/// Source: `hostile::fairness_of_bodies`, with a release build.
+/// byte of its payload, and any other byte, in nanoseconds. A payload is copied, and has a
+/// checksum; other bytes may be fields of what is in a header. Source:
+/// `hostile::fairness_of_bodies`, with a release build.
 const EVENT_NS: u64 = 1_000;
 const HEADER_NS: u64 = 400;
 const FIELD_NS: u64 = 20;

@@ -1,5 +1,5 @@
-//! What all clients are put through: a replay, silence, kills while earthquakes are published, and
-//! a purge while they are away. At the end each has seen what was acknowledged.
+//! What all clients are put through: a replay, silence, kills and a stop while earthquakes are
+//! published, and a purge while they are away. At the end each has seen what was acknowledged.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -21,6 +22,9 @@ pub(super) const TOPIC: &str = "quakes/all";
 pub(super) const EVENTS: &str = "/v1/topics/quakes%2Fall/events";
 
 const KILLS: usize = 3;
+
+/// After so many kills the broker is stopped in order, once, and tells so.
+const KILLS_BEFORE_STOP: usize = 1;
 
 /// How many events are there before the clients come, and how many each life of the broker takes,
 /// at the least: together, each of the reports that come with the project.
@@ -176,7 +180,8 @@ impl Story {
         }
     }
 
-    /// Kills the broker as soon as all follow it again, while events are published all the time.
+    /// Kills or stops the broker as soon as all follow it again, while events are published all the
+    /// time.
     async fn kill_again_and_again(&mut self, clients: &[Client]) {
         let enough = Arc::new(AtomicBool::new(false));
         let publisher = {
@@ -192,7 +197,7 @@ impl Story {
                 }
             })
         };
-        for _ in 0..KILLS {
+        for end in 0..=KILLS {
             // An event of this life of the broker: whoever sees it has come back.
             let before = last_of(&self.acknowledged);
             let started = Instant::now();
@@ -201,10 +206,20 @@ impl Story {
                 tokio::time::sleep(PAUSE).await;
             }
             self.all_see_all(clients).await;
-            self.restart(self.address).await;
+            match end {
+                KILLS_BEFORE_STOP => self.stop_and_start().await,
+                _ => self.restart(self.address).await,
+            }
         }
         enough.store(true, Ordering::Relaxed);
         publisher.await.unwrap();
+    }
+
+    async fn stop_and_start(&mut self) {
+        self.process.signal(Signal::TERM);
+        assert_eq!(self.process.exit_code().await, Some(0), "it stopped in order");
+        tokio::time::sleep(self.away).await;
+        self.process = Process::serve_at(self.address, self.directory.path(), &SETTINGS);
     }
 
     /// Kills it, and starts it again at this address.
@@ -242,7 +257,7 @@ impl Story {
             client.saw_all(&expected);
             assert!(acknowledged.len() > self.reports.len(), "all reports were published");
             let (name, count) = (&client.name, expected.len() - 1);
-            println!("{name}: {count} events and 1 gap through {KILLS} kills");
+            println!("{name}: {count} events and 1 gap through {KILLS} kills and a stop");
         }
     }
 }
