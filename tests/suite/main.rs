@@ -6,6 +6,7 @@ mod backup;
 mod blocks;
 mod bounds;
 mod browser;
+mod browser_blocks;
 mod caching;
 mod changes_while_open;
 mod cli;

@@ -1,0 +1,82 @@
+//! What a real browser makes of the blocks that have no event of a publisher, and of types that it
+//! calls its own.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::{Process, get, lasting_address, post, send, to};
+use crate::webdriver::Browser;
+
+/// Longer than anything here lasts, on a busy machine, too.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Keeps all that the page is told: the type, the id, the data.
+const FOLLOW: &str = r#"
+    window.seen = [];
+    const source = new EventSource(arguments[0]);
+    const keep = (event) => seen.push([event.type, event.lastEventId, event.data]);
+    const types = ["message", "wanted", "type:error", "leftoff.cursor", "leftoff.gap"];
+    types.forEach((type) => source.addEventListener(type, keep));
+    for (const handler of ["onerror", "onopen"]) {
+        source[handler] = (event) => {
+            if (event instanceof MessageEvent) {
+                seen.push([handler, event.lastEventId, event.data]);
+            }
+        };
+    }
+"#;
+
+/// What the page was told, once it was told of an event of this type with this id.
+async fn seen_through(browser: &Browser, kind: &str, id: &str) -> Vec<(String, String, String)> {
+    let started = Instant::now();
+    loop {
+        let seen = browser.run("return seen", json!([])).await;
+        let seen: Vec<(String, String, String)> = serde_json::from_value(seen).unwrap();
+        if seen.iter().any(|told| told.0 == kind && told.1 == id) {
+            return seen;
+        }
+        assert!(started.elapsed() < WAIT, "no {kind} at {id}: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Goal: a place that moves without an event moves the browser's last id; and an event that a
+/// publisher calls `error` or `open` calls no handler of the browser's own.
+/// Method: what the place moved over is dropped, and the broker killed. A browser whose id had not
+/// moved would be told of a gap when it comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_moves_without_an_event_is_where_a_browser_comes_back_to() {
+    let Some(browser) = Browser::start().await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let address = lasting_address();
+    let quick = ["--set", "follow.retry_ms=200", "--set", "follow.heartbeat_ms=100"];
+    let process = Process::serve_at(address, directory.path(), &quick);
+    let events = "/v1/topics/a/events";
+    let publish = async |kind: &str| {
+        let answer = post(address, &format!("{events}?type={kind}"), "1").await;
+        assert_eq!(answer.status, 201);
+    };
+    publish("other").await;
+    let cursor: Value = get(address, events).await.json()["cursor"].take();
+    let epoch = cursor.as_str().unwrap().split_once('-').unwrap().1.to_owned();
+    browser.go_to(&format!("http://{address}/healthz")).await;
+    let url = format!("{events}?from=earliest&type=wanted&type=error&type=open&type=message");
+    browser.run(FOLLOW, json!([url])).await;
+    for kind in ["other", "other", "other"] {
+        publish(kind).await;
+    }
+    seen_through(&browser, "leftoff.cursor", &format!("4-{epoch}")).await;
+    let purge = to(address, "DELETE", &format!("{events}?before=5"));
+    assert_eq!(send(purge, "").await.status, 200);
+    process.kill();
+    let _process = Process::serve_at(address, directory.path(), &quick);
+    for kind in ["error", "open", "message", "wanted"] {
+        publish(kind).await;
+    }
+    let seen = seen_through(&browser, "wanted", &format!("8-{epoch}")).await;
+    let kinds: Vec<&str> = seen.iter().map(|told| &*told.0).collect();
+    let of_events: Vec<_> = kinds.iter().filter(|kind| **kind != "leftoff.cursor").collect();
+    assert_eq!(of_events, [&"type:error", &"wanted"], "no gap, and no handler: {seen:?}");
+    browser.close().await;
+}
