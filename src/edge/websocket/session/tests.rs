@@ -1,3 +1,5 @@
+//! Sessions that are served while a large message of theirs waits for its place.
+
 use std::time::Duration;
 
 use tokio_tungstenite::WebSocketStream;
