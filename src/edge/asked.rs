@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 /// and people spell the query in many ways. In the query of a page the first that is there and not
 /// empty counts, in that of a stream the last.
 const CURSOR_HEADER: &str = "last-event-id";
-const CURSOR_QUERIES: [&str; 8] = [
+pub(super) const CURSOR_QUERIES: [&str; 8] = [
     "last_event_id",
     "lastEventId",
     "lastEventID",

@@ -34,8 +34,8 @@ use super::receiving::{self, Received};
 use super::selection::{self, Format, Topics, Wanted};
 use super::tag::{self, Tag};
 use super::{
-    FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, page_body,
-    sse, status, websocket,
+    FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, openapi,
+    page_body, sse, status, websocket,
 };
 use crate::broker::{Batch, Broker, PageRequest, Publish};
 use crate::cursor::{OnGap, Sequence, StartPoint};
@@ -75,11 +75,13 @@ pub fn router(broker: Broker, config: FollowConfig) -> Router {
 
 /// As [`router`], for a server that counts, too.
 pub(crate) fn counted(broker: Broker, config: FollowConfig, counters: Arc<Counters>) -> Router {
+    let document = openapi::routes(broker.limits(), &config);
     Router::new()
         .route("/v1/topics/{topic}/events", get(read).post(publish).delete(http_topics::purge))
         .route("/v1/events", get(http_events::read).post(http_events::read_posted))
         .route("/v1/ws", get(websocket::open))
         .merge(http_topics::routes())
+        .merge(document)
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .method_not_allowed_fallback(async || {

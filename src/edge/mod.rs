@@ -31,6 +31,7 @@ mod listing;
 mod media;
 mod messages;
 pub mod ndjson;
+mod openapi;
 pub(crate) mod pace;
 mod page_body;
 mod page_token;

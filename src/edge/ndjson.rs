@@ -12,6 +12,8 @@
 //! Programs that write UTF-8 with a byte order mark put it at the start of a file, which may be in
 //! the middle of a body: before a line it means nothing.
 
+#![doc = include_str!("ndjson.md")]
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;

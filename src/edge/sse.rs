@@ -34,6 +34,8 @@
 //!
 //! Types and payloads are in `data.rs`.
 
+#![doc = include_str!("sse.md")]
+
 mod data;
 
 use std::convert::Infallible;

@@ -228,7 +228,7 @@ async fn every_error_of_publish_names_the_line() {
         (lines("{\"dta\":1}"), "\"dta\" is no name that is known here; known are topic, id,"),
         (lines("{\"ttl_ms\":-1}"), "-1 is not a whole number from 0, at column 12"),
         (lines("{\"id\":5}"), "5 is not a string, at column 7"),
-        (lines("\"x\""), "\"x\" is not an object"),
+        (lines("\"x\""), "a string is no event; write an object"),
         (lines("{} x"), "something follows the JSON value, at column 4"),
         (lines("{\"data_base64\":\"!\"}"), "data_base64: is no base64"),
         (lines("{\"topic\":\"a b\"}"), "topic: holds ' '"),

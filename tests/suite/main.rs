@@ -44,6 +44,7 @@ mod lines;
 mod memory_order;
 mod model;
 mod names;
+mod openapi;
 mod pages;
 mod payloads;
 mod positions;

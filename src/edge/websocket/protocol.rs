@@ -27,6 +27,8 @@
 //! An `event` that is published has the fields of a line of NDJSON (`ndjson.rs`); `events` is a
 //! list of them, stored all or none.
 
+#![doc = include_str!("protocol.md")]
+
 use bytes::Bytes;
 use serde::de::DeserializeSeed;
 use serde::{Deserialize, Serialize};

@@ -80,6 +80,16 @@ impl Installed {
         Client::start(name, &mut command)
     }
 
+    /// The command line of schemathesis.
+    pub(super) fn schemathesis(&self) -> Command {
+        let mut command = Command::new("python3");
+        command
+            .env("PYTHONPATH", self.target.join("python"))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .args(["-c", "from schemathesis.cli import schemathesis; schemathesis()"]);
+        command
+    }
+
     /// Starts a program of `tests/clients/python`.
     pub(super) fn python(&self, name: &str, program: &str, arguments: &[&str]) -> Client {
         let mut command = Command::new("python3");

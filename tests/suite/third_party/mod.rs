@@ -19,5 +19,6 @@ mod event_streams;
 mod grpc;
 mod proxies;
 mod proxy;
+mod schema;
 mod story;
 mod web_sockets;

@@ -1,0 +1,65 @@
+//! The OpenAPI 3.1 document of HTTP, served at `/openapi.json`: each path, parameter, header and
+//! answer.
+//!
+//! # Why
+//!
+//! The document is made by the code, of the same limits that requests are held to, and not by
+//! macros at the handlers: several of these serve one operation. A test compares its paths and
+//! methods with those of the router, and schemathesis sends what it describes, and what it rules
+//! out, and compares the answers (`tests/suite/openapi.rs`).
+
+mod operations;
+mod parameters;
+mod shapes;
+
+use axum::Router;
+use axum::routing::get;
+use bytes::Bytes;
+use http::header;
+use utoipa::openapi::path::PathItemBuilder;
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder, tag::TagBuilder};
+
+use super::FollowConfig;
+use super::http::Edge;
+use crate::broker::LimitsConfig;
+
+/// What a description is made of: the limits that hold for this broker.
+pub(super) struct Limits<'a> {
+    pub(super) publish: &'a LimitsConfig,
+    pub(super) follow: &'a FollowConfig,
+}
+
+const DESCRIPTION: &str = "An event log with replay: publish durably, follow and resume from any \
+    place. A `HEAD` is answered as the `GET` of its path, without the body. The blocks of \
+    `text/event-stream` are described in `src/edge/sse.md`, the lines of NDJSON in \
+    `src/edge/ndjson.md`, and the messages of the WebSocket in `src/edge/websocket/protocol.md`.";
+
+/// The route of the document.
+pub(super) fn routes(publish: &LimitsConfig, follow: &FollowConfig) -> Router<Edge> {
+    let document = document(&Limits { publish, follow });
+    let text = Bytes::from(document.to_json().unwrap_or_default());
+    let serve = async move || ([(header::CONTENT_TYPE, "application/json")], text);
+    Router::new().route("/openapi.json", get(serve))
+}
+
+fn document(limits: &Limits<'_>) -> OpenApi {
+    let mut paths = PathsBuilder::new();
+    for (path, operations) in operations::all(limits) {
+        let item = operations
+            .into_iter()
+            .fold(PathItemBuilder::new(), |item, (method, what)| item.operation(method, what));
+        paths = paths.path(path, item.build());
+    }
+    let info = InfoBuilder::new()
+        .title("Leftoff")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(DESCRIPTION));
+    let tag =
+        |(name, text): (&str, &str)| TagBuilder::new().name(name).description(Some(text)).build();
+    OpenApiBuilder::new()
+        .info(info.build())
+        .paths(paths.build())
+        .components(Some(shapes::components(limits)))
+        .tags(Some(operations::TAGS.map(tag)))
+        .build()
+}

@@ -1,0 +1,354 @@
+//! What can be asked of each path, and how it is answered.
+
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::{Content, ObjectBuilder, Ref, Required, Response, ResponseBuilder, Schema};
+
+use super::Limits;
+use super::parameters::{
+    self, header, number, number_within, of_lists, of_pages, of_readers, of_streams, one_of, query,
+    text, text_up_to,
+};
+
+/// The groups of operations, and what they are for.
+pub(super) const TAGS: [(&str, &str); 4] = [
+    ("publish", "Store events, or deliver them to who is there."),
+    ("read", "Follow topics, read pages of history, and see who is present."),
+    ("topics", "Settings of topics, and what is dropped."),
+    ("look", "How the broker is."),
+];
+
+/// The operations of one path.
+type Operations = Vec<(HttpMethod, OperationBuilder)>;
+
+/// What each answer may be besides: refused by the origin, the host or a rate; a head that comes too
+/// slowly, or is too long; no room.
+const ALWAYS: [u16; 9] = [400, 403, 408, 413, 414, 421, 429, 431, 503];
+/// Those that are given before the request is known, and have no body.
+const BARE: [u16; 2] = [414, 431];
+/// What reading the log may be answered with.
+const READS: [u16; 3] = [404, 410, 500];
+/// What writing to the log may be answered with.
+const WRITES: [u16; 5] = [404, 409, 500, 504, 507];
+
+/// All paths, with their operations.
+pub(super) fn all(limits: &Limits<'_>) -> Vec<(&'static str, Operations)> {
+    use HttpMethod::{Delete, Get, Patch, Post, Put};
+    vec![
+        (
+            "/v1/topics/{topic}/events",
+            vec![(Get, read(limits)), (Post, publish(limits)), (Delete, purge())],
+        ),
+        ("/v1/events", vec![(Get, read_many(limits)), (Post, read_many_posted(limits))]),
+        ("/v1/ws", vec![(Get, open_web_socket())]),
+        ("/v1/topics", vec![(Get, list_topics())]),
+        (
+            "/v1/topics/{topic}",
+            vec![
+                (Get, show_topic()),
+                (Put, set_topic()),
+                (Patch, update_topic()),
+                (Delete, delete_topic()),
+            ],
+        ),
+        ("/v1/topics/{topic}/state", vec![(Get, read_state(limits))]),
+        ("/v1/topics/{topic}/presence", vec![(Get, list_members())]),
+        ("/v1/maintenance", vec![(Post, maintain())]),
+        ("/v1/connections", vec![(Get, list_connections())]),
+        ("/metrics", vec![(Get, plain("metrics", "Tells numbers, in the format of Prometheus."))]),
+        ("/healthz", vec![(Get, plain("healthy", "Says that the process is there."))]),
+        ("/readyz", vec![(Get, plain("ready", "Says whether publishes are taken; 503 if not."))]),
+        ("/openapi.json", vec![(Get, openapi())]),
+    ]
+}
+
+fn operation(id: &str, tag: &str, summary: &str, parameters: Vec<Parameter>) -> OperationBuilder {
+    OperationBuilder::new()
+        .operation_id(Some(id))
+        .tag(tag)
+        .summary(Some(summary))
+        .parameters((!parameters.is_empty()).then_some(parameters))
+}
+
+fn of(shape: &str) -> Content {
+    Content::new(Some(Ref::from_schema_name(shape)))
+}
+
+fn any_text(description: &str) -> Content {
+    let shape = text().description(Some(description));
+    ContentBuilder::new().schema(Some(Schema::from(shape.build()))).build()
+}
+
+fn answer(description: &str) -> ResponseBuilder {
+    ResponseBuilder::new().description(description)
+}
+
+fn json(description: &str, shape: &str) -> Response {
+    let kept = "What a cache may do: nothing, or use it again once it has asked.";
+    with_header(answer(description), "Cache-Control", kept)
+        .content("application/json", of(shape))
+        .build()
+}
+
+fn with_header(response: ResponseBuilder, name: &str, description: &str) -> ResponseBuilder {
+    let header = HeaderBuilder::new().schema(Some(text().build())).description(Some(description));
+    response.header(name, header.build())
+}
+
+/// Adds the refusals with these statuses, and those that every operation has.
+fn refusals(operation: OperationBuilder, more: &[&[u16]]) -> OperationBuilder {
+    let mut all: Vec<u16> = ALWAYS.iter().chain(more.iter().copied().flatten()).copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter().fold(operation, |operation, status| {
+        let (description, headers) = refusal(status);
+        let add = |response, (name, text): &(&str, &str)| with_header(response, name, text);
+        let response = headers.iter().fold(answer(description), add);
+        let response = match BARE.contains(&status) {
+            true => response,
+            false => response.content("application/problem+json", of("Problem")),
+        };
+        operation.response(status.to_string(), response.build())
+    })
+}
+
+/// What a status means, and the headers that come with it.
+fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)]) {
+    const AFTER: (&str, &str) = ("Retry-After", "Seconds after which trying again can help.");
+    const RATE: [(&str, &str); 3] = [
+        AFTER,
+        ("RateLimit", "What is left of the rate that refused, and when there is more."),
+        ("RateLimit-Policy", "The quota of that rate."),
+    ];
+    const GAP: [(&str, &str); 1] = [("Leftoff-Gap", "The gap's reason and numbers.")];
+    match status {
+        400 => ("Something breaks a rule. Nothing was written.", &[]),
+        403 => ("The page's origin is not allowed, or the list is turned off.", &[]),
+        404 => ("There is no such topic.", &[]),
+        406 => ("The client accepts neither of the forms that there are.", &[]),
+        408 => ("The head or the body came too slowly.", &[]),
+        409 => ("The topic's state does not allow it.", &[]),
+        410 => ("The place is gone, or the topic was deleted.", &GAP),
+        412 => ("The topic is at another sequence than was expected.", &[]),
+        413 => ("Something is over a limit. Nothing was written.", &[]),
+        414 => ("The path and the query are too long.", &[]),
+        415 => ("The body's media type or coding is not taken.", &[]),
+        421 => ("The broker is not reached by this host's name.", &[]),
+        426 => ("This is for WebSockets alone.", &[("Upgrade", "`websocket`.")]),
+        429 => ("The caller, or everybody, asks for too much. Nothing was written.", &RATE),
+        431 => ("The head is too long: `server.max_head_bytes`.", &[]),
+        500 => ("Storage failed; the detail says whether events may be stored.", &[]),
+        503 => ("The broker is stopping, takes no events, or has no room.", &[AFTER]),
+        504 => ("The time for the request passed.", &[]),
+        507 => ("The disk is full. Nothing was written.", &[AFTER]),
+        _ => ("Refused.", &[]),
+    }
+}
+
+/// A page or a stream, by what `Accept` says.
+fn events() -> Response {
+    let stream = any_text("Blocks of events, as `src/edge/sse.md` describes them; without end.");
+    let headers = [
+        ("Cache-Control", "What a cache may do: nothing, or use it again once it has asked."),
+        ("Vary", "The headers of the request that the answer depends on."),
+        ("ETag", "The tag of a page's body, where it has one, for `If-None-Match`."),
+        ("Retry-After", "When a client that polls without waiting may ask again, in seconds."),
+        ("Leftoff-Gap", "The gap before the events, or the first of them."),
+        ("Leftoff-Ignored", "Names in the query of a stream that mean nothing to it."),
+    ];
+    let add = |response, (name, text): (&str, &str)| with_header(response, name, text);
+    headers
+        .into_iter()
+        .fold(answer("A page of events; a stream of them for `text/event-stream`."), add)
+        .content("application/json", of("Page"))
+        .content("text/event-stream", stream)
+        .build()
+}
+
+fn reading(id: &str, summary: &str, parameters: Vec<Parameter>) -> OperationBuilder {
+    let tag = "The client holds the page with this tag.";
+    let operation = operation(id, "read", summary, parameters)
+        .response("200", events())
+        .response("304", with_header(answer("The page is the same."), "ETag", tag).build());
+    refusals(operation, &[&READS, &[406]])
+}
+
+fn read(limits: &Limits<'_>) -> OperationBuilder {
+    let mut all = vec![parameters::topic()];
+    all.extend(of_readers());
+    all.extend(of_pages(limits));
+    all.extend(of_streams());
+    all.push(header("If-None-Match", "Tags of pages that the client holds."));
+    reading("readEvents", "Reads a page of a topic, or follows the topic", all)
+}
+
+fn read_many(limits: &Limits<'_>) -> OperationBuilder {
+    let mut all = vec![parameters::topics()];
+    all.extend(of_readers());
+    all.extend(of_pages(limits));
+    all.extend(of_streams());
+    all.push(header("If-None-Match", "Tags of pages that the client holds."));
+    reading("readEventsOfMany", "Reads a page of many topics, or follows them", all)
+}
+
+fn read_many_posted(limits: &Limits<'_>) -> OperationBuilder {
+    let mut all = of_readers();
+    all.extend(of_pages(limits));
+    all.extend(of_streams());
+    let body = RequestBodyBuilder::new()
+        .description(Some("What the query could say, for long lists; what the query says counts."))
+        .required(Some(Required::True))
+        .content("application/json", of("Subscription"));
+    reading("readEventsOfManyPosted", "As `GET`, with the lists in a body", all)
+        .request_body(Some(body.build()))
+}
+
+fn publish(limits: &Limits<'_>) -> OperationBuilder {
+    let most_bytes = limits.publish.max_payload_bytes;
+    let all = vec![
+        parameters::topic(),
+        query("id", text_up_to(255), "The publisher's own id: a second one is not stored again."),
+        query("type", text_up_to(255), "What kind of event it is."),
+        query("key", text_up_to(255), "What it is about."),
+        query("publisher_time_ms", number(0), "The publisher's time: milliseconds since 1970."),
+        query("ttl_ms", number(1), "How long the event is kept, in milliseconds."),
+        query("expected_sequence", number(0), "Store it only if this is the last sequence."),
+        query("ephemeral", one_of(&["true", "false"]), "Deliver it, and do not store it."),
+        query("atomic", one_of(&["true", "false"]), "Lines, or an array of them: all or none."),
+    ];
+    let payload = format!("The payload of one event: any media type, at most {most_bytes} bytes.");
+    let body = RequestBodyBuilder::new()
+        .description(Some(
+            "One event, whose payload is the body; or NDJSON, an event a line, as \
+             `src/edge/ndjson.md` describes; or CloudEvents in any mode.",
+        ))
+        .content("*/*", any_text(&payload))
+        .content("application/x-ndjson", any_text("An event a line."))
+        .content("application/cloudevents+json", Content::new(None::<Schema>))
+        .content("application/cloudevents-batch+json", Content::new(None::<Schema>));
+    let stored = Schema::from(
+        utoipa::openapi::OneOfBuilder::new()
+            .item(Ref::from_schema_name("Receipt"))
+            .item(Ref::from_schema_name("Published"))
+            .build(),
+    );
+    let stored = answer("The events are stored, as durably as `durability` says.")
+        .content("application/json", Content::new(Some(stored)));
+    let operation = operation("publishEvents", "publish", "Stores an event, or many", all)
+        .request_body(Some(body.build()))
+        .response("201", stored.build())
+        .response("202", json("The event is delivered, and not stored.", "Delivered"));
+    refusals(operation, &[&WRITES, &[412, 415]])
+}
+
+fn purge() -> OperationBuilder {
+    let before = query("before", number(0), "Drop the events below this sequence; else all.");
+    let all = vec![parameters::topic(), before];
+    let operation = operation("purgeEvents", "topics", "Drops events from the front", all)
+        .response("200", json("The topic without them.", "Topic"));
+    refusals(operation, &[&WRITES])
+}
+
+fn open_web_socket() -> OperationBuilder {
+    let summary = "Opens a WebSocket, with the subprotocol `leftoff.v1.json`";
+    let operation = operation("openWebSocket", "read", summary, Vec::new())
+        .response("101", answer("The connection is a WebSocket now.").build());
+    refusals(operation, &[&[426]])
+}
+
+fn list_topics() -> OperationBuilder {
+    let all = of_lists(text());
+    let operation = operation("listTopics", "topics", "Lists topics", all)
+        .response("200", json("Topics in the order of their names.", "Topics"));
+    refusals(operation, &[])
+}
+
+fn show_topic() -> OperationBuilder {
+    let operation = operation("showTopic", "topics", "Tells of a topic", vec![parameters::topic()])
+        .response("200", json("The topic.", "Topic"));
+    refusals(operation, &[&[404]])
+}
+
+fn with_settings(operation: OperationBuilder) -> OperationBuilder {
+    let body = RequestBodyBuilder::new()
+        .description(Some("Settings of a topic; none, where it is empty."))
+        .content("application/json", of("Settings"));
+    refusals(operation.request_body(Some(body.build())), &[&WRITES])
+}
+
+fn set_topic() -> OperationBuilder {
+    let summary = "Creates a topic, or replaces its settings";
+    with_settings(
+        operation("setTopic", "topics", summary, vec![parameters::topic()])
+            .response("200", json("The topic with its new settings.", "Topic"))
+            .response("201", json("The new topic.", "Topic")),
+    )
+}
+
+fn update_topic() -> OperationBuilder {
+    let summary = "Changes settings that are named; null unsets one, by RFC 7396";
+    with_settings(
+        operation("updateTopic", "topics", summary, vec![parameters::topic()])
+            .response("200", json("The topic with its new settings.", "Topic")),
+    )
+}
+
+fn delete_topic() -> OperationBuilder {
+    let all = vec![parameters::topic()];
+    let operation = operation("deleteTopic", "topics", "Deletes a topic with its events", all)
+        .response("204", answer("The topic is deleted.").build());
+    refusals(operation, &[&WRITES])
+}
+
+fn read_state(limits: &Limits<'_>) -> OperationBuilder {
+    let most = limits.follow.max_page_events;
+    let all = vec![
+        parameters::topic(),
+        query("key_prefix", text(), "Only keys that begin so."),
+        query("limit", number_within(0, most), "Most events; 100 where it is 0 or not given."),
+        query("page_token", text(), "The `next_page_token` of the page before."),
+    ];
+    let operation = operation("readState", "read", "Reads the latest event of each key", all)
+        .response("200", json("A page of the topic's state.", "State"));
+    refusals(operation, &[&READS, &[504]])
+}
+
+fn list_members() -> OperationBuilder {
+    let mut all = vec![parameters::topic()];
+    all.extend(of_lists(text()));
+    let operation = operation("listMembers", "read", "Lists who is present in a topic", all)
+        .response("200", json("Members in the order of their ids.", "Members"));
+    refusals(operation, &[])
+}
+
+fn maintain() -> OperationBuilder {
+    let all = vec![query("topic", text(), "One topic; all, where it is not given.")];
+    let summary = "Does now what maintenance does by and by";
+    let operation = operation("maintain", "topics", summary, all)
+        .response("200", json("What was done.", "Maintained"));
+    refusals(operation, &[&WRITES])
+}
+
+fn list_connections() -> OperationBuilder {
+    let summary = "Lists who is connected, where `follow.list_connections` is on";
+    let operation = operation("listConnections", "look", summary, of_lists(number(0)))
+        .response("200", json("Connections in the order in which they came.", "Connections"));
+    refusals(operation, &[])
+}
+
+fn plain(id: &str, summary: &str) -> OperationBuilder {
+    let text = any_text("Lines of text.");
+    let operation = operation(id, "look", summary, Vec::new())
+        .response("200", answer("As it is now.").content("text/plain", text).build());
+    refusals(operation, &[])
+}
+
+fn openapi() -> OperationBuilder {
+    let shape = Schema::from(ObjectBuilder::new().build());
+    let document = answer("This document.").content("application/json", Content::new(Some(shape)));
+    let operation = operation("openapi", "look", "Describes HTTP by OpenAPI 3.1", Vec::new())
+        .response("200", document.build());
+    refusals(operation, &[])
+}

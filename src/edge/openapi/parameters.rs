@@ -1,0 +1,172 @@
+//! The parameters of HTTP: in paths, in queries, and in headers.
+
+use serde_json::json;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn, ParameterStyle};
+use utoipa::openapi::{Array, ObjectBuilder, RefOr, Required, Schema, Type};
+
+use super::super::asked::CURSOR_QUERIES;
+use super::Limits;
+
+/// A text.
+pub(super) fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}
+
+/// A text of so many bytes at the most.
+pub(super) fn text_up_to(bytes: usize) -> ObjectBuilder {
+    text().max_length(Some(bytes))
+}
+
+/// One of these texts.
+pub(super) fn one_of(values: &[&str]) -> ObjectBuilder {
+    text().enum_values(Some(values.iter().copied()))
+}
+
+/// A whole number from `least`.
+pub(super) fn number(least: u64) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least as f64))
+}
+
+/// A whole number within two bounds, these included.
+pub(super) fn number_within(least: u64, most: u64) -> ObjectBuilder {
+    number(least).maximum(Some(most as f64))
+}
+
+fn parameter(
+    place: ParameterIn,
+    name: &str,
+    schema: impl Into<RefOr<Schema>>,
+    description: &str,
+) -> ParameterBuilder {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(Required::False)
+        .description(Some(description))
+        .schema(Some(schema.into()))
+}
+
+/// A name of a query that may come once.
+pub(super) fn query(name: &str, schema: ObjectBuilder, description: &str) -> Parameter {
+    parameter(ParameterIn::Query, name, schema.build(), description).build()
+}
+
+/// A name of a query that may come as often as a list may be long.
+fn queries(name: &str, description: &str) -> Parameter {
+    let list = Array::new(text().build());
+    let list = utoipa::openapi::ArrayBuilder::from(list).max_items(Some(crate::lists::MAX_ENTRIES));
+    parameter(ParameterIn::Query, name, list.build(), description)
+        .style(Some(ParameterStyle::Form))
+        .explode(Some(true))
+        .build()
+}
+
+/// A header of a request.
+pub(super) fn header(name: &str, description: &str) -> Parameter {
+    parameter(ParameterIn::Header, name, text().build(), description).build()
+}
+
+/// The topic in a path.
+pub(super) fn topic() -> Parameter {
+    let name = text_up_to(255).min_length(Some(1)).examples([json!("orders.eu")]);
+    let description = "The topic's name: at most 255 bytes, tokens parted by `.`, without white \
+                       space, controls, `*` and `>`; percent-encoded.";
+    parameter(ParameterIn::Path, "topic", name.build(), description)
+        .required(Required::True)
+        .build()
+}
+
+/// The topics of a reader of many.
+pub(super) fn topics() -> Parameter {
+    queries(
+        "topic",
+        "A topic, or a pattern of their names: in it `*` is one token, and `>` at the end is one \
+         or more. As often as one likes.",
+    )
+}
+
+/// Where a reader begins, what becomes of gaps, and which events it wants.
+pub(super) fn of_readers() -> Vec<Parameter> {
+    let mut all = vec![
+        header(
+            "Last-Event-ID",
+            "The cursor after which the reader goes on, as a browser sends it. It counts before \
+             all that the query says.",
+        ),
+        query(
+            "from",
+            text(),
+            "Where to begin without a cursor: `earliest`, `latest`, `last:100` (of one topic), \
+             `time:2026-01-31T00:00:00Z`, or a cursor. A page begins at `earliest`, a stream at \
+             `latest`.",
+        ),
+        query(
+            "on_gap",
+            one_of(&["resume", "earliest", "latest", "fail"]),
+            "What becomes of a reader whose place is gone: it is told the gap and goes on at the \
+             next event, at the earliest, or after the latest; or it is refused with 410. A page \
+             of one topic fails unless it says otherwise; all others resume.",
+        ),
+        queries("type", "Only events of one of these types."),
+        queries("key", "Only events with one of these keys."),
+        queries("key_prefix", "Only events whose key begins with one of these."),
+        queries("header", "Only events with each of these headers, like `name:value`."),
+    ];
+    let same = "The same as `after`, as a polyfill of `EventSource` spells it.";
+    all.extend(CURSOR_QUERIES.iter().map(|name| match *name {
+        "after" => query(name, text(), "The cursor after which the reader goes on."),
+        name => query(name, text(), same),
+    }));
+    all
+}
+
+/// What only a page knows.
+pub(super) fn of_pages(limits: &Limits<'_>) -> Vec<Parameter> {
+    let most = limits.follow.max_page_events;
+    vec![
+        query(
+            "before",
+            number(0),
+            "Only events below this sequence; without a start, those right below it. For a page \
+             of one topic.",
+        ),
+        query("limit", number_within(1, most), "Most events of a page; 100 where it is not given."),
+        query(
+            "wait",
+            text().examples([json!("30s")]),
+            "How long a page waits for a first event where there is none, like `30s`: at most \
+             `follow.max_wait_ms`.",
+        ),
+    ]
+}
+
+/// What only a stream knows.
+pub(super) fn of_streams() -> Vec<Parameter> {
+    vec![
+        query(
+            "format",
+            one_of(&["data", "envelope", "cloudevents"]),
+            "How an event is written: in a stream the payload alone, which one topic has where \
+             nothing is said; JSON with topic, places, time, type, key and headers, which many \
+             and pages have; or a CloudEvent in JSON.",
+        ),
+        query(
+            "member",
+            text_up_to(255),
+            "Who reads: present in the topics that are named for as long as the stream is open.",
+        ),
+        query(
+            "member_info",
+            text(),
+            "What the others are to know of the member: a JSON object of at most 1 KiB.",
+        ),
+    ]
+}
+
+/// Where a list goes on, and how much of it is wanted.
+pub(super) fn of_lists(after: ObjectBuilder) -> Vec<Parameter> {
+    vec![
+        query("after", after, "The last entry of the page before."),
+        query("limit", number_within(0, 10_000), "Most entries; 1,000 where it is not given."),
+    ]
+}

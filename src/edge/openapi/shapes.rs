@@ -1,0 +1,345 @@
+//! The shapes of the JSON in requests and answers, each under its name.
+
+use utoipa::openapi::schema::{AdditionalProperties, SchemaType};
+use utoipa::openapi::{
+    Array, Components, ComponentsBuilder, Object, ObjectBuilder, Ref, RefOr, Schema, Type,
+};
+
+use super::Limits;
+use super::parameters::{number, number_within, one_of, text, text_up_to};
+
+/// A field of an object: its name, its shape, what it says, and whether it is always there.
+type Field = (&'static str, RefOr<Schema>, bool);
+
+fn field(name: &'static str, shape: ObjectBuilder, description: &str) -> Field {
+    (name, Schema::from(shape.description(Some(description)).build()).into(), true)
+}
+
+fn optional((name, shape, _): Field) -> Field {
+    (name, shape, false)
+}
+
+fn named(name: &'static str, shape: &str) -> Field {
+    (name, Ref::from_schema_name(shape).into(), true)
+}
+
+fn list(name: &'static str, shape: &str) -> Field {
+    let list = Array::new(Ref::from_schema_name(shape));
+    (name, Schema::Array(list).into(), true)
+}
+
+fn texts(name: &'static str, description: &str) -> Field {
+    let list = utoipa::openapi::ArrayBuilder::new()
+        .items(text().build())
+        .max_items(Some(crate::lists::MAX_ENTRIES))
+        .description(Some(description));
+    (name, Schema::Array(list.build()).into(), false)
+}
+
+fn map(name: &'static str, description: &str) -> Field {
+    let values = AdditionalProperties::RefOr(Schema::from(text().build()).into());
+    let map = ObjectBuilder::new().schema_type(Type::Object);
+    field(name, map.additional_properties(Some(values)), description)
+}
+
+fn object(description: &str, fields: impl IntoIterator<Item = Field>) -> Object {
+    let object = ObjectBuilder::new().schema_type(Type::Object).description(Some(description));
+    let add = |object: ObjectBuilder, (name, shape, is_required): Field| {
+        let object = object.property(name, shape);
+        if is_required { object.required(name) } else { object }
+    };
+    fields.into_iter().fold(object, add).build()
+}
+
+/// An object that has these fields and no others.
+fn closed(description: &str, fields: impl IntoIterator<Item = Field>) -> Object {
+    let object = ObjectBuilder::from(object(description, fields));
+    object.additional_properties(Some(AdditionalProperties::FreeForm(false))).build()
+}
+
+/// A text, or null.
+fn nullable() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+}
+
+fn boolean() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Boolean)
+}
+
+fn time(name: &'static str, description: &str) -> Field {
+    field(name, text(), &format!("{description}, by RFC 3339 in UTC."))
+}
+
+/// All shapes.
+pub(super) fn components(limits: &Limits<'_>) -> Components {
+    let shapes = [
+        ("Problem", problem()),
+        ("Gap", gap()),
+        ("Event", event()),
+        ("CloudEvent", cloud_event()),
+        ("Page", page()),
+        ("State", state()),
+        ("Receipt", receipt()),
+        ("Published", published()),
+        ("Delivered", delivered()),
+        ("Settings", settings()),
+        ("Topic", topic()),
+        ("Topics", object("Topics in the order of their names.", [list("topics", "Topic")])),
+        ("Member", member()),
+        ("Members", object("Members in the order of their ids.", [list("members", "Member")])),
+        ("Connection", connection()),
+        ("Connections", connections()),
+        ("Maintained", maintained()),
+        ("Subscription", subscription(limits)),
+    ];
+    shapes
+        .into_iter()
+        .fold(ComponentsBuilder::new(), |all, (name, shape)| all.schema(name, Schema::from(shape)))
+        .build()
+}
+
+fn problem() -> Object {
+    object(
+        "Why a request was refused, by RFC 9457. Other members say more: the numbers of a limit, \
+         of a gap, of a rate; `line` and `stored_events` of NDJSON.",
+        [
+            field("type", text(), "The kind, like `urn:leftoff:problem:over-limit`."),
+            field("title", text(), "The status in words."),
+            field("status", number_within(400, 599), "The status."),
+            field("detail", text(), "What was wrong, with which value, and what the limit is."),
+            optional(field("field", text(), "The name of what was wrong.")),
+        ],
+    )
+}
+
+fn gap() -> Object {
+    let lost = ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Integer, Type::Null]));
+    object(
+        "Events between the reader's place and the next one that are gone.",
+        [
+            field("topic", nullable(), "The topic; null for all topics of a reader of many."),
+            field("reason", text(), "Why: `retention`, `expired`, `purged`, `deleted`, `epoch`, …"),
+            field("requested", number(0), "The sequence, or position, that was wanted next."),
+            field("earliest", number(0), "The first one that can be read."),
+            field("tail", number(0), "The one that is given next."),
+            field("resume", number(0), "The one that the reader goes on with."),
+            field("lost", lost, "How many events are lost; null where nobody knows."),
+        ],
+    )
+}
+
+fn event() -> Object {
+    let any = Schema::from(ObjectBuilder::new().schema_type(SchemaType::AnyValue).build());
+    object(
+        "A stored event.",
+        [
+            field("topic", text(), "Its topic."),
+            field("sequence", number(1), "Its place in its topic."),
+            field("position", number(1), "Its place in the whole broker's commit order."),
+            time("time", "When it was appended"),
+            field("id", nullable(), "The publisher's own id."),
+            field("type", nullable(), "What kind of event it is."),
+            field("key", nullable(), "What it is about."),
+            map("headers", "Names and values that travel with it."),
+            field("content_type", nullable(), "The media type of the payload."),
+            optional(time("publisher_time", "The publisher's own time")),
+            optional(field("ttl_ms", number(1), "How long it is kept, in milliseconds.")),
+            ("data", any.into(), false),
+            optional(field("data_base64", text(), "The payload, where `data` is not all of it.")),
+        ],
+    )
+}
+
+fn page() -> Object {
+    object(
+        "A page of history. `gap` is of one topic, `gaps` are of many.",
+        [
+            events_in_form(),
+            field("cursor", text(), "What to pass as the next `after`."),
+            field("earliest", number(0), "The first sequence, or position, that can be read."),
+            field("tail", number(0), "The one that is given next."),
+            field("caught_up", boolean(), "Whether nothing was left to read."),
+            optional(named("gap", "Gap")),
+            optional(list("gaps", "Gap")),
+        ],
+    )
+}
+
+/// What is known of a member: names, and any values of JSON.
+fn info(description: &str) -> Field {
+    field("info", ObjectBuilder::new().schema_type(Type::Object), description)
+}
+
+/// Events as JSON, or with `format=cloudevents` as CloudEvents.
+fn events_in_form() -> Field {
+    let forms = utoipa::openapi::schema::AnyOfBuilder::new()
+        .item(Ref::from_schema_name("Event"))
+        .item(Ref::from_schema_name("CloudEvent"));
+    ("events", Schema::Array(Array::new(Schema::from(forms.build()))).into(), true)
+}
+
+fn cloud_event() -> Object {
+    object(
+        "A CloudEvent in JSON: the attributes of version 1.0, and those of Leftoff.",
+        ["specversion", "id", "source", "type"]
+            .map(|name| field(name, text(), "As defined there.")),
+    )
+}
+
+fn state() -> Object {
+    object(
+        "The latest event of each key, a page of it.",
+        [
+            list("events", "Event"),
+            field("cursor", text(), "The place that all pages are true at: follow from there."),
+            field("next_page_token", text(), "The next `page_token`; empty after the last page."),
+        ],
+    )
+}
+
+fn receipt() -> Object {
+    object(
+        "What one event was given.",
+        [
+            field("sequence", number(1), "Its place in its topic."),
+            field("position", number(1), "Its place in the whole broker's commit order."),
+            time("time", "When it was appended"),
+            field("duplicate", boolean(), "Whether it was stored before, by its id."),
+            field("durability", one_of(&["fsync", "process", "memory"]), "What it outlives."),
+        ],
+    )
+}
+
+fn published() -> Object {
+    object(
+        "What several events were given.",
+        [
+            named("first", "Receipt"),
+            named("last", "Receipt"),
+            field("count", number(1), "How many events there were."),
+            field("duplicates", number(0), "How many of them were stored before."),
+        ],
+    )
+}
+
+fn delivered() -> Object {
+    object(
+        "An event that is not stored.",
+        [
+            field("ephemeral", boolean(), "Always true."),
+            field("receivers", number(0), "How many subscriptions there were."),
+        ],
+    )
+}
+
+fn settings() -> Object {
+    closed(
+        "Settings of a topic; what is not set is as the broker's configuration says, or without \
+         limit. In a `PATCH`, what is null is no longer the topic's own.",
+        [
+            ("max_age_ms", number(0), "Age past which events are dropped, in milliseconds."),
+            ("max_events", number(0), "Events that are kept, the newest ones."),
+            ("max_bytes", number(0), "Bytes of events that are kept, the newest ones."),
+            ("compact", boolean(), "Whether only the latest events of each key are kept."),
+            ("max_events_per_key", number_within(1, 10_000), "How many of each key are kept."),
+            ("tombstone_grace_ms", number(0), "How long a tombstone is kept, in milliseconds."),
+            ("durability", one_of(&["fsync", "process"]), "What an acknowledged event outlives."),
+        ]
+        .map(|(name, shape, text)| optional(field(name, shape, text))),
+    )
+}
+
+fn topic() -> Object {
+    object(
+        "A topic, as it is at one moment.",
+        [
+            field("name", text(), "Its name."),
+            field("earliest", number(1), "The first sequence that can be read."),
+            field("tail", number(1), "The sequence that is given next."),
+            field("events", number(0), "Its events that are stored."),
+            field("last_position", number(0), "The position of its newest event."),
+            time("last_time", "When its newest event was appended"),
+            field("size_bytes", number(0), "Its events as they are stored, in bytes."),
+            named("config", "Settings"),
+            named("effective_config", "Settings"),
+        ],
+    )
+}
+
+fn member() -> Object {
+    object(
+        "A member who is present.",
+        [
+            field("id", text(), "Who it is."),
+            info("What the others are to know of it."),
+            field("since_ms", number(0), "Since when, in milliseconds since 1970 in UTC."),
+            field("subscriptions", number(1), "How many subscriptions it has in the topic."),
+        ],
+    )
+}
+
+fn connection() -> Object {
+    object(
+        "A connection.",
+        [
+            field("id", number(0), "Its number, in the order in which they came."),
+            field("address", text(), "The client's address."),
+            field("age_ms", number(0), "How long it is there, in milliseconds."),
+            field("sent_bytes", number(0), "How much was sent to it, in bytes."),
+            field("user", nullable(), "Who it is, if that is known."),
+        ],
+    )
+}
+
+fn connections() -> Object {
+    object(
+        "Connections in the order in which they came.",
+        [field("count", number(0), "How many there are."), list("connections", "Connection")],
+    )
+}
+
+fn maintained() -> Object {
+    let dropped = ObjectBuilder::new().schema_type(Type::Object);
+    object(
+        "What maintenance did.",
+        [
+            field("topics", number(0), "Topics that were looked at."),
+            field("dropped", dropped, "For each reason the `events` and `bytes` that it dropped."),
+            field("merged_blocks", number(0), "Blocks that were written again in a larger one."),
+            field("reclaimed_bytes", number(0), "Space that was given back, in bytes."),
+        ],
+    )
+}
+
+fn subscription(limits: &Limits<'_>) -> Object {
+    let _the_same_for_all = limits;
+    let filter = closed(
+        "What an event must have: one of the types, one of the keys, one of the prefixes, and \
+         each of the headers.",
+        [
+            texts("types", "Event types."),
+            texts("keys", "Keys."),
+            texts("key_prefixes", "What keys begin with."),
+            optional(map("headers", "Headers with their values.")),
+        ],
+    );
+    let who = closed(
+        "Who reads.",
+        [
+            field("id", text_up_to(255), "What tells the member from the others."),
+            optional(info("What the others are to know of it, at most 1 KiB.")),
+        ],
+    );
+    let (name, topics, _) = texts("topics", "Topics and patterns of their names.");
+    closed(
+        "The topics of a reader of many, and what else the query could say.",
+        [
+            (name, topics, true),
+            optional(field("from", text(), "Where to begin, as in the query.")),
+            optional(field("on_gap", text(), "As in the query.")),
+            ("filter", Schema::from(filter).into(), false),
+            optional(field("format", text(), "As in the query; for a stream.")),
+            ("member", Schema::from(who).into(), false),
+        ],
+    )
+}
