@@ -101,8 +101,8 @@ impl Intake {
             .map_err(|error| io::Error::new(io::ErrorKind::QuotaExceeded, Refused::new(error)))
     }
 
-    /// Nothing more comes. Ready when whoever reads is to be told: an answer that needs nothing more
-    /// of its request is not disturbed, and one that does is given up.
+    /// Nothing more comes. Ready when whoever reads is to be told: an answer that needs nothing
+    /// more of its request is not disturbed, and one that does is given up.
     pub(crate) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut unread = self.unread();
         let ending = &mut unread.ending;

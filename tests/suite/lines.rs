@@ -54,8 +54,8 @@ async fn lines_are_lines_under_every_name_that_they_go_by() {
     }
 }
 
-/// Goal: whoever has a file with one bad line finds it. The line is that of the body, and the column
-/// that of the line, in every framing, whether it is stored at once or as it comes.
+/// Goal: whoever has a file with one bad line finds it. The line is that of the body, and the
+/// column that of the line, in every framing, whether it is stored at once or as it comes.
 #[tokio::test]
 async fn an_error_names_the_line_of_the_body_the_column_in_it_and_what_is_wrong() {
     let (lines, records) = ("application/x-ndjson", "application/json-seq");
