@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use unicode_normalization::is_nfc;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
 use crate::error::{Error, Result};
 
@@ -16,7 +18,8 @@ pub const RESERVED_PREFIX: &str = "leftoff.";
 /// The name of a topic: 1 to 255 bytes of UTF-8, tokens parted by `.`, cheap to clone.
 ///
 /// Refused are empty tokens, control characters, white space, the pattern characters `*` and `>`,
-/// and names that begin with `leftoff.`, which are the broker's own.
+/// and names that begin with `leftoff.`, which are the broker's own. A name of a new topic is seen
+/// as what it is, too: see [`Self::check_new`].
 ///
 /// ```
 /// let name: leftoff::TopicName = "quakes.us".parse()?;
@@ -44,10 +47,70 @@ impl TopicName {
         Ok(Self(name.into()))
     }
 
+    /// Checks that the name can be one of a new topic: one that looks like another topic's name is
+    /// that name. Topics that have other names from before this was a rule keep them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with field `topic`, for a character that nobody sees, that is for private
+    /// use, or that Unicode does not know, and for a name that is not in the normal form C.
+    pub fn check_new(&self) -> Result<()> {
+        if self.0.is_ascii() {
+            return Ok(());
+        }
+        if let Some(bad) = self.0.chars().find(|c| is_unseen(*c)) {
+            let problem = format!(
+                "{:?} holds U+{:04X}; characters that are invisible, for private use or not \
+                 assigned are refused",
+                &*self.0,
+                u32::from(bad)
+            );
+            return Err(Error::invalid("topic", problem));
+        }
+        if !is_nfc(&self.0) {
+            let problem = format!("{:?} is not in Unicode's normal form C (NFC)", &*self.0);
+            return Err(Error::invalid("topic", problem));
+        }
+        Ok(())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether nobody sees a character, or nobody knows which one they see. Source: Unicode 16, 4.5 and
+/// `Default_Ignorable_Code_Point`, which RFC 8264 (PRECIS) refuses as well; the braille pattern
+/// without dots is blank, too.
+fn is_unseen(character: char) -> bool {
+    let is_ignorable = matches!(
+        character,
+        '\u{34f}'
+            | '\u{115f}'
+            | '\u{1160}'
+            | '\u{17b4}'
+            | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{ffa0}'
+            | '\u{e0100}'..='\u{e01ef}'
+    );
+    let category = character.general_category();
+    is_ignorable
+        || matches!(
+            category,
+            GeneralCategory::Control
+                | GeneralCategory::Format
+                | GeneralCategory::Surrogate
+                | GeneralCategory::PrivateUse
+                | GeneralCategory::Unassigned
+                | GeneralCategory::SpaceSeparator
+                | GeneralCategory::LineSeparator
+                | GeneralCategory::ParagraphSeparator
+        )
 }
 
 /// Checks how long a name is, and its characters, but for those of patterns.
@@ -280,6 +343,26 @@ mod tests {
         for (bad, reason) in refusals {
             let message = TopicName::new(bad).unwrap_err().to_string();
             assert!(message.contains(reason), "{bad:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_new_name_holds_nothing_that_is_not_seen_and_has_one_spelling() {
+        let check = |name: &str| TopicName::new(name).unwrap().check_new();
+        for good in ["quakes.us", "été", "雪", "日本語.東京", "Ω", "مرحبا", "नमस्ते", "a🙂b"]
+        {
+            check(good).unwrap_or_else(|error| panic!("{good}: {error}"));
+        }
+        let unseen = "\u{ad}\u{34f}\u{200b}\u{200d}\u{200e}\u{202e}\u{2060}\u{2066}\u{2800}\u{3164}\
+                      \u{fe0f}\u{feff}\u{e000}\u{e0041}\u{e0100}\u{378}\u{10ffff}";
+        for unseen in unseen.chars() {
+            let refused = check(&format!("a{unseen}b")).unwrap_err().to_string();
+            let code = format!("holds U+{:04X}", u32::from(unseen));
+            assert!(refused.starts_with("topic: ") && refused.contains(&code), "{refused}");
+        }
+        for twice in ["e\u{301}te", "\u{212b}", "\u{2126}", "\u{1100}\u{1161}"] {
+            let refused = check(twice).unwrap_err().to_string();
+            assert!(refused.contains("normal form C"), "{twice:?}: {refused}");
         }
     }
 

@@ -378,7 +378,7 @@ impl Topics {
     ///
     /// [`Error::OverLimit`] when it is new, and there are as many topics as there may be.
     pub(super) fn open(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
-        self.open_if(name, || self.roll.counts.check_existing(0))
+        self.open_if(name, || name.check_new().and_then(|()| self.roll.counts.check_existing(0)))
     }
 
     /// As [`Self::open`], for a reader, who need not have it come to exist.
@@ -388,7 +388,7 @@ impl Topics {
     /// [`Error::OverLimit`] when it is new, and readers follow as many topics that do not exist yet
     /// as they may.
     pub(super) fn follow(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
-        self.open_if(name, || self.roll.counts.check_unborn())
+        self.open_if(name, || name.check_new().and_then(|()| self.roll.counts.check_unborn()))
     }
 
     /// As [`Self::open`], for what is not stored: it holds the topic for a moment alone.

@@ -61,6 +61,9 @@ const JSON_BYTE_NS: u64 = 10;
 /// ten times as long, which a block of usual events may.
 const WRITTEN_JSON_BYTE_NS: u64 = 1;
 
+/// What a byte takes that is compressed as fast as it goes, in nanoseconds.
+const ENCODED_BYTE_NS: u64 = 15;
+
 /// Places for large work, of all brokers of this process: they share its cores.
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let cores = available_parallelism().map_or(1, usize::from);
@@ -132,6 +135,11 @@ impl Effort {
     /// Writing so many bytes of events as JSON.
     pub(super) fn of_written_json(size_bytes: usize) -> Self {
         Self(size_bytes as u64 * WRITTEN_JSON_BYTE_NS)
+    }
+
+    /// Compressing so many bytes.
+    pub(super) fn of_encoded(size_bytes: usize) -> Self {
+        Self((size_bytes as u64).saturating_mul(ENCODED_BYTE_NS))
     }
 
     /// As [`Self::of_json`], of so many texts.

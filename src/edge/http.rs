@@ -8,7 +8,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Extension, Router};
+use axum::{Extension, Router, middleware};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use http_body::Body as _;
@@ -20,6 +20,7 @@ use super::accept::{Accepted, accepted};
 use super::asked::{self, Asked};
 use super::checked_body::refusal;
 use super::clients::{Peer, share};
+use super::coding::{self, Coding, MIN_ENCODED_BYTES};
 use super::counters::Counters;
 use super::effort::Effort;
 use super::http_lines::Posted;
@@ -76,6 +77,8 @@ pub fn router(broker: Broker, config: FollowConfig) -> Router {
 /// As [`router`], for a server that counts, too.
 pub(crate) fn counted(broker: Broker, config: FollowConfig, counters: Arc<Counters>) -> Router {
     let document = openapi::routes(broker.limits(), &config);
+    let edge = Edge { broker, config, counters };
+    let coded = middleware::from_fn_with_state(edge.clone(), coding::serve);
     Router::new()
         .route("/v1/topics/{topic}/events", get(read).post(publish).delete(http_topics::purge))
         .route("/v1/events", get(http_events::read).post(http_events::read_posted))
@@ -87,8 +90,9 @@ pub(crate) fn counted(broker: Broker, config: FollowConfig, counters: Arc<Counte
         .method_not_allowed_fallback(async || {
             status::plain_problem(StatusCode::METHOD_NOT_ALLOWED, "no such method on this resource")
         })
+        .layer(coded)
         .layer(MapResponseLayer::new(tag::or_not_kept))
-        .with_state(Edge { broker, config, counters })
+        .with_state(edge)
 }
 
 /// The answer where there is nothing, for a whole server. Source: the gRPC protocol over HTTP/2, of
@@ -246,8 +250,9 @@ impl Edge {
         // Of a page that is not whole yet, nobody knows the body. A gap is told each time.
         let tag = match &body {
             PageBody::Whole(bytes) if page.gaps.is_empty() => {
-                let bytes = bytes.clone();
-                Some(Effort::of_bytes(bytes.len()).spend(move || Tag::of(&bytes)).await)
+                let (bytes, is_long) = (bytes.clone(), bytes.len() >= MIN_ENCODED_BYTES);
+                let tag = Effort::of_bytes(bytes.len()).spend(move || Tag::of(&bytes)).await;
+                Some(tag.coded(Coding::wanted(headers).filter(|_| is_long)))
             }
             _ => None,
         };

@@ -14,6 +14,7 @@ mod checked_body;
 pub(crate) mod clients;
 mod cloudevents;
 mod codec;
+mod coding;
 pub(crate) mod counters;
 mod effort;
 #[cfg(any(test, fuzzing))]

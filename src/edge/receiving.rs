@@ -37,7 +37,12 @@ impl Received {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).keep(size_bytes);
     }
 
-    fn add(&self, size_bytes: usize) -> Result<()> {
+    /// So much was received.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoom`](crate::Error::NoRoom).
+    pub(super) fn add(&self, size_bytes: usize) -> Result<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).grow(size_bytes)
     }
 }

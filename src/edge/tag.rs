@@ -14,6 +14,8 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
 use sha2::{Digest, Sha256};
 
+use super::coding::Coding;
+
 /// What of a request an answer with events depends on.
 const VARY: HeaderValue = HeaderValue::from_static("accept, accept-encoding, last-event-id");
 
@@ -36,6 +38,14 @@ impl Tag {
         let digest = Sha256::digest(body);
         let hex = digest.iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}"));
         Self(hex.collect())
+    }
+
+    /// The tag of that body in a coding.
+    pub(super) fn coded(self, coding: Option<Coding>) -> Self {
+        match coding {
+            Some(coding) => Self(format!("{}-{}", self.0, coding.name())),
+            None => self,
+        }
     }
 
     /// Whether a request says that its client holds this body. `*` names none, and so no client

@@ -13,6 +13,7 @@ mod cli;
 mod cli_words;
 mod clients;
 mod cloudevents;
+mod coding;
 mod common;
 mod compaction;
 mod conditions;

@@ -1,0 +1,350 @@
+//! Compressed bodies: those of requests are decoded, and JSON is offered compressed.
+//!
+//! ```text
+//! Content-Encoding: gzip      ─▶ decoded as a whole, up to the bound of a request ─▶ routes
+//! Accept-Encoding: zstd, gzip ─▶ routes ─▶ JSON of a kilobyte or more, piece by piece; no stream
+//! ```
+//!
+//! # Why
+//!
+//! A kilobyte may be decoded to gigabytes. So a body is decoded up to the bound that it has
+//! anyway, away from the workers, and given up right there. What decoding takes besides is bounded
+//! by the largest window: 8 MiB of zstd, as RFC 9659 has it, and 16 MiB of brotli.
+//! Source: RFC 9110, 8.4.1 and 12.5.3.
+
+use std::io::{self, Read, Write as _};
+use std::mem::take;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::write::GzEncoder;
+use futures_util::{StreamExt as _, stream};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body::Body as _;
+use zstd::stream::raw::DParameter;
+
+use super::accept::weighted;
+use super::budget::Held;
+use super::clients::Peer;
+use super::effort::Effort;
+use super::http::{Edge, whole};
+use super::receiving::Received;
+use super::{max_request_bytes, status};
+use crate::error::{Error, Result};
+
+/// What a request may be coded in.
+const DECODED: HeaderValue = HeaderValue::from_static("gzip, deflate, br, zstd");
+
+/// The largest window of zstd, as a power of two of bytes. Source: RFC 9659.
+const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// The length of an answer from which on compressing saves something, in bytes.
+pub(super) const MIN_ENCODED_BYTES: usize = 1 << 10;
+
+/// The memory of an encoder, in bytes.
+const ENCODER_BYTES: usize = 1 << 20;
+
+/// Larger than any work that is done at once: nobody knows beforehand what a body decodes to.
+const MUCH_BYTES: usize = 1 << 30;
+
+/// Bytes of brotli that are decoded at a time.
+const STEP_BYTES: usize = 16 << 10;
+
+/// A coding of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coding {
+    Zstd,
+    Gzip,
+}
+
+impl Coding {
+    /// The one that a client wants most; of two with one weight zstd, which takes less time.
+    pub(super) fn wanted(headers: &HeaderMap) -> Option<Self> {
+        let wanted = weighted(headers.get_all(header::ACCEPT_ENCODING));
+        let weight = |names: &[&str]| {
+            let named = wanted.iter().find(|(name, _)| names.contains(&name.as_str()));
+            let any = || wanted.iter().find(|(name, _)| name == "*");
+            named.or_else(any).map_or(0, |(_, weight)| *weight)
+        };
+        let (zstd, gzip) = (weight(&["zstd"]), weight(&["gzip", "x-gzip"]));
+        match (zstd, gzip) {
+            (0, 0) => None,
+            (zstd, gzip) if zstd >= gzip => Some(Self::Zstd),
+            _ => Some(Self::Gzip),
+        }
+    }
+
+    /// Its name in `Content-Encoding`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+        }
+    }
+}
+
+/// Decodes what comes in, and encodes what goes out.
+pub(super) async fn serve(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    let wanted = Coding::wanted(request.headers());
+    let share = request.extensions().get::<Peer>().map(|peer| peer.share().clone());
+    let request = match decoded(&edge, request).await {
+        Ok(Ok(request)) => request,
+        Ok(Err(refused)) => return refused,
+        Err(error) => return error.into_response(),
+    };
+    let response = next.run(request).await;
+    let Some(coding) = wanted.filter(|_| is_encoded(&response)) else { return response };
+    // Where there is no room for an encoder, the answer goes as it is.
+    let held = share.unwrap_or_default().take(ENCODER_BYTES);
+    match held.ok().zip(Encoder::new(coding).ok()) {
+        Some((held, encoder)) => encoded(response, coding, encoder, held),
+        None => {
+            let mut response = response;
+            response.headers_mut().remove(header::ETAG); // It is that of the coded body.
+            response
+        }
+    }
+}
+
+/// Decodes the body of a request, if it is coded; or the answer to one whose coding is not known.
+async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Response>> {
+    let values = request.headers().get_all(header::CONTENT_ENCODING).iter();
+    let codings = values.map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase());
+    let coding = codings.collect::<Vec<_>>().join(",");
+    let coding = coding.trim().to_owned();
+    if coding.is_empty() || coding == "identity" || request.body().is_end_stream() {
+        return Ok(Ok(request));
+    }
+    if !matches!(coding.as_str(), "gzip" | "x-gzip" | "deflate" | "br" | "zstd") {
+        let shown: String = coding.chars().take(64).collect();
+        let detail = format!("Content-Encoding is {shown:?}; known are gzip, deflate, br, zstd");
+        let mut refused = status::plain_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, &detail);
+        refused.headers_mut().insert(header::ACCEPT_ENCODING, DECODED);
+        return Ok(Err(refused));
+    }
+    let (mut head, body) = request.into_parts();
+    let limit = max_request_bytes(edge.broker.limits());
+    let body = whole(body, limit, edge.pace()).await?;
+    let work = move || decode(&coding, &body, limit);
+    let body = Effort::of_bytes(MUCH_BYTES).spend(work).await?;
+    if let Some(received) = head.extensions.get::<Received>() {
+        received.add(body.len())?;
+    }
+    head.headers.remove(header::CONTENT_ENCODING);
+    head.headers.remove(header::CONTENT_LENGTH);
+    Ok(Ok(Request::from_parts(head, Body::from(body))))
+}
+
+/// The bytes of a body in this coding, up to `limit`.
+///
+/// # Errors
+///
+/// [`Error::OverLimit`] as soon as there are more; [`Error::Invalid`] where the body is cut, or not
+/// in this coding.
+fn decode(coding: &str, body: &[u8], limit: u64) -> Result<Bytes> {
+    let invalid = |error: io::Error| Error::invalid("body", format!("is no {coding}: {error}"));
+    let mut decoded = Vec::new();
+    let mut bounded = |reader: &mut dyn Read| reader.take(limit + 1).read_to_end(&mut decoded);
+    match coding {
+        "deflate" if is_zlib(body) => bounded(&mut ZlibDecoder::new(body)),
+        "deflate" => bounded(&mut DeflateDecoder::new(body)), // Some leave its head out.
+        "br" => bounded(&mut Brotli::new(body)),
+        "zstd" => zstd::stream::read::Decoder::with_buffer(body).and_then(|mut decoder| {
+            decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))?;
+            bounded(&mut decoder)
+        }),
+        _ => bounded(&mut MultiGzDecoder::new(body)),
+    }
+    .map_err(invalid)?;
+    if decoded.len() as u64 > limit {
+        let name = "decoded body bytes (at least)";
+        return Err(Error::over(name, decoded.len(), limit as usize));
+    }
+    Ok(decoded.into())
+}
+
+/// Whether a body begins as RFC 1950 has it.
+fn is_zlib(body: &[u8]) -> bool {
+    matches!(body, [first, second, ..]
+        if first & 0x0f == 8 && (u16::from(*first) << 8 | u16::from(*second)) % 31 == 0)
+}
+
+/// Decodes brotli with windows that RFC 7932 knows: there are larger ones, of a gigabyte.
+struct Brotli<'a> {
+    body: &'a [u8],
+    state: Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>,
+    at: usize,
+    is_over: bool,
+}
+
+impl<'a> Brotli<'a> {
+    fn new(body: &'a [u8]) -> Self {
+        let [first, second, third] = [(); 3].map(|()| StandardAlloc::default());
+        let state = Box::new(BrotliState::new_strict(first, second, third));
+        Self { body, state, at: 0, is_over: false }
+    }
+}
+
+impl Read for Brotli<'_> {
+    fn read(&mut self, output: &mut [u8]) -> io::Result<usize> {
+        if self.is_over || output.is_empty() {
+            return Ok(0);
+        }
+        let room = output.len().min(STEP_BYTES);
+        let (mut unread, mut unwritten, mut written, mut total) =
+            (self.body.len() - self.at, room, 0, 0);
+        let result = BrotliDecompressStream(
+            &mut unread,
+            &mut self.at,
+            self.body,
+            &mut unwritten,
+            &mut written,
+            output,
+            &mut total,
+            &mut self.state,
+        );
+        match result {
+            BrotliResult::ResultSuccess => self.is_over = true,
+            BrotliResult::NeedsMoreOutput => {}
+            BrotliResult::NeedsMoreInput if written > 0 => {}
+            BrotliResult::NeedsMoreInput => return Err(io::ErrorKind::UnexpectedEof.into()),
+            BrotliResult::ResultFailure => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        Ok(written)
+    }
+}
+
+/// Whether an answer is JSON that is worth it. An event stream is none: it would wait in an
+/// encoder.
+fn is_encoded(response: &Response) -> bool {
+    let headers = response.headers();
+    let media = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_short =
+        response.body().size_hint().exact().is_some_and(|b| b < MIN_ENCODED_BYTES as u64);
+    media == Some(b"application/json")
+        && !headers.contains_key(header::CONTENT_ENCODING)
+        && !is_short
+}
+
+/// An answer whose body is encoded, piece by piece.
+fn encoded(response: Response, coding: Coding, encoder: Encoder, held: Held) -> Response {
+    let mut response = response.map(|body| {
+        let begun = Some((body.into_data_stream(), encoder, held));
+        let pieces = stream::unfold(begun, |begun| async move {
+            let (mut pieces, mut encoder, held) = begun?;
+            let piece = match pieces.next().await {
+                Some(Ok(piece)) => piece,
+                Some(Err(error)) => return Some((Err(io::Error::other(error)), None)),
+                None => return Some((encoder.finish().map(Bytes::from), None)),
+            };
+            let effort = Effort::of_encoded(piece.len());
+            let work = move || {
+                let encoded = encoder.encode(&piece);
+                (encoded, encoder)
+            };
+            let (encoded, encoder) = effort.spend(work).await;
+            Some((encoded.map(Bytes::from), Some((pieces, encoder, held))))
+        });
+        Body::from_stream(pieces)
+    });
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
+    let vary = HeaderValue::from_static("accept-encoding");
+    headers.entry(header::VARY).or_insert(vary);
+    response
+}
+
+/// Encodes pieces, each so that it can be read when it has come.
+enum Encoder {
+    Zstd(Box<zstd::stream::write::Encoder<'static, Vec<u8>>>),
+    Gzip(GzEncoder<Vec<u8>>),
+}
+
+impl Encoder {
+    fn new(coding: Coding) -> io::Result<Self> {
+        Ok(match coding {
+            Coding::Zstd => Self::Zstd(Box::new(zstd::stream::write::Encoder::new(Vec::new(), 1)?)),
+            Coding::Gzip => Self::Gzip(GzEncoder::new(Vec::new(), Compression::fast())),
+        })
+    }
+
+    fn encode(&mut self, piece: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Zstd(encoder) => {
+                encoder.write_all(piece)?;
+                encoder.flush()?;
+                Ok(take(encoder.get_mut()))
+            }
+            Self::Gzip(encoder) => {
+                encoder.write_all(piece)?;
+                encoder.flush()?;
+                Ok(take(encoder.get_mut()))
+            }
+        }
+    }
+
+    /// What ends the body.
+    fn finish(self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Zstd(encoder) => encoder.finish(),
+            Self::Gzip(encoder) => encoder.finish(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(accept: &str) -> Option<Coding> {
+        let value = HeaderValue::try_from(accept).unwrap();
+        Coding::wanted(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value)]))
+    }
+
+    #[test]
+    fn the_coding_that_a_client_wants_most_is_chosen() {
+        assert_eq!(Coding::wanted(&HeaderMap::new()), None);
+        for (accept, expected) in [
+            ("", None),
+            ("identity", None),
+            ("br, deflate", None),
+            ("gzip, deflate, br, zstd", Some(Coding::Zstd)),
+            ("gzip, deflate, br", Some(Coding::Gzip)),
+            ("zstd;q=0.1, gzip", Some(Coding::Gzip)),
+            ("gzip;q=0, zstd;q=0", None),
+            ("*", Some(Coding::Zstd)),
+            ("zstd;q=0, *;q=0.5", Some(Coding::Gzip)),
+        ] {
+            assert_eq!(wanted(accept), expected, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded_and_a_bomb_is_given_up_at_its_limit() {
+        let text = b"{\"a\":1}".repeat(10_000);
+        for coding in [Coding::Zstd, Coding::Gzip] {
+            let mut encoder = Encoder::new(coding).unwrap();
+            let mut body = encoder.encode(&text[..9]).unwrap();
+            body.extend(encoder.encode(&text[9..]).unwrap());
+            body.extend(encoder.finish().unwrap());
+            assert!(body.len() < text.len() / 10);
+            let size = text.len() as u64;
+            assert_eq!(decode(coding.name(), &body, size).unwrap(), text);
+            let refused = decode(coding.name(), &body, size - 1).unwrap_err().to_string();
+            assert_eq!(refused, "decoded body bytes (at least): 70000 is over the limit of 69999");
+            decode(coding.name(), &body[..body.len() - 5], size).unwrap_err();
+            decode(coding.name(), b"no such thing", size).unwrap_err();
+        }
+        let hello = [0x0b, 0x02, 0x80, b'h', b'e', b'l', b'l', b'o', 0x03];
+        assert_eq!(decode("br", &hello, 5).unwrap(), &b"hello"[..]);
+        decode("br", &hello, 4).unwrap_err();
+        decode("br", &hello[..6], 5).unwrap_err();
+    }
+}
