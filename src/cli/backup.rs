@@ -10,6 +10,7 @@ use leftoff::cursor::{Cursor, Place};
 use leftoff::edge::proto::BackupRequest;
 use leftoff::log::backup::BackupReader;
 use leftoff::log::restore;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{ServerArgs, failed};
 use super::diagnostics::say;
@@ -18,7 +19,8 @@ use super::{CliError, CliResult, Failure, bytes_bar};
 /// Writes a backup of a running broker
 ///
 /// It is consistent at one position, and publishing goes on. The file is complete when it has its
-/// name; until then it is called FILE.part, which is removed when the backup fails.
+/// name; until then it is called FILE.part, which is removed when the backup fails, or is ended by
+/// SIGINT or SIGTERM.
 #[derive(Debug, Args)]
 pub(super) struct Backup {
     /// Where to write it; must not exist
@@ -35,8 +37,27 @@ fn at(path: &Path, problem: impl std::fmt::Display) -> CliError {
     CliError::new(Failure::Other, format!("{}: {problem}", path.display()))
 }
 
+/// Waits for a signal that ends the process.
+async fn interrupted() -> CliResult {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (name, failure) = tokio::select! {
+        _ = terminate.recv() => ("SIGTERM", Failure::Terminated),
+        _ = interrupt.recv() => ("SIGINT", Failure::Interrupted),
+    };
+    Err(CliError::new(failure, format!("{name}: there is no backup")))
+}
+
 impl Backup {
     pub(super) async fn run(self) -> CliResult {
+        // The one that is not waited for any more removes its file.
+        tokio::select! {
+            done = self.write() => done,
+            interrupted = interrupted() => interrupted,
+        }
+    }
+
+    async fn write(self) -> CliResult {
         if self.file.exists() {
             return Err(at(&self.file, "it is there already"));
         }
@@ -58,7 +79,10 @@ impl Backup {
         let file = output.into_inner().map_err(|e| at(partial.path(), e.error()))?;
         file.sync_all().map_err(|e| at(partial.path(), e))?;
         // What came over the wire is read again: a backup that cannot be restored is none.
-        verify(partial.path())?;
+        // Away from here, where a signal is waited for.
+        let path = partial.path().to_owned();
+        let verified = tokio::task::spawn_blocking(move || verify(&path)).await;
+        verified.map_err(|error| at(partial.path(), error))??;
         partial.rename(&self.file)?;
         writeln!(std::io::stdout().lock(), "{}: true at {cursor}", self.file.display())?;
         Ok(())

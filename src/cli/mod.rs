@@ -44,6 +44,9 @@ enum Failure {
     /// Whoever read the output went away, as `head` does; nobody is left to tell. A shell's number
     /// for SIGPIPE.
     OutputClosed = 141,
+    /// SIGINT ended it, or SIGTERM: as a shell has it for a process that a signal ended.
+    Interrupted = 130,
+    Terminated = 143,
 }
 
 /// A failed command: what it ends with, and what it says.

@@ -238,7 +238,7 @@ impl Edge {
             match tokio::time::timeout(HEAD_AFTER, &mut page).await {
                 Ok(begun) => begun?,
                 Err(_elapsed) => {
-                    let body = page_body::waited_for(page, &now);
+                    let body = page_body::waited_for(page, now);
                     let media = [(header::CONTENT_TYPE, "application/json")];
                     return Ok((media, body).into_response());
                 }

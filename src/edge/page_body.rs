@@ -15,6 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::header;
+use tracing::warn;
 
 use super::budget::{Held, Share};
 use super::effort::Effort;
@@ -103,17 +104,22 @@ impl PageForm {
 }
 
 /// A page that is waited for, as a body: its answer has begun, so that what is between the broker
-/// and the client knows of it. Where the page fails after all it is the empty one that is there
-/// now, and the next page tells why.
+/// and the client knows of it. Where the broker stops meanwhile it is an empty page at the place
+/// of `now`, which does not say that there is no more. Where the page fails otherwise the answer
+/// breaks off, so that nobody takes it for a whole one.
 pub(super) fn waited_for(
     page: impl Future<Output = Result<Begun>> + Send + 'static,
-    now: &Page,
+    now: Page,
 ) -> Body {
-    let empty = [json::PAGE_BEGIN, &json::page_end(now)].concat();
+    let empty = [json::PAGE_BEGIN, &json::page_end(&Page { caught_up: false, ..now })].concat();
     let pieces = async move {
         let (body, held) = match page.await {
             Ok(Begun { body, held, .. }) => (body.into_body(), Some(held)),
-            Err(_told_by_the_next_page) => (Body::from(empty), None),
+            Err(Error::ShuttingDown) => (Body::from(empty), None),
+            Err(error) => {
+                warn!(%error, "a page that was waited for breaks off");
+                (Body::from_stream(stream::once(async { Err::<Bytes, _>(error) })), None)
+            }
         };
         body.into_data_stream().inspect(move |_piece| {
             let _until_the_last = &held;
@@ -294,6 +300,24 @@ mod tests {
         }
         assert_eq!(is_whole, length.is_some());
         (lengths, length, String::from_utf8(all).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_page_that_fails_while_it_is_waited_for_breaks_off_and_never_says_caught_up() {
+        let body = |error| {
+            let cursor: Cursor = "3-9f3c2a1b".parse().unwrap();
+            let (runs, gaps) = (Vec::new(), Vec::new());
+            let (earliest, tail, caught_up) = (1, 4, true);
+            let now = Page { runs, gaps, begin: cursor, cursor, earliest, tail, caught_up };
+            waited_for(async { Err(error) }, now).collect()
+        };
+        let no_room = Error::NoRoom { needed_bytes: 2, limit_bytes: 1 };
+        let told = body(no_room).await.map(|body| body.to_bytes()).unwrap_err().to_string();
+        assert!(told.contains("memory"), "{told}");
+
+        let stopped = body(Error::ShuttingDown).await.unwrap().to_bytes();
+        let page: serde_json::Value = serde_json::from_slice(&stopped).unwrap();
+        assert_eq!((&page["caught_up"], &page["tail"]), (&false.into(), &4.into()), "{page}");
     }
 
     #[tokio::test]

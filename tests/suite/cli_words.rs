@@ -4,7 +4,10 @@
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, copy};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::common::{Server, get, leftoff, output_of, run, soon, text};
 use crate::disk::Disk;
@@ -316,4 +319,55 @@ async fn a_backup_that_fails_leaves_nothing_behind() {
     assert_eq!(code(&failed), 1, "{said}");
     assert!(said.contains("a.backup.part: No space left on device"), "{said}");
     assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), 0, "{said}");
+}
+
+/// Passes on what goes to `server`, and the first `most` bytes that come back; then it is silent.
+async fn stalled_after(most: u64, server: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut server = TcpStream::connect(server).await.unwrap();
+        let (mut asks, mut hears) = client.split();
+        let (answers, mut asked) = server.split();
+        let mut answers = answers.take(most);
+        let _ended = tokio::join!(copy(&mut asks, &mut asked), copy(&mut answers, &mut hears));
+    });
+    address
+}
+
+/// Goal: a backup that somebody interrupts leaves nothing either.
+/// Method: its server falls silent in the middle; then the signal comes.
+#[tokio::test]
+async fn a_backup_that_is_interrupted_leaves_nothing_behind() {
+    let server = Server::start().await;
+    for _ in 0..4 {
+        server.publish("a", vec![b'x'; 1 << 20]).await;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let part = directory.path().join("a.backup.part");
+    for (signal, ends_with) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let url = format!("http://{}", stalled_after(1 << 20, server.address).await);
+        let mut command = leftoff();
+        command.args(["backup", "--server", &url]).arg(directory.path().join("a.backup"));
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let begun = async {
+            while !part.exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        soon(begun).await;
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let ended = async {
+            loop {
+                match child.try_wait().unwrap() {
+                    Some(status) => break status,
+                    None => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                }
+            }
+        };
+        let status = soon(ended).await;
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "{status}");
+        assert_eq!(status.code(), Some(ends_with), "{status}");
+    }
 }

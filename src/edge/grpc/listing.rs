@@ -105,7 +105,9 @@ pub(super) async fn page<T: Listed>(
         } else {
             held.count(added_bytes);
         }
-        is_full |= list.len() >= limit || !share.has_room(STEP_BYTES);
+        // A step may find none; an empty page would say that there are no more.
+        let is_room_short = added_bytes > 0 && !share.has_room(STEP_BYTES);
+        is_full |= list.len() >= limit || is_room_short;
         if is_full {
             break;
         }
@@ -113,4 +115,45 @@ pub(super) async fn page<T: Listed>(
     }
     let next_page_token = if is_full { last } else { String::new() };
     Ok(ListPage { entries: list.into_entries(), next_page_token, held })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::budget::Budget;
+    use super::*;
+
+    struct Named(&'static str);
+
+    impl Listed for Named {
+        type Message = proto::Topic;
+
+        fn message(&self) -> proto::Topic {
+            proto::Topic { name: self.0.to_owned(), ..Default::default() }
+        }
+
+        fn token(&self) -> &str {
+            self.0
+        }
+    }
+
+    /// Steps of which the first ones find none.
+    fn steps() -> impl Iterator<Item = Vec<Named>> {
+        [vec![], vec![], vec![Named("a")], vec![Named("b")]].into_iter()
+    }
+
+    #[tokio::test]
+    async fn a_list_never_seems_to_be_over_where_there_was_no_room_for_it() {
+        let least = Budget::new(STEP_BYTES as u64).address(); // For entries, and never for a step.
+        let share = least.connection();
+        let page_of = async |share| page(steps(), 10, 1 << 20, share).await;
+        let begun = page_of(&share).await.unwrap();
+        assert_eq!((begun.entries.len(), &*begun.next_page_token), (1, "a"));
+
+        let _all = least.connection().count(STEP_BYTES);
+        let refused = page_of(&share).await.map(|page| page.next_page_token);
+        assert!(matches!(refused, Err(Error::NoRoom { .. })), "{refused:?}");
+
+        let whole = page_of(&Share::default()).await.unwrap();
+        assert_eq!((whole.entries.len(), &*whole.next_page_token), (2, ""));
+    }
 }

@@ -19,7 +19,7 @@
 //! ◀ {"type":"ephemeral","subscription":"s","event":{"topic":"room","ephemeral":true,…}}
 //! ```
 //!
-//! A `ref` is a text of up to 255 bytes, or a number; it is answered with itself.
+//! A `ref` is a text of up to 255 bytes, or a number; it is answered with the same value.
 //!
 //! A `subscribe` may have a `member`, `{"id":"…","info":{…}}`: it is present in the topics that are
 //! named, until it unsubscribes.
@@ -72,7 +72,7 @@ impl Reference {
         let invalid = |problem: &str| Err(Error::invalid("ref", problem));
         if text.starts_with('"') {
             let text = serde_json::from_str(text);
-            let text = text.map_err(|error| Error::invalid("ref", error.to_string()))?;
+            let text = text.map_err(|error| Error::invalid("ref", json_problem::words(&error)))?;
             return name("ref", text).map(Self::Text);
         }
         match serde_json::from_str::<Number>(text) {
@@ -81,6 +81,9 @@ impl Reference {
                 invalid("is a number of more than 64 bits; write it as a text")
             }
             Ok(number) => Ok(Self::Number(number)),
+            Err(_) if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
+                invalid("is a number out of the range of 64 bits; write it as a text")
+            }
             Err(_) => invalid("is neither a text nor a number"),
         }
     }
@@ -284,6 +287,17 @@ mod tests {
             (
                 r#"{"type":"publish","ref":98765432109876543210,"topic":"a","event":{}}"#,
                 "ref: is a number of more than 64 bits",
+                None,
+            ),
+            (r#"{"type":"publish","ref":-1e400,"topic":"a","event":{}}"#, "out of the range", None),
+            (
+                r#"{"type":"publish","ref":5,"ref":6,"topic":"a","event":{}}"#,
+                "ref is given twice",
+                None,
+            ),
+            (
+                r#"{"type":"publish","ref":"\ud800","topic":"a","event":{}}"#,
+                "ref: unexpected end of hex escape, at column 8",
                 None,
             ),
             (&long, "256 is over the limit of 255", Some(&*"x".repeat(256))),
