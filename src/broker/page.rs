@@ -116,6 +116,16 @@ impl PageReader {
     /// As [`Subscription::next`](super::Subscription::next), before the first events: an error
     /// after these ends the page, and the next page tells it.
     pub async fn next(&mut self) -> Result<Option<Run>> {
+        self.next_if(|_run| true).await
+    }
+
+    /// As [`Self::next`], where `has_room` is asked of these events before they belong to the page.
+    /// Without room for them the page ends before them, and the next page begins with them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    pub async fn next_if(&mut self, has_room: impl FnOnce(&Run) -> bool) -> Result<Option<Run>> {
         let mut search = Search::default();
         while !self.is_ended && self.room.events > 0 {
             // Where all is in memory nothing is waited for, and others would wait for the whole
@@ -157,7 +167,7 @@ impl PageReader {
                     return Err(error);
                 }
             };
-            let Some(run) = self.fitting(run) else { break };
+            let Some(run) = self.fitting(run, has_room) else { break };
             return Ok(Some(run));
         }
         self.is_ended = true;
@@ -165,7 +175,7 @@ impl PageReader {
     }
 
     /// What of `run` belongs to the page. Where that is not all of it, the page ends.
-    fn fitting(&mut self, run: Run) -> Option<Run> {
+    fn fitting(&mut self, run: Run, has_room: impl FnOnce(&Run) -> bool) -> Option<Run> {
         let run = run.below(self.request.before)?;
         let fitting = run.events().take_while(|event| self.room.takes(run.topic(), event)).count();
         if fitting == 0 {
@@ -173,6 +183,9 @@ impl PageReader {
         }
         self.is_ended = run.events().nth(fitting).is_some();
         let run = run.first(fitting);
+        if !has_room(&run) {
+            return None;
+        }
         if let Some(last) = run.events().last() {
             self.page.cursor = self.reader.cursor_after(&last);
         }

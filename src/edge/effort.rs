@@ -30,6 +30,7 @@ use std::thread::available_parallelism;
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::wire::EventField;
 use super::{cloudevents, wire};
@@ -57,8 +58,7 @@ const CLOUDEVENT_BYTE_NS: u64 = 50;
 const JSON_VALUE_NS: u64 = 400;
 const JSON_BYTE_NS: u64 = 10;
 
-/// What a byte takes that is written as JSON, in nanoseconds. Where each has to be escaped it takes
-/// ten times as long, which a block of usual events may.
+/// What a byte of JSON takes that is written, in nanoseconds.
 const WRITTEN_JSON_BYTE_NS: u64 = 1;
 
 /// What a byte takes that is compressed as fast as it goes, in nanoseconds.
@@ -132,7 +132,7 @@ impl Effort {
         Self(bytes.0 + values * JSON_VALUE_NS)
     }
 
-    /// Writing so many bytes of events as JSON.
+    /// Writing events as JSON, which takes so many bytes.
     pub(super) fn of_written_json(size_bytes: usize) -> Self {
         Self(size_bytes as u64 * WRITTEN_JSON_BYTE_NS)
     }
@@ -192,16 +192,22 @@ pub(super) async fn all_places() -> tokio::sync::OwnedSemaphorePermit {
 }
 
 /// Does `work` on another thread, when one of `places` is free.
+///
+/// A task of its own waits for the place: the caller may be one of several futures of a task that
+/// waits for its client, and would keep a place that it was given meanwhile.
 async fn away<T: Send + 'static>(
     places: Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> T {
-    let place = places.acquire_owned().await.expect("it is never closed");
-    let done = tokio::task::spawn_blocking(move || {
-        let _place = place; // Also when the work panics.
-        work()
-    });
-    match done.await {
+    let done = AbortOnDropHandle::new(tokio::spawn(async move {
+        let place = places.acquire_owned().await.expect("it is never closed");
+        let work = move || {
+            let _place = place; // Also when the work panics.
+            work()
+        };
+        tokio::task::spawn_blocking(work).await
+    }));
+    match done.await.and_then(|done| done) {
         Ok(done) => done,
         Err(ended) => match ended.try_into_panic() {
             Ok(panic) => resume_unwind(panic),

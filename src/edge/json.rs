@@ -267,6 +267,31 @@ pub(super) fn events(run: &Run) -> Vec<u8> {
     bytes
 }
 
+/// What the names and numbers of an event take that is written, and the punctuation, in bytes.
+const FRAME_BYTES: usize = 512;
+
+/// What the events of a run take at the most where they are written as JSON, in any form, in bytes.
+/// A byte of a text takes six where it is a control character. A payload may be there twice: as the
+/// value that it is, and as its bytes in base64.
+pub(super) fn max_written_bytes(run: &Run) -> usize {
+    let topic_bytes = run.topic().as_str().len();
+    let of_event = |event: EventRef<'_>| {
+        let payload = event.payload;
+        let escapes = payload.iter().map(|byte| match byte {
+            0..0x20 => 5,
+            b'"' | b'\\' => 1,
+            _ => 0_usize,
+        });
+        let value_bytes = payload.len() + escapes.sum::<usize>();
+        let base64_bytes = payload.len().div_ceil(3) * 4;
+        // In a CloudEvent, a field may be an attribute, too.
+        let texts_bytes = topic_bytes + event.size_bytes().saturating_sub(payload.len());
+        let headers_bytes = 8 * event.headers().count();
+        value_bytes + base64_bytes + 12 * texts_bytes + headers_bytes + FRAME_BYTES
+    };
+    run.events().map(of_event).sum()
+}
+
 /// An event of `topic` that is not in a block any more.
 pub(super) fn event(topic: &TopicName, event: &Event) -> Vec<u8> {
     serde_json::to_vec(&EventJson::own(topic, event)).expect("texts and numbers are JSON")

@@ -293,6 +293,21 @@ impl EncodedList {
     }
 }
 
+/// What the numbers of an event and the tags of its fields take in its message, and those of one
+/// header, in bytes at the most.
+const FIELDS_BYTES: usize = 128;
+const HEADER_BYTES: usize = 16;
+
+/// What the messages of the events of a run take at the most, in bytes.
+pub(super) fn max_encoded_bytes(run: &Run) -> usize {
+    let topic_bytes = run.topic().as_str().len();
+    let of_event = |event: EventRef<'_>| {
+        let headers_bytes = HEADER_BYTES * event.headers().count();
+        topic_bytes + event.size_bytes() + headers_bytes + FIELDS_BYTES
+    };
+    run.events().map(of_event).sum()
+}
+
 /// Encodes the events of a run, each with its topic if it is one of many.
 pub(super) fn encode_run(run: &Run, is_one_of_many: bool, list: &mut EncodedList) {
     let topic = if is_one_of_many { run.topic().as_str() } else { "" };

@@ -140,7 +140,7 @@ pub(super) async fn page(
     share: &Share,
     of_reader: Arc<Held>,
 ) -> Result<Begun> {
-    let (mut piece, mut held) = (Vec::new(), share.nothing());
+    let (mut piece, mut held, mut refused) = (Vec::new(), share.nothing(), None);
     let mut is_whole = loop {
         if piece.len() >= PIECE_BYTES {
             break false;
@@ -148,15 +148,22 @@ pub(super) async fn page(
         if !piece.is_empty() && !share.has_room(PIECE_BYTES) {
             break true;
         }
-        let Some(run) = reader.next().await? else { break true };
+        let counted_bytes = held.size_bytes();
+        let has_room = |run: &Run| match held.grow(json::max_written_bytes(run)) {
+            Ok(()) => true,
+            Err(no_room) => {
+                refused = Some(no_room);
+                false
+            }
+        };
+        let Some(run) = reader.next_if(has_room).await? else { break true };
         let list = events(run, form).await;
-        if piece.is_empty() {
-            held.grow(list.len())?;
-        } else {
-            held.count(list.len()); // The reader is beyond them already.
-        }
+        held.keep(counted_bytes + list.len());
         add_list(&mut piece, &list);
     };
+    if let Some(no_room) = refused.filter(|_| piece.is_empty()) {
+        return Err(no_room);
+    }
     is_whole |= held.grow(if is_whole { 0 } else { READING_BYTES }).is_err();
     let page = reader.page();
     let body = if is_whole {
@@ -165,10 +172,12 @@ pub(super) async fn page(
         PageBody::Whole(piece.into())
     } else {
         let begun = [json::PAGE_BEGIN, &piece].concat();
-        let rest = stream::unfold(Some((reader, of_reader)), move |reader| async move {
-            let (mut reader, of_reader) = reader?;
-            let (piece, is_end) = next_piece(&mut reader, form).await;
-            Some((piece, Some((reader, of_reader)).filter(|_| !is_end)))
+        let rest =
+            Rest { reader, form, share: share.clone(), sent: [(); 2].map(|()| share.nothing()) };
+        let rest = stream::unfold(Some((rest, of_reader)), |rest| async move {
+            let (mut rest, of_reader) = rest?;
+            let (piece, is_end) = rest.next().await;
+            Some((piece, Some((rest, of_reader)).filter(|_| !is_end)))
         });
         let pieces = stream::iter([Bytes::from(begun)]).chain(rest);
         PageBody::Begun(Body::from_stream(pieces.map(Ok::<_, Infallible>)))
@@ -176,26 +185,50 @@ pub(super) async fn page(
     Ok(Begun { page, held: Arc::new(held), body })
 }
 
-/// What comes after the first piece of a page, and whether that is its end.
-async fn next_piece(reader: &mut PageReader, form: PageForm) -> (Bytes, bool) {
-    let mut piece = Vec::new();
-    while piece.len() < PIECE_BYTES {
-        // After the first events there are no errors: the next page tells them.
-        let Ok(Some(run)) = reader.next().await else {
-            piece.extend(json::page_end(&reader.page()));
-            return (piece.into(), true);
+/// What comes after the first piece of a page.
+struct Rest {
+    reader: PageReader,
+    form: PageForm,
+    share: Share,
+    /// What the last two pieces have beyond [`PIECE_BYTES`], which are counted as a part of
+    /// [`READING_BYTES`]: they may not be sent yet.
+    sent: [Held; 2],
+}
+
+impl Rest {
+    /// The next piece, and whether it is the last one. Without room for its events the page ends.
+    async fn next(&mut self) -> (Bytes, bool) {
+        let (mut piece, mut held) = (Vec::new(), self.share.nothing());
+        let is_end = loop {
+            if piece.len() >= PIECE_BYTES {
+                break false;
+            }
+            let beyond = |size_bytes: usize| size_bytes.saturating_sub(PIECE_BYTES);
+            let written_bytes = piece.len();
+            let has_room = |run: &Run| {
+                let most_bytes = beyond(written_bytes + json::max_written_bytes(run));
+                held.grow(most_bytes.saturating_sub(held.size_bytes())).is_ok()
+            };
+            // After the first events there are no errors: the next page tells them.
+            let Ok(Some(run)) = self.reader.next_if(has_room).await else {
+                piece.extend(json::page_end(&self.reader.page()));
+                break true;
+            };
+            piece.push(b',');
+            piece.extend(events(run, self.form).await);
+            held.keep(beyond(piece.len()));
         };
-        piece.push(b',');
-        piece.extend(events(run, form).await);
+        self.sent.rotate_left(1);
+        self.sent[1] = held;
+        (piece.into(), is_end)
     }
-    (piece.into(), false)
 }
 
 /// The events of a run, with commas between them: a large event is written away from the workers.
 /// With a rest before and after: what was done before, or comes next, may have been a lot of work.
 async fn events(run: Run, form: PageForm) -> Vec<u8> {
     polls::rest().await;
-    let effort = Effort::of_written_json(run.held_bytes());
+    let effort = Effort::of_written_json(json::max_written_bytes(&run));
     let events = effort.spend(move || form.events(&run)).await;
     polls::rest().await;
     events

@@ -6,7 +6,7 @@ use super::super::budget::{Held, Share};
 use super::super::messages::{self, EncodedList};
 use super::super::selection::{self, Topics};
 use super::super::served;
-use crate::broker::{Broker, PageRequest};
+use crate::broker::{Broker, PageRequest, Run};
 use crate::error::{Error, Result};
 use crate::polls;
 
@@ -37,19 +37,24 @@ pub(super) async fn read(
             broker.page_of_many_with(patterns, request, Some(of_reader.clone())).await?
         }
     };
-    let (mut events, mut held) = (EncodedList::default(), share.nothing());
+    let (mut events, mut held, mut refused) = (EncodedList::default(), share.nothing(), None);
     while events.is_empty() || share.has_room(PAGE_STEP_BYTES) {
-        let Some(run) = reader.next().await? else { break };
-        let (is_first, before) = (events.is_empty(), events.size_bytes());
+        let (counted_bytes, before) = (held.size_bytes(), events.size_bytes());
+        let has_room = |run: &Run| match held.grow(2 * messages::max_encoded_bytes(run)) {
+            Ok(()) => true,
+            Err(no_room) => {
+                refused = Some(no_room);
+                false
+            }
+        };
+        let Some(run) = reader.next_if(has_room).await? else { break };
         messages::encode_run(&run, is_of_many, &mut events);
         // Each by itself, and all of them in the answer.
-        let added_bytes = 2 * (events.size_bytes() - before);
-        if is_first {
-            held.grow(added_bytes)?;
-        } else {
-            held.count(added_bytes); // The reader is beyond it already.
-        }
+        held.keep(counted_bytes + 2 * (events.size_bytes() - before));
         polls::rest().await;
+    }
+    if let Some(no_room) = refused.filter(|_| events.is_empty()) {
+        return Err(no_room);
     }
     Ok((messages::page(&reader.page(), events.into_entries()), held))
 }

@@ -75,6 +75,17 @@ impl Hearing {
         }
     }
 
+    /// What a binary message of so many bytes comes to: it is refused, and counts all the same.
+    pub(super) fn binary(&self, size_bytes: usize) -> Heard {
+        let error = Error::invalid("message", "is binary; write JSON in text messages");
+        let refused = Refused { reference: None, subscription: None, error };
+        match self.rated(Err(refused), size_bytes) {
+            Ok(Err(refused)) => Heard::Refused(refused),
+            Ok(Ok(_)) => unreachable!("it was refused"),
+            Err(over_rate) => Heard::OverRate(over_rate),
+        }
+    }
+
     async fn publish(self, reference: Option<Reference>, publish: Publish<Lines>) -> Heard {
         let Publish { topic, events: lines, expected_sequence } = publish;
         let (broker, effort) = (self.broker.clone(), lines.effort());

@@ -13,12 +13,14 @@ mod tests;
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::resume_unwind;
 use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::{AbortHandle, Abortable, Aborted};
 use futures_util::stream::FuturesUnordered;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt, poll};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
@@ -26,6 +28,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::super::budget::Share;
 use super::super::clients::{self, Peer, share};
@@ -41,7 +44,7 @@ use super::protocol::{Reference, Refused, Subscribe};
 use crate::broker::{Ack, Delivery, EventRef, Form, InOrder, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
-use crate::polls::{self, InTurn, in_turn};
+use crate::polls::{self, InTurn, Task, in_turn, timed};
 
 /// Buffers of a connection, in bytes: it has one to read into for as long as it lasts.
 const READ_BUFFER_BYTES: usize = 2 << 10;
@@ -135,7 +138,7 @@ pub(super) struct Session<S> {
     publishing: FuturesUnordered<Publishing>,
     hearing: Hearing,
     /// The message that is being done. There is no other one meanwhile.
-    heard: Option<Pin<Box<dyn Future<Output = Heard> + Send>>>,
+    heard: Option<AbortOnDropHandle<Heard>>,
     /// Frames that were refused since the last good one.
     refused: u32,
     /// How the client takes what its rates refuse.
@@ -246,13 +249,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.socket.get_mut().whole(control_bytes);
         match message {
             Message::Text(text) => {
-                self.heard = Some(Box::pin(self.hearing.clone().hear(text)));
+                let mut hearing = Box::pin(self.hearing.clone().hear(text));
+                if let Poll::Ready(heard) = poll!(hearing.as_mut()) {
+                    return self.answer_to(heard).await;
+                }
+                // It waits for a place, or for room. On a task of its own it has its turn also while
+                // this one waits for the client.
+                let heard = tokio::spawn(timed(Task::WebSocket, hearing));
+                self.heard = Some(AbortOnDropHandle::new(heard));
                 return Ok(());
             }
-            Message::Binary(_) => {
-                let error = Error::invalid("message", "is binary; write JSON in text messages");
-                let refused = Refused { reference: None, subscription: None, error };
-                return self.answer_to(Heard::Refused(refused)).await;
+            Message::Binary(bytes) => {
+                return self.answer_to(self.hearing.binary(bytes.len())).await;
             }
             // Pongs and answers to a close are written by the library.
             Message::Ping(_) | Message::Pong(_) => {}
@@ -633,11 +641,18 @@ async fn next<S: AsyncRead + AsyncWrite + Unpin>(
 /// # Cancel safety
 ///
 /// Nothing is lost.
-async fn done(heard: &mut Option<Pin<Box<dyn Future<Output = Heard> + Send>>>) -> Heard {
+async fn done(heard: &mut Option<AbortOnDropHandle<Heard>>) -> Heard {
     let Some(doing) = heard else { return std::future::pending().await };
     let done = doing.await;
     *heard = None;
-    done
+    match done {
+        Ok(done) => done,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends, and this task with it.
+            Err(_cancelled) => std::future::pending().await,
+        },
+    }
 }
 
 fn message(kind: &str) -> Map<String, Value> {
