@@ -155,8 +155,7 @@ impl Waker {
         &self.0.interests
     }
 
-    /// Which topics that feeds follow got something new. Noted before it is said how far all are
-    /// marked.
+    /// Which topics that feeds follow got something new. Noted before a feed is marked with them.
     pub(super) fn journal(&self) -> &Journal {
         &self.0.journal
     }
@@ -177,21 +176,23 @@ impl Waker {
         let mut plan = Plan { later: BinaryHeap::new(), feeds: Vec::new(), next: Instant::now() };
         while let Some((new, position)) = self.next(&plan) {
             let now = Instant::now();
-            let mut noted = Vec::new();
             for topic in &new {
                 // In this order: what changes from here on has it marked again.
                 topic.is_due.store(false, Ordering::SeqCst);
-                let mut is_followed = false;
+                let mut is_noted = false;
                 self.0.interests.each(&topic.name, |feed| {
-                    is_followed = true;
+                    // In this order: a feed that is marked more than it can hold reads the journal
+                    // instead, and its marks are gone then.
+                    if !is_noted && topic.state().id.is_some() {
+                        self.0.journal.note(position, std::slice::from_ref(topic));
+                    }
+                    is_noted = true;
                     feed.mark(topic);
                     if !feed.is_planned.swap(true, Ordering::Relaxed) {
                         plan.feeds.push(feed.clone());
                     }
                 });
-                noted.extend((is_followed && topic.state().id.is_some()).then(|| topic.clone()));
             }
-            self.0.journal.note(position, &noted);
             self.0.marked.store(position.get(), Ordering::SeqCst);
             plan.tell_feeds(now, max_pace);
             plan.tell_followers(new, now, max_pace);

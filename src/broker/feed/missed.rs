@@ -135,6 +135,33 @@ mod tests {
         broker.close().await;
     }
 
+    /// Goal: a feed that looks at any moment, also while more topics are marked for it than it can be
+    /// marked one by one, gets what is new in each of them.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_feed_that_looks_while_very_many_topics_are_marked_for_it_misses_none() {
+        let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+        let patterns = vec!["t.*".parse().unwrap()];
+        let mut feed = broker.feed(patterns, StartPoint::Latest, OnGap::Resume).await.unwrap();
+        for round in 1..=100 {
+            let publisher = broker.clone();
+            let publishing = tokio::spawn(async move { publish_to_all(&publisher, TOPICS).await });
+            let mut read = 0;
+            let all = async {
+                while read < TOPICS {
+                    match feed.next_ready().await.unwrap() {
+                        Some(Delivery::Events(run)) => read += run.events().count(),
+                        Some(Delivery::CaughtUp) | None => tokio::task::yield_now().await,
+                        other => panic!("{other:?}"),
+                    }
+                }
+            };
+            let all = tokio::time::timeout(Duration::from_secs(30), all).await;
+            assert!(all.is_ok(), "round {round}: {read} of {TOPICS} events");
+            publishing.await.unwrap();
+        }
+        broker.close().await;
+    }
+
     /// Goal: a feed that looks for its topics among many holds up nobody else on its thread.
     #[tokio::test]
     async fn other_tasks_have_their_turn_while_a_feed_looks_for_its_topics() {
