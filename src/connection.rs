@@ -485,6 +485,10 @@ impl Service<Request<Incoming>> for Requests {
             peer.intake.set_may_ask(may_ask);
             let mut response = answer.await?;
             peer.intake.set_may_ask(false);
+            if response.status() == StatusCode::NOT_MODIFIED {
+                // It would be the length of what the client holds, and not of this answer.
+                response.headers_mut().remove(header::CONTENT_LENGTH);
+            }
             let is_event_stream = is_event_stream(&response);
             if is_event_stream && !is_http2 {
                 response = response.map(|body| probing(body, peer.intake.clone()));

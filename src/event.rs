@@ -57,6 +57,9 @@ impl fmt::Display for Timestamp {
 /// any count of seconds up to the year 9999, so each count tells its unit.
 const YEAR_2000_MS: u64 = 946_684_800_000;
 
+/// 400 years of the calendar, in milliseconds.
+const CYCLE_MS: i128 = 146_097 * 86_400_000;
+
 impl FromStr for Timestamp {
     type Err = Error;
 
@@ -70,7 +73,10 @@ impl FromStr for Timestamp {
         let no_time = "is neither RFC 3339, like 2026-01-31T00:00:00Z, nor a count of milliseconds \
                        or seconds since 1970, up to the year 9999";
         if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-            return rfc3339(text).ok_or_else(|| refused(no_time));
+            let ms = rfc3339(text).ok_or_else(|| refused(no_time))?;
+            let after = "is after the year 9999 in UTC";
+            let ms = u64::try_from(ms).map_err(|_| refused("is before the year 1970 in UTC"))?;
+            return Some(Self(ms)).filter(|t| *t <= Self::MAX).ok_or_else(|| refused(after));
         }
         let count = text.parse().unwrap_or(u64::MAX); // Far after the year 9999 in any case.
         let seconds = YEAR_2000_MS / 1_000..=Self::MAX.0 / 1_000;
@@ -86,8 +92,9 @@ impl FromStr for Timestamp {
 }
 
 /// The time in a text of RFC 3339: letters in either case, a blank in place of the `T`, any offset.
-/// A blank in place of the `+` of an offset is one that a query has turned into that.
-fn rfc3339(text: &str) -> Option<Timestamp> {
+/// A blank in place of the `+` of an offset is one that a query has turned into that. In
+/// milliseconds since 1970, or before.
+fn rfc3339(text: &str) -> Option<i128> {
     let (date, rest) = text.split_at_checked(10)?;
     let clock = rest.strip_prefix(['T', 't', ' '])?;
     let (clock, offset_minutes) = match clock.strip_suffix(['Z', 'z']) {
@@ -97,10 +104,15 @@ fn rfc3339(text: &str) -> Option<Timestamp> {
             (clock, minutes(offset)?)
         }
     };
-    let utc = humantime::parse_rfc3339(&format!("{date}T{clock}Z")).ok()?;
+    // Years are read from 1970 on alone; the calendar is the same 400 years later.
+    let (year, day) = date.split_at_checked(4)?;
+    let is_year = year.bytes().all(|b| b.is_ascii_digit());
+    let year: i128 = year.parse().ok().filter(|_| is_year)?;
+    let cycles = if year < 1970 { (1970 - year + 399) / 400 } else { 0 };
+    let year = year + 400 * cycles;
+    let utc = humantime::parse_rfc3339(&format!("{year:04}{day}T{clock}Z")).ok()?;
     let ms = i128::try_from(utc.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
-    let ms = u64::try_from(ms - offset_minutes * 60_000).ok()?;
-    Some(Timestamp(ms)).filter(|time| *time <= Timestamp::MAX)
+    Some(ms - cycles * CYCLE_MS - offset_minutes * 60_000)
 }
 
 /// An offset like `+01:30`, in minutes.
@@ -246,7 +258,9 @@ mod tests {
             "",
             "now",
             "-1",
-            "1969-12-31T23:59:59Z",
+            "1969-13-31T23:59:59Z",
+            "1900-02-29T00:00:00Z",
+            "+969-12-31T23:59:59Z",
             "2026-01-31",
             "2026-01-31T00:00",
             "2026-01-31T00:00:00",
@@ -261,6 +275,18 @@ mod tests {
             let refused = bad.parse::<Timestamp>().unwrap_err().to_string();
             assert!(refused.contains("is neither RFC 3339"), "{bad:?}: {refused}");
         }
+        for (time, words) in [
+            ("1969-12-31T23:59:59Z", "is before the year 1970 in UTC"),
+            ("1970-01-01T00:00:00+00:01", "is before the year 1970 in UTC"),
+            ("1600-02-29T00:00:00Z", "is before the year 1970 in UTC"),
+            ("0000-01-01T00:00:00Z", "is before the year 1970 in UTC"),
+            ("9999-12-31T23:59:59-00:01", "is after the year 9999 in UTC"),
+        ] {
+            let refused = time.parse::<Timestamp>().unwrap_err().to_string();
+            assert!(refused.contains(words), "{time:?}: {refused}");
+        }
+        let first: Timestamp = "1969-12-31T23:59:00-00:01".parse().unwrap();
+        assert_eq!(first, Timestamp::from_ms(0));
         for count in [
             "0",
             "1",

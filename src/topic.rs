@@ -55,29 +55,33 @@ impl TopicName {
     /// [`Error::Invalid`] with field `topic`, for a character that nobody sees, that is for private
     /// use, or that Unicode does not know, and for a name that is not in the normal form C.
     pub fn check_new(&self) -> Result<()> {
-        if self.0.is_ascii() {
-            return Ok(());
-        }
-        if let Some(bad) = self.0.chars().find(|c| is_unseen(*c)) {
-            let problem = format!(
-                "{:?} holds U+{:04X}; characters that are invisible, for private use or not \
-                 assigned are refused",
-                &*self.0,
-                u32::from(bad)
-            );
-            return Err(Error::invalid("topic", problem));
-        }
-        if !is_nfc(&self.0) {
-            let problem = format!("{:?} is not in Unicode's normal form C (NFC)", &*self.0);
-            return Err(Error::invalid("topic", problem));
-        }
-        Ok(())
+        check_seen("topic", &self.0)
     }
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Checks that a name of a new topic, or of new ones, is seen as what it is.
+fn check_seen(field: &str, name: &str) -> Result<()> {
+    if name.is_ascii() {
+        return Ok(());
+    }
+    if let Some(bad) = name.chars().find(|c| is_unseen(*c)) {
+        let problem = format!(
+            "{name:?} holds U+{:04X}; characters that are invisible, for private use or not \
+             assigned are refused",
+            u32::from(bad)
+        );
+        return Err(Error::invalid(field, problem));
+    }
+    if !is_nfc(name) {
+        let problem = format!("{name:?} is not in Unicode's normal form C (NFC)");
+        return Err(Error::invalid(field, problem));
+    }
+    Ok(())
 }
 
 /// Whether nobody sees a character, or nobody knows which one they see. Source: Unicode 16, 4.5 and
@@ -217,6 +221,15 @@ impl TopicPattern {
         check_text("topic pattern", pattern)?;
         check_tokens("topic pattern", pattern)?;
         Ok(Self(pattern.into()))
+    }
+
+    /// Checks that it can match the name of a new topic: see [`TopicName::check_new`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with field `topic pattern`.
+    pub fn check_new(&self) -> Result<()> {
+        check_seen("topic pattern", &self.0)
     }
 
     /// Whether it is the name of one topic, without wildcards.

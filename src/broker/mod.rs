@@ -302,7 +302,7 @@ impl Broker {
             return Err(Error::ShuttingDown);
         }
         let shared = &self.0;
-        let topic = shared.topics.open_briefly(topic);
+        let topic = shared.topics.open_briefly(topic)?;
         let receivers = shared.followers(&topic);
         for event in events {
             shared.whisper(&topic, event?);
@@ -415,6 +415,7 @@ impl Broker {
             return Err(Error::ShuttingDown);
         }
         self.check_start(start)?;
+        patterns.iter().try_for_each(|pattern| self.0.topics.check_pattern(pattern))?;
         Feed::start(self.0.clone(), patterns, start, on_gap, deposit).await
     }
 

@@ -391,9 +391,32 @@ impl Topics {
         self.open_if(name, || name.check_new().and_then(|()| self.roll.counts.check_unborn()))
     }
 
+    /// Checks that a pattern can match a topic: one with characters of which no new name is made
+    /// matches those alone that have such names from before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] where there is no topic that begins like it.
+    pub(super) fn check_pattern(&self, pattern: &TopicPattern) -> Result<()> {
+        let prefix = pattern.literal_prefix();
+        let refused = |error| {
+            let from = (Bound::Included(prefix), Bound::Unbounded);
+            let first = |names: &Names| {
+                let first = names.range::<str, _>(from).next();
+                first.is_some_and(|(name, _)| name.as_str().starts_with(prefix))
+            };
+            if !prefix.is_empty() && self.with_names(first) { Ok(()) } else { Err(error) }
+        };
+        pattern.check_new().or_else(refused)
+    }
+
     /// As [`Self::open`], for what is not stored: it holds the topic for a moment alone.
-    pub(super) fn open_briefly(self: &Arc<Self>, name: &TopicName) -> TopicRef {
-        self.open_if(name, || Ok(())).expect("nothing refuses it")
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when it is new, and its name cannot be one of a new topic.
+    pub(super) fn open_briefly(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
+        self.open_if(name, || name.check_new())
     }
 
     /// The topic with this name, which is taken in if `check` allows it.

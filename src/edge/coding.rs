@@ -12,7 +12,7 @@
 //! by the largest window: 8 MiB of zstd, as RFC 9659 has it, and 16 MiB of brotli.
 //! Source: RFC 9110, 8.4.1 and 12.5.3.
 
-use std::io::{self, Read, Write as _};
+use std::io::{self, ErrorKind, Read, Write as _};
 use std::mem::take;
 
 use axum::body::Body;
@@ -21,11 +21,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use flate2::{Compression, Decompress, FlushDecompress, Status};
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
 use zstd::stream::raw::DParameter;
 
@@ -118,7 +118,9 @@ async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Respon
     let codings = values.map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase());
     let coding = codings.collect::<Vec<_>>().join(",");
     let coding = coding.trim().to_owned();
-    if coding.is_empty() || coding == "identity" || request.body().is_end_stream() {
+    // Whoever may have no body that is read has none that is decoded.
+    let is_read = !matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE);
+    if coding.is_empty() || coding == "identity" || !is_read {
         return Ok(Ok(request));
     }
     if !matches!(coding.as_str(), "gzip" | "x-gzip" | "deflate" | "br" | "zstd") {
@@ -152,8 +154,8 @@ fn decode(coding: &str, body: &[u8], limit: u64) -> Result<Bytes> {
     let mut decoded = Vec::new();
     let mut bounded = |reader: &mut dyn Read| reader.take(limit + 1).read_to_end(&mut decoded);
     match coding {
-        "deflate" if is_zlib(body) => bounded(&mut ZlibDecoder::new(body)),
-        "deflate" => bounded(&mut DeflateDecoder::new(body)), // Some leave its head out.
+        _ if body.is_empty() => Err(io::Error::new(ErrorKind::UnexpectedEof, "it is empty")),
+        "deflate" => bounded(&mut Deflate::new(body)),
         "br" => bounded(&mut Brotli::new(body)),
         "zstd" => zstd::stream::read::Decoder::with_buffer(body).and_then(|mut decoder| {
             decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))?;
@@ -173,6 +175,47 @@ fn decode(coding: &str, body: &[u8], limit: u64) -> Result<Bytes> {
 fn is_zlib(body: &[u8]) -> bool {
     matches!(body, [first, second, ..]
         if first & 0x0f == 8 && (u16::from(*first) << 8 | u16::from(*second)) % 31 == 0)
+}
+
+/// Decodes one stream of `deflate`, with its head and without: some leave that out.
+struct Deflate<'a> {
+    body: &'a [u8],
+    state: Decompress,
+    is_over: bool,
+}
+
+impl<'a> Deflate<'a> {
+    fn new(body: &'a [u8]) -> Self {
+        Self { body, state: Decompress::new(is_zlib(body)), is_over: false }
+    }
+}
+
+impl Read for Deflate<'_> {
+    fn read(&mut self, output: &mut [u8]) -> io::Result<usize> {
+        if self.is_over || output.is_empty() {
+            return Ok(0);
+        }
+        let (read, written) = (self.state.total_in(), self.state.total_out());
+        let status = self.state.decompress(self.body, output, FlushDecompress::None);
+        let status = status.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        self.body = &self.body[(self.state.total_in() - read) as usize..];
+        self.is_over = status == Status::StreamEnd;
+        let written = (self.state.total_out() - written) as usize;
+        match (self.is_over, written) {
+            (true, _) => check_end(self.body).map(|()| written),
+            (false, 0) => Err(ErrorKind::UnexpectedEof.into()),
+            (false, _) => Ok(written),
+        }
+    }
+}
+
+/// Checks that nothing is left of a body after its stream, which would be lost.
+fn check_end(rest: &[u8]) -> io::Result<()> {
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let problem = format!("{} bytes follow its end", rest.len());
+    Err(io::Error::new(ErrorKind::InvalidData, problem))
 }
 
 /// Decodes brotli with windows that RFC 7932 knows: there are larger ones, of a gigabyte.
@@ -210,11 +253,14 @@ impl Read for Brotli<'_> {
             &mut self.state,
         );
         match result {
-            BrotliResult::ResultSuccess => self.is_over = true,
+            BrotliResult::ResultSuccess => {
+                self.is_over = true;
+                check_end(&self.body[self.at..])?;
+            }
             BrotliResult::NeedsMoreOutput => {}
             BrotliResult::NeedsMoreInput if written > 0 => {}
-            BrotliResult::NeedsMoreInput => return Err(io::ErrorKind::UnexpectedEof.into()),
-            BrotliResult::ResultFailure => return Err(io::ErrorKind::InvalidData.into()),
+            BrotliResult::NeedsMoreInput => return Err(ErrorKind::UnexpectedEof.into()),
+            BrotliResult::ResultFailure => return Err(ErrorKind::InvalidData.into()),
         }
         Ok(written)
     }

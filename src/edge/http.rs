@@ -26,7 +26,7 @@ use super::effort::Effort;
 use super::http_lines::Posted;
 use super::ignored::Ignored;
 use super::json::ReceiptJson;
-use super::media::{Framing, essence};
+use super::media::{Framing, Texts, essence};
 use super::pace::Pace;
 use super::page_body::{PageBody, PageForm};
 use super::query::Query;
@@ -363,6 +363,9 @@ async fn publish(
     let topic = topic(path)?;
     let received = received.map(|Extension(received)| received);
     let mut query = Query::parse(uri.query())?;
+    if headers.get_all(header::CONTENT_TYPE).iter().count() > 1 {
+        return Err(Error::invalid("Content-Type", "is given twice; a body is of one type"));
+    }
     let content_type = match headers.get(header::CONTENT_TYPE) {
         Some(value) => {
             let text = std::str::from_utf8(value.as_bytes());
@@ -370,14 +373,36 @@ async fn publish(
         }
         None => String::new(),
     };
-    let framing = Framing::of(&content_type);
     let is_atomic = query.take_flag("atomic")?;
+    // First: the data of a CloudEvent may be of any type, lines and lists too.
+    if let Some(mode) = cloudevents::Mode::of(&content_type, &headers) {
+        if is_atomic {
+            let problem = "is for lines and lists of events, and a request with CloudEvents is \
+                           one publish in any case; leave it out";
+            return Err(Error::invalid("atomic", problem));
+        }
+        let carried = (mode, headers);
+        return edge.publish_cloudevents(topic, query, carried, body, (received, rates)).await;
+    }
+    let framing = match Texts::of(&content_type) {
+        Texts::Ours(framing) => Some(framing),
+        Texts::One => None,
+        Texts::Foreign => {
+            let detail = format!(
+                "{:?} holds many texts that are no events of this broker; post lines of events as \
+                 application/x-ndjson, or the whole as the payload of one event, with this \
+                 content_type, in such a line",
+                essence(&content_type)
+            );
+            return Ok(status::plain_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, &detail));
+        }
+    };
     if framing.is_some() || is_atomic {
         let expected_sequence = query.take_number("expected_sequence")?;
         query.finish("atomic, and with that expected_sequence: each line has its own names")?;
         let posted = Posted { topic, body, received, rates };
         if is_atomic {
-            if framing.is_none() && essence(&content_type) != "application/json" {
+            if framing.is_none() && !is_array(&content_type) {
                 let problem = "is for lines of JSON, and for an array of such objects that is \
                                posted as application/json";
                 return Err(Error::invalid("atomic", problem));
@@ -391,12 +416,12 @@ async fn publish(
         }
         return http_lines::publish(&edge, framing.unwrap_or(Framing::Lines), posted).await;
     }
-    match cloudevents::Mode::of(&content_type, &headers) {
-        Some(mode) => {
-            edge.publish_cloudevents(topic, query, (mode, headers), body, (received, rates)).await
-        }
-        None => edge.publish_one(topic, query, content_type, body, (received, rates)).await,
-    }
+    edge.publish_one(topic, query, content_type, body, (received, rates)).await
+}
+
+/// Whether a body of this type may be a list of events.
+fn is_array(content_type: &str) -> bool {
+    matches!(essence(content_type).as_str(), "application/json" | "text/json")
 }
 
 /// What went wrong with a body.

@@ -4,7 +4,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, Uri, header};
 use serde::Deserialize;
 
 use super::accept::accepted;
@@ -14,6 +14,7 @@ use super::effort::Effort;
 use super::http::{Edge, whole};
 use super::json_problem;
 use super::selection::{FilterJson, Format, MemberJson, Topics};
+use super::tag;
 use crate::error::{Error, Result};
 use crate::lists::List;
 
@@ -50,7 +51,7 @@ struct AskedJson {
 /// `POST`: the same as JSON. What the query says, too, counts.
 pub(super) async fn read_posted(
     State(edge): State<Edge>,
-    headers: HeaderMap,
+    mut headers: HeaderMap,
     peer: Option<Extension<Peer>>,
     uri: Uri,
     body: Body,
@@ -74,5 +75,9 @@ pub(super) async fn read_posted(
         member: asked.member.or(member.transpose()?),
         ..asked
     };
-    edge.answer(form, &headers, asked, query).await
+    // Only GET and HEAD may be told that they hold it already. Source: RFC 9110, 13.1.2.
+    headers.remove(header::IF_NONE_MATCH);
+    let mut answer = edge.answer(form, &headers, asked, query).await?;
+    tag::not_kept(&mut answer);
+    Ok(answer)
 }

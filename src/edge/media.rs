@@ -28,26 +28,58 @@ impl Framing {
     pub(super) fn trimmed(self, text: &[u8]) -> &[u8] {
         text.strip_suffix(&[self.separator()]).unwrap_or(text)
     }
+}
 
-    /// Of a body of many texts of JSON, in any of the names that such a body goes by: with `x-` and
-    /// without, below `application` and `text`, with dashes or none.
-    pub(super) fn of(content_type: &str) -> Option<Self> {
+/// How many texts a body of a media type holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Texts {
+    /// One, or it is no text.
+    One,
+    /// Events of this broker, in any of the names that such a body goes by: with `x-` and without,
+    /// below `application` and `text`, with dashes or none.
+    Ours(Framing),
+    /// Many of another format, such as `application/geo+json-seq`, or not parted at all.
+    Foreign,
+}
+
+impl Texts {
+    /// Of a body of this type.
+    pub(super) fn of(content_type: &str) -> Self {
         let essence = essence(content_type);
-        let (kind, subtype) = essence.split_once('/')?;
-        if !matches!(kind, "application" | "text") {
-            return None;
-        }
-        if subtype.ends_with("+json-seq") {
-            return Some(Self::Records);
-        }
-        let name = subtype.strip_prefix("x-").unwrap_or(subtype).replace(['-', '_'], "");
+        let Some((kind, subtype)) = essence.split_once('/') else { return Self::One };
+        let name = ["x-", "x."].iter().find_map(|prefix| subtype.strip_prefix(prefix));
+        let name = name.unwrap_or(subtype).replace(['-', '_'], "");
+        let suffix = name.rsplit_once('+').map(|(_, suffix)| suffix);
         match name.as_str() {
-            "ndjson" | "jsonl" | "jsonline" | "jsonlines" | "ldjson" | "jsonstream"
-            | "stream+json" => Some(Self::Lines),
-            "jsonseq" => Some(Self::Records),
-            _ => None,
+            _ if !matches!(kind, "application" | "text") => Self::One,
+            "ndjson"
+            | "jsonl"
+            | "jsonline"
+            | "jsonlines"
+            | "ldjson"
+            | "jsonstream"
+            | "stream+json"
+            | "json+lines"
+            | "newlinedelimitedjson"
+            | "linedelimitedjson" => Self::Ours(Framing::Lines),
+            "jsonseq" => Self::Ours(Framing::Records),
+            "concatenatedjson" => Self::Foreign,
+            _ => match suffix {
+                Some("ndjson" | "jsonl" | "jsonline" | "jsonlines" | "ldjson" | "jsonseq") => {
+                    Self::Foreign
+                }
+                _ => Self::One,
+            },
         }
     }
+}
+
+/// Whether payloads of this type are JSON: `*/json` and `*/*+json`. Source: the WHATWG's "MIME
+/// Sniffing", 4.6, "JSON MIME type", and CloudEvents, JSON format, 3.1, which knows more of them.
+pub(super) fn is_json(content_type: &str) -> bool {
+    let essence = essence(content_type);
+    let subtype = essence.split_once('/').map(|(_, subtype)| subtype);
+    subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
 }
 
 /// What a media type says of its payloads.
@@ -63,8 +95,7 @@ impl Media {
     pub(super) fn of(content_type: &str) -> Self {
         match essence(content_type).as_str() {
             "" | "application/javascript" | "application/x-www-form-urlencoded" => Self::Text,
-            "application/json" => Self::Json,
-            other if other.ends_with("+json") => Self::Json,
+            other if is_json(other) => Self::Json,
             other if other.starts_with("text/") || other.ends_with("xml") => Self::Text,
             _ => Self::Bytes,
         }
@@ -89,16 +120,37 @@ mod tests {
             "application/x-ldjson",
             "application/x-json-stream",
             "application/stream+json",
+            "application/json+lines",
+            "application/newline-delimited-json",
+            "application/x.ndjson",
             "text/x-ndjson",
             "text/jsonl",
         ] {
-            assert_eq!(Framing::of(lines), Some(Framing::Lines), "{lines}");
+            assert_eq!(Texts::of(lines), Texts::Ours(Framing::Lines), "{lines}");
         }
-        for records in ["application/json-seq", "application/geo+json-seq"] {
-            assert_eq!(Framing::of(records), Some(Framing::Records), "{records}");
+        for records in ["application/json-seq", "application/x-json-seq; a=b"] {
+            assert_eq!(Texts::of(records), Texts::Ours(Framing::Records), "{records}");
+        }
+        for foreign in [
+            "application/geo+json-seq",
+            "application/cloudevents+ndjson",
+            "application/vnd.x+jsonl",
+            "application/concatenated-json",
+        ] {
+            assert_eq!(Texts::of(foreign), Texts::Foreign, "{foreign}");
         }
         for other in ["", "application/json", "application/x+json", "text/plain", "image/jsonl"] {
-            assert_eq!(Framing::of(other), None, "{other}");
+            assert_eq!(Texts::of(other), Texts::One, "{other}");
+        }
+    }
+
+    #[test]
+    fn every_type_of_json_is_json() {
+        for json in ["application/json", "Text/JSON; a=b", "image/x+json", "application/a+json"] {
+            assert_eq!(Media::of(json), Media::Json, "{json}");
+        }
+        for other in ["", "json", "+json", "application/jsonp", "text/plain"] {
+            assert_ne!(Media::of(other), Media::Json, "{other}");
         }
     }
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::media::essence;
+use super::media::{self, essence};
 use super::{json_problem, proto};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
@@ -254,8 +254,7 @@ fn payload(json: &LineJson<'_>) -> Result<(Bytes, String)> {
 
 /// Whether `data` under this content type is the JSON itself.
 fn is_json(content_type: &str) -> bool {
-    let essence = essence(content_type);
-    essence.is_empty() || essence == JSON || essence.ends_with("+json")
+    essence(content_type).is_empty() || media::is_json(content_type)
 }
 
 #[cfg(test)]

@@ -71,6 +71,13 @@ pub(super) fn vary(response: &mut Response) {
     response.headers_mut().append(header::VARY, VARY);
 }
 
+/// Has an answer kept by none, and without a tag: one to a POST, which is the same to no other.
+pub(super) fn not_kept(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.remove(header::ETAG);
+    headers.insert(header::CACHE_CONTROL, NOT_KEPT);
+}
+
 /// Has an answer that says nothing of caches kept by none.
 pub(super) fn or_not_kept(mut response: Response) -> Response {
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(NOT_KEPT);

@@ -131,6 +131,30 @@ async fn every_answer_says_what_caches_may_do_with_it() {
     server.stop().await;
 }
 
+/// Goal: 304 is for GET and HEAD, and says nothing of a length that is not that of the body; a page
+/// that is asked for with POST is a new one each time.
+#[tokio::test]
+async fn only_get_and_head_are_told_that_a_client_holds_a_page_already() {
+    let server = Server::start().await;
+    server.publish("a", "x").await;
+    let page = get(server.address, EVENTS).await;
+    for method in ["GET", "HEAD"] {
+        let asked = to(server.address, method, EVENTS);
+        let answer = send(asked.header("if-none-match", page.header("etag")), "").await;
+        assert_eq!(answer.status, 304, "{method}");
+        assert_eq!(answer.header("content-length"), "", "{method}");
+    }
+    let asked = r#"{"topics":["a"],"from":"earliest"}"#;
+    let held = get(server.address, "/v1/events?topic=a&from=earliest").await;
+    assert_ne!(held.header("etag"), "");
+    let request = to(server.address, "POST", "/v1/events");
+    let answer = send(request.header("if-none-match", held.header("etag")), asked).await;
+    assert_eq!((answer.status.as_u16(), answer.header("etag")), (200, ""));
+    assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(answer.json(), held.json());
+    server.stop().await;
+}
+
 /// Polls as a page does, through the browser's own cache, and returns what it was given.
 const POLL: &str = r#"
     const [path, times] = arguments;

@@ -3,7 +3,7 @@
 use leftoff::edge::proto::{NewEvent, PublishRequest};
 use serde_json::{Value, json};
 
-use crate::common::{Frame, Server, Sse, send, soon, to};
+use crate::common::{Frame, Server, Sse, get, send, soon, to};
 
 const EVENTS: &str = "/v1/topics/orders/events";
 
@@ -102,4 +102,47 @@ async fn a_cloud_event_that_breaks_a_rule_is_refused_by_name_and_nothing_is_stor
     }
     let page = crate::common::get(server.address, EVENTS).await;
     assert_eq!(page.status, 404);
+}
+
+/// Goal: the data of a CloudEvent is its data, whatever type it has: it is no body of events.
+#[tokio::test]
+async fn a_cloud_event_in_headers_is_one_event_whatever_the_type_of_its_data() {
+    let server = Server::start().await;
+    let post = |media: &str, query: &str, id: &str| {
+        to(server.address, "POST", &format!("{EVENTS}{query}"))
+            .header("content-type", media)
+            .header("ce-specversion", "1.0")
+            .header("ce-id", id)
+            .header("ce-source", "/shop")
+            .header("ce-type", "order.created")
+    };
+    let data = "{\"data\":1}\n{\"data\":2}\n";
+    let types = [
+        "application/jsonl",
+        "application/x-ndjson",
+        "application/json-seq",
+        "application/geo+json-seq",
+        "text/plain",
+    ];
+    for media in types {
+        let answer = send(post(media, "?atomic=false", media), data).await;
+        assert_eq!(answer.status, 201, "{media}: {}", answer.json());
+    }
+    for media in ["application/json", "application/jsonl", "text/plain"] {
+        let refused = send(post(media, "?atomic=true", "x"), "[{\"data\":1}]").await;
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert_eq!(refused.status, 400, "{media}: {detail}");
+        assert!(detail.starts_with("atomic: ") && detail.contains("CloudEvents"), "{detail}");
+    }
+    let page = get(server.address, EVENTS).await.json();
+    let events = page["events"].as_array().unwrap();
+    assert_eq!(events.len(), types.len());
+    for (event, media) in events.iter().zip(types) {
+        assert_eq!(
+            (&event["type"], &event["content_type"]),
+            (&json!("order.created"), &json!(media))
+        );
+        assert_eq!(event["headers"]["ce-source"], "/shop", "{event}");
+    }
+    server.stop().await;
 }

@@ -122,6 +122,42 @@ async fn an_upload_that_cannot_be_decoded_is_refused_and_a_bomb_is_cut_off() {
     server.stop().await;
 }
 
+/// Goal: nothing is taken for something, and nothing of what was sent is dropped in silence.
+#[tokio::test]
+async fn an_empty_body_is_no_stream_of_a_coding_and_nothing_may_follow_the_end_of_one() {
+    let server = Server::start().await;
+    for coding in ["gzip", "x-gzip", "deflate", "br", "zstd"] {
+        let refused = post_coded(&server, &format!("{EVENTS}?key=k"), ["", coding], vec![]).await;
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert_eq!(refused.status, 400, "{coding}: {detail}");
+        assert_eq!(detail, format!("body: is no {coding}: it is empty"));
+    }
+    let unknown = post_coded(&server, EVENTS, ["text/plain", "foo"], vec![]).await;
+    assert_eq!(unknown.status, 415);
+    let hello = vec![0x0b, 0x02, 0x80, b'h', b'e', b'l', b'l', b'o', 0x03];
+    let [zlib, raw] = deflate(b"hello");
+    let streams = [
+        ("gzip", gzip(b"hello")),
+        ("zstd", zstd(b"hello")),
+        ("br", hello),
+        ("deflate", zlib),
+        ("deflate", raw),
+    ];
+    for (coding, body) in streams {
+        let more = [&body[..], b"more"].concat();
+        let cut = body[..body.len() - 1].to_vec();
+        for (what, body) in [("more", more), ("cut", cut)] {
+            let refused = post_coded(&server, EVENTS, ["text/plain", coding], body).await;
+            assert_eq!(refused.status, 400, "{coding}, {what}: {}", refused.json());
+        }
+    }
+    assert_eq!(get(server.address, EVENTS).await.status, 404, "nothing was stored");
+    // What has no body that is read is served.
+    let asked = to(server.address, "GET", "/v1/topics").header("content-encoding", "gzip");
+    assert_eq!(send(asked, "").await.status, 200);
+    server.stop().await;
+}
+
 async fn get_coded(server: &Server, path: &str, accept: &str, tag: &str) -> Answer {
     let request = to(server.address, "GET", path).header("accept-encoding", accept);
     send(request.header("if-none-match", tag), "").await

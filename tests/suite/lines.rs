@@ -32,6 +32,9 @@ async fn lines_are_lines_under_every_name_that_they_go_by() {
         "application/x-jsonlines",
         "application/x-ldjson",
         "application/stream+json",
+        "application/json+lines",
+        "application/newline-delimited-json",
+        "application/x.ndjson",
         "text/x-ndjson",
     ];
     for media in media {
@@ -42,7 +45,7 @@ async fn lines_are_lines_under_every_name_that_they_go_by() {
         assert_eq!(payloads(&server).await, [json!(1), json!([2]), json!(null)], "{media}");
         server.stop().await;
     }
-    for media in ["application/json-seq", "application/geo+json-seq"] {
+    for media in ["application/json-seq", "application/x-json-seq"] {
         let server = Server::start().await;
         let body = "\u{1e}{\"data\":1}\n\u{1e}{\n  \"data\": {\n\"a\": 2}\n}\n\u{1e}\u{1e}{}\n";
         let answer = post_as(&server, media, "", body).await;
@@ -52,6 +55,48 @@ async fn lines_are_lines_under_every_name_that_they_go_by() {
         assert!(raw.contains("\"data\":{\n\"a\": 2}"), "it stands as it came in: {raw}");
         server.stop().await;
     }
+}
+
+/// Goal: many texts of another format are neither taken for events nor for one event.
+#[tokio::test]
+async fn many_texts_of_another_format_are_refused_with_what_to_do() {
+    let server = Server::start().await;
+    for media in [
+        "application/geo+json-seq",
+        "application/cloudevents+ndjson",
+        "application/vnd.x+jsonl; charset=utf-8",
+        "application/concatenated-json",
+    ] {
+        for query in ["", "?atomic=true"] {
+            let refused = post_as(&server, media, query, "{\"data\":1}\n{\"data\":2}").await;
+            let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+            assert_eq!(refused.status, 415, "{media}: {detail}");
+            assert!(detail.contains("application/x-ndjson"), "{detail}");
+        }
+    }
+    let twice = to(server.address, "POST", EVENTS).header("content-type", "application/jsonl");
+    let refused = send(twice.header("content-type", "text/plain"), "{\"data\":1}").await;
+    assert_eq!(refused.status, 400, "{}", refused.json());
+    assert!(refused.json()["detail"].as_str().unwrap().starts_with("Content-Type: is given twice"));
+    assert_eq!(get(server.address, EVENTS).await.status, 404, "nothing was stored");
+    server.stop().await;
+}
+
+/// Goal: each type of JSON is JSON, in an array, in a line, in a page and in a CloudEvent.
+#[tokio::test]
+async fn json_is_json_under_every_type_that_says_so() {
+    let server = Server::start().await;
+    let types = ["application/json", "text/json", "Text/JSON; charset=utf-8", "image/x+json"];
+    for media in types {
+        assert_eq!(post_as(&server, media, "", "{\"a\":1}").await.status, 201, "{media}");
+        let line = json!({"content_type": media, "data": {"a": 1}}).to_string();
+        let posted = post_as(&server, "application/jsonl", "", &line).await;
+        assert_eq!(posted.status, 201, "{media}: {}", posted.json());
+    }
+    let array = post_as(&server, "text/json", "?atomic=true", "[{\"data\":{\"a\":1}}]").await;
+    assert_eq!(array.json()["count"], 1);
+    assert_eq!(payloads(&server).await, vec![json!({"a": 1}); 2 * types.len() + 1]);
+    server.stop().await;
 }
 
 /// Goal: whoever has a file with one bad line finds it. The line is that of the body, and the

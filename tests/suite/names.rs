@@ -2,9 +2,10 @@
 //! take of that.
 
 use leftoff::cursor::{OnGap, StartPoint};
+use leftoff::log::{Group, Log as _, LogConfig, SledLog, StoredTopic};
 use leftoff::{Broker, Error, NewEvent, OpenConfig, Publish, TopicConfig, TopicName};
 
-use crate::common::{Server, Sse, get, name, post, soon, text, to};
+use crate::common::{Server, Sse, get, name, post, send, soon, text, to};
 
 /// Publishes one event; the sequence it was given, or why it was refused.
 async fn try_publish(broker: &Broker, topic: &str) -> Result<u64, String> {
@@ -105,5 +106,67 @@ async fn deleted_topics_do_not_use_up_the_topics_and_go_on_where_they_were() {
     assert_eq!(try_publish(&broker, "c").await, Ok(1));
     let names: Vec<TopicName> = broker.topics(None, 10).into_iter().map(|t| t.name).collect();
     assert_eq!(names, ["b", "c", "x"].map(name));
+    broker.close().await;
+}
+
+/// Names that nobody can tell from others, as they stand in a path: with U+200B, and not in NFC.
+const UNSEEN: [(&str, &str); 2] = [("old\u{200b}", "old%E2%80%8B"), ("e\u{301}te", "e%CC%81te")];
+
+/// Goal: no new name that looks like another one, whichever way it comes in.
+#[tokio::test]
+async fn a_new_name_that_is_not_seen_as_what_it_is_is_refused_in_every_way() {
+    let server = Server::start().await;
+    for (name, path) in UNSEEN {
+        let lasting = format!("/v1/topics/{path}/events");
+        let posted = to(server.address, "POST", "/v1/events");
+        let body = serde_json::json!({"topics": [format!("{name}.*")]}).to_string();
+        let answers = [
+            post(server.address, &lasting, "x").await,
+            post(server.address, &format!("{lasting}?ephemeral=true"), "x").await,
+            send(to(server.address, "PUT", &format!("/v1/topics/{path}")), "").await,
+            get(server.address, &format!("/v1/events?topic={path}.*")).await,
+            get(server.address, &format!("/v1/events?topic=*.{path}")).await,
+            send(posted, body).await,
+        ];
+        for (at, answer) in answers.iter().enumerate() {
+            let said = text(&answer.body);
+            assert_eq!(answer.status, 400, "{path} {at}: {said}");
+            assert!(said.contains("U+200B") || said.contains("normal form C"), "{said}");
+        }
+    }
+    assert_eq!(get(server.address, "/v1/topics").await.json()["topics"], serde_json::json!([]));
+    server.stop().await;
+}
+
+/// Goal: a topic that has such a name from before this was a rule is read, published to and
+/// deleted as any other.
+#[tokio::test]
+async fn topics_that_have_such_names_from_before_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = OpenConfig::default();
+    let open = || Broker::open(directory.path(), &config).unwrap();
+    let broker = open();
+    for topic in ["a", "b"] {
+        assert_eq!(try_publish(&broker, topic).await, Ok(1));
+    }
+    broker.close().await;
+    drop(broker);
+    let log = SledLog::open(directory.path(), &LogConfig::default()).unwrap();
+    for (topic, (unseen, _)) in log.topics().unwrap().into_iter().zip(UNSEEN) {
+        log.commit(&Group::noting(StoredTopic { name: name(unseen), ..topic })).unwrap();
+    }
+    drop(log);
+    let broker = open();
+    for (topic, _) in UNSEEN {
+        assert_eq!(try_publish(&broker, topic).await, Ok(2));
+        let heard = vec![NewEvent::new("x")];
+        assert_eq!(broker.publish_ephemeral(&name(topic), heard).unwrap(), 0);
+        let pattern = vec![topic.parse().unwrap()];
+        broker.feed(pattern, StartPoint::Earliest, OnGap::Fail).await.unwrap();
+        let mut reader =
+            broker.subscribe(&name(topic), StartPoint::Earliest, OnGap::Fail).await.unwrap();
+        soon(reader.next()).await.unwrap();
+        broker.delete_topic(&name(topic)).await.unwrap();
+    }
     broker.close().await;
 }

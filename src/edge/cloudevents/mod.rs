@@ -39,7 +39,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::effort::Effort;
-use super::media::essence;
+use super::media::{essence, is_json};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 
@@ -361,14 +361,6 @@ fn read_offset(offset: &[u8]) -> Option<i64> {
     let (hours, minutes) = (digit(h1)? * 10 + digit(h2)?, digit(m1)? * 10 + digit(m2)?);
     let ms = (hours * 60 + minutes) * 60_000;
     (hours < 24 && minutes < 60).then_some(if *sign == b'-' { -ms } else { ms })
-}
-
-/// Whether payloads of this media type are JSON: `*/json` and `*/*+json`. None is not; what it
-/// means differs from one direction to the other.
-fn is_json(content_type: &str) -> bool {
-    let essence = essence(content_type);
-    let subtype = essence.split_once('/').map(|(_, subtype)| subtype);
-    subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
 }
 
 /// Says which event of a batch an error is about, from 0.
