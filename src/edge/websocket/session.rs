@@ -2,8 +2,8 @@
 //!
 //! # Why
 //!
-//! Nothing is queued for a client: each of its subscriptions is a place, and the next of them is
-//! read when what came before is written. While a client does not read, nothing is read for it
+//! Nothing is queued for a client but the next of each subscription: each is a place, and more is
+//! read when what came before is written. While a client does not read, nothing more is read for it
 //! either, and no more of what it sends is.
 
 #[cfg(test)]
@@ -11,10 +11,11 @@ mod echo;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::io;
 use std::panic::resume_unwind;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::super::budget::Share;
+use super::super::budget::{Held, Share};
 use super::super::clients::{self, Peer, share};
 use super::super::counters::TimeLimit;
 use super::super::http::Edge;
@@ -135,6 +136,8 @@ pub(super) struct Session<S> {
     /// The subscriptions, by the client's names for them.
     names: HashMap<String, AbortHandle>,
     waiting: FuturesUnordered<Waiting>,
+    /// What came of them while the session waited for its client, and what that holds.
+    ready: VecDeque<(Result<Turn, Aborted>, Held)>,
     publishing: FuturesUnordered<Publishing>,
     hearing: Hearing,
     /// The message that is being done. There is no other one meanwhile.
@@ -152,8 +155,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(super) async fn run(edge: Edge, peer: Option<Peer>, socket: PacedSocket<S>) {
         let mut session = Self::new(edge, peer, socket).await;
         let Err(end) = session.serve().await;
-        session.end(end).await;
         session.let_go().await;
+        session.end(end).await;
     }
 
     /// A session that has not heard anything yet.
@@ -184,6 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             unsent_bytes: 0,
             names: HashMap::new(),
             waiting: FuturesUnordered::new(),
+            ready: VecDeque::new(),
             publishing: FuturesUnordered::new(),
             refused: 0,
             alive: Instant::now(),
@@ -200,6 +204,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut is_stopping = false;
         let mut turn = std::pin::pin!(tokio::time::sleep(Duration::MAX));
         loop {
+            if let Some((turn, _held)) = self.ready.pop_front() {
+                self.take(turn).await?;
+                continue;
+            }
             tokio::select! {
                 message = next(&mut self.socket),
                     if self.heard.is_none() && self.publishing.len() < max_in_flight =>
@@ -561,12 +569,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn feed(&mut self, message: Message) -> Result<(), End> {
         self.unsent_bytes += message.len();
         let feed = self.socket.feed(message);
-        Ok(self.share.waiting_with(self.unsent_bytes, feed).await?)
+        let feed = self.share.waiting_with(self.unsent_bytes, feed);
+        beside(feed, &mut self.waiting, &mut self.ready, &self.share).await
     }
 
     /// Writes what was fed.
     async fn flush(&mut self) -> Result<(), End> {
-        self.share.waiting_with(self.unsent_bytes, self.socket.flush()).await?;
+        let flush = self.share.waiting_with(self.unsent_bytes, self.socket.flush());
+        beside(flush, &mut self.waiting, &mut self.ready, &self.share).await?;
         self.unsent_bytes = 0;
         Ok(())
     }
@@ -604,9 +614,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Lets go of the subscriptions, in turns: hundreds of them may each hold much.
-    async fn let_go(mut self) {
+    async fn let_go(&mut self) {
         self.names.values().for_each(AbortHandle::abort);
         while self.waiting.next().await.is_some() {}
+        while self.ready.pop_front().is_some() {
+            polls::rest().await;
+        }
     }
 }
 
@@ -618,6 +631,43 @@ impl Following {
         message.insert("subscription".to_owned(), json!(self.name));
         message.insert("cursor".to_owned(), json!(self.told.to_string()));
         message
+    }
+}
+
+/// Writes, and lets the subscriptions go on meanwhile: one that waits for its turn at the disk gets
+/// it before others, and would keep it for as long as the client takes nothing.
+///
+/// # Errors
+///
+/// Those of the write; for what came of the subscriptions there is no room.
+async fn beside(
+    write: impl Future<Output = tungstenite::Result<()>>,
+    waiting: &mut FuturesUnordered<Waiting>,
+    ready: &mut VecDeque<(Result<Turn, Aborted>, Held)>,
+    share: &Share,
+) -> Result<(), End> {
+    let mut write = pin!(write);
+    let written = poll_fn(|cx| {
+        if let Poll::Ready(written) = write.as_mut().poll(cx) {
+            return Poll::Ready(written.map_err(End::from));
+        }
+        while let Poll::Ready(Some(turn)) = waiting.poll_next_unpin(cx) {
+            let Ok(held) = share.take(held_bytes(&turn)) else {
+                let reason = "the memory for clients has no room";
+                return Poll::Ready(Err(End::Close(CloseCode::Again, reason.to_owned())));
+            };
+            ready.push_back((turn, held));
+        }
+        Poll::Pending
+    });
+    written.await
+}
+
+/// What came of a subscription holds so much, in bytes.
+fn held_bytes(turn: &Result<Turn, Aborted>) -> usize {
+    match turn {
+        Ok(Turn::Waited(_, Ok(Waited::Delivery(Delivery::Events(run))))) => run.held_bytes(),
+        _ => 0,
     }
 }
 

@@ -6,8 +6,10 @@ use tokio_tungstenite::WebSocketStream;
 
 use super::super::super::effort;
 use super::*;
-use crate::broker::{Broker, OpenConfig, Publish};
+use crate::broker::{Broker, Filter, OpenConfig, PageRequest, Publish};
+use crate::cursor::{OnGap, StartPoint};
 use crate::event::NewEvent;
+use crate::topic::TopicName;
 
 /// The next message that a client gets: its type, and all of it.
 async fn told<S: AsyncRead + AsyncWrite + Unpin>(
@@ -61,5 +63,59 @@ async fn events_are_delivered_while_a_large_message_of_the_client_waits_for_its_
     assert_eq!((kind.as_str(), &message["ref"]), ("ack", &json!("large")));
     drop(client);
     session.await.unwrap();
+    broker.close().await;
+}
+
+/// Goal: clients that follow much and take nothing keep nobody from the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_take_nothing_keep_no_turn_at_the_disk() {
+    const TOPICS: usize = 24;
+    const FOLLOWED: usize = 16;
+    let directory = tempfile::tempdir().unwrap();
+    let name = |number: usize| format!("t{number}").parse::<TopicName>().unwrap();
+    let config = OpenConfig::default();
+    let broker = Broker::open(directory.path(), &config).unwrap();
+    for topic in (0..TOPICS).flat_map(|number| vec![name(number); 3]) {
+        let events = vec![NewEvent { payload: vec![7; 100_000].into(), ..NewEvent::default() }];
+        broker.publish(Publish { topic, events, expected_sequence: None }).await.unwrap();
+    }
+    broker.close().await;
+    drop(broker);
+    let broker = Broker::open(directory.path(), &config).unwrap();
+    let edge =
+        Edge { broker: broker.clone(), config: Default::default(), counters: Default::default() };
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let (server, client) = tokio::io::duplex(1 << 10);
+        let socket = PacedSocket::new(server, edge.pace());
+        tokio::spawn(Session::run(edge.clone(), None, socket));
+        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        for number in 0..FOLLOWED {
+            let topic = name(number);
+            let subscribe = format!(
+                r#"{{"type":"subscribe","subscription":"{topic}","topic":"{topic}","from":"earliest"}}"#
+            );
+            // One that takes nothing is not heard either, from some moment on.
+            let sent = client.send(Message::text(subscribe));
+            if tokio::time::timeout(Duration::from_millis(100), sent).await.is_err() {
+                break;
+            }
+        }
+        clients.push(client);
+    }
+    for topic in (FOLLOWED..TOPICS).map(name) {
+        let request = PageRequest {
+            start: StartPoint::Earliest,
+            before: None,
+            limit: 3,
+            wait: Duration::ZERO,
+            on_gap: OnGap::Fail,
+            filter: Filter::default(),
+        };
+        let page = broker.read(&topic, request);
+        let page = tokio::time::timeout(Duration::from_secs(30), page).await;
+        assert!(!page.expect("the disk is read").unwrap().runs.is_empty());
+    }
+    drop(clients);
     broker.close().await;
 }
