@@ -135,8 +135,8 @@ mod tests {
         broker.close().await;
     }
 
-    /// Goal: a feed that looks at any moment, also while more topics are marked for it than it can be
-    /// marked one by one, gets what is new in each of them.
+    /// Goal: a feed that looks at any moment, also while more topics are marked for it than it can
+    /// be marked one by one, gets what is new in each of them.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_feed_that_looks_while_very_many_topics_are_marked_for_it_misses_none() {
         let broker = Broker::in_memory(&OpenConfig::default()).unwrap();

@@ -27,7 +27,7 @@ async fn statuses(address: SocketAddr, bytes: &str, chance: &Chance) -> Vec<u16>
 
 /// Requests with a body of two bytes, and what each is answered with. The headers of each are those
 /// named, and a `Host` and `Connection: close`.
-const BODIES: [(&str, &str, &str, u16); 24] = [
+const BODIES: [(&str, &str, &str, u16); 25] = [
     ("two lengths", "Content-Length: 1\r\nContent-Length: 2\r\n", "xx", 400),
     ("a list of lengths", "Content-Length: 2, 2\r\n", "xx", 400),
     ("a length with a sign", "Content-Length: +2\r\n", "xx", 400),
@@ -58,8 +58,8 @@ const BODIES: [(&str, &str, &str, u16); 24] = [
         "2\r\nxx\r\n0\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
         201,
     ),
-    // Nothing is decompressed: it is stored as it came.
-    ("a body in gzip", "Content-Encoding: gzip\r\nContent-Length: 2\r\n", "xx", 201),
+    ("what is no gzip", "Content-Encoding: gzip\r\nContent-Length: 2\r\n", "xx", 400),
+    ("a coding of nobody's", "Content-Encoding: x\r\nContent-Length: 2\r\n", "xx", 415),
     ("the same length twice", "Content-Length: 2\r\nContent-Length: 2\r\n", "xx", 201),
     ("more than the length", "Content-Length: 2\r\n", "xxGET / HTTP/1.1\r\nHost: x\r\n\r\n", 201),
     ("an unknown expectation", "Expect: 200-maybe\r\nContent-Length: 2\r\n", "xx", 201),

@@ -257,13 +257,17 @@ async fn grpc(address: SocketAddr) -> Option<Grpc> {
     tokio::time::timeout(PATIENCE, connecting).await.ok()?.ok()
 }
 
-async fn subscribe(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
-    let mut client = grpc(address).await?;
-    let scope = &cycle.scope;
-    let (topic, topics) = match scope.is_of_many {
+/// What a request over gRPC names: one topic, or patterns.
+fn named(scope: &Scope) -> (String, Vec<String>) {
+    match scope.is_of_many {
         true => (String::new(), scope.topics.clone()),
         false => (scope.topics[0].clone(), Vec::new()),
-    };
+    }
+}
+
+async fn subscribe(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
+    let mut client = grpc(address).await?;
+    let (topic, topics) = named(&cycle.scope);
     let from = cycle.last.clone().unwrap_or("earliest".to_owned());
     let filter = cycle.filter();
     let request = SubscribeRequest { topic, topics, from, filter, ..SubscribeRequest::default() };
@@ -297,9 +301,11 @@ async fn subscribe(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
 async fn read_pages(address: SocketAddr, cycle: &mut Cycle) -> Option<bool> {
     let mut client = grpc(address).await?;
     let mut has_answered = false;
+    let (topic, topics) = named(&cycle.scope);
     while !cycle.is_full() {
         let request = ReadRequest {
-            topic: cycle.scope.topics[0].clone(),
+            topic: topic.clone(),
+            topics: topics.clone(),
             from: cycle.last.clone().unwrap_or("earliest".to_owned()),
             page_size: 23,
             wait_ms: 300,
