@@ -22,6 +22,7 @@ use super::accept::Accepted;
 use super::clients::Peer;
 use super::query::Query;
 use super::selection::{self, Format, Topics};
+use super::spare::Purpose;
 use crate::broker::{Filter, Member};
 use crate::cursor::{Cursor, OnGap, Place, StartPoint};
 use crate::error::{Error, Result};
@@ -44,10 +45,6 @@ pub(super) const CURSOR_QUERIES: [&str; 8] = [
 /// The other names that a stream knows.
 const NAMES: [&str; 5] = ["from", "on_gap", "format", "member", "member_info"];
 
-/// Names that libraries add so that no cache answers, or so that old browsers begin to read.
-/// Source: jQuery `cache: false`; the `EventSource` polyfills of Yaffle and amvtek.
-const MEANINGLESS: [&str; 4] = ["_", "r", "padding", "evs_preamble"];
-
 /// The query of a reader that is answered in this form.
 ///
 /// # Errors
@@ -55,18 +52,14 @@ const MEANINGLESS: [&str; 4] = ["_", "r", "padding", "evs_preamble"];
 /// As [`Query::parse_lists`] and [`Query::parse_stream`].
 pub(super) fn query(query: Option<&str>, form: Option<Accepted>) -> Result<Query> {
     if form != Some(Accepted::Stream) {
-        return Query::parse_lists(query, &selection::LISTS);
+        return Query::parse_lists(query, Purpose::Page, &selection::LISTS);
     }
-    let mut query = Query::parse_stream(query, &selection::LISTS, |name| {
+    Query::parse_stream(query, &selection::LISTS, |name| {
         if CURSOR_QUERIES.contains(&name) {
             return Some(CURSOR_QUERIES[0]);
         }
-        NAMES.iter().chain(&MEANINGLESS).find(|known| **known == name).copied()
-    })?;
-    for name in MEANINGLESS {
-        query.take(name);
-    }
-    Ok(query)
+        NAMES.iter().find(|known| **known == name).copied()
+    })
 }
 
 /// What a reader asks for.
@@ -252,7 +245,11 @@ mod tests {
         assert_eq!(told(&many).map(|text| text.len()), Some(64 + 2), "all begin in one way");
         let many: String = (0..500).map(|n| format!("n{n}&")).collect();
         let told = told(&many).expect("names");
-        assert!(told.starts_with(r#""n0", "n1""#) && told.ends_with(r#""n7";more=492"#), "{told}");
+        // No more are noted than a page may have.
+        assert!(told.starts_with(r#""n0", "n1""#) && told.ends_with(r#""n7";more=56"#), "{told}");
+        let again = "n0&n1&n2&n3&n4&n5&n6&n7&n8&n9&".repeat(50);
+        let json = ignored(&again).json().expect("names");
+        assert_eq!(json["more"], 2, "a name that comes again is no other one");
         let names = KNOWN.split(", ").filter(|name| !["last_event_id", "after"].contains(name));
         let known = selection::LISTS.iter().chain(&NAMES).copied();
         assert!(names.eq(known), "{KNOWN}");

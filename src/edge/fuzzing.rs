@@ -15,6 +15,7 @@ use super::page_token::StateToken;
 use super::proto;
 use super::query::Query;
 use super::selection::{LISTS, Topics};
+use super::spare::Purpose;
 use crate::broker::Filter;
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::event::{NewEvent, Timestamp};
@@ -51,7 +52,7 @@ pub fn queries(input: &[u8]) {
 }
 
 fn asked(query: &str) -> crate::Result<(Asked, Query)> {
-    let mut query = Query::parse_lists(Some(query), &LISTS)?;
+    let mut query = Query::parse_lists(Some(query), Purpose::Page, &LISTS)?;
     let topics = Topics::many(&query.take_all("topic"))?;
     let asked = Asked::of(topics, None, &HeaderMap::new(), None, &mut query)?;
     Ok((asked, query))

@@ -33,6 +33,7 @@ use super::query::Query;
 use super::rates::{CallerRates, Rate};
 use super::receiving::{self, Received};
 use super::selection::{self, Format, Topics, Wanted};
+use super::spare::Purpose;
 use super::tag::{self, Tag};
 use super::{
     FollowConfig, cloudevents, http_events, http_lines, http_topics, max_request_bytes, openapi,
@@ -362,7 +363,7 @@ async fn publish(
 ) -> Result<Response> {
     let topic = topic(path)?;
     let received = received.map(|Extension(received)| received);
-    let mut query = Query::parse(uri.query())?;
+    let mut query = Query::parse(uri.query(), Purpose::Publish)?;
     if headers.get_all(header::CONTENT_TYPE).iter().count() > 1 {
         return Err(Error::invalid("Content-Type", "is given twice; a body is of one type"));
     }

@@ -17,6 +17,7 @@ use super::page_body;
 use super::page_token::{StateToken, page_limit};
 use super::query::Query;
 use super::rates::Rate;
+use super::spare::Purpose;
 use super::{json, json_problem, listing, status};
 use crate::broker::Dropped;
 use crate::cursor::{Cursor, Sequence};
@@ -57,7 +58,7 @@ async fn list(
     peer: Option<Extension<Peer>>,
     uri: Uri,
 ) -> Result<Response> {
-    let mut query = Query::parse(uri.query())?;
+    let mut query = Query::parse(uri.query(), Purpose::Page)?;
     let limit = list_limit(&mut query)?;
     let after = query.take("after");
     query.finish("after, limit")?;
@@ -65,12 +66,20 @@ async fn list(
     page_body::answer(topics, &share(peer.as_deref())).await
 }
 
-async fn show(State(edge): State<Edge>, path: PathResult) -> Result<Response> {
+/// Refuses whatever stands in the query of a change that has no parameters: it was meant to say
+/// something, such as what is to be left.
+fn no_names(uri: &Uri) -> Result<()> {
+    Query::parse(uri.query(), Purpose::Change)?.finish("")
+}
+
+async fn show(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
+    Query::parse(uri.query(), Purpose::Page)?.finish("")?;
     let info = edge.broker.topic(&topic(path)?)?;
     Ok(axum::Json(json::topic(&info)).into_response())
 }
 
-async fn set(State(edge): State<Edge>, path: PathResult, body: Body) -> Result<Response> {
+async fn set(State(edge): State<Edge>, path: PathResult, uri: Uri, body: Body) -> Result<Response> {
+    no_names(&uri)?;
     let name = topic(path)?;
     let (config, _) = config(&edge, body).await?;
     let is_new = edge.broker.topic(&name).is_err();
@@ -80,14 +89,21 @@ async fn set(State(edge): State<Edge>, path: PathResult, body: Body) -> Result<R
 }
 
 /// Source: RFC 7396: what is null is no longer the topic's own.
-async fn update(State(edge): State<Edge>, path: PathResult, body: Body) -> Result<Response> {
+async fn update(
+    State(edge): State<Edge>,
+    path: PathResult,
+    uri: Uri,
+    body: Body,
+) -> Result<Response> {
+    no_names(&uri)?;
     let name = topic(path)?;
     let (config, fields) = config(&edge, body).await?;
     let info = edge.broker.update_topic(&name, config, fields).await?;
     Ok(axum::Json(json::topic(&info)).into_response())
 }
 
-async fn delete(State(edge): State<Edge>, path: PathResult) -> Result<Response> {
+async fn delete(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
+    no_names(&uri)?;
     edge.broker.delete_topic(&topic(path)?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -112,7 +128,7 @@ pub(super) async fn purge(
     uri: Uri,
 ) -> Result<Response> {
     let name = topic(path)?;
-    let mut query = Query::parse(uri.query())?;
+    let mut query = Query::parse(uri.query(), Purpose::Change)?;
     let before = query.take_number("before")?.map_or(Sequence::new(u64::MAX), Sequence::new);
     query.finish("before")?;
     edge.broker.purge(&name, before).await?;
@@ -126,7 +142,7 @@ async fn state(
     uri: Uri,
 ) -> Result<Response> {
     let name = topic(path)?;
-    let mut query = Query::parse(uri.query())?;
+    let mut query = Query::parse(uri.query(), Purpose::Page)?;
     let key_prefix = query.take("key_prefix").unwrap_or_default();
     let limit = query.take_number("limit")?.unwrap_or(0);
     let limit = page_limit("limit", limit, edge.config.max_page_events)?;
@@ -152,7 +168,7 @@ async fn presence(
     uri: Uri,
 ) -> Result<Response> {
     let name = topic(path)?;
-    let mut query = Query::parse(uri.query())?;
+    let mut query = Query::parse(uri.query(), Purpose::Page)?;
     let limit = list_limit(&mut query)?;
     let after = query.take("after").unwrap_or_default();
     query.finish("after, limit")?;
@@ -161,7 +177,7 @@ async fn presence(
 }
 
 async fn maintain(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
-    let mut query = Query::parse(uri.query())?;
+    let mut query = Query::parse(uri.query(), Purpose::Change)?;
     let name = query.take("topic").map(|name| TopicName::new(&name)).transpose()?;
     query.finish("topic")?;
     let report = edge.broker.maintain(name.as_ref()).await?;
@@ -174,7 +190,7 @@ async fn connections(
     peer: Option<Extension<Peer>>,
     uri: Uri,
 ) -> Result<Response> {
-    let mut query = Query::parse(uri.query())?;
+    let mut query = Query::parse(uri.query(), Purpose::Page)?;
     let limit = list_limit(&mut query)?;
     let after = query.take_number("after")?.unwrap_or(0);
     query.finish("after, limit")?;

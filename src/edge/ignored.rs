@@ -17,50 +17,65 @@ pub(super) const IGNORED_HEADER: HeaderName = HeaderName::from_static("leftoff-i
 /// Names in the query of a stream that mean nothing to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ignored {
-    /// The first of them, percent-encoded, up to [`Self::MAX_NAME_BYTES`] of each.
+    /// Each once, percent-encoded, up to [`Self::MAX_NAME_BYTES`] of each and
+    /// [`Self::MAX_NAMES`] in all. Names that begin in one way for so long are one.
     names: Vec<String>,
-    /// How many more there are.
-    more: usize,
 }
 
 impl Ignored {
+    /// Most names that are noted, as many as the query of a page may have.
+    const MAX_NAMES: usize = 64;
     /// Most names that are told, and most bytes that are told of one.
-    const MAX_NAMES: usize = 8;
+    const MAX_TOLD: usize = 8;
     const MAX_NAME_BYTES: usize = 64;
 
     /// What stays as it is in a string of a header. Source: RFC 9651, 3.3.3.
     const ENCODED: &AsciiSet = &CONTROLS.add(b'"').add(b'\\').add(b'%');
 
-    /// Notes a name.
+    /// Notes a name, unless it is noted, or as many are as there may be.
     pub(super) fn note(&mut self, name: &str) {
-        let name: String = name.chars().take(Self::MAX_NAME_BYTES).collect();
-        let mut name = utf8_percent_encode(&name, Self::ENCODED).to_string();
-        name.truncate(Self::MAX_NAME_BYTES); // All of it is ASCII.
-        match self.names.len() {
-            _ if self.names.contains(&name) => {}
-            Self::MAX_NAMES => self.more += 1,
-            _ => self.names.push(name),
+        if self.names.len() == Self::MAX_NAMES {
+            return;
+        }
+        let mut noted = String::new();
+        for part in utf8_percent_encode(name, Self::ENCODED) {
+            let room = Self::MAX_NAME_BYTES - noted.len();
+            noted.push_str(part.get(..room).unwrap_or(part)); // All of it is ASCII.
+            if noted.len() == Self::MAX_NAME_BYTES {
+                break;
+            }
+        }
+        if !self.names.contains(&noted) {
+            self.names.push(noted);
         }
     }
 
+    /// The names that are told, and how many others are noted.
+    fn told(&self) -> (&[String], usize) {
+        let (told, more) = self.names.split_at(self.names.len().min(Self::MAX_TOLD));
+        (told, more.len())
+    }
+
     /// The value of [`IGNORED_HEADER`], a list of strings: `"form", "limit"`; `more=2` of the last
-    /// says how many others there are. `None` where there is nothing to tell.
+    /// says how many others are noted. `None` where there is nothing to tell.
     pub(super) fn header(&self) -> Option<HeaderValue> {
-        if self.names.is_empty() {
+        let (told, more) = self.told();
+        if told.is_empty() {
             return None;
         }
-        let names = self.names.iter().map(|name| format!("\"{name}\""));
+        let names = told.iter().map(|name| format!("\"{name}\""));
         let mut text = names.collect::<Vec<_>>().join(", ");
-        if self.more > 0 {
-            let _never_fails = write!(text, ";more={}", self.more);
+        if more > 0 {
+            let _never_fails = write!(text, ";more={more}");
         }
         HeaderValue::try_from(text).ok()
     }
 
     /// The same, for a block of the stream.
     pub(super) fn json(&self) -> Option<Value> {
-        let first = self.names.first()?;
+        let (told, more) = self.told();
+        let first = told.first()?;
         let detail = format!("{first:?} means nothing to a stream; known are {KNOWN}");
-        Some(json!({"ignored": self.names, "more": self.more, "detail": detail}))
+        Some(json!({"ignored": told, "more": more, "detail": detail}))
     }
 }

@@ -40,6 +40,7 @@ mod query;
 pub(crate) mod rates;
 pub(crate) mod receiving;
 mod selection;
+mod spare;
 mod sse;
 pub(crate) mod status;
 mod tag;

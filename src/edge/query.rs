@@ -1,38 +1,18 @@
 //! The query part of a URL, strictly: every name once, but for those of lists, valid UTF-8, and
-//! none that is not known. Names that are there to make a URL unique, for caches, are passed over.
+//! none that is not known. Names that mean nothing where they stand are passed over.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
 
 use super::ignored::Ignored;
+use super::spare::Purpose;
 use crate::error::{Error, Result};
 use crate::lists;
 
-/// Most names in one query: far more than there are. A stream lets names through that are not
-/// known.
+/// Most names in one query: far more than there are.
 const MAX_NAMES: usize = 64;
-
-/// Names that mean nothing but that the URL is another one: those of jQuery (`_`), Ext JS (`_dc`),
-/// and of many a hand. Any other that begins with `_` is one of them, too.
-const MEANINGLESS: [&str; 12] = [
-    "cachebust",
-    "cachebuster",
-    "cache_buster",
-    "cb",
-    "nocache",
-    "no_cache",
-    "rand",
-    "random",
-    "rnd",
-    "t",
-    "timestamp",
-    "ts",
-];
-
-fn is_meaningless(name: &str) -> bool {
-    name.starts_with('_') || MEANINGLESS.contains(&name)
-}
 
 /// The values of each name, decoded, in their order.
 #[derive(Debug, Default)]
@@ -49,8 +29,8 @@ impl Query {
     ///
     /// - [`Error::Invalid`]: a part is not UTF-8, or has no name, or a name comes twice.
     /// - [`Error::OverLimit`]: there are more names than there may be.
-    pub(super) fn parse(query: Option<&str>) -> Result<Self> {
-        Self::parse_lists(query, &[])
+    pub(super) fn parse(query: Option<&str>, purpose: Purpose) -> Result<Self> {
+        Self::parse_lists(query, purpose, &[])
     }
 
     /// As [`Self::parse`], but these names may come more than once, as often as a list may be long.
@@ -58,7 +38,11 @@ impl Query {
     /// # Errors
     ///
     /// As [`Self::parse`].
-    pub(super) fn parse_lists(query: Option<&str>, names: &[&str]) -> Result<Self> {
+    pub(super) fn parse_lists(
+        query: Option<&str>,
+        purpose: Purpose,
+        names: &[&str],
+    ) -> Result<Self> {
         let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -66,7 +50,7 @@ impl Query {
             if name.is_empty() {
                 return Err(Error::invalid("query", "holds a value without a name"));
             }
-            if is_meaningless(&name) {
+            if purpose.spares(&name) {
                 continue;
             }
             match values.get_mut(&name) {
@@ -105,16 +89,19 @@ impl Query {
         for part in query.unwrap_or_default().split('&') {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let name = decode_lossy(name);
-            if lists.contains(&name.as_str()) {
+            if Purpose::Stream.spares(&name) {
+                continue;
+            }
+            if lists.contains(&&*name) {
                 let value = decode(&name, value)?;
-                let list = read.values.entry(name.clone()).or_default();
+                let list = read.values.entry(name.to_string()).or_default();
                 lists::check_room(&name, list.len())?;
                 list.push(value);
             } else if let Some(name) = known(&name) {
                 let values = read.values.entry(name.to_owned()).or_default();
                 let value = decode_lossy(value);
                 if values.is_empty() || !value.is_empty() {
-                    *values = vec![value];
+                    *values = vec![value.into_owned()];
                 }
             } else if !name.is_empty() {
                 read.ignored.note(&name);
@@ -168,9 +155,12 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] names it, and those that are known.
+    /// [`Error::Invalid`] names it, and those that are `known`, if any are.
     pub(super) fn finish(self, known: &str) -> Result<()> {
         match self.values.into_keys().next() {
+            Some(name) if known.is_empty() => {
+                Err(Error::invalid(name, "is not known here, where the query has no names"))
+            }
             Some(name) => {
                 Err(Error::invalid(name, format!("is not known here; known are {known}")))
             }
@@ -179,9 +169,12 @@ impl Query {
     }
 }
 
-fn decode_lossy(text: &str) -> String {
-    let spaced = text.replace('+', " ");
-    percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+fn decode_lossy(text: &str) -> Cow<'_, str> {
+    if text.contains('+') {
+        let spaced = text.replace('+', " ");
+        return Cow::Owned(percent_decode_str(&spaced).decode_utf8_lossy().into_owned());
+    }
+    percent_decode_str(text).decode_utf8_lossy()
 }
 
 fn decode(name: &str, text: &str) -> Result<String> {
@@ -197,16 +190,16 @@ mod tests {
 
     #[test]
     fn values_are_decoded_and_everything_doubtful_is_refused_by_name() {
-        let mut query = Query::parse(Some("a=1%2B1&b=x+y&c&&d=%C3%A9")).unwrap();
+        let mut query = Query::parse(Some("a=1%2B1&b=x+y&c&&d=%C3%A9"), Purpose::Page).unwrap();
         let taken = ["a", "b", "c", "d", "e"].map(|name| query.take(name));
         let expected = [Some("1+1"), Some("x y"), Some(""), Some("é"), None];
         assert_eq!(taken, expected.map(|value| value.map(str::to_owned)));
         query.finish("nothing").unwrap();
-        let error = |query: &str| Query::parse(Some(query)).unwrap_err().to_string();
+        let error = |query: &str| Query::parse(Some(query), Purpose::Page).unwrap_err().to_string();
         assert_eq!(error("id=%ff"), "id: is not UTF-8");
         assert_eq!(error("id=1&id=2"), "id: is given twice");
         assert_eq!(error("=%ff"), "query: holds a value without a name");
-        let mut query = Query::parse(Some("limit=many&form=earliest")).unwrap();
+        let mut query = Query::parse(Some("limit=many&form=earliest"), Purpose::Page).unwrap();
         let number = query.take_number::<u64>("limit").unwrap_err().to_string();
         assert_eq!(number, "limit: \"many\" is no number");
         let unknown = query.finish("from, limit").unwrap_err().to_string();
@@ -214,15 +207,35 @@ mod tests {
     }
 
     #[test]
-    fn names_that_only_make_a_url_unique_mean_nothing() {
-        let mut query = Query::parse(Some("_=1&_=2&_dc=%ff&limit=1&cb=x&nocache&ts=5")).unwrap();
-        assert_eq!(query.take("limit").as_deref(), Some("1"));
-        query.finish("limit").unwrap();
+    fn a_name_is_passed_over_only_where_it_cannot_be_a_slip() {
+        let refused = |text: &str, purpose| {
+            let query = Query::parse(Some(text), purpose).unwrap();
+            query.finish("before").is_err()
+        };
+        use Purpose::{Change, Page, Publish};
+        let cases = [
+            ("_=1&_=2", [true, false, false]),
+            ("_dc=%ff", [true, true, false]),
+            ("cb=x", [true, true, false]),
+            ("nocache", [true, true, false]),
+            ("rnd=0.5", [true, true, false]),
+            ("ts=5", [true, true, true]),
+            ("t=5", [true, true, true]),
+            ("timestamp=5", [true, true, true]),
+            ("_before=5", [true, true, true]),
+            ("_expected_sequence=3", [true, true, true]),
+        ];
+        for (text, expected) in cases {
+            let decided = [Change, Publish, Page].map(|purpose| refused(text, purpose));
+            assert_eq!(decided, expected, "{text}");
+        }
+        let unknown = Query::parse(Some("before=1"), Change).unwrap().finish("").unwrap_err();
+        assert!(unknown.to_string().ends_with("where the query has no names"), "{unknown}");
     }
 
     #[test]
     fn lists_keep_their_order_and_whatever_is_too_many_is_refused_with_the_limit() {
-        let parse = |query: &str| Query::parse_lists(Some(query), &["type"]);
+        let parse = |query: &str| Query::parse_lists(Some(query), Purpose::Page, &["type"]);
         let mut query = parse("type=b&from=1&type=a&type=").unwrap();
         assert_eq!(query.take_all("type"), ["b", "a", ""]);
         assert_eq!(query.take("from").as_deref(), Some("1"));

@@ -13,16 +13,17 @@ fn sequences(page: &Value) -> Vec<u64> {
     events.iter().map(|event| event["sequence"].as_u64().unwrap()).collect()
 }
 
-/// Goal: what jQuery, Ext JS and many a hand append to a URL is passed over, on every resource, and
+/// Goal: what jQuery, Ext JS and many a hand append to a URL is passed over on whatever is read, and
 /// a name that may be a slip is refused as ever.
 #[tokio::test]
-async fn names_that_defeat_caches_are_passed_over_everywhere() {
+async fn names_that_defeat_caches_are_passed_over_on_what_is_read() {
     let server = Server::start().await;
-    let busters = ["_=1764160000000", "_dc=5&_=%ff", "cb=1", "nocache", "rnd=0.5&ts=1&t=2"];
+    let busters = ["_=1764160000000", "_dc=5&_=%ff", "cb=1", "nocache", "rnd=0.5"];
     for (stored, buster) in (1..).zip(busters) {
-        let path = format!("{EVENTS}?id={stored}&{buster}");
+        let path = format!("{EVENTS}?id={stored}&_={stored}");
         assert_eq!(post(server.address, &path, "x").await.status, 201, "{path}");
-        for path in [EVENTS, "/v1/events", "/v1/topics", "/v1/topics/a/state"] {
+        let state = "/v1/topics/a/state";
+        for path in [EVENTS, "/v1/events", "/v1/topics", "/v1/topics/a", state] {
             let topic = if path == "/v1/events" { "topic=a&" } else { "" };
             let answer = get(server.address, &format!("{path}?{topic}{buster}")).await;
             assert_eq!(answer.status, 200, "{path} {buster}: {}", answer.json());
@@ -32,6 +33,41 @@ async fn names_that_defeat_caches_are_passed_over_everywhere() {
     }
     let slip = get(server.address, &format!("{EVENTS}?form=earliest&_=1")).await;
     assert_eq!((slip.status.as_u16(), &slip.json()["field"]), (400, &json!("form")));
+    server.stop().await;
+}
+
+/// Goal: no name is passed over where something is changed by it: whoever misspells what is to be
+/// left, or under what condition, is refused, and nothing is dropped or stored.
+#[tokio::test]
+async fn a_name_that_is_not_known_never_vanishes_from_what_changes_something() {
+    let server = Server::start().await;
+    for number in 1..=3 {
+        server.publish("a", number.to_string()).await;
+    }
+    let names =
+        ["ts=5", "t=5", "_before=2", "timestamp=5", "_expected_sequence=9", "cb=1", "_dc=1"];
+    let changes = [
+        ("DELETE", EVENTS),
+        ("DELETE", "/v1/topics/a"),
+        ("PUT", "/v1/topics/a"),
+        ("PATCH", "/v1/topics/a"),
+        ("POST", "/v1/maintenance"),
+    ];
+    let publishes = names.map(|name| ("POST", EVENTS, name));
+    let others = changes.into_iter().flat_map(|(method, path)| {
+        names.into_iter().chain(["_=1"]).map(move |name| (method, path, name))
+    });
+    for (method, path, query) in publishes.into_iter().chain(others) {
+        let body = if matches!(method, "PUT" | "PATCH") { r#"{"retention_events":1}"# } else { "" };
+        let refused = send(to(server.address, method, &format!("{path}?{query}")), body).await;
+        let name = query.split('=').next().unwrap();
+        assert_eq!(refused.status, 400, "{method} {path} {query}");
+        assert_eq!(refused.json()["field"], name, "{method} {path}");
+    }
+    let page = get(server.address, EVENTS).await;
+    assert_eq!(sequences(&page.json()), [1, 2, 3]);
+    let slip = get(server.address, &format!("{EVENTS}?timestamp=5")).await;
+    assert_eq!((slip.status.as_u16(), &slip.json()["field"]), (400, &json!("timestamp")));
     server.stop().await;
 }
 
