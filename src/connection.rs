@@ -48,6 +48,7 @@ use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
 use crate::edge::counters::{Counters, TimeLimit};
 use crate::edge::intake::Intake;
 use crate::edge::rates::Rates;
+use crate::edge::refused::Form;
 use crate::edge::status;
 use crate::edge::websocket::Upgrades;
 use crate::error::Error;
@@ -472,7 +473,7 @@ impl Service<Request<Incoming>> for Requests {
         let may_ask = request.version() == Version::HTTP_11;
         let keeps_alive = heads::keeps_alive(&request) && !self.stopping.is_cancelled();
         let idle = Some(self.idle).filter(|_| keeps_alive);
-        let is_grpc = status::is_grpc(request.headers());
+        let form = Form::of(&request);
         let held = peer.share().take(answers::request_bytes(&request));
         let request = request.map(|body| answers::taken_from(body, peer.intake.clone()));
         let answer = self.routes.clone().oneshot(request);
@@ -480,7 +481,7 @@ impl Service<Request<Incoming>> for Requests {
         Box::pin(async move {
             let held = match held {
                 Ok(held) => held,
-                Err(error) => return Ok(status::refused(is_grpc, error)),
+                Err(error) => return Ok(form.answer(error)),
             };
             peer.intake.set_may_ask(may_ask);
             let mut response = answer.await?;

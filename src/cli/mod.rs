@@ -54,11 +54,13 @@ enum Failure {
 struct CliError {
     failure: Failure,
     message: String,
+    /// Whether the message names the lines of the input that it is about.
+    names_lines: bool,
 }
 
 impl CliError {
     fn new(failure: Failure, message: impl Into<String>) -> Self {
-        Self { failure, message: message.into() }
+        Self { failure, message: message.into(), names_lines: false }
     }
 }
 
@@ -69,7 +71,7 @@ impl From<leftoff::Error> for CliError {
             leftoff::Error::Invalid { .. } | leftoff::Error::OverLimit { .. } => Failure::Refused,
             _ => Failure::Other,
         };
-        Self { failure, message: leftoff::error::with_causes(&error) }
+        Self::new(failure, leftoff::error::with_causes(&error))
     }
 }
 
@@ -151,7 +153,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(CliError { failure, message }) => {
+        Err(CliError { failure, message, .. }) => {
             if failure != Failure::OutputClosed {
                 say(format_args!("leftoff: {message}"));
             }

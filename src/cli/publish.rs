@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use indicatif::ProgressBar;
 use leftoff::TopicName;
-use leftoff::edge::ndjson::Line;
+use leftoff::edge::ndjson::{self, Line};
 use leftoff::edge::proto::publish_stream_response::Outcome;
 use leftoff::edge::proto::{self, PublishStreamRequest, PublishStreamResponse};
 use serde_json::json;
@@ -220,7 +220,7 @@ impl Lines {
             let read = bounded.read_until(b'\n', &mut line).await;
             self.number += 1;
             let wrong = |failure, problem: &str| {
-                CliError::new(failure, format!("line {}: {problem}", self.number))
+                at_lines(CliError::new(failure, format!("line {}: {problem}", self.number)))
             };
             let count = read.map_err(|error| wrong(Failure::Other, &error.to_string()))?;
             if count == 0 {
@@ -232,12 +232,9 @@ impl Lines {
             }
             let text = line.trim_ascii();
             if !text.is_empty() {
-                let (topic, event) = self.event(text).map_err(|error| match error {
-                    // The line's number says which.
-                    leftoff::Error::Invalid { field, problem } if field == "line" => {
-                        wrong(Failure::Refused, &problem)
-                    }
-                    other => wrong(Failure::Refused, &other.to_string()),
+                let (topic, event) = self.event(text).map_err(|error| {
+                    let message = ndjson::at_line(self.number, &error);
+                    at_lines(CliError::new(Failure::Refused, message))
                 })?;
                 chunk.push(self.number, &topic, event);
             }
@@ -317,12 +314,12 @@ impl Publisher {
 
     /// The error with the line that it stands at: the first that is not known to be stored.
     fn with_line(&self, error: CliError) -> CliError {
-        if error.message.starts_with("line") {
+        if error.names_lines {
             return error;
         }
         let oldest = self.in_flight.front().and_then(|oldest| oldest.lines.first());
         let line = oldest.copied().unwrap_or(self.next_line);
-        CliError { message: format!("line {line}: {}", error.message), ..error }
+        at_lines(CliError { message: format!("line {line}: {}", error.message), ..error })
     }
 
     async fn publish_on_one_connection(&mut self, server: &ServerArgs) -> Result<(), Broken> {
@@ -401,7 +398,7 @@ impl Publisher {
     fn refused(&mut self, status: &Status) -> Broken {
         let Some(oldest) = self.in_flight.front_mut() else { return broken(status) };
         let (message, index) = oldest.refused(status.message());
-        let error = CliError { message, ..failed(status) };
+        let error = at_lines(CliError { message, ..failed(status) });
         if is_transient(status.code()) {
             return Broken::Retry(error);
         }
@@ -413,6 +410,11 @@ impl Publisher {
         self.end = Some(Err(error));
         Broken::Again
     }
+}
+
+/// An error whose message names the lines that it is about.
+fn at_lines(error: CliError) -> CliError {
+    CliError { names_lines: true, ..error }
 }
 
 fn gone() -> CliError {

@@ -31,7 +31,7 @@ use super::rates::{CallerRates, Rate};
 use super::receiving::{self, Received};
 use super::{max_request_bytes, status};
 use crate::broker::{Ack, Batch, Broker, InOrder, LimitsConfig, Pending, Publish};
-use crate::error::{Error, Result, with_causes};
+use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::lists::{List, UpTo};
 use crate::polls;
@@ -99,17 +99,23 @@ pub(super) async fn publish_at_once(
     let Posted { topic, body, received, rates } = posted;
     let limits = edge.broker.limits();
     let body = whole(body, max_request_bytes(limits), edge.pace()).await?;
+    rates.take(Rate::Publishes, 1)?; // Whoever has nothing left makes no work.
     let effort = Effort::of_json(&body);
     let (broker, named) = (edge.broker.clone(), topic.clone());
     let read = move || {
-        let mut events = Batch::default();
-        let texts = match framing {
-            Some(framing) => texts(&body, framing),
-            None => elements(&body, broker.limits().max_batch_events as usize)?,
+        let (mut events, limits) = (Batch::default(), broker.limits());
+        let max_events = limits.max_batch_events as usize;
+        let mut add = |(place, text): (Place, &[u8])| {
+            let count = events.len() + 1;
+            if count > max_events {
+                return Err(Failed::at(place.line, Error::over("events", count, max_events)));
+            }
+            let added = events.push(&event(text, place, &named)?, limits);
+            added.map_err(|error| Failed::at(place.line, error))
         };
-        for (place, text) in texts {
-            let added = events.push(&event(text, place, &named)?, broker.limits());
-            added.map_err(|error| Failed::at(place.line, error))?;
+        match framing {
+            Some(framing) => texts(&body, framing).try_for_each(&mut add)?,
+            None => elements(&body, max_events)?.into_iter().try_for_each(&mut add)?,
         }
         Ok::<_, Failed>(events)
     };
@@ -120,7 +126,9 @@ pub(super) async fn publish_at_once(
     if events.is_empty() {
         return Err(Error::invalid("body", NO_EVENT));
     }
-    rates.take(Rate::Publishes, events.len())?;
+    if events.len() > 1 {
+        rates.take(Rate::Publishes, events.len() - 1)?;
+    }
     let publish = Publish { topic, events, expected_sequence };
     let mut total = Total::default();
     total.add(&receiving::handed_in(&edge.broker, publish, received).await?);
@@ -129,15 +137,16 @@ pub(super) async fn publish_at_once(
 
 const NO_EVENT: &str = "holds no event";
 
-/// The texts of a body, but for empty ones, each with its place.
-fn texts(body: &[u8], framing: Framing) -> Vec<(Place, &[u8])> {
+/// The texts of a body, but for empty ones, each with its place. They are found one by one: a list
+/// of them may take many times what the body does.
+fn texts(body: &[u8], framing: Framing) -> impl Iterator<Item = (Place, &[u8])> {
     let mut place = Place::START;
-    let texts = body.split_inclusive(|byte| *byte == framing.separator()).map(|text| {
+    let texts = body.split_inclusive(move |byte| *byte == framing.separator()).map(move |text| {
         let here = place;
         place = place.after(text);
         (here, framing.trimmed(text))
     });
-    texts.filter(|(_, text)| !ndjson::is_blank(text)).collect()
+    texts.filter(|(_, text)| !ndjson::is_blank(text))
 }
 
 /// The elements of a body that is an array of so many at the most, each with its place.
@@ -221,7 +230,7 @@ impl Failed {
     /// The answer, where so many events are stored.
     fn answer(&self, stored_events: usize) -> Response {
         let Self { line, column, error } = self;
-        let detail = format!("line {line}: {}", with_causes(error));
+        let detail = ndjson::at_line(*line, error);
         let more = [
             ("detail", json!(detail)),
             ("line", json!(line)),

@@ -39,6 +39,7 @@ mod page_token;
 mod query;
 pub(crate) mod rates;
 pub(crate) mod receiving;
+pub(crate) mod refused;
 mod selection;
 mod spare;
 mod sse;

@@ -22,12 +22,15 @@ use serde_json::value::RawValue;
 
 use super::media::{self, essence};
 use super::{json_problem, proto};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::event::{NewEvent, Timestamp};
 use crate::lists::{self, List};
 use crate::topic::TopicName;
 
 const JSON: &str = "application/json";
+
+/// The field of an error that is about a line as a whole.
+const LINE: &str = "line";
 
 /// The byte order mark of UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
@@ -123,8 +126,16 @@ impl NoEvent {
 
     pub(super) fn at(place: Place, message: &str) -> Self {
         let column = place.before + 1;
-        let error = Error::invalid("line", format!("{message}, at column {column}"));
+        let error = Error::invalid(LINE, format!("{message}, at column {column}"));
         Self { line: place.line, column: Some(column), error }
+    }
+}
+
+/// An error at a line of a body or a file, from 1, for people: the line is named once.
+pub fn at_line(line: u64, error: &Error) -> String {
+    match error {
+        Error::Invalid { field, problem } if field == LINE => format!("line {line}: {problem}"),
+        other => format!("line {line}: {}", with_causes(other)),
     }
 }
 

@@ -239,7 +239,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// The answer to a request that is not served, in the form that its client reads.
-pub(crate) fn refused(is_grpc: bool, error: Error) -> Response {
+pub(super) fn refused(is_grpc: bool, error: Error) -> Response {
     match is_grpc {
         true => Status::from(error).into_http(),
         false => error.into_response(),
@@ -303,12 +303,6 @@ pub(super) fn tell_retry(response: &mut Response, error: &Error) {
     if let Error::RateLimited(limit) = error {
         tell_rate(response, limit);
     }
-}
-
-/// Whether a request asks for a stream of events, as browsers ask for it.
-pub(super) fn is_of_stream(headers: &HeaderMap) -> bool {
-    let accepted = headers.get(header::ACCEPT);
-    accepted.is_some_and(|media| media.as_bytes().starts_with(b"text/event-stream"))
 }
 
 fn refusal(status: StatusCode, body: Value, retry_after: Option<Duration>) -> Response {

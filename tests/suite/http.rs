@@ -407,7 +407,7 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
     assert_problem(&send(typed(long.as_bytes()), "x").await, 413, "content_type bytes: 256");
     let lines = [
         ("", 400, "body: holds no event"),
-        ("{", 400, "line: "),
+        ("{", 400, "line 1: the JSON ends"),
         ("{\"topic\":\"b\"}", 400, "topic: "),
         ("{\"type\":\"leftoff.x\"}", 400, "reserved"),
         ("{\"id\":\"a\\u0000\"}", 400, "id: holds the control"),

@@ -13,7 +13,7 @@ use super::{CallerRates, Rate};
 use crate::edge::checked_body::checked;
 use crate::edge::clients::Peer;
 use crate::edge::grpc::PUBLISH_STREAM;
-use crate::edge::{sse, status};
+use crate::edge::refused::Form;
 use crate::error::Result;
 
 /// Serves only what the rates of its caller have room for; the rest is told when to come back.
@@ -46,15 +46,11 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let is_grpc = status::is_grpc(request.headers());
-        let is_of_stream = status::is_of_stream(request.headers());
-        let error = match admit(request) {
-            Ok(request) => return Either::Left(self.inner.call(request)),
-            Err(error) => error,
-        };
-        let in_a_stream = if is_of_stream { sse::refused(&error) } else { None };
-        let refused = in_a_stream.unwrap_or_else(|| status::refused(is_grpc, error));
-        Either::Right(ready(Ok(refused)))
+        let form = Form::of(&request);
+        match admit(request) {
+            Ok(request) => Either::Left(self.inner.call(request)),
+            Err(error) => Either::Right(ready(Ok(form.answer(error)))),
+        }
     }
 }
 

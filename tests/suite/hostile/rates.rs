@@ -175,6 +175,30 @@ async fn every_way_to_publish_counts_its_events_and_is_refused_in_its_own_words(
     assert_eq!(last_sequence(address).await, 6);
 }
 
+/// Goal: a change that is refused is never answered as if it was done, though its client accepts a
+/// stream, in which others are told.
+#[tokio::test]
+async fn a_change_that_is_refused_is_no_stream_for_whoever_accepts_streams() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = serve(&directory, &["rates.requests_per_second=1", "rates.burst_ms=2000"]);
+    let address = process.address;
+    let mut stored = 0;
+    for (method, path) in [("POST", EVENTS), ("DELETE", "/v1/topics/b/events")] {
+        let refused = loop {
+            let request = to(address, method, path).header("accept", "text/event-stream");
+            let answer = send(request, "x").await;
+            match answer.status {
+                StatusCode::CREATED => stored += 1,
+                StatusCode::NOT_FOUND => {} // There was room for it again.
+                _ => break answer,
+            }
+        };
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{method}");
+        wait_ms(retry_after_ms(&refused.json(), "requests")).await;
+    }
+    assert_eq!(last_sequence(address).await, stored, "what was refused is not stored");
+}
+
 /// Goal: a client that slows down when it is told stays; one that goes on all the same is ended, on
 /// a WebSocket with 4029, and on a stream with a status.
 #[tokio::test]

@@ -1,0 +1,86 @@
+//! Requests that are refused before they are served, each in the form that its client reads.
+
+use axum::response::Response;
+use http::{Method, Request};
+
+use super::accept::{Accepted, accepted};
+use super::{sse, status};
+use crate::error::Error;
+
+/// The form in which the client of a request reads that it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Grpc,
+    /// A stream of events: a browser gives up for good on any status but 200.
+    Stream,
+    Problem,
+}
+
+impl Form {
+    /// The form that a request asks for. A stream is the answer of nothing but the resources that
+    /// are streams: a publish that is refused with 200 would be taken for stored.
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        if status::is_grpc(request.headers()) {
+            return Self::Grpc;
+        }
+        let path = request.uri().path();
+        let is_followed = match (request.method(), path) {
+            (&Method::GET | &Method::POST, "/v1/events") => true,
+            (&Method::GET, path) => {
+                let topic = path.strip_prefix("/v1/topics/");
+                let topic = topic.and_then(|rest| rest.strip_suffix("/events"));
+                topic.is_some_and(|topic| !topic.is_empty() && !topic.contains('/'))
+            }
+            _ => false,
+        };
+        match accepted(request.headers()) {
+            Some(Accepted::Stream) if is_followed => Self::Stream,
+            _ => Self::Problem,
+        }
+    }
+
+    /// The answer: in a stream only what time mends.
+    pub(crate) fn answer(self, error: Error) -> Response {
+        let in_a_stream = if self == Self::Stream { sse::refused(&error) } else { None };
+        in_a_stream.unwrap_or_else(|| status::refused(self == Self::Grpc, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{StatusCode, header};
+
+    use super::*;
+
+    fn form(method: &str, path: &str, accept: &str) -> Form {
+        let request = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
+        Form::of(&request.body(()).expect("a request"))
+    }
+
+    #[test]
+    fn a_stream_is_the_answer_of_nothing_but_what_is_a_stream() {
+        let (events, stream) = ("/v1/topics/a%2Fb/events", "text/event-stream");
+        let cases = [
+            ("GET", events, stream, Form::Stream),
+            ("GET", events, "application/json;q=0.5, Text/Event-Stream", Form::Stream),
+            ("GET", events, "text/event-stream;q=0.5, application/json", Form::Problem),
+            ("GET", events, "text/event-stream;q=0", Form::Problem),
+            ("GET", "/v1/events", stream, Form::Stream),
+            ("POST", "/v1/events", stream, Form::Stream),
+            ("POST", events, stream, Form::Problem),
+            ("DELETE", events, stream, Form::Problem),
+            ("GET", "/v1/topics/events", stream, Form::Problem),
+            ("GET", "/v1/topics/a", stream, Form::Problem),
+            ("PUT", "/v1/topics/a", stream, Form::Problem),
+            ("POST", "/v1/maintenance", stream, Form::Problem),
+        ];
+        for (method, path, accept, expected) in cases {
+            assert_eq!(form(method, path, accept), expected, "{method} {path} {accept}");
+        }
+        let no_room = || Error::NoRoom { needed_bytes: 2, limit_bytes: 1 };
+        assert_eq!(Form::Stream.answer(no_room()).status(), StatusCode::OK);
+        assert_eq!(Form::Problem.answer(no_room()).status(), StatusCode::SERVICE_UNAVAILABLE);
+        let lasting = Form::Stream.answer(Error::invalid("from", "is odd"));
+        assert_eq!(lasting.status(), StatusCode::BAD_REQUEST, "no time mends that");
+    }
+}
