@@ -209,8 +209,8 @@ mod tests {
     #[test]
     fn a_name_is_passed_over_only_where_it_cannot_be_a_slip() {
         let refused = |text: &str, purpose| {
-            let query = Query::parse(Some(text), purpose).unwrap();
-            query.finish("before").is_err()
+            let query = Query::parse(Some(text), purpose);
+            query.and_then(|query| query.finish("before")).is_err()
         };
         use Purpose::{Change, Page, Publish};
         let cases = [
