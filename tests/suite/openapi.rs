@@ -109,6 +109,43 @@ async fn every_reference_of_the_document_leads_somewhere() {
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
 }
 
+/// Goal: whoever has the document alone, and no repository, knows of lines, streams, codings, and
+/// of names that are passed over.
+#[tokio::test]
+async fn the_document_leads_to_no_file_and_says_in_words_what_has_no_shape() {
+    let server = Server::start().await;
+    let document = document(&server).await;
+    let text = document.to_string();
+    assert!(!text.contains(".md`") && !text.contains("src/"), "it leads to a file");
+    let about = document["info"]["description"].as_str().unwrap();
+    for word in
+        ["`gzip`", "gzip`, `deflate`, `br` or `zstd`", "`Accept-Encoding`", "begin with `_`"]
+    {
+        assert!(about.contains(word), "{word}: {about}");
+    }
+    let source = |path: &str| fs::read_to_string(root().join("src/edge").join(path)).unwrap();
+    let query = source("query.rs");
+    let names = query.split("const MEANINGLESS").nth(1).unwrap().split("];").next().unwrap();
+    let names: Vec<&str> = names.split('"').skip(1).step_by(2).collect();
+    assert!(names.len() >= 10, "{names:?}");
+    for name in names {
+        assert!(about.contains(&format!("`{name}`")), "{name}: {about}");
+    }
+    let events = &document["paths"]["/v1/topics/{topic}/events"];
+    let lines = events["post"]["requestBody"]["description"].as_str().unwrap();
+    for name in ["x-ndjson", "jsonl", "jsonlines", "ldjson", "stream+json", "json-seq"] {
+        assert!(lines.contains(name), "{name}: {lines}");
+    }
+    let streams = &events["get"]["responses"]["200"]["content"]["text/event-stream"];
+    let stream = streams["schema"]["description"].as_str().unwrap();
+    for event_type in quoted_after(&[source("sse.rs")], "\"leftoff.") {
+        assert!(stream.contains(&format!("`leftoff.{event_type}`")), "{event_type}: {stream}");
+    }
+    let unknown = events["post"]["responses"]["415"]["headers"].as_object().unwrap();
+    assert!(unknown.contains_key("Accept-Encoding"), "{unknown:?}");
+    server.stop().await;
+}
+
 /// Goal: the pages name each message, each type of the broker's own events, and each field.
 #[test]
 fn the_reference_pages_name_everything_that_streams_and_lines_have() {

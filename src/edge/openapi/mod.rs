@@ -30,9 +30,13 @@ pub(super) struct Limits<'a> {
 }
 
 const DESCRIPTION: &str = "An event log with replay: publish durably, follow and resume from any \
-    place. A `HEAD` is answered as the `GET` of its path, without the body. The blocks of \
-    `text/event-stream` are described in `src/edge/sse.md`, the lines of NDJSON in \
-    `src/edge/ndjson.md`, and the messages of the WebSocket in `src/edge/websocket/protocol.md`.";
+    place. A `HEAD` is answered as the `GET` of its path, without the body. A body may come with \
+    `Content-Encoding: gzip`, `deflate`, `br` or `zstd`; the limits hold for what is decoded. JSON \
+    from a kilobyte on goes out as `zstd` or `gzip` where `Accept-Encoding` has it; streams never \
+    do. Names in a query that only make a URL unique are passed over: all that begin with `_`, and \
+    `cachebust`, `cachebuster`, `cache_buster`, `cb`, `nocache`, `no_cache`, `rand`, `random`, \
+    `rnd`, `t`, `timestamp` and `ts`; any other name that is not described is refused with 400, \
+    but on a stream, which says in `Leftoff-Ignored` that the name means nothing.";
 
 /// The route of the document.
 pub(super) fn routes(publish: &LimitsConfig, follow: &FollowConfig) -> Router<Edge> {

@@ -23,9 +23,9 @@ pub(super) const TAGS: [(&str, &str); 4] = [
 /// The operations of one path.
 type Operations = Vec<(HttpMethod, OperationBuilder)>;
 
-/// What each answer may be besides: refused by the origin, the host or a rate; a head that comes too
-/// slowly, or is too long; no room.
-const ALWAYS: [u16; 9] = [400, 403, 408, 413, 414, 421, 429, 431, 503];
+/// What each answer may be besides: refused by the origin, the host or a rate; a head that comes
+/// too slowly, or is too long; a coding of the body that is not known; no room.
+const ALWAYS: [u16; 10] = [400, 403, 408, 413, 414, 415, 421, 429, 431, 503];
 /// Those that are given before the request is known, and have no body.
 const BARE: [u16; 2] = [414, 431];
 /// What reading the log may be answered with.
@@ -123,6 +123,8 @@ fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)
         ("RateLimit-Policy", "The quota of that rate."),
     ];
     const GAP: [(&str, &str); 1] = [("Leftoff-Gap", "The gap's reason and numbers.")];
+    const CODINGS: [(&str, &str); 1] =
+        [("Accept-Encoding", "The codings of a body that are taken, where its own is not.")];
     match status {
         400 => ("Something breaks a rule. Nothing was written.", &[]),
         403 => ("The page's origin is not allowed, or the list is turned off.", &[]),
@@ -134,7 +136,7 @@ fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)
         412 => ("The topic is at another sequence than was expected.", &[]),
         413 => ("Something is over a limit. Nothing was written.", &[]),
         414 => ("The path and the query are too long.", &[]),
-        415 => ("The body's media type or coding is not taken.", &[]),
+        415 => ("The body's media type or coding is not taken.", &CODINGS),
         421 => ("The broker is not reached by this host's name.", &[]),
         426 => ("This is for WebSockets alone.", &[("Upgrade", "`websocket`.")]),
         429 => ("The caller, or everybody, asks for too much. Nothing was written.", &RATE),
@@ -147,12 +149,34 @@ fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)
     }
 }
 
+/// What is in a stream of events.
+const STREAM: &str = "Server-sent events (WHATWG HTML, 9.2), without end: blocks of lines, each \
+    ended by an empty line. `event:` is the type, `data:` the event in the `format` that was asked \
+    for, `retry:` says when to come back after the end, in milliseconds, and `id:`, the last line, \
+    is the cursor after the block, which goes back as `Last-Event-ID`. A line that begins with `:` \
+    means that the stream is alive. The types of the broker's own, with JSON as data, are \
+    `leftoff.caught-up`, `leftoff.gap`, `leftoff.cursor`, `leftoff.warning`, `leftoff.stopping`, \
+    `leftoff.error`, `leftoff.joined` and `leftoff.left`. Whoever is refused for a while, as by \
+    429 or 503, is answered with 200 and a stream of one block: `retry:` and `leftoff.error`.";
+
+/// What a body of many events is called, and has.
+const LINES: &str = "One event, whose payload is the body; or CloudEvents in any mode; or NDJSON, \
+    an event a line. Lines are `application/x-ndjson` and `ndjson`, `jsonl`, `jsonline`, \
+    `jsonlines`, `json-lines`, `ldjson`, `json-stream`, each with `x-` or without, below \
+    `application` or `text`, and `application/stream+json`; `application/json-seq`, and all that \
+    end in `+json-seq`, part the events by separators. Each is a JSON object, whose fields may all \
+    be left out: `id`, `type`, `key`, `headers`, `content_type`, `publisher_time_ms` and `ttl_ms`, \
+    as in the query; `topic`, the one of the path; and the payload, `data` in JSON or \
+    `data_base64`. With `atomic=true` the body is lines, or an array of such objects as \
+    `application/json`, and is stored all or none.";
+
 /// A page or a stream, by what `Accept` says.
 fn events() -> Response {
-    let stream = any_text("Blocks of events, as `src/edge/sse.md` describes them; without end.");
+    let stream = any_text(STREAM);
     let headers = [
         ("Cache-Control", "What a cache may do: nothing, or use it again once it has asked."),
         ("Vary", "The headers of the request that the answer depends on."),
+        ("Content-Encoding", "`zstd` or `gzip`, of a page whose client takes it."),
         ("ETag", "The tag of a page's body, where it has one, for `If-None-Match`."),
         ("Retry-After", "When a client that polls without waiting may ask again, in seconds."),
         ("Leftoff-Gap", "The gap before the events, or the first of them."),
@@ -220,10 +244,7 @@ fn publish(limits: &Limits<'_>) -> OperationBuilder {
     ];
     let payload = format!("The payload of one event: any media type, at most {most_bytes} bytes.");
     let body = RequestBodyBuilder::new()
-        .description(Some(
-            "One event, whose payload is the body; or NDJSON, an event a line, as \
-             `src/edge/ndjson.md` describes; or CloudEvents in any mode.",
-        ))
+        .description(Some(LINES))
         .content("*/*", any_text(&payload))
         .content("application/x-ndjson", any_text("An event a line."))
         .content("application/cloudevents+json", Content::new(None::<Schema>))
