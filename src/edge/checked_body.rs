@@ -26,6 +26,11 @@ impl Refused {
         let status = Status::from(error.clone());
         Self { error, status }
     }
+
+    /// Why.
+    pub(super) fn error(&self) -> &Error {
+        &self.error
+    }
 }
 
 /// The reason why a body was refused; `None` where something else went wrong with it.

@@ -31,6 +31,7 @@ use zstd::stream::raw::DParameter;
 
 use super::accept::weighted;
 use super::budget::Held;
+use super::checked_body::Refused;
 use super::clients::Peer;
 use super::effort::Effort;
 use super::http::{Edge, whole};
@@ -43,6 +44,12 @@ const DECODED: HeaderValue = HeaderValue::from_static("gzip, deflate, br, zstd")
 
 /// The largest window of zstd, as a power of two of bytes. Source: RFC 9659.
 const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// The largest window of all codings, in bytes: that of brotli. Source: RFC 7932, 9.1.
+const MAX_WINDOW_BYTES: usize = 16 << 20;
+
+/// Bytes that are decoded before their memory is counted.
+const PIECE_BYTES: u64 = 64 << 10;
 
 /// The length of an answer from which on compressing saves something, in bytes.
 pub(super) const MIN_ENCODED_BYTES: usize = 1 << 10;
@@ -133,26 +140,52 @@ async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Respon
     let (mut head, body) = request.into_parts();
     let limit = max_request_bytes(edge.broker.limits());
     let body = whole(body, limit, edge.pace()).await?;
-    let work = move || decode(&coding, &body, limit);
+    let received = head.extensions.get::<Received>().cloned().unwrap_or_default();
+    let work = move || {
+        let decoded = decode(&coding, &body, limit, |size_bytes| received.add(size_bytes));
+        if let Ok(decoded) = &decoded {
+            received.keep(decoded.len()); // The body as it came and the window are gone.
+        }
+        decoded
+    };
     let body = Effort::of_bytes(MUCH_BYTES).spend(work).await?;
-    if let Some(received) = head.extensions.get::<Received>() {
-        received.add(body.len())?;
-    }
     head.headers.remove(header::CONTENT_ENCODING);
     head.headers.remove(header::CONTENT_LENGTH);
     Ok(Ok(Request::from_parts(head, Body::from(body))))
 }
 
-/// The bytes of a body in this coding, up to `limit`.
+/// The bytes of a body in this coding, up to `limit`. `count` is told of the memory for them, and
+/// for the window of the decoder, which holds the last of them once more, as they grow.
 ///
 /// # Errors
 ///
-/// [`Error::OverLimit`] as soon as there are more; [`Error::Invalid`] where the body is cut, or not
+/// The first of `count`; [`Error::OverLimit`] as soon as there are more; [`Error::Invalid`] where the body is cut, or not
 /// in this coding.
-fn decode(coding: &str, body: &[u8], limit: u64) -> Result<Bytes> {
-    let invalid = |error: io::Error| Error::invalid("body", format!("is no {coding}: {error}"));
+fn decode(
+    coding: &str,
+    body: &[u8],
+    limit: u64,
+    mut count: impl FnMut(usize) -> Result<()>,
+) -> Result<Bytes> {
+    let invalid = |error: io::Error| {
+        let refused = error.get_ref().and_then(|inside| inside.downcast_ref::<Refused>());
+        let invalid = || Error::invalid("body", format!("is no {coding}: {error}"));
+        refused.map_or_else(invalid, |refused| refused.error().clone())
+    };
     let mut decoded = Vec::new();
-    let mut bounded = |reader: &mut dyn Read| reader.take(limit + 1).read_to_end(&mut decoded);
+    let mut bounded = |reader: &mut dyn Read| {
+        let mut reader = reader.take(limit + 1);
+        loop {
+            let before = decoded.len();
+            reader.by_ref().take(PIECE_BYTES).read_to_end(&mut decoded)?;
+            let more = decoded.len() - before;
+            if more == 0 {
+                return Ok(());
+            }
+            let window = more.min(MAX_WINDOW_BYTES.saturating_sub(before));
+            count(more + window).map_err(|error| io::Error::other(Refused::new(error)))?;
+        }
+    };
     match coding {
         _ if body.is_empty() => Err(io::Error::new(ErrorKind::UnexpectedEof, "it is empty")),
         "deflate" => bounded(&mut Deflate::new(body)),
@@ -349,6 +382,10 @@ impl Encoder {
 mod tests {
     use super::*;
 
+    fn decode(coding: &str, body: &[u8], limit: u64) -> Result<Bytes> {
+        super::decode(coding, body, limit, |_| Ok(()))
+    }
+
     fn wanted(accept: &str) -> Option<Coding> {
         let value = HeaderValue::try_from(accept).unwrap();
         Coding::wanted(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value)]))
@@ -392,5 +429,29 @@ mod tests {
         assert_eq!(decode("br", &hello, 5).unwrap(), &b"hello"[..]);
         decode("br", &hello, 4).unwrap_err();
         decode("br", &hello[..6], 5).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_decoded_counts_as_it_grows_and_is_given_up_where_there_is_no_room() {
+        let text = vec![7; 1 << 20];
+        let mut encoder = Encoder::new(Coding::Zstd).unwrap();
+        let mut body = encoder.encode(&text).unwrap();
+        body.extend(encoder.finish().unwrap());
+        let decode = |max_bytes: usize| {
+            let mut counted = 0;
+            let decoded = super::decode("zstd", &body, 1 << 30, |size_bytes| {
+                counted += size_bytes;
+                match counted > max_bytes {
+                    true => Err(Error::NoRoom { needed_bytes: size_bytes as u64, limit_bytes: 9 }),
+                    false => Ok(()),
+                }
+            });
+            (counted, decoded)
+        };
+        let (counted, decoded) = decode(usize::MAX);
+        assert_eq!((counted, decoded.unwrap().len()), (2 << 20, 1 << 20), "with the window");
+        let (counted, refused) = decode(300 << 10);
+        assert!(matches!(refused, Err(Error::NoRoom { limit_bytes: 9, .. })));
+        assert_eq!(counted, 384 << 10, "no more is decoded then");
     }
 }
