@@ -159,8 +159,8 @@ async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Respon
 ///
 /// # Errors
 ///
-/// The first of `count`; [`Error::OverLimit`] as soon as there are more; [`Error::Invalid`] where the body is cut, or not
-/// in this coding.
+/// The first of `count`; [`Error::OverLimit`] as soon as there are more; [`Error::Invalid`] where
+/// the body is cut, or not in this coding.
 fn decode(
     coding: &str,
     body: &[u8],

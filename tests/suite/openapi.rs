@@ -119,17 +119,19 @@ async fn the_document_leads_to_no_file_and_says_in_words_what_has_no_shape() {
     assert!(!text.contains(".md`") && !text.contains("src/"), "it leads to a file");
     let about = document["info"]["description"].as_str().unwrap();
     for word in
-        ["`gzip`", "gzip`, `deflate`, `br` or `zstd`", "`Accept-Encoding`", "begin with `_`"]
+        ["`gzip`", "gzip`, `deflate`, `br` or `zstd`", "`Accept-Encoding`", "on a publish `_`"]
     {
         assert!(about.contains(word), "{word}: {about}");
     }
     let source = |path: &str| fs::read_to_string(root().join("src/edge").join(path)).unwrap();
-    let query = source("query.rs");
-    let names = query.split("const MEANINGLESS").nth(1).unwrap().split("];").next().unwrap();
-    let names: Vec<&str> = names.split('"').skip(1).step_by(2).collect();
-    assert!(names.len() >= 10, "{names:?}");
-    for name in names {
-        assert!(about.contains(&format!("`{name}`")), "{name}: {about}");
+    let spare = source("spare.rs");
+    for (list, count) in [("const OF_PAGES", 10), ("const OF_STREAMS", 3)] {
+        let names = spare.split(list).nth(1).unwrap().split("];").next().unwrap();
+        let names: Vec<&str> = names.split('"').skip(1).step_by(2).collect();
+        assert_eq!(names.len(), count, "{names:?}");
+        for name in names {
+            assert!(about.contains(&format!("`{name}`")), "{name}: {about}");
+        }
     }
     let events = &document["paths"]["/v1/topics/{topic}/events"];
     let lines = events["post"]["requestBody"]["description"].as_str().unwrap();

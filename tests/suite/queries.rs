@@ -13,8 +13,8 @@ fn sequences(page: &Value) -> Vec<u64> {
     events.iter().map(|event| event["sequence"].as_u64().unwrap()).collect()
 }
 
-/// Goal: what jQuery, Ext JS and many a hand append to a URL is passed over on whatever is read, and
-/// a name that may be a slip is refused as ever.
+/// Goal: what jQuery, Ext JS and many a hand append to a URL is passed over on whatever is read,
+/// and a name that may be a slip is refused as ever.
 #[tokio::test]
 async fn names_that_defeat_caches_are_passed_over_on_what_is_read() {
     let server = Server::start().await;

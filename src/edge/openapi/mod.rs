@@ -33,9 +33,10 @@ const DESCRIPTION: &str = "An event log with replay: publish durably, follow and
     place. A `HEAD` is answered as the `GET` of its path, without the body. A body may come with \
     `Content-Encoding: gzip`, `deflate`, `br` or `zstd`; the limits hold for what is decoded. JSON \
     from a kilobyte on goes out as `zstd` or `gzip` where `Accept-Encoding` has it; streams never \
-    do. Names in a query that only make a URL unique are passed over: all that begin with `_`, and \
-    `cachebust`, `cachebuster`, `cache_buster`, `cb`, `nocache`, `no_cache`, `rand`, `random`, \
-    `rnd`, `t`, `timestamp` and `ts`; any other name that is not described is refused with 400, \
+    do. Names in a query that only make a URL unique are passed over: where something is read `_`, \
+    `_dc`, `cachebust`, `cachebuster`, `cache_buster`, `cb`, `nocache`, `no_cache`, `rand`, \
+    `random` and `rnd`, on a stream `_`, `r`, `padding` and `evs_preamble`, on a publish `_` \
+    alone, and on any other change none; any other name that is not described is refused with 400, \
     but on a stream, which says in `Leftoff-Ignored` that the name means nothing.";
 
 /// The route of the document.

@@ -261,8 +261,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 if let Poll::Ready(heard) = poll!(hearing.as_mut()) {
                     return self.answer_to(heard).await;
                 }
-                // It waits for a place, or for room. On a task of its own it has its turn also while
-                // this one waits for the client.
+                // It waits for a place, or for room. On a task of its own it has its turn also
+                // while this one waits for the client.
                 let heard = tokio::spawn(timed(Task::WebSocket, hearing));
                 self.heard = Some(AbortOnDropHandle::new(heard));
                 return Ok(());

@@ -2,6 +2,7 @@
 //! up, and nothing is left of them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use leftoff::edge::proto;
 use serde_json::{Value, json};
@@ -37,6 +38,22 @@ async fn client_bytes(address: SocketAddr) -> u64 {
     let metrics = text(&get(address, "/metrics").await.body);
     let line = metrics.lines().find_map(|line| line.strip_prefix("leftoff_client_bytes "));
     line.unwrap().parse().unwrap()
+}
+
+/// As [`client_bytes`], when they do not change any more: a body that was read counts for a moment.
+async fn settled_client_bytes(address: SocketAddr) -> u64 {
+    let settled = async {
+        let mut before = client_bytes(address).await;
+        loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let now = client_bytes(address).await;
+            if now == before {
+                return now;
+            }
+            before = now;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), settled).await.expect("they settle")
 }
 
 /// Waits until nothing is known of readers that followed these topics.
@@ -211,7 +228,7 @@ async fn a_member_counts_in_each_of_its_topics() {
         let stream = Sse::open_with(request, body).await.unwrap();
         assert_eq!(stream.status, 200);
         assert_eq!(members(process.address, &topics[PATTERNS - 1]).await, 1);
-        counted.push(client_bytes(process.address).await);
+        counted.push(settled_client_bytes(process.address).await);
         drop(stream);
         until_nobody_follows(process.address, &topics[..1]).await;
     }
