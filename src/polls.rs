@@ -17,6 +17,7 @@
 
 use std::cell::Cell;
 use std::fmt::Debug;
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::task::JoinError;
 use tracing::{debug, warn};
 
 /// A poll that takes longer holds others up: publishing takes less from end to end.
@@ -159,6 +161,22 @@ pub(crate) fn is_turn_over() -> bool {
 pub(crate) async fn rest() {
     if is_turn_over() {
         tokio::task::yield_now().await;
+    }
+}
+
+/// What another task has come to. Its panic is one of the caller.
+///
+/// # Cancel safety
+///
+/// That of `task`.
+pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, JoinError>>) -> T {
+    match task.await {
+        Ok(done) => done,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends, and this task with it.
+            Err(_cancelled) => std::future::pending().await,
+        },
     }
 }
 

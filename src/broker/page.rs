@@ -116,16 +116,19 @@ impl PageReader {
     /// As [`Subscription::next`](super::Subscription::next), before the first events: an error
     /// after these ends the page, and the next page tells it.
     pub async fn next(&mut self) -> Result<Option<Run>> {
-        self.next_if(|_run| true).await
+        self.next_with(|_run| Ok(())).await
     }
 
-    /// As [`Self::next`], where `has_room` is asked of these events before they belong to the page.
-    /// Without room for them the page ends before them, and the next page begins with them.
+    /// As [`Self::next`], where `take_room` takes what these events need before they belong to the
+    /// page. Without room for them the page ends before them, and the next page begins with them.
     ///
     /// # Errors
     ///
-    /// As [`Self::next`].
-    pub async fn next_if(&mut self, has_room: impl FnOnce(&Run) -> bool) -> Result<Option<Run>> {
+    /// As [`Self::next`]; that of `take_room`, for the first events.
+    pub async fn next_with(
+        &mut self,
+        take_room: impl FnOnce(&Run) -> Result<()>,
+    ) -> Result<Option<Run>> {
         let mut search = Search::default();
         while !self.is_ended && self.room.events > 0 {
             // Where all is in memory nothing is waited for, and others would wait for the whole
@@ -167,30 +170,38 @@ impl PageReader {
                     return Err(error);
                 }
             };
-            let Some(run) = self.fitting(run, has_room) else { break };
+            let Some(run) = self.fitting(run) else { break };
+            match take_room(&run) {
+                Ok(()) => self.add(&run),
+                Err(_told_by_the_next_page) if self.has_events => break,
+                Err(error) => {
+                    self.is_ended = true;
+                    return Err(error);
+                }
+            }
             return Ok(Some(run));
         }
         self.is_ended = true;
         Ok(None)
     }
 
-    /// What of `run` belongs to the page. Where that is not all of it, the page ends.
-    fn fitting(&mut self, run: Run, has_room: impl FnOnce(&Run) -> bool) -> Option<Run> {
+    /// What of `run` there is a place for in the page. Where that is not all of it, the page ends.
+    fn fitting(&mut self, run: Run) -> Option<Run> {
         let run = run.below(self.request.before)?;
         let fitting = run.events().take_while(|event| self.room.takes(run.topic(), event)).count();
         if fitting == 0 {
             return None;
         }
         self.is_ended = run.events().nth(fitting).is_some();
-        let run = run.first(fitting);
-        if !has_room(&run) {
-            return None;
-        }
+        Some(run.first(fitting))
+    }
+
+    /// Has these events belong to the page.
+    fn add(&mut self, run: &Run) {
         if let Some(last) = run.events().last() {
             self.page.cursor = self.reader.cursor_after(&last);
         }
         self.has_events = true;
-        Some(run)
     }
 
     /// The page without its events, as it is with those that [`Self::next`] gave. It goes on being

@@ -23,7 +23,6 @@
 //! There are as many places for large work as the machine has cores, in the whole process: what is
 //! large waits for other large work, and not what is small.
 
-use std::panic::resume_unwind;
 use std::sync::{Arc, LazyLock};
 use std::thread::available_parallelism;
 
@@ -207,14 +206,7 @@ async fn away<T: Send + 'static>(
         };
         tokio::task::spawn_blocking(work).await
     }));
-    match done.await.and_then(|done| done) {
-        Ok(done) => done,
-        Err(ended) => match ended.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            // The runtime ends, and this task with it.
-            Err(_cancelled) => std::future::pending().await,
-        },
-    }
+    polls::joined(async { done.await? }).await
 }
 
 #[cfg(test)]

@@ -220,16 +220,7 @@ impl Edge {
             }),
             filter,
         };
-        let held = Arc::new(share.take(selection::reader_bytes(&topics, &request.filter))?);
-        let reader = match topics {
-            Topics::One(topic) => self.broker.page(&topic, request).await?,
-            Topics::Many(_) if before.is_some() => {
-                return Err(Error::invalid("before", "is for one topic alone"));
-            }
-            Topics::Many(patterns) => {
-                self.broker.page_of_many_with(patterns, request, Some(held.clone())).await?
-            }
-        };
+        let (reader, held) = selection::page(topics, request, &self.broker, &share).await?;
         let (now, has_gap) = (reader.page(), reader.has_gap());
         let page = async move { page_body::page(reader, form, &share, held).await };
         let mut page = Box::pin(page);

@@ -140,7 +140,7 @@ pub(super) async fn page(
     share: &Share,
     of_reader: Arc<Held>,
 ) -> Result<Begun> {
-    let (mut piece, mut held, mut refused) = (Vec::new(), share.nothing(), None);
+    let (mut piece, mut held) = (Vec::new(), share.nothing());
     let mut is_whole = loop {
         if piece.len() >= PIECE_BYTES {
             break false;
@@ -149,21 +149,12 @@ pub(super) async fn page(
             break true;
         }
         let counted_bytes = held.size_bytes();
-        let has_room = |run: &Run| match held.grow(json::max_written_bytes(run)) {
-            Ok(()) => true,
-            Err(no_room) => {
-                refused = Some(no_room);
-                false
-            }
-        };
-        let Some(run) = reader.next_if(has_room).await? else { break true };
+        let take_room = |run: &Run| held.grow(json::max_written_bytes(run));
+        let Some(run) = reader.next_with(take_room).await? else { break true };
         let list = events(run, form).await;
         held.keep(counted_bytes + list.len());
         add_list(&mut piece, &list);
     };
-    if let Some(no_room) = refused.filter(|_| piece.is_empty()) {
-        return Err(no_room);
-    }
     is_whole |= held.grow(if is_whole { 0 } else { READING_BYTES }).is_err();
     let page = reader.page();
     let body = if is_whole {
@@ -205,12 +196,12 @@ impl Rest {
             }
             let beyond = |size_bytes: usize| size_bytes.saturating_sub(PIECE_BYTES);
             let written_bytes = piece.len();
-            let has_room = |run: &Run| {
+            let take_room = |run: &Run| {
                 let most_bytes = beyond(written_bytes + json::max_written_bytes(run));
-                held.grow(most_bytes.saturating_sub(held.size_bytes())).is_ok()
+                held.grow(most_bytes.saturating_sub(held.size_bytes()))
             };
             // After the first events there are no errors: the next page tells them.
-            let Ok(Some(run)) = self.reader.next_if(has_room).await else {
+            let Ok(Some(run)) = self.reader.next_with(take_room).await else {
                 piece.extend(json::page_end(&self.reader.page()));
                 break true;
             };

@@ -7,7 +7,9 @@ use serde::Deserialize;
 use super::budget::{Held, Share};
 use super::json_problem;
 use super::query::Query;
-use crate::broker::{Broker, Filter, MAX_PATTERNS, Member, MemberInfo, Presence, Reader};
+use crate::broker::{
+    Broker, Filter, MAX_PATTERNS, Member, MemberInfo, PageReader, PageRequest, Presence, Reader,
+};
 use crate::cursor::{OnGap, StartPoint};
 use crate::error::{Error, Result};
 use crate::lists::{self, List};
@@ -76,12 +78,39 @@ const WORD_BYTES: usize = 576;
 const WILDCARD_BYTES: usize = 160;
 
 /// About what a reader takes in memory while it waits, in bytes.
-pub(super) fn reader_bytes(topics: &Topics, filter: &Filter) -> usize {
+fn reader_bytes(topics: &Topics, filter: &Filter) -> usize {
     let patterns = match topics {
         Topics::One(_) => 0,
         Topics::Many(patterns) => patterns.iter().map(pattern_bytes).sum::<usize>(),
     };
     READER_BYTES + patterns + filter.size_bytes()
+}
+
+/// Begins to read a page of `topics`. What the reader takes in memory is held for as long as it is
+/// there.
+///
+/// # Errors
+///
+/// As [`Broker::page`] and [`Broker::page_of_many`]; [`Error::Invalid`] for many topics with
+/// `before`; [`Error::NoRoom`].
+pub(super) async fn page(
+    topics: Topics,
+    request: PageRequest,
+    broker: &Broker,
+    share: &Share,
+) -> Result<(PageReader, Arc<Held>)> {
+    let held = Arc::new(share.take(reader_bytes(&topics, &request.filter))?);
+    let reader = match topics {
+        Topics::One(topic) => broker.page(&topic, request).await?,
+        Topics::Many(_) if request.before.is_some() => {
+            return Err(Error::invalid("before", "is for one topic alone"));
+        }
+        Topics::Many(patterns) => {
+            // Of a reader of many topics the broker knows something for a while after it.
+            broker.page_of_many_with(patterns, request, Some(held.clone())).await?
+        }
+    };
+    Ok((reader, held))
 }
 
 fn pattern_bytes(pattern: &TopicPattern) -> usize {

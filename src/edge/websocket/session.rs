@@ -14,7 +14,6 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
-use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
@@ -693,16 +692,9 @@ async fn next<S: AsyncRead + AsyncWrite + Unpin>(
 /// Nothing is lost.
 async fn done(heard: &mut Option<AbortOnDropHandle<Heard>>) -> Heard {
     let Some(doing) = heard else { return std::future::pending().await };
-    let done = doing.await;
+    let done = polls::joined(doing).await;
     *heard = None;
-    match done {
-        Ok(done) => done,
-        Err(ended) => match ended.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            // The runtime ends, and this task with it.
-            Err(_cancelled) => std::future::pending().await,
-        },
-    }
+    done
 }
 
 fn message(kind: &str) -> Map<String, Value> {
