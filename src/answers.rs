@@ -216,7 +216,7 @@ impl Drop for Taken {
         while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut self.body).poll_frame(&mut cx) {
             self.intake.took(frame.data_ref().map_or(0, Bytes::len));
         }
-        self.intake.body_ends();
+        self.intake.body_ends(self.body.is_end_stream());
     }
 }
 

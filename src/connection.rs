@@ -26,12 +26,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use axum::response::Response;
+use http::{Method, Request, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Collected};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rand::RngExt;
 use tokio::io::AsyncWriteExt;
@@ -76,6 +76,9 @@ const MAX_REASON_BYTES: usize = 1_024;
 
 /// How long a client that is refused has to ask for something, and to take the answer.
 const REFUSED_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest head of a request that is read of a client that is refused, in bytes.
+const MAX_REFUSED_HEAD_BYTES: usize = 16 << 10;
 
 /// Connections that are being told that they are refused; more are just closed.
 const MAX_REFUSING: usize = 256;
@@ -493,7 +496,9 @@ impl Service<Request<Incoming>> for Requests {
             let is_event_stream = is_event_stream(&response);
             if is_event_stream && !is_http2 {
                 response = response.map(|body| probing(body, peer.intake.clone()));
-            } else if let Some(idle) = idle {
+            } else if !is_http2 && peer.intake.is_body_cut() {
+                heads::tell_close(&mut response);
+            } else if let Some(idle) = idle.filter(|_| !peer.intake.is_ended()) {
                 heads::tell_idle(&mut response, idle);
             }
             match taken {
@@ -554,23 +559,45 @@ async fn refuse(socket: TcpStream, refused: Refused) {
     let mut socket = Socket::new(socket, REFUSED_WAIT, None);
     // An answer to nothing would be taken for a fault.
     let spoken = tokio::time::timeout(REFUSED_WAIT, socket.protocol()).await;
-    let response = refusal(refused);
     let said = match spoken {
         Ok(Ok(Protocol::Http2)) => {
-            let (_, body) = response.into_parts();
+            let (_, body) = refusal(refused, Form::Problem).into_parts();
             let reason = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
-            socket.write_all(&calm_down(&reason)).await
+            let said = socket.write_all(&calm_down(&reason)).await;
+            said.and(socket.shutdown().await)
         }
-        Ok(Ok(Protocol::Http1)) | Err(_) => stream::answer(&mut socket, response).await,
+        Ok(Ok(Protocol::Http1)) => refuse_request(socket, refused).await,
+        Err(_elapsed) => refuse_anything(socket, refused).await,
         Ok(Err(gone)) => Err(gone),
     };
-    if let Err(error) = said.and(socket.shutdown().await) {
+    if let Err(error) = said {
         debug!(%error, "a connection was refused without a word");
     }
 }
 
+/// Answers the first request of a client that is not let in, in the form that it reads.
+async fn refuse_request(socket: Socket, refused: Refused) -> io::Result<()> {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        ready(Ok::<_, Infallible>(refusal(refused, Form::of(&request))))
+    });
+    let mut builder = http1::Builder::new();
+    // The whole of it has a time limit, so that its head needs none.
+    builder.keep_alive(false).max_buf_size(MAX_REFUSED_HEAD_BYTES).header_read_timeout(None);
+    let mut connection = builder.serve_connection(TokioIo::new(socket), answer);
+    match tokio::time::timeout(REFUSED_WAIT, &mut connection).await {
+        Ok(served) => served.map_err(io::Error::other),
+        Err(_elapsed) => refuse_anything(connection.into_parts().io.into_inner(), refused).await,
+    }
+}
+
+/// Answers a client that is not let in, whatever it asks.
+async fn refuse_anything(mut socket: Socket, refused: Refused) -> io::Result<()> {
+    let answered = stream::answer(&mut socket, refusal(refused, Form::Problem)).await;
+    answered.and(socket.shutdown().await)
+}
+
 /// The answer to whatever a client asks that is not let in.
-fn refusal(refused: Refused) -> Response {
+fn refusal(refused: Refused, form: Form) -> Response {
     let (status, detail) = match refused {
         Refused::Full { limit } => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("there are {limit} connections already"))
@@ -579,12 +606,10 @@ fn refusal(refused: Refused) -> Response {
             StatusCode::TOO_MANY_REQUESTS,
             format!("there are {limit} connections from this address already"),
         ),
-        Refused::TooOften(limit) => return Error::RateLimited(limit).into_response(),
+        Refused::TooOften(limit) => return form.answer(Error::RateLimited(limit)),
     };
-    let mut response = status::plain_problem(status, &detail);
-    let seconds = rand::rng().random_range(REFUSED_SECONDS);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    response
+    let after = Duration::from_secs(rand::rng().random_range(REFUSED_SECONDS));
+    form.answer_for(after, status, &detail)
 }
 
 /// The frames that end an HTTP/2 connection before any request: settings, of which there are none,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use axum::response::Response;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
 
 use crate::edge::status::plain_problem;
@@ -17,16 +18,29 @@ pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response> {
         let detail = format!("Transfer-Encoding is {coding:?}; the only one known is \"chunked\"");
         let mut answer = plain_problem(StatusCode::NOT_IMPLEMENTED, &detail);
         // Where its body ends is not to be trusted.
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        tell_close(&mut answer);
         return Some(answer);
     }
-    let hosts = headers.get_all(header::HOST).iter().count();
-    let detail = match hosts {
-        0 if version == Version::HTTP_11 => "Host is missing: HTTP/1.1 requires it",
-        0 | 1 => return None,
-        _ => "Host is given more than once",
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let detail = match (hosts.next(), hosts.next()) {
+        (None, _) if version == Version::HTTP_11 => "Host is missing: HTTP/1.1 requires it",
+        (_, Some(_)) => "Host is given more than once",
+        (Some(host), None) if !is_host(host) => "Host is no name or address with a port or none",
+        _ => return None,
     };
     Some(plain_problem(StatusCode::BAD_REQUEST, detail))
+}
+
+/// Whether a value is one of `Host`: `localhost`, `[::1]:4280`, or nothing at all.
+fn is_host(value: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str() else { return false };
+    let port = |authority: Authority| {
+        let rest = authority.as_str().strip_prefix(authority.host())?;
+        let digits = if rest.is_empty() { rest } else { rest.strip_prefix(':')? };
+        Some(digits.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    // Names of users stand before the host, so that one with them does not begin with it.
+    text.is_empty() || text.parse().ok().and_then(port) == Some(true)
 }
 
 /// The transfer codings of a request, where they are others than chunks alone.
@@ -34,7 +48,10 @@ fn unknown_coding(headers: &HeaderMap) -> Option<String> {
     let values = headers.get_all(header::TRANSFER_ENCODING).iter();
     let codings = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
     let codings = codings.collect::<Vec<_>>().join(", ");
-    (!codings.is_empty() && !codings.trim().eq_ignore_ascii_case("chunked")).then_some(codings)
+    let mut elements = codings.split(',').map(str::trim).filter(|element| !element.is_empty());
+    let is_chunked = elements.next().is_some_and(|first| first.eq_ignore_ascii_case("chunked"));
+    let is_known = headers.get(header::TRANSFER_ENCODING).is_none() || is_chunked;
+    (!is_known || elements.next().is_some()).then_some(codings)
 }
 
 /// Whether a connection stays open after the answer to this request, as far as its client says.
@@ -46,6 +63,11 @@ pub(crate) fn keeps_alive<B>(request: &Request<B>) -> bool {
         Version::HTTP_10 => options.any(|option| option.trim().eq_ignore_ascii_case("keep-alive")),
         _ => false,
     }
+}
+
+/// Tells in the head of an answer that the connection ends with it.
+pub(crate) fn tell_close(response: &mut Response) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Tells in the head of an answer for how long the connection may be without a request.
@@ -84,10 +106,17 @@ mod tests {
         for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
             assert_eq!(refused(version, &[host, host]), Some(400), "{version:?}");
             assert_eq!(refused(version, &[host, ("host", "b")]), Some(400), "{version:?}");
+            for odd in ["a b", "a/b", "a, b", "me@a", "a:b", "a:1:2", "[::1", "::1", "ä"] {
+                assert_eq!(refused(version, &[("host", odd)]), Some(400), "{odd} {version:?}");
+            }
+            for plain in ["", "a:", "a.example:80", "[::1]:4280", "192.0.2.1", "a_b-c"] {
+                assert_eq!(refused(version, &[("host", plain)]), None, "{plain} {version:?}");
+            }
         }
         assert_eq!(refused(Version::HTTP_11, &[host, chunked]), None);
         assert_eq!(refused(Version::HTTP_11, &[host, ("transfer-encoding", " Chunked ")]), None);
-        for codings in ["gzip, chunked", "chunked, chunked", "identity", "gzip"] {
+        assert_eq!(refused(Version::HTTP_11, &[host, ("transfer-encoding", ", chunked,")]), None);
+        for codings in ["gzip, chunked", "chunked, chunked", "identity", "gzip", "", ","] {
             let field = ("transfer-encoding", codings);
             assert_eq!(refused(Version::HTTP_11, &[host, field]), Some(501), "{codings}");
         }

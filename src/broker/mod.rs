@@ -373,7 +373,7 @@ impl Broker {
     }
 
     /// Refuses a start by a time that has not come yet.
-    fn check_start(&self, start: StartPoint) -> Result<()> {
+    pub(crate) fn check_start(&self, start: StartPoint) -> Result<()> {
         let now = (self.0.now)();
         match start {
             StartPoint::Time(time) if time > now.plus_ms(MAX_AHEAD_MS) => {

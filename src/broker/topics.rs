@@ -279,14 +279,14 @@ impl TopicDefaults {
         matching.iter().fold(TopicConfig::default(), |config, (_, next)| config.over(**next))
     }
 
-    /// Checks the settings of each pattern.
+    /// Checks each pattern, which must be able to match a new topic, and its settings.
     ///
     /// # Errors
     ///
     /// [`Error::Invalid`] with the pattern.
     pub fn validate(&self) -> Result<()> {
         for (pattern, config) in &self.0 {
-            config.validate().map_err(|error| {
+            pattern.check_new().and_then(|()| config.validate()).map_err(|error| {
                 Error::invalid(format!("topics.{:?}", pattern.as_str()), error.to_string())
             })?;
         }

@@ -12,8 +12,12 @@
 //! | a name given twice, an id given twice or joined, `1, 2` | the last of them |
 //! | `"42-9f3c2a1b"` | 42-9f3c2a1b |
 //! | `earliest`, `latest` as an id | what they say |
-//! | any other id that is no cursor for these topics | a gap for the reason `unknown` |
-//! | a name that is not known | nothing; the stream and a header say so |
+//! | any other id, or `from`, that is no place in these topics | a gap for the reason `unknown` |
+//! | a time in `from` that is still to come | `latest`; the stream and a header say so |
+//! | a name that is not known, a `format` or an `on_gap` that is not | nothing; both say so, too |
+//!
+//! What is wrong with the topics, the filter and the member is refused all the same: whoever left
+//! it out would be sent other events, or be present under another name.
 
 use axum::Extension;
 use http::HeaderMap;
@@ -88,17 +92,24 @@ impl Asked {
         peer: Option<Extension<Peer>>,
         query: &mut Query,
     ) -> Result<Self> {
-        let cursor = match form {
-            Some(Accepted::Stream) => lax_cursor(headers, query, &topics),
-            _ => cursor(headers, query)?,
+        let is_stream = form == Some(Accepted::Stream);
+        let (start, on_gap, format) = if is_stream {
+            let cursor = lax_cursor(headers, query, &topics);
+            let from = query.take("from").and_then(|from| lax_start(&from));
+            (cursor.or(from), query.take_lax("on_gap"), query.take_lax("format"))
+        } else {
+            let cursor = cursor(headers, query)?;
+            let from = query.take("from").map(|from| from.parse()).transpose()?;
+            let on_gap = query.take("on_gap").map(|on_gap| on_gap.parse()).transpose()?;
+            let format = query.take("format").map(|format| format.parse()).transpose()?;
+            (cursor.or(from), on_gap, format)
         };
-        let from = query.take("from").map(|from| from.parse()).transpose()?;
         Ok(Self {
             topics,
-            start: cursor.or(from),
-            on_gap: query.take("on_gap").map(|on_gap| on_gap.parse()).transpose()?,
+            start,
+            on_gap,
             filter: selection::filter(query)?,
-            format: query.take("format").map(|format| format.parse()).transpose()?,
+            format,
             member: selection::member(query)?,
             peer: peer.map(|Extension(peer)| peer),
         })
@@ -137,6 +148,12 @@ fn lax_cursor(headers: &HeaderMap, query: &mut Query, topics: &Topics) -> Option
     });
     let first = starts.next()?;
     Some(first.or_else(|| starts.next().flatten()).unwrap_or(StartPoint::Unknown))
+}
+
+/// Where a stream begins that says `from`, if it says anything.
+fn lax_start(from: &str) -> Option<StartPoint> {
+    let from = unquoted(from);
+    (!from.is_empty()).then(|| from.parse().unwrap_or(StartPoint::Unknown))
 }
 
 /// A text without blanks and quotes around it.

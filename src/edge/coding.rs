@@ -71,7 +71,8 @@ pub(super) enum Coding {
 }
 
 impl Coding {
-    /// The one that a client wants most; of two with one weight zstd, which takes less time.
+    /// The one that a client wants most, if it wants none less than none at all; of two with one
+    /// weight zstd, which takes less time.
     pub(super) fn wanted(headers: &HeaderMap) -> Option<Self> {
         let wanted = weighted(headers.get_all(header::ACCEPT_ENCODING));
         let weight = |names: &[&str]| {
@@ -80,8 +81,11 @@ impl Coding {
             named.or_else(any).map_or(0, |(_, weight)| *weight)
         };
         let (zstd, gzip) = (weight(&["zstd"]), weight(&["gzip", "x-gzip"]));
+        let identity = wanted.iter().find(|(name, _)| name == "identity");
+        let identity = identity.map_or(0, |(_, weight)| *weight);
         match (zstd, gzip) {
             (0, 0) => None,
+            (zstd, gzip) if identity > zstd.max(gzip) => None,
             (zstd, gzip) if zstd >= gzip => Some(Self::Zstd),
             _ => Some(Self::Gzip),
         }
@@ -123,16 +127,20 @@ pub(super) async fn serve(State(edge): State<Edge>, request: Request, next: Next
 async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Response>> {
     let values = request.headers().get_all(header::CONTENT_ENCODING).iter();
     let codings = values.map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase());
-    let coding = codings.collect::<Vec<_>>().join(",");
-    let coding = coding.trim().to_owned();
+    let codings = codings.collect::<Vec<_>>().join(",");
+    let named = codings.split(',').map(str::trim);
+    let named = named.filter(|coding| !matches!(*coding, "" | "identity"));
+    let coding = named.collect::<Vec<_>>().join(", ");
     // Whoever may have no body that is read has none that is decoded.
     let is_read = !matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE);
-    if coding.is_empty() || coding == "identity" || !is_read {
+    if coding.is_empty() || !is_read {
         return Ok(Ok(request));
     }
     if !matches!(coding.as_str(), "gzip" | "x-gzip" | "deflate" | "br" | "zstd") {
         let shown: String = coding.chars().take(64).collect();
-        let detail = format!("Content-Encoding is {shown:?}; known are gzip, deflate, br, zstd");
+        let detail = format!(
+            "Content-Encoding is {shown:?}; known are gzip, deflate, br, zstd, one of them"
+        );
         let mut refused = status::plain_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, &detail);
         refused.headers_mut().insert(header::ACCEPT_ENCODING, DECODED);
         return Ok(Err(refused));
@@ -402,6 +410,8 @@ mod tests {
             ("gzip, deflate, br", Some(Coding::Gzip)),
             ("zstd;q=0.1, gzip", Some(Coding::Gzip)),
             ("gzip;q=0, zstd;q=0", None),
+            ("identity, gzip;q=0.5", None),
+            ("identity;q=0.5, gzip;q=0.5", Some(Coding::Gzip)),
             ("*", Some(Coding::Zstd)),
             ("zstd;q=0, *;q=0.5", Some(Coding::Gzip)),
         ] {

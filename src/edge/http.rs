@@ -26,7 +26,7 @@ use super::effort::Effort;
 use super::http_lines::Posted;
 use super::ignored::Ignored;
 use super::json::ReceiptJson;
-use super::media::{Framing, Texts, essence};
+use super::media::{Framing, Texts, essence, is_joined};
 use super::pace::Pace;
 use super::page_body::{PageBody, PageForm};
 use super::query::Query;
@@ -169,13 +169,19 @@ impl Edge {
         }
     }
 
-    async fn opened(&self, asked: Asked, ignored: Ignored) -> Result<Response> {
-        let Asked { topics, start, on_gap, filter, format, member, peer } = asked;
+    async fn opened(&self, asked: Asked, mut ignored: Ignored) -> Result<Response> {
+        let Asked { topics, mut start, on_gap, filter, format, member, peer } = asked;
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let otherwise = match topics {
             Topics::One(_) => Format::Data,
             Topics::Many(_) => Format::Envelope,
         };
+        if let Some(StartPoint::Time(time)) = start
+            && let Err(error) = self.broker.check_start(StartPoint::Time(time))
+        {
+            ignored.note_value("from", &time.to_string(), &error);
+            start = Some(StartPoint::Latest); // There is nothing of that time or later.
+        }
         let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
         let wanted = Wanted { topics, start, on_gap, filter, member };
         let opened = wanted.open(&self.broker, &share(peer.as_ref())).await?;
@@ -365,6 +371,10 @@ async fn publish(
         }
         None => String::new(),
     };
+    if is_joined(&content_type) {
+        let problem = format!("{content_type:?} names several types; a body is of one type");
+        return Err(Error::invalid("Content-Type", problem));
+    }
     let is_atomic = query.take_flag("atomic")?;
     // First: the data of a CloudEvent may be of any type, lines and lists too.
     if let Some(mode) = cloudevents::Mode::of(&content_type, &headers) {

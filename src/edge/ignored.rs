@@ -1,11 +1,13 @@
-//! What of the query of a stream means nothing, and how the stream says so: a page would refuse it,
-//! and a browser that is refused a stream never comes back.
+//! Names and values in the query of a stream that mean nothing, and how the stream says so: a page
+//! would refuse them, and a browser that is refused a stream never comes back.
 
 use std::fmt::Write as _;
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Value, json};
+
+use crate::error::Error;
 
 /// The names that a stream knows, for people.
 pub(super) const KNOWN: &str = "topic, type, key, key_prefix, header, from, on_gap, format, \
@@ -14,12 +16,14 @@ pub(super) const KNOWN: &str = "topic, type, key, key_prefix, header, from, on_g
 /// The header that names what of the query of a stream means nothing.
 pub(super) const IGNORED_HEADER: HeaderName = HeaderName::from_static("leftoff-ignored");
 
-/// Names in the query of a stream that mean nothing to it.
+/// Names in the query of a stream that mean nothing to it, and names with values that do not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ignored {
     /// Each once, percent-encoded, up to [`Self::MAX_NAME_BYTES`] of each and
     /// [`Self::MAX_NAMES`] in all. Names that begin in one way for so long are one.
     names: Vec<String>,
+    /// The first of `names` in a sentence, where its value is what means nothing.
+    detail: Option<String>,
 }
 
 impl Ignored {
@@ -50,6 +54,14 @@ impl Ignored {
         }
     }
 
+    /// Notes a value of a name that is known, with what is wrong with it.
+    pub(super) fn note_value(&mut self, name: &str, value: &str, error: &Error) {
+        if self.names.is_empty() {
+            self.detail = Some(format!("{error}; the stream is as if it was not given"));
+        }
+        self.note(&format!("{name}={value}"));
+    }
+
     /// The names that are told, and how many others are noted.
     fn told(&self) -> (&[String], usize) {
         let (told, more) = self.names.split_at(self.names.len().min(Self::MAX_TOLD));
@@ -75,7 +87,8 @@ impl Ignored {
     pub(super) fn json(&self) -> Option<Value> {
         let (told, more) = self.told();
         let first = told.first()?;
-        let detail = format!("{first:?} means nothing to a stream; known are {KNOWN}");
+        let unknown = || format!("{first:?} means nothing to a stream; known are {KNOWN}");
+        let detail = self.detail.clone().unwrap_or_else(unknown);
         Some(json!({"ignored": told, "more": more, "detail": detail}))
     }
 }

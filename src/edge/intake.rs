@@ -53,6 +53,8 @@ struct Ending {
     watcher: Option<Waker>,
     /// Whether an answer is awaited before which there may be a word.
     may_ask: bool,
+    /// Whether some of a body was still to come when it was dropped.
+    is_body_cut: bool,
 }
 
 impl Intake {
@@ -158,6 +160,16 @@ impl Intake {
         Poll::Pending
     }
 
+    /// Whether some of a body is still to come that nobody will read: no request can follow it.
+    pub(crate) fn is_body_cut(&self) -> bool {
+        self.unread().ending.is_body_cut
+    }
+
+    /// Whether the client sends nothing any more. Requests that it has sent may still be unread.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.unread().ending.is_reached
+    }
+
     /// So many bytes of a body were taken.
     pub(crate) fn took(&self, size_bytes: usize) {
         let mut unread = self.unread();
@@ -176,8 +188,9 @@ impl Intake {
     }
 
     /// A body was read to its end, or nobody will do so.
-    pub(crate) fn body_ends(&self) {
+    pub(crate) fn body_ends(&self, is_whole: bool) {
         let mut unread = self.unread();
+        unread.ending.is_body_cut |= !is_whole;
         unread.bodies = unread.bodies.saturating_sub(1);
         if unread.bodies == 0 {
             drop(unread);
@@ -241,11 +254,11 @@ mod tests {
         intake.came(&frame(DATA, 0, 8 * STEP_BYTES)).unwrap();
         intake.took(5 * STEP_BYTES);
         assert_eq!(budget.used_bytes(), 3 * STEP_BYTES);
-        intake.body_ends();
+        intake.body_ends(true);
         assert_eq!(budget.used_bytes(), 3 * STEP_BYTES, "it may be of the other one");
         intake.came(&frame(DATA, 0, 1 << 20)).unwrap();
         assert_eq!(budget.used_bytes(), 256 << 10, "the window lets no more in");
-        intake.body_ends();
+        intake.body_ends(true);
         intake.came(&frame(HEADERS, 0, 2 * STEP_BYTES)).unwrap();
         assert_eq!(budget.used_bytes(), 2 * STEP_BYTES);
         drop(intake);

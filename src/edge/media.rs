@@ -5,6 +5,21 @@ pub(super) fn essence(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
+/// Whether a content type is several that something on the way has joined: a comma stands in it
+/// outside of quotes. Source: RFC 9110, 5.3 and 8.3.
+pub(super) fn is_joined(content_type: &str) -> bool {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    content_type.bytes().any(|byte| {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_quoted => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            _ => {}
+        }
+        byte == b',' && !is_quoted
+    })
+}
+
 /// How texts of JSON that are one body are parted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -141,6 +156,16 @@ mod tests {
         }
         for other in ["", "application/json", "application/x+json", "text/plain", "image/jsonl"] {
             assert_eq!(Texts::of(other), Texts::One, "{other}");
+        }
+    }
+
+    #[test]
+    fn types_that_were_joined_are_told_from_one_with_a_comma_in_quotes() {
+        for joined in ["a/b, c/d", "text/plain,", r#"a/b; x="1", c/d"#, r#"a/b; x="\"", c/d"#] {
+            assert!(is_joined(joined), "{joined}");
+        }
+        for one in ["", "a/b", r#"a/b; x="1,2""#, r#"a/b; x="\",""#, "a/b; x=1; y=2"] {
+            assert!(!is_joined(one), "{one}");
         }
     }
 

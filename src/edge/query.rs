@@ -110,9 +110,18 @@ impl Query {
         Ok(read)
     }
 
-    /// The names that mean nothing to a stream.
-    pub(super) fn into_ignored(self) -> Ignored {
+    /// The names that mean nothing to a stream, and those that nobody has taken.
+    pub(super) fn into_ignored(mut self) -> Ignored {
+        self.values.keys().for_each(|name| self.ignored.note(name));
         self.ignored
+    }
+
+    /// Takes the value of `name` out of the query of a stream as a `T`. An empty value is none; one
+    /// that is no `T` is noted as ignored.
+    pub(super) fn take_lax<T: std::str::FromStr<Err = Error>>(&mut self, name: &str) -> Option<T> {
+        let value = self.take(name).filter(|value| !value.is_empty())?;
+        let read = value.parse();
+        read.map_err(|error| self.ignored.note_value(name, &value, &error)).ok()
     }
 
     /// Takes the value of `name`.

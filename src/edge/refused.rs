@@ -1,7 +1,9 @@
 //! Requests that are refused before they are served, each in the form that its client reads.
 
+use std::time::Duration;
+
 use axum::response::Response;
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 
 use super::accept::{Accepted, accepted};
 use super::{sse, status};
@@ -44,12 +46,20 @@ impl Form {
         let in_a_stream = if self == Self::Stream { sse::refused(&error) } else { None };
         in_a_stream.unwrap_or_else(|| status::refused(self == Self::Grpc, error))
     }
+
+    /// The answer for a reason that is none of the broker's, and that time mends.
+    pub(crate) fn answer_for(self, after: Duration, status: StatusCode, detail: &str) -> Response {
+        let mut response = match self {
+            Self::Stream => sse::refused_for(after, &status::plain_problem_json(status, detail)),
+            Self::Grpc | Self::Problem => status::plain_problem(status, detail),
+        };
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        response
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{StatusCode, header};
-
     use super::*;
 
     fn form(method: &str, path: &str, accept: &str) -> Form {

@@ -124,13 +124,18 @@ pub(super) fn come_back(config: &FollowConfig) -> Response {
 /// is told in the stream, and in the headers. `None` where no time mends what it is refused for.
 pub(super) fn refused(error: &Error) -> Option<Response> {
     let after = status::retry_after(error)?;
+    let mut response = refused_for(after, &status::problem_json(error));
+    status::tell_retry(&mut response, error);
+    Some(response)
+}
+
+/// The same, for a problem that is none of the broker's.
+pub(super) fn refused_for(after: Duration, problem: &Value) -> Response {
     let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
     // Not before, and not all at once.
     let retry_ms = rand::rng().random_range(after_ms..=after_ms.saturating_add(after_ms / 2));
-    let block = control_block(None, "leftoff.error", &status::problem_json(error));
-    let mut response = stream_response(Body::from(format!("{}{block}", retry_line(retry_ms))));
-    status::tell_retry(&mut response, error);
-    Some(response)
+    let block = control_block(None, "leftoff.error", problem);
+    stream_response(Body::from(format!("{}{block}", retry_line(retry_ms))))
 }
 
 fn stream_response(body: Body) -> Response {

@@ -319,11 +319,13 @@ fn refusal(status: StatusCode, body: Value, retry_after: Option<Duration>) -> Re
 /// An answer of problem details to a request that no [`Error`] is about: the wrong path, method or
 /// media type.
 pub(crate) fn plain_problem(status: StatusCode, detail: &str) -> Response {
+    refusal(status, plain_problem_json(status, detail), None)
+}
+
+/// The same, as JSON.
+pub(super) fn plain_problem_json(status: StatusCode, detail: &str) -> Value {
     let title = status.canonical_reason();
-    let body = json!({
-        "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,
-    });
-    refusal(status, body, None)
+    json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail})
 }
 
 impl IntoResponse for Error {

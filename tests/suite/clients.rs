@@ -23,6 +23,17 @@ async fn a_connection_over_a_limit_is_told_why_and_when_to_come_back() {
         let seconds: u64 = refused.header("retry-after").parse().unwrap();
         assert!((5..=10).contains(&seconds), "{seconds}");
         assert!(refused.json()["detail"].as_str().unwrap().contains(words), "{refused:?}");
+        // A browser that follows would give up for good.
+        let mut refused = Sse::follow(server.address, "a", "").await;
+        assert_eq!(refused.status, 200);
+        let seconds: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+        let frames = soon(refused.rest()).await;
+        let [told] = &frames[..] else { panic!("{frames:?}") };
+        assert!(told.is_control("leftoff.error"), "{told:?}");
+        let retry_ms = told.retry.unwrap();
+        assert!((seconds * 1_000..=seconds * 1_500).contains(&retry_ms), "{seconds} {retry_ms}");
+        assert_eq!(told.json()["status"], status);
+        assert!(told.json()["detail"].as_str().unwrap().contains(words), "{told:?}");
         drop(second);
         let again = async {
             while get(server.address, "/healthz").await.status != 200 {

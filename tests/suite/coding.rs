@@ -88,6 +88,15 @@ async fn an_upload_that_cannot_be_decoded_is_refused_and_a_bomb_is_cut_off() {
         assert_eq!(refused.header("accept-encoding"), "gzip, deflate, br, zstd");
         assert!(refused.json()["detail"].as_str().unwrap().contains("known are gzip"));
     }
+    // Elements that are empty, and the coding that is none, are no second one.
+    let listed = ["GZIP", ", gzip,", "identity, gzip"];
+    for (coding, sequence) in listed.into_iter().zip(1..) {
+        let path = "/v1/topics/listed/events";
+        let stored = post_coded(&server, path, ["text/plain", coding], gzip(b"x")).await;
+        assert_eq!((stored.status.as_u16(), &stored.json()["sequence"]), (201, &sequence.into()));
+        let page = get(server.address, &format!("{path}?limit=1&after={}", sequence - 1)).await;
+        assert_eq!(page.json()["events"][0]["data"], "x", "{coding}");
+    }
     let cut = gzip(&[7; 1_000]);
     let broken = [
         ("gzip", cut[..cut.len() - 4].to_vec()),

@@ -217,6 +217,10 @@ async fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
         let (answer, _socket) = ask(path, length).await;
         let is_refused = answer.starts_with("HTTP/1.1 413 ") || answer.starts_with("HTTP/1.1 400 ");
         assert!(is_refused, "{path} {length}: {answer}");
+        // What was not sent is not read as the next request.
+        let head = answer.to_ascii_lowercase();
+        assert!(head.contains("\r\nconnection: close\r\n"), "{answer}");
+        assert!(!head.contains("\r\nkeep-alive:"), "{answer}");
     }
     let (answer, mut socket) = ask(EVENTS, limit).await;
     assert!(answer.starts_with("HTTP/1.1 100 "), "{answer}");
@@ -236,6 +240,17 @@ async fn an_answer_says_for_how_long_its_connection_is_kept() {
     }
     let answer = post(server.address, EVENTS, "x").await;
     assert_eq!((answer.status.as_u16(), answer.header("keep-alive")), (201, "timeout=7"));
+    // A whole body that is refused ends nothing, and one that is still to come does.
+    let refused = post(server.address, &format!("{EVENTS}?x=1"), "whole").await;
+    assert_eq!((refused.status.as_u16(), refused.header("keep-alive")), (400, "timeout=7"));
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    let cut = request("POST", &format!("{EVENTS}?x=1"), "Content-Length: 100\r\n") + "a part";
+    socket.write_all(cut.as_bytes()).await.unwrap();
+    let answer = rest(&mut socket).await.to_ascii_lowercase();
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert!(!answer.contains("\r\nkeep-alive:"), "{answer}");
+    let answer = rest(&mut ask_and_shut(server.address, &request("GET", EVENTS, "")).await).await;
+    assert!(!answer.to_ascii_lowercase().contains("keep-alive:"), "{answer}");
     for last in
         [request("GET", EVENTS, "Connection: close\r\n"), format!("GET {EVENTS} HTTP/1.0\r\n\r\n")]
     {

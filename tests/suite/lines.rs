@@ -78,6 +78,12 @@ async fn many_texts_of_another_format_are_refused_with_what_to_do() {
     let refused = send(twice.header("content-type", "text/plain"), "{\"data\":1}").await;
     assert_eq!(refused.status, 400, "{}", refused.json());
     assert!(refused.json()["detail"].as_str().unwrap().starts_with("Content-Type: is given twice"));
+    for joined in ["application/x-ndjson, application/json", "text/plain,text/html"] {
+        let refused = post_as(&server, joined, "", "{\"data\":1}").await;
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert_eq!(refused.status, 400, "{joined}: {detail}");
+        assert!(detail.ends_with("names several types; a body is of one type"), "{detail}");
+    }
     assert_eq!(get(server.address, EVENTS).await.status, 404, "nothing was stored");
     server.stop().await;
 }

@@ -3,7 +3,7 @@
 
 use leftoff::cursor::{OnGap, StartPoint};
 use leftoff::log::{Group, Log as _, LogConfig, SledLog, StoredTopic};
-use leftoff::{Broker, Error, NewEvent, OpenConfig, Publish, TopicConfig, TopicName};
+use leftoff::{Broker, Config, Error, NewEvent, OpenConfig, Publish, TopicConfig, TopicName};
 
 use crate::common::{Server, Sse, get, name, post, send, soon, text, to};
 
@@ -136,6 +136,13 @@ async fn a_new_name_that_is_not_seen_as_what_it_is_is_refused_in_every_way() {
     }
     assert_eq!(get(server.address, "/v1/topics").await.json()["topics"], serde_json::json!([]));
     server.stop().await;
+    // Settings for names that are none would be those of no topic.
+    for (name, _) in UNSEEN {
+        let mut config = Config::default();
+        config.topics.set(format!("{name}.>").parse().unwrap(), TopicConfig::default());
+        let refused = config.validate().unwrap_err().to_string();
+        assert!(refused.contains("U+200B") || refused.contains("normal form C"), "{refused}");
+    }
 }
 
 /// Goal: a topic that has such a name from before this was a rule is read, published to and

@@ -149,9 +149,46 @@ async fn a_name_that_means_nothing_to_a_stream_is_told_in_it_and_in_a_header() {
     let begun = Begun::of(&server, odd, &[]).await;
     assert_eq!(begun.headers.get("leftoff-ignored"), None);
     assert_eq!((begun.data(), begun.frames.len()), (vec!["event 5"], 1));
+    // Of one topic there is no other one to name.
+    let begun = Begun::of(&server, "?topic=b&from=last:1", &[]).await;
+    assert_eq!(begun.headers["leftoff-ignored"], r#""topic""#);
+    assert_eq!(begun.data(), ["event 5"]);
     let many: String = (0..200).map(|number| format!("n{number}=%ff&")).collect();
     let begun = Begun::of(&server, &format!("?{many}from=earliest"), &[]).await;
     // Of 64 names, which are noted at the most, eight are told.
     assert_eq!(begun.frames[0].json()["more"], 64 - 8);
     assert_eq!(begun.data().len(), 3, "what is known counts, after as many as one likes");
+}
+
+/// Goal: a value that a script has made out of nothing, or somebody has misspelt, is as none and
+/// is told; what says which events, and who reads, is refused, as other events would be sent.
+#[tokio::test]
+async fn a_value_that_means_nothing_to_a_stream_is_told_and_only_what_picks_events_is_refused() {
+    let server = broker().await;
+    for query in ["?from=&format=&on_gap=", "?from=latest&format=data&on_gap=resume"] {
+        let begun = Begun::of(&server, query, &["4"]).await;
+        assert_eq!(begun.headers.get("leftoff-ignored"), None, "{query}");
+        assert_eq!(begun.data(), ["event 5"], "{query}");
+    }
+    for value in ["null", "undefined", "NaN", "json", "%ff"] {
+        let query = format!("?format={value}&on_gap={value}");
+        let begun = Begun::of(&server, &query, &["4"]).await;
+        let warning = begun.control("leftoff.warning").expect("a warning");
+        let shown = value.replace("%ff", "%EF%BF%BD");
+        let on_gap = format!("on_gap={shown}");
+        assert_eq!(warning["ignored"], json!([on_gap, format!("format={shown}")]), "{value}");
+        let detail = warning["detail"].as_str().unwrap();
+        assert!(detail.starts_with("on_gap: ") && detail.contains("as if it was not"), "{detail}");
+        assert_eq!(begun.data(), ["event 5"], "{value}");
+        // A place that is none is told as such an id is.
+        let begun = Begun::of(&server, &format!("?from={value}"), &[]).await;
+        let gap = begun.control("leftoff.gap").expect("a gap");
+        assert_eq!((&gap["reason"], &gap["resume"]), (&json!("unknown"), &json!(3)), "{value}");
+        assert_eq!(begun.data().len(), 3);
+    }
+    for query in ["header=x", "member=m&member_info=1", "member_info={}", "type=%ff"] {
+        let path = format!("/v1/topics/a/events?{query}");
+        let refused = Sse::open(to(server.address, "GET", &path)).await.unwrap();
+        assert_eq!(refused.status, 400, "{query}");
+    }
 }
