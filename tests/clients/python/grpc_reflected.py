@@ -1,6 +1,7 @@
-"""Follows a topic over gRPC with `grpcio` from PyPI: grpc_reflected.py ADDRESS TOPIC.
+"""Follows a topic over gRPC with `grpcio` from PyPI: grpc_reflected.py ADDRESS TOPIC [CERTIFICATE].
 
-Knows no proto: the service, the calls and the messages are those that reflection tells of.
+Knows no proto: the service, the calls and the messages are those that reflection tells of. With a
+certificate, over TLS, through a proxy.
 """
 
 import json
@@ -14,11 +15,18 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from tell import again_and_again, tell
 
-address, topic = sys.argv[1:]
-channel = grpc.insecure_channel(
-    address,
-    options=[("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 400)],
-)
+address, topic, *certificates = sys.argv[1:]
+options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 400)]
+# A broker that is gone, or cut off: all say to come back.
+lost = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+if certificates:
+    with open(certificates[0], "rb") as certificate:
+        credentials = grpc.ssl_channel_credentials(certificate.read())
+    channel = grpc.secure_channel(address, credentials, options)
+    # A proxy ends the stream that it was passing on when the broker went away, without a status.
+    lost |= {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+else:
+    channel = grpc.insecure_channel(address, options)
 cursor = "earliest"
 subscribe = None
 
@@ -46,8 +54,7 @@ def follow():
         for message in call(request(**{"topic": topic, "from": cursor})):
             take(message.WhichOneof("message"), message)
     except grpc.RpcError as error:
-        # A broker that is gone, or cut off: both say to come back.
-        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        if error.code() not in lost:
             raise
         raise ConnectionError from error
 

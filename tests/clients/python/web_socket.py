@@ -4,7 +4,7 @@ import json
 import sys
 
 from tell import again_and_again, tell
-from websockets.exceptions import ConnectionClosed, InvalidMessage
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.sync.client import connect
 
 url, topic = sys.argv[1:]
@@ -12,6 +12,16 @@ cursor = "earliest"
 
 
 def follow():
+    try:
+        read()
+    except InvalidStatus as refused:
+        # A proxy says so while the broker is away.
+        if refused.response.status_code not in (502, 503, 504):
+            raise
+        raise ConnectionError from refused
+
+
+def read():
     with connect(url, subprotocols=["leftoff.v1.json"], open_timeout=30) as socket:
         subscribe = {"type": "subscribe", "subscription": "s", "topic": topic, "from": cursor}
         socket.send(json.dumps(subscribe))

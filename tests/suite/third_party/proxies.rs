@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::client::{Client, Installed};
+use super::event_streams::PYPI;
 use super::proxy::Proxy;
 use super::story::{EVENTS, Story, TOPIC};
 use crate::common::{Process, Sse, get, lasting_address, post, send, soon, text, to};
@@ -32,12 +33,19 @@ fn clients(installed: &Installed, proxy: &Proxy) -> Vec<Client> {
     };
     let streams = ["eventsource-2", "eventsource-5", "event-source-polyfill", "fetch-event-source"];
     let streams = streams.map(|name| node(name, "event_stream.cjs", &[name, &stream]));
-    let grpc = [&secure, TOPIC, protos.to_str().unwrap(), &proxy.certificate()];
+    let python = |name: &str, program: &str, arguments: &[&str]| {
+        installed.python(&format!("{name} behind a proxy"), program, arguments)
+    };
+    let streams_in_python = PYPI.map(|name| python(name, "event_stream.py", &[name, &stream]));
+    let certificate = proxy.certificate();
+    let grpc = [&secure, TOPIC, protos.to_str().unwrap(), &certificate];
     let others = [
         node("ws", "web_socket.cjs", &["ws", &socket, TOPIC]).rewritten(),
+        python("websockets", "web_socket.py", &[&socket, TOPIC]).rewritten(),
         node("grpc-js", "grpc.cjs", &grpc),
+        python("grpcio", "grpc_reflected.py", &[&secure, TOPIC, &certificate]),
     ];
-    streams.into_iter().chain(others).collect()
+    streams.into_iter().chain(streams_in_python).chain(others).collect()
 }
 
 /// Goal: a browser's EventSource comes back to a broker that was killed behind nginx, over HTTP/1.1
