@@ -64,6 +64,8 @@ use tokio::sync::oneshot;
 use tracing::info;
 
 pub use crate::log::{EventRef, Extent, Headers, LogConfig};
+#[cfg(test)]
+pub(crate) use crate::log::{Fault, FaultyLog};
 pub(crate) use arrivals::Deposit;
 pub use backup::Backup;
 pub use batch::{Batch, Events};

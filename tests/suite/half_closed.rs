@@ -35,12 +35,17 @@ async fn rest(socket: &mut TcpStream) -> String {
 
 /// What comes until `word` is in it.
 async fn until(socket: &mut TcpStream, word: &str) -> String {
+    until_is(socket, |seen| seen.contains(word)).await
+}
+
+/// What comes until it is as `is_enough` says.
+async fn until_is(socket: &mut TcpStream, is_enough: impl Fn(&str) -> bool) -> String {
     let mut seen = String::new();
     soon(async {
         let mut piece = [0; 4096];
-        while !seen.contains(word) {
+        while !is_enough(&seen) {
             let count = socket.read(&mut piece).await.unwrap();
-            assert!(count > 0, "it ended without {word:?}: {seen}");
+            assert!(count > 0, "it ended too early: {seen}");
             seen.push_str(&text(&piece[..count]));
         }
     })
@@ -100,10 +105,12 @@ async fn whoever_shuts_its_sending_side_gets_an_answer_that_is_waited_for() {
     let second = request("GET", "/healthz", "") + &follow("1.1");
     for asked in [follow("1.1"), follow("1.0"), second] {
         let mut socket = ask_and_shut(server.address, &asked).await;
-        until(&mut socket, "data: one\n").await;
         following.push(socket);
     }
-    tokio::time::sleep(Duration::from_secs(3)).await; // Longer than any probe takes.
+    for socket in &mut following {
+        let is_probed = |seen: &str| seen.lines().filter(|line| *line == ":").count() == 3;
+        until_is(socket, |seen| seen.contains("data: one\n") && is_probed(seen)).await;
+    }
     server.publish("a", "two").await;
     assert!(rest(&mut polling).await.contains("\"data\":\"two\""), "the poll was answered");
     for socket in &mut following {

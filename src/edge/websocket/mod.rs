@@ -25,6 +25,8 @@ pub(in crate::edge) mod fuzzing;
 mod hearing;
 mod protocol;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};

@@ -207,10 +207,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.take(turn).await?;
                 continue;
             }
+            let is_read = self.heard.is_none() && self.publishing.len() < max_in_flight;
             tokio::select! {
-                message = next(&mut self.socket),
-                    if self.heard.is_none() && self.publishing.len() < max_in_flight =>
-                {
+                message = next(&mut self.socket), if is_read => {
                     self.hear(message.ok_or(End::Gone)??).await?;
                 }
                 heard = done(&mut self.heard), if self.heard.is_some() => {
@@ -221,8 +220,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.answer(reference, outcome).await?;
                 }
                 _ = ping.tick() => {
+                    if !is_read {
+                        self.alive = Instant::now(); // What it says is still to be read.
+                    }
                     // The ping before this one was not answered for a whole heartbeat.
-                    if self.heard.is_none() && self.alive.elapsed() > heartbeat * 3 / 2 {
+                    if self.alive.elapsed() > heartbeat * 3 / 2 {
                         return Err(End::Dead);
                     }
                     self.feed(Message::Ping(Default::default())).await?;
