@@ -104,8 +104,7 @@ async fn whoever_shuts_its_sending_side_gets_an_answer_that_is_waited_for() {
     let mut following = Vec::new();
     let second = request("GET", "/healthz", "") + &follow("1.1");
     for asked in [follow("1.1"), follow("1.0"), second] {
-        let mut socket = ask_and_shut(server.address, &asked).await;
-        following.push(socket);
+        following.push(ask_and_shut(server.address, &asked).await);
     }
     for socket in &mut following {
         let is_probed = |seen: &str| seen.lines().filter(|line| *line == ":").count() == 3;
