@@ -28,7 +28,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::failure::{Failure, PanicGuard};
+use crate::broker::failure::{Failure, PanicGuard};
 use crate::error::{Error, Result};
 
 /// Entries that a reader puts in and takes out by itself: tens of microseconds. Most have no more.

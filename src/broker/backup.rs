@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::committer::Command;
-use super::horizon::Horizon;
-use super::topics::{Topic, TopicState};
-use super::{Broker, Shared};
+use crate::broker::maintenance::horizon::Horizon;
+use crate::broker::order::Command;
+use crate::broker::topic::topics::{Topic, TopicState};
+use crate::broker::{Broker, Shared};
 use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -274,8 +274,8 @@ async fn read(shared: &Shared, reading: &mut Reading) -> Result<Vec<Frame>> {
 mod tests {
     use std::io::Write;
 
-    use super::super::{Delivery, OpenConfig, Publish};
     use super::*;
+    use crate::broker::{Delivery, OpenConfig, Publish};
     use crate::cursor::{OnGap, StartPoint};
     use crate::event::NewEvent;
     use crate::topic::TopicName;

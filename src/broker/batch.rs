@@ -6,7 +6,7 @@
 //! and a place in a map. Encoded, it takes about as much as its publisher has sent. So whoever has
 //! many of them makes them one after the other, and there is never more than one.
 
-use super::limits::{LimitsConfig, at_most, locate};
+use crate::broker::limits::{LimitsConfig, at_most, locate};
 use crate::error::Result;
 use crate::event::NewEvent;
 use crate::log::NewRecords;
@@ -57,7 +57,7 @@ impl Batch {
     }
 }
 
-/// The events of a [`Publish`](super::Publish), in any form that can be stored.
+/// The events of a [`Publish`](crate::broker::Publish), in any form that can be stored.
 pub trait Events {
     /// Checks and encodes them, where that is not done yet.
     ///

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::dedup::DedupConfig;
-use super::limits::LimitsConfig;
-use super::maintenance::MaintenanceConfig;
-use super::topics::TopicDefaults;
+use crate::broker::dedup::DedupConfig;
+use crate::broker::limits::LimitsConfig;
+use crate::broker::maintenance::MaintenanceConfig;
+use crate::broker::topic::topics::TopicDefaults;
 use crate::error::{Error, Result};
 use crate::lists::MAX_ENTRIES;
 use crate::log::{LEAST_FREE_BYTES, LogConfig};
@@ -86,7 +86,7 @@ impl Default for BrokerConfig {
     }
 }
 
-/// Everything that a [`Broker`](super::Broker) is opened with.
+/// Everything that a [`Broker`](crate::broker::Broker) is opened with.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OpenConfig {

@@ -4,7 +4,7 @@
 //! than `max_age_ms`, whether the event is kept or not: what a limit of the topic drops, a
 //! publisher may still retry. A purge and a deletion take the ids along, for they are asked for,
 //! and what they drop may be published anew. Over all topics together the ids take `max_bytes` at
-//! the most (`window.rs` says whose go first).
+//! the most (`order/window.rs` says whose go first).
 //!
 //! # Why
 //!
@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-use super::turns::Turns;
+use crate::broker::turns::Turns;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::event::Timestamp;

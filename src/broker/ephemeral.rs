@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
-use super::tail::{FORMS, Form};
-use super::topics::Topic;
+use crate::broker::tail::newest::{FORMS, Form};
+use crate::broker::topic::topics::Topic;
 use crate::event::{NewEvent, Timestamp};
 use crate::topic::TopicName;
 
@@ -110,8 +110,8 @@ impl Ephemera {
 
 #[cfg(test)]
 mod tests {
-    use super::super::topics::{TopicDefaults, Topics};
     use super::*;
+    use crate::broker::topic::topics::{TopicDefaults, Topics};
 
     #[test]
     fn the_newest_of_all_topics_are_kept_within_one_bound() {

@@ -1,6 +1,6 @@
 //! What the checks of [`crate::fuzzing`] need of the broker's own.
 
-use super::matching::PatternSet;
+use crate::broker::topic::matching::PatternSet;
 use crate::topic::{TopicName, TopicPattern};
 
 /// Whether `name` fits any of the patterns, as a feed finds it.

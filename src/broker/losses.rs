@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::*;
+use crate::broker::*;
 use crate::cursor::{Gap, GapReason};
 use crate::event::{NewEvent, Timestamp};
 use crate::log::MemoryLog;

@@ -8,52 +8,33 @@
 
 mod announced;
 mod arrivals;
-mod atomic {
-    //! The atomics of the standard library; a test puts others in their place.
-    pub(super) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
-}
+mod atomic;
 mod backup;
 mod batch;
-mod behind;
-mod chunks;
 mod clock;
-mod committer;
 mod config;
 mod dedup;
 mod ephemeral;
 mod failure;
-mod feed;
-mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod horizon;
-mod interest;
-mod journal;
 mod limits;
 #[cfg(test)]
 mod losses;
 mod maintenance;
-mod matching;
-mod page;
+mod order;
 mod presence;
 mod publish;
-mod reader;
+mod read;
 #[cfg(test)]
 mod readers;
-mod replay;
-mod retention;
-mod searching;
 mod shared;
-mod state;
-mod subscription;
 mod tail;
 #[cfg(test)]
 mod tests;
-mod topic_list;
-mod topics;
+mod topic;
 mod turns;
-mod waker;
-mod window;
+mod wake;
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -73,19 +54,19 @@ pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
 pub use ephemeral::Ephemeral;
-pub use feed::{Feed, MAX_PATTERNS};
-pub use filter::Filter;
 pub use limits::LimitsConfig;
 pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
-pub use page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
 pub use presence::{Member, MemberInfo, MemberList, Presence, Present};
 pub use publish::{Ack, Duplicate, InOrder, Pending, Publish, Receipt};
-pub use reader::Reader;
-pub use state::{StatePage, StateRequest};
-pub use subscription::{Delivery, Patience, Subscription, Waited};
-pub use tail::{Form, Run};
-pub use topic_list::TopicList;
-pub use topics::TopicDefaults;
+pub use read::feed::{Feed, MAX_PATTERNS};
+pub use read::filter::Filter;
+pub use read::page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
+pub use read::reader::Reader;
+pub use read::state::{StatePage, StateRequest};
+pub use read::subscription::{Delivery, Patience, Subscription, Waited};
+pub use tail::newest::{Form, Run};
+pub use topic::list::TopicList;
+pub use topic::topics::TopicDefaults;
 
 use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
@@ -95,11 +76,11 @@ use crate::log::{Log, MemoryLog, SledLog};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 use clock::Now;
-use committer::{Asked, Change, Command, Request, Work};
 use maintenance::Ask;
+use order::{Asked, Change, Command, Request, Work};
 use publish::Turn;
 use shared::{MAX_ASKS, REQUEST_BYTES, Shared, Threads};
-use topics::{Topic, TopicState};
+use topic::topics::{Topic, TopicState};
 
 /// A topic, as it is at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 use serde_json::value::RawValue;
 
-use super::Shared;
-use super::arrivals::{Arrival, Deposit, Leftover};
-use super::topics::TopicRef;
+use crate::broker::Shared;
+use crate::broker::arrivals::{Arrival, Deposit, Leftover};
+use crate::broker::topic::topics::TopicRef;
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::topic::TopicName;
@@ -307,8 +307,8 @@ mod tests {
 
     use futures_util::poll;
 
-    use super::super::{Broker, OpenConfig};
     use super::*;
+    use crate::broker::{Broker, OpenConfig};
 
     fn member(id: &str) -> Member {
         Member { id: id.to_owned(), info: BTreeMap::default() }

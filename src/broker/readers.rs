@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use super::*;
+use crate::broker::*;
 use crate::cursor::GapReason;
 use crate::event::{NewEvent, Timestamp};
 use crate::log::{LogConfig, MemoryLog, SledLog};
@@ -118,7 +118,7 @@ async fn a_page_has_room_for_its_bytes_and_for_one_event_that_is_larger() {
     let page = broker.read(&name(&long), request(StartPoint::Earliest)).await.unwrap();
     let taken: usize = page.runs.iter().flat_map(|run| run.events().map(|e| e.size_bytes())).sum();
     let count = sequences(&page).len();
-    let size_bytes = taken + count * (page::EVENT_BYTES + long.len());
+    let size_bytes = taken + count * (crate::broker::read::page::EVENT_BYTES + long.len());
     assert!(count > 0 && size_bytes <= 1_024, "{count} events take {size_bytes} bytes");
 }
 

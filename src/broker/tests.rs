@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::committer::Step;
-use super::*;
+use crate::broker::order::Step;
+use crate::broker::*;
 use crate::cursor::{Cursor, Gap, GapReason};
 use crate::event::{NewEvent, Timestamp};
 use crate::log::{Fault, FaultyLog};

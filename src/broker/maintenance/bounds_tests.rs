@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::*;
+use crate::broker::*;
 use crate::event::NewEvent;
 use crate::log::FaultyLog;
 

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use super::super::*;
 use super::rewriting::ROLL_UP_BLOCKS;
 use super::tests::{CLOCK, ONE_AT_A_TIME, clock, publish_one, restless, until};
+use crate::broker::*;
 use crate::cursor::StartPoint;
 use crate::event::NewEvent;
 use crate::log::{Extent, FaultyLog};

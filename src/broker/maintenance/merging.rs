@@ -10,9 +10,9 @@
 //! The newest block tells where its topic ends. Written again it still spans what it spanned, and
 //! tells the same; but while a topic is published to, its newest block is hardly ever worth it.
 
-use super::super::committer::{Merged, Passed, Rewrite};
 use super::rewriting::{MIN_MERGED_BLOCKS, Reason, STEP_BYTES, Visit};
 use super::superseded::Superseded;
+use crate::broker::order::{Merged, Passed, Rewrite};
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::log::{Block, Compacted, EventRef, HEADER_BYTES, StoredBlock};

@@ -11,7 +11,9 @@
 //! a small step at a time, so there is one writer and a publish waits for one step at the most.
 //! After each step the thread rests for as long as the step kept the committer busy.
 
+pub(super) mod horizon;
 mod merging;
+pub(super) mod retention;
 mod rewriting;
 mod superseded;
 mod upkeep;
@@ -39,12 +41,12 @@ use self::rewriting::Visit;
 use self::upkeep::Alarm;
 pub(super) use self::upkeep::Upkeep;
 use self::visitor::Visitor;
-use super::clock::Now;
-use super::committer::{Command, Done, Step, Work};
-use super::failure::{Failure, PanicGuard};
-use super::horizon::Horizons;
-use super::retention::Retention;
-use super::topics::{Topic, Topics};
+use crate::broker::clock::Now;
+use crate::broker::failure::{Failure, PanicGuard};
+use crate::broker::maintenance::horizon::Horizons;
+use crate::broker::maintenance::retention::Retention;
+use crate::broker::order::{Command, Done, Step, Work};
+use crate::broker::topic::topics::{Topic, Topics};
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::event::Timestamp;

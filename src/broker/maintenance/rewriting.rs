@@ -8,7 +8,7 @@
 //!
 //! In a topic that is compacted an event of a key deletes that key when it expires, as a tombstone
 //! does: the value before it must not come back. Until it is gone, readers get it as a tombstone
-//! (`broker/tail.rs`).
+//! (`broker/tail/`).
 //!
 //! A deletion must outlast what it supersedes: it goes only when that was gone before the pass
 //! began, and never while a backup or a read of its topic's state is on its way, which may have
@@ -22,10 +22,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::super::committer::{Done, Rewrite, Work};
-use super::super::topics::{Topic, TopicState};
 use super::superseded::{Share, Superseded};
 use super::{Answer, Maintenance, MaintenanceReport, check_caller};
+use crate::broker::order::{Done, Rewrite, Work};
+use crate::broker::topic::topics::{Topic, TopicState};
 use crate::cursor::{Sequence, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -38,8 +38,8 @@ pub(super) const STEP_BYTES: usize = 256 << 10;
 
 /// How many small blocks a topic gets before they are rolled up, and how many blocks have to fit
 /// one to make it worth it; small is what as many of fit one.
-pub(in super::super) const ROLL_UP_BLOCKS: u32 = 64;
-pub(in super::super) const MIN_MERGED_BLOCKS: usize = 8;
+pub(in crate::broker) const ROLL_UP_BLOCKS: u32 = 64;
+pub(in crate::broker) const MIN_MERGED_BLOCKS: usize = 8;
 
 /// Steps of one visit that are on their way; meanwhile the next is read and merged.
 const MAX_WRITING: usize = 8;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::super::*;
 use super::rewriting::{MIN_MERGED_BLOCKS, ROLL_UP_BLOCKS};
+use crate::broker::*;
 use crate::cursor::{GapReason, StartPoint};
 use crate::event::{NewEvent, Timestamp};
 

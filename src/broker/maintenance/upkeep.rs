@@ -44,7 +44,7 @@ impl Alarm {
 
 /// What maintenance knows of a topic.
 #[derive(Debug)]
-pub(in super::super) struct Upkeep {
+pub(in crate::broker) struct Upkeep {
     /// For what its limits do not keep.
     pub(super) retention: Alarm,
     /// For what is worth rewriting.
@@ -73,7 +73,7 @@ impl Compacted {
 
 impl Upkeep {
     /// Of a topic that holds this when the broker is opened: it is looked at in the first round.
-    pub(in super::super) fn of(extent: &Extent) -> Self {
+    pub(in crate::broker) fn of(extent: &Extent) -> Self {
         // Each of the events that were not looked at yet may be a small block.
         let unseen =
             extent.tail.get() - extent.rewritten.max(extent.earliest).get().min(extent.tail.get());
@@ -92,7 +92,7 @@ impl Upkeep {
     }
 
     /// Notes when an event expires that can be read by now: it is looked at then.
-    pub(in super::super) fn expires(&self, time: Timestamp) {
+    pub(in crate::broker) fn expires(&self, time: Timestamp) {
         self.expires_ms.fetch_min(time.as_ms(), Ordering::Relaxed);
         self.rewriting.set(time);
     }
@@ -108,7 +108,7 @@ impl Upkeep {
     }
 
     /// Compaction has looked at no event from here on: none was dropped because of one of these.
-    pub(in super::super) fn looked_at(&self) -> Sequence {
+    pub(in crate::broker) fn looked_at(&self) -> Sequence {
         Sequence::new(self.looked_at.load(Ordering::SeqCst))
     }
 
@@ -118,7 +118,7 @@ impl Upkeep {
     }
 
     /// Notes a block that was appended.
-    pub(in super::super) fn appended(&self, block: &Block, max_block_bytes: usize) {
+    pub(in crate::broker) fn appended(&self, block: &Block, max_block_bytes: usize) {
         if block.bytes().len() <= max_block_bytes / MIN_MERGED_BLOCKS {
             self.small_blocks.fetch_add(1, Ordering::Relaxed);
         }
@@ -126,18 +126,18 @@ impl Upkeep {
     }
 
     /// Notes that what its limits do not keep is trimmed; the rest is due then, at the latest.
-    pub(in super::super) fn retained(&self, due: Timestamp) {
+    pub(in crate::broker) fn retained(&self, due: Timestamp) {
         self.retention.set(due);
     }
 
     /// Notes that there is something in front of it that was not looked at: how long it is to be
     /// kept, or whether it is to be removed.
-    pub(in super::super) fn has_front(&self) {
+    pub(in crate::broker) fn has_front(&self) {
         self.retention.ring();
     }
 
     /// Asks for a look in the next round.
-    pub(in super::super) fn touch(&self) {
+    pub(in crate::broker) fn touch(&self) {
         self.retention.ring();
         self.rewriting.ring();
     }

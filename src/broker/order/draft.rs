@@ -1,0 +1,527 @@
+//! A group before the log has it: who gets which sequence and position, and what goes with it.
+//!
+//! ```text
+//!  publisher 1     a1  b1          a3      one stretch, topic by topic:     a1 a2  b1 b2
+//!  publisher 2             a2  b2          the next, for a3 comes after b1: a3
+//! ```
+//!
+//! # Why
+//!
+//! Sequences follow the queue. Positions follow each publisher's own order, over all topics;
+//! between publishers the order is free. So a group is numbered topic by topic, which is cheap for
+//! readers of many topics, for they get long runs of one. Only where a publisher comes back to an
+//! earlier topic, a new stretch begins, which is numbered after the one before it. Nobody pays for
+//! an order that nobody has asked for: eight streams on a topic each are numbered as if there was
+//! none.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{Committer, Request, next_id};
+use crate::broker::maintenance::retention::{Added, Retained, Retention};
+use crate::broker::publish::{Ack, Duplicate, PublisherId, Receipt, Turn};
+use crate::broker::topic::topics::{Topic, TopicRef, TopicState};
+use crate::cursor::{Position, Sequence};
+use crate::error::{Error, Result};
+use crate::event::{Durability, Timestamp};
+use crate::log::{
+    Block, BlockBuilder, Group, MAX_REMOVED_PARTS, NewRecords, StoredTopic, parts_in,
+};
+use crate::topic::TopicId;
+
+/// What a group will change, before the log has it.
+pub(super) struct Draft {
+    topics: Vec<DraftTopic>,
+    by_topic: HashMap<*const Topic, usize>,
+    answers: Vec<Answer>,
+    next_id: Option<TopicId>,
+    /// How many topics come to exist by it.
+    born: isize,
+    runs: Vec<Run>,
+    /// The first run of the current stretch.
+    stretch: usize,
+    /// The last run of each publisher.
+    publishers: HashMap<PublisherId, usize>,
+}
+
+/// Neighbouring events of a topic that get neighbouring positions.
+struct Run {
+    /// Which of the draft's topics.
+    topic: usize,
+    first: Sequence,
+    events: u64,
+}
+
+/// A topic that the group appends to.
+pub(super) struct DraftTopic {
+    pub(super) topic: Arc<Topic>,
+    pub(super) id: TopicId,
+    /// As it is before the group appends to it.
+    pub(super) state: TopicState,
+    /// What its limits have the group drop, if they were looked at.
+    pub(super) retained: Option<Retained>,
+    /// The ids of what is removed by that, which are still to be recognised.
+    dropped_ids: Vec<(TopicId, Block)>,
+    /// The sequence that the next event gets.
+    next: Sequence,
+    /// The last of its runs.
+    run: Option<usize>,
+    /// Where its runs begin; known when all of them are.
+    places: Vec<(Sequence, Position)>,
+    /// Each with the position of its first event.
+    builders: Vec<(Position, BlockBuilder)>,
+    /// The position after that of the event that was built last.
+    next_position: Position,
+    /// What its acknowledgements mean.
+    durability: Durability,
+    /// Ids of events in this same group.
+    ids: HashMap<Box<str>, Sequence>,
+}
+
+impl DraftTopic {
+    /// What the group adds to it so far.
+    fn added(&self) -> Added {
+        Added {
+            events: self.next.get() - self.state.extent.tail.get(),
+            bytes: self.builders.iter().map(|(_, builder)| builder.size_bytes() as u64).sum(),
+        }
+    }
+
+    /// As the log is to note it.
+    fn stored(&self) -> StoredTopic {
+        let TopicState { extent, config, .. } = self.state;
+        let name = self.topic.name.clone();
+        StoredTopic { id: self.id, name, extent, config, is_deleted: false }
+    }
+
+    fn receipt(&self, sequence: Sequence, now: Timestamp) -> Receipt {
+        Receipt { sequence, position: self.position(sequence), time: self.time(now) }
+    }
+
+    /// The time of its events in a group that is put together at `now`.
+    fn time(&self, now: Timestamp) -> Timestamp {
+        now.max(self.state.extent.last_time)
+    }
+
+    /// The position of an event of the group.
+    fn position(&self, sequence: Sequence) -> Position {
+        let run = self.places.partition_point(|(first, _)| *first <= sequence);
+        let (first, position) = self.places[run - 1];
+        position.plus(sequence.get() - first.get())
+    }
+
+    fn build(&mut self, placed: &Placed, max_block_bytes: usize) {
+        let records = &placed.records;
+        let mut ids = records.ids().iter().map(|(index, _)| *index).peekable();
+        let mut sequence = placed.first;
+        let mut position = self.position(sequence);
+        for index in 0..records.len() {
+            let has_id = ids.next_if_eq(&index).is_some();
+            if !placed.duplicates.is_empty() && placed.is_duplicate(index) {
+                continue;
+            }
+            let record = records.record(index);
+            let is_full = |(_, builder): &(Position, BlockBuilder)| {
+                builder.size_bytes() + record.len() > max_block_bytes
+            };
+            if self.builders.last().is_none_or(is_full) {
+                self.builders.push((position, BlockBuilder::new(sequence)));
+                self.next_position = position;
+            }
+            if let Some((_, builder)) = self.builders.last_mut() {
+                let skip = position.get() - self.next_position.get();
+                builder.push_apart(record, skip, has_id, records.has_ttl());
+            }
+            (sequence, position) = (sequence.next(), position.next());
+            self.next_position = position;
+        }
+    }
+}
+
+/// A request with its outcome, waiting for the log.
+struct Answer {
+    outcome: Result<Placed>,
+    /// What it means where nothing had to be appended for it.
+    durability: Durability,
+    turn: Turn,
+    request: oneshot::Sender<Result<Ack>>,
+    _topic: TopicRef,
+    _space: OwnedSemaphorePermit,
+}
+
+/// A request whose events have their sequences.
+struct Placed {
+    /// Which of the draft's topics; `None` when every event was stored before.
+    topic: Option<usize>,
+    records: NewRecords,
+    first: Sequence,
+    /// Events that are not appended, by index: stored before, or earlier in this group.
+    duplicates: Vec<(usize, Known)>,
+}
+
+/// Where a repeated id was found.
+#[derive(Clone, Copy)]
+enum Known {
+    Stored(Receipt),
+    InGroup(Sequence),
+}
+
+impl Placed {
+    /// How many events are appended.
+    fn appended(&self) -> u64 {
+        (self.records.len() - self.duplicates.len()) as u64
+    }
+
+    fn is_duplicate(&self, index: usize) -> bool {
+        self.duplicates.binary_search_by_key(&index, |(index, _)| *index).is_ok()
+    }
+
+    /// The sequence of an event that is no duplicate.
+    fn sequence(&self, index: usize) -> Sequence {
+        let skipped = self.duplicates.partition_point(|(duplicate, _)| *duplicate < index);
+        self.first.plus((index - skipped) as u64)
+    }
+
+    fn new_ids<'a>(&'a self, records: &'a NewRecords) -> impl Iterator<Item = (usize, &'a str)> {
+        let ids = records.ids().iter().map(|(index, id)| (*index, &**id));
+        ids.filter(|(index, _)| !self.is_duplicate(*index))
+    }
+}
+
+impl Draft {
+    /// A draft in which the first new topic gets this id.
+    pub(super) fn new(next_id: Option<TopicId>) -> Self {
+        Self {
+            topics: Vec::new(),
+            by_topic: HashMap::new(),
+            answers: Vec::new(),
+            next_id,
+            born: 0,
+            runs: Vec::new(),
+            stretch: 0,
+            publishers: HashMap::new(),
+        }
+    }
+
+    /// Whether nothing is to be appended.
+    pub(super) fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// The topics that it appends to.
+    pub(super) fn topics(&mut self) -> &mut [DraftTopic] {
+        &mut self.topics
+    }
+
+    /// The id of the next new topic after it.
+    pub(super) fn next_id(&self) -> Option<TopicId> {
+        self.next_id
+    }
+
+    /// The publisher-given ids that are appended, each with its topic and its receipt.
+    pub(super) fn each_new_id(&self, now: Timestamp, mut note: impl FnMut(TopicId, &str, Receipt)) {
+        for placed in self.answers.iter().filter_map(|answer| answer.outcome.as_ref().ok()) {
+            let Some(topic) = placed.topic.map(|index| &self.topics[index]) else { continue };
+            for (index, id) in placed.new_ids(&placed.records) {
+                note(topic.id, id, topic.receipt(placed.sequence(index), now));
+            }
+        }
+    }
+
+    /// Gives the events of `request` their sequences, or refuses it whole.
+    pub(super) fn place(&mut self, committer: &mut Committer, request: Request, now: Timestamp) {
+        let Request { topic, records, expected_sequence, turn, answer: request, _space } = request;
+        let outcome = turn
+            .check()
+            .and_then(|()| self.try_place(committer, &topic, records, expected_sequence, now));
+        if let Ok(placed) = &outcome {
+            self.join_run(placed, turn.publisher());
+        }
+        if outcome.is_err() {
+            turn.fail();
+        }
+        let durability = committer.durability(&topic);
+        self.answers.push(Answer { outcome, durability, turn, request, _topic: topic, _space });
+    }
+
+    fn try_place(
+        &mut self,
+        committer: &mut Committer,
+        topic: &Arc<Topic>,
+        records: NewRecords,
+        expected_sequence: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Placed> {
+        let drafted = self.by_topic.get(&Arc::as_ptr(topic)).copied();
+        let state = topic.state();
+        let next = drafted.map_or(state.extent.tail, |index| self.topics[index].next);
+        let in_group = drafted.map(|index| &self.topics[index].ids);
+        let duplicates = match (records.ids().is_empty(), state.id) {
+            (true, _) => Vec::new(),
+            (false, id) => find_duplicates(&records, next, |id_text| {
+                let stored = |id| committer.window.find(id, id_text, next, now);
+                let grouped = in_group.and_then(|ids| ids.get(id_text));
+                grouped.map(|s| Known::InGroup(*s)).or(id.and_then(stored).map(Known::Stored))
+            }),
+        };
+        if state.extent.is_damaged && duplicates.len() < records.len() {
+            return Err(Error::DamagedEnd(topic.name.clone()));
+        }
+        let actual = next.previous().get();
+        if let Some(expected) = expected_sequence
+            && expected != actual
+            && duplicates.len() < records.len()
+        {
+            return Err(Error::UnexpectedSequence { topic: topic.name.clone(), expected, actual });
+        }
+        let index = match drafted {
+            None if duplicates.len() == records.len() => {
+                return Ok(Placed { topic: None, records, first: next, duplicates });
+            }
+            None => self.draft_topic(committer, topic, state)?,
+            Some(index) => index,
+        };
+        let placed = Placed { topic: Some(index), records, first: next, duplicates };
+        let topic = &mut self.topics[index];
+        for (event, id) in placed.new_ids(&placed.records) {
+            topic.ids.insert(id.into(), placed.sequence(event));
+        }
+        topic.next = topic.next.plus(placed.appended());
+        Ok(placed)
+    }
+
+    /// Adds what was placed to the last run of its topic, or to a new one, so that it comes after
+    /// all that its publisher has in the group.
+    fn join_run(&mut self, placed: &Placed, publisher: PublisherId) {
+        let (Some(index), events @ 1..) = (placed.topic, placed.appended()) else { return };
+        let is_current = |run: &usize| *run >= self.stretch;
+        let before = self.publishers.get(&publisher).copied().filter(is_current);
+        let own = self.topics[index].run.filter(is_current);
+        let run = match own {
+            Some(own) if before.is_none_or(|before| before <= own) => own,
+            _ => {
+                if own.is_some() {
+                    self.stretch = self.runs.len();
+                }
+                self.runs.push(Run { topic: index, first: placed.first, events: 0 });
+                self.runs.len() - 1
+            }
+        };
+        self.runs[run].events += events;
+        self.topics[index].run = Some(run);
+        self.publishers.insert(publisher, run);
+    }
+
+    /// Gives out positions, run by run.
+    pub(super) fn number(&mut self, first_position: Position) {
+        let mut position = first_position;
+        for run in &self.runs {
+            self.topics[run.topic].places.push((run.first, position));
+            position = position.plus(run.events);
+        }
+    }
+
+    /// Puts the events into blocks.
+    pub(super) fn build(&mut self, max_block_bytes: usize) {
+        for placed in self.answers.iter().filter_map(|answer| answer.outcome.as_ref().ok()) {
+            if let (Some(topic), 1..) = (placed.topic, placed.appended()) {
+                self.topics[topic].build(placed, max_block_bytes);
+            }
+        }
+    }
+
+    fn draft_topic(
+        &mut self,
+        committer: &Committer,
+        topic: &Arc<Topic>,
+        state: TopicState,
+    ) -> Result<usize> {
+        if !state.exists() {
+            if !committer.auto_create {
+                return Err(Error::UnknownTopic(topic.name.clone()));
+            }
+            topic.check_existing(self.born)?;
+        }
+        let id = match state.id {
+            Some(id) => id,
+            None => {
+                let id = next_id(self.next_id)?;
+                self.next_id = id.next();
+                id
+            }
+        };
+        let index = self.topics.len();
+        let drafted = DraftTopic {
+            topic: topic.clone(),
+            id,
+            state,
+            retained: None,
+            dropped_ids: Vec::new(),
+            next: state.extent.tail,
+            run: None,
+            places: Vec::new(),
+            builders: Vec::new(),
+            next_position: Position::BEFORE_ALL,
+            durability: committer.durability(topic),
+            ids: HashMap::new(),
+        };
+        committer.log.check_appendable(&drafted.stored())?; // The others go on without it.
+        self.born += isize::from(!state.exists());
+        self.topics.push(drafted);
+        self.by_topic.insert(Arc::as_ptr(topic), index);
+        Ok(index)
+    }
+
+    /// Drops what the topics' limits do not keep besides what is appended. A topic that cannot be
+    /// looked at is left as it is: maintenance comes to it, and says why.
+    pub(super) fn retain(&mut self, committer: &mut Committer, now: Timestamp) {
+        let builders = self.topics.iter().flat_map(|topic| &topic.builders);
+        let appended: usize = builders.map(|(_, b)| parts_in(b.size_bytes())).sum();
+        let mut left = MAX_REMOVED_PARTS + appended;
+        self.topics.iter_mut().for_each(|topic| topic.state.extent.note_ahead(now));
+        for topic in self.topics.iter_mut().filter(|topic| topic.state.exists()) {
+            let limits = topic.topic.effective_config();
+            let added = topic.added();
+            let quiet = committer.quiet.get(&topic.id);
+            let is_quiet = quiet.is_some_and(|q| q.holds(&topic.state.extent, added, now));
+            if is_quiet || !Retention::is_limited(&limits) {
+                continue;
+            }
+            if left == 0 {
+                topic.topic.upkeep.touch();
+                continue;
+            }
+            let published = topic.state.extent.earliest;
+            let retention =
+                Retention { log: &*committer.log, limits, published, now, max_parts: left };
+            let mut stored = topic.stored();
+            let retained = retention.apply(&mut stored, added).and_then(|retained| {
+                let removed = retained.removed.iter().map(|block| (topic.id, *block)).collect();
+                committer.log.check_writable(&Group { removed, ..Group::default() })?;
+                Ok(retained)
+            });
+            let Ok(retained) = retained else {
+                topic.topic.upkeep.touch();
+                continue;
+            };
+            let parts: usize = retained.removed.iter().map(|block| block.parts).sum();
+            left = left.saturating_sub(parts);
+            stored.extent.number_trim(&topic.state.extent, committer.next_drop());
+            topic.dropped_ids = committer.ids_of(&topic.topic, &stored, &retained.removed);
+            topic.state.extent = stored.extent;
+            topic.retained = Some(retained);
+        }
+    }
+
+    /// Ends the blocks.
+    pub(super) fn finish(&mut self, now: Timestamp) -> Group {
+        let lowest = Group { durability: Durability::Memory, ..Group::default() };
+        let mut group = lowest;
+        for topic in &mut self.topics {
+            group.durability = group.durability.max(topic.durability);
+            let first = topic.builders.first().map(|(position, _)| *position);
+            let first = first.filter(|_| topic.state.extent.is_empty());
+            if let Some(position) = first {
+                topic.state.extent.first_position = position;
+            }
+            // Noted with the very first event; later on it may be older than what there is.
+            let has_had_none = !topic.state.exists() || topic.state.extent.tail == Sequence::FIRST;
+            let is_new = first.is_some() && has_had_none;
+            let drops = |r: &Retained| r.has_more || !r.removed.is_empty();
+            // Only the newest block is looked at when a log is opened.
+            let expires = !topic.state.extent.may_expire
+                && topic.builders.iter().any(|(_, builder)| builder.has_ttl());
+            topic.state.extent.may_expire |= expires;
+            let is_ahead = topic.state.extent.ahead != topic.topic.state().extent.ahead;
+            if is_new || expires || is_ahead || topic.retained.as_ref().is_some_and(drops) {
+                group.topics.push(topic.stored());
+            }
+            let removed = topic.retained.iter_mut().flat_map(|r| std::mem::take(&mut r.removed));
+            group.removed.extend(removed.map(|block| (topic.id, block)));
+            group.ids.append(&mut topic.dropped_ids);
+            let (mut end_bytes, time) = (topic.state.extent.appended_bytes, topic.time(now));
+            for (position, builder) in topic.builders.drain(..) {
+                let block = builder.finish(position, time, end_bytes);
+                let block = if now < time { block.with_clock(now) } else { block };
+                end_bytes = block.end_bytes();
+                group.appended.push((topic.id, block));
+            }
+        }
+        group
+    }
+
+    /// Answers everyone; what was appended has this durability.
+    pub(super) fn answer(
+        self,
+        appended: Result<()>,
+        durability: Option<Durability>,
+        now: Timestamp,
+    ) {
+        for answer in self.answers {
+            let ack = answer.outcome.and_then(|placed| {
+                if placed.depends_on_group() {
+                    appended.clone()?;
+                }
+                let topic = placed.topic.map(|index| &self.topics[index]);
+                // A sync makes durable what was appended before it, too.
+                let durability =
+                    durability.filter(|_| appended.is_ok()).max(Some(answer.durability));
+                Ok(placed.ack(topic, durability.unwrap_or(answer.durability), now))
+            });
+            if ack.is_err() {
+                answer.turn.fail();
+            }
+            let _publisher_is_gone = answer.request.send(ack);
+        }
+    }
+}
+
+impl Placed {
+    /// Whether any of the events was not durable before the group.
+    fn depends_on_group(&self) -> bool {
+        let stored = |(_, known): &(usize, Known)| matches!(known, Known::Stored(_));
+        self.duplicates.len() < self.records.len() || !self.duplicates.iter().all(stored)
+    }
+
+    fn ack(&self, topic: Option<&DraftTopic>, durability: Durability, now: Timestamp) -> Ack {
+        let in_group = |sequence| {
+            topic.expect("what the group appends has a topic in it").receipt(sequence, now)
+        };
+        let duplicate = |(index, known): &(usize, Known)| Duplicate {
+            index: *index,
+            receipt: match *known {
+                Known::Stored(receipt) => receipt,
+                Known::InGroup(sequence) => in_group(sequence),
+            },
+        };
+        let appended = self.duplicates.len() < self.records.len();
+        Ack {
+            count: self.records.len(),
+            first_appended: appended.then(|| in_group(self.first)),
+            duplicates: self.duplicates.iter().map(duplicate).collect(),
+            durability,
+        }
+    }
+}
+
+/// The events of `records` whose id `find` knows, or that an earlier one of them has too.
+fn find_duplicates(
+    records: &NewRecords,
+    next: Sequence,
+    find: impl Fn(&str) -> Option<Known>,
+) -> Vec<(usize, Known)> {
+    let mut duplicates: Vec<(usize, Known)> = Vec::new();
+    let mut own: HashMap<&str, Sequence> = HashMap::with_capacity(records.ids().len());
+    for (index, id) in records.ids() {
+        let repeated = own.get(&**id).map(|sequence| Known::InGroup(*sequence));
+        match repeated.or_else(|| find(id)) {
+            Some(known) => duplicates.push((*index, known)),
+            None => {
+                own.insert(id, next.plus((index - duplicates.len()) as u64));
+            }
+        }
+    }
+    duplicates
+}

@@ -1,0 +1,436 @@
+//! The ids of all topics that an event is recognised by, and which of them go when there are too
+//! many.
+//!
+//! # Why
+//!
+//! Each topic has its own order, so that what a busy topic publishes pushes out its own ids and no
+//! others: those beyond its last `max_events` go at once, and do not count. Where all together take
+//! more than `max_bytes`, the topic that takes most gives up its oldest, and that is counted, for
+//! it is the one case in which the window is shorter than promised.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::broker::dedup::DedupConfig;
+use crate::broker::publish::Receipt;
+use crate::cursor::Sequence;
+use crate::event::Timestamp;
+use crate::log::{Block, EventRef, PlacedId, StoredBlock, StoredTopic};
+use crate::topic::TopicId;
+
+/// What an id takes besides its bytes: its places in the map and in the order, and the allocation.
+const ENTRY_BYTES: usize = 128;
+
+/// What a topic's part of the window takes, besides its ids.
+const TOPIC_BYTES: usize = 512;
+
+/// Topics are told apart by what they take in steps of so many bytes, so that not every id that
+/// comes or goes moves its topic in the order of their sizes.
+const SIZE_STEP_BYTES: usize = 4 << 10;
+
+/// The ids of all topics. Belongs to the committer, which alone knows the order.
+#[derive(Debug)]
+pub(in crate::broker) struct DedupWindow {
+    config: DedupConfig,
+    topics: HashMap<TopicId, TopicIds>,
+    /// Each topic, with when its oldest id was stored, or earlier.
+    by_age: BTreeSet<(Timestamp, TopicId)>,
+    /// Each topic, with what it takes in steps.
+    by_size: BTreeSet<(usize, TopicId)>,
+    size_bytes: usize,
+    /// Blocks of ids in the log of which every id is forgotten, each by its first sequence.
+    forgotten: VecDeque<(TopicId, Sequence)>,
+    /// Ids that were given up for want of memory.
+    cut: Arc<AtomicU64>,
+}
+
+/// The ids of one topic.
+#[derive(Debug)]
+struct TopicIds {
+    /// Each with what the clock said when it was stored.
+    receipts: HashMap<Arc<str>, (Receipt, Timestamp)>,
+    /// Every id, in the order of the sequences.
+    order: VecDeque<(Arc<str>, Sequence)>,
+    size_bytes: usize,
+    /// The first and the last sequence of each block of ids in the log, in this order.
+    stored: VecDeque<(Sequence, Sequence)>,
+    /// Where it is among the topics by their age, and by their size.
+    age: Timestamp,
+    size_step: usize,
+}
+
+impl TopicIds {
+    fn new(age: Timestamp) -> Self {
+        let (receipts, order, stored) = Default::default();
+        Self { receipts, order, stored, size_bytes: TOPIC_BYTES, age, size_step: 0 }
+    }
+
+    /// Adds an id; what it takes, in bytes.
+    fn add(&mut self, id: &str, receipt: Receipt, clock: Timestamp) -> usize {
+        let id: Arc<str> = id.into();
+        let size_bytes = ENTRY_BYTES + id.len();
+        let sequence = receipt.sequence;
+        let place = match self.order.back() {
+            Some((_, last)) if *last > sequence => {
+                self.order.partition_point(|(_, other)| *other <= sequence)
+            }
+            _ => self.order.len(),
+        };
+        self.order.insert(place, (id.clone(), sequence));
+        self.receipts.insert(id, (receipt, clock));
+        self.size_bytes += size_bytes;
+        size_bytes
+    }
+
+    /// Takes the oldest id out; what it took, in bytes.
+    fn forget_oldest(&mut self) -> usize {
+        let Some((id, sequence)) = self.order.pop_front() else { return 0 };
+        // An id that was noted again since then stays, for its later event.
+        if self.receipts.get(&id).is_some_and(|(receipt, _)| receipt.sequence == sequence) {
+            self.receipts.remove(&id);
+        }
+        self.size_bytes -= ENTRY_BYTES + id.len();
+        ENTRY_BYTES + id.len()
+    }
+
+    /// An id with its event's places; `None` for one that has a later event.
+    fn placed<'a>(&self, id: &'a str, sequence: Sequence) -> Option<PlacedId<'a>> {
+        let (Receipt { sequence: known, position, time }, clock) = *self.receipts.get(id)?;
+        (known == sequence).then_some(PlacedId { id, sequence, position, time, clock })
+    }
+
+    /// Takes out the blocks of ids of which it has none any more; the first sequence of each.
+    fn forgotten(&mut self) -> impl Iterator<Item = Sequence> {
+        let oldest = self.order.front().map(|(_, sequence)| *sequence);
+        let is_over = |(_, last): &(Sequence, Sequence)| oldest.is_none_or(|oldest| *last < oldest);
+        let count = self.stored.partition_point(is_over);
+        self.stored.drain(..count).map(|(first, _)| first)
+    }
+
+    /// The oldest id's sequence, and when it was stored: `None` for an id that has a later event.
+    fn oldest(&self) -> Option<(Sequence, Option<Timestamp>)> {
+        let (id, sequence) = self.order.front()?;
+        let noted = self.receipts.get(id).filter(|(receipt, _)| receipt.sequence == *sequence);
+        Some((*sequence, noted.map(|(_, clock)| *clock)))
+    }
+}
+
+impl DedupWindow {
+    /// A window without ids, which counts in `cut` those that it gives up for want of memory.
+    pub(in crate::broker) fn new(config: DedupConfig, cut: Arc<AtomicU64>) -> Self {
+        let topics = HashMap::new();
+        let (by_age, by_size, forgotten) = Default::default();
+        Self { config, topics, by_age, by_size, size_bytes: 0, forgotten, cut }
+    }
+
+    /// Remembers the ids of a block that was stored before `now`, from the sequence `first` on.
+    pub(in crate::broker) fn note_block(
+        &mut self,
+        topic: TopicId,
+        block: &Block,
+        first: Sequence,
+        now: Timestamp,
+    ) {
+        let is_wanted = |event: &EventRef<'_>| !event.id.is_empty() && event.sequence >= first;
+        for event in block.events().filter(is_wanted) {
+            let EventRef { sequence, position, time, .. } = event;
+            let receipt = Receipt { sequence, position, time };
+            self.note(topic, event.id, receipt, event.clock.min(now));
+        }
+    }
+
+    /// Remembers the blocks of ids that the log has when it is opened at `now`, with these topics
+    /// in the order of their ids.
+    pub(in crate::broker) fn load(
+        &mut self,
+        topics: &[StoredTopic],
+        blocks: Vec<(TopicId, Block)>,
+        now: Timestamp,
+    ) {
+        for (id, block) in blocks {
+            let topic = topics.binary_search_by_key(&id, |topic| topic.id);
+            if let Ok(StoredTopic { extent, .. }) = topic.map(|index| &topics[index]) {
+                self.note_block(id, &block, extent.purged, now);
+                self.were_stored(id, &block);
+                self.advance(id, extent.tail);
+            } else {
+                self.forgotten.push_back((id, block.first_sequence()));
+            }
+        }
+        self.expire(now);
+    }
+
+    /// Whether ids of this block can be in the window of a topic that ends at `tail`.
+    pub(in crate::broker) fn reaches(
+        &self,
+        block: &StoredBlock,
+        tail: Sequence,
+        now: Timestamp,
+    ) -> bool {
+        let is_fresh = block.last.is_some_and(|last| self.is_fresh(last.clock, now));
+        is_fresh && self.is_recent(block.end.previous(), tail)
+    }
+
+    /// The ids of `topic` that it has of these sequences, in their order.
+    pub(in crate::broker) fn ids(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+    ) -> impl Iterator<Item = PlacedId<'_>> {
+        let ids = self.topics.get(&topic);
+        ids.into_iter().flat_map(move |ids| {
+            let below = |end: Sequence| ids.order.partition_point(|(_, other)| *other < end);
+            let places = below(sequences.start)..below(sequences.end);
+            ids.order.range(places).filter_map(|(id, sequence)| ids.placed(id, *sequence))
+        })
+    }
+
+    /// Notes that the log has this block of ids now.
+    pub(in crate::broker) fn were_stored(&mut self, topic: TopicId, block: &Block) {
+        let first = block.first_sequence();
+        match self.topics.get_mut(&topic) {
+            Some(ids) => {
+                ids.stored.push_back((first, block.last_sequence()));
+                self.forgotten.extend(ids.forgotten().map(|first| (topic, first)));
+            }
+            None => self.forgotten.push_back((topic, first)),
+        }
+    }
+
+    /// Blocks of ids that can be removed from the log, so many at the most.
+    pub(in crate::broker) fn forgotten(&self, max: usize) -> Vec<(TopicId, Sequence)> {
+        self.forgotten.iter().take(max).copied().collect()
+    }
+
+    /// Notes that so many of those that can be are removed.
+    pub(in crate::broker) fn were_removed(&mut self, count: usize) {
+        self.forgotten.drain(..count);
+    }
+
+    /// What the event with this id was given, if it is in the window of a topic whose next event
+    /// gets the sequence `tail`.
+    pub(in crate::broker) fn find(
+        &self,
+        topic: TopicId,
+        id: &str,
+        tail: Sequence,
+        now: Timestamp,
+    ) -> Option<Receipt> {
+        let (receipt, clock) = self.topics.get(&topic)?.receipts.get(id)?;
+        let is_known = self.is_recent(receipt.sequence, tail) && self.is_fresh(*clock, now);
+        is_known.then_some(*receipt)
+    }
+
+    /// Remembers an id that was stored when the clock said `clock`.
+    pub(in crate::broker) fn note(
+        &mut self,
+        topic: TopicId,
+        id: &str,
+        receipt: Receipt,
+        clock: Timestamp,
+    ) {
+        let by_age = &mut self.by_age;
+        let ids = self.topics.entry(topic).or_insert_with(|| {
+            self.size_bytes += TOPIC_BYTES;
+            by_age.insert((clock, topic));
+            TopicIds::new(clock)
+        });
+        if ids.receipts.get(id).is_some_and(|(known, _)| known.sequence >= receipt.sequence) {
+            return; // A step that was recalled twice.
+        }
+        self.size_bytes += ids.add(id, receipt, clock);
+        if clock < ids.age {
+            by_age.remove(&(ids.age, topic));
+            by_age.insert((clock, topic));
+            ids.age = clock;
+        }
+        self.sort(topic);
+        while self.size_bytes as u64 > self.config.max_bytes {
+            let Some((_, largest)) = self.by_size.last().copied() else { return };
+            self.cut.fetch_add(1, Ordering::Relaxed);
+            self.forget_oldest(largest);
+        }
+    }
+
+    /// Forgets the ids of `topic` that are not among its last events any more: its next event gets
+    /// the sequence `tail`.
+    pub(in crate::broker) fn advance(&mut self, topic: TopicId, tail: Sequence) {
+        while self.oldest(topic).is_some_and(|oldest| !self.is_recent(oldest, tail)) {
+            self.forget_oldest(topic);
+        }
+    }
+
+    /// Forgets the ids of `topic` below the sequence `first`: somebody asked for their events to be
+    /// dropped, and may publish them again.
+    pub(in crate::broker) fn forget_below(&mut self, topic: TopicId, first: Sequence) {
+        while self.oldest(topic).is_some_and(|oldest| oldest < first) {
+            self.forget_oldest(topic);
+        }
+    }
+
+    /// Forgets what is too old at `now`.
+    pub(in crate::broker) fn expire(&mut self, now: Timestamp) {
+        while let Some((age, topic)) = self.by_age.first().copied()
+            && !self.is_fresh(age, now)
+        {
+            let Some(ids) = self.topics.get_mut(&topic) else { return };
+            match ids.oldest() {
+                Some((_, Some(clock))) if clock > age => {
+                    self.by_age.remove(&(age, topic));
+                    self.by_age.insert((clock, topic));
+                    ids.age = clock;
+                }
+                _ => self.forget_oldest(topic),
+            }
+        }
+    }
+
+    fn oldest(&self, topic: TopicId) -> Option<Sequence> {
+        self.topics.get(&topic)?.oldest().map(|(sequence, _)| sequence)
+    }
+
+    fn is_recent(&self, sequence: Sequence, tail: Sequence) -> bool {
+        sequence.get().saturating_add(self.config.max_events) >= tail.get()
+    }
+
+    fn is_fresh(&self, clock: Timestamp, now: Timestamp) -> bool {
+        clock.as_ms().saturating_add(self.config.max_age_ms) >= now.as_ms()
+    }
+
+    /// Takes the oldest id of `topic` out, and the topic with its last one.
+    fn forget_oldest(&mut self, topic: TopicId) {
+        let Some(ids) = self.topics.get_mut(&topic) else { return };
+        self.size_bytes -= ids.forget_oldest();
+        self.forgotten.extend(ids.forgotten().map(|first| (topic, first)));
+        if ids.order.is_empty() {
+            self.by_age.remove(&(ids.age, topic));
+            self.by_size.remove(&(ids.size_step, topic));
+            self.size_bytes -= TOPIC_BYTES;
+            self.topics.remove(&topic);
+        } else {
+            self.sort(topic);
+        }
+    }
+
+    /// Puts `topic` where it belongs among the others by its size.
+    fn sort(&mut self, topic: TopicId) {
+        let Some(ids) = self.topics.get_mut(&topic) else { return };
+        let step = 1 + ids.size_bytes / SIZE_STEP_BYTES; // 0 is a topic that is not sorted in.
+        if step != ids.size_step {
+            self.by_size.remove(&(ids.size_step, topic));
+            self.by_size.insert((step, topic));
+            ids.size_step = step;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::Position;
+
+    const A: TopicId = TopicId::FIRST;
+
+    fn receipt(sequence: u64, time_ms: u64) -> Receipt {
+        Receipt {
+            sequence: Sequence::new(sequence),
+            position: Position::new(sequence),
+            time: Timestamp::from_ms(time_ms),
+        }
+    }
+
+    fn window(max_events: u64, max_age_ms: u64, max_bytes: u64) -> DedupWindow {
+        DedupWindow::new(DedupConfig { max_events, max_age_ms, max_bytes }, Arc::default())
+    }
+
+    fn note(window: &mut DedupWindow, topic: TopicId, id: &str, receipt: Receipt) {
+        window.note(topic, id, receipt, receipt.time);
+    }
+
+    /// The sequences of `ids` that are known.
+    fn known(window: &DedupWindow, topic: TopicId, ids: std::ops::Range<u64>) -> Vec<u64> {
+        let (tail, now) = (Sequence::new(ids.end), Timestamp::from_ms(1));
+        ids.filter(|id| window.find(topic, &id.to_string(), tail, now).is_some()).collect()
+    }
+
+    #[test]
+    fn an_id_is_known_up_to_the_exact_ends_of_the_window() {
+        let mut window = window(100, 1_000, 1 << 20);
+        note(&mut window, A, "a", receipt(7, 50));
+        let find = |tail, now| window.find(A, "a", Sequence::new(tail), Timestamp::from_ms(now));
+        assert_eq!(find(8, 50), Some(receipt(7, 50)));
+        let last = find(107, 1_050);
+        assert_eq!(last, Some(receipt(7, 50)), "the last of 100 events, and of 1,000 ms");
+        assert_eq!(find(108, 1_050), None, "101 events ago");
+        assert_eq!(find(107, 1_051), None, "1,001 ms ago");
+        let (other, now) = (A.next().unwrap(), Timestamp::from_ms(50));
+        assert_eq!(window.find(other, "a", Sequence::new(8), now), None);
+        window.advance(A, Sequence::new(107));
+        assert!(window.find(A, "a", Sequence::new(107), now).is_some());
+        window.advance(A, Sequence::new(108));
+        assert_eq!(window.size_bytes, 0, "what is too far back takes no memory");
+        assert!(window.by_age.is_empty() && window.by_size.is_empty());
+    }
+
+    /// Goal: where memory is short, the topic that takes most gives up its oldest, and no other
+    /// does; how many went is told.
+    #[test]
+    fn memory_is_bounded_and_the_largest_topic_gives_up_its_oldest() {
+        let entry = ENTRY_BYTES + 4;
+        let max_bytes = 2 * TOPIC_BYTES + 300 * entry;
+        let mut window = window(u64::MAX, u64::MAX, max_bytes as u64);
+        let quiet = A.next().unwrap();
+        for sequence in 1_000..1_050 {
+            note(&mut window, quiet, &sequence.to_string(), receipt(sequence, 1));
+        }
+        for sequence in 1_000..3_000 {
+            note(&mut window, A, &sequence.to_string(), receipt(sequence, 1));
+            assert!(window.size_bytes <= max_bytes);
+        }
+        assert_eq!(known(&window, quiet, 1_000..1_050), (1_000..1_050).collect::<Vec<_>>());
+        assert_eq!(known(&window, A, 1_000..3_000), (2_750..3_000).collect::<Vec<_>>());
+        assert_eq!(window.cut.load(Ordering::Relaxed), 1_750);
+        window.expire(Timestamp::from_ms(u64::MAX));
+        assert_eq!(window.topics.len(), 2, "ages without end never expire");
+        window.forget_below(quiet, Sequence::new(1_049));
+        assert_eq!(known(&window, quiet, 1_000..1_050), [1_049]);
+    }
+
+    #[test]
+    fn what_expired_takes_no_memory_and_an_id_noted_again_stays() {
+        let mut window = window(100, 1_000, 1 << 20);
+        let other = A.next().unwrap();
+        note(&mut window, A, "a", receipt(1, 0));
+        note(&mut window, A, "b", receipt(2, 0));
+        note(&mut window, other, "b", receipt(1, 500));
+        note(&mut window, A, "a", receipt(3, 900));
+        let at = |time_ms| Timestamp::from_ms(time_ms);
+        window.expire(at(1_001));
+        let find = |window: &DedupWindow, topic, id| {
+            window.find(topic, id, Sequence::new(4), at(1_001)).map(|r| r.sequence.get())
+        };
+        assert_eq!((find(&window, A, "a"), find(&window, A, "b")), (Some(3), None));
+        assert_eq!(find(&window, other, "b"), Some(1));
+        assert_eq!(window.size_bytes, 2 * (TOPIC_BYTES + ENTRY_BYTES + 1));
+        window.expire(at(1_501));
+        assert_eq!(window.size_bytes, TOPIC_BYTES + ENTRY_BYTES + 1);
+        window.expire(at(1_901));
+        assert_eq!(window.size_bytes, 0);
+        assert!(window.by_age.is_empty() && window.by_size.is_empty());
+    }
+
+    #[test]
+    fn ids_that_are_recalled_late_come_before_those_that_are_newer() {
+        let mut window = window(100, 1_000, 1 << 20);
+        for sequence in [5, 3, 4, 3] {
+            note(&mut window, A, &sequence.to_string(), receipt(sequence, 10 * sequence));
+        }
+        let order: Vec<u64> = window.topics[&A].order.iter().map(|(_, s)| s.get()).collect();
+        assert_eq!(order, [3, 4, 5]);
+        window.expire(Timestamp::from_ms(1_041));
+        let left: Vec<u64> = window.topics[&A].order.iter().map(|(_, s)| s.get()).collect();
+        assert_eq!(left, [5]);
+    }
+}

@@ -1,0 +1,191 @@
+//! Where a feed begins.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::drops::Drops;
+use super::missed::Missed;
+use super::sources::Sources;
+use super::unlisted::Unlisted;
+use super::{Feed, MAX_PATTERNS};
+use crate::broker::read::page::MAX_PAGE_GAPS;
+use crate::broker::topic::topics::{Topic, TopicState};
+use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+use crate::log::{Block, Log, Seek};
+
+/// Topics that a feed from the first event on looks at before it begins; it lists more of them as
+/// it comes to where they begin. As many as can be named one by one; few in unit tests.
+const MAX_LISTED: usize = if cfg!(test) { 2 } else { MAX_PATTERNS };
+
+impl Feed {
+    /// Finds the place that `start` names, and the topics that have something after it.
+    pub(super) async fn place(&mut self, start: StartPoint) -> Result<()> {
+        match start {
+            StartPoint::Latest => {}
+            StartPoint::Earliest => {
+                self.place_at_earliest().await;
+                return Ok(());
+            }
+            StartPoint::Last(_) => {
+                return Err(Error::invalid("from", "last:N is for one topic alone"));
+            }
+            StartPoint::Time(time) => self.after = self.before(time).await?,
+            StartPoint::Unknown => {
+                return self.begin_after_gap(None, Position::BEFORE_ALL, GapReason::Unknown).await;
+            }
+            StartPoint::After(Cursor { after: Place::Sequence(sequence), .. }) => {
+                let problem = format!("{sequence} is a sequence of one topic; write @{sequence}");
+                return Err(Error::invalid("cursor", problem));
+            }
+            StartPoint::After(cursor @ Cursor { after: Place::Position(position), epoch, .. }) => {
+                if epoch.is_some_and(|epoch| epoch != self.epoch()) {
+                    return self
+                        .begin_after_gap(Some(cursor), position.next(), GapReason::Epoch)
+                        .await;
+                }
+                if position > self.known {
+                    return self
+                        .begin_after_gap(Some(cursor), position.next(), GapReason::Ahead)
+                        .await;
+                }
+                self.after = position;
+            }
+        }
+        self.add_newer().await;
+        match self.refusal() {
+            Some(error) if self.on_gap == OnGap::Fail => return Err(error),
+            Some(_) => {}
+            None => self.drops.were_told(),
+        }
+        Ok(())
+    }
+
+    async fn place_at_earliest(&mut self) {
+        self.after = Position::BEFORE_ALL;
+        let (mut walk, mut listed) = (self.interest.walk(), Vec::new());
+        while let Some(topics) = walk.next(&self.shared.topics).await {
+            listed.extend(topics);
+            if listed.len() > MAX_LISTED {
+                let unlisted = Unlisted::of(self.shared.topics.chunks(), self.known);
+                self.drops.note(unlisted.dropped(), self.after);
+                return self.sources.list_later(unlisted);
+            }
+        }
+        listed.into_iter().for_each(|topic| self.add(topic, true));
+    }
+
+    /// Begins again with all that is kept: the reader may hold keys that are deleted.
+    pub(super) fn begin_again(&mut self) {
+        self.sources = Sources::default();
+        self.gaps.clear();
+        *self.drops = Drops::of(StartPoint::Earliest, self.shared.drops());
+        // Nothing is known before all topics are found.
+        self.missed = Some(Box::new(Missed::all(&self.interest, self.known)));
+        (self.after, self.known) = (Position::BEFORE_ALL, Position::BEFORE_ALL);
+    }
+
+    /// Begins where a reader goes on whose whole place is gone.
+    async fn begin_after_gap(
+        &mut self,
+        came_with: Option<Cursor>,
+        wanted: Position,
+        reason: GapReason,
+    ) -> Result<()> {
+        let is_from_the_tail = match self.on_gap {
+            OnGap::Resume | OnGap::Fail => reason == GapReason::Ahead,
+            OnGap::Earliest => false,
+            OnGap::Latest => true,
+        };
+        let drops = self.shared.drops();
+        let tail = Sequence::new(self.known.get()).next();
+        let gap = Gap {
+            topic: None,
+            requested: wanted.get(),
+            earliest: Sequence::FIRST,
+            tail,
+            lost: None,
+            reason,
+            resume: if is_from_the_tail { tail } else { Sequence::FIRST },
+        };
+        if self.on_gap == OnGap::Fail {
+            return Err(Error::Gap(gap));
+        }
+        self.gaps.push_back(gap);
+        self.came_with = came_with;
+        // This gap says all: nothing before it is told on its own.
+        *self.drops = Drops::of(StartPoint::Earliest, drops);
+        match is_from_the_tail {
+            true => self.add_newer().await,
+            false => self.place_at_earliest().await,
+        }
+        Ok(())
+    }
+
+    /// The place before everything that was appended at `time` or later.
+    async fn before(&self, time: Timestamp) -> Result<Position> {
+        let mut topics = Vec::new();
+        let mut walk = self.interest.walk();
+        while let Some(found) = walk.next(&self.shared.topics).await {
+            let has_some = |topic: &Arc<Topic>| topic.state().extent.last_time >= time;
+            topics.extend(found.into_iter().filter(has_some));
+        }
+        let mut topics = topics.into_iter().peekable();
+        let mut first = self.known.next();
+        let find = move |log: &dyn Log| {
+            let Some(topic) = topics.peek() else {
+                return Ok(ControlFlow::Break(first.previous()));
+            };
+            let extent = topic.state().extent;
+            match first_since(log, topic, time) {
+                Ok(found) => {
+                    first = found.map_or(first, |found| first.min(found));
+                    topics.next();
+                }
+                // Trimmed meanwhile, and no damage: it is looked at again.
+                Err(_) if topic.state().extent.earliest > extent.earliest => {}
+                Err(error) => return Err(error),
+            }
+            Ok(ControlFlow::Continue(()))
+        };
+        self.shared.turns.read_long(find).await
+    }
+
+    /// What a reader is refused with that has lost events after its place, if it asked to be: the
+    /// topics that have lost some, [`MAX_PAGE_GAPS`] of them at the most.
+    fn refusal(&self) -> Option<Error> {
+        let mut topics: Vec<_> = self.sources.topics().collect();
+        topics.sort_unstable_by_key(|(id, _)| *id);
+        let gaps = topics.into_iter();
+        let gaps = gaps.filter_map(|(id, topic)| self.gap_of(topic, id, &topic.state()));
+        let mut gaps: Vec<Gap> = gaps.take(MAX_PAGE_GAPS).collect();
+        match gaps.len() {
+            0 | 1 => gaps.pop().map(Error::Gap),
+            _ => Some(Error::Gaps(gaps.into())),
+        }
+    }
+}
+
+/// The position of the first event of `topic` that was appended at `time` or later, if there is
+/// one. Where such events were trimmed it is theirs, so that the gap is told.
+fn first_since(log: &dyn Log, topic: &Topic, time: Timestamp) -> Result<Option<Position>> {
+    let TopicState { id, extent, .. } = topic.state();
+    let Some(id) = id.filter(|_| extent.last_time >= time) else { return Ok(None) };
+    if extent.trimmed_position > Position::BEFORE_ALL && extent.trimmed_time >= time {
+        return Ok(Some(extent.trimmed_position));
+    }
+    let (earliest, tail) = (extent.earliest, extent.tail);
+    let found = log.seek(id, Seek::Time(time), earliest, tail)?;
+    let mut at = found;
+    while at < tail {
+        let blocks = log.read(id, at, tail, 1)?;
+        let mut events = blocks.iter().flat_map(Block::events);
+        if let Some(first) = events.find(|event| event.sequence >= found) {
+            return Ok(Some(first.position));
+        }
+        // Compaction has left nothing of these.
+        at = blocks.last().map_or(tail, |block| block.last_sequence().next());
+    }
+    Ok(None)
+}

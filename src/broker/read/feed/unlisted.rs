@@ -1,0 +1,95 @@
+//! Topics that a feed from the first event on has not looked at yet, in the order in which it does.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::broker::topic::chunks::{Chunk, Chunks, chunk_of};
+use crate::broker::topic::topics::Topic;
+use crate::cursor::Position;
+use crate::topic::TopicId;
+
+/// Topics that are looked at before others have a turn on the thread.
+const TOPICS_PER_TURN: usize = 256;
+
+/// Chunks of topics; of each of them it is known before which position nothing comes.
+#[derive(Debug)]
+pub(super) struct Unlisted {
+    /// With where they begin. The one that begins first is the last of them.
+    chunks: Vec<(Position, Arc<Chunk>)>,
+    numbers: HashSet<u32>,
+    /// How many topics of the first chunk were looked at, and where the first of these begins.
+    looked: usize,
+    lowest: Position,
+    /// How many topics are not looked at yet; how many were, and are followed.
+    left: usize,
+    seen: usize,
+    followed: usize,
+    /// A position that nothing was dropped after, of any topic there is.
+    dropped: Position,
+}
+
+impl Unlisted {
+    /// All topics that may have something up to `known`.
+    pub(super) fn of(chunks: &Chunks, known: Position) -> Self {
+        let all = chunks.all();
+        // Also of those that have nothing left.
+        let dropped = all.iter().map(|chunk| chunk.dropped()).max();
+        let dropped = dropped.unwrap_or(Position::BEFORE_ALL);
+        let chunks = all.into_iter().map(|chunk| (chunk.lowest(), chunk));
+        let mut chunks: Vec<_> = chunks.filter(|(lowest, _)| *lowest <= known).collect();
+        chunks.sort_by(|(one, _), (other, _)| other.cmp(one));
+        let numbers = chunks.iter().map(|(_, chunk)| chunk.number).collect();
+        let left = chunks.iter().map(|(_, chunk)| chunk.len()).sum();
+        let lowest = Position::new(u64::MAX);
+        Self { chunks, numbers, looked: 0, lowest, left, seen: 0, followed: 0, dropped }
+    }
+
+    /// A position that nothing of them comes before; `None` when there are no more.
+    pub(super) fn first(&self) -> Option<Position> {
+        self.chunks.last().map(|(lowest, _)| *lowest)
+    }
+
+    /// A position that nothing was dropped after when it began, from any topic.
+    pub(super) fn dropped(&self) -> Position {
+        self.dropped
+    }
+
+    /// Whether a topic is among them, or would be if it were not newer.
+    pub(super) fn holds(&self, id: TopicId) -> bool {
+        self.numbers.contains(&chunk_of(id))
+    }
+
+    /// About how many of them are followed.
+    pub(super) fn expected(&self) -> usize {
+        match self.seen {
+            0 => self.left,
+            seen => (self.left as u64 * self.followed as u64 / seen as u64) as usize,
+        }
+    }
+
+    /// Takes the next topics that are `followed`, some hundreds at the most.
+    pub(super) fn take(&mut self, followed: impl Fn(&Topic) -> bool) -> Vec<Arc<Topic>> {
+        let mut taken = Vec::new();
+        let enough = self.seen + TOPICS_PER_TURN;
+        while self.seen < enough
+            && let Some((_, chunk)) = self.chunks.last()
+        {
+            let Some(some) = chunk.after(self.looked) else {
+                chunk.raise_lowest(self.lowest);
+                self.numbers.remove(&chunk.number);
+                self.chunks.pop();
+                (self.looked, self.lowest) = (0, Position::new(u64::MAX));
+                break;
+            };
+            let lowest = some.iter().map(|topic| topic.state().extent.lowest_position());
+            self.lowest = lowest.fold(self.lowest, Position::min);
+            self.looked += some.len();
+            self.seen += some.len();
+            self.left = self.left.saturating_sub(some.len());
+            let before = taken.len();
+            taken.extend(some.into_iter().filter(|topic| followed(topic)));
+            self.followed += taken.len() - before;
+        }
+        taken
+    }
+}

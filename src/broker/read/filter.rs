@@ -1,0 +1,219 @@
+//! Which events of its topics a reader wants.
+//!
+//! # Why
+//!
+//! Readers with the same filter share it, and a block in a tail remembers which of its events a few
+//! filters pick: with a thousand readers, an event is looked at once, and not a thousand times.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher as _, RandomState};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::event::NewEvent;
+use crate::lists::MAX_ENTRIES;
+use crate::log::EventRef;
+
+/// Most values in one filter.
+const MAX_VALUES: usize = MAX_ENTRIES;
+
+/// What an event must have to be delivered: one of the types, one of the keys, one of the key
+/// prefixes, and each of the headers. What is empty asks for nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize)]
+pub struct Filter {
+    /// Event types.
+    pub types: BTreeSet<String>,
+    /// Keys.
+    pub keys: BTreeSet<String>,
+    /// What keys begin with.
+    pub key_prefixes: BTreeSet<String>,
+    /// Headers with their values.
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Filter {
+    /// Whether it lets everything through.
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    fn count(&self) -> usize {
+        self.types.len() + self.keys.len() + self.key_prefixes.len() + self.headers.len()
+    }
+
+    /// What it takes in memory, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        let words = self.types.iter().chain(&self.keys).chain(&self.key_prefixes);
+        let words = words.map(|word| size_of::<String>() + word.len());
+        let headers = self.headers.iter();
+        let headers =
+            headers.map(|(name, value)| 2 * size_of::<String>() + name.len() + value.len());
+        words.sum::<usize>() + headers.sum::<usize>()
+    }
+
+    /// Checks that it is not too large.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`].
+    pub fn validate(&self) -> Result<()> {
+        match self.count() {
+            count if count > MAX_VALUES => Err(Error::over("filter values", count, MAX_VALUES)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it lets `event` through.
+    pub fn picks(&self, event: &EventRef<'_>) -> bool {
+        let EventRef { event_type, key, .. } = event;
+        self.picks_words(event_type, key) && self.picks_headers(|| event.headers())
+    }
+
+    /// Whether it lets an event through that is not stored.
+    pub fn picks_new(&self, event: &NewEvent) -> bool {
+        let headers = || event.headers.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        self.picks_words(&event.event_type, &event.key) && self.picks_headers(headers)
+    }
+
+    fn picks_words(&self, event_type: &str, key: &str) -> bool {
+        let Self { types, keys, key_prefixes, .. } = self;
+        (types.is_empty() || types.contains(event_type))
+            && (keys.is_empty() || keys.contains(key))
+            && (key_prefixes.is_empty() || has_prefix_in(key, key_prefixes))
+    }
+
+    fn picks_headers<'a, I: Iterator<Item = (&'a str, &'a str)>>(
+        &self,
+        headers: impl FnOnce() -> I,
+    ) -> bool {
+        let wanted = &self.headers;
+        let is_wanted = |(name, text): &(&str, &str)| wanted.get(*name).is_some_and(|t| t == text);
+        wanted.is_empty() || headers().filter(is_wanted).count() == wanted.len()
+    }
+}
+
+/// Whether `text` begins with one of `prefixes`.
+///
+/// Of those that are not after `text`, the last one either is a prefix, or all prefixes of `text`
+/// are no longer than what both begin with. So there are a few looks, however many prefixes.
+fn has_prefix_in(mut text: &str, prefixes: &BTreeSet<String>) -> bool {
+    while let Some(last) =
+        prefixes.range::<str, _>((Bound::Unbounded, Bound::Included(text))).next_back()
+    {
+        if text.starts_with(last) {
+            return true;
+        }
+        let both = text.chars().zip(last.chars()).take_while(|(one, other)| one == other);
+        text = &text[..both.map(|(one, _)| one.len_utf8()).sum()];
+    }
+    false
+}
+
+/// The filters of all readers, each held once, by their hashes.
+///
+/// # Why
+///
+/// A filter may have a thousand values, and there may be thousands of filters. So each is hashed by
+/// the reader that brings it, once, before the lock is held, and is dropped by the last reader that
+/// has it. In the map there is a hash and a pointer, of which thousands are gone through in
+/// microseconds.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct Filters {
+    hasher: RandomState,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    filters: HashMap<u64, Weak<Filter>>,
+    /// How many there are when those are taken out next that nobody has.
+    sweep_at: usize,
+}
+
+impl Filters {
+    /// The one that is equal to `filter`; `None` for one that lets everything through.
+    ///
+    /// # Errors
+    ///
+    /// As [`Filter::validate`].
+    pub(in crate::broker) fn share(&self, filter: Filter) -> Result<Option<Arc<Filter>>> {
+        filter.validate()?;
+        if filter.is_empty() {
+            return Ok(None);
+        }
+        let (hash, new) = (self.hasher.hash_one(&filter), Arc::new(filter));
+        let shared = self.known.lock().unwrap_or_else(PoisonError::into_inner).share(hash, &new);
+        // Two that have the same hash by chance are held apart.
+        Ok(Some(if *shared == *new { shared } else { new }))
+    }
+}
+
+impl Known {
+    /// The filter with this hash that somebody has: from now on `new`, if nobody has one.
+    fn share(&mut self, hash: u64, new: &Arc<Filter>) -> Arc<Filter> {
+        if let Some(shared) = self.filters.get(&hash).and_then(Weak::upgrade) {
+            return shared;
+        }
+        if self.filters.len() >= self.sweep_at {
+            self.filters.retain(|_, filter| filter.strong_count() > 0);
+            self.sweep_at = 16 + 2 * self.filters.len();
+        }
+        self.filters.insert(hash, Arc::downgrade(new));
+        new.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_text_has_a_prefix_in_a_set_if_it_begins_with_any(
+            text in "[abé]{0,6}",
+            prefixes in proptest::collection::btree_set("[abé]{0,4}", 0..20),
+        ) {
+            let expected = prefixes.iter().any(|prefix| text.starts_with(prefix));
+            prop_assert_eq!(has_prefix_in(&text, &prefixes), expected);
+        }
+    }
+
+    #[test]
+    fn equal_filters_are_one_and_those_that_nobody_has_are_let_go_of() {
+        let filters = Filters::default();
+        let of = |key: &str| Filter { keys: [key.to_owned()].into(), ..Filter::default() };
+        assert!(filters.share(Filter::default()).unwrap().is_none());
+        let one = filters.share(of("a")).unwrap().unwrap();
+        assert!(Arc::ptr_eq(&one, &filters.share(of("a")).unwrap().unwrap()));
+        for number in 0..1_000 {
+            filters.share(of(&number.to_string())).unwrap();
+        }
+        assert!(filters.known.lock().unwrap().filters.len() < 40);
+        assert!(Arc::ptr_eq(&one, &filters.share(of("a")).unwrap().unwrap()));
+        let gone = Arc::downgrade(&one);
+        drop(one);
+        assert!(gone.upgrade().is_none(), "its values are gone with the last who has it");
+        let keys = (0..=MAX_VALUES).map(|number| number.to_string()).collect();
+        let error = filters.share(Filter { keys, ..Filter::default() }).unwrap_err().to_string();
+        assert!(error.contains("filter values: 1025 is over the limit of 1024"), "{error}");
+    }
+
+    #[test]
+    fn two_filters_with_one_hash_are_held_apart() {
+        let of = |key: &str| Filter { keys: [key.to_owned()].into(), ..Filter::default() };
+        let filters = Filters::default();
+        let wanted = of("b");
+        let other = Arc::new(of("a"));
+        let hash = filters.hasher.hash_one(&wanted);
+        filters.known.lock().unwrap().share(hash, &other);
+        assert_eq!(*filters.share(wanted.clone()).unwrap().unwrap(), wanted);
+        drop(other);
+        let first = filters.share(wanted.clone()).unwrap().unwrap();
+        assert!(Arc::ptr_eq(&first, &filters.share(wanted).unwrap().unwrap()));
+    }
+}

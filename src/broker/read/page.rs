@@ -1,0 +1,477 @@
+//! A page of history, and long-polling: a subscription that is read once.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::filter::Filter;
+use super::reader::Reader;
+use super::searching::Search;
+use super::subscription::{Delivery, Patience, Waited};
+use crate::broker::tail::newest::Run;
+use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
+use crate::error::Result;
+use crate::log::EventRef;
+use crate::topic::TopicName;
+
+/// What to read.
+#[derive(Debug, Clone)]
+pub struct PageRequest {
+    /// Where to begin.
+    pub start: StartPoint,
+    /// Only events below this sequence; without a start of its own, the page ends right there.
+    pub before: Option<Sequence>,
+    /// Most events, 1 at the least.
+    pub limit: usize,
+    /// How long to wait for a first event where there is none.
+    pub wait: Duration,
+    /// What to do when the start is gone.
+    pub on_gap: OnGap,
+    /// Only these events.
+    pub filter: Filter,
+}
+
+/// Events in order, and where to go on.
+#[derive(Debug)]
+pub struct Page {
+    /// The events.
+    pub runs: Vec<Run>,
+    /// The gaps before the first of them, where the start was gone and the caller asked to go on:
+    /// of one topic one at the most, of many topics one for each that has lost some, up to
+    /// [`MAX_PAGE_GAPS`]. A gap after events ends the page before it; the next page tells it.
+    pub gaps: Vec<Gap>,
+    /// The reader's place after these gaps, and before the events.
+    pub begin: Cursor,
+    /// What to pass as the next start.
+    pub cursor: Cursor,
+    /// The first place that can be read: a sequence of the one topic, or a position.
+    pub earliest: u64,
+    /// The place that is given next.
+    pub tail: u64,
+    /// Whether nothing was left to read.
+    pub caught_up: bool,
+}
+
+/// What an event takes in a page besides its stored bytes and its topic's name: places and times,
+/// and the names of its fields where they are spelled out.
+pub(in crate::broker) const EVENT_BYTES: usize = 128;
+
+/// What a header takes in a page besides its name and its value: fields and lengths, or quotes.
+pub(in crate::broker) const HEADER_BYTES: usize = 16;
+
+/// Most gaps of one page. The last of so many is one of all topics: it stands for the others.
+pub const MAX_PAGE_GAPS: usize = 1_024;
+
+/// How long a page looks for events that its filter picks, where it finds none.
+const MAX_SEARCH: Duration =
+    if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(1) };
+
+/// A page that is being read, a run of events at a time: nothing of it is kept here.
+#[derive(Debug)]
+pub struct PageReader {
+    reader: Reader,
+    request: PageRequest,
+    started: Instant,
+    room: Room,
+    /// But for its events.
+    page: Page,
+    has_events: bool,
+    is_ended: bool,
+    ends_before_gap: bool,
+}
+
+impl PageReader {
+    /// Reads a page; `max_bytes` bounds it besides the number of events.
+    pub(in crate::broker) fn new(reader: Reader, request: PageRequest, max_bytes: usize) -> Self {
+        let page = Page {
+            runs: Vec::new(),
+            gaps: Vec::new(),
+            begin: reader.cursor(),
+            cursor: reader.cursor(),
+            earliest: 0,
+            tail: 0,
+            caught_up: false,
+        };
+        let room = Room { events: request.limit, bytes: max_bytes, is_empty: true };
+        let (has_events, is_ended, ends_before_gap) = (false, false, false);
+        let started = Instant::now();
+        Self { reader, request, started, room, page, has_events, is_ended, ends_before_gap }
+    }
+
+    /// Whether the reader's start is gone, and it is told so.
+    pub(crate) fn has_gap(&self) -> bool {
+        self.reader.gap().is_some()
+    }
+
+    /// With so many bytes of events at the most, if that is less than it is bounded by already.
+    pub fn at_most(mut self, max_bytes: usize) -> Self {
+        self.room.bytes = self.room.bytes.min(max_bytes);
+        self
+    }
+
+    /// The next events of the page; `None` at its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Subscription::next`](crate::Subscription::next), before the first events: an error
+    /// after these ends the page, and the next page tells it.
+    pub async fn next(&mut self) -> Result<Option<Run>> {
+        self.next_with(|_run| Ok(())).await
+    }
+
+    /// As [`Self::next`], where `take_room` takes what these events need before they belong to the
+    /// page. Without room for them the page ends before them, and the next page begins with them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`]; that of `take_room`, for the first events.
+    pub async fn next_with(
+        &mut self,
+        take_room: impl FnOnce(&Run) -> Result<()>,
+    ) -> Result<Option<Run>> {
+        let mut search = Search::default();
+        while !self.is_ended && self.room.events > 0 {
+            // Where all is in memory nothing is waited for, and others would wait for the whole
+            // page.
+            tokio::task::coop::consume_budget().await;
+            let wait = if self.has_events || self.request.before.is_some() {
+                Duration::ZERO
+            } else {
+                self.request.wait.saturating_sub(self.started.elapsed())
+            };
+            let run = match self.reader.next_within(&mut Patience::new(wait)).await {
+                Ok(Waited::Delivery(Delivery::Events(run))) => run,
+                // The page's cursor is before it: the next page begins with it.
+                Ok(Waited::Delivery(Delivery::Gap(_))) if self.has_events => {
+                    self.ends_before_gap = true;
+                    break;
+                }
+                Ok(Waited::Delivery(Delivery::Gap(gap))) => {
+                    self.page.cursor = self.reader.cursor();
+                    self.page.begin = self.page.cursor;
+                    self.page.add_gap(gap);
+                    continue;
+                }
+                // What is not stored is no part of history.
+                Ok(Waited::Delivery(Delivery::CaughtUp | Delivery::Ephemeral(_))) => continue,
+                Ok(Waited::Stopping) => break,
+                Ok(Waited::Silence) => {
+                    // Beyond what has expired since it was read, too: that never comes again.
+                    self.page.cursor = self.reader.cursor();
+                    if self.reader.lag() > 0 && self.started.elapsed() < MAX_SEARCH {
+                        search.pause(self.reader.searches(), false).await;
+                        continue;
+                    }
+                    break;
+                }
+                Err(_told_by_the_next_page) if self.has_events => break,
+                Err(error) => {
+                    self.is_ended = true;
+                    return Err(error);
+                }
+            };
+            let Some(run) = self.fitting(run) else { break };
+            match take_room(&run) {
+                Ok(()) => self.add(&run),
+                Err(_told_by_the_next_page) if self.has_events => break,
+                Err(error) => {
+                    self.is_ended = true;
+                    return Err(error);
+                }
+            }
+            return Ok(Some(run));
+        }
+        self.is_ended = true;
+        Ok(None)
+    }
+
+    /// What of `run` there is a place for in the page. Where that is not all of it, the page ends.
+    fn fitting(&mut self, run: Run) -> Option<Run> {
+        let run = run.below(self.request.before)?;
+        let fitting = run.events().take_while(|event| self.room.takes(run.topic(), event)).count();
+        if fitting == 0 {
+            return None;
+        }
+        self.is_ended = run.events().nth(fitting).is_some();
+        Some(run.first(fitting))
+    }
+
+    /// Has these events belong to the page.
+    fn add(&mut self, run: &Run) {
+        if let Some(last) = run.events().last() {
+            self.page.cursor = self.reader.cursor_after(&last);
+        }
+        self.has_events = true;
+    }
+
+    /// The page without its events, as it is with those that [`Self::next`] gave. It goes on being
+    /// read as long as its end was not reached.
+    pub fn page(&self) -> Page {
+        let (earliest, tail) = self.reader.bounds();
+        let last = self.page.cursor.after.number();
+        let caught_up = last + 1 >= tail && !self.ends_before_gap;
+        let Page { gaps, begin, cursor, .. } = &self.page;
+        let (gaps, begin, cursor) = (gaps.clone(), *begin, *cursor);
+        Page { runs: Vec::new(), gaps, begin, cursor, earliest, tail, caught_up }
+    }
+
+    /// The whole page.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    pub async fn whole(mut self) -> Result<Page> {
+        let mut runs = Vec::new();
+        while let Some(run) = self.next().await? {
+            runs.push(run);
+        }
+        Ok(Page { runs, ..self.page() })
+    }
+}
+
+impl Page {
+    /// Adds a gap that comes before all events.
+    fn add_gap(&mut self, gap: Gap) {
+        let before = self.gaps.pop_if(|before| before.topic == gap.topic);
+        let gap = match before {
+            Some(before) => before.joined(gap),
+            None if self.gaps.len() >= MAX_PAGE_GAPS => {
+                let next = Sequence::new(self.cursor.after.number()).next();
+                let requested = next.get();
+                self.gaps.pop();
+                let earliest = Sequence::FIRST;
+                Gap {
+                    topic: None,
+                    requested,
+                    earliest,
+                    tail: next,
+                    lost: None,
+                    resume: next,
+                    ..gap
+                }
+            }
+            None => gap,
+        };
+        self.gaps.push(gap);
+    }
+}
+
+/// What a page has room for.
+#[derive(Debug)]
+struct Room {
+    events: usize,
+    bytes: usize,
+    is_empty: bool,
+}
+
+impl Room {
+    /// Whether an event has its place in the page. The first one has, however large it is.
+    fn takes(&mut self, topic: &TopicName, event: &EventRef<'_>) -> bool {
+        let heads_bytes = EVENT_BYTES + HEADER_BYTES * event.headers().count();
+        let size_bytes = heads_bytes + topic.as_str().len() + event.size_bytes();
+        let takes = self.events > 0 && (size_bytes <= self.bytes || self.is_empty);
+        if takes {
+            self.is_empty = false;
+            self.events -= 1;
+            self.bytes = self.bytes.saturating_sub(size_bytes);
+        }
+        takes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::broker::*;
+    use crate::cursor::{Cursor, Gap, GapReason};
+    use crate::event::NewEvent;
+    use crate::log::MemoryLog;
+
+    fn name(topic: &str) -> TopicName {
+        topic.parse().unwrap()
+    }
+
+    /// A broker whose readers read one block at a time from the log, one reader after the other.
+    fn broker() -> Broker {
+        let mut config = OpenConfig::default();
+        config.broker.max_tail_bytes = 0;
+        config.broker.max_read_bytes = 1 << 10;
+        config.broker.max_reads = 1;
+        config.broker.max_replay_bytes = 0;
+        Broker::with_log(Arc::new(MemoryLog::default()), &config).unwrap()
+    }
+
+    async fn publish(broker: &Broker, topic: &str, events: u64) {
+        for _ in 0..events {
+            let events = vec![NewEvent::new(vec![b'x'; 1_000])]; // As much as one read.
+            let publish = Publish { topic: name(topic), events, expected_sequence: None };
+            broker.publish(publish).await.unwrap();
+        }
+    }
+
+    async fn purge(broker: &Broker, topic: &str, below: u64) {
+        broker.purge(&name(topic), Sequence::new(below)).await.unwrap();
+    }
+
+    fn request(start: &str) -> PageRequest {
+        PageRequest {
+            start: start.parse().unwrap(),
+            before: None,
+            limit: 100,
+            wait: Duration::ZERO,
+            on_gap: OnGap::Resume,
+            filter: Filter::default(),
+        }
+    }
+
+    /// What a page tells: of each gap the topic, what was requested, what is lost and what is next;
+    /// then the sequences, the cursor and whether that is all.
+    type Told = (Vec<(String, u64, Option<u64>, u64)>, Vec<u64>, u64, bool);
+
+    fn told(page: &Page) -> Told {
+        let gap = |gap: &Gap| {
+            let topic = gap.topic.as_ref().map(TopicName::to_string).unwrap_or_default();
+            (topic, gap.requested, gap.lost, gap.resume.get())
+        };
+        let sequences = page.runs.iter().flat_map(|run| run.events().map(|e| e.sequence.get()));
+        let gaps = page.gaps.iter().map(gap).collect();
+        (gaps, sequences.collect(), page.cursor.after.number(), page.caught_up)
+    }
+
+    /// Reads a page that is stopped before its read number `reads`; meanwhile `topic` is purged.
+    async fn page_and_purge(
+        broker: &Broker,
+        (topics, start): (Vec<&str>, &str),
+        reads: usize,
+        (topic, below): (&str, u64),
+    ) -> Page {
+        let mut turn = Some(broker.0.turns.take().await);
+        let request = request(start);
+        let patterns: Vec<_> = topics.iter().map(|topic| topic.parse().unwrap()).collect();
+        let page = async {
+            match topics.as_slice() {
+                [topic] => broker.read(&name(topic), request).await.unwrap(),
+                _ => broker.read_many(patterns, request).await.unwrap(),
+            }
+        };
+        let meanwhile = async {
+            for _ in 1..reads {
+                // Turns are taken in the order in which they were asked for.
+                let next = broker.0.turns.take();
+                tokio::pin!(next);
+                assert!(futures_util::poll!(next.as_mut()).is_pending());
+                drop(turn.take());
+                turn = Some(next.await);
+            }
+            purge(broker, topic, below).await;
+            drop(turn);
+        };
+        let both = async { tokio::join!(biased; page, meanwhile) };
+        tokio::time::timeout(Duration::from_secs(30), both).await.expect("it takes too long").0
+    }
+
+    /// Goal: nothing that is missing between two events of a page is missing in silence.
+    #[tokio::test]
+    async fn a_page_ends_before_a_gap_that_comes_after_events_and_the_next_page_tells_it() {
+        let broker = broker();
+        publish(&broker, "a", 9).await;
+        purge(&broker, "a", 3).await;
+        let page = page_and_purge(&broker, (vec!["a"], "1"), 2, ("a", 6)).await;
+        let gap = ("a".to_owned(), 2, Some(1), 3);
+        assert_eq!(told(&page), (vec![gap], vec![3], 3, false));
+        let page = broker.read(&name("a"), request(&page.cursor.to_string())).await.unwrap();
+        let gap = ("a".to_owned(), 4, Some(2), 6);
+        assert_eq!(told(&page), (vec![gap], vec![6, 7, 8, 9], 9, true));
+        // The same where all that was left is gone.
+        let page = page_and_purge(&broker, (vec!["a"], "5"), 2, ("a", 10)).await;
+        assert_eq!(told(&page), (vec![], vec![6], 6, false));
+        let page = broker.read(&name("a"), request(&page.cursor.to_string())).await.unwrap();
+        assert_eq!(told(&page), (vec![("a".to_owned(), 7, Some(3), 10)], vec![], 9, true));
+        // And with a reader that is to be refused at a gap.
+        publish(&broker, "a", 3).await;
+        let refused = PageRequest { on_gap: OnGap::Fail, ..request("8") };
+        let error = broker.read(&name("a"), refused).await.unwrap_err();
+        assert!(matches!(error, Error::Gap(ref gap) if gap.lost == Some(1)), "{error}");
+    }
+
+    /// Goal: a page of one topic has room for one gap, and that one says all.
+    #[tokio::test]
+    async fn gaps_that_follow_each_other_before_the_first_event_are_told_as_one() {
+        let broker = broker();
+        publish(&broker, "a", 9).await;
+        purge(&broker, "a", 3).await;
+        let page = page_and_purge(&broker, (vec!["a"], "1"), 1, ("a", 6)).await;
+        let gap = ("a".to_owned(), 2, Some(4), 6);
+        assert_eq!(told(&page), (vec![gap], vec![6, 7, 8, 9], 9, true));
+        // A cursor of another log stays one, whatever is dropped then.
+        let page = page_and_purge(&broker, (vec!["a"], "1-00000000"), 1, ("a", 8)).await;
+        assert_eq!(told(&page), (vec![("a".to_owned(), 2, None, 8)], vec![8, 9], 9, true));
+        assert_eq!(page.gaps[0].reason, GapReason::Epoch);
+    }
+
+    /// Goal: a page of many topics tells every gap before its first event, and ends before others,
+    /// wherever the events go.
+    #[tokio::test]
+    async fn pages_of_many_topics_tell_every_gap_before_the_first_event_that_follows_it() {
+        let all = || vec![">".parse().unwrap()];
+        let mut told_later = 0;
+        for reads in 1..=5 {
+            let broker = broker();
+            for _ in 0..3 {
+                publish(&broker, "a", 1).await;
+                publish(&broker, "b", 1).await;
+            }
+            purge(&broker, "a", 2).await;
+            purge(&broker, "b", 2).await;
+            // Positions: a 1 3 5, b 2 4 6.
+            let first = page_and_purge(&broker, (vec!["a", "b"], "@0"), reads, ("b", 4)).await;
+            let next = request(&first.cursor.to_string());
+            let second = broker.read_many(all(), next).await.unwrap();
+            let gap = |topic: &str, requested, next| (topic.to_owned(), requested, None, next);
+            let (gaps, mut sequences, cursor, is_caught_up) = told(&first);
+            let (gaps_later, more, ..) = told(&second);
+            assert_eq!(gaps[0], gap("a", 1, 2), "{reads}");
+            assert_eq!(gaps[1], gap("b", 1, gaps[1].3), "{reads}");
+            match gaps_later.as_slice() {
+                [] => {}
+                [later] => {
+                    told_later += 1;
+                    assert_eq!((later, is_caught_up), (&gap("b", cursor + 1, 4), false), "{reads}");
+                    assert!(!sequences.is_empty(), "{reads}: it was told in one page");
+                }
+                more => panic!("{reads}: {more:?}"),
+            }
+            sequences.extend(more);
+            let is_lost = gaps_later.len() == 1 || gaps[1].3 == 4;
+            assert!(is_lost || sequences == [2, 2, 3, 3], "{reads}: {sequences:?}");
+            assert!(!is_lost || [&[2, 3][..], &[2, 2, 3]].contains(&&*sequences), "{sequences:?}");
+            let refused = PageRequest { on_gap: OnGap::Fail, ..request("@0") };
+            let error = broker.read_many(all(), refused).await.unwrap_err();
+            let Error::Gaps(refused) = error else { panic!("{error}") };
+            assert_eq!(refused.iter().map(|gap| gap.resume.get()).collect::<Vec<_>>(), [2, 4]);
+        }
+        assert!(told_later > 0, "some page ends before the gap");
+    }
+
+    /// Goal: what a page tells is bounded.
+    #[tokio::test]
+    async fn more_gaps_than_a_page_has_room_for_are_told_as_one_of_all_topics() {
+        let broker = broker();
+        let topics: Vec<String> = (0..MAX_PAGE_GAPS + 9).map(|n| format!("t.{n:04}")).collect();
+        for topic in &topics {
+            publish(&broker, topic, 1).await;
+            purge(&broker, topic, 2).await;
+        }
+        let page = broker.read_many(vec![">".parse().unwrap()], request("@0")).await.unwrap();
+        assert_eq!(page.gaps.len(), MAX_PAGE_GAPS);
+        let (last, others) = page.gaps.split_last().unwrap();
+        assert!(others.iter().all(|gap| gap.topic.is_some()));
+        assert_eq!((last.topic.clone(), last.requested, last.lost), (None, 1, None));
+        assert_eq!(last.reason, GapReason::Purged);
+        let after =
+            Cursor { epoch: Some(broker.epoch()), ..format!("@{}", topics.len()).parse().unwrap() };
+        assert_eq!((page.cursor, page.caught_up), (after, true));
+    }
+}

@@ -1,0 +1,147 @@
+//! A page that is found without memory for keys: by one reading of all that may supersede its
+//! events, with as many candidates in memory as a page may hold.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::{STEP_BYTES, StatePage, StateRead, own, size_of};
+use crate::broker::topic::topics::Topic;
+use crate::cursor::Sequence;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::log::{Block, EventRef, Log};
+
+/// A page that is being read, step by step.
+pub(super) struct Scan {
+    read: StateRead,
+    topic: Arc<Topic>,
+    page: Candidates,
+    /// Below it, the topic has one event of a key at the most.
+    unique: Sequence,
+    /// What comes next.
+    at: Sequence,
+    /// Where the reading ends.
+    end: Sequence,
+}
+
+impl Scan {
+    /// Begins a page.
+    pub(super) fn new(read: StateRead, topic: Arc<Topic>, unique: Sequence) -> Self {
+        let StateRead { from: at, below: end, limit, max_bytes, .. } = read;
+        let page = Candidates { limit, max_bytes, end, ..Candidates::default() };
+        Self { read, topic, page, unique, at, end }
+    }
+
+    /// Reads the next blocks; breaks with the page at its end. It may be empty and have a next one
+    /// all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::read`].
+    pub(super) fn step(&mut self, log: &dyn Log) -> Result<ControlFlow<StatePage>> {
+        let StateRead { id, from, .. } = self.read;
+        let at = self.at;
+        if self.at >= self.end {
+            self.end = self.end.max(self.looked_at());
+        }
+        if self.at >= self.end {
+            return Ok(ControlFlow::Break(self.finish()));
+        }
+        let blocks = match log.read(id, self.at, self.end, STEP_BYTES) {
+            Ok(blocks) => blocks,
+            Err(Error::Damaged { last: Some(last), .. }) if self.at > from => {
+                // The pages after this one say so: what is before it is true as far as it goes.
+                self.page.end = self.page.end.min(self.at);
+                self.at = last.next();
+                return Ok(ControlFlow::Continue(()));
+            }
+            Err(error) => return Err(error),
+        };
+        let last = blocks.last().map(|block| block.last_sequence().next());
+        let next = last.map_or(self.end, |next| next.min(self.end));
+        self.at = next;
+        for block in &blocks {
+            for event in block.events().filter(|event| (at..next).contains(&event.sequence)) {
+                self.take(block, &event);
+            }
+        }
+        if self.page.is_full {
+            // No event from here to there supersedes one before it.
+            self.at = self.at.max(self.unique.min(self.end));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn take(&mut self, block: &Block, event: &EventRef<'_>) {
+        if !self.read.concerns(event) {
+            return;
+        }
+        self.page.supersede(event.key);
+        let is_gone = event.is_tombstone() || self.read.ages.has_expired(event);
+        if event.sequence < self.read.below && !is_gone {
+            self.page.add(block, event);
+        }
+    }
+
+    /// Where the newest event ends that compaction may have looked at: what would supersede an
+    /// event may be gone because of a later one, which is proof enough.
+    fn looked_at(&self) -> Sequence {
+        match self.read.is_compacted {
+            true => self.topic.upkeep.looked_at().min(self.topic.state().extent.tail),
+            false => Sequence::BEFORE_ALL,
+        }
+    }
+
+    fn finish(&mut self) -> StatePage {
+        let (end, below) = (self.page.end, self.read.below);
+        let events = std::mem::take(&mut self.page.events).into_values();
+        StatePage {
+            events: events.filter(|event| event.sequence < end).collect(),
+            at: below.previous(),
+            next: (end < below).then_some(end),
+        }
+    }
+}
+
+/// The first events that may be the latest of their keys.
+#[derive(Default)]
+struct Candidates {
+    events: BTreeMap<Sequence, Event>,
+    by_key: HashMap<String, Sequence>,
+    size_bytes: usize,
+    limit: usize,
+    max_bytes: usize,
+    /// From here on, events were left out: the page ends before.
+    end: Sequence,
+    /// Whether one was left out.
+    is_full: bool,
+}
+
+impl Candidates {
+    fn supersede(&mut self, key: &str) {
+        if let Some(sequence) = self.by_key.remove(key)
+            && let Some(event) = self.events.remove(&sequence)
+        {
+            self.size_bytes -= size_of(&event);
+        }
+    }
+
+    fn add(&mut self, block: &Block, event: &EventRef<'_>) {
+        if event.sequence >= self.end {
+            return; // A candidate before it was left out already.
+        }
+        let event = own(block, event);
+        self.size_bytes += size_of(&event);
+        self.by_key.insert(event.content.key.clone(), event.sequence);
+        self.events.insert(event.sequence, event);
+        let is_over = |c: &Self| c.events.len() > c.limit || c.size_bytes > c.max_bytes;
+        while is_over(self) && self.events.len() > 1 {
+            let Some((sequence, last)) = self.events.pop_last() else { return };
+            self.size_bytes -= size_of(&last);
+            self.by_key.remove(&last.content.key);
+            self.end = self.end.min(sequence);
+            self.is_full = true;
+        }
+    }
+}

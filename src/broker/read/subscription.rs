@@ -1,0 +1,642 @@
+//! A cursor over tail and log: replay and follow are one loop, and gaps are found in it.
+//!
+//! ```text
+//!          earliest            cursor                 tail
+//!   trimmed   |  log ...............|.... in memory ....|  not there yet
+//!  -> gap     |  read the log       |  share the block  |  wait
+//! ```
+//!
+//! # Why
+//!
+//! A subscription holds no queue that publishers fill: it holds a place. There is no hand-over
+//! from replay to live in which an event could fall between, and a reader that stalls holds nothing
+//! but the blocks of one read.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+
+use super::behind::Holder;
+use super::filter::Filter;
+use super::searching::{Search, Searches};
+use crate::broker::Shared;
+use crate::broker::ephemeral::Ephemeral;
+use crate::broker::tail::newest::{Run, SharedBlock};
+use crate::broker::topic::topics::{TopicRef, TopicState};
+use crate::cursor::{
+    Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, Since, StartPoint,
+};
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+use crate::log::{Extent, Log, Seek};
+use crate::topic::TopicName;
+
+/// What is looked through in one go for events that a filter picks, in bytes: a hundred
+/// microseconds or so.
+const MAX_LOOK_BYTES: usize = 16 << 10;
+
+/// What a subscription yields.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    /// Events between the reader's place and the next one are gone. Events go on at `resume`.
+    Gap(Gap),
+    /// The next events.
+    Events(Run),
+    /// An event that is not stored; the place stays as it is.
+    Ephemeral(Arc<Ephemeral>),
+    /// Everything that was there is delivered; what follows is live. Told once.
+    CaughtUp,
+}
+
+/// What comes of waiting for a delivery.
+#[derive(Debug, Clone)]
+pub enum Waited {
+    /// It is here.
+    Delivery(Delivery),
+    /// Nothing came in the time.
+    Silence,
+    /// The broker is stopping: nothing will come.
+    Stopping,
+}
+
+/// How long a reader waits for a delivery before it is told of the silence. It is kept from one
+/// wait to the next: a timer that is set once in a while costs nothing for each event.
+#[derive(Debug)]
+pub struct Patience {
+    limit: Duration,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Patience {
+    /// For so long from now on.
+    pub fn new(limit: Duration) -> Self {
+        Self { limit, since: Instant::now(), timer: Box::pin(tokio::time::sleep(limit)) }
+    }
+
+    /// For as long again, from now on.
+    pub(in crate::broker) fn renew(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// Whether it is over.
+    pub(in crate::broker) fn is_over(&self) -> bool {
+        self.since.elapsed() >= self.limit
+    }
+
+    /// Resolves when it is over.
+    pub(in crate::broker) async fn ended(&mut self) {
+        loop {
+            self.timer.as_mut().await;
+            let left = self.limit.saturating_sub(self.since.elapsed());
+            self.timer.as_mut().reset(Instant::now() + left);
+            if left.is_zero() {
+                return;
+            }
+        }
+    }
+}
+
+/// What comes of one look.
+enum Step {
+    Delivery(Delivery),
+    /// What was read is not for this reader; there may be more.
+    Passed,
+    Idle,
+}
+
+/// A live reader of one topic.
+#[derive(Debug)]
+pub struct Subscription {
+    shared: Arc<Shared>,
+    topic: TopicRef,
+    /// Given after each change of the topic's state.
+    signal: watch::Receiver<()>,
+    /// The next sequence that is wanted.
+    next: Sequence,
+    /// What the reader came with, for telling it of a gap.
+    came_with: Option<Cursor>,
+    on_gap: OnGap,
+    gap: Option<Gap>,
+    /// What was dropped before the reader began, or was told of it: what its cursors say.
+    since: Since,
+    /// The number of the newest drop of deletions of keys that is no loss to the reader, or that it
+    /// was told of.
+    accounted: u64,
+    /// Blocks of the last read that are not delivered yet.
+    read: VecDeque<Arc<SharedBlock>>,
+    /// As long as some of them are from the log.
+    holder: Option<Holder>,
+    is_caught_up: bool,
+    /// Whether it holds no key of the topic: it has read nothing of it, now or before.
+    is_new: bool,
+    /// The number of the last ephemeral event it has heard.
+    heard: u64,
+    /// What the reader wants of it.
+    filter: Option<Arc<Filter>>,
+    /// How often the topic had been deleted when it came: it ends with the next time.
+    deletions: u32,
+}
+
+impl Subscription {
+    pub(in crate::broker) async fn start(
+        shared: Arc<Shared>,
+        topic: TopicRef,
+        start: StartPoint,
+        on_gap: OnGap,
+    ) -> Result<Self> {
+        let signal = topic.follow();
+        let heard = shared.ephemera.last();
+        let came_with = match start {
+            StartPoint::After(cursor) => Some(cursor),
+            _ => None,
+        };
+        let (next, gap, since, accounted) = loop {
+            // In this order: all that was dropped by then is seen.
+            let drops = shared.drops();
+            let state = topic.state();
+            let resolved = resolve(&shared, &topic.name, &state, start, on_gap).await;
+            let resolved = resolved.map(|(next, gap)| {
+                (next, gap, since(drops, &state.extent), state.extent.buried_drop)
+            });
+            // What is missing because it was trimmed meanwhile is no damage.
+            let was_trimmed = topic.state().extent.earliest > state.extent.earliest;
+            if resolved.is_ok() || !was_trimmed {
+                break resolved?;
+            }
+        };
+        if let Some(gap) = &gap
+            && on_gap == OnGap::Fail
+        {
+            return Err(Error::Gap(gap.clone()));
+        }
+        // Without a cursor, whoever comes back before the gap is told of all before.
+        let has_no_cursor = gap.is_some() && came_with.is_none();
+        let next = if has_no_cursor { Sequence::FIRST } else { next };
+        let is_new = came_with.is_none() && start != StartPoint::Unknown;
+        let (read, is_caught_up) = (VecDeque::new(), false);
+        let deletions = topic.state().deletions;
+        Ok(Self {
+            shared,
+            topic,
+            signal,
+            next,
+            came_with,
+            on_gap,
+            gap,
+            since,
+            accounted,
+            read,
+            holder: None,
+            is_caught_up,
+            is_new,
+            heard,
+            filter: None,
+            deletions,
+        })
+    }
+
+    /// Only the events that `filter` picks. The place moves on with the others, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`].
+    pub fn filtered(self, filter: Filter) -> Result<Self> {
+        let filter = self.shared.filters.share(filter)?;
+        Ok(Self { filter, ..self })
+    }
+
+    /// The turns of those who look for events.
+    pub(in crate::broker) fn searches(&self) -> &Searches {
+        &self.shared.searches
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &TopicName {
+        &self.topic.name
+    }
+
+    /// The cursor that names the reader's place: what to come back with. As long as a gap is not
+    /// delivered it is the cursor that the reader came with, so that the gap is not forgotten.
+    pub fn cursor(&self) -> Cursor {
+        match (&self.gap, self.came_with) {
+            (Some(_), Some(cursor)) => cursor,
+            _ => self.cursor_after(self.next.previous()),
+        }
+    }
+
+    /// The cursor after one of the events that it delivers.
+    pub(in crate::broker) fn cursor_after(&self, sequence: Sequence) -> Cursor {
+        let after = Place::Sequence(sequence);
+        // Whoever has read nothing has no key, and needs none.
+        let since = self.since.at(after).filter(|_| sequence > Sequence::BEFORE_ALL);
+        Cursor { after, since, epoch: Some(self.epoch()) }
+    }
+
+    /// The incarnation of the log that is read.
+    pub fn epoch(&self) -> Epoch {
+        self.shared.log.epoch()
+    }
+
+    /// The first sequence that can be read, and the one that is given next, now.
+    pub fn bounds(&self) -> (Sequence, Sequence) {
+        let Extent { earliest, tail, .. } = self.topic.state().extent;
+        (earliest, tail)
+    }
+
+    /// The gap that will be delivered first, if there is one.
+    pub fn gap(&self) -> Option<&Gap> {
+        self.gap.as_ref()
+    }
+
+    /// Whether everything that was there is delivered.
+    pub fn is_at_tail(&self) -> bool {
+        self.gap.is_none() && self.next >= self.topic.state().extent.tail
+    }
+
+    /// The next delivery; waits for one at the tail. `None` when the broker is stopping.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Damaged`], [`Error::ReadFailed`]: the place stays where it is.
+    /// - [`Error::Gap`]: with [`OnGap::Fail`], events that were next have been trimmed.
+    /// - [`Error::TopicDeleted`]: the last word.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what was not returned is delivered by the next call.
+    pub async fn next(&mut self) -> Result<Option<Delivery>> {
+        loop {
+            match self.next_within(&mut Patience::new(Duration::MAX)).await? {
+                Waited::Delivery(delivery) => return Ok(Some(delivery)),
+                Waited::Silence => {}
+                Waited::Stopping => return Ok(None),
+            }
+        }
+    }
+
+    /// The next delivery; waits for one at the tail, for as long as the reader is patient. The time
+    /// counts for waiting alone: what is there is read however long that takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::next`].
+    pub async fn next_within(&mut self, patience: &mut Patience) -> Result<Waited> {
+        let mut search = Search::default();
+        loop {
+            match self.step().await? {
+                Step::Delivery(delivery) => {
+                    patience.renew();
+                    return Ok(Waited::Delivery(delivery));
+                }
+                // What there is, is not for this reader.
+                Step::Passed if patience.is_over() => {
+                    patience.renew();
+                    return Ok(Waited::Silence);
+                }
+                Step::Passed => {
+                    search.pause(&self.shared.searches, !self.read.is_empty()).await;
+                    continue;
+                }
+                Step::Idle => {}
+            }
+            search = Search::default();
+            if self.shared.is_stopping.load(Ordering::SeqCst) {
+                return Ok(Waited::Stopping);
+            }
+            tokio::select! {
+                biased;
+                _signalled = self.signal.changed() => if patience.is_over() {
+                    patience.renew(); // What there is, is not for this reader.
+                    return Ok(Waited::Silence);
+                },
+                () = patience.ended() => {
+                    patience.renew();
+                    return Ok(Waited::Silence);
+                }
+            }
+        }
+    }
+
+    /// The next delivery, or `None` at the tail or when the broker is stopping. It may read the
+    /// disk, but it does not wait for events.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::next`].
+    pub async fn next_ready(&mut self) -> Result<Option<Delivery>> {
+        let mut search = Search::default();
+        loop {
+            match self.step().await? {
+                Step::Delivery(delivery) => return Ok(Some(delivery)),
+                Step::Passed => search.pause(&self.shared.searches, !self.read.is_empty()).await,
+                Step::Idle => return Ok(None),
+            }
+        }
+    }
+
+    /// Reads once, at the most.
+    async fn step(&mut self) -> Result<Step> {
+        let mut has_read = false;
+        loop {
+            if self.shared.is_stopping.load(Ordering::SeqCst) {
+                return Ok(Step::Idle);
+            }
+            if let Some(gap) = self.gap.take() {
+                self.next = gap.resume;
+                return Ok(Step::Delivery(Delivery::Gap(gap)));
+            }
+            if let Some(run) = self.take_read() {
+                return Ok(Step::Delivery(Delivery::Events(run)));
+            }
+            if has_read || !self.read.is_empty() {
+                return Ok(Step::Passed);
+            }
+            self.signal.mark_unchanged(); // In this order: what is new after it is signalled.
+            let drops = self.shared.drops();
+            let state = self.topic.state();
+            if state.deletions != self.deletions {
+                return Err(Error::TopicDeleted(self.topic.name.clone()));
+            }
+            if self.next < state.extent.earliest {
+                self.fall_behind(&state, state.extent.trim_reason.into(), drops)?;
+            } else if self.next < state.extent.tail && self.read_tail(&state) {
+                has_read = true; // As it was published.
+            } else if self.misses_deletions(&state.extent) {
+                self.fall_behind(&state, GapReason::Tombstones, drops)?;
+            } else if self.next < state.extent.tail {
+                // In a box: it is done rarely, and a reader that waits needs no room for it.
+                Box::pin(self.read_log(state)).await?;
+                has_read = true;
+            } else if !self.is_caught_up {
+                self.is_caught_up = true;
+                return Ok(Step::Delivery(Delivery::CaughtUp));
+            } else {
+                let next = self.next_ephemeral().map(Delivery::Ephemeral);
+                return Ok(next.map_or(Step::Idle, Step::Delivery));
+            }
+        }
+    }
+
+    /// The next delivery, if it was read already; so that several go out in one write.
+    pub fn next_in_memory(&mut self) -> Option<Delivery> {
+        if self.gap.is_some() {
+            return None;
+        }
+        if let Some(run) = self.take_read() {
+            return Some(Delivery::Events(run));
+        }
+        if !self.read.is_empty() {
+            return None; // There is more to look through.
+        }
+        let state = self.topic.state();
+        if state.deletions != self.deletions
+            || self.next < state.extent.earliest
+            || self.next >= state.extent.tail
+            || !self.read_tail(&state)
+        {
+            return None;
+        }
+        self.take_read().map(Delivery::Events)
+    }
+
+    /// The next ephemeral event that the reader wants.
+    fn next_ephemeral(&mut self) -> Option<Arc<Ephemeral>> {
+        while let Some((event, number)) = self.topic.ephemera.after(self.heard) {
+            self.heard = number;
+            if self.filter.as_ref().is_none_or(|filter| filter.picks_new(&event.event)) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    /// The next events of what was read, if there are some for the reader in what is looked through
+    /// in one go.
+    fn take_read(&mut self) -> Option<Run> {
+        let mut looked_bytes = 0;
+        while looked_bytes < MAX_LOOK_BYTES
+            && let Some(block) = self.read.pop_front()
+        {
+            looked_bytes += block.block().bytes().len();
+            let below = block.block().last_sequence().next();
+            let from = self.next;
+            self.next = below.max(from);
+            let (ages, filter) = (self.shared.ages(&self.topic), self.filter.as_ref());
+            if let Some(run) = Run::new(&self.topic, block, from..below, ages, filter) {
+                self.is_new = false;
+                return Some(run);
+            }
+        }
+        if self.read.is_empty() {
+            self.holder = None;
+        }
+        None
+    }
+
+    fn read_tail(&mut self, state: &TopicState) -> bool {
+        let readable = self.next..state.extent.tail;
+        let blocks = self.topic.tail.read(readable, self.shared.behind.read_bytes());
+        blocks.map(|blocks| self.read.extend(blocks)).is_some()
+    }
+
+    async fn read_log(&mut self, state: TopicState) -> Result<()> {
+        let Some(id) = state.id else { return Ok(()) };
+        let (next, tail) = (self.next, state.extent.tail);
+        let holder = self.shared.behind.enter();
+        let max_bytes = self.shared.behind.read_bytes();
+        let replays = &self.shared.replays;
+        let blocks = replays.read((&self.topic, id), next, tail, max_bytes).await;
+        let now = self.topic.state().extent;
+        if next < now.earliest || self.misses_deletions(&now) {
+            return Ok(()); // Dropped while it was read: what is missing is a gap, and no damage.
+        }
+        self.read.extend(blocks?);
+        self.holder = Some(holder);
+        Ok(())
+    }
+
+    /// Whether deletions of keys were dropped that come next, and that the reader may need.
+    fn misses_deletions(&self, extent: &Extent) -> bool {
+        extent.buried_sequence >= self.next
+            && extent.buried_drop > self.accounted
+            && self.next > Sequence::FIRST // Whoever has read nothing has no key.
+            && !self.is_new
+    }
+
+    /// Notes that events the reader wanted next were dropped while it was away or slow. `drops` was
+    /// looked at before `state`.
+    fn fall_behind(&mut self, state: &TopicState, reason: GapReason, drops: u64) -> Result<()> {
+        let name = &self.topic.name;
+        (self.since, self.accounted) = (since(drops, &state.extent), state.extent.buried_drop);
+        let gap = gap(name, state, Wanted::Sequence(self.next), reason, self.on_gap);
+        if self.on_gap == OnGap::Fail {
+            return Err(Error::Gap(gap));
+        }
+        self.gap = Some(gap);
+        Ok(())
+    }
+}
+
+/// What the cursors of a reader of one topic say that begins, or goes on after a gap, at a topic
+/// like this.
+fn since(drops: u64, extent: &Extent) -> Since {
+    let mut since = Since::drop(drops);
+    since.note(extent.buried_sequence.get());
+    since
+}
+
+/// What a reader wants next.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::broker) enum Wanted {
+    Sequence(Sequence),
+    /// The same, of a topic of which the reader has read nothing: it holds no key of it.
+    First(Sequence),
+    Position(Position),
+    /// What was appended then, or after it.
+    Time(Timestamp),
+}
+
+impl Wanted {
+    /// Whether it was never given out.
+    fn is_ahead(self, extent: &Extent, last_position: u64) -> bool {
+        match self {
+            Self::Sequence(next) | Self::First(next) => next > extent.tail,
+            Self::Position(next) => next.previous().get() > last_position,
+            Self::Time(_) => false,
+        }
+    }
+
+    /// Whether some of it was trimmed, after the drop `since`, if that is known.
+    pub(in crate::broker) fn is_trimmed(self, extent: &Extent, since: Option<u64>) -> bool {
+        let was_trimmed = extent.trimmed_position > Position::BEFORE_ALL;
+        match self {
+            Self::Sequence(next) | Self::First(next) => next < extent.earliest,
+            Self::Position(next) => {
+                next <= extent.trimmed_position && Some(extent.trimmed_drop) > since
+            }
+            Self::Time(time) => was_trimmed && time <= extent.trimmed_time,
+        }
+    }
+
+    /// Whether deletions of keys that it follows were dropped, after the drop `since`, if that is
+    /// known. Whoever has read nothing has no key, and needs none.
+    pub(in crate::broker) fn misses_deletions(self, extent: &Extent, since: Option<u64>) -> bool {
+        let is_before = match self {
+            Self::Sequence(next) => next > Sequence::FIRST && next <= extent.buried_sequence,
+            Self::Position(next) => extent.had_some_before(next) && next <= extent.buried_position,
+            Self::First(_) | Self::Time(_) => false,
+        };
+        is_before && Some(extent.buried_drop) > since
+    }
+}
+
+/// Where a reader that asks for `start` begins, and the gap it has there. One snapshot for both.
+async fn resolve(
+    shared: &Shared,
+    topic: &TopicName,
+    state: &TopicState,
+    start: StartPoint,
+    on_gap: OnGap,
+) -> Result<(Sequence, Option<Gap>)> {
+    let gap_at = |wanted: Wanted, reason| {
+        let gap = gap(topic, state, wanted, reason, on_gap);
+        Ok((gap.resume, Some(gap)))
+    };
+    let mut since = None;
+    let wanted = match start {
+        StartPoint::Earliest => return Ok((state.extent.earliest, None)),
+        StartPoint::Latest => return Ok((state.extent.tail, None)),
+        StartPoint::Last(count) => {
+            let (id, extent) = (state.id, state.extent);
+            let Some(id) = id else { return Ok((extent.tail, None)) };
+            return Ok((shared.back(id, extent, extent.tail, count).await?, None));
+        }
+        StartPoint::Time(time) => Wanted::Time(time),
+        StartPoint::Unknown => {
+            return gap_at(Wanted::Sequence(Sequence::BEFORE_ALL), GapReason::Unknown);
+        }
+        StartPoint::After(Cursor { after, since: seen, epoch }) => {
+            since = seen.filter(|drop| *drop <= shared.drops());
+            let wanted = match after {
+                Place::Sequence(sequence) => Wanted::Sequence(sequence.next()),
+                Place::Position(position) => Wanted::Position(position.next()),
+            };
+            if epoch.is_some_and(|epoch| epoch != shared.log.epoch()) {
+                return gap_at(wanted, GapReason::Epoch);
+            }
+            wanted
+        }
+    };
+    if wanted.is_ahead(&state.extent, shared.last_position()) {
+        return gap_at(wanted, GapReason::Ahead);
+    }
+    if wanted.is_trimmed(&state.extent, since) {
+        return gap_at(wanted, state.extent.trim_reason.into());
+    }
+    let misses_deletions = wanted.misses_deletions(&state.extent, since);
+    let seek = match wanted {
+        Wanted::Sequence(next) if misses_deletions => {
+            return gap_at(Wanted::Sequence(next), GapReason::Tombstones);
+        }
+        Wanted::Sequence(next) | Wanted::First(next) => return Ok((next, None)),
+        Wanted::Position(next) => Seek::AfterPosition(next.previous()),
+        Wanted::Time(time) => Seek::Time(time),
+    };
+    let Some(id) = state.id else { return Ok((state.extent.tail, None)) };
+    let (earliest, tail) = (state.extent.earliest, state.extent.tail);
+    let seek = move |log: &dyn Log| log.seek(id, seek, earliest, tail);
+    let next = shared.turns.read(seek).await?;
+    match misses_deletions {
+        true => gap_at(Wanted::Sequence(next), GapReason::Tombstones),
+        false => Ok((next, None)),
+    }
+}
+
+/// The gap of a reader that wants `wanted` next.
+pub(in crate::broker) fn gap(
+    topic: &TopicName,
+    state: &TopicState,
+    wanted: Wanted,
+    reason: GapReason,
+    on_gap: OnGap,
+) -> Gap {
+    let Extent { earliest, tail, .. } = state.extent;
+    let nearest = match (reason, wanted) {
+        (GapReason::Ahead, _) => tail,
+        (GapReason::Tombstones, Wanted::Sequence(next)) => next,
+        _ => earliest,
+    };
+    let was_trimmed = match reason {
+        GapReason::Retention | GapReason::Expired | GapReason::Purged | GapReason::Deleted => true,
+        GapReason::Ahead | GapReason::Epoch | GapReason::Unknown | GapReason::Tombstones => false,
+    };
+    let (requested, lost) = match wanted {
+        Wanted::Sequence(next) | Wanted::First(next) => {
+            let lost = earliest.get().saturating_sub(next.get());
+            (next.get(), was_trimmed.then_some(lost))
+        }
+        // How many of the events in between were of this topic is not known any more.
+        Wanted::Position(next) => (next.get(), None),
+        Wanted::Time(time) => (time.as_ms(), None),
+    };
+    let resume = match on_gap {
+        OnGap::Resume | OnGap::Fail => nearest,
+        OnGap::Earliest => earliest,
+        OnGap::Latest => tail,
+    };
+    Gap { topic: Some(topic.clone()), requested, earliest, tail, lost, reason, resume }
+}

@@ -1,0 +1,3 @@
+//! Tails.
+
+pub(super) mod newest;

@@ -1,0 +1,188 @@
+//! Topics with neighbouring ids, a chunk of them together, and where each chunk begins.
+//!
+//! ```text
+//! ids         1 … 4,096   4,097 … 8,192   8,193 …
+//! lowest          1           60,213       971,008      no event of the chunk is before that
+//! dropped         0           70,000             0      nothing was dropped after that
+//! ```
+//!
+//! # Why
+//!
+//! A reader of a hundred thousand topics from the first event on begins with a few of them, and
+//! need not look at the others before it comes to where they begin. Ids are given out as topics
+//! come to exist, so the topics of a chunk begin at about the same place: one number says for
+//! thousands of them that it is not their turn yet.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+
+use super::topics::Topic;
+use crate::cursor::Position;
+use crate::log::Extent;
+use crate::topic::TopicId;
+
+/// Ids of one chunk. Few in unit tests, so that a handful of topics has several chunks.
+const CHUNK_IDS: u32 = if cfg!(test) { 2 } else { 4_096 };
+
+/// Topics that are copied while the lock of their chunk is held: some microseconds.
+const TOPICS_PER_LOCK: usize = 64;
+
+/// All topics that have an id.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct Chunks {
+    by_number: RwLock<BTreeMap<u32, Arc<Chunk>>>,
+}
+
+/// Topics with neighbouring ids.
+#[derive(Debug)]
+pub(in crate::broker) struct Chunk {
+    pub(in crate::broker) number: u32,
+    topics: RwLock<Vec<Weak<Topic>>>,
+    lowest: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// The number of the chunk that a topic is in.
+pub(in crate::broker) fn chunk_of(id: TopicId) -> u32 {
+    (id.get() - TopicId::FIRST.get()) / CHUNK_IDS
+}
+
+impl Chunks {
+    /// Adds a topic, which has an id from now on.
+    pub(in crate::broker) fn add(&self, topic: &Arc<Topic>, id: TopicId, extent: &Extent) {
+        let number = chunk_of(id);
+        let chunk = self.chunk(number).unwrap_or_else(|| {
+            let mut by_number = self.by_number.write().unwrap_or_else(PoisonError::into_inner);
+            by_number.entry(number).or_insert_with(|| Arc::new(Chunk::new(number))).clone()
+        });
+        chunk.lowest.fetch_min(extent.lowest_position().get(), Ordering::AcqRel);
+        chunk.note_dropped(extent);
+        chunk.topics.write().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(topic));
+    }
+
+    /// Notes that something was dropped from a topic.
+    pub(in crate::broker) fn note_dropped(&self, id: TopicId, extent: &Extent) {
+        if let Some(chunk) = self.chunk(chunk_of(id)) {
+            chunk.note_dropped(extent);
+        }
+    }
+
+    fn chunk(&self, number: u32) -> Option<Arc<Chunk>> {
+        let by_number = self.by_number.read().unwrap_or_else(PoisonError::into_inner);
+        by_number.get(&number).cloned()
+    }
+
+    /// All chunks there are, in the order of their ids.
+    pub(in crate::broker) fn all(&self) -> Vec<Arc<Chunk>> {
+        let by_number = self.by_number.read().unwrap_or_else(PoisonError::into_inner);
+        by_number.values().cloned().collect()
+    }
+}
+
+impl Chunk {
+    fn new(number: u32) -> Self {
+        let (lowest, dropped) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        Self { number, topics: RwLock::default(), lowest, dropped }
+    }
+
+    /// A position that no event of these topics is before.
+    pub(in crate::broker) fn lowest(&self) -> Position {
+        Position::new(self.lowest.load(Ordering::Acquire))
+    }
+
+    /// A position that nothing was dropped after.
+    pub(in crate::broker) fn dropped(&self) -> Position {
+        Position::new(self.dropped.load(Ordering::Acquire))
+    }
+
+    fn note_dropped(&self, extent: &Extent) {
+        self.dropped.fetch_max(extent.dropped_position().get(), Ordering::AcqRel);
+    }
+
+    /// How many topics there are.
+    pub(in crate::broker) fn len(&self) -> usize {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Some of its topics, after the first `count` of them: `None` when there are no more.
+    pub(in crate::broker) fn after(&self, count: usize) -> Option<Vec<Arc<Topic>>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        let rest = topics.get(count..).filter(|rest| !rest.is_empty())?;
+        // Each of them is held by the registry for as long as that is there.
+        Some(rest.iter().take(TOPICS_PER_LOCK).filter_map(Weak::upgrade).collect())
+    }
+
+    /// Notes the lowest position of all its topics, by somebody who has looked at each of them: by
+    /// and by what is trimmed leaves a chunk's number behind.
+    ///
+    /// A topic that comes to exist in the chunk meanwhile may begin before what others, trimmed
+    /// since, begin with by now: so this holds for a chunk that takes no more topics.
+    pub(in crate::broker) fn raise_lowest(&self, lowest: Position) {
+        if self.len() == CHUNK_IDS as usize {
+            self.lowest.fetch_max(lowest.get(), Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::topics::{TopicDefaults, TopicRef, TopicState, Topics};
+    use super::*;
+    use crate::cursor::Sequence;
+
+    fn born(topics: &Arc<Topics>, id: u32, first_position: u64) -> TopicRef {
+        let topic = topics.open(&format!("t.{id}").parse().unwrap()).unwrap();
+        let id = TopicId::from_stored(id);
+        let (first_position, tail) = (Position::new(first_position), Sequence::new(9));
+        let extent = Extent { first_position, tail, ..Extent::EMPTY };
+        topic.set_state(TopicState { id, extent, ..TopicState::default() });
+        topic
+    }
+
+    fn trim(topic: &Arc<Topic>, through: u64) {
+        let mut state = topic.state();
+        state.extent.trimmed_position = Position::new(through);
+        topic.set_state(state);
+    }
+
+    /// Where each chunk begins, and up to where something was dropped from it.
+    fn numbers(topics: &Topics) -> Vec<(u64, u64)> {
+        let chunks = topics.chunks().all();
+        chunks.iter().map(|chunk| (chunk.lowest().get(), chunk.dropped().get())).collect()
+    }
+
+    #[test]
+    fn a_chunk_begins_with_its_lowest_topic_and_a_full_one_can_begin_later() {
+        let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
+        let one = born(&topics, 1, 7);
+        assert_eq!(numbers(&topics), [(7, 0)]);
+        topics.chunks().all()[0].raise_lowest(Position::new(70));
+        assert_eq!(numbers(&topics), [(7, 0)], "one may come that is before that");
+        let (_two, _three) = (born(&topics, 2, 5), born(&topics, 3, 90));
+        assert_eq!(numbers(&topics), [(5, 0), (90, 0)]);
+        trim(&one, 80);
+        trim(&one, 60); // The other way round, where two threads note it.
+        assert_eq!(numbers(&topics), [(5, 80), (90, 0)]);
+        topics.chunks().all()[0].raise_lowest(Position::new(81));
+        topics.chunks().all()[0].raise_lowest(Position::new(50));
+        assert_eq!(numbers(&topics), [(81, 80), (90, 0)]);
+    }
+
+    #[test]
+    fn a_chunk_has_each_of_its_topics_once_however_often_they_change() {
+        let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
+        let born: Vec<_> = (1..=3).map(|id| born(&topics, id, u64::from(id))).collect();
+        born.iter().for_each(|topic| trim(topic, 1));
+        let chunks = topics.chunks().all();
+        let names = |chunk: &Chunk, count| {
+            let some = chunk.after(count)?;
+            Some(some.iter().map(|topic| topic.name.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&chunks[0], 0).unwrap(), ["t.1", "t.2"]);
+        assert_eq!(names(&chunks[0], 1).unwrap(), ["t.2"]);
+        assert_eq!(names(&chunks[0], 2), None);
+        assert_eq!(names(&chunks[1], 0).unwrap(), ["t.3"]);
+        assert_eq!((chunks[0].len(), chunks[1].len(), chunks.len()), (2, 1, 2));
+    }
+}

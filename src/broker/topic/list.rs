@@ -1,0 +1,107 @@
+//! A list of topics that is read in small steps.
+
+use std::sync::Arc;
+
+use super::topics::{Topic, Topics};
+use crate::broker::{TopicInfo, info};
+
+/// Where a list goes on.
+#[derive(Debug)]
+enum Next {
+    /// After this name; from the first one on, without a name.
+    After(Option<String>),
+    /// Nowhere: it has come to the end of the names.
+    End,
+}
+
+/// A list of topics in the order of their names, in small steps.
+///
+/// # Why
+///
+/// There may be hundreds of thousands, and nobody holds the lock of their names, or a thread, until
+/// all are found. Each step begins at the name where the one before it ended, so a topic that is
+/// there all the time is found by exactly one step, whatever comes and goes meanwhile.
+#[derive(Debug)]
+pub struct TopicList {
+    topics: Arc<Topics>,
+    next: Next,
+    left: usize,
+}
+
+impl TopicList {
+    /// Of up to `limit` topics that exist, after `after`.
+    pub(in crate::broker) fn new(topics: &Arc<Topics>, after: Option<&str>, limit: usize) -> Self {
+        let next = Next::After(after.map(str::to_owned));
+        Self { topics: topics.clone(), next, left: limit }
+    }
+}
+
+impl Iterator for TopicList {
+    type Item = Vec<TopicInfo>;
+
+    /// The next topics; none, where a step found only names of topics that do not exist. `None`
+    /// when there are no more.
+    fn next(&mut self) -> Option<Vec<TopicInfo>> {
+        let Next::After(after) = &self.next else { return None };
+        if self.left == 0 {
+            return None;
+        }
+        let mut found = Vec::new();
+        let exists = |topic: &Topic| topic.state().exists();
+        let last = self.topics.some_after(after.as_deref(), self.left, exists, &mut found);
+        self.next = last.map_or(Next::End, |last| Next::After(Some(last.into())));
+        self.left -= found.len();
+        Some(found.iter().map(|topic| info(topic)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::broker::{Broker, OpenConfig};
+    use crate::cursor::{OnGap, StartPoint};
+    use crate::topic::TopicName;
+    use crate::topic_config::TopicConfig;
+
+    fn name(number: usize) -> TopicName {
+        format!("t.{number:04}").parse().unwrap()
+    }
+
+    /// Goal: a list that is read in steps has each topic that is there all the time exactly once,
+    /// in the order of their names, whatever is created and deleted between two steps; and no step
+    /// looks at more than a few names, also where none of them is a topic's.
+    #[tokio::test]
+    async fn a_list_has_each_topic_that_stays_once_while_others_come_and_go() {
+        let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+        let create = async |number| {
+            broker.create_topic(&name(number), TopicConfig::default()).await.unwrap();
+        };
+        for number in (0..300).filter(|number| number % 3 != 0) {
+            create(number).await;
+        }
+        let mut followed = Vec::new();
+        for number in 300..600 {
+            let (topic, start) = (name(number), StartPoint::Latest);
+            followed.push(broker.subscribe(&topic, start, OnGap::Resume).await.unwrap());
+        }
+        let (mut listed, mut steps) = (Vec::new(), 0);
+        for some in broker.list_topics(Some("t.0004"), usize::MAX) {
+            steps += 1;
+            assert!(some.len() <= 64);
+            listed.extend(some.into_iter().map(|topic| topic.name));
+            create(3 * steps).await; // Before it, or after it.
+            create(297 - 3 * steps).await;
+            broker.delete_topic(&name(3 * steps + 1)).await.unwrap();
+            broker.delete_topic(&name(3 * (90 - steps) + 1)).await.unwrap();
+        }
+        assert!(steps > 7, "{steps} steps for 500 names");
+        let mut sorted = listed.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted, listed, "in order, and none twice");
+        let stays = |number: &usize| number % 3 == 2 || number / 3 > 90;
+        let stayed: Vec<_> = (5..300).filter(|n| n % 3 != 0 && stays(n)).map(name).collect();
+        assert_eq!(listed.into_iter().filter(|n| stayed.contains(n)).collect::<Vec<_>>(), stayed);
+        let few: Vec<_> = broker.topics(Some("t.0290"), 2).into_iter().map(|t| t.name).collect();
+        assert_eq!(few, [name(291), name(292)]);
+    }
+}

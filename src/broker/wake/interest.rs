@@ -1,0 +1,420 @@
+//! Who follows which topics by pattern: asked for each topic that gets something new.
+//!
+//! ```text
+//! orders ─┬─ * ──────── feed 1            orders.*
+//!         └─ eu ─┬───── feed 2            orders.eu
+//!                └─ > ─ feed 3            orders.eu.>
+//! ```
+//!
+//! # Why
+//!
+//! A tree by tokens, so that a topic finds its followers in as many steps as its name has tokens,
+//! however many others follow something else.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::Notify;
+
+use crate::broker::announced::Announced;
+use crate::broker::topic::topics::Topic;
+use crate::topic::{TopicName, TopicPattern};
+
+/// Topics that are marked for a feed one by one; with more it asks the journal.
+const MAX_MARKED: usize = 256;
+
+/// Marked topics among which another one is looked for one by one.
+const MAX_SEARCHED: usize = 8;
+
+/// Tokens of patterns that are added or taken out while the tree is locked: some microseconds.
+const TOKENS_PER_LOCK: usize = 48;
+
+/// Feeds that are looked up while the tree is locked: some microseconds. A feed that comes or goes
+/// waits for the lock, and publishers wait behind it.
+const FEEDS_PER_LOCK: usize = 64;
+
+/// What a feed is told by the waker.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct FeedSignal {
+    pub(in crate::broker) notify: Notify,
+    /// Whether it is going to be told. The waker's own.
+    pub(in crate::broker) is_planned: AtomicBool,
+    marked: Mutex<Marked>,
+}
+
+/// Topics with something new since a feed looked last.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct Marked {
+    pub(in crate::broker) topics: Vec<Arc<Topic>>,
+    /// Where these are in memory, once there are so many that it takes too long to look.
+    known: HashSet<usize>,
+    /// Whether there were more.
+    pub(in crate::broker) is_over: bool,
+}
+
+impl Marked {
+    /// Whether `topic` is among them; notes that it is going to be.
+    fn is_repeated(&mut self, topic: &Arc<Topic>) -> bool {
+        if self.topics.len() < MAX_SEARCHED {
+            return self.topics.iter().any(|other| Arc::ptr_eq(other, topic));
+        }
+        let address = |topic: &Arc<Topic>| Arc::as_ptr(topic).addr();
+        if self.known.is_empty() {
+            self.known = self.topics.iter().map(address).collect();
+        }
+        !self.known.insert(address(topic))
+    }
+}
+
+impl FeedSignal {
+    /// Notes that there is something new in `topic`.
+    pub(in crate::broker) fn mark(&self, topic: &Arc<Topic>) {
+        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+        if marked.is_over || marked.is_repeated(topic) {
+            return;
+        }
+        if marked.topics.len() >= MAX_MARKED {
+            *marked = Marked { is_over: true, ..Marked::default() };
+        } else {
+            marked.topics.push(topic.clone());
+        }
+    }
+
+    /// What was marked since it was asked last.
+    pub(in crate::broker) fn take(&self) -> Marked {
+        std::mem::take(&mut self.marked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// All feeds by their patterns.
+#[derive(Debug)]
+pub(in crate::broker) struct Interests {
+    root: RwLock<Node>,
+    announced: Arc<Announced>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    /// In order, for one of a hundred thousand is found without hashing all of them anew as they
+    /// become more; in boxes, for most nodes have one below them, and the map has room for several.
+    tokens: BTreeMap<Box<str>, Box<Node>>,
+    /// Below any token.
+    any: Option<Box<Node>>,
+    /// Feeds of patterns that end here.
+    here: Feeds,
+    /// Feeds of patterns that end here with `>`.
+    rest: Feeds,
+}
+
+/// Feeds of one pattern, in the order of their addresses, so that one is found among many.
+#[derive(Debug, Default)]
+struct Feeds(Vec<Arc<FeedSignal>>);
+
+/// Where a feed is in memory: it stays there for as long as it is in the tree.
+fn address_of(feed: &Arc<FeedSignal>) -> usize {
+    Arc::as_ptr(feed).addr()
+}
+
+impl Feeds {
+    /// Adds to `some` those that come after this address, each once: as many as are looked up at a
+    /// time.
+    fn add_after(&self, mut address: usize, some: &mut Vec<Arc<FeedSignal>>) {
+        let mut rest = &self.0[..];
+        for _ in 0..FEEDS_PER_LOCK {
+            rest = &rest[rest.partition_point(|feed| address_of(feed) <= address)..];
+            let Some(feed) = rest.first() else { return };
+            address = address_of(feed);
+            some.push(feed.clone());
+        }
+    }
+
+    fn index_of(&self, feed: &Arc<FeedSignal>) -> usize {
+        self.0.partition_point(|other| Arc::as_ptr(other) < Arc::as_ptr(feed))
+    }
+
+    fn add(&mut self, feed: &Arc<FeedSignal>) {
+        self.0.insert(self.index_of(feed), feed.clone());
+    }
+
+    /// Takes `feed` out, once if it is in it several times.
+    fn remove(&mut self, feed: &Arc<FeedSignal>) {
+        let index = self.index_of(feed);
+        if self.0.get(index).is_some_and(|found| Arc::ptr_eq(found, feed)) {
+            self.0.remove(index);
+        }
+    }
+}
+
+impl Node {
+    fn is_empty(&self) -> bool {
+        let Self { tokens, any, here, rest } = self;
+        tokens.is_empty() && any.is_none() && here.0.is_empty() && rest.0.is_empty()
+    }
+
+    fn insert<'a>(&mut self, mut tokens: impl Iterator<Item = &'a str>, feed: &Arc<FeedSignal>) {
+        match tokens.next() {
+            None => self.here.add(feed),
+            Some(">") => self.rest.add(feed),
+            Some("*") => self.any.get_or_insert_default().insert(tokens, feed),
+            Some(token) => self.tokens.entry(token.into()).or_default().insert(tokens, feed),
+        }
+    }
+
+    fn remove<'a>(&mut self, mut tokens: impl Iterator<Item = &'a str>, feed: &Arc<FeedSignal>) {
+        match tokens.next() {
+            None => self.here.remove(feed),
+            Some(">") => self.rest.remove(feed),
+            Some("*") => {
+                if let Some(any) = &mut self.any {
+                    any.remove(tokens, feed);
+                    self.any.take_if(|any| any.is_empty());
+                }
+            }
+            Some(token) => {
+                if let Some(node) = self.tokens.get_mut(token) {
+                    node.remove(tokens, feed);
+                    if node.is_empty() {
+                        self.tokens.remove(token);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `found` with the feeds of each pattern that fits a name which goes on with `name`;
+    /// `None`: the name ends here.
+    fn each(&self, name: Option<&str>, found: &mut impl FnMut(&Feeds)) {
+        let Some(name) = name else { return found(&self.here) };
+        found(&self.rest);
+        let (token, rest) = match name.split_once('.') {
+            Some((token, rest)) => (token, Some(rest)),
+            None => (name, None),
+        };
+        if let Some(node) = self.tokens.get(token) {
+            node.each(rest, found);
+        }
+        if let Some(any) = &self.any {
+            any.each(rest, found);
+        }
+    }
+
+    fn each_of_all(&self, found: &mut impl FnMut(&Arc<FeedSignal>)) {
+        self.here.0.iter().chain(&self.rest.0).for_each(&mut *found);
+        let below = self.tokens.values().chain(&self.any);
+        below.for_each(|node| node.each_of_all(found));
+    }
+}
+
+impl Interests {
+    /// None yet; they are counted in `announced`.
+    pub(in crate::broker) fn new(announced: Arc<Announced>) -> Self {
+        Self { root: RwLock::default(), announced }
+    }
+
+    /// Whether there is any feed.
+    pub(in crate::broker) fn is_any(&self) -> bool {
+        self.announced.has_feeds()
+    }
+
+    /// Counts a feed. In this order: then its patterns are added.
+    pub(in crate::broker) fn join(&self) {
+        self.announced.join();
+    }
+
+    /// Counts a feed no more, none of whose patterns is left.
+    pub(in crate::broker) fn leave(&self) {
+        self.announced.leave();
+    }
+
+    /// The first of `patterns`, as many as are added while the tree is locked: one at least.
+    pub(in crate::broker) fn some_first(patterns: &[TopicPattern]) -> &[TopicPattern] {
+        &patterns[..some(patterns.iter())]
+    }
+
+    /// The last of `patterns`, as many as are taken out while the tree is locked: one at least.
+    pub(in crate::broker) fn some_last(patterns: &[TopicPattern]) -> &[TopicPattern] {
+        &patterns[patterns.len() - some(patterns.iter().rev())..]
+    }
+
+    /// Adds a few patterns of a feed, which is counted.
+    pub(in crate::broker) fn add(&self, some: &[TopicPattern], feed: &Arc<FeedSignal>) {
+        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        some.iter().for_each(|pattern| root.insert(pattern.tokens(), feed));
+    }
+
+    /// Takes out a few patterns of a feed.
+    pub(in crate::broker) fn remove(&self, some: &[TopicPattern], feed: &Arc<FeedSignal>) {
+        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        some.iter().for_each(|pattern| root.remove(pattern.tokens(), feed));
+    }
+
+    /// Calls `found` for each feed that follows `name`, once, however many of its patterns fit.
+    /// Feeds that come meanwhile may be left out.
+    pub(in crate::broker) fn each(
+        &self,
+        name: &TopicName,
+        mut found: impl FnMut(&Arc<FeedSignal>),
+    ) {
+        let mut last = 0;
+        loop {
+            let some = self.some_after(name, last);
+            some.iter().for_each(&mut found);
+            match some.last() {
+                Some(feed) if some.len() == FEEDS_PER_LOCK => last = address_of(feed),
+                _ => return,
+            }
+        }
+    }
+
+    /// The first of those feeds that follow `name` and come after an address, in order: as many as
+    /// are looked up at a time.
+    fn some_after(&self, name: &TopicName, address: usize) -> Vec<Arc<FeedSignal>> {
+        let (mut some, mut lists) = (Vec::new(), 0);
+        let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
+        root.each(Some(name.as_str()), &mut |feeds| {
+            let before = some.len();
+            feeds.add_after(address, &mut some);
+            lists += usize::from(some.len() > before);
+        });
+        drop(root);
+        if lists > 1 {
+            some.sort_unstable_by_key(address_of);
+            some.dedup_by(|feed, before| Arc::ptr_eq(feed, before));
+            some.truncate(FEEDS_PER_LOCK);
+        }
+        some
+    }
+
+    /// How many feeds follow `name`, each once for each of its patterns that does. Counts without
+    /// looking at each of them, for publishers ask.
+    pub(in crate::broker) fn count_of(&self, name: &TopicName) -> usize {
+        let mut count = 0;
+        let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
+        root.each(Some(name.as_str()), &mut |feeds| count += feeds.0.len());
+        count
+    }
+
+    /// Wakes every feed.
+    pub(in crate::broker) fn signal_all(&self) {
+        let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
+        root.each_of_all(&mut |feed| feed.notify.notify_one());
+    }
+}
+
+/// How many tokens these patterns have together: so many steps it takes to add them.
+pub(in crate::broker) fn tokens_of(patterns: &[TopicPattern]) -> usize {
+    patterns.iter().map(|pattern| pattern.tokens().count()).sum()
+}
+
+/// How many of these patterns are added or taken out while the tree is locked: one at least.
+fn some<'a>(patterns: impl Iterator<Item = &'a TopicPattern>) -> usize {
+    let mut tokens = 0;
+    let has_room = |pattern: &&TopicPattern| {
+        tokens += pattern.tokens().count();
+        tokens <= TOKENS_PER_LOCK
+    };
+    patterns.take_while(has_room).count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    impl Interests {
+        /// Adds all patterns of a feed, and counts it.
+        fn add_all(&self, patterns: &[TopicPattern], feed: &Arc<FeedSignal>) {
+            self.join();
+            self.add(patterns, feed);
+        }
+
+        fn remove_all(&self, patterns: &[TopicPattern], feed: &Arc<FeedSignal>) {
+            self.remove(patterns, feed);
+            self.leave();
+        }
+    }
+
+    fn pattern() -> impl Strategy<Value = TopicPattern> {
+        let token = prop_oneof![Just("a"), Just("b"), Just("*")];
+        let tokens = proptest::collection::vec(token, 1..4);
+        (tokens, any::<bool>()).prop_map(|(mut tokens, rest)| {
+            if rest {
+                *tokens.last_mut().unwrap() = ">";
+            }
+            tokens.join(".").parse().unwrap()
+        })
+    }
+
+    proptest! {
+        /// Goal: the tree finds what the patterns say, and nothing is left of who is gone.
+        #[test]
+        fn a_topic_finds_those_whose_patterns_match_it(
+            feeds in proptest::collection::vec(proptest::collection::vec(pattern(), 1..4), 0..6),
+            gone in 0..6_usize,
+        ) {
+            let interests = Interests::new(Arc::new(Announced::new(0)));
+            let signals: Vec<Arc<FeedSignal>> = feeds.iter().map(|_| Arc::default()).collect();
+            for (patterns, signal) in feeds.iter().zip(&signals) {
+                interests.add_all(patterns, signal);
+            }
+            for (patterns, signal) in feeds.iter().zip(&signals).take(gone) {
+                interests.remove_all(patterns, signal);
+            }
+            for name in ["a", "b", "a.a", "a.b", "b.a", "a.b.a", "b.b.b", "a.a.a.a"] {
+                let name: TopicName = name.parse().unwrap();
+                let mut found = vec![0; feeds.len()];
+                let count = interests.count_of(&name);
+                interests.each(&name, |signal| {
+                    let index = signals.iter().position(|other| Arc::ptr_eq(other, signal));
+                    found[index.unwrap()] += 1;
+                });
+                let mut expected_count = 0;
+                for (index, patterns) in feeds.iter().enumerate() {
+                    let expected = patterns.iter().filter(|pattern| pattern.matches(&name)).count();
+                    let expected = if index < gone { 0 } else { expected };
+                    prop_assert_eq!(found[index], expected.min(1), "{} {:?}", name, patterns);
+                    expected_count += expected;
+                }
+                prop_assert_eq!(count, expected_count);
+            }
+            for (patterns, signal) in feeds.iter().zip(&signals).skip(gone) {
+                interests.remove_all(patterns, signal);
+            }
+            prop_assert!(interests.root.read().unwrap().is_empty() && !interests.is_any());
+        }
+    }
+
+    #[test]
+    fn a_step_has_few_tokens_or_a_single_pattern() {
+        let short: Vec<TopicPattern> = vec!["a.*.c".parse().unwrap(); 20];
+        assert_eq!(Interests::some_first(&short).len(), TOKENS_PER_LOCK / 3);
+        assert_eq!(Interests::some_last(&short[..5]).len(), 5);
+        let long: TopicPattern = ["a"; 128].join(".").parse().unwrap();
+        let mixed = [short, vec![long]].concat();
+        assert_eq!(Interests::some_first(&mixed[18..]).len(), 2);
+        assert_eq!(Interests::some_last(&mixed), &mixed[20..]);
+    }
+
+    /// Goal: however many follow a topic, nobody who comes or goes waits while all are told, and
+    /// each of them is told once.
+    #[test]
+    fn the_tree_is_free_while_any_number_of_followers_is_told() {
+        let interests = Interests::new(Arc::new(Announced::new(0)));
+        let patterns: [TopicPattern; 3] = ["a.*", "a.b", ">"].map(|p| p.parse().unwrap());
+        let followers = 10 * FEEDS_PER_LOCK + 1;
+        let signals: Vec<Arc<FeedSignal>> = (0..followers).map(|_| Arc::default()).collect();
+        for (index, signal) in signals.iter().enumerate() {
+            let times = if index % 100 == 0 { 2 * FEEDS_PER_LOCK } else { 1 };
+            let patterns = vec![patterns[index % 3..].to_vec(); times].concat();
+            interests.add_all(&patterns, signal);
+        }
+        let mut told = HashSet::new();
+        interests.each(&"a.b".parse().unwrap(), |signal| {
+            assert!(interests.root.try_write().is_ok(), "who comes now would wait");
+            assert!(told.insert(address_of(signal)), "told twice");
+        });
+        assert_eq!(told.len(), followers);
+    }
+}

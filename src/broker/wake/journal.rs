@@ -1,0 +1,129 @@
+//! The journal: which topics got something new, in order, for feeds that cannot be marked each.
+//!
+//! A feed that does not come to look for a while, and follows many topics, is marked a few hundred
+//! of them. When there are more it reads here which topics there were since it looked last, so what
+//! it costs goes by what is new, and not by how many topics it follows.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::broker::topic::topics::Topic;
+use crate::cursor::Position;
+
+/// Entries that are kept, 1 MiB. A feed that was away for longer looks at all topics it follows.
+const MAX_ENTRIES: usize = 65_536;
+
+/// Entries that are written or read while the journal is locked: some microseconds.
+const ENTRIES_PER_LOCK: usize = 64;
+
+/// Entries that are read at a time.
+const ENTRIES_PER_READ: usize = 4 * ENTRIES_PER_LOCK;
+
+/// Topics that got something new, oldest first.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct Journal(Mutex<Entries>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// Each topic with a position up to which all that is new is noted with it or before it.
+    entries: VecDeque<(Position, Arc<Topic>)>,
+    /// The number of the first of them, of all since the start.
+    first: u64,
+    /// The position of the last one that is not kept any more.
+    dropped: Position,
+}
+
+/// A reading of the journal, up to where it ended when the reading began.
+#[derive(Debug)]
+pub(in crate::broker) struct Reading {
+    next: u64,
+    end: u64,
+}
+
+impl Journal {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes topics that have something new up to `position`, which is never less than before.
+    pub(in crate::broker) fn note(&self, position: Position, topics: &[Arc<Topic>]) {
+        for some in topics.chunks(ENTRIES_PER_LOCK) {
+            let mut entries = self.entries();
+            entries.entries.extend(some.iter().map(|topic| (position, topic.clone())));
+            while entries.entries.len() > MAX_ENTRIES
+                && let Some((position, _)) = entries.entries.pop_front()
+            {
+                entries.first += 1;
+                entries.dropped = position;
+            }
+        }
+    }
+
+    /// Begins to read what was noted after `position`; `None` if some of it is not kept any more.
+    pub(in crate::broker) fn after(&self, position: Position) -> Option<Reading> {
+        let entries = self.entries();
+        if entries.dropped > position {
+            return None;
+        }
+        let index = entries.entries.partition_point(|(noted, _)| *noted <= position) as u64;
+        let end = entries.first + entries.entries.len() as u64;
+        Some(Reading { next: entries.first + index, end })
+    }
+
+    /// The next topics, none at the end; `None` if they are not kept any more.
+    pub(in crate::broker) fn read(&self, reading: &mut Reading) -> Option<Vec<Arc<Topic>>> {
+        let mut read = Vec::new();
+        while read.len() < ENTRIES_PER_READ && reading.next < reading.end {
+            let entries = self.entries();
+            let from = usize::try_from(reading.next.checked_sub(entries.first)?).ok()?;
+            let to = entries.entries.len().min(from + ENTRIES_PER_LOCK);
+            let to = to.min(from + (reading.end - reading.next) as usize);
+            read.extend(entries.entries.range(from..to).map(|(_, topic)| topic.clone()));
+            reading.next += (to - from) as u64;
+        }
+        Some(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::topic::topics::{TopicDefaults, TopicRef, Topics};
+
+    /// Goal: a reading has all that was noted since, in its order, or says that some is gone.
+    #[test]
+    fn what_was_noted_after_a_position_is_read_or_known_to_be_dropped() {
+        let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
+        let opened: Vec<TopicRef> =
+            ["a", "b", "c"].map(|name| topics.open(&name.parse().unwrap()).unwrap()).into();
+        let named = |indexes: &[usize]| -> Vec<Arc<Topic>> {
+            indexes.iter().map(|index| Arc::clone(&opened[*index])).collect()
+        };
+        let journal = Journal::default();
+        let read_after = |position| {
+            let mut reading = journal.after(Position::new(position))?;
+            let mut names = Vec::new();
+            loop {
+                let read = journal.read(&mut reading)?;
+                if read.is_empty() {
+                    return Some(names);
+                }
+                assert!(read.len() <= ENTRIES_PER_READ);
+                names.extend(read.iter().map(|topic| topic.name.to_string()));
+            }
+        };
+        journal.note(Position::new(3), &named(&[0, 1]));
+        journal.note(Position::new(4), &named(&[2]));
+        assert_eq!(read_after(0).unwrap(), ["a", "b", "c"]);
+        assert_eq!(read_after(2).unwrap(), ["a", "b", "c"]);
+        assert_eq!(read_after(3).unwrap(), ["c"]);
+        assert_eq!(read_after(4).unwrap(), [""; 0]);
+
+        let mut overtaken = journal.after(Position::new(3)).unwrap();
+        journal.note(Position::new(5), &named(&vec![0; MAX_ENTRIES]));
+        assert_eq!(read_after(3), None, "what was noted with 4 is gone");
+        assert!(journal.read(&mut overtaken).is_none());
+        assert_eq!(read_after(4).unwrap().len(), MAX_ENTRIES);
+        assert_eq!(read_after(5).unwrap(), [""; 0]);
+    }
+}

@@ -1,0 +1,355 @@
+//! Wakes those who follow a topic when there is something new in it.
+//!
+//! ```text
+//! committer ──▶ topics with something new ──▶ waker (one thread) ──▶ every follower of a topic
+//!                    each of them once                          └──▶ every feed with it in
+//! ```
+//!
+//! A feed (`read/feed/`) follows many topics. Which of them have something new is marked for it at
+//! once; it is told when it is time. Up to [`Waker::marked`] nothing is unmarked.
+//!
+//! # Why
+//!
+//! To wake a thousand followers takes a third of a millisecond, which no publish has to wait for.
+//! And each of them then takes a write, some 6 µs of a core for the kernel alone, however little is
+//! written: so a topic with many followers is not signalled again before they can have written. The
+//! more there are, the more events go out in one write; with a few, nobody waits.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::interest::{FeedSignal, Interests};
+use super::journal::Journal;
+use crate::broker::announced::Announced;
+use crate::broker::failure::{Failure, PanicGuard};
+use crate::broker::topic::topics::Topic;
+use crate::cursor::Position;
+
+/// How long a topic's followers are left alone after a signal: so long for each of them, and for
+/// all of them together at the most so long as the configuration says. Source: what two cores take
+/// for a write to each, with some to spare for the clients (`leftoff bench fanout`).
+const PACE_PER_FOLLOWER: Duration = Duration::from_micros(24);
+
+/// Tells those who follow a topic that there is something new.
+#[derive(Debug)]
+pub(in crate::broker) struct Signal {
+    sender: watch::Sender<()>,
+    /// When it may be given again.
+    next: Mutex<Instant>,
+    /// Whether it is to be given then. The waker's own.
+    is_later: AtomicBool,
+}
+
+impl Default for Signal {
+    fn default() -> Self {
+        let (sender, is_later) = (watch::Sender::new(()), AtomicBool::new(false));
+        Self { sender, next: Mutex::new(Instant::now()), is_later }
+    }
+}
+
+impl Signal {
+    /// Follows it from now on.
+    pub(in crate::broker) fn follow(&self) -> watch::Receiver<()> {
+        self.sender.subscribe()
+    }
+
+    /// How many follow it.
+    pub(in crate::broker) fn followers(&self) -> usize {
+        self.sender.receiver_count()
+    }
+
+    /// Gives it now, whoever waits.
+    pub(in crate::broker) fn give(&self) {
+        self.sender.send_replace(());
+    }
+
+    /// Gives it when it is time; returns when that is, if it is not now.
+    fn give_in_time(&self, now: Instant, max_pace: Duration) -> Option<Instant> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        if *next > now {
+            return Some(*next);
+        }
+        *next = now + pace(self.sender.receiver_count(), max_pace);
+        self.give();
+        None
+    }
+}
+
+/// How long so many followers are left alone.
+fn pace(followers: usize, max_pace: Duration) -> Duration {
+    let followers = u32::try_from(followers).unwrap_or(u32::MAX);
+    max_pace.min(PACE_PER_FOLLOWER.saturating_mul(followers))
+}
+
+/// Topics whose followers are to be told. Each is in it once, so it is bounded by their number.
+#[derive(Debug, Default)]
+struct Due {
+    new: Vec<Arc<Topic>>,
+    /// Up to where all that have something new are in it, or were.
+    position: Position,
+    is_over: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    due: Mutex<Due>,
+    changed: Condvar,
+    interests: Interests,
+    journal: Journal,
+    marked: AtomicU64,
+}
+
+/// Has followers told. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(in crate::broker) struct Waker(Arc<Inner>);
+
+impl Waker {
+    /// Of a broker without feeds yet; they are counted in `announced`.
+    pub(in crate::broker) fn new(announced: Arc<Announced>) -> Self {
+        Self(Arc::new(Inner {
+            due: Mutex::default(),
+            changed: Condvar::new(),
+            interests: Interests::new(announced),
+            journal: Journal::default(),
+            marked: AtomicU64::new(0),
+        }))
+    }
+
+    /// Has those told who follow `topic` that there is something new. It is there by now.
+    pub(in crate::broker) fn wake(&self, topic: &Arc<Topic>) {
+        self.wake_all([topic], None);
+    }
+
+    /// As [`Self::wake`], for all topics that have something new up to `position`, if it is said.
+    /// In one go, for where the position is known, the topics have to be.
+    pub(in crate::broker) fn wake_all<'a>(
+        &self,
+        topics: impl IntoIterator<Item = &'a Arc<Topic>>,
+        position: Option<Position>,
+    ) {
+        let has_feeds = self.0.interests.is_any();
+        let is_followed = |topic: &&Arc<Topic>| has_feeds || topic.followers() > 0;
+        let mut followed = topics.into_iter().filter(is_followed).peekable();
+        if followed.peek().is_none() {
+            return; // Most groups of a broker that nobody follows wake nobody.
+        }
+        let mut due = self.due();
+        let is_new = |topic: &&Arc<Topic>| !topic.is_due.swap(true, Ordering::SeqCst);
+        due.new.extend(followed.filter(is_new).cloned());
+        due.position = position.filter(|_| has_feeds).unwrap_or(due.position);
+        self.0.changed.notify_one();
+    }
+
+    /// Up to where every topic with something new was marked for the feeds it is in.
+    pub(in crate::broker) fn marked(&self) -> Position {
+        Position::new(self.0.marked.load(Ordering::SeqCst))
+    }
+
+    /// The feeds there are.
+    pub(in crate::broker) fn interests(&self) -> &Interests {
+        &self.0.interests
+    }
+
+    /// Which topics that feeds follow got something new. Noted before a feed is marked with them.
+    pub(in crate::broker) fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    /// Ends the thread that wakes.
+    pub(in crate::broker) fn stop(&self) {
+        self.due().is_over = true;
+        self.0.changed.notify_one();
+    }
+
+    fn due(&self) -> MutexGuard<'_, Due> {
+        self.0.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes until it is stopped.
+    pub(in crate::broker) fn run(&self, max_pace: Duration, failure: &Failure) {
+        let _guard = PanicGuard::new(failure, "waker");
+        let mut plan = Plan { later: BinaryHeap::new(), feeds: Vec::new(), next: Instant::now() };
+        while let Some((new, position)) = self.next(&plan) {
+            let now = Instant::now();
+            for topic in &new {
+                // In this order: what changes from here on has it marked again.
+                topic.is_due.store(false, Ordering::SeqCst);
+                let mut is_noted = false;
+                self.0.interests.each(&topic.name, |feed| {
+                    // In this order: a feed that is marked more than it can hold reads the journal
+                    // instead, and its marks are gone then.
+                    if !is_noted && topic.state().id.is_some() {
+                        self.0.journal.note(position, std::slice::from_ref(topic));
+                    }
+                    is_noted = true;
+                    feed.mark(topic);
+                    if !feed.is_planned.swap(true, Ordering::Relaxed) {
+                        plan.feeds.push(feed.clone());
+                    }
+                });
+            }
+            self.0.marked.store(position.get(), Ordering::SeqCst);
+            plan.tell_feeds(now, max_pace);
+            plan.tell_followers(new, now, max_pace);
+        }
+    }
+
+    /// Waits for something to do; `None` when it is stopped.
+    fn next(&self, plan: &Plan) -> Option<(Vec<Arc<Topic>>, Position)> {
+        let mut due = self.due();
+        loop {
+            if due.is_over {
+                return None;
+            }
+            let wait = plan.first().map(|at| at.saturating_duration_since(Instant::now()));
+            let is_marked = due.position.get() == self.0.marked.load(Ordering::Relaxed);
+            if !due.new.is_empty() || !is_marked || wait.is_some_and(|wait| wait.is_zero()) {
+                return Some((std::mem::take(&mut due.new), due.position));
+            }
+            due = match wait {
+                Some(wait) => {
+                    let waited = self.0.changed.wait_timeout(due, wait);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.0.changed.wait(due).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+/// Who is to be told when it is time.
+struct Plan {
+    later: BinaryHeap<Reverse<Later>>,
+    /// Feeds with something new; each is in it once.
+    feeds: Vec<Arc<FeedSignal>>,
+    /// When feeds may be told again.
+    next: Instant,
+}
+
+impl Plan {
+    /// When there is something to do next.
+    fn first(&self) -> Option<Instant> {
+        let later = self.later.peek().map(|Reverse(Later { at, .. })| *at);
+        let feeds = (!self.feeds.is_empty()).then_some(self.next);
+        later.into_iter().chain(feeds).min()
+    }
+
+    fn tell_feeds(&mut self, now: Instant, max_pace: Duration) {
+        if self.next <= now && !self.feeds.is_empty() {
+            self.next = now + pace(self.feeds.len(), max_pace);
+            for feed in self.feeds.drain(..) {
+                feed.is_planned.store(false, Ordering::Relaxed);
+                feed.notify.notify_one();
+            }
+        }
+    }
+
+    fn tell_followers(&mut self, new: Vec<Arc<Topic>>, now: Instant, max_pace: Duration) {
+        let is_in_time = |Reverse(first): &Reverse<Later>| first.at <= now;
+        let mut topics = new;
+        while self.later.peek().is_some_and(is_in_time) {
+            if let Some(Reverse(Later { topic, .. })) = self.later.pop() {
+                topic.signal.get().inspect(|s| s.is_later.store(false, Ordering::Relaxed));
+                topics.push(topic);
+            }
+        }
+        for topic in topics {
+            let Some(signal) = topic.signal.get() else { continue };
+            if !signal.is_later.load(Ordering::Relaxed)
+                && let Some(at) = signal.give_in_time(now, max_pace)
+            {
+                signal.is_later.store(true, Ordering::Relaxed);
+                self.later.push(Reverse(Later { at, topic }));
+            }
+        }
+    }
+}
+
+/// A topic whose followers are told later.
+#[derive(Debug)]
+struct Later {
+    at: Instant,
+    topic: Arc<Topic>,
+}
+
+impl PartialEq for Later {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+
+impl Eq for Later {}
+
+impl PartialOrd for Later {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Later {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.at.cmp(&other.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::topic::topics::{TopicDefaults, Topics};
+
+    #[test]
+    fn many_followers_are_signalled_at_their_pace_and_few_at_once() {
+        let max_pace = Duration::from_millis(25);
+        let now = Instant::now() + Duration::from_secs(1);
+        for (followers, pace_us) in [(0, 0), (1, 24), (1_000, 24_000), (10_000, 25_000)] {
+            let signal = Signal::default();
+            let _followers: Vec<_> = (0..followers).map(|_| signal.follow()).collect();
+            assert_eq!(signal.give_in_time(now, max_pace), None, "the first one is at once");
+            let next = now + Duration::from_micros(pace_us);
+            if pace_us > 0 {
+                assert_eq!(signal.give_in_time(now, max_pace), Some(next));
+            }
+            assert_eq!(signal.give_in_time(next, max_pace), None);
+        }
+    }
+
+    /// Goal: no change is slept through, however signals and changes fall together.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_follows_sees_the_last_of_any_number_of_changes() {
+        let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
+        let topic = topics.open(&"a".parse().unwrap()).unwrap();
+        let waker = Waker::new(Arc::new(Announced::new(0)));
+        let run = waker.clone();
+        let running =
+            std::thread::spawn(move || run.run(Duration::from_millis(1), &Failure::default()));
+        for last in (1..=200).map(|round| round * 100) {
+            let mut signal = topic.follow();
+            let (changing, changed) = (waker.clone(), topic.clone());
+            let change = std::thread::spawn(move || {
+                for deletions in last - 99..=last {
+                    let state = crate::broker::TopicState { deletions, ..changed.state() };
+                    changed.set_state(state);
+                    changing.wake(&changed);
+                }
+            });
+            let seen = async {
+                loop {
+                    signal.mark_unchanged();
+                    if topic.state().deletions == last {
+                        break;
+                    }
+                    signal.changed().await.unwrap();
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), seen).await.expect("a lost signal");
+            change.join().unwrap();
+        }
+        waker.stop();
+        running.join().unwrap();
+    }
+}
