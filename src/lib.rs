@@ -55,6 +55,8 @@ pub mod broker;
 pub mod config;
 mod connection;
 pub mod cursor;
+#[cfg(doc)]
+pub mod docs;
 pub mod edge;
 pub mod error;
 pub mod event;

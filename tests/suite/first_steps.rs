@@ -1,6 +1,14 @@
-//! The first commands of the README: whoever types them sees what it says.
+//! The commands of the README and of the pages: whoever types them sees what is said of them.
 
-use crate::common::{Server, Sse, send, soon, to};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tempfile::TempDir;
+
+use crate::common::{
+    Answer, Frame, PATIENCE, Process, Sse, leftoff, output_of, send, soon, text, to,
+};
+use crate::documents::{document, pages};
 
 /// The words of a command, as a shell parts them: by blanks, but for what is in single quotes.
 fn words(command: &str) -> Vec<String> {
@@ -15,42 +23,100 @@ fn words(command: &str) -> Vec<String> {
     words
 }
 
-/// Goal: three events are published, all three are followed, and the third alone comes to whoever
-/// resumes after the second.
-#[tokio::test]
-async fn the_first_commands_of_the_readme_publish_follow_and_resume() {
-    let readme = include_str!("../../README.md");
-    let commands = readme.lines().filter(|line| line.starts_with("curl "));
-    let server = Server::start().await;
-    let mut followed = Vec::new();
-    let mut published = Vec::new();
-    for command in commands {
-        let words = words(command);
-        let after = |flag: &str| {
-            let flags = words.iter().zip(&words[1..]).filter(move |(word, _)| *word == flag);
+/// The lines of the shell that a page shows, in their order.
+fn commands(page: &str) -> Vec<String> {
+    let blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.flat_map(str::lines).map(str::to_owned).collect()
+}
+
+/// A new broker for one page, and the directory in which its reader types.
+struct Terminal {
+    broker: Process,
+    directory: TempDir,
+}
+
+/// What a command of curl shows.
+enum Shown {
+    /// An answer, to a request that had this body.
+    Answer(Answer, Option<String>),
+    /// A stream.
+    Stream(Sse),
+}
+
+impl Terminal {
+    fn open() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
+        std::os::unix::fs::symlink(data, directory.path().join("data")).unwrap();
+        let broker = Process::serve(&directory.path().join("leftoff-data"), &[]);
+        Self { broker, directory }
+    }
+
+    /// Sends what curl would send.
+    async fn curl(&self, words: &[String]) -> Shown {
+        let values = |flag: &str| {
+            let flags = words.iter().zip(&words[1..]).filter(|(word, _)| *word == flag);
             flags.map(|(_, value)| value.clone()).collect::<Vec<_>>()
         };
-        let path = words.last().unwrap().strip_prefix("http://127.0.0.1:4280").unwrap();
-        let body = after("-d").first().cloned();
-        let method = if body.is_some() { "POST" } else { "GET" };
+        let url = words.last().unwrap();
+        let path = url.strip_prefix("http://127.0.0.1:4280").unwrap_or_else(|| panic!("{url}"));
+        let body = values("-d").pop();
+        let otherwise = if body.is_some() { "POST" } else { "GET" };
+        let method = values("-X").pop().unwrap_or_else(|| otherwise.to_owned());
         let with = |request: http::request::Builder, header: &String| {
             let (name, value) = header.split_once(": ").unwrap();
             request.header(name, value)
         };
-        let request = after("-H").iter().fold(to(server.address, method, path), with);
-        match body {
-            Some(body) => {
-                assert_eq!(send(request, body.clone()).await.status, 201, "{command}");
-                published.push(body);
+        let headers = values("-H");
+        let request = headers.iter().fold(to(self.broker.address, &method, path), with);
+        let is_stream = headers.iter().any(|header| header == "Accept: text/event-stream");
+        assert_eq!(is_stream, words.contains(&"-N".to_owned()), "curl buffers without -N: {url}");
+        match is_stream {
+            true => Shown::Stream(Sse::open_with(request, body.unwrap_or_default()).await.unwrap()),
+            false => {
+                Shown::Answer(send(request, body.clone().unwrap_or_default()).await, body.clone())
             }
-            None => {
-                let mut stream = Sse::open(request).await.unwrap();
+        }
+    }
+
+    /// Runs a command of the program to its end, or, if it serves, until it listens.
+    fn leftoff(&self, arguments: &[&str]) {
+        let directory = self.directory.path();
+        if let ["serve", settings @ ..] = arguments
+            && settings != ["--print-config"]
+        {
+            Process::serve(&directory.join("served"), settings).kill();
+            return;
+        }
+        let server = format!("http://{}", self.broker.address);
+        let mut command = leftoff();
+        command.args(arguments).current_dir(directory).stdin(Stdio::null());
+        if arguments[0] == "bench" {
+            command.args(["--seconds", "1"]);
+        }
+        let output = output_of(command.env("LEFTOFF_SERVER", server));
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+/// Goal: three events are published, all three are followed, and the third alone comes to whoever
+/// resumes after the second.
+#[tokio::test]
+async fn the_first_commands_of_the_readme_publish_follow_and_resume() {
+    let readme = document("README.md");
+    let begin = readme.split("## Quick start").nth(1).unwrap().split("\n## ").next().unwrap();
+    let terminal = Terminal::open();
+    let (mut published, mut followed) = (Vec::new(), Vec::new());
+    for command in commands(begin).into_iter().filter(|command| command.starts_with("curl ")) {
+        match terminal.curl(&words(&command)).await {
+            Shown::Answer(answer, body) => {
+                assert_eq!(answer.status, 201, "{command}");
+                published.extend(body);
+            }
+            Shown::Stream(mut stream) => {
                 let mut shown = Vec::new();
                 while shown.last() != published.last() {
-                    let frame = soon(stream.next()).await.unwrap();
-                    if !frame.event.as_deref().unwrap_or_default().starts_with("leftoff.") {
-                        shown.extend(frame.data);
-                    }
+                    shown.extend(soon(stream.find(Frame::is_event)).await.data);
                 }
                 followed.push(shown);
             }
@@ -58,4 +124,96 @@ async fn the_first_commands_of_the_readme_publish_follow_and_resume() {
     }
     assert_eq!(published.len(), 3);
     assert_eq!(followed, [&published[..], &published[2..]]);
+}
+
+/// Goal: each command of each page works as it is written, one after the other, on a new broker.
+#[tokio::test]
+async fn every_command_of_every_page_works_as_it_is_written() {
+    let mut tried = 0;
+    for page in pages() {
+        let commands = commands(&document(&page));
+        if commands.is_empty() {
+            continue;
+        }
+        let terminal = Terminal::open();
+        for command in commands {
+            let words = words(&command);
+            let borrowed: Vec<&str> = words.iter().map(String::as_str).collect();
+            match borrowed[..] {
+                ["curl", ..] => match terminal.curl(&words).await {
+                    Shown::Answer(answer, _) => {
+                        assert!(answer.status.is_success(), "{page}: {command}: {answer:?}");
+                    }
+                    Shown::Stream(mut stream) => {
+                        assert_eq!(stream.status, 200, "{page}: {command}");
+                        let event = tokio::time::timeout(PATIENCE, stream.find(Frame::is_event));
+                        assert!(event.await.is_ok(), "{page}: {command} shows nothing");
+                    }
+                },
+                ["cargo", "run", "--release", "--", ref arguments @ ..] => {
+                    terminal.leftoff(arguments);
+                }
+                _ => panic!("{page}: nobody tries {command}"),
+            }
+            tried += 1;
+        }
+    }
+    assert!(tried > 40, "{tried}");
+}
+
+/// The names of functions in the sources below `directory`.
+fn sources(directory: &Path) -> String {
+    let mut all = String::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        match path.extension() {
+            _ if path.is_dir() => all.push_str(&sources(&path)),
+            Some(extension) if extension == "rs" => {
+                all.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
+/// Goal: what is named to be tested, measured or fuzzed is there.
+#[test]
+fn every_test_bench_and_script_that_a_page_names_is_there() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let manifest: toml::Table = document("Cargo.toml").parse().unwrap();
+    let benches = manifest["bench"].as_array().unwrap();
+    let benches: Vec<&str> = benches.iter().map(|bench| bench["name"].as_str().unwrap()).collect();
+    let suite = document("tests/suite/main.rs");
+    let code = [sources(&root.join("src")), sources(&root.join("tests"))].concat();
+    let mut named = 0;
+    for page in pages() {
+        let text = document(&page);
+        let prose: String = text.split("```").step_by(2).collect();
+        let inline = prose.split('`').skip(1).step_by(2);
+        for command in inline.filter(|code| code.contains("cargo ") || code.starts_with(".ci/")) {
+            let words: Vec<&str> = command.split(' ').filter(|word| !word.contains('=')).collect();
+            let is_there = match words[..] {
+                ["cargo", "bench", "--bench", name, ..] => benches.contains(&name),
+                ["cargo", "test", "--test", "suite", filter, ..] => {
+                    let module = filter.trim_end_matches("::");
+                    suite.contains(&format!("mod {module};"))
+                }
+                ["cargo", "test", "--lib", filter, ..] => {
+                    let module = filter.trim_end_matches("::").rsplit("::").next().unwrap();
+                    code.contains(&format!("mod {module};")) || module == "autobahn"
+                }
+                ["cargo", "test", "--benches" | "--doc"] => true,
+                ["cargo", "fuzz"] | ["cargo", "test"] => true,
+                [".ci/fuzz", _, target] => {
+                    root.join(format!("tests/fuzz/targets/{target}.rs")).exists()
+                }
+                [script, ..] if script.starts_with(".ci/") => root.join(script).exists(),
+                _ => panic!("{page}: nobody looks for `{command}`"),
+            };
+            assert!(is_there, "{page}: `{command}`");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "{named}");
 }

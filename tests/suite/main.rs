@@ -22,6 +22,7 @@ mod damage;
 mod dedup;
 mod disk;
 mod disk_floors;
+mod documents;
 mod dropped_ids;
 mod durability;
 mod ephemeral;

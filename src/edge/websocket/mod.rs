@@ -1,24 +1,6 @@
 //! The WebSocket edge: subscribe, unsubscribe and publish on one connection, in JSON.
 //!
-//! | close code | why | come back |
-//! |---|---|---|
-//! | 1000 | the client closed | |
-//! | 1001 | the server's host is going away | yes |
-//! | 1002, 1007, 1009 | what came breaks RFC 6455, is no UTF-8, is too large | no |
-//! | 1008 | too many frames that were refused, one after the other | no |
-//! | 1011 | the broker has failed | later |
-//! | 1013 | the memory for clients has no room | later |
-//! | 4001 | not authorised | no |
-//! | 4029 | it goes on with what its rates refuse (`rates.max_refused`) | no |
-//! | 4108 | too slow: it took nothing for `server.write_timeout_ms`, or ended no message | yes |
-//! | 4109 | the broker is stopping | yes |
-//! | 4110 | it answered no ping for one and a half times `follow.heartbeat_ms` | yes |
-//!
-//! A message that was begun has to come in as a body has: `follow.body_read_ms` and
-//! `follow.min_body_bytes_per_second`.
-//!
-//! 4000 to 4099 mean not to come back, 4100 to 4199 to come back with the last cursors. Whoever is
-//! too slow, or dead, often cannot be told any more: the connection just ends.
+//! The messages and the close codes are in `protocol.md`, which rustdoc shows with `protocol.rs`.
 
 #[cfg(any(test, fuzzing))]
 pub(in crate::edge) mod fuzzing;

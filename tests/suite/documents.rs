@@ -1,0 +1,271 @@
+//! The README and the pages say what the product has: settings, metrics, commands, codes, paths.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use leftoff::Config;
+use serde_json::Value;
+
+use crate::common::{Server, get, leftoff, output_of, text};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The text of a file of the project.
+pub(crate) fn document(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// All pages for people, by their paths.
+pub(crate) fn pages() -> Vec<String> {
+    fn find(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("node_modules") {
+                find(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = vec![root().join("README.md")];
+    for directory in [".github", "data", "src", "tests"] {
+        find(&root().join(directory), &mut found);
+    }
+    let relative = |path: PathBuf| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+    let mut pages: Vec<String> = found.into_iter().map(relative).collect();
+    pages.sort();
+    assert!(pages.len() > 14, "{pages:?}");
+    pages
+}
+
+/// The rows of all tables of a page, each as its cells.
+fn rows(page: &str) -> Vec<Vec<String>> {
+    let lines = page.lines().filter(|line| line.starts_with("| "));
+    let cells = |line: &str| {
+        let cells = line.trim_matches('|').split(" | ");
+        cells.map(|cell| cell.trim().to_owned()).collect()
+    };
+    lines.map(cells).collect()
+}
+
+/// What stands in backquotes.
+fn quoted(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// A number of a setting as the page has it: `32 MiB`, `10,000`, `600,000 (10 min)`, `16 KiB`.
+fn number(text: &str) -> Option<u64> {
+    let text = text.split(" (").next().unwrap().replace(',', "");
+    match text.split_once(' ') {
+        Some((number, "KiB")) => Some(number.parse::<u64>().ok()? << 10),
+        Some((number, "MiB")) => Some(number.parse::<u64>().ok()? << 20),
+        _ => text.parse().ok(),
+    }
+}
+
+/// All settings with their defaults.
+fn settings() -> BTreeMap<String, Value> {
+    let Value::Object(sections) = serde_json::to_value(Config::default()).unwrap() else {
+        panic!("no sections");
+    };
+    let mut settings = BTreeMap::new();
+    for (section, value) in sections {
+        match value {
+            Value::Object(fields) => {
+                let named = |(name, value)| (format!("{section}.{name}"), value);
+                settings.extend(fields.into_iter().map(named));
+            }
+            other => {
+                settings.insert(section, other);
+            }
+        }
+    }
+    settings
+}
+
+/// Goal: the page of settings has each of them, with the default that it has.
+#[test]
+fn every_setting_is_on_its_page_with_its_default() {
+    let mut missing = settings();
+    assert!(missing.len() > 50, "{missing:?}");
+    for row in rows(&document("src/docs/settings.md")) {
+        let names = quoted(&row[0]);
+        let is_setting = |name: &String| name == "data_dir" || name.contains('.');
+        if names.is_empty() || !names.iter().all(is_setting) || names[0].starts_with("topics.") {
+            continue;
+        }
+        let each = row[1].strip_suffix(" each");
+        let defaults: Vec<&str> = match each {
+            Some(each) => vec![each; names.len()],
+            None if row[1].starts_with("none") => vec!["none"; names.len()],
+            None => row[1].split(", ").collect(),
+        };
+        assert_eq!(names.len(), defaults.len(), "{row:?}");
+        for (name, said) in names.iter().zip(defaults) {
+            let default = missing.remove(name).unwrap_or_else(|| panic!("{name}: no setting"));
+            let is_true = match &default {
+                Value::Number(value) => number(said) == value.as_u64(),
+                Value::String(value) => said.trim_matches('`') == value,
+                Value::Bool(value) => said == value.to_string(),
+                Value::Array(value) => value.is_empty() && said == "none",
+                _ => said == "none" && default.is_null(),
+            };
+            assert!(is_true, "{name}: the page says {said}, and it is {default}");
+        }
+    }
+    assert_eq!(missing.keys().collect::<Vec<_>>(), Vec::<&String>::new(), "not on the page");
+}
+
+/// Goal: the page of operations has each metric, and no other.
+#[tokio::test]
+async fn every_metric_is_on_its_page_and_no_other() {
+    let server = Server::start().await;
+    let metrics = get(server.address, "/metrics").await;
+    let metrics = text(&metrics.body);
+    let kinds = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let there: BTreeSet<String> =
+        kinds.map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    assert!(there.len() > 10, "{there:?}");
+    let page = document("src/docs/operations.md");
+    let named = rows(&page).into_iter().flat_map(|row| quoted(&row[0]));
+    let named: BTreeSet<String> = named.filter(|name| name.starts_with("leftoff_")).collect();
+    assert_eq!(named, there);
+    server.stop().await;
+}
+
+/// Goal: the page of operations has each command and each exit code.
+#[test]
+fn every_command_and_exit_code_is_on_its_page() {
+    let help = output_of(leftoff().arg("--help"));
+    let help = text(&help.stdout);
+    let section = |begin: &str| {
+        let lines = help.split(begin).nth(1).unwrap().lines().skip(1);
+        let lines = lines.take_while(|line| line.starts_with("  "));
+        let words = lines.filter_map(|line| line.split_whitespace().next());
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let page = rows(&document("src/docs/operations.md"));
+    let commands: Vec<String> = page.iter().flat_map(|row| quoted(&row[0])).collect();
+    let codes: Vec<&str> = page.iter().flat_map(|row| row[0].split(", ")).collect();
+    for command in section("Commands:").iter().filter(|command| *command != "help") {
+        assert!(commands.contains(command), "{command} is not on the page");
+    }
+    for code in section("Exit codes:") {
+        assert!(codes.contains(&&*code), "exit code {code} is not on the page");
+    }
+}
+
+/// The paths of this project that a text names; of `data/fuzz/TARGET/…`, what is before the name
+/// that stands for another.
+fn paths(text: &str) -> BTreeSet<String> {
+    let is_path = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    let words = text.split(|c: char| !is_path(c)).map(|word| word.trim_end_matches('.'));
+    let roots = ["src/", "tests/", "benches/", "data/", "proto/", ".ci/", ".github/"];
+    let named = words.filter(|word| roots.iter().any(|root| word.starts_with(root)));
+    let stands_for_another =
+        |part: &&str| part.len() > 1 && part.chars().all(|c| c.is_ascii_uppercase());
+    let path = |word: &str| {
+        let parts: Vec<&str> =
+            word.split('/').take_while(|part| !stands_for_another(part)).collect();
+        parts.join("/")
+    };
+    named.map(path).collect()
+}
+
+/// Goal: whoever follows a path or a link of a page arrives.
+#[test]
+fn every_path_and_link_of_a_page_leads_somewhere() {
+    let mut named = 0;
+    for page in pages() {
+        let text = document(&page);
+        for path in paths(&text) {
+            assert!(root().join(&path).exists(), "{page} names {path}, which is not there");
+            named += 1;
+        }
+        let directory = root().join(&page);
+        let directory = directory.parent().unwrap();
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let file = directory.join(path);
+            assert!(file.exists(), "{page} links {link}, which is not there");
+            let headings = match anchor.is_empty() {
+                true => Vec::new(),
+                false => fs::read_to_string(&file).unwrap().lines().map(heading).collect(),
+            };
+            assert!(anchor.is_empty() || headings.contains(&anchor.to_owned()), "{page}: {link}");
+            named += 1;
+        }
+    }
+    assert!(named > 100, "{named}");
+}
+
+/// What a link to a heading ends with; of other lines nothing.
+fn heading(line: &str) -> String {
+    let text = line.trim_start_matches('#').trim().to_lowercase();
+    if line.starts_with('#') { text.replace(' ', "-") } else { String::new() }
+}
+
+/// Goal: each page below `src/docs` is one of rustdoc's, and the README leads to it.
+#[test]
+fn every_page_is_in_rustdoc_and_linked_from_the_readme() {
+    let (readme, modules) = (document("README.md"), document("src/docs/mod.rs"));
+    let own: Vec<String> =
+        pages().into_iter().filter(|page| page.starts_with("src/docs/")).collect();
+    assert!(own.len() > 8, "{own:?}");
+    for page in own {
+        let name = page.rsplit('/').next().unwrap();
+        assert!(modules.contains(&format!("include_str!(\"{name}\")")), "{page}: not in rustdoc");
+        let is_linked =
+            readme.contains(&format!("({page})")) || readme.contains(&format!("({page}#"));
+        assert!(is_linked, "README.md does not lead to {page}");
+    }
+}
+
+/// Goal: the example of the README is the one that the tests compile and run.
+#[test]
+fn the_example_of_the_readme_is_a_part_of_the_one_that_is_run() {
+    let readme = document("README.md");
+    let example = readme.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
+    let run = document("src/lib.rs");
+    let run: Vec<&str> = run.lines().filter_map(|line| line.strip_prefix("//! ")).collect();
+    let lines: Vec<&str> = example.lines().filter(|line| !line.is_empty()).collect();
+    assert!(lines.len() > 8, "{lines:?}");
+    for line in lines {
+        assert!(run.contains(&line), "src/lib.rs does not have this line: {line}");
+    }
+}
+
+/// Goal: the page of WebSocket has the close codes that are sent, and no other.
+#[test]
+fn the_close_codes_on_the_page_are_those_that_are_sent() {
+    let session = document("src/edge/websocket/session.rs");
+    let own = session.lines().filter(|line| line.starts_with("const ") && line.contains("u16"));
+    let own = own.map(|line| line.split(" = ").nth(1).unwrap().trim_end_matches(';').to_owned());
+    // Source: RFC 6455, 7.4.1, by the names of the library.
+    let of_the_rfc = [
+        ("Normal", "1000"),
+        ("Away", "1001"),
+        ("Protocol", "1002"),
+        ("Unsupported", "1003"),
+        ("Invalid", "1007"),
+        ("Policy", "1008"),
+        ("Size", "1009"),
+        ("Error", "1011"),
+        ("Restart", "1012"),
+        ("Again", "1013"),
+    ];
+    let is_sent = |name: &str| session.contains(&format!("CloseCode::{name}"));
+    let of_the_rfc = of_the_rfc.into_iter().filter(|(name, _)| is_sent(name));
+    let sent: BTreeSet<String> = own.chain(of_the_rfc.map(|(_, code)| code.to_owned())).collect();
+    assert!(sent.len() > 7, "{sent:?}");
+    let page = document("src/edge/websocket/protocol.md");
+    let table = page.split("| close code |").nth(1).unwrap();
+    let codes = rows(table)
+        .into_iter()
+        .flat_map(|row| row[0].split(", ").map(str::to_owned).collect::<Vec<_>>());
+    let is_code = |code: &String| code.parse::<u16>().is_ok();
+    assert_eq!(codes.filter(is_code).collect::<BTreeSet<_>>(), sent);
+}
