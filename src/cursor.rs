@@ -21,124 +21,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, Result};
-use crate::event::Timestamp;
-use crate::topic::TopicName;
+use crate::time::Timestamp;
 
-/// An event's place in its topic: from 1, without holes when appended, never reused.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Sequence(u64);
-
-/// An event's place in the whole broker's commit order: from 1.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Position(u64);
-
-macro_rules! place {
-    ($name:ident) => {
-        impl $name {
-            /// The first place there is.
-            pub const FIRST: Self = Self(1);
-
-            /// The place before the first.
-            pub const BEFORE_ALL: Self = Self(0);
-
-            /// The place with this number; 0 stands before the first.
-            pub const fn new(number: u64) -> Self {
-                Self(number)
-            }
-
-            /// The number.
-            pub const fn get(self) -> u64 {
-                self.0
-            }
-
-            /// The place after this one.
-            pub const fn next(self) -> Self {
-                self.plus(1)
-            }
-
-            /// The place `count` later. No disk holds 2^64 events, so it cannot overflow unseen.
-            pub const fn plus(self, count: u64) -> Self {
-                Self(self.0.checked_add(count).expect("places end at 2^64"))
-            }
-
-            /// The place before this one, 0 at the least.
-            pub const fn previous(self) -> Self {
-                Self(self.0.saturating_sub(1))
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(&self.0, f)
-            }
-        }
-    };
-}
-
-place!(Sequence);
-place!(Position);
-
-/// One incarnation of the log: new when a data directory is created or restored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Epoch(u32);
-
-impl Epoch {
-    /// The epoch with this number.
-    pub const fn new(number: u32) -> Self {
-        Self(number)
-    }
-
-    /// The number.
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0)
-    }
-}
-
-impl FromStr for Epoch {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let hex = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        if !hex {
-            return Err(());
-        }
-        u32::from_str_radix(text, 16).map(Self).map_err(|_| ())
-    }
-}
-
-/// What a cursor stands after.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// After this sequence of the one topic that is read; 0 is before the first.
-    Sequence(Sequence),
-    /// After this position of the whole broker; 0 is before the first.
-    Position(Position),
-}
-
-impl Place {
-    /// The number of the sequence, or of the position.
-    pub fn number(self) -> u64 {
-        match self {
-            Self::Sequence(sequence) => sequence.get(),
-            Self::Position(position) => position.get(),
-        }
-    }
-}
+pub use crate::gap::{Gap, GapReason, TrimReason};
+pub use crate::place::{Epoch, Place, Position, Sequence};
 
 /// A resume point as it travels: `42-9f3c2a1b`, `@1042-9f3c2a1b` or `@1042~17-9f3c2a1b`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,9 +93,9 @@ impl FromStr for Cursor {
             return Err(malformed()); // The place after it does not exist.
         }
         let after = if is_position {
-            Place::Position(Position(number))
+            Place::Position(Position::new(number))
         } else {
-            Place::Sequence(Sequence(number))
+            Place::Sequence(Sequence::new(number))
         };
         Ok(Self { after, since, epoch })
     }
@@ -277,20 +164,6 @@ impl fmt::Display for StartPoint {
     }
 }
 
-/// Why events were taken out at the front of a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TrimReason {
-    /// The topic's limits on age, events or bytes.
-    #[default]
-    Retention,
-    /// Their own time to live was over.
-    Expired,
-    /// Somebody asked for it.
-    Purged,
-    /// The topic was deleted.
-    Deleted,
-}
-
 /// From where on a reader began to care: the drops of the log that are no loss to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Since {
@@ -320,110 +193,6 @@ impl Since {
     /// What the reader's cursor at this place carries.
     pub(crate) fn at(&self, place: Place) -> Option<u64> {
         (place.number() < self.until).then_some(self.drop)
-    }
-}
-
-/// Why a reader cannot go on exactly where it left off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum GapReason {
-    /// The events were trimmed from the front, by the topic's limits.
-    Retention,
-    /// The events expired.
-    Expired,
-    /// The events were purged.
-    Purged,
-    /// The topic was deleted since.
-    Deleted,
-    /// The cursor was given by another incarnation of the log.
-    Epoch,
-    /// The cursor is beyond the newest event.
-    Ahead,
-    /// The reader came back with something that is no cursor, such as another server's.
-    Unknown,
-    /// Deletions of keys that come next were dropped, past their grace: the reader may hold keys
-    /// that are deleted. Events go on where it is.
-    Tombstones,
-}
-
-impl GapReason {
-    /// The word for it on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Retention => "retention",
-            Self::Expired => "expired",
-            Self::Purged => "purged",
-            Self::Deleted => "deleted",
-            Self::Epoch => "epoch",
-            Self::Ahead => "ahead",
-            Self::Unknown => "unknown",
-            Self::Tombstones => "tombstones",
-        }
-    }
-}
-
-impl From<TrimReason> for GapReason {
-    fn from(reason: TrimReason) -> Self {
-        match reason {
-            TrimReason::Retention => Self::Retention,
-            TrimReason::Expired => Self::Expired,
-            TrimReason::Purged => Self::Purged,
-            TrimReason::Deleted => Self::Deleted,
-        }
-    }
-}
-
-/// What a reader is told when the event it wants next is not there. All of it is one snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Gap {
-    /// The topic; `None` for all topics of a reader of many. Places are positions then, and no
-    /// sequences.
-    pub topic: Option<TopicName>,
-    /// The sequence the reader wanted next; for a cursor by position, the position; for a start by
-    /// time, the milliseconds since 1970; 0 after [`GapReason::Unknown`].
-    pub requested: u64,
-    /// The first sequence that can be read.
-    pub earliest: Sequence,
-    /// The sequence that will be given next.
-    pub tail: Sequence,
-    /// How many events are lost to the reader; `None` where it cannot be known.
-    pub lost: Option<u64>,
-    /// Why.
-    pub reason: GapReason,
-    /// The sequence that is read next, after the gap.
-    pub resume: Sequence,
-}
-
-impl Gap {
-    /// One gap for this one and the one that follows it at once, with nothing read in between.
-    pub(crate) fn joined(self, next: Self) -> Self {
-        let reason = match self.reason {
-            // The whole place was wrong: what was dropped after that is the lesser news.
-            GapReason::Epoch | GapReason::Ahead | GapReason::Unknown => self.reason,
-            _ => next.reason,
-        };
-        let lost = self.lost.zip(next.lost).map(|(first, second)| first + second);
-        Self { requested: self.requested, lost, reason, ..next }
-    }
-}
-
-impl fmt::Display for Gap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requested, earliest, tail, .. } = self;
-        let topic = self.topic.as_ref().map_or("all topics", TopicName::as_str);
-        match self.reason {
-            GapReason::Retention => write!(f, "events of {topic:?} below {earliest} were trimmed"),
-            GapReason::Expired => write!(f, "events of {topic:?} below {earliest} have expired"),
-            GapReason::Purged => write!(f, "events of {topic:?} below {earliest} were purged"),
-            GapReason::Deleted => write!(f, "topic {topic:?} was deleted at {earliest}"),
-            GapReason::Epoch => write!(f, "the cursor is of another epoch of {topic:?}"),
-            GapReason::Ahead => write!(f, "the cursor is ahead of the tail of {topic:?}"),
-            GapReason::Unknown => write!(f, "the cursor is none of {topic:?}"),
-            GapReason::Tombstones => {
-                write!(f, "deletions of keys of {topic:?} that come next were dropped")
-            }
-        }?;
-        write!(f, "; requested {requested}, readable is {earliest} up to, not including, {tail}")
     }
 }
 
@@ -475,11 +244,11 @@ mod tests {
             wide: bool,
         ) {
             let after = if wide {
-                Place::Position(Position(number))
+                Place::Position(Position::new(number))
             } else {
-                Place::Sequence(Sequence(number))
+                Place::Sequence(Sequence::new(number))
             };
-            let cursor = Cursor { after, since, epoch: epoch.map(Epoch) };
+            let cursor = Cursor { after, since, epoch: epoch.map(Epoch::new) };
             prop_assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
         }
 

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cursor::{Gap, Sequence};
-use crate::topic::TopicName;
+use crate::gap::Gap;
+use crate::place::Sequence;
+use crate::topic_name::TopicName;
 
 /// The result of whatever can fail with an [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -64,18 +64,22 @@ mod frames;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gap;
 mod half_closed;
 mod heads;
 mod lists;
 pub mod log;
+mod place;
 mod polls;
 pub mod server;
 pub mod shutdown;
 mod socket;
 mod stalls;
 mod stream;
+mod time;
 pub mod topic;
 pub mod topic_config;
+mod topic_name;
 
 pub use broker::{
     Ack, Broker, BrokerConfig, Delivery, OpenConfig, Page, PageRequest, Publish, Subscription,

@@ -9,27 +9,13 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
 use crate::error::{Error, Result};
 
+pub use crate::topic_name::TopicName;
+
 /// Longest topic name, in bytes of UTF-8.
 pub const MAX_TOPIC_NAME_BYTES: usize = 255;
 
 /// What begins every name the broker keeps for itself: topics and event types alike.
 pub const RESERVED_PREFIX: &str = "leftoff.";
-
-/// The name of a topic: 1 to 255 bytes of UTF-8, tokens parted by `.`, cheap to clone.
-///
-/// Refused are empty tokens, control characters, white space, the pattern characters `*` and `>`,
-/// and names that begin with `leftoff.`, which are the broker's own. A name of a new topic is seen
-/// as what it is, too: see [`Self::check_new`].
-///
-/// ```
-/// let name: leftoff::TopicName = "quakes.us".parse()?;
-/// assert_eq!(name.as_str(), "quakes.us");
-/// assert!("quakes..us".parse::<leftoff::TopicName>().is_err());
-/// # Ok::<(), leftoff::Error>(())
-/// ```
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TopicName(Arc<str>);
 
 impl TopicName {
     /// Checks `name` and takes it.
@@ -44,7 +30,7 @@ impl TopicName {
             return Err(Error::invalid("topic", problem));
         }
         check_tokens("topic", name)?;
-        Ok(Self(name.into()))
+        Ok(Self::checked(name.into()))
     }
 
     /// Checks that the name can be one of a new topic: one that looks like another topic's name is
@@ -55,12 +41,7 @@ impl TopicName {
     /// [`Error::Invalid`] with field `topic`, for a character that nobody sees, that is for private
     /// use, or that Unicode does not know, and for a name that is not in the normal form C.
     pub fn check_new(&self) -> Result<()> {
-        check_seen("topic", &self.0)
-    }
-
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
+        check_seen("topic", self.as_str())
     }
 }
 
@@ -155,30 +136,6 @@ impl TryFrom<String> for TopicName {
 
     fn try_from(name: String) -> Result<Self> {
         Self::new(&name)
-    }
-}
-
-impl From<TopicName> for String {
-    fn from(name: TopicName) -> Self {
-        name.as_str().to_owned()
-    }
-}
-
-impl std::borrow::Borrow<str> for TopicName {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for TopicName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for TopicName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
     }
 }
 

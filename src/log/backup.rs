@@ -18,8 +18,10 @@ use std::io::{self, Read};
 
 use bytes::Bytes;
 
-use super::block::{Block, MAX_PLACE};
-use super::{StoredTopic, meta};
+use super::block::Block;
+use super::block_header::MAX_PLACE;
+use super::meta;
+use super::stored_topic::StoredTopic;
 use crate::cursor::{Epoch, Position};
 use crate::event::Timestamp;
 use crate::topic::TopicId;
@@ -249,8 +251,8 @@ fn read_exact(input: &mut impl Read, bytes: &mut [u8]) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::cursor::Sequence;
-    use crate::log::Extent;
     use crate::log::block::tests::block;
+    use crate::log::extent::Extent;
     use crate::topic::TopicName;
     use crate::topic_config::TopicConfig;
 

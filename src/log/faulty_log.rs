@@ -6,7 +6,12 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
-use super::{Block, Group, Log, MemoryLog, StoredBlock, StoredTopic};
+use super::block::Block;
+use super::contract::Log;
+use super::group::Group;
+use super::memory_log::MemoryLog;
+use super::stored_block::StoredBlock;
+use super::stored_topic::StoredTopic;
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;

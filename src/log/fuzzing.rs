@@ -5,7 +5,8 @@
 use bytes::Bytes;
 
 use super::backup::{self, BackupEncoder, BackupReader, Frame};
-use super::block::{Block, HEADER_BYTES};
+use super::block::Block;
+use super::block_header::HEADER_BYTES;
 use crate::cursor::Sequence;
 use crate::event::Event;
 

@@ -9,12 +9,7 @@
 //! with it come the checksum, and the places of each event.
 
 use super::block::Block;
-use super::blocks::{self, unreadable};
-use super::keys;
-use crate::cursor::{Position, Sequence};
-use crate::error::{Error, Result};
-use crate::event::Timestamp;
-use crate::topic::TopicId;
+use super::placed_id::PlacedId;
 
 /// Bytes of ids that are put into one block, with what is noted beside each; as small as a block's
 /// part, so that it needs no parts.
@@ -22,21 +17,6 @@ const MAX_BLOCK_BYTES: usize = 8 << 10;
 
 /// What an id takes besides its bytes, at the most.
 const ENTRY_BYTES: usize = 48;
-
-/// The id of an event, and where that was stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PlacedId<'a> {
-    /// The publisher's own id.
-    pub id: &'a str,
-    /// The event's place in its topic.
-    pub sequence: Sequence,
-    /// Its place in the whole broker.
-    pub position: Position,
-    /// When it was appended.
-    pub time: Timestamp,
-    /// What the system clock said then.
-    pub clock: Timestamp,
-}
 
 /// Blocks of `ids`, which are in the order of their sequences.
 pub fn blocks_of_ids<'a>(ids: impl Iterator<Item = PlacedId<'a>>) -> Vec<Block> {
@@ -57,29 +37,11 @@ pub fn blocks_of_ids<'a>(ids: impl Iterator<Item = PlacedId<'a>>) -> Vec<Block> 
     blocks
 }
 
-/// Every block of ids in `tree`; in place of what is damaged, the error. Nothing is read that
-/// follows a damaged page.
-pub(super) fn read(tree: &sled::Tree) -> impl Iterator<Item = Result<(TopicId, Block)>> {
-    blocks::until_error(tree.scan_prefix(keys::IDS)).filter_map(|entry| {
-        let (key, value) = match entry {
-            Ok(entry) => entry,
-            Err(error @ sled::Error::Corruption { .. }) => {
-                let problem = format!("a page with ids of dropped events is unreadable: {error}");
-                return Some(Err(Error::DamagedLog { problem }));
-            }
-            Err(error) => return Some(Err(unreadable(error))),
-        };
-        let topic = keys::parse_ids(&key)?;
-        let block = Block::decode(value.to_vec().into());
-        Some(block.map(|block| (topic, block)).map_err(|problem| Error::DamagedLog {
-            problem: format!("ids of dropped events of topic {}: {problem}", topic.get()),
-        }))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cursor::{Position, Sequence};
+    use crate::event::Timestamp;
 
     #[test]
     fn ids_read_back_with_their_places_from_blocks_that_need_no_parts() {

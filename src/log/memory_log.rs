@@ -6,7 +6,10 @@ use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::block::Block;
-use super::{Group, Log, StoredBlock, StoredTopic};
+use super::contract::Log;
+use super::group::Group;
+use super::stored_block::StoredBlock;
+use super::stored_topic::StoredTopic;
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;

@@ -23,10 +23,9 @@
 //! they were at its last trim; they speak only while the topic has no blocks, or when the newest
 //! ones are damaged. Otherwise the newest block is the head.
 
-use super::blocks::{self, unreadable};
-use super::{Ahead, Compacted, Extent, StoredTopic, keys, lost_tail};
+use super::extent::{Ahead, Compacted, Extent};
+use super::stored_topic::{StoredTopic, sequences};
 use crate::cursor::{Epoch, Position, Sequence, TrimReason};
-use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::topic::{TopicId, TopicName};
 
@@ -84,7 +83,7 @@ impl LogRecord {
     }
 
     fn missing_from(&self, topics: &[StoredTopic], last: Position) -> i64 {
-        let found = Self::new(self.epoch, lost_tail::sequences(topics), last);
+        let found = Self::new(self.epoch, sequences(topics), last);
         found.lost_positions.wrapping_sub(self.lost_positions)
     }
 }
@@ -96,24 +95,16 @@ pub(super) fn encode_log(record: &LogRecord) -> Vec<u8> {
     seal(&content)
 }
 
-/// The log's record; `None` where there is none.
+/// Decodes what [`encode_log`] encoded.
 ///
 /// # Errors
 ///
-/// [`Error::DamagedLog`], [`Error::ReadFailed`].
-pub(super) fn read_log(tree: &sled::Tree) -> Result<Option<LogRecord>> {
-    let value = tree.get(keys::LOG).map_err(|error| unreadable_record("the log's own", error))?;
-    let Some(value) = value else { return Ok(None) };
-    let decode = || -> Result<LogRecord, String> {
-        let bytes: [u8; 12] = unseal(&value)?.1.try_into().map_err(|_| "it is cut".to_owned())?;
-        let [a, b, c, d, lost @ ..] = bytes;
-        let epoch = Epoch::new(u32::from_be_bytes([a, b, c, d]));
-        Ok(LogRecord { epoch, lost_positions: i64::from_be_bytes(lost) })
-    };
-    let record = decode().map_err(|problem| Error::DamagedLog {
-        problem: format!("the log's own record: {problem}; {WAY_OUT}"),
-    })?;
-    Ok(Some(record))
+/// What does not fit, in words.
+pub(super) fn decode_log(bytes: &[u8]) -> Result<LogRecord, String> {
+    let bytes: [u8; 12] = unseal(bytes)?.1.try_into().map_err(|_| "it is cut".to_owned())?;
+    let [a, b, c, d, lost @ ..] = bytes;
+    let epoch = Epoch::new(u32::from_be_bytes([a, b, c, d]));
+    Ok(LogRecord { epoch, lost_positions: i64::from_be_bytes(lost) })
 }
 
 /// The record of a topic: all of it that its blocks do not say.
@@ -228,33 +219,6 @@ fn trim_reason(code: u8) -> Result<TrimReason, String> {
         3 => TrimReason::Deleted,
         other => return Err(format!("trim reason {other} is not known")),
     })
-}
-
-/// Every topic's record, in the order of the ids: [`Error::DamagedLog`] in place of one that does
-/// not fit.
-pub(super) fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<StoredTopic>> {
-    blocks::until_error(tree.scan_prefix(keys::TOPICS)).map(|entry| {
-        let (key, value) = entry.map_err(|error| unreadable_record("a topic's", error))?;
-        let id = keys::parse_topic(&key).ok_or_else(|| format!("its key {key:?} is unknown"));
-        let topic = id.as_ref().map_or_else(|_| "?".to_owned(), |id| id.get().to_string());
-        id.and_then(|id| decode_topic(id, &value)).map_err(|problem| Error::DamagedLog {
-            problem: format!("the record of topic {topic}: {problem}; {WAY_OUT}"),
-        })
-    })
-}
-
-/// What can be done about a record that is damaged.
-const WAY_OUT: &str = "put back a copy of the data directory from before the damage, without its \
-     file `mark`, or go on with what `leftoff check --repair` brings back";
-
-/// A sled error where a record was looked for, as ours.
-fn unreadable_record(which: &str, error: sled::Error) -> Error {
-    match error {
-        sled::Error::Corruption { .. } => Error::DamagedLog {
-            problem: format!("the page that holds {which} record is unreadable; {WAY_OUT}"),
-        },
-        other => unreadable(other),
-    }
 }
 
 fn seal(content: &[u8]) -> Vec<u8> {

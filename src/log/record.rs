@@ -23,9 +23,9 @@
 
 use bytes::Bytes;
 
+use super::placed_id::PlacedId;
 use crate::cursor::{Position, Sequence};
 use crate::event::{Event, NewEvent, Timestamp};
-use crate::log::ids::PlacedId;
 
 /// How many bytes a varint of 64 bits takes at the most.
 const MAX_VARINT_BYTES: usize = 10;

@@ -1,9 +1,22 @@
 //! A block as it lies in the log: known by its key and its header alone, without its events.
 
-use super::block::{Block, Header};
-use super::blocks;
+use super::block::Block;
+use super::block_header::Header;
 use crate::cursor::{Position, Sequence};
 use crate::event::Timestamp;
+
+/// Largest value in the tree, in bytes. A larger block is stored in parts of this size.
+pub(super) const MAX_PART_BYTES: usize = 8 << 10;
+
+/// How many values a block of so many bytes is stored as.
+pub fn parts_in(size_bytes: usize) -> usize {
+    size_bytes.div_ceil(MAX_PART_BYTES)
+}
+
+/// How many values `block` is stored as.
+pub(super) fn parts_of(block: &Block) -> usize {
+    parts_in(block.bytes().len())
+}
 
 /// What can be told of a stored block without reading it. Nothing of it is verified, so it serves
 /// for dropping blocks, and not for reading them.
@@ -42,7 +55,7 @@ impl StoredBlock {
         Self {
             first: block.first_sequence(),
             end: block.last_sequence().next(),
-            parts: blocks::parts_of(block),
+            parts: parts_of(block),
             size_bytes: block.bytes().len() as u64,
             events: block.count() as u64,
             has_ids: block.has_ids(),

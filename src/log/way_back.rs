@@ -1,6 +1,7 @@
 //! The way back over a topic's events, for a reader that wants the last so many of them.
 
-use super::{Extent, Log};
+use super::contract::Log;
+use super::extent::Extent;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::topic::TopicId;

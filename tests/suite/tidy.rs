@@ -17,9 +17,13 @@ const LAYERS: [Layer; 4] = [
             "src/cursor.rs",
             "src/error.rs",
             "src/event.rs",
+            "src/gap.rs",
             "src/lists.rs",
+            "src/place.rs",
+            "src/time.rs",
             "src/topic.rs",
             "src/topic_config.rs",
+            "src/topic_name.rs",
         ],
         forbidden: &[
             "crate::broker",

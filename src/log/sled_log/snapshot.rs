@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 
 use sled::{DiskPtr, LogKind, Lsn, Serialize as _};
 
+use super::engine::SEGMENT_BYTES;
 use super::segment::{self, Entry};
-use super::space::SEGMENT_BYTES;
 
 /// What is written at the least between two snapshots, in bytes.
 const LEAST_BYTES: u64 = 1 << 30;
@@ -324,9 +324,8 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    use super::super::cleaner::written_bytes;
+    use super::super::engine::{self, written_bytes};
     use super::super::forgetful::Forgetful;
-    use super::super::sled_log::open_sled;
     use super::*;
 
     type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -346,14 +345,14 @@ mod tests {
                 std::fs::copy(entry.path(), copy.path().join(name)).unwrap();
             }
         }
-        let database = open_sled(copy.path(), 1 << 20).unwrap();
+        let database = engine::open(copy.path(), 1 << 20).unwrap();
         let found = entries(&database.open_tree("events").unwrap());
         // It goes on where it was, over segments that hold nothing.
         for key in 0..2_000_u32 {
             database.insert(key.to_be_bytes(), vec![1; 8_192]).unwrap();
         }
         drop(database);
-        let database = open_sled(copy.path(), 1 << 20).unwrap();
+        let database = engine::open(copy.path(), 1 << 20).unwrap();
         assert!(entries(&database.open_tree("events").unwrap()) == found);
         found
     }
@@ -387,7 +386,7 @@ mod tests {
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
         let directory = tempfile::tempdir().unwrap();
-        let database = open_sled(directory.path(), 4 << 20).unwrap();
+        let database = engine::open(directory.path(), 4 << 20).unwrap();
         let tree = database.open_tree("events").unwrap();
         let file =
             File::options().read(true).write(true).open(directory.path().join("db")).unwrap();
@@ -432,7 +431,7 @@ mod tests {
     fn a_snapshot_goes_on_within_the_segment_that_the_last_one_ended_in() {
         let directory = tempfile::tempdir().unwrap();
         let open = || {
-            let database = open_sled(directory.path(), 4 << 20).unwrap();
+            let database = engine::open(directory.path(), 4 << 20).unwrap();
             let tree = database.open_tree("events").unwrap();
             (database, tree)
         };
@@ -464,7 +463,7 @@ mod tests {
     #[test]
     fn a_snapshot_outlives_a_loss_of_power_with_what_it_tells_of() {
         let Some(disk) = Forgetful::mount() else { return };
-        let database = open_sled(disk.path(), 4 << 20).unwrap();
+        let database = engine::open(disk.path(), 4 << 20).unwrap();
         let tree = database.open_tree("events").unwrap();
         for key in 0..4_000_u32 {
             tree.insert(key.to_be_bytes(), vec![1; 4_096]).unwrap();
@@ -480,7 +479,7 @@ mod tests {
         disk.copy_kept(left.path());
         let snapshot = std::fs::read(newest(left.path()).unwrap().unwrap()).unwrap();
         assert!(Snapshot::decode(&snapshot).unwrap().end > 0);
-        let database = open_sled(left.path(), 4 << 20).unwrap();
+        let database = engine::open(left.path(), 4 << 20).unwrap();
         let found = entries(&database.open_tree("events").unwrap());
         assert!(!found.contains_key(&b"later"[..]), "this disk forgets nothing");
         tree.remove("later").unwrap();
@@ -492,7 +491,7 @@ mod tests {
     #[test]
     fn of_a_segment_that_is_damaged_no_snapshot_is_made() {
         let directory = tempfile::tempdir().unwrap();
-        let database = open_sled(directory.path(), 4 << 20).unwrap();
+        let database = engine::open(directory.path(), 4 << 20).unwrap();
         for key in 0..4_000_u32 {
             database.insert(key.to_be_bytes(), vec![1; 4_096]).unwrap();
         }

@@ -34,12 +34,12 @@ use std::path::Path;
 
 use sled::{DiskPtr, LogKind, Lsn, SEG_HEADER_LEN};
 
+use super::engine::SEGMENT_BYTES;
 use super::mark::Loss;
 use super::segment::{
     BATCH, CANCELED, CAP, Entry, Head, LINK, MAX_HEAD_BYTES, META, NODE, read_at,
 };
 use super::snapshot::{self, Page, Place, SEGMENT, Snapshot};
-use super::space::SEGMENT_BYTES;
 
 /// The pages that sled needs to be opened: they stay as they were before, rather than damaged.
 const FIRST_PLAIN_PAGE: u64 = 2;
@@ -414,8 +414,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    use super::super::cleaner::written_lsn;
-    use super::super::sled_log::open_sled;
+    use super::super::engine::{self, written_lsn};
     use super::*;
 
     const KEYS: u32 = 200;
@@ -430,7 +429,7 @@ mod tests {
     /// Keys whose values say which they are, each written a few times, over several segments.
     fn written() -> Written {
         let directory = tempfile::tempdir().unwrap();
-        let database = open_sled(directory.path(), 1 << 20).unwrap();
+        let database = engine::open(directory.path(), 1 << 20).unwrap();
         let tree = database.open_tree("events").unwrap();
         for round in 0..12_u8 {
             for key in 0..KEYS {
@@ -462,7 +461,7 @@ mod tests {
 
         /// How many keys have their newest value, an older one, and none that can be read.
         fn found(&self) -> (u32, u32, u32) {
-            let database = open_sled(self.directory.path(), 1 << 20).unwrap();
+            let database = engine::open(self.directory.path(), 1 << 20).unwrap();
             let tree = database.open_tree("events").unwrap();
             let mut found = (0, 0, 0);
             for key in 0..KEYS {

@@ -38,19 +38,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::FallocateFlags;
 use tracing::{info, warn};
 
-use super::cleaner::used_segments;
+use super::config::{LEAST_FREE_BYTES, RESERVE_BYTES};
+use super::engine::{SEGMENT_BYTES, used_segments};
 use crate::error::{Error, Result};
 
-/// sled's unit of space, in bytes.
-pub(super) const SEGMENT_BYTES: usize = 8 << 20;
-
 const SEGMENT: u64 = SEGMENT_BYTES as u64;
-
-/// The length of the reserve file: what opening needs, and the first removals.
-pub(super) const RESERVE_BYTES: u64 = 4 * SEGMENT;
-
-/// The least that can be kept free: the reserve file, and two segments to go on with.
-pub const LEAST_FREE_BYTES: u64 = RESERVE_BYTES + 2 * SEGMENT;
 
 /// What must be left for what makes room in the end, but writes first.
 const REWRITE_FLOOR_BYTES: u64 = 2 * SEGMENT;

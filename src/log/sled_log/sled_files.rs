@@ -20,8 +20,8 @@ use std::path::Path;
 
 use tracing::warn;
 
+use super::engine::SEGMENT_BYTES;
 use super::snapshot;
-use super::space::SEGMENT_BYTES;
 
 /// What a damaged snapshot is called.
 const SET_ASIDE: &str = "damaged-snapshot";
@@ -71,13 +71,13 @@ fn is_sealed(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sled_log::open_sled;
+    use super::super::engine;
     use super::*;
 
     const KEYS: u32 = 300;
 
     fn open(directory: &Path) -> sled::Result<sled::Tree> {
-        open_sled(directory, 1 << 20)?.open_tree("events")
+        engine::open(directory, 1 << 20)?.open_tree("events")
     }
 
     /// Goal: neither sled's settings nor its snapshot are worth a log that does not open: all that

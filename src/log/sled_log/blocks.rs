@@ -2,32 +2,20 @@
 
 use std::iter::Peekable;
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::block::Block;
+use super::engine::unreadable;
 use super::keys::{self, BlockKey};
 use super::touches::Touches;
 use crate::cursor::Sequence;
-use crate::error::{Error, PUT_BACK, Result};
+use crate::error::{Error, Result};
+use crate::log::block::Block;
+use crate::log::stored_block::MAX_PART_BYTES;
 use crate::topic::{TopicId, TopicName};
-
-/// Largest value in the tree, in bytes. A larger block is stored in parts of this size.
-const MAX_PART_BYTES: usize = 8 << 10;
 
 /// The end of a range of sequences that has none.
 pub(super) const END: Sequence = Sequence::new(u64::MAX);
-
-/// How many values a block of so many bytes is stored as.
-pub fn parts_in(size_bytes: usize) -> usize {
-    size_bytes.div_ceil(MAX_PART_BYTES)
-}
-
-/// How many values `block` is stored as.
-pub(super) fn parts_of(block: &Block) -> usize {
-    parts_in(block.bytes().len())
-}
 
 /// The keys and values that `block` is stored as.
 pub(super) fn parts(topic: TopicId, block: &Block) -> impl Iterator<Item = (BlockKey, &[u8])> {
@@ -271,20 +259,4 @@ impl Iterator for Blocks {
 pub(super) fn unreadable_page(topic: &TopicName, first: Sequence, last: Option<Sequence>) -> Error {
     let problem = "the page that holds them is unreadable".to_owned();
     Error::Damaged { topic: topic.clone(), first, last: last.map(|last| last.max(first)), problem }
-}
-
-/// A sled error, as ours.
-pub(super) fn unreadable(error: sled::Error) -> Error {
-    match error {
-        sled::Error::Corruption { .. } => Error::DamagedLog {
-            problem: format!(
-                "sled cannot read the structure of its files, of which the newest are read as a \
-                 whole; {PUT_BACK}, or go on with what `leftoff check --repair` brings back"
-            ),
-        },
-        sled::Error::ReportableBug(problem) => {
-            Error::DamagedLog { problem: format!("{problem}; {PUT_BACK}") }
-        }
-        other => Error::ReadFailed(Arc::new(other)),
-    }
 }

@@ -24,10 +24,13 @@
 //! An error of the disk that sled meets where it writes is another matter: sled keeps it
 //! (`Config::global_error`), nothing is written from then on, and the group's outcome is unknown.
 
-use super::block::Block;
+use super::blocks;
 use super::keys::{self, BlockKey, IdsKey};
-use super::{Group, blocks, meta};
 use crate::cursor::Sequence;
+use crate::log::block::Block;
+use crate::log::group::Group;
+use crate::log::meta;
+use crate::log::stored_block::parts_of;
 use crate::topic::TopicId;
 
 /// Fewest entries of a leaf that sled does not merge.
@@ -81,7 +84,7 @@ pub(super) fn first_unreadable(
     }
     let removed = group.removed.iter().map(|(id, block)| (*id, block.first, block.parts));
     let written = group.rewritten.iter().chain(&group.appended);
-    let written = written.map(|(id, block)| (*id, block.first_sequence(), blocks::parts_of(block)));
+    let written = written.map(|(id, block)| (*id, block.first_sequence(), parts_of(block)));
     for (topic, first, parts) in removed.chain(written) {
         // What lies between the two is in neighbouring pages, or in the same one.
         for part in [0, parts.saturating_sub(1)] {
@@ -161,7 +164,7 @@ fn lone_part(group: &Group) -> Option<(BlockKey, &[u8])> {
     let is_alone = topics.is_empty() && removed.is_empty() && rewritten.is_empty();
     let has_no_ids = ids.is_empty() && forgotten.is_empty();
     match &appended[..] {
-        [(topic, block)] if is_alone && has_no_ids && blocks::parts_of(block) == 1 => {
+        [(topic, block)] if is_alone && has_no_ids && parts_of(block) == 1 => {
             blocks::parts(*topic, block).next()
         }
         _ => None,
@@ -202,9 +205,9 @@ pub(super) fn all_parts(blocks: &[(TopicId, Block)]) -> impl Iterator<Item = (Bl
 mod tests {
     use std::path::Path;
 
-    use super::super::sled_log::open_sled;
-    use super::super::stored_block::StoredBlock;
+    use super::super::engine;
     use super::*;
+    use crate::log::stored_block::StoredBlock;
 
     const KEYS: u64 = 4_000;
     const HURT: u64 = 1_000;
@@ -218,7 +221,7 @@ mod tests {
     }
 
     fn open(directory: &Path) -> (sled::Db, sled::Tree) {
-        let database = open_sled(directory, 1 << 20).unwrap();
+        let database = engine::open(directory, 1 << 20).unwrap();
         let tree = database.open_tree(keys::TREE).unwrap();
         (database, tree)
     }

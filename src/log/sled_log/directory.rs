@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
+/// The file that is there as long as a log is being made.
+pub(super) const UNFINISHED: &str = "restoring";
+
 /// How long a lock that somebody holds is waited for, and the time between two looks. A child that
 /// a program starts has its parent's locks until it executes its own program, for a moment: a
 /// program that reopens its log just then would be refused.
@@ -57,6 +60,19 @@ pub(super) fn lock(directory: &Path) -> Result<File> {
 /// [`Error::Open`] if another process holds it, or it is missing.
 pub(super) fn lock_existing(directory: &Path) -> Result<File> {
     hold(directory, File::open(directory.join("lock")))
+}
+
+/// Refuses a directory in which the making of a log was interrupted.
+///
+/// # Errors
+///
+/// [`Error::Open`].
+pub(super) fn refuse_unfinished(directory: &Path) -> Result<()> {
+    if !directory.join(UNFINISHED).exists() {
+        return Ok(());
+    }
+    let problem = "what was restored into it was interrupted; delete it, and restore again";
+    Err(Error::Open { path: directory.to_owned(), problem: problem.to_owned() })
 }
 
 fn hold(directory: &Path, file: io::Result<File>) -> Result<File> {

@@ -31,9 +31,9 @@
 
 use std::collections::HashMap;
 
-use super::StoredTopic;
-use super::meta::LogRecord;
 use crate::cursor::{Epoch, Position};
+use crate::log::meta::LogRecord;
+use crate::log::stored_topic::{StoredTopic, sequences};
 use crate::topic::{TopicId, TopicName};
 
 /// How many sequences, and positions, are left out where it is not known which were given out.
@@ -69,16 +69,20 @@ pub(super) fn note(
     LogRecord::new(Epoch::new(rand::random()), sequences(topics), position)
 }
 
-/// How many sequences `topics` have given out.
-pub(super) fn sequences(topics: &[StoredTopic]) -> u64 {
-    topics.iter().map(|topic| topic.extent.tail.previous().get()).sum()
-}
-
 /// Leaves out the topics whose name another id has by now.
 pub(super) fn without_abandoned(topics: Vec<StoredTopic>) -> Vec<StoredTopic> {
     let newest: HashMap<TopicName, TopicId> =
         topics.iter().map(|topic| (topic.name.clone(), topic.id)).collect();
     topics.into_iter().filter(|topic| newest.get(&topic.name) == Some(&topic.id)).collect()
+}
+
+/// What is said of a log that ends before its mark.
+pub(super) fn lost_end(last: Position, marked: Position) -> String {
+    format!(
+        "it ends at position {last}, but was durable up to position {marked}: positions {} to \
+         {marked} are damaged or missing",
+        last.next()
+    )
 }
 
 #[cfg(test)]

@@ -9,20 +9,21 @@ use std::fs::File;
 use std::io::{BufReader, Seek as _};
 use std::path::{Path, PathBuf};
 
-use super::backup::{BackupReader, Frame};
-use super::block::Block;
-use super::cleaner::written_lsn;
-use super::lock::{self, lock};
+use super::blocks;
+use super::directory::{self, UNFINISHED, lock};
+use super::engine::{self, written_lsn};
+use super::keys;
 use super::mark::Mark;
-use super::meta::LogRecord;
-use super::{Compacted, Extent, MAX_REMOVED_PARTS, StoredTopic, blocks, keys, meta, sled_log};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
+use crate::log::backup::{BackupReader, Frame};
+use crate::log::block::Block;
+use crate::log::extent::{Compacted, Extent};
+use crate::log::group::MAX_REMOVED_PARTS;
+use crate::log::meta::{self, LogRecord};
+use crate::log::stored_topic::StoredTopic;
 use crate::topic::TopicId;
-
-/// The file that is there as long as a log is being made.
-const UNFINISHED: &str = "restoring";
 
 /// Memory for the new log's page cache, in bytes.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -96,19 +97,6 @@ pub fn restore(
     target.finish()
 }
 
-/// Refuses a directory in which the making of a log was interrupted.
-///
-/// # Errors
-///
-/// [`Error::Open`].
-pub(super) fn refuse_unfinished(directory: &Path) -> Result<()> {
-    if !directory.join(UNFINISHED).exists() {
-        return Ok(());
-    }
-    let problem = "what was restored into it was interrupted; delete it, and restore again";
-    Err(Error::Open { path: directory.to_owned(), problem: problem.to_owned() })
-}
-
 /// Reads a whole backup, and hands its parts on.
 fn read(
     path: &Path,
@@ -164,7 +152,7 @@ impl Target {
     /// [`Error::Open`]: nothing was written.
     pub(super) fn create(directory: &Path) -> Result<Self> {
         let bad = |problem: String| Error::Open { path: directory.to_owned(), problem };
-        lock::make_directory(directory)?;
+        directory::make_directory(directory)?;
         let mut entries = std::fs::read_dir(directory).map_err(|error| bad(error.to_string()))?;
         if entries.next().is_some() {
             return Err(bad("it is not empty; name a new directory".to_owned()));
@@ -172,7 +160,7 @@ impl Target {
         let lock = lock(directory)?;
         let begun = File::create(directory.join(UNFINISHED)).and_then(|file| file.sync_all());
         begun.and_then(|()| File::open(directory)?.sync_all()).map_err(|e| bad(e.to_string()))?;
-        let database = sled_log::open_sled(&directory.join("sled"), CACHE_BYTES);
+        let database = engine::open(&directory.join("sled"), CACHE_BYTES);
         let database = database.map_err(|error| bad(error.to_string()))?;
         let tree = database.open_tree(keys::TREE).map_err(|error| bad(error.to_string()))?;
         Ok(Self {

@@ -50,10 +50,11 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use super::failed::Failed;
+use super::engine::{SEGMENT_BYTES, written_bytes, written_lsn};
 use super::mark::Mark;
 use super::snapshot::Snapshots;
-use super::space::{SEGMENT_BYTES, Space};
+use super::space::Space;
+use crate::log::failed::Failed;
 
 /// How long a stop waits for the thread, and the time between two looks.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -134,23 +135,6 @@ pub(super) struct Written {
     pub(super) is_synced: bool,
     /// Whether it took anything away.
     pub(super) has_removed: bool,
-}
-
-/// The last place in sled's log that is written to its file.
-pub(super) fn written_lsn(database: &sled::Db) -> sled::Lsn {
-    // Not documented, but public; this very version of sled is asked for in Cargo.toml.
-    database.context.pagecache.log.stable_offset()
-}
-
-/// How many bytes sled has written to its file in all, since it was created. Padding counts.
-pub(super) fn written_bytes(database: &sled::Db) -> u64 {
-    written_lsn(database).try_into().unwrap_or(0)
-}
-
-/// Where the segments of sled's file begin, in bytes, that hold something that may be valid.
-pub(super) fn used_segments(database: &sled::Db) -> impl Iterator<Item = u64> {
-    // As above. Nothing is read: the iterator begins with a list of the segments in use.
-    database.context.pagecache.log.iter_from(0).segments.into_values()
 }
 
 impl Cleaner {
@@ -419,8 +403,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::os::unix::fs::FileExt as _;
 
+    use super::super::engine::{self, used_segments};
     use super::super::forgetful::Forgetful;
-    use super::super::sled_log::open_sled;
     use super::*;
 
     const VALUE_BYTES: usize = 8 << 10;
@@ -435,7 +419,7 @@ mod tests {
     #[test]
     fn segments_that_are_mostly_superseded_are_given_back_while_nothing_is_written() {
         let directory = tempfile::tempdir().unwrap();
-        let database = open_sled(directory.path(), 1 << 20).unwrap();
+        let database = engine::open(directory.path(), 1 << 20).unwrap();
         let tree = database.open_tree("events").unwrap();
         for key in 0..KEYS {
             tree.insert(key.to_be_bytes(), vec![key as u8; VALUE_BYTES]).unwrap();
@@ -477,7 +461,7 @@ mod tests {
     #[test]
     fn what_was_moved_outlives_a_loss_of_power_once_its_old_place_is_written_over() {
         let Some(disk) = Forgetful::mount() else { return };
-        let database = open_sled(disk.path(), 1 << 20).unwrap();
+        let database = engine::open(disk.path(), 1 << 20).unwrap();
         let tree = database.open_tree("events").unwrap();
         let file = File::options().write(true).open(disk.path().join("db")).unwrap();
         let is_kept = |key: u32| key % 192 < 64;
@@ -523,7 +507,7 @@ mod tests {
                 left_file.write_all_at(&vec![0; SEGMENT_BYTES], segment).unwrap();
             }
         }
-        let database = open_sled(left.path(), 1 << 20).unwrap();
+        let database = engine::open(left.path(), 1 << 20).unwrap();
         let kept = database.open_tree("events").unwrap();
         let missing = (0..KEYS).filter(|key| is_kept(*key)).filter(|key| {
             kept.get(key.to_be_bytes()).unwrap().is_none_or(|value| value[0] != *key as u8)
@@ -537,7 +521,7 @@ mod tests {
     #[test]
     fn a_failure_of_the_thread_ends_writing_and_is_told_within_a_second() {
         let directory = tempfile::tempdir().unwrap();
-        let database = open_sled(directory.path(), 1 << 20).unwrap();
+        let database = engine::open(directory.path(), 1 << 20).unwrap();
         let (_reader, writer) = io::pipe().unwrap();
         let failed = Arc::<Failed>::default();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
@@ -567,7 +551,7 @@ mod tests {
     #[test]
     fn a_panic_of_the_thread_ends_writing_and_is_told() {
         let directory = tempfile::tempdir().unwrap();
-        let database = open_sled(directory.path(), 1 << 20).unwrap();
+        let database = engine::open(directory.path(), 1 << 20).unwrap();
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
         let failed = Arc::<Failed>::default();
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
@@ -585,7 +569,7 @@ mod tests {
     #[test]
     fn with_nothing_to_move_it_rests() {
         let directory = tempfile::tempdir().unwrap();
-        let database = open_sled(directory.path(), 1 << 20).unwrap();
+        let database = engine::open(directory.path(), 1 << 20).unwrap();
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
         let failed = Arc::<Failed>::default();
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());

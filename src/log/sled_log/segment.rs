@@ -19,7 +19,7 @@ use std::os::unix::fs::FileExt as _;
 
 use sled::{LogKind, Lsn, Serialize as _};
 
-use super::space::SEGMENT_BYTES;
+use super::engine::SEGMENT_BYTES;
 
 const SEGMENT_HEADER_BYTES: usize = sled::SEG_HEADER_LEN;
 
@@ -200,8 +200,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use sled::DiskPtr;
 
-    use super::super::cleaner::used_segments;
-    use super::super::sled_log::open_sled;
+    use super::super::engine::{self, used_segments};
     use super::*;
 
     /// Goal: each segment is read as sled reads it, to its end.
@@ -212,7 +211,7 @@ mod tests {
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
         let directory = tempfile::tempdir().unwrap();
-        let database = open_sled(directory.path(), 4 << 20).unwrap();
+        let database = engine::open(directory.path(), 4 << 20).unwrap();
         let tree = database.open_tree("events").unwrap();
         for _ in 0..3_000 {
             let mut batch = sled::Batch::default();
@@ -251,7 +250,7 @@ mod tests {
     #[test]
     fn a_byte_that_changed_is_found() {
         let directory = tempfile::tempdir().unwrap();
-        let database = open_sled(directory.path(), 4 << 20).unwrap();
+        let database = engine::open(directory.path(), 4 << 20).unwrap();
         for key in 0..4_000_u32 {
             database.insert(key.to_be_bytes(), vec![1; 4_096]).unwrap();
         }

@@ -11,14 +11,18 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::block::{Block, HEADER_BYTES};
-use super::blocks::{Blocks, END, unreadable};
-use super::lock::{lock_existing, no_directory};
-use super::mark::Loss;
-use super::restore::{self, Target};
-use super::{Extent, StoredTopic, ids, keys, lost_tail, mark, meta, salvage, sled_files, sled_log};
+use super::blocks::{Blocks, END};
+use super::directory::{lock_existing, no_directory, refuse_unfinished};
+use super::engine::{self, unreadable};
+use super::mark::{self, Loss};
+use super::restore::Target;
+use super::{keys, lost_tail, records, salvage, sled_files};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
+use crate::log::block::Block;
+use crate::log::block_header::HEADER_BYTES;
+use crate::log::extent::Extent;
+use crate::log::stored_topic::StoredTopic;
 use crate::topic::{TopicId, TopicName};
 
 /// Memory for the copy's page cache, in bytes.
@@ -110,7 +114,7 @@ impl<P: FnMut(Checking)> Checker<P> {
             return Err(at(problem.unwrap_or_else(|| "there is no log in it".to_owned())));
         }
         let lock = lock_existing(directory)?;
-        restore::refuse_unfinished(directory)?;
+        refuse_unfinished(directory)?;
         self.copied_bytes = copy(&source, scratch, &mut self.progress)
             .map_err(|error| at(format!("copying it to {}: {error}", scratch.display())))?;
         match self.verify(directory, scratch) {
@@ -135,7 +139,7 @@ impl<P: FnMut(Checking)> Checker<P> {
     /// Damage after which nothing more can be verified, and failures of what is written.
     fn verify(&mut self, directory: &Path, scratch: &Path) -> Result<()> {
         self.salvage(directory, scratch).map_err(|error| Error::ReadFailed(Arc::new(error)))?;
-        let database = match sled_log::open_sled(scratch, CACHE_BYTES) {
+        let database = match engine::open(scratch, CACHE_BYTES) {
             Ok(database) => database,
             Err(error) => {
                 // Without its snapshot sled reads all of its file, and goes on without what it
@@ -144,14 +148,14 @@ impl<P: FnMut(Checking)> Checker<P> {
                 sled_files::mend(scratch)
                     .and_then(|()| remove_snapshots(scratch))
                     .map_err(|error| Error::ReadFailed(Arc::new(error)))?;
-                sled_log::open_sled(scratch, CACHE_BYTES).map_err(unreadable)?
+                engine::open(scratch, CACHE_BYTES).map_err(unreadable)?
             }
         };
         let tree = database.open_tree(keys::TREE).map_err(unreadable)?;
         self.read_topics(&tree)?;
         self.read_ids(&tree)?;
         let damaged = |problem: &str| Err(Error::DamagedLog { problem: problem.to_owned() });
-        let Some(record) = meta::read_log(&tree)? else {
+        let Some(record) = records::read_log(&tree)? else {
             return damaged("its own record is missing");
         };
         let marked = mark::read(directory).map_err(|error| Error::ReadFailed(Arc::new(error)))?;
@@ -159,7 +163,7 @@ impl<P: FnMut(Checking)> Checker<P> {
         let last = Position::new(self.report.last_position);
         match marked {
             Some(marked) if last < marked.position => {
-                damaged(&sled_log::lost_end(last, marked.position))
+                damaged(&lost_tail::lost_end(last, marked.position))
             }
             Some(_) if self.report.damage.is_empty() => {
                 record.check_whole(&self.topics, last).map_or(Ok(()), |problem| damaged(&problem))
@@ -193,7 +197,8 @@ impl<P: FnMut(Checking)> Checker<P> {
     }
 
     fn read_topics(&mut self, tree: &sled::Tree) -> Result<()> {
-        let (topics, errors): (Vec<_>, Vec<_>) = meta::read_topics(tree).partition(Result::is_ok);
+        let (topics, errors): (Vec<_>, Vec<_>) =
+            records::read_topics(tree).partition(Result::is_ok);
         let topics: Vec<_> = topics.into_iter().flatten().collect();
         let known: BTreeSet<TopicId> = topics.iter().map(|topic| topic.id).collect();
         let topics = lost_tail::without_abandoned(topics).into_iter().map(Ok);
@@ -239,7 +244,7 @@ impl<P: FnMut(Checking)> Checker<P> {
     }
 
     fn read_ids(&mut self, tree: &sled::Tree) -> Result<()> {
-        for found in ids::read(tree) {
+        for found in records::read_ids(tree) {
             match (found, &mut self.repaired) {
                 (Ok((topic, block)), Some(target)) => target.write_ids(topic, &block)?,
                 (Ok(_), None) => {}

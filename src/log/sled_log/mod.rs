@@ -22,35 +22,61 @@
 //!   itself. 64 clients with one event each: 2 `sync_file_range` a group with it, 1 without.
 //! - Which errors of sled end writing, and which do not: writing.rs.
 
-use std::collections::HashMap;
+mod blocks;
+pub(super) mod check;
+mod cleaner;
+pub(super) mod config;
+mod directory;
+mod engine;
+mod keys;
+mod lost_tail;
+mod mark;
+mod records;
+pub(super) mod restore;
+mod salvage;
+mod segment;
+mod sled_files;
+mod snapshot;
+mod space;
+mod touches;
+mod tree_reader;
+mod writing;
+
+#[cfg(test)]
+#[path = "../../../tests/suite/forgetful.rs"]
+#[allow(dead_code, reason = "the rest is for tests of the whole broker")]
+mod forgetful;
+#[cfg(test)]
+mod tests;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::block::Block;
-use super::blocks::{self, Blocks, END, unreadable, unreadable_page};
-use super::cleaner::{Cleaner, Written, written_bytes, written_lsn};
+use super::contract::{self, Log};
 use super::failed::{Failed, TellFailure};
-use super::lock::{self, lock, patiently};
-use super::lost_tail;
-use super::mark::{Loss, Mark, Marked};
+use super::group::Group;
 use super::meta::{self, LogRecord};
-use super::space::{Purpose, SEGMENT_BYTES, Space};
-use super::touches::Touches;
-use super::{
-    Extent, Group, Log, ReadAhead, StoredBlock, StoredTopic, ids, keys, read_ahead, restore,
-    salvage, sled_files, writing,
-};
+use super::read_ahead::ReadAhead;
+use super::stored_block::StoredBlock;
+use super::stored_topic::StoredTopic;
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, PUT_BACK, Result};
 use crate::event::{Durability, Timestamp};
 use crate::topic::{TopicId, TopicName};
+use cleaner::{Cleaner, Written};
+use config::LogConfig;
+use directory::lock;
+use engine::{written_bytes, written_lsn};
+use mark::{Loss, Mark, Marked};
+use space::{Purpose, Space};
+use touches::Touches;
+use tree_reader::TreeReader;
 
 /// What the record of a topic takes, and what the removal of a part does, in bytes, about.
 const RECORD_BYTES: u64 = 512;
@@ -59,44 +85,18 @@ const REMOVAL_BYTES: u64 = 64;
 /// How many topics are noted at a time whose ends are damaged.
 const MAX_NOTED_ENDS: usize = 1_000;
 
-/// How much of a panic of sled is told.
-const MAX_PANIC_CHARS: usize = 200;
-
-/// How often a read begins anew that found something missing.
-const MAX_READ_ATTEMPTS: usize = 3;
-
-/// How the log uses the disk and the memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LogConfig {
-    /// Memory for sled's page cache, in bytes, 1 MiB or more. Default: 32 MiB.
-    pub cache_bytes: u64,
-    /// Free space, in bytes, below which nothing more is appended and no topic is created. Space
-    /// in the log's own file that was given back counts as free. Reading goes on, and so does
-    /// appending once there is room again: what is removed makes room. At least
-    /// [`LEAST_FREE_BYTES`](super::LEAST_FREE_BYTES), for removing writes first; with so much, 32
-    /// MiB of it are kept in the file `reserve`. Default: 64 MiB.
-    pub min_free_bytes: u64,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { cache_bytes: 32 << 20, min_free_bytes: 64 << 20 }
-    }
-}
-
 /// The log in a directory of its own.
 #[derive(Debug)]
 pub struct SledLog {
     cleaner: Cleaner,
     tree: sled::Tree,
+    reader: TreeReader,
     database: sled::Db,
     /// Our own handle to the file that sled writes, for the sync that counts.
     file: File,
     mark: Arc<Mark>,
     space: Arc<Space>,
     epoch: Epoch,
-    names: RwLock<HashMap<TopicId, TopicName>>,
     /// The topics as they were found when it was opened, until something changes or they are asked
     /// for: reading the newest block of each takes most of the time that opening takes.
     found: Mutex<Option<Vec<StoredTopic>>>,
@@ -120,15 +120,16 @@ impl SledLog {
     pub fn open(directory: &Path, config: &LogConfig) -> Result<Self> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let io = |error: io::Error| at(error.to_string());
-        lock::make_directory(directory)?;
+        directory::make_directory(directory)?;
         let lock = lock(directory)?;
-        restore::refuse_unfinished(directory)?;
+        directory::refuse_unfinished(directory)?;
         let space = Arc::new(Space::open(directory, config.min_free_bytes).map_err(io)?);
         let mark = Arc::new(Mark::open(directory).map_err(io)?);
         let noted = salvaged(directory, &mark).map_err(io)?;
-        let database = open_sled(&directory.join("sled"), config.cache_bytes)
-            .map_err(|error| cannot_open(error, at))?;
-        let tree = database.open_tree(keys::TREE).map_err(|error| cannot_open(error, at))?;
+        let database = engine::open(&directory.join("sled"), config.cache_bytes)
+            .map_err(|error| engine::cannot_open(error, at))?;
+        let tree =
+            database.open_tree(keys::TREE).map_err(|error| engine::cannot_open(error, at))?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -140,13 +141,13 @@ impl SledLog {
             .map_err(io)?;
         let mut log = Self {
             cleaner,
+            reader: TreeReader::new(&tree),
             tree,
             database,
             file,
             mark,
             space,
             epoch: Epoch::new(0),
-            names: RwLock::default(),
             found: Mutex::default(),
             failed,
             _lock: lock,
@@ -161,16 +162,15 @@ impl SledLog {
     /// Reads the epoch and the names, and holds what is found against what the mark says.
     fn begin(&mut self, directory: &Path, noted: Option<(Epoch, Marked)>) -> Result<()> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
-        let stored = meta::read_log(&self.tree)?;
+        let stored = records::read_log(&self.tree)?;
         let marked = match (&stored, noted) {
             (Some(stored), Some((epoch, marked))) if epoch == stored.epoch => Some(marked),
             _ => None,
         };
         self.epoch = stored.map_or(self.epoch, |stored| stored.epoch);
-        let topics = meta::read_topics(&self.tree).collect::<Result<Vec<_>>>()?;
+        let topics = records::read_topics(&self.tree).collect::<Result<Vec<_>>>()?;
         let topics = lost_tail::without_abandoned(topics);
-        *self.names.get_mut().unwrap_or_else(PoisonError::into_inner) =
-            topics.iter().map(|topic| (topic.id, topic.name.clone())).collect();
+        self.reader.take_names(&topics);
         let mut record = stored.unwrap_or_default();
         let mut topics = self.with_heads(topics, &mut record, marked)?;
         if let Some(problem) = lost_events(&topics, &record, marked) {
@@ -222,10 +222,10 @@ impl SledLog {
         let mut found = Vec::with_capacity(topics.len());
         let mut damaged = Vec::new();
         for topic in topics {
-            found.push(match self.with_head(topic.clone()) {
+            found.push(match self.reader.with_head(topic.clone()) {
                 Err(Error::Damaged { .. }) => {
                     damaged.push(found.len());
-                    self.with_readable_head(topic)?
+                    self.reader.with_readable_head(topic)?
                 }
                 topic => topic?,
             });
@@ -292,30 +292,6 @@ impl SledLog {
         Ok(())
     }
 
-    /// A topic that ends with its last block that can be read.
-    fn with_readable_head(&self, topic: StoredTopic) -> Result<StoredTopic> {
-        let mut below = END;
-        let newest = loop {
-            let first = match self.last_block_below(topic.id, below) {
-                Err(Error::Damaged { .. }) => {
-                    self.last_block_readable(topic.id, below.previous())?
-                }
-                found => found?,
-            };
-            let Some(first) = first else { break None };
-            match self.blocks(topic.id, first..below).next().transpose() {
-                Err(Error::Damaged { .. }) => below = first,
-                block => break block?,
-            }
-        };
-        // What its record says is of the time when it had no blocks, or older than these.
-        let head = newest.map_or(topic.extent, |block| topic.extent.with(&block));
-        let tail = head.tail.max(topic.extent.tail).max(topic.extent.earliest);
-        let last_position = head.last_position.max(topic.extent.last_position);
-        let extent = Extent { tail, last_position, ..head };
-        Ok(StoredTopic { extent, ..topic })
-    }
-
     /// Writes what `fill` puts into a batch, and makes it durable. Returns up to which place in
     /// sled's log that is.
     fn write(&self, fill: impl FnOnce(&mut sled::Batch)) -> io::Result<sled::Lsn> {
@@ -376,8 +352,7 @@ impl SledLog {
     }
 
     fn purpose(&self, group: &Group) -> Purpose {
-        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        let is_new = |topic: &StoredTopic| !names.contains_key(&topic.id);
+        let is_new = |topic: &StoredTopic| !self.reader.knows(topic.id);
         if !group.appended.is_empty() || group.topics.iter().any(is_new) {
             return Purpose::Grow;
         }
@@ -411,125 +386,6 @@ impl SledLog {
             },
         }
     }
-
-    fn name(&self, topic: TopicId) -> TopicName {
-        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        names.get(&topic).expect("a topic is named before it is read").clone()
-    }
-
-    fn blocks(&self, topic: TopicId, sequences: Range<Sequence>) -> Blocks {
-        Blocks::new(&self.tree, topic, self.name(topic), sequences)
-    }
-
-    /// Where the last block of `topic` begins that begins below `below`.
-    fn last_block_below(&self, topic: TopicId, below: Sequence) -> Result<Option<Sequence>> {
-        let entries = self.tree.range(..keys::block(topic, below, 0)).rev();
-        let mut blocks = entries.skip_while(|e| matches!(e, Ok((key, _)) if keys::is_filler(key)));
-        let found = blocks.next().transpose().map_err(|error| match error {
-            sled::Error::Corruption { .. } => {
-                let last = Some(below.previous()).filter(|_| below != END);
-                unreadable_page(&self.name(topic), last.unwrap_or(Sequence::FIRST), last)
-            }
-            other => unreadable(other),
-        })?;
-        let parsed = found.and_then(|(key, _value)| keys::parse_block(&key));
-        Ok(parsed.filter(|(owner, ..)| *owner == topic).map(|(_, first, _)| first))
-    }
-
-    /// Where the last block of `topic` begins before the page that holds `from`, which sled cannot
-    /// read: it may reach as far as `from`.
-    fn last_block_readable(&self, topic: TopicId, from: Sequence) -> Result<Option<Sequence>> {
-        let below = blocks::readable_before(from.next(), |below| {
-            !matches!(self.last_block_below(topic, below), Err(Error::Damaged { .. }))
-        });
-        below.map_or(Ok(None), |below| self.last_block_below(topic, below))
-    }
-
-    fn read_topics(&self) -> Result<Vec<StoredTopic>> {
-        let topics = meta::read_topics(&self.tree).collect::<Result<Vec<_>>>()?;
-        let topics = lost_tail::without_abandoned(topics).into_iter();
-        topics.map(|topic| self.with_head(topic)).collect()
-    }
-
-    /// A topic as it is: what its record says, with its newest block for the head.
-    fn with_head(&self, topic: StoredTopic) -> Result<StoredTopic> {
-        // A deleted topic that is published to again has a record that says so.
-        if topic.extent.is_damaged || topic.is_deleted {
-            return Ok(topic);
-        }
-        let newest = match self.last_block_below(topic.id, END)? {
-            Some(first) => self.blocks(topic.id, first..END).next().transpose()?,
-            None => None,
-        };
-        let extent = newest.map_or(topic.extent, |block| topic.extent.with(&block));
-        Ok(StoredTopic { extent, ..topic })
-    }
-
-    /// As [`Log::read`], from the blocks as they are at this moment.
-    fn read_now(
-        &self,
-        topic: TopicId,
-        from: Sequence,
-        below: Sequence,
-        max_bytes: usize,
-    ) -> Result<Vec<Block>> {
-        let first = match self.last_block_below(topic, from.next()) {
-            Err(Error::Damaged { .. }) => self.last_block_readable(topic, from)?,
-            found => found?,
-        };
-        let first = first.unwrap_or(from);
-        let mut blocks = Vec::new();
-        let mut size_bytes = 0;
-        for block in self.blocks(topic, first..below).beginning_at(first) {
-            let block = match block {
-                Ok(block) if block.last_sequence() < from => continue,
-                Ok(block) => block,
-                Err(Error::Damaged { last: Some(last), .. }) if last < from => continue,
-                Err(error) if blocks.is_empty() => return Err(error),
-                Err(_reported_when_it_is_reached) => break,
-            };
-            size_bytes += block.bytes().len();
-            if size_bytes > max_bytes && !blocks.is_empty() {
-                break;
-            }
-            blocks.push(block);
-            if size_bytes >= max_bytes {
-                break;
-            }
-        }
-        Ok(blocks)
-    }
-
-    /// As [`Log::read_ahead`], in one go, where a block begins at the first of `sequences`: `None`
-    /// where none does, or it cannot be read.
-    fn read_ahead_from(
-        &self,
-        topic: TopicId,
-        sequences: Range<Sequence>,
-        before: Position,
-        max_bytes: usize,
-        more_bytes: usize,
-    ) -> Option<ReadAhead> {
-        let first = sequences.start;
-        let mut found = ReadAhead { blocks: Vec::new(), wanted: 0, following: None };
-        let (mut wanted_bytes, mut left_bytes) = (0, more_bytes);
-        for block in self.blocks(topic, sequences).beginning_at(first) {
-            let Ok(block) = block else { break };
-            let size_bytes = block.bytes().len();
-            wanted_bytes += size_bytes;
-            let fits = block.first_position() < before && wanted_bytes <= max_bytes;
-            if found.blocks.is_empty() || (fits && found.wanted == found.blocks.len()) {
-                found.wanted += 1;
-            } else if let Some(left) = left_bytes.checked_sub(size_bytes) {
-                left_bytes = left;
-            } else {
-                found.following = Some(block.first_position());
-                break;
-            }
-            found.blocks.push(block);
-        }
-        (!found.blocks.is_empty()).then_some(found)
-    }
 }
 
 #[cfg(test)]
@@ -551,7 +407,7 @@ impl Log for SledLog {
 
     fn topics(&self) -> Result<Vec<StoredTopic>> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take();
-        found.map_or_else(|| self.read_topics(), Ok)
+        found.map_or_else(|| self.reader.read_topics(), Ok)
     }
 
     fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
@@ -562,7 +418,7 @@ impl Log for SledLog {
             }
             found => Some(found),
         };
-        ids::read(&self.tree).filter_map(heed).collect()
+        records::read_ids(&self.tree).filter_map(heed).collect()
     }
 
     fn check_writable(&self, group: &Group) -> Result<()> {
@@ -572,7 +428,7 @@ impl Log for SledLog {
         };
         let is_it = |stored: &&StoredTopic| stored.id == topic;
         let noted = group.topics.iter().find(is_it).map(|stored| stored.name.clone());
-        Err(self.unwritable(&noted.unwrap_or_else(|| self.name(topic)), first))
+        Err(self.unwritable(&noted.unwrap_or_else(|| self.reader.name(topic)), first))
     }
 
     fn check_appendable(&self, topic: &StoredTopic) -> Result<()> {
@@ -602,10 +458,7 @@ impl Log for SledLog {
             has_removed: !group.removed.is_empty() || !group.forgotten.is_empty(),
         });
         self.touch(group);
-        if !group.topics.is_empty() {
-            let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-            names.extend(group.topics.iter().map(|topic| (topic.id, topic.name.clone())));
-        }
+        self.reader.take_names(&group.topics);
         let last = group.appended.iter().map(|(_, block)| block.last_position()).max();
         if group.durability == Durability::Fsync
             && let Err(error) = self.mark.write(last, lsn)
@@ -623,16 +476,7 @@ impl Log for SledLog {
         below: Sequence,
         max_bytes: usize,
     ) -> Result<Vec<Block>> {
-        // A block that is written again while it is read is there in one form or the other; what
-        // was found in between is not what is stored.
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            match self.read_now(topic, from, below, max_bytes) {
-                Err(Error::Damaged { .. }) if attempts < MAX_READ_ATTEMPTS => {}
-                outcome => return outcome,
-            }
-        }
+        self.reader.read(topic, from, below, max_bytes)
     }
 
     fn read_ahead(
@@ -644,9 +488,9 @@ impl Log for SledLog {
         more_bytes: usize,
     ) -> Result<ReadAhead> {
         // The usual case: half of what it takes to find a block by a sequence in the middle of it.
-        match self.read_ahead_from(topic, sequences.clone(), before, max_bytes, more_bytes) {
+        match self.reader.read_ahead_from(topic, sequences.clone(), before, max_bytes, more_bytes) {
             Some(found) => Ok(found),
-            None => read_ahead::read_ahead(self, topic, sequences, before, max_bytes, more_bytes),
+            None => contract::read_ahead(self, topic, sequences, before, max_bytes, more_bytes),
         }
     }
 
@@ -656,66 +500,11 @@ impl Log for SledLog {
         sequences: Range<Sequence>,
         max_parts: usize,
     ) -> Result<Vec<StoredBlock>> {
-        let Range { start, end } = sequences;
-        let mut found: Vec<StoredBlock> = Vec::new();
-        let mut current: Option<StoredBlock> = None;
-        let mut parts = 0;
-        let mut touches = Touches::default();
-        for entry in blocks::entries(&self.tree, topic, sequences) {
-            let (key, value) = match entry {
-                Ok(entry) => entry,
-                Err(sled::Error::Corruption { .. }) => {
-                    let first = found.last().map_or(start, |block| block.end);
-                    return Err(unreadable_page(&self.name(topic), first, Some(end.previous())));
-                }
-                Err(error) => return Err(unreadable(error)),
-            };
-            let Some((_, first, part)) = keys::parse_block(&key) else { continue };
-            match current {
-                None => touches.alone(&self.tree, &key, value.len()),
-                Some(_) => touches.passed(&self.tree, &key, value.len()),
-            }
-            match &mut current {
-                Some(block) if block.first == first => {
-                    block.parts = usize::from(part) + 1;
-                    block.size_bytes += value.len() as u64;
-                }
-                _ => {
-                    if let Some(block) = current.replace(StoredBlock::begin(first, &value)) {
-                        parts += block.parts;
-                        found.push(block.ending_at(first));
-                        if parts >= max_parts {
-                            return Ok(found);
-                        }
-                    }
-                }
-            }
-        }
-        found.extend(current.map(|block| block.ending_at(end)));
-        Ok(found)
+        self.reader.stored_blocks(topic, sequences, max_parts)
     }
 
     fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)> {
-        let extent = &topic.extent;
-        let block = match self.last_block_below(topic.id, sequence) {
-            Ok(Some(first)) => self.blocks(topic.id, first..sequence).next().transpose(),
-            Ok(None) => Ok(None),
-            Err(error) => Err(error),
-        };
-        let before = |block: Block| (block.first_position().previous(), block.first_time());
-        match block {
-            Ok(Some(block)) => {
-                let below = block.events().take_while(|event| event.sequence < sequence).last();
-                let below = below.map(|event| (event.position, event.time));
-                Ok(below.unwrap_or_else(|| before(block)))
-            }
-            Ok(None) => Ok((extent.trimmed_position, extent.trimmed_time)),
-            Err(Error::Damaged { .. }) => {
-                let next = self.blocks(topic.id, sequence..END).find_map(Result::ok);
-                Ok(next.map_or((extent.last_position, extent.last_time), before))
-            }
-            Err(error) => Err(error),
-        }
+        self.reader.last_below(topic, sequence)
     }
 }
 
@@ -732,41 +521,6 @@ impl Drop for SledLog {
         if let Err(error) = closed {
             warn!(%error, "cannot sync while closing; what was acknowledged is safe already");
         }
-    }
-}
-
-/// Opens sled the one way this log uses it.
-pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
-    let config = sled::Config::new()
-        .path(path)
-        .segment_size(SEGMENT_BYTES)
-        .cache_capacity(cache_bytes)
-        .flush_every_ms(None)
-        .mode(sled::Mode::HighThroughput);
-    // sled locks its file as well, and tells it in words alone.
-    let is_locked = |error: &sled::Error| error.to_string().contains("could not acquire lock");
-    patiently(|| contained(|| config.open()), is_locked)
-}
-
-/// What `open` returns. sled takes its files for its own, and panics where they contradict each
-/// other.
-fn contained<T>(open: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
-        let short: String = text.chars().take(MAX_PANIC_CHARS).collect();
-        Err(sled::Error::ReportableBug(format!("its files contradict each other: {short}")))
-    })
-}
-
-/// Why sled cannot open its files.
-fn cannot_open(error: sled::Error, at: impl FnOnce(String) -> Error) -> Error {
-    match error {
-        sled::Error::Corruption { .. } => unreadable(error),
-        sled::Error::ReportableBug(problem) => {
-            Error::DamagedLog { problem: format!("{problem}; {PUT_BACK}") }
-        }
-        other => at(other.to_string()),
     }
 }
 
@@ -801,21 +555,14 @@ fn lost_events(
 ) -> Option<String> {
     let last = last_position(topics);
     match marked {
-        Some(Marked { position, .. }) if last < position => Some(lost_end(last, position)),
+        Some(Marked { position, .. }) if last < position => {
+            Some(lost_tail::lost_end(last, position))
+        }
         Some(Marked { loss: Loss::Unknown, .. }) => {
             Some("entries of its storage engine are damaged that may be of any topic".to_owned())
         }
         _ => record.check_whole(topics, last),
     }
-}
-
-/// What is said of a log that ends before its mark.
-pub(super) fn lost_end(last: Position, marked: Position) -> String {
-    format!(
-        "it ends at position {last}, but was durable up to position {marked}: positions {} to \
-         {marked} are damaged or missing",
-        last.next()
-    )
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

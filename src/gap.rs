@@ -1,0 +1,126 @@
+//! Gaps: what a reader is told when the event it wants next is not there.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::place::Sequence;
+use crate::topic_name::TopicName;
+
+/// Why events were taken out at the front of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TrimReason {
+    /// The topic's limits on age, events or bytes.
+    #[default]
+    Retention,
+    /// Their own time to live was over.
+    Expired,
+    /// Somebody asked for it.
+    Purged,
+    /// The topic was deleted.
+    Deleted,
+}
+
+/// Why a reader cannot go on exactly where it left off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GapReason {
+    /// The events were trimmed from the front, by the topic's limits.
+    Retention,
+    /// The events expired.
+    Expired,
+    /// The events were purged.
+    Purged,
+    /// The topic was deleted since.
+    Deleted,
+    /// The cursor was given by another incarnation of the log.
+    Epoch,
+    /// The cursor is beyond the newest event.
+    Ahead,
+    /// The reader came back with something that is no cursor, such as another server's.
+    Unknown,
+    /// Deletions of keys that come next were dropped, past their grace: the reader may hold keys
+    /// that are deleted. Events go on where it is.
+    Tombstones,
+}
+
+impl GapReason {
+    /// The word for it on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retention => "retention",
+            Self::Expired => "expired",
+            Self::Purged => "purged",
+            Self::Deleted => "deleted",
+            Self::Epoch => "epoch",
+            Self::Ahead => "ahead",
+            Self::Unknown => "unknown",
+            Self::Tombstones => "tombstones",
+        }
+    }
+}
+
+impl From<TrimReason> for GapReason {
+    fn from(reason: TrimReason) -> Self {
+        match reason {
+            TrimReason::Retention => Self::Retention,
+            TrimReason::Expired => Self::Expired,
+            TrimReason::Purged => Self::Purged,
+            TrimReason::Deleted => Self::Deleted,
+        }
+    }
+}
+
+/// What a reader is told when the event it wants next is not there. All of it is one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// The topic; `None` for all topics of a reader of many. Places are positions then, and no
+    /// sequences.
+    pub topic: Option<TopicName>,
+    /// The sequence the reader wanted next; for a cursor by position, the position; for a start by
+    /// time, the milliseconds since 1970; 0 after [`GapReason::Unknown`].
+    pub requested: u64,
+    /// The first sequence that can be read.
+    pub earliest: Sequence,
+    /// The sequence that will be given next.
+    pub tail: Sequence,
+    /// How many events are lost to the reader; `None` where it cannot be known.
+    pub lost: Option<u64>,
+    /// Why.
+    pub reason: GapReason,
+    /// The sequence that is read next, after the gap.
+    pub resume: Sequence,
+}
+
+impl Gap {
+    /// One gap for this one and the one that follows it at once, with nothing read in between.
+    pub(crate) fn joined(self, next: Self) -> Self {
+        let reason = match self.reason {
+            // The whole place was wrong: what was dropped after that is the lesser news.
+            GapReason::Epoch | GapReason::Ahead | GapReason::Unknown => self.reason,
+            _ => next.reason,
+        };
+        let lost = self.lost.zip(next.lost).map(|(first, second)| first + second);
+        Self { requested: self.requested, lost, reason, ..next }
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requested, earliest, tail, .. } = self;
+        let topic = self.topic.as_ref().map_or("all topics", TopicName::as_str);
+        match self.reason {
+            GapReason::Retention => write!(f, "events of {topic:?} below {earliest} were trimmed"),
+            GapReason::Expired => write!(f, "events of {topic:?} below {earliest} have expired"),
+            GapReason::Purged => write!(f, "events of {topic:?} below {earliest} were purged"),
+            GapReason::Deleted => write!(f, "topic {topic:?} was deleted at {earliest}"),
+            GapReason::Epoch => write!(f, "the cursor is of another epoch of {topic:?}"),
+            GapReason::Ahead => write!(f, "the cursor is ahead of the tail of {topic:?}"),
+            GapReason::Unknown => write!(f, "the cursor is none of {topic:?}"),
+            GapReason::Tombstones => {
+                write!(f, "deletions of keys of {topic:?} that come next were dropped")
+            }
+        }?;
+        write!(f, "; requested {requested}, readable is {earliest} up to, not including, {tail}")
+    }
+}

@@ -1,0 +1,86 @@
+//! The builder of new blocks: puts encoded records one after another.
+
+use super::block::Block;
+use super::block_header::{HAS_IDS, HAS_TTL, HEADER_BYTES, Header, body_bytes};
+use super::record;
+use crate::cursor::{Position, Sequence};
+use crate::event::Timestamp;
+
+/// Puts records one after another into a block.
+#[derive(Debug)]
+pub struct BlockBuilder {
+    bytes: Vec<u8>,
+    count: u32,
+    flags: u8,
+    first_sequence: Sequence,
+    /// Positions between its events that are those of other topics.
+    skipped: u64,
+}
+
+impl BlockBuilder {
+    /// Begins a block whose first event gets this sequence.
+    pub fn new(first_sequence: Sequence) -> Self {
+        Self { bytes: vec![0; HEADER_BYTES], count: 0, flags: 0, first_sequence, skipped: 0 }
+    }
+
+    /// Adds a record in the place after the one before it.
+    pub fn push(&mut self, record: &[u8], has_id: bool, has_ttl: bool) {
+        self.push_apart(record, 0, has_id, has_ttl);
+    }
+
+    /// Adds a record in the place after the one before it, but so many positions later: those in
+    /// between are of other topics. The first record is never apart.
+    pub fn push_apart(&mut self, record: &[u8], skip: u64, has_id: bool, has_ttl: bool) {
+        match skip {
+            0 => self.bytes.extend_from_slice(record),
+            _ => record::append_apart(record, skip, &mut self.bytes),
+        }
+        self.skipped += skip;
+        self.count += 1;
+        self.flags |= if has_id { HAS_IDS } else { 0 } | if has_ttl { HAS_TTL } else { 0 };
+    }
+
+    /// How many events were added.
+    pub fn count(&self) -> u64 {
+        u64::from(self.count)
+    }
+
+    /// Whether any of them can expire.
+    pub fn has_ttl(&self) -> bool {
+        self.flags & HAS_TTL != 0
+    }
+
+    /// What the block takes so far, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The sequence that the next record would get.
+    pub fn next_sequence(&self) -> Sequence {
+        self.first_sequence.plus(u64::from(self.count))
+    }
+
+    /// Ends the block: its first event gets this position, all of them get this time. The topic's
+    /// blocks before it took `start_bytes`.
+    ///
+    /// # Panics
+    ///
+    /// If nothing was added: there are no empty blocks.
+    pub fn finish(self, first_position: Position, time: Timestamp, start_bytes: u64) -> Block {
+        assert!(self.count > 0, "a block is appended with at least one event");
+        let header = Header {
+            flags: self.flags,
+            count: self.count,
+            body_bytes: body_bytes(&self.bytes),
+            first_sequence: self.first_sequence,
+            last_sequence: self.next_sequence().previous(),
+            first_position,
+            last_position: first_position.plus(u64::from(self.count - 1) + self.skipped),
+            first_time: time,
+            last_time: time,
+            last_clock: time,
+            end_bytes: start_bytes + self.bytes.len() as u64,
+        };
+        Block::seal(header, self.bytes)
+    }
+}

@@ -1,0 +1,131 @@
+//! The header of a stored block, and the layout of the whole block.
+//!
+//! A header of fixed size, then the records (`record.rs`). Numbers are big-endian; `crc32` covers
+//! every byte after itself.
+//!
+//! ```text
+//! | crc32: 4 | format: 1 | flags: 1 | count: 4 | body_bytes: 4
+//! | first_sequence: 8 | last_sequence: 8
+//! | first_position: 8 | last_position: 8
+//! | first_time_ms: 8  | last_time_ms: 8
+//! | end_bytes: 8
+//! | body: body_bytes       | records |, or with flag 4 | last_clock_ms: 8 | records |
+//! ```
+//!
+//! `end_bytes` is the size of all blocks of the topic that were ever appended, up to the end of
+//! this one: with it, a topic's size is known without reading the topic.
+//!
+//! Flag 1: at least one event has a publisher-given id; 2: at least one can expire; 4: the system
+//! clock was behind the times of some events when they were appended, so that the records say by
+//! how much, and the body what it said of the last one. Others are 0.
+//!
+//! As it is appended, a block holds all the events of its sequences; their positions rise, and may
+//! have those of other topics between them. A block that was written again
+//! without some of them still spans the same sequences, positions and times: so the blocks of a
+//! topic have no hole between them, and one that is missing is found.
+
+use crate::cursor::{Position, Sequence};
+use crate::event::Timestamp;
+
+const FORMAT: u8 = 1;
+pub(super) const HAS_IDS: u8 = 1;
+pub(super) const HAS_TTL: u8 = 2;
+pub(super) const HAS_CLOCK: u8 = 4;
+
+/// What the reading of the clock takes in the body of a block that has it.
+pub(super) const CLOCK_BYTES: usize = 8;
+
+/// Where the header has the time of the last event.
+const LAST_TIME_AT: usize = 54;
+
+/// The highest sequence, or position, that is taken from others: the next ones must fit, too.
+pub(super) const MAX_PLACE: u64 = u64::MAX >> 1;
+
+/// Where the checksummed part begins.
+pub(super) const CRC_BYTES: usize = 4;
+
+/// Bytes before the records.
+pub const HEADER_BYTES: usize = CRC_BYTES + 1 + 1 + 4 + 4 + 7 * 8;
+const _: () = assert!(HEADER_BYTES == 70, "a changed header is a new FORMAT");
+
+pub(super) fn body_bytes(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len() - HEADER_BYTES).expect("limits keep a block under 4 GiB")
+}
+
+/// What a block says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) flags: u8,
+    pub(super) count: u32,
+    pub(super) body_bytes: u32,
+    pub(super) first_sequence: Sequence,
+    pub(super) last_sequence: Sequence,
+    pub(super) first_position: Position,
+    pub(super) last_position: Position,
+    pub(super) first_time: Timestamp,
+    pub(super) last_time: Timestamp,
+    /// When the last event was appended, as the system clock had it: `last_time`, or before it.
+    pub(super) last_clock: Timestamp,
+    pub(super) end_bytes: u64,
+}
+
+impl Header {
+    pub(super) fn has_ids(&self) -> bool {
+        self.flags & HAS_IDS != 0
+    }
+
+    pub(super) fn has_clock(&self) -> bool {
+        self.flags & HAS_CLOCK != 0
+    }
+
+    pub(super) fn block_bytes(&self) -> usize {
+        HEADER_BYTES + self.body_bytes as usize
+    }
+
+    /// Writes all but the checksum to the start of `bytes`.
+    pub(super) fn encode(&self, bytes: &mut [u8]) {
+        bytes[4] = FORMAT;
+        bytes[5] = self.flags;
+        bytes[6..10].copy_from_slice(&self.count.to_be_bytes());
+        bytes[10..14].copy_from_slice(&self.body_bytes.to_be_bytes());
+        let places = [
+            self.first_sequence.get(),
+            self.last_sequence.get(),
+            self.first_position.get(),
+            self.last_position.get(),
+            self.first_time.as_ms(),
+            self.last_time.as_ms(),
+            self.end_bytes,
+        ];
+        for (slot, place) in bytes[14..HEADER_BYTES].chunks_exact_mut(8).zip(places) {
+            slot.copy_from_slice(&place.to_be_bytes());
+        }
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let has_clock = bytes.get(5).is_some_and(|flags| flags & HAS_CLOCK != 0);
+        let header_bytes = HEADER_BYTES + if has_clock { CLOCK_BYTES } else { 0 };
+        let Some(bytes) = bytes.get(..header_bytes) else {
+            return Err(format!("{} bytes are too short for a block", bytes.len()));
+        };
+        if bytes[4] != FORMAT {
+            return Err(format!("block format {} where {FORMAT} is known", bytes[4]));
+        }
+        let last_clock_at = if has_clock { HEADER_BYTES } else { LAST_TIME_AT };
+        let half = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+        let whole = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        Ok(Self {
+            flags: bytes[5],
+            count: half(6),
+            body_bytes: half(10),
+            first_sequence: Sequence::new(whole(14)),
+            last_sequence: Sequence::new(whole(22)),
+            first_position: Position::new(whole(30)),
+            last_position: Position::new(whole(38)),
+            first_time: Timestamp::from_ms(whole(46)),
+            last_time: Timestamp::from_ms(whole(LAST_TIME_AT)),
+            last_clock: Timestamp::from_ms(whole(last_clock_at)),
+            end_bytes: whole(62),
+        })
+    }
+}

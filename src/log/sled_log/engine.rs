@@ -1,0 +1,90 @@
+//! The storage engine, sled, as this log uses it: opened in one way, and asked how far it is.
+//!
+//! # Why
+//!
+//! - All events must be in the file `db`. sled writes a page larger than a quarter of a segment to a
+//!   file of its own under `blobs/`, which it never syncs (src/pagecache/blob_io.rs of 0.34.7). So
+//!   segments are 8 MiB, and the values of the tree at most 8 KiB.
+//! - sled does not document how far it has written, and which segments are in use, but has both in
+//!   public fields. Cargo.toml asks for exactly this version of sled.
+
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::directory::patiently;
+use crate::error::{Error, PUT_BACK};
+
+/// sled's unit of space, in bytes.
+pub(super) const SEGMENT_BYTES: usize = 8 << 20;
+
+/// How much of a panic of sled is told.
+const MAX_PANIC_CHARS: usize = 200;
+
+/// Opens sled the one way this log uses it.
+pub(super) fn open(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
+    let config = sled::Config::new()
+        .path(path)
+        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(cache_bytes)
+        .flush_every_ms(None)
+        .mode(sled::Mode::HighThroughput);
+    // sled locks its file as well, and tells it in words alone.
+    let is_locked = |error: &sled::Error| error.to_string().contains("could not acquire lock");
+    patiently(|| contained(|| config.open()), is_locked)
+}
+
+/// What `open` returns. sled takes its files for its own, and panics where they contradict each
+/// other.
+fn contained<T>(open: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+        let short: String = text.chars().take(MAX_PANIC_CHARS).collect();
+        Err(sled::Error::ReportableBug(format!("its files contradict each other: {short}")))
+    })
+}
+
+/// Why sled cannot open its files.
+pub(super) fn cannot_open(error: sled::Error, at: impl FnOnce(String) -> Error) -> Error {
+    match error {
+        sled::Error::Corruption { .. } => unreadable(error),
+        sled::Error::ReportableBug(problem) => {
+            Error::DamagedLog { problem: format!("{problem}; {PUT_BACK}") }
+        }
+        other => at(other.to_string()),
+    }
+}
+
+/// The last place in sled's log that is written to its file.
+pub(super) fn written_lsn(database: &sled::Db) -> sled::Lsn {
+    // Not documented, but public; this very version of sled is asked for in Cargo.toml.
+    database.context.pagecache.log.stable_offset()
+}
+
+/// How many bytes sled has written to its file in all, since it was created. Padding counts.
+pub(super) fn written_bytes(database: &sled::Db) -> u64 {
+    written_lsn(database).try_into().unwrap_or(0)
+}
+
+/// Where the segments of sled's file begin, in bytes, that hold something that may be valid.
+pub(super) fn used_segments(database: &sled::Db) -> impl Iterator<Item = u64> {
+    // As above. Nothing is read: the iterator begins with a list of the segments in use.
+    database.context.pagecache.log.iter_from(0).segments.into_values()
+}
+
+/// A sled error, as ours.
+pub(super) fn unreadable(error: sled::Error) -> Error {
+    match error {
+        sled::Error::Corruption { .. } => Error::DamagedLog {
+            problem: format!(
+                "sled cannot read the structure of its files, of which the newest are read as a \
+                 whole; {PUT_BACK}, or go on with what `leftoff check --repair` brings back"
+            ),
+        },
+        sled::Error::ReportableBug(problem) => {
+            Error::DamagedLog { problem: format!("{problem}; {PUT_BACK}") }
+        }
+        other => Error::ReadFailed(Arc::new(other)),
+    }
+}

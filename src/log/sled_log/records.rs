@@ -1,0 +1,71 @@
+//! The log's own records, and the blocks of ids, as they are read from the tree.
+
+use super::blocks;
+use super::engine::unreadable;
+use super::keys;
+use crate::error::{Error, Result};
+use crate::log::block::Block;
+use crate::log::meta::{self, LogRecord};
+use crate::log::stored_topic::StoredTopic;
+use crate::topic::TopicId;
+
+/// The log's record; `None` where there is none.
+///
+/// # Errors
+///
+/// [`Error::DamagedLog`], [`Error::ReadFailed`].
+pub(super) fn read_log(tree: &sled::Tree) -> Result<Option<LogRecord>> {
+    let value = tree.get(keys::LOG).map_err(|error| unreadable_record("the log's own", error))?;
+    let Some(value) = value else { return Ok(None) };
+    let record = meta::decode_log(&value).map_err(|problem| Error::DamagedLog {
+        problem: format!("the log's own record: {problem}; {WAY_OUT}"),
+    })?;
+    Ok(Some(record))
+}
+
+/// Every topic's record, in the order of the ids: [`Error::DamagedLog`] in place of one that does
+/// not fit.
+pub(super) fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<StoredTopic>> {
+    blocks::until_error(tree.scan_prefix(keys::TOPICS)).map(|entry| {
+        let (key, value) = entry.map_err(|error| unreadable_record("a topic's", error))?;
+        let id = keys::parse_topic(&key).ok_or_else(|| format!("its key {key:?} is unknown"));
+        let topic = id.as_ref().map_or_else(|_| "?".to_owned(), |id| id.get().to_string());
+        id.and_then(|id| meta::decode_topic(id, &value)).map_err(|problem| Error::DamagedLog {
+            problem: format!("the record of topic {topic}: {problem}; {WAY_OUT}"),
+        })
+    })
+}
+
+/// What can be done about a record that is damaged.
+const WAY_OUT: &str = "put back a copy of the data directory from before the damage, without its \
+     file `mark`, or go on with what `leftoff check --repair` brings back";
+
+/// A sled error where a record was looked for, as ours.
+fn unreadable_record(which: &str, error: sled::Error) -> Error {
+    match error {
+        sled::Error::Corruption { .. } => Error::DamagedLog {
+            problem: format!("the page that holds {which} record is unreadable; {WAY_OUT}"),
+        },
+        other => unreadable(other),
+    }
+}
+
+/// Every block of ids in `tree`; in place of what is damaged, the error. Nothing is read that
+/// follows a damaged page.
+pub(super) fn read_ids(tree: &sled::Tree) -> impl Iterator<Item = Result<(TopicId, Block)>> {
+    blocks::until_error(tree.scan_prefix(keys::IDS)).filter_map(|entry| {
+        let (key, value) = match entry {
+            Ok(entry) => entry,
+            Err(error @ sled::Error::Corruption { .. }) => {
+                let problem = format!("a page with ids of dropped events is unreadable: {error}");
+                return Some(Err(Error::DamagedLog { problem }));
+            }
+            Err(error) => return Some(Err(unreadable(error))),
+        };
+        let topic = keys::parse_ids(&key)?;
+        let block = Block::decode(value.to_vec().into());
+        Some(block.map(|block| (topic, block)).map_err(|problem| Error::DamagedLog {
+            problem: format!("ids of dropped events of topic {}: {problem}", topic.get()),
+        }))
+    })
+}

@@ -1,0 +1,290 @@
+//! Reads the blocks of topics from the tree, whether all of them can be read or not.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{PoisonError, RwLock};
+
+use super::blocks::{self, Blocks, END};
+use super::engine::unreadable;
+use super::touches::Touches;
+use super::{keys, lost_tail, records};
+use crate::cursor::{Position, Sequence};
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+use crate::log::block::Block;
+use crate::log::extent::Extent;
+use crate::log::read_ahead::ReadAhead;
+use crate::log::stored_block::StoredBlock;
+use crate::log::stored_topic::StoredTopic;
+use crate::topic::{TopicId, TopicName};
+
+/// How often a read begins anew that found something missing.
+const MAX_READ_ATTEMPTS: usize = 3;
+
+/// The tree, and the names of the topics in it, which are told with any damage.
+#[derive(Debug)]
+pub(super) struct TreeReader {
+    tree: sled::Tree,
+    names: RwLock<HashMap<TopicId, TopicName>>,
+}
+
+impl TreeReader {
+    /// Reads from `tree`, of which no topic is known yet.
+    pub(super) fn new(tree: &sled::Tree) -> Self {
+        Self { tree: tree.clone(), names: RwLock::default() }
+    }
+
+    /// Takes the names of `topics`, which have blocks from now on.
+    pub(super) fn take_names(&self, topics: &[StoredTopic]) {
+        if !topics.is_empty() {
+            let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+            names.extend(topics.iter().map(|topic| (topic.id, topic.name.clone())));
+        }
+    }
+
+    /// Whether the topic has a name here.
+    pub(super) fn knows(&self, topic: TopicId) -> bool {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).contains_key(&topic)
+    }
+
+    pub(super) fn name(&self, topic: TopicId) -> TopicName {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.get(&topic).expect("a topic is named before it is read").clone()
+    }
+
+    fn blocks(&self, topic: TopicId, sequences: Range<Sequence>) -> Blocks {
+        Blocks::new(&self.tree, topic, self.name(topic), sequences)
+    }
+
+    /// Where the last block of `topic` begins that begins below `below`.
+    fn last_block_below(&self, topic: TopicId, below: Sequence) -> Result<Option<Sequence>> {
+        let entries = self.tree.range(..keys::block(topic, below, 0)).rev();
+        let mut blocks = entries.skip_while(|e| matches!(e, Ok((key, _)) if keys::is_filler(key)));
+        let found = blocks.next().transpose().map_err(|error| match error {
+            sled::Error::Corruption { .. } => {
+                let last = Some(below.previous()).filter(|_| below != END);
+                blocks::unreadable_page(&self.name(topic), last.unwrap_or(Sequence::FIRST), last)
+            }
+            other => unreadable(other),
+        })?;
+        let parsed = found.and_then(|(key, _value)| keys::parse_block(&key));
+        Ok(parsed.filter(|(owner, ..)| *owner == topic).map(|(_, first, _)| first))
+    }
+
+    /// Where the last block of `topic` begins before the page that holds `from`, which sled cannot
+    /// read: it may reach as far as `from`.
+    fn last_block_readable(&self, topic: TopicId, from: Sequence) -> Result<Option<Sequence>> {
+        let below = blocks::readable_before(from.next(), |below| {
+            !matches!(self.last_block_below(topic, below), Err(Error::Damaged { .. }))
+        });
+        below.map_or(Ok(None), |below| self.last_block_below(topic, below))
+    }
+
+    pub(super) fn read_topics(&self) -> Result<Vec<StoredTopic>> {
+        let topics = records::read_topics(&self.tree).collect::<Result<Vec<_>>>()?;
+        let topics = lost_tail::without_abandoned(topics).into_iter();
+        topics.map(|topic| self.with_head(topic)).collect()
+    }
+
+    /// A topic as it is: what its record says, with its newest block for the head.
+    pub(super) fn with_head(&self, topic: StoredTopic) -> Result<StoredTopic> {
+        // A deleted topic that is published to again has a record that says so.
+        if topic.extent.is_damaged || topic.is_deleted {
+            return Ok(topic);
+        }
+        let newest = match self.last_block_below(topic.id, END)? {
+            Some(first) => self.blocks(topic.id, first..END).next().transpose()?,
+            None => None,
+        };
+        let extent = newest.map_or(topic.extent, |block| topic.extent.with(&block));
+        Ok(StoredTopic { extent, ..topic })
+    }
+
+    /// A topic that ends with its last block that can be read.
+    pub(super) fn with_readable_head(&self, topic: StoredTopic) -> Result<StoredTopic> {
+        let mut below = END;
+        let newest = loop {
+            let first = match self.last_block_below(topic.id, below) {
+                Err(Error::Damaged { .. }) => {
+                    self.last_block_readable(topic.id, below.previous())?
+                }
+                found => found?,
+            };
+            let Some(first) = first else { break None };
+            match self.blocks(topic.id, first..below).next().transpose() {
+                Err(Error::Damaged { .. }) => below = first,
+                block => break block?,
+            }
+        };
+        // What its record says is of the time when it had no blocks, or older than these.
+        let head = newest.map_or(topic.extent, |block| topic.extent.with(&block));
+        let tail = head.tail.max(topic.extent.tail).max(topic.extent.earliest);
+        let last_position = head.last_position.max(topic.extent.last_position);
+        let extent = Extent { tail, last_position, ..head };
+        Ok(StoredTopic { extent, ..topic })
+    }
+
+    /// Reads blocks, as [`Log::read`].
+    pub(super) fn read(
+        &self,
+        topic: TopicId,
+        from: Sequence,
+        below: Sequence,
+        max_bytes: usize,
+    ) -> Result<Vec<Block>> {
+        // A block that is written again while it is read is there in one form or the other; what
+        // was found in between is not what is stored.
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.read_now(topic, from, below, max_bytes) {
+                Err(Error::Damaged { .. }) if attempts < MAX_READ_ATTEMPTS => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// As [`Log::read`], from the blocks as they are at this moment.
+    fn read_now(
+        &self,
+        topic: TopicId,
+        from: Sequence,
+        below: Sequence,
+        max_bytes: usize,
+    ) -> Result<Vec<Block>> {
+        let first = match self.last_block_below(topic, from.next()) {
+            Err(Error::Damaged { .. }) => self.last_block_readable(topic, from)?,
+            found => found?,
+        };
+        let first = first.unwrap_or(from);
+        let mut blocks = Vec::new();
+        let mut size_bytes = 0;
+        for block in self.blocks(topic, first..below).beginning_at(first) {
+            let block = match block {
+                Ok(block) if block.last_sequence() < from => continue,
+                Ok(block) => block,
+                Err(Error::Damaged { last: Some(last), .. }) if last < from => continue,
+                Err(error) if blocks.is_empty() => return Err(error),
+                Err(_reported_when_it_is_reached) => break,
+            };
+            size_bytes += block.bytes().len();
+            if size_bytes > max_bytes && !blocks.is_empty() {
+                break;
+            }
+            blocks.push(block);
+            if size_bytes >= max_bytes {
+                break;
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// As [`Log::read_ahead`], in one go, where a block begins at the first of `sequences`: `None`
+    /// where none does, or it cannot be read.
+    pub(super) fn read_ahead_from(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        before: Position,
+        max_bytes: usize,
+        more_bytes: usize,
+    ) -> Option<ReadAhead> {
+        let first = sequences.start;
+        let mut found = ReadAhead { blocks: Vec::new(), wanted: 0, following: None };
+        let (mut wanted_bytes, mut left_bytes) = (0, more_bytes);
+        for block in self.blocks(topic, sequences).beginning_at(first) {
+            let Ok(block) = block else { break };
+            let size_bytes = block.bytes().len();
+            wanted_bytes += size_bytes;
+            let fits = block.first_position() < before && wanted_bytes <= max_bytes;
+            if found.blocks.is_empty() || (fits && found.wanted == found.blocks.len()) {
+                found.wanted += 1;
+            } else if let Some(left) = left_bytes.checked_sub(size_bytes) {
+                left_bytes = left;
+            } else {
+                found.following = Some(block.first_position());
+                break;
+            }
+            found.blocks.push(block);
+        }
+        (!found.blocks.is_empty()).then_some(found)
+    }
+
+    /// Lists blocks, as [`Log::stored_blocks`].
+    pub(super) fn stored_blocks(
+        &self,
+        topic: TopicId,
+        sequences: Range<Sequence>,
+        max_parts: usize,
+    ) -> Result<Vec<StoredBlock>> {
+        let Range { start, end } = sequences;
+        let mut found: Vec<StoredBlock> = Vec::new();
+        let mut current: Option<StoredBlock> = None;
+        let mut parts = 0;
+        let mut touches = Touches::default();
+        for entry in blocks::entries(&self.tree, topic, sequences) {
+            let (key, value) = match entry {
+                Ok(entry) => entry,
+                Err(sled::Error::Corruption { .. }) => {
+                    let first = found.last().map_or(start, |block| block.end);
+                    return Err(blocks::unreadable_page(
+                        &self.name(topic),
+                        first,
+                        Some(end.previous()),
+                    ));
+                }
+                Err(error) => return Err(unreadable(error)),
+            };
+            let Some((_, first, part)) = keys::parse_block(&key) else { continue };
+            match current {
+                None => touches.alone(&self.tree, &key, value.len()),
+                Some(_) => touches.passed(&self.tree, &key, value.len()),
+            }
+            match &mut current {
+                Some(block) if block.first == first => {
+                    block.parts = usize::from(part) + 1;
+                    block.size_bytes += value.len() as u64;
+                }
+                _ => {
+                    if let Some(block) = current.replace(StoredBlock::begin(first, &value)) {
+                        parts += block.parts;
+                        found.push(block.ending_at(first));
+                        if parts >= max_parts {
+                            return Ok(found);
+                        }
+                    }
+                }
+            }
+        }
+        found.extend(current.map(|block| block.ending_at(end)));
+        Ok(found)
+    }
+
+    /// Finds the last event below a sequence, as [`Log::last_below`].
+    pub(super) fn last_below(
+        &self,
+        topic: &StoredTopic,
+        sequence: Sequence,
+    ) -> Result<(Position, Timestamp)> {
+        let extent = &topic.extent;
+        let block = match self.last_block_below(topic.id, sequence) {
+            Ok(Some(first)) => self.blocks(topic.id, first..sequence).next().transpose(),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let before = |block: Block| (block.first_position().previous(), block.first_time());
+        match block {
+            Ok(Some(block)) => {
+                let below = block.events().take_while(|event| event.sequence < sequence).last();
+                let below = below.map(|event| (event.position, event.time));
+                Ok(below.unwrap_or_else(|| before(block)))
+            }
+            Ok(None) => Ok((extent.trimmed_position, extent.trimmed_time)),
+            Err(Error::Damaged { .. }) => {
+                let next = self.blocks(topic.id, sequence..END).find_map(Result::ok);
+                Ok(next.map_or((extent.last_position, extent.last_time), before))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

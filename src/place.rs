@@ -1,0 +1,119 @@
+//! Places in the log: sequences, positions, epochs. Plain numbers that cannot be mixed up.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// An event's place in its topic: from 1, without holes when appended, never reused.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Sequence(u64);
+
+/// An event's place in the whole broker's commit order: from 1.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Position(u64);
+
+macro_rules! place {
+    ($name:ident) => {
+        impl $name {
+            /// The first place there is.
+            pub const FIRST: Self = Self(1);
+
+            /// The place before the first.
+            pub const BEFORE_ALL: Self = Self(0);
+
+            /// The place with this number; 0 stands before the first.
+            pub const fn new(number: u64) -> Self {
+                Self(number)
+            }
+
+            /// The number.
+            pub const fn get(self) -> u64 {
+                self.0
+            }
+
+            /// The place after this one.
+            pub const fn next(self) -> Self {
+                self.plus(1)
+            }
+
+            /// The place `count` later. No disk holds 2^64 events, so it cannot overflow unseen.
+            pub const fn plus(self, count: u64) -> Self {
+                Self(self.0.checked_add(count).expect("places end at 2^64"))
+            }
+
+            /// The place before this one, 0 at the least.
+            pub const fn previous(self) -> Self {
+                Self(self.0.saturating_sub(1))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+place!(Sequence);
+place!(Position);
+
+/// One incarnation of the log: new when a data directory is created or restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch(u32);
+
+impl Epoch {
+    /// The epoch with this number.
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl FromStr for Epoch {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let hex = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        if !hex {
+            return Err(());
+        }
+        u32::from_str_radix(text, 16).map(Self).map_err(|_| ())
+    }
+}
+
+/// What a cursor stands after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// After this sequence of the one topic that is read; 0 is before the first.
+    Sequence(Sequence),
+    /// After this position of the whole broker; 0 is before the first.
+    Position(Position),
+}
+
+impl Place {
+    /// The number of the sequence, or of the position.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Sequence(sequence) => sequence.get(),
+            Self::Position(position) => position.get(),
+        }
+    }
+}

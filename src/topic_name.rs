@@ -1,0 +1,59 @@
+//! The name of a topic as a plain type. The rules that a name keeps are in topic.rs: they are told
+//! by errors, and errors name topics.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The name of a topic: 1 to 255 bytes of UTF-8, tokens parted by `.`, cheap to clone.
+///
+/// Refused are empty tokens, control characters, white space, the pattern characters `*` and `>`,
+/// and names that begin with `leftoff.`, which are the broker's own. A name of a new topic is seen
+/// as what it is, too: see [`Self::check_new`].
+///
+/// ```
+/// let name: leftoff::TopicName = "quakes.us".parse()?;
+/// assert_eq!(name.as_str(), "quakes.us");
+/// assert!("quakes..us".parse::<leftoff::TopicName>().is_err());
+/// # Ok::<(), leftoff::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TopicName(Arc<str>);
+
+impl TopicName {
+    /// Takes a name that keeps the rules.
+    pub(crate) fn checked(name: Arc<str>) -> Self {
+        Self(name)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<TopicName> for String {
+    fn from(name: TopicName) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+impl std::borrow::Borrow<str> for TopicName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
