@@ -1,5 +1,18 @@
 //! The configuration of `leftoff serve`: defaults, then a TOML file, then the environment, then
-//! flags; the later wins. Checked as a whole once, before anything is opened.
+//! flags; the later wins. The whole is checked once, before anything is opened.
+//!
+//! # Where a setting goes
+//!
+//! 1. Into the `*Config` of the layer that uses it, beside that layer's code, with its default. The
+//!    comment says unit, default and bounds. A layer never sees the settings of another.
+//! 2. Its bounds into the `validate` of that layer, or, if they depend on another section, into
+//!    [`Config::validate`] here. The message has the name, the value and the bounds.
+//! 3. A new section also into [`Config`]. Flags, variables and the file need nothing more: all
+//!    settings are known from the defaults.
+//! 4. A row on the page of settings, `src/docs/settings.md`: a test compares names and defaults.
+//! 5. If the setting is a bound, a line in `tests/suite/bounds.txt` with the test that reaches it.
+//!
+//! A setting of single topics goes into `topic_config.rs` instead.
 
 mod problem;
 mod setting;

@@ -1,26 +1,29 @@
-//! Leftoff: an embedded event-log broker with replay.
+//! Leftoff: an event-log broker with replay, as a library and as a server.
 //!
 //! Services publish events to topics. Every event is appended to a durable log before it is
-//! acknowledged, and has a sequence in its topic: 1, 2, 3, … without holes. Readers follow a topic
-//! over SSE or gRPC, or read it page by page; after any disconnect they go on exactly where they
-//! left off, and where that is impossible they are told so, with numbers.
+//! acknowledged, and has a sequence in its topic: 1, 2, 3, … without holes. Readers follow topics
+//! over SSE, WebSocket, long-polling or gRPC, or read them page by page. After any disconnect they
+//! go on exactly where they left off; where that is impossible, they are told a gap, with numbers.
 //!
 //! The path of an event is the path through the modules: [`edge`] (translate and refuse) →
 //! [`broker`] (order, group, recognise repeats) → [`log`] (append, sync) → back to the broker's
-//! tails and subscriptions → [`edge`]. [`server`] puts the edges on sockets; [`event`], [`topic`],
-//! [`cursor`] and [`error`] are the words that all of them use.
+//! tails and readers → [`edge`]. [`server`] puts the edges on sockets. [`event`], [`topic`],
+//! [`cursor`] and [`error`] are the words that all of them use. The page [`docs::architecture`]
+//! follows an event and a cursor from file to file, and [`docs`] has all other pages.
 //!
 //! # Guarantees
 //!
 //! - An acknowledged event survives a crash of the process, of the system, and a loss of power.
-//! - Sequences of a topic are given in order, without holes, and never again.
-//! - A subscriber sees each event once, in order, from where it left off.
+//! - Sequences of a topic are given in order, without holes, and are never reused.
+//! - A reader gets each event once, in order, from where it left off, or is told of a gap.
 //! - A slow reader costs a bounded amount of memory and slows nobody else.
+//!
+//! All guarantees, with what each of them excludes, are on the page [`docs::guarantees`].
 //!
 //! # Embedding
 //!
-//! The broker is a library first: open it, use it, and mount its HTTP routes and its gRPC service
-//! in a server of your own.
+//! Open the broker, use it, and mount its HTTP routes and its gRPC services in a server of your
+//! own.
 //!
 //! ```
 //! use leftoff::cursor::{OnGap, StartPoint};

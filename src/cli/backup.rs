@@ -18,15 +18,15 @@ use super::{CliError, CliResult, Failure, bytes_bar};
 
 /// Writes a backup of a running broker
 ///
-/// It is consistent at one position, and publishing goes on. The file is complete when it has its
-/// name; until then it is called FILE.part, which is removed when the backup fails, or is ended by
-/// SIGINT or SIGTERM.
+/// The backup is consistent at one position, and publishing goes on. The file is complete when it
+/// has its name. Until then it is called FILE.part, which is removed if the backup fails or is
+/// ended by SIGINT or SIGTERM.
 #[derive(Debug, Args)]
 pub(super) struct Backup {
     /// Where to write it; must not exist
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Only what was added since this backup, which `restore` needs before it
+    /// Back up only the events added since this backup; `restore` needs it as well, before this one
     #[arg(long, value_name = "FILE")]
     after: Option<PathBuf>,
     #[command(flatten)]
@@ -142,13 +142,13 @@ fn position_of(path: &Path) -> CliResult<String> {
     Ok(Cursor { after, since: None, epoch: Some(header.epoch) }.to_string())
 }
 
-/// Makes a new data directory of a backup, and of those that follow it
+/// Makes a new data directory from a backup, and from the backups made after it
 ///
 /// The backups are verified before anything is written. The new log has an epoch of its own:
 /// readers with cursors from before are told so, with a gap.
 #[derive(Debug, Args)]
 pub(super) struct Restore {
-    /// The backup of everything, then those that were made `--after` one another
+    /// A full backup, then the backups that were made `--after` it, in their order
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// The new data directory; must not exist, or be empty

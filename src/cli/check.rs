@@ -11,18 +11,19 @@ use super::{CliError, CliResult, Failure, load};
 
 /// Reads and verifies everything in a data directory, without changing it
 ///
-/// No broker may have it open. What is read is a copy, which takes as much space as the log and is
-/// removed afterwards. Ends with 3 if anything is damaged and it is not asked to repair.
+/// No broker may have the directory open. The check reads a copy, which takes as much space as the
+/// log and is removed afterwards. The exit code is 3 if anything is damaged and no `--repair` is
+/// given.
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// The data directory [default: that of the settings, as `serve` has it]
+    /// The data directory [default: the one in the settings, as for `serve`]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The TOML file with the broker's settings
     #[arg(long, value_name = "FILE", env = "LEFTOFF_CONFIG")]
     config: Option<PathBuf>,
-    /// Write whatever verifies into this new directory, as a log with an epoch of its own; what is
-    /// damaged is lost there, and told here. The damaged log stays as it is
+    /// Write everything that verifies into this new directory, as a log with an epoch of its own.
+    /// Damaged events are missing there, and are listed here. The damaged log stays as it is
     #[arg(long, value_name = "DIR")]
     repair: Option<PathBuf>,
     /// Where to put the copy [default: the system's directory for temporary files]

@@ -28,7 +28,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Which server a client command talks to.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ServerArgs {
-    /// Where the broker is
+    /// The address of the broker
     #[arg(
         long,
         value_name = "URL",
@@ -36,7 +36,7 @@ pub(super) struct ServerArgs {
         default_value = "http://127.0.0.1:4280"
     )]
     server: String,
-    /// How long to go on trying when the server is away, in seconds
+    /// How long to go on trying while the broker is away, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub retry_seconds: u64,
 }

@@ -9,10 +9,10 @@ use leftoff::edge::proto::{Dropped, MaintainRequest, MaintainResponse};
 use super::CliResult;
 use super::client::{ServerArgs, failed};
 
-/// Does now what maintenance does by and by, also what would not be worth it yet
+/// Does maintenance now, including work that would not be worth it yet
 ///
-/// Drops what limits no longer keep, what has expired and what is superseded, rolls small blocks
-/// up, and says what it did.
+/// Drops events that are over a limit, expired or superseded, merges small blocks, and prints what
+/// was done.
 #[derive(Debug, Args)]
 pub(super) struct Compact {
     /// The topic [default: all]

@@ -14,10 +14,10 @@ use super::{CliResult, bytes_bar, terminal};
 /// Events of one page.
 const PAGE_EVENTS: u32 = 1_000;
 
-/// Prints the events of topics as lines of JSON, as `publish` takes them
+/// Prints the events of topics as lines of JSON that `publish` accepts
 ///
-/// All that were there when it began, from the first that is kept. What is dropped while they are
-/// read is told on standard error.
+/// Prints all events that are stored when the command begins, from the first that is kept. Events
+/// that are dropped meanwhile are reported on standard error.
 #[derive(Debug, Args)]
 pub(super) struct Export {
     /// A topic; can be repeated

@@ -100,14 +100,15 @@ const EXIT_CODES: &str = "Exit codes:
   3  `check` found damage, or `serve` refused a damaged log
   4  the server cannot be reached
   5  the server, or a rule, refused the input
-  141  whoever read the output went away
+  130, 143  ended by SIGINT, by SIGTERM
+  141  the reader of the output went away
 
 Environment:
   LEFTOFF_SERVER      the server of the client commands
   LEFTOFF_LOG_FILTER  what `serve` logs, like `info` or `leftoff=debug`";
 
-/// An event-log broker with replay: publish over gRPC or HTTP, follow over SSE or gRPC, and resume
-/// exactly where you left off.
+/// An event-log broker with replay: publish over gRPC or HTTP, follow over SSE, WebSocket,
+/// long-polling or gRPC, and resume exactly where you left off.
 #[derive(Debug, Parser)]
 #[command(name = "leftoff", version, after_help = EXIT_CODES)]
 struct Cli {

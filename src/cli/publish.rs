@@ -40,24 +40,24 @@ const MAX_LINE_BYTES: u64 = 64 << 20;
 /// Publishes lines of JSON from a file or from standard input
 ///
 /// A line is an event:
-/// {"topic","id","type","key","headers","content_type","publisher_time_ms","data"};
-/// all may be left out.
+/// {"topic","id","type","key","headers","content_type","publisher_time_ms","ttl_ms","data"};
+/// all fields are optional.
 ///
 /// A line without an id is given one, made of its number and its content. So the same file can be
-/// published again, after an interruption or to be sure: what is stored already is not stored
-/// again, as long as it is in the broker's window (by default the last 100,000 events of a topic
+/// published again, after an interruption or to be sure: events that are stored already are not
+/// stored again, as long as their ids are in the topic's window (by default the last 100,000 events
 /// and 10 minutes).
 ///
-/// Lines are stored in their order, over all topics. Where one is refused, those before it are
-/// stored, none after it is, and the message names it.
+/// Lines are stored in their order, over all topics. If a line is refused, the lines before it are
+/// stored, the lines after it are not, and the message names the refused line.
 #[derive(Debug, Args)]
 pub(super) struct Publish {
     /// The topic of lines that name none
     topic: Option<TopicName>,
-    /// Read from this file; standard input otherwise, or with `-`
+    /// Read from this file; without it, or with `-`, from standard input
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Print a line of JSON for each event, with the sequence that it was given
+    /// Print a line of JSON for each event, with its sequence
     #[arg(long)]
     receipts: bool,
     #[command(flatten)]

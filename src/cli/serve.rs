@@ -17,23 +17,23 @@ use super::{CliError, CliResult, Failure, load};
 
 /// Runs the broker
 ///
-/// Without any option it keeps its log in `./leftoff-data` and listens on
-/// 127.0.0.1:4280 for gRPC, HTTP/1.1 and HTTP/2 without TLS.
+/// By default the log is in `./leftoff-data`, and the broker listens on 127.0.0.1:4280 for gRPC,
+/// HTTP/1.1, WebSocket, and HTTP/2 without TLS.
 ///
 /// Settings come from the options, then from LEFTOFF_* variables of the environment
 /// (LEFTOFF_DATA_DIR, LEFTOFF_SERVER__LISTEN, LEFTOFF_BROKER__MAX_QUEUE_BYTES), then from the file.
 ///
-/// SIGTERM or SIGINT stops it: what was accepted is finished, streams end, within ten seconds. A
-/// second signal ends it at once.
+/// SIGTERM or SIGINT stops the broker within ten seconds: accepted requests are answered, and
+/// streams end. A second signal ends it at once.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// Address for gRPC and HTTP; port 0 picks a free one [default: 127.0.0.1:4280]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// An address of its own for gRPC
+    /// A separate address for gRPC
     #[arg(long, value_name = "ADDRESS")]
     grpc_listen: Option<String>,
-    /// Where the log is kept [default: ./leftoff-data]
+    /// The directory of the log [default: ./leftoff-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// A TOML file with settings
@@ -43,7 +43,7 @@ pub(super) struct Serve {
     /// can be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     settings: Vec<(String, String)>,
-    /// Print the settings as TOML, and end
+    /// Print the settings as TOML, and exit
     #[arg(long)]
     print_config: bool,
 }

@@ -17,22 +17,22 @@ use super::terminal;
 
 /// Follows a topic and prints its events
 ///
-/// It reconnects by itself and goes on with the next event. Gaps are told on standard error. What
-/// is ephemeral is not printed. On a terminal, control characters are shown as JSON writes them; a
-/// file or a pipe gets them as they are.
+/// The command reconnects by itself and goes on with the next event. Gaps are reported on standard
+/// error. Ephemeral events are not printed. On a terminal, control characters are shown as JSON
+/// writes them; a file or a pipe gets them as they are.
 #[derive(Debug, Args)]
 pub(super) struct Tail {
     /// The topic
     topic: TopicName,
-    /// Where to begin: `earliest`, `latest`, `last:100`, `time:2026-01-31T00:00:00Z`, or after what
-    /// was seen last: `42` or `42-9f3c2a1b`
+    /// Where to begin: `earliest`, `latest`, `last:100`, `time:2026-01-31T00:00:00Z`, or after a
+    /// cursor: `42` or `42-9f3c2a1b`
     #[arg(long, default_value_t = StartPoint::Latest)]
     from: StartPoint,
-    /// End after this many events
+    /// Exit after this many events
     #[arg(long, short = 'n', value_name = "EVENTS")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End when everything that is there is printed
+    /// Exit when everything that is stored is printed
     #[arg(long)]
     no_follow: bool,
     /// How to print an event

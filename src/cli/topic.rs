@@ -27,12 +27,12 @@ enum Action {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Changes settings; those that are not named stay as they are
+    /// Changes the settings that are given; the others stay as they are
     Update {
         topic: TopicName,
         #[command(flatten)]
         settings: Settings,
-        /// A setting that is to be no longer the topic's own, by its name, like `max_age_ms`
+        /// Remove this setting from the topic's own, such as `max_age_ms`
         #[arg(long, value_name = "NAME")]
         unset: Vec<String>,
         #[command(flatten)]
@@ -44,7 +44,7 @@ enum Action {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Drops events from the front
+    /// Drops events from the front of a topic
     Purge {
         topic: TopicName,
         /// Drop the events below this sequence [default: all]
@@ -55,7 +55,7 @@ enum Action {
     },
     /// Deletes a topic with its events and its settings
     ///
-    /// Created again, its sequences go on from where they were.
+    /// A topic that is created again goes on with the sequence after its last one.
     Delete {
         topic: TopicName,
         #[command(flatten)]
@@ -65,25 +65,25 @@ enum Action {
 
 #[derive(Debug, Args)]
 struct Settings {
-    /// Age past which events are dropped, like `7days`; `0s` is without limit
+    /// The age past which events are dropped, such as `7days`; `0s` is no limit
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     max_age: Option<std::time::Duration>,
-    /// Events that are kept; 0 is without limit
+    /// The number of newest events that are kept; 0 is no limit
     #[arg(long, value_name = "EVENTS")]
     max_events: Option<u64>,
-    /// Bytes that are kept; 0 is without limit
+    /// The bytes of newest events that are kept; 0 is no limit
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
     /// Whether only the latest events of each key are kept
     #[arg(long, value_name = "true|false")]
     compact: Option<bool>,
-    /// How many events of each key are kept
+    /// The number of latest events of each key that are kept
     #[arg(long, value_name = "EVENTS")]
     max_events_per_key: Option<u64>,
-    /// How long tombstones are kept, like `1day`
+    /// The time for which tombstones are kept, such as `1day`
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     tombstone_grace: Option<std::time::Duration>,
-    /// What an acknowledged event outlives
+    /// The failures that an acknowledged event survives
     #[arg(long, value_enum)]
     durability: Option<Durability>,
 }

@@ -13,8 +13,8 @@ use super::client::{ServerArgs, failed};
 
 /// Lists the topics
 ///
-/// In the order of their names: how many events, the first and the last sequence
-/// that can be read, the space they take, and the time of the newest event.
+/// The list is in the order of the names, and shows the number of events, the first and the last
+/// sequence that can be read, the space on disk, and the time of the newest event.
 #[derive(Debug, Args)]
 pub(super) struct Topics {
     /// Print a line of JSON for each topic

@@ -1,10 +1,42 @@
 //! Protocol edges: they translate and refuse, and decide nothing.
 //!
-//! Every edge promises the same: a bad request changes nothing and is answered with the name, the
-//! value and the limit; an error has one meaning on all protocols (`status.rs`); a reader gets the
-//! same events, cursors and gaps, for every edge reads through the one [`Subscription`].
+//! Every edge promises the same:
 //!
-//! [`Subscription`]: crate::Subscription
+//! - A bad request changes nothing, and is answered with the name, the value and the limit.
+//! - An error has one meaning on all protocols: `status.rs` is the one map from errors to codes.
+//! - A reader gets the same events, cursors and gaps: every edge reads through the one [`Reader`],
+//!   of one topic or of many.
+//! - A client holds a bounded amount of memory, and is ended when it is too slow.
+//!
+//! # How to add a transport
+//!
+//! 1. **Mount.** Over HTTP: a route in `http.rs`, and its operation in `openapi/operations.rs`.
+//!    Another protocol on the port: routes beside those of gRPC in `server.rs`. The server puts a
+//!    `Peer` into the extensions of each request: the client's address, rates and memory. Origin
+//!    and host (`access.rs`) and the rates of requests (`rates/layer.rs`) are checked before the
+//!    route.
+//! 2. **Ask.** `selection.rs` has topics, start, filter and member for all protocols, and opens the
+//!    reader. A start or a cursor is parsed by `cursor.rs` alone.
+//! 3. **Count.** Take what is held for the client from its share (`budget.rs`) before there are
+//!    bytes: patterns, a message that is not whole, an answer that waits. Give it back by dropping.
+//! 4. **Follow.** Loop over [`Reader::next_within`]: events, gap, caught up, ephemeral event,
+//!    silence, stopping. Write one delivery before the next is read, so that a client that takes
+//!    nothing holds nothing. On silence, send the cursor if it moved. On stopping, wait for
+//!    `FollowConfig::turn_to_end`, and tell the client when to come back. Keep the reader in the
+//!    list of connections (`clients::Following`).
+//! 5. **Write.** The wire forms of a block are built once and shared: [`Run::encoded`] with a
+//!    [`Form`]. JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.
+//! 6. **Refuse.** Return [`Error`]; `status.rs` has its codes. Tell gaps with all their numbers.
+//! 7. **Publish.** Hand in with `receiving.rs`, which counts what is not handed in yet. Long work
+//!    on a body goes through `effort.rs`, away from the runtime's workers.
+//! 8. **Prove.** Add the transport to `tests/suite/ways.rs` and to the soak's transports: every
+//!    reader's promise is then a promise of the new transport, too.
+//!
+//! [`Error`]: crate::Error
+//! [`Form`]: crate::broker::Form
+//! [`Reader`]: crate::broker::Reader
+//! [`Reader::next_within`]: crate::broker::Reader::next_within
+//! [`Run::encoded`]: crate::broker::Run::encoded
 
 mod accept;
 pub(crate) mod access;

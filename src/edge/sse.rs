@@ -33,6 +33,19 @@
 //! that is cut off in between would come back after an event that it never handed on.
 //!
 //! Types and payloads are in `data.rs`.
+//!
+//! # What holds a slow reader back
+//!
+//! Nothing is queued for a client. Each link of this chain waits for the one before it:
+//!
+//! ```text
+//! client does not read ─▶ its TCP window closes ─▶ the system's send buffer is full (`socket.rs`
+//! bounds it) ─▶ `stream.rs` waits in its write; over HTTP/2 hyper waits for the stream's window
+//! (`stalls.rs`) ─▶ the body is not polled ─▶ `Following::next` is not called ─▶ the reader reads
+//! nothing, and falls back from the tail to the log
+//! ```
+//!
+//! A client that takes nothing for `server.write_timeout_ms` is ended. Then its reader is dropped.
 
 #![doc = include_str!("sse.md")]
 

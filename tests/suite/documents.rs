@@ -144,8 +144,8 @@ fn every_command_and_exit_code_is_on_its_page() {
     let section = |begin: &str| {
         let lines = help.split(begin).nth(1).unwrap().lines().skip(1);
         let lines = lines.take_while(|line| line.starts_with("  "));
-        let words = lines.filter_map(|line| line.split_whitespace().next());
-        words.map(str::to_owned).collect::<Vec<_>>()
+        let names = lines.filter_map(|line| line.trim().split("  ").next());
+        names.flat_map(|names| names.split(", ")).map(str::to_owned).collect::<Vec<_>>()
     };
     let page = rows(&document("src/docs/operations.md"));
     let commands: Vec<String> = page.iter().flat_map(|row| quoted(&row[0])).collect();

@@ -214,6 +214,14 @@ fn every_test_bench_and_script_that_a_page_names_is_there() {
             assert!(is_there, "{page}: `{command}`");
             named += 1;
         }
+        let is_test = |name: &&str| {
+            name.matches('_').count() > 3 && name.chars().all(|c| c == '_' || c.is_alphanumeric())
+        };
+        let names = text.split('`').filter(is_test).filter(|name| !name.starts_with("leftoff_"));
+        for name in names {
+            assert!(code.contains(&format!("fn {name}(")), "{page}: there is no test {name}");
+            named += 1;
+        }
     }
-    assert!(named > 20, "{named}");
+    assert!(named > 60, "{named}");
 }
