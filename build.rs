@@ -43,7 +43,7 @@ fn configure() -> tonic_prost_build::Builder {
 /// The services, with those messages that are in parts; the others are those that clients have.
 fn compile_server(descriptors: FileDescriptorSet, out: &Path) -> Result<(), Box<dyn Error>> {
     let descriptors = in_parts(descriptors);
-    let codec = "crate::edge::codec::Codec";
+    let codec = "crate::edge::grpc::codec::Codec";
     let mut server = configure().build_client(false).codec_path(codec).out_dir(out);
     for file in &descriptors.file {
         let messages = file.message_type.iter().map(|message| message.name());

@@ -29,8 +29,10 @@ use crate::broker::{
     BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
     TopicDefaults, all_within,
 };
+use crate::edge::FollowConfig;
 use crate::edge::budget::ALONE;
-use crate::edge::{self, AccessConfig, FollowConfig, RatesConfig};
+use crate::edge::{self, AccessConfig, RatesConfig};
+use crate::error::{Error, Result};
 use crate::server::ServerConfig;
 
 /// What begins every variable of the environment: `LEFTOFF_DATA_DIR`, and
@@ -130,17 +132,15 @@ impl Config {
     /// # Errors
     ///
     /// [`Error::Invalid`] with the key, the value and the bounds.
-    ///
-    /// [`Error::Invalid`]: crate::Error::Invalid
-    pub fn validate(&self) -> crate::Result<()> {
+    pub fn validate(&self) -> Result<()> {
         if self.data_dir.as_os_str().is_empty() {
-            return Err(crate::Error::invalid("data_dir", "is empty; name a directory"));
+            return Err(Error::invalid("data_dir", "is empty; name a directory"));
         }
         self.open_config().validate()?;
         self.access.validate()?;
         self.rates.validate()?;
         let Self { follow, server, .. } = self;
-        let largest_request = edge::max_request_bytes(&self.limits);
+        let largest_request = edge::bounds::max_request_bytes(&self.limits);
         all_within(&[
             ("follow.heartbeat_ms", follow.heartbeat_ms, 10, 3_600_000),
             ("follow.drain_ms", follow.drain_ms, 0, 3_600_000),

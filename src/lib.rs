@@ -52,33 +52,23 @@
 //! # }
 //! ```
 
-mod activity;
-mod answers;
 pub mod broker;
 pub mod config;
-mod connection;
 pub mod cursor;
 #[cfg(doc)]
 pub mod docs;
 pub mod edge;
 pub mod error;
 pub mod event;
-mod frames;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod gap;
-mod half_closed;
-mod heads;
 mod lists;
 pub mod log;
 mod place;
 mod polls;
 pub mod server;
-pub mod shutdown;
-mod socket;
-mod stalls;
-mod stream;
 mod time;
 pub mod topic;
 pub mod topic_config;

@@ -9,7 +9,7 @@ use clap::Args;
 use leftoff::Broker;
 use leftoff::config::Config;
 use leftoff::server::Server;
-use leftoff::shutdown::Shutdown;
+use leftoff::server::Shutdown;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 

@@ -33,9 +33,9 @@ use tower::util::{Either, option_layer};
 use tower::{Layer, Service};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::accept::{Accepted, accepted};
-use super::ignored::IGNORED_HEADER;
 use super::status::{GAP_HEADER, RATE_LIMIT, RATE_LIMIT_POLICY, plain_problem};
+use crate::edge::http::accept::{Accepted, accepted};
+use crate::edge::http::ignored::IGNORED_HEADER;
 use crate::error::{Error, Result};
 
 /// How long a browser may remember what a preflight said. Chromium takes no more than this.

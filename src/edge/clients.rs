@@ -4,18 +4,21 @@
 //! in a server of its own there is none, and nothing is listed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use axum::extract::FromRequestParts;
+use http::request::Parts;
 use serde_json::{Value, json};
 
 use super::budget::{AddressShare, Budget, Share};
 use super::intake::Intake;
 use super::rates::{Caller, CallerRates, Rate, Rates};
-use super::websocket::Upgrades;
 use crate::broker::{Broker, Reader};
+use crate::edge::upgrades::Upgrades;
 use crate::error::RateLimit;
 use crate::topic::TopicName;
 
@@ -138,6 +141,21 @@ impl Peer {
     /// Its share of the memory for clients.
     pub(crate) fn share(&self) -> &Share {
         &self.client.share
+    }
+}
+
+impl CallerRates {
+    /// Those of whoever is at the other end; none in a host that has no [`Peer`].
+    pub(super) fn of(peer: Option<&Peer>) -> Self {
+        peer.map(|peer| peer.rates().clone()).unwrap_or_default()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for CallerRates {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(parts.extensions.get::<Peer>()))
     }
 }
 

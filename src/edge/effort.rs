@@ -31,8 +31,9 @@ use http::HeaderMap;
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::cloudevents::mode::Mode;
+use super::wire;
 use super::wire::EventField;
-use super::{cloudevents, wire};
 use crate::polls;
 
 /// Work up to which it is done at once, in nanoseconds: as long as a task's turn is. Another thread
@@ -108,6 +109,15 @@ impl Effort {
         effort
     }
 
+    /// How much work it is to read a body that carries CloudEvents, and to encode its events.
+    pub(super) fn of_request(mode: Mode, body: &[u8]) -> Self {
+        match mode {
+            Mode::Binary => Self::of_payload(body.len()),
+            Mode::Structured | Mode::Batched => Self::of_json(body),
+            Mode::Protobuf | Mode::ProtobufBatch => Self::of_cloudevents(body),
+        }
+    }
+
     /// Decoding CloudEvents in protobuf, one or a batch, and encoding them as they are stored: as
     /// many as there may be in so many bytes.
     pub(super) fn of_cloudevents(message: &[u8]) -> Self {
@@ -117,8 +127,8 @@ impl Effort {
     /// Reading the CloudEvent in the payload of `event`, if this content type says that it is one.
     fn of_carried(content_type: &[u8], event: &[u8]) -> Self {
         let content_type = String::from_utf8_lossy(content_type);
-        let mode = cloudevents::Mode::of(&content_type, &HeaderMap::new());
-        mode.map_or(Self(FIELD_NS), |mode| mode.effort(event))
+        let mode = Mode::of(&content_type, &HeaderMap::new());
+        mode.map_or(Self(FIELD_NS), |mode| Self::of_request(mode, event))
     }
 
     /// Reading JSON, and encoding the events that it has.

@@ -14,8 +14,8 @@ use std::task::{Context, Poll, Waker};
 
 use super::budget::{Held, Share};
 use super::checked_body::Refused;
+use crate::edge::frames::Frames;
 use crate::error::Result;
-use crate::frames::Frames;
 
 /// Steps in which what is unread is counted, in bytes: less than one is left to the connection.
 const STEP_BYTES: usize = 4 << 10;
@@ -221,8 +221,8 @@ impl Unread {
 mod tests {
     use super::super::budget::Budget;
     use super::*;
-    use crate::frames::tests::frame;
-    use crate::frames::{DATA, HEADERS};
+    use crate::edge::frames::tests::frame;
+    use crate::edge::frames::{DATA, HEADERS};
 
     #[test]
     fn what_is_sent_counts_until_it_is_taken_and_is_refused_where_there_is_no_room() {

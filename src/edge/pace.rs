@@ -23,9 +23,9 @@ use tokio::time::Sleep;
 use tonic::Status;
 use tracing::debug;
 
-use super::FollowConfig;
 use super::counters::{Counters, TimeLimit};
-use super::grpc::PUBLISH_STREAM;
+use crate::edge::config::FollowConfig;
+use crate::edge::grpc::paths::PUBLISH_STREAM;
 use crate::error::{Error, Result};
 
 /// Calls whose messages come one by one, with any time in between.

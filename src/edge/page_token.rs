@@ -4,9 +4,9 @@
 use std::str::FromStr;
 
 use super::budget::{Held, Share};
-use super::page_body::PIECE_BYTES;
 use crate::broker::{StatePage, StateRequest};
 use crate::cursor::Sequence;
+use crate::edge::http::page_body::PIECE_BYTES;
 use crate::error::{Error, Result};
 
 /// Events of a page when none are asked for.

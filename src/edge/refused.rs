@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::response::Response;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 
-use super::accept::{Accepted, accepted};
 use super::{sse, status};
+use crate::edge::http::accept::{Accepted, accepted};
 use crate::error::Error;
 
 /// The form in which the client of a request reads that it is refused.

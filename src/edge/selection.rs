@@ -6,11 +6,11 @@ use serde::Deserialize;
 
 use super::budget::{Held, Share};
 use super::json_problem;
-use super::query::Query;
 use crate::broker::{
     Broker, Filter, MAX_PATTERNS, Member, MemberInfo, PageReader, PageRequest, Presence, Reader,
 };
 use crate::cursor::{OnGap, StartPoint};
+use crate::edge::http::query::Query;
 use crate::error::{Error, Result};
 use crate::lists::{self, List};
 use crate::topic::{TopicName, TopicPattern};

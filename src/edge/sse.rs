@@ -66,12 +66,13 @@ use serde_json::{Value, json};
 use self::data::{encode_content, encode_json};
 use super::budget::WaitsForRoom;
 use super::clients::{self, Peer};
-use super::ignored::{IGNORED_HEADER, Ignored};
 use super::json::Carrier;
 use super::selection::{Format, Kept};
-use super::{FollowConfig, cloudevents, json, status};
 use crate::broker::{Delivery, Ephemeral, EventRef, Form, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
+use crate::edge::config::FollowConfig;
+use crate::edge::http::ignored::{IGNORED_HEADER, Ignored};
+use crate::edge::{cloudevents, json, status};
 use crate::error::Error;
 use crate::polls;
 

@@ -309,7 +309,7 @@ fn refusal(status: StatusCode, body: Value, retry_after: Option<Duration>) -> Re
     let content_type = HeaderValue::from_static("application/problem+json");
     let mut response = (status, body.to_string()).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    response.headers_mut().insert(header::CACHE_CONTROL, super::tag::NOT_KEPT);
+    response.headers_mut().insert(header::CACHE_CONTROL, crate::edge::http::tag::NOT_KEPT);
     if let Some(after) = retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds(after)));
     }

@@ -16,7 +16,7 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
 use leftoff::config::Config;
 use leftoff::server::Server as RealServer;
-use leftoff::shutdown::Shutdown;
+use leftoff::server::Shutdown;
 use leftoff::{Broker, NewEvent, Publish, TopicName};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;

@@ -12,7 +12,7 @@ use leftoff::edge::proto::BackupRequest;
 use leftoff::event::Timestamp;
 use leftoff::log::{Block, Group, Log, MemoryLog, StoredBlock, StoredTopic};
 use leftoff::server::Server as RealServer;
-use leftoff::shutdown::Shutdown;
+use leftoff::server::Shutdown;
 use leftoff::topic::TopicId;
 use leftoff::{Broker, Config, NewEvent, Publish, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -7,7 +7,7 @@ use prost::Message;
 use prost_types::{Any, Timestamp};
 
 use super::super::wire;
-use super::{Attributes, Value, check_name, locate, shown};
+use super::attributes::{Attributes, Value, check_name, locate, shown};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use v1::cloud_event::Data;

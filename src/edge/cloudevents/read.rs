@@ -12,13 +12,12 @@ use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
 
 use super::super::json_problem;
-use super::{Attributes, PREFIX, Value, check_name, is_json, locate, shown};
+use super::attributes::{Attributes, PREFIX, Value, check_name, locate, shown};
+use super::mode::VERSION_HEADER;
+use crate::edge::media::is_json;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::lists::{self, UpTo};
-
-/// The header that tells an event in binary mode from any other body.
-pub(super) const VERSION_HEADER: &str = "ce-specversion";
 
 /// What `data` is where nothing says it.
 const JSON: &str = "application/json";

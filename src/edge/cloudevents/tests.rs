@@ -1,19 +1,25 @@
 //! What the module promises: every attribute comes out as it went in, on every way in.
 
-use http::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
 use prost::Message;
 use serde_json::{Map, Value as Json, json};
+use sha2::{Digest as _, Sha256};
 
+use super::attributes::*;
 use super::protobuf::v1;
 use super::protobuf::v1::cloud_event::cloud_event_attribute_value::Attr;
 use super::protobuf::v1::cloud_event::{CloudEventAttributeValue, Data};
+use super::read::{binary, structured};
 use super::write::{EventPlace, Stored};
-use super::*;
+use super::{Mode, append};
 use crate::broker::LimitsConfig;
 use crate::cursor::{Epoch, Position, Sequence};
-use crate::event::Event;
+use crate::edge::media::is_json;
+use crate::error::Result;
+use crate::event::{Event, NewEvent, Timestamp};
 
 /// More than there are in a batch of these tests.
 const MAX_EVENTS: usize = 100;
@@ -261,15 +267,15 @@ fn a_binary_event_that_is_wrong_is_refused_with_the_reason() {
 }
 
 fn protobuf(bytes: &[u8]) -> Result<NewEvent> {
-    super::protobuf(&Bytes::copy_from_slice(bytes))
+    super::protobuf::protobuf(&Bytes::copy_from_slice(bytes))
 }
 
 fn protobuf_batch(bytes: &[u8], max_events: usize) -> Result<Vec<NewEvent>> {
-    super::protobuf_batch(&Bytes::copy_from_slice(bytes), max_events)?.collect()
+    super::protobuf::protobuf_batch(&Bytes::copy_from_slice(bytes), max_events)?.collect()
 }
 
 fn batched(body: &[u8], max_events: usize) -> Result<Vec<NewEvent>> {
-    super::batched(body, max_events)?.collect()
+    super::read::batched(body, max_events)?.collect()
 }
 
 fn batch_of(events: &[v1::CloudEvent]) -> Vec<u8> {

@@ -22,11 +22,10 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::super::media::Media;
-use super::{
-    CORE, PREFIX, TYPES, VERSION, Value, check_name, check_value, essence, is_json, read_time,
-};
+use super::attributes::{CORE, PREFIX, TYPES, VERSION, Value, check_name, check_value, read_time};
 use crate::broker::{Ephemeral, EventRef};
 use crate::cursor::{Epoch, Position, Sequence};
+use crate::edge::media::{essence, is_json};
 use crate::event::Timestamp;
 
 /// The type of an event that has none. No publisher can give it one that begins like this.

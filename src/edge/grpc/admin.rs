@@ -6,10 +6,11 @@ use futures_util::stream;
 use tonic::{Request, Response, Status};
 
 use super::super::served::admin_service_server::AdminService;
-use super::super::{messages, proto};
-use super::{Responses, share, until, within};
+use super::call::{Responses, share, until, within};
 use crate::broker::Broker;
 use crate::cursor::{Cursor, Place, Sequence};
+use crate::edge::grpc::messages;
+use crate::edge::proto;
 use crate::error::Result;
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;

@@ -1,9 +1,9 @@
 //! Pages of lists as messages: topics, and members of a topic.
 
 use super::super::budget::{Held, Share};
-use super::super::messages::{self, EncodedList};
 use super::super::proto;
 use crate::broker::{Present, TopicInfo};
+use crate::edge::grpc::messages::{self, EncodedList};
 use crate::error::{Error, Result};
 use crate::polls;
 

@@ -1,10 +1,10 @@
 //! Pages of history as messages: of one topic, or of many.
 
 use super::super::budget::{Held, Share};
-use super::super::messages::{self, EncodedList};
 use super::super::selection::{self, Topics};
 use super::super::served;
 use crate::broker::{Broker, PageRequest, Run};
+use crate::edge::grpc::messages::{self, EncodedList};
 use crate::error::Result;
 use crate::polls;
 

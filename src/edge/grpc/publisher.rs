@@ -11,9 +11,11 @@ use super::super::effort::Effort;
 use super::super::rates::{CallerRates, Rate, Temper};
 use super::super::receiving::{self, Received};
 use super::super::served::publisher_service_server::PublisherService;
-use super::super::{FollowConfig, codec, messages, proto, served};
-use super::{Responses, until, within};
+use super::call::{Responses, until, within};
 use crate::broker::{Batch, Broker, InOrder, Pending, Publish};
+use crate::edge::config::FollowConfig;
+use crate::edge::grpc::{codec, messages};
+use crate::edge::{proto, served};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
 

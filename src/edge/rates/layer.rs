@@ -12,7 +12,7 @@ use tower::{Layer, Service};
 use super::{CallerRates, Rate};
 use crate::edge::checked_body::checked;
 use crate::edge::clients::Peer;
-use crate::edge::grpc::PUBLISH_STREAM;
+use crate::edge::grpc::paths::PUBLISH_STREAM;
 use crate::edge::refused::Form;
 use crate::error::Result;
 

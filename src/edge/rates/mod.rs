@@ -12,27 +12,22 @@
 //! connection is remembered until its limits would be whole again, when forgetting it changes
 //! nothing. Nothing goes over all callers: each that comes has one forgotten whose time has come.
 
-mod layer;
+pub(crate) mod layer;
 mod limit;
 
 use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::extract::FromRequestParts;
-use http::request::Parts;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use layer::LimitLayer;
 use limit::{Allowed, Limit, Monotonic};
 
-use super::clients::Peer;
 use super::counters::Counters;
-use super::max_request_bytes;
 use crate::broker::{LimitsConfig, all_within};
+use crate::edge::bounds::max_request_bytes;
 use crate::error::{Error, RateLimit, Result};
 
 /// The bits of an IPv6 address that one customer of a provider has at least. Source: RFC 6177 and
@@ -311,13 +306,8 @@ impl Drop for Connected {
 }
 
 impl CallerRates {
-    /// Those of whoever is at the other end; none in a host that has no [`Peer`].
-    pub(super) fn of(peer: Option<&Peer>) -> Self {
-        peer.map(|peer| peer.rates().clone()).unwrap_or_default()
-    }
-
     /// Whether anything is limited.
-    fn is_on(&self) -> bool {
+    pub(super) fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
@@ -392,14 +382,6 @@ impl CallerRates {
     pub(super) fn temper(&self) -> Temper {
         let max_refused = self.0.as_ref().map_or(u32::MAX, |connected| connected.rates.max_refused);
         Temper { refused: 0, max_refused }
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for CallerRates {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::of(parts.extensions.get::<Peer>()))
     }
 }
 

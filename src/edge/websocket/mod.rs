@@ -18,14 +18,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::clients::{Peer, share};
-use super::http::Edge;
 use super::pace::PacedSocket;
 use super::status;
+use crate::edge::http::request::Edge;
+use crate::edge::upgrades::Upgrades;
+use crate::error::Error;
 use crate::polls::{Task, timed};
 use session::Session;
 
@@ -35,17 +35,10 @@ const SESSION_BYTES: usize = 10 << 10;
 /// The one subprotocol that is spoken.
 const SUBPROTOCOL: &str = "leftoff.v1.json";
 
-/// Where the tasks of upgraded connections go, so that a stop can wait for them, and cut them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Upgrades {
-    pub(crate) tasks: TaskTracker,
-    pub(crate) cut: CancellationToken,
-}
-
 /// `GET /v1/ws`: the opening handshake. Source: RFC 6455, 4.2.
 pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Response {
     if edge.broker.is_draining() {
-        return crate::Error::ShuttingDown.into_response();
+        return Error::ShuttingDown.into_response();
     }
     let accepted = match check(&request) {
         Ok(accepted) => accepted,

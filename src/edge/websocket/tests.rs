@@ -10,7 +10,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::broker::{Broker, Fault, FaultyLog, OpenConfig};
-use crate::edge::{FollowConfig, http};
+use crate::edge::config::FollowConfig;
+use crate::edge::http;
 
 /// Goal: a client whose publish waits for the log answers pings that nobody reads meanwhile, and
 /// is not taken for dead.

@@ -10,17 +10,18 @@ use axum::{Extension, Router};
 use http::{StatusCode, Uri, header};
 use serde_json::{Map, Value};
 
-use super::clients::{Peer, share};
-use super::counters::TimeLimit;
-use super::http::{Edge, PathResult, topic, whole};
-use super::page_body;
-use super::page_token::{StateToken, page_limit};
-use super::query::Query;
-use super::rates::Rate;
-use super::spare::Purpose;
-use super::{json, json_problem, listing, status};
 use crate::broker::Dropped;
 use crate::cursor::{Cursor, Sequence};
+use crate::edge::clients::{Peer, share};
+use crate::edge::counters::TimeLimit;
+use crate::edge::http::listing;
+use crate::edge::http::page_body;
+use crate::edge::http::query::Query;
+use crate::edge::http::request::{Edge, PathResult, topic, whole};
+use crate::edge::http::spare::Purpose;
+use crate::edge::page_token::{StateToken, page_limit};
+use crate::edge::rates::Rate;
+use crate::edge::{json, json_problem, status};
 use crate::error::{Error, Result};
 use crate::polls;
 use crate::topic::TopicName;
@@ -34,7 +35,7 @@ const MAX_LISTED: usize = 10_000;
 const MAX_CONFIG_BYTES: u64 = 64 << 10;
 
 /// The routes of topics.
-pub(super) fn routes() -> Router<Edge> {
+pub(in crate::edge) fn routes() -> Router<Edge> {
     Router::new()
         .route("/v1/topics", get(list))
         .route("/v1/topics/{topic}", get(show).put(set).patch(update).delete(delete))
@@ -122,7 +123,7 @@ async fn config(edge: &Edge, body: Body) -> Result<(TopicConfig, Vec<String>)> {
 }
 
 /// `DELETE` on the events of a topic: drops those below `before`, or all.
-pub(super) async fn purge(
+pub(in crate::edge) async fn purge(
     State(edge): State<Edge>,
     path: PathResult,
     uri: Uri,

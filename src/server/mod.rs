@@ -6,6 +6,17 @@
 //! one port has to carry gRPC, HTTP/1.1 and h2c, and a stop has to end within a bound though some
 //! streams are open (tokio-rs/axum#2673, hyperium/hyper#2787).
 
+mod activity;
+mod answers;
+mod config;
+mod connection;
+mod half_closed;
+mod heads;
+mod shutdown;
+mod socket;
+mod stalls;
+mod stream;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +26,6 @@ use axum::body::Body;
 use axum::extract::Request;
 use futures_util::StreamExt;
 use http_body_util::Limited;
-use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tonic::service::Routes;
@@ -24,14 +34,18 @@ use tonic_health::server::HealthReporter;
 use tower::util::{MapRequestLayer, MapResponseLayer, option_layer};
 use tracing::{info, warn};
 
+pub use config::ServerConfig;
+pub use shutdown::Shutdown;
+
 use crate::broker::Broker;
-use crate::connection::{Connections, Door};
+use crate::edge::FollowConfig;
 use crate::edge::counters::Counters;
 use crate::edge::pace::{self, Pace};
-use crate::edge::rates::{LimitLayer, Rates};
-use crate::edge::{AccessConfig, FollowConfig, RatesConfig, access, grpc, http, receiving};
+use crate::edge::rates::Rates;
+use crate::edge::rates::layer::LimitLayer;
+use crate::edge::{AccessConfig, RatesConfig, access, grpc, http, receiving};
 use crate::error::{Error, Result};
-use crate::shutdown::Shutdown;
+use crate::server::connection::{Connections, Door};
 
 /// The part of a stop's time that is left for storage when the connections take all of theirs.
 const CLOSE_SHARE: u32 = 10;
@@ -47,67 +61,6 @@ const BACKLOG: u32 = 4_096;
 
 /// How long the accepting loop rests when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Where and how the server listens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ServerConfig {
-    /// Address for HTTP/1.1, h2c and gRPC; port 0 picks a free one. Default: 127.0.0.1:4280.
-    pub listen: SocketAddr,
-    /// An address of its own for gRPC, which is then no longer served on `listen`. Default: none.
-    pub grpc_listen: Option<SocketAddr>,
-    /// How long a stop may take, in milliseconds; connections that are open then are cut.
-    /// Default: 10,000.
-    pub shutdown_ms: u64,
-    /// Time for a client to send the head of a request, in milliseconds, from its first byte on,
-    /// or from when the connection was accepted; what has begun is answered with 408 then.
-    /// Default: 30,000.
-    pub header_read_ms: u64,
-    /// How long a connection may be open without a request, in milliseconds, before it is closed,
-    /// in order: longer than clients keep connections that they do not use (90 s in hyper and Go).
-    /// Default: 180,000.
-    pub idle_ms: u64,
-    /// Silence on an HTTP/2 connection, in milliseconds, before it is pinged; and the time for the
-    /// answer, after which it is closed. Default: 20,000.
-    pub keep_alive_ms: u64,
-    /// Streams that are open at once on one HTTP/2 connection. Default: 1,024.
-    pub max_concurrent_streams: u32,
-    /// Connections in all. Default: 100,000; the system's limit on open files may be lower.
-    pub max_connections: u64,
-    /// Connections from one address, or from one /64 of IPv6; a proxy before the broker is one.
-    /// Default: 20,000.
-    pub max_connections_per_address: u64,
-    /// Memory for all that waits for clients or comes from them, in bytes: requests and their
-    /// heads, answers, pages, frames, subscriptions with their patterns, members. A connection may
-    /// hold as much of it as it leaves to its address, and an address as much as it leaves to all
-    /// others: one client alone a quarter. Where there is no room, what is new is refused with 503
-    /// and a time, and what is open waits. Default: 512 MiB.
-    pub max_client_bytes: u64,
-    /// Longest head of a request over HTTP/1.1, in bytes. Default: 64 KiB.
-    pub max_head_bytes: u64,
-    /// How long a client may take nothing, or hardly anything, of what is sent to it, in
-    /// milliseconds, before its connection is closed. Default: 15,000.
-    pub write_timeout_ms: u64,
-}
-
-impl Default for ServerConfig {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 4280)),
-            grpc_listen: None,
-            shutdown_ms: 10_000,
-            header_read_ms: 30_000,
-            idle_ms: 180_000,
-            keep_alive_ms: 20_000,
-            max_concurrent_streams: 1_024,
-            max_connections: 100_000,
-            max_connections_per_address: 20_000,
-            max_client_bytes: 512 << 20,
-            max_head_bytes: 64 << 10,
-            write_timeout_ms: 15_000,
-        }
-    }
-}
 
 /// A server whose sockets are bound.
 #[derive(Debug)]

@@ -6,14 +6,16 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use tonic::Status;
 
-use super::proto::{self, publish_stream_response::Outcome};
-use super::selection::Topics;
-use super::{FollowConfig, cloudevents, served, status, wire};
 use crate::broker::{
     Ack, Dropped, Ephemeral, EventRef, Filter, MaintenanceReport, Member, Page, PageRequest,
     Present, Receipt, Run, TopicInfo,
 };
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
+use crate::edge::config::FollowConfig;
+use crate::edge::proto;
+use crate::edge::proto::publish_stream_response::Outcome;
+use crate::edge::selection::Topics;
+use crate::edge::{cloudevents, served, status, wire};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Event, NewEvent, Timestamp};
 use crate::topic::TopicName;
@@ -53,7 +55,9 @@ impl From<NewEvent> for proto::NewEvent {
 }
 
 /// The events of a request to publish, unary or on a stream. Each is decoded when it is asked for.
-pub(super) fn new_events(events: &[Bytes]) -> impl ExactSizeIterator<Item = Result<NewEvent>> {
+pub(in crate::edge) fn new_events(
+    events: &[Bytes],
+) -> impl ExactSizeIterator<Item = Result<NewEvent>> {
     events.iter().map(|bytes| {
         wire::check_lists(bytes, wire::NEW_EVENT, 0)?;
         let event = proto::NewEvent::decode(bytes.clone());
@@ -63,7 +67,7 @@ pub(super) fn new_events(events: &[Bytes]) -> impl ExactSizeIterator<Item = Resu
 }
 
 /// The one topic, or the patterns of many.
-pub(super) fn topics(topic: &str, topics: Vec<String>) -> Result<Topics> {
+pub(in crate::edge) fn topics(topic: &str, topics: Vec<String>) -> Result<Topics> {
     match (topic, topics.is_empty()) {
         (topic, true) => TopicName::new(topic).map(Topics::One),
         ("", false) => Topics::many(&topics),
@@ -72,7 +76,7 @@ pub(super) fn topics(topic: &str, topics: Vec<String>) -> Result<Topics> {
 }
 
 /// What a reader wants.
-pub(super) fn filter(filter: Option<proto::Filter>) -> Filter {
+pub(in crate::edge) fn filter(filter: Option<proto::Filter>) -> Filter {
     let proto::Filter { types, keys, key_prefixes, headers } = filter.unwrap_or_default();
     Filter {
         types: types.into_iter().collect(),
@@ -83,14 +87,14 @@ pub(super) fn filter(filter: Option<proto::Filter>) -> Filter {
 }
 
 /// The events of a run, each with its topic if it is one of many.
-pub(super) fn events(run: &Run, is_one_of_many: bool) -> Vec<proto::Event> {
+pub(in crate::edge) fn events(run: &Run, is_one_of_many: bool) -> Vec<proto::Event> {
     let topic = if is_one_of_many { run.topic().as_str() } else { "" };
     let events = run.events();
     events.map(|found| proto::Event { topic: topic.to_owned(), ..event(run, &found) }).collect()
 }
 
 /// An event of `run`, which shares its payload.
-pub(super) fn event(run: &Run, event: &EventRef<'_>) -> proto::Event {
+pub(in crate::edge) fn event(run: &Run, event: &EventRef<'_>) -> proto::Event {
     let text = str::to_owned;
     proto::Event {
         sequence: event.sequence.get(),
@@ -124,7 +128,7 @@ fn durability(durability: Durability) -> proto::Durability {
     }
 }
 
-pub(super) fn ack(ack: &Ack) -> proto::Ack {
+pub(in crate::edge) fn ack(ack: &Ack) -> proto::Ack {
     let duplicates = ack.duplicates.iter().map(|duplicate| proto::Duplicate {
         index: duplicate.index as u32,
         receipt: Some(receipt(duplicate.receipt)),
@@ -140,7 +144,7 @@ pub(super) fn ack(ack: &Ack) -> proto::Ack {
 }
 
 /// What became of one request on a stream.
-pub(super) fn stream_response(outcome: &Result<Ack>) -> proto::PublishStreamResponse {
+pub(in crate::edge) fn stream_response(outcome: &Result<Ack>) -> proto::PublishStreamResponse {
     let outcome = match outcome {
         Ok(acknowledged) => Outcome::Ack(ack(acknowledged)),
         Err(error) => {
@@ -161,7 +165,7 @@ pub(super) fn stream_response(outcome: &Result<Ack>) -> proto::PublishStreamResp
 }
 
 /// An enum of the wire; `None` for the default of the call.
-pub(super) fn on_gap(number: i32) -> Result<Option<OnGap>> {
+pub(in crate::edge) fn on_gap(number: i32) -> Result<Option<OnGap>> {
     match proto::OnGap::try_from(number) {
         Ok(proto::OnGap::Unspecified) => Ok(None),
         Ok(proto::OnGap::Resume) => Ok(Some(OnGap::Resume)),
@@ -173,7 +177,7 @@ pub(super) fn on_gap(number: i32) -> Result<Option<OnGap>> {
 }
 
 /// A gap, and the reader's place after it.
-pub(super) fn gap(gap: &Gap, cursor: Cursor) -> proto::Gap {
+pub(in crate::edge) fn gap(gap: &Gap, cursor: Cursor) -> proto::Gap {
     proto::Gap {
         topic: gap.topic.as_ref().map(TopicName::to_string).unwrap_or_default(),
         requested: gap.requested,
@@ -186,7 +190,7 @@ pub(super) fn gap(gap: &Gap, cursor: Cursor) -> proto::Gap {
 }
 
 /// What a page's reader asks for.
-pub(super) fn page_request(
+pub(in crate::edge) fn page_request(
     request: proto::ReadRequest,
     topics: &Topics,
     config: &FollowConfig,
@@ -221,7 +225,7 @@ pub(super) fn page_request(
 }
 
 /// A page with these events.
-pub(super) fn page(page: &Page, events: Vec<Bytes>) -> served::ReadResponse {
+pub(in crate::edge) fn page(page: &Page, events: Vec<Bytes>) -> served::ReadResponse {
     served::ReadResponse {
         events,
         cursor: page.cursor.to_string(),
@@ -235,7 +239,7 @@ pub(super) fn page(page: &Page, events: Vec<Bytes>) -> served::ReadResponse {
 /// Events, or entries of a list, that are encoded one by one, so that no more than one is there in
 /// any other form.
 #[derive(Debug, Default)]
-pub(super) struct EncodedList {
+pub(in crate::edge) struct EncodedList {
     entries: Vec<Bytes>,
     /// What the next ones are written to.
     room: BytesMut,
@@ -250,7 +254,7 @@ impl EncodedList {
     const HEAD_BYTES: usize = 4;
 
     /// Adds an entry.
-    pub(super) fn push(&mut self, entry: &impl Message) {
+    pub(in crate::edge) fn push(&mut self, entry: &impl Message) {
         let size_bytes = entry.encoded_len();
         if self.room.capacity() < size_bytes {
             self.room = BytesMut::with_capacity(size_bytes.max(Self::ROOM_BYTES));
@@ -262,7 +266,7 @@ impl EncodedList {
 
     /// Adds an entry, unless the list would take more than `max_bytes` in a message then. The first
     /// entry is always added. Returns whether it was.
-    pub(super) fn push_within(&mut self, entry: &impl Message, max_bytes: usize) -> bool {
+    pub(in crate::edge) fn push_within(&mut self, entry: &impl Message, max_bytes: usize) -> bool {
         let heads_bytes = (self.entries.len() + 1) * Self::HEAD_BYTES;
         let fits = self.size_bytes + entry.encoded_len() + heads_bytes <= max_bytes;
         let is_added = fits || self.is_empty();
@@ -273,22 +277,22 @@ impl EncodedList {
     }
 
     /// Whether there are none.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::edge) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// How many entries there are.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::edge) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// What they take, in bytes.
-    pub(super) fn size_bytes(&self) -> usize {
+    pub(in crate::edge) fn size_bytes(&self) -> usize {
         self.size_bytes + self.entries.len() * size_of::<Bytes>()
     }
 
     /// The entries, in their order.
-    pub(super) fn into_entries(self) -> Vec<Bytes> {
+    pub(in crate::edge) fn into_entries(self) -> Vec<Bytes> {
         self.entries
     }
 }
@@ -299,7 +303,7 @@ const FIELDS_BYTES: usize = 128;
 const HEADER_BYTES: usize = 16;
 
 /// What the messages of the events of a run take at the most, in bytes.
-pub(super) fn max_encoded_bytes(run: &Run) -> usize {
+pub(in crate::edge) fn max_encoded_bytes(run: &Run) -> usize {
     let topic_bytes = run.topic().as_str().len();
     let of_event = |event: EventRef<'_>| {
         let headers_bytes = HEADER_BYTES * event.headers().count();
@@ -309,7 +313,7 @@ pub(super) fn max_encoded_bytes(run: &Run) -> usize {
 }
 
 /// Encodes the events of a run, each with its topic if it is one of many.
-pub(super) fn encode_run(run: &Run, is_one_of_many: bool, list: &mut EncodedList) {
+pub(in crate::edge) fn encode_run(run: &Run, is_one_of_many: bool, list: &mut EncodedList) {
     let topic = if is_one_of_many { run.topic().as_str() } else { "" };
     for found in run.events() {
         list.push(&proto::Event { topic: topic.to_owned(), ..event(run, &found) });
@@ -317,7 +321,7 @@ pub(super) fn encode_run(run: &Run, is_one_of_many: bool, list: &mut EncodedList
 }
 
 /// A member who is there.
-pub(super) fn present(present: &Present) -> proto::Present {
+pub(in crate::edge) fn present(present: &Present) -> proto::Present {
     let Present { member, since_ms, subscriptions } = present;
     let Member { id, info } = member.clone();
     let info = info.into_iter().map(|(name, info)| (name, info.into_text())).collect();
@@ -325,7 +329,7 @@ pub(super) fn present(present: &Present) -> proto::Present {
     proto::Present { member, since_ms: *since_ms, subscriptions: *subscriptions }
 }
 
-pub(super) fn topic(topic: &TopicInfo) -> proto::Topic {
+pub(in crate::edge) fn topic(topic: &TopicInfo) -> proto::Topic {
     proto::Topic {
         name: topic.name.to_string(),
         earliest: topic.extent.earliest.get(),
@@ -352,7 +356,7 @@ fn topic_config(config: &TopicConfig) -> proto::TopicConfig {
 }
 
 /// A topic's settings, as a client gives them.
-pub(super) fn config_of(config: Option<proto::TopicConfig>) -> Result<TopicConfig> {
+pub(in crate::edge) fn config_of(config: Option<proto::TopicConfig>) -> Result<TopicConfig> {
     let config = config.unwrap_or_default();
     let durability = match proto::Durability::try_from(config.durability) {
         Ok(proto::Durability::Unspecified) => None,
@@ -377,7 +381,7 @@ pub(super) fn config_of(config: Option<proto::TopicConfig>) -> Result<TopicConfi
     })
 }
 
-pub(super) fn maintained(report: &MaintenanceReport) -> proto::MaintainResponse {
+pub(in crate::edge) fn maintained(report: &MaintenanceReport) -> proto::MaintainResponse {
     let dropped = |Dropped { events, bytes }| Some(proto::Dropped { events, bytes });
     proto::MaintainResponse {
         topics: report.topics,
@@ -391,14 +395,14 @@ pub(super) fn maintained(report: &MaintenanceReport) -> proto::MaintainResponse 
 }
 
 /// An event that is not stored.
-pub(super) fn ephemeral(ephemeral: &Ephemeral) -> proto::Ephemeral {
+pub(in crate::edge) fn ephemeral(ephemeral: &Ephemeral) -> proto::Ephemeral {
     let Ephemeral { topic, time, event, .. } = ephemeral;
     let event = Some(event.clone().into());
     proto::Ephemeral { topic: topic.to_string(), time_ms: time.as_ms(), event }
 }
 
 /// An event that lives on its own.
-pub(super) fn own_event(event: Event) -> proto::Event {
+pub(in crate::edge) fn own_event(event: Event) -> proto::Event {
     let Event { sequence, position, time, content } = event;
     proto::Event {
         sequence: sequence.get(),
@@ -417,7 +421,7 @@ pub(super) fn own_event(event: Event) -> proto::Event {
 }
 
 /// The deadline that a call carries. Source: the gRPC protocol over HTTP/2, `grpc-timeout`.
-pub(super) fn deadline(
+pub(in crate::edge) fn deadline(
     metadata: &tonic::metadata::MetadataMap,
 ) -> Result<Option<Duration>, Status> {
     let Some(value) = metadata.get("grpc-timeout") else { return Ok(None) };

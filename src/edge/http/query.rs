@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
 
-use super::ignored::Ignored;
-use super::spare::Purpose;
+use crate::edge::http::ignored::Ignored;
+use crate::edge::http::spare::Purpose;
 use crate::error::{Error, Result};
 use crate::lists;
 
@@ -16,7 +16,7 @@ const MAX_NAMES: usize = 64;
 
 /// The values of each name, decoded, in their order.
 #[derive(Debug, Default)]
-pub(super) struct Query {
+pub(in crate::edge) struct Query {
     values: BTreeMap<String, Vec<String>>,
     /// Of a stream: the names that mean nothing.
     ignored: Ignored,
@@ -29,7 +29,7 @@ impl Query {
     ///
     /// - [`Error::Invalid`]: a part is not UTF-8, or has no name, or a name comes twice.
     /// - [`Error::OverLimit`]: there are more names than there may be.
-    pub(super) fn parse(query: Option<&str>, purpose: Purpose) -> Result<Self> {
+    pub(in crate::edge) fn parse(query: Option<&str>, purpose: Purpose) -> Result<Self> {
         Self::parse_lists(query, purpose, &[])
     }
 
@@ -38,7 +38,7 @@ impl Query {
     /// # Errors
     ///
     /// As [`Self::parse`].
-    pub(super) fn parse_lists(
+    pub(in crate::edge) fn parse_lists(
         query: Option<&str>,
         purpose: Purpose,
         names: &[&str],
@@ -80,7 +80,7 @@ impl Query {
     ///
     /// - [`Error::Invalid`]: a value of a list is not UTF-8.
     /// - [`Error::OverLimit`]: a list is longer than it may be.
-    pub(super) fn parse_stream(
+    pub(in crate::edge) fn parse_stream(
         query: Option<&str>,
         lists: &[&str],
         known: impl Fn(&str) -> Option<&'static str>,
@@ -111,26 +111,29 @@ impl Query {
     }
 
     /// The names that mean nothing to a stream, and those that nobody has taken.
-    pub(super) fn into_ignored(mut self) -> Ignored {
+    pub(in crate::edge) fn into_ignored(mut self) -> Ignored {
         self.values.keys().for_each(|name| self.ignored.note(name));
         self.ignored
     }
 
     /// Takes the value of `name` out of the query of a stream as a `T`. An empty value is none; one
     /// that is no `T` is noted as ignored.
-    pub(super) fn take_lax<T: std::str::FromStr<Err = Error>>(&mut self, name: &str) -> Option<T> {
+    pub(in crate::edge) fn take_lax<T: std::str::FromStr<Err = Error>>(
+        &mut self,
+        name: &str,
+    ) -> Option<T> {
         let value = self.take(name).filter(|value| !value.is_empty())?;
         let read = value.parse();
         read.map_err(|error| self.ignored.note_value(name, &value, &error)).ok()
     }
 
     /// Takes the value of `name`.
-    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+    pub(in crate::edge) fn take(&mut self, name: &str) -> Option<String> {
         self.values.remove(name)?.pop()
     }
 
     /// Takes all values of `name`, in their order.
-    pub(super) fn take_all(&mut self, name: &str) -> Vec<String> {
+    pub(in crate::edge) fn take_all(&mut self, name: &str) -> Vec<String> {
         self.values.remove(name).unwrap_or_default()
     }
 
@@ -139,7 +142,10 @@ impl Query {
     /// # Errors
     ///
     /// [`Error::Invalid`] when it is none.
-    pub(super) fn take_number<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>> {
+    pub(in crate::edge) fn take_number<T: std::str::FromStr>(
+        &mut self,
+        name: &str,
+    ) -> Result<Option<T>> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let number = value.parse();
         number.map(Some).map_err(|_| Error::invalid(name, format!("{value:?} is no number")))
@@ -150,7 +156,7 @@ impl Query {
     /// # Errors
     ///
     /// [`Error::Invalid`] when it is neither.
-    pub(super) fn take_flag(&mut self, name: &str) -> Result<bool> {
+    pub(in crate::edge) fn take_flag(&mut self, name: &str) -> Result<bool> {
         match self.take(name).as_deref() {
             None | Some("false") => Ok(false),
             Some("" | "true") => Ok(true),
@@ -165,7 +171,7 @@ impl Query {
     /// # Errors
     ///
     /// [`Error::Invalid`] names it, and those that are `known`, if any are.
-    pub(super) fn finish(self, known: &str) -> Result<()> {
+    pub(in crate::edge) fn finish(self, known: &str) -> Result<()> {
         match self.values.into_keys().next() {
             Some(name) if known.is_empty() => {
                 Err(Error::invalid(name, "is not known here, where the query has no names"))

@@ -19,14 +19,14 @@ use http::header;
 use utoipa::openapi::path::PathItemBuilder;
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder, tag::TagBuilder};
 
-use super::FollowConfig;
-use super::http::Edge;
 use crate::broker::LimitsConfig;
+use crate::edge::config::FollowConfig;
+use crate::edge::http::request::Edge;
 
 /// What a description is made of: the limits that hold for this broker.
-pub(super) struct Limits<'a> {
-    pub(super) publish: &'a LimitsConfig,
-    pub(super) follow: &'a FollowConfig,
+pub(in crate::edge) struct Limits<'a> {
+    pub(in crate::edge) publish: &'a LimitsConfig,
+    pub(in crate::edge) follow: &'a FollowConfig,
 }
 
 const DESCRIPTION: &str = "An event log with replay: publish durably, follow and resume from any \
@@ -40,7 +40,7 @@ const DESCRIPTION: &str = "An event log with replay: publish durably, follow and
     but on a stream, which says in `Leftoff-Ignored` that the name means nothing.";
 
 /// The route of the document.
-pub(super) fn routes(publish: &LimitsConfig, follow: &FollowConfig) -> Router<Edge> {
+pub(in crate::edge) fn routes(publish: &LimitsConfig, follow: &FollowConfig) -> Router<Edge> {
     let document = document(&Limits { publish, follow });
     let text = Bytes::from(document.to_json().unwrap_or_default());
     let serve = async move || ([(header::CONTENT_TYPE, "application/json")], text);

@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 use crate::error::Error;
 
 /// The names that a stream knows, for people.
-pub(super) const KNOWN: &str = "topic, type, key, key_prefix, header, from, on_gap, format, \
+pub(in crate::edge) const KNOWN: &str = "topic, type, key, key_prefix, header, from, on_gap, format, \
                                 member, member_info, last_event_id, after";
 
 /// The header that names what of the query of a stream means nothing.
-pub(super) const IGNORED_HEADER: HeaderName = HeaderName::from_static("leftoff-ignored");
+pub(in crate::edge) const IGNORED_HEADER: HeaderName = HeaderName::from_static("leftoff-ignored");
 
 /// Names in the query of a stream that mean nothing to it, and names with values that do not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Ignored {
+pub(in crate::edge) struct Ignored {
     /// Each once, percent-encoded, up to [`Self::MAX_NAME_BYTES`] of each and
     /// [`Self::MAX_NAMES`] in all. Names that begin in one way for so long are one.
     names: Vec<String>,
@@ -37,7 +37,7 @@ impl Ignored {
     const ENCODED: &AsciiSet = &CONTROLS.add(b'"').add(b'\\').add(b'%');
 
     /// Notes a name, unless it is noted, or as many are as there may be.
-    pub(super) fn note(&mut self, name: &str) {
+    pub(in crate::edge) fn note(&mut self, name: &str) {
         if self.names.len() == Self::MAX_NAMES {
             return;
         }
@@ -55,7 +55,7 @@ impl Ignored {
     }
 
     /// Notes a value of a name that is known, with what is wrong with it.
-    pub(super) fn note_value(&mut self, name: &str, value: &str, error: &Error) {
+    pub(in crate::edge) fn note_value(&mut self, name: &str, value: &str, error: &Error) {
         if self.names.is_empty() {
             self.detail = Some(format!("{error}; the stream is as if it was not given"));
         }
@@ -70,7 +70,7 @@ impl Ignored {
 
     /// The value of [`IGNORED_HEADER`], a list of strings: `"form", "limit"`; `more=2` of the last
     /// says how many others are noted. `None` where there is nothing to tell.
-    pub(super) fn header(&self) -> Option<HeaderValue> {
+    pub(in crate::edge) fn header(&self) -> Option<HeaderValue> {
         let (told, more) = self.told();
         if told.is_empty() {
             return None;
@@ -84,7 +84,7 @@ impl Ignored {
     }
 
     /// The same, for a block of the stream.
-    pub(super) fn json(&self) -> Option<Value> {
+    pub(in crate::edge) fn json(&self) -> Option<Value> {
         let (told, more) = self.told();
         let first = told.first()?;
         let unknown = || format!("{first:?} means nothing to a stream; known are {KNOWN}");

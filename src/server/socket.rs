@@ -28,11 +28,11 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tracing::debug;
 
-use crate::activity::Activity;
 use crate::edge::budget::Share;
 use crate::edge::clients::Admitted;
 use crate::edge::intake::Intake;
 use crate::polls;
+use crate::server::activity::Activity;
 
 /// How long the peer has to close its half.
 const LINGER: Duration = Duration::from_secs(1);

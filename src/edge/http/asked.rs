@@ -22,20 +22,20 @@
 use axum::Extension;
 use http::HeaderMap;
 
-use super::accept::Accepted;
-use super::clients::Peer;
-use super::query::Query;
-use super::selection::{self, Format, Topics};
-use super::spare::Purpose;
 use crate::broker::{Filter, Member};
 use crate::cursor::{Cursor, OnGap, Place, StartPoint};
+use crate::edge::clients::Peer;
+use crate::edge::http::accept::Accepted;
+use crate::edge::http::query::Query;
+use crate::edge::http::spare::Purpose;
+use crate::edge::selection::{self, Format, Topics};
 use crate::error::{Error, Result};
 
 /// Where a reader says what it saw last. Browsers' own `EventSource` sends the header; polyfills
 /// and people spell the query in many ways. In the query of a page the first that is there and not
 /// empty counts, in that of a stream the last.
 const CURSOR_HEADER: &str = "last-event-id";
-pub(super) const CURSOR_QUERIES: [&str; 8] = [
+pub(in crate::edge) const CURSOR_QUERIES: [&str; 8] = [
     "last_event_id",
     "lastEventId",
     "lastEventID",
@@ -54,7 +54,7 @@ const NAMES: [&str; 5] = ["from", "on_gap", "format", "member", "member_info"];
 /// # Errors
 ///
 /// As [`Query::parse_lists`] and [`Query::parse_stream`].
-pub(super) fn query(query: Option<&str>, form: Option<Accepted>) -> Result<Query> {
+pub(in crate::edge) fn query(query: Option<&str>, form: Option<Accepted>) -> Result<Query> {
     if form != Some(Accepted::Stream) {
         return Query::parse_lists(query, Purpose::Page, &selection::LISTS);
     }
@@ -67,16 +67,16 @@ pub(super) fn query(query: Option<&str>, form: Option<Accepted>) -> Result<Query
 }
 
 /// What a reader asks for.
-pub(super) struct Asked {
-    pub(super) topics: Topics,
-    pub(super) start: Option<StartPoint>,
-    pub(super) on_gap: Option<OnGap>,
-    pub(super) filter: Filter,
-    pub(super) format: Option<Format>,
+pub(in crate::edge) struct Asked {
+    pub(in crate::edge) topics: Topics,
+    pub(in crate::edge) start: Option<StartPoint>,
+    pub(in crate::edge) on_gap: Option<OnGap>,
+    pub(in crate::edge) filter: Filter,
+    pub(in crate::edge) format: Option<Format>,
     /// Who is to be present.
-    pub(super) member: Option<Member>,
+    pub(in crate::edge) member: Option<Member>,
     /// Who asks.
-    pub(super) peer: Option<Peer>,
+    pub(in crate::edge) peer: Option<Peer>,
 }
 
 impl Asked {
@@ -85,7 +85,7 @@ impl Asked {
     /// # Errors
     ///
     /// [`Error::Invalid`] of a value that is none of those there are; on a stream, of no cursor.
-    pub(super) fn of(
+    pub(in crate::edge) fn of(
         topics: Topics,
         form: Option<Accepted>,
         headers: &HeaderMap,
@@ -184,8 +184,8 @@ mod tests {
     use http::HeaderValue;
     use serde_json::json;
 
-    use super::super::ignored::{Ignored, KNOWN};
     use super::*;
+    use crate::edge::http::ignored::{Ignored, KNOWN};
 
     fn topics(one: bool) -> Topics {
         match one {

@@ -16,7 +16,7 @@
 
 /// What a query is a part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(in crate::edge) enum Purpose {
     Change,
     Publish,
     Page,
@@ -45,7 +45,7 @@ const OF_STREAMS: [&str; 3] = ["r", "padding", "evs_preamble"];
 
 impl Purpose {
     /// Whether a name means nothing here, and is passed over.
-    pub(super) fn spares(self, name: &str) -> bool {
+    pub(in crate::edge) fn spares(self, name: &str) -> bool {
         match self {
             Self::Change => false,
             Self::Publish => name == EVERYWHERE,

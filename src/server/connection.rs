@@ -42,23 +42,23 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use crate::activity::{self, Activity, Look, Times};
-use crate::answers;
 use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
 use crate::edge::counters::{Counters, TimeLimit};
 use crate::edge::intake::Intake;
 use crate::edge::rates::Rates;
 use crate::edge::refused::Form;
 use crate::edge::status;
-use crate::edge::websocket::Upgrades;
+use crate::edge::upgrades::Upgrades;
 use crate::error::Error;
-use crate::half_closed::probing;
-use crate::heads;
 use crate::polls::{Task, timed, timed_about};
-use crate::server::ServerConfig;
-use crate::socket::{Protocol, Socket};
-use crate::stalls::{StreamTasks, Streams};
-use crate::stream;
+use crate::server::activity::{self, Activity, Look, Times};
+use crate::server::answers;
+use crate::server::config::ServerConfig;
+use crate::server::half_closed::probing;
+use crate::server::heads;
+use crate::server::socket::{Protocol, Socket};
+use crate::server::stalls::{StreamTasks, Streams};
+use crate::server::stream;
 
 /// What HTTP/2 lets a client send ahead, in bytes: one stream, and one connection.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -634,7 +634,7 @@ fn http1_builder(config: &ServerConfig) -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .max_buf_size(config.max_head_bytes as usize)
-        .header_read_timeout(None); // Why: src/activity.rs
+        .header_read_timeout(None); // Why: src/server/activity.rs
     builder
 }
 

@@ -14,23 +14,24 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::clients::{Client, Clients, Followed};
-use super::{json, page_body};
 use crate::broker::{Broker, MemberList, TopicList};
+use crate::edge::clients::{Client, Clients, Followed};
+use crate::edge::http::page_body;
+use crate::edge::json;
 
 /// The topics of `list`.
-pub(super) fn topics(list: TopicList) -> impl Iterator<Item = Vec<u8>> {
+pub(in crate::edge) fn topics(list: TopicList) -> impl Iterator<Item = Vec<u8>> {
     let some = list.map(|some| entries(some.iter().map(json::topic)));
     page_body::list(b"{\"topics\":[".to_vec(), some, b"]}".to_vec())
 }
 
 /// The members of `list`.
-pub(super) fn members(list: MemberList) -> impl Iterator<Item = Vec<u8>> {
+pub(in crate::edge) fn members(list: MemberList) -> impl Iterator<Item = Vec<u8>> {
     page_body::list(b"{\"members\":[".to_vec(), list.map(entries), b"]}".to_vec())
 }
 
 /// Up to `limit` connections in the order in which they came, after the one with the id `after`.
-pub(super) fn connections(
+pub(in crate::edge) fn connections(
     clients: &Arc<Clients>,
     broker: Broker,
     after: u64,

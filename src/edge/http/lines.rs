@@ -21,36 +21,29 @@ use serde::de::DeserializeSeed as _;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::effort::Effort;
-use super::http::{Edge, body_error, whole};
-use super::json::ReceiptJson;
-use super::media::Framing;
-use super::ndjson::{self, Line, NoEvent, Place};
-use super::pace::Pace;
-use super::rates::{CallerRates, Rate};
-use super::receiving::{self, Received};
-use super::{max_request_bytes, status};
-use crate::broker::{Ack, Batch, Broker, InOrder, LimitsConfig, Pending, Publish};
+use crate::broker::{Ack, Batch, Broker, InOrder, Pending, Publish};
+use crate::edge::bounds::{max_line_bytes, max_request_bytes};
+use crate::edge::effort::Effort;
+use crate::edge::http::request::{Edge, body_error, whole};
+use crate::edge::json::ReceiptJson;
+use crate::edge::media::Framing;
+use crate::edge::ndjson::{self, Line, NoEvent, Place};
+use crate::edge::pace::Pace;
+use crate::edge::rates::{CallerRates, Rate};
+use crate::edge::receiving::{self, Received};
+use crate::edge::status;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::lists::{List, UpTo};
 use crate::polls;
 use crate::topic::TopicName;
 
-/// What a line may take besides its payload: base64, names, headers.
-const LINE_SLACK_BYTES: u64 = 64 << 10;
-
-/// The longest line that is taken.
-pub(super) fn max_line_bytes(limits: &LimitsConfig) -> u64 {
-    2 * limits.max_payload_bytes + LINE_SLACK_BYTES
-}
-
 /// What the client sends its events in, and who is to hear of it.
-pub(super) struct Posted {
-    pub(super) topic: TopicName,
-    pub(super) body: Body,
-    pub(super) received: Option<Received>,
-    pub(super) rates: CallerRates,
+pub(in crate::edge) struct Posted {
+    pub(in crate::edge) topic: TopicName,
+    pub(in crate::edge) body: Body,
+    pub(in crate::edge) received: Option<Received>,
+    pub(in crate::edge) rates: CallerRates,
 }
 
 /// Publishes the events of a body as they arrive.
@@ -61,7 +54,11 @@ pub(super) struct Posted {
 /// # Errors
 ///
 /// [`Error::Invalid`] if there is no event in it.
-pub(super) async fn publish(edge: &Edge, framing: Framing, posted: Posted) -> Result<Response> {
+pub(in crate::edge) async fn publish(
+    edge: &Edge,
+    framing: Framing,
+    posted: Posted,
+) -> Result<Response> {
     let Posted { topic, body, received, rates } = posted;
     let mut lines = Lines {
         framing,
@@ -90,7 +87,7 @@ pub(super) async fn publish(edge: &Edge, framing: Framing, posted: Posted) -> Re
 /// # Errors
 ///
 /// As [`publish`]; [`Error::OverLimit`] for more than one publish may have.
-pub(super) async fn publish_at_once(
+pub(in crate::edge) async fn publish_at_once(
     edge: &Edge,
     framing: Option<Framing>,
     expected_sequence: Option<u64>,

@@ -5,8 +5,8 @@ use utoipa::openapi::{
     Array, Components, ComponentsBuilder, Object, ObjectBuilder, Ref, RefOr, Schema, Type,
 };
 
-use super::Limits;
-use super::parameters::{number, number_within, one_of, text, text_up_to};
+use crate::edge::http::openapi::Limits;
+use crate::edge::http::openapi::parameters::{number, number_within, one_of, text, text_up_to};
 
 /// A field of an object: its name, its shape, what it says, and whether it is always there.
 type Field = (&'static str, RefOr<Schema>, bool);

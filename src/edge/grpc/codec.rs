@@ -9,12 +9,12 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-use super::wire::{self, Field};
+use crate::edge::wire::{self, Field};
 use crate::error::Error;
 
 /// Encodes `T`, an answer; decodes `U`, a request.
 #[derive(Debug, Clone)]
-pub(super) struct Codec<T, U>(PhantomData<(T, U)>);
+pub(in crate::edge) struct Codec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for Codec<T, U> {
     fn default() -> Self {
@@ -43,7 +43,7 @@ where
 
 /// Encodes messages.
 #[derive(Debug)]
-pub(super) struct MessageEncoder<T>(PhantomData<T>);
+pub(in crate::edge) struct MessageEncoder<T>(PhantomData<T>);
 
 impl<T: Message> Encoder for MessageEncoder<T> {
     type Item = T;
@@ -59,7 +59,7 @@ impl<T: Message> Encoder for MessageEncoder<T> {
 
 /// Decodes messages.
 #[derive(Debug)]
-pub(super) struct MessageDecoder<U> {
+pub(in crate::edge) struct MessageDecoder<U> {
     lists: &'static [Field],
     decoded: PhantomData<U>,
 }
@@ -79,7 +79,7 @@ impl<U: Message + Default> Decoder for MessageDecoder<U> {
 
 /// What tonic says of a message that is too large, in our words: its own code means here that a
 /// cursor is gone.
-pub(super) fn mend(status: Status) -> Status {
+pub(in crate::edge) fn mend(status: Status) -> Status {
     let is_too_large = status.code() == tonic::Code::OutOfRange
         && status.message().contains("message length too large");
     if is_too_large { Error::invalid("message", status.message()).into() } else { status }

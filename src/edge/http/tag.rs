@@ -14,34 +14,34 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
 use sha2::{Digest, Sha256};
 
-use super::coding::Coding;
+use super::offered::Coding;
 
 /// What of a request an answer with events depends on.
 const VARY: HeaderValue = HeaderValue::from_static("accept, accept-encoding, last-event-id");
 
 /// It may be kept, and is only used again once the broker was asked.
-pub(super) const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
+pub(in crate::edge) const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
 
 /// It is true now, and kept by nobody.
-pub(super) const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
+pub(in crate::edge) const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Bytes of the digest that are in a tag.
 const DIGEST_BYTES: usize = 16;
 
 /// The name of one body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Tag(String);
+pub(in crate::edge) struct Tag(String);
 
 impl Tag {
     /// The tag of a body of these bytes.
-    pub(super) fn of(body: &[u8]) -> Self {
+    pub(in crate::edge) fn of(body: &[u8]) -> Self {
         let digest = Sha256::digest(body);
         let hex = digest.iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}"));
         Self(hex.collect())
     }
 
     /// The tag of that body in a coding.
-    pub(super) fn coded(self, coding: Option<Coding>) -> Self {
+    pub(in crate::edge) fn coded(self, coding: Option<Coding>) -> Self {
         match coding {
             Some(coding) => Self(format!("{}-{}", self.0, coding.name())),
             None => self,
@@ -50,7 +50,7 @@ impl Tag {
 
     /// Whether a request says that its client holds this body. `*` names none, and so no client
     /// is told by it that it holds the right one.
-    pub(super) fn is_held(&self, headers: &HeaderMap) -> bool {
+    pub(in crate::edge) fn is_held(&self, headers: &HeaderMap) -> bool {
         let values = headers.get_all(header::IF_NONE_MATCH).into_iter();
         let mut tags = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
         // Weak where a cache on the way has made it so: it means as much to a GET.
@@ -61,25 +61,25 @@ impl Tag {
     }
 
     /// The tag as the value of `ETag`.
-    pub(super) fn value(&self) -> HeaderValue {
+    pub(in crate::edge) fn value(&self) -> HeaderValue {
         HeaderValue::try_from(format!("\"{}\"", self.0)).expect("digits and letters")
     }
 }
 
 /// Says that other requests for the same resource may have another answer.
-pub(super) fn vary(response: &mut Response) {
+pub(in crate::edge) fn vary(response: &mut Response) {
     response.headers_mut().append(header::VARY, VARY);
 }
 
 /// Has an answer kept by none, and without a tag: one to a POST, which is the same to no other.
-pub(super) fn not_kept(response: &mut Response) {
+pub(in crate::edge) fn not_kept(response: &mut Response) {
     let headers = response.headers_mut();
     headers.remove(header::ETAG);
     headers.insert(header::CACHE_CONTROL, NOT_KEPT);
 }
 
 /// Has an answer that says nothing of caches kept by none.
-pub(super) fn or_not_kept(mut response: Response) -> Response {
+pub(in crate::edge) fn or_not_kept(mut response: Response) -> Response {
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(NOT_KEPT);
     response
 }

@@ -25,18 +25,19 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use flate2::{Compression, Decompress, FlushDecompress, Status};
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
 use zstd::stream::raw::DParameter;
 
-use super::accept::weighted;
-use super::budget::Held;
-use super::checked_body::Refused;
-use super::clients::Peer;
-use super::effort::Effort;
-use super::http::{Edge, whole};
-use super::receiving::Received;
-use super::{max_request_bytes, status};
+use crate::edge::bounds::max_request_bytes;
+use crate::edge::budget::Held;
+use crate::edge::checked_body::Refused;
+use crate::edge::clients::Peer;
+use crate::edge::effort::Effort;
+use crate::edge::http::offered::Coding;
+use crate::edge::http::request::{Edge, whole};
+use crate::edge::receiving::Received;
+use crate::edge::status;
 use crate::error::{Error, Result};
 
 /// What a request may be coded in.
@@ -52,7 +53,7 @@ const MAX_WINDOW_BYTES: usize = 16 << 20;
 const PIECE_BYTES: u64 = 64 << 10;
 
 /// The length of an answer from which on compressing saves something, in bytes.
-pub(super) const MIN_ENCODED_BYTES: usize = 1 << 10;
+pub(in crate::edge) const MIN_ENCODED_BYTES: usize = 1 << 10;
 
 /// The memory of an encoder, in bytes.
 const ENCODER_BYTES: usize = 1 << 20;
@@ -63,45 +64,12 @@ const MUCH_BYTES: usize = 1 << 30;
 /// Bytes of brotli that are decoded at a time.
 const STEP_BYTES: usize = 16 << 10;
 
-/// A coding of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Coding {
-    Zstd,
-    Gzip,
-}
-
-impl Coding {
-    /// The one that a client wants most, if it wants none less than none at all; of two with one
-    /// weight zstd, which takes less time.
-    pub(super) fn wanted(headers: &HeaderMap) -> Option<Self> {
-        let wanted = weighted(headers.get_all(header::ACCEPT_ENCODING));
-        let weight = |names: &[&str]| {
-            let named = wanted.iter().find(|(name, _)| names.contains(&name.as_str()));
-            let any = || wanted.iter().find(|(name, _)| name == "*");
-            named.or_else(any).map_or(0, |(_, weight)| *weight)
-        };
-        let (zstd, gzip) = (weight(&["zstd"]), weight(&["gzip", "x-gzip"]));
-        let identity = wanted.iter().find(|(name, _)| name == "identity");
-        let identity = identity.map_or(0, |(_, weight)| *weight);
-        match (zstd, gzip) {
-            (0, 0) => None,
-            (zstd, gzip) if identity > zstd.max(gzip) => None,
-            (zstd, gzip) if zstd >= gzip => Some(Self::Zstd),
-            _ => Some(Self::Gzip),
-        }
-    }
-
-    /// Its name in `Content-Encoding`.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Zstd => "zstd",
-            Self::Gzip => "gzip",
-        }
-    }
-}
-
 /// Decodes what comes in, and encodes what goes out.
-pub(super) async fn serve(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+pub(in crate::edge) async fn serve(
+    State(edge): State<Edge>,
+    request: Request,
+    next: Next,
+) -> Response {
     let wanted = Coding::wanted(request.headers());
     let share = request.extensions().get::<Peer>().map(|peer| peer.share().clone());
     let request = match decoded(&edge, request).await {
@@ -391,32 +359,7 @@ mod tests {
     use super::*;
 
     fn decode(coding: &str, body: &[u8], limit: u64) -> Result<Bytes> {
-        super::decode(coding, body, limit, |_| Ok(()))
-    }
-
-    fn wanted(accept: &str) -> Option<Coding> {
-        let value = HeaderValue::try_from(accept).unwrap();
-        Coding::wanted(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value)]))
-    }
-
-    #[test]
-    fn the_coding_that_a_client_wants_most_is_chosen() {
-        assert_eq!(Coding::wanted(&HeaderMap::new()), None);
-        for (accept, expected) in [
-            ("", None),
-            ("identity", None),
-            ("br, deflate", None),
-            ("gzip, deflate, br, zstd", Some(Coding::Zstd)),
-            ("gzip, deflate, br", Some(Coding::Gzip)),
-            ("zstd;q=0.1, gzip", Some(Coding::Gzip)),
-            ("gzip;q=0, zstd;q=0", None),
-            ("identity, gzip;q=0.5", None),
-            ("identity;q=0.5, gzip;q=0.5", Some(Coding::Gzip)),
-            ("*", Some(Coding::Zstd)),
-            ("zstd;q=0, *;q=0.5", Some(Coding::Gzip)),
-        ] {
-            assert_eq!(wanted(accept), expected, "{accept:?}");
-        }
+        crate::edge::http::coding::decode(coding, body, limit, |_| Ok(()))
     }
 
     #[test]
@@ -449,7 +392,7 @@ mod tests {
         body.extend(encoder.finish().unwrap());
         let decode = |max_bytes: usize| {
             let mut counted = 0;
-            let decoded = super::decode("zstd", &body, 1 << 30, |size_bytes| {
+            let decoded = crate::edge::http::coding::decode("zstd", &body, 1 << 30, |size_bytes| {
                 counted += size_bytes;
                 match counted > max_bytes {
                     true => Err(Error::NoRoom { needed_bytes: size_bytes as u64, limit_bytes: 9 }),

@@ -21,7 +21,7 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::edge::budget::Share;
-use crate::socket::Socket;
+use crate::server::socket::Socket;
 
 /// Sends `response` and ends the connection.
 ///
@@ -38,7 +38,7 @@ pub(crate) async fn send(mut socket: Socket, response: Response) -> io::Result<(
             biased;
             next = next(&share, &mut body) => next,
             ended = ended(&mut socket), if is_heard => {
-                ended?; // It may wait for more all the same: src/half_closed.rs
+                ended?; // It may wait for more all the same: src/server/half_closed.rs
                 is_heard = false;
                 continue;
             }

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 /// The two forms in which events come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Accepted {
+pub(in crate::edge) enum Accepted {
     Stream,
     Page,
 }
@@ -30,7 +30,7 @@ const IN_FULL: u8 = 3;
 
 /// The form to answer in; `None` where the client accepts neither. Without `Accept`, or with an
 /// empty one, a client takes anything, and gets a page.
-pub(super) fn accepted(headers: &HeaderMap) -> Option<Accepted> {
+pub(in crate::edge) fn accepted(headers: &HeaderMap) -> Option<Accepted> {
     let ranges = weighted(headers.get_all(header::ACCEPT));
     if ranges.is_empty() {
         return Some(Accepted::Page);
@@ -60,7 +60,7 @@ fn wish(ranges: &[(String, u16)], [kind, subtype]: [&str; 2]) -> Wish {
 
 /// The members of a header that is a list, in lower case and without their parameters, each with
 /// its weight in thousandths.
-pub(super) fn weighted(values: GetAll<'_, HeaderValue>) -> Vec<(String, u16)> {
+pub(in crate::edge) fn weighted(values: GetAll<'_, HeaderValue>) -> Vec<(String, u16)> {
     let texts = values.into_iter().filter_map(|value| value.to_str().ok());
     let members = texts.flat_map(|text| split(text, ','));
     let weighted = members.filter_map(|member| {

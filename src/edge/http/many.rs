@@ -7,14 +7,14 @@ use axum::response::Response;
 use http::{HeaderMap, Uri, header};
 use serde::Deserialize;
 
-use super::accept::accepted;
-use super::asked::{self, Asked};
-use super::clients::Peer;
-use super::effort::Effort;
-use super::http::{Edge, whole};
-use super::json_problem;
-use super::selection::{FilterJson, Format, MemberJson, Topics};
-use super::tag;
+use crate::edge::clients::Peer;
+use crate::edge::effort::Effort;
+use crate::edge::http::accept::accepted;
+use crate::edge::http::asked::{self, Asked};
+use crate::edge::http::request::{Edge, whole};
+use crate::edge::http::tag;
+use crate::edge::json_problem;
+use crate::edge::selection::{FilterJson, Format, MemberJson, Topics};
 use crate::error::{Error, Result};
 use crate::lists::List;
 
@@ -22,7 +22,7 @@ use crate::lists::List;
 const MAX_BODY_BYTES: u64 = 1 << 20;
 
 /// `GET`: topics and patterns in the query, `topic=` as often as one likes.
-pub(super) async fn read(
+pub(in crate::edge) async fn read(
     State(edge): State<Edge>,
     headers: HeaderMap,
     peer: Option<Extension<Peer>>,
@@ -49,7 +49,7 @@ struct AskedJson {
 }
 
 /// `POST`: the same as JSON. What the query says, too, counts.
-pub(super) async fn read_posted(
+pub(in crate::edge) async fn read_posted(
     State(edge): State<Edge>,
     mut headers: HeaderMap,
     peer: Option<Extension<Peer>>,

@@ -17,12 +17,12 @@ use futures_util::{StreamExt as _, stream};
 use http::header;
 use tracing::warn;
 
-use super::budget::{Held, Share};
-use super::effort::Effort;
-use super::selection::Format;
-use super::{cloudevents, json};
 use crate::broker::{Page, PageReader, Run, StatePage};
 use crate::cursor::{Cursor, Epoch};
+use crate::edge::budget::{Held, Share};
+use crate::edge::effort::Effort;
+use crate::edge::selection::Format;
+use crate::edge::{cloudevents, json};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::polls;
@@ -30,23 +30,23 @@ use crate::topic::TopicName;
 
 /// The length of a piece, in bytes, and up to a block or an event more: less than a millisecond of
 /// writing.
-pub(super) const PIECE_BYTES: usize = 64 << 10;
+pub(in crate::edge) const PIECE_BYTES: usize = 64 << 10;
 
 /// What a page takes that is read as the client takes it, in bytes: the events of a piece, the
 /// piece, and the one before it that is being sent.
 const READING_BYTES: usize = 3 * PIECE_BYTES;
 
 /// A page of history whose first piece is read.
-pub(super) struct Begun {
+pub(in crate::edge) struct Begun {
     /// As it is after that piece, without events.
-    pub(super) page: Page,
+    pub(in crate::edge) page: Page,
     /// What the page takes in memory as long as it is not sent.
-    pub(super) held: Arc<Held>,
-    pub(super) body: PageBody,
+    pub(in crate::edge) held: Arc<Held>,
+    pub(in crate::edge) body: PageBody,
 }
 
 /// The body of a page.
-pub(super) enum PageBody {
+pub(in crate::edge) enum PageBody {
     /// All of it.
     Whole(Bytes),
     /// One that is read as the client takes it.
@@ -55,7 +55,7 @@ pub(super) enum PageBody {
 
 impl PageBody {
     /// As what is sent.
-    pub(super) fn into_body(self) -> Body {
+    pub(in crate::edge) fn into_body(self) -> Body {
         match self {
             Self::Whole(bytes) => Body::from(bytes),
             Self::Begun(body) => body,
@@ -65,7 +65,7 @@ impl PageBody {
 
 /// How the events of a page are written.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum PageForm {
+pub(in crate::edge) enum PageForm {
     /// With all that is known of each.
     Envelope,
     /// As CloudEvents of a log with this epoch.
@@ -78,7 +78,7 @@ impl PageForm {
     /// # Errors
     ///
     /// [`Error::Invalid`]: a page of payloads alone would be no JSON.
-    pub(super) fn of(format: Option<Format>, epoch: Epoch) -> Result<Self> {
+    pub(in crate::edge) fn of(format: Option<Format>, epoch: Epoch) -> Result<Self> {
         match format {
             None | Some(Format::Envelope) => Ok(Self::Envelope),
             Some(Format::CloudEvents) => Ok(Self::CloudEvents(epoch)),
@@ -107,7 +107,7 @@ impl PageForm {
 /// and the client knows of it. Where the broker stops meanwhile it is an empty page at the place
 /// of `now`, which does not say that there is no more. Where the page fails otherwise the answer
 /// breaks off, so that nobody takes it for a whole one.
-pub(super) fn waited_for(
+pub(in crate::edge) fn waited_for(
     page: impl Future<Output = Result<Begun>> + Send + 'static,
     now: Page,
 ) -> Body {
@@ -134,7 +134,7 @@ pub(super) fn waited_for(
 /// # Errors
 ///
 /// As [`PageReader::next`]; [`NoRoom`](crate::Error::NoRoom) for the first events.
-pub(super) async fn page(
+pub(in crate::edge) async fn page(
     mut reader: PageReader,
     form: PageForm,
     share: &Share,
@@ -233,7 +233,12 @@ fn add_list(piece: &mut Vec<u8>, list: &[u8]) {
 }
 
 /// A page of the state of `topic`.
-pub(super) async fn state(topic: TopicName, page: StatePage, cursor: &Cursor, next: &str) -> Body {
+pub(in crate::edge) async fn state(
+    topic: TopicName,
+    page: StatePage,
+    cursor: &Cursor,
+    next: &str,
+) -> Body {
     let end = json::state_end(cursor, next);
     let lists = page.events.into_iter().map(move |event: Event| json::event(&topic, &event));
     body(list(json::PAGE_BEGIN.to_vec(), lists, end)).await.0
@@ -245,7 +250,7 @@ pub(super) async fn state(topic: TopicName, page: StatePage, cursor: &Cursor, ne
 /// # Errors
 ///
 /// [`NoRoom`](crate::Error::NoRoom), where the text is longer than a piece.
-pub(super) async fn answer(
+pub(in crate::edge) async fn answer(
     text: impl Iterator<Item = Vec<u8>> + Send + 'static,
     share: &Share,
 ) -> Result<Response> {
@@ -259,7 +264,7 @@ pub(super) async fn answer(
 
 /// The text of an object with a list, whose entries come a few at a time, with commas between them.
 /// A step may find none.
-pub(super) fn list(
+pub(in crate::edge) fn list(
     begin: Vec<u8>,
     some: impl Iterator<Item = Vec<u8>>,
     end: Vec<u8>,
@@ -312,7 +317,8 @@ mod tests {
     async fn written(count: usize, bytes: usize) -> (Vec<usize>, Option<u64>, String) {
         let list = format!("\"{}\"", "x".repeat(bytes)).into_bytes();
         let lists = (0..count).flat_map(move |_| [vec![], list.clone(), vec![]]);
-        let text = super::list(json::PAGE_BEGIN.to_vec(), lists, b"]}".to_vec());
+        let text =
+            crate::edge::http::page_body::list(json::PAGE_BEGIN.to_vec(), lists, b"]}".to_vec());
         let (mut body, is_whole) = body(text).await;
         let length = body.size_hint().exact();
         let (mut lengths, mut all) = (Vec::new(), Vec::new());

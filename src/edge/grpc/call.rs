@@ -1,0 +1,71 @@
+//! One call: for how long its client waits, and the memory that its answer holds.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::edge::budget::{Held, Share};
+use crate::edge::clients::{self, Peer};
+use crate::error::{Error, Result};
+
+/// What a service streams.
+pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Runs `call` for as long as the client said that it waits.
+pub(super) async fn within<T>(
+    deadline: Option<Duration>,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T, Status> {
+    let Some(limit) = deadline else { return call.await.map_err(Status::from) };
+    let outcome = tokio::time::timeout(limit, call).await;
+    outcome.unwrap_or(Err(deadline_exceeded(limit))).map_err(Status::from)
+}
+
+fn deadline_exceeded(limit: Duration) -> Error {
+    Error::DeadlineExceeded { limit_ms: limit.as_millis() as u64 }
+}
+
+/// The share of the client that asks, of the memory for clients.
+pub(super) fn share<T>(request: &Request<T>) -> Share {
+    clients::share(request.extensions().get::<Peer>())
+}
+
+/// An answer that holds its memory until it is sent: what it holds already, or as much as its bytes
+/// take if that is more.
+pub(super) fn holding<M: prost::Message>(
+    message: M,
+    mut held: Held,
+) -> Result<Response<M>, Status> {
+    // A page is counted already; with events that are much in their messages, for more.
+    let missing = message.encoded_len().saturating_sub(held.size_bytes());
+    match held.size_bytes() {
+        0 => held.grow(missing)?,
+        _ => held.count(missing),
+    }
+    let mut response = Response::new(message);
+    response.extensions_mut().insert(Arc::new(held));
+    Ok(response)
+}
+
+/// Ends `responses` when the call's deadline passes.
+pub(super) fn until<T: Send + 'static>(
+    deadline: Option<Duration>,
+    responses: impl Stream<Item = Result<T, Status>> + Send + 'static,
+) -> Responses<T> {
+    let Some(limit) = deadline else { return Box::pin(responses) };
+    let at = Instant::now() + limit;
+    let responses = Box::pin(responses);
+    Box::pin(stream::unfold(Some(responses), move |responses| async move {
+        let mut responses = responses?;
+        let next = tokio::time::timeout_at(at, futures_util::StreamExt::next(&mut responses));
+        match next.await {
+            Ok(Some(response)) => Some((response, Some(responses))),
+            Ok(None) => None,
+            Err(_elapsed) => Some((Err(deadline_exceeded(limit).into()), None)),
+        }
+    }))
+}

@@ -1,0 +1,193 @@
+//! Reading the events of one topic, and what reading many has in common with it: a stream or a
+//! page, in the form that `Accept` asks for.
+
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+
+use super::accept::{Accepted, accepted};
+use super::asked::{self, Asked};
+use super::coding::MIN_ENCODED_BYTES;
+use super::ignored::Ignored;
+use super::offered::Coding;
+use super::page_body::{self, PageBody, PageForm};
+use super::query::Query;
+use super::request::{Edge, PathResult, topic};
+use super::tag::{self, Tag};
+use crate::broker::PageRequest;
+use crate::cursor::{OnGap, Sequence, StartPoint};
+use crate::edge::clients::{Peer, share};
+use crate::edge::effort::Effort;
+use crate::edge::rates::{CallerRates, Rate};
+use crate::edge::selection::{self, Format, Topics, Wanted};
+use crate::edge::{sse, status};
+use crate::error::{Error, Result};
+
+/// When a client that polls without waiting may ask again that has got everything, in seconds.
+const POLL_SECONDS: u64 = 1;
+
+/// The names in the query of a page.
+const PAGE_NAMES: &str =
+    "after, before, from, format, limit, on_gap, wait, type, key, key_prefix, header";
+
+/// How long the head of a page is held back that is waited for: as long as that, it may still be
+/// another status. Browsers do not send a second request for the same URL before they have the
+/// head of the first answer, and know that it is kept by nobody.
+const HEAD_AFTER: Duration = Duration::from_millis(250);
+
+/// Events of a page, when none are asked for.
+const DEFAULT_PAGE_EVENTS: u64 = 100;
+
+/// `GET` of the events of one topic.
+pub(super) async fn read(
+    State(edge): State<Edge>,
+    path: PathResult,
+    headers: HeaderMap,
+    peer: Option<Extension<Peer>>,
+    uri: Uri,
+) -> Result<Response> {
+    let (topic, form) = (topic(path)?, accepted(&headers));
+    let mut query = asked::query(uri.query(), form)?;
+    let asked = Asked::of(Topics::One(topic), form, &headers, peer, &mut query)?;
+    edge.answer(form, &headers, asked, query).await
+}
+
+impl Edge {
+    /// Answers in the form that the client asks for.
+    pub(super) async fn answer(
+        &self,
+        form: Option<Accepted>,
+        headers: &HeaderMap,
+        asked: Asked,
+        query: Query,
+    ) -> Result<Response> {
+        let mut response = match form {
+            Some(Accepted::Stream) => self.follow(asked, query.into_ignored()).await?,
+            Some(Accepted::Page) => self.page(headers, asked, query).await?,
+            None => status::plain_problem(
+                StatusCode::NOT_ACCEPTABLE,
+                "this resource comes as text/event-stream or application/json",
+            ),
+        };
+        tag::vary(&mut response);
+        Ok(response)
+    }
+
+    /// A browser gives up for good on any status but 200, so whoever is refused for a while is told
+    /// so in a stream.
+    async fn follow(&self, asked: Asked, ignored: Ignored) -> Result<Response> {
+        match self.opened(asked, ignored).await {
+            Err(Error::ShuttingDown) => Ok(sse::come_back(&self.config)),
+            Err(error) => sse::refused(&error).ok_or(error),
+            opened => opened,
+        }
+    }
+
+    async fn opened(&self, asked: Asked, mut ignored: Ignored) -> Result<Response> {
+        let Asked { topics, mut start, on_gap, filter, format, member, peer } = asked;
+        CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
+        let otherwise = match topics {
+            Topics::One(_) => Format::Data,
+            Topics::Many(_) => Format::Envelope,
+        };
+        if let Some(StartPoint::Time(time)) = start
+            && let Err(error) = self.broker.check_start(StartPoint::Time(time))
+        {
+            ignored.note_value("from", &time.to_string(), &error);
+            start = Some(StartPoint::Latest); // There is nothing of that time or later.
+        }
+        let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
+        let wanted = Wanted { topics, start, on_gap, filter, member };
+        let opened = wanted.open(&self.broker, &share(peer.as_ref())).await?;
+        let format = format.unwrap_or(otherwise);
+        Ok(sse::response(opened, format, &self.config, peer.as_ref(), ignored))
+    }
+
+    async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {
+        let Asked { topics, start, on_gap, filter, format, member, peer } = asked;
+        if member.is_some() {
+            let problem = "is present for as long as a stream is open, and this is a page";
+            return Err(Error::invalid("member", problem));
+        }
+        let form = PageForm::of(format, self.broker.epoch())?;
+        let share = share(peer.as_ref());
+        let before = query.take_number("before")?.map(Sequence::new);
+        let limit = query.take_number("limit")?.unwrap_or(DEFAULT_PAGE_EVENTS);
+        let wait = query.take("wait").map(|wait| {
+            let parsed = humantime::parse_duration(&wait);
+            parsed.map_err(|error| Error::invalid("wait", format!("{wait:?}: {error}; write 30s")))
+        });
+        let wait = wait.transpose()?.unwrap_or_default();
+        query.finish(PAGE_NAMES)?;
+        if wait > Duration::from_millis(self.config.max_wait_ms) {
+            let wait_ms = usize::try_from(wait.as_millis()).unwrap_or(usize::MAX);
+            return Err(Error::over("wait ms", wait_ms, self.config.max_wait_ms as usize));
+        }
+        if limit == 0 || limit > self.config.max_page_events {
+            let problem = format!("{limit} is not within 1 to {}", self.config.max_page_events);
+            return Err(Error::invalid("limit", problem));
+        }
+        let otherwise = if before.is_some() { StartPoint::Latest } else { StartPoint::Earliest };
+        let request = PageRequest {
+            start: start.unwrap_or(otherwise),
+            before,
+            limit: limit as usize,
+            wait,
+            on_gap: on_gap.unwrap_or(match topics {
+                Topics::One(_) => OnGap::Fail,
+                // What one of them has lost is no reason to keep back the others.
+                Topics::Many(_) => OnGap::Resume,
+            }),
+            filter,
+        };
+        let (reader, held) = selection::page(topics, request, &self.broker, &share).await?;
+        let (now, has_gap) = (reader.page(), reader.has_gap());
+        let page = async move { page_body::page(reader, form, &share, held).await };
+        let mut page = Box::pin(page);
+        // A gap is told in the head, which waits for it.
+        let is_head_early = !wait.is_zero() && !has_gap;
+        let begun = if is_head_early {
+            match tokio::time::timeout(HEAD_AFTER, &mut page).await {
+                Ok(begun) => begun?,
+                Err(_elapsed) => {
+                    let body = page_body::waited_for(page, now);
+                    let media = [(header::CONTENT_TYPE, "application/json")];
+                    return Ok((media, body).into_response());
+                }
+            }
+        } else {
+            page.await?
+        };
+        let page_body::Begun { page, held, body } = begun;
+        // Of a page that is not whole yet, nobody knows the body. A gap is told each time.
+        let tag = match &body {
+            PageBody::Whole(bytes) if page.gaps.is_empty() => {
+                let (bytes, is_long) = (bytes.clone(), bytes.len() >= MIN_ENCODED_BYTES);
+                let tag = Effort::of_bytes(bytes.len()).spend(move || Tag::of(&bytes)).await;
+                Some(tag.coded(Coding::wanted(headers).filter(|_| is_long)))
+            }
+            _ => None,
+        };
+        let is_whole = matches!(body, PageBody::Whole(_));
+        let mut response = if tag.as_ref().is_some_and(|tag| tag.is_held(headers)) {
+            StatusCode::NOT_MODIFIED.into_response()
+        } else {
+            ([(header::CONTENT_TYPE, "application/json")], body.into_body()).into_response()
+        };
+        response.extensions_mut().insert(held);
+        let more = response.headers_mut();
+        if let Some(tag) = tag {
+            more.insert(header::ETAG, tag.value());
+            more.insert(header::CACHE_CONTROL, tag::ASK_AGAIN);
+        }
+        if is_whole && page.caught_up {
+            // There is nothing more now; who does not wait here need not ask at once.
+            more.insert(header::RETRY_AFTER, HeaderValue::from(POLL_SECONDS));
+        }
+        status::tell_gaps(&mut response, &page.gaps);
+        Ok(response)
+    }
+}

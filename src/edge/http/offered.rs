@@ -1,0 +1,75 @@
+//! The codings that answers are offered in, and the one that a client wants.
+//! Source: RFC 9110, 12.5.3.
+
+use http::{HeaderMap, header};
+
+use super::accept::weighted;
+
+/// A coding of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::edge) enum Coding {
+    Zstd,
+    Gzip,
+}
+
+impl Coding {
+    /// The one that a client wants most, if it wants none less than none at all; of two with one
+    /// weight zstd, which takes less time.
+    pub(in crate::edge) fn wanted(headers: &HeaderMap) -> Option<Self> {
+        let wanted = weighted(headers.get_all(header::ACCEPT_ENCODING));
+        let weight = |names: &[&str]| {
+            let named = wanted.iter().find(|(name, _)| names.contains(&name.as_str()));
+            let any = || wanted.iter().find(|(name, _)| name == "*");
+            named.or_else(any).map_or(0, |(_, weight)| *weight)
+        };
+        let (zstd, gzip) = (weight(&["zstd"]), weight(&["gzip", "x-gzip"]));
+        let identity = wanted.iter().find(|(name, _)| name == "identity");
+        let identity = identity.map_or(0, |(_, weight)| *weight);
+        match (zstd, gzip) {
+            (0, 0) => None,
+            (zstd, gzip) if identity > zstd.max(gzip) => None,
+            (zstd, gzip) if zstd >= gzip => Some(Self::Zstd),
+            _ => Some(Self::Gzip),
+        }
+    }
+
+    /// Its name in `Content-Encoding`.
+    pub(in crate::edge) fn name(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn wanted(accept: &str) -> Option<Coding> {
+        let value = HeaderValue::try_from(accept).unwrap();
+        Coding::wanted(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value)]))
+    }
+
+    #[test]
+    fn the_coding_that_a_client_wants_most_is_chosen() {
+        assert_eq!(Coding::wanted(&HeaderMap::new()), None);
+        for (accept, expected) in [
+            ("", None),
+            ("identity", None),
+            ("br, deflate", None),
+            ("gzip, deflate, br, zstd", Some(Coding::Zstd)),
+            ("gzip, deflate, br", Some(Coding::Gzip)),
+            ("zstd;q=0.1, gzip", Some(Coding::Gzip)),
+            ("gzip;q=0, zstd;q=0", None),
+            ("identity, gzip;q=0.5", None),
+            ("identity;q=0.5, gzip;q=0.5", Some(Coding::Gzip)),
+            ("*", Some(Coding::Zstd)),
+            ("zstd;q=0, *;q=0.5", Some(Coding::Gzip)),
+        ] {
+            assert_eq!(wanted(accept), expected, "{accept:?}");
+        }
+    }
+}

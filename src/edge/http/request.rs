@@ -1,0 +1,67 @@
+//! Parts of a request that many resources read: the topic in the path, and the whole body.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
+
+use crate::broker::Broker;
+use crate::edge::checked_body::refusal;
+use crate::edge::config::FollowConfig;
+use crate::edge::counters::Counters;
+use crate::edge::pace::Pace;
+use crate::error::{Error, Result};
+use crate::topic::TopicName;
+
+/// The broker and the settings that every resource serves with.
+#[derive(Debug, Clone)]
+pub(in crate::edge) struct Edge {
+    pub(in crate::edge) broker: Broker,
+    pub(in crate::edge) config: FollowConfig,
+    pub(in crate::edge) counters: Arc<Counters>,
+}
+
+impl Edge {
+    /// How slowly a body may come in.
+    pub(in crate::edge) fn pace(&self) -> Pace {
+        Pace::new(&self.config, self.counters.clone())
+    }
+}
+
+/// The topic's name in a path, as axum found it.
+pub(in crate::edge) type PathResult = Result<Path<String>, PathRejection>;
+
+/// The topic in the path.
+pub(in crate::edge) fn topic(path: PathResult) -> Result<TopicName> {
+    let Path(name) = path.map_err(|rejection| Error::invalid("topic", rejection.body_text()))?;
+    TopicName::new(&name)
+}
+
+/// What went wrong with a body.
+pub(in crate::edge) fn body_error(error: axum::Error) -> Error {
+    refusal(&error).unwrap_or_else(|| Error::invalid("body", error.to_string()))
+}
+
+/// The whole body, if it is no larger than `limit`, and does not come in too slowly. One that is
+/// said to be too large is not read at all: its client, which may have asked before sending it with
+/// `Expect: 100-continue`, is spared that.
+pub(in crate::edge) async fn whole(body: Body, limit: u64, mut pace: Pace) -> Result<Bytes> {
+    let told_bytes = body.size_hint().lower();
+    if told_bytes > limit {
+        return Err(Error::over("payload bytes", told_bytes as usize, limit as usize));
+    }
+    let mut bytes = BytesMut::new();
+    let mut chunks = body.into_data_stream();
+    loop {
+        let Some(chunk) = pace.next(&mut chunks).await? else { return Ok(bytes.freeze()) };
+        let chunk = chunk.map_err(body_error)?;
+        let size_bytes = bytes.len() + chunk.len();
+        if size_bytes as u64 > limit {
+            return Err(Error::over("payload bytes (at least)", size_bytes, limit as usize));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+}

@@ -1,0 +1,10 @@
+//! The server's side of the gRPC contract: the services, and those messages that a client makes as
+//! large as it likes, with their events as bytes.
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::missing_errors_doc,
+    reason = "generated; documented in the proto"
+)]
+
+include!(concat!(env!("OUT_DIR"), "/served/leftoff.v1.rs"));
