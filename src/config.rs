@@ -5,14 +5,14 @@
 //!
 //! 1. Into the `*Config` of the layer that uses it, beside that layer's code, with its default. The
 //!    comment says unit, default and bounds. A layer never sees the settings of another.
-//! 2. Its bounds into the `validate` of that layer, or, if they depend on another section, into
+//! 2. Its bounds into the `validate` of that layer. Bounds that depend on another section go into
 //!    [`Config::validate`] here. The message has the name, the value and the bounds.
 //! 3. A new section also into [`Config`]. Flags, variables and the file need nothing more: all
 //!    settings are known from the defaults.
 //! 4. A row on the page of settings, `src/docs/settings.md`: a test compares names and defaults.
 //! 5. If the setting is a bound, a line in `tests/suite/bounds.txt` with the test that reaches it.
 //!
-//! A setting of single topics goes into `topic_config.rs` instead.
+//! A setting of a single topic goes into `topic_config.rs` instead.
 
 mod problem;
 mod setting;
@@ -35,39 +35,39 @@ use crate::edge::{self, AccessConfig, RatesConfig};
 use crate::error::{Error, Result};
 use crate::server::ServerConfig;
 
-/// What begins every variable of the environment: `LEFTOFF_DATA_DIR`, and
+/// The prefix of every environment variable: `LEFTOFF_DATA_DIR`, and
 /// `LEFTOFF_BROKER__MAX_QUEUE_BYTES` for `max_queue_bytes` in `[broker]`.
 const ENVIRONMENT_PREFIX: &str = "LEFTOFF_";
 
-/// Variables with the prefix that the command line reads, and that are no settings.
+/// Variables with the prefix that are read by the command line and are no settings.
 const OTHER_VARIABLES: [&str; 3] = ["server", "config", "log_filter"];
 
-/// The section whose names are patterns of topics, and so are not known in advance.
+/// The section whose names are topic patterns, and therefore not known in advance.
 const PATTERNS_SECTION: &str = "topics.";
 
-/// Everything that can be set.
+/// All settings of the broker and its server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the log is kept. Default: `./leftoff-data`.
+    /// Directory of the log. Default: `./leftoff-data`.
     pub data_dir: PathBuf,
-    /// Where and how the server listens.
+    /// The server's addresses, limits and timeouts.
     pub server: ServerConfig,
-    /// Which web pages may use the broker, and by which names it is reached.
+    /// The web pages that may use the broker, and the names by which it is reached.
     pub access: AccessConfig,
-    /// How much one caller may ask for in a second.
+    /// The rate limits of each caller.
     pub rates: RatesConfig,
-    /// How live subscriptions are served.
+    /// The settings of live subscriptions.
     pub follow: FollowConfig,
-    /// How events are ordered, grouped and served.
+    /// The settings of ordering, grouping and serving events.
     pub broker: BrokerConfig,
-    /// What publishers may hand in.
+    /// The limits on events and publishes.
     pub limits: LimitsConfig,
-    /// How far back a repeated publish is recognised.
+    /// The settings that decide how far back a repeated publish is recognised.
     pub dedup: DedupConfig,
-    /// How the log uses the disk.
+    /// The log's use of the disk.
     pub log: LogConfig,
-    /// How what is no longer kept is dropped.
+    /// The settings of the tasks that drop expired and superseded events.
     pub maintenance: MaintenanceConfig,
     /// Settings of topics by patterns of their names.
     pub topics: TopicDefaults,
@@ -94,13 +94,13 @@ impl Default for Config {
 impl Config {
     /// Loads the configuration; `flags` are names and values like `broker.max_queue_bytes`.
     ///
-    /// Variables of the environment that name no setting are left alone, with a warning: the
-    /// platform may have put them there. Kubernetes describes a service named `leftoff` to every
-    /// pod as `LEFTOFF_PORT=tcp://…`, `LEFTOFF_SERVICE_HOST` and their like.
+    /// An environment variable with the prefix that names no setting is ignored with a warning,
+    /// because the platform may have set it. Kubernetes describes a service named `leftoff` to
+    /// every pod as `LEFTOFF_PORT=tcp://…`, `LEFTOFF_SERVICE_HOST` and so on.
     ///
     /// # Errors
     ///
-    /// A sentence for people: the file, the key, the value and what would be right.
+    /// A sentence for people: the file, the key, the value and the expected value.
     pub fn load(file: Option<&Path>, flags: &[(String, String)]) -> Result<Self, String> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(file) = file {
@@ -122,12 +122,12 @@ impl Config {
         Ok(config)
     }
 
-    /// All settings that have a default, with it.
+    /// Returns all settings that have a default, with their defaults.
     fn known() -> Result<serde_json::Value, String> {
         serde_json::to_value(Self::default()).map_err(|error| error.to_string())
     }
 
-    /// Checks what single values cannot show.
+    /// Checks the bounds of all settings, and those that depend on other settings.
     ///
     /// # Errors
     ///
@@ -154,7 +154,7 @@ impl Config {
             ("server.shutdown_ms", server.shutdown_ms, 0, 3_600_000),
             ("server.header_read_ms", server.header_read_ms, 1, 3_600_000),
             ("server.idle_ms", server.idle_ms, 1, 86_400_000),
-            // One request has to fit, or none of its size is ever taken.
+            // One request of the largest size must fit, or such a request is never accepted.
             ("server.max_client_bytes", server.max_client_bytes, ALONE * largest_request, 1 << 40),
             ("server.max_head_bytes", server.max_head_bytes, 8 << 10, 1 << 20),
             ("server.write_timeout_ms", server.write_timeout_ms, 1, 3_600_000),
@@ -165,7 +165,7 @@ impl Config {
         ])
     }
 
-    /// The part that a broker is opened with.
+    /// Returns the settings with which a broker is opened.
     pub fn open_config(&self) -> OpenConfig {
         OpenConfig {
             log: self.log.clone(),
@@ -178,16 +178,16 @@ impl Config {
     }
 }
 
-/// What a setting is unless it is set, by its name, like `broker.max_queue_bytes`.
+/// Returns the default of a setting by its name, like `broker.max_queue_bytes`.
 fn default_of<'a>(known: &'a serde_json::Value, name: &str) -> Option<&'a serde_json::Value> {
     known.pointer(&format!("/{}", name.replace('.', "/")))
 }
 
-/// The settings that the environment has.
+/// Returns the settings in the environment.
 ///
 /// # Errors
 ///
-/// A sentence that names the variable whose value is no UTF-8.
+/// A sentence that names the variable whose value is not UTF-8.
 fn environment(known: &serde_json::Value) -> Result<Vec<Setting>, String> {
     let mut settings = Vec::new();
     for (variable, value) in std::env::vars_os() {
@@ -206,7 +206,7 @@ fn environment(known: &serde_json::Value) -> Result<Vec<Setting>, String> {
     Ok(settings)
 }
 
-/// The name of the setting that a variable stands for; `None` for one that is not meant for it.
+/// Returns the name of the setting for a variable; `None` if the variable cannot be a setting.
 fn setting_name(variable: &str) -> Option<String> {
     let rest = variable.strip_prefix(ENVIRONMENT_PREFIX)?.to_lowercase();
     (!OTHER_VARIABLES.contains(&rest.as_str())).then(|| rest.replace("__", "."))

@@ -1,4 +1,4 @@
-//! How long tasks hold the workers of the runtime: each of their polls is timed.
+//! The time for which tasks hold the workers of the runtime. Each poll of a task is measured.
 //!
 //! ```text
 //! worker  ──[ poll of a ]──[ poll of b ]────────[ poll of a ]──▶
@@ -7,13 +7,13 @@
 //!
 //! # Why
 //!
-//! A worker does one poll after the other. A task that works for long in one of them holds up all
-//! others, and nobody can tell which one it was, if it does not say so itself.
+//! A worker runs one poll after the other. A task that works for long in one poll delays all
+//! others, and nobody can tell which task it was, unless it reports so itself.
 //!
-//! Only time on the processor counts: on a busy machine a thread is put aside now and then in the
-//! middle of the shortest poll. To ask for that time costs more than many a poll takes, so each
-//! thread remembers what it was a moment ago, and asks again only after a poll that took long by
-//! the clock on the wall: a poll that is short costs two looks at that clock, some 60 ns.
+//! Only processor time counts: on a busy machine the system may suspend a thread in the middle of a
+//! short poll. Reading the processor time takes longer than many polls do. So each thread remembers
+//! its last reading, and reads again only after a poll that took long by the wall clock. A short
+//! poll costs two readings of the wall clock, about 60 ns.
 
 use std::cell::Cell;
 use std::fmt::Debug;
@@ -28,21 +28,21 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinError;
 use tracing::{debug, warn};
 
-/// A poll that takes longer holds others up: publishing takes less from end to end.
+/// The length from which a poll delays others: publishing takes less from end to end.
 const LONG: Duration = Duration::from_millis(10);
 
-/// A poll that takes longer is something that people notice.
+/// The length from which people notice a poll.
 const VERY_LONG: Duration = Duration::from_millis(100);
 
-/// How old the processor's time may be that a thread remembers.
+/// The greatest age of the reading of processor time that a thread remembers.
 const MAX_AGE: Duration = Duration::from_millis(1);
 
-/// What a task does.
+/// A kind of task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// Reads and writes a connection; over HTTP/1.1 it answers its requests, too.
+    /// Reads and writes a connection. With HTTP/1.1, the task also answers its requests.
     Connection,
-    /// Answers one request, up to the head of the answer. It is a part of a connection or a stream.
+    /// Answers one request, up to the head of the answer: a part of a connection or a stream.
     Request,
     /// Answers one request over HTTP/2, up to the end of the answer.
     Stream,
@@ -74,12 +74,13 @@ struct Held {
     longest_us: AtomicU64,
 }
 
-/// Those of each, in the order of [`Task::ALL`], of this process: its brokers share the workers.
+/// The long polls of each kind, in the order of [`Task::ALL`]. One for the process: its brokers
+/// share the workers.
 static HELD: [Held; Task::ALL.len()] =
     [const { Held { count: AtomicU64::new(0), longest_us: AtomicU64::new(0) } }; Task::ALL.len()];
 
-/// For each kind of task its name, how many polls took longer than [`LONG`] since the start, and
-/// how long the longest of these took.
+/// Returns for each kind of task its name, the number of polls longer than [`LONG`] since the
+/// start, and the length of the longest one.
 pub(crate) fn long_polls() -> [(&'static str, u64, Duration); Task::ALL.len()] {
     Task::ALL.map(|task| {
         let Held { count, longest_us } = &HELD[task as usize];
@@ -88,7 +89,7 @@ pub(crate) fn long_polls() -> [(&'static str, u64, Duration); Task::ALL.len()] {
     })
 }
 
-/// The processor's time that a thread had used at a moment.
+/// The processor time that a thread had used at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     at: Instant,
@@ -97,13 +98,13 @@ struct Reading {
 
 impl Reading {
     fn now() -> Self {
-        // The numbers of a clock that only runs forward from nothing.
+        // The clock starts at 0 and only advances, so neither number is negative.
         let used = clock_gettime(ClockId::ThreadCPUTime);
         let used = Duration::new(used.tv_sec as u64, used.tv_nsec as u32);
         Self { at: Instant::now(), used }
     }
 
-    /// One from right before `now`.
+    /// Returns a reading from right before `now`.
     fn before(now: Instant) -> Self {
         thread_local! {
             static LAST: Cell<Option<Reading>> = const { Cell::new(None) };
@@ -116,25 +117,27 @@ impl Reading {
         })
     }
 
-    /// What was used since `started`, which is right after this: this much at the least.
+    /// Returns the processor time used since `started`, at the least. `started` is right after this
+    /// reading.
     fn used_since(&self, started: Instant) -> Duration {
         let before = started.saturating_duration_since(self.at);
         Self::now().used.saturating_sub(self.used).saturating_sub(before)
     }
 }
 
-/// How long a task reads what has come for it before others have their turn on the worker.
+/// The time for which a task reads its input before other tasks get their turn on the worker.
 ///
-/// A worker looks for what has come in after some turns, and each may last several times as long by
-/// the clock on the wall, where threads share a core.
+/// A worker checks for new input after some turns. Where threads share a core, each turn may last
+/// several times as long by the wall clock.
 pub(crate) const MAX_TURN: Duration = Duration::from_micros(250);
 
 thread_local! {
-    /// When the poll began that runs on this thread.
+    /// The time at which the poll that runs on this thread began.
     static TURN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// A poll, while it runs, and what ran on the thread before it: the task that it is a part of.
+/// A running poll. The field is the begin of the poll around it on the same thread, if there is
+/// one.
 struct Turn(Option<Instant>);
 
 impl Turn {
@@ -151,38 +154,38 @@ impl Drop for Turn {
     }
 }
 
-/// Whether the poll that runs on this thread has lasted so long that others are to have their turn.
-/// A task that asks wakes itself, and goes on in its next poll.
+/// Whether the poll that runs on this thread has lasted so long that other tasks are to get their
+/// turn. A task that gets `true` wakes itself, and continues in its next poll.
 pub(crate) fn is_turn_over() -> bool {
     TURN.get().is_some_and(|started| started.elapsed() >= MAX_TURN)
 }
 
-/// Lets others have their turn, if the poll that runs on this thread has lasted long.
+/// Yields to other tasks, if the poll that runs on this thread has lasted long.
 pub(crate) async fn rest() {
     if is_turn_over() {
         tokio::task::yield_now().await;
     }
 }
 
-/// What another task has come to. Its panic is one of the caller.
+/// Returns the outcome of another task. A panic of that task continues in the caller.
 ///
 /// # Cancel safety
 ///
-/// That of `task`.
+/// The same as that of `task`.
 pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, JoinError>>) -> T {
     match task.await {
         Ok(done) => done,
         Err(ended) => match ended.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
-            // The runtime ends, and this task with it.
+            // The runtime is stopping, and this task with it.
             Err(_cancelled) => std::future::pending().await,
         },
     }
 }
 
 pin_project! {
-    /// A future that is polled while its task's turn lasts. One of many that a task waits for at
-    /// the same time: else all that are ready go on in the same poll.
+    /// A future that is polled only while its task's turn lasts. For a task that waits for many
+    /// futures at once: otherwise all that are ready would continue in the same poll.
     #[derive(Debug)]
     pub(crate) struct InTurn<F> {
         #[pin]
@@ -190,7 +193,7 @@ pin_project! {
     }
 }
 
-/// Polls `future` while the turn of its task lasts.
+/// Polls `future` only while the turn of its task lasts.
 pub(crate) fn in_turn<F: Future>(future: F) -> InTurn<F> {
     InTurn { future }
 }
@@ -208,7 +211,7 @@ impl<F: Future> Future for InTurn<F> {
 }
 
 pin_project! {
-    /// A future whose polls are timed. `about` is told in the log with those that are long.
+    /// A future whose polls are measured. A long poll is logged together with `about`.
     #[derive(Debug)]
     pub(crate) struct Timed<F, A> {
         task: Task,
@@ -218,12 +221,12 @@ pin_project! {
     }
 }
 
-/// Times the polls of `future`, which is what a task does.
+/// Measures the polls of `future`, the work of a task.
 pub(crate) fn timed<F: Future>(task: Task, future: F) -> Timed<F, ()> {
     timed_about(task, (), future)
 }
 
-/// As [`timed`], and tells of something in the log with each poll that is long.
+/// Measures as [`timed`] does, and logs `about` with each long poll.
 pub(crate) fn timed_about<F: Future, A: Debug>(task: Task, about: A, future: F) -> Timed<F, A> {
     Timed { task, about, future }
 }
@@ -249,7 +252,7 @@ impl<F: Future, A: Debug> Future for Timed<F, A> {
 #[cold]
 fn note(task: Task, about: &dyn Debug, took: Duration, used: Duration) {
     if used < LONG {
-        return; // The thread was put aside.
+        return; // The system had suspended the thread.
     }
     let held = &HELD[task as usize];
     held.count.fetch_add(1, Ordering::Relaxed);
@@ -274,8 +277,8 @@ mod tests {
         while Reading::now().used - before.used < time {}
     }
 
-    /// Goal: a poll counts for what it works, under the name of its task, and a thread that sleeps
-    /// or is put aside counts for nothing.
+    /// Goal: a poll counts by its processor time, under the name of its task. A thread that sleeps
+    /// or is suspended counts for nothing.
     #[tokio::test]
     async fn polls_that_work_for_long_are_counted_and_others_are_not() {
         let of_streams = || long_polls()[Task::EventStream as usize];
@@ -299,8 +302,8 @@ mod tests {
         assert!(longest >= 3 * LONG - MAX_AGE, "{longest:?}");
     }
 
-    /// Goal: however many futures of a task are ready at the same time, it does not do all of them
-    /// in one poll, and each has its turn.
+    /// Goal: however many futures of a task are ready at the same time, the task does not complete
+    /// all of them in one poll, and each gets its turn.
     #[tokio::test]
     async fn futures_of_one_task_that_are_all_ready_are_done_in_several_polls() {
         let of_streams = async {
@@ -321,7 +324,7 @@ mod tests {
         assert_eq!(long_polls()[Task::Stream as usize].1, 0);
     }
 
-    /// Goal: a task within another one is found, and the other one with it.
+    /// Goal: a long poll is counted for a task within another one, and for the outer one.
     #[tokio::test]
     async fn a_long_poll_within_another_counts_for_both() {
         let outer = timed(Task::WebSocket, async {

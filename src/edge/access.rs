@@ -1,4 +1,4 @@
-//! Which web pages may use the broker, and to which names of hosts it answers.
+//! The web pages that may use the broker, and the host names that it answers to.
 //!
 //! ```text
 //! request ─▶ to a host of ours? ─▶ of a page that may? ─▶ preflights, CORS headers ─▶ routes
@@ -7,13 +7,13 @@
 //!
 //! # Why
 //!
-//! - A browser sends what any page asks for to any address that it can reach, the loopback device
-//!   included. The same-origin policy keeps a page from reading answers, but not from publishing
-//!   with a form, from `sendBeacon`, or from a WebSocket, which it does not cover at all.
-//! - A page whose own name is made to point at the broker's address (DNS rebinding) is of the
-//!   broker's origin for the browser. The name in `Host` is then the page's. A page cannot choose
-//!   an address as its name, so addresses are safe where they are not, too.
-//! - Programs send no `Origin`, and are not concerned. Source: Fetch, "Origin header" and "CORS
+//! - A browser sends the requests of any page to any address that it can reach, the loopback device
+//!   included. The same-origin policy keeps a page from reading answers. It does not keep a page
+//!   from publishing with a form or `sendBeacon`, and does not cover WebSockets at all.
+//! - A page whose own name is made to point at the broker's address (DNS rebinding) has the
+//!   broker's origin for the browser. `Host` then has the page's name. A page cannot choose an
+//!   address as its name, so addresses are safe even if they are not listed.
+//! - Programs send no `Origin`, and are not affected. Source: Fetch, "Origin header" and "CORS
 //!   protocol"; Fetch Metadata; RFC 6455, 10.2; RFC 9110, 15.5.20.
 
 use std::future::{Ready, ready};
@@ -38,26 +38,26 @@ use crate::edge::http::accept::{Accepted, accepted};
 use crate::edge::http::ignored::IGNORED_HEADER;
 use crate::error::{Error, Result};
 
-/// How long a browser may remember what a preflight said. Chromium takes no more than this.
+/// The time for which a browser may keep the answer to a preflight. Chromium's maximum.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
 
-/// What lets any host through.
+/// The entry that allows any host.
 const ANY_HOST: &str = "*";
 
-/// What pages of allowed origins may read of an answer's head.
+/// The headers of an answer that pages of allowed origins may read.
 const EXPOSED: [HeaderName; 6] =
     [header::ETAG, header::RETRY_AFTER, GAP_HEADER, IGNORED_HEADER, RATE_LIMIT, RATE_LIMIT_POLICY];
 
-/// Who may reach the broker.
+/// The settings of who may reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccessConfig {
     /// Origins whose pages may use the broker, besides its own: `https://app.example`, with the
-    /// port where it is not that of the scheme. Default: none.
+    /// port if it is not the default of the scheme. Default: none.
     pub allowed_origins: Vec<String>,
-    /// Names that the broker is reached by, without ports; `*` stands for any. `localhost` and
-    /// loopback addresses always do; a broker that listens beyond the loopback device is reached
-    /// by any address. Default: none.
+    /// Names by which the broker is reached, without ports; `*` allows any. `localhost` and
+    /// loopback addresses are always allowed. A broker that listens beyond the loopback device is
+    /// reached by any address. Default: none.
     pub allowed_hosts: Vec<String>,
 }
 
@@ -66,12 +66,12 @@ impl AccessConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] with the setting, the value, and what it should be.
+    /// [`Error::Invalid`] with the setting, the value, and the expected form.
     pub fn validate(&self) -> Result<()> {
         self.origins().and(self.hosts()).map(drop)
     }
 
-    /// As browsers write them.
+    /// Returns the allowed origins, as browsers write them.
     fn origins(&self) -> Result<Vec<HeaderValue>> {
         let origins = self.allowed_origins.iter().map(|origin| {
             let normal = normal_origin(origin).filter(|normal| !normal.is_empty());
@@ -97,7 +97,7 @@ impl AccessConfig {
         hosts.collect()
     }
 
-    /// Lets only those through who may reach a broker that listens on `address`.
+    /// Returns the layers that check access to a broker that listens on `address`.
     ///
     /// # Errors
     ///
@@ -107,7 +107,7 @@ impl AccessConfig {
         address: SocketAddr,
     ) -> Result<(CheckLayer<impl Check + use<>>, Either<CorsLayer, Identity>)> {
         let origins = self.origins()?;
-        // Without an origin that may, there is nothing to tell any page.
+        // If no origin is allowed, no page gets any CORS headers.
         let cors = option_layer((!origins.is_empty()).then(|| cors(origins.clone())));
         let is_loopback = address.ip().is_loopback();
         let guard = Arc::new(Guard { origins, hosts: self.hosts()?, is_loopback });
@@ -115,7 +115,7 @@ impl AccessConfig {
     }
 }
 
-/// Lets pages of `origins` read what they may ask for, and answers their preflights.
+/// Lets pages of `origins` read answers, and answers their preflights.
 fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
     let methods =
         [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
@@ -123,16 +123,16 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
         .allow_origin(AllowOrigin::list(origins))
         .allow_credentials(true)
         .allow_methods(methods)
-        .allow_headers(AllowHeaders::mirror_request()) // Who may ask may ask with any.
+        .allow_headers(AllowHeaders::mirror_request()) // An allowed page may send any header.
         .expose_headers(EXPOSED)
         .max_age(PREFLIGHT_AGE)
         .allow_private_network(true)
 }
 
-/// Why a request is not served.
+/// The status and the reason of a refusal.
 pub(crate) struct Refused(StatusCode, String);
 
-/// Tells who may from who may not.
+/// The rules by which requests are let through or refused.
 struct Guard {
     origins: Vec<HeaderValue>,
     hosts: Vec<String>,
@@ -161,7 +161,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether the broker is reached by this name, or address, which may have a port.
+    /// Whether the broker answers to this name or address, with or without a port.
     fn answers_to(&self, host: &str) -> bool {
         let Some(authority) = authority(host) else { return false };
         let name = normal_host(authority.host());
@@ -173,7 +173,8 @@ impl Guard {
         is_local || self.hosts.iter().any(|host| *host == name || host == ANY_HOST)
     }
 
-    /// Whether a page asks that is neither the broker's own nor of an allowed origin.
+    /// Whether the request comes from a page that is neither the broker's own nor of an allowed
+    /// origin.
     fn is_foreign(&self, uri: &Uri, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
         if origins.peek().is_none() {
@@ -184,7 +185,8 @@ impl Guard {
     }
 }
 
-/// Whether it changes something, or opens what a page could read without CORS, or keep open.
+/// Whether the request is checked: a preflight, a change, a stream or an upgrade. A page could read
+/// a WebSocket, and keep a stream open, without CORS.
 fn is_guarded(method: &Method, headers: &HeaderMap) -> bool {
     let is_preflight = *method == Method::OPTIONS;
     let is_change = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
@@ -192,7 +194,7 @@ fn is_guarded(method: &Method, headers: &HeaderMap) -> bool {
     is_preflight || is_change || is_stream || headers.contains_key(header::UPGRADE)
 }
 
-/// Whether the origin is the host that is asked, by whatever scheme: a proxy may end TLS.
+/// Whether the origin is the requested host. The scheme does not count: a proxy may end TLS.
 fn is_own(origin: &HeaderValue, uri: &Uri, headers: &HeaderMap) -> bool {
     let Ok(origin) = origin.to_str() else { return false };
     let Some((scheme, _)) = origin.split_once("://") else { return false };
@@ -202,15 +204,15 @@ fn is_own(origin: &HeaderValue, uri: &Uri, headers: &HeaderMap) -> bool {
         && hosts.all(|host| normal_origin(&format!("{scheme}://{host}")).as_ref() == Some(&origin))
 }
 
-/// The hosts that a request says it is for: HTTP/2 has them in the URI.
+/// Returns the hosts that a request names. HTTP/2 has the host in the URI.
 fn hosts<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
     let in_headers = headers.get_all(header::HOST).iter();
-    // What is no text is no name that the broker has.
+    // A value that is not text never equals an allowed name.
     let in_headers = in_headers.map(|host| host.to_str().unwrap_or_default());
     uri.authority().map(Authority::as_str).into_iter().chain(in_headers)
 }
 
-/// An origin as browsers write it: in lower case, without the port of its scheme.
+/// Returns an origin as browsers write it: in lower case, without the default port of its scheme.
 fn normal_origin(origin: &str) -> Option<String> {
     let (scheme, authority) = origin.split_once("://")?;
     let scheme = scheme.to_ascii_lowercase();
@@ -227,7 +229,7 @@ fn normal_origin(origin: &str) -> Option<String> {
     })
 }
 
-/// A host, and maybe a port; nobody's name.
+/// Parses a host with an optional port; `None` if there is user information.
 fn authority(text: &str) -> Option<Authority> {
     text.parse().ok().filter(|_| !text.contains('@'))
 }
@@ -236,8 +238,8 @@ fn normal_host(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// Lets requests for gRPC through only as gRPC: over HTTP/2, and with its media type, which no page
-/// can send unasked.
+/// Returns the check that lets only gRPC through: over HTTP/2, and with its media type. A page
+/// cannot send that media type without a preflight.
 pub(crate) fn only_grpc() -> CheckLayer<impl Check> {
     CheckLayer(|request: &Request| {
         if request.version() != Version::HTTP_2 {
@@ -256,7 +258,7 @@ pub(crate) fn only_grpc() -> CheckLayer<impl Check> {
     })
 }
 
-/// Looks at the head of a request: it may be served, or why it may not.
+/// A check of a request's head, which returns the reason to refuse it.
 pub(crate) trait Check:
     Fn(&Request) -> Result<(), Refused> + Clone + Send + Sync + 'static
 {
@@ -264,7 +266,7 @@ pub(crate) trait Check:
 
 impl<C: Fn(&Request) -> Result<(), Refused> + Clone + Send + Sync + 'static> Check for C {}
 
-/// Serves the requests that the check lets through; the others are answered with what it says.
+/// A layer that serves the requests that pass the check, and refuses the others.
 #[derive(Debug, Clone)]
 pub(crate) struct CheckLayer<C>(C);
 
@@ -276,7 +278,7 @@ impl<S, C: Clone> Layer<S> for CheckLayer<C> {
     }
 }
 
-/// A service behind a check. One of axum's own would take two allocations for each request.
+/// A service behind a check. Middleware of axum's own would take two allocations for each request.
 #[derive(Debug, Clone)]
 pub(crate) struct Checked<S, C> {
     inner: S,
@@ -412,7 +414,7 @@ mod tests {
                 assert_eq!(answer.status(), status, "{head:?}");
             }
         }
-        // What only reads is answered, and the browser keeps it from the page.
+        // A request that only reads is answered; the browser keeps the answer from the page.
         let head = [("host", "localhost:4280"), ("origin", "https://evil.example")];
         let answer = answer(&config, LOOPBACK, &head).await;
         assert_eq!(answer.status(), StatusCode::OK);

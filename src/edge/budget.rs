@@ -1,22 +1,23 @@
-//! Memory for clients: one budget of all that waits for them or comes from them, in bytes.
+//! Memory for clients: one budget, in bytes, for everything that waits for them or comes from them.
 //!
 //! ```text
-//! budget ─▶ address ─▶ connection ─▶ what is held: a request that is not whole, a page that is
-//!                                    not sent, the patterns of a subscription, …
+//! budget ─▶ address ─▶ connection ─▶ what is held: an incomplete request, an unsent page,
+//!                                    the patterns of a subscription, …
 //! ```
 //!
 //! # Why
 //!
-//! Each of these is small, and a client may have as many of them as it likes: bounds on single ones
-//! do not add up to a bound on memory. So all of them are taken from one budget, before there are
-//! bytes where that can be known, and given back when the bytes are gone.
+//! Each of these is small, but a client may have any number of them, and bounds on single ones do
+//! not add up to a bound on memory. So all of them are taken from one budget, and given back when
+//! the bytes are freed. They are taken before the bytes are allocated, if the size is known by
+//! then.
 //!
-//! A connection may hold as much as it leaves to its address, and an address as much as it leaves
-//! to all others. So the first may take a quarter of the budget, a hundred greedy ones together
-//! leave enough for others, and no number has to be chosen for how many clients there will be. A
-//! part is kept for connections that hold little, so that a newcomer is served beside thousands.
-//! Source of the idea: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory
-//! packet switches", 1998.
+//! A connection may take more while the bytes held by itself, by its address and by all clients add
+//! up to less than 7/8 of the budget. So the first client may take a quarter of the budget, a
+//! hundred greedy ones together leave enough for others, and the number of clients need not be
+//! known in advance. The rest is kept for connections that hold little, so that a newcomer is
+//! served beside thousands. Source of the idea: Choudhury and Hahne, "Dynamic queue length
+//! thresholds for shared-memory packet switches", 1998.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,36 +30,36 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
-/// One client alone may take one part of so many of the budget.
+/// A single client may take at least the budget divided by this.
 pub(crate) const ALONE: u64 = 4;
 
-/// One part of so many is kept for connections that hold little, no more than this, in bytes: a
-/// small request has its place in it, or an idle stream. For these there is room as long as there
-/// is any; as many as one address may have connections are a part of the default budget.
+/// The budget divided by `KEPT` is kept for connections that hold no more than `LITTLE_BYTES`:
+/// enough for a small request, or an idle stream. These are refused only when the whole budget is
+/// used. As many of them as one address may have by default hold a third of the default budget.
 const KEPT: usize = 8;
 const LITTLE_BYTES: usize = 8 << 10;
 
-/// How long a stream waits before it looks for room again, and before it makes its next piece all
-/// the same: about as long as it may be silent.
+/// The pause after which a stream looks for room again, and the longest wait before it makes its
+/// next piece without room. The longest wait is about as long as a stream may be silent.
 const PAUSE: Duration = Duration::from_millis(100);
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// What all clients hold together, and may hold.
+/// The bytes that all clients hold together, and their bound.
 #[derive(Debug)]
 pub(crate) struct Budget {
     max_bytes: usize,
     used_bytes: AtomicUsize,
 }
 
-/// What all connections of one address hold.
+/// The bytes that all connections of one address hold.
 #[derive(Debug)]
 pub(crate) struct AddressShare {
     budget: Arc<Budget>,
     used_bytes: AtomicUsize,
 }
 
-/// What one connection holds. Cheap to clone. The default is of a connection that nobody counts:
-/// one to a host's own server.
+/// The bytes that one connection holds. Cheap to clone. The default counts nothing: it is for a
+/// host's own server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Share(Option<Arc<ConnectionShare>>);
 
@@ -68,7 +69,7 @@ struct ConnectionShare {
     used_bytes: AtomicUsize,
 }
 
-/// Bytes that are taken from the budget for as long as this is held.
+/// Bytes that are taken from the budget until this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     share: Share,
@@ -76,25 +77,25 @@ pub(crate) struct Held {
 }
 
 impl Budget {
-    /// Of so many bytes.
+    /// Returns a budget of `max_bytes`.
     pub(crate) fn new(max_bytes: u64) -> Arc<Self> {
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         Arc::new(Self { max_bytes, used_bytes: AtomicUsize::new(0) })
     }
 
-    /// The share of an address that has none yet.
+    /// Returns the share of an address that has none yet.
     pub(crate) fn address(self: &Arc<Self>) -> Arc<AddressShare> {
         Arc::new(AddressShare { budget: self.clone(), used_bytes: AtomicUsize::new(0) })
     }
 
-    /// What all hold, in bytes.
+    /// Returns how many bytes all clients hold.
     pub(crate) fn used_bytes(&self) -> usize {
         self.used_bytes.load(Ordering::Relaxed)
     }
 }
 
 impl AddressShare {
-    /// The share of another connection.
+    /// Returns the share of a new connection of this address.
     pub(crate) fn connection(self: &Arc<Self>) -> Share {
         let address = self.clone();
         Share(Some(Arc::new(ConnectionShare { address, used_bytes: AtomicUsize::new(0) })))
@@ -106,7 +107,7 @@ impl ConnectionShare {
         [&self.used_bytes, &self.address.used_bytes, &self.address.budget.used_bytes]
     }
 
-    /// Adds to what is held. Returns whether that fits.
+    /// Adds `size_bytes` to what is held, in any case. Returns whether that fits.
     fn add(&self, size_bytes: usize) -> bool {
         let held = self.counters().map(|counter| {
             counter.fetch_add(size_bytes, Ordering::Relaxed).saturating_add(size_bytes)
@@ -120,7 +121,7 @@ impl ConnectionShare {
         }
     }
 
-    /// Whether the connection leaves as much to its address, and that to all others, as they hold.
+    /// Whether these sums are within the budget: the bytes of the connection, its address and all.
     fn fits(&self, [of_connection, of_address, of_all]: [usize; 3]) -> bool {
         let max_bytes = self.address.budget.max_bytes;
         match of_connection {
@@ -134,7 +135,7 @@ impl ConnectionShare {
 }
 
 impl Share {
-    /// Takes so many bytes, if there is room for them.
+    /// Takes `size_bytes`, if there is room for them.
     ///
     /// # Errors
     ///
@@ -145,7 +146,7 @@ impl Share {
         Ok(held)
     }
 
-    /// Takes as much as there is room for, `most` bytes at the most and `least` at the least.
+    /// Takes as many bytes as there is room for: at most `most`, at least `least`.
     ///
     /// # Errors
     ///
@@ -161,19 +162,20 @@ impl Share {
         self.take(least)
     }
 
-    /// Counts bytes that are there already, whether there is room or not.
+    /// Counts bytes that are allocated already, whether there is room or not.
     pub(crate) fn count(&self, size_bytes: usize) -> Held {
         let mut held = self.nothing();
         held.count(size_bytes);
         held
     }
 
-    /// Nothing yet.
+    /// Returns a [`Held`] of no bytes.
     pub(crate) fn nothing(&self) -> Held {
         Held { share: self.clone(), size_bytes: 0 }
     }
 
-    /// Does what may have to wait for the client, and counts so many bytes for as long as it waits.
+    /// Completes `write`, which may have to wait for the client, and counts `size_bytes` while it
+    /// waits.
     pub(crate) async fn waiting_with<T>(
         &self,
         size_bytes: usize,
@@ -187,8 +189,8 @@ impl Share {
         write.await
     }
 
-    /// Waits for room for more, but not for ever: what is open goes on, if slowly, though others
-    /// hold all there is for as long as they like.
+    /// Waits for room, but no longer than [`MAX_WAIT`]: an open stream goes on slowly, even if
+    /// other clients hold the whole budget for as long as they like.
     pub(crate) async fn room(&self) {
         let started = Instant::now();
         while !self.has_room(0) && started.elapsed() < MAX_WAIT {
@@ -196,7 +198,7 @@ impl Share {
         }
     }
 
-    /// Whether so many bytes more would fit.
+    /// Whether `size_bytes` more would fit.
     pub(crate) fn has_room(&self, size_bytes: usize) -> bool {
         self.0.as_ref().is_none_or(|connection| {
             let held = connection.counters();
@@ -207,19 +209,19 @@ impl Share {
 }
 
 impl Held {
-    /// How many bytes they are.
+    /// Returns how many bytes are held.
     pub(crate) fn size_bytes(&self) -> usize {
         self.size_bytes
     }
 
-    /// Takes so many bytes more.
+    /// Takes `size_bytes` more.
     ///
     /// # Errors
     ///
-    /// [`Error::NoRoom`]; what was held is held.
+    /// [`Error::NoRoom`]; what was held stays held.
     pub(crate) fn grow(&mut self, size_bytes: usize) -> Result<()> {
         if size_bytes == 0 {
-            return Ok(()); // Whatever the others hold by now.
+            return Ok(()); // This holds even while the budget is used up.
         }
         if let Some(connection) = &self.share.0
             && !connection.add(size_bytes)
@@ -232,7 +234,7 @@ impl Held {
         Ok(())
     }
 
-    /// Counts so many bytes more that are there already, whether there is room or not.
+    /// Counts `size_bytes` more that are allocated already, whether there is room or not.
     pub(crate) fn count(&mut self, size_bytes: usize) {
         if let Some(connection) = &self.share.0 {
             connection.add(size_bytes);
@@ -240,7 +242,7 @@ impl Held {
         self.size_bytes += size_bytes;
     }
 
-    /// Gives back all but so many bytes; nothing, where there are no more.
+    /// Gives back all but `size_bytes`. Does nothing if no more are held.
     pub(crate) fn keep(&mut self, size_bytes: usize) {
         let given_back = self.size_bytes.saturating_sub(size_bytes);
         if let Some(connection) = self.share.0.as_ref().filter(|_| given_back > 0) {
@@ -256,9 +258,9 @@ impl Drop for Held {
     }
 }
 
-/// On an answer that makes its pieces as the client takes them: it waits while there is no room. An
-/// answer that goes on only because it hears the client must not, for what it holds of what it
-/// heard would never be given back.
+/// The mark of an answer that makes its pieces as the client takes them: such an answer waits while
+/// there is no room. An answer that goes on only while it reads from the client must not have the
+/// mark: the memory of what it has read would never be given back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WaitsForRoom;
 
@@ -266,7 +268,7 @@ pub(crate) struct WaitsForRoom;
 mod tests {
     use super::*;
 
-    /// How much a connection can take, in steps of so many bytes.
+    /// Takes as much as the connection can, in steps of `step` bytes.
     fn fill(share: &Share, step: usize) -> Held {
         let mut held = share.nothing();
         while held.grow(step).is_ok() {}
@@ -291,7 +293,7 @@ mod tests {
         share.take(most).unwrap();
     }
 
-    /// Goal: however many are greedy, a newcomer is served, from their own address or another.
+    /// Goal: however many clients are greedy, a newcomer from any address is served.
     #[test]
     fn greedy_clients_leave_room_for_others() {
         for greedy in [1, 10, 100, 1_000, 1_900] {
@@ -318,7 +320,7 @@ mod tests {
         let mut counted = share.count(5 * MIB);
         assert!(!share.has_room(0));
         assert!(share.take(1).is_err());
-        counted.grow(0).unwrap(); // Nothing more is nothing more.
+        counted.grow(0).unwrap(); // Taking no bytes always succeeds.
         drop(counted);
         assert!(share.has_room(MIB) && !share.has_room(2 * MIB));
     }
@@ -335,7 +337,7 @@ mod tests {
         assert_eq!(budget.used_bytes(), 100, "what was held is held");
         held.grow(900).unwrap();
         assert_eq!(budget.used_bytes(), 1_000);
-        // Where nobody counts, all fits.
+        // Where nothing is counted, everything fits.
         let mut uncounted = Share::default().take(usize::MAX).unwrap();
         uncounted.keep(0);
         assert!(Share::default().has_room(usize::MAX));

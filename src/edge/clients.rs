@@ -1,7 +1,7 @@
-//! Who is connected: how many there may be, and what each follows.
+//! The connected clients: how many there may be, and which topics each follows.
 //!
-//! A server puts a [`Peer`] into the extensions of its requests; in a host that mounts the routes
-//! in a server of its own there is none, and nothing is listed.
+//! A server puts a [`Peer`] into the extensions of its requests. A host that mounts the routes in a
+//! server of its own sets none; nothing is listed then.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -22,7 +22,7 @@ use crate::edge::upgrades::Upgrades;
 use crate::error::RateLimit;
 use crate::topic::TopicName;
 
-/// How many clients there may be, and what they may hold together.
+/// The limits on the number of clients, and on the memory that they hold together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientLimits {
     pub(crate) connections: u64,
@@ -30,7 +30,7 @@ pub(crate) struct ClientLimits {
     pub(crate) max_bytes: u64,
 }
 
-/// Everybody who is connected.
+/// All connected clients.
 #[derive(Debug)]
 pub(crate) struct Clients {
     limits: ClientLimits,
@@ -57,7 +57,7 @@ struct OfCaller {
 pub(crate) struct Client {
     id: u64,
     address: SocketAddr,
-    /// What its caller may ask for.
+    /// The rates of its caller.
     rates: CallerRates,
     share: Share,
     since: Instant,
@@ -65,24 +65,24 @@ pub(crate) struct Client {
     followed: Mutex<Vec<Arc<Followed>>>,
 }
 
-/// What a client follows.
+/// One subscription of a client.
 #[derive(Debug)]
 pub(super) struct Followed {
     protocol: &'static str,
     topics: String,
-    /// Its one topic, if it is one: its place is a sequence then, and a position otherwise.
+    /// The topic, if there is exactly one. `after` is a sequence then, and a position otherwise.
     topic: Option<TopicName>,
-    /// Its place after its last write.
+    /// The reader's place after the last write.
     after: AtomicU64,
 }
 
 impl Followed {
-    /// What there is to tell of it.
+    /// Returns the subscription as JSON.
     pub(super) fn json(&self, broker: &Broker) -> Value {
         json!({"protocol": self.protocol, "topics": self.topics, "lag": self.lag(broker)})
     }
 
-    /// How many events of the one topic, or how many positions, it is behind.
+    /// Returns how many events (of one topic) or positions (of many) the subscription is behind.
     fn lag(&self, broker: &Broker) -> u64 {
         let last = match &self.topic {
             Some(topic) => {
@@ -94,31 +94,31 @@ impl Followed {
     }
 }
 
-/// A connection that was let in, for as long as it is held.
+/// An admitted connection. Dropping it removes the client.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     client: Arc<Client>,
     clients: Arc<Clients>,
 }
 
-/// Why a connection was not let in.
+/// The reason for which a connection was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// There are as many as there may be.
+    /// The limit on all connections is reached.
     Full { limit: u64 },
-    /// There are as many from this address.
+    /// The limit on the connections of one address is reached.
     AddressFull { limit: u64 },
-    /// They come faster from this address than they may.
+    /// The address opens connections faster than its rate allows.
     TooOften(RateLimit),
 }
 
-/// Where a request comes from, and what its connection may become.
+/// The client that sent a request, and the means to upgrade its connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(super) client: Arc<Client>,
     pub(super) clients: Arc<Clients>,
     pub(super) upgrades: Upgrades,
-    /// What it has sent that nobody has taken yet.
+    /// The bytes that the client has sent and nobody has taken yet.
     pub(crate) intake: Arc<Intake>,
 }
 
@@ -128,24 +128,24 @@ impl Peer {
         Self { client: client.clone(), clients: clients.clone(), upgrades, intake }
     }
 
-    /// What the caller may ask for.
+    /// Returns the rates of the caller.
     pub(super) fn rates(&self) -> &CallerRates {
         &self.client.rates
     }
 
-    /// What was written to its connection so far, in bytes.
+    /// Returns how many bytes were written to the connection so far.
     pub(crate) fn sent_bytes(&self) -> u64 {
         self.client.sent_bytes.load(Ordering::Relaxed)
     }
 
-    /// Its share of the memory for clients.
+    /// Returns the connection's share of the memory for clients.
     pub(crate) fn share(&self) -> &Share {
         &self.client.share
     }
 }
 
 impl CallerRates {
-    /// Those of whoever is at the other end; none in a host that has no [`Peer`].
+    /// Returns the rates of the client; no limits in a host that has no [`Peer`].
     pub(super) fn of(peer: Option<&Peer>) -> Self {
         peer.map(|peer| peer.rates().clone()).unwrap_or_default()
     }
@@ -159,7 +159,8 @@ impl<S: Sync> FromRequestParts<S> for CallerRates {
     }
 }
 
-/// The share of the memory for clients of whoever asks; where nobody counts, there is no bound.
+/// Returns the client's share of the memory for clients; an unbounded one where there is no
+/// [`Peer`].
 pub(super) fn share(peer: Option<&Peer>) -> Share {
     peer.map(|peer| peer.share().clone()).unwrap_or_default()
 }
@@ -174,7 +175,7 @@ impl Clients {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a client in, if there is room, and the rates of the listener allow it.
+    /// Admits a client, if the limits leave room and the rates of the listener allow it.
     pub(crate) fn admit(
         self: &Arc<Self>,
         address: SocketAddr,
@@ -209,17 +210,17 @@ impl Clients {
         Ok(Admitted { client, clients: self.clone() })
     }
 
-    /// What they hold together, in bytes.
+    /// Returns how many bytes all clients hold together.
     pub(super) fn held_bytes(&self) -> usize {
         self.budget.used_bytes()
     }
 
-    /// How many there are.
+    /// Returns how many clients are connected.
     pub(super) fn count(&self) -> usize {
         self.open().clients.len()
     }
 
-    /// The first of them that came after the one with this id, and its id.
+    /// Returns the client with the lowest id above `id`, and that id.
     pub(super) fn next(&self, id: u64) -> Option<(u64, Arc<Client>)> {
         let open = self.open();
         let next = open.clients.range(id.saturating_add(1)..).next();
@@ -228,7 +229,7 @@ impl Clients {
 }
 
 impl Client {
-    /// What there is to tell of it, but for its streams.
+    /// Returns the client as JSON, without its subscriptions.
     pub(super) fn json(&self) -> Value {
         json!({
             "id": self.id,
@@ -239,19 +240,19 @@ impl Client {
         })
     }
 
-    /// What it follows.
+    /// Returns the client's subscriptions.
     pub(super) fn followed(&self) -> Vec<Arc<Followed>> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl Admitted {
-    /// Its share of the memory for clients.
+    /// Returns the connection's share of the memory for clients.
     pub(crate) fn share(&self) -> &Share {
         &self.client.share
     }
 
-    /// Counts what was sent.
+    /// Adds `size_bytes` to the count of sent bytes.
     pub(crate) fn sent(&self, size_bytes: usize) {
         self.client.sent_bytes.fetch_add(size_bytes as u64, Ordering::Relaxed);
     }
@@ -271,7 +272,7 @@ impl Drop for Admitted {
     }
 }
 
-/// Has what is followed listed, for as long as it is held.
+/// The entry of one subscription in the list of its client. Dropping it removes the entry.
 #[derive(Debug)]
 pub(super) struct Following {
     clients: Option<Arc<Clients>>,
@@ -279,7 +280,7 @@ pub(super) struct Following {
 }
 
 impl Following {
-    /// Of a client that follows what `reader` reads.
+    /// Lists a subscription of the client that follows the topics of `reader`.
     pub(super) fn new(peer: Option<&Peer>, protocol: &'static str, reader: &Reader) -> Self {
         let listed = peer.map(|Peer { client, .. }| {
             let topics = match reader {
@@ -303,12 +304,12 @@ impl Following {
         Self { clients: peer.map(|peer| peer.clients.clone()), listed }
     }
 
-    /// Among how many connections it is.
+    /// Returns how many clients are connected; 0 in a host that has no [`Peer`].
     pub(super) fn connections(&self) -> usize {
         self.clients.as_ref().map_or(0, |clients| clients.count())
     }
 
-    /// Notes its place after a write.
+    /// Notes the reader's place after a write.
     pub(super) fn note(&self, reader: &Reader) {
         if let Some((_, followed)) = &self.listed {
             followed.after.store(reader.cursor().after.number(), Ordering::Relaxed);
@@ -349,7 +350,7 @@ mod tests {
         assert_eq!(clients.open().by_caller.len(), 1, "nothing is left of who is gone");
         let (id, _again) = clients.next(2).unwrap();
         assert!(id == 4 && clients.next(id).is_none(), "{id}");
-        // Whoever has one address of IPv6 has 2^64 of them.
+        // One customer with IPv6 has a network of 2^64 addresses.
         let limits =
             ClientLimits { connections: 9, connections_per_address: 1, max_bytes: 1 << 20 };
         let clients = Clients::new(limits);

@@ -1,8 +1,8 @@
-//! What the edges count, for `/metrics`.
+//! The counters of the edges, for `/metrics`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A count that only grows.
+/// A counter that only grows.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -16,32 +16,33 @@ impl Counter {
     }
 }
 
-/// All counts, since the start.
+/// All counters, since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    /// Clients that did not answer any more.
+    /// Clients that did not answer a ping in time.
     pub(super) dead_peers: Counter,
-    /// Clients that took nothing of what was sent to them.
+    /// Clients that took too little of the data sent to them.
     pub(super) slow_peers: Counter,
-    /// How often each time limit has struck, in the order of [`TimeLimit::ALL`].
+    /// The number of times that each time limit has ended something, in the order of
+    /// [`TimeLimit::ALL`].
     time_limits: [Counter; 5],
-    /// What was refused by each rate, in the order of `Rate::ALL`.
+    /// The number of refusals by each rate, in the order of `Rate::ALL`.
     pub(super) refused_by_rate: [Counter; 5],
 }
 
 impl Counters {
-    /// Notes that a time limit has struck.
+    /// Counts that a time limit was exceeded.
     pub(crate) fn time_limit(&self, limit: TimeLimit) {
         self.time_limits[limit as usize].add(1);
     }
 
-    /// How often it has.
+    /// Returns how often a time limit was exceeded.
     pub(super) fn time_limits(&self, limit: TimeLimit) -> u64 {
         self.time_limits[limit as usize].get()
     }
 }
 
-/// What a client may take too long for.
+/// A time limit on clients, named after the part that the limit is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TimeLimit {
     /// The head of a request, or the first bytes of a connection.
@@ -52,14 +53,14 @@ pub(crate) enum TimeLimit {
     Idle,
     /// The answer to a ping.
     Ping,
-    /// Taking what is sent to it.
+    /// Taking the data that is sent to the client.
     Write,
 }
 
 impl TimeLimit {
     pub(super) const ALL: [Self; 5] = [Self::Head, Self::Body, Self::Idle, Self::Ping, Self::Write];
 
-    /// Its name in metrics and in the log.
+    /// Returns the name in metrics and in the log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Head => "head",

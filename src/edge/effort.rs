@@ -1,5 +1,5 @@
-//! How much work a client makes the broker do, and where it is done: a little at once, where it
-//! comes up; much of it away from the workers.
+//! The amount of work that a request causes, and the place where it is done: small work on the
+//! worker at once, large work on another thread.
 //!
 //! ```text
 //! worker   ──[ a small request ]──[ another ]──[ … ]──▶
@@ -9,19 +9,19 @@
 //!
 //! # Why
 //!
-//! Ten thousand events are 20 ms of decoding and encoding, and ten times that with many headers.
-//! A worker that does it in one go serves nobody else meanwhile. To hand a request to another
-//! thread costs some 20 µs, which is more than most of them take. So the work is judged before it
-//! is done, by what it is made of.
+//! Decoding and encoding ten thousand events takes 20 ms, and ten times that with many headers. A
+//! worker that does this in one go serves nobody else meanwhile. Moving a request to another thread
+//! costs about 20 µs, more than most requests take. So the work is estimated before it is done,
+//! from the parts of the request.
 //!
-//! Nor is it the turn alone that counts. On a busy machine the system puts a thread that works
-//! aside for several milliseconds, and with a worker go all who wait for it; a thread that has
-//! slept goes first. Beside 40 clients that sent 280 MB of patterns, a request that needs nothing
-//! but its worker waited for up to 2.3 s where work of a millisecond was done here, and for 20 to
-//! 100 ms where it is a quarter of that (two cores that compile at the same time).
+//! The turn is not the only reason. On a busy machine the system suspends a thread that works for
+//! several milliseconds, and all tasks of a worker wait with it; a thread that has slept runs
+//! first. While 40 clients sent 280 MB of patterns, a request that needed only its worker waited up
+//! to 2.3 s if work of a millisecond was done on the worker, and 20 to 100 ms if at most a quarter
+//! of that was (two cores that compile at the same time).
 //!
-//! There are as many places for large work as the machine has cores, in the whole process: what is
-//! large waits for other large work, and not what is small.
+//! The whole process has as many places for large work as the machine has cores. So large work
+//! waits for other large work, and small work does not wait for it.
 
 use std::sync::{Arc, LazyLock};
 use std::thread::available_parallelism;
@@ -36,61 +36,62 @@ use super::wire;
 use super::wire::EventField;
 use crate::polls;
 
-/// Work up to which it is done at once, in nanoseconds: as long as a task's turn is. Another thread
-/// costs at the most a tenth of what is more.
+/// Work up to this is done at once, in nanoseconds: as long as a task's turn. Another thread adds
+/// at most a tenth to work above it.
 const MAX_LITTLE_NS: u64 = polls::MAX_TURN.as_nanos() as u64;
 
-/// What an event takes from its message into a record, each header of it, any other field, each
-/// byte of its payload, and any other byte, in nanoseconds. A payload is copied, and has a
-/// checksum; other bytes may be fields of what is in a header. Source:
-/// `hostile::fairness_of_bodies`, with a release build.
+/// The time to turn an event's message into a record, in nanoseconds: per event, per header, per
+/// other field, per byte of the payload, and per other byte. A payload is copied, and gets a
+/// checksum. Other bytes may contain the fields of a header. Source: `hostile::fairness_of_bodies`,
+/// with a release build.
 const EVENT_NS: u64 = 1_000;
 const HEADER_NS: u64 = 400;
 const FIELD_NS: u64 = 20;
 const PAYLOAD_BYTE_NS: u64 = 1;
 const BYTE_NS: u64 = 4;
 
-/// What a byte of CloudEvents in protobuf takes, in nanoseconds: an attribute is a dozen bytes.
+/// The time per byte of CloudEvents in protobuf, in nanoseconds. An attribute takes a dozen bytes.
 const CLOUDEVENT_BYTE_NS: u64 = 50;
 
-/// What JSON takes for each value that a comma parts from the next, and for each byte, in
-/// nanoseconds: it is read several times over, and what is in brackets or escaped is slow.
+/// The time to read JSON, per value that ends with a comma and per byte, in nanoseconds. JSON is
+/// read several times, and brackets and escapes are slow.
 const JSON_VALUE_NS: u64 = 400;
 const JSON_BYTE_NS: u64 = 10;
 
-/// What a byte of JSON takes that is written, in nanoseconds.
+/// The time to write a byte of JSON, in nanoseconds.
 const WRITTEN_JSON_BYTE_NS: u64 = 1;
 
-/// What a byte takes that is compressed as fast as it goes, in nanoseconds.
+/// The time to compress a byte at the fastest level, in nanoseconds.
 const ENCODED_BYTE_NS: u64 = 15;
 
-/// Places for large work, of all brokers of this process: they share its cores.
+/// Places for large work, shared by all brokers of this process, because they share its cores.
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let cores = available_parallelism().map_or(1, usize::from);
     Arc::new(Semaphore::new(cores))
 });
 
-/// About how long some work takes on the processor, in nanoseconds; where it is much, only that.
+/// The estimated processor time of some work, in nanoseconds. For large work, only a lower
+/// estimate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Effort(u64);
 
 impl Effort {
-    /// Going through so many bytes, as for a digest.
+    /// Returns the effort of reading `size_bytes` once, as for a digest.
     pub(super) fn of_bytes(size_bytes: usize) -> Self {
         Self(size_bytes as u64 * BYTE_NS)
     }
 
-    /// Encoding an event of such a payload.
+    /// Returns the effort of encoding one event with a payload of `size_bytes`.
     pub(super) fn of_payload(size_bytes: usize) -> Self {
         Self(EVENT_NS + size_bytes as u64 * PAYLOAD_BYTE_NS)
     }
 
-    /// Decoding events of gRPC, and encoding them as they are stored.
+    /// Returns the effort of decoding gRPC events, and of encoding them as they are stored.
     pub(super) fn of_events(events: &[Bytes]) -> Self {
         let mut effort = Self(0);
         for event in events {
             effort.0 += EVENT_NS;
-            // Counting takes a hundredth of it, and ends where it is known to be much.
+            // Counting takes a hundredth of the work, and ends once the work is known to be large.
             let mut fields = wire::fields(event);
             while !effort.is_much()
                 && let Some(field) = fields.next()
@@ -109,7 +110,7 @@ impl Effort {
         effort
     }
 
-    /// How much work it is to read a body that carries CloudEvents, and to encode its events.
+    /// Returns the effort of reading a body that carries CloudEvents, and of encoding its events.
     pub(super) fn of_request(mode: Mode, body: &[u8]) -> Self {
         match mode {
             Mode::Binary => Self::of_payload(body.len()),
@@ -118,20 +119,21 @@ impl Effort {
         }
     }
 
-    /// Decoding CloudEvents in protobuf, one or a batch, and encoding them as they are stored: as
-    /// many as there may be in so many bytes.
+    /// Returns the effort of decoding CloudEvents in protobuf, one or a batch, and of encoding them
+    /// as they are stored. Assumes as many attributes as the bytes may have.
     pub(super) fn of_cloudevents(message: &[u8]) -> Self {
         Self(message.len() as u64 * CLOUDEVENT_BYTE_NS)
     }
 
-    /// Reading the CloudEvent in the payload of `event`, if this content type says that it is one.
+    /// Returns the effort of reading the CloudEvent in the payload of `event`, if the content type
+    /// says that the payload is one.
     fn of_carried(content_type: &[u8], event: &[u8]) -> Self {
         let content_type = String::from_utf8_lossy(content_type);
         let mode = Mode::of(&content_type, &HeaderMap::new());
         mode.map_or(Self(FIELD_NS), |mode| Self::of_request(mode, event))
     }
 
-    /// Reading JSON, and encoding the events that it has.
+    /// Returns the effort of reading JSON, and of encoding its events.
     pub(super) fn of_json(json: &[u8]) -> Self {
         let bytes = Self(json.len() as u64 * JSON_BYTE_NS);
         if bytes.is_much() {
@@ -141,17 +143,17 @@ impl Effort {
         Self(bytes.0 + values * JSON_VALUE_NS)
     }
 
-    /// Writing events as JSON, which takes so many bytes.
+    /// Returns the effort of writing `size_bytes` of events as JSON.
     pub(super) fn of_written_json(size_bytes: usize) -> Self {
         Self(size_bytes as u64 * WRITTEN_JSON_BYTE_NS)
     }
 
-    /// Compressing so many bytes.
+    /// Returns the effort of compressing `size_bytes`.
     pub(super) fn of_encoded(size_bytes: usize) -> Self {
         Self((size_bytes as u64).saturating_mul(ENCODED_BYTE_NS))
     }
 
-    /// As [`Self::of_json`], of so many texts.
+    /// Returns the effort of all lines, each as [`Self::of_json`].
     pub(super) fn of_lines(lines: &[Bytes]) -> Self {
         let mut effort = Self(0);
         for line in lines {
@@ -163,7 +165,7 @@ impl Effort {
         effort
     }
 
-    /// The same work, done two times.
+    /// Returns the effort of doing the same work twice.
     pub(super) fn twice(self) -> Self {
         Self(self.0.saturating_mul(2))
     }
@@ -172,7 +174,7 @@ impl Effort {
         self.0 > MAX_LITTLE_NS
     }
 
-    /// Does `work`, which is as much as this says: here, or on another thread while this waits.
+    /// Does `work`, whose estimate is `self`: at once, or on another thread while this waits.
     ///
     /// # Panics
     ///
@@ -180,8 +182,8 @@ impl Effort {
     ///
     /// # Cancel safety
     ///
-    /// Dropped while it waits for a place, nothing is done. Work that was begun goes on to its end,
-    /// and what comes of it is dropped.
+    /// If this is dropped while it waits for a place, nothing is done. Work that has begun
+    /// continues to its end, and its outcome is dropped.
     pub(super) async fn spend<T: Send + 'static>(
         self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -193,17 +195,17 @@ impl Effort {
     }
 }
 
-/// All places, as soon as none has any work.
+/// Waits until no large work is running, and takes all places.
 #[cfg(test)]
 pub(super) async fn all_places() -> tokio::sync::OwnedSemaphorePermit {
     let cores = available_parallelism().map_or(1, usize::from);
     PLACES.clone().acquire_many_owned(cores as u32).await.unwrap()
 }
 
-/// Does `work` on another thread, when one of `places` is free.
+/// Does `work` on another thread, once one of `places` is free.
 ///
-/// A task of its own waits for the place: the caller may be one of several futures of a task that
-/// waits for its client, and would keep a place that it was given meanwhile.
+/// A separate task waits for the place. The caller may be one of several futures of a task that
+/// waits for its client, and would hold a place without using it.
 async fn away<T: Send + 'static>(
     places: Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,

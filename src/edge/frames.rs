@@ -1,5 +1,5 @@
-//! A look at the frames of HTTP/2 as they are read: what of them waits to be taken, and how often a
-//! client changes its settings.
+//! A parser of HTTP/2 frames as they are read: counts the bytes that wait to be taken, and how
+//! often a client changes its settings.
 //!
 //! ```text
 //! | length: 3 | type: 1 | flags: 1 | stream: 4 | payload: length |
@@ -9,13 +9,13 @@
 //!
 //! # Why
 //!
-//! What a client has sent and nobody has taken yet is in the library that speaks HTTP/2, which does
-//! not say how much it is; `edge/intake.rs` has it counted.
+//! The bytes that a client has sent and nobody has taken yet are in the HTTP/2 library, which does
+//! not report their number. `edge/intake.rs` counts them with this parser.
 //!
-//! With new windows all streams of the connection are gone through, for each frame of 15 bytes, and
-//! many such frames come in one read: a thousand streams and a few KiB of frames held a worker for
-//! seconds. The library does that work before anybody can stop it, so the frames are counted before
-//! it gets them.
+//! A settings frame with a new window updates all streams of the connection. Such a frame has 15
+//! bytes, and many of them come in one read: a thousand streams and a few KiB of frames held a
+//! worker for seconds. The library does that work before anybody can stop it. So the frames are
+//! counted before the library gets them.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -27,26 +27,26 @@ pub(crate) const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
 
-/// Flags: of settings, of parts of bodies, and of the two kinds of frames that a head is made of.
+/// Flags: of settings, of parts of bodies, and of the two kinds of frames that carry a head.
 const ACK: u8 = 1;
 const PADDED: u8 = 8;
 const END_HEADERS: u8 = 4;
 
-/// Settings that a client may send in a second. One begins a connection; libraries that measure how
-/// fast a connection is send some more, each with a window twice as large as before.
+/// Settings that a client may send per second. One is sent at the begin of a connection. Libraries
+/// that measure the speed of a connection send a few more, each with a window twice as large.
 const MAX_SETTINGS: u32 = 16;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The frames of a connection, as far as they were read.
+/// The state of the parser of one connection's frames.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    /// The head of the next frame, as far as it is there.
+    /// The head of the next frame, of which `filled` bytes are there.
     next: [u8; FRAME_HEAD_BYTES],
     filled: usize,
     kind: Kind,
-    /// What is left of the payload of the frame that comes, in bytes.
+    /// The rest of the payload of the current frame, in bytes.
     left: usize,
-    /// Of a request's head that is not whole yet.
+    /// The bytes of an incomplete request head.
     head_bytes: usize,
     settings: u32,
     since: Instant,
@@ -54,28 +54,28 @@ pub(crate) struct Frames {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Part of a body, and how much of it is no padding. Before the first byte of a frame that is
-    /// padded, which says how much is, nobody knows.
+    /// Part of a body. `body_bytes` is its rest without padding. If `is_padded`, the first byte of
+    /// the frame, which gives the length of the padding, is still to come.
     Data { body_bytes: usize, is_padded: bool },
-    /// Part of a request's head, the last one or not.
+    /// Part of a request's head.
     Head { is_last: bool },
-    /// Whatever is done with at once.
+    /// A frame that needs no counting.
     Other,
 }
 
 impl Frames {
-    /// None yet.
+    /// Returns a parser before the first frame.
     pub(crate) fn new() -> Self {
         let (next, since) = ([0; FRAME_HEAD_BYTES], Instant::now());
         Self { next, filled: 0, kind: Kind::Other, left: 0, head_bytes: 0, settings: 0, since }
     }
 
-    /// What is there of a request's head that is not whole yet, in bytes.
+    /// Returns the bytes of an incomplete request head.
     pub(crate) fn head_bytes(&self) -> usize {
         self.head_bytes
     }
 
-    /// Looks at what was read next. Returns how many bytes of it belong to bodies.
+    /// Parses the bytes that were read next. Returns how many of them belong to bodies.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl Frames {
         }
     }
 
-    /// Looks at the head of a frame. Returns what comes after it.
+    /// Reads the head of a frame. Returns the bytes after it.
     fn read_head<'a>(&mut self, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
         let missing = FRAME_HEAD_BYTES - self.filled;
         let (part, rest) = bytes.split_at(missing.min(bytes.len()));
@@ -111,7 +111,7 @@ impl Frames {
         Ok(rest)
     }
 
-    /// A frame begins.
+    /// Begins a frame, whose head is complete.
     fn begin(&mut self) -> io::Result<()> {
         let [high, middle, low, kind, flags, ..] = self.next;
         self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
@@ -124,7 +124,7 @@ impl Frames {
         Ok(())
     }
 
-    /// How much of a part of a frame of a body is no padding.
+    /// Returns how many bytes of a part of a body are not padding.
     fn follow_data(&mut self, part: &[u8]) -> usize {
         let Kind::Data { body_bytes: mut left, is_padded } = self.kind else { return 0 };
         let mut part = part;
@@ -157,13 +157,13 @@ impl Frames {
 pub(crate) mod tests {
     use super::*;
 
-    /// A frame whose payload looks like heads of settings.
+    /// Returns a frame whose payload looks like heads of settings.
     pub(crate) fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
         let length = (payload as u32).to_be_bytes();
         [&length[1..], &[kind, flags, 0, 0, 0, 0], &vec![SETTINGS; payload][..]].concat()
     }
 
-    /// Goal: settings are counted however the bytes come, and nothing else is.
+    /// Goal: settings are counted however the bytes arrive, and no other frames are.
     #[test]
     fn settings_are_counted_wherever_their_bytes_are_cut() {
         let other = [frame(0, 0, 1_000), frame(SETTINGS, ACK, 0), frame(6, 0, 8)].concat();
@@ -186,7 +186,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// Goal: however the frames are cut, bodies count, and heads do until they are whole.
+    /// Goal: however the frames are split, bodies are counted, and heads are until they are
+    /// complete.
     #[test]
     fn bodies_and_unfinished_heads_are_found_in_frames_however_they_are_cut() {
         let whole = [

@@ -1,12 +1,12 @@
-//! What a connection has sent and nobody has taken yet: the heads of requests that are not whole,
+//! The bytes that a connection has sent and nobody has taken yet: the heads of incomplete requests,
 //! and bodies that wait to be read.
 //!
 //! # Why
 //!
-//! A request counts from its head on, but a client may send heads that never end, and bodies that
-//! nobody reads yet: as much as the protocol lets it send ahead. So what comes is counted where it
-//! comes in, and leaves the count where somebody takes it. HTTP/2 puts bytes of its own around
-//! both, so its frames are followed.
+//! A request is counted once its head is complete. But a client may send a head that never ends,
+//! and bodies that nobody reads yet, up to the bound that the protocol sets on sending ahead. So
+//! bytes are counted when they are received, until somebody takes them. HTTP/2 puts frames around
+//! heads and bodies, so its frames are parsed.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,10 +17,10 @@ use super::checked_body::Refused;
 use crate::edge::frames::Frames;
 use crate::error::Result;
 
-/// Steps in which what is unread is counted, in bytes: less than one is left to the connection.
+/// The steps in which unread bytes are counted, in bytes. Less than one step is not counted.
 const STEP_BYTES: usize = 4 << 10;
 
-/// What was sent and not taken yet, of one connection.
+/// The bytes of one connection that were received and not taken yet.
 #[derive(Debug)]
 pub(crate) struct Intake(Mutex<Unread>);
 
@@ -28,37 +28,38 @@ pub(crate) struct Intake(Mutex<Unread>);
 struct Unread {
     held: Held,
     size_bytes: usize,
-    /// What the protocol lets a client send ahead, in bytes. What is beyond it was dropped unread,
-    /// or is the protocol's own.
+    /// The bytes that the protocol lets a client send ahead. Bytes beyond it were dropped unread,
+    /// or belong to the protocol itself.
     max_bytes: usize,
-    /// Of HTTP/2.
+    /// The parser of frames, on a connection of HTTP/2.
     frames: Option<Frames>,
-    /// Bodies that may be read.
+    /// The number of bodies that may still be read.
     bodies: usize,
     ending: Ending,
 }
 
-/// How it stands with the end of what comes in, of a connection of HTTP/1.1.
+/// The state of the end of the input, on a connection of HTTP/1.1.
 #[derive(Debug, Default)]
 struct Ending {
-    /// Whether it was reached.
+    /// Whether the end was reached.
     is_reached: bool,
     /// Whether somebody has waited for more of a body since.
     is_missed: bool,
-    /// Who reads what comes in, since it was kept from them that the end was reached.
+    /// The task that reads the input. The end is kept from it until the answer is sent, or a body
+    /// needs more bytes.
     reader: Option<Waker>,
-    /// Who waits for more of a body.
+    /// The task that waits for more of a body.
     body: Option<Waker>,
-    /// Who waits for the end.
+    /// The task that waits for the end.
     watcher: Option<Waker>,
-    /// Whether an answer is awaited before which there may be a word.
+    /// Whether the client may be sent an interim response before the answer.
     may_ask: bool,
-    /// Whether some of a body was still to come when it was dropped.
+    /// Whether a body was dropped before its end was received.
     is_body_cut: bool,
 }
 
 impl Intake {
-    /// Of a connection that may send so much ahead.
+    /// Returns the intake of a connection that may send `max_bytes` ahead.
     pub(crate) fn new(share: &Share, max_bytes: usize) -> Self {
         let held = share.nothing();
         let (frames, ending) = (None, Ending::default());
@@ -69,28 +70,28 @@ impl Intake {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on frames of HTTP/2 come, and so much of bodies may be sent ahead.
+    /// Expects frames of HTTP/2 from now on, with up to `max_bytes` of bodies sent ahead.
     pub(crate) fn follow_frames(&self, max_bytes: usize) {
         let mut unread = self.unread();
         (unread.frames, unread.max_bytes) = (Some(Frames::new()), max_bytes);
     }
 
-    /// From now on nothing comes that is kept.
+    /// Counts nothing from now on.
     pub(crate) fn follow_nothing(&self) {
         self.unread().max_bytes = 0;
         self.took_all();
     }
 
-    /// From now on messages come, which are taken as a whole.
+    /// Expects messages from now on, each of which is taken as a whole.
     pub(crate) fn follow_messages(&self) {
         self.unread().max_bytes = usize::MAX;
     }
 
-    /// Counts what has come.
+    /// Counts received bytes.
     ///
     /// # Errors
     ///
-    /// `QuotaExceeded`: there is no room for it; and as [`Frames::read`].
+    /// `QuotaExceeded`: there is no room for them; and as [`Frames::read`].
     pub(crate) fn came(&self, bytes: &[u8]) -> io::Result<()> {
         let mut unread = self.unread();
         let more = match &mut unread.frames {
@@ -103,8 +104,8 @@ impl Intake {
             .map_err(|error| io::Error::new(io::ErrorKind::QuotaExceeded, Refused::new(error)))
     }
 
-    /// Nothing more comes. Ready when whoever reads is to be told: an answer that needs nothing
-    /// more of its request is not disturbed, and one that does is given up.
+    /// Notes that the input has ended. Ready when the reading task is to be told of the end. An
+    /// answer that needs no more of its request is not disturbed; one that does is given up.
     pub(crate) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut unread = self.unread();
         let ending = &mut unread.ending;
@@ -113,15 +114,15 @@ impl Intake {
         }
         ending.is_reached = true;
         ending.reader = Some(cx.waker().clone());
-        // Whoever waits for a body looks again whether more of it has come before the end.
+        // A task that waits for a body checks whether more of it has come before the end.
         let woken = [ending.body.take(), ending.watcher.take()];
         drop(unread);
         woken.into_iter().flatten().for_each(Waker::wake);
         Poll::Pending
     }
 
-    /// Whether the client may be sent a word before the answer, to find out whether it is there:
-    /// one of HTTP/1.1 may, until the answer begins.
+    /// Sets whether the client may be sent an interim response to find out whether it is still
+    /// connected. Only a client of HTTP/1.1 may, until the answer begins.
     pub(crate) fn set_may_ask(&self, may_ask: bool) {
         self.unread().ending.may_ask = may_ask;
     }
@@ -130,7 +131,7 @@ impl Intake {
         self.unread().ending.may_ask
     }
 
-    /// There is no more of a body yet.
+    /// Notes that a reader of a body needs more bytes than there are.
     pub(crate) fn misses_more(&self, cx: &mut Context<'_>) {
         let mut unread = self.unread();
         let ending = &mut unread.ending;
@@ -144,13 +145,14 @@ impl Intake {
         reader.into_iter().for_each(Waker::wake);
     }
 
-    /// An answer is sent: if nothing more comes, whoever reads is to be told now.
+    /// Notes that an answer was sent. If the input has ended, the reading task is told now.
     pub(crate) fn answered(&self) {
         let reader = self.unread().ending.reader.take();
         reader.into_iter().for_each(Waker::wake);
     }
 
-    /// Waits until the client sends nothing any more. One waits at a time: the answer that is sent.
+    /// Waits until the client has ended its input. Only one task waits at a time: the one that
+    /// sends the answer.
     pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut unread = self.unread();
         if unread.ending.is_reached {
@@ -160,34 +162,34 @@ impl Intake {
         Poll::Pending
     }
 
-    /// Whether some of a body is still to come that nobody will read: no request can follow it.
+    /// Whether a body was dropped before its end was received: no request can follow it.
     pub(crate) fn is_body_cut(&self) -> bool {
         self.unread().ending.is_body_cut
     }
 
-    /// Whether the client sends nothing any more. Requests that it has sent may still be unread.
+    /// Whether the client has ended its input. Requests that it has sent may still be unread.
     pub(crate) fn is_ended(&self) -> bool {
         self.unread().ending.is_reached
     }
 
-    /// So many bytes of a body were taken.
+    /// Counts `size_bytes` of a body as taken.
     pub(crate) fn took(&self, size_bytes: usize) {
         let mut unread = self.unread();
         unread.size_bytes = unread.size_bytes.saturating_sub(size_bytes);
         let _shrinks = unread.settle();
     }
 
-    /// All there is was taken: the head of a request, or a message.
+    /// Counts all bytes as taken: the head of a request, or a message.
     pub(crate) fn took_all(&self) {
         self.took(usize::MAX);
     }
 
-    /// A body comes that may be read.
+    /// Notes the begin of a body that may be read.
     pub(crate) fn body_begins(&self) {
         self.unread().bodies += 1;
     }
 
-    /// A body was read to its end, or nobody will do so.
+    /// Notes the end of a body. `is_whole` says whether it was read to its end.
     pub(crate) fn body_ends(&self, is_whole: bool) {
         let mut unread = self.unread();
         unread.ending.is_body_cut |= !is_whole;
@@ -200,7 +202,7 @@ impl Intake {
 }
 
 impl Unread {
-    /// Holds what is unread, in whole steps.
+    /// Takes or gives back memory until the unread bytes are held, in whole steps.
     fn settle(&mut self) -> Result<()> {
         let heads_bytes = self.frames.as_ref().map_or(0, Frames::head_bytes);
         let size_bytes = self.size_bytes.saturating_add(heads_bytes);
@@ -208,8 +210,8 @@ impl Unread {
         self.held.keep(steps_bytes);
         let missing = steps_bytes - self.held.size_bytes();
         if self.frames.is_some() && heads_bytes < STEP_BYTES {
-            // Others have their streams on the same connection. What is beyond the bound is refused
-            // to the one whose body it is, when that is read; the window bounds it until then.
+            // Other streams share the connection. Bytes beyond the bound are refused to the request
+            // whose body they are, when the body is read. Until then the window bounds them.
             self.held.count(missing);
             return Ok(());
         }

@@ -1,16 +1,16 @@
 //! Events, pages, topics and acknowledgements as JSON.
 //!
-//! A payload of an event stands in its JSON in one of three ways:
+//! The payload of an event has one of three forms in JSON:
 //!
-//! | content type | | |
+//! | content type | member | value |
 //! |---|---|---|
-//! | JSON | `data`, a value | the text of the payload from its first to its last token, as it is |
+//! | JSON | `data`, a value | the text of the payload from its first to its last token, unchanged |
 //! | text, or none | `data`, a string | the payload |
-//! | any other, and what is not what its type says | `data_base64` | the payload |
+//! | any other, or not valid for its type | `data_base64` | the payload in base64 |
 //!
-//! `data_base64` also stands beside a value where the value is not all of the payload: where there
-//! is white space before or after it, and where it has line ends that the carrier changes. So the
-//! bytes of a payload, which may be signed, are those of `data_base64` if it is there, and of
+//! `data_base64` also stands beside a value that is not the whole payload: if there is white space
+//! before or after the value, or if the value has line ends that the carrier changes. So the bytes
+//! of a payload, which may be signed, are those of `data_base64` if it is present, and those of
 //! `data` otherwise.
 
 use base64::Engine as _;
@@ -27,7 +27,7 @@ use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::event::{Event, Timestamp};
 use crate::topic::TopicName;
 
-/// A payload, in the form that its content type asks for.
+/// A payload, in the form for its content type.
 enum Content<'a> {
     Json(&'a RawValue),
     Text(&'a str),
@@ -35,8 +35,8 @@ enum Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    /// JSON that is none is shown as bytes, for as a text it would be taken for a JSON string; and
-    /// so is text that is no UTF-8.
+    /// Returns the form of a payload. Invalid JSON is shown as bytes, because as a text it would be
+    /// taken for a JSON string. Text that is not UTF-8 is shown as bytes, too.
     fn of(payload: &'a [u8], content_type: &str) -> Self {
         let Ok(text) = std::str::from_utf8(payload) else { return Self::Bytes(payload) };
         match Media::of(content_type) {
@@ -47,7 +47,7 @@ impl<'a> Content<'a> {
     }
 }
 
-/// One event, as it stands in a page, wherever it comes from.
+/// One event, as it is written in a page, from any source.
 #[derive(Debug)]
 pub struct EventJson<'a> {
     topic: &'a str,
@@ -62,24 +62,24 @@ pub struct EventJson<'a> {
     headers: Vec<(&'a str, &'a str)>,
     content_type: &'a str,
     payload: &'a [u8],
-    /// Whether it has no places, and says so instead.
+    /// Whether the event is ephemeral: it has no places then, and `"ephemeral": true` instead.
     is_ephemeral: bool,
     carrier: Carrier,
 }
 
-/// What an event's JSON goes into.
+/// The medium into which an event's JSON is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Carrier {
-    /// A body, or a message: it carries line ends as they are.
+    /// A body, or a message: line ends are unchanged.
     Whole,
-    /// Lines of server-sent events: it carries line feeds, and makes line feeds of all others.
+    /// Lines of server-sent events: every line end becomes a line feed.
     DataLines,
-    /// One line: it carries no line ends. Each of them is written as a blank.
+    /// One line: each line end is written as a blank.
     OneLine,
 }
 
 impl Carrier {
-    /// Whether JSON comes out of it as it goes in.
+    /// Whether the medium leaves this JSON unchanged.
     fn carries(self, json: &str) -> bool {
         match self {
             Self::Whole => true,
@@ -90,7 +90,7 @@ impl Carrier {
 }
 
 impl<'a> EventJson<'a> {
-    /// The same, for output with one event a line.
+    /// Returns the same event, for output with one event a line.
     #[must_use]
     pub fn in_one_line(self) -> Self {
         Self { carrier: Carrier::OneLine, ..self }
@@ -136,7 +136,7 @@ impl<'a> EventJson<'a> {
         }
     }
 
-    /// An event of `topic` that came over gRPC.
+    /// Returns an event of `topic` that was received over gRPC.
     pub fn received(topic: &'a str, event: &'a proto::Event) -> Self {
         let text = |(name, value): (&'a String, &'a String)| (name.as_str(), value.as_str());
         Self {
@@ -191,7 +191,7 @@ impl Serialize for EventJson<'_> {
 }
 
 impl EventJson<'_> {
-    /// Writes a payload that is JSON, and its bytes where the value is not all of them.
+    /// Writes a payload that is JSON. Adds its bytes, if they differ from the value.
     fn serialize_json<M: SerializeMap>(
         &self,
         value: &RawValue,
@@ -201,7 +201,7 @@ impl EventJson<'_> {
         let is_carried = self.carrier.carries(text);
         match self.carrier {
             Carrier::OneLine if !is_carried => {
-                // Between the tokens of JSON alone can there be line ends.
+                // In JSON, line ends occur only between tokens.
                 let line = text.replace(['\n', '\r'], " ");
                 let line = RawValue::from_string(line).map_err(serde::ser::Error::custom)?;
                 map.serialize_entry("data", &line)?;
@@ -227,7 +227,7 @@ fn time(time: Timestamp) -> String {
     time.to_string()
 }
 
-/// Appends an event that is not stored: it has no places.
+/// Appends an event that is not stored. The event has no places.
 pub(super) fn write_ephemeral(ephemeral: &Ephemeral, carrier: Carrier, bytes: &mut Vec<u8>) {
     let Ephemeral { topic, time, event, .. } = ephemeral;
     let event = Event {
@@ -252,10 +252,10 @@ pub(super) fn write_event(
     written.expect("texts and numbers are JSON");
 }
 
-/// What a page begins with. Its events come next, with commas between them, and then its end.
+/// The begin of a page. Its events follow, separated by commas, and then its end.
 pub(super) const PAGE_BEGIN: &[u8] = b"{\"events\":[";
 
-/// The events of a run, with commas between them.
+/// Returns the events of a run, separated by commas.
 pub(super) fn events(run: &Run) -> Vec<u8> {
     let mut bytes = Vec::new();
     for event in run.events() {
@@ -267,12 +267,11 @@ pub(super) fn events(run: &Run) -> Vec<u8> {
     bytes
 }
 
-/// What the names and numbers of an event take that is written, and the punctuation, in bytes.
+/// Upper bound for the names, numbers and punctuation of one written event, in bytes.
 const FRAME_BYTES: usize = 512;
 
-/// What the events of a run take at the most where they are written as JSON, in any form, in bytes.
-/// A byte of a text takes six where it is a control character. A payload may be there twice: as the
-/// value that it is, and as its bytes in base64.
+/// Returns an upper bound for the events of a run as JSON, in any form, in bytes. A control
+/// character in a text takes six bytes. A payload may occur twice: as a value, and as base64.
 pub(super) fn max_written_bytes(run: &Run) -> usize {
     let topic_bytes = run.topic().as_str().len();
     let of_event = |event: EventRef<'_>| {
@@ -284,7 +283,7 @@ pub(super) fn max_written_bytes(run: &Run) -> usize {
         });
         let value_bytes = payload.len() + escapes.sum::<usize>();
         let base64_bytes = payload.len().div_ceil(3) * 4;
-        // In a CloudEvent, a field may be an attribute, too.
+        // In a CloudEvent, a field may occur as an attribute, too.
         let texts_bytes = topic_bytes + event.size_bytes().saturating_sub(payload.len());
         let headers_bytes = 8 * event.headers().count();
         value_bytes + base64_bytes + 12 * texts_bytes + headers_bytes + FRAME_BYTES
@@ -292,12 +291,12 @@ pub(super) fn max_written_bytes(run: &Run) -> usize {
     run.events().map(of_event).sum()
 }
 
-/// An event of `topic` that is not in a block any more.
+/// Returns an event of `topic` that is no longer in a block, as JSON.
 pub(super) fn event(topic: &TopicName, event: &Event) -> Vec<u8> {
     serde_json::to_vec(&EventJson::own(topic, event)).expect("texts and numbers are JSON")
 }
 
-/// What comes after the events of a page of history.
+/// Returns the part of a page after its events.
 pub(super) fn page_end(page: &Page) -> Vec<u8> {
     #[derive(Serialize)]
     struct EndJson {
@@ -307,7 +306,7 @@ pub(super) fn page_end(page: &Page) -> Vec<u8> {
         caught_up: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         gap: Option<Value>,
-        /// Of a reader of many topics, which may have lost some of several.
+        /// For a reader of many topics: each of them may have a gap.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         gaps: Vec<Value>,
     }
@@ -318,19 +317,19 @@ pub(super) fn page_end(page: &Page) -> Vec<u8> {
         earliest: page.earliest,
         tail: page.tail,
         caught_up: page.caught_up,
-        gap: gaps.first().filter(|_| !is_of_many).cloned(), // The page of one topic has no other.
+        gap: gaps.first().filter(|_| !is_of_many).cloned(), // One topic has at most one gap.
         gaps: if is_of_many { gaps } else { Vec::new() },
     })
 }
 
-/// The list is closed, and these fields come after it.
+/// Closes the list of events, and writes these fields after it.
 fn end(fields: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(fields).expect("texts and numbers are JSON");
-    bytes.splice(..1, *b"],"); // In place of the brace.
+    bytes.splice(..1, *b"],"); // Replaces the opening brace.
     bytes
 }
 
-/// What one event was given.
+/// The receipt of one event.
 #[derive(Debug, Serialize)]
 pub(super) struct ReceiptJson {
     sequence: u64,
@@ -341,7 +340,7 @@ pub(super) struct ReceiptJson {
 }
 
 impl ReceiptJson {
-    /// The answer for the event with this index of a publish.
+    /// Returns the receipt of the event with this index in a publish.
     pub(super) fn of(ack: &Ack, index: usize) -> Self {
         let Receipt { sequence, position, time: appended } = ack.receipt(index);
         Self {
@@ -354,7 +353,7 @@ impl ReceiptJson {
     }
 }
 
-/// One topic.
+/// Returns one topic as JSON.
 pub(super) fn topic(topic: &TopicInfo) -> Value {
     let extent = &topic.extent;
     json!({
@@ -370,12 +369,12 @@ pub(super) fn topic(topic: &TopicInfo) -> Value {
     })
 }
 
-/// What comes after the events of a page of a topic's state.
+/// Returns the part of a page of a topic's state after its events.
 pub(super) fn state_end(cursor: &Cursor, next_page_token: &str) -> Vec<u8> {
     end(&json!({"cursor": cursor.to_string(), "next_page_token": next_page_token}))
 }
 
-/// What maintenance did.
+/// Returns a report of maintenance as JSON.
 pub(super) fn maintained(report: &MaintenanceReport) -> Value {
     let dropped = report.dropped().map(|(reason, dropped)| {
         (reason.to_owned(), json!({"events": dropped.events, "bytes": dropped.bytes}))

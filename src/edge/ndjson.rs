@@ -1,4 +1,4 @@
-//! Events as lines of JSON: how people and scripts hand in many at once.
+//! Events as lines of JSON: the form in which people and scripts publish many at once.
 //!
 //! ```text
 //! {"topic":"quakes.us","id":"a1","type":"quake","key":"us1","headers":{"a":"b"},"data":{"mag":5}}
@@ -6,11 +6,11 @@
 //! {"content_type":"image/png","data_base64":"iVBORw0KGgo="}
 //! ```
 //!
-//! `data` is stored as the JSON it is, with content type `application/json`, unless the line names
-//! a content type that is not JSON: then it must be a string, and its text is stored.
+//! `data` is stored as the JSON that it is, with content type `application/json`. If the line names
+//! a content type that is not JSON, `data` must be a string, and its text is stored.
 //!
-//! Programs that write UTF-8 with a byte order mark put it at the start of a file, which may be in
-//! the middle of a body: before a line it means nothing.
+//! Some programs write a byte order mark at the start of a UTF-8 file, which may be in the middle
+//! of a body. A mark before a line is ignored.
 
 #![doc = include_str!("ndjson.md")]
 
@@ -29,7 +29,7 @@ use crate::topic::TopicName;
 
 const JSON: &str = "application/json";
 
-/// The field of an error that is about a line as a whole.
+/// The field of an error about a line as a whole.
 const LINE: &str = "line";
 
 /// The byte order mark of UTF-8.
@@ -38,7 +38,7 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// The topic, where the line names one.
+    /// The topic, if the line names one.
     pub topic: Option<TopicName>,
     /// The event.
     pub event: NewEvent,
@@ -54,7 +54,7 @@ struct LineJson<'a> {
     #[serde(default, deserialize_with = "lists::members")]
     headers: List<(String, String)>,
     content_type: Option<String>,
-    /// Files that were written before it had this name say `time_ms`.
+    /// An alias for files that were written when this field was called `time_ms`.
     #[serde(alias = "time_ms")]
     publisher_time_ms: Option<u64>,
     ttl_ms: Option<u64>,
@@ -63,35 +63,35 @@ struct LineJson<'a> {
     data_base64: Option<String>,
 }
 
-/// Tells `"data": null`, which is a payload, from no `data` at all.
+/// Reads `"data": null` as a payload, unlike an absent `data`.
 fn some<'de, D: serde::Deserializer<'de>>(json: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(json).map(Some)
 }
 
-/// A text without a byte order mark.
+/// Returns a text without a byte order mark.
 pub(super) fn unmarked(text: &[u8]) -> &[u8] {
     text.strip_prefix(MARK).unwrap_or(text)
 }
 
-/// Whether there is nothing in a text.
+/// Whether a text has nothing but white space.
 pub(super) fn is_blank(text: &[u8]) -> bool {
     unmarked(text).iter().all(u8::is_ascii_whitespace)
 }
 
-/// Where a text stands in a body.
+/// The place of a text in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The line that the text begins in, from 1.
+    /// The line in which the text begins, from 1.
     pub(super) line: u64,
     /// Bytes of that line before the text.
     before: u64,
 }
 
 impl Place {
-    /// Where a body begins.
+    /// The begin of a body.
     pub(super) const START: Self = Self { line: 1, before: 0 };
 
-    /// The place after these bytes, which stand here.
+    /// Returns the place after `bytes`, which are at this place.
     pub(super) fn after(self, bytes: &[u8]) -> Self {
         let size_bytes = bytes.len() as u64;
         match bytes.iter().rposition(|byte| *byte == b'\n') {
@@ -104,18 +104,18 @@ impl Place {
     }
 }
 
-/// Where a text is no event, and why.
+/// An error for a text that is not an event, with its place.
 #[derive(Debug)]
 pub(super) struct NoEvent {
     /// The line of the body, from 1.
     pub(super) line: u64,
-    /// The place in that line, from 1, where it is one place that is wrong.
+    /// The column in that line, from 1, if the error has a single place.
     pub(super) column: Option<u64>,
     pub(super) error: Error,
 }
 
 impl NoEvent {
-    /// What a reader of JSON found in a text that stands there.
+    /// Returns the error of a JSON parser for a text at this place of the body.
     pub(super) fn of(error: &serde_json::Error, text: Place) -> Self {
         let (line, column) = (error.line() as u64, error.column() as u64);
         let message = json_problem::without_place(error);
@@ -131,7 +131,7 @@ impl NoEvent {
     }
 }
 
-/// An error at a line of a body or a file, from 1, for people: the line is named once.
+/// Returns the message of an error at a line, from 1, for people. The line is named once.
 pub fn at_line(line: u64, error: &Error) -> String {
     match error {
         Error::Invalid { field, problem } if field == LINE => format!("line {line}: {problem}"),
@@ -139,7 +139,7 @@ pub fn at_line(line: u64, error: &Error) -> String {
     }
 }
 
-/// What a text of JSON is that begins like this, where that is no object.
+/// Returns the kind of a JSON text that begins with this byte, unless the text is an object.
 fn kind(first: u8) -> Option<&'static str> {
     match first {
         b'[' => Some("a list"),
@@ -156,17 +156,17 @@ impl Line {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] with what is wrong and where in the line; [`Error::OverLimit`] with the
+    /// [`Error::Invalid`] with the problem and its place in the line; [`Error::OverLimit`] with the
     /// number of its headers.
     pub fn parse(line: &[u8]) -> Result<Self> {
         Self::read(line, Place::START).map_err(|no_event| no_event.error)
     }
 
-    /// As [`Self::parse`], of a text that stands at `place` of a body, and may have many lines.
+    /// Reads a text at `place` of a body as [`Self::parse`] does. The text may have many lines.
     pub(super) fn read(text: &[u8], place: Place) -> Result<Self, NoEvent> {
         let text = unmarked(text);
         let begin = text.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
-        // A list of values would be taken for an object's, in the order of its fields.
+        // The parser would take an array for an object's values, in the order of its fields.
         if let Some(kind) = text.get(begin).and_then(|first| kind(*first)) {
             let message = format!("{kind} is no event; write an object, like {{\"data\": 1}}");
             return Err(NoEvent::at(place.after(&text[..begin]), &message));
@@ -193,11 +193,11 @@ impl Line {
     }
 }
 
-/// An event as the line that it can be published with again, without its end.
+/// Returns the line with which an event can be published again, without a line end.
 ///
 /// # Errors
 ///
-/// None that a broker's event can have.
+/// None, for an event from a broker.
 pub fn line(topic: &str, event: &proto::Event) -> serde_json::Result<String> {
     let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let mut line = serde_json::Map::new();
@@ -221,7 +221,7 @@ pub fn line(topic: &str, event: &proto::Event) -> serde_json::Result<String> {
             && serde_json::from_str::<&RawValue>(text).is_ok_and(|raw| raw.get() == *text)
     });
     match (as_json, as_text) {
-        // Between its tokens alone JSON has line ends as they are; they are part of the payload.
+        // JSON has line ends only between tokens; they are part of the payload.
         (Some(json), _) if !json.contains(['\n', '\r']) => {
             line.push_str(&format!(",\"data\":{json}}}"));
         }
@@ -263,7 +263,7 @@ fn payload(json: &LineJson<'_>) -> Result<(Bytes, String)> {
     }
 }
 
-/// Whether `data` under this content type is the JSON itself.
+/// Whether `data` under this content type is JSON, and not a string with the payload.
 fn is_json(content_type: &str) -> bool {
     essence(content_type).is_empty() || media::is_json(content_type)
 }

@@ -1,11 +1,11 @@
-//! How slowly what a client sends may come in, once it has begun.
+//! The lowest rate at which a client may send a request or a message that it has begun.
 //!
 //! # Why
 //!
-//! A client that sends a byte now and then would hold a request, its memory and its connection for
-//! ever, if only silence ended it. So a body, or a message of a stream, has to come at a rate, too,
-//! after a grace that is as long as a silence may be. Only time in which it is waited for counts:
-//! while the broker itself takes nothing, a client cannot send.
+//! If only silence ended a request, a client could send a byte now and then and hold the request,
+//! its memory and its connection for ever. So a body, or a message of a stream, must also reach a
+//! rate, after a grace as long as the longest silence. Only time in which the broker waits for
+//! bytes counts: while the broker does not read, a client cannot send.
 
 use std::io;
 use std::pin::Pin;
@@ -28,21 +28,21 @@ use crate::edge::config::FollowConfig;
 use crate::edge::grpc::paths::PUBLISH_STREAM;
 use crate::error::{Error, Result};
 
-/// Calls whose messages come one by one, with any time in between.
+/// Calls that send messages one by one, with any time between two messages.
 const STREAMS: [&str; 2] = [PUBLISH_STREAM, "/grpc.reflection."];
 
-/// What stands before each message of gRPC: a flag, and its length in 4 bytes.
+/// The size of the head of each gRPC message: a flag, and the message's length in 4 bytes.
 const GRPC_HEAD_BYTES: usize = 5;
 
-/// How one body, or one message after the other, comes in.
+/// The progress of one body, or of one message after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Pace {
-    /// How long nothing may come; and the grace before the rate counts.
+    /// The longest silence, which is also the grace before the rate counts.
     silence: Duration,
-    /// The rate; 0 is none.
+    /// The lowest rate; 0 is no limit.
     least_bytes_per_second: u64,
     counters: Arc<Counters>,
-    /// How long it has been waited for, and what has come.
+    /// The time spent waiting. `size_bytes` is what has come in that time.
     waited: Duration,
     size_bytes: u64,
 }
@@ -58,7 +58,7 @@ impl Pace {
         }
     }
 
-    /// How long the next bytes are waited for.
+    /// Returns how long the next bytes may take.
     fn patience(&self) -> Duration {
         let Some(ms) = (1_000 * self.size_bytes).checked_div(self.least_bytes_per_second) else {
             return self.silence;
@@ -71,12 +71,12 @@ impl Pace {
         self.size_bytes += size_bytes as u64;
     }
 
-    /// What has begun is whole; of what comes next, so many bytes are there already.
+    /// Begins to time the next message, of which `size_bytes` are there already.
     pub(super) fn restart(&mut self, size_bytes: usize) {
         (self.waited, self.size_bytes) = (Duration::ZERO, size_bytes as u64);
     }
 
-    /// Why nothing more is waited for; counted.
+    /// Counts the time limit, and returns the error that says which rate or silence was exceeded.
     fn too_slow(&self, what: &'static str) -> Error {
         self.counters.time_limit(TimeLimit::Body);
         let silence_ms = self.silence.as_millis();
@@ -90,7 +90,7 @@ impl Pace {
         Error::TooSlow { what, problem }
     }
 
-    /// The next chunk of a body.
+    /// Returns the next chunk of a body; `None` at its end.
     ///
     /// # Errors
     ///
@@ -109,7 +109,7 @@ impl Pace {
     }
 }
 
-/// A wait for the next bytes, which ends when it has lasted too long.
+/// A wait for the next bytes, with an end.
 #[derive(Debug)]
 struct Wait {
     since: Instant,
@@ -117,19 +117,19 @@ struct Wait {
 }
 
 impl Wait {
-    /// Begins, or goes on; ready when it has lasted too long.
+    /// Begins the wait, or continues it. Ready when it has lasted longer than `patience`.
     fn poll(this: &mut Option<Self>, patience: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let begin = || Self { since: Instant::now(), end: Box::pin(tokio::time::sleep(patience)) };
         this.get_or_insert_with(begin).end.as_mut().poll(cx)
     }
 
-    /// Ends; how long it has lasted.
+    /// Ends the wait, and returns how long it has lasted.
     fn end(this: &mut Option<Self>) -> Duration {
         this.take().map(|wait| wait.since.elapsed()).unwrap_or_default()
     }
 }
 
-/// Ends a call of gRPC whose messages do not come in: with `DEADLINE_EXCEEDED`.
+/// Ends a gRPC call whose messages come in too slowly, with `DEADLINE_EXCEEDED`.
 pub(crate) fn paced(request: Request, pace: &Pace) -> Request {
     let path = request.uri().path();
     let is_stream = STREAMS.iter().any(|stream| path.starts_with(stream));
@@ -142,23 +142,23 @@ struct Paced {
     body: Body,
     pace: Pace,
     parts: Parts,
-    /// Whether there may be any time between one message and the next.
+    /// Whether there may be any time between two messages.
     is_stream: bool,
     wait: Option<Wait>,
 }
 
-/// How far the messages in a body have come.
+/// The position of the body within its messages.
 #[derive(Debug, Default)]
 struct Parts {
     head: [u8; GRPC_HEAD_BYTES],
     head_bytes: usize,
-    /// What is missing of the message whose head has come.
+    /// Missing bytes of the message whose head is complete.
     left_bytes: u64,
 }
 
 impl Parts {
-    /// Goes on by `chunk`. Returns how many bytes of it belong to a message that has begun and is
-    /// not whole, if it began in this chunk; `None` if no message has ended in it.
+    /// Advances by `chunk`. Returns how many bytes at its end belong to an incomplete message;
+    /// `None` if no message has ended in this chunk.
     fn add(&mut self, mut chunk: &[u8]) -> Option<usize> {
         let mut rest = None;
         while !chunk.is_empty() {
@@ -226,12 +226,12 @@ impl HttpBody for Paced {
     }
 }
 
-/// A connection of messages, each of which has to come in once it has begun.
+/// A connection of messages, each of which must come in fast enough once it has begun.
 #[derive(Debug)]
 pub(super) struct PacedSocket<S> {
     socket: S,
     pace: Pace,
-    /// What has come of messages that are not whole yet.
+    /// Received bytes of incomplete messages.
     begun_bytes: usize,
     wait: Option<Wait>,
 }
@@ -241,10 +241,12 @@ impl<S> PacedSocket<S> {
         Self { socket, pace, begun_bytes: 0, wait: None }
     }
 
-    /// A message is whole, of so many bytes on the wire; `None` where that is not known.
+    /// Notes that a message of `size_bytes` on the wire is complete; `None` where the size is not
+    /// known.
     ///
-    /// What was read ahead of the next one counts as nothing then: the next bytes begin it. A ping
-    /// between two parts of a message has a size that is known, and is no part of that message.
+    /// With `None`, bytes that were read ahead of the next message are not counted: that message
+    /// begins with the next bytes. A ping between two parts of a message has a known size, and is
+    /// no part of that message.
     pub(super) fn whole(&mut self, size_bytes: Option<usize>) {
         let size_bytes = size_bytes.unwrap_or(self.begun_bytes);
         self.begun_bytes = self.begun_bytes.saturating_sub(size_bytes);
@@ -317,7 +319,7 @@ mod tests {
         pace.received(second, 1_000);
         assert_eq!(pace.patience(), 5 * second, "no longer than a silence");
         for _ in 0..100 {
-            pace.received(4 * second, 400); // As slowly as may be, and for long.
+            pace.received(4 * second, 400); // At the lowest rate, and for long.
             assert!(pace.patience() > 4 * second, "{:?}", pace.patience());
         }
         pace.received(20 * second, 1);

@@ -1,4 +1,4 @@
-//! What a reader asks for, in whatever protocol: topics, where to begin, and which events.
+//! The selection of a reader, in any protocol: its topics, its start, and its filter.
 
 use std::sync::Arc;
 
@@ -15,32 +15,32 @@ use crate::error::{Error, Result};
 use crate::lists::{self, List};
 use crate::topic::{TopicName, TopicPattern};
 
-/// Names in a query that may come more than once.
+/// The query parameters that may be given more than once.
 pub(super) const LISTS: [&str; 5] = ["topic", "type", "key", "key_prefix", "header"];
 
 /// One topic, or many.
 #[derive(Debug)]
 pub(super) enum Topics {
-    /// By its name: places are sequences.
+    /// A topic by its name. Places are sequences.
     One(TopicName),
-    /// By patterns: places are positions.
+    /// Topics by patterns. Places are positions.
     Many(Vec<TopicPattern>),
 }
 
 impl Topics {
-    /// All whose names fit.
+    /// Returns the topics whose names match one of `patterns`.
     ///
     /// # Errors
     ///
-    /// - [`Error::OverLimit`], before any of them is looked at.
-    /// - [`Error::Invalid`], of the first pattern that is none.
+    /// - [`Error::OverLimit`]: there are too many; no pattern is looked at.
+    /// - [`Error::Invalid`]: names the first invalid pattern.
     pub(super) fn many(patterns: &[String]) -> Result<Self> {
         lists::check("topics", patterns.len(), MAX_PATTERNS)?;
         let patterns = patterns.iter().map(|pattern| TopicPattern::new(pattern));
         patterns.collect::<Result<_>>().map(Self::Many)
     }
 
-    /// How many topics are named: a member is present in each of them.
+    /// Returns how many topics are named. A member is present in each of them.
     fn count_names(&self) -> usize {
         match self {
             Self::One(_) => 1,
@@ -49,35 +49,35 @@ impl Topics {
     }
 }
 
-/// What a live reader asks for.
+/// The request of a live reader.
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) topics: Topics,
     pub(super) start: StartPoint,
     pub(super) on_gap: OnGap,
     pub(super) filter: Filter,
-    /// Who is to be present, in the topics that are named; patterns name none.
+    /// The member to be present in the named topics. A pattern with a wildcard names no topic.
     pub(super) member: Option<Member>,
 }
 
-/// What a live reader keeps besides itself, for as long as it is there.
+/// The resources that a live reader holds as long as it exists: its presence and its memory.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     _presence: Option<Presence>,
     _held: Arc<Held>,
 }
 
-/// What a reader of one topic takes in memory while it waits, and what each pattern of a reader of
-/// many does besides its text and its tokens, in bytes. Source: `hostile::memory` measures both.
+/// The memory of a waiting reader of one topic, and that of each pattern of a reader of many
+/// without its text and its tokens, in bytes. Source: `hostile::memory` measures both.
 const READER_BYTES: usize = 2 << 10;
 const PATTERN_BYTES: usize = 256;
 
-/// The memory of one token of a pattern, where no other pattern begins with the same tokens, in
-/// bytes. Source: `hostile::patterns` measures it, with 1 to 100 tokens.
+/// The memory of one token of a pattern, if no other pattern begins with the same tokens, in bytes.
+/// Source: `hostile::patterns` measures it, with 1 to 100 tokens.
 const WORD_BYTES: usize = 576;
 const WILDCARD_BYTES: usize = 160;
 
-/// About what a reader takes in memory while it waits, in bytes.
+/// Returns the approximate memory of a waiting reader, in bytes.
 fn reader_bytes(topics: &Topics, filter: &Filter) -> usize {
     let patterns = match topics {
         Topics::One(_) => 0,
@@ -86,8 +86,8 @@ fn reader_bytes(topics: &Topics, filter: &Filter) -> usize {
     READER_BYTES + patterns + filter.size_bytes()
 }
 
-/// Begins to read a page of `topics`. What the reader takes in memory is held for as long as it is
-/// there.
+/// Begins to read a page of `topics`. The reader's memory is taken from `share` until the returned
+/// [`Held`] is dropped.
 ///
 /// # Errors
 ///
@@ -106,7 +106,7 @@ pub(super) async fn page(
             return Err(Error::invalid("before", "is for one topic alone"));
         }
         Topics::Many(patterns) => {
-            // Of a reader of many topics the broker knows something for a while after it.
+            // The broker remembers a reader of many topics for a while after it has gone.
             broker.page_of_many_with(patterns, request, Some(held.clone())).await?
         }
     };
@@ -120,7 +120,8 @@ fn pattern_bytes(pattern: &TopicPattern) -> usize {
 }
 
 impl Wanted {
-    /// Begins to read, with memory of `share`.
+    /// Begins to read. The reader's memory is taken from `share` until the returned [`Kept`] is
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -133,7 +134,7 @@ impl Wanted {
         let reader = match topics {
             Topics::One(topic) => Reader::One(broker.subscribe(&topic, start, on_gap).await?),
             Topics::Many(patterns) => {
-                // Of a reader of many topics the broker knows something for a while after it.
+                // The broker remembers a reader of many topics for a while after it has gone.
                 let feed = broker.feed_with(patterns, start, on_gap, Some(held.clone()));
                 Reader::Many(feed.await?)
             }
@@ -142,7 +143,7 @@ impl Wanted {
     }
 }
 
-/// Makes `member`, if there is one, present in the topics that it names; patterns name none.
+/// Makes `member`, if there is one, present in the topics that are named without a wildcard.
 ///
 /// # Errors
 ///
@@ -164,7 +165,7 @@ async fn join(
     broker.join_with(&names, member, Some(held.clone())).await.map(Some)
 }
 
-/// Takes who reads out of a query: `member=` and, as JSON, `member_info=`.
+/// Takes the member out of a query: `member=` and, as JSON, `member_info=`.
 ///
 /// # Errors
 ///
@@ -185,7 +186,7 @@ pub(super) fn member(query: &mut Query) -> Result<Option<Member>> {
     MemberJson { id, info }.member().map(Some)
 }
 
-/// Who reads, as JSON.
+/// A member, as JSON.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MemberJson {
@@ -195,7 +196,7 @@ pub(super) struct MemberJson {
 }
 
 impl MemberJson {
-    /// The member.
+    /// Returns the member.
     ///
     /// # Errors
     ///
@@ -206,7 +207,7 @@ impl MemberJson {
     }
 }
 
-/// What a reader wants, as JSON.
+/// A filter, as JSON.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FilterJson {
@@ -218,7 +219,7 @@ pub(super) struct FilterJson {
 }
 
 impl FilterJson {
-    /// The filter.
+    /// Returns the filter.
     ///
     /// # Errors
     ///
@@ -234,13 +235,13 @@ impl FilterJson {
     }
 }
 
-/// How the data of an event is written in a stream.
+/// The format in which a stream writes events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Format {
-    /// The payload as it is.
+    /// The payload alone, unchanged.
     Data,
-    /// JSON that names topic, places, time, type, key and headers, too.
+    /// JSON with topic, places, time, type, key, headers and payload.
     Envelope,
     /// A CloudEvent in JSON.
     CloudEvents,
@@ -262,12 +263,12 @@ impl std::str::FromStr for Format {
     }
 }
 
-/// Takes a filter out of a query: `type=`, `key=`, `key_prefix=`, `header=name:value`, each as
-/// often as one likes.
+/// Takes a filter out of a query: `type=`, `key=`, `key_prefix=`, `header=name:value`, each any
+/// number of times.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] of a header without a colon.
+/// [`Error::Invalid`] for a header without a colon.
 pub(super) fn filter(query: &mut Query) -> Result<Filter> {
     let header = |text: String| match text.split_once(':') {
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),

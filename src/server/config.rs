@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// Where and how the server listens.
+/// The server's addresses, limits and timeouts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
@@ -12,37 +12,37 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// An address of its own for gRPC, which is then no longer served on `listen`. Default: none.
     pub grpc_listen: Option<SocketAddr>,
-    /// How long a stop may take, in milliseconds; connections that are open then are cut.
+    /// Longest duration of a stop, in milliseconds. Connections that are open after it are cut.
     /// Default: 10,000.
     pub shutdown_ms: u64,
-    /// Time for a client to send the head of a request, in milliseconds, from its first byte on,
-    /// or from when the connection was accepted; what has begun is answered with 408 then.
+    /// Time for a client to send the head of a request, in milliseconds, from its first byte on, or
+    /// from when the connection was accepted. An incomplete request is then answered with 408.
     /// Default: 30,000.
     pub header_read_ms: u64,
-    /// How long a connection may be open without a request, in milliseconds, before it is closed,
-    /// in order: longer than clients keep connections that they do not use (90 s in hyper and Go).
-    /// Default: 180,000.
+    /// Longest time that a connection may be open without a request, in milliseconds. Then it is
+    /// closed in order. The default is longer than clients keep unused connections (90 s in hyper
+    /// and Go). Default: 180,000.
     pub idle_ms: u64,
-    /// Silence on an HTTP/2 connection, in milliseconds, before it is pinged; and the time for the
-    /// answer, after which it is closed. Default: 20,000.
+    /// Silence on an HTTP/2 connection before it is pinged, and the time for the answer before it
+    /// is closed, in milliseconds. Default: 20,000.
     pub keep_alive_ms: u64,
-    /// Streams that are open at once on one HTTP/2 connection. Default: 1,024.
+    /// Streams open at the same time on one HTTP/2 connection. Default: 1,024.
     pub max_concurrent_streams: u32,
     /// Connections in all. Default: 100,000; the system's limit on open files may be lower.
     pub max_connections: u64,
-    /// Connections from one address, or from one /64 of IPv6; a proxy before the broker is one.
-    /// Default: 20,000.
+    /// Connections from one address, or from one /64 of IPv6. A proxy in front of the broker is one
+    /// address. Default: 20,000.
     pub max_connections_per_address: u64,
-    /// Memory for all that waits for clients or comes from them, in bytes: requests and their
-    /// heads, answers, pages, frames, subscriptions with their patterns, members. A connection may
-    /// hold as much of it as it leaves to its address, and an address as much as it leaves to all
-    /// others: one client alone a quarter. Where there is no room, what is new is refused with 503
-    /// and a time, and what is open waits. Default: 512 MiB.
+    /// Memory for everything that waits for clients or comes from them, in bytes: requests and
+    /// their heads, answers, pages, frames, subscriptions with their patterns, members. A
+    /// connection may hold as much of it as it leaves to its address, and an address as much as it
+    /// leaves to all others: a single client a quarter. If there is no room, new work is refused
+    /// with 503 and a time to retry, and open streams wait. Default: 512 MiB.
     pub max_client_bytes: u64,
-    /// Longest head of a request over HTTP/1.1, in bytes. Default: 64 KiB.
+    /// Longest head of an HTTP/1.1 request, in bytes. Default: 64 KiB.
     pub max_head_bytes: u64,
-    /// How long a client may take nothing, or hardly anything, of what is sent to it, in
-    /// milliseconds, before its connection is closed. Default: 15,000.
+    /// Longest time for which a client may take none, or nearly none, of the data sent to it, in
+    /// milliseconds. Then its connection is closed. Default: 15,000.
     pub write_timeout_ms: u64,
 }
 

@@ -2,9 +2,9 @@
 //!
 //! # Why
 //!
-//! Connections are accepted here and served one by one, instead of by axum's or tonic's own server:
-//! one port has to carry gRPC, HTTP/1.1 and h2c, and a stop has to end within a bound though some
-//! streams are open (tokio-rs/axum#2673, hyperium/hyper#2787).
+//! Connections are accepted and served here, not by the servers of axum or tonic: one port has to
+//! carry gRPC, HTTP/1.1 and h2c, and a stop has to end within a bound even if some streams are open
+//! (tokio-rs/axum#2673, hyperium/hyper#2787).
 
 mod activity;
 mod answers;
@@ -47,19 +47,20 @@ use crate::edge::{AccessConfig, RatesConfig, access, grpc, http, receiving};
 use crate::error::{Error, Result};
 use crate::server::connection::{Connections, Door};
 
-/// The part of a stop's time that is left for storage when the connections take all of theirs.
+/// One part in this many of a stop's time is reserved for storage, if the connections use up
+/// theirs.
 const CLOSE_SHARE: u32 = 10;
 
-/// The paths of the reflection service, and what one client may ask of it, in bytes: questions are
-/// short, and a stream of them lasts as long as the client likes.
+/// The paths of the reflection service, and the bytes that one call may send to it. Questions are
+/// short, but a stream of them may last as long as the client likes.
 const REFLECTION: &str = "/grpc.reflection.";
 const MAX_REFLECTION_BYTES: usize = 256 << 10;
 
-/// Connections that the system holds until they are accepted: after a restart they all come at
-/// once. The system may allow fewer (`net.core.somaxconn`, 4,096 on Linux).
+/// Connections that the system queues until they are accepted: after a restart all clients connect
+/// at once. The system may allow fewer (`net.core.somaxconn`, 4,096 on Linux).
 const BACKLOG: u32 = 4_096;
 
-/// How long the accepting loop rests when the system has no more sockets to give.
+/// The pause of the accepting loop when the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A server whose sockets are bound.
@@ -78,7 +79,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`Error::Listen`] with the address; [`Error::Invalid`] as [`AccessConfig::validate`] has it.
+    /// [`Error::Listen`] with the address; [`Error::Invalid`] as [`AccessConfig::validate`].
     pub async fn bind(
         broker: Broker,
         config: ServerConfig,
@@ -94,7 +95,7 @@ impl Server {
         let http_routes = http::counted(broker.clone(), follow, counters.clone());
         let rates_of =
             |is_loopback| Rates::new(rates, is_loopback, broker.limits(), counters.clone());
-        // Two listeners of one kind share what each caller has left.
+        // The listeners on the loopback device share the callers' allowances, and so do all others.
         let (beyond, loopback) = (rates_of(false), rates_of(true));
         let count = |request: Request| {
             let is_counted = !request.uri().path().starts_with(REFLECTION);
@@ -104,7 +105,8 @@ impl Server {
             let rates = if address.ip().is_loopback() { &loopback } else { &beyond };
             let limit = option_layer(rates.as_ref().map(|_| LimitLayer));
             let count = MapRequestLayer::new(count);
-            // One layer: each takes allocations for each request, and more than the one before.
+            // One layer for all three: each further layer adds allocations to each request, more
+            // than the one before.
             let routes = routes.layer((access.guard(address)?, limit, count));
             Ok((bind(address)?, Door { routes, rates: rates.clone() }))
         };
@@ -119,26 +121,27 @@ impl Server {
         Ok(Self { broker, config, http, grpc, health, counters })
     }
 
-    /// Where HTTP is served, and gRPC unless it has an address of its own.
+    /// Returns the address of HTTP, and of gRPC unless it has an address of its own.
     ///
     /// # Errors
     ///
-    /// When the system cannot tell.
+    /// If the system does not know the address.
     pub fn http_address(&self) -> std::io::Result<SocketAddr> {
         self.http.0.local_addr()
     }
 
-    /// Where gRPC is served.
+    /// Returns the address of gRPC.
     ///
     /// # Errors
     ///
-    /// When the system cannot tell.
+    /// If the system does not know the address.
     pub fn grpc_address(&self) -> std::io::Result<SocketAddr> {
         self.grpc.as_ref().map_or(&self.http, |grpc| grpc).0.local_addr()
     }
 
-    /// Serves until `shutdown`, then stops: nothing new is accepted, what was accepted is answered,
-    /// streams end, and the log is closed. Whatever is left when the time is over is cut.
+    /// Serves until `shutdown`, then stops: no new connections are accepted, accepted requests are
+    /// answered, streams end, and the log is closed. Connections that are left at the end of the
+    /// time are cut.
     pub async fn run(self, shutdown: Shutdown) {
         let Self { broker, config, http, grpc, mut health, counters } = self;
         let mut connections = Connections::new(&config, counters);
@@ -161,7 +164,7 @@ impl Server {
         info!(connections = connections.count(), "stopping");
         set_health(&health, ServingStatus::NotServing).await;
         for name in health_names() {
-            health.clear_service_status(name).await; // Whoever watches it is told, then let go.
+            health.clear_service_status(name).await; // Watchers are told, and their calls end.
         }
         broker.drain();
         let bound = Duration::from_millis(config.shutdown_ms);
@@ -180,7 +183,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener> {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
-        #[cfg(unix)] // Elsewhere it would let another process have the same address.
+        #[cfg(unix)] // On Windows it would let another process bind the same address.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
@@ -188,7 +191,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener> {
     listen().map_err(|error| Error::Listen { address, problem: error.to_string() })
 }
 
-/// What health is told of: the server as a whole, and each service.
+/// Returns the names in the health service: the server as a whole (""), and each service.
 fn health_names() -> impl Iterator<Item = &'static str> {
     std::iter::once("").chain(grpc::NAMES)
 }
@@ -213,7 +216,7 @@ async fn grpc_routes(
     };
     let failed = |error| Error::ReadFailed(std::sync::Arc::new(error));
     let current = reflection().build_v1().map_err(failed)?;
-    // Clients that are in wide use, such as grpcui and older grpcurl, know this one alone.
+    // Widely used clients, such as grpcui and older grpcurl, know only this version.
     let former = reflection().build_v1alpha().map_err(failed)?;
     let reflection = Routes::new(current).add_service(former);
     let routes = grpc::routes(broker.clone(), follow.clone()).add_service(health);
@@ -230,8 +233,8 @@ fn routes_of(routes: Routes) -> Router {
     routes.prepare().into_axum_router().reset_fallback()
 }
 
-/// Ends the body of a request when the broker stops: a client of the reflection service that asks
-/// for nothing more, and does not say so, would hold the stop up.
+/// Ends the body of a request when the broker stops. Otherwise a client of the reflection service
+/// that keeps its stream open would delay the stop.
 fn end_when_draining(request: Request, broker: Broker) -> Request {
     let draining = async move { broker.draining().await };
     request.map(|body| {
@@ -240,7 +243,7 @@ fn end_when_draining(request: Request, broker: Broker) -> Request {
     })
 }
 
-/// The next connection; rests for a moment when there can be none.
+/// Returns the next connection. Pauses after an error.
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {

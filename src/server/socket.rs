@@ -1,21 +1,21 @@
-//! A connection's socket, closed so that what was sent last arrives.
+//! The socket of a connection, which is closed in a way that lets the last bytes arrive.
 //!
 //! # Why
 //!
-//! A socket that is closed while bytes from its peer are unread is reset, and a reset throws away
-//! what the peer has not read yet: a publisher that was still sending when the broker stopped would
-//! lose its last acknowledgements. So the sending half is closed first, and what still comes in is
-//! read and dropped until the peer closes too, or for a moment at the most. Source: RFC 9112, 9.6.
+//! If a socket is closed while bytes from its peer are unread, it is reset, and a reset discards
+//! what the peer has not read yet. A publisher that was still sending when the broker stopped would
+//! lose its last acknowledgements. So the sending half is closed first. Then incoming bytes are
+//! read and dropped until the peer closes too, or until [`LINGER`] is over. Source: RFC 9112, 9.6.
 //!
-//! A peer that has closed its sending half may well wait for the answer to what it asked for, and
-//! hyper would give it up: the end is kept back until the answer is sent. One that is gone looks
-//! the same until something is sent to it, and nobody should read for it: where the answer takes a
-//! while, it is sent the word `100 Continue` before that. Source: RFC 9110, 15.2.
+//! A peer that has closed its sending half may still wait for its answer, but hyper would give it
+//! up. So the end of the input is held back until the answer is sent. A peer that is gone looks the
+//! same until something is sent to it, and no events should be read for it. If the answer takes a
+//! while, `100 Continue` is sent before it. Source: RFC 9110, 15.2.
 //!
-//! A peer that takes nothing of what is sent to it for long is given up, or it would hold what it
-//! does not take for ever. What waits in the system for its turn is bounded: the system says that
-//! there is room again only when a third of its buffer is free, which is megabytes after a while,
-//! and a peer that reads slowly but well would seem to take nothing for minutes.
+//! A peer that takes nothing of what is sent to it for a long time is given up; otherwise these
+//! bytes would be held for ever. The unsent bytes in the system's buffer are bounded. Without the
+//! bound, the system reports room only when a third of its buffer is free. The buffer grows to
+//! megabytes, and a peer that reads slowly would seem to take nothing for minutes.
 
 use std::io;
 use std::pin::Pin;
@@ -34,34 +34,34 @@ use crate::edge::intake::Intake;
 use crate::polls;
 use crate::server::activity::Activity;
 
-/// How long the peer has to close its half.
+/// The time for the peer to close its half.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A word before an answer: every client of HTTP/1.1 passes over it.
+/// The interim response before an answer. Every client of HTTP/1.1 ignores it.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// How long a peer that sends nothing more waits for its answer before it is sent a word, and the
-/// longest time between two looks whether that was refused.
+/// The time for which a peer that has closed its half waits before it is sent the interim response,
+/// and the longest time between two checks for an error of the socket.
 const BEFORE_A_WORD: Duration = Duration::from_millis(50);
 const MAX_BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
-/// What every HTTP/2 connection begins with. Source: RFC 9113, 3.4.
+/// The first bytes of every HTTP/2 connection. Source: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What waits in the system for its turn to be sent, in bytes; room is told when half of it is
-/// gone. Elsewhere it is what the system thinks best. Source: Linux, tcp(7), TCP_NOTSENT_LOWAT.
+/// The bound on unsent bytes in the system's buffer. The system reports room when half of it is
+/// free. Other systems than Linux use their own bound. Source: Linux, tcp(7), TCP_NOTSENT_LOWAT.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 128 << 10;
 
-/// What a peer speaks.
+/// The protocol of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Http1,
     Http2,
 }
 
-/// Has small answers sent at once, little wait to be sent, and a peer given up that vanished: one
-/// that confirms nothing of what was sent for so long.
+/// Sets the options of a socket: small answers are sent at once, few bytes wait unsent, and a peer
+/// that confirms nothing for `write_timeout` is given up.
 fn prepare(stream: &TcpStream, write_timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
@@ -80,23 +80,23 @@ fn prepare(stream: &TcpStream, write_timeout: Duration) -> io::Result<()> {
 pub(crate) struct Socket {
     stream: TcpStream,
     write_timeout: Duration,
-    /// Since the peer takes nothing: when it is given up.
+    /// The end of the wait for a peer that takes nothing, while there is one.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Since the sending half was closed: when waiting for the peer ends.
+    /// The end of the wait for the peer to close, once the sending half is closed.
     lingering: Option<Pin<Box<Sleep>>>,
-    /// Its place among all connections, and what it has sent that nobody has taken yet.
+    /// The connection's admission, and its unread bytes.
     admitted: Option<(Admitted, Arc<Intake>)>,
-    /// What was read to tell the protocol, and is read again.
+    /// The bytes that were read to find the protocol. They are read again.
     beginning: Beginning,
-    /// Is told of what comes in.
+    /// The observer of incoming bytes.
     activity: Option<Activity>,
-    /// Whether all that was written has left whoever writes.
+    /// Whether the writer has flushed since its last write.
     is_flushed: bool,
-    /// Since the peer sends nothing more, and waits for an answer.
+    /// The wait of a peer that has closed its half, and waits for an answer.
     waiting: Option<Waiting>,
 }
 
-/// A peer that waits for an answer, if it is there.
+/// The checks whether a waiting peer is still connected.
 #[derive(Debug)]
 struct Waiting {
     look: Pin<Box<Sleep>>,
@@ -104,7 +104,7 @@ struct Waiting {
     is_asked: bool,
 }
 
-/// The first bytes that a peer sent, as far as they are still to be read: up to `end`.
+/// The first bytes that a peer sent. Those from `start` to `end` (exclusive) are still to be read.
 #[derive(Debug, Default)]
 struct Beginning {
     bytes: [u8; PREFACE.len()],
@@ -135,22 +135,22 @@ impl Socket {
         }
     }
 
-    /// Tells `activity` of what comes in from now on, or nobody.
+    /// Sets or removes the observer of incoming bytes.
     pub(crate) fn tell(&mut self, activity: Option<Activity>) {
         self.activity = activity;
     }
 
-    /// Whether the peer has sent anything before its protocol is known.
+    /// Whether the peer sent anything before its protocol was known.
     pub(crate) fn has_begun(&self) -> bool {
         self.beginning.end > 0
     }
 
-    /// The peer's share of the memory for clients.
+    /// Returns the peer's share of the memory for clients.
     pub(crate) fn share(&self) -> Share {
         self.admitted.as_ref().map(|(admitted, _)| admitted.share().clone()).unwrap_or_default()
     }
 
-    /// Waits until the peer has sent enough to tell HTTP/1.1 from HTTP/2.
+    /// Waits until the peer has sent enough bytes to distinguish HTTP/1.1 from HTTP/2.
     ///
     /// # Errors
     ///
@@ -173,7 +173,7 @@ impl Socket {
         Ok(Protocol::Http1)
     }
 
-    /// What came of a write, or that it is given up.
+    /// Returns the outcome of a write, or an error if the peer took nothing for `write_timeout`.
     fn or_stalled(
         &mut self,
         cx: &mut Context<'_>,
@@ -189,11 +189,11 @@ impl Socket {
         let limit = self.write_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         ready!(stalled.as_mut().poll(cx));
-        self.stalled = None; // A last word has its own time.
+        self.stalled = None; // A later write has its own time.
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits until it turns out that the peer, which sends nothing more, is gone.
+    /// Waits until a peer that has closed its half turns out to be gone.
     fn poll_gone(&mut self, cx: &mut Context<'_>, may_ask: bool) -> Poll<io::Result<()>> {
         let waiting = self.waiting.get_or_insert_with(|| Waiting {
             look: Box::pin(tokio::time::sleep(BEFORE_A_WORD)),
@@ -216,7 +216,7 @@ impl Socket {
         }
     }
 
-    /// Reads and drops what is there; ready when the peer has closed its half.
+    /// Reads and drops the incoming bytes. Ready when the peer has closed its half.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 4096];
         loop {
@@ -239,7 +239,7 @@ impl AsyncRead for Socket {
         let Beginning { bytes, start, end } = beginning;
         if start == end {
             if polls::is_turn_over() {
-                cx.waker().wake_by_ref(); // Others go on first, and there is more then.
+                cx.waker().wake_by_ref(); // Other tasks run first; more bytes may be there then.
                 return Poll::Pending;
             }
             let (before, had_room) = (buffer.filled().len(), buffer.remaining() > 0);
@@ -295,7 +295,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.is_flushed = true; // Whoever writes flushes when it has nothing more.
+        self.is_flushed = true; // A writer flushes when it has nothing more to write.
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -323,7 +323,8 @@ mod tests {
 
     const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-    /// A socket that is written to without an end, and its peer; the task ends with the error.
+    /// Writes without an end to a socket. Returns the task, which ends with the error, and the
+    /// peer.
     async fn endless() -> (tokio::task::JoinHandle<io::Error>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -345,8 +346,8 @@ mod tests {
         assert_eq!(writing.await.unwrap().kind(), io::ErrorKind::TimedOut);
     }
 
-    /// Goal: whoever reads slowly, but reads, is no peer that takes nothing. It reads for four
-    /// times the time that it is given, at a rate of a few hundred KiB a second.
+    /// Goal: a peer that reads slowly is not given up. The peer reads for four times the write
+    /// timeout, at a few hundred KiB per second.
     #[tokio::test]
     async fn a_peer_that_reads_slowly_is_not_given_up() {
         let (writing, mut peer) = endless().await;
@@ -360,7 +361,7 @@ mod tests {
         writing.abort();
     }
 
-    /// A socket of the broker's, and its peer.
+    /// Returns a socket of the broker, and its peer.
     async fn pair() -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -368,7 +369,7 @@ mod tests {
         (Socket::new(stream, WRITE_TIMEOUT, None), peer)
     }
 
-    /// Goal: however the first bytes come, the protocol is told, and all of them are read again.
+    /// Goal: however the first bytes arrive, the protocol is found, and all of them are read again.
     #[tokio::test]
     async fn what_tells_the_protocol_is_read_again() {
         let http2 = [PREFACE, b"frames"].concat();
@@ -381,7 +382,7 @@ mod tests {
             let (mut socket, mut peer) = pair().await;
             for byte in sent {
                 peer.write_all(&[*byte]).await.unwrap();
-                // Whatever is there is looked at, and the look is given up.
+                // The call reads the bytes that are there, and is dropped.
                 let look = tokio::time::timeout(Duration::from_millis(1), socket.protocol()).await;
                 assert!(look.is_err() || matches!(look, Ok(Ok(found)) if found == spoken));
             }

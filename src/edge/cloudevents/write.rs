@@ -1,15 +1,15 @@
-//! Stored events as CloudEvents, in JSON, whether they came in as such or not.
+//! Stored events as CloudEvents in JSON, whether they were published as such or not.
 //!
-//! Where an event has no attribute of its own, it gets one: its id is `{sequence}-{epoch}`, its
-//! source `/v1/topics/{topic}`, its type `leftoff.event`, its subject its key. Every event has the
-//! extensions `leftofftopic`, `leftoffsequence` and `leftoffposition`, which say where it is
-//! stored; if it came from another broker with those, they tell of this one from here on.
+//! An attribute that an event lacks gets a default: `id` is `{sequence}-{epoch}`, `source` is
+//! `/v1/topics/{topic}`, `type` is `leftoff.event`, and `subject` is the key. Every stored event
+//! has the extensions `leftofftopic`, `leftoffsequence` and `leftoffposition`, which give its
+//! place. If the event came from another broker, that broker's values are replaced.
 //!
 //! # Why
 //!
-//! A payload without a content type, and one that is not what its content type says, goes out as
-//! base64: in this format a string without `datacontenttype` is a JSON string, so that a reader
-//! would take it for another payload than the one that was published.
+//! A payload without a content type, or one that is not valid for its content type, is written as
+//! base64. In this format a string without `datacontenttype` is a JSON string, so a reader would
+//! take it for another payload than the published one.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -28,13 +28,14 @@ use crate::cursor::{Epoch, Position, Sequence};
 use crate::edge::media::{essence, is_json};
 use crate::event::Timestamp;
 
-/// The type of an event that has none. No publisher can give it one that begins like this.
+/// The type of an event that has none. No publisher can choose a type with this prefix.
 const NO_TYPE: &str = "leftoff.event";
 
-/// Extensions that say where an event is stored.
+/// The extensions that give an event's place.
 const PLACES: [&str; 3] = ["leftofftopic", "leftoffsequence", "leftoffposition"];
 
-/// What may not stand in one segment of a URI's path. Source: RFC 3986, 3.3, `pchar`.
+/// The characters that are not allowed in a segment of a URI's path. Source: RFC 3986, 3.3,
+/// `pchar`.
 const NOT_IN_A_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -54,20 +55,20 @@ const NOT_IN_A_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b'@');
 
-/// Where an event is.
+/// The place of an event.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::edge) enum EventPlace {
-    /// In its topic, and in the broker.
+    /// The place in its topic, and in the broker.
     Stored(Sequence, Position),
-    /// Nowhere: it is the ephemeral one of this number.
+    /// No place: the number of an ephemeral event.
     Ephemeral(u64),
 }
 
-/// What is told of an event, borrowed from wherever it is.
+/// The parts of an event that are written, borrowed.
 #[derive(Debug, Clone)]
 pub(in crate::edge) struct Stored<'a> {
     pub(in crate::edge) place: EventPlace,
-    /// When it was appended.
+    /// The time at which the event was appended.
     pub(in crate::edge) time: Timestamp,
     pub(in crate::edge) publisher_time: Option<Timestamp>,
     pub(in crate::edge) event_type: &'a str,
@@ -111,7 +112,7 @@ impl<'a> From<&'a Ephemeral> for Stored<'a> {
 
 /// Appends one event as `application/cloudevents+json`.
 ///
-/// A payload that is JSON stands in it as it is, with whatever line ends it has between its tokens.
+/// A payload that is JSON is written unchanged, with the line ends between its tokens.
 pub(in crate::edge) fn append(topic: &str, epoch: Epoch, event: &Stored<'_>, bytes: &mut Vec<u8>) {
     let epoch = epoch.to_string();
     let envelope = Envelope { topic, epoch: &epoch, event };
@@ -148,7 +149,7 @@ impl Serialize for Envelope<'_> {
 }
 
 impl Envelope<'_> {
-    /// The attributes that the specification defines.
+    /// Writes the attributes that the specification defines.
     fn serialize_core<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
         let Self { topic, epoch, event } = self;
         let id = || match event.place {
@@ -177,8 +178,8 @@ impl Envelope<'_> {
 }
 
 impl<'a> Stored<'a> {
-    /// An attribute that its headers hold. They may be any publisher's, so what breaks a rule is
-    /// none.
+    /// Returns an attribute from the headers. Any publisher may set a header, so an invalid value
+    /// counts as none.
     fn core(&self, name: &str) -> Option<Cow<'a, str>> {
         let is_it = |header: &str| header.strip_prefix(PREFIX) == Some(name);
         let (_, text) = *self.headers.iter().find(|(header, _)| is_it(header))?;
@@ -190,7 +191,7 @@ impl<'a> Stored<'a> {
         (is_valid && !text.is_empty()).then_some(Cow::Borrowed(text))
     }
 
-    /// The extensions that its headers hold, and its other headers that can be one.
+    /// Returns the extensions in the headers, and other headers whose names are valid extensions.
     fn extensions(&self) -> BTreeMap<&'a str, Value<'a>> {
         let types = self.types();
         let mut extensions = BTreeMap::new();
@@ -211,7 +212,7 @@ impl<'a> Stored<'a> {
         extensions
     }
 
-    /// Which attributes are no text, and what they are.
+    /// Returns the attributes that are not text, with their types.
     fn types(&self) -> BTreeMap<&'a str, &'a str> {
         let is_it = |header: &str| header.strip_prefix(PREFIX) == Some(TYPES);
         let header = self.headers.iter().find(|(header, _)| is_it(header));
@@ -220,12 +221,12 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// Whether an extension may be named so.
+/// Whether an extension may have this name.
 fn is_extension(name: &str) -> bool {
     check_name(name).is_ok() && !CORE.contains(&name) && !PLACES.contains(&name)
 }
 
-/// A payload, in the form that its content type asks for.
+/// A payload, in the form for its content type.
 #[derive(Debug)]
 enum Content<'a> {
     None,

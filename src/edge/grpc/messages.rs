@@ -1,4 +1,4 @@
-//! Protobuf messages to the broker's types and back.
+//! Conversions between protobuf messages and the broker's types.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::event::{Durability, Event, NewEvent, Timestamp};
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 
-/// Events of a page when none are asked for.
+/// Events in a page, if the request names no number.
 const DEFAULT_PAGE_EVENTS: usize = 100;
 
 impl From<proto::NewEvent> for NewEvent {
@@ -54,7 +54,8 @@ impl From<NewEvent> for proto::NewEvent {
     }
 }
 
-/// The events of a request to publish, unary or on a stream. Each is decoded when it is asked for.
+/// Returns the events of a publish request, unary or on a stream. Each event is decoded when the
+/// iterator reaches it.
 pub(in crate::edge) fn new_events(
     events: &[Bytes],
 ) -> impl ExactSizeIterator<Item = Result<NewEvent>> {
@@ -66,7 +67,7 @@ pub(in crate::edge) fn new_events(
     })
 }
 
-/// The one topic, or the patterns of many.
+/// Returns the one topic, or the patterns of many.
 pub(in crate::edge) fn topics(topic: &str, topics: Vec<String>) -> Result<Topics> {
     match (topic, topics.is_empty()) {
         (topic, true) => TopicName::new(topic).map(Topics::One),
@@ -75,7 +76,7 @@ pub(in crate::edge) fn topics(topic: &str, topics: Vec<String>) -> Result<Topics
     }
 }
 
-/// What a reader wants.
+/// Returns the filter of a reader.
 pub(in crate::edge) fn filter(filter: Option<proto::Filter>) -> Filter {
     let proto::Filter { types, keys, key_prefixes, headers } = filter.unwrap_or_default();
     Filter {
@@ -86,14 +87,14 @@ pub(in crate::edge) fn filter(filter: Option<proto::Filter>) -> Filter {
     }
 }
 
-/// The events of a run, each with its topic if it is one of many.
+/// Returns the events of a run, each with its topic if the run is one of many topics.
 pub(in crate::edge) fn events(run: &Run, is_one_of_many: bool) -> Vec<proto::Event> {
     let topic = if is_one_of_many { run.topic().as_str() } else { "" };
     let events = run.events();
     events.map(|found| proto::Event { topic: topic.to_owned(), ..event(run, &found) }).collect()
 }
 
-/// An event of `run`, which shares its payload.
+/// Returns an event of `run`. The payload is shared, not copied.
 pub(in crate::edge) fn event(run: &Run, event: &EventRef<'_>) -> proto::Event {
     let text = str::to_owned;
     proto::Event {
@@ -143,7 +144,7 @@ pub(in crate::edge) fn ack(ack: &Ack) -> proto::Ack {
     }
 }
 
-/// What became of one request on a stream.
+/// Returns the answer to one request on a stream of publishes.
 pub(in crate::edge) fn stream_response(outcome: &Result<Ack>) -> proto::PublishStreamResponse {
     let outcome = match outcome {
         Ok(acknowledged) => Outcome::Ack(ack(acknowledged)),
@@ -164,7 +165,7 @@ pub(in crate::edge) fn stream_response(outcome: &Result<Ack>) -> proto::PublishS
     proto::PublishStreamResponse { outcome: Some(outcome) }
 }
 
-/// An enum of the wire; `None` for the default of the call.
+/// Converts the enum of the wire; `None` stands for the default of the call.
 pub(in crate::edge) fn on_gap(number: i32) -> Result<Option<OnGap>> {
     match proto::OnGap::try_from(number) {
         Ok(proto::OnGap::Unspecified) => Ok(None),
@@ -176,7 +177,7 @@ pub(in crate::edge) fn on_gap(number: i32) -> Result<Option<OnGap>> {
     }
 }
 
-/// A gap, and the reader's place after it.
+/// Converts a gap; `cursor` is the reader's place after it.
 pub(in crate::edge) fn gap(gap: &Gap, cursor: Cursor) -> proto::Gap {
     proto::Gap {
         topic: gap.topic.as_ref().map(TopicName::to_string).unwrap_or_default(),
@@ -189,7 +190,7 @@ pub(in crate::edge) fn gap(gap: &Gap, cursor: Cursor) -> proto::Gap {
     }
 }
 
-/// What a page's reader asks for.
+/// Converts the request of a page's reader.
 pub(in crate::edge) fn page_request(
     request: proto::ReadRequest,
     topics: &Topics,
@@ -206,7 +207,7 @@ pub(in crate::edge) fn page_request(
         return Err(Error::over("wait_ms", request.wait_ms as usize, config.max_wait_ms as usize));
     }
     let start = match (request.from.as_str(), request.before) {
-        ("", Some(_)) => StartPoint::Latest, // Of what is before.
+        ("", Some(_)) => StartPoint::Latest, // The page ends before that sequence.
         ("", None) => StartPoint::Earliest,
         (from, _) => from.parse()?,
     };
@@ -217,14 +218,14 @@ pub(in crate::edge) fn page_request(
         wait: Duration::from_millis(request.wait_ms.into()),
         on_gap: on_gap(request.on_gap)?.unwrap_or(match topics {
             Topics::One(_) => OnGap::Fail,
-            // What one of them has lost is no reason to keep back the others.
+            // A gap in one topic is no reason to withhold the events of the others.
             Topics::Many(_) => OnGap::Resume,
         }),
         filter: filter(request.filter),
     })
 }
 
-/// A page with these events.
+/// Returns a page with these events.
 pub(in crate::edge) fn page(page: &Page, events: Vec<Bytes>) -> served::ReadResponse {
     served::ReadResponse {
         events,
@@ -236,21 +237,22 @@ pub(in crate::edge) fn page(page: &Page, events: Vec<Bytes>) -> served::ReadResp
     }
 }
 
-/// Events, or entries of a list, that are encoded one by one, so that no more than one is there in
-/// any other form.
+/// A list of events or other entries, each encoded when it is added, so that at most one of them is
+/// in memory in another form.
 #[derive(Debug, Default)]
 pub(in crate::edge) struct EncodedList {
     entries: Vec<Bytes>,
-    /// What the next ones are written to.
+    /// The buffer for the next entries.
     room: BytesMut,
     size_bytes: usize,
 }
 
 impl EncodedList {
-    /// Memory that is asked for at once, in bytes.
+    /// The least size of a new buffer, in bytes.
     const ROOM_BYTES: usize = 64 << 10;
 
-    /// What stands before each entry in a message, in bytes: its field, and a length below 2 MiB.
+    /// The size of the head of each entry in a message, in bytes: its field, and a length below 2
+    /// MiB.
     const HEAD_BYTES: usize = 4;
 
     /// Adds an entry.
@@ -264,8 +266,8 @@ impl EncodedList {
         self.size_bytes += size_bytes;
     }
 
-    /// Adds an entry, unless the list would take more than `max_bytes` in a message then. The first
-    /// entry is always added. Returns whether it was.
+    /// Adds an entry, unless the list would then take more than `max_bytes` in a message. The first
+    /// entry is always added. Returns whether the entry was added.
     pub(in crate::edge) fn push_within(&mut self, entry: &impl Message, max_bytes: usize) -> bool {
         let heads_bytes = (self.entries.len() + 1) * Self::HEAD_BYTES;
         let fits = self.size_bytes + entry.encoded_len() + heads_bytes <= max_bytes;
@@ -276,33 +278,33 @@ impl EncodedList {
         is_added
     }
 
-    /// Whether there are none.
+    /// Whether the list has no entries.
     pub(in crate::edge) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub(in crate::edge) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// What they take, in bytes.
+    /// Returns the memory of the entries, in bytes.
     pub(in crate::edge) fn size_bytes(&self) -> usize {
         self.size_bytes + self.entries.len() * size_of::<Bytes>()
     }
 
-    /// The entries, in their order.
+    /// Returns the entries, in their order.
     pub(in crate::edge) fn into_entries(self) -> Vec<Bytes> {
         self.entries
     }
 }
 
-/// What the numbers of an event and the tags of its fields take in its message, and those of one
-/// header, in bytes at the most.
+/// Upper bounds for the numbers and field tags of one event in its message, and for those of one
+/// header, in bytes.
 const FIELDS_BYTES: usize = 128;
 const HEADER_BYTES: usize = 16;
 
-/// What the messages of the events of a run take at the most, in bytes.
+/// Returns an upper bound for the messages of the events of a run, in bytes.
 pub(in crate::edge) fn max_encoded_bytes(run: &Run) -> usize {
     let topic_bytes = run.topic().as_str().len();
     let of_event = |event: EventRef<'_>| {
@@ -312,7 +314,7 @@ pub(in crate::edge) fn max_encoded_bytes(run: &Run) -> usize {
     run.events().map(of_event).sum()
 }
 
-/// Encodes the events of a run, each with its topic if it is one of many.
+/// Encodes the events of a run, each with its topic if the run is one of many topics.
 pub(in crate::edge) fn encode_run(run: &Run, is_one_of_many: bool, list: &mut EncodedList) {
     let topic = if is_one_of_many { run.topic().as_str() } else { "" };
     for found in run.events() {
@@ -320,7 +322,7 @@ pub(in crate::edge) fn encode_run(run: &Run, is_one_of_many: bool, list: &mut En
     }
 }
 
-/// A member who is there.
+/// Converts a member that is present.
 pub(in crate::edge) fn present(present: &Present) -> proto::Present {
     let Present { member, since_ms, subscriptions } = present;
     let Member { id, info } = member.clone();
@@ -355,7 +357,7 @@ fn topic_config(config: &TopicConfig) -> proto::TopicConfig {
     }
 }
 
-/// A topic's settings, as a client gives them.
+/// Converts a topic's settings from a client.
 pub(in crate::edge) fn config_of(config: Option<proto::TopicConfig>) -> Result<TopicConfig> {
     let config = config.unwrap_or_default();
     let durability = match proto::Durability::try_from(config.durability) {
@@ -394,14 +396,14 @@ pub(in crate::edge) fn maintained(report: &MaintenanceReport) -> proto::Maintain
     }
 }
 
-/// An event that is not stored.
+/// Converts an event that is not stored.
 pub(in crate::edge) fn ephemeral(ephemeral: &Ephemeral) -> proto::Ephemeral {
     let Ephemeral { topic, time, event, .. } = ephemeral;
     let event = Some(event.clone().into());
     proto::Ephemeral { topic: topic.to_string(), time_ms: time.as_ms(), event }
 }
 
-/// An event that lives on its own.
+/// Converts an event that is not part of a block.
 pub(in crate::edge) fn own_event(event: Event) -> proto::Event {
     let Event { sequence, position, time, content } = event;
     proto::Event {
@@ -420,7 +422,7 @@ pub(in crate::edge) fn own_event(event: Event) -> proto::Event {
     }
 }
 
-/// The deadline that a call carries. Source: the gRPC protocol over HTTP/2, `grpc-timeout`.
+/// Returns the deadline that a call carries. Source: the gRPC protocol over HTTP/2, `grpc-timeout`.
 pub(in crate::edge) fn deadline(
     metadata: &tonic::metadata::MetadataMap,
 ) -> Result<Option<Duration>, Status> {

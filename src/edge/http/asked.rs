@@ -1,23 +1,23 @@
-//! What a reader asks for over HTTP: the query, and `Last-Event-ID`.
+//! The request of a reader over HTTP: the query, and `Last-Event-ID`.
 //!
 //! # Why
 //!
-//! A page is refused for whatever is doubtful in its query. A stream is not: an `EventSource` that
-//! is answered with anything but 200 never comes back, and what it sends is not its page's alone.
+//! A page is refused if anything in its query is doubtful. A stream is not: an `EventSource` that
+//! gets an answer other than 200 never reconnects, and other software changes its request.
 //! Polyfills append an id to a URL that has one, proxies join two headers, and a page that was
-//! moved comes with the id of another server. So on a stream:
+//! moved sends the id of another server. So a stream accepts:
 //!
-//! | what comes | what it means |
+//! | input | meaning |
 //! |---|---|
 //! | a name given twice, an id given twice or joined, `1, 2` | the last of them |
 //! | `"42-9f3c2a1b"` | 42-9f3c2a1b |
-//! | `earliest`, `latest` as an id | what they say |
+//! | `earliest`, `latest` as an id | the same as in `from` |
 //! | any other id, or `from`, that is no place in these topics | a gap for the reason `unknown` |
-//! | a time in `from` that is still to come | `latest`; the stream and a header say so |
-//! | a name that is not known, a `format` or an `on_gap` that is not | nothing; both say so, too |
+//! | a time in `from` that is in the future | `latest`; the stream and a header say so |
+//! | an unknown name, `format` or `on_gap` | ignored; the stream and a header say so |
 //!
-//! What is wrong with the topics, the filter and the member is refused all the same: whoever left
-//! it out would be sent other events, or be present under another name.
+//! An error in the topics, the filter or the member is refused on a stream, too: without them the
+//! reader would get other events, or be present under another name.
 
 use axum::Extension;
 use http::HeaderMap;
@@ -31,9 +31,9 @@ use crate::edge::http::spare::Purpose;
 use crate::edge::selection::{self, Format, Topics};
 use crate::error::{Error, Result};
 
-/// Where a reader says what it saw last. Browsers' own `EventSource` sends the header; polyfills
-/// and people spell the query in many ways. In the query of a page the first that is there and not
-/// empty counts, in that of a stream the last.
+/// The header with the reader's last cursor. The browsers' own `EventSource` sends the header;
+/// polyfills and people use the query, with many names. In the query of a page the first value that
+/// is not empty counts, in that of a stream the last.
 const CURSOR_HEADER: &str = "last-event-id";
 pub(in crate::edge) const CURSOR_QUERIES: [&str; 8] = [
     "last_event_id",
@@ -46,10 +46,10 @@ pub(in crate::edge) const CURSOR_QUERIES: [&str; 8] = [
     "since",
 ];
 
-/// The other names that a stream knows.
+/// The other names that a stream accepts.
 const NAMES: [&str; 5] = ["from", "on_gap", "format", "member", "member_info"];
 
-/// The query of a reader that is answered in this form.
+/// Parses the query of a reader that gets its answer in this form.
 ///
 /// # Errors
 ///
@@ -66,25 +66,25 @@ pub(in crate::edge) fn query(query: Option<&str>, form: Option<Accepted>) -> Res
     })
 }
 
-/// What a reader asks for.
+/// The request of a reader.
 pub(in crate::edge) struct Asked {
     pub(in crate::edge) topics: Topics,
     pub(in crate::edge) start: Option<StartPoint>,
     pub(in crate::edge) on_gap: Option<OnGap>,
     pub(in crate::edge) filter: Filter,
     pub(in crate::edge) format: Option<Format>,
-    /// Who is to be present.
+    /// The member to be present.
     pub(in crate::edge) member: Option<Member>,
-    /// Who asks.
+    /// The client that asks.
     pub(in crate::edge) peer: Option<Peer>,
 }
 
 impl Asked {
-    /// What a query asks for, with `Last-Event-ID`.
+    /// Reads the request from a query and `Last-Event-ID`.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] of a value that is none of those there are; on a stream, of no cursor.
+    /// [`Error::Invalid`] for an invalid value; on a stream, only in the filter or the member.
     pub(in crate::edge) fn of(
         topics: Topics,
         form: Option<Accepted>,
@@ -116,7 +116,8 @@ impl Asked {
     }
 }
 
-/// What the reader of a page saw last, if it says so. An empty value is none.
+/// Returns the cursor that the reader of a page sent, if there is one. An empty value counts as
+/// none.
 fn cursor(headers: &HeaderMap, query: &mut Query) -> Result<Option<StartPoint>> {
     let header = match headers.get(CURSOR_HEADER) {
         Some(value) => {
@@ -125,7 +126,7 @@ fn cursor(headers: &HeaderMap, query: &mut Query) -> Result<Option<StartPoint>> 
         }
         None => None,
     };
-    // Every spelling is taken, so that none is left over as unknown.
+    // All names are taken, so that none is left over as unknown.
     let queries = CURSOR_QUERIES.map(|name| query.take(name));
     let text = header.into_iter().chain(queries.into_iter().flatten()).find(|t| !t.is_empty());
     let start = |text: String| match word(&text) {
@@ -135,8 +136,8 @@ fn cursor(headers: &HeaderMap, query: &mut Query) -> Result<Option<StartPoint>> 
     text.map(start).transpose()
 }
 
-/// What the reader of a stream saw last, if it says so. The header is newer than the URL, which a
-/// browser sends again as it was; where the header is no cursor, the URL counts.
+/// Returns the cursor that the reader of a stream sent, if there is one. The header comes first,
+/// because a browser repeats the URL unchanged. If the header is not a cursor, the URL counts.
 fn lax_cursor(headers: &HeaderMap, query: &mut Query, topics: &Topics) -> Option<StartPoint> {
     let header = headers.get_all(CURSOR_HEADER).into_iter();
     let header = header.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
@@ -150,18 +151,18 @@ fn lax_cursor(headers: &HeaderMap, query: &mut Query, topics: &Topics) -> Option
     Some(first.or_else(|| starts.next().flatten()).unwrap_or(StartPoint::Unknown))
 }
 
-/// Where a stream begins that says `from`, if it says anything.
+/// Returns the start that `from` names; `None` if `from` is empty.
 fn lax_start(from: &str) -> Option<StartPoint> {
     let from = unquoted(from);
     (!from.is_empty()).then(|| from.parse().unwrap_or(StartPoint::Unknown))
 }
 
-/// A text without blanks and quotes around it.
+/// Returns `text` without the white space and quotes around it.
 fn unquoted(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
 }
 
-/// The place that an id names, if it is one for these topics.
+/// Returns the start that an id names, if the id is valid for these topics.
 fn known_place(text: &str, topics: &Topics) -> Option<StartPoint> {
     let cursor = || text.parse::<Cursor>().ok();
     let is_for_them = |cursor: &Cursor| match (topics, cursor.after) {
@@ -194,7 +195,7 @@ mod tests {
         }
     }
 
-    /// Where a stream begins that is asked for with these, and what it is told to mean nothing.
+    /// Returns the start of a stream with these ids and this query, and the names that it ignored.
     fn start(is_one: bool, ids: &[&str], text: &str) -> (Option<StartPoint>, Ignored) {
         let mut headers = HeaderMap::new();
         for id in ids {
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(told(&many).map(|text| text.len()), Some(64 + 2), "all begin in one way");
         let many: String = (0..500).map(|n| format!("n{n}&")).collect();
         let told = told(&many).expect("names");
-        // No more are noted than a page may have.
+        // The count of ignored names is bounded by the names that a page may have.
         assert!(told.starts_with(r#""n0", "n1""#) && told.ends_with(r#""n7";more=56"#), "{told}");
         let again = "n0&n1&n2&n3&n4&n5&n6&n7&n8&n9&".repeat(50);
         let json = ignored(&again).json().expect("names");

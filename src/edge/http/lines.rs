@@ -1,15 +1,15 @@
-//! Many events in one body of JSON: lines, texts between record separators, or an array.
+//! Many events in one JSON body: lines, texts between record separators, or an array.
 //!
 //! ```text
-//! {"data":1}                  as it arrives, batch by batch: each batch all or nothing, in order,
-//! {"data":2}                  and nothing after what is refused
+//! {"data":1}                  as it arrives, in batches, in order: each batch all or nothing,
+//! {"data":2}                  and no batch after one that is refused
 //! ?atomic=true                as one publish: all or nothing, under `expected_sequence`
 //! ```
 //!
 //! # Why
 //!
-//! A body of lines may be as long as it likes, and what is in memory of it is bounded, so it cannot
-//! be one publish. A body that is one publish is no larger than that may be.
+//! The length of a body of lines is not bounded, but the part of it in memory is. So such a body
+//! cannot be one publish. A body that is one publish has the bounds of a publish.
 
 use std::collections::VecDeque;
 
@@ -38,7 +38,7 @@ use crate::lists::{List, UpTo};
 use crate::polls;
 use crate::topic::TopicName;
 
-/// What the client sends its events in, and who is to hear of it.
+/// A posted body, its topic, and the accounts of its client.
 pub(in crate::edge) struct Posted {
     pub(in crate::edge) topic: TopicName,
     pub(in crate::edge) body: Body,
@@ -48,12 +48,12 @@ pub(in crate::edge) struct Posted {
 
 /// Publishes the events of a body as they arrive.
 ///
-/// Where it fails, the lines before that are stored and none after it, and the answer says how many
-/// and which line is the first that is not.
+/// If a line fails, the lines before it are stored, and no line after it. The answer says how many
+/// are stored, and names the first line that is not.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] if there is no event in it.
+/// [`Error::Invalid`] if the body has no event.
 pub(in crate::edge) async fn publish(
     edge: &Edge,
     framing: Framing,
@@ -86,7 +86,7 @@ pub(in crate::edge) async fn publish(
 ///
 /// # Errors
 ///
-/// As [`publish`]; [`Error::OverLimit`] for more than one publish may have.
+/// As [`publish`]; [`Error::OverLimit`] for more events than one publish may have.
 pub(in crate::edge) async fn publish_at_once(
     edge: &Edge,
     framing: Option<Framing>,
@@ -96,7 +96,7 @@ pub(in crate::edge) async fn publish_at_once(
     let Posted { topic, body, received, rates } = posted;
     let limits = edge.broker.limits();
     let body = whole(body, max_request_bytes(limits), edge.pace()).await?;
-    rates.take(Rate::Publishes, 1)?; // Whoever has nothing left makes no work.
+    rates.take(Rate::Publishes, 1)?; // A caller over its rate causes no work.
     let effort = Effort::of_json(&body);
     let (broker, named) = (edge.broker.clone(), topic.clone());
     let read = move || {
@@ -134,8 +134,8 @@ pub(in crate::edge) async fn publish_at_once(
 
 const NO_EVENT: &str = "holds no event";
 
-/// The texts of a body, but for empty ones, each with its place. They are found one by one: a list
-/// of them may take many times what the body does.
+/// Returns the texts of a body that are not empty, each with its place. An iterator, because a list
+/// of them may take many times the memory of the body.
 fn texts(body: &[u8], framing: Framing) -> impl Iterator<Item = (Place, &[u8])> {
     let mut place = Place::START;
     let texts = body.split_inclusive(move |byte| *byte == framing.separator()).map(move |text| {
@@ -146,7 +146,7 @@ fn texts(body: &[u8], framing: Framing) -> impl Iterator<Item = (Place, &[u8])> 
     texts.filter(|(_, text)| !ndjson::is_blank(text))
 }
 
-/// The elements of a body that is an array of so many at the most, each with its place.
+/// Returns the elements of an array, at most `max_events`, each with its place.
 fn elements(body: &[u8], max_events: usize) -> Result<Vec<(Place, &[u8])>, Failed> {
     let text = ndjson::unmarked(body);
     let failed = |error: serde_json::Error| Failed::from(NoEvent::of(&error, Place::START));
@@ -161,7 +161,7 @@ fn elements(body: &[u8], max_events: usize) -> Result<Vec<(Place, &[u8])>, Faile
     let elements = list.entries("events").map_err(|error| Failed::at(1, error))?;
     let (mut place, mut at) = (Place::START, 0);
     let located = elements.into_iter().map(|element| {
-        // It is a part of the body, and none before it is behind it.
+        // The element is a slice of the body, and the elements are in order.
         let begin = element.get().as_ptr() as usize - text.as_ptr() as usize;
         place = place.after(&text[at..begin]);
         at = begin;
@@ -170,7 +170,7 @@ fn elements(body: &[u8], max_events: usize) -> Result<Vec<(Place, &[u8])>, Faile
     Ok(located.collect())
 }
 
-/// The event of a text at `place` of a body that is posted to `topic`.
+/// Returns the event of a text at `place` in a body that is posted to `topic`.
 fn event(text: &[u8], place: Place, topic: &TopicName) -> Result<NewEvent, Failed> {
     let line = Line::read(text, place)?;
     if line.topic.as_ref().is_some_and(|named| named != topic) {
@@ -182,28 +182,28 @@ fn event(text: &[u8], place: Place, topic: &TopicName) -> Result<NewEvent, Faile
 
 struct Lines<'a> {
     broker: &'a Broker,
-    /// What was received and not handed in yet.
+    /// The bytes that were received and not published yet.
     received: Received,
-    /// What the publisher has left.
+    /// The rates of the publisher.
     rates: CallerRates,
     topic: TopicName,
     unsent: Unsent,
-    /// The batches that wait for their answer, each with its first line.
+    /// The batches that wait for their acknowledgement, each with its first line.
     in_flight: VecDeque<(u64, Pending)>,
-    /// Nothing is stored after what was refused.
+    /// The order of the batches: nothing is stored after a refused one.
     order: InOrder,
     max_in_flight: usize,
-    /// How slowly a line may come in.
+    /// The lowest rate at which a line must come in.
     pace: Pace,
     framing: Framing,
-    /// The place of the text that comes next.
+    /// The place of the next text.
     place: Place,
-    /// The first line of the text that was read last.
+    /// The first line of the last text that was read.
     number: u64,
     total: Total,
 }
 
-/// Events that are not handed in yet.
+/// Events that are not published yet.
 #[derive(Default)]
 struct Unsent {
     events: Batch,
@@ -214,7 +214,7 @@ struct Unsent {
 /// The first line that is not stored, and why.
 struct Failed {
     line: u64,
-    /// The place in it, where it is one place.
+    /// The column, if the error has a single place.
     column: Option<u64>,
     error: Error,
 }
@@ -224,7 +224,7 @@ impl Failed {
         Self { line, column: None, error }
     }
 
-    /// The answer, where so many events are stored.
+    /// Returns the answer, after `stored_events` were stored.
     fn answer(&self, stored_events: usize) -> Response {
         let Self { line, column, error } = self;
         let detail = ndjson::at_line(*line, error);
@@ -244,7 +244,7 @@ impl From<NoEvent> for Failed {
     }
 }
 
-/// What was acknowledged so far.
+/// A summary of the events acknowledged so far.
 #[derive(Debug, Default)]
 struct Total {
     count: usize,
@@ -275,8 +275,8 @@ impl Total {
 impl Lines<'_> {
     async fn publish(&mut self, body: Body) -> Result<(), Failed> {
         let read = self.read(body).await;
-        // What stands before a bad line is whole, and is stored. A batch that failed is earlier
-        // than the line that was read last, and nothing is handed in after it.
+        // The lines before a bad line are complete, and are published. If the failed line is
+        // earlier than the last one read, its batch has failed, and nothing is published after it.
         let is_refused = read.as_ref().is_err_and(|failed| failed.line < self.number);
         let flushed = if is_refused { Ok(()) } else { self.flush().await };
         let settled = self.settle_all().await;
@@ -285,7 +285,7 @@ impl Lines<'_> {
         failures.min_by_key(|failed| failed.line).map_or(Ok(()), Err)
     }
 
-    /// Reads the lines, and hands in what is whole.
+    /// Reads the lines, and publishes those that are complete.
     async fn read(&mut self, body: Body) -> Result<(), Failed> {
         let max_line_bytes = max_line_bytes(self.broker.limits());
         let separator = self.framing.separator();
@@ -300,7 +300,7 @@ impl Lines<'_> {
             };
             let next = next.map_err(|error| self.failed(self.place.line, error))?;
             let Some(chunk) = next else { break };
-            let mut searched = unread.len(); // There is no line end in what was there before.
+            let mut searched = unread.len(); // The bytes before have no line end.
             let chunk = chunk.map_err(|error| self.failed(self.place.line, body_error(error)))?;
             unread.extend_from_slice(&chunk);
             while let Some(end) = unread[searched..].iter().position(|byte| *byte == separator) {
@@ -314,7 +314,7 @@ impl Lines<'_> {
                 let error = Error::over("line bytes", unread.len(), max_line_bytes as usize);
                 return Err(self.failed(self.place.line, error));
             }
-            self.flush().await?; // What has arrived does not wait for what has not.
+            self.flush().await?; // Complete lines do not wait for the next ones.
             self.received.keep(unread.len());
         }
         self.push(unread.freeze()).await
@@ -334,7 +334,7 @@ impl Lines<'_> {
             return Ok(());
         }
         let limits = self.broker.limits();
-        let size_bytes = line.len(); // At least what its record takes, but for a few bytes.
+        let size_bytes = line.len(); // At least the size of its record, less a few bytes.
         let is_full = self.unsent.events.len() as u64 >= limits.max_batch_events
             || (self.unsent.size_bytes + size_bytes) as u64 > limits.max_batch_bytes / 2;
         if is_full {
@@ -348,7 +348,7 @@ impl Lines<'_> {
         Ok(())
     }
 
-    /// Adds the event of a line to those that are not handed in yet.
+    /// Adds the event of a line to those that are not published yet.
     async fn add(&mut self, line: Bytes, place: Place) -> Result<(), Failed> {
         let (broker, topic, rates) = (self.broker.clone(), self.topic.clone(), self.rates.clone());
         let (mut events, effort) =
@@ -367,7 +367,7 @@ impl Lines<'_> {
         added
     }
 
-    /// Hands in what is not handed in yet; waits for answers while too many are in flight.
+    /// Publishes the events that are not published yet. Waits while too many batches are in flight.
     async fn flush(&mut self) -> Result<(), Failed> {
         if self.unsent.events.is_empty() {
             return Ok(());
@@ -390,7 +390,7 @@ impl Lines<'_> {
         Ok(())
     }
 
-    /// Waits for every answer; the first failure is returned after the last answer.
+    /// Waits for every acknowledgement. Returns the first failure after the last one has come.
     async fn settle_all(&mut self) -> Result<(), Failed> {
         let mut outcome = Ok(());
         while !self.in_flight.is_empty() {

@@ -1,10 +1,10 @@
-//! Pages and lists as bodies: JSON that is written a piece at a time, as the client takes it.
+//! Pages and lists as bodies: JSON that is written in pieces, as the client takes it.
 //!
 //! # Why
 //!
-//! Ten thousand events are 20 ms of writing JSON, and as many topics are more. A worker that writes
-//! them in one go serves nobody else meanwhile, and a client that reads slowly would have all of it
-//! wait in memory.
+//! Writing ten thousand events as JSON takes 20 ms, and as many topics take longer. A worker that
+//! writes them in one go serves nobody else meanwhile. For a client that reads slowly, all of it
+//! would wait in memory.
 
 use std::convert::Infallible;
 use std::iter::{Peekable, once};
@@ -28,33 +28,33 @@ use crate::event::Event;
 use crate::polls;
 use crate::topic::TopicName;
 
-/// The length of a piece, in bytes, and up to a block or an event more: less than a millisecond of
-/// writing.
+/// The length at which a piece is complete, in bytes. A piece may be longer by one block or event.
+/// Writing it takes less than a millisecond.
 pub(in crate::edge) const PIECE_BYTES: usize = 64 << 10;
 
-/// What a page takes that is read as the client takes it, in bytes: the events of a piece, the
-/// piece, and the one before it that is being sent.
+/// The memory of a page that is read as the client takes it, in bytes: the events of a piece, the
+/// piece, and the previous one, which is being sent.
 const READING_BYTES: usize = 3 * PIECE_BYTES;
 
 /// A page of history whose first piece is read.
 pub(in crate::edge) struct Begun {
-    /// As it is after that piece, without events.
+    /// The page after its first piece, without events.
     pub(in crate::edge) page: Page,
-    /// What the page takes in memory as long as it is not sent.
+    /// The memory that the page takes until it is sent.
     pub(in crate::edge) held: Arc<Held>,
     pub(in crate::edge) body: PageBody,
 }
 
 /// The body of a page.
 pub(in crate::edge) enum PageBody {
-    /// All of it.
+    /// The whole body.
     Whole(Bytes),
-    /// One that is read as the client takes it.
+    /// A body that is read as the client takes it.
     Begun(Body),
 }
 
 impl PageBody {
-    /// As what is sent.
+    /// Returns the body for an answer.
     pub(in crate::edge) fn into_body(self) -> Body {
         match self {
             Self::Whole(bytes) => Body::from(bytes),
@@ -63,21 +63,21 @@ impl PageBody {
     }
 }
 
-/// How the events of a page are written.
+/// The form in which a page writes its events.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::edge) enum PageForm {
-    /// With all that is known of each.
+    /// The whole event as JSON.
     Envelope,
-    /// As CloudEvents of a log with this epoch.
+    /// CloudEvents of a log with this epoch.
     CloudEvents(Epoch),
 }
 
 impl PageForm {
-    /// The form of a page that is asked for in this format.
+    /// Returns the form for a format.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`]: a page of payloads alone would be no JSON.
+    /// [`Error::Invalid`] for `data`: payloads alone would not be JSON.
     pub(in crate::edge) fn of(format: Option<Format>, epoch: Epoch) -> Result<Self> {
         match format {
             None | Some(Format::Envelope) => Ok(Self::Envelope),
@@ -89,7 +89,7 @@ impl PageForm {
         }
     }
 
-    /// The events of a run, with commas between them.
+    /// Returns the events of a run, separated by commas.
     fn events(self, run: &Run) -> Vec<u8> {
         let Self::CloudEvents(epoch) = self else { return json::events(run) };
         let mut bytes = Vec::new();
@@ -103,10 +103,10 @@ impl PageForm {
     }
 }
 
-/// A page that is waited for, as a body: its answer has begun, so that what is between the broker
-/// and the client knows of it. Where the broker stops meanwhile it is an empty page at the place
-/// of `now`, which does not say that there is no more. Where the page fails otherwise the answer
-/// breaks off, so that nobody takes it for a whole one.
+/// Returns the body of a page that is still waited for. The answer begins at once, so that proxies
+/// on the way see it. If the broker stops meanwhile, the body is an empty page at the place of
+/// `now`, which does not claim to be caught up. On any other error the answer breaks off, so that
+/// nobody takes it for complete.
 pub(in crate::edge) fn waited_for(
     page: impl Future<Output = Result<Begun>> + Send + 'static,
     now: Page,
@@ -128,8 +128,8 @@ pub(in crate::edge) fn waited_for(
     Body::from_stream(stream::once(pieces).flatten())
 }
 
-/// Begins a page: reads its first piece. The rest is read as the client takes it, or left to the
-/// next page where there is no room for more. `of_reader` is held for as long as the reader is.
+/// Begins a page: reads its first piece. The rest is read as the client takes it, or is left to the
+/// next page if there is no room. `of_reader` is held as long as the reader exists.
 ///
 /// # Errors
 ///
@@ -176,18 +176,19 @@ pub(in crate::edge) async fn page(
     Ok(Begun { page, held: Arc::new(held), body })
 }
 
-/// What comes after the first piece of a page.
+/// The part of a page after its first piece.
 struct Rest {
     reader: PageReader,
     form: PageForm,
     share: Share,
-    /// What the last two pieces have beyond [`PIECE_BYTES`], which are counted as a part of
-    /// [`READING_BYTES`]: they may not be sent yet.
+    /// The bytes of the last two pieces beyond [`PIECE_BYTES`] each, which [`READING_BYTES`] does
+    /// not include. These pieces may not be sent yet.
     sent: [Held; 2],
 }
 
 impl Rest {
-    /// The next piece, and whether it is the last one. Without room for its events the page ends.
+    /// Returns the next piece, and whether the page ends with it. Without room for events the page
+    /// ends.
     async fn next(&mut self) -> (Bytes, bool) {
         let (mut piece, mut held) = (Vec::new(), self.share.nothing());
         let is_end = loop {
@@ -200,7 +201,7 @@ impl Rest {
                 let most_bytes = beyond(written_bytes + json::max_written_bytes(run));
                 held.grow(most_bytes.saturating_sub(held.size_bytes()))
             };
-            // After the first events there are no errors: the next page tells them.
+            // After the first piece errors end the page; the next page reports them.
             let Ok(Some(run)) = self.reader.next_with(take_room).await else {
                 piece.extend(json::page_end(&self.reader.page()));
                 break true;
@@ -215,8 +216,8 @@ impl Rest {
     }
 }
 
-/// The events of a run, with commas between them: a large event is written away from the workers.
-/// With a rest before and after: what was done before, or comes next, may have been a lot of work.
+/// Writes the events of a run, separated by commas. A large event is written away from the workers.
+/// Yields before and after if the turn is over, because the steps around this may be long.
 async fn events(run: Run, form: PageForm) -> Vec<u8> {
     polls::rest().await;
     let effort = Effort::of_written_json(json::max_written_bytes(&run));
@@ -232,7 +233,7 @@ fn add_list(piece: &mut Vec<u8>, list: &[u8]) {
     piece.extend_from_slice(list);
 }
 
-/// A page of the state of `topic`.
+/// Returns the body of a page of the state of `topic`.
 pub(in crate::edge) async fn state(
     topic: TopicName,
     page: StatePage,
@@ -244,12 +245,12 @@ pub(in crate::edge) async fn state(
     body(list(json::PAGE_BEGIN.to_vec(), lists, end)).await.0
 }
 
-/// The answer that is a JSON text, which comes a few bytes at a time, and is read as the client
-/// takes it.
+/// Returns the answer for a JSON text that is produced a few bytes at a time, as the client takes
+/// it.
 ///
 /// # Errors
 ///
-/// [`NoRoom`](crate::Error::NoRoom), where the text is longer than a piece.
+/// [`NoRoom`](crate::Error::NoRoom), if the text is longer than a piece and there is no room.
 pub(in crate::edge) async fn answer(
     text: impl Iterator<Item = Vec<u8>> + Send + 'static,
     share: &Share,
@@ -262,8 +263,8 @@ pub(in crate::edge) async fn answer(
     Ok(response)
 }
 
-/// The text of an object with a list, whose entries come a few at a time, with commas between them.
-/// A step may find none.
+/// Returns the text of an object with a list, whose entries come a few at a time, separated by
+/// commas. A step may have no entries.
 pub(in crate::edge) fn list(
     begin: Vec<u8>,
     some: impl Iterator<Item = Vec<u8>>,
@@ -278,8 +279,8 @@ pub(in crate::edge) fn list(
     once(begin).chain(parted).chain(once(end))
 }
 
-/// The body of a text that comes a few bytes at a time, and whether its first piece is all of it:
-/// that has a length.
+/// Returns the body of a text that is produced a few bytes at a time, and whether the first piece
+/// is the whole text. Then the body has a known length.
 async fn body(text: impl Iterator<Item = Vec<u8>> + Send + 'static) -> (Body, bool) {
     let mut text = text.peekable();
     let first = next_text(&mut text).await;
@@ -294,7 +295,7 @@ async fn body(text: impl Iterator<Item = Vec<u8>> + Send + 'static) -> (Body, bo
     (Body::from_stream(pieces.map(Ok::<_, Infallible>)), false)
 }
 
-/// The next piece of a text.
+/// Returns the next piece of a text.
 async fn next_text(text: &mut Peekable<impl Iterator<Item = Vec<u8>>>) -> Bytes {
     let mut piece = Vec::new();
     while piece.len() < PIECE_BYTES
@@ -313,7 +314,8 @@ mod tests {
 
     use super::*;
 
-    /// The pieces of a body of `count` lists of `bytes` each, and all of it.
+    /// Returns the sizes of the pieces of a body of `count` lists of `bytes` each, its length, and
+    /// its text.
     async fn written(count: usize, bytes: usize) -> (Vec<usize>, Option<u64>, String) {
         let list = format!("\"{}\"", "x".repeat(bytes)).into_bytes();
         let lists = (0..count).flat_map(move |_| [vec![], list.clone(), vec![]]);

@@ -1,13 +1,13 @@
-//! What caches are told: the tag of a body, and for how long an answer may be kept.
+//! Cache headers: the tag of a body, and for how long an answer may be kept.
 //!
 //! # Why
 //!
 //! A page that is asked for again may have the same end and another body: events are purged, expire
-//! and are superseded, and a topic that is deleted begins anew. So a tag is made of the bytes of
-//! the body, and of nothing else, and two bodies never share one. It is strong: each coding of a
-//! body has a tag of its own. Source: RFC 9110, 8.8.3 and 13.1.2; RFC 9111, 5.2.
+//! and are superseded, and a topic that is deleted begins anew. So a tag is a digest of the bytes
+//! of the body and of nothing else: another body has another tag. The tag is strong: each coding of
+//! a body has a tag of its own. Source: RFC 9110, 8.8.3 and 13.1.2; RFC 9111, 5.2.
 //!
-//! Whatever has no tag says `no-store`: many statuses may be kept by a cache that is told nothing,
+//! An answer without a tag says `no-store`: without it, a cache may keep answers of many statuses,
 //! such as 404, 410 and 501.
 
 use axum::response::Response;
@@ -16,31 +16,31 @@ use sha2::{Digest, Sha256};
 
 use super::offered::Coding;
 
-/// What of a request an answer with events depends on.
+/// The request headers on which an answer with events depends.
 const VARY: HeaderValue = HeaderValue::from_static("accept, accept-encoding, last-event-id");
 
-/// It may be kept, and is only used again once the broker was asked.
+/// The answer may be kept, but is used again only after the broker was asked.
 pub(in crate::edge) const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
 
-/// It is true now, and kept by nobody.
+/// The answer must not be kept.
 pub(in crate::edge) const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 
-/// Bytes of the digest that are in a tag.
+/// Bytes of the digest in a tag.
 const DIGEST_BYTES: usize = 16;
 
-/// The name of one body.
+/// The tag of one body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::edge) struct Tag(String);
 
 impl Tag {
-    /// The tag of a body of these bytes.
+    /// Returns the tag of a body of these bytes.
     pub(in crate::edge) fn of(body: &[u8]) -> Self {
         let digest = Sha256::digest(body);
         let hex = digest.iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}"));
         Self(hex.collect())
     }
 
-    /// The tag of that body in a coding.
+    /// Returns the tag of the same body in a coding.
     pub(in crate::edge) fn coded(self, coding: Option<Coding>) -> Self {
         match coding {
             Some(coding) => Self(format!("{}-{}", self.0, coding.name())),
@@ -48,37 +48,38 @@ impl Tag {
         }
     }
 
-    /// Whether a request says that its client holds this body. `*` names none, and so no client
-    /// is told by it that it holds the right one.
+    /// Whether the request says that its client holds this body. `*` names no body, so it is never
+    /// taken to mean this one.
     pub(in crate::edge) fn is_held(&self, headers: &HeaderMap) -> bool {
         let values = headers.get_all(header::IF_NONE_MATCH).into_iter();
         let mut tags = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
-        // Weak where a cache on the way has made it so: it means as much to a GET.
+        // A cache on the way may have made the tag weak. For a GET it means the same.
         tags.any(|tag| {
             let tag = tag.trim();
             tag.strip_prefix("W/").unwrap_or(tag) == format!("\"{}\"", self.0)
         })
     }
 
-    /// The tag as the value of `ETag`.
+    /// Returns the tag as the value of `ETag`.
     pub(in crate::edge) fn value(&self) -> HeaderValue {
         HeaderValue::try_from(format!("\"{}\"", self.0)).expect("digits and letters")
     }
 }
 
-/// Says that other requests for the same resource may have another answer.
+/// Sets `Vary`: other requests for the same resource may get another answer.
 pub(in crate::edge) fn vary(response: &mut Response) {
     response.headers_mut().append(header::VARY, VARY);
 }
 
-/// Has an answer kept by none, and without a tag: one to a POST, which is the same to no other.
+/// Marks an answer as not to be kept, and removes its tag: the answer to a POST is valid for no
+/// other request.
 pub(in crate::edge) fn not_kept(response: &mut Response) {
     let headers = response.headers_mut();
     headers.remove(header::ETAG);
     headers.insert(header::CACHE_CONTROL, NOT_KEPT);
 }
 
-/// Has an answer that says nothing of caches kept by none.
+/// Marks an answer without cache headers as not to be kept.
 pub(in crate::edge) fn or_not_kept(mut response: Response) -> Response {
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(NOT_KEPT);
     response

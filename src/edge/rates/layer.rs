@@ -1,4 +1,4 @@
-//! What a rate refuses before a request is served, or while its body comes in.
+//! Rate limits on requests, checked before a request is served and while its body comes in.
 
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
@@ -16,7 +16,8 @@ use crate::edge::grpc::paths::PUBLISH_STREAM;
 use crate::edge::refused::Form;
 use crate::error::Result;
 
-/// Serves only what the rates of its caller have room for; the rest is told when to come back.
+/// A layer that serves requests within their caller's rates, and refuses others with a time to
+/// retry.
 #[derive(Debug, Clone)]
 pub(crate) struct LimitLayer;
 
@@ -54,7 +55,7 @@ where
     }
 }
 
-/// Counts a request, and its body: as a whole if it says how long it is.
+/// Counts a request and its body. A body of known length is counted as a whole.
 fn admit(request: Request) -> Result<Request> {
     let Some(peer) = request.extensions().get::<Peer>() else { return Ok(request) };
     if !peer.rates().is_on() {
@@ -62,7 +63,7 @@ fn admit(request: Request) -> Result<Request> {
     }
     let rates = peer.rates().clone();
     rates.take(Rate::Requests, 1)?;
-    // A stream of publishes counts its messages one by one: each is refused alone.
+    // A stream of publishes counts its messages one by one, and refuses each alone.
     let has_own_count = request.uri().path() == PUBLISH_STREAM;
     if has_own_count || request.body().is_end_stream() || !rates.has(Rate::Bytes) {
         return Ok(request);
@@ -76,13 +77,13 @@ fn admit(request: Request) -> Result<Request> {
     }
 }
 
-/// A body of unknown length, whose bytes are counted as they arrive.
+/// Returns a body of unknown length whose bytes are counted as they arrive.
 fn counted(body: Body, rates: CallerRates) -> Body {
     let mut arrived_bytes = 0;
     checked(body, move |size_bytes| {
         let all_bytes = arrived_bytes + size_bytes;
         if size_bytes > 0 && rates.take(Rate::Bytes, size_bytes).is_err() {
-            // It has to come again as a whole, so there has to be room for the whole.
+            // The client has to send the whole body again, so there must be room for the whole.
             rates.take(Rate::Bytes, all_bytes)?;
         }
         arrived_bytes = all_bytes;

@@ -1,4 +1,4 @@
-//! One rate of one caller: so much in a second, and so much at once after a pause.
+//! One rate of one caller: an amount per second, and a larger amount at once after a pause.
 
 use std::num::NonZeroU32;
 use std::sync::LazyLock;
@@ -10,15 +10,15 @@ use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
-/// The finest steps in which a rate is counted, in a second. A larger rate is counted in steps of
-/// several: the limiter knows the time for one step in whole nanoseconds, and a few of these would
-/// make the rate wrong by as much.
+/// The largest number of steps per second. A higher rate is counted in larger steps. The limiter
+/// knows the time of a step in whole nanoseconds; with a step of a few nanoseconds, rounding would
+/// make the rate wrong.
 const STEPS_PER_SECOND: u64 = 1_000_000;
 
-/// The beginning of all times here.
+/// The moment at which [`Monotonic`] starts.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The clock of the system, with times of the same kind as those of a clock that tests move.
+/// The system's clock, with instants of the same type as those of the clock in tests.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Monotonic;
 
@@ -30,26 +30,26 @@ impl Clock for Monotonic {
     }
 }
 
-/// How much there may be.
+/// The allowance of one rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Allowed {
-    /// In a second, in the long run.
+    /// The amount per second, in the long run.
     pub(super) per_second: u64,
-    /// At once, by a caller that has asked for nothing for a while.
+    /// The amount at once, for a caller that has been idle.
     pub(super) burst: u64,
 }
 
-/// Why there is no more for now.
+/// The reason for a refusal: not enough is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Exhausted {
-    /// How much could be taken now.
+    /// The amount that could be taken now.
     pub(super) left: u64,
-    /// When what was asked for can be taken, if nothing else is until then.
+    /// The time until the requested amount can be taken, if nothing else is taken meanwhile.
     pub(super) wait: Duration,
 }
 
 impl Allowed {
-    /// How much is counted as one.
+    /// Returns the amount that one step counts.
     fn step(self) -> u64 {
         self.per_second.div_ceil(STEPS_PER_SECOND).max(1)
     }
@@ -59,13 +59,13 @@ impl Allowed {
         NonZeroU32::new(steps).unwrap_or(NonZeroU32::MIN)
     }
 
-    /// The time for one step.
+    /// Returns the time of one step.
     fn interval(self) -> Duration {
         let nanos = 1_000_000_000 * self.step() / self.per_second.max(1);
         Duration::from_nanos(nanos.max(1))
     }
 
-    /// The time in which nothing becomes all that may be taken at once.
+    /// Returns the time after which an empty allowance is full again.
     pub(super) fn window(self) -> Duration {
         self.interval() * self.steps(self.burst).get()
     }
@@ -76,7 +76,7 @@ impl Allowed {
     }
 }
 
-/// What one caller has left of one rate. A few words of memory, and no lock.
+/// The remaining allowance of one caller for one rate: a few words of memory, and no lock.
 #[derive(Debug)]
 pub(super) struct Limit<C: Clock<Instant = Nanos> = Monotonic> {
     limiter: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<Nanos>>,
@@ -84,13 +84,13 @@ pub(super) struct Limit<C: Clock<Instant = Nanos> = Monotonic> {
 }
 
 impl<C: Clock<Instant = Nanos> + Clone> Limit<C> {
-    /// All of it is there.
+    /// Returns a full allowance.
     pub(super) fn new(allowed: Allowed, clock: C) -> Self {
         let limiter = RateLimiter::direct_with_clock(allowed.quota(), clock.clone());
         Self { limiter, clock }
     }
 
-    /// Takes `amount`, or nothing. What is more than there can ever be takes all that there can be.
+    /// Takes `amount`, or nothing. An amount above the burst takes a full burst.
     pub(super) fn take(&self, allowed: Allowed, amount: u64) -> Result<(), Exhausted> {
         let steps = allowed.steps(amount).min(allowed.steps(allowed.burst));
         let Ok(Err(not_until)) = self.limiter.check_n(steps) else { return Ok(()) };

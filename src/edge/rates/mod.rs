@@ -1,4 +1,4 @@
-//! Rates: how much one caller may ask for in a second.
+//! Rates: how much one caller may ask for per second.
 //!
 //! ```text
 //! connection ─▶ its caller's limits, found once ─▶ each request, publish and subscription takes
@@ -7,10 +7,11 @@
 //!
 //! # Why
 //!
-//! The limits of a caller are looked up when it connects, and kept with the connection: a publish
-//! costs a few atomic operations then, and nothing where rates are off. A caller without any
-//! connection is remembered until its limits would be whole again, when forgetting it changes
-//! nothing. Nothing goes over all callers: each that comes has one forgotten whose time has come.
+//! The limits of a caller are looked up when it connects, and kept with the connection. So a
+//! publish costs a few atomic operations, and none where rates are off. A caller without a
+//! connection is remembered until its limits would be full again; then forgetting it changes
+//! nothing. Nothing iterates over all callers: each new connection forgets one caller whose time
+//! has passed.
 
 pub(crate) mod layer;
 mod limit;
@@ -30,42 +31,42 @@ use crate::broker::{LimitsConfig, all_within};
 use crate::edge::bounds::max_request_bytes;
 use crate::error::{Error, RateLimit, Result};
 
-/// The bits of an IPv6 address that one customer of a provider has at least. Source: RFC 6177 and
-/// RIPE-690, which give a site a /56 or a /48; a single link has a /64 (RFC 4291, 2.5.1).
+/// The least number of address bits that identify one customer of an IPv6 provider. Source: RFC
+/// 6177 and RIPE-690, which give a site a /56 or a /48; a single link has a /64 (RFC 4291, 2.5.1).
 const IPV6_NETWORK_BITS: u32 = 64;
 
-/// At least this much is added at random to the time that a refused caller is told, in
-/// milliseconds, or half of that time, if that is more.
+/// A refused caller is told to wait a random time longer than necessary: up to this, in
+/// milliseconds, or up to half of the necessary time, if that is more.
 const JITTER_MS: u64 = 1_000;
 
-/// How much one caller may ask for. A caller is an address, or a /64 of IPv6.
+/// The rate limits of one caller. A caller is an address, or a /64 of IPv6.
 ///
-/// Where a rate is not set, there is none on a listener on the loopback device, and its default
-/// on any other. 0 is no limit.
+/// A rate that is not set has no limit on a listener on the loopback device, and its default on any
+/// other. 0 is no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RatesConfig {
-    /// Events that are published in a second. Default: 20,000 beyond the loopback device.
+    /// Events published per second. Default: 20,000 beyond the loopback device.
     pub publishes_per_second: Option<u64>,
-    /// Bytes of bodies and messages that are received in a second.
-    /// Default: 33,554,432 (32 MiB) beyond the loopback device.
+    /// Bytes of bodies and messages received per second. Default: 33,554,432 (32 MiB) beyond the
+    /// loopback device.
     pub receive_bytes_per_second: Option<u64>,
-    /// Subscriptions that are begun in a second: event streams, `Subscribe`, and those of
-    /// WebSockets. Default: 200 beyond the loopback device.
+    /// Subscriptions begun per second: event streams, `Subscribe`, and those of WebSockets.
+    /// Default: 200 beyond the loopback device.
     pub subscriptions_per_second: Option<u64>,
-    /// Connections that are accepted in a second. Default: 200 beyond the loopback device.
+    /// Connections accepted per second. Default: 200 beyond the loopback device.
     pub connections_per_second: Option<u64>,
-    /// Requests and calls in a second, and messages of a WebSocket that neither publish nor
+    /// Requests and calls per second, and messages of a WebSocket that neither publish nor
     /// subscribe, pings and pongs included. Default: 2,000 beyond the loopback device.
     pub requests_per_second: Option<u64>,
-    /// The time whose worth a caller that has paused may take at once, in milliseconds. One
-    /// publish as large as it may be is always taken whole. Default: 10,000.
+    /// A caller that has paused may use the allowance of this time at once, in milliseconds. One
+    /// publish of the largest size always fits. Default: 10,000.
     pub burst_ms: u64,
-    /// Refused messages by which those of one stream, or of one WebSocket, may outnumber the ones
-    /// that were taken; then it is ended. Default: 256.
+    /// On one stream or WebSocket, the refused messages may outnumber the accepted ones by this
+    /// many. Then the stream is ended. Default: 256.
     pub max_refused: u64,
-    /// Callers without a connection whose rates are remembered. Default: 100,000; each takes half
-    /// a KiB at the most.
+    /// Callers without a connection whose rates are remembered, each in half a KiB at most.
+    /// Default: 100,000.
     pub max_callers: u64,
 }
 
@@ -104,7 +105,7 @@ impl RatesConfig {
         ])
     }
 
-    /// In a second; `None` where there is no limit.
+    /// Returns the limit per second; `None` if there is none.
     fn per_second(&self, rate: Rate, is_loopback: bool) -> Option<u64> {
         let (set, otherwise) = match rate {
             Rate::Publishes => (self.publishes_per_second, 20_000),
@@ -130,10 +131,10 @@ impl RatesConfig {
     }
 }
 
-/// What is counted.
+/// A kind of rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rate {
-    /// Events that are handed in.
+    /// Published events.
     Publishes,
     /// Bytes of bodies and messages, as they are received.
     Bytes,
@@ -146,7 +147,7 @@ impl Rate {
     pub(super) const ALL: [Self; 5] =
         [Self::Publishes, Self::Bytes, Self::Subscriptions, Self::Connections, Self::Requests];
 
-    /// Its name, in answers and metrics.
+    /// Returns the name in answers and metrics.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Publishes => "publishes",
@@ -158,16 +159,16 @@ impl Rate {
     }
 }
 
-/// Who asks. What is known of a caller hangs on this alone: one that has said who it is will be
-/// a case of its own.
+/// The identity of a caller, and the key of all that is known of it. A caller that has
+/// authenticated will be another variant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Caller {
-    /// Whoever comes from this network: one address of IPv4, or 64 bits of IPv6.
+    /// All clients of this network: one address of IPv4, or 64 bits of IPv6.
     Network(IpAddr),
 }
 
 impl Caller {
-    /// Somebody of whom nothing but the address is known.
+    /// Returns the caller at an address, of which nothing else is known.
     pub(crate) fn at(address: IpAddr) -> Self {
         Self::Network(match address.to_canonical() {
             IpAddr::V4(address) => IpAddr::V4(address),
@@ -179,12 +180,12 @@ impl Caller {
     }
 }
 
-/// The rates of everybody who comes to a listener.
+/// The rates of all callers of a listener.
 #[derive(Debug)]
 pub(crate) struct Rates {
     /// In the order of [`Rate::ALL`].
     allowed: [Option<Allowed>; 5],
-    /// The time in which a caller that asks for nothing has all of its rates whole.
+    /// The time after which an idle caller has its full allowance of every rate.
     window: Duration,
     max_refused: u32,
     max_callers: usize,
@@ -196,7 +197,7 @@ pub(crate) struct Rates {
 #[derive(Debug, Default)]
 struct Known {
     callers: HashMap<Caller, Entry>,
-    /// Those without a connection, in the order in which they left.
+    /// The callers without a connection, in the order in which they left.
     left: BTreeMap<u64, (Instant, Caller)>,
     next_departure: u64,
 }
@@ -205,15 +206,15 @@ struct Known {
 struct Entry {
     limits: Arc<Limits>,
     connections: u64,
-    /// Its place among those that have left.
+    /// The caller's key in `left`, if it has no connection.
     departure: Option<u64>,
 }
 
-/// What one caller has left. In the order of [`Rate::ALL`].
+/// The remaining allowance of one caller, in the order of [`Rate::ALL`].
 type Limits = [Option<Limit>; 5];
 
 impl Rates {
-    /// Of a listener; `None` if there are no limits.
+    /// Returns the rates of a listener; `None` if there are no limits.
     pub(crate) fn new(
         config: &RatesConfig,
         is_loopback: bool,
@@ -236,7 +237,8 @@ impl Rates {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those of a caller that has one connection more, for as long as it is held.
+    /// Counts a new connection of a caller, and returns its rates. Dropping the last clone ends the
+    /// connection's count.
     pub(crate) fn of(self: &Arc<Self>, caller: Caller) -> CallerRates {
         let mut known = self.known();
         let known = &mut *known;
@@ -259,7 +261,7 @@ impl Rates {
         CallerRates(Some(Arc::new(Connected { rates: self.clone(), caller, limits })))
     }
 
-    /// A caller has one connection less.
+    /// Counts one connection less of a caller.
     fn leave(&self, caller: &Caller) {
         let mut known = self.known();
         let known = &mut *known;
@@ -287,7 +289,7 @@ impl Known {
     }
 }
 
-/// The rates of the caller of a connection; none where they are off. Cheap to clone.
+/// The rates of a connection's caller; none where rates are off. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CallerRates(Option<Arc<Connected>>);
 
@@ -311,16 +313,16 @@ impl CallerRates {
         self.0.is_some()
     }
 
-    /// Whether this is limited at all.
+    /// Whether this rate is limited.
     pub(super) fn has(&self, rate: Rate) -> bool {
         self.0.as_ref().is_some_and(|connected| connected.rates.allowed[rate as usize].is_some())
     }
 
-    /// Takes `amount`, or nothing if there is less. Nothing at all counts as one.
+    /// Takes `amount`, or nothing if less is left. An amount of 0 counts as 1.
     ///
     /// # Errors
     ///
-    /// The limit, and when there is enough again.
+    /// The limit, and the time after which enough is left.
     pub(crate) fn check(&self, rate: Rate, amount: usize) -> Result<(), RateLimit> {
         let Some(Connected { rates, limits, .. }) = self.0.as_deref() else { return Ok(()) };
         let limit = limits[rate as usize].as_ref().zip(rates.allowed[rate as usize]);
@@ -340,7 +342,7 @@ impl CallerRates {
         })
     }
 
-    /// As [`Self::check`].
+    /// Takes `amount` as [`Self::check`] does.
     ///
     /// # Errors
     ///
@@ -349,8 +351,8 @@ impl CallerRates {
         self.check(rate, amount).map_err(Error::RateLimited)
     }
 
-    /// Takes what a publish of a stream needs: its events, and its size, which is told when it
-    /// is asked for.
+    /// Takes the events and the bytes of a publish on a stream. `size` is called only if bytes are
+    /// limited.
     ///
     /// # Errors
     ///
@@ -365,7 +367,7 @@ impl CallerRates {
         self.take(Rate::Publishes, events)
     }
 
-    /// As [`Self::publish`], for a message that publishes nothing.
+    /// Takes the bytes of a message that publishes nothing, and one of `rate`.
     ///
     /// # Errors
     ///
@@ -378,34 +380,35 @@ impl CallerRates {
         self.take(rate, 1)
     }
 
-    /// How its client takes being refused.
+    /// Returns the state that counts refused messages of one stream.
     pub(super) fn temper(&self) -> Temper {
         let max_refused = self.0.as_ref().map_or(u32::MAX, |connected| connected.rates.max_refused);
         Temper { refused: 0, max_refused }
     }
 }
 
-/// Whether a client goes on with what is refused. One that sends ahead, and slows down when it is
-/// told, is well within; one that does not is ended before long.
+/// A count of refused messages, which shows whether a client slows down. A client that sends ahead
+/// and slows down when it is refused stays far below the limit. A client that continues is ended
+/// soon.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Temper {
-    /// Messages that were refused by a rate, less those that were not.
+    /// Messages that a rate refused, less those that were accepted; at least 0.
     refused: u32,
     max_refused: u32,
 }
 
 impl Temper {
-    /// A message was taken.
+    /// Counts an accepted message.
     pub(super) fn taken(&mut self) {
         self.refused = self.refused.saturating_sub(1);
     }
 
-    /// A message was refused.
+    /// Counts a refused message.
     pub(super) fn refused(&mut self) {
         self.refused = self.refused.saturating_add(1);
     }
 
-    /// Why no more is taken, if that is so.
+    /// Returns the reason to end the stream, if too many messages were refused.
     pub(super) fn abuse(&self) -> Option<String> {
         (self.refused > self.max_refused).then(|| {
             format!("{} messages more were refused by a rate than were taken", self.refused)
@@ -510,7 +513,7 @@ mod tests {
         assert_eq!(rates.known().callers.len(), 3);
         let came_back = rates.of(caller(8));
         assert_eq!(rates.known().left.len(), 2);
-        std::thread::sleep(rates.window); // The time after which they are forgotten.
+        std::thread::sleep(rates.window); // The time after which callers are forgotten.
         drop((rates.of(caller(20)), rates.of(caller(21)), rates.of(caller(22))));
         let known = rates.known();
         assert!(!known.callers.contains_key(&caller(7)) && !known.callers.contains_key(&caller(9)));

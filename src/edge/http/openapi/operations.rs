@@ -1,4 +1,4 @@
-//! What can be asked of each path, and how it is answered.
+//! The operations of each path, and their answers.
 
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::header::HeaderBuilder;
@@ -12,7 +12,7 @@ use crate::edge::http::openapi::parameters::{
     text, text_up_to,
 };
 
-/// The groups of operations, and what they are for.
+/// The groups of operations, and their descriptions.
 pub(super) const TAGS: [(&str, &str); 4] = [
     ("publish", "Store events, or deliver them to who is there."),
     ("read", "Follow topics, read pages of history, and see who is present."),
@@ -23,17 +23,17 @@ pub(super) const TAGS: [(&str, &str); 4] = [
 /// The operations of one path.
 type Operations = Vec<(HttpMethod, OperationBuilder)>;
 
-/// What each answer may be besides: refused by the origin, the host or a rate; a head that comes
-/// too slowly, or is too long; a coding of the body that is not known; no room.
+/// The refusals that every operation may have: by the origin, the host or a rate; for a head that
+/// is too slow or too long; for an unknown coding of the body; for lack of room.
 const ALWAYS: [u16; 10] = [400, 403, 408, 413, 414, 415, 421, 429, 431, 503];
-/// Those that are given before the request is known, and have no body.
+/// The refusals that are sent before the request is known. They have no body.
 const BARE: [u16; 2] = [414, 431];
-/// What reading the log may be answered with.
+/// The refusals of operations that read the log.
 const READS: [u16; 3] = [404, 410, 500];
-/// What writing to the log may be answered with.
+/// The refusals of operations that write to the log.
 const WRITES: [u16; 5] = [404, 409, 500, 504, 507];
 
-/// All paths, with their operations.
+/// Returns all paths, with their operations.
 pub(super) fn all(limits: &Limits<'_>) -> Vec<(&'static str, Operations)> {
     use HttpMethod::{Delete, Get, Patch, Post, Put};
     vec![
@@ -114,7 +114,7 @@ fn refusals(operation: OperationBuilder, more: &[&[u16]]) -> OperationBuilder {
     })
 }
 
-/// What a status means, and the headers that come with it.
+/// Returns the meaning of a status, and the headers that come with it.
 fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)]) {
     const AFTER: (&str, &str) = ("Retry-After", "Seconds after which trying again can help.");
     const RATE: [(&str, &str); 3] = [
@@ -149,7 +149,7 @@ fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)
     }
 }
 
-/// What is in a stream of events.
+/// The description of a stream of events.
 const STREAM: &str = "Server-sent events (WHATWG HTML, 9.2), without end: blocks of lines, each \
     ended by an empty line. `event:` is the type, `data:` the event in the `format` that was asked \
     for, `retry:` says when to come back after the end, in milliseconds, and `id:`, the last line, \
@@ -159,7 +159,7 @@ const STREAM: &str = "Server-sent events (WHATWG HTML, 9.2), without end: blocks
     `leftoff.error`, `leftoff.joined` and `leftoff.left`. Whoever is refused for a while, as by \
     429 or 503, is answered with 200 and a stream of one block: `retry:` and `leftoff.error`.";
 
-/// What a body of many events is called, and has.
+/// The media types and fields of a body with many events.
 const LINES: &str = "One event, whose payload is the body; or CloudEvents in any mode; or NDJSON, \
     an event a line. Lines are `application/x-ndjson` and `ndjson`, `jsonl`, `jsonline`, \
     `jsonlines`, `json-lines`, `ldjson`, `json-stream`, each with `x-` or without, below \
@@ -170,7 +170,7 @@ const LINES: &str = "One event, whose payload is the body; or CloudEvents in any
     `data_base64`. With `atomic=true` the body is lines, or an array of such objects as \
     `application/json`, and is stored all or none.";
 
-/// A page or a stream, by what `Accept` says.
+/// Describes the answer: a page or a stream, as `Accept` says.
 fn events() -> Response {
     let stream = any_text(STREAM);
     let headers = [
