@@ -32,7 +32,7 @@ impl Announced {
         self.position.load(Ordering::Acquire)
     }
 
-    /// Says that all up to `position` is there.
+    /// Tells readers that all events up to `position` can be read.
     pub(super) fn announce(&self, position: u64) {
         self.position.fetch_max(position, Ordering::Release);
     }

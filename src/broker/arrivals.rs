@@ -28,17 +28,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::broker::failure::{Failure, PanicGuard};
+use crate::broker::failure::{BrokerFailure, PanicGuard};
 use crate::error::{Error, Result};
 
-/// Entries that a reader puts in and takes out by itself: tens of microseconds. Most have no more.
+/// The number of entries that a reader adds and removes by itself, which takes tens of
+/// microseconds. Most readers have no more.
 const AT_ONCE: usize = 64;
 
 /// Entries of one step of the thread.
 const ENTRIES_PER_STEP: usize = 256;
 
-/// What a caller deposits with the broker when a reader begins: it is dropped when nothing of the
-/// reader is left, which may be a while after the reader itself is gone.
+/// The deposit that a caller leaves with the broker when a reader begins. The broker drops it when
+/// nothing of the reader is left, which may be a while after the reader itself is gone.
 pub(crate) type Deposit = Arc<dyn Any + Send + Sync>;
 
 /// A reader that comes. Dropped, it leaves with all that was put in.
@@ -51,7 +52,7 @@ pub(super) trait Arrival: Debug + Send {
     fn put_in(&mut self, entries: usize) -> Result<bool>;
 }
 
-/// What a reader has left behind.
+/// The entries that a reader has left behind.
 pub(super) trait Leftover: Debug + Send {
     /// Takes out about so many entries; returns whether there are more.
     fn take_out(&mut self, entries: usize) -> bool;
@@ -59,24 +60,24 @@ pub(super) trait Leftover: Debug + Send {
 
 /// Readers that come and go. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Arrivals(Arc<Inner>);
+pub(super) struct Arrivals(Arc<ArrivalsInner>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    queue: Mutex<Queue>,
+struct ArrivalsInner {
+    queue: Mutex<ArrivalQueue>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct ArrivalQueue {
     arriving: VecDeque<Box<dyn Arriving>>,
     leftovers: VecDeque<Box<dyn Leftover>>,
-    /// Those of which nothing is known any more. To drop one may take as long as it was large.
+    /// The leftovers without any entries. Dropping one may take as long as it was large.
     emptied: Vec<Box<dyn Leftover>>,
     is_over: bool,
 }
 
-impl Queue {
+impl ArrivalQueue {
     fn is_done(&self) -> bool {
         self.arriving.is_empty() && self.leftovers.is_empty() && self.emptied.is_empty()
     }
@@ -84,8 +85,8 @@ impl Queue {
 
 /// A reader that comes while somebody waits for it.
 trait Arriving: Debug + Send {
-    /// Puts in about so many entries; returns whether there are more. Where nobody waits any more,
-    /// the reader leaves.
+    /// Adds about `entries` entries, and returns whether there are more. The reader leaves when
+    /// nobody waits for it any more.
     fn step(&mut self, entries: usize) -> bool;
 }
 
@@ -112,11 +113,11 @@ impl<A: Arrival> Arriving for Awaited<A> {
 }
 
 impl Arrivals {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, ArrivalQueue> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has all of a reader put in. A small one is in without a wait.
+    /// Adds all entries of a reader. A small reader is added without a wait.
     ///
     /// # Errors
     ///
@@ -148,14 +149,14 @@ impl Arrivals {
         }
     }
 
-    /// Has all of `leftover` taken out. A small one is out when this returns.
+    /// Removes all entries of `leftover`. A small leftover is removed when this returns.
     pub(super) fn leave(&self, mut leftover: impl Leftover + 'static) {
         if leftover.take_out(AT_ONCE) {
             self.put_back(Box::new(leftover));
         }
     }
 
-    /// Has the rest of a leftover taken out: here, where the thread has ended.
+    /// Hands the rest of a leftover to the thread, or removes it here when the thread has ended.
     fn put_back(&self, mut leftover: Box<dyn Leftover>) {
         let mut queue = self.queue();
         if queue.is_over {
@@ -177,7 +178,8 @@ impl Arrivals {
         Some(leftover)
     }
 
-    /// Has the thread drop what was large; here, where the thread has ended.
+    /// Hands a large value to the thread, which drops it, or drops it here when the thread has
+    /// ended.
     fn have_dropped(&self, emptied: Box<dyn Leftover>) {
         let mut queue = self.queue();
         if queue.is_over {
@@ -190,9 +192,9 @@ impl Arrivals {
     }
 
     /// Puts in and takes out, until it is stopped and nothing is left to do.
-    pub(super) fn run(&self, failure: &Failure) {
+    pub(super) fn run(&self, failure: &BrokerFailure) {
         let _guard = PanicGuard::new(failure, "usher");
-        let _end = End(self);
+        let _end = UsherEnd(self);
         while self.wait() {
             // In this order: there is never more than there was.
             let emptied = take(&mut self.queue().emptied);
@@ -208,7 +210,7 @@ impl Arrivals {
 
     /// Waits for something to do. Returns whether there is any.
     fn wait(&self) -> bool {
-        let is_idle = |queue: &mut Queue| queue.is_done() && !queue.is_over;
+        let is_idle = |queue: &mut ArrivalQueue| queue.is_done() && !queue.is_over;
         let queue = self.0.changed.wait_while(self.queue(), is_idle);
         !queue.unwrap_or_else(PoisonError::into_inner).is_done()
     }
@@ -220,11 +222,11 @@ impl Arrivals {
     }
 }
 
-/// The end of the thread. Where it panics, nobody waits for it any more, and what is left to it is
-/// dropped.
-struct End<'a>(&'a Arrivals);
+/// The end of the thread. When the thread panics, nobody waits for it any more, and the rest of its
+/// work is dropped.
+struct UsherEnd<'a>(&'a Arrivals);
 
-impl Drop for End<'_> {
+impl Drop for UsherEnd<'_> {
     fn drop(&mut self) {
         self.0.stop();
         let mut queue = self.0.queue();
@@ -291,7 +293,7 @@ mod tests {
 
     fn usher(arrivals: &Arrivals) -> std::thread::JoinHandle<()> {
         let arrivals = arrivals.clone();
-        std::thread::spawn(move || arrivals.run(&Failure::default()))
+        std::thread::spawn(move || arrivals.run(&BrokerFailure::default()))
     }
 
     /// Goal: readers of any size come and go, are refused, and are given up; in the end each of
@@ -391,7 +393,7 @@ mod tests {
         assert!(futures_util::poll!(waiting.as_mut()).is_pending());
         let mut behind = Box::pin(arrivals.arrive(reader(&arrivals, &all, 1_000)));
         assert!(futures_util::poll!(behind.as_mut()).is_pending());
-        let failure = Failure::default();
+        let failure = BrokerFailure::default();
         let thread = std::thread::spawn({
             let (arrivals, failure) = (arrivals.clone(), failure.clone());
             move || arrivals.run(&failure)

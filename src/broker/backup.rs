@@ -13,9 +13,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::broker::maintenance::horizon::Horizon;
-use crate::broker::order::Command;
-use crate::broker::topic::topics::{Topic, TopicState};
-use crate::broker::{Broker, Shared};
+use crate::broker::queue::Queued;
+use crate::broker::shared::Shared;
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::state::TopicState;
 use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -33,27 +34,27 @@ pub struct Backup {
     is_begun: bool,
     /// Each with a time that none of its events up to the position is after.
     topics: std::vec::IntoIter<(Arc<Topic>, Timestamp)>,
-    current: Option<Reading>,
+    current: Option<TopicReading>,
     expected_bytes: u64,
     horizon: Horizon,
 }
 
 /// The topic that is read.
 #[derive(Debug)]
-struct Reading {
+struct TopicReading {
     topic: Arc<Topic>,
     /// The topic as the backup has told of it last.
     told: StoredTopic,
     next: Sequence,
-    /// Where it ends in the backup.
-    end: End,
+    /// The end of the topic in the backup.
+    end: BackupEnd,
     /// Whether all of it is read, also what an earlier backup holds.
     is_whole: bool,
 }
 
-/// Where a topic ends in a backup.
+/// The end of a topic in a backup.
 #[derive(Debug, Clone, Copy)]
-struct End {
+struct BackupEnd {
     /// The first sequence that is not in it.
     tail: Sequence,
     /// The position that the backup is true at.
@@ -62,55 +63,48 @@ struct End {
     time: Timestamp,
 }
 
-impl Broker {
-    /// Begins a backup of everything, or of what was added after `from`, the position of another.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`]: `from` is no position, or not one of this log.
-    pub async fn backup(&self, from: Option<Cursor>) -> Result<Backup> {
-        let shared = self.0.clone();
-        let invalid = |problem: String| Err(Error::invalid("from", problem));
-        let from = match from {
-            None => Position::new(0),
-            Some(Cursor { after: Place::Sequence(_), .. }) => {
-                return invalid("is a sequence; write a position like @1042-9f3c2a1b".to_owned());
-            }
-            Some(Cursor { epoch: Some(epoch), .. }) if epoch != self.epoch() => {
-                return invalid(format!("is of epoch {epoch}, and the log of {}", self.epoch()));
-            }
-            Some(Cursor { after: Place::Position(position), .. }) => position,
-        };
-        let horizon = shared.horizons.hold(None, || Position::new(shared.last_position()));
-        let position = horizon.position();
-        if from > position {
-            return invalid(format!("is ahead of the log, which ends at {position}"));
+/// Begins a backup, as `Broker::backup` says.
+pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<Backup> {
+    let epoch_now = shared.log.epoch();
+    let invalid = |problem: String| Err(Error::invalid("from", problem));
+    let from = match from {
+        None => Position::new(0),
+        Some(Cursor { after: Place::Sequence(_), .. }) => {
+            return invalid("is a sequence; write a position like @1042-9f3c2a1b".to_owned());
         }
-        // Once this is answered, every topic shows what it had at that position.
-        shared.ask(|answer| Command::Barrier { answer }).await?;
-        let topics = shared.topics.filtered(|topic| topic.state().id.is_some());
-        let expected_bytes = topics.iter().map(|t| t.state().extent.size_bytes()).sum();
-        let topics: Vec<_> = topics
-            .into_iter()
-            .map(|topic| {
-                let last_time = topic.state().extent.last_time;
-                (topic, last_time)
-            })
-            .collect();
-        let header = BackupHeader { epoch: self.epoch(), from, position, time: (shared.now)() };
-        Ok(Backup {
-            shared,
-            encoder: Some(BackupEncoder::default()),
-            header,
-            is_begun: false,
-            topics: topics.into_iter(),
-            current: None,
-            expected_bytes,
-            horizon,
-        })
+        Some(Cursor { epoch: Some(epoch), .. }) if epoch != epoch_now => {
+            return invalid(format!("is of epoch {epoch}, and the log of {}", epoch_now));
+        }
+        Some(Cursor { after: Place::Position(position), .. }) => position,
+    };
+    let horizon = shared.horizons.hold(None, || Position::new(shared.last_position()));
+    let position = horizon.position();
+    if from > position {
+        return invalid(format!("is ahead of the log, which ends at {position}"));
     }
+    // Once this is answered, every topic shows what it had at that position.
+    shared.ask(|reply| Queued::Barrier { reply }).await?;
+    let topics = shared.topics.filtered(|topic| topic.state().id.is_some());
+    let expected_bytes = topics.iter().map(|t| t.state().extent.size_bytes()).sum();
+    let topics: Vec<_> = topics
+        .into_iter()
+        .map(|topic| {
+            let last_time = topic.state().extent.last_time;
+            (topic, last_time)
+        })
+        .collect();
+    let header = BackupHeader { epoch: epoch_now, from, position, time: (shared.now)() };
+    Ok(Backup {
+        shared,
+        encoder: Some(BackupEncoder::default()),
+        header,
+        is_begun: false,
+        topics: topics.into_iter(),
+        current: None,
+        expected_bytes,
+        horizon,
+    })
 }
-
 impl Backup {
     /// About how many bytes a backup of everything has.
     pub fn expected_bytes(&self) -> u64 {
@@ -163,12 +157,12 @@ impl Backup {
     }
 }
 
-/// What a topic is at the position of the backup, and where its blocks are.
+/// Returns the topic as it is at the position of the backup, and the start of its blocks.
 async fn begin(
     shared: &Shared,
     header: &BackupHeader,
     (topic, time): (Arc<Topic>, Timestamp),
-) -> Result<Option<Reading>> {
+) -> Result<Option<TopicReading>> {
     loop {
         let TopicState { id, extent, config, is_deleted, deletions: _ } = topic.state();
         let Some(id) = id else { return Ok(None) };
@@ -187,14 +181,14 @@ async fn begin(
             Err(_) if topic.state().extent.earliest > extent.earliest => continue,
             Err(error) => return Err(error),
         };
-        let end = End { tail, position, time };
+        let end = BackupEnd { tail, position, time };
         let extent = end.cut(extent);
         let told = StoredTopic { id, name: topic.name.clone(), extent, config, is_deleted };
-        return Ok(Some(Reading { topic, told, next, end, is_whole }));
+        return Ok(Some(TopicReading { topic, told, next, end, is_whole }));
     }
 }
 
-impl End {
+impl BackupEnd {
     /// The extent that a topic had which ends here, and has `extent` now: what came after the end
     /// was not in it, and was not dropped from it.
     fn cut(self, extent: Extent) -> Extent {
@@ -216,7 +210,7 @@ impl End {
     }
 }
 
-impl Reading {
+impl TopicReading {
     /// The topic once more, if its front was trimmed since the backup told of it: then it begins
     /// later, for what is gone in its middle would be a hole that no reader is told of.
     fn retold(&mut self) -> Option<Frame> {
@@ -247,7 +241,7 @@ async fn after(
 }
 
 /// The next blocks of a topic, cut to what the backup holds of it.
-async fn read(shared: &Shared, reading: &mut Reading) -> Result<Vec<Frame>> {
+async fn read(shared: &Shared, reading: &mut TopicReading) -> Result<Vec<Frame>> {
     loop {
         let earliest = reading.topic.state().extent.earliest;
         reading.next = reading.next.max(earliest);
@@ -272,6 +266,7 @@ async fn read(shared: &Shared, reading: &mut Reading) -> Result<Vec<Frame>> {
 
 #[cfg(test)]
 mod tests {
+    use crate::broker::Broker;
     use std::io::Write;
 
     use super::*;
@@ -284,7 +279,7 @@ mod tests {
     /// backup: who asks for what came after it is told of no gap when it is restored.
     #[test]
     fn what_is_dropped_beyond_the_end_of_a_backup_was_not_dropped_in_it() {
-        let end = End {
+        let end = BackupEnd {
             tail: Sequence::new(5),
             position: Position::new(40),
             time: Timestamp::from_ms(1_000),

@@ -46,7 +46,7 @@ impl Batch {
         Ok(())
     }
 
-    /// How many events there are.
+    /// Returns the number of events.
     pub fn len(&self) -> usize {
         self.0.len()
     }

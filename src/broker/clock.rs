@@ -58,7 +58,7 @@ struct Clock {
 struct Doubt {
     /// The offset that the clock would have if the jump were followed, in milliseconds.
     offset_ms: i64,
-    /// When it was noticed, by the steady clock.
+    /// The time at which the doubt began, by the steady clock.
     since_ms: i64,
 }
 

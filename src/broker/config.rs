@@ -1,16 +1,16 @@
 //! What a broker is opened with.
 
+use crate::broker::maintenance::config::MaintenanceConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::dedup::DedupConfig;
 use crate::broker::limits::LimitsConfig;
-use crate::broker::maintenance::MaintenanceConfig;
-use crate::broker::topic::topics::TopicDefaults;
+use crate::broker::topic::defaults::TopicDefaults;
 use crate::error::{Error, Result};
 use crate::lists::MAX_ENTRIES;
 use crate::log::{LEAST_FREE_BYTES, LogConfig};
 
-/// How the broker orders, groups and serves events.
+/// Settings of the broker: how it orders, groups and serves events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerConfig {
@@ -23,12 +23,12 @@ pub struct BrokerConfig {
     /// Memory for publishes that wait for their turn, in bytes, at least one batch of the largest
     /// size. Default: 32 MiB.
     pub max_queue_bytes: u64,
-    /// How long a publish waits for room in the queue, in milliseconds, before it is refused.
-    /// A `PublishStream` is not read meanwhile instead. Default: 5,000.
+    /// The time, in milliseconds, that a publish waits for room in the queue before it is refused.
+    /// A `PublishStream` is not read during that time instead. Default: 5,000.
     pub max_queue_wait_ms: u64,
     /// Memory for the newest blocks of all topics, wire forms included, in bytes. Default: 32 MiB.
     pub max_tail_bytes: u64,
-    /// What a reader takes from the log or a tail at a time, in bytes. Default: 256 KiB.
+    /// The bytes that a reader takes from the log or a tail at a time. Default: 256 KiB.
     pub max_read_bytes: u64,
     /// Reads of the log at the same time, for readers who are behind, pages of states and backups;
     /// the others wait for their turn, and no read goes on for longer than a few milliseconds
@@ -40,9 +40,10 @@ pub struct BrokerConfig {
     /// Memory for blocks that such readers have read and not delivered yet, in bytes: the more of
     /// them there are, the less each reads at a time, down to a block. Default: 16 MiB.
     pub max_behind_bytes: u64,
-    /// Memory for blocks that were read along with those that readers of many topics came to, for
-    /// when they come to these, in bytes; 0 for none. Where more topics take turns than fit into
-    /// it, the log is read more often. Nothing is kept while nobody is behind. Default: 64 MiB.
+    /// Memory, in bytes, for blocks that were read from the log together with other blocks, for
+    /// readers of many topics that come to them later; 0 for none. When more topics take turns than
+    /// fit into it, the log is read more often. Nothing is kept while no reader is behind. Default:
+    /// 64 MiB.
     pub max_ahead_bytes: u64,
     /// Memory for the keys of the newest events of topics whose state is read, in bytes, 40 an
     /// event; 0 for none. A page of a topic with more of them reads the newest events of the topic
@@ -54,12 +55,13 @@ pub struct BrokerConfig {
     pub max_members: u64,
     /// Whether a topic comes to exist by the first publish to it. Default: true.
     pub auto_create: bool,
-    /// How long the followers of a topic with very many of them are left alone after they were told
-    /// of events, in milliseconds: what comes meanwhile goes out in the same write. With a few of
-    /// them it is microseconds. Default: 25.
+    /// The longest time, in milliseconds, between two signals to the followers of a topic that has
+    /// very many of them. Events that arrive in between go out in one write. With a few followers
+    /// the time is microseconds. Default: 25.
     pub max_pace_ms: u64,
-    /// One page of history, in bytes, its events' places and names included; a single event may be
-    /// larger. Default: 3 MiB, for gRPC clients take messages of 4 MiB unless told otherwise.
+    /// The size of one page of history, in bytes, with the places and the names of its events. A
+    /// single event may be larger. Default: 3 MiB, because gRPC clients take messages of 4 MiB
+    /// unless told otherwise.
     pub max_page_bytes: u64,
 }
 
@@ -90,15 +92,15 @@ impl Default for BrokerConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OpenConfig {
-    /// How the log uses the disk.
+    /// The use of the disk by the log.
     pub log: LogConfig,
-    /// How events are ordered and served.
+    /// The order of events, and how they are served.
     pub broker: BrokerConfig,
-    /// What publishers may hand in.
+    /// The limits on what publishers hand in.
     pub limits: LimitsConfig,
-    /// How far back a repeated publish is recognised.
+    /// The window in which a repeated publish is recognised.
     pub dedup: DedupConfig,
-    /// How what is no longer kept is dropped.
+    /// The removal of what is no longer kept.
     pub maintenance: MaintenanceConfig,
     /// Settings of topics by patterns of their names.
     pub topics: TopicDefaults,

@@ -34,7 +34,7 @@ use crate::topic::TopicId;
 /// Bytes of blocks read at a time while a topic's part is recalled.
 const STEP_BYTES: usize = 1 << 20;
 
-/// How far back an id is recognised.
+/// The window in which an id is recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DedupConfig {
@@ -53,9 +53,9 @@ impl Default for DedupConfig {
     }
 }
 
-/// How far the ids that a topic held before the start were recalled.
+/// The progress of recalling the ids that a topic held before the start.
 #[derive(Debug)]
-pub(super) struct Recall {
+pub(crate) struct Recall {
     /// Set when all are.
     done: OnceCell<()>,
     /// The first sequence whose id is not in the window yet.
@@ -65,7 +65,7 @@ pub(super) struct Recall {
 }
 
 impl Recall {
-    /// Of a topic that held this when the broker was opened.
+    /// Returns the state of a topic that held `extent` when the broker was opened.
     pub(super) fn of(extent: &Extent) -> Self {
         // What a limit has trimmed and not removed yet still has its ids in its blocks.
         let has_none = extent.size_bytes() == 0 || extent.purged >= extent.tail;
@@ -86,11 +86,11 @@ impl Recall {
     }
 
     /// Reads the ids that the window can hold at `now`, step by step, and hands each step to
-    /// `note`. Those that come while it reads wait for it. What is damaged has no ids.
+    /// `remember`. Other callers wait for the one that reads. Damaged blocks have no ids.
     ///
     /// # Errors
     ///
-    /// [`Error::ReadFailed`], and those of `note`; the next call goes on where this one ended.
+    /// [`Error::ReadFailed`], and those of `remember`; the next call goes on where this one ended.
     ///
     /// # Cancel safety
     ///
@@ -100,7 +100,7 @@ impl Recall {
         (turns, id): (&Turns, TopicId),
         config: &DedupConfig,
         now: Timestamp,
-        note: impl Fn(Vec<Block>) -> N,
+        remember: impl Fn(Vec<Block>) -> N,
     ) -> Result<()> {
         let read = || async {
             let oldest = self.below.get().saturating_sub(config.max_events);
@@ -123,7 +123,7 @@ impl Recall {
                     Ok(mut blocks) => {
                         let last = blocks.last().map_or(below, |b| b.last_sequence().next());
                         blocks.retain(Block::has_ids);
-                        note(blocks).await?;
+                        remember(blocks).await?;
                         last
                     }
                     Err(Error::Damaged { last, .. }) => last.map_or(below, Sequence::next),

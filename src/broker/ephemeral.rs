@@ -8,76 +8,29 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-
-use crate::broker::tail::newest::{FORMS, Form};
-use crate::broker::topic::topics::Topic;
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::ephemeral::Ephemeral;
 use crate::event::{NewEvent, Timestamp};
-use crate::topic::TopicName;
-
-/// An ephemeral event on its way.
-#[derive(Debug)]
-pub struct Ephemeral {
-    /// Which one it is, of all since the start.
-    pub number: u64,
-    /// The topic.
-    pub topic: TopicName,
-    /// When it was published.
-    pub time: Timestamp,
-    /// What was published.
-    pub event: NewEvent,
-    forms: [OnceLock<Bytes>; FORMS],
-}
-
-impl Ephemeral {
-    /// It in a wire form, which is written once for all.
-    pub fn encoded(&self, form: Form, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
-        self.forms[form as usize].get_or_init(|| encode(self)).clone()
-    }
-
-    fn size_bytes(&self) -> usize {
-        size_of::<Self>() + self.event.content_bytes()
-    }
-}
-
-/// The newest ephemeral events of one topic. Made for the first of them.
-#[derive(Debug, Default)]
-pub(super) struct Ring(OnceLock<Box<Mutex<VecDeque<Arc<Ephemeral>>>>>);
-
-impl Ring {
-    fn events(&self) -> MutexGuard<'_, VecDeque<Arc<Ephemeral>>> {
-        let events = self.0.get_or_init(Box::default);
-        events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The first event after the one with this number, and its number.
-    pub(super) fn after(&self, number: u64) -> Option<(Arc<Ephemeral>, u64)> {
-        self.0.get()?; // Most topics never have any.
-        let events = self.events();
-        let index = events.partition_point(|event| event.number <= number);
-        events.get(index).map(|event| (event.clone(), event.number))
-    }
-}
 
 /// The ephemeral events of all topics, in their order, within one bound.
 #[derive(Debug)]
-pub(super) struct Ephemera {
+pub(super) struct EphemeralEvents {
     max_bytes: usize,
-    order: Mutex<Order>,
+    order: Mutex<EphemeralOrder>,
     /// The number of the last one.
     last: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Order {
+struct EphemeralOrder {
     topics: VecDeque<Arc<Topic>>,
     used_bytes: usize,
 }
 
-impl Ephemera {
-    /// None yet; they may take so much.
+impl EphemeralEvents {
+    /// Returns an empty store, whose events may take `max_bytes`.
     pub(super) fn new(max_bytes: usize) -> Self {
         Self { max_bytes, order: Mutex::default(), last: AtomicU64::new(0) }
     }
@@ -91,15 +44,14 @@ impl Ephemera {
     pub(super) fn push(&self, topic: &Arc<Topic>, time: Timestamp, event: NewEvent) {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let number = self.last() + 1;
-        let (name, forms) = (topic.name.clone(), Default::default());
-        let event = Ephemeral { number, topic: name, time, event, forms };
+        let event = Ephemeral::new(number, topic.name.clone(), time, event);
         order.used_bytes += event.size_bytes();
         order.topics.push_back(topic.clone());
-        topic.ephemera.events().push_back(Arc::new(event));
+        topic.ephemeral.events().push_back(Arc::new(event));
         self.last.store(number, Ordering::SeqCst);
         while order.used_bytes > self.max_bytes {
             let Some(oldest) = order.topics.pop_front() else { break };
-            let mut events = oldest.ephemera.events();
+            let mut events = oldest.ephemeral.events();
             order.used_bytes -= events.pop_front().map_or(0, |event| event.size_bytes());
             if events.is_empty() {
                 events.shrink_to_fit();
@@ -111,18 +63,19 @@ impl Ephemera {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::topic::topics::{TopicDefaults, Topics};
+    use crate::broker::topic::defaults::TopicDefaults;
+    use crate::broker::topic::topics::Topics;
 
     #[test]
     fn the_newest_of_all_topics_are_kept_within_one_bound() {
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let [a, b] = ["a", "b"].map(|name| topics.open(&name.parse().unwrap()).unwrap());
-        let ephemera = Ephemera::new(8 << 10);
+        let ephemera = EphemeralEvents::new(8 << 10);
         let push = |topic: &Arc<Topic>, size_bytes: usize| {
             ephemera.push(topic, Timestamp::default(), NewEvent::new(vec![0; size_bytes]));
         };
         let heard = |topic: &Arc<Topic>, after: u64| -> Vec<u64> {
-            let next = |number: u64| topic.ephemera.after(number).map(|(_, number)| number);
+            let next = |number: u64| topic.ephemeral.after(number).map(|(_, number)| number);
             std::iter::successors(next(after), |number| next(*number)).collect()
         };
         assert_eq!(heard(&a, 0), [0; 0]);

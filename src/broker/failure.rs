@@ -9,14 +9,14 @@ use crate::error::{Cause, Error, with_causes};
 
 /// Set once, by the committer; seen by everybody.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Failure {
+pub(super) struct BrokerFailure {
     cause: Arc<OnceLock<Cause>>,
     happened: CancellationToken,
 }
 
-impl Failure {
+impl BrokerFailure {
     /// Notes an append's error, if it is one after which nothing more is taken.
-    pub(super) fn note(&self, error: &Error) {
+    pub(super) fn stop_writes_after(&self, error: &Error) {
         if let Error::OutcomeUnknown(cause) | Error::ReadOnly(cause) = error {
             self.set(cause.clone());
         }
@@ -33,7 +33,7 @@ impl Failure {
         self.happened.cancel();
     }
 
-    /// What publishers are told, if there was a failure.
+    /// Returns the error that publishers are told, if there was a failure.
     pub(super) fn error(&self) -> Option<Error> {
         self.cause.get().map(|cause| Error::ReadOnly(cause.clone()))
     }
@@ -46,13 +46,13 @@ impl Failure {
 
 /// Notes a panic of the thread that holds it.
 pub(super) struct PanicGuard {
-    failure: Failure,
+    failure: BrokerFailure,
     thread: &'static str,
 }
 
 impl PanicGuard {
-    /// Of the thread with this name.
-    pub(super) fn new(failure: &Failure, thread: &'static str) -> Self {
+    /// Guards the thread with this name.
+    pub(super) fn new(failure: &BrokerFailure, thread: &'static str) -> Self {
         Self { failure: failure.clone(), thread }
     }
 }

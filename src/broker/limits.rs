@@ -143,7 +143,7 @@ fn refuse_controls(field: &str, text: &str) -> Result<()> {
     }
 }
 
-/// Says which event of several an error is about.
+/// Adds to `error` which event of several it is about.
 pub(super) fn locate(error: Error, index: usize, count: usize) -> Error {
     if count == 1 {
         return error;

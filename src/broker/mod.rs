@@ -1,10 +1,16 @@
-//! The broker: order, durability, fan-out. Knows no protocol; every edge is a caller of [`Broker`].
+//! The broker: order, durability, fan-out, behind [`Broker`], the embedding API.
 //!
 //! ```text
 //! publish ──▶ queue (bounded in bytes) ──▶ committer (one thread) ──▶ log
 //!                                              │ durable
 //! subscribe ◀── cursor over tail and log ◀─────┘
 //! ```
+//!
+//! The rooms: `order/` gives out sequences, `topic/` is one topic and all by name, `tail/` the
+//! newest blocks, `wake/` tells followers, `read/` is every kind of reader, `maintenance/` drops
+//! and rewrites. `command.rs` and `report.rs` are what the committer is asked and tells, as plain
+//! data; `queue.rs` is the way there. `shared.rs` holds the parts together, and `opening.rs` makes
+//! them. Nothing below imports this file, and the broker knows no protocol.
 
 mod announced;
 mod arrivals;
@@ -12,6 +18,7 @@ mod atomic;
 mod backup;
 mod batch;
 mod clock;
+mod command;
 mod config;
 mod dedup;
 mod ephemeral;
@@ -22,12 +29,15 @@ mod limits;
 #[cfg(test)]
 mod losses;
 mod maintenance;
+mod opening;
 mod order;
 mod presence;
 mod publish;
+mod queue;
 mod read;
 #[cfg(test)]
 mod readers;
+mod report;
 mod shared;
 mod tail;
 #[cfg(test)]
@@ -53,22 +63,27 @@ pub use batch::{Batch, Events};
 pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
-pub use ephemeral::Ephemeral;
 pub use limits::LimitsConfig;
-pub use maintenance::{Dropped, MaintenanceConfig, MaintenanceReport};
-pub use presence::{Member, MemberInfo, MemberList, Presence, Present};
-pub use publish::{Ack, Duplicate, InOrder, Pending, Publish, Receipt};
+pub use maintenance::config::MaintenanceConfig;
+pub use presence::{MemberList, Presence};
+pub use publish::{InOrder, Pending, Publish};
+pub use read::delivery::{Delivery, Patience, Waited};
 pub use read::feed::{Feed, MAX_PATTERNS};
 pub use read::filter::Filter;
 pub use read::page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
 pub use read::reader::Reader;
-pub use read::state::{StatePage, StateRequest};
-pub use read::subscription::{Delivery, Patience, Subscription, Waited};
-pub use tail::newest::{Form, Run};
+pub use read::state::page::{StatePage, StateRequest};
+pub use read::subscription::Subscription;
+pub use report::{Ack, Dropped, Duplicate, MaintenanceReport, Receipt};
+pub use tail::form::WireForm;
+pub use tail::run::Run;
+pub use topic::defaults::TopicDefaults;
+pub use topic::ephemeral::Ephemeral;
+pub use topic::info::TopicInfo;
 pub use topic::list::TopicList;
-pub use topic::topics::TopicDefaults;
+pub use topic::members::{Member, MemberInfo, Present};
 
-use crate::cursor::{Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
+use crate::cursor::{Cursor, Epoch, OnGap, Position, Sequence, StartPoint, TrimReason};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::lists;
@@ -76,26 +91,16 @@ use crate::log::{Log, MemoryLog, SledLog};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 use clock::Now;
-use maintenance::Ask;
-use order::{Asked, Change, Command, Request, Work};
-use publish::Turn;
-use shared::{MAX_ASKS, REQUEST_BYTES, Shared, Threads};
-use topic::topics::{Topic, TopicState};
+use command::{Append, Change, Work};
+use maintenance::maintainer::Ask;
+use publish::PublishTurn;
+use queue::{COMMAND_BYTES, Queued, QueuedChange, QueuedPublish};
+use read::page::page_start;
+use read::state::read_state;
+use shared::{MAX_ASKS, Shared, Threads};
 
-/// A topic, as it is at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicInfo {
-    /// Its name.
-    pub name: TopicName,
-    /// What it holds.
-    pub extent: Extent,
-    /// Its own settings.
-    pub config: TopicConfig,
-    /// The settings that hold: its own over those of the configuration's patterns.
-    pub effective_config: TopicConfig,
-}
-
-/// How far ahead of the broker's clock a start by time may be, in milliseconds: clocks differ.
+/// The time, in milliseconds, that a start may lie ahead of the broker's clock, because clocks
+/// differ.
 const MAX_AHEAD_MS: u64 = 60_000;
 
 /// The broker: an event log per topic, durable before it is acknowledged, with replay.
@@ -148,7 +153,7 @@ impl Broker {
     }
 
     fn with_clock(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
-        Shared::open(log, config, now).map(Self)
+        opening::open(log, config, now).map(Self)
     }
 
     /// The incarnation of the log.
@@ -166,7 +171,7 @@ impl Broker {
         self.0.max_page_bytes
     }
 
-    /// What publishers may hand in.
+    /// Returns the limits on what publishers hand in.
     pub fn limits(&self) -> &LimitsConfig {
         &self.0.limits
     }
@@ -203,7 +208,7 @@ impl Broker {
     }
 
     /// As [`Self::submit`], but nothing is stored after a publish of the same `order` that failed.
-    /// Those that were handed in before that one are stored.
+    /// Publishes that were handed in before the failed one are stored.
     ///
     /// # Errors
     ///
@@ -242,7 +247,7 @@ impl Broker {
         self.enqueue(publish, turn.clone()).await.inspect_err(|_refused| turn.fail())
     }
 
-    async fn enqueue<E: Events>(&self, publish: Publish<E>, turn: Turn) -> Result<Pending> {
+    async fn enqueue<E: Events>(&self, publish: Publish<E>, turn: PublishTurn) -> Result<Pending> {
         turn.check()?;
         let shared = &self.0;
         let Publish { topic, events, expected_sequence } = publish;
@@ -251,10 +256,11 @@ impl Broker {
         if !records.ids().is_empty() {
             shared.recall(&topic).await?;
         }
-        let space = shared.space(REQUEST_BYTES + records.size_bytes()).await?;
-        let (answer, pending) = oneshot::channel();
-        let request = Request { topic, records, expected_sequence, turn, answer, _space: space };
-        shared.send(Command::Publish(request)).await?;
+        let _space = shared.space(COMMAND_BYTES + records.size_bytes()).await?;
+        let (reply, pending) = oneshot::channel();
+        let append = Append { records, expected_sequence };
+        let queued = QueuedPublish { topic, append, turn, reply, _space };
+        shared.send(Queued::Publish(queued)).await?;
         Ok(Pending(pending))
     }
 
@@ -267,7 +273,7 @@ impl Broker {
     /// As [`Self::publish`], for what is wrong with the events; [`Error::ShuttingDown`].
     pub fn publish_ephemeral(&self, topic: &TopicName, events: Vec<NewEvent>) -> Result<usize> {
         self.0.limits.check(&events)?;
-        self.whisper(topic, events.into_iter().map(Ok))
+        self.publish_each_ephemeral(topic, events.into_iter().map(Ok))
     }
 
     /// Publishes ephemeral events that were checked already. Each is delivered as it comes out of
@@ -276,7 +282,7 @@ impl Broker {
     /// # Errors
     ///
     /// The first of `events`: those before it are delivered. [`Error::ShuttingDown`].
-    pub(crate) fn whisper(
+    pub(crate) fn publish_each_ephemeral(
         &self,
         topic: &TopicName,
         events: impl Iterator<Item = Result<NewEvent>>,
@@ -288,7 +294,7 @@ impl Broker {
         let topic = shared.topics.open_briefly(topic)?;
         let receivers = shared.followers(&topic);
         for event in events {
-            shared.whisper(&topic, event?);
+            shared.deliver_ephemeral(&topic, event?);
         }
         Ok(receivers)
     }
@@ -320,9 +326,9 @@ impl Broker {
         Presence::join(self.0.clone(), topics, member, deposit).await
     }
 
-    /// Up to `limit` members who are present in `topic`, in the order of their ids, after `after`.
-    /// The caller's thread is held until all of them are found: where there may be thousands, list
-    /// them with [`Self::list_members`].
+    /// Returns up to `limit` members who are present in `topic`, in the order of their ids, after
+    /// `after`. The caller's thread is held until all of them are found: where there may be
+    /// thousands, list them with [`Self::list_members`].
     pub fn presence(&self, topic: &TopicName, after: &str, limit: usize) -> Vec<Present> {
         self.list_members(topic, after, limit).flatten().collect()
     }
@@ -419,7 +425,7 @@ impl Broker {
     pub async fn page(&self, topic: &TopicName, request: PageRequest) -> Result<PageReader> {
         let mut request = request;
         match self.0.topics.existing(topic) {
-            Ok(topic) => request.start = self.0.page_start(&topic, &request).await?,
+            Ok(topic) => request.start = page_start(&self.0, &topic, &request).await?,
             Err(_it_is_waited_for) if !request.wait.is_zero() => {}
             Err(error) => return Err(error),
         }
@@ -464,6 +470,23 @@ impl Broker {
         let feed = self.feed_with(patterns, request.start, request.on_gap, deposit).await?;
         let reader = Reader::Many(feed).filtered(std::mem::take(&mut request.filter))?;
         Ok(PageReader::new(reader, request, self.0.max_page_bytes))
+    }
+
+    /// Reads the latest event of each key of `topic`.
+    ///
+    /// A page may have fewer events than it could, or none, and a next one all the same. A key that
+    /// was published again after `at`, and compacted since, is missing; following from `at` brings
+    /// it.
+    ///
+    /// A page of a compacted topic costs little more than its own events; of any other topic it may
+    /// cost one reading of all that comes after them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`], [`Error::Damaged`], [`Error::ReadFailed`];
+    /// [`Error::DeadlineExceeded`] when it had to wait for a minute for other reads.
+    pub async fn state(&self, topic: &TopicName, request: StateRequest) -> Result<StatePage> {
+        read_state(&self.0, topic, request).await
     }
 
     /// Purges the events of `topic` below `earliest`; readers behind are told. Their space comes
@@ -517,8 +540,9 @@ impl Broker {
         self.configure(name, Change::Update(config, fields)).await
     }
 
-    /// Deletes a topic with its events and its settings. Its subscriptions end with
-    /// [`Error::TopicDeleted`]; created again, its sequences go on from where they were.
+    /// Deletes a topic with its events and its settings. Subscriptions of the topic end with
+    /// [`Error::TopicDeleted`]. When the topic is created again, its sequences go on from where
+    /// they were.
     ///
     /// # Errors
     ///
@@ -527,21 +551,21 @@ impl Broker {
         let topic = self.0.topics.existing(name)?;
         let of = self.0.topics.open(name)?;
         let change = Change::Delete;
-        let asked = |answer| Command::Configure(Asked { topic: of, change, answer });
-        self.0.ask(asked).await??;
+        let queued = |reply| Queued::Change(QueuedChange { topic: of, change, reply });
+        self.0.ask(queued).await??;
         self.0.reclaim(&topic).await
     }
 
     async fn configure(&self, name: &TopicName, change: Change) -> Result<TopicInfo> {
         let topic = self.0.topics.open(name)?;
         let of = self.0.topics.open(name)?;
-        let asked = |answer| Command::Configure(Asked { topic: of, change, answer });
-        self.0.ask(asked).await??;
-        Ok(info(&topic))
+        let queued = |reply| Queued::Change(QueuedChange { topic: of, change, reply });
+        self.0.ask(queued).await??;
+        Ok(TopicInfo::of(&topic))
     }
 
-    /// Has maintenance do all that there is to do, in one topic or in all, also what would not be
-    /// worth it yet; returns what it did. Callers have their turn one after the other.
+    /// Has maintenance do all that there is to do, in one topic or in all, even where it would not
+    /// be worth it yet. Returns a report. Callers have their turn one after the other.
     ///
     /// # Errors
     ///
@@ -563,7 +587,16 @@ impl Broker {
         answered.await.unwrap_or(Err(Error::ShuttingDown))
     }
 
-    /// What maintenance has done since the broker was opened.
+    /// Begins a backup of everything, or of what was added after `from`, the position of another.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: `from` is no position, or not one of this log.
+    pub async fn backup(&self, from: Option<Cursor>) -> Result<Backup> {
+        backup::start(self.0.clone(), from).await
+    }
+
+    /// Returns all that maintenance has done since the broker was opened.
     pub fn maintenance_totals(&self) -> MaintenanceReport {
         *self.0.maintenance_totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -575,24 +608,24 @@ impl Broker {
         self.0.turns.steps() + self.0.recall_turns.steps()
     }
 
-    /// How many ids were forgotten too early since the broker was opened, because the ids of all
-    /// topics took more memory than they may.
+    /// Returns the number of ids that were forgotten too early since the broker was opened, because
+    /// the ids of all topics took more memory than they may.
     pub fn forgotten_ids(&self) -> u64 {
         self.0.forgotten_ids.load(Ordering::Relaxed)
     }
 
-    /// What is known of a topic.
+    /// Returns a topic as it is now.
     ///
     /// # Errors
     ///
     /// [`Error::UnknownTopic`].
     pub fn topic(&self, name: &TopicName) -> Result<TopicInfo> {
-        self.0.topics.existing(name).map(|topic| info(&topic))
+        self.0.topics.existing(name).map(|topic| TopicInfo::of(&topic))
     }
 
-    /// Up to `limit` topics in the order of their names, from the one after `after`. The caller's
-    /// thread is held until all of them are found: where there may be thousands, list them with
-    /// [`Self::list_topics`].
+    /// Returns up to `limit` topics in the order of their names, from the one after `after`. The
+    /// caller's thread is held until all of them are found: where there may be thousands, list them
+    /// with [`Self::list_topics`].
     pub fn topics(&self, after: Option<&str>, limit: usize) -> Vec<TopicInfo> {
         self.list_topics(after, limit).flatten().collect()
     }
@@ -604,8 +637,8 @@ impl Broker {
         TopicList::new(&self.0.topics, after, limit)
     }
 
-    /// Accepts nothing new from now on, and ends every subscription. What was accepted before is
-    /// finished and answered.
+    /// Accepts nothing new from now on, and ends every subscription. Publishes that were accepted
+    /// before are finished and answered.
     pub fn drain(&self) {
         self.0.space.close();
         self.0.stopping.cancel();
@@ -653,7 +686,7 @@ impl Broker {
             maintenance.join()
         });
         let is_maintained = matches!(stopped.await, Ok(Ok(())));
-        let _ended_already = self.0.commands.send(Command::Stop).await;
+        let _ended_already = self.0.commands.send(Queued::Stop).await;
         let (wakers, arrivals) = (self.0.waker.clone(), self.0.arrivals.clone());
         let joined = tokio::task::spawn_blocking(move || {
             let committed = committer.join();
@@ -667,10 +700,4 @@ impl Broker {
             tracing::error!("a thread of the broker ended by a panic");
         }
     }
-}
-
-fn info(topic: &Topic) -> TopicInfo {
-    let TopicState { extent, config, .. } = topic.state();
-    let (name, effective_config) = (topic.name.clone(), topic.effective_config());
-    TopicInfo { name, extent, config, effective_config }
 }

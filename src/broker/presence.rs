@@ -3,165 +3,17 @@
 //! A member that is there several times, in several tabs say, counts once: it joins with the first,
 //! and leaves with the last. Both are told to who is there, as ephemeral events.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
-use serde_json::value::RawValue;
 
-use crate::broker::Shared;
 use crate::broker::arrivals::{Arrival, Deposit, Leftover};
+use crate::broker::shared::Shared;
+use crate::broker::topic::members::{Member, Present};
 use crate::broker::topic::topics::TopicRef;
-use crate::error::{Error, Result};
-use crate::event::{NewEvent, Timestamp};
+use crate::error::Result;
+use crate::event::NewEvent;
 use crate::topic::TopicName;
-
-/// Longest id of a member, and what is known of one, in bytes.
-const MAX_ID_BYTES: usize = 255;
-const MAX_INFO_BYTES: usize = 1 << 10;
-
-/// Members that are copied while their lock is held: some microseconds.
-const MEMBERS_PER_LOCK: usize = 16;
-
-/// Who reads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Member {
-    /// What tells it from the others.
-    pub id: String,
-    /// What the others are to know of it.
-    pub info: BTreeMap<String, MemberInfo>,
-}
-
-/// One thing that others are to know of a member: a text, or any other JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberInfo {
-    /// The text, or the JSON as text.
-    text: String,
-    is_json: bool,
-}
-
-impl MemberInfo {
-    /// The text, or the JSON as text, for protocols that have texts alone.
-    pub fn into_text(self) -> String {
-        self.text
-    }
-}
-
-impl From<String> for MemberInfo {
-    fn from(text: String) -> Self {
-        Self { text, is_json: false }
-    }
-}
-
-impl Serialize for MemberInfo {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if !self.is_json {
-            return serializer.serialize_str(&self.text);
-        }
-        let json: &RawValue = serde_json::from_str(&self.text).map_err(ser::Error::custom)?;
-        json.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for MemberInfo {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let json = Box::<RawValue>::deserialize(deserializer)?;
-        Ok(match serde_json::from_str::<String>(json.get()) {
-            Ok(text) => Self { text, is_json: false },
-            Err(_) => Self { text: json.get().to_owned(), is_json: true },
-        })
-    }
-}
-
-impl Member {
-    /// What it takes in memory, in bytes.
-    pub fn size_bytes(&self) -> usize {
-        size_of::<Self>() + self.id.len() + self.info_bytes()
-    }
-
-    fn info_bytes(&self) -> usize {
-        self.info.iter().map(|(name, info)| name.len() + info.text.len()).sum()
-    }
-
-    fn validate(&self) -> Result<()> {
-        let info_bytes = self.info_bytes();
-        match (self.id.len(), info_bytes) {
-            (0, _) => Err(Error::invalid("member", "has no id")),
-            (size_bytes, _) if size_bytes > MAX_ID_BYTES => {
-                Err(Error::over("member id bytes", size_bytes, MAX_ID_BYTES))
-            }
-            (_, size_bytes) if size_bytes > MAX_INFO_BYTES => {
-                Err(Error::over("member info bytes", size_bytes, MAX_INFO_BYTES))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// A member that is there.
-#[derive(Debug, Clone, Serialize)]
-pub struct Present {
-    /// Who.
-    #[serde(flatten)]
-    pub member: Member,
-    /// Since when, in milliseconds since 1970.
-    pub since_ms: u64,
-    /// How often: its subscriptions.
-    pub subscriptions: u32,
-}
-
-/// The members of one topic, by their ids. Made for the first of them.
-#[derive(Debug, Default)]
-pub(super) struct Members(OnceLock<Box<Mutex<BTreeMap<String, Present>>>>);
-
-impl Members {
-    /// Up to `limit` of them in the order of their ids, after `after`. Who comes or goes waits for
-    /// it, so it takes some microseconds at most.
-    fn some_after(&self, after: &str, limit: usize) -> Vec<Present> {
-        let Some(members) = self.0.get() else { return Vec::new() };
-        let members = members.lock().unwrap_or_else(PoisonError::into_inner);
-        let after = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
-        let some = members.range::<str, _>(after).take(limit.min(MEMBERS_PER_LOCK));
-        some.map(|(_, present)| present.clone()).collect()
-    }
-
-    /// Adds one; `tell` is called, before anybody else can join or leave, if it was not there.
-    fn join(
-        &self,
-        member: &Member,
-        now: Timestamp,
-        max_members: usize,
-        tell: impl FnOnce(),
-    ) -> Result<()> {
-        let members = self.0.get_or_init(Box::default);
-        let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(present) = members.get_mut(&member.id) {
-            present.subscriptions += 1;
-            present.member.info = member.info.clone();
-            return Ok(());
-        }
-        if members.len() >= max_members {
-            return Err(Error::over("members", members.len() + 1, max_members));
-        }
-        let present = Present { member: member.clone(), since_ms: now.as_ms(), subscriptions: 1 };
-        members.insert(member.id.clone(), present);
-        tell();
-        Ok(())
-    }
-
-    /// Takes one out; `tell` is called, before anybody else can, if it is not there any more.
-    fn leave(&self, id: &str, tell: impl FnOnce()) {
-        let Some(members) = self.0.get() else { return };
-        let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(present) = members.get_mut(id) else { return };
-        present.subscriptions -= 1;
-        if present.subscriptions == 0 {
-            members.remove(id);
-            tell();
-        }
-    }
-}
 
 /// A list of the members of a topic, in the order of their ids, in small steps.
 #[derive(Debug)]
@@ -172,7 +24,8 @@ pub struct MemberList {
 }
 
 impl MemberList {
-    /// Of up to `limit` members after `after`; of none, where nobody knows the topic.
+    /// Returns a list of up to `limit` members after `after`; an empty one, if nobody knows the
+    /// topic.
     pub(super) fn new(topic: Option<TopicRef>, after: &str, limit: usize) -> Self {
         Self { topic, after: after.to_owned(), left: limit }
     }
@@ -197,7 +50,7 @@ pub struct Presence {
     /// The names of the topics, until it has joined all of them.
     names: Vec<TopicName>,
     topics: Vec<TopicRef>,
-    /// How many of the topics it has joined, the first ones.
+    /// The number of topics that the member has joined: the first ones.
     joined: usize,
     member: Arc<Member>,
     deposit: Option<Deposit>,
@@ -230,7 +83,7 @@ impl Presence {
         let Self { shared, topics, joined, member, .. } = self;
         let topic = &topics[*joined];
         topic.members.join(member, (shared.now)(), shared.max_members, || {
-            shared.whisper(topic, told("leftoff.joined", member));
+            shared.deliver_ephemeral(topic, told("leftoff.joined", member));
         })?;
         *joined += 1;
         Ok(())
@@ -266,12 +119,12 @@ impl Drop for Presence {
     }
 }
 
-/// What is left of a member who is gone.
+/// The rest of a member who is gone.
 #[derive(Debug)]
 struct GoneMember {
     shared: Arc<Shared>,
     topics: Vec<TopicRef>,
-    /// How many of the topics it is in, the first ones.
+    /// The number of topics that the member is still in: the first ones.
     joined: usize,
     member: Arc<Member>,
     _deposit: Option<Deposit>,
@@ -283,7 +136,7 @@ impl Leftover for GoneMember {
             let Some(topic) = self.topics.pop() else { break };
             if self.topics.len() < self.joined {
                 topic.members.leave(&self.member.id, || {
-                    self.shared.whisper(&topic, told("leftoff.left", &self.member));
+                    self.shared.deliver_ephemeral(&topic, told("leftoff.left", &self.member));
                 });
             }
         }
@@ -303,11 +156,13 @@ fn told(event_type: &str, member: &Member) -> NewEvent {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use futures_util::poll;
 
     use super::*;
+    use crate::broker::topic::members::MEMBERS_PER_LOCK;
     use crate::broker::{Broker, OpenConfig};
 
     fn member(id: &str) -> Member {

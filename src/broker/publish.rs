@@ -1,13 +1,13 @@
 //! Publishing: what is handed in, and the acknowledgement that comes back.
 
+use crate::broker::report::Ack;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::oneshot;
 
-use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
-use crate::event::{Durability, NewEvent, Timestamp};
+use crate::event::NewEvent;
 use crate::topic::TopicName;
 
 /// Events for one topic, stored all or not at all.
@@ -24,20 +24,20 @@ pub struct Publish<E = Vec<NewEvent>> {
     pub expected_sequence: Option<u64>,
 }
 
-/// One publisher, which hands in one publish after another: none of them is stored after one that
-/// failed, whatever was in flight by then. Those before a failure are stored all the same.
+/// One publisher, which hands in one publish after another. No publish is stored after one that
+/// failed, whatever was in flight by then. Publishes before a failure are stored all the same.
 ///
 /// What it hands in for several topics gets rising positions, too, in the order of its publishes.
 #[derive(Debug, Clone, Default)]
 pub struct InOrder {
-    order: Arc<Order>,
+    order: Arc<PublisherOrder>,
     /// Whether its publishes are stored whatever becomes of one another.
     is_independent: bool,
 }
 
-/// What all handles of one [`InOrder`] share.
+/// The state that all handles of one [`InOrder`] share.
 #[derive(Debug)]
-struct Order {
+struct PublisherOrder {
     /// The number of the publish that is handed in next, from 0.
     next: AtomicU64,
     /// The lowest number of those that failed; [`NONE_FAILED`] while none did.
@@ -47,24 +47,24 @@ struct Order {
 /// No publish gets this number.
 const NONE_FAILED: u64 = u64::MAX;
 
-impl Default for Order {
+impl Default for PublisherOrder {
     fn default() -> Self {
         Self { next: AtomicU64::new(0), failed: AtomicU64::new(NONE_FAILED) }
     }
 }
 
 impl InOrder {
-    /// The same publisher, for publishes that are stored whatever becomes of those before them:
-    /// they fail after none, and none fails after them.
+    /// Returns the same publisher for publishes that are stored whatever becomes of those before
+    /// them: they fail after none, and none fails after them.
     pub fn independent(&self) -> Self {
         Self { order: self.order.clone(), is_independent: true }
     }
 
     /// Gives the next publish its number.
-    pub(super) fn next(&self) -> Turn {
+    pub(super) fn next(&self) -> PublishTurn {
         let number = || self.order.next.fetch_add(1, Ordering::Relaxed);
         let number = (!self.is_independent).then(number);
-        Turn { order: self.order.clone(), number }
+        PublishTurn { order: self.order.clone(), number }
     }
 
     /// Notes that the next publish was refused for `error` before it could be handed in.
@@ -76,8 +76,8 @@ impl InOrder {
 
 /// The number of one publish among those of its publisher.
 #[derive(Debug, Clone)]
-pub(super) struct Turn {
-    order: Arc<Order>,
+pub(super) struct PublishTurn {
+    order: Arc<PublisherOrder>,
     /// `None` where it comes after nothing.
     number: Option<u64>,
 }
@@ -86,8 +86,8 @@ pub(super) struct Turn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct PublisherId(usize);
 
-impl Turn {
-    /// Whose it is.
+impl PublishTurn {
+    /// Returns the publisher.
     pub(super) fn publisher(&self) -> PublisherId {
         PublisherId(Arc::as_ptr(&self.order).addr())
     }
@@ -104,79 +104,6 @@ impl Turn {
         let failed = self.order.failed.load(Ordering::Acquire);
         let comes_after = self.number.is_some_and(|number| failed < number);
         if comes_after { Err(Error::AfterFailure) } else { Ok(()) }
-    }
-}
-
-/// The place and time that one event was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Receipt {
-    /// Its place in its topic.
-    pub sequence: Sequence,
-    /// Its place in the whole broker.
-    pub position: Position,
-    /// When it was appended.
-    pub time: Timestamp,
-}
-
-/// An event that was in the topic's window already, by its id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Duplicate {
-    /// Which event of the publish, from 0.
-    pub index: usize,
-    /// What its first publish was given.
-    pub receipt: Receipt,
-}
-
-/// The answer to a publish: every event of it is durable now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ack {
-    /// How many events the publish had.
-    pub count: usize,
-    /// The place of the first event that was appended; `None` if all were duplicates. The others
-    /// follow it without holes, in the order of the publish, all with the same time.
-    pub first_appended: Option<Receipt>,
-    /// The events that were not appended again, in order.
-    pub duplicates: Vec<Duplicate>,
-    /// What the events outlive.
-    pub durability: Durability,
-}
-
-impl Ack {
-    /// What the event with this index was given.
-    ///
-    /// # Panics
-    ///
-    /// If the publish had no such event.
-    pub fn receipt(&self, index: usize) -> Receipt {
-        assert!(index < self.count, "the publish had {} events", self.count);
-        let before = self.duplicates.partition_point(|duplicate| duplicate.index < index);
-        if let Some(duplicate) = self.duplicates.get(before)
-            && duplicate.index == index
-        {
-            return duplicate.receipt;
-        }
-        let first = self.first_appended.expect("an event is appended or a duplicate");
-        let offset = (index - before) as u64;
-        Receipt {
-            sequence: first.sequence.plus(offset),
-            position: first.position.plus(offset),
-            time: first.time,
-        }
-    }
-
-    /// What the first event was given.
-    pub fn first(&self) -> Receipt {
-        self.receipt(0)
-    }
-
-    /// What the last event was given.
-    pub fn last(&self) -> Receipt {
-        self.receipt(self.count - 1)
-    }
-
-    /// Whether every event was a duplicate.
-    pub fn is_duplicate(&self) -> bool {
-        self.first_appended.is_none()
     }
 }
 

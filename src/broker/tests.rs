@@ -1,9 +1,9 @@
 //! What the broker promises when its log fails, when it is slow, and when readers fall behind.
 
+use crate::broker::queue::QueuedStep;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::broker::order::Step;
 use crate::broker::*;
 use crate::cursor::{Cursor, Gap, GapReason};
 use crate::event::{NewEvent, Timestamp};
@@ -621,9 +621,9 @@ async fn steps_between_publishes_are_taken_one_after_the_other() {
         let mut report = MaintenanceReport::default();
         report.expired.add(1, 1);
         let work = Work::Trim { earliest, reason: TrimReason::Purged, report };
-        let (answer, answered) = oneshot::channel();
-        let step = Step { topic: topic.clone(), work, answer };
-        broker.0.send(Command::Step(step)).await.unwrap();
+        let (reply, answered) = oneshot::channel();
+        let step = QueuedStep { topic: topic.clone(), work, reply };
+        broker.0.send(Queued::Step(step)).await.unwrap();
         steps.push(answered);
     }
     drop(held);

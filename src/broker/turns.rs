@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::{Error, Result};
 use crate::log::Log;
 
-/// How long one step goes on before it lets others have their turn.
+/// The longest time of one step, after which others have their turn.
 const MAX_STEP: Duration = Duration::from_millis(5);
 
 /// Turns at reading a log. Cheap to clone; all clones are the same turns.
@@ -36,8 +36,8 @@ pub(super) struct Turns {
     steps: Arc<AtomicU64>,
 }
 
-/// One turn: for one step of a read.
-pub(super) struct Turn<'a> {
+/// One turn, for one step of a read.
+pub(super) struct ReadTurn<'a> {
     turns: &'a Turns,
     permit: OwnedSemaphorePermit,
 }
@@ -49,9 +49,9 @@ impl std::fmt::Debug for Turns {
 }
 
 /// Whether the caller of a step still waits for it.
-struct Caller(Weak<()>);
+struct ReadCaller(Weak<()>);
 
-impl Caller {
+impl ReadCaller {
     fn is_gone(&self) -> bool {
         self.0.strong_count() == 0
     }
@@ -64,18 +64,18 @@ impl Turns {
     }
 
     /// Waits for a turn. Turns are given in the order in which they were asked for.
-    pub(super) async fn take(&self) -> Turn<'_> {
+    pub(super) async fn take(&self) -> ReadTurn<'_> {
         let permit = self.free.clone().acquire_owned().await.expect("it is never closed");
-        Turn { turns: self, permit }
+        ReadTurn { turns: self, permit }
     }
 
     /// A turn, if one is free and nobody waits for it.
-    pub(super) fn try_take(&self) -> Option<Turn<'_>> {
+    pub(super) fn try_take(&self) -> Option<ReadTurn<'_>> {
         let permit = self.free.clone().try_acquire_owned().ok()?;
-        Some(Turn { turns: self, permit })
+        Some(ReadTurn { turns: self, permit })
     }
 
-    /// How many steps were begun since the start.
+    /// Returns the number of steps that were begun since the start.
     pub(super) fn steps(&self) -> u64 {
         self.steps.load(Ordering::Relaxed)
     }
@@ -96,7 +96,7 @@ impl Turns {
         self.take().await.read(read).await
     }
 
-    /// Does a long read: calls `read` again and again, until it breaks with the outcome, and rests
+    /// Does a long read: calls `read` again and again until it breaks with the outcome, and rests
     /// between the calls. One call is a short read.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ impl Turns {
         mut read: impl FnMut(&dyn Log) -> Result<ControlFlow<T>> + Send + 'static,
     ) -> Result<T> {
         loop {
-            let step = move |log: &dyn Log, caller: &Caller| {
+            let step = move |log: &dyn Log, caller: &ReadCaller| {
                 let started = Instant::now();
                 loop {
                     if let ControlFlow::Break(done) = read(log)? {
@@ -130,7 +130,7 @@ impl Turns {
     }
 }
 
-impl Turn<'_> {
+impl ReadTurn<'_> {
     /// Does a short read.
     ///
     /// # Errors
@@ -145,10 +145,10 @@ impl Turn<'_> {
 
     async fn run<T: Send + 'static>(
         self,
-        step: impl FnOnce(&dyn Log, &Caller) -> Result<T> + Send + 'static,
+        step: impl FnOnce(&dyn Log, &ReadCaller) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let waiting = Arc::new(()); // Dropped with this future.
-        let caller = Caller(Arc::downgrade(&waiting));
+        let caller = ReadCaller(Arc::downgrade(&waiting));
         let Self { turns, permit } = self;
         let (log, steps) = (turns.log.clone(), turns.steps.clone());
         let running = tokio::task::spawn_blocking(move || {

@@ -47,6 +47,7 @@ mod cloudevents;
 mod config;
 pub(crate) mod counters;
 mod effort;
+mod forms;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

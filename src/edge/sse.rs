@@ -68,11 +68,11 @@ use super::budget::WaitsForRoom;
 use super::clients::{self, Peer};
 use super::json::Carrier;
 use super::selection::{Format, Kept};
-use crate::broker::{Delivery, Ephemeral, EventRef, Form, Patience, Reader, Run, Waited};
+use crate::broker::{Delivery, Ephemeral, EventRef, Patience, Reader, Run, Waited, WireForm};
 use crate::cursor::Cursor;
 use crate::edge::config::FollowConfig;
 use crate::edge::http::ignored::{IGNORED_HEADER, Ignored};
-use crate::edge::{cloudevents, json, status};
+use crate::edge::{cloudevents, forms, json, status};
 use crate::error::Error;
 use crate::polls;
 
@@ -291,14 +291,14 @@ impl Following {
         })
     }
 
-    fn form(&self) -> Form {
+    fn form(&self) -> WireForm {
         match (&self.reader, self.format) {
-            (Reader::One(_), Format::Data) => Form::Data,
-            (Reader::One(_), Format::Envelope) => Form::Envelope,
-            (Reader::One(_), Format::CloudEvents) => Form::CloudEvents,
-            (Reader::Many(_), Format::Data) => Form::PlacedData,
-            (Reader::Many(_), Format::Envelope) => Form::PlacedEnvelope,
-            (Reader::Many(_), Format::CloudEvents) => Form::PlacedCloudEvents,
+            (Reader::One(_), Format::Data) => forms::SSE_DATA,
+            (Reader::One(_), Format::Envelope) => forms::SSE_ENVELOPE,
+            (Reader::One(_), Format::CloudEvents) => forms::SSE_CLOUD_EVENTS,
+            (Reader::Many(_), Format::Data) => forms::SSE_DATA_OF_MANY,
+            (Reader::Many(_), Format::Envelope) => forms::SSE_ENVELOPE_OF_MANY,
+            (Reader::Many(_), Format::CloudEvents) => forms::SSE_CLOUD_EVENTS_OF_MANY,
         }
     }
 

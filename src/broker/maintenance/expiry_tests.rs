@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::rewriting::ROLL_UP_BLOCKS;
 use super::tests::{CLOCK, ONE_AT_A_TIME, clock, publish_one, restless, until};
+use crate::broker::topic::upkeep::ROLL_UP_BLOCKS;
 use crate::broker::*;
 use crate::cursor::StartPoint;
 use crate::event::NewEvent;

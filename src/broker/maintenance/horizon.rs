@@ -12,17 +12,17 @@ use crate::cursor::Position;
 use crate::error::{Error, Result};
 use crate::topic::TopicId;
 
-/// How long whoever holds one may stand still: a client that takes no more of its backup would hold
-/// compaction up for ever.
+/// The longest time between two uses of a horizon. A client that takes no more of its backup would
+/// hold compaction up for ever.
 const MAX_STANDSTILL: Duration = Duration::from_secs(60);
 
 /// All that are held.
 #[derive(Debug, Clone, Default)]
-pub(in crate::broker) struct Horizons(Arc<Mutex<Held>>);
+pub(crate) struct Horizons(Arc<Mutex<HeldHorizons>>);
 
 #[derive(Debug, Default)]
-struct Held {
-    /// By position, and in the order they were taken.
+struct HeldHorizons {
+    /// The horizons by their positions, and in the order in which they were taken.
     used: BTreeMap<(Position, u64), Use>,
     taken: u64,
 }
@@ -31,13 +31,14 @@ struct Held {
 struct Use {
     /// The topic that it is held for; `None`: for all.
     topic: Option<TopicId>,
-    /// When it was used last.
+    /// The time of the last use.
     last: Instant,
 }
 
 impl Horizons {
-    /// The first of those that are held for `topic`. Those that stand still are let go of.
-    pub(in crate::broker) fn first(&self, topic: TopicId) -> Option<Position> {
+    /// Returns the first position that is held for `topic`. Horizons that are not used any more are
+    /// released.
+    pub(crate) fn first(&self, topic: TopicId) -> Option<Position> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.used.retain(|_, used| used.last.elapsed() < MAX_STANDSTILL);
         let mut used = held.used.iter();
@@ -46,16 +47,12 @@ impl Horizons {
     }
 
     /// Whether any is held for `topic`.
-    pub(in crate::broker) fn are_held(&self, topic: TopicId) -> bool {
+    pub(crate) fn are_held(&self, topic: TopicId) -> bool {
         self.first(topic).is_some()
     }
 
     /// Holds the position that `now` gives, while nobody else looks, for one topic or for all.
-    pub(in crate::broker) fn hold(
-        &self,
-        topic: Option<TopicId>,
-        now: impl FnOnce() -> Position,
-    ) -> Horizon {
+    pub(crate) fn hold(&self, topic: Option<TopicId>, now: impl FnOnce() -> Position) -> Horizon {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = (now(), held.taken);
         held.taken += 1;
@@ -66,14 +63,14 @@ impl Horizons {
 
 /// Holds a position for as long as it lives.
 #[derive(Debug)]
-pub(in crate::broker) struct Horizon {
+pub(crate) struct Horizon {
     horizons: Horizons,
     place: (Position, u64),
 }
 
 impl Horizon {
     /// The position.
-    pub(in crate::broker) fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         self.place.0
     }
 
@@ -82,7 +79,7 @@ impl Horizon {
     /// # Errors
     ///
     /// [`Error::DeadlineExceeded`]: it stood still, and was let go of.
-    pub(in crate::broker) fn touch(&self) -> Result<()> {
+    pub(crate) fn touch(&self) -> Result<()> {
         let mut held = self.horizons.0.lock().unwrap_or_else(PoisonError::into_inner);
         let touched = held.used.get_mut(&self.place).map(|used| used.last = Instant::now());
         let limit_ms = MAX_STANDSTILL.as_millis() as u64;

@@ -10,14 +10,15 @@
 //! The newest block tells where its topic ends. Written again it still spans what it spanned, and
 //! tells the same; but while a topic is published to, its newest block is hardly ever worth it.
 
-use super::rewriting::{MIN_MERGED_BLOCKS, Reason, STEP_BYTES, Visit};
 use super::superseded::Superseded;
-use crate::broker::order::{Merged, Passed, Rewrite};
+use super::visit::{Reason, STEP_BYTES, Visit};
+use crate::broker::command::{Merged, PassProgress, Rewrite};
+use crate::broker::topic::upkeep::MIN_MERGED_BLOCKS;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::log::{Block, Compacted, EventRef, HEADER_BYTES, StoredBlock};
 
-/// Most blocks, and bytes of blocks, that become one: one block at least.
+/// The most blocks, and bytes of blocks, that become one. A single block may be larger.
 const MAX_RUN_BLOCKS: usize = 64;
 const MAX_RUN_BYTES: usize = 1 << 20;
 
@@ -26,7 +27,7 @@ const MAX_RUN_BYTES: usize = 1 << 20;
 const MAX_READY_BYTES: usize = 64 << 10;
 const MAX_READY_PARTS: usize = 64;
 
-/// What goes along with an event besides its texts and its payload, about, in bytes.
+/// The bytes that an event takes besides its texts and its payload, about.
 const RECORD_BYTES: usize = 8;
 
 /// Goes through the blocks from `from` on; while the topic is published to, the newest one stays
@@ -75,22 +76,22 @@ fn newest_block(visit: &Visit<'_>, tail: Sequence) -> Result<Option<Block>> {
 /// A way through neighbouring blocks, of which a run may become one.
 struct Pass {
     next: Sequence,
-    /// Where the topic ended when it was begun.
+    /// The tail of the topic when the pass began.
     tail: Sequence,
-    run: Run,
+    run: MergeRun,
     /// Whether anything on the way may be dropped later, by its age alone.
     may_expire: bool,
-    /// What is left of what was superseded.
+    /// The progress of compaction, with what is left to do.
     compacted: Compacted,
-    ready: Ready,
+    ready: ReadyBlocks,
 }
 
 /// Neighbouring blocks that may become one.
 #[derive(Default)]
-struct Run {
+struct MergeRun {
     blocks: Vec<Block>,
     size_bytes: usize,
-    /// What they would take as one, and what they would lose, in bytes.
+    /// The bytes that the blocks of the run take as one block, and the bytes that go.
     kept_bytes: usize,
     dropped_bytes: usize,
     /// Whether a deletion of a key is over, which goes however little space it takes.
@@ -99,7 +100,7 @@ struct Run {
 
 /// Merged blocks that wait for being written together.
 #[derive(Default)]
-struct Ready {
+struct ReadyBlocks {
     rewrite: Rewrite,
     size_bytes: usize,
     parts: usize,
@@ -107,7 +108,7 @@ struct Ready {
 
 impl Pass {
     fn new(next: Sequence, tail: Sequence, compacted: Compacted) -> Self {
-        let (run, ready) = (Run::default(), Ready::default());
+        let (run, ready) = (MergeRun::default(), ReadyBlocks::default());
         Self { next, tail, run, may_expire: false, compacted, ready }
     }
 
@@ -197,13 +198,13 @@ impl Pass {
         let may_expire = self.may_expire || (extent.may_expire && !is_whole);
         let mut rewrite = self.ready.rewrite;
         if is_further || may_expire != extent.may_expire {
-            rewrite.passed = Some(Passed { rewritten, may_expire, tail: self.tail });
+            rewrite.passed = Some(PassProgress { rewritten, may_expire, tail: self.tail });
         }
         Ok((self.compacted, rewrite))
     }
 }
 
-impl Ready {
+impl ReadyBlocks {
     /// Adds what is left of neighbouring blocks.
     fn add(&mut self, visit: &Visit<'_>, blocks: &[Block], superseded: &Superseded) {
         let rewrite = &mut self.rewrite;
@@ -212,7 +213,7 @@ impl Ready {
             let Some(reason) = reason.filter(|_| visit.held_until(event).is_none()) else {
                 return true;
             };
-            rewrite.note(event, reason, visit.buries(event, reason));
+            rewrite.count_dropped(event, reason, visit.buries(event, reason));
             false
         });
         rewrite.report.merged_blocks += blocks.len() as u64;
@@ -225,7 +226,7 @@ impl Ready {
 
 impl Rewrite {
     /// Counts an event that goes, and that may be the last of its key to do so.
-    fn note(&mut self, event: &EventRef<'_>, reason: Reason, buries: bool) {
+    fn count_dropped(&mut self, event: &EventRef<'_>, reason: Reason, buries: bool) {
         let dropped = match reason {
             Reason::Expired => &mut self.report.expired,
             Reason::Superseded | Reason::Buried => &mut self.report.compacted,

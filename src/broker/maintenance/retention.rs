@@ -13,7 +13,7 @@
 //! more than a block, whatever the load. What is trimmed is removed by a later group: until readers
 //! know of the new `earliest`, a block that is missing would be damage to them.
 
-use super::MaintenanceReport;
+use crate::broker::report::MaintenanceReport;
 use crate::cursor::{Sequence, TrimReason};
 use crate::error::Result;
 use crate::event::Timestamp;
@@ -23,92 +23,89 @@ use crate::topic_config::TopicConfig;
 /// Parts that are looked at first: as a rule that shows all there is to do.
 const GLANCE_PARTS: usize = 8;
 
-/// What a group adds to a topic.
+/// The events that a group adds to a topic.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::broker) struct Added {
-    pub(in crate::broker) events: u64,
-    pub(in crate::broker) bytes: u64,
+pub(crate) struct Added {
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
 }
 
-/// What came of looking at the front of a topic.
+/// The outcome of a look at the front of a topic.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Retained {
+pub(crate) struct Retained {
     /// Blocks that are to be removed; the topic counts them as dropped.
-    pub(in crate::broker) removed: Vec<StoredBlock>,
-    pub(in crate::broker) report: MaintenanceReport,
+    pub(crate) removed: Vec<StoredBlock>,
+    pub(crate) report: MaintenanceReport,
     /// Whether there may be more to do at once.
-    pub(in crate::broker) has_more: bool,
-    /// When there is more to do, as far as that is known.
-    pub(in crate::broker) quiet: Quiet,
+    pub(crate) has_more: bool,
+    /// The time until the next look is needed, as far as it is known.
+    pub(crate) quiet: Quiet,
 }
 
-/// How long nothing needs to be dropped.
+/// The time for which nothing needs to be dropped.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::broker) struct Quiet {
+pub(crate) struct Quiet {
     /// As long as the topic has fewer events than this.
     below_events: u64,
     /// As long as its blocks take fewer bytes than this.
     below_bytes: u64,
-    /// Up to this time.
+    /// The end of that time.
     until: Timestamp,
 }
 
 impl Quiet {
     /// Whether nothing needs to be dropped yet from a topic that is added to.
-    pub(in crate::broker) fn holds(&self, extent: &Extent, added: Added, now: Timestamp) -> bool {
+    pub(crate) fn holds(&self, extent: &Extent, added: Added, now: Timestamp) -> bool {
         extent.events() + added.events < self.below_events
             && extent.size_bytes() + added.bytes < self.below_bytes
             && now <= self.until
     }
 
-    /// When the oldest block gets older than the limit; `None` if that is not known.
-    pub(in crate::broker) fn due(&self) -> Option<Timestamp> {
+    /// Returns the time at which the oldest block becomes older than the limit; `None` if it is not
+    /// known.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
         (self.below_bytes > 0 && self.until < Timestamp::MAX).then(|| self.until.plus_ms(1))
     }
 }
 
 /// The blocks in front of a topic, as far as they were looked at.
 struct Front {
-    /// Those that readers know to be trimmed.
+    /// The blocks that readers know to be trimmed.
     trimmed: Vec<StoredBlock>,
-    /// Those after them that are over a limit, each with why.
+    /// The blocks after them that are over a limit, each with the limit.
     over: Vec<(StoredBlock, TrimReason)>,
     /// The first one that was not trimmed.
     front: Option<StoredBlock>,
-    /// What the topic holds without those that were trimmed.
+    /// The extent of the topic without the trimmed blocks.
     extent: Extent,
     /// Whether none of them stays, so that there may be more.
     all_goes: bool,
 }
 
 /// The limits that hold, and what they are held against.
-pub(in crate::broker) struct Retention<'a> {
-    pub(in crate::broker) log: &'a dyn Log,
-    pub(in crate::broker) limits: TopicConfig,
-    /// What readers know of: what lies before can be removed.
-    pub(in crate::broker) published: Sequence,
-    pub(in crate::broker) now: Timestamp,
-    /// How many parts to look at, at the most, beside a first block.
-    pub(in crate::broker) max_parts: usize,
+pub(crate) struct Retention<'a> {
+    pub(crate) log: &'a dyn Log,
+    pub(crate) limits: TopicConfig,
+    /// The earliest sequence that readers know of. Blocks before it can be removed.
+    pub(crate) published: Sequence,
+    pub(crate) now: Timestamp,
+    /// The most parts to look at, besides those of a first block.
+    pub(crate) max_parts: usize,
 }
 
 impl Retention<'_> {
     /// Whether a topic with these settings ever drops anything because of them.
-    pub(in crate::broker) fn is_limited(limits: &TopicConfig) -> bool {
+    pub(crate) fn is_limited(limits: &TopicConfig) -> bool {
         limits.event_limit().or(limits.byte_limit()).or(limits.age_limit_ms()).is_some()
     }
 
-    /// Removes what was trimmed from `topic` before, and trims what is over its limits with what
-    /// is `added`. What it is then is in `topic`; nothing is written.
+    /// Removes blocks of `topic` that were trimmed before, and trims those that are over its limits
+    /// with what is `added`. The outcome is in `topic`; nothing is written.
     ///
     /// # Errors
     ///
     /// As [`Log::stored_blocks`] and [`Log::last_below`]; `topic` is as it was.
-    pub(in crate::broker) fn apply(
-        &self,
-        topic: &mut StoredTopic,
-        added: Added,
-    ) -> Result<Retained> {
+    pub(crate) fn apply(&self, topic: &mut StoredTopic, added: Added) -> Result<Retained> {
         let glance = self.look(topic, added, GLANCE_PARTS.min(self.max_parts))?;
         // As a rule a glance shows all there is to do.
         let found = if glance.all_goes { self.look(topic, added, self.max_parts)? } else { glance };
@@ -200,12 +197,13 @@ impl Retention<'_> {
         over
     }
 
-    /// When the last event of a block was appended, as far as that can be told.
+    /// Returns the time at which the last event of a block was appended, as far as it can be told.
     fn appended(&self, last: LastEvent, ahead: Ahead) -> Timestamp {
         ahead.appended(last.position, last.clock, self.now)
     }
 
-    /// How long nothing needs to be dropped that begins with this block.
+    /// Returns the time for which nothing needs to be dropped from a topic that begins with this
+    /// block.
     fn quiet(&self, front: &StoredBlock, ahead: Ahead) -> Quiet {
         let below = |limit: Option<u64>, dropped| {
             limit.map_or(u64::MAX, |limit: u64| limit.saturating_add(dropped))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::rewriting::{MIN_MERGED_BLOCKS, ROLL_UP_BLOCKS};
+use crate::broker::topic::upkeep::{MIN_MERGED_BLOCKS, ROLL_UP_BLOCKS};
 use crate::broker::*;
 use crate::cursor::{GapReason, StartPoint};
 use crate::event::{NewEvent, Timestamp};

@@ -3,14 +3,15 @@
 
 use std::collections::VecDeque;
 
-use super::rewriting::Visit;
-use super::{MaintenanceReport, RETRY_MS, cannot_maintain};
+use super::maintainer::{RETRY_MS, cannot_maintain};
+use super::visit::Visit;
+use crate::broker::report::MaintenanceReport;
 use crate::error::Result;
 
 /// Visits whose last step is on its way.
 const MAX_UNSETTLED: usize = 8;
 
-/// What a thread has under way, and what came of its visits so far.
+/// The visits that a thread has under way, and the outcome of those that have ended.
 pub(super) struct Visitor<'a> {
     unsettled: VecDeque<Visit<'a>>,
     pub(super) report: MaintenanceReport,
@@ -38,7 +39,7 @@ impl<'a> Visitor<'a> {
     }
 
     /// Notes what came of something else.
-    pub(super) fn note(&mut self, outcome: Result<()>) {
+    pub(super) fn keep_outcome(&mut self, outcome: Result<()>) {
         self.outcome = std::mem::replace(&mut self.outcome, Ok(())).and(outcome);
     }
 
@@ -64,6 +65,6 @@ impl<'a> Visitor<'a> {
             visit.topic.upkeep.rewriting.set(later);
         }
         self.report.add(&visit.report);
-        self.note(outcome);
+        self.keep_outcome(outcome);
     }
 }

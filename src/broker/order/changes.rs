@@ -4,43 +4,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::oneshot;
-
-use super::{Committer, next_id};
-use crate::broker::topic::topics::{Topic, TopicRef, TopicState};
+use super::committer::Committer;
+use crate::broker::command::Change;
+use crate::broker::queue::QueuedChange;
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::state::TopicState;
 use crate::cursor::{Sequence, TrimReason};
 use crate::error::{Error, Result};
 use crate::log::{Extent, Group, StoredTopic};
-use crate::topic::TopicId;
 use crate::topic_config::TopicConfig;
-
-/// A change that somebody waits for.
-#[derive(Debug)]
-pub(in crate::broker) struct Asked {
-    pub(in crate::broker) topic: TopicRef,
-    pub(in crate::broker) change: Change,
-    pub(in crate::broker) answer: oneshot::Sender<Result<()>>,
-}
-
-/// What becomes of a topic.
-#[derive(Debug, Clone)]
-pub(in crate::broker) enum Change {
-    /// It is created with these settings, unless it exists.
-    Create(TopicConfig),
-    /// It has these settings, and is created if it does not exist.
-    Set(TopicConfig),
-    /// It has the fields of these settings that are named.
-    Update(TopicConfig, Vec<String>),
-    /// It is deleted, with its events and its settings.
-    Delete,
-}
 
 /// Topics as they are once a commit has changed them.
 #[derive(Default)]
 struct Changed {
     topics: Vec<(Arc<Topic>, TopicState)>,
     by_topic: HashMap<*const Topic, usize>,
-    /// How many more topics exist then, and how many more are deleted.
+    /// The number of topics that the changes add, and of those that they delete.
     existing: isize,
     deleted: isize,
 }
@@ -76,12 +55,12 @@ impl Changed {
 }
 
 impl Committer {
-    /// Makes all changes in one commit, in their order, and answers everyone. One that is refused
-    /// changes nothing, and keeps no other from being made.
-    pub(super) fn change_all(&mut self, asked: Vec<Asked>) {
+    /// Makes all changes in one commit, in their order, and answers everyone. A change that is
+    /// refused changes nothing, and does not keep the others from being made.
+    pub(super) fn change_all(&mut self, asked: Vec<QueuedChange>) {
         let mut changed = Changed::default();
         let mut answers = Vec::with_capacity(asked.len());
-        for Asked { topic, change, answer } in asked {
+        for QueuedChange { topic, change, reply } in asked {
             let before = changed.place(&topic).map(|place| changed.topics[place].1);
             let from = before.unwrap_or_else(|| topic.state());
             let after = self.changed(&topic, from, change);
@@ -89,16 +68,16 @@ impl Committer {
             // Also a refusal means nothing if the changes that it refers to are not made.
             let depends_on_commit = before.is_some() || after.is_ok();
             let outcome = after.map(|state| changed.set(&topic, &from, state));
-            answers.push((topic, answer, outcome, depends_on_commit));
+            answers.push((topic, reply, outcome, depends_on_commit));
         }
-        let committed = self.note_all(changed);
-        for (_topic, answer, outcome, depends_on_commit) in answers {
+        let committed = self.commit_changes(changed);
+        for (_topic, reply, outcome, depends_on_commit) in answers {
             let committed = if depends_on_commit { committed.clone() } else { Ok(()) };
-            let _nobody_waits = answer.send(committed.and(outcome));
+            let _nobody_waits = reply.send(committed.and(outcome));
         }
     }
 
-    /// What a topic that is as `state` says becomes by a change.
+    /// Returns the state that a topic has after a change.
     fn changed(&mut self, topic: &Topic, state: TopicState, change: Change) -> Result<TopicState> {
         let unknown = || Error::UnknownTopic(topic.name.clone());
         let config = match change {
@@ -116,8 +95,8 @@ impl Committer {
         Ok(TopicState { id: Some(id), config, is_deleted: false, ..state })
     }
 
-    /// A topic whose newest events are damaged, deleted: its name goes to another id, for nothing
-    /// can be written where they are. What is there of the former id stays.
+    /// Deletes a topic whose newest events are damaged: its name gets a new id, because nothing can
+    /// be written after damaged events. The blocks of the former id stay.
     fn deleted_damaged(&mut self, state: TopicState) -> Result<TopicState> {
         let state = deleted(state, self.next_drop());
         let extent = Extent {
@@ -130,21 +109,8 @@ impl Committer {
         Ok(TopicState { id: Some(self.new_id()?), extent, ..state })
     }
 
-    fn new_id(&mut self) -> Result<TopicId> {
-        let id = next_id(self.next_id)?;
-        self.next_id = id.next();
-        Ok(id)
-    }
-
-    /// Gives up the ids of events that somebody asked to be dropped: they may be published anew.
-    pub(super) fn forget_purged_ids(&mut self, before: &Extent, id: TopicId, extent: &Extent) {
-        if before.purged < extent.purged {
-            self.window.forget_below(id, extent.purged);
-        }
-    }
-
-    /// Has the log note what topics are, then everybody else.
-    fn note_all(&mut self, changed: Changed) -> Result<()> {
+    /// Commits the changed topics to the log, then shows them to everybody else.
+    fn commit_changes(&mut self, changed: Changed) -> Result<()> {
         let stored = |(topic, state): &(Arc<Topic>, TopicState)| {
             let TopicState { id, extent, config, is_deleted, deletions: _ } = *state;
             Some(StoredTopic { id: id?, name: topic.name.clone(), extent, config, is_deleted })
@@ -154,7 +120,7 @@ impl Committer {
             return Ok(());
         }
         let group = Group { topics, ..Group::default() };
-        self.log.commit(&group).inspect_err(|error| self.failure.note(error))?;
+        self.log.commit(&group).inspect_err(|error| self.failure.stop_writes_after(error))?;
         let newest_drop = changed.topics.iter().map(|(_, state)| state.extent.newest_drop()).max();
         for (topic, state) in changed.topics {
             let before = topic.state().extent;
@@ -171,8 +137,8 @@ impl Committer {
     }
 }
 
-/// A topic without its events and its settings, which go with the drop of this number. Its places
-/// are kept, for when it is created again.
+/// Returns a topic's state without events and settings, which go with the drop of this number. Its
+/// sequences are kept for when it is created again.
 fn deleted(state: TopicState, drop: u64) -> TopicState {
     let mut extent = Extent {
         earliest: state.extent.tail,

@@ -14,32 +14,39 @@
 //! an order that nobody has asked for: eight streams on a topic each are numbered as if there was
 //! none.
 
+use crate::broker::order::placed::DraftTopic;
+use crate::broker::order::placed::KnownId;
+use crate::broker::order::placed::Placed;
+use crate::broker::order::placed::find_duplicates;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{Committer, Request, next_id};
-use crate::broker::maintenance::retention::{Added, Retained, Retention};
-use crate::broker::publish::{Ack, Duplicate, PublisherId, Receipt, Turn};
-use crate::broker::topic::topics::{Topic, TopicRef, TopicState};
+use super::committer::{Committer, next_id};
+use crate::broker::command::Append;
+use crate::broker::maintenance::retention::{Retained, Retention};
+use crate::broker::publish::{PublishTurn, PublisherId};
+use crate::broker::queue::QueuedPublish;
+use crate::broker::report::{Ack, Receipt};
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::state::TopicState;
+use crate::broker::topic::topics::TopicRef;
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Timestamp};
-use crate::log::{
-    Block, BlockBuilder, Group, MAX_REMOVED_PARTS, NewRecords, StoredTopic, parts_in,
-};
+use crate::log::{Group, MAX_REMOVED_PARTS, parts_in};
 use crate::topic::TopicId;
 
-/// What a group will change, before the log has it.
+/// The changes of a group, before the log has them.
 pub(super) struct Draft {
     topics: Vec<DraftTopic>,
     by_topic: HashMap<*const Topic, usize>,
-    answers: Vec<Answer>,
+    answers: Vec<PublishAnswer>,
     next_id: Option<TopicId>,
-    /// How many topics come to exist by it.
+    /// The number of topics that the group creates.
     born: isize,
-    runs: Vec<Run>,
+    runs: Vec<NumberedRun>,
     /// The first run of the current stretch.
     stretch: usize,
     /// The last run of each publisher.
@@ -47,147 +54,22 @@ pub(super) struct Draft {
 }
 
 /// Neighbouring events of a topic that get neighbouring positions.
-struct Run {
+struct NumberedRun {
     /// Which of the draft's topics.
     topic: usize,
     first: Sequence,
     events: u64,
 }
 
-/// A topic that the group appends to.
-pub(super) struct DraftTopic {
-    pub(super) topic: Arc<Topic>,
-    pub(super) id: TopicId,
-    /// As it is before the group appends to it.
-    pub(super) state: TopicState,
-    /// What its limits have the group drop, if they were looked at.
-    pub(super) retained: Option<Retained>,
-    /// The ids of what is removed by that, which are still to be recognised.
-    dropped_ids: Vec<(TopicId, Block)>,
-    /// The sequence that the next event gets.
-    next: Sequence,
-    /// The last of its runs.
-    run: Option<usize>,
-    /// Where its runs begin; known when all of them are.
-    places: Vec<(Sequence, Position)>,
-    /// Each with the position of its first event.
-    builders: Vec<(Position, BlockBuilder)>,
-    /// The position after that of the event that was built last.
-    next_position: Position,
-    /// What its acknowledgements mean.
-    durability: Durability,
-    /// Ids of events in this same group.
-    ids: HashMap<Box<str>, Sequence>,
-}
-
-impl DraftTopic {
-    /// What the group adds to it so far.
-    fn added(&self) -> Added {
-        Added {
-            events: self.next.get() - self.state.extent.tail.get(),
-            bytes: self.builders.iter().map(|(_, builder)| builder.size_bytes() as u64).sum(),
-        }
-    }
-
-    /// As the log is to note it.
-    fn stored(&self) -> StoredTopic {
-        let TopicState { extent, config, .. } = self.state;
-        let name = self.topic.name.clone();
-        StoredTopic { id: self.id, name, extent, config, is_deleted: false }
-    }
-
-    fn receipt(&self, sequence: Sequence, now: Timestamp) -> Receipt {
-        Receipt { sequence, position: self.position(sequence), time: self.time(now) }
-    }
-
-    /// The time of its events in a group that is put together at `now`.
-    fn time(&self, now: Timestamp) -> Timestamp {
-        now.max(self.state.extent.last_time)
-    }
-
-    /// The position of an event of the group.
-    fn position(&self, sequence: Sequence) -> Position {
-        let run = self.places.partition_point(|(first, _)| *first <= sequence);
-        let (first, position) = self.places[run - 1];
-        position.plus(sequence.get() - first.get())
-    }
-
-    fn build(&mut self, placed: &Placed, max_block_bytes: usize) {
-        let records = &placed.records;
-        let mut ids = records.ids().iter().map(|(index, _)| *index).peekable();
-        let mut sequence = placed.first;
-        let mut position = self.position(sequence);
-        for index in 0..records.len() {
-            let has_id = ids.next_if_eq(&index).is_some();
-            if !placed.duplicates.is_empty() && placed.is_duplicate(index) {
-                continue;
-            }
-            let record = records.record(index);
-            let is_full = |(_, builder): &(Position, BlockBuilder)| {
-                builder.size_bytes() + record.len() > max_block_bytes
-            };
-            if self.builders.last().is_none_or(is_full) {
-                self.builders.push((position, BlockBuilder::new(sequence)));
-                self.next_position = position;
-            }
-            if let Some((_, builder)) = self.builders.last_mut() {
-                let skip = position.get() - self.next_position.get();
-                builder.push_apart(record, skip, has_id, records.has_ttl());
-            }
-            (sequence, position) = (sequence.next(), position.next());
-            self.next_position = position;
-        }
-    }
-}
-
 /// A request with its outcome, waiting for the log.
-struct Answer {
+struct PublishAnswer {
     outcome: Result<Placed>,
-    /// What it means where nothing had to be appended for it.
+    /// The durability of a publish that stored nothing: all its events were duplicates.
     durability: Durability,
-    turn: Turn,
-    request: oneshot::Sender<Result<Ack>>,
+    turn: PublishTurn,
+    reply: oneshot::Sender<Result<Ack>>,
     _topic: TopicRef,
     _space: OwnedSemaphorePermit,
-}
-
-/// A request whose events have their sequences.
-struct Placed {
-    /// Which of the draft's topics; `None` when every event was stored before.
-    topic: Option<usize>,
-    records: NewRecords,
-    first: Sequence,
-    /// Events that are not appended, by index: stored before, or earlier in this group.
-    duplicates: Vec<(usize, Known)>,
-}
-
-/// Where a repeated id was found.
-#[derive(Clone, Copy)]
-enum Known {
-    Stored(Receipt),
-    InGroup(Sequence),
-}
-
-impl Placed {
-    /// How many events are appended.
-    fn appended(&self) -> u64 {
-        (self.records.len() - self.duplicates.len()) as u64
-    }
-
-    fn is_duplicate(&self, index: usize) -> bool {
-        self.duplicates.binary_search_by_key(&index, |(index, _)| *index).is_ok()
-    }
-
-    /// The sequence of an event that is no duplicate.
-    fn sequence(&self, index: usize) -> Sequence {
-        let skipped = self.duplicates.partition_point(|(duplicate, _)| *duplicate < index);
-        self.first.plus((index - skipped) as u64)
-    }
-
-    fn new_ids<'a>(&'a self, records: &'a NewRecords) -> impl Iterator<Item = (usize, &'a str)> {
-        let ids = records.ids().iter().map(|(index, id)| (*index, &**id));
-        ids.filter(|(index, _)| !self.is_duplicate(*index))
-    }
 }
 
 impl Draft {
@@ -230,12 +112,15 @@ impl Draft {
         }
     }
 
-    /// Gives the events of `request` their sequences, or refuses it whole.
-    pub(super) fn place(&mut self, committer: &mut Committer, request: Request, now: Timestamp) {
-        let Request { topic, records, expected_sequence, turn, answer: request, _space } = request;
-        let outcome = turn
-            .check()
-            .and_then(|()| self.try_place(committer, &topic, records, expected_sequence, now));
+    /// Gives the events of `publish` their sequences, or refuses it whole.
+    pub(super) fn place(
+        &mut self,
+        committer: &mut Committer,
+        publish: QueuedPublish,
+        now: Timestamp,
+    ) {
+        let QueuedPublish { topic, append, turn, reply, _space } = publish;
+        let outcome = turn.check().and_then(|()| self.try_place(committer, &topic, append, now));
         if let Ok(placed) = &outcome {
             self.join_run(placed, turn.publisher());
         }
@@ -243,17 +128,24 @@ impl Draft {
             turn.fail();
         }
         let durability = committer.durability(&topic);
-        self.answers.push(Answer { outcome, durability, turn, request, _topic: topic, _space });
+        self.answers.push(PublishAnswer {
+            outcome,
+            durability,
+            turn,
+            reply,
+            _topic: topic,
+            _space,
+        });
     }
 
     fn try_place(
         &mut self,
         committer: &mut Committer,
         topic: &Arc<Topic>,
-        records: NewRecords,
-        expected_sequence: Option<u64>,
+        append: Append,
         now: Timestamp,
     ) -> Result<Placed> {
+        let Append { records, expected_sequence } = append;
         let drafted = self.by_topic.get(&Arc::as_ptr(topic)).copied();
         let state = topic.state();
         let next = drafted.map_or(state.extent.tail, |index| self.topics[index].next);
@@ -263,7 +155,7 @@ impl Draft {
             (false, id) => find_duplicates(&records, next, |id_text| {
                 let stored = |id| committer.window.find(id, id_text, next, now);
                 let grouped = in_group.and_then(|ids| ids.get(id_text));
-                grouped.map(|s| Known::InGroup(*s)).or(id.and_then(stored).map(Known::Stored))
+                grouped.map(|s| KnownId::InGroup(*s)).or(id.and_then(stored).map(KnownId::Stored))
             }),
         };
         if state.extent.is_damaged && duplicates.len() < records.len() {
@@ -305,7 +197,7 @@ impl Draft {
                 if own.is_some() {
                     self.stretch = self.runs.len();
                 }
-                self.runs.push(Run { topic: index, first: placed.first, events: 0 });
+                self.runs.push(NumberedRun { topic: index, first: placed.first, events: 0 });
                 self.runs.len() - 1
             }
         };
@@ -473,55 +365,7 @@ impl Draft {
             if ack.is_err() {
                 answer.turn.fail();
             }
-            let _publisher_is_gone = answer.request.send(ack);
+            let _publisher_is_gone = answer.reply.send(ack);
         }
     }
-}
-
-impl Placed {
-    /// Whether any of the events was not durable before the group.
-    fn depends_on_group(&self) -> bool {
-        let stored = |(_, known): &(usize, Known)| matches!(known, Known::Stored(_));
-        self.duplicates.len() < self.records.len() || !self.duplicates.iter().all(stored)
-    }
-
-    fn ack(&self, topic: Option<&DraftTopic>, durability: Durability, now: Timestamp) -> Ack {
-        let in_group = |sequence| {
-            topic.expect("what the group appends has a topic in it").receipt(sequence, now)
-        };
-        let duplicate = |(index, known): &(usize, Known)| Duplicate {
-            index: *index,
-            receipt: match *known {
-                Known::Stored(receipt) => receipt,
-                Known::InGroup(sequence) => in_group(sequence),
-            },
-        };
-        let appended = self.duplicates.len() < self.records.len();
-        Ack {
-            count: self.records.len(),
-            first_appended: appended.then(|| in_group(self.first)),
-            duplicates: self.duplicates.iter().map(duplicate).collect(),
-            durability,
-        }
-    }
-}
-
-/// The events of `records` whose id `find` knows, or that an earlier one of them has too.
-fn find_duplicates(
-    records: &NewRecords,
-    next: Sequence,
-    find: impl Fn(&str) -> Option<Known>,
-) -> Vec<(usize, Known)> {
-    let mut duplicates: Vec<(usize, Known)> = Vec::new();
-    let mut own: HashMap<&str, Sequence> = HashMap::with_capacity(records.ids().len());
-    for (index, id) in records.ids() {
-        let repeated = own.get(&**id).map(|sequence| Known::InGroup(*sequence));
-        match repeated.or_else(|| find(id)) {
-            Some(known) => duplicates.push((*index, known)),
-            None => {
-                own.insert(id, next.plus((index - duplicates.len()) as u64));
-            }
-        }
-    }
-    duplicates
 }

@@ -14,59 +14,61 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::changes::Asked;
-use super::{Command, Committer, Request};
-use crate::broker::shared::REQUEST_BYTES;
-use crate::broker::topic::topics::Topic;
+use super::committer::Committer;
+use crate::broker::queue::{COMMAND_BYTES, Queued, QueuedChange, QueuedPublish};
+use crate::broker::topic::entry::Topic;
+use crate::event::Timestamp;
 
 /// Commands that are obeyed together.
 #[derive(Default)]
 pub(super) struct Gathered {
+    /// The time at which all of it is decided: the clock is read once, for no decision may depend
+    /// on anything but what was gathered.
+    pub(super) now: Timestamp,
     /// Publishes, in their order.
-    pub(super) requests: Vec<Request>,
+    pub(super) requests: Vec<QueuedPublish>,
     /// Changes of topics, in their order; of none that is published to before it.
-    pub(super) changes: Vec<Asked>,
-    /// Who is told when all of it is done.
+    pub(super) changes: Vec<QueuedChange>,
+    /// The callers that are told when all of it is done.
     pub(super) barriers: Vec<oneshot::Sender<()>>,
     /// The command that comes after all of it, if one was taken out.
-    pub(super) next: Option<Command>,
+    pub(super) next: Option<Queued>,
 }
 
 impl Committer {
     /// Takes what is queued, from `next` on, as much as is one group, and puts the steps that it
     /// comes across aside.
-    pub(super) fn gather(&mut self, next: Option<Command>) -> Gathered {
-        let mut gathered = Gathered::default();
+    pub(super) fn gather(&mut self, next: Option<Queued>) -> Gathered {
+        let now = self.read_clock();
+        let mut gathered = Gathered { now, ..Gathered::default() };
         let mut published: HashSet<*const Topic> = HashSet::new();
         let mut size_bytes = 0;
         let mut next = next.or_else(|| self.commands.try_recv().ok());
         while size_bytes < self.max_group_bytes {
             match next {
-                Some(Command::Publish(request)) => {
-                    size_bytes += request.records.size_bytes();
+                Some(Queued::Publish(request)) => {
+                    size_bytes += request.append.records.size_bytes();
                     published.insert(Arc::as_ptr(&request.topic));
                     gathered.requests.push(request);
                 }
-                Some(Command::Step(step)) => self.steps.push_back(step),
-                Some(Command::Configure(asked))
-                    if !published.contains(&Arc::as_ptr(&asked.topic)) =>
-                {
-                    size_bytes += REQUEST_BYTES;
+                Some(Queued::Step(step)) => self.steps.push_back(step),
+                Some(Queued::Change(asked)) if !published.contains(&Arc::as_ptr(&asked.topic)) => {
+                    size_bytes += COMMAND_BYTES;
                     gathered.changes.push(asked);
                 }
-                Some(Command::Recall { topic, id, blocks, answer }) => {
-                    let (first, now) = (topic.state().extent.purged, (self.now)());
-                    for block in &blocks {
+                Some(Queued::Recall { topic, recalled, reply }) => {
+                    let first = topic.state().extent.purged;
+                    for block in &recalled.blocks {
                         size_bytes += block.bytes().len();
-                        self.window.note_block(id, block, first, now);
+                        self.window.remember_block(recalled.id, block, first, now);
                     }
-                    let _nobody_waits = answer.send(());
+                    let _nobody_waits = reply.send(());
                 }
-                Some(Command::Barrier { answer }) => {
-                    size_bytes += REQUEST_BYTES;
-                    gathered.barriers.push(answer);
+                Some(Queued::Barrier { reply }) => {
+                    size_bytes += COMMAND_BYTES;
+                    gathered.barriers.push(reply);
                 }
-                Some(Command::Configure(_) | Command::Stop) | None => break,
+                Some(Queued::Change(_) | Queued::Stop) | None => break,
             }
             next = self.commands.try_recv().ok();
         }

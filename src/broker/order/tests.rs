@@ -1,11 +1,14 @@
 //! What is queued together: what fails with what, and what is committed with what.
 
+use crate::broker::command::Change;
+use crate::broker::command::RecalledIds;
+use crate::broker::queue::Queued;
+use crate::broker::queue::QueuedChange;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Asked, Change, Command};
 use crate::broker::{Broker, InOrder, OpenConfig, Pending, Publish};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -114,8 +117,8 @@ pub(super) async fn change(
     change: Change,
 ) -> oneshot::Receiver<Result<()>> {
     let topic = broker.0.topics.open(&name(topic)).unwrap();
-    let (answer, answered) = oneshot::channel();
-    broker.0.send(Command::Configure(Asked { topic, change, answer })).await.unwrap();
+    let (reply, answered) = oneshot::channel();
+    broker.0.send(Queued::Change(QueuedChange { topic, change, reply })).await.unwrap();
     answered
 }
 
@@ -139,13 +142,13 @@ async fn whatever_is_queued_among_publishes_joins_their_group() {
         publishes.push(broker.submit(publish(&topic, number.to_string())).await.unwrap());
         let create = Change::Create(config());
         changes.push(change(&broker, &format!("created.{number}"), create).await);
-        let (answer, recalled) = oneshot::channel();
-        let (topic, id) = (warm.clone(), TopicId::FIRST);
-        let recall = Command::Recall { topic, id, blocks: Vec::new(), answer };
+        let (reply, answered) = oneshot::channel();
+        let recalled = RecalledIds { id: TopicId::FIRST, blocks: Vec::new() };
+        let recall = Queued::Recall { topic: warm.clone(), recalled, reply };
         broker.0.send(recall).await.unwrap();
-        let (answer, passed) = oneshot::channel();
-        broker.0.send(Command::Barrier { answer }).await.unwrap();
-        others.extend([recalled, passed]);
+        let (reply, passed) = oneshot::channel();
+        broker.0.send(Queued::Barrier { reply }).await.unwrap();
+        others.extend([answered, passed]);
     }
     drop(held);
     first.ack().await.unwrap();

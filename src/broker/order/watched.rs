@@ -1,13 +1,15 @@
 //! What groups hold, as the log sees them: their bounds, what they must outlive, and what is held
 //! against the group itself and not against what is stored.
 
+use crate::broker::command::Change;
+use crate::broker::command::Merged;
+use crate::broker::command::Rewrite;
+use crate::broker::command::Work;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use super::Change;
 use super::tests::{answered, busy, change, name};
-use super::{Merged, Rewrite, Work};
-use crate::broker::topic::topics::Topic;
+use crate::broker::topic::entry::Topic;
 use crate::broker::{Broker, InOrder, OpenConfig, Publish};
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};

@@ -8,22 +8,23 @@
 //! more than `max_bytes`, the topic that takes most gives up its oldest, and that is counted, for
 //! it is the one case in which the window is shorter than promised.
 
+use crate::broker::report::Receipt;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::broker::dedup::DedupConfig;
-use crate::broker::publish::Receipt;
 use crate::cursor::Sequence;
 use crate::event::Timestamp;
 use crate::log::{Block, EventRef, PlacedId, StoredBlock, StoredTopic};
 use crate::topic::TopicId;
 
-/// What an id takes besides its bytes: its places in the map and in the order, and the allocation.
+/// The bytes that an id takes besides its text: its places in the map and in the order, and the
+/// allocation.
 const ENTRY_BYTES: usize = 128;
 
-/// What a topic's part of the window takes, besides its ids.
+/// The bytes that a topic's part of the window takes besides its ids.
 const TOPIC_BYTES: usize = 512;
 
 /// Topics are told apart by what they take in steps of so many bytes, so that not every id that
@@ -32,7 +33,7 @@ const SIZE_STEP_BYTES: usize = 4 << 10;
 
 /// The ids of all topics. Belongs to the committer, which alone knows the order.
 #[derive(Debug)]
-pub(in crate::broker) struct DedupWindow {
+pub(crate) struct DedupWindow {
     config: DedupConfig,
     topics: HashMap<TopicId, TopicIds>,
     /// Each topic, with when its oldest id was stored, or earlier.
@@ -56,7 +57,7 @@ struct TopicIds {
     size_bytes: usize,
     /// The first and the last sequence of each block of ids in the log, in this order.
     stored: VecDeque<(Sequence, Sequence)>,
-    /// Where it is among the topics by their age, and by their size.
+    /// The key of the topic in the order of ages, and in that of sizes.
     age: Timestamp,
     size_step: usize,
 }
@@ -119,14 +120,14 @@ impl TopicIds {
 
 impl DedupWindow {
     /// A window without ids, which counts in `cut` those that it gives up for want of memory.
-    pub(in crate::broker) fn new(config: DedupConfig, cut: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(config: DedupConfig, cut: Arc<AtomicU64>) -> Self {
         let topics = HashMap::new();
         let (by_age, by_size, forgotten) = Default::default();
         Self { config, topics, by_age, by_size, size_bytes: 0, forgotten, cut }
     }
 
     /// Remembers the ids of a block that was stored before `now`, from the sequence `first` on.
-    pub(in crate::broker) fn note_block(
+    pub(crate) fn remember_block(
         &mut self,
         topic: TopicId,
         block: &Block,
@@ -137,13 +138,13 @@ impl DedupWindow {
         for event in block.events().filter(is_wanted) {
             let EventRef { sequence, position, time, .. } = event;
             let receipt = Receipt { sequence, position, time };
-            self.note(topic, event.id, receipt, event.clock.min(now));
+            self.remember(topic, event.id, receipt, event.clock.min(now));
         }
     }
 
     /// Remembers the blocks of ids that the log has when it is opened at `now`, with these topics
     /// in the order of their ids.
-    pub(in crate::broker) fn load(
+    pub(crate) fn load(
         &mut self,
         topics: &[StoredTopic],
         blocks: Vec<(TopicId, Block)>,
@@ -152,7 +153,7 @@ impl DedupWindow {
         for (id, block) in blocks {
             let topic = topics.binary_search_by_key(&id, |topic| topic.id);
             if let Ok(StoredTopic { extent, .. }) = topic.map(|index| &topics[index]) {
-                self.note_block(id, &block, extent.purged, now);
+                self.remember_block(id, &block, extent.purged, now);
                 self.were_stored(id, &block);
                 self.advance(id, extent.tail);
             } else {
@@ -163,18 +164,13 @@ impl DedupWindow {
     }
 
     /// Whether ids of this block can be in the window of a topic that ends at `tail`.
-    pub(in crate::broker) fn reaches(
-        &self,
-        block: &StoredBlock,
-        tail: Sequence,
-        now: Timestamp,
-    ) -> bool {
+    pub(crate) fn reaches(&self, block: &StoredBlock, tail: Sequence, now: Timestamp) -> bool {
         let is_fresh = block.last.is_some_and(|last| self.is_fresh(last.clock, now));
         is_fresh && self.is_recent(block.end.previous(), tail)
     }
 
     /// The ids of `topic` that it has of these sequences, in their order.
-    pub(in crate::broker) fn ids(
+    pub(crate) fn ids(
         &self,
         topic: TopicId,
         sequences: Range<Sequence>,
@@ -188,7 +184,7 @@ impl DedupWindow {
     }
 
     /// Notes that the log has this block of ids now.
-    pub(in crate::broker) fn were_stored(&mut self, topic: TopicId, block: &Block) {
+    pub(crate) fn were_stored(&mut self, topic: TopicId, block: &Block) {
         let first = block.first_sequence();
         match self.topics.get_mut(&topic) {
             Some(ids) => {
@@ -200,18 +196,18 @@ impl DedupWindow {
     }
 
     /// Blocks of ids that can be removed from the log, so many at the most.
-    pub(in crate::broker) fn forgotten(&self, max: usize) -> Vec<(TopicId, Sequence)> {
+    pub(crate) fn forgotten(&self, max: usize) -> Vec<(TopicId, Sequence)> {
         self.forgotten.iter().take(max).copied().collect()
     }
 
     /// Notes that so many of those that can be are removed.
-    pub(in crate::broker) fn were_removed(&mut self, count: usize) {
+    pub(crate) fn were_removed(&mut self, count: usize) {
         self.forgotten.drain(..count);
     }
 
-    /// What the event with this id was given, if it is in the window of a topic whose next event
-    /// gets the sequence `tail`.
-    pub(in crate::broker) fn find(
+    /// Returns the receipt of the event with this id, if it is in the window of a topic whose next
+    /// event gets the sequence `tail`.
+    pub(crate) fn find(
         &self,
         topic: TopicId,
         id: &str,
@@ -224,7 +220,7 @@ impl DedupWindow {
     }
 
     /// Remembers an id that was stored when the clock said `clock`.
-    pub(in crate::broker) fn note(
+    pub(crate) fn remember(
         &mut self,
         topic: TopicId,
         id: &str,
@@ -256,7 +252,7 @@ impl DedupWindow {
 
     /// Forgets the ids of `topic` that are not among its last events any more: its next event gets
     /// the sequence `tail`.
-    pub(in crate::broker) fn advance(&mut self, topic: TopicId, tail: Sequence) {
+    pub(crate) fn advance(&mut self, topic: TopicId, tail: Sequence) {
         while self.oldest(topic).is_some_and(|oldest| !self.is_recent(oldest, tail)) {
             self.forget_oldest(topic);
         }
@@ -264,14 +260,14 @@ impl DedupWindow {
 
     /// Forgets the ids of `topic` below the sequence `first`: somebody asked for their events to be
     /// dropped, and may publish them again.
-    pub(in crate::broker) fn forget_below(&mut self, topic: TopicId, first: Sequence) {
+    pub(crate) fn forget_below(&mut self, topic: TopicId, first: Sequence) {
         while self.oldest(topic).is_some_and(|oldest| oldest < first) {
             self.forget_oldest(topic);
         }
     }
 
     /// Forgets what is too old at `now`.
-    pub(in crate::broker) fn expire(&mut self, now: Timestamp) {
+    pub(crate) fn expire(&mut self, now: Timestamp) {
         while let Some((age, topic)) = self.by_age.first().copied()
             && !self.is_fresh(age, now)
         {
@@ -345,8 +341,8 @@ mod tests {
         DedupWindow::new(DedupConfig { max_events, max_age_ms, max_bytes }, Arc::default())
     }
 
-    fn note(window: &mut DedupWindow, topic: TopicId, id: &str, receipt: Receipt) {
-        window.note(topic, id, receipt, receipt.time);
+    fn remember(window: &mut DedupWindow, topic: TopicId, id: &str, receipt: Receipt) {
+        window.remember(topic, id, receipt, receipt.time);
     }
 
     /// The sequences of `ids` that are known.
@@ -358,7 +354,7 @@ mod tests {
     #[test]
     fn an_id_is_known_up_to_the_exact_ends_of_the_window() {
         let mut window = window(100, 1_000, 1 << 20);
-        note(&mut window, A, "a", receipt(7, 50));
+        remember(&mut window, A, "a", receipt(7, 50));
         let find = |tail, now| window.find(A, "a", Sequence::new(tail), Timestamp::from_ms(now));
         assert_eq!(find(8, 50), Some(receipt(7, 50)));
         let last = find(107, 1_050);
@@ -383,10 +379,10 @@ mod tests {
         let mut window = window(u64::MAX, u64::MAX, max_bytes as u64);
         let quiet = A.next().unwrap();
         for sequence in 1_000..1_050 {
-            note(&mut window, quiet, &sequence.to_string(), receipt(sequence, 1));
+            remember(&mut window, quiet, &sequence.to_string(), receipt(sequence, 1));
         }
         for sequence in 1_000..3_000 {
-            note(&mut window, A, &sequence.to_string(), receipt(sequence, 1));
+            remember(&mut window, A, &sequence.to_string(), receipt(sequence, 1));
             assert!(window.size_bytes <= max_bytes);
         }
         assert_eq!(known(&window, quiet, 1_000..1_050), (1_000..1_050).collect::<Vec<_>>());
@@ -402,10 +398,10 @@ mod tests {
     fn what_expired_takes_no_memory_and_an_id_noted_again_stays() {
         let mut window = window(100, 1_000, 1 << 20);
         let other = A.next().unwrap();
-        note(&mut window, A, "a", receipt(1, 0));
-        note(&mut window, A, "b", receipt(2, 0));
-        note(&mut window, other, "b", receipt(1, 500));
-        note(&mut window, A, "a", receipt(3, 900));
+        remember(&mut window, A, "a", receipt(1, 0));
+        remember(&mut window, A, "b", receipt(2, 0));
+        remember(&mut window, other, "b", receipt(1, 500));
+        remember(&mut window, A, "a", receipt(3, 900));
         let at = |time_ms| Timestamp::from_ms(time_ms);
         window.expire(at(1_001));
         let find = |window: &DedupWindow, topic, id| {
@@ -425,7 +421,7 @@ mod tests {
     fn ids_that_are_recalled_late_come_before_those_that_are_newer() {
         let mut window = window(100, 1_000, 1 << 20);
         for sequence in [5, 3, 4, 3] {
-            note(&mut window, A, &sequence.to_string(), receipt(sequence, 10 * sequence));
+            remember(&mut window, A, &sequence.to_string(), receipt(sequence, 10 * sequence));
         }
         let order: Vec<u64> = window.topics[&A].order.iter().map(|(_, s)| s.get()).collect();
         assert_eq!(order, [3, 4, 5]);

@@ -9,10 +9,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many readers hold what they have read from the log.
+/// The readers that hold blocks which they have read from the log.
 #[derive(Debug)]
-pub(in crate::broker) struct Behind {
-    /// What all of them may hold, and one alone, in bytes.
+pub(crate) struct Behind {
+    /// The bytes that all readers together may hold, and that one alone may.
     max_bytes: usize,
     max_read_bytes: usize,
     readers: Arc<AtomicUsize>,
@@ -20,22 +20,22 @@ pub(in crate::broker) struct Behind {
 
 /// A reader who holds what it has read.
 #[derive(Debug)]
-pub(in crate::broker) struct Holder(Arc<AtomicUsize>);
+pub(crate) struct Holder(Arc<AtomicUsize>);
 
 impl Behind {
     /// Nobody yet.
-    pub(in crate::broker) fn new(max_bytes: usize, max_read_bytes: usize) -> Self {
+    pub(crate) fn new(max_bytes: usize, max_read_bytes: usize) -> Self {
         Self { max_bytes, max_read_bytes, readers: Arc::default() }
     }
 
     /// Counts a reader who holds something, for as long as what this returns is held.
-    pub(in crate::broker) fn enter(&self) -> Holder {
+    pub(crate) fn enter(&self) -> Holder {
         self.readers.fetch_add(1, Ordering::Relaxed);
         Holder(self.readers.clone())
     }
 
-    /// What a reader may read at a time, in bytes; a block in any case.
-    pub(in crate::broker) fn read_bytes(&self) -> usize {
+    /// Returns the bytes that a reader may read at a time. A single block may be larger.
+    pub(crate) fn read_bytes(&self) -> usize {
         let readers = self.readers.load(Ordering::Relaxed).max(1);
         (self.max_bytes / readers).clamp(1, self.max_read_bytes)
     }

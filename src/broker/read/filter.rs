@@ -17,18 +17,18 @@ use crate::event::NewEvent;
 use crate::lists::MAX_ENTRIES;
 use crate::log::EventRef;
 
-/// Most values in one filter.
+/// The most values in one filter.
 const MAX_VALUES: usize = MAX_ENTRIES;
 
-/// What an event must have to be delivered: one of the types, one of the keys, one of the key
-/// prefixes, and each of the headers. What is empty asks for nothing.
+/// The conditions on an event to be delivered: one of the types, one of the keys, one of the key
+/// prefixes, and each of the headers. An empty condition holds for every event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize)]
 pub struct Filter {
     /// Event types.
     pub types: BTreeSet<String>,
     /// Keys.
     pub keys: BTreeSet<String>,
-    /// What keys begin with.
+    /// The prefixes, one of which the key begins with.
     pub key_prefixes: BTreeSet<String>,
     /// Headers with their values.
     pub headers: BTreeMap<String, String>,
@@ -44,7 +44,7 @@ impl Filter {
         self.types.len() + self.keys.len() + self.key_prefixes.len() + self.headers.len()
     }
 
-    /// What it takes in memory, in bytes.
+    /// Returns the bytes that the filter takes in memory.
     pub fn size_bytes(&self) -> usize {
         let words = self.types.iter().chain(&self.keys).chain(&self.key_prefixes);
         let words = words.map(|word| size_of::<String>() + word.len());
@@ -121,15 +121,15 @@ fn has_prefix_in(mut text: &str, prefixes: &BTreeSet<String>) -> bool {
 /// has it. In the map there is a hash and a pointer, of which thousands are gone through in
 /// microseconds.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Filters {
+pub(crate) struct Filters {
     hasher: RandomState,
-    known: Mutex<Known>,
+    known: Mutex<KnownFilters>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownFilters {
     filters: HashMap<u64, Weak<Filter>>,
-    /// How many there are when those are taken out next that nobody has.
+    /// The number of filters at which those that nobody holds are removed next.
     sweep_at: usize,
 }
 
@@ -139,7 +139,7 @@ impl Filters {
     /// # Errors
     ///
     /// As [`Filter::validate`].
-    pub(in crate::broker) fn share(&self, filter: Filter) -> Result<Option<Arc<Filter>>> {
+    pub(crate) fn share(&self, filter: Filter) -> Result<Option<Arc<Filter>>> {
         filter.validate()?;
         if filter.is_empty() {
             return Ok(None);
@@ -151,7 +151,7 @@ impl Filters {
     }
 }
 
-impl Known {
+impl KnownFilters {
     /// The filter with this hash that somebody has: from now on `new`, if nobody has one.
     fn share(&mut self, hash: u64, new: &Arc<Filter>) -> Arc<Filter> {
         if let Some(shared) = self.filters.get(&hash).and_then(Weak::upgrade) {

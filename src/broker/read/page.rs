@@ -1,31 +1,35 @@
 //! A page of history, and long-polling: a subscription that is read once.
 
+use crate::broker::shared::Shared;
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::state::TopicState;
+use crate::cursor::Place;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::delivery::{Delivery, Patience, Waited};
 use super::filter::Filter;
 use super::reader::Reader;
 use super::searching::Search;
-use super::subscription::{Delivery, Patience, Waited};
-use crate::broker::tail::newest::Run;
+use crate::broker::tail::run::Run;
 use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
 use crate::error::Result;
 use crate::log::EventRef;
 use crate::topic::TopicName;
 
-/// What to read.
+/// A request for a page.
 #[derive(Debug, Clone)]
 pub struct PageRequest {
-    /// Where to begin.
+    /// The start of the page.
     pub start: StartPoint,
     /// Only events below this sequence; without a start of its own, the page ends right there.
     pub before: Option<Sequence>,
-    /// Most events, 1 at the least.
+    /// The most events; 1 at the least.
     pub limit: usize,
-    /// How long to wait for a first event where there is none.
+    /// The time to wait for a first event when there is none.
     pub wait: Duration,
-    /// What to do when the start is gone.
+    /// The reaction to a start that is gone.
     pub on_gap: OnGap,
     /// Only these events.
     pub filter: Filter,
@@ -42,7 +46,7 @@ pub struct Page {
     pub gaps: Vec<Gap>,
     /// The reader's place after these gaps, and before the events.
     pub begin: Cursor,
-    /// What to pass as the next start.
+    /// The cursor to pass as the next start.
     pub cursor: Cursor,
     /// The first place that can be read: a sequence of the one topic, or a position.
     pub earliest: u64,
@@ -52,17 +56,19 @@ pub struct Page {
     pub caught_up: bool,
 }
 
-/// What an event takes in a page besides its stored bytes and its topic's name: places and times,
-/// and the names of its fields where they are spelled out.
-pub(in crate::broker) const EVENT_BYTES: usize = 128;
+/// The bytes that an event takes in a page besides its stored bytes and its topic's name: places
+/// and times, and the names of its fields where they are spelled out.
+pub(crate) const EVENT_BYTES: usize = 128;
 
-/// What a header takes in a page besides its name and its value: fields and lengths, or quotes.
-pub(in crate::broker) const HEADER_BYTES: usize = 16;
+/// The bytes that a header takes in a page besides its name and its value: fields and lengths, or
+/// quotes.
+pub(crate) const HEADER_BYTES: usize = 16;
 
-/// Most gaps of one page. The last of so many is one of all topics: it stands for the others.
+/// The most gaps of one page. The last of them then stands for all others: it is a gap of all
+/// topics.
 pub const MAX_PAGE_GAPS: usize = 1_024;
 
-/// How long a page looks for events that its filter picks, where it finds none.
+/// The time for which a page looks for events that its filter picks, when it finds none.
 const MAX_SEARCH: Duration =
     if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(1) };
 
@@ -72,7 +78,7 @@ pub struct PageReader {
     reader: Reader,
     request: PageRequest,
     started: Instant,
-    room: Room,
+    room: PageRoom,
     /// But for its events.
     page: Page,
     has_events: bool,
@@ -82,7 +88,7 @@ pub struct PageReader {
 
 impl PageReader {
     /// Reads a page; `max_bytes` bounds it besides the number of events.
-    pub(in crate::broker) fn new(reader: Reader, request: PageRequest, max_bytes: usize) -> Self {
+    pub(crate) fn new(reader: Reader, request: PageRequest, max_bytes: usize) -> Self {
         let page = Page {
             runs: Vec::new(),
             gaps: Vec::new(),
@@ -92,7 +98,7 @@ impl PageReader {
             tail: 0,
             caught_up: false,
         };
-        let room = Room { events: request.limit, bytes: max_bytes, is_empty: true };
+        let room = PageRoom { events: request.limit, bytes: max_bytes, is_empty: true };
         let (has_events, is_ended, ends_before_gap) = (false, false, false);
         let started = Instant::now();
         Self { reader, request, started, room, page, has_events, is_ended, ends_before_gap }
@@ -185,7 +191,7 @@ impl PageReader {
         Ok(None)
     }
 
-    /// What of `run` there is a place for in the page. Where that is not all of it, the page ends.
+    /// Returns the events of `run` that have room in the page. When some have none, the page ends.
     fn fitting(&mut self, run: Run) -> Option<Run> {
         let run = run.below(self.request.before)?;
         let fitting = run.events().take_while(|event| self.room.takes(run.topic(), event)).count();
@@ -196,7 +202,7 @@ impl PageReader {
         Some(run.first(fitting))
     }
 
-    /// Has these events belong to the page.
+    /// Adds events to the page.
     fn add(&mut self, run: &Run) {
         if let Some(last) = run.events().last() {
             self.page.cursor = self.reader.cursor_after(&last);
@@ -204,8 +210,8 @@ impl PageReader {
         self.has_events = true;
     }
 
-    /// The page without its events, as it is with those that [`Self::next`] gave. It goes on being
-    /// read as long as its end was not reached.
+    /// Returns the page as it is after the events that [`Self::next`] gave, without these. The page
+    /// can be read on until its end is reached.
     pub fn page(&self) -> Page {
         let (earliest, tail) = self.reader.bounds();
         let last = self.page.cursor.after.number();
@@ -256,15 +262,15 @@ impl Page {
     }
 }
 
-/// What a page has room for.
+/// The room of a page.
 #[derive(Debug)]
-struct Room {
+struct PageRoom {
     events: usize,
     bytes: usize,
     is_empty: bool,
 }
 
-impl Room {
+impl PageRoom {
     /// Whether an event has its place in the page. The first one has, however large it is.
     fn takes(&mut self, topic: &TopicName, event: &EventRef<'_>) -> bool {
         let heads_bytes = EVENT_BYTES + HEADER_BYTES * event.headers().count();
@@ -277,6 +283,23 @@ impl Room {
         }
         takes
     }
+}
+
+/// Returns the start of a page, also of one that is asked for by its end.
+pub(crate) async fn page_start(
+    shared: &Shared,
+    topic: &Topic,
+    request: &PageRequest,
+) -> Result<StartPoint> {
+    let since = Some(shared.drops()); // In this order: all that was dropped by then is seen.
+    let TopicState { id, extent, .. } = topic.state();
+    let (Some(before), StartPoint::Latest, Some(id)) = (request.before, request.start, id) else {
+        return Ok(request.start);
+    };
+    let (end, limit) = (before.min(extent.tail).max(extent.earliest), request.limit as u64);
+    let first = shared.back(id, extent, end, limit).await?;
+    let after = Place::Sequence(first.previous());
+    Ok(StartPoint::After(Cursor { after, since, epoch: None }))
 }
 
 #[cfg(test)]

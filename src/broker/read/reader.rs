@@ -1,10 +1,11 @@
 //! Either reader: of one topic, with sequences for places, or of many, with positions.
 
+use super::delivery::{Delivery, Patience, Waited};
 use super::feed::Feed;
 use super::filter::Filter;
 use super::searching::Searches;
-use super::subscription::{Delivery, Patience, Subscription, Waited};
-use crate::broker::tail::newest::Run;
+use super::subscription::Subscription;
+use crate::broker::tail::run::Run;
 use crate::cursor::{Cursor, Epoch, Gap};
 use crate::error::Result;
 use crate::log::EventRef;
@@ -12,9 +13,9 @@ use crate::log::EventRef;
 /// A live reader, whatever it reads.
 #[derive(Debug)]
 pub enum Reader {
-    /// Of one topic.
+    /// A reader of one topic.
     One(Subscription),
-    /// Of many.
+    /// A reader of many topics.
     Many(Feed),
 }
 
@@ -32,7 +33,7 @@ impl Reader {
     }
 
     /// The turns of those who look for events.
-    pub(in crate::broker) fn searches(&self) -> &Searches {
+    pub(crate) fn searches(&self) -> &Searches {
         match self {
             Self::One(subscription) => subscription.searches(),
             Self::Many(feed) => feed.searches(),
@@ -87,7 +88,8 @@ impl Reader {
         }
     }
 
-    /// How many events of the one topic, or how many positions, it is behind.
+    /// Returns the number of events of the one topic, or the number of positions, that the reader
+    /// is behind.
     pub fn lag(&self) -> u64 {
         let (_, tail) = self.bounds();
         let after = self.cursor().after.number();

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long a reader looks before the turn is another's.
+/// The time for which a reader looks before another has its turn.
 const MAX_LOOK: Duration = Duration::from_millis(1);
 
 /// The rest of those who search at the same time: what a timer can tell.
@@ -25,14 +25,14 @@ const REST: Duration = Duration::from_millis(1);
 
 /// Turns at looking. Cheap to clone; all clones are the same turns.
 #[derive(Debug, Clone)]
-pub(in crate::broker) struct Searches {
+pub(crate) struct Searches {
     turns: Arc<Semaphore>,
     count: usize,
 }
 
 impl Searches {
     /// For so many readers at a time.
-    pub(in crate::broker) fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         Self { turns: Arc::new(Semaphore::new(count)), count }
     }
 
@@ -47,10 +47,10 @@ impl Searches {
     }
 }
 
-/// One reader's search, from the first events that were not for it on. The first look needs no
-/// turn: most readers find something, or are at the end.
+/// One reader's search, which begins at the first events that its filter does not pick. The first
+/// look needs no turn: most readers find something, or are at the end.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Search {
+pub(crate) struct Search {
     since: Option<Instant>,
     turn: Option<OwnedSemaphorePermit>,
 }
@@ -62,7 +62,7 @@ impl Search {
     /// # Cancel safety
     ///
     /// The turn is another's.
-    pub(in crate::broker) async fn pause(&mut self, searches: &Searches, is_behind: bool) {
+    pub(crate) async fn pause(&mut self, searches: &Searches, is_behind: bool) {
         let is_first = self.since.is_none();
         let since = *self.since.get_or_insert_with(Instant::now);
         if since.elapsed() < MAX_LOOK && !(is_first && is_behind) {

@@ -12,100 +12,41 @@
 //! from replay to live in which an event could fall between, and a reader that stalls holds nothing
 //! but the blocks of one read.
 
+use crate::broker::read::delivery::Delivery;
+use crate::broker::read::delivery::Patience;
+use crate::broker::read::delivery::Waited;
+use crate::broker::read::gaps::WantedPlace;
+use crate::broker::read::gaps::gap;
+use crate::broker::read::gaps::since;
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep};
 
 use super::behind::Holder;
 use super::filter::Filter;
 use super::searching::{Search, Searches};
-use crate::broker::Shared;
-use crate::broker::ephemeral::Ephemeral;
-use crate::broker::tail::newest::{Run, SharedBlock};
-use crate::broker::topic::topics::{TopicRef, TopicState};
-use crate::cursor::{
-    Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, Since, StartPoint,
-};
+use crate::broker::shared::Shared;
+use crate::broker::tail::block::SharedBlock;
+use crate::broker::tail::run::Run;
+use crate::broker::topic::ephemeral::Ephemeral;
+use crate::broker::topic::state::TopicState;
+use crate::broker::topic::topics::TopicRef;
+use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Sequence, Since, StartPoint};
 use crate::error::{Error, Result};
-use crate::event::Timestamp;
 use crate::log::{Extent, Log, Seek};
 use crate::topic::TopicName;
 
-/// What is looked through in one go for events that a filter picks, in bytes: a hundred
-/// microseconds or so.
+/// The bytes that are searched in one go for events that a filter picks: a hundred microseconds or
+/// so.
 const MAX_LOOK_BYTES: usize = 16 << 10;
 
-/// What a subscription yields.
-#[derive(Debug, Clone)]
-pub enum Delivery {
-    /// Events between the reader's place and the next one are gone. Events go on at `resume`.
-    Gap(Gap),
-    /// The next events.
-    Events(Run),
-    /// An event that is not stored; the place stays as it is.
-    Ephemeral(Arc<Ephemeral>),
-    /// Everything that was there is delivered; what follows is live. Told once.
-    CaughtUp,
-}
-
-/// What comes of waiting for a delivery.
-#[derive(Debug, Clone)]
-pub enum Waited {
-    /// It is here.
+/// The outcome of one look.
+enum SubscriptionStep {
     Delivery(Delivery),
-    /// Nothing came in the time.
-    Silence,
-    /// The broker is stopping: nothing will come.
-    Stopping,
-}
-
-/// How long a reader waits for a delivery before it is told of the silence. It is kept from one
-/// wait to the next: a timer that is set once in a while costs nothing for each event.
-#[derive(Debug)]
-pub struct Patience {
-    limit: Duration,
-    since: Instant,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl Patience {
-    /// For so long from now on.
-    pub fn new(limit: Duration) -> Self {
-        Self { limit, since: Instant::now(), timer: Box::pin(tokio::time::sleep(limit)) }
-    }
-
-    /// For as long again, from now on.
-    pub(in crate::broker) fn renew(&mut self) {
-        self.since = Instant::now();
-    }
-
-    /// Whether it is over.
-    pub(in crate::broker) fn is_over(&self) -> bool {
-        self.since.elapsed() >= self.limit
-    }
-
-    /// Resolves when it is over.
-    pub(in crate::broker) async fn ended(&mut self) {
-        loop {
-            self.timer.as_mut().await;
-            let left = self.limit.saturating_sub(self.since.elapsed());
-            self.timer.as_mut().reset(Instant::now() + left);
-            if left.is_zero() {
-                return;
-            }
-        }
-    }
-}
-
-/// What comes of one look.
-enum Step {
-    Delivery(Delivery),
-    /// What was read is not for this reader; there may be more.
+    /// The events that were read are not for this reader; there may be more.
     Passed,
     Idle,
 }
@@ -119,11 +60,11 @@ pub struct Subscription {
     signal: watch::Receiver<()>,
     /// The next sequence that is wanted.
     next: Sequence,
-    /// What the reader came with, for telling it of a gap.
+    /// The cursor that the reader came with, for a gap at that place.
     came_with: Option<Cursor>,
     on_gap: OnGap,
     gap: Option<Gap>,
-    /// What was dropped before the reader began, or was told of it: what its cursors say.
+    /// The drops before the reader began, or was told of them: its cursors carry them.
     since: Since,
     /// The number of the newest drop of deletions of keys that is no loss to the reader, or that it
     /// was told of.
@@ -135,23 +76,24 @@ pub struct Subscription {
     is_caught_up: bool,
     /// Whether it holds no key of the topic: it has read nothing of it, now or before.
     is_new: bool,
-    /// The number of the last ephemeral event it has heard.
-    heard: u64,
-    /// What the reader wants of it.
+    /// The number of the last ephemeral event it has last_ephemeral.
+    last_ephemeral: u64,
+    /// The filter of the reader.
     filter: Option<Arc<Filter>>,
-    /// How often the topic had been deleted when it came: it ends with the next time.
+    /// The number of times that the topic had been deleted when the reader came. The reader ends
+    /// with the next deletion.
     deletions: u32,
 }
 
 impl Subscription {
-    pub(in crate::broker) async fn start(
+    pub(crate) async fn start(
         shared: Arc<Shared>,
         topic: TopicRef,
         start: StartPoint,
         on_gap: OnGap,
     ) -> Result<Self> {
         let signal = topic.follow();
-        let heard = shared.ephemera.last();
+        let last_ephemeral = shared.ephemeral.last();
         let came_with = match start {
             StartPoint::After(cursor) => Some(cursor),
             _ => None,
@@ -195,7 +137,7 @@ impl Subscription {
             holder: None,
             is_caught_up,
             is_new,
-            heard,
+            last_ephemeral,
             filter: None,
             deletions,
         })
@@ -212,7 +154,7 @@ impl Subscription {
     }
 
     /// The turns of those who look for events.
-    pub(in crate::broker) fn searches(&self) -> &Searches {
+    pub(crate) fn searches(&self) -> &Searches {
         &self.shared.searches
     }
 
@@ -231,7 +173,7 @@ impl Subscription {
     }
 
     /// The cursor after one of the events that it delivers.
-    pub(in crate::broker) fn cursor_after(&self, sequence: Sequence) -> Cursor {
+    pub(crate) fn cursor_after(&self, sequence: Sequence) -> Cursor {
         let after = Place::Sequence(sequence);
         // Whoever has read nothing has no key, and needs none.
         let since = self.since.at(after).filter(|_| sequence > Sequence::BEFORE_ALL);
@@ -294,20 +236,20 @@ impl Subscription {
         let mut search = Search::default();
         loop {
             match self.step().await? {
-                Step::Delivery(delivery) => {
+                SubscriptionStep::Delivery(delivery) => {
                     patience.renew();
                     return Ok(Waited::Delivery(delivery));
                 }
                 // What there is, is not for this reader.
-                Step::Passed if patience.is_over() => {
+                SubscriptionStep::Passed if patience.is_over() => {
                     patience.renew();
                     return Ok(Waited::Silence);
                 }
-                Step::Passed => {
+                SubscriptionStep::Passed => {
                     search.pause(&self.shared.searches, !self.read.is_empty()).await;
                     continue;
                 }
-                Step::Idle => {}
+                SubscriptionStep::Idle => {}
             }
             search = Search::default();
             if self.shared.is_stopping.load(Ordering::SeqCst) {
@@ -327,8 +269,8 @@ impl Subscription {
         }
     }
 
-    /// The next delivery, or `None` at the tail or when the broker is stopping. It may read the
-    /// disk, but it does not wait for events.
+    /// Returns the next delivery, or `None` at the tail or when the broker is stopping. The call
+    /// may read the disk, but does not wait for events.
     ///
     /// # Errors
     ///
@@ -341,29 +283,31 @@ impl Subscription {
         let mut search = Search::default();
         loop {
             match self.step().await? {
-                Step::Delivery(delivery) => return Ok(Some(delivery)),
-                Step::Passed => search.pause(&self.shared.searches, !self.read.is_empty()).await,
-                Step::Idle => return Ok(None),
+                SubscriptionStep::Delivery(delivery) => return Ok(Some(delivery)),
+                SubscriptionStep::Passed => {
+                    search.pause(&self.shared.searches, !self.read.is_empty()).await
+                }
+                SubscriptionStep::Idle => return Ok(None),
             }
         }
     }
 
     /// Reads once, at the most.
-    async fn step(&mut self) -> Result<Step> {
+    async fn step(&mut self) -> Result<SubscriptionStep> {
         let mut has_read = false;
         loop {
             if self.shared.is_stopping.load(Ordering::SeqCst) {
-                return Ok(Step::Idle);
+                return Ok(SubscriptionStep::Idle);
             }
             if let Some(gap) = self.gap.take() {
                 self.next = gap.resume;
-                return Ok(Step::Delivery(Delivery::Gap(gap)));
+                return Ok(SubscriptionStep::Delivery(Delivery::Gap(gap)));
             }
             if let Some(run) = self.take_read() {
-                return Ok(Step::Delivery(Delivery::Events(run)));
+                return Ok(SubscriptionStep::Delivery(Delivery::Events(run)));
             }
             if has_read || !self.read.is_empty() {
-                return Ok(Step::Passed);
+                return Ok(SubscriptionStep::Passed);
             }
             self.signal.mark_unchanged(); // In this order: what is new after it is signalled.
             let drops = self.shared.drops();
@@ -383,10 +327,10 @@ impl Subscription {
                 has_read = true;
             } else if !self.is_caught_up {
                 self.is_caught_up = true;
-                return Ok(Step::Delivery(Delivery::CaughtUp));
+                return Ok(SubscriptionStep::Delivery(Delivery::CaughtUp));
             } else {
                 let next = self.next_ephemeral().map(Delivery::Ephemeral);
-                return Ok(next.map_or(Step::Idle, Step::Delivery));
+                return Ok(next.map_or(SubscriptionStep::Idle, SubscriptionStep::Delivery));
             }
         }
     }
@@ -415,8 +359,8 @@ impl Subscription {
 
     /// The next ephemeral event that the reader wants.
     fn next_ephemeral(&mut self) -> Option<Arc<Ephemeral>> {
-        while let Some((event, number)) = self.topic.ephemera.after(self.heard) {
-            self.heard = number;
+        while let Some((event, number)) = self.topic.ephemeral.after(self.last_ephemeral) {
+            self.last_ephemeral = number;
             if self.filter.as_ref().is_none_or(|filter| filter.picks_new(&event.event)) {
                 return Some(event);
             }
@@ -436,7 +380,7 @@ impl Subscription {
             let from = self.next;
             self.next = below.max(from);
             let (ages, filter) = (self.shared.ages(&self.topic), self.filter.as_ref());
-            if let Some(run) = Run::new(&self.topic, block, from..below, ages, filter) {
+            if let Some(run) = self.topic.run(block, from..below, ages, filter) {
                 self.is_new = false;
                 return Some(run);
             }
@@ -482,7 +426,7 @@ impl Subscription {
     fn fall_behind(&mut self, state: &TopicState, reason: GapReason, drops: u64) -> Result<()> {
         let name = &self.topic.name;
         (self.since, self.accounted) = (since(drops, &state.extent), state.extent.buried_drop);
-        let gap = gap(name, state, Wanted::Sequence(self.next), reason, self.on_gap);
+        let gap = gap(name, state, WantedPlace::Sequence(self.next), reason, self.on_gap);
         if self.on_gap == OnGap::Fail {
             return Err(Error::Gap(gap));
         }
@@ -491,60 +435,8 @@ impl Subscription {
     }
 }
 
-/// What the cursors of a reader of one topic say that begins, or goes on after a gap, at a topic
-/// like this.
-fn since(drops: u64, extent: &Extent) -> Since {
-    let mut since = Since::drop(drops);
-    since.note(extent.buried_sequence.get());
-    since
-}
-
-/// What a reader wants next.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::broker) enum Wanted {
-    Sequence(Sequence),
-    /// The same, of a topic of which the reader has read nothing: it holds no key of it.
-    First(Sequence),
-    Position(Position),
-    /// What was appended then, or after it.
-    Time(Timestamp),
-}
-
-impl Wanted {
-    /// Whether it was never given out.
-    fn is_ahead(self, extent: &Extent, last_position: u64) -> bool {
-        match self {
-            Self::Sequence(next) | Self::First(next) => next > extent.tail,
-            Self::Position(next) => next.previous().get() > last_position,
-            Self::Time(_) => false,
-        }
-    }
-
-    /// Whether some of it was trimmed, after the drop `since`, if that is known.
-    pub(in crate::broker) fn is_trimmed(self, extent: &Extent, since: Option<u64>) -> bool {
-        let was_trimmed = extent.trimmed_position > Position::BEFORE_ALL;
-        match self {
-            Self::Sequence(next) | Self::First(next) => next < extent.earliest,
-            Self::Position(next) => {
-                next <= extent.trimmed_position && Some(extent.trimmed_drop) > since
-            }
-            Self::Time(time) => was_trimmed && time <= extent.trimmed_time,
-        }
-    }
-
-    /// Whether deletions of keys that it follows were dropped, after the drop `since`, if that is
-    /// known. Whoever has read nothing has no key, and needs none.
-    pub(in crate::broker) fn misses_deletions(self, extent: &Extent, since: Option<u64>) -> bool {
-        let is_before = match self {
-            Self::Sequence(next) => next > Sequence::FIRST && next <= extent.buried_sequence,
-            Self::Position(next) => extent.had_some_before(next) && next <= extent.buried_position,
-            Self::First(_) | Self::Time(_) => false,
-        };
-        is_before && Some(extent.buried_drop) > since
-    }
-}
-
-/// Where a reader that asks for `start` begins, and the gap it has there. One snapshot for both.
+/// Returns the sequence at which a reader that asks for `start` begins, and the gap there. One
+/// snapshot of the topic is used for both.
 async fn resolve(
     shared: &Shared,
     topic: &TopicName,
@@ -552,7 +444,7 @@ async fn resolve(
     start: StartPoint,
     on_gap: OnGap,
 ) -> Result<(Sequence, Option<Gap>)> {
-    let gap_at = |wanted: Wanted, reason| {
+    let gap_at = |wanted: WantedPlace, reason| {
         let gap = gap(topic, state, wanted, reason, on_gap);
         Ok((gap.resume, Some(gap)))
     };
@@ -565,15 +457,15 @@ async fn resolve(
             let Some(id) = id else { return Ok((extent.tail, None)) };
             return Ok((shared.back(id, extent, extent.tail, count).await?, None));
         }
-        StartPoint::Time(time) => Wanted::Time(time),
+        StartPoint::Time(time) => WantedPlace::Time(time),
         StartPoint::Unknown => {
-            return gap_at(Wanted::Sequence(Sequence::BEFORE_ALL), GapReason::Unknown);
+            return gap_at(WantedPlace::Sequence(Sequence::BEFORE_ALL), GapReason::Unknown);
         }
         StartPoint::After(Cursor { after, since: seen, epoch }) => {
             since = seen.filter(|drop| *drop <= shared.drops());
             let wanted = match after {
-                Place::Sequence(sequence) => Wanted::Sequence(sequence.next()),
-                Place::Position(position) => Wanted::Position(position.next()),
+                Place::Sequence(sequence) => WantedPlace::Sequence(sequence.next()),
+                Place::Position(position) => WantedPlace::Position(position.next()),
             };
             if epoch.is_some_and(|epoch| epoch != shared.log.epoch()) {
                 return gap_at(wanted, GapReason::Epoch);
@@ -589,54 +481,19 @@ async fn resolve(
     }
     let misses_deletions = wanted.misses_deletions(&state.extent, since);
     let seek = match wanted {
-        Wanted::Sequence(next) if misses_deletions => {
-            return gap_at(Wanted::Sequence(next), GapReason::Tombstones);
+        WantedPlace::Sequence(next) if misses_deletions => {
+            return gap_at(WantedPlace::Sequence(next), GapReason::Tombstones);
         }
-        Wanted::Sequence(next) | Wanted::First(next) => return Ok((next, None)),
-        Wanted::Position(next) => Seek::AfterPosition(next.previous()),
-        Wanted::Time(time) => Seek::Time(time),
+        WantedPlace::Sequence(next) | WantedPlace::First(next) => return Ok((next, None)),
+        WantedPlace::Position(next) => Seek::AfterPosition(next.previous()),
+        WantedPlace::Time(time) => Seek::Time(time),
     };
     let Some(id) = state.id else { return Ok((state.extent.tail, None)) };
     let (earliest, tail) = (state.extent.earliest, state.extent.tail);
     let seek = move |log: &dyn Log| log.seek(id, seek, earliest, tail);
     let next = shared.turns.read(seek).await?;
     match misses_deletions {
-        true => gap_at(Wanted::Sequence(next), GapReason::Tombstones),
+        true => gap_at(WantedPlace::Sequence(next), GapReason::Tombstones),
         false => Ok((next, None)),
     }
-}
-
-/// The gap of a reader that wants `wanted` next.
-pub(in crate::broker) fn gap(
-    topic: &TopicName,
-    state: &TopicState,
-    wanted: Wanted,
-    reason: GapReason,
-    on_gap: OnGap,
-) -> Gap {
-    let Extent { earliest, tail, .. } = state.extent;
-    let nearest = match (reason, wanted) {
-        (GapReason::Ahead, _) => tail,
-        (GapReason::Tombstones, Wanted::Sequence(next)) => next,
-        _ => earliest,
-    };
-    let was_trimmed = match reason {
-        GapReason::Retention | GapReason::Expired | GapReason::Purged | GapReason::Deleted => true,
-        GapReason::Ahead | GapReason::Epoch | GapReason::Unknown | GapReason::Tombstones => false,
-    };
-    let (requested, lost) = match wanted {
-        Wanted::Sequence(next) | Wanted::First(next) => {
-            let lost = earliest.get().saturating_sub(next.get());
-            (next.get(), was_trimmed.then_some(lost))
-        }
-        // How many of the events in between were of this topic is not known any more.
-        Wanted::Position(next) => (next.get(), None),
-        Wanted::Time(time) => (time.as_ms(), None),
-    };
-    let resume = match on_gap {
-        OnGap::Resume | OnGap::Fail => nearest,
-        OnGap::Earliest => earliest,
-        OnGap::Latest => tail,
-    };
-    Gap { topic: Some(topic.clone()), requested, earliest, tail, lost, reason, resume }
 }

@@ -17,7 +17,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
-use super::topics::Topic;
 use crate::cursor::Position;
 use crate::log::Extent;
 use crate::topic::TopicId;
@@ -29,84 +28,91 @@ const CHUNK_IDS: u32 = if cfg!(test) { 2 } else { 4_096 };
 const TOPICS_PER_LOCK: usize = 64;
 
 /// All topics that have an id.
-#[derive(Debug, Default)]
-pub(in crate::broker) struct Chunks {
-    by_number: RwLock<BTreeMap<u32, Arc<Chunk>>>,
+#[derive(Debug)]
+pub(crate) struct TopicChunks<T> {
+    by_number: RwLock<BTreeMap<u32, Arc<TopicChunk<T>>>>,
 }
 
 /// Topics with neighbouring ids.
 #[derive(Debug)]
-pub(in crate::broker) struct Chunk {
-    pub(in crate::broker) number: u32,
-    topics: RwLock<Vec<Weak<Topic>>>,
+pub(crate) struct TopicChunk<T> {
+    pub(crate) number: u32,
+    topics: RwLock<Vec<Weak<T>>>,
     lowest: AtomicU64,
     dropped: AtomicU64,
 }
 
 /// The number of the chunk that a topic is in.
-pub(in crate::broker) fn chunk_of(id: TopicId) -> u32 {
+pub(crate) fn chunk_of(id: TopicId) -> u32 {
     (id.get() - TopicId::FIRST.get()) / CHUNK_IDS
 }
 
-impl Chunks {
+impl<T> Default for TopicChunks<T> {
+    fn default() -> Self {
+        Self { by_number: RwLock::default() }
+    }
+}
+
+impl<T> TopicChunks<T> {
     /// Adds a topic, which has an id from now on.
-    pub(in crate::broker) fn add(&self, topic: &Arc<Topic>, id: TopicId, extent: &Extent) {
+    pub(crate) fn add(&self, topic: &Arc<T>, id: TopicId, extent: &Extent) {
         let number = chunk_of(id);
         let chunk = self.chunk(number).unwrap_or_else(|| {
             let mut by_number = self.by_number.write().unwrap_or_else(PoisonError::into_inner);
-            by_number.entry(number).or_insert_with(|| Arc::new(Chunk::new(number))).clone()
+            by_number.entry(number).or_insert_with(|| Arc::new(TopicChunk::new(number))).clone()
         });
         chunk.lowest.fetch_min(extent.lowest_position().get(), Ordering::AcqRel);
-        chunk.note_dropped(extent);
+        chunk.raise_dropped(extent);
         chunk.topics.write().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(topic));
     }
 
     /// Notes that something was dropped from a topic.
-    pub(in crate::broker) fn note_dropped(&self, id: TopicId, extent: &Extent) {
+    pub(crate) fn raise_dropped(&self, id: TopicId, extent: &Extent) {
         if let Some(chunk) = self.chunk(chunk_of(id)) {
-            chunk.note_dropped(extent);
+            chunk.raise_dropped(extent);
         }
     }
 
-    fn chunk(&self, number: u32) -> Option<Arc<Chunk>> {
+    fn chunk(&self, number: u32) -> Option<Arc<TopicChunk<T>>> {
         let by_number = self.by_number.read().unwrap_or_else(PoisonError::into_inner);
         by_number.get(&number).cloned()
     }
 
     /// All chunks there are, in the order of their ids.
-    pub(in crate::broker) fn all(&self) -> Vec<Arc<Chunk>> {
+    pub(crate) fn all(&self) -> Vec<Arc<TopicChunk<T>>> {
         let by_number = self.by_number.read().unwrap_or_else(PoisonError::into_inner);
         by_number.values().cloned().collect()
     }
 }
 
-impl Chunk {
+impl<T> TopicChunk<T> {
     fn new(number: u32) -> Self {
         let (lowest, dropped) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
         Self { number, topics: RwLock::default(), lowest, dropped }
     }
 
     /// A position that no event of these topics is before.
-    pub(in crate::broker) fn lowest(&self) -> Position {
+    pub(crate) fn lowest(&self) -> Position {
         Position::new(self.lowest.load(Ordering::Acquire))
     }
 
     /// A position that nothing was dropped after.
-    pub(in crate::broker) fn dropped(&self) -> Position {
+    pub(crate) fn dropped(&self) -> Position {
         Position::new(self.dropped.load(Ordering::Acquire))
     }
 
-    fn note_dropped(&self, extent: &Extent) {
+    fn raise_dropped(&self, extent: &Extent) {
         self.dropped.fetch_max(extent.dropped_position().get(), Ordering::AcqRel);
     }
 
-    /// How many topics there are.
-    pub(in crate::broker) fn len(&self) -> usize {
+    /// Returns the number of topics.
+    pub(crate) fn len(&self) -> usize {
         self.topics.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Some of its topics, after the first `count` of them: `None` when there are no more.
-    pub(in crate::broker) fn after(&self, count: usize) -> Option<Vec<Arc<Topic>>> {
+    /// Returns some topics of the chunk, after the first `count` of them; `None` when there are no
+    /// more.
+    pub(crate) fn after(&self, count: usize) -> Option<Vec<Arc<T>>> {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         let rest = topics.get(count..).filter(|rest| !rest.is_empty())?;
         // Each of them is held by the registry for as long as that is there.
@@ -118,7 +124,7 @@ impl Chunk {
     ///
     /// A topic that comes to exist in the chunk meanwhile may begin before what others, trimmed
     /// since, begin with by now: so this holds for a chunk that takes no more topics.
-    pub(in crate::broker) fn raise_lowest(&self, lowest: Position) {
+    pub(crate) fn raise_lowest(&self, lowest: Position) {
         if self.len() == CHUNK_IDS as usize {
             self.lowest.fetch_max(lowest.get(), Ordering::AcqRel);
         }
@@ -127,8 +133,11 @@ impl Chunk {
 
 #[cfg(test)]
 mod tests {
-    use super::super::topics::{TopicDefaults, TopicRef, TopicState, Topics};
+    use super::super::topics::{TopicRef, Topics};
     use super::*;
+    use crate::broker::topic::defaults::TopicDefaults;
+    use crate::broker::topic::entry::Topic;
+    use crate::broker::topic::state::TopicState;
     use crate::cursor::Sequence;
 
     fn born(topics: &Arc<Topics>, id: u32, first_position: u64) -> TopicRef {
@@ -175,7 +184,7 @@ mod tests {
         let born: Vec<_> = (1..=3).map(|id| born(&topics, id, u64::from(id))).collect();
         born.iter().for_each(|topic| trim(topic, 1));
         let chunks = topics.chunks().all();
-        let names = |chunk: &Chunk, count| {
+        let names = |chunk: &TopicChunk<Topic>, count| {
             let some = chunk.after(count)?;
             Some(some.iter().map(|topic| topic.name.to_string()).collect::<Vec<_>>())
         };

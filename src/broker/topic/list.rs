@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::topics::{Topic, Topics};
-use crate::broker::{TopicInfo, info};
+use super::topics::Topics;
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::info::TopicInfo;
 
-/// Where a list goes on.
+/// The place at which a list goes on.
 #[derive(Debug)]
 enum Next {
     /// After this name; from the first one on, without a name.
@@ -29,8 +30,8 @@ pub struct TopicList {
 }
 
 impl TopicList {
-    /// Of up to `limit` topics that exist, after `after`.
-    pub(in crate::broker) fn new(topics: &Arc<Topics>, after: Option<&str>, limit: usize) -> Self {
+    /// Returns a list of up to `limit` existing topics after `after`.
+    pub(crate) fn new(topics: &Arc<Topics>, after: Option<&str>, limit: usize) -> Self {
         let next = Next::After(after.map(str::to_owned));
         Self { topics: topics.clone(), next, left: limit }
     }
@@ -51,7 +52,7 @@ impl Iterator for TopicList {
         let last = self.topics.some_after(after.as_deref(), self.left, exists, &mut found);
         self.next = last.map_or(Next::End, |last| Next::After(Some(last.into())));
         self.left -= found.len();
-        Some(found.iter().map(|topic| info(topic)).collect())
+        Some(found.iter().map(|topic| TopicInfo::of(topic)).collect())
     }
 }
 

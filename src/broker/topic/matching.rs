@@ -18,14 +18,15 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::topics::{Names, Topic, Topics};
+use super::topics::{Names, Topics};
+use crate::broker::topic::entry::Topic;
 use crate::topic::{TopicName, TopicPattern};
 
-/// What a walk does while it holds the lock of the names, which publishing needs, too: some
-/// microseconds.
+/// The number of looks of a walk while it holds the lock of the names, which publishing needs, too:
+/// some microseconds.
 const LOOKS_PER_LOCK: usize = 48;
 
-/// What it takes to find a name among all, in looks at a name beside the one before.
+/// The cost of finding a name among all, in looks at a name beside the one before.
 const LOOKS_PER_SEEK: usize = 4;
 
 /// Names that are looked at before other tasks get their turn: tens of microseconds.
@@ -33,13 +34,13 @@ const LOOKS_PER_TURN: usize = 256;
 
 /// Patterns as one tree by tokens.
 #[derive(Debug)]
-pub(in crate::broker) struct PatternSet {
+pub(crate) struct PatternSet {
     /// The root first.
-    nodes: Vec<Node>,
+    nodes: Vec<PatternNode>,
 }
 
 #[derive(Debug, Default)]
-struct Node {
+struct PatternNode {
     /// The nodes below each token, in the order of the tokens.
     tokens: Vec<(Box<str>, u32)>,
     /// The node below any token.
@@ -50,7 +51,7 @@ struct Node {
     has_rest: bool,
 }
 
-impl Node {
+impl PatternNode {
     fn below(&self, token: &str) -> Option<u32> {
         let found = self.tokens.binary_search_by(|(other, _)| (**other).cmp(token));
         found.ok().map(|index| self.tokens[index].1)
@@ -71,13 +72,13 @@ impl Node {
     }
 }
 
-/// How a name stands to the patterns.
+/// The relation of a name to the patterns.
 #[derive(Debug, PartialEq, Eq)]
-enum Look {
+enum PatternLook {
     /// The name fits one of them at least.
     Fits,
     /// The name does not fit; the one after it may.
-    Passed,
+    PassProgress,
     /// Neither the name fits nor any other before this one.
     Skip(String),
     /// Neither the name fits nor any other after it.
@@ -105,7 +106,7 @@ fn first_token(rest: &str) -> &str {
 
 impl Default for PatternSet {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()] }
+        Self { nodes: vec![PatternNode::default()] }
     }
 }
 
@@ -119,7 +120,7 @@ impl<'a> FromIterator<&'a TopicPattern> for PatternSet {
 
 impl PatternSet {
     /// Adds a pattern.
-    pub(in crate::broker) fn insert(&mut self, pattern: &TopicPattern) {
+    pub(crate) fn insert(&mut self, pattern: &TopicPattern) {
         let mut at = 0;
         for token in pattern.tokens() {
             let new = self.nodes.len() as u32; // A feed has about a thousand patterns at the most.
@@ -139,7 +140,7 @@ impl PatternSet {
                 },
             };
             if below == new {
-                self.nodes.push(Node::default());
+                self.nodes.push(PatternNode::default());
             }
             at = below as usize;
         }
@@ -147,11 +148,11 @@ impl PatternSet {
     }
 
     /// Whether `name` fits any of the patterns.
-    pub(in crate::broker) fn matches(&self, name: &TopicName) -> bool {
-        self.look(name.as_str(), &mut Levels::default()) == Look::Fits
+    pub(crate) fn matches(&self, name: &TopicName) -> bool {
+        self.look(name.as_str(), &mut Levels::default()) == PatternLook::Fits
     }
 
-    fn look(&self, name: &str, levels: &mut Levels) -> Look {
+    fn look(&self, name: &str, levels: &mut Levels) -> PatternLook {
         levels.starts.clear();
         levels.nodes.clear();
         levels.starts.push((0, 0));
@@ -163,7 +164,7 @@ impl PatternSet {
             for index in first..last {
                 let node = &self.nodes[levels.nodes[index] as usize];
                 if node.has_rest {
-                    return Look::Fits;
+                    return PatternLook::Fits;
                 }
                 levels.nodes.extend(node.below(token).into_iter().chain(node.any));
             }
@@ -174,14 +175,14 @@ impl PatternSet {
             let end = at + token.len();
             if end == name.len() {
                 let fits = below.iter().any(|node| self.nodes[*node as usize].ends);
-                return if fits { Look::Fits } else { Look::Passed };
+                return if fits { PatternLook::Fits } else { PatternLook::PassProgress };
             }
             levels.starts.push((end + 1, last));
         }
     }
 
-    /// Where to go on after a name whose last level leads nowhere.
-    fn skip(&self, name: &str, levels: &Levels) -> Look {
+    /// Returns the place to go on after a name whose last level leads nowhere.
+    fn skip(&self, name: &str, levels: &Levels) -> PatternLook {
         let deepest = levels.starts.len() - 1;
         for level in (0..=deepest).rev() {
             let at = levels.starts[level].0;
@@ -192,14 +193,14 @@ impl PatternSet {
             // character after the `.`.
             let past = format!("{token}/");
             if level < deepest && nodes().any(|node| node.any.is_some()) {
-                return Look::Skip(format!("{begin}{past}"));
+                return PatternLook::Skip(format!("{begin}{past}"));
             }
             let rest = if level == deepest { rest } else { &past };
             if let Some(next) = nodes().filter_map(|node| node.next_token(rest, token)).min() {
-                return Look::Skip(format!("{begin}{next}"));
+                return PatternLook::Skip(format!("{begin}{next}"));
             }
         }
-        Look::Over
+        PatternLook::Over
     }
 }
 
@@ -207,17 +208,17 @@ impl PatternSet {
 ///
 /// Topics that come to be while it goes may be left out.
 #[derive(Debug)]
-pub(in crate::broker) struct Walk {
+pub(crate) struct PatternWalk {
     patterns: Arc<PatternSet>,
     levels: Levels,
-    /// Where it goes on; `None` at its end.
+    /// The place at which the walk goes on; `None` at its end.
     next: Option<Bound<String>>,
-    /// How many names it has looked at since other tasks had their turn.
+    /// The number of names that were looked at since other tasks had their turn.
     looks: usize,
 }
 
-impl Walk {
-    pub(in crate::broker) fn new(patterns: &Arc<PatternSet>) -> Self {
+impl PatternWalk {
+    pub(crate) fn new(patterns: &Arc<PatternSet>) -> Self {
         let next = Some(Bound::Unbounded);
         Self { patterns: patterns.clone(), levels: Levels::default(), next, looks: 0 }
     }
@@ -228,7 +229,7 @@ impl Walk {
     /// # Cancel safety
     ///
     /// Nothing is lost: what was not returned is by the next call.
-    pub(in crate::broker) async fn next(&mut self, topics: &Topics) -> Option<Vec<Arc<Topic>>> {
+    pub(crate) async fn next(&mut self, topics: &Topics) -> Option<Vec<Arc<Topic>>> {
         let mut found = Vec::new();
         while self.next.is_some() && found.is_empty() {
             if self.looks >= LOOKS_PER_TURN {
@@ -254,13 +255,13 @@ impl Walk {
             for (name, topic) in names.range::<str, _>(next) {
                 looks += 1;
                 match self.patterns.look(name.as_str(), &mut self.levels) {
-                    Look::Fits => found.push(topic.clone()),
-                    Look::Passed => {}
-                    Look::Skip(to) => {
+                    PatternLook::Fits => found.push(topic.clone()),
+                    PatternLook::PassProgress => {}
+                    PatternLook::Skip(to) => {
                         self.next = Some(Bound::Included(to));
                         break;
                     }
-                    Look::Over => return looks,
+                    PatternLook::Over => return looks,
                 }
                 if looks >= LOOKS_PER_LOCK {
                     self.next = Some(Bound::Excluded(name.as_str().to_owned()));
@@ -276,8 +277,8 @@ impl Walk {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::topics::TopicDefaults;
     use super::*;
+    use crate::broker::topic::defaults::TopicDefaults;
 
     fn topics<'a>(names: impl IntoIterator<Item = &'a str>) -> Arc<Topics> {
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
@@ -294,7 +295,7 @@ mod tests {
 
     /// What a walk finds, in its order, and at how many names it looked.
     fn walk(topics: &Topics, patterns: &[TopicPattern]) -> (Vec<String>, usize) {
-        let mut walk = Walk::new(&Arc::new(patterns.iter().collect()));
+        let mut walk = PatternWalk::new(&Arc::new(patterns.iter().collect()));
         let (mut found, mut looks) = (Vec::new(), 0);
         while walk.next.is_some() {
             let looked = topics.with_names(|names| walk.step(names, &mut found));

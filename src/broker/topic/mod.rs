@@ -1,6 +1,20 @@
-//! Topics.
+//! Topics: each one with its state, and all of them by their names.
+//!
+//! `entry.rs` is one topic, as all parts of the broker share it. Its parts are leaves of their own:
+//! `state.rs`, `upkeep.rs` (the notes of maintenance), `signal.rs`, `members.rs`, `ephemeral.rs`.
+//! `topics.rs` holds all topics by name; `chunks.rs` holds them by their ids, and knows no topic.
+//! Nothing here imports a reader, the committer or the broker.
 
 pub(super) mod chunks;
+mod counts;
+pub(super) mod defaults;
+pub(super) mod entry;
+pub(super) mod ephemeral;
+pub(super) mod info;
 pub(super) mod list;
 pub(super) mod matching;
+pub(super) mod members;
+pub(super) mod signal;
+pub(super) mod state;
 pub(super) mod topics;
+pub(super) mod upkeep;

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::Notify;
 
 use crate::broker::announced::Announced;
-use crate::broker::topic::topics::Topic;
+use crate::broker::topic::entry::Topic;
 use crate::topic::{TopicName, TopicPattern};
 
 /// Topics that are marked for a feed one by one; with more it asks the journal.
@@ -34,26 +34,26 @@ const TOKENS_PER_LOCK: usize = 48;
 /// waits for the lock, and publishers wait behind it.
 const FEEDS_PER_LOCK: usize = 64;
 
-/// What a feed is told by the waker.
+/// The marks that the waker leaves for a feed.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct FeedSignal {
-    pub(in crate::broker) notify: Notify,
+pub(crate) struct FeedSignal {
+    pub(crate) notify: Notify,
     /// Whether it is going to be told. The waker's own.
-    pub(in crate::broker) is_planned: AtomicBool,
-    marked: Mutex<Marked>,
+    pub(crate) is_planned: AtomicBool,
+    marked: Mutex<MarkedTopics>,
 }
 
 /// Topics with something new since a feed looked last.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Marked {
-    pub(in crate::broker) topics: Vec<Arc<Topic>>,
-    /// Where these are in memory, once there are so many that it takes too long to look.
+pub(crate) struct MarkedTopics {
+    pub(crate) topics: Vec<Arc<Topic>>,
+    /// The addresses of these topics, once there are so many that a search takes too long.
     known: HashSet<usize>,
     /// Whether there were more.
-    pub(in crate::broker) is_over: bool,
+    pub(crate) is_over: bool,
 }
 
-impl Marked {
+impl MarkedTopics {
     /// Whether `topic` is among them; notes that it is going to be.
     fn is_repeated(&mut self, topic: &Arc<Topic>) -> bool {
         if self.topics.len() < MAX_SEARCHED {
@@ -69,38 +69,39 @@ impl Marked {
 
 impl FeedSignal {
     /// Notes that there is something new in `topic`.
-    pub(in crate::broker) fn mark(&self, topic: &Arc<Topic>) {
+    pub(crate) fn mark(&self, topic: &Arc<Topic>) {
         let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
         if marked.is_over || marked.is_repeated(topic) {
             return;
         }
         if marked.topics.len() >= MAX_MARKED {
-            *marked = Marked { is_over: true, ..Marked::default() };
+            *marked = MarkedTopics { is_over: true, ..MarkedTopics::default() };
         } else {
             marked.topics.push(topic.clone());
         }
     }
 
-    /// What was marked since it was asked last.
-    pub(in crate::broker) fn take(&self) -> Marked {
+    /// Takes the topics that were marked since the last call.
+    pub(crate) fn take(&self) -> MarkedTopics {
         std::mem::take(&mut self.marked.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// All feeds by their patterns.
 #[derive(Debug)]
-pub(in crate::broker) struct Interests {
-    root: RwLock<Node>,
+pub(crate) struct Interests {
+    root: RwLock<InterestNode>,
     announced: Arc<Announced>,
 }
 
 #[derive(Debug, Default)]
-struct Node {
-    /// In order, for one of a hundred thousand is found without hashing all of them anew as they
-    /// become more; in boxes, for most nodes have one below them, and the map has room for several.
-    tokens: BTreeMap<Box<str>, Box<Node>>,
+struct InterestNode {
+    /// The nodes below, by their tokens. Ordered, because a node among a hundred thousand is then
+    /// found without rehashing all of them when they grow. Boxed, because most nodes have one node
+    /// below them, and the map has room for several.
+    tokens: BTreeMap<Box<str>, Box<InterestNode>>,
     /// Below any token.
-    any: Option<Box<Node>>,
+    any: Option<Box<InterestNode>>,
     /// Feeds of patterns that end here.
     here: Feeds,
     /// Feeds of patterns that end here with `>`.
@@ -111,7 +112,7 @@ struct Node {
 #[derive(Debug, Default)]
 struct Feeds(Vec<Arc<FeedSignal>>);
 
-/// Where a feed is in memory: it stays there for as long as it is in the tree.
+/// Returns the address of a feed, which stays the same while the feed is in the tree.
 fn address_of(feed: &Arc<FeedSignal>) -> usize {
     Arc::as_ptr(feed).addr()
 }
@@ -146,7 +147,7 @@ impl Feeds {
     }
 }
 
-impl Node {
+impl InterestNode {
     fn is_empty(&self) -> bool {
         let Self { tokens, any, here, rest } = self;
         tokens.is_empty() && any.is_none() && here.0.is_empty() && rest.0.is_empty()
@@ -207,55 +208,51 @@ impl Node {
 }
 
 impl Interests {
-    /// None yet; they are counted in `announced`.
-    pub(in crate::broker) fn new(announced: Arc<Announced>) -> Self {
+    /// Returns an empty tree. Feeds are counted in `announced`.
+    pub(crate) fn new(announced: Arc<Announced>) -> Self {
         Self { root: RwLock::default(), announced }
     }
 
     /// Whether there is any feed.
-    pub(in crate::broker) fn is_any(&self) -> bool {
+    pub(crate) fn is_any(&self) -> bool {
         self.announced.has_feeds()
     }
 
-    /// Counts a feed. In this order: then its patterns are added.
-    pub(in crate::broker) fn join(&self) {
+    /// Counts a feed. The feed's patterns are added afterwards, in this order.
+    pub(crate) fn join(&self) {
         self.announced.join();
     }
 
     /// Counts a feed no more, none of whose patterns is left.
-    pub(in crate::broker) fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.announced.leave();
     }
 
     /// The first of `patterns`, as many as are added while the tree is locked: one at least.
-    pub(in crate::broker) fn some_first(patterns: &[TopicPattern]) -> &[TopicPattern] {
+    pub(crate) fn some_first(patterns: &[TopicPattern]) -> &[TopicPattern] {
         &patterns[..some(patterns.iter())]
     }
 
     /// The last of `patterns`, as many as are taken out while the tree is locked: one at least.
-    pub(in crate::broker) fn some_last(patterns: &[TopicPattern]) -> &[TopicPattern] {
+    pub(crate) fn some_last(patterns: &[TopicPattern]) -> &[TopicPattern] {
         &patterns[patterns.len() - some(patterns.iter().rev())..]
     }
 
     /// Adds a few patterns of a feed, which is counted.
-    pub(in crate::broker) fn add(&self, some: &[TopicPattern], feed: &Arc<FeedSignal>) {
+    pub(crate) fn add(&self, some: &[TopicPattern], feed: &Arc<FeedSignal>) {
         let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
         some.iter().for_each(|pattern| root.insert(pattern.tokens(), feed));
     }
 
     /// Takes out a few patterns of a feed.
-    pub(in crate::broker) fn remove(&self, some: &[TopicPattern], feed: &Arc<FeedSignal>) {
+    pub(crate) fn remove(&self, some: &[TopicPattern], feed: &Arc<FeedSignal>) {
         let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
         some.iter().for_each(|pattern| root.remove(pattern.tokens(), feed));
     }
 
     /// Calls `found` for each feed that follows `name`, once, however many of its patterns fit.
     /// Feeds that come meanwhile may be left out.
-    pub(in crate::broker) fn each(
-        &self,
-        name: &TopicName,
-        mut found: impl FnMut(&Arc<FeedSignal>),
-    ) {
+    pub(crate) fn each(&self, name: &TopicName, mut found: impl FnMut(&Arc<FeedSignal>)) {
         let mut last = 0;
         loop {
             let some = self.some_after(name, last);
@@ -286,9 +283,9 @@ impl Interests {
         some
     }
 
-    /// How many feeds follow `name`, each once for each of its patterns that does. Counts without
-    /// looking at each of them, for publishers ask.
-    pub(in crate::broker) fn count_of(&self, name: &TopicName) -> usize {
+    /// Returns the number of feeds that follow `name`; a feed counts once for each of its patterns
+    /// that matches. The feeds are not looked at one by one, because publishers ask.
+    pub(crate) fn count_of(&self, name: &TopicName) -> usize {
         let mut count = 0;
         let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
         root.each(Some(name.as_str()), &mut |feeds| count += feeds.0.len());
@@ -296,18 +293,19 @@ impl Interests {
     }
 
     /// Wakes every feed.
-    pub(in crate::broker) fn signal_all(&self) {
+    pub(crate) fn signal_all(&self) {
         let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
         root.each_of_all(&mut |feed| feed.notify.notify_one());
     }
 }
 
-/// How many tokens these patterns have together: so many steps it takes to add them.
-pub(in crate::broker) fn tokens_of(patterns: &[TopicPattern]) -> usize {
+/// Returns the number of tokens of all these patterns, which is the number of steps to add them.
+pub(crate) fn tokens_of(patterns: &[TopicPattern]) -> usize {
     patterns.iter().map(|pattern| pattern.tokens().count()).sum()
 }
 
-/// How many of these patterns are added or taken out while the tree is locked: one at least.
+/// Returns the number of these patterns that are added or removed while the tree is locked: one at
+/// the least.
 fn some<'a>(patterns: impl Iterator<Item = &'a TopicPattern>) -> usize {
     let mut tokens = 0;
     let has_room = |pattern: &&TopicPattern| {

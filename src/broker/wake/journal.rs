@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::broker::topic::topics::Topic;
+use crate::broker::topic::entry::Topic;
 use crate::cursor::Position;
 
 /// Entries that are kept, 1 MiB. A feed that was away for longer looks at all topics it follows.
@@ -21,10 +21,10 @@ const ENTRIES_PER_READ: usize = 4 * ENTRIES_PER_LOCK;
 
 /// Topics that got something new, oldest first.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Journal(Mutex<Entries>);
+pub(crate) struct Journal(Mutex<JournalEntries>);
 
 #[derive(Debug, Default)]
-struct Entries {
+struct JournalEntries {
     /// Each topic with a position up to which all that is new is noted with it or before it.
     entries: VecDeque<(Position, Arc<Topic>)>,
     /// The number of the first of them, of all since the start.
@@ -35,18 +35,18 @@ struct Entries {
 
 /// A reading of the journal, up to where it ended when the reading began.
 #[derive(Debug)]
-pub(in crate::broker) struct Reading {
+pub(crate) struct JournalReading {
     next: u64,
     end: u64,
 }
 
 impl Journal {
-    fn entries(&self) -> MutexGuard<'_, Entries> {
+    fn entries(&self) -> MutexGuard<'_, JournalEntries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes topics that have something new up to `position`, which is never less than before.
-    pub(in crate::broker) fn note(&self, position: Position, topics: &[Arc<Topic>]) {
+    pub(crate) fn add(&self, position: Position, topics: &[Arc<Topic>]) {
         for some in topics.chunks(ENTRIES_PER_LOCK) {
             let mut entries = self.entries();
             entries.entries.extend(some.iter().map(|topic| (position, topic.clone())));
@@ -60,18 +60,18 @@ impl Journal {
     }
 
     /// Begins to read what was noted after `position`; `None` if some of it is not kept any more.
-    pub(in crate::broker) fn after(&self, position: Position) -> Option<Reading> {
+    pub(crate) fn after(&self, position: Position) -> Option<JournalReading> {
         let entries = self.entries();
         if entries.dropped > position {
             return None;
         }
         let index = entries.entries.partition_point(|(noted, _)| *noted <= position) as u64;
         let end = entries.first + entries.entries.len() as u64;
-        Some(Reading { next: entries.first + index, end })
+        Some(JournalReading { next: entries.first + index, end })
     }
 
     /// The next topics, none at the end; `None` if they are not kept any more.
-    pub(in crate::broker) fn read(&self, reading: &mut Reading) -> Option<Vec<Arc<Topic>>> {
+    pub(crate) fn read(&self, reading: &mut JournalReading) -> Option<Vec<Arc<Topic>>> {
         let mut read = Vec::new();
         while read.len() < ENTRIES_PER_READ && reading.next < reading.end {
             let entries = self.entries();
@@ -88,7 +88,8 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::topic::topics::{TopicDefaults, TopicRef, Topics};
+    use crate::broker::topic::defaults::TopicDefaults;
+    use crate::broker::topic::topics::{TopicRef, Topics};
 
     /// Goal: a reading has all that was noted since, in its order, or says that some is gone.
     #[test]
@@ -112,15 +113,15 @@ mod tests {
                 names.extend(read.iter().map(|topic| topic.name.to_string()));
             }
         };
-        journal.note(Position::new(3), &named(&[0, 1]));
-        journal.note(Position::new(4), &named(&[2]));
+        journal.add(Position::new(3), &named(&[0, 1]));
+        journal.add(Position::new(4), &named(&[2]));
         assert_eq!(read_after(0).unwrap(), ["a", "b", "c"]);
         assert_eq!(read_after(2).unwrap(), ["a", "b", "c"]);
         assert_eq!(read_after(3).unwrap(), ["c"]);
         assert_eq!(read_after(4).unwrap(), [""; 0]);
 
         let mut overtaken = journal.after(Position::new(3)).unwrap();
-        journal.note(Position::new(5), &named(&vec![0; MAX_ENTRIES]));
+        journal.add(Position::new(5), &named(&vec![0; MAX_ENTRIES]));
         assert_eq!(read_after(3), None, "what was noted with 4 is gone");
         assert!(journal.read(&mut overtaken).is_none());
         assert_eq!(read_after(4).unwrap().len(), MAX_ENTRIES);

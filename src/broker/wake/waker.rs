@@ -17,86 +17,29 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use tokio::sync::watch;
 
 use super::interest::{FeedSignal, Interests};
 use super::journal::Journal;
 use crate::broker::announced::Announced;
-use crate::broker::failure::{Failure, PanicGuard};
-use crate::broker::topic::topics::Topic;
+use crate::broker::failure::{BrokerFailure, PanicGuard};
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::signal::pace;
 use crate::cursor::Position;
-
-/// How long a topic's followers are left alone after a signal: so long for each of them, and for
-/// all of them together at the most so long as the configuration says. Source: what two cores take
-/// for a write to each, with some to spare for the clients (`leftoff bench fanout`).
-const PACE_PER_FOLLOWER: Duration = Duration::from_micros(24);
-
-/// Tells those who follow a topic that there is something new.
-#[derive(Debug)]
-pub(in crate::broker) struct Signal {
-    sender: watch::Sender<()>,
-    /// When it may be given again.
-    next: Mutex<Instant>,
-    /// Whether it is to be given then. The waker's own.
-    is_later: AtomicBool,
-}
-
-impl Default for Signal {
-    fn default() -> Self {
-        let (sender, is_later) = (watch::Sender::new(()), AtomicBool::new(false));
-        Self { sender, next: Mutex::new(Instant::now()), is_later }
-    }
-}
-
-impl Signal {
-    /// Follows it from now on.
-    pub(in crate::broker) fn follow(&self) -> watch::Receiver<()> {
-        self.sender.subscribe()
-    }
-
-    /// How many follow it.
-    pub(in crate::broker) fn followers(&self) -> usize {
-        self.sender.receiver_count()
-    }
-
-    /// Gives it now, whoever waits.
-    pub(in crate::broker) fn give(&self) {
-        self.sender.send_replace(());
-    }
-
-    /// Gives it when it is time; returns when that is, if it is not now.
-    fn give_in_time(&self, now: Instant, max_pace: Duration) -> Option<Instant> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        if *next > now {
-            return Some(*next);
-        }
-        *next = now + pace(self.sender.receiver_count(), max_pace);
-        self.give();
-        None
-    }
-}
-
-/// How long so many followers are left alone.
-fn pace(followers: usize, max_pace: Duration) -> Duration {
-    let followers = u32::try_from(followers).unwrap_or(u32::MAX);
-    max_pace.min(PACE_PER_FOLLOWER.saturating_mul(followers))
-}
 
 /// Topics whose followers are to be told. Each is in it once, so it is bounded by their number.
 #[derive(Debug, Default)]
 struct Due {
     new: Vec<Arc<Topic>>,
-    /// Up to where all that have something new are in it, or were.
+    /// The position up to which all topics with something new are in it, or were.
     position: Position,
     is_over: bool,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct WakerInner {
     due: Mutex<Due>,
     changed: Condvar,
     interests: Interests,
@@ -104,14 +47,14 @@ struct Inner {
     marked: AtomicU64,
 }
 
-/// Has followers told. Cheap to clone.
+/// The waker, which signals followers. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(in crate::broker) struct Waker(Arc<Inner>);
+pub(crate) struct Waker(Arc<WakerInner>);
 
 impl Waker {
-    /// Of a broker without feeds yet; they are counted in `announced`.
-    pub(in crate::broker) fn new(announced: Arc<Announced>) -> Self {
-        Self(Arc::new(Inner {
+    /// Returns the waker of a broker without feeds. Feeds are counted in `announced`.
+    pub(crate) fn new(announced: Arc<Announced>) -> Self {
+        Self(Arc::new(WakerInner {
             due: Mutex::default(),
             changed: Condvar::new(),
             interests: Interests::new(announced),
@@ -120,14 +63,14 @@ impl Waker {
         }))
     }
 
-    /// Has those told who follow `topic` that there is something new. It is there by now.
-    pub(in crate::broker) fn wake(&self, topic: &Arc<Topic>) {
+    /// Signals the followers of `topic` that there is something new, which can be read by now.
+    pub(crate) fn wake(&self, topic: &Arc<Topic>) {
         self.wake_all([topic], None);
     }
 
-    /// As [`Self::wake`], for all topics that have something new up to `position`, if it is said.
-    /// In one go, for where the position is known, the topics have to be.
-    pub(in crate::broker) fn wake_all<'a>(
+    /// As [`Self::wake`], for all topics with something new up to `position`, if it is given. All
+    /// topics are added in one go, because they must be known where the position is.
+    pub(crate) fn wake_all<'a>(
         &self,
         topics: impl IntoIterator<Item = &'a Arc<Topic>>,
         position: Option<Position>,
@@ -145,23 +88,23 @@ impl Waker {
         self.0.changed.notify_one();
     }
 
-    /// Up to where every topic with something new was marked for the feeds it is in.
-    pub(in crate::broker) fn marked(&self) -> Position {
+    /// Returns the position up to which every topic with something new was marked for its feeds.
+    pub(crate) fn marked(&self) -> Position {
         Position::new(self.0.marked.load(Ordering::SeqCst))
     }
 
     /// The feeds there are.
-    pub(in crate::broker) fn interests(&self) -> &Interests {
+    pub(crate) fn interests(&self) -> &Interests {
         &self.0.interests
     }
 
     /// Which topics that feeds follow got something new. Noted before a feed is marked with them.
-    pub(in crate::broker) fn journal(&self) -> &Journal {
+    pub(crate) fn journal(&self) -> &Journal {
         &self.0.journal
     }
 
     /// Ends the thread that wakes.
-    pub(in crate::broker) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.due().is_over = true;
         self.0.changed.notify_one();
     }
@@ -171,7 +114,7 @@ impl Waker {
     }
 
     /// Wakes until it is stopped.
-    pub(in crate::broker) fn run(&self, max_pace: Duration, failure: &Failure) {
+    pub(crate) fn run(&self, max_pace: Duration, failure: &BrokerFailure) {
         let _guard = PanicGuard::new(failure, "waker");
         let mut plan = Plan { later: BinaryHeap::new(), feeds: Vec::new(), next: Instant::now() };
         while let Some((new, position)) = self.next(&plan) {
@@ -184,7 +127,7 @@ impl Waker {
                     // In this order: a feed that is marked more than it can hold reads the journal
                     // instead, and its marks are gone then.
                     if !is_noted && topic.state().id.is_some() {
-                        self.0.journal.note(position, std::slice::from_ref(topic));
+                        self.0.journal.add(position, std::slice::from_ref(topic));
                     }
                     is_noted = true;
                     feed.mark(topic);
@@ -222,17 +165,17 @@ impl Waker {
     }
 }
 
-/// Who is to be told when it is time.
+/// The feeds and followers that are to be signalled, and when.
 struct Plan {
     later: BinaryHeap<Reverse<Later>>,
     /// Feeds with something new; each is in it once.
     feeds: Vec<Arc<FeedSignal>>,
-    /// When feeds may be told again.
+    /// The time from which feeds may be signalled again.
     next: Instant,
 }
 
 impl Plan {
-    /// When there is something to do next.
+    /// Returns the time of the next signal.
     fn first(&self) -> Option<Instant> {
         let later = self.later.peek().map(|Reverse(Later { at, .. })| *at);
         let feeds = (!self.feeds.is_empty()).then_some(self.next);
@@ -300,7 +243,9 @@ impl Ord for Later {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::topic::topics::{TopicDefaults, Topics};
+    use crate::broker::topic::defaults::TopicDefaults;
+    use crate::broker::topic::signal::Signal;
+    use crate::broker::topic::topics::Topics;
 
     #[test]
     fn many_followers_are_signalled_at_their_pace_and_few_at_once() {
@@ -325,14 +270,16 @@ mod tests {
         let topic = topics.open(&"a".parse().unwrap()).unwrap();
         let waker = Waker::new(Arc::new(Announced::new(0)));
         let run = waker.clone();
-        let running =
-            std::thread::spawn(move || run.run(Duration::from_millis(1), &Failure::default()));
+        let running = std::thread::spawn(move || {
+            run.run(Duration::from_millis(1), &BrokerFailure::default())
+        });
         for last in (1..=200).map(|round| round * 100) {
             let mut signal = topic.follow();
             let (changing, changed) = (waker.clone(), topic.clone());
             let change = std::thread::spawn(move || {
                 for deletions in last - 99..=last {
-                    let state = crate::broker::TopicState { deletions, ..changed.state() };
+                    let state =
+                        crate::broker::topic::state::TopicState { deletions, ..changed.state() };
                     changed.set_state(state);
                     changing.wake(&changed);
                 }

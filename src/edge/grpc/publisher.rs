@@ -99,7 +99,7 @@ async fn publish_ephemeral(
     let (broker, effort) = (broker.clone(), Effort::of_events(&events).twice());
     let work = move || {
         Batch::of(messages::new_events(&events), broker.limits())?;
-        broker.whisper(&topic, messages::new_events(&events))
+        broker.publish_each_ephemeral(&topic, messages::new_events(&events))
     };
     receiving::work_with(received, effort, work).await
 }

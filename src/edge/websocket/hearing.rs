@@ -65,7 +65,7 @@ impl Hearing {
                 let (broker, effort) = (self.broker.clone(), lines.effort().twice());
                 let work = move || {
                     Batch::of(lines.events(), broker.limits())?;
-                    broker.whisper(&topic, lines.events())
+                    broker.publish_each_ephemeral(&topic, lines.events())
                 };
                 match effort.spend(work).await {
                     Ok(receivers) => Heard::Ephemeral(reference, receivers),

@@ -39,11 +39,11 @@ use super::super::rates::{CallerRates, Rate, Temper};
 use super::super::selection::Kept;
 use super::hearing::{Heard, Hearing};
 use super::protocol::{Reference, Refused, Subscribe};
-use crate::broker::{Ack, Delivery, EventRef, Form, InOrder, Patience, Reader, Run, Waited};
+use crate::broker::{Ack, Delivery, EventRef, InOrder, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
 use crate::edge::bounds::max_request_bytes;
 use crate::edge::http::request::Edge;
-use crate::edge::status;
+use crate::edge::{forms, status};
 use crate::error::{Error, Result};
 use crate::polls::{self, InTurn, Task, in_turn, timed};
 
@@ -473,7 +473,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => {
                 let name = Value::from(following.name.as_str());
-                let rest = event.encoded(Form::Message, |event| {
+                let rest = event.encoded(forms::MESSAGE, |event| {
                     let mut rest = Vec::new();
                     write_ephemeral(event, Carrier::Whole, &mut rest);
                     rest.push(b'}');
@@ -708,8 +708,8 @@ fn message(kind: &str) -> Map<String, Value> {
 /// this is the same for all.
 fn rests(reader: &Reader, run: &Run) -> Vec<bytes::Bytes> {
     let form = match reader {
-        Reader::One(_) => Form::Message,
-        Reader::Many(_) => Form::PlacedMessage,
+        Reader::One(_) => forms::MESSAGE,
+        Reader::Many(_) => forms::MESSAGE_OF_MANY,
     };
     let is_own = reader.has_own_cursors(run);
     let encode = |event: &EventRef<'_>, bytes: &mut Vec<u8>| {

@@ -3,20 +3,20 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::broker::Shared;
 use crate::broker::arrivals::{Arrival, Deposit, Leftover};
-use crate::broker::topic::matching::{PatternSet, Walk};
+use crate::broker::shared::Shared;
+use crate::broker::topic::matching::{PatternSet, PatternWalk};
 use crate::broker::wake::interest::{FeedSignal, Interests, tokens_of};
 use crate::broker::wake::waker::Waker;
 use crate::error::Result;
 use crate::topic::TopicPattern;
 
-/// Has the waker mark topics for a feed, for as long as it is held.
+/// The patterns of a feed, for which the waker marks topics as long as this is held.
 #[derive(Debug)]
 pub(super) struct Interest {
     pub(super) shared: Arc<Shared>,
     pub(super) patterns: Arc<[TopicPattern]>,
-    /// How many of the patterns the waker knows, the first ones.
+    /// The number of patterns that the waker knows: the first ones.
     known: usize,
     pub(super) set: Arc<PatternSet>,
     pub(super) signal: Arc<FeedSignal>,
@@ -24,7 +24,7 @@ pub(super) struct Interest {
 }
 
 impl Interest {
-    /// Has the waker know all patterns, each once however often it is named.
+    /// Registers all patterns with the waker, each once however often it is named.
     ///
     /// # Errors
     ///
@@ -53,8 +53,8 @@ impl Interest {
     }
 
     /// Goes through the topics that are followed and that there are, each once.
-    pub(super) fn walk(&self) -> Walk {
-        Walk::new(&self.set)
+    pub(super) fn walk(&self) -> PatternWalk {
+        PatternWalk::new(&self.set)
     }
 }
 
@@ -93,12 +93,12 @@ fn without_repeats(mut patterns: Vec<TopicPattern>) -> Vec<TopicPattern> {
     patterns
 }
 
-/// What the waker knows of a feed that is gone.
+/// The patterns of a feed that is gone, as far as the waker knows them.
 #[derive(Debug)]
 struct GoneFeed {
     waker: Waker,
     patterns: Arc<[TopicPattern]>,
-    /// How many of the patterns the waker knows, the first ones.
+    /// The number of patterns that the waker knows: the first ones.
     count: usize,
     signal: Arc<FeedSignal>,
     /// To be dropped here: it is as large as the patterns are many.

@@ -7,38 +7,15 @@
 //! next in as many topics as fit the bytes of one read, and no longer than a few milliseconds, for
 //! others wait for their turn.
 
-use super::drops::Drops;
+use super::Feed;
 use super::source::Source;
-use super::sources::Waiting;
-use super::{Feed, TopicState};
-use crate::broker::read::replay::{Bounds, Found, Wanted};
+use super::waiting::WaitingTopic;
+use crate::broker::read::drops::Drops;
+use crate::broker::read::replay::ahead::{AheadBounds, FoundAhead, WantedAhead};
+use crate::broker::topic::state::TopicState;
 use crate::cursor::Position;
 use crate::error::Result;
 use crate::log::Extent;
-
-/// Topics that are looked at in one go: at the first time, and at any.
-const FIRST_TOPICS: usize = 64;
-const MAX_TOPICS: usize = 4_096;
-
-/// How many topics are tried in one go.
-#[derive(Debug)]
-pub(super) struct Stride(usize);
-
-impl Default for Stride {
-    fn default() -> Self {
-        Self(FIRST_TOPICS)
-    }
-}
-
-impl Stride {
-    /// Of so many as were tried there was room and time for so many.
-    fn learn(&mut self, tried: usize, done: usize) {
-        self.0 = match done < tried {
-            true => (done + done / 4).clamp(FIRST_TOPICS.min(self.0), MAX_TOPICS),
-            false => (self.0.max(2 * tried)).min(MAX_TOPICS),
-        };
-    }
-}
 
 impl Feed {
     /// Reads those that come first, one at least, if the first is to be read from the log.
@@ -59,18 +36,18 @@ impl Feed {
         let (after, last) = (self.after, self.known);
         let drops = &self.drops;
         let mut is_first = true; // It was looked for in memory.
-        let in_log = |waiting: &Waiting| {
+        let in_log = |waiting: &WaitingTopic| {
             can_be_read(waiting, after, drops)
                 && (std::mem::take(&mut is_first) || !waiting.topic.tail.holds_from(waiting.at))
         };
         let taken = self.sources.begin_reading(self.stride.0, last, in_log);
-        let wanted: Vec<Wanted> = taken.iter().map(wanted).collect();
+        let wanted: Vec<WantedAhead> = taken.iter().map(wanted).collect();
         let extents: Vec<Extent> = wanted.iter().map(|wanted| wanted.extent).collect();
         let next = self.sources.first_waiting();
         let before = next.map_or(last.next(), |at| at.min(last.next()));
         let max_bytes = max_read_bytes.saturating_sub(self.sources.held_bytes());
         self.reading.get_or_insert_with(|| shared.replays.enter());
-        let bounds = Bounds { after, before, max_bytes, topics: self.sources.len() };
+        let bounds = AheadBounds { after, before, max_bytes, topics: self.sources.len() };
         let found = shared.replays.read_ahead(wanted, bounds).await;
         self.stride.learn(extents.len(), found.len());
         let mut found = found.into_iter();
@@ -98,16 +75,22 @@ impl Feed {
     }
 
     /// Whether the reader is to be told of a topic, as it is now.
-    fn has_lost(&self, waiting: &Waiting, now: &TopicState) -> bool {
+    fn has_lost(&self, waiting: &WaitingTopic, now: &TopicState) -> bool {
         let wanted = waiting.wanted(self.after);
         self.drops.reason(waiting.id, wanted, &now.extent).is_some()
     }
 
-    /// Takes what was found of a topic. Of one that comes after others that are not read yet,
-    /// nothing is held.
-    fn take_found(&mut self, waiting: Waiting, found: Found, now: &TopicState, before: Position) {
-        let Waiting { at, id, topic, is_unread, .. } = waiting;
-        let Found { next, blocks, following } = found;
+    /// Takes the blocks that were found of a topic. No blocks are held of a topic that comes after
+    /// others that are not read yet.
+    fn take_found(
+        &mut self,
+        waiting: WaitingTopic,
+        found: FoundAhead,
+        now: &TopicState,
+        before: Position,
+    ) {
+        let WaitingTopic { at, id, topic, is_unread, .. } = waiting;
+        let FoundAhead { next, blocks, following } = found;
         let mut source = Source { topic, id, next, blocks: blocks.into(), following, is_unread };
         match source.skip_to_next() {
             Some(at) if at <= before => self.sources.put_read(at, source),
@@ -121,14 +104,14 @@ impl Feed {
     }
 }
 
-fn wanted(waiting: &Waiting) -> Wanted {
+fn wanted(waiting: &WaitingTopic) -> WantedAhead {
     let (topic, id, next) = (waiting.topic.clone(), waiting.id, waiting.next);
     let extent = topic.state().extent;
-    Wanted { topic, id, next, extent }
+    WantedAhead { topic, id, next, extent }
 }
 
 /// Whether something comes next in a topic, and the reader is to be told of nothing before it.
-fn can_be_read(waiting: &Waiting, after: Position, drops: &Drops) -> bool {
+fn can_be_read(waiting: &WaitingTopic, after: Position, drops: &Drops) -> bool {
     let extent = waiting.topic.state().extent;
     let is_there = waiting.next.is_none_or(|next| next >= extent.earliest && next < extent.tail);
     is_there && drops.reason(waiting.id, waiting.wanted(after), &extent).is_none()

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use super::interest::Interest;
-use crate::broker::Shared;
-use crate::broker::topic::matching::Walk;
-use crate::broker::topic::topics::Topic;
-use crate::broker::wake::journal::Reading;
+use crate::broker::shared::Shared;
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::matching::PatternWalk;
+use crate::broker::wake::journal::JournalReading;
 use crate::cursor::Position;
 
 /// A search for the topics of a feed that have something new up to a position.
 #[derive(Debug)]
 pub(super) struct Missed {
-    /// Up to here all of them are known when it is over.
+    /// The position up to which all topics are known when the walk is over.
     pub(super) through: Position,
     among: Among,
 }
@@ -20,20 +20,20 @@ pub(super) struct Missed {
 #[derive(Debug)]
 enum Among {
     /// The topics that got something new since.
-    New(Reading),
+    New(JournalReading),
     /// All topics that the feed follows.
-    All(Walk),
+    All(PatternWalk),
 }
 
 impl Missed {
-    /// Of what is new after `known`, and up to `through`, at least.
+    /// Begins a walk over the topics with something new after `known`, up to `through` at least.
     pub(super) fn new(interest: &Interest, known: Position, through: Position) -> Self {
         let reading = interest.shared.waker.journal().after(known);
         let among = reading.map_or_else(|| Among::All(interest.walk()), Among::New);
         Self { through, among }
     }
 
-    /// Of all topics, for what there is up to `through`.
+    /// Begins a walk over all topics, for what there is up to `through`.
     pub(super) fn all(interest: &Interest, through: Position) -> Self {
         Self { through, among: Among::All(interest.walk()) }
     }
@@ -85,8 +85,8 @@ mod tests {
             let publish = Publish { topic: name(topic), events, expected_sequence: None };
             broker.submit(publish).await.unwrap();
         }
-        let (answer, answered) = oneshot::channel();
-        broker.0.send(Command::Barrier { answer }).await.unwrap();
+        let (reply, answered) = oneshot::channel();
+        broker.0.send(Queued::Barrier { reply }).await.unwrap();
         answered.await.unwrap();
     }
 
@@ -125,7 +125,7 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
                 let topic = broker.0.topics.existing(&name(0)).unwrap();
-                broker.0.waker.journal().note(last, &vec![topic; 70_000]);
+                broker.0.waker.journal().add(last, &vec![topic; 70_000]);
                 assert!(broker.0.waker.journal().after(feed.known()).is_none());
             }
             let read = read(&mut feed, TOPICS).await;

@@ -9,13 +9,12 @@
 //!
 //! # Why
 //!
-//! It is a place and no queue, as a subscription is (`subscription.rs`). No index says which topics
-//! have something after a position: each topic's newest position is in memory, and those with none
-//! that is newer are skipped. The waker marks the topics with something new, and says up to which
-//! position all of them are marked: the feed goes so far and no farther, so no event is passed over
-//! that another thread is about to show.
+//! A feed is a place and no queue, as a subscription is (`subscription.rs`). No index says which
+//! topics have something after a position: each topic's newest position is in memory, and those
+//! with none that is newer are skipped. The waker marks the topics with something new, and says up
+//! to which position all of them are marked: the feed goes so far and no farther, so no event is
+//! passed over that another thread is about to show.
 
-mod drops;
 mod ephemeral;
 mod interest;
 mod lookahead;
@@ -23,36 +22,41 @@ mod missed;
 mod place;
 mod source;
 mod sources;
+mod stride;
 #[cfg(test)]
 mod tests;
 mod unlisted;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use self::drops::Drops;
-use self::ephemeral::Whispers;
+use self::ephemeral::EphemeralEnds;
 use self::interest::Interest;
-use self::lookahead::Stride;
 use self::missed::Missed;
 use self::source::Source;
-use self::sources::{Sources, Waiting};
+use self::sources::Sources;
+use self::stride::Stride;
+use self::waiting::WaitingTopic;
 use super::behind::Holder;
 use super::filter::Filter;
-use super::replay::Reading;
 use super::searching::{Search, Searches};
-use super::subscription::{Delivery, Patience, Waited, Wanted, gap};
-use crate::broker::Shared;
 use crate::broker::arrivals::Deposit;
-use crate::broker::tail::newest::Run;
-use crate::broker::topic::topics::{Topic, TopicState};
+use crate::broker::read::delivery::{Delivery, Patience, Waited};
+use crate::broker::read::drops::Drops;
+use crate::broker::read::gaps::{WantedPlace, gap};
+use crate::broker::read::replay::stash::AheadReader;
+use crate::broker::shared::Shared;
+use crate::broker::tail::run::Run;
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::state::TopicState;
 use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::lists::{self, MAX_ENTRIES};
 use crate::topic::{TopicId, TopicPattern};
 
-/// Most patterns of one feed.
+/// The most patterns of one feed.
 pub const MAX_PATTERNS: usize = MAX_ENTRIES;
 
 /// Topics that are looked at before others have a turn on the thread.
@@ -71,24 +75,25 @@ pub struct Feed {
     sources: Sources,
     /// The search for topics with something new, where more were marked than it is told.
     missed: Option<Box<Missed>>,
-    /// How many sources are read in one go.
+    /// The number of topics that are read in one go.
     stride: Stride,
-    /// Has what is read along be kept, for as long as it reads the log.
-    reading: Option<Reading>,
+    /// The registration by which blocks that are read along are kept, for as long as the feed reads
+    /// the log.
+    reading: Option<AheadReader>,
     /// As long as it holds what it has read from the log.
     holder: Option<Holder>,
     gaps: VecDeque<Gap>,
-    /// What the reader came with, until it is told of the gap it has there.
+    /// The cursor that the reader came with, until the gap at that place is told.
     came_with: Option<Cursor>,
     drops: Box<Drops>,
-    whispers: Whispers,
+    ephemeral: EphemeralEnds,
     on_gap: OnGap,
     filter: Option<Arc<Filter>>,
     is_caught_up: bool,
 }
 
-/// What a step without the log comes to.
-enum Step {
+/// The outcome of a step without the log.
+enum FeedStep {
     Deliver(Run),
     /// A gap is to be told first.
     Gap,
@@ -100,21 +105,21 @@ enum Step {
     Look,
     /// Many sources were looked at: it is the turn of others, then there is more.
     Pause,
-    /// What was read is not for this reader; there may be more.
+    /// The events that were read are not for this reader; there may be more.
     Passed,
     /// Nothing is there.
     Idle,
 }
 
-/// What comes of one look.
-enum Next {
+/// The outcome of one look.
+enum NextStep {
     Delivery(Delivery),
     Passed,
     Idle,
 }
 
 impl Feed {
-    pub(in crate::broker) async fn start(
+    pub(crate) async fn start(
         shared: Arc<Shared>,
         patterns: Vec<TopicPattern>,
         start: StartPoint,
@@ -126,7 +131,7 @@ impl Feed {
         }
         lists::check("topics", patterns.len(), MAX_PATTERNS)?;
         let interest = Interest::new(&shared, patterns, deposit).await?;
-        let whispers = Whispers::after(shared.ephemera.last());
+        let ephemeral = EphemeralEnds::after(shared.ephemeral.last());
         // In this order: what is newer than this is marked, and what is not is seen below.
         let drops = Box::new(Drops::of(start, shared.drops()));
         let known = Position::new(shared.last_position());
@@ -143,7 +148,7 @@ impl Feed {
             gaps: VecDeque::new(),
             came_with: None,
             drops,
-            whispers,
+            ephemeral,
             on_gap,
             filter: None,
             is_caught_up: false,
@@ -163,7 +168,7 @@ impl Feed {
     }
 
     /// The turns of those who look for events.
-    pub(in crate::broker) fn searches(&self) -> &Searches {
+    pub(crate) fn searches(&self) -> &Searches {
         &self.shared.searches
     }
 
@@ -172,7 +177,7 @@ impl Feed {
         &self.interest.patterns
     }
 
-    /// Up to where it is known what there is for the reader.
+    /// Returns the position up to which the feed knows what there is for its reader.
     pub fn known(&self) -> Position {
         self.known
     }
@@ -183,7 +188,7 @@ impl Feed {
     }
 
     /// The cursor after one of the events that it delivers.
-    pub(in crate::broker) fn cursor_after(&self, position: Position) -> Cursor {
+    pub(crate) fn cursor_after(&self, position: Position) -> Cursor {
         let after = Place::Position(position);
         Cursor { after, since: self.drops.at(after), epoch: Some(self.epoch()) }
     }
@@ -212,19 +217,19 @@ impl Feed {
         let mut search = Search::default();
         loop {
             match self.next_step().await? {
-                Next::Delivery(delivery) => {
+                NextStep::Delivery(delivery) => {
                     patience.renew();
                     return Ok(Waited::Delivery(delivery));
                 }
-                Next::Passed if !patience.is_over() => {
+                NextStep::Passed if !patience.is_over() => {
                     search.pause(&self.shared.searches, false).await;
                     continue;
                 }
-                Next::Passed => search.pause(&self.shared.searches, false).await,
-                Next::Idle if self.shared.is_stopping.load(Ordering::SeqCst) => {
+                NextStep::Passed => search.pause(&self.shared.searches, false).await,
+                NextStep::Idle if self.shared.is_stopping.load(Ordering::SeqCst) => {
                     return Ok(Waited::Stopping);
                 }
-                Next::Idle => {
+                NextStep::Idle => {
                     search = Search::default();
                     tokio::select! {
                         biased;
@@ -240,14 +245,14 @@ impl Feed {
             patience.renew();
             // The place moves on over what was published for others.
             return Ok(match self.next_step().await? {
-                Next::Delivery(delivery) => Waited::Delivery(delivery),
-                Next::Passed | Next::Idle => Waited::Silence,
+                NextStep::Delivery(delivery) => Waited::Delivery(delivery),
+                NextStep::Passed | NextStep::Idle => Waited::Silence,
             });
         }
     }
 
-    /// The next delivery, or `None` at the tail or when the broker is stopping. It may read the
-    /// disk, but it does not wait for events.
+    /// Returns the next delivery, or `None` at the tail or when the broker is stopping. The call
+    /// may read the disk, but does not wait for events.
     ///
     /// # Errors
     ///
@@ -260,22 +265,22 @@ impl Feed {
         let mut search = Search::default();
         loop {
             match self.next_step().await? {
-                Next::Delivery(delivery) => return Ok(Some(delivery)),
-                Next::Passed => search.pause(&self.shared.searches, false).await,
-                Next::Idle => return Ok(None),
+                NextStep::Delivery(delivery) => return Ok(Some(delivery)),
+                NextStep::Passed => search.pause(&self.shared.searches, false).await,
+                NextStep::Idle => return Ok(None),
             }
         }
     }
 
-    async fn next_step(&mut self) -> Result<Next> {
+    async fn next_step(&mut self) -> Result<NextStep> {
         loop {
             if self.shared.is_stopping.load(Ordering::SeqCst) {
-                return Ok(Next::Idle);
+                return Ok(NextStep::Idle);
             }
             return Ok(match self.step() {
-                Step::Deliver(run) => Next::Delivery(Delivery::Events(run)),
-                Step::Passed => Next::Passed,
-                Step::Gap => {
+                FeedStep::Deliver(run) => NextStep::Delivery(Delivery::Events(run)),
+                FeedStep::Passed => NextStep::Passed,
+                FeedStep::Gap => {
                     let Some(gap) = self.gaps.pop_front() else { continue };
                     if self.gaps.is_empty() {
                         self.came_with = None;
@@ -286,32 +291,34 @@ impl Feed {
                     if gap.reason == GapReason::Tombstones && self.on_gap == OnGap::Earliest {
                         self.begin_again();
                     }
-                    Next::Delivery(Delivery::Gap(gap))
+                    NextStep::Delivery(Delivery::Gap(gap))
                 }
-                Step::Read => {
+                FeedStep::Read => {
                     // In a box, as all that is done rarely: a feed that waits needs no room for it.
                     Box::pin(self.read_ahead()).await?;
                     continue;
                 }
-                Step::Pause => {
+                FeedStep::Pause => {
                     tokio::task::yield_now().await;
                     continue;
                 }
-                Step::List => {
+                FeedStep::List => {
                     self.list().await;
                     continue;
                 }
-                Step::Look => {
+                FeedStep::Look => {
                     Box::pin(self.look()).await;
                     continue;
                 }
-                Step::Idle if self.is_caught_up => {
-                    let next = self.whispers.next(self.filter.as_deref());
-                    next.map_or(Next::Idle, |event| Next::Delivery(Delivery::Ephemeral(event)))
+                FeedStep::Idle if self.is_caught_up => {
+                    let next = self.ephemeral.next(self.filter.as_deref());
+                    next.map_or(NextStep::Idle, |event| {
+                        NextStep::Delivery(Delivery::Ephemeral(event))
+                    })
                 }
-                Step::Idle => {
+                FeedStep::Idle => {
                     self.is_caught_up = true;
-                    Next::Delivery(Delivery::CaughtUp)
+                    NextStep::Delivery(Delivery::CaughtUp)
                 }
             });
         }
@@ -320,9 +327,9 @@ impl Feed {
     /// The next delivery, if it is in memory; so that several go out in one write.
     pub fn next_in_memory(&mut self) -> Option<Delivery> {
         match self.step() {
-            Step::Deliver(run) => Some(Delivery::Events(run)),
-            Step::Gap | Step::Read | Step::List | Step::Look => None,
-            Step::Passed | Step::Pause | Step::Idle => None,
+            FeedStep::Deliver(run) => Some(Delivery::Events(run)),
+            FeedStep::Gap | FeedStep::Read | FeedStep::List | FeedStep::Look => None,
+            FeedStep::Passed | FeedStep::Pause | FeedStep::Idle => None,
         }
     }
 
@@ -350,15 +357,15 @@ impl Feed {
         // A topic that is listed late may have lost something since the reader came.
         let is_whole = is_from_earliest && !self.drops.has_lost(id, self.after, &extent);
         let next = is_whole.then_some(extent.earliest);
-        let wanted = next.map_or(Wanted::Position(first), Wanted::Sequence);
+        let wanted = next.map_or(WantedPlace::Position(first), WantedPlace::Sequence);
         // In this order: what all of them have lost is told before anything that comes after the
         // place. Once the place is behind what was dropped, nobody would be told.
         let is_told_first = self.drops.reason(id, wanted, &extent).is_some();
         let at = if is_told_first { self.after } else { first.max(extent.lowest_position()) };
         let is_unread = is_from_earliest || !extent.had_some_before(first);
-        let waiting = Waiting { at, id, topic, next, is_unread };
+        let waiting = WaitingTopic { at, id, topic, next, is_unread };
         if self.sources.add(waiting) {
-            self.drops.note(extent.dropped_position(), self.after);
+            self.drops.raise(extent.dropped_position(), self.after);
         }
     }
 
@@ -376,7 +383,7 @@ impl Feed {
             return;
         }
         for topic in new.topics {
-            self.whispers.note(&topic);
+            self.ephemeral.add(&topic);
             self.add(topic, false);
         }
         self.known = self.known.max(marked);
@@ -395,7 +402,7 @@ impl Feed {
         let Some(missed) = &mut self.missed else { return };
         if let Some(topics) = missed.next(&self.interest).await {
             for topic in topics {
-                self.whispers.note(&topic);
+                self.ephemeral.add(&topic);
                 self.add(topic, false);
             }
         } else {
@@ -404,25 +411,25 @@ impl Feed {
         }
     }
 
-    /// What there is when all that is known of is delivered.
-    fn idle(&mut self) -> Step {
+    /// Returns the step to take when everything known is delivered.
+    fn idle(&mut self) -> FeedStep {
         self.after = self.after.max(self.known);
         if self.missed.is_some() {
-            return Step::Look;
+            return FeedStep::Look;
         }
         self.drops.were_told();
         (self.reading, self.holder) = (None, None);
         if self.sources.is_empty() {
             self.drops.have_passed_all();
         }
-        Step::Idle
+        FeedStep::Idle
     }
 
-    fn step(&mut self) -> Step {
+    fn step(&mut self) -> FeedStep {
         self.sources.stop_reading();
         for _ in 0..MAX_STEPS {
             if !self.gaps.is_empty() {
-                return Step::Gap;
+                return FeedStep::Gap;
             }
             self.take_marks();
             if self.sources.first().is_none_or(|at| at > self.known) {
@@ -430,16 +437,16 @@ impl Feed {
             }
             if let Some((at, source)) = self.sources.pop_read() {
                 self.drops.were_told();
-                return self.cut(at, source).map_or(Step::Passed, Step::Deliver);
+                return self.cut(at, source).map_or(FeedStep::Passed, FeedStep::Deliver);
             }
             if self.sources.is_to_list() {
-                return Step::List;
+                return FeedStep::List;
             }
             if !self.load_first() {
-                return Step::Read;
+                return FeedStep::Read;
             }
         }
-        Step::Pause
+        FeedStep::Pause
     }
 
     /// Reads the first source from its tail, or finds that it has nothing. Returns whether that was
@@ -451,12 +458,12 @@ impl Feed {
             self.sources.put_waiting(waiting);
             return !self.gaps.is_empty();
         };
-        let Waiting { at, id, topic, is_unread, .. } = waiting;
+        let WaitingTopic { at, id, topic, is_unread, .. } = waiting;
         if next >= state.extent.tail {
             self.sources.remove(id);
             return true;
         }
-        let wanted = if is_unread { Wanted::First(next) } else { Wanted::Sequence(next) };
+        let wanted = if is_unread { WantedPlace::First(next) } else { WantedPlace::Sequence(next) };
         let Some(read) = topic.tail.read(next..state.extent.tail, self.read_bytes()) else {
             let misses_deletions = self.drops.misses_deletions(id, wanted, &state.extent);
             let mut next = next;
@@ -466,7 +473,7 @@ impl Feed {
                 next = gap.resume;
                 self.gaps.push_back(gap);
             }
-            self.sources.put_waiting(Waiting { at, id, topic, next: Some(next), is_unread });
+            self.sources.put_waiting(WaitingTopic { at, id, topic, next: Some(next), is_unread });
             return misses_deletions;
         };
         let mut source =
@@ -486,14 +493,15 @@ impl Feed {
         true
     }
 
-    /// Where a source goes on, if that can be told without the log; notes a gap before it.
-    fn next_of(&mut self, waiting: &Waiting, state: &TopicState) -> Option<Sequence> {
+    /// Returns the sequence at which a source goes on, if it can be told without the log; records a
+    /// gap before it.
+    fn next_of(&mut self, waiting: &WaitingTopic, state: &TopicState) -> Option<Sequence> {
         let (id, topic, extent) = (waiting.id, &waiting.topic, &state.extent);
         let gap = match waiting.next {
             Some(next) if next >= extent.earliest => return Some(next),
             Some(next) => {
                 let reason = extent.trim_reason.into();
-                Some(self.gap_from(topic, state, Wanted::Sequence(next), reason))
+                Some(self.gap_from(topic, state, WantedPlace::Sequence(next), reason))
             }
             None => self.gap_of(topic, id, state),
         };
@@ -516,7 +524,7 @@ impl Feed {
     /// The gap of a topic of which something was dropped that the reader could have had after its
     /// place.
     fn gap_of(&self, topic: &Topic, id: TopicId, state: &TopicState) -> Option<Gap> {
-        let wanted = Wanted::Position(self.after.next());
+        let wanted = WantedPlace::Position(self.after.next());
         let reason = self.drops.reason(id, wanted, &state.extent)?;
         Some(self.gap_from(topic, state, wanted, reason))
     }
@@ -525,13 +533,13 @@ impl Feed {
         &self,
         topic: &Topic,
         state: &TopicState,
-        wanted: Wanted,
+        wanted: WantedPlace,
         reason: GapReason,
     ) -> Gap {
         gap(&topic.name, state, wanted, reason, self.on_gap)
     }
 
-    /// What may be read of one source.
+    /// Returns the bytes that may be read of one source.
     fn read_bytes(&self) -> usize {
         (self.shared.behind.read_bytes() / self.sources.len().max(1)).max(1)
     }
@@ -554,6 +562,6 @@ impl Feed {
                 self.sources.put_waiting(source.waiting(at));
             }
         }
-        Run::new(&topic, block, sequences, ages, self.filter.as_ref())
+        topic.run(block, sequences, ages, self.filter.as_ref())
     }
 }

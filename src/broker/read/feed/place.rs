@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::drops::Drops;
 use super::missed::Missed;
 use super::sources::Sources;
 use super::unlisted::Unlisted;
 use super::{Feed, MAX_PATTERNS};
+use crate::broker::read::drops::Drops;
 use crate::broker::read::page::MAX_PAGE_GAPS;
-use crate::broker::topic::topics::{Topic, TopicState};
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::state::TopicState;
 use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -69,7 +70,7 @@ impl Feed {
             listed.extend(topics);
             if listed.len() > MAX_LISTED {
                 let unlisted = Unlisted::of(self.shared.topics.chunks(), self.known);
-                self.drops.note(unlisted.dropped(), self.after);
+                self.drops.raise(unlisted.dropped(), self.after);
                 return self.sources.list_later(unlisted);
             }
         }
@@ -152,8 +153,8 @@ impl Feed {
         self.shared.turns.read_long(find).await
     }
 
-    /// What a reader is refused with that has lost events after its place, if it asked to be: the
-    /// topics that have lost some, [`MAX_PAGE_GAPS`] of them at the most.
+    /// Returns the error for a reader that asked to be refused and has lost events after its place:
+    /// the topics that have lost some, [`MAX_PAGE_GAPS`] of them at the most.
     fn refusal(&self) -> Option<Error> {
         let mut topics: Vec<_> = self.sources.topics().collect();
         topics.sort_unstable_by_key(|(id, _)| *id);
@@ -167,8 +168,8 @@ impl Feed {
     }
 }
 
-/// The position of the first event of `topic` that was appended at `time` or later, if there is
-/// one. Where such events were trimmed it is theirs, so that the gap is told.
+/// Returns the position of the first event of `topic` that was appended at `time` or later, if
+/// there is one. When such events were trimmed, returns their position, so that the gap is told.
 fn first_since(log: &dyn Log, topic: &Topic, time: Timestamp) -> Result<Option<Position>> {
     let TopicState { id, extent, .. } = topic.state();
     let Some(id) = id.filter(|_| extent.last_time >= time) else { return Ok(None) };

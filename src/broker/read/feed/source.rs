@@ -1,13 +1,17 @@
 //! One of the topics that a feed has something to deliver of.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::sources::{Blocks, Waiting};
-use crate::broker::tail::newest::SharedBlock;
-use crate::broker::topic::topics::Topic;
+use super::waiting::WaitingTopic;
+use crate::broker::tail::block::SharedBlock;
+use crate::broker::topic::entry::Topic;
 use crate::cursor::{Position, Sequence};
 use crate::topic::TopicId;
+
+/// Blocks of a topic, in their order.
+pub(super) type SourceBlocks = VecDeque<Arc<SharedBlock>>;
 
 /// A topic with something after the feed's place, and blocks of it.
 #[derive(Debug)]
@@ -16,8 +20,8 @@ pub(super) struct Source {
     pub(super) id: TopicId,
     /// The sequence that comes next in it.
     pub(super) next: Sequence,
-    /// What was read of it, from `next` on.
-    pub(super) blocks: Blocks,
+    /// The blocks that were read, from `next` on.
+    pub(super) blocks: SourceBlocks,
     /// No event after these has a lower position, if that is known.
     pub(super) following: Option<Position>,
     /// Whether the reader holds no key of it: it came before all there is, and has read nothing.
@@ -25,7 +29,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// What it holds, in bytes.
+    /// Returns the bytes of the blocks that it holds.
     pub(super) fn held_bytes(&self) -> usize {
         self.blocks.iter().map(|shared| shared.size_bytes()).sum()
     }
@@ -71,8 +75,8 @@ impl Source {
     }
 
     /// As one of which nothing is held, and nothing comes before `at`.
-    pub(super) fn waiting(self, at: Position) -> Waiting {
+    pub(super) fn waiting(self, at: Position) -> WaitingTopic {
         let Self { id, topic, next, is_unread, .. } = self;
-        Waiting { at, id, topic, next: Some(next), is_unread }
+        WaitingTopic { at, id, topic, next: Some(next), is_unread }
     }
 }

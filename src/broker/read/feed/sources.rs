@@ -13,72 +13,27 @@
 //! topics there are. And a topic that comes later is not looked at before it is its turn: what is
 //! known of it without reading, or was seen of it when it was read last, says when that is.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::sync::Arc;
 
 use super::source::Source;
 use super::unlisted::Unlisted;
-use crate::broker::read::subscription::Wanted;
-use crate::broker::tail::newest::SharedBlock;
-use crate::broker::topic::topics::Topic;
-use crate::cursor::{Position, Sequence};
+use super::waiting::WaitingTopic;
+use crate::broker::topic::entry::Topic;
+use crate::cursor::Position;
 use crate::topic::TopicId;
-
-/// A topic of which nothing is held.
-#[derive(Debug, Clone)]
-pub(super) struct Waiting {
-    /// None of its events after the feed's place has a lower position.
-    pub(super) at: Position,
-    pub(super) id: TopicId,
-    pub(super) topic: Arc<Topic>,
-    /// The sequence that comes next in it; `None` when it is not looked up yet.
-    pub(super) next: Option<Sequence>,
-    /// Whether the reader holds no key of it: it came before all there is, and has read nothing.
-    pub(super) is_unread: bool,
-}
-
-impl Waiting {
-    /// What a reader at `after` wants of it.
-    pub(super) fn wanted(&self, after: Position) -> Wanted {
-        match self.next {
-            Some(next) if self.is_unread => Wanted::First(next),
-            Some(next) => Wanted::Sequence(next),
-            None => Wanted::Position(after.next()),
-        }
-    }
-}
-
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Waiting {}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Waiting {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.id).cmp(&(other.at, other.id))
-    }
-}
 
 /// All of them, each once.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     present: HashSet<TopicId>,
-    waiting: BinaryHeap<Reverse<Waiting>>,
+    waiting: BinaryHeap<Reverse<WaitingTopic>>,
     /// Taken out of those that wait, while they are read; back there if nothing comes of it.
-    being_read: Vec<Waiting>,
-    /// By the positions of their next events.
+    being_read: Vec<WaitingTopic>,
+    /// The topics of which blocks are held, by the positions of their next events.
     read: BTreeMap<(Position, TopicId), Source>,
-    /// What these hold in blocks, in bytes.
+    /// The bytes of those blocks.
     held_bytes: usize,
     /// Topics that are looked at when it is their turn.
     unlisted: Option<Box<Unlisted>>,
@@ -95,7 +50,7 @@ impl Sources {
         self.present.is_empty() && self.unlisted.is_none()
     }
 
-    /// Has these topics be listed when it is their turn.
+    /// Adds topics that are listed when it is their turn.
     pub(super) fn list_later(&mut self, unlisted: Unlisted) {
         self.unlisted = Some(Box::new(unlisted));
     }
@@ -123,7 +78,7 @@ impl Sources {
         self.unlisted.as_ref()?.first()
     }
 
-    /// What they hold in blocks, in bytes.
+    /// Returns the bytes of the blocks that are held.
     pub(super) fn held_bytes(&self) -> usize {
         self.held_bytes
     }
@@ -137,7 +92,7 @@ impl Sources {
     }
 
     /// Adds a topic, unless it is there. Returns whether it was added.
-    pub(super) fn add(&mut self, waiting: Waiting) -> bool {
+    pub(super) fn add(&mut self, waiting: WaitingTopic) -> bool {
         let is_new = self.present.insert(waiting.id);
         if is_new {
             self.waiting.push(Reverse(waiting));
@@ -156,7 +111,7 @@ impl Sources {
         self.first_waiting().into_iter().chain(read).min()
     }
 
-    /// The same, of those that wait, or are not listed yet.
+    /// As [`Self::first`], of the topics that wait or are not listed yet.
     pub(super) fn first_waiting(&self) -> Option<Position> {
         let waiting = self.waiting.peek().map(|Reverse(waiting)| waiting.at);
         waiting.into_iter().chain(self.first_unlisted()).min()
@@ -167,12 +122,12 @@ impl Sources {
     }
 
     /// Takes the one that comes first of those that wait.
-    pub(super) fn pop_waiting(&mut self) -> Option<Waiting> {
+    pub(super) fn pop_waiting(&mut self) -> Option<WaitingTopic> {
         self.waiting.pop().map(|Reverse(waiting)| waiting)
     }
 
     /// Puts one back that was taken.
-    pub(super) fn put_waiting(&mut self, waiting: Waiting) {
+    pub(super) fn put_waiting(&mut self, waiting: WaitingTopic) {
         self.waiting.push(Reverse(waiting));
     }
 
@@ -212,8 +167,8 @@ impl Sources {
         &mut self,
         count: usize,
         last: Position,
-        mut wanted: impl FnMut(&Waiting) -> bool,
-    ) -> &[Waiting] {
+        mut wanted: impl FnMut(&WaitingTopic) -> bool,
+    ) -> &[WaitingTopic] {
         let mut others = Vec::new();
         while self.being_read.len() < count
             && others.len() <= count
@@ -230,8 +185,8 @@ impl Sources {
         &self.being_read
     }
 
-    /// Those that were taken to be read, in the same order.
-    pub(super) fn end_reading(&mut self) -> Vec<Waiting> {
+    /// Returns the topics that were taken to be read, in the same order.
+    pub(super) fn end_reading(&mut self) -> Vec<WaitingTopic> {
         std::mem::take(&mut self.being_read)
     }
 
@@ -240,6 +195,3 @@ impl Sources {
         self.waiting.extend(self.being_read.drain(..).map(Reverse));
     }
 }
-
-/// Blocks of a topic, in their order.
-pub(super) type Blocks = VecDeque<Arc<SharedBlock>>;

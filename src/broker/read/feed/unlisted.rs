@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::broker::topic::chunks::{Chunk, Chunks, chunk_of};
-use crate::broker::topic::topics::Topic;
+use crate::broker::topic::chunks::{TopicChunk, TopicChunks, chunk_of};
+use crate::broker::topic::entry::Topic;
 use crate::cursor::Position;
 use crate::topic::TopicId;
 
@@ -15,12 +15,14 @@ const TOPICS_PER_TURN: usize = 256;
 #[derive(Debug)]
 pub(super) struct Unlisted {
     /// With where they begin. The one that begins first is the last of them.
-    chunks: Vec<(Position, Arc<Chunk>)>,
+    chunks: Vec<(Position, Arc<TopicChunk<Topic>>)>,
     numbers: HashSet<u32>,
-    /// How many topics of the first chunk were looked at, and where the first of these begins.
+    /// The number of topics of the first chunk that were looked at, and the position at which the
+    /// first of these begins.
     looked: usize,
     lowest: Position,
-    /// How many topics are not looked at yet; how many were, and are followed.
+    /// The number of topics that are not looked at yet, and of those that were looked at and are
+    /// followed.
     left: usize,
     seen: usize,
     followed: usize,
@@ -30,7 +32,7 @@ pub(super) struct Unlisted {
 
 impl Unlisted {
     /// All topics that may have something up to `known`.
-    pub(super) fn of(chunks: &Chunks, known: Position) -> Self {
+    pub(super) fn of(chunks: &TopicChunks<Topic>, known: Position) -> Self {
         let all = chunks.all();
         // Also of those that have nothing left.
         let dropped = all.iter().map(|chunk| chunk.dropped()).max();

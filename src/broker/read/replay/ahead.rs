@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Replays;
+use super::replays::Replays;
 use super::stash::StoredRun;
-use crate::broker::tail::newest::SharedBlock;
-use crate::broker::topic::topics::Topic;
-use crate::broker::turns::Turn;
+use crate::broker::tail::block::SharedBlock;
+use crate::broker::topic::entry::Topic;
+use crate::broker::turns::ReadTurn;
 use crate::cursor::{Position, Sequence};
 use crate::error::Result;
 use crate::log::{Block, Extent, Log, ReadAhead, Seek};
 use crate::topic::TopicId;
 
-/// How long one turn lasts, at the most, besides the read that it ends with.
+/// The longest time of one turn, besides the read that it ends with.
 const MAX_TURN: Duration = Duration::from_millis(5);
 
-/// Of the bytes that are left, a topic gets one part of so many, where it can use them.
+/// The number of parts into which the bytes that are left are divided; a topic gets one part, if it
+/// can use it.
 const SHARES: usize = 8;
 
 /// Topics of so many events at the most are looked through for where a reader goes on: one read
@@ -31,51 +32,51 @@ const MIN_SHARED: usize = 64;
 
 /// A topic of which a reader wants what comes next.
 #[derive(Debug)]
-pub(in crate::broker) struct Wanted {
-    pub(in crate::broker) topic: Arc<Topic>,
-    pub(in crate::broker) id: TopicId,
+pub(crate) struct WantedAhead {
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) id: TopicId,
     /// The sequence that comes next; `None`: the first after the reader's place.
-    pub(in crate::broker) next: Option<Sequence>,
-    pub(in crate::broker) extent: Extent,
+    pub(crate) next: Option<Sequence>,
+    pub(crate) extent: Extent,
 }
 
-/// What a reader can use.
+/// The bounds of what a reader can use.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::broker) struct Bounds {
+pub(crate) struct AheadBounds {
     /// The reader's place.
-    pub(in crate::broker) after: Position,
+    pub(crate) after: Position,
     /// Blocks that begin here or later are not wanted.
-    pub(in crate::broker) before: Position,
-    /// Most bytes of all blocks; one block of one topic comes at the least.
-    pub(in crate::broker) max_bytes: usize,
-    /// How many topics take turns: what is read along and kept for them is shared among these.
-    pub(in crate::broker) topics: usize,
+    pub(crate) before: Position,
+    /// The most bytes of all blocks. One block of one topic comes in any case.
+    pub(crate) max_bytes: usize,
+    /// The number of topics that take turns and share the room for blocks that are read along.
+    pub(crate) topics: usize,
 }
 
-/// What comes next in a topic.
+/// The blocks that come next in a topic.
 #[derive(Debug)]
-pub(in crate::broker) struct Found {
+pub(crate) struct FoundAhead {
     /// The sequence that comes next; the topic's tail where nothing does.
-    pub(in crate::broker) next: Sequence,
+    pub(crate) next: Sequence,
     /// Blocks from the one that holds it on, without a hole: one at least, if there is one.
-    pub(in crate::broker) blocks: Vec<Arc<SharedBlock>>,
+    pub(crate) blocks: Vec<Arc<SharedBlock>>,
     /// No event after these has a lower position. `None` if that is not known.
-    pub(in crate::broker) following: Option<Position>,
+    pub(crate) following: Option<Position>,
 }
 
 impl Replays {
-    /// What comes next in each of `wanted`, in their order, of as many of them as there is room and
-    /// time for: one at the least. With many, two threads read half of them each, while nobody else
-    /// waits to read.
+    /// Returns the blocks that come next in each of `wanted`, in their order, for as many topics as
+    /// there is room and time for: one at the least. With many topics, two threads read half of
+    /// them each, if nobody else waits to read.
     ///
     /// # Errors
     ///
     /// Of each as [`Log::seek`] and [`Log::read_ahead`].
-    pub(in crate::broker) async fn read_ahead(
+    pub(crate) async fn read_ahead(
         self: &Arc<Self>,
-        mut wanted: Vec<Wanted>,
-        mut bounds: Bounds,
-    ) -> Vec<Result<Found>> {
+        mut wanted: Vec<WantedAhead>,
+        mut bounds: AheadBounds,
+    ) -> Vec<Result<FoundAhead>> {
         let mut found = Vec::new();
         if self.find_ahead(&wanted, &mut bounds, &mut found) {
             return found;
@@ -91,17 +92,17 @@ impl Replays {
 
     async fn read_rest(
         self: &Arc<Self>,
-        turn: Turn<'_>,
-        wanted: Vec<Wanted>,
-        bounds: Bounds,
-    ) -> Vec<Result<Found>> {
+        turn: ReadTurn<'_>,
+        wanted: Vec<WantedAhead>,
+        bounds: AheadBounds,
+    ) -> Vec<Result<FoundAhead>> {
         let second = if wanted.len() >= MIN_SHARED { self.turns.try_take() } else { None };
         let (all, middle) = (wanted.len(), wanted.len() / 2);
-        let wanted = Arc::<[Wanted]>::from(wanted);
+        let wanted = Arc::<[WantedAhead]>::from(wanted);
         let Some(second) = second else {
             return self.read_part(turn, wanted, 0..all, bounds).await;
         };
-        let bounds = Bounds { max_bytes: bounds.max_bytes / 2, ..bounds };
+        let bounds = AheadBounds { max_bytes: bounds.max_bytes / 2, ..bounds };
         let first = self.read_part(turn, wanted.clone(), 0..middle, bounds);
         let second = self.read_part(second, wanted.clone(), middle..all, bounds);
         let (mut found, second) = tokio::join!(first, second);
@@ -114,11 +115,11 @@ impl Replays {
 
     async fn read_part(
         self: &Arc<Self>,
-        turn: Turn<'_>,
-        wanted: Arc<[Wanted]>,
+        turn: ReadTurn<'_>,
+        wanted: Arc<[WantedAhead]>,
         part: Range<usize>,
-        bounds: Bounds,
-    ) -> Vec<Result<Found>> {
+        bounds: AheadBounds,
+    ) -> Vec<Result<FoundAhead>> {
         let replays = self.clone();
         let read = move |log: &dyn Log| Ok(replays.read_each(log, &wanted[part], bounds));
         turn.read(read).await.unwrap_or_else(|error| vec![Err(error)])
@@ -128,11 +129,11 @@ impl Replays {
     /// was not. Returns whether that is enough: a few of many are no reason to come again.
     fn find_ahead(
         &self,
-        wanted: &[Wanted],
-        bounds: &mut Bounds,
-        found: &mut Vec<Result<Found>>,
+        wanted: &[WantedAhead],
+        bounds: &mut AheadBounds,
+        found: &mut Vec<Result<FoundAhead>>,
     ) -> bool {
-        let mut room = Room::new(wanted.len(), *bounds);
+        let mut room = AheadRoom::new(wanted.len(), *bounds);
         for wanted in &wanted[found.len()..] {
             room.is_empty = found.is_empty();
             let Some(max_bytes) = room.share() else { return true };
@@ -145,8 +146,13 @@ impl Replays {
         found.len() >= MIN_SHARED.min(wanted.len())
     }
 
-    fn read_each(&self, log: &dyn Log, wanted: &[Wanted], bounds: Bounds) -> Vec<Result<Found>> {
-        let mut room = Room::new(wanted.len(), bounds);
+    fn read_each(
+        &self,
+        log: &dyn Log,
+        wanted: &[WantedAhead],
+        bounds: AheadBounds,
+    ) -> Vec<Result<FoundAhead>> {
+        let mut room = AheadRoom::new(wanted.len(), bounds);
         let found = wanted.iter().map_while(|wanted| {
             let max_bytes = room.share()?;
             room.is_empty = false;
@@ -162,18 +168,18 @@ impl Replays {
     fn read_one(
         &self,
         log: &dyn Log,
-        wanted: &Wanted,
-        bounds: Bounds,
+        wanted: &WantedAhead,
+        bounds: AheadBounds,
         max_bytes: usize,
-    ) -> Result<Found> {
-        let Wanted { topic, id, next, extent: Extent { earliest, tail, .. } } = wanted;
+    ) -> Result<FoundAhead> {
+        let WantedAhead { topic, id, next, extent: Extent { earliest, tail, .. } } = wanted;
         let next = match next {
             Some(next) => *next,
             None if wanted.extent.lowest_position() > bounds.after => *earliest,
             None => first_after(log, *id, bounds.after, *earliest..*tail)?,
         };
         if next >= *tail {
-            return Ok(Found { next, blocks: Vec::new(), following: None });
+            return Ok(FoundAhead { next, blocks: Vec::new(), following: None });
         }
         if let Some(found) = self.recall(wanted, next, bounds.before, max_bytes) {
             return Ok(found);
@@ -190,47 +196,49 @@ impl Replays {
             self.stash.put((*id, first), next, run, is_current);
         }
         let blocks = self.keep((topic, *id), rewrites, blocks, then);
-        Ok(Found { next, blocks, following: then })
+        Ok(FoundAhead { next, blocks, following: then })
     }
 
-    /// What comes next in a topic, if that was read before, and what comes after it is known.
+    /// Returns the blocks that come next in a topic, if they were read before, and the position
+    /// after them is known.
     fn recall(
         &self,
-        wanted: &Wanted,
+        wanted: &WantedAhead,
         next: Sequence,
         before: Position,
         max_bytes: usize,
-    ) -> Option<Found> {
+    ) -> Option<FoundAhead> {
         let recent = self.recall_recent(wanted, next, before, max_bytes);
         recent.or_else(|| self.recall_stored(wanted, next, before, max_bytes))
     }
 
-    /// The same, of what was read along with other blocks. Other readers may come to it, too.
+    /// As [`Self::recall`], from blocks that were read along with others. Other readers may come to
+    /// these, too.
     fn recall_stored(
         &self,
-        wanted: &Wanted,
+        wanted: &WantedAhead,
         next: Sequence,
         before: Position,
         max_bytes: usize,
-    ) -> Option<Found> {
-        let Wanted { topic, id, .. } = wanted;
+    ) -> Option<FoundAhead> {
+        let WantedAhead { topic, id, .. } = wanted;
         let rewrites = topic.rewrites.load(Ordering::SeqCst);
         let (blocks, following) = self.stash.find((*id, next), before, max_bytes)?;
         let blocks: Vec<Block> =
             blocks.into_iter().map(Block::decode).collect::<std::result::Result<_, _>>().ok()?;
         let is_last = blocks.last()?.last_sequence().next() >= wanted.extent.tail;
         let blocks = self.keep((topic, *id), rewrites, blocks, following);
-        (is_last || following.is_some()).then_some(Found { next, blocks, following })
+        (is_last || following.is_some()).then_some(FoundAhead { next, blocks, following })
     }
 
-    /// The same, of what was read last.
+    /// As [`Self::recall`], from the blocks that were read last.
     fn recall_recent(
         &self,
-        wanted: &Wanted,
+        wanted: &WantedAhead,
         next: Sequence,
         before: Position,
         max_bytes: usize,
-    ) -> Option<Found> {
+    ) -> Option<FoundAhead> {
         let mut blocks = Vec::new();
         let (mut size_bytes, mut following) = (0, None);
         let recent = self.recent();
@@ -246,7 +254,7 @@ impl Replays {
             blocks.push(kept.shared.clone());
         }
         let is_last = blocks.last()?.block().last_sequence().next() >= wanted.extent.tail;
-        (is_last || following.is_some()).then_some(Found { next, blocks, following })
+        (is_last || following.is_some()).then_some(FoundAhead { next, blocks, following })
     }
 }
 
@@ -274,8 +282,8 @@ fn first_after(
     log.seek(id, Seek::AfterPosition(after), earliest, tail)
 }
 
-/// What is left of the bytes and of the time.
-struct Room {
+/// The bytes and the time that are left.
+struct AheadRoom {
     topics: usize,
     left_bytes: usize,
     whole_bytes: usize,
@@ -283,20 +291,21 @@ struct Room {
     is_empty: bool,
 }
 
-impl Room {
-    fn new(topics: usize, bounds: Bounds) -> Self {
+impl AheadRoom {
+    fn new(topics: usize, bounds: AheadBounds) -> Self {
         let (left_bytes, until) = (bounds.max_bytes, Instant::now() + MAX_TURN);
         Self { topics: topics.max(1), left_bytes, whole_bytes: left_bytes, until, is_empty: true }
     }
 
-    /// What the next topic may take; `None` if there is no room for it, or no time.
+    /// Returns the bytes that the next topic may take; `None` if there is no room for it, or no
+    /// time.
     fn share(&self) -> Option<usize> {
         let has_room = self.left_bytes > 0 && Instant::now() < self.until;
         let share = (self.whole_bytes / self.topics).max(self.left_bytes / SHARES);
         (has_room || self.is_empty).then_some(share)
     }
 
-    fn take(&mut self, found: &Found) {
+    fn take(&mut self, found: &FoundAhead) {
         let size_bytes: usize = found.blocks.iter().map(|shared| shared.size_bytes()).sum();
         self.left_bytes = self.left_bytes.saturating_sub(size_bytes);
     }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::keys::Keys;
-use super::{STEP_BYTES, StatePage, StateRead, own, size_of};
+use super::page::{STEP_BYTES, StatePage, StateRead, own, size_of};
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -24,7 +24,7 @@ pub(super) struct Forward {
     keys: Arc<Keys>,
     /// An event of the same key below this one supersedes another.
     superseding: Sequence,
-    /// What comes next.
+    /// The sequence that is read next.
     at: Sequence,
     step_bytes: usize,
     read_bytes: usize,

@@ -23,7 +23,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use crate::broker::topic::topics::{Topic, TopicState};
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::state::TopicState;
 use crate::broker::turns::Turns;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
@@ -33,21 +34,21 @@ use crate::topic::TopicId;
 /// Bytes of blocks read at a time.
 const STEP_BYTES: usize = 256 << 10;
 
-/// What an event of a key takes, in bytes: 24 in a tree whose nodes are about two thirds full.
+/// The bytes that an event of a key takes: 24 in a tree whose nodes are about two thirds full.
 const ENTRY_BYTES: usize = 40;
 
 /// A key's hash, and the sequence of one of its events.
-type Entry = (u64, u64, Sequence);
+type KeyEntry = (u64, u64, Sequence);
 
 /// The keys of the newest events of topics, within a bound on memory.
-pub(in crate::broker) struct StateKeys {
+pub(crate) struct StateKeys {
     memory: Arc<Memory>,
     hashers: (RandomState, RandomState),
     /// With the time that each was used last.
     topics: Mutex<HashMap<TopicId, (Arc<Keys>, Instant)>>,
 }
 
-/// What all keys take.
+/// The memory for all keys.
 #[derive(Debug)]
 struct Memory {
     max_bytes: usize,
@@ -66,20 +67,20 @@ impl Memory {
 }
 
 /// The keys of a topic's events from some sequence on.
-pub(in crate::broker) struct Keys {
+pub(crate) struct Keys {
     id: TopicId,
     from: Sequence,
     /// Whether the topic was compacted: then an expired event supersedes others.
     is_compacted: bool,
-    noted: RwLock<Noted>,
+    noted: RwLock<NotedKeys>,
     /// Held by the caller that reads on.
     reading: tokio::sync::Mutex<()>,
     hashers: (RandomState, RandomState),
     memory: Arc<Memory>,
 }
 
-struct Noted {
-    entries: BTreeSet<Entry>,
+struct NotedKeys {
+    entries: BTreeSet<KeyEntry>,
     /// All events from `from` to here are noted.
     covered: Sequence,
 }
@@ -94,14 +95,14 @@ impl Drop for Keys {
 
 impl StateKeys {
     /// No keys yet; never more than `max_bytes` of them.
-    pub(in crate::broker) fn new(max_bytes: usize) -> Self {
+    pub(crate) fn new(max_bytes: usize) -> Self {
         let memory = Arc::new(Memory { max_bytes, used_bytes: AtomicUsize::new(0) });
         Self { memory, hashers: Default::default(), topics: Mutex::default() }
     }
 
-    /// The keys of `topic`, noted as far as `to`, or as far as compaction may have looked beyond
-    /// it; and where that is. Below `unique`, the topic has one event of a key at the most. `None`
-    /// where they are more than there is memory for.
+    /// Returns the keys of `topic`, read as far as `to`, or as far as compaction may have looked
+    /// beyond it, and that end. Below `unique`, the topic has at most one event of a key. Returns
+    /// `None` if the keys need more memory than there is.
     ///
     /// # Errors
     ///
@@ -132,7 +133,7 @@ impl StateKeys {
                 return Ok(None);
             }
             let (noting, topic) = (keys.clone(), topic.clone());
-            let step = move |log: &dyn Log| noting.note_next(log, &topic, to);
+            let step = move |log: &dyn Log| noting.read_next(log, &topic, to);
             if !turns.read_long(step).await? {
                 return Ok(None);
             }
@@ -148,7 +149,7 @@ impl StateKeys {
             *used = Instant::now();
             return keys.clone();
         }
-        let noted = Noted { entries: BTreeSet::new(), covered: unique };
+        let noted = NotedKeys { entries: BTreeSet::new(), covered: unique };
         let keys = Arc::new(Keys {
             id,
             from: unique,
@@ -181,7 +182,7 @@ impl StateKeys {
         true
     }
 
-    /// What all of them take, in bytes.
+    /// Returns the bytes that all keys take.
     #[cfg(test)]
     pub(super) fn used_bytes(&self) -> usize {
         self.memory.used_bytes.load(Ordering::Relaxed)
@@ -189,8 +190,8 @@ impl StateKeys {
 }
 
 impl Keys {
-    /// Where its newest event ends that compaction may have looked at: what comes before that may
-    /// be gone because of it.
+    /// Returns the end of the events that compaction may have looked at. An earlier event may be
+    /// gone because of one of these.
     fn looked_at(&self, topic: &Topic) -> Sequence {
         match self.is_compacted {
             true => topic.upkeep.looked_at().min(topic.state().extent.tail),
@@ -223,16 +224,16 @@ impl Keys {
 
     /// Notes the keys of the next blocks; breaks when all up to `to` are noted, with `true`, or
     /// when there is no memory for more.
-    fn note_next(&self, log: &dyn Log, topic: &Topic, to: Sequence) -> Result<ControlFlow<bool>> {
+    fn read_next(&self, log: &dyn Log, topic: &Topic, to: Sequence) -> Result<ControlFlow<bool>> {
         let TopicState { extent, .. } = topic.state();
         let at = self.covered().max(extent.earliest);
         if at >= to {
-            self.note_covered(at); // What was trimmed has no keys any more.
+            self.raise_covered(at); // What was trimmed has no keys any more.
             return Ok(ControlFlow::Break(true));
         }
         let covered = match log.read(self.id, at, to, STEP_BYTES) {
             Ok(blocks) => {
-                if !self.note(&blocks, at) {
+                if !self.add_keys(&blocks, at) {
                     return Ok(ControlFlow::Break(false));
                 }
                 blocks.last().map_or(to, |block| block.last_sequence().next())
@@ -242,22 +243,22 @@ impl Keys {
             Err(Error::Damaged { last, .. }) => last.map_or(to, Sequence::next),
             Err(error) => return Err(error),
         };
-        self.note_covered(covered);
+        self.raise_covered(covered);
         Ok(ControlFlow::Continue(()))
     }
 
     /// Notes that all keys below `covered` are noted.
-    fn note_covered(&self, covered: Sequence) {
+    fn raise_covered(&self, covered: Sequence) {
         let mut noted = self.noted.write().unwrap_or_else(PoisonError::into_inner);
         // A step that was given up may end after the next one.
         noted.covered = noted.covered.max(covered);
     }
 
     /// Notes the keys of events from `from` on; `false` if there is no memory for them.
-    fn note(&self, blocks: &[Block], from: Sequence) -> bool {
+    fn add_keys(&self, blocks: &[Block], from: Sequence) -> bool {
         let events = blocks.iter().flat_map(Block::events);
         let keyed = events.filter(|event| event.sequence >= from && !event.key.is_empty());
-        let entries: Vec<Entry> = keyed
+        let entries: Vec<KeyEntry> = keyed
             .map(|event| {
                 let (high, low) = self.hash(event.key);
                 (high, low, event.sequence)

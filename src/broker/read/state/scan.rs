@@ -5,27 +5,27 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::{STEP_BYTES, StatePage, StateRead, own, size_of};
-use crate::broker::topic::topics::Topic;
+use super::page::{STEP_BYTES, StatePage, StateRead, own, size_of};
+use crate::broker::topic::entry::Topic;
 use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::log::{Block, EventRef, Log};
 
 /// A page that is being read, step by step.
-pub(super) struct Scan {
+pub(super) struct StateScan {
     read: StateRead,
     topic: Arc<Topic>,
     page: Candidates,
     /// Below it, the topic has one event of a key at the most.
     unique: Sequence,
-    /// What comes next.
+    /// The sequence that is read next.
     at: Sequence,
-    /// Where the reading ends.
+    /// The end of the reading.
     end: Sequence,
 }
 
-impl Scan {
+impl StateScan {
     /// Begins a page.
     pub(super) fn new(read: StateRead, topic: Arc<Topic>, unique: Sequence) -> Self {
         let StateRead { from: at, below: end, limit, max_bytes, .. } = read;
@@ -33,8 +33,8 @@ impl Scan {
         Self { read, topic, page, unique, at, end }
     }
 
-    /// Reads the next blocks; breaks with the page at its end. It may be empty and have a next one
-    /// all the same.
+    /// Reads the next blocks; breaks with the page at its end. The page may be empty, and may have
+    /// a next one all the same.
     ///
     /// # Errors
     ///
@@ -84,8 +84,8 @@ impl Scan {
         }
     }
 
-    /// Where the newest event ends that compaction may have looked at: what would supersede an
-    /// event may be gone because of a later one, which is proof enough.
+    /// Returns the end of the events that compaction may have looked at. The event that supersedes
+    /// another may be gone because of a later one, which then proves the same.
     fn looked_at(&self) -> Sequence {
         match self.read.is_compacted {
             true => self.topic.upkeep.looked_at().min(self.topic.state().extent.tail),

@@ -3,130 +3,55 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::sync::oneshot;
-
-use super::{Committer, stored};
-use crate::broker::maintenance::MaintenanceReport;
+use super::committer::{Committer, stored};
+use crate::broker::command::{Merged, Rewrite, Work};
 use crate::broker::maintenance::retention::{Added, Quiet, Retained, Retention};
-use crate::broker::topic::topics::{Topic, TopicState};
-use crate::cursor::{Position, Sequence, TrimReason};
+use crate::broker::queue::QueuedStep;
+use crate::broker::report::Done;
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::state::TopicState;
+use crate::cursor::{Sequence, TrimReason};
 use crate::error::Result;
 use crate::event::Timestamp;
-use crate::log::{Block, Compacted, Extent, Group, MAX_REMOVED_PARTS, StoredBlock, StoredTopic};
+use crate::log::{Extent, Group, MAX_REMOVED_PARTS, StoredTopic};
 
 /// Parts that steps remove in one go, about: for these a publish waits at the least, and at the
 /// most.
 const MIN_STEP_PARTS: usize = 32;
 const MAX_STEP_PARTS: usize = MAX_REMOVED_PARTS / 2;
 
-/// Something to do for a topic.
-#[derive(Debug)]
-pub(in crate::broker) struct Step {
-    pub(in crate::broker) topic: Arc<Topic>,
-    pub(in crate::broker) work: Work,
-    pub(in crate::broker) answer: oneshot::Sender<Result<Done>>,
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub(in crate::broker) enum Work {
-    /// Remove some of what was trimmed, and trim what the limits do not keep.
-    Retain,
-    /// Take events out at the front.
-    Trim {
-        earliest: Sequence,
-        reason: TrimReason,
-        /// What it counts for.
-        report: MaintenanceReport,
-    },
-    /// Put blocks in the place of those whose sequences they span.
-    Rewrite(Rewrite),
-}
-
-/// Blocks that take the place of others.
-#[derive(Debug, Default)]
-pub(in crate::broker) struct Rewrite {
-    pub(in crate::broker) merged: Vec<Merged>,
-    /// The newest tombstone, or expired event of a key, that is dropped by it.
-    pub(in crate::broker) buried: Option<(Position, Sequence)>,
-    /// How far a pass has come with them, if that is to be noted.
-    pub(in crate::broker) passed: Option<Passed>,
-    /// How far compaction has come with them, if that is to be noted.
-    pub(in crate::broker) compacted: Option<Compacted>,
-    /// What it counts for.
-    pub(in crate::broker) report: MaintenanceReport,
-}
-
-/// One block in the place of its neighbours.
-#[derive(Debug)]
-pub(in crate::broker) struct Merged {
-    pub(in crate::broker) block: Block,
-    /// Those whose sequences it spans.
-    pub(in crate::broker) replaced: Vec<StoredBlock>,
-}
-
-/// How far a pass over the blocks of a topic has come.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::broker) struct Passed {
-    /// Blocks below were looked at.
-    pub(in crate::broker) rewritten: Sequence,
-    /// Whether there may be events below `tail` that are to be dropped once they have an age.
-    pub(in crate::broker) may_expire: bool,
-    /// Where the topic ended when it was looked at.
-    pub(in crate::broker) tail: Sequence,
-}
-
-/// What came of a step.
-#[derive(Debug, Clone, Copy, Default)]
-pub(in crate::broker) struct Done {
-    pub(in crate::broker) report: MaintenanceReport,
-    /// Whether there may be more to do at once.
-    pub(in crate::broker) has_more: bool,
-    /// Whether some of what was asked for was not done.
-    pub(in crate::broker) is_partial: bool,
-    /// When the oldest block gets older than the limit.
-    pub(in crate::broker) due: Option<Timestamp>,
-    /// How long the committer was busy with it: its share of those that were taken together.
-    pub(in crate::broker) took: Duration,
-}
-
 /// A step in a group that is not written yet.
-struct Placed {
+struct PlacedStep {
     topic: Arc<Topic>,
     /// As the topic is then, if that is not as it was.
     changed: Option<StoredTopic>,
     done: Done,
     quiet: Quiet,
-    /// What the tail must forget, because it is not what is stored any more.
+    /// The last sequence up to which the tail must forget its blocks, because other blocks are
+    /// stored now.
     forgotten: Option<Sequence>,
 }
 
 /// Which steps go together.
 #[derive(Default)]
-struct Turn {
+struct StepGroup {
     /// Whether they write blocks; known from the first one on.
     writes: Option<bool>,
     /// The topics of those that were looked at.
     topics: HashSet<*const Topic>,
 }
 
-impl Turn {
-    /// Whether `step` can go with those before it. One of a topic at a time, for a step is placed
-    /// on what the ones of its topic before it have written. And those that write blocks apart: a
-    /// disk may be too full for them, and space comes back by the others.
-    fn admits(&mut self, step: &Step) -> bool {
+impl StepGroup {
+    /// Returns whether `step` can go with those before it. Only one step of a topic can, because a
+    /// step builds on what the steps of its topic before it have written. Steps that write blocks
+    /// go apart from those that remove some: a disk may be too full for the first, and gets room by
+    /// the second.
+    fn admits(&mut self, step: &QueuedStep) -> bool {
         let writes = matches!(step.work, Work::Rewrite(_));
         let is_of_kind = *self.writes.get_or_insert(writes) == writes;
         self.topics.insert(Arc::as_ptr(&step.topic)) && is_of_kind
-    }
-}
-
-impl Rewrite {
-    /// Whether there is nothing to do.
-    pub(in crate::broker) fn is_empty(&self) -> bool {
-        self.merged.is_empty() && self.passed.is_none() && self.compacted.is_none()
     }
 }
 
@@ -135,35 +60,35 @@ impl Committer {
     ///
     /// They take out about as much as the publishes before them have put in, and some: so a publish
     /// waits for twice as long as without them at the most, and they keep up with any load.
-    pub(super) fn take_steps(&mut self, appended_blocks: usize) {
+    pub(super) fn take_steps(&mut self, appended_blocks: usize, now: Timestamp) {
         let max_parts = (MIN_STEP_PARTS + appended_blocks).min(MAX_STEP_PARTS);
         let started = Instant::now();
         let mut group = Group::default();
-        let mut placed: Vec<(Placed, _)> = Vec::new();
-        let (mut turn, mut later) = (Turn::default(), VecDeque::new());
+        let mut placed: Vec<(PlacedStep, _)> = Vec::new();
+        let (mut turn, mut later) = (StepGroup::default(), VecDeque::new());
         while let Some(step) = self.steps.pop_front() {
             let removed: usize = group.removed.iter().map(|(_, block)| block.parts).sum();
             if removed >= max_parts || !turn.admits(&step) {
                 later.push_back(step);
                 continue;
             }
-            let Step { topic, work, answer } = step;
-            match self.place_step(topic, work, &mut group) {
-                Ok(done) => placed.push((done, answer)),
-                Err(error) => drop(answer.send(Err(error))),
+            let QueuedStep { topic, work, reply } = step;
+            match self.place_step(topic, work, &mut group, now) {
+                Ok(done) => placed.push((done, reply)),
+                Err(error) => drop(reply.send(Err(error))),
             }
         }
         self.steps = later;
         let foretold = foretell(placed.iter().map(|(placed, _)| placed));
         let outcome = if placed.is_empty() { Ok(()) } else { self.commit(&mut group) };
         if let Err(error) = &outcome {
-            self.failure.note(error);
+            self.failure.stop_writes_after(error);
             foretold.into_iter().for_each(|(topic, state)| topic.set_state(state));
         }
         let took = started.elapsed() / placed.len().max(1) as u32;
         let (mut answers, mut newest_drop) = (Vec::with_capacity(placed.len()), 0);
-        for (step, answer) in placed {
-            answers.push((answer, Done { took, ..step.done }));
+        for (step, reply) in placed {
+            answers.push((reply, Done { took, ..step.done }));
             if outcome.is_ok() {
                 let extent = step.changed.as_ref().map(|topic| topic.extent);
                 newest_drop = extent.map_or(0, |extent| extent.newest_drop()).max(newest_drop);
@@ -173,13 +98,19 @@ impl Committer {
         // In this order: whoever knows of a drop sees all that went with it, and whoever asked for
         // it knows of it.
         self.drops.fetch_max(newest_drop, Ordering::Release);
-        for (answer, done) in answers {
-            let _nobody_waits = answer.send(outcome.clone().map(|()| done));
+        for (reply, done) in answers {
+            let _nobody_waits = reply.send(outcome.clone().map(|()| done));
         }
     }
 
     /// Adds what is to be done to `group`.
-    fn place_step(&mut self, topic: Arc<Topic>, work: Work, group: &mut Group) -> Result<Placed> {
+    fn place_step(
+        &mut self,
+        topic: Arc<Topic>,
+        work: Work,
+        group: &mut Group,
+        now: Timestamp,
+    ) -> Result<PlacedStep> {
         let mut stored = stored(&topic)?;
         let before = stored.extent;
         let (mut done, mut own) = (Done::default(), Group::default());
@@ -187,7 +118,7 @@ impl Committer {
         match work {
             Work::Retain => {
                 let Retained { removed, report, has_more, quiet: found } =
-                    self.retain(&topic, &mut stored)?;
+                    self.retain(&topic, &mut stored, now)?;
                 own.ids = self.ids_of(&topic, &stored, &removed);
                 (done.report, done.has_more, quiet) = (report, has_more, found);
                 done.due = found.due();
@@ -228,11 +159,15 @@ impl Committer {
         group.removed.append(&mut own.removed);
         group.rewritten.append(&mut own.rewritten);
         group.ids.append(&mut own.ids);
-        Ok(Placed { topic, changed, done, quiet, forgotten })
+        Ok(PlacedStep { topic, changed, done, quiet, forgotten })
     }
 
-    fn retain(&mut self, topic: &Topic, stored: &mut StoredTopic) -> Result<Retained> {
-        let now = self.read_clock();
+    fn retain(
+        &mut self,
+        topic: &Topic,
+        stored: &mut StoredTopic,
+        now: Timestamp,
+    ) -> Result<Retained> {
         stored.extent.note_ahead(now);
         let quiet = self.quiet.get(&stored.id).copied();
         if let Some(quiet) = quiet.filter(|q| q.holds(&stored.extent, Added::default(), now)) {
@@ -245,8 +180,8 @@ impl Committer {
         retention.apply(stored, Added::default())
     }
 
-    fn take_over_step(&mut self, step: Placed) {
-        let Placed { topic, changed, done, quiet, forgotten } = step;
+    fn take_over_step(&mut self, step: PlacedStep) {
+        let PlacedStep { topic, changed, done, quiet, forgotten } = step;
         let Some(id) = topic.state().id else { return };
         if let Some(last) = forgotten {
             // Nobody sees again what is dropped now.
@@ -260,7 +195,7 @@ impl Committer {
         if done.has_more {
             topic.upkeep.has_front(); // Whoever asked for it may not come back for the rest.
         }
-        self.note_quiet(id, quiet);
+        self.remember_quiet(id, quiet);
         self.count(&done.report);
     }
 }
@@ -268,8 +203,8 @@ impl Committer {
 /// Lets readers see which deletions of keys go, before they do: who reads the log meanwhile looks
 /// again afterwards, and must not take what it has read for all there was. Returns what the topics
 /// were before.
-fn foretell<'a>(placed: impl Iterator<Item = &'a Placed>) -> Vec<(Arc<Topic>, TopicState)> {
-    let foretell = |placed: &Placed| {
+fn foretell<'a>(placed: impl Iterator<Item = &'a PlacedStep>) -> Vec<(Arc<Topic>, TopicState)> {
+    let foretell = |placed: &PlacedStep| {
         let Extent { buried_position, buried_sequence, buried_drop, .. } =
             placed.changed.as_ref()?.extent;
         let state = placed.topic.state();
@@ -283,10 +218,10 @@ fn foretell<'a>(placed: impl Iterator<Item = &'a Placed>) -> Vec<(Arc<Topic>, To
     placed.filter_map(foretell).collect()
 }
 
-/// Puts blocks in the place of those that were read to make them. None of these has changed since:
-/// one at a time rewrites a topic. But they may be gone, for those in front of a topic are removed
-/// when they are below its `earliest`; then what is left of them must not come back.
-/// Returns whether all was placed. `drop` is the number of the drop that it is, if it buries.
+/// Puts blocks in the place of those that were read to make them. None of these has changed since,
+/// because only one visit at a time rewrites a topic. They may be gone, because blocks below the
+/// topic's `earliest` are removed; then their rest must not come back. Returns whether all blocks
+/// were placed. `drop` is the number of the drop, if tombstones go.
 fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group, drop: u64) -> bool {
     let mut is_whole = true;
     for Merged { block, replaced } in rewrite.merged {
@@ -322,8 +257,15 @@ fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group, d
 
 #[cfg(test)]
 mod tests {
+    use crate::cursor::Position;
+    use crate::log::Compacted;
+    use crate::log::StoredBlock;
+    use tokio::sync::oneshot;
+
     use super::*;
-    use crate::broker::topic::topics::{TopicDefaults, Topics};
+    use crate::broker::command::PassProgress;
+    use crate::broker::topic::defaults::TopicDefaults;
+    use crate::broker::topic::topics::Topics;
     use crate::event::NewEvent;
     use crate::log::{BlockBuilder, NewRecords};
 
@@ -333,8 +275,8 @@ mod tests {
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let [a, b] = ["a", "b"].map(|name| topics.open(&name.parse().unwrap()).unwrap());
         let step = |topic: &Arc<Topic>, work| {
-            let (answer, _answered) = oneshot::channel();
-            Step { topic: topic.clone(), work, answer }
+            let (reply, _answered) = oneshot::channel();
+            QueuedStep { topic: topic.clone(), work, reply }
         };
         let rewrite = || Work::Rewrite(Rewrite::default());
         let steps = [
@@ -343,9 +285,9 @@ mod tests {
             (step(&b, Work::Retain), false), // After the one before it.
             (step(&a, Work::Retain), false),
         ];
-        let mut turn = Turn::default();
+        let mut turn = StepGroup::default();
         steps.iter().for_each(|(step, admitted)| assert_eq!(turn.admits(step), *admitted));
-        let mut turn = Turn::default();
+        let mut turn = StepGroup::default();
         assert!(turn.admits(&step(&b, rewrite())) && turn.admits(&step(&a, rewrite())));
     }
 
@@ -366,7 +308,7 @@ mod tests {
         let compacted = Compacted { kept: 1, ..Compacted::NOTHING };
         let passed = |tail: u64| {
             let (rewritten, tail) = (Sequence::new(3), Sequence::new(tail));
-            Passed { rewritten, may_expire: false, tail }
+            PassProgress { rewritten, may_expire: false, tail }
         };
         let place = |earliest: u64, tail_seen: u64| {
             let mut topic = StoredTopic::new(crate::topic::TopicId::FIRST, "a".parse().unwrap());

@@ -11,30 +11,31 @@
 
 use std::collections::HashMap;
 
-use crate::broker::read::subscription::Wanted;
+use super::gaps::WantedPlace;
 use crate::cursor::{Cursor, GapReason, Place, Position, Since, StartPoint};
 use crate::log::Extent;
 use crate::topic::TopicId;
 
-/// What a feed knows of the drops of the log.
+/// The drops of the log, as far as a feed knows them.
 #[derive(Debug)]
-pub(super) struct Drops {
-    /// Up to this one they are no loss to the reader; `None`: it does not say.
+pub(crate) struct Drops {
+    /// The newest drop that is no loss to the reader, and all before it; `None`: the reader's
+    /// cursor does not say.
     since: Option<u64>,
     /// Whether the reader has read nothing yet, so that it holds no key.
     is_new: bool,
-    /// What it is like once all is told that was dropped before the reader came; `None` when that
-    /// is so.
+    /// The state once all is told that was dropped before the reader came; `None` when it has been
+    /// told.
     then: Option<Since>,
-    /// What its cursors say by now.
+    /// The drops that the reader's cursors carry by now.
     now: Since,
     /// Topics of which more was told meanwhile: the number of the newest drop.
     told: HashMap<TopicId, u64>,
 }
 
 impl Drops {
-    /// Of a reader that comes when there were so many.
-    pub(super) fn of(start: StartPoint, drops: u64) -> Self {
+    /// Returns the state of a reader that comes when the log has had this many drops.
+    pub(crate) fn of(start: StartPoint, drops: u64) -> Self {
         let came = Since::drop(drops);
         let (since, is_new, is_told) = match start {
             // All that is kept is what there was for them.
@@ -53,19 +54,19 @@ impl Drops {
     }
 
     /// Notes up to where something was dropped from topics with something after the place.
-    pub(super) fn note(&mut self, dropped: Position, after: Position) {
+    pub(crate) fn raise(&mut self, dropped: Position, after: Position) {
         if dropped > after {
             self.then.as_mut().unwrap_or(&mut self.now).note(dropped.get());
         }
     }
 
-    /// What the reader's cursor at this place carries.
-    pub(super) fn at(&self, place: Place) -> Option<u64> {
+    /// Returns the drop that the reader's cursor at this place carries.
+    pub(crate) fn at(&self, place: Place) -> Option<u64> {
         if self.then.is_some() { self.since } else { self.now.at(place) }
     }
 
     /// All that was dropped before the reader came is told.
-    pub(super) fn were_told(&mut self) {
+    pub(crate) fn were_told(&mut self) {
         if let Some(then) = self.then.take() {
             self.now = then;
             self.since = Some(then.number());
@@ -74,12 +75,12 @@ impl Drops {
     }
 
     /// The reader's place is after everything that there is.
-    pub(super) fn have_passed_all(&mut self) {
+    pub(crate) fn have_passed_all(&mut self) {
         self.told.clear();
     }
 
     /// Notes that the reader is told what a topic has lost.
-    pub(super) fn tell(&mut self, id: TopicId, extent: &Extent) {
+    pub(crate) fn tell(&mut self, id: TopicId, extent: &Extent) {
         self.told.insert(id, extent.newest_drop());
     }
 
@@ -88,12 +89,17 @@ impl Drops {
     }
 
     /// Whether something after the reader's place was trimmed since it came.
-    pub(super) fn has_lost(&self, id: TopicId, after: Position, extent: &Extent) -> bool {
-        Wanted::Position(after.next()).is_trimmed(extent, self.since(id))
+    pub(crate) fn has_lost(&self, id: TopicId, after: Position, extent: &Extent) -> bool {
+        WantedPlace::Position(after.next()).is_trimmed(extent, self.since(id))
     }
 
     /// Why the reader is to be told of a topic, whose events from `wanted` on it has not seen.
-    pub(super) fn reason(&self, id: TopicId, wanted: Wanted, extent: &Extent) -> Option<GapReason> {
+    pub(crate) fn reason(
+        &self,
+        id: TopicId,
+        wanted: WantedPlace,
+        extent: &Extent,
+    ) -> Option<GapReason> {
         if wanted.is_trimmed(extent, self.since(id)) {
             return Some(extent.trim_reason.into());
         }
@@ -101,7 +107,12 @@ impl Drops {
     }
 
     /// Whether it is to be told that deletions of keys were dropped.
-    pub(super) fn misses_deletions(&self, id: TopicId, wanted: Wanted, extent: &Extent) -> bool {
+    pub(crate) fn misses_deletions(
+        &self,
+        id: TopicId,
+        wanted: WantedPlace,
+        extent: &Extent,
+    ) -> bool {
         !self.is_new && wanted.misses_deletions(extent, self.since(id))
     }
 }

@@ -1,0 +1,20 @@
+//! Settings of maintenance.
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of maintenance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MaintenanceConfig {
+    /// Pause between two rounds over the topics, in milliseconds. Default: 1,000.
+    pub interval_ms: u64,
+    /// Memory for the keys of a topic that is compacted, in bytes; a topic with more is compacted
+    /// in parts. Default: 64 MiB.
+    pub max_key_bytes: u64,
+}
+
+impl Default for MaintenanceConfig {
+    fn default() -> Self {
+        Self { interval_ms: 1_000, max_key_bytes: 64 << 20 }
+    }
+}

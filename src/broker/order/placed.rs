@@ -1,0 +1,191 @@
+//! Publishes that have their sequences, and the topics that a draft appends them to.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::broker::maintenance::retention::{Added, Retained};
+use crate::broker::report::{Ack, Duplicate, Receipt};
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::state::TopicState;
+use crate::cursor::{Position, Sequence};
+use crate::event::{Durability, Timestamp};
+use crate::log::{Block, BlockBuilder, NewRecords, StoredTopic};
+use crate::topic::TopicId;
+
+/// A topic that the group appends to.
+pub(super) struct DraftTopic {
+    pub(super) topic: Arc<Topic>,
+    pub(super) id: TopicId,
+    /// As it is before the group appends to it.
+    pub(super) state: TopicState,
+    /// The events that the group drops because of the topic's limits, if these were looked at.
+    pub(super) retained: Option<Retained>,
+    /// The ids of what is removed by that, which are still to be recognised.
+    pub(super) dropped_ids: Vec<(TopicId, Block)>,
+    /// The sequence that the next event gets.
+    pub(super) next: Sequence,
+    /// The last of its runs.
+    pub(super) run: Option<usize>,
+    /// The starts of the topic's runs; known when all runs are.
+    pub(super) places: Vec<(Sequence, Position)>,
+    /// Each with the position of its first event.
+    pub(super) builders: Vec<(Position, BlockBuilder)>,
+    /// The position after that of the event that was built last.
+    pub(super) next_position: Position,
+    /// The durability that acknowledgements of the topic promise.
+    pub(super) durability: Durability,
+    /// Ids of events in this same group.
+    pub(super) ids: HashMap<Box<str>, Sequence>,
+}
+
+impl DraftTopic {
+    /// Returns the events that the group adds to the topic so far.
+    pub(super) fn added(&self) -> Added {
+        Added {
+            events: self.next.get() - self.state.extent.tail.get(),
+            bytes: self.builders.iter().map(|(_, builder)| builder.size_bytes() as u64).sum(),
+        }
+    }
+
+    /// As the log is to note it.
+    pub(super) fn stored(&self) -> StoredTopic {
+        let TopicState { extent, config, .. } = self.state;
+        let name = self.topic.name.clone();
+        StoredTopic { id: self.id, name, extent, config, is_deleted: false }
+    }
+
+    pub(super) fn receipt(&self, sequence: Sequence, now: Timestamp) -> Receipt {
+        Receipt { sequence, position: self.position(sequence), time: self.time(now) }
+    }
+
+    /// The time of its events in a group that is put together at `now`.
+    pub(super) fn time(&self, now: Timestamp) -> Timestamp {
+        now.max(self.state.extent.last_time)
+    }
+
+    /// The position of an event of the group.
+    pub(super) fn position(&self, sequence: Sequence) -> Position {
+        let run = self.places.partition_point(|(first, _)| *first <= sequence);
+        let (first, position) = self.places[run - 1];
+        position.plus(sequence.get() - first.get())
+    }
+
+    pub(super) fn build(&mut self, placed: &Placed, max_block_bytes: usize) {
+        let records = &placed.records;
+        let mut ids = records.ids().iter().map(|(index, _)| *index).peekable();
+        let mut sequence = placed.first;
+        let mut position = self.position(sequence);
+        for index in 0..records.len() {
+            let has_id = ids.next_if_eq(&index).is_some();
+            if !placed.duplicates.is_empty() && placed.is_duplicate(index) {
+                continue;
+            }
+            let record = records.record(index);
+            let is_full = |(_, builder): &(Position, BlockBuilder)| {
+                builder.size_bytes() + record.len() > max_block_bytes
+            };
+            if self.builders.last().is_none_or(is_full) {
+                self.builders.push((position, BlockBuilder::new(sequence)));
+                self.next_position = position;
+            }
+            if let Some((_, builder)) = self.builders.last_mut() {
+                let skip = position.get() - self.next_position.get();
+                builder.push_apart(record, skip, has_id, records.has_ttl());
+            }
+            (sequence, position) = (sequence.next(), position.next());
+            self.next_position = position;
+        }
+    }
+}
+
+/// A request whose events have their sequences.
+pub(super) struct Placed {
+    /// Which of the draft's topics; `None` when every event was stored before.
+    pub(super) topic: Option<usize>,
+    pub(super) records: NewRecords,
+    pub(super) first: Sequence,
+    /// Events that are not appended, by index: stored before, or earlier in this group.
+    pub(super) duplicates: Vec<(usize, KnownId)>,
+}
+
+/// The place at which a repeated id was found.
+#[derive(Clone, Copy)]
+pub(super) enum KnownId {
+    Stored(Receipt),
+    InGroup(Sequence),
+}
+
+/// The events of `records` whose id `find` knows, or that an earlier one of them has too.
+pub(super) fn find_duplicates(
+    records: &NewRecords,
+    next: Sequence,
+    find: impl Fn(&str) -> Option<KnownId>,
+) -> Vec<(usize, KnownId)> {
+    let mut duplicates: Vec<(usize, KnownId)> = Vec::new();
+    let mut own: HashMap<&str, Sequence> = HashMap::with_capacity(records.ids().len());
+    for (index, id) in records.ids() {
+        let repeated = own.get(&**id).map(|sequence| KnownId::InGroup(*sequence));
+        match repeated.or_else(|| find(id)) {
+            Some(known) => duplicates.push((*index, known)),
+            None => {
+                own.insert(id, next.plus((index - duplicates.len()) as u64));
+            }
+        }
+    }
+    duplicates
+}
+
+impl Placed {
+    /// Returns the number of events that are appended.
+    pub(super) fn appended(&self) -> u64 {
+        (self.records.len() - self.duplicates.len()) as u64
+    }
+
+    pub(super) fn is_duplicate(&self, index: usize) -> bool {
+        self.duplicates.binary_search_by_key(&index, |(index, _)| *index).is_ok()
+    }
+
+    /// The sequence of an event that is no duplicate.
+    pub(super) fn sequence(&self, index: usize) -> Sequence {
+        let skipped = self.duplicates.partition_point(|(duplicate, _)| *duplicate < index);
+        self.first.plus((index - skipped) as u64)
+    }
+
+    pub(super) fn new_ids<'a>(
+        &'a self,
+        records: &'a NewRecords,
+    ) -> impl Iterator<Item = (usize, &'a str)> {
+        let ids = records.ids().iter().map(|(index, id)| (*index, &**id));
+        ids.filter(|(index, _)| !self.is_duplicate(*index))
+    }
+    /// Whether any of the events was not durable before the group.
+    pub(super) fn depends_on_group(&self) -> bool {
+        let stored = |(_, known): &(usize, KnownId)| matches!(known, KnownId::Stored(_));
+        self.duplicates.len() < self.records.len() || !self.duplicates.iter().all(stored)
+    }
+
+    pub(super) fn ack(
+        &self,
+        topic: Option<&DraftTopic>,
+        durability: Durability,
+        now: Timestamp,
+    ) -> Ack {
+        let in_group = |sequence| {
+            topic.expect("what the group appends has a topic in it").receipt(sequence, now)
+        };
+        let duplicate = |(index, known): &(usize, KnownId)| Duplicate {
+            index: *index,
+            receipt: match *known {
+                KnownId::Stored(receipt) => receipt,
+                KnownId::InGroup(sequence) => in_group(sequence),
+            },
+        };
+        let appended = self.duplicates.len() < self.records.len();
+        Ack {
+            count: self.records.len(),
+            first_appended: appended.then(|| in_group(self.first)),
+            duplicates: self.duplicates.iter().map(duplicate).collect(),
+            durability,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The committer's queue: commands, each with its topic, whoever waits for its outcome, and its
+//! share of the queue.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::command::{Append, Change, RecalledIds, Work};
+use super::publish::PublishTurn;
+use super::report::{Ack, Done};
+use super::topic::entry::Topic;
+use super::topic::topics::TopicRef;
+use crate::error::Result;
+
+/// The size, in bytes, that a command takes of the queue besides its events.
+pub(super) const COMMAND_BYTES: usize = 512;
+
+/// A command in the queue, with what it needs on its way.
+#[derive(Debug)]
+pub(super) enum Queued {
+    /// Store events.
+    Publish(QueuedPublish),
+    /// Create a topic, change its settings, or delete it.
+    Change(QueuedChange),
+    /// Drop or rewrite some of what a topic holds.
+    Step(QueuedStep),
+    /// Take ids from before the start into the window.
+    Recall { topic: Arc<Topic>, recalled: RecalledIds, reply: oneshot::Sender<()> },
+    /// Reply when all commands before this one are done.
+    Barrier { reply: oneshot::Sender<()> },
+    /// Reply to what is queued already, then end.
+    Stop,
+}
+
+/// A publish in the queue.
+#[derive(Debug)]
+pub(super) struct QueuedPublish {
+    pub(super) topic: TopicRef,
+    pub(super) append: Append,
+    /// The place of the publish among those of its publisher.
+    pub(super) turn: PublishTurn,
+    pub(super) reply: oneshot::Sender<Result<Ack>>,
+    /// The share of the queue, which is given back when the publish is answered.
+    pub(super) _space: OwnedSemaphorePermit,
+}
+
+/// A change of a topic in the queue.
+#[derive(Debug)]
+pub(super) struct QueuedChange {
+    pub(super) topic: TopicRef,
+    pub(super) change: Change,
+    pub(super) reply: oneshot::Sender<Result<()>>,
+}
+
+/// A step of maintenance in the queue.
+#[derive(Debug)]
+pub(super) struct QueuedStep {
+    pub(super) topic: Arc<Topic>,
+    pub(super) work: Work,
+    pub(super) reply: oneshot::Sender<Result<Done>>,
+}

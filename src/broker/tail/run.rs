@@ -1,0 +1,216 @@
+//! Runs: neighbouring events of one topic, as a reader gets them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::block::{Encoded, Picked, SharedBlock};
+use super::form::WireForm;
+use crate::broker::read::filter::Filter;
+use crate::cursor::Sequence;
+use crate::event::Event;
+use crate::log::{Ages, EventRef};
+use crate::topic::TopicName;
+
+/// Neighbouring events of one topic, as a reader gets them: part of a block, or all of it.
+///
+/// What has expired is no part of it. But in a topic that is compacted an event of a key deletes
+/// that key when it expires: it comes as a tombstone, which is the same event without its payload,
+/// until maintenance drops it. Otherwise the value before it, which may still be there, would be
+/// the last that a reader gets of the key.
+#[derive(Debug, Clone)]
+pub struct Run {
+    topic: TopicName,
+    shared: Arc<SharedBlock>,
+    from: Sequence,
+    below: Sequence,
+    /// The ages when it was read: that is when an event has expired or not.
+    ages: Ages,
+    /// Whether an event of a key deletes the key when it expires: its topic is compacted.
+    deletes_keys: bool,
+    /// The sequences that the reader's filter picks, if it has one.
+    picked: Option<Picked>,
+}
+
+impl Run {
+    /// Returns the events of `shared`, a block of `topic`, that are in `sequences`, are not gone at
+    /// these ages, and are picked by `filter`; `None` if there are none.
+    pub(crate) fn new(
+        topic: &TopicName,
+        deletes_keys: bool,
+        shared: Arc<SharedBlock>,
+        sequences: Range<Sequence>,
+        ages: Ages,
+        filter: Option<&Arc<Filter>>,
+    ) -> Option<Self> {
+        let picked = filter.map(|filter| shared.picked(filter));
+        let Range { start: from, end: below } = sequences;
+        let topic = topic.clone();
+        Self { topic, shared, from, below, ages, deletes_keys, picked }.non_empty()
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// The events, in order; one at least.
+    pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
+        self.seen().map(|(event, _has_expired)| event)
+    }
+
+    /// The events as a reader sees them, and whether that is as tombstones for they have expired.
+    fn seen(&self) -> impl Iterator<Item = (EventRef<'_>, bool)> {
+        let events = self.shared.block.events();
+        events
+            .skip_while(|event| event.sequence < self.from)
+            .take_while(|event| event.sequence < self.below)
+            .filter(|event| self.picks(event.sequence))
+            .filter_map(|mut event| match self.ages.has_expired(&event) {
+                false => Some((event, false)),
+                true if self.deletes_keys && !event.key.is_empty() => {
+                    event.payload = &[];
+                    Some((event, true))
+                }
+                true => None,
+            })
+    }
+
+    fn picks(&self, sequence: Sequence) -> bool {
+        self.picked.as_ref().is_none_or(|picked| picked.binary_search(&sequence).is_ok())
+    }
+
+    /// Returns the bytes that the run keeps in memory: those of the block that it is a part of.
+    pub fn held_bytes(&self) -> usize {
+        self.shared.size_bytes()
+    }
+
+    /// Shares a part of one of its events, such as a payload, instead of copying it.
+    ///
+    /// # Panics
+    ///
+    /// If it is part of none.
+    pub fn share(&self, part: &[u8]) -> Bytes {
+        self.shared.block.bytes().slice_ref(part)
+    }
+
+    /// Copies of the events that live on their own.
+    pub fn to_events(&self) -> Vec<Event> {
+        self.events().map(|event| self.shared.block.to_event(&event)).collect()
+    }
+
+    /// The first events only, `count` at the most.
+    pub fn first(mut self, count: usize) -> Self {
+        let next = self.events().nth(count).map(|event| event.sequence);
+        self.below = next.unwrap_or(self.below);
+        self
+    }
+
+    /// The events below `before` only; `None` if there are none.
+    pub(crate) fn below(mut self, before: Option<Sequence>) -> Option<Self> {
+        self.below = before.map_or(self.below, |before| before.min(self.below));
+        self.non_empty()
+    }
+
+    fn non_empty(self) -> Option<Self> {
+        let holds_one = self.events().next().is_some();
+        holds_one.then_some(self)
+    }
+
+    /// The sequence of the last event.
+    pub fn last_sequence(&self) -> Sequence {
+        let block = &self.shared.block;
+        if self.below > block.last_sequence() {
+            return block.last_sequence();
+        }
+        self.events().last().map_or(self.from, |event| event.sequence)
+    }
+
+    /// The events in a wire form. `encode` appends one event; it is called for each event of the
+    /// block the first time that anybody asks for this form, and must depend on nothing else.
+    pub fn encoded(
+        &self,
+        form: WireForm,
+        encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
+    ) -> Bytes {
+        self.with_encoded(form, encode, |encoded, encode| self.cut(encoded, encode))
+    }
+
+    /// The events in a form of one reader's own, each by itself: nothing of it is kept.
+    pub fn encoded_alone(
+        &self,
+        mut encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
+    ) -> impl Iterator<Item = Vec<u8>> {
+        self.events().map(move |event| {
+            let mut bytes = Vec::new();
+            encode(&event, &mut bytes);
+            bytes
+        })
+    }
+
+    /// As [`Self::encoded`], each event by itself.
+    pub fn encoded_each(
+        &self,
+        form: WireForm,
+        encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
+    ) -> Vec<Bytes> {
+        self.with_encoded(form, encode, |encoded, encode| self.cut_each(encoded, encode))
+    }
+
+    fn with_encoded<T, E: FnMut(&EventRef<'_>, &mut Vec<u8>)>(
+        &self,
+        form: WireForm,
+        mut encode: E,
+        cut: impl FnOnce(&Encoded, E) -> T,
+    ) -> T {
+        let kept = &self.shared.forms[form.slot()];
+        if kept.get().is_none() && self.shared.charge.is_refused() {
+            let encoded = Encoded::new(&self.shared.block, &mut encode);
+            return cut(&encoded, encode);
+        }
+        let encoded = kept.get_or_init(|| {
+            let encoded = Encoded::new(&self.shared.block, &mut encode);
+            self.shared.charge.add(encoded.size_bytes());
+            Box::new(encoded)
+        });
+        cut(encoded, encode)
+    }
+
+    /// Returns the part of a block's wire form that belongs to this run.
+    fn cut(&self, encoded: &Encoded, encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>)) -> Bytes {
+        if !self.shared.block.has_ttl() && self.picked.is_none() {
+            return encoded
+                .bytes
+                .slice(encoded.offset_of(self.from)..encoded.offset_of(self.below));
+        }
+        let is_whole = self.seen().filter(|(_, has_expired)| !has_expired).count()
+            == self.shared.block.count();
+        if is_whole {
+            return encoded.bytes.clone();
+        }
+        let mut events = self.cut_each(encoded, encode);
+        match events.len() {
+            1 => events.remove(0),
+            _ => events.concat().into(),
+        }
+    }
+
+    /// As [`Self::cut`], each event by itself. An event that is delivered as a tombstone is encoded
+    /// here, because the block's wire form holds it with its payload.
+    fn cut_each(
+        &self,
+        encoded: &Encoded,
+        mut encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
+    ) -> Vec<Bytes> {
+        let cut = self.seen().map(|(event, has_expired)| {
+            if !has_expired {
+                return encoded.of(event.sequence);
+            }
+            let mut bytes = Vec::new();
+            encode(&event, &mut bytes);
+            bytes.into()
+        });
+        cut.collect()
+    }
+}

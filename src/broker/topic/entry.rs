@@ -1,0 +1,160 @@
+//! One topic, as all parts of the broker share it.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::watch;
+
+use super::chunks::TopicChunks;
+use super::counts::Counts;
+use super::ephemeral::EphemeralQueue;
+use super::members::TopicMembers;
+use super::signal::Signal;
+use super::state::{PackedState, TopicState};
+use super::upkeep::Upkeep;
+use crate::broker::dedup::Recall;
+use crate::broker::read::filter::Filter;
+use crate::broker::tail::block::SharedBlock;
+use crate::broker::tail::newest::Tail;
+use crate::broker::tail::run::Run;
+use crate::cursor::Sequence;
+use crate::error::Result;
+use crate::log::Ages;
+use crate::topic::TopicName;
+use crate::topic_config::TopicConfig;
+
+/// The numbers and the chunks of all topics, which each topic keeps up to date.
+#[derive(Debug)]
+pub(super) struct Roll {
+    pub(super) counts: Counts,
+    pub(super) chunks: TopicChunks<Topic>,
+}
+
+/// One topic. A topic that somebody follows or publishes to may not exist in the log yet.
+///
+/// # Why
+///
+/// There may be hundreds of thousands, of which nearly all are idle: what only a topic needs that
+/// is followed, or has settings or members of its own, is allocated when it is needed.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    pub(crate) name: TopicName,
+    pub(crate) tail: Arc<Tail>,
+    /// Whether the window knows the ids from before the start.
+    pub(crate) recall: Recall,
+    pub(crate) upkeep: Upkeep,
+    /// The settings that it has where its own say nothing.
+    defaults: Arc<TopicConfig>,
+    roll: Arc<Roll>,
+    state: Mutex<PackedState>,
+    /// Tells those who follow it that there is something new. Made for the first of them: of a
+    /// hundred thousand topics few are followed, and it takes more than all the rest.
+    pub(crate) signal: OnceLock<Box<Signal>>,
+    /// The ephemeral events of the topic.
+    pub(crate) ephemeral: EphemeralQueue,
+    /// The members of the topic.
+    pub(crate) members: TopicMembers,
+    /// The number of times that some of its blocks were rewritten.
+    pub(crate) rewrites: AtomicU64,
+    /// Whether the waker knows that there is something new.
+    pub(crate) is_due: AtomicBool,
+    /// The number of [`TopicRef`](super::topics::TopicRef)s to it.
+    pub(super) refs: AtomicUsize,
+}
+
+impl Topic {
+    pub(super) fn new(
+        name: TopicName,
+        state: TopicState,
+        defaults: Arc<TopicConfig>,
+        roll: &Arc<Roll>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            tail: Arc::new(Tail::after(state.extent.last_position)),
+            recall: Recall::of(&state.extent),
+            upkeep: Upkeep::of(&state.extent),
+            defaults,
+            roll: roll.clone(),
+            state: Mutex::new(state.into()),
+            signal: OnceLock::new(),
+            ephemeral: EphemeralQueue::default(),
+            members: TopicMembers::default(),
+            rewrites: AtomicU64::new(0),
+            is_due: AtomicBool::new(false),
+            refs: AtomicUsize::new(0),
+        })
+    }
+
+    /// The settings that hold for it.
+    pub(crate) fn effective_config(&self) -> TopicConfig {
+        self.state().config.over(*self.defaults)
+    }
+
+    /// Returns the state as it is now.
+    pub(crate) fn state(&self) -> TopicState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).state()
+    }
+
+    /// Follows it: the signal is given after each change of its state from now on.
+    pub(crate) fn follow(&self) -> watch::Receiver<()> {
+        self.signal.get_or_init(Box::default).follow()
+    }
+
+    /// Returns the number of readers that follow this topic alone.
+    pub(crate) fn followers(&self) -> usize {
+        self.signal.get().map_or(0, |signal| signal.followers())
+    }
+
+    /// Sets what is readable. Called by the committer alone, which has followers woken.
+    pub(crate) fn set_state(self: &Arc<Self>, state: TopicState) {
+        let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.roll.counts.add(&state);
+        let before = current.state();
+        self.roll.counts.remove(&before);
+        *current = state.into();
+        drop(current);
+        match state.id {
+            Some(id) if before.id.is_none() => self.roll.chunks.add(self, id, &state.extent),
+            Some(id) if state.extent.dropped_position() > before.extent.dropped_position() => {
+                self.roll.chunks.raise_dropped(id, &state.extent);
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the events of `shared`, one of the topic's blocks, as a reader gets them; `None` if
+    /// there are none for it.
+    pub(crate) fn run(
+        &self,
+        shared: Arc<SharedBlock>,
+        sequences: Range<Sequence>,
+        ages: Ages,
+        filter: Option<&Arc<Filter>>,
+    ) -> Option<Run> {
+        let has_ttl = shared.block().has_ttl();
+        let deletes_keys = has_ttl && self.effective_config().key_limit().is_some();
+        Run::new(&self.name, deletes_keys, shared, sequences, ages, filter)
+    }
+
+    /// Refuses to have it come to exist, beside `more` others that are going to, where there are as
+    /// many topics as there may be.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`].
+    pub(crate) fn check_existing(&self, more: isize) -> Result<()> {
+        self.roll.counts.check_existing(more)
+    }
+
+    /// Refuses to delete it, beside `more` others that are going to be, where there are as many
+    /// deleted topics as there may be.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverLimit`].
+    pub(crate) fn check_deleted(&self, more: isize) -> Result<()> {
+        self.roll.counts.check_deleted(more)
+    }
+}

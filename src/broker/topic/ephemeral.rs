@@ -1,0 +1,59 @@
+//! Ephemeral events of one topic: the newest of them, in the order in which they were published.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+
+use crate::broker::tail::form::{FORMS, WireForm};
+use crate::event::{NewEvent, Timestamp};
+use crate::topic::TopicName;
+
+/// An ephemeral event on its way.
+#[derive(Debug)]
+pub struct Ephemeral {
+    /// Which one it is, of all since the start.
+    pub number: u64,
+    /// The topic.
+    pub topic: TopicName,
+    /// The time at which the event was published.
+    pub time: Timestamp,
+    /// The event as it was published.
+    pub event: NewEvent,
+    forms: [OnceLock<Bytes>; FORMS],
+}
+
+impl Ephemeral {
+    /// An event that no reader has been given yet.
+    pub(crate) fn new(number: u64, topic: TopicName, time: Timestamp, event: NewEvent) -> Self {
+        Self { number, topic, time, event, forms: Default::default() }
+    }
+
+    /// Returns the event in a wire form, which is encoded once for all readers.
+    pub fn encoded(&self, form: WireForm, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
+        self.forms[form.slot()].get_or_init(|| encode(self)).clone()
+    }
+
+    pub(crate) fn size_bytes(&self) -> usize {
+        size_of::<Self>() + self.event.content_bytes()
+    }
+}
+
+/// The newest ephemeral events of one topic. Made for the first of them.
+#[derive(Debug, Default)]
+pub(crate) struct EphemeralQueue(OnceLock<Box<Mutex<VecDeque<Arc<Ephemeral>>>>>);
+
+impl EphemeralQueue {
+    pub(crate) fn events(&self) -> MutexGuard<'_, VecDeque<Arc<Ephemeral>>> {
+        let events = self.0.get_or_init(Box::default);
+        events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first event after the one with this number, and its number.
+    pub(crate) fn after(&self, number: u64) -> Option<(Arc<Ephemeral>, u64)> {
+        self.0.get()?; // Most topics never have any.
+        let events = self.events();
+        let index = events.partition_point(|event| event.number <= number);
+        events.get(index).map(|event| (event.clone(), event.number))
+    }
+}

@@ -1,0 +1,29 @@
+//! What callers are told about a topic.
+
+use super::entry::Topic;
+use super::state::TopicState;
+use crate::log::Extent;
+use crate::topic::TopicName;
+use crate::topic_config::TopicConfig;
+
+/// A topic, as it is at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// The name.
+    pub name: TopicName,
+    /// The extent: earliest, tail and sizes.
+    pub extent: Extent,
+    /// The topic's own settings.
+    pub config: TopicConfig,
+    /// The settings that hold: its own over those of the configuration's patterns.
+    pub effective_config: TopicConfig,
+}
+
+impl TopicInfo {
+    /// Describes `topic` as it is now.
+    pub(crate) fn of(topic: &Topic) -> Self {
+        let TopicState { extent, config, .. } = topic.state();
+        let (name, effective_config) = (topic.name.clone(), topic.effective_config());
+        Self { name, extent, config, effective_config }
+    }
+}

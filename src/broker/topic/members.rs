@@ -1,0 +1,156 @@
+//! The members of one topic: who is subscribed to it under a name.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+
+/// The longest id of a member, and the most that is known of one, in bytes.
+const MAX_ID_BYTES: usize = 255;
+const MAX_INFO_BYTES: usize = 1 << 10;
+
+/// Members that are copied while their lock is held: some microseconds.
+pub(crate) const MEMBERS_PER_LOCK: usize = 16;
+
+/// A reader, as other readers know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// The id, which tells the member from the others.
+    pub id: String,
+    /// The information for the others.
+    pub info: BTreeMap<String, MemberInfo>,
+}
+
+/// One piece of information for the others: a text, or any other JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// The text, or the JSON as text.
+    text: String,
+    is_json: bool,
+}
+
+impl MemberInfo {
+    /// The text, or the JSON as text, for protocols that have texts alone.
+    pub fn into_text(self) -> String {
+        self.text
+    }
+}
+
+impl From<String> for MemberInfo {
+    fn from(text: String) -> Self {
+        Self { text, is_json: false }
+    }
+}
+
+impl Serialize for MemberInfo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if !self.is_json {
+            return serializer.serialize_str(&self.text);
+        }
+        let json: &RawValue = serde_json::from_str(&self.text).map_err(ser::Error::custom)?;
+        json.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for MemberInfo {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Box::<RawValue>::deserialize(deserializer)?;
+        Ok(match serde_json::from_str::<String>(json.get()) {
+            Ok(text) => Self { text, is_json: false },
+            Err(_) => Self { text: json.get().to_owned(), is_json: true },
+        })
+    }
+}
+
+impl Member {
+    /// Returns the bytes that the member takes in memory.
+    pub fn size_bytes(&self) -> usize {
+        size_of::<Self>() + self.id.len() + self.info_bytes()
+    }
+
+    fn info_bytes(&self) -> usize {
+        self.info.iter().map(|(name, info)| name.len() + info.text.len()).sum()
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let info_bytes = self.info_bytes();
+        match (self.id.len(), info_bytes) {
+            (0, _) => Err(Error::invalid("member", "has no id")),
+            (size_bytes, _) if size_bytes > MAX_ID_BYTES => {
+                Err(Error::over("member id bytes", size_bytes, MAX_ID_BYTES))
+            }
+            (_, size_bytes) if size_bytes > MAX_INFO_BYTES => {
+                Err(Error::over("member info bytes", size_bytes, MAX_INFO_BYTES))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A member that is there.
+#[derive(Debug, Clone, Serialize)]
+pub struct Present {
+    /// The member.
+    #[serde(flatten)]
+    pub member: Member,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// The number of its subscriptions.
+    pub subscriptions: u32,
+}
+
+/// The members of one topic, by their ids. Made for the first of them.
+#[derive(Debug, Default)]
+pub(crate) struct TopicMembers(OnceLock<Box<Mutex<BTreeMap<String, Present>>>>);
+
+impl TopicMembers {
+    /// Returns up to `limit` members in the order of their ids, after `after`. Members who come or
+    /// go wait for the lock, so it is held for some microseconds at most.
+    pub(crate) fn some_after(&self, after: &str, limit: usize) -> Vec<Present> {
+        let Some(members) = self.0.get() else { return Vec::new() };
+        let members = members.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        let some = members.range::<str, _>(after).take(limit.min(MEMBERS_PER_LOCK));
+        some.map(|(_, present)| present.clone()).collect()
+    }
+
+    /// Adds one; `tell` is called, before anybody else can join or leave, if it was not there.
+    pub(crate) fn join(
+        &self,
+        member: &Member,
+        now: Timestamp,
+        max_members: usize,
+        tell: impl FnOnce(),
+    ) -> Result<()> {
+        let members = self.0.get_or_init(Box::default);
+        let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(present) = members.get_mut(&member.id) {
+            present.subscriptions += 1;
+            present.member.info = member.info.clone();
+            return Ok(());
+        }
+        if members.len() >= max_members {
+            return Err(Error::over("members", members.len() + 1, max_members));
+        }
+        let present = Present { member: member.clone(), since_ms: now.as_ms(), subscriptions: 1 };
+        members.insert(member.id.clone(), present);
+        tell();
+        Ok(())
+    }
+
+    /// Takes one out; `tell` is called, before anybody else can, if it is not there any more.
+    pub(crate) fn leave(&self, id: &str, tell: impl FnOnce()) {
+        let Some(members) = self.0.get() else { return };
+        let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(present) = members.get_mut(id) else { return };
+        present.subscriptions -= 1;
+        if present.subscriptions == 0 {
+            members.remove(id);
+            tell();
+        }
+    }
+}
