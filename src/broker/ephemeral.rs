@@ -70,9 +70,9 @@ mod tests {
     fn the_newest_of_all_topics_are_kept_within_one_bound() {
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let [a, b] = ["a", "b"].map(|name| topics.open(&name.parse().unwrap()).unwrap());
-        let ephemera = EphemeralEvents::new(8 << 10);
+        let ephemeral = EphemeralEvents::new(8 << 10);
         let push = |topic: &Arc<Topic>, size_bytes: usize| {
-            ephemera.push(topic, Timestamp::default(), NewEvent::new(vec![0; size_bytes]));
+            ephemeral.push(topic, Timestamp::default(), NewEvent::new(vec![0; size_bytes]));
         };
         let heard = |topic: &Arc<Topic>, after: u64| -> Vec<u64> {
             let next = |number: u64| topic.ephemeral.after(number).map(|(_, number)| number);
@@ -85,6 +85,6 @@ mod tests {
         assert_eq!((heard(&a, 0), heard(&b, 0)), (vec![7], vec![]), "the others are gone");
         push(&b, 100 << 10);
         assert_eq!((heard(&a, 0), heard(&b, 0)), (vec![], vec![]), "one that is too large is, too");
-        assert_eq!(ephemera.last(), 8);
+        assert_eq!(ephemeral.last(), 8);
     }
 }
