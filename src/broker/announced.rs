@@ -27,7 +27,8 @@ impl Announced {
         Self { position: AtomicU64::new(position), feeds: AtomicUsize::new(0) }
     }
 
-    /// The position of the newest durable event. All up to it is there for whoever reads it here.
+    /// Returns the position of the newest durable event. All up to it is there for whoever reads it
+    /// here.
     pub(super) fn position(&self) -> u64 {
         self.position.load(Ordering::Acquire)
     }
@@ -37,8 +38,8 @@ impl Announced {
         self.position.fetch_max(position, Ordering::Release);
     }
 
-    /// Whether a feed has to be told of what was announced: one that is not counted here yet reads
-    /// the position later than this.
+    /// Returns whether a feed has to be told of what was announced: one that is not counted here
+    /// yet reads the position later than this.
     pub(super) fn has_feeds(&self) -> bool {
         fence(Ordering::SeqCst);
         self.feeds.load(Ordering::Relaxed) > 0

@@ -18,7 +18,7 @@
 //! gathered by that other one in a single go, some 40 ms for 250,000 patterns.
 //!
 //! The work that waits for the thread is bounded: before anything is put in, as much is taken out.
-//! So there is never more than there once was of readers that were there together.
+//! So there are never more entries than those of the readers that were there at the same time.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -196,7 +196,7 @@ impl Arrivals {
         let _guard = PanicGuard::new(failure, "usher");
         let _end = UsherEnd(self);
         while self.wait() {
-            // In this order: there is never more than there was.
+            // Leftovers are removed first, so that there are never more entries than there were.
             let emptied = take(&mut self.queue().emptied);
             drop((emptied, self.take_out(ENTRIES_PER_STEP)));
             let next = self.queue().arriving.pop_front();

@@ -2,11 +2,11 @@
 //!
 //! # Why
 //!
-//! Topics are read one after another, each up to the position that the backup was begun at; what is
-//! appended meanwhile is beyond it. Compaction must not drop an event for one that is beyond it
-//! either: as long as the backup lasts, it looks no further than that position. What is trimmed
-//! meanwhile is missing in it, as it is in the log: a topic whose front was trimmed while it was
-//! read begins later in the backup, too.
+//! Topics are read one after another, each up to the position at which the backup began. Events
+//! that are appended meanwhile are beyond it. Compaction must not drop an event for one that is
+//! beyond it either: as long as the backup lasts, it looks no further than that position. Events
+//! that are trimmed meanwhile are missing in the backup, as they are in the log: a topic whose
+//! front was trimmed while it was read begins later in the backup, too.
 
 use std::sync::Arc;
 
@@ -106,17 +106,17 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
     })
 }
 impl Backup {
-    /// About how many bytes a backup of everything has.
+    /// Returns about how many bytes a backup of everything has.
     pub fn expected_bytes(&self) -> u64 {
         self.expected_bytes
     }
 
-    /// The position that the backup is true at.
+    /// Returns the position that the backup is true at.
     pub fn position(&self) -> Position {
         self.header.position
     }
 
-    /// The next bytes; `None` at the end.
+    /// Returns the next bytes; `None` at the end.
     ///
     /// # Errors
     ///
@@ -166,7 +166,7 @@ async fn begin(
     loop {
         let TopicState { id, extent, config, is_deleted, deletions: _ } = topic.state();
         let Some(id) = id else { return Ok(None) };
-        // What an earlier backup holds may have been superseded by what is dropped by now.
+        // Events in an earlier backup may have been superseded by events that are dropped by now.
         let is_whole = extent.buried_position > header.from;
         let from = if is_whole { Position::BEFORE_ALL } else { header.from };
         let position = header.position;
@@ -189,8 +189,8 @@ async fn begin(
 }
 
 impl BackupEnd {
-    /// The extent that a topic had which ends here, and has `extent` now: what came after the end
-    /// was not in it, and was not dropped from it.
+    /// Returns the extent that a topic had which ends here, and has `extent` now: what came after
+    /// the end was not in it, and was not dropped from it.
     fn cut(self, extent: Extent) -> Extent {
         let Self { tail, position, time } = self;
         Extent {
@@ -211,8 +211,8 @@ impl BackupEnd {
 }
 
 impl TopicReading {
-    /// The topic once more, if its front was trimmed since the backup told of it: then it begins
-    /// later, for what is gone in its middle would be a hole that no reader is told of.
+    /// Returns the topic once more, if its front was trimmed since the backup told of it: then it
+    /// begins later, for what is gone in its middle would be a hole that no reader is told of.
     fn retold(&mut self) -> Option<Frame> {
         let extent = self.end.cut(self.topic.state().extent);
         if extent.earliest <= self.told.extent.earliest {
@@ -223,7 +223,7 @@ impl TopicReading {
     }
 }
 
-/// The first sequence of a topic after `position`.
+/// Returns the first sequence of a topic after `position`.
 async fn after(
     shared: &Shared,
     id: TopicId,
@@ -240,7 +240,7 @@ async fn after(
     }
 }
 
-/// The next blocks of a topic, cut to what the backup holds of it.
+/// Returns the next blocks of a topic, cut to what the backup holds of it.
 async fn read(shared: &Shared, reading: &mut TopicReading) -> Result<Vec<Frame>> {
     loop {
         let earliest = reading.topic.state().extent.earliest;

@@ -3,8 +3,8 @@
 //! # Why
 //!
 //! An event of a hundred bytes may take a thousand in memory, for each of its headers is two texts
-//! and a place in a map. Encoded, it takes about as much as its publisher has sent. So whoever has
-//! many of them makes them one after the other, and there is never more than one.
+//! and a place in a map. Encoded, it takes about as much as its publisher has sent. A caller with
+//! many events makes them one after the other, so that one at a time is in memory.
 
 use crate::broker::limits::{LimitsConfig, at_most, locate};
 use crate::error::Result;
@@ -51,7 +51,7 @@ impl Batch {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

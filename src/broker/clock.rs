@@ -6,7 +6,7 @@
 //! broker's clock  ────────────────────────
 //! ```
 //!
-//! The system's steady clock says how much time has passed. Where the wall clock differs from that
+//! The system's steady clock says how much time has passed. When the wall clock differs from that
 //! by more than a second, the log says so, and the broker's clock goes on steadily; when the wall
 //! clock has differed by the same for a minute, the broker's clock follows it, and the log says
 //! that, too.
@@ -35,7 +35,7 @@ const PATIENCE_MS: i64 = 60_000;
 /// Tells the time. Cheap to clone.
 pub(super) type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// The clock of a broker.
+/// Returns the clock of a broker.
 pub(super) fn system_clock() -> Now {
     let started = Instant::now();
     let steady_ms = move || i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
@@ -68,7 +68,7 @@ impl Clock {
         Self { offset_ms, is_doubted, doubt: Mutex::new(None) }
     }
 
-    /// The time, when the two clocks say this.
+    /// Returns the time, when the two clocks say this.
     fn tell(&self, wall: Timestamp, steady_ms: i64) -> Timestamp {
         let (found_ms, held_ms) = (offset(wall, steady_ms), self.offset_ms.load(Ordering::Relaxed));
         if found_ms.abs_diff(held_ms) <= TOLERANCE_MS {
@@ -125,7 +125,7 @@ impl Clock {
     }
 }
 
-/// The time at which the steady clock said 0, by this reading of both clocks.
+/// Returns the time at which the steady clock said 0, by this reading of both clocks.
 fn offset(wall: Timestamp, steady_ms: i64) -> i64 {
     i64::try_from(wall.as_ms()).unwrap_or(i64::MAX).saturating_sub(steady_ms)
 }
@@ -137,8 +137,8 @@ mod tests {
     const START_MS: i64 = 1_800_000_000_000;
     const YEARS_75_MS: i64 = 75 * 365 * 86_400_000;
 
-    /// A clock that was started at [`START_MS`], with what it tells when the wall clock is so far
-    /// off after so long, as how far that is off.
+    /// Returns a clock that was started at [`START_MS`], with what it tells when the wall clock is
+    /// so far off after so long, as how far that is off.
     fn clock() -> impl Fn(i64, i64) -> i64 {
         let wall = |ms: i64| Timestamp::from_ms(ms.unsigned_abs());
         let clock = Clock::new(wall(START_MS), 0);

@@ -1,9 +1,9 @@
 //! Commands to the committer, as plain data.
 //!
 //! A command says what is to be done to one topic, and nothing else: no channel, no permit and no
-//! handle of a topic is in it, so that it could be handed to another node. Who waits for the
-//! outcome, and which share of the queue a command takes, stands beside it in the queue
-//! (`queue.rs`). The outcomes are in `report.rs`.
+//! handle of a topic is in it, so that it could be handed to another node. The caller who waits for
+//! the outcome, and the command's share of the queue, stand beside it in the queue (`queue.rs`).
+//! The outcomes are in `report.rs`.
 
 use crate::cursor::{Position, Sequence, TrimReason};
 use crate::log::{Block, Compacted, NewRecords, StoredBlock};
@@ -90,7 +90,7 @@ pub(super) struct PassProgress {
 }
 
 impl Rewrite {
-    /// Whether there is nothing to do.
+    /// Returns whether there is nothing to do.
     pub(super) fn is_empty(&self) -> bool {
         self.merged.is_empty() && self.passed.is_none() && self.compacted.is_none()
     }

@@ -1,4 +1,4 @@
-//! What a broker is opened with.
+//! The settings with which a broker is opened.
 
 use crate::broker::maintenance::config::MaintenanceConfig;
 use serde::{Deserialize, Serialize};

@@ -11,13 +11,13 @@
 //! The window is derived: as long as an event is stored, its id is noted nowhere but in its block.
 //! After a restart a topic's part is recalled from its newest blocks when the first id for it
 //! arrives, so it cannot disagree with the log, and opening costs nothing for topics that nobody
-//! publishes to. Whoever hands in that id waits for it; the committer, and so everybody else, does
-//! not. Ids are kept whole, not as hashes: two ids taken for one would be an event lost.
+//! publishes to. The publisher of that id waits for the recall; the committer, and so everybody
+//! else, does not. Ids are kept whole, not as hashes: two ids taken for one would be an event lost.
 //!
 //! When a limit drops a block, the same batch writes the ids that the window knows of it into a
 //! block of ids (`log/ids.rs`), and one that removes it follows when the window has forgotten the
-//! last of them. So these take no more space than the window takes memory, and all of them are read
-//! when the broker is opened. A backup does not hold them.
+//! last of them. Blocks of ids therefore take no more space than the window takes memory, and all
+//! of them are read when the broker is opened. A backup does not hold them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -67,20 +67,21 @@ pub(crate) struct Recall {
 impl Recall {
     /// Returns the state of a topic that held `extent` when the broker was opened.
     pub(super) fn of(extent: &Extent) -> Self {
-        // What a limit has trimmed and not removed yet still has its ids in its blocks.
+        // Events that a limit has trimmed, and that are not removed yet, still have their ids in
+        // their blocks.
         let has_none = extent.size_bytes() == 0 || extent.purged >= extent.tail;
         let next = AtomicU64::new(extent.purged.max(Sequence::FIRST).get());
         let done = OnceCell::new_with(has_none.then_some(()));
         Self { done, next, below: extent.tail }
     }
 
-    /// Whether the ids of a block that begins at `first` may still have to be recalled.
+    /// Returns whether the ids of a block that begins at `first` may still have to be recalled.
     pub(super) fn misses(&self, first: Sequence) -> bool {
         let is_old = first < self.below && first.get() >= self.next.load(Ordering::Relaxed);
         is_old && !self.is_done()
     }
 
-    /// Whether there is nothing to recall any more.
+    /// Returns whether there is nothing to recall any more.
     pub(super) fn is_done(&self) -> bool {
         self.done.initialized()
     }

@@ -2,9 +2,10 @@
 //!
 //! # Why
 //!
-//! Topics keep the newest of them for their followers, and no follower keeps any: it knows the
-//! number of the last it has heard, and gets the rest when it has nothing else to do. So whoever is
-//! behind with what is stored misses them, and nobody waits for it.
+//! Each topic keeps the newest ephemeral events for its followers. A follower keeps none: it knows
+//! the number of the last one that it was given, and takes the next ones when it has nothing else
+//! to deliver. A follower that is behind with stored events misses ephemeral ones, and nobody waits
+//! for it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +36,7 @@ impl EphemeralEvents {
         Self { max_bytes, order: Mutex::default(), last: AtomicU64::new(0) }
     }
 
-    /// The number of the last one.
+    /// Returns the number of the last one.
     pub(super) fn last(&self) -> u64 {
         self.last.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! What ended publishing: known to whoever asks whether the broker is ready.
+//! The failure that ended publishing, which every check for readiness reports.
 
 use std::sync::{Arc, OnceLock};
 

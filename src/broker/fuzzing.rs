@@ -3,7 +3,7 @@
 use crate::broker::topic::matching::PatternSet;
 use crate::topic::{TopicName, TopicPattern};
 
-/// Whether `name` fits any of the patterns, as a feed finds it.
+/// Returns whether `name` fits any of the patterns, as a feed finds it.
 pub(crate) fn fits_any(patterns: &[TopicPattern], name: &TopicName) -> bool {
     patterns.iter().collect::<PatternSet>().matches(name)
 }

@@ -1,4 +1,5 @@
-//! What a publisher may hand in. Whatever is over a limit, or breaks a rule, is refused whole.
+//! The limits on what a publisher hands in. A publish that is over a limit, or breaks a rule, is
+//! refused whole.
 
 use serde::{Deserialize, Serialize};
 

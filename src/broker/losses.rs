@@ -170,7 +170,7 @@ impl World {
         }
     }
 
-    /// The place of an event for a reader of all topics, or of one.
+    /// Returns the place of an event for a reader of all topics, or of one.
     fn place(reads_all: bool, event: &Known) -> u64 {
         if reads_all { event.position } else { event.sequence }
     }
@@ -404,7 +404,7 @@ impl World {
         self.readers[reader].told.push(told);
     }
 
-    /// The events of a topic that a reader could have had, and was not given.
+    /// Returns the events of a topic that a reader could have had, and was not given.
     fn could_have_had<'a>(
         &'a self,
         reading: &'a Reading,
@@ -421,9 +421,9 @@ impl World {
         })
     }
 
-    /// Whether a reader that goes on at a place may hold keys of a topic, as far as that can be
-    /// known: a place among many topics does not say of which of them the reader has read some; but
-    /// where a topic began that was never trimmed is known.
+    /// Returns whether a reader that goes on at a place may hold keys of a topic, as far as that
+    /// can be known: a place among many topics does not say of which of them the reader has read
+    /// some; but where a topic began that was never trimmed is known.
     fn may_hold(&self, reading: &Reading, topic: usize, place: u64) -> bool {
         let delivered = |event: &Known| reading.delivered.contains(&event.position);
         let mut of_topic = self.events.iter().filter(|event| event.topic == topic);

@@ -156,17 +156,17 @@ impl Broker {
         opening::open(log, config, now).map(Self)
     }
 
-    /// The incarnation of the log.
+    /// Returns the incarnation of the log.
     pub fn epoch(&self) -> Epoch {
         self.0.log.epoch()
     }
 
-    /// The position of the newest durable event.
+    /// Returns the position of the newest durable event.
     pub fn last_position(&self) -> Position {
         Position::new(self.0.last_position())
     }
 
-    /// The bound of one page, in bytes.
+    /// Returns the bound of one page, in bytes.
     pub(crate) fn max_page_bytes(&self) -> usize {
         self.0.max_page_bytes
     }
@@ -642,18 +642,18 @@ impl Broker {
     pub fn drain(&self) {
         self.0.space.close();
         self.0.stopping.cancel();
-        // In this order: whoever follows looks, then waits for a signal.
+        // The flag is set before the signals: a follower looks at it, then waits for a signal.
         self.0.is_stopping.store(true, Ordering::SeqCst);
         self.0.topics.signal_all();
         self.0.waker.interests().signal_all();
     }
 
-    /// Whether [`Self::drain`] was called.
+    /// Returns whether [`Self::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.0.is_stopping.load(Ordering::SeqCst)
     }
 
-    /// Whether publishes are taken.
+    /// Returns whether publishes are taken.
     ///
     /// # Errors
     ///

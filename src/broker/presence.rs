@@ -34,7 +34,7 @@ impl MemberList {
 impl Iterator for MemberList {
     type Item = Vec<Present>;
 
-    /// The next members; `None` when there are no more.
+    /// Returns the next members; `None` when there are no more.
     fn next(&mut self) -> Option<Vec<Present>> {
         let some = self.topic.as_ref()?.members.some_after(&self.after, self.left);
         self.after = some.last()?.member.id.clone();

@@ -28,7 +28,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), future).await.expect("it takes too long")
 }
 
-/// A broker that maintains its log when it is told to.
+/// Returns a broker that maintains its log when it is told to.
 fn quiet(log: Arc<dyn Log>, now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Broker {
     let mut config = OpenConfig::default();
     config.maintenance.interval_ms = 3_600_000;
@@ -40,7 +40,7 @@ fn request(start: StartPoint) -> PageRequest {
     PageRequest { start, before, limit: 100, wait: Duration::ZERO, on_gap: OnGap::Fail, filter }
 }
 
-/// The numbers of the events of a page.
+/// Returns the numbers of the events of a page.
 fn sequences(page: &Page) -> Vec<u64> {
     page.runs.iter().flat_map(|run| run.events().map(|event| event.sequence.get())).collect()
 }

@@ -72,7 +72,7 @@ impl Ack {
         self.receipt(self.count - 1)
     }
 
-    /// Whether every event was a duplicate.
+    /// Returns whether every event was a duplicate.
     pub fn is_duplicate(&self) -> bool {
         self.first_appended.is_none()
     }

@@ -1,4 +1,4 @@
-//! What all handles of a broker share: its parts, its threads, and the ways to the committer.
+//! The parts that all handles of a broker share, with its threads and the ways to the committer.
 
 use crate::broker::command::RecalledIds;
 use crate::broker::command::Work;
@@ -145,8 +145,8 @@ impl Shared {
         Ages::of(&topic.state().extent, (self.now)())
     }
 
-    /// The number of the newest drop of the log. Whoever asks, and then looks at a topic, sees all
-    /// that went with it and with those before it.
+    /// Returns the number of the newest drop of the log. Whoever asks, and then looks at a topic,
+    /// sees all that went with it and with those before it.
     pub(super) fn drops(&self) -> u64 {
         self.drops.load(Ordering::Acquire)
     }
@@ -195,8 +195,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The sequence of the `count`th event before `below` of a topic that holds `extent`; its
-    /// earliest where there are fewer.
+    /// Returns the sequence of the `count`th event before `below` of a topic that holds `extent`;
+    /// its earliest where there are fewer.
     ///
     /// # Errors
     ///

@@ -8,8 +8,8 @@
 //!
 //! # Why
 //!
-//! A read runs on a thread that may block, and a thread cannot be stopped from outside. So a read
-//! that lasts is done in steps of a few milliseconds. Each step waits for a turn of its own, behind
+//! A read runs on a thread that may block, and a thread cannot be stopped from outside. A long read
+//! is therefore done in steps of a few milliseconds. Each step waits for a turn of its own, behind
 //! the steps of all others: a long read holds nobody up for longer than a step. The turn goes with
 //! the step to its thread, so there are never more threads than turns, also when callers come and
 //! go. A caller that is gone starts no further step, and the step that it has begun ends soon.
@@ -69,7 +69,7 @@ impl Turns {
         ReadTurn { turns: self, permit }
     }
 
-    /// A turn, if one is free and nobody waits for it.
+    /// Returns a turn, if one is free and nobody waits for it.
     pub(super) fn try_take(&self) -> Option<ReadTurn<'_>> {
         let permit = self.free.clone().try_acquire_owned().ok()?;
         Some(ReadTurn { turns: self, permit })

@@ -1,7 +1,7 @@
 //! Horizons: how far compaction may look while a backup, or a page of a state, is read.
 //!
-//! What lies beyond a horizon supersedes nothing before it, and no tombstone goes while there is
-//! one: whoever reads sees what was true at its position, whatever is rewritten meanwhile. A backup
+//! Events beyond a horizon supersede nothing before it, and no tombstone goes while a horizon is
+//! held. So a reader sees what was true at its position, whatever is rewritten meanwhile. A backup
 //! holds one for all topics, a read of a state one for its topic alone.
 
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ impl Horizons {
         first.map(|((position, _), _)| *position)
     }
 
-    /// Whether any is held for `topic`.
+    /// Returns whether any is held for `topic`.
     pub(crate) fn are_held(&self, topic: TopicId) -> bool {
         self.first(topic).is_some()
     }
@@ -69,7 +69,7 @@ pub(crate) struct Horizon {
 }
 
 impl Horizon {
-    /// The position.
+    /// Returns the position.
     pub(crate) fn position(&self) -> Position {
         self.place.0
     }

@@ -71,7 +71,7 @@ impl Maintainer {
         Duration::from_millis(self.config.interval_ms)
     }
 
-    /// The topics that one of their alarms asks to look at.
+    /// Returns the topics that one of their alarms asks to look at.
     pub(super) fn due(&self, alarm: impl Fn(&Upkeep) -> &Alarm) -> Vec<Arc<Topic>> {
         let now = (self.now)();
         self.topics.filtered(|topic| alarm(&topic.upkeep).is_due(now))
@@ -126,7 +126,8 @@ impl Maintainer {
         outcome
     }
 
-    /// Whether there can be anything in front of a topic to drop; it is looked at for it now.
+    /// Returns whether there can be anything in front of a topic to drop; it is looked at for it
+    /// now.
     pub(super) fn may_drop(&self, topic: &Topic) -> bool {
         topic.upkeep.retention.reset();
         let state = topic.state();

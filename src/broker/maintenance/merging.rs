@@ -42,7 +42,7 @@ pub(super) fn pass(
     let newest = if visit.takes_newest() { None } else { newest_block(visit, tail)? };
     let end = superseded.below.min(newest.as_ref().map_or(tail, Block::first_sequence));
     let compacted = Compacted { below: end, seen: end, ..Compacted::NOTHING };
-    // What came after its keys were read was not looked at.
+    // Events that came after the keys were read were not looked at.
     let mut pass = Pass::new(from, tail.min(superseded.below), compacted);
     for event in newest.iter().flat_map(Block::events).filter(|_| end < tail) {
         pass.keep(visit, &event);

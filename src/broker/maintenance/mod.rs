@@ -193,7 +193,7 @@ impl Maintainer {
             if let Some(visit) = Visit::new(self, topic, round.asked) {
                 visitor.visit(visit);
             }
-            // What is over a limit does not wait until all that is worth it is rewritten.
+            // Events over a limit do not wait until everything worth it is rewritten.
             if round.asked.is_none()
                 && let Ok(mut retained) = round.retained.try_lock()
                 && retained.elapsed() >= self.interval()

@@ -10,7 +10,7 @@
 //! # Why
 //!
 //! A topic is trimmed by the very group that appends to it, so that it is never over its limits by
-//! more than a block, whatever the load. What is trimmed is removed by a later group: until readers
+//! more than a block, whatever the load. Trimmed blocks are removed by a later group: until readers
 //! know of the new `earliest`, a block that is missing would be damage to them.
 
 use crate::broker::report::MaintenanceReport;
@@ -54,7 +54,7 @@ pub(crate) struct Quiet {
 }
 
 impl Quiet {
-    /// Whether nothing needs to be dropped yet from a topic that is added to.
+    /// Returns whether nothing needs to be dropped yet from a topic that is added to.
     pub(crate) fn holds(&self, extent: &Extent, added: Added, now: Timestamp) -> bool {
         extent.events() + added.events < self.below_events
             && extent.size_bytes() + added.bytes < self.below_bytes
@@ -94,7 +94,7 @@ pub(crate) struct Retention<'a> {
 }
 
 impl Retention<'_> {
-    /// Whether a topic with these settings ever drops anything because of them.
+    /// Returns whether a topic with these settings ever drops anything because of them.
     pub(crate) fn is_limited(limits: &TopicConfig) -> bool {
         limits.event_limit().or(limits.byte_limit()).or(limits.age_limit_ms()).is_some()
     }
@@ -129,7 +129,7 @@ impl Retention<'_> {
                 _ => retained.report.retention.add(block.events, block.size_bytes),
             }
         }
-        // What somebody asked to be dropped was trimmed unread: it is counted when it is removed.
+        // Purged and deleted events were trimmed unread: they are counted when they are removed.
         if matches!(topic.extent.trim_reason, TrimReason::Purged | TrimReason::Deleted) {
             for block in &found.trimmed {
                 retained.report.purged.add(block.events, block.size_bytes);
@@ -155,7 +155,7 @@ impl Retention<'_> {
         Ok(Front { trimmed, over, front: kept.first().copied(), extent, all_goes })
     }
 
-    /// The blocks of those in front that are to be dropped, each with why.
+    /// Returns the blocks of those in front that are to be dropped, each with why.
     fn over_limits(
         &self,
         kept: &[StoredBlock],
@@ -174,7 +174,7 @@ impl Retention<'_> {
                 let appended = self.appended(last, extent.ahead);
                 self.limits.age_limit_ms().is_some_and(|limit| appended.plus_ms(limit) < self.now)
             });
-            // What compaction has emptied stays, until it is merged: it is no gap.
+            // Blocks that compaction has emptied stay until they are merged: they are no gap.
             let is_empty = block.events == 0 && self.limits.key_limit().is_none();
             if is_over(self.limits.byte_limit(), bytes, block.size_bytes)
                 || is_over(self.limits.event_limit(), events, block.events)
@@ -231,7 +231,7 @@ mod tests {
     use crate::log::{Block, BlockBuilder, Group, MemoryLog, NewRecords};
     use crate::topic::{TopicId, TopicName};
 
-    /// A log with a topic of 10 blocks of 2 events, appended at the times 0, 10, 20, …
+    /// Returns a log with a topic of 10 blocks of 2 events, appended at the times 0, 10, 20, …
     fn ten_blocks() -> (Arc<dyn Log>, StoredTopic, Vec<Block>) {
         let log: Arc<dyn Log> = Arc::new(MemoryLog::default());
         let topic = StoredTopic::new(TopicId::FIRST, TopicName::new("a").unwrap());

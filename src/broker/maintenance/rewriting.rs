@@ -60,7 +60,7 @@ impl Visit<'_> {
         match self.config.key_limit() {
             Some(kept) if self.is_worth_compacting(kept) => {
                 let left = self.compact(kept)?;
-                // What deletes a key is alone by now, and may go.
+                // Events that delete a key are alone by now, and may go.
                 if self.is_forced() || (left.due <= self.now && self.may_bury) {
                     self.compact(kept)?;
                 }
@@ -86,7 +86,8 @@ impl Visit<'_> {
             self.check_stop()?;
             let blocks = match self.log().read(self.id, at, extent.tail, STEP_BYTES) {
                 Ok(blocks) => blocks,
-                // What it holds it does not say: it goes with the first that follows it.
+                // A damaged block does not say what it holds: it goes with the first block after
+                // it.
                 Err(Error::Damaged { last: Some(last), .. }) => {
                     at = last.next();
                     continue;
@@ -116,12 +117,13 @@ impl Visit<'_> {
         Ok(())
     }
 
-    /// Whether it holds events, and all of them have expired and may go; or when they will have.
+    /// Returns whether it holds events, and all of them have expired and may go; or when they will
+    /// have.
     fn has_expired(&self, block: &Block) -> bool {
         let mut last = Timestamp::default();
         for event in block.events() {
             match self.ages.expires(&event) {
-                // What it has superseded goes with it, for that lies before it.
+                // The events that it has superseded lie before it, and go with it.
                 Some(time) => last = last.max(time).max(self.remembered_until(&event)),
                 None => return false,
             }
@@ -136,7 +138,7 @@ impl Visit<'_> {
     /// events of a key; 0 for a topic that is not compacted.
     fn due(&self, kept: u64) -> Timestamp {
         let extent = self.topic.state().extent;
-        // What was told by a clock that was ahead may be due before.
+        // A time that was told by a clock that was ahead may be too late.
         if extent.may_expire && extent.ahead.position >= extent.trimmed_position.next() {
             return Timestamp::default();
         }
@@ -174,7 +176,8 @@ impl Visit<'_> {
         self.take_expiry();
         let earliest = self.topic.state().extent.earliest;
         let before = self.compacted(kept);
-        // What was compacted before holds each key once: only later events can supersede it.
+        // The part that was compacted before holds each key once: only later events can supersede
+        // its events.
         let from = if kept == 1 { before.below.max(earliest) } else { earliest };
         let mut share = KeyShare::ALL;
         let mut compacted: Option<Compacted> = None;
@@ -187,7 +190,7 @@ impl Visit<'_> {
             let (passed, rest) = self.rewrite(earliest, &superseded)?;
             let mut passed = compacted.map_or(passed, |before| before.and(passed));
             if superseded.is_cut {
-                // Of those beyond the horizon it says no more than was known.
+                // Nothing new is known of the events beyond the horizon.
                 passed.due = passed.due.min(before.due).min(self.expiry);
             }
             compacted = Some(passed);
@@ -266,7 +269,7 @@ fn find_superseded(
     share: KeyShare,
 ) -> Result<Option<Superseded>> {
     let tail = visit.topic.state().extent.tail;
-    // In this order: a backup that begins now is at the tail, or beyond it.
+    // The tail is read first: a backup that begins now is at this tail, or beyond it.
     let horizon = visit.maintenance.horizons.first(visit.id);
     let mut found = Superseded { kept: kept as usize, below: tail, ..Superseded::none() };
     let max_bytes = visit.maintenance.config.max_key_bytes as usize / VISITORS;

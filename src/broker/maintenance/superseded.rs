@@ -1,4 +1,4 @@
-//! Which events later ones of their keys supersede: what compaction needs to know.
+//! The events that later ones of their keys supersede, as compaction needs to know them.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -20,12 +20,12 @@ impl KeyShare {
     /// All keys.
     pub(super) const ALL: KeyShare = KeyShare { index: 0, of: 1 };
 
-    /// The first of twice as many shares.
+    /// Returns the first of twice as many shares.
     pub(super) fn halved(self) -> Self {
         Self { index: 0, of: 2 * self.of }
     }
 
-    /// The share after this one.
+    /// Returns the share after this one.
     pub(super) fn next(self) -> Option<Self> {
         let index = self.index + 1;
         (index < self.of).then_some(Self { index, ..self })
@@ -82,7 +82,7 @@ impl Superseded {
         taken + size_of::<Sequence>()
     }
 
-    /// Whether it is the first of its key there is.
+    /// Returns whether it is the first of its key there is.
     pub(super) fn has_nothing_before(&self, event: &EventRef<'_>) -> bool {
         self.keys.get(event.key).is_some_and(|latest| {
             let is_first = latest.sequences.front().is_some_and(|first| event.sequence <= *first);

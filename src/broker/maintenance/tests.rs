@@ -149,13 +149,13 @@ impl Model {
         kept.is_some_and(|kept| key > 0 && (is_deleted || self.later_of_key(sequence) >= kept))
     }
 
-    /// Whether it is a value now.
+    /// Returns whether it is a value now.
     fn is_there(&self, sequence: u64) -> bool {
         let event = &self.events[&sequence];
         !event.is_tombstone && !event.is_expired()
     }
 
-    /// The latest event of each key that has a value.
+    /// Returns the latest event of each key that has a value.
     fn latest(&self, earliest: u64) -> BTreeMap<u8, u64> {
         let is_compacted = self.config.key_limit().is_some();
         let events = self.events.range(earliest..);
@@ -164,7 +164,7 @@ impl Model {
         latest.into_iter().filter(|(_, sequence)| self.is_there(*sequence)).collect()
     }
 
-    /// Whether a reader must get it.
+    /// Returns whether a reader must get it.
     fn must_be_there(&self, sequence: u64) -> bool {
         let event = &self.events[&sequence];
         let may_be_compacted = self.is_superseded(sequence, self.least_kept)
@@ -579,8 +579,8 @@ async fn a_topic_is_never_over_its_limits_by_more_than_a_block_or_two_on_the_dis
     assert_eq!(run.events().next().unwrap().sequence.get(), 300 - 12 + 1);
 }
 
-/// A broker whose maintenance never rests, by the clock of these tests; its topics have these
-/// settings.
+/// Returns a broker whose maintenance never rests, by the clock of these tests; its topics have
+/// these settings.
 pub(super) fn restless(log: Arc<dyn Log>, defaults: TopicConfig) -> Broker {
     let mut config = OpenConfig::default();
     config.maintenance.interval_ms = 1;

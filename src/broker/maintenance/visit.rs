@@ -95,7 +95,7 @@ impl<'a> Visit<'a> {
         &*self.maintenance.log
     }
 
-    /// Whether somebody has asked for it, also where it would not be worth it yet.
+    /// Returns whether somebody has asked for it, also where it would not be worth it yet.
     pub(super) fn is_forced(&self) -> bool {
         self.asked.is_some()
     }
@@ -126,7 +126,7 @@ impl<'a> Visit<'a> {
         appended.plus_ms(QUIET.as_millis() as u64)
     }
 
-    /// Whether a pass takes in the newest block.
+    /// Returns whether a pass takes in the newest block.
     pub(super) fn takes_newest(&self) -> bool {
         self.is_forced() || self.quiet_from() <= self.now
     }
@@ -174,7 +174,7 @@ impl<'a> Visit<'a> {
         Ok(())
     }
 
-    /// Whether some of what was asked for was not done.
+    /// Returns whether some of what was asked for was not done.
     pub(super) fn is_partial(&self) -> bool {
         self.is_partial
     }
@@ -205,7 +205,8 @@ impl<'a> Visit<'a> {
         if superseded.holds(event) {
             return Some(Reason::Superseded);
         }
-        // What goes must not bring back what it has superseded: that has to be gone before.
+        // An event that goes must not bring back the events that it has superseded: these must be
+        // gone before.
         let is_alone = match kept {
             1 => event.sequence < self.alone_below,
             _ => superseded.has_nothing_before(event),
@@ -220,12 +221,12 @@ impl<'a> Visit<'a> {
         (may_go && is_over).then_some(Reason::Buried)
     }
 
-    /// Whether it deletes its key, which compaction asks of an event that has one.
+    /// Returns whether it deletes its key, which compaction asks of an event that has one.
     pub(super) fn is_deletion(&self, event: &EventRef<'_>) -> bool {
         event.is_tombstone() || self.ages.has_expired(event)
     }
 
-    /// Whether an event that goes for this reason is one that deletes its key.
+    /// Returns whether an event that goes for this reason is one that deletes its key.
     pub(super) fn buries(&self, event: &EventRef<'_>, reason: Reason) -> bool {
         let is_compacted = self.config.key_limit().is_some();
         is_compacted && reason != Reason::Superseded && !event.key.is_empty()

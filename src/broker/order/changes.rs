@@ -36,7 +36,7 @@ impl Changed {
         Ok(to)
     }
 
-    /// The place of a topic that one of the changes was about already.
+    /// Returns the place of a topic that one of the changes was about already.
     fn place(&self, topic: &Arc<Topic>) -> Option<usize> {
         self.by_topic.get(&Arc::as_ptr(topic)).copied()
     }
@@ -131,7 +131,7 @@ impl Committer {
             }
             topic.upkeep.touch(); // What limits no longer keep, or what is deleted, goes by and by.
         }
-        // In this order: whoever knows of a drop sees all that went with it.
+        // The number is raised last: whoever knows of a drop sees all that went with it.
         self.drops.fetch_max(newest_drop.unwrap_or(0), Ordering::Release);
         Ok(())
     }

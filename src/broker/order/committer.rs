@@ -135,7 +135,7 @@ impl Committer {
         Ok(())
     }
 
-    /// The number of the next drop. All that go in one group have one.
+    /// Returns the number of the next drop. All that go in one group have one.
     pub(super) fn next_drop(&self) -> u64 {
         self.drops.load(Ordering::Relaxed) + 1
     }
@@ -159,7 +159,7 @@ impl Committer {
     }
 }
 
-/// A topic as the log knows it.
+/// Returns a topic as the log knows it.
 pub(super) fn stored(topic: &Topic) -> Result<StoredTopic> {
     let TopicState { id, extent, config, is_deleted, deletions: _ } = topic.state();
     let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;

@@ -8,11 +8,10 @@
 //! # Why
 //!
 //! Sequences follow the queue. Positions follow each publisher's own order, over all topics;
-//! between publishers the order is free. So a group is numbered topic by topic, which is cheap for
-//! readers of many topics, for they get long runs of one. Only where a publisher comes back to an
-//! earlier topic, a new stretch begins, which is numbered after the one before it. Nobody pays for
-//! an order that nobody has asked for: eight streams on a topic each are numbered as if there was
-//! none.
+//! between publishers the order is free. A group is therefore numbered topic by topic, which gives
+//! readers of many topics long runs of one topic. Only where a publisher comes back to an earlier
+//! topic, a new stretch begins, which is numbered after the one before it. Nobody pays for an order
+//! that nobody has asked for: eight streams on a topic each are numbered as if there was none.
 
 use crate::broker::order::placed::DraftTopic;
 use crate::broker::order::placed::KnownId;
@@ -73,7 +72,7 @@ struct PublishAnswer {
 }
 
 impl Draft {
-    /// A draft in which the first new topic gets this id.
+    /// Returns a draft in which the first new topic gets this id.
     pub(super) fn new(next_id: Option<TopicId>) -> Self {
         Self {
             topics: Vec::new(),
@@ -87,17 +86,17 @@ impl Draft {
         }
     }
 
-    /// Whether nothing is to be appended.
+    /// Returns whether nothing is to be appended.
     pub(super) fn is_empty(&self) -> bool {
         self.topics.is_empty()
     }
 
-    /// The topics that it appends to.
+    /// Returns the topics that it appends to.
     pub(super) fn topics(&mut self) -> &mut [DraftTopic] {
         &mut self.topics
     }
 
-    /// The id of the next new topic after it.
+    /// Returns the id of the next new topic after it.
     pub(super) fn next_id(&self) -> Option<TopicId> {
         self.next_id
     }

@@ -1,12 +1,12 @@
-//! What the committer takes out of its queue in one go.
+//! The commands that the committer takes out of its queue in one go.
 //!
 //! # Why
 //!
 //! A sync costs the same for one publish and for a thousand, so as much as is queued goes with it.
-//! Whatever else is asked for joins, too: thousands of recalls after a restart, or of settings that
-//! are changed, must not each end a group. Changes of topics are committed before the publishes
-//! that were gathered with them, so one of a topic that is published to before it ends the group:
-//! the order of those two is kept. They are a commit of their own, since a disk may be too full for
+//! Other commands join the group, too: thousands of recalls after a restart, or of changes of
+//! settings, must not each end a group. Changes of topics are committed before the publishes that
+//! were gathered with them, so a change of a topic that is published to before it ends the group:
+//! the order of the two is kept. They are a commit of their own, since a disk may be too full for
 //! events and not for the deletion that makes room.
 
 use std::collections::HashSet;

@@ -73,7 +73,7 @@ impl Committer {
                 let _nobody_waits = answer.send(());
             }
             match gathered.next {
-                // Whoever was let into the queue before it closed is still answered.
+                // Commands that entered the queue before it closed are still answered.
                 Some(Queued::Stop) => self.commands.close(),
                 other => next = other,
             }
@@ -129,13 +129,13 @@ impl Committer {
             let was_empty = !topic.state.exists() || topic.state.extent.is_empty();
             let (id, is_deleted) = (Some(topic.id), false);
             topic.topic.set_state(TopicState { id, extent, is_deleted, ..topic.state });
-            // In this order: whoever has looked at all there was has not missed it.
+            // The alarm is set after the state: a visit that takes the alarm sees the event.
             expires.into_iter().for_each(|time| topic.topic.upkeep.expires(time));
             if was_empty {
                 topic.topic.upkeep.has_front(); // How old it may get nobody has looked at.
             }
             if let Some(retained) = topic.retained.take() {
-                // What was trimmed goes with the next publish to the topic, or after a while.
+                // Trimmed blocks go with the next publish to the topic, or after a while.
                 let more = retained.has_more.then(|| now.plus_ms(RECLAIM_MS));
                 let due = more.into_iter().chain(retained.quiet.due());
                 due.for_each(|due| topic.topic.upkeep.retained(due));
@@ -144,7 +144,8 @@ impl Committer {
             }
         }
         self.next_id = draft.next_id();
-        // In this order: whoever knows of a position, or of a drop, sees all up to it.
+        // The numbers are raised last: whoever knows of a position, or of a drop, sees all up to
+        // it.
         self.drops.fetch_max(newest_drop, Ordering::Release);
         self.announced.announce(last_position.get());
         let topics = draft.topics().iter().map(|topic| &topic.topic);

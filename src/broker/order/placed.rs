@@ -58,12 +58,12 @@ impl DraftTopic {
         Receipt { sequence, position: self.position(sequence), time: self.time(now) }
     }
 
-    /// The time of its events in a group that is put together at `now`.
+    /// Returns the time of its events in a group that is put together at `now`.
     pub(super) fn time(&self, now: Timestamp) -> Timestamp {
         now.max(self.state.extent.last_time)
     }
 
-    /// The position of an event of the group.
+    /// Returns the position of an event of the group.
     pub(super) fn position(&self, sequence: Sequence) -> Position {
         let run = self.places.partition_point(|(first, _)| *first <= sequence);
         let (first, position) = self.places[run - 1];
@@ -115,7 +115,7 @@ pub(super) enum KnownId {
     InGroup(Sequence),
 }
 
-/// The events of `records` whose id `find` knows, or that an earlier one of them has too.
+/// Returns the events of `records` whose id `find` knows, or that an earlier one of them has too.
 pub(super) fn find_duplicates(
     records: &NewRecords,
     next: Sequence,
@@ -145,7 +145,7 @@ impl Placed {
         self.duplicates.binary_search_by_key(&index, |(index, _)| *index).is_ok()
     }
 
-    /// The sequence of an event that is no duplicate.
+    /// Returns the sequence of an event that is no duplicate.
     pub(super) fn sequence(&self, index: usize) -> Sequence {
         let skipped = self.duplicates.partition_point(|(duplicate, _)| *duplicate < index);
         self.first.plus((index - skipped) as u64)
@@ -158,7 +158,7 @@ impl Placed {
         let ids = records.ids().iter().map(|(index, id)| (*index, &**id));
         ids.filter(|(index, _)| !self.is_duplicate(*index))
     }
-    /// Whether any of the events was not durable before the group.
+    /// Returns whether any of the events was not durable before the group.
     pub(super) fn depends_on_group(&self) -> bool {
         let stored = |(_, known): &(usize, KnownId)| matches!(known, KnownId::Stored(_));
         self.duplicates.len() < self.records.len() || !self.duplicates.iter().all(stored)

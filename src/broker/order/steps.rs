@@ -95,8 +95,8 @@ impl Committer {
                 self.take_over_step(step);
             }
         }
-        // In this order: whoever knows of a drop sees all that went with it, and whoever asked for
-        // it knows of it.
+        // The number is raised after the changes and before the replies: whoever knows of a drop
+        // sees all that went with it, and whoever asked for it knows of it.
         self.drops.fetch_max(newest_drop, Ordering::Release);
         for (reply, done) in answers {
             let _nobody_waits = reply.send(outcome.clone().map(|()| done));
@@ -137,7 +137,7 @@ impl Committer {
                     (done.report, done.has_more) = (report, true);
                 }
             }
-            // What a backup has read already may be superseded by what would go here.
+            // A tombstone that would go here may supersede events that a backup has read already.
             Work::Rewrite(rewrite)
                 if rewrite.buried.is_some() && self.horizons.are_held(stored.id) =>
             {

@@ -323,7 +323,7 @@ fn topic_of(broker: &Broker) -> Arc<Topic> {
     Arc::clone(&broker.0.topics.existing(&name("a")).unwrap())
 }
 
-/// A rewriting of the one block of a topic that drops a deletion.
+/// Returns a rewriting of the one block of a topic that drops a deletion.
 fn burying(broker: &Broker) -> Rewrite {
     let topic = topic_of(broker);
     let id = topic.state().id.unwrap();

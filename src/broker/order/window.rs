@@ -3,10 +3,10 @@
 //!
 //! # Why
 //!
-//! Each topic has its own order, so that what a busy topic publishes pushes out its own ids and no
-//! others: those beyond its last `max_events` go at once, and do not count. Where all together take
-//! more than `max_bytes`, the topic that takes most gives up its oldest, and that is counted, for
-//! it is the one case in which the window is shorter than promised.
+//! Each topic has its own order, so that a busy topic pushes out its own ids and no others. Ids
+//! beyond a topic's last `max_events` go at once, and are not counted. When all ids together take
+//! more than `max_bytes`, the topic that takes most gives up its oldest. These are counted, because
+//! this is the one case in which the window is shorter than promised.
 
 use crate::broker::report::Receipt;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -96,7 +96,7 @@ impl TopicIds {
         ENTRY_BYTES + id.len()
     }
 
-    /// An id with its event's places; `None` for one that has a later event.
+    /// Returns an id with its event's places; `None` for one that has a later event.
     fn placed<'a>(&self, id: &'a str, sequence: Sequence) -> Option<PlacedId<'a>> {
         let (Receipt { sequence: known, position, time }, clock) = *self.receipts.get(id)?;
         (known == sequence).then_some(PlacedId { id, sequence, position, time, clock })
@@ -110,7 +110,8 @@ impl TopicIds {
         self.stored.drain(..count).map(|(first, _)| first)
     }
 
-    /// The oldest id's sequence, and when it was stored: `None` for an id that has a later event.
+    /// Returns the oldest id's sequence, and when it was stored: `None` for an id that has a later
+    /// event.
     fn oldest(&self) -> Option<(Sequence, Option<Timestamp>)> {
         let (id, sequence) = self.order.front()?;
         let noted = self.receipts.get(id).filter(|(receipt, _)| receipt.sequence == *sequence);
@@ -119,7 +120,8 @@ impl TopicIds {
 }
 
 impl DedupWindow {
-    /// A window without ids, which counts in `cut` those that it gives up for want of memory.
+    /// Returns a window without ids, which counts in `cut` those that it gives up for want of
+    /// memory.
     pub(crate) fn new(config: DedupConfig, cut: Arc<AtomicU64>) -> Self {
         let topics = HashMap::new();
         let (by_age, by_size, forgotten) = Default::default();
@@ -163,13 +165,13 @@ impl DedupWindow {
         self.expire(now);
     }
 
-    /// Whether ids of this block can be in the window of a topic that ends at `tail`.
+    /// Returns whether ids of this block can be in the window of a topic that ends at `tail`.
     pub(crate) fn reaches(&self, block: &StoredBlock, tail: Sequence, now: Timestamp) -> bool {
         let is_fresh = block.last.is_some_and(|last| self.is_fresh(last.clock, now));
         is_fresh && self.is_recent(block.end.previous(), tail)
     }
 
-    /// The ids of `topic` that it has of these sequences, in their order.
+    /// Returns the ids of `topic` that it has of these sequences, in their order.
     pub(crate) fn ids(
         &self,
         topic: TopicId,
@@ -345,7 +347,7 @@ mod tests {
         window.remember(topic, id, receipt, receipt.time);
     }
 
-    /// The sequences of `ids` that are known.
+    /// Returns the sequences of `ids` that are known.
     fn known(window: &DedupWindow, topic: TopicId, ids: std::ops::Range<u64>) -> Vec<u64> {
         let (tail, now) = (Sequence::new(ids.end), Timestamp::from_ms(1));
         ids.filter(|id| window.find(topic, &id.to_string(), tail, now).is_some()).collect()

@@ -1,4 +1,4 @@
-//! What readers hand out, and how long their callers wait for it.
+//! Deliveries of readers, and the time for which callers wait for one.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Patience {
         self.since = Instant::now();
     }
 
-    /// Whether it is over.
+    /// Returns whether it is over.
     pub(crate) fn is_over(&self) -> bool {
         self.since.elapsed() >= self.limit
     }

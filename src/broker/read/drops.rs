@@ -1,4 +1,5 @@
-//! Which drops are a loss to the reader of a feed: what it could have had, and was not told of.
+//! The drops that are a loss to the reader of a feed: events that it could have had, and was not
+//! told of.
 //!
 //! ```text
 //!  drops of the log    1 ──── 17 │ 18 ──── 20 │ 21 …
@@ -6,8 +7,8 @@
 //!                      the cursor says 17     │ the reader came when there were 20
 //! ```
 //!
-//! What was dropped up to when the reader came is told before anything else; from then on its
-//! cursors say so, as long as they stand below some of it.
+//! Drops from before the reader came are told before anything else. From then on the reader's
+//! cursors say so, as long as they stand below dropped events.
 
 use std::collections::HashMap;
 
@@ -42,7 +43,7 @@ impl Drops {
             StartPoint::Earliest | StartPoint::Latest | StartPoint::Last(_) => {
                 (Some(drops), true, true)
             }
-            // What is missing of what they ask for is told.
+            // Events that are missing after the time they ask for are told.
             StartPoint::Time(_) => (None, true, false),
             StartPoint::After(Cursor { since, .. }) => {
                 (since.filter(|drop| *drop <= drops), false, false)
@@ -88,7 +89,7 @@ impl Drops {
         self.since.max(self.told.get(&id).copied())
     }
 
-    /// Whether something after the reader's place was trimmed since it came.
+    /// Returns whether something after the reader's place was trimmed since it came.
     pub(crate) fn has_lost(&self, id: TopicId, after: Position, extent: &Extent) -> bool {
         WantedPlace::Position(after.next()).is_trimmed(extent, self.since(id))
     }
@@ -106,7 +107,7 @@ impl Drops {
         self.misses_deletions(id, wanted, extent).then_some(GapReason::Tombstones)
     }
 
-    /// Whether it is to be told that deletions of keys were dropped.
+    /// Returns whether it is to be told that deletions of keys were dropped.
     pub(crate) fn misses_deletions(
         &self,
         id: TopicId,

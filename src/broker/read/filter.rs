@@ -1,4 +1,4 @@
-//! Which events of its topics a reader wants.
+//! Filters: the events of its topics that a reader wants.
 //!
 //! # Why
 //!
@@ -35,7 +35,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether it lets everything through.
+    /// Returns whether it lets everything through.
     pub fn is_empty(&self) -> bool {
         self.count() == 0
     }
@@ -66,13 +66,13 @@ impl Filter {
         }
     }
 
-    /// Whether it lets `event` through.
+    /// Returns whether it lets `event` through.
     pub fn picks(&self, event: &EventRef<'_>) -> bool {
         let EventRef { event_type, key, .. } = event;
         self.picks_words(event_type, key) && self.picks_headers(|| event.headers())
     }
 
-    /// Whether it lets an event through that is not stored.
+    /// Returns whether it lets an event through that is not stored.
     pub fn picks_new(&self, event: &NewEvent) -> bool {
         let headers = || event.headers.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         self.picks_words(&event.event_type, &event.key) && self.picks_headers(headers)
@@ -95,7 +95,7 @@ impl Filter {
     }
 }
 
-/// Whether `text` begins with one of `prefixes`.
+/// Returns whether `text` begins with one of `prefixes`.
 ///
 /// Of those that are not after `text`, the last one either is a prefix, or all prefixes of `text`
 /// are no longer than what both begin with. So there are a few looks, however many prefixes.
@@ -134,7 +134,7 @@ struct KnownFilters {
 }
 
 impl Filters {
-    /// The one that is equal to `filter`; `None` for one that lets everything through.
+    /// Returns the one that is equal to `filter`; `None` for one that lets everything through.
     ///
     /// # Errors
     ///
@@ -152,7 +152,7 @@ impl Filters {
 }
 
 impl KnownFilters {
-    /// The filter with this hash that somebody has: from now on `new`, if nobody has one.
+    /// Returns the filter with this hash that somebody has: from now on `new`, if nobody has one.
     fn share(&mut self, hash: u64, new: &Arc<Filter>) -> Arc<Filter> {
         if let Some(shared) = self.filters.get(&hash).and_then(Weak::upgrade) {
             return shared;

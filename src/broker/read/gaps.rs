@@ -29,7 +29,7 @@ pub(crate) enum WantedPlace {
 }
 
 impl WantedPlace {
-    /// Whether it was never given out.
+    /// Returns whether it was never given out.
     pub(super) fn is_ahead(self, extent: &Extent, last_position: u64) -> bool {
         match self {
             Self::Sequence(next) | Self::First(next) => next > extent.tail,
@@ -38,7 +38,7 @@ impl WantedPlace {
         }
     }
 
-    /// Whether some of it was trimmed, after the drop `since`, if that is known.
+    /// Returns whether some of it was trimmed, after the drop `since`, if that is known.
     pub(crate) fn is_trimmed(self, extent: &Extent, since: Option<u64>) -> bool {
         let was_trimmed = extent.trimmed_position > Position::BEFORE_ALL;
         match self {
@@ -50,8 +50,8 @@ impl WantedPlace {
         }
     }
 
-    /// Whether deletions of keys that it follows were dropped, after the drop `since`, if that is
-    /// known. Whoever has read nothing has no key, and needs none.
+    /// Returns whether deletions of keys that it follows were dropped, after the drop `since`, if
+    /// that is known. Whoever has read nothing has no key, and needs none.
     pub(crate) fn misses_deletions(self, extent: &Extent, since: Option<u64>) -> bool {
         let is_before = match self {
             Self::Sequence(next) => next > Sequence::FIRST && next <= extent.buried_sequence,
@@ -62,7 +62,7 @@ impl WantedPlace {
     }
 }
 
-/// The gap of a reader that wants `wanted` next.
+/// Returns the gap of a reader that wants `wanted` next.
 pub(crate) fn gap(
     topic: &TopicName,
     state: &TopicState,
@@ -85,7 +85,7 @@ pub(crate) fn gap(
             let lost = earliest.get().saturating_sub(next.get());
             (next.get(), was_trimmed.then_some(lost))
         }
-        // How many of the events in between were of this topic is not known any more.
+        // The number of events in between that were of this topic is not known any more.
         WantedPlace::Position(next) => (next.get(), None),
         WantedPlace::Time(time) => (time.as_ms(), None),
     };

@@ -11,8 +11,8 @@
 //! # Why
 //!
 //! Readers of one topic and of many have a loop each: the first looks for the next sequence in one
-//! topic and seeks nothing, the second merges thousands of topics by position. What they decide in
-//! the same way is in one place: gaps, deliveries, patience, filters, searches and the room of
+//! topic and seeks nothing, the second merges thousands of topics by position. Their common
+//! decisions are in one place: gaps, deliveries, patience, filters, searches and the room of
 //! readers that are behind. Files are imported by their own paths, so that none imports itself
 //! through others.
 

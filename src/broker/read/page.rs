@@ -104,7 +104,7 @@ impl PageReader {
         Self { reader, request, started, room, page, has_events, is_ended, ends_before_gap }
     }
 
-    /// Whether the reader's start is gone, and it is told so.
+    /// Returns whether the reader's start is gone, and it is told so.
     pub(crate) fn has_gap(&self) -> bool {
         self.reader.gap().is_some()
     }
@@ -115,7 +115,7 @@ impl PageReader {
         self
     }
 
-    /// The next events of the page; `None` at its end.
+    /// Returns the next events of the page; `None` at its end.
     ///
     /// # Errors
     ///
@@ -158,7 +158,7 @@ impl PageReader {
                     self.page.add_gap(gap);
                     continue;
                 }
-                // What is not stored is no part of history.
+                // Events that are not stored are no part of history.
                 Ok(Waited::Delivery(Delivery::CaughtUp | Delivery::Ephemeral(_))) => continue,
                 Ok(Waited::Stopping) => break,
                 Ok(Waited::Silence) => {
@@ -221,7 +221,7 @@ impl PageReader {
         Page { runs: Vec::new(), gaps, begin, cursor, earliest, tail, caught_up }
     }
 
-    /// The whole page.
+    /// Returns the whole page.
     ///
     /// # Errors
     ///
@@ -271,7 +271,7 @@ struct PageRoom {
 }
 
 impl PageRoom {
-    /// Whether an event has its place in the page. The first one has, however large it is.
+    /// Returns whether an event has its place in the page. The first one has, however large it is.
     fn takes(&mut self, topic: &TopicName, event: &EventRef<'_>) -> bool {
         let heads_bytes = EVENT_BYTES + HEADER_BYTES * event.headers().count();
         let size_bytes = heads_bytes + topic.as_str().len() + event.size_bytes();
@@ -316,7 +316,8 @@ mod tests {
         topic.parse().unwrap()
     }
 
-    /// A broker whose readers read one block at a time from the log, one reader after the other.
+    /// Returns a broker whose readers read one block at a time from the log, one reader after the
+    /// other.
     fn broker() -> Broker {
         let mut config = OpenConfig::default();
         config.broker.max_tail_bytes = 0;

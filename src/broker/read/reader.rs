@@ -32,7 +32,7 @@ impl Reader {
         })
     }
 
-    /// The turns of those who look for events.
+    /// Returns the turns of those who look for events.
     pub(crate) fn searches(&self) -> &Searches {
         match self {
             Self::One(subscription) => subscription.searches(),
@@ -40,7 +40,7 @@ impl Reader {
         }
     }
 
-    /// The cursor that names its place: what to come back with.
+    /// Returns the cursor that names its place: what to come back with.
     pub fn cursor(&self) -> Cursor {
         match self {
             Self::One(subscription) => subscription.cursor(),
@@ -48,7 +48,7 @@ impl Reader {
         }
     }
 
-    /// The incarnation of the log that is read.
+    /// Returns the incarnation of the log that is read.
     pub fn epoch(&self) -> Epoch {
         match self {
             Self::One(subscription) => subscription.epoch(),
@@ -56,7 +56,7 @@ impl Reader {
         }
     }
 
-    /// The cursor after one of the events that it delivers.
+    /// Returns the cursor after one of the events that it delivers.
     pub fn cursor_after(&self, event: &EventRef<'_>) -> Cursor {
         match self {
             Self::One(subscription) => subscription.cursor_after(event.sequence),
@@ -64,20 +64,21 @@ impl Reader {
         }
     }
 
-    /// The cursor after an event, as it is for every reader that has none of its own.
+    /// Returns the cursor after an event, as it is for every reader that has none of its own.
     pub fn shared_cursor_after(&self, event: &EventRef<'_>) -> Cursor {
         Cursor { since: None, ..self.cursor_after(event) }
     }
 
-    /// Whether cursors after events of `run` are this reader's own, so that wire forms with cursors
-    /// in them are not those of others: for a while after it began above or below what was dropped.
+    /// Returns whether cursors after events of `run` are this reader's own, so that wire forms with
+    /// cursors in them are not those of others: for a while after it began above or below what was
+    /// dropped.
     pub fn has_own_cursors(&self, run: &Run) -> bool {
         let first = run.events().next();
         first.is_some_and(|event| self.cursor_after(&event).since.is_some())
     }
 
-    /// The first place that can be read, and the one that is given next, now: sequences of the one
-    /// topic, or positions.
+    /// Returns the first place that can be read, and the one that is given next, now: sequences of
+    /// the one topic, or positions.
     pub fn bounds(&self) -> (u64, u64) {
         match self {
             Self::One(subscription) => {
@@ -96,7 +97,7 @@ impl Reader {
         tail.saturating_sub(after + 1)
     }
 
-    /// The gap that will be delivered first, if there is one.
+    /// Returns the gap that will be delivered first, if there is one.
     pub fn gap(&self) -> Option<&Gap> {
         match self {
             Self::One(subscription) => subscription.gap(),
@@ -104,7 +105,7 @@ impl Reader {
         }
     }
 
-    /// The next delivery; waits for one at the tail, for as long as the reader is patient.
+    /// Returns the next delivery; waits for one at the tail, for as long as the reader is patient.
     ///
     /// # Errors
     ///
@@ -120,7 +121,7 @@ impl Reader {
         }
     }
 
-    /// The next delivery, if it is in memory; so that several go out in one write.
+    /// Returns the next delivery, if it is in memory; so that several go out in one write.
     pub fn next_in_memory(&mut self) -> Option<Delivery> {
         match self {
             Self::One(subscription) => subscription.next_in_memory(),

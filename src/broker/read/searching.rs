@@ -4,8 +4,8 @@
 //!
 //! A filter that picks nothing of a long log is work without an end, all of it on the workers that
 //! serve everybody else. If each of hundreds of such readers worked for a moment and then let
-//! others go on, whoever has something to do would still wait for hundreds of moments. So a few of
-//! them work at a time, and the others wait for their turn, and not on a worker.
+//! others go on, whoever has something to do would still wait for hundreds of moments. A few of
+//! them therefore work at a time, and the others wait for their turn without a worker.
 //!
 //! With nothing but those few a worker is still never idle, and a worker that is not idle looks at
 //! its sockets and timers after dozens of polls only. So between two turns there is a rest, unless

@@ -99,14 +99,15 @@ impl Subscription {
             _ => None,
         };
         let (next, gap, since, accounted) = loop {
-            // In this order: all that was dropped by then is seen.
+            // The drops are counted before the topic is looked at: all that was dropped by then is
+            // seen.
             let drops = shared.drops();
             let state = topic.state();
             let resolved = resolve(&shared, &topic.name, &state, start, on_gap).await;
             let resolved = resolved.map(|(next, gap)| {
                 (next, gap, since(drops, &state.extent), state.extent.buried_drop)
             });
-            // What is missing because it was trimmed meanwhile is no damage.
+            // Events that are missing because they were trimmed meanwhile are no damage.
             let was_trimmed = topic.state().extent.earliest > state.extent.earliest;
             if resolved.is_ok() || !was_trimmed {
                 break resolved?;
@@ -153,18 +154,19 @@ impl Subscription {
         Ok(Self { filter, ..self })
     }
 
-    /// The turns of those who look for events.
+    /// Returns the turns of those who look for events.
     pub(crate) fn searches(&self) -> &Searches {
         &self.shared.searches
     }
 
-    /// The topic.
+    /// Returns the topic.
     pub fn topic(&self) -> &TopicName {
         &self.topic.name
     }
 
-    /// The cursor that names the reader's place: what to come back with. As long as a gap is not
-    /// delivered it is the cursor that the reader came with, so that the gap is not forgotten.
+    /// Returns the cursor that names the reader's place: what to come back with. As long as a gap
+    /// is not delivered it is the cursor that the reader came with, so that the gap is not
+    /// forgotten.
     pub fn cursor(&self) -> Cursor {
         match (&self.gap, self.came_with) {
             (Some(_), Some(cursor)) => cursor,
@@ -172,36 +174,36 @@ impl Subscription {
         }
     }
 
-    /// The cursor after one of the events that it delivers.
+    /// Returns the cursor after one of the events that it delivers.
     pub(crate) fn cursor_after(&self, sequence: Sequence) -> Cursor {
         let after = Place::Sequence(sequence);
-        // Whoever has read nothing has no key, and needs none.
+        // A reader that has read nothing has no key, and needs no deletion.
         let since = self.since.at(after).filter(|_| sequence > Sequence::BEFORE_ALL);
         Cursor { after, since, epoch: Some(self.epoch()) }
     }
 
-    /// The incarnation of the log that is read.
+    /// Returns the incarnation of the log that is read.
     pub fn epoch(&self) -> Epoch {
         self.shared.log.epoch()
     }
 
-    /// The first sequence that can be read, and the one that is given next, now.
+    /// Returns the first sequence that can be read, and the one that is given next, now.
     pub fn bounds(&self) -> (Sequence, Sequence) {
         let Extent { earliest, tail, .. } = self.topic.state().extent;
         (earliest, tail)
     }
 
-    /// The gap that will be delivered first, if there is one.
+    /// Returns the gap that will be delivered first, if there is one.
     pub fn gap(&self) -> Option<&Gap> {
         self.gap.as_ref()
     }
 
-    /// Whether everything that was there is delivered.
+    /// Returns whether everything that was there is delivered.
     pub fn is_at_tail(&self) -> bool {
         self.gap.is_none() && self.next >= self.topic.state().extent.tail
     }
 
-    /// The next delivery; waits for one at the tail. `None` when the broker is stopping.
+    /// Returns the next delivery; waits for one at the tail. `None` when the broker is stopping.
     ///
     /// # Errors
     ///
@@ -222,8 +224,8 @@ impl Subscription {
         }
     }
 
-    /// The next delivery; waits for one at the tail, for as long as the reader is patient. The time
-    /// counts for waiting alone: what is there is read however long that takes.
+    /// Returns the next delivery; waits for one at the tail, for as long as the reader is patient.
+    /// The time counts for waiting alone: what is there is read however long that takes.
     ///
     /// # Errors
     ///
@@ -240,7 +242,7 @@ impl Subscription {
                     patience.renew();
                     return Ok(Waited::Delivery(delivery));
                 }
-                // What there is, is not for this reader.
+                // The events that there are, are not for this reader.
                 SubscriptionStep::Passed if patience.is_over() => {
                     patience.renew();
                     return Ok(Waited::Silence);
@@ -335,7 +337,7 @@ impl Subscription {
         }
     }
 
-    /// The next delivery, if it was read already; so that several go out in one write.
+    /// Returns the next delivery, if it was read already; so that several go out in one write.
     pub fn next_in_memory(&mut self) -> Option<Delivery> {
         if self.gap.is_some() {
             return None;
@@ -357,7 +359,7 @@ impl Subscription {
         self.take_read().map(Delivery::Events)
     }
 
-    /// The next ephemeral event that the reader wants.
+    /// Returns the next ephemeral event that the reader wants.
     fn next_ephemeral(&mut self) -> Option<Arc<Ephemeral>> {
         while let Some((event, number)) = self.topic.ephemeral.after(self.last_ephemeral) {
             self.last_ephemeral = number;
@@ -368,8 +370,8 @@ impl Subscription {
         None
     }
 
-    /// The next events of what was read, if there are some for the reader in what is looked through
-    /// in one go.
+    /// Returns the next events of what was read, if there are some for the reader in what is looked
+    /// through in one go.
     fn take_read(&mut self) -> Option<Run> {
         let mut looked_bytes = 0;
         while looked_bytes < MAX_LOOK_BYTES
@@ -413,7 +415,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// Whether deletions of keys were dropped that come next, and that the reader may need.
+    /// Returns whether deletions of keys were dropped that come next, and that the reader may need.
     fn misses_deletions(&self, extent: &Extent) -> bool {
         extent.buried_sequence >= self.next
             && extent.buried_drop > self.accounted

@@ -65,7 +65,7 @@ impl Charge {
         Self { account: account.clone(), charged: Mutex::new(Some(size_bytes)) }
     }
 
-    /// Whether there is no room for anything more.
+    /// Returns whether there is no room for anything more.
     pub(super) fn is_refused(&self) -> bool {
         let is_charged = self.charged.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         is_charged && self.account.is_over()
@@ -159,7 +159,7 @@ impl Encoded {
         Self { bytes: bytes.into(), starts }
     }
 
-    /// The bytes of one event.
+    /// Returns the bytes of one event.
     pub(super) fn of(&self, sequence: Sequence) -> Bytes {
         self.bytes.slice(self.offset_of(sequence)..self.offset_of(sequence.next()))
     }

@@ -16,7 +16,7 @@ pub(crate) const FORMS: usize = 8;
 pub struct WireForm(usize);
 
 impl WireForm {
-    /// The form that is kept in the slot with this number, from 0 to 7.
+    /// Returns the form that is kept in the slot with this number, from 0 to 7.
     ///
     /// # Panics
     ///

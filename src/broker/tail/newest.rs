@@ -2,11 +2,11 @@
 //!
 //! # Why
 //!
-//! One bound holds for all topics together, and the oldest block of the whole broker goes first. So
-//! a busy broker with many topics cannot take more memory than a quiet one. A reader that is
-//! behind the tail reads the log instead and costs nothing here. A wire form is charged when a
-//! reader first asks for it, with what it really takes: some payloads grow sevenfold in one. Where
-//! there is no room for it, it is made anew for each reader.
+//! One bound holds for all topics together, and the oldest block of the whole broker goes first. A
+//! busy broker with many topics cannot take more memory than a quiet one. A reader that is behind
+//! the tail reads the log instead and costs nothing here. A wire form is charged when a reader
+//! first asks for it, with the bytes that it really takes, because some payloads grow sevenfold.
+//! When there is no room for it, it is encoded anew for each reader.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -58,8 +58,8 @@ impl Tail {
         self.newest().blocks.push_back(block);
     }
 
-    /// The sequence of the first event after `position`; `None` if it may be older than what is
-    /// kept, or is not there yet.
+    /// Returns the sequence of the first event after `position`; `None` if it may be older than
+    /// what is kept, or is not there yet.
     pub(crate) fn seek_after(&self, position: Position) -> Option<Sequence> {
         let newest = self.newest();
         if position < newest.before {
@@ -70,7 +70,7 @@ impl Tail {
         block.events().find(|event| event.position > position).map(|event| event.sequence)
     }
 
-    /// Whether it holds all events from this position on.
+    /// Returns whether it holds all events from this position on.
     pub(crate) fn holds_from(&self, position: Position) -> bool {
         self.newest().before < position
     }
@@ -84,7 +84,7 @@ impl Tail {
         }
     }
 
-    /// Whether a block in it begins there.
+    /// Returns whether a block in it begins there.
     fn begins_one_at(&self, first: Sequence) -> bool {
         let blocks = &self.newest().blocks;
         blocks.binary_search_by_key(&first, |shared| shared.block.first_sequence()).is_ok()
@@ -150,7 +150,7 @@ impl Tails {
             let Some((tail, first)) = self.order.pop_front() else { return };
             tail.pop(first);
         }
-        // Those that maintenance has taken out of their tails are let go of by and by.
+        // Blocks that maintenance has removed from their tails leave the order now and then.
         if self.order.len() > 2 * self.account.blocks.load(Ordering::Relaxed) + MIN_ORDER {
             self.order.retain(|(tail, first)| tail.begins_one_at(*first));
         }

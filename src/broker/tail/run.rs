@@ -50,17 +50,18 @@ impl Run {
         Self { topic, shared, from, below, ages, deletes_keys, picked }.non_empty()
     }
 
-    /// The topic.
+    /// Returns the topic.
     pub fn topic(&self) -> &TopicName {
         &self.topic
     }
 
-    /// The events, in order; one at least.
+    /// Returns the events, in order; one at least.
     pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
         self.seen().map(|(event, _has_expired)| event)
     }
 
-    /// The events as a reader sees them, and whether that is as tombstones for they have expired.
+    /// Returns the events as a reader sees them, and whether that is as tombstones for they have
+    /// expired.
     fn seen(&self) -> impl Iterator<Item = (EventRef<'_>, bool)> {
         let events = self.shared.block.events();
         events
@@ -100,14 +101,14 @@ impl Run {
         self.events().map(|event| self.shared.block.to_event(&event)).collect()
     }
 
-    /// The first events only, `count` at the most.
+    /// Returns the first events only, `count` at the most.
     pub fn first(mut self, count: usize) -> Self {
         let next = self.events().nth(count).map(|event| event.sequence);
         self.below = next.unwrap_or(self.below);
         self
     }
 
-    /// The events below `before` only; `None` if there are none.
+    /// Returns the events below `before` only; `None` if there are none.
     pub(crate) fn below(mut self, before: Option<Sequence>) -> Option<Self> {
         self.below = before.map_or(self.below, |before| before.min(self.below));
         self.non_empty()
@@ -118,7 +119,7 @@ impl Run {
         holds_one.then_some(self)
     }
 
-    /// The sequence of the last event.
+    /// Returns the sequence of the last event.
     pub fn last_sequence(&self) -> Sequence {
         let block = &self.shared.block;
         if self.below > block.last_sequence() {
@@ -127,8 +128,9 @@ impl Run {
         self.events().last().map_or(self.from, |event| event.sequence)
     }
 
-    /// The events in a wire form. `encode` appends one event; it is called for each event of the
-    /// block the first time that anybody asks for this form, and must depend on nothing else.
+    /// Returns the events in a wire form. `encode` appends one event; it is called for each event
+    /// of the block the first time that anybody asks for this form, and must depend on nothing
+    /// else.
     pub fn encoded(
         &self,
         form: WireForm,
@@ -137,7 +139,7 @@ impl Run {
         self.with_encoded(form, encode, |encoded, encode| self.cut(encoded, encode))
     }
 
-    /// The events in a form of one reader's own, each by itself: nothing of it is kept.
+    /// Returns the events in a form of one reader's own, each by itself: nothing of it is kept.
     pub fn encoded_alone(
         &self,
         mut encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),

@@ -42,7 +42,7 @@ pub(crate) struct TopicChunk<T> {
     dropped: AtomicU64,
 }
 
-/// The number of the chunk that a topic is in.
+/// Returns the number of the chunk that a topic is in.
 pub(crate) fn chunk_of(id: TopicId) -> u32 {
     (id.get() - TopicId::FIRST.get()) / CHUNK_IDS
 }
@@ -78,7 +78,7 @@ impl<T> TopicChunks<T> {
         by_number.get(&number).cloned()
     }
 
-    /// All chunks there are, in the order of their ids.
+    /// Returns all chunks there are, in the order of their ids.
     pub(crate) fn all(&self) -> Vec<Arc<TopicChunk<T>>> {
         let by_number = self.by_number.read().unwrap_or_else(PoisonError::into_inner);
         by_number.values().cloned().collect()
@@ -91,12 +91,12 @@ impl<T> TopicChunk<T> {
         Self { number, topics: RwLock::default(), lowest, dropped }
     }
 
-    /// A position that no event of these topics is before.
+    /// Returns a position that no event of these topics is before.
     pub(crate) fn lowest(&self) -> Position {
         Position::new(self.lowest.load(Ordering::Acquire))
     }
 
-    /// A position that nothing was dropped after.
+    /// Returns a position that nothing was dropped after.
     pub(crate) fn dropped(&self) -> Position {
         Position::new(self.dropped.load(Ordering::Acquire))
     }

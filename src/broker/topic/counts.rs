@@ -28,7 +28,7 @@ impl Counts {
         Self { limits: limits.clone(), existing, deleted, unborn }
     }
 
-    /// The number of those that are as `state` says.
+    /// Returns the number of those that are as `state` says.
     pub(super) fn of(&self, state: &TopicState) -> &AtomicUsize {
         match (state.id, state.is_deleted) {
             (None, _) => &self.unborn,

@@ -24,8 +24,8 @@ impl TopicDefaults {
         self.0.insert(pattern, config);
     }
 
-    /// The settings of a topic where its own say nothing: of each setting that of the most special
-    /// pattern that says it.
+    /// Returns the settings of a topic where its own say nothing: of each setting that of the most
+    /// special pattern that says it.
     pub fn of(&self, name: &TopicName) -> TopicConfig {
         let mut matching: Vec<_> = self.0.iter().filter(|(p, _)| p.matches(name)).collect();
         matching.sort_by_cached_key(|(pattern, _)| Reverse(pattern.specificity()));

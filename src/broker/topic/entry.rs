@@ -87,7 +87,7 @@ impl Topic {
         })
     }
 
-    /// The settings that hold for it.
+    /// Returns the settings that hold for it.
     pub(crate) fn effective_config(&self) -> TopicConfig {
         self.state().config.over(*self.defaults)
     }

@@ -24,7 +24,7 @@ pub struct Ephemeral {
 }
 
 impl Ephemeral {
-    /// An event that no reader has been given yet.
+    /// Returns an event that no reader has been given yet.
     pub(crate) fn new(number: u64, topic: TopicName, time: Timestamp, event: NewEvent) -> Self {
         Self { number, topic, time, event, forms: Default::default() }
     }
@@ -49,7 +49,7 @@ impl EphemeralQueue {
         events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first event after the one with this number, and its number.
+    /// Returns the first event after the one with this number, and its number.
     pub(crate) fn after(&self, number: u64) -> Option<(Arc<Ephemeral>, u64)> {
         self.0.get()?; // Most topics never have any.
         let events = self.events();

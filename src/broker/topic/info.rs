@@ -1,4 +1,4 @@
-//! What callers are told about a topic.
+//! The description of a topic for callers.
 
 use super::entry::Topic;
 use super::state::TopicState;

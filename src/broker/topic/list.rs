@@ -40,8 +40,8 @@ impl TopicList {
 impl Iterator for TopicList {
     type Item = Vec<TopicInfo>;
 
-    /// The next topics; none, where a step found only names of topics that do not exist. `None`
-    /// when there are no more.
+    /// Returns the next topics; none, where a step found only names of topics that do not exist.
+    /// `None` when there are no more.
     fn next(&mut self) -> Option<Vec<TopicInfo>> {
         let Next::After(after) = &self.next else { return None };
         if self.left == 0 {

@@ -1,4 +1,5 @@
-//! Which topics fit the patterns of a feed: patterns as one tree, walked beside the names in order.
+//! The topics that match the patterns of a feed: the patterns are one tree, which is walked beside
+//! the names in order.
 //!
 //! ```text
 //! names     a.x   b.1.in   b.1.out   b.2.in   c   d.e   ...   z
@@ -11,7 +12,7 @@
 //! A hundred thousand topics, and a thousand patterns of one feed: to hold each pattern against
 //! each name takes seconds. The names are in order, so what begins with the same tokens is
 //! together. A name that does not fit tells, with the tree, the next one that may; all names in
-//! between are skipped. So a walk costs about as much as there are patterns and names that fit, and
+//! between are skipped. A walk costs about as much as there are patterns and names that fit, and
 //! each name is met once, however many patterns it fits. The map of names itself is the index: a
 //! second one would take memory for each topic.
 
@@ -57,8 +58,8 @@ impl PatternNode {
         found.ok().map(|index| self.tokens[index].1)
     }
 
-    /// The smallest beginning of names that go on with a token of this node and come after those
-    /// that go on with `rest`, of which `token` is the first token.
+    /// Returns the smallest beginning of names that go on with a token of this node and come after
+    /// those that go on with `rest`, of which `token` is the first token.
     ///
     /// Some characters sort before the `.`: `a-b` is between `a` and `a.b`. So a token that `token`
     /// begins with may still have names to come.
@@ -147,7 +148,7 @@ impl PatternSet {
         self.nodes[at].ends = true;
     }
 
-    /// Whether `name` fits any of the patterns.
+    /// Returns whether `name` fits any of the patterns.
     pub(crate) fn matches(&self, name: &TopicName) -> bool {
         self.look(name.as_str(), &mut Levels::default()) == PatternLook::Fits
     }
@@ -223,8 +224,8 @@ impl PatternWalk {
         Self { patterns: patterns.clone(), levels: Levels::default(), next, looks: 0 }
     }
 
-    /// The next topics, some hundreds at the most; `None` when there are no more. Other tasks get
-    /// their turn in between.
+    /// Returns the next topics, some hundreds at the most; `None` when there are no more. Other
+    /// tasks get their turn in between.
     ///
     /// # Cancel safety
     ///

@@ -34,7 +34,7 @@ pub struct MemberInfo {
 }
 
 impl MemberInfo {
-    /// The text, or the JSON as text, for protocols that have texts alone.
+    /// Returns the text, or the JSON as text, for protocols that have texts alone.
     pub fn into_text(self) -> String {
         self.text
     }

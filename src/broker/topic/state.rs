@@ -21,7 +21,7 @@ pub(crate) struct TopicState {
 }
 
 impl TopicState {
-    /// Whether it exists.
+    /// Returns whether it exists.
     pub(crate) fn exists(&self) -> bool {
         self.id.is_some() && !self.is_deleted
     }

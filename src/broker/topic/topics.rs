@@ -36,7 +36,7 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    /// The topics that the log holds.
+    /// Returns the topics that the log holds.
     pub(crate) fn new(
         stored: &[StoredTopic],
         limits: &LimitsConfig,
@@ -70,7 +70,7 @@ impl Topics {
         self.by_name.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The topic with this name, which need not exist in the log, for a publisher.
+    /// Returns the topic with this name, which need not exist in the log, for a publisher.
     ///
     /// # Errors
     ///
@@ -117,7 +117,7 @@ impl Topics {
         self.open_if(name, || name.check_new())
     }
 
-    /// The topic with this name, which is taken in if `check` allows it.
+    /// Returns the topic with this name, which is taken in if `check` allows it.
     fn open_if(
         self: &Arc<Self>,
         name: &TopicName,
@@ -137,20 +137,20 @@ impl Topics {
         Ok(TopicRef::new(topic, self)) // While the lock is held: nobody removes it in between.
     }
 
-    /// The topic with this name, if anybody knows of it.
+    /// Returns the topic with this name, if anybody knows of it.
     pub(crate) fn known(self: &Arc<Self>, name: &TopicName) -> Option<TopicRef> {
         self.with_names(|names| names.get(name).map(|topic| TopicRef::new(topic, self)))
     }
 
-    /// The topic with this name, if it exists in the log.
+    /// Returns the topic with this name, if it exists in the log.
     pub(crate) fn existing(&self, name: &TopicName) -> Result<Arc<Topic>> {
         let topic = self.with_names(|names| names.get(name).cloned());
         let topic = topic.filter(|topic| topic.state().exists());
         topic.ok_or_else(|| Error::UnknownTopic(name.clone()))
     }
 
-    /// The topics for which `wanted` holds, in the order of their names. Topics that come to be
-    /// meanwhile may be left out.
+    /// Returns the topics for which `wanted` holds, in the order of their names. Topics that come
+    /// to be meanwhile may be left out.
     pub(crate) fn filtered(&self, wanted: impl Fn(&Topic) -> bool) -> Vec<Arc<Topic>> {
         let (mut found, mut last): (_, Option<TopicName>) = (Vec::new(), None);
         loop {

@@ -1,4 +1,5 @@
-//! What maintenance knows of a topic from one round to the next.
+//! The upkeep of a topic: what maintenance knows of it from one round to the next
+//! (`maintenance/mod.rs` has a table).
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -36,7 +37,7 @@ impl Alarm {
         self.due_ms.fetch_min(time.as_ms(), Ordering::Relaxed);
     }
 
-    /// Whether the time has come.
+    /// Returns whether the time has come.
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         self.rings.load(Ordering::Acquire) || self.due_ms.load(Ordering::Relaxed) <= now.as_ms()
     }
@@ -139,7 +140,7 @@ impl Upkeep {
         self.rewriting.ring();
     }
 
-    /// Whether there are enough small blocks to roll them up.
+    /// Returns whether there are enough small blocks to roll them up.
     pub(crate) fn has_small_blocks(&self) -> bool {
         self.small_blocks.load(Ordering::Relaxed) >= ROLL_UP_BLOCKS
     }

@@ -1,4 +1,4 @@
-//! Who follows which topics by pattern: asked for each topic that gets something new.
+//! The feeds that follow topics by pattern, looked up for each topic with something new.
 //!
 //! ```text
 //! orders ─┬─ * ──────── feed 1            orders.*
@@ -54,7 +54,7 @@ pub(crate) struct MarkedTopics {
 }
 
 impl MarkedTopics {
-    /// Whether `topic` is among them; notes that it is going to be.
+    /// Returns whether `topic` is among them; notes that it is going to be.
     fn is_repeated(&mut self, topic: &Arc<Topic>) -> bool {
         if self.topics.len() < MAX_SEARCHED {
             return self.topics.iter().any(|other| Arc::ptr_eq(other, topic));
@@ -213,7 +213,7 @@ impl Interests {
         Self { root: RwLock::default(), announced }
     }
 
-    /// Whether there is any feed.
+    /// Returns whether there is any feed.
     pub(crate) fn is_any(&self) -> bool {
         self.announced.has_feeds()
     }
@@ -228,12 +228,14 @@ impl Interests {
         self.announced.leave();
     }
 
-    /// The first of `patterns`, as many as are added while the tree is locked: one at least.
+    /// Returns the first of `patterns`, as many as are added while the tree is locked: one at
+    /// least.
     pub(crate) fn some_first(patterns: &[TopicPattern]) -> &[TopicPattern] {
         &patterns[..some(patterns.iter())]
     }
 
-    /// The last of `patterns`, as many as are taken out while the tree is locked: one at least.
+    /// Returns the last of `patterns`, as many as are taken out while the tree is locked: one at
+    /// least.
     pub(crate) fn some_last(patterns: &[TopicPattern]) -> &[TopicPattern] {
         &patterns[patterns.len() - some(patterns.iter().rev())..]
     }
@@ -264,8 +266,8 @@ impl Interests {
         }
     }
 
-    /// The first of those feeds that follow `name` and come after an address, in order: as many as
-    /// are looked up at a time.
+    /// Returns the first of those feeds that follow `name` and come after an address, in order: as
+    /// many as are looked up at a time.
     fn some_after(&self, name: &TopicName, address: usize) -> Vec<Arc<FeedSignal>> {
         let (mut some, mut lists) = (Vec::new(), 0);
         let root = self.root.read().unwrap_or_else(PoisonError::into_inner);

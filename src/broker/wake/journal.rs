@@ -1,8 +1,8 @@
 //! The journal: which topics got something new, in order, for feeds that cannot be marked each.
 //!
 //! A feed that does not come to look for a while, and follows many topics, is marked a few hundred
-//! of them. When there are more it reads here which topics there were since it looked last, so what
-//! it costs goes by what is new, and not by how many topics it follows.
+//! of them. When there are more, the feed reads here which topics had something new since its last
+//! look. The cost depends on what is new, and not on the number of topics that the feed follows.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,7 +70,7 @@ impl Journal {
         Some(JournalReading { next: entries.first + index, end })
     }
 
-    /// The next topics, none at the end; `None` if they are not kept any more.
+    /// Returns the next topics, none at the end; `None` if they are not kept any more.
     pub(crate) fn read(&self, reading: &mut JournalReading) -> Option<Vec<Arc<Topic>>> {
         let mut read = Vec::new();
         while read.len() < ENTRIES_PER_READ && reading.next < reading.end {

@@ -5,15 +5,15 @@
 //!                    each of them once                          └──▶ every feed with it in
 //! ```
 //!
-//! A feed (`read/feed/`) follows many topics. Which of them have something new is marked for it at
-//! once; it is told when it is time. Up to [`Waker::marked`] nothing is unmarked.
+//! A feed (`read/feed/`) follows many topics. Topics with something new are marked for it at once,
+//! and the feed is signalled when it is time. Up to [`Waker::marked`], every such topic is marked.
 //!
 //! # Why
 //!
 //! To wake a thousand followers takes a third of a millisecond, which no publish has to wait for.
-//! And each of them then takes a write, some 6 µs of a core for the kernel alone, however little is
-//! written: so a topic with many followers is not signalled again before they can have written. The
-//! more there are, the more events go out in one write; with a few, nobody waits.
+//! Each of them then needs a write, which takes some 6 µs of a core in the kernel alone, however
+//! little is written. A topic with many followers is therefore not signalled again before they can
+//! have written. The more there are, the more events go out in one write; with a few, nobody waits.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -93,7 +93,7 @@ impl Waker {
         Position::new(self.0.marked.load(Ordering::SeqCst))
     }
 
-    /// The feeds there are.
+    /// Returns the feeds there are.
     pub(crate) fn interests(&self) -> &Interests {
         &self.0.interests
     }
@@ -120,12 +120,12 @@ impl Waker {
         while let Some((new, position)) = self.next(&plan) {
             let now = Instant::now();
             for topic in &new {
-                // In this order: what changes from here on has it marked again.
+                // The flag is cleared first: a change from here on marks the topic again.
                 topic.is_due.store(false, Ordering::SeqCst);
                 let mut is_noted = false;
                 self.0.interests.each(&topic.name, |feed| {
-                    // In this order: a feed that is marked more than it can hold reads the journal
-                    // instead, and its marks are gone then.
+                    // The journal is written first: a feed with more marks than it can hold drops
+                    // them, and reads the journal instead.
                     if !is_noted && topic.state().id.is_some() {
                         self.0.journal.add(position, std::slice::from_ref(topic));
                     }

@@ -40,7 +40,7 @@ impl EphemeralEnds {
         self.numbers.get(&topic.name).copied().unwrap_or(self.since)
     }
 
-    /// The next one that `filter` picks.
+    /// Returns the next one that `filter` picks.
     pub(super) fn next(&mut self, filter: Option<&Filter>) -> Option<Arc<Ephemeral>> {
         while let Some(topic) = self.topics.last().cloned() {
             let Some((event, number)) = topic.ephemeral.after(self.number_in(&topic)) else {

@@ -1,4 +1,4 @@
-//! What a feed follows, as the waker knows it: put in and taken out in small steps.
+//! The patterns of a feed, as the waker knows them: added and removed in small steps.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Interest {
         deposit: Option<Deposit>,
     ) -> Result<Self> {
         let patterns = without_repeats(patterns);
-        // In this order: it leaves when it is dropped.
+        // The feed is counted first, because it is uncounted when this is dropped.
         shared.waker.interests().join();
         let interest = Self {
             shared: shared.clone(),
@@ -86,7 +86,8 @@ impl Drop for Interest {
     }
 }
 
-/// The patterns, each where it stands first: one that is there a thousand times finds nothing more.
+/// Returns the patterns, each where it stands first: one that is there a thousand times finds
+/// nothing more.
 fn without_repeats(mut patterns: Vec<TopicPattern>) -> Vec<TopicPattern> {
     let mut seen = HashSet::new();
     patterns.retain(|pattern| seen.insert(pattern.clone()));

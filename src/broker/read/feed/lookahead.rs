@@ -2,10 +2,10 @@
 //!
 //! # Why
 //!
-//! Where each event is of another topic, a read of the log is needed for each: a turn and a thread
-//! for each of them would take ten times as long as the read itself. So a feed reads what comes
-//! next in as many topics as fit the bytes of one read, and no longer than a few milliseconds, for
-//! others wait for their turn.
+//! When each event is of another topic than the one before, each needs a read of the log. A turn
+//! and a thread for each read would take ten times as long as the read itself. A feed therefore
+//! reads ahead in as many topics as fit the bytes of one read, for a few milliseconds at most,
+//! because others wait for their turn.
 
 use super::Feed;
 use super::source::Source;
@@ -74,7 +74,7 @@ impl Feed {
         outcome
     }
 
-    /// Whether the reader is to be told of a topic, as it is now.
+    /// Returns whether the reader is to be told of a topic, as it is now.
     fn has_lost(&self, waiting: &WaitingTopic, now: &TopicState) -> bool {
         let wanted = waiting.wanted(self.after);
         self.drops.reason(waiting.id, wanted, &now.extent).is_some()
@@ -110,7 +110,8 @@ fn wanted(waiting: &WaitingTopic) -> WantedAhead {
     WantedAhead { topic, id, next, extent }
 }
 
-/// Whether something comes next in a topic, and the reader is to be told of nothing before it.
+/// Returns whether something comes next in a topic, and the reader is to be told of nothing before
+/// it.
 fn can_be_read(waiting: &WaitingTopic, after: Position, drops: &Drops) -> bool {
     let extent = waiting.topic.state().extent;
     let is_there = waiting.next.is_none_or(|next| next >= extent.earliest && next < extent.tail);

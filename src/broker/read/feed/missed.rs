@@ -38,7 +38,8 @@ impl Missed {
         Self { through, among: Among::All(interest.walk()) }
     }
 
-    /// The next topics; `None` when there are no more. Other tasks get their turn before each.
+    /// Returns the next topics; `None` when there are no more. Other tasks get their turn before
+    /// each.
     ///
     /// # Cancel safety
     ///

@@ -132,7 +132,8 @@ impl Feed {
         lists::check("topics", patterns.len(), MAX_PATTERNS)?;
         let interest = Interest::new(&shared, patterns, deposit).await?;
         let ephemeral = EphemeralEnds::after(shared.ephemeral.last());
-        // In this order: what is newer than this is marked, and what is not is seen below.
+        // The position is read after the patterns are known: newer events are marked, and older
+        // ones are seen below.
         let drops = Box::new(Drops::of(start, shared.drops()));
         let known = Position::new(shared.last_position());
         let mut feed = Self {
@@ -167,12 +168,12 @@ impl Feed {
         Ok(self)
     }
 
-    /// The turns of those who look for events.
+    /// Returns the turns of those who look for events.
     pub(crate) fn searches(&self) -> &Searches {
         &self.shared.searches
     }
 
-    /// The patterns of the topics.
+    /// Returns the patterns of the topics.
     pub fn patterns(&self) -> &[TopicPattern] {
         &self.interest.patterns
     }
@@ -182,28 +183,28 @@ impl Feed {
         self.known
     }
 
-    /// The cursor that names the reader's place: what to come back with.
+    /// Returns the cursor that names the reader's place: what to come back with.
     pub fn cursor(&self) -> Cursor {
         self.came_with.unwrap_or_else(|| self.cursor_after(self.after))
     }
 
-    /// The cursor after one of the events that it delivers.
+    /// Returns the cursor after one of the events that it delivers.
     pub(crate) fn cursor_after(&self, position: Position) -> Cursor {
         let after = Place::Position(position);
         Cursor { after, since: self.drops.at(after), epoch: Some(self.epoch()) }
     }
 
-    /// The incarnation of the log that is read.
+    /// Returns the incarnation of the log that is read.
     pub fn epoch(&self) -> Epoch {
         self.shared.log.epoch()
     }
 
-    /// The gap that will be delivered first, if there is one.
+    /// Returns the gap that will be delivered first, if there is one.
     pub fn gap(&self) -> Option<&Gap> {
         self.gaps.front()
     }
 
-    /// The next delivery; waits for one at the tail, for as long as the reader is patient.
+    /// Returns the next delivery; waits for one at the tail, for as long as the reader is patient.
     ///
     /// # Errors
     ///
@@ -324,7 +325,7 @@ impl Feed {
         }
     }
 
-    /// The next delivery, if it is in memory; so that several go out in one write.
+    /// Returns the next delivery, if it is in memory; so that several go out in one write.
     pub fn next_in_memory(&mut self) -> Option<Delivery> {
         match self.step() {
             FeedStep::Deliver(run) => Some(Delivery::Events(run)),
@@ -358,8 +359,8 @@ impl Feed {
         let is_whole = is_from_earliest && !self.drops.has_lost(id, self.after, &extent);
         let next = is_whole.then_some(extent.earliest);
         let wanted = next.map_or(WantedPlace::Position(first), WantedPlace::Sequence);
-        // In this order: what all of them have lost is told before anything that comes after the
-        // place. Once the place is behind what was dropped, nobody would be told.
+        // The losses of all topics are told before anything that comes after the place. Once the
+        // place has passed the dropped events, nobody would be told of them.
         let is_told_first = self.drops.reason(id, wanted, &extent).is_some();
         let at = if is_told_first { self.after } else { first.max(extent.lowest_position()) };
         let is_unread = is_from_earliest || !extent.had_some_before(first);
@@ -374,7 +375,7 @@ impl Feed {
         if self.missed.is_some() {
             return; // Marks are of what is newer than that.
         }
-        // In this order: all marks up to there are taken.
+        // The position is read first: all marks up to it are taken below.
         let marked = self.shared.waker.marked();
         let new = self.interest.signal.take();
         if new.is_over {
@@ -480,7 +481,7 @@ impl Feed {
             Source { topic, id, next, blocks: read.into(), following: None, is_unread };
         let other = self.sources.first_waiting();
         match source.skip_to_next() {
-            // Of what comes after others that are not looked at yet, nothing is held.
+            // Blocks are not held when they come after topics that are not looked at yet.
             Some(at) if other.is_some_and(|other| other < at) => {
                 self.sources.put_waiting(source.waiting(at));
             }
@@ -510,7 +511,7 @@ impl Feed {
                 return Some(extent.earliest);
             }
             let next = topic.tail.seek_after(waiting.at.previous().max(self.after));
-            // What was trimmed before the reader began may still be in memory.
+            // Events that were trimmed before the reader began may still be in memory.
             return next.map(|next| next.max(extent.earliest));
         };
         self.drops.tell(id, extent);
@@ -521,8 +522,8 @@ impl Feed {
         (!goes_on).then_some(resume)
     }
 
-    /// The gap of a topic of which something was dropped that the reader could have had after its
-    /// place.
+    /// Returns the gap of a topic of which something was dropped that the reader could have had
+    /// after its place.
     fn gap_of(&self, topic: &Topic, id: TopicId, state: &TopicState) -> Option<Gap> {
         let wanted = WantedPlace::Position(self.after.next());
         let reason = self.drops.reason(id, wanted, &state.extent)?;

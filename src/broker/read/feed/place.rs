@@ -1,4 +1,4 @@
-//! Where a feed begins.
+//! The place at which a feed begins.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -124,7 +124,7 @@ impl Feed {
         Ok(())
     }
 
-    /// The place before everything that was appended at `time` or later.
+    /// Returns the place before everything that was appended at `time` or later.
     async fn before(&self, time: Timestamp) -> Result<Position> {
         let mut topics = Vec::new();
         let mut walk = self.interest.walk();

@@ -8,10 +8,10 @@
 //!
 //! # Why
 //!
-//! A feed of a hundred thousand topics cannot hold a block of each. Where a topic goes on takes a
-//! few words, and blocks are held of those alone that come next: so many bytes, however many
-//! topics there are. And a topic that comes later is not looked at before it is its turn: what is
-//! known of it without reading, or was seen of it when it was read last, says when that is.
+//! A feed of a hundred thousand topics cannot hold a block of each. The place at which a topic goes
+//! on takes a few words. Blocks are held only of the topics that come next, within a bound in
+//! bytes, however many topics there are. A topic that comes later is not looked at before it is its
+//! turn, which is known without reading, or from the last read of the topic.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashSet};
@@ -40,12 +40,12 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// About how many there are: exactly, once all are listed.
+    /// Returns about how many there are: exactly, once all are listed.
     pub(super) fn len(&self) -> usize {
         self.present.len() + self.unlisted.as_ref().map_or(0, |unlisted| unlisted.expected())
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.present.is_empty() && self.unlisted.is_none()
     }
@@ -55,13 +55,13 @@ impl Sources {
         self.unlisted = Some(Box::new(unlisted));
     }
 
-    /// Whether some of its topics are to be listed before anything else is known.
+    /// Returns whether some of its topics are to be listed before anything else is known.
     pub(super) fn is_to_list(&self) -> bool {
         let next = self.waiting.peek().map(|Reverse(waiting)| waiting.at);
         self.first_unlisted().is_some_and(|first| next.is_none_or(|next| first <= next))
     }
 
-    /// Whether a topic is not listed yet, so that nothing of it was read.
+    /// Returns whether a topic is not listed yet, so that nothing of it was read.
     pub(super) fn is_unlisted(&self, id: TopicId) -> bool {
         self.unlisted.as_ref().is_some_and(|unlisted| unlisted.holds(id))
     }
@@ -83,7 +83,7 @@ impl Sources {
         self.held_bytes
     }
 
-    /// All topics.
+    /// Returns all topics.
     pub(super) fn topics(&self) -> impl Iterator<Item = (TopicId, &Arc<Topic>)> {
         let waiting = self.waiting.iter().map(|Reverse(waiting)| (waiting.id, &waiting.topic));
         let being_read = self.being_read.iter().map(|waiting| (waiting.id, &waiting.topic));
@@ -105,7 +105,7 @@ impl Sources {
         self.present.remove(&id);
     }
 
-    /// A position that nothing comes before, of all of them.
+    /// Returns a position that nothing comes before, of all of them.
     pub(super) fn first(&self) -> Option<Position> {
         let read = self.first_read();
         self.first_waiting().into_iter().chain(read).min()

@@ -146,7 +146,7 @@ impl World {
         self.reader = Some(feed.filtered(self.filter.clone()).unwrap());
     }
 
-    /// Whether every event that is wanted, and not purged, was delivered.
+    /// Returns whether every event that is wanted, and not purged, was delivered.
     fn has_all(&self) -> bool {
         let delivered: BTreeSet<u64> = self.delivered.iter().copied().collect();
         let wanted = self.events.iter().filter(|event| event.is_wanted);

@@ -31,7 +31,7 @@ pub(super) struct Unlisted {
 }
 
 impl Unlisted {
-    /// All topics that may have something up to `known`.
+    /// Returns all topics that may have something up to `known`.
     pub(super) fn of(chunks: &TopicChunks<Topic>, known: Position) -> Self {
         let all = chunks.all();
         // Also of those that have nothing left.
@@ -46,22 +46,22 @@ impl Unlisted {
         Self { chunks, numbers, looked: 0, lowest, left, seen: 0, followed: 0, dropped }
     }
 
-    /// A position that nothing of them comes before; `None` when there are no more.
+    /// Returns a position that nothing of them comes before; `None` when there are no more.
     pub(super) fn first(&self) -> Option<Position> {
         self.chunks.last().map(|(lowest, _)| *lowest)
     }
 
-    /// A position that nothing was dropped after when it began, from any topic.
+    /// Returns a position that nothing was dropped after when it began, from any topic.
     pub(super) fn dropped(&self) -> Position {
         self.dropped
     }
 
-    /// Whether a topic is among them, or would be if it were not newer.
+    /// Returns whether a topic is among them, or would be if it were not newer.
     pub(super) fn holds(&self, id: TopicId) -> bool {
         self.numbers.contains(&chunk_of(id))
     }
 
-    /// About how many of them are followed.
+    /// Returns about how many of them are followed.
     pub(super) fn expected(&self) -> usize {
         match self.seen {
             0 => self.left,

@@ -184,7 +184,7 @@ impl Replays {
         if let Some(found) = self.recall(wanted, next, bounds.before, max_bytes) {
             return Ok(found);
         }
-        // In this order: what is written again from here on is not remembered.
+        // The number is read first: blocks that are rewritten from here on are not kept.
         let rewrites = topic.rewrites.load(Ordering::SeqCst);
         let more_bytes = self.stash.share(bounds.topics);
         let ReadAhead { mut blocks, wanted: count, following } =
@@ -258,7 +258,8 @@ impl Replays {
     }
 }
 
-/// The first event of a topic after a position, as [`Log::seek`] finds it among `sequences`.
+/// Returns the first event of a topic after a position, as [`Log::seek`] finds it among
+/// `sequences`.
 fn first_after(
     log: &dyn Log,
     id: TopicId,

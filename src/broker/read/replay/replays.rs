@@ -162,7 +162,7 @@ impl Replays {
 
     /// Forgets the blocks of `topic`: some of them are written again.
     pub(crate) fn forget(&self, topic: &Topic, id: TopicId) {
-        // In this order: what is being read now is not remembered.
+        // The number is raised first: blocks that are being read now are not kept.
         topic.rewrites.fetch_add(1, Ordering::SeqCst);
         self.stash.forget(id);
         let mut recent = self.recent();

@@ -2,12 +2,12 @@
 //!
 //! # Why
 //!
-//! Where many topics take turns, each event is of another one than the event before, and each read
+//! When many topics take turns, each event is of another topic than the event before, and each read
 //! of the log loads a page of one topic for a single block of it. By the time that the topic has
 //! its turn again, the page is out of the log's cache: it was loaded once for each of its blocks.
-//! So the blocks after the one that is wanted are kept, as they are stored, as far as they fit:
-//! they wait without wire forms, one allocation a topic. What is kept is let go of with the last
-//! reader that may come to it.
+//! The blocks after the wanted one are therefore kept as they are stored, as far as they fit:
+//! without wire forms, in one allocation a topic. They are dropped with the last reader that may
+//! come to them.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -42,7 +42,8 @@ pub(super) struct StoredRun {
 pub(super) type KeptBlocks = (Vec<Bytes>, Option<Position>);
 
 impl StoredRun {
-    /// The run of `blocks`, which are neighbours, and where it begins; `None` if there are none.
+    /// Returns the run of `blocks`, which are neighbours, and where it begins; `None` if there are
+    /// none.
     pub(super) fn of(blocks: &[Block], following: Option<Position>) -> Option<(Sequence, Self)> {
         let (first, last) = blocks.first().zip(blocks.last())?;
         let bytes: Vec<&[u8]> = blocks.iter().map(|block| &block.bytes()[..]).collect();
@@ -50,7 +51,7 @@ impl StoredRun {
         Some((first.first_sequence(), Self { bytes: bytes.concat().into(), end, following }))
     }
 
-    /// The position of its first event.
+    /// Returns the position of its first event.
     pub(super) fn first_position(&self) -> Option<Position> {
         Block::beginning(&self.bytes).map(|(_, _, position)| position)
     }
@@ -231,7 +232,7 @@ mod tests {
         stash.put(key(topic, first.get()), first.previous(), run, || true);
     }
 
-    /// The first sequences of what is found, and where the next block begins.
+    /// Returns the first sequences of what is found, and where the next block begins.
     fn found(stash: &Stash, topic: u32, next: u64, most: usize) -> (Vec<u64>, Option<u64>) {
         let size_bytes = blocks(1..2)[0].bytes().len();
         let found = stash.find(key(topic, next), Position::new(u64::MAX), most * size_bytes);

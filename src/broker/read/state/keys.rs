@@ -1,5 +1,5 @@
-//! Which keys have newer events: what tells whether an event is the latest of its key without
-//! reading all that comes after it.
+//! The keys that have newer events. They tell whether an event is the latest of its key, without a
+//! read of all that comes after it.
 //!
 //! ```text
 //!  from                          covered
@@ -123,7 +123,7 @@ impl StateKeys {
         let _alone = keys.reading.lock().await;
         let mut to = to;
         loop {
-            // What compaction has dropped by now is superseded by what is below this.
+            // Events that compaction has dropped by now are superseded by events below this.
             to = to.max(keys.looked_at(topic));
             let missing = to.get().saturating_sub(keys.covered().get()) as usize;
             if missing == 0 {
@@ -163,8 +163,8 @@ impl StateKeys {
         keys
     }
 
-    /// Whether there is memory for so many more entries of `topic`; lets go of those of other
-    /// topics for it, the ones first that were not used for longest.
+    /// Returns whether there is memory for so many more entries of `topic`; lets go of those of
+    /// other topics for it, the ones first that were not used for longest.
     fn has_room_for(&self, entries: usize, topic: TopicId) -> bool {
         let needed_bytes = entries.saturating_mul(ENTRY_BYTES);
         if needed_bytes > self.memory.max_bytes {
@@ -199,7 +199,7 @@ impl Keys {
         }
     }
 
-    /// The first event of `key` after `sequence`, of those that are noted.
+    /// Returns the first event of `key` after `sequence`, of those that are noted.
     pub(super) fn next_of(&self, key: &str, sequence: Sequence) -> Option<Sequence> {
         let (high, low) = self.hash(key);
         let noted = self.noted.read().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +215,8 @@ impl Keys {
         self.noted.read().unwrap_or_else(PoisonError::into_inner).covered
     }
 
-    /// Whether compaction, or retention, has come so far that most of it is of no use any more.
+    /// Returns whether compaction, or retention, has come so far that most of it is of no use any
+    /// more.
     fn is_outdated(&self, unique: Sequence) -> bool {
         let covered = self.covered();
         let useless = unique.min(covered).get().saturating_sub(self.from.get());

@@ -3,8 +3,8 @@
 //! # Why
 //!
 //! There is no index of all keys: it would grow with them, and memory must not. A page is read
-//! forwards from where it begins to where it is full. Which of its events have newer ones of their
-//! keys, is known from the newest part of the topic alone: below it, compaction has left each key
+//! forwards from where it begins to where it is full. The newest part of the topic alone tells
+//! which of the page's events have newer ones of their keys: below it, compaction has left each key
 //! once. The keys of that part are read once, and shared by all pages (`keys.rs`). So a page of a
 //! compacted topic costs its own blocks. A topic that is not compacted, or has several events of a
 //! key, is that newest part as a whole. Where the part is too large for memory, a page costs one
@@ -53,7 +53,7 @@ pub(crate) async fn read_state(
             ages: Ages::of(&extent, now),
         };
         let page = read_page(shared, &topic, &extent, read).await;
-        // What is missing because it was trimmed meanwhile is no damage.
+        // Events that are missing because they were trimmed meanwhile are no damage.
         if page.is_ok() || topic.state().extent.earliest == extent.earliest {
             return page;
         }
@@ -80,7 +80,7 @@ async fn read_page(
             return shared.turns.read_long(move |log| page.step(log)).await;
         }
     }
-    // None of its tombstones goes while what that has superseded may have been read already.
+    // A tombstone must not go while the events that it has superseded may have been read already.
     let position = || Position::new(shared.last_position());
     let horizon = shared.horizons.hold(Some(read.id), position);
     let mut page = StateScan::new(read, topic.clone(), unique);

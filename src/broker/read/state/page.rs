@@ -70,7 +70,7 @@ pub(super) struct StateRead {
 }
 
 impl StateRead {
-    /// Whether an event is in the page, or supersedes one that is.
+    /// Returns whether an event is in the page, or supersedes one that is.
     pub(super) fn concerns(&self, event: &EventRef<'_>) -> bool {
         event.sequence >= self.from
             && !event.key.is_empty()
@@ -79,7 +79,7 @@ impl StateRead {
     }
 }
 
-/// An event of its own: a page must not hold on to as many blocks as it has events.
+/// Returns an event of its own: a page must not hold on to as many blocks as it has events.
 pub(super) fn own(block: &Block, event: &EventRef<'_>) -> Event {
     let mut event = block.to_event(event);
     event.content.payload = Bytes::copy_from_slice(&event.content.payload);

@@ -15,8 +15,8 @@ fn name(topic: &str) -> TopicName {
     topic.parse().unwrap()
 }
 
-/// A broker that maintains when it is told to, whose topics are compacted, and that takes so much
-/// memory for keys.
+/// Returns a broker that maintains when it is told to, whose topics are compacted, and that takes
+/// so much memory for keys.
 fn broker_on(log: Arc<dyn Log>, max_state_bytes: u64) -> Broker {
     Broker::with_log(log, &config(max_state_bytes)).unwrap()
 }
@@ -40,7 +40,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), future).await.expect("it takes too long")
 }
 
-/// All pages of a state, and how many there were.
+/// Returns all pages of a state, and how many there were.
 async fn pages(broker: &Broker, topic: &str, key_prefix: &str, limit: usize) -> (Vec<Event>, u32) {
     let (mut from, mut at, mut events, mut count) = (Sequence::FIRST, None, Vec::new(), 0);
     loop {
@@ -220,7 +220,7 @@ impl World {
         soon(self.broker.publish(publish)).await.unwrap();
     }
 
-    /// The latest events of all keys of those up to `at`.
+    /// Returns the latest events of all keys of those up to `at`.
     fn latest(&self, at: u64) -> BTreeMap<u32, u64> {
         let numbered = (1..=at).zip(&self.published);
         numbered.map(|(sequence, (key, _))| (*key, sequence)).collect()

@@ -16,7 +16,7 @@ fn name(topic: u64) -> TopicName {
     format!("{kind}.{topic}").parse().unwrap()
 }
 
-/// A broker whose readers find nothing in the tails.
+/// Returns a broker whose readers find nothing in the tails.
 fn open() -> Broker {
     let mut config = OpenConfig::default();
     config.broker.max_tail_bytes = 0;
@@ -40,7 +40,7 @@ async fn feed(broker: &Broker, pattern: &str, start: StartPoint, on_gap: OnGap) 
     broker.feed(vec![pattern.parse().unwrap()], start, on_gap).await.unwrap()
 }
 
-/// The positions and the gaps of so many deliveries, or of as many as there are.
+/// Returns the positions and the gaps of so many deliveries, or of as many as there are.
 async fn read(feed: &mut Feed, deliveries: usize) -> (Vec<u64>, Vec<Gap>) {
     let (mut positions, mut gaps) = (Vec::new(), Vec::new());
     for _ in 0..deliveries {

@@ -17,7 +17,7 @@ fn name(topic: u64) -> TopicName {
     format!("topic.{topic}").parse().unwrap()
 }
 
-/// A broker whose readers find nothing in the tails, and little of what was read last.
+/// Returns a broker whose readers find nothing in the tails, and little of what was read last.
 fn open(log: Arc<dyn Log>, max_ahead_bytes: u64) -> Broker {
     let mut config = OpenConfig::default();
     config.broker.max_tail_bytes = 0;
@@ -42,7 +42,8 @@ async fn all_topics(broker: &Broker, start: StartPoint) -> Feed {
     broker.feed(vec![">".parse().unwrap()], start, OnGap::Resume).await.unwrap()
 }
 
-/// The positions of the next `count` events, and the gaps that are told before the last of them.
+/// Returns the positions of the next `count` events, and the gaps that are told before the last of
+/// them.
 async fn read(feed: &mut Feed, count: usize) -> (Vec<u64>, Vec<Gap>) {
     let (mut positions, mut gaps) = (Vec::new(), Vec::new());
     while positions.len() < count {

@@ -51,7 +51,7 @@ async fn feed(broker: &Broker, start: StartPoint, on_gap: OnGap) -> Feed {
     broker.feed(vec![">".parse().unwrap()], start, on_gap).await.unwrap()
 }
 
-/// The payloads of up to so many deliveries, and why gaps were told.
+/// Returns the payloads of up to so many deliveries, and why gaps were told.
 async fn read(feed: &mut Feed, deliveries: usize) -> (Vec<String>, Vec<GapReason>) {
     let (mut payloads, mut gaps) = (Vec::new(), Vec::new());
     for _ in 0..deliveries {
