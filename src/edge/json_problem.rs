@@ -1,7 +1,8 @@
-//! What is wrong with JSON that a client sent, for people: the place, the value, and what would be
-//! right. The parser's own words name types of the code.
+//! Messages about invalid JSON from a client, for people: the place, the value, and the expected
+//! form. The parser's own messages name types of the code.
 
-/// The problem, with its place where there is one: ", at column 7", or ", at line 2, column 7".
+/// Returns the problem, with its place if there is one: ", at column 7", or ", at line 2, column
+/// 7".
 pub(crate) fn words(error: &serde_json::Error) -> String {
     let (line, column) = (error.line(), error.column());
     let place = match (line, column) {
@@ -12,7 +13,7 @@ pub(crate) fn words(error: &serde_json::Error) -> String {
     format!("{}{place}", without_place(error))
 }
 
-/// The problem alone, for who tells the place in another way.
+/// Returns the problem alone, for callers that give the place in another way.
 pub(super) fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let own = format!(" at line {} column {}", error.line(), error.column());
@@ -23,7 +24,7 @@ fn problem(text: &str) -> String {
     if text.starts_with("EOF while parsing") {
         return "the JSON ends before it is complete".to_owned();
     }
-    // A struct is read from a list, too, until an entry is missing.
+    // The parser reads a struct from a list, too, until an entry is missing.
     if let Some((_, wanted)) = text.strip_prefix("invalid length ").and_then(expected) {
         return format!("a list is not {}", allowed(wanted));
     }
@@ -52,12 +53,12 @@ fn problem(text: &str) -> String {
     }
 }
 
-/// What was found, and what was expected.
+/// Returns the two parts of a message: the found value, and the expected one.
 fn expected(text: &str) -> Option<(&str, &str)> {
     text.rsplit_once(", expected ")
 }
 
-/// A value that was found.
+/// Returns a found value in words.
 fn shown(found: &str) -> String {
     match found {
         "sequence" => return "a list".to_owned(),
@@ -71,7 +72,7 @@ fn shown(found: &str) -> String {
     text.unwrap_or(found).to_owned()
 }
 
-/// What a value may be, of what the reading code expects.
+/// Returns the expected value in words, from the name of a Rust type.
 fn allowed(wanted: &str) -> String {
     let named = match wanted {
         "u64" | "usize" => "a whole number from 0",

@@ -1,12 +1,12 @@
-//! What content types say of payloads.
+//! The meaning of content types for payloads and bodies.
 
-/// A media type without its parameters, in lower case.
+/// Returns a media type without its parameters, in lower case.
 pub(super) fn essence(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Whether a content type is several that something on the way has joined: a comma stands in it
-/// outside of quotes. Source: RFC 9110, 5.3 and 8.3.
+/// Whether a content type is a list that a proxy joined: it has a comma outside of quotes. Source:
+/// RFC 9110, 5.3 and 8.3.
 pub(super) fn is_joined(content_type: &str) -> bool {
     let (mut is_quoted, mut is_escaped) = (false, false);
     content_type.bytes().any(|byte| {
@@ -20,18 +20,18 @@ pub(super) fn is_joined(content_type: &str) -> bool {
     })
 }
 
-/// How texts of JSON that are one body are parted.
+/// The separation of JSON texts in one body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// Each is a line.
+    /// Each text is a line.
     Lines,
-    /// Before each is a record separator, U+001E; a text may have line ends in it.
-    /// Source: RFC 7464.
+    /// A record separator, U+001E, is before each text. A text may have line ends. Source: RFC
+    /// 7464.
     Records,
 }
 
 impl Framing {
-    /// The byte between two texts.
+    /// Returns the separator of texts.
     pub(super) fn separator(self) -> u8 {
         match self {
             Self::Lines => b'\n',
@@ -39,26 +39,26 @@ impl Framing {
         }
     }
 
-    /// A text without the separator that ends it: the end of a line is white space of JSON.
+    /// Returns a text without the separator at its end.
     pub(super) fn trimmed(self, text: &[u8]) -> &[u8] {
         text.strip_suffix(&[self.separator()]).unwrap_or(text)
     }
 }
 
-/// How many texts a body of a media type holds.
+/// The number and format of texts in a body of some media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Texts {
-    /// One, or it is no text.
+    /// One text, or none.
     One,
-    /// Events of this broker, in any of the names that such a body goes by: with `x-` and without,
+    /// Events in this broker's format. Their media type has many names: with `x-` and without,
     /// below `application` and `text`, with dashes or none.
     Ours(Framing),
-    /// Many of another format, such as `application/geo+json-seq`, or not parted at all.
+    /// Many texts of another format, such as `application/geo+json-seq`, or without separators.
     Foreign,
 }
 
 impl Texts {
-    /// Of a body of this type.
+    /// Returns the texts of a body with this content type.
     pub(super) fn of(content_type: &str) -> Self {
         let essence = essence(content_type);
         let Some((kind, subtype)) = essence.split_once('/') else { return Self::One };
@@ -90,14 +90,14 @@ impl Texts {
 }
 
 /// Whether payloads of this type are JSON: `*/json` and `*/*+json`. Source: the WHATWG's "MIME
-/// Sniffing", 4.6, "JSON MIME type", and CloudEvents, JSON format, 3.1, which knows more of them.
+/// Sniffing", 4.6, "JSON MIME type", and CloudEvents, JSON format, 3.1, which allows more types.
 pub(super) fn is_json(content_type: &str) -> bool {
     let essence = essence(content_type);
     let subtype = essence.split_once('/').map(|(_, subtype)| subtype);
     subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
 }
 
-/// What a media type says of its payloads.
+/// The kind of payload that a media type stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Media {
     Json,
@@ -106,7 +106,8 @@ pub(super) enum Media {
 }
 
 impl Media {
-    /// A payload without a content type is taken for text, and falls back to bytes.
+    /// Returns the kind for a content type. A payload without a content type counts as text, and
+    /// callers fall back to bytes.
     pub(super) fn of(content_type: &str) -> Self {
         match essence(content_type).as_str() {
             "" | "application/javascript" | "application/x-www-form-urlencoded" => Self::Text,

@@ -1,5 +1,5 @@
-//! What leads from one page of a topic's state to the next: `FROM-AT`, the sequence that the next
-//! page begins at, and the one that all pages are true at.
+//! The token that leads from one page of a topic's state to the next: `FROM-AT`. `FROM` is the
+//! first sequence of the next page, `AT` the one at which all pages show the state.
 
 use std::str::FromStr;
 
@@ -9,24 +9,24 @@ use crate::cursor::Sequence;
 use crate::edge::http::page_body::PIECE_BYTES;
 use crate::error::{Error, Result};
 
-/// Events of a page when none are asked for.
+/// Events of a page, if the request names no number.
 const DEFAULT_PAGE_EVENTS: u64 = 100;
 
-/// What a page of a state may take in memory, in bytes, where there is room: as much as the
-/// broker makes a page of unless it is told otherwise.
+/// The memory for one page of state, in bytes, if there is room: the broker's default for such a
+/// page.
 const MAX_STATE_BYTES: usize = 3 << 20;
 
-/// A page's token, taken apart.
+/// A page's token, parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StateToken {
     pub(super) from: Sequence,
-    /// `None` for the first page: it is true now.
+    /// `None` for the first page, which shows the current state.
     pub(super) at: Option<Sequence>,
 }
 
 impl StateToken {
-    /// What to read with it, and the memory that the page may take: where there is little, the page
-    /// has fewer events.
+    /// Returns the request for the page, and the memory for it. With little memory, the page has
+    /// fewer events.
     ///
     /// # Errors
     ///
@@ -43,7 +43,7 @@ impl StateToken {
         Ok((StateRequest { key_prefix, from, at, limit, max_bytes }, held))
     }
 
-    /// The token of the page after `page`; empty after the last one.
+    /// Returns the token of the page after `page`; empty after the last one.
     pub(super) fn next(page: &StatePage) -> String {
         page.next.map(|from| format!("{from}-{}", page.at)).unwrap_or_default()
     }
@@ -68,8 +68,8 @@ impl FromStr for StateToken {
     }
 }
 
-/// How many events a page may have: as many as are asked for, 0 is the default. The client knows
-/// the number by this `name`.
+/// Returns how many events a page may have: `asked`, or the default for 0. Errors call the number
+/// `name`.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! Server-sent events: the frames, and the stream of one subscription.
 //!
 //! ```text
-//! retry: 2417                          jittered; a line of the first block, whatever that is
+//! retry: 2417                          with jitter; the first line of the first block
 //! event: quake
 //! data: {"mag":5.3}
 //! id: 42-9f3c2a1b
@@ -10,33 +10,35 @@
 //! data: {"topic":"quakes.us","earliest":1,"tail":43}
 //! id: 42-9f3c2a1b
 //!
-//! : heartbeat                          a line between two blocks, and no block
-//! event: leftoff.cursor                what came meanwhile was not for this reader
+//! : heartbeat                          a line between two blocks, and not a block
+//! event: leftoff.cursor                the events since were not for this reader
 //! data: {"cursor":"57-9f3c2a1b"}
 //! id: 57-9f3c2a1b
 //!
 //! retry: 1630
-//! event: leftoff.stopping              the broker stops; come back after `retry`
+//! event: leftoff.stopping              the broker stops; reconnect after `retry`
 //! data: {"retry_ms":1630}
 //! id: 57-9f3c2a1b
 //! ```
 //!
-//! A stream whose query holds names that mean nothing begins with `leftoff.warning`: it names them.
+//! If the query has names that are not known, the stream begins with `leftoff.warning`, which lists
+//! them.
 //!
-//! Every block has data. By the standard a block without data is no event, but widely used clients
-//! hand it to the page as an empty message, on which `JSON.parse` throws: fetch-event-source each
-//! empty line, httpx-sse and sseclient a block with nothing but `id:` or `retry:`. An event of many
-//! clients moves their last id with its data alone.
+//! Every block has data. By the standard a block without data is no event. But widely used clients
+//! hand it to the page as an empty message, on which `JSON.parse` throws: fetch-event-source does
+//! so for each empty line, httpx-sse and sseclient for a block with only `id:` or `retry:`. Many
+//! clients update their last id only from a block with data.
 //!
-//! The id is the last line of a block. By the standard its place does not matter, but some clients,
-//! fetch-event-source among them, take it over with its line and not with the end of the block: one
-//! that is cut off in between would come back after an event that it never handed on.
+//! The id is the last line of a block. By the standard its place does not matter. But some clients,
+//! fetch-event-source among them, take the id when they read its line, and not at the end of the
+//! block. If such a client were cut off after an early id, it would resume after an event that it
+//! never delivered.
 //!
-//! Types and payloads are in `data.rs`.
+//! The encoding of types and payloads is in `data.rs`.
 //!
 //! # What holds a slow reader back
 //!
-//! Nothing is queued for a client. Each link of this chain waits for the one before it:
+//! Nothing is queued for a client. Each link of this chain waits for the previous one:
 //!
 //! ```text
 //! client does not read ─▶ its TCP window closes ─▶ the system's send buffer is full (`socket.rs`
@@ -45,7 +47,8 @@
 //! nothing, and falls back from the tail to the log
 //! ```
 //!
-//! A client that takes nothing for `server.write_timeout_ms` is ended. Then its reader is dropped.
+//! A client that takes nothing for `server.write_timeout_ms` is disconnected, and its reader is
+//! dropped.
 
 #![doc = include_str!("sse.md")]
 
@@ -76,24 +79,25 @@ use crate::edge::{cloudevents, forms, json, status};
 use crate::error::Error;
 use crate::polls;
 
-/// The media type of the answer. The format has one charset, but some clients take any text whose
-/// charset is not told for ISO 8859-1.
+/// The media type of the answer. The format has only one charset, but some clients read any text
+/// without a named charset as ISO 8859-1.
 const MEDIA_TYPE: &str = "text/event-stream; charset=utf-8";
 
-/// Bytes up to which deliveries that are ready are put into one write.
+/// Bytes up to which deliveries that are ready are joined into one write.
 const MAX_WRITE_BYTES: usize = 8 << 10;
 
-/// What a client has to wait for its first block, and so for the first id: with one it can come
-/// back to its place though it has received no event yet.
+/// The longest wait for the first block, and so for the first id. With that id a client can resume
+/// at its place, even before its first event.
 const FIRST_BLOCK_WITHIN: Duration = Duration::from_millis(100);
 
-/// How long a client is asked to wait after an error that time alone will not mend.
+/// The `retry` after an error that waiting does not solve, in milliseconds.
 const ERROR_RETRY_MS: u64 = 30_000;
 
-/// A comment and no block: after an empty line some clients hand an empty message to the page.
+/// A comment without an empty line: after an empty line some clients hand an empty message to the
+/// page.
 const HEARTBEAT: &[u8] = b": heartbeat\n";
 
-/// The answer that streams what `reader` reads.
+/// Returns the answer that streams the events of `reader`.
 pub(super) fn response(
     (reader, kept): (Reader, Kept),
     format: Format,
@@ -105,7 +109,7 @@ pub(super) fn response(
     let gap = reader.gap().cloned();
     let (patience, told) = (Patience::new(FIRST_BLOCK_WITHIN), reader.cursor());
     let listed = clients::Following::new(peer, "sse", &reader);
-    // In a box, for it is moved with each write.
+    // Boxed, because it is moved with each write.
     let following = Following {
         reader,
         format,
@@ -128,14 +132,14 @@ pub(super) fn response(
     response
 }
 
-/// The answer to a client that comes while the broker stops: a browser gives up for good on any
-/// status but 200, so it is asked to come back in the stream.
+/// Returns the answer to a client that connects while the broker stops. A browser gives up for good
+/// on any status but 200, so the stream asks it to come back.
 pub(super) fn come_back(config: &FollowConfig) -> Response {
     stream_response(Body::from(stopping(config.jittered_retry_ms(), None)))
 }
 
-/// The answer to a client that is refused for a while, for the same reason: what it is refused for
-/// is told in the stream, and in the headers. `None` where no time mends what it is refused for.
+/// Returns the answer to a temporary refusal. Its status is 200, for the same reason; the stream
+/// and the headers have the error. `None` if waiting does not help.
 pub(super) fn refused(error: &Error) -> Option<Response> {
     let after = status::retry_after(error)?;
     let mut response = refused_for(after, &status::problem_json(error));
@@ -143,10 +147,10 @@ pub(super) fn refused(error: &Error) -> Option<Response> {
     Some(response)
 }
 
-/// The same, for a problem that is none of the broker's.
+/// Returns the answer to a temporary refusal that no [`Error`] fits.
 pub(super) fn refused_for(after: Duration, problem: &Value) -> Response {
     let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
-    // Not before, and not all at once.
+    // Never before `after`, and spread over half of that time.
     let retry_ms = rand::rng().random_range(after_ms..=after_ms.saturating_add(after_ms / 2));
     let block = control_block(None, "leftoff.error", problem);
     stream_response(Body::from(format!("{}{block}", retry_line(retry_ms))))
@@ -156,7 +160,7 @@ fn stream_response(body: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
-        // nginx buffers answers otherwise.
+        // Otherwise nginx buffers answers.
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     (headers, body).into_response()
@@ -164,9 +168,9 @@ fn stream_response(body: Body) -> Response {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing was written.
+    /// Nothing was written yet.
     New,
-    /// The first block has begun, and its client knows no id yet.
+    /// The first block has begun. The client has no id yet.
     Opening,
     Open,
     Ended,
@@ -176,19 +180,19 @@ struct Following {
     reader: Reader,
     format: Format,
     config: FollowConfig,
-    /// With silence, up to the first block, and then up to the next heartbeat.
+    /// The wait for the next delivery: up to the first block, and then up to the next heartbeat.
     patience: Patience,
-    /// The place that the client knows of, once it has the first block.
+    /// The place of the last id that was sent.
     told: Cursor,
     listed: clients::Following,
     _kept: Kept,
-    /// What the client is to be told of its query, as the first block.
+    /// The ignored names of the query, for the first block.
     warning: Option<Value>,
     phase: Phase,
 }
 
 impl Following {
-    /// The bytes of the next write.
+    /// Returns the bytes of the next write; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         match self.phase {
             Phase::Ended => return None,
@@ -196,7 +200,8 @@ impl Following {
                 self.phase = Phase::Opening;
                 let retry = retry_line(self.config.jittered_retry_ms());
                 let Some(warning) = self.warning.take() else { return Some(retry.into()) };
-                // Its id is not told before its gap is, which would be forgotten otherwise.
+                // Before a gap is told, the warning has no id: a client that resumed with it would
+                // miss the gap.
                 let block = match self.reader.gap() {
                     Some(_) => control_block(None, "leftoff.warning", &warning),
                     None => self.control_frame("leftoff.warning", &warning),
@@ -205,7 +210,7 @@ impl Following {
             }
             Phase::Opening | Phase::Open => {}
         }
-        polls::rest().await; // What was written may have been large.
+        polls::rest().await; // The last write may have been large.
         let waited = self.reader.next_within(&mut self.patience).await;
         let is_first = self.phase == Phase::Opening;
         if is_first {
@@ -215,7 +220,8 @@ impl Following {
             Ok(Waited::Silence) if self.told == self.reader.cursor() && !is_first => {
                 Bytes::from_static(HEARTBEAT)
             }
-            // What was published is not for this client, and need not be passed over again.
+            // The new events were not for this client. With the cursor, it need not skip them
+            // again.
             Ok(Waited::Silence) => {
                 let data = json!({"cursor": self.reader.cursor().to_string()});
                 self.control_frame("leftoff.cursor", &data).into()
@@ -232,7 +238,7 @@ impl Following {
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => self.ephemeral(&event),
             Ok(Waited::Stopping) => {
                 self.phase = Phase::Ended;
-                // In a box: it is done once, and a client that waits needs no room for it.
+                // Boxed: it runs once, and a waiting client needs no memory for it.
                 Box::pin(self.config.turn_to_end(self.listed.connections())).await;
                 let told = self.reader.gap().is_none().then_some(self.told);
                 stopping(self.config.jittered_retry_ms(), told).into()
@@ -241,7 +247,7 @@ impl Following {
         })
     }
 
-    /// The frames of `run`, and of what follows it that is in memory already.
+    /// Returns the frames of `run`, and of the next runs that are in memory already.
     fn gather(&mut self, run: &Run) -> Bytes {
         let first = self.frames(run);
         if first.len() >= MAX_WRITE_BYTES {
@@ -258,10 +264,10 @@ impl Following {
             more.get_or_insert_with(|| first.to_vec()).extend_from_slice(&self.frames(&run));
         }
         self.listed.note(&self.reader);
-        more.map_or(first, Bytes::from) // One block alone is shared with every other reader.
+        more.map_or(first, Bytes::from) // A single block is shared among readers.
     }
 
-    /// The frame of an event that is not stored: it has no id, so it moves no cursor.
+    /// Returns the frame of an ephemeral event. The frame has no id, so no cursor moves.
     fn ephemeral(&self, ephemeral: &Ephemeral) -> Bytes {
         let (form, format, epoch) = (self.form(), self.format, self.reader.epoch());
         ephemeral.encoded(form, |ephemeral| {
@@ -302,7 +308,7 @@ impl Following {
         }
     }
 
-    /// The frames of the events of `run`.
+    /// Returns the frames of the events of `run`.
     fn frames(&mut self, run: &Run) -> Bytes {
         let epoch = self.reader.epoch();
         if let Some(last) = run.events().last() {
@@ -350,7 +356,7 @@ impl Following {
         format!("{}{frame}", retry_line(ERROR_RETRY_MS))
     }
 
-    /// A frame of the broker's own, with the id of the place it speaks of.
+    /// Returns a frame of the broker's own, with the id of the reader's place.
     fn control_frame(&mut self, event_type: &str, data: &Value) -> String {
         self.told = self.reader.cursor();
         control_block(Some(self.told), event_type, data)
@@ -362,18 +368,18 @@ fn control_block(told: Option<Cursor>, event_type: &str, data: &Value) -> String
     format!("event: {event_type}\ndata: {data}\n{id}\n")
 }
 
-/// The line that says when to come back. A block has to follow.
+/// Returns the line with the time to reconnect. A block must follow.
 fn retry_line(retry_ms: u64) -> String {
     format!("retry: {retry_ms}\n")
 }
 
-/// The last block of a stream that ends because the broker stops.
+/// Returns the last block of a stream that ends because the broker stops.
 fn stopping(retry_ms: u64, told: Option<Cursor>) -> String {
     let block = control_block(told, "leftoff.stopping", &json!({"retry_ms": retry_ms}));
     format!("{}{block}", retry_line(retry_ms))
 }
 
-/// The last line of a block, and its end.
+/// Appends the last line of a block, and its end.
 fn encode_id(cursor: Cursor, bytes: &mut Vec<u8>) {
     let mut line = String::with_capacity(40);
     let _never_fails = write!(line, "id: {cursor}\n\n");
@@ -391,8 +397,8 @@ mod tests {
     use crate::cursor::{OnGap, StartPoint};
     use crate::event::NewEvent;
 
-    /// Goal: what is ready goes out together, up to the bytes of one write and one block; a block
-    /// that is larger goes out alone.
+    /// Goal: deliveries that are ready are written together, up to the bytes of one write and one
+    /// block. A larger block is written alone.
     #[tokio::test]
     async fn what_is_ready_goes_out_in_writes_of_bounded_size() {
         const COUNT: usize = 60;
@@ -424,7 +430,7 @@ mod tests {
             }
             assert_eq!(events, COUNT);
             assert!(sizes.iter().all(|size| *size <= most_bytes), "{sizes:?}");
-            // All but the last are full.
+            // All writes but the last are full.
             let (_, full) = sizes.split_last().unwrap();
             assert!(full.iter().all(|size| *size >= MAX_WRITE_BYTES), "{sizes:?}");
         }

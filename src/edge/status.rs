@@ -12,16 +12,16 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::cursor::Gap;
 use crate::error::{Error, RateLimit, with_causes};
 
-/// Who says so, in gRPC's ErrorInfo.
+/// The domain in gRPC's ErrorInfo.
 const DOMAIN: &str = "leftoff";
 
-/// How an error is told on every protocol.
+/// The codes of an error on every protocol.
 struct Codes {
     grpc: Code,
     http: StatusCode,
     /// The kind of error, for programs.
     reason: &'static str,
-    /// When trying again can help.
+    /// The time after which a retry may help.
     retry_after: Option<Duration>,
 }
 
@@ -97,7 +97,7 @@ fn codes(error: &Error) -> Codes {
     }
 }
 
-/// What an error says besides its message, by name.
+/// Returns the values of an error besides its message, by name.
 fn numbers(error: &Error) -> Map<String, Value> {
     let value = match error {
         Error::Invalid { field, .. } => json!({"field": field}),
@@ -143,17 +143,17 @@ fn numbers(error: &Error) -> Map<String, Value> {
     }
 }
 
-/// A gap as JSON, for every protocol that speaks JSON.
+/// Returns a gap as JSON, for every protocol with JSON.
 pub(super) fn gap_json(gap: &Gap) -> Value {
     serde_json::to_value(gap).unwrap_or_default()
 }
 
-/// The header that tells of a gap, before any body is read.
+/// The header with a gap, for clients that look before they read the body.
 pub(super) const GAP_HEADER: HeaderName = HeaderName::from_static("leftoff-gap");
 
-/// Gaps as the value of [`GAP_HEADER`]: `reason=retention, requested=3, earliest=6, tail=10,
-/// resume=6, lost=3, more=2`. The numbers are those of the first; `more` says how many others there
-/// are, which the body tells: a header has no room for as many as there may be. Source: a
+/// Returns gaps as the value of [`GAP_HEADER`]: `reason=retention, requested=3, earliest=6,
+/// tail=10, resume=6, lost=3, more=2`. The numbers are those of the first gap. `more` is the number
+/// of other gaps, which only the body has: a header has no room for all of them. Source: a
 /// dictionary of RFC 9651.
 fn gap_header(gap: &Gap, more: usize) -> HeaderValue {
     let Gap { requested, earliest, tail, resume, .. } = gap;
@@ -167,26 +167,26 @@ fn gap_header(gap: &Gap, more: usize) -> HeaderValue {
     HeaderValue::try_from(text).expect("words and numbers make a header")
 }
 
-/// Puts [`GAP_HEADER`] on an answer that tells these gaps; none where there are none.
+/// Sets [`GAP_HEADER`] on an answer, if there are gaps.
 pub(super) fn tell_gaps(response: &mut Response, gaps: &[Gap]) {
     if let [first, more @ ..] = gaps {
         response.headers_mut().insert(GAP_HEADER, gap_header(first, more.len()));
     }
 }
 
-/// The headers that tell of a rate, and how much of it is left.
+/// The headers with the rate that refused a request, and what is left of it.
 /// Source: draft-ietf-httpapi-ratelimit-headers-10, 3 and 4.
 pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub(super) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// A time in whole seconds, as headers have it: not before it is over.
+/// Returns a time in whole seconds, rounded up, for a header.
 fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// Puts on an answer how much there may be of what was refused, and when there is more:
-/// `RateLimit-Policy: "publishes";q=200000;w=10;qu="events"`, the quota in a window of seconds,
-/// and `RateLimit: "publishes";r=12;t=3`, what is left and the seconds to `Retry-After`.
+/// Sets the rate headers of an answer: `RateLimit-Policy: "publishes";q=200000;w=10;qu="events"` is
+/// the quota in a window of seconds, and `RateLimit: "publishes";r=12;t=3` is the rest of it and
+/// the seconds to `Retry-After`.
 pub(super) fn tell_rate(response: &mut Response, limit: &RateLimit) {
     let RateLimit { rate, per_second, burst, remaining, retry_after_ms } = *limit;
     let unit = match rate {
@@ -232,13 +232,13 @@ impl From<Error> for Status {
     }
 }
 
-/// Whether a request is a call of gRPC.
+/// Whether a request is a gRPC call.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let media = headers.get(header::CONTENT_TYPE);
     media.is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// The answer to a request that is not served, in the form that its client reads.
+/// Returns the answer to a refused request, in the form that its client reads.
 pub(super) fn refused(is_grpc: bool, error: Error) -> Response {
     match is_grpc {
         true => Status::from(error).into_http(),
@@ -246,13 +246,13 @@ pub(super) fn refused(is_grpc: bool, error: Error) -> Response {
     }
 }
 
-/// The `google.rpc` details of an error.
+/// Returns the `google.rpc` details of an error.
 pub(super) fn grpc_details(status: &Status) -> Vec<prost_types::Any> {
     let decoded = <tonic_types::Status as prost::Message>::decode(status.details());
     decoded.map(|status| status.details).unwrap_or_default()
 }
 
-/// An error as problem details. Source: RFC 9457.
+/// Returns an error as problem details. Source: RFC 9457.
 pub(super) fn problem_json(error: &Error) -> Value {
     let codes = codes(error);
     let mut problem = numbers(error);
@@ -267,7 +267,7 @@ pub(super) fn problem_json(error: &Error) -> Value {
     Value::Object(problem)
 }
 
-/// An answer of problem details, with `extra` members.
+/// Returns an answer with problem details, and `extra` members.
 pub(super) fn problem(
     error: &Error,
     extra: impl IntoIterator<Item = (&'static str, Value)>,
@@ -290,12 +290,12 @@ pub(super) fn problem(
     response
 }
 
-/// How long whoever is refused for this has to wait, where waiting helps.
+/// Returns the time after which a retry may help, if it may.
 pub(super) fn retry_after(error: &Error) -> Option<Duration> {
     codes(error).retry_after
 }
 
-/// Puts on an answer when to come back, and what is left of a rate.
+/// Sets `Retry-After` and the rate headers of an answer.
 pub(super) fn tell_retry(response: &mut Response, error: &Error) {
     if let Some(after) = retry_after(error) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds(after)));
@@ -316,13 +316,13 @@ fn refusal(status: StatusCode, body: Value, retry_after: Option<Duration>) -> Re
     response
 }
 
-/// An answer of problem details to a request that no [`Error`] is about: the wrong path, method or
-/// media type.
+/// Returns an answer with problem details for a request that no [`Error`] fits: a wrong path,
+/// method or media type.
 pub(crate) fn plain_problem(status: StatusCode, detail: &str) -> Response {
     refusal(status, plain_problem_json(status, detail), None)
 }
 
-/// The same, as JSON.
+/// Returns the problem details of [`plain_problem`], as JSON.
 pub(super) fn plain_problem_json(status: StatusCode, detail: &str) -> Value {
     let title = status.canonical_reason();
     json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail})

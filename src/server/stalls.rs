@@ -2,13 +2,13 @@
 //!
 //! # Why
 //!
-//! Each stream has a window of its own: a client can leave one closed for ever while its connection
-//! is well. Hyper asks a body for more only when there is room for it, so a body that is asked for
-//! nothing for long, since it gave something or since its head was given, belongs to a stream that
-//! has stalled. Hyper has no
-//! word to end such a stream: it waits for room before anything else. But it has each stream served
-//! by a task of its own, which is started here; the end of the task is the end of the stream, with
-//! `CANCEL`, and of nothing else on the connection.
+//! Each stream has its own window. A client can leave one closed for ever while its connection
+//! works. Hyper polls a body only when there is room for its next bytes. So if a body is not polled
+//! for a long time after its head or its last bytes, its stream has stalled.
+//!
+//! Hyper has no call to end such a stream, and waits for room before anything else. But it serves
+//! each stream in a task of its own, which is started here. Aborting the task ends the stream with
+//! `CANCEL`, and nothing else on the connection.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,18 +24,18 @@ use tokio::task::AbortHandle;
 
 use crate::polls::{Task, timed};
 
-/// Not since any time.
+/// The value of `at_ms` while the broker has nothing to send.
 const NEVER: u64 = u64::MAX;
 
-/// Ends the task that serves a stream; empty for the moment in which the task is started.
+/// The handle that aborts a stream's task; empty while the task is being started.
 type StreamEnd = Arc<OnceLock<AbortHandle>>;
 
 tokio::task_local! {
-    /// Of the stream that the task serves.
+    /// The handle of the task that runs.
     static STREAM: StreamEnd;
 }
 
-/// Starts a task for each stream, which can be ended alone.
+/// An executor that starts a task for each stream, which can be aborted alone.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamTasks;
 
@@ -57,12 +57,12 @@ pub(crate) struct Streams {
     open: Arc<Mutex<Open>>,
 }
 
-/// Those that are open, and some that were.
+/// The open answers, and some that have ended.
 #[derive(Debug, Default)]
 struct Open {
     given: Vec<Weak<Given>>,
-    /// How many there may be before those that have ended are looked for: twice as many as were
-    /// open then, so that a request costs a look at two of them.
+    /// The length at which ended answers are removed: twice the number that was open the last time,
+    /// so that a request costs a look at two of them.
     max_len: usize,
 }
 
@@ -76,7 +76,8 @@ impl Open {
     }
 }
 
-/// When a stream was given something that it did not ask for more after since, and how to end it.
+/// The time at which a body last gave something, if it was not polled since, and the stream's
+/// handle.
 #[derive(Debug)]
 struct Given {
     at_ms: AtomicU64,
@@ -90,18 +91,18 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// Watches whether `body` is taken, in the task that serves its stream.
+    /// Watches whether the client takes `body`. Must be called in the task that serves the stream.
     pub(crate) fn watch(&self, body: Body) -> Body {
         let stream = STREAM.try_with(StreamEnd::clone).ok();
-        // Its head is given already: with a window of nothing, no more is ever asked for.
+        // The head counts as given: with a closed window, the body is never polled.
         let at_ms = AtomicU64::new(self.start.elapsed().as_millis() as u64);
         let given = Arc::new(Given { at_ms, stream });
         self.open.lock().unwrap_or_else(PoisonError::into_inner).add(Arc::downgrade(&given));
         Body::new(Watched { body, start: self.start, given })
     }
 
-    /// Ends those that were given something, and then asked for nothing for so long. Returns how
-    /// many there were.
+    /// Ends the streams whose body gave something and was then not polled for longer than `limit`.
+    /// Returns how many there were.
     pub(crate) fn end_stalled(&self, limit: Duration) -> usize {
         let now_ms = self.start.elapsed().as_millis() as u64;
         let has_stalled = |given: &Arc<Given>| {
@@ -120,7 +121,7 @@ impl Streams {
     }
 }
 
-/// A body that notes when it last gave something and was not asked for more since.
+/// A body that notes when it last gave something, until it is polled again.
 struct Watched {
     body: Body,
     start: Instant,

@@ -7,22 +7,22 @@ use crate::edge::grpc::messages::{self, EncodedList};
 use crate::error::{Error, Result};
 use crate::polls;
 
-/// Most entries of one page, and how many there are when none are asked for.
+/// The most entries of one page, and the number if the request names none.
 const MAX_LISTED: usize = 10_000;
 const DEFAULT_LISTED: usize = 1_000;
 
-/// Room that there has to be, in bytes, for a page to go on: as much as a step of a list, and more.
+/// The room that a page needs to continue, in bytes: a step of a list takes less.
 const STEP_BYTES: usize = 128 << 10;
 
 /// An entry of a list.
 pub(super) trait Listed {
-    /// Its form in a message.
+    /// The message of an entry.
     type Message: prost::Message;
 
-    /// The entry as a message.
+    /// Returns the entry as a message.
     fn message(&self) -> Self::Message;
 
-    /// What the next page begins after.
+    /// Returns the token after which the next page begins.
     fn token(&self) -> &str;
 }
 
@@ -54,13 +54,13 @@ impl Listed for Present {
 pub(super) struct ListPage {
     /// The entries, encoded.
     pub(super) entries: Vec<bytes::Bytes>,
-    /// What the next page begins after; empty after the last page.
+    /// The token after which the next page begins; empty after the last page.
     pub(super) next_page_token: String,
-    /// The memory that the page takes.
+    /// The memory of the page.
     pub(super) held: Held,
 }
 
-/// How many entries a page may have: as many as are asked for, 0 is the default.
+/// Returns how many entries a page may have: `page_size`, or the default for 0.
 ///
 /// # Errors
 ///
@@ -73,9 +73,9 @@ pub(super) fn limit(page_size: u32) -> Result<usize> {
     }
 }
 
-/// A page of up to `limit` entries, which are encoded step by step: all of them at once would hold
-/// a worker for tens of milliseconds. It ends before it takes more than `max_bytes`, and where
-/// there is no room for more in the memory for clients.
+/// Returns a page of up to `limit` entries. They are encoded step by step, because all of them at
+/// once would hold a worker for tens of milliseconds. The page ends before it takes more than
+/// `max_bytes`, and when the memory for clients has no room for more.
 ///
 /// # Errors
 ///
@@ -98,14 +98,14 @@ pub(super) async fn page<T: Listed>(
             }
             entry.token().clone_into(&mut last);
         }
-        // Each by itself, and all of them in the answer.
+        // The entries are in memory twice: one by one, and in the answer.
         let added_bytes = 2 * (list.size_bytes() - before);
         if is_first {
             held.grow(added_bytes)?;
         } else {
             held.count(added_bytes);
         }
-        // A step may find none; an empty page would say that there are no more.
+        // A step may have no entries. An empty page would say that there are no more.
         let is_room_short = added_bytes > 0 && !share.has_room(STEP_BYTES);
         is_full |= list.len() >= limit || is_room_short;
         if is_full {
@@ -136,14 +136,14 @@ mod tests {
         }
     }
 
-    /// Steps of which the first ones find none.
+    /// Returns steps of which the first ones have no entries.
     fn steps() -> impl Iterator<Item = Vec<Named>> {
         [vec![], vec![], vec![Named("a")], vec![Named("b")]].into_iter()
     }
 
     #[tokio::test]
     async fn a_list_never_seems_to_be_over_where_there_was_no_room_for_it() {
-        let least = Budget::new(STEP_BYTES as u64).address(); // For entries, and never for a step.
+        let least = Budget::new(STEP_BYTES as u64).address(); // Room for entries, not for a step.
         let share = least.connection();
         let page_of = async |share| page(steps(), 10, 1 << 20, share).await;
         let begun = page_of(&share).await.unwrap();

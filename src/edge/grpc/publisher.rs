@@ -1,4 +1,4 @@
-//! The service of those who publish: one request, or many on a stream.
+//! The gRPC service of publishers: one request, or many on a stream.
 
 use std::collections::VecDeque;
 
@@ -19,7 +19,7 @@ use crate::edge::{proto, served};
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
 
-/// The broker as the service of those who publish.
+/// The gRPC service of publishers.
 #[derive(Debug, Clone)]
 pub struct GrpcPublisher {
     pub(super) broker: Broker,
@@ -82,14 +82,14 @@ impl PublisherService for GrpcPublisher {
     }
 }
 
-/// Checks and encodes what was received to be published: away from the workers if it is much.
+/// Checks and encodes received events; away from the workers if the work is large.
 async fn batch(broker: &Broker, events: Vec<Bytes>, received: Option<Received>) -> Result<Batch> {
     let (broker, effort) = (broker.clone(), Effort::of_events(&events));
     let work = move || Batch::of(messages::new_events(&events), broker.limits());
     receiving::work_with(received, effort, work).await
 }
 
-/// As [`batch`], and gives what is ephemeral to who is there.
+/// Checks events as [`batch`] does, and delivers them to the subscribers that are connected.
 async fn publish_ephemeral(
     broker: &Broker,
     topic: TopicName,
@@ -104,23 +104,23 @@ async fn publish_ephemeral(
     receiving::work_with(received, effort, work).await
 }
 
-/// One `PublishStream`: it is driven by the client reading its answers, so a client that stops
-/// reading them stops being read, with no queue in between.
+/// One `PublishStream`, driven by the client's reading of answers. If a client stops reading them,
+/// its requests are no longer read: there is no queue in between.
 struct Publishing {
     broker: Broker,
-    /// `None` when no more are read.
+    /// `None` when no more requests are read.
     requests: Option<Streaming<served::PublishStreamRequest>>,
-    /// What was received of requests that are not handed in yet.
+    /// The received bytes of requests that are not submitted yet.
     received: Received,
-    /// What the client has left, and how it takes that.
+    /// The remaining allowance of the client. `temper` counts its refused requests.
     rates: CallerRates,
     temper: Temper,
     in_flight: VecDeque<Result<Pending>>,
     max_in_flight: usize,
-    /// The client: positions rise in the order of its requests, and those that ask for it fail
-    /// after one that failed.
+    /// The order of the client's publishes: positions rise in the order of its requests. A request
+    /// with `in_order` fails after one that failed.
     order: InOrder,
-    /// What the stream ends with, after the answers in flight.
+    /// The status that ends the stream, after the answers in flight.
     end: Option<Status>,
 }
 
@@ -172,7 +172,7 @@ impl Publishing {
         }
     }
 
-    /// Hands a request to the broker, or notes how the stream ends.
+    /// Submits a request, or sets the status that ends the stream.
     async fn accept(&mut self, request: Result<Option<served::PublishStreamRequest>, Status>) {
         match request {
             Ok(Some(request)) => {
@@ -194,13 +194,13 @@ impl Publishing {
     }
 }
 
-/// The end of a stream that goes on with what is refused.
+/// Returns the status that ends a stream with too many refused requests.
 fn abusive(error: &Error, reason: String) -> Status {
     let status = Status::from(error.clone());
     Status::with_details(status.code(), reason, status.details().to_vec().into())
 }
 
-/// The answer to the oldest request in flight; waits for ever when there is none.
+/// Returns the answer to the oldest request in flight. Never ready if there is none.
 ///
 /// # Cancel safety
 ///

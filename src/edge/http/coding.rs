@@ -1,16 +1,16 @@
-//! Compressed bodies: those of requests are decoded, and JSON is offered compressed.
+//! Compressed bodies: those of requests are decoded, and JSON answers are compressed on request.
 //!
 //! ```text
 //! Content-Encoding: gzip      ─▶ decoded as a whole, up to the bound of a request ─▶ routes
-//! Accept-Encoding: zstd, gzip ─▶ routes ─▶ JSON of a kilobyte or more, piece by piece; no stream
+//! Accept-Encoding: zstd, gzip ─▶ routes ─▶ JSON of 1 KiB or more, piece by piece; never a stream
 //! ```
 //!
 //! # Why
 //!
-//! A kilobyte may be decoded to gigabytes. So a body is decoded up to the bound that it has
-//! anyway, away from the workers, and given up right there. What decoding takes besides is bounded
-//! by the largest window: 8 MiB of zstd, as RFC 9659 has it, and 16 MiB of brotli.
-//! Source: RFC 9110, 8.4.1 and 12.5.3.
+//! A kilobyte may decode to gigabytes. So a body is decoded up to the bound of a request, away from
+//! the workers, and is given up at that bound. The other memory for decoding is bounded by the
+//! largest window: 8 MiB for zstd, as in RFC 9659, and 16 MiB for brotli. Source: RFC 9110, 8.4.1
+//! and 12.5.3.
 
 use std::io::{self, ErrorKind, Read, Write as _};
 use std::mem::take;
@@ -40,10 +40,10 @@ use crate::edge::receiving::Received;
 use crate::edge::status;
 use crate::error::{Error, Result};
 
-/// What a request may be coded in.
+/// The codings of a request that are accepted.
 const DECODED: HeaderValue = HeaderValue::from_static("gzip, deflate, br, zstd");
 
-/// The largest window of zstd, as a power of two of bytes. Source: RFC 9659.
+/// The largest window of zstd, as the binary logarithm of its bytes. Source: RFC 9659.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
 /// The largest window of all codings, in bytes: that of brotli. Source: RFC 7932, 9.1.
@@ -52,19 +52,19 @@ const MAX_WINDOW_BYTES: usize = 16 << 20;
 /// Bytes that are decoded before their memory is counted.
 const PIECE_BYTES: u64 = 64 << 10;
 
-/// The length of an answer from which on compressing saves something, in bytes.
+/// The shortest answer for which compression saves bytes, in bytes.
 pub(in crate::edge) const MIN_ENCODED_BYTES: usize = 1 << 10;
 
 /// The memory of an encoder, in bytes.
 const ENCODER_BYTES: usize = 1 << 20;
 
-/// Larger than any work that is done at once: nobody knows beforehand what a body decodes to.
+/// More than any work that is done at once: the decoded size is not known beforehand.
 const MUCH_BYTES: usize = 1 << 30;
 
 /// Bytes of brotli that are decoded at a time.
 const STEP_BYTES: usize = 16 << 10;
 
-/// Decodes what comes in, and encodes what goes out.
+/// Decodes the request, and encodes the answer.
 pub(in crate::edge) async fn serve(
     State(edge): State<Edge>,
     request: Request,
@@ -79,19 +79,19 @@ pub(in crate::edge) async fn serve(
     };
     let response = next.run(request).await;
     let Some(coding) = wanted.filter(|_| is_encoded(&response)) else { return response };
-    // Where there is no room for an encoder, the answer goes as it is.
+    // Without room for an encoder, the answer is not compressed.
     let held = share.unwrap_or_default().take(ENCODER_BYTES);
     match held.ok().zip(Encoder::new(coding).ok()) {
         Some((held, encoder)) => encoded(response, coding, encoder, held),
         None => {
             let mut response = response;
-            response.headers_mut().remove(header::ETAG); // It is that of the coded body.
+            response.headers_mut().remove(header::ETAG); // The tag is that of the coded body.
             response
         }
     }
 }
 
-/// Decodes the body of a request, if it is coded; or the answer to one whose coding is not known.
+/// Decodes the body of a request, if it is coded. Returns an answer if the coding is not known.
 async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Response>> {
     let values = request.headers().get_all(header::CONTENT_ENCODING).iter();
     let codings = values.map(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase());
@@ -99,7 +99,7 @@ async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Respon
     let named = codings.split(',').map(str::trim);
     let named = named.filter(|coding| !matches!(*coding, "" | "identity"));
     let coding = named.collect::<Vec<_>>().join(", ");
-    // Whoever may have no body that is read has none that is decoded.
+    // A body that is not read is not decoded.
     let is_read = !matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE);
     if coding.is_empty() || !is_read {
         return Ok(Ok(request));
@@ -120,7 +120,7 @@ async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Respon
     let work = move || {
         let decoded = decode(&coding, &body, limit, |size_bytes| received.add(size_bytes));
         if let Ok(decoded) = &decoded {
-            received.keep(decoded.len()); // The body as it came and the window are gone.
+            received.keep(decoded.len()); // The coded body and the window are freed.
         }
         decoded
     };
@@ -130,12 +130,13 @@ async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Respon
     Ok(Ok(Request::from_parts(head, Body::from(body))))
 }
 
-/// The bytes of a body in this coding, up to `limit`. `count` is told of the memory for them, and
-/// for the window of the decoder, which holds the last of them once more, as they grow.
+/// Returns the decoded bytes of a body, up to `limit`. As the bytes grow, `count` is called for
+/// their memory, and for the decoder's window, which holds the last of them a second time.
 ///
 /// # Errors
 ///
-/// The first of `count`; [`Error::OverLimit`] as soon as there are more; [`Error::Invalid`] where
+/// The first error of `count`; [`Error::OverLimit`] as soon as there are more than `limit`;
+/// [`Error::Invalid`] if the body is cut off, or not in this coding.
 /// the body is cut, or not in this coding.
 fn decode(
     coding: &str,
@@ -180,13 +181,13 @@ fn decode(
     Ok(decoded.into())
 }
 
-/// Whether a body begins as RFC 1950 has it.
+/// Whether a body begins with the head of RFC 1950.
 fn is_zlib(body: &[u8]) -> bool {
     matches!(body, [first, second, ..]
         if first & 0x0f == 8 && (u16::from(*first) << 8 | u16::from(*second)) % 31 == 0)
 }
 
-/// Decodes one stream of `deflate`, with its head and without: some leave that out.
+/// A decoder of one `deflate` stream, with its head or without: some clients omit the head.
 struct Deflate<'a> {
     body: &'a [u8],
     state: Decompress,
@@ -218,7 +219,7 @@ impl Read for Deflate<'_> {
     }
 }
 
-/// Checks that nothing is left of a body after its stream, which would be lost.
+/// Checks that no bytes follow the end of the stream; they would be lost.
 fn check_end(rest: &[u8]) -> io::Result<()> {
     if rest.is_empty() {
         return Ok(());
@@ -227,7 +228,7 @@ fn check_end(rest: &[u8]) -> io::Result<()> {
     Err(io::Error::new(ErrorKind::InvalidData, problem))
 }
 
-/// Decodes brotli with windows that RFC 7932 knows: there are larger ones, of a gigabyte.
+/// A decoder of brotli that allows only the windows of RFC 7932: others may have a gigabyte.
 struct Brotli<'a> {
     body: &'a [u8],
     state: Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>,
@@ -275,8 +276,8 @@ impl Read for Brotli<'_> {
     }
 }
 
-/// Whether an answer is JSON that is worth it. An event stream is none: it would wait in an
-/// encoder.
+/// Whether an answer is JSON that is worth compressing. An event stream never is: events would wait
+/// in the encoder.
 fn is_encoded(response: &Response) -> bool {
     let headers = response.headers();
     let media = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -287,7 +288,7 @@ fn is_encoded(response: &Response) -> bool {
         && !is_short
 }
 
-/// An answer whose body is encoded, piece by piece.
+/// Returns an answer whose body is encoded, piece by piece.
 fn encoded(response: Response, coding: Coding, encoder: Encoder, held: Held) -> Response {
     let mut response = response.map(|body| {
         let begun = Some((body.into_data_stream(), encoder, held));
@@ -316,7 +317,7 @@ fn encoded(response: Response, coding: Coding, encoder: Encoder, held: Held) -> 
     response
 }
 
-/// Encodes pieces, each so that it can be read when it has come.
+/// An encoder of pieces. Each piece is flushed, so that the client can read it when it arrives.
 enum Encoder {
     Zstd(Box<zstd::stream::write::Encoder<'static, Vec<u8>>>),
     Gzip(GzEncoder<Vec<u8>>),
@@ -345,7 +346,7 @@ impl Encoder {
         }
     }
 
-    /// What ends the body.
+    /// Returns the end of the body.
     fn finish(self) -> io::Result<Vec<u8>> {
         match self {
             Self::Zstd(encoder) => encoder.finish(),

@@ -1,5 +1,5 @@
-//! Reading the events of one topic, and what reading many has in common with it: a stream or a
-//! page, in the form that `Accept` asks for.
+//! The events of one topic, and the parts that readers of many topics share: a stream or a page, in
+//! the form that `Accept` asks for.
 
 use std::time::Duration;
 
@@ -26,22 +26,22 @@ use crate::edge::selection::{self, Format, Topics, Wanted};
 use crate::edge::{sse, status};
 use crate::error::{Error, Result};
 
-/// When a client that polls without waiting may ask again that has got everything, in seconds.
+/// The seconds after which a client that has caught up and polls without waiting may ask again.
 const POLL_SECONDS: u64 = 1;
 
-/// The names in the query of a page.
+/// The parameters of a page.
 const PAGE_NAMES: &str =
     "after, before, from, format, limit, on_gap, wait, type, key, key_prefix, header";
 
-/// How long the head of a page is held back that is waited for: as long as that, it may still be
-/// another status. Browsers do not send a second request for the same URL before they have the
-/// head of the first answer, and know that it is kept by nobody.
+/// The time for which the head of a page that waits is held back. Until then the answer may still
+/// have another status. Browsers do not send a second request for the same URL before they have the
+/// head of the first answer, and know that it may not be cached.
 const HEAD_AFTER: Duration = Duration::from_millis(250);
 
-/// Events of a page, when none are asked for.
+/// Events of a page, if the request names no number.
 const DEFAULT_PAGE_EVENTS: u64 = 100;
 
-/// `GET` of the events of one topic.
+/// Answers `GET` of the events of one topic.
 pub(super) async fn read(
     State(edge): State<Edge>,
     path: PathResult,
@@ -56,7 +56,7 @@ pub(super) async fn read(
 }
 
 impl Edge {
-    /// Answers in the form that the client asks for.
+    /// Answers with a stream or a page, as the client asked.
     pub(super) async fn answer(
         &self,
         form: Option<Accepted>,
@@ -76,8 +76,8 @@ impl Edge {
         Ok(response)
     }
 
-    /// A browser gives up for good on any status but 200, so whoever is refused for a while is told
-    /// so in a stream.
+    /// Follows topics. A browser gives up for good on any status but 200, so a temporary refusal is
+    /// sent as a stream.
     async fn follow(&self, asked: Asked, ignored: Ignored) -> Result<Response> {
         match self.opened(asked, ignored).await {
             Err(Error::ShuttingDown) => Ok(sse::come_back(&self.config)),
@@ -97,7 +97,7 @@ impl Edge {
             && let Err(error) = self.broker.check_start(StartPoint::Time(time))
         {
             ignored.note_value("from", &time.to_string(), &error);
-            start = Some(StartPoint::Latest); // There is nothing of that time or later.
+            start = Some(StartPoint::Latest); // There are no such events yet.
         }
         let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
         let wanted = Wanted { topics, start, on_gap, filter, member };
@@ -138,7 +138,7 @@ impl Edge {
             wait,
             on_gap: on_gap.unwrap_or(match topics {
                 Topics::One(_) => OnGap::Fail,
-                // What one of them has lost is no reason to keep back the others.
+                // A gap in one topic is no reason to withhold the events of the others.
                 Topics::Many(_) => OnGap::Resume,
             }),
             filter,
@@ -147,7 +147,7 @@ impl Edge {
         let (now, has_gap) = (reader.page(), reader.has_gap());
         let page = async move { page_body::page(reader, form, &share, held).await };
         let mut page = Box::pin(page);
-        // A gap is told in the head, which waits for it.
+        // The head has the gap, so it is not sent before the page is read.
         let is_head_early = !wait.is_zero() && !has_gap;
         let begun = if is_head_early {
             match tokio::time::timeout(HEAD_AFTER, &mut page).await {
@@ -162,7 +162,8 @@ impl Edge {
             page.await?
         };
         let page_body::Begun { page, held, body } = begun;
-        // Of a page that is not whole yet, nobody knows the body. A gap is told each time.
+        // An incomplete page has no tag, because its body is not known. Nor has a page with a gap,
+        // so that the gap is told each time.
         let tag = match &body {
             PageBody::Whole(bytes) if page.gaps.is_empty() => {
                 let (bytes, is_long) = (bytes.clone(), bytes.len() >= MIN_ENCODED_BYTES);
@@ -184,7 +185,7 @@ impl Edge {
             more.insert(header::CACHE_CONTROL, tag::ASK_AGAIN);
         }
         if is_whole && page.caught_up {
-            // There is nothing more now; who does not wait here need not ask at once.
+            // No more events exist now: a client that does not wait need not ask at once.
             more.insert(header::RETRY_AFTER, HeaderValue::from(POLL_SECONDS));
         }
         status::tell_gaps(&mut response, &page.gaps);

@@ -1,4 +1,4 @@
-//! The HTTP edge of topics themselves: their settings, their state, and maintenance by hand.
+//! The HTTP edge of topics: their settings, their state, and maintenance on request.
 
 use std::sync::Arc;
 
@@ -27,14 +27,14 @@ use crate::polls;
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 
-/// Entries of a list, when none are asked for, and the most there are.
+/// Entries of a list, if the request names no number, and the most there can be.
 const DEFAULT_LISTED: usize = 1_000;
 const MAX_LISTED: usize = 10_000;
 
-/// Largest settings that are taken, in bytes.
+/// Largest settings, in bytes.
 const MAX_CONFIG_BYTES: u64 = 64 << 10;
 
-/// The routes of topics.
+/// Returns the routes of topics.
 pub(in crate::edge) fn routes() -> Router<Edge> {
     Router::new()
         .route("/v1/topics", get(list))
@@ -46,7 +46,7 @@ pub(in crate::edge) fn routes() -> Router<Edge> {
         .route("/metrics", get(metrics))
 }
 
-/// How many entries of a list are asked for.
+/// Returns how many entries of a list are requested.
 fn list_limit(query: &mut Query) -> Result<usize> {
     match query.take_number("limit")?.unwrap_or(DEFAULT_LISTED) {
         limit if limit > MAX_LISTED => Err(Error::over("limit", limit, MAX_LISTED)),
@@ -67,8 +67,8 @@ async fn list(
     page_body::answer(topics, &share(peer.as_deref())).await
 }
 
-/// Refuses whatever stands in the query of a change that has no parameters: it was meant to say
-/// something, such as what is to be left.
+/// Refuses any query of a change that has no parameters: an ignored one might have said what is to
+/// be kept.
 fn no_names(uri: &Uri) -> Result<()> {
     Query::parse(uri.query(), Purpose::Change)?.finish("")
 }
@@ -89,7 +89,7 @@ async fn set(State(edge): State<Edge>, path: PathResult, uri: Uri, body: Body) -
     Ok((status, axum::Json(json::topic(&info))).into_response())
 }
 
-/// Source: RFC 7396: what is null is no longer the topic's own.
+/// Changes the named settings of a topic; null unsets one. Source: RFC 7396.
 async fn update(
     State(edge): State<Edge>,
     path: PathResult,
@@ -109,7 +109,7 @@ async fn delete(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// The settings in a body, and which of them it names; an empty body names none.
+/// Returns the settings in a body, and the names that it has; an empty body has none.
 async fn config(edge: &Edge, body: Body) -> Result<(TopicConfig, Vec<String>)> {
     let bytes = whole(body, MAX_CONFIG_BYTES, edge.pace()).await?;
     let invalid = |error| Error::invalid("body", json_problem::words(&error));
@@ -122,7 +122,7 @@ async fn config(edge: &Edge, body: Body) -> Result<(TopicConfig, Vec<String>)> {
     Ok((config, fields))
 }
 
-/// `DELETE` on the events of a topic: drops those below `before`, or all.
+/// Answers `DELETE` of the events of a topic: drops those below `before`, or all.
 pub(in crate::edge) async fn purge(
     State(edge): State<Edge>,
     path: PathResult,
@@ -161,7 +161,7 @@ async fn state(
     Ok(response)
 }
 
-/// Who is present.
+/// Lists the members of a topic.
 async fn presence(
     State(edge): State<Edge>,
     path: PathResult,
@@ -185,7 +185,7 @@ async fn maintain(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
     Ok(axum::Json(json::maintained(&report)).into_response())
 }
 
-/// Who is connected. It tells addresses, so it has to be turned on.
+/// Lists the connections, with their addresses. Off unless `follow.list_connections` is set.
 async fn connections(
     State(edge): State<Edge>,
     peer: Option<Extension<Peer>>,
@@ -203,7 +203,7 @@ async fn connections(
     page_body::answer(connections, &share(Some(&peer))).await
 }
 
-/// Source: the text format of Prometheus, 0.0.4.
+/// Returns all metrics. Source: the text format of Prometheus, 0.0.4.
 async fn metrics(State(edge): State<Edge>, peer: Option<Extension<Peer>>) -> Response {
     let done = edge.broker.maintenance_totals();
     let mut text = String::new();

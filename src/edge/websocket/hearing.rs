@@ -1,11 +1,11 @@
-//! What a message of a client comes to: it is read, held against the client's rates, and, where it
-//! publishes, handed in.
+//! The handling of a client's message: it is parsed, counted by the client's rates, and published
+//! if it has events.
 //!
 //! # Why
 //!
-//! Much of this may be done away from the workers, and waits for its place there. The session goes
-//! on to deliver meanwhile, and to ping. It takes no further message: messages are done in the
-//! order in which they came.
+//! Large work is done away from the workers, and may have to wait for a place there. Meanwhile the
+//! session continues to deliver and to ping. It takes no further message, because messages are
+//! handled in the order in which they were sent.
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -15,39 +15,39 @@ use super::protocol::{Lines, Reference, Refused, Request, Subscribe};
 use crate::broker::{Batch, Broker, InOrder, Pending, Publish};
 use crate::error::Error;
 
-/// What a message came to.
+/// The outcome of a message.
 pub(super) enum Heard {
     Subscribe(Subscribe),
     Unsubscribe(String),
-    /// Handed in, under this reference; the outcome comes later.
+    /// Submitted under this reference. The acknowledgement comes later.
     Publish(Option<Reference>, Pending),
-    /// The broker has no room for it, or takes nothing any more.
+    /// Not submitted: the broker has no room, or is stopping.
     Unpublished(Option<Reference>, Error),
-    /// Given to so many readers, and not stored.
+    /// Delivered to so many readers, and not stored.
     Ephemeral(Option<Reference>, usize),
-    /// Over a rate of the client.
+    /// Refused by a rate of the client.
     OverRate(Refused),
-    /// Against a rule.
+    /// Refused, because the message breaks a rule.
     Refused(Refused),
 }
 
-/// What the messages of one client are done with. Cheap to clone.
+/// The resources for handling one client's messages. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Hearing {
     pub(super) broker: Broker,
-    /// What the client has left.
+    /// The remaining allowance of the client.
     pub(super) rates: CallerRates,
-    /// The client, as who publishes: positions rise in the order of its messages.
+    /// The order of the client's publishes: positions rise in the order of its messages.
     pub(super) publisher: InOrder,
 }
 
 impl Hearing {
-    /// Does what a message asks for, up to where the session has to go on with it.
+    /// Handles a message, up to the point where the session has to continue.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it returns, nothing was handed in; what is ephemeral may have been given to
-    /// readers.
+    /// If this is dropped before it returns, no event was submitted. Ephemeral events may have been
+    /// delivered.
     pub(super) async fn hear(self, text: Utf8Bytes) -> Heard {
         let max_events = self.broker.limits().max_batch_events as usize;
         let (size_bytes, effort) = (text.len(), Effort::of_json(text.as_bytes()));
@@ -75,7 +75,7 @@ impl Hearing {
         }
     }
 
-    /// What a binary message of so many bytes comes to: it is refused, and counts all the same.
+    /// Refuses a binary message of `size_bytes`, which is counted all the same.
     pub(super) fn binary(&self, size_bytes: usize) -> Heard {
         let error = Error::invalid("message", "is binary; write JSON in text messages");
         let refused = Refused { reference: None, subscription: None, error };
@@ -101,7 +101,7 @@ impl Hearing {
         }
     }
 
-    /// Takes what `request` needs from the rates of the client.
+    /// Takes from the client's rates, as `request` needs.
     fn rated(
         &self,
         request: Result<Request, Refused>,

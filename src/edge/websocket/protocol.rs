@@ -19,13 +19,13 @@
 //! ◀ {"type":"ephemeral","subscription":"s","event":{"topic":"room","ephemeral":true,…}}
 //! ```
 //!
-//! A `ref` is a text of up to 255 bytes, or a number; it is answered with the same value.
+//! A `ref` is a text of up to 255 bytes, or a number. The answer has the same value.
 //!
-//! A `subscribe` may have a `member`, `{"id":"…","info":{…}}`: it is present in the topics that are
-//! named, until it unsubscribes.
+//! A `subscribe` may have a `member`, `{"id":"…","info":{…}}`. The member is present in the topics
+//! that are named, until the subscription ends.
 //!
-//! An `event` that is published has the fields of a line of NDJSON (`ndjson.rs`); `events` is a
-//! list of them, stored all or none.
+//! A published `event` has the fields of a line of NDJSON (`ndjson.rs`). `events` is a list of such
+//! objects, stored all or none.
 
 #![doc = include_str!("protocol.md")]
 
@@ -46,10 +46,10 @@ use crate::event::NewEvent;
 use crate::lists::{List, UpTo};
 use crate::topic::TopicName;
 
-/// Longest name of a subscription, or of a reference, in bytes.
+/// Longest name of a subscription, or longest reference, in bytes.
 const MAX_NAME_BYTES: usize = 255;
 
-/// What a client asks for.
+/// The request of a client.
 #[derive(Debug)]
 pub(super) enum Request {
     Subscribe(Subscribe),
@@ -58,7 +58,7 @@ pub(super) enum Request {
     PublishEphemeral { reference: Option<Reference>, topic: TopicName, lines: Lines },
 }
 
-/// The client's own name for a request, which the answer has again: a text, or a number.
+/// The client's own name for a request, repeated in the answer: a text, or a number.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(super) enum Reference {
@@ -76,7 +76,7 @@ impl Reference {
             return name("ref", text).map(Self::Text);
         }
         match serde_json::from_str::<Number>(text) {
-            // As a number of 64 bits it would come back as another one.
+            // As a floating-point number, the answer would have another value.
             Ok(number) if number.is_f64() && !text.contains(['.', 'e', 'E']) && text != "-0" => {
                 invalid("is a number of more than 64 bits; write it as a text")
             }
@@ -89,22 +89,23 @@ impl Reference {
     }
 }
 
-/// Events as they came in, each a part of its message. They are JSON; more is not known of them.
+/// Published events as they were received, each a slice of its message: JSON that is not parsed
+/// yet.
 #[derive(Debug)]
 pub(super) struct Lines(Vec<Bytes>);
 
 impl Lines {
-    /// How many there are.
+    /// Returns the number of events.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// How much work it is to read them, and to encode their events.
+    /// Returns the effort of reading the events, and of encoding them.
     pub(super) fn effort(&self) -> Effort {
         Effort::of_lines(&self.0)
     }
 
-    /// The events, each read when it is asked for.
+    /// Returns the events. Each is parsed when the iterator reaches it.
     pub(super) fn events(&self) -> impl ExactSizeIterator<Item = Result<NewEvent>> {
         self.0.iter().map(|line| match Line::parse(line)? {
             Line { topic: Some(_), .. } => Err(Error::invalid("topic", "stands beside the event")),
@@ -113,14 +114,14 @@ impl Lines {
     }
 }
 
-/// What is to be followed.
+/// A subscription to open.
 #[derive(Debug)]
 pub(super) struct Subscribe {
     pub(super) subscription: String,
     pub(super) wanted: Wanted,
 }
 
-/// Why a message was refused, and what of it can be told apart.
+/// The reason to refuse a message, with the names in it that could be read.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) reference: Option<Reference>,
@@ -128,7 +129,7 @@ pub(super) struct Refused {
     pub(super) error: Error,
 }
 
-/// What every message has, and may have.
+/// The fields that every message has, or may have.
 #[derive(Deserialize)]
 struct Head<'a> {
     r#type: String,
@@ -178,7 +179,7 @@ struct PublishJson<'a> {
 }
 
 impl Request {
-    /// Reads a message, in which at most `max_events` are published.
+    /// Reads a message that publishes at most `max_events`.
     pub(super) fn parse(text: &Utf8Bytes, max_events: usize) -> Result<Self, Refused> {
         let invalid =
             |error: serde_json::Error| Error::invalid("message", json_problem::words(&error));

@@ -1,4 +1,4 @@
-//! The parameters of HTTP: in paths, in queries, and in headers.
+//! The parameters of the HTTP interface: in paths, in queries, and in headers.
 
 use serde_json::json;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn, ParameterStyle};
@@ -7,27 +7,27 @@ use utoipa::openapi::{Array, ObjectBuilder, RefOr, Required, Schema, Type};
 use crate::edge::http::asked::CURSOR_QUERIES;
 use crate::edge::http::openapi::Limits;
 
-/// A text.
+/// Returns the shape of a text.
 pub(super) fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
 }
 
-/// A text of so many bytes at the most.
+/// Returns the shape of a text of at most `bytes`.
 pub(super) fn text_up_to(bytes: usize) -> ObjectBuilder {
     text().max_length(Some(bytes))
 }
 
-/// One of these texts.
+/// Returns the shape of one of these texts.
 pub(super) fn one_of(values: &[&str]) -> ObjectBuilder {
     text().enum_values(Some(values.iter().copied()))
 }
 
-/// A whole number from `least`.
+/// Returns the shape of a whole number from `least`.
 pub(super) fn number(least: u64) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least as f64))
 }
 
-/// A whole number within two bounds, these included.
+/// Returns the shape of a whole number from `least` to `most`, both included.
 pub(super) fn number_within(least: u64, most: u64) -> ObjectBuilder {
     number(least).maximum(Some(most as f64))
 }
@@ -46,12 +46,12 @@ fn parameter(
         .schema(Some(schema.into()))
 }
 
-/// A name of a query that may come once.
+/// Returns a query parameter that may be given once.
 pub(super) fn query(name: &str, schema: ObjectBuilder, description: &str) -> Parameter {
     parameter(ParameterIn::Query, name, schema.build(), description).build()
 }
 
-/// A name of a query that may come as often as a list may be long.
+/// Returns a query parameter that may be given as often as a list may be long.
 fn queries(name: &str, description: &str) -> Parameter {
     let list = Array::new(text().build());
     let list = utoipa::openapi::ArrayBuilder::from(list).max_items(Some(crate::lists::MAX_ENTRIES));
@@ -61,12 +61,12 @@ fn queries(name: &str, description: &str) -> Parameter {
         .build()
 }
 
-/// A header of a request.
+/// Returns a request header.
 pub(super) fn header(name: &str, description: &str) -> Parameter {
     parameter(ParameterIn::Header, name, text().build(), description).build()
 }
 
-/// The topic in a path.
+/// Returns the topic in a path.
 pub(super) fn topic() -> Parameter {
     let name = text_up_to(255).min_length(Some(1)).examples([json!("orders.eu")]);
     let description = "The topic's name: at most 255 bytes, tokens parted by `.`, without white \
@@ -76,7 +76,7 @@ pub(super) fn topic() -> Parameter {
         .build()
 }
 
-/// The topics of a reader of many.
+/// Returns the topics of a reader of many.
 pub(super) fn topics() -> Parameter {
     queries(
         "topic",
@@ -85,7 +85,7 @@ pub(super) fn topics() -> Parameter {
     )
 }
 
-/// Where a reader begins, what becomes of gaps, and which events it wants.
+/// Returns the parameters of all readers: start, gaps and filter.
 pub(super) fn of_readers() -> Vec<Parameter> {
     let mut all = vec![
         header(
@@ -120,7 +120,7 @@ pub(super) fn of_readers() -> Vec<Parameter> {
     all
 }
 
-/// What only a page knows.
+/// Returns the parameters of pages.
 pub(super) fn of_pages(limits: &Limits<'_>) -> Vec<Parameter> {
     let most = limits.follow.max_page_events;
     vec![
@@ -140,7 +140,7 @@ pub(super) fn of_pages(limits: &Limits<'_>) -> Vec<Parameter> {
     ]
 }
 
-/// What only a stream knows.
+/// Returns the parameters of streams.
 pub(super) fn of_streams() -> Vec<Parameter> {
     vec![
         query(
@@ -163,7 +163,7 @@ pub(super) fn of_streams() -> Vec<Parameter> {
     ]
 }
 
-/// Where a list goes on, and how much of it is wanted.
+/// Returns the parameters of lists: where to continue, and how many entries to return.
 pub(super) fn of_lists(after: ObjectBuilder) -> Vec<Parameter> {
     vec![
         query("after", after, "The last entry of the page before."),
