@@ -29,15 +29,15 @@ pub(in crate::edge) struct Limits<'a> {
     pub(in crate::edge) follow: &'a FollowConfig,
 }
 
-const DESCRIPTION: &str = "An event log with replay: publish durably, follow and resume from any \
-    place. A `HEAD` is answered as the `GET` of its path, without the body. A body may come with \
-    `Content-Encoding: gzip`, `deflate`, `br` or `zstd`; the limits hold for what is decoded. JSON \
-    from a kilobyte on goes out as `zstd` or `gzip` where `Accept-Encoding` has it; streams never \
-    do. Names in a query that only make a URL unique are passed over: where something is read `_`, \
-    `_dc`, `cachebust`, `cachebuster`, `cache_buster`, `cb`, `nocache`, `no_cache`, `rand`, \
-    `random` and `rnd`, on a stream `_`, `r`, `padding` and `evs_preamble`, on a publish `_` \
-    alone, and on any other change none; any other name that is not described is refused with 400, \
-    but on a stream, which says in `Leftoff-Ignored` that the name means nothing.";
+const DESCRIPTION: &str = "An event log with replay: publish durably, follow, and resume from any \
+    place. A `HEAD` is answered as the `GET` of its path, without the body. A body may have a \
+    `Content-Encoding` of `gzip`, `deflate`, `br` or `zstd`; the limits hold for the decoded body. \
+    JSON of a kilobyte or more is sent as `zstd` or `gzip` if `Accept-Encoding` lists one of them; \
+    streams are never compressed. Names in a query that only make a URL unique are passed over: \
+    where something is read, `_`, `_dc`, `cachebust`, `cachebuster`, `cache_buster`, `cb`, \
+    `nocache`, `no_cache`, `rand`, `random` and `rnd`; on a stream `_`, `r`, `padding` and \
+    `evs_preamble`; on a publish `_`; on any other change none. Any other name that is not \
+    described is refused with 400, except on a stream, which tells it in `Leftoff-Ignored`.";
 
 /// The route of the document.
 pub(in crate::edge) fn routes(publish: &LimitsConfig, follow: &FollowConfig) -> Router<Edge> {

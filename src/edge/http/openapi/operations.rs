@@ -14,10 +14,10 @@ use crate::edge::http::openapi::parameters::{
 
 /// The groups of operations, and their descriptions.
 pub(super) const TAGS: [(&str, &str); 4] = [
-    ("publish", "Store events, or deliver them to who is there."),
-    ("read", "Follow topics, read pages of history, and see who is present."),
-    ("topics", "Settings of topics, and what is dropped."),
-    ("look", "How the broker is."),
+    ("publish", "Store events, or deliver them without storing."),
+    ("read", "Follow topics, read pages of history and state, and list members."),
+    ("topics", "Change settings of topics, and drop events."),
+    ("look", "Look at the broker: health, metrics, connections."),
 ];
 
 /// The operations of one path.
@@ -57,9 +57,12 @@ pub(super) fn all(limits: &Limits<'_>) -> Vec<(&'static str, Operations)> {
         ("/v1/topics/{topic}/presence", vec![(Get, list_members())]),
         ("/v1/maintenance", vec![(Post, maintain())]),
         ("/v1/connections", vec![(Get, list_connections())]),
-        ("/metrics", vec![(Get, plain("metrics", "Tells numbers, in the format of Prometheus."))]),
-        ("/healthz", vec![(Get, plain("healthy", "Says that the process is there."))]),
-        ("/readyz", vec![(Get, plain("ready", "Says whether publishes are taken; 503 if not."))]),
+        ("/metrics", vec![(Get, plain("metrics", "Returns metrics in Prometheus' text format."))]),
+        ("/healthz", vec![(Get, plain("healthy", "Says that the process is running."))]),
+        (
+            "/readyz",
+            vec![(Get, plain("ready", "Says whether publishes are accepted; 503 if not."))],
+        ),
         ("/openapi.json", vec![(Get, openapi())]),
     ]
 }
@@ -86,7 +89,7 @@ fn answer(description: &str) -> ResponseBuilder {
 }
 
 fn json(description: &str, shape: &str) -> Response {
-    let kept = "What a cache may do: nothing, or use it again once it has asked.";
+    let kept = "Whether a cache may keep the answer, and must ask before it uses it again.";
     with_header(answer(description), "Cache-Control", kept)
         .content("application/json", of(shape))
         .build()
@@ -124,26 +127,26 @@ fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)
     ];
     const GAP: [(&str, &str); 1] = [("Leftoff-Gap", "The gap's reason and numbers.")];
     const CODINGS: [(&str, &str); 1] =
-        [("Accept-Encoding", "The codings of a body that are taken, where its own is not.")];
+        [("Accept-Encoding", "The codings that are accepted, if that of the body is not.")];
     match status {
         400 => ("Something breaks a rule. Nothing was written.", &[]),
         403 => ("The page's origin is not allowed, or the list is turned off.", &[]),
         404 => ("There is no such topic.", &[]),
-        406 => ("The client accepts neither of the forms that there are.", &[]),
+        406 => ("The client accepts neither a page nor a stream.", &[]),
         408 => ("The head or the body came too slowly.", &[]),
         409 => ("The topic's state does not allow it.", &[]),
         410 => ("The place is gone, or the topic was deleted.", &GAP),
         412 => ("The topic is at another sequence than was expected.", &[]),
         413 => ("Something is over a limit. Nothing was written.", &[]),
         414 => ("The path and the query are too long.", &[]),
-        415 => ("The body's media type or coding is not taken.", &CODINGS),
-        421 => ("The broker is not reached by this host's name.", &[]),
-        426 => ("This is for WebSockets alone.", &[("Upgrade", "`websocket`.")]),
-        429 => ("The caller, or everybody, asks for too much. Nothing was written.", &RATE),
+        415 => ("The body's media type or coding is not accepted.", &CODINGS),
+        421 => ("The broker does not answer to this host name.", &[]),
+        426 => ("This path is for WebSockets only.", &[("Upgrade", "`websocket`.")]),
+        429 => ("A rate was exceeded, or the broker is too busy. Nothing was written.", &RATE),
         431 => ("The head is too long: `server.max_head_bytes`.", &[]),
         500 => ("Storage failed; the detail says whether events may be stored.", &[]),
-        503 => ("The broker is stopping, takes no events, or has no room.", &[AFTER]),
-        504 => ("The time for the request passed.", &[]),
+        503 => ("The broker is stopping, accepts no events, or has no room.", &[AFTER]),
+        504 => ("The time limit of the request passed; events may be stored.", &[]),
         507 => ("The disk is full. Nothing was written.", &[AFTER]),
         _ => ("Refused.", &[]),
     }
@@ -151,36 +154,40 @@ fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)
 
 /// The description of a stream of events.
 const STREAM: &str = "Server-sent events (WHATWG HTML, 9.2), without end: blocks of lines, each \
-    ended by an empty line. `event:` is the type, `data:` the event in the `format` that was asked \
-    for, `retry:` says when to come back after the end, in milliseconds, and `id:`, the last line, \
-    is the cursor after the block, which goes back as `Last-Event-ID`. A line that begins with `:` \
-    means that the stream is alive. The types of the broker's own, with JSON as data, are \
+    ended by an empty line. `event:` is the type. `data:` is the event in the `format` that was \
+    asked for. `retry:` says when to come back after the end, in milliseconds. `id:`, the last \
+    line, is the cursor after the block; send it back as `Last-Event-ID`. A line that begins with \
+    `:` says that the stream is alive. The broker's own types, with JSON as data, are \
     `leftoff.caught-up`, `leftoff.gap`, `leftoff.cursor`, `leftoff.warning`, `leftoff.stopping`, \
-    `leftoff.error`, `leftoff.joined` and `leftoff.left`. Whoever is refused for a while, as by \
-    429 or 503, is answered with 200 and a stream of one block: `retry:` and `leftoff.error`.";
+    `leftoff.error`, `leftoff.joined` and `leftoff.left`. A refusal that time mends, such as 429 \
+    or 503, is answered with 200 and a stream of one block: `retry:` and `leftoff.error`.";
 
 /// The media types and fields of a body with many events.
 const LINES: &str = "One event, whose payload is the body; or CloudEvents in any mode; or NDJSON, \
-    an event a line. Lines are `application/x-ndjson` and `ndjson`, `jsonl`, `jsonline`, \
-    `jsonlines`, `json-lines`, `ldjson`, `json-stream`, each with `x-` or without, below \
-    `application` or `text`, and `application/stream+json`; `application/json-seq`, and all that \
-    end in `+json-seq`, part the events by separators. Each is a JSON object, whose fields may all \
-    be left out: `id`, `type`, `key`, `headers`, `content_type`, `publisher_time_ms` and `ttl_ms`, \
-    as in the query; `topic`, the one of the path; and the payload, `data` in JSON or \
+    with an event on each line. The media types of lines are `application/x-ndjson` and `ndjson`, \
+    `jsonl`, `jsonline`, `jsonlines`, `json-lines`, `ldjson`, `json-stream`, each with or without \
+    `x-`, below `application` or `text`, and `application/stream+json`. In `application/json-seq` \
+    separators stand between the events. Lines of another format, such as `…+ndjson` and \
+    `…+json-seq`, are refused with 415. Each event is a JSON object, and all of its fields are \
+    optional: `id`, `type`, `key`, `headers`, `content_type`, `publisher_time_ms` and `ttl_ms`, as \
+    in the query; `topic`, which must be that of the path; and the payload, `data` in JSON or \
     `data_base64`. With `atomic=true` the body is lines, or an array of such objects as \
-    `application/json`, and is stored all or none.";
+    `application/json`, and all events are stored or none.";
 
 /// Describes the answer: a page or a stream, as `Accept` says.
 fn events() -> Response {
     let stream = any_text(STREAM);
     let headers = [
-        ("Cache-Control", "What a cache may do: nothing, or use it again once it has asked."),
+        (
+            "Cache-Control",
+            "Whether a cache may keep the answer, and must ask before it uses it again.",
+        ),
         ("Vary", "The headers of the request that the answer depends on."),
-        ("Content-Encoding", "`zstd` or `gzip`, of a page whose client takes it."),
-        ("ETag", "The tag of a page's body, where it has one, for `If-None-Match`."),
+        ("Content-Encoding", "`zstd` or `gzip`, for a page whose client accepts it."),
+        ("ETag", "The tag of a page's body, if it has one, for `If-None-Match`."),
         ("Retry-After", "When a client that polls without waiting may ask again, in seconds."),
         ("Leftoff-Gap", "The gap before the events, or the first of them."),
-        ("Leftoff-Ignored", "Names in the query of a stream that mean nothing to it."),
+        ("Leftoff-Ignored", "Names and values in the query that a stream passes over."),
     ];
     let add = |response, (name, text): (&str, &str)| with_header(response, name, text);
     headers
@@ -234,12 +241,16 @@ fn publish(limits: &Limits<'_>) -> OperationBuilder {
     let all = vec![
         parameters::topic(),
         query("id", text_up_to(255), "The publisher's own id: a second one is not stored again."),
-        query("type", text_up_to(255), "What kind of event it is."),
-        query("key", text_up_to(255), "What it is about."),
+        query("type", text_up_to(255), "The kind of event."),
+        query("key", text_up_to(255), "The thing that the event is about."),
         query("publisher_time_ms", number(0), "The publisher's time: milliseconds since 1970."),
         query("ttl_ms", number(1), "How long the event is kept, in milliseconds."),
-        query("expected_sequence", number(0), "Store it only if this is the last sequence."),
-        query("ephemeral", one_of(&["true", "false"]), "Deliver it, and do not store it."),
+        query(
+            "expected_sequence",
+            number(0),
+            "Store the event only if this is the topic's last sequence.",
+        ),
+        query("ephemeral", one_of(&["true", "false"]), "Deliver the event, and do not store it."),
         query("atomic", one_of(&["true", "false"]), "Lines, or an array of them: all or none."),
     ];
     let payload = format!("The payload of one event: any media type, at most {most_bytes} bytes.");
@@ -265,10 +276,11 @@ fn publish(limits: &Limits<'_>) -> OperationBuilder {
 }
 
 fn purge() -> OperationBuilder {
-    let before = query("before", number(0), "Drop the events below this sequence; else all.");
+    let before =
+        query("before", number(0), "Drop the events below this sequence; without it, all events.");
     let all = vec![parameters::topic(), before];
     let operation = operation("purgeEvents", "topics", "Drops events from the front", all)
-        .response("200", json("The topic without them.", "Topic"));
+        .response("200", json("The topic after the drop.", "Topic"));
     refusals(operation, &[&WRITES])
 }
 
@@ -294,7 +306,7 @@ fn show_topic() -> OperationBuilder {
 
 fn with_settings(operation: OperationBuilder) -> OperationBuilder {
     let body = RequestBodyBuilder::new()
-        .description(Some("Settings of a topic; none, where it is empty."))
+        .description(Some("The topic's settings; an empty body sets none."))
         .content("application/json", of("Settings"));
     refusals(operation.request_body(Some(body.build())), &[&WRITES])
 }
@@ -327,8 +339,8 @@ fn read_state(limits: &Limits<'_>) -> OperationBuilder {
     let most = limits.follow.max_page_events;
     let all = vec![
         parameters::topic(),
-        query("key_prefix", text(), "Only keys that begin so."),
-        query("limit", number_within(0, most), "Most events; 100 where it is 0 or not given."),
+        query("key_prefix", text(), "Only keys that begin with this text."),
+        query("limit", number_within(0, most), "The most events; 100 if it is 0 or missing."),
         query("page_token", text(), "The `next_page_token` of the page before."),
     ];
     let operation = operation("readState", "read", "Reads the latest event of each key", all)
@@ -345,10 +357,10 @@ fn list_members() -> OperationBuilder {
 }
 
 fn maintain() -> OperationBuilder {
-    let all = vec![query("topic", text(), "One topic; all, where it is not given.")];
+    let all = vec![query("topic", text(), "One topic; without it, all topics.")];
     let summary = "Does now what maintenance does by and by";
     let operation = operation("maintain", "topics", summary, all)
-        .response("200", json("What was done.", "Maintained"));
+        .response("200", json("The work that was done.", "Maintained"));
     refusals(operation, &[&WRITES])
 }
 
@@ -362,7 +374,7 @@ fn list_connections() -> OperationBuilder {
 fn plain(id: &str, summary: &str) -> OperationBuilder {
     let text = any_text("Lines of text.");
     let operation = operation(id, "look", summary, Vec::new())
-        .response("200", answer("As it is now.").content("text/plain", text).build());
+        .response("200", answer("The text.").content("text/plain", text).build());
     refusals(operation, &[])
 }
 

@@ -130,7 +130,7 @@ pub(super) fn of_pages(limits: &Limits<'_>) -> Vec<Parameter> {
             "Only events below this sequence; without a start, those right below it. For a page \
              of one topic.",
         ),
-        query("limit", number_within(1, most), "Most events of a page; 100 where it is not given."),
+        query("limit", number_within(1, most), "The most events of a page; 100 without it."),
         query(
             "wait",
             text().examples([json!("30s")]),
@@ -153,12 +153,12 @@ pub(super) fn of_streams() -> Vec<Parameter> {
         query(
             "member",
             text_up_to(255),
-            "Who reads: present in the topics that are named for as long as the stream is open.",
+            "The member that reads, present in the named topics while the stream is open.",
         ),
         query(
             "member_info",
             text(),
-            "What the others are to know of the member: a JSON object of at most 1 KiB.",
+            "Information about the member for the others: a JSON object of at most 1 KiB.",
         ),
     ]
 }
@@ -167,6 +167,6 @@ pub(super) fn of_streams() -> Vec<Parameter> {
 pub(super) fn of_lists(after: ObjectBuilder) -> Vec<Parameter> {
     vec![
         query("after", after, "The last entry of the page before."),
-        query("limit", number_within(0, 10_000), "Most entries; 1,000 where it is not given."),
+        query("limit", number_within(0, 10_000), "The most entries; 1,000 without it."),
     ]
 }

@@ -115,15 +115,23 @@ fn problem() -> Object {
 fn gap() -> Object {
     let lost = ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Integer, Type::Null]));
     object(
-        "Events between the reader's place and the next one that are gone.",
+        "A gap: events between the reader's place and the next event are gone.",
         [
-            field("topic", nullable(), "The topic; null for all topics of a reader of many."),
+            field(
+                "topic",
+                nullable(),
+                "The topic; null if the gap is in all topics of a reader of many.",
+            ),
             field("reason", text(), "Why: `retention`, `expired`, `purged`, `deleted`, `epoch`, …"),
-            field("requested", number(0), "The sequence, or position, that was wanted next."),
-            field("earliest", number(0), "The first one that can be read."),
-            field("tail", number(0), "The one that is given next."),
-            field("resume", number(0), "The one that the reader goes on with."),
-            field("lost", lost, "How many events are lost; null where nobody knows."),
+            field(
+                "requested",
+                number(0),
+                "The sequence, or position, that the reader wanted next.",
+            ),
+            field("earliest", number(0), "The first sequence, or position, that can be read."),
+            field("tail", number(0), "The sequence, or position, that the next event will get."),
+            field("resume", number(0), "The sequence, or position, at which the reader goes on."),
+            field("lost", lost, "The number of lost events; null if it is unknown."),
         ],
     )
 }
@@ -133,32 +141,36 @@ fn event() -> Object {
     object(
         "A stored event.",
         [
-            field("topic", text(), "Its topic."),
-            field("sequence", number(1), "Its place in its topic."),
-            field("position", number(1), "Its place in the whole broker's commit order."),
+            field("topic", text(), "The event's topic."),
+            field("sequence", number(1), "The event's place in its topic."),
+            field("position", number(1), "The event's place in the commit order of the broker."),
             time("time", "When it was appended"),
             field("id", nullable(), "The publisher's own id."),
-            field("type", nullable(), "What kind of event it is."),
-            field("key", nullable(), "What it is about."),
+            field("type", nullable(), "The kind of event."),
+            field("key", nullable(), "The thing that the event is about."),
             map("headers", "Names and values that travel with it."),
             field("content_type", nullable(), "The media type of the payload."),
             optional(time("publisher_time", "The publisher's own time")),
-            optional(field("ttl_ms", number(1), "How long it is kept, in milliseconds.")),
+            optional(field(
+                "ttl_ms",
+                number(1),
+                "The time from appending to expiry, in milliseconds.",
+            )),
             ("data", any.into(), false),
-            optional(field("data_base64", text(), "The payload, where `data` is not all of it.")),
+            optional(field("data_base64", text(), "The payload, if `data` is not all of it.")),
         ],
     )
 }
 
 fn page() -> Object {
     object(
-        "A page of history. `gap` is of one topic, `gaps` are of many.",
+        "A page of history. `gap` is for one topic, `gaps` are for many.",
         [
             events_in_form(),
-            field("cursor", text(), "What to pass as the next `after`."),
+            field("cursor", text(), "The cursor to pass as the next `after`."),
             field("earliest", number(0), "The first sequence, or position, that can be read."),
-            field("tail", number(0), "The one that is given next."),
-            field("caught_up", boolean(), "Whether nothing was left to read."),
+            field("tail", number(0), "The sequence, or position, that the next event will get."),
+            field("caught_up", boolean(), "Whether the page ends with the newest event."),
             optional(named("gap", "Gap")),
             optional(list("gaps", "Gap")),
         ],
@@ -188,10 +200,10 @@ fn cloud_event() -> Object {
 
 fn state() -> Object {
     object(
-        "The latest event of each key, a page of it.",
+        "A page of the latest event of each key.",
         [
             list("events", "Event"),
-            field("cursor", text(), "The place that all pages are true at: follow from there."),
+            field("cursor", text(), "The cursor at which all pages are true; follow from it."),
             field("next_page_token", text(), "The next `page_token`; empty after the last page."),
         ],
     )
@@ -199,25 +211,29 @@ fn state() -> Object {
 
 fn receipt() -> Object {
     object(
-        "What one event was given.",
+        "The acknowledgement of one event.",
         [
-            field("sequence", number(1), "Its place in its topic."),
-            field("position", number(1), "Its place in the whole broker's commit order."),
+            field("sequence", number(1), "The event's place in its topic."),
+            field("position", number(1), "The event's place in the commit order of the broker."),
             time("time", "When it was appended"),
-            field("duplicate", boolean(), "Whether it was stored before, by its id."),
-            field("durability", one_of(&["fsync", "process", "memory"]), "What it outlives."),
+            field("duplicate", boolean(), "Whether an event with its id was stored before."),
+            field(
+                "durability",
+                one_of(&["fsync", "process", "memory"]),
+                "The failures that it survives.",
+            ),
         ],
     )
 }
 
 fn published() -> Object {
     object(
-        "What several events were given.",
+        "The acknowledgement of several events.",
         [
             named("first", "Receipt"),
             named("last", "Receipt"),
-            field("count", number(1), "How many events there were."),
-            field("duplicates", number(0), "How many of them were stored before."),
+            field("count", number(1), "The number of events in the request."),
+            field("duplicates", number(0), "The number of them that were stored before."),
         ],
     )
 }
@@ -227,7 +243,7 @@ fn delivered() -> Object {
         "An event that is not stored.",
         [
             field("ephemeral", boolean(), "Always true."),
-            field("receivers", number(0), "How many subscriptions there were."),
+            field("receivers", number(0), "The number of subscriptions."),
         ],
     )
 }
@@ -237,13 +253,17 @@ fn settings() -> Object {
         "Settings of a topic; what is not set is as the broker's configuration says, or without \
          limit. In a `PATCH`, what is null is no longer the topic's own.",
         [
-            ("max_age_ms", number(0), "Age past which events are dropped, in milliseconds."),
-            ("max_events", number(0), "Events that are kept, the newest ones."),
-            ("max_bytes", number(0), "Bytes of events that are kept, the newest ones."),
+            ("max_age_ms", number(0), "The age past which events are dropped, in milliseconds."),
+            ("max_events", number(0), "The number of newest events that are kept."),
+            ("max_bytes", number(0), "The bytes of newest events that are kept."),
             ("compact", boolean(), "Whether only the latest events of each key are kept."),
-            ("max_events_per_key", number_within(1, 10_000), "How many of each key are kept."),
-            ("tombstone_grace_ms", number(0), "How long a tombstone is kept, in milliseconds."),
-            ("durability", one_of(&["fsync", "process"]), "What an acknowledged event outlives."),
+            (
+                "max_events_per_key",
+                number_within(1, 10_000),
+                "The number of latest events of each key.",
+            ),
+            ("tombstone_grace_ms", number(0), "The time a tombstone is kept, in milliseconds."),
+            ("durability", one_of(&["fsync", "process"]), "The failures that an event survives."),
         ]
         .map(|(name, shape, text)| optional(field(name, shape, text))),
     )
@@ -251,15 +271,15 @@ fn settings() -> Object {
 
 fn topic() -> Object {
     object(
-        "A topic, as it is at one moment.",
+        "A topic at one moment.",
         [
-            field("name", text(), "Its name."),
+            field("name", text(), "The topic's name."),
             field("earliest", number(1), "The first sequence that can be read."),
-            field("tail", number(1), "The sequence that is given next."),
-            field("events", number(0), "Its events that are stored."),
-            field("last_position", number(0), "The position of its newest event."),
+            field("tail", number(1), "The sequence that the next event will get."),
+            field("events", number(0), "The number of events that are stored."),
+            field("last_position", number(0), "The position of the newest event."),
             time("last_time", "When its newest event was appended"),
-            field("size_bytes", number(0), "Its events as they are stored, in bytes."),
+            field("size_bytes", number(0), "The size of its events as they are stored, in bytes."),
             named("config", "Settings"),
             named("effective_config", "Settings"),
         ],
@@ -268,12 +288,12 @@ fn topic() -> Object {
 
 fn member() -> Object {
     object(
-        "A member who is present.",
+        "A member that is present.",
         [
-            field("id", text(), "Who it is."),
-            info("What the others are to know of it."),
-            field("since_ms", number(0), "Since when, in milliseconds since 1970 in UTC."),
-            field("subscriptions", number(1), "How many subscriptions it has in the topic."),
+            field("id", text(), "The member's id."),
+            info("Information about the member for the others."),
+            field("since_ms", number(0), "The time it came, in milliseconds since 1970 in UTC."),
+            field("subscriptions", number(1), "The number of its subscriptions in the topic."),
         ],
     )
 }
