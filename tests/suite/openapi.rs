@@ -124,7 +124,7 @@ async fn the_document_leads_to_no_file_and_says_in_words_what_has_no_shape() {
         assert!(about.contains(word), "{word}: {about}");
     }
     let source = |path: &str| fs::read_to_string(root().join("src/edge").join(path)).unwrap();
-    let spare = source("spare.rs");
+    let spare = source("http/spare.rs");
     for (list, count) in [("const OF_PAGES", 10), ("const OF_STREAMS", 3)] {
         let names = spare.split(list).nth(1).unwrap().split("];").next().unwrap();
         let names: Vec<&str> = names.split('"').skip(1).step_by(2).collect();

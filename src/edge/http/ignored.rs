@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::error::Error;
 
 /// The names that a stream knows, for people.
-pub(in crate::edge) const KNOWN: &str = "topic, type, key, key_prefix, header, from, on_gap, format, \
-                                member, member_info, last_event_id, after";
+pub(in crate::edge) const KNOWN: &str = "topic, type, key, key_prefix, header, from, on_gap, \
+                                         format, member, member_info, last_event_id, after";
 
 /// The header that names what of the query of a stream means nothing.
 pub(in crate::edge) const IGNORED_HEADER: HeaderName = HeaderName::from_static("leftoff-ignored");

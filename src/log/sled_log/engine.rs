@@ -2,9 +2,9 @@
 //!
 //! # Why
 //!
-//! - All events must be in the file `db`. sled writes a page larger than a quarter of a segment to a
-//!   file of its own under `blobs/`, which it never syncs (src/pagecache/blob_io.rs of 0.34.7). So
-//!   segments are 8 MiB, and the values of the tree at most 8 KiB.
+//! - All events must be in the file `db`. sled writes a page larger than a quarter of a segment to
+//!   a file of its own under `blobs/`, which it never syncs (src/pagecache/blob_io.rs of 0.34.7).
+//!   So segments are 8 MiB, and the values of the tree at most 8 KiB.
 //! - sled does not document how far it has written, and which segments are in use, but has both in
 //!   public fields. Cargo.toml asks for exactly this version of sled.
 
