@@ -175,7 +175,7 @@ pub(crate) struct Since {
 }
 
 impl Since {
-    /// Of a reader to whom all drops up to this number are no loss.
+    /// Begins with a reader to whom all drops up to this number are no loss.
     pub(crate) fn drop(drop: u64) -> Self {
         Self { drop, until: 0 }
     }
@@ -190,13 +190,13 @@ impl Since {
         self.until = self.until.max(until);
     }
 
-    /// What the reader's cursor at this place carries.
+    /// Returns the number of a drop that the reader's cursor at this place must carry.
     pub(crate) fn at(&self, place: Place) -> Option<u64> {
         (place.number() < self.until).then_some(self.drop)
     }
 }
 
-/// What to do with a reader whose cursor is gone.
+/// The way in which a reader goes on after a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnGap {
     /// Tell it, then go on at the nearest event that follows its place: `tail` after

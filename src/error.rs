@@ -1,4 +1,4 @@
-//! What can go wrong, told by what the caller can do about it.
+//! Errors, parted by what the caller can do about them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 ///
 /// `edge/status.rs` matches on this without a wildcard, so a new variant must choose its codes.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A field breaks a rule. Mend it; nothing was written.
     #[error("{field}: {problem}")]
@@ -29,11 +30,11 @@ pub enum Error {
     /// Something is larger than configured. Send less; nothing was written.
     #[error("{name}: {value} is over the limit of {limit}")]
     OverLimit {
-        /// What was measured, with its unit.
+        /// The thing that was measured, with its unit.
         name: String,
-        /// How much there was.
+        /// The measured value.
         value: u64,
-        /// How much is allowed.
+        /// The most that is allowed.
         limit: u64,
     },
     /// No such topic. Publish to it first, or fix the name.
@@ -50,7 +51,7 @@ pub enum Error {
     UnexpectedSequence {
         /// The topic.
         topic: TopicName,
-        /// What the publisher asked for; 0 is a topic that never had an event.
+        /// The sequence that the publisher expected; 0 for a topic that never had an event.
         expected: u64,
         /// The last sequence that an event was given; 0 is a topic that never had one.
         actual: u64,
@@ -65,7 +66,7 @@ pub enum Error {
     /// The queue stayed full for as long as a publisher may wait; nothing was written. Retry.
     #[error("the publish queue stayed full for {waited_ms} ms")]
     Busy {
-        /// How long the publisher waited, in milliseconds.
+        /// The time that the publisher waited, in milliseconds.
         waited_ms: u64,
     },
     /// The caller has used up one of its rates; nothing was written. Come back at the time told.
@@ -74,9 +75,9 @@ pub enum Error {
     /// As many callers as may wait for this do so already; nothing was done. Retry.
     #[error("{limit} callers wait for {what} already")]
     Crowded {
-        /// What they wait for.
+        /// The thing that they wait for.
         what: &'static str,
-        /// How many may wait.
+        /// The most callers that may wait.
         limit: u64,
     },
     /// The memory for clients has no room for this; nothing was written. Retry, or ask for less.
@@ -85,9 +86,9 @@ pub enum Error {
          that all of them share"
     )]
     NoRoom {
-        /// How much was needed more, in bytes.
+        /// The bytes that were needed.
         needed_bytes: u64,
-        /// What all clients may hold together, in bytes.
+        /// The most bytes that all clients may hold together.
         limit_bytes: u64,
     },
     /// A publish of the same stream failed before; nothing was written. Repeat from that one on.
@@ -102,11 +103,10 @@ pub enum Error {
         /// The deadline, in milliseconds.
         limit_ms: u64,
     },
-    /// What a client began to send stopped, or came too slowly; nothing of it was written. Send it
-    /// again.
+    /// A client's input stopped, or came too slowly; nothing was written. Send it again.
     #[error("{what} came too slowly: {problem}")]
     TooSlow {
-        /// What was to come.
+        /// The input that was expected.
         what: &'static str,
         /// The limit.
         problem: String,
@@ -116,7 +116,7 @@ pub enum Error {
     DiskFull {
         /// Free space when it was measured, in bytes.
         free_bytes: u64,
-        /// What must be free for this write, in bytes.
+        /// The space that must be free for this write, in bytes.
         needed_bytes: u64,
     },
     /// Storage refused and nothing was written; storage itself is in order. Retry.
@@ -147,7 +147,7 @@ pub enum Error {
         first: Sequence,
         /// The last sequence that cannot be read; `None` where nothing that can be read follows.
         last: Option<Sequence>,
-        /// What does not fit.
+        /// The problem with the stored events.
         problem: String,
     },
     /// The topic's newest events are damaged, so it takes no more; nothing was written. Delete it
@@ -160,7 +160,7 @@ pub enum Error {
     /// The log is damaged as a whole. Run `leftoff check`; restore a copy.
     #[error("the log is damaged: {problem}")]
     DamagedLog {
-        /// What is damaged, and what to do.
+        /// The damaged part, and what to do.
         problem: String,
     },
     /// The data directory cannot be opened. The message says why and what to do.
@@ -188,13 +188,14 @@ pub enum Error {
      come back in {retry_after_ms} ms"
 )]
 pub struct RateLimit {
-    /// What is counted: `publishes`, `bytes`, `subscriptions`, `connections` or `requests`.
+    /// The thing that is counted: `publishes`, `bytes`, `subscriptions`, `connections` or
+    /// `requests`.
     pub rate: &'static str,
-    /// How much there may be in a second, in the long run.
+    /// The most for each second, in the long run.
     pub per_second: u64,
-    /// How much there may be at once, after a pause.
+    /// The most at once, after a pause.
     pub burst: u64,
-    /// How much of it is left: less than what was asked for.
+    /// The rest that is left: less than what was asked for.
     pub remaining: u64,
     /// When there is enough again, in milliseconds, and a little later by chance, so that those
     /// who are refused together do not come back together.
@@ -218,7 +219,7 @@ fn cut(text: impl Into<String>, max_bytes: usize) -> String {
     text
 }
 
-/// What to do about damage.
+/// The advice for damage.
 pub(crate) const PUT_BACK: &str = "put back a copy of the data directory from before the damage, \
      without its file `mark`, so that readers are told of a new epoch";
 

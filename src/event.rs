@@ -8,7 +8,7 @@ use crate::place::{Position, Sequence};
 
 pub use crate::time::Timestamp;
 
-/// What an acknowledged event outlives.
+/// The failures that an acknowledged event outlives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
@@ -38,9 +38,9 @@ impl Durability {
 pub struct NewEvent {
     /// The publisher's own id, by which a repeated publish is recognised.
     pub id: String,
-    /// What kind of event it is; the `event:` of an SSE frame.
+    /// The kind of the event; the `event:` of an SSE frame.
     pub event_type: String,
-    /// What it is about; compaction keeps the latest of each key.
+    /// The thing that the event is about; compaction keeps the latest event of each key.
     pub key: String,
     /// Names and values that travel with it.
     pub headers: BTreeMap<String, String>,
@@ -50,10 +50,10 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// The publisher's own time.
     pub publisher_time: Option<Timestamp>,
-    /// How long after it is appended it expires, in milliseconds, from 1: from then on nobody gets
-    /// it. `None`: never. In a topic that is compacted it deletes its key then, if it has one:
-    /// readers get it without its payload until it is dropped, soon after the events that it
-    /// superseded.
+    /// The time to live in milliseconds, 1 or more, from appending on: after it nobody gets the
+    /// event. `None`: the event never expires. In a compacted topic, an event with a key deletes
+    /// the key when it expires: readers get the event without its payload until it is dropped, soon
+    /// after the events that it superseded.
     pub ttl_ms: Option<u64>,
 }
 
@@ -62,7 +62,7 @@ pub struct NewEvent {
 const HEADER_BYTES: usize = 128;
 
 impl NewEvent {
-    /// About what its texts, its headers and its payload take in memory, in bytes.
+    /// Returns roughly the memory of texts, headers and payload, in bytes.
     pub(crate) fn content_bytes(&self) -> usize {
         let Self { id, event_type, key, headers, content_type, payload, .. } = self;
         let texts = [id, event_type, key, content_type].map(String::len).iter().sum::<usize>();
@@ -70,12 +70,12 @@ impl NewEvent {
         texts + headers.iter().map(header).sum::<usize>() + payload.len()
     }
 
-    /// Whether it says that its key is gone: it has a key, and no payload.
+    /// Whether the event deletes its key: it has a key, and no payload.
     pub fn is_tombstone(&self) -> bool {
         !self.key.is_empty() && self.payload.is_empty()
     }
 
-    /// An event with this payload and nothing else.
+    /// Makes an event with this payload and nothing else.
     pub fn new(payload: impl Into<Bytes>) -> Self {
         Self { payload: payload.into(), ..Self::default() }
     }
@@ -84,12 +84,12 @@ impl NewEvent {
 /// One stored event: what was published, and the places it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Its place in its topic.
+    /// The event's place in its topic.
     pub sequence: Sequence,
-    /// Its place in the whole broker.
+    /// The event's place in the whole broker.
     pub position: Position,
-    /// When it was appended.
+    /// The time at which the event was appended.
     pub time: Timestamp,
-    /// What was published.
+    /// The event as it was published.
     pub content: NewEvent,
 }

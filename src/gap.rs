@@ -24,6 +24,7 @@ pub enum TrimReason {
 /// Why a reader cannot go on exactly where it left off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum GapReason {
     /// The events were trimmed from the front, by the topic's limits.
     Retention,
@@ -71,7 +72,7 @@ impl From<TrimReason> for GapReason {
     }
 }
 
-/// What a reader is told when the event it wants next is not there. All of it is one snapshot.
+/// The news that the event a reader wants next is not there. All fields are of one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Gap {
     /// The topic; `None` for all topics of a reader of many. Places are positions then, and no
@@ -84,7 +85,7 @@ pub struct Gap {
     pub earliest: Sequence,
     /// The sequence that will be given next.
     pub tail: Sequence,
-    /// How many events are lost to the reader; `None` where it cannot be known.
+    /// The number of events that are lost to the reader; `None` if it is unknown.
     pub lost: Option<u64>,
     /// Why.
     pub reason: GapReason,

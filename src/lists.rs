@@ -148,18 +148,18 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
 ///
 /// # Errors
 ///
-/// It is no object of such members.
+/// The input is no object of such members.
 pub(crate) fn members<'de, D, T>(object: D) -> Result<List<(String, T)>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    object.deserialize_map(Members(PhantomData))
+    object.deserialize_map(MembersVisitor(PhantomData))
 }
 
-struct Members<T>(PhantomData<T>);
+struct MembersVisitor<T>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+impl<'de, T: Deserialize<'de>> Visitor<'de> for MembersVisitor<T> {
     type Value = List<(String, T)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

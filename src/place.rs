@@ -65,7 +65,9 @@ macro_rules! place {
 place!(Sequence);
 place!(Position);
 
-/// One incarnation of the log: new when a data directory is created or restored.
+/// One incarnation of the log. A new epoch begins when a data directory is created, restored or
+/// repaired; when the log is opened and something durable is missing, damaged or unmarked; and when
+/// the system went down with acknowledged events that were not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(u32);
 
@@ -99,7 +101,7 @@ impl FromStr for Epoch {
     }
 }
 
-/// What a cursor stands after.
+/// The place after which a cursor stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// After this sequence of the one topic that is read; 0 is before the first.

@@ -14,7 +14,7 @@ pub use crate::topic_name::TopicName;
 /// Longest topic name, in bytes of UTF-8.
 pub const MAX_TOPIC_NAME_BYTES: usize = 255;
 
-/// What begins every name the broker keeps for itself: topics and event types alike.
+/// The prefix of every name that the broker keeps for itself: of topics and of event types.
 pub const RESERVED_PREFIX: &str = "leftoff.";
 
 impl TopicName {
@@ -214,13 +214,13 @@ impl TopicPattern {
         self.0.split('.')
     }
 
-    /// What every name that it matches begins with.
+    /// Returns the text with which every matching name begins.
     pub fn literal_prefix(&self) -> &str {
         self.0.split(['*', '>']).next().unwrap_or_default()
     }
 
-    /// How special it is, token by token: of two patterns that match a name, the greater one says
-    /// more about it.
+    /// Returns how special the pattern is, token by token. If two patterns match a name, the
+    /// greater one says more about it.
     pub fn specificity(&self) -> Vec<u8> {
         let rank = |token| match token {
             ">" => 0,

@@ -1,4 +1,4 @@
-//! What a topic keeps, for how long, and what its acknowledgements mean.
+//! The settings of a topic: what is kept, for how long, and what acknowledgements mean.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,15 +29,15 @@ pub struct TopicConfig {
     /// Whether only the latest events of each key are kept. Events without a key all are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compact: Option<bool>,
-    /// How many events of a key are kept, up to 10,000. Given without `compact`, it implies it.
-    /// Default: 1.
+    /// The number of events of each key that are kept, up to 10,000. Setting it switches `compact`
+    /// on. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_events_per_key: Option<u64>,
     /// How long a tombstone, an event with a key and without payload, is kept after it was
     /// appended, in milliseconds. Default: a day.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tombstone_grace_ms: Option<u64>,
-    /// What an acknowledged event outlives: `fsync`, or `process`. Default: `fsync`.
+    /// The failures that an acknowledged event outlives: `fsync`, or `process`. Default: `fsync`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
 }
@@ -117,17 +117,17 @@ impl TopicConfig {
         self.max_age_ms.filter(|limit| *limit > 0)
     }
 
-    /// How many events are kept, if that is limited.
+    /// The number of events that are kept, if that is limited.
     pub fn event_limit(&self) -> Option<u64> {
         self.max_events.filter(|limit| *limit > 0)
     }
 
-    /// How many bytes are kept, if that is limited.
+    /// The number of bytes that are kept, if that is limited.
     pub fn byte_limit(&self) -> Option<u64> {
         self.max_bytes.filter(|limit| *limit > 0)
     }
 
-    /// How many events of each key are kept, if the topic is compacted.
+    /// The number of events of each key that are kept, if the topic is compacted.
     pub fn key_limit(&self) -> Option<u64> {
         match self.compact {
             Some(false) => None,
@@ -136,7 +136,7 @@ impl TopicConfig {
         }
     }
 
-    /// How long tombstones are kept, in milliseconds.
+    /// The time for which tombstones are kept, in milliseconds.
     pub fn tombstone_grace_ms(&self) -> u64 {
         self.tombstone_grace_ms.unwrap_or(DEFAULT_TOMBSTONE_GRACE_MS)
     }

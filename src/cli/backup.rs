@@ -8,13 +8,13 @@ use clap::Args;
 use indicatif::ProgressBar;
 use leftoff::cursor::{Cursor, Place};
 use leftoff::edge::proto::BackupRequest;
-use leftoff::log::backup::BackupReader;
-use leftoff::log::restore;
+use leftoff::log::{BackupReader, restore};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{ServerArgs, failed};
 use super::diagnostics::say;
-use super::{CliError, CliResult, Failure, bytes_bar};
+use super::failure::{CliError, CliResult, ExitReason};
+use super::progress::bytes_bar;
 
 /// Writes a backup of a running broker
 ///
@@ -22,7 +22,7 @@ use super::{CliError, CliResult, Failure, bytes_bar};
 /// has its name. Until then it is called FILE.part, which is removed if the backup fails or is
 /// ended by SIGINT or SIGTERM.
 #[derive(Debug, Args)]
-pub(super) struct Backup {
+pub(super) struct BackupCommand {
     /// Where to write it; must not exist
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -34,7 +34,7 @@ pub(super) struct Backup {
 }
 
 fn at(path: &Path, problem: impl std::fmt::Display) -> CliError {
-    CliError::new(Failure::Other, format!("{}: {problem}", path.display()))
+    CliError::new(ExitReason::Other, format!("{}: {problem}", path.display()))
 }
 
 /// Waits for a signal that ends the process.
@@ -42,13 +42,13 @@ async fn interrupted() -> CliResult {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (name, failure) = tokio::select! {
-        _ = terminate.recv() => ("SIGTERM", Failure::Terminated),
-        _ = interrupt.recv() => ("SIGINT", Failure::Interrupted),
+        _ = terminate.recv() => ("SIGTERM", ExitReason::Terminated),
+        _ = interrupt.recv() => ("SIGINT", ExitReason::Interrupted),
     };
     Err(CliError::new(failure, format!("{name}: there is no backup")))
 }
 
-impl Backup {
+impl BackupCommand {
     pub(super) async fn run(self) -> CliResult {
         // The one that is not waited for any more removes its file.
         tokio::select! {

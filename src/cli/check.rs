@@ -7,7 +7,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use leftoff::log::{Checking, check, repair};
 
-use super::{CliError, CliResult, Failure, load};
+use super::failure::{CliError, CliResult, ExitReason};
+use super::settings::load;
 
 /// Reads and verifies everything in a data directory, without changing it
 ///
@@ -15,7 +16,7 @@ use super::{CliError, CliResult, Failure, load};
 /// log and is removed afterwards. The exit code is 3 if anything is damaged and no `--repair` is
 /// given.
 #[derive(Debug, Args)]
-pub(super) struct Check {
+pub(super) struct CheckCommand {
     /// The data directory [default: the one in the settings, as for `serve`]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -31,7 +32,7 @@ pub(super) struct Check {
     scratch_dir: Option<PathBuf>,
 }
 
-impl Check {
+impl CheckCommand {
     pub(super) fn run(self) -> CliResult {
         let data_dir = match self.data_dir {
             Some(named) => named,
@@ -72,7 +73,7 @@ impl Check {
             return Ok(());
         }
         let message = format!("{} damaged places", report.damage.len());
-        Err(CliError::new(Failure::Damage, message))
+        Err(CliError::new(ExitReason::Damage, message))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the client commands share: the server's address, the connection, errors for people.
+//! The shared part of the client commands: the server's address, the connection, errors for people.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use rand::RngExt;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::{CliError, CliResult, Failure};
+use super::failure::{CliError, CliResult, ExitReason};
 
-/// What HTTP/2 lets the server send ahead, in bytes.
+/// The bytes that HTTP/2 lets the server send ahead.
 const WINDOW_BYTES: u32 = 4 << 20;
 
 /// Largest message that is taken from the server, in bytes: a page, or a block with a large event.
@@ -43,7 +43,7 @@ pub(super) struct ServerArgs {
 
 /// A client of the broker: one of each service, over one connection.
 #[derive(Debug, Clone)]
-pub(super) struct Client {
+pub(super) struct ServerClient {
     pub(super) publisher: PublisherServiceClient<Channel>,
     pub(super) subscriber: SubscriberServiceClient<Channel>,
     pub(super) admin: AdminServiceClient<Channel>,
@@ -59,7 +59,7 @@ impl ServerArgs {
     pub(super) fn endpoint(&self) -> CliResult<Endpoint> {
         let refused = |problem: &str| {
             let message = format!("--server {:?} {problem}", self.server);
-            CliError::new(Failure::Refused, message)
+            CliError::new(ExitReason::Refused, message)
         };
         let endpoint = Endpoint::from_shared(self.server.clone());
         let endpoint = endpoint.map_err(|_| refused("is no URL; write http://127.0.0.1:4280"))?;
@@ -82,18 +82,18 @@ impl ServerArgs {
     }
 
     /// Connects once.
-    pub(super) async fn connect(&self) -> CliResult<Client> {
+    pub(super) async fn connect(&self) -> CliResult<ServerClient> {
         let channel = self.endpoint()?.connect().await.map_err(|error| {
             let why = root_cause(&error);
-            CliError::new(Failure::Unreachable, format!("cannot reach {}: {why}", self.server))
+            CliError::new(ExitReason::Unreachable, format!("cannot reach {}: {why}", self.server))
         })?;
         Ok(client(channel))
     }
 }
 
 /// A client over a channel.
-pub(super) fn client(channel: Channel) -> Client {
-    Client {
+pub(super) fn client(channel: Channel) -> ServerClient {
+    ServerClient {
         publisher: PublisherServiceClient::new(channel.clone())
             .max_encoding_message_size(MAX_MESSAGE_BYTES),
         subscriber: SubscriberServiceClient::new(channel.clone())
@@ -111,16 +111,16 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// What a status means for the command.
+/// Turns a gRPC status into the failure of the command.
 pub(super) fn failed(status: &Status) -> CliError {
     let failure = match status.code() {
-        Code::Unavailable | Code::Cancelled => Failure::Unreachable,
+        Code::Unavailable | Code::Cancelled => ExitReason::Unreachable,
         Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
         | Code::FailedPrecondition
-        | Code::OutOfRange => Failure::Refused,
-        _ => Failure::Other,
+        | Code::OutOfRange => ExitReason::Refused,
+        _ => ExitReason::Other,
     };
     // One that has a cause was made here, and not by the server.
     let message = match std::error::Error::source(status) {
@@ -142,7 +142,7 @@ pub(super) fn is_transient(code: Code) -> bool {
     )
 }
 
-/// How long to wait before the next try: longer each time, never the same, ended by a limit.
+/// The waits between tries: longer each time, never the same, up to a limit.
 #[derive(Debug)]
 pub(super) struct Backoff {
     pause: Duration,

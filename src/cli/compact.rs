@@ -6,8 +6,8 @@ use clap::Args;
 use leftoff::TopicName;
 use leftoff::edge::proto::{Dropped, MaintainRequest, MaintainResponse};
 
-use super::CliResult;
 use super::client::{ServerArgs, failed};
+use super::failure::CliResult;
 
 /// Does maintenance now, including work that would not be worth it yet
 ///

@@ -32,12 +32,12 @@ const MAX_QUEUED_LINES: usize = 16 << 10;
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The queue of this process.
-static QUEUE: OnceLock<Queue> = OnceLock::new();
+static QUEUE: OnceLock<DiagnosticQueue> = OnceLock::new();
 
 /// The way to the writer thread. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Queue {
-    lines: SyncSender<Line>,
+pub(super) struct DiagnosticQueue {
+    lines: SyncSender<DiagnosticLine>,
     count: Arc<Count>,
 }
 
@@ -51,13 +51,13 @@ struct Count {
 
 /// An entry of the queue.
 #[derive(Debug)]
-enum Line {
+enum DiagnosticLine {
     Text(Box<[u8]>),
     /// Asks for an answer as soon as all before it is written.
     Flush(SyncSender<()>),
 }
 
-impl Queue {
+impl DiagnosticQueue {
     /// The queue of this process. The first call starts the thread and takes over panics' messages.
     pub(super) fn of_process() -> Self {
         let start = || {
@@ -84,7 +84,7 @@ impl Queue {
         let Count { queued_bytes, dropped } = &*self.count;
         let before = queued_bytes.fetch_add(text.len(), Ordering::Relaxed);
         let is_queued = before.saturating_add(text.len()) <= MAX_QUEUED_BYTES
-            && self.lines.try_send(Line::Text(text.into())).is_ok();
+            && self.lines.try_send(DiagnosticLine::Text(text.into())).is_ok();
         if !is_queued {
             queued_bytes.fetch_sub(text.len(), Ordering::Relaxed);
             dropped.fetch_add(1, Ordering::Relaxed);
@@ -94,13 +94,13 @@ impl Queue {
     /// Waits until what is queued is written, for [`FLUSH_PATIENCE`] at the most.
     fn flush(&self) {
         let (answer, answered) = sync_channel(1);
-        if self.lines.try_send(Line::Flush(answer)).is_ok() {
+        if self.lines.try_send(DiagnosticLine::Flush(answer)).is_ok() {
             let _the_reader_is_too_slow = answered.recv_timeout(FLUSH_PATIENCE);
         }
     }
 }
 
-impl Write for Queue {
+impl Write for DiagnosticQueue {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         self.push(text);
         Ok(text.len())
@@ -114,7 +114,7 @@ impl Write for Queue {
 /// Tells people something on standard error. Never blocks, never fails.
 pub(super) fn say(message: impl Display) {
     let text = format!("{message}\n");
-    Queue::of_process().push(terminal::message(&text).as_bytes());
+    DiagnosticQueue::of_process().push(terminal::message(&text).as_bytes());
 }
 
 /// Waits a moment for what was said to be written: the process is about to end.
@@ -133,14 +133,14 @@ fn standard_error() -> Box<dyn Write + Send> {
 }
 
 /// Writes what is queued until every handle is gone.
-fn write_all(queued: &Receiver<Line>, count: &Count, mut output: impl Write) {
+fn write_all(queued: &Receiver<DiagnosticLine>, count: &Count, mut output: impl Write) {
     while let Ok(line) = queued.recv() {
         match line {
-            Line::Text(text) => {
+            DiagnosticLine::Text(text) => {
                 let _given_up = output.write_all(&text);
                 count.queued_bytes.fetch_sub(text.len(), Ordering::Relaxed);
             }
-            Line::Flush(answer) => {
+            DiagnosticLine::Flush(answer) => {
                 let _nobody_waits = answer.send(());
             }
         }
@@ -183,10 +183,10 @@ mod tests {
         }
     }
 
-    fn gated() -> (Queue, mpsc::SyncSender<io::Result<()>>, Receiver<String>) {
+    fn gated() -> (DiagnosticQueue, mpsc::SyncSender<io::Result<()>>, Receiver<String>) {
         let (open, gate) = sync_channel(16);
         let (writes, written) = sync_channel(MAX_QUEUED_LINES);
-        (Queue::start(Gated { gate, written: writes }), open, written)
+        (DiagnosticQueue::start(Gated { gate, written: writes }), open, written)
     }
 
     const PATIENCE: Duration = Duration::from_secs(30);

@@ -9,7 +9,9 @@ use leftoff::edge::proto::{GetTopicRequest, OnGap, ReadRequest};
 
 use super::client::{ServerArgs, failed, gap_line};
 use super::diagnostics::say;
-use super::{CliResult, bytes_bar, terminal};
+use super::failure::CliResult;
+use super::progress::bytes_bar;
+use super::terminal;
 
 /// Events of one page.
 const PAGE_EVENTS: u32 = 1_000;

@@ -19,7 +19,9 @@ use tonic::{Code, Status};
 
 use super::client::{Backoff, ServerArgs, failed, is_transient};
 use super::diagnostics::say;
-use super::{CliError, CliResult, Failure, bytes_bar, terminal};
+use super::failure::{CliError, CliResult, ExitReason};
+use super::progress::bytes_bar;
+use super::terminal;
 
 /// Most lines that are sent together, and bytes of these.
 const MAX_CHUNK_LINES: usize = 500;
@@ -51,7 +53,7 @@ const MAX_LINE_BYTES: u64 = 64 << 20;
 /// Lines are stored in their order, over all topics. If a line is refused, the lines before it are
 /// stored, the lines after it are not, and the message names the refused line.
 #[derive(Debug, Args)]
-pub(super) struct Publish {
+pub(super) struct PublishCommand {
     /// The topic of lines that name none
     topic: Option<TopicName>,
     /// Read from this file; without it, or with `-`, from standard input
@@ -64,13 +66,13 @@ pub(super) struct Publish {
     server: ServerArgs,
 }
 
-impl Publish {
+impl PublishCommand {
     pub(super) async fn run(self) -> CliResult {
         self.server.endpoint()?; // Before anything is waited for.
         let (input, size_bytes) = self.input().await?;
         let input = BufReader::with_capacity(READ_BYTES, input);
         let (chunks, read) = mpsc::channel(MAX_READ_AHEAD);
-        tokio::spawn(Lines { input, number: 0, topic: self.topic }.run(chunks));
+        tokio::spawn(InputLines { input, number: 0, topic: self.topic }.run(chunks));
         let mut publisher = Publisher {
             chunks: read,
             next_line: 1,
@@ -92,8 +94,9 @@ impl Publish {
     async fn input(&self) -> CliResult<(Input, Option<u64>)> {
         match &self.file {
             Some(path) if path.as_os_str() != "-" => {
-                let in_words =
-                    |error| CliError::new(Failure::Other, format!("{}: {error}", path.display()));
+                let in_words = |error| {
+                    CliError::new(ExitReason::Other, format!("{}: {error}", path.display()))
+                };
                 let file = tokio::fs::File::open(path).await.map_err(in_words)?;
                 let size_bytes = file.metadata().await.map_err(in_words)?.len();
                 return Ok((Box::new(file), Some(size_bytes)));
@@ -119,7 +122,7 @@ impl Publish {
             "{topic} is a file, and stands where the topic does; write `--file {topic}` to publish \
              its lines, or `{topic} --file -` to publish standard input to a topic of this name"
         );
-        Err(CliError::new(Failure::Refused, message))
+        Err(CliError::new(ExitReason::Refused, message))
     }
 }
 
@@ -127,7 +130,7 @@ impl Publish {
 type Input = Box<dyn AsyncRead + Unpin + Send>;
 
 /// The input, line by line.
-struct Lines {
+struct InputLines {
     input: BufReader<Input>,
     /// The line that was read last, from 1.
     number: u64,
@@ -137,7 +140,7 @@ struct Lines {
 /// Lines that were read together: one request for each run of neighbours of the same topic, so that
 /// all lines are stored in their order.
 #[derive(Default)]
-struct Chunk {
+struct InputChunk {
     requests: Vec<Lined>,
     lines: usize,
     size_bytes: usize,
@@ -151,7 +154,7 @@ struct Lined {
     lines: Vec<u64>,
 }
 
-impl Chunk {
+impl InputChunk {
     fn push(&mut self, line: u64, topic: &TopicName, event: proto::NewEvent) {
         self.lines += 1;
         match self.requests.last_mut() {
@@ -190,11 +193,11 @@ impl Lined {
     }
 }
 
-impl Lines {
+impl InputLines {
     /// Reads to the end, or to the first line that is wrong, which comes after those before it.
-    async fn run(mut self, chunks: mpsc::Sender<CliResult<Chunk>>) {
+    async fn run(mut self, chunks: mpsc::Sender<CliResult<InputChunk>>) {
         loop {
-            let mut chunk = Chunk::default();
+            let mut chunk = InputChunk::default();
             let more = self.fill(&mut chunk).await;
             if chunk.size_bytes > 0 && chunks.send(Ok(chunk)).await.is_err() {
                 return;
@@ -212,7 +215,7 @@ impl Lines {
 
     /// Reads at least one line, and those that have arrived with it: what is there does not wait
     /// for what is not. Returns whether there may be more.
-    async fn fill(&mut self, chunk: &mut Chunk) -> CliResult<bool> {
+    async fn fill(&mut self, chunk: &mut InputChunk) -> CliResult<bool> {
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -222,19 +225,19 @@ impl Lines {
             let wrong = |failure, problem: &str| {
                 at_lines(CliError::new(failure, format!("line {}: {problem}", self.number)))
             };
-            let count = read.map_err(|error| wrong(Failure::Other, &error.to_string()))?;
+            let count = read.map_err(|error| wrong(ExitReason::Other, &error.to_string()))?;
             if count == 0 {
                 return Ok(false);
             }
             if count as u64 > MAX_LINE_BYTES {
                 let problem = format!("is longer than {MAX_LINE_BYTES} bytes");
-                return Err(wrong(Failure::Refused, &problem));
+                return Err(wrong(ExitReason::Refused, &problem));
             }
             let text = line.trim_ascii();
             if !text.is_empty() {
                 let (topic, event) = self.event(text).map_err(|error| {
                     let message = ndjson::at_line(self.number, &error);
-                    at_lines(CliError::new(Failure::Refused, message))
+                    at_lines(CliError::new(ExitReason::Refused, message))
                 })?;
                 chunk.push(self.number, &topic, event);
             }
@@ -265,7 +268,7 @@ fn line_id(number: u64, text: &[u8]) -> String {
 }
 
 struct Publisher {
-    chunks: mpsc::Receiver<CliResult<Chunk>>,
+    chunks: mpsc::Receiver<CliResult<InputChunk>>,
     /// The line after those that were taken.
     next_line: u64,
     /// Set when nothing more is read: why.
@@ -360,7 +363,7 @@ impl Publisher {
     }
 
     /// Puts what was read behind what is in flight.
-    fn take(&mut self, chunk: Option<CliResult<Chunk>>) {
+    fn take(&mut self, chunk: Option<CliResult<InputChunk>>) {
         match chunk {
             Some(Ok(chunk)) => {
                 self.progress.inc(chunk.size_bytes as u64);
@@ -393,8 +396,8 @@ impl Publisher {
         }
     }
 
-    /// What to do when the server refuses the oldest request in flight, and with it all after it:
-    /// the lines of it that stand before the refused one are still published.
+    /// Decides what to do when the server refuses the oldest request in flight, and with it all
+    /// after it: the lines of it that stand before the refused one are still published.
     fn refused(&mut self, status: &Status) -> Broken {
         let Some(oldest) = self.in_flight.front_mut() else { return broken(status) };
         let (message, index) = oldest.refused(status.message());
@@ -418,7 +421,7 @@ fn at_lines(error: CliError) -> CliError {
 }
 
 fn gone() -> CliError {
-    CliError::new(Failure::Unreachable, "the server ended the stream")
+    CliError::new(ExitReason::Unreachable, "the server ended the stream")
 }
 
 fn broken(status: &Status) -> Broken {

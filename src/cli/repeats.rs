@@ -20,7 +20,7 @@ use tracing_subscriber::layer::{Context, Filter};
 
 use super::diagnostics::say;
 
-/// How long a line is not written again.
+/// The time for which the same line is not written again.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Different lines that one place in the code writes in that time; more are left out.
@@ -29,19 +29,19 @@ const MAX_LINES: usize = 32;
 /// Lets a line through that was not written for [`PAUSE`].
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
-    places: Mutex<HashMap<Identifier, Lines>>,
+    places: Mutex<HashMap<Identifier, RepeatedLines>>,
 }
 
 /// The lines of one place in the code since `since`.
 #[derive(Debug)]
-struct Lines {
+struct RepeatedLines {
     since: Instant,
-    /// What they say, as numbers: [`MAX_LINES`] at the most.
+    /// The texts of the lines, as numbers: [`MAX_LINES`] at the most.
     seen: Vec<u64>,
     left_out: u64,
 }
 
-impl Lines {
+impl RepeatedLines {
     fn new(since: Instant) -> Self {
         Self { since, seen: Vec::new(), left_out: 0 }
     }
@@ -78,7 +78,7 @@ impl<S> Filter<S> for Repeats {
         text.0.hash(&mut hasher);
         let now = Instant::now();
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = places.entry(metadata.callsite()).or_insert_with(|| Lines::new(now));
+        let lines = places.entry(metadata.callsite()).or_insert_with(|| RepeatedLines::new(now));
         let admitted = lines.admit(hasher.finish(), now);
         drop(places);
         if let Some(left_out @ 1..) = admitted {
@@ -88,7 +88,7 @@ impl<S> Filter<S> for Repeats {
     }
 }
 
-/// What an event says.
+/// The text of an event.
 #[derive(Default)]
 struct Text(String);
 
@@ -105,9 +105,10 @@ mod tests {
     #[test]
     fn a_line_is_written_once_a_second_and_then_with_how_many_were_left_out() {
         let start = Instant::now();
-        let mut lines = Lines::new(start);
-        let admitted =
-            |lines: &mut Lines, line, ms| lines.admit(line, start + Duration::from_millis(ms));
+        let mut lines = RepeatedLines::new(start);
+        let admitted = |lines: &mut RepeatedLines, line, ms| {
+            lines.admit(line, start + Duration::from_millis(ms))
+        };
         assert_eq!(admitted(&mut lines, 1, 0), Some(0));
         for ms in 1..1_000 {
             assert_eq!(admitted(&mut lines, 1, ms), None);
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn however_a_line_changes_only_so_many_are_written() {
         let start = Instant::now();
-        let mut lines = Lines::new(start);
+        let mut lines = RepeatedLines::new(start);
         let written = (0..10_000).filter(|line| lines.admit(*line, start).is_some()).count();
         assert_eq!(written, MAX_LINES);
         let left_out = 10_000 - MAX_LINES as u64;

@@ -13,7 +13,8 @@ use leftoff::server::Shutdown;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::{CliError, CliResult, Failure, load};
+use super::failure::{CliError, CliResult, ExitReason};
+use super::settings::load;
 
 /// Runs the broker
 ///
@@ -77,7 +78,7 @@ impl Serve {
         let config = self.load()?;
         if self.print_config {
             let text = toml::to_string(&config)
-                .map_err(|error| CliError::new(Failure::Other, error.to_string()))?;
+                .map_err(|error| CliError::new(ExitReason::Other, error.to_string()))?;
             std::io::stdout().write_all(text.as_bytes())?;
             return Ok(());
         }

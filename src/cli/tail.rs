@@ -10,9 +10,9 @@ use leftoff::edge::proto::subscribe_response::Message;
 use leftoff::edge::proto::{self, SubscribeRequest};
 use leftoff::event::Timestamp;
 
-use super::CliResult;
 use super::client::{Backoff, ServerArgs, failed, gap_line, is_transient};
 use super::diagnostics::say;
+use super::failure::CliResult;
 use super::terminal;
 
 /// Follows a topic and prints its events
@@ -21,7 +21,7 @@ use super::terminal;
 /// error. Ephemeral events are not printed. On a terminal, control characters are shown as JSON
 /// writes them; a file or a pipe gets them as they are.
 #[derive(Debug, Args)]
-pub(super) struct Tail {
+pub(super) struct TailCommand {
     /// The topic
     topic: TopicName,
     /// Where to begin: `earliest`, `latest`, `last:100`, `time:2026-01-31T00:00:00Z`, or after a
@@ -35,30 +35,30 @@ pub(super) struct Tail {
     /// Exit when everything that is stored is printed
     #[arg(long)]
     no_follow: bool,
-    /// How to print an event
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    /// The format in which an event is printed
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    format: OutputFormat,
     #[command(flatten)]
     server: ServerArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum OutputFormat {
     /// Sequence, time, type, key and payload
     Text,
     /// One object of JSON a line, as in a page of history
     Json,
 }
 
-/// What a connection ended with.
-enum End {
+/// The end of a connection.
+enum TailEnd {
     /// Everything that was asked for is printed.
     Done,
-    /// It broke; another one takes up after the cursor.
+    /// The connection broke; another one goes on after the cursor.
     Broken(tonic::Status),
 }
 
-impl Tail {
+impl TailCommand {
     pub(super) async fn run(mut self) -> CliResult {
         let mut backoff = Backoff::new(&self.server);
         let mut from = self.from.to_string();
@@ -77,12 +77,12 @@ impl Tail {
                         Ok(responses) => {
                             self.follow(responses.into_inner(), &mut from, &mut backoff).await?
                         }
-                        Err(status) => End::Broken(status),
+                        Err(status) => TailEnd::Broken(status),
                     };
                     match end {
-                        End::Done => return Ok(()),
-                        End::Broken(status) if is_transient(status.code()) => failed(&status),
-                        End::Broken(status) => return Err(failed(&status)),
+                        TailEnd::Done => return Ok(()),
+                        TailEnd::Broken(status) if is_transient(status.code()) => failed(&status),
+                        TailEnd::Broken(status) => return Err(failed(&status)),
                     }
                 }
             };
@@ -96,12 +96,14 @@ impl Tail {
         mut responses: tonic::Streaming<proto::SubscribeResponse>,
         from: &mut String,
         backoff: &mut Backoff,
-    ) -> CliResult<End> {
+    ) -> CliResult<TailEnd> {
         loop {
             let response = match responses.message().await {
                 Ok(Some(response)) => response,
-                Ok(None) => return Ok(End::Broken(tonic::Status::unavailable("the stream ended"))),
-                Err(status) => return Ok(End::Broken(status)),
+                Ok(None) => {
+                    return Ok(TailEnd::Broken(tonic::Status::unavailable("the stream ended")));
+                }
+                Err(status) => return Ok(TailEnd::Broken(status)),
             };
             backoff.reset();
             match response.message {
@@ -109,7 +111,7 @@ impl Tail {
                     for event in &batch.events {
                         self.print(event)?;
                         if self.is_last() {
-                            return Ok(End::Done);
+                            return Ok(TailEnd::Done);
                         }
                     }
                     *from = batch.cursor;
@@ -118,7 +120,7 @@ impl Tail {
                     say(gap_line(&gap));
                     *from = gap.cursor;
                 }
-                Some(Message::CaughtUp(_)) if self.no_follow => return Ok(End::Done),
+                Some(Message::CaughtUp(_)) if self.no_follow => return Ok(TailEnd::Done),
                 Some(Message::Started(proto::Started { cursor, .. }))
                 | Some(Message::CaughtUp(proto::CaughtUp { cursor }))
                 | Some(Message::Heartbeat(proto::Heartbeat { cursor })) => *from = cursor,
@@ -138,14 +140,14 @@ impl Tail {
     fn print(&self, event: &proto::Event) -> CliResult {
         let mut output = std::io::stdout().lock();
         match self.format {
-            Format::Json => {
+            OutputFormat::Json => {
                 let line = serde_json::to_string(
                     &EventJson::received(self.topic.as_str(), event).in_one_line(),
                 )?;
                 // JSON has line ends between its tokens only: inside of a string they are escaped.
                 writeln!(output, "{}", terminal::line(&line.replace(['\n', '\r'], " ")))?;
             }
-            Format::Text => {
+            OutputFormat::Text => {
                 let payload = String::from_utf8_lossy(&event.payload);
                 let time = Timestamp::from_ms(event.time_ms);
                 let (event_type, key) = (&event.r#type, &event.key);

@@ -1,4 +1,4 @@
-//! What others wrote, as a terminal may show it.
+//! Texts from others, made safe to show on a terminal.
 //!
 //! # Why
 //!

@@ -7,12 +7,12 @@ use leftoff::TopicName;
 use leftoff::edge::proto::{self, Topic as TopicMessage};
 use serde_json::json;
 
-use super::client::{Client, ServerArgs, failed};
-use super::{CliError, CliResult, Failure};
+use super::client::{ServerArgs, ServerClient, failed};
+use super::failure::{CliError, CliResult, ExitReason};
 
 /// Creates, changes, shows, purges or deletes a topic
 #[derive(Debug, Args)]
-pub(super) struct Topic {
+pub(super) struct TopicCommand {
     #[command(subcommand)]
     action: Action,
 }
@@ -85,11 +85,11 @@ struct Settings {
     tombstone_grace: Option<std::time::Duration>,
     /// The failures that an acknowledged event survives
     #[arg(long, value_enum)]
-    durability: Option<Durability>,
+    durability: Option<DurabilityArg>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Durability {
+enum DurabilityArg {
     /// A crash of the process, of the system, and a loss of power
     Fsync,
     /// A crash of the process
@@ -101,8 +101,8 @@ impl Settings {
     fn message(&self) -> (proto::TopicConfig, Vec<String>) {
         let ms = |duration: std::time::Duration| duration.as_millis() as u64;
         let durability = self.durability.map(|durability| match durability {
-            Durability::Fsync => proto::Durability::Fsync,
-            Durability::Process => proto::Durability::Process,
+            DurabilityArg::Fsync => proto::Durability::Fsync,
+            DurabilityArg::Process => proto::Durability::Process,
         });
         let config = proto::TopicConfig {
             max_age_ms: self.max_age.map(ms),
@@ -127,7 +127,7 @@ impl Settings {
     }
 }
 
-impl Topic {
+impl TopicCommand {
     pub(super) async fn run(self) -> CliResult {
         match self.action {
             Action::Create { topic, settings, server } => {
@@ -141,7 +141,7 @@ impl Topic {
                 paths.extend(unset);
                 if paths.is_empty() {
                     let message = "nothing to change: name a setting, or one to --unset";
-                    return Err(CliError::new(Failure::Refused, message));
+                    return Err(CliError::new(ExitReason::Refused, message));
                 }
                 let request = proto::UpdateTopicRequest {
                     topic: topic.to_string(),
@@ -170,7 +170,7 @@ impl Topic {
     }
 }
 
-async fn connect(server: &ServerArgs) -> CliResult<Client> {
+async fn connect(server: &ServerArgs) -> CliResult<ServerClient> {
     server.connect().await
 }
 

@@ -8,15 +8,15 @@ use leftoff::edge::proto::ListTopicsRequest;
 use leftoff::event::Timestamp;
 use serde_json::json;
 
-use super::CliResult;
 use super::client::{ServerArgs, failed};
+use super::failure::CliResult;
 
 /// Lists the topics
 ///
 /// The list is in the order of the names, and shows the number of events, the first and the last
 /// sequence that can be read, the space on disk, and the time of the newest event.
 #[derive(Debug, Args)]
-pub(super) struct Topics {
+pub(super) struct TopicsCommand {
     /// Print a line of JSON for each topic
     #[arg(long)]
     json: bool,
@@ -24,7 +24,7 @@ pub(super) struct Topics {
     server: ServerArgs,
 }
 
-impl Topics {
+impl TopicsCommand {
     pub(super) async fn run(self) -> CliResult {
         let mut client = self.server.connect().await?;
         let mut page_token = String::new();

@@ -1,15 +1,13 @@
-//! Wrong use of the command line, in words: what the parser of numbers says is of Rust's own types.
+//! Wrong use of the command line, in words for people: the parser's own speak of types of Rust.
 
 use std::error::Error as _;
 use std::num::{IntErrorKind, ParseIntError};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Error};
-
-use super::Cli;
+use clap::{Command, Error};
 
 /// The error as it is told: as it is, or, of a number that is none, in words.
-pub(super) fn in_words(error: Error) -> Error {
+pub(super) fn in_words(error: Error, mut command: Command) -> Error {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
         _ => "",
@@ -24,7 +22,7 @@ pub(super) fn in_words(error: Error) -> Error {
     let Some(problem) = problem else { return error };
     let (argument, value) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue));
     let message = format!("invalid value '{value}' for '{argument}': {problem}");
-    Cli::command().error(ErrorKind::ValueValidation, message)
+    command.error(ErrorKind::ValueValidation, message)
 }
 
 fn number(error: &ParseIntError) -> String {
@@ -36,7 +34,7 @@ fn number(error: &ParseIntError) -> String {
     problem.to_owned()
 }
 
-/// What is said of a number that is not in a range, like `0 is not in 1..=9`.
+/// Says in words that a number is not in a range, like `0 is not in 1..=9`.
 fn range(text: &str) -> Option<String> {
     let (number, range) = text.split_once(" is not in ")?;
     let (first, end) = range.split_once("..")?;

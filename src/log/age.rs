@@ -31,7 +31,7 @@ pub struct Ages {
 }
 
 impl Ages {
-    /// Of a topic that holds this.
+    /// Returns the ages at `now` in a topic with this extent.
     pub fn of(extent: &Extent, now: Timestamp) -> Self {
         Self { now, ahead: extent.ahead }
     }

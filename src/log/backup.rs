@@ -35,19 +35,19 @@ pub(super) const FRAME_BYTES: usize = 4 + 1 + 4;
 /// Largest content of a frame, in bytes: a block with an event of the largest size, and some.
 const MAX_CONTENT_BYTES: usize = 80 << 20;
 
-/// What is said of a backup that ends too early.
+/// The problem of a backup that ends too early.
 const CUT: &str = "it is cut: its end is missing";
 
-/// What a backup says of itself.
+/// The header of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackupHeader {
-    /// The incarnation of the log that it is of.
+    /// The epoch of the log that was backed up.
     pub epoch: Epoch,
-    /// The position that it follows; 0: it holds everything.
+    /// The position that the backup follows; 0 for a backup of everything.
     pub from: Position,
-    /// The position that it is true at.
+    /// The position at which the backup is true.
     pub position: Position,
-    /// When it was begun.
+    /// The time at which the backup was begun.
     pub time: Timestamp,
 }
 
@@ -70,7 +70,7 @@ pub struct BackupEncoder {
 }
 
 impl BackupEncoder {
-    /// The start of the backup.
+    /// Encodes the header.
     pub fn header(&self, header: &BackupHeader) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.push(FORMAT);
@@ -83,7 +83,7 @@ impl BackupEncoder {
         bytes
     }
 
-    /// The next part.
+    /// Encodes the next frame.
     pub fn frame(&mut self, frame: &Frame) -> Vec<u8> {
         let (kind, id, content) = match frame {
             Frame::Topic(topic) => (1, topic.id, Bytes::from(meta::encode_topic(topic))),
@@ -93,7 +93,7 @@ impl BackupEncoder {
         self.encode(kind, &[&id.get().to_be_bytes(), &content])
     }
 
-    /// The last part.
+    /// Encodes the end, which counts the frames and sums up their checksums.
     pub fn end(mut self) -> Vec<u8> {
         let (frames, checksum) = (self.frames, self.checksums.clone().finalize());
         self.encode(3, &[&frames.to_be_bytes(), &checksum.to_be_bytes()])
@@ -138,12 +138,12 @@ impl<R: Read> BackupReader<R> {
         Ok(Self { input, header, frames: 0, checksums, is_over: false })
     }
 
-    /// What the backup says of itself.
+    /// Returns the header of the backup.
     pub fn header(&self) -> &BackupHeader {
         &self.header
     }
 
-    /// The next part; `None` after the last one, which is verified then.
+    /// Reads the next frame; `None` after the end, which is verified.
     ///
     /// # Errors
     ///

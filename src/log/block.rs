@@ -49,7 +49,7 @@ fn encode<'a>(mut header: Header, events: impl Iterator<Item = EventRef<'a>>) ->
     Block::seal(header, bytes)
 }
 
-/// A block whose checksum holds. Cheap to clone.
+/// A stored block whose checksum was verified. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Block {
     header: Header,
@@ -65,11 +65,11 @@ impl Block {
         Block { header, bytes: bytes.into() }
     }
 
-    /// Verifies `bytes` and takes them as a block.
+    /// Verifies the checksum of `bytes` and takes them as a block.
     ///
     /// # Errors
     ///
-    /// What does not fit, in words: the length, the format, the checksum.
+    /// Says in words whether the length, the format or the checksum does not fit.
     pub fn decode(bytes: Bytes) -> Result<Self, String> {
         let header = Header::decode(&bytes)?;
         if bytes.len() != header.block_bytes() {
@@ -82,7 +82,7 @@ impl Block {
         Ok(Self { header, bytes })
     }
 
-    /// As [`Self::decode`], of bytes that may be anybody's: every record is verified, too.
+    /// Verifies bytes that may come from anybody: the checksum, and every record.
     ///
     /// # Errors
     ///
@@ -121,38 +121,39 @@ impl Block {
         records.is_over() && header.flags & !(HAS_IDS | HAS_TTL | HAS_CLOCK) == 0
     }
 
-    /// How many bytes the block takes that begins with `start`: how many parts belong to it.
+    /// Returns the size in bytes of the block that begins with `start`. Nothing is verified.
     ///
     /// # Errors
     ///
-    /// What does not fit, in words.
+    /// Says in words why `start` begins no block.
     pub fn size_of(start: &[u8]) -> Result<usize, String> {
         Header::decode(start).map(|header| header.block_bytes())
     }
 
-    /// How many bytes the block takes that begins with `start`, and the sequence and the position
-    /// of its first event; `None` if it is none. Nothing of it is verified.
+    /// Returns the size in bytes of the block that begins with `start`, and the sequence and the
+    /// position of its first event; `None` if `start` begins no block. Nothing is verified.
     pub fn beginning(start: &[u8]) -> Option<(usize, Sequence, Position)> {
         let header = Header::decode(start).ok()?;
         Some((header.block_bytes(), header.first_sequence, header.first_position))
     }
 
-    /// The header of the block that begins with `start`, if it is one; it is not verified.
+    /// Returns the header of the block that begins with `start`, not verified; `None` if `start`
+    /// begins no block.
     pub(super) fn header_of(start: &[u8]) -> Option<Header> {
         Header::decode(start).ok()
     }
 
-    /// The block as it is stored.
+    /// The bytes of the block, as they are stored.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// How many events it holds.
+    /// The number of events in the block.
     pub fn count(&self) -> usize {
         self.header.count as usize
     }
 
-    /// Neighbouring blocks as one, with those of their events that `keep` takes.
+    /// Merges neighbouring blocks into one, with the events that `keep` accepts.
     ///
     /// # Panics
     ///
@@ -172,7 +173,7 @@ impl Block {
         encode(spanned, blocks.iter().flat_map(Block::events).filter(|event| keep(event)))
     }
 
-    /// As it is, but for the size of the topic up to its end.
+    /// Returns the block with `end_bytes` as the size of the topic up to its end.
     pub fn ending_at(&self, end_bytes: u64) -> Block {
         Block::seal(Header { end_bytes, ..self.header.clone() }, self.bytes.to_vec())
     }
@@ -187,7 +188,7 @@ impl Block {
         block.ending_at(end_bytes)
     }
 
-    /// The part of it in these sequences; `None` if it spans none of them.
+    /// Cuts out the part in these sequences; `None` if the block spans none of them.
     pub fn part(&self, sequences: Range<Sequence>) -> Option<Block> {
         let first = self.first_sequence().max(sequences.start);
         let end = self.last_sequence().next().min(sequences.end);
@@ -222,7 +223,7 @@ impl Block {
         Some(encode(spanned, self.events().filter(|e| (first..end).contains(&e.sequence))))
     }
 
-    /// A block without events, which spans these sequences: what was between is lost.
+    /// Makes a block without events, for sequences whose events are lost.
     pub fn hole(sequences: Range<Sequence>, position: Position, time: Timestamp) -> Block {
         let header = Header {
             flags: 0,
@@ -326,7 +327,7 @@ impl Block {
         self.header.end_bytes
     }
 
-    /// Its events, in order.
+    /// The events of the block, in order.
     pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
         self.records()
     }
@@ -344,7 +345,7 @@ impl Block {
         )
     }
 
-    /// A copy of one of its events that lives on its own; the payload is shared.
+    /// Copies one of the block's events. The payload shares the bytes of the block.
     pub fn to_event(&self, event: &EventRef<'_>) -> Event {
         event.to_event(&self.bytes)
     }

@@ -6,7 +6,7 @@ use super::record;
 use crate::cursor::{Position, Sequence};
 use crate::event::Timestamp;
 
-/// Puts records one after another into a block.
+/// A new block that records are added to.
 #[derive(Debug)]
 pub struct BlockBuilder {
     bytes: Vec<u8>,
@@ -23,13 +23,13 @@ impl BlockBuilder {
         Self { bytes: vec![0; HEADER_BYTES], count: 0, flags: 0, first_sequence, skipped: 0 }
     }
 
-    /// Adds a record in the place after the one before it.
+    /// Adds a record at the next sequence and the next position.
     pub fn push(&mut self, record: &[u8], has_id: bool, has_ttl: bool) {
         self.push_apart(record, 0, has_id, has_ttl);
     }
 
-    /// Adds a record in the place after the one before it, but so many positions later: those in
-    /// between are of other topics. The first record is never apart.
+    /// Adds a record at the next sequence, `skip` positions after the record before it: the
+    /// positions between the two belong to other topics. The first record has no `skip`.
     pub fn push_apart(&mut self, record: &[u8], skip: u64, has_id: bool, has_ttl: bool) {
         match skip {
             0 => self.bytes.extend_from_slice(record),
@@ -40,7 +40,7 @@ impl BlockBuilder {
         self.flags |= if has_id { HAS_IDS } else { 0 } | if has_ttl { HAS_TTL } else { 0 };
     }
 
-    /// How many events were added.
+    /// The number of events that were added.
     pub fn count(&self) -> u64 {
         u64::from(self.count)
     }
@@ -50,7 +50,7 @@ impl BlockBuilder {
         self.flags & HAS_TTL != 0
     }
 
-    /// What the block takes so far, in bytes.
+    /// The size of the block so far, in bytes.
     pub fn size_bytes(&self) -> usize {
         self.bytes.len()
     }
@@ -60,8 +60,8 @@ impl BlockBuilder {
         self.first_sequence.plus(u64::from(self.count))
     }
 
-    /// Ends the block: its first event gets this position, all of them get this time. The topic's
-    /// blocks before it took `start_bytes`.
+    /// Ends the block. The first event gets `first_position`, and all events get `time`. The blocks
+    /// that were appended to the topic before take `start_bytes`.
     ///
     /// # Panics
     ///

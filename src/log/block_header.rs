@@ -15,14 +15,15 @@
 //! `end_bytes` is the size of all blocks of the topic that were ever appended, up to the end of
 //! this one: with it, a topic's size is known without reading the topic.
 //!
-//! Flag 1: at least one event has a publisher-given id; 2: at least one can expire; 4: the system
-//! clock was behind the times of some events when they were appended, so that the records say by
-//! how much, and the body what it said of the last one. Others are 0.
+//! Flag 1: at least one event has an id from its publisher. Flag 2: at least one event can expire.
+//! Flag 4: the system clock was behind the times of some events when they were appended; each
+//! record says by how much, and the body says what the clock showed at the last event. Other flags
+//! are 0.
 //!
-//! As it is appended, a block holds all the events of its sequences; their positions rise, and may
-//! have those of other topics between them. A block that was written again
-//! without some of them still spans the same sequences, positions and times: so the blocks of a
-//! topic have no hole between them, and one that is missing is found.
+//! A new block holds one event for each of its sequences. The positions rise, and positions of
+//! other topics may lie between them. A rewritten block may lack events, but spans the same
+//! sequences, positions and times. So the blocks of a topic have no hole between them, and a
+//! missing block is noticed.
 
 use crate::cursor::{Position, Sequence};
 use crate::event::Timestamp;
@@ -32,7 +33,7 @@ pub(super) const HAS_IDS: u8 = 1;
 pub(super) const HAS_TTL: u8 = 2;
 pub(super) const HAS_CLOCK: u8 = 4;
 
-/// What the reading of the clock takes in the body of a block that has it.
+/// The size of `last_clock_ms` in the body of a block with flag 4.
 pub(super) const CLOCK_BYTES: usize = 8;
 
 /// Where the header has the time of the last event.
@@ -52,7 +53,7 @@ pub(super) fn body_bytes(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len() - HEADER_BYTES).expect("limits keep a block under 4 GiB")
 }
 
-/// What a block says of itself.
+/// The header of a block, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) flags: u8,

@@ -17,10 +17,10 @@ use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::topic::TopicId;
 
-/// Parts of what was trimmed that are looked at to find out whether the rest is whole.
+/// The most parts of trimmed blocks that are looked at to find out whether a topic is whole.
 const MAX_FRONT_PARTS: usize = 64;
 
-/// What a reader looks for by something other than the sequence.
+/// A place that a reader looks for by time or by position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seek {
     /// The first event appended at this time or later.
@@ -43,26 +43,27 @@ pub trait Log: Send + Sync + 'static {
     /// The incarnation: fixed while the log is open.
     fn epoch(&self) -> Epoch;
 
-    /// Whether what was appended outlives the process and a loss of power.
+    /// Whether appended events outlive the process and a loss of power.
     fn is_durable(&self) -> bool {
         true
     }
 
-    /// Has `tell` told why nothing more can be written, when that shows between two commits. A
-    /// failure that a commit meets is that commit's error.
+    /// Registers `tell`, which is called when a failure between two commits ends all writing. A
+    /// failure inside of a commit is the error of that commit.
     fn tell_failure(&self, tell: TellFailure) {
         drop(tell); // No failure but those of commits.
     }
 
-    /// Every topic with its newest places, in the order of the ids. Read when a broker is opened.
+    /// Returns every topic with its extent, in the order of the ids. Called when a broker is
+    /// opened.
     ///
     /// # Errors
     ///
-    /// As [`Log::read`], of the newest block of each topic.
+    /// As [`Log::read`], for the newest block of each topic.
     fn topics(&self) -> Result<Vec<StoredTopic>>;
 
-    /// Every block of ids, by topic and sequence; but for those that are damaged, which are told in
-    /// the program's log. Read when a broker is opened.
+    /// Returns every block of ids, by topic and sequence. Damaged ones are left out, and named in
+    /// the program's log. Called when a broker is opened.
     ///
     /// # Errors
     ///
@@ -71,8 +72,8 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::ReadFailed`]: crate::Error::ReadFailed
     fn ids(&self) -> Result<Vec<(TopicId, Block)>>;
 
-    /// Whether [`Log::commit`] could write `group`, or would refuse it for what is damaged. What is
-    /// refused alone need not be refused together with what others want.
+    /// Checks whether [`Log::commit`] would refuse `group` because of damage. So a committer finds
+    /// out which request must be refused, and need not refuse the whole group.
     ///
     /// # Errors
     ///
@@ -85,7 +86,7 @@ pub trait Log: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Whether `topic` can be appended to, as [`Log::check_writable`].
+    /// Checks whether events can be appended to `topic`, as [`Log::check_writable`] does.
     ///
     /// # Errors
     ///
@@ -97,19 +98,19 @@ pub trait Log: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Writes `group`, all or nothing, also across a crash. Durable when this returns. From that
-    /// moment events below a topic's `earliest` are no part of it any more. What goes is removed
-    /// with it, so no more than [`MAX_REMOVED_PARTS`] parts besides as many as are written.
+    /// Writes `group`: all of it or nothing, also across a crash. The group is durable when this
+    /// returns. From then on, events below a topic's `earliest` do not belong to the topic. A group
+    /// removes at most [`MAX_REMOVED_PARTS`] parts more than it writes.
     ///
     /// # Errors
     ///
     /// - [`Error::NotWritten`], [`Error::DiskFull`]: nothing was written; the log goes on. When
-    ///   space runs out, a group that makes the log hold more is refused first, then one that
-    ///   rewrites or changes settings; one that only removes as late as can be, for by it space
-    ///   comes back.
-    /// - [`Error::Damaged`], [`Error::DamagedLog`]: nothing was written, for it belongs to what
-    ///   cannot be read; the log goes on.
-    /// - [`Error::OutcomeUnknown`]: it may be stored; later appends fail until reopened.
+    ///   space runs out, groups that make the log larger are refused first, then groups that
+    ///   rewrite or change settings. Groups that only remove are refused last, for they make room.
+    /// - [`Error::Damaged`], [`Error::DamagedLog`]: nothing was written, because the group belongs
+    ///   to a page that cannot be read; the log goes on.
+    /// - [`Error::OutcomeUnknown`]: the group may be stored; later commits fail until the log is
+    ///   reopened.
     /// - [`Error::ReadOnly`]: nothing was written, because of such a failure before.
     ///
     /// [`Error::NotWritten`]: crate::Error::NotWritten
@@ -120,16 +121,16 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::ReadOnly`]: crate::Error::ReadOnly
     fn commit(&self, group: &Group) -> Result<()>;
 
-    /// Blocks of `topic` from the one that holds `from`, in order, each verified, without a hole
-    /// between them: at least one, then as many as fit `max_bytes`. `from` is within the topic's
-    /// `earliest..tail`, and `below`, above `from`, is the caller's snapshot of that tail: blocks
-    /// that begin there are not looked at.
+    /// Reads blocks of `topic`, beginning with the block that holds `from`: in order, each
+    /// verified, without a hole between them. Returns at least one block, then as many as fit
+    /// `max_bytes`. `from` must be within the topic's `earliest..tail`. `below`, above `from`, is
+    /// the tail as the caller knows it: blocks that begin there or later are not read.
     ///
     /// # Errors
     ///
-    /// - [`Error::Damaged`]: the first block does not fit its checksum, or is missing; that is also
-    ///   said of one that was trimmed since the caller's snapshot. Damage further on is not
-    ///   reported before it is reached: the blocks before it are returned.
+    /// - [`Error::Damaged`]: the first block does not fit its checksum, or is missing. A block that
+    ///   was trimmed in the meantime is missing, too. Damage in a later block is not reported here:
+    ///   the blocks before it are returned.
     /// - [`Error::ReadFailed`]: the disk failed.
     ///
     /// [`Error::Damaged`]: crate::Error::Damaged
@@ -142,8 +143,9 @@ pub trait Log: Send + Sync + 'static {
         max_bytes: usize,
     ) -> Result<Vec<Block>>;
 
-    /// As [`Log::read`], of the blocks whose events begin before `before`, but one at the least;
-    /// then those after them that fit `more_bytes`, and where the block after all these begins.
+    /// Reads blocks as [`Log::read`] does: at least one, then those that begin before the position
+    /// `before`. After them come further blocks that fit `more_bytes`. The answer says also where
+    /// the next block begins.
     ///
     /// # Errors
     ///
@@ -159,13 +161,13 @@ pub trait Log: Send + Sync + 'static {
         read_ahead(self, topic, sequences, before, max_bytes, more_bytes)
     }
 
-    /// The blocks of `topic` that begin in `sequences`, in order, whether they can be read or not:
-    /// at least one, if there is one, then as many as have `max_parts` parts together.
+    /// Lists the blocks of `topic` that begin in `sequences`, in order, whether they can be read or
+    /// not: at least one, if there is one, then as many as have `max_parts` parts together.
     ///
     /// # Errors
     ///
-    /// [`Error::ReadFailed`], [`Error::DamagedLog`]; [`Error::Damaged`]: where they are kept cannot
-    /// be read.
+    /// [`Error::ReadFailed`], [`Error::DamagedLog`]; [`Error::Damaged`] where the page with the
+    /// blocks cannot be read.
     ///
     /// [`Error::Damaged`]: crate::Error::Damaged
     /// [`Error::ReadFailed`]: crate::Error::ReadFailed
@@ -177,8 +179,9 @@ pub trait Log: Send + Sync + 'static {
         max_parts: usize,
     ) -> Result<Vec<StoredBlock>>;
 
-    /// The position of the last event of `topic` below `sequence`, which it holds or ends with, and
-    /// when it was appended. Where its block is damaged, the last that these can have been.
+    /// Returns position and time of the last event of `topic` below `sequence`. `sequence` is
+    /// within `earliest..=tail`. If the block of that event is damaged, returns the highest values
+    /// that are possible.
     ///
     /// # Errors
     ///
@@ -187,8 +190,8 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::ReadFailed`]: crate::Error::ReadFailed
     fn last_below(&self, topic: &StoredTopic, sequence: Sequence) -> Result<(Position, Timestamp)>;
 
-    /// The sequence of the first event in `earliest..tail` of `topic` that `seek` looks for; `tail`
-    /// if none is. A binary search: it reads about `log2(tail - earliest)` blocks.
+    /// Returns the sequence of the first event in `earliest..tail` of `topic` that reaches `seek`;
+    /// `tail` if no event does. A binary search, which reads about `log2(tail - earliest)` blocks.
     ///
     /// # Errors
     ///
@@ -219,8 +222,8 @@ pub trait Log: Send + Sync + 'static {
         Ok(low.max(earliest))
     }
 
-    /// Whether `topic` holds every event of its `earliest..tail`: none was dropped in between. It
-    /// may also say no where that takes long to find out.
+    /// Whether `topic` holds every event of its `earliest..tail`, so that none was dropped in
+    /// between. `false` may also mean that finding out takes too long.
     ///
     /// # Errors
     ///
@@ -248,7 +251,7 @@ pub trait Log: Send + Sync + 'static {
     }
 }
 
-/// As [`Log::read_ahead`], by several reads.
+/// Does what [`Log::read_ahead`] promises by several calls of [`Log::read`].
 pub(super) fn read_ahead<L: Log + ?Sized>(
     log: &L,
     topic: TopicId,

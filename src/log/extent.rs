@@ -5,73 +5,77 @@ use super::stored_block::StoredBlock;
 use crate::cursor::{Position, Sequence, TrimReason};
 use crate::event::Timestamp;
 
-/// What a topic holds, all of it at one moment.
+/// The events and bytes that a topic holds at one moment, and what was dropped from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// The first sequence that can be read.
     pub earliest: Sequence,
     /// The sequence that the next event gets.
     pub tail: Sequence,
-    /// The position of the newest event; 0 if it never had one.
+    /// The position of the newest event; 0 if the topic never had an event.
     pub last_position: Position,
     /// When the newest event was appended.
     pub last_time: Timestamp,
-    /// What the system clock said then: the same, or less where it had been set back.
+    /// The system clock when the newest event was appended: `last_time`, or less if the clock had
+    /// been set back.
     pub last_clock: Timestamp,
     /// The events that were found to be ahead of the system clock.
     pub ahead: Ahead,
-    /// All blocks that were ever appended, in bytes.
+    /// The size of all blocks that were ever appended, in bytes.
     pub appended_bytes: u64,
-    /// The blocks of these that were dropped again, in bytes.
+    /// The size of the blocks that were dropped again, in bytes.
     pub dropped_bytes: u64,
-    /// How many events were dropped with them.
+    /// The number of events in the blocks that were dropped.
     pub dropped_events: u64,
-    /// The position of the last event that was trimmed; 0 if none was.
+    /// The position of the last trimmed event; 0 if no event was trimmed.
     pub trimmed_position: Position,
-    /// When that was appended.
+    /// The time at which that event was appended.
     pub trimmed_time: Timestamp,
-    /// The number of the drop in which it was trimmed, of all drops of the log; 0 if none was.
+    /// The number of the drop in which that event was trimmed. Drops are counted over the whole
+    /// log; 0 if no event was trimmed.
     pub trimmed_drop: u64,
     /// The position of the newest tombstone, or event of a key that had expired, that was dropped;
     /// 0 if none was. A backup from before may still hold what it had superseded.
     pub buried_position: Position,
-    /// Its sequence.
+    /// The sequence of that event.
     pub buried_sequence: Sequence,
-    /// The number of the drop in which it went, of all drops of the log; 0 if none did.
+    /// The number of the drop in which that event went; 0 if there was none.
     pub buried_drop: u64,
     /// The position of the first event that came when it was empty; what is there to read begins
     /// there or later. 0 if that is not known.
     pub first_position: Position,
-    /// Events below were purged, or deleted: their ids are not recognised any more.
+    /// Events below this sequence were purged or deleted: their ids are not known any more.
     pub purged: Sequence,
-    /// Why events were trimmed last.
+    /// The reason of the last trim.
     pub trim_reason: TrimReason,
-    /// Blocks below were looked at for rolling up, and need not be again.
+    /// Blocks below this sequence were rolled up as far as possible and need no other look.
     pub rewritten: Sequence,
-    /// Whether there may be events that are to be dropped once they have an age.
+    /// Whether the topic may hold events that expire.
     pub may_expire: bool,
-    /// Whether its newest events are damaged, so that it takes no more. Its tail is behind any
-    /// sequence that it can have given out.
+    /// Whether the newest events are damaged, so that the topic takes no more. The tail is then
+    /// above every sequence that can have been given out.
     pub is_damaged: bool,
-    /// How far compaction has come.
+    /// The progress of compaction.
     pub compacted: Compacted,
 }
 
-/// How far compaction of a topic has come, and when there is something to drop.
+/// The progress of compaction in a topic, and the time of its next work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compacted {
-    /// How many events of a key are kept; 0: all.
+    /// The number of events of each key that are kept; 0 keeps all.
     pub kept: u64,
-    /// Below it a key has no more than these.
+    /// Below this sequence no key has more events than that.
     pub below: Sequence,
-    /// Below it they were looked at; what is over is left for its id.
+    /// Below this sequence all events were looked at. Events over the number are left only so that
+    /// their ids stay known.
     pub seen: Sequence,
-    /// When the first of those that were looked at is to be dropped, for its age or its id's.
+    /// The time at which the first of the events that were looked at must be dropped, for its age
+    /// or for the age of its id.
     pub due: Timestamp,
 }
 
 impl Compacted {
-    /// Nothing was looked at yet, and there is nothing to drop.
+    /// The progress before the first look: there is nothing to drop.
     pub const NOTHING: Compacted =
         Compacted { kept: 0, below: Sequence::FIRST, seen: Sequence::FIRST, due: Timestamp::MAX };
 }
@@ -83,7 +87,7 @@ impl Default for Extent {
 }
 
 impl Extent {
-    /// What a topic holds before its first event.
+    /// The extent of a topic before its first event.
     pub const EMPTY: Extent = Extent {
         earliest: Sequence::FIRST,
         tail: Sequence::FIRST,
@@ -109,7 +113,7 @@ impl Extent {
         compacted: Compacted::NOTHING,
     };
 
-    /// All that it says of places, and of drops, which are numbered like these.
+    /// Returns all sequences, positions and numbers of drops in the extent.
     pub(super) fn places(&self) -> [u64; 12] {
         [
             self.earliest.get(),
@@ -132,61 +136,64 @@ impl Extent {
         self.trimmed_drop.max(self.buried_drop)
     }
 
-    /// The last position of what was dropped: a reader behind it may miss something.
+    /// Returns the last position of all dropped events. A reader behind this position may miss
+    /// events.
     pub(crate) fn dropped_position(&self) -> Position {
         self.trimmed_position.max(self.buried_position)
     }
 
-    /// Numbers the drop by which it begins later than `before`, if it does.
+    /// Notes `number` as the drop in which events were trimmed, if `earliest` has moved since
+    /// `before`.
     pub(crate) fn number_trim(&mut self, before: &Self, number: u64) {
         if self.earliest != before.earliest {
             self.trimmed_drop = number;
         }
     }
 
-    /// The blocks that are stored, in bytes.
+    /// The size of the stored blocks, in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.appended_bytes.saturating_sub(self.dropped_bytes)
     }
 
-    /// Whether there is nothing in it to read.
+    /// Whether there is no event to read.
     pub fn is_empty(&self) -> bool {
         self.earliest == self.tail
     }
 
-    /// A position that no event there is to read is before: that of the first one, as far as it is
-    /// known without reading.
+    /// Returns a position that is not above the position of the first readable event: the highest
+    /// that is known without reading the log.
     pub fn lowest_position(&self) -> Position {
         let known = self.first_position.max(self.trimmed_position.next());
         let is_last_alone = self.earliest.next() == self.tail;
         if is_last_alone { known.max(self.last_position) } else { known }
     }
 
-    /// Whether there may ever have been an event before this position. Until something is trimmed
-    /// it is known where the very first one is.
+    /// Whether the topic may ever have had an event before this position. The position of the very
+    /// first event is known until something is trimmed.
     pub(crate) fn had_some_before(&self, position: Position) -> bool {
         let was_trimmed = self.earliest > Sequence::FIRST;
         position > Position::FIRST && (was_trimmed || self.first_position < position)
     }
 
-    /// The events that are stored; those of the first block that were trimmed count, too.
+    /// The number of stored events. Trimmed events in the first stored block count, too.
     pub fn events(&self) -> u64 {
         self.tail.previous().get().saturating_sub(self.dropped_events)
     }
 
-    /// Counts `block` as dropped.
+    /// Adds `block` to what was dropped.
     pub(crate) fn drop_block(&mut self, block: &StoredBlock) {
         self.dropped_bytes += block.size_bytes;
         self.dropped_events += block.events;
     }
 
-    /// Takes `block` for what is left of blocks that were counted as dropped.
+    /// Takes `block` out of what was dropped: the block holds what is left of blocks that were
+    /// counted as dropped.
     pub(crate) fn keep_block(&mut self, block: &Block) {
         self.dropped_bytes = self.dropped_bytes.saturating_sub(block.bytes().len() as u64);
         self.dropped_events = self.dropped_events.saturating_sub(block.count() as u64);
     }
 
-    /// As it is once `block` is appended.
+    /// Returns the extent after `block` is appended.
     pub(crate) fn with(self, block: &Block) -> Self {
         Self {
             tail: block.last_sequence().next(),
@@ -199,14 +206,15 @@ impl Extent {
         }
     }
 
-    /// Notes, once, that the newest event is ahead of the system clock, which says `now`.
+    /// Notes that the newest event is ahead of the system clock, which shows `now`; once for each
+    /// event.
     pub fn note_ahead(&mut self, now: Timestamp) {
         if self.is_ahead(now) {
             self.ahead = Ahead { position: self.last_position, clock: now };
         }
     }
 
-    /// Whether the newest event is ahead of the system clock, and that is not noted.
+    /// Whether the newest event is ahead of the system clock and this is not noted yet.
     pub fn is_ahead(&self, now: Timestamp) -> bool {
         self.last_clock > now && self.ahead.position < self.last_position
     }
@@ -215,14 +223,14 @@ impl Extent {
 /// The events of a topic whose times were found to be ahead of the system clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ahead {
-    /// The newest event that was there then; 0 if that never happened.
+    /// The position of the newest event at that moment; 0 if no event was ever ahead.
     pub position: Position,
-    /// What the system clock said.
+    /// The reading of the system clock at that moment.
     pub clock: Timestamp,
 }
 
 impl Ahead {
-    /// When an event was appended, as far as that can be told at `now`.
+    /// Returns the best known time at which an event was appended, as seen at `now`.
     pub fn appended(self, position: Position, clock: Timestamp, now: Timestamp) -> Timestamp {
         match clock {
             clock if clock <= now => clock,

@@ -10,12 +10,12 @@ pub type TellFailure = Box<dyn Fn(&Cause) + Send + Sync>;
 
 /// Set once, by whoever meets it first.
 #[derive(Default)]
-pub(super) struct Failed {
+pub(super) struct WriteFailure {
     cause: Mutex<Option<Cause>>,
     tell: Mutex<Option<TellFailure>>,
 }
 
-impl Failed {
+impl WriteFailure {
     /// Does `write`, unless writing failed before; a failure is the last one.
     pub(super) fn or_fail<T>(&self, write: impl FnOnce() -> std::io::Result<T>) -> Result<T> {
         let mut failed = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +62,7 @@ impl Failed {
     }
 }
 
-impl fmt::Debug for Failed {
+impl fmt::Debug for WriteFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Failed").field("cause", &self.cause).finish_non_exhaustive()
     }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::topic::TopicId;
 
-/// How an append fails.
+/// A way in which an append fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Refused before anything was written.
@@ -90,7 +90,7 @@ impl FaultyLog {
         self.state.lock().unwrap().damaged.insert(first);
     }
 
-    /// How many appends were asked for, but for those that a failure before them refused.
+    /// The number of appends that were asked for, without those that an earlier failure refused.
     ///
     /// # Panics
     ///
@@ -99,7 +99,7 @@ impl FaultyLog {
         self.state.lock().unwrap().appends
     }
 
-    /// How many commits were asked for, those without events, too.
+    /// The number of commits that were asked for, with and without events.
     ///
     /// # Panics
     ///
@@ -108,7 +108,7 @@ impl FaultyLog {
         self.state.lock().unwrap().commits
     }
 
-    /// How many reads of blocks were asked for.
+    /// The number of reads of blocks that were asked for.
     ///
     /// # Panics
     ///
@@ -117,7 +117,7 @@ impl FaultyLog {
         self.state.lock().unwrap().reads
     }
 
-    /// What reopening does: a failed log takes appends again.
+    /// Does what reopening does: a failed log takes appends again.
     ///
     /// # Panics
     ///

@@ -7,35 +7,34 @@ use crate::cursor::Sequence;
 use crate::event::Durability;
 use crate::topic::TopicId;
 
-/// Most parts that a group removes, besides as many as it writes. sled holds on to what one batch
-/// changes until the batch is over: one of 40,000 removals leaked gigabytes, those of a few hundred
-/// take tens of megabytes and give them back (benches/soak.rs).
+/// The most parts that a group may remove, besides as many as it writes. sled keeps all changes of
+/// a batch in memory until the batch is over. A batch of 40,000 removals leaked gigabytes; batches
+/// of a few hundred take tens of megabytes and give them back (benches/soak.rs).
 pub const MAX_REMOVED_PARTS: usize = 512;
 
-/// What is written in one go: all of it is stored, or nothing, over all topics.
+/// The changes that the log writes in one go, over all topics: all of them, or none.
 #[derive(Debug, Clone, Default)]
 pub struct Group {
-    /// Topics of which something is to be noted that their blocks do not say: they are new, or
-    /// their settings, their `earliest` or what was dropped changes. Each as it is before the
-    /// blocks that this group appends to it.
+    /// Topics whose record changes: a new topic, new settings, another `earliest`, or a drop. Each
+    /// stands here as it is before the blocks that this group appends.
     pub topics: Vec<StoredTopic>,
-    /// Blocks that go. The topics of them are noted above, and count them as dropped.
+    /// Blocks that are removed. Their topics are noted above, and count them as dropped.
     pub removed: Vec<(TopicId, StoredBlock)>,
-    /// Blocks that take the place of those that go.
+    /// Blocks that take the place of the removed ones.
     pub rewritten: Vec<(TopicId, Block)>,
-    /// Blocks that are appended, those of one topic in their order.
+    /// Blocks that are appended. The blocks of one topic stand in their order.
     pub appended: Vec<(TopicId, Block)>,
-    /// Ids of events that are not stored any more, which are still to be recognised: blocks of
-    /// events of which nothing but the id and the places is left.
+    /// Blocks of ids: of events that are not stored any more, but whose ids must still be known.
+    /// Only the id and the places are left of each event.
     pub ids: Vec<(TopicId, Block)>,
-    /// Blocks of ids that go, each by its first sequence.
+    /// Blocks of ids that are removed, each by its first sequence.
     pub forgotten: Vec<(TopicId, Sequence)>,
-    /// What it must outlive once it is stored: [`Durability::Process`] saves the sync.
+    /// The failures that the group must outlive once it is stored. [`Durability::Process`] saves the sync.
     pub durability: Durability,
 }
 
 impl Group {
-    /// A group that notes what `topic` is.
+    /// Makes a group that only notes `topic`.
     pub fn noting(topic: StoredTopic) -> Self {
         Self { topics: vec![topic], ..Self::default() }
     }

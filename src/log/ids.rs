@@ -11,14 +11,14 @@
 use super::block::Block;
 use super::placed_id::PlacedId;
 
-/// Bytes of ids that are put into one block, with what is noted beside each; as small as a block's
-/// part, so that it needs no parts.
+/// The size of one block of ids in bytes, with the places of each id: as small as one part of a
+/// block, so that no block of ids has parts.
 const MAX_BLOCK_BYTES: usize = 8 << 10;
 
-/// What an id takes besides its bytes, at the most.
+/// The most bytes that an id takes besides its own.
 const ENTRY_BYTES: usize = 48;
 
-/// Blocks of `ids`, which are in the order of their sequences.
+/// Puts `ids`, which are in the order of their sequences, into blocks.
 pub fn blocks_of_ids<'a>(ids: impl Iterator<Item = PlacedId<'a>>) -> Vec<Block> {
     let (mut blocks, mut some, mut size_bytes) = (Vec::new(), Vec::new(), 0);
     for id in ids {

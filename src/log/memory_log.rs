@@ -19,11 +19,11 @@ use crate::topic::TopicId;
 #[derive(Debug)]
 pub struct MemoryLog {
     epoch: Epoch,
-    state: RwLock<State>,
+    state: RwLock<MemoryState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MemoryState {
     topics: BTreeMap<TopicId, StoredTopic>,
     blocks: BTreeMap<(TopicId, Sequence), Block>,
     ids: BTreeMap<(TopicId, Sequence), Block>,
@@ -36,11 +36,11 @@ impl Default for MemoryLog {
 }
 
 impl MemoryLog {
-    fn state(&self) -> RwLockReadGuard<'_, State> {
+    fn state(&self) -> RwLockReadGuard<'_, MemoryState> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+    fn state_mut(&self) -> RwLockWriteGuard<'_, MemoryState> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

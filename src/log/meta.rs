@@ -38,13 +38,13 @@ const CRC_BYTES: usize = 4;
 
 const DAMAGED: u8 = 4;
 
-/// How many numbers a topic's record begins with.
+/// The number of numbers in a topic's record.
 const NUMBERS: usize = 23;
 
 const DELETED: u8 = 1;
 const MAY_EXPIRE: u8 = 2;
 
-/// What the log says of itself.
+/// The record of the log itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LogRecord {
     pub(super) epoch: Epoch,
@@ -60,7 +60,8 @@ impl Default for LogRecord {
 }
 
 impl LogRecord {
-    /// Of a log that begins with these topics, up to this position.
+    /// Makes the record of a log whose topics have given out this many sequences, up to position
+    /// `last`.
     pub(super) fn new(epoch: Epoch, sequences: u64, last: Position) -> Self {
         Self { epoch, lost_positions: last.get().wrapping_sub(sequences) as i64 }
     }
@@ -77,7 +78,8 @@ impl LogRecord {
         })
     }
 
-    /// How many events up to position `last` are in none of `topics`; 0 if there are too many.
+    /// Returns how many events up to position `last` are missing from `topics`; 0 if there are too
+    /// many.
     pub(super) fn missing(&self, topics: &[StoredTopic], last: Position) -> u64 {
         u64::try_from(self.missing_from(topics, last)).unwrap_or(0)
     }
@@ -88,7 +90,7 @@ impl LogRecord {
     }
 }
 
-/// The log's record.
+/// Encodes the record of the log.
 pub(super) fn encode_log(record: &LogRecord) -> Vec<u8> {
     let mut content = record.epoch.get().to_be_bytes().to_vec();
     content.extend_from_slice(&record.lost_positions.to_be_bytes());
@@ -99,7 +101,7 @@ pub(super) fn encode_log(record: &LogRecord) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// What does not fit, in words.
+/// Says in words what does not fit.
 pub(super) fn decode_log(bytes: &[u8]) -> Result<LogRecord, String> {
     let bytes: [u8; 12] = unseal(bytes)?.1.try_into().map_err(|_| "it is cut".to_owned())?;
     let [a, b, c, d, lost @ ..] = bytes;
@@ -107,7 +109,7 @@ pub(super) fn decode_log(bytes: &[u8]) -> Result<LogRecord, String> {
     Ok(LogRecord { epoch, lost_positions: i64::from_be_bytes(lost) })
 }
 
-/// The record of a topic: all of it that its blocks do not say.
+/// Encodes the record of a topic: what its blocks do not say.
 pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
     let StoredTopic { extent, config, .. } = topic;
     let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
@@ -148,7 +150,7 @@ pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
     seal(&content)
 }
 
-/// What [`encode_topic`] encoded, of the topic with this id.
+/// Decodes what [`encode_topic`] encoded, for the topic with this id.
 pub(super) fn decode_topic(id: TopicId, bytes: &[u8]) -> Result<StoredTopic, String> {
     let cut = || "it is cut".to_owned();
     let (format, content) = unseal(bytes)?;
@@ -230,7 +232,7 @@ fn seal(content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The format and the content of a record.
+/// Returns the format and the content of a record.
 fn unseal(bytes: &[u8]) -> Result<(u8, &[u8]), String> {
     let (crc, sealed) = bytes.split_at_checked(CRC_BYTES).ok_or("it is cut")?;
     if crc != crc32fast::hash(sealed).to_be_bytes() {

@@ -7,11 +7,23 @@
 //!  trimmed   | ^ earliest    | ^ tail, assigned next      "." was dropped by a rewrite
 //! ```
 //!
-//! A [`Log`] stores what it is given, where it is told to: sequences, positions and times are the
-//! broker's decisions. Every implementation passes the one suite in `contract.rs`.
+//! A [`Log`] stores what the broker gives it: sequences, positions and times are the broker's
+//! decisions. Every implementation passes the tests of `contract.rs`.
+//!
+//! ```text
+//! contract.rs                       what every log promises
+//! memory_log.rs  sled_log/          the logs: in memory, on disk
+//! group.rs                          what is written in one go
+//! extent.rs  stored_topic.rs        a topic as the log has it; meta.rs is its stored form
+//! block.rs  block_header.rs  record.rs              the stored form of events
+//! new_records.rs  block_builder.rs  stored_block.rs before and after they are in a block
+//! ids.rs  placed_id.rs              what is left of dropped events while their ids count
+//! age.rs  read_ahead.rs  way_back.rs                ages, and ways to read
+//! backup.rs                         the form of a backup file
+//! ```
 
 mod age;
-pub mod backup;
+pub(crate) mod backup;
 mod block;
 mod block_builder;
 mod block_header;
@@ -36,26 +48,29 @@ mod stored_topic;
 mod way_back;
 
 #[cfg(test)]
-pub use faulty_log::{Fault, FaultyLog, Held};
+pub(crate) use faulty_log::{Fault, FaultyLog, Held};
 
-pub use age::Ages;
+pub(crate) use age::Ages;
+pub(crate) use block_header::HEADER_BYTES;
+pub(crate) use ids::blocks_of_ids;
+pub(crate) use placed_id::PlacedId;
+pub(crate) use stored_block::parts_in;
+pub(crate) use way_back::WayBack;
+
+pub use backup::{BackupHeader, BackupReader, Frame};
 pub use block::Block;
 pub use block_builder::BlockBuilder;
-pub use block_header::HEADER_BYTES;
 pub use contract::{Log, Seek};
 pub use extent::{Ahead, Compacted, Extent};
 pub use failed::TellFailure;
 pub use group::{Group, MAX_REMOVED_PARTS};
-pub use ids::blocks_of_ids;
 pub use memory_log::MemoryLog;
 pub use new_records::NewRecords;
-pub use placed_id::PlacedId;
 pub use read_ahead::ReadAhead;
 pub use record::{EventRef, Headers};
 pub use sled_log::SledLog;
 pub use sled_log::check::{CheckReport, Checking, check, repair};
 pub use sled_log::config::{LEAST_FREE_BYTES, LogConfig};
 pub use sled_log::restore::{RestoreReport, Restoring, restore};
-pub use stored_block::{LastEvent, StoredBlock, parts_in};
+pub use stored_block::{LastEvent, StoredBlock};
 pub use stored_topic::StoredTopic;
-pub use way_back::WayBack;

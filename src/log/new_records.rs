@@ -3,7 +3,7 @@
 use super::record;
 use crate::event::NewEvent;
 
-/// Events encoded for appending: records one after another, not yet given a place.
+/// The records of new events, one after another, before the events have a place.
 #[derive(Debug, Clone, Default)]
 pub struct NewRecords {
     pub(super) bytes: Vec<u8>,
@@ -22,7 +22,7 @@ impl NewRecords {
         records
     }
 
-    /// Encodes one event more.
+    /// Encodes one more event.
     pub fn push(&mut self, event: &NewEvent) {
         record::encode(event, &mut self.bytes);
         if !event.id.is_empty() {
@@ -32,17 +32,17 @@ impl NewRecords {
         self.has_ttl |= event.ttl_ms.is_some();
     }
 
-    /// How many events there are.
+    /// The number of events.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no events.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// How many bytes they take.
+    /// The size of the records in bytes.
     pub fn size_bytes(&self) -> usize {
         self.bytes.len()
     }

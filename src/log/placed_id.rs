@@ -3,17 +3,17 @@
 use crate::cursor::{Position, Sequence};
 use crate::event::Timestamp;
 
-/// The id of an event, and where that was stored.
+/// The id of an event, with the places and times of the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlacedId<'a> {
     /// The publisher's own id.
     pub id: &'a str,
     /// The event's place in its topic.
     pub sequence: Sequence,
-    /// Its place in the whole broker.
+    /// The event's place in the whole broker.
     pub position: Position,
-    /// When it was appended.
+    /// The time at which the event was appended.
     pub time: Timestamp,
-    /// What the system clock said then.
+    /// The reading of the system clock at that moment.
     pub clock: Timestamp,
 }

@@ -4,14 +4,14 @@
 use super::block::Block;
 use crate::cursor::Position;
 
-/// Blocks, and what comes after them.
+/// Blocks that were read, and where the topic goes on after them.
 #[derive(Debug, Clone)]
 pub struct ReadAhead {
     /// The blocks, in order, without a hole between them.
     pub blocks: Vec<Block>,
-    /// How many of them are wanted, the first ones; the others were read along with these.
+    /// The number of wanted blocks, which come first. The others were read along with them.
     pub wanted: usize,
-    /// Where the block after all of them begins: no event after them has a lower position. `None`
-    /// if they are the last, or the next one cannot be read.
+    /// The position at which the block after all of these begins. `None` if there is no such block,
+    /// or it cannot be read.
     pub following: Option<Position>,
 }

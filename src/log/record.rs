@@ -27,7 +27,7 @@ use super::placed_id::PlacedId;
 use crate::cursor::{Position, Sequence};
 use crate::event::{Event, NewEvent, Timestamp};
 
-/// How many bytes a varint of 64 bits takes at the most.
+/// The most bytes that a varint of 64 bits takes.
 const MAX_VARINT_BYTES: usize = 10;
 
 /// Appends `event` to `bytes` as one record, in the place right after the one before it.
@@ -70,7 +70,7 @@ pub(super) fn encode_again(event: &EventRef<'_>, skips: &[u64], bytes: &mut Vec<
 
 /// Appends a record that [`encode`] made to `bytes`, so many positions after the one before it.
 pub(super) fn append_apart(record: &[u8], position_skip: u64, bytes: &mut Vec<u8>) {
-    let mut record = Reader(record);
+    let mut record = RecordBytes(record);
     let length = record.varint().expect("a new record begins with its length");
     let implied = record.take(3);
     assert_eq!(implied, Some(&[0, 0, 0][..]), "a new record has no distances yet");
@@ -106,30 +106,30 @@ fn put_text(bytes: &mut Vec<u8>, text: &str) {
 /// One stored event, borrowed from its block. An empty text means that there is none.
 #[derive(Debug, Clone)]
 pub struct EventRef<'a> {
-    /// Its place in its topic.
+    /// The event's place in its topic.
     pub sequence: Sequence,
-    /// Its place in the whole broker.
+    /// The event's place in the whole broker.
     pub position: Position,
-    /// When it was appended; never goes backwards in a topic.
+    /// The time of appending; never goes backwards in a topic.
     pub time: Timestamp,
-    /// What the system clock said then: the time, or before it where the clock had been set back.
+    /// The system clock at that moment: `time`, or less if the clock had been set back.
     pub clock: Timestamp,
     /// The publisher's own time.
     pub publisher_time: Option<Timestamp>,
     /// The publisher's own id.
     pub id: &'a str,
-    /// What kind of event it is.
+    /// The kind of the event.
     pub event_type: &'a str,
-    /// What it is about.
+    /// The thing that the event is about.
     pub key: &'a str,
     /// The media type of the payload.
     pub content_type: &'a str,
     /// The content, as it was published.
     pub payload: &'a [u8],
-    /// How long after it was appended it expires, in milliseconds.
+    /// The time to live in milliseconds, from appending on.
     pub ttl_ms: Option<u64>,
     headers: Headers<'a>,
-    /// Its record from the publisher's time on: all that its place does not change.
+    /// The record from the publisher's time on: the part that does not depend on the event's place.
     rest: &'a [u8],
 }
 
@@ -139,12 +139,12 @@ impl<'a> EventRef<'a> {
         self.headers.clone()
     }
 
-    /// Whether it says that its key is gone.
+    /// Whether the event deletes its key.
     pub fn is_tombstone(&self) -> bool {
         !self.key.is_empty() && self.payload.is_empty()
     }
 
-    /// Its texts, its headers and its payload, in bytes.
+    /// The size of texts, headers and payload together, in bytes.
     pub fn size_bytes(&self) -> usize {
         let headers: usize = self.headers().map(|(name, value)| name.len() + value.len()).sum();
         let texts = [self.id, self.event_type, self.key, self.content_type];
@@ -189,7 +189,7 @@ impl<'a> EventRef<'a> {
 #[derive(Debug, Clone)]
 pub struct Headers<'a> {
     left: u64,
-    texts: Reader<'a>,
+    texts: RecordBytes<'a>,
 }
 
 impl<'a> Iterator for Headers<'a> {
@@ -205,7 +205,7 @@ impl<'a> Iterator for Headers<'a> {
 /// Reads the records of a block one after another, keeping count of their places.
 #[derive(Debug, Clone)]
 pub(super) struct Records<'a> {
-    bytes: Reader<'a>,
+    bytes: RecordBytes<'a>,
     next_sequence: u64,
     next_position: u64,
     time_ms: u64,
@@ -223,7 +223,7 @@ impl<'a> Records<'a> {
     ) -> Self {
         Self {
             has_clock,
-            bytes: Reader(bytes),
+            bytes: RecordBytes(bytes),
             next_sequence: first.get(),
             next_position: position.get(),
             time_ms: time.as_ms(),
@@ -261,7 +261,7 @@ impl<'a> Records<'a> {
     /// The next event, of whose headers the lengths alone are known to fit.
     fn read(&mut self) -> Option<EventRef<'a>> {
         let length = self.bytes.varint()?;
-        let mut record = Reader(self.bytes.take(length)?);
+        let mut record = RecordBytes(self.bytes.take(length)?);
         let sequence = self.next_sequence.checked_add(record.varint()?)?;
         let position = self.next_position.checked_add(record.varint()?)?;
         self.time_ms = self.time_ms.checked_add(record.varint()?)?;
@@ -297,11 +297,11 @@ impl<'a> Records<'a> {
     }
 }
 
-/// What is left of the bytes.
+/// The bytes that are not read yet.
 #[derive(Debug, Clone)]
-struct Reader<'a>(&'a [u8]);
+struct RecordBytes<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> RecordBytes<'a> {
     fn take(&mut self, length: u64) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(usize::try_from(length).ok()?)?;
         self.0 = rest;
@@ -371,7 +371,7 @@ mod tests {
             let mut bytes = Vec::new();
             put_varint(&mut bytes, number);
             prop_assert_eq!(bytes.len(), varint_bytes(number));
-            let mut reader = Reader(&bytes);
+            let mut reader = RecordBytes(&bytes);
             prop_assert_eq!(reader.varint(), Some(number));
             prop_assert!(reader.0.is_empty());
         }

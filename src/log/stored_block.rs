@@ -8,33 +8,33 @@ use crate::event::Timestamp;
 /// Largest value in the tree, in bytes. A larger block is stored in parts of this size.
 pub(super) const MAX_PART_BYTES: usize = 8 << 10;
 
-/// How many values a block of so many bytes is stored as.
+/// Returns the number of parts in which a block of this size is stored.
 pub fn parts_in(size_bytes: usize) -> usize {
     size_bytes.div_ceil(MAX_PART_BYTES)
 }
 
-/// How many values `block` is stored as.
+/// Returns the number of parts in which `block` is stored.
 pub(super) fn parts_of(block: &Block) -> usize {
     parts_in(block.bytes().len())
 }
 
-/// What can be told of a stored block without reading it. Nothing of it is verified, so it serves
-/// for dropping blocks, and not for reading them.
+/// A stored block, as its key and its header describe it. Nothing is verified: this is enough to drop a
+/// block, and not to read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredBlock {
-    /// The first sequence that it spans.
+    /// The first sequence of the block.
     pub first: Sequence,
-    /// Where the next block begins, or the range that was looked at ends.
+    /// The first sequence after the block: where the next block begins, or the range ends.
     pub end: Sequence,
-    /// How many parts it is stored in.
+    /// The number of parts in which the block is stored.
     pub parts: usize,
-    /// What it takes, in bytes.
+    /// The size of the block, in bytes.
     pub size_bytes: u64,
-    /// How many events it holds; as many as it spans, if its header does not say.
+    /// The number of events in the block; the number of its sequences, if the header is damaged.
     pub events: u64,
-    /// Whether any of them has an id, as far as its header says.
+    /// Whether any event has an id, as the header says.
     pub has_ids: bool,
-    /// The last event that it spans, if its header says.
+    /// The last event of the block, if the header says.
     pub last: Option<LastEvent>,
 }
 
@@ -45,12 +45,12 @@ pub struct LastEvent {
     pub position: Position,
     /// When it was appended; never goes backwards in a topic.
     pub time: Timestamp,
-    /// What the system clock said then.
+    /// The reading of the system clock at that moment.
     pub clock: Timestamp,
 }
 
 impl StoredBlock {
-    /// How `block` is stored.
+    /// Describes how `block` is stored.
     pub fn of(block: &Block) -> Self {
         Self {
             first: block.first_sequence(),
@@ -85,7 +85,7 @@ impl StoredBlock {
         }
     }
 
-    /// Its end is known: a header that says otherwise is damaged.
+    /// Sets the known end of the block. A header that says otherwise is damaged.
     pub(super) fn ending_at(self, end: Sequence) -> Self {
         let spanned = end.get().saturating_sub(self.first.get());
         let events = self.events.min(spanned);

@@ -7,15 +7,16 @@ use crate::topic_config::TopicConfig;
 /// A topic as the log has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredTopic {
-    /// Its id in the keys.
+    /// The id of the topic in the keys.
     pub id: TopicId,
-    /// Its name.
+    /// The name of the topic.
     pub name: TopicName,
-    /// What it holds.
+    /// The events and bytes that the topic holds.
     pub extent: Extent,
-    /// Its settings, as far as they are its own.
+    /// The topic's own settings; the broker's defaults are not among them.
     pub config: TopicConfig,
-    /// Whether it was deleted. Its name and its places are kept: created again, it goes on there.
+    /// Whether the topic was deleted. Its name and places stay: a topic that is created again goes
+    /// on at the next sequence.
     pub is_deleted: bool,
 }
 
@@ -27,7 +28,7 @@ impl StoredTopic {
     }
 }
 
-/// How many sequences `topics` have given out.
+/// Returns how many sequences `topics` have given out together.
 pub(super) fn sequences(topics: &[StoredTopic]) -> u64 {
     topics.iter().map(|topic| topic.extent.tail.previous().get()).sum()
 }

@@ -6,28 +6,28 @@ use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::topic::TopicId;
 
-/// A way back over the events of a topic, from its end or from any place in it, block by block, so
-/// that whoever goes it can rest, or give up, after each block.
+/// A walk back over the events of a topic, from its end or from any place in it. Each step passes
+/// one block, so that the caller can rest or give up in between.
 #[derive(Debug)]
 pub struct WayBack {
     topic: TopicId,
     extent: Extent,
-    /// All events from here on are passed.
+    /// All events from this sequence on are passed.
     at: Sequence,
-    /// How many events are still to be passed.
+    /// The number of events that must still be passed.
     left: u64,
     is_begun: bool,
 }
 
 impl WayBack {
-    /// The way over the last `count` events before `below` of a topic that holds `extent`.
+    /// Begins a walk back over `count` events before `below`, in a topic with this extent.
     pub fn new(topic: TopicId, extent: Extent, below: Sequence, count: u64) -> Self {
         Self { topic, extent, at: below, left: count, is_begun: false }
     }
 
-    /// Goes on by a block. Returns the sequence of the `count`th event before `below`, or the
-    /// topic's earliest where there are fewer, once it is there. Where no event was dropped in
-    /// between, it is there at once.
+    /// Passes one block. Returns the sequence of the `count`th event before `below` once the walk
+    /// is there, or the topic's earliest if there are fewer events. If no event was dropped in
+    /// between, the first step arrives.
     ///
     /// # Errors
     ///

@@ -9,6 +9,7 @@ mod browser;
 mod browser_blocks;
 mod caching;
 mod changes_while_open;
+mod circles;
 mod cli;
 mod cli_words;
 mod clients;

@@ -6,15 +6,16 @@ use clap::Args;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::pacing::{MIN_PAYLOAD_BYTES, Pace, Published};
-use super::process::{Target, TargetArgs, Usage, check_open_files};
-use super::report::{Report, Target as Goal};
-use super::subscribers::{Faults, Group, LoadThread};
-use super::{GRACE, fresh_topic, quantile_ms, wall_ns};
-use crate::cli::CliResult;
+use super::measuring::latency::wall_ns;
+use super::measuring::pacing::{GRACE, MIN_PAYLOAD_BYTES, PacedLoad, Published, fresh_topic};
+use super::measuring::process::{MeasuredBroker, TargetArgs, Usage, check_open_files};
+use super::measuring::subscribers::{Followers, LoadThread};
+use super::telling::faults::Faults;
+use super::telling::report::{Goal, Report, quantile_ms};
+use crate::cli::failure::CliResult;
 
-/// How long the broker is left alone before its memory is looked at, without connections and with
-/// them: one that has just started takes some MiB more within its first second.
+/// The rest before the broker's memory is looked at, without connections and with them. A broker
+/// that has just started takes some MiB more within its first second.
 const REST: Duration = Duration::from_secs(1);
 
 /// Publishes at a rate to many SSE followers
@@ -44,7 +45,7 @@ pub(super) struct BenchFanout {
     #[arg(long, default_value_t = 256)]
     #[arg(value_parser = clap::value_parser!(u64).range(MIN_PAYLOAD_BYTES..=1 << 20))]
     size: u64,
-    /// How long is published
+    /// The time to publish, in seconds
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
     /// Print one object of JSON
@@ -54,7 +55,7 @@ pub(super) struct BenchFanout {
     target: TargetArgs,
 }
 
-/// What the broker had used at four moments, as far as the system tells.
+/// The resources that the broker and the bench had used, as far as the system tells.
 struct Uses {
     before: Result<Usage, &'static str>,
     idle: Result<Usage, &'static str>,
@@ -66,7 +67,7 @@ struct Uses {
 impl BenchFanout {
     pub(super) async fn run(self) -> CliResult {
         check_open_files(self.clients)?;
-        let target = Target::start(&self.target).await?;
+        let target = MeasuredBroker::start(&self.target).await?;
         let mut publisher = target.connect().await?;
         let topic = fresh_topic("fanout");
         let thread = LoadThread::start()?;
@@ -74,7 +75,7 @@ impl BenchFanout {
         tokio::time::sleep(REST).await;
         let before = target.usage();
         let opening_ns = wall_ns();
-        let group = Group::open(&thread, &target, &topic, self.clients, None)?;
+        let group = Followers::open(&thread, &target, &topic, self.clients, None)?;
         group.all_open().await?;
         let opened_ns = group.look(|tally| tally.last_opened_ns);
         tokio::time::sleep(REST).await;
@@ -107,12 +108,12 @@ impl BenchFanout {
     /// Publishes, and waits until it is delivered; how many deliveries are missing.
     async fn publish(
         &self,
-        group: &Group,
-        publisher: crate::cli::client::Client,
+        group: &Followers,
+        publisher: crate::cli::client::ServerClient,
         topic: &str,
     ) -> CliResult<(Published, u64)> {
         let events = self.rate * self.seconds;
-        let pace = Pace { topic: topic.to_owned(), rate: self.rate, size: self.size, events };
+        let pace = PacedLoad { topic: topic.to_owned(), rate: self.rate, size: self.size, events };
         let stop = CancellationToken::new();
         let mut publishing = tokio::spawn(pace.publish(publisher, stop.clone()));
         let bound = Duration::from_secs(self.seconds) + GRACE;
@@ -139,7 +140,7 @@ impl BenchFanout {
     fn report_deliveries(
         &self,
         report: &mut Report,
-        group: &Group,
+        group: &Followers,
         published: Published,
     ) -> CliResult {
         let rate = published.events as f64 / published.elapsed.as_secs_f64().max(1e-9);
@@ -163,7 +164,7 @@ impl BenchFanout {
         Ok(())
     }
 
-    fn report_uses(&self, report: &mut Report, group: &Group, uses: &Uses) {
+    fn report_uses(&self, report: &mut Report, group: &Followers, uses: &Uses) {
         let deliveries = group.look(|tally| tally.deliveries);
         let Uses { before, idle, end, client } = *uses;
         let cpu = idle.and_then(|idle| end?.cpu_us_each(idle, deliveries));

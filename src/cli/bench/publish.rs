@@ -1,6 +1,5 @@
 //! `leftoff bench publish`: measures a running broker, beside what the disk itself can do.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,17 +7,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Args;
-use hdrhistogram::Histogram;
 use leftoff::TopicName;
-use leftoff::edge::proto::publish_stream_response::Outcome;
-use leftoff::edge::proto::{NewEvent, PublishRequest, PublishStreamRequest};
+use leftoff::edge::proto::NewEvent;
 use serde_json::json;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
-use super::latency_histogram;
-use crate::cli::client::{Client, ServerArgs, client, failed};
-use crate::cli::{CliError, CliResult, Failure};
+use super::measuring::load::{Load, Measured};
+use crate::cli::client::{ServerArgs, ServerClient, client};
+use crate::cli::failure::{CliError, CliResult, ExitReason};
 
 /// Publishes as fast as it is acknowledged
 ///
@@ -36,7 +31,7 @@ pub(super) struct BenchPublish {
     /// Bytes of one payload
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
     size: u64,
-    /// How long
+    /// The time to publish, in seconds
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
     /// Requests of one client's stream that wait for their acknowledgement
@@ -62,49 +57,6 @@ pub(super) struct BenchPublish {
     json: bool,
     #[command(flatten)]
     server: ServerArgs,
-}
-
-/// What a run came to.
-struct Measured {
-    events: u64,
-    elapsed: Duration,
-    latency_us: Histogram<u64>,
-}
-
-impl Measured {
-    fn new() -> CliResult<Self> {
-        Ok(Self { events: 0, elapsed: Duration::ZERO, latency_us: latency_histogram()? })
-    }
-
-    fn note(&mut self, sent: Instant, events: u64) {
-        self.latency_us.saturating_record(sent.elapsed().as_micros() as u64);
-        self.events += events;
-    }
-
-    fn add(&mut self, other: &Self) -> CliResult {
-        self.events += other.events;
-        self.elapsed = self.elapsed.max(other.elapsed);
-        let added = self.latency_us.add(&other.latency_us);
-        added.map_err(|error| CliError::new(Failure::Other, error.to_string()))
-    }
-
-    fn events_per_second(&self) -> f64 {
-        self.events as f64 / self.elapsed.as_secs_f64().max(1e-9)
-    }
-
-    fn json(&self, size: u64) -> serde_json::Value {
-        let quantile_ms = |quantile| self.latency_us.value_at_quantile(quantile) as f64 / 1e3;
-        let rate = self.events_per_second();
-        json!({
-            "events": self.events,
-            "seconds": self.elapsed.as_secs_f64(),
-            "events_per_second": rate.round(),
-            "megabytes_per_second": (rate * size as f64 / 1e4).round() / 100.0,
-            "p50_ms": quantile_ms(0.5),
-            "p99_ms": quantile_ms(0.99),
-            "p99_9_ms": quantile_ms(0.999),
-        })
-    }
 }
 
 impl BenchPublish {
@@ -148,13 +100,13 @@ impl BenchPublish {
         NewEvent { r#type: "bench".to_owned(), payload, ..NewEvent::default() }
     }
 
-    async fn connect(&self) -> CliResult<Vec<Client>> {
+    async fn connect(&self) -> CliResult<Vec<ServerClient>> {
         let count = self.connections.unwrap_or(self.clients).min(self.clients);
         let mut channels = Vec::new();
         for _ in 0..count {
             let channel = self.server.endpoint()?.connect().await;
             channels.push(channel.map_err(|error| {
-                CliError::new(Failure::Unreachable, format!("cannot reach the server: {error}"))
+                CliError::new(ExitReason::Unreachable, format!("cannot reach the server: {error}"))
             })?);
         }
         let shared = channels.into_iter().cycle().take(self.clients as usize);
@@ -183,7 +135,7 @@ impl BenchPublish {
     fn report(&self, published: &Measured, plain: &Measured) -> CliResult {
         let mut output = std::io::stdout().lock();
         let ratio = published.events_per_second() / plain.events_per_second();
-        let (broker, file) = (published.json(self.size), plain.json(self.size));
+        let (broker, file) = (figures(published, self.size), figures(plain, self.size));
         if self.json {
             let mut line = broker;
             line["plain_file"] = file;
@@ -212,72 +164,17 @@ impl BenchPublish {
     }
 }
 
-/// One client's work.
-struct Load {
-    client: Client,
-    topic: String,
-    events: Vec<NewEvent>,
-    in_flight: usize,
-    until: Instant,
-}
-
-impl Load {
-    async fn stream(mut self) -> CliResult<Measured> {
-        let mut measured = Measured::new()?;
-        let count = self.events.len() as u64;
-        let (requests, sent) = mpsc::channel(self.in_flight);
-        let request = PublishStreamRequest {
-            topic: self.topic,
-            events: self.events,
-            expected_sequence: None,
-            in_order: false,
-        };
-        let started = Instant::now();
-        let mut sent_at = VecDeque::new();
-        for _ in 0..self.in_flight {
-            sent_at.push_back(Instant::now());
-            let _closed_is_seen_below = requests.send(request.clone()).await;
-        }
-        let responses = self.client.publisher.publish_stream(ReceiverStream::new(sent)).await;
-        let mut responses = responses.map_err(|status| failed(&status))?.into_inner();
-        while let Some(sent) = sent_at.pop_front() {
-            let response = responses.message().await.map_err(|status| failed(&status))?;
-            match response.and_then(|response| response.outcome) {
-                Some(Outcome::Ack(_)) => measured.note(sent, count),
-                Some(Outcome::Error(error)) => {
-                    return Err(CliError::new(Failure::Refused, error.message));
-                }
-                None => return Err(CliError::new(Failure::Unreachable, "the stream ended")),
-            }
-            if Instant::now() < self.until {
-                sent_at.push_back(Instant::now());
-                let _closed_is_seen_above = requests.send(request.clone()).await;
-            }
-        }
-        measured.elapsed = started.elapsed();
-        Ok(measured)
-    }
-
-    async fn unary(mut self) -> CliResult<Measured> {
-        let mut measured = Measured::new()?;
-        let count = self.events.len() as u64;
-        let request = PublishRequest {
-            topic: self.topic,
-            events: self.events,
-            expected_sequence: None,
-            ephemeral: false,
-        };
-        let started = Instant::now();
-        while Instant::now() < self.until {
-            let sent = Instant::now();
-            self.client
-                .publisher
-                .publish(request.clone())
-                .await
-                .map_err(|status| failed(&status))?;
-            measured.note(sent, count);
-        }
-        measured.elapsed = started.elapsed();
-        Ok(measured)
-    }
+/// The figures of a run with payloads of this size.
+fn figures(measured: &Measured, size: u64) -> serde_json::Value {
+    let quantile_ms = |quantile| measured.latency_us.value_at_quantile(quantile) as f64 / 1e3;
+    let rate = measured.events_per_second();
+    json!({
+        "events": measured.events,
+        "seconds": measured.elapsed.as_secs_f64(),
+        "events_per_second": rate.round(),
+        "megabytes_per_second": (rate * size as f64 / 1e4).round() / 100.0,
+        "p50_ms": quantile_ms(0.5),
+        "p99_ms": quantile_ms(0.99),
+        "p99_9_ms": quantile_ms(0.999),
+    })
 }

@@ -7,15 +7,18 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::pacing::{MIN_PAYLOAD_BYTES, Pace, Published, publish_all};
-use super::process::{Target, TargetArgs, Usage, check_open_files};
-use super::report::{Report, Target as Goal};
-use super::subscribers::{Faults, Group, LoadThread};
-use super::{GRACE, fresh_topic, quantile_ms, wall_ns};
-use crate::cli::CliResult;
-use crate::cli::client::Client;
+use super::measuring::latency::wall_ns;
+use super::measuring::pacing::{
+    GRACE, MIN_PAYLOAD_BYTES, PacedLoad, Published, fresh_topic, publish_all,
+};
+use super::measuring::process::{MeasuredBroker, TargetArgs, Usage, check_open_files};
+use super::measuring::subscribers::{Followers, LoadThread};
+use super::telling::faults::Faults;
+use super::telling::report::{Goal, Report, quantile_ms};
+use crate::cli::client::ServerClient;
+use crate::cli::failure::CliResult;
 
-/// How long the followers of the other topic are by themselves, to compare with.
+/// The time that the followers of the other topic are alone, to compare with.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Has many clients come back at once with a `Last-Event-ID`
@@ -49,7 +52,7 @@ pub(super) struct BenchResume {
     #[arg(long, default_value_t = 256)]
     #[arg(value_parser = clap::value_parser!(u64).range(MIN_PAYLOAD_BYTES..=1 << 20))]
     size: u64,
-    /// How long the clients may take; what they do not have by then is missing
+    /// The most seconds that the clients may take; events that come later count as missing
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
     /// Print one object of JSON
@@ -62,14 +65,14 @@ pub(super) struct BenchResume {
 /// The topic that goes on meanwhile.
 struct Live {
     topic: String,
-    followers: Group,
+    followers: Followers,
     publishing: tokio::task::JoinHandle<CliResult<Published>>,
     stop: CancellationToken,
 }
 
-/// What coming back came to.
+/// The result of coming back.
 struct Resumed {
-    clients: Group,
+    clients: Followers,
     missing: u64,
     elapsed_s: f64,
     before: Result<Usage, &'static str>,
@@ -79,7 +82,7 @@ struct Resumed {
 impl BenchResume {
     pub(super) async fn run(self) -> CliResult {
         check_open_files(self.clients + self.followers)?;
-        let target = Target::start(&self.target).await?;
+        let target = MeasuredBroker::start(&self.target).await?;
         let mut client = target.connect().await?;
         let topic = fresh_topic("resume");
         publish_all(&mut client, &topic, self.behind, self.size).await?;
@@ -111,14 +114,14 @@ impl BenchResume {
     async fn go_live(
         &self,
         thread: &LoadThread,
-        target: &Target,
-        client: Client,
+        target: &MeasuredBroker,
+        client: ServerClient,
     ) -> CliResult<Live> {
         let topic = fresh_topic("live");
-        let followers = Group::open(thread, target, &topic, self.followers, None)?;
+        let followers = Followers::open(thread, target, &topic, self.followers, None)?;
         followers.all_open().await?;
         let stop = CancellationToken::new();
-        let pace = Pace {
+        let pace = PacedLoad {
             topic: topic.clone(),
             rate: self.live_rate,
             size: self.size,
@@ -132,12 +135,12 @@ impl BenchResume {
     async fn come_back(
         &self,
         thread: &LoadThread,
-        target: &Target,
+        target: &MeasuredBroker,
         topic: &str,
     ) -> CliResult<Resumed> {
         let before = target.usage();
         let started_ns = wall_ns();
-        let clients = Group::open(thread, target, topic, self.clients, Some(0))?;
+        let clients = Followers::open(thread, target, topic, self.clients, Some(0))?;
         let bound = Duration::from_secs(self.seconds);
         let missing = clients.all_delivered(self.clients * self.behind, bound).await;
         let end = target.usage();

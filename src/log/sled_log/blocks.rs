@@ -27,14 +27,14 @@ pub(super) fn parts(topic: TopicId, block: &Block) -> impl Iterator<Item = (Bloc
 }
 
 /// A key with its value, or why they cannot be read.
-pub(super) type Entry = sled::Result<(sled::IVec, sled::IVec)>;
+pub(super) type TreeEntry = sled::Result<(sled::IVec, sled::IVec)>;
 
 /// The entries of blocks' parts, without what means nothing.
-type Entries = std::iter::Filter<sled::Iter, fn(&Entry) -> bool>;
+type TreeEntries = std::iter::Filter<sled::Iter, fn(&TreeEntry) -> bool>;
 
 /// The entries of `found` up to the first error, which is the last of them: sled's iterator stays
 /// where it is after that, and says the same for ever.
-pub(super) fn until_error(found: sled::Iter) -> impl Iterator<Item = Entry> {
+pub(super) fn until_error(found: sled::Iter) -> impl Iterator<Item = TreeEntry> {
     found.scan(false, |is_over, entry| {
         (!std::mem::replace(is_over, entry.is_err())).then_some(entry)
     })
@@ -45,8 +45,8 @@ pub(super) fn entries(
     tree: &sled::Tree,
     topic: TopicId,
     sequences: Range<Sequence>,
-) -> Peekable<Entries> {
-    let is_part: fn(&Entry) -> bool =
+) -> Peekable<TreeEntries> {
+    let is_part: fn(&TreeEntry) -> bool =
         |entry| !matches!(entry, Ok((key, _)) if keys::is_filler(key));
     tree.range(keys::blocks(topic, sequences)).filter(is_part).peekable()
 }
@@ -55,14 +55,14 @@ pub(super) fn entries(
 ///
 /// Yields [`Error::Damaged`] in place of a block that does not fit or is missing, and goes on
 /// after it.
-pub(super) struct Blocks {
+pub(super) struct TreeBlocks {
     id: TopicId,
     topic: TopicName,
     tree: sled::Tree,
     touches: Touches,
     /// Whether nothing more can be read.
     is_over: bool,
-    entries: Peekable<Entries>,
+    entries: Peekable<TreeEntries>,
     /// The end of the range: damage is not looked for beyond. `None`: there is no end.
     end: Option<Sequence>,
     /// Where the range begins.
@@ -71,7 +71,7 @@ pub(super) struct Blocks {
     expected: Option<Sequence>,
 }
 
-impl Blocks {
+impl TreeBlocks {
     /// Reads the blocks of `topic` that begin in `sequences`, the first one wherever that is. The
     /// topic's name is told with any damage.
     pub(super) fn new(
@@ -132,7 +132,7 @@ impl Blocks {
         Error::Damaged { topic: self.topic.clone(), first, last, problem }
     }
 
-    /// What is missing before the next block, or, after the last one, before the end.
+    /// Returns the damage if a block is missing before the next block or before the end.
     fn missing(&mut self) -> Option<Error> {
         let expected = self.expected?;
         let is_missing = match self.entries.peek() {
@@ -221,12 +221,12 @@ pub(super) fn readable_before(
     readable_after(sequences, |sequence| is_readable(mirrored(sequence))).map(mirrored)
 }
 
-fn is_part_of(entry: &Entry, first: Sequence) -> bool {
+fn is_part_of(entry: &TreeEntry, first: Sequence) -> bool {
     let Ok((key, _)) = entry else { return false };
     keys::parse_block(key).is_some_and(|(_, owner, part)| owner == first && part > 0)
 }
 
-impl Iterator for Blocks {
+impl Iterator for TreeBlocks {
     type Item = Result<Block>;
 
     fn next(&mut self) -> Option<Result<Block>> {
@@ -255,7 +255,7 @@ impl Iterator for Blocks {
     }
 }
 
-/// What is said of events whose page sled cannot read.
+/// Returns the error for events whose page sled cannot read.
 pub(super) fn unreadable_page(topic: &TopicName, first: Sequence, last: Option<Sequence>) -> Error {
     let problem = "the page that holds them is unreadable".to_owned();
     Error::Damaged { topic: topic.clone(), first, last: last.map(|last| last.max(first)), problem }

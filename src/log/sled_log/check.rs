@@ -11,11 +11,11 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::blocks::{Blocks, END};
+use super::blocks::{END, TreeBlocks};
 use super::directory::{lock_existing, no_directory, refuse_unfinished};
 use super::engine::{self, unreadable};
 use super::mark::{self, Loss};
-use super::restore::Target;
+use super::restore::NewLog;
 use super::{keys, lost_tail, records, salvage, sled_files};
 use crate::cursor::{Position, Sequence};
 use crate::error::{Error, Result};
@@ -31,7 +31,7 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// Bytes copied between two reports of progress.
 const COPY_STEP_BYTES: usize = 1 << 20;
 
-/// How far a check has come.
+/// The progress of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checking {
     /// This many bytes of the log's files are copied, of so many.
@@ -40,14 +40,14 @@ pub enum Checking {
     Read(u64, u64),
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub struct CheckReport {
-    /// How many topics there are.
+    /// The number of topics.
     pub topics: u64,
-    /// How many blocks fit their checksum.
+    /// The number of blocks that fit their checksum.
     pub blocks: u64,
-    /// How many events these hold.
+    /// The number of events in these blocks.
     pub events: u64,
     /// The bytes of these events as they are stored.
     pub event_bytes: u64,
@@ -73,8 +73,8 @@ pub fn check(
 }
 
 /// As [`check`], and writes whatever verifies into a new log in `repaired`, which is made or empty.
-/// What the report says is damaged is lost there; where something that is whole follows it in its
-/// topic, no other event takes its sequence.
+/// Damaged events, which are in the report, are lost in the new log. Where a whole block follows
+/// them in their topic, their sequences stay unused.
 ///
 /// # Errors
 ///
@@ -85,23 +85,23 @@ pub fn repair(
     repaired: &Path,
     progress: impl FnMut(Checking),
 ) -> Result<CheckReport> {
-    let repaired = Some(Target::create(repaired)?);
+    let repaired = Some(NewLog::create(repaired)?);
     Checker::new(repaired, progress).run(directory, scratch)
 }
 
 struct Checker<P> {
     report: CheckReport,
-    /// How large the log's files are, and how much of that was read in blocks so far.
+    /// The size of the log's files, and the part of it that was read in blocks so far, in bytes.
     copied_bytes: u64,
     read_bytes: u64,
     /// The topics, as their newest blocks have them.
     topics: Vec<StoredTopic>,
-    repaired: Option<Target>,
+    repaired: Option<NewLog>,
     progress: P,
 }
 
 impl<P: FnMut(Checking)> Checker<P> {
-    fn new(repaired: Option<Target>, progress: P) -> Self {
+    fn new(repaired: Option<NewLog>, progress: P) -> Self {
         let (report, topics) = (CheckReport::default(), Vec::new());
         Self { report, copied_bytes: 0, read_bytes: 0, topics, repaired, progress }
     }
@@ -234,7 +234,7 @@ impl<P: FnMut(Checking)> Checker<P> {
             self.report.damage.push(Error::DamagedLog { problem });
             self.report.topics += 1;
             let first =
-                Blocks::new(tree, id, name.clone(), Sequence::FIRST..END).find_map(Result::ok);
+                TreeBlocks::new(tree, id, name.clone(), Sequence::FIRST..END).find_map(Result::ok);
             let earliest = first.map_or(Sequence::FIRST, |block| block.first_sequence());
             let orphan = StoredTopic::new(id, name);
             let extent = Extent { earliest, ..orphan.extent };
@@ -264,7 +264,7 @@ impl<P: FnMut(Checking)> Checker<P> {
         }
         let (mut is_first, mut reaches_end) = (true, false);
         let mut extent = extent;
-        for block in Blocks::new(tree, id, name.clone(), Sequence::FIRST..END) {
+        for block in TreeBlocks::new(tree, id, name.clone(), Sequence::FIRST..END) {
             // Blocks from before a trim may be there still, to be removed; a later start is a loss.
             if let Ok(block) = &block
                 && std::mem::take(&mut is_first)

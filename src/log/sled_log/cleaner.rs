@@ -54,9 +54,9 @@ use super::engine::{SEGMENT_BYTES, written_bytes, written_lsn};
 use super::mark::Mark;
 use super::snapshot::Snapshots;
 use super::space::Space;
-use crate::log::failed::Failed;
+use crate::log::failed::WriteFailure;
 
-/// How long a stop waits for the thread, and the time between two looks.
+/// The longest wait of a stop for the thread, and the time between two looks.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const STOP_STEP: Duration = Duration::from_millis(1);
 
@@ -71,8 +71,8 @@ const MOVES: usize = 32;
 /// Bytes that [`MOVES`] write at the most when there is nothing to move.
 const IDLE_BYTES: u64 = MOVES as u64 * 1_024;
 
-/// How long the thread moves pages at a time, and how often it may begin to: it takes half of the
-/// time at the most, as sled's flusher does.
+/// The longest time that the thread moves pages without a pause, and the time between two begins:
+/// the thread takes at most half of the time, as sled's flusher does.
 const SPELL: Duration = Duration::from_millis(10);
 const INTERVAL: Duration = Duration::from_millis(20);
 
@@ -100,40 +100,40 @@ const FRUITLESS_MOVES: usize = 2_048;
 /// The thread that cleans, while this is held.
 #[derive(Debug)]
 pub(super) struct Cleaner {
-    shared: Arc<Shared>,
+    shared: Arc<CleanerState>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct CleanerState {
     database: sled::Db,
     file: File,
     mark: Arc<Mark>,
     /// Bytes that commits have written.
     committed_bytes: AtomicU64,
-    /// How much was written in all when nothing was left to do.
+    /// The bytes that were written in all when nothing was left to do.
     seen_bytes: AtomicU64,
     /// Whether something was removed since nothing was left to do.
     has_removed: AtomicBool,
     /// Whether something was committed without a sync.
     is_unsynced: AtomicBool,
-    /// How much was written in all when segments were finished last.
+    /// The bytes that were written in all when segments were finished last.
     pressed_bytes: AtomicU64,
     is_pressed: AtomicBool,
     is_busy: AtomicBool,
     is_stopping: AtomicBool,
     space: Arc<Space>,
     snapshots: Mutex<Snapshots>,
-    failed: Arc<Failed>,
+    failed: Arc<WriteFailure>,
 }
 
-/// What a commit did.
+/// The effect of one commit on sled.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Written {
-    /// What sled had written in all before it.
+pub(super) struct WrittenGroup {
+    /// The bytes that sled had written in all before the commit.
     pub(super) before_bytes: u64,
     pub(super) is_synced: bool,
-    /// Whether it took anything away.
+    /// Whether the commit removed anything.
     pub(super) has_removed: bool,
 }
 
@@ -144,9 +144,9 @@ impl Cleaner {
         (database, sled_directory): (&sled::Db, &Path),
         (file, mark): (&File, &Arc<Mark>),
         space: &Arc<Space>,
-        failed: &Arc<Failed>,
+        failed: &Arc<WriteFailure>,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(CleanerState {
             database: database.clone(),
             file: file.try_clone()?,
             mark: mark.clone(),
@@ -164,12 +164,12 @@ impl Cleaner {
         });
         let running = shared.clone();
         let thread = std::thread::Builder::new().name("log cleaner".to_owned());
-        let thread = Some(thread.spawn(move || running.run_to_the_end(Shared::run))?);
+        let thread = Some(thread.spawn(move || running.run_to_the_end(CleanerState::run))?);
         Ok(Self { shared, thread })
     }
 
     /// Notes that a commit has written.
-    pub(super) fn wrote(&self, written: Written) {
+    pub(super) fn wrote(&self, written: WrittenGroup) {
         let shared = &self.shared;
         let bytes = written_bytes(&shared.database).saturating_sub(written.before_bytes);
         shared.committed_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -227,7 +227,7 @@ impl Drop for Cleaner {
     }
 }
 
-impl Shared {
+impl CleanerState {
     /// Has it `run` until the log is closed. Notes what ends it before: sled has given up.
     fn run_to_the_end(&self, run: impl FnOnce(&Self) -> io::Result<()>) {
         let ended = catch_unwind(AssertUnwindSafe(|| run(self)));
@@ -428,7 +428,7 @@ mod tests {
         let full = used(&database);
         assert!(full >= u64::from(KEYS) * VALUE_BYTES as u64);
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
-        let failed = Arc::<Failed>::default();
+        let failed = Arc::<WriteFailure>::default();
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
         let mark = Arc::new(Mark::open(directory.path()).unwrap());
         let cleaner =
@@ -438,7 +438,11 @@ mod tests {
             let before = written_bytes(&database);
             tree.remove(key.to_be_bytes()).unwrap();
             database.flush().unwrap();
-            cleaner.wrote(Written { before_bytes: before, is_synced: true, has_removed: true });
+            cleaner.wrote(WrittenGroup {
+                before_bytes: before,
+                is_synced: true,
+                has_removed: true,
+            });
         }
         let until = Instant::now() + Duration::from_secs(60);
         while used(&database) > full * 6 / 10 {
@@ -473,7 +477,7 @@ mod tests {
             tree.insert(key.to_be_bytes(), vec![key as u8; VALUE_BYTES]).unwrap();
         }
         sync();
-        let (failed, elsewhere) = (Arc::<Failed>::default(), tempfile::tempdir().unwrap());
+        let (failed, elsewhere) = (Arc::<WriteFailure>::default(), tempfile::tempdir().unwrap());
         let space = Arc::new(Space::open(elsewhere.path(), 0).unwrap());
         let mark = Arc::new(Mark::open(elsewhere.path()).unwrap());
         let before = written_bytes(&database);
@@ -484,7 +488,7 @@ mod tests {
         let removed_bytes = written_bytes(&database);
         let mut cleaner =
             Cleaner::start((&database, disk.path()), (&file, &mark), &space, &failed).unwrap();
-        cleaner.wrote(Written { before_bytes: before, is_synced: true, has_removed: true });
+        cleaner.wrote(WrittenGroup { before_bytes: before, is_synced: true, has_removed: true });
         let until = Instant::now() + Duration::from_secs(60);
         let shared = cleaner.shared.clone();
         while shared.is_busy.load(Ordering::Acquire) || shared.is_worth_it() {
@@ -523,7 +527,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let database = engine::open(directory.path(), 1 << 20).unwrap();
         let (_reader, writer) = io::pipe().unwrap();
-        let failed = Arc::<Failed>::default();
+        let failed = Arc::<WriteFailure>::default();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         failed.tell(Box::new(move |cause| tell.send(cause.to_string()).unwrap()));
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
@@ -535,7 +539,7 @@ mod tests {
         failed.check().unwrap();
         let committed = Instant::now();
         let before_bytes = written_bytes(&database);
-        cleaner.wrote(Written { before_bytes, is_synced: false, has_removed: false });
+        cleaner.wrote(WrittenGroup { before_bytes, is_synced: false, has_removed: false });
         let told = told.recv_timeout(Duration::from_secs(30)).unwrap();
         assert!(told.contains("the thread that cleans the log"), "{told}");
         assert!(committed.elapsed() < Duration::from_secs(1), "after {:?}", committed.elapsed());
@@ -553,7 +557,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let database = engine::open(directory.path(), 1 << 20).unwrap();
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
-        let failed = Arc::<Failed>::default();
+        let failed = Arc::<WriteFailure>::default();
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
         let mark = Arc::new(Mark::open(directory.path()).unwrap());
         let mut cleaner =
@@ -571,7 +575,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let database = engine::open(directory.path(), 1 << 20).unwrap();
         let file = File::options().write(true).open(directory.path().join("db")).unwrap();
-        let failed = Arc::<Failed>::default();
+        let failed = Arc::<WriteFailure>::default();
         let space = Arc::new(Space::open(directory.path(), 0).unwrap());
         let mark = Arc::new(Mark::open(directory.path()).unwrap());
         let mut cleaner =
@@ -582,7 +586,7 @@ mod tests {
             tree.insert(key.to_be_bytes(), vec![0; VALUE_BYTES]).unwrap();
         }
         database.flush().unwrap();
-        cleaner.wrote(Written { before_bytes: before, is_synced: false, has_removed: false });
+        cleaner.wrote(WrittenGroup { before_bytes: before, is_synced: false, has_removed: false });
         let until = Instant::now() + Duration::from_secs(30);
         let shared = cleaner.shared.clone();
         while shared.is_busy.load(Ordering::Acquire) || shared.is_worth_it() {

@@ -10,7 +10,7 @@ pub(super) const RESERVE_BYTES: u64 = 4 * SEGMENT_BYTES as u64;
 /// The least that can be kept free: the reserve file, and two segments to go on with.
 pub const LEAST_FREE_BYTES: u64 = RESERVE_BYTES + 2 * SEGMENT_BYTES as u64;
 
-/// How the log uses the disk and the memory.
+/// The settings of how the log uses the disk and the memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {

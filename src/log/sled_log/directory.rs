@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 /// The file that is there as long as a log is being made.
 pub(super) const UNFINISHED: &str = "restoring";
 
-/// How long a lock that somebody holds is waited for, and the time between two looks. A child that
-/// a program starts has its parent's locks until it executes its own program, for a moment: a
+/// The longest wait for a lock that somebody holds, and the time between two looks. A child process
+/// holds its parent's locks for a moment, until it executes its own program: without the wait, a
 /// program that reopens its log just then would be refused.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_STEP: Duration = Duration::from_millis(5);
@@ -28,7 +28,7 @@ pub(super) fn make_directory(directory: &Path) -> Result<()> {
     Err(Error::Open { path: path.to_owned(), problem })
 }
 
-/// What is there in the place of a directory; `None` for nothing, or a directory.
+/// Says what stands in the place of a directory; `None` for nothing, or a directory.
 pub(super) fn no_directory(path: &Path) -> Option<String> {
     if let Ok(found) = path.metadata() {
         let problem = "it is a file, and no directory; name a directory";

@@ -18,7 +18,7 @@ use crate::error::{Error, PUT_BACK};
 /// sled's unit of space, in bytes.
 pub(super) const SEGMENT_BYTES: usize = 8 << 20;
 
-/// How much of a panic of sled is told.
+/// The most characters of a panic of sled that an error repeats.
 const MAX_PANIC_CHARS: usize = 200;
 
 /// Opens sled the one way this log uses it.
@@ -34,8 +34,8 @@ pub(super) fn open(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
     patiently(|| contained(|| config.open()), is_locked)
 }
 
-/// What `open` returns. sled takes its files for its own, and panics where they contradict each
-/// other.
+/// Calls `open`, and returns an error where sled panics: sled trusts its files, and panics where
+/// they contradict each other.
 fn contained<T>(open: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
     std::panic::catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -45,7 +45,7 @@ fn contained<T>(open: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
     })
 }
 
-/// Why sled cannot open its files.
+/// Returns the error of a sled that cannot open its files.
 pub(super) fn cannot_open(error: sled::Error, at: impl FnOnce(String) -> Error) -> Error {
     match error {
         sled::Error::Corruption { .. } => unreadable(error),
@@ -56,24 +56,24 @@ pub(super) fn cannot_open(error: sled::Error, at: impl FnOnce(String) -> Error) 
     }
 }
 
-/// The last place in sled's log that is written to its file.
+/// Returns the last place in sled's log that is written to its file.
 pub(super) fn written_lsn(database: &sled::Db) -> sled::Lsn {
     // Not documented, but public; this very version of sled is asked for in Cargo.toml.
     database.context.pagecache.log.stable_offset()
 }
 
-/// How many bytes sled has written to its file in all, since it was created. Padding counts.
+/// Returns how many bytes sled has written to its file since it was created, with padding.
 pub(super) fn written_bytes(database: &sled::Db) -> u64 {
     written_lsn(database).try_into().unwrap_or(0)
 }
 
-/// Where the segments of sled's file begin, in bytes, that hold something that may be valid.
+/// Lists the segments that may hold something valid, each by the offset in sled's file in bytes.
 pub(super) fn used_segments(database: &sled::Db) -> impl Iterator<Item = u64> {
     // As above. Nothing is read: the iterator begins with a list of the segments in use.
     database.context.pagecache.log.iter_from(0).segments.into_values()
 }
 
-/// A sled error, as ours.
+/// Turns an error of sled into ours.
 pub(super) fn unreadable(error: sled::Error) -> Error {
     match error {
         sled::Error::Corruption { .. } => Error::DamagedLog {

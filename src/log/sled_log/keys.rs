@@ -49,7 +49,7 @@ pub(super) fn is_filler(key: &[u8]) -> bool {
     key.split_last().is_some_and(|(_, block)| parse_block(block).is_some())
 }
 
-/// What the key of a block's part says; `None` for any other key.
+/// Parses the key of a block's part; `None` for any other key.
 pub(super) fn parse_block(key: &[u8]) -> Option<(TopicId, Sequence, u16)> {
     let key: &BlockKey = key.try_into().ok()?;
     let topic = TopicId::from_stored(u32::from_be_bytes(key[..4].try_into().ok()?))?;
@@ -62,7 +62,7 @@ pub(super) fn blocks(topic: TopicId, sequences: Range<Sequence>) -> Range<BlockK
     block(topic, sequences.start, 0)..block(topic, sequences.end, 0)
 }
 
-/// What the key of every block of ids begins with.
+/// The beginning of the key of every block of ids.
 pub(super) const IDS: [u8; 5] = [0, 0, 0, 0, b'I'];
 
 /// The key of a block of ids.
@@ -92,7 +92,7 @@ pub(super) fn topic(id: TopicId) -> [u8; 9] {
     key
 }
 
-/// What every topic's record's key begins with.
+/// The beginning of the key of every topic's record.
 pub(super) const TOPICS: [u8; 5] = [0, 0, 0, 0, b'T'];
 
 /// The id in the key of a topic's record; `None` for any other key.

@@ -36,7 +36,7 @@ use crate::log::meta::LogRecord;
 use crate::log::stored_topic::{StoredTopic, sequences};
 use crate::topic::{TopicId, TopicName};
 
-/// How many sequences, and positions, are left out where it is not known which were given out.
+/// The number of sequences and positions that are skipped where it is unknown which were given out.
 const LEAP: u64 = 1 << 32;
 
 /// Notes in those of `topics` whose `index` is in `damaged`, which end with their last block that
@@ -76,7 +76,7 @@ pub(super) fn without_abandoned(topics: Vec<StoredTopic>) -> Vec<StoredTopic> {
     topics.into_iter().filter(|topic| newest.get(&topic.name) == Some(&topic.id)).collect()
 }
 
-/// What is said of a log that ends before its mark.
+/// Returns the problem of a log that ends before its mark.
 pub(super) fn lost_end(last: Position, marked: Position) -> String {
     format!(
         "it ends at position {last}, but was durable up to position {marked}: positions {} to \

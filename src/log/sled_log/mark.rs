@@ -47,30 +47,30 @@ const OLD_MARK_BYTES: usize = CRC_BYTES + 4 + 8 + 16;
 #[derive(Debug)]
 pub(super) struct Mark {
     file: File,
-    noted: Mutex<Noted>,
+    noted: Mutex<NotedMark>,
 }
 
-/// What the file says.
+/// The content of the file, and its epoch.
 #[derive(Debug, Clone, Copy, Default)]
-struct Noted {
+struct NotedMark {
     /// `None` until something is read or written.
     epoch: Option<Epoch>,
-    marked: Marked,
+    marked: MarkContent,
 }
 
-/// What a mark says, besides the epoch.
+/// The content of a mark, without the epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Marked {
+pub(super) struct MarkContent {
     /// Every event up to here is durable.
     pub(super) position: Position,
     /// sled's own log is durable up to here; `None` where that was not noted.
     pub(super) lsn: Option<i64>,
-    /// What was found to be missing, of which no epoch tells yet.
+    /// The loss that was found and that no new epoch tells of yet.
     pub(super) loss: Loss,
     boot: u128,
 }
 
-/// What is missing of what was durable.
+/// The loss of something that was durable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Loss {
     /// Nothing.
@@ -82,7 +82,7 @@ pub(super) enum Loss {
     Unknown,
 }
 
-impl Marked {
+impl MarkContent {
     /// Whether something that was acknowledged may be gone: it was found, or the system went down.
     pub(super) fn has_lost_some(&self) -> bool {
         self.loss > Loss::None || self.boot != 0 && self.boot != current_boot()
@@ -113,14 +113,14 @@ impl Mark {
 
     /// Begins an epoch, in which everything up to these places is durable.
     pub(super) fn begin(&self, epoch: Epoch, position: Position, lsn: i64) -> io::Result<()> {
-        let marked = Marked { position, lsn: Some(lsn), ..Marked::default() };
-        self.change(|noted| *noted = Noted { epoch: Some(epoch), marked })
+        let marked = MarkContent { position, lsn: Some(lsn), ..MarkContent::default() };
+        self.change(|noted| *noted = NotedMark { epoch: Some(epoch), marked })
     }
 
     /// Notes that everything up to these places is durable; every event up to the last one that was
     /// noted if there is no position.
     pub(super) fn write(&self, position: Option<Position>, lsn: i64) -> io::Result<()> {
-        self.change(|Noted { marked, .. }| {
+        self.change(|NotedMark { marked, .. }| {
             marked.position = position.unwrap_or(marked.position);
             marked.lsn = marked.lsn.max(Some(lsn));
         })
@@ -128,7 +128,7 @@ impl Mark {
 
     /// Notes what is missing, and makes that survive a power loss.
     pub(super) fn note_loss(&self, loss: Loss) -> io::Result<()> {
-        self.change(|Noted { marked, .. }| *marked = marked.with(loss))?;
+        self.change(|NotedMark { marked, .. }| *marked = marked.with(loss))?;
         self.file.sync_all()
     }
 
@@ -137,7 +137,7 @@ impl Mark {
         if self.lock().marked.boot != 0 {
             return Ok(());
         }
-        self.change(|Noted { marked, .. }| marked.boot = current_boot())?;
+        self.change(|NotedMark { marked, .. }| marked.boot = current_boot())?;
         self.file.sync_all()
     }
 
@@ -146,7 +146,7 @@ impl Mark {
         if self.lock().marked.boot == 0 {
             return Ok(());
         }
-        self.change(|Noted { marked, .. }| marked.boot = 0)
+        self.change(|NotedMark { marked, .. }| marked.boot = 0)
     }
 
     /// Makes what was written survive a power loss, the file's existence included.
@@ -156,17 +156,17 @@ impl Mark {
 
     /// Goes on with what was noted before. Returns it, with its epoch; `None` where there is
     /// nothing.
-    pub(super) fn read(&self) -> io::Result<Option<(Epoch, Marked)>> {
+    pub(super) fn read(&self) -> io::Result<Option<(Epoch, MarkContent)>> {
         let mut bytes = Vec::new();
         (&self.file).read_to_end(&mut bytes)?;
         let Some((epoch, marked)) = decode(&bytes) else { return Ok(None) };
         let boot = if marked.boot == current_boot() { marked.boot } else { 0 };
-        *self.lock() = Noted { epoch: Some(epoch), marked: Marked { boot, ..marked } };
+        *self.lock() = NotedMark { epoch: Some(epoch), marked: MarkContent { boot, ..marked } };
         Ok(Some((epoch, marked)))
     }
 
     /// Writes what `change` makes of what is noted; nothing where there is no epoch.
-    fn change(&self, change: impl FnOnce(&mut Noted)) -> io::Result<()> {
+    fn change(&self, change: impl FnOnce(&mut NotedMark)) -> io::Result<()> {
         let mut noted = self.lock();
         let mut changed = *noted;
         change(&mut changed);
@@ -177,13 +177,13 @@ impl Mark {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Noted> {
+    fn lock(&self) -> MutexGuard<'_, NotedMark> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Reads the mark in `directory`, with its epoch, without creating anything.
-pub(super) fn read(directory: &Path) -> io::Result<Option<(Epoch, Marked)>> {
+pub(super) fn read(directory: &Path) -> io::Result<Option<(Epoch, MarkContent)>> {
     match std::fs::read(directory.join(FILE_NAME)) {
         Ok(bytes) => Ok(decode(&bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -191,7 +191,7 @@ pub(super) fn read(directory: &Path) -> io::Result<Option<(Epoch, Marked)>> {
     }
 }
 
-fn encode(epoch: Epoch, marked: Marked) -> [u8; MARK_BYTES] {
+fn encode(epoch: Epoch, marked: MarkContent) -> [u8; MARK_BYTES] {
     let mut bytes = [0; MARK_BYTES];
     bytes[4..8].copy_from_slice(&epoch.get().to_be_bytes());
     bytes[8..16].copy_from_slice(&marked.position.get().to_be_bytes());
@@ -203,7 +203,7 @@ fn encode(epoch: Epoch, marked: Marked) -> [u8; MARK_BYTES] {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<(Epoch, Marked)> {
+fn decode(bytes: &[u8]) -> Option<(Epoch, MarkContent)> {
     let (crc, content) = bytes.split_first_chunk()?;
     if u32::from_be_bytes(*crc) != crc32fast::hash(content) {
         return None;
@@ -212,7 +212,7 @@ fn decode(bytes: &[u8]) -> Option<(Epoch, Marked)> {
     let (position, rest) = rest.split_first_chunk()?;
     let (boot, rest) = rest.split_first_chunk()?;
     let lsn = rest.first_chunk().map(|lsn| i64::from_be_bytes(*lsn));
-    let marked = Marked {
+    let marked = MarkContent {
         position: Position::new(u64::from_be_bytes(*position)),
         lsn: lsn.filter(|lsn| *lsn >= 0),
         loss: match rest.get(8) {
@@ -245,7 +245,7 @@ mod tests {
         mark.write(Some(Position::new(4)), 40).unwrap();
         assert_eq!(marked().boot, boot, "they are not synced because others are");
         assert_eq!((marked().position, marked().has_lost_some()), (Position::new(4), false));
-        let elsewhere = Marked { boot: marked().boot ^ 1, ..marked() };
+        let elsewhere = MarkContent { boot: marked().boot ^ 1, ..marked() };
         assert!(elsewhere.has_lost_some(), "the system was started again since");
         mark.note_synced().unwrap();
         assert_eq!((marked().boot, marked().position), (0, Position::new(4)));
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_mark_of_the_version_before_is_read() {
-        let marked = Marked { position: Position::new(8), ..Marked::default() };
+        let marked = MarkContent { position: Position::new(8), ..MarkContent::default() };
         let mut bytes = encode(Epoch::new(5), marked)[..OLD_MARK_BYTES].to_vec();
         let crc = crc32fast::hash(&bytes[CRC_BYTES..]);
         bytes[..CRC_BYTES].copy_from_slice(&crc.to_be_bytes());
@@ -324,7 +324,7 @@ mod tests {
         assert_eq!((on_disk().position, on_disk().boot), (position, 0));
 
         let boot = current_boot() ^ 2;
-        let elsewhere = encode(epoch, Marked { position, boot, ..Marked::default() });
+        let elsewhere = encode(epoch, MarkContent { position, boot, ..MarkContent::default() });
         std::fs::write(directory.path().join(FILE_NAME), elsewhere).unwrap();
         let mark = open();
         assert!(mark.read().unwrap().unwrap().1.has_lost_some());

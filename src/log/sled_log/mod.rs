@@ -59,7 +59,7 @@ use tracing::{error, info, warn};
 
 use super::block::Block;
 use super::contract::{self, Log};
-use super::failed::{Failed, TellFailure};
+use super::failed::{TellFailure, WriteFailure};
 use super::group::Group;
 use super::meta::{self, LogRecord};
 use super::read_ahead::ReadAhead;
@@ -69,20 +69,20 @@ use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, PUT_BACK, Result};
 use crate::event::{Durability, Timestamp};
 use crate::topic::{TopicId, TopicName};
-use cleaner::{Cleaner, Written};
+use cleaner::{Cleaner, WrittenGroup};
 use config::LogConfig;
 use directory::lock;
 use engine::{written_bytes, written_lsn};
-use mark::{Loss, Mark, Marked};
-use space::{Purpose, Space};
+use mark::{Loss, Mark, MarkContent};
+use space::{Space, WritePurpose};
 use touches::Touches;
 use tree_reader::TreeReader;
 
-/// What the record of a topic takes, and what the removal of a part does, in bytes, about.
+/// The size of a topic's record and of the removal of a part on disk, in bytes, roughly.
 const RECORD_BYTES: u64 = 512;
 const REMOVAL_BYTES: u64 = 64;
 
-/// How many topics are noted at a time whose ends are damaged.
+/// The most topics with damaged ends that are noted in one batch.
 const MAX_NOTED_ENDS: usize = 1_000;
 
 /// The log in a directory of its own.
@@ -101,7 +101,7 @@ pub struct SledLog {
     /// for: reading the newest block of each takes most of the time that opening takes.
     found: Mutex<Option<Vec<StoredTopic>>>,
     /// Why nothing more may be written.
-    failed: Arc<Failed>,
+    failed: Arc<WriteFailure>,
     /// Held for as long as the log is open; the system lets go of it when the process ends.
     _lock: File,
 }
@@ -160,7 +160,7 @@ impl SledLog {
     }
 
     /// Reads the epoch and the names, and holds what is found against what the mark says.
-    fn begin(&mut self, directory: &Path, noted: Option<(Epoch, Marked)>) -> Result<()> {
+    fn begin(&mut self, directory: &Path, noted: Option<(Epoch, MarkContent)>) -> Result<()> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let stored = records::read_log(&self.tree)?;
         let marked = match (&stored, noted) {
@@ -217,7 +217,7 @@ impl SledLog {
         &self,
         topics: Vec<StoredTopic>,
         record: &mut LogRecord,
-        marked: Option<Marked>,
+        marked: Option<MarkContent>,
     ) -> Result<Vec<StoredTopic>> {
         let mut found = Vec::with_capacity(topics.len());
         let mut damaged = Vec::new();
@@ -252,7 +252,7 @@ impl SledLog {
         &self,
         topics: &mut [StoredTopic],
         record: &mut LogRecord,
-        marked: Option<Marked>,
+        marked: Option<MarkContent>,
         problem: &str,
     ) -> Result<()> {
         let all: Vec<usize> = (0..topics.len()).collect();
@@ -351,13 +351,13 @@ impl SledLog {
         })
     }
 
-    fn purpose(&self, group: &Group) -> Purpose {
+    fn purpose(&self, group: &Group) -> WritePurpose {
         let is_new = |topic: &StoredTopic| !self.reader.knows(topic.id);
         if !group.appended.is_empty() || group.topics.iter().any(is_new) {
-            return Purpose::Grow;
+            return WritePurpose::Grow;
         }
         if !group.rewritten.is_empty() {
-            return Purpose::Change;
+            return WritePurpose::Change;
         }
         // A topic that is trimmed is noted, too: that makes room.
         let has_new_settings = |topic: &StoredTopic| {
@@ -366,12 +366,12 @@ impl SledLog {
             !topic.is_deleted && stored.is_some_and(|stored| stored.config != topic.config)
         };
         match group.removed.is_empty() && group.topics.iter().any(has_new_settings) {
-            true => Purpose::Change,
-            false => Purpose::Remove,
+            true => WritePurpose::Change,
+            false => WritePurpose::Remove,
         }
     }
 
-    /// What is said of a topic's page that nothing can be written to.
+    /// Returns the error for a topic's page that nothing can be written to.
     fn unwritable(&self, topic: &TopicName, first: Option<Sequence>) -> Error {
         match first {
             Some(first) => {
@@ -452,7 +452,7 @@ impl Log for SledLog {
             self.sync(group.durability)
         })?;
         writing::settle(&self.tree, group);
-        self.cleaner.wrote(Written {
+        self.cleaner.wrote(WrittenGroup {
             before_bytes,
             is_synced: group.durability == Durability::Fsync,
             has_removed: !group.removed.is_empty() || !group.forgotten.is_empty(),
@@ -525,7 +525,7 @@ impl Drop for SledLog {
 }
 
 /// Looks for damage before sled does. Returns what the mark says, with what is missing.
-fn salvaged(directory: &Path, mark: &Mark) -> io::Result<Option<(Epoch, Marked)>> {
+fn salvaged(directory: &Path, mark: &Mark) -> io::Result<Option<(Epoch, MarkContent)>> {
     let noted = mark.read()?;
     let sled_directory = directory.join("sled");
     sled_files::mend(&sled_directory)?;
@@ -551,14 +551,14 @@ fn last_position(topics: &[StoredTopic]) -> Position {
 fn lost_events(
     topics: &[StoredTopic],
     record: &LogRecord,
-    marked: Option<Marked>,
+    marked: Option<MarkContent>,
 ) -> Option<String> {
     let last = last_position(topics);
     match marked {
-        Some(Marked { position, .. }) if last < position => {
+        Some(MarkContent { position, .. }) if last < position => {
             Some(lost_tail::lost_end(last, position))
         }
-        Some(Marked { loss: Loss::Unknown, .. }) => {
+        Some(MarkContent { loss: Loss::Unknown, .. }) => {
             Some("entries of its storage engine are damaged that may be of any topic".to_owned())
         }
         _ => record.check_whole(topics, last),

@@ -36,7 +36,7 @@ pub(super) fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<Stor
     })
 }
 
-/// What can be done about a record that is damaged.
+/// The advice for a damaged record.
 const WAY_OUT: &str = "put back a copy of the data directory from before the damage, without its \
      file `mark`, or go on with what `leftoff check --repair` brings back";
 

@@ -2,7 +2,7 @@
 //!
 //! The record of the log is written last, and until then a file `restoring` says so: what was
 //! interrupted is no log, and is not taken for one.
-//! It begins an epoch of its own, so that no cursor from before is read as if nothing had happened.
+//! A new log begins a new epoch, so that readers with a cursor from before are told.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -31,7 +31,7 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// Bytes of blocks that are written in one batch.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// How far a restore has come: bytes of all the backups, which are read twice.
+/// The progress of a restore, in bytes of all backups, which are read twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restoring {
     /// Bytes that are read.
@@ -40,12 +40,12 @@ pub struct Restoring {
     pub total_bytes: u64,
 }
 
-/// What was restored.
+/// The result of a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RestoreReport {
-    /// How many topics.
+    /// The number of topics.
     pub topics: u64,
-    /// How many events.
+    /// The number of events.
     pub events: u64,
     /// The position of the newest event.
     pub last_position: u64,
@@ -90,7 +90,7 @@ pub fn restore(
             _ => last = Some((header.epoch, header.position)),
         }
     }
-    let mut target = Target::create(directory)?;
+    let mut target = NewLog::create(directory)?;
     for path in backups {
         read(path, |frame| target.take(frame), &mut report)?;
     }
@@ -121,19 +121,19 @@ fn read(
 }
 
 /// A log that is being made.
-pub(super) struct Target {
+pub(super) struct NewLog {
     directory: PathBuf,
     database: sled::Db,
     tree: sled::Tree,
-    topics: BTreeMap<TopicId, (StoredTopic, Written)>,
+    topics: BTreeMap<TopicId, (StoredTopic, WrittenTopic)>,
     batch: sled::Batch,
     batch_bytes: usize,
     _lock: File,
 }
 
-/// What was written of a topic.
+/// The part of a topic that is written already.
 #[derive(Debug, Clone, Copy, Default)]
-struct Written {
+struct WrittenTopic {
     /// Where its blocks begin and end; `None`: there are none.
     sequences: Option<(Sequence, Sequence)>,
     end_bytes: u64,
@@ -144,7 +144,7 @@ struct Written {
     may_expire: bool,
 }
 
-impl Target {
+impl NewLog {
     /// Begins a log in `directory`, which is made, or empty.
     ///
     /// # Errors
@@ -231,7 +231,7 @@ impl Target {
         let block = block.ending_at(written.end_bytes + block.bytes().len() as u64);
         let first = written.sequences.map_or(block.first_sequence(), |(first, _)| first);
         written.may_expire |= block.has_ttl();
-        *written = Written {
+        *written = WrittenTopic {
             may_expire: written.may_expire,
             sequences: Some((first, block.last_sequence().next())),
             end_bytes: block.end_bytes(),
@@ -284,7 +284,7 @@ impl Target {
             self.flush()?;
         }
         if let Some((_, written)) = self.topics.get_mut(&id) {
-            *written = Written::default();
+            *written = WrittenTopic::default();
         }
         Ok(())
     }
@@ -296,7 +296,7 @@ impl Target {
     /// [`Error::Open`]: writing failed; what is there is no log.
     pub(super) fn finish(mut self) -> Result<RestoreReport> {
         let mut report = RestoreReport::default();
-        let ends = |(topic, written): &(StoredTopic, Written)| {
+        let ends = |(topic, written): &(StoredTopic, WrittenTopic)| {
             written.sequences.filter(|(_, end)| topic.extent.earliest >= *end).map(|_| topic.id)
         };
         let trimmed: Vec<_> = self.topics.values().filter_map(ends).collect();
@@ -338,8 +338,9 @@ impl Target {
     }
 }
 
-/// What a topic holds of which this was written: the rest of what it says was dropped.
-fn extent(told: &Extent, written: &Written) -> Extent {
+/// Returns the extent of a topic of which only `written` is there: everything else counts as
+/// dropped.
+fn extent(told: &Extent, written: &WrittenTopic) -> Extent {
     let Some((first, tail)) = written.sequences else {
         let dropped_events = told.tail.previous().get();
         let (rewritten, compacted) = (Sequence::FIRST, Compacted::NOTHING);

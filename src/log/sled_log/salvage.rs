@@ -37,14 +37,14 @@ use sled::{DiskPtr, LogKind, Lsn, SEG_HEADER_LEN};
 use super::engine::SEGMENT_BYTES;
 use super::mark::Loss;
 use super::segment::{
-    BATCH, CANCELED, CAP, Entry, Head, LINK, MAX_HEAD_BYTES, META, NODE, read_at,
+    BATCH, CANCELED, CAP, EntryHead, LINK, MAX_HEAD_BYTES, META, NODE, SegmentEntry, read_at,
 };
-use super::snapshot::{self, Page, Place, SEGMENT, Snapshot};
+use super::snapshot::{self, LogPlace, PageState, SEGMENT, Snapshot};
 
 /// The pages that sled needs to be opened: they stay as they were before, rather than damaged.
 const FIRST_PLAIN_PAGE: u64 = 2;
 
-/// How many pages more than are known a page's number may tell of.
+/// The most pages by which the number of a page may exceed the known ones.
 const MAX_NEW_PAGES: usize = 1 << 16;
 
 /// Damaged entries in a row that are passed by the lengths that they tell of themselves.
@@ -53,7 +53,7 @@ const MAX_CHAIN: usize = 64;
 /// Segments that sled writes at the least before it uses one again.
 const REUSE_DISTANCE: Lsn = 2 * SEGMENT;
 
-/// What was found damaged, of what is still valid.
+/// The damage that was found, in parts that are still valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Salvaged {
     /// Pages that cannot be read.
@@ -67,7 +67,7 @@ pub(super) struct Salvaged {
 }
 
 impl Salvaged {
-    /// What is missing.
+    /// Returns what is missing.
     pub(super) fn loss(&self) -> Loss {
         match self {
             Self { unknown: 1.., .. } => Loss::Unknown,
@@ -80,8 +80,8 @@ impl Salvaged {
 /// A damaged entry, and what it was if that is known.
 #[derive(Debug, Clone, Copy)]
 struct Damage {
-    place: Place,
-    head: Option<Head>,
+    place: LogPlace,
+    head: Option<EntryHead>,
 }
 
 /// Looks for damage in the sled in `directory`, whose log is `durable` up to there, and makes sled
@@ -109,7 +109,7 @@ pub(super) fn salvage(
     let durable_end = durable.map_or(begin, |lsn| lsn.saturating_add(1)).max(begin);
     let segments = Segments::read(&file, begin, durable_end)?;
     let mut scan =
-        Scan { snapshot, begin, durable_end, tip: begin, batch: None, damage: Vec::new() };
+        SalvageScan { snapshot, begin, durable_end, tip: begin, batch: None, damage: Vec::new() };
     for (lsn, offset) in segments.from(begin) {
         if lsn >= durable_end && lsn != scan.tip {
             break; // The end: nothing joins it.
@@ -168,7 +168,7 @@ impl Segments {
             let mut bytes = vec![0; SEGMENT_BYTES];
             let length = read_at(file, &mut bytes, offset)?;
             bytes.truncate(length);
-            let head = Head::at(&bytes, SEG_HEADER_LEN);
+            let head = EntryHead::at(&bytes, SEG_HEADER_LEN);
             let head = head.filter(|head| head.fits(&bytes, SEG_HEADER_LEN));
             let lsn = head.and_then(|head| Lsn::try_from(head.number).ok()?.checked_mul(SEGMENT));
             if let Some(lsn) = lsn.filter(|lsn| (floor..durable_end).contains(lsn)) {
@@ -184,7 +184,7 @@ impl Segments {
     }
 
     /// Whether what was written to `place` has not been written over.
-    fn has(&self, place: &Place) -> bool {
+    fn has(&self, place: &LogPlace) -> bool {
         let (lsn, DiskPtr::Inline(offset), _) = place else { return false };
         let base = self.by_lsn.get(&(lsn / SEGMENT * SEGMENT));
         base.is_some_and(|base| base + (lsn % SEGMENT) as u64 == *offset)
@@ -214,33 +214,33 @@ fn segment_lsn(head: &[u8; SEG_HEADER_LEN]) -> Option<Lsn> {
 
 /// A batch of which not all is read yet.
 #[derive(Debug)]
-struct Batch {
+struct OpenBatch {
     begin: Lsn,
     last: Lsn,
-    entries: Vec<Entry>,
+    entries: Vec<SegmentEntry>,
 }
 
-/// What is known while the log is read.
-struct Scan {
+/// The state of a salvage while the log is read.
+struct SalvageScan {
     snapshot: Snapshot,
-    /// What comes before is in the snapshot.
+    /// Everything before this place is in the snapshot.
     begin: Lsn,
-    /// What comes before was durable.
+    /// Everything before this place was durable.
     durable_end: Lsn,
     /// Where the log ends, as far as it is read.
     tip: Lsn,
-    batch: Option<Batch>,
+    batch: Option<OpenBatch>,
     damage: Vec<Damage>,
 }
 
-impl Scan {
+impl SalvageScan {
     /// Reads a segment. Returns whether the log may go on after it.
     fn segment(&mut self, lsn: Lsn, offset: u64, bytes: &[u8]) -> io::Result<bool> {
         let number = (lsn / SEGMENT) as u64;
         let mut at = SEG_HEADER_LEN;
         while at + MAX_HEAD_BYTES <= SEGMENT_BYTES {
             let here = lsn + at as Lsn;
-            if let Some(head) = Head::whole(bytes, at, number) {
+            if let Some(head) = EntryHead::whole(bytes, at, number) {
                 if head.kind == CAP {
                     break;
                 }
@@ -271,10 +271,10 @@ impl Scan {
     }
 
     /// Takes in a whole entry.
-    fn take(&mut self, head: &Head, place: Place, entry: &[u8]) -> io::Result<()> {
+    fn take(&mut self, head: &EntryHead, place: LogPlace, entry: &[u8]) -> io::Result<()> {
         if head.kind == BATCH {
             let last = entry.last_chunk::<8>().map_or(place.0, |last| Lsn::from_le_bytes(*last));
-            self.batch = Some(Batch { begin: place.0, last, entries: Vec::new() });
+            self.batch = Some(OpenBatch { begin: place.0, last, entries: Vec::new() });
             return Ok(());
         }
         match head.log_kind() {
@@ -285,7 +285,7 @@ impl Scan {
     }
 
     /// Whether the number of a page can be one: another one would be far behind all there are.
-    fn may_be_a_page(&self, head: &Head) -> bool {
+    fn may_be_a_page(&self, head: &EntryHead) -> bool {
         let most = (self.snapshot.pages.len() + MAX_NEW_PAGES) as u64;
         head.log_kind().is_none() || head.page < most
     }
@@ -293,19 +293,19 @@ impl Scan {
     /// Takes in what is known of a damaged entry: of a page as a whole, where it is.
     fn take_damaged(&mut self, damage: &Damage) -> io::Result<()> {
         match damage.head {
-            Some(Head { kind: NODE, page, .. }) if page >= FIRST_PLAIN_PAGE => {
+            Some(EntryHead { kind: NODE, page, .. }) if page >= FIRST_PLAIN_PAGE => {
                 self.apply(LogKind::Replace, page, damage.place)
             }
             _ => Ok(()),
         }
     }
 
-    fn apply(&mut self, kind: LogKind, page: u64, place: Place) -> io::Result<()> {
+    fn apply(&mut self, kind: LogKind, page: u64, place: LogPlace) -> io::Result<()> {
         if place.0 < self.begin {
             return Ok(());
         }
         let (lsn, pointer, size_bytes) = place;
-        let entry = Entry { kind, page, lsn, offset: pointer.lid(), size_bytes };
+        let entry = SegmentEntry { kind, page, lsn, offset: pointer.lid(), size_bytes };
         match &mut self.batch {
             Some(batch) => batch.entries.push(entry),
             None => self.snapshot.apply(&entry)?,
@@ -332,15 +332,15 @@ impl Scan {
         let known = self.snapshot.pages.len();
         for (number, page) in self.snapshot.pages.iter_mut().enumerate() {
             let is_there = match page {
-                Page::Unknown => false,
-                Page::Free(lsn, pointer) => segments.has(&(*lsn, *pointer, 0)),
-                Page::Present(places) => places.iter().all(|place| segments.has(place)),
+                PageState::Unknown => false,
+                PageState::Free(lsn, pointer) => segments.has(&(*lsn, *pointer, 0)),
+                PageState::Present(places) => places.iter().all(|place| segments.has(place)),
             };
             if !is_there && (number as u64) < FIRST_PLAIN_PAGE {
                 return None;
             }
             if !is_there {
-                *page = Page::Present(vec![bogus]);
+                *page = PageState::Present(vec![bogus]);
                 found.pages += 1;
             }
         }
@@ -350,8 +350,12 @@ impl Scan {
             match damage.head {
                 Some(head) if head.page >= known as u64 && head.kind == LINK => {}
                 Some(head) => match (head.kind, self.snapshot.pages.get(head.page as usize)) {
-                    (NODE, Some(Page::Present(places))) if places[0].0 == lsn => found.pages += 1,
-                    (LINK, Some(Page::Present(places))) if places[0].0 < lsn => found.changes += 1,
+                    (NODE, Some(PageState::Present(places))) if places[0].0 == lsn => {
+                        found.pages += 1
+                    }
+                    (LINK, Some(PageState::Present(places))) if places[0].0 < lsn => {
+                        found.changes += 1
+                    }
                     (META, _) => found.unknown += 1,
                     _ => {}
                 },
@@ -368,34 +372,35 @@ impl Scan {
     /// The numbers of the segments that hold something that is valid.
     fn live_segments(&self) -> BTreeSet<Lsn> {
         let places = self.snapshot.pages.iter().flat_map(|page| match page {
-            Page::Present(places) => &places[..],
-            Page::Unknown | Page::Free(..) => &[],
+            PageState::Present(places) => &places[..],
+            PageState::Unknown | PageState::Free(..) => &[],
         });
         places.map(|(lsn, ..)| lsn / SEGMENT).collect()
     }
 }
 
 /// Where a damaged entry is in its segment, and what it was if that is known.
-type Passed = (usize, Option<Head>);
+type PassedEntry = (usize, Option<EntryHead>);
 
 /// The damaged entries from `at` on, with what is known of each, and where the next whole one is,
 /// or the end of the segment. `None` where the segment is used again by now.
-fn pass(bytes: &[u8], at: usize, number: u64) -> Option<(Vec<Passed>, usize)> {
+fn pass(bytes: &[u8], at: usize, number: u64) -> Option<(Vec<PassedEntry>, usize)> {
     let (mut passed, mut next) = (Vec::new(), at);
     // What an entry says of itself holds if it leads to a whole one.
     while passed.len() < MAX_CHAIN
-        && let Some(head) = Head::at(bytes, next)
+        && let Some(head) = EntryHead::at(bytes, next)
         && head.number == number
         && is_known(&head)
     {
         passed.push((next, Some(head)));
         next += head.size_bytes;
-        if next + MAX_HEAD_BYTES > SEGMENT_BYTES || Head::whole(bytes, next, number).is_some() {
+        if next + MAX_HEAD_BYTES > SEGMENT_BYTES || EntryHead::whole(bytes, next, number).is_some()
+        {
             return Some((passed, next));
         }
     }
     for next in at + 1..SEGMENT_BYTES - MAX_HEAD_BYTES {
-        let Some(head) = Head::at(bytes, next) else { continue };
+        let Some(head) = EntryHead::at(bytes, next) else { continue };
         let is_near = (number..=number + MAX_NEW_PAGES as u64).contains(&head.number);
         if is_near && head.fits(bytes, next) {
             return (head.number == number).then(|| (vec![(at, None)], next));
@@ -405,7 +410,7 @@ fn pass(bytes: &[u8], at: usize, number: u64) -> Option<(Vec<Passed>, usize)> {
 }
 
 /// Whether an entry is one of those that this log has sled write.
-fn is_known(head: &Head) -> bool {
+fn is_known(head: &EntryHead) -> bool {
     matches!(head.kind, CANCELED | CAP | BATCH) || head.log_kind().is_some()
 }
 
@@ -459,7 +464,7 @@ mod tests {
             salvage(self.directory.path(), Some(self.durable), |_| Ok(())).unwrap()
         }
 
-        /// How many keys have their newest value, an older one, and none that can be read.
+        /// Counts the keys that have their newest value, an older one, and none that can be read.
         fn found(&self) -> (u32, u32, u32) {
             let database = engine::open(self.directory.path(), 1 << 20).unwrap();
             let tree = database.open_tree("events").unwrap();

@@ -29,8 +29,8 @@ pub(super) const MAX_HEAD_BYTES: usize = sled::MAX_MSG_HEADER_LEN;
 /// sled keeps the numbers of a segment's head with these bits turned over.
 const LSN_MASK: Lsn = Lsn::MAX;
 
-/// What the kinds of entries are in their heads. Source: `MessageKind`, src/pagecache/mod.rs. Among
-/// the others is what is kept in files of their own, of which the log has none.
+/// The kinds of entries, as their heads have them. Source: `MessageKind`, src/pagecache/mod.rs.
+/// Among the others is what is kept in files of their own, of which the log has none.
 pub(super) const CANCELED: u8 = 1;
 pub(super) const CAP: u8 = 2;
 pub(super) const BATCH: u8 = 3;
@@ -43,18 +43,18 @@ const LAST_KIND: u8 = 11;
 
 /// The head of an entry, whole or not.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Head {
+pub(super) struct EntryHead {
     crc32: u32,
     pub(super) kind: u8,
     /// The number of the segment that it says it is of.
     pub(super) number: u64,
     pub(super) page: u64,
     head_bytes: usize,
-    /// What the entry takes with its content.
+    /// The size of the entry with its content, in bytes.
     pub(super) size_bytes: usize,
 }
 
-impl Head {
+impl EntryHead {
     /// The head at `at` in a segment; `None` where there can be none.
     pub(super) fn at(segment: &[u8], at: usize) -> Option<Self> {
         if at + MAX_HEAD_BYTES > SEGMENT_BYTES {
@@ -91,7 +91,7 @@ impl Head {
         !hasher.finalize() == self.crc32
     }
 
-    /// What it says of its page; `None` where it says nothing.
+    /// Returns what the entry says of its page; `None` if it is not about a page.
     pub(super) fn log_kind(&self) -> Option<LogKind> {
         match self.kind {
             FREE => Some(LogKind::Free),
@@ -104,23 +104,23 @@ impl Head {
 
 /// An entry of a page.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
+pub(super) struct SegmentEntry {
     pub(super) kind: LogKind,
     pub(super) page: u64,
     pub(super) lsn: Lsn,
     /// Where it is in the file.
     pub(super) offset: u64,
-    /// What it takes in the segment.
+    /// The size of the entry in the segment, in bytes.
     pub(super) size_bytes: u64,
 }
 
 /// Memory for one segment at a time.
-pub(super) struct Reader {
+pub(super) struct SegmentReader {
     bytes: Vec<u8>,
 }
 
 /// The entries of a segment that was read, up to its end or the first that is damaged.
-pub(super) struct Entries<'a> {
+pub(super) struct SegmentEntries<'a> {
     bytes: &'a [u8],
     /// Where the segment begins in the file.
     offset: u64,
@@ -130,7 +130,7 @@ pub(super) struct Entries<'a> {
     at: usize,
 }
 
-impl Reader {
+impl SegmentReader {
     pub(super) fn new() -> Self {
         Self { bytes: vec![0; SEGMENT_BYTES] }
     }
@@ -139,8 +139,13 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// It cannot be read, or another one is there.
-    pub(super) fn read(&mut self, file: &File, offset: u64, lsn: Lsn) -> io::Result<Entries<'_>> {
+    /// The segment cannot be read, or another segment is there.
+    pub(super) fn read(
+        &mut self,
+        file: &File,
+        offset: u64,
+        lsn: Lsn,
+    ) -> io::Result<SegmentEntries<'_>> {
         let filled = read_at(file, &mut self.bytes, offset)?;
         self.bytes[filled..].fill(0); // No entry is all zeros.
         let found = Lsn::from_le_bytes(self.bytes[4..12].try_into().map_err(io::Error::other)?);
@@ -148,7 +153,7 @@ impl Reader {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "another segment is there"));
         }
         let number = u64::try_from(lsn / SEGMENT_BYTES as Lsn).map_err(io::Error::other)?;
-        Ok(Entries { bytes: &self.bytes, offset, lsn, number, at: SEGMENT_HEADER_BYTES })
+        Ok(SegmentEntries { bytes: &self.bytes, offset, lsn, number, at: SEGMENT_HEADER_BYTES })
     }
 }
 
@@ -164,12 +169,12 @@ pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<
     Ok(length)
 }
 
-impl Iterator for Entries<'_> {
-    type Item = io::Result<Entry>;
+impl Iterator for SegmentEntries<'_> {
+    type Item = io::Result<SegmentEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.at + MAX_HEAD_BYTES <= SEGMENT_BYTES {
-            let Some(head) = Head::whole(self.bytes, self.at, self.number) else {
+            let Some(head) = EntryHead::whole(self.bytes, self.at, self.number) else {
                 self.at = SEGMENT_BYTES;
                 return Some(Err(damaged()));
             };
@@ -180,7 +185,7 @@ impl Iterator for Entries<'_> {
                 (CAP, _) => break,          // The rest is not used.
                 (_, Some(kind)) => {
                     let (page, size_bytes) = (head.page, head.size_bytes as u64);
-                    return Some(Ok(Entry { kind, page, lsn, offset, size_bytes }));
+                    return Some(Ok(SegmentEntry { kind, page, lsn, offset, size_bytes }));
                 }
                 (_, None) => return Some(Err(damaged())),
             }
@@ -228,7 +233,7 @@ mod tests {
         let file = File::open(directory.path().join("db")).unwrap();
         let log = &database.context.pagecache.log;
         let end = log.stable_offset() / SEGMENT_BYTES as Lsn * SEGMENT_BYTES as Lsn;
-        let mut reader = Reader::new();
+        let mut reader = SegmentReader::new();
         let mut compared = 0;
         for (lsn, offset) in log.iter_from(0).segments.into_iter().filter(|(lsn, _)| *lsn < end) {
             let mut theirs = log.iter_from(lsn);
@@ -236,7 +241,7 @@ mod tests {
             let theirs: Vec<_> = theirs.collect();
             let ours: Vec<_> =
                 reader.read(&file, offset, lsn).unwrap().map(|entry| entry.unwrap()).collect();
-            let as_theirs = |entry: &Entry| {
+            let as_theirs = |entry: &SegmentEntry| {
                 let place = DiskPtr::Inline(entry.offset);
                 (entry.kind, entry.page, entry.lsn, place, entry.size_bytes)
             };
@@ -257,7 +262,7 @@ mod tests {
         database.flush().unwrap();
         let path = directory.path().join("db");
         let file = File::options().read(true).write(true).open(&path).unwrap();
-        let mut reader = Reader::new();
+        let mut reader = SegmentReader::new();
         let entries: Vec<_> = reader.read(&file, 0, 0).unwrap().map(Result::unwrap).collect();
         let entry = &entries[entries.len() / 2];
         for at in entry.offset..entry.offset + entry.size_bytes {

@@ -23,7 +23,7 @@ use tracing::warn;
 use super::engine::SEGMENT_BYTES;
 use super::snapshot;
 
-/// What a damaged snapshot is called.
+/// The name that a damaged snapshot gets.
 const SET_ASIDE: &str = "damaged-snapshot";
 
 const CRC_BYTES: usize = 4;

@@ -33,18 +33,19 @@ use std::path::{Path, PathBuf};
 use sled::{DiskPtr, LogKind, Lsn, Serialize as _};
 
 use super::engine::SEGMENT_BYTES;
-use super::segment::{self, Entry};
+use super::segment::{self, SegmentEntry};
 
-/// What is written at the least between two snapshots, in bytes.
+/// The least number of bytes that are written between two snapshots.
 const LEAST_BYTES: u64 = 1 << 30;
 
-/// How many times its own length is written between two snapshots.
+/// The least number of bytes between two snapshots, as a multiple of a snapshot's length.
 const TIMES: u64 = 32;
 
 /// Why a snapshot is not made that sled could not read.
 const NOT_KNOWN: &str = "a page is not known yet";
 
-/// How often it is read on to what was written meanwhile, for pages that are not known yet.
+/// The most times that reading goes on to what was written meanwhile, to find pages that are not
+/// known.
 const MAX_ROUNDS: u32 = 16;
 
 /// The name of a snapshot that is not whole yet.
@@ -56,17 +57,17 @@ const TRAILER_BYTES: usize = 8 + CRC_BYTES;
 pub(super) const SEGMENT: Lsn = SEGMENT_BYTES as Lsn;
 
 /// Where a part of a page is: its place in the log, in the file, and its length in bytes.
-pub(super) type Place = (Lsn, DiskPtr, u64);
+pub(super) type LogPlace = (Lsn, DiskPtr, u64);
 
 /// Where a page is.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Page {
+pub(super) enum PageState {
     /// Not known yet.
     Unknown,
-    /// It has been given up.
+    /// sled has freed the page.
     Free(Lsn, DiskPtr),
     /// As it was written as a whole, and what was changed since.
-    Present(Vec<Place>),
+    Present(Vec<LogPlace>),
 }
 
 /// Where all pages are, up to a place in the log.
@@ -74,7 +75,7 @@ pub(super) enum Page {
 pub(super) struct Snapshot {
     /// The first place that is not included.
     pub(super) end: Lsn,
-    pub(super) pages: Vec<Page>,
+    pub(super) pages: Vec<PageState>,
 }
 
 /// When to make the next snapshot.
@@ -82,13 +83,14 @@ pub(super) struct Snapshot {
 pub(super) struct Snapshots {
     /// sled's own directory.
     directory: PathBuf,
-    /// How much is written in all when the next one is due.
+    /// The bytes that are written in all when the next snapshot is due.
     due_bytes: u64,
     least_bytes: u64,
 }
 
 impl Snapshots {
-    /// Of the sled in `directory`, which has written so many bytes, and a snapshot of these.
+    /// Begins for the sled in `directory`, which has written this many bytes and has a snapshot of
+    /// them.
     pub(super) fn new(directory: &Path, written_bytes: u64) -> Self {
         Self::every(directory, written_bytes, LEAST_BYTES)
     }
@@ -102,7 +104,8 @@ impl Snapshots {
     ///
     /// # Errors
     ///
-    /// It could not be made; the last one stays. It is tried again when as much was written again.
+    /// The snapshot could not be made; the last one stays. The next try follows when as much was
+    /// written again.
     pub(super) fn make_due(
         &mut self,
         database: &sled::Db,
@@ -173,14 +176,14 @@ pub(super) fn newest_damaged(directory: &Path) -> io::Result<Option<PathBuf>> {
 impl Snapshot {
     /// Whether it is known where every page is.
     fn is_known(&self) -> bool {
-        !self.pages.contains(&Page::Unknown)
+        !self.pages.contains(&PageState::Unknown)
     }
 
     /// Reads what was written from its end on to the segment that begins at `end`.
     fn advance(&mut self, database: &sled::Db, file: &File, end: Lsn) -> io::Result<()> {
         let log = &database.context.pagecache.log;
         let begin = self.end;
-        let mut reader = segment::Reader::new();
+        let mut reader = segment::SegmentReader::new();
         // Nothing is read by sled: its iterator begins with a list of the segments in use.
         for (lsn, offset) in log.iter_from(begin).segments {
             // A snapshot that sled has written ends anywhere in a segment.
@@ -206,22 +209,22 @@ impl Snapshot {
     }
 
     /// Takes in what was written to a page.
-    pub(super) fn apply(&mut self, entry: &Entry) -> io::Result<()> {
+    pub(super) fn apply(&mut self, entry: &SegmentEntry) -> io::Result<()> {
         let index = usize::try_from(entry.page).map_err(io::Error::other)?;
         let place = (entry.lsn, DiskPtr::Inline(entry.offset), entry.size_bytes);
         let known = self.pages.len();
         match entry.kind {
             LogKind::Replace | LogKind::Free => {
-                self.pages.resize(known.max(index + 1), Page::Unknown);
+                self.pages.resize(known.max(index + 1), PageState::Unknown);
                 self.pages[index] = match entry.kind {
-                    LogKind::Free => Page::Free(place.0, place.1),
-                    _ => Page::Present(vec![place]),
+                    LogKind::Free => PageState::Free(place.0, place.1),
+                    _ => PageState::Present(vec![place]),
                 };
             }
             // Entries come in the order of the log. A change of a page that is not known is left
             // out, as sled does: the page was written again as a whole later on.
             LogKind::Link => {
-                if let Some(Page::Present(places)) = self.pages.get_mut(index) {
+                if let Some(PageState::Present(places)) = self.pages.get_mut(index) {
                     places.push(place);
                 }
             }
@@ -259,12 +262,12 @@ impl Snapshot {
         bytes.extend(None::<u64>.serialize()); // No segment is begun.
         for page in &self.pages {
             match page {
-                Page::Free(lsn, place) => {
+                PageState::Free(lsn, place) => {
                     bytes.push(0);
                     bytes.extend(lsn.serialize());
                     bytes.extend(place.serialize());
                 }
-                Page::Present(places) => {
+                PageState::Present(places) => {
                     bytes.push(u8::try_from(places.len()).map_err(io::Error::other)?);
                     for (lsn, place, size_bytes) in places {
                         bytes.extend(lsn.serialize());
@@ -273,7 +276,7 @@ impl Snapshot {
                     }
                 }
                 // It was written again after the end, and its segment is gone. Next time.
-                Page::Unknown => return Err(io::Error::other(NOT_KNOWN)),
+                PageState::Unknown => return Err(io::Error::other(NOT_KNOWN)),
             }
         }
         let length = bytes.len() as u64;
@@ -300,14 +303,16 @@ impl Snapshot {
         while let Some((places, after)) = rest.split_first() {
             rest = after;
             pages.push(match places {
-                0 => Page::Free(Lsn::deserialize(&mut rest)?, DiskPtr::deserialize(&mut rest)?),
+                0 => {
+                    PageState::Free(Lsn::deserialize(&mut rest)?, DiskPtr::deserialize(&mut rest)?)
+                }
                 _ => {
-                    let place = |rest: &mut &[u8]| -> sled::Result<Place> {
+                    let place = |rest: &mut &[u8]| -> sled::Result<LogPlace> {
                         let (lsn, place) = (Lsn::deserialize(rest)?, DiskPtr::deserialize(rest)?);
                         Ok((lsn, place, u64::deserialize(rest)?))
                     };
                     let places = (0..*places).map(|_| place(&mut rest));
-                    Page::Present(places.collect::<sled::Result<_>>()?)
+                    PageState::Present(places.collect::<sled::Result<_>>()?)
                 }
             });
         }
@@ -334,7 +339,7 @@ mod tests {
         tree.iter().map(Result::unwrap).map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
     }
 
-    /// What is found in a copy of `directory` as it is, as after a crash, with or without
+    /// Returns what is found in a copy of `directory` as it is, as after a crash, with or without
     /// snapshots.
     fn reopened(directory: &Path, with_snapshots: bool) -> Entries {
         let copy = tempfile::tempdir().unwrap();
@@ -498,7 +503,7 @@ mod tests {
         database.flush().unwrap();
         let path = directory.path().join("db");
         let file = File::options().read(true).write(true).open(path).unwrap();
-        let mut reader = segment::Reader::new();
+        let mut reader = segment::SegmentReader::new();
         let entry = reader.read(&file, 0, 0).unwrap().nth(100).unwrap().unwrap();
         let mut byte = [0];
         let at = entry.offset + entry.size_bytes - 1;
@@ -520,9 +525,9 @@ mod tests {
     fn a_snapshot_is_written_as_sled_reads_it() {
         let place = |number: u64| (number as Lsn, DiskPtr::Inline(number), number);
         let pages = vec![
-            Page::Free(7, DiskPtr::Inline(300)),
-            Page::Present(vec![place(1)]),
-            Page::Present(vec![place(2), place(70_000), place(1 << 40)]),
+            PageState::Free(7, DiskPtr::Inline(300)),
+            PageState::Present(vec![place(1)]),
+            PageState::Present(vec![place(2), place(70_000), place(1 << 40)]),
         ];
         let snapshot = Snapshot { end: 3 * SEGMENT, pages };
         let bytes = snapshot.encode().unwrap();
@@ -532,7 +537,7 @@ mod tests {
             damaged[at] ^= 1;
             assert!(Snapshot::decode(&damaged).is_err(), "byte {at}");
         }
-        let unknown = Snapshot { pages: vec![Page::Unknown], ..snapshot };
+        let unknown = Snapshot { pages: vec![PageState::Unknown], ..snapshot };
         assert!(unknown.encode().is_err(), "sled knows no such page");
     }
 }

@@ -44,33 +44,33 @@ use crate::error::{Error, Result};
 
 const SEGMENT: u64 = SEGMENT_BYTES as u64;
 
-/// What must be left for what makes room in the end, but writes first.
+/// The space that must be left for a group that makes room in the end, but writes first, in bytes.
 const REWRITE_FLOOR_BYTES: u64 = 2 * SEGMENT;
 
-/// What must be left for a removal: what sled takes next.
+/// The space that must be left for a removal: the segment that sled takes next.
 const REMOVE_FLOOR_BYTES: u64 = SEGMENT;
 
-/// What must be free when sled is opened: the rest of a segment, and a snapshot.
+/// The space that must be free when sled is opened: for the rest of a segment, and a snapshot.
 const OPEN_BYTES: u64 = 2 * SEGMENT;
 
-/// What finishing segments takes.
+/// The space that finishing segments takes, in bytes.
 const FINISH_BYTES: u64 = 4 * SEGMENT;
 
-/// What a group may take on disk for each of its bytes, before sled gives space back: the entry
-/// itself, and its leaf's rewriting. Measured: 1.4 to 1.8.
+/// The most bytes on disk for each byte of a group, before sled gives space back: the entry itself,
+/// and the rewriting of its leaf. Measured: 1.4 to 1.8.
 const WRITTEN_PER_BYTE: u64 = 3;
 
-/// How long it is relied on how many segments are free.
+/// The time for which a count of free segments is valid.
 const COUNTED_FOR: Duration = Duration::from_millis(100);
 
-/// How often it is tried to make the reserve file again.
+/// The time between two tries to make the reserve file again.
 const RESERVE_EVERY: Duration = Duration::from_secs(1);
 
 const RESERVE_FILE: &str = "reserve";
 
-/// What a group writes, by who may still write it when space runs out.
+/// The purpose of a group: it decides how long the group is still written when space runs out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum WritePurpose {
     /// The log holds more afterwards.
     Grow,
     /// The log holds no more afterwards, but is written to first.
@@ -86,11 +86,11 @@ pub(super) struct Space {
     directory: File,
     reserve_path: PathBuf,
     min_free_bytes: u64,
-    state: Mutex<State>,
+    state: Mutex<SpaceState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SpaceState {
     /// The length of the reserve file; 0 if there is none.
     reserve_bytes: u64,
     /// When it was tried last to make it.
@@ -107,7 +107,7 @@ impl Space {
     pub(super) fn open(directory: &Path, min_free_bytes: u64) -> io::Result<Self> {
         let reserve_path = directory.join(RESERVE_FILE);
         let reserve_bytes = std::fs::metadata(&reserve_path).map_or(0, |file| file.len());
-        let state = Mutex::new(State { reserve_bytes, ..State::default() });
+        let state = Mutex::new(SpaceState { reserve_bytes, ..SpaceState::default() });
         let space = Self { directory: File::open(directory)?, reserve_path, min_free_bytes, state };
         if space.file_system_bytes()?.is_some_and(|free| free < OPEN_BYTES) {
             space.let_go(&mut space.lock());
@@ -124,7 +124,7 @@ impl Space {
         &self,
         database: &sled::Db,
         file: &File,
-        purpose: Purpose,
+        purpose: WritePurpose,
         size_bytes: u64,
     ) -> Result<()> {
         let not_written = |error| Error::NotWritten(std::sync::Arc::new(error));
@@ -132,9 +132,9 @@ impl Space {
             return Ok(());
         };
         let floor_bytes = match purpose {
-            Purpose::Grow => self.min_free_bytes,
-            Purpose::Change => self.min_free_bytes.min(REWRITE_FLOOR_BYTES),
-            Purpose::Remove => self.min_free_bytes.min(REMOVE_FLOOR_BYTES),
+            WritePurpose::Grow => self.min_free_bytes,
+            WritePurpose::Change => self.min_free_bytes.min(REWRITE_FLOOR_BYTES),
+            WritePurpose::Remove => self.min_free_bytes.min(REMOVE_FLOOR_BYTES),
         };
         let wanted_bytes = WRITTEN_PER_BYTE.saturating_mul(size_bytes);
         let needed_bytes = floor_bytes.saturating_add(wanted_bytes);
@@ -178,18 +178,18 @@ impl Space {
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, SpaceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is free on the file system, in bytes; `None` if it does not say.
+    /// Returns the free space of the file system in bytes; `None` if the file system does not say.
     fn file_system_bytes(&self) -> io::Result<Option<u64>> {
         let space = rustix::fs::fstatvfs(&self.directory)?;
         let is_known = space.f_blocks > 0;
         Ok(is_known.then(|| space.f_bavail.saturating_mul(space.f_frsize)))
     }
 
-    fn reserve(&self, state: &mut State, free_bytes: u64) {
+    fn reserve(&self, state: &mut SpaceState, free_bytes: u64) {
         let is_wanted = state.reserve_bytes == 0 && self.min_free_bytes >= LEAST_FREE_BYTES;
         let has_room = free_bytes >= RESERVE_BYTES + LEAST_FREE_BYTES;
         let was_tried = state.tried.is_some_and(|tried| tried.elapsed() < RESERVE_EVERY);
@@ -212,14 +212,14 @@ impl Space {
         }
     }
 
-    fn let_go(&self, state: &mut State) {
+    fn let_go(&self, state: &mut SpaceState) {
         if state.reserve_bytes == 0 {
             return;
         }
         match std::fs::remove_file(&self.reserve_path) {
             Ok(()) => {
                 info!(bytes = state.reserve_bytes, "the disk is full: let go of the reserve");
-                *state = State { tried: Some(Instant::now()), ..State::default() };
+                *state = SpaceState { tried: Some(Instant::now()), ..SpaceState::default() };
             }
             Err(error) => {
                 warn!(%error, path = %self.reserve_path.display(), "cannot let go of the reserve");
@@ -228,7 +228,7 @@ impl Space {
     }
 }
 
-impl State {
+impl SpaceState {
     /// Segments of sled's file that hold nothing, in bytes, without what was granted since they
     /// were counted.
     fn free_segments(&mut self, database: &sled::Db, file: &File) -> io::Result<u64> {

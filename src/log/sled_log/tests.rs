@@ -123,7 +123,7 @@ fn a_topic_that_lost_its_newest_block_is_noticed_though_others_end_later() {
 #[test]
 fn what_was_begun_to_be_restored_is_taken_for_no_log() {
     let directory = tempfile::tempdir().unwrap();
-    drop(restore::Target::create(directory.path()).unwrap());
+    drop(restore::NewLog::create(directory.path()).unwrap());
     let refused = SledLog::open(directory.path(), &LogConfig::default()).unwrap_err();
     assert!(refused.to_string().contains("was interrupted"), "{refused}");
 }

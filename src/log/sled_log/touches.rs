@@ -4,7 +4,7 @@
 //!
 //! sled keeps 256 queues of 64 page accesses each, and looks what to evict only when one of them is
 //! full (src/lru.rs of 0.34.7): up to 16,384 pages stay in memory besides the configured cache.
-//! That is little where pages are small. Ours hold up to 16 blocks, and who replayed 4 million
+//! This is little where pages are small. Ours hold up to 16 blocks, and who replayed 4 million
 //! events had 1.2 GB of them resident, under a cache of 32 MiB. So a page is accessed once more for
 //! every [`TOUCH_BYTES`] of it that are read or written, and the queues fill up with its size: they
 //! hold 16,384 × 2 KiB = 32 MiB at the most.
@@ -12,7 +12,7 @@
 /// Bytes for which one access is made. Smaller bounds the memory closer, and costs more time.
 const TOUCH_BYTES: usize = 4 << 10;
 
-/// How many entries a page holds, at the most.
+/// The most entries that a page holds.
 const PAGE_ENTRIES: usize = 16;
 
 /// Counts bytes, and touches their pages.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock};
 
-use super::blocks::{self, Blocks, END};
+use super::blocks::{self, END, TreeBlocks};
 use super::engine::unreadable;
 use super::touches::Touches;
 use super::{keys, lost_tail, records};
@@ -18,7 +18,7 @@ use crate::log::stored_block::StoredBlock;
 use crate::log::stored_topic::StoredTopic;
 use crate::topic::{TopicId, TopicName};
 
-/// How often a read begins anew that found something missing.
+/// The most times that a read is tried that finds something missing.
 const MAX_READ_ATTEMPTS: usize = 3;
 
 /// The tree, and the names of the topics in it, which are told with any damage.
@@ -52,8 +52,8 @@ impl TreeReader {
         names.get(&topic).expect("a topic is named before it is read").clone()
     }
 
-    fn blocks(&self, topic: TopicId, sequences: Range<Sequence>) -> Blocks {
-        Blocks::new(&self.tree, topic, self.name(topic), sequences)
+    fn blocks(&self, topic: TopicId, sequences: Range<Sequence>) -> TreeBlocks {
+        TreeBlocks::new(&self.tree, topic, self.name(topic), sequences)
     }
 
     /// Where the last block of `topic` begins that begins below `below`.

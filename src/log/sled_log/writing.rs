@@ -37,11 +37,11 @@ use crate::topic::TopicId;
 /// Source: `Node::should_merge`, src/node.rs of sled 0.34.7.
 const MIN_LEAF_ENTRIES: usize = 4;
 
-/// How often a batch is applied again before the log is given up: how many damaged pages may be met
-/// in the cleaning that one batch brings about.
+/// The most times that a batch is applied before the log is given up: the number of damaged pages
+/// that the cleaning for one batch may meet.
 const MAX_ATTEMPTS: usize = 1_000;
 
-/// How often a page is looked for: reading may clean, too.
+/// The most times that a page is looked for, because reading may clean, too.
 const MAX_LOOKS: usize = 10;
 
 /// Writes `group`; durable after a flush and a sync.

@@ -12,16 +12,17 @@
 
 use std::io::BufRead;
 
-/// What is kept of a line that comes in pieces: enough for an id, or a payload's first numbers.
+/// The most bytes that are kept of a line that comes in pieces: enough for an id, or for the
+/// numbers at the beginning of a payload.
 const MAX_KEPT_BYTES: usize = 64;
 
 /// An event that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Delivery {
+pub(in crate::cli::bench) struct BenchEvent {
     /// From its id; 0 when it has none.
-    pub(super) sequence: u64,
+    pub(in crate::cli::bench) sequence: u64,
     /// The number that its payload begins with: when it was published, in nanoseconds.
-    pub(super) published_ns: Option<u64>,
+    pub(in crate::cli::bench) published_ns: Option<u64>,
 }
 
 /// Where in the answer the next byte belongs.
@@ -37,12 +38,12 @@ enum Part {
 
 /// The beginning of a line of which the rest has not come.
 #[derive(Debug, Clone, Copy)]
-struct Kept {
+struct KeptLine {
     bytes: [u8; MAX_KEPT_BYTES],
     len: usize,
 }
 
-impl Kept {
+impl KeptLine {
     const NOTHING: Self = Self { bytes: [0; MAX_KEPT_BYTES], len: 0 };
 
     /// Adds what there is room for.
@@ -57,9 +58,9 @@ impl Kept {
     }
 }
 
-/// What is known of a frame before it ends.
+/// The part of a frame that has come.
 #[derive(Debug, Clone, Copy, Default)]
-struct Frame {
+struct SseFrame {
     sequence: Option<u64>,
     published_ns: Option<u64>,
     has_data: bool,
@@ -69,20 +70,25 @@ struct Frame {
 
 /// One answer, as far as it has come.
 #[derive(Debug)]
-pub(super) struct EventStream {
+pub(in crate::cli::bench) struct SseAnswer {
     part: Part,
-    kept: Kept,
-    frame: Frame,
+    kept: KeptLine,
+    frame: SseFrame,
     start: Option<u64>,
 }
 
-impl EventStream {
-    pub(super) fn new() -> Self {
-        Self { part: Part::Status, kept: Kept::NOTHING, frame: Frame::default(), start: None }
+impl SseAnswer {
+    pub(in crate::cli::bench) fn new() -> Self {
+        Self {
+            part: Part::Status,
+            kept: KeptLine::NOTHING,
+            frame: SseFrame::default(),
+            start: None,
+        }
     }
 
     /// The sequence after which it begins, once the broker has said it: the stream stands.
-    pub(super) fn start(&self) -> Option<u64> {
+    pub(in crate::cli::bench) fn start(&self) -> Option<u64> {
         self.start
     }
 
@@ -90,11 +96,12 @@ impl EventStream {
     ///
     /// # Errors
     ///
-    /// What is wrong with the answer, or that it has ended. Nothing more can be taken then.
-    pub(super) fn take(
+    /// Says what is wrong with the answer, or that the answer has ended. Nothing more can be taken
+    /// then.
+    pub(in crate::cli::bench) fn take(
         &mut self,
         mut bytes: &[u8],
-        mut deliver: impl FnMut(Option<u64>, Delivery),
+        mut deliver: impl FnMut(Option<u64>, BenchEvent),
     ) -> Result<(), String> {
         while !bytes.is_empty() {
             bytes = match self.part {
@@ -130,7 +137,7 @@ impl EventStream {
             self.kept.push(bytes);
             return Ok(&[]);
         };
-        let mut kept = std::mem::replace(&mut self.kept, Kept::NOTHING);
+        let mut kept = std::mem::replace(&mut self.kept, KeptLine::NOTHING);
         kept.push(line);
         let line = String::from_utf8_lossy(kept.get()).trim_end().to_ascii_lowercase();
         self.part = match self.part {
@@ -170,13 +177,13 @@ impl EventStream {
         Ok(rest)
     }
 
-    fn lines(&mut self, mut bytes: &[u8], deliver: &mut impl FnMut(Option<u64>, Delivery)) {
+    fn lines(&mut self, mut bytes: &[u8], deliver: &mut impl FnMut(Option<u64>, BenchEvent)) {
         while let Some((line, rest)) = split_line(bytes) {
             bytes = rest;
             if self.kept.len == 0 {
                 self.line(line, deliver);
             } else {
-                let mut kept = std::mem::replace(&mut self.kept, Kept::NOTHING);
+                let mut kept = std::mem::replace(&mut self.kept, KeptLine::NOTHING);
                 kept.push(line);
                 self.line(kept.get(), deliver);
             }
@@ -184,7 +191,7 @@ impl EventStream {
         self.kept.push(bytes);
     }
 
-    fn line(&mut self, line: &[u8], deliver: &mut impl FnMut(Option<u64>, Delivery)) {
+    fn line(&mut self, line: &[u8], deliver: &mut impl FnMut(Option<u64>, BenchEvent)) {
         if line.is_empty() {
             self.end_frame(deliver);
         } else if let Some(data) = line.strip_prefix(b"data: ") {
@@ -199,14 +206,14 @@ impl EventStream {
         }
     }
 
-    fn end_frame(&mut self, deliver: &mut impl FnMut(Option<u64>, Delivery)) {
-        let Frame { sequence, published_ns, has_data, is_control } =
+    fn end_frame(&mut self, deliver: &mut impl FnMut(Option<u64>, BenchEvent)) {
+        let SseFrame { sequence, published_ns, has_data, is_control } =
             std::mem::take(&mut self.frame);
         let is_event = has_data && !is_control;
         // The first block says where the stream begins: after it, or right before its event.
         self.start = self.start.or(sequence.map(|first| first.saturating_sub(is_event.into())));
         if is_event {
-            deliver(self.start, Delivery { sequence: sequence.unwrap_or(0), published_ns });
+            deliver(self.start, BenchEvent { sequence: sequence.unwrap_or(0), published_ns });
         }
     }
 }
@@ -254,14 +261,14 @@ mod tests {
             chunk("id: 44-9f3c2a1b\ndata: none\n\n"),
         ];
         let answer = answer.concat();
-        let delivery = |sequence, published_ns| Delivery { sequence, published_ns };
+        let delivery = |sequence, published_ns| BenchEvent { sequence, published_ns };
         let expected = [
             delivery(42, Some(1_700_000_000_000_000_001)),
             delivery(43, Some(1_700_000_000_000_000_002)),
             delivery(44, None),
         ];
         for size in (1..40).chain([100, answer.len()]) {
-            let mut stream = EventStream::new();
+            let mut stream = SseAnswer::new();
             let mut seen = Vec::new();
             for piece in answer.as_bytes().chunks(size) {
                 let deliver = |start, delivery| {
@@ -287,7 +294,7 @@ mod tests {
             ),
         ];
         for (answer, problem) in answers {
-            let error = EventStream::new().take(answer.as_bytes(), |_, _| ()).unwrap_err();
+            let error = SseAnswer::new().take(answer.as_bytes(), |_, _| ()).unwrap_err();
             assert_eq!(error, problem);
         }
     }

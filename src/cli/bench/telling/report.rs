@@ -3,19 +3,20 @@
 use std::fmt;
 use std::io::Write;
 
+use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use crate::cli::CliResult;
+use crate::cli::failure::CliResult;
 
-/// What a figure should be.
+/// The target of a figure.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Target {
+pub(in crate::cli::bench) enum Goal {
     AtMost(f64),
     Below(f64),
     AtLeast(f64),
 }
 
-impl Target {
+impl Goal {
     fn is_met(self, value: f64) -> bool {
         match self {
             Self::AtMost(limit) => value <= limit,
@@ -25,7 +26,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AtMost(limit) => write!(f, "<= {limit}"),
@@ -41,18 +42,18 @@ struct Figure {
     label: &'static str,
     value: Result<f64, &'static str>,
     unit: &'static str,
-    target: Option<Target>,
+    target: Option<Goal>,
 }
 
 /// All figures of a run, in the order in which they are printed.
 #[derive(Default)]
-pub(super) struct Report {
+pub(in crate::cli::bench) struct Report {
     figures: Vec<Figure>,
 }
 
 impl Report {
     /// Adds a figure: its name in JSON, and what people read.
-    pub(super) fn add(
+    pub(in crate::cli::bench) fn add(
         &mut self,
         key: &'static str,
         label: &'static str,
@@ -63,18 +64,18 @@ impl Report {
     }
 
     /// As [`Self::add`], beside its target.
-    pub(super) fn add_with(
+    pub(in crate::cli::bench) fn add_with(
         &mut self,
         (key, label): (&'static str, &'static str),
         value: Result<f64, &'static str>,
         unit: &'static str,
-        target: Option<Target>,
+        target: Option<Goal>,
     ) {
         self.figures.push(Figure { key, label, value, unit, target });
     }
 
     /// Prints it, as one object of JSON or a line a figure.
-    pub(super) fn print(&self, as_json: bool, settings: Value) -> CliResult {
+    pub(in crate::cli::bench) fn print(&self, as_json: bool, settings: Value) -> CliResult {
         let mut output = std::io::stdout().lock();
         if as_json {
             writeln!(output, "{}", self.json(settings))?;
@@ -121,4 +122,16 @@ fn number(value: f64) -> Value {
 fn text(value: f64) -> String {
     let decimals = if value.fract() == 0.0 || value.abs() >= 1_000.0 { 0 } else { 2 };
     format!("{value:.decimals$}")
+}
+
+/// A quantile of latencies in microseconds, in milliseconds; `Err` with the reason when none were
+/// measured.
+pub(in crate::cli::bench) fn quantile_ms(
+    latency_us: &Histogram<u64>,
+    quantile: f64,
+) -> Result<f64, &'static str> {
+    match latency_us.len() {
+        0 => Err("nothing was delivered"),
+        _ => Ok(latency_us.value_at_quantile(quantile) as f64 / 1e3),
+    }
 }

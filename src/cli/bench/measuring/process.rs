@@ -12,11 +12,11 @@ use leftoff::edge::proto::DeleteTopicRequest;
 use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
 
-use crate::cli::client::{Client, ServerArgs};
+use crate::cli::client::{ServerArgs, ServerClient};
 use crate::cli::diagnostics::say;
-use crate::cli::{CliError, CliResult, Failure};
+use crate::cli::failure::{CliError, CliResult, ExitReason};
 
-/// How long a broker of the bench's own may take until it listens.
+/// The longest time until a broker of the bench's own listens.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Files that a process has open besides its clients' connections, at the most.
@@ -24,7 +24,7 @@ const OTHER_FILES: u64 = 64;
 
 /// Which broker is measured.
 #[derive(Debug, Clone, Args)]
-pub(super) struct TargetArgs {
+pub(in crate::cli::bench) struct TargetArgs {
     /// Measure the broker that is there [default: one of its own, on a free port, that ends with
     /// the bench]
     #[arg(long, value_name = "URL", env = "LEFTOFF_SERVER")]
@@ -38,20 +38,20 @@ pub(super) struct TargetArgs {
 }
 
 /// The broker that is measured; one of the bench's own ends when this is dropped.
-pub(super) struct Target {
-    served: Option<Served>,
+pub(in crate::cli::bench) struct MeasuredBroker {
+    served: Option<OwnBroker>,
     server: ServerArgs,
     /// Where it listens, and what a request's `Host` says.
-    pub(super) address: SocketAddr,
-    pub(super) host: String,
+    pub(in crate::cli::bench) address: SocketAddr,
+    pub(in crate::cli::bench) host: String,
     pid: Option<u32>,
 }
 
-impl Target {
+impl MeasuredBroker {
     /// Finds the broker, or starts one.
-    pub(super) async fn start(args: &TargetArgs) -> CliResult<Self> {
+    pub(in crate::cli::bench) async fn start(args: &TargetArgs) -> CliResult<Self> {
         let Some(url) = &args.server else {
-            let (served, address) = Served::start(&args.data_dir).await?;
+            let (served, address) = OwnBroker::start(&args.data_dir).await?;
             let server = ServerArgs::at(format!("http://{address}"));
             let pid = Some(served.child.id());
             let host = address.to_string();
@@ -62,12 +62,12 @@ impl Target {
         Ok(Self { served: None, server, address, host, pid: args.pid })
     }
 
-    pub(super) async fn connect(&self) -> CliResult<Client> {
+    pub(in crate::cli::bench) async fn connect(&self) -> CliResult<ServerClient> {
         self.server.connect().await
     }
 
     /// Removes a topic of the bench from a broker that outlives it.
-    pub(super) async fn forget(&self, client: &mut Client, topic: &str) {
+    pub(in crate::cli::bench) async fn forget(&self, client: &mut ServerClient, topic: &str) {
         if self.served.is_none() {
             let deleted =
                 client.admin.delete_topic(DeleteTopicRequest { topic: topic.to_owned() }).await;
@@ -77,15 +77,16 @@ impl Target {
         }
     }
 
-    /// What its process has used so far, or why that is not known.
-    pub(super) fn usage(&self) -> Result<Usage, &'static str> {
+    /// Returns what the broker's process has used so far, or why that is not known.
+    pub(in crate::cli::bench) fn usage(&self) -> Result<Usage, &'static str> {
         Usage::of(&self.pid.ok_or("give --pid")?.to_string())
     }
 }
 
 /// Address and authority of an `http` URL.
 async fn resolve(url: &str) -> CliResult<(SocketAddr, String)> {
-    let refused = |why: &str| CliError::new(Failure::Refused, format!("--server {url:?}: {why}"));
+    let refused =
+        |why: &str| CliError::new(ExitReason::Refused, format!("--server {url:?}: {why}"));
     let uri: http::Uri = url.parse().map_err(|_| refused("it is no URL"))?;
     if uri.scheme_str() != Some("http") {
         return Err(refused("it does not begin with http://"));
@@ -98,14 +99,14 @@ async fn resolve(url: &str) -> CliResult<(SocketAddr, String)> {
 }
 
 /// This program, serving an empty log.
-struct Served {
+struct OwnBroker {
     child: Child,
     /// Held, so that it can say what it likes.
     _output: Option<BufReader<ChildStdout>>,
     _directory: TempDir,
 }
 
-impl Served {
+impl OwnBroker {
     /// Starts it in a new directory below `parent`, and waits until it listens.
     async fn start(parent: &Path) -> CliResult<(Self, SocketAddr)> {
         let directory = tempfile::tempdir_in(parent)?;
@@ -124,14 +125,17 @@ impl Served {
         let reading = tokio::task::spawn_blocking(move || listening_address(output));
         let read = tokio::time::timeout(START_TIMEOUT, reading).await;
         let Ok(Ok(Some((address, output)))) = read else {
-            return Err(CliError::new(Failure::Other, "the broker to be measured does not start"));
+            return Err(CliError::new(
+                ExitReason::Other,
+                "the broker to be measured does not start",
+            ));
         };
         served._output = Some(output);
         Ok((served, address))
     }
 }
 
-impl Drop for Served {
+impl Drop for OwnBroker {
     fn drop(&mut self) {
         let _it_may_have_ended = self.child.kill();
         let _it_may_have_ended = self.child.wait();
@@ -153,31 +157,35 @@ fn listening_address<R: BufRead>(output: Option<R>) -> Option<(SocketAddr, R)> {
     None
 }
 
-/// What a process has used since it began.
+/// The resources that a process has used since it began.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Usage {
+pub(in crate::cli::bench) struct Usage {
     /// In user and system mode.
-    pub(super) cpu_seconds: f64,
-    pub(super) resident_kib: f64,
+    pub(in crate::cli::bench) cpu_seconds: f64,
+    pub(in crate::cli::bench) resident_kib: f64,
     /// The most that was ever resident.
-    pub(super) peak_kib: f64,
+    pub(in crate::cli::bench) peak_kib: f64,
 }
 
 impl Usage {
-    /// Of the bench itself.
-    pub(super) fn own() -> Result<Self, &'static str> {
+    /// Reads the usage of the bench itself.
+    pub(in crate::cli::bench) fn own() -> Result<Self, &'static str> {
         Self::of("self")
     }
 
     /// CPU time since `before` for each of `deliveries`, in microseconds.
-    pub(super) fn cpu_us_each(self, before: Self, deliveries: u64) -> Result<f64, &'static str> {
+    pub(in crate::cli::bench) fn cpu_us_each(
+        self,
+        before: Self,
+        deliveries: u64,
+    ) -> Result<f64, &'static str> {
         match deliveries {
             0 => Err("nothing was delivered"),
             count => Ok((self.cpu_seconds - before.cpu_seconds) * 1e6 / count as f64),
         }
     }
 
-    /// Of the process that /proc has under `name`.
+    /// Reads the usage of the process that /proc has under `name`.
     fn of(name: &str) -> Result<Self, &'static str> {
         let directory = Path::new("/proc").join(name);
         let read = |file| std::fs::read_to_string(directory.join(file)).ok();
@@ -207,7 +215,7 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
 }
 
 /// Refuses more connections than this process, and a broker that it starts, may have open.
-pub(super) fn check_open_files(connections: u64) -> CliResult {
+pub(in crate::cli::bench) fn check_open_files(connections: u64) -> CliResult {
     let limit = getrlimit(Resource::Nofile);
     let needed = connections + OTHER_FILES;
     let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
@@ -219,7 +227,7 @@ pub(super) fn check_open_files(connections: u64) -> CliResult {
         true => format!("run `ulimit -n {needed}` before"),
         false => format!("have root raise the hard limit, {hard}, or take fewer clients"),
     };
-    Err(CliError::new(Failure::Refused, format!("{what}: {way}")))
+    Err(CliError::new(ExitReason::Refused, format!("{what}: {way}")))
 }
 
 #[cfg(test)]

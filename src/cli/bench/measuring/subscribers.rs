@@ -18,31 +18,34 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::event_stream::{Delivery, EventStream};
-use super::process::Target;
-use super::report::{self, Report};
-use super::{OPENING_TIMEOUT, latency_histogram, wall_ns};
-use crate::cli::{CliError, CliResult, Failure};
+use super::event_stream::SseAnswer;
+use super::latency::{latency_histogram, wall_ns};
+use super::process::MeasuredBroker;
+use super::tally::Tally;
+use crate::cli::failure::{CliError, CliResult, ExitReason};
+
+/// The longest time for opening all connections.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connections that are being opened at once: well below 128, the backlog that listening sockets
 /// often have, for what does not fit in it is tried again by the system after a whole second.
 const MAX_OPENING: usize = 64;
 
-/// What one read takes at the most.
+/// The most bytes that one read takes.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// How often the tally is looked at. Times in it do not depend on that.
+/// The time between two looks at the tally. The times in the tally do not depend on it.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// The thread that all subscribers are on. They end with it.
-pub(super) struct LoadThread {
+pub(in crate::cli::bench) struct LoadThread {
     tasks: Handle,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl LoadThread {
-    pub(super) fn start() -> CliResult<Self> {
+    pub(in crate::cli::bench) fn start() -> CliResult<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (tasks, stop) = (runtime.handle().clone(), CancellationToken::new());
         let stopped = stop.clone();
@@ -61,126 +64,23 @@ impl Drop for LoadThread {
     }
 }
 
-/// What the clients of a group saw. Times are in nanoseconds since 1970.
-#[derive(Debug)]
-pub(super) struct Tally {
-    pub(super) opened: u64,
-    pub(super) last_opened_ns: u64,
-    /// Connections that could not be opened, or ended.
-    pub(super) failed: u64,
-    /// Why the first of them did.
-    problem: Option<String>,
-    pub(super) deliveries: u64,
-    pub(super) first_ns: u64,
-    pub(super) last_ns: u64,
-    gaps: u64,
-    repeats: u64,
-    latency_us: Histogram<u64>,
-}
-
-impl Tally {
-    fn new() -> CliResult<Self> {
-        Ok(Self {
-            opened: 0,
-            last_opened_ns: 0,
-            failed: 0,
-            problem: None,
-            deliveries: 0,
-            first_ns: 0,
-            last_ns: 0,
-            gaps: 0,
-            repeats: 0,
-            latency_us: latency_histogram()?,
-        })
-    }
-
-    fn note(&mut self, cursor: &mut u64, delivery: Delivery, now_ns: u64) {
-        let Delivery { sequence, published_ns } = delivery;
-        if sequence <= *cursor {
-            self.repeats += 1;
-        } else if sequence > *cursor + 1 {
-            self.gaps += 1;
-        }
-        *cursor = sequence.max(*cursor);
-        if self.deliveries == 0 {
-            self.first_ns = now_ns;
-        }
-        self.last_ns = now_ns;
-        self.deliveries += 1;
-        if let Some(published_ns) = published_ns {
-            self.latency_us.saturating_record(now_ns.saturating_sub(published_ns) / 1_000);
-        }
-    }
-
-    fn note_failed(&mut self, problem: String) {
-        self.failed += 1;
-        self.problem.get_or_insert(problem);
-    }
-
-    /// Deliveries a second, from the first one to the last one.
-    pub(super) fn deliveries_per_second(&self) -> Result<f64, &'static str> {
-        match self.last_ns.saturating_sub(self.first_ns) {
-            0 => Err("too few for a rate"),
-            elapsed_ns => Ok(self.deliveries as f64 * 1e9 / elapsed_ns as f64),
-        }
-    }
-}
-
-/// What must not happen, and how often it did.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Faults {
-    gaps: u64,
-    repeats: u64,
-    missing: u64,
-}
-
-impl Faults {
-    /// Adds those of a group that lacks `missing` deliveries.
-    pub(super) fn add(&mut self, group: &Group, missing: u64) {
-        let (gaps, repeats) = group.look(|tally| (tally.gaps, tally.repeats));
-        self.gaps += gaps;
-        self.repeats += repeats;
-        self.missing += missing;
-    }
-
-    pub(super) fn report(self, report: &mut Report) {
-        let none = Some(report::Target::AtMost(0.0));
-        report.add_with(("gaps", "gaps"), Ok(self.gaps as f64), "", none);
-        report.add_with(("repeats", "repeats"), Ok(self.repeats as f64), "", none);
-        report.add_with(("missing", "missing deliveries"), Ok(self.missing as f64), "", none);
-    }
-
-    /// Fails if there are any, or a connection of `groups` failed.
-    pub(super) fn judge(self, groups: &[&Group]) -> CliResult {
-        if let Some(problem) = groups.iter().find_map(|group| group.problem()) {
-            return Err(CliError::new(Failure::Unreachable, problem));
-        }
-        let Self { gaps, repeats, missing } = self;
-        if gaps + repeats + missing == 0 {
-            return Ok(());
-        }
-        let message = format!("{gaps} gaps, {repeats} repeats, {missing} missing deliveries");
-        Err(CliError::new(Failure::Other, message))
-    }
-}
-
-struct State {
+struct FollowersState {
     tally: Tally,
     /// Whoever's turn it is reads into it.
     buffer: Vec<u8>,
 }
 
 /// Clients that follow one topic.
-pub(super) struct Group {
+pub(in crate::cli::bench) struct Followers {
     clients: u64,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<FollowersState>>,
 }
 
-impl Group {
+impl Followers {
     /// Begins to open `clients` subscriptions of `topic`: of what comes, or after `last_event_id`.
-    pub(super) fn open(
+    pub(in crate::cli::bench) fn open(
         thread: &LoadThread,
-        target: &Target,
+        target: &MeasuredBroker,
         topic: &str,
         clients: u64,
         last_event_id: Option<u64>,
@@ -194,7 +94,7 @@ impl Group {
         )
         .into();
         let tally = Tally::new()?;
-        let state = Arc::new(Mutex::new(State { tally, buffer: vec![0; BUFFER_BYTES] }));
+        let state = Arc::new(Mutex::new(FollowersState { tally, buffer: vec![0; BUFFER_BYTES] }));
         let opening = Arc::new(Semaphore::new(MAX_OPENING));
         let address = target.address;
         for _ in 0..clients {
@@ -210,12 +110,12 @@ impl Group {
     }
 
     /// Looks at the tally, shortly: the clients wait.
-    pub(super) fn look<T>(&self, look: impl FnOnce(&mut Tally) -> T) -> T {
+    pub(in crate::cli::bench) fn look<T>(&self, look: impl FnOnce(&mut Tally) -> T) -> T {
         look(&mut lock(&self.state).tally)
     }
 
     /// Waits until every client has its subscription.
-    pub(super) async fn all_open(&self) -> CliResult {
+    pub(in crate::cli::bench) async fn all_open(&self) -> CliResult {
         let is_in_time = self.wait(OPENING_TIMEOUT, |tally| tally.opened >= self.clients).await;
         let (opened, problem) = self.look(|tally| (tally.opened, tally.problem.clone()));
         if is_in_time && problem.is_none() {
@@ -223,18 +123,18 @@ impl Group {
         }
         let why = problem.unwrap_or_else(|| format!("{OPENING_TIMEOUT:?} were too short"));
         let message = format!("{opened} of {} clients could subscribe: {why}", self.clients);
-        Err(CliError::new(Failure::Unreachable, message))
+        Err(CliError::new(ExitReason::Unreachable, message))
     }
 
     /// Waits until there are this many deliveries, or one client has failed, or `bound` is over;
     /// how many are missing.
-    pub(super) async fn all_delivered(&self, count: u64, bound: Duration) -> u64 {
+    pub(in crate::cli::bench) async fn all_delivered(&self, count: u64, bound: Duration) -> u64 {
         self.wait(bound, |tally| tally.deliveries >= count).await;
         self.look(|tally| count.saturating_sub(tally.deliveries))
     }
 
     /// Why a connection failed, if one did.
-    pub(super) fn problem(&self) -> Option<String> {
+    pub(in crate::cli::bench) fn problem(&self) -> Option<String> {
         self.look(|tally| {
             let problem = tally.problem.as_ref()?;
             Some(format!("{} connections failed, the first one as {problem}", tally.failed))
@@ -242,7 +142,7 @@ impl Group {
     }
 
     /// The latencies up to here; what comes from now on is counted anew.
-    pub(super) fn take_latency(&self) -> CliResult<Histogram<u64>> {
+    pub(in crate::cli::bench) fn take_latency(&self) -> CliResult<Histogram<u64>> {
         let empty = latency_histogram()?;
         Ok(self.look(|tally| std::mem::replace(&mut tally.latency_us, empty)))
     }
@@ -259,13 +159,13 @@ impl Group {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<FollowersState>) -> MutexGuard<'_, FollowersState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One client: subscribes, then reads for as long as there is something.
 async fn follow(
-    state: &Mutex<State>,
+    state: &Mutex<FollowersState>,
     opening: &Semaphore,
     address: SocketAddr,
     request: &str,
@@ -273,7 +173,7 @@ async fn follow(
     let opened = async {
         let _permit = opening.acquire().await.map_err(|error| error.to_string())?;
         let socket = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        let mut client = Client { socket, stream: EventStream::new(), cursor: None };
+        let mut client = Follower { socket, stream: SseAnswer::new(), cursor: None };
         let written = client.socket.write_all(request.as_bytes()).await;
         written.map_err(|error| error.to_string())?;
         while client.stream.start().is_none() {
@@ -291,21 +191,21 @@ async fn follow(
     }
 }
 
-struct Client {
+struct Follower {
     socket: TcpStream,
-    stream: EventStream,
+    stream: SseAnswer,
     /// The last sequence that it saw, once it saw one.
     cursor: Option<u64>,
 }
 
-impl Client {
+impl Follower {
     /// Takes what one read brings.
     fn poll_read(
         &mut self,
         context: &mut Context<'_>,
-        state: &Mutex<State>,
+        state: &Mutex<FollowersState>,
     ) -> Poll<Result<(), String>> {
-        let State { tally, buffer } = &mut *lock(state);
+        let FollowersState { tally, buffer } = &mut *lock(state);
         let mut read = ReadBuf::new(buffer);
         let result = ready!(Pin::new(&mut self.socket).poll_read(context, &mut read));
         result.map_err(|error| error.to_string())?;
@@ -318,22 +218,5 @@ impl Client {
             let cursor = cursor.get_or_insert(start.unwrap_or(0));
             tally.note(cursor, delivery, now_ns);
         }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gaps_and_repeats_are_told_apart() {
-        let mut tally = Tally::new().unwrap();
-        let mut cursor = 10;
-        for sequence in [11, 12, 12, 14, 13, 15, 0] {
-            let published_ns = Some(1_000_000);
-            tally.note(&mut cursor, Delivery { sequence, published_ns }, 3_000_000);
-        }
-        assert_eq!((cursor, tally.deliveries, tally.gaps, tally.repeats), (15, 7, 1, 3));
-        assert_eq!(tally.latency_us.max(), 2_000);
     }
 }

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::wall_ns;
-use crate::cli::client::{Client, failed};
-use crate::cli::{CliError, CliResult, Failure};
+use super::latency::wall_ns;
+use crate::cli::client::{ServerClient, failed};
+use crate::cli::failure::{CliError, CliResult, ExitReason};
 
 /// The smallest payload: a time and a number, with a space after each.
-pub(super) const MIN_PAYLOAD_BYTES: u64 = 42;
+pub(in crate::cli::bench) const MIN_PAYLOAD_BYTES: u64 = 42;
 
 /// Events and bytes of one request: well within what a broker takes by default.
 const MAX_REQUEST_EVENTS: u64 = 1_000;
@@ -24,31 +24,34 @@ const MAX_REQUEST_BYTES: u64 = 1 << 20;
 /// Requests that wait for their acknowledgement.
 const MAX_IN_FLIGHT: usize = 64;
 
-/// What is published, and how fast.
+/// The time to wait for the last published events, beyond the time that was asked for.
+pub(in crate::cli::bench) const GRACE: Duration = Duration::from_secs(10);
+
+/// Events to publish, and their rate.
 #[derive(Debug, Clone)]
-pub(super) struct Pace {
-    pub(super) topic: String,
+pub(in crate::cli::bench) struct PacedLoad {
+    pub(in crate::cli::bench) topic: String,
     /// Events a second.
-    pub(super) rate: u64,
+    pub(in crate::cli::bench) rate: u64,
     /// Bytes of one payload, [`MIN_PAYLOAD_BYTES`] at the least.
-    pub(super) size: u64,
+    pub(in crate::cli::bench) size: u64,
     /// Events in all.
-    pub(super) events: u64,
+    pub(in crate::cli::bench) events: u64,
 }
 
-/// What was acknowledged.
+/// The events that were acknowledged, and the time they took.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Published {
-    pub(super) events: u64,
-    pub(super) elapsed: Duration,
+pub(in crate::cli::bench) struct Published {
+    pub(in crate::cli::bench) events: u64,
+    pub(in crate::cli::bench) elapsed: Duration,
 }
 
-impl Pace {
+impl PacedLoad {
     /// Publishes at the rate, until all events are acknowledged; or until `stop`, and then what was
     /// sent by then. What is late is made up for.
-    pub(super) async fn publish(
+    pub(in crate::cli::bench) async fn publish(
         self,
-        mut client: Client,
+        mut client: ServerClient,
         stop: CancellationToken,
     ) -> CliResult<Published> {
         let (requests, sent) = mpsc::channel(MAX_IN_FLIGHT);
@@ -58,7 +61,7 @@ impl Pace {
             let mut responses = responses.map_err(|status| failed(&status))?.into_inner();
             while let Some(response) = responses.message().await.map_err(|s| failed(&s))? {
                 if let Some(Outcome::Error(error)) = response.outcome {
-                    return Err(CliError::new(Failure::Refused, error.message));
+                    return Err(CliError::new(ExitReason::Refused, error.message));
                 }
             }
             Ok(())
@@ -102,8 +105,8 @@ impl Pace {
 }
 
 /// Publishes `events` of them as fast as it goes.
-pub(super) async fn publish_all(
-    client: &mut Client,
+pub(in crate::cli::bench) async fn publish_all(
+    client: &mut ServerClient,
     topic: &str,
     events: u64,
     size: u64,
@@ -132,4 +135,9 @@ fn event(number: u64, size: u64) -> NewEvent {
     let mut payload = format!("{} {number} ", wall_ns()).into_bytes();
     payload.resize(size as usize, b'x');
     NewEvent { payload: Bytes::from(payload), ..NewEvent::default() }
+}
+
+/// A topic that no other run has.
+pub(in crate::cli::bench) fn fresh_topic(purpose: &str) -> String {
+    format!("bench.{purpose}.{}", wall_ns())
 }

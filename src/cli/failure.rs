@@ -1,0 +1,68 @@
+//! The failure of a command: an exit code for scripts, and a message for people.
+
+/// The reason of a failure, by its exit code: see `leftoff --help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExitReason {
+    /// Anything else.
+    Other = 1,
+    /// The check found damage.
+    Damage = 3,
+    /// The server cannot be reached, or went away.
+    Unreachable = 4,
+    /// The server or a rule refused the input.
+    Refused = 5,
+    /// Whoever read the output went away, as `head` does; nobody is left to tell. A shell's number
+    /// for SIGPIPE.
+    OutputClosed = 141,
+    /// SIGINT ended it, or SIGTERM: as a shell has it for a process that a signal ended.
+    Interrupted = 130,
+    Terminated = 143,
+}
+
+/// A failed command: its exit code and its message.
+#[derive(Debug)]
+pub(super) struct CliError {
+    pub(super) failure: ExitReason,
+    pub(super) message: String,
+    /// Whether the message already names the lines of the input that are concerned.
+    pub(super) names_lines: bool,
+}
+
+impl CliError {
+    pub(super) fn new(failure: ExitReason, message: impl Into<String>) -> Self {
+        Self { failure, message: message.into(), names_lines: false }
+    }
+}
+
+impl From<leftoff::Error> for CliError {
+    fn from(error: leftoff::Error) -> Self {
+        let failure = match &error {
+            leftoff::Error::Damaged { .. } | leftoff::Error::DamagedLog { .. } => {
+                ExitReason::Damage
+            }
+            leftoff::Error::Invalid { .. } | leftoff::Error::OverLimit { .. } => {
+                ExitReason::Refused
+            }
+            _ => ExitReason::Other,
+        };
+        Self::new(failure, leftoff::error::with_causes(&error))
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        let failure = match error.kind() {
+            std::io::ErrorKind::BrokenPipe => ExitReason::OutputClosed,
+            _ => ExitReason::Other,
+        };
+        Self::new(failure, error.to_string())
+    }
+}
+
+impl From<serde_json::Error> for CliError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::new(ExitReason::Other, error.to_string())
+    }
+}
+
+pub(super) type CliResult<T = ()> = Result<T, CliError>;
