@@ -1,14 +1,14 @@
-//! Why nothing more may be written to a log, and who is told.
+//! The failure that ends all writing to a log, and the function that reports it.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Cause, Error, Result};
 
-/// Whoever is told of the failure.
+/// The function that is called with the cause of a failure.
 pub type TellFailure = Box<dyn Fn(&Cause) + Send + Sync>;
 
-/// Set once, by whoever meets it first.
+/// The failure that ended all writing, set by the thread that meets it first.
 #[derive(Default)]
 pub(super) struct WriteFailure {
     cause: Mutex<Option<Cause>>,
@@ -16,7 +16,7 @@ pub(super) struct WriteFailure {
 }
 
 impl WriteFailure {
-    /// Does `write`, unless writing failed before; a failure is the last one.
+    /// Calls `write`, unless writing failed before. A failure ends all writing.
     pub(super) fn or_fail<T>(&self, write: impl FnOnce() -> std::io::Result<T>) -> Result<T> {
         let mut failed = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cause) = &*failed {
@@ -29,7 +29,7 @@ impl WriteFailure {
         })
     }
 
-    /// Refuses, if writing failed before.
+    /// Refuses if writing failed before.
     ///
     /// # Errors
     ///
@@ -39,7 +39,7 @@ impl WriteFailure {
         failed.as_ref().map_or(Ok(()), |cause| Err(Error::ReadOnly(cause.clone())))
     }
 
-    /// Notes a failure that no write has met yet, and tells it.
+    /// Notes a failure that no write has met, and reports it.
     pub(super) fn set(&self, cause: Cause) {
         self.cause.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cause.clone());
         if let Some(tell) = &*self.tell.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -47,7 +47,8 @@ impl WriteFailure {
         }
     }
 
-    /// Has `tell` told of a failure that no write has met, also of one that was before.
+    /// Registers `tell` for a failure that no write meets. A failure from before is reported at
+    /// once.
     pub(super) fn tell(&self, tell: TellFailure) {
         let mut told = self.tell.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cause) = &*self.cause.lock().unwrap_or_else(PoisonError::into_inner) {

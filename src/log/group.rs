@@ -29,7 +29,8 @@ pub struct Group {
     pub ids: Vec<(TopicId, Block)>,
     /// Blocks of ids that are removed, each by its first sequence.
     pub forgotten: Vec<(TopicId, Sequence)>,
-    /// The failures that the group must outlive once it is stored. [`Durability::Process`] saves the sync.
+    /// The failures that the group must outlive once it is stored. [`Durability::Process`] saves
+    /// the sync.
     pub durability: Durability,
 }
 

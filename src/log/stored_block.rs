@@ -18,8 +18,8 @@ pub(super) fn parts_of(block: &Block) -> usize {
     parts_in(block.bytes().len())
 }
 
-/// A stored block, as its key and its header describe it. Nothing is verified: this is enough to drop a
-/// block, and not to read it.
+/// A stored block, as its key and its header describe it. Nothing is verified: this is enough to
+/// drop a block, and not to read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredBlock {
     /// The first sequence of the block.

@@ -87,7 +87,7 @@ impl TreeBlocks {
         Self { id, topic, tree, touches, is_over, entries, start, end, expected }
     }
 
-    /// As it is, but the first block is missing if it begins later than `first`.
+    /// Expects a block that begins at `first`: a later beginning means that one is missing.
     pub(super) fn beginning_at(self, first: Sequence) -> Self {
         Self { expected: Some(first), ..self }
     }

@@ -72,7 +72,8 @@ pub fn check(
     Checker::new(None, progress).run(directory, scratch)
 }
 
-/// As [`check`], and writes whatever verifies into a new log in `repaired`, which is made or empty.
+/// Checks as [`check`] does, and writes everything that verifies into a new log in `repaired`, a
+/// directory that is missing or empty.
 /// Damaged events, which are in the report, are lost in the new log. Where a whole block follows
 /// them in their topic, their sequences stay unused.
 ///
@@ -175,7 +176,7 @@ impl<P: FnMut(Checking)> Checker<P> {
         }
     }
 
-    /// Does for the copy what opening the log would do.
+    /// Salvages the copy, as opening the log would do.
     fn salvage(&mut self, directory: &Path, scratch: &Path) -> io::Result<()> {
         let marked = mark::read(directory)?.map(|(_, marked)| marked);
         let durable = marked.and_then(|marked| marked.lsn);
@@ -333,7 +334,7 @@ fn remove_snapshots(scratch: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies the files of a log; how many bytes that were.
+/// Copies the files of a log. Returns the number of bytes.
 fn copy(source: &Path, target: &Path, progress: &mut impl FnMut(Checking)) -> io::Result<u64> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(source)? {

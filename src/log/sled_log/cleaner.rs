@@ -97,7 +97,7 @@ const FINISHED_SEGMENTS: u64 = 3;
 /// pages, of which all may have moved by themselves.
 const FRUITLESS_MOVES: usize = 2_048;
 
-/// The thread that cleans, while this is held.
+/// The cleaning thread. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Cleaner {
     shared: Arc<CleanerState>,
@@ -184,8 +184,8 @@ impl Cleaner {
         }
     }
 
-    /// Has the thread give back what it can, for the disk is full; unless it did, and nothing was
-    /// written since that may have superseded anything.
+    /// Makes the thread give back what it can, because the disk is full. Nothing happens if the
+    /// thread did so before and nothing was written since.
     pub(super) fn press(&self) {
         let pressed = self.shared.pressed_bytes.load(Ordering::Relaxed);
         let has_changed = written_bytes(&self.shared.database) >= pressed + IDLE_BYTES;
@@ -228,7 +228,8 @@ impl Drop for Cleaner {
 }
 
 impl CleanerState {
-    /// Has it `run` until the log is closed. Notes what ends it before: sled has given up.
+    /// Runs `run` until the log is closed. An earlier end means that sled has given up, and is
+    /// noted.
     fn run_to_the_end(&self, run: impl FnOnce(&Self) -> io::Result<()>) {
         let ended = catch_unwind(AssertUnwindSafe(|| run(self)));
         let panicked = |_printed_by_then| Err(io::Error::other("it ended by a panic"));

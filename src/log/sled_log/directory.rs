@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// The file that is there as long as a log is being made.
+/// The file that exists as long as a log is being made.
 pub(super) const UNFINISHED: &str = "restoring";
 
 /// The longest wait for a lock that somebody holds, and the time between two looks. A child process
@@ -16,11 +16,11 @@ pub(super) const UNFINISHED: &str = "restoring";
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_STEP: Duration = Duration::from_millis(5);
 
-/// Makes the data directory, where it is missing.
+/// Creates the data directory if it is missing.
 ///
 /// # Errors
 ///
-/// [`Error::Open`] says what is there in its place, and what to do.
+/// [`Error::Open`] says what stands in its place, and what to do.
 pub(super) fn make_directory(directory: &Path) -> Result<()> {
     let Err(error) = std::fs::create_dir_all(directory) else { return Ok(()) };
     let in_the_way = directory.ancestors().find_map(|path| Some((path, no_directory(path)?)));
@@ -89,7 +89,7 @@ fn hold(directory: &Path, file: io::Result<File>) -> Result<File> {
     Ok(file)
 }
 
-/// Tries `open` until it is not locked out any more, for as long as that can be a passing thing.
+/// Calls `open` again as long as a lock refuses it, for half a second at most.
 pub(super) fn patiently<T, E>(
     open: impl Fn() -> Result<T, E>,
     is_locked: impl Fn(&E) -> bool,

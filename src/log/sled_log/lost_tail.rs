@@ -69,7 +69,7 @@ pub(super) fn note(
     LogRecord::new(Epoch::new(rand::random()), sequences(topics), position)
 }
 
-/// Leaves out the topics whose name another id has by now.
+/// Leaves out topics whose name belongs to a newer id.
 pub(super) fn without_abandoned(topics: Vec<StoredTopic>) -> Vec<StoredTopic> {
     let newest: HashMap<TopicName, TopicId> =
         topics.iter().map(|topic| (topic.name.clone(), topic.id)).collect();

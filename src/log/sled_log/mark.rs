@@ -43,7 +43,7 @@ const MARK_BYTES: usize = OLD_MARK_BYTES + 8 + 1;
 /// The length of a mark without a place in sled's log.
 const OLD_MARK_BYTES: usize = CRC_BYTES + 4 + 8 + 16;
 
-/// The open file.
+/// The open file, and what it says.
 #[derive(Debug)]
 pub(super) struct Mark {
     file: File,
@@ -88,7 +88,7 @@ impl MarkContent {
         self.loss > Loss::None || self.boot != 0 && self.boot != current_boot()
     }
 
-    /// As it is once `loss` was found, too.
+    /// Returns the content with `loss` added.
     pub(super) fn with(self, loss: Loss) -> Self {
         Self { loss: self.loss.max(loss), ..self }
     }
@@ -111,7 +111,7 @@ impl Mark {
         Ok(Self { file, noted: Mutex::default() })
     }
 
-    /// Begins an epoch, in which everything up to these places is durable.
+    /// Begins an epoch. Everything up to these places is durable in it.
     pub(super) fn begin(&self, epoch: Epoch, position: Position, lsn: i64) -> io::Result<()> {
         let marked = MarkContent { position, lsn: Some(lsn), ..MarkContent::default() };
         self.change(|noted| *noted = NotedMark { epoch: Some(epoch), marked })
@@ -141,7 +141,7 @@ impl Mark {
         self.file.sync_all()
     }
 
-    /// Notes that there are none any more.
+    /// Notes that all events are synced.
     pub(super) fn note_synced(&self) -> io::Result<()> {
         if self.lock().marked.boot == 0 {
             return Ok(());
@@ -154,8 +154,8 @@ impl Mark {
         self.file.sync_all()
     }
 
-    /// Goes on with what was noted before. Returns it, with its epoch; `None` where there is
-    /// nothing.
+    /// Goes on with the content that the file has. Returns it, with its epoch; `None` where there
+    /// is nothing.
     pub(super) fn read(&self) -> io::Result<Option<(Epoch, MarkContent)>> {
         let mut bytes = Vec::new();
         (&self.file).read_to_end(&mut bytes)?;

@@ -9,7 +9,7 @@ use crate::log::meta::{self, LogRecord};
 use crate::log::stored_topic::StoredTopic;
 use crate::topic::TopicId;
 
-/// The log's record; `None` where there is none.
+/// Reads the log's record; `None` if there is none.
 ///
 /// # Errors
 ///
@@ -23,8 +23,8 @@ pub(super) fn read_log(tree: &sled::Tree) -> Result<Option<LogRecord>> {
     Ok(Some(record))
 }
 
-/// Every topic's record, in the order of the ids: [`Error::DamagedLog`] in place of one that does
-/// not fit.
+/// Reads every topic's record, in the order of the ids. [`Error::DamagedLog`] stands in the place
+/// of a damaged record.
 pub(super) fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<StoredTopic>> {
     blocks::until_error(tree.scan_prefix(keys::TOPICS)).map(|entry| {
         let (key, value) = entry.map_err(|error| unreadable_record("a topic's", error))?;
@@ -40,7 +40,7 @@ pub(super) fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<Stor
 const WAY_OUT: &str = "put back a copy of the data directory from before the damage, without its \
      file `mark`, or go on with what `leftoff check --repair` brings back";
 
-/// A sled error where a record was looked for, as ours.
+/// Turns an error of sled, met while a record was read, into ours.
 fn unreadable_record(which: &str, error: sled::Error) -> Error {
     match error {
         sled::Error::Corruption { .. } => Error::DamagedLog {
@@ -50,8 +50,8 @@ fn unreadable_record(which: &str, error: sled::Error) -> Error {
     }
 }
 
-/// Every block of ids in `tree`; in place of what is damaged, the error. Nothing is read that
-/// follows a damaged page.
+/// Reads every block of ids in `tree`. An error stands in the place of a damaged one. Nothing is
+/// read after a damaged page.
 pub(super) fn read_ids(tree: &sled::Tree) -> impl Iterator<Item = Result<(TopicId, Block)>> {
     blocks::until_error(tree.scan_prefix(keys::IDS)).filter_map(|entry| {
         let (key, value) = match entry {

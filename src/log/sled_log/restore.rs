@@ -51,7 +51,7 @@ pub struct RestoreReport {
     pub last_position: u64,
 }
 
-/// Makes a new log in `directory` of a backup of everything, and of those that follow it.
+/// Makes a new log in `directory` from a backup of everything and the backups that follow it.
 ///
 /// # Errors
 ///
@@ -120,7 +120,7 @@ fn read(
     }
 }
 
-/// A log that is being made.
+/// A new log that is being made.
 pub(super) struct NewLog {
     directory: PathBuf,
     database: sled::Db,
@@ -193,7 +193,7 @@ impl NewLog {
         }
     }
 
-    /// Takes a topic, or how it is later on.
+    /// Takes a topic, or its later state.
     pub(super) fn begin_topic(&mut self, topic: StoredTopic) {
         let written = self.topics.get(&topic.id).map(|(_, written)| *written);
         self.topics.insert(topic.id, (topic, written.unwrap_or_default()));
@@ -289,7 +289,7 @@ impl NewLog {
         Ok(())
     }
 
-    /// Makes a log of it.
+    /// Completes the log.
     ///
     /// # Errors
     ///

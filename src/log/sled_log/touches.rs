@@ -9,13 +9,14 @@
 //! every [`TOUCH_BYTES`] of it that are read or written, and the queues fill up with its size: they
 //! hold 16,384 × 2 KiB = 32 MiB at the most.
 
-/// Bytes for which one access is made. Smaller bounds the memory closer, and costs more time.
+/// The bytes for which one access is made. A smaller value bounds the memory closer and costs more
+/// time.
 const TOUCH_BYTES: usize = 4 << 10;
 
 /// The most entries that a page holds.
 const PAGE_ENTRIES: usize = 16;
 
-/// Counts bytes, and touches their pages.
+/// A count of bytes that were read or written, which touches their pages.
 #[derive(Debug, Default)]
 pub(super) struct Touches {
     /// Bytes that no touch was made for yet.

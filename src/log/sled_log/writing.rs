@@ -147,7 +147,7 @@ fn forgotten(tree: &sled::Tree, group: &Group) -> impl Iterator<Item = IdsKey> {
     keys.filter(|key| !is_unreadable(tree, key))
 }
 
-/// Has the leaves merged that `group` has made small, while their neighbours are known to be
+/// Makes sled merge the leaves that `group` has made small, while their neighbours are known to be
 /// readable.
 pub(super) fn settle(tree: &sled::Tree, group: &Group) {
     for (topic, block) in &group.removed {
@@ -171,7 +171,7 @@ fn lone_part(group: &Group) -> Option<(BlockKey, &[u8])> {
     }
 }
 
-/// Puts `group` into `batch`. Of two changes of one key in a batch, the later one holds.
+/// Puts `group` into `batch`. If a batch changes a key twice, the later change holds.
 fn fill(batch: &mut sled::Batch, tree: &sled::Tree, group: &Group) {
     for topic in &group.topics {
         batch.insert(&keys::topic(topic.id), meta::encode_topic(topic));
