@@ -23,31 +23,31 @@ use crate::event::Timestamp;
 
 /// The ages of the events of one topic at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Ages {
+pub(crate) struct Ages {
     /// The moment.
-    pub now: Timestamp,
+    pub(crate) now: Timestamp,
     /// The events that the clock may not have reached.
-    pub ahead: Ahead,
+    pub(crate) ahead: Ahead,
 }
 
 impl Ages {
     /// Returns the ages at `now` in a topic with this extent.
-    pub fn of(extent: &Extent, now: Timestamp) -> Self {
+    pub(crate) fn of(extent: &Extent, now: Timestamp) -> Self {
         Self { now, ahead: extent.ahead }
     }
 
     /// When `event` was appended, as far as that can be told.
-    pub fn appended(&self, event: &EventRef<'_>) -> Timestamp {
+    pub(crate) fn appended(&self, event: &EventRef<'_>) -> Timestamp {
         self.ahead.appended(event.position, event.clock, self.now)
     }
 
     /// When `event` expires: from then on nobody gets it. `None` if it never does.
-    pub fn expires(&self, event: &EventRef<'_>) -> Option<Timestamp> {
+    pub(crate) fn expires(&self, event: &EventRef<'_>) -> Option<Timestamp> {
         event.ttl_ms.map(|ttl_ms| self.appended(event).plus_ms(ttl_ms))
     }
 
     /// Whether `event` has expired.
-    pub fn has_expired(&self, event: &EventRef<'_>) -> bool {
+    pub(crate) fn has_expired(&self, event: &EventRef<'_>) -> bool {
         self.expires(event).is_some_and(|expires| expires <= self.now)
     }
 }

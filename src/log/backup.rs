@@ -64,14 +64,14 @@ pub enum Frame {
 
 /// Encodes a backup, part by part.
 #[derive(Debug, Default)]
-pub struct BackupEncoder {
+pub(crate) struct BackupEncoder {
     frames: u64,
     checksums: crc32fast::Hasher,
 }
 
 impl BackupEncoder {
     /// Encodes the header.
-    pub fn header(&self, header: &BackupHeader) -> Vec<u8> {
+    pub(crate) fn header(&self, header: &BackupHeader) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.push(FORMAT);
         bytes.extend_from_slice(&header.epoch.get().to_be_bytes());
@@ -84,7 +84,7 @@ impl BackupEncoder {
     }
 
     /// Encodes the next frame.
-    pub fn frame(&mut self, frame: &Frame) -> Vec<u8> {
+    pub(crate) fn frame(&mut self, frame: &Frame) -> Vec<u8> {
         let (kind, id, content) = match frame {
             Frame::Topic(topic) => (1, topic.id, Bytes::from(meta::encode_topic(topic))),
             Frame::WholeTopic(topic) => (4, topic.id, Bytes::from(meta::encode_topic(topic))),
@@ -94,7 +94,7 @@ impl BackupEncoder {
     }
 
     /// Encodes the end, which counts the frames and sums up their checksums.
-    pub fn end(mut self) -> Vec<u8> {
+    pub(crate) fn end(mut self) -> Vec<u8> {
         let (frames, checksum) = (self.frames, self.checksums.clone().finalize());
         self.encode(3, &[&frames.to_be_bytes(), &checksum.to_be_bytes()])
     }

@@ -46,7 +46,7 @@ pub(super) const MAX_PLACE: u64 = u64::MAX >> 1;
 pub(super) const CRC_BYTES: usize = 4;
 
 /// Bytes before the records.
-pub const HEADER_BYTES: usize = CRC_BYTES + 1 + 1 + 4 + 4 + 7 * 8;
+pub(crate) const HEADER_BYTES: usize = CRC_BYTES + 1 + 1 + 4 + 4 + 7 * 8;
 const _: () = assert!(HEADER_BYTES == 70, "a changed header is a new FORMAT");
 
 pub(super) fn body_bytes(bytes: &[u8]) -> u32 {

@@ -19,7 +19,7 @@ const MAX_BLOCK_BYTES: usize = 8 << 10;
 const ENTRY_BYTES: usize = 48;
 
 /// Puts `ids`, which are in the order of their sequences, into blocks.
-pub fn blocks_of_ids<'a>(ids: impl Iterator<Item = PlacedId<'a>>) -> Vec<Block> {
+pub(crate) fn blocks_of_ids<'a>(ids: impl Iterator<Item = PlacedId<'a>>) -> Vec<Block> {
     let (mut blocks, mut some, mut size_bytes) = (Vec::new(), Vec::new(), 0);
     for id in ids {
         let id_bytes = ENTRY_BYTES + id.id.len();

@@ -5,15 +5,15 @@ use crate::event::Timestamp;
 
 /// The id of an event, with the places and times of the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PlacedId<'a> {
+pub(crate) struct PlacedId<'a> {
     /// The publisher's own id.
-    pub id: &'a str,
+    pub(crate) id: &'a str,
     /// The event's place in its topic.
-    pub sequence: Sequence,
+    pub(crate) sequence: Sequence,
     /// The event's place in the whole broker.
-    pub position: Position,
+    pub(crate) position: Position,
     /// The time at which the event was appended.
-    pub time: Timestamp,
+    pub(crate) time: Timestamp,
     /// The reading of the system clock at that moment.
-    pub clock: Timestamp,
+    pub(crate) clock: Timestamp,
 }

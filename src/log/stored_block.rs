@@ -9,7 +9,7 @@ use crate::event::Timestamp;
 pub(super) const MAX_PART_BYTES: usize = 8 << 10;
 
 /// Returns the number of parts in which a block of this size is stored.
-pub fn parts_in(size_bytes: usize) -> usize {
+pub(crate) fn parts_in(size_bytes: usize) -> usize {
     size_bytes.div_ceil(MAX_PART_BYTES)
 }
 

@@ -9,7 +9,7 @@ use crate::topic::TopicId;
 /// A walk back over the events of a topic, from its end or from any place in it. Each step passes
 /// one block, so that the caller can rest or give up in between.
 #[derive(Debug)]
-pub struct WayBack {
+pub(crate) struct WayBack {
     topic: TopicId,
     extent: Extent,
     /// All events from this sequence on are passed.
@@ -21,7 +21,7 @@ pub struct WayBack {
 
 impl WayBack {
     /// Begins a walk back over `count` events before `below`, in a topic with this extent.
-    pub fn new(topic: TopicId, extent: Extent, below: Sequence, count: u64) -> Self {
+    pub(crate) fn new(topic: TopicId, extent: Extent, below: Sequence, count: u64) -> Self {
         Self { topic, extent, at: below, left: count, is_begun: false }
     }
 
@@ -32,7 +32,7 @@ impl WayBack {
     /// # Errors
     ///
     /// [`Error::ReadFailed`]: the place stays where it is. Damaged blocks are passed over.
-    pub fn step(&mut self, log: &dyn Log) -> Result<Option<Sequence>> {
+    pub(crate) fn step(&mut self, log: &dyn Log) -> Result<Option<Sequence>> {
         let earliest = self.extent.earliest;
         // Looked at once: removing what was trimmed can make it look whole later.
         if !self.is_begun && log.is_whole(self.topic, &self.extent)? {
