@@ -252,7 +252,9 @@ fn tree(tokens: &[String], prefix: &[String], paths: &mut Vec<Module>) {
 fn paths(tokens: &[String]) -> Vec<Module> {
     let (mut found, mut index) = (Vec::new(), 0);
     while index < tokens.len() {
-        if tokens[index] == "use" {
+        if tokens[index] == "pub" && tokens.get(index + 1).is_some_and(|token| token == "(") {
+            index = closed(tokens, index + 1); // Who may see it is no import.
+        } else if tokens[index] == "use" {
             let end = index + tokens[index..].iter().take_while(|token| *token != ";").count();
             tree(&tokens[index + 1..end], &[], &mut found);
             index = end;
@@ -388,7 +390,10 @@ fn the_rules_about_files_and_types_see_what_they_should() {
             "src/a/two.rs",
             "fn g(x: super::super::b::B) {} #[cfg(test)] mod tests { use super::super::*; }",
         ),
-        ("src/b.rs", "/* */ const T: &str = \"crate::a\"; // crate::a\n enum B { A('\"') }"),
+        (
+            "src/b.rs",
+            "pub(in crate::a) const T: &str = \"crate::a\"; // crate::a\n enum B { A('\"') }",
+        ),
         ("src/t.rs", "use crate::a::One; struct One;"),
     ];
     let mut sources: Sources =
