@@ -19,7 +19,7 @@ use crate::topic::TopicId;
 
 /// A way in which an append fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Refused before anything was written.
     NotWritten,
     /// No room, found out before anything was written.
@@ -36,7 +36,7 @@ pub enum Fault {
 
 /// A [`MemoryLog`] with faults.
 #[derive(Debug, Default)]
-pub struct FaultyLog {
+pub(crate) struct FaultyLog {
     inner: MemoryLog,
     state: Mutex<State>,
     gate: Gate,
@@ -51,7 +51,7 @@ struct Gate {
 
 /// Keeps the gate closed for as long as it lives.
 #[derive(Debug)]
-pub struct Held<'a>(&'a Gate);
+pub(crate) struct Held<'a>(&'a Gate);
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
@@ -77,7 +77,7 @@ impl FaultyLog {
     /// # Panics
     ///
     /// If a test panicked meanwhile.
-    pub fn fail(&self, nth: u64, fault: Fault) {
+    pub(crate) fn fail(&self, nth: u64, fault: Fault) {
         self.state.lock().unwrap().faults.insert(nth, fault);
     }
 
@@ -86,7 +86,7 @@ impl FaultyLog {
     /// # Panics
     ///
     /// If a test panicked meanwhile.
-    pub fn damage(&self, first: Sequence) {
+    pub(crate) fn damage(&self, first: Sequence) {
         self.state.lock().unwrap().damaged.insert(first);
     }
 
@@ -95,7 +95,7 @@ impl FaultyLog {
     /// # Panics
     ///
     /// If a test panicked meanwhile.
-    pub fn appends(&self) -> u64 {
+    pub(crate) fn appends(&self) -> u64 {
         self.state.lock().unwrap().appends
     }
 
@@ -104,7 +104,7 @@ impl FaultyLog {
     /// # Panics
     ///
     /// If a test panicked meanwhile.
-    pub fn commits(&self) -> u64 {
+    pub(crate) fn commits(&self) -> u64 {
         self.state.lock().unwrap().commits
     }
 
@@ -113,7 +113,7 @@ impl FaultyLog {
     /// # Panics
     ///
     /// If a test panicked meanwhile.
-    pub fn reads(&self) -> u64 {
+    pub(crate) fn reads(&self) -> u64 {
         self.state.lock().unwrap().reads
     }
 
@@ -122,7 +122,7 @@ impl FaultyLog {
     /// # Panics
     ///
     /// If a test panicked meanwhile.
-    pub fn repair(&self) {
+    pub(crate) fn repair(&self) {
         self.state.lock().unwrap().failed = false;
     }
 
@@ -131,7 +131,7 @@ impl FaultyLog {
     /// # Panics
     ///
     /// If a test panicked meanwhile.
-    pub fn hold(&self) -> Held<'_> {
+    pub(crate) fn hold(&self) -> Held<'_> {
         *self.gate.is_closed.lock().unwrap() = true;
         Held(&self.gate)
     }
