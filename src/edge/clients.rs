@@ -274,15 +274,15 @@ impl Drop for Admitted {
 
 /// The entry of one subscription in the list of its client. Dropping it removes the entry.
 #[derive(Debug)]
-pub(super) struct Following {
+pub(super) struct Listed {
     clients: Option<Arc<Clients>>,
-    listed: Option<(Arc<Client>, Arc<Followed>)>,
+    entry: Option<(Arc<Client>, Arc<Followed>)>,
 }
 
-impl Following {
+impl Listed {
     /// Lists a subscription of the client that follows the topics of `reader`.
     pub(super) fn new(peer: Option<&Peer>, protocol: &'static str, reader: &Reader) -> Self {
-        let listed = peer.map(|Peer { client, .. }| {
+        let entry = peer.map(|Peer { client, .. }| {
             let topics = match reader {
                 Reader::One(one) => one.topic().to_string(),
                 Reader::Many(many) => {
@@ -301,7 +301,7 @@ impl Following {
             all.push(followed.clone());
             (client.clone(), followed)
         });
-        Self { clients: peer.map(|peer| peer.clients.clone()), listed }
+        Self { clients: peer.map(|peer| peer.clients.clone()), entry }
     }
 
     /// Returns how many clients are connected; 0 in a host that has no [`Peer`].
@@ -310,16 +310,16 @@ impl Following {
     }
 
     /// Notes the reader's place after a write.
-    pub(super) fn note(&self, reader: &Reader) {
-        if let Some((_, followed)) = &self.listed {
+    pub(super) fn show_place(&self, reader: &Reader) {
+        if let Some((_, followed)) = &self.entry {
             followed.after.store(reader.cursor().after.number(), Ordering::Relaxed);
         }
     }
 }
 
-impl Drop for Following {
+impl Drop for Listed {
     fn drop(&mut self) {
-        if let Some((client, followed)) = &self.listed {
+        if let Some((client, followed)) = &self.entry {
             let mut all = client.followed.lock().unwrap_or_else(PoisonError::into_inner);
             all.retain(|other| !Arc::ptr_eq(other, followed));
         }

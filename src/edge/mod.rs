@@ -19,11 +19,10 @@
 //!    reader. A start or a cursor is parsed by `cursor.rs` alone.
 //! 3. **Count.** Take what is held for the client from its share (`budget.rs`) before there are
 //!    bytes: patterns, a message that is not whole, an answer that waits. Give it back by dropping.
-//! 4. **Follow.** Loop over [`Reader::next_within`]: events, gap, caught up, ephemeral event,
-//!    silence, stopping. Write one delivery before the next is read, so that a client that takes
-//!    nothing holds nothing. On silence, send the cursor if it moved. On stopping, wait for
-//!    `FollowConfig::turn_to_end`, and tell the client when to come back. Keep the reader in the
-//!    list of connections (`clients::Following`).
+//! 4. **Follow.** Open a `Following` (`following.rs`), and loop over its `next`: events, gap, caught
+//!    up, ephemeral event, silence, stopping. Write one delivery before the next is read, so that
+//!    a client that takes nothing holds nothing. On silence, send the cursor if it moved. On
+//!    stopping, wait for `turn_to_end`, and tell the client when to come back.
 //! 5. **Write.** The wire forms of a block are built once and shared: [`Run::encoded`] with a
 //!    [`Form`]. JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.
 //! 6. **Refuse.** Return [`Error`]; `status.rs` has its codes. Tell gaps with all their numbers.
@@ -35,7 +34,6 @@
 //! [`Error`]: crate::Error
 //! [`Form`]: crate::broker::Form
 //! [`Reader`]: crate::broker::Reader
-//! [`Reader::next_within`]: crate::broker::Reader::next_within
 //! [`Run::encoded`]: crate::broker::Run::encoded
 
 pub(crate) mod access;
@@ -47,7 +45,7 @@ mod cloudevents;
 mod config;
 pub(crate) mod counters;
 mod effort;
-mod forms;
+mod following;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

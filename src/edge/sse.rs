@@ -68,10 +68,10 @@ use serde_json::{Value, json};
 
 use self::data::{encode_content, encode_json};
 use super::budget::WaitsForRoom;
-use super::clients::{self, Peer};
+use super::following::Following;
 use super::json::Carrier;
-use super::selection::{Format, Kept};
-use crate::broker::{Delivery, Ephemeral, EventRef, Patience, Reader, Run, Waited, WireForm};
+use super::selection::Format;
+use crate::broker::{Delivery, Ephemeral, EventRef, Form, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
 use crate::edge::config::FollowConfig;
 use crate::edge::http::ignored::{IGNORED_HEADER, Ignored};
@@ -97,33 +97,25 @@ const ERROR_RETRY_MS: u64 = 30_000;
 /// page.
 const HEARTBEAT: &[u8] = b": heartbeat\n";
 
-/// Returns the answer that streams the events of `reader`.
+/// The answer that streams what `following` reads.
 pub(super) fn response(
-    (reader, kept): (Reader, Kept),
+    mut following: Following,
     format: Format,
     config: &FollowConfig,
-    peer: Option<&Peer>,
     ignored: Ignored,
 ) -> Response {
-    let config = config.clone();
-    let gap = reader.gap().cloned();
-    let (patience, told) = (Patience::new(FIRST_BLOCK_WITHIN), reader.cursor());
-    let listed = clients::Following::new(peer, "sse", &reader);
-    // Boxed, because it is moved with each write.
-    let following = Following {
-        reader,
+    let gap = following.reader().gap().cloned();
+    following.set_patience(Patience::new(FIRST_BLOCK_WITHIN));
+    // In a box, for it is moved with each write.
+    let stream = Box::new(EventStream {
+        following,
         format,
-        config,
-        patience,
-        told,
-        listed,
-        _kept: kept,
+        config: config.clone(),
         warning: ignored.json(),
         phase: Phase::New,
-    };
-    let following = Box::new(following);
-    let writes = stream::unfold(following, |mut following| async move {
-        Some((Ok::<Bytes, Infallible>(following.next().await?), following))
+    });
+    let writes = stream::unfold(stream, |mut stream| async move {
+        Some((Ok::<Bytes, Infallible>(stream.next().await?), stream))
     });
     let mut response = stream_response(Body::from_stream(writes));
     response.extensions_mut().insert(WaitsForRoom);
@@ -176,23 +168,17 @@ enum Phase {
     Ended,
 }
 
-struct Following {
-    reader: Reader,
+struct EventStream {
+    following: Following,
     format: Format,
     config: FollowConfig,
-    /// The wait for the next delivery: up to the first block, and then up to the next heartbeat.
-    patience: Patience,
-    /// The place of the last id that was sent.
-    told: Cursor,
-    listed: clients::Following,
-    _kept: Kept,
-    /// The ignored names of the query, for the first block.
+    /// What the client is to be told of its query, as the first block.
     warning: Option<Value>,
     phase: Phase,
 }
 
-impl Following {
-    /// Returns the bytes of the next write; `None` at the end.
+impl EventStream {
+    /// The bytes of the next write.
     async fn next(&mut self) -> Option<Bytes> {
         match self.phase {
             Phase::Ended => return None,
@@ -200,9 +186,8 @@ impl Following {
                 self.phase = Phase::Opening;
                 let retry = retry_line(self.config.jittered_retry_ms());
                 let Some(warning) = self.warning.take() else { return Some(retry.into()) };
-                // Before a gap is told, the warning has no id: a client that resumed with it would
-                // miss the gap.
-                let block = match self.reader.gap() {
+                // Its id is not told before its gap is, which would be forgotten otherwise.
+                let block = match self.reader().gap() {
                     Some(_) => control_block(None, "leftoff.warning", &warning),
                     None => self.control_frame("leftoff.warning", &warning),
                 };
@@ -210,20 +195,20 @@ impl Following {
             }
             Phase::Opening | Phase::Open => {}
         }
-        polls::rest().await; // The last write may have been large.
-        let waited = self.reader.next_within(&mut self.patience).await;
+        let waited = self.following.next().await;
         let is_first = self.phase == Phase::Opening;
         if is_first {
-            (self.phase, self.patience) = (Phase::Open, self.config.patience());
+            self.phase = Phase::Open;
+            self.following.set_patience(self.config.patience());
         }
         Some(match waited {
-            Ok(Waited::Silence) if self.told == self.reader.cursor() && !is_first => {
+            Ok(Waited::Silence) if !self.following.has_moved() && !is_first => {
                 Bytes::from_static(HEARTBEAT)
             }
             // The new events were not for this client. With the cursor, it need not skip them
             // again.
             Ok(Waited::Silence) => {
-                let data = json!({"cursor": self.reader.cursor().to_string()});
+                let data = json!({"cursor": self.reader().cursor().to_string()});
                 self.control_frame("leftoff.cursor", &data).into()
             }
             Ok(Waited::Delivery(Delivery::Events(run))) => {
@@ -238,9 +223,9 @@ impl Following {
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => self.ephemeral(&event),
             Ok(Waited::Stopping) => {
                 self.phase = Phase::Ended;
-                // Boxed: it runs once, and a waiting client needs no memory for it.
-                Box::pin(self.config.turn_to_end(self.listed.connections())).await;
-                let told = self.reader.gap().is_none().then_some(self.told);
+                // In a box: it is done once, and a client that waits needs no room for it.
+                Box::pin(self.following.turn_to_end(&self.config)).await;
+                let told = self.reader().gap().is_none().then_some(self.following.told());
                 stopping(self.config.jittered_retry_ms(), told).into()
             }
             Err(error) => self.failed(&error).into(),
@@ -251,7 +236,7 @@ impl Following {
     fn gather(&mut self, run: &Run) -> Bytes {
         let first = self.frames(run);
         if first.len() >= MAX_WRITE_BYTES {
-            self.listed.note(&self.reader);
+            self.following.show_place();
             return first;
         }
         let mut more: Option<Vec<u8>> = None;
@@ -260,16 +245,16 @@ impl Following {
             if size_bytes >= MAX_WRITE_BYTES {
                 break;
             }
-            let Some(Delivery::Events(run)) = self.reader.next_in_memory() else { break };
+            let Some(run) = self.following.next_in_memory() else { break };
             more.get_or_insert_with(|| first.to_vec()).extend_from_slice(&self.frames(&run));
         }
-        self.listed.note(&self.reader);
-        more.map_or(first, Bytes::from) // A single block is shared among readers.
+        self.following.show_place();
+        more.map_or(first, Bytes::from) // One block alone is shared with every other reader.
     }
 
     /// Returns the frame of an ephemeral event. The frame has no id, so no cursor moves.
     fn ephemeral(&self, ephemeral: &Ephemeral) -> Bytes {
-        let (form, format, epoch) = (self.form(), self.format, self.reader.epoch());
+        let (form, format, epoch) = (self.form(), self.format, self.reader().epoch());
         ephemeral.encoded(form, |ephemeral| {
             let mut bytes = Vec::new();
             let event = &ephemeral.event;
@@ -297,24 +282,26 @@ impl Following {
         })
     }
 
-    fn form(&self) -> WireForm {
-        match (&self.reader, self.format) {
-            (Reader::One(_), Format::Data) => forms::SSE_DATA,
-            (Reader::One(_), Format::Envelope) => forms::SSE_ENVELOPE,
-            (Reader::One(_), Format::CloudEvents) => forms::SSE_CLOUD_EVENTS,
-            (Reader::Many(_), Format::Data) => forms::SSE_DATA_OF_MANY,
-            (Reader::Many(_), Format::Envelope) => forms::SSE_ENVELOPE_OF_MANY,
-            (Reader::Many(_), Format::CloudEvents) => forms::SSE_CLOUD_EVENTS_OF_MANY,
+    fn reader(&self) -> &Reader {
+        self.following.reader()
+    }
+
+    fn form(&self) -> Form {
+        match (self.reader(), self.format) {
+            (Reader::One(_), Format::Data) => Form::Data,
+            (Reader::One(_), Format::Envelope) => Form::Envelope,
+            (Reader::One(_), Format::CloudEvents) => Form::CloudEvents,
+            (Reader::Many(_), Format::Data) => Form::PlacedData,
+            (Reader::Many(_), Format::Envelope) => Form::PlacedEnvelope,
+            (Reader::Many(_), Format::CloudEvents) => Form::PlacedCloudEvents,
         }
     }
 
     /// Returns the frames of the events of `run`.
     fn frames(&mut self, run: &Run) -> Bytes {
-        let epoch = self.reader.epoch();
-        if let Some(last) = run.events().last() {
-            self.told = self.reader.cursor_after(&last);
-        }
-        let is_own = self.reader.has_own_cursors(run);
+        let epoch = self.reader().epoch();
+        self.following.tell_events(run);
+        let is_own = self.reader().has_own_cursors(run);
         let encode = |event: &EventRef<'_>, bytes: &mut Vec<u8>| {
             match self.format {
                 Format::Data => {
@@ -329,8 +316,8 @@ impl Following {
             }
             encode_id(
                 match is_own {
-                    true => self.reader.cursor_after(event),
-                    false => self.reader.shared_cursor_after(event),
+                    true => self.reader().cursor_after(event),
+                    false => self.reader().shared_cursor_after(event),
                 },
                 bytes,
             );
@@ -342,8 +329,8 @@ impl Following {
     }
 
     fn caught_up(&mut self) -> String {
-        let (earliest, tail) = self.reader.bounds();
-        let data = match &self.reader {
+        let (earliest, tail) = self.reader().bounds();
+        let data = match self.reader() {
             Reader::One(one) => json!({"topic": one.topic(), "earliest": earliest, "tail": tail}),
             Reader::Many(many) => json!({"topics": many.patterns(), "tail": tail}),
         };
@@ -358,8 +345,7 @@ impl Following {
 
     /// Returns a frame of the broker's own, with the id of the reader's place.
     fn control_frame(&mut self, event_type: &str, data: &Value) -> String {
-        self.told = self.reader.cursor();
-        control_block(Some(self.told), event_type, data)
+        control_block(Some(self.following.tell()), event_type, data)
     }
 }
 
@@ -392,6 +378,7 @@ mod tests {
 
     use futures_util::StreamExt;
 
+    use super::super::selection::Kept;
     use super::*;
     use crate::broker::{Broker, OpenConfig, Publish};
     use crate::cursor::{OnGap, StartPoint};
@@ -414,7 +401,8 @@ mod tests {
             let reader = Reader::One(broker.subscribe(&topic, start, OnGap::Fail).await.unwrap());
             let config = FollowConfig::default();
             let opened = (reader, Kept::default());
-            let mut writes = response(opened, Format::Data, &config, None, Ignored::default())
+            let following = Following::new(opened, "sse", config.patience(), None);
+            let mut writes = response(following, Format::Data, &config, Ignored::default())
                 .into_body()
                 .into_data_stream();
             let (mut events, mut sizes) = (0, Vec::new());

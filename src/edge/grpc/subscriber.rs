@@ -4,15 +4,16 @@ use futures_util::stream;
 use tonic::{Request, Response, Status};
 
 use super::super::budget::WaitsForRoom;
-use super::super::clients::{self, Peer};
+use super::super::clients::Peer;
+use super::super::following::Following;
 use super::super::page_token::{StateToken, page_limit};
 use super::super::proto::{self, subscribe_response::Message};
 use super::super::rates::{CallerRates, Rate};
-use super::super::selection::{Kept, Wanted};
+use super::super::selection::Wanted;
 use super::super::served::subscriber_service_server::SubscriberService;
 use super::call::{Responses, holding, share, until, within};
 use super::{listing, pages};
-use crate::broker::{Broker, Delivery, Member, Patience, Reader, Run, Waited};
+use crate::broker::{Broker, Delivery, Member, Reader, Run, Waited};
 use crate::cursor::{Cursor, OnGap, StartPoint};
 use crate::edge::config::FollowConfig;
 use crate::edge::grpc::messages;
@@ -57,23 +58,15 @@ impl SubscriberService for GrpcSubscriber {
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let filter = messages::filter(request.filter);
         let wanted = Wanted { topics, start, on_gap, filter, member };
-        let share = clients::share(peer.as_ref());
-        let (reader, kept) = within(deadline, wanted.open(&self.broker, &share)).await?;
-        let patience = self.config.patience();
-        let listed = clients::Following::new(peer.as_ref(), "grpc", &reader);
+        let opening = Following::open(wanted, "grpc", &self.broker, &self.config, peer.as_ref());
+        let following = within(deadline, opening).await?;
         let config = self.config.clone();
-        let following = Following {
-            reader,
-            config,
-            patience,
-            listed,
-            _kept: kept,
-            is_started: false,
-            is_ended: false,
-        };
-        let responses = stream::unfold(following, |mut following| async move {
-            Some((following.next().await?, following))
-        });
+        let stream = Subscribed { following, config, is_started: false, is_ended: false };
+        let responses =
+            stream::unfold(
+                stream,
+                |mut stream| async move { Some((stream.next().await?, stream)) },
+            );
         Ok(waiting_for_room(until(deadline, responses)))
     }
 
@@ -167,18 +160,14 @@ fn waiting_for_room<T>(responses: Responses<T>) -> Response<Responses<T>> {
 }
 
 /// One `Subscribe`.
-struct Following {
-    reader: Reader,
+struct Subscribed {
+    following: Following,
     config: FollowConfig,
-    /// With silence, up to the next heartbeat.
-    patience: Patience,
-    listed: clients::Following,
-    _kept: Kept,
     is_started: bool,
     is_ended: bool,
 }
 
-impl Following {
+impl Subscribed {
     async fn next(&mut self) -> Option<Result<proto::SubscribeResponse, Status>> {
         if self.is_ended {
             return None;
@@ -187,9 +176,8 @@ impl Following {
             self.is_started = true;
             return Some(Ok(response(self.started())));
         }
-        polls::rest().await; // What was written may have been large.
-        let waited = self.reader.next_within(&mut self.patience).await;
-        let cursor = self.reader.cursor();
+        let waited = self.following.next().await;
+        let cursor = self.following.reader().cursor();
         let message = match waited {
             Ok(Waited::Silence) => {
                 Message::Heartbeat(proto::Heartbeat { cursor: cursor.to_string() })
@@ -203,7 +191,7 @@ impl Following {
             Ok(Waited::Delivery(Delivery::Gap(gap))) => Message::Gap(messages::gap(&gap, cursor)),
             Ok(Waited::Delivery(Delivery::Events(run))) => Message::Events(self.gather(&run)),
             Ok(Waited::Stopping) => {
-                self.config.turn_to_end(self.listed.connections()).await;
+                self.following.turn_to_end(&self.config).await;
                 return Some(self.ended(Error::ShuttingDown));
             }
             Err(error) => return Some(self.ended(error)),
@@ -213,24 +201,24 @@ impl Following {
 
     /// The events of `run`, and of what follows it that is in memory already.
     fn gather(&mut self, run: &Run) -> proto::EventBatch {
-        let is_one_of_many = matches!(self.reader, Reader::Many(_));
+        let is_one_of_many = matches!(self.following.reader(), Reader::Many(_));
         let size_bytes = |run: &Run| run.events().map(|event| event.size_bytes()).sum::<usize>();
         let mut events = messages::events(run, is_one_of_many);
         let mut left = GATHERED_BYTES.saturating_sub(size_bytes(run));
         while left > 0
             && events.len() < GATHERED_EVENTS
-            && let Some(Delivery::Events(run)) = self.reader.next_in_memory()
+            && let Some(run) = self.following.next_in_memory()
         {
             left = left.saturating_sub(size_bytes(&run));
             events.extend(messages::events(&run, is_one_of_many));
         }
-        self.listed.note(&self.reader);
-        proto::EventBatch { events, cursor: self.reader.cursor().to_string() }
+        self.following.show_place();
+        proto::EventBatch { events, cursor: self.following.reader().cursor().to_string() }
     }
 
     fn started(&self) -> Message {
-        let (earliest, tail) = self.reader.bounds();
-        let cursor = self.reader.cursor().to_string();
+        let (earliest, tail) = self.following.reader().bounds();
+        let cursor = self.following.reader().cursor().to_string();
         Message::Started(proto::Started { cursor, earliest, tail })
     }
 

@@ -21,6 +21,7 @@ use crate::broker::PageRequest;
 use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::edge::clients::{Peer, share};
 use crate::edge::effort::Effort;
+use crate::edge::following::Following;
 use crate::edge::rates::{CallerRates, Rate};
 use crate::edge::selection::{self, Format, Topics, Wanted};
 use crate::edge::{sse, status};
@@ -101,9 +102,9 @@ impl Edge {
         }
         let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
         let wanted = Wanted { topics, start, on_gap, filter, member };
-        let opened = wanted.open(&self.broker, &share(peer.as_ref())).await?;
-        let format = format.unwrap_or(otherwise);
-        Ok(sse::response(opened, format, &self.config, peer.as_ref(), ignored))
+        let opening = Following::open(wanted, "sse", &self.broker, &self.config, peer.as_ref());
+        let following = opening.await?;
+        Ok(sse::response(following, format.unwrap_or(otherwise), &self.config, ignored))
     }
 
     async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {

@@ -31,16 +31,15 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::budget::{Held, Share};
-use super::super::clients::{self, Peer, share};
+use super::super::clients::{Peer, share};
 use super::super::counters::TimeLimit;
+use super::super::following::Following;
 use super::super::json::{Carrier, ReceiptJson, write_ephemeral, write_event};
 use super::super::pace::PacedSocket;
 use super::super::rates::{CallerRates, Rate, Temper};
-use super::super::selection::Kept;
 use super::hearing::{Heard, Hearing};
 use super::protocol::{Reference, Refused, Subscribe};
-use crate::broker::{Ack, Delivery, EventRef, InOrder, Patience, Reader, Run, Waited};
-use crate::cursor::Cursor;
+use crate::broker::{Ack, Delivery, EventRef, Form, InOrder, Reader, Run, Waited};
 use crate::edge::bounds::max_request_bytes;
 use crate::edge::http::request::Edge;
 use crate::edge::{forms, status};
@@ -104,22 +103,16 @@ impl From<tungstenite::Error> for End {
     }
 }
 
-/// A subscription of the connection.
-struct Following {
+/// A subscription of the connection, under the client's name for it.
+struct Subscription {
     name: String,
-    reader: Reader,
-    /// With silence, up to the next look at the cursor.
-    patience: Patience,
-    /// The place that the client knows of.
-    told: Cursor,
-    listed: clients::Following,
-    _kept: Kept,
+    following: Following,
 }
 
 /// What comes of waiting for a subscription.
 enum Turn {
-    Opened(String, Result<Box<Following>>),
-    Waited(Box<Following>, Result<Waited>),
+    Opened(String, Result<Box<Subscription>>),
+    Waited(Box<Subscription>, Result<Waited>),
 }
 
 /// One subscription that opens or waits. In turns, for hundreds may have something to do at once.
@@ -388,22 +381,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Err(Refused { reference: None, subscription: Some(name), error });
         }
         let (edge, peer, named) = (self.edge.clone(), self.peer.clone(), name.clone());
-        let share = self.share.clone();
         let open = async move {
-            let opened = wanted.open(&edge.broker, &share).await;
-            let following = opened.map(|(reader, kept)| {
-                let (patience, told) = (edge.config.patience(), reader.cursor());
-                let listed = clients::Following::new(peer.as_ref(), "websocket", &reader);
-                Box::new(Following {
-                    name: named.clone(),
-                    reader,
-                    patience,
-                    told,
-                    listed,
-                    _kept: kept,
-                })
-            });
-            Turn::Opened(named, following)
+            let (broker, config) = (&edge.broker, &edge.config);
+            let opening = Following::open(wanted, "websocket", broker, config, peer.as_ref());
+            let opened = opening
+                .await
+                .map(|following| Box::new(Subscription { name: named.clone(), following }));
+            Turn::Opened(named, opened)
         };
         let (handle, registration) = AbortHandle::new_pair();
         self.names.insert(name, handle);
@@ -448,32 +432,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Tells what came of a subscription, and waits for its next.
     async fn take(&mut self, turn: Result<Turn, Aborted>) -> Result<(), End> {
         let Ok(turn) = turn else { return Ok(()) };
-        let (mut following, waited) = match turn {
+        let (mut subscription, waited) = match turn {
             Turn::Opened(name, Err(error)) => return self.ended(&name, &error).await,
-            Turn::Opened(_, Ok(mut following)) => {
-                let (earliest, tail) = following.reader.bounds();
-                let mut message = following.tell("subscribed");
+            Turn::Opened(_, Ok(mut subscription)) => {
+                let (earliest, tail) = subscription.following.reader().bounds();
+                let mut message = subscription.tell("subscribed");
                 message.insert("earliest".to_owned(), json!(earliest));
                 message.insert("tail".to_owned(), json!(tail));
                 self.send(message).await?;
-                return self.wait(following);
+                return self.wait(subscription);
             }
-            Turn::Waited(following, waited) => (following, waited),
+            Turn::Waited(subscription, waited) => (subscription, waited),
         };
         match waited {
-            Ok(Waited::Silence) if following.told == following.reader.cursor() => {}
+            Ok(Waited::Silence) if !subscription.following.has_moved() => {}
             Ok(Waited::Silence) => {
-                let message = following.tell("cursor");
+                let message = subscription.tell("cursor");
                 self.send(message).await?;
             }
             Ok(Waited::Stopping) => return Ok(()), // The connection is closed at once.
             Ok(Waited::Delivery(Delivery::CaughtUp)) => {
-                let message = following.tell("caught_up");
+                let message = subscription.tell("caught_up");
                 self.send(message).await?;
             }
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => {
-                let name = Value::from(following.name.as_str());
-                let rest = event.encoded(forms::MESSAGE, |event| {
+                let name = Value::from(subscription.name.as_str());
+                let rest = event.encoded(Form::Message, |event| {
                     let mut rest = Vec::new();
                     write_ephemeral(event, Carrier::Whole, &mut rest);
                     rest.push(b'}');
@@ -487,27 +471,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.flush().await?;
             }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
-                let mut message = following.tell("gap");
+                let mut message = subscription.tell("gap");
                 message.insert("gap".to_owned(), status::gap_json(&gap));
                 self.send(message).await?;
             }
             Ok(Waited::Delivery(Delivery::Events(run))) => {
-                self.deliver(&mut following, &run).await?;
+                self.deliver(&mut subscription, &run).await?;
             }
-            Err(error) => return self.ended(&following.name, &error).await,
+            Err(error) => return self.ended(&subscription.name, &error).await,
         }
-        self.wait(following)
+        self.wait(subscription)
     }
 
     /// Waits for the next of a subscription, beside all others.
-    fn wait(&mut self, mut following: Box<Following>) -> Result<(), End> {
+    fn wait(&mut self, mut subscription: Box<Subscription>) -> Result<(), End> {
         let (handle, registration) = AbortHandle::new_pair();
         // It may have been given up while it was written.
-        let Some(known) = self.names.get_mut(&following.name) else { return Ok(()) };
+        let Some(known) = self.names.get_mut(&subscription.name) else { return Ok(()) };
         *known = handle;
         let wait = async move {
-            let waited = following.reader.next_within(&mut following.patience).await;
-            Turn::Waited(following, waited)
+            let waited = subscription.following.next().await;
+            Turn::Waited(subscription, waited)
         };
         self.waiting.push(in_turn(Abortable::new(Box::pin(wait), registration)));
         Ok(())
@@ -522,16 +506,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Writes the events of `run`, and of what follows it that is in memory already.
-    async fn deliver(&mut self, following: &mut Following, run: &Run) -> Result<(), End> {
-        let name = Value::from(following.name.as_str());
+    async fn deliver(&mut self, subscription: &mut Subscription, run: &Run) -> Result<(), End> {
+        let name = Value::from(subscription.name.as_str());
         let prefix = format!(r#"{{"type":"event","subscription":{name},"#);
-        let mut written = self.feed_run(&prefix, following, run).await?;
+        let mut written = self.feed_run(&prefix, subscription, run).await?;
         while written < MAX_WRITE_BYTES
-            && let Some(Delivery::Events(run)) = following.reader.next_in_memory()
+            && let Some(run) = subscription.following.next_in_memory()
         {
-            written += self.feed_run(&prefix, following, &run).await?;
+            written += self.feed_run(&prefix, subscription, &run).await?;
         }
-        following.listed.note(&following.reader);
+        subscription.following.show_place();
         let started = Instant::now();
         self.flush().await?;
         if started.elapsed() > Duration::from_millis(self.edge.config.heartbeat_ms) {
@@ -544,14 +528,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn feed_run(
         &mut self,
         prefix: &str,
-        following: &mut Following,
+        subscription: &mut Subscription,
         run: &Run,
     ) -> Result<usize, End> {
         let mut size_bytes = 0;
-        if let Some(last) = run.events().last() {
-            following.told = following.reader.cursor_after(&last);
-        }
-        let rests = rests(&following.reader, run);
+        subscription.following.tell_events(run);
+        let rests = rests(subscription.following.reader(), run);
         polls::rest().await; // Writing them may have been a lot of work.
         for rest in rests {
             let text = format!("{prefix}{}", String::from_utf8_lossy(&rest));
@@ -625,13 +607,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-impl Following {
+impl Subscription {
     /// The beginning of a message that tells its place.
     fn tell(&mut self, kind: &str) -> Map<String, Value> {
-        self.told = self.reader.cursor();
         let mut message = message(kind);
         message.insert("subscription".to_owned(), json!(self.name));
-        message.insert("cursor".to_owned(), json!(self.told.to_string()));
+        message.insert("cursor".to_owned(), json!(self.following.tell().to_string()));
         message
     }
 }
