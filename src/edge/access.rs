@@ -130,7 +130,7 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
 }
 
 /// The status and the reason of a refusal.
-pub(crate) struct Refused(StatusCode, String);
+pub(crate) struct Forbidden(StatusCode, String);
 
 /// The rules by which requests are let through or refused.
 struct Guard {
@@ -141,14 +141,14 @@ struct Guard {
 }
 
 impl Guard {
-    fn check(&self, request: &Request) -> Result<(), Refused> {
+    fn check(&self, request: &Request) -> Result<(), Forbidden> {
         let (uri, headers) = (request.uri(), request.headers());
         let mut named = hosts(uri, headers);
         if let Some(host) = named.find(|host| !self.answers_to(host)) {
             let detail = format!(
                 "this broker does not answer to the name {host:?}; name it in access.allowed_hosts"
             );
-            return Err(Refused(StatusCode::MISDIRECTED_REQUEST, detail));
+            return Err(Forbidden(StatusCode::MISDIRECTED_REQUEST, detail));
         }
         if is_guarded(request.method(), headers) && self.is_foreign(uri, headers) {
             let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
@@ -156,7 +156,7 @@ impl Guard {
                 "a page of {} may not do this; name its origin in access.allowed_origins",
                 origin.unwrap_or("another site")
             );
-            return Err(Refused(StatusCode::FORBIDDEN, detail));
+            return Err(Forbidden(StatusCode::FORBIDDEN, detail));
         }
         Ok(())
     }
@@ -244,7 +244,7 @@ pub(crate) fn only_grpc() -> CheckLayer<impl Check> {
     CheckLayer(|request: &Request| {
         if request.version() != Version::HTTP_2 {
             let detail = "gRPC is spoken over HTTP/2".to_owned();
-            return Err(Refused(StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail));
+            return Err(Forbidden(StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail));
         }
         let media = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         let rest = media.and_then(|media| media.strip_prefix(b"application/grpc"));
@@ -252,7 +252,7 @@ pub(crate) fn only_grpc() -> CheckLayer<impl Check> {
             Some(None | Some(b'+' | b';')) => Ok(()),
             _ => {
                 let detail = "gRPC is application/grpc".to_owned();
-                Err(Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+                Err(Forbidden(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
             }
         }
     })
@@ -260,32 +260,32 @@ pub(crate) fn only_grpc() -> CheckLayer<impl Check> {
 
 /// A check of a request's head, which returns the reason to refuse it.
 pub(crate) trait Check:
-    Fn(&Request) -> Result<(), Refused> + Clone + Send + Sync + 'static
+    Fn(&Request) -> Result<(), Forbidden> + Clone + Send + Sync + 'static
 {
 }
 
-impl<C: Fn(&Request) -> Result<(), Refused> + Clone + Send + Sync + 'static> Check for C {}
+impl<C: Fn(&Request) -> Result<(), Forbidden> + Clone + Send + Sync + 'static> Check for C {}
 
 /// A layer that serves the requests that pass the check, and refuses the others.
 #[derive(Debug, Clone)]
 pub(crate) struct CheckLayer<C>(C);
 
 impl<S, C: Clone> Layer<S> for CheckLayer<C> {
-    type Service = Checked<S, C>;
+    type Service = Guarded<S, C>;
 
-    fn layer(&self, inner: S) -> Checked<S, C> {
-        Checked { inner, check: self.0.clone() }
+    fn layer(&self, inner: S) -> Guarded<S, C> {
+        Guarded { inner, check: self.0.clone() }
     }
 }
 
 /// A service behind a check. Middleware of axum's own would take two allocations for each request.
 #[derive(Debug, Clone)]
-pub(crate) struct Checked<S, C> {
+pub(crate) struct Guarded<S, C> {
     inner: S,
     check: C,
 }
 
-impl<S, C> Service<Request> for Checked<S, C>
+impl<S, C> Service<Request> for Guarded<S, C>
 where
     S: Service<Request, Response = Response>,
     C: Check,
@@ -301,7 +301,7 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         match (self.check)(&request) {
             Ok(()) => future::Either::Left(self.inner.call(request)),
-            Err(Refused(status, detail)) => {
+            Err(Forbidden(status, detail)) => {
                 future::Either::Right(ready(Ok(plain_problem(status, &detail))))
             }
         }

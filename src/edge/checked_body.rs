@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 /// Why a body ends early: as an error, and as gRPC finds it.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
-pub(super) struct Refused {
+pub(super) struct RefusedBody {
     error: Error,
     #[source]
     status: Status,
 }
 
-impl Refused {
+impl RefusedBody {
     /// For this reason.
     pub(super) fn new(error: Error) -> Self {
         let status = Status::from(error.clone());
@@ -39,7 +39,7 @@ pub(super) fn refusal(error: &axum::Error) -> Option<Error> {
     while let Some(error) = cause {
         // Where it is an error of the socket's, that has it inside.
         let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let refused = inside.and_then(|inside| inside.downcast_ref::<Refused>());
+        let refused = inside.and_then(|inside| inside.downcast_ref::<RefusedBody>());
         if let Some(refused) = refused.or(error.downcast_ref()) {
             return Some(refused.error.clone());
         }
@@ -74,7 +74,7 @@ impl<F: FnMut(usize) -> Result<()> + Unpin> HttpBody for Checked<F> {
         };
         let size_bytes = frame.data_ref().map_or(0, Bytes::len);
         let checked = (self.check)(size_bytes).map(|()| frame);
-        Poll::Ready(Some(checked.map_err(|error| axum::Error::new(Refused::new(error)))))
+        Poll::Ready(Some(checked.map_err(|error| axum::Error::new(RefusedBody::new(error)))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -35,11 +35,11 @@ pub(crate) struct ClientLimits {
 pub(crate) struct Clients {
     limits: ClientLimits,
     budget: Arc<Budget>,
-    open: Mutex<Open>,
+    open: Mutex<OpenConnections>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenConnections {
     next_id: u64,
     clients: BTreeMap<u64, Arc<Client>>,
     by_caller: HashMap<Caller, OfCaller>,
@@ -103,7 +103,7 @@ pub(crate) struct Admitted {
 
 /// The reason for which a connection was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum Denied {
     /// The limit on all connections is reached.
     Full { limit: u64 },
     /// The limit on the connections of one address is reached.
@@ -171,7 +171,7 @@ impl Clients {
         Arc::new(Self { limits, budget, open: Mutex::default() })
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
+    fn open(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -180,19 +180,19 @@ impl Clients {
         self: &Arc<Self>,
         address: SocketAddr,
         rates: Option<&Arc<Rates>>,
-    ) -> Result<Admitted, Refused> {
+    ) -> Result<Admitted, Denied> {
         let caller = Caller::at(address.ip());
         let rates = rates.map(|rates| rates.of(caller.clone())).unwrap_or_default();
-        rates.check(Rate::Connections, 1).map_err(Refused::TooOften)?;
+        rates.check(Rate::Connections, 1).map_err(Denied::TooOften)?;
         let ClientLimits { connections, connections_per_address, .. } = self.limits;
         let mut open = self.open();
         if open.clients.len() as u64 >= connections {
-            return Err(Refused::Full { limit: connections });
+            return Err(Denied::Full { limit: connections });
         }
         let new = || OfCaller { count: 0, share: self.budget.address() };
         let of_caller = open.by_caller.entry(caller).or_insert_with(new);
         if of_caller.count >= connections_per_address {
-            return Err(Refused::AddressFull { limit: connections_per_address });
+            return Err(Denied::AddressFull { limit: connections_per_address });
         }
         of_caller.count += 1;
         let share = of_caller.share.connection();
@@ -339,10 +339,10 @@ mod tests {
         let one = clients.admit(from([10, 0, 0, 1], 1), None).unwrap();
         let _two = clients.admit(from([10, 0, 0, 1], 2), None).unwrap();
         let refused = clients.admit(from([10, 0, 0, 1], 3), None).unwrap_err();
-        assert_eq!(refused, Refused::AddressFull { limit: 2 });
+        assert_eq!(refused, Denied::AddressFull { limit: 2 });
         let three = clients.admit(from([10, 0, 0, 2], 1), None).unwrap();
         let refused = clients.admit(from([10, 0, 0, 3], 1), None).unwrap_err();
-        assert_eq!(refused, Refused::Full { limit: 3 });
+        assert_eq!(refused, Denied::Full { limit: 3 });
         drop(one);
         let _again = clients.admit(from([10, 0, 0, 1], 4), None).unwrap();
         drop(three);
@@ -357,7 +357,7 @@ mod tests {
         let of_ipv6 = |text: &str| SocketAddr::new(text.parse().unwrap(), 1);
         let _one = clients.admit(of_ipv6("2001:db8::1"), None).unwrap();
         let refused = clients.admit(of_ipv6("2001:db8::2"), None).unwrap_err();
-        assert_eq!(refused, Refused::AddressFull { limit: 1 });
+        assert_eq!(refused, Denied::AddressFull { limit: 1 });
         let _other = clients.admit(of_ipv6("2001:db8:0:1::1"), None).unwrap();
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::budget::{Held, Share};
-use super::checked_body::Refused;
+use super::checked_body::RefusedBody;
 use crate::edge::frames::Frames;
 use crate::error::Result;
 
@@ -101,7 +101,7 @@ impl Intake {
         unread.size_bytes = unread.size_bytes.saturating_add(more).min(unread.max_bytes);
         unread
             .settle()
-            .map_err(|error| io::Error::new(io::ErrorKind::QuotaExceeded, Refused::new(error)))
+            .map_err(|error| io::Error::new(io::ErrorKind::QuotaExceeded, RefusedBody::new(error)))
     }
 
     /// Notes that the input has ended. Ready when the reading task is to be told of the end. An

@@ -172,15 +172,15 @@ pub(crate) fn taken_from(body: Incoming, intake: Arc<Intake>) -> Body {
         return Body::empty();
     }
     intake.body_begins();
-    Body::new(Taken { body, intake })
+    Body::new(CountedBody { body, intake })
 }
 
-struct Taken {
+struct CountedBody {
     body: Incoming,
     intake: Arc<Intake>,
 }
 
-impl HttpBody for Taken {
+impl HttpBody for CountedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -209,7 +209,7 @@ impl HttpBody for Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for CountedBody {
     fn drop(&mut self) {
         // Nobody will take what is there of it: it does not wait for anybody any more.
         let mut cx = Context::from_waker(Waker::noop());

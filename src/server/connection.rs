@@ -13,72 +13,47 @@
 //! machine for each write. So the socket is taken from it once it has parsed the request: 10,000
 //! idle streams take 4.5 KiB each (`cargo bench --bench idle`) instead of 32.
 
-use std::convert::Infallible;
-use std::fmt;
-use std::future::{poll_fn, ready};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::response::Response;
-use http::{Method, Request, StatusCode, Uri, Version, header};
-use http_body_util::{BodyExt, Collected};
-use hyper::body::Incoming;
+use http::StatusCode;
 use hyper::server::conn::{http1, http2};
-use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rand::RngExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer, Refused};
+use super::activity::{Activity, Look, Times};
+use super::config::ServerConfig;
+use super::refusing::refuse;
+use super::requests::{Requests, TakenOver};
+use super::socket::{Protocol, Socket};
+use super::stalls::{StreamTasks, Streams};
+use super::stream;
+use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer};
 use crate::edge::counters::{Counters, TimeLimit};
 use crate::edge::intake::Intake;
 use crate::edge::rates::Rates;
-use crate::edge::refused::Form;
 use crate::edge::status;
 use crate::edge::upgrades::Upgrades;
-use crate::error::Error;
-use crate::polls::{Task, timed, timed_about};
-use crate::server::activity::{self, Activity, Look, Times};
-use crate::server::answers;
-use crate::server::config::ServerConfig;
-use crate::server::half_closed::probing;
-use crate::server::heads;
-use crate::server::socket::{Protocol, Socket};
-use crate::server::stalls::{StreamTasks, Streams};
-use crate::server::stream;
+use crate::polls::{Task, timed};
 
 /// What HTTP/2 lets a client send ahead, in bytes: one stream, and one connection.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// When a client that was refused may come back, in seconds: at some time between these, so that
-/// not all come back at once.
-const REFUSED_SECONDS: RangeInclusive<u64> = 5..=10;
-
 /// What a client that goes on takes at least, in bytes, between two looks at it or more.
 const MIN_TAKEN_BYTES: u64 = 256;
-
-/// The longest reason that the end of an HTTP/2 connection tells, in bytes.
-const MAX_REASON_BYTES: usize = 1_024;
-
-/// How long a client that is refused has to ask for something, and to take the answer.
-const REFUSED_WAIT: Duration = Duration::from_secs(1);
-
-/// The longest head of a request that is read of a client that is refused, in bytes.
-const MAX_REFUSED_HEAD_BYTES: usize = 16 << 10;
 
 /// Connections that are being told that they are refused; more are just closed.
 const MAX_REFUSING: usize = 256;
@@ -224,11 +199,11 @@ impl Connections {
     }
 }
 
-type Served = Result<Option<EventStream>, Box<dyn std::error::Error + Send + Sync>>;
+type Outcome = Result<Option<EventStream>, Box<dyn std::error::Error + Send + Sync>>;
 
 impl Serving {
     /// Serves one connection. Returns the socket where there is an event stream to be sent.
-    async fn serve(self, socket: TcpStream, admitted: Admitted, routes: Router) -> Served {
+    async fn serve(self, socket: TcpStream, admitted: Admitted, routes: Router) -> Outcome {
         let intake = Arc::new(Intake::new(admitted.share(), self.max_head_bytes));
         let peer = Peer::new(&admitted, intake.clone(), self.upgrades.clone());
         let mut socket = Socket::new(socket, self.write_timeout, Some((admitted, intake.clone())));
@@ -251,7 +226,7 @@ impl Serving {
         if spoken == Protocol::Http2 {
             intake.follow_frames(CONNECTION_WINDOW_BYTES as usize);
         }
-        let taken = Taken::default();
+        let taken = TakenOver::default();
         let streams = Streams::default();
         let taken_first = Mutex::new(Some(taken.clone()));
         let requests = Requests {
@@ -269,7 +244,7 @@ impl Serving {
         }
     }
 
-    async fn serve_http1(self, socket: Socket, requests: Requests, taken: Taken) -> Served {
+    async fn serve_http1(self, socket: Socket, requests: Requests, taken: TakenOver) -> Outcome {
         let activity = requests.activity.clone();
         let connection = self.http1.serve_connection(TokioIo::new(socket), requests);
         let mut connection = connection.with_upgrades();
@@ -283,14 +258,14 @@ impl Serving {
             }
             let polled = Pin::new(&mut connection).poll(cx);
             match taken.response() {
-                Some(response) => return Poll::Ready(Ok(Some(End::EventStream(response)))),
+                Some(response) => return Poll::Ready(Ok(Some(Ended::EventStream(response)))),
                 None if polled.is_ready() => return polled.map_ok(|()| None),
                 None => {}
             }
             while look.as_mut().poll(cx).is_ready() {
                 match activity.look(self.times) {
                     Look::Again(at) => look.as_mut().reset(at),
-                    Look::Over(limit) => return Poll::Ready(Ok(Some(End::Over(limit)))),
+                    Look::Over(limit) => return Poll::Ready(Ok(Some(Ended::Over(limit)))),
                 }
             }
             Poll::Pending
@@ -299,11 +274,11 @@ impl Serving {
         let Some(parts) = connection.into_parts() else { return Ok(None) };
         let mut socket = parts.io.into_inner();
         match end {
-            End::EventStream(response) => {
+            Ended::EventStream(response) => {
                 socket.tell(None);
                 Ok(Some((socket, response)))
             }
-            End::Over(limit) => {
+            Ended::Over(limit) => {
                 self.over(socket, limit, limit == TimeLimit::Head).await;
                 Ok(None)
             }
@@ -401,7 +376,7 @@ impl Taking {
 }
 
 /// How hyper's part in a connection ends before it is closed.
-enum End {
+enum Ended {
     /// An event stream is to be sent.
     EventStream(Response),
     /// The client took too long.
@@ -423,210 +398,6 @@ fn limit_of(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<T
         cause = error.source();
     }
     None
-}
-
-/// Answers the requests of one connection.
-#[derive(Debug)]
-struct Requests {
-    routes: Router,
-    peer: Peer,
-    /// Where an event stream is put that hyper is not to write: that of the first request, before
-    /// which there is no answer that hyper might not have sent off yet.
-    taken: Mutex<Option<Taken>>,
-    /// The answers that are on their way.
-    streams: Streams,
-    activity: Activity,
-    /// How long the connection may be without a request, while the broker does not stop.
-    idle: Duration,
-    stopping: CancellationToken,
-}
-
-/// The answer that is taken from hyper.
-#[derive(Debug, Clone, Default)]
-struct Taken(Arc<Mutex<Option<Response>>>);
-
-impl Taken {
-    fn response(&self) -> Option<Response> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-impl Service<Request<Incoming>> for Requests {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let served = self.activity.serve();
-        let peer = self.peer.clone();
-        request.extensions_mut().insert(peer.clone());
-        let may_stream = request.version() == Version::HTTP_11 && request.method() == Method::GET;
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let taken = taken.filter(|_| may_stream);
-        let is_http2 = request.version() == Version::HTTP_2;
-        let streams = Some(self.streams.clone()).filter(|_| is_http2);
-        let about = Asked { method: request.method().clone(), uri: request.uri().clone() };
-        if !is_http2 {
-            peer.intake.took_all();
-        }
-        if let Some(refused) = heads::refusal(&request) {
-            let refused = refused.map(|body| until_sent(served, peer.intake.clone(), body));
-            return Box::pin(ready(Ok(refused)));
-        }
-        let may_ask = request.version() == Version::HTTP_11;
-        let keeps_alive = heads::keeps_alive(&request) && !self.stopping.is_cancelled();
-        let idle = Some(self.idle).filter(|_| keeps_alive);
-        let form = Form::of(&request);
-        let held = peer.share().take(answers::request_bytes(&request));
-        let request = request.map(|body| answers::taken_from(body, peer.intake.clone()));
-        let answer = self.routes.clone().oneshot(request);
-        let answer = timed_about(Task::Request, about, answer);
-        Box::pin(async move {
-            let held = match held {
-                Ok(held) => held,
-                Err(error) => return Ok(form.answer(error)),
-            };
-            peer.intake.set_may_ask(may_ask);
-            let mut response = answer.await?;
-            peer.intake.set_may_ask(false);
-            if response.status() == StatusCode::NOT_MODIFIED {
-                // It would be the length of what the client holds, and not of this answer.
-                response.headers_mut().remove(header::CONTENT_LENGTH);
-            }
-            let is_event_stream = is_event_stream(&response);
-            if is_event_stream && !is_http2 {
-                response = response.map(|body| probing(body, peer.intake.clone()));
-            } else if !is_http2 && peer.intake.is_body_cut() {
-                heads::tell_close(&mut response);
-            } else if let Some(idle) = idle.filter(|_| !peer.intake.is_ended()) {
-                heads::tell_idle(&mut response, idle);
-            }
-            match taken {
-                Some(taken) if is_event_stream => {
-                    peer.intake.follow_nothing();
-                    let response = response.map(|body| answers::keeping(body, held));
-                    *taken.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
-                    std::future::pending().await // Until the connection is taken apart.
-                }
-                _ => {
-                    let response = answers::counted(response, peer.share(), held);
-                    Ok(response.map(|body| {
-                        let body = until_sent(served, peer.intake.clone(), body);
-                        match streams {
-                            Some(streams) => streams.watch(body),
-                            None => body,
-                        }
-                    }))
-                }
-            }
-        })
-    }
-}
-
-/// The body of an answer, with which the request ends.
-fn until_sent(served: activity::Served, intake: Arc<Intake>, body: Body) -> Body {
-    answers::keeping(body, (served, Answered(intake))) // Dropped in this order.
-}
-
-/// Says that an answer is sent, once it is no longer served.
-struct Answered(Arc<Intake>);
-
-impl Drop for Answered {
-    fn drop(&mut self) {
-        self.0.answered();
-    }
-}
-
-/// What a request is for, for the log: without its query, which may be long, or secret.
-struct Asked {
-    method: Method,
-    uri: Uri,
-}
-
-impl fmt::Debug for Asked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.method, self.uri.path())
-    }
-}
-
-fn is_event_stream(response: &Response) -> bool {
-    let media = response.headers().get(header::CONTENT_TYPE);
-    media.is_some_and(|media| media.as_bytes().starts_with(b"text/event-stream"))
-}
-
-/// Says why a connection is not served, and when to come back.
-async fn refuse(socket: TcpStream, refused: Refused) {
-    let mut socket = Socket::new(socket, REFUSED_WAIT, None);
-    // An answer to nothing would be taken for a fault.
-    let spoken = tokio::time::timeout(REFUSED_WAIT, socket.protocol()).await;
-    let said = match spoken {
-        Ok(Ok(Protocol::Http2)) => {
-            let (_, body) = refusal(refused, Form::Problem).into_parts();
-            let reason = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
-            let said = socket.write_all(&calm_down(&reason)).await;
-            said.and(socket.shutdown().await)
-        }
-        Ok(Ok(Protocol::Http1)) => refuse_request(socket, refused).await,
-        Err(_elapsed) => refuse_anything(socket, refused).await,
-        Ok(Err(gone)) => Err(gone),
-    };
-    if let Err(error) = said {
-        debug!(%error, "a connection was refused without a word");
-    }
-}
-
-/// Answers the first request of a client that is not let in, in the form that it reads.
-async fn refuse_request(socket: Socket, refused: Refused) -> io::Result<()> {
-    let answer = service_fn(move |request: Request<Incoming>| {
-        ready(Ok::<_, Infallible>(refusal(refused, Form::of(&request))))
-    });
-    let mut builder = http1::Builder::new();
-    // The whole of it has a time limit, so that its head needs none.
-    builder.keep_alive(false).max_buf_size(MAX_REFUSED_HEAD_BYTES).header_read_timeout(None);
-    let mut connection = builder.serve_connection(TokioIo::new(socket), answer);
-    match tokio::time::timeout(REFUSED_WAIT, &mut connection).await {
-        Ok(served) => served.map_err(io::Error::other),
-        Err(_elapsed) => refuse_anything(connection.into_parts().io.into_inner(), refused).await,
-    }
-}
-
-/// Answers a client that is not let in, whatever it asks.
-async fn refuse_anything(mut socket: Socket, refused: Refused) -> io::Result<()> {
-    let answered = stream::answer(&mut socket, refusal(refused, Form::Problem)).await;
-    answered.and(socket.shutdown().await)
-}
-
-/// The answer to whatever a client asks that is not let in.
-fn refusal(refused: Refused, form: Form) -> Response {
-    let (status, detail) = match refused {
-        Refused::Full { limit } => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("there are {limit} connections already"))
-        }
-        Refused::AddressFull { limit } => (
-            StatusCode::TOO_MANY_REQUESTS,
-            format!("there are {limit} connections from this address already"),
-        ),
-        Refused::TooOften(limit) => return form.answer(Error::RateLimited(limit)),
-    };
-    let after = Duration::from_secs(rand::rng().random_range(REFUSED_SECONDS));
-    form.answer_for(after, status, &detail)
-}
-
-/// The frames that end an HTTP/2 connection before any request: settings, of which there are none,
-/// and a goodbye with the code `ENHANCE_YOUR_CALM` and the reason. Source: RFC 9113, 3.4 and 6.8.
-fn calm_down(reason: &[u8]) -> Vec<u8> {
-    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const GOAWAY: u8 = 7;
-    const ENHANCE_YOUR_CALM: u32 = 11;
-    let reason = &reason[..reason.len().min(MAX_REASON_BYTES)];
-    let size_bytes = 8 + reason.len() as u32;
-    let mut frames = SETTINGS.to_vec();
-    frames.extend_from_slice(&size_bytes.to_be_bytes()[1..]);
-    frames.extend_from_slice(&[GOAWAY, 0, 0, 0, 0, 0]);
-    frames.extend_from_slice(&[0; 4]); // No stream was served.
-    frames.extend_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
-    frames.extend_from_slice(reason);
-    frames
 }
 
 fn http1_builder(config: &ServerConfig) -> http1::Builder {

@@ -12,6 +12,8 @@ mod config;
 mod connection;
 mod half_closed;
 mod heads;
+mod refusing;
+mod requests;
 mod shutdown;
 mod socket;
 mod stalls;

@@ -93,12 +93,12 @@ pub(crate) struct Socket {
     /// Whether the writer has flushed since its last write.
     is_flushed: bool,
     /// The wait of a peer that has closed its half, and waits for an answer.
-    waiting: Option<Waiting>,
+    waiting: Option<Awaiting>,
 }
 
 /// The checks whether a waiting peer is still connected.
 #[derive(Debug)]
-struct Waiting {
+struct Awaiting {
     look: Pin<Box<Sleep>>,
     pause: Duration,
     is_asked: bool,
@@ -195,7 +195,7 @@ impl Socket {
 
     /// Waits until a peer that has closed its half turns out to be gone.
     fn poll_gone(&mut self, cx: &mut Context<'_>, may_ask: bool) -> Poll<io::Result<()>> {
-        let waiting = self.waiting.get_or_insert_with(|| Waiting {
+        let waiting = self.waiting.get_or_insert_with(|| Awaiting {
             look: Box::pin(tokio::time::sleep(BEFORE_A_WORD)),
             pause: BEFORE_A_WORD,
             is_asked: false,

@@ -54,19 +54,19 @@ where
 #[derive(Debug, Clone)]
 pub(crate) struct Streams {
     start: Instant,
-    open: Arc<Mutex<Open>>,
+    open: Arc<Mutex<OpenStreams>>,
 }
 
 /// The open answers, and some that have ended.
 #[derive(Debug, Default)]
-struct Open {
+struct OpenStreams {
     given: Vec<Weak<Given>>,
     /// The length at which ended answers are removed: twice the number that was open the last time,
     /// so that a request costs a look at two of them.
     max_len: usize,
 }
 
-impl Open {
+impl OpenStreams {
     fn add(&mut self, given: Weak<Given>) {
         if self.given.len() >= self.max_len {
             self.given.retain(|other| other.strong_count() > 0);

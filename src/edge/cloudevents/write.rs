@@ -138,11 +138,13 @@ impl Serialize for Envelope<'_> {
             map.serialize_entry("leftoffsequence", &sequence.to_string())?;
             map.serialize_entry("leftoffposition", &position.to_string())?;
         }
-        match Content::of(event.payload, event.content_type) {
-            Content::None => {}
-            Content::Json(value) => map.serialize_entry("data", value)?,
-            Content::Text(text) => map.serialize_entry("data", text)?,
-            Content::Bytes(bytes) => map.serialize_entry("data_base64", &BASE64.encode(bytes))?,
+        match DataMember::of(event.payload, event.content_type) {
+            DataMember::None => {}
+            DataMember::Json(value) => map.serialize_entry("data", value)?,
+            DataMember::Text(text) => map.serialize_entry("data", text)?,
+            DataMember::Bytes(bytes) => {
+                map.serialize_entry("data_base64", &BASE64.encode(bytes))?
+            }
         }
         map.end()
     }
@@ -228,14 +230,14 @@ fn is_extension(name: &str) -> bool {
 
 /// A payload, in the form for its content type.
 #[derive(Debug)]
-enum Content<'a> {
+enum DataMember<'a> {
     None,
     Json(&'a RawValue),
     Text(&'a str),
     Bytes(&'a [u8]),
 }
 
-impl<'a> Content<'a> {
+impl<'a> DataMember<'a> {
     fn of(payload: &'a [u8], content_type: &str) -> Self {
         let Ok(text) = std::str::from_utf8(payload) else { return Self::Bytes(payload) };
         if text.is_empty() {

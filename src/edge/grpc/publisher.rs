@@ -64,7 +64,7 @@ impl PublisherService for GrpcPublisher {
         let deadline = messages::deadline(request.metadata())?;
         let received = request.extensions().get::<Received>().cloned().unwrap_or_default();
         let rates = CallerRates::of(request.extensions().get::<Peer>());
-        let publishing = Publishing {
+        let publishing = PublishStream {
             received,
             temper: rates.temper(),
             rates,
@@ -104,9 +104,9 @@ async fn publish_ephemeral(
     receiving::work_with(received, effort, work).await
 }
 
-/// One `PublishStream`, driven by the client's reading of answers. If a client stops reading them,
-/// its requests are no longer read: there is no queue in between.
-struct Publishing {
+/// One `PublishStream`: it is driven by the client reading its answers, so a client that stops
+/// reading them stops being read, with no queue in between.
+struct PublishStream {
     broker: Broker,
     /// `None` when no more requests are read.
     requests: Option<Streaming<served::PublishStreamRequest>>,
@@ -124,7 +124,7 @@ struct Publishing {
     end: Option<Status>,
 }
 
-impl Publishing {
+impl PublishStream {
     async fn next(&mut self) -> Option<Result<proto::PublishStreamResponse, Status>> {
         loop {
             let has_room = self.in_flight.len() < self.max_in_flight;

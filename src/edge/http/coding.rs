@@ -31,7 +31,7 @@ use zstd::stream::raw::DParameter;
 
 use crate::edge::bounds::max_request_bytes;
 use crate::edge::budget::Held;
-use crate::edge::checked_body::Refused;
+use crate::edge::checked_body::RefusedBody;
 use crate::edge::clients::Peer;
 use crate::edge::effort::Effort;
 use crate::edge::http::offered::Coding;
@@ -145,7 +145,7 @@ fn decode(
     mut count: impl FnMut(usize) -> Result<()>,
 ) -> Result<Bytes> {
     let invalid = |error: io::Error| {
-        let refused = error.get_ref().and_then(|inside| inside.downcast_ref::<Refused>());
+        let refused = error.get_ref().and_then(|inside| inside.downcast_ref::<RefusedBody>());
         let invalid = || Error::invalid("body", format!("is no {coding}: {error}"));
         refused.map_or_else(invalid, |refused| refused.error().clone())
     };
@@ -160,7 +160,7 @@ fn decode(
                 return Ok(());
             }
             let window = more.min(MAX_WINDOW_BYTES.saturating_sub(before));
-            count(more + window).map_err(|error| io::Error::other(Refused::new(error)))?;
+            count(more + window).map_err(|error| io::Error::other(RefusedBody::new(error)))?;
         }
     };
     match coding {

@@ -204,14 +204,14 @@ struct Known {
 
 #[derive(Debug)]
 struct Entry {
-    limits: Arc<Limits>,
+    limits: Arc<CallerLimits>,
     connections: u64,
     /// The caller's key in `left`, if it has no connection.
     departure: Option<u64>,
 }
 
 /// The remaining allowance of one caller, in the order of [`Rate::ALL`].
-type Limits = [Option<Limit>; 5];
+type CallerLimits = [Option<Limit>; 5];
 
 impl Rates {
     /// Returns the rates of a listener; `None` if there are no limits.
@@ -298,7 +298,7 @@ pub(crate) struct CallerRates(Option<Arc<Connected>>);
 struct Connected {
     rates: Arc<Rates>,
     caller: Caller,
-    limits: Arc<Limits>,
+    limits: Arc<CallerLimits>,
 }
 
 impl Drop for Connected {

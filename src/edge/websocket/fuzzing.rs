@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::fuzzing::written_line;
 use super::super::selection::{Topics, Wanted};
-use super::protocol::{Lines, Reference, Request, Subscribe};
+use super::protocol::{EventLines, Reference, Request, Subscribe};
 use crate::broker::Publish;
 use crate::error::Result;
 use crate::event::NewEvent;
@@ -38,7 +38,7 @@ pub fn messages(input: &[u8]) {
 
 /// What a request asks for, whatever way its events are written.
 fn shown(request: &Request) -> String {
-    let shown = |lines: &Lines, rest: &dyn std::fmt::Debug| {
+    let shown = |lines: &EventLines, rest: &dyn std::fmt::Debug| {
         let events = lines.events().collect::<Result<Vec<_>>>();
         format!("{rest:?} {events:?}")
     };
@@ -54,7 +54,7 @@ fn shown(request: &Request) -> String {
 
 /// The message that asks for the same; the error of the first event that is none.
 fn written(request: &Request) -> Result<String> {
-    let events = |lines: &Lines| lines.events().collect::<Result<Vec<NewEvent>>>();
+    let events = |lines: &EventLines| lines.events().collect::<Result<Vec<NewEvent>>>();
     Ok(match request {
         Request::Subscribe(subscribe) => written_subscribe(subscribe).to_string(),
         Request::Unsubscribe { subscription } => {

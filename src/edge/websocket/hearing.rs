@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::super::effort::Effort;
 use super::super::rates::{CallerRates, Rate};
-use super::protocol::{Lines, Reference, Refused, Request, Subscribe};
+use super::protocol::{EventLines, Reference, Refused, Request, Subscribe};
 use crate::broker::{Batch, Broker, InOrder, Pending, Publish};
 use crate::error::Error;
 
@@ -86,7 +86,7 @@ impl Hearing {
         }
     }
 
-    async fn publish(self, reference: Option<Reference>, publish: Publish<Lines>) -> Heard {
+    async fn publish(self, reference: Option<Reference>, publish: Publish<EventLines>) -> Heard {
         let Publish { topic, events: lines, expected_sequence } = publish;
         let (broker, effort) = (self.broker.clone(), lines.effort());
         let work = move || Batch::of(lines.events(), broker.limits());

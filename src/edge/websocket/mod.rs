@@ -2,13 +2,16 @@
 //!
 //! The messages and the close codes are in `protocol.md`, which rustdoc shows with `protocol.rs`.
 
+mod ending;
 #[cfg(any(test, fuzzing))]
 pub(in crate::edge) mod fuzzing;
 mod hearing;
 mod protocol;
 mod session;
+mod subscription;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -46,7 +49,7 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resp
     };
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
         let detail = "this connection cannot become a WebSocket";
-        return Refused(StatusCode::UPGRADE_REQUIRED, detail).into_response();
+        return NoHandshake(StatusCode::UPGRADE_REQUIRED, detail).into_response();
     };
     let peer = request.extensions_mut().remove::<Peer>();
     let held = match share(peer.as_ref()).take(SESSION_BYTES) {
@@ -75,13 +78,13 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resp
 }
 
 /// The answer that switches protocols.
-struct Accepted {
+struct Handshake {
     key: HeaderValue,
     /// The subprotocol, in the letters of the client: some compare them one by one.
     subprotocol: Option<HeaderValue>,
 }
 
-impl IntoResponse for Accepted {
+impl IntoResponse for Handshake {
     fn into_response(self) -> Response {
         let headers = [
             (header::CONNECTION, HeaderValue::from_static("upgrade")),
@@ -96,9 +99,9 @@ impl IntoResponse for Accepted {
 }
 
 /// Why there is no WebSocket.
-struct Refused(StatusCode, &'static str);
+struct NoHandshake(StatusCode, &'static str);
 
-impl IntoResponse for Refused {
+impl IntoResponse for NoHandshake {
     fn into_response(self) -> Response {
         let mut response = status::plain_problem(self.0, self.1);
         if self.0 == StatusCode::UPGRADE_REQUIRED {
@@ -115,32 +118,32 @@ impl IntoResponse for Refused {
     }
 }
 
-fn check(request: &Request) -> Result<Accepted, Refused> {
+fn check(request: &Request) -> Result<Handshake, NoHandshake> {
     let headers = request.headers();
     if request.version() > Version::HTTP_11 {
         // These have no upgrade that one could ask for.
-        return Err(Refused(StatusCode::BAD_REQUEST, "a WebSocket needs HTTP/1.1"));
+        return Err(NoHandshake(StatusCode::BAD_REQUEST, "a WebSocket needs HTTP/1.1"));
     }
     if request.version() != Version::HTTP_11
         || !has_token(headers, header::CONNECTION, "upgrade")
         || !has_token(headers, header::UPGRADE, "websocket")
     {
-        return Err(Refused(StatusCode::UPGRADE_REQUIRED, "this resource is a WebSocket"));
+        return Err(NoHandshake(StatusCode::UPGRADE_REQUIRED, "this resource is a WebSocket"));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(Refused(StatusCode::UPGRADE_REQUIRED, "the version of WebSocket is 13"));
+        return Err(NoHandshake(StatusCode::UPGRADE_REQUIRED, "the version of WebSocket is 13"));
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
     let key = key.filter(|key| BASE64.decode(key).is_ok_and(|nonce| nonce.len() == 16));
     let Some(key) = key.and_then(|key| derive_accept_key(key).try_into().ok()) else {
-        return Err(Refused(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is none"));
+        return Err(NoHandshake(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is none"));
     };
     let subprotocol = token(headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
     if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) && subprotocol.is_none() {
-        return Err(Refused(StatusCode::BAD_REQUEST, "the subprotocol is leftoff.v1.json"));
+        return Err(NoHandshake(StatusCode::BAD_REQUEST, "the subprotocol is leftoff.v1.json"));
     }
     let subprotocol = subprotocol.and_then(|spoken| HeaderValue::from_str(spoken).ok());
-    Ok(Accepted { key, subprotocol })
+    Ok(Handshake { key, subprotocol })
 }
 
 fn has_token(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {

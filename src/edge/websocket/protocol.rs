@@ -54,8 +54,8 @@ const MAX_NAME_BYTES: usize = 255;
 pub(super) enum Request {
     Subscribe(Subscribe),
     Unsubscribe { subscription: String },
-    Publish { reference: Option<Reference>, publish: Publish<Lines> },
-    PublishEphemeral { reference: Option<Reference>, topic: TopicName, lines: Lines },
+    Publish { reference: Option<Reference>, publish: Publish<EventLines> },
+    PublishEphemeral { reference: Option<Reference>, topic: TopicName, lines: EventLines },
 }
 
 /// The client's own name for a request, repeated in the answer: a text, or a number.
@@ -92,10 +92,10 @@ impl Reference {
 /// Published events as they were received, each a slice of its message: JSON that is not parsed
 /// yet.
 #[derive(Debug)]
-pub(super) struct Lines(Vec<Bytes>);
+pub(super) struct EventLines(Vec<Bytes>);
 
-impl Lines {
-    /// Returns the number of events.
+impl EventLines {
+    /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -238,7 +238,7 @@ fn publish(json: PublishJson<'_>, text: &Bytes, max_events: usize) -> Result<Req
         _ => return Err(Error::invalid("event", "write either event or events")),
     };
     let lines = lines.iter().map(|line| text.slice_ref(line.get().as_bytes()));
-    let events = Lines(lines.collect());
+    let events = EventLines(lines.collect());
     let reference = json.reference.map(Reference::read).transpose()?;
     let PublishJson { topic, expected_sequence, ephemeral, .. } = json;
     if ephemeral {

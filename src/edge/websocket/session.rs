@@ -1,5 +1,7 @@
 //! One WebSocket: what its client asks for, and what it follows, on one task.
 //!
+//! The file is longer than others are: it is one loop, and each of its arms needs all of its state.
+//!
 //! # Why
 //!
 //! Nothing is queued for a client but the next of each subscription: each is a place, and more is
@@ -12,9 +14,7 @@ mod echo;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::future::poll_fn;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -30,21 +30,24 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::super::budget::{Held, Share};
-use super::super::clients::{Peer, share};
-use super::super::counters::TimeLimit;
-use super::super::following::Following;
-use super::super::json::{Carrier, ReceiptJson, write_ephemeral, write_event};
-use super::super::pace::PacedSocket;
-use super::super::rates::{CallerRates, Rate, Temper};
+use super::ending::{ABUSIVE, DRAINING, SessionEnd, TOO_SLOW, UNANSWERED};
 use super::hearing::{Heard, Hearing};
 use super::protocol::{Reference, Refused, Subscribe};
-use crate::broker::{Ack, Delivery, EventRef, Form, InOrder, Reader, Run, Waited};
+use super::subscription::{Subscription, Turn, message, rests};
+use super::waiting::{Waiting, beside, done, next};
+use crate::broker::{Ack, Delivery, Form, InOrder, Run, Waited};
 use crate::edge::bounds::max_request_bytes;
+use crate::edge::budget::{Held, Share};
+use crate::edge::clients::{Peer, share};
+use crate::edge::counters::TimeLimit;
+use crate::edge::following::Following;
 use crate::edge::http::request::Edge;
-use crate::edge::{forms, status};
+use crate::edge::json::{Carrier, ReceiptJson, write_ephemeral};
+use crate::edge::pace::PacedSocket;
+use crate::edge::rates::{CallerRates, Rate, Temper};
+use crate::edge::status;
 use crate::error::{Error, Result};
-use crate::polls::{self, InTurn, Task, in_turn, timed};
+use crate::polls::{self, Task, in_turn, timed};
 
 /// Buffers of a connection, in bytes: it has one to read into for as long as it lasts.
 const READ_BUFFER_BYTES: usize = 2 << 10;
@@ -62,61 +65,10 @@ const MAX_REFUSED: u32 = 16;
 /// How long a client has to answer a close.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-/// Close codes of our own; the others are those of the RFC.
-const ABUSIVE: u16 = 4029;
-const TOO_SLOW: u16 = 4108;
-const DRAINING: u16 = 4109;
-const UNANSWERED: u16 = 4110;
-
 /// What a frame of a client takes besides its payload, which is no longer than 125 bytes: two bytes
 /// and a mask. Source: RFC 6455, 5.2 and 5.5.
 const CONTROL_FRAME_BYTES: usize = 6;
 
-/// Why a connection ends.
-enum End {
-    /// The client closed it, or is gone.
-    Gone,
-    /// It answered nothing for too long.
-    Dead,
-    /// We close it.
-    Close(CloseCode, String),
-}
-
-impl From<tungstenite::Error> for End {
-    fn from(error: tungstenite::Error) -> Self {
-        let close = |code, error: &dyn std::fmt::Display| Self::Close(code, error.to_string());
-        match &error {
-            tungstenite::Error::Io(full) if full.kind() == io::ErrorKind::QuotaExceeded => {
-                close(CloseCode::Again, &"the memory for clients has no room")
-            }
-            tungstenite::Error::Io(slow) if slow.kind() == io::ErrorKind::TimedOut => {
-                match slow.get_ref() {
-                    Some(message) => close(TOO_SLOW.into(), message),
-                    None => close(TOO_SLOW.into(), &"it takes nothing of what is sent"),
-                }
-            }
-            tungstenite::Error::Capacity(_) => close(CloseCode::Size, &error),
-            tungstenite::Error::Utf8(_) => close(CloseCode::Invalid, &error),
-            tungstenite::Error::Protocol(_) => close(CloseCode::Protocol, &error),
-            _ => Self::Gone,
-        }
-    }
-}
-
-/// A subscription of the connection, under the client's name for it.
-struct Subscription {
-    name: String,
-    following: Following,
-}
-
-/// What comes of waiting for a subscription.
-enum Turn {
-    Opened(String, Result<Box<Subscription>>),
-    Waited(Box<Subscription>, Result<Waited>),
-}
-
-/// One subscription that opens or waits. In turns, for hundreds may have something to do at once.
-type Waiting = InTurn<Abortable<Pin<Box<dyn Future<Output = Turn> + Send>>>>;
 type Publishing = Pin<Box<dyn Future<Output = (Option<Reference>, Result<Ack>)> + Send>>;
 
 pub(super) struct Session<S> {
@@ -187,7 +139,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    async fn serve(&mut self) -> Result<std::convert::Infallible, End> {
+    async fn serve(&mut self) -> Result<std::convert::Infallible, SessionEnd> {
         let heartbeat = Duration::from_millis(self.edge.config.heartbeat_ms);
         let max_in_flight = self.edge.config.max_in_flight as usize;
         let mut ping = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
@@ -204,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             let is_read = self.heard.is_none() && self.publishing.len() < max_in_flight;
             tokio::select! {
                 message = next(&mut self.socket), if is_read => {
-                    self.hear(message.ok_or(End::Gone)??).await?;
+                    self.hear(message.ok_or(SessionEnd::Gone)??).await?;
                 }
                 heard = done(&mut self.heard), if self.heard.is_some() => {
                     self.answer_to(heard).await?;
@@ -219,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     }
                     // The ping before this one was not answered for a whole heartbeat.
                     if self.alive.elapsed() > heartbeat * 3 / 2 {
-                        return Err(End::Dead);
+                        return Err(SessionEnd::Dead);
                     }
                     self.feed(Message::Ping(Default::default())).await?;
                     self.flush().await?;
@@ -229,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     if is_stopping && self.heard.is_none() && self.publishing.is_empty() =>
                 {
                     let reason = format!("retry_ms={}", self.edge.config.jittered_retry_ms());
-                    return Err(End::Close(DRAINING.into(), reason));
+                    return Err(SessionEnd::Close(DRAINING.into(), reason));
                 }
                 () = &mut draining, if !is_stopping => {
                     let connections = self.peer.as_ref().map_or(0, |peer| peer.clients.count());
@@ -241,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Takes a message, which is done while the session goes on.
-    async fn hear(&mut self, message: Message) -> Result<(), End> {
+    async fn hear(&mut self, message: Message) -> Result<(), SessionEnd> {
         self.alive = Instant::now();
         let control_bytes = match &message {
             Message::Ping(payload) | Message::Pong(payload) => {
@@ -268,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             // Pongs and answers to a close are written by the library.
             Message::Ping(_) | Message::Pong(_) => {}
             Message::Frame(_) => return Ok(()),
-            Message::Close(_) => return Err(End::Gone),
+            Message::Close(_) => return Err(SessionEnd::Gone),
         }
         let size_bytes = control_bytes.unwrap_or_default();
         // A message that has begun counts beside it.
@@ -284,7 +236,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Goes on with what a message came to.
-    async fn answer_to(&mut self, heard: Heard) -> Result<(), End> {
+    async fn answer_to(&mut self, heard: Heard) -> Result<(), SessionEnd> {
         self.alive = Instant::now(); // What came meanwhile is still to be read.
         let done = match heard {
             Heard::OverRate(refused) => self.over_rate(refused).await,
@@ -297,7 +249,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         done
     }
 
-    async fn go_on(&mut self, heard: Heard) -> Result<(), End> {
+    async fn go_on(&mut self, heard: Heard) -> Result<(), SessionEnd> {
         let refused = match heard {
             Heard::OverRate(refused) | Heard::Refused(refused) => Err(refused),
             Heard::Subscribe(subscribe) => self.subscribe(subscribe),
@@ -327,28 +279,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Tells when to come back, or ends a client that goes on all the same.
-    async fn over_rate(&mut self, refused: Refused) -> Result<(), End> {
+    async fn over_rate(&mut self, refused: Refused) -> Result<(), SessionEnd> {
         self.temper.refused();
         self.tell(refused).await?;
         match self.temper.abuse() {
-            Some(reason) => Err(End::Close(ABUSIVE.into(), reason)),
+            Some(reason) => Err(SessionEnd::Close(ABUSIVE.into(), reason)),
             None => Ok(()),
         }
     }
 
     /// Counts a ping or a pong. There is nothing to be told of one that is over a rate.
-    fn control(&mut self, size_bytes: usize) -> Result<(), End> {
+    fn control(&mut self, size_bytes: usize) -> Result<(), SessionEnd> {
         if self.hearing.rates.other(Rate::Requests, size_bytes).is_ok() {
             return Ok(());
         }
         self.temper.refused();
         match self.temper.abuse() {
-            Some(reason) => Err(End::Close(ABUSIVE.into(), reason)),
+            Some(reason) => Err(SessionEnd::Close(ABUSIVE.into(), reason)),
             None => Ok(()),
         }
     }
 
-    async fn tell(&mut self, refused: Refused) -> Result<(), End> {
+    async fn tell(&mut self, refused: Refused) -> Result<(), SessionEnd> {
         let Refused { reference, subscription, error } = refused;
         let mut message = message("error");
         message.extend(reference.map(|own| ("ref".to_owned(), json!(own))));
@@ -357,12 +309,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.send(message).await
     }
 
-    async fn refuse(&mut self, refused: Refused) -> Result<(), End> {
+    async fn refuse(&mut self, refused: Refused) -> Result<(), SessionEnd> {
         self.refused += 1;
         self.tell(refused).await?;
         if self.refused >= MAX_REFUSED {
             let reason = format!("{MAX_REFUSED} messages were refused, one after the other");
-            return Err(End::Close(CloseCode::Policy, reason));
+            return Err(SessionEnd::Close(CloseCode::Policy, reason));
         }
         Ok(())
     }
@@ -395,7 +347,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    async fn unsubscribe(&mut self, name: String) -> Result<Result<(), Refused>, End> {
+    async fn unsubscribe(&mut self, name: String) -> Result<Result<(), Refused>, SessionEnd> {
         let Some(handle) = self.names.remove(&name) else {
             let error = Error::invalid("subscription", format!("{name:?} is none"));
             return Ok(Err(Refused { reference: None, subscription: Some(name), error }));
@@ -410,7 +362,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         &mut self,
         reference: Option<Reference>,
         outcome: Result<Ack>,
-    ) -> Result<(), End> {
+    ) -> Result<(), SessionEnd> {
         match outcome {
             Ok(ack) => {
                 let mut message = message("ack");
@@ -430,7 +382,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Tells what came of a subscription, and waits for its next.
-    async fn take(&mut self, turn: Result<Turn, Aborted>) -> Result<(), End> {
+    async fn take(&mut self, turn: Result<Turn, Aborted>) -> Result<(), SessionEnd> {
         let Ok(turn) = turn else { return Ok(()) };
         let (mut subscription, waited) = match turn {
             Turn::Opened(name, Err(error)) => return self.ended(&name, &error).await,
@@ -484,7 +436,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Waits for the next of a subscription, beside all others.
-    fn wait(&mut self, mut subscription: Box<Subscription>) -> Result<(), End> {
+    fn wait(&mut self, mut subscription: Box<Subscription>) -> Result<(), SessionEnd> {
         let (handle, registration) = AbortHandle::new_pair();
         // It may have been given up while it was written.
         let Some(known) = self.names.get_mut(&subscription.name) else { return Ok(()) };
@@ -497,7 +449,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    async fn ended(&mut self, name: &str, error: &Error) -> Result<(), End> {
+    async fn ended(&mut self, name: &str, error: &Error) -> Result<(), SessionEnd> {
         self.names.remove(name);
         let mut message = message("ended");
         message.insert("subscription".to_owned(), json!(name));
@@ -506,7 +458,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Writes the events of `run`, and of what follows it that is in memory already.
-    async fn deliver(&mut self, subscription: &mut Subscription, run: &Run) -> Result<(), End> {
+    async fn deliver(
+        &mut self,
+        subscription: &mut Subscription,
+        run: &Run,
+    ) -> Result<(), SessionEnd> {
         let name = Value::from(subscription.name.as_str());
         let prefix = format!(r#"{{"type":"event","subscription":{name},"#);
         let mut written = self.feed_run(&prefix, subscription, run).await?;
@@ -530,7 +486,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         prefix: &str,
         subscription: &mut Subscription,
         run: &Run,
-    ) -> Result<usize, End> {
+    ) -> Result<usize, SessionEnd> {
         let mut size_bytes = 0;
         subscription.following.tell_events(run);
         let rests = rests(subscription.following.reader(), run);
@@ -544,13 +500,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(size_bytes)
     }
 
-    async fn send(&mut self, message: Map<String, Value>) -> Result<(), End> {
+    async fn send(&mut self, message: Map<String, Value>) -> Result<(), SessionEnd> {
         self.feed(Message::text(Value::Object(message).to_string())).await?;
         self.flush().await
     }
 
     /// Puts a message into the next write. What waits for the client counts meanwhile.
-    async fn feed(&mut self, message: Message) -> Result<(), End> {
+    async fn feed(&mut self, message: Message) -> Result<(), SessionEnd> {
         self.unsent_bytes += message.len();
         let feed = self.socket.feed(message);
         let feed = self.share.waiting_with(self.unsent_bytes, feed);
@@ -558,7 +514,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Writes what was fed.
-    async fn flush(&mut self) -> Result<(), End> {
+    async fn flush(&mut self) -> Result<(), SessionEnd> {
         let flush = self.share.waiting_with(self.unsent_bytes, self.socket.flush());
         beside(flush, &mut self.waiting, &mut self.ready, &self.share).await?;
         self.unsent_bytes = 0;
@@ -566,17 +522,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Closes the connection, and waits for a moment for the answer.
-    async fn end(&mut self, end: End) {
+    async fn end(&mut self, end: SessionEnd) {
         let frame = match end {
-            End::Gone => None,
-            End::Dead => {
+            SessionEnd::Gone => None,
+            SessionEnd::Dead => {
                 self.edge.counters.dead_peers.add(1);
                 self.edge.counters.time_limit(TimeLimit::Ping);
                 let heartbeat_ms = self.edge.config.heartbeat_ms;
                 let reason = format!("no ping was answered for {} ms", heartbeat_ms * 3 / 2);
                 Some(CloseFrame { code: UNANSWERED.into(), reason: reason.into() })
             }
-            End::Close(code, reason) => {
+            SessionEnd::Close(code, reason) => {
                 if code == TOO_SLOW.into() {
                     self.edge.counters.slow_peers.add(1);
                 }
@@ -604,106 +560,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         while self.ready.pop_front().is_some() {
             polls::rest().await;
         }
-    }
-}
-
-impl Subscription {
-    /// The beginning of a message that tells its place.
-    fn tell(&mut self, kind: &str) -> Map<String, Value> {
-        let mut message = message(kind);
-        message.insert("subscription".to_owned(), json!(self.name));
-        message.insert("cursor".to_owned(), json!(self.following.tell().to_string()));
-        message
-    }
-}
-
-/// Writes, and lets the subscriptions go on meanwhile: one that waits for its turn at the disk gets
-/// it before others, and would keep it for as long as the client takes nothing.
-///
-/// # Errors
-///
-/// Those of the write; for what came of the subscriptions there is no room.
-async fn beside(
-    write: impl Future<Output = tungstenite::Result<()>>,
-    waiting: &mut FuturesUnordered<Waiting>,
-    ready: &mut VecDeque<(Result<Turn, Aborted>, Held)>,
-    share: &Share,
-) -> Result<(), End> {
-    let mut write = pin!(write);
-    let written = poll_fn(|cx| {
-        if let Poll::Ready(written) = write.as_mut().poll(cx) {
-            return Poll::Ready(written.map_err(End::from));
-        }
-        while let Poll::Ready(Some(turn)) = waiting.poll_next_unpin(cx) {
-            let Ok(held) = share.take(held_bytes(&turn)) else {
-                let reason = "the memory for clients has no room";
-                return Poll::Ready(Err(End::Close(CloseCode::Again, reason.to_owned())));
-            };
-            ready.push_back((turn, held));
-        }
-        Poll::Pending
-    });
-    written.await
-}
-
-/// What came of a subscription holds so much, in bytes.
-fn held_bytes(turn: &Result<Turn, Aborted>) -> usize {
-    match turn {
-        Ok(Turn::Waited(_, Ok(Waited::Delivery(Delivery::Events(run))))) => run.held_bytes(),
-        _ => 0,
-    }
-}
-
-/// The next message, when what was to be written is written: a client that takes no answers is not
-/// heard either.
-///
-/// # Cancel safety
-///
-/// Nothing is lost.
-async fn next<S: AsyncRead + AsyncWrite + Unpin>(
-    socket: &mut WebSocketStream<S>,
-) -> Option<tungstenite::Result<Message>> {
-    if let Err(error) = socket.flush().await {
-        return Some(Err(error));
-    }
-    socket.next().await
-}
-
-/// What the message that is being done comes to.
-///
-/// # Cancel safety
-///
-/// Nothing is lost.
-async fn done(heard: &mut Option<AbortOnDropHandle<Heard>>) -> Heard {
-    let Some(doing) = heard else { return std::future::pending().await };
-    let done = polls::joined(doing).await;
-    *heard = None;
-    done
-}
-
-fn message(kind: &str) -> Map<String, Value> {
-    Map::from_iter([("type".to_owned(), json!(kind))])
-}
-
-/// The messages of the events of `run`, but for what they begin with: that is the client's own, and
-/// this is the same for all.
-fn rests(reader: &Reader, run: &Run) -> Vec<bytes::Bytes> {
-    let form = match reader {
-        Reader::One(_) => forms::MESSAGE,
-        Reader::Many(_) => forms::MESSAGE_OF_MANY,
-    };
-    let is_own = reader.has_own_cursors(run);
-    let encode = |event: &EventRef<'_>, bytes: &mut Vec<u8>| {
-        let cursor = match is_own {
-            true => reader.cursor_after(event),
-            false => reader.shared_cursor_after(event),
-        };
-        bytes.extend_from_slice(format!(r#""cursor":"{cursor}","event":"#).as_bytes());
-        write_event(run.topic(), event, Carrier::Whole, bytes);
-        bytes.push(b'}');
-    };
-    match is_own {
-        true => run.encoded_alone(encode).map(bytes::Bytes::from).collect(),
-        false => run.encoded_each(form, encode),
     }
 }

@@ -26,14 +26,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn echo(mut self) {
         let echoed = async {
             loop {
-                let message = next(&mut self.socket).await.ok_or(End::Gone)??;
+                let message = next(&mut self.socket).await.ok_or(SessionEnd::Gone)??;
                 if message.is_text() || message.is_binary() {
                     self.feed(message).await?;
                     self.flush().await?;
                 }
             }
         };
-        let Err::<std::convert::Infallible, End>(end) = echoed.await;
+        let Err::<std::convert::Infallible, SessionEnd>(end) = echoed.await;
         self.end(end).await;
     }
 }

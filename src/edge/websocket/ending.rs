@@ -1,0 +1,43 @@
+//! The end of a WebSocket: its reason, and the code that the client is told.
+
+use std::io;
+
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+/// Close codes of our own; the others are those of the RFC.
+pub(super) const ABUSIVE: u16 = 4029;
+pub(super) const TOO_SLOW: u16 = 4108;
+pub(super) const DRAINING: u16 = 4109;
+pub(super) const UNANSWERED: u16 = 4110;
+
+/// Why a connection ends.
+pub(super) enum SessionEnd {
+    /// The client closed it, or is gone.
+    Gone,
+    /// It answered nothing for too long.
+    Dead,
+    /// We close it.
+    Close(CloseCode, String),
+}
+
+impl From<tungstenite::Error> for SessionEnd {
+    fn from(error: tungstenite::Error) -> Self {
+        let close = |code, error: &dyn std::fmt::Display| Self::Close(code, error.to_string());
+        match &error {
+            tungstenite::Error::Io(full) if full.kind() == io::ErrorKind::QuotaExceeded => {
+                close(CloseCode::Again, &"the memory for clients has no room")
+            }
+            tungstenite::Error::Io(slow) if slow.kind() == io::ErrorKind::TimedOut => {
+                match slow.get_ref() {
+                    Some(message) => close(TOO_SLOW.into(), message),
+                    None => close(TOO_SLOW.into(), &"it takes nothing of what is sent"),
+                }
+            }
+            tungstenite::Error::Capacity(_) => close(CloseCode::Size, &error),
+            tungstenite::Error::Utf8(_) => close(CloseCode::Invalid, &error),
+            tungstenite::Error::Protocol(_) => close(CloseCode::Protocol, &error),
+            _ => Self::Gone,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! One subscription of a WebSocket, and the messages of its events.
+
+use futures_util::future::Aborted;
+use serde_json::{Map, Value, json};
+
+use crate::broker::{Delivery, EventRef, Form, Reader, Run, Waited};
+use crate::edge::following::Following;
+use crate::edge::json::{Carrier, write_event};
+use crate::error::Result;
+
+/// A subscription of the connection, under the client's name for it.
+pub(super) struct Subscription {
+    pub(super) name: String,
+    pub(super) following: Following,
+}
+
+/// What comes of waiting for a subscription.
+pub(super) enum Turn {
+    Opened(String, Result<Box<Subscription>>),
+    Waited(Box<Subscription>, Result<Waited>),
+}
+
+impl Subscription {
+    /// The beginning of a message that tells its place.
+    pub(super) fn tell(&mut self, kind: &str) -> Map<String, Value> {
+        let mut message = message(kind);
+        message.insert("subscription".to_owned(), json!(self.name));
+        message.insert("cursor".to_owned(), json!(self.following.tell().to_string()));
+        message
+    }
+}
+
+/// What came of a subscription holds so much, in bytes.
+pub(super) fn held_bytes(turn: &Result<Turn, Aborted>) -> usize {
+    match turn {
+        Ok(Turn::Waited(_, Ok(Waited::Delivery(Delivery::Events(run))))) => run.held_bytes(),
+        _ => 0,
+    }
+}
+
+pub(super) fn message(kind: &str) -> Map<String, Value> {
+    Map::from_iter([("type".to_owned(), json!(kind))])
+}
+
+/// The messages of the events of `run`, but for what they begin with: that is the client's own, and
+/// this is the same for all.
+pub(super) fn rests(reader: &Reader, run: &Run) -> Vec<bytes::Bytes> {
+    let form = match reader {
+        Reader::One(_) => Form::Message,
+        Reader::Many(_) => Form::PlacedMessage,
+    };
+    let is_own = reader.has_own_cursors(run);
+    let encode = |event: &EventRef<'_>, bytes: &mut Vec<u8>| {
+        let cursor = match is_own {
+            true => reader.cursor_after(event),
+            false => reader.shared_cursor_after(event),
+        };
+        bytes.extend_from_slice(format!(r#""cursor":"{cursor}","event":"#).as_bytes());
+        write_event(run.topic(), event, Carrier::Whole, bytes);
+        bytes.push(b'}');
+    };
+    match is_own {
+        true => run.encoded_alone(encode).map(bytes::Bytes::from).collect(),
+        false => run.encoded_each(form, encode),
+    }
+}

@@ -1,0 +1,113 @@
+//! Connections that are not let in: each is told why, and when to come back.
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::io;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use axum::response::Response;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Collected};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rand::RngExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::socket::{Protocol, Socket};
+use super::stream;
+use crate::edge::clients::Denied;
+use crate::edge::refused::Form;
+use crate::error::Error;
+
+/// When a client that was refused may come back, in seconds: at some time between these, so that
+/// not all come back at once.
+const REFUSED_SECONDS: RangeInclusive<u64> = 5..=10;
+
+/// The longest reason that the end of an HTTP/2 connection tells, in bytes.
+const MAX_REASON_BYTES: usize = 1_024;
+
+/// How long a client that is refused has to ask for something, and to take the answer.
+const REFUSED_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest head of a request that is read of a client that is refused, in bytes.
+const MAX_REFUSED_HEAD_BYTES: usize = 16 << 10;
+
+/// Says why a connection is not served, and when to come back.
+pub(super) async fn refuse(socket: TcpStream, refused: Denied) {
+    let mut socket = Socket::new(socket, REFUSED_WAIT, None);
+    // An answer to nothing would be taken for a fault.
+    let spoken = tokio::time::timeout(REFUSED_WAIT, socket.protocol()).await;
+    let said = match spoken {
+        Ok(Ok(Protocol::Http2)) => {
+            let (_, body) = refusal(refused, Form::Problem).into_parts();
+            let reason = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+            let said = socket.write_all(&calm_down(&reason)).await;
+            said.and(socket.shutdown().await)
+        }
+        Ok(Ok(Protocol::Http1)) => refuse_request(socket, refused).await,
+        Err(_elapsed) => refuse_anything(socket, refused).await,
+        Ok(Err(gone)) => Err(gone),
+    };
+    if let Err(error) = said {
+        debug!(%error, "a connection was refused without a word");
+    }
+}
+
+/// Answers the first request of a client that is not let in, in the form that it reads.
+async fn refuse_request(socket: Socket, refused: Denied) -> io::Result<()> {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        ready(Ok::<_, Infallible>(refusal(refused, Form::of(&request))))
+    });
+    let mut builder = http1::Builder::new();
+    // The whole of it has a time limit, so that its head needs none.
+    builder.keep_alive(false).max_buf_size(MAX_REFUSED_HEAD_BYTES).header_read_timeout(None);
+    let mut connection = builder.serve_connection(TokioIo::new(socket), answer);
+    match tokio::time::timeout(REFUSED_WAIT, &mut connection).await {
+        Ok(served) => served.map_err(io::Error::other),
+        Err(_elapsed) => refuse_anything(connection.into_parts().io.into_inner(), refused).await,
+    }
+}
+
+/// Answers a client that is not let in, whatever it asks.
+async fn refuse_anything(mut socket: Socket, refused: Denied) -> io::Result<()> {
+    let answered = stream::answer(&mut socket, refusal(refused, Form::Problem)).await;
+    answered.and(socket.shutdown().await)
+}
+
+/// The answer to whatever a client asks that is not let in.
+fn refusal(refused: Denied, form: Form) -> Response {
+    let (status, detail) = match refused {
+        Denied::Full { limit } => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("there are {limit} connections already"))
+        }
+        Denied::AddressFull { limit } => (
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("there are {limit} connections from this address already"),
+        ),
+        Denied::TooOften(limit) => return form.answer(Error::RateLimited(limit)),
+    };
+    let after = Duration::from_secs(rand::rng().random_range(REFUSED_SECONDS));
+    form.answer_for(after, status, &detail)
+}
+
+/// The frames that end an HTTP/2 connection before any request: settings, of which there are none,
+/// and a goodbye with the code `ENHANCE_YOUR_CALM` and the reason. Source: RFC 9113, 3.4 and 6.8.
+fn calm_down(reason: &[u8]) -> Vec<u8> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const GOAWAY: u8 = 7;
+    const ENHANCE_YOUR_CALM: u32 = 11;
+    let reason = &reason[..reason.len().min(MAX_REASON_BYTES)];
+    let size_bytes = 8 + reason.len() as u32;
+    let mut frames = SETTINGS.to_vec();
+    frames.extend_from_slice(&size_bytes.to_be_bytes()[1..]);
+    frames.extend_from_slice(&[GOAWAY, 0, 0, 0, 0, 0]);
+    frames.extend_from_slice(&[0; 4]); // No stream was served.
+    frames.extend_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
+    frames.extend_from_slice(reason);
+    frames
+}
