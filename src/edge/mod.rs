@@ -19,9 +19,9 @@
 //!    reader. A start or a cursor is parsed by `cursor.rs` alone.
 //! 3. **Count.** Take what is held for the client from its share (`budget.rs`) before there are
 //!    bytes: patterns, a message that is not whole, an answer that waits. Give it back by dropping.
-//! 4. **Follow.** Open a `Following` (`following.rs`), and loop over its `next`: events, gap, caught
-//!    up, ephemeral event, silence, stopping. Write one delivery before the next is read, so that
-//!    a client that takes nothing holds nothing. On silence, send the cursor if it moved. On
+//! 4. **Follow.** Open a `Following` (`following.rs`), and loop over its `next`: events, gap,
+//!    caught up, ephemeral event, silence, stopping. Write one delivery before the next is read, so
+//!    that a client that takes nothing holds nothing. On silence, send the cursor if it moved. On
 //!    stopping, wait for `turn_to_end`, and tell the client when to come back.
 //! 5. **Write.** The wire forms of a block are built once and shared: [`Run::encoded`] with a
 //!    [`Form`]. JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.

@@ -241,8 +241,9 @@ fn the_example_of_the_readme_is_a_part_of_the_one_that_is_run() {
 /// Goal: the page of WebSocket has the close codes that are sent, and no other.
 #[test]
 fn the_close_codes_on_the_page_are_those_that_are_sent() {
-    let session = document("src/edge/websocket/session.rs");
-    let own = session.lines().filter(|line| line.starts_with("const ") && line.contains("u16"));
+    let session = ["session.rs", "ending.rs", "waiting.rs"];
+    let session = session.map(|file| document(&format!("src/edge/websocket/{file}"))).concat();
+    let own = session.lines().filter(|line| line.contains("const ") && line.contains(": u16 = "));
     let own = own.map(|line| line.split(" = ").nth(1).unwrap().trim_end_matches(';').to_owned());
     // Source: RFC 6455, 7.4.1, by the names of the library.
     let of_the_rfc = [
