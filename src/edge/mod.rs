@@ -46,6 +46,7 @@ mod config;
 pub(crate) mod counters;
 mod effort;
 mod following;
+mod forms;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

@@ -71,7 +71,7 @@ use super::budget::WaitsForRoom;
 use super::following::Following;
 use super::json::Carrier;
 use super::selection::Format;
-use crate::broker::{Delivery, Ephemeral, EventRef, Form, Patience, Reader, Run, Waited};
+use crate::broker::{Delivery, Ephemeral, EventRef, Patience, Reader, Run, Waited, WireForm};
 use crate::cursor::Cursor;
 use crate::edge::config::FollowConfig;
 use crate::edge::http::ignored::{IGNORED_HEADER, Ignored};
@@ -97,7 +97,7 @@ const ERROR_RETRY_MS: u64 = 30_000;
 /// page.
 const HEARTBEAT: &[u8] = b": heartbeat\n";
 
-/// The answer that streams what `following` reads.
+/// Returns the answer that streams the events of `following`.
 pub(super) fn response(
     mut following: Following,
     format: Format,
@@ -106,7 +106,7 @@ pub(super) fn response(
 ) -> Response {
     let gap = following.reader().gap().cloned();
     following.set_patience(Patience::new(FIRST_BLOCK_WITHIN));
-    // In a box, for it is moved with each write.
+    // Boxed, because it is moved with each write.
     let stream = Box::new(EventStream {
         following,
         format,
@@ -172,13 +172,13 @@ struct EventStream {
     following: Following,
     format: Format,
     config: FollowConfig,
-    /// What the client is to be told of its query, as the first block.
+    /// The ignored names of the query, for the first block.
     warning: Option<Value>,
     phase: Phase,
 }
 
 impl EventStream {
-    /// The bytes of the next write.
+    /// Returns the bytes of the next write; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         match self.phase {
             Phase::Ended => return None,
@@ -186,7 +186,8 @@ impl EventStream {
                 self.phase = Phase::Opening;
                 let retry = retry_line(self.config.jittered_retry_ms());
                 let Some(warning) = self.warning.take() else { return Some(retry.into()) };
-                // Its id is not told before its gap is, which would be forgotten otherwise.
+                // Before a gap is told, the warning has no id: a client that resumed with it would
+                // miss the gap.
                 let block = match self.reader().gap() {
                     Some(_) => control_block(None, "leftoff.warning", &warning),
                     None => self.control_frame("leftoff.warning", &warning),
@@ -223,7 +224,7 @@ impl EventStream {
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => self.ephemeral(&event),
             Ok(Waited::Stopping) => {
                 self.phase = Phase::Ended;
-                // In a box: it is done once, and a client that waits needs no room for it.
+                // Boxed: it runs once, and a waiting client needs no memory for it.
                 Box::pin(self.following.turn_to_end(&self.config)).await;
                 let told = self.reader().gap().is_none().then_some(self.following.told());
                 stopping(self.config.jittered_retry_ms(), told).into()
@@ -249,7 +250,7 @@ impl EventStream {
             more.get_or_insert_with(|| first.to_vec()).extend_from_slice(&self.frames(&run));
         }
         self.following.show_place();
-        more.map_or(first, Bytes::from) // One block alone is shared with every other reader.
+        more.map_or(first, Bytes::from) // A single block is shared among readers.
     }
 
     /// Returns the frame of an ephemeral event. The frame has no id, so no cursor moves.
@@ -286,14 +287,14 @@ impl EventStream {
         self.following.reader()
     }
 
-    fn form(&self) -> Form {
+    fn form(&self) -> WireForm {
         match (self.reader(), self.format) {
-            (Reader::One(_), Format::Data) => Form::Data,
-            (Reader::One(_), Format::Envelope) => Form::Envelope,
-            (Reader::One(_), Format::CloudEvents) => Form::CloudEvents,
-            (Reader::Many(_), Format::Data) => Form::PlacedData,
-            (Reader::Many(_), Format::Envelope) => Form::PlacedEnvelope,
-            (Reader::Many(_), Format::CloudEvents) => Form::PlacedCloudEvents,
+            (Reader::One(_), Format::Data) => forms::SSE_DATA,
+            (Reader::One(_), Format::Envelope) => forms::SSE_ENVELOPE,
+            (Reader::One(_), Format::CloudEvents) => forms::SSE_CLOUD_EVENTS,
+            (Reader::Many(_), Format::Data) => forms::SSE_DATA_OF_MANY,
+            (Reader::Many(_), Format::Envelope) => forms::SSE_ENVELOPE_OF_MANY,
+            (Reader::Many(_), Format::CloudEvents) => forms::SSE_CLOUD_EVENTS_OF_MANY,
         }
     }
 

@@ -35,7 +35,7 @@ use super::hearing::{Heard, Hearing};
 use super::protocol::{Reference, Refused, Subscribe};
 use super::subscription::{Subscription, Turn, message, rests};
 use super::waiting::{Waiting, beside, done, next};
-use crate::broker::{Ack, Delivery, Form, InOrder, Run, Waited};
+use crate::broker::{Ack, Delivery, InOrder, Run, Waited};
 use crate::edge::bounds::max_request_bytes;
 use crate::edge::budget::{Held, Share};
 use crate::edge::clients::{Peer, share};
@@ -45,7 +45,7 @@ use crate::edge::http::request::Edge;
 use crate::edge::json::{Carrier, ReceiptJson, write_ephemeral};
 use crate::edge::pace::PacedSocket;
 use crate::edge::rates::{CallerRates, Rate, Temper};
-use crate::edge::status;
+use crate::edge::{forms, status};
 use crate::error::{Error, Result};
 use crate::polls::{self, Task, in_turn, timed};
 
@@ -409,7 +409,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => {
                 let name = Value::from(subscription.name.as_str());
-                let rest = event.encoded(Form::Message, |event| {
+                let rest = event.encoded(forms::MESSAGE, |event| {
                     let mut rest = Vec::new();
                     write_ephemeral(event, Carrier::Whole, &mut rest);
                     rest.push(b'}');

@@ -3,8 +3,9 @@
 use futures_util::future::Aborted;
 use serde_json::{Map, Value, json};
 
-use crate::broker::{Delivery, EventRef, Form, Reader, Run, Waited};
+use crate::broker::{Delivery, EventRef, Reader, Run, Waited};
 use crate::edge::following::Following;
+use crate::edge::forms;
 use crate::edge::json::{Carrier, write_event};
 use crate::error::Result;
 
@@ -46,8 +47,8 @@ pub(super) fn message(kind: &str) -> Map<String, Value> {
 /// this is the same for all.
 pub(super) fn rests(reader: &Reader, run: &Run) -> Vec<bytes::Bytes> {
     let form = match reader {
-        Reader::One(_) => Form::Message,
-        Reader::Many(_) => Form::PlacedMessage,
+        Reader::One(_) => forms::MESSAGE,
+        Reader::Many(_) => forms::MESSAGE_OF_MANY,
     };
     let is_own = reader.has_own_cursors(run);
     let encode = |event: &EventRef<'_>, bytes: &mut Vec<u8>| {
