@@ -1,11 +1,12 @@
-//! What is wrong with a setting, for people: its name, its value, what it may be, and who set it.
+//! Messages about a wrong setting, for people: its name, its value, the expected value, and its
+//! origin.
 
 use figment::error::{Actual, Kind};
 use figment::{Error, Figment};
 
 const ADDRESS: &str = "an address with a port, like 127.0.0.1:4280";
 
-/// All problems of a configuration, in one sentence.
+/// Returns all problems of a configuration, in one sentence.
 pub(super) fn all(error: Error, figment: &Figment) -> String {
     let all: Vec<String> = error.into_iter().map(|error| one(&error, figment)).collect();
     all.join("; ")
@@ -22,7 +23,7 @@ fn one(error: &Error, figment: &Figment) -> String {
         Kind::UnknownVariant(value, known) => {
             format!("{value:?} is none of {}", known.join(", "))
         }
-        // All that the standard library says of an address.
+        // The standard library says no more about an address.
         Kind::Message(text) if text == "invalid socket address syntax" => {
             let value = figment.find_value(&error.path.join(".")).ok();
             let value = value.as_ref().and_then(|value| value.as_str()).unwrap_or("this");
@@ -40,7 +41,7 @@ fn one(error: &Error, figment: &Figment) -> String {
     said + &origin.unwrap_or_default()
 }
 
-/// A name as a file has it: in quotes, if it has dots or other signs.
+/// Returns a name as it is written in a file: in quotes, if it has dots or other signs.
 fn quoted(name: &str) -> String {
     let is_bare = |character: char| character.is_ascii_alphanumeric() || "_-".contains(character);
     let is_plain = !name.is_empty() && name.chars().all(is_bare);
@@ -61,7 +62,7 @@ fn shown(actual: &Actual) -> String {
     }
 }
 
-/// What a setting may be, of what the reading code expects: that names types.
+/// Returns the expected value in words, from the name of a Rust type.
 fn allowed(expected: &str) -> String {
     match expected {
         "u64" | "usize" | "i64" => "a whole number from 0".to_owned(),

@@ -1,24 +1,24 @@
-//! One setting from the command line or the environment, and who set it.
+//! One setting from the command line or the environment, and its origin.
 
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
-/// The section whose names are patterns of topics: these have dots of their own.
+/// The section whose names are topic patterns, which have dots of their own.
 const PATTERNS: &str = "topics";
 
-/// A setting, and who set it.
+/// A setting, and its origin.
 #[derive(Debug, Clone)]
 pub(super) struct Setting {
     path: Vec<String>,
     value: Value,
-    /// Who set it, as people are told.
+    /// The origin, for people.
     origin: String,
 }
 
 impl Setting {
-    /// The setting with this name, like `broker.max_queue_bytes` or `topics."users.>".compact`.
-    /// `is_text` says that its value is a text, whatever it looks like: a directory may be named by
-    /// a number.
+    /// Returns the setting with this name, like `broker.max_queue_bytes` or
+    /// `topics."users.>".compact`. If `is_text`, the value is a text even if it looks like a
+    /// number: a directory may be named `1`.
     pub(super) fn new(name: &str, value: &str, is_text: bool, origin: impl Into<String>) -> Self {
         let parsed: Value = value.parse().unwrap_or_else(|never| match never {});
         let value = if is_text && parsed.as_str().is_none() { Value::from(value) } else { parsed };
@@ -26,14 +26,14 @@ impl Setting {
     }
 }
 
-/// The names of the sections, from the outermost on, and of the setting. What stands between
-/// `topics.` and the last dot is one pattern, in quotes or without.
+/// Returns the names of the sections, the outermost first, and then that of the setting. The part
+/// between `topics.` and the last dot is one pattern, with or without quotes.
 fn path(name: &str) -> Vec<String> {
     let own = |text: &str| text.to_owned();
     let Some(rest) = name.strip_prefix(PATTERNS).and_then(|rest| rest.strip_prefix('.')) else {
         return name.split('.').map(own).collect();
     };
-    // A pattern alone, with all its settings in the value.
+    // A pattern alone has all its settings in the value.
     let is_quoted = rest.ends_with(['"', '\'']) && rest.len() > 1;
     let (pattern, setting) = match rest.rsplit_once('.').filter(|_| !is_quoted) {
         Some((pattern, setting)) => (pattern, Some(setting)),

@@ -1,4 +1,4 @@
-//! Bodies of requests that may be refused while they come in.
+//! Bodies of requests that may be refused while they are received.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::error::{Error, Result};
 
-/// Why a body ends early: as an error, and as gRPC finds it.
+/// The reason for which a body was refused, as an error and as a gRPC status.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub(super) struct RefusedBody {
@@ -27,17 +27,17 @@ impl RefusedBody {
         Self { error, status }
     }
 
-    /// Why.
+    /// Returns the reason.
     pub(super) fn error(&self) -> &Error {
         &self.error
     }
 }
 
-/// The reason why a body was refused; `None` where something else went wrong with it.
+/// Returns the reason for which a body was refused; `None` for other errors.
 pub(super) fn refusal(error: &axum::Error) -> Option<Error> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        // Where it is an error of the socket's, that has it inside.
+        // An error of a socket has the reason inside.
         let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let refused = inside.and_then(|inside| inside.downcast_ref::<RefusedBody>());
         if let Some(refused) = refused.or(error.downcast_ref()) {
@@ -48,7 +48,7 @@ pub(super) fn refusal(error: &axum::Error) -> Option<Error> {
     None
 }
 
-/// A body that is refused as soon as `check` refuses the size of one of its pieces, in bytes.
+/// Returns a body that is refused as soon as `check` refuses the size of a piece, in bytes.
 pub(super) fn checked(
     body: Body,
     check: impl FnMut(usize) -> Result<()> + Send + Unpin + 'static,

@@ -1,4 +1,4 @@
-//! Settings of live subscriptions, the same on every edge.
+//! Settings of live subscriptions and of request bodies, the same on every edge.
 
 use std::time::Duration;
 
@@ -7,40 +7,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::Patience;
 
-/// How live subscriptions are served, on every edge.
+/// The settings of live subscriptions and request bodies, on every edge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FollowConfig {
-    /// Silence, in milliseconds, before a heartbeat is sent. Default: 15,000.
-    /// Source: WHATWG HTML, server-sent events, authoring notes: a comment line every 15 seconds
-    /// or so, for proxies that drop quiet connections.
+    /// Silence before a heartbeat is sent, in milliseconds. Default: 15,000. Source: WHATWG HTML,
+    /// server-sent events, authoring notes: a comment line every 15 seconds or so, for proxies that
+    /// drop quiet connections.
     pub heartbeat_ms: u64,
-    /// How long a browser waits before it reconnects, in milliseconds; each is told a time between
-    /// half of it and half as much again, so that they do not come back all at once.
-    /// Default: 2,000.
+    /// Time for which a browser waits before it reconnects, in milliseconds. Each browser gets a
+    /// random time between half of it and one and a half times it, so that not all reconnect at
+    /// once. Default: 2,000.
     pub retry_ms: u64,
-    /// Over how long streams are ended when the broker stops, in milliseconds, at the most; a
-    /// millisecond for each connection, and half of what a stop may take, if that is less. So they
-    /// do not come back all at once. Default: 5,000.
+    /// Longest time over which streams are ended when the broker stops, in milliseconds, so that
+    /// not all clients reconnect at once. The time is a millisecond per connection, and at most
+    /// half of `server.shutdown_ms`. Default: 5,000.
     pub drain_ms: u64,
     /// Longest wait of a long poll, in milliseconds. Default: 60,000.
     pub max_wait_ms: u64,
-    /// Silence in the middle of a body, or of a message of a stream, in milliseconds, before it is
-    /// given up: 408, `DEADLINE_EXCEEDED`, or the close code 4108. Default: 30,000.
+    /// Longest silence within a body, or within a message of a stream, in milliseconds. A longer
+    /// one ends it with 408, `DEADLINE_EXCEEDED`, or the close code 4108. Default: 30,000.
     pub body_read_ms: u64,
-    /// The least at which a body, or a message of a stream, has to come in, in bytes a second, once
-    /// it was waited for as long as a silence may last; slower ones are given up. 0 is no limit.
+    /// Lowest rate of a body, or of a message of a stream, in bytes per second. The rate counts
+    /// once the broker has waited for `body_read_ms`; slower ones are ended. 0 is no limit.
     /// Default: 240. Source: ASP.NET Core, Kestrel, `MinRequestBodyDataRate`.
     pub min_body_bytes_per_second: u64,
     /// Most events in one page. Default: 10,000.
     pub max_page_events: u64,
-    /// Publishes of one `PublishStream`, or of one NDJSON body, that wait for their
-    /// acknowledgement before more is read. Default: 64.
+    /// Publishes of one `PublishStream`, or of one NDJSON body, that wait for their acknowledgement
+    /// before more of it is read. Default: 64.
     pub max_in_flight: u64,
     /// Subscriptions on one WebSocket. Default: 256.
     pub max_subscriptions: u64,
-    /// Whether `GET /v1/connections` tells everybody who is connected, with addresses.
-    /// Default: false.
+    /// Whether `GET /v1/connections` shows all connections, with addresses, to everybody. Default:
+    /// false.
     pub list_connections: bool,
 }
 
@@ -62,19 +62,20 @@ impl Default for FollowConfig {
 }
 
 impl FollowConfig {
-    /// With silence, up to the next heartbeat.
+    /// Returns the wait for a delivery: up to the next heartbeat.
     pub(super) fn patience(&self) -> Patience {
         Patience::new(Duration::from_millis(self.heartbeat_ms))
     }
 
-    /// Waits for one stream's turn to end, of all the streams of so many connections.
+    /// Waits until a stream may end. The streams of all `connections` end at random times within
+    /// the window.
     pub(super) fn turn_to_end(&self, connections: usize) -> tokio::time::Sleep {
         let window_ms = self.drain_ms.min(connections as u64);
         let turn_ms = rand::rng().random_range(0..=window_ms);
         tokio::time::sleep(Duration::from_millis(turn_ms))
     }
 
-    /// A time around `retry_ms`, another one each time.
+    /// Returns a random time around `retry_ms`, in milliseconds.
     pub(super) fn jittered_retry_ms(&self) -> u64 {
         let half = self.retry_ms / 2;
         rand::rng().random_range(half..=half.saturating_add(self.retry_ms))

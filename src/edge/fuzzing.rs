@@ -1,4 +1,4 @@
-//! Checks of what clients send, for any input at all: see [`crate::fuzzing`].
+//! Checks of input from clients, for any input at all: see [`crate::fuzzing`].
 
 #![allow(clippy::missing_panics_doc, reason = "a check panics when a promise is broken")]
 
@@ -22,13 +22,13 @@ use crate::event::{NewEvent, Timestamp};
 use crate::fuzzing::refusal::check_refusal;
 use crate::topic::TopicName;
 
-/// Events that there may be in one message: few, so that a list that is kept before it is counted
-/// takes more memory than its input allows.
+/// The most events in one message. Few, so that code that keeps a list before it counts the list
+/// exceeds the memory that the input allows.
 const EVENTS: usize = 64;
 
 pub use super::websocket::fuzzing::messages;
 
-/// The query of a URL: what a reader asks for with it.
+/// Checks the query of a URL: written again, it is the same request.
 pub fn queries(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     if let Err(error) = text.parse::<StateToken>() {
@@ -58,7 +58,7 @@ fn asked(query: &str) -> crate::Result<(Asked, Query)> {
     Ok((asked, query))
 }
 
-/// A stream is asked for; what it ignores can be told.
+/// Checks the query of a stream: the ignored names can be reported.
 fn of_stream(text: &str) -> crate::Result<()> {
     let form = Some(Accepted::Stream);
     let mut query = asked::query(Some(text), form)?;
@@ -69,7 +69,7 @@ fn of_stream(text: &str) -> crate::Result<()> {
     asked.map(|_| ())
 }
 
-/// The query that asks for the same.
+/// Returns the query for a request.
 fn written(asked: &Asked) -> String {
     let Filter { types, keys, key_prefixes, headers } = &asked.filter;
     let mut pairs: Vec<(&str, String)> = Vec::new();
@@ -89,7 +89,7 @@ fn written(asked: &Asked) -> String {
     pairs.into_iter().map(pair).collect::<Vec<_>>().join("&")
 }
 
-/// A line of NDJSON: its event, written as a line, is the same.
+/// Checks a line of NDJSON: its event, written as a line again, is the same event.
 pub fn lines(input: &[u8]) {
     match Line::parse(input) {
         Ok(Line { topic, event }) => {
@@ -104,7 +104,7 @@ pub fn lines(input: &[u8]) {
     }
 }
 
-/// The line that publishes `event` again.
+/// Returns the line that publishes `event` again.
 pub(super) fn written_line(topic: &str, event: &NewEvent) -> String {
     let event = event.clone();
     let stored = proto::Event {
@@ -121,8 +121,8 @@ pub(super) fn written_line(topic: &str, event: &NewEvent) -> String {
     ndjson::line(topic, &stored).expect("an event can be written")
 }
 
-/// CloudEvents. The first byte of the input says in which mode they come; what follows is the body,
-/// in binary mode and over gRPC after lines of headers and an empty line.
+/// Checks CloudEvents. The first byte of the input chooses the mode. The rest is the body; in
+/// binary mode and over gRPC, lines of headers and an empty line come before it.
 pub fn cloudevents(input: &[u8]) {
     let Some((mode, body)) = input.split_first() else { return };
     let body = Bytes::copy_from_slice(body);
@@ -158,7 +158,7 @@ pub fn cloudevents(input: &[u8]) {
     }
 }
 
-/// Reads `name: value` lines, up to an empty one; what is no header is passed over.
+/// Reads `name: value` lines, up to an empty one. Invalid headers are skipped.
 fn split_headers(input: &Bytes) -> (HeaderMap, Bytes) {
     let end = input.windows(2).position(|pair| pair == b"\n\n");
     let (head, body) =
@@ -175,7 +175,7 @@ fn split_headers(input: &Bytes) -> (HeaderMap, Bytes) {
     (headers, body)
 }
 
-/// What was read of a CloudEvent, written as one, reads the same.
+/// Checks that a CloudEvent, written as one, reads the same.
 fn check_cloudevent(event: &NewEvent) {
     let stored = Stored {
         place: EventPlace::Stored(Sequence::new(7), Position::new(70)),
@@ -198,10 +198,10 @@ fn check_cloudevent(event: &NewEvent) {
     assert_eq!(again.event_type, event.event_type, "{shown}");
     assert_eq!(again.key, event.key, "{shown}");
     assert_eq!(again.content_type, event.content_type, "{shown}");
-    // A time that the publisher did not give is that of the broker.
+    // A time that the publisher did not give is set by the broker.
     let time = event.publisher_time.unwrap_or(stored.time);
     assert_eq!(again.publisher_time, Some(time), "{shown}");
-    // White space around JSON is no part of it.
+    // White space around JSON is not part of the data.
     let is_json = serde_json::from_slice::<&RawValue>(&again.payload).is_ok();
     let is_trimmed = is_json && again.payload == event.payload.trim_ascii();
     assert!(again.payload == event.payload || is_trimmed, "{:?}: {shown}", event.payload);

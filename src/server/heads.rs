@@ -1,5 +1,6 @@
-//! What the head of a request must say before it is served, and what the head of an answer says of
-//! the connection. Hyper leaves this to whoever serves. Source: RFC 9112, 3.2, 6.1 and 9.3.
+//! Rules for the head of a request, checked before the request is served, and the headers of an
+//! answer that describe the connection. Hyper leaves both to its user. Source: RFC 9112, 3.2, 6.1
+//! and 9.3.
 
 use std::time::Duration;
 
@@ -11,13 +12,13 @@ use crate::edge::status::plain_problem;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// The answer to a request that is not served because of how its head is made.
+/// Returns the answer to a request that is refused because of its head; `None` if it may be served.
 pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response> {
     let (version, headers) = (request.version(), request.headers());
     if let Some(coding) = unknown_coding(headers) {
         let detail = format!("Transfer-Encoding is {coding:?}; the only one known is \"chunked\"");
         let mut answer = plain_problem(StatusCode::NOT_IMPLEMENTED, &detail);
-        // Where its body ends is not to be trusted.
+        // The end of the body is unknown, so no request can follow.
         tell_close(&mut answer);
         return Some(answer);
     }
@@ -31,7 +32,7 @@ pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response> {
     Some(plain_problem(StatusCode::BAD_REQUEST, detail))
 }
 
-/// Whether a value is one of `Host`: `localhost`, `[::1]:4280`, or nothing at all.
+/// Whether a value is valid for `Host`: `localhost`, `[::1]:4280`, or empty.
 fn is_host(value: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else { return false };
     let port = |authority: Authority| {
@@ -39,11 +40,11 @@ fn is_host(value: &HeaderValue) -> bool {
         let digits = if rest.is_empty() { rest } else { rest.strip_prefix(':')? };
         Some(digits.bytes().all(|byte| byte.is_ascii_digit()))
     };
-    // Names of users stand before the host, so that one with them does not begin with it.
+    // User information stands before the host, so a text with it does not begin with the host.
     text.is_empty() || text.parse().ok().and_then(port) == Some(true)
 }
 
-/// The transfer codings of a request, where they are others than chunks alone.
+/// Returns the transfer codings of a request, unless there is none, or only `chunked`.
 fn unknown_coding(headers: &HeaderMap) -> Option<String> {
     let values = headers.get_all(header::TRANSFER_ENCODING).iter();
     let codings = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
@@ -54,7 +55,7 @@ fn unknown_coding(headers: &HeaderMap) -> Option<String> {
     (!is_known || elements.next().is_some()).then_some(codings)
 }
 
-/// Whether a connection stays open after the answer to this request, as far as its client says.
+/// Whether the client keeps the connection open after the answer to this request.
 pub(crate) fn keeps_alive<B>(request: &Request<B>) -> bool {
     let values = request.headers().get_all(header::CONNECTION).iter();
     let mut options = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
@@ -65,14 +66,14 @@ pub(crate) fn keeps_alive<B>(request: &Request<B>) -> bool {
     }
 }
 
-/// Tells in the head of an answer that the connection ends with it.
+/// Sets the header that ends the connection after this answer.
 pub(crate) fn tell_close(response: &mut Response) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-/// Tells in the head of an answer for how long the connection may be without a request.
+/// Sets the header that tells how long the connection may be without a request.
 pub(crate) fn tell_idle(response: &mut Response, idle: Duration) {
-    // Another protocol has times of its own.
+    // An answer with `Connection` ends the connection, or changes its protocol.
     let is_last = response.headers().contains_key(header::CONNECTION);
     let seconds = idle.as_secs();
     if !is_last && seconds > 0 {

@@ -1,4 +1,4 @@
-//! Attributes of CloudEvents, each held to the rules, and the event that they describe.
+//! Attributes of CloudEvents, each checked by the rules, and the event that they describe.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,26 +10,26 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 
-/// The version that is spoken here.
+/// The version of the specification that is supported.
 pub(super) const VERSION: &str = "1.0";
 
-/// What stands before the name of an attribute where it is a header, of HTTP or of an event.
+/// The prefix of an attribute's name in a header, of HTTP or of an event.
 pub(super) const PREFIX: &str = "ce-";
 
-/// The header that says which attributes are no text, without its prefix.
+/// The header that lists the attributes that are not text, without its prefix.
 pub(super) const TYPES: &str = "types";
 
-/// Attributes that the specification defines: they are texts, and not empty.
+/// Attributes that the specification defines: texts that are not empty.
 pub(super) const CORE: [&str; 8] =
     ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"];
 
-/// The longest id that is kept as it is, in bytes: the default of `limits.max_id_bytes`.
+/// The longest id that is kept unchanged, in bytes: the default of `limits.max_id_bytes`.
 pub(super) const MAX_ID_BYTES: usize = 255;
 
-/// How much of a text that is refused an error shows, in characters.
+/// The most characters of a refused text that an error shows.
 pub(super) const MAX_SHOWN_CHARS: usize = 64;
 
-/// The value of an attribute. What else the specification has is text: times, URIs, bytes in
+/// The value of an attribute. The specification's other types are texts: times, URIs, bytes in
 /// base64.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -40,7 +40,7 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The value that stands in a header, of the type that [`TYPES`] says.
+    /// Returns the value in a header, of the type in [`TYPES`].
     pub(super) fn read(text: &'a str, kind: Option<&str>) -> Self {
         let value = match kind {
             Some("boolean") => text.parse().ok().map(Self::Boolean),
@@ -50,7 +50,7 @@ impl<'a> Value<'a> {
         value.unwrap_or(Self::Text(Cow::Borrowed(text)))
     }
 
-    /// The word for its type in [`TYPES`]; a text has none.
+    /// Returns the word for the value's type in [`TYPES`]; `None` for a text.
     pub(super) fn kind(&self) -> Option<&'static str> {
         match self {
             Self::Boolean(_) => Some("boolean"),
@@ -59,7 +59,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Its canonical text.
+    /// Returns the canonical text.
     pub(super) fn to_text(&self) -> String {
         match self {
             Self::Boolean(value) => value.to_string(),
@@ -75,17 +75,17 @@ impl From<String> for Value<'_> {
     }
 }
 
-/// The attributes of an event that is handed in, each held to the rules.
+/// The attributes of a published event, each checked by the rules.
 #[derive(Debug, Default)]
 pub(super) struct Attributes(BTreeMap<String, Value<'static>>);
 
 impl Attributes {
-    /// Takes an attribute, in whatever form it came.
+    /// Adds an attribute.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] names the attribute: its name or its value breaks a rule, or it came
-    /// before.
+    /// [`Error::Invalid`] names the attribute: its name or its value breaks a rule, or it is given
+    /// twice.
     pub(super) fn put(&mut self, name: &str, value: impl Into<Value<'static>>) -> Result<()> {
         let value = value.into();
         check_name(name)?;
@@ -96,7 +96,7 @@ impl Attributes {
         }
     }
 
-    /// The value of one that is text, or `None`.
+    /// Returns the value of an attribute that is text; `None` for others.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         match self.0.get(name) {
             Some(Value::Text(text)) => Some(text),
@@ -108,7 +108,7 @@ impl Attributes {
         self.text(name).ok_or_else(|| Error::invalid(name, "is missing"))
     }
 
-    /// The event that they describe, with this payload.
+    /// Returns the event with these attributes and this payload.
     ///
     /// # Errors
     ///
@@ -173,12 +173,12 @@ pub(super) fn check_value(name: &str, value: &Value<'_>) -> Result<()> {
     }
 }
 
-/// Whether an attribute may be named so.
+/// Whether an attribute may have this name.
 pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
-/// One id out of two. The source has no space, so the first one parts them.
+/// Joins a source and an id to one id. The source has no space, so the first space separates them.
 pub(super) fn event_id(source: &str, id: &str) -> Result<String> {
     if let Some(bad) = source.chars().find(|c| c.is_whitespace()) {
         return Err(Error::invalid("source", format!("holds {bad:?}; a URI has no white space")));
@@ -192,7 +192,8 @@ pub(super) fn event_id(source: &str, id: &str) -> Result<String> {
     Ok(format!("sha256:{hex}"))
 }
 
-/// Reads RFC 3339 with any offset, from 1970 on, without what `Timestamp` takes besides that.
+/// Reads a time of RFC 3339 with any offset, from 1970 on. Refuses other forms that `Timestamp`
+/// accepts.
 pub(super) fn read_time(text: &str) -> Result<Timestamp> {
     let time = split_offset(text).and_then(|(local, offset_ms)| {
         let local: Timestamp = format!("{local}Z").parse().ok()?;
@@ -204,7 +205,7 @@ pub(super) fn read_time(text: &str) -> Result<Timestamp> {
     })
 }
 
-/// Date and time of day, and how far they are ahead of UTC, in milliseconds.
+/// Returns date and time of day, and how far they are ahead of UTC, in milliseconds.
 pub(super) fn split_offset(text: &str) -> Option<(String, i64)> {
     let text = text.to_ascii_uppercase();
     let (local, offset_ms) = match text.strip_suffix('Z') {
@@ -214,12 +215,12 @@ pub(super) fn split_offset(text: &str) -> Option<(String, i64)> {
             (local, read_offset(offset.as_bytes())?)
         }
     };
-    // `Timestamp` would take a second offset, a blank, and a point that nothing follows.
+    // `Timestamp` would accept a second offset, a blank, and a point without digits after it.
     let is_plain = !local.contains(['+', 'Z', ' ']) && !local.ends_with('.');
     is_plain.then(|| (local.to_owned(), offset_ms))
 }
 
-/// Reads `+01:30`, to milliseconds.
+/// Reads an offset like `+01:30`, in milliseconds.
 pub(super) fn read_offset(offset: &[u8]) -> Option<i64> {
     let [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] = offset else { return None };
     let digit = |byte: &u8| byte.is_ascii_digit().then(|| i64::from(byte - b'0'));
@@ -228,7 +229,7 @@ pub(super) fn read_offset(offset: &[u8]) -> Option<i64> {
     (hours < 24 && minutes < 60).then_some(if *sign == b'-' { -ms } else { ms })
 }
 
-/// Says which event of a batch an error is about, from 0.
+/// Names the event of a batch that an error is about, from 0.
 pub(super) fn locate(error: Error, index: usize) -> Error {
     match error {
         Error::Invalid { field, problem } => {
@@ -238,7 +239,7 @@ pub(super) fn locate(error: Error, index: usize) -> Error {
     }
 }
 
-/// The beginning of a text, for an error.
+/// Returns the begin of a text, for an error.
 pub(super) fn shown(text: &str) -> String {
     text.chars().take(MAX_SHOWN_CHARS).collect()
 }

@@ -9,14 +9,15 @@ use super::read::{batched, binary, structured};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 
-/// Events of a request, each read when it is asked for.
+/// Events of a request, each parsed when the iterator reaches it.
 pub(in crate::edge) type Events<'a> = Box<dyn ExactSizeIterator<Item = Result<NewEvent>> + 'a>;
 
-/// The events of a request, of which there may be `max_events`.
+/// Returns the events of a request, at most `max_events`.
 ///
 /// # Errors
 ///
-/// - [`Error::Invalid`] of what breaks a rule; of an event, instead of the event.
+/// - [`Error::Invalid`] if the request breaks a rule. An invalid event of a batch is an error in
+///   its place.
 /// - [`Error::OverLimit`] with the number of events, or of the attributes of one.
 pub(in crate::edge) fn read<'a>(
     mode: Mode,
@@ -34,12 +35,12 @@ pub(in crate::edge) fn read<'a>(
     })
 }
 
-/// What `event`, which came over gRPC, carries: a CloudEvent in its payload, or in its headers.
-/// Any other event is what it is.
+/// Returns the CloudEvent in the payload or the headers of `event`, which came over gRPC. Any other
+/// event is returned unchanged.
 ///
 /// # Errors
 ///
-/// As [`read`]; more events than one.
+/// As [`read`]; [`Error::Invalid`] for a batch of any number but one.
 pub(in crate::edge) fn carried(event: NewEvent) -> Result<NewEvent> {
     let may_be = event.content_type.contains("cloudevents")
         || event.headers.keys().any(|name| name.eq_ignore_ascii_case(VERSION_HEADER));

@@ -1,17 +1,18 @@
-//! CloudEvents 1.0, in and out: their words for an event, and ours. Knows no routes.
+//! CloudEvents 1.0, in and out: the map between their attributes and the broker's events. Knows no
+//! routes.
 //!
 //! | CloudEvents | the event |
 //! |---|---|
-//! | `source` and `id` | id: `{source} {id}`; where that is too long, its SHA-256 |
+//! | `source` and `id` | id: `{source} {id}`; if that is too long, its SHA-256 |
 //! | `type` | type |
 //! | `subject` | key |
 //! | `datacontenttype` | content type |
 //! | `time` | publisher time, cut to the millisecond |
-//! | every attribute but `type` and `datacontenttype` | header `ce-{attribute}`, as it came |
+//! | every attribute but `type` and `datacontenttype` | header `ce-{attribute}`, unchanged |
 //! | `data` or `data_base64` | payload |
 //!
-//! Headers are text. Which attributes were a boolean or an integer is kept in one more of them,
-//! `ce-types: count:integer ok:boolean`; so no publisher may have an attribute `types`.
+//! Headers are text. One more header lists the attributes that are a boolean or an integer:
+//! `ce-types: count:integer ok:boolean`. So no publisher may have an attribute `types`.
 //!
 //! An event with a subject and no data is a tombstone, as is any event with a key and no payload.
 //!
@@ -20,9 +21,10 @@
 //!
 //! # Why
 //!
-//! Attributes are kept as they came, beside the fields they become, because the fields do not hold
-//! all of them: two spellings of one time are one `Timestamp`, and an id may have become a hash.
-//! A reader must get the very attributes that the publisher gave, and signatures may cover them.
+//! Attributes are kept unchanged, beside the fields of the event, because the fields cannot hold
+//! all of them: two spellings of one time are one `Timestamp`, and an id may have become a hash. A
+//! reader must get exactly the attributes that the publisher gave, because signatures may cover
+//! them.
 
 mod attributes;
 mod carried;

@@ -1,4 +1,4 @@
-//! CloudEvents that come in as protobuf messages.
+//! CloudEvents that are published as protobuf messages.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -19,7 +19,7 @@ pub(super) mod v1 {
     tonic::include_proto!("io.cloudevents.v1");
 }
 
-/// What a protobuf message is where nothing says it.
+/// The content type of a protobuf message, if none is named.
 const PROTOBUF: &str = "application/protobuf";
 
 /// The seconds of the years 1 to 9999. Source: google/protobuf/timestamp.proto.
@@ -29,20 +29,20 @@ const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_4
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] with field `event` if it is no such message, or with the attribute that is
-/// missing or breaks a rule.
+/// [`Error::Invalid`] with field `event` if the bytes are not such a message, or with the attribute
+/// that is missing or breaks a rule.
 pub(in crate::edge) fn protobuf(bytes: &Bytes) -> Result<NewEvent> {
     wire::check_lists(bytes, wire::CLOUDEVENT, 0)?;
     let event = v1::CloudEvent::decode(bytes.clone());
     read(event.map_err(|error| Error::invalid("event", error.to_string()))?)
 }
 
-/// Reads `application/cloudevents-batch+protobuf`, of at most `max_events`; it may be empty.
+/// Reads `application/cloudevents-batch+protobuf`, of at most `max_events`. The batch may be empty.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] with field `events` if it is no such message; instead of an event, with the
-/// event, from 0, and what is wrong with it: `events[2].id`.
+/// [`Error::Invalid`] with field `events` if the bytes are not such a message. An invalid event is
+/// an error in its place, which names the event, from 0, and the field: `events[2].id`.
 pub(in crate::edge) fn protobuf_batch(
     bytes: &Bytes,
     max_events: usize,
@@ -76,7 +76,7 @@ fn read(event: v1::CloudEvent) -> Result<NewEvent> {
 }
 
 fn attribute(name: &str, attr: Attr) -> Result<Value<'static>> {
-    check_name(name)?; // What is wrong with its value is told by its name.
+    check_name(name)?; // A problem with the value names the attribute.
     Ok(match attr {
         Attr::CeBoolean(value) => Value::Boolean(value),
         Attr::CeInteger(value) => Value::Integer(value),
@@ -86,7 +86,7 @@ fn attribute(name: &str, attr: Attr) -> Result<Value<'static>> {
     })
 }
 
-/// A time as RFC 3339, to the nanosecond.
+/// Returns a time in RFC 3339, to the nanosecond.
 fn timestamp(name: &str, time: Timestamp) -> Result<String> {
     if !TIMESTAMP_SECONDS.contains(&time.seconds) || !(0..1_000_000_000).contains(&time.nanos) {
         let Timestamp { seconds, nanos } = time;
@@ -96,7 +96,7 @@ fn timestamp(name: &str, time: Timestamp) -> Result<String> {
     Ok(time.to_string())
 }
 
-/// The bytes of a message. What type it has is kept where the specification says, in `dataschema`.
+/// Returns the bytes of a message. Its type goes into `dataschema`, as the specification says.
 fn take_message(attributes: &mut Attributes, message: Any) -> Result<Bytes> {
     match attributes.text("dataschema") {
         None if message.type_url.is_empty() => {}

@@ -1,4 +1,4 @@
-//! CloudEvents that come in over HTTP: as headers and a body, or as JSON.
+//! CloudEvents that are published over HTTP: as headers and a body, or as JSON.
 
 use std::borrow::Cow;
 
@@ -19,11 +19,11 @@ use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::lists::{self, UpTo};
 
-/// What `data` is where nothing says it.
+/// The content type of `data`, if none is named.
 const JSON: &str = "application/json";
 
-/// Reads an event in binary mode: its attributes are headers, and `body` is its data as it is.
-/// `None` if it is no CloudEvent.
+/// Reads an event in binary mode: its attributes are headers, and `body` is its data, unchanged.
+/// `None` if the request is not a CloudEvent.
 ///
 /// # Errors
 ///
@@ -55,12 +55,12 @@ pub(in crate::edge) fn binary(headers: &HeaderMap, body: Bytes) -> Result<Option
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] with field `event` if it is no JSON object, or with the attribute that is
-/// missing or breaks a rule.
+/// [`Error::Invalid`] with field `event` if the body is not a JSON object, or with the attribute
+/// that is missing or breaks a rule.
 pub(in crate::edge) fn structured(body: &[u8]) -> Result<NewEvent> {
     let invalid = |error: serde_json::Error| Error::invalid("event", json_problem::words(&error));
     let mut json = serde_json::Deserializer::from_slice(body);
-    // In their order: a map would hide that a name came twice.
+    // The members are read as a list: a map would hide that a name is given twice.
     let members = lists::members::<_, &RawValue>(&mut json).map_err(invalid)?;
     json.end().map_err(invalid)?;
     let mut attributes = Attributes::default();
@@ -81,7 +81,8 @@ pub(in crate::edge) fn structured(body: &[u8]) -> Result<NewEvent> {
         }
     }
     if data.is_some() && attributes.text("datacontenttype").is_none() {
-        // Elsewhere than in this format no content type means nothing: so what it means is said.
+        // In other formats a missing content type has no meaning, so the default of JSON is written
+        // out.
         attributes.put("datacontenttype", JSON.to_owned())?;
     }
     let content_type = attributes.text("datacontenttype").unwrap_or_default();
@@ -89,12 +90,12 @@ pub(in crate::edge) fn structured(body: &[u8]) -> Result<NewEvent> {
     attributes.into_event(payload)
 }
 
-/// Reads `application/cloudevents-batch+json`, of at most `max_events`; it may be empty.
+/// Reads `application/cloudevents-batch+json`, of at most `max_events`. The batch may be empty.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] with field `events` if it is no JSON array; instead of an event, with the
-/// event, from 0, and what is wrong with it: `events[2].id`.
+/// [`Error::Invalid`] with field `events` if the body is not a JSON array. An invalid event is an
+/// error in its place, which names the event, from 0, and the field: `events[2].id`.
 pub(in crate::edge) fn batched(
     body: &[u8],
     max_events: usize,
@@ -114,12 +115,12 @@ fn is_null(json: &RawValue) -> bool {
     json.get() == "null"
 }
 
-/// The value of an attribute; `None` if it is unset, which `null` says.
+/// Returns the value of an attribute; `None` if it is `null`, and so unset.
 fn attribute(name: &str, json: &RawValue) -> Result<Option<Value<'static>>> {
     if is_null(json) {
         return Ok(None);
     }
-    check_name(name)?; // What is wrong with its value is told by its name.
+    check_name(name)?; // A problem with the value names the attribute.
     let text = json.get();
     let value = match text.as_bytes().first() {
         Some(b'"') => Value::from(string(name, json)?),
@@ -164,8 +165,8 @@ fn payload(
     }
 }
 
-/// The text of a header that holds an attribute: unquoted, then percent-decoded, once.
-/// Source: CloudEvents 1.0.2, HTTP protocol binding, 3.1.3.2.
+/// Returns the text of an attribute's header: unquoted, then percent-decoded, once. Source:
+/// CloudEvents 1.0.2, HTTP protocol binding, 3.1.3.2.
 fn header_text(name: &str, value: &[u8]) -> Result<String> {
     let unquoted = unquote(name, value)?;
     let text = percent_decode(&unquoted).decode_utf8();
@@ -173,7 +174,7 @@ fn header_text(name: &str, value: &[u8]) -> Result<String> {
     Ok(text.into_owned())
 }
 
-/// What stands in double quotes, as older publishers write it; or else the value as it is.
+/// Returns the text in double quotes, as older publishers write it, or else the value unchanged.
 fn unquote<'a>(name: &str, value: &'a [u8]) -> Result<Cow<'a, [u8]>> {
     let [b'"', rest @ ..] = value else { return Ok(Cow::Borrowed(value)) };
     let mut inside = Vec::with_capacity(rest.len());

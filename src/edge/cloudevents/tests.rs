@@ -1,4 +1,4 @@
-//! What the module promises: every attribute comes out as it went in, on every way in.
+//! Promises of the module: every attribute is read back unchanged, however the event was published.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -21,7 +21,7 @@ use crate::edge::media::is_json;
 use crate::error::Result;
 use crate::event::{Event, NewEvent, Timestamp};
 
-/// More than there are in a batch of these tests.
+/// More than the batches of these tests have.
 const MAX_EVENTS: usize = 100;
 
 impl<'a> From<&'a Event> for Stored<'a> {
@@ -41,7 +41,7 @@ impl<'a> From<&'a Event> for Stored<'a> {
     }
 }
 
-/// The example of the JSON format, 3.2, with what it has in common with the others.
+/// Returns the example of the JSON format, 3.2, with the members that it shares with others.
 fn example(rest: &str) -> String {
     format!(
         r#"{{ "specversion" : "1.0", "type" : "com.example.someevent", "source" : "/mycontext",
@@ -50,7 +50,7 @@ fn example(rest: &str) -> String {
     )
 }
 
-/// What [`example`] becomes.
+/// Returns the event of [`example`].
 fn example_event(content_type: &str, payload: &str) -> NewEvent {
     let headers = [
         ("ce-comexampleextension1", "value"),
@@ -87,12 +87,12 @@ fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
 const REQUIRED: [(&str, &str); 4] =
     [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
 
-/// The required attributes, and others.
+/// Returns the required attributes, and others.
 fn with(others: &[(&str, &str)]) -> HeaderMap {
     headers(&[&REQUIRED[..], others].concat())
 }
 
-/// As it is read back once it is stored as the seventh of its topic.
+/// Returns the event as it is written once it is stored as the seventh of its topic.
 fn written(topic: &str, content: NewEvent) -> Map<String, Json> {
     let event = Event {
         sequence: Sequence::new(7),
@@ -152,7 +152,7 @@ fn the_examples_of_the_http_binding_are_read_as_they_are_meant() {
         ("accept", "*/*"),
     ]);
     let mut expected = example_event("application/json; charset=utf-8", "{ }");
-    expected.headers.remove("ce-types"); // Headers of HTTP are texts.
+    expected.headers.remove("ce-types"); // HTTP headers are texts.
     assert_eq!(binary(&message, "{ }".into()).unwrap(), Some(expected));
     assert_eq!(binary(&headers(&[("ce-id", "1")]), Bytes::new()).unwrap(), None);
 
@@ -520,7 +520,7 @@ fn a_payload_goes_out_so_that_it_is_read_as_it_was_published() {
     }
 }
 
-/// The bytes of the data of an event in JSON.
+/// Returns the bytes of the data of an event in JSON.
 fn data(object: &Map<String, Json>) -> Vec<u8> {
     use base64::Engine as _;
     let content_type = object.get("datacontenttype").map_or("a/json", |v| v.as_str().unwrap());
@@ -555,7 +555,7 @@ fn any_json() -> impl Strategy<Value = Json> {
     })
 }
 
-/// Members for data: which content type, which member, which value.
+/// Returns members for data: any content type, any member, any value.
 fn any_data() -> impl Strategy<Value = Vec<(&'static str, Json)>> {
     use base64::Engine as _;
     let base64 =
@@ -580,7 +580,7 @@ fn any_data() -> impl Strategy<Value = Vec<(&'static str, Json)>> {
     ]
 }
 
-/// The members of an event in JSON; with `only_texts` no extension has another type.
+/// Returns the members of an event in JSON. If `only_texts`, all extensions are texts.
 fn any_event(only_texts: bool) -> impl Strategy<Value = Map<String, Json>> {
     let extension = if only_texts {
         any_text(0, 20).prop_map(Json::from).boxed()
@@ -626,9 +626,9 @@ fn any_event(only_texts: bool) -> impl Strategy<Value = Map<String, Json>> {
 }
 
 proptest! {
-    /// Goal: a reader gets the very event that the publisher gave.
-    /// Method: any event in JSON is read, held to the broker's limits, and written; every attribute
-    /// must be there with its type, the data must be the same, and nothing but the places be new.
+    /// Goal: a reader gets exactly the event that the publisher gave. Method: any event in JSON is
+    /// read, checked against the broker's limits, and written. Every attribute must be there with
+    /// its type, the data must be the same, and only the places may be new.
     #[test]
     fn whatever_goes_in_comes_out(event in any_event(false)) {
         let read = structured(&serde_json::to_vec(&event).unwrap()).unwrap();
@@ -694,7 +694,7 @@ proptest! {
             }
         }
         binary(&headers, bytes.clone().into()).ok();
-        // What is stored need not have come in here.
+        // A stored event need not have been published as a CloudEvent.
         let content_type = headers.get("ce-ext").and_then(|value| value.to_str().ok());
         written("a", NewEvent {
             headers: [("ce-time".to_owned(), time), ("ce-types".to_owned(), text)].into(),
@@ -705,7 +705,7 @@ proptest! {
     }
 }
 
-/// Goal: an attribute without a name is refused by a name all the same, whatever its value is.
+/// Goal: an attribute without a name is refused with a name, whatever its value is.
 #[test]
 fn an_attribute_without_a_name_is_refused_as_one_of_the_attributes() {
     for json in [r#"{"":42.0}"#, r#"{"":[]}"#, r#"{"":"\ud800"}"#, r#"{"":1}"#] {

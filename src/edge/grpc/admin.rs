@@ -1,4 +1,4 @@
-//! The service of those who look after the broker: settings of topics, maintenance, backups.
+//! The gRPC service of administrators: settings of topics, maintenance, backups.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::error::Result;
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 
-/// What a backup takes in memory, in bytes: a piece as it is read, as a message, and as its bytes.
+/// The memory of a backup, in bytes: a piece as it is read, as a message, and as encoded bytes.
 const BACKUP_BYTES: usize = 1 << 20;
 
-/// The broker as the service of those who look after it.
+/// The gRPC service of administrators.
 #[derive(Debug, Clone)]
 pub struct GrpcAdmin {
     pub(super) broker: Broker,

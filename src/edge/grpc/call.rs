@@ -1,4 +1,4 @@
-//! One call: for how long its client waits, and the memory that its answer holds.
+//! One call: its deadline, and the memory that its answer holds.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::edge::budget::{Held, Share};
 use crate::edge::clients::{self, Peer};
 use crate::error::{Error, Result};
 
-/// What a service streams.
+/// The responses of a streaming call.
 pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Runs `call` for as long as the client said that it waits.
+/// Runs `call`, until the client's deadline.
 pub(super) async fn within<T>(
     deadline: Option<Duration>,
     call: impl Future<Output = Result<T>>,
@@ -29,18 +29,18 @@ fn deadline_exceeded(limit: Duration) -> Error {
     Error::DeadlineExceeded { limit_ms: limit.as_millis() as u64 }
 }
 
-/// The share of the client that asks, of the memory for clients.
+/// Returns the client's share of the memory for clients.
 pub(super) fn share<T>(request: &Request<T>) -> Share {
     clients::share(request.extensions().get::<Peer>())
 }
 
-/// An answer that holds its memory until it is sent: what it holds already, or as much as its bytes
-/// take if that is more.
+/// Returns an answer that holds its memory until it is sent: `held`, and as much as the message
+/// takes beyond it.
 pub(super) fn holding<M: prost::Message>(
     message: M,
     mut held: Held,
 ) -> Result<Response<M>, Status> {
-    // A page is counted already; with events that are much in their messages, for more.
+    // A page is counted already. The rest of its message is counted even if there is no room.
     let missing = message.encoded_len().saturating_sub(held.size_bytes());
     match held.size_bytes() {
         0 => held.grow(missing)?,

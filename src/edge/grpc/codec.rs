@@ -1,6 +1,6 @@
-//! Protobuf messages on the wire, as tonic's own codec has them, but for two things: a message that
-//! cannot be decoded is the client's mistake, and is answered so; and one with too many fields, or
-//! whose lists are too long, is not decoded.
+//! The encoding of protobuf messages, as in tonic's own codec, with two differences: a message that
+//! cannot be decoded is reported as the client's mistake, and a message with too many fields or too
+//! long lists is not decoded.
 
 use std::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
 use crate::edge::wire::{self, Field};
 use crate::error::Error;
 
-/// Encodes `T`, an answer; decodes `U`, a request.
+/// A codec that encodes `T`, a response, and decodes `U`, a request.
 #[derive(Debug, Clone)]
 pub(in crate::edge) struct Codec<T, U>(PhantomData<(T, U)>);
 
@@ -41,7 +41,7 @@ where
     }
 }
 
-/// Encodes messages.
+/// An encoder of messages.
 #[derive(Debug)]
 pub(in crate::edge) struct MessageEncoder<T>(PhantomData<T>);
 
@@ -50,14 +50,15 @@ impl<T: Message> Encoder for MessageEncoder<T> {
     type Error = Status;
 
     fn encode(&mut self, message: T, bytes: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        // All of it at once: a page of some MiB would be copied each time that the room is doubled.
+        // Reserved at once: otherwise a page of some MiB would be copied each time the buffer
+        // doubles.
         bytes.reserve(message.encoded_len());
         message.encode_raw(bytes);
         Ok(())
     }
 }
 
-/// Decodes messages.
+/// A decoder of messages.
 #[derive(Debug)]
 pub(in crate::edge) struct MessageDecoder<U> {
     lists: &'static [Field],
@@ -69,7 +70,7 @@ impl<U: Message + Default> Decoder for MessageDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // A message is in one piece; all of its bytes are there.
+        // The buffer has the message as one contiguous slice.
         wire::check_request(bytes.chunk(), self.lists)?;
         U::decode(bytes)
             .map(Some)
@@ -77,8 +78,8 @@ impl<U: Message + Default> Decoder for MessageDecoder<U> {
     }
 }
 
-/// What tonic says of a message that is too large, in our words: its own code means here that a
-/// cursor is gone.
+/// Replaces tonic's status for a message that is too large: its code `OUT_OF_RANGE` means here that
+/// a cursor is gone.
 pub(in crate::edge) fn mend(status: Status) -> Status {
     let is_too_large = status.code() == tonic::Code::OutOfRange
         && status.message().contains("message length too large");

@@ -1,10 +1,10 @@
-//! The gRPC edge: three services over the broker, for those who publish, those who read, and those
-//! who look after it.
+//! The gRPC edge: three services over the broker, for publishers, for readers, and for
+//! administrators.
 //!
 //! # Why
 //!
-//! A proxy that knows paths alone can let a client publish and not read, or read and not delete:
-//! each service has a path of its own.
+//! Each service has its own path. So a proxy that knows only paths can let a client publish and not
+//! read, or read and not delete.
 
 mod admin;
 mod call;
@@ -35,21 +35,21 @@ pub use self::subscriber::GrpcSubscriber;
 /// The descriptors of the protos, for the reflection service.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/leftoff_descriptor.bin"));
 
-/// The full names of the services, as the health service knows them.
+/// The full names of the services, for the health service.
 pub const NAMES: [&str; 3] = [
     <PublisherServiceServer<GrpcPublisher> as NamedService>::NAME,
     <SubscriberServiceServer<GrpcSubscriber> as NamedService>::NAME,
     <AdminServiceServer<GrpcAdmin> as NamedService>::NAME,
 ];
 
-/// All three services, ready to be served by tonic, or to be mounted in an axum router.
+/// Returns all three services, ready to be served by tonic, or to be mounted in an axum router.
 pub fn routes(broker: Broker, config: FollowConfig) -> Routes {
     Routes::new(publisher(broker.clone(), config.clone()))
         .add_service(subscriber(broker.clone(), config))
         .add_service(admin(broker))
 }
 
-/// The service of those who publish, for a server that mounts it by itself.
+/// Returns the service of publishers, for a server that mounts it by itself.
 pub fn publisher(broker: Broker, config: FollowConfig) -> PublisherServiceServer<GrpcPublisher> {
     let max_bytes = max_message_bytes(broker.limits()) as usize;
     wire::allow_events(broker.limits().max_batch_events);
@@ -58,7 +58,7 @@ pub fn publisher(broker: Broker, config: FollowConfig) -> PublisherServiceServer
         .max_encoding_message_size(usize::MAX)
 }
 
-/// The service of those who read, for a server that mounts it by itself.
+/// Returns the service of readers, for a server that mounts it by itself.
 pub fn subscriber(broker: Broker, config: FollowConfig) -> SubscriberServiceServer<GrpcSubscriber> {
     let max_bytes = max_message_bytes(broker.limits()) as usize;
     SubscriberServiceServer::new(GrpcSubscriber { broker, config })
@@ -66,7 +66,7 @@ pub fn subscriber(broker: Broker, config: FollowConfig) -> SubscriberServiceServ
         .max_encoding_message_size(usize::MAX)
 }
 
-/// The service of those who look after the broker, for a server that mounts it by itself.
+/// Returns the service of administrators, for a server that mounts it by itself.
 pub fn admin(broker: Broker) -> AdminServiceServer<GrpcAdmin> {
     let max_bytes = max_message_bytes(broker.limits()) as usize;
     AdminServiceServer::new(GrpcAdmin { broker })
@@ -74,7 +74,7 @@ pub fn admin(broker: Broker) -> AdminServiceServer<GrpcAdmin> {
         .max_encoding_message_size(usize::MAX)
 }
 
-/// What tonic answers before a service is asked, in our words.
+/// Replaces tonic's own answer to a message that is too large by the broker's.
 pub(crate) fn mend(response: axum::response::Response) -> axum::response::Response {
     let status = Status::from_header_map(response.headers());
     let Some(status) = status.filter(|status| status.code() == Code::OutOfRange) else {

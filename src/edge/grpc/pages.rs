@@ -8,10 +8,10 @@ use crate::edge::grpc::messages::{self, EncodedList};
 use crate::error::Result;
 use crate::polls;
 
-/// Room that there has to be, in bytes, for a page to read on: as much as a block, and more.
+/// The room that a page needs to continue, in bytes: a block takes less.
 const PAGE_STEP_BYTES: usize = 64 << 10;
 
-/// Reads a page, and takes what it holds in memory. Where there is no room for more, it ends.
+/// Reads a page, and takes its memory. The page ends when there is no room for more.
 ///
 /// # Errors
 ///
@@ -30,7 +30,7 @@ pub(super) async fn read(
         let take_room = |run: &Run| held.grow(2 * messages::max_encoded_bytes(run));
         let Some(run) = reader.next_with(take_room).await? else { break };
         messages::encode_run(&run, is_of_many, &mut events);
-        // Each by itself, and all of them in the answer.
+        // The events are in memory twice: one by one, and in the answer.
         held.keep(counted_bytes + 2 * (events.size_bytes() - before));
         polls::rest().await;
     }

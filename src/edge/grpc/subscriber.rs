@@ -1,4 +1,4 @@
-//! The service of those who read: streams, pages, states, topics and members.
+//! The gRPC service of readers: streams, pages, states, topics and members.
 
 use futures_util::stream;
 use tonic::{Request, Response, Status};
@@ -23,11 +23,12 @@ use crate::error::{Error, Result};
 use crate::polls;
 use crate::topic::TopicName;
 
-/// What one message gathers of what a reader has in memory: payloads, in bytes, and events.
+/// The payloads (in bytes) and the events up to which one message gathers what a reader has in
+/// memory.
 const GATHERED_BYTES: usize = 8 << 10;
 const GATHERED_EVENTS: usize = 256;
 
-/// The broker as the service of those who read.
+/// The gRPC service of readers.
 #[derive(Debug, Clone)]
 pub struct GrpcSubscriber {
     pub(super) broker: Broker,
@@ -105,7 +106,7 @@ impl SubscriberService for GrpcSubscriber {
             events.push(&messages::own_event(event));
             polls::rest().await;
         }
-        held.count(events.size_bytes()); // It is there twice when it is put into the answer.
+        held.count(events.size_bytes()); // Twice in memory, once it is in the answer.
         let events = events.into_entries();
         holding(served::ReadStateResponse { events, cursor, next_page_token }, held)
     }
@@ -152,7 +153,7 @@ impl SubscriberService for GrpcSubscriber {
     }
 }
 
-/// An answer that makes its pieces as the client takes them.
+/// Returns an answer that makes its pieces as the client takes them.
 fn waiting_for_room<T>(responses: Responses<T>) -> Response<Responses<T>> {
     let mut response = Response::new(responses);
     response.extensions_mut().insert(WaitsForRoom);
@@ -199,7 +200,7 @@ impl Subscribed {
         Some(Ok(response(message)))
     }
 
-    /// The events of `run`, and of what follows it that is in memory already.
+    /// Returns the events of `run`, and of the next runs that are in memory already.
     fn gather(&mut self, run: &Run) -> proto::EventBatch {
         let is_one_of_many = matches!(self.following.reader(), Reader::Many(_));
         let size_bytes = |run: &Run| run.events().map(|event| event.size_bytes()).sum::<usize>();

@@ -1,35 +1,35 @@
-//! The form that a client asks for. Source: RFC 9110, 12.4.2 on weights and 12.5.1 on `Accept`.
+//! The form that a client accepts. Source: RFC 9110, 12.4.2 on weights and 12.5.1 on `Accept`.
 //!
 //! ```text
 //! Accept: text/event-stream;q=0.5, application/*      a page: it has the greater weight
 //! Accept: text/*                                      a stream: a page would not be accepted
-//! Accept: */*                                         a page: of two forms with one weight, the
-//!                                                     stream only where it is named in full
+//! Accept: */*                                         a page: with equal weights, the stream only
+//!                                                     if it is named more closely, or in full
 //! ```
 
 use http::header::GetAll;
 use http::{HeaderMap, HeaderValue, header};
 
-/// The two forms in which events come.
+/// The two forms of an answer with events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::edge) enum Accepted {
     Stream,
     Page,
 }
 
-/// The media types of the two forms, in two parts.
+/// The media types of the two forms, each in two parts.
 const STREAM: [&str; 2] = ["text", "event-stream"];
 const PAGE: [&str; 2] = ["application", "json"];
 
-/// How much one form is wanted: the weight in thousandths, and how closely the range that says so
-/// names the form, from 0 for no range to 3 for the name in full.
+/// The preference for one form: its weight in thousandths, and how closely the matching range names
+/// the form, from 0 for no range to 3 for the full name.
 type Wish = (u16, u8);
 
-/// The name in full, by a range.
+/// The closeness of a range that is the full name.
 const IN_FULL: u8 = 3;
 
-/// The form to answer in; `None` where the client accepts neither. Without `Accept`, or with an
-/// empty one, a client takes anything, and gets a page.
+/// Returns the form of the answer; `None` if the client accepts neither. A client without `Accept`,
+/// or with an empty one, accepts anything, and gets a page.
 pub(in crate::edge) fn accepted(headers: &HeaderMap) -> Option<Accepted> {
     let ranges = weighted(headers.get_all(header::ACCEPT));
     if ranges.is_empty() {
@@ -44,13 +44,13 @@ pub(in crate::edge) fn accepted(headers: &HeaderMap) -> Option<Accepted> {
     }
 }
 
-/// How much a media type is wanted: the range that names it most closely counts.
+/// Returns the preference for a media type. The range that names it most closely counts.
 fn wish(ranges: &[(String, u16)], [kind, subtype]: [&str; 2]) -> Wish {
     let closeness = |range: &str| match range.split_once('/') {
         Some((k, s)) if k == kind && s == subtype => IN_FULL,
         Some((k, "*")) if k == kind => 2,
         Some(("*", "*")) => 1,
-        None if range == "*" => 1, // Java's URLConnection sends it: `*; q=.2`.
+        None if range == "*" => 1, // Sent by Java's URLConnection: `*; q=.2`.
         _ => 0,
     };
     let wishes = ranges.iter().map(|(range, weight)| (*weight, closeness(range)));
@@ -58,8 +58,8 @@ fn wish(ranges: &[(String, u16)], [kind, subtype]: [&str; 2]) -> Wish {
     named.max_by_key(|(weight, closeness)| (*closeness, *weight)).unwrap_or_default()
 }
 
-/// The members of a header that is a list, in lower case and without their parameters, each with
-/// its weight in thousandths.
+/// Returns the members of a header that is a list, in lower case and without their parameters, each
+/// with its weight in thousandths.
 pub(in crate::edge) fn weighted(values: GetAll<'_, HeaderValue>) -> Vec<(String, u16)> {
     let texts = values.into_iter().filter_map(|value| value.to_str().ok());
     let members = texts.flat_map(|text| split(text, ','));
@@ -75,13 +75,14 @@ pub(in crate::edge) fn weighted(values: GetAll<'_, HeaderValue>) -> Vec<(String,
     weighted.collect()
 }
 
-/// A weight, from 0 to 1, in thousandths; one that is none counts as 1, as if it were not there.
+/// Returns a weight, from 0 to 1, in thousandths. An invalid weight counts as 1, like a missing
+/// one.
 fn thousandths(weight: &str) -> u16 {
     let weight = weight.parse::<f32>().ok().filter(|weight| (0.0..=1.0).contains(weight));
     weight.map_or(1_000, |weight| (weight * 1_000.0).ceil() as u16)
 }
 
-/// The parts of a text between separators that stand in no quotes.
+/// Splits a text at the separators outside of quotes.
 fn split(text: &str, separator: char) -> Vec<&str> {
     let (mut parts, mut begin, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
     for (at, letter) in text.char_indices() {

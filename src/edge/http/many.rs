@@ -1,4 +1,5 @@
-//! The HTTP edge of many topics at once: one resource for the events of all that a reader names.
+//! The HTTP edge of many topics at once: one resource with the events of all topics that a reader
+//! names.
 
 use axum::Extension;
 use axum::body::Body;
@@ -18,10 +19,10 @@ use crate::edge::selection::{FilterJson, Format, MemberJson, Topics};
 use crate::error::{Error, Result};
 use crate::lists::List;
 
-/// Largest body that names topics, in bytes: 1,024 patterns and as many values of a filter.
+/// Largest body with topics, in bytes: 1,024 patterns and as many values of a filter.
 const MAX_BODY_BYTES: u64 = 1 << 20;
 
-/// `GET`: topics and patterns in the query, `topic=` as often as one likes.
+/// Answers `GET`: topics and patterns are in the query, as `topic=`, any number of times.
 pub(in crate::edge) async fn read(
     State(edge): State<Edge>,
     headers: HeaderMap,
@@ -35,7 +36,7 @@ pub(in crate::edge) async fn read(
     edge.answer(form, &headers, asked, query).await
 }
 
-/// What may be posted instead of a query: for long lists.
+/// A posted body, which replaces a query with long lists.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AskedJson {
@@ -48,7 +49,7 @@ struct AskedJson {
     member: Option<MemberJson>,
 }
 
-/// `POST`: the same as JSON. What the query says, too, counts.
+/// Answers `POST`: the same as JSON. A value in the query comes before one in the body.
 pub(in crate::edge) async fn read_posted(
     State(edge): State<Edge>,
     mut headers: HeaderMap,
@@ -75,7 +76,7 @@ pub(in crate::edge) async fn read_posted(
         member: asked.member.or(member.transpose()?),
         ..asked
     };
-    // Only GET and HEAD may be told that they hold it already. Source: RFC 9110, 13.1.2.
+    // Only GET and HEAD may be answered with 304. Source: RFC 9110, 13.1.2.
     headers.remove(header::IF_NONE_MATCH);
     let mut answer = edge.answer(form, &headers, asked, query).await?;
     tag::not_kept(&mut answer);

@@ -16,7 +16,7 @@ use crate::edge::pace::Pace;
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
 
-/// The broker and the settings that every resource serves with.
+/// The broker and the settings of all resources.
 #[derive(Debug, Clone)]
 pub(in crate::edge) struct Edge {
     pub(in crate::edge) broker: Broker,
@@ -25,29 +25,28 @@ pub(in crate::edge) struct Edge {
 }
 
 impl Edge {
-    /// How slowly a body may come in.
+    /// Returns the limits on the speed of a body.
     pub(in crate::edge) fn pace(&self) -> Pace {
         Pace::new(&self.config, self.counters.clone())
     }
 }
 
-/// The topic's name in a path, as axum found it.
+/// The topic's name in a path, as axum extracts it.
 pub(in crate::edge) type PathResult = Result<Path<String>, PathRejection>;
 
-/// The topic in the path.
+/// Returns the topic in the path.
 pub(in crate::edge) fn topic(path: PathResult) -> Result<TopicName> {
     let Path(name) = path.map_err(|rejection| Error::invalid("topic", rejection.body_text()))?;
     TopicName::new(&name)
 }
 
-/// What went wrong with a body.
+/// Returns the reason for which a body was refused or broke off.
 pub(in crate::edge) fn body_error(error: axum::Error) -> Error {
     refusal(&error).unwrap_or_else(|| Error::invalid("body", error.to_string()))
 }
 
-/// The whole body, if it is no larger than `limit`, and does not come in too slowly. One that is
-/// said to be too large is not read at all: its client, which may have asked before sending it with
-/// `Expect: 100-continue`, is spared that.
+/// Reads the whole body, if it is no larger than `limit` and not too slow. A body that is announced
+/// as too large is not read at all. So a client that sent `Expect: 100-continue` need not send it.
 pub(in crate::edge) async fn whole(body: Body, limit: u64, mut pace: Pace) -> Result<Bytes> {
     let told_bytes = body.size_hint().lower();
     if told_bytes > limit {

@@ -1,24 +1,24 @@
-//! Types and payloads of events in blocks of server-sent events.
+//! The encoding of types and payloads in blocks of server-sent events.
 //!
-//! The types `error`, `open` and `message` are what a browser calls its own: they go out as
-//! `type:error` and so on, for `onerror` would be called with an event of a publisher.
+//! A browser uses the types `error`, `open` and `message` itself. They are sent as `type:error` and
+//! so on; otherwise `onerror` would be called with a publisher's event.
 //!
-//! # What becomes of a payload
+//! # The encoding of a payload
 //!
-//! The format carries UTF-8 in lines, and makes line feeds of all line ends. What it cannot carry
-//! is never changed in silence:
+//! The format carries UTF-8 in lines, and turns all line ends into line feeds. A payload that it
+//! cannot carry is never changed in silence:
 //!
 //! | payload | `format=data` | `format=envelope` | `format=cloudevents` |
 //! |---|---|---|---|
-//! | UTF-8 without carriage returns | as it is | as `json.rs` says | as `write.rs` says |
-//! | JSON with carriage returns | that JSON, with line feeds | and `data_base64` | that JSON |
+//! | UTF-8 without carriage returns | unchanged | as `json.rs` says | as `write.rs` says |
+//! | JSON with carriage returns | that JSON, with line feeds | with `data_base64` | that JSON |
 //! | other text with carriage returns | a `data:` URL | a string | a string |
 //! | anything else | a `data:` URL | `data_base64` | `data_base64` |
 //!
-//! A `data:` URL has the content type and base64. So that it is not mistaken, a text that begins
-//! with `data:` goes out as one as well. In the content type all is percent-encoded that ends a
-//! media type there: a comma, a hash, a blank. Source: WHATWG HTML, server-sent events, 9.2.5 and
-//! 9.2.6; RFC 2397; RFC 8259, 2, on line ends in JSON.
+//! A `data:` URL has the content type and base64. A text that begins with `data:` is sent as such a
+//! URL, too, so that it is not mistaken for one. In the content type, the characters that would end
+//! a media type are percent-encoded: a comma, a hash, a blank. Source: WHATWG HTML, server-sent
+//! events, 9.2.5 and 9.2.6; RFC 2397; RFC 8259, 2, on line ends in JSON.
 
 use std::borrow::Cow;
 
@@ -29,10 +29,11 @@ use serde_json::value::RawValue;
 
 use super::super::media::Media;
 
-/// Begins each line of a payload.
+/// The begin of each line of a payload.
 const DATA: &[u8] = b"data: ";
 
-/// What may not stand in the media type of a `data:` URL. Source: RFC 2397, 3; RFC 3986, 2.2.
+/// The characters that are not allowed in the media type of a `data:` URL. Source: RFC 2397, 3; RFC
+/// 3986, 2.2.
 const IN_A_MEDIA_TYPE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'!')
     .remove(b'$')
@@ -50,18 +51,18 @@ const IN_A_MEDIA_TYPE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Begins every payload that is encoded, and no other.
+/// The begin of every encoded payload, and of no other.
 const ENCODED: &str = "data:";
 
-/// Types under which an `EventSource` hands its page something of its own: that it is open, that it
-/// has failed, and events without a type.
+/// Types that an `EventSource` uses for its own events: it has opened, it has failed, or an event
+/// has no type.
 const OF_BROWSERS: [&str; 3] = ["error", "message", "open"];
 
-/// What stands before a type of [`OF_BROWSERS`].
+/// The prefix before a type of [`OF_BROWSERS`].
 const RENAMED: &str = "type:";
 
-/// Whether a type goes out with [`RENAMED`] before it: one of [`OF_BROWSERS`], and, so that no two
-/// types get one name, one of these that has it already.
+/// Whether a type is sent with [`RENAMED`] before it. That is so for the types in [`OF_BROWSERS`],
+/// and for those that have the prefix already, so that no two types get the same name.
 fn is_renamed(mut event_type: &str) -> bool {
     while let Some(rest) = event_type.strip_prefix(RENAMED) {
         event_type = rest;
@@ -69,7 +70,7 @@ fn is_renamed(mut event_type: &str) -> bool {
     OF_BROWSERS.contains(&event_type)
 }
 
-/// The type and the payload of an event: lines of a block, but not its end.
+/// Appends the type and the payload of an event: lines of a block, without its end.
 pub(super) fn encode_content(
     event_type: &str,
     payload: &[u8],
@@ -96,14 +97,14 @@ pub(super) fn encode_content(
     }
 }
 
-/// All of an event, as JSON: lines of a block, but not its end. They have no type of SSE: whoever
-/// follows many topics listens to them all in one place.
+/// Appends a whole event as JSON: lines of a block, without its end. The block has no SSE type, so
+/// a reader of many topics needs one listener for all of them.
 pub(super) fn encode_json(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     bytes.extend_from_slice(DATA);
     let start = bytes.len();
     write(bytes);
     if bytes[start..].iter().any(|byte| is_line_end(*byte)) {
-        // A payload that is JSON goes out as it came in, with the line ends between its tokens.
+        // A payload that is JSON is written unchanged, with the line ends between its tokens.
         let json = bytes.split_off(start);
         bytes.truncate(start - DATA.len());
         write_data(&json, bytes);
@@ -112,7 +113,7 @@ pub(super) fn encode_json(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>))
     }
 }
 
-/// A text, whose line ends come out as line feeds.
+/// Appends a text. Its line ends become line feeds.
 fn write_data(text: &[u8], bytes: &mut Vec<u8>) {
     let mut rest = Some(text);
     while let Some(text) = rest {
@@ -132,14 +133,15 @@ fn is_line_end(byte: u8) -> bool {
     matches!(byte, b'\n' | b'\r')
 }
 
-/// Whether SSE carries the payload exactly as it is.
+/// Whether SSE carries the payload unchanged.
 fn is_plain(payload: &[u8]) -> bool {
     !payload.contains(&b'\r')
         && !payload.starts_with(ENCODED.as_bytes())
         && std::str::from_utf8(payload).is_ok()
 }
 
-/// Whether the payload is JSON, and says so: then its line ends are white space.
+/// Whether the payload is JSON by its content type and its bytes. Then its line ends are white
+/// space.
 fn is_json(payload: &[u8], content_type: &str) -> bool {
     Media::of(content_type) == Media::Json && serde_json::from_slice::<&RawValue>(payload).is_ok()
 }
@@ -148,7 +150,7 @@ fn is_json(payload: &[u8], content_type: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// The data that a browser takes out of the block of an event.
+    /// Returns the data that a browser reads from the block of an event.
     fn data(payload: &[u8], content_type: &str) -> String {
         let mut bytes = Vec::new();
         encode_content("", payload, content_type, &mut bytes);
@@ -166,9 +168,9 @@ mod tests {
             assert_eq!(data(b"[1,\r2,\n\r3]", media), "[1,\n2,\n\n3]", "{media}");
         }
         for (payload, media) in [
-            (windows, ""), // Nobody said that it is JSON.
+            (windows, ""), // The content type does not say JSON.
             (windows, "text/plain"),
-            ("{\"a\":\"\r\n\"}", "application/json"), // It is none.
+            ("{\"a\":\"\r\n\"}", "application/json"), // The payload is not JSON.
         ] {
             let url = data(payload.as_bytes(), media);
             let (head, encoded) = url.split_once(";base64,").expect("an URL");
@@ -177,8 +179,8 @@ mod tests {
         }
     }
 
-    /// Goal: whatever the content type, a URL has one comma before its data, no fragment, and gives
-    /// the type back.
+    /// Goal: with any content type, a URL has one comma before its data and no fragment, and the
+    /// type can be read back.
     #[test]
     fn no_content_type_ends_its_url_early() {
         for media in [

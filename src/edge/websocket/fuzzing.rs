@@ -1,4 +1,4 @@
-//! A check of the messages of a WebSocket, for any input at all: see [`crate::fuzzing`].
+//! A check of WebSocket messages, for any input at all: see [`crate::fuzzing`].
 
 #![allow(clippy::missing_panics_doc, reason = "a check panics when a promise is broken")]
 
@@ -16,11 +16,11 @@ use crate::event::NewEvent;
 use crate::fuzzing::refusal::check_refusal;
 use crate::topic::TopicName;
 
-/// Events that there may be in one message: few, so that a list that is kept before it is counted
-/// takes more memory than its input allows.
+/// The most events in one message. Few, so that code that keeps a list before it counts the list
+/// exceeds the memory that the input allows.
 const EVENTS: usize = 64;
 
-/// A message: what it asks for, written as a message, asks for the same.
+/// Checks one message: its request, written as a message again, is the same request.
 pub fn messages(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let request = match Request::parse(&text.into(), EVENTS) {
@@ -36,7 +36,7 @@ pub fn messages(input: &[u8]) {
     assert_eq!(shown(&again), shown(&request), "{written}");
 }
 
-/// What a request asks for, whatever way its events are written.
+/// Returns a request in words, however its events were written.
 fn shown(request: &Request) -> String {
     let shown = |lines: &EventLines, rest: &dyn std::fmt::Debug| {
         let events = lines.events().collect::<Result<Vec<_>>>();
@@ -52,7 +52,7 @@ fn shown(request: &Request) -> String {
     }
 }
 
-/// The message that asks for the same; the error of the first event that is none.
+/// Returns the message for a request, or the error of its first invalid event.
 fn written(request: &Request) -> Result<String> {
     let events = |lines: &EventLines| lines.events().collect::<Result<Vec<NewEvent>>>();
     Ok(match request {
@@ -78,7 +78,7 @@ fn written_publish(
     events: &[NewEvent],
     (name, value): (&str, Value),
 ) -> String {
-    // As text, so that the payloads stay as they are.
+    // Written as text, so that the payloads stay unchanged.
     let events = serde_json::to_string(&lines(events)).expect("lines are JSON");
     let (reference, topic) = (json!(reference), json!(topic));
     let head = format!(r#"{{"type":"publish","ref":{reference},"topic":{topic}"#);
@@ -99,7 +99,7 @@ fn written_subscribe(subscribe: &Subscribe) -> Value {
     message
 }
 
-/// The lines of events, which have no topic of their own.
+/// Returns the lines of events, without topics.
 fn lines(events: &[NewEvent]) -> Vec<BTreeMap<String, Box<RawValue>>> {
     let line = |event| {
         let line = written_line("a", event);

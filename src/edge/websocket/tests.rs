@@ -1,4 +1,4 @@
-//! What the edge promises of connections whose publishes wait for a log that is slow.
+//! Promises of the edge for connections whose publishes wait for a slow log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::broker::{Broker, Fault, FaultyLog, OpenConfig};
 use crate::edge::config::FollowConfig;
 use crate::edge::http;
 
-/// Goal: a client whose publish waits for the log answers pings that nobody reads meanwhile, and
-/// is not taken for dead.
+/// Goal: while the publish of a client waits for the log, the client's pongs are not read. The
+/// client is not taken for dead.
 #[tokio::test]
 async fn a_client_that_is_not_read_as_its_publish_waits_is_not_taken_for_dead() {
     let log = Arc::new(FaultyLog::default());
@@ -37,7 +37,7 @@ async fn a_client_that_is_not_read_as_its_publish_waits_is_not_taken_for_dead() 
         let message = tokio::time::timeout(Duration::from_secs(30), socket.next());
         message.await.expect("it takes too long").expect("it goes on").unwrap()
     };
-    // A silence of three of them would have been its end.
+    // A silence of three intervals would end the connection.
     for _ in 0..5 {
         let message = next().await;
         assert!(matches!(message, Message::Ping(_)), "{message:?}");

@@ -1,9 +1,8 @@
-//! The sessions' own sockets, answering each message with the same one: what the cases of
-//! Autobahn's test suite want of an endpoint. Ours answers JSON, so that they cannot be run
-//! against it.
+//! A session's socket that answers each message with the same message, for the cases of Autobahn's
+//! test suite. The broker's own endpoint answers with JSON, so the cases cannot run against it.
 //!
-//! The handshake, the settings of the socket, and how a connection ends are those of a session; the
-//! one thing that differs is what is done with a message.
+//! The handshake, the settings of the socket, and the end of a connection are those of a session.
+//! Only the handling of a message differs.
 
 use std::process::Command;
 
@@ -18,7 +17,7 @@ use super::super::check;
 use super::*;
 use crate::broker::{Broker, LimitsConfig, OpenConfig};
 
-/// Where the suite's cases are: the folder `autobahntestsuite/case` of the package
+/// The variable with the folder of the suite's cases: `autobahntestsuite/case` of the package
 /// `autobahntestsuite`.
 const CASES: &str = "LEFTOFF_AUTOBAHN_CASES";
 
@@ -51,9 +50,9 @@ async fn open(State(edge): State<Edge>, mut request: Request) -> Response {
     accepted.into_response()
 }
 
-/// Goal: the WebSocket's framing, fragments, UTF-8 and closing are as RFC 6455 has them.
-/// Method: the cases of Autobahn's test suite, by `tests/autobahn/run.py`. Where they are not
-/// installed, this test says so and does nothing.
+/// Goal: the WebSocket's framing, fragments, UTF-8 and closing conform to RFC 6455. Method: the
+/// cases of Autobahn's test suite, run by `tests/autobahn/run.py`. If they are not installed, this
+/// test says so and does nothing.
 #[tokio::test]
 async fn the_cases_of_autobahn_pass() {
     let Some(cases) = std::env::var_os(CASES) else {

@@ -1,4 +1,4 @@
-//! Sessions that are served while a large message of theirs waits for its place.
+//! Sessions that are served while a large message of theirs waits for a place.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::cursor::{OnGap, StartPoint};
 use crate::event::NewEvent;
 use crate::topic::TopicName;
 
-/// The next message that a client gets: its type, and all of it.
+/// Returns the type and the JSON of the next message that a client receives.
 async fn told<S: AsyncRead + AsyncWrite + Unpin>(
     client: &mut WebSocketStream<S>,
 ) -> (String, Value) {
@@ -26,8 +26,8 @@ async fn told<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Goal: a message that waits for its place among large work holds nothing else up: what the client
-/// follows is delivered, and its message is done when there is a place.
+/// Goal: a message that waits for a place among large work delays nothing else. The subscriptions
+/// of the client are delivered, and its message is handled when a place is free.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_are_delivered_while_a_large_message_of_the_client_waits_for_its_place() {
     let directory = tempfile::tempdir().unwrap();
@@ -66,7 +66,7 @@ async fn events_are_delivered_while_a_large_message_of_the_client_waits_for_its_
     broker.close().await;
 }
 
-/// Goal: clients that follow much and take nothing keep nobody from the disk.
+/// Goal: clients with many subscriptions that read nothing do not keep others from the disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_take_nothing_keep_no_turn_at_the_disk() {
     const TOPICS: usize = 24;
@@ -94,7 +94,7 @@ async fn clients_that_take_nothing_keep_no_turn_at_the_disk() {
             let topic = name(number);
             let which = format!(r#""subscription":"{topic}","topic":"{topic}""#);
             let subscribe = format!(r#"{{"type":"subscribe",{which},"from":"earliest"}}"#);
-            // One that takes nothing is not heard either, from some moment on.
+            // From some moment on, messages of a client that reads nothing are not read either.
             let sent = client.send(Message::text(subscribe));
             if tokio::time::timeout(Duration::from_millis(100), sent).await.is_err() {
                 break;
