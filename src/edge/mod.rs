@@ -5,7 +5,7 @@
 //! - A bad request changes nothing, and is answered with the name, the value and the limit.
 //! - An error has one meaning on all protocols: `status.rs` is the one map from errors to codes.
 //! - A reader gets the same events, cursors and gaps: every edge reads through the one [`Reader`],
-//!   of one topic or of many.
+//! - A client holds a bounded amount of memory, and is disconnected when it is too slow.
 //! - A client holds a bounded amount of memory, and is ended when it is too slow.
 //!
 //! # How to add a transport

@@ -1,11 +1,11 @@
-//! Bytes of requests that are not whole yet, out of the memory for clients.
+//! The bytes of incomplete requests, taken from the memory for clients.
 //!
 //! # Why
 //!
-//! The queue of the broker is bounded, but a request takes its place in it only once it is whole. A
-//! client that opens many streams and sends each of them all but the end would take as much memory
-//! as it likes. Where there is no room for it a request is refused at once rather than kept
-//! waiting: those that are half there could wait for one another.
+//! The queue of the broker is bounded, but a request enters it only once it is complete. A client
+//! that opens many streams and sends each request without its end would take any amount of memory.
+//! If there is no room, a request is refused at once and does not wait: incomplete requests could
+//! wait for one another.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,11 +18,11 @@ use super::effort::Effort;
 use crate::broker::{Ack, Broker, Events, InOrder, Publish};
 use crate::error::Result;
 
-/// What one request has received, and not handed in yet.
+/// The memory of one request's received bytes that are not submitted yet.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Received(Arc<Mutex<Held>>);
 
-/// Has the body of a request counted.
+/// Counts the bytes of a request's body as they arrive.
 pub(crate) fn count(mut request: Request) -> Request {
     let Some(peer) = request.extensions().get::<Peer>() else { return request };
     let received = Received(Arc::new(Mutex::new(peer.share().nothing())));
@@ -31,13 +31,12 @@ pub(crate) fn count(mut request: Request) -> Request {
 }
 
 impl Received {
-    /// All that was received so far but for the last `size_bytes` is handed in, and counted
-    /// elsewhere.
+    /// Gives back all but `size_bytes`: the rest is submitted, and counted elsewhere.
     pub(super) fn keep(&self, size_bytes: usize) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).keep(size_bytes);
     }
 
-    /// So much was received.
+    /// Counts `size_bytes` more.
     ///
     /// # Errors
     ///
@@ -47,8 +46,8 @@ impl Received {
     }
 }
 
-/// Does work, which is so much, with what was received. That counts until the work is done, also
-/// when nobody waits for it any more.
+/// Does work with received bytes. They are counted until the work ends, even if its caller is
+/// dropped.
 pub(super) async fn work_with<T: Send + 'static>(
     received: Option<Received>,
     effort: Effort,
@@ -62,8 +61,7 @@ pub(super) async fn work_with<T: Send + 'static>(
     effort.spend(work).await
 }
 
-/// Publishes what was received as a whole: it counts as received until it has its place in the
-/// queue.
+/// Publishes a complete request. Its bytes are counted until it has its place in the queue.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Requests that are refused before they are served, each in the form that its client reads.
+//! Requests that are refused before they are served, in the form that their client reads.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use super::{sse, status};
 use crate::edge::http::accept::{Accepted, accepted};
 use crate::error::Error;
 
-/// The form in which the client of a request reads that it is refused.
+/// The form of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Grpc,
-    /// A stream of events: a browser gives up for good on any status but 200.
+    /// An event stream: a browser gives up for good on any status but 200.
     Stream,
     Problem,
 }
 
 impl Form {
-    /// The form that a request asks for. A stream is the answer of nothing but the resources that
-    /// are streams: a publish that is refused with 200 would be taken for stored.
+    /// Returns the form for a request. Only resources with streams get a stream: a publish that is
+    /// refused with 200 would be taken for stored.
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         if status::is_grpc(request.headers()) {
             return Self::Grpc;
@@ -41,13 +41,13 @@ impl Form {
         }
     }
 
-    /// The answer: in a stream only what time mends.
+    /// Returns the refusal. A stream is used only for errors that waiting may solve.
     pub(crate) fn answer(self, error: Error) -> Response {
         let in_a_stream = if self == Self::Stream { sse::refused(&error) } else { None };
         in_a_stream.unwrap_or_else(|| status::refused(self == Self::Grpc, error))
     }
 
-    /// The answer for a reason that is none of the broker's, and that time mends.
+    /// Returns a temporary refusal for a reason that no [`Error`] fits.
     pub(crate) fn answer_for(self, after: Duration, status: StatusCode, detail: &str) -> Response {
         let mut response = match self {
             Self::Stream => sse::refused_for(after, &status::plain_problem_json(status, detail)),

@@ -1,5 +1,5 @@
-//! The server's side of the gRPC contract: the services, and those messages that a client makes as
-//! large as it likes, with their events as bytes.
+//! The server's side of the gRPC contract: the services, and the messages that may be large, with
+//! their events as bytes.
 #![allow(
     missing_docs,
     clippy::all,

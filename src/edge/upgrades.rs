@@ -1,4 +1,4 @@
-//! Connections that have become something else than HTTP.
+//! Connections that were upgraded from HTTP to another protocol.
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

@@ -1,11 +1,11 @@
-//! Fields and lists in protobuf messages: counted before a message is decoded. Knows field numbers.
+//! Fields and lists in protobuf messages, counted before a message is decoded. Knows field numbers.
 //!
 //! # Why
 //!
 //! An entry takes two bytes on the wire, and up to two hundred when it is decoded: a message of a
-//! few MiB would become hundreds. A field that nobody knows, or that comes again and again, takes
-//! two bytes, too, and a few MiB of these hold a worker. Decoding knows no limits, so the bytes are
-//! walked before it, which allocates nothing and ends with the first that is too many.
+//! few MiB would become hundreds. An unknown or repeated field takes two bytes, too, and a few MiB
+//! of them hold a worker. The decoder has no limits. So the bytes are scanned before, without
+//! allocating, up to the first entry or field too many.
 
 use std::any::TypeId;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,10 +18,10 @@ use crate::lists::{MAX_ENTRIES, check};
 #[derive(Debug)]
 pub(super) struct Field {
     number: u32,
-    /// What the list is called; `None` for what is no list.
+    /// The name of the list; `None` for a field that is no list.
     list: Option<&'static str>,
-    /// The fields of the message, or of each in the list; `None` for what is no message, or is
-    /// looked at by itself.
+    /// The fields of the message, or of each message in the list; `None` for other fields, and for
+    /// messages that are checked separately.
     within: Option<&'static [Field]>,
 }
 
@@ -29,7 +29,7 @@ const fn list(number: u32, name: &'static str) -> Field {
     Field { number, list: Some(name), within: None }
 }
 
-/// A list of messages without lists: a map has them.
+/// Returns a list of messages without lists, which is the form of a map.
 const fn map(number: u32, name: &'static str) -> Field {
     Field { number, list: Some(name), within: Some(&[]) }
 }
@@ -41,8 +41,8 @@ const fn message(number: u32, within: &'static [Field]) -> Field {
 /// The list whose limit is a setting; the limit of all others is [`MAX_ENTRIES`].
 const EVENTS: &str = "events in a batch";
 
-/// Most fields of a message, with those of messages within it, besides its events: more than all
-/// lists of a message together.
+/// Most fields of a message, with those of nested messages, besides its events: more than all lists
+/// of a message together.
 const MAX_FIELDS: usize = 16 * MAX_ENTRIES;
 
 /// Largest message that publishes nothing, in bytes: 1,024 patterns and as many values of a filter.
@@ -61,7 +61,7 @@ const READ: &[Field] = &[message(7, FILTER), list(8, "topics")];
 const CREATE_TOPIC: &[Field] = &[message(2, &[])];
 const UPDATE_TOPIC: &[Field] = &[message(2, &[]), message(3, &[list(1, "update_mask")])];
 
-/// An event that is published.
+/// A published event.
 pub(super) const NEW_EVENT: &[Field] = &[map(HEADERS, "headers")];
 const HEADERS: u32 = 4;
 const CONTENT_TYPE: u32 = 5;
@@ -71,7 +71,7 @@ pub(super) const CLOUDEVENT: &[Field] = &[map(5, "attributes")];
 /// A batch of CloudEvents.
 pub(super) const CLOUDEVENTS: &[Field] = &[list(1, EVENTS)];
 
-/// The lists of the messages that clients send.
+/// Returns the lists of the messages that clients send.
 pub(super) fn lists_of<T: 'static>() -> &'static [Field] {
     let lists = [
         (TypeId::of::<served::PublishRequest>(), PUBLISH),
@@ -85,18 +85,18 @@ pub(super) fn lists_of<T: 'static>() -> &'static [Field] {
     found.map_or(&[], |(_, lists)| lists)
 }
 
-/// The most events in one message that any broker of this process takes: a message is decoded
-/// before it is known whose it is.
+/// The most events per message that any broker of this process accepts: a message is decoded before
+/// its broker is known.
 static MOST_EVENTS: AtomicUsize = AtomicUsize::new(0);
 
-/// Has messages of so many events decoded from now on.
+/// Allows messages of up to `max_events` from now on.
 pub(super) fn allow_events(max_events: u64) {
     let max_events = usize::try_from(max_events).unwrap_or(usize::MAX);
     MOST_EVENTS.fetch_max(max_events, Ordering::Relaxed);
 }
 
-/// Counts the fields of `message` and the entries of its lists, for any broker of this process, and
-/// its bytes, if it publishes nothing.
+/// Checks the fields of `message` and the entries of its lists, by the bounds of all brokers of
+/// this process. Checks its size, too, if it publishes nothing.
 ///
 /// # Errors
 ///
@@ -107,13 +107,13 @@ pub(super) fn check_request(message: &[u8], lists: &'static [Field]) -> Result<(
     if publishes { Ok(()) } else { check("message bytes", message.len(), MAX_MESSAGE_BYTES) }
 }
 
-/// Counts the fields of `message` and the entries of its lists. Whatever is no such message has
-/// none.
+/// Checks the fields of `message` and the entries of its lists. Bytes that are not such a message
+/// pass.
 ///
 /// # Errors
 ///
-/// [`Error::OverLimit`](crate::Error::OverLimit): the first list with an entry too many, or the
-/// fields of all.
+/// [`Error::OverLimit`](crate::Error::OverLimit): names the first list with an entry too many, or
+/// all fields.
 pub(super) fn check_lists(
     message: &[u8],
     lists: &'static [Field],
@@ -122,15 +122,15 @@ pub(super) fn check_lists(
     Walk { fields: 0, max_events }.count(message, lists, &mut Vec::new())
 }
 
-/// A walk through a message.
+/// A scan of a message.
 struct Walk {
-    /// The fields that were found so far.
+    /// The number of fields so far.
     fields: usize,
     max_events: usize,
 }
 
 impl Walk {
-    /// Adds to `counts`, one for each list.
+    /// Counts the entries of `message` into `counts`, which has one count per list.
     fn count(
         &mut self,
         mut message: &[u8],
@@ -147,7 +147,7 @@ impl Walk {
                     self.add_entry(name, counts)?;
                     within.map_or(Ok(()), |within| self.count(content, within, &mut Vec::new()))?;
                 }
-                // One that comes again adds to it.
+                // A repeated message adds to the first one.
                 (None, Some(within)) => self.count(content, within, counts)?,
                 (None, None) => {}
             }
@@ -165,7 +165,7 @@ impl Walk {
     }
 }
 
-/// A field of an event that is published, as far as its cost tells it from others.
+/// A field of a published event, by the kind of its cost.
 pub(super) enum EventField<'a> {
     Header(&'a [u8]),
     ContentType(&'a [u8]),
@@ -173,7 +173,7 @@ pub(super) enum EventField<'a> {
     Other(&'a [u8]),
 }
 
-/// The fields of an event that is published, which is not decoded for it.
+/// Returns the fields of a published event, without decoding it.
 pub(super) fn fields(mut event: &[u8]) -> impl Iterator<Item = EventField<'_>> {
     let fields = std::iter::from_fn(move || next_field(&mut event));
     fields.map(|(number, content)| match u32::try_from(number) {
@@ -185,7 +185,7 @@ pub(super) fn fields(mut event: &[u8]) -> impl Iterator<Item = EventField<'_>> {
 }
 
 /// Takes the next field off `message`: its number, and its content if that has a length. `None` at
-/// the end, and where there is no field. Source: Protocol Buffers, encoding.
+/// the end, and if there is no valid field. Source: Protocol Buffers, encoding.
 fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u64, &'a [u8])> {
     let key = varint(message)?;
     let content = match key & 7 {
@@ -199,7 +199,8 @@ fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u64, &'a [u8])> {
             take(message, usize::try_from(length).ok()?)?
         }
         5 => take(message, 4)?,
-        // Groups, which none of our messages has: what is in one counts as if it stood outside.
+        // Groups occur in none of the messages. The fields in a group count as if they were
+        // outside.
         3 | 4 => &[],
         _ => return None,
     };
@@ -275,7 +276,7 @@ mod tests {
         }
     }
 
-    /// Goal: no request comes to have a list, or a message, that nobody counts.
+    /// Goal: no request gets a list or a message that is not counted.
     #[test]
     fn every_list_and_every_message_of_every_request_is_counted() {
         let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();

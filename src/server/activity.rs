@@ -1,4 +1,4 @@
-//! Whether a connection is used: what it is served at the moment, and since when it is not.
+//! The activity of a connection: the requests that are served, and the time since it was idle.
 //!
 //! ```text
 //! accepted ─▶ head ─▶ served ─▶ idle ─▶ head ─▶ served ─▶ …
@@ -7,9 +7,9 @@
 //!
 //! # Why
 //!
-//! Hyper has one limit for the time between two requests and for the head of the next, and ends
-//! the connection without a word. Here an idle connection may wait for long, as clients keep some
-//! for later, while a head that has begun has to come to its end, and is answered if it does not.
+//! Hyper has one limit for both the time between two requests and the head of the next, and closes
+//! the connection without an answer. Here an idle connection may wait long, because clients keep
+//! some for later. A head that has begun must be complete in time, and is answered if it is not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,10 +19,10 @@ use tokio::time::Instant;
 
 use crate::edge::counters::TimeLimit;
 
-/// Not since any time.
+/// The value of a time that is not set.
 const NEVER: u64 = u64::MAX;
 
-/// A connection's activity: what it is served, and since when it is idle. Cheap to clone.
+/// The activity of a connection. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Activity(Arc<Noted>);
 
@@ -32,23 +32,23 @@ struct Noted {
     start: Instant,
     /// Requests that are served.
     served: AtomicU64,
-    /// Whether what comes in between two requests begins a head; with HTTP/2 it need not.
+    /// Whether bytes between two requests begin a head. With HTTP/2 they need not.
     has_heads: AtomicBool,
     head_since_ms: AtomicU64,
     idle_since_ms: AtomicU64,
 }
 
-/// The times that a connection may take.
+/// The time limits of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
-    /// For the head of a request.
+    /// The limit for the head of a request.
     pub(crate) head: Duration,
-    /// Without a request.
+    /// The limit without a request.
     pub(crate) idle: Duration,
 }
 
 impl Times {
-    /// When to look at a connection first.
+    /// Returns the time of the first look.
     pub(crate) fn first_look(self) -> Instant {
         Instant::now() + self.head.min(self.idle)
     }
@@ -57,14 +57,14 @@ impl Times {
 /// The outcome of a look at a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// The connection is well; the next look is due then.
+    /// The connection is within its limits; the time of the next look.
     Again(Instant),
     /// A time limit has passed.
     Over(TimeLimit),
 }
 
 impl Activity {
-    /// The activity of a connection that was accepted just now: its time for a head begins.
+    /// Returns the activity of a new connection, whose time for a head begins now.
     pub(crate) fn accepted() -> Self {
         Self(Arc::new(Noted {
             start: Instant::now(),
@@ -79,13 +79,13 @@ impl Activity {
         self.0.start.elapsed().as_millis() as u64
     }
 
-    /// The connection is one of HTTP/2. A head that does not end holds up its pings there, too.
+    /// Marks the connection as HTTP/2. There, an incomplete head delays the pings, so they end it.
     pub(crate) fn without_heads(&self) {
         self.0.has_heads.store(false, Ordering::Relaxed);
         self.0.head_since_ms.store(NEVER, Ordering::Relaxed);
     }
 
-    /// Something has come in.
+    /// Notes that bytes have arrived.
     pub(crate) fn heard(&self) {
         let Noted { served, has_heads, head_since_ms, .. } = &*self.0;
         if has_heads.load(Ordering::Relaxed)
@@ -96,19 +96,19 @@ impl Activity {
         }
     }
 
-    /// A request is served, until what this returns is dropped.
+    /// Notes that a request is served, until the returned value is dropped.
     pub(crate) fn serve(&self) -> Served {
         self.0.served.fetch_add(1, Ordering::Relaxed);
         self.0.head_since_ms.store(NEVER, Ordering::Relaxed);
         Served(self.clone())
     }
 
-    /// Whether a request of HTTP/1.1 is served.
+    /// Whether a request of HTTP/1.1 is being served.
     pub(crate) fn is_answering(&self) -> bool {
         self.0.has_heads.load(Ordering::Relaxed) && self.0.served.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether the connection is well.
+    /// Checks the time limits of the connection.
     pub(crate) fn look(&self, times: Times) -> Look {
         let Noted { start, served, head_since_ms, idle_since_ms, .. } = &*self.0;
         let now = Instant::now();
@@ -130,7 +130,7 @@ impl Activity {
     }
 }
 
-/// A request that is served, until this is dropped: with the body of its answer.
+/// A request that is being served, with the body of its answer. Dropping it ends that.
 #[derive(Debug)]
 pub(crate) struct Served(Activity);
 
@@ -149,7 +149,7 @@ mod tests {
     const TIMES: Times =
         Times { head: Duration::from_millis(40), idle: Duration::from_millis(120) };
 
-    /// Looks whenever there is to be a look, until a limit has passed.
+    /// Looks at each due time, until a limit has passed.
     fn over(activity: &Activity) -> (TimeLimit, Duration) {
         let started = Instant::now();
         loop {

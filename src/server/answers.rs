@@ -1,4 +1,4 @@
-//! Answers, out of the memory for clients until they are sent.
+//! The memory of answers, taken from the memory for clients until they are sent.
 //!
 //! ```text
 //! request ─▶ room for it? ─▶ answered ─▶ known to be large: room for it?  ─▶ sent, piece by piece;
@@ -7,9 +7,9 @@
 //!
 //! # Why
 //!
-//! The client decides when an answer leaves memory. A stream makes its next piece when there is
-//! room for it, so that whoever takes nothing holds one piece; and the piece counts until the last
-//! of its bytes is written.
+//! The client decides when an answer leaves memory. A stream makes its next piece only when there
+//! is room. So a client that does not read holds one piece, which is counted until its last byte is
+//! written.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,10 +35,10 @@ const FIELD_BYTES: usize = 64;
 /// A piece that is smaller is part of [`REQUEST_BYTES`].
 const MIN_PIECE_BYTES: usize = 1 << 10;
 
-/// An answer that is whole and as large as this needs room before it is sent.
+/// A complete answer of at least this size needs room before it is sent, in bytes.
 const MIN_WHOLE_BYTES: usize = 16 << 10;
 
-/// The memory of a request as long as it is served, with its head, in bytes.
+/// Returns the memory of a request while it is served, with its head, in bytes.
 pub(crate) fn request_bytes<B>(request: &Request<B>) -> usize {
     let uri = request.uri();
     let fields = request.headers().iter();
@@ -47,8 +47,8 @@ pub(crate) fn request_bytes<B>(request: &Request<B>) -> usize {
     REQUEST_BYTES + target + fields.sum::<usize>()
 }
 
-/// Has an answer hold what its request took, and what is to be sent, until it is sent; or refuses
-/// it, where it is whole and there is no room for it.
+/// Returns the answer, which holds the memory of its request and its own until it is sent. A
+/// complete answer is refused if there is no room for it.
 pub(crate) fn counted(mut response: Response, share: &Share, request: Held) -> Response {
     let mut whole = response.extensions_mut().remove::<Arc<Held>>();
     let exact = response.body().size_hint().exact().unwrap_or(0) as usize;
@@ -66,7 +66,7 @@ pub(crate) fn counted(mut response: Response, share: &Share, request: Held) -> R
     })
 }
 
-/// A body that keeps something for as long as it is there.
+/// Returns a body that keeps a value as long as it exists.
 pub(crate) fn keeping<T: Send + Unpin + 'static>(body: Body, kept: T) -> Body {
     Body::new(Keeping { body, _kept: kept })
 }
@@ -75,9 +75,9 @@ struct Counted {
     body: Body,
     share: Share,
     request: Arc<Held>,
-    /// The memory of the whole answer, where that is counted at once, and its pieces are not.
+    /// The memory of the whole answer, if it is counted at once instead of by piece.
     whole: Option<Arc<Held>>,
-    /// Whether it waits for room for its next piece.
+    /// Whether the body waits for room for its next piece.
     waits: bool,
     room: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -94,8 +94,8 @@ impl Counted {
         Poll::Ready(())
     }
 
-    /// A piece that holds what it takes, and what the answer does, until the last of its bytes is
-    /// written: that may be long after the body has come to its end.
+    /// Returns a piece that holds its memory, and the answer's, until its last byte is written.
+    /// That may be long after the end of the body.
     fn holding(&self, data: Bytes) -> Bytes {
         let piece = match &self.whole {
             None if data.len() < MIN_PIECE_BYTES => return data,
@@ -129,7 +129,7 @@ impl HttpBody for Counted {
     }
 }
 
-/// Bytes that are on their way.
+/// Bytes that are being sent.
 struct Piece {
     data: Bytes,
     _held: (Held, Arc<Held>, Option<Arc<Held>>),
@@ -166,7 +166,7 @@ impl<T: Unpin> HttpBody for Keeping<T> {
     }
 }
 
-/// The body of a request, whose bytes are unread until it gives them.
+/// Returns the body of a request. Its bytes count as unread until it returns them.
 pub(crate) fn taken_from(body: Incoming, intake: Arc<Intake>) -> Body {
     if body.is_end_stream() {
         return Body::empty();
@@ -211,7 +211,7 @@ impl HttpBody for CountedBody {
 
 impl Drop for CountedBody {
     fn drop(&mut self) {
-        // Nobody will take what is there of it: it does not wait for anybody any more.
+        // Nobody will take the received bytes of this body.
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut self.body).poll_frame(&mut cx) {
             self.intake.took(frame.data_ref().map_or(0, Bytes::len));
@@ -265,7 +265,7 @@ mod tests {
         let whole = || Response::new(Body::from(vec![7; MIB]));
         let sent = counted(whole(), &share, share.take(100).unwrap());
         assert_eq!((sent.status().as_u16(), budget.used_bytes()), (200, MIB + 100));
-        // An answer counts until its bytes are gone, and not until they are handed over.
+        // An answer is counted until its bytes are freed, not only until they are handed over.
         let data = sent.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(budget.used_bytes(), MIB + 100);
         let refused = counted(whole(), &share, share.take(100).unwrap());

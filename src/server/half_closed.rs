@@ -1,4 +1,4 @@
-//! Clients that have shut their sending side: some wait for the answer, some are gone.
+//! Clients that have closed their sending side: some wait for the answer, some are gone.
 //!
 //! ```text
 //! request ─▶ end of what comes in ─▶ the answer is sent all the same ─▶ the connection ends
@@ -8,11 +8,10 @@
 //!
 //! # Why
 //!
-//! Both look the same from here until something is sent: a system that has nobody any more for what
-//! comes refuses it. An event stream may have nothing to send for long, and its reader would be
-//! listed, and its member present, all the while. A comment costs a client that is there nothing.
-//! Before an answer there is another word for it (`socket.rs`), and one that is not an event stream
-//! ends by itself.
+//! Both look the same until something is sent: the system of a client that is gone refuses it. An
+//! event stream may have nothing to send for a long time. Its reader would stay listed, and its
+//! member present. A comment costs a connected client nothing. Before an answer begins, `socket.rs`
+//! sends an interim response instead. An answer that is not an event stream ends by itself.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,14 +25,14 @@ use tokio::time::Sleep;
 
 use crate::edge::intake::Intake;
 
-/// A comment of an event stream. Without an empty line after it no client takes it for a message.
+/// A comment of an event stream. Without an empty line after it, no client takes it for a message.
 const COMMENT: &[u8] = b":\n";
 
-/// How many are sent, and the time between two of them, in which a refusal arrives.
+/// The number of comments, and the time between two of them, in which a refusal arrives.
 const COMMENTS: u8 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// An event stream that finds out whether its client is gone, once that sends nothing any more.
+/// Returns an event stream that sends comments once its client has ended its input.
 pub(crate) fn probing(body: Body, intake: Arc<Intake>) -> Body {
     Body::new(Probing { body, intake, pause: None, left: COMMENTS })
 }
@@ -41,13 +40,13 @@ pub(crate) fn probing(body: Body, intake: Arc<Intake>) -> Body {
 struct Probing {
     body: Body,
     intake: Arc<Intake>,
-    /// Until the next comment.
+    /// The wait for the next comment.
     pause: Option<Pin<Box<Sleep>>>,
     left: u8,
 }
 
 impl Probing {
-    /// The next comment, when it is time for it.
+    /// Returns the next comment, when its time has come.
     fn poll_comment(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         if self.left == 0 {
             return Poll::Pending;
@@ -73,7 +72,7 @@ impl HttpBody for Probing {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             return Poll::Ready(frame);
         }
-        // Each frame is some whole messages, so a comment may stand between any two.
+        // A frame has only whole messages, so a comment may stand between any two frames.
         self.poll_comment(cx).map(|comment| Some(Ok(Frame::data(comment))))
     }
 

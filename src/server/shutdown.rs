@@ -1,8 +1,8 @@
-//! The one stop signal: whoever holds it can ask for a stop, and wait for one.
+//! The stop signal: each holder can request a stop, and wait for one.
 
 use tokio_util::sync::CancellationToken;
 
-/// Asked for once, seen by everybody. Cheap to clone.
+/// A signal that is set once, and seen by all holders. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown(CancellationToken);
 

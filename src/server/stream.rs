@@ -1,8 +1,8 @@
 //! An event stream over HTTP/1.1, written to its socket.
 //!
 //! ```text
-//! HTTP/1.1 200 OK            1f4            each chunk is what is ready,
-//! content-type: …            id: 42-…       in one write
+//! HTTP/1.1 200 OK            1f4            each chunk has the bytes that are ready,
+//! content-type: …            id: 42-…       and is one write
 //! transfer-encoding: chunked …
 //! ```
 //!
@@ -27,7 +27,7 @@ use crate::server::socket::Socket;
 ///
 /// # Errors
 ///
-/// The client is gone, or takes nothing any more.
+/// The client is gone, or does not read.
 pub(crate) async fn send(mut socket: Socket, response: Response) -> io::Result<()> {
     let (head, mut body) = response.into_parts();
     socket.write_all(head_of(&head).as_bytes()).await?;
@@ -55,17 +55,17 @@ pub(crate) async fn send(mut socket: Socket, response: Response) -> io::Result<(
     socket.shutdown().await
 }
 
-/// The next frame, when there is room for it.
+/// Returns the next frame, once there is room for it.
 async fn next(share: &Share, body: &mut Body) -> Option<Result<Frame<Bytes>, axum::Error>> {
     share.room().await;
     body.frame().await
 }
 
-/// Sends an answer that is whole already, as the last of its connection.
+/// Sends a complete answer, as the last of its connection.
 ///
 /// # Errors
 ///
-/// The client is gone, or takes nothing any more.
+/// The client is gone, or does not read.
 pub(crate) async fn answer(socket: &mut Socket, response: Response) -> io::Result<()> {
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
@@ -75,19 +75,19 @@ pub(crate) async fn answer(socket: &mut Socket, response: Response) -> io::Resul
     socket.write_all_buf(&mut all).await
 }
 
-/// The head of an answer whose end is not known.
+/// Returns the head of an answer of unknown length.
 fn head_of(head: &http::response::Parts) -> String {
     fields_of(head) + "connection: close\r\ntransfer-encoding: chunked\r\n\r\n"
 }
 
-/// The head of an answer, but for what frames it.
+/// Returns the head of an answer, without the headers of its length.
 fn fields_of(head: &http::response::Parts) -> String {
     let mut text = String::with_capacity(512);
     let _never_fails = write!(text, "HTTP/1.1 {}\r\n", head.status);
     let is_framing =
         |name: &HeaderName| [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name);
     for (name, value) in head.headers.iter().filter(|(name, _)| !is_framing(name)) {
-        // What is no ASCII is none of ours, and is left out.
+        // The broker sets only ASCII values; others are left out.
         if let Ok(value) = value.to_str() {
             let _never_fails = write!(text, "{name}: {value}\r\n");
         }
@@ -105,8 +105,8 @@ async fn send_chunk(socket: &mut Socket, data: Bytes) -> io::Result<()> {
     share.waiting_with(size_bytes, socket.write_all_buf(&mut chunk)).await
 }
 
-/// Waits until the client sends nothing any more. What it still sends is not read as a request: it
-/// was told that the connection closes after this answer.
+/// Waits until the client ends its input. Further bytes are not read as a request, because the
+/// answer said that the connection closes after it.
 async fn ended(socket: &mut Socket) -> io::Result<()> {
     let mut scratch = [0; 64];
     while socket.read(&mut scratch).await? > 0 {}

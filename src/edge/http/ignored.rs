@@ -1,5 +1,5 @@
-//! Names and values in the query of a stream that mean nothing, and how the stream says so: a page
-//! would refuse them, and a browser that is refused a stream never comes back.
+//! Names and values in the query of a stream that have no meaning, and the report of them. A page
+//! refuses them; a browser that is refused a stream never comes back.
 
 use std::fmt::Write as _;
 
@@ -13,30 +13,30 @@ use crate::error::Error;
 pub(in crate::edge) const KNOWN: &str = "topic, type, key, key_prefix, header, from, on_gap, \
                                          format, member, member_info, last_event_id, after";
 
-/// The header that names what of the query of a stream means nothing.
+/// The header that names the ignored parts of a stream's query.
 pub(in crate::edge) const IGNORED_HEADER: HeaderName = HeaderName::from_static("leftoff-ignored");
 
-/// Names in the query of a stream that mean nothing to it, and names with values that do not.
+/// The ignored names in the query of a stream, and names with ignored values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::edge) struct Ignored {
-    /// Each once, percent-encoded, up to [`Self::MAX_NAME_BYTES`] of each and
-    /// [`Self::MAX_NAMES`] in all. Names that begin in one way for so long are one.
+    /// Each once, percent-encoded, up to [`Self::MAX_NAME_BYTES`] of each and [`Self::MAX_NAMES`]
+    /// in all. Names with the same first bytes up to that bound count as one.
     names: Vec<String>,
-    /// The first of `names` in a sentence, where its value is what means nothing.
+    /// A sentence about the first of `names`, if its value is ignored.
     detail: Option<String>,
 }
 
 impl Ignored {
     /// Most names that are noted, as many as the query of a page may have.
     const MAX_NAMES: usize = 64;
-    /// Most names that are told, and most bytes that are told of one.
+    /// Most names that are reported, and most bytes of one.
     const MAX_TOLD: usize = 8;
     const MAX_NAME_BYTES: usize = 64;
 
-    /// What stays as it is in a string of a header. Source: RFC 9651, 3.3.3.
+    /// The characters that are encoded in a string of a header. Source: RFC 9651, 3.3.3.
     const ENCODED: &AsciiSet = &CONTROLS.add(b'"').add(b'\\').add(b'%');
 
-    /// Notes a name, unless it is noted, or as many are as there may be.
+    /// Notes a name, unless it is noted already, or the bound is reached.
     pub(in crate::edge) fn note(&mut self, name: &str) {
         if self.names.len() == Self::MAX_NAMES {
             return;
@@ -54,7 +54,7 @@ impl Ignored {
         }
     }
 
-    /// Notes a value of a name that is known, with what is wrong with it.
+    /// Notes an invalid value of a known name, with its error.
     pub(in crate::edge) fn note_value(&mut self, name: &str, value: &str, error: &Error) {
         if self.names.is_empty() {
             self.detail = Some(format!("{error}; the stream is as if it was not given"));
@@ -62,14 +62,14 @@ impl Ignored {
         self.note(&format!("{name}={value}"));
     }
 
-    /// The names that are told, and how many others are noted.
+    /// Returns the reported names, and the number of others.
     fn told(&self) -> (&[String], usize) {
         let (told, more) = self.names.split_at(self.names.len().min(Self::MAX_TOLD));
         (told, more.len())
     }
 
-    /// The value of [`IGNORED_HEADER`], a list of strings: `"form", "limit"`; `more=2` of the last
-    /// says how many others are noted. `None` where there is nothing to tell.
+    /// Returns the value of [`IGNORED_HEADER`], a list of strings: `"form", "limit"`. The last one
+    /// has `more=2` if two others are not listed. `None` if nothing was ignored.
     pub(in crate::edge) fn header(&self) -> Option<HeaderValue> {
         let (told, more) = self.told();
         if told.is_empty() {
@@ -83,7 +83,7 @@ impl Ignored {
         HeaderValue::try_from(text).ok()
     }
 
-    /// The same, for a block of the stream.
+    /// Returns the same as JSON, for a block of the stream.
     pub(in crate::edge) fn json(&self) -> Option<Value> {
         let (told, more) = self.told();
         let first = told.first()?;

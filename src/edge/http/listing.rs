@@ -5,9 +5,9 @@
 //!               one step          the next               written
 //! ```
 //!
-//! A list is in order, and each of its steps begins where the one before it ended. So an entry that
-//! is there all the time is in the list exactly once. One that comes or goes while the list is
-//! written is in it once or not at all. Each is as it was when it was read.
+//! A list is in order, and each step begins where the previous one ended. So an entry that exists
+//! all the time is in the list exactly once. An entry that is added or removed meanwhile is in it
+//! at most once. Each entry is as it was when it was read.
 
 use std::iter::{self, once};
 use std::sync::Arc;
@@ -19,18 +19,19 @@ use crate::edge::clients::{Client, Clients, Followed};
 use crate::edge::http::page_body;
 use crate::edge::json;
 
-/// The topics of `list`.
+/// Returns the topics of `list`.
 pub(in crate::edge) fn topics(list: TopicList) -> impl Iterator<Item = Vec<u8>> {
     let some = list.map(|some| entries(some.iter().map(json::topic)));
     page_body::list(b"{\"topics\":[".to_vec(), some, b"]}".to_vec())
 }
 
-/// The members of `list`.
+/// Returns the members of `list`.
 pub(in crate::edge) fn members(list: MemberList) -> impl Iterator<Item = Vec<u8>> {
     page_body::list(b"{\"members\":[".to_vec(), list.map(entries), b"]}".to_vec())
 }
 
-/// Up to `limit` connections in the order in which they came, after the one with the id `after`.
+/// Returns up to `limit` connections with ids above `after`, in the order in which they were
+/// accepted.
 pub(in crate::edge) fn connections(
     clients: &Arc<Clients>,
     broker: Broker,
@@ -52,7 +53,8 @@ pub(in crate::edge) fn connections(
     once(begin).chain(texts).chain(once(b"]}".to_vec()))
 }
 
-/// One connection, stream by stream: it may have hundreds, each to a thousand patterns.
+/// Returns one connection, one stream at a time: it may have hundreds, each with a thousand
+/// patterns.
 fn connection(
     comma: &str,
     client: &Client,
@@ -65,7 +67,7 @@ fn connection(
     page_body::list(begin.into_bytes(), streams, b"]}".to_vec())
 }
 
-/// Entries with commas between them.
+/// Returns entries, separated by commas.
 fn entries<T: Serialize>(some: impl IntoIterator<Item = T>) -> Vec<u8> {
     let mut text = Vec::new();
     for entry in some {

@@ -34,12 +34,12 @@ use crate::edge::config::FollowConfig;
 use crate::edge::counters::Counters;
 use crate::edge::{status, websocket};
 
-/// The routes, ready to be mounted in any axum router.
+/// Returns the routes, ready to be mounted in any axum router.
 pub fn router(broker: Broker, config: FollowConfig) -> Router {
     counted(broker, config, Arc::default())
 }
 
-/// As [`router`], for a server that counts, too.
+/// Returns the routes as [`router`] does, with the server's counters.
 pub(crate) fn counted(broker: Broker, config: FollowConfig, counters: Arc<Counters>) -> Router {
     let document = openapi::routes(broker.limits(), &config);
     let edge = Edge { broker, config, counters };
@@ -63,8 +63,8 @@ pub(crate) fn counted(broker: Broker, config: FollowConfig, counters: Arc<Counte
         .with_state(edge)
 }
 
-/// The answer where there is nothing, for a whole server. Source: the gRPC protocol over HTTP/2, of
-/// a service or a method that there is not: 200, with the status in the head.
+/// Answers requests with an unknown path. A gRPC call gets 200, with the status in the head.
+/// Source: the gRPC protocol over HTTP/2.
 pub(crate) async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
     if status::is_grpc(&headers) {
         let call = uri.path().trim_start_matches('/');

@@ -1,5 +1,4 @@
-//! The codings that answers are offered in, and the one that a client wants.
-//! Source: RFC 9110, 12.5.3.
+//! The codings that are offered for answers, and the client's choice. Source: RFC 9110, 12.5.3.
 
 use http::{HeaderMap, header};
 
@@ -13,8 +12,8 @@ pub(in crate::edge) enum Coding {
 }
 
 impl Coding {
-    /// The one that a client wants most, if it wants none less than none at all; of two with one
-    /// weight zstd, which takes less time.
+    /// Returns the coding with the greatest weight, unless the client prefers none. With equal
+    /// weights zstd, which takes less time.
     pub(in crate::edge) fn wanted(headers: &HeaderMap) -> Option<Self> {
         let wanted = weighted(headers.get_all(header::ACCEPT_ENCODING));
         let weight = |names: &[&str]| {
@@ -33,7 +32,7 @@ impl Coding {
         }
     }
 
-    /// Its name in `Content-Encoding`.
+    /// Returns the name in `Content-Encoding`.
     pub(in crate::edge) fn name(self) -> &'static str {
         match self {
             Self::Zstd => "zstd",

@@ -1,4 +1,4 @@
-//! Publishing by `POST`: one event, lines, an array, or CloudEvents, as the content type says.
+//! Publishing by `POST`: one event, lines, an array, or CloudEvents, by the content type.
 
 use axum::Extension;
 use axum::body::Body;
@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::topic::TopicName;
 
-/// `POST` to the events of one topic.
+/// Answers `POST` to the events of one topic.
 pub(super) async fn publish(
     State(edge): State<Edge>,
     path: PathResult,
@@ -51,7 +51,7 @@ pub(super) async fn publish(
         return Err(Error::invalid("Content-Type", problem));
     }
     let is_atomic = query.take_flag("atomic")?;
-    // First: the data of a CloudEvent may be of any type, lines and lists too.
+    // Checked first: the data of a CloudEvent may be of any type, also lines and lists.
     if let Some(mode) = cloudevents::Mode::of(&content_type, &headers) {
         if is_atomic {
             let problem = "is for lines and lists of events, and a request with CloudEvents is \
@@ -114,7 +114,7 @@ impl Edge {
         let expected_sequence = query.take_number("expected_sequence")?;
         query.finish("ttl_ms, expected_sequence; all else is in the CloudEvent")?;
         let body = whole(body, max_request_bytes(self.broker.limits()), self.pace()).await?;
-        rates.take(Rate::Publishes, 1)?; // Whoever has nothing left makes no work.
+        rates.take(Rate::Publishes, 1)?; // A caller over its rate causes no work.
         let (broker, effort) = (self.broker.clone(), Effort::of_request(mode, &body));
         let work = move || {
             let limits = broker.limits();

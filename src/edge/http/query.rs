@@ -1,5 +1,5 @@
-//! The query part of a URL, strictly: every name once, but for those of lists, valid UTF-8, and
-//! none that is not known. Names that mean nothing where they stand are passed over.
+//! The query of a URL, parsed strictly: each name once, except for lists; valid UTF-8; no unknown
+//! names. Names that have no meaning for the request are ignored.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,14 +11,14 @@ use crate::edge::http::spare::Purpose;
 use crate::error::{Error, Result};
 use crate::lists;
 
-/// Most names in one query: far more than there are.
+/// Most names in one query: far more than any resource has.
 const MAX_NAMES: usize = 64;
 
 /// The values of each name, decoded, in their order.
 #[derive(Debug, Default)]
 pub(in crate::edge) struct Query {
     values: BTreeMap<String, Vec<String>>,
-    /// Of a stream: the names that mean nothing.
+    /// The ignored names, for a stream.
     ignored: Ignored,
 }
 
@@ -27,13 +27,13 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// - [`Error::Invalid`]: a part is not UTF-8, or has no name, or a name comes twice.
-    /// - [`Error::OverLimit`]: there are more names than there may be.
+    /// - [`Error::Invalid`]: a part is not UTF-8, or has no name, or a name is given twice.
+    /// - [`Error::OverLimit`]: there are too many names.
     pub(in crate::edge) fn parse(query: Option<&str>, purpose: Purpose) -> Result<Self> {
         Self::parse_lists(query, purpose, &[])
     }
 
-    /// As [`Self::parse`], but these names may come more than once, as often as a list may be long.
+    /// Decodes a query as [`Self::parse`] does, but allows `names` as often as a list may be long.
     ///
     /// # Errors
     ///
@@ -71,10 +71,10 @@ impl Query {
         Ok(Self { values, ignored: Ignored::default() })
     }
 
-    /// Decodes the query of a stream, which is not refused for what a client, or something on its
-    /// way, has added: of a name that comes twice the last value counts that is not empty, unless
-    /// it is one of `lists`; a name that is not known is noted as ignored. `known` says under which
-    /// name the value of another one is kept.
+    /// Decodes the query of a stream, which is not refused for additions by the client or a proxy.
+    /// If a name is given twice, its last value that is not empty counts, unless the name is one of
+    /// `lists`. An unknown name is noted as ignored. `known` returns the name under which the value
+    /// is kept.
     ///
     /// # Errors
     ///
@@ -110,14 +110,14 @@ impl Query {
         Ok(read)
     }
 
-    /// The names that mean nothing to a stream, and those that nobody has taken.
+    /// Returns the ignored names, and those whose values were not taken.
     pub(in crate::edge) fn into_ignored(mut self) -> Ignored {
         self.values.keys().for_each(|name| self.ignored.note(name));
         self.ignored
     }
 
-    /// Takes the value of `name` out of the query of a stream as a `T`. An empty value is none; one
-    /// that is no `T` is noted as ignored.
+    /// Takes the value of `name` out of the query of a stream as a `T`. An empty value counts as
+    /// none. An invalid value is noted as ignored.
     pub(in crate::edge) fn take_lax<T: std::str::FromStr<Err = Error>>(
         &mut self,
         name: &str,
@@ -141,7 +141,7 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] when it is none.
+    /// [`Error::Invalid`] if the value is not a `T`.
     pub(in crate::edge) fn take_number<T: std::str::FromStr>(
         &mut self,
         name: &str,
@@ -151,11 +151,11 @@ impl Query {
         number.map(Some).map_err(|_| Error::invalid(name, format!("{value:?} is no number")))
     }
 
-    /// Takes the value of `name` as yes or no; no, if there is none.
+    /// Takes the value of `name` as a boolean; false if there is none.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] when it is neither.
+    /// [`Error::Invalid`] if the value is neither `true` nor `false`.
     pub(in crate::edge) fn take_flag(&mut self, name: &str) -> Result<bool> {
         match self.take(name).as_deref() {
             None | Some("false") => Ok(false),
@@ -166,11 +166,11 @@ impl Query {
         }
     }
 
-    /// Refuses whatever was not taken.
+    /// Refuses the names that were not taken.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] names it, and those that are `known`, if any are.
+    /// [`Error::Invalid`] names the first of them, and the `known` names, if there are any.
     pub(in crate::edge) fn finish(self, known: &str) -> Result<()> {
         match self.values.into_keys().next() {
             Some(name) if known.is_empty() => {

@@ -1,20 +1,19 @@
-//! Names in a query that mean nothing, and where they are passed over.
+//! Names in a query that have no meaning, and the requests on which they are ignored.
 //!
-//! Libraries and people append a name to a URL so that no cache answers, and whoever gets the URL
-//! is to serve it as if the name was not there. A name of ours that is misspelt must not vanish in
-//! the same way: with a purge it would drop more than was asked for. So what is passed over depends
-//! on what the request does:
+//! Libraries and people append a name to a URL so that no cache answers it, and expect that the
+//! server ignores the name. A misspelt parameter must not be ignored in the same way: a purge would
+//! drop more than was requested. So the ignored names depend on the request:
 //!
-//! | what is asked for | what is passed over |
+//! | request | ignored names |
 //! |---|---|
 //! | a change: `DELETE`, `PUT`, `PATCH`, maintenance | nothing |
 //! | a publish | `_`, which jQuery appends |
-//! | a page, or whatever else is read | `_` and the names that are there for caches alone |
+//! | a page, or any other read | `_` and the names that only avoid caches |
 //! | a stream | `_` and the names that polyfills of `EventSource` append |
 //!
-//! A stream says which other names mean nothing to it, and refuses none.
+//! A stream reports its other unknown names, and refuses none.
 
-/// What a query is a part of.
+/// The purpose of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::edge) enum Purpose {
     Change,
@@ -26,7 +25,7 @@ pub(in crate::edge) enum Purpose {
 /// Source: jQuery's `cache: false`.
 const EVERYWHERE: &str = "_";
 
-/// Names that cannot be taken for a parameter. Source: Ext JS (`_dc`), and many a hand.
+/// Names that cannot be taken for a parameter. Source: Ext JS (`_dc`), and common practice.
 const OF_PAGES: [&str; 10] = [
     "_dc",
     "cachebust",
@@ -44,7 +43,7 @@ const OF_PAGES: [&str; 10] = [
 const OF_STREAMS: [&str; 3] = ["r", "padding", "evs_preamble"];
 
 impl Purpose {
-    /// Whether a name means nothing here, and is passed over.
+    /// Whether a name is ignored on such a request.
     pub(in crate::edge) fn spares(self, name: &str) -> bool {
         match self {
             Self::Change => false,

@@ -32,13 +32,13 @@ use crate::error::Error;
 use crate::polls::{Task, timed};
 use session::Session;
 
-/// What an idle connection takes in memory, in bytes. Source: `leftoff bench fanout`.
+/// The memory of an idle connection, in bytes. Source: `leftoff bench fanout`.
 const SESSION_BYTES: usize = 10 << 10;
 
-/// The one subprotocol that is spoken.
+/// The only supported subprotocol.
 const SUBPROTOCOL: &str = "leftoff.v1.json";
 
-/// `GET /v1/ws`: the opening handshake. Source: RFC 6455, 4.2.
+/// Answers `GET /v1/ws`: the opening handshake. Source: RFC 6455, 4.2.
 pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Response {
     if edge.broker.is_draining() {
         return Error::ShuttingDown.into_response();
@@ -80,7 +80,7 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resp
 /// The answer that switches protocols.
 struct Handshake {
     key: HeaderValue,
-    /// The subprotocol, in the letters of the client: some compare them one by one.
+    /// The subprotocol, as the client spelled it: some clients compare the exact bytes.
     subprotocol: Option<HeaderValue>,
 }
 
@@ -150,7 +150,7 @@ fn has_token(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
     token(headers, name, wanted).is_some()
 }
 
-/// A token of a list, as the client has written it.
+/// Returns a token of a list, as the client spelled it.
 fn token<'a>(headers: &'a HeaderMap, name: HeaderName, wanted: &str) -> Option<&'a str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     let mut tokens = values.flat_map(|value| value.split(',')).map(str::trim);

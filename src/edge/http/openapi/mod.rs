@@ -3,10 +3,10 @@
 //!
 //! # Why
 //!
-//! The document is made by the code, of the same limits that requests are held to, and not by
-//! macros at the handlers: several of these serve one operation. A test compares its paths and
-//! methods with those of the router, and schemathesis sends what it describes, and what it rules
-//! out, and compares the answers (`tests/suite/openapi.rs`).
+//! The document is built by the code, from the same limits that requests are checked against.
+//! Macros at the handlers would not do: several handlers serve one operation. A test compares its
+//! paths and methods with those of the router. Schemathesis sends requests that the document allows
+//! or forbids, and compares the answers (`tests/suite/openapi.rs`).
 
 mod operations;
 mod parameters;
@@ -23,7 +23,7 @@ use crate::broker::LimitsConfig;
 use crate::edge::config::FollowConfig;
 use crate::edge::http::request::Edge;
 
-/// What a description is made of: the limits that hold for this broker.
+/// The limits of this broker, which the document shows.
 pub(in crate::edge) struct Limits<'a> {
     pub(in crate::edge) publish: &'a LimitsConfig,
     pub(in crate::edge) follow: &'a FollowConfig,
@@ -39,7 +39,7 @@ const DESCRIPTION: &str = "An event log with replay: publish durably, follow, an
     `evs_preamble`; on a publish `_`; on any other change none. Any other name that is not \
     described is refused with 400, except on a stream, which tells it in `Leftoff-Ignored`.";
 
-/// The route of the document.
+/// Returns the route of the document.
 pub(in crate::edge) fn routes(publish: &LimitsConfig, follow: &FollowConfig) -> Router<Edge> {
     let document = document(&Limits { publish, follow });
     let text = Bytes::from(document.to_json().unwrap_or_default());

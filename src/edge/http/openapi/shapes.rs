@@ -57,7 +57,7 @@ fn closed(description: &str, fields: impl IntoIterator<Item = Member>) -> Object
     object.additional_properties(Some(AdditionalProperties::FreeForm(false))).build()
 }
 
-/// A text, or null.
+/// Returns the shape of a text, or null.
 fn nullable() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Null]))
 }
@@ -70,7 +70,7 @@ fn time(name: &'static str, description: &str) -> Member {
     field(name, text(), &format!("{description}, by RFC 3339 in UTC."))
 }
 
-/// All shapes.
+/// Returns all shapes.
 pub(super) fn components(limits: &Limits<'_>) -> Components {
     let shapes = [
         ("Problem", problem()),
