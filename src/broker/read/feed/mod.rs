@@ -14,6 +14,9 @@
 //! with none that is newer are skipped. The waker marks the topics with something new, and says up
 //! to which position all of them are marked: the feed goes so far and no farther, so no event is
 //! passed over that another thread is about to show.
+//!
+//! The file is longer than others, because the order of the steps of its one loop is what keeps
+//! events from being missed.
 
 mod ephemeral;
 mod interest;
