@@ -12,7 +12,8 @@
 //! data; `queue.rs` is the way there. `shared.rs` holds the parts together, and `opening.rs` makes
 //! them. Nothing below imports this file, and the broker knows no protocol.
 //!
-//! The file is longer than others, because the promises of every call of the API stand in one place.
+//! The file is longer than others, because the promises of every call of the API stand in one
+//! place.
 
 mod announced;
 mod arrivals;
