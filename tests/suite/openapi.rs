@@ -173,8 +173,8 @@ fn the_reference_pages_name_everything_that_streams_and_lines_have() {
         assert!(lines.contains(&format!("`{name}`")), "ndjson.md lacks {name}");
     }
     let web_socket = page("websocket/protocol.md");
-    let session = source("edge/websocket/session.rs");
-    let codes = session.lines().filter(|line| line.starts_with("const ") && line.contains("u16"));
+    let ending = source("edge/websocket/ending.rs");
+    let codes = ending.lines().filter(|line| line.contains("const ") && line.contains(": u16 = "));
     let codes: Vec<&str> = codes.map(|line| line.split(" = ").nth(1).unwrap()).collect();
     assert!(codes.len() >= 4, "{codes:?}");
     for code in codes {
