@@ -3,7 +3,7 @@
 //! ```text
 //!  42-9f3c2a1b      after sequence 42 of one topic, in epoch 9f3c2a1b
 //!  @1042-9f3c2a1b   after position 1042 of the whole broker
-//!  @1042~17-9f3c2a1b   the same, of a reader to whom what was dropped up to drop 17 is no loss
+//!  42~17-9f3c2a1b   either kind, with `~17`: drops up to the 17th are no loss to this reader
 //!  earliest  latest  last:100  time:2026-01-31T00:00:00+01:00  time:1517363399650
 //! ```
 //!

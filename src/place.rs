@@ -1,4 +1,4 @@
-//! Places in the log: sequences, positions, epochs. Plain numbers that cannot be mixed up.
+//! The numbers in a cursor: sequence, position and epoch, as types that cannot be mixed up.
 
 use std::fmt;
 use std::str::FromStr;

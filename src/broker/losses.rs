@@ -1,4 +1,4 @@
-//! What readers are told that they have lost, held against somebody who knows what there was when.
+//! Tests of the losses that readers are told, held against somebody who knows what there was when.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What readers hear, and keep, where small tests never go: while a topic is deleted under them,
-//! while nothing is for them, after a restart, and at the exact ends of bounds.
+//! Tests of readers where small tests never go: what they hear, and keep, while a topic is deleted
+//! under them, while nothing is for them, after a restart, and at the exact ends of bounds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,8 +5,8 @@
 //! - A bad request changes nothing, and is answered with the name, the value and the limit.
 //! - An error has one meaning on all protocols: `status.rs` is the one map from errors to codes.
 //! - A reader gets the same events, cursors and gaps: every edge reads through the one [`Reader`],
+//!   of one topic or of many.
 //! - A client holds a bounded amount of memory, and is disconnected when it is too slow.
-//! - A client holds a bounded amount of memory, and is ended when it is too slow.
 //!
 //! # How to add a transport
 //!
@@ -24,7 +24,7 @@
 //!    that a client that takes nothing holds nothing. On silence, send the cursor if it moved. On
 //!    stopping, wait for `turn_to_end`, and tell the client when to come back.
 //! 5. **Write.** The wire forms of a block are built once and shared: [`Run::encoded`] with a
-//!    [`Form`]. JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.
+//!    [`WireForm`]. JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.
 //! 6. **Refuse.** Return [`Error`]; `status.rs` has its codes. Tell gaps with all their numbers.
 //! 7. **Publish.** Hand in with `receiving.rs`, which counts what is not handed in yet. Long work
 //!    on a body goes through `effort.rs`, away from the runtime's workers.
@@ -32,7 +32,7 @@
 //!    reader's promise is then a promise of the new transport, too.
 //!
 //! [`Error`]: crate::Error
-//! [`Form`]: crate::broker::Form
+//! [`WireForm`]: crate::broker::WireForm
 //! [`Reader`]: crate::broker::Reader
 //! [`Run::encoded`]: crate::broker::Run::encoded
 

@@ -119,6 +119,8 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::DamagedLog`]: crate::Error::DamagedLog
     /// [`Error::OutcomeUnknown`]: crate::Error::OutcomeUnknown
     /// [`Error::ReadOnly`]: crate::Error::ReadOnly
+    ///
+    /// [`MAX_REMOVED_PARTS`]: crate::log::MAX_REMOVED_PARTS
     fn commit(&self, group: &Group) -> Result<()>;
 
     /// Reads blocks of `topic`, beginning with the block that holds `from`: in order, each

@@ -4,8 +4,8 @@
 //! free on the file system  +  segments of sled's own file that hold nothing  +  the reserve file
 //! |------------------------------- what is left -------------------------------------------|
 //!
-//! left:  ... min_free_bytes ............. 16 MiB .......................... 8 MiB ....... 0
-//!        appends, new topics stop here ─┘        └─ rewriting, settings stop   └─ removing stops
+//! left:  ... min_free_bytes .................. 16 MiB ..................... 8 MiB ....... 0
+//!            └─ appends, new topics stop       └─ rewriting, settings stop   └─ removing stops
 //! ```
 //!
 //! # Why

@@ -1,4 +1,4 @@
-//! AheadReader the log for those who are behind: in turn, and once for all who read the same.
+//! Reads the log for those who are behind: in turn, and once for all who read the same.
 //!
 //! # Why
 //!
