@@ -274,12 +274,12 @@ impl Drop for Admitted {
 
 /// The entry of one subscription in the list of its client. Dropping it removes the entry.
 #[derive(Debug)]
-pub(super) struct Listed {
+pub(super) struct ListEntry {
     clients: Option<Arc<Clients>>,
     entry: Option<(Arc<Client>, Arc<Followed>)>,
 }
 
-impl Listed {
+impl ListEntry {
     /// Lists a subscription of the client that follows the topics of `reader`.
     pub(super) fn new(peer: Option<&Peer>, protocol: &'static str, reader: &Reader) -> Self {
         let entry = peer.map(|Peer { client, .. }| {
@@ -317,7 +317,7 @@ impl Listed {
     }
 }
 
-impl Drop for Listed {
+impl Drop for ListEntry {
     fn drop(&mut self) {
         if let Some((client, followed)) = &self.entry {
             let mut all = client.followed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,7 @@
 //!
 //! An edge decides in which form each of these is written, and nothing else.
 
-use super::clients::{Listed, Peer, share};
+use super::clients::{ListEntry, Peer, share};
 use super::config::FollowConfig;
 use super::selection::{Kept, Wanted};
 use crate::broker::{Broker, Delivery, Patience, Reader, Run, Waited};
@@ -24,7 +24,7 @@ pub(super) struct Following {
     patience: Patience,
     /// The last place that the client was told.
     told: Cursor,
-    listed: Listed,
+    listed: ListEntry,
     _kept: Kept,
 }
 
@@ -52,7 +52,7 @@ impl Following {
         patience: Patience,
         peer: Option<&Peer>,
     ) -> Self {
-        let (listed, told) = (Listed::new(peer, protocol, &reader), reader.cursor());
+        let (listed, told) = (ListEntry::new(peer, protocol, &reader), reader.cursor());
         Self { reader, patience, told, listed, _kept: kept }
     }
 

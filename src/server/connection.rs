@@ -71,12 +71,12 @@ pub(crate) struct Door {
 pub(crate) struct Connections {
     serving: Serving,
     clients: Arc<Clients>,
-    tasks: JoinSet<Option<EventStream>>,
+    tasks: JoinSet<Option<Handover>>,
     refusing: JoinSet<()>,
 }
 
 /// An answer that is still to be sent, and the socket for it.
-type EventStream = (Socket, Response);
+type Handover = (Socket, Response);
 
 /// How connections are served.
 #[derive(Debug, Clone)]
@@ -199,7 +199,7 @@ impl Connections {
     }
 }
 
-type Outcome = Result<Option<EventStream>, Box<dyn std::error::Error + Send + Sync>>;
+type Outcome = Result<Option<Handover>, Box<dyn std::error::Error + Send + Sync>>;
 
 impl Serving {
     /// Serves one connection. Returns the socket where there is an event stream to be sent.

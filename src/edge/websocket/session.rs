@@ -33,7 +33,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::ending::{ABUSIVE, DRAINING, SessionEnd, TOO_SLOW, UNANSWERED};
 use super::hearing::{Heard, Hearing};
 use super::protocol::{Reference, Refused, Subscribe};
-use super::subscription::{Subscription, Turn, message, rests};
+use super::subscription::{NamedFollowing, SubscriptionTurn, message, rests};
 use super::waiting::{Waiting, beside, done, next};
 use crate::broker::{Ack, Delivery, InOrder, Run, Waited};
 use crate::edge::bounds::max_request_bytes;
@@ -82,7 +82,7 @@ pub(super) struct Session<S> {
     names: HashMap<String, AbortHandle>,
     waiting: FuturesUnordered<Waiting>,
     /// What came of them while the session waited for its client, and what that holds.
-    ready: VecDeque<(Result<Turn, Aborted>, Held)>,
+    ready: VecDeque<(Result<SubscriptionTurn, Aborted>, Held)>,
     publishing: FuturesUnordered<Publishing>,
     hearing: Hearing,
     /// The message that is being done. There is no other one meanwhile.
@@ -338,8 +338,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             let opening = Following::open(wanted, "websocket", broker, config, peer.as_ref());
             let opened = opening
                 .await
-                .map(|following| Box::new(Subscription { name: named.clone(), following }));
-            Turn::Opened(named, opened)
+                .map(|following| Box::new(NamedFollowing { name: named.clone(), following }));
+            SubscriptionTurn::Opened(named, opened)
         };
         let (handle, registration) = AbortHandle::new_pair();
         self.names.insert(name, handle);
@@ -382,11 +382,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Tells what came of a subscription, and waits for its next.
-    async fn take(&mut self, turn: Result<Turn, Aborted>) -> Result<(), SessionEnd> {
+    async fn take(&mut self, turn: Result<SubscriptionTurn, Aborted>) -> Result<(), SessionEnd> {
         let Ok(turn) = turn else { return Ok(()) };
         let (mut subscription, waited) = match turn {
-            Turn::Opened(name, Err(error)) => return self.ended(&name, &error).await,
-            Turn::Opened(_, Ok(mut subscription)) => {
+            SubscriptionTurn::Opened(name, Err(error)) => return self.ended(&name, &error).await,
+            SubscriptionTurn::Opened(_, Ok(mut subscription)) => {
                 let (earliest, tail) = subscription.following.reader().bounds();
                 let mut message = subscription.tell("subscribed");
                 message.insert("earliest".to_owned(), json!(earliest));
@@ -394,7 +394,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.send(message).await?;
                 return self.wait(subscription);
             }
-            Turn::Waited(subscription, waited) => (subscription, waited),
+            SubscriptionTurn::Waited(subscription, waited) => (subscription, waited),
         };
         match waited {
             Ok(Waited::Silence) if !subscription.following.has_moved() => {}
@@ -436,14 +436,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Waits for the next of a subscription, beside all others.
-    fn wait(&mut self, mut subscription: Box<Subscription>) -> Result<(), SessionEnd> {
+    fn wait(&mut self, mut subscription: Box<NamedFollowing>) -> Result<(), SessionEnd> {
         let (handle, registration) = AbortHandle::new_pair();
         // It may have been given up while it was written.
         let Some(known) = self.names.get_mut(&subscription.name) else { return Ok(()) };
         *known = handle;
         let wait = async move {
             let waited = subscription.following.next().await;
-            Turn::Waited(subscription, waited)
+            SubscriptionTurn::Waited(subscription, waited)
         };
         self.waiting.push(in_turn(Abortable::new(Box::pin(wait), registration)));
         Ok(())
@@ -460,7 +460,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Writes the events of `run`, and of what follows it that is in memory already.
     async fn deliver(
         &mut self,
-        subscription: &mut Subscription,
+        subscription: &mut NamedFollowing,
         run: &Run,
     ) -> Result<(), SessionEnd> {
         let name = Value::from(subscription.name.as_str());
@@ -484,7 +484,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn feed_run(
         &mut self,
         prefix: &str,
-        subscription: &mut Subscription,
+        subscription: &mut NamedFollowing,
         run: &Run,
     ) -> Result<usize, SessionEnd> {
         let mut size_bytes = 0;

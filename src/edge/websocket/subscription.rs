@@ -10,18 +10,18 @@ use crate::edge::json::{Carrier, write_event};
 use crate::error::Result;
 
 /// A subscription of the connection, under the client's name for it.
-pub(super) struct Subscription {
+pub(super) struct NamedFollowing {
     pub(super) name: String,
     pub(super) following: Following,
 }
 
 /// What comes of waiting for a subscription.
-pub(super) enum Turn {
-    Opened(String, Result<Box<Subscription>>),
-    Waited(Box<Subscription>, Result<Waited>),
+pub(super) enum SubscriptionTurn {
+    Opened(String, Result<Box<NamedFollowing>>),
+    Waited(Box<NamedFollowing>, Result<Waited>),
 }
 
-impl Subscription {
+impl NamedFollowing {
     /// The beginning of a message that tells its place.
     pub(super) fn tell(&mut self, kind: &str) -> Map<String, Value> {
         let mut message = message(kind);
@@ -32,9 +32,11 @@ impl Subscription {
 }
 
 /// What came of a subscription holds so much, in bytes.
-pub(super) fn held_bytes(turn: &Result<Turn, Aborted>) -> usize {
+pub(super) fn held_bytes(turn: &Result<SubscriptionTurn, Aborted>) -> usize {
     match turn {
-        Ok(Turn::Waited(_, Ok(Waited::Delivery(Delivery::Events(run))))) => run.held_bytes(),
+        Ok(SubscriptionTurn::Waited(_, Ok(Waited::Delivery(Delivery::Events(run))))) => {
+            run.held_bytes()
+        }
         _ => 0,
     }
 }

@@ -16,13 +16,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ending::SessionEnd;
 use super::hearing::Heard;
-use super::subscription::{Turn, held_bytes};
+use super::subscription::{SubscriptionTurn, held_bytes};
 use crate::edge::budget::{Held, Share};
 use crate::error::Result;
 use crate::polls::{self, InTurn};
 
 /// One subscription that opens or waits. In turns, for hundreds may have something to do at once.
-pub(super) type Waiting = InTurn<Abortable<Pin<Box<dyn Future<Output = Turn> + Send>>>>;
+pub(super) type Waiting = InTurn<Abortable<Pin<Box<dyn Future<Output = SubscriptionTurn> + Send>>>>;
 
 /// Writes, and lets the subscriptions go on meanwhile: one that waits for its turn at the disk gets
 /// it before others, and would keep it for as long as the client takes nothing.
@@ -33,7 +33,7 @@ pub(super) type Waiting = InTurn<Abortable<Pin<Box<dyn Future<Output = Turn> + S
 pub(super) async fn beside(
     write: impl Future<Output = tungstenite::Result<()>>,
     waiting: &mut FuturesUnordered<Waiting>,
-    ready: &mut VecDeque<(Result<Turn, Aborted>, Held)>,
+    ready: &mut VecDeque<(Result<SubscriptionTurn, Aborted>, Held)>,
     share: &Share,
 ) -> Result<(), SessionEnd> {
     let mut write = pin!(write);

@@ -8,6 +8,7 @@
 //! paths and methods with those of the router. Schemathesis sends requests that the document allows
 //! or forbids, and compares the answers (`tests/suite/openapi.rs`).
 
+mod limits;
 mod operations;
 mod parameters;
 mod shapes;
@@ -19,15 +20,10 @@ use http::header;
 use utoipa::openapi::path::PathItemBuilder;
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder, tag::TagBuilder};
 
+use self::limits::Limits;
 use crate::broker::LimitsConfig;
 use crate::edge::config::FollowConfig;
 use crate::edge::http::request::Edge;
-
-/// The limits of this broker, which the document shows.
-pub(in crate::edge) struct Limits<'a> {
-    pub(in crate::edge) publish: &'a LimitsConfig,
-    pub(in crate::edge) follow: &'a FollowConfig,
-}
 
 const DESCRIPTION: &str = "An event log with replay: publish durably, follow, and resume from any \
     place. A `HEAD` is answered as the `GET` of its path, without the body. A body may have a \

@@ -6,7 +6,7 @@ use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::{Content, ObjectBuilder, Ref, Required, Response, ResponseBuilder, Schema};
 
-use crate::edge::http::openapi::Limits;
+use super::limits::Limits;
 use crate::edge::http::openapi::parameters::{
     self, header, number, number_within, of_lists, of_pages, of_readers, of_streams, one_of, query,
     text, text_up_to,

@@ -4,8 +4,8 @@ use serde_json::json;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn, ParameterStyle};
 use utoipa::openapi::{Array, ObjectBuilder, RefOr, Required, Schema, Type};
 
+use super::limits::Limits;
 use crate::edge::http::asked::CURSOR_QUERIES;
-use crate::edge::http::openapi::Limits;
 
 /// Returns the shape of a text.
 pub(super) fn text() -> ObjectBuilder {

@@ -5,30 +5,30 @@ use utoipa::openapi::{
     Array, Components, ComponentsBuilder, Object, ObjectBuilder, Ref, RefOr, Schema, Type,
 };
 
-use crate::edge::http::openapi::Limits;
+use super::limits::Limits;
 use crate::edge::http::openapi::parameters::{number, number_within, one_of, text, text_up_to};
 
 /// A field of an object: its name, its shape, what it says, and whether it is always there.
-type Member = (&'static str, RefOr<Schema>, bool);
+type Property = (&'static str, RefOr<Schema>, bool);
 
-fn field(name: &'static str, shape: ObjectBuilder, description: &str) -> Member {
+fn field(name: &'static str, shape: ObjectBuilder, description: &str) -> Property {
     (name, Schema::from(shape.description(Some(description)).build()).into(), true)
 }
 
-fn optional((name, shape, _): Member) -> Member {
+fn optional((name, shape, _): Property) -> Property {
     (name, shape, false)
 }
 
-fn named(name: &'static str, shape: &str) -> Member {
+fn named(name: &'static str, shape: &str) -> Property {
     (name, Ref::from_schema_name(shape).into(), true)
 }
 
-fn list(name: &'static str, shape: &str) -> Member {
+fn list(name: &'static str, shape: &str) -> Property {
     let list = Array::new(Ref::from_schema_name(shape));
     (name, Schema::Array(list).into(), true)
 }
 
-fn texts(name: &'static str, description: &str) -> Member {
+fn texts(name: &'static str, description: &str) -> Property {
     let list = utoipa::openapi::ArrayBuilder::new()
         .items(text().build())
         .max_items(Some(crate::lists::MAX_ENTRIES))
@@ -36,15 +36,15 @@ fn texts(name: &'static str, description: &str) -> Member {
     (name, Schema::Array(list.build()).into(), false)
 }
 
-fn map(name: &'static str, description: &str) -> Member {
+fn map(name: &'static str, description: &str) -> Property {
     let values = AdditionalProperties::RefOr(Schema::from(text().build()).into());
     let map = ObjectBuilder::new().schema_type(Type::Object);
     field(name, map.additional_properties(Some(values)), description)
 }
 
-fn object(description: &str, fields: impl IntoIterator<Item = Member>) -> Object {
+fn object(description: &str, fields: impl IntoIterator<Item = Property>) -> Object {
     let object = ObjectBuilder::new().schema_type(Type::Object).description(Some(description));
-    let add = |object: ObjectBuilder, (name, shape, is_required): Member| {
+    let add = |object: ObjectBuilder, (name, shape, is_required): Property| {
         let object = object.property(name, shape);
         if is_required { object.required(name) } else { object }
     };
@@ -52,7 +52,7 @@ fn object(description: &str, fields: impl IntoIterator<Item = Member>) -> Object
 }
 
 /// An object that has these fields and no others.
-fn closed(description: &str, fields: impl IntoIterator<Item = Member>) -> Object {
+fn closed(description: &str, fields: impl IntoIterator<Item = Property>) -> Object {
     let object = ObjectBuilder::from(object(description, fields));
     object.additional_properties(Some(AdditionalProperties::FreeForm(false))).build()
 }
@@ -66,7 +66,7 @@ fn boolean() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::Boolean)
 }
 
-fn time(name: &'static str, description: &str) -> Member {
+fn time(name: &'static str, description: &str) -> Property {
     field(name, text(), &format!("{description}, by RFC 3339 in UTC."))
 }
 
@@ -178,12 +178,12 @@ fn page() -> Object {
 }
 
 /// What is known of a member: names, and any values of JSON.
-fn info(description: &str) -> Member {
+fn info(description: &str) -> Property {
     field("info", ObjectBuilder::new().schema_type(Type::Object), description)
 }
 
 /// Events as JSON, or with `format=cloudevents` as CloudEvents.
-fn events_in_form() -> Member {
+fn events_in_form() -> Property {
     let forms = utoipa::openapi::schema::AnyOfBuilder::new()
         .item(Ref::from_schema_name("Event"))
         .item(Ref::from_schema_name("CloudEvent"));

@@ -1,0 +1,10 @@
+//! The limits that the document shows.
+
+use crate::broker::LimitsConfig;
+use crate::edge::config::FollowConfig;
+
+/// The limits of this broker, which the document shows.
+pub(super) struct Limits<'a> {
+    pub(super) publish: &'a LimitsConfig,
+    pub(super) follow: &'a FollowConfig,
+}
