@@ -35,9 +35,9 @@ pub struct ServerConfig {
     pub max_connections_per_address: u64,
     /// Memory for everything that waits for clients or comes from them, in bytes: requests and
     /// their heads, answers, pages, frames, subscriptions with their patterns, members. A
-    /// connection may hold as much of it as it leaves to its address, and an address as much as it
-    /// leaves to all others: a single client a quarter. If there is no room, new work is refused
-    /// with 503 and a time to retry, and open streams wait. Default: 512 MiB.
+    /// connection may take more while the bytes of it, of its address and of all clients add up to
+    /// less than 7/8: a single client may hold a little over a quarter. If there is no room, new
+    /// work is refused with 503 and a time to retry, and open streams wait. Default: 512 MiB.
     pub max_client_bytes: u64,
     /// Longest head of an HTTP/1.1 request, in bytes. Default: 64 KiB.
     pub max_head_bytes: u64,

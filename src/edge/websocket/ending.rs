@@ -5,19 +5,19 @@ use std::io;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-/// Close codes of our own; the others are those of the RFC.
+/// The close codes of the broker's own; the others are those of RFC 6455.
 pub(super) const ABUSIVE: u16 = 4029;
 pub(super) const TOO_SLOW: u16 = 4108;
 pub(super) const DRAINING: u16 = 4109;
 pub(super) const UNANSWERED: u16 = 4110;
 
-/// Why a connection ends.
+/// The reason for which a connection ends.
 pub(super) enum SessionEnd {
     /// The client closed it, or is gone.
     Gone,
-    /// It answered nothing for too long.
+    /// The client answered no ping for too long.
     Dead,
-    /// We close it.
+    /// The broker closes it, with this code and reason.
     Close(CloseCode, String),
 }
 

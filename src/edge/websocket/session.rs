@@ -1,4 +1,4 @@
-//! One WebSocket: what its client asks for, and what it follows, on one task.
+//! One WebSocket: the requests and the subscriptions of its client, on one task.
 //!
 //! The file is longer than others are: it is one loop, and each of its arms needs all of its state.
 //!
@@ -76,22 +76,22 @@ pub(super) struct Session<S> {
     peer: Option<Peer>,
     share: Share,
     socket: WebSocketStream<PacedSocket<S>>,
-    /// What was fed since the last flush, in bytes.
+    /// The bytes that were fed since the last flush.
     unsent_bytes: usize,
     /// The subscriptions, by the client's names for them.
     names: HashMap<String, AbortHandle>,
     waiting: FuturesUnordered<Waiting>,
-    /// What came of them while the session waited for its client, and what that holds.
+    /// Outcomes of subscriptions from while the session waited for its client, with their memory.
     ready: VecDeque<(Result<SubscriptionTurn, Aborted>, Held)>,
     publishing: FuturesUnordered<Publishing>,
     hearing: Hearing,
-    /// The message that is being done. There is no other one meanwhile.
+    /// The message that is being handled. No other one is read meanwhile.
     heard: Option<AbortOnDropHandle<Heard>>,
     /// Frames that were refused since the last good one.
     refused: u32,
-    /// How the client takes what its rates refuse.
+    /// The messages that the rates refused, less those that they let through.
     temper: Temper,
-    /// When something of the client came in last.
+    /// The time of the client's last bytes.
     alive: Instant,
 }
 
@@ -208,8 +208,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 if let Poll::Ready(heard) = poll!(hearing.as_mut()) {
                     return self.answer_to(heard).await;
                 }
-                // It waits for a place, or for room. On a task of its own it has its turn also
-                // while this one waits for the client.
+                // The message waits for a place among large work, or for memory. On a task of its
+                // own it gets its turn also while this task waits for the client.
                 let heard = tokio::spawn(timed(Task::WebSocket, hearing));
                 self.heard = Some(AbortOnDropHandle::new(heard));
                 return Ok(());

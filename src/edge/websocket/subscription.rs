@@ -15,14 +15,14 @@ pub(super) struct NamedFollowing {
     pub(super) following: Following,
 }
 
-/// What comes of waiting for a subscription.
+/// The outcome of opening a subscription, or of waiting for its next delivery.
 pub(super) enum SubscriptionTurn {
     Opened(String, Result<Box<NamedFollowing>>),
     Waited(Box<NamedFollowing>, Result<Waited>),
 }
 
 impl NamedFollowing {
-    /// The beginning of a message that tells its place.
+    /// Returns the beginning of a message that tells the reader's place.
     pub(super) fn tell(&mut self, kind: &str) -> Map<String, Value> {
         let mut message = message(kind);
         message.insert("subscription".to_owned(), json!(self.name));
@@ -31,7 +31,7 @@ impl NamedFollowing {
     }
 }
 
-/// What came of a subscription holds so much, in bytes.
+/// Returns the memory that an outcome holds, in bytes.
 pub(super) fn held_bytes(turn: &Result<SubscriptionTurn, Aborted>) -> usize {
     match turn {
         Ok(SubscriptionTurn::Waited(_, Ok(Waited::Delivery(Delivery::Events(run))))) => {
@@ -45,8 +45,8 @@ pub(super) fn message(kind: &str) -> Map<String, Value> {
     Map::from_iter([("type".to_owned(), json!(kind))])
 }
 
-/// The messages of the events of `run`, but for what they begin with: that is the client's own, and
-/// this is the same for all.
+/// Returns the messages of the events of `run` without their beginnings. A beginning names the
+/// client's own subscription; the rest is the same for all clients, and shared by them.
 pub(super) fn rests(reader: &Reader, run: &Run) -> Vec<bytes::Bytes> {
     let form = match reader {
         Reader::One(_) => forms::MESSAGE,

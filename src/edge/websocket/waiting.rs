@@ -21,15 +21,15 @@ use crate::edge::budget::{Held, Share};
 use crate::error::Result;
 use crate::polls::{self, InTurn};
 
-/// One subscription that opens or waits. In turns, for hundreds may have something to do at once.
+/// One subscription that opens or waits. Subscriptions take turns: hundreds may be ready at once.
 pub(super) type Waiting = InTurn<Abortable<Pin<Box<dyn Future<Output = SubscriptionTurn> + Send>>>>;
 
-/// Writes, and lets the subscriptions go on meanwhile: one that waits for its turn at the disk gets
-/// it before others, and would keep it for as long as the client takes nothing.
+/// Writes, and lets the subscriptions go on meanwhile. A subscription that holds a turn at the disk
+/// would otherwise keep the turn for as long as the client takes nothing.
 ///
 /// # Errors
 ///
-/// Those of the write; for what came of the subscriptions there is no room.
+/// The write failed, or there is no room for the outcomes of the subscriptions.
 pub(super) async fn beside(
     write: impl Future<Output = tungstenite::Result<()>>,
     waiting: &mut FuturesUnordered<Waiting>,
@@ -53,8 +53,8 @@ pub(super) async fn beside(
     written.await
 }
 
-/// The next message, when what was to be written is written: a client that takes no answers is not
-/// heard either.
+/// Returns the next message, after all answers are written: a client that takes no answers is not
+/// read either.
 ///
 /// # Cancel safety
 ///
@@ -68,7 +68,7 @@ pub(super) async fn next<S: AsyncRead + AsyncWrite + Unpin>(
     socket.next().await
 }
 
-/// What the message that is being done comes to.
+/// Returns the outcome of the message that is being handled.
 ///
 /// # Cancel safety
 ///
