@@ -24,13 +24,13 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
-pub use crate::gap::{Gap, GapReason, TrimReason};
+pub use crate::gap::{Gap, GapReason, Requested, TrimReason};
 pub use crate::place::{Epoch, Place, Position, Sequence};
 
 /// A resume point as it travels: `42-9f3c2a1b`, `@1042-9f3c2a1b` or `@1042~17-9f3c2a1b`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
-    /// The last event that was seen.
+    /// The last event that was seen; 0 is before the first.
     pub after: Place,
     /// The number of the last drop of the log that is no loss to the reader, though what went then
     /// lies after its place; `None` where there is no such drop.

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::place::Sequence;
+use crate::place::Place;
+use crate::time::Timestamp;
 use crate::topic_name::TopicName;
 
 /// Why events were taken out at the front of a topic.
@@ -72,25 +73,55 @@ impl From<TrimReason> for GapReason {
     }
 }
 
+/// The start that a reader asked for, and cannot have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requested {
+    /// The sequence or the position of the first event that the reader wants.
+    Place(Place),
+    /// The first event that was appended at this time, or later.
+    Time(Timestamp),
+    /// Something that is no cursor, as [`GapReason::Unknown`] says.
+    Unknown,
+}
+
+impl Requested {
+    /// The number on the wire: the sequence, the position or the milliseconds since 1970, and 0 for
+    /// what is unknown.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Place(place) => place.number(),
+            Self::Time(time) => time.as_ms(),
+            Self::Unknown => 0,
+        }
+    }
+}
+
+impl Serialize for Requested {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.number())
+    }
+}
+
 /// The news that the event a reader wants next is not there. All fields are of one moment.
+///
+/// `earliest`, `tail` and `resume` are sequences of the gap's topic, or positions where the gap is
+/// one of all topics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Gap {
-    /// The topic; `None` for all topics of a reader of many. Places are positions then, and no
-    /// sequences.
+    /// The topic; `None` for all topics of a reader of many.
     pub topic: Option<TopicName>,
-    /// The sequence the reader wanted next; for a cursor by position, the position; for a start by
-    /// time, the milliseconds since 1970; 0 after [`GapReason::Unknown`].
-    pub requested: u64,
-    /// The first sequence that can be read.
-    pub earliest: Sequence,
-    /// The sequence that will be given next.
-    pub tail: Sequence,
+    /// The start that the reader wanted.
+    pub requested: Requested,
+    /// The first place that can be read.
+    pub earliest: Place,
+    /// The place that will be given next.
+    pub tail: Place,
     /// The number of events that are lost to the reader; `None` if it is unknown.
     pub lost: Option<u64>,
     /// Why.
     pub reason: GapReason,
-    /// The sequence that is read next, after the gap.
-    pub resume: Sequence,
+    /// The place that is read next, after the gap.
+    pub resume: Place,
 }
 
 impl Gap {
@@ -108,7 +139,8 @@ impl Gap {
 
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requested, earliest, tail, .. } = self;
+        let Self { earliest, tail, .. } = self;
+        let requested = self.requested.number();
         let topic = self.topic.as_ref().map_or("all topics", TopicName::as_str);
         match self.reason {
             GapReason::Retention => write!(f, "events of {topic:?} below {earliest} were trimmed"),

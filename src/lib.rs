@@ -75,7 +75,7 @@ pub mod topic_config;
 mod topic_name;
 
 pub use broker::{
-    Ack, Broker, BrokerConfig, Delivery, OpenConfig, Page, PageRequest, Publish, Subscription,
+    Ack, Broker, BrokerConfig, Delivery, OpenConfig, Page, PageRequest, Publish, Reader,
 };
 pub use config::Config;
 pub use error::{Error, Result};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// An event's place in its topic: from 1, without holes when appended, never reused.
 #[derive(
@@ -101,21 +101,57 @@ impl FromStr for Epoch {
     }
 }
 
-/// The place after which a cursor stands.
+/// A place of one topic or of the whole broker. Neither is ever taken for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// After this sequence of the one topic that is read; 0 is before the first.
+    /// A sequence of the one topic that is read; 0 is before the first.
     Sequence(Sequence),
-    /// After this position of the whole broker; 0 is before the first.
+    /// A position of the whole broker; 0 is before the first.
     Position(Position),
 }
 
 impl Place {
     /// The number of the sequence, or of the position.
-    pub fn number(self) -> u64 {
+    pub const fn number(self) -> u64 {
         match self {
             Self::Sequence(sequence) => sequence.get(),
             Self::Position(position) => position.get(),
         }
+    }
+
+    /// The place after this one, of the same kind.
+    pub const fn next(self) -> Self {
+        match self {
+            Self::Sequence(sequence) => Self::Sequence(sequence.next()),
+            Self::Position(position) => Self::Position(position.next()),
+        }
+    }
+
+    /// The place before this one, of the same kind; 0 at the least.
+    pub const fn previous(self) -> Self {
+        match self {
+            Self::Sequence(sequence) => Self::Sequence(sequence.previous()),
+            Self::Position(position) => Self::Position(position.previous()),
+        }
+    }
+
+    /// The first place of the same kind.
+    pub const fn first(self) -> Self {
+        match self {
+            Self::Sequence(_) => Self::Sequence(Sequence::FIRST),
+            Self::Position(_) => Self::Position(Position::FIRST),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.number(), f)
+    }
+}
+
+impl Serialize for Place {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.number())
     }
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::broker::*;
-use crate::cursor::{Gap, GapReason};
+use crate::cursor::{Gap, GapReason, Requested};
 use crate::event::{NewEvent, Timestamp};
 use crate::log::MemoryLog;
 
@@ -293,8 +293,8 @@ impl World {
             reads_all,
             began: self.actions,
             after,
-            // Of one topic: before its gap is told, such a reader stands before all there ever was.
-            wants_gone: from == "time" || (from == "unknown" && !reads_all),
+            // Before its gap is told, a reader of an unknown place stands before all there ever was.
+            wants_gone: from == "time" || from == "unknown",
             start,
             open: None,
             came_back: false,
@@ -314,22 +314,15 @@ impl World {
         let (start, on_gap) = (reading.start, OnGap::Resume);
         reading.came_back |= matches!(start, StartPoint::After(_));
         match reading.reads_all {
-            true => {
-                let all = vec![">".parse().unwrap()];
-                Reader::Many(self.broker.feed(all, start, on_gap).await.unwrap())
-            }
-            false => Reader::One(self.broker.subscribe(&name(0), start, on_gap).await.unwrap()),
+            true => self.broker.feed(vec![">".parse().unwrap()], start, on_gap).await.unwrap(),
+            false => self.broker.subscribe(&name(0), start, on_gap).await.unwrap(),
         }
     }
 
     async fn stream(&mut self, reader: usize, deliveries: usize) {
         let mut open = self.opened(reader).await;
         for _ in 0..deliveries {
-            let next = match &mut open {
-                Reader::One(one) => one.next_ready().await,
-                Reader::Many(many) => many.next_ready().await,
-            };
-            match next {
+            match open.next_ready().await {
                 Ok(Some(Delivery::Events(run))) => {
                     for event in run.events() {
                         self.deliver(reader, event.position.get());
@@ -400,7 +393,7 @@ impl World {
         }
         let topic = gap.topic.as_ref().expect("no cursor here is of another log, or ahead");
         let topic = NAMES.iter().position(|name| *name == topic.as_str()).unwrap();
-        let told = (topic, gap.resume.get(), gap.reason, self.actions);
+        let told = (topic, gap.resume.number(), gap.reason, self.actions);
         self.readers[reader].told.push(told);
     }
 
@@ -440,7 +433,10 @@ impl World {
         let reading = &self.readers[reader];
         if gap.reason == GapReason::Unknown {
             let is_first = reading.delivered.is_empty() && reading.told.is_empty();
-            return assert!(is_first && gap.requested == 0 && gap.lost.is_none(), "{gap:?}");
+            return assert!(
+                is_first && gap.requested == Requested::Unknown && gap.lost.is_none(),
+                "{gap:?}"
+            );
         }
         let told = gap.topic.as_ref().unwrap().as_str();
         let topic = NAMES.iter().position(|name| *name == told).unwrap();
@@ -452,7 +448,7 @@ impl World {
             GapReason::Tombstones => {
                 let is_lost = |e: &Known| e.compacted.is_some_and(|gone| gone > reading.began);
                 missed.any(|event| event.is_tombstone && is_lost(event))
-                    && self.may_hold(reading, topic, gap.requested)
+                    && self.may_hold(reading, topic, gap.requested.number())
             }
             // Which of the events that a trim takes were compacted away before nobody knows.
             _ => {

@@ -71,12 +71,11 @@ pub use maintenance::config::MaintenanceConfig;
 pub use presence::{MemberList, Presence};
 pub use publish::{InOrder, Pending, Publish};
 pub use read::delivery::{Delivery, Patience, Waited};
-pub use read::feed::{Feed, MAX_PATTERNS};
+pub use read::feed::MAX_PATTERNS;
 pub use read::filter::Filter;
 pub use read::page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
 pub use read::reader::Reader;
 pub use read::state::page::{StatePage, StateRequest};
-pub use read::subscription::Subscription;
 pub use report::{Ack, Dropped, Duplicate, MaintenanceReport, Receipt};
 pub use tail::form::WireForm;
 pub use tail::run::Run;
@@ -355,13 +354,13 @@ impl Broker {
         topic: &TopicName,
         start: StartPoint,
         on_gap: OnGap,
-    ) -> Result<Subscription> {
+    ) -> Result<Reader> {
         if self.is_draining() {
             return Err(Error::ShuttingDown);
         }
         self.check_start(start)?;
         let topic = self.0.topics.follow(topic)?;
-        Subscription::start(self.0.clone(), topic, start, on_gap).await
+        Reader::of_one(self.0.clone(), topic, start, on_gap).await
     }
 
     /// Refuses a start by a time that has not come yet.
@@ -391,7 +390,7 @@ impl Broker {
         patterns: Vec<TopicPattern>,
         start: StartPoint,
         on_gap: OnGap,
-    ) -> Result<Feed> {
+    ) -> Result<Reader> {
         self.feed_with(patterns, start, on_gap, None).await
     }
 
@@ -402,13 +401,13 @@ impl Broker {
         start: StartPoint,
         on_gap: OnGap,
         deposit: Option<Deposit>,
-    ) -> Result<Feed> {
+    ) -> Result<Reader> {
         if self.is_draining() {
             return Err(Error::ShuttingDown);
         }
         self.check_start(start)?;
         patterns.iter().try_for_each(|pattern| self.0.topics.check_pattern(pattern))?;
-        Feed::start(self.0.clone(), patterns, start, on_gap, deposit).await
+        Reader::of_many(self.0.clone(), patterns, start, on_gap, deposit).await
     }
 
     /// Reads a page of `topic`, which must exist unless the caller waits for its first event.
@@ -432,8 +431,8 @@ impl Broker {
             Err(_it_is_waited_for) if !request.wait.is_zero() => {}
             Err(error) => return Err(error),
         }
-        let subscription = self.subscribe(topic, request.start, request.on_gap).await?;
-        let reader = Reader::One(subscription).filtered(std::mem::take(&mut request.filter))?;
+        let reader = self.subscribe(topic, request.start, request.on_gap).await?;
+        let reader = reader.filtered(std::mem::take(&mut request.filter))?;
         Ok(PageReader::new(reader, request, self.0.max_page_bytes))
     }
 
@@ -471,7 +470,7 @@ impl Broker {
         deposit: Option<Deposit>,
     ) -> Result<PageReader> {
         let feed = self.feed_with(patterns, request.start, request.on_gap, deposit).await?;
-        let reader = Reader::Many(feed).filtered(std::mem::take(&mut request.filter))?;
+        let reader = feed.filtered(std::mem::take(&mut request.filter))?;
         Ok(PageReader::new(reader, request, self.0.max_page_bytes))
     }
 

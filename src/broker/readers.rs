@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::broker::*;
-use crate::cursor::GapReason;
+use crate::cursor::{GapReason, Place, Requested};
 use crate::event::{NewEvent, Timestamp};
 use crate::log::{LogConfig, MemoryLog, SledLog};
 
@@ -276,25 +276,26 @@ async fn a_feed_that_hears_in_very_many_topics_hears_everything_once_at_the_most
 /// Goal: a gap that is told as one with another counts both, and has the reason that matters.
 #[test]
 fn gaps_that_are_told_as_one_count_all_and_say_what_matters() {
+    let place = |sequence| Place::Sequence(Sequence::new(sequence));
     let gap = |reason, requested, lost| crate::cursor::Gap {
         topic: Some(name("a")),
-        requested,
-        earliest: Sequence::new(requested + 3),
-        tail: Sequence::new(99),
+        requested: Requested::Place(place(requested)),
+        earliest: place(requested + 3),
+        tail: place(99),
         lost,
         reason,
-        resume: Sequence::new(requested + 3),
+        resume: place(requested + 3),
     };
     let (purged, epoch) = (GapReason::Purged, GapReason::Epoch);
     let joined = gap(GapReason::Retention, 1, Some(3)).joined(gap(purged, 4, Some(4)));
-    assert_eq!((joined.requested, joined.lost, joined.reason), (1, Some(7), purged));
-    assert_eq!(joined.resume, Sequence::new(7));
+    assert_eq!((joined.requested.number(), joined.lost, joined.reason), (1, Some(7), purged));
+    assert_eq!(joined.resume, place(7));
     let joined = gap(epoch, 1, None).joined(gap(purged, 4, Some(4)));
     assert_eq!((joined.lost, joined.reason), (None, epoch));
     let joined = gap(GapReason::Ahead, 1, None).joined(gap(purged, 4, Some(4)));
     assert_eq!(joined.reason, GapReason::Ahead);
     let joined = gap(GapReason::Unknown, 0, None).joined(gap(purged, 4, Some(4)));
-    assert_eq!((joined.requested, joined.reason), (0, GapReason::Unknown));
+    assert_eq!((joined.requested.number(), joined.reason), (0, GapReason::Unknown));
 }
 
 /// Goal: who waits takes little memory: what readers rarely do has no room in the future that all
@@ -305,8 +306,8 @@ async fn a_reader_that_waits_has_no_room_for_what_it_rarely_does() {
     let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
     store(&broker, "a", plain("x")).await;
     let (start, on_gap) = (StartPoint::Earliest, OnGap::Resume);
-    let one = Reader::One(broker.subscribe(&name("a"), start, on_gap).await.unwrap());
-    let many = Reader::Many(broker.feed(vec![">".parse().unwrap()], start, on_gap).await.unwrap());
+    let one = broker.subscribe(&name("a"), start, on_gap).await.unwrap();
+    let many = broker.feed(vec![">".parse().unwrap()], start, on_gap).await.unwrap();
     let mut patience = Patience::new(Duration::from_secs(1));
     for mut reader in [one, many] {
         let held_bytes = size_of_val(&reader) + size_of_val(&reader.next_within(&mut patience));

@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::broker::*;
-use crate::cursor::{Cursor, Gap, GapReason};
+use crate::cursor::{Cursor, Gap, GapReason, Place, Requested};
 use crate::event::{NewEvent, Timestamp};
 use crate::log::{Fault, FaultyLog};
 
 fn name(topic: &str) -> TopicName {
     topic.parse().unwrap()
+}
+
+fn place(sequence: u64) -> Place {
+    Place::Sequence(Sequence::new(sequence))
 }
 
 fn publish(topic: &str, payload: &str) -> Publish {
@@ -373,12 +377,12 @@ async fn a_reader_that_falls_behind_is_told_once_and_goes_on_as_it_asked() {
         let Some(Delivery::Gap(gap)) = reader.next_ready().await.unwrap() else { panic!("no gap") };
         let expected = Gap {
             topic: Some(name("a")),
-            requested: 3,
-            earliest: Sequence::new(6),
-            tail: Sequence::new(10),
+            requested: Requested::Place(place(3)),
+            earliest: place(6),
+            tail: place(10),
             lost: Some(3),
             reason: GapReason::Purged,
-            resume: Sequence::new(resume),
+            resume: place(resume),
         };
         assert_eq!(gap, expected);
         let mut seen = Vec::new();
@@ -397,9 +401,12 @@ async fn a_reader_that_falls_behind_is_told_once_and_goes_on_as_it_asked() {
     let mut reader = broker.subscribe(&name("a"), start, OnGap::Fail).await.unwrap();
     broker.purge(&name("a"), Sequence::new(6)).await.unwrap();
     let error = reader.next_ready().await.unwrap_err();
-    assert!(matches!(error, Error::Gap(ref gap) if gap.requested == 3), "{error}");
+    assert!(
+        matches!(error, Error::Gap(ref gap) if gap.requested == Requested::Place(place(3))),
+        "{error}"
+    );
     let error = broker.subscribe(&name("a"), "2".parse().unwrap(), OnGap::Fail).await.unwrap_err();
-    assert!(matches!(error, Error::Gap(ref gap) if gap.earliest.get() == 6), "{error}");
+    assert!(matches!(error, Error::Gap(ref gap) if gap.earliest == place(6)), "{error}");
 }
 
 #[tokio::test]
@@ -441,7 +448,10 @@ async fn a_cursor_by_position_whose_events_were_trimmed_is_a_gap_and_no_other_is
         match first {
             Delivery::Gap(gap) => {
                 assert!(position < 9, "nothing is missing after position {position}: {gap}");
-                assert_eq!((gap.requested, gap.resume.get(), gap.lost), (position + 1, 4, None));
+                assert_eq!(
+                    (gap.requested.number(), gap.resume.number(), gap.lost),
+                    (position + 1, 4, None)
+                );
             }
             Delivery::Events(run) => {
                 assert!(position >= 9, "a gap was not told after position {position}");
@@ -481,7 +491,7 @@ async fn a_start_by_time_from_which_events_were_trimmed_is_a_gap_and_no_other_is
         assert_eq!(reader.cursor(), Cursor::after(Sequence::new(0), epoch), "it is told again");
         let Some(Delivery::Gap(gap)) = reader.next_ready().await.unwrap() else { panic!() };
         assert_eq!(reader.cursor(), Cursor::after(Sequence::new(2), epoch));
-        assert_eq!((gap.requested, gap.resume.get(), gap.lost), (time_ms, 3, None));
+        assert_eq!((gap.requested.number(), gap.resume.number(), gap.lost), (time_ms, 3, None));
         assert_eq!(gap.reason, GapReason::Purged);
     }
     for (time_ms, first) in [(2_001, 3), (3_000, 3), (3_001, 4), (5_000, 5)] {

@@ -283,16 +283,13 @@ impl ListEntry {
     /// Lists a subscription of the client that follows the topics of `reader`.
     pub(super) fn new(peer: Option<&Peer>, protocol: &'static str, reader: &Reader) -> Self {
         let entry = peer.map(|Peer { client, .. }| {
-            let topics = match reader {
-                Reader::One(one) => one.topic().to_string(),
-                Reader::Many(many) => {
-                    let patterns = many.patterns().iter().map(|pattern| pattern.as_str());
+            let topic = reader.topic().cloned();
+            let topics = match &topic {
+                Some(topic) => topic.to_string(),
+                None => {
+                    let patterns = reader.patterns().iter().map(|pattern| pattern.as_str());
                     patterns.collect::<Vec<_>>().join(" ")
                 }
-            };
-            let topic = match reader {
-                Reader::One(one) => Some(one.topic().clone()),
-                Reader::Many(_) => None,
             };
             let after = AtomicU64::new(reader.cursor().after.number());
             let followed = Arc::new(Followed { protocol, topics, topic, after });

@@ -12,7 +12,7 @@
 use super::clients::{ListEntry, Peer, share};
 use super::config::FollowConfig;
 use super::selection::{Kept, Wanted};
-use crate::broker::{Broker, Delivery, Patience, Reader, Run, Waited};
+use crate::broker::{Broker, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::polls;
@@ -78,10 +78,7 @@ impl Following {
 
     /// The events that follow and are in memory already, if there are any.
     pub(super) fn next_in_memory(&mut self) -> Option<Run> {
-        match self.reader.next_in_memory() {
-            Some(Delivery::Events(run)) => Some(run),
-            _ => None,
-        }
+        self.reader.next_in_memory()
     }
 
     /// The last place that the client was told.

@@ -314,8 +314,8 @@ pub(super) fn page_end(page: &Page) -> Vec<u8> {
     let gaps: Vec<Value> = page.gaps.iter().map(super::status::gap_json).collect();
     end(&EndJson {
         cursor: page.cursor.to_string(),
-        earliest: page.earliest,
-        tail: page.tail,
+        earliest: page.earliest.number(),
+        tail: page.tail.number(),
         caught_up: page.caught_up,
         gap: gaps.first().filter(|_| !is_of_many).cloned(), // One topic has at most one gap.
         gaps: if is_of_many { gaps } else { Vec::new() },

@@ -132,11 +132,11 @@ impl Wanted {
         let held = Arc::new(share.take(reader_bytes(&topics, &filter) + member_bytes)?);
         let presence = join(broker, &topics, member, &held).await?;
         let reader = match topics {
-            Topics::One(topic) => Reader::One(broker.subscribe(&topic, start, on_gap).await?),
+            Topics::One(topic) => broker.subscribe(&topic, start, on_gap).await?,
             Topics::Many(patterns) => {
                 // The broker remembers a reader of many topics for a while after it has gone.
                 let feed = broker.feed_with(patterns, start, on_gap, Some(held.clone()));
-                Reader::Many(feed.await?)
+                feed.await?
             }
         };
         Ok((reader.filtered(filter)?, Kept { _presence: presence, _held: held }))

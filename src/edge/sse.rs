@@ -288,13 +288,13 @@ impl EventStream {
     }
 
     fn form(&self) -> WireForm {
-        match (self.reader(), self.format) {
-            (Reader::One(_), Format::Data) => forms::SSE_DATA,
-            (Reader::One(_), Format::Envelope) => forms::SSE_ENVELOPE,
-            (Reader::One(_), Format::CloudEvents) => forms::SSE_CLOUD_EVENTS,
-            (Reader::Many(_), Format::Data) => forms::SSE_DATA_OF_MANY,
-            (Reader::Many(_), Format::Envelope) => forms::SSE_ENVELOPE_OF_MANY,
-            (Reader::Many(_), Format::CloudEvents) => forms::SSE_CLOUD_EVENTS_OF_MANY,
+        match (self.format, self.reader().is_of_many()) {
+            (Format::Data, false) => forms::SSE_DATA,
+            (Format::Envelope, false) => forms::SSE_ENVELOPE,
+            (Format::CloudEvents, false) => forms::SSE_CLOUD_EVENTS,
+            (Format::Data, true) => forms::SSE_DATA_OF_MANY,
+            (Format::Envelope, true) => forms::SSE_ENVELOPE_OF_MANY,
+            (Format::CloudEvents, true) => forms::SSE_CLOUD_EVENTS_OF_MANY,
         }
     }
 
@@ -331,9 +331,9 @@ impl EventStream {
 
     fn caught_up(&mut self) -> String {
         let (earliest, tail) = self.reader().bounds();
-        let data = match self.reader() {
-            Reader::One(one) => json!({"topic": one.topic(), "earliest": earliest, "tail": tail}),
-            Reader::Many(many) => json!({"topics": many.patterns(), "tail": tail}),
+        let data = match self.reader().topic() {
+            Some(topic) => json!({"topic": topic, "earliest": earliest, "tail": tail}),
+            None => json!({"topics": self.reader().patterns(), "tail": tail}),
         };
         self.control_frame("leftoff.caught-up", &data)
     }
@@ -399,7 +399,7 @@ mod tests {
                 broker.publish(publish).await.unwrap();
             }
             let start = StartPoint::Earliest;
-            let reader = Reader::One(broker.subscribe(&topic, start, OnGap::Fail).await.unwrap());
+            let reader = broker.subscribe(&topic, start, OnGap::Fail).await.unwrap();
             let config = FollowConfig::default();
             let opened = (reader, Kept::default());
             let following = Following::new(opened, "sse", config.patience(), None);

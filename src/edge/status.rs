@@ -156,7 +156,8 @@ pub(super) const GAP_HEADER: HeaderName = HeaderName::from_static("leftoff-gap")
 /// of other gaps, which only the body has: a header has no room for all of them. Source: a
 /// dictionary of RFC 9651.
 fn gap_header(gap: &Gap, more: usize) -> HeaderValue {
-    let Gap { requested, earliest, tail, resume, .. } = gap;
+    let Gap { earliest, tail, resume, .. } = gap;
+    let requested = gap.requested.number();
     let reason = gap.reason.as_str();
     let lost = gap.lost.map(|lost| format!(", lost={lost}")).unwrap_or_default();
     let more = if more > 0 { format!(", more={more}") } else { String::new() };

@@ -10,7 +10,7 @@ use leftoff::broker::{Backup, Filter};
 use leftoff::cursor::{Gap, OnGap, Sequence, StartPoint};
 use leftoff::log::{check, restore};
 use leftoff::{
-    Broker, Delivery, Error, NewEvent, OpenConfig, PageRequest, Publish, Subscription, TopicConfig,
+    Broker, Delivery, Error, NewEvent, OpenConfig, PageRequest, Publish, Reader, TopicConfig,
 };
 
 use crate::common::name;
@@ -135,7 +135,8 @@ impl World {
         }
         let mut held = BTreeMap::new();
         for (sequence, known) in all.iter().filter(|(_, known)| before(known)) {
-            let is_told = |gap: &Gap| (gap.requested..gap.resume.get()).contains(sequence);
+            let is_told =
+                |gap: &Gap| (gap.requested.number()..gap.resume.number()).contains(sequence);
             let is_told = gaps.iter().any(is_told);
             held.insert(known.key, (*sequence, is_told));
             let may_be_compacted = topic == "keyed";
@@ -262,7 +263,7 @@ async fn what_changes_while_a_backup_is_half_read_is_whole_or_told_when_it_is_re
 struct Trimmed {
     broker: Broker,
     on_gap: OnGap,
-    reader: Subscription,
+    reader: Reader,
     /// The last sequence that it was given, or was told to be gone.
     last: u64,
     told: u64,
@@ -315,7 +316,7 @@ impl Trimmed {
     fn tell(&mut self, gap: &Gap, earliest: u64) {
         let resume = if self.on_gap == OnGap::Latest { EVENTS + 1 } else { earliest };
         let expected = (self.last + 1, earliest, resume, Some(earliest - self.last - 1));
-        let told = (gap.requested, gap.earliest.get(), gap.resume.get(), gap.lost);
+        let told = (gap.requested.number(), gap.earliest.number(), gap.resume.number(), gap.lost);
         assert_eq!(told, expected, "{gap:?}");
         self.last = resume - 1;
         self.told += 1;

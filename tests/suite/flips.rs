@@ -209,7 +209,7 @@ async fn read(broker: &Broker, topic: &str) -> Found {
         match broker.read(&name(topic), request).await {
             Ok(page) => {
                 for gap in &page.gaps {
-                    found.told.push((gap.requested, gap.resume.previous().get()));
+                    found.told.push((gap.requested.number(), gap.resume.previous().number()));
                 }
                 for event in page.runs.iter().flat_map(|run| run.events()) {
                     let payload = String::from_utf8(event.payload.to_vec()).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use leftoff::broker::Filter;
 use leftoff::cursor::{OnGap, Sequence, StartPoint};
-use leftoff::{Broker, Delivery, Error, NewEvent, OpenConfig, PageRequest, Publish, Subscription};
+use leftoff::{Broker, Delivery, Error, NewEvent, OpenConfig, PageRequest, Publish};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -92,7 +92,7 @@ impl ModelTopic {
 /// A reader: the topic it reads is that of its number.
 #[derive(Default)]
 struct Reader {
-    subscription: Option<Subscription>,
+    subscription: Option<leftoff::Reader>,
     /// The cursor it would come back with.
     cursor: Option<String>,
     /// The sequence it must get next.
@@ -210,7 +210,12 @@ impl World {
                 Some(Delivery::Ephemeral(_)) => panic!("nothing ephemeral was published"),
                 Some(Delivery::CaughtUp) => assert_eq!(reader.next, model.tail()),
                 Some(Delivery::Gap(gap)) => {
-                    let told = (gap.requested, gap.earliest.get(), gap.tail.get(), gap.lost);
+                    let told = (
+                        gap.requested.number(),
+                        gap.earliest.number(),
+                        gap.tail.number(),
+                        gap.lost,
+                    );
                     let lost = model.earliest() - reader.next;
                     assert!(lost > 0, "a gap where none is");
                     assert!(told.2 <= model.tail());
@@ -249,7 +254,7 @@ impl World {
         let wanted = after + 1;
         if wanted > model.tail() || wanted < model.earliest() {
             let Err(Error::Gap(gap)) = outcome else { panic!("{outcome:?}") };
-            let told = (gap.requested, gap.earliest.get(), gap.tail.get());
+            let told = (gap.requested.number(), gap.earliest.number(), gap.tail.number());
             assert_eq!(told, (wanted, model.earliest(), model.tail()));
             return;
         }

@@ -110,7 +110,7 @@ async fn a_filter_wants_all_of_its_headers() {
     }
     let subscription =
         broker.subscribe(&name("a"), StartPoint::Latest, OnGap::Resume).await.unwrap();
-    let mut reader = Reader::One(subscription).filtered(filter).unwrap();
+    let mut reader = subscription.filtered(filter).unwrap();
     let heard = async |reader: &mut Reader| {
         loop {
             match reader.next_within(&mut Patience::new(Duration::from_secs(10))).await.unwrap() {
@@ -132,11 +132,11 @@ async fn a_newcomer_hears_no_ephemeral_event_from_before_it_came() {
     let follow = async |of_many: bool| match of_many {
         true => {
             let feed = broker.feed(vec![">".parse().unwrap()], StartPoint::Latest, OnGap::Resume);
-            Reader::Many(feed.await.unwrap())
+            feed.await.unwrap()
         }
         false => {
             let start = StartPoint::Latest;
-            Reader::One(broker.subscribe(&name("a"), start, OnGap::Resume).await.unwrap())
+            broker.subscribe(&name("a"), start, OnGap::Resume).await.unwrap()
         }
     };
     let _somebody = (follow(false).await, follow(true).await);

@@ -357,21 +357,23 @@ impl World {
         while let Some(delivery) = reader.next_ready().await.unwrap() {
             match delivery {
                 Delivery::Gap(gap) => {
-                    assert_eq!(gap.requested, next);
-                    assert_eq!(gap.tail.get(), model.tail());
+                    assert_eq!(gap.requested.number(), next);
+                    assert_eq!(gap.tail.number(), model.tail());
                     if gap.reason == GapReason::Ahead {
                         assert!(next > model.tail());
                     } else if gap.reason == GapReason::Tombstones {
-                        assert_eq!((gap.lost, gap.resume.get()), (None, next));
+                        assert_eq!((gap.lost, gap.resume.number()), (None, next));
                         let mut later = model.events.range(next..).map(|(_, event)| event);
                         let deletes = |e: &Published| e.is_tombstone || e.is_expired();
                         assert!(later.any(|event| event.key > 0 && deletes(event)));
                     } else {
-                        assert!(gap.earliest.get() >= model.earliest && gap.earliest.get() > next);
-                        assert_eq!(gap.lost, Some(gap.earliest.get() - next));
-                        model.earliest = gap.earliest.get();
+                        assert!(
+                            gap.earliest.number() >= model.earliest && gap.earliest.number() > next
+                        );
+                        assert_eq!(gap.lost, Some(gap.earliest.number() - next));
+                        model.earliest = gap.earliest.number();
                     }
-                    next = gap.resume.get();
+                    next = gap.resume.number();
                 }
                 Delivery::Ephemeral(_) => panic!("nothing ephemeral was published"),
                 Delivery::CaughtUp => {}

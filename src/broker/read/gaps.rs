@@ -2,8 +2,10 @@
 //!
 //! Readers of one topic and of many decide it here alone.
 
+use std::collections::VecDeque;
+
 use crate::broker::topic::state::TopicState;
-use crate::cursor::{Gap, GapReason, OnGap, Position, Sequence, Since};
+use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Requested, Sequence, Since};
 use crate::event::Timestamp;
 use crate::log::Extent;
 use crate::topic::TopicName;
@@ -29,6 +31,16 @@ pub(crate) enum WantedPlace {
 }
 
 impl WantedPlace {
+    /// Returns the place as a gap for this reason names it.
+    fn requested(self, reason: GapReason) -> Requested {
+        match self {
+            _ if reason == GapReason::Unknown => Requested::Unknown,
+            Self::Sequence(next) | Self::First(next) => Requested::Place(Place::Sequence(next)),
+            Self::Position(next) => Requested::Place(Place::Position(next)),
+            Self::Time(time) => Requested::Time(time),
+        }
+    }
+
     /// Returns whether it was never given out.
     pub(super) fn is_ahead(self, extent: &Extent, last_position: u64) -> bool {
         match self {
@@ -62,14 +74,15 @@ impl WantedPlace {
     }
 }
 
-/// Returns the gap of a reader that wants `wanted` next.
+/// Returns the gap of a reader that wants `wanted` next, and the sequence at which the reader goes
+/// on.
 pub(crate) fn gap(
     topic: &TopicName,
     state: &TopicState,
     wanted: WantedPlace,
     reason: GapReason,
     on_gap: OnGap,
-) -> Gap {
+) -> (Gap, Sequence) {
     let Extent { earliest, tail, .. } = state.extent;
     let nearest = match (reason, wanted) {
         (GapReason::Ahead, _) => tail,
@@ -80,19 +93,72 @@ pub(crate) fn gap(
         GapReason::Retention | GapReason::Expired | GapReason::Purged | GapReason::Deleted => true,
         GapReason::Ahead | GapReason::Epoch | GapReason::Unknown | GapReason::Tombstones => false,
     };
-    let (requested, lost) = match wanted {
+    let lost = match wanted {
         WantedPlace::Sequence(next) | WantedPlace::First(next) => {
-            let lost = earliest.get().saturating_sub(next.get());
-            (next.get(), was_trimmed.then_some(lost))
+            was_trimmed.then_some(earliest.get().saturating_sub(next.get()))
         }
         // The number of events in between that were of this topic is not known any more.
-        WantedPlace::Position(next) => (next.get(), None),
-        WantedPlace::Time(time) => (time.as_ms(), None),
+        WantedPlace::Position(_) | WantedPlace::Time(_) => None,
     };
     let resume = match on_gap {
         OnGap::Resume | OnGap::Fail => nearest,
         OnGap::Earliest => earliest,
         OnGap::Latest => tail,
     };
-    Gap { topic: Some(topic.clone()), requested, earliest, tail, lost, reason, resume }
+    let gap = Gap {
+        topic: Some(topic.clone()),
+        requested: wanted.requested(reason),
+        earliest: Place::Sequence(earliest),
+        tail: Place::Sequence(tail),
+        lost,
+        reason,
+        resume: Place::Sequence(resume),
+    };
+    (gap, resume)
+}
+
+/// The gaps that a reader has found, and that it was not told of yet.
+#[derive(Debug, Default)]
+pub(crate) struct UntoldGaps {
+    gaps: VecDeque<Gap>,
+    /// The reader's cursor before the first of them. A reader that comes back with this cursor is
+    /// told of them again.
+    before: Option<Cursor>,
+}
+
+impl UntoldGaps {
+    /// Adds a gap that was found by a reader at the cursor `before`.
+    pub(crate) fn add(&mut self, gap: Gap, before: Cursor) {
+        self.gaps.push_back(gap);
+        self.before.get_or_insert(before);
+    }
+
+    /// Returns whether the reader was told of all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.gaps.is_empty()
+    }
+
+    /// Returns the gap that is told next.
+    pub(crate) fn first(&self) -> Option<&Gap> {
+        self.gaps.front()
+    }
+
+    /// Returns the reader's cursor, as long as some of them are untold.
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        self.before
+    }
+
+    /// Takes the gap that is told next.
+    pub(crate) fn take(&mut self) -> Option<Gap> {
+        let gap = self.gaps.pop_front()?;
+        if self.gaps.is_empty() {
+            self.before = None;
+        }
+        Some(gap)
+    }
+
+    /// Forgets all of them: the reader begins again with everything.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
 }

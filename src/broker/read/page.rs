@@ -13,7 +13,7 @@ use super::filter::Filter;
 use super::reader::Reader;
 use super::searching::Search;
 use crate::broker::tail::run::Run;
-use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
+use crate::cursor::{Cursor, Gap, OnGap, Requested, Sequence, StartPoint};
 use crate::error::Result;
 use crate::log::EventRef;
 use crate::topic::TopicName;
@@ -49,9 +49,9 @@ pub struct Page {
     /// The cursor to pass as the next start.
     pub cursor: Cursor,
     /// The first place that can be read: a sequence of the one topic, or a position.
-    pub earliest: u64,
+    pub earliest: Place,
     /// The place that is given next.
-    pub tail: u64,
+    pub tail: Place,
     /// Whether nothing was left to read.
     pub caught_up: bool,
 }
@@ -89,13 +89,14 @@ pub struct PageReader {
 impl PageReader {
     /// Reads a page; `max_bytes` bounds it besides the number of events.
     pub(crate) fn new(reader: Reader, request: PageRequest, max_bytes: usize) -> Self {
+        let (earliest, tail) = reader.bounds();
         let page = Page {
             runs: Vec::new(),
             gaps: Vec::new(),
             begin: reader.cursor(),
             cursor: reader.cursor(),
-            earliest: 0,
-            tail: 0,
+            earliest,
+            tail,
             caught_up: false,
         };
         let room = PageRoom { events: request.limit, bytes: max_bytes, is_empty: true };
@@ -119,7 +120,7 @@ impl PageReader {
     ///
     /// # Errors
     ///
-    /// As [`Subscription::next`](crate::Subscription::next), before the first events: an error
+    /// As [`Reader::next`], before the first events: an error
     /// after these ends the page, and the next page tells it.
     pub async fn next(&mut self) -> Result<Option<Run>> {
         self.next_with(|_run| Ok(())).await
@@ -214,8 +215,8 @@ impl PageReader {
     /// can be read on until its end is reached.
     pub fn page(&self) -> Page {
         let (earliest, tail) = self.reader.bounds();
-        let last = self.page.cursor.after.number();
-        let caught_up = last + 1 >= tail && !self.ends_before_gap;
+        let next = self.page.cursor.after.next();
+        let caught_up = next.number() >= tail.number() && !self.ends_before_gap;
         let Page { gaps, begin, cursor, .. } = &self.page;
         let (gaps, begin, cursor) = (gaps.clone(), *begin, *cursor);
         Page { runs: Vec::new(), gaps, begin, cursor, earliest, tail, caught_up }
@@ -242,14 +243,12 @@ impl Page {
         let gap = match before {
             Some(before) => before.joined(gap),
             None if self.gaps.len() >= MAX_PAGE_GAPS => {
-                let next = Sequence::new(self.cursor.after.number()).next();
-                let requested = next.get();
+                let next = self.cursor.after.next();
                 self.gaps.pop();
-                let earliest = Sequence::FIRST;
                 Gap {
                     topic: None,
-                    requested,
-                    earliest,
+                    requested: Requested::Place(next),
+                    earliest: next.first(),
                     tail: next,
                     lost: None,
                     resume: next,
@@ -357,7 +356,7 @@ mod tests {
     fn told(page: &Page) -> Told {
         let gap = |gap: &Gap| {
             let topic = gap.topic.as_ref().map(TopicName::to_string).unwrap_or_default();
-            (topic, gap.requested, gap.lost, gap.resume.get())
+            (topic, gap.requested.number(), gap.lost, gap.resume.number())
         };
         let sequences = page.runs.iter().flat_map(|run| run.events().map(|e| e.sequence.get()));
         let gaps = page.gaps.iter().map(gap).collect();
@@ -474,7 +473,7 @@ mod tests {
             let refused = PageRequest { on_gap: OnGap::Fail, ..request("@0") };
             let error = broker.read_many(all(), refused).await.unwrap_err();
             let Error::Gaps(refused) = error else { panic!("{error}") };
-            assert_eq!(refused.iter().map(|gap| gap.resume.get()).collect::<Vec<_>>(), [2, 4]);
+            assert_eq!(refused.iter().map(|gap| gap.resume.number()).collect::<Vec<_>>(), [2, 4]);
         }
         assert!(told_later > 0, "some page ends before the gap");
     }
@@ -492,7 +491,7 @@ mod tests {
         assert_eq!(page.gaps.len(), MAX_PAGE_GAPS);
         let (last, others) = page.gaps.split_last().unwrap();
         assert!(others.iter().all(|gap| gap.topic.is_some()));
-        assert_eq!((last.topic.clone(), last.requested, last.lost), (None, 1, None));
+        assert_eq!((last.topic.clone(), last.requested.number(), last.lost), (None, 1, None));
         assert_eq!(last.reason, GapReason::Purged);
         let after =
             Cursor { epoch: Some(broker.epoch()), ..format!("@{}", topics.len()).parse().unwrap() };

@@ -1,66 +1,136 @@
-//! Either reader: of one topic, with sequences for places, or of many, with positions.
+//! A live reader: the one loop that replays, follows, waits, and tells gaps.
+//!
+//! ```text
+//!                  ┌─ events ──────────────────────────▶ delivery
+//!  look (memory) ──┼─ gap ─────────────────────────────▶ delivery; the place goes on after it
+//!       ▲          ├─ passed: others picked them ─▶ pause ─┐
+//!       │          ├─ work: log, list of topics ───────────┤
+//!       │          └─ idle ─▶ caught up, ephemeral, wait ──┤
+//!       └──────────────────────────────────────────────────┘
+//! ```
+//!
+//! # Why
+//!
+//! A reader holds a place and no queue that publishers fill. Replay and follow are one loop, so
+//! there is no hand-over from one to the other in which an event could be lost. A reader that
+//! stalls holds nothing but the blocks of one read. The source says what comes next at the place:
+//! one topic by sequences (`subscription.rs`), or many topics by positions (`feed/`).
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::common::{Common, Step, Work};
 use super::delivery::{Delivery, Patience, Waited};
 use super::feed::Feed;
 use super::filter::Filter;
-use super::searching::Searches;
+use super::searching::{Search, Searches};
 use super::subscription::Subscription;
+use crate::broker::arrivals::Deposit;
+use crate::broker::shared::Shared;
 use crate::broker::tail::run::Run;
-use crate::cursor::{Cursor, Epoch, Gap};
-use crate::error::Result;
+use crate::broker::topic::ephemeral::Ephemeral;
+use crate::broker::topic::topics::TopicRef;
+use crate::cursor::{Cursor, Epoch, Gap, OnGap, Place, StartPoint};
+use crate::error::{Error, Result};
 use crate::log::EventRef;
+use crate::topic::{TopicName, TopicPattern};
 
-/// A live reader, whatever it reads.
+/// A live reader, of one topic or of many.
+///
+/// Places are sequences of the topic, or positions of the broker where many topics are read.
 #[derive(Debug)]
-pub enum Reader {
-    /// A reader of one topic.
+pub struct Reader {
+    source: Source,
+    is_caught_up: bool,
+}
+
+/// The topic or the topics that are read, and the place in them.
+#[derive(Debug)]
+enum Source {
     One(Subscription),
-    /// A reader of many topics.
     Many(Feed),
 }
 
+/// The outcome of reading on, without waiting for events.
+enum Next {
+    Delivery(Delivery),
+    /// The events that were read are not for this reader; there may be more.
+    Passed,
+    Idle,
+}
+
 impl Reader {
+    /// Begins to read one topic.
+    pub(crate) async fn of_one(
+        shared: Arc<Shared>,
+        topic: TopicRef,
+        start: StartPoint,
+        on_gap: OnGap,
+    ) -> Result<Self> {
+        let common = Common::new(shared, on_gap);
+        let source = Source::One(Subscription::start(common, topic, start).await?);
+        Ok(Self { source, is_caught_up: false })
+    }
+
+    /// Begins to read all topics whose names fit any of the patterns.
+    pub(crate) async fn of_many(
+        shared: Arc<Shared>,
+        patterns: Vec<TopicPattern>,
+        start: StartPoint,
+        on_gap: OnGap,
+        deposit: Option<Deposit>,
+    ) -> Result<Self> {
+        let common = Common::new(shared, on_gap);
+        let source = Source::Many(Feed::start(common, patterns, start, deposit).await?);
+        Ok(Self { source, is_caught_up: false })
+    }
+
     /// Only the events that `filter` picks. The place moves on with the others, too.
     ///
     /// # Errors
     ///
-    /// [`Error::OverLimit`](crate::Error::OverLimit).
-    pub fn filtered(self, filter: Filter) -> Result<Self> {
-        Ok(match self {
-            Self::One(subscription) => Self::One(subscription.filtered(filter)?),
-            Self::Many(feed) => Self::Many(feed.filtered(filter)?),
-        })
+    /// [`Error::OverLimit`].
+    pub fn filtered(mut self, filter: Filter) -> Result<Self> {
+        let common = self.common_mut();
+        common.filter = common.shared.filters.share(filter)?;
+        Ok(self)
     }
 
-    /// Returns the turns of those who look for events.
-    pub(crate) fn searches(&self) -> &Searches {
-        match self {
-            Self::One(subscription) => subscription.searches(),
-            Self::Many(feed) => feed.searches(),
+    /// Returns the one topic that is read; `None` for a reader of many.
+    pub fn topic(&self) -> Option<&TopicName> {
+        match &self.source {
+            Source::One(one) => Some(one.topic()),
+            Source::Many(_) => None,
         }
     }
 
-    /// Returns the cursor that names its place: what to come back with.
+    /// Returns whether many topics are read, by positions.
+    pub fn is_of_many(&self) -> bool {
+        matches!(self.source, Source::Many(_))
+    }
+
+    /// Returns the patterns of the topics of a reader of many; none for a reader of one.
+    pub fn patterns(&self) -> &[TopicPattern] {
+        match &self.source {
+            Source::One(_) => &[],
+            Source::Many(many) => many.patterns(),
+        }
+    }
+
+    /// Returns the cursor that names the reader's place: what to come back with. As long as a gap
+    /// is not delivered it is the cursor from before the gap, so that the gap is not forgotten.
     pub fn cursor(&self) -> Cursor {
-        match self {
-            Self::One(subscription) => subscription.cursor(),
-            Self::Many(feed) => feed.cursor(),
-        }
-    }
-
-    /// Returns the incarnation of the log that is read.
-    pub fn epoch(&self) -> Epoch {
-        match self {
-            Self::One(subscription) => subscription.epoch(),
-            Self::Many(feed) => feed.epoch(),
-        }
+        self.common().gaps.cursor().unwrap_or_else(|| match &self.source {
+            Source::One(one) => one.cursor(),
+            Source::Many(many) => many.cursor(),
+        })
     }
 
     /// Returns the cursor after one of the events that it delivers.
     pub fn cursor_after(&self, event: &EventRef<'_>) -> Cursor {
-        match self {
-            Self::One(subscription) => subscription.cursor_after(event.sequence),
-            Self::Many(feed) => feed.cursor_after(event.position),
+        match &self.source {
+            Source::One(one) => one.cursor_after(event.sequence),
+            Source::Many(many) => many.cursor_after(event.position),
         }
     }
 
@@ -77,15 +147,16 @@ impl Reader {
         first.is_some_and(|event| self.cursor_after(&event).since.is_some())
     }
 
-    /// Returns the first place that can be read, and the one that is given next, now: sequences of
-    /// the one topic, or positions.
-    pub fn bounds(&self) -> (u64, u64) {
-        match self {
-            Self::One(subscription) => {
-                let (earliest, tail) = subscription.bounds();
-                (earliest.get(), tail.get())
-            }
-            Self::Many(feed) => (1, feed.known().next().get()),
+    /// Returns the incarnation of the log that is read.
+    pub fn epoch(&self) -> Epoch {
+        self.common().epoch()
+    }
+
+    /// Returns the first place that can be read, and the one that is given next, now.
+    pub fn bounds(&self) -> (Place, Place) {
+        match &self.source {
+            Source::One(one) => one.bounds(),
+            Source::Many(many) => many.bounds(),
         }
     }
 
@@ -93,39 +164,218 @@ impl Reader {
     /// is behind.
     pub fn lag(&self) -> u64 {
         let (_, tail) = self.bounds();
-        let after = self.cursor().after.number();
-        tail.saturating_sub(after + 1)
+        tail.number().saturating_sub(self.cursor().after.next().number())
+    }
+
+    /// Returns whether everything that was there is delivered.
+    pub fn is_at_tail(&self) -> bool {
+        self.gap().is_none() && self.lag() == 0
     }
 
     /// Returns the gap that will be delivered first, if there is one.
     pub fn gap(&self) -> Option<&Gap> {
-        match self {
-            Self::One(subscription) => subscription.gap(),
-            Self::Many(feed) => feed.gap(),
+        self.common().gaps.first()
+    }
+
+    /// Returns the turns of those who look for events.
+    pub(crate) fn searches(&self) -> &Searches {
+        &self.common().shared.searches
+    }
+
+    /// Returns the next delivery; waits for one at the tail. `None` when the broker is stopping.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Damaged`], [`Error::ReadFailed`]: the place stays where it is.
+    /// - [`Error::Gap`]: with [`OnGap::Fail`], events that were next have been trimmed.
+    /// - [`Error::TopicDeleted`]: the last word of a reader of one topic.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what was not returned is delivered by the next call.
+    pub async fn next(&mut self) -> Result<Option<Delivery>> {
+        loop {
+            match self.next_within(&mut Patience::new(Duration::MAX)).await? {
+                Waited::Delivery(delivery) => return Ok(Some(delivery)),
+                Waited::Silence => {}
+                Waited::Stopping => return Ok(None),
+            }
         }
     }
 
     /// Returns the next delivery; waits for one at the tail, for as long as the reader is patient.
+    /// The time counts for waiting alone: what is there is read however long that takes.
     ///
     /// # Errors
     ///
-    /// As [`Subscription::next_within`] and [`Feed::next_within`].
+    /// As [`Self::next`].
     ///
     /// # Cancel safety
     ///
-    /// As these.
+    /// As [`Self::next`].
     pub async fn next_within(&mut self, patience: &mut Patience) -> Result<Waited> {
-        match self {
-            Self::One(subscription) => subscription.next_within(patience).await,
-            Self::Many(feed) => feed.next_within(patience).await,
+        let (mut search, mut is_last_look) = (Search::default(), false);
+        loop {
+            match self.next_there().await? {
+                Next::Delivery(delivery) => {
+                    patience.renew();
+                    return Ok(Waited::Delivery(delivery));
+                }
+                Next::Idle if self.common().is_stopping() => return Ok(Waited::Stopping),
+                Next::Passed | Next::Idle if is_last_look => return Ok(Waited::Silence),
+                Next::Passed => search.pause(self.searches(), self.holds_blocks()).await,
+                Next::Idle => {
+                    search = Search::default();
+                    tokio::select! {
+                        biased;
+                        () = self.source.changed() => {}
+                        () = patience.ended() => {}
+                    }
+                }
+            }
+            if patience.is_over() {
+                patience.renew();
+                is_last_look = true; // The place moves on over what was published for others.
+            }
         }
     }
 
-    /// Returns the next delivery, if it is in memory; so that several go out in one write.
-    pub fn next_in_memory(&mut self) -> Option<Delivery> {
+    /// Returns the next delivery, or `None` at the tail or when the broker is stopping. The call
+    /// may read the disk, but does not wait for events.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::next`].
+    pub async fn next_ready(&mut self) -> Result<Option<Delivery>> {
+        let mut search = Search::default();
+        loop {
+            match self.next_there().await? {
+                Next::Delivery(delivery) => return Ok(Some(delivery)),
+                Next::Passed => search.pause(self.searches(), self.holds_blocks()).await,
+                Next::Idle => return Ok(None),
+            }
+        }
+    }
+
+    /// Returns the next events, if they are in memory; so that several go out in one write.
+    pub fn next_in_memory(&mut self) -> Option<Run> {
+        if self.gap().is_some() {
+            return None;
+        }
+        match self.source.look() {
+            Ok(Step::Events(run)) => Some(run),
+            // Whatever else there is, an error too, is found again by the next call.
+            _ => None,
+        }
+    }
+
+    /// Returns whether it holds blocks of one topic that it has not looked through: a filter has
+    /// much to look for.
+    fn holds_blocks(&self) -> bool {
+        match &self.source {
+            Source::One(one) => one.holds_blocks(),
+            Source::Many(_) => false,
+        }
+    }
+
+    /// Reads on to the next delivery, as far as there is something.
+    async fn next_there(&mut self) -> Result<Next> {
+        loop {
+            if self.common().is_stopping() {
+                return Ok(Next::Idle);
+            }
+            if let Some(gap) = self.common_mut().gaps.take() {
+                return self.tell(gap).map(Next::Delivery);
+            }
+            match self.source.look()? {
+                Step::Events(run) => return Ok(Next::Delivery(Delivery::Events(run))),
+                Step::Gap => {}
+                Step::Passed => return Ok(Next::Passed),
+                // In a box: work is rare, and a reader that waits needs no room for it.
+                Step::Work(work) => Box::pin(self.source.work(work)).await?,
+                Step::Idle if !self.is_caught_up => {
+                    self.is_caught_up = true;
+                    return Ok(Next::Delivery(Delivery::CaughtUp));
+                }
+                Step::Idle => {
+                    let event = self.source.next_ephemeral().map(Delivery::Ephemeral);
+                    return Ok(event.map_or(Next::Idle, Next::Delivery));
+                }
+            }
+        }
+    }
+
+    /// Tells a gap, after which the place goes on.
+    fn tell(&mut self, gap: Gap) -> Result<Delivery> {
+        if self.common().on_gap == OnGap::Fail {
+            return Err(Error::Gap(gap));
+        }
+        self.source.go_on_after(&gap);
+        Ok(Delivery::Gap(gap))
+    }
+
+    /// Returns the feed of a reader of many, to look into it.
+    #[cfg(test)]
+    pub(super) fn as_feed(&self) -> &Feed {
+        match &self.source {
+            Source::One(_) => panic!("a reader of one topic"),
+            Source::Many(feed) => feed,
+        }
+    }
+
+    fn common(&self) -> &Common {
+        match &self.source {
+            Source::One(one) => &one.common,
+            Source::Many(many) => &many.common,
+        }
+    }
+
+    fn common_mut(&mut self) -> &mut Common {
+        match &mut self.source {
+            Source::One(one) => &mut one.common,
+            Source::Many(many) => &mut many.common,
+        }
+    }
+}
+
+impl Source {
+    fn look(&mut self) -> Result<Step> {
         match self {
-            Self::One(subscription) => subscription.next_in_memory(),
-            Self::Many(feed) => feed.next_in_memory(),
+            Self::One(one) => one.look(),
+            Self::Many(many) => Ok(many.look()),
+        }
+    }
+
+    async fn work(&mut self, work: Work) -> Result<()> {
+        match self {
+            Self::One(one) => one.read_log().await, // The only work of one topic.
+            Self::Many(many) => many.work(work).await,
+        }
+    }
+
+    fn next_ephemeral(&mut self) -> Option<Arc<Ephemeral>> {
+        match self {
+            Self::One(one) => one.next_ephemeral(),
+            Self::Many(many) => many.next_ephemeral(),
+        }
+    }
+
+    fn go_on_after(&mut self, gap: &Gap) {
+        match self {
+            Self::One(one) => one.go_on_after(gap),
+            Self::Many(many) => many.go_on_after(gap),
+        }
+    }
+
+    /// Resolves when there may be something new.
+    async fn changed(&mut self) {
+        match self {
+            Self::One(one) => drop(one.signal().changed().await),
+            Self::Many(many) => many.signal().notified().await,
         }
     }
 }

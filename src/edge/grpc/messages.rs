@@ -181,9 +181,9 @@ pub(in crate::edge) fn on_gap(number: i32) -> Result<Option<OnGap>> {
 pub(in crate::edge) fn gap(gap: &Gap, cursor: Cursor) -> proto::Gap {
     proto::Gap {
         topic: gap.topic.as_ref().map(TopicName::to_string).unwrap_or_default(),
-        requested: gap.requested,
-        earliest: gap.earliest.get(),
-        tail: gap.tail.get(),
+        requested: gap.requested.number(),
+        earliest: gap.earliest.number(),
+        tail: gap.tail.number(),
         lost: gap.lost,
         reason: gap.reason.as_str().to_owned(),
         cursor: cursor.to_string(),
@@ -230,8 +230,8 @@ pub(in crate::edge) fn page(page: &Page, events: Vec<Bytes>) -> served::ReadResp
     served::ReadResponse {
         events,
         cursor: page.cursor.to_string(),
-        earliest: page.earliest,
-        tail: page.tail,
+        earliest: page.earliest.number(),
+        tail: page.tail.number(),
         caught_up: page.caught_up,
         gaps: page.gaps.iter().map(|found| gap(found, page.begin)).collect(),
     }

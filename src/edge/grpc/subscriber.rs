@@ -13,7 +13,7 @@ use super::super::selection::Wanted;
 use super::super::served::subscriber_service_server::SubscriberService;
 use super::call::{Responses, holding, share, until, within};
 use super::{listing, pages};
-use crate::broker::{Broker, Delivery, Member, Reader, Run, Waited};
+use crate::broker::{Broker, Delivery, Member, Run, Waited};
 use crate::cursor::{Cursor, OnGap, StartPoint};
 use crate::edge::config::FollowConfig;
 use crate::edge::grpc::messages;
@@ -202,7 +202,7 @@ impl Subscribed {
 
     /// Returns the events of `run`, and of the next runs that are in memory already.
     fn gather(&mut self, run: &Run) -> proto::EventBatch {
-        let is_one_of_many = matches!(self.following.reader(), Reader::Many(_));
+        let is_one_of_many = self.following.reader().is_of_many();
         let size_bytes = |run: &Run| run.events().map(|event| event.size_bytes()).sum::<usize>();
         let mut events = messages::events(run, is_one_of_many);
         let mut left = GATHERED_BYTES.saturating_sub(size_bytes(run));
@@ -220,6 +220,7 @@ impl Subscribed {
     fn started(&self) -> Message {
         let (earliest, tail) = self.following.reader().bounds();
         let cursor = self.following.reader().cursor().to_string();
+        let (earliest, tail) = (earliest.number(), tail.number());
         Message::Started(proto::Started { cursor, earliest, tail })
     }
 

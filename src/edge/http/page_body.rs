@@ -312,6 +312,8 @@ mod tests {
     use http_body::Body as _;
     use http_body_util::BodyExt as _;
 
+    use crate::cursor::{Place, Sequence};
+
     use super::*;
 
     /// Returns the sizes of the pieces of a body of `count` lists of `bytes` each, its length, and
@@ -339,7 +341,8 @@ mod tests {
         let body = |error| {
             let cursor: Cursor = "3-9f3c2a1b".parse().unwrap();
             let (runs, gaps) = (Vec::new(), Vec::new());
-            let (earliest, tail, caught_up) = (1, 4, true);
+            let [earliest, tail] = [1, 4].map(|place| Place::Sequence(Sequence::new(place)));
+            let caught_up = true;
             let now = Page { runs, gaps, begin: cursor, cursor, earliest, tail, caught_up };
             waited_for(async { Err(error) }, now).collect()
         };

@@ -48,9 +48,9 @@ pub(super) fn message(kind: &str) -> Map<String, Value> {
 /// Returns the messages of the events of `run` without their beginnings. A beginning names the
 /// client's own subscription; the rest is the same for all clients, and shared by them.
 pub(super) fn rests(reader: &Reader, run: &Run) -> Vec<bytes::Bytes> {
-    let form = match reader {
-        Reader::One(_) => forms::MESSAGE,
-        Reader::Many(_) => forms::MESSAGE_OF_MANY,
+    let form = match reader.is_of_many() {
+        false => forms::MESSAGE,
+        true => forms::MESSAGE_OF_MANY,
     };
     let is_own = reader.has_own_cursors(run);
     let encode = |event: &EventRef<'_>, bytes: &mut Vec<u8>| {

@@ -29,8 +29,8 @@ impl Feed {
     ///
     /// Nothing is lost: what is read is looked for again.
     pub(super) async fn read_ahead(&mut self) -> Result<()> {
-        let shared = self.shared.clone();
-        self.holder.get_or_insert_with(|| shared.behind.enter());
+        let shared = self.common.shared.clone();
+        self.common.holder.get_or_insert_with(|| shared.behind.enter());
         let max_read_bytes = shared.behind.read_bytes();
         self.sources.let_go(max_read_bytes / 2);
         let (after, last) = (self.after, self.known);

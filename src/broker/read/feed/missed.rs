@@ -92,7 +92,7 @@ mod tests {
     }
 
     /// Reads until the feed has delivered `count` events; their topics and sequences.
-    async fn read(feed: &mut Feed, count: usize) -> Vec<(String, u64)> {
+    async fn read(feed: &mut Reader, count: usize) -> Vec<(String, u64)> {
         let mut read = Vec::new();
         let patience = Duration::from_secs(30);
         while read.len() < count {
@@ -127,7 +127,7 @@ mod tests {
                 }
                 let topic = broker.0.topics.existing(&name(0)).unwrap();
                 broker.0.waker.journal().add(last, &vec![topic; 70_000]);
-                assert!(broker.0.waker.journal().after(feed.known()).is_none());
+                assert!(broker.0.waker.journal().after(feed.as_feed().known).is_none());
             }
             let read = read(&mut feed, TOPICS).await;
             let expected: Vec<_> = (0..TOPICS).map(|t| (name(t).to_string(), round)).collect();

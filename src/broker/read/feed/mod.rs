@@ -1,4 +1,4 @@
-//! A cursor over many topics: their tails and logs, merged by position.
+//! A place in many topics: the next position that is wanted, over their tails and logs.
 //!
 //! ```text
 //!            after                        known
@@ -9,8 +9,7 @@
 //!
 //! # Why
 //!
-//! A feed is a place and no queue, as a subscription is (`subscription.rs`). No index says which
-//! topics have something after a position: each topic's newest position is in memory, and those
+//! No index says which topics have something after a position: each topic's newest position is in memory, and those
 //! with none that is newer are skipped. The waker marks the topics with something new, and says up
 //! to which position all of them are marked: the feed goes so far and no farther, so no event is
 //! passed over that another thread is about to show.
@@ -31,9 +30,9 @@ mod tests;
 mod unlisted;
 mod waiting;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+
+use tokio::sync::Notify;
 
 use self::ephemeral::EphemeralEnds;
 use self::interest::Interest;
@@ -42,19 +41,16 @@ use self::source::Source;
 use self::sources::Sources;
 use self::stride::Stride;
 use self::waiting::WaitingTopic;
-use super::behind::Holder;
-use super::filter::Filter;
-use super::searching::{Search, Searches};
+use super::common::{Common, Step, Work};
 use crate::broker::arrivals::Deposit;
-use crate::broker::read::delivery::{Delivery, Patience, Waited};
 use crate::broker::read::drops::Drops;
 use crate::broker::read::gaps::{WantedPlace, gap};
 use crate::broker::read::replay::stash::AheadReader;
-use crate::broker::shared::Shared;
 use crate::broker::tail::run::Run;
 use crate::broker::topic::entry::Topic;
+use crate::broker::topic::ephemeral::Ephemeral;
 use crate::broker::topic::state::TopicState;
-use crate::cursor::{Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
+use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::lists::{self, MAX_ENTRIES};
 use crate::topic::{TopicId, TopicPattern};
@@ -65,10 +61,10 @@ pub const MAX_PATTERNS: usize = MAX_ENTRIES;
 /// Topics that are looked at before others have a turn on the thread.
 const MAX_STEPS: usize = 256;
 
-/// A live reader of all topics whose names fit its patterns, in the order of their positions.
+/// A reader's place in all topics whose names fit its patterns, in the order of their positions.
 #[derive(Debug)]
-pub struct Feed {
-    shared: Arc<Shared>,
+pub(super) struct Feed {
+    pub(super) common: Common,
     interest: Interest,
     /// All up to here is delivered, or not for this reader.
     after: Position,
@@ -83,64 +79,31 @@ pub struct Feed {
     /// The registration by which blocks that are read along are kept, for as long as the feed reads
     /// the log.
     reading: Option<AheadReader>,
-    /// As long as it holds what it has read from the log.
-    holder: Option<Holder>,
-    gaps: VecDeque<Gap>,
-    /// The cursor that the reader came with, until the gap at that place is told.
-    came_with: Option<Cursor>,
     drops: Box<Drops>,
     ephemeral: EphemeralEnds,
-    on_gap: OnGap,
-    filter: Option<Arc<Filter>>,
-    is_caught_up: bool,
-}
-
-/// The outcome of a step without the log.
-enum FeedStep {
-    Deliver(Run),
-    /// A gap is to be told first.
-    Gap,
-    /// The first source has to be read from the log.
-    Read,
-    /// Topics that come next have to be listed.
-    List,
-    /// Topics with something new have to be looked for.
-    Look,
-    /// Many sources were looked at: it is the turn of others, then there is more.
-    Pause,
-    /// The events that were read are not for this reader; there may be more.
-    Passed,
-    /// Nothing is there.
-    Idle,
-}
-
-/// The outcome of one look.
-enum NextStep {
-    Delivery(Delivery),
-    Passed,
-    Idle,
 }
 
 impl Feed {
-    pub(crate) async fn start(
-        shared: Arc<Shared>,
+    /// Finds the place that `start` names in the topics.
+    pub(super) async fn start(
+        common: Common,
         patterns: Vec<TopicPattern>,
         start: StartPoint,
-        on_gap: OnGap,
         deposit: Option<Deposit>,
     ) -> Result<Self> {
         if patterns.is_empty() {
             return Err(Error::invalid("topic", "is missing; name one at least"));
         }
         lists::check("topics", patterns.len(), MAX_PATTERNS)?;
-        let interest = Interest::new(&shared, patterns, deposit).await?;
+        let shared = &common.shared;
+        let interest = Interest::new(shared, patterns, deposit).await?;
         let ephemeral = EphemeralEnds::after(shared.ephemeral.last());
         // The position is read after the patterns are known: newer events are marked, and older
         // ones are seen below.
         let drops = Box::new(Drops::of(start, shared.drops()));
         let known = Position::new(shared.last_position());
         let mut feed = Self {
-            shared,
+            common,
             interest,
             after: known,
             known,
@@ -148,193 +111,64 @@ impl Feed {
             missed: None,
             stride: Stride::default(),
             reading: None,
-            holder: None,
-            gaps: VecDeque::new(),
-            came_with: None,
             drops,
             ephemeral,
-            on_gap,
-            filter: None,
-            is_caught_up: false,
         };
         feed.place(start).await?;
         Ok(feed)
     }
 
-    /// Only the events that `filter` picks. The place moves on with the others, too.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::OverLimit`].
-    pub fn filtered(mut self, filter: Filter) -> Result<Self> {
-        self.filter = self.shared.filters.share(filter)?;
-        Ok(self)
-    }
-
-    /// Returns the turns of those who look for events.
-    pub(crate) fn searches(&self) -> &Searches {
-        &self.shared.searches
-    }
-
     /// Returns the patterns of the topics.
-    pub fn patterns(&self) -> &[TopicPattern] {
+    pub(super) fn patterns(&self) -> &[TopicPattern] {
         &self.interest.patterns
     }
 
-    /// Returns the position up to which the feed knows what there is for its reader.
-    pub fn known(&self) -> Position {
-        self.known
+    /// Returns the first position there is, and the one after all that the feed knows of.
+    pub(super) fn bounds(&self) -> (Place, Place) {
+        (Place::Position(Position::FIRST), Place::Position(self.known.next()))
     }
 
-    /// Returns the cursor that names the reader's place: what to come back with.
-    pub fn cursor(&self) -> Cursor {
-        self.came_with.unwrap_or_else(|| self.cursor_after(self.after))
+    /// Returns the cursor that names the place.
+    pub(super) fn cursor(&self) -> Cursor {
+        self.cursor_after(self.after)
     }
 
-    /// Returns the cursor after one of the events that it delivers.
-    pub(crate) fn cursor_after(&self, position: Position) -> Cursor {
+    /// Returns the cursor after one of the topics' events.
+    pub(super) fn cursor_after(&self, position: Position) -> Cursor {
         let after = Place::Position(position);
-        Cursor { after, since: self.drops.at(after), epoch: Some(self.epoch()) }
+        Cursor { after, since: self.drops.at(after), epoch: Some(self.common.epoch()) }
     }
 
-    /// Returns the incarnation of the log that is read.
-    pub fn epoch(&self) -> Epoch {
-        self.shared.log.epoch()
+    /// Returns the signal that is given when there may be something new.
+    pub(super) fn signal(&self) -> &Notify {
+        &self.interest.signal.notify
     }
 
-    /// Returns the gap that will be delivered first, if there is one.
-    pub fn gap(&self) -> Option<&Gap> {
-        self.gaps.front()
+    /// Returns the next ephemeral event that the reader wants.
+    pub(super) fn next_ephemeral(&mut self) -> Option<Arc<Ephemeral>> {
+        self.ephemeral.next(self.common.filter.as_deref())
     }
 
-    /// Returns the next delivery; waits for one at the tail, for as long as the reader is patient.
+    /// Goes on after a gap, at the same position, unless the reader begins again with everything.
+    pub(super) fn go_on_after(&mut self, gap: &Gap) {
+        if gap.reason == GapReason::Tombstones && self.common.on_gap == OnGap::Earliest {
+            self.begin_again();
+        }
+    }
+
+    /// Does what comes before the next events.
     ///
     /// # Errors
     ///
-    /// - [`Error::Damaged`], [`Error::ReadFailed`]: the place stays where it is.
-    /// - [`Error::Gap`]: with [`OnGap::Fail`], events that were next have been trimmed.
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost: what was not returned is delivered by the next call.
-    pub async fn next_within(&mut self, patience: &mut Patience) -> Result<Waited> {
-        let mut search = Search::default();
-        loop {
-            match self.next_step().await? {
-                NextStep::Delivery(delivery) => {
-                    patience.renew();
-                    return Ok(Waited::Delivery(delivery));
-                }
-                NextStep::Passed if !patience.is_over() => {
-                    search.pause(&self.shared.searches, false).await;
-                    continue;
-                }
-                NextStep::Passed => search.pause(&self.shared.searches, false).await,
-                NextStep::Idle if self.shared.is_stopping.load(Ordering::SeqCst) => {
-                    return Ok(Waited::Stopping);
-                }
-                NextStep::Idle => {
-                    search = Search::default();
-                    tokio::select! {
-                        biased;
-                        () = self.interest.signal.notify.notified() => {
-                            if !patience.is_over() {
-                                continue;
-                            }
-                        }
-                        () = patience.ended() => {}
-                    }
-                }
-            }
-            patience.renew();
-            // The place moves on over what was published for others.
-            return Ok(match self.next_step().await? {
-                NextStep::Delivery(delivery) => Waited::Delivery(delivery),
-                NextStep::Passed | NextStep::Idle => Waited::Silence,
-            });
+    /// As [`Self::read_ahead`].
+    pub(super) async fn work(&mut self, work: Work) -> Result<()> {
+        match work {
+            Work::Read => return self.read_ahead().await,
+            Work::List => self.list().await,
+            Work::Find => self.find().await,
+            Work::Pause => tokio::task::yield_now().await,
         }
-    }
-
-    /// Returns the next delivery, or `None` at the tail or when the broker is stopping. The call
-    /// may read the disk, but does not wait for events.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::next_within`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`Self::next_within`].
-    pub async fn next_ready(&mut self) -> Result<Option<Delivery>> {
-        let mut search = Search::default();
-        loop {
-            match self.next_step().await? {
-                NextStep::Delivery(delivery) => return Ok(Some(delivery)),
-                NextStep::Passed => search.pause(&self.shared.searches, false).await,
-                NextStep::Idle => return Ok(None),
-            }
-        }
-    }
-
-    async fn next_step(&mut self) -> Result<NextStep> {
-        loop {
-            if self.shared.is_stopping.load(Ordering::SeqCst) {
-                return Ok(NextStep::Idle);
-            }
-            return Ok(match self.step() {
-                FeedStep::Deliver(run) => NextStep::Delivery(Delivery::Events(run)),
-                FeedStep::Passed => NextStep::Passed,
-                FeedStep::Gap => {
-                    let Some(gap) = self.gaps.pop_front() else { continue };
-                    if self.gaps.is_empty() {
-                        self.came_with = None;
-                    }
-                    if self.on_gap == OnGap::Fail {
-                        return Err(Error::Gap(gap));
-                    }
-                    if gap.reason == GapReason::Tombstones && self.on_gap == OnGap::Earliest {
-                        self.begin_again();
-                    }
-                    NextStep::Delivery(Delivery::Gap(gap))
-                }
-                FeedStep::Read => {
-                    // In a box, as all that is done rarely: a feed that waits needs no room for it.
-                    Box::pin(self.read_ahead()).await?;
-                    continue;
-                }
-                FeedStep::Pause => {
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-                FeedStep::List => {
-                    self.list().await;
-                    continue;
-                }
-                FeedStep::Look => {
-                    Box::pin(self.look()).await;
-                    continue;
-                }
-                FeedStep::Idle if self.is_caught_up => {
-                    let next = self.ephemeral.next(self.filter.as_deref());
-                    next.map_or(NextStep::Idle, |event| {
-                        NextStep::Delivery(Delivery::Ephemeral(event))
-                    })
-                }
-                FeedStep::Idle => {
-                    self.is_caught_up = true;
-                    NextStep::Delivery(Delivery::CaughtUp)
-                }
-            });
-        }
-    }
-
-    /// Returns the next delivery, if it is in memory; so that several go out in one write.
-    pub fn next_in_memory(&mut self) -> Option<Delivery> {
-        match self.step() {
-            FeedStep::Deliver(run) => Some(Delivery::Events(run)),
-            FeedStep::Gap | FeedStep::Read | FeedStep::List | FeedStep::Look => None,
-            FeedStep::Passed | FeedStep::Pause | FeedStep::Idle => None,
-        }
+        Ok(())
     }
 
     /// Adds the topics that have something after the place.
@@ -343,7 +177,7 @@ impl Feed {
             return; // What is newer is marked.
         }
         let mut walk = self.interest.walk();
-        while let Some(topics) = walk.next(&self.shared.topics).await {
+        while let Some(topics) = walk.next(&self.common.shared.topics).await {
             topics.into_iter().for_each(|topic| self.add(topic, false));
         }
     }
@@ -379,7 +213,7 @@ impl Feed {
             return; // Marks are of what is newer than that.
         }
         // The position is read first: all marks up to it are taken below.
-        let marked = self.shared.waker.marked();
+        let marked = self.common.shared.waker.marked();
         let new = self.interest.signal.take();
         if new.is_over {
             let missed = Missed::new(&self.interest, self.known, marked);
@@ -401,8 +235,8 @@ impl Feed {
         listed.into_iter().for_each(|topic| self.add(topic, true));
     }
 
-    /// Looks for some of the topics that have something new.
-    async fn look(&mut self) {
+    /// Finds some of the topics that have something new.
+    async fn find(&mut self) {
         let Some(missed) = &mut self.missed else { return };
         if let Some(topics) = missed.next(&self.interest).await {
             for topic in topics {
@@ -416,24 +250,25 @@ impl Feed {
     }
 
     /// Returns the step to take when everything known is delivered.
-    fn idle(&mut self) -> FeedStep {
+    fn idle(&mut self) -> Step {
         self.after = self.after.max(self.known);
         if self.missed.is_some() {
-            return FeedStep::Look;
+            return Step::Work(Work::Find);
         }
         self.drops.were_told();
-        (self.reading, self.holder) = (None, None);
+        (self.reading, self.common.holder) = (None, None);
         if self.sources.is_empty() {
             self.drops.have_passed_all();
         }
-        FeedStep::Idle
+        Step::Idle
     }
 
-    fn step(&mut self) -> FeedStep {
+    /// Returns what comes next, as far as that is told without the log.
+    pub(super) fn look(&mut self) -> Step {
         self.sources.stop_reading();
         for _ in 0..MAX_STEPS {
-            if !self.gaps.is_empty() {
-                return FeedStep::Gap;
+            if !self.common.gaps.is_empty() {
+                return Step::Gap;
             }
             self.take_marks();
             if self.sources.first().is_none_or(|at| at > self.known) {
@@ -441,16 +276,16 @@ impl Feed {
             }
             if let Some((at, source)) = self.sources.pop_read() {
                 self.drops.were_told();
-                return self.cut(at, source).map_or(FeedStep::Passed, FeedStep::Deliver);
+                return self.cut(at, source).map_or(Step::Passed, Step::Events);
             }
             if self.sources.is_to_list() {
-                return FeedStep::List;
+                return Step::Work(Work::List);
             }
             if !self.load_first() {
-                return FeedStep::Read;
+                return Step::Work(Work::Read);
             }
         }
-        FeedStep::Pause
+        Step::Work(Work::Pause)
     }
 
     /// Reads the first source from its tail, or finds that it has nothing. Returns whether that was
@@ -460,7 +295,7 @@ impl Feed {
         let state = waiting.topic.state();
         let Some(next) = self.next_of(&waiting, &state) else {
             self.sources.put_waiting(waiting);
-            return !self.gaps.is_empty();
+            return !self.common.gaps.is_empty();
         };
         let WaitingTopic { at, id, topic, is_unread, .. } = waiting;
         if next >= state.extent.tail {
@@ -472,10 +307,7 @@ impl Feed {
             let misses_deletions = self.drops.misses_deletions(id, wanted, &state.extent);
             let mut next = next;
             if misses_deletions {
-                let gap = self.gap_from(&topic, &state, wanted, GapReason::Tombstones);
-                self.drops.tell(id, &state.extent);
-                next = gap.resume;
-                self.gaps.push_back(gap);
+                next = self.add_gap(&topic, id, &state, wanted, GapReason::Tombstones);
             }
             self.sources.put_waiting(WaitingTopic { at, id, topic, next: Some(next), is_unread });
             return misses_deletions;
@@ -490,26 +322,24 @@ impl Feed {
             }
             Some(at) => {
                 self.sources.put_read(at, source);
-                self.sources.let_go(self.shared.behind.read_bytes());
+                self.sources.let_go(self.common.shared.behind.read_bytes());
             }
             None => self.sources.put_waiting(source.waiting(at)),
         }
         true
     }
 
-    /// Returns the sequence at which a source goes on, if it can be told without the log; records a
+    /// Returns the sequence at which a source goes on, if it can be told without the log; adds a
     /// gap before it.
     fn next_of(&mut self, waiting: &WaitingTopic, state: &TopicState) -> Option<Sequence> {
         let (id, topic, extent) = (waiting.id, &waiting.topic, &state.extent);
-        let gap = match waiting.next {
+        let wanted = waiting.next.map_or(self.wanted(), WantedPlace::Sequence);
+        let reason = match waiting.next {
             Some(next) if next >= extent.earliest => return Some(next),
-            Some(next) => {
-                let reason = extent.trim_reason.into();
-                Some(self.gap_from(topic, state, WantedPlace::Sequence(next), reason))
-            }
-            None => self.gap_of(topic, id, state),
+            Some(_) => Some(extent.trim_reason.into()),
+            None => self.drops.reason(id, wanted, extent),
         };
-        let Some(gap) = gap else {
+        let Some(reason) = reason else {
             if extent.lowest_position() > self.after {
                 return Some(extent.earliest);
             }
@@ -517,35 +347,36 @@ impl Feed {
             // Events that were trimmed before the reader began may still be in memory.
             return next.map(|next| next.max(extent.earliest));
         };
-        self.drops.tell(id, extent);
+        let resume = self.add_gap(topic, id, state, wanted, reason);
         // A reader that misses nothing but deletions goes on at its place, which is not looked up.
-        let goes_on = gap.reason == GapReason::Tombstones && self.on_gap != OnGap::Latest;
-        let resume = gap.resume;
-        self.gaps.push_back(gap);
+        let goes_on = reason == GapReason::Tombstones && self.common.on_gap != OnGap::Latest;
         (!goes_on).then_some(resume)
     }
 
-    /// Returns the gap of a topic of which something was dropped that the reader could have had
-    /// after its place.
-    fn gap_of(&self, topic: &Topic, id: TopicId, state: &TopicState) -> Option<Gap> {
-        let wanted = WantedPlace::Position(self.after.next());
-        let reason = self.drops.reason(id, wanted, &state.extent)?;
-        Some(self.gap_from(topic, state, wanted, reason))
+    /// Returns the event that the reader wants next of a topic of which nothing was looked up.
+    fn wanted(&self) -> WantedPlace {
+        WantedPlace::Position(self.after.next())
     }
 
-    fn gap_from(
-        &self,
+    /// Adds a gap of a topic, and returns the sequence at which the topic goes on.
+    fn add_gap(
+        &mut self,
         topic: &Topic,
+        id: TopicId,
         state: &TopicState,
         wanted: WantedPlace,
         reason: GapReason,
-    ) -> Gap {
-        gap(&topic.name, state, wanted, reason, self.on_gap)
+    ) -> Sequence {
+        let before = self.cursor();
+        self.drops.tell(id, &state.extent);
+        let (gap, resume) = gap(&topic.name, state, wanted, reason, self.common.on_gap);
+        self.common.gaps.add(gap, before);
+        resume
     }
 
     /// Returns the bytes that may be read of one source.
     fn read_bytes(&self) -> usize {
-        (self.shared.behind.read_bytes() / self.sources.len().max(1)).max(1)
+        (self.common.shared.behind.read_bytes() / self.sources.len().max(1)).max(1)
     }
 
     /// Takes the events of the first source, whose next one is at `at`, that come before those of
@@ -555,7 +386,7 @@ impl Feed {
         let limit = other.map_or(self.known.next(), |at| at.min(self.known.next()));
         let (block, sequences, last) = source.cut(limit.max(at.next()))?;
         self.after = self.after.max(last);
-        let (topic, ages) = (source.topic.clone(), self.shared.ages(&source.topic));
+        let (topic, ages) = (source.topic.clone(), self.common.shared.ages(&source.topic));
         match source.skip_to_next() {
             Some(at) => self.sources.put_read(at, source),
             None if source.next >= source.topic.state().extent.tail => {
@@ -566,6 +397,6 @@ impl Feed {
                 self.sources.put_waiting(source.waiting(at));
             }
         }
-        topic.run(block, sequences, ages, self.filter.as_ref())
+        topic.run(block, sequences, ages, self.common.filter.as_ref())
     }
 }

@@ -8,10 +8,11 @@ use super::sources::Sources;
 use super::unlisted::Unlisted;
 use super::{Feed, MAX_PATTERNS};
 use crate::broker::read::drops::Drops;
+use crate::broker::read::gaps::gap;
 use crate::broker::read::page::MAX_PAGE_GAPS;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::state::TopicState;
-use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Sequence, StartPoint};
+use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Requested, StartPoint};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Block, Log, Seek};
@@ -33,30 +34,24 @@ impl Feed {
                 return Err(Error::invalid("from", "last:N is for one topic alone"));
             }
             StartPoint::Time(time) => self.after = self.before(time).await?,
-            StartPoint::Unknown => {
-                return self.begin_after_gap(None, Position::BEFORE_ALL, GapReason::Unknown).await;
-            }
+            StartPoint::Unknown => return self.begin_after_gap(None, GapReason::Unknown).await,
             StartPoint::After(Cursor { after: Place::Sequence(sequence), .. }) => {
                 let problem = format!("{sequence} is a sequence of one topic; write @{sequence}");
                 return Err(Error::invalid("cursor", problem));
             }
             StartPoint::After(cursor @ Cursor { after: Place::Position(position), epoch, .. }) => {
-                if epoch.is_some_and(|epoch| epoch != self.epoch()) {
-                    return self
-                        .begin_after_gap(Some(cursor), position.next(), GapReason::Epoch)
-                        .await;
+                if epoch.is_some_and(|epoch| epoch != self.common.epoch()) {
+                    return self.begin_after_gap(Some(cursor), GapReason::Epoch).await;
                 }
                 if position > self.known {
-                    return self
-                        .begin_after_gap(Some(cursor), position.next(), GapReason::Ahead)
-                        .await;
+                    return self.begin_after_gap(Some(cursor), GapReason::Ahead).await;
                 }
                 self.after = position;
             }
         }
         self.add_newer().await;
         match self.refusal() {
-            Some(error) if self.on_gap == OnGap::Fail => return Err(error),
+            Some(error) if self.common.on_gap == OnGap::Fail => return Err(error),
             Some(_) => {}
             None => self.drops.were_told(),
         }
@@ -66,10 +61,10 @@ impl Feed {
     async fn place_at_earliest(&mut self) {
         self.after = Position::BEFORE_ALL;
         let (mut walk, mut listed) = (self.interest.walk(), Vec::new());
-        while let Some(topics) = walk.next(&self.shared.topics).await {
+        while let Some(topics) = walk.next(&self.common.shared.topics).await {
             listed.extend(topics);
             if listed.len() > MAX_LISTED {
-                let unlisted = Unlisted::of(self.shared.topics.chunks(), self.known);
+                let unlisted = Unlisted::of(self.common.shared.topics.chunks(), self.known);
                 self.drops.raise(unlisted.dropped(), self.after);
                 return self.sources.list_later(unlisted);
             }
@@ -80,41 +75,46 @@ impl Feed {
     /// Begins again with all that is kept: the reader may hold keys that are deleted.
     pub(super) fn begin_again(&mut self) {
         self.sources = Sources::default();
-        self.gaps.clear();
-        *self.drops = Drops::of(StartPoint::Earliest, self.shared.drops());
+        self.common.gaps.clear();
+        *self.drops = Drops::of(StartPoint::Earliest, self.common.shared.drops());
         // Nothing is known before all topics are found.
         self.missed = Some(Box::new(Missed::all(&self.interest, self.known)));
         (self.after, self.known) = (Position::BEFORE_ALL, Position::BEFORE_ALL);
     }
 
-    /// Begins where a reader goes on whose whole place is gone.
+    /// Begins where a reader goes on whose whole place is gone: the one of `came_with`, or
+    /// something that is no cursor.
     async fn begin_after_gap(
         &mut self,
         came_with: Option<Cursor>,
-        wanted: Position,
         reason: GapReason,
     ) -> Result<()> {
-        let is_from_the_tail = match self.on_gap {
+        let on_gap = self.common.on_gap;
+        let is_from_the_tail = match on_gap {
             OnGap::Resume | OnGap::Fail => reason == GapReason::Ahead,
             OnGap::Earliest => false,
             OnGap::Latest => true,
         };
-        let drops = self.shared.drops();
-        let tail = Sequence::new(self.known.get()).next();
+        let drops = self.common.shared.drops();
+        let (earliest, tail) = self.bounds();
         let gap = Gap {
             topic: None,
-            requested: wanted.get(),
-            earliest: Sequence::FIRST,
+            requested: came_with
+                .map_or(Requested::Unknown, |cursor| Requested::Place(cursor.after.next())),
+            earliest,
             tail,
             lost: None,
             reason,
-            resume: if is_from_the_tail { tail } else { Sequence::FIRST },
+            resume: if is_from_the_tail { tail } else { earliest },
         };
-        if self.on_gap == OnGap::Fail {
+        if on_gap == OnGap::Fail {
             return Err(Error::Gap(gap));
         }
-        self.gaps.push_back(gap);
-        self.came_with = came_with;
+        // A reader without a cursor that comes back before the gap is told of all before it.
+        let after_none = Place::Position(Position::BEFORE_ALL);
+        let epoch = Some(self.common.epoch());
+        let before = came_with.unwrap_or(Cursor { after: after_none, since: None, epoch });
+        self.common.gaps.add(gap, before);
         // This gap says all: nothing before it is told on its own.
         *self.drops = Drops::of(StartPoint::Earliest, drops);
         match is_from_the_tail {
@@ -128,7 +128,7 @@ impl Feed {
     async fn before(&self, time: Timestamp) -> Result<Position> {
         let mut topics = Vec::new();
         let mut walk = self.interest.walk();
-        while let Some(found) = walk.next(&self.shared.topics).await {
+        while let Some(found) = walk.next(&self.common.shared.topics).await {
             let has_some = |topic: &Arc<Topic>| topic.state().extent.last_time >= time;
             topics.extend(found.into_iter().filter(has_some));
         }
@@ -150,7 +150,7 @@ impl Feed {
             }
             Ok(ControlFlow::Continue(()))
         };
-        self.shared.turns.read_long(find).await
+        self.common.shared.turns.read_long(find).await
     }
 
     /// Returns the error for a reader that asked to be refused and has lost events after its place:
@@ -159,7 +159,11 @@ impl Feed {
         let mut topics: Vec<_> = self.sources.topics().collect();
         topics.sort_unstable_by_key(|(id, _)| *id);
         let gaps = topics.into_iter();
-        let gaps = gaps.filter_map(|(id, topic)| self.gap_of(topic, id, &topic.state()));
+        let gaps = gaps.filter_map(|(id, topic)| {
+            let (state, wanted) = (topic.state(), self.wanted());
+            let reason = self.drops.reason(id, wanted, &state.extent)?;
+            Some(gap(&topic.name, &state, wanted, reason, self.common.on_gap).0)
+        });
         let mut gaps: Vec<Gap> = gaps.take(MAX_PAGE_GAPS).collect();
         match gaps.len() {
             0 | 1 => gaps.pop().map(Error::Gap),

@@ -92,7 +92,7 @@ struct World {
     events: Vec<Known>,
     /// Below which sequence a topic was purged.
     earliest: [u64; NAMES.len()],
-    reader: Option<Feed>,
+    reader: Option<Reader>,
     /// The positions that were delivered, in their order.
     delivered: Vec<u64>,
     /// Positions that a gap was told for.
@@ -180,7 +180,7 @@ impl World {
             Delivery::Gap(gap) => {
                 let topic = gap.topic.unwrap();
                 let of_topic = self.events.iter().filter(|e| name_of(e.topic) == topic);
-                let gone = of_topic.filter(|event| event.sequence < gap.resume.get());
+                let gone = of_topic.filter(|event| event.sequence < gap.resume.number());
                 self.lost.extend(gone.map(|event| event.position));
             }
             Delivery::Ephemeral(_) => panic!("nothing ephemeral was published"),

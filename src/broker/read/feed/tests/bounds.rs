@@ -32,7 +32,7 @@ async fn what_a_feed_holds_is_bounded_and_everything_comes_all_the_same() {
         loop {
             let next = tokio::time::timeout(Duration::from_secs(30), feed.next_ready()).await;
             let Some(delivery) = next.expect("it takes too long").unwrap() else { break };
-            most = most.max(feed.sources.held_bytes());
+            most = most.max(feed.as_feed().sources.held_bytes());
             if let Delivery::Events(run) = delivery {
                 positions.extend(run.events().map(|event| event.position.get()));
             }

@@ -1,7 +1,7 @@
 //! A feed from the first event on looks at its topics when it is their turn, and misses none.
 
 use crate::broker::*;
-use crate::cursor::{Gap, GapReason};
+use crate::cursor::{Gap, GapReason, Place};
 use crate::event::NewEvent;
 use crate::log::FaultyLog;
 
@@ -36,12 +36,12 @@ async fn publish_to_all(broker: &Broker) {
     }
 }
 
-async fn feed(broker: &Broker, pattern: &str, start: StartPoint, on_gap: OnGap) -> Feed {
+async fn feed(broker: &Broker, pattern: &str, start: StartPoint, on_gap: OnGap) -> Reader {
     broker.feed(vec![pattern.parse().unwrap()], start, on_gap).await.unwrap()
 }
 
 /// Returns the positions and the gaps of so many deliveries, or of as many as there are.
-async fn read(feed: &mut Feed, deliveries: usize) -> (Vec<u64>, Vec<Gap>) {
+async fn read(feed: &mut Reader, deliveries: usize) -> (Vec<u64>, Vec<Gap>) {
     let (mut positions, mut gaps) = (Vec::new(), Vec::new());
     for _ in 0..deliveries {
         match feed.next_ready().await {
@@ -67,7 +67,7 @@ async fn a_feed_begins_before_it_has_looked_at_all_topics_and_misses_nothing_of_
     }
     let mut feed = feed(&broker, ">", StartPoint::Earliest, OnGap::Fail).await;
     assert_eq!(read(&mut feed, 1).await, (vec![1], vec![]));
-    let looked_at = feed.sources.topics().count();
+    let looked_at = feed.as_feed().sources.topics().count();
     assert!(looked_at <= LOOKED_AT, "{looked_at} topics were looked at for one event");
     // The same topics once more, and as many new ones in the chunks after them.
     for topic in (0..2 * TOPICS).rev() {
@@ -75,7 +75,7 @@ async fn a_feed_begins_before_it_has_looked_at_all_topics_and_misses_nothing_of_
     }
     let (positions, gaps) = read(&mut feed, usize::MAX).await;
     assert!(positions.into_iter().eq(2..=4 * TOPICS), "each once, in order");
-    assert_eq!((gaps, feed.sources.is_empty()), (vec![], true));
+    assert_eq!((gaps, feed.as_feed().sources.is_empty()), (vec![], true));
     broker.close().await;
 }
 
@@ -119,7 +119,11 @@ async fn drops_from_a_topic_that_is_not_looked_at_yet_are_told_if_the_reader_was
         assert!(positions.into_iter().eq(expected), "{on_gap:?}: each once, in order");
         let [gap] = &gaps[..] else { panic!("{on_gap:?}: {gaps:?}") };
         let told = (gap.topic.as_ref(), gap.reason, gap.earliest);
-        assert_eq!(told, (Some(&name(late)), GapReason::Purged, Sequence::new(3)), "{on_gap:?}");
+        assert_eq!(
+            told,
+            (Some(&name(late)), GapReason::Purged, Place::Sequence(Sequence::new(3))),
+            "{on_gap:?}"
+        );
         broker.close().await;
     }
 }
@@ -139,7 +143,7 @@ async fn topics_that_were_trimmed_are_looked_at_in_their_turn_by_all_readers_but
         let mut feed = feed(&broker, ">", StartPoint::Earliest, OnGap::Fail).await;
         let first = 2 * TOPICS + 1;
         assert_eq!(read(&mut feed, 1).await, (vec![first], vec![]));
-        let looked_at = feed.sources.topics().count();
+        let looked_at = feed.as_feed().sources.topics().count();
         assert!(reader == 0 || looked_at <= LOOKED_AT, "{reader}: {looked_at}");
         let (positions, gaps) = read(&mut feed, usize::MAX).await;
         assert!(positions.into_iter().eq(first + 1..=3 * TOPICS), "{reader}: each once, in order");

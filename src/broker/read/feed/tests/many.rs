@@ -18,12 +18,12 @@ fn publish(topic: usize, payload: String) -> Publish {
     Publish { topic, events: vec![NewEvent::new(payload)], expected_sequence: None }
 }
 
-async fn all_topics(broker: &Broker, start: StartPoint) -> Feed {
+async fn all_topics(broker: &Broker, start: StartPoint) -> Reader {
     broker.feed(vec![">".parse().unwrap()], start, OnGap::Fail).await.unwrap()
 }
 
 /// Reads until a feed that stands at `last` is at `end`: every position comes, once, in order.
-async fn read_to(feed: &mut Feed, last: &mut u64, end: u64) {
+async fn read_to(feed: &mut Reader, last: &mut u64, end: u64) {
     while *last < end {
         match feed.next_within(&mut Patience::new(PATIENCE)).await.unwrap() {
             Waited::Delivery(Delivery::Events(run)) => read_run(&run, last),

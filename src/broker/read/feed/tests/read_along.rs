@@ -38,13 +38,13 @@ async fn fill(broker: &Broker) {
     }
 }
 
-async fn all_topics(broker: &Broker, start: StartPoint) -> Feed {
+async fn all_topics(broker: &Broker, start: StartPoint) -> Reader {
     broker.feed(vec![">".parse().unwrap()], start, OnGap::Resume).await.unwrap()
 }
 
 /// Returns the positions of the next `count` events, and the gaps that are told before the last of
 /// them.
-async fn read(feed: &mut Feed, count: usize) -> (Vec<u64>, Vec<Gap>) {
+async fn read(feed: &mut Reader, count: usize) -> (Vec<u64>, Vec<Gap>) {
     let (mut positions, mut gaps) = (Vec::new(), Vec::new());
     while positions.len() < count {
         let mut patience = Patience::new(PATIENCE);
@@ -107,7 +107,8 @@ async fn what_is_read_along_is_never_what_was_purged_or_of_another_place() {
         let expected: Vec<u64> = (2 * step + 1..=TOPICS * ROUNDS).filter(is_left).collect();
         let (positions, gaps) = read(&mut first, expected.len()).await;
         assert_eq!(positions, expected, "{max_ahead_bytes} bytes");
-        let told: Vec<_> = gaps.iter().map(|g| (g.requested, g.earliest.get())).collect();
+        let told: Vec<_> =
+            gaps.iter().map(|g| (g.requested.number(), g.earliest.number())).collect();
         assert_eq!(told, [(5, 10)], "{max_ahead_bytes} bytes");
         let from = middle + TOPICS;
         let expected: Vec<u64> = (from + 1..=TOPICS * ROUNDS).filter(is_left).collect();

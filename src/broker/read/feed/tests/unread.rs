@@ -47,12 +47,12 @@ async fn compact(broker: &Broker, topic: &str) {
     assert!(dropped.buried_drop > 0, "no tombstone was dropped");
 }
 
-async fn feed(broker: &Broker, start: StartPoint, on_gap: OnGap) -> Feed {
+async fn feed(broker: &Broker, start: StartPoint, on_gap: OnGap) -> Reader {
     broker.feed(vec![">".parse().unwrap()], start, on_gap).await.unwrap()
 }
 
 /// Returns the payloads of up to so many deliveries, and why gaps were told.
-async fn read(feed: &mut Feed, deliveries: usize) -> (Vec<String>, Vec<GapReason>) {
+async fn read(feed: &mut Reader, deliveries: usize) -> (Vec<String>, Vec<GapReason>) {
     let (mut payloads, mut gaps) = (Vec::new(), Vec::new());
     for _ in 0..deliveries {
         match feed.next_ready().await {
