@@ -1,4 +1,5 @@
-//! Backups: made while events are published, restored, added to; and what they refuse.
+//! Backups: taken while events are published, restored, and followed by incremental backups; and
+//! the cases in which a backup or a restore is refused.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -37,8 +38,8 @@ async fn assert_whole(directory: &Path) {
     assert_eq!(code(&check), 0, "{}{}", text(&check.stdout), text(&check.stderr));
 }
 
-/// Publishes numbers to topics in turn until it is told to stop; what was acknowledged, with its
-/// position.
+/// Publishes numbers to three topics in turn until `is_over` is set. Returns the position, the
+/// topic and the number of each acknowledged event.
 fn publish(
     process: &Process,
     is_over: &Arc<AtomicBool>,
@@ -59,9 +60,9 @@ fn publish(
     })
 }
 
-/// Goal: a backup holds exactly what was there at its position, and a log that is restored from it
-/// and from what was added since goes on from there, in an epoch of its own.
-/// Method: backups are made one after another while events are published; each is restored.
+/// Goal: a backup holds exactly the events that were acknowledged up to its position. A log that is
+/// restored from a backup and its incremental backups goes on after them, in a new epoch.
+/// Method: take backups one after another while events are published, and restore each of them.
 #[tokio::test]
 async fn a_backup_of_a_busy_broker_holds_what_was_there_at_its_position() {
     let parent = tempfile::tempdir().unwrap();
@@ -72,7 +73,7 @@ async fn a_backup_of_a_busy_broker_holds_what_was_there_at_its_position() {
     let files: Vec<PathBuf> = (0..4).map(|index| path(&format!("{index}.backup"))).collect();
     let mut positions = Vec::new();
     for (index, file) in files.iter().enumerate() {
-        let wait = 60 * (index as u64 + 1); // Something is published meanwhile.
+        let wait = 60 * (index as u64 + 1); // Events are published between two backups.
         while get(process.address, "/v1/topics").await.json()["topics"]
             .as_array()
             .unwrap()
@@ -121,7 +122,7 @@ async fn a_backup_of_a_busy_broker_holds_what_was_there_at_its_position() {
     assert!(text(&wrong.stderr).contains("where the one before it ends"));
     let taken = restore(&[&files[0]], &path("restored 1")).await;
     assert!(text(&taken.stderr).contains("not empty"), "{}", text(&taken.stderr));
-    assert!(!path("wrong").exists(), "something was written");
+    assert!(!path("wrong").exists(), "a refused restore wrote something");
 }
 
 #[tokio::test]
@@ -154,7 +155,7 @@ async fn a_backup_that_is_cut_or_altered_is_refused_and_nothing_is_written() {
     }
 }
 
-/// Goal: what was trimmed, deleted or set between two backups is so in what is restored.
+/// Goal: a restored log reflects each trim, deletion and change of settings between two backups.
 #[tokio::test]
 async fn what_became_of_topics_between_two_backups_is_restored() {
     let parent = tempfile::tempdir().unwrap();
@@ -201,8 +202,8 @@ async fn what_became_of_topics_between_two_backups_is_restored() {
     }
 }
 
-/// Goal: what compaction dropped between two backups takes nothing else with it, and does not come
-/// back: neither the events around it, nor what a tombstone that is gone by now had deleted.
+/// Goal: an incremental backup after a compaction loses no other event and brings none back:
+/// neither the events around the superseded ones, nor an event whose tombstone is gone by now.
 #[tokio::test]
 async fn what_was_compacted_between_two_backups_does_not_come_back() {
     let parent = tempfile::tempdir().unwrap();
@@ -238,7 +239,7 @@ async fn what_was_compacted_between_two_backups_does_not_come_back() {
     let sequences: Vec<u64> = superseded.iter().map(|(sequence, _)| *sequence).collect();
     assert_eq!(sequences, [1, 2, 3, 6, 7, 8]);
     let sequences: Vec<u64> = deleted.iter().map(|(sequence, _)| *sequence).collect();
-    assert_eq!(sequences, [1, 3, 6], "the tombstone is gone, too");
+    assert_eq!(sequences, [1, 3, 6], "the tombstone and what it deletes are gone");
     backup(&process, &second, Some(&first)).await;
     let directory = path("restored");
     let output = restore(&[&first, &second], &directory).await;
@@ -281,7 +282,7 @@ async fn what_is_exported_can_be_published_again() {
     assert_eq!(code(&none), 5);
 }
 
-/// Goal: a damaged log is repaired into a new directory; the old one stays as it is.
+/// Goal: a damaged log is repaired into a new directory, and the damaged one stays as it is.
 #[tokio::test]
 async fn a_repair_writes_what_verifies_elsewhere() {
     let parent = tempfile::tempdir().unwrap();

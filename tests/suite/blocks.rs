@@ -1,5 +1,5 @@
-//! The blocks of an event stream, as strict and as lax clients take them: none comes out as an
-//! empty message, and each brings the id to come back with.
+//! The blocks of an event stream, as strict and as lax clients parse them: no block becomes an
+//! empty message, and each block carries the id to resume from.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::common::{Server, name, publish, soon};
 
-/// What a client makes of a block at its empty line, whether it has data or not.
+/// A block as a client parses it: complete at its empty line, with or without data.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Block {
     id: String,
@@ -25,7 +25,8 @@ struct Client {
 }
 
 impl Client {
-    /// Follows what is at `path`. HTTP/1.0 has no chunks, so the lines are those of the stream.
+    /// Opens the stream at `path`. HTTP/1.0 has no chunks, so each line of the body is one of the
+    /// stream.
     async fn follow(server: &Server, path: &str) -> Self {
         let mut socket = TcpStream::connect(server.address).await.unwrap();
         let head =
@@ -38,7 +39,7 @@ impl Client {
         Self { lines, heartbeats: 0 }
     }
 
-    /// The next block; `None` at the end of the stream.
+    /// Returns the next block, or `None` at the end of the stream.
     async fn next(&mut self) -> Option<Block> {
         let mut block = Block::default();
         loop {
@@ -59,7 +60,7 @@ impl Client {
         }
     }
 
-    /// The blocks up to the first for which `is_last` holds.
+    /// Returns the blocks up to and including the first for which `is_last` holds.
     async fn through(&mut self, is_last: impl Fn(&Block) -> bool) -> Vec<Block> {
         let mut blocks = Vec::new();
         loop {
@@ -72,7 +73,7 @@ impl Client {
     }
 }
 
-/// Each block is an event of the test's, or has a name and JSON.
+/// Asserts that each block is an event of the test, or has a name and JSON.
 fn assert_none_is_empty(blocks: &[Block]) {
     for block in blocks {
         let data = block.data.join("\n");
@@ -89,9 +90,9 @@ fn quick_heartbeats() -> Config {
     config
 }
 
-/// Goal: nothing that the broker says of its own comes out as an empty message.
-/// Method: all that there is to say: the first block, silence, a place that moves without an event,
-/// a gap, an error, and the end.
+/// Goal: no block that the broker sends on its own becomes an empty message.
+/// Method: make the broker send every kind of block: the first block, heartbeats, a cursor that
+/// moves without an event, a gap, an error, and the end.
 #[tokio::test]
 async fn no_block_comes_out_as_an_empty_message() {
     let server = Server::with(quick_heartbeats()).await;
@@ -122,7 +123,7 @@ async fn no_block_comes_out_as_an_empty_message() {
             silence.tick().await;
             publish(&server.broker, "a", NewEvent::new("1")).await;
             publish(&server.broker, "b", NewEvent::new("1")).await;
-            blocks.push(client.next().await.unwrap()); // After heartbeats.
+            blocks.push(client.next().await.unwrap()); // The first block after the heartbeats.
         }
         assert_none_is_empty(&blocks);
         kinds.extend(blocks.into_iter().map(|block| block.event));
@@ -149,7 +150,7 @@ async fn no_block_comes_out_as_an_empty_message() {
     assert_eq!(kinds, [&[String::new()], &all[..]].concat());
 }
 
-/// Goal: whoever comes while the broker stops is sent away with a block that is a message.
+/// Goal: a client that connects while the broker stops is sent away with a block that is a message.
 #[tokio::test]
 async fn a_stream_that_is_asked_for_while_the_broker_stops_is_one_named_block() {
     let mut config = Config::default();

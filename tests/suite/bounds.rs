@@ -1,6 +1,6 @@
-//! Every bound, in bytes or in number, has a test that reaches it: the list is in bounds.txt. One
-//! that is new has to be entered there, for a threshold that small test data never reaches is one
-//! that no test watches.
+//! Every bound, in bytes or in number, has a test that reaches it, and the list is in bounds.txt. A
+//! new bound has to be entered there: small test data never reaches a large threshold, and then no
+//! test notices when the bound is broken.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 
 use crate::common::{Server, Sse, get, send, to};
 
-/// Each bound on a line of its own; below it, farther in, its tests, or why there is none.
+/// The list: each bound on a line of its own, and indented below it its tests, or why there is
+/// none.
 const LIST: &str = include_str!("bounds.txt");
 
-/// The bounds that are listed, each with what stands below it.
+/// Returns the bounds of the list, each with the entries below it.
 fn listed() -> Vec<(&'static str, Vec<&'static str>)> {
     let mut listed: Vec<(&str, Vec<&str>)> = Vec::new();
     for line in LIST.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -30,7 +31,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Rust source below `path` that is no test.
+/// Returns every Rust source below `path` that is neither a test nor part of the command line.
 fn sources(path: &Path) -> Vec<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if name.ends_with("tests.rs") || name == "tests" || name == "cli" {
@@ -42,7 +43,7 @@ fn sources(path: &Path) -> Vec<PathBuf> {
     fs::read_dir(path).unwrap().flat_map(|entry| sources(&entry.unwrap().path())).collect()
 }
 
-/// The constants that say how much there may be: `MAX_…`, outside of tests.
+/// Returns the constants that limit a size or a number: each `MAX_…` outside of tests.
 fn constants() -> impl Iterator<Item = String> {
     // Files that are tests as a whole, under other names.
     let are_tests = ["src/broker/order/watched.rs", "src/broker/losses.rs"];
@@ -60,7 +61,7 @@ fn constants() -> impl Iterator<Item = String> {
     })
 }
 
-/// The settings that say how much there may be: `max_…`, and all in bytes.
+/// Returns the settings that limit a size or a number: each `max_…`, and each in bytes.
 fn settings() -> impl Iterator<Item = String> {
     let sections = serde_json::to_value(Config::default()).unwrap();
     let Value::Object(sections) = sections else { panic!("{sections}") };
@@ -72,7 +73,7 @@ fn settings() -> impl Iterator<Item = String> {
     })
 }
 
-/// Goal: no bound comes to exist without a test that reaches it, or a reason why none does.
+/// Goal: each bound has a test that reaches it, or a stated reason why no test does.
 #[test]
 fn every_bound_has_a_test_that_reaches_it_or_a_reason_why_none_does() {
     let bounds: BTreeSet<String> = constants().chain(settings()).collect();
@@ -93,8 +94,8 @@ fn every_bound_has_a_test_that_reaches_it_or_a_reason_why_none_does() {
     }
 }
 
-/// Goal: what is over a bound that the wire has of its own is refused with the limit, and what is
-/// as much as may be is not.
+/// Goal: a request over one of the wire's own bounds is refused with the limit, and a request of
+/// exactly that size is accepted.
 #[tokio::test]
 async fn what_is_over_a_bound_of_the_wire_is_refused_with_the_limit() {
     let server = Server::start().await;
@@ -145,6 +146,6 @@ async fn what_is_over_a_bound_of_the_wire_is_refused_with_the_limit() {
     };
     let refused = put((64 << 10) + 1).await;
     assert_eq!(refused.status, 413, "{refused:?}");
-    assert_eq!(get(address, "/v1/topics/a").await.status, 404, "nothing came to exist");
+    assert_eq!(get(address, "/v1/topics/a").await.status, 404, "the topic was created");
     assert!(put(64 << 10).await.status.is_success());
 }

@@ -1,4 +1,4 @@
-//! A real browser, by its own `EventSource` or `WebSocket`, follows through crashes of the broker.
+//! A real browser follows with its own `EventSource` or `WebSocket` through crashes of the broker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -20,23 +20,23 @@ const KILLS: usize = 3;
 const PUBLISHERS: usize = 3;
 const TOPICS: [&str; 3] = ["a", "b.x", "b.y"];
 
-/// Longer than anything here lasts, on a busy machine, too.
+/// The time limit of each wait: longer than any takes, also on a busy machine.
 const WAIT: Duration = Duration::from_secs(60);
-/// Between two looks at what is waited for.
+/// The pause between two checks of a condition that is waited for.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Browsers come back soon, so that the tests do.
+/// A short reconnection time for browsers, so that the tests are quick.
 const SOON_BACK: [&str; 2] = ["--set", "follow.retry_ms=200"];
 
-/// A page of the broker's own: what runs there needs no leave to talk to the broker.
+/// A page of the broker's own origin: a script there may talk to the broker without CORS.
 const PAGE: &str = "/healthz";
 const EVENTS: &str = "/v1/topics/a/events";
 
-/// Deletes what is below 8: a method, a path and a body.
+/// A request that deletes the events below sequence 8: its method, path and body.
 const PURGE: (&str, &str, &str) = ("DELETE", "/v1/topics/a/events?before=8", "");
 
-/// Follows the streams at the URLs that it is given, by name, and keeps all that it is told in
-/// `seen`, a list of [`Seen`] each. A page that follows in another way keeps the same lists.
+/// The script of a page that follows the given streams, a URL for each name, and keeps each message
+/// in `seen`: a list of [`Seen`] for each name. The other scripts keep the same lists.
 const EVENT_SOURCE: &str = r#"
     window.seen = {};
     for (const [name, url] of Object.entries(arguments[0])) {
@@ -49,8 +49,9 @@ const EVENT_SOURCE: &str = r#"
     }
 "#;
 
-/// What a page has to write to follow over a WebSocket, for as long as it is there: each message is
-/// handed to `take`, and each subscription goes on after the last one that was.
+/// The code that a page needs to follow over a WebSocket for as long as the page is open: it hands
+/// each message to `take`, and resumes each subscription after the last message that was handed
+/// over.
 const FOLLOW: &str = r#"
     function follow(url, subscriptions, take) {
         const socket = new WebSocket(url, "leftoff.v1.json");
@@ -76,7 +77,8 @@ const FOLLOW: &str = r#"
     }
 "#;
 
-/// Follows with [`FOLLOW`] what it is given, by name, and keeps it as [`EVENT_SOURCE`] does.
+/// The script of a page that follows the given subscriptions with [`FOLLOW`], and keeps lists as
+/// [`EVENT_SOURCE`] does.
 const WEB_SOCKET: &str = r#"
     window.seen = {};
     for (const name of Object.keys(arguments[0])) {
@@ -91,7 +93,7 @@ const WEB_SOCKET: &str = r#"
     });
 "#;
 
-/// What a page was told: the type, the id and the data of an event.
+/// A message as a page received it: its type, id and data.
 type Seen = (String, String, String);
 
 /// An event that was acknowledged.
@@ -104,17 +106,17 @@ struct Published {
 }
 
 impl Published {
-    /// The event of this number, where all are in one topic.
+    /// Returns the event with this number, in a log whose events are all in one topic.
     fn numbered(number: u64) -> Self {
         Self { topic: "a", sequence: number, position: number, payload: number.to_string() }
     }
 }
 
-/// What was acknowledged, by position.
+/// The acknowledged events, by position.
 type Acknowledged = Arc<Mutex<BTreeMap<u64, Published>>>;
 
-/// A way for a page to follow: the script, what it is given, and the lists that come of it: one of
-/// a topic alone, and one of many topics.
+/// A way for a page to follow: the script, its arguments, and the two lists that it fills: one of a
+/// single topic, and one of many topics.
 struct Way {
     script: String,
     asked: Value,
@@ -125,14 +127,14 @@ struct Way {
 /// A list in a page.
 struct List {
     name: &'static str,
-    /// Whose events are in it.
+    /// The topics whose events are in the list.
     topics: &'static [&'static str],
     /// The types of an event and of a gap.
     event: &'static str,
     gap: &'static str,
-    /// Ids are positions, and not sequences.
+    /// Whether ids are positions; otherwise they are sequences.
     is_placed: bool,
-    /// Of each event, there is the whole envelope, and not the payload alone.
+    /// Whether data is the whole envelope of an event; otherwise it is the payload alone.
     is_whole: bool,
 }
 
@@ -171,7 +173,7 @@ impl Way {
 }
 
 impl List {
-    /// What the id of an event begins with.
+    /// Returns the beginning of the event's id.
     fn place(&self, event: &Published) -> String {
         match self.is_placed {
             true => format!("@{}-", event.position),
@@ -179,7 +181,7 @@ impl List {
         }
     }
 
-    /// What the page is told of these events, as [`Self::seen_through`] shows it.
+    /// Returns what the page receives of these events, in the form of [`Self::seen_through`].
     fn expected<'a>(
         &self,
         events: impl IntoIterator<Item = &'a Published>,
@@ -197,14 +199,14 @@ impl List {
         told.collect()
     }
 
-    /// What [`Self::expected`] is of the events of these numbers.
+    /// Returns the same as [`Self::expected`] for the events with these numbers.
     fn numbers(&self, numbers: RangeInclusive<u64>, epoch: &str) -> Vec<Seen> {
         let events: Vec<Published> = numbers.map(Published::numbered).collect();
         self.expected(&events, epoch)
     }
 
-    /// All that is in the list, once this event is. Of an envelope, it is topic, sequence, position
-    /// and payload.
+    /// Waits until `event` is in the list, and returns the whole list. Of an envelope, only topic,
+    /// sequence, position and payload are kept.
     async fn seen_through(&self, browser: &Browser, event: &Published) -> Vec<Seen> {
         let started = Instant::now();
         let place = self.place(event);
@@ -229,13 +231,13 @@ impl List {
     }
 }
 
-/// The real binary at `address`, or anywhere.
+/// Starts the real binary at `address`, or at any free port.
 fn serve(address: Option<SocketAddr>, directory: &Path) -> Process {
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
     Process::serve_at(address.unwrap_or(anywhere), directory, &SOON_BACK)
 }
 
-/// Publishes an event as often as it takes until it is acknowledged.
+/// Publishes an event, and repeats the request until the event is acknowledged.
 async fn publish(
     address: SocketAddr,
     topic: &'static str,
@@ -258,7 +260,8 @@ async fn publish(
     }
 }
 
-/// Publishes events whose payloads are these numbers.
+/// Publishes the events whose payloads are these numbers, and checks that each number is also the
+/// event's sequence and position.
 async fn publish_numbers(address: SocketAddr, numbers: RangeInclusive<u64>) {
     for number in numbers {
         let acknowledged = Acknowledged::default();
@@ -267,7 +270,7 @@ async fn publish_numbers(address: SocketAddr, numbers: RangeInclusive<u64>) {
     }
 }
 
-/// Publishes to all topics in turn, until it is enough.
+/// Publishes to all topics in turn until `enough` is set.
 async fn publish_on(
     address: SocketAddr,
     name: usize,
@@ -282,13 +285,13 @@ async fn publish_on(
     }
 }
 
-/// The log's epoch, which is in every id.
+/// Returns the log's epoch, which is part of every id.
 async fn epoch(address: SocketAddr) -> String {
     let cursor = get(address, EVENTS).await.json()["cursor"].take();
     cursor.as_str().unwrap().split_once('-').unwrap().1.to_owned()
 }
 
-/// Publishes one more event to each topic; all that is in both lists once the page has these.
+/// Publishes one more event to each topic, waits until the page has them, and returns both lists.
 async fn seen_with_one_more(
     browser: &Browser,
     way: &Way,
@@ -311,8 +314,8 @@ async fn seen_with_one_more(
     ]
 }
 
-/// Kills the broker as soon as the page follows it again, while events are published all the time;
-/// checks that the page gets each acknowledged event once and in order.
+/// Kills the broker each time that the page follows it again, while events are published all the
+/// time. Checks that the page gets each acknowledged event once and in order.
 async fn follows_through_crashes(browser: &Browser, way: &Way) {
     let directory = tempfile::tempdir().unwrap();
     let address = lasting_address();
@@ -324,7 +327,7 @@ async fn follows_through_crashes(browser: &Browser, way: &Way) {
         .collect();
     way.follow(browser, address).await;
     for kill in 0..KILLS {
-        // Events of this life of the broker: the page has them, so it has come back.
+        // These events are of this start of the broker: once the page has them, it has reconnected.
         let name = format!("kill/{kill}");
         seen_with_one_more(browser, way, address, &name, &acknowledged).await;
         process.kill();
@@ -344,8 +347,8 @@ async fn follows_through_crashes(browser: &Browser, way: &Way) {
     assert_eq!(many, way.many.expected(acknowledged.values(), &epoch));
 }
 
-/// Goal: a page gets each acknowledged event once and in order, however often the broker dies: of a
-/// topic alone, and of a topic and a pattern together.
+/// Goal: a page gets each acknowledged event once and in order, however often the broker is killed,
+/// both of a single topic and of a topic together with a pattern.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_that_follows_through_crashes_gets_each_event_once_and_in_order() {
     let Some(browser) = Browser::start().await else { return };
@@ -353,7 +356,8 @@ async fn a_page_that_follows_through_crashes_gets_each_event_once_and_in_order()
     browser.close().await;
 }
 
-/// Goal: the same over a WebSocket, with the few lines that a page has to write for that.
+/// Goal: a page also gets each event once and in order over a WebSocket, with the few lines of code
+/// that it needs for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_with_a_websocket_gets_each_event_once_and_in_order_through_crashes() {
     let Some(browser) = Browser::start().await else { return };
@@ -361,7 +365,8 @@ async fn a_page_with_a_websocket_gets_each_event_once_and_in_order_through_crash
     browser.close().await;
 }
 
-/// Stands in for the broker at `to` until it has passed on the first block of a stream.
+/// Stands in for the broker at `to`, and returns after it has passed on the first block of a
+/// stream.
 async fn pass_on_first_block(listener: TcpListener, to: SocketAddr) {
     let mut connections = JoinSet::new();
     loop {
@@ -378,8 +383,8 @@ async fn pass_on_first_block(listener: TcpListener, to: SocketAddr) {
     }
 }
 
-/// Passes a stream on up to the end of the first block, and cuts it. `None` if it is none: a
-/// browser also asks for an icon, and opens connections that it may need.
+/// Passes the first block of a stream on, and cuts the connection. Returns `None` for any other
+/// connection: a browser also asks for an icon, and opens connections that it may need later.
 async fn pass_on(mut page: TcpStream, to: SocketAddr) -> Option<()> {
     let request = read_through(&mut page, |read| read.ends_with(b"\r\n\r\n")).await?;
     if !text(&request).contains("text/event-stream") {
@@ -396,7 +401,8 @@ async fn pass_on(mut page: TcpStream, to: SocketAddr) -> Option<()> {
     Some(())
 }
 
-/// What comes, up to the first byte with which `is_enough` holds; `None` if it ends before.
+/// Reads up to the first byte at which `is_enough` holds. Returns `None` if the connection ends
+/// before.
 async fn read_through(from: &mut TcpStream, is_enough: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     let mut read = Vec::new();
     while !is_enough(&read) {
@@ -405,9 +411,10 @@ async fn read_through(from: &mut TcpStream, is_enough: impl Fn(&[u8]) -> bool) -
     Some(read)
 }
 
-/// Goal: a page that had got nothing yet comes back to where it was, not to the end.
-/// Method: it follows from the end, so that only the id of the first block, which is no event to
-/// the page, can bring it back to what was published while it was away. Nothing else reaches it.
+/// Goal: a page that lost its connection before its first event resumes from where it began, not
+/// from the newest event.
+/// Method: the page follows from the latest event. Only the id of the first block, which is no
+/// event to the page, can lead it back to the events that were published while it was away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_that_had_got_no_event_before_the_crash_misses_none() {
     let Some(browser) = Browser::start().await else { return };
@@ -432,8 +439,9 @@ async fn a_page_that_had_got_no_event_before_the_crash_misses_none() {
     browser.close().await;
 }
 
-/// Follows through a crash and a `trim`, a request, of what is below 8 of 9 events; checks what the
-/// page is told. It has 5 of them then, and does not find the broker until the trim is done.
+/// Takes a page through a crash, and through a `trim`: a request that deletes the events below 8 of
+/// 9. Checks what the page is told. The page has 5 events before, and finds no broker until the
+/// trim is done.
 async fn told_after(browser: &Browser, way: &Way, trim: (&str, &str, &str), reason: &str) {
     let list = &way.one;
     let directory = tempfile::tempdir().unwrap();
@@ -465,7 +473,8 @@ async fn told_after(browser: &Browser, way: &Way, trim: (&str, &str, &str), reas
     assert_eq!(seen, expected);
 }
 
-/// Goal: a page whose next events are gone when it comes back is told so, with the right numbers.
+/// Goal: a page that reconnects after its next events were deleted is told of the gap, with the
+/// right numbers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_that_comes_back_after_a_trim_is_told_what_it_has_lost_and_goes_on() {
     let Some(browser) = Browser::start().await else { return };
@@ -475,7 +484,7 @@ async fn a_page_that_comes_back_after_a_trim_is_told_what_it_has_lost_and_goes_o
     browser.close().await;
 }
 
-/// Goal: the same over a WebSocket.
+/// Goal: a page is told of the gap over a WebSocket, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_with_a_websocket_that_comes_back_after_a_trim_is_told_what_it_has_lost() {
     let Some(browser) = Browser::start().await else { return };

@@ -1,5 +1,5 @@
-//! What a real browser makes of the blocks that have no event of a publisher, and of types that it
-//! calls its own.
+//! A real browser and the blocks that carry no publisher's event, and event types that a browser
+//! uses for events of its own.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use crate::common::{Process, get, lasting_address, post, send, to};
 use crate::webdriver::Browser;
 
-/// Longer than anything here lasts, on a busy machine, too.
+/// The time limit of each wait: longer than any takes, also on a busy machine.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// Keeps all that the page is told: the type, the id, the data.
+/// The script of a page that keeps each message: its type, its id and its data.
 const FOLLOW: &str = r#"
     window.seen = [];
     const source = new EventSource(arguments[0]);
@@ -27,7 +27,7 @@ const FOLLOW: &str = r#"
     }
 "#;
 
-/// What the page was told, once it was told of an event of this type with this id.
+/// Waits until the page has a message of this type with this id, and returns all its messages.
 async fn seen_through(browser: &Browser, kind: &str, id: &str) -> Vec<(String, String, String)> {
     let started = Instant::now();
     loop {
@@ -41,10 +41,10 @@ async fn seen_through(browser: &Browser, kind: &str, id: &str) -> Vec<(String, S
     }
 }
 
-/// Goal: a place that moves without an event moves the browser's last id; and an event that a
-/// publisher calls `error` or `open` calls no handler of the browser's own.
-/// Method: what the place moved over is dropped, and the broker killed. A browser whose id had not
-/// moved would be told of a gap when it comes back.
+/// Goal: a cursor that moves without an event also moves the browser's last id, and an event that a
+/// publisher names `error` or `open` calls no handler of the browser's own.
+/// Method: purge the events that the cursor moved over, and kill the broker. A browser whose id had
+/// not moved would be told of a gap when it reconnects.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_moves_without_an_event_is_where_a_browser_comes_back_to() {
     let Some(browser) = Browser::start().await else { return };
@@ -77,6 +77,6 @@ async fn a_place_that_moves_without_an_event_is_where_a_browser_comes_back_to() 
     let seen = seen_through(&browser, "wanted", &format!("8-{epoch}")).await;
     let kinds: Vec<&str> = seen.iter().map(|told| &*told.0).collect();
     let of_events: Vec<_> = kinds.iter().filter(|kind| **kind != "leftoff.cursor").collect();
-    assert_eq!(of_events, [&"type:error", &"wanted"], "no gap, and no handler: {seen:?}");
+    assert_eq!(of_events, [&"type:error", &"wanted"], "a gap, or a handler was called: {seen:?}");
     browser.close().await;
 }

@@ -1,5 +1,5 @@
-//! What stands between the broker and its readers may keep answers: caches, browsers, libraries.
-//! None of them ever shows what is gone, or keeps what it should not.
+//! Caches between the broker and its readers: proxies, browsers and libraries may keep answers. No
+//! cache ever shows events that are gone, or keeps an answer that must not be kept.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ use crate::webdriver::Browser;
 
 const EVENTS: &str = "/v1/topics/a/events";
 
-/// A private cache, as RFC 9111 has it: it asks again with the tag of what it holds for the same
-/// URL, and shows that where it is told 304.
+/// A private cache as in RFC 9111. A repeated request carries the tag of the stored answer, and a
+/// 304 makes the cache show the stored answer.
 #[derive(Default)]
 struct Cache(BTreeMap<String, (String, Value)>);
 
@@ -36,12 +36,12 @@ impl Cache {
     }
 }
 
-/// What a reader gets that has no cache.
+/// Returns the page that a reader without a cache gets.
 async fn true_page(server: &Server, path: &str) -> Value {
     get(server.address, path).await.json()
 }
 
-/// Goal: whatever happened to the events of a page, a cache shows what is true.
+/// Goal: after any change to a page's events, a cache shows the page as it is now.
 #[tokio::test]
 async fn a_cache_never_shows_what_was_purged_expired_deleted_or_published_anew() {
     let server = Server::start().await;
@@ -78,10 +78,10 @@ async fn a_cache_never_shows_what_was_purged_expired_deleted_or_published_anew()
             }
         }
     }
-    assert!(!cache.0.is_empty(), "pages have tags");
+    assert!(!cache.0.is_empty(), "no page has a tag");
 }
 
-/// Goal: each answer says whether it may be kept, and what it depends on.
+/// Goal: each answer says whether it may be cached, and which request headers it depends on.
 #[tokio::test]
 async fn every_answer_says_what_caches_may_do_with_it() {
     let mut config = Config::default();
@@ -131,8 +131,8 @@ async fn every_answer_says_what_caches_may_do_with_it() {
     server.stop().await;
 }
 
-/// Goal: 304 is for GET and HEAD, and says nothing of a length that is not that of the body; a page
-/// that is asked for with POST is a new one each time.
+/// Goal: only GET and HEAD are answered with 304, and a 304 states no length, since it has no body.
+/// A page that is asked for with POST is sent in full each time.
 #[tokio::test]
 async fn only_get_and_head_are_told_that_a_client_holds_a_page_already() {
     let server = Server::start().await;
@@ -155,7 +155,7 @@ async fn only_get_and_head_are_told_that_a_client_holds_a_page_already() {
     server.stop().await;
 }
 
-/// Polls as a page does, through the browser's own cache, and returns what it was given.
+/// The script of a page that polls through the browser's own cache, and returns its answers.
 const POLL: &str = r#"
     const [path, times] = arguments;
     return (async () => {
@@ -165,7 +165,8 @@ const POLL: &str = r#"
     })();
 "#;
 
-/// Waits for news at one URL while the other is published to, and polls it twice again after that.
+/// The script of a page that waits for news at one URL while it publishes at the other, and then
+/// polls twice more.
 const WAIT: &str = r#"
     const [path, events] = arguments;
     return (async () => {
@@ -180,7 +181,7 @@ const WAIT: &str = r#"
     })();
 "#;
 
-/// Goal: polls of one URL are answered with what is true, through the cache of a real browser.
+/// Goal: polls of one URL return the current events, also through the cache of a real browser.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_that_polls_is_never_shown_again_what_it_has_seen() {
     let server = Server::start().await;
@@ -191,12 +192,12 @@ async fn a_browser_that_polls_is_never_shown_again_what_it_has_seen() {
         let pages = pages.as_array().unwrap().iter();
         pages.map(|page| page["events"].as_array().unwrap().clone()).collect()
     };
-    // Something is waited for, and then there is nothing more.
+    // A poll waits for an event and gets it; later polls find nothing more.
     let waited = browser.run(WAIT, json!([format!("{EVENTS}?from=latest"), EVENTS])).await;
     let [first, later @ ..] = waited.as_array().unwrap().as_slice() else { panic!("{waited}") };
-    assert_ne!(first, &json!([]), "what was waited for has come");
-    assert_eq!(later, [json!([]), json!([])], "and does not come again");
-    // What was purged is gone, and what is new is there.
+    assert_ne!(first, &json!([]), "the poll ended without the event");
+    assert_eq!(later, [json!([]), json!([])], "an event came twice");
+    // A purged event is gone from the page, and a new one is there.
     assert_eq!(poll(EVENTS, 2).await, [true_events(&server).await, true_events(&server).await]);
     server.broker.purge(&name("a"), Sequence::new(u64::MAX)).await.unwrap();
     assert_eq!(poll(EVENTS, 2).await, [[], []] as [[Value; 0]; 2]);
@@ -207,8 +208,8 @@ async fn a_browser_that_polls_is_never_shown_again_what_it_has_seen() {
     server.stop().await;
 }
 
-/// Waits at one URL twice at the same time, and publishes once both have the head of their answer;
-/// how many events each was given.
+/// The script of a page that waits at one URL twice at once, and publishes after both answers have
+/// begun. Returns the number of events of each answer.
 const WAIT_TWICE: &str = r#"
     const [path, events] = arguments;
     return (async () => {
@@ -219,8 +220,8 @@ const WAIT_TWICE: &str = r#"
     })();
 "#;
 
-/// Goal: two polls of one URL wait side by side. A browser does not send the second one before it
-/// has the head of the first one's answer.
+/// Goal: two polls of one URL wait at the same time. A browser sends the second request only after
+/// it has the head of the first one's answer, so the broker sends the head at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_does_not_hold_back_the_second_poll_of_one_url() {
     let server = Server::start().await;
@@ -230,7 +231,7 @@ async fn a_browser_does_not_hold_back_the_second_poll_of_one_url() {
     let path = format!("{EVENTS}?from=latest&wait=20s");
     let started = std::time::Instant::now();
     let seen = browser.run(WAIT_TWICE, json!([path, EVENTS])).await;
-    assert_eq!(seen, json!([1, 1]), "both have the news");
+    assert_eq!(seen, json!([1, 1]), "a poll missed the event");
     assert!(started.elapsed() < std::time::Duration::from_secs(15), "{:?}", started.elapsed());
     browser.close().await;
     server.stop().await;
