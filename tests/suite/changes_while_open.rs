@@ -1,4 +1,4 @@
-//! What changes while something is open: a backup that is half read, a reader on its way.
+//! Changes to a log while it is open: a backup is half written, or a reader is halfway.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,15 +21,15 @@ const TOPICS: [&str; 4] = ["aged", "deleted", "keyed", "limited"];
 const KEYS: u64 = 5;
 const MAX_EVENTS: u64 = 25;
 
-/// Blocks and reads are small, so that a backup has many steps.
+/// Returns settings with small blocks and small reads, so that a backup has many steps.
 fn config() -> OpenConfig {
     let mut config = OpenConfig::default();
-    config.maintenance.interval_ms = 3_600_000; // When it is told to.
+    config.maintenance.interval_ms = 3_600_000; // Maintenance runs when the test calls it.
     (config.broker.max_read_bytes, config.broker.max_block_bytes) = (1_024, 1_024);
     config
 }
 
-/// An event as it was acknowledged.
+/// An acknowledged event.
 #[derive(Debug, Clone)]
 struct Known {
     position: u64,
@@ -37,7 +37,7 @@ struct Known {
     payload: String,
 }
 
-/// A broker, and all that was ever published to it.
+/// A broker, and all events that were ever published to it.
 struct World {
     broker: Broker,
     events: BTreeMap<&'static str, BTreeMap<u64, Known>>,
@@ -60,7 +60,7 @@ impl World {
         world
     }
 
-    /// Publishes so many events to each topic; a key is a tombstone now and then.
+    /// Publishes `events` events to each topic. Some events of the topic `keyed` are tombstones.
     async fn publish_to_all(&mut self, events: u64) {
         for _ in 0..events {
             self.number += 1;
@@ -84,7 +84,7 @@ impl World {
         self.events.entry(topic).or_default().insert(last.sequence.get(), known);
     }
 
-    /// Lets happen what drops events.
+    /// Makes a change that drops events.
     async fn change(&mut self, change: Change) {
         match change {
             Change::Compact => {
@@ -94,10 +94,10 @@ impl World {
                 }
             }
             Change::Trim => {
-                self.publish_to_all(MAX_EVENTS / 2).await; // Over the limit of one.
+                self.publish_to_all(MAX_EVENTS / 2).await; // Beyond the limit of `limited`.
                 let aged = TopicConfig { max_age_ms: Some(1), ..TopicConfig::default() };
                 self.broker.set_topic(&name("aged"), aged).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(2)).await; // Time passes: that is all.
+                tokio::time::sleep(Duration::from_millis(2)).await; // Events are too old now.
                 self.broker.maintain(None).await.unwrap();
                 self.broker.set_topic(&name("aged"), TopicConfig::default()).await.unwrap();
             }
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    /// Holds a log that is restored up to `position` against what was there then.
+    /// Compares a log that was restored up to `position` with the events that were there then.
     async fn verify(&self, restored: &Broker, position: u64, case: &str) {
         for topic in TOPICS {
             for on_gap in GAPS {
@@ -144,7 +144,7 @@ impl World {
             assert!(is_there || is_told || may_be_compacted, "{case}: {sequence} is missing");
             assert!(!is_there || !is_told, "{case}: {sequence} is there, and told to be gone");
         }
-        // The newest event of each key is what a compacted topic is for; a deletion may be gone.
+        // A compacted topic keeps the newest event of each key, unless that event is a tombstone.
         for (sequence, is_told) in held.into_values().filter(|_| on_gap != OnGap::Latest) {
             let is_tombstone = topic == "keyed" && all[&sequence].payload.is_empty();
             let is_there = seen.contains_key(&sequence) || is_told || is_tombstone;
@@ -153,18 +153,18 @@ impl World {
     }
 }
 
-/// What happens while a backup is open.
+/// A change that is made while a backup is open.
 #[derive(Debug, Clone, Copy)]
 enum Change {
-    /// Superseded values and deletions of keys go.
+    /// Maintenance drops superseded values and old tombstones.
     Compact,
-    /// The oldest events go, by their number and by their age.
+    /// The oldest events are dropped, by the limits on number and age.
     Trim,
-    /// A topic is deleted, and created anew.
+    /// A topic is deleted and created anew.
     Delete,
 }
 
-/// Everything in a topic from its first sequence on, and the gaps in it.
+/// Reads a topic from its first sequence to its end. Returns its events and its gaps.
 async fn read(broker: &Broker, topic: &str, on_gap: OnGap) -> (BTreeMap<u64, String>, Vec<Gap>) {
     let (mut seen, mut gaps) = (BTreeMap::new(), Vec::new());
     let mut start: StartPoint = "0".parse().unwrap();
@@ -184,7 +184,7 @@ async fn read(broker: &Broker, topic: &str, on_gap: OnGap) -> (BTreeMap<u64, Str
         gaps.extend(page.gaps);
         for event in page.runs.iter().flat_map(|run| run.events()) {
             let payload = String::from_utf8(event.payload.to_vec()).unwrap();
-            assert_eq!(seen.insert(event.sequence.get(), payload), None, "it came twice");
+            assert_eq!(seen.insert(event.sequence.get(), payload), None, "an event was read twice");
         }
         start = StartPoint::After(page.cursor);
         if page.caught_up {
@@ -193,7 +193,7 @@ async fn read(broker: &Broker, topic: &str, on_gap: OnGap) -> (BTreeMap<u64, Str
     }
 }
 
-/// Writes so many steps of a backup, or all there are.
+/// Writes `steps` steps of a backup, or the rest if there are fewer.
 async fn write(backup: &mut Backup, file: &mut File, steps: usize) {
     for _ in 0..steps {
         let Some(bytes) = backup.next().await.unwrap() else { return };
@@ -201,7 +201,8 @@ async fn write(backup: &mut Backup, file: &mut File, steps: usize) {
     }
 }
 
-/// Makes a backup, during which something changes after so many steps; its file and position.
+/// Writes a backup, with each change made after a further `steps` steps. Returns its file and
+/// position.
 async fn backed_up(
     world: &mut World,
     file: PathBuf,
@@ -226,9 +227,9 @@ async fn backed_up(
     (file, position)
 }
 
-/// Goal: whatever is compacted, trimmed, or deleted and created anew while a backup is half read,
-/// what is restored of it, and of one that follows it, is what there was at its position, or is
-/// told to be gone, however a reader wants to be told; and the check agrees.
+/// Goal: events may be compacted, trimmed, or deleted with their topic while a backup is half
+/// written. A log restored from it, and from a backup that follows it, holds the events of its
+/// position or reports them as gone, with every choice of `OnGap`; and `check` finds no damage.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_changes_while_a_backup_is_half_read_is_whole_or_told_when_it_is_restored() {
     use Change::{Compact, Delete, Trim};
@@ -259,12 +260,12 @@ async fn what_changes_while_a_backup_is_half_read_is_whole_or_told_when_it_is_re
     }
 }
 
-/// A reader that is trimmed under its feet.
+/// A reader whose topic is trimmed while it reads.
 struct Trimmed {
     broker: Broker,
     on_gap: OnGap,
     reader: Reader,
-    /// The last sequence that it was given, or was told to be gone.
+    /// The last sequence that the reader received, or that a gap covers.
     last: u64,
     told: u64,
 }
@@ -284,7 +285,7 @@ impl Trimmed {
         Self { broker, on_gap, reader, last: 0, told: 0 }
     }
 
-    /// Takes a delivery; whether there was one but the word that all is delivered.
+    /// Takes one delivery. Returns `false` if there was none.
     async fn step(&mut self, earliest: u64) -> bool {
         let next = match self.reader.next_ready().await {
             Ok(next) => next,
@@ -299,7 +300,7 @@ impl Trimmed {
         match next {
             Some(Delivery::Events(run)) => {
                 for event in run.events() {
-                    assert_eq!(event.sequence.get(), self.last + 1, "untold, or twice");
+                    assert_eq!(event.sequence.get(), self.last + 1, "skipped or repeated");
                     self.last += 1;
                 }
             }
@@ -325,10 +326,10 @@ impl Trimmed {
 
 const EVENTS: u64 = 60;
 
-/// Goal: a reader on its way that is trimmed anywhere is told of each gap once, with its numbers,
-/// as it asked to be told, and gets all the rest.
-/// Method: it is trimmed after each number of deliveries, twice, below, at and beyond its place;
-/// what it reads lies in memory or in the log.
+/// Goal: a reader whose topic is trimmed anywhere is told of each gap once, with the right numbers
+/// and as its `OnGap` says, and receives all other events.
+/// Method: trim twice, each time after some number of deliveries, below, at and beyond the reader's
+/// place. The events to read are in memory or in the log.
 #[tokio::test]
 async fn a_reader_whose_topic_is_trimmed_anywhere_is_told_once_and_gets_the_rest() {
     let mut told = 0;
@@ -349,5 +350,5 @@ async fn a_reader_whose_topic_is_trimmed_anywhere_is_told_once_and_gets_the_rest
             world.broker.close().await;
         }
     }
-    assert!(told > 100, "hardly anything was told: {told}");
+    assert!(told > 100, "too few gaps were told: {told}");
 }

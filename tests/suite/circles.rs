@@ -1,22 +1,22 @@
 //! No file of `src` imports itself through others, and no two types have one name.
 //!
-//! A circle of files is a sign that a leaf is missing: nothing in it can be read, tested or moved
-//! alone. The sources are read as tokens: comments, texts and test code name nothing.
+//! A circle of files is a sign that a leaf is missing: no file of a circle can be read, tested or
+//! moved alone. The sources are read as tokens, without comments, string literals and test code.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::Path;
 
-/// Directories that may still have circles.
+/// Directories that may still contain circles.
 const CIRCLES: [&str; 0] = [];
 
 /// Names that more than one type still has.
 const DOUBLED: [&str; 4] = ["Events", "Held", "Place", "Topics"];
 
-/// The text of a source by its path.
+/// The text of each source, by its path.
 type Sources = BTreeMap<String, String>;
 
-/// The path of a module inside of the crate: empty for its root.
+/// The path of a module inside the crate, empty for the root.
 type Module = Vec<String>;
 
 fn sources() -> Sources {
@@ -46,7 +46,8 @@ fn module_of(file: &str) -> Module {
     module
 }
 
-/// The words and signs of a source, `::` as one, without comments and the insides of texts.
+/// Returns the words and signs of a source, with `::` as one sign. Comments and the contents of
+/// string literals are left out.
 fn tokens(text: &str) -> Vec<String> {
     let chars: Vec<char> = text.chars().collect();
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
@@ -94,7 +95,7 @@ fn tokens(text: &str) -> Vec<String> {
     found
 }
 
-/// Where the text ends whose inside begins at `index`.
+/// Returns the end (exclusive) of the string literal whose contents begin at `index`.
 fn text_end(chars: &[char], mut index: usize) -> usize {
     while index < chars.len() && chars[index] != '"' {
         index += if chars[index] == '\\' { 2 } else { 1 };
@@ -102,7 +103,7 @@ fn text_end(chars: &[char], mut index: usize) -> usize {
     index + 1
 }
 
-/// Where the bracket is closed that opens at `index`, one further.
+/// Returns the index after the bracket that closes the one at `index`.
 fn closed(tokens: &[String], index: usize) -> usize {
     let mut depth = 0_usize;
     for (offset, token) in tokens[index..].iter().enumerate() {
@@ -118,7 +119,7 @@ fn closed(tokens: &[String], index: usize) -> usize {
     tokens.len()
 }
 
-/// A source without what is for tests alone, and the modules that it declares for tests.
+/// Returns a source without its test code, and the modules that it declares for tests.
 fn product(text: &str) -> (Vec<String>, Vec<String>) {
     let tokens = tokens(text);
     let (mut kept, mut test_modules) = (Vec::new(), Vec::new());
@@ -137,7 +138,7 @@ fn product(text: &str) -> (Vec<String>, Vec<String>) {
         if !is_for_tests {
             continue;
         }
-        // The item that follows, with its other attributes.
+        // Skips the item that follows, with its other attributes.
         while index < tokens.len() {
             match tokens[index].as_str() {
                 "mod" if tokens[index + 2] == ";" => test_modules.push(tokens[index + 1].clone()),
@@ -161,7 +162,7 @@ fn product(text: &str) -> (Vec<String>, Vec<String>) {
     (kept, test_modules)
 }
 
-/// The product's own tokens, by file: without the files of modules that are for tests.
+/// Returns the tokens of each file without test code. Files of test modules are left out.
 fn products(sources: &Sources) -> BTreeMap<String, Vec<String>> {
     let (mut found, mut tests) = (BTreeMap::new(), BTreeSet::new());
     for (file, text) in sources {
@@ -177,7 +178,7 @@ fn products(sources: &Sources) -> BTreeMap<String, Vec<String>> {
     found
 }
 
-/// The paths of a `use` tree, each from its first word on.
+/// Collects the paths of a `use` tree, each from its first word.
 fn tree(tokens: &[String], prefix: &[String], paths: &mut Vec<Module>) {
     let mut path = prefix.to_vec();
     let mut index = 0;
@@ -206,12 +207,12 @@ fn tree(tokens: &[String], prefix: &[String], paths: &mut Vec<Module>) {
     paths.push(path);
 }
 
-/// All paths that a source names, in imports and elsewhere.
+/// Returns all paths that a source names, in imports and elsewhere.
 fn paths(tokens: &[String]) -> Vec<Module> {
     let (mut found, mut index) = (Vec::new(), 0);
     while index < tokens.len() {
         if tokens[index] == "pub" && tokens.get(index + 1).is_some_and(|token| token == "(") {
-            index = closed(tokens, index + 1); // Who may see it is no import.
+            index = closed(tokens, index + 1); // A visibility is no import.
         } else if tokens[index] == "use" {
             let end = index + tokens[index..].iter().take_while(|token| *token != ";").count();
             tree(&tokens[index + 1..end], &[], &mut found);
@@ -234,7 +235,7 @@ fn paths(tokens: &[String]) -> Vec<Module> {
     found
 }
 
-/// Which files each file imports.
+/// Returns, for each file, the files that it imports.
 fn imports(products: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let modules: BTreeMap<Module, &String> =
         products.keys().map(|file| (module_of(file), file)).collect();
@@ -265,7 +266,7 @@ fn imports(products: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, BTreeSe
     products.iter().map(imports_of).collect()
 }
 
-/// For each file that imports itself through others: the shortest way there.
+/// Returns, for each file that imports itself through others, the shortest circle.
 fn circles(imports: &BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, Vec<String>> {
     let circle = |start: &String| -> Option<(String, Vec<String>)> {
         let mut from: BTreeMap<&String, &String> = BTreeMap::new();
@@ -291,14 +292,14 @@ fn circles(imports: &BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, Vec
     imports.keys().filter_map(circle).collect()
 }
 
-/// Where each type is defined, in the product's own code.
+/// Returns the files that define each type, in the product's own code.
 fn definitions(products: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, Vec<String>> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (file, tokens) in products {
         let mut index = 0;
         while index < tokens.len() {
             match tokens[index].as_str() {
-                // What is defined in there is seen nowhere else, or belongs to a type.
+                // An item inside braces is visible nowhere else, or belongs to a type.
                 "{" => index = closed(tokens, index),
                 "struct" | "enum" | "trait" | "type" => {
                     found.entry(tokens[index + 1].clone()).or_default().push(file.clone());
@@ -337,7 +338,8 @@ fn no_two_types_have_one_name() {
     }
 }
 
-/// Goal: each kind of import and of definition is seen, and nothing that only looks like one.
+/// Goal: the rules find each kind of import and of definition, and nothing that only looks like
+/// one.
 #[test]
 fn the_rules_about_files_and_types_see_what_they_should() {
     let planted = [

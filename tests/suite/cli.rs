@@ -1,4 +1,4 @@
-//! The command line: settings and where they come from, exit codes, and commands against a server.
+//! The command line: settings and their sources, exit codes, and commands against a server.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Output, Stdio};
@@ -14,7 +14,7 @@ fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or(-1)
 }
 
-/// The effective settings that `serve` would run with.
+/// Returns the settings that `serve` would use, or its error message.
 fn settings(arguments: &[&str], environment: &[(&str, &str)]) -> Result<toml::Table, String> {
     let mut command = leftoff();
     command.args(["serve", "--print-config"]).args(arguments);
@@ -95,8 +95,8 @@ fn unknown_and_impossible_settings_are_refused_by_name() {
     assert!(error.contains("/nowhere.toml"), "{error}");
 }
 
-/// Goal: the names that Kubernetes gives to a service called `leftoff`, or to one beside it, keep
-/// no broker from starting; a slip of the pen is told.
+/// Goal: environment variables that Kubernetes sets for a service named `leftoff`, or for one
+/// beside it, do not keep a broker from starting. A mistyped setting is reported with a warning.
 #[test]
 fn variables_that_are_no_settings_are_left_alone_with_a_warning() {
     let foreign = [
@@ -125,7 +125,7 @@ fn variables_that_are_no_settings_are_left_alone_with_a_warning() {
     }
     let settings: toml::Table = text(&output.stdout).parse().unwrap();
     assert_eq!(settings["broker"]["max_queue_wait_ms"].as_integer(), Some(7));
-    assert_eq!(settings["data_dir"].as_str(), Some("2026"), "a number is a name, too");
+    assert_eq!(settings["data_dir"].as_str(), Some("2026"), "a number may name a directory");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn an_empty_directory_name_is_refused_before_anything_is_written() {
     }
 }
 
-/// Goal: what the storage engine says is heard, in its own words.
+/// Goal: log lines of the storage engine are written to the broker's log, unchanged.
 #[tokio::test]
 async fn the_storage_engines_own_lines_are_among_the_log() {
     let directory = tempfile::tempdir().unwrap();
@@ -158,7 +158,7 @@ async fn the_storage_engines_own_lines_are_among_the_log() {
     let heard = tokio::time::timeout(Duration::from_secs(30), heard).await;
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(heard.unwrap().unwrap(), "it ended without a word of the engine");
+    assert!(heard.unwrap().unwrap(), "no line of the engine was logged");
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn exit_codes_tell_scripts_what_happened() {
     assert_eq!((code(&check), text(&check.stderr).contains("no log in it")), (1, true));
 }
 
-/// Runs `leftoff publish` with this input.
+/// Runs `leftoff publish` with `input` on standard input.
 async fn publish_lines(url: &str, topic: Option<&str>, input: &str) -> Output {
     let mut command = leftoff();
     command.arg("publish").args(topic).args(["--server", url, "--receipts"]);
@@ -233,10 +233,10 @@ async fn publish_takes_lines_for_several_topics_and_can_be_repeated() {
     assert_eq!((code(&no_topic), text(&no_topic.stderr).contains("names none")), (5, true));
 }
 
-/// Goal: what is piped in by hand is published at once, also over restarts of the server, and a
-/// line that is wrong ends it only after everything before it is stored.
-/// Method: the input stays open; the server is killed between lines for more topics than requests
-/// may be in flight.
+/// Goal: each line on standard input is published as soon as it is written, also across a restart
+/// of the server. A wrong line ends the command, but only after all lines before it are stored.
+/// Method: keep the input open; kill the server, and write lines for more topics than requests may
+/// be in flight.
 #[tokio::test]
 async fn lines_are_published_as_they_come_through_a_restart_and_up_to_a_bad_one() {
     let directory = tempfile::tempdir().unwrap();
@@ -305,7 +305,7 @@ async fn tail_prints_what_is_there_and_topics_lists_it() {
     let lines: Vec<Value> =
         text(&tail.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let page = get(server.address, "/v1/topics/a/events?after=1").await.json();
-    assert_eq!(Value::from(lines), page["events"], "the same JSON as in a page");
+    assert_eq!(Value::from(lines), page["events"], "the JSON is not that of a page");
     let tail = run(&["tail", "a", "--from", "earliest", "-n", "2", "--server", &url]).await;
     let printed = text(&tail.stdout);
     let last_words: Vec<&str> = printed.lines().filter_map(|l| l.split(' ').next_back()).collect();
@@ -340,7 +340,7 @@ async fn tail_goes_on_where_it_was_when_the_server_comes_back() {
         }
     });
     assert_eq!(soon(sequences.recv()).await.as_deref(), Some("1"));
-    assert_eq!(soon(sequences.recv()).await.as_deref(), Some("2"), "it is in the middle now");
+    assert_eq!(soon(sequences.recv()).await.as_deref(), Some("2"), "half of the events");
     process.kill();
     let path = directory.path().to_owned();
     let start = move || Process::serve_at(address, &path, &[]);
@@ -349,12 +349,13 @@ async fn tail_goes_on_where_it_was_when_the_server_comes_back() {
     publish(4).await;
     assert_eq!(soon(sequences.recv()).await.as_deref(), Some("3"));
     assert_eq!(soon(sequences.recv()).await.as_deref(), Some("4"));
-    assert_eq!(soon(sequences.recv()).await, None, "it printed more than it was asked for");
+    assert_eq!(soon(sequences.recv()).await, None, "more events were printed than requested");
     assert!(tail.wait().unwrap().success());
 }
 
-/// Goal: damage on the disk is found, named and told by exit codes; the check changes nothing.
-/// Method: a byte of a payload rots in the file.
+/// Goal: `check` finds damage on the disk, names it and reports it by its exit code; it changes
+/// nothing.
+/// Method: flip one bit of a payload in the database file.
 #[tokio::test]
 async fn check_finds_damage_and_serve_names_it_to_whoever_reads_there() {
     let directory = tempfile::tempdir().unwrap();
@@ -429,7 +430,7 @@ async fn the_bench_measures_a_running_broker_beside_a_plain_file() {
         assert_eq!(code(&output), 0, "{}", text(&output.stderr));
         let measured: Value = serde_json::from_str(text(&output.stdout).trim()).unwrap();
         let tail = server.broker.topic(&crate::common::name("bench")).unwrap().extent.tail.get();
-        assert_eq!(measured["events"].as_u64().unwrap(), tail - before, "it counts what is stored");
+        assert_eq!(measured["events"].as_u64().unwrap(), tail - before, "the count is wrong");
         for key in ["events_per_second", "megabytes_per_second", "p50_ms", "p99_ms", "p99_9_ms"] {
             assert!(measured[key].as_f64().unwrap() > 0.0, "{key} in {measured}");
             assert!(measured["plain_file"][key].as_f64().unwrap() >= 0.0, "{key} in {measured}");

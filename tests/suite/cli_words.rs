@@ -1,5 +1,5 @@
-//! What the command line says when something is wrong: which, where, and what would be right, in
-//! words that do not take the code to understand them.
+//! The command line's messages about mistakes: which argument or setting, where, and which value
+//! would be right, in words that need no knowledge of the code.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::common::{Server, get, leftoff, output_of, run, soon, text};
 use crate::disk::Disk;
 
-/// Words of the code and of its libraries, and no others'.
+/// Words of the code and of its libraries, which no message may contain.
 const JARGON: [&str; 25] = [
     "u64",
     "u32",
@@ -51,7 +51,7 @@ fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or(-1)
 }
 
-/// Runs a command that takes nothing from its input; what it ends with, and what it says.
+/// Runs a command with empty input. Returns its exit code and its error output.
 fn ended(arguments: &[&str], environment: &[(&str, &str)], directory: &Path) -> (i32, String) {
     let mut command = leftoff();
     command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null());
@@ -59,7 +59,7 @@ fn ended(arguments: &[&str], environment: &[(&str, &str)], directory: &Path) -> 
     (code(&output), text(&output.stderr))
 }
 
-/// All settings that have a default, by their names.
+/// Returns the names of all settings that have a default.
 fn settings() -> Vec<String> {
     let output = output_of(leftoff().args(["serve", "--print-config"]));
     let all: toml::Table = text(&output.stdout).parse().unwrap();
@@ -74,8 +74,8 @@ fn settings() -> Vec<String> {
     names
 }
 
-/// Goal: whatever setting is wrong, by whatever way it came, its name, its value and who set it are
-/// told, in plain words.
+/// Goal: the message about a wrong setting, from whichever source, says its name, its value and its
+/// source, in plain words.
 #[test]
 fn every_wrong_setting_is_told_by_name_value_and_origin_in_plain_words() {
     let directory = tempfile::tempdir().unwrap();
@@ -84,7 +84,7 @@ fn every_wrong_setting_is_told_by_name_value_and_origin_in_plain_words() {
         ended(&arguments, environment, directory.path())
     };
     for name in settings() {
-        // A text takes everything; so does a directory's name.
+        // A setting that is text takes any value; so does a directory's name.
         let is_text = matches!(name.as_str(), "data_dir" | "server.listen");
         for value in ["soon", "-1", "1.5", "[1]", "{a=1}"] {
             let (code, said) = serve(&["--set", &format!("{name}={value}")], &[]);
@@ -124,7 +124,8 @@ fn every_wrong_setting_is_told_by_name_value_and_origin_in_plain_words() {
     }
 }
 
-/// Goal: topics' settings can be given by flags and variables, whatever dots their patterns have.
+/// Goal: settings of topics can be given by flags and variables, whatever dots their patterns
+/// contain.
 #[test]
 fn settings_of_patterns_with_dots_are_taken_from_flags_and_variables() {
     let compact = |arguments: &[&str], environment: &[(&str, &str)], pattern: &str| {
@@ -150,7 +151,7 @@ fn settings_of_patterns_with_dots_are_taken_from_flags_and_variables() {
     assert_eq!(compact(&[], &[variable], "users.de"), Some(true));
 }
 
-/// Goal: numbers, addresses and their like that are none are told as what they are.
+/// Goal: messages about wrong numbers and addresses say what was expected, in plain words.
 #[test]
 fn wrong_arguments_are_told_in_plain_words() {
     let directory = tempfile::tempdir().unwrap();
@@ -172,11 +173,11 @@ fn wrong_arguments_are_told_in_plain_words() {
         assert!(said.contains(words), "{arguments:?}: {said}");
         assert_plain(&said);
         let repeated = said.matches("refused").count() + said.matches("Connection").count();
-        assert!(repeated <= 2, "a cause is repeated: {said}");
+        assert!(repeated <= 2, "the message repeats a cause: {said}");
     }
 }
 
-/// Goal: a file that stands where the topic does is told, and standard input is not waited for.
+/// Goal: a file name in the topic's place is reported at once, without waiting for standard input.
 #[tokio::test]
 async fn a_file_in_the_place_of_the_topic_is_told_and_nothing_is_published() {
     let server = Server::start().await;
@@ -189,7 +190,7 @@ async fn a_file_in_the_place_of_the_topic_is_told_and_nothing_is_published() {
         command.current_dir(directory.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut publish = command.spawn().unwrap();
-        // Nobody writes to its input; it is closed only for who says that it is meant.
+        // No one writes to the command's input. It is closed only if `-` asks for it.
         let input = publish.stdin.take().filter(|_| !arguments.contains(&"-"));
         let ended = tokio::task::spawn_blocking(move || publish.wait_with_output().unwrap());
         let ended = soon(ended).await.unwrap();
@@ -211,7 +212,7 @@ async fn a_file_in_the_place_of_the_topic_is_told_and_nothing_is_published() {
     assert_eq!(topics["topics"][0]["events"], 2, "{topics}");
 }
 
-/// Goal: whatever ends a publish, the message says at which line.
+/// Goal: whatever ends a publish, the message names the line.
 #[tokio::test]
 async fn every_error_of_publish_names_the_line() {
     let server = Server::start().await;
@@ -254,7 +255,7 @@ async fn every_error_of_publish_names_the_line() {
     assert!(said.contains("leftoff: line 1: cannot reach http://127.0.0.1:1"), "{said}");
 }
 
-/// Goal: `check` looks where `serve` would, and a flag wins over all.
+/// Goal: `check` uses the data directory that `serve` would use, and a flag wins over all else.
 #[test]
 fn check_takes_the_data_directory_of_the_settings() {
     let directory = tempfile::tempdir().unwrap();
@@ -275,7 +276,7 @@ fn check_takes_the_data_directory_of_the_settings() {
     assert!(check(&flag, &[variable]).contains("cannot open from-flag:"));
 }
 
-/// Goal: what is in the place of a data directory is told, and left as it is.
+/// Goal: anything else at the path of a data directory is reported, and left as it is.
 #[test]
 fn what_stands_in_the_place_of_a_data_directory_is_told() {
     let directory = tempfile::tempdir().unwrap();
@@ -300,11 +301,10 @@ fn what_stands_in_the_place_of_a_data_directory_is_told() {
             assert_eq!((code, said.contains(words)), (1, true), "{name}: {said}");
         }
     }
-    assert_eq!(std::fs::read_dir(root).unwrap().count(), 2, "something was made");
+    assert_eq!(std::fs::read_dir(root).unwrap().count(), 2, "something was created");
 }
 
-/// Goal: a backup that does not come to its end leaves nothing: a disk that it filled has its room
-/// back.
+/// Goal: a failed backup leaves no file behind, so a disk that it filled has its space back.
 #[tokio::test]
 async fn a_backup_that_fails_leaves_nothing_behind() {
     let server = Server::start().await;
@@ -321,7 +321,7 @@ async fn a_backup_that_fails_leaves_nothing_behind() {
     assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), 0, "{said}");
 }
 
-/// Passes on what goes to `server`, and the first `most` bytes that come back; then it is silent.
+/// Passes on all bytes to `server`, and the first `most` bytes that come back; then falls silent.
 async fn stalled_after(most: u64, server: std::net::SocketAddr) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -336,8 +336,8 @@ async fn stalled_after(most: u64, server: std::net::SocketAddr) -> std::net::Soc
     address
 }
 
-/// Goal: a backup that somebody interrupts leaves nothing either.
-/// Method: its server falls silent in the middle; then the signal comes.
+/// Goal: an interrupted backup leaves no file behind either.
+/// Method: let the server fall silent in the middle, and send the signal then.
 #[tokio::test]
 async fn a_backup_that_is_interrupted_leaves_nothing_behind() {
     let server = Server::start().await;

@@ -1,4 +1,5 @@
-//! Who is connected: limits that are told, and a list of who follows what, and how far behind.
+//! The connected clients: limits with clear refusals, and a list of what each client follows, and
+//! how far behind it is.
 
 use leftoff::config::Config;
 use serde_json::json;
@@ -23,7 +24,7 @@ async fn a_connection_over_a_limit_is_told_why_and_when_to_come_back() {
         let seconds: u64 = refused.header("retry-after").parse().unwrap();
         assert!((5..=10).contains(&seconds), "{seconds}");
         assert!(refused.json()["detail"].as_str().unwrap().contains(words), "{refused:?}");
-        // A browser that follows would give up for good.
+        // A browser's `EventSource` would give up for good at a status other than 200.
         let mut refused = Sse::follow(server.address, "a", "").await;
         assert_eq!(refused.status, 200);
         let seconds: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
@@ -44,7 +45,7 @@ async fn a_connection_over_a_limit_is_told_why_and_when_to_come_back() {
     }
 }
 
-/// Goal: those who are ended by a stop do not come back all at once.
+/// Goal: clients whose streams end because the broker stops do not reconnect all at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_ends_streams_one_after_the_other_and_tells_each_another_time_to_come_back() {
     const CLIENTS: usize = 300;
@@ -68,7 +69,8 @@ async fn a_stop_ends_streams_one_after_the_other_and_tells_each_another_time_to_
     soon(stopping).await.unwrap();
     let first = ends.iter().map(|(at, _)| *at).min().unwrap();
     let last = ends.iter().map(|(at, _)| *at).max().unwrap();
-    // Of 300 turns out of 300 ms, the first and the last are that close once in 10^100 times.
+    // The 300 ends are spread at random over 300 ms: all of them within 100 ms is as good as
+    // impossible.
     assert!(last - first > std::time::Duration::from_millis(100), "{first:?} to {last:?}");
     let retries: std::collections::BTreeSet<u64> = ends.iter().map(|(_, retry)| *retry).collect();
     assert!(retries.len() > CLIENTS / 2, "{} different times", retries.len());
@@ -78,7 +80,7 @@ async fn a_stop_ends_streams_one_after_the_other_and_tells_each_another_time_to_
 async fn connections_are_listed_with_what_they_follow_and_how_far_behind_they_are() {
     let server = Server::start().await;
     let refused = get(server.address, "/v1/connections").await;
-    assert_eq!(refused.status, 403, "it has to be turned on");
+    assert_eq!(refused.status, 403, "the list is off by default");
     let mut config = Config::default();
     config.follow.list_connections = true;
     let server = Server::with(config).await;

@@ -1,4 +1,5 @@
-//! CloudEvents over every protocol: what goes in comes out with all that it had.
+//! CloudEvents over every protocol: an event that is read has every attribute that it was published
+//! with.
 
 use leftoff::edge::proto::{NewEvent, PublishRequest};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ fn cloud_event(id: &str) -> Value {
     })
 }
 
-/// What comes out besides: the places that the event was given.
+/// Returns the attributes that the broker adds: the event's topic, sequence and position.
 fn given(topic: &str, sequence: u64) -> [(&'static str, Value); 3] {
     [
         ("leftofftopic", json!(topic)),
@@ -71,12 +72,12 @@ async fn cloud_events_come_out_of_a_stream_as_they_were_published_in_any_mode() 
             let frame = soon(stream.find(Frame::is_event)).await;
             let mut expected = stored(&sequence.to_string(), sequence);
             if sequence == 4 {
-                expected.as_object_mut().unwrap().remove("count"); // It was not given one.
+                expected.as_object_mut().unwrap().remove("count"); // `ce-count` was not sent.
             }
             assert_eq!(frame.json(), expected, "{query}");
         }
     }
-    // Our own words for the same event, for those who filter and read pages.
+    // The same event in Leftoff's own fields, for readers that filter and read pages.
     let path = format!("{EVENTS}?type=order.created&key=order-7&limit=1");
     let page = crate::common::get(server.address, &path).await.json();
     let event = &page["events"][0];
@@ -104,7 +105,7 @@ async fn a_cloud_event_that_breaks_a_rule_is_refused_by_name_and_nothing_is_stor
     assert_eq!(page.status, 404);
 }
 
-/// Goal: the data of a CloudEvent is its data, whatever type it has: it is no body of events.
+/// Goal: the data of a CloudEvent in headers is one event, also if its type is one for many events.
 #[tokio::test]
 async fn a_cloud_event_in_headers_is_one_event_whatever_the_type_of_its_data() {
     let server = Server::start().await;

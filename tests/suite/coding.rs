@@ -1,5 +1,5 @@
-//! Compressed bodies: what is uploaded is stored as what it is, within the limits, and pages are
-//! compressed for whoever wants that.
+//! Compressed bodies: an upload is stored decompressed, within the limits, and pages are compressed
+//! for clients that accept it.
 
 use std::io::{Read, Write};
 
@@ -18,7 +18,7 @@ fn gzip(body: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// With the head that the standard wants, and without it.
+/// Encodes `body` with the zlib header of the standard, and without it.
 fn deflate(body: &[u8]) -> [Vec<u8>; 2] {
     let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
     zlib.write_all(body).unwrap();
@@ -37,7 +37,7 @@ async fn post_coded(server: &Server, path: &str, fields: [&str; 2], body: Vec<u8
     send(request.header("content-encoding", coding), body).await
 }
 
-/// Goal: nobody reads compressed bytes as `application/json`.
+/// Goal: an upload is stored decompressed, so that no reader gets compressed bytes as JSON.
 #[tokio::test]
 async fn an_upload_that_is_compressed_is_stored_as_what_it_is() {
     let server = Server::start().await;
@@ -60,7 +60,7 @@ async fn an_upload_that_is_compressed_is_stored_as_what_it_is() {
     }
     let expected: Vec<(u64, String)> = (1..=count).map(|n| (n, "hello".to_owned())).collect();
     assert_eq!(read_all(server.address, "a").await, expected);
-    // Every body is one that may be coded.
+    // Every kind of request body may be compressed.
     let lines = gzip(b"{\"data\":1}\n{\"data\":2}\n");
     let fields = ["application/x-ndjson", "gzip"];
     for query in ["", "?atomic=true"] {
@@ -78,7 +78,8 @@ async fn an_upload_that_is_compressed_is_stored_as_what_it_is() {
     server.stop().await;
 }
 
-/// Goal: what cannot be decoded, or is too large once it is, changes nothing and says why.
+/// Goal: a body that cannot be decoded, or is too large decompressed, stores nothing, and the
+/// refusal says why.
 #[tokio::test]
 async fn an_upload_that_cannot_be_decoded_is_refused_and_a_bomb_is_cut_off() {
     let server = Server::start().await;
@@ -88,7 +89,7 @@ async fn an_upload_that_cannot_be_decoded_is_refused_and_a_bomb_is_cut_off() {
         assert_eq!(refused.header("accept-encoding"), "gzip, deflate, br, zstd");
         assert!(refused.json()["detail"].as_str().unwrap().contains("known are gzip"));
     }
-    // Elements that are empty, and the coding that is none, are no second one.
+    // Empty list elements, and `identity`, do not count as a second coding.
     let listed = ["GZIP", ", gzip,", "identity, gzip"];
     for (coding, sequence) in listed.into_iter().zip(1..) {
         let path = "/v1/topics/listed/events";
@@ -120,7 +121,7 @@ async fn an_upload_that_cannot_be_decoded_is_refused_and_a_bomb_is_cut_off() {
         assert_eq!(refused.status, 413, "{}", refused.json());
         assert!(refused.json()["value"].as_u64() < Some(64 << 20), "{}", refused.json());
     }
-    // A window of a gigabyte, which no client needs.
+    // A window of 128 MiB, which no client needs.
     let mut wide = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
     wide.window_log(27).unwrap();
     wide.write_all(b"x").unwrap();
@@ -131,7 +132,8 @@ async fn an_upload_that_cannot_be_decoded_is_refused_and_a_bomb_is_cut_off() {
     server.stop().await;
 }
 
-/// Goal: nothing is taken for something, and nothing of what was sent is dropped in silence.
+/// Goal: an empty body is refused if it is declared compressed, and so is a body with bytes after
+/// its compressed end: no part of a request is dropped in silence.
 #[tokio::test]
 async fn an_empty_body_is_no_stream_of_a_coding_and_nothing_may_follow_the_end_of_one() {
     let server = Server::start().await;
@@ -161,7 +163,7 @@ async fn an_empty_body_is_no_stream_of_a_coding_and_nothing_may_follow_the_end_o
         }
     }
     assert_eq!(get(server.address, EVENTS).await.status, 404, "nothing was stored");
-    // What has no body that is read is served.
+    // A GET request has no body to decode, so its `Content-Encoding` is ignored.
     let asked = to(server.address, "GET", "/v1/topics").header("content-encoding", "gzip");
     assert_eq!(send(asked, "").await.status, 200);
     server.stop().await;
@@ -185,8 +187,8 @@ fn decoded(answer: &Answer) -> Value {
     serde_json::from_slice(&body).unwrap()
 }
 
-/// Goal: a page costs a tenth of its bytes where the client likes, is the same page, and its tag
-/// is that of the very bytes.
+/// Goal: a compressed page takes less than a tenth of the bytes, has the same content, and has an
+/// entity tag of its own.
 #[tokio::test]
 async fn pages_are_compressed_for_whoever_wants_that_and_tags_and_vary_agree() {
     let server = Server::start().await;
@@ -230,7 +232,7 @@ async fn pages_are_compressed_for_whoever_wants_that_and_tags_and_vary_agree() {
     server.stop().await;
 }
 
-/// Goal: a stream is never held up in an encoder.
+/// Goal: an event stream is never compressed, so no event waits in an encoder.
 #[tokio::test]
 async fn a_stream_is_never_compressed() {
     let server = Server::start().await;

@@ -1,5 +1,5 @@
-//! What the tests share: a server in this process, the real binary, and clients that know nothing
-//! of the broker's own code.
+//! The tools that the tests share: a server in this process, the real binary, and clients that use
+//! none of the broker's own code.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
@@ -24,17 +24,17 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-/// Longer than anything here lasts; whoever waits that long waits for ever.
+/// The limit of each wait, longer than any test needs: at the limit, a test has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) use crate::grpc_client::Grpc;
 
-/// Waits for `future`, but not for ever.
+/// Waits for `future`, at most [`PATIENCE`].
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
+    tokio::time::timeout(PATIENCE, future).await.expect("a wait took longer than 30 seconds")
 }
 
-/// A server in this process, on ports and a directory of its own.
+/// A server in this process, on free ports and in a temporary directory.
 pub(crate) struct Server {
     pub(crate) broker: Broker,
     pub(crate) address: SocketAddr,
@@ -49,7 +49,7 @@ impl Server {
         Self::with(Config::default()).await
     }
 
-    /// As `config` says, but for the addresses' ports and the directory.
+    /// Starts a server with `config`, except for its ports and its directory.
     pub(crate) async fn with(mut config: Config) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -70,13 +70,13 @@ impl Server {
         grpc(self.grpc_address).await
     }
 
-    /// Asks for a stop, and waits until everything has ended.
+    /// Asks the server to stop, and waits until all its tasks have ended.
     pub(crate) async fn stop(self) {
         self.shutdown.start();
         soon(self.running).await.unwrap();
     }
 
-    /// Publishes a payload; the sequence it was given.
+    /// Publishes a payload, and returns its sequence.
     pub(crate) async fn publish(&self, topic: &str, payload: impl Into<Bytes>) -> u64 {
         publish(&self.broker, topic, NewEvent::new(payload)).await
     }
@@ -86,7 +86,7 @@ pub(crate) fn name(topic: &str) -> TopicName {
     topic.parse().unwrap()
 }
 
-/// Publishes one event; the sequence it was given.
+/// Publishes one event, and returns its sequence.
 pub(crate) async fn publish(broker: &Broker, topic: &str, event: NewEvent) -> u64 {
     let publish = Publish { topic: name(topic), events: vec![event], expected_sequence: None };
     broker.publish(publish).await.unwrap().last().sequence.get()
@@ -96,7 +96,7 @@ pub(crate) async fn grpc(address: SocketAddr) -> Grpc {
     Grpc::connect(format!("http://{address}")).await.unwrap().max_message_size(64 << 20)
 }
 
-/// The whole answer to a request.
+/// A complete answer to a request.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -115,7 +115,7 @@ impl Answer {
     }
 }
 
-/// A request to `address` for `path`.
+/// Returns a request to `address` for `path`.
 pub(crate) fn to(address: SocketAddr, method: &str, path: &str) -> http::request::Builder {
     Request::builder().method(method).uri(format!("http://{address}{path}"))
 }
@@ -154,14 +154,15 @@ pub(crate) async fn post(address: SocketAddr, path: &str, body: impl Into<Bytes>
     send(to(address, "POST", path), body).await
 }
 
-/// Where an event that was acknowledged is.
+/// The place of an acknowledged event.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Receipt {
     pub(crate) sequence: u64,
     pub(crate) position: u64,
 }
 
-/// Publishes, if there is an answer at all; where the event is, if it is acknowledged.
+/// Publishes, and returns the event's place, or `None` without an acknowledgement. The broker may
+/// be gone.
 pub(crate) async fn try_post(
     request: http::request::Builder,
     body: impl Into<Bytes>,
@@ -176,7 +177,7 @@ pub(crate) async fn try_post(
     Some(serde_json::from_slice(&body).unwrap())
 }
 
-/// One frame of an event stream, taken apart as the WHATWG standard has it.
+/// One frame of an event stream, parsed as the WHATWG standard says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Frame {
     pub(crate) id: Option<String>,
@@ -211,7 +212,7 @@ impl Frame {
         frame
     }
 
-    /// Whether an `EventSource` would hand it to the page, and a publisher wrote it.
+    /// Whether an `EventSource` hands the frame to the page, and a publisher wrote it.
     pub(crate) fn is_event(&self) -> bool {
         let own = self.event.as_deref().is_some_and(|event| event.starts_with("leftoff."));
         self.data.is_some() && !own
@@ -221,7 +222,7 @@ impl Frame {
         self.event.as_deref() == Some(kind)
     }
 
-    /// The sequence in the id.
+    /// Returns the sequence in the id.
     pub(crate) fn sequence(&self) -> u64 {
         let id = self.id.as_deref().expect("an event has an id");
         id.split(['-', '~']).next().unwrap().parse().unwrap()
@@ -238,29 +239,29 @@ pub(crate) struct Sse {
     pub(crate) headers: HeaderMap,
     body: hyper::body::Incoming,
     unread: BytesMut,
-    /// The id that a browser would come back with.
+    /// The id with which a browser would resume.
     pub(crate) last_id: Option<String>,
 }
 
 impl Sse {
-    /// Follows `topic`; `query` begins with `?` or is empty.
+    /// Follows `topic`. `query` is empty or begins with `?`.
     pub(crate) async fn follow(address: SocketAddr, topic: &str, query: &str) -> Self {
         let path = format!("/v1/topics/{topic}/events{query}");
         Self::open(to(address, "GET", &path)).await.unwrap()
     }
 
-    /// Comes back to `topic` as a browser does.
+    /// Resumes `topic` as a browser does.
     pub(crate) async fn resume(address: SocketAddr, topic: &str, last_id: &str) -> Self {
         let request = to(address, "GET", &format!("/v1/topics/{topic}/events"));
         Self::open(request.header("last-event-id", last_id)).await.unwrap()
     }
 
-    /// Opens a stream, or says why there is no connection.
+    /// Opens a stream, or returns why there is no connection.
     pub(crate) async fn open(request: http::request::Builder) -> Result<Self, String> {
         Self::open_with(request, "").await
     }
 
-    /// As [`Self::open`], with a body.
+    /// Does the same as [`Self::open`], with a body.
     pub(crate) async fn open_with(
         request: http::request::Builder,
         body: impl Into<Bytes>,
@@ -268,7 +269,7 @@ impl Sse {
         Self::open_over(request, body, false).await
     }
 
-    /// As [`Self::open`], over HTTP/2 without TLS, if asked for.
+    /// Does the same as [`Self::open`], over HTTP/2 without TLS if `over_http2`.
     pub(crate) async fn try_open(
         request: http::request::Builder,
         over_http2: bool,
@@ -290,10 +291,10 @@ impl Sse {
         Ok(Self { status, headers, body, unread: BytesMut::new(), last_id: None })
     }
 
-    /// The next frame; `None` when the stream has ended, well or not.
+    /// Returns the next frame, or `None` when the stream has ended, with or without an error.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         loop {
-            // Heartbeats are lines between blocks.
+            // Heartbeats are single lines between blocks.
             if self.unread.starts_with(b":")
                 && let Some(end) = self.unread.iter().position(|byte| *byte == b'\n')
             {
@@ -312,12 +313,12 @@ impl Sse {
         }
     }
 
-    /// The next frame that is there without waiting for more to arrive.
+    /// Returns the next frame, or `None` if none arrives within `wait`.
     pub(crate) async fn next_within(&mut self, wait: Duration) -> Option<Frame> {
         tokio::time::timeout(wait, self.next()).await.ok().flatten()
     }
 
-    /// The next frame for which `wanted` holds.
+    /// Returns the next frame for which `wanted` holds.
     pub(crate) async fn find(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
         loop {
             let frame = self.next().await.expect("the stream ended");
@@ -327,7 +328,7 @@ impl Sse {
         }
     }
 
-    /// The next `count` events: sequence and data.
+    /// Returns the sequences and the data of the next `count` events.
     pub(crate) async fn events(&mut self, count: usize) -> Vec<(u64, String)> {
         let mut events = Vec::new();
         while events.len() < count {
@@ -337,7 +338,7 @@ impl Sse {
         events
     }
 
-    /// The next `count` events of a stream of many topics.
+    /// Returns the next `count` events of a stream of many topics.
     pub(crate) async fn events_of_many(&mut self, count: usize) -> Vec<Value> {
         let mut events = Vec::new();
         while events.len() < count {
@@ -346,7 +347,7 @@ impl Sse {
         events
     }
 
-    /// Everything until the end of the stream.
+    /// Returns all frames up to the end of the stream.
     pub(crate) async fn rest(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         while let Some(frame) = self.next().await {
@@ -356,8 +357,8 @@ impl Sse {
     }
 }
 
-/// An address for a broker that comes and goes. It is out of the range of which systems give ports
-/// to clients: while nobody listens there, one of these could be given it.
+/// Returns an address for a broker that stops and starts again. Its port is outside the range from
+/// which systems give ports to clients: a client could otherwise get it while nobody listens.
 pub(crate) fn lasting_address() -> SocketAddr {
     loop {
         let address = SocketAddr::from(([127, 0, 0, 1], rand::random_range(20_000..30_000)));
@@ -367,19 +368,19 @@ pub(crate) fn lasting_address() -> SocketAddr {
     }
 }
 
-/// The real binary, serving.
+/// The real binary, running `serve`.
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: SocketAddr,
 }
 
 impl Process {
-    /// Starts `leftoff serve` on `directory`, with more arguments; waits until it listens.
+    /// Starts `leftoff serve` on `directory` with more arguments, and waits until it listens.
     pub(crate) fn serve(directory: &Path, arguments: &[&str]) -> Self {
         Self::serve_at(SocketAddr::from(([127, 0, 0, 1], 0)), directory, arguments)
     }
 
-    /// As [`Self::serve`], at an address of one's choice.
+    /// Does the same as [`Self::serve`], at a given address.
     pub(crate) fn serve_at(address: SocketAddr, directory: &Path, arguments: &[&str]) -> Self {
         let mut child = leftoff()
             .args(["serve", "--listen", &address.to_string(), "--data-dir"])
@@ -396,23 +397,23 @@ impl Process {
         Self { child, address: address.expect("the server said where it listens") }
     }
 
-    /// A broker that was started in another way, and listens there before long.
+    /// Takes over a broker that was started in another way and soon listens at `address`.
     pub(crate) fn adopt(child: Child, address: SocketAddr) -> Self {
         Self { child, address }
     }
 
-    /// Waits until it answers.
+    /// Waits until the broker accepts connections.
     pub(crate) async fn until_ready(&mut self) {
         soon(async {
             while tokio::net::TcpStream::connect(self.address).await.is_err() {
-                assert_eq!(self.child.try_wait().unwrap(), None, "it has ended");
+                assert_eq!(self.child.try_wait().unwrap(), None, "the broker has ended");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
         .await;
     }
 
-    /// Its number in the system.
+    /// Returns the process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -421,18 +422,18 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Ends it as a crash does.
+    /// Kills the process, as a crash would.
     pub(crate) fn kill(mut self) {
         self.crash();
     }
 
-    /// As [`Self::kill`], for whoever has to keep it.
+    /// Does the same as [`Self::kill`], for callers that cannot give the process away.
     pub(crate) fn crash(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Waits until it has ended by itself; its exit code.
+    /// Waits until the process ends by itself, and returns its exit code.
     pub(crate) async fn exit_code(&mut self) -> Option<i32> {
         soon(async {
             loop {
@@ -453,7 +454,8 @@ impl Drop for Process {
     }
 }
 
-/// The real binary, without whatever the environment has set for it, quiet.
+/// Returns a command for the real binary, with none of the environment's settings for it, and with
+/// errors alone in its log.
 pub(crate) fn leftoff() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leftoff"));
     for (variable, _) in std::env::vars_os() {
@@ -465,14 +467,14 @@ pub(crate) fn leftoff() -> Command {
     command
 }
 
-/// Runs the real binary to its end.
+/// Runs the real binary until it ends.
 pub(crate) async fn run(arguments: &[&str]) -> Output {
     let mut command = leftoff();
     command.args(arguments).stdin(Stdio::null());
     tokio::task::spawn_blocking(move || output_of(&mut command)).await.unwrap()
 }
 
-/// What a command says until it ends, which it does before long, or is made to.
+/// Runs a command and returns its output. A command that runs for 60 seconds is killed.
 pub(crate) fn output_of(command: &mut Command) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let id = Pid::from_child(&child);
@@ -492,18 +494,18 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Events with these numbers as their ids and their payloads.
+/// Returns events with these numbers as ids and as payloads.
 pub(crate) fn with_ids(ids: impl IntoIterator<Item = u64>) -> Vec<NewEvent> {
     let event = |id: u64| NewEvent { id: format!("id {id}"), ..NewEvent::new(id.to_string()) };
     ids.into_iter().map(event).collect()
 }
 
-/// The earthquakes that come with the project.
+/// Returns the path of the earthquake reports that come with the project.
 pub(crate) fn quakes() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/earthquakes.ndjson")
 }
 
-/// A seed of its own for each run, printed; `LEFTOFF_SEED` repeats one.
+/// Returns and prints a random seed. The variable `LEFTOFF_SEED` repeats an earlier one.
 pub(crate) fn seed() -> u64 {
     let given = std::env::var("LEFTOFF_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed = given.unwrap_or_else(rand::random);
@@ -511,7 +513,7 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
-/// Every event of a topic, page by page: sequence and payload as text.
+/// Returns the sequences and the payloads, as text, of all events of a topic, read page by page.
 pub(crate) async fn read_all(address: SocketAddr, topic: &str) -> Vec<(u64, String)> {
     let mut events = Vec::new();
     let mut cursor = "0".to_owned();
@@ -531,7 +533,7 @@ pub(crate) async fn read_all(address: SocketAddr, topic: &str) -> Vec<(u64, Stri
     }
 }
 
-/// What a publisher and a reader agree on: the numbers of the events, without holes, from 1.
+/// Asserts that the sequences are 1, 2, 3, … without holes.
 pub(crate) fn assert_no_hole(events: &[(u64, String)]) {
     let numbers: VecDeque<u64> = events.iter().map(|(sequence, _)| *sequence).collect();
     let expected: VecDeque<u64> = (1..=events.len() as u64).collect();

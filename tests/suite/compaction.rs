@@ -1,4 +1,5 @@
-//! Compaction, as its users see it: what a topic holds afterwards, and what readers get.
+//! Compaction as its users see it: the events that a topic holds afterwards, and the events that
+//! readers get.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,10 +18,10 @@ use crate::common::{
     Process, Server, Sse, get, post, publish, read_all, run, send, soon, text, to,
 };
 
-/// Maintenance only when it is told to.
+/// Arguments with which maintenance runs only when a test asks for it.
 const BY_HAND: [&str; 2] = ["--set", "maintenance.interval_ms=3600000"];
 
-/// Publishes these keys and payloads as one batch.
+/// Publishes events with these keys and payloads as one batch.
 async fn publish_batch(address: SocketAddr, topic: &str, events: &[(&str, &str)]) -> Value {
     let line = |(key, data): &(&str, &str)| {
         let event = json!({"key": key, "content_type": "text/plain", "data": data});
@@ -33,7 +34,7 @@ async fn publish_batch(address: SocketAddr, topic: &str, events: &[(&str, &str)]
     answer.json()
 }
 
-/// How many events a compaction by hand drops of a topic.
+/// Compacts a topic, and returns the number of events that were dropped.
 async fn compact(address: SocketAddr, topic: &str) -> u64 {
     let answer = post(address, &format!("/v1/maintenance?topic={topic}"), "").await;
     assert_eq!(answer.status, 200, "{}", text(&answer.body));
@@ -46,9 +47,9 @@ async fn configure(address: SocketAddr, topic: &str, config: Value) {
     assert!(answer.status.is_success(), "{}", text(&answer.body));
 }
 
-/// Goal: what was published last is compacted like everything else, and nobody loses its place.
-/// Method: five events of a key in one batch; a follower, a reader in the middle, one who comes
-/// late, and a crash after it.
+/// Goal: a compaction by hand includes the last batch, and no reader loses its place.
+/// Method: publish five events of one key in one batch; compact; then check a follower, a reader in
+/// the middle, a late reader, and a restart after a crash.
 #[tokio::test]
 async fn a_compaction_by_hand_takes_in_the_last_batch_and_says_what_it_dropped() {
     let directory = tempfile::tempdir().unwrap();
@@ -64,8 +65,8 @@ async fn a_compaction_by_hand_takes_in_the_last_batch_and_says_what_it_dropped()
     assert_eq!(follower.events(5).await.last(), Some(&(5, "5".to_owned())));
 
     assert_eq!(compact(address, "a").await, 4);
-    assert_eq!(compact(address, "a").await, 0, "there is nothing left to do");
-    assert_eq!(compact(address, "emptied").await, 2, "what was deleted, and the tombstone");
+    assert_eq!(compact(address, "a").await, 0, "a second compaction dropped something");
+    assert_eq!(compact(address, "emptied").await, 2, "the deleted event and the tombstone");
     let kept = |sequence: u64| vec![(sequence, sequence.to_string())];
     assert_eq!(read_all(address, "a").await, kept(5));
     assert_eq!(read_all(address, "emptied").await, []);
@@ -95,7 +96,7 @@ async fn a_compaction_by_hand_takes_in_the_last_batch_and_says_what_it_dropped()
     assert_eq!(check.status.code(), Some(0), "{}", text(&check.stderr));
 }
 
-/// What a reader gets: the sequence of each event, its key, and its payload, if it has one.
+/// The events that a reader gets: the sequence, the key and the payload of each, if it has one.
 type Got = Vec<(u64, String, Option<String>)>;
 
 fn got(event: &Value) -> (u64, String, Option<String>) {
@@ -115,7 +116,8 @@ async fn page(server: &Server, path: &str) -> Got {
     page.json()["events"].as_array().unwrap().iter().map(got).collect()
 }
 
-/// The events of an event stream of envelopes, or of CloudEvents, up to where it is live.
+/// Returns the events of an event stream, of envelopes or of CloudEvents, up to
+/// `leftoff.caught-up`.
 async fn stream(server: &Server, path: &str) -> Got {
     let request = to(server.address, "GET", path);
     let mut stream = Sse::open(request).await.unwrap();
@@ -178,7 +180,7 @@ async fn subscribe(server: &Server, request: SubscribeRequest) -> Got {
     }
 }
 
-/// What everyone gets who reads a topic from its start, by how it reads.
+/// Reads a topic from its start in every way. Returns the name of each way, and its events.
 async fn all_readers(server: &Server, topic: &str) -> Vec<(String, Got)> {
     let mut all = Vec::new();
     for query in ["from=earliest", "before=3", "from=last:2", "from=earliest&key=k"] {
@@ -207,11 +209,11 @@ async fn all_readers(server: &Server, topic: &str) -> Vec<(String, Got)> {
     all
 }
 
-/// Goal: a value that has expired does not bring back the one before it, for no reader: in a topic
-/// that is compacted it deletes its key. In one that is not, it is as if it had never been.
-/// Method: both kinds of topics, read in every way before the value expires, when it has expired
-/// and is still there, when the settings have changed to the other kind and back, and when it is
-/// gone.
+/// Goal: when a value expires, no reader gets the value before it back. In a compacted topic, an
+/// expired value deletes its key; in any other, the expired event is left out.
+/// Method: read topics of both kinds in every way: before the value expires; after it has expired,
+/// while it is still stored; after the settings have changed to the other kind and back; and after
+/// it is dropped.
 #[tokio::test]
 async fn an_expired_value_does_not_bring_the_one_before_it_back() {
     let mut config: Config = toml::from_str("[topics.compacted]\ncompact = true").unwrap();
@@ -232,7 +234,7 @@ async fn an_expired_value_does_not_bring_the_one_before_it_back() {
     let old = || (1, "k".to_owned(), Some("old".to_owned()));
     let new = || (2, "k".to_owned(), Some("new".to_owned()));
     let deleted = || (2, "k".to_owned(), None);
-    // What is read now is encoded, and kept as it is.
+    // These reads put the encoded forms of the events into the cache, before the value expires.
     for (how, got) in all_readers(&server, "compacted").await {
         assert!(got == [old(), new()] || got == [old(), deleted()], "{how}: {got:?}");
     }

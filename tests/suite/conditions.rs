@@ -1,4 +1,4 @@
-//! Conditions of a publish mean the same on each way in: `expected_sequence`, `ttl_ms`.
+//! The conditions of a publish, `expected_sequence` and `ttl_ms`, mean the same over each protocol.
 
 use leftoff::edge::proto::{NewEvent as WireEvent, PublishRequest};
 use leftoff::{TopicConfig, cursor::Sequence};
@@ -8,7 +8,7 @@ use tonic::Code;
 use crate::common::{PATIENCE, Server, get, name, post, send, to};
 use crate::websocket::Client;
 
-/// How a topic loses its events.
+/// A way in which a topic loses its events.
 #[derive(Debug, Clone, Copy)]
 enum Emptied {
     Purged,
@@ -36,7 +36,7 @@ async fn empty(server: &Server, topic: &str, how: Emptied) {
     }
 }
 
-/// Publishes over HTTP, gRPC and a WebSocket: the sequence given, or the one the topic is at.
+/// Publishes over `transport`. Returns the event's sequence, or else the topic's last sequence.
 async fn publish(server: &Server, transport: &str, topic: &str, expected: u64) -> Result<u64, u64> {
     let sequence = |json: &Value| json.as_u64().unwrap();
     match transport {
@@ -87,8 +87,8 @@ async fn publish(server: &Server, transport: &str, topic: &str, expected: u64) -
     }
 }
 
-/// Goal: who decided on what is gone since is refused: a topic that was emptied keeps its last
-/// sequence, and 0 is a topic that never had an event.
+/// Goal: a publisher whose knowledge is out of date is refused. A topic that was emptied keeps its
+/// last sequence; 0 is expected only of a topic that never had an event.
 #[tokio::test]
 async fn an_expected_sequence_is_the_last_that_the_topic_ever_gave() {
     let server = Server::start().await;
@@ -107,7 +107,7 @@ async fn an_expected_sequence_is_the_last_that_the_topic_ever_gave() {
     }
 }
 
-/// Goal: an event that nobody could ever read is refused, and not acknowledged.
+/// Goal: an event that nobody could ever read is refused over each protocol.
 #[tokio::test]
 async fn a_ttl_of_zero_is_refused_on_each_way_in() {
     let server = Server::start().await;
@@ -152,5 +152,5 @@ async fn a_ttl_of_zero_is_refused_on_each_way_in() {
     }
     let stored = get(server.address, "/v1/topics/a/events").await.json();
     let data: Vec<_> = stored["events"].as_array().unwrap().iter().map(|e| &e["data"]).collect();
-    assert_eq!(data, [&json!(1)], "the line before the refused one");
+    assert_eq!(data, [&json!(1)], "only the line before the refused one is stored");
 }

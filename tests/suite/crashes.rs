@@ -1,4 +1,4 @@
-//! Crashes in the middle of maintenance: what is kept stays, what is dropped does not come back.
+//! Crashes in the middle of maintenance: stored events stay, and dropped events do not come back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -18,11 +18,11 @@ const KILLS: usize = 20;
 const KEYS: u64 = 7;
 const MAX_EVENTS: u64 = 40;
 
-/// Maintenance never rests, and there is much to do: many blocks, small ones.
+/// Settings that keep maintenance busy: no pause between two runs, and many small blocks.
 const EAGER: [&str; 4] =
     ["--set", "maintenance.interval_ms=1", "--set", "broker.max_block_bytes=1024"];
 
-/// What is published to which topic, and what becomes of it.
+/// The topics that are published to, with their settings.
 const TOPICS: [(&str, &str); 5] = [
     ("retained", "{\"max_events\":40}"),
     ("compacted", "{\"compact\":true,\"tombstone_grace_ms\":1}"),
@@ -31,27 +31,27 @@ const TOPICS: [(&str, &str); 5] = [
     ("deleted", "{}"),
 ];
 
-/// An event as it was acknowledged.
+/// The key and the payload of an acknowledged event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Told {
     key: u64,
     payload: String,
 }
 
-/// What is known of a topic.
+/// The test's knowledge of a topic.
 #[derive(Debug, Default)]
 struct Known {
     acknowledged: BTreeMap<u64, Told>,
-    /// Sequences that a reader did not get any more.
+    /// Sequences that a reader no longer got.
     gone: BTreeSet<u64>,
     earliest: u64,
-    /// The last sequence when a deletion was acknowledged.
+    /// The last acknowledged sequence before the latest acknowledged deletion.
     deleted: u64,
 }
 
 type All = Arc<Mutex<BTreeMap<&'static str, Known>>>;
 
-/// Publishes one event after another until the broker is gone.
+/// Publishes one event after another until the broker is killed.
 async fn publish(address: SocketAddr, topic: &'static str, name: String, all: All) {
     for number in 0.. {
         let key = number % KEYS;
@@ -66,7 +66,7 @@ async fn publish(address: SocketAddr, topic: &'static str, name: String, all: Al
     }
 }
 
-/// Deletes the topic of that name again and again until the broker is gone.
+/// Deletes the topic `deleted` again and again until the broker is killed.
 async fn delete(address: SocketAddr, all: All) {
     loop {
         let last = {
@@ -89,7 +89,7 @@ async fn delete(address: SocketAddr, all: All) {
     }
 }
 
-/// Compacts the topic of that name by hand, up to its last event, until the broker is gone.
+/// Compacts the topic `by-hand`, up to its last event, again and again until the broker is killed.
 async fn compact(address: SocketAddr) {
     let url = format!("http://{address}/v1/maintenance?topic=by-hand");
     let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
@@ -102,7 +102,7 @@ async fn compact(address: SocketAddr) {
     }
 }
 
-/// Everything that a reader gets of a topic, from the first on: sequence, key and payload.
+/// Reads a topic from its first event to its end. Returns key and payload of each event.
 async fn read(address: SocketAddr, topic: &str) -> BTreeMap<u64, Told> {
     let mut seen = BTreeMap::new();
     let mut cursor = "0".to_owned();
@@ -118,7 +118,7 @@ async fn read(address: SocketAddr, topic: &str) -> BTreeMap<u64, Told> {
             let key = event["key"].as_str().unwrap()[1..].parse().unwrap();
             let payload = event["data"].as_str().unwrap_or_default().to_owned();
             let is_new = seen.insert(event["sequence"].as_u64().unwrap(), Told { key, payload });
-            assert!(is_new.is_none(), "an event came twice");
+            assert!(is_new.is_none(), "an event was read twice");
         }
         cursor = page["cursor"].as_str().unwrap().to_owned();
         if page["caught_up"] == true {
@@ -127,16 +127,16 @@ async fn read(address: SocketAddr, topic: &str) -> BTreeMap<u64, Told> {
     }
 }
 
-/// Holds a topic, as it is after a crash, against what is known of it.
+/// Compares a topic after a crash with what is known of it.
 fn check(topic: &str, info: &Value, seen: &BTreeMap<u64, Told>, known: &mut Known) {
     let (earliest, tail) = (info["earliest"].as_u64().unwrap(), info["tail"].as_u64().unwrap());
-    assert!(earliest >= known.earliest, "{topic}: what was trimmed came back");
+    assert!(earliest >= known.earliest, "{topic}: trimmed events came back");
     known.earliest = earliest;
     let last = known.acknowledged.keys().next_back().copied().unwrap_or(0);
     assert!(tail > last, "{topic}: {last} was acknowledged, and the topic ends at {tail}");
     assert!(seen.keys().all(|sequence| (earliest..tail).contains(sequence)), "{topic}");
     let back = seen.keys().find(|sequence| known.gone.contains(sequence));
-    assert_eq!(back, None, "{topic}: it came back");
+    assert_eq!(back, None, "{topic}: a dropped event came back");
     for (sequence, told) in &known.acknowledged {
         match seen.get(sequence) {
             Some(event) => assert_eq!(event, told, "{topic}: {sequence}"),
@@ -159,18 +159,19 @@ fn check(topic: &str, info: &Value, seen: &BTreeMap<u64, Told>, known: &mut Know
             earliest <= tail.saturating_sub(MAX_EVENTS).max(1),
             "{topic}: too much was dropped"
         );
-        // One block more than the limit, and what a publish that was not answered added.
+        // Up to one block more than the limit may remain, and events whose publish was not
+        // answered.
         assert!(tail - earliest < MAX_EVENTS + 64, "{topic}: {earliest} to {tail}");
     }
     if topic == "deleted" {
-        assert!(earliest > known.deleted, "{topic}: what was deleted came back");
+        assert!(earliest > known.deleted, "{topic}: deleted events came back");
     }
 }
 
-/// Goal: killed at any moment of retention, compaction, rolling-up and deletion, the log loses
-/// nothing that was acknowledged and is kept, brings back nothing that was dropped, and goes on
-/// where it was.
-/// Method: all of them go on all the time, in topics of their own, while events are published.
+/// Goal: killed at any moment of retention, compaction, rolling up or deletion, the log loses no
+/// acknowledged event that it should keep, brings no dropped event back, and continues its
+/// sequences.
+/// Method: run all of these all the time, each on a topic of its own, while events are published.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_in_the_middle_of_maintenance_it_keeps_what_is_kept_and_drops_what_is_dropped() {
     let mut random = StdRng::seed_from_u64(seed());
@@ -194,12 +195,12 @@ async fn killed_in_the_middle_of_maintenance_it_keeps_what_is_kept_and_drops_wha
             }
         }
         let alive = Duration::from_millis(random.random_range(30..250));
-        tokio::time::sleep(alive).await; // The moment is the point: anywhere in its work.
+        tokio::time::sleep(alive).await; // The kill falls anywhere in the work.
         process.kill();
         for task in tasks {
             task.await.unwrap();
         }
-        // At rest, so that what is read is what was there.
+        // Maintenance does not run now, so a reader sees the log as the crash left it.
         let rest = ["--set", "maintenance.interval_ms=3600000"];
         process = Process::serve(directory.path(), &rest);
         for (topic, _) in TOPICS {
@@ -225,12 +226,12 @@ async fn killed_in_the_middle_of_maintenance_it_keeps_what_is_kept_and_drops_wha
     }
 }
 
-/// Runs `leftoff` and kills it after a time, unless it has ended by then; whether it had.
+/// Runs `leftoff` and kills it after a time. Returns whether it had succeeded by then.
 async fn run_and_kill(arguments: &[&str], after: Duration) -> bool {
     let mut command = leftoff();
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
-    tokio::time::sleep(after).await; // The moment is the point: anywhere in its work.
+    tokio::time::sleep(after).await; // The kill falls anywhere in the work.
     let ended = child.try_wait().unwrap();
     let _it_may_have_ended = child.kill();
     child.wait().unwrap();
@@ -241,8 +242,8 @@ fn in_words(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Goal: a backup that was interrupted, on either side, is never taken for one; and a restore that
-/// was interrupted is never taken for a log.
+/// Goal: an interrupted backup never has the name of a whole one, whether the client or the server
+/// is killed; and a broker never opens a half restored log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_in_the_middle_of_a_backup_or_a_restore_nothing_half_is_taken_for_whole() {
     let mut random = StdRng::seed_from_u64(seed());
@@ -268,7 +269,7 @@ async fn killed_in_the_middle_of_a_backup_or_a_restore_nothing_half_is_taken_for
     let mut ended = [0; 2];
     for kill in 0..KILLS {
         let mut moment = |time: Duration| time.mul_f64(random.random_range(0.0..1.2));
-        // The client is killed, or the server under it.
+        // Even rounds kill the client; odd rounds kill the server.
         let file = parent.path().join(format!("backup {kill}"));
         let url = format!("http://{}", process.address);
         let backup = ["backup", in_words(&file), "--server", &url];
@@ -286,7 +287,7 @@ async fn killed_in_the_middle_of_a_backup_or_a_restore_nothing_half_is_taken_for
         }
         if file.exists() {
             let whole = std::fs::read(&whole).unwrap().len();
-            assert_eq!(std::fs::read(&file).unwrap().len(), whole, "half of a backup has its name");
+            assert_eq!(std::fs::read(&file).unwrap().len(), whole, "half a backup has its name");
         }
         let target = parent.path().join(format!("restored {kill}"));
         let restore = ["restore", in_words(&whole), "--data-dir", in_words(&target)];
