@@ -1,4 +1,4 @@
-//! Damage on the disk costs the readers of what is damaged, and nobody else.
+//! Damage on the disk costs the readers of the damaged events an error, and nobody else anything.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::common::{Process, name, post, send, to};
 
-/// Events of a publish, and the size of each.
+/// The number of events in a publish, and the size of each in bytes.
 const BATCH: u64 = 16;
 const EVENT_BYTES: usize = 4_000;
 
@@ -28,7 +28,7 @@ async fn publish(broker: &Broker, topic: &str, last: u64) -> leftoff::Result<()>
     Ok(())
 }
 
-/// Every event of `topic`, or the ranges that are told to be damaged in their place.
+/// Returns the sequences of all events of `topic`, and the ranges that are reported as damaged.
 async fn read(broker: &Broker, topic: &str) -> (Vec<u64>, Vec<(u64, Option<u64>)>) {
     let (mut seen, mut damaged) = (Vec::new(), Vec::new());
     let mut next = Sequence::FIRST;
@@ -63,7 +63,7 @@ async fn read(broker: &Broker, topic: &str) -> (Vec<u64>, Vec<(u64, Option<u64>)
     }
 }
 
-/// Changes three bytes of `needle` in sled's file, wherever it stands.
+/// Changes three bytes of `needle` in sled's file, at every place where it is found.
 fn overwrite(directory: &Path, needle: &str) {
     let path = directory.join("sled/db");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -75,10 +75,11 @@ fn overwrite(directory: &Path, needle: &str) {
     std::fs::write(&path, bytes).unwrap();
 }
 
-/// Goal: damage of one topic costs that topic's readers an error with the range, and nobody else
-/// anything: sled's cleaning, which moves pages of all topics, passes a page that it cannot read.
-/// Method: two topics lie in the same segments; three bytes of an event of one of them are
-/// overwritten, and the other one is deleted, so that what is left has to be moved.
+/// Goal: damage of one topic costs the readers of that topic an error with the range, and nobody
+/// else anything. sled's cleaner, which moves pages of all topics, leaves a page alone that it
+/// cannot read.
+/// Method: three topics share segments of sled's file. Overwrite three bytes of an event of one
+/// topic, and delete another topic, so that the cleaner has to move the rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_page_costs_nobody_but_the_readers_of_its_topic() {
     const BATCHES: u64 = 200;
@@ -95,7 +96,7 @@ async fn a_damaged_page_costs_nobody_but_the_readers_of_its_topic() {
     drop(broker);
     let reopened = Broker::open(directory.path(), &config).unwrap();
     reopened.close().await;
-    drop(reopened); // sled has a snapshot now, and does not scan the file.
+    drop(reopened); // sled has a snapshot now: it does not scan the file.
     overwrite(directory.path(), "old/001000.");
 
     let broker = Broker::open(directory.path(), &config).unwrap();
@@ -109,7 +110,7 @@ async fn a_damaged_page_costs_nobody_but_the_readers_of_its_topic() {
         broker.check_ready().unwrap();
     }
     let bytes = std::fs::metadata(directory.path().join("sled/db")).unwrap().len();
-    assert!(bytes <= bytes_before, "space does not come back: {bytes_before}, then {bytes}");
+    assert!(bytes <= bytes_before, "no space is freed: {bytes_before}, then {bytes}");
     broker.set_topic(&name("new"), TopicConfig::default()).await.unwrap();
     publish(&broker, "new", 0).await.unwrap();
     publish(&broker, "old", LAST).await.unwrap();
@@ -127,20 +128,21 @@ async fn a_damaged_page_costs_nobody_but_the_readers_of_its_topic() {
     let found = check(directory.path(), scratch.path(), |_| {}).unwrap().damage;
     let [Error::Damaged { topic, first: told, last, .. }] = &found[..] else { panic!("{found:?}") };
     let told = (topic.as_str(), told.get(), last.map(Sequence::get));
-    assert_eq!(told, ("old", first, Some(until)), "the check says something else");
+    assert_eq!(told, ("old", first, Some(until)), "`check` reports another range");
 }
 
-/// Goal: damage of the newest events of one topic costs that topic, which is served up to there and
-/// takes no more, and names the way out; what was given out is never given out again.
+/// Goal: damage of the newest events of a topic costs that topic alone. It is served up to the
+/// damage, takes no more events, and its error names the remedy. No sequence or position is given
+/// twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_with_a_damaged_end_is_served_up_to_there_and_the_rest_goes_on() {
     const BATCHES: u64 = 8;
-    const FOLLOWING: u64 = 200; // More than a segment of sled, whose newest one it scans.
+    const FOLLOWING: u64 = 200; // More than sled's newest segment, which it scans.
     const LAST: u64 = BATCHES * BATCH;
     let directory = tempfile::tempdir().unwrap();
     let config = OpenConfig::default();
     let broker = Broker::open(directory.path(), &config).unwrap();
-    // The page with the end of one topic may hold the beginning of the next one.
+    // The page with the end of one topic may hold the beginning of the next topic.
     for topic in ["whole", "hurt", "beside", "later"] {
         for batch in 0..BATCHES {
             publish(&broker, topic, batch * BATCH).await.unwrap();
@@ -154,13 +156,13 @@ async fn a_topic_with_a_damaged_end_is_served_up_to_there_and_the_rest_goes_on()
     drop(broker);
     let reopened = Broker::open(directory.path(), &config).unwrap();
     reopened.close().await;
-    drop(reopened); // sled has a snapshot now, and does not scan the file.
+    drop(reopened); // sled has a snapshot now: it does not scan the file.
     overwrite(directory.path(), &format!("hurt/{LAST:06}."));
 
     let mut first = 0;
     for _ in 0..2 {
         let broker = Broker::open(directory.path(), &config).unwrap();
-        assert!(broker.last_position() > last_position, "positions may be given out again");
+        assert!(broker.last_position() > last_position, "a position may be given twice");
         epochs.push(broker.epoch());
         let error = publish(&broker, "hurt", LAST).await.unwrap_err();
         assert!(matches!(error, Error::DamagedEnd(_)), "{error}");
@@ -176,7 +178,7 @@ async fn a_topic_with_a_damaged_end_is_served_up_to_there_and_the_rest_goes_on()
         broker.close().await;
     }
     let [before, after, later] = epochs[..] else { panic!() };
-    assert!(before != after && after == later, "one epoch begins with the damage: {epochs:?}");
+    assert!(before != after && after == later, "the damage begins one epoch: {epochs:?}");
     let scratch = tempfile::tempdir().unwrap();
     let found = check(directory.path(), scratch.path(), |_| {}).unwrap().damage;
     let Some(Error::Damaged { topic, first: told, .. }) = found.first() else { panic!() };
@@ -204,10 +206,10 @@ async fn a_topic_with_a_damaged_end_is_served_up_to_there_and_the_rest_goes_on()
         publish(&broker, "whole", LAST + (sequences.len() as u64 - 2) * BATCH).await.unwrap();
         broker.close().await;
     }
-    assert!(sequences.is_sorted_by(|a, b| a < b), "a sequence was given out again: {sequences:?}");
+    assert!(sequences.is_sorted_by(|a, b| a < b), "a sequence was given twice: {sequences:?}");
 }
 
-/// Changes a byte of the last thing that is written in sled's file.
+/// Changes one bit pattern in the last written byte of sled's file.
 fn damage_last(directory: &Path) {
     let path = directory.join("sled/db");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -216,9 +218,9 @@ fn damage_last(directory: &Path) {
     std::fs::write(&path, bytes).unwrap();
 }
 
-/// Goal: damage of what was written since the storage engine's last snapshot, which it reads as a
-/// whole, costs the readers of one block of one topic an error with the range, and nobody else
-/// anything: neither what was written later, nor other topics.
+/// Goal: damage of bytes written after the storage engine's last snapshot, all of which it scans,
+/// costs the readers of one block of one topic an error with the range. Neither later events nor
+/// other topics are affected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_of_what_was_written_last_costs_the_readers_of_one_block() {
     const BATCHES: u64 = 200;
@@ -241,7 +243,7 @@ async fn damage_of_what_was_written_last_costs_the_readers_of_one_block() {
     let mut published = LAST;
     for _ in 0..2 {
         let broker = Broker::open(directory.path(), &config).unwrap();
-        assert_ne!(broker.epoch(), epoch, "readers are told");
+        assert_ne!(broker.epoch(), epoch, "a new epoch tells readers");
         for topic in ["first", "third", "hurt"] {
             publish(&broker, topic, published).await.unwrap();
         }
@@ -251,7 +253,7 @@ async fn damage_of_what_was_written_last_costs_the_readers_of_one_block() {
         }
         let (seen, damaged) = read(&broker, "hurt").await;
         let [(first, Some(last))] = damaged[..] else { panic!("{damaged:?}") };
-        // A page of 16 entries or so: 64 KiB in entries of 8 KiB each.
+        // A page of sled has up to 16 entries of at most 8 KiB: about two batches of 64 KiB each.
         assert!(first <= 1000 && last >= 1000 && last - first <= 40 * BATCH, "{damaged:?}");
         let expected: Vec<u64> = (1..=published).filter(|n| !(first..=last).contains(n)).collect();
         assert_eq!(seen, expected);
@@ -259,13 +261,13 @@ async fn damage_of_what_was_written_last_costs_the_readers_of_one_block() {
             matches!(error, Error::Damaged { topic, first: from, .. }
                 if topic.as_str() == "hurt" && from.get() == first)
         };
-        assert!(checked.iter().any(told), "the check says something else: {checked:?}");
+        assert!(checked.iter().any(told), "`check` reports another range: {checked:?}");
         broker.close().await;
     }
 }
 
-/// Goal: a deletion that was acknowledged is not undone in silence, though damage hits the very
-/// place it was written to and nothing was written after it: an epoch begins.
+/// Goal: an acknowledged deletion is not undone in silence, even if damage hits the last bytes of
+/// the log, in which the deletion is stored: a new epoch begins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_deletion_is_not_undone_in_silence() {
     let directory = tempfile::tempdir().unwrap();
@@ -281,11 +283,11 @@ async fn the_last_deletion_is_not_undone_in_silence() {
     damage_last(directory.path());
     let scratch = tempfile::tempdir().unwrap();
     let found = check(directory.path(), scratch.path(), |_| {}).unwrap().damage;
-    assert!(!found.is_empty(), "the check passes over it");
+    assert!(!found.is_empty(), "`check` does not find the damage");
 
     let broker = Broker::open(directory.path(), &config).unwrap();
     let is_gone = broker.topic(&name("deleted")).is_err();
-    assert!(is_gone || broker.epoch() != epoch, "the topic is back, and nobody is told");
+    assert!(is_gone || broker.epoch() != epoch, "the topic is back, in the same epoch");
     let (seen, _where_it_ends_may_not_be_known) = read(&broker, "kept").await;
     assert_eq!(seen, (1..=BATCH).collect::<Vec<_>>());
     broker.close().await;

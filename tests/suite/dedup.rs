@@ -1,4 +1,4 @@
-//! Publishing twice is safe: repeats are recognised, also after a restart, and conditions hold.
+//! Publishing twice is safe: repeats are recognised, also after a restart, and conditions are kept.
 
 use leftoff::cursor::{OnGap, StartPoint};
 use leftoff::{Ack, Broker, Delivery, Error, NewEvent, OpenConfig, Publish, TopicConfig};
@@ -39,7 +39,7 @@ async fn a_repeat_is_answered_as_the_first_was_also_after_a_restart() {
     drop(broker);
     let broker = Broker::open(directory.path(), &config).unwrap();
     assert!(is_first(&publish(&broker, with_ids(1..=300), None).await.unwrap()));
-    // Old and new ids side by side, and one twice in the same publish.
+    // Old and new ids side by side, and one id twice in the same publish.
     let mixed = with_ids([299, 301, 300, 302, 301]);
     let ack = publish(&broker, mixed, None).await.unwrap();
     let duplicates: Vec<usize> = ack.duplicates.iter().map(|duplicate| duplicate.index).collect();
@@ -51,8 +51,8 @@ async fn a_repeat_is_answered_as_the_first_was_also_after_a_restart() {
     assert_eq!(payloads(&broker).await, expected);
 }
 
-/// Goal: a late repeat of a value that was superseded since does not become the newest of its key,
-/// though compaction and a restart come between.
+/// Goal: a late repeat of a superseded value does not become the newest of its key, also after
+/// compaction and a restart.
 #[tokio::test]
 async fn an_id_is_known_as_long_as_it_should_be_also_where_its_event_is_superseded() {
     let directory = tempfile::tempdir().unwrap();
@@ -68,7 +68,7 @@ async fn an_id_is_known_as_long_as_it_should_be_also_where_its_event_is_supersed
                 publish(&broker, vec![value(id)], None).await.unwrap();
             }
         }
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await; // Older than 0 ms.
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await; // Older than 0 ms now.
         for _ in 0..2 {
             broker.maintain(None).await.unwrap();
         }
@@ -178,8 +178,8 @@ fn keeping(max_events: u64) -> TopicConfig {
     TopicConfig { max_events: Some(max_events), ..TopicConfig::default() }
 }
 
-/// Goal: a topic that is published to without end does not push out the ids of a quiet one, and
-/// what is beyond its own window takes no room; where room is short all the same, that is told.
+/// Goal: a busy topic does not push out the ids of a quiet one, and ids beyond the busy topic's own
+/// window take no memory. Where memory is short all the same, forgotten ids are counted.
 #[tokio::test]
 async fn a_noisy_topic_pushes_out_its_own_ids_and_no_others() {
     for (max_events, max_bytes, forgets) in [(1_000, 1 << 20, false), (100_000, 300_000, true)] {
@@ -195,13 +195,13 @@ async fn a_noisy_topic_pushes_out_its_own_ids_and_no_others() {
         assert!(again.is_duplicate(), "max_bytes {max_bytes}");
         assert_eq!((again.first(), again.last()), (first.first(), first.last()));
         let newest = publish_to(&broker, "noisy", with_ids(19_001..=20_000)).await;
-        assert!(newest.is_duplicate(), "its newest are known");
+        assert!(newest.is_duplicate(), "the newest ids are known");
         assert_eq!(broker.forgotten_ids() > 0, forgets, "max_bytes {max_bytes}");
     }
 }
 
-/// Goal: what a limit of its topic has dropped is still known to be stored: a late retry of an old
-/// price does not become the newest, and a file can be published twice.
+/// Goal: an event that a limit of its topic dropped is still known as stored. A late retry of an
+/// old price does not become the newest price, and a file can be published twice.
 #[tokio::test]
 async fn an_event_that_a_limit_dropped_is_not_stored_again() {
     let directory = tempfile::tempdir().unwrap();
@@ -211,7 +211,7 @@ async fn an_event_that_a_limit_dropped_is_not_stored_again() {
     for id in 2..=40 {
         publish_to(&broker, "prices", with_ids([id])).await;
     }
-    assert!(broker.topic(&name("prices")).unwrap().extent.earliest.get() > 1, "it was dropped");
+    assert!(broker.topic(&name("prices")).unwrap().extent.earliest.get() > 1, "none was dropped");
     let retried = publish_to(&broker, "prices", with_ids([1])).await;
     assert_eq!((retried.is_duplicate(), retried.first()), (true, old.first()));
 
@@ -228,7 +228,7 @@ async fn an_event_that_a_limit_dropped_is_not_stored_again() {
     broker.close().await;
 }
 
-/// Goal: who purges or deletes events may publish them anew.
+/// Goal: a purged or deleted event may be published again, and is stored as new.
 #[tokio::test]
 async fn what_was_purged_or_deleted_can_be_published_again_also_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
@@ -242,7 +242,7 @@ async fn what_was_purged_or_deleted_can_be_published_again_also_after_a_restart(
         if round % 2 == 0 {
             broker.purge(&name("a"), kept.first().sequence).await.unwrap();
             let again = publish_to(&broker, "a", with_ids(11..=12)).await;
-            assert!(again.is_duplicate(), "what was kept is known");
+            assert!(again.is_duplicate(), "the kept events are known");
             broker.purge(&name("a"), kept.last().sequence.next()).await.unwrap();
         } else {
             broker.delete_topic(&name("a")).await.unwrap();

@@ -1,4 +1,4 @@
-//! File systems of their own for tests: small, and in memory.
+//! Separate file systems for tests: small ones, in memory or in a file.
 
 use std::ffi::CString;
 use std::path::Path;
@@ -6,11 +6,11 @@ use std::process::Command;
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
-/// A file system of its own.
+/// A mounted file system, unmounted when the value is dropped.
 pub(crate) struct Disk(tempfile::TempDir);
 
 impl Disk {
-    /// One of so many MiB, in memory; `None` where mounting is not allowed.
+    /// Mounts `mib` MiB of memory. Returns `None` where mounting is not allowed.
     pub(crate) fn in_memory(mib: u64) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let options = CString::new(format!("size={mib}m")).unwrap();
@@ -24,7 +24,8 @@ impl Disk {
         }
     }
 
-    /// One of so many MiB, of the kind ext4, in a file; `None` where that cannot be mounted.
+    /// Mounts an ext4 file system of `mib` MiB in a file. Returns `None` where that cannot be
+    /// mounted.
     pub(crate) fn ext4(mib: u64) -> Option<Self> {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let image = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -42,7 +43,7 @@ impl Disk {
         let (at, image) = (directory.path().as_os_str(), image.path().as_os_str());
         let is_mounted = run("mkfs.ext4", &["-q".as_ref(), image])
             && run("mount", &["-o".as_ref(), "loop".as_ref(), image, at]);
-        is_mounted.then_some(Self(directory)) // The file stays for as long as it is mounted.
+        is_mounted.then_some(Self(directory)) // The mount keeps the deleted file.
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -56,7 +57,7 @@ impl Drop for Disk {
     }
 }
 
-/// What is free on the file system of `path`, in bytes.
+/// Returns the free space of the file system of `path`, in bytes.
 pub(crate) fn free_bytes(path: &Path) -> u64 {
     let space = rustix::fs::statvfs(path).unwrap();
     space.f_bavail * space.f_frsize

@@ -1,5 +1,5 @@
-//! What a disk that runs full still takes: first nothing more is stored, then no setting changes,
-//! and what is kept back for that comes back with the room.
+//! A disk that runs full: first events are refused, then changes of settings, and the reserve is
+//! made again when there is space.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::disk::{Disk, free_bytes};
 
 const MIB: u64 = 1 << 20;
 
-/// How long room may take to come back.
+/// The longest time for space to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn publish(broker: &Broker, payload: String) -> leftoff::Result<u64> {
@@ -28,7 +28,7 @@ async fn set(broker: &Broker, max_events: u64) -> leftoff::Result<()> {
     broker.set_topic(&name("a"), config).await.map(drop)
 }
 
-/// Has somebody else fill the disk until so much is free.
+/// Fills the disk, as another program would, until only `bytes` are free.
 fn leave(ballast: &mut File, disk: &Path, bytes: u64) {
     let more = free_bytes(disk).checked_sub(bytes).expect("less is free already");
     ballast.write_all(&vec![0; more as usize]).unwrap();
@@ -40,8 +40,9 @@ fn assert_full<T: std::fmt::Debug>(outcome: leftoff::Result<T>, below: u64) {
     assert!(free_bytes < below, "{free_bytes} bytes are left");
 }
 
-/// Goal: the reserve counts as room for events; below `min_free_bytes` settings are still changed,
-/// below 16 MiB they are not; and the reserve that was let go of is made again with the room.
+/// Goal: the reserve counts as space for events. Below `min_free_bytes`, settings can still be
+/// changed; below 16 MiB, they cannot. A reserve that was given up is made again once there is
+/// space.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_runs_full_refuses_events_then_settings_and_makes_its_reserve_again() {
     let Some(disk) = Disk::in_memory(200) else { return };
@@ -57,7 +58,7 @@ async fn a_disk_that_runs_full_refuses_events_then_settings_and_makes_its_reserv
     assert_eq!(publish(&broker, "x".to_owned()).await.unwrap(), 2);
     leave(&mut ballast, disk.path(), 4 * MIB);
     set(&broker, 1_000).await.unwrap();
-    assert!(!reserve.exists(), "there is no other room");
+    assert!(!reserve.exists(), "the reserve was not given up");
     assert!(free_bytes(disk.path()) < 64 * MIB);
     leave(&mut ballast, disk.path(), 7 * MIB);
     assert_full(set(&broker, 2_000).await, 16 * MIB);
@@ -69,7 +70,7 @@ async fn a_disk_that_runs_full_refuses_events_then_settings_and_makes_its_reserv
     let until = Instant::now() + PATIENCE;
     let mut last = 2;
     while !reserve.exists() {
-        assert!(Instant::now() < until, "there is no reserve");
+        assert!(Instant::now() < until, "the reserve was not made again");
         last += 1;
         assert_eq!(publish(&broker, "x".to_owned()).await.unwrap(), last);
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -78,8 +79,8 @@ async fn a_disk_that_runs_full_refuses_events_then_settings_and_makes_its_reserv
     broker.close().await;
 }
 
-/// Goal: however little is removed from a full disk, it makes room: what was removed is of use only
-/// once more segments are finished, and nobody else may write them.
+/// Goal: space comes back on a full disk, however little is removed. A removal frees space only
+/// once more segments are finished, and nobody may publish to finish them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_little_that_is_removed_from_a_full_disk_makes_room() {
     let Some(disk) = Disk::in_memory(150) else { return };

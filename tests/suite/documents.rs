@@ -1,4 +1,4 @@
-//! The README and the pages say what the product has: settings, metrics, commands, codes, paths.
+//! The README and the pages agree with the product: settings, metrics, commands, codes and paths.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,12 +13,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The text of a file of the project.
+/// Returns the text of a file of the project.
 pub(crate) fn document(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// All pages for people, by their paths.
+/// Returns the paths of all pages for people.
 pub(crate) fn pages() -> Vec<String> {
     fn find(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -41,7 +41,7 @@ pub(crate) fn pages() -> Vec<String> {
     pages
 }
 
-/// The rows of all tables of a page, each as its cells.
+/// Returns the rows of all tables of a page, each as its cells.
 fn rows(page: &str) -> Vec<Vec<String>> {
     let lines = page.lines().filter(|line| line.starts_with("| "));
     let cells = |line: &str| {
@@ -51,12 +51,13 @@ fn rows(page: &str) -> Vec<Vec<String>> {
     lines.map(cells).collect()
 }
 
-/// What stands in backquotes.
+/// Returns the texts in backquotes.
 fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// A number of a setting as the page has it: `32 MiB`, `10,000`, `600,000 (10 min)`, `16 KiB`.
+/// Parses the number of a setting as a page writes it: `32 MiB`, `10,000`, `600,000 (10 min)`, `16
+/// KiB`.
 fn number(text: &str) -> Option<u64> {
     let text = text.split(" (").next().unwrap().replace(',', "");
     match text.split_once(' ') {
@@ -66,7 +67,7 @@ fn number(text: &str) -> Option<u64> {
     }
 }
 
-/// All settings with their defaults.
+/// Returns all settings with their defaults.
 fn settings() -> BTreeMap<String, Value> {
     let Value::Object(sections) = serde_json::to_value(Config::default()).unwrap() else {
         panic!("no sections");
@@ -86,7 +87,7 @@ fn settings() -> BTreeMap<String, Value> {
     settings
 }
 
-/// Goal: the page of settings has each of them, with the default that it has.
+/// Goal: the page of settings has each setting with its true default.
 #[test]
 fn every_setting_is_on_its_page_with_its_default() {
     let mut missing = settings();
@@ -113,7 +114,7 @@ fn every_setting_is_on_its_page_with_its_default() {
                 Value::Array(value) => value.is_empty() && said == "none",
                 _ => said == "none" && default.is_null(),
             };
-            assert!(is_true, "{name}: the page says {said}, and it is {default}");
+            assert!(is_true, "{name}: the page says {said}, not {default}");
         }
     }
     assert_eq!(missing.keys().collect::<Vec<_>>(), Vec::<&String>::new(), "not on the page");
@@ -158,8 +159,8 @@ fn every_command_and_exit_code_is_on_its_page() {
     }
 }
 
-/// The paths of this project that a text names; of `data/fuzz/TARGET/…`, what is before the name
-/// that stands for another.
+/// Returns the project's paths that a text names. A path with a placeholder, as
+/// `data/fuzz/TARGET/…`, is cut before it.
 fn paths(text: &str) -> BTreeSet<String> {
     let is_path = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     let words = text.split(|c: char| !is_path(c)).map(|word| word.trim_end_matches('.'));
@@ -175,7 +176,7 @@ fn paths(text: &str) -> BTreeSet<String> {
     named.map(path).collect()
 }
 
-/// Goal: whoever follows a path or a link of a page arrives.
+/// Goal: each path and each link on a page leads to a file or a heading that exists.
 #[test]
 fn every_path_and_link_of_a_page_leads_somewhere() {
     let mut named = 0;
@@ -202,13 +203,13 @@ fn every_path_and_link_of_a_page_leads_somewhere() {
     assert!(named > 100, "{named}");
 }
 
-/// What a link to a heading ends with; of other lines nothing.
+/// Returns the anchor of a heading, as a link ends with it, and an empty text for any other line.
 fn heading(line: &str) -> String {
     let text = line.trim_start_matches('#').trim().to_lowercase();
     if line.starts_with('#') { text.replace(' ', "-") } else { String::new() }
 }
 
-/// Goal: each page below `src/docs` is one of rustdoc's, and the README leads to it.
+/// Goal: each page below `src/docs` is part of rustdoc, and the README links it.
 #[test]
 fn every_page_is_in_rustdoc_and_linked_from_the_readme() {
     let (readme, modules) = (document("README.md"), document("src/docs/mod.rs"));
@@ -224,7 +225,7 @@ fn every_page_is_in_rustdoc_and_linked_from_the_readme() {
     }
 }
 
-/// Goal: the example of the README is the one that the tests compile and run.
+/// Goal: each line of the README's example is in the example that the tests compile and run.
 #[test]
 fn the_example_of_the_readme_is_a_part_of_the_one_that_is_run() {
     let readme = document("README.md");
@@ -238,14 +239,14 @@ fn the_example_of_the_readme_is_a_part_of_the_one_that_is_run() {
     }
 }
 
-/// Goal: the page of WebSocket has the close codes that are sent, and no other.
+/// Goal: the page about WebSocket has the close codes that are sent, and no other.
 #[test]
 fn the_close_codes_on_the_page_are_those_that_are_sent() {
     let session = ["session.rs", "ending.rs", "waiting.rs"];
     let session = session.map(|file| document(&format!("src/edge/websocket/{file}"))).concat();
     let own = session.lines().filter(|line| line.contains("const ") && line.contains(": u16 = "));
     let own = own.map(|line| line.split(" = ").nth(1).unwrap().trim_end_matches(';').to_owned());
-    // Source: RFC 6455, 7.4.1, by the names of the library.
+    // Source: RFC 6455, 7.4.1, with the names that the library has for the codes.
     let of_the_rfc = [
         ("Normal", "1000"),
         ("Away", "1001"),

@@ -1,5 +1,5 @@
-//! The ids of events that a limit dropped are recognised, over restarts, and cost no more than they
-//! may.
+//! The ids of events that a limit dropped are recognised, also after restarts, and take no more
+//! memory and disk than they may.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ async fn publish(broker: &Broker, events: Vec<NewEvent>) -> Ack {
     broker.publish(publish).await.unwrap()
 }
 
-/// A broker with a topic `a` that has these limits.
+/// Opens a broker whose topic `a` has these limits.
 async fn open(directory: &Path, config: &OpenConfig, limits: TopicConfig) -> Broker {
     let broker = Broker::open(directory, config).unwrap();
     broker.set_topic(&name("a"), limits).await.unwrap();
     broker
 }
 
-/// How many blocks of ids the log in `directory` holds, which no broker has open.
+/// Returns the number of blocks of ids in the log in `directory`, which no broker has open.
 fn blocks_of_ids(directory: &Path) -> usize {
     SledLog::open(directory, &LogConfig::default()).unwrap().ids().unwrap().len()
 }
@@ -29,7 +29,7 @@ fn limited_to(max_events: u64) -> TopicConfig {
     TopicConfig { max_events: Some(max_events), ..TopicConfig::default() }
 }
 
-/// Goal: a file can be published twice to a topic that keeps little of it, whatever limit that is,
+/// Goal: a file can be published twice to a topic that keeps little of it, whatever the limit is,
 /// and whenever the broker is restarted.
 #[tokio::test]
 async fn a_file_published_twice_is_stored_once_whatever_limit_dropped_it_before_a_restart() {
@@ -69,7 +69,7 @@ async fn a_file_published_twice_is_stored_once_whatever_limit_dropped_it_before_
     }
 }
 
-/// Goal: also ids that nobody asked for since a restart are known after the next one.
+/// Goal: ids that no publish looked up since a restart are known after the next restart, too.
 #[tokio::test]
 async fn ids_that_were_never_recalled_are_kept_when_their_events_are_dropped() {
     let directory = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ async fn ids_that_were_never_recalled_are_kept_when_their_events_are_dropped() {
         publish(&broker, vec![NewEvent::new("without an id"); 50]).await;
     }
     broker.maintain(None).await.unwrap();
-    assert!(broker.topic(&name("a")).unwrap().extent.size_bytes() < 5_000, "they are removed");
+    assert!(broker.topic(&name("a")).unwrap().extent.size_bytes() < 5_000, "none was dropped");
     broker.close().await;
     drop(broker);
     let broker = open(directory.path(), &config, limits).await;
@@ -92,8 +92,8 @@ async fn ids_that_were_never_recalled_are_kept_when_their_events_are_dropped() {
     broker.close().await;
 }
 
-/// Goal: what is kept of dropped events goes when the window ends: for their number, for their age,
-/// for want of memory, and when they are purged.
+/// Goal: the ids of dropped events are removed when the window ends: by number, by age, for lack of
+/// memory, and when they are purged.
 #[tokio::test]
 async fn blocks_of_ids_go_when_the_window_has_forgotten_them() {
     let directory = tempfile::tempdir().unwrap();
@@ -107,7 +107,7 @@ async fn blocks_of_ids_go_when_the_window_has_forgotten_them() {
     drop(broker);
     let held = blocks_of_ids(directory.path());
     assert!((50..=110).contains(&held), "{held} blocks for 1,000 ids, 10 in each");
-    // Less memory than there are ids: the oldest go.
+    // With less memory than the ids need, the oldest ids are removed.
     config.dedup.max_bytes = 100 << 10;
     let broker = open(directory.path(), &config, limited_to(10)).await;
     let newest = publish(&broker, with_ids(4_700..=4_710)).await;
@@ -123,11 +123,11 @@ async fn blocks_of_ids_go_when_the_window_has_forgotten_them() {
         publish(&broker, with_ids([id])).await;
     }
     let anew = publish(&broker, with_ids(4_990..=5_000)).await;
-    assert!(anew.duplicates.is_empty(), "they were purged");
+    assert!(anew.duplicates.is_empty(), "a purged id is still known");
     broker.close().await;
     drop(broker);
     assert!(blocks_of_ids(directory.path()) <= 3);
-    // And for their age.
+    // By age, too.
     config.dedup.max_age_ms = 1;
     let broker = open(directory.path(), &config, limited_to(10)).await;
     let anew = publish(&broker, with_ids(20_000..20_010)).await;
@@ -137,8 +137,8 @@ async fn blocks_of_ids_go_when_the_window_has_forgotten_them() {
     assert!(blocks_of_ids(directory.path()) <= 1);
 }
 
-/// Goal: what was purged may be published anew after a restart, also where its block is still there
-/// for the events after it; these are known.
+/// Goal: a purged event may be published again after a restart, also if its block is still stored
+/// for the later events in it; these are still known.
 #[tokio::test]
 async fn what_was_purged_from_within_a_block_can_be_published_again_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What is acknowledged stays: through crashes under load, and on a disk that is full.
+//! Acknowledged events stay: through crashes under load, and on a full disk.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,10 +20,11 @@ const TOPIC: &str = "load";
 const KILLS: u32 = 20;
 const PUBLISHERS: u64 = 6;
 
-/// Where the broker is now; `None` when it is to go on no more.
+/// The broker's current address; `None` when the tasks should end.
 type Whereabouts = watch::Receiver<Option<SocketAddr>>;
 
-/// Publishes one event after another and repeats each until it is acknowledged; what it was told.
+/// Publishes one event after another, each until it is acknowledged. Returns the acknowledged
+/// sequences and payloads.
 async fn publish_through_crashes(publisher: u64, mut broker: Whereabouts) -> Vec<(u64, String)> {
     let mut acknowledged = Vec::new();
     let mut client: Option<Grpc> = None;
@@ -60,7 +61,7 @@ async fn publish_through_crashes(publisher: u64, mut broker: Whereabouts) -> Vec
     }
 }
 
-/// Follows from the first event on, through every disconnect, as a browser does.
+/// Follows from the first event, and resumes after every disconnect, as a browser does.
 async fn follow_through_crashes(
     mut broker: Whereabouts,
     seen: Arc<Mutex<Vec<(u64, String)>>>,
@@ -92,10 +93,10 @@ async fn follow_through_crashes(
     }
 }
 
-/// Goal: a crash loses nothing that was acknowledged, stores nothing twice, leaves no hole, and
-/// followers go on where they were.
-/// Method: the real binary is killed under load at random moments and started again on the same
-/// directory; publishers repeat what was not answered, a follower comes back with its last id.
+/// Goal: a crash loses no acknowledged event, stores none twice and leaves no hole, and followers
+/// resume where they were.
+/// Method: kill the real binary under load at random moments, and start it again on the same
+/// directory. Publishers repeat requests without an answer; a follower resumes with its last id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_under_load_at_random_moments_it_loses_and_repeats_nothing() {
     let mut random = StdRng::seed_from_u64(seed());
@@ -111,7 +112,7 @@ async fn killed_under_load_at_random_moments_it_loses_and_repeats_nothing() {
     let follower = tokio::spawn(follow_through_crashes(followed, seen.clone(), done));
     for _ in 0..KILLS {
         let alive = Duration::from_millis(random.random_range(5..250));
-        tokio::time::sleep(alive).await; // The moment is the point: anywhere in its work.
+        tokio::time::sleep(alive).await; // The kill falls anywhere in the work.
         process.kill();
         let path = directory.path().to_owned();
         process = tokio::task::spawn_blocking(move || Process::serve(&path, &[])).await.unwrap();
@@ -132,18 +133,18 @@ async fn killed_under_load_at_random_moments_it_loses_and_repeats_nothing() {
         let texts: Vec<&String> = own.iter().map(|(_, text)| text).collect();
         assert!(
             texts.iter().zip(&expected).all(|(a, b)| *a == b),
-            "{publisher}: not each once, in order"
+            "{publisher}: an event is missing, repeated or out of order"
         );
-        assert!(own.len() >= told.len(), "{publisher}: something acknowledged is lost");
+        assert!(own.len() >= told.len(), "{publisher}: an acknowledged event is lost");
         assert!(
             own.iter().zip(told).all(|(stored, told)| *stored == told),
-            "{publisher}: another place"
+            "{publisher}: an event has another sequence"
         );
     }
     assert!(acknowledged.iter().all(|told| told.len() as u32 > KILLS), "nothing was published");
     finished.send_replace(Some(stored.len() as u64));
     soon(follower).await.unwrap();
-    assert_eq!(*seen.lock().unwrap(), stored, "the follower saw something else");
+    assert_eq!(*seen.lock().unwrap(), stored, "the follower got other events");
 }
 
 async fn publish(broker: &Broker, number: u64) -> leftoff::Result<u64> {
@@ -165,7 +166,8 @@ async fn numbers(broker: &Broker) -> Vec<u64> {
     numbers
 }
 
-/// Publishes until it is refused; how many were acknowledged, and the refusal.
+/// Publishes until a publish is refused. Returns the number of acknowledged events, and the
+/// refusal.
 async fn fill(broker: &Broker) -> (u64, Error) {
     let mut count = 0;
     loop {
@@ -180,8 +182,9 @@ async fn fill(broker: &Broker) -> (u64, Error) {
     }
 }
 
-/// Goal: the broker stops before the disk is full, says so, and goes on when there is room again.
-/// Method: a file system of 100 MB and the floor of the default configuration.
+/// Goal: the broker refuses events before the disk is full, reads go on, and it accepts events
+/// again once there is space.
+/// Method: a file system of 100 MiB, and the default configuration's floor.
 #[tokio::test]
 async fn on_a_disk_that_fills_publishing_is_refused_and_everything_else_goes_on() {
     let Some(disk) = Disk::in_memory(100) else { return };
@@ -196,20 +199,22 @@ async fn on_a_disk_that_fills_publishing_is_refused_and_everything_else_goes_on(
     assert!(count > 10, "{count}");
     assert_eq!(numbers(&broker).await, (1..=count).collect::<Vec<_>>());
     std::fs::remove_file(&ballast).unwrap();
-    assert_eq!(publish(&broker, count + 1).await.unwrap(), count + 1, "there is room again");
+    assert_eq!(publish(&broker, count + 1).await.unwrap(), count + 1, "there is space again");
     broker.close().await;
     drop(broker);
     let broker = Broker::open(&directory, &config).unwrap();
     assert_eq!(numbers(&broker).await, (1..=count + 1).collect::<Vec<_>>());
 }
 
-/// Where a process that fills a disk finds it, and where it notes what was acknowledged.
+/// The variables for the process that fills a disk: the disk's path, and the file to which the
+/// process writes the number of acknowledged events.
 const DISK: &str = "LEFTOFF_TEST_DISK";
 const ACKNOWLEDGED: &str = "LEFTOFF_TEST_ACKNOWLEDGED";
 
-/// Goal: also a disk that somebody else fills to the last byte takes nothing acknowledged with it.
-/// Method: without the floor, so that writing itself fails; in a process of its own, for the
-/// storage engine may wait for ever for what it could not write. Then the same log, with room made.
+/// Goal: no acknowledged event is lost on a disk that another program fills to the last byte.
+/// Method: open the log without the floor, so that writes themselves fail. A process of its own
+/// does this, because the storage engine may wait for ever for a failed write. Then open the same
+/// log with space again.
 #[tokio::test]
 async fn on_a_disk_that_is_full_to_the_last_byte_nothing_acknowledged_is_lost() {
     let config = OpenConfig::default();
@@ -251,7 +256,7 @@ async fn on_a_disk_that_is_full_to_the_last_byte_nothing_acknowledged_is_lost() 
     };
     match ended {
         Some(status) => assert!(status.success(), "{status}"),
-        None => println!("it does not end on the full disk, and is killed"),
+        None => println!("the process does not end on the full disk, and is killed"),
     }
     let _it_may_have_ended = filling.kill();
     filling.wait().unwrap();
@@ -260,6 +265,6 @@ async fn on_a_disk_that_is_full_to_the_last_byte_nothing_acknowledged_is_lost() 
     std::fs::remove_file(&ballast).unwrap();
     let stored = numbers(&open(disk.path())).await;
     let known: Vec<u64> = (1..=count).collect();
-    assert!(stored.starts_with(&known), "something acknowledged is lost: {stored:?}");
+    assert!(stored.starts_with(&known), "an acknowledged event is lost: {stored:?}");
     assert!(stored.len() as u64 <= count + 1, "{stored:?}");
 }

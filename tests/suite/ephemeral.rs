@@ -1,4 +1,4 @@
-//! Ephemeral events and presence: for who is there, in every protocol, and never in the log.
+//! Ephemeral events and presence: for connected subscribers, over every protocol, and never stored.
 
 use futures_util::{SinkExt, StreamExt};
 use leftoff::edge::proto::subscribe_response::Message;
@@ -52,7 +52,8 @@ async fn an_ephemeral_event_reaches_who_is_there_and_moves_no_cursor_and_is_not_
     assert_eq!((&event["sequence"], &event["position"]), (&Value::Null, &Value::Null));
     let Message::Ephemeral(heard) = next().await else { panic!() };
     assert_eq!((heard.topic.as_str(), &*heard.event.unwrap().payload), ("room", &b"hi"[..]));
-    // Events that are stored go on as if nothing had been, and the filter lets these through.
+    // Stored events continue with the next sequence, and the filtered stream gets those of its
+    // type.
     post(server.address, "/v1/topics/room/events?type=other", "2").await;
     for stream in [&mut one, &mut filtered] {
         let frame = soon(stream.next()).await.unwrap();
@@ -107,7 +108,7 @@ async fn members_join_once_and_leave_with_the_last_of_their_subscriptions() {
     drop(other_tab);
     assert_eq!(told("leftoff.left").await["id"], "ann");
     assert_eq!(members(&server).await, []);
-    // A page is over at once: nobody is present for it.
+    // A page ends at once, so it cannot have a member.
     for query in ["member_info=%7B%7D", "member=ann"] {
         let refused = get(server.address, &format!("/v1/topics/room/events?{query}")).await;
         assert_eq!(refused.status, 400, "{query}");
@@ -115,7 +116,7 @@ async fn members_join_once_and_leave_with_the_last_of_their_subscriptions() {
     }
 }
 
-/// Goal: what others are to know of a member is any JSON, and comes to them as it was given.
+/// Goal: a member's info is any JSON object, and other subscribers receive it unchanged.
 #[tokio::test]
 async fn what_is_known_of_a_member_is_any_json() {
     let server = Server::start().await;
@@ -142,7 +143,7 @@ async fn what_is_known_of_a_member_is_any_json() {
         assert_eq!(present["info"], info, "{list}");
     }
     assert_eq!(list["members"].as_array().unwrap().len(), 2);
-    // Where there are texts alone, the rest is its JSON.
+    // Where a value can only be text, as over gRPC, any other value is sent as its JSON.
     let request = ListMembersRequest { topic: "room".into(), ..Default::default() };
     let answer = server.grpc().await.list_members(request).await.unwrap().into_inner();
     let bob = &answer.members[1].member.as_ref().unwrap().info;

@@ -1,4 +1,4 @@
-//! What is promised to readers is promised on every way to read: one table over all of them.
+//! The promises to readers, each checked on every way to read, in one table.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use leftoff::{Config, NewEvent, Publish};
 use crate::common::{Server, name, publish as publish_event, send, soon, to};
 use crate::ways::{Ask, Heard, Reading, Told, WAYS, Way, read};
 
-/// A broker whose readers read from memory, and one whose readers read from the log.
+/// Returns the settings of a broker that reads from memory, and of one that reads from the log.
 fn configs() -> [Config; 2] {
     let mut of_the_log = Config::default();
     of_the_log.broker.max_tail_bytes = 0;
@@ -24,7 +24,7 @@ async fn purge(server: &Server, topic: &str, before: u64) {
     assert_eq!(send(to(server.address, "DELETE", &path), "").await.status, 200);
 }
 
-/// Events that differ in all that a filter can ask for, as one block.
+/// Returns events that differ in every field that a filter can name, to be stored as one block.
 fn various() -> Vec<NewEvent> {
     let headers = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -46,8 +46,8 @@ fn various() -> Vec<NewEvent> {
     ]
 }
 
-/// Goal: each field of a filter, and all of them together, picks the same events on every way to
-/// read, from memory and from the log, also where a block has events of both kinds.
+/// Goal: each field of a filter, and all fields together, select the same events on every way to
+/// read, from memory and from the log, also where only some events of a block match.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_field_of_a_filter_picks_the_same_events() {
     let set = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
@@ -87,13 +87,14 @@ async fn every_field_of_a_filter_picks_the_same_events() {
     }
 }
 
-/// Goal: a reader for whom nothing is there is told its place in the silence, on every way to read:
-/// it comes back with that, is not told of a gap though all it passed over is purged since, and
-/// misses nothing.
+/// Goal: a reader whose filter matches nothing still receives its cursor, on every way to read.
+/// With that cursor it resumes without a gap, even if all events before it are purged, and misses
+/// nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_in_silence_is_told_how_far_it_has_come() {
     for mut config in configs() {
-        // A peer that is silent for little longer is taken for dead: a client may be slow.
+        // A much shorter heartbeat would also shorten the time after which a slow client counts as
+        // dead.
         config.follow.heartbeat_ms = 400;
         let server = Server::with(config).await;
         let only_wanted = Filter { types: ["wanted".to_owned()].into(), ..Filter::default() };
@@ -129,8 +130,8 @@ async fn a_reader_in_silence_is_told_how_far_it_has_come() {
     }
 }
 
-/// Goal: whatever the cursor's fault is, every way to read tells it with its reason, goes on as the
-/// reader asked, or refuses.
+/// Goal: a gap, whatever its reason, is reported with the reason on every way to read, and the
+/// reader resumes as it asked, or is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_gap_is_told_and_every_reader_goes_on_as_it_asked() {
     const ALL: &[u64] = &[4, 5, 6];
@@ -142,8 +143,8 @@ async fn every_gap_is_told_and_every_reader_goes_on_as_it_asked() {
         purge(&server, "a", 4).await;
         let epoch = server.broker.epoch();
         let other = leftoff::cursor::Epoch::new(epoch.get() ^ 1);
-        // The place, its reason, and what is read by `resume`. By `earliest` all is read, and by
-        // `latest` nothing.
+        // The cursor, the reason, and the events that `resume` reads. `earliest` reads all events,
+        // and `latest` reads none.
         let faults = [
             (format!("1-{epoch}"), "purged", ALL),
             (format!("5-{other}"), "epoch", ALL),
@@ -175,7 +176,7 @@ async fn every_gap_is_told_and_every_reader_goes_on_as_it_asked() {
     }
 }
 
-/// Goal: a reader that is told of a gap, and is cut before it has heard more, is told again.
+/// Goal: a reader whose connection is cut right after it was told of a gap is told of it again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_is_cut_before_its_gap_is_told_again() {
     let server = Server::with(configs()[0].clone()).await;
@@ -188,7 +189,7 @@ async fn a_reader_that_is_cut_before_its_gap_is_told_again() {
         let mut reading = Reading::begin(&server, way, Ask::new(from, "resume")).await;
         let place = match (way.0, reading.next().await) {
             (_, Heard::Place(place)) => place,
-            // The first block is the gap itself: with no id before it, the cursor stays as it was.
+            // The first block is the gap itself. No id comes before it, so the cursor is unchanged.
             (Way::Sse | Way::SseHttp2, Heard::Gap { .. }) => from.to_owned(),
             (_, heard) => panic!("{way:?} says no place: {heard:?}"),
         };
@@ -203,8 +204,8 @@ fn is_of_pages(way: Way) -> bool {
     matches!(way, Way::Page | Way::PageHttp2 | Way::GrpcRead)
 }
 
-/// Goal: a gap that comes while a reader reads is told on every way to read, where the reader is,
-/// and refused to one that asked for that.
+/// Goal: a gap that appears while a reader reads is reported on every way to read, at the reader's
+/// place; a reader with `on_gap=fail` is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_trimmed_while_it_is_read_is_told_in_the_middle_of_a_stream() {
     for (way, on_gap) in WAYS.iter().flat_map(|w| ["resume", "fail"].map(|on_gap| (*w, on_gap))) {
@@ -231,7 +232,7 @@ async fn what_is_trimmed_while_it_is_read_is_told_in_the_middle_of_a_stream() {
                 let heard = reading.next().await;
                 if let Heard::Gap { reason, .. } | Heard::Refused(reason) = &heard {
                     assert_eq!((is_told, &reason[..]), (false, "purged"), "{way:?}");
-                    assert!(told.sequences.last().unwrap() < &399, "{way:?}: it comes too late");
+                    assert!(told.sequences.last().unwrap() < &399, "{way:?}: told too late");
                     is_told = true;
                 }
                 let is_over = matches!(heard, Heard::CaughtUp(_) | Heard::Refused(_));
@@ -251,8 +252,8 @@ async fn what_is_trimmed_while_it_is_read_is_told_in_the_middle_of_a_stream() {
     }
 }
 
-/// Goal: what a topic's limits have trimmed before a reader began is no gap to it, on whichever
-/// way it comes back; what they trim afterwards is one.
+/// Goal: events that a topic's limits trimmed before a reader began are no gap to it, on whichever
+/// way it resumes. Events that are trimmed afterwards are a gap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_publish_trims_is_a_gap_to_those_alone_who_could_have_had_it() {
     for way in WAYS {
@@ -279,7 +280,7 @@ async fn what_a_publish_trims_is_a_gap_to_those_alone_who_could_have_had_it() {
             assert_eq!(again.gap, None, "{way:?}, {cursor}");
         }
         if way.1 || is_of_pages(way.0) || way.0 == Way::GrpcSubscribe {
-            continue; // Of one topic nothing is lost, and there is a cursor for a batch alone.
+            continue; // No event of `a` is lost, or a cursor covers a batch.
         }
         for _ in 0..8 {
             publish_event(&server.broker, "b", padded()).await;
@@ -291,15 +292,15 @@ async fn what_a_publish_trims_is_a_gap_to_those_alone_who_could_have_had_it() {
     }
 }
 
-/// Goal: an event that has expired is nobody's any more, and one that has not is everybody's: on
-/// every way to read, from memory and from the log, before it is dropped and after. Its going is no
-/// gap.
+/// Goal: no reader gets an expired event, and every reader gets an event that has not expired: on
+/// every way to read, from memory and from the log, before the expired event is dropped and
+/// afterwards. An expired event leaves no gap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_expired_is_read_on_no_way_and_is_no_gap() {
     const LIVES: &[u64] = &[1, 3, 5, 7];
     for config in configs() {
         let server = Server::with(config).await;
-        // As one block, and as many.
+        // The first four events are one block; each later one is a block of its own.
         let event = |number: u64| NewEvent {
             ttl_ms: Some(if LIVES.contains(&number) { 600_000 } else { 1 }),
             ..NewEvent::new(number.to_string())

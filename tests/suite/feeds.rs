@@ -1,4 +1,4 @@
-//! Many topics on one connection, over every protocol: one cursor, one order, filters.
+//! Many topics on one connection, over every protocol: one cursor, one order, and filters.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ async fn open(server: &Server, query: &str, last_id: &str) -> Sse {
     Sse::open(request.header("last-event-id", last_id)).await.unwrap()
 }
 
-/// Topic and data of the next events.
+/// Returns the topics and the data of the next `count` events.
 async fn next_events(stream: &mut Sse, count: usize) -> Vec<(String, Value)> {
     let mut events = Vec::new();
     while events.len() < count {
@@ -51,7 +51,7 @@ async fn topics_and_patterns_are_followed_on_one_connection_and_resumed_by_one_i
     assert_eq!(found, expected(&[("orders.eu", 1), ("orders.us", 3)]));
     let caught_up = soon(stream.find(|frame| frame.is_control("leftoff.caught-up"))).await;
     assert_eq!(caught_up.json(), json!({"topics": ["orders.*", "users.42.>"], "tail": 4}));
-    // A topic that was not there yet is followed, too.
+    // A topic that is created later is followed, too.
     publish(&server, "users.42.inbox", "", 4).await;
     publish(&server, "users.43.inbox", "", 5).await;
     publish(&server, "orders.eu", "", 6).await;
@@ -59,12 +59,12 @@ async fn topics_and_patterns_are_followed_on_one_connection_and_resumed_by_one_i
     assert_eq!(found, expected(&[("users.42.inbox", 4), ("orders.eu", 6)]));
     drop(stream);
     publish(&server, "orders.us", "", 7).await;
-    // With one topic less and one more: the others keep their places.
+    // The client resumes with other topics: the remaining ones keep their places.
     let epoch = server.broker.epoch();
     let mut stream = open(&server, "topic=orders.*&topic=users.43.*", &format!("@3-{epoch}")).await;
     let found = next_events(&mut stream, 3).await;
     assert_eq!(found, expected(&[("users.43.inbox", 5), ("orders.eu", 6), ("orders.us", 7)]));
-    // By post, and over gRPC.
+    // The same with POST, and over gRPC.
     let body = json!({"topics": ["orders.us"], "from": "@3", "format": "data"}).to_string();
     let request = to(server.address, "POST", "/v1/events");
     let mut posted = Sse::open_with(request, body).await.unwrap();
@@ -89,7 +89,7 @@ async fn topics_and_patterns_are_followed_on_one_connection_and_resumed_by_one_i
     );
 }
 
-/// Goal: a client can change between polling and streaming anywhere and loses and repeats nothing.
+/// Goal: a client that changes between pages and streams at any cursor loses and repeats no event.
 #[tokio::test]
 async fn pages_of_many_topics_have_the_same_events_and_cursors_as_streams() {
     let server = Server::start().await;
@@ -128,8 +128,8 @@ async fn pages_of_many_topics_have_the_same_events_and_cursors_as_streams() {
     }
 }
 
-/// Goal: filters pick the same on all protocols, and a cursor does not stay behind what they pass
-/// over, nor runs ahead of what is durable.
+/// Goal: filters select the same events over all protocols. The cursor moves past events that a
+/// filter drops, and never past events that are not yet durable.
 #[tokio::test]
 async fn filters_pick_events_and_the_cursor_moves_on_without_them() {
     let mut config = Config::default();
@@ -168,7 +168,7 @@ async fn filters_pick_events_and_the_cursor_moves_on_without_them() {
         }
     }
     assert_eq!(sequences, [2, 5, 8]);
-    // Nothing of what comes now is wanted; the cursor is told all the same.
+    // No event from here on matches the filter, and the cursor is still sent.
     let mut many = open(&server, "topic=a&type=t1", "").await;
     let epoch = server.broker.epoch();
     for number in 10..=12_u64 {
@@ -176,16 +176,16 @@ async fn filters_pick_events_and_the_cursor_moves_on_without_them() {
         publish(&server, "b", "", number).await;
     }
     let moved = soon(stream.find(|frame| frame.id == Some(format!("12-{epoch}")))).await;
-    assert!(!moved.is_event(), "a place and no event");
+    assert!(!moved.is_event(), "a cursor without an event");
     let moved = soon(many.find(|frame| frame.id == Some(format!("@15-{epoch}")))).await;
-    assert!(!moved.is_event(), "a place and no event");
+    assert!(!moved.is_event(), "a cursor without an event");
     tokio::time::timeout(Duration::from_secs(30), async {
         post(server.address, "/v1/topics/a/events?type=t1", "13").await;
         let found = soon(stream.events(1)).await;
         assert_eq!(found[0].0, 13);
     })
     .await
-    .expect("it goes on");
+    .expect("the stream did not continue");
 }
 
 #[tokio::test]

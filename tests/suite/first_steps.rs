@@ -1,4 +1,4 @@
-//! The commands of the README and of the pages: whoever types them sees what is said of them.
+//! The commands of the README and of the pages work as the text says.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use crate::common::{
 };
 use crate::documents::{document, pages};
 
-/// The words of a command, as a shell parts them: by blanks, but for what is in single quotes.
+/// Returns the words of a command, parted as a shell does: by blanks outside of single quotes.
 fn words(command: &str) -> Vec<String> {
     let (mut words, mut is_quoted) = (vec![String::new()], false);
     for character in command.chars() {
@@ -23,23 +23,23 @@ fn words(command: &str) -> Vec<String> {
     words
 }
 
-/// The lines of the shell that a page shows, in their order.
+/// Returns the shell commands of a page, in their order.
 fn commands(page: &str) -> Vec<String> {
     let blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.flat_map(str::lines).map(str::to_owned).collect()
 }
 
-/// A new broker for one page, and the directory in which its reader types.
+/// A new broker for one page, and the directory in which the page's commands run.
 struct Terminal {
     broker: Process,
     directory: TempDir,
 }
 
-/// What a command of curl shows.
+/// The output of a curl command.
 enum Shown {
-    /// An answer, to a request that had this body.
+    /// An answer, with the request's body.
     Answer(Answer, Option<String>),
-    /// A stream.
+    /// An event stream.
     Stream(Sse),
 }
 
@@ -52,7 +52,7 @@ impl Terminal {
         Self { broker, directory }
     }
 
-    /// Sends what curl would send.
+    /// Sends the request that curl would send.
     async fn curl(&self, words: &[String]) -> Shown {
         let values = |flag: &str| {
             let flags = words.iter().zip(&words[1..]).filter(|(word, _)| *word == flag);
@@ -79,7 +79,7 @@ impl Terminal {
         }
     }
 
-    /// Runs a command of the program to its end, or, if it serves, until it listens.
+    /// Runs a command of the program until it ends, or `serve` until it listens.
     fn leftoff(&self, arguments: &[&str]) {
         let directory = self.directory.path();
         if let ["serve", settings @ ..] = arguments
@@ -99,8 +99,8 @@ impl Terminal {
     }
 }
 
-/// Goal: three events are published, all three are followed, and the third alone comes to whoever
-/// resumes after the second.
+/// Goal: the commands publish three events, follow all three, and resume after the second, which
+/// brings the third alone.
 #[tokio::test]
 async fn the_first_commands_of_the_readme_publish_follow_and_resume() {
     let readme = document("README.md");
@@ -126,7 +126,7 @@ async fn the_first_commands_of_the_readme_publish_follow_and_resume() {
     assert_eq!(followed, [&published[..], &published[2..]]);
 }
 
-/// Goal: each command of each page works as it is written, one after the other, on a new broker.
+/// Goal: each command of each page works as written, one after the other, on a new broker.
 #[tokio::test]
 async fn every_command_of_every_page_works_as_it_is_written() {
     let mut tried = 0;
@@ -161,7 +161,7 @@ async fn every_command_of_every_page_works_as_it_is_written() {
     assert!(tried > 40, "{tried}");
 }
 
-/// The names of functions in the sources below `directory`.
+/// Returns the text of all Rust sources below `directory`.
 fn sources(directory: &Path) -> String {
     let mut all = String::new();
     for entry in std::fs::read_dir(directory).unwrap() {
@@ -177,7 +177,7 @@ fn sources(directory: &Path) -> String {
     all
 }
 
-/// Goal: what is named to be tested, measured or fuzzed is there.
+/// Goal: each test, bench, fuzz target and script that a page names exists.
 #[test]
 fn every_test_bench_and_script_that_a_page_names_is_there() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));

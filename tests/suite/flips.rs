@@ -1,5 +1,5 @@
-//! Bytes that change anywhere in a data directory: the broker opens or says why not, serves what is
-//! true, tells what is missing, and `check` agrees.
+//! Changed bytes anywhere in a data directory: the broker opens or says why it cannot, serves only
+//! true events, reports the missing ones, and `check` agrees.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -16,35 +16,35 @@ use rand::{RngExt, SeedableRng};
 
 use crate::common::{name, seed};
 
-/// How many damaged copies are tried; `LEFTOFF_TEST_FLIPS` says another number.
+/// The number of damaged copies; the variable `LEFTOFF_TEST_FLIPS` gives another number.
 const FLIPS: u64 = 100;
 
-/// Batches that follow all the rest: together more than a segment of sled.
+/// The number of last batches, which together take more than a segment of sled.
 const FOLLOWING: usize = 200;
 
-/// How long the tries may take, unless their number is given.
+/// The time limit for all copies, if `LEFTOFF_TEST_FLIPS` is not set.
 const MAX_TIME: Duration = Duration::from_secs(40);
 
-/// How long one copy may take.
+/// The time limit for one copy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The bytes of a file that are looked at together: those that are all 0 are left alone.
+/// The size of a chunk in bytes: chunks that are all 0 are not damaged.
 const CHUNK_BYTES: usize = 64;
 
-/// An event that was acknowledged.
+/// An acknowledged event.
 struct Known {
     payload: String,
     position: u64,
-    /// Whether it need not be there any more.
+    /// Whether the event may be gone by now: it was trimmed, deleted or superseded.
     is_dropped: bool,
 }
 
-/// What was acknowledged.
+/// Everything that was acknowledged.
 #[derive(Default)]
 struct Truth {
-    /// Each topic's events by their sequences.
+    /// The events of each topic, by their sequences.
     topics: BTreeMap<String, BTreeMap<u64, Known>>,
-    /// Where a topic was told to begin, or `None` where it is deleted.
+    /// The acknowledged first sequence of a trimmed topic; `None` for a deleted topic.
     begins: BTreeMap<String, Option<u64>>,
     last_position: u64,
     epoch: Option<Epoch>,
@@ -68,7 +68,7 @@ impl Truth {
         }
     }
 
-    /// What a topic has up to a sequence need not be there any more.
+    /// Marks the events of a topic up to `last`, inclusive, as ones that may be gone.
     fn drop_through(&mut self, topic: &str, last: u64) {
         let events = self.topics.get_mut(topic).unwrap();
         events.range_mut(..=last).for_each(|(_, known)| known.is_dropped = true);
@@ -79,8 +79,8 @@ fn text(random: &mut StdRng, bytes: usize) -> String {
     (0..bytes).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect()
 }
 
-/// Fills a log with some of everything: topics small and large, events in parts, a compacted topic,
-/// one that is trimmed, one that is deleted, settings; opened several times.
+/// Fills a log with some of everything: small and large topics, events in several parts, a
+/// compacted, a trimmed and a deleted topic, and settings. The log is opened several times.
 async fn build(directory: &Path, random: &mut StdRng) -> Truth {
     let mut truth = Truth::default();
     for round in 0..4 {
@@ -112,14 +112,15 @@ async fn build(directory: &Path, random: &mut StdRng) -> Truth {
         let keyed = truth.topics["keyed"].len() as u64;
         truth.drop_through("keyed", keyed - 5);
         if round == 3 {
-            // More than sled reads as a whole when it is opened: what comes before, page by page.
+            // These take more space than the part that sled scans when it opens. The rest is read
+            // page by page.
             for _ in 0..FOLLOWING {
                 let following = (0..16).map(|_| (String::new(), text(random, 4_000))).collect();
                 truth.publish(&broker, "following", following).await;
             }
         }
-        // Positions tell what is missing. A change that no event follows is undone unseen, where
-        // the very place that it was written to is damaged, with nothing after it.
+        // A last event shows, by its position, that something before it is missing. Without it,
+        // damage of the log's last bytes would undo the last change unnoticed.
         truth.publish(&broker, "plain", vec![(String::new(), text(random, 700))]).await;
         truth.epoch = Some(broker.epoch());
         broker.close().await;
@@ -127,7 +128,7 @@ async fn build(directory: &Path, random: &mut StdRng) -> Truth {
     truth
 }
 
-/// A file of the log, and where in it something is written.
+/// A file of the log, and the offsets of its chunks that are not all 0.
 struct Target {
     path: PathBuf,
     written: Vec<u64>,
@@ -162,10 +163,10 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Copies the log to `to`, and changes 1 to 8 bytes of it; says where.
+/// Copies the log to `to`, and changes 1 to 8 bytes of the copy. Returns where.
 fn damage(from: &Path, to: &Path, targets: &[Target], random: &mut StdRng) -> String {
     copy(from, to);
-    // Most of the time the file with the events; else any of them.
+    // In 7 of 10 cases, the file with the events is damaged; otherwise any file.
     let largest = targets.iter().max_by_key(|target| target.written.len()).unwrap();
     let any = &targets[random.random_range(0..targets.len())];
     let target = if random.random_bool(0.7) { largest } else { any };
@@ -176,7 +177,7 @@ fn damage(from: &Path, to: &Path, targets: &[Target], random: &mut StdRng) -> St
         let place = chunk + random.random_range(0..CHUNK_BYTES as u64);
         let mut byte = [0];
         if file.read_exact_at(&mut byte, place).is_err() {
-            continue; // The last chunk may be cut.
+            continue; // The last chunk may be shorter.
         }
         byte[0] ^= random.random_range(1..=255_u8);
         file.write_all_at(&byte, place).unwrap();
@@ -185,12 +186,12 @@ fn damage(from: &Path, to: &Path, targets: &[Target], random: &mut StdRng) -> St
     format!("{} at {at:?}", target.path.display())
 }
 
-/// What became of a topic that was read to its end.
+/// The result of reading a topic to its end.
 #[derive(Default)]
 struct Found {
-    /// Payloads, and positions.
+    /// Payloads and positions, by sequence.
     seen: BTreeMap<u64, (String, u64)>,
-    /// Sequences that were told to be missing, first and last.
+    /// Ranges of sequences that are reported as missing: first and last, both inclusive.
     told: Vec<(u64, u64)>,
 }
 
@@ -220,13 +221,13 @@ async fn read(broker: &Broker, topic: &str) -> Found {
                     return found;
                 }
                 if let Place::Sequence(sequence) = page.cursor.after {
-                    after = after.max(sequence); // Also past what a page only tells.
+                    after = after.max(sequence); // A page may end with a gap.
                 }
             }
             Err(Error::Damaged { first, last, .. }) => {
                 found.told.push((first.get(), last.map_or(u64::MAX, Sequence::get)));
                 let Some(last) = last else { return found };
-                assert!(last > after, "no way past {last}");
+                assert!(last > after, "the error does not lead past {last}");
                 after = last;
             }
             Err(Error::UnknownTopic(_)) => return found,
@@ -239,20 +240,21 @@ async fn read(broker: &Broker, topic: &str) -> Found {
     }
 }
 
-/// What was trimmed or deleted does not come back, unless every reader is told of another epoch.
+/// Asserts that a trimmed or deleted topic did not come back, unless a new epoch tells every
+/// reader.
 fn verify_begin(broker: &Broker, truth: &Truth, topic: &str, is_told_all: bool) {
     let Some(begin) = truth.begins.get(topic).filter(|_| !is_told_all) else { return };
     match (begin, broker.topic(&name(topic))) {
         (None, Err(Error::UnknownTopic(_))) => {}
         (Some(begin), Ok(info)) => {
             let earliest = info.extent.earliest.get();
-            assert!(earliest >= *begin, "{topic} begins at {earliest} again");
+            assert!(earliest >= *begin, "{topic} is back, from {earliest}");
         }
         (_, found) => panic!("{topic}, which begins at {begin:?}: {found:?}"),
     }
 }
 
-/// The newest position of all that is served.
+/// Returns the newest position of all served events.
 async fn positions(broker: &Broker) -> u64 {
     let mut last = 0;
     for topic in broker.topics(None, usize::MAX) {
@@ -262,19 +264,19 @@ async fn positions(broker: &Broker) -> u64 {
     last
 }
 
-/// What is missing of what a broker serves.
+/// The losses that a broker reports.
 #[derive(Debug, Default)]
 struct Missing {
-    /// Events that are told missing.
+    /// The number of events that are reported as missing.
     events: usize,
-    /// Topics that take no more.
+    /// The number of topics that refuse new events.
     closed: usize,
 }
 
-/// Holds what an open broker serves against the truth. Returns what is told missing.
+/// Compares everything that an open broker serves with the truth. Returns the reported losses.
 async fn verify(broker: &Broker, truth: &Truth) -> Missing {
     let mut missing = Missing::default();
-    // In another epoch every reader is told of a gap, and places are other ones.
+    // A new epoch tells every reader of a gap, and makes places mean other events.
     let is_told_all = Some(broker.epoch()) != truth.epoch;
     let mut last_position = if is_told_all { positions(broker).await } else { truth.last_position };
     for (topic, events) in &truth.topics {
@@ -282,7 +284,7 @@ async fn verify(broker: &Broker, truth: &Truth) -> Missing {
         for (sequence, (payload, position)) in &seen {
             let stored = events.get(sequence).map(|known| (&known.payload, known.position));
             let is_it = stored == Some((payload, *position));
-            assert!(is_it, "{topic} {sequence} is something else, or at another place");
+            assert!(is_it, "{topic} {sequence} is another event, or has another position");
         }
         verify_begin(broker, truth, topic, is_told_all);
         for (sequence, Known { is_dropped, .. }) in events {
@@ -303,14 +305,15 @@ async fn verify(broker: &Broker, truth: &Truth) -> Missing {
         match broker.publish(publish).await {
             Ok(ack) => {
                 let last = ack.last();
-                // In another epoch a place has another meaning, but none has two in the same one.
+                // A new epoch gives places another meaning; within one epoch, no place is given
+                // twice.
                 let of_it = if is_told_all {
                     seen.last_key_value().map(|(at, _)| at)
                 } else {
                     events.last_key_value().map(|(at, _)| at)
                 };
                 let newest = of_it.copied().unwrap_or(0);
-                assert!(last.sequence.get() > newest, "{topic}: {last:?} is given out again");
+                assert!(last.sequence.get() > newest, "{topic}: {last:?} is given twice");
                 assert!(last.position.get() > last_position, "{topic}: {last:?}");
                 last_position = last.position.get();
             }
@@ -323,16 +326,16 @@ async fn verify(broker: &Broker, truth: &Truth) -> Missing {
     missing
 }
 
-/// What became of one damaged copy.
+/// The outcome of one damaged copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
-    /// Nothing is missing.
+    /// No event is missing.
     Whole,
-    /// What is missing is told.
+    /// Events are missing, and the broker reports it.
     Served,
-    /// So it is, and no topic takes events.
+    /// Events are missing, the broker reports it, and no topic accepts events.
     ReadOnly,
-    /// The log does not open.
+    /// The log cannot be opened.
     Refused,
 }
 
@@ -350,7 +353,7 @@ async fn try_copy(directory: PathBuf, truth: &Truth) -> Outcome {
             broker.close().await;
             println!("{missing:?} of {} topics", truth.topics.len());
             let Missing { events, closed } = missing;
-            assert!(!is_clean || events + closed == 0, "the check passes over {missing:?}");
+            assert!(!is_clean || events + closed == 0, "`check` does not find {missing:?}");
             match (is_clean, closed == truth.topics.len()) {
                 (true, _) => Outcome::Whole,
                 (false, false) => Outcome::Served,
@@ -360,23 +363,25 @@ async fn try_copy(directory: PathBuf, truth: &Truth) -> Outcome {
         Err(error) => {
             let is_reason = matches!(error, Error::Open { .. } | Error::DamagedLog { .. });
             assert!(is_reason, "{error}");
-            assert!(!is_clean, "the check finds nothing: {error}");
+            assert!(!is_clean, "`check` finds nothing: {error}");
             println!("{error}");
             Outcome::Refused
         }
     }
 }
 
-/// Goal: damage anywhere in the data directory is never served, never silent, and never a crash.
-/// Method: a log with some of everything is copied, bytes of the copy are changed, and everything
-/// is read and published to; the check is asked first.
+/// Goal: damage anywhere in the data directory is never served as an event, never goes unreported,
+/// and never causes a crash.
+/// Method: copy a log with some of everything, change bytes of the copy, run `check` on it, then
+/// read all topics and publish to them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_that_change_anywhere_are_never_served_never_silent_and_never_a_crash() {
     let given = std::env::var("LEFTOFF_TEST_FLIPS").ok().map(|text| text.parse::<u64>().unwrap());
     let mut random = StdRng::seed_from_u64(seed());
     let [written, settled] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let truth = build(written.path(), &mut random).await;
-    // What was written since sled was opened last is read as a whole; the rest page by page.
+    // sled scans all bytes that were written since it was last opened; the rest it reads page by
+    // page.
     copy(written.path(), settled.path());
     Broker::open(settled.path(), &OpenConfig::default()).unwrap().close().await;
     let originals = [written, settled].map(|original| (targets(original.path()), original));
@@ -392,15 +397,15 @@ async fn bytes_that_change_anywhere_are_never_served_never_silent_and_never_a_cr
         let place = damage(original.path(), copy.path(), targets, &mut random);
         println!("{number}: {place} of {}", ["what is written", "what is settled"][which]);
         let tried = try_copy(copy.path().to_owned(), &truth);
-        let outcome = tokio::time::timeout(PATIENCE, tried).await.expect("it takes too long");
+        let outcome = tokio::time::timeout(PATIENCE, tried).await.expect("one copy takes too long");
         println!("{number}: {outcome:?}");
         *outcomes.entry(outcome).or_default() += 1;
         seen.insert(outcome);
     }
     println!("{outcomes:?} in {:?}", started.elapsed());
-    assert!(seen.len() > 1, "all the same: {outcomes:?}");
+    assert!(seen.len() > 1, "all outcomes are the same: {outcomes:?}");
     let count = |outcome| outcomes.get(&outcome).copied().unwrap_or(0);
     let closed = count(Outcome::Refused) + count(Outcome::ReadOnly);
     let all: u64 = outcomes.values().sum();
-    assert!(closed * 5 <= all, "damage takes everything too often: {outcomes:?}");
+    assert!(closed * 5 <= all, "damage closes the whole log too often: {outcomes:?}");
 }

@@ -1,4 +1,5 @@
-//! A file system in memory that forgets what was not synced, as a disk does when the power fails.
+//! A file system in memory that loses all bytes that were not synced, as a disk does when the power
+//! fails.
 //!
 //! ```text
 //! write ──▶ now ──▶ read              what the programs see
@@ -7,8 +8,8 @@
 //!           kept                      what is left after the power failed
 //! ```
 //!
-//! Names, and the sizes of files that are synced, are kept at once: what is forgotten is content,
-//! and the sizes that go with it. From the moment the power fails nothing can be synced any more.
+//! File names, and the sizes of synced files, survive at once; contents, and the sizes that go with
+//! them, survive only when synced. After the power has failed, nothing can be synced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -23,19 +24,19 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
-/// Nothing is remembered by the kernel: what the power takes is gone for it, too.
+/// The kernel caches nothing, so that it also loses the bytes that were not synced.
 const TTL: Duration = Duration::ZERO;
 
-/// What is synced at a time.
+/// The unit of syncing, in bytes.
 const PAGE_BYTES: usize = 4096;
 
-/// A file, or a directory.
+/// A file or a directory.
 #[derive(Default)]
 struct Node {
     is_directory: bool,
     now: Vec<u8>,
     kept: Vec<u8>,
-    /// Pages of `now` that `kept` does not have.
+    /// Pages of `now` that are not yet copied to `kept`.
     dirty: BTreeSet<usize>,
     names: BTreeMap<OsString, u64>,
 }
@@ -66,7 +67,7 @@ struct State {
     nodes: BTreeMap<u64, Node>,
     last: u64,
     has_power: bool,
-    /// Whether nothing is said of its size.
+    /// Whether the file system hides its size and its free space.
     is_silent: bool,
 }
 
@@ -107,7 +108,7 @@ impl State {
     }
 }
 
-/// The file system, mounted; unmounted when it is dropped.
+/// The mounted file system, unmounted when the value is dropped.
 pub(crate) struct Forgetful {
     state: Arc<Mutex<State>>,
     directory: tempfile::TempDir,
@@ -117,7 +118,7 @@ pub(crate) struct Forgetful {
 struct Mounted(Arc<Mutex<State>>);
 
 impl Forgetful {
-    /// `None`, and says why, where none can be mounted.
+    /// Mounts the file system. Prints the reason and returns `None` where that is not possible.
     pub(crate) fn mount() -> Option<Self> {
         let root = Node { is_directory: true, ..Node::default() };
         let nodes = BTreeMap::from([(INodeNo::ROOT.0, root)]);
@@ -138,23 +139,23 @@ impl Forgetful {
         self.directory.path()
     }
 
-    /// From now on it says nothing of its size and of what is free.
+    /// Makes the file system report a size and a free space of 0 from now on.
     pub(crate) fn fall_silent(&self) {
         self.state.lock().unwrap().is_silent = true;
     }
 
-    /// The power fails: nothing can be synced from now on.
+    /// Cuts the power: nothing can be synced from now on.
     pub(crate) fn cut_power(&self) {
         self.state.lock().unwrap().has_power = false;
     }
 
-    /// Copies into a directory what would be left if the power failed now.
+    /// Copies to a directory all bytes that would be left if the power failed now.
     #[allow(dead_code, reason = "for the tests of single files of the log")]
     pub(crate) fn copy_kept(&self, to: &Path) {
         self.state.lock().unwrap().copy_kept(INodeNo::ROOT.0, to);
     }
 
-    /// The power is back, and what was not synced is gone. Nobody has a file open.
+    /// Restores the power: all bytes that were not synced are gone. No one may have a file open.
     pub(crate) fn restore_power(&self) {
         let mut state = self.state.lock().unwrap();
         state.has_power = true;
@@ -264,7 +265,7 @@ impl Filesystem for Mounted {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        // The node stays: somebody may have it open.
+        // The node stays, since a program may have the file open.
         let mut state = self.state();
         match state.nodes.get_mut(&parent.0).and_then(|node| node.names.remove(name)) {
             Some(_) => reply.ok(),
@@ -343,7 +344,7 @@ impl Filesystem for Mounted {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok(); // Closing a file syncs nothing.
+        reply.ok(); // A closed file is not synced.
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
@@ -388,7 +389,7 @@ impl Filesystem for Mounted {
         if self.state().is_silent {
             return reply.statfs(0, 0, 0, 0, 0, PAGE_BYTES as u32, 255, 0);
         }
-        let blocks = 1 << 20; // 4 GiB, most of them free.
+        let blocks = 1 << 20; // 4 GiB, all of them free.
         reply.statfs(blocks, blocks, blocks, 1 << 20, 1 << 20, PAGE_BYTES as u32, 255, 4096);
     }
 }

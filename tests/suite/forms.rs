@@ -1,4 +1,4 @@
-//! The form of an answer is the one that its client wants most, and says in which charset it is.
+//! The form of an answer is the one that its client prefers, and event streams state their charset.
 
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
@@ -11,8 +11,8 @@ const STREAM: &str = "text/event-stream; charset=utf-8";
 const PAGE: &str = "application/json";
 const PROBLEM: &str = "application/problem+json";
 
-/// The status and the media type of the answer to a reader that accepts this, and maybe comes from
-/// a page of another site; the body is not waited for.
+/// Returns the status and the media type of the answer to a reader with this `Accept` header, from
+/// a page of another site if `is_foreign`. The body is not awaited.
 async fn form(server: &Server, accept: &str, is_foreign: bool) -> (u16, String) {
     let mut request = to(server.address, "GET", EVENTS).header("accept", accept);
     if is_foreign {
@@ -25,7 +25,7 @@ async fn form(server: &Server, accept: &str, is_foreign: bool) -> (u16, String) 
     (answer.status().as_u16(), media)
 }
 
-/// Goal: weights, wildcards and refusals of `Accept` mean what RFC 9110 says.
+/// Goal: weights, wildcards and refusals in `Accept` mean what RFC 9110 says.
 #[tokio::test]
 async fn the_form_of_an_answer_is_the_one_that_its_client_wants_most() {
     let server = Server::start().await;
@@ -48,7 +48,7 @@ async fn the_form_of_an_answer_is_the_one_that_its_client_wants_most() {
 }
 
 /// Goal: no spelling of `Accept` opens a stream for a page of another site, which could hold as
-/// many open as it likes.
+/// many streams open as it likes.
 #[tokio::test]
 async fn a_page_of_another_site_opens_no_stream_by_any_spelling() {
     let server = Server::start().await;

@@ -1,5 +1,5 @@
-//! A disk that fills: it is told, everything else goes on, and what is removed makes room again, at
-//! any size of the disk, for whatever it was that filled it.
+//! A full disk: publishes are refused with the reason, everything else goes on, and a removal makes
+//! space again, whatever the size of the disk and whatever filled it.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -16,21 +16,22 @@ use crate::common::{name, seed};
 use crate::disk::{Disk, free_bytes};
 use crate::forgetful::Forgetful;
 
-/// Sizes of disks, in MiB: the log's reserve, and some more.
+/// The sizes of the disks, in MiB: the size of the log's reserve, and some more.
 const SIZES: std::ops::RangeInclusive<u64> = 150..=220;
 
-/// Sizes that are always tried: these stayed full, or are the ends.
+/// Sizes that are always tried: disks that once stayed full, and the smallest.
 const KNOWN_SIZES: [u64; 3] = [150, 160, 191];
 
-/// How many more are, unless `LEFTOFF_ALL_DISKS` is set: then all are.
+/// The number of further sizes, picked at random. With `LEFTOFF_ALL_DISKS` set, all sizes are
+/// tried.
 const MORE_SIZES: usize = 2;
 
 const PAYLOAD_BYTES: usize = 900_000;
 
-/// How long room may take to come back.
+/// The longest time for space to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the broker is asked for when the disk is full.
+/// The requests that the broker gets when its disk is full.
 #[derive(Debug, Clone, Copy)]
 enum Filler {
     Events,
@@ -50,7 +51,7 @@ fn large(number: u64) -> Vec<NewEvent> {
     vec![NewEvent::new(format!("{number} {}", "x".repeat(PAYLOAD_BYTES)))]
 }
 
-/// Publishes until the disk is full; how many events were stored.
+/// Publishes until the disk is full. Returns the number of stored events.
 async fn fill(broker: &Broker) -> u64 {
     for count in 0..2_000 {
         match publish(broker, large(count)).await {
@@ -65,8 +66,8 @@ async fn fill(broker: &Broker) -> u64 {
     panic!("the disk does not fill");
 }
 
-/// Asks for what a disk that is full has no room for, again and again. None of it may fail for
-/// another reason, and none may take what removing needs.
+/// Makes requests for which a full disk has no space, again and again. No request may fail for
+/// another reason, and none may use up the space that a removal needs.
 async fn insist(broker: &Broker, filler: Filler) {
     for number in 0..300_u64 {
         let outcome = match filler {
@@ -92,7 +93,7 @@ async fn insist(broker: &Broker, filler: Filler) {
     }
 }
 
-/// Publishes until it is not refused for a full disk any more.
+/// Publishes until the broker no longer refuses for a full disk.
 async fn publish_patiently(broker: &Broker) -> Result<(), String> {
     let until = Instant::now() + PATIENCE;
     while let Err(error) = publish(broker, large(0)).await {
@@ -104,7 +105,7 @@ async fn publish_patiently(broker: &Broker) -> Result<(), String> {
     Ok(())
 }
 
-/// Fills a disk of this size, insists, purges, fills it again, and opens what is there.
+/// Fills the disk, insists, purges, fills it again, and reopens the log.
 async fn fill_purge_fill_again(
     directory: &Path,
     filler: Filler,
@@ -119,7 +120,7 @@ async fn fill_purge_fill_again(
     let tail = broker.topic(&name("a")).unwrap().extent.tail;
     broker.purge(&name("a"), tail).await.map_err(|error| format!("purge: {error}"))?;
     publish_patiently(&broker).await?;
-    // Some of what was purged may still be given back while it is filled again.
+    // The purged space may still be coming back while the disk is filled again.
     let until = Instant::now() + PATIENCE;
     let mut second = 1 + fill(&broker).await;
     while second < first * 3 / 4 {
@@ -135,7 +136,7 @@ async fn fill_purge_fill_again(
     drop(broker);
     let broker = Broker::open(directory, config).map_err(|error| format!("reopening: {error}"))?;
     let reopened = broker.topic(&name("a")).unwrap();
-    // Where its first event is, is known less exactly by then: that is noted once.
+    // The first position is stored less exactly: its note may be older.
     let known = Extent { first_position: reopened.extent.first_position, ..topic.extent };
     assert!(reopened.extent.first_position <= topic.extent.first_position);
     assert_eq!((reopened.extent, reopened.config), (known, topic.config));
@@ -145,9 +146,9 @@ async fn fill_purge_fill_again(
     Ok(())
 }
 
-/// Goal: a disk that was filled, and is emptied by removing, is used again: at any size of it, and
-/// without a restart.
-/// Method: file systems in memory of every size, of which a sample is taken as a rule.
+/// Goal: a disk that was full is used again after a removal, whatever its size, and without a
+/// restart.
+/// Method: file systems in memory; a random sample of all sizes, unless all are asked for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_that_is_emptied_is_used_again_at_any_size_of_the_disk() {
     let mut random = StdRng::seed_from_u64(seed());
@@ -175,7 +176,7 @@ async fn a_full_disk_that_is_emptied_is_used_again_at_any_size_of_the_disk() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// Goal: the same on the file system that most disks have.
+/// Goal: a full disk is used again on ext4, too, which most disks have.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_with_ext4_that_is_emptied_is_used_again() {
     for (size, filler) in [(190, Filler::Events), (192, Filler::Ids)] {
@@ -186,8 +187,8 @@ async fn a_full_disk_with_ext4_that_is_emptied_is_used_again() {
     }
 }
 
-/// Goal: also on a disk that somebody else has filled to the last byte, a log can be opened, read
-/// and purged, and is published to again in the room that makes.
+/// Goal: on a disk that another program filled to the last byte, a log can still be opened, read
+/// and purged, and accepts events again in the space that the purge makes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_is_opened_on_a_disk_that_is_full_to_the_last_byte_and_a_purge_makes_room() {
     let Some(disk) = Disk::in_memory(250) else { return };
@@ -223,8 +224,7 @@ async fn a_log_is_opened_on_a_disk_that_is_full_to_the_last_byte_and_a_purge_mak
     broker.close().await;
 }
 
-/// Goal: a reserve with which removing would run out of space itself is refused, and nothing is
-/// written.
+/// Goal: a reserve that is too small for a removal is refused, and nothing is written.
 #[test]
 fn a_reserve_that_cannot_work_is_refused_with_its_value_and_the_least() {
     let directory = tempfile::tempdir().unwrap();
@@ -242,7 +242,7 @@ fn a_reserve_that_cannot_work_is_refused_with_its_value_and_the_least() {
     }
 }
 
-/// Goal: a file system that does not say how much is free is not taken for a full one.
+/// Goal: a file system that does not report its free space is not taken for a full one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_system_that_says_nothing_of_its_size_is_published_to() {
     let Some(disk) = Forgetful::mount() else { return };

@@ -1,4 +1,4 @@
-//! What readers are told of that they have lost: all of it, and nothing else.
+//! Gaps: readers are told of all events that they have lost, and of no others.
 
 use leftoff::{Config, NewEvent};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::common::{Server, Sse, get, post, publish as publish_event, send, to};
 use crate::ways::{Ask, WAYS, read as read_by};
 
-/// Has topic `topic` hold events with these numbers for payloads.
+/// Publishes these numbers as payloads.
 async fn publish(server: &Server, topic: &str, numbers: std::ops::Range<u64>) {
     for number in numbers {
         server.publish(topic, number.to_string()).await;
@@ -22,8 +22,8 @@ fn topics_of(gaps: &Value) -> Vec<&str> {
     gaps.as_array().unwrap().iter().map(|gap| gap["topic"].as_str().unwrap()).collect()
 }
 
-/// Goal: a page of many topics tells all that they have lost: in its body, in its header, and in
-/// the answer that refuses it.
+/// Goal: a page of many topics reports every gap: in its body, in its header, and in the answer
+/// that refuses it.
 #[tokio::test]
 async fn a_page_over_http_tells_every_gap_that_it_holds() {
     let server = Server::start().await;
@@ -55,7 +55,7 @@ async fn a_page_over_http_tells_every_gap_that_it_holds() {
     assert_eq!((&one.json()["gaps"], &one.json()["topic"]), (&Value::Null, &json!("b")));
 }
 
-/// Goal: a client that polls with the tag of what it has is told of a gap all the same.
+/// Goal: a client that sends the entity tag of a page is told of a gap all the same.
 #[tokio::test]
 async fn a_page_with_a_gap_is_never_answered_as_not_modified() {
     let server = Server::start().await;
@@ -74,7 +74,7 @@ async fn a_page_with_a_gap_is_never_answered_as_not_modified() {
     }
 }
 
-/// The events of a page, and its cursor, where nothing is told to be lost.
+/// Returns the events of a page and its cursor, and asserts that it reports no gap.
 async fn whole_page(server: &Server, path: &str, cursor: &str) -> (Vec<Value>, String) {
     let page = get(server.address, &format!("{path}&after={cursor}&on_gap=fail")).await;
     assert_eq!(page.status, 200, "{:?}", page.json());
@@ -84,8 +84,8 @@ async fn whole_page(server: &Server, path: &str, cursor: &str) -> (Vec<Value>, S
     (data.collect(), page["cursor"].as_str().unwrap().to_owned())
 }
 
-/// Goal: what was purged before a reader began is told on none of its pages; what is purged since,
-/// is, also of topics that came later.
+/// Goal: a purge from before a reader began is reported on none of its pages. A later purge is
+/// reported, also of a topic that was created later.
 #[tokio::test]
 async fn a_purge_from_before_the_reader_began_is_no_gap_on_its_next_page() {
     let server = Server::start().await;
@@ -100,7 +100,7 @@ async fn a_purge_from_before_the_reader_began_is_no_gap_on_its_next_page() {
     assert_eq!(cursor, format!("@1~1-{epoch}"));
     let (events, next) = whole_page(&server, path, &cursor).await;
     assert_eq!(events, ["1"]);
-    // A typed place says nothing of when its reader began.
+    // A position that a user typed does not say when its reader began.
     let typed = get(server.address, &format!("{path}&after=@1&on_gap=fail")).await;
     assert_eq!((typed.status.as_u16(), &typed.json()["topic"]), (410, &json!("a")));
     cursor = next;
@@ -114,11 +114,11 @@ async fn a_purge_from_before_the_reader_began_is_no_gap_on_its_next_page() {
     let (events, next) = whole_page(&server, path, &cursor).await;
     assert_eq!(events, ["1"]);
     cursor = next;
-    assert_eq!(cursor, format!("@8-{epoch}"), "it has passed what was dropped");
+    assert_eq!(cursor, format!("@8-{epoch}"), "the cursor is not past the purge");
 }
 
-/// Goal: a stream of many topics from the earliest event comes back by the id of any of its events,
-/// and is not told of what was trimmed before it began.
+/// Goal: a stream of many topics from the earliest event can be resumed from the id of any of its
+/// events, and is not told of events that were trimmed before it began.
 #[tokio::test]
 async fn a_feed_from_the_earliest_is_not_told_on_return_what_was_trimmed_before_it_began() {
     let server = Server::start().await;
@@ -155,9 +155,10 @@ async fn a_feed_from_the_earliest_is_not_told_on_return_what_was_trimmed_before_
                 }
                 seen.extend(Some(&frame).filter(|f| f.is_event()).and_then(|f| f.id.clone()));
             }
-            assert_eq!(seen, ids[index + 1..], "{format}: the same ids, whoever comes back");
+            assert_eq!(seen, ids[index + 1..], "{format}: other ids after a resume");
         }
-        // Whoever has no number of its own shares what is encoded, and is told.
+        // This reader's cursor has no number of its beginning: it shares the encoded events of
+        // others, and is told of the gap.
         let mut typed = open(&query, "@1").await;
         let gap = typed.find(|frame| frame.is_control("leftoff.gap")).await;
         assert_eq!(gap.json()["topic"], "b", "{format}");
@@ -166,9 +167,9 @@ async fn a_feed_from_the_earliest_is_not_told_on_return_what_was_trimmed_before_
     }
 }
 
-/// Goal: a reader that comes back from before a deletion of a key that is gone past its grace is
-/// told that it may hold what is deleted: on every transport, of one topic and of many, with each
-/// way to go on. One that begins is not, wherever it comes back.
+/// Goal: a reader that resumes from before a deletion whose tombstone is gone is told that it may
+/// hold a deleted key: over every transport, of one topic and of many, and with each choice of
+/// `on_gap`. A reader from the earliest event is not told, wherever it resumes.
 #[tokio::test]
 async fn whoever_comes_from_before_a_deletion_that_was_dropped_is_told() {
     let mut config: Config =
@@ -197,7 +198,7 @@ async fn whoever_comes_from_before_a_deletion_that_was_dropped_is_told() {
             let told = read(&place(2), on_gap).await;
             assert_eq!(told.gap.as_deref(), Some(*gap), "{way:?}, {on_gap}");
             assert_eq!(told.sequences, *sequences, "{way:?}, {on_gap}");
-            // Told once, it is not told again to whoever comes back.
+            // A reader that was told is not told again when it resumes.
             if let Some(cursor) = told.cursors.first() {
                 let again = read(cursor, "fail").await;
                 assert_eq!(again.gap, None, "{way:?}, {on_gap}, {cursor}");
@@ -209,7 +210,7 @@ async fn whoever_comes_from_before_a_deletion_that_was_dropped_is_told() {
             let again = read(cursor, "fail").await;
             assert_eq!(again.gap, None, "{way:?}, {cursor}");
         }
-        // Whoever has read nothing has no key; whoever is past the deletion has got it.
+        // A reader at 0 has no key yet, and a reader at 3 or later has received the deletion.
         for (from, sequences) in [(0, &[2, 4][..]), (3, &[4]), (4, &[])] {
             let told = read(&place(from), "fail").await;
             assert_eq!((told.gap, &*told.sequences), (None, sequences), "{way:?}");

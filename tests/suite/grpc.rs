@@ -1,4 +1,4 @@
-//! The gRPC service: publishing in calls and streams, following, and what is said of bad input.
+//! The gRPC service: publishing with calls and streams, following, and the answers to bad input.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -134,9 +134,10 @@ async fn a_stream_of_publishes_is_answered_in_order_and_goes_on_after_a_refusal(
     assert_eq!((index, expected), (200, 397));
 }
 
-/// Goal: a client that stops reading acknowledgements stops being read, and loses nothing.
-/// Method: a window for few of them; then the client sends as much as it is let, and looks how far
-/// it came when nothing moves any more.
+/// Goal: the broker stops reading from a client that stops reading acknowledgements, and no publish
+/// is lost.
+/// Method: open a window for few acknowledgements only, and let the client send as much as it can.
+/// Count the requests once no more are taken.
 #[tokio::test]
 async fn a_client_that_stops_reading_acknowledgements_stops_being_read() {
     const ENOUGH: usize = 50_000;
@@ -236,7 +237,7 @@ async fn a_gap_is_a_message_with_numbers_or_an_error_as_the_reader_asks() {
     {
         let mut stream = client.subscribe(from(on_gap)).await.unwrap().into_inner();
         let Message::Started(started) = next(&mut stream).await else { panic!("no start") };
-        assert_eq!(started.cursor, "2", "before it is told, the gap is not forgotten");
+        assert_eq!(started.cursor, "2", "the cursor is already past the gap");
         let Message::Gap(gap) = next(&mut stream).await else { panic!("no gap") };
         assert_eq!((gap.requested, gap.earliest, gap.tail, gap.lost), (3, 6, 10, Some(3)));
         assert_eq!(gap.reason, "purged");
@@ -255,7 +256,7 @@ async fn a_gap_is_a_message_with_numbers_or_an_error_as_the_reader_asks() {
     assert_eq!(page.get_ref().events[0].sequence, 6);
 }
 
-/// The fields that a status finds fault with.
+/// Returns the fields that a status complains about.
 fn violations(status: &Status) -> Vec<String> {
     let bad = status.get_details_bad_request().expect("a BadRequest");
     bad.field_violations.into_iter().map(|violation| violation.field).collect()
@@ -297,7 +298,7 @@ async fn bad_input_is_refused_by_field_and_nothing_is_written() {
         (of(NewEvent { payload: vec![0; (1 << 20) + 1].into(), ..plain() }), "payload bytes"),
         (of(NewEvent { publisher_time_ms: Some(u64::MAX), ..plain() }), "publisher_time_ms"),
         (request("a", &[&*"x".repeat(900_000); 5]), "batch bytes"),
-        (request("a", &[&*"x".repeat(900_000); 9]), "message"), // Not even received.
+        (request("a", &[&*"x".repeat(900_000); 9]), "message"), // Too large to be received.
         (of(NewEvent { key: text("a\u{1}"), ..plain() }), "key"),
         (of(NewEvent { content_type: long.clone(), ..plain() }), "content_type bytes"),
         (of(NewEvent { headers: header("a\n"), ..plain() }), "headers"),
@@ -339,7 +340,7 @@ async fn bad_input_is_refused_by_field_and_nothing_is_written() {
         assert_eq!(violations(&client.subscribe(bad).await.unwrap_err()), [field]);
     }
     let unknown = client.get_topic(GetTopicRequest { topic: "a".into() }).await.unwrap_err();
-    assert_eq!(unknown.code(), Code::NotFound, "something is stored");
+    assert_eq!(unknown.code(), Code::NotFound, "an event was stored");
     let resource = unknown.get_details_resource_info().unwrap();
     assert_eq!((&*resource.resource_type, &*resource.resource_name), ("topic", "a"));
     let listing = ListTopicsRequest { page_size: 10_001, page_token: String::new() };
@@ -351,7 +352,7 @@ async fn bad_input_is_refused_by_field_and_nothing_is_written() {
     assert_eq!(client.read(read("")).await.unwrap_err().code(), Code::NotFound);
 }
 
-/// Goal: a publisher that keeps an order keeps it through a failure, whatever was in flight.
+/// Goal: publishes with `in_order` keep their order through a failure, whatever was in flight.
 #[tokio::test]
 async fn nothing_is_stored_in_order_after_what_was_refused() {
     let server = Server::start().await;
@@ -396,7 +397,7 @@ async fn nothing_is_stored_in_order_after_what_was_refused() {
     assert_eq!(payloads, [b"1", b"2", b"4"]);
 }
 
-/// A call with bytes that no client library would send; its status and message.
+/// Makes a call with bytes that no client library would send. Returns its status and its message.
 async fn raw_call(
     server: &Server,
     method: &str,
@@ -407,7 +408,7 @@ async fn raw_call(
     (status, message)
 }
 
-/// As [`raw_call`], with the body of the answer.
+/// Does the same as [`raw_call`], and also returns the body of the answer.
 async fn raw_answer(
     server: &Server,
     method: &str,
@@ -436,8 +437,8 @@ async fn raw_answer(
 async fn text_that_is_not_utf_8_and_messages_that_are_none_are_the_clients_mistake() {
     let server = Server::start().await;
     let invalid = (Code::InvalidArgument as i32).to_string();
-    // Field 1 of every request here is its topic; field 2 of a publish is an event, whose fields
-    // 1, 2, 3 and 5 are id, type, key and content type.
+    // Field 1 of every request here is its topic. Field 2 of a publish is an event, with id, type,
+    // key and content type in its fields 1, 2, 3 and 5.
     let topic = b"\x0a\x01a";
     for case in [&b"\x0a\x01\xff"[..], b"\x0a\x7f", b"\xff"] {
         for method in ["Publish", "PublishStream"] {
@@ -449,7 +450,7 @@ async fn text_that_is_not_utf_8_and_messages_that_are_none_are_the_clients_mista
         let case = [&topic[..], b"\x12\x03", tag, b"\x01\xff"].concat();
         let (status, message) = raw_call(&server, "Publish", &[], &case).await;
         assert_eq!(status, invalid, "{case:?}: {message}");
-        // A stream goes on after a request whose events are none.
+        // A stream goes on after a request whose events cannot be decoded.
         let (status, _, body) = raw_answer(&server, "PublishStream", &[], &case).await;
         assert_eq!(status, "0", "{case:?}");
         let answer = PublishStreamResponse::decode(&body[5..]).unwrap();
@@ -462,7 +463,7 @@ async fn text_that_is_not_utf_8_and_messages_that_are_none_are_the_clients_mista
     let unknown = raw_call(&server, "Nothing", &[], b"").await.0;
     assert_eq!(unknown, (Code::Unimplemented as i32).to_string());
     let topics = get(server.address, "/v1/topics").await.json();
-    assert_eq!(topics, serde_json::json!({"topics": []}), "something is stored");
+    assert_eq!(topics, serde_json::json!({"topics": []}), "a topic was created");
 }
 
 #[tokio::test]
@@ -499,7 +500,8 @@ async fn deadlines_end_what_waits() {
         }
     };
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-    // Without a client library, which would give up by itself: topic "a", and wait_ms 60,000.
+    // A client library would give up by itself, so this is a raw call: topic "a", and wait_ms
+    // 60,000.
     let wait = b"\x0a\x01a\x28\xe0\xd4\x03";
     let (status, message) = raw_call(&server, "Read", &[("grpc-timeout", "50m")], wait).await;
     let expected = (Code::DeadlineExceeded as i32).to_string();
@@ -508,8 +510,8 @@ async fn deadlines_end_what_waits() {
     assert_eq!(status, (Code::InvalidArgument as i32).to_string());
 }
 
-/// Goal: a stream whose window the client leaves closed is ended, and what else goes over its
-/// connection goes on.
+/// Goal: a stream whose client leaves its window closed is ended, and other streams on its
+/// connection go on.
 #[tokio::test]
 async fn a_stream_that_takes_nothing_is_given_up_alone() {
     let mut config = Config::default();
@@ -522,7 +524,7 @@ async fn a_stream_that_takes_nothing_is_given_up_alone() {
     let mut healthy = client.subscribe(subscribe("b")).await.unwrap().into_inner();
     soon(stalled.message()).await.unwrap();
     next(&mut healthy).await;
-    // By the connections that have such streams.
+    // The number of gRPC streams, for each connection that has any.
     let streams = async || {
         let listed = crate::common::get(server.address, "/v1/connections").await.json();
         let connections = listed["connections"].as_array().unwrap().clone();
@@ -558,11 +560,12 @@ async fn a_stream_that_takes_nothing_is_given_up_alone() {
         assert_eq!(heard.await, number);
     }
     client.publish(request("b", &["x"])).await.unwrap();
-    assert_eq!(streams().await, [1], "over the same connection");
+    assert_eq!(streams().await, [1], "on another connection");
 }
 
-/// Goal: a subscription that is cancelled gives back what it held.
-/// Method: there may be one topic, and a topic that is only followed counts.
+/// Goal: a cancelled subscription gives back its place among the limits.
+/// Method: allow one followed topic that does not exist yet, and follow another one after the first
+/// is cancelled.
 #[tokio::test]
 async fn a_cancelled_subscription_holds_nothing() {
     let mut config = Config::default();

@@ -1,4 +1,4 @@
-//! A client of all three services of gRPC, over one connection.
+//! A client of all three gRPC services, over one connection.
 
 use leftoff::edge::proto;
 use leftoff::edge::proto::admin_service_client::AdminServiceClient;
@@ -7,7 +7,7 @@ use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
 use tonic::transport::{Channel, Endpoint, Error};
 use tonic::{IntoRequest, IntoStreamingRequest, Response, Status, Streaming};
 
-/// The services, each call under its name.
+/// The three services, with a method for each call.
 #[derive(Debug, Clone)]
 pub(crate) struct Grpc {
     publisher: PublisherServiceClient<Channel>,
@@ -28,7 +28,7 @@ impl Grpc {
         }
     }
 
-    /// Sends and takes messages of up to so many bytes.
+    /// Sends and accepts messages of up to `bytes` bytes.
     pub(crate) fn max_message_size(self, bytes: usize) -> Self {
         let Self { publisher, subscriber, admin } = self;
         Self {
@@ -46,13 +46,13 @@ impl Grpc {
     }
 }
 
-/// The path of a call, by its name alone; of a name that is none, a path of the first service.
+/// Returns the path of a call by its name. An unknown name becomes a path of the first service.
 pub(crate) fn path_of(call: &str) -> String {
     let found = SERVICES.iter().find(|(_, calls)| calls.contains(&call));
     format!("/{}/{call}", found.unwrap_or(&SERVICES[0]).0)
 }
 
-/// The services with their calls.
+/// The services with the names of their calls.
 pub(crate) const SERVICES: [(&str, &[&str]); 3] = [
     ("leftoff.v1.PublisherService", &["Publish", "PublishStream"]),
     (

@@ -1,5 +1,5 @@
-//! Calls that gRPC clients make of what this server does not have, and of the reflection that older
-//! ones know.
+//! gRPC clients that call services which this server does not have, or use the older reflection
+//! protocol.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
 
 use crate::common::{Answer, Server, send_h2c, soon, to};
 
-/// The answer to a call, with an empty message.
+/// Calls `path` with an empty message, and returns the answer.
 async fn call(address: SocketAddr, path: &str) -> Answer {
     let request = to(address, "POST", path).header("content-type", "application/grpc+proto");
     send_h2c(request.header("te", "trailers"), vec![0; 5]).await
@@ -26,7 +26,7 @@ fn config_with_an_address_for_grpc() -> Config {
     config
 }
 
-/// Goal: a client of gRPC reads a status of gRPC, whatever it calls, wherever.
+/// Goal: a gRPC client gets a gRPC status, whatever it calls, on each address.
 #[tokio::test]
 async fn a_service_or_a_method_that_there_is_not_is_unimplemented() {
     let (one, two) = (Server::start().await, Server::with(config_with_an_address_for_grpc()).await);
@@ -47,12 +47,12 @@ async fn a_service_or_a_method_that_there_is_not_is_unimplemented() {
             assert!(answer.body.is_empty(), "{path}");
         }
         let other = send_h2c(to(address, "POST", "/nothing"), "").await;
-        assert_eq!(other.status, 404, "whoever speaks HTTP is answered in HTTP");
+        assert_eq!(other.status, 404, "an HTTP client needs an HTTP status");
         assert_eq!(other.header("content-type"), "application/problem+json");
     }
 }
 
-/// Goal: clients that know the former reflection alone find the services.
+/// Goal: clients that know only the older reflection protocol find the services.
 #[tokio::test]
 async fn the_former_reflection_tells_of_the_same_services() {
     let server = Server::start().await;

@@ -1,6 +1,6 @@
-//! A client that shuts its sending side after a whole request gets its answer, and one that is gone
-//! is noticed. Heads that could be read in two ways, or whose bodies are too large, are refused
-//! before anything else is read.
+//! A client that shuts its sending side after a complete request gets its answer, and a client that
+//! is gone is noticed. Heads that could be read in two ways, and bodies that are too large, are
+//! refused before anything else is read.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn request(method: &str, path: &str, more: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n")
 }
 
-/// Sends this, and shuts the sending side at once.
+/// Sends `asked`, and shuts the sending side at once.
 async fn ask_and_shut(address: SocketAddr, asked: &str) -> TcpStream {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(asked.as_bytes()).await.unwrap();
@@ -26,26 +26,26 @@ async fn ask_and_shut(address: SocketAddr, asked: &str) -> TcpStream {
     socket
 }
 
-/// Everything that comes until the broker ends the connection.
+/// Returns all that arrives until the broker ends the connection.
 async fn rest(socket: &mut TcpStream) -> String {
     let mut all = Vec::new();
     soon(socket.read_to_end(&mut all)).await.unwrap();
     text(&all)
 }
 
-/// What comes until `word` is in it.
+/// Returns all that arrives until `word` is in it.
 async fn until(socket: &mut TcpStream, word: &str) -> String {
     until_is(socket, |seen| seen.contains(word)).await
 }
 
-/// What comes until it is as `is_enough` says.
+/// Returns all that arrives until `is_enough` holds for it.
 async fn until_is(socket: &mut TcpStream, is_enough: impl Fn(&str) -> bool) -> String {
     let mut seen = String::new();
     soon(async {
         let mut piece = [0; 4096];
         while !is_enough(&seen) {
             let count = socket.read(&mut piece).await.unwrap();
-            assert!(count > 0, "it ended too early: {seen}");
+            assert!(count > 0, "the connection ended too early: {seen}");
             seen.push_str(&text(&piece[..count]));
         }
     })
@@ -58,7 +58,8 @@ async fn members(server: &Server) -> usize {
     listed["members"].as_array().unwrap().len()
 }
 
-/// Goal: as `nc -N` and many small programs do it: the whole request, and then the end.
+/// Goal: a client that ends its sending side right after a complete request, as `nc -N` does, gets
+/// the answer.
 #[tokio::test]
 async fn whoever_shuts_its_sending_side_after_a_request_gets_the_answer() {
     let server = Server::start().await;
@@ -88,7 +89,7 @@ async fn whoever_shuts_its_sending_side_after_a_request_gets_the_answer() {
     server.stop().await;
 }
 
-/// Goal: an answer that comes much later comes all the same.
+/// Goal: a client that ends its sending side also gets an answer that comes much later.
 #[tokio::test]
 async fn whoever_shuts_its_sending_side_gets_an_answer_that_is_waited_for() {
     let mut config = Config::default();
@@ -111,11 +112,11 @@ async fn whoever_shuts_its_sending_side_gets_an_answer_that_is_waited_for() {
         until_is(socket, |seen| seen.contains("data: one\n") && is_probed(seen)).await;
     }
     server.publish("a", "two").await;
-    assert!(rest(&mut polling).await.contains("\"data\":\"two\""), "the poll was answered");
+    assert!(rest(&mut polling).await.contains("\"data\":\"two\""), "the poll was not answered");
     for socket in &mut following {
         until(socket, "data: two\n").await;
     }
-    drop(following); // Heartbeats find that out.
+    drop(following); // A heartbeat shows that they are gone.
     soon(async {
         while members(&server).await > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -125,8 +126,8 @@ async fn whoever_shuts_its_sending_side_gets_an_answer_that_is_waited_for() {
     server.stop().await;
 }
 
-/// Goal: a client that is gone is noticed long before the next heartbeat, on every way that an
-/// event stream is sent, and one that stops in the middle of a body is answered at once.
+/// Goal: a client that is gone is noticed long before the next heartbeat, over each form of HTTP/1
+/// stream; and a client that ends in the middle of a body is answered at once.
 #[tokio::test]
 async fn whoever_is_gone_is_noticed_without_a_heartbeat() {
     let mut config = Config::default();
@@ -162,14 +163,14 @@ async fn whoever_is_gone_is_noticed_without_a_heartbeat() {
     server.stop().await;
 }
 
-/// The statuses of the answers to what is sent on one connection, and all of them as text.
+/// Returns the statuses of all answers on one connection, and their text.
 async fn answered(address: SocketAddr, asked: &str) -> (Vec<u16>, String) {
     let answer = rest(&mut ask_and_shut(address, asked).await).await;
     let heads = answer.split("HTTP/1.1 ").skip(1);
     (heads.filter_map(|head| head[..3].parse().ok()).collect(), answer)
 }
 
-/// Goal: no proxy and the broker take one request for two different ones.
+/// Goal: no request can be read in one way by a proxy and in another way by the broker.
 #[tokio::test]
 async fn a_head_that_could_be_read_in_two_ways_is_refused_and_nothing_is_stored() {
     let server = Server::start().await;
@@ -194,7 +195,7 @@ async fn a_head_that_could_be_read_in_two_ways_is_refused_and_nothing_is_stored(
     }
     let (statuses, answer) =
         answered(server.address, &(coded("gzip, chunked") + &coded("chunked"))).await;
-    assert_eq!(statuses, [501], "what follows is not read as a request: {answer}");
+    assert_eq!(statuses, [501], "the bytes after it were read as a request: {answer}");
     assert_eq!(get(server.address, EVENTS).await.status, 404, "nothing was stored");
     assert_eq!(answered(server.address, &coded("chunked")).await.0, [201]);
     let old = format!("POST {EVENTS} HTTP/1.0\r\n{body}");
@@ -202,7 +203,7 @@ async fn a_head_that_could_be_read_in_two_ways_is_refused_and_nothing_is_stored(
     server.stop().await;
 }
 
-/// Goal: whoever asks before it sends is told, and sends nothing for nothing.
+/// Goal: a client that asks with `Expect: 100-continue` is refused before it sends its body.
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
     let server = Server::start().await;
@@ -223,7 +224,7 @@ async fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
         let (answer, _socket) = ask(path, length).await;
         let is_refused = answer.starts_with("HTTP/1.1 413 ") || answer.starts_with("HTTP/1.1 400 ");
         assert!(is_refused, "{path} {length}: {answer}");
-        // What was not sent is not read as the next request.
+        // The connection closes, so that a body that arrives late is not read as a request.
         let head = answer.to_ascii_lowercase();
         assert!(head.contains("\r\nconnection: close\r\n"), "{answer}");
         assert!(!head.contains("\r\nkeep-alive:"), "{answer}");
@@ -235,7 +236,8 @@ async fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
     server.stop().await;
 }
 
-/// Goal: a client that keeps connections knows when they end, and does not send into the end.
+/// Goal: an answer says when its idle connection is closed, so that a client does not send into the
+/// end.
 #[tokio::test]
 async fn an_answer_says_for_how_long_its_connection_is_kept() {
     let mut config = Config::default();
@@ -246,7 +248,8 @@ async fn an_answer_says_for_how_long_its_connection_is_kept() {
     }
     let answer = post(server.address, EVENTS, "x").await;
     assert_eq!((answer.status.as_u16(), answer.header("keep-alive")), (201, "timeout=7"));
-    // A whole body that is refused ends nothing, and one that is still to come does.
+    // A refused request whose body has arrived keeps the connection; one with a body to come ends
+    // it.
     let refused = post(server.address, &format!("{EVENTS}?x=1"), "whole").await;
     assert_eq!((refused.status.as_u16(), refused.header("keep-alive")), (400, "timeout=7"));
     let mut socket = TcpStream::connect(server.address).await.unwrap();
