@@ -1,4 +1,4 @@
-//! The JSON side of the events resource: pages, long-polling, publishing, and every refusal.
+//! The JSON form of the events resource: pages, long polls, publishing, and every refusal.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ fn sequences(page: &Value) -> Vec<u64> {
     events.iter().map(|event| event["sequence"].as_u64().unwrap()).collect()
 }
 
-/// Asserts a refusal: its status, media type, and that the words are in its detail.
+/// Asserts a refusal with this status, its media type, and `words` in its detail.
 fn assert_problem(answer: &Answer, status: u16, words: &str) {
     let body = answer.json();
     assert_eq!(answer.status.as_u16(), status, "{body}");
@@ -52,7 +52,7 @@ async fn a_page_shows_events_as_they_were_published() {
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), "application/json");
     let raw = String::from_utf8(answer.body.to_vec()).unwrap();
-    assert!(raw.contains(r#""data":{"b": 1, "a": [1.50]}"#), "JSON stands as it came in: {raw}");
+    assert!(raw.contains(r#""data":{"b": 1, "a": [1.50]}"#), "the JSON was changed: {raw}");
     let mut page = answer.json();
     let first = page["events"][0].as_object_mut().unwrap();
     let time = first.remove("time").unwrap();
@@ -68,7 +68,7 @@ async fn a_page_shows_events_as_they_were_published() {
     assert_eq!(page["events"][1]["data"], "Grüße");
     assert_eq!(page["events"][2]["data_base64"], "/wA=");
     assert_eq!(page["events"][2].get("data"), None);
-    // As a text it would be taken for a JSON string.
+    // As text, this payload would be taken for a JSON string.
     assert_eq!(page["events"][3]["data_base64"], "e25vIGpzb24=");
     assert_eq!(page["events"][3].get("data"), None);
     assert_eq!(page["cursor"], format!("4-{}", server.broker.epoch()));
@@ -109,13 +109,13 @@ async fn pages_lead_through_the_whole_history_forwards_and_backwards() {
     let page = get(address, "/v1/topics/a/events?after=3&before=7").await.json();
     assert_eq!(sequences(&page), [4, 5, 6]);
     let page = get(address, "/v1/topics/a/events?before=7&limit=3&wait=20s").await.json();
-    assert_eq!(sequences(&page), [4, 5, 6], "what is before is there, and not waited for");
+    assert_eq!(sequences(&page), [4, 5, 6], "a page before a sequence does not wait");
     let page = get(address, "/v1/topics/a/events?from=last:2").await.json();
     assert_eq!(sequences(&page), [24, 25]);
 }
 
-/// Goal: no event falls between "read" and "wait".
-/// Method: each event is published while the poll for it is on its way, at any moment of it.
+/// Goal: no event is missed between reading and waiting.
+/// Method: publish each event at some moment of the poll that waits for it.
 #[tokio::test]
 async fn a_long_poll_gets_every_event_once() {
     let server = Server::start().await;
@@ -151,8 +151,8 @@ async fn a_long_poll_without_an_event_ends_empty_when_its_wait_is_over() {
     assert!(started.elapsed() >= Duration::from_millis(50));
     assert_eq!((sequences(&page), &page["caught_up"]), (vec![], &json!(true)));
     assert_eq!(page["cursor"], format!("1-{}", server.broker.epoch()));
-    // A topic that is not there yet can be waited for. With one such name at the most, another is
-    // refused as soon as somebody waits for it.
+    // A topic that does not exist yet can be waited for. The limit allows one such topic, so that a
+    // subscription to another one is refused as soon as the poll waits.
     let mut config = Config::default();
     config.limits.max_unborn_topics = 1;
     let server = Server::with(config).await;
@@ -246,7 +246,7 @@ async fn lines_are_published_in_order_as_they_stream_in() {
     assert_eq!((&again["duplicates"], &again["last"]["duplicate"]), (&json!(2_500), &json!(true)));
 }
 
-/// Goal: who polls is told in few bytes that there is nothing new, and when to ask again.
+/// Goal: a client that polls is told in few bytes that there is nothing new, and when to ask again.
 #[tokio::test]
 async fn a_page_has_a_tag_and_one_that_its_client_holds_has_no_body() {
     let server = Server::start().await;
@@ -279,7 +279,7 @@ async fn a_page_has_a_tag_and_one_that_its_client_holds_has_no_body() {
     assert_eq!((answer.status.as_u16(), sequences(&answer.json())), (200, vec![3]));
 }
 
-/// Goal: a body may be as long as it likes: what is handed in of it is no longer being received.
+/// Goal: an NDJSON body may have any length: lines that are handed in no longer take memory.
 #[tokio::test]
 async fn lines_make_room_as_they_are_handed_in() {
     let mut config = Config::default();
@@ -315,8 +315,8 @@ async fn lines_that_storage_refuses_are_named_and_nothing_is_handed_in_after_the
     assert_eq!((&problem["line"], &problem["stored_events"]), (&2.into(), &0.into()));
 }
 
-/// Goal: a body that never ends holds nothing up: it is answered when the broker stops, or when it
-/// is silent for too long, with what is stored of it.
+/// Goal: a body without an end holds nothing up. When the broker stops, or the body is silent for
+/// too long, the answer says which lines are stored.
 #[tokio::test]
 async fn lines_that_stop_coming_are_answered_with_what_is_stored() {
     for stops in [false, true] {
@@ -422,7 +422,7 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
     assert_eq!(
         get(address, "/v1/topics").await.json(),
         json!({"topics": []}),
-        "something is stored"
+        "a topic was created"
     );
 
     server.publish("a", "x").await;

@@ -1,19 +1,19 @@
-//! What is idle costs nothing: no sync, and hardly a wake-up.
+//! An idle broker costs nothing: no write, no sync, and hardly a wake-up.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::common::{Process, Sse, get, post, to};
 
-/// How long the broker is looked at.
+/// The time for which the broker is watched.
 const LOOK: Duration = Duration::from_secs(4);
 
-/// How often the threads of a process went to sleep of themselves, so far, by their names.
+/// Returns how often the threads of a process have gone to sleep by themselves, by thread name.
 fn sleeps(id: u32) -> BTreeMap<String, u64> {
     let mut sleeps = BTreeMap::new();
     for task in std::fs::read_dir(format!("/proc/{id}/task")).unwrap() {
         let task = task.unwrap().path();
-        // A thread may end while it is looked at.
+        // A thread may end between these reads.
         let Ok(name) = std::fs::read_to_string(task.join("comm")) else { continue };
         let Ok(status) = std::fs::read_to_string(task.join("status")) else { continue };
         let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
@@ -23,7 +23,7 @@ fn sleeps(id: u32) -> BTreeMap<String, u64> {
     sleeps
 }
 
-/// The calls of the system that a process and its threads made so far, that write or sync.
+/// Returns the number of write calls, and of written bytes, of a process so far.
 fn writes(id: u32) -> (u64, u64) {
     let io = std::fs::read_to_string(format!("/proc/{id}/io")).unwrap();
     let of = |name: &str| -> u64 {
@@ -32,9 +32,9 @@ fn writes(id: u32) -> (u64, u64) {
     (of("syscw:"), of("wchar:"))
 }
 
-/// Goal: a broker that was published to, and that is followed, rests when nothing happens.
-/// Method: the system's own counts of what the threads of the real binary did. A thread that syncs
-/// waits for the disk, so it is seen to sleep; that it was 50 times a second is what failed here.
+/// Goal: a broker that was published to, and has a follower, rests when nothing happens.
+/// Method: read the system's counts for the threads of the real binary. A thread that syncs waits
+/// for the disk, and so is seen to sleep; one thread once synced 50 times a second.
 #[tokio::test]
 async fn an_idle_broker_neither_writes_nor_syncs_nor_wakes_up_more_than_once_a_second() {
     let directory = tempfile::tempdir().unwrap();
@@ -49,12 +49,12 @@ async fn an_idle_broker_neither_writes_nor_syncs_nor_wakes_up_more_than_once_a_s
     let id = process.id();
     let mut seen = String::new();
     let until = Instant::now() + Duration::from_secs(60);
-    // What was published may still be worked on: the broker rests once that is done.
+    // The published events may still be worked on. The broker rests when that is done.
     while Instant::now() < until {
         let (before, written) = (sleeps(id), writes(id));
-        tokio::time::sleep(LOOK).await; // The time is what is measured.
+        tokio::time::sleep(LOOK).await; // The measurement covers this time.
         let (after, written_after) = (sleeps(id), writes(id));
-        // Once a second, and what opening and closing a connection, or a heartbeat, come to.
+        // One wake-up a second, and a few for opening or closing a connection, or for a heartbeat.
         let most = LOOK.as_secs() + 2;
         let restless: Vec<_> = after
             .iter()
@@ -66,5 +66,5 @@ async fn an_idle_broker_neither_writes_nor_syncs_nor_wakes_up_more_than_once_a_s
         }
         seen = format!("{restless:?}; {written:?}, then {written_after:?}");
     }
-    panic!("it does not rest: {seen}");
+    panic!("the broker does not rest: {seen}");
 }

@@ -1,4 +1,4 @@
-//! What one publisher hands in, in order: only what comes after a failure fails, on each way in.
+//! Publishes of one publisher, in order: a failure fails only the later ones, over each protocol.
 
 use leftoff::broker::InOrder;
 use leftoff::edge::proto::publish_stream_response::Outcome;
@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::common::{Server, name, read_all, soon};
 
-/// Publishes before the one that fails, and after it.
+/// The number of publishes before the failing one, and after it.
 const BEFORE: usize = 20;
 const AFTER: usize = 5;
 
@@ -21,9 +21,9 @@ fn numbers(count: usize) -> Vec<(u64, String)> {
     (1..=count as u64).map(|number| (number, number.to_string())).collect()
 }
 
-/// Goal: a publish that is refused before it is queued fails none of those that are still queued.
-/// Method: all are in flight at once, over two topics; the failing one is too large, or comes too
-/// late for its topic's sequence.
+/// Goal: a publish that is refused before it is queued fails none that is still queued.
+/// Method: send all at once, over two topics. The failing one is too large, cannot be read by the
+/// edge, or expects another sequence.
 #[tokio::test]
 async fn what_was_handed_in_before_a_failure_is_stored() {
     for round in 0..50 {
@@ -65,7 +65,7 @@ async fn what_was_handed_in_before_a_failure_is_stored() {
     }
 }
 
-/// Goal: the same over gRPC, with everything in flight before the first answer is read.
+/// Goal: the same holds over gRPC, with all requests in flight before the first answer is read.
 #[tokio::test]
 async fn a_stream_answers_those_before_the_refused_one_with_what_they_were_given() {
     let server = Server::start().await;
@@ -99,8 +99,8 @@ async fn a_stream_answers_those_before_the_refused_one_with_what_they_were_given
     }
 }
 
-/// Goal: the command line names the line that was refused and why, stores those before it and none
-/// after it, though they are for several topics and travel in the same requests.
+/// Goal: the command line names the refused line and the reason. It stores the lines before it and
+/// none after it, although they are for several topics and share requests.
 #[tokio::test]
 async fn the_command_line_names_the_line_that_was_refused_and_why() {
     let server = Server::start().await;
@@ -109,7 +109,7 @@ async fn the_command_line_names_the_line_that_was_refused_and_why() {
         let topic = if line <= 100 { ["a", "b", "c"][line % 3] } else { "a" };
         format!("{{\"topic\":\"{topic}\",\"data\":{line}}}\n")
     };
-    // The first of its request, one in the middle of a long one, and the first of the file.
+    // The refused line begins a request, is in the middle of a long one, or begins the file.
     let mut stored_so_far = 0;
     for (bad, before) in [(51, 50), (201, 200), (1, 0)] {
         let lines = (1..bad).map(good).collect::<String>();
@@ -123,12 +123,12 @@ async fn the_command_line_names_the_line_that_was_refused_and_why() {
         assert_eq!(output.status.code(), Some(5), "{told}");
         let named = format!("line {bad}: type: ");
         assert!(told.contains(&named) && told.contains("reserved"), "{told}");
-        let known = before.min(stored_so_far); // By the ids of the lines.
+        let known = before.min(stored_so_far); // These lines are known by their ids.
         let counted = format!("{} events stored, {known} were stored before", before - known);
         assert!(told.contains(&counted), "{told}");
         stored_so_far = before.max(stored_so_far);
         let topics = server.broker.topics(None, 10);
         let stored: u64 = topics.iter().map(|topic| topic.extent.events()).sum();
-        assert_eq!(stored, stored_so_far as u64, "nothing after line {bad}");
+        assert_eq!(stored, stored_so_far as u64, "something after line {bad}");
     }
 }

@@ -1,5 +1,5 @@
-//! Many events in one body: every name of lines is known, what is wrong is told with its place, and
-//! a body that is to be stored as a whole is.
+//! Many events in one body: every media type for lines is known, an error names its place, and a
+//! body that is one publish is stored as a whole.
 
 use leftoff::Config;
 use serde_json::{Value, json};
@@ -13,14 +13,14 @@ async fn post_as(server: &Server, media: &str, query: &str, body: &str) -> Answe
     send(request.header("content-type", media), body.to_owned()).await
 }
 
-/// The payloads of the topic, as JSON.
+/// Returns the payloads of the topic, as JSON.
 async fn payloads(server: &Server) -> Vec<Value> {
     let page = get(server.address, &format!("{EVENTS}?limit=1000")).await.json();
     let events = page["events"].as_array().cloned().unwrap_or_default();
     events.into_iter().map(|mut event| event["data"].take()).collect()
 }
 
-/// Goal: a body of lines is never stored as one event that nobody can read.
+/// Goal: a body of lines is never stored as one unreadable event.
 #[tokio::test]
 async fn lines_are_lines_under_every_name_that_they_go_by() {
     let media = [
@@ -52,12 +52,13 @@ async fn lines_are_lines_under_every_name_that_they_go_by() {
         assert_eq!((answer.status.as_u16(), &answer.json()["count"]), (201, &json!(3)), "{media}");
         let page = get(server.address, EVENTS).await;
         let raw = String::from_utf8(page.body.to_vec()).unwrap();
-        assert!(raw.contains("\"data\":{\n\"a\": 2}"), "it stands as it came in: {raw}");
+        assert!(raw.contains("\"data\":{\n\"a\": 2}"), "the payload was changed: {raw}");
         server.stop().await;
     }
 }
 
-/// Goal: many texts of another format are neither taken for events nor for one event.
+/// Goal: a body of many texts in an unknown format is refused, and never stored as one event or
+/// many.
 #[tokio::test]
 async fn many_texts_of_another_format_are_refused_with_what_to_do() {
     let server = Server::start().await;
@@ -88,7 +89,8 @@ async fn many_texts_of_another_format_are_refused_with_what_to_do() {
     server.stop().await;
 }
 
-/// Goal: each type of JSON is JSON, in an array, in a line, in a page and in a CloudEvent.
+/// Goal: each media type of JSON is treated as JSON: in an array, in a line, in a page and in a
+/// CloudEvent.
 #[tokio::test]
 async fn json_is_json_under_every_type_that_says_so() {
     let server = Server::start().await;
@@ -105,8 +107,9 @@ async fn json_is_json_under_every_type_that_says_so() {
     server.stop().await;
 }
 
-/// Goal: whoever has a file with one bad line finds it. The line is that of the body, and the
-/// column that of the line, in every framing, whether it is stored at once or as it comes.
+/// Goal: the user of a file with one bad line finds that line. The line number counts from the
+/// start of the body, and the column from the start of the line, in every framing, whether the body
+/// is stored at once or as it arrives.
 #[tokio::test]
 async fn an_error_names_the_line_of_the_body_the_column_in_it_and_what_is_wrong() {
     let (lines, records) = ("application/x-ndjson", "application/json-seq");
@@ -149,7 +152,7 @@ async fn an_error_names_the_line_of_the_body_the_column_in_it_and_what_is_wrong(
             for rust in ["u64", "struct", "LineJson", "at line"] {
                 assert!(!detail.contains(rust), "{detail}");
             }
-            // What stands before it is stored, or nothing is.
+            // The lines before the bad one are stored, or none is, for a body that is one publish.
             let stored = u64::from(query.is_empty() && line > 1 && body.contains("{\"data\":1}\n"));
             assert_eq!(problem["stored_events"], stored, "{body:?} {query}");
             assert_eq!(payloads(&server).await.len() as u64, stored, "{body:?} {query}");
@@ -158,7 +161,7 @@ async fn an_error_names_the_line_of_the_body_the_column_in_it_and_what_is_wrong(
     }
 }
 
-/// Goal: who needs all or nothing has it, with a condition, as lines and as an array.
+/// Goal: a publisher that needs all or nothing gets it, with a condition, as lines and as an array.
 #[tokio::test]
 async fn a_body_that_is_one_publish_is_stored_as_a_whole_or_not_at_all() {
     let mut config = Config::default();
@@ -198,7 +201,7 @@ async fn a_body_that_is_one_publish_is_stored_as_a_whole_or_not_at_all() {
         ),
         (array, format!("[{good},[1]]"), 400, "a list is no event"),
         (lines, format!("{good}\n7"), 400, "line 2: a number is no event"),
-        // What is too many is not looked at, and is not even kept.
+        // Lines over the limit are neither parsed nor kept.
         (lines, many(100).join("\n") + &"\n1".repeat(100_000), 413, "101 is over the limit"),
         (array, format!("[{good}"), 400, "the JSON ends before"),
         (array, format!("[{good}] x"), 400, "something follows"),
@@ -222,7 +225,7 @@ async fn a_body_that_is_one_publish_is_stored_as_a_whole_or_not_at_all() {
     let slip = post_as(&server, lines, "?id=1", good).await.json();
     assert_eq!(slip["field"], "id");
     assert_eq!(read_all(server.address, "a").await, stored, "nothing was stored");
-    // Without the word, an array is what it always was: one payload.
+    // Without `atomic=true`, an array is one payload, as it always was.
     assert_eq!(post_as(&server, array, "", &in_array(2)).await.status, 201);
     assert_eq!(payloads(&server).await[4], json!([{"data": 1}, {"data": 1}]));
     server.stop().await;

@@ -1,4 +1,5 @@
-//! One file per promise. Everything goes through real sockets, the real binary or the public API.
+//! The tests, one file for each promise. All of them use real sockets, the real binary or the
+//! public API.
 
 #![allow(clippy::unwrap_used, reason = "what a test unwraps is what it asserts")]
 

@@ -1,4 +1,4 @@
-//! Orders in which a processor may do what two threads do: all of them are tried.
+//! The orders in which a processor may run the steps of two threads: all of them are tried.
 
 mod atomic {
     pub(super) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
@@ -11,7 +11,7 @@ mod announced;
 use announced::Announced;
 use loom::sync::Arc;
 
-/// Goal: a feed that begins while a group becomes durable knows of it, or is told.
+/// Goal: a feed that begins while a group becomes durable sees the group's position, or is woken.
 #[test]
 fn a_position_is_seen_by_the_feed_or_the_feed_by_the_committer() {
     loom::model(|| {

@@ -1,4 +1,5 @@
-//! Any interleaving of publishes, readers, disconnects, trims and restarts equals a simple model.
+//! The broker behaves as a simple model does, with any interleaving of publishes, readers,
+//! disconnects, trims and restarts.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,29 +15,30 @@ use crate::common::{name, seed};
 const TOPICS: [&str; 3] = ["a", "b", "a.b"];
 const READERS: usize = 3;
 
-/// The longest that one run of the model takes, and the search for a shorter counter-example: with
-/// the first run that fails, and the one that the search is at when it ends, less than a minute.
+/// The time limits of one run of the model, and of the search for a shorter counter-example.
+/// Together with the first failing run, and the run at which the search ends, they stay below a
+/// minute.
 const MAX_RUN: Duration = Duration::from_secs(20);
 const MAX_SHRINK_MS: u32 = 15_000;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Publishes events with these ids (0: none), on the condition that the topic is where it is
-    /// (0), or somewhere else (1), or on none.
+    /// Publishes events with these ids, where 0 means no id. The condition expects the topic's last
+    /// sequence (0), another one (1), or nothing (any other value).
     Publish { topic: usize, ids: Vec<u8>, condition: u8 },
-    /// A reader comes, or comes back with its cursor.
+    /// A reader connects, or reconnects with its cursor.
     Connect { reader: usize },
-    /// A reader takes what is there, up to so many deliveries.
+    /// A reader takes what can be read, at most `deliveries` deliveries.
     Take { reader: usize, deliveries: usize },
-    /// A reader goes; it keeps its cursor.
+    /// A reader disconnects, and keeps its cursor.
     Disconnect { reader: usize },
-    /// A page is read after any sequence.
+    /// A page is read after some sequence.
     Page { topic: usize, after: u64, limit: usize },
-    /// The front of a topic is dropped.
+    /// The events of a topic below `earliest` are dropped.
     Trim { topic: usize, earliest: u64 },
-    /// The front of a reader's topic is dropped while it reads.
+    /// The same happens to a reader's topic while it reads.
     TrimAndTake { reader: usize, earliest: u64 },
-    /// The broker stops and is opened again.
+    /// The broker is closed and opened again.
     Restart,
 }
 
@@ -59,12 +61,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A topic as anybody would write it down.
+/// A topic in its simplest form.
 #[derive(Default)]
 struct ModelTopic {
-    /// Payloads; the first one has sequence 1.
+    /// The payloads, from sequence 1.
     payloads: Vec<String>,
-    /// Where each id was stored first.
+    /// The sequence at which each id was first stored.
     ids: HashMap<u8, u64>,
     earliest: u64,
 }
@@ -81,7 +83,7 @@ impl ModelTopic {
     fn trim(&mut self, earliest: u64) {
         self.earliest = self.earliest().max(earliest.min(self.tail()));
         let earliest = self.earliest();
-        self.ids.retain(|_, sequence| *sequence >= earliest); // The window holds what is kept.
+        self.ids.retain(|_, sequence| *sequence >= earliest); // Dropped ids are forgotten.
     }
 
     fn payload(&self, sequence: u64) -> &str {
@@ -89,13 +91,13 @@ impl ModelTopic {
     }
 }
 
-/// A reader: the topic it reads is that of its number.
+/// A reader. The reader with index `n` reads the topic with index `n`.
 #[derive(Default)]
 struct Reader {
     subscription: Option<leftoff::Reader>,
-    /// The cursor it would come back with.
+    /// The cursor with which the reader would reconnect.
     cursor: Option<String>,
-    /// The sequence it must get next.
+    /// The sequence that the reader must get next.
     next: u64,
 }
 
@@ -109,7 +111,7 @@ struct World {
 }
 
 impl World {
-    /// A broker that keeps so much in memory; the rest is read from the log.
+    /// Opens a broker that keeps `max_tail_bytes` in memory; the rest is read from the log.
     fn new(max_tail_bytes: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = OpenConfig::default();
@@ -204,7 +206,7 @@ impl World {
         for _ in 0..deliveries {
             match subscription.next_ready().await.unwrap() {
                 None => {
-                    assert_eq!(reader.next, model.tail(), "it stopped before the end");
+                    assert_eq!(reader.next, model.tail(), "the reader stopped before the end");
                     return;
                 }
                 Some(Delivery::Ephemeral(_)) => panic!("nothing ephemeral was published"),
@@ -217,10 +219,11 @@ impl World {
                         gap.lost,
                     );
                     let lost = model.earliest() - reader.next;
-                    assert!(lost > 0, "a gap where none is");
+                    assert!(lost > 0, "a gap without a lost event");
                     assert!(told.2 <= model.tail());
                     assert_eq!(told.0, reader.next);
-                    // Told at connection or met later: it is of the moment it was found.
+                    // The numbers are of the time at which the gap was found, at the connection or
+                    // later.
                     assert!(told.1 <= model.earliest() && told.3 == Some(told.1 - reader.next));
                     reader.next = told.1;
                 }
@@ -286,7 +289,7 @@ impl World {
         assert_eq!(info.extent.earliest.get(), self.topics[topic].earliest());
     }
 
-    /// Whatever the reader gets, it is as if it had read before the trim, or after.
+    /// Checks that a reader gets the events as they were before the trim, or after it.
     async fn trim_and_take(&mut self, reader: usize, earliest: u64) {
         if self.topics[reader].payloads.is_empty() {
             return;
@@ -326,7 +329,7 @@ async fn run(max_tail_bytes: u64, steps: Vec<Step>) {
     for step in steps {
         world.apply(step).await;
     }
-    // Whatever happened, every reader gets to the end.
+    // After all steps, every reader reaches the end.
     for reader in 0..READERS {
         world.connect(reader).await;
         world.take(reader, usize::MAX).await;
@@ -351,7 +354,7 @@ fn any_interleaving_equals_a_simple_model() {
         |(max_tail_bytes, steps)| {
             runtime.block_on(async {
                 let ran = tokio::time::timeout(MAX_RUN, run(max_tail_bytes, steps)).await;
-                ran.expect("it takes too long");
+                ran.expect("one run takes too long");
             });
             Ok(())
         },

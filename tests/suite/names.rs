@@ -1,5 +1,5 @@
-//! Names: how many topics there may be, and what deleted ones, and those that readers merely name,
-//! take of that.
+//! Names of topics: how many topics there may be, and how deleted topics, and topics that only
+//! readers name, count.
 
 use leftoff::cursor::{OnGap, StartPoint};
 use leftoff::log::{Group, Log as _, LogConfig, SledLog, StoredTopic};
@@ -7,7 +7,7 @@ use leftoff::{Broker, Config, Error, NewEvent, OpenConfig, Publish, TopicConfig,
 
 use crate::common::{Server, Sse, get, name, post, send, soon, text, to};
 
-/// Publishes one event; the sequence it was given, or why it was refused.
+/// Publishes one event. Returns its sequence, or the message of the refusal.
 async fn try_publish(broker: &Broker, topic: &str) -> Result<u64, String> {
     let events = vec![NewEvent::new("x")];
     let publish = Publish { topic: name(topic), events, expected_sequence: None };
@@ -15,8 +15,8 @@ async fn try_publish(broker: &Broker, topic: &str) -> Result<u64, String> {
     Ok(ack.last().sequence.get())
 }
 
-/// Goal: names that readers follow before there is anything, and are present in, keep no publisher
-/// from creating topics; they are bounded, and cost nothing once their readers are gone.
+/// Goal: names that only readers use, to follow them or to be present, do not stop publishers from
+/// creating topics. Their number has a limit, and they cost nothing once their readers are gone.
 #[tokio::test]
 async fn what_readers_merely_name_does_not_use_up_the_topics_of_publishers() {
     let mut config = leftoff::Config::default();
@@ -29,7 +29,7 @@ async fn what_readers_merely_name_does_not_use_up_the_topics_of_publishers() {
     let request = request.header("content-type", "application/json");
     let mut sse = Sse::open_with(request, body).await.unwrap();
     assert_eq!(sse.status, 200);
-    assert!(soon(sse.next()).await.is_some(), "it has begun");
+    assert!(soon(sse.next()).await.is_some(), "the stream has not begun");
     let present = get(server.address, "/v1/topics/nobody.996/presence").await;
     assert!(text(&present.body).contains("ann"), "{}", text(&present.body));
 
@@ -42,13 +42,13 @@ async fn what_readers_merely_name_does_not_use_up_the_topics_of_publishers() {
         assert_eq!(answer.status, 413, "{said}");
         assert!(said.contains("topics: 3 is over the limit of 2"), "{said}");
     }
-    // One of the names is a topic by now; so there is room for one more.
+    // One of the names is a topic by now, so one more name fits.
     let follow = |topic: &'static str| async {
         server.broker.subscribe(&name(topic), StartPoint::Latest, OnGap::Resume).await
     };
     let last = follow("c").await.unwrap();
     let Err(Error::OverLimit { name: what, value, limit }) = follow("d").await else {
-        panic!("it is over the limit");
+        panic!("a name over the limit was accepted");
     };
     assert_eq!((value, limit), (998, 997));
     assert_eq!(what, "topics that do not exist yet and are followed");
@@ -61,8 +61,8 @@ async fn what_readers_merely_name_does_not_use_up_the_topics_of_publishers() {
     .await;
 }
 
-/// Goal: topics can be created and deleted again and again, under ever new names, as many as the
-/// bound on deleted names says; also after a restart. A name that is used again goes on.
+/// Goal: topics can be created and deleted under new names, up to the limit on deleted names, also
+/// after a restart. A deleted name that is used again continues its sequences.
 #[tokio::test]
 async fn deleted_topics_do_not_use_up_the_topics_and_go_on_where_they_were() {
     let directory = tempfile::tempdir().unwrap();
@@ -95,13 +95,13 @@ async fn deleted_topics_do_not_use_up_the_topics_and_go_on_where_they_were() {
     }
     let refused = delete(broker.clone(), "a").await.unwrap_err();
     assert!(refused.contains("deleted topics: 4 is over the limit of 3"), "{refused}");
-    assert_eq!(try_publish(&broker, "a").await, Ok(2), "it is as it was");
+    assert_eq!(try_publish(&broker, "a").await, Ok(2), "the topic was changed");
     broker.close().await;
     drop(broker);
 
     config.limits.max_topics = 3;
     let broker = Broker::open(directory.path(), &config).unwrap();
-    assert_eq!(try_publish(&broker, "x").await, Ok(2), "no sequence is given out again");
+    assert_eq!(try_publish(&broker, "x").await, Ok(2), "a sequence was given twice");
     delete(broker.clone(), "a").await.unwrap();
     assert_eq!(try_publish(&broker, "c").await, Ok(1));
     let names: Vec<TopicName> = broker.topics(None, 10).into_iter().map(|t| t.name).collect();
@@ -109,10 +109,11 @@ async fn deleted_topics_do_not_use_up_the_topics_and_go_on_where_they_were() {
     broker.close().await;
 }
 
-/// Names that nobody can tell from others, as they stand in a path: with U+200B, and not in NFC.
+/// Names that look like others, plain and as in a path: one with U+200B, and one that is not in
+/// NFC.
 const UNSEEN: [(&str, &str); 2] = [("old\u{200b}", "old%E2%80%8B"), ("e\u{301}te", "e%CC%81te")];
 
-/// Goal: no new name that looks like another one, whichever way it comes in.
+/// Goal: a new name that looks like another one is refused, over each request.
 #[tokio::test]
 async fn a_new_name_that_is_not_seen_as_what_it_is_is_refused_in_every_way() {
     let server = Server::start().await;
@@ -136,7 +137,7 @@ async fn a_new_name_that_is_not_seen_as_what_it_is_is_refused_in_every_way() {
     }
     assert_eq!(get(server.address, "/v1/topics").await.json()["topics"], serde_json::json!([]));
     server.stop().await;
-    // Settings for names that are none would be those of no topic.
+    // Settings for invalid names would apply to no topic.
     for (name, _) in UNSEEN {
         let mut config = Config::default();
         config.topics.set(format!("{name}.>").parse().unwrap(), TopicConfig::default());
@@ -145,7 +146,7 @@ async fn a_new_name_that_is_not_seen_as_what_it_is_is_refused_in_every_way() {
     }
 }
 
-/// Goal: a topic that has such a name from before this was a rule is read, published to and
+/// Goal: an existing topic with such a name, from before this rule, is read, published to and
 /// deleted as any other.
 #[tokio::test]
 async fn topics_that_have_such_names_from_before_go_on() {

@@ -1,6 +1,5 @@
 //! The reference of HTTP and of its streams: the OpenAPI document names every route and no other,
-//! and the pages name every message. What the answers are is compared by schemathesis, in
-//! `third_party`.
+//! and the pages name every message. schemathesis compares the answers, in `third_party`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +15,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The sources of the edge, without their tests.
+/// Returns the sources of the edge, without their tests.
 fn sources() -> Vec<String> {
     fn files(path: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(path).unwrap() {
@@ -37,7 +36,7 @@ fn sources() -> Vec<String> {
     found.into_iter().map(source).collect()
 }
 
-/// What stands between `begin` and the next quote, wherever it comes.
+/// Returns the texts between `begin` and the next quote, for each occurrence.
 fn quoted_after(sources: &[String], begin: &str) -> BTreeSet<String> {
     let rest = sources.iter().flat_map(|source| source.split(begin).skip(1));
     rest.map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
@@ -49,7 +48,7 @@ async fn document(server: &Server) -> Value {
     answer.json()
 }
 
-/// The methods of each path.
+/// Returns the methods of each path.
 fn described(document: &Value) -> BTreeMap<String, BTreeSet<String>> {
     let paths = document["paths"].as_object().unwrap();
     let methods = |item: &Value| {
@@ -59,7 +58,7 @@ fn described(document: &Value) -> BTreeMap<String, BTreeSet<String>> {
     paths.iter().map(|(path, item)| (path.clone(), methods(item))).collect()
 }
 
-/// Goal: whoever reads the document knows each path and method that there is, and none besides.
+/// Goal: the document names each path and each method that exists, and no other.
 #[tokio::test]
 async fn the_document_names_every_route_that_the_router_has_and_no_other() {
     let server = Server::start().await;
@@ -72,7 +71,7 @@ async fn the_document_names_every_route_that_the_router_has_and_no_other() {
     assert_eq!(described.keys().cloned().collect::<BTreeSet<_>>(), routes);
     for (path, methods) in &described {
         for method in METHODS {
-            server.publish("a", "x").await; // A method may delete it.
+            server.publish("a", "x").await; // A method may delete the topic.
             let path = path.replace("{topic}", "a");
             let answer = send(to(server.address, &method.to_uppercase(), &path), "").await;
             let is_known = answer.status != 405;
@@ -81,7 +80,7 @@ async fn the_document_names_every_route_that_the_router_has_and_no_other() {
     }
 }
 
-/// Goal: each name that a reference points to is there, and each operation has a name of its own.
+/// Goal: each reference leads to a name in the document, and each operation has a name of its own.
 #[tokio::test]
 async fn every_reference_of_the_document_leads_somewhere() {
     fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
@@ -109,14 +108,14 @@ async fn every_reference_of_the_document_leads_somewhere() {
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
 }
 
-/// Goal: whoever has the document alone, and no repository, knows of lines, streams, codings, and
-/// of names that are passed over.
+/// Goal: the document alone, without the repository, explains lines, streams, codings, and query
+/// names that are ignored.
 #[tokio::test]
 async fn the_document_leads_to_no_file_and_says_in_words_what_has_no_shape() {
     let server = Server::start().await;
     let document = document(&server).await;
     let text = document.to_string();
-    assert!(!text.contains(".md`") && !text.contains("src/"), "it leads to a file");
+    assert!(!text.contains(".md`") && !text.contains("src/"), "the document names a file");
     let about = document["info"]["description"].as_str().unwrap();
     for word in
         ["`gzip`", "gzip`, `deflate`, `br` or `zstd`", "`Accept-Encoding`", "on a publish `_`"]

@@ -1,4 +1,5 @@
-//! What a web page can do to a broker: one of its own, of an allowed origin, and of any other.
+//! The rights of a web page at a broker: a page of the broker's own, of an allowed origin, and of
+//! any other.
 
 use std::net::SocketAddr;
 
@@ -15,7 +16,7 @@ use crate::webdriver::Browser;
 
 const EVENTS: &str = "/v1/topics/a/events";
 
-/// Serves an empty page at a free port, on the loopback device.
+/// Serves an empty page on a free port of the loopback device.
 async fn empty_page() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -32,21 +33,21 @@ async fn empty_page() -> SocketAddr {
     address
 }
 
-/// Tries all that a page can try on the broker at the first argument, one after the other, and
-/// returns what the page itself learns of each: `true` where it got through.
+/// The script of a page that tries everything at the broker of its first argument, step by step. It
+/// returns what the page itself learns of each step: `true` where it succeeded.
 const TRY_ALL: &str = r#"
     const [broker, frame] = arguments;
     const events = `${broker}/v1/topics/a/events`;
     const post = (path, body, more) => fetch(broker + path, { method: "POST", body, ...more });
     const reads = (promise) => promise.then((answer) => answer.ok, () => false);
     const outcome = {};
-    // What needs no leave of the other side: the page does not learn what came of it.
+    // Requests that need no permission of the broker: the page does not learn their outcome.
     await post("/v1/topics/a/events", "blind", { mode: "no-cors" }).catch(() => {});
     await post("/v1/maintenance", "", { mode: "no-cors" }).catch(() => {});
     navigator.sendBeacon(events, "beacon");
     const bytes = Uint8Array.from(frame);
     await post("/leftoff.v1.AdminService/DeleteTopic", bytes, { mode: "no-cors" }).catch(() => {});
-    // What it may read.
+    // Requests whose answers the page may read, if it is allowed to.
     outcome.page = await reads(fetch(events));
     outcome.etag = await fetch(events).then((it) => it.headers.has("etag"), () => false);
     const cursor = { "Last-Event-ID": "0", accept: "application/json" };
@@ -67,7 +68,7 @@ const TRY_ALL: &str = r#"
     return outcome;
 "#;
 
-/// A call of `DeleteTopic`, as gRPC frames it.
+/// Returns a call of `DeleteTopic`, as gRPC frames it.
 fn delete_call() -> Vec<u8> {
     let message = proto::DeleteTopicRequest { topic: "a".to_owned() };
     let message = message.encode_to_vec();
@@ -97,7 +98,7 @@ async fn a_page_of_another_origin_reads_nothing_and_changes_nothing() {
         json!({"page": may, "etag": may, "resume": may, "publish": may, "put": may, "sse": may,
                "websocket": may})
     };
-    // Of another site, and of the same site at another port.
+    // A page of another site, and a page of the same site at another port.
     for origin in [format!("http://localhost:{}", foreign.port()), format!("http://{foreign}")] {
         browser.go_to(&origin).await;
         let outcome = browser.run(&script, arguments.clone()).await;
@@ -110,7 +111,7 @@ async fn a_page_of_another_origin_reads_nothing_and_changes_nothing() {
         let outcome = browser.run(&script, arguments.clone()).await;
         assert_eq!(outcome, all(true), "{origin}");
     }
-    // A form's media type is no gRPC: the topic is still there.
+    // A form's media type is not gRPC, so the topic was not deleted.
     let published = payloads(&server).await;
     assert_eq!(published.len(), 7, "{published:?}");
     browser.close().await;

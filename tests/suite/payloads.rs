@@ -1,5 +1,4 @@
-//! Payloads as readers get them, in every form: as they were published, or as something that says
-//! what it is.
+//! Payloads as readers get them, in every form: unchanged, or in a form that says what it is.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,7 +11,8 @@ use crate::websocket::Client;
 
 const JSON: &str = "application/json";
 
-/// Payloads with their content types: line ends of all kinds, and types that end a URL early.
+/// Payloads with their content types: line ends of all kinds, and types that would end a data URL
+/// early.
 const CASES: [(&[u8], &str); 18] = [
     (b"{\"a\":[1,2]}", JSON),
     (b"{\n  \"a\": [1,\n 2]\n}", JSON),
@@ -59,8 +59,8 @@ fn value(payload: &[u8], content_type: &str) -> Option<Value> {
     serde_json::from_slice(payload).ok().filter(|_| is_json)
 }
 
-/// The payload of an event's JSON: `data_base64` if it is there; otherwise `data`, its text if it
-/// is JSON, and the string otherwise.
+/// Returns the payload in an event's JSON: `data_base64` if there is one; otherwise `data`, as JSON
+/// text for a JSON payload, and as a string for any other.
 fn payload_of(event: &str, content_type: &str) -> Vec<u8> {
     let fields: std::collections::BTreeMap<String, Box<RawValue>> =
         serde_json::from_str(event).unwrap_or_else(|error| panic!("{error}: {event}"));
@@ -73,8 +73,8 @@ fn payload_of(event: &str, content_type: &str) -> Vec<u8> {
     }
 }
 
-/// Checks the JSON of each event: the bytes are those that were published, and where these are
-/// JSON, `data` is that JSON.
+/// Checks the JSON of each event: its payload has the published bytes, and `data` of a JSON payload
+/// is that JSON.
 fn check_envelopes(events: &[String], way: &str) {
     assert_eq!(events.len(), CASES.len(), "{way}");
     for (event, (payload, content_type)) in events.iter().zip(CASES) {
@@ -87,7 +87,8 @@ fn check_envelopes(events: &[String], way: &str) {
     }
 }
 
-/// Goal: who checks a signature over a payload has its bytes, on every way that has events as JSON.
+/// Goal: a reader that checks a signature gets the payload's bytes, in each form that has events as
+/// JSON.
 #[tokio::test]
 async fn the_json_of_an_event_has_its_payload_to_the_byte_or_says_so() {
     let server = broker().await;
@@ -124,8 +125,8 @@ async fn the_json_of_an_event_has_its_payload_to_the_byte_or_says_so() {
     check_envelopes(&lines, "leftoff tail");
 }
 
-/// Goal: `JSON.parse(event.data)` works for whatever was published as JSON, and everything else is
-/// what was published, or a URL that gives it back.
+/// Goal: `JSON.parse(event.data)` works for each payload that was published as JSON. Other data is
+/// the payload, or a URL that contains it.
 #[tokio::test]
 async fn the_data_of_a_stream_is_the_payload_or_the_same_json_or_a_url_that_says_what_it_is() {
     let server = broker().await;
@@ -135,7 +136,7 @@ async fn the_data_of_a_stream_is_the_payload_or_the_same_json_or_a_url_that_says
             let parsed = serde_json::from_str::<Value>(&data);
             assert_eq!(parsed.unwrap_or_else(|error| panic!("{error}: {data}")), value);
             let line_feeds = text(payload).replace("\r\n", "\n").replace('\r', "\n");
-            assert_eq!(data, line_feeds, "but for its line ends it is as it was");
+            assert_eq!(data, line_feeds, "more than the line ends was changed");
         } else if let Some(url) = data.strip_prefix("data:") {
             let (head, encoded) = url.split_once(',').unwrap();
             assert_eq!(BASE64.decode(encoded).unwrap(), payload, "{data}");
@@ -158,7 +159,7 @@ async fn a_cloud_event_of_a_stream_has_the_json_that_was_published_or_its_bytes(
     for (frame, (payload, content_type)) in frames.into_iter().zip(CASES) {
         let event = frame.json();
         let both = event.get("data").is_some() && event.get("data_base64").is_some();
-        assert!(!both, "the specification has the one or the other: {event}");
+        assert!(!both, "the specification permits one of both: {event}");
         if let Some(value) = value(payload, content_type) {
             assert_eq!(event["data"], value, "{event}");
         } else if let Some(encoded) = event["data_base64"].as_str() {

@@ -1,4 +1,4 @@
-//! Positions follow the order in which one publisher hands in, over all topics.
+//! Positions follow the order of each publisher, over all topics.
 
 use std::collections::HashMap;
 
@@ -11,17 +11,18 @@ use serde_json::json;
 use crate::common::{Server, soon};
 use crate::websocket::Client;
 
-/// Publishes of each publisher, all in flight at once.
+/// The number of publishes of each publisher, all in flight at once.
 const COUNT: usize = 300;
 
-/// Over WebSockets, and over gRPC.
+/// The number of publishers over WebSockets, and as many over gRPC.
 const PUBLISHERS: usize = 6;
 
 fn topic(publisher: usize, number: usize) -> String {
     format!("p.{}", (number * 7 + publisher) % 3)
 }
 
-/// The positions that one publisher is told over a WebSocket, in the order of its publishes.
+/// Returns the positions that one publisher is told over a WebSocket, in the order of its
+/// publishes.
 async fn over_websocket(address: std::net::SocketAddr, publisher: usize) -> Vec<u64> {
     let mut client = Client::connect(address).await;
     for number in 0..COUNT {
@@ -40,7 +41,7 @@ async fn over_websocket(address: std::net::SocketAddr, publisher: usize) -> Vec<
     positions
 }
 
-/// The same over a stream.
+/// Returns the same over a gRPC stream.
 async fn over_grpc(server: &Server, publisher: usize) -> Vec<u64> {
     let requests: Vec<_> = (0..COUNT)
         .map(|number| PublishStreamRequest {
@@ -67,7 +68,7 @@ async fn over_grpc(server: &Server, publisher: usize) -> Vec<u64> {
     positions
 }
 
-/// What a feed over all topics delivers: position, publisher and number of each event.
+/// Returns the position, publisher and number of each event that a feed over all topics delivers.
 async fn follow(broker: Broker, count: usize) -> Vec<(u64, usize, usize)> {
     let patterns = vec!["p.*".parse().unwrap()];
     let mut feed = broker.feed(patterns, StartPoint::Earliest, OnGap::Fail).await.unwrap();
@@ -84,8 +85,8 @@ async fn follow(broker: Broker, count: usize) -> Vec<(u64, usize, usize)> {
     seen
 }
 
-/// Goal: many publishers pipeline over the same topics, and each finds its own order in the
-/// positions that it is told, and in a feed, which misses none.
+/// Goal: many publishers pipeline over the same topics. Each finds its own order in the positions
+/// that it is told, and in a feed, which misses no event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_publisher_hands_in_has_rising_positions_over_all_topics() {
     let server = Server::start().await;
@@ -109,7 +110,7 @@ async fn what_one_publisher_hands_in_has_rising_positions_over_all_topics() {
     }
     let again = follow(server.broker.clone(), total).await;
     for (kind, seen) in [("live", live.await.unwrap()), ("again", again)] {
-        assert!(seen.windows(2).all(|pair| pair[0].0 < pair[1].0), "{kind}: rising positions");
+        assert!(seen.windows(2).all(|pair| pair[0].0 < pair[1].0), "{kind}: positions do not rise");
         let seen: HashMap<_, _> =
             seen.into_iter().map(|(p, by, number)| (p, (by, number))).collect();
         assert_eq!(seen, expected, "{kind}");

@@ -1,11 +1,12 @@
-//! A well-behaved publisher and a follower, beside whatever else is done to a broker: whether they
-//! fail, and how long they wait.
+//! A well-behaved publisher and a well-behaved follower beside an attack: whether they fail, and
+//! how long they wait.
 //!
 //! # Why
 //!
-//! Both have a thread of their own, so that they do not wait for the test's own work. A publish is
-//! due every few milliseconds, and its time counts from when it was due: one that waits makes those
-//! behind it late, too, and a stall is not mistaken for a few slow events.
+//! Both run on a thread of their own, so that they do not wait for the test's own work. A publish
+//! is due every few milliseconds, and its delay counts from the time at which it was due. A publish
+//! that waits therefore makes the following ones late, and a stall does not look like a few slow
+//! events.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Display};
@@ -22,50 +23,50 @@ use tokio_util::sync::CancellationToken;
 
 use crate::common::{Frame, PATIENCE, Sse, to};
 
-/// From one publish to the next.
+/// The time from one publish to the next.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Its topic, and its resource.
+/// The bystander's topic, and the path of its events.
 const TOPIC: &str = "bystander";
 const EVENTS: &str = "/v1/topics/bystander/events";
 
-/// What an event may take from when it is due until it is there, for 99 of 100, on a noisy machine.
-/// Without optimisation everything takes several times as long.
+/// The longest delay of 99 of 100 events, from the time at which an event was due until it was
+/// received, on a noisy machine. Without optimisation, everything takes several times as long.
 const P99: Duration = Duration::from_millis(if cfg!(debug_assertions) { 250 } else { 50 });
 
-/// For how long they are watched: a hundred events.
+/// The least time of one measurement: a hundred events.
 const ENOUGH: Duration = Duration::from_secs(1);
 
-/// How often something is tried: a noise of the machine's comes and goes, a fault stays.
+/// The number of tries: noise of the machine comes and goes, and a fault stays.
 const TRIES: usize = 5;
 
-/// A publisher and a follower at work, until it is dropped.
+/// A publisher and a follower at work, until the value is dropped.
 pub(super) struct Bystander {
     seen: Arc<Mutex<Seen>>,
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// What they saw.
+/// The observations of the publisher and the follower.
 #[derive(Default)]
 struct Seen {
-    /// When the events were due that have not come yet, in their order.
+    /// The times at which events were due that have not been received yet, in order.
     due: VecDeque<Instant>,
-    /// How many have come in all.
+    /// The number of received events in all.
     came: usize,
-    /// How long those took that came since the last report.
+    /// The delays of the events that were received since the last report.
     delays: Vec<Duration>,
     failures: Vec<String>,
 }
 
-/// How they fared for a while.
+/// The observations of one measurement.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Report {
     pub(super) failures: Vec<String>,
     pub(super) events: usize,
-    /// What 99 of 100 events took at most, from when they were due until the follower had them.
+    /// The longest delay of 99 of 100 events, from the time when an event was due to its receipt.
     pub(super) p99: Duration,
-    /// What the slowest took.
+    /// The longest delay of all.
     pub(super) longest: Duration,
 }
 
@@ -77,7 +78,7 @@ impl Display for Report {
 }
 
 impl Report {
-    /// Whether they were served as well as `before`, where that is a measure for anything.
+    /// Whether both were served about as well as `before`, within the limits for any machine.
     fn is_well(&self, before: &Self) -> bool {
         let limit = P99.max(2 * before.p99).min(4 * P99);
         self.failures.is_empty() && self.events > 0 && self.p99 <= limit
@@ -85,7 +86,7 @@ impl Report {
 }
 
 impl Bystander {
-    /// Begins, and waits until the first event is there.
+    /// Starts both, and waits for the first event.
     pub(super) async fn start(address: SocketAddr) -> Self {
         let (seen, stop) = (Arc::<Mutex<Seen>>::default(), CancellationToken::new());
         let work = {
@@ -105,7 +106,8 @@ impl Bystander {
         this
     }
 
-    /// How they fared since they were asked last. All that was due by now counts: it is waited for.
+    /// Returns the observations since the last report, after all events that are due by now have
+    /// arrived.
     pub(super) async fn report(&self) -> Report {
         let due = {
             let seen = self.seen.lock().unwrap();
@@ -124,20 +126,20 @@ impl Bystander {
         }
     }
 
-    /// Does something, and sees how they fare meanwhile.
+    /// Runs `attack`, and returns its outcome and the observations during it.
     pub(super) async fn beside<T>(&self, attack: impl Future<Output = T>) -> (T, Report) {
         self.report().await;
         let outcome = attack.await;
         (outcome, self.report().await)
     }
 
-    /// Goal of most attacks: they are served as well as without. An attack goes on for as long as
-    /// it takes to tell. Some tries are given, and each is held against a time without an attack
-    /// right before it.
+    /// Goal of most attacks: others are served as well as without the attack. The attack is
+    /// repeated for at least [`ENOUGH`]. Each of the tries is compared with a time without an
+    /// attack right before it.
     ///
     /// # Panics
     ///
-    /// They fail, or are slower each time.
+    /// If a publish or the follower fails, or each try is too slow.
     pub(super) async fn assert_unhurt<T, F: Future<Output = T>>(
         &self,
         mut attack: impl FnMut() -> F,
@@ -160,10 +162,10 @@ impl Bystander {
             }
             assert!(report.failures.is_empty() && number < TRIES, "{before}; meanwhile: {report}");
         }
-        unreachable!("there are so many tries")
+        unreachable!("the last try returns or panics")
     }
 
-    /// Waits until so many events have come, or longer than anything lasts.
+    /// Waits until `count` events have arrived, for at most [`PATIENCE`].
     async fn until(&self, count: usize) {
         let came = async {
             while self.seen.lock().unwrap().came < count {
@@ -194,7 +196,7 @@ impl Seen {
     }
 }
 
-/// Publishes one event after the other, over one connection for as long as it lasts.
+/// Publishes one event after another, over one connection as long as that lasts.
 async fn publish(address: SocketAddr, seen: &Mutex<Seen>) {
     let client = HttpClient::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let mut due = tokio::time::Instant::now();
@@ -221,7 +223,7 @@ async fn publish(address: SocketAddr, seen: &Mutex<Seen>) {
     }
 }
 
-/// Notes when each event comes.
+/// Records the arrival of each event.
 async fn follow(address: SocketAddr, mut stream: Sse, seen: &Mutex<Seen>) {
     let mut sequence = None;
     loop {

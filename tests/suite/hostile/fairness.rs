@@ -1,4 +1,4 @@
-//! Requests that are a lot of work: whoever sends them, the others are served as before.
+//! Expensive requests: whoever sends them, other clients are served as before.
 
 use std::time::{Duration, Instant};
 
@@ -12,24 +12,26 @@ use super::raw_http2::{RawHttp2, initial_window};
 use crate::common::{Process, Sse, get, grpc, send, text, to};
 use crate::websocket::Client;
 
-/// How long an attack goes on.
+/// The duration of an attack.
 pub(super) const ATTACK: Duration = Duration::from_secs(2);
 
-/// Clients that attack at the same time.
+/// The number of clients that attack at the same time.
 const CLIENTS: usize = 8;
 
-/// From one of a client's requests to its next.
+/// The time from one request of a client to its next.
 pub(super) const BREATH: Duration = Duration::from_millis(50);
 
-/// How long a task may hold its worker. Without optimisation everything takes ten times as long.
+/// The longest time for which a task may hold its worker. Without optimisation, everything takes
+/// ten times as long.
 const HOLD: Duration = Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 10 });
 
-/// Goal of every attack: no task has held a worker for long. The broker itself says which one.
+/// Asserts, as the goal of every attack, that no task held a worker for long. The broker's own
+/// metrics name the task.
 pub(super) async fn assert_nobody_held_a_worker(process: &Process) {
     assert_no_worker_was_held_for(HOLD, process).await;
 }
 
-/// Goal: as above, with another bound.
+/// Asserts the same with another bound.
 pub(super) async fn assert_no_worker_was_held_for(bound: Duration, process: &Process) {
     let metrics = text(&get(process.address, "/metrics").await.body);
     let longest = metrics.lines().filter(|line| line.starts_with("leftoff_longest_poll_us{"));
@@ -43,16 +45,16 @@ pub(super) async fn assert_no_worker_was_held_for(bound: Duration, process: &Pro
     }
 }
 
-/// Does something again and again, for all clients at the same time, until the attack is over.
+/// Runs the attack of all clients again and again, until [`ATTACK`] is over.
 async fn again_and_again<F: Future<Output = ()>>(mut attack: impl FnMut(usize) -> F) {
     let until = Instant::now() + ATTACK;
     while Instant::now() < until {
         join_all((0..CLIENTS).map(&mut attack)).await;
-        tokio::time::sleep(BREATH).await; // The machine serves the clients, too.
+        tokio::time::sleep(BREATH).await; // The clients need the machine, too.
     }
 }
 
-/// Goal: what is read of a query takes no longer than the query is long.
+/// Goal: the time to read a query grows with its length alone.
 #[tokio::test]
 async fn queries_of_thousands_of_names_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -75,15 +77,15 @@ async fn queries_of_thousands_of_names_hold_nobody_up() {
     assert_nobody_held_a_worker(&process).await;
 }
 
-/// The most memory that a process has had since it was asked last, in KiB.
+/// Returns the most memory, in KiB, that a process has had since the last call.
 pub(super) fn peak_kib_since_last(process: &Process) -> u64 {
     let peak = peak_kib(process.id());
     std::fs::write(format!("/proc/{}/clear_refs", process.id()), "5").unwrap();
     peak
 }
 
-/// Goal: a list of hundreds of thousands of entries costs its bytes alone, and nobody waits for it,
-/// whatever list it is and whatever way it comes.
+/// Goal: a list of hundreds of thousands of entries takes only the memory of its bytes, and no
+/// other client waits for it, whichever list it is and over whichever protocol it comes.
 #[tokio::test]
 async fn lists_of_hundreds_of_thousands_of_entries_are_refused_before_they_take_memory() {
     let directory = tempfile::tempdir().unwrap();
@@ -179,8 +181,8 @@ async fn lists_of_hundreds_of_thousands_of_entries_are_refused_before_they_take_
     assert_nobody_held_a_worker(&process).await;
 }
 
-/// Goal: a client that has the windows of all of its streams changed, again and again, which means
-/// to go through all of them each time, is not followed in that.
+/// Goal: a client that changes the windows of all its streams again and again is cut off, because
+/// each change makes the broker go through all of its streams.
 #[tokio::test]
 async fn settings_that_change_all_the_time_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -218,8 +220,8 @@ pub(super) async fn publish_many(process: &Process, topic: &str, batches: usize)
     }
 }
 
-/// Goal: readers that look through a long log for what is not there are no burden for others,
-/// whether the log is in memory or on disk.
+/// Goal: readers that search a long log in vain do not slow other clients down, whether the log is
+/// in memory or on disk.
 #[tokio::test]
 async fn readers_whose_filters_pick_nothing_of_a_long_log_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -235,17 +237,17 @@ async fn readers_whose_filters_pick_nothing_of_a_long_log_hold_nobody_up() {
         let attack = async || {
             let streams = join_all((0..300).map(open)).await;
             assert!(streams.iter().all(|stream| stream.status == 200));
-            tokio::time::sleep(ATTACK).await; // The streams read on for as long as they are open.
+            tokio::time::sleep(ATTACK).await; // The streams keep reading meanwhile.
         };
         bystander.assert_unhurt(attack).await;
         assert_nobody_held_a_worker(&process).await;
         drop(bystander);
         process.kill();
-        process = Process::serve(directory.path(), &[]); // Nothing is in memory any more.
+        process = Process::serve(directory.path(), &[]); // Nothing is in memory now.
     }
 }
 
-/// Publishes an event to each of so many topics.
+/// Publishes an event to each of `topics` topics.
 pub(super) async fn publish_to_topics(
     process: &Process,
     topics: usize,
@@ -263,7 +265,7 @@ pub(super) async fn publish_to_topics(
     }
 }
 
-/// Goal: a thousand patterns that each lead to every topic are looked through in small steps.
+/// Goal: a thousand patterns that could each match every topic are compared in small steps.
 #[tokio::test]
 async fn patterns_that_lead_everywhere_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();

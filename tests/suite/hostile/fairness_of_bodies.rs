@@ -1,5 +1,5 @@
-//! Bodies that are a lot of work to decode, and answers that are a lot of work to encode: whoever
-//! sends them, or asks for them, the others are served as before.
+//! Bodies that are expensive to decode, and answers that are expensive to encode: whoever sends or
+//! asks for them, other clients are served as before.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -19,24 +19,25 @@ use crate::common::{Process, Sse, get, grpc, send, to};
 use crate::grpc_client::path_of;
 use crate::websocket::Client;
 
-/// Clients that attack at the same time. Without optimisation one alone keeps a core busy.
+/// The number of clients that attack at the same time. Without optimisation, one alone keeps a core
+/// busy.
 const CLIENTS: usize = if cfg!(debug_assertions) { 1 } else { 4 };
 
-/// How long a task may hold its worker.
+/// The longest time for which a task may hold its worker.
 const HOLD: Duration = Duration::from_millis(if cfg!(debug_assertions) { 40 } else { 10 });
 
-/// The same for writing one event that is as large, and as slow to write, as any.
+/// The same while one event is encoded that is as large, and as slow to encode, as any.
 const HOLD_FOR_ONE: Duration = Duration::from_millis(if cfg!(debug_assertions) { 70 } else { 10 });
 
-/// Events of the largest batch.
+/// The number of events in the largest batch.
 const EVENTS: usize = 10_000;
 
-/// Does something again and again, for some clients at the same time, until the attack is over.
+/// Runs the attack of some clients again and again, until [`ATTACK`] is over.
 async fn again_and_again<F: Future<Output = ()>>(mut attack: impl FnMut() -> F) {
     let until = Instant::now() + ATTACK;
     while Instant::now() < until {
         join_all((0..CLIENTS).map(|_| attack())).await;
-        tokio::time::sleep(BREATH).await; // The machine serves the clients, too.
+        tokio::time::sleep(BREATH).await; // The clients need the machine, too.
     }
 }
 
@@ -51,7 +52,7 @@ fn event(headers: usize, payload_bytes: usize) -> proto::NewEvent {
     }
 }
 
-/// An event that is a CloudEvent, with its attributes as headers.
+/// Returns an event that is a CloudEvent, with its attributes as headers.
 fn carried() -> proto::NewEvent {
     let attributes = [("id", "i"), ("source", "/s"), ("type", "t"), ("specversion", "1.0")];
     let more = [("x", "v"), ("y", "v")];
@@ -66,7 +67,7 @@ fn publish(topic: &str, events: &[proto::NewEvent], ephemeral: bool) -> proto::P
 }
 
 /// Goal: batches of many events, or of events with many headers, are decoded away from the workers,
-/// on every way in that gRPC has.
+/// by each publishing call of gRPC.
 #[tokio::test]
 async fn batches_of_many_events_and_headers_over_grpc_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -99,8 +100,8 @@ async fn batches_of_many_events_and_headers_over_grpc_hold_nobody_up() {
     assert_eq!(page["events"][0]["headers"].as_object().unwrap().len(), 36);
 }
 
-/// Goal: events are decoded one by one: a batch takes about the memory that it is sent in, and not
-/// what its headers take when all of them are texts of their own.
+/// Goal: events are decoded one by one, so a batch takes about the memory of its bytes, and not the
+/// memory that all of its headers would take as texts of their own.
 #[tokio::test]
 async fn batches_of_many_headers_take_little_more_memory_than_they_are_sent_in() {
     let directory = tempfile::tempdir().unwrap();
@@ -120,15 +121,14 @@ async fn batches_of_many_headers_take_little_more_memory_than_they_are_sent_in()
     drop(follower);
 }
 
-/// Fields that no message has, each of two bytes.
+/// Fields that no message of the broker has, each of two bytes.
 #[derive(Clone, PartialEq, Message)]
 struct UnknownFields {
     #[prost(uint32, repeated, packed = "false", tag = "15")]
     fields: Vec<u32>,
 }
 
-/// Goal: a message of millions of fields, or of one that is as large as any, is refused before it
-/// is decoded.
+/// Goal: a message of millions of fields, or with one huge field, is refused before it is decoded.
 #[tokio::test]
 async fn messages_of_millions_of_fields_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -163,7 +163,7 @@ async fn messages_of_millions_of_fields_hold_nobody_up() {
     assert_no_worker_was_held_for(HOLD, &process).await;
 }
 
-/// A batch in protobuf, of CloudEvents with an id and a payload.
+/// A batch of CloudEvents in protobuf, each with an id and a payload.
 #[derive(Clone, PartialEq, Message)]
 struct CloudEvents {
     #[prost(message, repeated, tag = "1")]
@@ -195,12 +195,12 @@ fn cloudevent(extensions: usize, data: Value) -> Value {
     event
 }
 
-/// A megabyte of JSON that is slow to read.
+/// Returns a megabyte of JSON that is slow to parse.
 fn nested() -> String {
     format!("[{}]", ["[[[[[[[[[[0]]]]]]]]]]"; 40_000].join(","))
 }
 
-/// Goal: batches of CloudEvents, and large ones, are read away from the workers.
+/// Goal: batches of CloudEvents, and large CloudEvents, are decoded away from the workers.
 #[tokio::test]
 async fn cloudevents_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -236,7 +236,7 @@ async fn cloudevents_hold_nobody_up() {
     assert_no_worker_was_held_for(HOLD, &process).await;
 }
 
-/// Goal: a message of a WebSocket is read away from the workers, whatever makes it a lot of work.
+/// Goal: a message of a WebSocket is decoded away from the workers, whatever makes it expensive.
 #[tokio::test]
 async fn messages_of_a_websocket_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -267,14 +267,14 @@ async fn messages_of_a_websocket_hold_nobody_up() {
     assert_no_worker_was_held_for(HOLD, &process).await;
 }
 
-/// Goal: long lines of NDJSON are read away from the workers, and many short ones in steps.
+/// Goal: long lines of NDJSON are decoded away from the workers, and many short lines in steps.
 #[tokio::test]
 async fn lines_of_ndjson_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
     let process = Process::serve(directory.path(), &[]);
     let bystander = Bystander::start(process.address).await;
     let headers: Value = (0..36).map(|number| (format!("h{number}"), json!("v"))).collect();
-    let escapes = "\u{1}".repeat(340_000); // Each is six bytes of JSON.
+    let escapes = "\u{1}".repeat(340_000); // Each takes six bytes of JSON.
     let bodies = [
         vec![format!("{{\"data\":{}}}", nested()); 4],
         vec![json!({"content_type": "text/plain", "data": escapes}).to_string(); 4],
@@ -295,7 +295,7 @@ async fn lines_of_ndjson_hold_nobody_up() {
     assert_no_worker_was_held_for(HOLD, &process).await;
 }
 
-/// Goal: pages of history and of a state are encoded in steps, and are whole all the same.
+/// Goal: pages of history and of a state are encoded in steps, and are complete.
 #[tokio::test]
 async fn pages_over_grpc_hold_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -342,8 +342,8 @@ async fn pages_over_grpc_hold_nobody_up() {
     assert_no_worker_was_held_for(HOLD, &process).await;
 }
 
-/// Goal: events that are a lot of work to write, each as large as there may be, are written one by
-/// one, with a rest between them, in every form that readers get.
+/// Goal: the largest events that are expensive to encode are encoded one by one, with a pause
+/// between them, in every form that readers get.
 #[tokio::test]
 async fn large_events_hold_nobody_up_when_they_are_read() {
     let directory = tempfile::tempdir().unwrap();

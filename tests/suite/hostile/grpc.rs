@@ -1,4 +1,4 @@
-//! Bodies over gRPC that are no messages: wrong lengths, flags that nobody agreed on.
+//! gRPC bodies that are not messages: wrong lengths, and flags that were not agreed on.
 
 use std::net::SocketAddr;
 
@@ -12,12 +12,12 @@ use crate::common::{Process, get, post, send_h2c, to};
 
 const EVENTS: &str = "/v1/topics/a/events";
 
-// Codes. Source: gRPC, status codes.
+// Status codes. Source: gRPC, status codes.
 const OK: &str = "0";
 const INVALID_ARGUMENT: &str = "3";
 const INTERNAL: &str = "13";
 
-/// The status of a `Publish` with this body.
+/// Calls `Publish` with this body, and returns its status.
 async fn status(address: SocketAddr, body: Vec<u8>) -> String {
     let request = to(address, "POST", "/leftoff.v1.PublisherService/Publish")
         .header("content-type", "application/grpc")
@@ -28,12 +28,12 @@ async fn status(address: SocketAddr, body: Vec<u8>) -> String {
     told.expect("every call ends with a status").to_str().unwrap().to_owned()
 }
 
-/// A message with its flag, and the length that it says it has.
+/// Returns a message with its flag and the length that it claims.
 fn framed(flag: u8, length: u32, message: &[u8]) -> Vec<u8> {
     [&[flag], &length.to_be_bytes()[..], message].concat()
 }
 
-/// Goal: a body that is no message fails its own call, and nothing else.
+/// Goal: a body that is not a message fails its own call, and nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_is_no_message_fails_its_call_with_a_status() {
     let directory = tempfile::tempdir().unwrap();

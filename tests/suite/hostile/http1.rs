@@ -1,4 +1,4 @@
-//! HTTP/1.1 that two programs may read in two ways, and names of topics that look like paths.
+//! HTTP/1.1 that two programs may read in two ways, and topic names that look like paths.
 
 use std::net::SocketAddr;
 
@@ -12,11 +12,11 @@ use crate::common::{Process, get, post, soon};
 
 const EVENTS: &str = "/v1/topics/a/events";
 
-/// The statuses of all answers to `bytes`, up to the end of the connection.
+/// Sends `bytes`, and returns the statuses of all answers up to the end of the connection.
 async fn statuses(address: SocketAddr, bytes: &str, chance: &Chance) -> Vec<u16> {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.set_nodelay(true).unwrap();
-    // The broker may have closed before all is sent; what it said is still there.
+    // The broker may close the connection before all is sent; its answers can still be read.
     let _closed = soon(chance.send(&mut socket, bytes.as_bytes())).await;
     let mut answers = Vec::new();
     let _reset = soon(socket.read_to_end(&mut answers)).await;
@@ -25,8 +25,8 @@ async fn statuses(address: SocketAddr, bytes: &str, chance: &Chance) -> Vec<u16>
     starts.filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok()).collect()
 }
 
-/// Requests with a body of two bytes, and what each is answered with. The headers of each are those
-/// named, and a `Host` and `Connection: close`.
+/// Requests with the status of each answer. Each request has the listed headers, a `Host` and
+/// `Connection: close`.
 const BODIES: [(&str, &str, &str, u16); 25] = [
     ("two lengths", "Content-Length: 1\r\nContent-Length: 2\r\n", "xx", 400),
     ("a list of lengths", "Content-Length: 2, 2\r\n", "xx", 400),
@@ -51,7 +51,8 @@ const BODIES: [(&str, &str, &str, u16); 25] = [
     ("chunks with bare LF", "Transfer-Encoding: chunked\r\n", "2\nxx\n0\n\n", 400),
     ("a chunk that is too long", "Transfer-Encoding: chunked\r\n", "2\r\nxxxx0\r\n\r\n", 400),
     ("an extension", "Transfer-Encoding: chunked\r\n", "2;a=b\r\nxx\r\n0\r\n\r\n", 201),
-    // What follows is no request: the chunks are the body, and the length is not looked at.
+    // The bytes after the chunks are not a request: the chunks are the body, and the length is
+    // ignored.
     (
         "a length and chunks",
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -66,7 +67,7 @@ const BODIES: [(&str, &str, &str, u16); 25] = [
     ("an ordinary one", "Content-Length: 2\r\n", "xx", 201),
 ];
 
-/// Paths, and what each is answered with.
+/// Paths with the status of each answer.
 const PATHS: [(&str, u16); 9] = [
     ("/v1/topics/../../etc/passwd/events", 404),
     ("/v1/topics/..%2f..%2fetc%2fpasswd/events", 400),
@@ -79,7 +80,7 @@ const PATHS: [(&str, u16); 9] = [
     ("//v1/topics/a/events", 404),
 ];
 
-/// Goal: no request is taken for two, and no name leads out of the topics.
+/// Goal: one request is never taken for two, and no topic name leads out of the topics.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_be_read_in_two_ways_is_refused_or_read_in_one() {
     let directory = tempfile::tempdir().unwrap();
@@ -105,14 +106,14 @@ async fn what_can_be_read_in_two_ways_is_refused_or_read_in_one() {
     bystander.assert_unhurt(all).await;
     drop(bystander);
     before.assert_restored(&process).await;
-    // A slash in a name is a part of the name.
+    // An encoded slash is part of the name.
     let slash = "/v1/topics/b%2Fc/events";
     assert_eq!(post(address, slash, "x").await.status, StatusCode::CREATED);
     assert_eq!(get(address, slash).await.status, StatusCode::OK);
     assert_eq!(get(address, "/v1/topics/b/c/events").await.status, StatusCode::NOT_FOUND);
 }
 
-/// Goal: who asks whether to send a body is told to, and then the body is taken.
+/// Goal: a client that asks before it sends its body is told to send it, and the body is read.
 #[tokio::test]
 async fn a_client_that_waits_to_send_its_body_is_told_to() {
     let directory = tempfile::tempdir().unwrap();

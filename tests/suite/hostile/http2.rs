@@ -1,8 +1,9 @@
-//! HTTP/2 that breaks its rules, frame by frame, and floods of frames that keep them.
+//! HTTP/2 frames that break the rules of the protocol, one by one, and floods of frames that keep
+//! them.
 //!
-//! The table stands in for h2spec, and is not it: its cases are those of RFC 9113 and RFC 7541 that
-//! h2spec's sections name, written anew. Where the RFC names a code for the end of a connection,
-//! PROTOCOL_ERROR is taken as well, which is what the library says of most of them.
+//! The table covers the same rules as h2spec, but is not h2spec: its cases are those of RFC 9113
+//! and RFC 7541 that h2spec's sections name, written anew. Where the RFC names a code for the end
+//! of a connection, PROTOCOL_ERROR is accepted as well, which the library sends in most cases.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,10 +18,10 @@ use crate::common::{Process, get, post, soon};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const EVENTS: &str = "/v1/topics/a/events";
-/// A read that is not answered before the test is over.
+/// A long poll that is not answered before the test ends.
 const WAIT: &str = "/v1/topics/a/events?from=latest&wait=20s";
 
-// Kinds of frames, and flags. Source: RFC 9113, 6.
+// Kinds of frames, and their flags. Source: RFC 9113, 6.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
@@ -36,7 +37,7 @@ const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const WITH_PRIORITY: u8 = 0x20;
 
-// Codes. Source: RFC 9113, 7.
+// Error codes. Source: RFC 9113, 7.
 const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
@@ -44,16 +45,16 @@ const FRAME_SIZE_ERROR: u32 = 6;
 const REFUSED_STREAM: u32 = 7;
 const COMPRESSION_ERROR: u32 = 9;
 
-/// What the frames of a case come to.
+/// The outcome of a case.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
-    /// The connection ends, with GOAWAY and this code, or PROTOCOL_ERROR.
+    /// The connection ends with GOAWAY and this code, or PROTOCOL_ERROR.
     Ends(u32),
-    /// One stream ends, with this code, and the connection goes on.
+    /// One stream ends with this code, and the connection goes on.
     Resets(u32),
     /// Nothing ends.
     GoesOn,
-    /// The connection ends, and nothing is said.
+    /// The connection is closed without GOAWAY.
     Closes,
 }
 use Outcome::{Closes, Ends, GoesOn, Resets};
@@ -67,7 +68,7 @@ fn setting(id: u16, value: u32) -> Vec<u8> {
     frame(SETTINGS, 0, 0, &[&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
 }
 
-/// A header with the name of this index in the static table, and one with a name of its own.
+/// Returns a header with a name from the static table, at `index`.
 fn indexed(index: u8, value: &str) -> Vec<u8> {
     let name = if index < 15 { vec![index] } else { vec![15, index - 15] };
     [&name, &[value.len() as u8][..], value.as_bytes()].concat()
@@ -78,7 +79,7 @@ fn header(name: &str, value: &str) -> Vec<u8> {
     [&name_bytes[..], name.as_bytes(), &value_bytes, value.as_bytes()].concat()
 }
 
-/// The head of a request: `method` is 2 for GET, 3 for POST.
+/// Returns the head of a request: `method` is 2 for GET and 3 for POST.
 fn head(address: SocketAddr, method: u8, path: &str, more: &[Vec<u8>]) -> Vec<u8> {
     let scheme = vec![0x80 | method, 0x86];
     [&[scheme, indexed(4, path), indexed(1, &address.to_string())], more].concat().concat()
@@ -86,7 +87,7 @@ fn head(address: SocketAddr, method: u8, path: &str, more: &[Vec<u8>]) -> Vec<u8
 
 type Case = (&'static str, Outcome, Vec<Vec<u8>>);
 
-/// Frames of a wrong kind, length, or place.
+/// Returns cases of frames with a wrong kind, length or place.
 fn frames(address: SocketAddr) -> Vec<Case> {
     let get = || frame(HEADERS, 5, 1, &head(address, 2, WAIT, &[]));
     let post = || frame(HEADERS, END_HEADERS, 1, &head(address, 3, EVENTS, &[]));
@@ -199,7 +200,7 @@ fn frames(address: SocketAddr) -> Vec<Case> {
     ]
 }
 
-/// Heads that no request may have.
+/// Returns cases of heads that no request may have.
 fn heads(address: SocketAddr) -> Vec<Case> {
     let request = |block: Vec<u8>| vec![frame(HEADERS, END_STREAM | END_HEADERS, 1, &block)];
     let with = |name, value| request(head(address, 2, WAIT, &[header(name, value)]));
@@ -266,13 +267,13 @@ fn heads(address: SocketAddr) -> Vec<Case> {
     ]
 }
 
-/// Sends `bytes`, and a PING after them, and sees what comes of it.
+/// Sends `bytes` and then a PING, and returns the outcome.
 async fn outcome(address: SocketAddr, bytes: &[u8], chance: &Chance) -> Outcome {
     let socket = TcpStream::connect(address).await.unwrap();
     socket.set_nodelay(true).unwrap();
     let (mut read, mut write) = socket.into_split();
     let ping = frame(PING, 0, 0, b"are you?");
-    // The broker may have closed before all is sent; what it said is still there.
+    // The broker may close the connection before all is sent; its answers can still be read.
     let sent = [bytes, &ping].concat();
     let _closed = soon(chance.send(&mut write, &sent)).await;
     let (mut gone, mut reset, mut answered) = (None, None, false);
@@ -289,7 +290,8 @@ async fn outcome(address: SocketAddr, bytes: &[u8], chance: &Chance) -> Outcome 
             RST_STREAM => reset = Some(code(0)),
             PING if flags == 1 && payload == b"are you?" && !answered => {
                 answered = true;
-                // What was to come of the frames may come after this one: a second one tells.
+                // The outcome may arrive after this answer. A second PING is answered after the
+                // outcome.
                 let again = frame(PING, 0, 0, b"and now?");
                 let _closed = soon(write.write_all(&again)).await;
             }
@@ -302,8 +304,8 @@ async fn outcome(address: SocketAddr, bytes: &[u8], chance: &Chance) -> Outcome 
     gone.map_or(Closes, Ends)
 }
 
-/// Goal: whatever breaks a rule of HTTP/2 ends the stream or the connection, with a code, and
-/// nothing else; others are served as before.
+/// Goal: a broken rule of HTTP/2 ends its stream or its connection, with a code, and nothing else;
+/// other clients are served as before.
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_that_break_the_rules_of_http2_end_their_stream_or_their_connection() {
     let directory = tempfile::tempdir().unwrap();
@@ -330,12 +332,12 @@ async fn frames_that_break_the_rules_of_http2_end_their_stream_or_their_connecti
         .collect();
     let flood = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &too_many].concat();
     let found = outcome(address, &flood, &chance).await;
-    assert_eq!(found, Resets(REFUSED_STREAM), "5.1.2: more streams than there may be");
+    assert_eq!(found, Resets(REFUSED_STREAM), "5.1.2: more streams than the limit");
     drop(bystander);
     before.assert_restored(&process).await;
 }
 
-/// Sends `bytes` again and again, and reads nothing, until the broker ends it or all is sent.
+/// Sends `more` again and again, and reads nothing, until the broker closes or all is sent.
 async fn flood(address: SocketAddr, beginning: Vec<u8>, mut more: impl FnMut(u32) -> Vec<u8>) {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let beginning = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &beginning].concat();
@@ -346,11 +348,11 @@ async fn flood(address: SocketAddr, beginning: Vec<u8>, mut more: impl FnMut(u32
         }
         std::io::Result::Ok(())
     };
-    // One that is not read any more is waited for no longer than this.
+    // A sender that the broker no longer reads from gives up after this time.
     let _ended_or_sent = tokio::time::timeout(Duration::from_secs(2), sent).await;
 }
 
-/// Goal: floods that cost their sender little cost the broker little, and others nothing.
+/// Goal: floods that are cheap for their sender are cheap for the broker, and do not affect others.
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_of_frames_hold_nobody_up_and_take_little_memory() {
     let directory = tempfile::tempdir().unwrap();
@@ -364,7 +366,7 @@ async fn floods_of_frames_hold_nobody_up_and_take_little_memory() {
         let request = frame(HEADERS, 5, stream, &head(address, 2, WAIT, &[]));
         [request, frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
     };
-    // A header of 4,000 bytes goes into the table once, and each byte after it is one more of it.
+    // A header of 4,000 bytes enters the table once, and each byte after it repeats the header.
     let large = [&[0x40, 1, b'a', 127, 0xa1, 30][..], &[b'x'; 4_000], &[0xbe; 12_000]].concat();
     let bomb = |n: u32| {
         let block = head(address, 2, WAIT, std::slice::from_ref(&large));

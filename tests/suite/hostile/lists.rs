@@ -1,5 +1,5 @@
-//! Long lists: of topics, members and connections. Whoever asks for them holds nobody up, and gets
-//! each entry once.
+//! Long lists of topics, members and connections: a client that asks for them does not slow others
+//! down, and gets each entry once.
 
 use std::net::SocketAddr;
 
@@ -13,20 +13,20 @@ use super::patterns::MAX_CLIENT_BYTES;
 use crate::common::{Answer, Process, Sse, get, grpc, send, send_h2c, to};
 use crate::websocket::Client;
 
-/// A list, over HTTP/1.1 and over HTTP/2.
+/// Returns a list, read over HTTP/1.1 and over HTTP/2.
 async fn listed(address: SocketAddr, path: &str, name: &str) -> [Vec<Value>; 2] {
     let request = || to(address, "GET", path);
     let entries = |answer: Answer| {
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.header("content-type"), "application/json");
         let length = answer.headers.get("content-length");
-        assert_eq!(length, None, "nobody knows it, for the list is written a piece at a time");
+        assert_eq!(length, None, "a list is written in pieces, so it has no length");
         answer.json()[name].as_array().unwrap().clone()
     };
     [entries(send(request(), "").await), entries(send_h2c(request(), "").await)]
 }
 
-/// Goal: thousands of topics are listed in small steps, each once and in order, on each protocol.
+/// Goal: thousands of topics are listed in small steps, each once and in order, over each protocol.
 #[tokio::test]
 async fn a_list_of_thousands_of_topics_holds_nobody_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -59,7 +59,7 @@ async fn a_list_of_thousands_of_topics_holds_nobody_up() {
     assert_nobody_held_a_worker(&process).await;
 }
 
-/// Goal: members of whom much is told are listed in small steps, each once and in order.
+/// Goal: members with much info are listed in small steps, each once and in order.
 #[tokio::test]
 async fn a_list_of_thousands_of_members_holds_nobody_up() {
     const MEMBERS: usize = 2_000;
@@ -74,7 +74,7 @@ async fn a_list_of_thousands_of_members_holds_nobody_up() {
                 .say(json!({
                     "type": "subscribe", "subscription": number.to_string(), "topic": "room",
                     "member": {"id": format!("m{number:04}"), "info": info},
-                    "filter": {"types": ["none"]}, // Who else comes is not for it.
+                    "filter": {"types": ["none"]}, // No messages about other members.
                 }))
                 .await;
         }
@@ -107,7 +107,7 @@ async fn a_list_of_thousands_of_members_holds_nobody_up() {
     assert_nobody_held_a_worker(&process).await;
 }
 
-/// Goal: connections are listed in small steps, each once, also one that follows very much.
+/// Goal: connections are listed in small steps, each once, also one that follows very many topics.
 #[tokio::test]
 async fn a_list_of_connections_that_follow_very_much_holds_nobody_up() {
     const SUBSCRIPTIONS: usize = 100;
@@ -134,7 +134,7 @@ async fn a_list_of_connections_that_follow_very_much_holds_nobody_up() {
     let attack = async || {
         for connections in listed(address, "/v1/connections?limit=10000", "connections").await {
             let ids: Vec<_> = connections.iter().map(|one| one["id"].as_u64().unwrap()).collect();
-            assert!(ids.is_sorted_by(|one, other| one < other), "each once: {ids:?}");
+            assert!(ids.is_sorted_by(|one, other| one < other), "listed twice: {ids:?}");
             let streams = |one: &Value| one["streams"].as_array().unwrap().clone();
             let all: Vec<Value> = connections.iter().flat_map(streams).collect();
             let of = |kind: &str| all.iter().filter(|one| one["protocol"] == kind).count();

@@ -1,5 +1,5 @@
-//! Clients that have the broker keep things for them: all of it stays within the memory for
-//! clients, and nobody else is refused.
+//! Clients that make the broker hold memory for them: all of it stays within the memory for
+//! clients, and no other client is refused.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,31 +24,31 @@ use crate::common::{Process, Server, get, name, post, send, soon, text, to};
 /// The memory for clients, in MiB.
 const BUDGET_MIB: u64 = 64;
 
-/// What the broker may take besides, above what it took before: buffers of connections, blocks that
-/// are read, and what the allocator keeps, in MiB.
+/// The memory that the broker may take in addition, in MiB: buffers of connections, blocks that are
+/// read, and memory that the allocator keeps.
 const BESIDES_MIB: u64 = 64;
 
-/// How long everything goes on.
+/// The duration of all attacks together.
 const ATTACK: Duration = Duration::from_secs(8);
 
-/// How long each way goes on alone.
+/// The duration of each attack alone.
 const ALONE: Duration = Duration::from_secs(2);
 
-/// What others wait at most beside one of them: some are hundreds of megabytes that come or are
-/// made within a second, for thousands of clients, on the cores that the attackers have, too.
+/// The longest delay of others beside one attack. Some attacks move or create hundreds of megabytes
+/// within a second, for thousands of clients, on the cores that the attackers use, too.
 const SLOW: Duration = Duration::from_millis(if cfg!(debug_assertions) { 5_000 } else { 500 });
 
-/// Events of the topic that is read, and keys of the one whose state is.
+/// The number of events in the topic that is read, and of keys in the topic whose state is read.
 const EVENTS: usize = 40_000;
 const KEYS: usize = 40_000;
 
-/// A broker with [`BUDGET_MIB`] for its clients.
+/// Starts a broker with [`BUDGET_MIB`] for its clients.
 fn bounded(directory: &Path) -> Process {
     let bound = format!("server.max_client_bytes={}", BUDGET_MIB << 20);
     Process::serve(directory, &["--set", &bound])
 }
 
-/// Publishes so many events of 256 bytes, each with a key of its own.
+/// Publishes `count` events of about 256 bytes, each with a key of its own.
 async fn fill(address: SocketAddr, topic: &str, count: usize) {
     let path = format!("/v1/topics/{topic}/events");
     let payload = "x".repeat(220);
@@ -61,10 +61,10 @@ async fn fill(address: SocketAddr, topic: &str, count: usize) {
     }
 }
 
-/// Attackers, each of which holds its connections for as long as it is held.
+/// Tasks of attackers, each of which keeps its connections open until the set is dropped.
 type Attackers = JoinSet<()>;
 
-/// Sends `head` on so many connections, and reads nothing.
+/// Sends `head` on `count` connections, and reads nothing.
 fn unread(attackers: &mut Attackers, address: SocketAddr, count: usize, head: String) {
     for _ in 0..count {
         let head = head.clone();
@@ -76,7 +76,8 @@ fn unread(attackers: &mut Attackers, address: SocketAddr, count: usize, head: St
     }
 }
 
-/// Asks so often for `path` on each of so many connections of HTTP/2 that let a byte through.
+/// Sends `streams` requests on each of `connections` HTTP/2 connections, whose streams have a
+/// window of one byte.
 fn unread_streams(
     attackers: &mut Attackers,
     address: SocketAddr,
@@ -117,7 +118,7 @@ fn websocket_head() -> String {
         .to_owned()
 }
 
-/// A frame of a client, masked with zeroes.
+/// Returns a client's frame, masked with zeros.
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode, 0xff];
     frame.extend_from_slice(&(payload.len() as u64).to_be_bytes());
@@ -126,7 +127,7 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Sends frames on so many WebSockets, again and again if that is wanted, and reads nothing.
+/// Sends frames on `count` WebSockets, repeatedly if `again`, and reads nothing.
 fn unread_messages(
     attackers: &mut Attackers,
     address: SocketAddr,
@@ -165,13 +166,13 @@ fn get_of(path: &'static str) -> impl Fn() -> hyper::Request<Full<Bytes>> + Send
     move || hyper::Request::get(format!("http://127.0.0.1{path}")).body(Full::default()).unwrap()
 }
 
-/// One way to have the broker keep much: its name, and what begins it.
+/// A way to make the broker hold much memory: its name, and a function that begins it.
 type Way = (&'static str, fn(&mut Attackers, SocketAddr));
 
 const PAGES: &str = "/v1/topics/a/events?limit=10000";
 const STATE: &str = "/v1/topics/k/state?limit=10000";
 
-/// All of them.
+/// All ways.
 const WAYS: [Way; 11] = [
     ("pages through windows of a byte", |attackers, address| {
         unread_streams(attackers, address, (20, 200), get_of(PAGES));
@@ -232,7 +233,7 @@ fn many_patterns(number: usize) -> String {
     )
 }
 
-/// Goal: one number bounds what all clients together have the broker keep, whatever it is.
+/// Goal: one setting bounds the memory that the broker holds for all clients together, in all ways.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
     let directory = tempfile::tempdir().unwrap();
@@ -241,7 +242,7 @@ async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
     fill(address, "a", EVENTS).await;
     fill(address, "k", KEYS).await;
     let bystander = Bystander::start(address).await;
-    tokio::time::sleep(Duration::from_secs(1)).await; // For the bystander alone.
+    tokio::time::sleep(Duration::from_secs(1)).await; // Without an attack.
     let before = bystander.report().await;
     let (open, peak) = (Open::now(&process).await, peak_mib(process.id()));
     let mut attackers = Attackers::new();
@@ -251,7 +252,7 @@ async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
             ways.into_iter().for_each(|(_, begin)| begin(&mut attackers, address));
             let started = Instant::now();
             while started.elapsed() < ATTACK {
-                // Newcomers are served.
+                // The broker serves new clients.
                 let answer = soon(post(address, "/v1/topics/n/events", "x")).await;
                 assert_eq!(answer.status, 201, "{}", text(&answer.body));
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -267,7 +268,7 @@ async fn what_clients_have_kept_for_them_stays_within_the_memory_for_clients() {
     assert_nobody_held_a_worker(&process).await;
 }
 
-/// Goal: whatever a client has kept for it, nobody else fails, or waits for long.
+/// Goal: whatever the broker holds for one client, no other client fails or waits for long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_way_to_have_much_kept_holds_others_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -291,7 +292,7 @@ async fn no_way_to_have_much_kept_holds_others_up() {
     assert_nobody_held_a_worker(&process).await;
 }
 
-/// Goal: who sends bodies that never end takes no room from whoever sends small ones.
+/// Goal: clients that send bodies without an end take no memory from clients that send small ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_that_never_end_leave_room_for_the_publishes_of_others() {
     let directory = tempfile::tempdir().unwrap();
@@ -303,13 +304,13 @@ async fn bodies_that_never_end_leave_room_for_the_publishes_of_others() {
     let ((), report) = bystander
         .beside(async {
             unread(&mut attackers, process.address, 99, body);
-            tokio::time::sleep(Duration::from_secs(3)).await; // For the bystander's publishes.
+            tokio::time::sleep(Duration::from_secs(3)).await; // The bystander publishes meanwhile.
         })
         .await;
     assert!(report.failures.is_empty() && report.events > 100, "{report}");
 }
 
-/// Goal: a head that is too long is answered, and nothing of it is kept.
+/// Goal: a head that is too long is answered with a status.
 #[tokio::test]
 async fn a_head_that_is_too_long_is_refused_with_a_status() {
     let mut config = Config::default();
@@ -320,7 +321,7 @@ async fn a_head_that_is_too_long_is_refused_with_a_status() {
     assert_eq!(send(padded(17_000), "").await.status, 431);
 }
 
-/// Every event of a topic by pages of as many as there may be, and how many pages these were.
+/// Returns the keys of all events of a topic, read in the longest pages, and the number of pages.
 async fn by_pages(
     address: SocketAddr,
     path: &str,
@@ -343,8 +344,8 @@ async fn by_pages(
     }
 }
 
-/// Goal: a page is read as it is sent, and says at its end where it ends; with little memory for
-/// clients there are more pages, with the same events.
+/// Goal: a page is read while it is sent, and its end says where the next one begins. With little
+/// memory for clients there are more pages, with the same events.
 #[tokio::test]
 async fn where_there_is_little_room_pages_are_shorter_and_nothing_is_missing() {
     const COUNT: usize = 5_000;

@@ -1,5 +1,5 @@
-//! Clients that mean harm: whatever they do, the others are served, and all is as before when they
-//! are gone. From loopback, against the real binary.
+//! Attackers: whatever they do, other clients are served, and when the attackers are gone, all is
+//! as before. They run on loopback, against the real binary.
 
 mod bystander;
 mod connections;
@@ -25,11 +25,11 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::common::{Process, get, seed, text};
 
-/// Most pieces that something is sent in.
+/// The largest number of pieces in which bytes are sent.
 const MAX_PIECES: usize = 5;
 
-/// What chance decides about an attack, with a seed that is told: the order of its parts, and where
-/// what is sent is cut.
+/// The random parts of an attack, from a seed that is printed: the order of its steps, and the
+/// places at which its bytes are cut.
 #[derive(Debug)]
 struct Chance(Mutex<StdRng>);
 
@@ -38,14 +38,14 @@ impl Chance {
         Self(Mutex::new(StdRng::seed_from_u64(seed())))
     }
 
-    /// The parts of an attack in any order.
+    /// Returns the parts of an attack in random order.
     fn shuffled<T>(&self, parts: impl IntoIterator<Item = T>) -> Vec<T> {
         let mut parts: Vec<T> = parts.into_iter().collect();
         parts.shuffle(&mut *self.0.lock().unwrap());
         parts
     }
 
-    /// Sends bytes in pieces: for the broker it must not matter how they come.
+    /// Sends bytes in pieces, because the way in which they arrive must not matter to the broker.
     async fn send(
         &self,
         socket: &mut (impl AsyncWrite + Unpin),
@@ -63,43 +63,44 @@ impl Chance {
     }
 }
 
-/// Descriptors that a process has open.
+/// Returns the number of descriptors that a process has open.
 fn descriptors(id: u32) -> usize {
     std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count()
 }
 
-/// The most memory that a process has had so far, in KiB. Source: proc(5).
+/// Returns the most memory that a process has had so far, in KiB. Source: proc(5).
 fn peak_kib(id: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     peak.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// The same in MiB.
+/// Returns the same in MiB.
 fn peak_mib(id: u32) -> u64 {
     peak_kib(id) >> 10
 }
 
-/// Processor time that a process has used so far.
+/// Returns the processor time that a process has used so far.
 fn processor_time(id: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    // After the name: the 12th and the 13th are the times of user and system, in ticks.
+    // After the name, the 12th and the 13th fields are the user time and the system time, in ticks.
     let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
     Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
 }
 
-/// What a broker has open: descriptors, and tasks of its runtime.
+/// The resources that a broker holds: descriptors, and tasks of its runtime.
 #[derive(Debug, Clone, Copy)]
 struct Open {
     descriptors: usize,
     tasks: usize,
 }
 
-/// What may be open besides: a bystander's connections come and go, and so do those that look.
+/// The number that may be open in addition: a bystander's connections, and those of these checks,
+/// come and go.
 const BESIDES: usize = 8;
 
-/// How soon after an attack all is back to where it was.
+/// The longest time after an attack until its resources are free.
 const BACK: Duration = Duration::from_secs(if cfg!(debug_assertions) { 15 } else { 5 });
 
 impl Open {
@@ -109,11 +110,11 @@ impl Open {
         Self { descriptors: descriptors(process.id()), tasks: tasks.unwrap().parse().unwrap() }
     }
 
-    /// Goal: when the attackers are gone, so is what was opened for them.
+    /// Goal: the resources that were opened for attackers are free when the attackers are gone.
     ///
     /// # Panics
     ///
-    /// More is open than there was, for longer than [`BACK`].
+    /// If more is open than before, for longer than [`BACK`].
     async fn assert_restored(self, process: &Process) {
         let started = Instant::now();
         loop {

@@ -1,5 +1,5 @@
-//! Readers of thousands of patterns: however many come and go at the same time, they hold nobody
-//! up, and nothing is left of them.
+//! Readers with thousands of patterns: however many come and go at once, they do not slow others
+//! down, and they leave nothing behind.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,16 +13,17 @@ use super::peak_kib;
 use crate::common::{PATIENCE, Process, Sse, get, grpc, post, send, soon, text, to};
 use crate::websocket::Client;
 
-/// Patterns of one reader: as many as there may be.
+/// The number of patterns of one reader: the largest that is allowed.
 const PATTERNS: usize = 1_024;
 
-/// Readers of one connection. Without optimisation everything takes ten times as long.
+/// The number of readers on one connection. Without optimisation, everything takes ten times as
+/// long.
 const READERS: usize = if cfg!(debug_assertions) { 128 } else { 256 };
 
-/// Memory for all of these readers on one connection.
+/// A setting with enough memory for all of these readers on one connection.
 pub(super) const MAX_CLIENT_BYTES: &str = "server.max_client_bytes=2147483648";
 
-/// How many follow a topic, as a publisher is told.
+/// Returns the number of followers of a topic, as a publisher gets it.
 async fn receivers(address: SocketAddr, topic: &str) -> u64 {
     let path = format!("/v1/topics/{topic}/events?ephemeral=true");
     post(address, &path, "x").await.json()["receivers"].as_u64().unwrap()
@@ -33,14 +34,15 @@ async fn members(address: SocketAddr, topic: &str) -> usize {
     listed["members"].as_array().unwrap().len()
 }
 
-/// What all clients hold together, in bytes.
+/// Returns the memory that the broker counts for all clients together, in bytes.
 async fn client_bytes(address: SocketAddr) -> u64 {
     let metrics = text(&get(address, "/metrics").await.body);
     let line = metrics.lines().find_map(|line| line.strip_prefix("leftoff_client_bytes "));
     line.unwrap().parse().unwrap()
 }
 
-/// As [`client_bytes`], when they do not change any more: a body that was read counts for a moment.
+/// Returns [`client_bytes`] when they no longer change: a body counts for a moment after it is
+/// read.
 async fn settled_client_bytes(address: SocketAddr) -> u64 {
     let settled = async {
         let mut before = client_bytes(address).await;
@@ -53,10 +55,10 @@ async fn settled_client_bytes(address: SocketAddr) -> u64 {
             before = now;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), settled).await.expect("they settle")
+    tokio::time::timeout(Duration::from_secs(30), settled).await.expect("settled bytes")
 }
 
-/// Waits until nothing is known of readers that followed these topics.
+/// Waits until no reader of these topics is left, and the memory of all readers is given back.
 async fn until_nobody_follows(address: SocketAddr, topics: &[String]) {
     let gone = async {
         for topic in topics {
@@ -64,12 +66,12 @@ async fn until_nobody_follows(address: SocketAddr, topics: &[String]) {
                 tokio::task::yield_now().await;
             }
         }
-        // The bystander, and who asks, hold little.
+        // The bystander and these requests hold little memory.
         while client_bytes(address).await > 256 << 10 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, gone).await.expect("nothing is left of them");
+    tokio::time::timeout(PATIENCE, gone).await.expect("something is left of the readers");
 }
 
 fn subscribe(reader: usize, topics: Vec<String>) -> Value {
@@ -77,7 +79,8 @@ fn subscribe(reader: usize, topics: Vec<String>) -> Value {
 }
 
 /// Goal: hundreds of subscriptions to a thousand patterns each begin and end in small steps, also
-/// where their connection ends in the middle of that; each counts while it is there, and no longer.
+/// when their connection ends before all have begun. Each counts as memory until it has ended, and
+/// no longer.
 #[tokio::test]
 async fn a_connection_with_hundreds_of_thousands_of_patterns_comes_and_goes_and_nobody_waits() {
     let directory = tempfile::tempdir().unwrap();
@@ -108,8 +111,8 @@ async fn a_connection_with_hundreds_of_thousands_of_patterns_comes_and_goes_and_
     assert_nobody_held_a_worker(&process).await;
 }
 
-/// Goal: members of a thousand topics each come and go in small steps, also where their connection
-/// ends in the middle of that.
+/// Goal: members of a thousand topics each join and leave in small steps, also when their
+/// connection ends before all have joined.
 #[tokio::test]
 async fn members_of_a_thousand_topics_come_and_go_and_nobody_waits() {
     let directory = tempfile::tempdir().unwrap();
@@ -138,8 +141,8 @@ async fn members_of_a_thousand_topics_come_and_go_and_nobody_waits() {
     assert_nobody_held_a_worker(&process).await;
 }
 
-/// Goal: one reader with as many patterns as there may be, of as many tokens as fit, is no burden
-/// on any protocol, neither when it comes nor when it goes.
+/// Goal: one reader with the largest number of patterns, each of a hundred tokens, does not slow
+/// others down over any protocol, neither when it begins nor when it ends.
 #[tokio::test]
 async fn patterns_of_a_hundred_tokens_hold_nobody_up_on_any_protocol() {
     let directory = tempfile::tempdir().unwrap();
@@ -187,7 +190,7 @@ async fn patterns_of_a_hundred_tokens_hold_nobody_up_on_any_protocol() {
     assert_nobody_held_a_worker(&process).await;
 }
 
-/// Goal: patterns count for about as much memory as they take, however many tokens they have.
+/// Goal: patterns count as about the memory that they take, however many tokens they have.
 #[tokio::test]
 async fn patterns_count_for_the_memory_of_their_tokens() {
     for tokens in [1, 10, 100] {
@@ -213,7 +216,8 @@ async fn patterns_count_for_the_memory_of_their_tokens() {
     }
 }
 
-/// Goal: what is told of a member counts for each topic that it is present in, until it has left.
+/// Goal: a member's info counts as memory for each topic in which the member is present, until it
+/// leaves.
 #[tokio::test]
 async fn a_member_counts_in_each_of_its_topics() {
     let directory = tempfile::tempdir().unwrap();

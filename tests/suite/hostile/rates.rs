@@ -1,5 +1,5 @@
-//! Callers that ask for more than they may: they are told when to come back, and that is true;
-//! nothing of what is refused is done, and nobody else is refused anything.
+//! Callers that ask for more than their rates allow: each refusal says when to come back, the time
+//! is true, no refused request is done, and no other caller is refused.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -28,20 +28,21 @@ use crate::websocket::{Client as WebSocket, frame, raw, read_frame};
 
 const EVENTS: &str = "/v1/topics/a/events";
 
-/// Another caller than all the rest of the tests: the loopback device has many addresses.
+/// The address of another caller than the rest of the tests: the loopback device has many
+/// addresses.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// A broker with some of its settings.
+/// Starts a broker with some of its settings.
 fn serve(directory: &tempfile::TempDir, settings: &[&str]) -> Process {
     let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
     Process::serve(directory.path(), &arguments)
 }
 
-/// Three events at once, and one a second.
+/// Rates of three events at once, and one a second.
 const THREE: [&str; 3] =
     ["rates.publishes_per_second=1", "rates.burst_ms=3000", "limits.max_batch_events=3"];
 
-/// Sends a request from an address of one's choice.
+/// Sends a request from the address `local`.
 async fn send_from(
     local: Ipv4Addr,
     request: http::request::Builder,
@@ -57,12 +58,12 @@ async fn send_from(
     Answer { status: head.status, headers: head.headers, body, trailers }
 }
 
-/// The sequence of the last event of a topic.
+/// Returns the sequence of the last event of the topic `a`.
 async fn last_sequence(address: SocketAddr) -> u64 {
     get(address, "/v1/topics/a").await.json()["tail"].as_u64().unwrap() - 1
 }
 
-/// The time that a refusal tells, in milliseconds.
+/// Returns the time to wait that a refusal states, in milliseconds.
 #[track_caller]
 fn retry_after_ms(problem: &Value, rate: &str) -> u64 {
     assert_eq!(problem["type"], "urn:leftoff:problem:rate-limited", "{problem}");
@@ -70,13 +71,13 @@ fn retry_after_ms(problem: &Value, rate: &str) -> u64 {
     problem["retry_after_ms"].as_u64().unwrap()
 }
 
-/// Waits for as long as a caller was told.
+/// Waits for the time that a refusal stated.
 async fn wait_ms(told_ms: u64) {
     tokio::time::sleep(Duration::from_millis(told_ms)).await;
 }
 
-/// Goal: what is over a rate is refused with all that the caller needs, does nothing, and is taken
-/// once the caller comes back at the time it was told; another caller does not notice.
+/// Goal: a request over a rate is refused with all that its caller needs to know, and changes
+/// nothing. At the stated time it is accepted, and another caller is not affected.
 #[tokio::test]
 async fn what_is_over_a_rate_is_refused_with_the_time_to_come_back_which_is_true() {
     let directory = tempfile::tempdir().unwrap();
@@ -123,14 +124,14 @@ fn assert_exhausted(status: &Status) -> u64 {
     u64::try_from(delay.as_millis()).unwrap()
 }
 
-/// Goal: a publish counts as many as it has events, on whichever way it comes, and all of it is
-/// stored or nothing; what a stream has refused is answered in its place, and the stream goes on.
+/// Goal: a publish counts each of its events, over each protocol, and is stored whole or not at
+/// all. A refused request of a stream is answered in its turn, and the stream goes on.
 #[tokio::test]
 async fn every_way_to_publish_counts_its_events_and_is_refused_in_its_own_words() {
     let directory = tempfile::tempdir().unwrap();
     let process = serve(&directory, &THREE);
     let address = process.address;
-    // NDJSON: the lines before are stored, and the first that is not is named.
+    // NDJSON: the lines before the refused one are stored, and its line number is named.
     let lines = "{\"data\":1}\n".repeat(5);
     let request = to(address, "POST", EVENTS).header("content-type", "application/x-ndjson");
     let refused = send(request, lines).await;
@@ -138,13 +139,13 @@ async fn every_way_to_publish_counts_its_events_and_is_refused_in_its_own_words(
     let told_ms = retry_after_ms(&problem, "publishes");
     assert_eq!((&problem["stored_events"], &problem["line"]), (&json!(3), &json!(4)), "{problem}");
     assert_eq!(refused.header("retry-after"), told_ms.div_ceil(1_000).to_string());
-    // CloudEvents: all or none.
+    // CloudEvents: the whole batch is refused.
     let event = json!({"specversion": "1.0", "id": "1", "source": "/s", "type": "t"});
     let batch = json!([event, event]).to_string();
     let request = to(address, "POST", EVENTS);
     let request = request.header("content-type", "application/cloudevents-batch+json");
     retry_after_ms(&send(request, batch).await.json(), "publishes");
-    // gRPC: a call, and a stream, from whom nothing was heard before.
+    // gRPC, with a call and with a stream, over a new connection.
     let mut client = grpc(address).await;
     let publish = |count: usize, ephemeral| PublishRequest {
         topic: "a".to_owned(),
@@ -154,7 +155,7 @@ async fn every_way_to_publish_counts_its_events_and_is_refused_in_its_own_words(
     };
     assert_exhausted(&client.publish(publish(3, false)).await.unwrap_err());
     assert_exhausted(&client.publish(publish(3, true)).await.unwrap_err());
-    assert_eq!(last_sequence(address).await, 3, "nothing of it was written");
+    assert_eq!(last_sequence(address).await, 3, "a refused event was written");
     wait_ms(assert_exhausted(&client.publish(publish(3, false)).await.unwrap_err())).await;
     let (requests, sent) = tokio::sync::mpsc::channel(16);
     for count in [1, 3, 2] {
@@ -171,12 +172,12 @@ async fn every_way_to_publish_counts_its_events_and_is_refused_in_its_own_words(
     assert!(error.message.contains("the limit is 1 a second, and 3 at once"), "{error:?}");
     let types: Vec<&str> = error.details.iter().map(|any| any.type_url.as_str()).collect();
     assert!(types.contains(&"type.googleapis.com/google.rpc.RetryInfo"), "{types:?}");
-    assert!(matches!(next().await.outcome, Some(Outcome::Ack(_))), "2 of 2 are taken");
+    assert!(matches!(next().await.outcome, Some(Outcome::Ack(_))), "2 of 2 are refused");
     assert_eq!(last_sequence(address).await, 6);
 }
 
-/// Goal: a change that is refused is never answered as if it was done, though its client accepts a
-/// stream, in which others are told.
+/// Goal: a refused change is never answered with a stream and status 200, even if its client
+/// accepts an event stream, in which a refused reader is told.
 #[tokio::test]
 async fn a_change_that_is_refused_is_no_stream_for_whoever_accepts_streams() {
     let directory = tempfile::tempdir().unwrap();
@@ -189,18 +190,18 @@ async fn a_change_that_is_refused_is_no_stream_for_whoever_accepts_streams() {
             let answer = send(request, "x").await;
             match answer.status {
                 StatusCode::CREATED => stored += 1,
-                StatusCode::NOT_FOUND => {} // There was room for it again.
+                StatusCode::NOT_FOUND => {} // The rate allows it again.
                 _ => break answer,
             }
         };
         assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{method}");
         wait_ms(retry_after_ms(&refused.json(), "requests")).await;
     }
-    assert_eq!(last_sequence(address).await, stored, "what was refused is not stored");
+    assert_eq!(last_sequence(address).await, stored, "a refused event is stored");
 }
 
-/// Goal: a client that slows down when it is told stays; one that goes on all the same is ended, on
-/// a WebSocket with 4029, and on a stream with a status.
+/// Goal: a client that slows down when it is refused stays connected. A client that does not is
+/// disconnected: a WebSocket with code 4029, a gRPC stream with a status.
 #[tokio::test]
 async fn a_client_that_goes_on_with_what_is_refused_is_ended() {
     let directory = tempfile::tempdir().unwrap();
@@ -225,7 +226,7 @@ async fn a_client_that_goes_on_with_what_is_refused_is_ended() {
         );
         wait_ms(retry_after_ms(&refused["error"], "publishes")).await;
         client.say(publish(number)).await;
-        assert_eq!(client.hear().await["type"], "ack", "the time that was told is true");
+        assert_eq!(client.hear().await["type"], "ack", "the stated time is too short");
     }
     for number in 5..30 {
         client.say(publish(number)).await;
@@ -249,8 +250,8 @@ async fn a_client_that_goes_on_with_what_is_refused_is_ended() {
     assert!(status.message().contains("messages more were refused by a rate"), "{status:?}");
 }
 
-/// Checks that a stream is nothing but the refusal, with when to come back: a browser that is
-/// answered with anything but 200 never does.
+/// Checks that a stream holds nothing but the refusal, with the time to come back. A browser that
+/// gets a status other than 200 never comes back.
 async fn told_in_the_stream(stream: &mut Sse, rate: &str) {
     assert_eq!(stream.status, StatusCode::OK);
     let retry_after: u64 = stream.headers["retry-after"].to_str().unwrap().parse().unwrap();
@@ -307,8 +308,8 @@ async fn subscriptions_are_counted_on_every_way_to_follow() {
     assert_eq!(socket.find("subscribed").await["subscription"], "t");
 }
 
-/// Goal: requests of all kinds count, and so do bytes: of a body whose length is known before it
-/// is read, and of any other as it comes in.
+/// Goal: requests of all kinds count, and so do received bytes: by the stated length of a body
+/// before it is read, and otherwise as the bytes arrive.
 #[tokio::test]
 async fn requests_and_received_bytes_are_counted() {
     let directory = tempfile::tempdir().unwrap();
@@ -330,13 +331,13 @@ async fn requests_and_received_bytes_are_counted() {
     let process =
         serve(&directory, &[&small[..], &["rates.receive_bytes_per_second=1000"]].concat());
     let address = process.address;
-    // The largest request is always taken, if nothing was received before.
+    // The largest request is always accepted if nothing was received before it.
     let burst = 1_056_768;
     let body = vec![b'x'; 4_000];
     for _ in 0..burst / 4_000 {
         assert_eq!(post(address, EVENTS, body.clone()).await.status, StatusCode::CREATED);
     }
-    // Refused by what it says of its length alone: nothing of the body is there.
+    // This request is refused for its stated length alone: no byte of its body is sent.
     let mut socket = TcpStream::connect(address).await.unwrap();
     let head = format!("POST {EVENTS} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 4000\r\n\r\n");
     socket.write_all(head.as_bytes()).await.unwrap();
@@ -345,7 +346,7 @@ async fn requests_and_received_bytes_are_counted() {
     let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
     assert!(answer.contains(r#"ratelimit-policy: "bytes";q="#), "{answer}");
-    // A body of any length, a message of a stream, and one of a WebSocket.
+    // A body of unknown length, a message of a gRPC stream, and a message of a WebSocket.
     let stored = last_sequence(address).await;
     let request = to(address, "POST", EVENTS);
     let answer = send_chunked(request, &[vec![b'x'; 2_000], vec![b'x'; 2_000]]).await;
@@ -364,10 +365,10 @@ async fn requests_and_received_bytes_are_counted() {
     let data = "x".repeat(4_000);
     client.say(json!({"type": "publish", "topic": "a", "event": {"data": data}})).await;
     retry_after_ms(&client.hear().await["error"], "bytes");
-    assert_eq!(last_sequence(address).await, stored, "nothing of it was written");
+    assert_eq!(last_sequence(address).await, stored, "a refused event was written");
 }
 
-/// Goal: pings count as requests; a client that floods the broker with them is ended.
+/// Goal: pings count as requests, and a client that floods the broker with them is disconnected.
 #[tokio::test]
 async fn a_flood_of_pings_is_ended() {
     let directory = tempfile::tempdir().unwrap();
@@ -391,7 +392,7 @@ async fn a_flood_of_pings_is_ended() {
     assert!((4..12).contains(&pongs), "{pongs} pongs");
 }
 
-/// Sends a body without telling its length; the problem that is answered.
+/// Sends a body without stating its length, and returns the problem of the answer.
 async fn send_chunked(request: http::request::Builder, chunks: &[Vec<u8>]) -> Value {
     let frames = chunks.iter().map(|chunk| Ok::<_, std::io::Error>(chunk.clone().into()));
     let frames = frames.map(|chunk| chunk.map(hyper::body::Frame::data)).collect::<Vec<_>>();
@@ -404,7 +405,7 @@ async fn send_chunked(request: http::request::Builder, chunks: &[Vec<u8>]) -> Va
     serde_json::from_slice(&body).unwrap()
 }
 
-/// Everything that a connection says to what is sent to it, until its end.
+/// Returns all bytes that a connection answers to `sent`, until its end.
 async fn told(address: SocketAddr, sent: &[u8]) -> Vec<u8> {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(sent).await.unwrap();
@@ -413,8 +414,8 @@ async fn told(address: SocketAddr, sent: &[u8]) -> Vec<u8> {
     told
 }
 
-/// Goal: connections that come faster than they may are told so, in the words of the protocol that
-/// they speak, and leave nothing behind; those that are open, and others, do not notice.
+/// Goal: connections that come faster than the rate are refused in the protocol that they speak,
+/// and leave nothing behind. Open connections and other callers are not affected.
 #[tokio::test]
 async fn connections_that_come_too_often_are_refused_and_leave_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
@@ -422,14 +423,14 @@ async fn connections_that_come_too_often_are_refused_and_leave_nothing_behind() 
     let address = process.address;
     let request = format!("GET /healthz HTTP/1.1\r\nhost: {address}\r\n\r\n");
     let mut honest = TcpStream::connect(address).await.unwrap();
-    // It has its descriptor when it is answered, and not before.
+    // The broker counts this connection's descriptor once it has answered, and not before.
     honest.write_all(request.as_bytes()).await.unwrap();
     let mut whole = Vec::new();
     while !whole.ends_with(b"ok\n") {
         whole.push(soon(honest.read_u8()).await.unwrap());
     }
     let before = descriptors(process.id());
-    // Any number of them, until there is a refusal.
+    // Connects until a connection is refused.
     let started = Instant::now();
     let mut open = Vec::new();
     let refused = loop {
@@ -456,7 +457,7 @@ async fn connections_that_come_too_often_are_refused_and_leave_nothing_behind() 
     }
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
     let goodbye = loop {
-        // What was let in is pinged, or waits; what is refused is ended at once.
+        // An accepted connection is pinged, or waits; a refused one is closed at once.
         let mut socket = TcpStream::connect(address).await.unwrap();
         socket.write_all(preface).await.unwrap();
         let mut told = Vec::new();
@@ -467,7 +468,7 @@ async fn connections_that_come_too_often_are_refused_and_leave_nothing_behind() 
         open.push(socket);
         assert!(started.elapsed() < 2 * PATIENCE, "no connection is refused");
     };
-    // Settings, then a goodbye with ENHANCE_YOUR_CALM and the reason.
+    // SETTINGS, and then GOAWAY with ENHANCE_YOUR_CALM and the reason.
     assert_eq!(goodbye[..9], [0, 0, 0, 4, 0, 0, 0, 0, 0]);
     assert_eq!((goodbye[12], &goodbye[22..26]), (7, &[0, 0, 0, 11][..]), "{goodbye:?}");
     assert!(String::from_utf8_lossy(&goodbye[26..]).contains("come back in"), "{goodbye:?}");
@@ -480,7 +481,7 @@ async fn connections_that_come_too_often_are_refused_and_leave_nothing_behind() 
     let mut other = soon(socket.connect(address)).await.unwrap();
     other.write_all(request.as_bytes()).await.unwrap();
     soon(other.read_exact(&mut answer)).await.unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 200", "another address is served");
+    assert_eq!(&answer, b"HTTP/1.1 200", "another address is refused");
     drop((open, other));
     soon(async {
         while descriptors(process.id()) > before {
@@ -490,8 +491,8 @@ async fn connections_that_come_too_often_are_refused_and_leave_nothing_behind() 
     .await;
 }
 
-/// Goal: a caller that floods the broker in every way is held to its rates, and a publisher and a
-/// follower at another address are served as before.
+/// Goal: a caller that floods the broker is held to its rates, and a publisher and a follower at
+/// another address are served as before.
 #[tokio::test]
 async fn a_flood_from_one_address_hurts_no_other() {
     let directory = tempfile::tempdir().unwrap();
@@ -523,6 +524,6 @@ async fn a_flood_from_one_address_hurts_no_other() {
         counts.into_iter().fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     };
     let (taken, refused) = bystander.assert_unhurt(flood).await;
-    // One second's worth at once, and two seconds; a slow machine asks for less.
+    // A burst of one second, and the rate of two seconds. A slow machine sends less.
     assert!(taken <= 3_500, "{taken} were taken, {refused} refused");
 }

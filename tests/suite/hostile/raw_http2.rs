@@ -1,4 +1,4 @@
-//! HTTP/2 frame by frame, for clients that do what no library lets them do.
+//! HTTP/2 frame by frame, for clients that do what no library permits.
 //! Source: RFC 9113, 4.1 and 6; RFC 7541, 6.2.2, for the heads.
 
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use crate::common::soon;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The largest window there is.
+/// The largest window that HTTP/2 allows.
 const WINDOW: u32 = (1 << 31) - 1;
 
-/// A connection. What it is sent is read and dropped.
+/// A connection whose received bytes are read and dropped.
 pub(super) struct RawHttp2 {
     socket: OwnedWriteHalf,
     reading: tokio::task::JoinHandle<()>,
@@ -26,12 +26,12 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A SETTINGS frame that says how large the window of each stream is.
+/// Returns a SETTINGS frame that sets the window of each stream.
 pub(super) fn initial_window(size_bytes: u32) -> Vec<u8> {
     frame(4, 0, 0, &[&[0, 4], &size_bytes.to_be_bytes()[..]].concat())
 }
 
-/// A header that is in no table: with the index of its name, and its value.
+/// Returns a header that enters no table: the index of its name, and its value.
 fn header(index: u8, value: &str) -> Vec<u8> {
     assert!(value.len() < 127, "{value} takes more bytes for its length");
     let name = if index < 15 { vec![index] } else { vec![15, index - 15] };
@@ -51,12 +51,12 @@ impl RawHttp2 {
         Self { socket, reading, next_stream: 1 }
     }
 
-    /// Asks for an event stream; the answer is not looked at.
+    /// Asks for an event stream, and ignores the answer.
     pub(super) async fn follow(&mut self, address: SocketAddr, path: &str) {
         self.ask(address, path, "text/event-stream").await;
     }
 
-    /// Asks for what is at `path`; the answer is not looked at.
+    /// Sends a GET request for `path`, and ignores the answer.
     pub(super) async fn ask(&mut self, address: SocketAddr, path: &str, accept: &str) {
         let head = [
             vec![0x82, 0x86], // :method GET, :scheme http
@@ -69,12 +69,12 @@ impl RawHttp2 {
         self.send(&frame(1, 0x5, stream, &head.concat())).await.unwrap();
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     pub(super) async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         soon(self.socket.write_all(bytes)).await
     }
 
-    /// Whether the broker has not ended the connection.
+    /// Whether the connection is open: the broker has not ended it.
     pub(super) fn is_open(&self) -> bool {
         !self.reading.is_finished()
     }

@@ -1,5 +1,5 @@
-//! Clients that take their time: each wait for one has an end, which is told, and counted; and a
-//! client that is slow and honest is served.
+//! Slow clients: each wait for a client has a time limit, which is reported and counted; and an
+//! honest slow client is served.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -27,16 +27,16 @@ use crate::websocket::{Client as WebSocket, frame, raw, read_frame};
 
 const EVENTS: &str = "/v1/topics/a/events";
 
-/// A client's pause between two pieces of what it sends.
+/// The pause of a client between two pieces.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A broker with some of its settings.
+/// Starts a broker with some of its settings.
 fn serve(directory: &tempfile::TempDir, settings: &[&str]) -> Process {
     let arguments: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
     Process::serve(directory.path(), &arguments)
 }
 
-/// How often a time limit has struck.
+/// Returns the number of times that a time limit was reached.
 async fn struck(address: SocketAddr, limit: &str) -> u64 {
     let metrics = get(address, "/metrics").await;
     let name = format!("leftoff_time_limits_total{{limit=\"{limit}\"}} ");
@@ -44,7 +44,7 @@ async fn struck(address: SocketAddr, limit: &str) -> u64 {
     metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
 }
 
-/// Waits until a time limit has struck so often.
+/// Waits until a time limit was reached `count` times.
 async fn until_struck(address: SocketAddr, limit: &str, count: u64) {
     soon(async {
         while struck(address, limit).await < count {
@@ -54,7 +54,7 @@ async fn until_struck(address: SocketAddr, limit: &str, count: u64) {
     .await;
 }
 
-/// Sends pieces with a pause before each, as long as the other end takes them; then all it says.
+/// Sends pieces with a pause before each, until the other end closes. Returns all that it answered.
 async fn trickle(socket: &mut TcpStream, pieces: impl IntoIterator<Item = &[u8]>) -> String {
     let (mut reading, mut writing) = socket.split();
     let write = async {
@@ -80,7 +80,7 @@ async fn trickle(socket: &mut TcpStream, pieces: impl IntoIterator<Item = &[u8]>
     String::from_utf8(said).unwrap()
 }
 
-/// The next answer of a connection that goes on.
+/// Returns the next answer of a connection that stays open.
 async fn answer(socket: &mut TcpStream) -> String {
     let mut said = Vec::new();
     while !said.ends_with(b"ok\n") {
@@ -91,9 +91,9 @@ async fn answer(socket: &mut TcpStream) -> String {
 
 const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
-/// Goal: a head that has begun comes to its end in time, or is answered with 408, be it the first
-/// of its connection or a later one; a connection that says nothing is closed without a word, and a
-/// client that is slow and in time is served.
+/// Goal: a head that is not complete in time is answered with 408, whether it is the first of its
+/// connection or a later one. A silent connection is closed without an answer, and a client that is
+/// slow but in time is served.
 #[tokio::test]
 async fn a_head_that_does_not_come_to_its_end_is_answered_with_408() {
     let directory = tempfile::tempdir().unwrap();
@@ -117,7 +117,7 @@ async fn a_head_that_does_not_come_to_its_end_is_answered_with_408() {
         soon(socket.read_to_string(&mut said)).await.unwrap();
         said
     };
-    // Half of what HTTP/2 begins with, and no more.
+    // Half of the HTTP/2 preface, and nothing else.
     let undecided = async {
         let mut socket = TcpStream::connect(address).await.unwrap();
         trickle(&mut socket, [&b"PRI * HT"[..]]).await
@@ -139,8 +139,8 @@ async fn a_head_that_does_not_come_to_its_end_is_answered_with_408() {
     assert_eq!(struck(address, "head").await, 4);
 }
 
-/// Goal: a connection without a request is closed after its time, in order, and not before; one
-/// that is used, or served, is not.
+/// Goal: a connection without a request is closed in order when its time is over, and not before. A
+/// connection that is used, or has a call open, is not closed.
 #[tokio::test]
 async fn a_connection_that_is_not_used_is_closed_in_order() {
     let directory = tempfile::tempdir().unwrap();
@@ -150,7 +150,7 @@ async fn a_connection_that_is_not_used_is_closed_in_order() {
     idle.write_all(HEALTH).await.unwrap();
     answer(&mut idle).await;
     let since = Instant::now();
-    // HTTP/2 says goodbye: GOAWAY without an error, after what else there is.
+    // HTTP/2 says goodbye: GOAWAY without an error, after all other frames.
     let goodbye = async {
         let mut socket = TcpStream::connect(address).await.unwrap();
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0";
@@ -166,7 +166,7 @@ async fn a_connection_that_is_not_used_is_closed_in_order() {
             }
         }
     };
-    // A call that is served, on a connection that says nothing else; and one that is used.
+    // One connection has an open call and sends nothing else, and another one is used.
     let served = async {
         let mut client = grpc(address).await;
         let subscribe = SubscribeRequest { topic: "a".to_owned(), ..Default::default() };
@@ -189,41 +189,41 @@ async fn a_connection_that_is_not_used_is_closed_in_order() {
     let closed = async {
         let mut said = Vec::new();
         soon(idle.read_to_end(&mut said)).await.unwrap();
-        assert_eq!(text(&said), "", "nothing was asked");
+        assert_eq!(text(&said), "", "an answer without a request");
         since.elapsed()
     };
     let (closed, goodbye, (), ()) = tokio::join!(closed, goodbye, served, used);
-    assert!(closed > Duration::from_millis(1_400), "it was closed after {closed:?}");
-    assert_eq!(goodbye, [0, 0, 0, 0], "no error");
+    assert!(closed > Duration::from_millis(1_400), "the connection was closed after {closed:?}");
+    assert_eq!(goodbye, [0, 0, 0, 0], "the goodbye has an error");
     assert!(struck(address, "idle").await >= 2);
 }
 
-/// Goal: a stream of HTTP/2 that lets nothing through is ended alone, also where it never did; and
-/// what was answered and is never taken goes with its connection, once that is idle for too long.
+/// Goal: an HTTP/2 stream whose window stays closed is ended alone, also if it never was open. An
+/// answer that is never taken is dropped with its connection, once that is idle for too long.
 #[tokio::test]
 async fn what_is_never_taken_over_http2_is_given_up() {
     let directory = tempfile::tempdir().unwrap();
     let process = serve(&directory, &["server.write_timeout_ms=500", "server.idle_ms=2000"]);
     let address = process.address;
     assert_eq!(post(address, EVENTS, "x".repeat(1_000)).await.status, 201);
-    // The answer is made when there is room for a byte of it, and is there as a whole then.
+    // The answer is made when there is a window for one byte of it, and is complete then.
     let mut unread = RawHttp2::connect(address).await;
     unread.send(&initial_window(1)).await.unwrap();
     unread.ask(address, &format!("{EVENTS}?limit=1"), "*/*").await;
     unread.ended().await;
-    assert_eq!(struck(address, "write").await, 0, "its stream is over for the broker");
+    assert_eq!(struck(address, "write").await, 0, "the broker waits for the stream");
     assert!(struck(address, "idle").await >= 1);
     let mut closed = RawHttp2::connect(address).await;
     closed.send(&initial_window(0)).await.unwrap();
     closed.follow(address, &format!("{EVENTS}?from=earliest")).await;
     until_struck(address, "write", 1).await;
-    assert!(closed.is_open(), "the connection goes on");
+    assert!(closed.is_open(), "the connection was ended");
 }
 
-/// The rate above which slow clients are served, after a second.
+/// Settings: a time of one second, and a least rate above which slow clients are served.
 const SLOW: [&str; 2] = ["follow.body_read_ms=1000", "follow.min_body_bytes_per_second=100"];
 
-/// A body of pieces, with a pause before each; it ends after them, or stays open.
+/// Returns a body of pieces, with a pause before each. Without an end, it stays open after them.
 fn slow_body(
     pieces: impl IntoIterator<Item = Vec<u8>> + Send + 'static,
     has_end: bool,
@@ -261,9 +261,9 @@ async fn problem(answer: Response<Incoming>) -> Value {
     serde_json::from_slice(&body).unwrap()
 }
 
-/// Goal: a body that comes a byte at a time, before each silence is over, ends with 408 and
-/// nothing of it written, be it one event or a line of many; one that is slow, but not that slow,
-/// is taken, however long it lasts.
+/// Goal: a body that arrives byte by byte, never silent for long, is answered with 408 and none of
+/// it is stored, whether it is one event or a line of many. A body that is slow, but above the
+/// least rate, is accepted, however long it takes.
 #[tokio::test]
 async fn a_body_that_trickles_is_answered_with_408_and_a_slow_one_is_taken() {
     let directory = tempfile::tempdir().unwrap();
@@ -288,7 +288,7 @@ async fn a_body_that_trickles_is_answered_with_408_and_a_slow_one_is_taken() {
     let told = problem(lines).await;
     assert_eq!((&told["line"], &told["stored_events"]), (&json!(2), &json!(1)), "{told}");
     until_struck(address, "body", 3).await;
-    // Three seconds each, at two and a half times the least; and lines that are whole at once.
+    // Bodies of three seconds, at 2.5 times the least rate, and lines of which each arrives whole.
     let slow = send_slowly(post(), false, vec![vec![b'x'; 25]; 30], true).await;
     assert_eq!(slow.status(), StatusCode::CREATED);
     let slow = send_slowly(ndjson(), false, vec![b"{\"data\":1}\n".to_vec(); 30], true).await;
@@ -297,7 +297,7 @@ async fn a_body_that_trickles_is_answered_with_408_and_a_slow_one_is_taken() {
     assert_eq!(struck(address, "body").await, 3);
 }
 
-/// A message of gRPC on the wire.
+/// Returns a gRPC message as it is on the wire.
 fn grpc_bytes(message: &impl Message) -> Vec<u8> {
     let body = message.encode_to_vec();
     let mut bytes = vec![0];
@@ -306,8 +306,8 @@ fn grpc_bytes(message: &impl Message) -> Vec<u8> {
     bytes
 }
 
-/// Goal: a message that has begun comes to its end, and a call that has one message to its end, or
-/// they fail with `DEADLINE_EXCEEDED`; between the messages of a stream there is any time.
+/// Goal: a message that has begun, and a call with a single message, must end in time, or fail with
+/// `DEADLINE_EXCEEDED`. Between the messages of a stream, any time may pass.
 #[tokio::test]
 async fn a_message_of_grpc_that_does_not_come_to_its_end_fails() {
     let directory = tempfile::tempdir().unwrap();
@@ -336,7 +336,7 @@ async fn a_message_of_grpc_that_does_not_come_to_its_end_fails() {
         let code = headers.get("grpc-status").or(trailers.get("grpc-status"));
         (code.unwrap().to_str().unwrap().to_owned(), body.to_bytes())
     };
-    // A byte at a time, of a call and of a stream; and a call that does not end.
+    // Byte by byte, with a call and with a stream; and a call that does not end.
     let (trickling, streamed, endless) = tokio::join!(
         send_slowly(call("Publish"), true, bytes_of(&one, 1), true),
         send_slowly(call("PublishStream"), true, bytes_of(&many, 1), true),
@@ -347,7 +347,7 @@ async fn a_message_of_grpc_that_does_not_come_to_its_end_fails() {
     }
     assert_eq!(get(address, "/v1/topics/a").await.status, StatusCode::NOT_FOUND);
     assert_eq!(struck(address, "body").await, 3);
-    // As slowly as may be; and with any time between two messages.
+    // Just above the least rate, and with a long time between two messages.
     let slow = send_slowly(call("Publish"), true, bytes_of(&one, 20), true).await;
     assert_eq!(status(slow).await.0, "0");
     let mut pieces = vec![many.clone()];
@@ -357,11 +357,12 @@ async fn a_message_of_grpc_that_does_not_come_to_its_end_fails() {
     assert_eq!(code, "0");
     let size = u32::from_be_bytes(body[1..5].try_into().unwrap()) as usize;
     PublishStreamResponse::decode(&body[5..5 + size]).unwrap();
-    assert_eq!(body.len(), 2 * (5 + size), "both are answered");
+    assert_eq!(body.len(), 2 * (5 + size), "a request without an answer");
     assert_eq!(struck(address, "body").await, 3);
 }
 
-/// Reads frames until the broker closes, and answers its pings if asked to: code and reason.
+/// Reads frames until the broker closes, and answers pings if `answers`. Returns the close code and
+/// reason.
 async fn closed(socket: &mut TcpStream, answers: bool) -> (u16, String) {
     loop {
         let (first, payload) = read_frame(socket).await.expect("closed without a word");
@@ -376,8 +377,8 @@ async fn closed(socket: &mut TcpStream, answers: bool) -> (u16, String) {
     }
 }
 
-/// Goal: a client of a WebSocket that begins a message and does not end it is told so, however well
-/// it answers pings; so is one that answers none. A message in parts, and silence, are well.
+/// Goal: a WebSocket client that does not end a message is told so, even if it answers pings, and
+/// so is a client that answers no ping. A message in parts, and silence, are allowed.
 #[tokio::test]
 async fn a_websocket_that_does_not_end_what_it_began_or_answers_no_ping_is_told_so() {
     let directory = tempfile::tempdir().unwrap();
@@ -395,11 +396,11 @@ async fn a_websocket_that_does_not_end_what_it_began_or_answers_no_ping_is_told_
     assert_eq!(parts, 4108, "{parts_reason}");
     let reason = "the message came too slowly: ";
     assert!(parts_reason.starts_with(reason), "{parts_reason}");
-    assert!([4108, 4110].contains(&half), "it can answer no ping in the middle of a frame: {half}");
+    assert!([4108, 4110].contains(&half), "an unfinished frame leaves no room for a pong: {half}");
     assert_eq!((mute, &*mute_reason), (4110, "no ping was answered for 600 ms"));
     assert!(struck(address, "ping").await >= 1);
     assert!(struck(address, "body").await >= 1);
-    // Slow, but not that slow, and longer than any limit; then silent for as long, but for pongs.
+    // Above the least rate, and longer than any limit; then as long silent, except for pongs.
     let mut slow = raw(address).await;
     let data = "x".repeat(600);
     let publish = json!({"type": "publish", "topic": "a", "event": {"data": data}}).to_string();
@@ -407,7 +408,7 @@ async fn a_websocket_that_does_not_end_what_it_began_or_answers_no_ping_is_told_
         let is_last = (number + 1) * 25 >= publish.len();
         let first = if number == 0 { 0x01 } else { u8::from(is_last) << 7 };
         slow.write_all(&frame(first, piece)).await.unwrap();
-        slow.write_all(&frame(0x8a, b"")).await.unwrap(); // A pong that was not asked for.
+        slow.write_all(&frame(0x8a, b"")).await.unwrap(); // An unsolicited pong.
         tokio::time::sleep(PAUSE).await;
     }
     let acknowledged = async {
