@@ -1,5 +1,5 @@
-//! The power fails: what was acknowledged is there afterwards, and it is the sync on the log's own
-//! handle that makes it so.
+//! A loss of power: acknowledged events are there afterwards, and they are because the log is
+//! synced before an event is acknowledged.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,10 +16,10 @@ const CUTS: usize = 6;
 const PUBLISHERS: usize = 6;
 const TOPICS: [&str; 2] = ["a", "b"];
 
-/// What was acknowledged: by topic, the payload of each sequence.
+/// The payload of each acknowledged event, by topic and sequence.
 type Acknowledged = Arc<Mutex<BTreeMap<(usize, u64), String>>>;
 
-/// Publishes to the topics in turn for as long as it is acknowledged.
+/// Publishes to the topics in turn until a publish is not acknowledged.
 async fn publish(address: SocketAddr, name: String, acknowledged: Acknowledged) {
     for number in 0.. {
         let topic = number % TOPICS.len();
@@ -34,8 +34,9 @@ async fn publish(address: SocketAddr, name: String, acknowledged: Acknowledged) 
     }
 }
 
-/// Cuts the power again and again while events are published to topics with this durability; how
-/// many of those that were acknowledged are gone. `None` where no file system can be mounted.
+/// Cuts the power again and again while events are published to topics with this durability.
+/// Returns the number of acknowledged events that are gone, or `None` where no file system can be
+/// mounted.
 async fn lost_in_power_cuts(durability: &str) -> Option<usize> {
     let mut random = StdRng::seed_from_u64(seed());
     let disk = Forgetful::mount()?;
@@ -56,7 +57,7 @@ async fn lost_in_power_cuts(durability: &str) -> Option<usize> {
             })
             .collect();
         let alive = Duration::from_millis(random.random_range(50..300));
-        tokio::time::sleep(alive).await; // The moment is the point: anywhere in its work.
+        tokio::time::sleep(alive).await; // The cut falls anywhere in the work.
         let known = acknowledged.lock().unwrap().clone();
         disk.cut_power();
         process.kill();
@@ -75,21 +76,21 @@ async fn lost_in_power_cuts(durability: &str) -> Option<usize> {
                 lost += usize::from(found != Some(&(*sequence, payload.clone())));
             }
         }
-        // It goes on where it is.
+        // The broker still accepts events.
         let path = format!("/v1/topics/{}/events", TOPICS[0]);
         assert_eq!(post(process.address, &path, "again").await.status, 201);
     }
     Some(lost)
 }
 
-/// Goal: an acknowledged event survives a loss of power, and the test can tell.
-/// Method: a file system that forgets what was not synced. With the sync, nothing is lost; for
-/// topics that do without it, which is all that is different, acknowledged events are.
+/// Goal: an acknowledged event survives a loss of power, and the test would notice if it did not.
+/// Method: a file system that loses all bytes that were not synced. Topics with the sync lose
+/// nothing. Topics without it, which is the only difference, lose acknowledged events.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_loss_of_power_takes_nothing_that_was_synced_before_it_was_acknowledged() {
     let Some(lost) = lost_in_power_cuts("fsync").await else { return };
     assert_eq!(lost, 0, "acknowledged events are gone");
     let lost = lost_in_power_cuts("process").await.unwrap();
-    assert!(lost > 0, "the file system forgets nothing: this test would find nothing");
+    assert!(lost > 0, "the file system forgets nothing, so this test proves nothing");
     println!("{lost} events that were not synced are gone");
 }

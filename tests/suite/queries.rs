@@ -1,5 +1,5 @@
 //! Queries as libraries and people write them: names that defeat caches, times in every spelling,
-//! and the form of a page.
+//! and the format of a page.
 
 use leftoff::NewEvent;
 use serde_json::{Value, json};
@@ -13,8 +13,8 @@ fn sequences(page: &Value) -> Vec<u64> {
     events.iter().map(|event| event["sequence"].as_u64().unwrap()).collect()
 }
 
-/// Goal: what jQuery, Ext JS and many a hand append to a URL is passed over on whatever is read,
-/// and a name that may be a slip is refused as ever.
+/// Goal: names that jQuery, Ext JS and many users append to a URL are ignored when reading, and a
+/// name that may be a typing error is refused.
 #[tokio::test]
 async fn names_that_defeat_caches_are_passed_over_on_what_is_read() {
     let server = Server::start().await;
@@ -36,8 +36,8 @@ async fn names_that_defeat_caches_are_passed_over_on_what_is_read() {
     server.stop().await;
 }
 
-/// Goal: no name is passed over where something is changed by it: whoever misspells what is to be
-/// left, or under what condition, is refused, and nothing is dropped or stored.
+/// Goal: a request that changes something ignores no name. A misspelled bound or condition is
+/// refused, and nothing is dropped or stored.
 #[tokio::test]
 async fn a_name_that_is_not_known_never_vanishes_from_what_changes_something() {
     let server = Server::start().await;
@@ -71,7 +71,7 @@ async fn a_name_that_is_not_known_never_vanishes_from_what_changes_something() {
     server.stop().await;
 }
 
-/// Goal: one moment is one start, however it is written, and none is taken for 1970.
+/// Goal: a time is the same start in every spelling, and no number is taken for a time in 1970.
 #[tokio::test]
 async fn a_start_by_time_is_understood_in_every_spelling() {
     let server = Server::start().await;
@@ -85,7 +85,7 @@ async fn a_start_by_time_is_understood_in_every_spelling() {
         format!("{seconds}"),
         format!("{}", seconds * 1_000),
         "2020-02-29T23:59:59.5%2B05:30".to_owned(),
-        "2020-02-29T23:59:59+05:30".to_owned(), // A query turns `+` into a blank.
+        "2020-02-29T23:59:59+05:30".to_owned(), // In a query, `+` is a blank.
         "2020-02-29T23:59:59-08:00".to_owned(),
         "2020-02-29t23:59:59z".to_owned(),
         "2020-02-29+23:59:59Z".to_owned(),
@@ -94,7 +94,7 @@ async fn a_start_by_time_is_understood_in_every_spelling() {
         let page = get(server.address, &format!("{EVENTS}?from=time:{time}")).await.json();
         assert_eq!(sequences(&page), [1, 2, 3], "{time}: {page}");
     }
-    // A clock may be half a minute ahead.
+    // A client's clock may be half a minute ahead.
     let page = get(server.address, &format!("{EVENTS}?from=time:{later}")).await.json();
     assert_eq!((sequences(&page), &page["caught_up"]), (vec![], &json!(true)));
     for (time, words) in [
@@ -111,8 +111,8 @@ async fn a_start_by_time_is_understood_in_every_spelling() {
     server.stop().await;
 }
 
-/// Goal: nobody who asks for what comes later is given what comes now; a stream, which a browser
-/// would give up for good, says so and begins with what is published next.
+/// Goal: a reader from a time in the future is not given today's events. A page is refused; a
+/// stream warns, since a browser would give up for good, and begins with the next event.
 #[tokio::test]
 async fn a_start_by_a_time_that_has_not_come_is_refused_or_told_and_gives_nothing_older() {
     let server = Server::start().await;
@@ -135,7 +135,7 @@ async fn a_start_by_a_time_that_has_not_come_is_refused_or_told_and_gives_nothin
         server.publish("a", "later").await;
         let event = soon(stream.find(|frame| frame.is_event())).await;
         let data = event.data.unwrap();
-        assert!(data.contains("later"), "not what was there before: {data}");
+        assert!(data.contains("later"), "an event from before: {data}");
     }
     let start: leftoff::cursor::StartPoint = "time:2999-01-01T00:00:00Z".parse().unwrap();
     let topic = "a".parse().unwrap();
@@ -144,7 +144,7 @@ async fn a_start_by_a_time_that_has_not_come_is_refused_or_told_and_gives_nothin
     server.stop().await;
 }
 
-/// Goal: a page is in the form that is asked for, or says why it is not.
+/// Goal: a page is in the format that is asked for, or the refusal says why not.
 #[tokio::test]
 async fn a_page_is_written_in_the_format_that_is_asked_for() {
     let server = Server::start().await;

@@ -1,4 +1,4 @@
-//! Reads of the log last for as long as somebody waits for them, and never are too many at once.
+//! Reads of the log end when nobody waits for them, and their number at the same time is limited.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,13 +21,13 @@ use tokio::task::JoinSet;
 
 use crate::common::{PATIENCE, get, grpc, name, post, soon};
 
-/// What one read of the slow log takes.
+/// The duration of one read of the slow log.
 const READ: Duration = Duration::from_millis(1);
 
-/// Reads at the same time: as many as readers have turns, those of recalls, and of maintenance.
+/// The limit of reads at the same time: the turns of readers, of recalls, and of maintenance.
 const MAX_RUNNING: u64 = 2 + 4 + 2;
 
-/// A log like one on a slow disk, which counts its reads.
+/// A log as on a slow disk, which counts its reads.
 #[derive(Debug, Default)]
 struct SlowLog {
     inner: MemoryLog,
@@ -87,7 +87,7 @@ impl SlowLog {
         self.reads.load(Ordering::SeqCst)
     }
 
-    /// Waits until nobody reads any more.
+    /// Waits until nobody reads, and returns the number of reads so far.
     async fn rests(&self) -> u64 {
         let mut last = (self.reads(), Instant::now());
         let rest = async {
@@ -103,8 +103,8 @@ impl SlowLog {
     }
 }
 
-/// A broker on a slow log, which held `big`, with 300 large blocks, and 60 small topics when it was
-/// opened, and which maintains when it is told to.
+/// Returns a broker on a slow log, whose maintenance runs on request. When the broker was opened,
+/// its log held `big`, with 300 large blocks, and 60 small topics.
 async fn on_a_slow_log() -> (Arc<SlowLog>, Broker, SocketAddr, Shutdown) {
     let log = Arc::new(SlowLog::default());
     let mut config: Config = toml::from_str("[topics.big]\ncompact = true").unwrap();
@@ -136,7 +136,7 @@ async fn publish(broker: &Broker, topic: &str, event: NewEvent) {
     soon(broker.publish(publish)).await.unwrap();
 }
 
-/// Sends a request, and holds the connection until it is dropped.
+/// Sends a request. The connection lasts until the returned stream is dropped.
 async fn ask(address: SocketAddr, method: &str, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n");
@@ -151,12 +151,12 @@ async fn reads_that_nobody_waits_for_end_with_their_callers() {
     let by_time = ("GET", "/v1/events?topic=%3E&from=time:2000-01-01T00:00:00Z&limit=1");
     let by_hand = ("POST", "/v1/maintenance");
     for (clients, (method, path)) in [(60, state), (40, by_time), (8, by_hand)] {
-        // What one costs that is waited for.
+        // The number of reads of one request whose answer is awaited.
         let before = log.rests().await;
         let mut one = ask(address, method, path).await;
-        assert!(soon(one.read(&mut [0; 12])).await.unwrap() > 0, "an answer");
+        assert!(soon(one.read(&mut [0; 12])).await.unwrap() > 0, "no answer");
         let cost = log.rests().await - before;
-        assert!(cost > 50, "{path}: a read that costs nothing proves nothing: {cost}");
+        assert!(cost > 50, "{path}: too few reads to prove anything: {cost}");
         let before = log.reads();
         let asking: JoinSet<TcpStream> = (0..clients).map(|_| ask(address, method, path)).collect();
         let connections = soon(asking.join_all()).await;
@@ -164,7 +164,7 @@ async fn reads_that_nobody_waits_for_end_with_their_callers() {
             tokio::time::sleep(READ).await;
         }
         drop(connections);
-        // Publishing goes on meanwhile.
+        // A publish is stored meanwhile.
         let started = Instant::now();
         publish(&broker, "other", NewEvent::new("x")).await;
         assert!(started.elapsed() < PATIENCE / 3, "{path}: {:?}", started.elapsed());
@@ -185,10 +185,10 @@ async fn recalls_and_backups_end_with_their_callers_and_recalls_need_not_wait_fo
         let event = NewEvent { id: id.to_owned(), ..NewEvent::new("x") };
         Publish { topic: name("big"), events: vec![event], expected_sequence: None }
     };
-    // A recall that is given up is not gone on with, until somebody asks again.
+    // A recall whose caller gave up stops, until another publish needs it.
     let before = log.rests().await;
     let given_up = tokio::time::timeout(5 * READ, broker.publish(with_id("new"))).await;
-    given_up.expect_err("it reads for longer");
+    given_up.expect_err("the recall is too fast");
     assert!(log.rests().await - before < 30, "{} reads", log.reads() - before);
     let backups = log.rests().await;
     for _ in 0..20 {
@@ -198,7 +198,7 @@ async fn recalls_and_backups_end_with_their_callers_and_recalls_need_not_wait_fo
     }
     let read = log.rests().await - backups;
     assert!(read < 20 * 300 / 2, "{read} reads of 20 backups of 300 blocks");
-    // Readers are many, and an id is looked up all the same.
+    // An id is looked up although there are many readers.
     let path = "/v1/topics/big/state?limit=1&key_prefix=none";
     let readers: JoinSet<TcpStream> = (0..60).map(|_| ask(address, "GET", path)).collect();
     let readers = soon(readers.join_all()).await;
@@ -210,7 +210,7 @@ async fn recalls_and_backups_end_with_their_callers_and_recalls_need_not_wait_fo
     soon(broker.close()).await;
 }
 
-/// Goal: maintenance by hand has one turn after the other, and is refused where many wait.
+/// Goal: requests for maintenance are served one after another, and some are refused if many wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn maintenance_by_hand_is_done_for_one_after_the_other() {
     let (log, broker, address, shutdown) = on_a_slow_log().await;

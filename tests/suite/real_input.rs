@@ -1,5 +1,6 @@
-//! Real earthquake reports, published by the real command over gRPC, read by a browser that is
-//! disconnected again and again: what it saw is what was acknowledged, event for event.
+//! Real earthquake reports are published by the real command over gRPC, and read by a client that
+//! is disconnected again and again, as a browser could be. The events that it saw are the
+//! acknowledged ones, one by one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ use crate::common::{Process, Sse, quakes, run, seed, text};
 
 const DISCONNECTS: usize = 100;
 
-/// All reports, where they lie beside the project; the excerpt that comes with it otherwise.
+/// Returns the file of all reports if it is beside the project, and otherwise the excerpt in
+/// `data/`.
 fn input() -> PathBuf {
     let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/earthquakes.ndjson");
     if all.is_file() {
@@ -22,7 +24,8 @@ fn input() -> PathBuf {
     quakes()
 }
 
-/// What the page saw of a topic, reconnecting after a random number of frames.
+/// Reads a topic, and reconnects after a random number of frames. Returns the events that were
+/// seen.
 async fn read_with_disconnects(
     address: std::net::SocketAddr,
     topic: &str,
@@ -34,7 +37,8 @@ async fn read_with_disconnects(
     let mut last_id = "0".to_owned();
     while seen.len() < count {
         let mut stream = Sse::resume(address, topic, &last_id).await;
-        // Anywhere: before anything came, after the first id, in the middle, after the last.
+        // The cut falls anywhere: before the first frame, after the first id, in the middle, after
+        // the last event.
         for _ in 0..random.random_range(0..2 * count / DISCONNECTS * 6 + 4) {
             if seen.len() == count {
                 break;

@@ -1,4 +1,5 @@
-//! The services of gRPC: what belongs to which, one word for one thing, and all that HTTP can read.
+//! The gRPC services: which call belongs to which service, one meaning for each name, and the same
+//! pages as over HTTP.
 
 use leftoff::config::Config;
 use leftoff::cursor::Sequence;
@@ -22,13 +23,14 @@ fn messages() -> Vec<DescriptorProto> {
     files.flat_map(|file| file.message_type).collect()
 }
 
-/// A client that takes as much as clients do that are not told otherwise.
+/// Returns a client with the default limit for the size of a message.
 async fn plain_client(server: &Server) -> Grpc {
     let endpoint = Endpoint::from_shared(format!("http://{}", server.grpc_address)).unwrap();
     Grpc::new(endpoint.connect().await.unwrap())
 }
 
-/// Goal: a proxy can let a client publish and not read, or read and not change, by the path alone.
+/// Goal: a proxy can allow a client to publish but not to read, or to read but not to change, by
+/// the request path alone.
 #[tokio::test]
 async fn each_call_belongs_to_one_service_and_no_other_serves_it() {
     let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
@@ -63,7 +65,7 @@ async fn each_call_belongs_to_one_service_and_no_other_serves_it() {
     }
 }
 
-/// Goal: a field that two messages have means the same in both, and a page's size has one name.
+/// Goal: a field of two messages means the same in both, and the size of a page has one name.
 #[test]
 fn one_word_means_one_thing_in_the_proto() {
     let messages = messages();
@@ -75,11 +77,11 @@ fn one_word_means_one_thing_in_the_proto() {
         message.field.iter().map(field).collect::<Vec<_>>()
     };
     let (handed_in, stored) = (fields("NewEvent"), fields("Event"));
-    let map_of = |name: &str| name == "headers"; // Each has an entry type of its own.
+    let map_of = |name: &str| name == "headers"; // A map has its own entry type.
     for field in handed_in.iter().filter(|(name, ..)| !map_of(name)) {
         assert!(stored.contains(field), "{field:?} is not the same in a stored event");
     }
-    assert!(handed_in.iter().all(|(name, ..)| name != "time_ms"), "that is the broker's time");
+    assert!(handed_in.iter().all(|(name, ..)| name != "time_ms"), "`time_ms` is the broker's time");
     for message in &messages {
         let has = |name: &str| message.field.iter().any(|field| field.name() == name);
         assert!(!has("limit"), "{} has a limit beside page_size", message.name());
@@ -102,7 +104,7 @@ fn places(page: &Value) -> Vec<(String, u64, u64)> {
     page["events"].as_array().unwrap().iter().map(place).collect()
 }
 
-/// Goal: pages of many topics are the same on both protocols: events, gaps, cursors, the end.
+/// Goal: pages of many topics are the same over both protocols: events, gaps, cursors and the end.
 #[tokio::test]
 async fn a_page_of_many_topics_is_the_same_over_grpc_and_http() {
     let server = Server::start().await;
@@ -146,7 +148,7 @@ async fn a_page_of_many_topics_is_the_same_over_grpc_and_http() {
     assert_eq!((count, gaps), (7 + 5 + 9, 2));
     let of_one = ReadRequest { topic: "b".into(), ..ReadRequest::default() };
     let page = client.read(of_one.clone()).await.unwrap().into_inner();
-    assert!(page.events.iter().all(|event| event.topic.is_empty()), "of one topic, it is known");
+    assert!(page.events.iter().all(|event| event.topic.is_empty()), "a name is repeated");
     let many = |topics: &[String]| ReadRequest { topics: topics.into(), ..ReadRequest::default() };
     for (request, field) in [
         (ReadRequest { topics: topics.clone(), ..of_one }, "topic:"),
@@ -161,7 +163,7 @@ async fn a_page_of_many_topics_is_the_same_over_grpc_and_http() {
     }
 }
 
-/// Goal: who is present is told over gRPC as over HTTP, page by page.
+/// Goal: members are listed over gRPC as over HTTP, page by page.
 #[tokio::test]
 async fn members_are_the_same_over_grpc_and_http() {
     let server = Server::start().await;
@@ -204,7 +206,8 @@ async fn members_are_the_same_over_grpc_and_http() {
     assert_eq!(refused.code(), Code::InvalidArgument, "no topic: {refused:?}");
 }
 
-/// Events that take much more in a message than in the log: a hundred headers each, all but empty.
+/// Returns events that take much more in a message than in the log: a hundred headers each, nearly
+/// empty.
 fn with_headers(events: usize) -> Vec<NewEvent> {
     let headers = (0..100).map(|number| (format!("{number}"), String::new())).collect();
     let event = NewEvent { headers, payload: "x".into(), ..NewEvent::default() };
@@ -212,7 +215,7 @@ fn with_headers(events: usize) -> Vec<NewEvent> {
     (0..events).map(event).collect()
 }
 
-/// Goal: every page is taken by a client that nobody told to take more than 4 MiB.
+/// Goal: every page fits into the 4 MiB that a client accepts by default.
 #[tokio::test]
 async fn pages_of_events_fit_into_the_message_that_clients_take_by_default() {
     const EVENTS: usize = 7_000;
@@ -238,7 +241,7 @@ async fn pages_of_events_fit_into_the_message_that_clients_take_by_default() {
                 break;
             }
         }
-        assert!(sequences.into_iter().eq(1..=EVENTS as u64), "each once, in order");
+        assert!(sequences.into_iter().eq(1..=EVENTS as u64), "missing or repeated");
     }
     let (mut keys, mut page_token) = (0, String::new());
     loop {
@@ -254,7 +257,8 @@ async fn pages_of_events_fit_into_the_message_that_clients_take_by_default() {
     assert_eq!(keys, EVENTS);
 }
 
-/// Goal: an event that is larger alone is a page by itself, for a client that takes as much.
+/// Goal: an event that is larger than a page is a page of its own, for a client that accepts its
+/// size.
 #[tokio::test]
 async fn an_event_that_is_larger_than_a_page_is_one_by_itself() {
     let mut config = Config::default();
@@ -276,7 +280,7 @@ async fn an_event_that_is_larger_than_a_page_is_one_by_itself() {
     assert_eq!((page.events.len(), page.caught_up), (1, true));
 }
 
-/// Goal: lists are bounded in bytes, too, and each entry is in them once.
+/// Goal: the pages of lists are bounded in bytes, too, and have each entry once.
 #[tokio::test]
 async fn pages_of_lists_end_before_they_are_too_many_bytes() {
     const MAX_PAGE_BYTES: usize = 4 << 10;

@@ -1,4 +1,4 @@
-//! Stopping: accepted work is answered, streams end, and nothing holds it up.
+//! Stopping: accepted requests are answered, streams end, and nothing delays the end.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -32,9 +32,9 @@ fn request(number: usize) -> PublishStreamRequest {
     }
 }
 
-/// Goal: on SIGTERM everybody gets a last word, what was acknowledged stays, and it ends at once
-/// though streams are open.
-/// Method: the real binary, with one of every kind of stream open, and a publisher that never ends.
+/// Goal: on SIGTERM, each client gets a last message, acknowledged events stay, and the broker ends
+/// soon although streams are open.
+/// Method: the real binary, with one open stream of each kind, and a publisher that never ends.
 #[tokio::test]
 async fn a_stop_answers_everyone_ends_every_stream_and_keeps_what_was_acknowledged() {
     let directory = tempfile::tempdir().unwrap();
@@ -68,7 +68,7 @@ async fn a_stop_answers_everyone_ends_every_stream_and_keeps_what_was_acknowledg
     let last = frames.last().unwrap();
     assert!(
         matches!(last.retry, Some(1_000..=3_000)),
-        "the last word is when to come back: {frames:?}"
+        "the last frame does not say when to come back: {frames:?}"
     );
     let status = loop {
         match soon(subscription.message()).await {
@@ -92,14 +92,15 @@ async fn a_stop_answers_everyone_ends_every_stream_and_keeps_what_was_acknowledg
     };
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert_eq!(process.exit_code().await, Some(0));
-    assert!(started.elapsed() < Duration::from_secs(8), "it took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(8), "the stop took {:?}", started.elapsed());
 
     let process = Process::serve(directory.path(), &[]);
     let stored = read_all(process.address, "a").await;
     assert_eq!(stored.len(), acknowledged, "stored and acknowledged are not the same");
 }
 
-/// Goal: streams of the standard services hold the stop up no more than our own.
+/// Goal: streams of the standard gRPC services delay the stop no more than the broker's own
+/// streams.
 #[tokio::test]
 async fn watchers_of_health_and_open_reflection_streams_end_with_the_stop() {
     let directory = tempfile::tempdir().unwrap();
@@ -128,7 +129,7 @@ async fn watchers_of_health_and_open_reflection_streams_end_with_the_stop() {
         .unwrap()
         .into_inner();
     soon(reflection.message()).await.unwrap().unwrap();
-    // Silent connections, too: one without a byte, and one that says half of what it speaks.
+    // Silent connections end, too: one without a byte, and one with half of the HTTP/2 preface.
     let _silent = TcpStream::connect(process.address).await.unwrap();
     let mut half = TcpStream::connect(process.address).await.unwrap();
     half.write_all(b"PRI * HT").await.unwrap();
@@ -144,13 +145,13 @@ async fn watchers_of_health_and_open_reflection_streams_end_with_the_stop() {
     drop(requests);
 }
 
-/// Sends half of a request, which the server has to wait for.
+/// Sends half of a request, for whose rest the server waits.
 async fn hold_up(process: &Process) -> TcpStream {
     let mut socket = TcpStream::connect(process.address).await.unwrap();
     let head = "POST /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\
                 expect: 100-continue\r\n\r\n";
     socket.write_all(head.as_bytes()).await.unwrap();
-    // The server says so when it begins to wait for the body.
+    // The server answers 100 when it begins to wait for the body.
     let mut answer = [0; 64];
     let count = soon(socket.read(&mut answer)).await.unwrap();
     assert!(answer[..count].starts_with(b"HTTP/1.1 100"), "{}", text(&answer[..count]));
@@ -168,8 +169,8 @@ async fn a_client_that_holds_the_stop_up_is_cut_off_when_the_time_is_over() {
     process.signal(Signal::INT);
     assert_eq!(process.exit_code().await, Some(0));
     let elapsed = started.elapsed();
-    assert!(elapsed >= Duration::from_millis(250), "it was not waited for: {elapsed:?}");
-    assert!(elapsed < Duration::from_secs(8), "it was not cut off: {elapsed:?}");
+    assert!(elapsed >= Duration::from_millis(250), "the client was not waited for: {elapsed:?}");
+    assert!(elapsed < Duration::from_secs(8), "the client was not cut off: {elapsed:?}");
     let mut rest = Vec::new();
     let _cut = soon(held.read_to_end(&mut rest)).await;
     let process = Process::serve(directory.path(), &[]);
@@ -185,23 +186,23 @@ async fn a_second_signal_ends_it_at_once() {
     let _held = hold_up(&process).await;
     let mut stream = Sse::follow(process.address, "a", "").await;
     process.signal(Signal::TERM);
-    stream.rest().await; // The first signal has arrived.
+    stream.rest().await; // The first signal was received.
     process.signal(Signal::TERM);
     assert_eq!(process.exit_code().await, Some(128 + 15));
 }
 
-/// Standard error, or standard output, as a supervisor may leave it.
+/// The state in which a supervisor may leave standard error or standard output.
 enum Left {
     /// A pipe whose reader is gone.
     Gone,
     /// A pipe that is full, and that nobody reads.
     Full,
-    /// A device without room.
+    /// A device without space.
     NoRoom,
 }
 
 impl Left {
-    /// The end for the broker, and the one that has to stay open, if there is one.
+    /// Returns the end for the broker, and the other end if it has to stay open.
     fn open(&self) -> (Stdio, Option<std::io::PipeReader>) {
         if let Self::NoRoom = self {
             let device = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -219,8 +220,8 @@ impl Left {
     }
 }
 
-/// Goal: a signal works whatever became of standard output and standard error, and so does the
-/// broker until then: no line that it logs or prints ends or blocks anything.
+/// Goal: a signal stops the broker whatever happened to standard output and standard error, and the
+/// broker works until then: no line that it logs or prints ends or blocks anything.
 #[tokio::test]
 async fn a_signal_stops_the_broker_whatever_became_of_its_outputs() {
     for output in [Left::Gone, Left::Full, Left::NoRoom] {
@@ -244,7 +245,7 @@ async fn a_signal_stops_the_broker_whatever_became_of_its_outputs() {
     }
 }
 
-/// Goal: the messages of a command are no reason to fail.
+/// Goal: a command succeeds even if its messages cannot be written.
 #[tokio::test]
 async fn a_command_does_its_work_though_nobody_can_read_what_it_says() {
     let server = Server::start().await;

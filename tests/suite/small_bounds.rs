@@ -1,4 +1,4 @@
-//! Bounds that small data never reaches: each is set small, and reached.
+//! Bounds that small test data never reaches: each is set to a small value, and reached.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn request(start: StartPoint, filter: Filter) -> PageRequest {
     PageRequest { start, before, limit: 1_000, wait, on_gap: OnGap::Earliest, filter }
 }
 
-/// All sequences of a topic, or of all topics, page by page; and how many pages that were.
+/// Returns all sequences of a topic, or of all topics, read page by page, and the number of pages.
 async fn pages(broker: &Broker, of_many: bool, filter: &Filter) -> (Vec<u64>, usize) {
     let (mut start, mut sequences, mut count) = (StartPoint::Earliest, Vec::new(), 0);
     loop {
@@ -38,12 +38,12 @@ async fn pages(broker: &Broker, of_many: bool, filter: &Filter) -> (Vec<u64>, us
         if page.caught_up {
             return (sequences, count);
         }
-        assert_ne!(start, StartPoint::After(page.cursor), "a page that goes nowhere");
+        assert_ne!(start, StartPoint::After(page.cursor), "a page does not move its cursor");
         start = StartPoint::After(page.cursor);
     }
 }
 
-/// Goal: a page that is cut by its bytes in the middle of a block goes on right there.
+/// Goal: a page that is cut by its bytes in the middle of a block is continued at that place.
 #[tokio::test]
 async fn pages_that_are_cut_by_their_bytes_have_every_event_once() {
     let mut config = OpenConfig::default();
@@ -53,12 +53,12 @@ async fn pages_that_are_cut_by_their_bytes_have_every_event_once() {
     for of_many in [false, true] {
         let (sequences, count) = soon(pages(&broker, of_many, &Filter::default())).await;
         assert_eq!(sequences, (1..=50).collect::<Vec<_>>(), "of many: {of_many}");
-        assert!(count > 10, "it was never cut: {count} pages");
+        assert!(count > 10, "pages were not cut: {count} pages");
     }
 }
 
-/// Goal: a limit that is lowered holds for what is there already: after the next publish, or the
-/// next round of maintenance without one.
+/// Goal: a lowered limit also applies to events that are stored already: after the next publish, or
+/// at the next round of maintenance.
 #[tokio::test]
 async fn a_limit_that_is_lowered_holds_for_what_is_there() {
     let mut config = OpenConfig::default();
@@ -86,8 +86,8 @@ async fn a_limit_that_is_lowered_holds_for_what_is_there() {
     }
 }
 
-/// Goal: a filter wants each of its headers, and one of its types, keys or prefixes, on each way
-/// of reading.
+/// Goal: a filter selects events with all of its headers, however they are read. In other fields,
+/// one match is enough.
 #[tokio::test]
 async fn a_filter_wants_all_of_its_headers() {
     let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -125,7 +125,8 @@ async fn a_filter_wants_all_of_its_headers() {
     assert_eq!(soon(heard(&mut reader)).await, events[4].headers);
 }
 
-/// Goal: who comes later hears nothing of what was not stored, on each way of following.
+/// Goal: a new subscriber gets no ephemeral event from before its subscription, of one topic or
+/// many.
 #[tokio::test]
 async fn a_newcomer_hears_no_ephemeral_event_from_before_it_came() {
     let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -158,7 +159,7 @@ async fn a_newcomer_hears_no_ephemeral_event_from_before_it_came() {
     }
 }
 
-/// Goal: readers that share what is in memory, and read in steps of every size, get all of it.
+/// Goal: readers get every event, whatever the sizes of the memory for new events and of a read.
 #[tokio::test]
 async fn tails_and_reads_of_any_size_deliver_every_event_once() {
     for (max_tail_bytes, max_read_bytes, max_replay_bytes) in

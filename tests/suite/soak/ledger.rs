@@ -1,4 +1,5 @@
-//! The ledger: what was acknowledged where, and what a reader must have got of it.
+//! The ledger: the acknowledged events with their places, and the events that a reader must have
+//! got.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use super::COMPACTED;
 use crate::common::Receipt;
 use crate::ways::Way;
 
-/// An event as it was published.
+/// A published event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Event {
     pub(super) topic: String,
@@ -26,7 +27,7 @@ pub(super) struct Event {
     pub(super) payload: String,
 }
 
-/// What a reader asks for.
+/// The topics and the type that a reader asks for.
 #[derive(Debug, Clone)]
 pub(super) struct Scope {
     pub(super) topics: Vec<String>,
@@ -75,12 +76,12 @@ pub(super) struct ToldGap {
     pub(super) reason: String,
 }
 
-/// What a reader got over one connection, between two cursors.
+/// The events and gaps that a reader got over one connection, between two cursors.
 #[derive(Debug, Clone)]
 pub(super) struct Cycle {
     pub(super) way: Way,
     pub(super) scope: Scope,
-    /// The cursor it came with, and the last one that it got.
+    /// The cursor with which the reader connected, and the last one that it got.
     pub(super) first: Option<String>,
     pub(super) last: Option<String>,
     pub(super) events: Vec<Got>,
@@ -89,14 +90,14 @@ pub(super) struct Cycle {
     pub(super) is_cut: bool,
 }
 
-/// The number in a cursor: a sequence, or a position.
+/// Returns the number in a cursor: a sequence or a position.
 fn number(cursor: &str) -> u64 {
     let digits = cursor.trim_start_matches('@');
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
     digits[..end].parse().unwrap_or_else(|_| panic!("{cursor:?} is no cursor"))
 }
 
-/// What came of holding cycles against the ledger.
+/// The result of comparing cycles with the ledger.
 #[derive(Debug, Default)]
 pub(super) struct Checked {
     pub(super) delivered: usize,
@@ -104,12 +105,12 @@ pub(super) struct Checked {
     pub(super) violations: Vec<String>,
 }
 
-/// All events that were acknowledged.
+/// All acknowledged events, by position.
 #[derive(Debug, Default)]
 pub(super) struct Ledger(Mutex<BTreeMap<u64, (u64, Event)>>);
 
 impl Ledger {
-    /// Notes an event at its position.
+    /// Records an event at its position.
     pub(super) fn note(&self, sequence: u64, position: u64, event: Event) {
         let before = self.0.lock().unwrap().insert(position, (sequence, event));
         assert_eq!(before, None, "position {position} was given twice");
@@ -119,7 +120,7 @@ impl Ledger {
         self.0.lock().unwrap().len()
     }
 
-    /// Holds all `cycles` against what was acknowledged.
+    /// Compares all `cycles` with the acknowledged events.
     pub(super) fn check(&self, cycles: &[Cycle]) -> Checked {
         let events = self.0.lock().unwrap();
         let mut newest: HashMap<(&str, &str), u64> = HashMap::new();
@@ -130,8 +131,8 @@ impl Ledger {
         let mut told = Told::default();
         let by_sequence = by_sequence(&events);
         for cycle in cycles {
-            // A gap is told once, before all else: until the reader has passed what was lost, its
-            // cursors say that it was told.
+            // A gap is told once, before all else. Until the reader has passed the lost events, `~`
+            // in its cursors says that it was told.
             if !cycle.first.as_ref().is_some_and(|cursor| cursor.contains('~')) {
                 told = Told::default();
             }
@@ -152,7 +153,7 @@ impl Ledger {
     }
 }
 
-/// What a cycle got that was never published so, or in another order, or twice.
+/// Returns the events of a cycle that were never published so, or came out of order or twice.
 fn untrue(events: &BTreeMap<u64, (u64, Event)>, cycle: &Cycle) -> Vec<String> {
     let is_of_many = cycle.scope.is_of_many;
     let mut violations = Vec::new();
@@ -179,7 +180,7 @@ fn untrue(events: &BTreeMap<u64, (u64, Event)>, cycle: &Cycle) -> Vec<String> {
     violations
 }
 
-/// The position of each event of a topic by its sequence.
+/// The position of each event, by topic and sequence.
 type BySequence<'a> = HashMap<&'a str, BTreeMap<u64, u64>>;
 
 fn by_sequence(events: &BTreeMap<u64, (u64, Event)>) -> BySequence<'_> {
@@ -190,8 +191,8 @@ fn by_sequence(events: &BTreeMap<u64, (u64, Event)>) -> BySequence<'_> {
     by_sequence
 }
 
-/// The gaps that a reader knows of: below which sequence events of a topic may be missing; without
-/// a topic, of all.
+/// The gaps that a reader knows of: for each topic, or for all topics without a name, the sequence
+/// below which events may be missing.
 #[derive(Debug, Default)]
 struct Told(HashMap<Option<String>, u64>);
 
@@ -207,7 +208,8 @@ impl Told {
     }
 }
 
-/// What a cycle passed over without a word; `told` are the gaps that its reader knows of.
+/// Returns the events that a cycle skipped without a gap. `told` are the gaps that its reader knows
+/// of.
 fn missing(
     events: &BTreeMap<u64, (u64, Event)>,
     by_sequence: &BySequence<'_>,
@@ -215,7 +217,7 @@ fn missing(
     cycle: &Cycle,
     told: &Told,
 ) -> Vec<String> {
-    // A reader from the earliest on is not told of what was gone by then.
+    // A reader from the earliest event is not told of events that were gone before it began.
     let (Some(first), Some(last)) = (&cycle.first, &cycle.last) else { return Vec::new() };
     let (first, last) = (number(first), number(last));
     let got: BTreeSet<u64> = cycle.events.iter().map(|got| got.position).collect();
@@ -245,12 +247,12 @@ fn missing(
     missing
         .map(|position| {
             let (sequence, event) = &events[position];
-            format!("{} {sequence} at {position} is missing, untold", event.topic)
+            format!("{} {sequence} at {position} is missing without a gap", event.topic)
         })
         .collect()
 }
 
-/// A client that publishes until it is acknowledged.
+/// A client that repeats each publish until it is acknowledged.
 pub(super) struct Publisher {
     address: SocketAddr,
     client: Client<HttpConnector, Full<Bytes>>,
@@ -276,7 +278,7 @@ impl Publisher {
         tokio::time::timeout(Duration::from_secs(10), answered).await.ok().flatten()
     }
 
-    /// Publishes `event`, and again until it is acknowledged; its sequence and its position.
+    /// Publishes `event` until it is acknowledged, and returns its sequence and its position.
     pub(super) async fn publish(&self, id: &str, event: &Event) -> (u64, u64) {
         let Event { topic, key, event_type, payload } = event;
         let path = format!("/v1/topics/{topic}/events?id={id}&key={key}&type={event_type}");
@@ -292,7 +294,7 @@ impl Publisher {
         }
     }
 
-    /// Purges the older half of a topic, if the broker is there.
+    /// Purges the older half of a topic, if the broker answers.
     pub(super) async fn purge_half(&self, topic: &str) {
         let path = format!("/v1/topics/{topic}");
         let Some((200, body)) = self.try_send("GET", &path, String::new()).await else { return };
