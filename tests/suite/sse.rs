@@ -1,4 +1,4 @@
-//! Following over server-sent events: the frames to the byte, resuming, gaps, and slow readers.
+//! Following over server-sent events: the exact frames, resuming, gaps, and slow readers.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -40,7 +40,7 @@ async fn a_stream_is_history_with_retry_in_its_first_block_then_caught_up_then_w
         let frame = stream.next().await.unwrap();
         retry = retry.or(frame.retry);
         let (data, event) = (Some(format!("event {number}")), None);
-        let told = frame.retry.filter(|_| number == 1); // In the first block alone.
+        let told = frame.retry.filter(|_| number == 1); // Only in the first block.
         assert_eq!(frame, Frame { id: id(number), data, event, retry: told, comment: None });
     }
     assert!(matches!(retry, Some(1_000..=3_000)), "{retry:?}");
@@ -63,7 +63,7 @@ async fn browsers_are_told_different_times_to_come_back() {
     assert!(times.len() > 5, "{times:?}");
 }
 
-/// What a page must get for each payload: what was published, or its base64 as a `data:` URL.
+/// Goal: a page gets each payload as it was published, or its base64 as a `data:` URL.
 #[tokio::test]
 async fn every_payload_comes_out_as_it_went_in() {
     let server = Server::start().await;
@@ -96,8 +96,8 @@ async fn every_payload_comes_out_as_it_went_in() {
     assert_eq!(stream.next().await.unwrap().event.as_deref(), Some("größe.changed"));
 }
 
-/// Goal: a publisher's event is never taken for the browser's own `error` or `open`, nor for one
-/// without a type; and no two types come out as one.
+/// Goal: a publisher's event is never taken for the browser's own `error` or `open`, nor for an
+/// event without a type, and no two types become one.
 #[tokio::test]
 async fn types_that_a_browser_calls_its_own_come_out_under_another_name() {
     let server = Server::start().await;
@@ -153,7 +153,7 @@ async fn every_spelling_of_the_last_id_resumes_and_the_header_wins() {
     };
     let mut stream = Sse::open(with_header("?last_event_id=2&from=latest", "8")).await.unwrap();
     assert_eq!(stream.events(1).await, numbered(9..=9));
-    // A browser's first request of a page that puts the id into the URL: an empty one is none.
+    // The first request of a page that puts the id into the URL: an empty id counts as none.
     let mut stream = Sse::open(with_header("?lastEventId=&from=last:3", "")).await.unwrap();
     assert_eq!(stream.events(3).await, numbered(7..=9));
 }
@@ -199,7 +199,7 @@ async fn a_client_that_had_received_nothing_resumes_from_the_first_id() {
 }
 
 /// Goal: going from replay to live loses nothing and repeats nothing.
-/// Method: readers come at any moment while events are published, from random places.
+/// Method: readers connect at any moment while events are published, each from another sequence.
 #[tokio::test]
 async fn replay_goes_over_into_following_without_a_gap_or_a_repeat() {
     let server = server_with_events("a", 50).await;
@@ -231,13 +231,14 @@ async fn whoever_cannot_resume_is_told_so_with_numbers_and_goes_on() {
     let server = Server::start().await;
     let broker = &server.broker;
     for number in 1..=9 {
-        // Each in a block of its own: a trim drops whole blocks.
+        // Each event is in a block of its own, because a trim drops whole blocks.
         server.publish("a", format!("event {number}")).await;
     }
     broker.purge(&name("a"), Sequence::new(6)).await.unwrap();
     let epoch = broker.epoch();
     let cases = [
-        // the id, on_gap; requested, lost, reason, the id of the gap frame, and what follows
+        // The id, `on_gap`; requested, lost, reason, the sequence in the gap frame's id, and the
+        // events after it.
         ("2", "", 3, json!(3), "purged", 5, numbered(6..=9)),
         ("2", "latest", 3, json!(3), "purged", 9, vec![]),
         ("50", "", 51, json!(null), "ahead", 9, vec![]),
@@ -248,7 +249,7 @@ async fn whoever_cannot_resume_is_told_so_with_numbers_and_goes_on() {
         let on_gap = if on_gap.is_empty() { String::new() } else { format!("&on_gap={on_gap}") };
         let mut stream = Sse::follow(server.address, "a", &format!("?after={id}{on_gap}")).await;
         let gap = stream.next().await.unwrap();
-        // With no id before it: until it is told, the gap is not forgotten.
+        // No id comes before the gap's, so that a reader that is cut before it is told again.
         assert!(gap.is_control("leftoff.gap") && gap.retry.is_some(), "{gap:?}");
         assert_eq!(gap.id, Some(format!("{resumed_after}-{epoch}")));
         let expected = json!({
@@ -298,12 +299,12 @@ async fn a_quiet_stream_is_kept_alive_by_comments() {
     assert_eq!(stream.events(1).await, numbered(1..=1));
 }
 
-/// Goal: a reader that does not read slows nobody, and gets everything when it reads on.
-/// Method: far more than all buffers between hold is published while one reader stalls.
+/// Goal: a reader that does not read slows nobody down, and gets everything when it reads again.
+/// Method: publish far more than all buffers in between hold while one reader does not read.
 #[tokio::test]
 async fn a_reader_that_stalls_slows_nobody_and_misses_nothing() {
     let mut config = Config::default();
-    config.broker.max_tail_bytes = 1 << 20; // The stalled reader has to go back to the log.
+    config.broker.max_tail_bytes = 1 << 20; // The stalled reader needs the log.
     let server = Server::with(config).await;
     let mut stalled = Sse::follow(server.address, "a", "?from=earliest").await;
     let mut reading = Sse::follow(server.address, "a", "?from=earliest").await;

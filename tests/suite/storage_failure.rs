@@ -1,4 +1,4 @@
-//! A storage engine that gives up is heard: by whoever asks, in the log, and with the way out.
+//! A failing storage engine is reported: in answers, in the log, and with the remedy.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Process, get, leftoff, post, soon};
 
-/// How large files may become, in blocks of 512 bytes: 32 MiB.
+/// The limit on the size of files, in blocks of 512 bytes: 32 MiB.
 const MAX_FILE_BLOCKS: u64 = 65_536;
 
-/// The time in which a failure has to be told.
+/// The time in which a failure must be reported.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
-/// Starts a broker whose files the system keeps from growing beyond [`MAX_FILE_BLOCKS`]; with the
-/// lines of its log, and when each came.
+/// Starts a broker whose files cannot grow beyond [`MAX_FILE_BLOCKS`]. Returns it with the lines of
+/// its log, and the time of each.
 async fn serve(directory: &Path) -> (Process, mpsc::Receiver<(Instant, String)>) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let broker = leftoff();
@@ -27,7 +27,7 @@ async fn serve(directory: &Path) -> (Process, mpsc::Receiver<(Instant, String)>)
         .arg(broker.get_program())
         .envs(broker.get_envs().filter_map(|(name, value)| value.map(|value| (name, value))));
     command.args(["serve", "--listen", &port.to_string(), "--data-dir"]).arg(directory);
-    // The space that is kept in reserve is a file of its own.
+    // The reserve of free space is a file of its own, as large as the limit.
     command.args(["--set", "log.min_free_bytes=67108864"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -49,9 +49,10 @@ async fn readiness(address: SocketAddr) -> (u16, String) {
     (answer.status.as_u16(), String::from_utf8(answer.body.to_vec()).unwrap())
 }
 
-/// Goal: from the moment that the storage engine cannot write, readiness and the log say so, and
-/// name the way out; what was acknowledged is still read.
-/// Method: the system refuses to let the log's file grow; the engine's own threads meet it.
+/// Goal: as soon as the storage engine cannot write, readiness and the log report it with the
+/// remedy, and acknowledged events can still be read.
+/// Method: the system does not let the log's file grow, and the engine's own threads meet the
+/// limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storage_engine_that_gives_up_is_told_within_a_second_and_names_the_way_out() {
     let directory = tempfile::tempdir().unwrap();
@@ -88,7 +89,7 @@ async fn a_storage_engine_that_gives_up_is_told_within_a_second_and_names_the_wa
     assert!(page.status.is_success() && acknowledged > 0, "{page:?}");
     process.kill();
 
-    // Where the limit is gone, it goes on with all that it acknowledged.
+    // Without the limit, the broker opens the log with all acknowledged events.
     let path = directory.path().to_owned();
     let process = tokio::task::spawn_blocking(move || Process::serve(&path, &[])).await.unwrap();
     assert_eq!(readiness(process.address).await.0, 200);

@@ -1,12 +1,12 @@
-//! What browsers, polyfills, proxies and pages that were moved send with a stream: none of it ends
-//! the stream for good, as any status but 200 does to an `EventSource`.
+//! Streams for browsers, polyfills, proxies and moved pages: whatever they send, no stream ends for
+//! good, as an `EventSource` does at any status other than 200.
 
 use leftoff::cursor::Sequence;
 use serde_json::{Value, json};
 
 use crate::common::{Frame, Server, Sse, get, name, soon, to};
 
-/// A broker whose topic `a` has the events 3 to 5 left, and `b` one.
+/// Returns a broker whose topic `a` still has events 3 to 5, and whose topic `b` has one event.
 async fn broker() -> Server {
     let server = Server::start().await;
     for number in 1..=5 {
@@ -17,7 +17,7 @@ async fn broker() -> Server {
     server
 }
 
-/// What a stream begins with, up to where it has caught up.
+/// The beginning of a stream, up to `leftoff.caught-up`.
 struct Begun {
     headers: http::HeaderMap,
     frames: Vec<Frame>,
@@ -55,8 +55,8 @@ impl Begun {
     }
 }
 
-/// Goal: whatever comes back as an id that is no cursor of the topic is told as a gap, and the
-/// stream goes on as `on_gap` says.
+/// Goal: an id that is no cursor of the topic is reported as a gap, and the stream goes on as
+/// `on_gap` says.
 #[tokio::test]
 async fn what_is_no_cursor_is_told_as_a_gap_and_the_stream_goes_on() {
     let server = broker().await;
@@ -77,15 +77,15 @@ async fn what_is_no_cursor_is_told_as_a_gap_and_the_stream_goes_on() {
                 format!("reason=unknown, requested=0, earliest=3, tail=6, resume={resume}");
             assert_eq!(header, expected, "{id}");
             assert_eq!(begun.data(), follows, "{id} {on_gap}");
-            // The place after the gap is known again.
+            // The cursor after the gap is a known one again.
             let gap = begun.frames.iter().find(|frame| frame.is_control("leftoff.gap")).unwrap();
             assert_eq!(gap.sequence() + 1, resume, "{gap:?}");
         }
     }
     let refused = to(server.address, "GET", "/v1/topics/a/events?on_gap=fail&after=null");
     let refused = Sse::open(refused).await.unwrap();
-    assert_eq!(refused.status, 410, "whoever asks for that is refused");
-    // An id of one topic says nothing of a place among many, and the other way round.
+    assert_eq!(refused.status, 410, "a gap is refused if asked for");
+    // An id of one topic is no cursor of many topics, and the other way round.
     let many = Begun::at(&server, "/v1/events?topic=*", &["2"]).await;
     let gap = many.control("leftoff.gap").unwrap();
     assert_eq!(
@@ -94,7 +94,7 @@ async fn what_is_no_cursor_is_told_as_a_gap_and_the_stream_goes_on() {
     );
     assert_eq!(many.data().len(), 4);
     let page = get(server.address, "/v1/topics/a/events?after=null").await;
-    assert_eq!(page.status, 400, "a page is no stream");
+    assert_eq!(page.status, 400, "a page is refused");
 }
 
 #[tokio::test]
@@ -125,7 +125,8 @@ async fn of_several_ids_the_last_counts_and_words_mean_what_they_say() {
     assert_eq!(nothing.frames, []);
 }
 
-/// Goal: a name that is misspelt is told where its author looks, and what libraries add is not.
+/// Goal: a misspelled name is reported where its author looks, and names that libraries add are
+/// not.
 #[tokio::test]
 async fn a_name_that_means_nothing_to_a_stream_is_told_in_it_and_in_a_header() {
     let server = broker().await;
@@ -134,13 +135,14 @@ async fn a_name_that_means_nothing_to_a_stream_is_told_in_it_and_in_a_header() {
     let first = &begun.frames[0];
     assert!(first.is_control("leftoff.warning") && first.retry.is_some(), "{first:?}");
     let epoch = server.broker.epoch();
-    assert_eq!(first.id, Some(format!("5-{epoch}")), "with the first id, for it comes first");
+    assert_eq!(first.id, Some(format!("5-{epoch}")), "the first frame has the first id");
     let told = first.json();
     assert_eq!((&told["ignored"], &told["more"]), (&json!(["form", "limit"]), &json!(0)));
     let detail = told["detail"].as_str().unwrap();
     assert!(detail.starts_with("\"form\" means nothing to a stream; known are"), "{detail}");
     assert_eq!(begun.frames.len(), 1);
-    // A gap is not forgotten for the warning that comes before it.
+    // A warning before a gap has no id, so a reader that is cut between them is told of the gap
+    // again.
     let begun = Begun::of(&server, "?form=earliest", &["null"]).await;
     let kinds: Vec<_> = begun.frames.iter().take(2).map(|frame| frame.event.as_deref()).collect();
     assert_eq!(kinds, [Some("leftoff.warning"), Some("leftoff.gap")]);
@@ -149,19 +151,20 @@ async fn a_name_that_means_nothing_to_a_stream_is_told_in_it_and_in_a_header() {
     let begun = Begun::of(&server, odd, &[]).await;
     assert_eq!(begun.headers.get("leftoff-ignored"), None);
     assert_eq!((begun.data(), begun.frames.len()), (vec!["event 5"], 1));
-    // Of one topic there is no other one to name.
+    // A stream of one topic takes no further topic.
     let begun = Begun::of(&server, "?topic=b&from=last:1", &[]).await;
     assert_eq!(begun.headers["leftoff-ignored"], r#""topic""#);
     assert_eq!(begun.data(), ["event 5"]);
     let many: String = (0..200).map(|number| format!("n{number}=%ff&")).collect();
     let begun = Begun::of(&server, &format!("?{many}from=earliest"), &[]).await;
-    // Of 64 names, which are noted at the most, eight are told.
+    // At most 64 names are noted, and eight of them are listed.
     assert_eq!(begun.frames[0].json()["more"], 64 - 8);
-    assert_eq!(begun.data().len(), 3, "what is known counts, after as many as one likes");
+    assert_eq!(begun.data().len(), 3, "a known name after many others has no effect");
 }
 
-/// Goal: a value that a script has made out of nothing, or somebody has misspelt, is as none and
-/// is told; what says which events, and who reads, is refused, as other events would be sent.
+/// Goal: a value that a script made out of nothing, or that is misspelled, is ignored and reported.
+/// A wrong value of a parameter that selects events, or names the member, is refused, because other
+/// events would be sent.
 #[tokio::test]
 async fn a_value_that_means_nothing_to_a_stream_is_told_and_only_what_picks_events_is_refused() {
     let server = broker().await;
@@ -180,7 +183,7 @@ async fn a_value_that_means_nothing_to_a_stream_is_told_and_only_what_picks_even
         let detail = warning["detail"].as_str().unwrap();
         assert!(detail.starts_with("on_gap: ") && detail.contains("as if it was not"), "{detail}");
         assert_eq!(begun.data(), ["event 5"], "{value}");
-        // A place that is none is told as such an id is.
+        // A value that is no start point is reported as an unknown id is.
         let begun = Begun::of(&server, &format!("?from={value}"), &[]).await;
         let gap = begun.control("leftoff.gap").expect("a gap");
         assert_eq!((&gap["reason"], &gap["resume"]), (&json!("unknown"), &json!(3)), "{value}");

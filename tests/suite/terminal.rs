@@ -1,4 +1,4 @@
-//! Nothing that somebody publishes steers the terminal of who looks at it.
+//! No published event can steer the terminal of a reader.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,11 +9,11 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::common::{Server, leftoff, run, send, soon, text, to};
 
-/// Clears the screen, writes to the clipboard, turns the text around, and forges a line.
+/// A payload that clears the screen, writes to the clipboard, reverses text, and forges a line.
 const PAYLOAD: &str = "\u{1b}]52;c;x\u{7}\u{1b}[2J\u{9b}1m\u{202e}\n9 forged";
 const SHOWN: &str = "\\u001b]52;c;x\\u0007\\u001b[2J\\u009b1m\\u202e\\n9 forged";
 
-/// What a command writes to its standard output, which is a terminal.
+/// Returns the output of a command whose standard output is a terminal.
 async fn shown_on_a_terminal(arguments: &[&str]) -> String {
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&controller).unwrap();

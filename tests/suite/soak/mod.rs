@@ -1,18 +1,18 @@
-//! A soak of readers: they are cut at random bytes, come back with the last cursor that they got,
-//! over another transport, and miss nothing untold.
+//! A soak of readers: they are cut at random bytes, and resume with the last cursor that they got,
+//! over another transport. They miss nothing that they are not told of.
 //!
 //! ```text
 //! publishers ──▶ broker (real binary) ──▶ proxy that cuts ──▶ readers, one after another transport
 //!                  ▲ retention, compaction, purges, kill -9
 //! ```
 //!
-//! Goal: whatever becomes of connections and of the broker, each reader gets each event of its
-//! selection once, in order, or is told of the gap.
+//! Goal: whatever happens to connections and to the broker, each reader gets each event of its
+//! selection once and in order, or is told of a gap.
 //!
-//! Method: publishers keep a ledger of what was acknowledged where; what was cut off is published
-//! again, with its id, until it is. Each cycle of a reader, from one cursor to the next, is held
-//! against the ledger in the end. `LEFTOFF_SEED` repeats the choices; `LEFTOFF_SOAK_SECONDS` has it
-//! go on for longer than 20 seconds.
+//! Method: publishers record all acknowledged events in a ledger, and repeat each publish with its
+//! id until it is acknowledged. At the end, each cycle of a reader, from one cursor to the next, is
+//! compared with the ledger. The variable `LEFTOFF_SEED` repeats the choices of a run, and
+//! `LEFTOFF_SOAK_SECONDS` sets its duration instead of 20 seconds.
 
 mod ledger;
 mod proxy;
@@ -39,7 +39,7 @@ const TOPICS: [(&str, &str); 4] = [
     ("keyed.compacted", "{\"compact\":true,\"tombstone_grace_ms\":600000}"),
 ];
 
-/// Topics that lose events only by compaction, or not at all.
+/// A topic that loses events by compaction, and one that loses them by purges.
 const COMPACTED: &str = "keyed.compacted";
 const PURGED: &str = "soak.purged";
 
@@ -47,7 +47,7 @@ const PUBLISHERS: u64 = 4;
 const READERS: u64 = 12;
 const KEYS: u64 = 9;
 
-/// Blocks are small and maintenance never rests, so that each cycle meets their edges.
+/// Settings with small blocks and constant maintenance, so that each cycle meets their edges.
 const EAGER: [&str; 6] = [
     "--set",
     "maintenance.interval_ms=20",
@@ -132,12 +132,12 @@ async fn readers_that_are_cut_anywhere_miss_nothing_that_they_are_not_told() {
     for (way, is_one) in WAYS {
         let of = |cycle: &&Cycle| cycle.way == way && cycle.scope.is_of_many != is_one;
         let count = cycles.iter().filter(of).filter(|cycle| !cycle.events.is_empty()).count();
-        assert!(count > 2, "{way:?}, of one topic: {is_one}: hardly tried");
+        assert!(count > 2, "{way:?}, of one topic: {is_one}: too few cycles");
     }
     assert!(checked.gaps > 0 && checked.delivered > 1_000, "nothing happened: {checked:?}");
 }
 
-/// Publishes to topics at random; again with the same id until it is acknowledged.
+/// Publishes to random topics, each event with the same id until it is acknowledged.
 async fn publish(
     address: SocketAddr,
     publisher: u64,
@@ -164,7 +164,7 @@ async fn publish(
     }
 }
 
-/// Purges the front of a topic now and then.
+/// Purges the older half of a topic again and again.
 async fn purge(address: SocketAddr, is_over: Arc<AtomicBool>) {
     let client = ledger::Publisher::new(address);
     while !is_over.load(Ordering::SeqCst) {
@@ -173,7 +173,7 @@ async fn purge(address: SocketAddr, is_over: Arc<AtomicBool>) {
     }
 }
 
-/// Reads a selection on one way after another, of all there are, until the end; every cycle of it.
+/// Reads a selection in random ways, one after another, until the end. Returns all cycles.
 async fn read(proxy: SocketAddr, number: u64, seed: u64, is_over: Arc<AtomicBool>) -> Vec<Cycle> {
     let mut random = StdRng::seed_from_u64(seed);
     let scope = match number % 6 {
@@ -191,13 +191,13 @@ async fn read(proxy: SocketAddr, number: u64, seed: u64, is_over: Arc<AtomicBool
     while !is_over.load(Ordering::SeqCst) {
         let (way, _) = ways[random.random_range(0..ways.len())];
         let Some(cycle) = transport::cycle(way, proxy, &scope, cursor.clone()).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await; // The broker is not there.
+            tokio::time::sleep(Duration::from_millis(20)).await; // The broker is down.
             continue;
         };
         cursor = cycle.last.clone().or(cursor);
         cycles.push(cycle);
         if random.random_bool(0.1) {
-            // Long enough to fall behind what a topic keeps.
+            // This may be long enough to fall behind the events that a topic keeps.
             let away_ms = random.random_range(200..2_000);
             tokio::time::sleep(Duration::from_millis(away_ms)).await;
         }

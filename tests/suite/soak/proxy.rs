@@ -1,4 +1,4 @@
-//! A proxy that cuts connections at random bytes of what the broker sends.
+//! A proxy that cuts connections at random bytes of the broker's answers.
 
 use std::net::SocketAddr;
 
@@ -7,14 +7,14 @@ use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Starts a proxy to `broker`; where it listens.
+/// Starts a proxy to `broker`, and returns its address.
 pub(super) async fn start(broker: SocketAddr, seed: u64) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut random = StdRng::seed_from_u64(seed);
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            // Most cuts fall among the first frames, where a place is told and taken over.
+            // Most cuts fall among the first frames, where a cursor is told and taken over.
             let budget = match random.random_range(0..10) {
                 0 => usize::MAX,
                 1..5 => random.random_range(1..2_000),
@@ -26,7 +26,7 @@ pub(super) async fn start(broker: SocketAddr, seed: u64) -> SocketAddr {
     address
 }
 
-/// Carries bytes both ways until one side ends, or so many came from the broker.
+/// Carries bytes both ways until one side ends, or `budget` bytes came from the broker.
 async fn carry(mut client: TcpStream, broker: SocketAddr, budget: usize, resets: bool) {
     let Ok(mut upstream) = TcpStream::connect(broker).await else { return };
     let (mut asked, mut answered) = (vec![0; 4_096], vec![0; 4_096]);

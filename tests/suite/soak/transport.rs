@@ -1,4 +1,5 @@
-//! One cycle of a reader on each way to read: connect, take what comes until it is cut or silent.
+//! One cycle of a reader on each way to read: it connects, and takes events until it is cut, or
+//! gets nothing for a while.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,15 +21,15 @@ use super::ledger::{Cycle, Got, Scope, ToldGap};
 use crate::common::{Grpc, Sse, to};
 use crate::ways::Way;
 
-/// Silence after which a reader leaves, and the longest that a connection may take to stand. What
-/// a connection says of itself, such as heartbeats, is silence, too.
+/// The silence after which a reader leaves, and the time limit of a connection. Messages without an
+/// event or a gap, such as heartbeats, count as silence.
 const SILENCE: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Most events of one cycle: readers go on to the next transport, also where nothing is cut.
+/// The largest number of events in one cycle: readers change the transport also without a cut.
 const MAX_EVENTS: usize = 400;
 
-/// Reads over one connection; `None` if there was no answer at all.
+/// Reads over one connection. Returns `None` if there was no answer at all.
 pub(super) async fn cycle(
     way: Way,
     address: SocketAddr,
@@ -63,12 +64,12 @@ impl Cycle {
         self.events.len() >= MAX_EVENTS
     }
 
-    /// How many events and gaps it has got.
+    /// Returns the number of events and gaps so far.
     fn count(&self) -> usize {
         self.events.len() + self.gaps.len()
     }
 
-    /// The selection as a query string, for reading on from the last cursor.
+    /// Returns the selection as a query string that continues after the last cursor.
     fn query(&self, cursor_name: &str) -> String {
         let mut query = match &self.last {
             Some(cursor) => format!("{cursor_name}={cursor}"),
@@ -131,7 +132,7 @@ impl Cycle {
     }
 }
 
-/// When a reader leaves that gets nothing.
+/// The time at which a reader without events leaves.
 struct Silence {
     ends: Instant,
     count: usize,
@@ -142,7 +143,7 @@ impl Silence {
         Self { ends: Instant::now() + SILENCE, count: 0 }
     }
 
-    /// What is heard next; `None` when there was nothing but silence for long enough.
+    /// Waits for `next`, and returns `None` after enough silence.
     async fn hear<T>(&mut self, cycle: &Cycle, next: impl Future<Output = T>) -> Option<T> {
         if self.count != cycle.count() {
             *self = Self { count: cycle.count(), ..Self::new() };
@@ -151,7 +152,7 @@ impl Silence {
     }
 }
 
-/// Whether it ended by silence, or because it was enough.
+/// Follows over SSE. Returns whether the cycle ended by silence or was full, rather than by a cut.
 async fn sse(address: SocketAddr, cycle: &mut Cycle, over_http2: bool) -> Option<bool> {
     let path = format!("{}?format=envelope&{}", cycle.path(), cycle.query("last_event_id"));
     let opening = Sse::try_open(to(address, "GET", &path), over_http2);
@@ -257,7 +258,7 @@ async fn grpc(address: SocketAddr) -> Option<Grpc> {
     tokio::time::timeout(PATIENCE, connecting).await.ok()?.ok()
 }
 
-/// What a request over gRPC names: one topic, or patterns.
+/// Returns the topic, or the patterns, of a gRPC request.
 fn named(scope: &Scope) -> (String, Vec<String>) {
     match scope.is_of_many {
         true => (String::new(), scope.topics.clone()),

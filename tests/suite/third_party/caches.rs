@@ -1,4 +1,5 @@
-//! Pages of events behind a shared cache, nginx's: whatever is gone is gone for its readers, too.
+//! Pages of events behind nginx as a shared cache: events that are gone are gone for its readers,
+//! too.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,13 +9,13 @@ use serde_json::Value;
 use super::proxy::Proxy;
 use crate::common::{Answer, PATIENCE, Process, get, post, send, text, to};
 
-/// Between two looks at what is waited for.
+/// The pause between two checks of a condition that is waited for.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// So long the events of one topic live, in milliseconds.
+/// The time to live of the events of one topic, in milliseconds.
 const TTL_MS: u64 = 3_000;
 
-/// Where the cache is; what it did about an answer is in the head of that.
+/// Edits of nginx's configuration: a cache, whose answers say in `x-cache` how it was used.
 const CACHE: (&str, &str) =
     ("upstream leftoff {", "proxy_cache_path cache keys_zone=pages:1m;\nupstream leftoff {");
 const OBEYS: (&str, &str) = (
@@ -24,7 +25,8 @@ const OBEYS: (&str, &str) = (
         proxy_cache_revalidate on;
         add_header x-cache $upstream_cache_status always;",
 );
-/// It keeps pages for a second, whatever they say, and asks the broker about these by their tags.
+/// An edit with which the cache keeps pages for a second, whatever they say, and then revalidates
+/// them by their entity tags.
 const KEEPS: (&str, &str) = (
     "location / {",
     "location / {
@@ -35,10 +37,10 @@ const KEEPS: (&str, &str) = (
         add_header x-cache $upstream_cache_status always;",
 );
 
-/// A request: its method, path and body.
+/// A request: its method, its path and its body.
 type Asked = (&'static str, &'static str, &'static str);
 
-/// What happens to a topic that is called so.
+/// The requests that change the topic of each name.
 const CHANGES: [(&str, &[Asked]); 4] = [
     ("purged", &[("DELETE", "/v1/topics/purged/events?before=4", "")]),
     ("deleted", &[("DELETE", "/v1/topics/deleted", "")]),
@@ -79,7 +81,7 @@ async fn change(broker: SocketAddr) {
     }
 }
 
-/// How many events are on a page; none are where there is no topic.
+/// Returns the number of events on a page, which is 0 without the topic.
 fn count(answer: &Answer) -> usize {
     let page: Value = answer.json();
     page["events"].as_array().map_or(0, Vec::len)
@@ -89,7 +91,7 @@ fn is_same(one: &Answer, other: &Answer) -> bool {
     one.status == other.status && one.body == other.body
 }
 
-/// Goal: a cache that does what it is told shows each change at once.
+/// Goal: a cache that obeys the headers shows each change at once.
 #[tokio::test]
 async fn a_shared_cache_that_does_as_told_shows_at_once_what_is_gone() {
     let directory = tempfile::tempdir().unwrap();
@@ -108,7 +110,8 @@ async fn a_shared_cache_that_does_as_told_shows_at_once_what_is_gone() {
     }
 }
 
-/// Goal: a cache that keeps pages all the same is told by no 304 that what is gone is there.
+/// Goal: a cache that keeps pages all the same is never told by a 304 that lost events are still
+/// there.
 #[tokio::test]
 async fn a_shared_cache_that_asks_by_tags_goes_on_showing_only_what_is_there() {
     let directory = tempfile::tempdir().unwrap();
@@ -119,7 +122,7 @@ async fn a_shared_cache_that_asks_by_tags_goes_on_showing_only_what_is_there() {
     for (topic, _) in CHANGES {
         assert_eq!(count(&get(cache.address, &page(topic)).await), 3, "{topic}");
         let kept = get(cache.address, &page(topic)).await;
-        assert_eq!((count(&kept), kept.header("x-cache")), (3, "HIT"), "{topic} is in the cache");
+        assert_eq!((count(&kept), kept.header("x-cache")), (3, "HIT"), "{topic} is not cached");
     }
     change(broker).await;
     for (topic, _) in CHANGES {
@@ -129,17 +132,17 @@ async fn a_shared_cache_that_asks_by_tags_goes_on_showing_only_what_is_there() {
             if shown.header("x-cache") != "HIT" {
                 break shown;
             }
-            assert!(started.elapsed() < PATIENCE, "{topic} is kept for a second, and not for good");
+            assert!(started.elapsed() < PATIENCE, "{topic} is kept for more than a second");
             tokio::time::sleep(PAUSE).await;
         };
         let told = get(broker, &page(topic)).await;
         assert!(is_same(&asked, &told), "{topic}: {asked:?}, and the broker says {told:?}");
     }
-    // What did not change is not sent again.
+    // A page that did not change is not sent again.
     let path = page("recreated");
     let started = Instant::now();
     while get(cache.address, &path).await.header("x-cache") != "REVALIDATED" {
-        assert!(started.elapsed() < PATIENCE, "a page is never held to be the same");
+        assert!(started.elapsed() < PATIENCE, "no page is revalidated");
         tokio::time::sleep(PAUSE).await;
     }
 }

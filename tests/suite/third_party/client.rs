@@ -1,4 +1,5 @@
-//! A program that follows the broker with a client of others, and what that client was told.
+//! A program that follows the broker with a third-party client, and the messages that this client
+//! received.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -17,25 +18,25 @@ use super::story::Seen;
 use crate::common::PATIENCE;
 use crate::webdriver::Browser;
 
-/// When it is set, a test that does not find the clients fails.
+/// The variable with which a test fails if the clients are not installed.
 const REQUIRED: &str = "REQUIRE_CLIENTS";
 
-/// Between two looks at what is waited for.
+/// The pause between two checks of a condition that is waited for.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The clients in the pinned versions, below `target`.
+/// The clients in their pinned versions, below `target`.
 pub(super) struct Installed {
     programs: PathBuf,
     target: PathBuf,
 }
 
 impl Installed {
-    /// Where they are; `None` where they are not installed.
+    /// Returns the installed clients, or `None` if they are not installed.
     pub(super) fn find() -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let found =
             Self { programs: root.join("tests/clients"), target: root.join("target/clients") };
-        // The files that say which versions are pinned, and which are installed.
+        // Compares the files of pinned versions with those of the installed ones.
         let is_same = |file: &str| {
             let [pinned, installed] = [&found.programs, &found.target].map(|at| at.join(file));
             fs::read(installed).is_ok_and(|installed| installed == fs::read(pinned).unwrap())
@@ -50,7 +51,7 @@ impl Installed {
         None
     }
 
-    /// Follows `url` in the page that `browser` shows, with each client of these names.
+    /// Follows `url` in the page of `browser`, with each of the named clients.
     pub(super) async fn page(&self, browser: Browser, names: &[&str], url: &str) -> Vec<Client> {
         let source = |path: &str| {
             let path = self.target.join("node_modules").join(path);
@@ -80,7 +81,7 @@ impl Installed {
         Client::start(name, &mut command)
     }
 
-    /// The command line of schemathesis.
+    /// Returns the command line of schemathesis.
     pub(super) fn schemathesis(&self) -> Command {
         let mut command = Command::new("python3");
         command
@@ -102,32 +103,32 @@ impl Installed {
     }
 }
 
-/// What a client was told, as its program prints it: the kind, the cursor, the type, the data.
+/// A message to a client, as its program prints it: the kind, the cursor, the type, the data.
 type Told = (String, String, String, String);
 
-/// Whoever follows: a program, or a page of a browser.
+/// A client that follows, in a program or in a page of a browser.
 pub(super) struct Client {
     pub(super) name: String,
-    /// It hands on JSON that it has read and written, and not the payload itself.
+    /// Whether its program parses payloads as JSON and writes them again.
     pub(super) is_rewritten: bool,
     told: Arc<Mutex<Vec<Told>>>,
-    /// What it says besides.
+    /// The error output of the program.
     remarks: Arc<Mutex<String>>,
     _follower: Follower,
 }
 
-/// What is kept for as long as it follows, and ended then.
+/// The process or the page of a client, ended when the value is dropped.
 enum Follower {
-    /// A program ends with its input, too, so that none outlives a test that is killed.
+    /// A program also ends with its input, so that no program outlives a test that is killed.
     Program { child: Child, _input: ChildStdin },
-    /// The page is one of a browser that may follow with other clients, too.
+    /// The browser's page may follow with other clients, too.
     Page { _asking: Arc<Asking> },
 }
 
 impl Client {
     fn start(name: &str, command: &mut Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Nothing here goes through a proxy of the machine.
+        // No client may use a proxy of the machine.
         for variable in ["http_proxy", "https_proxy", "all_proxy", "grpc_proxy"] {
             command.env_remove(variable).env_remove(variable.to_uppercase());
         }
@@ -138,7 +139,7 @@ impl Client {
         let list = told.clone();
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
-                // A program that is killed may not have written all of its last line.
+                // A program that is killed may have written only a part of its last line.
                 let wrong = |error: serde_json::Error| {
                     ("wrong".into(), String::new(), line.clone(), error.to_string())
                 };
@@ -157,7 +158,7 @@ impl Client {
         Self { name: name.to_owned(), is_rewritten: false, told, remarks, _follower: follower }
     }
 
-    /// Clients of these names in the page that `browser` shows, which keeps what they are told.
+    /// Returns the named clients in the page of `browser`, and collects their messages.
     fn of_page(browser: Browser, names: &[&str]) -> Vec<Self> {
         let lists: BTreeMap<String, Arc<Mutex<Vec<Told>>>> =
             names.iter().map(|&name| (name.to_owned(), Arc::default())).collect();
@@ -182,13 +183,13 @@ impl Client {
         lists.into_iter().map(client).collect()
     }
 
-    /// The same client, whose program hands on JSON that it has read and written.
+    /// Marks the client as one whose program parses payloads as JSON and writes them again.
     pub(super) fn rewritten(mut self) -> Self {
         self.is_rewritten = true;
         self
     }
 
-    /// Waits until it has been told of the event of this sequence.
+    /// Waits until the client has received the event with this sequence.
     pub(super) async fn saw(&self, sequence: u64) {
         let started = Instant::now();
         loop {
@@ -210,7 +211,7 @@ impl Client {
         }
     }
 
-    /// Checks that this is all that it was told, in this order.
+    /// Checks that the client received exactly these messages, in this order.
     pub(super) fn saw_all(&self, expected: &[Seen]) {
         let (mut seen, mut expected) = (self.seen(), expected.to_vec());
         if self.is_rewritten {
@@ -219,11 +220,11 @@ impl Client {
         }
         let name = &self.name;
         let differs = zip(&expected, &seen).find(|(wanted, told)| wanted != told);
-        assert_eq!(differs, None, "{name}: what was acknowledged, and what it saw");
-        assert_eq!(seen.len(), expected.len(), "{name} saw as much as was acknowledged");
+        assert_eq!(differs, None, "{name}: acknowledged, and received");
+        assert_eq!(seen.len(), expected.len(), "{name}: another number of messages");
     }
 
-    /// All that it was told.
+    /// Returns all messages that the client received.
     pub(super) fn seen(&self) -> Vec<Seen> {
         let told = self.told.lock().unwrap();
         let wrong: Vec<&Told> = told.iter().filter(|(kind, ..)| kind == "wrong").collect();
@@ -241,7 +242,7 @@ impl Client {
     }
 }
 
-/// A task that has a browser, and asks its page what its clients were told.
+/// A task that asks a browser's page for the messages of its clients.
 struct Asking(JoinHandle<()>);
 
 impl Drop for Asking {
@@ -262,7 +263,7 @@ impl Drop for Follower {
     }
 }
 
-/// The sequence in a cursor of one topic.
+/// Returns the sequence in a cursor of one topic.
 fn sequence_of(cursor: &str) -> u64 {
     let sequence = cursor.split(['-', '~']).next().unwrap_or_default();
     sequence.parse().unwrap_or_else(|error| panic!("the cursor {cursor:?}: {error}"))

@@ -8,11 +8,11 @@ use crate::common::{PATIENCE, quakes};
 
 const KILLS: usize = 3;
 
-/// How many acknowledgements come before each kill, at the least.
+/// The least number of acknowledgements between two kills.
 const LIFE: usize = 40;
 
-/// Goal: what either SDK publishes, in either mode, comes out of a stream for both as it was
-/// acknowledged, through kills.
+/// Goal: CloudEvents that either SDK publishes, in either mode, reach the readers of both SDKs as
+/// they were acknowledged, through kills.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cloud_events_of_either_sdk_reach_both_as_they_were_acknowledged_through_kills() {
     let Some(installed) = Installed::find() else { return };
