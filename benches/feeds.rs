@@ -1,7 +1,7 @@
-//! How fast does a reader get the history of a hundred thousand topics, in the order of all of
-//! them, and how fast do ten at once? Over SSE from the real binary, started anew, from the first
-//! event on; and from the middle, as who comes back. `cargo bench --bench feeds` measures;
-//! `cargo test --benches` runs it tiny. A word picks shapes: `cargo bench --bench feeds -- rolled`.
+//! How fast do one reader and ten readers at once get the history of a hundred thousand topics, in
+//! the order of all topics? Over SSE from the real binary, freshly started, from the first event,
+//! and from the middle, as a reader that resumes. `cargo bench --bench feeds` measures, and `cargo
+//! test --benches` runs it tiny. A word selects shapes: `cargo bench --bench feeds -- rolled`.
 
 mod served;
 
@@ -16,22 +16,22 @@ use leftoff::{Broker, NewEvent, OpenConfig, Publish};
 use served::Served;
 
 const PAYLOAD_BYTES: usize = 100;
-/// Publishes on their way at the same time, while a log is filled.
+/// Publishes in flight at the same time, while a log is filled.
 const IN_FLIGHT: usize = 4_096;
 const READERS: usize = 10;
-/// How long readers read, at the most.
+/// The time limit of the readers.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// How the events of the topics come one after another.
+/// The order in which the events of the topics are published.
 struct Shape {
     name: &'static str,
-    /// How often each topic is published to, in turn with the others.
+    /// The number of times that each topic is published to, in turn with the others.
     rounds: u64,
-    /// So many events each time.
+    /// The number of events each time.
     batch: u64,
-    /// Whether the topics take turns in another order each time.
+    /// Whether the topics' turns are in another order in each round.
     mixed: bool,
-    /// Whether maintenance has come by since.
+    /// Whether maintenance has rolled up the blocks.
     rolled_up: bool,
 }
 
@@ -53,11 +53,11 @@ fn main() {
         fill(&data, topics, shape);
         let events = topics * shape.rounds * shape.batch;
         for (readers, after) in [(1, 0), (READERS, 0), (1, events / 2)] {
-            // Anew, for nothing of it is to be in memory.
+            // A new process, so that no event is in memory.
             let served = Served::start(&data);
             let seen = read_all(served.address, readers, after..events);
             let is_whole = seen.iter().all(|seen| seen.events == events - after);
-            assert!(is_whole || measuring, "{}: not all came in {LIMIT:?}", shape.name);
+            assert!(is_whole || measuring, "{}: events are missing after {LIMIT:?}", shape.name);
             let place = if after == 0 { "from the first" } else { "from the middle" };
             report(&format!("{}, {place}", shape.name), &seen);
             println!("feeds {}: peak memory {:.0} MB", shape.name, served.peak_memory_mb());
@@ -74,7 +74,7 @@ fn fill(directory: &Path, topics: u64, shape: &Shape) {
         let mut in_flight = VecDeque::new();
         for round in 0..shape.rounds {
             for turn in 0..topics {
-                // Steps that are coprime to the number of topics: each has one turn.
+                // A step that is coprime to the number of topics gives each topic one turn.
                 let step = if shape.mixed { 7_919 + 1_000 * round } else { 1 };
                 let topic = (turn * step + round) % topics;
                 let topic = format!("users.{topic}.inbox").parse().expect("a name");
@@ -93,23 +93,23 @@ fn fill(directory: &Path, topics: u64, shape: &Shape) {
             pending.ack().await.expect("room on the disk");
         }
         if shape.rolled_up {
-            broker.maintain(None).await.expect("it goes on");
+            broker.maintain(None).await.expect("maintenance works");
         }
         broker.close().await;
     });
 }
 
-/// What one reader had.
+/// The measurements of one reader.
 struct Seen {
     events: u64,
     first_event: Duration,
     longest_silence: Duration,
-    /// From the first byte it sent to the last one it got.
+    /// The time from the reader's first byte to the last one that it got.
     took: Duration,
 }
 
-/// So many at once, each of them all events after one position and up to another, or as many as it
-/// gets in the time.
+/// Reads with `readers` readers at once, each from after the first position up to the last one,
+/// inclusive, or up to the time limit.
 fn read_all(address: SocketAddr, readers: usize, positions: Range<u64>) -> Vec<Seen> {
     std::thread::scope(|scope| {
         let reading: Vec<_> = (0..readers)
@@ -153,7 +153,7 @@ fn read(address: SocketAddr, positions: Range<u64>) -> Seen {
                 && (after + 1..=end).contains(&position)
                 && last < end
             {
-                assert_eq!(position, last + 1, "each event once, in order");
+                assert_eq!(position, last + 1, "an event is missing or out of order");
                 (last, seen.events) = (position, position - after);
             }
         }
@@ -172,7 +172,7 @@ fn read(address: SocketAddr, positions: Range<u64>) -> Seen {
     seen
 }
 
-/// The position in the line of an id.
+/// Returns the position in a line with an id.
 fn position(line: &[u8]) -> Option<u64> {
     let digits = line.strip_prefix(b"id: @")?.split(|byte| *byte == b'-').next()?;
     Some(digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))

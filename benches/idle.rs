@@ -1,6 +1,6 @@
-//! What does a reader cost to which nothing happens? Thousands of them over SSE and over WebSocket,
-//! each subscribed, on the real binary.
-//! `cargo bench --bench idle` measures; `cargo test --benches` runs it tiny.
+//! How much memory does an idle reader take? Thousands of readers over SSE and over WebSocket, each
+//! with a subscription, on the real binary. `cargo bench --bench idle` measures, and `cargo test
+//! --benches` runs it tiny.
 
 mod served;
 
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use served::Served;
 
-/// Files that the bench itself needs besides its sockets.
+/// The number of files that the bench needs in addition to its sockets.
 const OTHER_FILES: u64 = 100;
 
-/// How long the broker's memory is left alone before it is looked at.
+/// The time between the last connection and the measurement of memory.
 const REST: Duration = Duration::from_secs(1);
 
 fn main() {
@@ -28,7 +28,7 @@ fn main() {
         let directory =
             tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
         let served = Served::start(directory.path());
-        drop(follow(served.address)); // What the first one needs is not its own.
+        drop(follow(served.address)); // Leaves out what only the first one needs.
         std::thread::sleep(rest);
         let before = served.memory_mb();
         let sockets: Vec<TcpStream> = (0..clients).map(|_| follow(served.address)).collect();
@@ -45,7 +45,7 @@ fn sse(address: SocketAddr) -> TcpStream {
     connect(address, request.as_bytes(), "leftoff.caught-up")
 }
 
-/// Source: RFC 6455, 4.1 and 5.2; the mask is of zeros.
+/// Opens a WebSocket and subscribes. Source: RFC 6455, 4.1 and 5.2, with a mask of zeros.
 fn websocket(address: SocketAddr) -> TcpStream {
     let head = "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
         upgrade: websocket\r\n\
@@ -54,14 +54,14 @@ fn websocket(address: SocketAddr) -> TcpStream {
     let subscribe = br#"{"type":"subscribe","subscription":"s","topic":"a"}"#;
     let mut frame = vec![0x81, 0x80 | subscribe.len() as u8, 0, 0, 0, 0];
     frame.extend_from_slice(subscribe);
-    socket.write_all(&frame).expect("it takes a message");
+    socket.write_all(&frame).expect("the broker takes a message");
     read_through(&mut socket, "caught_up");
     socket
 }
 
 fn connect(address: SocketAddr, request: &[u8], answer: &str) -> TcpStream {
     let mut socket = TcpStream::connect(address).expect("the broker listens");
-    socket.write_all(request).expect("it takes a request");
+    socket.write_all(request).expect("the broker takes a request");
     read_through(&mut socket, answer);
     socket
 }
@@ -69,7 +69,7 @@ fn connect(address: SocketAddr, request: &[u8], answer: &str) -> TcpStream {
 fn read_through(socket: &mut TcpStream, wanted: &str) {
     let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
     while !String::from_utf8_lossy(&read).contains(wanted) {
-        let count = socket.read(&mut buffer).expect("it answers");
+        let count = socket.read(&mut buffer).expect("the broker answers");
         assert!(count > 0, "the connection ended");
         read.extend_from_slice(&buffer[..count]);
     }

@@ -1,9 +1,9 @@
-//! How many events per second does the log append durably, beside a plain file? Groups of 1,000
-//! events of 256 bytes, one `fdatasync` a group, both in a fresh directory on the same disk.
-//! `cargo bench --bench log_append` measures; `cargo test --benches` runs it tiny.
+//! How many events per second does the log append durably, compared with a plain file? Groups of
+//! 1,000 events of 256 bytes, with one `fdatasync` for each group, both in a new directory on the
+//! same disk. `cargo bench --bench log_append` measures, and `cargo test --benches` runs it tiny.
 //!
-//! The binary's allocator is used: it takes sled's large buffers back without page faults.
-//! The two take turns, round by round, so that a machine that changes its speed changes both.
+//! The bench uses the binary's allocator, which reuses sled's large buffers without page faults.
+//! Log and file take turns, round by round, so that a change of the machine's speed affects both.
 
 use std::fs::File;
 use std::io::Write;
@@ -40,7 +40,7 @@ fn main() {
             log / plain
         );
     }
-    assert_eq!(appender.tail(), 1 + rounds * groups * GROUP_EVENTS, "the work was really done");
+    assert_eq!(appender.tail(), 1 + rounds * groups * GROUP_EVENTS, "not all events were appended");
     ratios.sort_by(f64::total_cmp);
     let written = size_of(&directory.path().join("log/sled/db")) as f64;
     let payload = (rounds * groups * GROUP_EVENTS) as f64 * EVENT_BYTES as f64;

@@ -1,9 +1,10 @@
-//! How many events per second does the broker acknowledge, each durable, client and broker on the
-//! same machine? The real binary is measured by its own `bench publish`, in the shapes that matter:
-//! few streams with large requests, many streams with one event in flight, calls of one event.
-//! `cargo bench --bench publish` measures; `cargo test --benches` runs it tiny.
+//! How many events per second does the broker acknowledge durably, with clients and broker on the
+//! same machine? The real binary is measured with its own `bench publish`, in the shapes that
+//! matter: few streams with large requests, many streams with one event in flight, and calls with
+//! one event. `cargo bench --bench publish` measures, and `cargo test --benches` runs it tiny.
 //!
-//! A machine changes its speed from minute to minute: the shapes take turns, and the medians count.
+//! A machine's speed changes from minute to minute, so the shapes take turns, and medians are
+//! reported.
 
 mod served;
 
@@ -15,7 +16,7 @@ use served::Served;
 struct Shape {
     name: &'static str,
     arguments: &'static [&'static str],
-    /// Events a second that are to be reached.
+    /// The target, in events per second.
     target: f64,
 }
 
@@ -86,7 +87,7 @@ fn measure(served: &Served, shape: &Shape, seconds: &str) -> Value {
         .expect("the binary starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let measured: Value = serde_json::from_slice(&output.stdout).expect("one object of JSON");
-    assert!(measured["events"].as_u64() > Some(0), "the work was really done");
+    assert!(measured["events"].as_u64() > Some(0), "no event was published");
     measured
 }
 

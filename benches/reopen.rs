@@ -1,8 +1,7 @@
-//! How long does opening take after a crash, as the log grows? The log is filled by a process that
-//! is aborted, the system is told to forget the file's pages, and the log is opened: with the
-//! snapshots that were made meanwhile, and without.
-//! `cargo bench --bench reopen` measures, `-- --gigabytes 16` up to so many; `cargo test --benches`
-//! runs it tiny.
+//! How long does opening a log take after a crash, as the log grows? A process that is aborted
+//! fills the log, the system is told to forget the file's pages, and the log is opened: with the
+//! snapshots that were made meanwhile, and without them. `cargo bench --bench reopen` measures, up
+//! to 16 GiB with `-- --gigabytes 16`, and `cargo test --benches` runs it tiny.
 
 use std::fs::File;
 use std::path::Path;
@@ -26,7 +25,7 @@ fn main() {
     };
     if let (Some(directory), Some(bytes)) = (after("--fill"), after("--bytes")) {
         fill(Path::new(directory), bytes.parse().expect("a number of bytes"));
-        std::process::abort(); // What is held open is not closed.
+        std::process::abort(); // Files that are open are not closed.
     }
     let measuring = arguments.iter().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
     let gigabytes = after("--gigabytes").map_or(4, |text| text.parse().expect("a number"));
@@ -39,7 +38,7 @@ fn main() {
     }
 }
 
-/// Fills a log with so many bytes on disk, and opens it as after a crash.
+/// Fills a log with `bytes` bytes on disk, and opens it as after a crash.
 fn measure(bytes: u64) {
     let directory =
         tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
@@ -49,9 +48,9 @@ fn measure(bytes: u64) {
         .arg(directory.path())
         .args(["--bytes", &bytes.to_string()])
         .status();
-    assert!(!status.expect("a process").success(), "it was to be aborted");
+    assert!(!status.expect("a process").success(), "the process was not aborted");
     let with = open(directory.path());
-    // As it was before there were any, but for the one that sled writes when it opens a log.
+    // Removes all snapshots, as if none were ever made. sled writes one when it opens a log.
     for entry in std::fs::read_dir(directory.path().join("sled")).expect("sled's directory") {
         let entry = entry.expect("an entry");
         if entry.file_name().to_string_lossy().starts_with("snap.") {
@@ -65,8 +64,8 @@ fn measure(bytes: u64) {
     );
 }
 
-/// Opens the log in `directory`, which nobody has read lately. Returns how long that took, in
-/// seconds.
+/// Opens the log in `directory`, whose pages are not in memory. Returns the time that this takes,
+/// in seconds.
 fn open(directory: &Path) -> f64 {
     let database = File::open(directory.join("sled/db")).expect("sled's file");
     database.sync_all().expect("a disk that syncs");
@@ -75,7 +74,7 @@ fn open(directory: &Path) -> f64 {
     let log = SledLog::open(directory, &LogConfig::default()).expect("a log");
     let elapsed = started.elapsed();
     let extent: Extent = log.topics().expect("topics")[0].extent;
-    assert!(extent.tail > Sequence::FIRST, "the work was really done");
+    assert!(extent.tail > Sequence::FIRST, "the log is empty");
     elapsed.as_secs_f64()
 }
 

@@ -1,9 +1,9 @@
-//! Rules of the house that a machine can keep: who may name whom, headers, width, no loose ends.
+//! House rules that a test can check: who may import whom, headers, width, and no open ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A layer: where its files are, and what these must not name.
+/// A layer: the paths of its files, and the paths that they must not name.
 struct Layer {
     name: &'static str,
     paths: &'static [&'static str],
@@ -69,7 +69,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Rust source below `path`, which may be one itself.
+/// Returns every Rust source below `path`, which may be a file itself.
 fn sources(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         return vec![path.to_owned()];
@@ -82,14 +82,14 @@ fn sources(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The lines of a source without comments and string literals' insides that name nothing.
+/// Returns the lines of a source with their numbers, without comments.
 fn code_lines(file: &Path) -> Vec<(usize, String)> {
     let text = fs::read_to_string(file).unwrap();
     let code = text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned());
     (1..).zip(code).collect()
 }
 
-/// Whether `line` names `path` as a path of Rust: as itself, not as a part of a longer word.
+/// Whether `line` names `path` as a path of Rust, and not as part of a longer word.
 fn names(line: &str, path: &str) -> bool {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(path).any(|(at, _)| {
@@ -152,7 +152,8 @@ fn every_file_begins_with_what_it_is_and_no_line_is_too_long_or_a_loose_end() {
     }
 }
 
-/// Every field, message, call and value of the protos is documented, and names follow the style.
+/// Goal: each field, message, call and value of the protos is documented, and its name follows the
+/// common style.
 #[test]
 fn the_protos_are_documented_and_named_by_the_common_style() {
     let proto = fs::read_to_string(root().join("proto/leftoff/v1/leftoff.proto")).unwrap();
@@ -190,7 +191,7 @@ fn the_protos_are_documented_and_named_by_the_common_style() {
     }
 }
 
-/// Goal: a sum of what clients send that does not fit ends loudly in releases, too.
+/// Goal: also in release builds, an overflow from clients' numbers panics instead of wrapping.
 #[test]
 fn releases_check_their_sums() {
     let manifest: toml::Table =

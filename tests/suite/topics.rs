@@ -1,4 +1,5 @@
-//! Topics themselves: their settings, what these drop, what readers are told, and their end.
+//! Topics: their settings, the events that these drop, the gaps that readers are told, and
+//! deletion.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -34,7 +35,7 @@ async fn publish_keyed(server: &Server, key: &str, payload: &str) -> u64 {
     publish(&server.broker, "a", event).await
 }
 
-/// A server whose topics get their settings from patterns, and that maintains when it is told to.
+/// Starts a server with `patterns` of topics' settings, whose maintenance runs on request.
 async fn with_patterns(patterns: &str) -> Server {
     let mut config: Config = toml::from_str(patterns).unwrap();
     config.maintenance.interval_ms = 3_600_000;
@@ -145,7 +146,7 @@ async fn settings_outlive_a_restart_and_so_does_a_deletion() {
     assert_eq!((&page["events"][0]["data"], &page["earliest"]), (&"x".into(), &4.into()));
 }
 
-/// Goal: a deletion is the last word to whoever follows, and a gap to whoever comes back.
+/// Goal: a deletion is the last message to a follower, and a gap to a reader that resumes.
 #[tokio::test]
 async fn deleting_a_topic_ends_its_subscriptions_with_a_clear_last_word() {
     let server = Server::start().await;
@@ -171,13 +172,13 @@ async fn deleting_a_topic_ends_its_subscriptions_with_a_clear_last_word() {
     assert!(stream.rest().await.is_empty());
     let status = loop {
         match soon(subscription.message()).await {
-            Ok(message) => assert!(message.is_some(), "it ended without a word"),
+            Ok(message) => assert!(message.is_some(), "the stream ended without a status"),
             Err(status) => break status,
         }
     };
     assert_eq!(status.code(), Code::NotFound);
     assert!(status.message().contains("was deleted"), "{status}");
-    // The long poll came before the deletion, or after it: then it waits for a new topic in vain.
+    // The long poll began before the deletion, or else it waits in vain for a new topic.
     let polled = soon(poll).await.unwrap();
     match polled.status.as_u16() {
         410 => {}
@@ -185,7 +186,7 @@ async fn deleting_a_topic_ends_its_subscriptions_with_a_clear_last_word() {
         other => panic!("{other}: {}", text(&polled.body)),
     }
 
-    // Whoever comes back waits for a new topic, and is told what is gone.
+    // A reader that resumes waits for a new topic, and is told of the deleted events.
     let mut stream = Sse::resume(server.address, "a", &last_id).await;
     assert_eq!(server.publish("a", "new").await, 4);
     assert_eq!(stream.events(1).await, [(4, "new".to_owned())]);
@@ -220,7 +221,8 @@ async fn topics_that_are_not_created_by_publishing_have_to_be_created() {
     assert_eq!(post(server.address, "/v1/topics/a/events", "x").await.status, 404);
 }
 
-/// The numbers of a gap, as each protocol tells them to a reader that wants sequence 2 next.
+/// Returns the numbers of a gap, as each protocol reports them to a reader that wants sequence 2
+/// next.
 async fn told(server: &Server) -> Vec<Value> {
     let numbers = |gap: &Value| {
         json!([gap["requested"], gap["earliest"], gap["tail"], gap["lost"], gap["reason"]])
@@ -263,9 +265,9 @@ async fn whatever_was_dropped_is_told_with_its_reason_on_every_protocol() {
         publish(&server.broker, "a", event).await;
     }
     server.publish("a", "stays").await;
-    tokio::time::sleep(Duration::from_millis(5)).await; // They have expired.
+    tokio::time::sleep(Duration::from_millis(5)).await; // The events have expired.
     let page = get(server.address, "/v1/topics/a/events?after=6").await.json();
-    assert_eq!(page["events"].as_array().unwrap().len(), 1, "an expired event is never delivered");
+    assert_eq!(page["events"].as_array().unwrap().len(), 1, "an expired event was delivered");
     assert_eq!(maintain(&server, "a").await["dropped"]["expired"]["events"], 6);
     assert_eq!(told(&server).await, vec![json!([2, 13, 14, 11, "expired"]); 3]);
     delete(&server, "/v1/topics/a").await;
@@ -303,7 +305,7 @@ async fn retention_keeps_what_the_limits_say_and_says_what_it_did() {
     );
 }
 
-/// Goal: whoever asks for the last events gets as many, also where others between were dropped.
+/// Goal: a reader of the last N events gets N, also where events in between were dropped.
 #[tokio::test]
 async fn the_last_events_of_a_compacted_topic_are_as_many_as_are_asked_for() {
     let server = with_patterns("[topics.a]\ncompact = true").await;
@@ -328,7 +330,7 @@ async fn the_last_events_of_a_compacted_topic_are_as_many_as_are_asked_for() {
     assert_eq!(keys("?before=50&limit=2").await, "de");
 }
 
-/// Goal: load the state, follow from its cursor, and have everything.
+/// Goal: a client that loads the state, and follows from its cursor, has everything.
 #[tokio::test]
 async fn the_state_of_a_compacted_topic_is_the_latest_of_each_key_and_following_goes_on_from_it() {
     let server = with_patterns("[topics.a]\ncompact = true\ntombstone_grace_ms = 0").await;
@@ -373,8 +375,9 @@ async fn the_state_of_a_compacted_topic_is_the_latest_of_each_key_and_following_
         assert_eq!(page.events.len(), 1);
         assert_eq!(page.events[0].payload, "x.2 40");
     }
-    // A reader in the middle of what was compacted goes on at what is left. The deletion of `y` is
-    // no part of that, and the reader may hold `y`: it is told so. One that begins is not.
+    // A reader in the middle of the compacted events goes on with the remaining ones. The deletion
+    // of `y` is not among them, and the reader may hold `y`, so it is told of the gap. A reader
+    // that begins is not.
     let mut reader = Sse::resume(server.address, "a", "50").await;
     let header = reader.headers["leftoff-gap"].to_str().unwrap();
     assert!(header.starts_with("reason=tombstones, requested=51, earliest=1,"), "{header}");
@@ -403,7 +406,7 @@ async fn on_a_disk_that_is_too_full_to_publish_reading_and_retention_go_on() {
     assert_eq!(refused.status, 507, "{}", text(&refused.body));
     let config = json!({"max_events": 10}).to_string();
     send(to(process.address, "PUT", "/v1/topics/a"), config).await;
-    // By hand, or by itself before that.
+    // Maintenance by hand, unless it ran by itself before.
     assert_eq!(post(process.address, "/v1/maintenance", "").await.status, 200);
     assert_eq!(read_events(process.address).await, (41..=50).collect::<Vec<_>>());
     let mut client = grpc(process.address).await;

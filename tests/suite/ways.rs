@@ -1,4 +1,4 @@
-//! Every way to read, as one: what is promised to readers is tested over this table.
+//! Every way to read, behind one interface: the promises to readers are tested for each of them.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use tonic_types::StatusExt;
 use crate::common::{Grpc, Server, Sse, send, send_h2c, soon, to};
 use crate::websocket::Client;
 
-/// The ways to read.
+/// A protocol with which events are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     Sse,
@@ -24,7 +24,7 @@ pub(crate) enum Way {
     GrpcRead,
 }
 
-/// A way, and whether one topic is read by it: `a`. Otherwise all are.
+/// Each way, and whether it reads the topic `a` alone; otherwise it reads all topics.
 pub(crate) const WAYS: [(Way, bool); 14] = [
     (Way::Sse, true),
     (Way::Sse, false),
@@ -42,7 +42,7 @@ pub(crate) const WAYS: [(Way, bool); 14] = [
     (Way::GrpcRead, false),
 ];
 
-/// What is asked for.
+/// The request of a reader.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
     pub(crate) from: String,
@@ -76,7 +76,7 @@ impl Ask {
         })
     }
 
-    /// The path of a request over HTTP that goes on after `cursor`, if there is one.
+    /// Returns the path of an HTTP request that begins after `cursor`, if there is one.
     fn path(&self, is_one: bool, cursor: Option<&str>) -> String {
         let text = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let topics = if is_one { "topics/a/events?" } else { "events?topic=%3E&" };
@@ -93,14 +93,15 @@ impl Ask {
     }
 }
 
-/// What a reader hears.
+/// A message that a reader received.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Heard {
     Event {
         topic: String,
         sequence: u64,
         position: u64,
-        /// The place after it; over gRPC and in pages that after the last of those it came with.
+        /// The cursor after the event. Over gRPC and in pages, the cursor after the last event of
+        /// the batch or page.
         cursor: String,
     },
     Gap {
@@ -108,9 +109,9 @@ pub(crate) enum Heard {
         cursor: String,
     },
     CaughtUp(String),
-    /// The place of a reader for which nothing is there.
+    /// The cursor of a reader without new events.
     Place(String),
-    /// It ended, or was refused, for a gap with this reason.
+    /// The reader ended, or was refused, because of a gap with this reason.
     Refused(String),
 }
 
@@ -123,7 +124,7 @@ enum Open {
     Over,
 }
 
-/// A reader.
+/// A reader on one of the ways.
 pub(crate) struct Reading<'a> {
     server: &'a Server,
     is_one: bool,
@@ -183,7 +184,7 @@ impl<'a> Reading<'a> {
         Self { server, is_one, ask, open, heard, is_caught_up: false }
     }
 
-    /// The next that it hears; waits for it.
+    /// Waits for the next message, and returns it.
     pub(crate) async fn next(&mut self) -> Heard {
         loop {
             if let Some(heard) = self.heard.pop_front() {
@@ -196,7 +197,7 @@ impl<'a> Reading<'a> {
 
     async fn hear(&mut self) -> Vec<Heard> {
         match &mut self.open {
-            Open::Over => panic!("it is over"),
+            Open::Over => panic!("the reader is over"),
             Open::Sse(stream) => {
                 let frame = stream.next().await.expect("the stream ended");
                 let id = frame.id.clone();
@@ -230,7 +231,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The next page over HTTP; once it has caught up, it waits for a while.
+    /// Reads the next page over HTTP. Waits a while for events if the reader has caught up.
     async fn page(&mut self) -> Vec<Heard> {
         let Open::Pages { over_http2, cursor } = &mut self.open else { panic!("no pages") };
         let wait = if self.is_caught_up { "200ms" } else { "0ms" };
@@ -257,7 +258,7 @@ impl<'a> Reading<'a> {
         self.ended(heard, page["caught_up"].as_bool().unwrap(), next)
     }
 
-    /// The next page over gRPC.
+    /// Reads the next page over gRPC.
     async fn grpc_page(&mut self) -> Vec<Heard> {
         let Open::GrpcPages { client, cursor } = &mut self.open else { panic!("no pages") };
         let (topic, topics) = match self.is_one {
@@ -286,7 +287,7 @@ impl<'a> Reading<'a> {
         self.ended(heard, page.caught_up, page.cursor)
     }
 
-    /// What a page says that has these events.
+    /// Returns the messages of a page, with its end.
     fn ended(&mut self, mut heard: Vec<Heard>, is_caught_up: bool, cursor: String) -> Vec<Heard> {
         match is_caught_up && !std::mem::replace(&mut self.is_caught_up, is_caught_up) {
             true => heard.push(Heard::CaughtUp(cursor)),
@@ -297,7 +298,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// A client of a WebSocket that has subscribed.
+/// Returns a WebSocket client that has sent its subscription.
 async fn subscribe(server: &Server, is_one: bool, ask: &Ask) -> Client {
     let mut client = Client::connect(server.address).await;
     let mut subscribe = json!({
@@ -316,7 +317,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
 }
 
-/// The reason in the header that tells of a gap.
+/// Returns the reason in the header that reports a gap.
 fn reason_in(header: &str) -> String {
     header.strip_prefix("reason=").unwrap().split(',').next().unwrap().to_owned()
 }
@@ -358,15 +359,15 @@ fn of_grpc(message: Message) -> Vec<Heard> {
     }
 }
 
-/// What a reader was told until it had read all there was.
+/// The messages of a reader until it had caught up.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
-    /// The reason of the gap, or that it was refused for one.
+    /// The reason of the gap, after `refused: ` if the reader was refused.
     pub(crate) gap: Option<String>,
-    /// The sequences of the events, and the cursor after each, as far as the way tells them.
+    /// The sequences of the events of `a`, and the cursor after each event of any topic.
     pub(crate) sequences: Vec<u64>,
     pub(crate) cursors: Vec<String>,
-    /// The events of topics other than `a`.
+    /// The number of events of topics other than `a`.
     pub(crate) others: usize,
 }
 
@@ -391,7 +392,7 @@ impl Told {
     }
 }
 
-/// Reads all there is.
+/// Reads all events that there are.
 pub(crate) async fn read(server: &Server, way: (Way, bool), ask: Ask) -> Told {
     let mut told = Told::default();
     let mut reading = Reading::begin(server, way, ask).await;

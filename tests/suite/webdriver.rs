@@ -1,5 +1,5 @@
-//! A browser that a test drives: headless Chromium behind chromedriver, told what to do over HTTP.
-//! Knows pages and scripts; knows nothing of the broker. Source: W3C WebDriver.
+//! A browser that a test drives: headless Chromium behind chromedriver, with commands over HTTP.
+//! Knows pages and scripts, and nothing of the broker. Source: W3C WebDriver.
 
 use std::env;
 use std::io::{BufRead, BufReader, Read};
@@ -17,15 +17,16 @@ use crate::common::{send, text, to};
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 const DRIVERS: [&str; 1] = ["chromedriver"];
 
-/// When it is set, a test that finds no browser fails.
+/// The variable with which a test fails if no browser is installed.
 const REQUIRED: &str = "REQUIRE_BROWSER";
 
-/// It works for root and in a container, on its own, and calls nobody but the test's servers.
+/// Arguments with which the browser runs as root and in a container, by itself, and connects only
+/// to the test's servers.
 const ARGUMENTS: [&str; 10] = [
     "--headless=new",
-    "--no-sandbox", // Root gets none.
+    "--no-sandbox", // Root cannot have a sandbox.
     "--disable-gpu",
-    "--disable-dev-shm-usage", // Containers have little of it.
+    "--disable-dev-shm-usage", // Containers have little shared memory.
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
@@ -37,12 +38,12 @@ const ARGUMENTS: [&str; 10] = [
 /// A browser with one page.
 pub(crate) struct Browser {
     driver: Driver,
-    /// The path of all commands to this browser.
+    /// The beginning of the paths of all commands to this browser.
     session: String,
 }
 
 impl Browser {
-    /// Starts one that knows nothing yet; `None` where none is installed.
+    /// Starts a browser with an empty profile, or returns `None` if none is installed.
     pub(crate) async fn start() -> Option<Self> {
         let Some((chromium, chromedriver)) = find(&BROWSERS).zip(find(&DRIVERS)) else {
             let problem = "no chromium and chromedriver in PATH, \
@@ -58,25 +59,24 @@ impl Browser {
         let options = json!({"binary": chromium, "args": arguments});
         let capabilities = json!({"alwaysMatch": {
             "goog:chromeOptions": options,
-            "acceptInsecureCerts": true, // A test's own certificate is known to nobody else.
+            "acceptInsecureCerts": true, // Certificates of tests are self-signed.
         }});
         let begun = driver.command("POST", "/session", json!({"capabilities": capabilities})).await;
         let session = format!("/session/{}", begun["sessionId"].as_str().unwrap());
         Some(Self { driver, session })
     }
 
-    /// Leaves the page for the one at `url`.
+    /// Opens the page at `url`.
     pub(crate) async fn go_to(&self, url: &str) {
         self.command("POST", "/url", json!({"url": url})).await;
     }
 
-    /// Runs a function's body in the page; what it returns. It knows `arguments`, an array, by that
-    /// name.
+    /// Runs a function's body in the page, with the array `arguments`, and returns its result.
     pub(crate) async fn run(&self, script: &str, arguments: Value) -> Value {
         self.command("POST", "/execute/sync", json!({"script": script, "args": arguments})).await
     }
 
-    /// Ends it in order; a test that fails just kills it.
+    /// Ends the browser in order. A test that fails kills it instead.
     pub(crate) async fn close(self) {
         self.command("DELETE", "", json!({})).await;
     }
@@ -90,9 +90,9 @@ impl Browser {
 struct Driver {
     child: Child,
     address: SocketAddr,
-    /// Kept open: it must not fail when it prints more.
+    /// The driver's output, kept open so that the driver can go on printing.
     _output: BufReader<ChildStdout>,
-    /// Whatever it and the browser write is in here.
+    /// The directory for all files of the driver and the browser.
     directory: TempDir,
 }
 
@@ -104,7 +104,7 @@ impl Driver {
             .env("HOME", directory.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .process_group(0) // The browser will be in it, too, and so can be killed with it.
+            .process_group(0) // The browser joins this group, to be killed with it.
             .spawn()
             .unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -131,7 +131,7 @@ impl Drop for Driver {
     }
 }
 
-/// The first of these programs that is in `PATH`.
+/// Returns the path of the first of these programs that is in `PATH`.
 fn find(names: &[&str]) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     let directories: Vec<PathBuf> = env::split_paths(&path).collect();

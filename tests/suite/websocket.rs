@@ -1,4 +1,4 @@
-//! WebSocket: what the subprotocol promises, and what RFC 6455 does.
+//! WebSocket: the promises of the subprotocol, and the rules of RFC 6455.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -32,12 +32,12 @@ impl Client {
         self.0.send(Message::text(message.to_string())).await.unwrap();
     }
 
-    /// The next message that is JSON.
+    /// Returns the next message, parsed as JSON.
     pub(crate) async fn hear(&mut self) -> Value {
         serde_json::from_str(&self.hear_text().await).unwrap()
     }
 
-    /// The same, as it came.
+    /// Returns the text of the next message.
     pub(crate) async fn hear_text(&mut self) -> String {
         loop {
             match soon(self.0.next()).await.unwrap().unwrap() {
@@ -48,7 +48,7 @@ impl Client {
         }
     }
 
-    /// The next message of this type; those before it are dropped.
+    /// Returns the next message of this type, and drops those before it.
     pub(crate) async fn find(&mut self, kind: &str) -> Value {
         loop {
             let message = self.hear().await;
@@ -58,7 +58,7 @@ impl Client {
         }
     }
 
-    /// Waits until so many subscriptions have begun.
+    /// Waits until `count` subscriptions have begun.
     pub(crate) async fn until_subscribed(&mut self, count: usize) {
         let mut begun = 0;
         while begun < count {
@@ -69,7 +69,7 @@ impl Client {
         }
     }
 
-    /// Subscription, sequence and data of the next events.
+    /// Returns subscription, sequence and data of the next `count` events.
     async fn events(&mut self, count: usize) -> Vec<(String, u64, Value)> {
         let mut events = Vec::new();
         while events.len() < count {
@@ -82,7 +82,7 @@ impl Client {
         events
     }
 
-    /// The code that the broker closes with, and the reason.
+    /// Returns the code and the reason with which the broker closes.
     pub(crate) async fn closed(&mut self) -> (u16, String) {
         loop {
             match soon(self.0.next()).await.unwrap().unwrap() {
@@ -126,7 +126,7 @@ async fn a_client_subscribes_publishes_unsubscribes_and_resumes() {
     assert_eq!((&first["event"]["topic"], &first["event"]["position"]), (&json!("a"), &json!(2)));
     assert_eq!(client.events(1).await, [event("s", 3, 3)]);
     assert_eq!(client.hear().await["type"], "caught_up");
-    // A second one, of many topics; both go on, each at its own place.
+    // A second subscription, of many topics: both continue, each at its own place.
     let many = json!({
         "type": "subscribe", "subscription": "t", "topics": ["*"], "from": "@3",
         "filter": {"keys": ["k"]},
@@ -152,7 +152,7 @@ async fn a_client_subscribes_publishes_unsubscribes_and_resumes() {
     publish(&server, "a", 6).await;
     let again = json!({"type": "subscribe", "subscription": "s", "topic": "a", "from": "4"});
     client.say(again).await;
-    assert_eq!(client.events(1).await, [event("s", 5, 6)], "nothing came in between");
+    assert_eq!(client.events(1).await, [event("s", 5, 6)], "an event came after the unsubscribe");
     client.0.close(None).await.unwrap();
     while client.0.next().await.is_some_and(|message| message.is_ok()) {}
 }
@@ -232,7 +232,7 @@ async fn a_stop_says_to_come_back_and_a_dead_peer_is_ended_and_counted() {
     let mut config = Config::default();
     config.follow.heartbeat_ms = 50;
     let server = Server::with(config).await;
-    // One that never answers: it does not even read.
+    // A client that never answers, because it does not read.
     let mut dead = TcpStream::connect(server.address).await.unwrap();
     dead.write_all(HANDSHAKE.as_bytes()).await.unwrap();
     let mut client = Client::connect(server.address).await;
@@ -245,7 +245,7 @@ async fn a_stop_says_to_come_back_and_a_dead_peer_is_ended_and_counted() {
             if dead.is_some_and(|count| count != "0") {
                 return;
             }
-            // Who reads answers its pings, and lives on.
+            // A client that reads also answers its pings, and stays connected.
             let _silence = tokio::time::timeout(Duration::from_millis(10), client.0.next()).await;
         }
     };
@@ -264,14 +264,14 @@ pub(crate) const HANDSHAKE: &str = "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\n\
     connection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\nsec-websocket-version: 13\r\n\
     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// A frame from a client, masked with zeros.
+/// Returns a client's frame, masked with zeros.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
     bytes.extend_from_slice(payload);
     bytes
 }
 
-/// A connection whose handshake is done.
+/// Returns a connection after its handshake.
 pub(crate) async fn raw(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(HANDSHAKE.as_bytes()).await.unwrap();
@@ -285,7 +285,7 @@ pub(crate) async fn raw(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The next frame of the broker: its first byte, and its payload.
+/// Returns the first byte and the payload of the broker's next frame.
 pub(crate) async fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     let first = soon(stream.read_u8()).await.ok()?;
     let size = match stream.read_u8().await.ok()? {
@@ -298,7 +298,7 @@ pub(crate) async fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> 
     Some((first, payload))
 }
 
-/// Goal: who does not read is given up, and told so if it reads on in time.
+/// Goal: a client that does not read is disconnected, and told so if it reads again in time.
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_told_that_it_is_too_slow() {
     let mut config = Config::default();
@@ -308,7 +308,7 @@ async fn a_client_that_takes_nothing_is_told_that_it_is_too_slow() {
     client.say(json!({"type": "subscribe", "subscription": "s", "topic": "a"})).await;
     client.find("caught_up").await;
     let is_slow = async {
-        // Far more than the system holds for it, until it is noticed.
+        // Publishes far more than the system buffers for the client, until the broker notices.
         loop {
             let body = vec![b'x'; 500_000];
             assert_eq!(post(server.address, "/v1/topics/a/events", body).await.status, 201);
@@ -322,7 +322,7 @@ async fn a_client_that_takes_nothing_is_told_that_it_is_too_slow() {
     assert_eq!(client.closed().await.0, 4108);
 }
 
-/// Goal: messages that are not whole are bounded, over all clients, and nobody else is refused.
+/// Goal: incomplete messages take bounded memory, over all clients, and other clients can publish.
 #[tokio::test]
 async fn messages_that_are_never_whole_take_bounded_memory() {
     let mut config = Config::default();
@@ -331,7 +331,7 @@ async fn messages_that_are_never_whole_take_bounded_memory() {
     let mut first = raw(server.address).await;
     let mut begun = vec![0x01, 0xff];
     begun.extend_from_slice(&700_000_u64.to_be_bytes());
-    begun.extend_from_slice(&[0; 4 + 700_000]); // A part, which is not the last.
+    begun.extend_from_slice(&[0; 4 + 700_000]); // A fragment, not the last one.
     first.write_all(&begun).await.unwrap();
     let held = async || {
         let metrics = crate::common::text(&get(server.address, "/metrics").await.body);
@@ -339,15 +339,15 @@ async fn messages_that_are_never_whole_take_bounded_memory() {
         line.unwrap().parse::<u64>().unwrap()
     };
     soon(async { while held().await < 700_000 {} }).await;
-    // A ping in between does not make it less.
+    // A ping in between frees none of the memory.
     first.write_all(&[0x89, 0x80, 0, 0, 0, 0]).await.unwrap();
     while read_frame(&mut first).await.unwrap().0 != 0x8a {}
     assert!(held().await > 690_000);
-    // All of it is there: a body of half a MiB finds no room any more.
+    // With this memory in use, a body of half a MB is refused.
     let refused = post(server.address, "/v1/topics/b/events", vec![b'x'; 500_000]).await;
     assert_eq!(refused.status, 503);
     let mut second = raw(server.address).await;
-    // It is closed while it is still sending.
+    // The broker closes the connection while the client is still sending.
     let _cut = second.write_all(&begun).await;
     let (closed, payload) = read_frame(&mut second).await.unwrap();
     assert_eq!((closed, u16::from_be_bytes([payload[0], payload[1]])), (0x88, 1013));
@@ -357,15 +357,15 @@ async fn messages_that_are_never_whole_take_bounded_memory() {
     assert_eq!(third.find("ack").await["sequence"], 1);
 }
 
-/// Goal: framing, fragments, control frames, UTF-8 and closing are as RFC 6455 has them. The cases
-/// are those of the Autobahn test suite, by its sections.
+/// Goal: framing, fragments, control frames, UTF-8 and closing follow RFC 6455. The numbers are the
+/// sections of the Autobahn test suite with such cases.
 #[tokio::test]
 async fn frames_are_taken_and_refused_as_the_rfc_has_them() {
     let server = Server::start().await;
     let bad = br#"{"type":"dance"}"#;
     let (half, rest) = bad.split_at(7);
-    // 5: fragments are one message, and control frames may stand between them. 2: a ping is
-    // answered with what it holds.
+    // 5: fragments form one message, and control frames may come between them. 2: a ping is
+    // answered with its own payload.
     let mut stream = raw(server.address).await;
     for bytes in [frame(0x01, half), frame(0x89, b"ping"), frame(0x00, b""), frame(0x80, rest)] {
         stream.write_all(&bytes).await.unwrap();
@@ -373,7 +373,7 @@ async fn frames_are_taken_and_refused_as_the_rfc_has_them() {
     assert_eq!(read_frame(&mut stream).await.unwrap(), (0x8a, b"ping".to_vec()));
     let (first, answer) = read_frame(&mut stream).await.unwrap();
     assert!(first == 0x81 && String::from_utf8_lossy(&answer).contains("none of subscribe"));
-    // 2.7: a pong that nobody asked for is nothing. 1: an empty message is a message.
+    // 2.7: an unsolicited pong is ignored. 1: an empty message is a message.
     stream.write_all(&frame(0x8a, b"pong")).await.unwrap();
     stream.write_all(&frame(0x81, b"")).await.unwrap();
     assert_eq!(read_frame(&mut stream).await.unwrap().0, 0x81);
@@ -438,7 +438,7 @@ async fn a_handshake_that_is_wrong_is_refused_with_the_reason() {
         assert!(problem["detail"].as_str().unwrap().contains(words), "{problem}");
         let told =
             ["sec-websocket-version", "upgrade", "connection"].map(|name| answer.header(name));
-        // Source: RFC 9110, 15.5.22: a 426 has to say what to upgrade to.
+        // Source: RFC 9110, 15.5.22: a 426 must say which protocol to upgrade to.
         let expected = if status == 426 { ["13", "websocket", "upgrade"] } else { [""; 3] };
         assert_eq!(told, expected, "{problem}");
     }
@@ -447,7 +447,7 @@ async fn a_handshake_that_is_wrong_is_refused_with_the_reason() {
     assert!(answer.json()["detail"].as_str().unwrap().contains("HTTP/1.1"));
 }
 
-/// Goal: a client finds its request by its own `ref`, whatever it counts with.
+/// Goal: a client finds its answer by its own `ref`, whatever type of value that is.
 #[tokio::test]
 async fn a_ref_that_is_a_number_is_answered_with_itself() {
     let server = Server::start().await;
@@ -481,10 +481,11 @@ async fn a_ref_that_is_a_number_is_answered_with_itself() {
         assert_eq!(answer.get("ref"), None);
     }
     let page = get(server.address, "/v1/topics/a/events").await.json();
-    assert_eq!(page["events"].as_array().unwrap().len(), 8, "what is refused is not stored");
+    assert_eq!(page["events"].as_array().unwrap().len(), 8, "a refused event is stored");
 }
 
-/// Goal: a client that compares the subprotocol letter by letter, as `ws` does, takes the answer.
+/// Goal: the answer repeats the subprotocol as the client spelled it, because clients such as `ws`
+/// compare it letter by letter.
 #[tokio::test]
 async fn a_subprotocol_is_answered_in_the_letters_of_the_client() {
     let server = Server::start().await;

@@ -1,8 +1,8 @@
-//! Event streams that are cut in the middle of a block: whoever comes back gets that event.
+//! Event streams that are cut in the middle of a block: a client that resumes gets that event.
 //!
-//! Some clients take an id over as soon as they have read its line, and not with the end of its
-//! block, as the standard has it. Where the id comes before the data, such a client comes back
-//! after an event that it never handed on.
+//! Some clients take an id over when they have read its line, and not at the end of its block, as
+//! the standard says. If the id came before the data, such a client would resume after an event
+//! that it never handed on.
 
 use std::net::SocketAddr;
 
@@ -17,11 +17,12 @@ use super::event_streams::{NPM, PYPI};
 use super::story::{EVENTS, Story};
 use crate::common::seed;
 
-/// Puts the data of a block that was cut off before the data of the next one, whatever is sent: it
-/// keeps what it has read of a block, but for the last line, when it comes back.
+/// A client that puts the data of a cut block before the data of the next one, whatever is sent.
+/// When it reconnects, it keeps all that it had read of a block except for the last line.
 const GLUES: &str = "eventsource-2";
 
-/// Within so many bytes of an answer it is cut: in its head, in a block, or a few blocks later.
+/// The largest number of bytes before a cut: it falls in the head, in a block, or a few blocks
+/// later.
 const MAX_BYTES: usize = 20_000;
 
 /// Passes connections on to the broker at `to`, and cuts each.
@@ -33,7 +34,8 @@ async fn cut(listener: TcpListener, to: SocketAddr, mut random: StdRng) {
     }
 }
 
-/// Passes on so many bytes of the answer. An end of either side is one of both.
+/// Passes on `max_bytes` of the answer, or a few more, and ends both sides. The end of one side
+/// also ends the other.
 async fn pass_on(mut client: TcpStream, to: SocketAddr, max_bytes: usize) -> std::io::Result<()> {
     let mut broker = TcpStream::connect(to).await?;
     let (mut requests, mut answers) = client.split();
@@ -62,15 +64,15 @@ async fn pass_on(mut client: TcpStream, to: SocketAddr, max_bytes: usize) -> std
     }
 }
 
-/// Whether the last line is a whole `id:`. Between this and the empty line that ends its block no
-/// order of lines can save a client that takes the id over.
+/// Whether the last line is a whole `id:`. No order of lines could save a client that is cut
+/// between this line and the end of its block, and that takes the id over.
 fn ends_with_id(answer: &[u8]) -> bool {
     let Some(lines) = answer.strip_suffix(b"\n") else { return false };
     let start = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     lines[start..].starts_with(b"id:")
 }
 
-/// Goal: each client gets every acknowledged event once and in order, though its stream is cut
+/// Goal: each client gets every acknowledged event once and in order, although its stream is cut
 /// again and again, at any byte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_streams_that_are_cut_in_a_block_show_what_was_acknowledged() {

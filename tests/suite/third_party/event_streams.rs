@@ -1,11 +1,11 @@
-//! Event streams, read by clients from npm and PyPI.
+//! Event streams, followed with clients from npm and PyPI.
 
 use super::client::{Client, Installed};
 use super::story::{EVENTS, Story};
 use crate::webdriver::Browser;
 
-/// Clients whose name is what the programs call them by. Three of them are of the kind of a
-/// browser's own, in the versions that are around.
+/// Clients by the names that the programs use. `eventsource` is an `EventSource` as in browsers, in
+/// the versions that are in use.
 pub(super) const NPM: [&str; 7] = [
     "eventsource-2",
     "eventsource-3",
@@ -15,13 +15,13 @@ pub(super) const NPM: [&str; 7] = [
     "reconnecting-eventsource",
     "fetch-event-source",
 ];
-/// Those that are made for pages, beside what a browser has of its own.
+/// Clients that are made for pages, and the browser's own.
 const IN_A_PAGE: [&str; 4] =
     ["EventSource", "event-source-polyfill", "reconnecting-eventsource", "fetch-event-source"];
 pub(super) const PYPI: [&str; 2] = ["httpx-sse", "sseclient-py"];
 
-/// Goal: each gets every acknowledged event once and in order, is told of what is gone, and is
-/// handed no message without data, which `JSON.parse` does not take.
+/// Goal: each client in Node gets every acknowledged event once and in order, is told of the gap,
+/// and gets no message without data, which `JSON.parse` would refuse.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_streams_in_node_show_what_was_acknowledged_through_kills() {
     let Some(installed) = Installed::find() else { return };
@@ -32,7 +32,7 @@ async fn event_streams_in_node_show_what_was_acknowledged_through_kills() {
     story.tell(&clients).await;
 }
 
-/// Goal: the same for clients that leave it to their callers to come back.
+/// Goal: the same holds for clients whose callers must reconnect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_streams_in_python_show_what_was_acknowledged_through_kills() {
     let Some(installed) = Installed::find() else { return };
@@ -43,13 +43,13 @@ async fn event_streams_in_python_show_what_was_acknowledged_through_kills() {
     story.tell(&clients).await;
 }
 
-/// Goal: the same for what pages follow with, in a real browser.
+/// Goal: the same holds for the clients of pages, in a real browser.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_streams_in_a_browser_show_what_was_acknowledged_through_kills() {
     let Some(installed) = Installed::find() else { return };
     let Some(browser) = Browser::start().await else { return };
     let story = Story::begin().await;
-    // Any page of the broker's own origin.
+    // A page of the broker's own origin.
     browser.go_to(&format!("http://{}/healthz", story.address)).await;
     let url = format!("{EVENTS}?from=earliest");
     let clients = installed.page(browser, &IN_A_PAGE, &url).await;

@@ -5,8 +5,8 @@ use std::path::Path;
 use super::client::Installed;
 use super::story::{Story, TOPIC};
 
-/// Goal: a client that has the proto, and one that knows only what reflection tells of, get every
-/// acknowledged event once and in order, and are told of what is gone.
+/// Goal: a client with the proto file, and a client that knows only what reflection says, get every
+/// acknowledged event once and in order, and are told of the gap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpc_clients_show_what_was_acknowledged_through_kills() {
     let Some(installed) = Installed::find() else { return };

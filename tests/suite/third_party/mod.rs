@@ -1,15 +1,15 @@
-//! Clients and proxies that others wrote, in front of the real binary while it is killed and
-//! started again: what each client saw is what was acknowledged, gaps are told, nothing comes
-//! twice.
+//! Third-party clients and proxies in front of the real binary while it is killed and started
+//! again: each client gets the acknowledged events, gaps are reported, and no event comes twice.
 //!
-//! The clients are of npm and PyPI, in the versions that `tests/clients` pins: `package.json` with
-//! its lock file, and `requirements.txt`, which has Node, too. `tests/clients/install` puts them
-//! into `target/clients`; their programs are in `tests/clients/node` and `tests/clients/python`,
-//! and `page.js` is for those in a browser. A test that does not find them says that it is skipped,
-//! and why; it fails instead where `REQUIRE_CLIENTS` is set, as `.ci/run` does.
+//! The clients come from npm and PyPI, in the versions that `tests/clients` pins: `package.json`
+//! with its lock file, and `requirements.txt`, which includes Node. `tests/clients/install`
+//! installs them in `target/clients`. Their programs are in `tests/clients/node` and
+//! `tests/clients/python`, and `page.js` is for the clients in a browser. A test without its
+//! clients prints that it is skipped, and why. With `REQUIRE_CLIENTS` set, as in `.ci/run`, such a
+//! test fails.
 //!
-//! The proxies have the configurations of `data/proxy`, but for addresses and the certificate. They
-//! are looked for in the same way, and `REQUIRE_PROXIES` says that they must be there.
+//! The proxies have the configurations of `data/proxy`, except for addresses and the certificate. A
+//! test without its proxy is skipped, too, or fails with `REQUIRE_PROXIES` set.
 
 mod caches;
 mod client;

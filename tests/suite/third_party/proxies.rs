@@ -1,5 +1,5 @@
-//! Clients behind real proxies: a broker that is killed and started again is for them a stream that
-//! ends and goes on, and no error for good.
+//! Clients behind real proxies: when the broker is killed and started again, their streams end and
+//! go on, without an error that ends them for good.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::common::{Process, Sse, get, lasting_address, post, send, soon, text, 
 use crate::webdriver::Browser;
 use crate::websocket::Client as WebSocket;
 
-/// So long nobody listens after a kill: clients come back sooner, and find the proxy alone.
+/// The time without a broker after a kill: clients reconnect sooner, and reach the proxy alone.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// A page whose origin is the proxy's, and the broker's own as far as a browser can tell.
+/// A page of the proxy's origin, which a browser takes for the broker's own.
 const PAGE: &str = "/healthz";
 
-/// Clients of each kind that reach the broker through `proxy`.
+/// Returns clients of each kind that reach the broker through `proxy`.
 fn clients(installed: &Installed, proxy: &Proxy) -> Vec<Client> {
     let (address, secure) = (proxy.address, proxy.secure_address.to_string());
     let stream = format!("http://{address}{EVENTS}?from=earliest");
@@ -48,9 +48,8 @@ fn clients(installed: &Installed, proxy: &Proxy) -> Vec<Client> {
     streams.into_iter().chain(streams_in_python).chain(others).collect()
 }
 
-/// Goal: a browser's EventSource comes back to a broker that was killed behind nginx, over HTTP/1.1
-/// and over HTTP/2, and so do other clients: each gets every event once, and is told of what is
-/// gone.
+/// Goal: behind nginx, over HTTP/1.1 and over HTTP/2, a browser's EventSource and other clients
+/// reconnect to a broker that was killed. Each gets every event once, and is told of the gap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_nginx_a_browser_and_others_show_what_was_acknowledged_through_kills() {
     let Some(installed) = Installed::find() else { return };
@@ -65,7 +64,7 @@ async fn behind_nginx_a_browser_and_others_show_what_was_acknowledged_through_ki
         clients.extend(installed.page(browser, &["EventSource"], &url).await);
     }
     story.tell(&clients).await;
-    // Both browsers met nginx alone, and were told to come back: 200 in place of 502.
+    // Both browsers met nginx without a broker, and were told to come back: by 200 in place of 502.
     let answers = proxy.answers();
     for version in ["HTTP/1.1", "HTTP/2.0"] {
         let is_told = |line: &str| {
@@ -75,7 +74,7 @@ async fn behind_nginx_a_browser_and_others_show_what_was_acknowledged_through_ki
     }
 }
 
-/// Goal: the same behind HAProxy, without a browser.
+/// Goal: the same holds behind HAProxy, without a browser.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_haproxy_clients_show_what_was_acknowledged_through_kills() {
     let Some(installed) = Installed::find() else { return };
@@ -84,8 +83,8 @@ async fn behind_haproxy_clients_show_what_was_acknowledged_through_kills() {
     story.tell(&clients(&installed, &proxy)).await;
 }
 
-/// Goal: while the broker is away, a stream is told when to come back, and all else that it is
-/// away.
+/// Goal: while the broker is away, the proxy tells a stream when to come back, and answers any
+/// other request with 503.
 #[tokio::test]
 async fn behind_a_proxy_a_stream_is_told_to_come_back_while_the_broker_is_away() {
     let nobody = lasting_address();
@@ -100,7 +99,7 @@ async fn behind_a_proxy_a_stream_is_told_to_come_back_while_the_broker_is_away()
         let body = text(&told.body);
         let retry_ms: u64 = body.strip_prefix("retry: ").unwrap().trim_end().parse().unwrap();
         assert!((2_000..3_000).contains(&retry_ms), "{body:?}");
-        assert_eq!(body.matches('\n').count(), 1, "one line, and no empty one: {body:?}");
+        assert_eq!(body.matches('\n').count(), 1, "not a single line: {body:?}");
         assert_eq!(get(proxy.address, EVENTS).await.status, 503);
         assert_eq!(post(proxy.address, EVENTS, "1").await.status, 503);
     }
@@ -109,7 +108,7 @@ async fn behind_a_proxy_a_stream_is_told_to_come_back_while_the_broker_is_away()
     assert_eq!(page.json()["status"], 503);
 }
 
-/// Goal: names, patterns, long uploads and refusals are the same with a proxy and without.
+/// Goal: names, patterns, long uploads and refusals are the same with a proxy as without.
 #[tokio::test]
 async fn behind_a_proxy_requests_and_answers_are_what_they_are_without() {
     let directory = tempfile::tempdir().unwrap();
@@ -117,17 +116,17 @@ async fn behind_a_proxy_requests_and_answers_are_what_they_are_without() {
     let Some(nginx) = Proxy::nginx(process.address).await else { return };
     let Some(haproxy) = Proxy::haproxy(process.address).await else { return };
     for (index, proxy) in [&nginx, &haproxy].into_iter().enumerate() {
-        // What proxies like to decode, to merge and to resolve.
+        // Names that proxies like to decode, merge or resolve.
         for name in ["a%2Fb", "a%2F%2Fb", "a%2F..%2Fb", "a%25b", "%C3%A9", "a+b", "a%20b"] {
             let path = format!("/v1/topics/{name}.{index}/events");
             let [there, here] = [process.address, proxy.address].map(|at| post(at, &path, "1"));
             let (there, here) = (there.await, here.await);
             assert_eq!(here.status, there.status, "{name}: {here:?}");
             if here.status == 201 {
-                assert_eq!(here.json()["sequence"], 2, "{name} is the same topic");
+                assert_eq!(here.json()["sequence"], 2, "{name} is another topic");
             }
         }
-        // More than the megabyte that nginx takes by default, in lines.
+        // A body of lines of more than 1 MiB, nginx's default limit.
         let line = json!({"data": "x".repeat(1000)}).to_string();
         let lines = format!("{line}\n").repeat(3000);
         let request = to(proxy.address, "POST", "/v1/topics/large/events");
@@ -139,9 +138,9 @@ async fn behind_a_proxy_requests_and_answers_are_what_they_are_without() {
     }
 }
 
-/// Goal: silence ends neither streams nor WebSockets nor long-polls: heartbeats come more often,
-/// and waits are shorter, than what the proxies take for dead.
-/// Method: all times are a thirtieth of what they are without being set.
+/// Goal: silence ends no stream, no WebSocket and no long poll: heartbeats are more frequent, and
+/// waits are shorter, than the proxies' time limits.
+/// Method: divide all times by 30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_proxy_silence_ends_nothing() {
     const SHARE: u64 = 30;
@@ -164,13 +163,13 @@ async fn behind_a_proxy_silence_ends_nothing() {
         let mut socket = WebSocket::connect(address).await;
         socket.say(json!({"type": "subscribe", "subscription": "s", "topic": "a"})).await;
         socket.until_subscribed(1).await;
-        // It has to be read meanwhile, so that it answers pings.
+        // The socket must be read meanwhile, so that it answers pings.
         silent.spawn(async move {
             let event = socket.find("event").await["event"].take();
             event["data"].as_str().unwrap().to_owned()
         });
     }
-    // Twice the time after which the proxies end what is silent.
+    // Three waits take twice the time after which the proxies end a silent connection.
     for _ in 0..3 {
         for address in [nginx.address, haproxy.address] {
             let path = format!("/v1/topics/a/events?from=latest&wait={wait_ms}ms");
@@ -183,7 +182,7 @@ async fn behind_a_proxy_silence_ends_nothing() {
     assert_eq!(told, ["1"; 4]);
 }
 
-/// The data of the first event of a stream, which does not end before.
+/// Returns the data of the first event of a stream, which must not end before.
 async fn first_event(mut stream: Sse) -> String {
     stream.events(1).await.remove(0).1
 }

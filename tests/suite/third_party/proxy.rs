@@ -1,4 +1,4 @@
-//! Real nginx and HAProxy in front of a broker, with the configurations that come with the project.
+//! Real nginx and HAProxy in front of a broker, with the configurations of the project.
 
 use std::env;
 use std::fs;
@@ -12,13 +12,13 @@ use tokio::net::TcpStream;
 
 use crate::common::{PATIENCE, lasting_address, output_of, text};
 
-/// When it is set, a test that does not find the proxies fails.
+/// The variable with which a test fails if the proxies are not installed.
 const REQUIRED: &str = "REQUIRE_PROXIES";
 
-/// Between two looks at what is waited for.
+/// The pause between two checks of a condition that is waited for.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What is not of the site: where nginx writes, and what it notes of each answer.
+/// The part of nginx's configuration outside the site: where it writes, and the log of its answers.
 const NGINX: &str = r#"
     daemon off;
     master_process off;
@@ -37,23 +37,23 @@ const NGINX: &str = r#"
     }
 "#;
 
-/// A proxy, which ends with this.
+/// A running proxy, ended when the value is dropped.
 pub(super) struct Proxy {
-    /// Where it takes HTTP/1.1.
+    /// The address for HTTP/1.1.
     pub(super) address: SocketAddr,
-    /// Where it takes TLS, and HTTP/2 in it.
+    /// The address for TLS, with HTTP/2.
     pub(super) secure_address: SocketAddr,
     child: Child,
     directory: TempDir,
 }
 
 impl Proxy {
-    /// nginx in front of the broker at `broker`; `None` where it is not installed.
+    /// Starts nginx in front of `broker`, or returns `None` if it is not installed.
     pub(super) async fn nginx(broker: SocketAddr) -> Option<Self> {
         Self::nginx_with(broker, &[]).await
     }
 
-    /// As [`Self::nginx`], with these texts of its configuration replaced by others.
+    /// Does the same as [`Self::nginx`], with these texts of its configuration replaced.
     pub(super) async fn nginx_with(broker: SocketAddr, changes: &[(&str, &str)]) -> Option<Self> {
         let [nginx, openssl] = find(["nginx", "openssl"])?;
         let directory = tempfile::tempdir().unwrap();
@@ -79,18 +79,18 @@ impl Proxy {
         Some(Self::start(&mut command, directory, address, secure_address).await)
     }
 
-    /// HAProxy in front of the broker at `broker`; `None` where it is not installed.
+    /// Starts HAProxy in front of `broker`, or returns `None` if it is not installed.
     pub(super) async fn haproxy(broker: SocketAddr) -> Option<Self> {
         Self::haproxy_with(broker, &[]).await
     }
 
-    /// As [`Self::haproxy`], with these texts of its configuration replaced by others.
+    /// Does the same as [`Self::haproxy`], with these texts of its configuration replaced.
     pub(super) async fn haproxy_with(broker: SocketAddr, changes: &[(&str, &str)]) -> Option<Self> {
         let [haproxy, openssl] = find(["haproxy", "openssl"])?;
         let directory = tempfile::tempdir().unwrap();
         let [address, secure_address] = [(); 2].map(|()| lasting_address());
         let [key, certificate] = certify(&openssl, directory.path());
-        // HAProxy wants both in one file.
+        // HAProxy needs both in one file.
         let both = directory.path().join("leftoff.pem");
         let parts = [&key, &certificate].map(|part| fs::read(part).unwrap());
         fs::write(&both, parts.concat()).unwrap();
@@ -128,13 +128,13 @@ impl Proxy {
         proxy
     }
 
-    /// The certificate that it shows, as a file.
+    /// Returns the file of the proxy's certificate.
     pub(super) fn certificate(&self) -> String {
         self.directory.path().join("certificate.pem").to_str().unwrap().to_owned()
     }
 
-    /// The answers that nginx gave so far, a line each: their status, that of the broker's own
-    /// answer, the request and the client.
+    /// Returns nginx's answers so far, one in each line: its status, the status of the broker's
+    /// answer, the request, and the client.
     pub(super) fn answers(&self) -> String {
         fs::read_to_string(self.directory.path().join("answers")).unwrap()
     }
@@ -147,10 +147,10 @@ impl Drop for Proxy {
     }
 }
 
-/// Where these programs are; `None` where one is not installed.
+/// Returns the paths of these programs, or `None` if one is not installed.
 fn find<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Where Debian has servers; it is not in the path of everybody.
+    // Debian installs servers in this directory, which is not in every user's `PATH`.
     let mut directories: Vec<PathBuf> = env::split_paths(&path).collect();
     directories.push("/usr/sbin".into());
     let found = names.map(|name| {
@@ -166,7 +166,7 @@ fn find<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
     Some(found.map(Option::unwrap))
 }
 
-/// Makes a key and a certificate for the loopback address; their files.
+/// Makes a key and a certificate for the loopback address, and returns their files.
 fn certify(openssl: &Path, directory: &Path) -> [String; 2] {
     let files = ["key.pem", "certificate.pem"].map(|file| directory.join(file));
     let mut command = Command::new(openssl);
@@ -178,17 +178,17 @@ fn certify(openssl: &Path, directory: &Path) -> [String; 2] {
     files.map(|file| file.to_str().unwrap().to_owned())
 }
 
-/// A configuration of `data/proxy` with texts that are in it replaced by others.
+/// Returns a configuration of `data/proxy` with some of its texts replaced.
 fn replaced(file: &str, of_the_test: &[(&str, &str)], changes: &[(&str, &str)]) -> String {
     let mut site = configuration(file);
     for (from, to) in of_the_test.iter().chain(changes) {
-        assert!(site.contains(from), "{from:?} is in {file}");
+        assert!(site.contains(from), "{from:?} is not in {file}");
         site = site.replace(from, to);
     }
     site
 }
 
-/// A configuration of `data/proxy`, as it is.
+/// Returns a configuration of `data/proxy`.
 fn configuration(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/proxy").join(file);
     fs::read_to_string(path).unwrap()

@@ -1,22 +1,22 @@
-//! Requests that schemathesis makes of the OpenAPI document: what it describes and what it rules
-//! out, in any combination.
+//! Requests that schemathesis derives from the OpenAPI document: the ones that it permits and the
+//! ones that it forbids, in many combinations.
 
 use std::time::Duration;
 
 use super::client::Installed;
 use crate::common::{Process, get, post, text};
 
-/// How long all of it may take.
+/// The time limit of the whole run.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What is compared: no answer is a failure of the server, and each has a status, a media type,
-/// headers and a body that the document describes.
+/// The checks: no answer is a failure of the server, and each has a status, a media type, headers
+/// and a body that the document describes.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
                       response_headers_conformance,response_schema_conformance,unsupported_method";
 
-/// Goal: whatever is asked, the answer is one that the document describes, and no failure.
-/// Method: the requests are the same each time, by their seed. Streams have no end, and a page
-/// does not wait for long.
+/// Goal: each answer to any request is one that the document describes, and no failure of the
+/// server.
+/// Method: a fixed seed gives the same requests each time. Pages wait only for a short time.
 #[tokio::test]
 async fn whatever_is_asked_over_http_the_answer_is_one_that_is_described() {
     let Some(installed) = Installed::find() else { return };
@@ -50,7 +50,7 @@ async fn whatever_is_asked_over_http_the_answer_is_one_that_is_described() {
     let mut command = installed.schemathesis();
     command.args(arguments).current_dir(directory.path());
     let run = tokio::task::spawn_blocking(move || command.output().unwrap());
-    let output = tokio::time::timeout(PATIENCE, run).await.expect("it takes too long").unwrap();
+    let output = tokio::time::timeout(PATIENCE, run).await.expect("the run takes too long").unwrap();
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", text(&output.stderr));
     let operations = get(process.address, "/openapi.json").await.json()["paths"]
@@ -59,7 +59,7 @@ async fn whatever_is_asked_over_http_the_answer_is_one_that_is_described() {
         .values()
         .map(|item| item.as_object().unwrap().len())
         .sum::<usize>();
-    // The document itself is asked for already, and not tried once more.
+    // The document itself was requested already, and is not tried again.
     let all = format!("{0} selected / {0} total", operations - 1);
     assert!(said.contains(&all), "not all of {operations} were tried: {said}");
 }

@@ -1,5 +1,6 @@
-//! What all clients are put through: a replay, silence, kills and a stop while earthquakes are
-//! published, and a purge while they are away. At the end each has seen what was acknowledged.
+//! The test of all clients: a replay, silence, kills and a stop while earthquake reports are
+//! published, and a purge while the clients are away. At the end, each client has received the
+//! acknowledged events.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,30 +18,30 @@ use tempfile::TempDir;
 use super::client::Client;
 use crate::common::{PATIENCE, Process, lasting_address, quakes, send, text, to, try_post};
 
-/// A name that proxies like to change on its way.
+/// A name that proxies like to change on its way to the broker.
 pub(super) const TOPIC: &str = "quakes/all";
 pub(super) const EVENTS: &str = "/v1/topics/quakes%2Fall/events";
 
 const KILLS: usize = 3;
 
-/// After so many kills the broker is stopped in order, once, and tells so.
+/// The number of kills before the broker is once stopped in order, which it tells its clients.
 const KILLS_BEFORE_STOP: usize = 1;
 
-/// How many events are there before the clients come, and how many each life of the broker takes,
-/// at the least: together, each of the reports that come with the project.
+/// The number of events before the clients connect, and the least number in each life of the
+/// broker: together, at least all reports that come with the project.
 const HISTORY: usize = 250;
 const LIFE: u64 = 30;
 
-/// Clients come back soon, so that the tests do, and heartbeats come often.
+/// Settings with a short reconnection time, so that the tests are quick, and frequent heartbeats.
 const SETTINGS: [&str; 4] = ["--set", "follow.retry_ms=200", "--set", "follow.heartbeat_ms=100"];
 
-/// Long enough for some heartbeats.
+/// A time that is long enough for some heartbeats.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// Between two publishes, and between two looks at what is waited for.
+/// The pause between two publishes, and between two checks of a condition that is waited for.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// One thing that a client is told.
+/// A message that a client received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Seen {
     Event { sequence: u64, event_type: String, data: String },
@@ -53,7 +54,7 @@ impl Seen {
         Self::Event { sequence, event_type, data }
     }
 
-    /// The same, with its JSON in one spelling.
+    /// Returns the same message with its JSON in a common spelling.
     pub(super) fn respelt(&self) -> Self {
         match self {
             Self::Event { sequence, event_type, data } => {
@@ -63,7 +64,7 @@ impl Seen {
         }
     }
 
-    /// Its place: a gap's is before the event that follows.
+    /// Returns the message's sequence; for a gap, that of the event after it.
     pub(super) fn sequence(&self) -> u64 {
         match self {
             Self::Event { sequence, .. } => *sequence,
@@ -83,7 +84,8 @@ impl Seen {
     }
 }
 
-/// The same JSON in one spelling: clients that read and write it have their own.
+/// Returns the same JSON in a common spelling, since clients that parse and write it have their
+/// own.
 fn plain(json: &str) -> String {
     fn with_one_kind_of_number(value: Value) -> Value {
         match value {
@@ -99,7 +101,7 @@ fn plain(json: &str) -> String {
     with_one_kind_of_number(value).to_string()
 }
 
-/// An earthquake, as it is published.
+/// An earthquake report, as it is published.
 #[derive(Deserialize)]
 struct Report {
     #[serde(rename = "type")]
@@ -107,40 +109,40 @@ struct Report {
     data: Box<RawValue>,
 }
 
-/// The reports that are published, in turn.
+/// Returns the reports, which are published in turn.
 fn reports() -> Vec<Report> {
     let lines = std::fs::read_to_string(quakes()).unwrap();
     lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The events that were acknowledged, by sequence.
+/// The acknowledged events, by sequence.
 type Acknowledged = Arc<Mutex<BTreeMap<u64, Seen>>>;
 
-/// A broker that is killed and started again with the same events in the same place.
+/// A broker that is killed and started again at the same address with the same data.
 pub(super) struct Story {
     pub(super) address: SocketAddr,
     directory: TempDir,
     process: Process,
     reports: Arc<Vec<Report>>,
     acknowledged: Acknowledged,
-    /// How long nobody listens after a kill.
+    /// The time without a broker after a kill.
     away: Duration,
 }
 
 impl Story {
-    /// Starts it, with some history.
+    /// Starts the broker, and publishes the history.
     pub(super) async fn begin() -> Self {
         Self::with_absences(Duration::ZERO).await
     }
 
-    /// As [`Self::begin`]; for so long after a kill, nobody listens.
+    /// Does the same as [`Self::begin`], with a time without a broker after each kill.
     pub(super) async fn with_absences(away: Duration) -> Self {
         let story = Self { away, ..Self::without_history() };
         story.publish(story.address, 0..HISTORY).await;
         story
     }
 
-    /// Starts it; nothing is published.
+    /// Starts the broker without any event.
     pub(super) fn without_history() -> Self {
         let (address, directory) = (lasting_address(), tempfile::tempdir().unwrap());
         let process = Process::serve_at(address, directory.path(), &SETTINGS);
@@ -148,12 +150,12 @@ impl Story {
         Self { address, directory, process, reports, acknowledged, away: Duration::ZERO }
     }
 
-    /// The events that were acknowledged.
+    /// Returns the acknowledged events.
     pub(super) fn acknowledged(&self) -> Vec<Seen> {
         self.acknowledged.lock().unwrap().values().cloned().collect()
     }
 
-    /// Takes `clients` through all of it; `all` of them have to follow from the earliest event.
+    /// Takes `clients` through the whole test. All of them must follow from the earliest event.
     pub(super) async fn tell(mut self, clients: &[Client]) {
         self.all_see_all(clients).await;
         tokio::time::sleep(SILENCE).await;
@@ -166,7 +168,7 @@ impl Story {
         self.compare(clients, gap);
     }
 
-    /// Publishes the reports of these numbers, whatever becomes of the broker meanwhile.
+    /// Publishes the reports with these numbers, whatever happens to the broker meanwhile.
     async fn publish(&self, address: SocketAddr, numbers: Range<usize>) {
         for number in numbers {
             publish_one(address, number, &self.reports, &self.acknowledged).await;
@@ -180,8 +182,8 @@ impl Story {
         }
     }
 
-    /// Kills or stops the broker as soon as all follow it again, while events are published all the
-    /// time.
+    /// Kills or stops the broker each time that all clients follow it again, while events are
+    /// published all the time.
     async fn kill_again_and_again(&mut self, clients: &[Client]) {
         let enough = Arc::new(AtomicBool::new(false));
         let publisher = {
@@ -198,7 +200,8 @@ impl Story {
             })
         };
         for end in 0..=KILLS {
-            // An event of this life of the broker: whoever sees it has come back.
+            // These events are of this life of the broker: a client that receives them has
+            // reconnected.
             let before = last_of(&self.acknowledged);
             let started = Instant::now();
             while last_of(&self.acknowledged) < before + LIFE {
@@ -217,20 +220,20 @@ impl Story {
 
     async fn stop_and_start(&mut self) {
         self.process.signal(Signal::TERM);
-        assert_eq!(self.process.exit_code().await, Some(0), "it stopped in order");
+        assert_eq!(self.process.exit_code().await, Some(0), "the broker did not stop in order");
         tokio::time::sleep(self.away).await;
         self.process = Process::serve_at(self.address, self.directory.path(), &SETTINGS);
     }
 
-    /// Kills it, and starts it again at this address.
+    /// Kills the broker, and starts it again at this address.
     pub(super) async fn restart(&mut self, address: SocketAddr) {
-        // The old one has let go of its directory before the new one wants it.
+        // The old process must give up its directory before the new one opens it.
         self.process.crash();
         tokio::time::sleep(self.away).await;
         self.process = Process::serve_at(address, self.directory.path(), &SETTINGS);
     }
 
-    /// Publishes ten events where no client finds them, and purges seven of these.
+    /// Publishes ten events at an address that no client knows, and purges seven of them.
     async fn purge_while_they_are_away(&mut self) -> Seen {
         let count = self.acknowledged.lock().unwrap().len();
         let last = last_of(&self.acknowledged);
@@ -245,7 +248,7 @@ impl Story {
         Seen::Gap { requested: last + 1, earliest: last + 8, lost: 7, reason }
     }
 
-    /// Compares what each client saw with what was acknowledged, and is not behind the gap.
+    /// Compares the messages of each client with the acknowledged events and the gap.
     fn compare(&self, clients: &[Client], gap: Seen) {
         let Seen::Gap { requested, earliest, .. } = gap else { panic!("{gap:?} is no gap") };
         let acknowledged = self.acknowledged.lock().unwrap().clone();
@@ -255,7 +258,7 @@ impl Story {
         expected.extend(acknowledged.range(earliest..).map(|(_, event)| event.clone()));
         for client in clients {
             client.saw_all(&expected);
-            assert!(acknowledged.len() > self.reports.len(), "all reports were published");
+            assert!(acknowledged.len() > self.reports.len(), "not all reports were published");
             let (name, count) = (&client.name, expected.len() - 1);
             println!("{name}: {count} events and 1 gap through {KILLS} kills and a stop");
         }
@@ -266,7 +269,7 @@ fn last_of(acknowledged: &Acknowledged) -> u64 {
     acknowledged.lock().unwrap().keys().next_back().copied().unwrap_or(0)
 }
 
-/// Publishes the report of this number as often as it takes until it is acknowledged.
+/// Publishes the report with this number, and repeats the request until it is acknowledged.
 async fn publish_one(
     address: SocketAddr,
     number: usize,
@@ -275,7 +278,7 @@ async fn publish_one(
 ) {
     let Report { event_type, data } = &reports[number % reports.len()];
     let data = data.get();
-    // With an id, it is stored once, however often it is published.
+    // With an id, the report is stored once, however often it is published.
     let path = format!("{EVENTS}?id=report-{number}&type={event_type}");
     let started = Instant::now();
     loop {

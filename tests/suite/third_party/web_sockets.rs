@@ -3,7 +3,7 @@
 use super::client::Installed;
 use super::story::{Story, TOPIC};
 
-/// Goal: each gets every acknowledged event once and in order, and is told of what is gone.
+/// Goal: each client gets every acknowledged event once and in order, and is told of the gap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn web_sockets_show_what_was_acknowledged_through_kills() {
     let Some(installed) = Installed::find() else { return };
