@@ -91,7 +91,7 @@ async fn publish_all(address: SocketAddr, seconds: f64) -> Vec<Duration> {
 
 async fn publish(address: SocketAddr, client: u64, seconds: f64) -> Vec<Duration> {
     let mut broker =
-        PublisherServiceClient::connect(format!("http://{address}")).await.expect("the broker listens");
+        PublisherServiceClient::connect(format!("http://{address}")).await.expect("a listener");
     let started = Instant::now();
     let mut latencies = Vec::new();
     for number in client.. {

@@ -1,6 +1,6 @@
-//! How fast does a reader get a long history, and how soon one that missed the last event? A
-//! million events of 256 bytes in one topic, served by the real binary to plain sockets.
-//! `cargo bench --bench replay` measures; `cargo test --benches` runs it tiny.
+//! How fast does a reader get a long history, and how soon does a reader get the last event that it
+//! missed? The real binary serves a million events of 256 bytes in one topic to plain sockets.
+//! `cargo bench --bench replay` measures, and `cargo test --benches` runs it tiny.
 
 mod served;
 
@@ -27,7 +27,7 @@ fn main() {
         let started = Instant::now();
         let broker = Broker::open(&data, &OpenConfig::default()).expect("the log opens");
         let elapsed = started.elapsed();
-        assert_eq!(broker.topics(None, 2)[0].extent.tail.get(), events + 1, "all of it is there");
+        assert_eq!(broker.topics(None, 2)[0].extent.tail.get(), events + 1, "events are missing");
         elapsed
     }));
     println!("replay opening {events} events {:.3} s (target 1)", opening.as_secs_f64());
@@ -74,7 +74,7 @@ fn fill(directory: &Path, events: u64) {
     });
 }
 
-/// Asks for the topic's events after `last_id`.
+/// Requests the topic's events after `last_id`.
 fn ask(address: SocketAddr, last_id: u64) -> TcpStream {
     let mut socket = TcpStream::connect(address).expect("the server listens");
     socket.set_nodelay(true).expect("a socket");
@@ -86,7 +86,7 @@ fn ask(address: SocketAddr, last_id: u64) -> TcpStream {
     socket
 }
 
-/// Reads everything from the first event until the stream is caught up; how many bytes that were.
+/// Reads from the first event until the stream has caught up. Returns the number of bytes.
 fn replay(address: SocketAddr, events: u64) -> usize {
     let mut socket = ask(address, 0);
     let (mut buffer, mut total) = (vec![0; 1 << 20], 0);
@@ -98,14 +98,15 @@ fn replay(address: SocketAddr, events: u64) -> usize {
         total += count;
         end.extend_from_slice(&buffer[..count]);
         if contains(&end, caught_up) {
-            assert!(contains(&end, &last), "the last event came");
+            assert!(contains(&end, &last), "the last event is missing");
             return total;
         }
         end.drain(..end.len().saturating_sub(4096));
     }
 }
 
-/// Resumes before the last event: the time to the first byte of the answer, and to the event.
+/// Resumes before the last event. Returns the time to the first byte of the answer, and to the
+/// event.
 fn resume(address: SocketAddr, events: u64) -> (Duration, Duration) {
     let started = Instant::now();
     let mut socket = ask(address, events - 1);

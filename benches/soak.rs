@@ -1,10 +1,10 @@
-//! Does the log stay bounded? A thousand topics under retention and compaction, with events from
-//! 100 B to 1 MiB and a load that comes and goes, for many times the volume that is kept; the real
-//! binary is stopped and started again in between. Draws what it saw, and fails if that is too
-//! much.
+//! Does the log stay bounded? A thousand topics under retention and compaction get events of 100 B
+//! to 1 MiB, with a load that comes and goes, until many times the retained volume is published. In
+//! between, the real binary is killed and started again. The bench draws its measurements, and
+//! fails if they exceed their limits.
 //!
-//! `cargo bench --bench soak` measures, `-- --seconds 3600` for longer; `cargo test --benches` runs
-//! it tiny. The picture is `target/soak.svg`.
+//! `cargo bench --bench soak` measures, for an hour with `-- --seconds 3600`, and `cargo test
+//! --benches` runs it tiny. The picture is `target/soak.svg`.
 
 mod served;
 
@@ -31,25 +31,25 @@ use tonic::transport::Channel;
 
 type Client = PublisherServiceClient<Channel>;
 
-/// How many times what is kept is published, at the least.
+/// The least ratio of the published volume to the retained one.
 const TURNOVER: f64 = 20.0;
 
 const STREAMS: u64 = 4;
 const IN_FLIGHT: usize = 8;
 const KEYS: u64 = 40;
 
-/// Requests of a stream between two pauses, on average, and the longest pause.
+/// The average number of a stream's requests between two pauses, and the longest pause.
 const BURST_REQUESTS: u32 = 200;
 const MAX_PAUSE_MS: u64 = 400;
 
-/// Parts of a run, with a restart between two of them; the first ones are the warm-up.
+/// The parts of a run, with a restart between two of them. The first parts are the warm-up.
 const PHASES: usize = 12;
 const WARM_UP_PHASES: usize = 4;
 
-/// After these it ends, whether enough was published or not.
+/// The number of parts after which a run ends even if too little was published.
 const MAX_PHASES: usize = 3 * PHASES;
 
-/// Openings in a row, of which the median counts: a machine stands still for a moment now and then.
+/// The number of openings in a row, whose median counts: a machine may stand still for a moment.
 const REOPENINGS: usize = 3;
 
 const MIB: f64 = 1_048_576.0;
@@ -58,12 +58,13 @@ const MAX_DIRECTORY_TIMES: f64 = 3.0;
 const DIRECTORY_SLACK_MIB: f64 = 64.0;
 const MAX_REOPEN_SECONDS_PER_GIB: f64 = 1.0;
 
-/// What is more at the end than in the middle of the run, by so much, and goes up all along by more
-/// than chance would have it, is still rising.
+/// The limits of growth: a measure is still rising if its median in the second half of the run
+/// exceeds that of the first half by this factor, and if its trend exceeds chance by this number of
+/// standard deviations.
 const MAX_RISE: f64 = 1.25;
 const MAX_TREND: f64 = 1.96;
 
-/// What was seen at the end of a phase.
+/// The measurements at the end of a phase.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sample {
     published_mib: f64,
@@ -137,8 +138,8 @@ fn main() {
     println!("soak published {:.1} times what is retained", turnover(&samples));
 }
 
-/// Starts the broker, and kills it again, a few times; the last one goes on. Also the median time,
-/// in seconds.
+/// Starts the broker, and kills it again, several times. Returns the last broker, running, and the
+/// median time of a start, in seconds.
 fn reopen(data: &Path) -> (Served, f64) {
     let mut seconds = Vec::new();
     loop {
@@ -156,7 +157,7 @@ fn turnover(samples: &[Sample]) -> f64 {
     samples.last().map_or(0.0, |last| last.published_mib / last.retained_mib)
 }
 
-/// What did not hold after the warm-up.
+/// Returns the limits that were exceeded after the warm-up.
 fn judge(samples: &[Sample]) -> Vec<String> {
     let mut failures = Vec::new();
     let after = &samples[WARM_UP_PHASES.min(samples.len())..];
@@ -193,8 +194,8 @@ fn judge(samples: &[Sample]) -> Vec<String> {
     failures
 }
 
-/// Whether values go up, in standard deviations of what chance would do: near 0 when they go up and
-/// down alike. Source: the trend test of Mann and Kendall.
+/// Returns how far values rise beyond chance, in standard deviations: near 0 if they rise and fall
+/// alike. Source: the trend test of Mann and Kendall.
 fn trend(samples: &[Sample], of: fn(&Sample) -> f64) -> f64 {
     let count = samples.len() as f64;
     let pairs = samples.iter().enumerate().flat_map(|(at, sample)| {
@@ -215,7 +216,7 @@ fn median(samples: &[Sample], of: fn(&Sample) -> f64) -> f64 {
 }
 
 async fn connect(address: SocketAddr) -> Client {
-    let client = Client::connect(format!("http://{address}")).await.expect("it listens");
+    let client = Client::connect(format!("http://{address}")).await.expect("the broker listens");
     client.max_encoding_message_size(8 << 20).max_decoding_message_size(8 << 20)
 }
 
@@ -223,7 +224,8 @@ fn topic(index: u64) -> String {
     format!("soak.{index}")
 }
 
-/// Every third topic is compacted; the others keep a number of bytes, of events, or an age.
+/// Returns a topic's settings: every third topic is compacted, and the others limit bytes, events
+/// or age.
 fn config(index: u64) -> TopicConfig {
     let config = TopicConfig::default();
     match index % 6 {
@@ -234,7 +236,8 @@ fn config(index: u64) -> TopicConfig {
     }
 }
 
-/// Most are small, one of a hundred is large; those of compacted topics are of a few KiB.
+/// Returns a random size: most payloads are small, two in a hundred are large, and payloads of
+/// compacted topics have up to 5 KB.
 fn payload_bytes(index: u64, random: &mut StdRng) -> usize {
     match random.random_range(0..1_000) {
         _ if index.is_multiple_of(3) => random.random_range(100..5_000),
@@ -246,14 +249,14 @@ fn payload_bytes(index: u64, random: &mut StdRng) -> usize {
 
 async fn create_topics(address: SocketAddr, topics: u64) {
     let url = format!("http://{address}");
-    let mut client = AdminServiceClient::connect(url).await.expect("it listens");
+    let mut client = AdminServiceClient::connect(url).await.expect("the broker listens");
     for index in 0..topics {
         let request = CreateTopicRequest { topic: topic(index), config: Some(config(index)) };
         client.create_topic(request).await.expect("a new topic");
     }
 }
 
-/// Publishes for a time; how many bytes, and how long single small events took meanwhile.
+/// Publishes for a time. Returns the number of bytes, and the latencies of single small events.
 async fn publish(
     address: SocketAddr,
     topics: u64,
@@ -309,7 +312,7 @@ async fn publish_stream(
         }
     });
     while !is_over.load(Ordering::Relaxed) {
-        // The load comes and goes: bursts as fast as they are acknowledged, then a pause.
+        // The load comes and goes: bursts as fast as requests are acknowledged, then a pause.
         if random.random_range(0..BURST_REQUESTS) == 0 {
             tokio::time::sleep(Duration::from_millis(random.random_range(1..MAX_PAUSE_MS))).await;
         }
@@ -334,7 +337,7 @@ async fn publish_stream(
 async fn retained_bytes(address: SocketAddr) -> u64 {
     let request = ListTopicsRequest { page_size: 10_000, page_token: String::new() };
     let url = format!("http://{address}");
-    let mut client = SubscriberServiceClient::connect(url).await.expect("it listens");
+    let mut client = SubscriberServiceClient::connect(url).await.expect("the broker listens");
     let topics = client.list_topics(request).await.expect("a list").into_inner();
     topics.topics.iter().map(|topic| topic.size_bytes).sum()
 }
@@ -351,7 +354,7 @@ fn directory_bytes(directory: &Path) -> u64 {
         .sum()
 }
 
-/// Four charts, one under the other, over what was published.
+/// Draws four charts, one below the other, over the published volume.
 fn draw(samples: &[Sample]) -> String {
     type Line = (&'static str, &'static str, fn(&Sample) -> f64);
     let charts: [(&str, &[Line]); 4] = [

@@ -1,6 +1,6 @@
-//! What does a reader cost that stalls? As many readers as read, and as many that take nothing, of
-//! the same events, served by the real binary to plain sockets for a minute each.
-//! `cargo bench --bench stall` measures; `cargo test --benches` runs it tiny.
+//! What does a stalled reader cost? Runs of a minute compare readers that read with as many readers
+//! that read nothing, both of the same events, which the real binary serves to plain sockets.
+//! `cargo bench --bench stall` measures, and `cargo test --benches` runs it tiny.
 
 mod served;
 
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use served::Served;
 
-/// Events go out at this pace, and are so large: far more than what the system buffers for a
-/// connection, in a minute.
+/// The pause between two events, and the size of an event in bytes: in a minute, far more than the
+/// system buffers for a connection.
 const PAUSE: Duration = Duration::from_millis(25);
 const EVENT_BYTES: usize = 4 << 10;
 
@@ -28,11 +28,11 @@ fn main() {
     );
 }
 
-/// The memory of a broker at the end of a run.
+/// Returns the broker's memory at the end of a run, in MB.
 fn memory_mb(clients: usize, seconds: u64, read: bool) -> f64 {
     let directory =
         tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
-    // So long that nobody is given up for not reading.
+    // The time limit is so long that no stalled reader is disconnected.
     let patient = ["--set", "server.write_timeout_ms=3600000"];
     let served = Served::start_with(directory.path(), &patient);
     let taken_bytes = AtomicU64::new(0);
@@ -52,7 +52,7 @@ fn memory_mb(clients: usize, seconds: u64, read: bool) -> f64 {
         memory_mb
     });
     let taken = taken_bytes.load(Ordering::Relaxed) > (clients * EVENT_BYTES) as u64;
-    assert_eq!(taken, read, "those that read get events, and the others none");
+    assert_eq!(taken, read, "readers that read get events, and the others none");
     memory_mb
 }
 
@@ -60,9 +60,9 @@ fn follow(address: SocketAddr) -> TcpStream {
     let mut socket = TcpStream::connect(address).expect("the broker listens");
     let request =
         "GET /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n";
-    socket.write_all(request.as_bytes()).expect("it takes a request");
+    socket.write_all(request.as_bytes()).expect("the broker takes a request");
     let mut first = [0];
-    socket.read_exact(&mut first).expect("it answers");
+    socket.read_exact(&mut first).expect("the broker answers");
     socket
 }
 
@@ -73,7 +73,7 @@ fn take(mut socket: &TcpStream, taken_bytes: &AtomicU64) {
     }
 }
 
-/// Publishes over one connection, an event at a time.
+/// Publishes over one connection, one event at a time.
 fn publish(address: SocketAddr, time: Duration) {
     let mut socket = TcpStream::connect(address).expect("the broker listens");
     let payload = "x".repeat(EVENT_BYTES);
@@ -82,9 +82,9 @@ fn publish(address: SocketAddr, time: Duration) {
     let mut answer = [0; 4096];
     let started = Instant::now();
     while started.elapsed() < time {
-        socket.write_all(request.as_bytes()).expect("it takes a request");
-        let count = socket.read(&mut answer).expect("it answers");
-        assert!(answer[..count].starts_with(b"HTTP/1.1 201"), "it is stored");
+        socket.write_all(request.as_bytes()).expect("the broker takes a request");
+        let count = socket.read(&mut answer).expect("the broker answers");
+        assert!(answer[..count].starts_with(b"HTTP/1.1 201"), "the event was not stored");
         std::thread::sleep(PAUSE);
     }
 }

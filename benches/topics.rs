@@ -1,8 +1,7 @@
-//! What do a hundred thousand topics cost? A few small events in each, the first publish to each
-//! included, over gRPC to the real binary, every acknowledgement durable.
-//! Then: how long does a reader of a thousand patterns wait among them, and do publishers wait for
-//! it?
-//! `cargo bench --bench topics` measures; `cargo test --benches` runs it tiny.
+//! What do a hundred thousand topics cost? Clients publish a few small events to each, including
+//! the first, over gRPC to the real binary, and every acknowledgement is durable. Then: how long
+//! does a reader with a thousand patterns wait among them, and does it slow publishers down? `cargo
+//! bench --bench topics` measures, and `cargo test --benches` runs it tiny.
 
 mod served;
 
@@ -24,9 +23,9 @@ const ROUNDS: u64 = 3;
 const PAYLOAD_BYTES: usize = 100;
 const PATTERNS: usize = 1_000;
 const READERS: usize = 10;
-/// How the data of an event begins in a stream.
+/// The beginning of an event's data in a stream.
 const EVENT: &[u8] = b"\ndata: {\"topic\":";
-/// How long an answer may take before the bench gives up.
+/// The time limit of an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() {
@@ -35,7 +34,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let few_mb = measure(&runtime, topics / 2, measuring);
     let many_mb = measure(&runtime, topics, measuring);
-    // What both take, as the caches that are full in both, is not what a topic takes.
+    // Memory that both runs take, such as for full caches, does not belong to a topic.
     let per_topic = (many_mb - few_mb) * 1e6 / (topics / 2) as f64;
     println!(
         "topics memory per idle topic {per_topic:.0} bytes (target 1024): {few_mb:.0} MB with {}, \
@@ -44,7 +43,8 @@ fn main() {
     );
 }
 
-/// Publishes to so many topics, opens them again, and says what memory they take then, in MB.
+/// Publishes to `topics` topics, and opens them again. Returns the memory that they take then, in
+/// MB.
 fn measure(runtime: &tokio::runtime::Runtime, topics: u64, measuring: bool) -> f64 {
     let directory =
         tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
@@ -63,19 +63,19 @@ fn measure(runtime: &tokio::runtime::Runtime, topics: u64, measuring: bool) -> f
     let started = Instant::now();
     let broker = Broker::open(&data, &OpenConfig::default()).expect("the log opens");
     let seconds = started.elapsed().as_secs_f64();
-    assert_eq!(broker.topics(None, usize::MAX).len() as u64, topics, "all of them are there");
+    assert_eq!(broker.topics(None, usize::MAX).len() as u64, topics, "topics are missing");
     println!("topics {topics}: opening {seconds:.3} s (target 3)");
     drop(broker);
 
     let served = Served::start(&data);
-    // Until maintenance has looked at each of them.
+    // By then, maintenance has visited each topic.
     std::thread::sleep(Duration::from_secs(if measuring { 10 } else { 0 }));
     let memory_mb = served.memory_mb();
     runtime.block_on(follow_many(served.address, topics, measuring));
     memory_mb
 }
 
-/// Readers of many patterns, one alone, and ten at once each second beside a publisher.
+/// Measures readers with many patterns: one alone, and ten at once each second beside a publisher.
 async fn follow_many(address: SocketAddr, topics: u64, measuring: bool) {
     let alone = first_event(address).await;
     println!("topics {topics}: {PATTERNS} patterns, first event after {alone:?} (target 100 ms)");
@@ -95,8 +95,8 @@ async fn follow_many(address: SocketAddr, topics: u64, measuring: bool) {
     println!("topics {topics}: publish p99 {p99:?}, beside {READERS} such readers {beside:?}");
 }
 
-/// How long a reader of many patterns waits for its first event, from when it connects: over HTTP,
-/// with the patterns as JSON.
+/// Returns the time from a reader's connection to its first event. The reader sends many patterns
+/// as JSON over HTTP.
 async fn first_event(address: SocketAddr) -> Duration {
     let topics: Vec<String> = (0..PATTERNS).map(|number| format!("*.{number}.inbox")).collect();
     let body = serde_json::json!({ "topics": topics, "from": "earliest" }).to_string();
@@ -106,7 +106,7 @@ async fn first_event(address: SocketAddr) -> Duration {
         body.len()
     );
     let started = Instant::now();
-    let mut socket = TcpStream::connect(address).await.expect("it listens");
+    let mut socket = TcpStream::connect(address).await.expect("the broker listens");
     socket.write_all(request.as_bytes()).await.expect("the server reads");
     let (mut answer, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
     loop {
@@ -122,10 +122,10 @@ async fn first_event(address: SocketAddr) -> Duration {
     }
 }
 
-/// What 99 of 100 publishes take at the most, one after the other, each to a new topic.
+/// Returns the longest time of 99 of 100 publishes, one after another, each to a new topic.
 async fn publish_p99(address: SocketAddr, round: &str, publishes: usize) -> Duration {
     let mut client =
-        PublisherServiceClient::connect(format!("http://{address}")).await.expect("it listens");
+        PublisherServiceClient::connect(format!("http://{address}")).await.expect("a listener");
     let mut took = Vec::with_capacity(publishes);
     for number in 0..publishes {
         let payload = vec![b'x'; PAYLOAD_BYTES].into();
@@ -135,7 +135,7 @@ async fn publish_p99(address: SocketAddr, round: &str, publishes: usize) -> Dura
             ..PublishRequest::default()
         };
         let started = Instant::now();
-        client.publish(request).await.expect("it is stored");
+        client.publish(request).await.expect("the event is stored");
         took.push(started.elapsed());
     }
     took.sort_unstable();
@@ -154,7 +154,7 @@ async fn publish_to_all(address: SocketAddr, topics: u64) {
 
 async fn publish(address: SocketAddr, topics: impl Iterator<Item = u64> + Send + 'static) {
     let mut client =
-        PublisherServiceClient::connect(format!("http://{address}")).await.expect("it listens");
+        PublisherServiceClient::connect(format!("http://{address}")).await.expect("a listener");
     let (requests, sent) = tokio::sync::mpsc::channel(IN_FLIGHT);
     let expected = tokio::spawn(async move {
         let mut count = 0;
@@ -178,5 +178,5 @@ async fn publish(address: SocketAddr, topics: impl Iterator<Item = u64> + Send +
         assert!(matches!(response.outcome, Some(Outcome::Ack(_))), "{response:?}");
         acknowledged += 1;
     }
-    assert_eq!(acknowledged, expected.await.expect("all were sent"));
+    assert_eq!(acknowledged, expected.await.expect("the sender ends"));
 }

@@ -1,11 +1,11 @@
-//! The real binary, serving a directory, for benches that measure it from outside.
+//! The real binary, serving a directory, for benches that measure from outside.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// A running broker; ended when it is dropped.
+/// A running broker, ended when the value is dropped.
 pub(crate) struct Served {
     child: Child,
     pub(crate) address: SocketAddr,
@@ -18,7 +18,7 @@ impl Served {
         Self::start_with(directory, &[])
     }
 
-    /// As [`Self::start`], with more arguments.
+    /// Does the same as [`Self::start`], with more arguments.
     pub(crate) fn start_with(directory: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_leftoff"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -28,7 +28,7 @@ impl Served {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let lines = BufReader::new(child.stdout.take().expect("its output is read")).lines();
+        let lines = BufReader::new(child.stdout.take().expect("the output is piped")).lines();
         let address = lines.map_while(Result::ok).find_map(|line| {
             let rest = line.strip_prefix("listening on http://")?;
             rest.split(' ').next()?.parse().ok()
@@ -36,13 +36,13 @@ impl Served {
         Self { child, address: address.expect("the server says where it listens") }
     }
 
-    /// The most memory it had resident so far, in MB; 0 where the system does not tell.
+    /// Returns the largest resident memory so far, in MB, or 0 where the system does not say.
     #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) fn peak_memory_mb(&self) -> f64 {
         self.status_mb("VmHWM:")
     }
 
-    /// The memory it has resident now, in MB; 0 where the system does not tell.
+    /// Returns the resident memory now, in MB, or 0 where the system does not say.
     #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) fn memory_mb(&self) -> f64 {
         self.status_mb("VmRSS:")

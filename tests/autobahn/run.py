@@ -1,15 +1,16 @@
-"""Runs the cases of Autobahn's WebSocket test suite against an endpoint that echoes.
+"""Runs the cases of Autobahn's WebSocket test suite against an endpoint that echoes messages.
 
     run.py CASES HOST PORT PATH
 
 CASES is the folder `autobahntestsuite/case` of the package `autobahntestsuite`. The suite itself
-needs Python 2, and libraries that are long gone; its cases are plain descriptions, which say what a
-client sends, what must come back, and how the connection must end. So they are read as they are,
-with this client in place of the suite's own: blocking, over one socket, with the calls that cases
-make. Texts are bytes in Python 2; here each is a text of the characters 0 to 255.
+needs Python 2 and old libraries. Its cases are plain descriptions: the frames that a client sends,
+the messages that must come back, and the way in which the connection must end.
+This program loads the cases unchanged, with a client in place of the suite's own: it blocks, uses
+one socket, and has the methods that the cases call. Texts are bytes in Python 2; here, each is a
+text of the characters 0 to 255.
 
-Prints one line for each case that does not pass, and then how many did; exits with 1 if any did
-not. Left out are the sections 12 and 13: they are about compression, and there is none.
+Prints one line for each case that does not pass, and then the number of passes. Exits with 1 if a
+case failed. Sections 12 and 13 are left out, because they test compression, which is not offered.
 """
 
 import base64
@@ -25,15 +26,15 @@ import types
 
 PATIENCE = 60
 
-# All cases of the suite's version 25.10.1, but for those that are left out.
+# The number of cases in version 25.10.1 of the suite, without those that are left out.
 CASES = 301
 
-# Compression, and one that sends without an end, which the suite does not run either.
+# The cases of compression, and one that sends without an end, which the suite does not run either.
 LEFT_OUT = ("case12", "case9_9")
 
 
 class Utf8Validator:
-    """What the cases ask of Autobahn's: whether a text is valid so far, and whether it is whole."""
+    """The part of Autobahn's validator that cases use: whether a text is valid so far, and whole."""
 
     def reset(self):
         pass
@@ -49,7 +50,7 @@ class Utf8Validator:
 
 
 class WebSocketProtocol:
-    """The client that a case speaks through."""
+    """The client through which a case speaks."""
 
     STATE_CONNECTING, STATE_OPEN, STATE_CLOSING, STATE_CLOSED = range(4)
     CLOSE_STATUS_CODE_NORMAL = 1000
@@ -85,7 +86,7 @@ class WebSocketProtocol:
         self.state = self.STATE_OPEN
         self.connectionWasOpen = True
 
-    # What cases call.
+    # The methods that cases call.
 
     def enableWirelog(self, _is_on):
         pass
@@ -142,7 +143,7 @@ class WebSocketProtocol:
         self.localCloseReason = reasonUtf8
         self.state = self.STATE_CLOSING
 
-    # What is below.
+    # The methods below them.
 
     def later(self, seconds, act):
         self.timers.append((time.monotonic() + seconds, act))
@@ -155,7 +156,7 @@ class WebSocketProtocol:
         try:
             self.socket.sendall(data)
         except OSError:
-            pass  # The other end has closed; what it said before is still to be read.
+            pass  # The other end has closed; its last frames can still be read.
 
     def run(self, case):
         case.onOpen()
@@ -187,7 +188,7 @@ class WebSocketProtocol:
         case.onConnectionLost(False)
 
     def take_frame(self, case):
-        """Takes one whole frame of those that came, and tells the case. False if there is none."""
+        """Takes one whole frame, and hands it to the case. Returns False if there is none."""
         data = self.data
         if len(data) < 2:
             return False
@@ -251,7 +252,7 @@ def masked(data):
 
 
 class Loader:
-    """Loads the modules of the cases, which are of Python 2, with what they import."""
+    """Loads the modules of the cases, which are written for Python 2, with their imports."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -285,7 +286,7 @@ class Loader:
 
 
 def cases(folder):
-    """All cases but those of compression: their numbers, and what they are."""
+    """Returns all cases except those of compression: their numbers and their classes."""
     loader = Loader(folder)
     base = loader.load("case").Case
     base.compare = lambda self, one, other: one == other

@@ -1,6 +1,7 @@
-// Follows an event stream in a page of a real browser, as node/event_stream.cjs does in Node: the
-// body of a function whose arguments are the names of clients, a URL, and the sources of the clients'
-// modules, by the names that they have for each other. What each is told is in its list in `told`.
+// Follows an event stream in a page of a real browser, as node/event_stream.cjs does in Node. This
+// is the body of a function with three arguments: the names of clients, a URL, and the sources of
+// the clients' modules, by the names with which they import each other. The messages of each client
+// are in its list in `told`.
 
 const [names, url, sources] = arguments;
 window.told = Object.fromEntries(names.map((name) => [name, []]));
@@ -43,7 +44,7 @@ function follow(client, source) {
   }
   source.addEventListener("error", () => {
     if (source.readyState === 2) {
-      told[client].push(["wrong", "", "error", "it has given up"]);
+      told[client].push(["wrong", "", "error", "the client has given up"]);
     }
   });
 }

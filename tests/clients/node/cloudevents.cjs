@@ -1,6 +1,6 @@
 // Publishes and reads CloudEvents with their SDK from npm, `cloudevents`:
 //
-//     cloudevents.cjs publish URL REPORTS    publishes the reports in a file, and tells of each that
+//     cloudevents.cjs publish URL REPORTS    publishes the reports in a file, and prints each that
 //                                            is acknowledged
 //     cloudevents.cjs read URL               follows an event stream of CloudEvents
 
@@ -15,12 +15,12 @@ const RETRY_MS = 50;
 
 const [task, url, reports] = process.argv.slice(2);
 
-// What an event is to both, whatever it came by.
+// Prints an event in a common form, whichever program published or read it.
 function tellEvent(sequence, { id, source, type, subject, data }) {
   tell("event", sequence, type, JSON.stringify({ id, source, subject, data }));
 }
 
-// How a message of the SDK is sent, until it is acknowledged: the sequence of its event.
+// Sends a message of the SDK until it is acknowledged, and returns the sequence of its event.
 async function send({ headers, body }) {
   for (;;) {
     try {
@@ -33,7 +33,7 @@ async function send({ headers, body }) {
       }
     } catch (error) {
       if (!(error instanceof TypeError)) {
-        throw error; // None of `fetch`, which tells of lost connections in this way.
+        throw error; // Not a lost connection, for which `fetch` throws a TypeError.
       }
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));

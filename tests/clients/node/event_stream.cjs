@@ -6,7 +6,8 @@ const { tell, tellBlock } = require("./tell.cjs");
 
 const [client, url] = process.argv.slice(2);
 
-// Whoever has the interface of a browser's EventSource. It comes back by itself.
+// Follows with a client that has the interface of a browser's EventSource, and reconnects by
+// itself.
 function follow(source) {
   for (const type of [
     "message",
@@ -22,7 +23,7 @@ function follow(source) {
   }
   source.addEventListener("error", () => {
     if (source.readyState === 2) {
-      tell("wrong", "", "error", "it has given up");
+      tell("wrong", "", "error", "the client has given up");
     }
   });
 }
@@ -35,14 +36,14 @@ const clients = {
   "event-source-polyfill": () => {
     follow(new (require("event-source-polyfill").EventSourcePolyfill)(url));
   },
-  // This one makes a new EventSource where the one that it was given has given up, so that a
-  // state of 2 is none of its own.
+  // This client makes a new EventSource when its current one has given up, so that a state of 2 is
+  // not its own.
   "reconnecting-eventsource": () => {
     const { EventSource } = require("eventsource-5");
     const { default: Reconnecting } = require("reconnecting-eventsource");
     follow(new Reconnecting(url, { eventSourceClass: EventSource, max_retry_time: 500 }));
   },
-  // Made for pages: these two are all that it wants of one.
+  // This client is made for pages: it needs only these two objects of a page.
   "fetch-event-source": () => {
     globalThis.window = globalThis;
     globalThis.document = { removeEventListener() {} };
@@ -50,7 +51,7 @@ const clients = {
     fetchEventSource(url, {
       openWhenHidden: true,
       onmessage: ({ event, id, data }) => tellBlock(event || "message", id, data),
-      // An end in order is one for good, unless it is said to be none.
+      // The client takes an orderly end for a final one, unless this function throws.
       onclose: () => {
         throw new Error("the stream has ended");
       },

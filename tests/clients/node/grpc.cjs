@@ -1,5 +1,5 @@
-// Follows a topic over gRPC with @grpc/grpc-js from npm: grpc.cjs ADDRESS TOPIC PROTO [CERTIFICATE],
-// where PROTO is the folder of protos. With a certificate, over TLS.
+// Follows a topic over gRPC with @grpc/grpc-js from npm: grpc.cjs ADDRESS TOPIC PROTO
+// [CERTIFICATE]. PROTO is the folder of the protos. With CERTIFICATE, the connection uses TLS.
 
 "use strict";
 
@@ -41,8 +41,8 @@ function follow() {
     from = told.cursor ?? from;
   });
   call.on("error", ({ code, message }) => {
-    // A broker that is gone, or cut off: both say to come back. A proxy resets a call that it has
-    // begun to answer, which is told as INTERNAL.
+    // Statuses of a broker that is gone or was cut off: the client must reconnect. A proxy resets a
+    // call that it has begun to answer, which the client reports as INTERNAL.
     const isLost = [grpc.status.UNAVAILABLE, grpc.status.CANCELLED].includes(code);
     const isReset = code === grpc.status.INTERNAL && message.includes("RST_STREAM");
     if (!isLost && !(certificate && isReset)) {
@@ -50,7 +50,7 @@ function follow() {
     }
     setTimeout(follow, RETRY_MS);
   });
-  call.on("end", () => {}); // After the last message; the status follows.
+  call.on("end", () => {}); // The status follows the end.
 }
 
 follow();

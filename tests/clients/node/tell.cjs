@@ -1,6 +1,6 @@
-// What a client was told goes to standard output, a line of JSON each: [kind, cursor, type, data].
-// Kinds are `event`, `gap`, and `wrong`, whose data is what is wrong. The process ends with its
-// standard input, so that none outlives its test.
+// Prints the messages of a client to standard output, each as a line of JSON: [kind, cursor, type,
+// data]. The kind is `event`, `gap` or `wrong`, whose data is the problem. The process ends with
+// its standard input, so that it does not outlive its test.
 
 "use strict";
 
@@ -10,7 +10,7 @@ function tell(kind, cursor, type, data) {
   process.stdout.write(JSON.stringify([kind, cursor, type, data]) + "\n");
 }
 
-// A block of an event stream as a page takes it: all data is JSON, whatever it is about.
+// Prints a block of an event stream as a page gets it. All data must be JSON, whatever its type.
 function tellBlock(type, cursor, data) {
   try {
     JSON.parse(data);

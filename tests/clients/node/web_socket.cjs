@@ -27,20 +27,21 @@ function take(text) {
 }
 
 function closed(code, reason) {
-  // These say not to come back.
+  // With these codes, a client must not reconnect.
   if (code === 1008 || (code >= 4000 && code < 4100)) {
     tell("wrong", "", "close", `${code} ${reason}`);
   }
 }
 
 const clients = {
-  // This one leaves it to its caller to come back.
+  // This client does not reconnect by itself.
   ws: function connect() {
     const socket = new (require("ws").WebSocket)(url, SUBPROTOCOL);
     socket.on("open", () => subscribe(socket));
     socket.on("message", (data) => take(data.toString()));
     socket.on("error", (error) => {
-      // Without a code it is none of the connection. A proxy may say that the broker is away.
+      // An error without a code is not of the connection. A proxy answers 502 to 504 while the
+      // broker is away.
       const isAway = /^Unexpected server response: 50[234]$/.test(error.message);
       if (error.code === undefined && !isAway) {
         tell("wrong", "", "error", error.message);

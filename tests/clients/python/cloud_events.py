@@ -1,6 +1,6 @@
 """Publishes and reads CloudEvents with their SDK from PyPI, `cloudevents`:
 
-    cloud_events.py publish URL REPORTS    publishes the reports in a file, and tells of each that is
+    cloud_events.py publish URL REPORTS    publishes the reports in a file, and prints each that is
                                            acknowledged
     cloud_events.py read URL               follows an event stream of CloudEvents
 """
@@ -30,7 +30,7 @@ def tell_event(sequence, event):
 
 
 def send(message):
-    """Sends a message of the SDK until it is acknowledged; the sequence of its event."""
+    """Sends a message of the SDK until it is acknowledged. Returns the sequence of its event."""
     while True:
         try:
             answer = requests.post(url, data=message.body, headers=message.headers, timeout=30)

@@ -1,7 +1,7 @@
 """Follows an event stream with a client from PyPI: event_stream.py CLIENT URL.
 
-Neither client comes back by itself: both say where they were, and leave it to their caller to ask
-for what follows.
+Neither client reconnects by itself: each reports its last id, and its caller must request the
+events after that.
 """
 
 import sys
@@ -31,7 +31,7 @@ def follow_with_httpx():
             try:
                 for event in stream.iter_sse():
                     take(event.event, event.id, event.data)
-            except httpx_sse.SSEError as error:  # No stream, and so no lost one.
+            except httpx_sse.SSEError as error:  # The answer is not a stream.
                 raise ValueError(str(error)) from error
 
 
@@ -42,7 +42,7 @@ def follow_with_sseclient():
             take(event.event, event.id, event.data)
 
 
-# A status that is none of success is no lost connection, and ends in `wrong`.
+# A status other than success is not a lost connection, and ends in `wrong`.
 if client == "httpx-sse":
     import httpx
     import httpx_sse

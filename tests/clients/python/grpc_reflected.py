@@ -1,7 +1,7 @@
 """Follows a topic over gRPC with `grpcio` from PyPI: grpc_reflected.py ADDRESS TOPIC [CERTIFICATE].
 
-Knows no proto: the service, the calls and the messages are those that reflection tells of. With a
-certificate, over TLS, through a proxy.
+Knows no proto: reflection describes the service, the calls and the messages. With a certificate,
+the connection uses TLS, through a proxy.
 """
 
 import json
@@ -17,13 +17,13 @@ from tell import again_and_again, tell
 
 address, topic, *certificates = sys.argv[1:]
 options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 400)]
-# A broker that is gone, or cut off: all say to come back.
+# Statuses of a broker that is gone or was cut off: the client must reconnect.
 lost = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 if certificates:
     with open(certificates[0], "rb") as certificate:
         credentials = grpc.ssl_channel_credentials(certificate.read())
     channel = grpc.secure_channel(address, credentials, options)
-    # A proxy ends the stream that it was passing on when the broker went away, without a status.
+    # A proxy may end a call without a status when the broker goes away.
     lost |= {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 else:
     channel = grpc.insecure_channel(address, options)
@@ -32,7 +32,7 @@ subscribe = None
 
 
 def reflected(name):
-    """The call of this name, of whichever service of the broker has it, and its request."""
+    """Returns the call of this name, from whichever service has it, and its request."""
     database = ProtoReflectionDescriptorDatabase(channel)
     pool = DescriptorPool(database)
     services = [pool.FindServiceByName(service) for service in database.get_services()]

@@ -1,7 +1,7 @@
-"""What a client was told goes to standard output, a line of JSON each: [kind, cursor, type, data].
+"""Prints the messages of a client to standard output, each as a line of JSON.
 
-Kinds are `event`, `gap`, and `wrong`, whose data is what is wrong. The process ends with its
-standard input, so that none outlives its test.
+Each line is [kind, cursor, type, data]. The kind is `event`, `gap` or `wrong`, whose data is the
+problem. The process ends with its standard input, so that it does not outlive its test.
 """
 
 import json
@@ -10,18 +10,18 @@ import sys
 import threading
 import time
 
-# Between two attempts to connect, in seconds.
+# The pause between two attempts to connect, in seconds.
 PAUSE = 0.1
 
 
 def tell(kind, cursor, event_type, data):
-    # One write for a line, for more than one thread may tell.
+    # A line is one write, because several threads may print.
     sys.stdout.write(json.dumps([kind, cursor, event_type, data]) + "\n")
     sys.stdout.flush()
 
 
 def tell_block(event_type, cursor, data):
-    """A block of an event stream, all of whose data is JSON, whatever it is about."""
+    """Prints a block of an event stream. All data must be JSON, whatever its type."""
     try:
         json.loads(data)
     except ValueError as error:

@@ -15,7 +15,7 @@ def follow():
     try:
         read()
     except InvalidStatus as refused:
-        # A proxy says so while the broker is away.
+        # A proxy answers with these statuses while the broker is away.
         if refused.response.status_code not in (502, 503, 504):
             raise
         raise ConnectionError from refused
@@ -25,7 +25,7 @@ def read():
     with connect(url, subprotocols=["leftoff.v1.json"], open_timeout=30) as socket:
         subscribe = {"type": "subscribe", "subscription": "s", "topic": topic, "from": cursor}
         socket.send(json.dumps(subscribe))
-        # An end in order ends this, and an end without one is `ConnectionClosed`.
+        # An orderly end ends this loop, and any other end raises `ConnectionClosed`.
         for text in socket:
             take(text)
 
@@ -44,5 +44,5 @@ def take(text):
         tell("wrong", "", kind, text)
 
 
-# A handshake that was cut off is a lost connection; one that is refused is not.
+# A handshake that was cut off is a lost connection; a refused handshake is not.
 again_and_again(follow, (ConnectionClosed, InvalidMessage, OSError, EOFError))

@@ -1,4 +1,4 @@
-//! The check `lines` of the broker's parsers, for inputs that libFuzzer makes up.
+//! The check `lines` of the broker's parsers, with inputs from libFuzzer.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The check `messages` of the broker's parsers, for inputs that libFuzzer makes up.
+//! The check `messages` of the broker's parsers, with inputs from libFuzzer.
 
 #![no_main]
 

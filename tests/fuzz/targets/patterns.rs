@@ -1,4 +1,4 @@
-//! The check `patterns` of the broker's parsers, for inputs that libFuzzer makes up.
+//! The check `patterns` of the broker's parsers, with inputs from libFuzzer.
 
 #![no_main]
 

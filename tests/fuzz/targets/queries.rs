@@ -1,4 +1,4 @@
-//! The check `queries` of the broker's parsers, for inputs that libFuzzer makes up.
+//! The check `queries` of the broker's parsers, with inputs from libFuzzer.
 
 #![no_main]
 

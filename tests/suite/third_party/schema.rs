@@ -50,7 +50,7 @@ async fn whatever_is_asked_over_http_the_answer_is_one_that_is_described() {
     let mut command = installed.schemathesis();
     command.args(arguments).current_dir(directory.path());
     let run = tokio::task::spawn_blocking(move || command.output().unwrap());
-    let output = tokio::time::timeout(PATIENCE, run).await.expect("the run takes too long").unwrap();
+    let output = tokio::time::timeout(PATIENCE, run).await.expect("the run ends in time").unwrap();
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", text(&output.stderr));
     let operations = get(process.address, "/openapi.json").await.json()["paths"]
