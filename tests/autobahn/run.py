@@ -4,10 +4,10 @@
 
 CASES is the folder `autobahntestsuite/case` of the package `autobahntestsuite`. The suite itself
 needs Python 2 and old libraries. Its cases are plain descriptions: the frames that a client sends,
-the messages that must come back, and the way in which the connection must end.
-This program loads the cases unchanged, with a client in place of the suite's own: it blocks, uses
-one socket, and has the methods that the cases call. Texts are bytes in Python 2; here, each is a
-text of the characters 0 to 255.
+the messages that must come back, and the way in which the connection must end. This program loads
+the cases unchanged, with a client in place of the suite's own: it blocks, uses one socket, and has
+the methods that the cases call. Texts are bytes in Python 2; here, each is a text of the characters
+0 to 255.
 
 Prints one line for each case that does not pass, and then the number of passes. Exits with 1 if a
 case failed. Sections 12 and 13 are left out, because they test compression, which is not offered.

@@ -67,7 +67,7 @@ const FOLLOW: &str = r#"
                 subscriptions[message.subscription].from = message.cursor;
             }
         };
-        // Every end comes here, an error's too. These codes say not to come back.
+        // An end of any kind calls this. With these codes, a page must not reconnect.
         socket.onclose = ({ code }) => {
             const isForGood = code === 1008 || (code >= 4000 && code < 4100);
             if (!isForGood) {
@@ -96,7 +96,7 @@ const WEB_SOCKET: &str = r#"
 /// A message as a page received it: its type, id and data.
 type Seen = (String, String, String);
 
-/// An event that was acknowledged.
+/// An acknowledged event.
 #[derive(Debug, Clone)]
 struct Published {
     topic: &'static str,
@@ -246,7 +246,7 @@ async fn publish(
 ) -> Published {
     let started = Instant::now();
     loop {
-        // With its payload as its id, it is stored once, however often it is published.
+        // With its payload as its id, an event is stored once, however often it is published.
         let path = format!("/v1/topics/{topic}/events?id={payload}");
         let receipt = try_post(to(address, "POST", &path), payload.clone()).await;
         if let Some(Receipt { sequence, position }) = receipt {
@@ -306,7 +306,7 @@ async fn seen_with_one_more(
     }
     let last = |list: &List| {
         let of_these = published.iter().rfind(|event| list.topics.contains(&event.topic));
-        of_these.expect("a list is of some topic")
+        of_these.expect("a list has a topic")
     };
     [
         way.one.seen_through(browser, last(&way.one)).await,

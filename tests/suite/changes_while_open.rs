@@ -142,13 +142,13 @@ impl World {
             let may_be_compacted = topic == "keyed";
             let is_there = seen.contains_key(sequence);
             assert!(is_there || is_told || may_be_compacted, "{case}: {sequence} is missing");
-            assert!(!is_there || !is_told, "{case}: {sequence} is there, and told to be gone");
+            assert!(!is_there || !is_told, "{case}: {sequence} is there, and told as gone");
         }
         // A compacted topic keeps the newest event of each key, unless that event is a tombstone.
         for (sequence, is_told) in held.into_values().filter(|_| on_gap != OnGap::Latest) {
             let is_tombstone = topic == "keyed" && all[&sequence].payload.is_empty();
             let is_there = seen.contains_key(&sequence) || is_told || is_tombstone;
-            assert!(is_there, "{case}: {sequence} was the newest of its key");
+            assert!(is_there, "{case}: the newest of a key, {sequence}, is gone");
         }
     }
 }

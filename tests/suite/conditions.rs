@@ -96,11 +96,11 @@ async fn an_expected_sequence_is_the_last_that_the_topic_ever_gave() {
         for how in [Emptied::Purged, Emptied::Deleted, Emptied::Aged] {
             let topic = format!("{transport}-{how:?}");
             let publish = |expected| publish(&server, transport, &topic, expected);
-            assert_eq!(publish(1).await, Err(0), "{topic}: it never had an event");
+            assert_eq!(publish(1).await, Err(0), "{topic} never had an event");
             assert_eq!(publish(0).await, Ok(1), "{topic}");
             assert_eq!(publish(1).await, Ok(2), "{topic}");
             empty(&server, &topic, how).await;
-            assert_eq!(publish(0).await, Err(2), "{topic}: it had events");
+            assert_eq!(publish(0).await, Err(2), "{topic} had events");
             assert_eq!(publish(1).await, Err(2), "{topic}");
             assert_eq!(publish(2).await, Ok(3), "{topic}");
         }

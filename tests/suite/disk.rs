@@ -18,7 +18,7 @@ impl Disk {
         match rustix::mount::mount("tmpfs", directory.path(), "tmpfs", flags, options.as_c_str()) {
             Ok(()) => Some(Self(directory)),
             Err(error) => {
-                println!("skipped: no file system of its own can be mounted here: {error}");
+                println!("skipped: no file system in memory can be mounted here: {error}");
                 None
             }
         }

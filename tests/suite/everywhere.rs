@@ -191,7 +191,7 @@ async fn a_reader_that_is_cut_before_its_gap_is_told_again() {
             (_, Heard::Place(place)) => place,
             // The first block is the gap itself. No id comes before it, so the cursor is unchanged.
             (Way::Sse | Way::SseHttp2, Heard::Gap { .. }) => from.to_owned(),
-            (_, heard) => panic!("{way:?} says no place: {heard:?}"),
+            (_, heard) => panic!("{way:?} tells no cursor: {heard:?}"),
         };
         drop(reading);
         let told = read(&server, way, Ask::new(place, "resume")).await;
@@ -243,7 +243,7 @@ async fn what_is_trimmed_while_it_is_read_is_told_in_the_middle_of_a_stream() {
             }
         };
         soon(all).await;
-        assert!(is_told, "{way:?}: it read {} events of 64 KiB", told.sequences.len());
+        assert!(is_told, "{way:?}: no gap after {} events of 64 KiB", told.sequences.len());
         let last = *told.sequences.last().unwrap();
         match on_gap {
             "resume" => assert_eq!(last, 400, "{way:?}"),

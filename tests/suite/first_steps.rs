@@ -153,7 +153,7 @@ async fn every_command_of_every_page_works_as_it_is_written() {
                 ["cargo", "run", "--release", "--", ref arguments @ ..] => {
                     terminal.leftoff(arguments);
                 }
-                _ => panic!("{page}: nobody tries {command}"),
+                _ => panic!("{page}: this test cannot run {command}"),
             }
             tried += 1;
         }
@@ -209,7 +209,7 @@ fn every_test_bench_and_script_that_a_page_names_is_there() {
                     root.join(format!("tests/fuzz/targets/{target}.rs")).exists()
                 }
                 [script, ..] if script.starts_with(".ci/") => root.join(script).exists(),
-                _ => panic!("{page}: nobody looks for `{command}`"),
+                _ => panic!("{page}: this test does not know `{command}`"),
             };
             assert!(is_there, "{page}: `{command}`");
             named += 1;

@@ -293,7 +293,7 @@ async fn verify(broker: &Broker, truth: &Truth) -> Missing {
             let is_there = seen.contains_key(sequence) || *is_dropped;
             assert!(
                 is_there || is_told,
-                "{topic} {sequence} is missing in silence; told: {told:?}"
+                "{topic} {sequence} is missing, and not reported: {told:?}"
             );
             missing.events += usize::from(!is_there);
         }

@@ -2,10 +2,10 @@
 //! fails.
 //!
 //! ```text
-//! write ──▶ now ──▶ read              what the programs see
+//! write ──▶ now ──▶ read              the content that programs see
 //!            │ fsync
 //!            ▼
-//!           kept                      what is left after the power failed
+//!           kept                      the content that survives a loss of power
 //! ```
 //!
 //! File names, and the sizes of synced files, survive at once; contents, and the sizes that go with

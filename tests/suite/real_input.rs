@@ -20,7 +20,7 @@ fn input() -> PathBuf {
     if all.is_file() {
         return all;
     }
-    println!("the whole input is not there; the excerpt in data/ is published instead");
+    println!("the file of all reports is not there; the excerpt in data/ is published instead");
     quakes()
 }
 

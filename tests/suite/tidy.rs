@@ -1,4 +1,4 @@
-//! House rules that a test can check: who may import whom, headers, width, and no open ends.
+//! House rules that a test can check: who may import whom, headers, width, and no unfinished work.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -142,12 +142,12 @@ fn every_file_begins_with_what_it_is_and_no_line_is_too_long_or_a_loose_end() {
     assert!(files.len() > 40, "the sources were not found");
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
-        assert!(text.starts_with("//! "), "{} does not say what it is", file.display());
+        assert!(text.starts_with("//! "), "{} has no `//!` header", file.display());
         for (number, line) in (1..).zip(text.lines()) {
             let place = format!("{}:{number}", file.display());
             let columns = line.chars().count();
             assert!(columns <= MAX_COLUMNS, "{place}: {columns} columns, over {MAX_COLUMNS}");
-            assert!(!line.contains(&loose_end), "{place}: a loose end: {line}");
+            assert!(!line.contains(&loose_end), "{place}: unfinished work: {line}");
         }
     }
 }

@@ -52,7 +52,7 @@ enum Outcome {
     Ends(u32),
     /// One stream ends with this code, and the connection goes on.
     Resets(u32),
-    /// Nothing ends.
+    /// The connection goes on, with all of its streams.
     GoesOn,
     /// The connection is closed without GOAWAY.
     Closes,

@@ -167,7 +167,7 @@ async fn every_way_to_publish_counts_its_events_and_is_refused_in_its_own_words(
         soon(responses.message()).await.unwrap().expect("the stream goes on")
     };
     assert!(matches!(next().await.outcome, Some(Outcome::Ack(_))));
-    let Some(Outcome::Error(error)) = next().await.outcome else { panic!("3 of 2 were taken") };
+    let Some(Outcome::Error(error)) = next().await.outcome else { panic!("3 over 2 are taken") };
     assert_eq!(error.code, Code::ResourceExhausted as i32);
     assert!(error.message.contains("the limit is 1 a second, and 3 at once"), "{error:?}");
     let types: Vec<&str> = error.details.iter().map(|any| any.type_url.as_str()).collect();
@@ -240,7 +240,7 @@ async fn a_client_that_goes_on_with_what_is_refused_is_ended() {
     let mut answered = 0;
     let status = loop {
         match soon(responses.message()).await {
-            Ok(response) => assert!(response.is_some(), "the stream ended well"),
+            Ok(response) => assert!(response.is_some(), "no status"),
             Err(status) => break status,
         }
         answered += 1;
@@ -358,7 +358,7 @@ async fn requests_and_received_bytes_are_counted() {
     let Some(Outcome::Error(error)) =
         soon(responses.into_inner().message()).await.unwrap().unwrap().outcome
     else {
-        panic!("it was taken")
+        panic!("the message was accepted")
     };
     assert_eq!(error.code, Code::ResourceExhausted as i32);
     let mut client = WebSocket::connect(address).await;
@@ -380,7 +380,7 @@ async fn a_flood_of_pings_is_ended() {
     }
     let mut pongs = 0;
     loop {
-        let (first, payload) = read_frame(&mut socket).await.expect("closed without a word");
+        let (first, payload) = read_frame(&mut socket).await.expect("closed without a code");
         match first & 0x0f {
             8 => {
                 assert_eq!(payload[..2], 4029_u16.to_be_bytes());

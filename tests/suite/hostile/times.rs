@@ -365,7 +365,7 @@ async fn a_message_of_grpc_that_does_not_come_to_its_end_fails() {
 /// reason.
 async fn closed(socket: &mut TcpStream, answers: bool) -> (u16, String) {
     loop {
-        let (first, payload) = read_frame(socket).await.expect("closed without a word");
+        let (first, payload) = read_frame(socket).await.expect("closed without a code");
         match first & 0x0f {
             8 => {
                 let code = u16::from_be_bytes([payload[0], payload[1]]);
