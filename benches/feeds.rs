@@ -1,7 +1,8 @@
 //! How fast do one reader and ten readers at once get the history of a hundred thousand topics, in
 //! the order of all topics? Over SSE from the real binary, freshly started, from the first event,
-//! and from the middle, as a reader that resumes. `cargo bench --bench feeds` measures, and `cargo
-//! test --benches` runs it tiny. A word selects shapes: `cargo bench --bench feeds -- rolled`.
+//! and from the middle, as a reader that resumes.
+//! `cargo bench --bench feeds` measures, and `cargo test --benches` runs it tiny. A word selects
+//! shapes: `cargo bench --bench feeds -- rolled`.
 
 mod served;
 

@@ -1,6 +1,6 @@
 //! How much memory does an idle reader take? Thousands of readers over SSE and over WebSocket, each
-//! with a subscription, on the real binary. `cargo bench --bench idle` measures, and `cargo test
-//! --benches` runs it tiny.
+//! with a subscription, on the real binary.
+//! `cargo bench --bench idle` measures, and `cargo test --benches` runs it tiny.
 
 mod served;
 

@@ -1,6 +1,7 @@
 //! How many events per second does the log append durably, compared with a plain file? Groups of
 //! 1,000 events of 256 bytes, with one `fdatasync` for each group, both in a new directory on the
-//! same disk. `cargo bench --bench log_append` measures, and `cargo test --benches` runs it tiny.
+//! same disk.
+//! `cargo bench --bench log_append` measures, and `cargo test --benches` runs it tiny.
 //!
 //! The bench uses the binary's allocator, which reuses sled's large buffers without page faults.
 //! Log and file take turns, round by round, so that a change of the machine's speed affects both.

@@ -1,7 +1,8 @@
 //! How many events per second does the broker acknowledge durably, with clients and broker on the
 //! same machine? The real binary is measured with its own `bench publish`, in the shapes that
 //! matter: few streams with large requests, many streams with one event in flight, and calls with
-//! one event. `cargo bench --bench publish` measures, and `cargo test --benches` runs it tiny.
+//! one event.
+//! `cargo bench --bench publish` measures, and `cargo test --benches` runs it tiny.
 //!
 //! A machine's speed changes from minute to minute, so the shapes take turns, and medians are
 //! reported.

@@ -1,7 +1,8 @@
 //! How long does opening a log take after a crash, as the log grows? A process that is aborted
 //! fills the log, the system is told to forget the file's pages, and the log is opened: with the
-//! snapshots that were made meanwhile, and without them. `cargo bench --bench reopen` measures, up
-//! to 16 GiB with `-- --gigabytes 16`, and `cargo test --benches` runs it tiny.
+//! snapshots that were made meanwhile, and without them.
+//! `cargo bench --bench reopen` measures, up to 16 GiB with `-- --gigabytes 16`, and
+//! `cargo test --benches` runs it tiny.
 
 use std::fs::File;
 use std::path::Path;

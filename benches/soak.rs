@@ -3,8 +3,8 @@
 //! between, the real binary is killed and started again. The bench draws its measurements, and
 //! fails if they exceed their limits.
 //!
-//! `cargo bench --bench soak` measures, for an hour with `-- --seconds 3600`, and `cargo test
-//! --benches` runs it tiny. The picture is `target/soak.svg`.
+//! `cargo bench --bench soak` measures, for an hour with `-- --seconds 3600`, and
+//! `cargo test --benches` runs it tiny. The picture is `target/soak.svg`.
 
 mod served;
 

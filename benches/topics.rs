@@ -1,7 +1,7 @@
 //! What do a hundred thousand topics cost? Clients publish a few small events to each, including
 //! the first, over gRPC to the real binary, and every acknowledgement is durable. Then: how long
-//! does a reader with a thousand patterns wait among them, and does it slow publishers down? `cargo
-//! bench --bench topics` measures, and `cargo test --benches` runs it tiny.
+//! does a reader with a thousand patterns wait among them, and does it slow publishers down?
+//! `cargo bench --bench topics` measures, and `cargo test --benches` runs it tiny.
 
 mod served;
 

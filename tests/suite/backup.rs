@@ -61,7 +61,8 @@ fn publish(
 }
 
 /// Goal: a backup holds exactly the events that were acknowledged up to its position. A log that is
-/// restored from a backup and its incremental backups goes on after them, in a new epoch.
+/// restored from a backup and its incremental backups continues after their last event, in a new
+/// epoch.
 /// Method: take backups one after another while events are published, and restore each of them.
 #[tokio::test]
 async fn a_backup_of_a_busy_broker_holds_what_was_there_at_its_position() {

@@ -1,4 +1,4 @@
-//! Changes to a log while it is open: a backup is half written, or a reader is halfway.
+//! Changes to a log while it is open: a backup is half written, or a reader has read only a part.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -105,7 +105,7 @@ async fn a_cloud_event_that_breaks_a_rule_is_refused_by_name_and_nothing_is_stor
     assert_eq!(page.status, 404);
 }
 
-/// Goal: the data of a CloudEvent in headers is one event, also if its type is one for many events.
+/// Goal: a CloudEvent in headers is one event, even if its data has a media type for many events.
 #[tokio::test]
 async fn a_cloud_event_in_headers_is_one_event_whatever_the_type_of_its_data() {
     let server = Server::start().await;

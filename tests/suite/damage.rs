@@ -1,4 +1,4 @@
-//! Damage on the disk costs the readers of the damaged events an error, and nobody else anything.
+//! Damage on the disk: readers of the damaged events get an error, and nobody else is affected.
 
 use std::path::Path;
 use std::time::Duration;
@@ -75,9 +75,9 @@ fn overwrite(directory: &Path, needle: &str) {
     std::fs::write(&path, bytes).unwrap();
 }
 
-/// Goal: damage of one topic costs the readers of that topic an error with the range, and nobody
-/// else anything. sled's cleaner, which moves pages of all topics, leaves a page alone that it
-/// cannot read.
+/// Goal: damage of one topic gives the readers of that topic an error with the range, and affects
+/// nobody else. sled's cleaner, which moves pages of all topics, leaves a page alone that it cannot
+/// read.
 /// Method: three topics share segments of sled's file. Overwrite three bytes of an event of one
 /// topic, and delete another topic, so that the cleaner has to move the rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -131,9 +131,9 @@ async fn a_damaged_page_costs_nobody_but_the_readers_of_its_topic() {
     assert_eq!(told, ("old", first, Some(until)), "`check` reports another range");
 }
 
-/// Goal: damage of the newest events of a topic costs that topic alone. It is served up to the
-/// damage, takes no more events, and its error names the remedy. No sequence or position is given
-/// twice.
+/// Goal: damage of the newest events of a topic affects that topic alone. The topic is served up to
+/// the damage, takes no more events, and its error names the remedy. No sequence or position is
+/// given twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_with_a_damaged_end_is_served_up_to_there_and_the_rest_goes_on() {
     const BATCHES: u64 = 8;
@@ -209,7 +209,7 @@ async fn a_topic_with_a_damaged_end_is_served_up_to_there_and_the_rest_goes_on()
     assert!(sequences.is_sorted_by(|a, b| a < b), "a sequence was given twice: {sequences:?}");
 }
 
-/// Changes one bit pattern in the last written byte of sled's file.
+/// Changes the last byte of sled's file that is not 0.
 fn damage_last(directory: &Path) {
     let path = directory.join("sled/db");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -219,7 +219,7 @@ fn damage_last(directory: &Path) {
 }
 
 /// Goal: damage of bytes written after the storage engine's last snapshot, all of which it scans,
-/// costs the readers of one block of one topic an error with the range. Neither later events nor
+/// gives the readers of one block of one topic an error with the range. Neither later events nor
 /// other topics are affected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_of_what_was_written_last_costs_the_readers_of_one_block() {

@@ -56,8 +56,8 @@ fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// Parses the number of a setting as a page writes it: `32 MiB`, `10,000`, `600,000 (10 min)`, `16
-/// KiB`.
+/// Parses the number of a setting as a page writes it: `32 MiB`, `10,000`, `600,000 (10 min)`,
+/// `16 KiB`.
 fn number(text: &str) -> Option<u64> {
     let text = text.split(" (").next().unwrap().replace(',', "");
     match text.split_once(' ') {

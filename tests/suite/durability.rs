@@ -212,9 +212,9 @@ const DISK: &str = "LEFTOFF_TEST_DISK";
 const ACKNOWLEDGED: &str = "LEFTOFF_TEST_ACKNOWLEDGED";
 
 /// Goal: no acknowledged event is lost on a disk that another program fills to the last byte.
-/// Method: open the log without the floor, so that writes themselves fail. A process of its own
-/// does this, because the storage engine may wait for ever for a failed write. Then open the same
-/// log with space again.
+/// Method: open the log without the floor, so that writes themselves fail. A separate process does
+/// this, because the storage engine may wait for ever after a failed write. Then open the same log
+/// with space again.
 #[tokio::test]
 async fn on_a_disk_that_is_full_to_the_last_byte_nothing_acknowledged_is_lost() {
     let config = OpenConfig::default();

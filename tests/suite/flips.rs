@@ -19,7 +19,7 @@ use crate::common::{name, seed};
 /// The number of damaged copies; the variable `LEFTOFF_TEST_FLIPS` gives another number.
 const FLIPS: u64 = 100;
 
-/// The number of last batches, which together take more than a segment of sled.
+/// The number of batches at the end of the log, which together take more than a segment of sled.
 const FOLLOWING: usize = 200;
 
 /// The time limit for all copies, if `LEFTOFF_TEST_FLIPS` is not set.

@@ -105,7 +105,7 @@ async fn publish_patiently(broker: &Broker) -> Result<(), String> {
     Ok(())
 }
 
-/// Fills the disk, insists, purges, fills it again, and reopens the log.
+/// Fills the disk, calls [`insist`], purges, fills the disk again, and reopens the log.
 async fn fill_purge_fill_again(
     directory: &Path,
     filler: Filler,
@@ -136,7 +136,7 @@ async fn fill_purge_fill_again(
     drop(broker);
     let broker = Broker::open(directory, config).map_err(|error| format!("reopening: {error}"))?;
     let reopened = broker.topic(&name("a")).unwrap();
-    // The first position is stored less exactly: its note may be older.
+    // The log stores the first position less often, so it may be an earlier one after reopening.
     let known = Extent { first_position: reopened.extent.first_position, ..topic.extent };
     assert!(reopened.extent.first_position <= topic.extent.first_position);
     assert_eq!((reopened.extent, reopened.config), (known, topic.config));

@@ -157,8 +157,8 @@ async fn a_feed_from_the_earliest_is_not_told_on_return_what_was_trimmed_before_
             }
             assert_eq!(seen, ids[index + 1..], "{format}: other ids after a resume");
         }
-        // This reader's cursor has no number of its beginning: it shares the encoded events of
-        // others, and is told of the gap.
+        // This cursor does not say when its reader began. The reader gets events in the encoding
+        // that others share, and is told of the gap.
         let mut typed = open(&query, "@1").await;
         let gap = typed.find(|frame| frame.is_control("leftoff.gap")).await;
         assert_eq!(gap.json()["topic"], "b", "{format}");

@@ -36,7 +36,7 @@ enum Step {
     Page { topic: usize, after: u64, limit: usize },
     /// The events of a topic below `earliest` are dropped.
     Trim { topic: usize, earliest: u64 },
-    /// The same happens to a reader's topic while it reads.
+    /// The events of a reader's topic below `earliest` are dropped while it reads.
     TrimAndTake { reader: usize, earliest: u64 },
     /// The broker is closed and opened again.
     Restart,

@@ -15,8 +15,9 @@ async fn try_publish(broker: &Broker, topic: &str) -> Result<u64, String> {
     Ok(ack.last().sequence.get())
 }
 
-/// Goal: names that only readers use, to follow them or to be present, do not stop publishers from
-/// creating topics. Their number has a limit, and they cost nothing once their readers are gone.
+/// Goal: topic names that only readers use, by following them or by being present in them, do not
+/// stop publishers from creating topics. Their number has a limit, and they cost nothing once their
+/// readers are gone.
 #[tokio::test]
 async fn what_readers_merely_name_does_not_use_up_the_topics_of_publishers() {
     let mut config = leftoff::Config::default();

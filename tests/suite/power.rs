@@ -1,5 +1,5 @@
-//! A loss of power: acknowledged events are there afterwards, and they are because the log is
-//! synced before an event is acknowledged.
+//! A loss of power: acknowledged events are there afterwards, because the log is synced before an
+//! event is acknowledged.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

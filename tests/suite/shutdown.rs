@@ -145,7 +145,7 @@ async fn watchers_of_health_and_open_reflection_streams_end_with_the_stop() {
     drop(requests);
 }
 
-/// Sends half of a request, for whose rest the server waits.
+/// Sends half of a request. The server waits for the rest.
 async fn hold_up(process: &Process) -> TcpStream {
     let mut socket = TcpStream::connect(process.address).await.unwrap();
     let head = "POST /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\

@@ -159,7 +159,7 @@ async fn a_newcomer_hears_no_ephemeral_event_from_before_it_came() {
     }
 }
 
-/// Goal: readers get every event, whatever the sizes of the memory for new events and of a read.
+/// Goal: readers get every event once, whatever the size of the tail in memory and of one read.
 #[tokio::test]
 async fn tails_and_reads_of_any_size_deliver_every_event_once() {
     for (max_tail_bytes, max_read_bytes, max_replay_bytes) in

@@ -1,5 +1,5 @@
-//! Streams for browsers, polyfills, proxies and moved pages: whatever they send, no stream ends for
-//! good, as an `EventSource` does at any status other than 200.
+//! Streams for browsers, polyfills, proxies and moved pages: nothing that they send with a request
+//! ends a stream for good. An `EventSource` gives up for good at any status other than 200.
 
 use leftoff::cursor::Sequence;
 use serde_json::{Value, json};

@@ -11,8 +11,8 @@ use crate::common::{Process, get, post};
 
 const EVENTS: &str = "/v1/topics/a/events";
 
-/// A bound far above the processor time that these connections take at rest. Without the fix they
-/// took half a core.
+/// A bound far above the processor time that these connections take at rest, and far below half a
+/// core, which they once took.
 const AT_REST: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_secs(2);
 

@@ -31,7 +31,7 @@ pub(super) async fn assert_nobody_held_a_worker(process: &Process) {
     assert_no_worker_was_held_for(HOLD, process).await;
 }
 
-/// Asserts the same with another bound.
+/// Asserts that no task held a worker for longer than `bound`.
 pub(super) async fn assert_no_worker_was_held_for(bound: Duration, process: &Process) {
     let metrics = text(&get(process.address, "/metrics").await.body);
     let longest = metrics.lines().filter(|line| line.starts_with("leftoff_longest_poll_us{"));

@@ -28,7 +28,7 @@ const BUDGET_MIB: u64 = 64;
 /// read, and memory that the allocator keeps.
 const BESIDES_MIB: u64 = 64;
 
-/// The duration of all attacks together.
+/// The duration of all attacks at once.
 const ATTACK: Duration = Duration::from_secs(8);
 
 /// The duration of each attack alone.

@@ -96,8 +96,8 @@ struct Open {
     tasks: usize,
 }
 
-/// The number that may be open in addition: a bystander's connections, and those of these checks,
-/// come and go.
+/// The number of descriptors, and of tasks, that may be open in addition: a bystander's
+/// connections, and those of these checks, come and go.
 const BESIDES: usize = 8;
 
 /// The longest time after an attack until its resources are free.

@@ -1,5 +1,5 @@
-//! Callers that ask for more than their rates allow: each refusal says when to come back, the time
-//! is true, no refused request is done, and no other caller is refused.
+//! Callers that ask for more than their rates allow: each refusal says when to come back, and the
+//! time is true. No refused request changes anything, and no other caller is refused.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -400,7 +400,7 @@ async fn a_websocket_that_does_not_end_what_it_began_or_answers_no_ping_is_told_
     assert_eq!((mute, &*mute_reason), (4110, "no ping was answered for 600 ms"));
     assert!(struck(address, "ping").await >= 1);
     assert!(struck(address, "body").await >= 1);
-    // Above the least rate, and longer than any limit; then as long silent, except for pongs.
+    // Above the least rate, and longer than any limit; then silent for as long, except for pongs.
     let mut slow = raw(address).await;
     let data = "x".repeat(600);
     let publish = json!({"type": "publish", "topic": "a", "event": {"data": data}}).to_string();

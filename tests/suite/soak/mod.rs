@@ -1,5 +1,5 @@
 //! A soak of readers: they are cut at random bytes, and resume with the last cursor that they got,
-//! over another transport. They miss nothing that they are not told of.
+//! over another transport. They miss no event without being told of a gap.
 //!
 //! ```text
 //! publishers ──▶ broker (real binary) ──▶ proxy that cuts ──▶ readers, one after another transport

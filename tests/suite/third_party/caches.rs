@@ -15,7 +15,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The time to live of the events of one topic, in milliseconds.
 const TTL_MS: u64 = 3_000;
 
-/// Edits of nginx's configuration: a cache, whose answers say in `x-cache` how it was used.
+/// Edits of nginx's configuration: the place of the cache, and its use for all answers, which say
+/// in `x-cache` how it was used.
 const CACHE: (&str, &str) =
     ("upstream leftoff {", "proxy_cache_path cache keys_zone=pages:1m;\nupstream leftoff {");
 const OBEYS: (&str, &str) = (

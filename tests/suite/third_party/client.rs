@@ -109,7 +109,7 @@ type Told = (String, String, String, String);
 /// A client that follows, in a program or in a page of a browser.
 pub(super) struct Client {
     pub(super) name: String,
-    /// Whether its program parses payloads as JSON and writes them again.
+    /// Whether the client's program parses payloads as JSON and writes them again.
     pub(super) is_rewritten: bool,
     told: Arc<Mutex<Vec<Told>>>,
     /// The error output of the program.

@@ -140,7 +140,7 @@ async fn behind_a_proxy_requests_and_answers_are_what_they_are_without() {
 
 /// Goal: silence ends no stream, no WebSocket and no long poll: heartbeats are more frequent, and
 /// waits are shorter, than the proxies' time limits.
-/// Method: divide all times by 30.
+/// Method: run with a thirtieth of each default time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_proxy_silence_ends_nothing() {
     const SHARE: u64 = 30;
