@@ -205,8 +205,8 @@ impl List {
         self.expected(&events, epoch)
     }
 
-    /// Waits until `event` is in the list, and returns the whole list. Of an envelope, only topic,
-    /// sequence, position and payload are kept.
+    /// Waits until `event` is in the list, and returns the whole list. Only topic, sequence,
+    /// position and payload of an envelope are kept.
     async fn seen_through(&self, browser: &Browser, event: &Published) -> Vec<Seen> {
         let started = Instant::now();
         let place = self.place(event);

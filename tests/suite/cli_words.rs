@@ -190,7 +190,7 @@ async fn a_file_in_the_place_of_the_topic_is_told_and_nothing_is_published() {
         command.current_dir(directory.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut publish = command.spawn().unwrap();
-        // No one writes to the command's input. It is closed only if `-` asks for it.
+        // No one writes to the command's input. The input is closed only if `-` asks for it.
         let input = publish.stdin.take().filter(|_| !arguments.contains(&"-"));
         let ended = tokio::task::spawn_blocking(move || publish.wait_with_output().unwrap());
         let ended = soon(ended).await.unwrap();

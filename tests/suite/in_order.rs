@@ -99,8 +99,8 @@ async fn a_stream_answers_those_before_the_refused_one_with_what_they_were_given
     }
 }
 
-/// Goal: the command line names the refused line and the reason. It stores the lines before it and
-/// none after it, although they are for several topics and share requests.
+/// Goal: the command line names the refused line and the reason. The command stores the lines
+/// before it and none after it, although they are for several topics and share requests.
 #[tokio::test]
 async fn the_command_line_names_the_line_that_was_refused_and_why() {
     let server = Server::start().await;
