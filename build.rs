@@ -1,72 +1,85 @@
 //! Compiles the protos with a compiler in pure Rust, so that a build needs nothing but Rust.
 
-use std::error::Error;
-use std::path::{Path, PathBuf};
+type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-use prost_types::FileDescriptorSet;
-use prost_types::field_descriptor_proto::Type;
-
-const PROTO: &str = "leftoff/v1/leftoff.proto";
-/// Messages alone, and no part of what the reflection service tells of.
-const CLOUDEVENTS: &str = "io/cloudevents/v1/cloudevents.proto";
-
-/// Messages with lists that are long, and the field of the list. The server has the entries of
-/// these as bytes, so that it decodes, or encodes, one after the other, and has no more than one in
-/// memory.
-const IN_PARTS: [(&str, &str); 7] = [
-    ("PublishRequest", "events"),
-    ("PublishStreamRequest", "events"),
-    ("ReadResponse", "events"),
-    ("ReadStateResponse", "events"),
-    ("ListTopicsResponse", "topics"),
-    ("ListMembersResponse", "members"),
-    ("CloudEventBatch", "events"),
-];
-
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Outcome {
     println!("cargo:rerun-if-changed=proto");
-    let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    let descriptors = protox::compile([PROTO], ["proto"])?;
-    // For the reflection service.
-    let bytes = prost::Message::encode_to_vec(&descriptors);
-    std::fs::write(out.join("leftoff_descriptor.bin"), bytes)?;
-    compile_server(descriptors.clone(), &out.join("served"))?;
-    configure().build_server(false).compile_fds(descriptors)?;
-    configure().compile_fds(in_parts(protox::compile([CLOUDEVENTS], ["proto"])?))?;
+    #[cfg(feature = "edges")]
+    protos::compile()?;
     Ok(())
 }
 
-fn configure() -> tonic_prost_build::Builder {
-    tonic_prost_build::configure().bytes(".").btree_map(".")
-}
+/// The protos, which the edges alone need.
+#[cfg(feature = "edges")]
+mod protos {
+    use std::error::Error;
+    use std::path::{Path, PathBuf};
 
-/// The services, with those messages that are in parts; the others are those that clients have.
-fn compile_server(descriptors: FileDescriptorSet, out: &Path) -> Result<(), Box<dyn Error>> {
-    let descriptors = in_parts(descriptors);
-    let codec = "crate::edge::grpc::codec::Codec";
-    let mut server = configure().build_client(false).codec_path(codec).out_dir(out);
-    for file in &descriptors.file {
-        let messages = file.message_type.iter().map(|message| message.name());
-        let messages =
-            messages.filter(|name| IN_PARTS.iter().all(|(in_parts, _)| in_parts != name));
-        for name in messages.chain(file.enum_type.iter().map(|found| found.name())) {
-            let (proto, rust) = (file.package(), format!("crate::edge::proto::{name}"));
-            server = server.extern_path(format!(".{proto}.{name}"), rust);
-        }
-    }
-    std::fs::create_dir_all(out)?;
-    Ok(server.compile_fds(descriptors)?)
-}
+    use prost_types::FileDescriptorSet;
+    use prost_types::field_descriptor_proto::Type;
 
-/// The same messages on the wire, with entries that are bytes in the lists of [`IN_PARTS`].
-fn in_parts(mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
-    for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
-        let lists = IN_PARTS.iter().filter(|(name, _)| *name == message.name());
-        let lists: Vec<&str> = lists.map(|(_, list)| *list).collect();
-        for field in message.field.iter_mut().filter(|field| lists.contains(&field.name())) {
-            field.set_type(Type::Bytes);
-            field.type_name = None;
-        }
+    const PROTO: &str = "leftoff/v1/leftoff.proto";
+    /// Messages alone, and no part of what the reflection service tells of.
+    const CLOUDEVENTS: &str = "io/cloudevents/v1/cloudevents.proto";
+
+    /// Messages with lists that are long, and the field of the list. The server has the entries of
+    /// these as bytes, so that it decodes, or encodes, one after the other, and has no more than one in
+    /// memory.
+    const IN_PARTS: [(&str, &str); 7] = [
+        ("PublishRequest", "events"),
+        ("PublishStreamRequest", "events"),
+        ("ReadResponse", "events"),
+        ("ReadStateResponse", "events"),
+        ("ListTopicsResponse", "topics"),
+        ("ListMembersResponse", "members"),
+        ("CloudEventBatch", "events"),
+    ];
+
+    /// Compiles all protos into the directory of build outputs.
+    pub(super) fn compile() -> Result<(), Box<dyn Error>> {
+        let out = PathBuf::from(std::env::var("OUT_DIR")?);
+        let descriptors = protox::compile([PROTO], ["proto"])?;
+        // For the reflection service.
+        let bytes = prost::Message::encode_to_vec(&descriptors);
+        std::fs::write(out.join("leftoff_descriptor.bin"), bytes)?;
+        compile_server(descriptors.clone(), &out.join("served"))?;
+        configure().build_server(false).compile_fds(descriptors)?;
+        configure().compile_fds(in_parts(protox::compile([CLOUDEVENTS], ["proto"])?))?;
+        Ok(())
     }
-    descriptors
+
+    fn configure() -> tonic_prost_build::Builder {
+        tonic_prost_build::configure().bytes(".").btree_map(".")
+    }
+
+    /// The services, with those messages that are in parts; the others are those that clients have.
+    fn compile_server(descriptors: FileDescriptorSet, out: &Path) -> Result<(), Box<dyn Error>> {
+        let descriptors = in_parts(descriptors);
+        let codec = "crate::edge::grpc::codec::Codec";
+        let mut server = configure().build_client(false).codec_path(codec).out_dir(out);
+        for file in &descriptors.file {
+            let messages = file.message_type.iter().map(|message| message.name());
+            let messages =
+                messages.filter(|name| IN_PARTS.iter().all(|(in_parts, _)| in_parts != name));
+            for name in messages.chain(file.enum_type.iter().map(|found| found.name())) {
+                let (proto, rust) = (file.package(), format!("crate::edge::proto::{name}"));
+                server = server.extern_path(format!(".{proto}.{name}"), rust);
+            }
+        }
+        std::fs::create_dir_all(out)?;
+        Ok(server.compile_fds(descriptors)?)
+    }
+
+    /// The same messages on the wire, with entries that are bytes in the lists of [`IN_PARTS`].
+    fn in_parts(mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
+        for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
+            let lists = IN_PARTS.iter().filter(|(name, _)| *name == message.name());
+            let lists: Vec<&str> = lists.map(|(_, list)| *list).collect();
+            for field in message.field.iter_mut().filter(|field| lists.contains(&field.name())) {
+                field.set_type(Type::Bytes);
+                field.type_name = None;
+            }
+        }
+        descriptors
+    }
 }

@@ -48,6 +48,7 @@ const PATTERNS_SECTION: &str = "topics.";
 /// All settings of the broker and its server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Config {
     /// Directory of the log. Default: `./leftoff-data`.
     pub data_dir: PathBuf,

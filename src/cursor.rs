@@ -22,7 +22,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::time::Timestamp;
+use crate::timestamp::Timestamp;
 
 pub use crate::gap::{Gap, GapReason, Requested, TrimReason};
 pub use crate::place::{Epoch, Place, Position, Sequence};

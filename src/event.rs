@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::place::{Position, Sequence};
 
-pub use crate::time::Timestamp;
+pub use crate::timestamp::Timestamp;
 
 /// The failures that an acknowledged event outlives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]

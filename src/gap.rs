@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 use crate::place::Place;
-use crate::time::Timestamp;
+use crate::timestamp::Timestamp;
 use crate::topic_name::TopicName;
 
 /// Why events were taken out at the front of a topic.

@@ -25,6 +25,16 @@
 //! Open the broker, use it, and mount its HTTP routes and its gRPC services in a server of your
 //! own.
 //!
+//! | feature | adds |
+//! |---|---|
+//! | none | the broker and its log |
+//! | `edges` | [`edge`]: the routes of HTTP and the services of gRPC |
+//! | `server` | [`server`] and [`config`]: sockets, connections, the whole configuration |
+//! | `cli`, on by default | what the `leftoff` program needs |
+//!
+//! Settings begin with their defaults, and a program changes the fields that it wants to. They and
+//! the errors are `#[non_exhaustive]`: more of them can come in a minor version.
+//!
 //! ```
 //! use leftoff::cursor::{OnGap, StartPoint};
 //! use leftoff::{Broker, Delivery, NewEvent, OpenConfig, Publish};
@@ -52,11 +62,15 @@
 //! # }
 //! ```
 
+#![cfg_attr(not(feature = "server"), allow(dead_code, unused_imports, reason = "it uses the rest"))]
+
 pub mod broker;
+#[cfg(feature = "server")]
 pub mod config;
 pub mod cursor;
 #[cfg(doc)]
 pub mod docs;
+#[cfg(feature = "edges")]
 pub mod edge;
 pub mod error;
 pub mod event;
@@ -68,8 +82,10 @@ mod lists;
 pub mod log;
 mod place;
 mod polls;
+#[cfg(feature = "server")]
 pub mod server;
 mod time;
+mod timestamp;
 pub mod topic;
 pub mod topic_config;
 mod topic_name;
@@ -77,6 +93,7 @@ mod topic_name;
 pub use broker::{
     Ack, Broker, BrokerConfig, Delivery, OpenConfig, Page, PageRequest, Publish, Reader,
 };
+#[cfg(feature = "server")]
 pub use config::Config;
 pub use error::{Error, Result};
 pub use event::{Event, NewEvent};

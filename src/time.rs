@@ -1,52 +1,10 @@
-//! Times in milliseconds, and the texts that say one.
+//! The texts that say a time: RFC 3339, and counts of milliseconds or seconds.
 
-use std::fmt;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use crate::error::{Error, Result};
-
-/// A time in whole milliseconds since 1970 in UTC. Written as RFC 3339: `2026-01-31T00:00:00.000Z`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Timestamp(u64);
-
-impl Timestamp {
-    /// The last time that RFC 3339 can write, in the year 9999.
-    pub const MAX: Timestamp = Timestamp(253_402_300_799_999);
-
-    /// The time this many milliseconds after the start of 1970.
-    pub const fn from_ms(ms: u64) -> Self {
-        Self(ms)
-    }
-
-    /// Milliseconds since the start of 1970.
-    pub const fn as_ms(self) -> u64 {
-        self.0
-    }
-
-    /// The time this many milliseconds later.
-    pub const fn plus_ms(self, ms: u64) -> Self {
-        Self(self.0.saturating_add(ms))
-    }
-
-    /// The time this many milliseconds before.
-    pub const fn minus_ms(self, ms: u64) -> Self {
-        Self(self.0.saturating_sub(ms))
-    }
-
-    /// The system's clock.
-    pub fn now() -> Self {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
-    }
-}
-
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = UNIX_EPOCH + Duration::from_millis((*self).min(Self::MAX).0);
-        fmt::Display::fmt(&humantime::format_rfc3339_millis(time), f)
-    }
-}
+use crate::timestamp::Timestamp;
 
 /// The start of the year 2000, in milliseconds. A count of milliseconds from then on is larger than
 /// any count of seconds up to the year 9999, so each count tells its unit.
@@ -71,13 +29,17 @@ impl FromStr for Timestamp {
             let ms = rfc3339(text).ok_or_else(|| refused(no_time))?;
             let after = "is after the year 9999 in UTC";
             let ms = u64::try_from(ms).map_err(|_| refused("is before the year 1970 in UTC"))?;
-            return Some(Self(ms)).filter(|t| *t <= Self::MAX).ok_or_else(|| refused(after));
+            return Some(Self::from_ms(ms))
+                .filter(|t| *t <= Self::MAX)
+                .ok_or_else(|| refused(after));
         }
         let count = text.parse().unwrap_or(u64::MAX); // Far after the year 9999 in any case.
-        let seconds = YEAR_2000_MS / 1_000..=Self::MAX.0 / 1_000;
+        let seconds = YEAR_2000_MS / 1_000..=Self::MAX.as_ms() / 1_000;
         match count {
-            count if seconds.contains(&count) => Ok(Self(count * 1_000)),
-            count if (YEAR_2000_MS..=Self::MAX.0).contains(&count) => Ok(Self(count)),
+            count if seconds.contains(&count) => Ok(Self::from_ms(count * 1_000)),
+            count if (YEAR_2000_MS..=Self::MAX.as_ms()).contains(&count) => {
+                Ok(Self::from_ms(count))
+            }
             _ => Err(refused(
                 "is no time from the year 2000 to 9999, in milliseconds or in seconds since 1970; \
                  write RFC 3339 for an earlier one",

@@ -16,6 +16,7 @@ const MAX_EVENTS_PER_KEY: u64 = 10_000;
 /// configuration file say, or without limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct TopicConfig {
     /// Age, in milliseconds, past which events are dropped; 0 is without limit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,6 +44,18 @@ pub struct TopicConfig {
 }
 
 impl TopicConfig {
+    /// Returns settings of which `set` says some.
+    ///
+    /// ```
+    /// let config = leftoff::TopicConfig::with(|config| config.max_events = Some(1_000));
+    /// assert_eq!(config.max_age_ms, None);
+    /// ```
+    pub fn with(set: impl FnOnce(&mut Self)) -> Self {
+        let mut config = Self::default();
+        set(&mut config);
+        config
+    }
+
     /// These settings; what they do not say is as `defaults` say.
     pub fn over(self, defaults: TopicConfig) -> Self {
         Self {

@@ -13,6 +13,7 @@ use crate::log::{LEAST_FREE_BYTES, LogConfig};
 /// Settings of the broker: how it orders, groups and serves events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct BrokerConfig {
     /// Largest block built of several events, in bytes, 1 KiB to 1 MiB. Default: 8 KiB,
     /// so that a block is one entry of the log.
@@ -91,6 +92,7 @@ impl Default for BrokerConfig {
 /// Everything that a [`Broker`](crate::broker::Broker) is opened with.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct OpenConfig {
     /// The use of the disk by the log.
     pub log: LogConfig,

@@ -37,6 +37,7 @@ const STEP_BYTES: usize = 1 << 20;
 /// The window in which an id is recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct DedupConfig {
     /// Events of a topic whose ids are remembered. Default: 100,000.
     pub max_events: u64,

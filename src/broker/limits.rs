@@ -10,6 +10,7 @@ use crate::topic::RESERVED_PREFIX;
 /// Limits on what is published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct LimitsConfig {
     /// Payload of one event, in bytes; up to 16 MiB. Default: 1 MiB.
     pub max_payload_bytes: u64,

@@ -293,7 +293,7 @@ impl World {
             reads_all,
             began: self.actions,
             after,
-            // Before its gap is told, a reader of an unknown place stands before all there ever was.
+            // Until its gap is told, a reader of an unknown place stands before all there was.
             wants_gone: from == "time" || from == "unknown",
             start,
             open: None,

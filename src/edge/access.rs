@@ -51,6 +51,7 @@ const EXPOSED: [HeaderName; 6] =
 /// The settings of who may reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AccessConfig {
     /// Origins whose pages may use the broker, besides its own: `https://app.example`, with the
     /// port if it is not the default of the scheme. Default: none.

@@ -10,6 +10,7 @@ use crate::broker::Patience;
 /// The settings of live subscriptions and request bodies, on every edge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct FollowConfig {
     /// Silence before a heartbeat is sent, in milliseconds. Default: 15,000. Source: WHATWG HTML,
     /// server-sent events, authoring notes: a comment line every 15 seconds or so, for proxies that

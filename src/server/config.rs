@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The server's addresses, limits and timeouts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ServerConfig {
     /// Address for HTTP/1.1, h2c and gRPC; port 0 picks a free one. Default: 127.0.0.1:4280.
     pub listen: SocketAddr,

@@ -47,13 +47,12 @@ struct World {
 impl World {
     async fn new(directory: &Path) -> Self {
         let broker = Broker::open(directory, &config()).unwrap();
-        let compacted = TopicConfig {
-            compact: Some(true),
-            tombstone_grace_ms: Some(0),
-            ..TopicConfig::default()
-        };
+        let compacted = TopicConfig::with(|config| {
+            config.compact = Some(true);
+            config.tombstone_grace_ms = Some(0);
+        });
         broker.set_topic(&name("keyed"), compacted).await.unwrap();
-        let limited = TopicConfig { max_events: Some(MAX_EVENTS), ..TopicConfig::default() };
+        let limited = TopicConfig::with(|config| config.max_events = Some(MAX_EVENTS));
         broker.set_topic(&name("limited"), limited).await.unwrap();
         let mut world = Self { broker, events: BTreeMap::new(), number: 0 };
         world.publish_to_all(20).await;
@@ -95,7 +94,7 @@ impl World {
             }
             Change::Trim => {
                 self.publish_to_all(MAX_EVENTS / 2).await; // Beyond the limit of `limited`.
-                let aged = TopicConfig { max_age_ms: Some(1), ..TopicConfig::default() };
+                let aged = TopicConfig::with(|config| config.max_age_ms = Some(1));
                 self.broker.set_topic(&name("aged"), aged).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(2)).await; // Events are too old now.
                 self.broker.maintain(None).await.unwrap();

@@ -22,7 +22,7 @@ async fn empty(server: &Server, topic: &str, how: Emptied) {
         Emptied::Purged => broker.purge(&topic, Sequence::new(u64::MAX)).await.unwrap(),
         Emptied::Deleted => broker.delete_topic(&topic).await.unwrap(),
         Emptied::Aged => {
-            let config = TopicConfig { max_age_ms: Some(1), ..TopicConfig::default() };
+            let config = TopicConfig::with(|config| config.max_age_ms = Some(1));
             broker.set_topic(&topic, config).await.unwrap();
             let is_empty = async {
                 while !broker.topic(&topic).unwrap().extent.is_empty() {

@@ -57,7 +57,7 @@ async fn a_repeat_is_answered_as_the_first_was_also_after_a_restart() {
 async fn an_id_is_known_as_long_as_it_should_be_also_where_its_event_is_superseded() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = OpenConfig::default();
-    let compacted = TopicConfig { compact: Some(true), ..TopicConfig::default() };
+    let compacted = TopicConfig::with(|config| config.compact = Some(true));
     let value = |id: u64| NewEvent { key: "k".to_owned(), ..with_ids([id]).remove(0) };
     for (max_age_ms, kept) in [(600_000, vec!["1", "2", "3"]), (0, vec!["3"])] {
         config.dedup.max_age_ms = max_age_ms;
@@ -175,7 +175,7 @@ async fn publish_to(broker: &Broker, topic: &str, events: Vec<NewEvent>) -> Ack 
 }
 
 fn keeping(max_events: u64) -> TopicConfig {
-    TopicConfig { max_events: Some(max_events), ..TopicConfig::default() }
+    TopicConfig::with(|config| config.max_events = Some(max_events))
 }
 
 /// Goal: a busy topic does not push out the ids of a quiet one, and ids beyond the busy topic's own

@@ -24,7 +24,7 @@ async fn publish(broker: &Broker, payload: String) -> leftoff::Result<u64> {
 }
 
 async fn set(broker: &Broker, max_events: u64) -> leftoff::Result<()> {
-    let config = TopicConfig { max_events: Some(max_events), ..TopicConfig::default() };
+    let config = TopicConfig::with(|config| config.max_events = Some(max_events));
     broker.set_topic(&name("a"), config).await.map(drop)
 }
 

@@ -26,7 +26,7 @@ fn blocks_of_ids(directory: &Path) -> usize {
 }
 
 fn limited_to(max_events: u64) -> TopicConfig {
-    TopicConfig { max_events: Some(max_events), ..TopicConfig::default() }
+    TopicConfig::with(|config| config.max_events = Some(max_events))
 }
 
 /// Goal: a file can be published twice to a topic that keeps little of it, whatever the limit is,
@@ -35,8 +35,8 @@ fn limited_to(max_events: u64) -> TopicConfig {
 async fn a_file_published_twice_is_stored_once_whatever_limit_dropped_it_before_a_restart() {
     let limits = [
         limited_to(100),
-        TopicConfig { max_bytes: Some(1_000), ..TopicConfig::default() },
-        TopicConfig { max_age_ms: Some(1), ..TopicConfig::default() },
+        TopicConfig::with(|config| config.max_bytes = Some(1_000)),
+        TopicConfig::with(|config| config.max_age_ms = Some(1)),
     ];
     for (limits, batches) in limits.into_iter().zip([25_u64, 5, 5]) {
         let directory = tempfile::tempdir().unwrap();

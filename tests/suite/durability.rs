@@ -219,7 +219,8 @@ const ACKNOWLEDGED: &str = "LEFTOFF_TEST_ACKNOWLEDGED";
 async fn on_a_disk_that_is_full_to_the_last_byte_nothing_acknowledged_is_lost() {
     let config = OpenConfig::default();
     let open = |disk: &Path| {
-        let without_floor = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
+        let mut without_floor = LogConfig::default();
+        without_floor.min_free_bytes = 0;
         let log = SledLog::open(&disk.join("data"), &without_floor).unwrap();
         Broker::with_log(Arc::new(log), &config).unwrap()
     };

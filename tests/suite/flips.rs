@@ -85,7 +85,7 @@ async fn build(directory: &Path, random: &mut StdRng) -> Truth {
     let mut truth = Truth::default();
     for round in 0..4 {
         let broker = Broker::open(directory, &OpenConfig::default()).unwrap();
-        let compacted = TopicConfig { compact: Some(true), ..TopicConfig::default() };
+        let compacted = TopicConfig::with(|config| config.compact = Some(true));
         broker.set_topic(&name("keyed"), compacted).await.unwrap();
         for batch in 0..30 {
             let plain = (0..10).map(|_| (String::new(), text(random, 700))).collect();

@@ -83,7 +83,7 @@ async fn insist(broker: &Broker, filler: Filler) {
             }
             Filler::Settings => {
                 let max_events = Some(1_000_000 + number);
-                let config = TopicConfig { max_events, ..TopicConfig::default() };
+                let config = TopicConfig::with(|config| config.max_events = max_events);
                 broker.set_topic(&name("a"), config).await.err()
             }
         };

@@ -66,7 +66,7 @@ async fn a_limit_that_is_lowered_holds_for_what_is_there() {
     config.maintenance.interval_ms = 5;
     for publishes in [false, true] {
         let broker = Broker::in_memory(&config).unwrap();
-        let limited = |max_events| TopicConfig { max_events, ..TopicConfig::default() };
+        let limited = |max_events| TopicConfig::with(|config| config.max_events = max_events);
         broker.create_topic(&name("a"), limited(Some(1_000))).await.unwrap();
         for number in 1..=100 {
             store(&broker, "a", numbered(number..=number)).await;

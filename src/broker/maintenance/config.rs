@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Settings of maintenance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct MaintenanceConfig {
     /// Pause between two rounds over the topics, in milliseconds. Default: 1,000.
     pub interval_ms: u64,

@@ -48,15 +48,15 @@ pub(super) enum Step {
     Gap,
     /// The events that were looked through are not for this reader; there may be more.
     Passed,
-    /// Work that takes a while comes first.
-    Work(Work),
+    /// A step that takes a while comes first.
+    Slow(SlowStep),
     /// Everything that is known was delivered.
     Idle,
 }
 
-/// Work that takes a while, after which there is more to look at.
+/// A step that takes a while, after which there is more to look at.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Work {
+pub(super) enum SlowStep {
     /// Events that come next are read from the log.
     Read,
     /// Topics that come next are listed.

@@ -3,8 +3,8 @@
 //! ```text
 //!                  ┌─ events ──────────────────────────▶ delivery
 //!  look (memory) ──┼─ gap ─────────────────────────────▶ delivery; the place goes on after it
-//!       ▲          ├─ passed: others picked them ─▶ pause ─┐
-//!       │          ├─ work: log, list of topics ───────────┤
+//!       ▲          ├─ passed: none is for it ─────▶ pause ─┐
+//!       │          ├─ slow step: log, list of topics ──────┤
 //!       │          └─ idle ─▶ caught up, ephemeral, wait ──┤
 //!       └──────────────────────────────────────────────────┘
 //! ```
@@ -13,13 +13,13 @@
 //!
 //! A reader holds a place and no queue that publishers fill. Replay and follow are one loop, so
 //! there is no hand-over from one to the other in which an event could be lost. A reader that
-//! stalls holds nothing but the blocks of one read. The source says what comes next at the place:
+//! stalls holds nothing but the blocks of one read. The scope says what comes next at the place:
 //! one topic by sequences (`subscription.rs`), or many topics by positions (`feed/`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::common::{Common, Step, Work};
+use super::common::{Common, SlowStep, Step};
 use super::delivery::{Delivery, Patience, Waited};
 use super::feed::Feed;
 use super::filter::Filter;
@@ -40,19 +40,19 @@ use crate::topic::{TopicName, TopicPattern};
 /// Places are sequences of the topic, or positions of the broker where many topics are read.
 #[derive(Debug)]
 pub struct Reader {
-    source: Source,
+    scope: Scope,
     is_caught_up: bool,
 }
 
 /// The topic or the topics that are read, and the place in them.
 #[derive(Debug)]
-enum Source {
+enum Scope {
     One(Subscription),
     Many(Feed),
 }
 
 /// The outcome of reading on, without waiting for events.
-enum Next {
+enum Ready {
     Delivery(Delivery),
     /// The events that were read are not for this reader; there may be more.
     Passed,
@@ -68,8 +68,8 @@ impl Reader {
         on_gap: OnGap,
     ) -> Result<Self> {
         let common = Common::new(shared, on_gap);
-        let source = Source::One(Subscription::start(common, topic, start).await?);
-        Ok(Self { source, is_caught_up: false })
+        let scope = Scope::One(Subscription::start(common, topic, start).await?);
+        Ok(Self { scope, is_caught_up: false })
     }
 
     /// Begins to read all topics whose names fit any of the patterns.
@@ -81,8 +81,8 @@ impl Reader {
         deposit: Option<Deposit>,
     ) -> Result<Self> {
         let common = Common::new(shared, on_gap);
-        let source = Source::Many(Feed::start(common, patterns, start, deposit).await?);
-        Ok(Self { source, is_caught_up: false })
+        let scope = Scope::Many(Feed::start(common, patterns, start, deposit).await?);
+        Ok(Self { scope, is_caught_up: false })
     }
 
     /// Only the events that `filter` picks. The place moves on with the others, too.
@@ -98,39 +98,39 @@ impl Reader {
 
     /// Returns the one topic that is read; `None` for a reader of many.
     pub fn topic(&self) -> Option<&TopicName> {
-        match &self.source {
-            Source::One(one) => Some(one.topic()),
-            Source::Many(_) => None,
+        match &self.scope {
+            Scope::One(one) => Some(one.topic()),
+            Scope::Many(_) => None,
         }
     }
 
     /// Returns whether many topics are read, by positions.
     pub fn is_of_many(&self) -> bool {
-        matches!(self.source, Source::Many(_))
+        matches!(self.scope, Scope::Many(_))
     }
 
     /// Returns the patterns of the topics of a reader of many; none for a reader of one.
     pub fn patterns(&self) -> &[TopicPattern] {
-        match &self.source {
-            Source::One(_) => &[],
-            Source::Many(many) => many.patterns(),
+        match &self.scope {
+            Scope::One(_) => &[],
+            Scope::Many(many) => many.patterns(),
         }
     }
 
     /// Returns the cursor that names the reader's place: what to come back with. As long as a gap
     /// is not delivered it is the cursor from before the gap, so that the gap is not forgotten.
     pub fn cursor(&self) -> Cursor {
-        self.common().gaps.cursor().unwrap_or_else(|| match &self.source {
-            Source::One(one) => one.cursor(),
-            Source::Many(many) => many.cursor(),
+        self.common().gaps.cursor().unwrap_or_else(|| match &self.scope {
+            Scope::One(one) => one.cursor(),
+            Scope::Many(many) => many.cursor(),
         })
     }
 
     /// Returns the cursor after one of the events that it delivers.
     pub fn cursor_after(&self, event: &EventRef<'_>) -> Cursor {
-        match &self.source {
-            Source::One(one) => one.cursor_after(event.sequence),
-            Source::Many(many) => many.cursor_after(event.position),
+        match &self.scope {
+            Scope::One(one) => one.cursor_after(event.sequence),
+            Scope::Many(many) => many.cursor_after(event.position),
         }
     }
 
@@ -154,9 +154,9 @@ impl Reader {
 
     /// Returns the first place that can be read, and the one that is given next, now.
     pub fn bounds(&self) -> (Place, Place) {
-        match &self.source {
-            Source::One(one) => one.bounds(),
-            Source::Many(many) => many.bounds(),
+        match &self.scope {
+            Scope::One(one) => one.bounds(),
+            Scope::Many(many) => many.bounds(),
         }
     }
 
@@ -217,18 +217,18 @@ impl Reader {
         let (mut search, mut is_last_look) = (Search::default(), false);
         loop {
             match self.next_there().await? {
-                Next::Delivery(delivery) => {
+                Ready::Delivery(delivery) => {
                     patience.renew();
                     return Ok(Waited::Delivery(delivery));
                 }
-                Next::Idle if self.common().is_stopping() => return Ok(Waited::Stopping),
-                Next::Passed | Next::Idle if is_last_look => return Ok(Waited::Silence),
-                Next::Passed => search.pause(self.searches(), self.holds_blocks()).await,
-                Next::Idle => {
+                Ready::Idle if self.common().is_stopping() => return Ok(Waited::Stopping),
+                Ready::Passed | Ready::Idle if is_last_look => return Ok(Waited::Silence),
+                Ready::Passed => search.pause(self.searches(), self.holds_blocks()).await,
+                Ready::Idle => {
                     search = Search::default();
                     tokio::select! {
                         biased;
-                        () = self.source.changed() => {}
+                        () = self.scope.changed() => {}
                         () = patience.ended() => {}
                     }
                 }
@@ -254,9 +254,9 @@ impl Reader {
         let mut search = Search::default();
         loop {
             match self.next_there().await? {
-                Next::Delivery(delivery) => return Ok(Some(delivery)),
-                Next::Passed => search.pause(self.searches(), self.holds_blocks()).await,
-                Next::Idle => return Ok(None),
+                Ready::Delivery(delivery) => return Ok(Some(delivery)),
+                Ready::Passed => search.pause(self.searches(), self.holds_blocks()).await,
+                Ready::Idle => return Ok(None),
             }
         }
     }
@@ -266,7 +266,7 @@ impl Reader {
         if self.gap().is_some() {
             return None;
         }
-        match self.source.look() {
+        match self.scope.look() {
             Ok(Step::Events(run)) => Some(run),
             // Whatever else there is, an error too, is found again by the next call.
             _ => None,
@@ -276,34 +276,34 @@ impl Reader {
     /// Returns whether it holds blocks of one topic that it has not looked through: a filter has
     /// much to look for.
     fn holds_blocks(&self) -> bool {
-        match &self.source {
-            Source::One(one) => one.holds_blocks(),
-            Source::Many(_) => false,
+        match &self.scope {
+            Scope::One(one) => one.holds_blocks(),
+            Scope::Many(_) => false,
         }
     }
 
     /// Reads on to the next delivery, as far as there is something.
-    async fn next_there(&mut self) -> Result<Next> {
+    async fn next_there(&mut self) -> Result<Ready> {
         loop {
             if self.common().is_stopping() {
-                return Ok(Next::Idle);
+                return Ok(Ready::Idle);
             }
             if let Some(gap) = self.common_mut().gaps.take() {
-                return self.tell(gap).map(Next::Delivery);
+                return self.tell(gap).map(Ready::Delivery);
             }
-            match self.source.look()? {
-                Step::Events(run) => return Ok(Next::Delivery(Delivery::Events(run))),
+            match self.scope.look()? {
+                Step::Events(run) => return Ok(Ready::Delivery(Delivery::Events(run))),
                 Step::Gap => {}
-                Step::Passed => return Ok(Next::Passed),
-                // In a box: work is rare, and a reader that waits needs no room for it.
-                Step::Work(work) => Box::pin(self.source.work(work)).await?,
+                Step::Passed => return Ok(Ready::Passed),
+                // In a box: it is rare, and a reader that waits needs no room for it.
+                Step::Slow(step) => Box::pin(self.scope.take_slow(step)).await?,
                 Step::Idle if !self.is_caught_up => {
                     self.is_caught_up = true;
-                    return Ok(Next::Delivery(Delivery::CaughtUp));
+                    return Ok(Ready::Delivery(Delivery::CaughtUp));
                 }
                 Step::Idle => {
-                    let event = self.source.next_ephemeral().map(Delivery::Ephemeral);
-                    return Ok(event.map_or(Next::Idle, Next::Delivery));
+                    let event = self.scope.next_ephemeral().map(Delivery::Ephemeral);
+                    return Ok(event.map_or(Ready::Idle, Ready::Delivery));
                 }
             }
         }
@@ -314,35 +314,35 @@ impl Reader {
         if self.common().on_gap == OnGap::Fail {
             return Err(Error::Gap(gap));
         }
-        self.source.go_on_after(&gap);
+        self.scope.go_on_after(&gap);
         Ok(Delivery::Gap(gap))
     }
 
     /// Returns the feed of a reader of many, to look into it.
     #[cfg(test)]
     pub(super) fn as_feed(&self) -> &Feed {
-        match &self.source {
-            Source::One(_) => panic!("a reader of one topic"),
-            Source::Many(feed) => feed,
+        match &self.scope {
+            Scope::One(_) => panic!("a reader of one topic"),
+            Scope::Many(feed) => feed,
         }
     }
 
     fn common(&self) -> &Common {
-        match &self.source {
-            Source::One(one) => &one.common,
-            Source::Many(many) => &many.common,
+        match &self.scope {
+            Scope::One(one) => &one.common,
+            Scope::Many(many) => &many.common,
         }
     }
 
     fn common_mut(&mut self) -> &mut Common {
-        match &mut self.source {
-            Source::One(one) => &mut one.common,
-            Source::Many(many) => &mut many.common,
+        match &mut self.scope {
+            Scope::One(one) => &mut one.common,
+            Scope::Many(many) => &mut many.common,
         }
     }
 }
 
-impl Source {
+impl Scope {
     fn look(&mut self) -> Result<Step> {
         match self {
             Self::One(one) => one.look(),
@@ -350,10 +350,10 @@ impl Source {
         }
     }
 
-    async fn work(&mut self, work: Work) -> Result<()> {
+    async fn take_slow(&mut self, step: SlowStep) -> Result<()> {
         match self {
-            Self::One(one) => one.read_log().await, // The only work of one topic.
-            Self::Many(many) => many.work(work).await,
+            Self::One(one) => one.read_log().await, // The only one of one topic.
+            Self::Many(many) => many.take_slow(step).await,
         }
     }
 

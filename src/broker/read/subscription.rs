@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::common::{Common, Step, Work};
+use super::common::{Common, SlowStep, Step};
 use super::gaps::{WantedPlace, gap, since};
 use crate::broker::shared::Shared;
 use crate::broker::tail::block::SharedBlock;
@@ -165,7 +165,7 @@ impl Subscription {
         } else if self.misses_deletions(&state.extent) {
             self.fall_behind(&state, GapReason::Tombstones, drops)
         } else if self.next < state.extent.tail {
-            Step::Work(Work::Read)
+            Step::Slow(SlowStep::Read)
         } else {
             Step::Idle
         })

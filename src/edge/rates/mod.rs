@@ -45,6 +45,7 @@ const JITTER_MS: u64 = 1_000;
 /// other. 0 is no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct RatesConfig {
     /// Events published per second. Default: 20,000 beyond the loopback device.
     pub publishes_per_second: Option<u64>,

@@ -13,6 +13,7 @@ pub const LEAST_FREE_BYTES: u64 = RESERVE_BYTES + 2 * SEGMENT_BYTES as u64;
 /// The settings of how the log uses the disk and the memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct LogConfig {
     /// Memory for sled's page cache, in bytes, 1 MiB or more. Default: 32 MiB.
     pub cache_bytes: u64,

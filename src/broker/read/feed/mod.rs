@@ -41,7 +41,7 @@ use self::source::Source;
 use self::sources::Sources;
 use self::stride::Stride;
 use self::waiting::WaitingTopic;
-use super::common::{Common, Step, Work};
+use super::common::{Common, SlowStep, Step};
 use crate::broker::arrivals::Deposit;
 use crate::broker::read::drops::Drops;
 use crate::broker::read::gaps::{WantedPlace, gap};
@@ -156,17 +156,17 @@ impl Feed {
         }
     }
 
-    /// Does what comes before the next events.
+    /// Takes a step that comes before the next events.
     ///
     /// # Errors
     ///
     /// As [`Self::read_ahead`].
-    pub(super) async fn work(&mut self, work: Work) -> Result<()> {
-        match work {
-            Work::Read => return self.read_ahead().await,
-            Work::List => self.list().await,
-            Work::Find => self.find().await,
-            Work::Pause => tokio::task::yield_now().await,
+    pub(super) async fn take_slow(&mut self, step: SlowStep) -> Result<()> {
+        match step {
+            SlowStep::Read => return self.read_ahead().await,
+            SlowStep::List => self.list().await,
+            SlowStep::Find => self.find().await,
+            SlowStep::Pause => tokio::task::yield_now().await,
         }
         Ok(())
     }
@@ -253,7 +253,7 @@ impl Feed {
     fn idle(&mut self) -> Step {
         self.after = self.after.max(self.known);
         if self.missed.is_some() {
-            return Step::Work(Work::Find);
+            return Step::Slow(SlowStep::Find);
         }
         self.drops.were_told();
         (self.reading, self.common.holder) = (None, None);
@@ -279,13 +279,13 @@ impl Feed {
                 return self.cut(at, source).map_or(Step::Passed, Step::Events);
             }
             if self.sources.is_to_list() {
-                return Step::Work(Work::List);
+                return Step::Slow(SlowStep::List);
             }
             if !self.load_first() {
-                return Step::Work(Work::Read);
+                return Step::Slow(SlowStep::Read);
             }
         }
-        Step::Work(Work::Pause)
+        Step::Slow(SlowStep::Pause)
     }
 
     /// Reads the first source from its tail, or finds that it has nothing. Returns whether that was

@@ -1,0 +1,46 @@
+//! A time, in milliseconds since 1970.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A time in whole milliseconds since 1970 in UTC. Written as RFC 3339: `2026-01-31T00:00:00.000Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The last time that RFC 3339 can write, in the year 9999.
+    pub const MAX: Timestamp = Timestamp(253_402_300_799_999);
+
+    /// The time this many milliseconds after the start of 1970.
+    pub const fn from_ms(ms: u64) -> Self {
+        Self(ms)
+    }
+
+    /// Milliseconds since the start of 1970.
+    pub const fn as_ms(self) -> u64 {
+        self.0
+    }
+
+    /// The time this many milliseconds later.
+    pub const fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// The time this many milliseconds before.
+    pub const fn minus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_sub(ms))
+    }
+
+    /// The system's clock.
+    pub fn now() -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = UNIX_EPOCH + Duration::from_millis((*self).min(Self::MAX).0);
+        fmt::Display::fmt(&humantime::format_rfc3339_millis(time), f)
+    }
+}
