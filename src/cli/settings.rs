@@ -1,4 +1,7 @@
-//! The settings of the broker, as commands that open it read them.
+//! The loading of the broker's settings, for the commands that read them: `serve` and `check`.
+//!
+//! No setting is defined here. `src/config.rs` nests the settings of all layers, loads and
+//! validates them, and says in its header where a new one goes.
 
 use std::path::Path;
 
@@ -6,7 +9,7 @@ use leftoff::config::Config;
 
 use super::failure::{CliError, CliResult, ExitReason};
 
-/// The settings of the broker, from a file, the environment and `flags`.
+/// Loads the broker's settings from `file`, the environment and `flags`; the later wins.
 pub(super) fn load(file: Option<&Path>, flags: &[(String, String)]) -> CliResult<Config> {
     Config::load(file, flags)
         .map_err(|problem| CliError::new(ExitReason::Refused, format!("configuration: {problem}")))

@@ -1,8 +1,8 @@
 //! The web pages that may use the broker, and the host names that it answers to.
 //!
 //! ```text
-//! request ─▶ to a host of ours? ─▶ of a page that may? ─▶ preflights, CORS headers ─▶ routes
-//!             421 if not            403 if not             for the origins of the list
+//! request ─▶ host of the broker? ─▶ allowed page? ─▶ preflights, CORS headers ─▶ routes
+//!             421 if not             403 if not       for the origins of the list
 //! ```
 //!
 //! # Why
@@ -116,7 +116,7 @@ impl AccessConfig {
     }
 }
 
-/// Lets pages of `origins` read answers, and answers their preflights.
+/// Returns the layer that lets pages of `origins` read answers, and answers their preflights.
 fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
     let methods =
         [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
@@ -208,7 +208,7 @@ fn is_own(origin: &HeaderValue, uri: &Uri, headers: &HeaderMap) -> bool {
 /// Returns the hosts that a request names. HTTP/2 has the host in the URI.
 fn hosts<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
     let in_headers = headers.get_all(header::HOST).iter();
-    // A value that is not text never equals an allowed name.
+    // A value that is not text counts as empty, and an empty host is never allowed.
     let in_headers = in_headers.map(|host| host.to_str().unwrap_or_default());
     uri.authority().map(Authority::as_str).into_iter().chain(in_headers)
 }
@@ -244,7 +244,7 @@ fn normal_host(host: &str) -> String {
 pub(crate) fn only_grpc() -> CheckLayer<impl Check> {
     CheckLayer(|request: &Request| {
         if request.version() != Version::HTTP_2 {
-            let detail = "gRPC is spoken over HTTP/2".to_owned();
+            let detail = "gRPC needs HTTP/2".to_owned();
             return Err(Forbidden(StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail));
         }
         let media = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -252,7 +252,7 @@ pub(crate) fn only_grpc() -> CheckLayer<impl Check> {
         match rest.map(<[u8]>::first) {
             Some(None | Some(b'+' | b';')) => Ok(()),
             _ => {
-                let detail = "gRPC is application/grpc".to_owned();
+                let detail = "the Content-Type of a gRPC call is application/grpc".to_owned();
                 Err(Forbidden(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
             }
         }

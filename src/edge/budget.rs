@@ -7,10 +7,10 @@
 //!
 //! # Why
 //!
-//! Each of these is small, but a client may have any number of them, and bounds on single ones do
-//! not add up to a bound on memory. So all of them are taken from one budget, and given back when
-//! the bytes are freed. They are taken before the bytes are allocated, if the size is known by
-//! then.
+//! Each thing that a client holds is small, but a client may hold any number of them, and bounds on
+//! single things do not add up to a bound on memory. So the bytes of all of them are taken from one
+//! budget, and given back when they are freed. They are taken before they are allocated, if the
+//! size is known by then.
 //!
 //! A connection may take more while the bytes held by itself, by its address and by all clients add
 //! up to less than 7/8 of the budget. So the first client may take a quarter of the budget, a
@@ -30,7 +30,8 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
-/// A single client may take at least the budget divided by this.
+/// The divisor that gives the bytes that a single client may take at least: the budget divided by
+/// this number.
 pub(crate) const ALONE: u64 = 4;
 
 /// The budget divided by `KEPT` is kept for connections that hold no more than `LITTLE_BYTES`:
@@ -107,7 +108,8 @@ impl ConnectionShare {
         [&self.used_bytes, &self.address.used_bytes, &self.address.budget.used_bytes]
     }
 
-    /// Adds `size_bytes` to what is held, in any case. Returns whether that fits.
+    /// Adds `size_bytes` to what is held, in any case. Returns whether the new sums are within the
+    /// budget.
     fn add(&self, size_bytes: usize) -> bool {
         let held = self.counters().map(|counter| {
             counter.fetch_add(size_bytes, Ordering::Relaxed).saturating_add(size_bytes)
@@ -287,7 +289,7 @@ mod tests {
         assert_eq!(budget.used_bytes(), most);
         let error = share.take(1 << 10).unwrap_err();
         assert!(matches!(error, Error::NoRoom { needed_bytes: 1_024, .. }), "{error}");
-        assert_eq!(budget.used_bytes(), most, "what is refused is not counted");
+        assert_eq!(budget.used_bytes(), most, "refused bytes are not counted");
         drop(held);
         assert_eq!(budget.used_bytes(), 0);
         share.take(most).unwrap();
@@ -331,10 +333,10 @@ mod tests {
         let share = budget.address().connection();
         let mut held = share.take(600).unwrap();
         held.keep(700);
-        assert_eq!(budget.used_bytes(), 600, "it never grows so");
+        assert_eq!(budget.used_bytes(), 600, "keeping never adds bytes");
         held.keep(100);
         held.grow(2 * MIB).unwrap_err();
-        assert_eq!(budget.used_bytes(), 100, "what was held is held");
+        assert_eq!(budget.used_bytes(), 100, "a refusal takes nothing");
         held.grow(900).unwrap();
         assert_eq!(budget.used_bytes(), 1_000);
         // Where nothing is counted, everything fits.

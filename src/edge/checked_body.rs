@@ -21,7 +21,7 @@ pub(super) struct RefusedBody {
 }
 
 impl RefusedBody {
-    /// For this reason.
+    /// Returns the refusal of a body for the reason `error`.
     pub(super) fn new(error: Error) -> Self {
         let status = Status::from(error.clone());
         Self { error, status }

@@ -57,7 +57,7 @@ struct OfCaller {
 pub(crate) struct Client {
     id: u64,
     address: SocketAddr,
-    /// The rates of its caller.
+    /// The rates of the client's caller.
     rates: CallerRates,
     share: Share,
     since: Instant,
@@ -344,7 +344,7 @@ mod tests {
         let _again = clients.admit(from([10, 0, 0, 1], 4), None).unwrap();
         drop(three);
         assert_eq!(clients.count(), 2);
-        assert_eq!(clients.open().by_caller.len(), 1, "nothing is left of who is gone");
+        assert_eq!(clients.open().by_caller.len(), 1, "a caller without connections is forgotten");
         let (id, _again) = clients.next(2).unwrap();
         assert!(id == 4 && clients.next(id).is_none(), "{id}");
         // One customer with IPv6 has a network of 2^64 addresses.

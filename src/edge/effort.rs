@@ -36,8 +36,8 @@ use super::wire;
 use super::wire::EventField;
 use crate::polls;
 
-/// Work up to this is done at once, in nanoseconds: as long as a task's turn. Another thread adds
-/// at most a tenth to work above it.
+/// The most work that is done at once, in nanoseconds: as long as a task's turn. Another thread
+/// adds at most a tenth to work above this bound.
 const MAX_LITTLE_NS: u64 = polls::MAX_TURN.as_nanos() as u64;
 
 /// The time to turn an event's message into a record, in nanoseconds: per event, per header, per
@@ -211,9 +211,9 @@ async fn away<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> T {
     let done = AbortOnDropHandle::new(tokio::spawn(async move {
-        let place = places.acquire_owned().await.expect("it is never closed");
+        let place = places.acquire_owned().await.expect("the semaphore is never closed");
         let work = move || {
-            let _place = place; // Also when the work panics.
+            let _place = place; // Given back also when the work panics.
             work()
         };
         tokio::task::spawn_blocking(work).await

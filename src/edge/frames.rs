@@ -32,8 +32,9 @@ const ACK: u8 = 1;
 const PADDED: u8 = 8;
 const END_HEADERS: u8 = 4;
 
-/// Settings that a client may send per second. One is sent at the begin of a connection. Libraries
-/// that measure the speed of a connection send a few more, each with a window twice as large.
+/// The settings frames that a client may send per second. One is sent at the start of a connection.
+/// Libraries that measure the speed of a connection send a few more, each with a window twice as
+/// large.
 const MAX_SETTINGS: u32 = 16;
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -28,7 +28,7 @@ const EVENTS: usize = 64;
 
 pub use super::websocket::fuzzing::messages;
 
-/// Checks the query of a URL: written again, it is the same request.
+/// Checks the query of a URL: a query that is read and written again is the same request.
 pub fn queries(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     if let Err(error) = text.parse::<StateToken>() {

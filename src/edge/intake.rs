@@ -184,7 +184,7 @@ impl Intake {
         self.took(usize::MAX);
     }
 
-    /// Notes the begin of a body that may be read.
+    /// Notes the start of a body that may be read.
     pub(crate) fn body_begins(&self) {
         self.unread().bodies += 1;
     }
@@ -232,13 +232,13 @@ mod tests {
         let share = budget.address().connection();
         let intake = Intake::new(&share, 64 << 10);
         intake.came(&[0; 3_000]).unwrap();
-        assert_eq!(budget.used_bytes(), 0, "less than a step is left to it");
+        assert_eq!(budget.used_bytes(), 0, "less than a step is not counted");
         intake.came(&[0; 30_000]).unwrap();
         assert_eq!(budget.used_bytes(), 8 * STEP_BYTES);
         intake.took_all();
         assert_eq!(budget.used_bytes(), 0);
         intake.came(&[0; 1 << 20]).unwrap();
-        assert_eq!(budget.used_bytes(), 64 << 10, "it cannot be more, with HTTP/1.1");
+        assert_eq!(budget.used_bytes(), 64 << 10, "a client of HTTP/1.1 cannot send more ahead");
         intake.took_all();
         intake.follow_messages();
         let refused = intake.came(&[0; 130_000]).unwrap_err();
@@ -257,7 +257,7 @@ mod tests {
         intake.took(5 * STEP_BYTES);
         assert_eq!(budget.used_bytes(), 3 * STEP_BYTES);
         intake.body_ends(true);
-        assert_eq!(budget.used_bytes(), 3 * STEP_BYTES, "it may be of the other one");
+        assert_eq!(budget.used_bytes(), 3 * STEP_BYTES, "the bytes may belong to the other body");
         intake.came(&frame(DATA, 0, 1 << 20)).unwrap();
         assert_eq!(budget.used_bytes(), 256 << 10, "the window lets no more in");
         intake.body_ends(true);

@@ -252,7 +252,7 @@ pub(super) fn write_event(
     written.expect("texts and numbers are JSON");
 }
 
-/// The begin of a page. Its events follow, separated by commas, and then its end.
+/// The beginning of a page. Its events follow, separated by commas, and then its end.
 pub(super) const PAGE_BEGIN: &[u8] = b"{\"events\":[";
 
 /// Returns the events of a run, separated by commas.

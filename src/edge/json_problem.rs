@@ -96,7 +96,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code, reason = "it is only read")]
+    #[allow(dead_code, reason = "the fields are only parsed")]
     struct Read {
         id: Option<String>,
         ttl_ms: Option<u64>,

@@ -15,21 +15,23 @@
 //!    `server/mod.rs`. The server puts a `Peer` into the extensions of each request: the client's
 //!    address, rates and memory. Origin and host (`access.rs`) and the rates of requests
 //!    (`rates/layer.rs`) are checked before the route.
-//! 2. **Ask.** `selection.rs` has topics, start, filter and member for all protocols, and opens the
-//!    reader. A start or a cursor is parsed by `cursor.rs` alone.
-//! 3. **Count.** Take what is held for the client from its share (`budget.rs`) before there are
-//!    bytes: patterns, a message that is not whole, an answer that waits. Give it back by dropping.
+//! 2. **Select.** `selection.rs` has topics, start, filter and member for all protocols, and opens
+//!    the reader. A start or a cursor is parsed by `cursor.rs` alone.
+//! 3. **Count.** Take the memory that the client holds from its share (`budget.rs`) before the
+//!    bytes are allocated: patterns, an incomplete message, an answer that waits. Dropping the
+//!    `Held` gives the memory back.
 //! 4. **Follow.** Open a `Following` (`following.rs`), and loop over its `next`: events, gap,
-//!    caught up, ephemeral event, silence, stopping. Write one delivery before the next is read, so
-//!    that a client that takes nothing holds nothing. On silence, send the cursor if it moved. On
-//!    stopping, wait for `turn_to_end`, and tell the client when to come back.
+//!    caught up, ephemeral event, silence, stopping. Write one delivery before the next is read:
+//!    the memory of a client that takes nothing depends on that (`src/docs/architecture.md`, "The
+//!    memory of a slow client"). On silence, send the cursor if it moved. On stopping, wait for
+//!    `turn_to_end`, and tell the client when to come back.
 //! 5. **Write.** The wire forms of a block are built once and shared: [`Run::encoded`] with a
 //!    [`WireForm`]. JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.
 //! 6. **Refuse.** Return [`Error`]; `status.rs` has its codes. Tell gaps with all their numbers.
-//! 7. **Publish.** Hand in with `receiving.rs`, which counts what is not handed in yet. Long work
-//!    on a body goes through `effort.rs`, away from the runtime's workers.
-//! 8. **Prove.** Add the transport to `tests/suite/ways.rs` and to the soak's transports: every
-//!    reader's promise is then a promise of the new transport, too.
+//! 7. **Publish.** Submit with `receiving.rs`, which counts the bytes that are not submitted yet.
+//!    Long work on a body goes through `effort.rs`, away from the runtime's workers.
+//! 8. **Prove.** Add the transport to `tests/suite/ways.rs` and to the soak's transports: these
+//!    test every promise to readers on the new transport, too.
 //!
 //! [`Error`]: crate::Error
 //! [`WireForm`]: crate::broker::WireForm

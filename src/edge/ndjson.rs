@@ -88,7 +88,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The begin of a body.
+    /// The start of a body.
     pub(super) const START: Self = Self { line: 1, before: 0 };
 
     /// Returns the place after `bytes`, which are at this place.
@@ -308,8 +308,8 @@ mod tests {
         assert_eq!((line, column), (5, Some(5)));
         assert!(message.ends_with("at column 5") && !message.contains("at line"), "{message}");
         assert_eq!((place("\n []").0, place("\n []").1), (4, Some(2)));
-        assert_eq!((place(" []").0, place("{]").1), (3, Some(6)), "after what is before it");
-        assert_eq!(place(r#"{"topic":"a b"}"#).1, None, "no one place");
+        assert_eq!((place(" []").0, place("{]").1), (3, Some(6)), "after the text before it");
+        assert_eq!(place(r#"{"topic":"a b"}"#).1, None, "this error has no single place");
     }
 
     #[test]

@@ -315,9 +315,9 @@ mod tests {
         let mut pace = pace(5_000, 100);
         assert_eq!(pace.patience(), 5 * second);
         pace.received(4 * second, 1);
-        assert_eq!(pace.patience(), Duration::from_millis(1_010), "the grace, and one byte's time");
+        assert_eq!(pace.patience(), Duration::from_millis(1_010), "the grace and one byte");
         pace.received(second, 1_000);
-        assert_eq!(pace.patience(), 5 * second, "no longer than a silence");
+        assert_eq!(pace.patience(), 5 * second, "at most the longest silence");
         for _ in 0..100 {
             pace.received(4 * second, 400); // At the lowest rate, and for long.
             assert!(pace.patience() > 4 * second, "{:?}", pace.patience());

@@ -105,11 +105,11 @@ mod tests {
         assert_eq!(Status::from_error(error.into()).code(), tonic::Code::ResourceExhausted);
         first.keep(30 << 10);
         let error = counted(95).1.collect().await.unwrap_err();
-        assert!(refusal(&error).is_some(), "30 are held: {error}");
+        assert!(refusal(&error).is_some(), "30 KiB are held: {error}");
         first.keep(0);
         let (second, body) = counted(100);
         assert_eq!(body.collect().await.unwrap().to_bytes().len(), 100 << 10);
         drop(second);
-        assert_eq!(budget.used_bytes(), 0, "it is given back with the request");
+        assert_eq!(budget.used_bytes(), 0, "the memory is given back with the request");
     }
 }

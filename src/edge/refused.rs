@@ -13,7 +13,7 @@ use crate::error::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Grpc,
-    /// An event stream: a browser gives up for good on any status but 200.
+    /// An event stream, with status 200: a browser gives up for good on any other status.
     Stream,
     Problem,
 }
@@ -91,6 +91,6 @@ mod tests {
         assert_eq!(Form::Stream.answer(no_room()).status(), StatusCode::OK);
         assert_eq!(Form::Problem.answer(no_room()).status(), StatusCode::SERVICE_UNAVAILABLE);
         let lasting = Form::Stream.answer(Error::invalid("from", "is odd"));
-        assert_eq!(lasting.status(), StatusCode::BAD_REQUEST, "no time mends that");
+        assert_eq!(lasting.status(), StatusCode::BAD_REQUEST, "waiting does not help");
     }
 }

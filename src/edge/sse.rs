@@ -2,6 +2,10 @@
 //!
 //! ```text
 //! retry: 2417                          with jitter; the first line of the first block
+//! event: leftoff.gap                   only if events between the cursor and the next are gone
+//! data: {"topic":"quakes.us","reason":"retention","requested":12,"earliest":42,"resume":42,…}
+//! id: 41-9f3c2a1b                      the place after the gap
+//!
 //! event: quake
 //! data: {"mag":5.3}
 //! id: 42-9f3c2a1b
@@ -21,8 +25,8 @@
 //! id: 57-9f3c2a1b
 //! ```
 //!
-//! If the query has names that are not known, the stream begins with `leftoff.warning`, which lists
-//! them.
+//! If the query has unknown names or unusable values, the stream begins with `leftoff.warning`,
+//! which lists them. Each `leftoff.` type is described in `sse.md`.
 //!
 //! Every block has data. By the standard a block without data is no event. But widely used clients
 //! hand it to the page as an empty message, on which `JSON.parse` throws: fetch-event-source does
@@ -48,7 +52,8 @@
 //! ```
 //!
 //! A client that takes nothing for `server.write_timeout_ms` is disconnected, and its reader is
-//! dropped.
+//! dropped. What it holds until then is in `src/docs/architecture.md`, "The memory of a slow
+//! client".
 
 #![doc = include_str!("sse.md")]
 

@@ -1,4 +1,11 @@
 //! The one map from [`Error`] to a gRPC status and an HTTP answer.
+//!
+//! There is one exception. A client that asks for an event stream gets a temporary refusal (429 or
+//! 503) with the status 200, as a stream of one block: a browser's `EventSource` that gets any
+//! other status never comes back. The block is `leftoff.error`, with the error's own status in its
+//! problem details, or `leftoff.stopping`. `sse.rs` builds this answer, and takes times and details
+//! from here. `refused.rs` says which requests get it before they are routed, `http/events.rs`
+//! afterwards.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -235,8 +235,8 @@ mod tests {
     use super::super::grpc::DESCRIPTORS;
     use super::*;
 
-    /// The fields that are lists or messages, each as a path of numbers and whether it is a list,
-    /// in a message of the proto.
+    /// Collects the fields of a message of the proto that are lists or messages: the path of each
+    /// field's numbers, and whether the field is a list.
     fn declared(
         set: &FileDescriptorSet,
         name: &str,
@@ -271,7 +271,7 @@ mod tests {
             found.push((path.clone(), field.list.is_some()));
             listed(field.within.unwrap_or_default(), &path, found);
             if field.list == Some(EVENTS) {
-                listed(NEW_EVENT, &path, found); // Each is looked at by itself.
+                listed(NEW_EVENT, &path, found); // Each event is checked by itself.
             }
         }
     }
@@ -329,7 +329,7 @@ mod tests {
         let read = proto::ReadRequest { filter: Some(filter), ..proto::ReadRequest::default() };
         let (once, lists) = (read.encode_to_vec(), lists_of::<proto::ReadRequest>());
         check_lists(&once, lists, 0).unwrap();
-        // A message that comes twice is one with the entries of both. A group stands before them.
+        // A message that occurs twice is one message with the entries of both. A group precedes it.
         let twice = [&[0x7b, 0x08, 0x01, 0x7c][..], &once, &once].concat();
         let refused = check_lists(&twice, lists, 0).unwrap_err().to_string();
         assert!(refused.contains("filter types: 1025 is over the limit of 1024"), "{refused}");
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn fields_are_counted_whatever_they_are_and_wherever_they_stand() {
-        let fields = |count: usize| [0x78, 0x01].repeat(count); // Of a number that nobody has.
+        let fields = |count: usize| [0x78, 0x01].repeat(count); // No message has this number.
         let within = |number: u8, content: &[u8]| {
             let mut message = vec![number << 3 | 2];
             prost::encode_length_delimiter(content.len(), &mut message).unwrap();
@@ -350,7 +350,7 @@ mod tests {
         let refused = Err(format!("fields: {} is over the limit of {limit}", limit + 1));
         assert_eq!(check(&fields(limit + 1)), refused);
         assert_eq!(check(&within(7, &fields(limit))), refused, "in the filter");
-        assert_eq!(check(&within(7, &within(4, &fields(limit - 1)))), refused, "in a header of it");
+        assert_eq!(check(&within(7, &within(4, &fields(limit - 1)))), refused, "in its headers");
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! The blocks of an event stream, as strict and as lax clients parse them: no block becomes an
-//! empty message, and each block carries the id to resume from.
+//! The blocks of an event stream (SSE, the lines up to an empty one; not the log's blocks of
+//! events), as strict and as lax clients read them: no block comes out as an empty message, and
+//! each block has the id to come back with.
 
 use std::time::Duration;
 

@@ -239,7 +239,7 @@ pub(super) fn locate(error: Error, index: usize) -> Error {
     }
 }
 
-/// Returns the begin of a text, for an error.
+/// Returns the beginning of a text, for an error.
 pub(super) fn shown(text: &str) -> String {
     text.chars().take(MAX_SHOWN_CHARS).collect()
 }

@@ -1,4 +1,6 @@
 //! Promises of the module: every attribute is read back unchanged, however the event was published.
+//!
+//! The file is long, because the tests of all five modes share their examples.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};

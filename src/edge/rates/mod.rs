@@ -12,6 +12,9 @@
 //! connection is remembered until its limits would be full again; then forgetting it changes
 //! nothing. Nothing iterates over all callers: each new connection forgets one caller whose time
 //! has passed.
+//!
+//! The file is long, because the settings, the remembered callers and the allowance of one caller
+//! use private parts of one another, and a fifth of the file is tests.
 
 pub(crate) mod layer;
 mod limit;

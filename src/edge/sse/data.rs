@@ -29,7 +29,7 @@ use serde_json::value::RawValue;
 
 use super::super::media::Media;
 
-/// The begin of each line of a payload.
+/// The beginning of each line of a payload.
 const DATA: &[u8] = b"data: ";
 
 /// The characters that are not allowed in the media type of a `data:` URL. Source: RFC 2397, 3; RFC
@@ -51,7 +51,7 @@ const IN_A_MEDIA_TYPE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// The begin of every encoded payload, and of no other.
+/// The beginning of every encoded payload, and of no other payload.
 const ENCODED: &str = "data:";
 
 /// Types that an `EventSource` uses for its own events: it has opened, it has failed, or an event

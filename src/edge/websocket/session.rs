@@ -4,9 +4,10 @@
 //!
 //! # Why
 //!
-//! Nothing is queued for a client but the next of each subscription: each is a place, and more is
-//! read when what came before is written. While a client does not read, nothing more is read for it
-//! either, and no more of what it sends is.
+//! A subscription is a place in its topics, and no queue: its next delivery is read when the
+//! previous one is written. So at most one delivery of each subscription waits for the client.
+//! While the client takes nothing, no further events are read for it, and none of its messages is
+//! read.
 
 #[cfg(test)]
 mod echo;
