@@ -72,7 +72,7 @@ pub(in crate::edge) fn topics(topic: &str, topics: Vec<String>) -> Result<Topics
     match (topic, topics.is_empty()) {
         (topic, true) => TopicName::new(topic).map(Topics::One),
         ("", false) => Topics::many(&topics),
-        _ => Err(Error::invalid("topic", "stands beside topics; write the one or the other")),
+        _ => Err(Error::invalid("topic", "stands beside topics; write either topic or topics")),
     }
 }
 
@@ -261,13 +261,13 @@ impl EncodedList {
         if self.room.capacity() < size_bytes {
             self.room = BytesMut::with_capacity(size_bytes.max(Self::ROOM_BYTES));
         }
-        entry.encode(&mut self.room).expect("there is room for it");
+        entry.encode(&mut self.room).expect("the buffer has room");
         self.entries.push(self.room.split().freeze());
         self.size_bytes += size_bytes;
     }
 
     /// Adds an entry, unless the list would then take more than `max_bytes` in a message. The first
-    /// entry is always added. Returns whether the entry was added.
+    /// entry of the list is always added. Returns whether `entry` was added.
     pub(in crate::edge) fn push_within(&mut self, entry: &impl Message, max_bytes: usize) -> bool {
         let heads_bytes = (self.entries.len() + 1) * Self::HEAD_BYTES;
         let fits = self.size_bytes + entry.encoded_len() + heads_bytes <= max_bytes;

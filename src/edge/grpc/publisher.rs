@@ -82,7 +82,7 @@ impl PublisherService for GrpcPublisher {
     }
 }
 
-/// Checks and encodes received events; away from the workers if the work is large.
+/// Checks and encodes received events, on another thread if the work is large.
 async fn batch(broker: &Broker, events: Vec<Bytes>, received: Option<Received>) -> Result<Batch> {
     let (broker, effort) = (broker.clone(), Effort::of_events(&events));
     let work = move || Batch::of(messages::new_events(&events), broker.limits());
@@ -104,8 +104,8 @@ async fn publish_ephemeral(
     receiving::work_with(received, effort, work).await
 }
 
-/// One `PublishStream`: it is driven by the client reading its answers, so a client that stops
-/// reading them stops being read, with no queue in between.
+/// One `PublishStream`. Requests are read only while the client takes answers: a client that takes
+/// none is not read any more, and at most `max_in_flight` of its requests wait.
 struct PublishStream {
     broker: Broker,
     /// `None` when no more requests are read.

@@ -106,7 +106,7 @@ impl SubscriberService for GrpcSubscriber {
             events.push(&messages::own_event(event));
             polls::rest().await;
         }
-        held.count(events.size_bytes()); // Twice in memory, once it is in the answer.
+        held.count(events.size_bytes()); // The events are in memory twice: here, and in the answer.
         let events = events.into_entries();
         holding(served::ReadStateResponse { events, cursor, next_page_token }, held)
     }
@@ -128,7 +128,8 @@ impl SubscriberService for GrpcSubscriber {
         let limit = listing::limit(page_size)?;
         let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
         if let Some(token) = after {
-            TopicName::new(token).map_err(|_| Error::invalid("page_token", "is none of ours"))?;
+            TopicName::new(token)
+                .map_err(|_| Error::invalid("page_token", "was not given by a page"))?;
         }
         let steps = self.broker.list_topics(after, limit);
         let page = listing::page(steps, limit, self.broker.max_page_bytes(), &share);

@@ -58,7 +58,7 @@ pub(in crate::edge) const MIN_ENCODED_BYTES: usize = 1 << 10;
 /// The memory of an encoder, in bytes.
 const ENCODER_BYTES: usize = 1 << 20;
 
-/// More than any work that is done at once: the decoded size is not known beforehand.
+/// A size whose work is always done on another thread: the decoded size is not known beforehand.
 const MUCH_BYTES: usize = 1 << 30;
 
 /// Bytes of brotli that are decoded at a time.
@@ -106,9 +106,7 @@ async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Respon
     }
     if !matches!(coding.as_str(), "gzip" | "x-gzip" | "deflate" | "br" | "zstd") {
         let shown: String = coding.chars().take(64).collect();
-        let detail = format!(
-            "Content-Encoding is {shown:?}; known are gzip, deflate, br, zstd, one of them"
-        );
+        let detail = format!("Content-Encoding is {shown:?}; write one of gzip, deflate, br, zstd");
         let mut refused = status::plain_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, &detail);
         refused.headers_mut().insert(header::ACCEPT_ENCODING, DECODED);
         return Ok(Err(refused));
@@ -137,7 +135,6 @@ async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Respon
 ///
 /// The first error of `count`; [`Error::OverLimit`] as soon as there are more than `limit`;
 /// [`Error::Invalid`] if the body is cut off, or not in this coding.
-/// the body is cut, or not in this coding.
 fn decode(
     coding: &str,
     body: &[u8],
@@ -146,7 +143,7 @@ fn decode(
 ) -> Result<Bytes> {
     let invalid = |error: io::Error| {
         let refused = error.get_ref().and_then(|inside| inside.downcast_ref::<RefusedBody>());
-        let invalid = || Error::invalid("body", format!("is no {coding}: {error}"));
+        let invalid = || Error::invalid("body", format!("is not valid {coding}: {error}"));
         refused.map_or_else(invalid, |refused| refused.error().clone())
     };
     let mut decoded = Vec::new();
@@ -164,7 +161,7 @@ fn decode(
         }
     };
     match coding {
-        _ if body.is_empty() => Err(io::Error::new(ErrorKind::UnexpectedEof, "it is empty")),
+        _ if body.is_empty() => Err(io::Error::new(ErrorKind::UnexpectedEof, "the body is empty")),
         "deflate" => bounded(&mut Deflate::new(body)),
         "br" => bounded(&mut Brotli::new(body)),
         "zstd" => zstd::stream::read::Decoder::with_buffer(body).and_then(|mut decoder| {
@@ -224,7 +221,7 @@ fn check_end(rest: &[u8]) -> io::Result<()> {
     if rest.is_empty() {
         return Ok(());
     }
-    let problem = format!("{} bytes follow its end", rest.len());
+    let problem = format!("{} bytes follow the end", rest.len());
     Err(io::Error::new(ErrorKind::InvalidData, problem))
 }
 
@@ -406,6 +403,6 @@ mod tests {
         assert_eq!((counted, decoded.unwrap().len()), (2 << 20, 1 << 20), "with the window");
         let (counted, refused) = decode(300 << 10);
         assert!(matches!(refused, Err(Error::NoRoom { limit_bytes: 9, .. })));
-        assert_eq!(counted, 384 << 10, "no more is decoded then");
+        assert_eq!(counted, 384 << 10, "decoding stops at the refusal");
     }
 }

@@ -390,7 +390,7 @@ impl Lines<'_> {
         Ok(())
     }
 
-    /// Waits for every acknowledgement. Returns the first failure after the last one has come.
+    /// Waits for every acknowledgement, and then returns the first failure.
     async fn settle_all(&mut self) -> Result<(), Failed> {
         let mut outcome = Ok(());
         while !self.in_flight.is_empty() {

@@ -328,7 +328,7 @@ mod tests {
         let (mut lengths, mut all) = (Vec::new(), Vec::new());
         while let Some(frame) = body.frame().await {
             let piece = frame.unwrap().into_data().unwrap();
-            assert!(!piece.is_empty(), "an empty piece ends an answer");
+            assert!(!piece.is_empty(), "an empty piece would end the answer");
             lengths.push(piece.len());
             all.extend(piece);
         }

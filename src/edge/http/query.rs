@@ -1,5 +1,6 @@
-//! The query of a URL, parsed strictly: each name once, except for lists; valid UTF-8; no unknown
-//! names. Names that have no meaning for the request are ignored.
+//! The query of a URL. The query of a page or a change is parsed strictly: each name once, except
+//! for lists; valid UTF-8; no unknown names. That of a stream is parsed without refusals, except
+//! for lists. Names that only make a URL unique (`spare.rs`) are ignored.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -151,11 +152,12 @@ impl Query {
         number.map(Some).map_err(|_| Error::invalid(name, format!("{value:?} is no number")))
     }
 
-    /// Takes the value of `name` as a boolean; false if there is none.
+    /// Takes the value of `name` as a boolean. A name without a value is true, and a missing name
+    /// is false.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if the value is neither `true` nor `false`.
+    /// [`Error::Invalid`] if the value is neither empty, `true` nor `false`.
     pub(in crate::edge) fn take_flag(&mut self, name: &str) -> Result<bool> {
         match self.take(name).as_deref() {
             None | Some("false") => Ok(false),

@@ -67,8 +67,8 @@ async fn list(
     page_body::answer(topics, &share(peer.as_deref())).await
 }
 
-/// Refuses any query of a change that has no parameters: an ignored one might have said what is to
-/// be kept.
+/// Refuses any query of a change that has no parameters: an ignored parameter might have limited
+/// the change.
 fn no_names(uri: &Uri) -> Result<()> {
     Query::parse(uri.query(), Purpose::Change)?.finish("")
 }
@@ -196,7 +196,7 @@ async fn connections(
     let after = query.take_number("after")?.unwrap_or(0);
     query.finish("after, limit")?;
     let Some(Extension(peer)) = peer.filter(|_| edge.config.list_connections) else {
-        let detail = "set follow.list_connections to have connections listed";
+        let detail = "the list is off; set follow.list_connections to turn it on";
         return Ok(status::plain_problem(StatusCode::FORBIDDEN, detail));
     };
     let connections = listing::connections(&peer.clients, edge.broker, after, limit);
@@ -235,18 +235,18 @@ async fn metrics(State(edge): State<Edge>, peer: Option<Extension<Peer>>) -> Res
     metric("leftoff_merged_blocks_total", help, &plain(done.merged_blocks));
     let help = "Bytes of blocks that maintenance removed, since the start.";
     metric("leftoff_reclaimed_bytes_total", help, &plain(done.reclaimed_bytes));
-    let help = "Tasks of the runtime that are there.";
+    let help = "Tasks of the runtime that exist now.";
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     metric("leftoff_tasks", help, &plain(tasks as u64));
     let help = "Steps of a few milliseconds in which readers read the log, since the start.";
     metric("leftoff_log_read_steps_total", help, &plain(edge.broker.read_steps()));
-    let help = "Ids that were forgotten too early for want of memory, since the start.";
+    let help = "Ids that were forgotten early because memory was short, since the start.";
     metric("leftoff_forgotten_ids_total", help, &plain(edge.broker.forgotten_ids()));
-    let help = "WebSocket clients that did not answer a ping any more, since the start.";
+    let help = "WebSocket clients that stopped answering pings, since the start.";
     metric("leftoff_dead_peers_total", help, &plain(edge.counters.dead_peers.get()));
-    let help = "WebSocket clients that took nothing any more of what was sent, since the start.";
+    let help = "WebSocket clients that stopped taking the data sent to them, since the start.";
     metric("leftoff_slow_peers_total", help, &plain(edge.counters.slow_peers.get()));
-    let help = "Clients that took too long, by the time limit that struck, since the start.";
+    let help = "Clients that took too long, by the time limit that they exceeded, since the start.";
     let struck = TimeLimit::ALL
         .map(|limit| (format!("{{limit=\"{}\"}}", limit.name()), edge.counters.time_limits(limit)));
     metric("leftoff_time_limits_total", help, &struck);
@@ -261,7 +261,7 @@ async fn metrics(State(edge): State<Edge>, peer: Option<Extension<Peer>>) -> Res
     let help = "Polls in which a task held its worker for more than 10 ms, since the start.";
     let counts = polls.map(|(task, count, _)| (labelled(task), count));
     metric("leftoff_long_polls_total", help, &counts);
-    let help = "The longest of these polls since the start, in microseconds.";
+    let help = "The longest of these polls of each task, since the start, in microseconds.";
     let longest = polls.map(|(task, _, longest)| (labelled(task), longest.as_micros() as u64));
     metric("leftoff_longest_poll_us", help, &longest);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()

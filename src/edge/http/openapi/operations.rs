@@ -23,8 +23,8 @@ pub(super) const TAGS: [(&str, &str); 4] = [
 /// The operations of one path.
 type Operations = Vec<(HttpMethod, OperationBuilder)>;
 
-/// The refusals that every operation may have: by the origin, the host or a rate; for a head that
-/// is too slow or too long; for an unknown coding of the body; for lack of room.
+/// The statuses of refusals that every operation may have. Their reasons are the origin, the host,
+/// a rate, a head that is too slow or too long, an unknown coding of the body, and lack of room.
 const ALWAYS: [u16; 10] = [400, 403, 408, 413, 414, 415, 421, 429, 431, 503];
 /// The refusals that are sent before the request is known. They have no body.
 const BARE: [u16; 2] = [414, 431];
@@ -122,7 +122,7 @@ fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)
     const AFTER: (&str, &str) = ("Retry-After", "Seconds after which trying again can help.");
     const RATE: [(&str, &str); 3] = [
         AFTER,
-        ("RateLimit", "What is left of the rate that refused, and when there is more."),
+        ("RateLimit", "The rest of the rate that refused, and the seconds until there is more."),
         ("RateLimit-Policy", "The quota of that rate."),
     ];
     const GAP: [(&str, &str); 1] = [("Leftoff-Gap", "The gap's reason and numbers.")];
@@ -159,8 +159,8 @@ const STREAM: &str = "Server-sent events (WHATWG HTML, 9.2), without end: blocks
     line, is the cursor after the block; send it back as `Last-Event-ID`. A line that begins with \
     `:` says that the stream is alive. The broker's own types, with JSON as data, are \
     `leftoff.caught-up`, `leftoff.gap`, `leftoff.cursor`, `leftoff.warning`, `leftoff.stopping`, \
-    `leftoff.error`, `leftoff.joined` and `leftoff.left`. A refusal that time mends, such as 429 \
-    or 503, is answered with 200 and a stream of one block: `retry:` and `leftoff.error`.";
+    `leftoff.error`, `leftoff.joined` and `leftoff.left`. A temporary refusal, such as 429 or 503, \
+    is answered with 200 and a stream of one block: `retry:` and `leftoff.error`.";
 
 /// The media types and fields of a body with many events.
 const LINES: &str = "One event, whose payload is the body; or CloudEvents in any mode; or NDJSON, \
@@ -187,7 +187,7 @@ fn events() -> Response {
         ("ETag", "The tag of a page's body, if it has one, for `If-None-Match`."),
         ("Retry-After", "When a client that polls without waiting may ask again, in seconds."),
         ("Leftoff-Gap", "The gap before the events, or the first of them."),
-        ("Leftoff-Ignored", "Names and values in the query that a stream passes over."),
+        ("Leftoff-Ignored", "Names and values in the query that a stream ignores."),
     ];
     let add = |response, (name, text): (&str, &str)| with_header(response, name, text);
     headers
@@ -229,7 +229,9 @@ fn read_many_posted(limits: &Limits<'_>) -> OperationBuilder {
     all.extend(of_pages(limits));
     all.extend(of_streams());
     let body = RequestBodyBuilder::new()
-        .description(Some("What the query could say, for long lists; what the query says counts."))
+        .description(Some(
+            "The parameters of the query, for long lists. Values in the query come first.",
+        ))
         .required(Some(Required::True))
         .content("application/json", of("Subscription"));
     reading("readEventsOfManyPosted", "As `GET`, with the lists in a body", all)
@@ -244,7 +246,7 @@ fn publish(limits: &Limits<'_>) -> OperationBuilder {
         query("type", text_up_to(255), "The kind of event."),
         query("key", text_up_to(255), "The thing that the event is about."),
         query("publisher_time_ms", number(0), "The publisher's time: milliseconds since 1970."),
-        query("ttl_ms", number(1), "How long the event is kept, in milliseconds."),
+        query("ttl_ms", number(1), "The time from appending to expiry, in milliseconds."),
         query(
             "expected_sequence",
             number(0),
@@ -299,7 +301,7 @@ fn list_topics() -> OperationBuilder {
 }
 
 fn show_topic() -> OperationBuilder {
-    let operation = operation("showTopic", "topics", "Tells of a topic", vec![parameters::topic()])
+    let operation = operation("showTopic", "topics", "Returns a topic", vec![parameters::topic()])
         .response("200", json("The topic.", "Topic"));
     refusals(operation, &[&[404]])
 }
@@ -351,23 +353,23 @@ fn read_state(limits: &Limits<'_>) -> OperationBuilder {
 fn list_members() -> OperationBuilder {
     let mut all = vec![parameters::topic()];
     all.extend(of_lists(text()));
-    let operation = operation("listMembers", "read", "Lists who is present in a topic", all)
+    let operation = operation("listMembers", "read", "Lists the present members of a topic", all)
         .response("200", json("Members in the order of their ids.", "Members"));
     refusals(operation, &[])
 }
 
 fn maintain() -> OperationBuilder {
     let all = vec![query("topic", text(), "One topic; without it, all topics.")];
-    let summary = "Does now what maintenance does by and by";
+    let summary = "Does maintenance at once";
     let operation = operation("maintain", "topics", summary, all)
         .response("200", json("The work that was done.", "Maintained"));
     refusals(operation, &[&WRITES])
 }
 
 fn list_connections() -> OperationBuilder {
-    let summary = "Lists who is connected, where `follow.list_connections` is on";
+    let summary = "Lists the connections, if `follow.list_connections` is on";
     let operation = operation("listConnections", "look", summary, of_lists(number(0)))
-        .response("200", json("Connections in the order in which they came.", "Connections"));
+        .response("200", json("Connections in the order of their ids.", "Connections"));
     refusals(operation, &[])
 }
 

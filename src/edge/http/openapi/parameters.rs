@@ -80,8 +80,8 @@ pub(super) fn topic() -> Parameter {
 pub(super) fn topics() -> Parameter {
     queries(
         "topic",
-        "A topic, or a pattern of their names: in it `*` is one token, and `>` at the end is one \
-         or more. As often as one likes.",
+        "A topic, or a pattern of topic names: in a pattern, `*` stands for one token, and `>` at \
+         the end for one or more. May be given up to 1,024 times.",
     )
 }
 
@@ -90,22 +90,23 @@ pub(super) fn of_readers() -> Vec<Parameter> {
     let mut all = vec![
         header(
             "Last-Event-ID",
-            "The cursor after which the reader goes on, as a browser sends it. It counts before \
-             all that the query says.",
+            "The cursor after which the reader goes on, as a browser sends it. The header comes \
+             before a cursor and a `from` in the query.",
         ),
         query(
             "from",
             text(),
-            "Where to begin without a cursor: `earliest`, `latest`, `last:100` (of one topic), \
-             `time:2026-01-31T00:00:00Z`, or a cursor. A page begins at `earliest`, a stream at \
-             `latest`.",
+            "The place to begin at without a cursor: `earliest`, `latest`, `last:100` (of one \
+             topic), `time:2026-01-31T00:00:00Z`, or a cursor. The default is `earliest` for a \
+             page, and `latest` for a stream.",
         ),
         query(
             "on_gap",
             one_of(&["resume", "earliest", "latest", "fail"]),
-            "What becomes of a reader whose place is gone: it is told the gap and goes on at the \
-             next event, at the earliest, or after the latest; or it is refused with 410. A page \
-             of one topic fails unless it says otherwise; all others resume.",
+            "The place at which a reader goes on after it was told of a gap: `resume` is the next \
+             event, `earliest` the first that is kept, and `latest` after the newest. With `fail` \
+             it is refused with 410. The default is `fail` for a page of one topic, and `resume` \
+             otherwise.",
         ),
         queries("type", "Only events of one of these types."),
         queries("key", "Only events with one of these keys."),
@@ -134,7 +135,7 @@ pub(super) fn of_pages(limits: &Limits<'_>) -> Vec<Parameter> {
         query(
             "wait",
             text().examples([json!("30s")]),
-            "How long a page waits for a first event where there is none, like `30s`: at most \
+            "The time for which a page without events waits for a first one, like `30s`: at most \
              `follow.max_wait_ms`.",
         ),
     ]
@@ -146,9 +147,10 @@ pub(super) fn of_streams() -> Vec<Parameter> {
         query(
             "format",
             one_of(&["data", "envelope", "cloudevents"]),
-            "How an event is written: in a stream the payload alone, which one topic has where \
-             nothing is said; JSON with topic, places, time, type, key and headers, which many \
-             and pages have; or a CloudEvent in JSON.",
+            "The form of an event. `data` is the payload alone: for streams, and their default \
+             for one topic. `envelope` is JSON with topic, places, time, type, key and headers: \
+             the default of pages, and of streams of many topics. `cloudevents` is a CloudEvent \
+             in JSON.",
         ),
         query(
             "member",

@@ -8,7 +8,7 @@ use utoipa::openapi::{
 use super::limits::Limits;
 use crate::edge::http::openapi::parameters::{number, number_within, one_of, text, text_up_to};
 
-/// A field of an object: its name, its shape, what it says, and whether it is always there.
+/// A field of an object: its name, its shape with a description, and whether it is always present.
 type Property = (&'static str, RefOr<Schema>, bool);
 
 fn field(name: &'static str, shape: ObjectBuilder, description: &str) -> Property {
@@ -51,7 +51,7 @@ fn object(description: &str, fields: impl IntoIterator<Item = Property>) -> Obje
     fields.into_iter().fold(object, add).build()
 }
 
-/// An object that has these fields and no others.
+/// Returns the shape of an object that has these fields and no others.
 fn closed(description: &str, fields: impl IntoIterator<Item = Property>) -> Object {
     let object = ObjectBuilder::from(object(description, fields));
     object.additional_properties(Some(AdditionalProperties::FreeForm(false))).build()
@@ -100,8 +100,8 @@ pub(super) fn components(limits: &Limits<'_>) -> Components {
 
 fn problem() -> Object {
     object(
-        "Why a request was refused, by RFC 9457. Other members say more: the numbers of a limit, \
-         of a gap, of a rate; `line` and `stored_events` of NDJSON.",
+        "The reason for which a request was refused, by RFC 9457. Other members have the numbers \
+         of a limit, of a gap or of a rate; `line` and `stored_events` are for NDJSON.",
         [
             field("type", text(), "The kind, like `urn:leftoff:problem:over-limit`."),
             field("title", text(), "The status in words."),
@@ -122,7 +122,7 @@ fn gap() -> Object {
                 nullable(),
                 "The topic; null if the gap is in all topics of a reader of many.",
             ),
-            field("reason", text(), "Why: `retention`, `expired`, `purged`, `deleted`, `epoch`, …"),
+            field("reason", text(), "The reason: `retention`, `expired`, `purged`, `deleted`, …"),
             field(
                 "requested",
                 number(0),
@@ -144,11 +144,11 @@ fn event() -> Object {
             field("topic", text(), "The event's topic."),
             field("sequence", number(1), "The event's place in its topic."),
             field("position", number(1), "The event's place in the commit order of the broker."),
-            time("time", "When it was appended"),
+            time("time", "The time of appending"),
             field("id", nullable(), "The publisher's own id."),
             field("type", nullable(), "The kind of event."),
             field("key", nullable(), "The thing that the event is about."),
-            map("headers", "Names and values that travel with it."),
+            map("headers", "Names and values that travel with the event."),
             field("content_type", nullable(), "The media type of the payload."),
             optional(time("publisher_time", "The publisher's own time")),
             optional(field(
@@ -157,7 +157,11 @@ fn event() -> Object {
                 "The time from appending to expiry, in milliseconds.",
             )),
             ("data", any.into(), false),
-            optional(field("data_base64", text(), "The payload, if `data` is not all of it.")),
+            optional(field(
+                "data_base64",
+                text(),
+                "The payload, if `data` does not have all of it.",
+            )),
         ],
     )
 }
@@ -177,12 +181,12 @@ fn page() -> Object {
     )
 }
 
-/// What is known of a member: names, and any values of JSON.
+/// Returns the field with a member's information: names with any values of JSON.
 fn info(description: &str) -> Property {
     field("info", ObjectBuilder::new().schema_type(Type::Object), description)
 }
 
-/// Events as JSON, or with `format=cloudevents` as CloudEvents.
+/// Returns the field with events as JSON, or with `format=cloudevents` as CloudEvents.
 fn events_in_form() -> Property {
     let forms = utoipa::openapi::schema::AnyOfBuilder::new()
         .item(Ref::from_schema_name("Event"))
@@ -194,7 +198,7 @@ fn cloud_event() -> Object {
     object(
         "A CloudEvent in JSON: the attributes of version 1.0, and those of Leftoff.",
         ["specversion", "id", "source", "type"]
-            .map(|name| field(name, text(), "As defined there.")),
+            .map(|name| field(name, text(), "As CloudEvents defines it.")),
     )
 }
 
@@ -215,12 +219,12 @@ fn receipt() -> Object {
         [
             field("sequence", number(1), "The event's place in its topic."),
             field("position", number(1), "The event's place in the commit order of the broker."),
-            time("time", "When it was appended"),
+            time("time", "The time of appending"),
             field("duplicate", boolean(), "Whether an event with its id was stored before."),
             field(
                 "durability",
                 one_of(&["fsync", "process", "memory"]),
-                "The failures that it survives.",
+                "The failures that the event survives.",
             ),
         ],
     )
@@ -250,8 +254,8 @@ fn delivered() -> Object {
 
 fn settings() -> Object {
     closed(
-        "Settings of a topic; what is not set is as the broker's configuration says, or without \
-         limit. In a `PATCH`, what is null is no longer the topic's own.",
+        "Settings of a topic. A setting that is missing comes from the broker's configuration; \
+         without one there is no limit. In a `PATCH`, null removes a setting from the topic's own.",
         [
             ("max_age_ms", number(0), "The age past which events are dropped, in milliseconds."),
             ("max_events", number(0), "The number of newest events that are kept."),
@@ -278,7 +282,7 @@ fn topic() -> Object {
             field("tail", number(1), "The sequence that the next event will get."),
             field("events", number(0), "The number of events that are stored."),
             field("last_position", number(0), "The position of the newest event."),
-            time("last_time", "When its newest event was appended"),
+            time("last_time", "The time at which its newest event was appended"),
             field("size_bytes", number(0), "The size of its events as they are stored, in bytes."),
             named("config", "Settings"),
             named("effective_config", "Settings"),
@@ -292,7 +296,11 @@ fn member() -> Object {
         [
             field("id", text(), "The member's id."),
             info("Information about the member for the others."),
-            field("since_ms", number(0), "The time it came, in milliseconds since 1970 in UTC."),
+            field(
+                "since_ms",
+                number(0),
+                "The time of its arrival, in milliseconds since 1970 in UTC.",
+            ),
             field("subscriptions", number(1), "The number of its subscriptions in the topic."),
         ],
     )
@@ -302,26 +310,29 @@ fn connection() -> Object {
     object(
         "A connection.",
         [
-            field("id", number(0), "Its number, in the order in which they came."),
+            field("id", number(0), "The connection's number; later connections have higher ones."),
             field("address", text(), "The client's address."),
-            field("age_ms", number(0), "How long it is there, in milliseconds."),
-            field("sent_bytes", number(0), "How much was sent to it, in bytes."),
-            field("user", nullable(), "Who it is, if that is known."),
+            field("age_ms", number(0), "The age of the connection, in milliseconds."),
+            field("sent_bytes", number(0), "The number of bytes that were sent to it."),
+            field("user", nullable(), "The user, if there is one."),
         ],
     )
 }
 
 fn connections() -> Object {
     object(
-        "Connections in the order in which they came.",
-        [field("count", number(0), "How many there are."), list("connections", "Connection")],
+        "Connections in the order of their ids.",
+        [
+            field("count", number(0), "The number of all connections."),
+            list("connections", "Connection"),
+        ],
     )
 }
 
 fn maintained() -> Object {
     let dropped = ObjectBuilder::new().schema_type(Type::Object);
     object(
-        "What maintenance did.",
+        "The work that maintenance did.",
         [
             field("topics", number(0), "Topics that were looked at."),
             field("dropped", dropped, "For each reason the `events` and `bytes` that it dropped."),
@@ -334,28 +345,28 @@ fn maintained() -> Object {
 fn subscription(limits: &Limits<'_>) -> Object {
     let _the_same_for_all = limits;
     let filter = closed(
-        "What an event must have: one of the types, one of the keys, one of the prefixes, and \
-         each of the headers.",
+        "The events that are wanted: those with one of the types, one of the keys, one of the key \
+         prefixes, and each of the headers.",
         [
             texts("types", "Event types."),
             texts("keys", "Keys."),
-            texts("key_prefixes", "What keys begin with."),
+            texts("key_prefixes", "Texts with which keys begin."),
             optional(map("headers", "Headers with their values.")),
         ],
     );
     let who = closed(
-        "Who reads.",
+        "The member that reads.",
         [
-            field("id", text_up_to(255), "What tells the member from the others."),
-            optional(info("What the others are to know of it, at most 1 KiB.")),
+            field("id", text_up_to(255), "The member's id."),
+            optional(info("Information about the member for the others, at most 1 KiB.")),
         ],
     );
     let (name, topics, _) = texts("topics", "Topics and patterns of their names.");
     closed(
-        "The topics of a reader of many, and what else the query could say.",
+        "The topics of a reader of many, and the other parameters of the query.",
         [
             (name, topics, true),
-            optional(field("from", text(), "Where to begin, as in the query.")),
+            optional(field("from", text(), "The place to begin at, as in the query.")),
             optional(field("on_gap", text(), "As in the query.")),
             ("filter", Schema::from(filter).into(), false),
             optional(field("format", text(), "As in the query; for a stream.")),
