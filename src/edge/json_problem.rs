@@ -38,7 +38,7 @@ fn problem(text: &str) -> String {
         let Some(rest) = text.strip_prefix(prefix) else { continue };
         let Some((found, known)) = rest.rsplit_once("`, expected ") else { break };
         let known = known.trim_start_matches("one of ").replace('`', "");
-        return format!("{found:?} is no {what} that is known here; known are {known}");
+        return format!("{found:?} is not a known {what}; known are {known}");
     }
     if let Some(name) = text.strip_prefix("missing field `") {
         return format!("{} is missing", name.trim_end_matches('`'));
@@ -127,12 +127,12 @@ mod tests {
             (r#"{"list":[-1]}"#, "-1 is not a whole number from 0 to 4294967295, at column 11"),
             (
                 r#"{"dta":1}"#,
-                "\"dta\" is no name that is known here; known are id, ttl_ms, is_on, list, kind, \
+                "\"dta\" is not a known name; known are id, ttl_ms, is_on, list, kind, \
                  at column 6",
             ),
             (
                 r#"{"kind":"six"}"#,
-                "\"six\" is no value that is known here; known are one or two, at column 13",
+                "\"six\" is not a known value; known are one or two, at column 13",
             ),
             (r#"{"id":"a","id":"b"}"#, "id is given twice, at column 14"),
             (r#""x""#, "\"x\" is not an object, at column 3"),

@@ -356,7 +356,7 @@ mod tests {
             (r#"["t", "id"]"#, "a list is no event"),
             (" 7", "a number is no event; write an object, like {\"data\": 1}, at column 2"),
             ("null", "null is no event"),
-            (r#"{"dat":1}"#, "\"dat\" is no name"),
+            (r#"{"dat":1}"#, "\"dat\" is not a known name"),
             (r#"{"id":"a", "id":"a"}"#, "line: id is given twice, at column 15"),
             (r#"{"ttl_ms":"5"}"#, "\"5\" is not a whole number from 0, at column 13"),
             (r#"{"headers":{"a":"1","b":"2","a":"1"}}"#, "headers: \"a\" is given twice"),

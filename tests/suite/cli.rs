@@ -221,7 +221,7 @@ async fn publish_takes_lines_for_several_topics_and_can_be_repeated() {
     assert_eq!(receipts(&again), told(true));
 
     for (input, words) in [
-        ("{\"data\":1}\n{\"date\":2}\n", "line 2: \"date\" is no name that is known here"),
+        ("{\"data\":1}\n{\"date\":2}\n", "line 2: \"date\" is not a known name"),
         ("{\"topic\":\"a b\"}\n", "line 1: topic: "),
         ("{\"topic\":\"a\",\"type\":\"leftoff.x\"}\n", "reserved"),
     ] {

@@ -229,7 +229,7 @@ async fn every_error_of_publish_names_the_line() {
     let long = format!("{{\"data\":\"{}\"}}", "x".repeat(64 << 20));
     for (input, words) in [
         (lines("{\"data\":"), "the JSON ends before it is complete, at column 8"),
-        (lines("{\"dta\":1}"), "\"dta\" is no name that is known here; known are topic, id,"),
+        (lines("{\"dta\":1}"), "\"dta\" is not a known name; known are topic, id,"),
         (lines("{\"ttl_ms\":-1}"), "-1 is not a whole number from 0, at column 12"),
         (lines("{\"id\":5}"), "5 is not a string, at column 7"),
         (lines("\"x\""), "a string is no event; write an object"),

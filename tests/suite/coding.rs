@@ -110,7 +110,7 @@ async fn an_upload_that_cannot_be_decoded_is_refused_and_a_bomb_is_cut_off() {
         let refused = post_coded(&server, EVENTS, ["text/plain", coding], body).await;
         let detail = refused.json()["detail"].as_str().unwrap().to_owned();
         assert_eq!(refused.status, 400, "{coding}: {detail}");
-        assert!(detail.starts_with(&format!("body: is no {coding}")), "{detail}");
+        assert!(detail.starts_with(&format!("body: is not valid {coding}")), "{detail}");
     }
     let large = vec![b'x'; (1 << 20) + 1];
     let bomb = vec![0; 256 << 20];

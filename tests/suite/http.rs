@@ -295,7 +295,7 @@ async fn a_bad_line_is_named_and_what_stands_before_it_is_stored() {
     let server = Server::start().await;
     let body = "{\"data\":\"1\"}\n\n{\"data\":\"2\"}\n{\"date\":3}\n{\"data\":\"4\"}\n";
     let answer = send(ndjson(server.address, "a"), body).await;
-    assert_problem(&answer, 400, "\"date\" is no name");
+    assert_problem(&answer, 400, "\"date\" is not a known name");
     let problem = answer.json();
     assert_eq!((&problem["line"], &problem["stored_events"]), (&json!(4), &json!(2)));
     let before_it = [(1, "1".to_owned()), (2, "2".to_owned())];

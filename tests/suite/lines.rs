@@ -115,7 +115,7 @@ async fn an_error_names_the_line_of_the_body_the_column_in_it_and_what_is_wrong(
     let (lines, records) = ("application/x-ndjson", "application/json-seq");
     let cases = [
         (lines, "{\"data\":1}\n\n{\"data\":1,}\n", 3, Some(11), "trailing comma"),
-        (lines, "{\"data\":1}\n{\"dat\":1}", 2, Some(6), "\"dat\" is no name that is known here"),
+        (lines, "{\"data\":1}\n{\"dat\":1}", 2, Some(6), "\"dat\" is not a known name"),
         (lines, "{\"data\":1}\n  [1,2]\n", 2, Some(3), "a list is no event; write an object"),
         (lines, "7", 1, Some(1), "a number is no event"),
         (lines, "{\"ttl_ms\":-1}\n", 1, Some(12), "-1 is not a whole number from 0"),
@@ -197,7 +197,7 @@ async fn a_body_that_is_one_publish_is_stored_as_a_whole_or_not_at_all() {
             array,
             format!("[{good},\n {good},\n\n  {{\"dat\":1}}]"),
             400,
-            "line 4: \"dat\" is no name",
+            "line 4: \"dat\" is not a known name",
         ),
         (array, format!("[{good},[1]]"), 400, "a list is no event"),
         (lines, format!("{good}\n7"), 400, "line 2: a number is no event"),

@@ -176,7 +176,7 @@ impl Query {
     pub(in crate::edge) fn finish(self, known: &str) -> Result<()> {
         match self.values.into_keys().next() {
             Some(name) if known.is_empty() => {
-                Err(Error::invalid(name, "is not known here, where the query has no names"))
+                Err(Error::invalid(name, "is not known here; this query takes no names"))
             }
             Some(name) => {
                 Err(Error::invalid(name, format!("is not known here; known are {known}")))
@@ -247,7 +247,7 @@ mod tests {
             assert_eq!(decided, expected, "{text}");
         }
         let unknown = Query::parse(Some("before=1"), Change).unwrap().finish("").unwrap_err();
-        assert!(unknown.to_string().ends_with("where the query has no names"), "{unknown}");
+        assert!(unknown.to_string().ends_with("this query takes no names"), "{unknown}");
     }
 
     #[test]

@@ -272,7 +272,7 @@ mod tests {
             (r#"{"type":"subscribe","subscription":"","topic":"a"}"#, "is empty", Some("")),
             (
                 r#"{"type":"subscribe","subscription":"s","topic":"a","frm":"1"}"#,
-                "\"frm\" is no name",
+                "\"frm\" is not a known name",
                 Some("s"),
             ),
             (
@@ -314,7 +314,7 @@ mod tests {
             assert_eq!(reference.or(refused.subscription).as_deref(), whom, "{text}");
         }
         for (event, reason) in [
-            (r#"{"dat":1}"#, "\"dat\" is no name"),
+            (r#"{"dat":1}"#, "\"dat\" is not a known name"),
             (r#"{"topic":"b"}"#, "topic: stands beside the event"),
         ] {
             let text = format!(r#"{{"type":"publish","topic":"a","events":[{{}},{event},{{}}]}}"#);
