@@ -26,7 +26,7 @@ pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response> {
     let detail = match (hosts.next(), hosts.next()) {
         (None, _) if version == Version::HTTP_11 => "Host is missing: HTTP/1.1 requires it",
         (_, Some(_)) => "Host is given more than once",
-        (Some(host), None) if !is_host(host) => "Host is not a name or an address, with a port or without",
+        (Some(host), None) if !is_host(host) => "Host is not a host with an optional port",
         _ => return None,
     };
     Some(plain_problem(StatusCode::BAD_REQUEST, detail))
