@@ -31,7 +31,7 @@ impl From<tungstenite::Error> for SessionEnd {
             tungstenite::Error::Io(slow) if slow.kind() == io::ErrorKind::TimedOut => {
                 match slow.get_ref() {
                     Some(message) => close(TOO_SLOW.into(), message),
-                    None => close(TOO_SLOW.into(), &"it takes nothing of what is sent"),
+                    None => close(TOO_SLOW.into(), &"the client takes no data"),
                 }
             }
             tungstenite::Error::Capacity(_) => close(CloseCode::Size, &error),

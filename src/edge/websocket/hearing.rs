@@ -81,7 +81,7 @@ impl Hearing {
         let refused = Refused { reference: None, subscription: None, error };
         match self.rated(Err(refused), size_bytes) {
             Ok(Err(refused)) => Heard::Refused(refused),
-            Ok(Ok(_)) => unreachable!("it was refused"),
+            Ok(Ok(_)) => unreachable!("the message was refused"),
             Err(over_rate) => Heard::OverRate(over_rate),
         }
     }

@@ -98,7 +98,7 @@ impl IntoResponse for Handshake {
     }
 }
 
-/// Why there is no WebSocket.
+/// The status and the reason of a refused handshake.
 struct NoHandshake(StatusCode, &'static str);
 
 impl IntoResponse for NoHandshake {
@@ -121,7 +121,7 @@ impl IntoResponse for NoHandshake {
 fn check(request: &Request) -> Result<Handshake, NoHandshake> {
     let headers = request.headers();
     if request.version() > Version::HTTP_11 {
-        // These have no upgrade that one could ask for.
+        // HTTP/2 has no `Upgrade` header to ask for.
         return Err(NoHandshake(StatusCode::BAD_REQUEST, "a WebSocket needs HTTP/1.1"));
     }
     if request.version() != Version::HTTP_11
@@ -136,7 +136,7 @@ fn check(request: &Request) -> Result<Handshake, NoHandshake> {
     let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
     let key = key.filter(|key| BASE64.decode(key).is_ok_and(|nonce| nonce.len() == 16));
     let Some(key) = key.and_then(|key| derive_accept_key(key).try_into().ok()) else {
-        return Err(NoHandshake(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is none"));
+        return Err(NoHandshake(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is not valid"));
     };
     let subprotocol = token(headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
     if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) && subprotocol.is_none() {

@@ -95,7 +95,7 @@ impl Reference {
 pub(super) struct EventLines(Vec<Bytes>);
 
 impl EventLines {
-    /// How many there are.
+    /// Returns the number of events.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

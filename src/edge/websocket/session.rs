@@ -1,6 +1,6 @@
 //! One WebSocket: the requests and the subscriptions of its client, on one task.
 //!
-//! The file is longer than others are: it is one loop, and each of its arms needs all of its state.
+//! The file is long, because it is one loop, and each arm of the loop needs the whole state.
 //!
 //! # Why
 //!
@@ -50,28 +50,30 @@ use crate::edge::{forms, status};
 use crate::error::{Error, Result};
 use crate::polls::{self, Task, in_turn, timed};
 
-/// Buffers of a connection, in bytes: it has one to read into for as long as it lasts.
+/// The size of the buffer that a connection reads into, in bytes. It exists as long as the
+/// connection.
 const READ_BUFFER_BYTES: usize = 2 << 10;
 
-/// Bytes up to which messages that are ready are put into one write.
+/// Bytes up to which messages that are ready are joined into one write.
 const MAX_WRITE_BYTES: usize = 8 << 10;
 
-/// The longest message that is ever written, in bytes: an event of the largest payload there may
-/// be, each byte of which may take six in JSON.
+/// The longest message that is ever written, in bytes: an event with the largest allowed payload,
+/// each byte of which may take six bytes in JSON.
 const MAX_MESSAGE_BYTES: usize = 6 * (16 << 20) + (1 << 20);
 
-/// Frames that are refused, one after the other, before the connection is closed.
+/// The number of messages, refused one after the other, at which the connection is closed.
 const MAX_REFUSED: u32 = 16;
 
-/// How long a client has to answer a close.
+/// The time for a client to answer a close.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-/// What a frame of a client takes besides its payload, which is no longer than 125 bytes: two bytes
-/// and a mask. Source: RFC 6455, 5.2 and 5.5.
+/// The bytes of a control frame from a client besides its payload: two bytes and a mask. The
+/// payload is no longer than 125 bytes. Source: RFC 6455, 5.2 and 5.5.
 const CONTROL_FRAME_BYTES: usize = 6;
 
 type Publishing = Pin<Box<dyn Future<Output = (Option<Reference>, Result<Ack>)> + Send>>;
 
+/// A connection with its client's requests and subscriptions.
 pub(super) struct Session<S> {
     edge: Edge,
     peer: Option<Peer>,
@@ -88,7 +90,7 @@ pub(super) struct Session<S> {
     hearing: Hearing,
     /// The message that is being handled. No other one is read meanwhile.
     heard: Option<AbortOnDropHandle<Heard>>,
-    /// Frames that were refused since the last good one.
+    /// The number of messages that were refused since the last good one.
     refused: u32,
     /// The messages that the rates refused, less those that they let through.
     temper: Temper,
@@ -105,14 +107,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         session.end(end).await;
     }
 
-    /// A session that has not heard anything yet.
+    /// Returns a session that has read no message yet.
     async fn new(edge: Edge, peer: Option<Peer>, socket: PacedSocket<S>) -> Self {
         let max_bytes = max_request_bytes(edge.broker.limits()) as usize;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(MAX_WRITE_BYTES)
-            // The first message finds room in any case; beyond this there are only pongs, of which
-            // the last one is enough.
+            // The first message has room in any case. Beyond it there are only pongs, and the last
+            // pong is enough.
             .max_write_buffer_size(MAX_WRITE_BYTES.saturating_add(MAX_MESSAGE_BYTES))
             .max_message_size(Some(max_bytes))
             .max_frame_size(Some(max_bytes));
@@ -146,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut ping = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
         let draining = self.edge.broker.clone();
         let mut draining = std::pin::pin!(draining.draining());
-        // Since the broker is stopping: when it is this connection's turn to end.
+        // Once the broker stops, `turn` is the wait for this connection's turn to end.
         let mut is_stopping = false;
         let mut turn = std::pin::pin!(tokio::time::sleep(Duration::MAX));
         loop {
@@ -168,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 _ = ping.tick() => {
                     if !is_read {
-                        self.alive = Instant::now(); // What it says is still to be read.
+                        self.alive = Instant::now(); // A pong may wait to be read.
                     }
                     // The ping before this one was not answered for a whole heartbeat.
                     if self.alive.elapsed() > heartbeat * 3 / 2 {
@@ -177,7 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.feed(Message::Ping(Default::default())).await?;
                     self.flush().await?;
                 }
-                // What was handed in is answered first.
+                // Submitted events are answered first.
                 () = &mut turn,
                     if is_stopping && self.heard.is_none() && self.publishing.is_empty() =>
                 {
@@ -193,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Takes a message, which is done while the session goes on.
+    /// Begins to handle a message. The session goes on meanwhile.
     async fn hear(&mut self, message: Message) -> Result<(), SessionEnd> {
         self.alive = Instant::now();
         let control_bytes = match &message {
@@ -224,21 +226,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Message::Close(_) => return Err(SessionEnd::Gone),
         }
         let size_bytes = control_bytes.unwrap_or_default();
-        // A message that has begun counts beside it.
+        // Only these bytes are taken: a message that has begun stays counted.
         self.took(size_bytes);
         self.control(size_bytes)
     }
 
-    /// So many bytes of what came in are done, and count no more.
+    /// Stops counting `size_bytes` of the received bytes: they are handled.
     fn took(&self, size_bytes: usize) {
         if let Some(peer) = &self.peer {
             peer.intake.took(size_bytes);
         }
     }
 
-    /// Goes on with what a message came to.
+    /// Answers a message that is handled.
     async fn answer_to(&mut self, heard: Heard) -> Result<(), SessionEnd> {
-        self.alive = Instant::now(); // What came meanwhile is still to be read.
+        self.alive = Instant::now(); // Bytes that came meanwhile wait to be read.
         let done = match heard {
             Heard::OverRate(refused) => self.over_rate(refused).await,
             heard => {
@@ -246,7 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.go_on(heard).await
             }
         };
-        self.took(usize::MAX); // The message counted until now.
+        self.took(usize::MAX); // The message was counted until now.
         done
     }
 
@@ -279,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    /// Tells when to come back, or ends a client that goes on all the same.
+    /// Tells the client when to retry, or ends the connection of a client that does not slow down.
     async fn over_rate(&mut self, refused: Refused) -> Result<(), SessionEnd> {
         self.temper.refused();
         self.tell(refused).await?;
@@ -289,7 +291,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Counts a ping or a pong. There is nothing to be told of one that is over a rate.
+    /// Counts a ping or a pong. One that is over a rate is not answered with an error.
     fn control(&mut self, size_bytes: usize) -> Result<(), SessionEnd> {
         if self.hearing.rates.other(Rate::Requests, size_bytes).is_ok() {
             return Ok(());
@@ -314,7 +316,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.refused += 1;
         self.tell(refused).await?;
         if self.refused >= MAX_REFUSED {
-            let reason = format!("{MAX_REFUSED} messages were refused, one after the other");
+            let reason = format!("{MAX_REFUSED} messages were refused one after the other");
             return Err(SessionEnd::Close(CloseCode::Policy, reason));
         }
         Ok(())
@@ -325,7 +327,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let limit = self.edge.config.max_subscriptions as usize;
         let refused = match self.names.len() {
             _ if self.names.contains_key(&name) => {
-                Some(Error::invalid("subscription", format!("{name:?} is one already")))
+                Some(Error::invalid("subscription", format!("{name:?} is open already")))
             }
             count if count >= limit => Some(Error::over("subscriptions", count + 1, limit)),
             _ => None,
@@ -350,7 +352,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     async fn unsubscribe(&mut self, name: String) -> Result<Result<(), Refused>, SessionEnd> {
         let Some(handle) = self.names.remove(&name) else {
-            let error = Error::invalid("subscription", format!("{name:?} is none"));
+            let error = Error::invalid("subscription", format!("{name:?} is not open"));
             return Ok(Err(Refused { reference: None, subscription: Some(name), error }));
         };
         handle.abort();
@@ -382,7 +384,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Tells what came of a subscription, and waits for its next.
+    /// Writes the outcome of a subscription, and begins to wait for its next one.
     async fn take(&mut self, turn: Result<SubscriptionTurn, Aborted>) -> Result<(), SessionEnd> {
         let Ok(turn) = turn else { return Ok(()) };
         let (mut subscription, waited) = match turn {
@@ -436,10 +438,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.wait(subscription)
     }
 
-    /// Waits for the next of a subscription, beside all others.
+    /// Begins to wait for the next delivery of a subscription, beside all others.
     fn wait(&mut self, mut subscription: Box<NamedFollowing>) -> Result<(), SessionEnd> {
         let (handle, registration) = AbortHandle::new_pair();
-        // It may have been given up while it was written.
+        // The subscription may have been ended while its delivery was written.
         let Some(known) = self.names.get_mut(&subscription.name) else { return Ok(()) };
         *known = handle;
         let wait = async move {
@@ -458,7 +460,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.send(message).await
     }
 
-    /// Writes the events of `run`, and of what follows it that is in memory already.
+    /// Writes the events of `run`, and of the next runs that are in memory already.
     async fn deliver(
         &mut self,
         subscription: &mut NamedFollowing,
@@ -476,12 +478,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let started = Instant::now();
         self.flush().await?;
         if started.elapsed() > Duration::from_millis(self.edge.config.heartbeat_ms) {
-            self.alive = Instant::now(); // What it said meanwhile is still to be read.
+            self.alive = Instant::now(); // A pong may have come meanwhile.
         }
         Ok(())
     }
 
-    /// Puts the events of `run` into the next write; how many bytes they are.
+    /// Puts the events of `run` into the next write. Returns the number of their bytes.
     async fn feed_run(
         &mut self,
         prefix: &str,
@@ -506,7 +508,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.flush().await
     }
 
-    /// Puts a message into the next write. What waits for the client counts meanwhile.
+    /// Puts a message into the next write. Bytes that wait for the client are counted meanwhile.
     async fn feed(&mut self, message: Message) -> Result<(), SessionEnd> {
         self.unsent_bytes += message.len();
         let feed = self.socket.feed(message);
@@ -514,7 +516,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         beside(feed, &mut self.waiting, &mut self.ready, &self.share).await
     }
 
-    /// Writes what was fed.
+    /// Writes the messages that were fed.
     async fn flush(&mut self) -> Result<(), SessionEnd> {
         let flush = self.share.waiting_with(self.unsent_bytes, self.socket.flush());
         beside(flush, &mut self.waiting, &mut self.ready, &self.share).await?;
@@ -522,7 +524,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    /// Closes the connection, and waits for a moment for the answer.
+    /// Closes the connection, and waits for the client's answer, up to [`CLOSE_WAIT`].
     async fn end(&mut self, end: SessionEnd) {
         let frame = match end {
             SessionEnd::Gone => None,
@@ -547,14 +549,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             // The answer to the client's own close is written by the library, too.
             while self.socket.next().await.transpose()?.is_some() {}
-            // After a fault the library reads no more; what is unread would reset the connection.
+            // After a fault the library reads no more, and unread bytes would reset the connection.
             self.socket.get_mut().shutdown().await?;
             Ok::<_, tungstenite::Error>(())
         };
         let _gone_or_closed = tokio::time::timeout(CLOSE_WAIT, closing).await;
     }
 
-    /// Lets go of the subscriptions, in turns: hundreds of them may each hold much.
+    /// Drops the subscriptions one by one, with pauses: hundreds of them may each hold much memory.
     async fn let_go(&mut self) {
         self.names.values().for_each(AbortHandle::abort);
         while self.waiting.next().await.is_some() {}

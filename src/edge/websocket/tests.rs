@@ -35,7 +35,7 @@ async fn a_client_that_is_not_read_as_its_publish_waits_is_not_taken_for_dead() 
     socket.send(Message::text(publish.to_string())).await.unwrap();
     let mut next = async || {
         let message = tokio::time::timeout(Duration::from_secs(30), socket.next());
-        message.await.expect("it takes too long").expect("it goes on").unwrap()
+        message.await.expect("a message in time").expect("an open connection").unwrap()
     };
     // A silence of three intervals would end the connection.
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! Sessions that are served while a large message of theirs waits for a place.
+//! Promises of a session while it waits: for a place among large work, or for its client.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ async fn events_are_delivered_while_a_large_message_of_the_client_waits_for_its_
         assert_eq!((kind.as_str(), &message["event"]["sequence"]), ("event", &json!(number)));
     }
     let topic = "b".parse().unwrap();
-    assert!(broker.topic(&topic).is_err(), "it has no place yet");
+    assert!(broker.topic(&topic).is_err(), "the publish has no place yet");
     drop(places);
     let (kind, message) = told(&mut client).await;
     assert_eq!((kind.as_str(), &message["ref"]), ("ack", &json!("large")));
@@ -94,7 +94,7 @@ async fn clients_that_take_nothing_keep_no_turn_at_the_disk() {
             let topic = name(number);
             let which = format!(r#""subscription":"{topic}","topic":"{topic}""#);
             let subscribe = format!(r#"{{"type":"subscribe",{which},"from":"earliest"}}"#);
-            // From some moment on, messages of a client that reads nothing are not read either.
+            // At some point the session stops reading the messages of a client that reads nothing.
             let sent = client.send(Message::text(subscribe));
             if tokio::time::timeout(Duration::from_millis(100), sent).await.is_err() {
                 break;
