@@ -26,13 +26,14 @@ const NEVER: u64 = u64::MAX;
 #[derive(Debug, Clone)]
 pub(crate) struct Activity(Arc<Noted>);
 
-/// Times are in milliseconds from `start`.
+/// The state of an [`Activity`]. Times are in milliseconds from `start`.
 #[derive(Debug)]
 struct Noted {
     start: Instant,
     /// Requests that are served.
     served: AtomicU64,
-    /// Whether bytes between two requests begin a head. With HTTP/2 they need not.
+    /// Whether bytes between two requests begin a head, as in HTTP/1.1. In HTTP/2 they may be other
+    /// frames.
     has_heads: AtomicBool,
     head_since_ms: AtomicU64,
     idle_since_ms: AtomicU64,
@@ -130,7 +131,8 @@ impl Activity {
     }
 }
 
-/// A request that is being served, with the body of its answer. Dropping it ends that.
+/// A request that is being served, up to the end of its answer's body. Dropping it ends the
+/// request.
 #[derive(Debug)]
 pub(crate) struct Served(Activity);
 
@@ -168,7 +170,7 @@ mod tests {
         let served = activity.serve();
         activity.heard(); // A body.
         std::thread::sleep(2 * TIMES.idle); // Longer than any limit.
-        assert!(matches!(activity.look(TIMES), Look::Again(_)), "it is served");
+        assert!(matches!(activity.look(TIMES), Look::Again(_)), "a request is served");
         let answered = Instant::now();
         drop(served);
         assert_eq!(over(&activity), TimeLimit::Idle);

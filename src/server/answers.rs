@@ -8,8 +8,8 @@
 //! # Why
 //!
 //! The client decides when an answer leaves memory. A stream makes its next piece only when there
-//! is room. So a client that does not read holds one piece, which is counted until its last byte is
-//! written.
+//! is room, and each piece is counted until its last byte is written. `src/docs/architecture.md`
+//! lists everything that a client that does not read holds.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ const REQUEST_BYTES: usize = 4 << 10;
 /// The memory of one field of a head besides its name and its value, in bytes.
 const FIELD_BYTES: usize = 64;
 
-/// A piece that is smaller is part of [`REQUEST_BYTES`].
+/// The smallest piece that is counted, in bytes. Smaller pieces are part of [`REQUEST_BYTES`].
 const MIN_PIECE_BYTES: usize = 1 << 10;
 
 /// A complete answer of at least this size needs room before it is sent, in bytes.
@@ -83,7 +83,7 @@ struct Counted {
 }
 
 impl Counted {
-    /// Waits for room for more.
+    /// Waits for room for the next piece.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waits && (self.room.is_some() || !self.share.has_room(0)) {
             let share = self.share.clone();
@@ -94,8 +94,8 @@ impl Counted {
         Poll::Ready(())
     }
 
-    /// Returns a piece that holds its memory, and the answer's, until its last byte is written.
-    /// That may be long after the end of the body.
+    /// Returns a piece that holds its memory, and the answer's, until the last byte of the piece is
+    /// written, which may be long after the end of the body.
     fn holding(&self, data: Bytes) -> Bytes {
         let piece = match &self.whole {
             None if data.len() < MIN_PIECE_BYTES => return data,
@@ -249,13 +249,13 @@ mod tests {
         assert!(next.is_err(), "there is no room");
         let mut hearing = counted(streamed(1), &share, share.nothing()).into_body();
         let piece = hearing.frame().await.unwrap().unwrap().into_data().unwrap();
-        assert_eq!(budget.used_bytes(), 4 * MIB + piece.len(), "it is counted all the same");
+        assert_eq!(budget.used_bytes(), 4 * MIB + piece.len(), "counted without room, too");
         drop((full, piece));
         let first = waiting.frame().await.unwrap().unwrap().into_data().unwrap();
         let second = waiting.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(waiting.frame().await.is_none());
         drop(first);
-        assert_eq!(budget.used_bytes(), second.len(), "until its last byte is written");
+        assert_eq!(budget.used_bytes(), second.len(), "the piece counts until it is written");
     }
 
     #[tokio::test]

@@ -8,10 +8,10 @@
 //!
 //! # Why
 //!
-//! An event stream is open for hours and says little. Hyper holds two buffers of 8 KiB for as long
-//! as it has a connection, which is most of what such a reader costs, and a pass through its state
-//! machine for each write. So the socket is taken from it once it has parsed the request: 10,000
-//! idle streams take 4.5 KiB each (`cargo bench --bench idle`) instead of 32.
+//! An event stream is open for hours and sends little. Hyper holds two buffers of 8 KiB as long as
+//! it has a connection, which is most of the memory of such a reader, and passes each write through
+//! its state machine. So the socket is taken from hyper once it has parsed the request: 10,000 idle
+//! streams take 4.5 KiB each (`cargo bench --bench idle`) instead of 32 KiB.
 
 use std::future::poll_fn;
 use std::io;
@@ -48,21 +48,23 @@ use crate::edge::status;
 use crate::edge::upgrades::Upgrades;
 use crate::polls::{Task, timed};
 
-/// What HTTP/2 lets a client send ahead, in bytes: one stream, and one connection.
+/// The bytes that HTTP/2 lets a client send ahead, on one stream and on one connection.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// What a client that goes on takes at least, in bytes, between two looks at it or more.
+/// A client that takes no more bytes than this within the write timeout counts as stalled. Pings
+/// are fewer bytes.
 const MIN_TAKEN_BYTES: u64 = 256;
 
-/// Connections that are being told that they are refused; more are just closed.
+/// The most connections that are told at the same time that they are refused; others are closed
+/// without an answer.
 const MAX_REFUSING: usize = 256;
 
-/// What is behind a listener.
+/// The routes and the rates of a listener.
 #[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) routes: Router,
-    /// The rates of those who come through it, if there are any.
+    /// The rates of the listener's callers, if there are any.
     pub(crate) rates: Option<Arc<Rates>>,
 }
 
@@ -78,21 +80,21 @@ pub(crate) struct Connections {
 /// An answer that is still to be sent, and the socket for it.
 type Handover = (Socket, Response);
 
-/// How connections are served.
+/// The settings and the shared state by which connections are served.
 #[derive(Debug, Clone)]
 struct Serving {
     http1: http1::Builder,
     http2: http2::Builder<StreamTasks>,
-    /// How long it may take to ask for something.
+    /// The time limits for the head of a request, and without a request.
     times: Times,
-    /// Time in which a client has to take some of what is sent to it.
+    /// The time within which a client must take some of the data sent to it.
     write_timeout: Duration,
-    /// Where it is noted that a client took too long.
+    /// The counters of clients that took too long.
     counters: Arc<Counters>,
     max_head_bytes: usize,
-    /// Has each end when it has answered what it was asked.
+    /// The signal on which each connection ends once it has answered its requests.
     stopping: CancellationToken,
-    /// Where those go that become something else.
+    /// The connections that were upgraded to another protocol.
     upgrades: Upgrades,
 }
 
@@ -120,7 +122,7 @@ impl Connections {
         Self { serving, clients, tasks: JoinSet::new(), refusing: JoinSet::new() }
     }
 
-    /// How many are open.
+    /// Returns the number of open connections.
     pub(crate) fn count(&self) -> usize {
         self.tasks.len() + self.serving.upgrades.tasks.len()
     }
@@ -151,14 +153,14 @@ impl Connections {
         });
     }
 
-    /// Waits for one to come to an end, or to its event stream, which is sent from then on.
+    /// Waits until a connection ends, or hands over its event stream, and starts to send that.
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost.
     pub(crate) async fn next(&mut self) {
         match self.tasks.join_next().await {
-            // A task of its own, which is small: the one before had the whole of hyper in it.
+            // A new task, which is small: the previous task has hyper's state in it.
             Some(Ok(Some((socket, response)))) => {
                 let counters = self.serving.counters.clone();
                 self.tasks.spawn(async move {
@@ -167,7 +169,7 @@ impl Connections {
                         && error.kind() == io::ErrorKind::TimedOut
                     {
                         counters.time_limit(TimeLimit::Write);
-                        debug!(%error, "a client takes nothing of an event stream");
+                        debug!(%error, "a client takes no data of an event stream");
                     }
                     None
                 });
@@ -178,7 +180,7 @@ impl Connections {
         }
     }
 
-    /// Lets them end, and cuts those that are left at `deadline`.
+    /// Lets the connections end, and cuts those that are left at `deadline`.
     pub(crate) async fn end(mut self, deadline: Instant) {
         self.serving.stopping.cancel();
         let Upgrades { tasks: upgraded, cut } = self.serving.upgrades.clone();
@@ -202,7 +204,7 @@ impl Connections {
 type Outcome = Result<Option<Handover>, Box<dyn std::error::Error + Send + Sync>>;
 
 impl Serving {
-    /// Serves one connection. Returns the socket where there is an event stream to be sent.
+    /// Serves one connection. Returns the socket and the answer if an event stream is to be sent.
     async fn serve(self, socket: TcpStream, admitted: Admitted, routes: Router) -> Outcome {
         let intake = Arc::new(Intake::new(admitted.share(), self.max_head_bytes));
         let peer = Peer::new(&admitted, intake.clone(), self.upgrades.clone());
@@ -210,7 +212,7 @@ impl Serving {
         let activity = Activity::accepted();
         let spoken = tokio::select! {
             spoken = tokio::time::timeout(self.times.head, socket.protocol()) => spoken,
-            () = self.stopping.cancelled() => return Ok(None), // It holds nothing up.
+            () = self.stopping.cancelled() => return Ok(None), // No request has begun.
         };
         let spoken = match spoken {
             Ok(Ok(spoken)) => spoken,
@@ -285,19 +287,19 @@ impl Serving {
         }
     }
 
-    /// Notes that a client took too long.
+    /// Counts and logs that a client exceeded a time limit.
     fn note(&self, limit: TimeLimit) {
         self.counters.time_limit(limit);
-        debug!(limit = limit.name(), "a connection ends, as a time limit has passed");
+        debug!(limit = limit.name(), "a connection ends: its client exceeded a time limit");
     }
 
-    /// Ends a connection whose client took too long, and tells it, if it is to be told.
+    /// Ends a connection whose client took too long. If `is_told`, the client is answered before.
     async fn over(&self, mut socket: Socket, limit: TimeLimit, is_told: bool) {
         self.note(limit);
         let head_ms = self.times.head.as_millis();
         let told = async {
             if is_told {
-                let detail = format!("the head of a request was not whole after {head_ms} ms");
+                let detail = format!("the head of a request was not complete after {head_ms} ms");
                 let answer = status::plain_problem(StatusCode::REQUEST_TIMEOUT, &detail);
                 stream::answer(&mut socket, answer).await?;
             }
@@ -319,8 +321,8 @@ impl Serving {
         let mut connection = pin!(connection);
         let mut stopping = pin!(self.stopping.cancelled());
         let mut is_told = false;
-        // Since it was idle for too long: what its client has not taken yet is dropped once it has
-        // taken hardly anything for long.
+        // Set once the connection was idle for too long. The data that its client has not taken is
+        // then dropped, if the client takes hardly any of it for the write timeout.
         let mut taking: Option<Taking> = None;
         let mut look = tokio::time::interval(self.write_timeout.min(self.times.idle) / 4);
         loop {
@@ -347,7 +349,7 @@ impl Serving {
                     }
                     if stalled > 0 {
                         (0..stalled).for_each(|_| self.counters.time_limit(TimeLimit::Write));
-                        debug!(stalled, "a client takes nothing of some of its streams");
+                        debug!(stalled, "a client takes no data of some of its streams");
                     }
                 }
             }
@@ -355,7 +357,7 @@ impl Serving {
     }
 }
 
-/// Whether a client takes what is left for it.
+/// A watch on a client that still has data to take.
 struct Taking {
     since: Instant,
     sent_bytes: u64,
@@ -366,7 +368,7 @@ impl Taking {
         Self { since: Instant::now(), sent_bytes: peer.sent_bytes() }
     }
 
-    /// For how long it has taken hardly anything: pings are no more than that.
+    /// Returns the time for which the client has taken no more than [`MIN_TAKEN_BYTES`].
     fn silence(&mut self, peer: &Peer) -> Duration {
         if peer.sent_bytes() > self.sent_bytes + MIN_TAKEN_BYTES {
             *self = Self::new(peer);
@@ -375,7 +377,7 @@ impl Taking {
     }
 }
 
-/// How hyper's part in a connection ends before it is closed.
+/// The reason for which hyper's part in a connection ends before the connection is closed.
 enum Ended {
     /// An event stream is to be sent.
     EventStream(Response),
@@ -383,11 +385,11 @@ enum Ended {
     Over(TimeLimit),
 }
 
-/// The time limit because of which a connection has failed, if it was one.
+/// Returns the time limit that ended a connection; `None` if it failed for another reason.
 fn limit_of(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<TimeLimit> {
     let hyper = error.downcast_ref::<hyper::Error>();
     if hyper.is_some_and(hyper::Error::is_timeout) {
-        return Some(TimeLimit::Ping); // The only time that hyper keeps.
+        return Some(TimeLimit::Ping); // Hyper has no other time limit here.
     }
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
@@ -405,7 +407,7 @@ fn http1_builder(config: &ServerConfig) -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .max_buf_size(config.max_head_bytes as usize)
-        .header_read_timeout(None); // Why: src/server/activity.rs
+        .header_read_timeout(None); // The reason is in src/server/activity.rs.
     builder
 }
 

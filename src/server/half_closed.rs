@@ -8,10 +8,11 @@
 //!
 //! # Why
 //!
-//! Both look the same until something is sent: the system of a client that is gone refuses it. An
-//! event stream may have nothing to send for a long time. Its reader would stay listed, and its
-//! member present. A comment costs a connected client nothing. Before an answer begins, `socket.rs`
-//! sends an interim response instead. An answer that is not an event stream ends by itself.
+//! Both look the same until something is sent: the system of a client that is gone refuses the
+//! bytes. An event stream may have nothing to send for a long time. Meanwhile the reader of a
+//! client that is gone would stay listed, and its member present. A comment costs a connected
+//! client nothing. Before an answer begins, `socket.rs` sends an interim response instead. An
+//! answer that is not an event stream ends by itself.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use crate::edge::intake::Intake;
 /// A comment of an event stream. Without an empty line after it, no client takes it for a message.
 const COMMENT: &[u8] = b":\n";
 
-/// The number of comments, and the time between two of them, in which a refusal arrives.
+/// The number of comments, and the time between two of them: long enough for a refusal to arrive.
 const COMMENTS: u8 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 

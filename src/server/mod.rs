@@ -107,8 +107,8 @@ impl Server {
             let rates = if address.ip().is_loopback() { &loopback } else { &beyond };
             let limit = option_layer(rates.as_ref().map(|_| LimitLayer));
             let count = MapRequestLayer::new(count);
-            // One layer for all three: each further layer adds allocations to each request, more
-            // than the one before.
+            // All three are one layer: each further layer adds allocations to each request, and
+            // more of them than the layer before.
             let routes = routes.layer((access.guard(address)?, limit, count));
             Ok((bind(address)?, Door { routes, rates: rates.clone() }))
         };
@@ -173,7 +173,7 @@ impl Server {
         let deadline = Instant::now() + bound;
         connections.end(deadline - bound / CLOSE_SHARE).await;
         if tokio::time::timeout_at(deadline, broker.close()).await.is_err() {
-            warn!("storage does not answer; what was acknowledged is durable");
+            warn!("storage does not answer; acknowledged events are durable");
         }
         info!("stopped");
     }

@@ -1,4 +1,4 @@
-//! Connections that are not let in: each is told why, and when to come back.
+//! Connections that are refused: each is told the reason, and when to come back.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -24,23 +24,24 @@ use crate::edge::clients::Denied;
 use crate::edge::refused::Form;
 use crate::error::Error;
 
-/// When a client that was refused may come back, in seconds: at some time between these, so that
-/// not all come back at once.
+/// The time after which a refused client may come back, in seconds: a random time within this
+/// range, so that not all come back at once.
 const REFUSED_SECONDS: RangeInclusive<u64> = 5..=10;
 
-/// The longest reason that the end of an HTTP/2 connection tells, in bytes.
+/// The longest reason in the last frame of a refused HTTP/2 connection, in bytes.
 const MAX_REASON_BYTES: usize = 1_024;
 
-/// How long a client that is refused has to ask for something, and to take the answer.
+/// The longest wait for a refused client: for its first bytes, for its request, and for taking the
+/// answer.
 const REFUSED_WAIT: Duration = Duration::from_secs(1);
 
-/// The longest head of a request that is read of a client that is refused, in bytes.
+/// The longest head of a request that is read from a refused client, in bytes.
 const MAX_REFUSED_HEAD_BYTES: usize = 16 << 10;
 
-/// Says why a connection is not served, and when to come back.
+/// Tells a client why its connection is not served, and when to come back.
 pub(super) async fn refuse(socket: TcpStream, refused: Denied) {
     let mut socket = Socket::new(socket, REFUSED_WAIT, None);
-    // An answer to nothing would be taken for a fault.
+    // An answer before the request would look like a fault.
     let spoken = tokio::time::timeout(REFUSED_WAIT, socket.protocol()).await;
     let said = match spoken {
         Ok(Ok(Protocol::Http2)) => {
@@ -54,17 +55,17 @@ pub(super) async fn refuse(socket: TcpStream, refused: Denied) {
         Ok(Err(gone)) => Err(gone),
     };
     if let Err(error) = said {
-        debug!(%error, "a connection was refused without a word");
+        debug!(%error, "a refused client could not be told the reason");
     }
 }
 
-/// Answers the first request of a client that is not let in, in the form that it reads.
+/// Answers the first request of a refused client, in the form that the client reads.
 async fn refuse_request(socket: Socket, refused: Denied) -> io::Result<()> {
     let answer = service_fn(move |request: Request<Incoming>| {
         ready(Ok::<_, Infallible>(refusal(refused, Form::of(&request))))
     });
     let mut builder = http1::Builder::new();
-    // The whole of it has a time limit, so that its head needs none.
+    // The request as a whole has a time limit, so its head needs none.
     builder.keep_alive(false).max_buf_size(MAX_REFUSED_HEAD_BYTES).header_read_timeout(None);
     let mut connection = builder.serve_connection(TokioIo::new(socket), answer);
     match tokio::time::timeout(REFUSED_WAIT, &mut connection).await {
@@ -73,13 +74,13 @@ async fn refuse_request(socket: Socket, refused: Denied) -> io::Result<()> {
     }
 }
 
-/// Answers a client that is not let in, whatever it asks.
+/// Answers a refused client, whatever it asks.
 async fn refuse_anything(mut socket: Socket, refused: Denied) -> io::Result<()> {
     let answered = stream::answer(&mut socket, refusal(refused, Form::Problem)).await;
     answered.and(socket.shutdown().await)
 }
 
-/// The answer to whatever a client asks that is not let in.
+/// Returns the answer to any request of a refused client.
 fn refusal(refused: Denied, form: Form) -> Response {
     let (status, detail) = match refused {
         Denied::Full { limit } => {
@@ -95,8 +96,9 @@ fn refusal(refused: Denied, form: Form) -> Response {
     form.answer_for(after, status, &detail)
 }
 
-/// The frames that end an HTTP/2 connection before any request: settings, of which there are none,
-/// and a goodbye with the code `ENHANCE_YOUR_CALM` and the reason. Source: RFC 9113, 3.4 and 6.8.
+/// Returns the frames that end an HTTP/2 connection before any request: a SETTINGS frame without
+/// settings, and a GOAWAY frame with the code `ENHANCE_YOUR_CALM` and the reason. Source: RFC 9113,
+/// 3.4 and 6.8.
 fn calm_down(reason: &[u8]) -> Vec<u8> {
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const GOAWAY: u8 = 7;

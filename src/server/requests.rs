@@ -1,5 +1,5 @@
-//! The requests of one connection: each is checked, counted and served, and its answer counts until
-//! it is sent.
+//! The requests of one connection: each is checked, counted and served. The memory of an answer is
+//! counted until the answer is sent.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -26,18 +26,18 @@ use crate::edge::intake::Intake;
 use crate::edge::refused::Form;
 use crate::polls::{Task, timed_about};
 
-/// Answers the requests of one connection.
+/// The service that answers the requests of one connection.
 #[derive(Debug)]
 pub(super) struct Requests {
     pub(super) routes: Router,
     pub(super) peer: Peer,
-    /// Where an event stream is put that hyper is not to write: that of the first request, before
-    /// which there is no answer that hyper might not have sent off yet.
+    /// The place for an event stream that hyper is not to write. Only the first request of a
+    /// connection may put one there: before it, hyper has no answer that is still unsent.
     pub(super) taken: Mutex<Option<TakenOver>>,
-    /// The answers that are on their way.
+    /// The answers that are being sent.
     pub(super) streams: Streams,
     pub(super) activity: Activity,
-    /// How long the connection may be without a request, while the broker does not stop.
+    /// The time for which the connection may be without a request, while the broker does not stop.
     pub(super) idle: Duration,
     pub(super) stopping: CancellationToken,
 }
@@ -91,7 +91,7 @@ impl Service<Request<Incoming>> for Requests {
             let mut response = answer.await?;
             peer.intake.set_may_ask(false);
             if response.status() == StatusCode::NOT_MODIFIED {
-                // It would be the length of what the client holds, and not of this answer.
+                // The length would be that of the body that the client holds, not of this answer.
                 response.headers_mut().remove(header::CONTENT_LENGTH);
             }
             let is_event_stream = is_event_stream(&response);
@@ -124,12 +124,12 @@ impl Service<Request<Incoming>> for Requests {
     }
 }
 
-/// The body of an answer, with which the request ends.
+/// Returns the body of an answer. The request counts as served until the body is dropped.
 fn until_sent(served: activity::Served, intake: Arc<Intake>, body: Body) -> Body {
     answers::keeping(body, (served, Answered(intake))) // Dropped in this order.
 }
 
-/// Says that an answer is sent, once it is no longer served.
+/// A guard that notes that an answer was sent, when it is dropped.
 struct Answered(Arc<Intake>);
 
 impl Drop for Answered {
@@ -138,7 +138,8 @@ impl Drop for Answered {
     }
 }
 
-/// What a request is for, for the log: without its query, which may be long, or secret.
+/// The method and the path of a request, for the log. The query is left out, because it may be
+/// long, or secret.
 struct About {
     method: Method,
     uri: Uri,

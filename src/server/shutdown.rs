@@ -7,12 +7,12 @@ use tokio_util::sync::CancellationToken;
 pub struct Shutdown(CancellationToken);
 
 impl Shutdown {
-    /// Asks for a stop.
+    /// Requests a stop.
     pub fn start(&self) {
         self.0.cancel();
     }
 
-    /// Resolves when a stop was asked for.
+    /// Waits until a stop is requested.
     pub async fn started(&self) {
         self.0.cancelled().await;
     }

@@ -119,7 +119,7 @@ impl Socket {
         admitted: Option<(Admitted, Arc<Intake>)>,
     ) -> Self {
         if let Err(error) = prepare(&stream, write_timeout) {
-            debug!(%error, "cannot set how a connection sends");
+            debug!(%error, "cannot set the options of a socket");
         }
         let beginning = Beginning::default();
         Self {
@@ -193,7 +193,7 @@ impl Socket {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits until a peer that has closed its half turns out to be gone.
+    /// Waits until a peer that has closed its half proves to be gone; then returns the error.
     fn poll_gone(&mut self, cx: &mut Context<'_>, may_ask: bool) -> Poll<io::Result<()>> {
         let waiting = self.waiting.get_or_insert_with(|| Awaiting {
             look: Box::pin(tokio::time::sleep(BEFORE_A_WORD)),
@@ -357,7 +357,7 @@ mod tests {
             peer.read_exact(&mut chunk).await.unwrap();
             tokio::time::sleep(WRITE_TIMEOUT / 20).await;
         }
-        assert!(!writing.is_finished(), "it was given up");
+        assert!(!writing.is_finished(), "a slow reader was given up");
         writing.abort();
     }
 

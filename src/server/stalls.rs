@@ -76,8 +76,7 @@ impl OpenStreams {
     }
 }
 
-/// The time at which a body last gave something, if it was not polled since, and the stream's
-/// handle.
+/// The time at which a body last gave data, if it was not polled since, and the stream's handle.
 #[derive(Debug)]
 struct Given {
     at_ms: AtomicU64,
@@ -101,8 +100,8 @@ impl Streams {
         Body::new(Watched { body, start: self.start, given })
     }
 
-    /// Ends the streams whose body gave something and was then not polled for longer than `limit`.
-    /// Returns how many there were.
+    /// Ends the streams whose body gave data and was then not polled for longer than `limit`.
+    /// Returns the number of ended streams.
     pub(crate) fn end_stalled(&self, limit: Duration) -> usize {
         let now_ms = self.start.elapsed().as_millis() as u64;
         let has_stalled = |given: &Arc<Given>| {
@@ -121,7 +120,7 @@ impl Streams {
     }
 }
 
-/// A body that notes when it last gave something, until it is polled again.
+/// A body that notes when it last gave data, until it is polled again.
 struct Watched {
     body: Body,
     start: Instant,

@@ -38,7 +38,7 @@ pub(crate) async fn send(mut socket: Socket, response: Response) -> io::Result<(
             biased;
             next = next(&share, &mut body) => next,
             ended = ended(&mut socket), if is_heard => {
-                ended?; // It may wait for more all the same: src/server/half_closed.rs
+                ended?; // The client may still wait for events: src/server/half_closed.rs.
                 is_heard = false;
                 continue;
             }

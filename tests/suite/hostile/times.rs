@@ -126,7 +126,7 @@ async fn a_head_that_does_not_come_to_its_end_is_answered_with_408() {
     for told in [first, later, undecided] {
         assert!(told.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{told}");
         assert!(told.contains("\r\nconnection: close\r\n"), "{told}");
-        assert!(told.contains("the head of a request was not whole after 2000 ms"), "{told}");
+        assert!(told.contains("the head of a request was not complete after 2000 ms"), "{told}");
     }
     assert_eq!(silent, "");
     until_struck(address, "head", 4).await;
