@@ -23,7 +23,7 @@ use super::progress::bytes_bar;
 /// ended by SIGINT or SIGTERM.
 #[derive(Debug, Args)]
 pub(super) struct BackupCommand {
-    /// Where to write it; must not exist
+    /// The file to write; must not exist
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Back up only the events added since this backup; `restore` needs it as well, before this one
@@ -45,12 +45,12 @@ async fn interrupted() -> CliResult {
         _ = terminate.recv() => ("SIGTERM", ExitReason::Terminated),
         _ = interrupt.recv() => ("SIGINT", ExitReason::Interrupted),
     };
-    Err(CliError::new(failure, format!("{name}: there is no backup")))
+    Err(CliError::new(failure, format!("{name}: no backup was written")))
 }
 
 impl BackupCommand {
     pub(super) async fn run(self) -> CliResult {
-        // The one that is not waited for any more removes its file.
+        // A write that is dropped here removes its file.
         tokio::select! {
             done = self.write() => done,
             interrupted = interrupted() => interrupted,
@@ -59,7 +59,7 @@ impl BackupCommand {
 
     async fn write(self) -> CliResult {
         if self.file.exists() {
-            return Err(at(&self.file, "it is there already"));
+            return Err(at(&self.file, "the file exists already"));
         }
         let from = self.after.as_deref().map(position_of).transpose()?.unwrap_or_default();
         let mut client = self.server.connect().await?;
@@ -78,8 +78,8 @@ impl BackupCommand {
         bar.finish_and_clear();
         let file = output.into_inner().map_err(|e| at(partial.path(), e.error()))?;
         file.sync_all().map_err(|e| at(partial.path(), e))?;
-        // What came over the wire is read again: a backup that cannot be restored is none.
-        // Away from here, where a signal is waited for.
+        // The file is read again, because a backup that cannot be restored is useless. This is done
+        // on another thread, so that signals are still handled here.
         let path = partial.path().to_owned();
         let verified = tokio::task::spawn_blocking(move || verify(&path)).await;
         verified.map_err(|error| at(partial.path(), error))??;
@@ -89,7 +89,8 @@ impl BackupCommand {
     }
 }
 
-/// A file that is not complete yet. Dropped, it is removed: a disk that is full has its room back.
+/// A file that is not complete yet. Dropping it removes the file, which gives a full disk its space
+/// back.
 struct Partial(Option<PathBuf>);
 
 impl Partial {
@@ -119,7 +120,7 @@ impl Drop for Partial {
         if let Some(path) = &self.0
             && let Err(error) = std::fs::remove_file(path)
         {
-            say(format_args!("{}: it is not complete, and stays: {error}", path.display()));
+            say(format_args!("{}: the incomplete file cannot be removed: {error}", path.display()));
         }
     }
 }
@@ -135,7 +136,7 @@ fn verify(path: &Path) -> CliResult {
     Ok(())
 }
 
-/// The position that a backup is true at, as a cursor.
+/// Returns the position at which a backup is true, as a cursor.
 fn position_of(path: &Path) -> CliResult<String> {
     let header = *open(path)?.header();
     let after = Place::Position(header.position);

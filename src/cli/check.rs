@@ -27,7 +27,7 @@ pub(super) struct CheckCommand {
     /// Damaged events are missing there, and are listed here. The damaged log stays as it is
     #[arg(long, value_name = "DIR")]
     repair: Option<PathBuf>,
-    /// Where to put the copy [default: the system's directory for temporary files]
+    /// The directory for the copy [default: the system's directory for temporary files]
     #[arg(long, value_name = "DIR")]
     scratch_dir: Option<PathBuf>,
 }
@@ -69,7 +69,11 @@ impl CheckCommand {
             writeln!(output, "damage: {damage}")?;
         }
         if let Some(repaired) = &self.repair {
-            writeln!(output, "what verifies is in {}; the rest is lost there", repaired.display())?;
+            writeln!(
+                output,
+                "everything that verifies is in {}; the damaged events are missing there",
+                repaired.display()
+            )?;
             return Ok(());
         }
         let message = format!("{} damaged places", report.damage.len());

@@ -20,12 +20,12 @@ const WINDOW_BYTES: u32 = 4 << 20;
 const MAX_MESSAGE_BYTES: usize = 96 << 20;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Silence after which the server is asked whether it is still there, and the time for its answer.
+/// The silence after which the server is pinged, and the time for its answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Which server a client command talks to.
+/// The options that name the server of a client command.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ServerArgs {
     /// The address of the broker
@@ -36,7 +36,7 @@ pub(super) struct ServerArgs {
         default_value = "http://127.0.0.1:4280"
     )]
     server: String,
-    /// How long to go on trying while the broker is away, in seconds
+    /// The time to retry while the broker cannot be reached, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub retry_seconds: u64,
 }
@@ -50,12 +50,12 @@ pub(super) struct ServerClient {
 }
 
 impl ServerArgs {
-    /// The server at `url`, asked once.
+    /// Returns the options for the server at `url`, without retries.
     pub(super) fn at(url: String) -> Self {
         Self { server: url, retry_seconds: 0 }
     }
 
-    /// The server's address, checked.
+    /// Returns the server's address, checked, with the settings of a connection.
     pub(super) fn endpoint(&self) -> CliResult<Endpoint> {
         let refused = |problem: &str| {
             let message = format!("--server {:?} {problem}", self.server);
@@ -91,7 +91,7 @@ impl ServerArgs {
     }
 }
 
-/// A client over a channel.
+/// Returns a client over `channel`.
 pub(super) fn client(channel: Channel) -> ServerClient {
     ServerClient {
         publisher: PublisherServiceClient::new(channel.clone())
@@ -102,7 +102,7 @@ pub(super) fn client(channel: Channel) -> ServerClient {
     }
 }
 
-/// The cause below all others: those above it name layers of libraries, and repeat it.
+/// Returns the last cause of an error: the causes above it name layers of libraries, and repeat it.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(below) = cause.source() {
@@ -122,7 +122,7 @@ pub(super) fn failed(status: &Status) -> CliError {
         | Code::OutOfRange => ExitReason::Refused,
         _ => ExitReason::Other,
     };
-    // One that has a cause was made here, and not by the server.
+    // A status with a cause was made by this client, not by the server.
     let message = match std::error::Error::source(status) {
         Some(cause) => format!("the connection to the server broke: {}", root_cause(cause)),
         None => status.message().to_owned(),
@@ -142,7 +142,7 @@ pub(super) fn is_transient(code: Code) -> bool {
     )
 }
 
-/// The waits between tries: longer each time, never the same, up to a limit.
+/// The pauses between tries: each is longer, with jitter, until the time to retry is over.
 #[derive(Debug)]
 pub(super) struct Backoff {
     pause: Duration,
@@ -156,7 +156,7 @@ impl Backoff {
         Self { pause: FIRST_PAUSE, limit, failing_since: None }
     }
 
-    /// Notes that it works again.
+    /// Notes a success: the next failure begins with the shortest pause.
     pub(super) fn reset(&mut self) {
         (self.pause, self.failing_since) = (FIRST_PAUSE, None);
     }
@@ -165,7 +165,7 @@ impl Backoff {
     ///
     /// # Errors
     ///
-    /// `error`, when it has failed for as long as it may.
+    /// `error`, when the time to retry is over.
     pub(super) async fn wait(&mut self, error: CliError) -> CliResult {
         let since = *self.failing_since.get_or_insert_with(std::time::Instant::now);
         if since.elapsed() + self.pause > self.limit {
@@ -179,7 +179,7 @@ impl Backoff {
     }
 }
 
-/// A gap, for people.
+/// Returns a line about a gap, for people.
 pub(super) fn gap_line(gap: &proto::Gap) -> String {
     let lost = gap.lost.map_or_else(|| "unknown".to_owned(), |lost| lost.to_string());
     format!(

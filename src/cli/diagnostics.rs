@@ -8,9 +8,9 @@
 //! # Why
 //!
 //! `eprintln!` panics when the reader of standard error is gone or its disk is full, and blocks
-//! when nobody empties the pipe. Inside of a broker either one takes a task or a thread with it:
-//! the one that waits for signals, for example. Here nothing but the writer thread touches standard
-//! error; a line that cannot be written is given up, and the next one is tried again.
+//! when nobody empties the pipe. In a broker, a panic or a block would stop a task or a thread,
+//! such as the one that waits for signals. So only the writer thread writes to standard error. A
+//! line that cannot be written is dropped, and the next one is tried.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -28,13 +28,13 @@ use super::terminal;
 const MAX_QUEUED_BYTES: usize = 1 << 20;
 const MAX_QUEUED_LINES: usize = 16 << 10;
 
-/// The longest that the end of the process waits for the lines that are queued.
+/// The longest wait of the ending process for the queued lines.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The queue of this process.
 static QUEUE: OnceLock<DiagnosticQueue> = OnceLock::new();
 
-/// The way to the writer thread. Cheap to clone.
+/// The queue of the writer thread. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct DiagnosticQueue {
     lines: SyncSender<DiagnosticLine>,
@@ -53,12 +53,13 @@ struct Count {
 #[derive(Debug)]
 enum DiagnosticLine {
     Text(Box<[u8]>),
-    /// Asks for an answer as soon as all before it is written.
+    /// Requests an answer as soon as all lines before it are written.
     Flush(SyncSender<()>),
 }
 
 impl DiagnosticQueue {
-    /// The queue of this process. The first call starts the thread and takes over panics' messages.
+    /// Returns the queue of this process. The first call starts the thread, and has the messages of
+    /// panics go to the queue.
     pub(super) fn of_process() -> Self {
         let start = || {
             let queue = Self::start(standard_error());
@@ -68,8 +69,7 @@ impl DiagnosticQueue {
         QUEUE.get_or_init(start).clone()
     }
 
-    /// Starts a thread that writes to `output`. Where there is no thread to be had, lines are
-    /// dropped.
+    /// Starts a thread that writes to `output`. If the system gives no thread, lines are dropped.
     fn start(output: impl Write + Send + 'static) -> Self {
         let (lines, queued) = sync_channel(MAX_QUEUED_LINES);
         let count = Arc::<Count>::default();
@@ -79,7 +79,7 @@ impl DiagnosticQueue {
         Self { lines, count }
     }
 
-    /// Queues `text`, or drops it where there is no room.
+    /// Queues `text`, or drops it if there is no room.
     fn push(&self, text: &[u8]) {
         let Count { queued_bytes, dropped } = &*self.count;
         let before = queued_bytes.fetch_add(text.len(), Ordering::Relaxed);
@@ -91,7 +91,7 @@ impl DiagnosticQueue {
         }
     }
 
-    /// Waits until what is queued is written, for [`FLUSH_PATIENCE`] at the most.
+    /// Waits until the queued lines are written, for at most [`FLUSH_PATIENCE`].
     fn flush(&self) {
         let (answer, answered) = sync_channel(1);
         if self.lines.try_send(DiagnosticLine::Flush(answer)).is_ok() {
@@ -111,20 +111,21 @@ impl Write for DiagnosticQueue {
     }
 }
 
-/// Tells people something on standard error. Never blocks, never fails.
+/// Writes a message for people to standard error. Never blocks, and never fails.
 pub(super) fn say(message: impl Display) {
     let text = format!("{message}\n");
     DiagnosticQueue::of_process().push(terminal::message(&text).as_bytes());
 }
 
-/// Waits a moment for what was said to be written: the process is about to end.
+/// Waits a moment until all messages are written: the process is about to end.
 pub(super) fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush();
     }
 }
 
-/// A handle of its own: whoever else uses the lock of [`io::stderr`] must not wait for the thread.
+/// Returns a separate handle: other users of the lock of [`io::stderr`] must not wait for the
+/// thread.
 fn standard_error() -> Box<dyn Write + Send> {
     match io::stderr().as_fd().try_clone_to_owned() {
         Ok(handle) => Box::new(File::from(handle)),
@@ -132,7 +133,7 @@ fn standard_error() -> Box<dyn Write + Send> {
     }
 }
 
-/// Writes what is queued until every handle is gone.
+/// Writes the queued lines until every handle is dropped.
 fn write_all(queued: &Receiver<DiagnosticLine>, count: &Count, mut output: impl Write) {
     while let Ok(line) = queued.recv() {
         match line {
@@ -146,7 +147,7 @@ fn write_all(queued: &Receiver<DiagnosticLine>, count: &Count, mut output: impl 
         }
         let dropped = count.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            let told = format!("leftoff: {dropped} lines dropped, for want of a reader\n");
+            let told = format!("leftoff: {dropped} lines dropped, because nobody read them\n");
             let _given_up = output.write_all(told.as_bytes());
         }
     }
@@ -165,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// An output that waits for a word before each write, and reports what it wrote.
+    /// An output that waits for permission before each write, and reports the text that it wrote.
     struct Gated {
         gate: Receiver<io::Result<()>>,
         written: mpsc::SyncSender<String>,

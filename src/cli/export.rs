@@ -1,4 +1,4 @@
-//! `leftoff export`: a topic as NDJSON, as `leftoff publish` takes it.
+//! `leftoff export`: topics as NDJSON that `leftoff publish` accepts.
 
 use std::io::{BufWriter, Write};
 
@@ -13,7 +13,7 @@ use super::failure::CliResult;
 use super::progress::bytes_bar;
 use super::terminal;
 
-/// Events of one page.
+/// The events of one page.
 const PAGE_EVENTS: u32 = 1_000;
 
 /// Prints the events of topics as lines of JSON that `publish` accepts
@@ -47,7 +47,7 @@ impl Export {
                     from: from.clone(),
                     before: Some(info.tail),
                     page_size: PAGE_EVENTS,
-                    on_gap: OnGap::Resume.into(), // What goes meanwhile is told, and left out.
+                    on_gap: OnGap::Resume.into(), // Events dropped meanwhile are reported.
                     ..ReadRequest::default()
                 };
                 let page =

@@ -1,6 +1,6 @@
 //! The failure of a command: an exit code for scripts, and a message for people.
 
-/// The reason of a failure, by its exit code: see `leftoff --help`.
+/// The reason for a failure. Its number is the exit code, as in `leftoff --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExitReason {
     /// Anything else.
@@ -11,11 +11,12 @@ pub(super) enum ExitReason {
     Unreachable = 4,
     /// The server or a rule refused the input.
     Refused = 5,
-    /// Whoever read the output went away, as `head` does; nobody is left to tell. A shell's number
-    /// for SIGPIPE.
+    /// The reader of the output is gone, such as `head`; nobody is left to tell. The code is a
+    /// shell's number for SIGPIPE.
     OutputClosed = 141,
-    /// SIGINT ended it, or SIGTERM: as a shell has it for a process that a signal ended.
+    /// SIGINT ended the command. The code is a shell's number for the signal, as is the next one.
     Interrupted = 130,
+    /// SIGTERM ended the command.
     Terminated = 143,
 }
 
@@ -24,7 +25,7 @@ pub(super) enum ExitReason {
 pub(super) struct CliError {
     pub(super) failure: ExitReason,
     pub(super) message: String,
-    /// Whether the message already names the lines of the input that are concerned.
+    /// Whether the message already names the lines of the input that it is about.
     pub(super) names_lines: bool,
 }
 

@@ -86,7 +86,7 @@ pub(crate) fn main() -> ExitCode {
         .with_filter(Repeats::default());
     tracing_subscriber::registry().with(filter).with(lines).init();
     let outcome = match cli.command {
-        // These block, and need no runtime.
+        // These commands block, and need no runtime.
         CliCommand::Check(check) => check.run(),
         CliCommand::Restore(restore) => restore.run(),
         other => run_async(other),
@@ -128,6 +128,6 @@ fn run_async(command: CliCommand) -> CliResult {
             CliCommand::Restore(restore) => restore.run(),
         }
     });
-    runtime.shutdown_background(); // A read from a terminal would hold it up for ever.
+    runtime.shutdown_background(); // A blocked read from a terminal would delay the end for ever.
     outcome
 }

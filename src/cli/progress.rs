@@ -1,10 +1,11 @@
-//! Bars that show on a terminal how far a command has come.
+//! Progress bars on a terminal.
 
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar of bytes on a terminal, of this many or of nobody knows how many.
+/// Returns a progress bar of bytes, hidden if standard error is no terminal. The total may be
+/// unknown.
 pub(super) fn bytes_bar(size_bytes: Option<u64>) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

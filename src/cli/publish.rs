@@ -23,17 +23,17 @@ use super::failure::{CliError, CliResult, ExitReason};
 use super::progress::bytes_bar;
 use super::terminal;
 
-/// Most lines that are sent together, and bytes of these.
+/// The most lines that are sent together, and the most bytes of them.
 const MAX_CHUNK_LINES: usize = 500;
 const MAX_CHUNK_BYTES: usize = 1 << 20;
 
-/// Bytes read from the input at a time.
+/// The bytes that are read from the input at a time.
 const READ_BYTES: usize = 256 << 10;
 
-/// Chunks that are read ahead.
+/// The chunks that are read ahead.
 const MAX_READ_AHEAD: usize = 2;
 
-/// Requests that wait for their answer, at which no more lines are taken.
+/// The number of requests without an answer at which no more lines are taken.
 const MAX_IN_FLIGHT: usize = 64;
 
 /// Longest line, in bytes.
@@ -45,10 +45,9 @@ const MAX_LINE_BYTES: u64 = 64 << 20;
 /// {"topic","id","type","key","headers","content_type","publisher_time_ms","ttl_ms","data"};
 /// all fields are optional.
 ///
-/// A line without an id is given one, made of its number and its content. So the same file can be
-/// published again, after an interruption or to be sure: events that are stored already are not
-/// stored again, as long as their ids are in the topic's window (by default the last 100,000 events
-/// and 10 minutes).
+/// A line without an id gets one, made of its number and its content. So the same file can be
+/// published again after an interruption: events that are stored already are not stored again, as
+/// long as their ids are in the topic's window (by default the last 100,000 events and 10 minutes).
 ///
 /// Lines are stored in their order, over all topics. If a line is refused, the lines before it are
 /// stored, the lines after it are not, and the message names the refused line.
@@ -68,7 +67,7 @@ pub(super) struct PublishCommand {
 
 impl PublishCommand {
     pub(super) async fn run(self) -> CliResult {
-        self.server.endpoint()?; // Before anything is waited for.
+        self.server.endpoint()?; // Refuses a wrong address before any input is read.
         let (input, size_bytes) = self.input().await?;
         let input = BufReader::with_capacity(READ_BYTES, input);
         let (chunks, read) = mpsc::channel(MAX_READ_AHEAD);
@@ -90,7 +89,7 @@ impl PublishCommand {
         outcome
     }
 
-    /// Where lines are read from, and how many bytes there are, if that is known.
+    /// Returns the source of the lines, and the number of its bytes if it is known.
     async fn input(&self) -> CliResult<(Input, Option<u64>)> {
         match &self.file {
             Some(path) if path.as_os_str() != "-" => {
@@ -112,21 +111,22 @@ impl PublishCommand {
         Ok((Box::new(tokio::io::stdin()), None))
     }
 
-    /// Refuses a topic with the name of a file that is there: its lines are meant, most likely.
+    /// Refuses a topic that has the name of an existing file: most likely the file's lines are
+    /// meant.
     fn refuse_a_file_as_topic(&self) -> CliResult {
         let Some(topic) = self.topic.as_ref().filter(|topic| Path::new(topic.as_str()).is_file())
         else {
             return Ok(());
         };
         let message = format!(
-            "{topic} is a file, and stands where the topic does; write `--file {topic}` to publish \
-             its lines, or `{topic} --file -` to publish standard input to a topic of this name"
+            "{topic} is a file, and is given as the topic; write `--file {topic}` to publish its \
+             lines, or `{topic} --file -` to publish standard input to a topic of this name"
         );
         Err(CliError::new(ExitReason::Refused, message))
     }
 }
 
-/// Where lines are read from.
+/// A source of lines.
 type Input = Box<dyn AsyncRead + Unpin + Send>;
 
 /// The input, line by line.
@@ -146,7 +146,7 @@ struct InputChunk {
     size_bytes: usize,
 }
 
-/// A request, and the lines that its events come from.
+/// A request, and the numbers of the lines of its events.
 #[derive(Clone)]
 struct Lined {
     request: PublishStreamRequest,
@@ -176,8 +176,8 @@ impl InputChunk {
 }
 
 impl Lined {
-    /// Why the server refused it, with the lines in the place of the server's `events[3].`, and
-    /// which of its events was refused, if the message says so.
+    /// Returns the server's reason for a refusal, with a line number in place of `events[3].`, and
+    /// the index of the refused event if the message names one.
     fn refused(&self, message: &str) -> (String, Option<usize>) {
         let named = message.strip_prefix("events[").and_then(|rest| {
             let (index, rest) = rest.split_once(']')?;
@@ -194,7 +194,7 @@ impl Lined {
 }
 
 impl InputLines {
-    /// Reads to the end, or to the first line that is wrong, which comes after those before it.
+    /// Reads to the end, or to the first wrong line. The lines before a wrong line are sent first.
     async fn run(mut self, chunks: mpsc::Sender<CliResult<InputChunk>>) {
         loop {
             let mut chunk = InputChunk::default();
@@ -213,8 +213,8 @@ impl InputLines {
         }
     }
 
-    /// Reads at least one line, and those that have arrived with it: what is there does not wait
-    /// for what is not. Returns whether there may be more.
+    /// Reads at least one line, and the lines that have arrived with it: complete lines do not wait
+    /// for later ones. Returns whether the input may have more lines.
     async fn fill(&mut self, chunk: &mut InputChunk) -> CliResult<bool> {
         let mut line = Vec::new();
         loop {
@@ -261,20 +261,21 @@ impl InputLines {
     }
 }
 
-/// The id of a line that has none: 128 bits of a hash of its number and its content.
+/// Returns the id for a line without one: 128 bits of a hash of its number and its content.
 fn line_id(number: u64, text: &[u8]) -> String {
     let digest = Sha256::new().chain_update(number.to_be_bytes()).chain_update(text).finalize();
     digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The state of publishing, over all connections.
 struct Publisher {
     chunks: mpsc::Receiver<CliResult<InputChunk>>,
-    /// The line after those that were taken.
+    /// The number of the line after the lines that were taken.
     next_line: u64,
-    /// Set when nothing more is read: why.
+    /// The outcome of reading, once no more lines are read.
     end: Option<CliResult>,
-    /// Requests that are not answered, oldest first; sent again on a new connection. Their events
-    /// have ids, so that is safe.
+    /// Requests without an answer, oldest first. They are sent again on a new connection, which is
+    /// safe because their events have ids.
     in_flight: VecDeque<Lined>,
     receipts: bool,
     stored: u64,
@@ -282,12 +283,13 @@ struct Publisher {
     progress: ProgressBar,
 }
 
-/// Why a connection is given up.
+/// The reason for which a connection is given up.
 enum Broken {
-    /// Another one may do.
+    /// The connection failed; another one may succeed.
     Retry(CliError),
-    /// There is less to send now, on another one.
+    /// A line was refused; the lines before it are sent on another connection.
     Again,
+    /// No connection can succeed.
     Fatal(CliError),
 }
 
@@ -315,7 +317,7 @@ impl Publisher {
         }
     }
 
-    /// The error with the line that it stands at: the first that is not known to be stored.
+    /// Returns the error with a line: the first that is not known to be stored.
     fn with_line(&self, error: CliError) -> CliError {
         if error.names_lines {
             return error;
@@ -330,7 +332,7 @@ impl Publisher {
         let (requests, sent) = mpsc::channel(MAX_IN_FLIGHT);
         let responses = client.publisher.publish_stream(ReceiverStream::new(sent)).await;
         let mut responses = responses.map_err(|status| broken(&status))?.into_inner();
-        let mut sent = 0; // How many of those in flight are sent on this connection.
+        let mut sent = 0; // The requests in flight that were sent on this connection.
         let mut is_closed = false;
         loop {
             if self.in_flight.is_empty()
@@ -345,7 +347,7 @@ impl Publisher {
                 response = responses.message(), if sent > 0 || is_closed => {
                     match response {
                         Ok(response) => self.settle(response)?,
-                        // Before it ends, a stream answers what it has read.
+                        // A stream answers all requests that it has read before it ends.
                         Err(status) => return Err(self.refused(&status)),
                     }
                     sent -= 1;
@@ -362,7 +364,7 @@ impl Publisher {
         }
     }
 
-    /// Puts what was read behind what is in flight.
+    /// Adds the requests of a chunk to those in flight.
     fn take(&mut self, chunk: Option<CliResult<InputChunk>>) {
         match chunk {
             Some(Ok(chunk)) => {
@@ -396,8 +398,8 @@ impl Publisher {
         }
     }
 
-    /// Decides what to do when the server refuses the oldest request in flight, and with it all
-    /// after it: the lines of it that stand before the refused one are still published.
+    /// Decides what to do when the server refuses the oldest request in flight, and so all requests
+    /// after it. The lines of the request before the refused line are still published.
     fn refused(&mut self, status: &Status) -> Broken {
         let Some(oldest) = self.in_flight.front_mut() else { return broken(status) };
         let (message, index) = oldest.refused(status.message());
@@ -415,7 +417,7 @@ impl Publisher {
     }
 }
 
-/// An error whose message names the lines that it is about.
+/// Marks an error whose message already names its lines.
 fn at_lines(error: CliError) -> CliError {
     CliError { names_lines: true, ..error }
 }

@@ -1,11 +1,11 @@
-//! Lines of the log that come again and again are written once a second, with their number.
+//! A filter for repeated log lines: each is written once a second, with the number of repeats.
 //!
 //! # Why
 //!
-//! Whoever makes the broker warn decides how often: a client that is refused comes back at once,
-//! and a system without descriptors refuses a connection many times a second. The disk would fill
-//! with one line. What a line says may be the client's choice, too, so the number of different
-//! lines of one place in the code is bounded as well.
+//! The cause of a warning decides how often it comes: a refused client may come back at once, and a
+//! system without free descriptors refuses connections many times a second. One line would fill the
+//! disk. A client may also choose a part of the text, so the number of different lines from one
+//! place in the code is bounded, too.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Write as _};
@@ -23,10 +23,10 @@ use super::diagnostics::say;
 /// The time for which the same line is not written again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Different lines that one place in the code writes in that time; more are left out.
+/// The different lines that one place in the code may write in that time; more are left out.
 const MAX_LINES: usize = 32;
 
-/// Lets a line through that was not written for [`PAUSE`].
+/// A filter that lets a line through unless it was written within [`PAUSE`].
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
     places: Mutex<HashMap<Identifier, RepeatedLines>>,
@@ -36,7 +36,7 @@ pub(super) struct Repeats {
 #[derive(Debug)]
 struct RepeatedLines {
     since: Instant,
-    /// The texts of the lines, as numbers: [`MAX_LINES`] at the most.
+    /// The hashes of the lines' texts, at most [`MAX_LINES`].
     seen: Vec<u64>,
     left_out: u64,
 }
@@ -46,7 +46,8 @@ impl RepeatedLines {
         Self { since, seen: Vec::new(), left_out: 0 }
     }
 
-    /// Whether to write a line, and how many were left out since one was written.
+    /// Returns the number of lines that were left out before this one; `None` if this one is left
+    /// out, too.
     fn admit(&mut self, line: u64, now: Instant) -> Option<u64> {
         let mut left_out = 0;
         if now.duration_since(self.since) >= PAUSE {
@@ -70,7 +71,7 @@ impl<S> Filter<S> for Repeats {
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
         let metadata = event.metadata();
         if *metadata.level() > Level::INFO {
-            return true; // Somebody asked for all there is.
+            return true; // Debug lines are requested on purpose, so all are written.
         }
         let mut text = Text::default();
         event.record(&mut text);

@@ -50,13 +50,13 @@ pub(super) struct Serve {
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
-    // A pattern of topics in quotes may have one of its own.
+    // A topic pattern in quotes may contain `=`.
     let mut is_quoted = false;
     let at = text.find(|character| {
         is_quoted ^= character == '"';
         character == '=' && !is_quoted
     });
-    let (key, value) = text.split_at(at.ok_or("it has no `=`; write KEY=VALUE")?);
+    let (key, value) = text.split_at(at.ok_or("the value has no `=`; write KEY=VALUE")?);
     Ok((key.to_owned(), value[1..].to_owned()))
 }
 
@@ -97,7 +97,7 @@ impl Serve {
     }
 }
 
-/// Where the server listens, and what to try next.
+/// Returns the greeting: the addresses of the server, and commands to try next.
 fn greeting(server: &Server, config: &Config) -> io::Result<String> {
     let (http, grpc) = (server.http_address()?, server.grpc_address()?);
     let events = format!("http://{http}/v1/topics/hello/events");
@@ -116,9 +116,8 @@ after the second
     ))
 }
 
-/// Prints `text` in a thread of its own: nobody may be reading standard output, and then the thread
-/// waits, and not the broker. It has a handle of its own, for the process flushes the usual one
-/// when it ends.
+/// Prints `text` in a separate thread: if nobody reads standard output, the thread waits, and not
+/// the broker. The thread has its own handle, because the process flushes the usual one at its end.
 fn print(text: String) -> io::Result<()> {
     let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let print = move || {
@@ -142,7 +141,7 @@ fn stop_on_signals(shutdown: Shutdown) -> CliResult {
             };
             count += 1;
             if count > 1 {
-                // As a shell has it for a process that a signal ended.
+                // The exit code that a shell gives to a process that a signal ended.
                 std::process::exit(128 + number);
             }
             info!(signal = name, "stopping; a second signal ends at once");

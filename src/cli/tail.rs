@@ -1,4 +1,4 @@
-//! `leftoff tail`: follows a topic, and takes up where it was after every disconnect.
+//! `leftoff tail`: follows a topic, and resumes at its place after every disconnect.
 
 use std::io::Write;
 
@@ -24,15 +24,15 @@ use super::terminal;
 pub(super) struct TailCommand {
     /// The topic
     topic: TopicName,
-    /// Where to begin: `earliest`, `latest`, `last:100`, `time:2026-01-31T00:00:00Z`, or after a
-    /// cursor: `42` or `42-9f3c2a1b`
+    /// The place to begin at: `earliest`, `latest`, `last:100`, `time:2026-01-31T00:00:00Z`, or
+    /// after a cursor: `42` or `42-9f3c2a1b`
     #[arg(long, default_value_t = StartPoint::Latest)]
     from: StartPoint,
     /// Exit after this many events
     #[arg(long, short = 'n', value_name = "EVENTS")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Exit when everything that is stored is printed
+    /// Exit when all stored events are printed
     #[arg(long)]
     no_follow: bool,
     /// The format in which an event is printed
@@ -52,9 +52,9 @@ enum OutputFormat {
 
 /// The end of a connection.
 enum TailEnd {
-    /// Everything that was asked for is printed.
+    /// All requested events are printed.
     Done,
-    /// The connection broke; another one goes on after the cursor.
+    /// The connection broke. The next one begins after the cursor.
     Broken(tonic::Status),
 }
 
@@ -90,7 +90,7 @@ impl TailCommand {
         }
     }
 
-    /// Prints what comes, and keeps `from` at the reader's place.
+    /// Prints the events, and keeps `from` at the reader's place.
     async fn follow(
         &mut self,
         mut responses: tonic::Streaming<proto::SubscribeResponse>,
@@ -130,7 +130,7 @@ impl TailCommand {
         }
     }
 
-    /// Counts an event that was printed; whether it was the last that was asked for.
+    /// Counts a printed event. Returns whether this was the last event that was requested.
     fn is_last(&mut self) -> bool {
         let Some(left) = &mut self.count else { return false };
         *left = left.saturating_sub(1);
@@ -144,7 +144,7 @@ impl TailCommand {
                 let line = serde_json::to_string(
                     &EventJson::received(self.topic.as_str(), event).in_one_line(),
                 )?;
-                // JSON has line ends between its tokens only: inside of a string they are escaped.
+                // In JSON, line ends occur only between tokens; in strings they are escaped.
                 writeln!(output, "{}", terminal::line(&line.replace(['\n', '\r'], " ")))?;
             }
             OutputFormat::Text => {

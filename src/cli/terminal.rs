@@ -1,28 +1,28 @@
-//! Texts from others, made safe to show on a terminal.
+//! Texts from outside, made safe for a terminal.
 //!
 //! # Why
 //!
-//! A terminal obeys what it is shown: an escape sequence in a payload can clear the screen, set the
+//! A terminal obeys escape sequences in its input: one in a payload can clear the screen, set the
 //! title, write to the clipboard, or draw a line that looks like another event. A file or a pipe
-//! gets the bytes as they are.
+//! gets the bytes unchanged.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _};
 
-/// `text`, to be printed on standard output as one line: where that is a terminal, with all that
-/// would steer it made visible.
+/// Returns `text` for one line on standard output. If that is a terminal, the characters that would
+/// control it are made visible.
 pub(super) fn line(text: &str) -> Cow<'_, str> {
     if io::stdout().is_terminal() { visible(text, steers) } else { text.into() }
 }
 
-/// `text`, to be said on standard error: as [`line()`], but for the ends of lines.
+/// Returns `text` for standard error, as [`line()`] does, except that line ends stay.
 pub(super) fn message(text: &str) -> Cow<'_, str> {
     let steers = |character| character != '\n' && steers(character);
     if io::stderr().is_terminal() { visible(text, steers) } else { text.into() }
 }
 
-/// Whether a character does something else to a terminal than to stand there: controls, and marks
-/// that turn the direction of what is around them.
+/// Whether a character controls a terminal instead of being shown: a control character, or a mark
+/// that changes the direction of the text around it.
 fn steers(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -31,7 +31,7 @@ fn steers(character: char) -> bool {
         )
 }
 
-/// Writes such characters as JSON does, so that JSON stays the same.
+/// Replaces such characters by JSON's escapes, so that JSON keeps its meaning.
 fn visible(text: &str, steers: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.chars().any(&steers) {
         return text.into();

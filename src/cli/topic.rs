@@ -97,7 +97,7 @@ enum DurabilityArg {
 }
 
 impl Settings {
-    /// The settings as a message, and the names of those that are given.
+    /// Returns the settings as a message, and the names of the given ones.
     fn message(&self) -> (proto::TopicConfig, Vec<String>) {
         let ms = |duration: std::time::Duration| duration.as_millis() as u64;
         let durability = self.durability.map(|durability| match durability {

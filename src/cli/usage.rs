@@ -1,4 +1,4 @@
-//! Wrong use of the command line, in words for people: the parser's own speak of types of Rust.
+//! Messages about wrong use of the command line. The parser's own messages name types of Rust.
 
 use std::error::Error as _;
 use std::num::{IntErrorKind, ParseIntError};
@@ -6,7 +6,7 @@ use std::num::{IntErrorKind, ParseIntError};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Error};
 
-/// The error as it is told: as it is, or, of a number that is none, in words.
+/// Returns the error for people: a problem with a number in words, any other error unchanged.
 pub(super) fn in_words(error: Error, mut command: Command) -> Error {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
@@ -34,7 +34,7 @@ fn number(error: &ParseIntError) -> String {
     problem.to_owned()
 }
 
-/// Says in words that a number is not in a range, like `0 is not in 1..=9`.
+/// Returns in words that a number is not in a range, from a text like `0 is not in 1..=9`.
 fn range(text: &str) -> Option<String> {
     let (number, range) = text.split_once(" is not in ")?;
     let (first, end) = range.split_once("..")?;
