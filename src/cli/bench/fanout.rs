@@ -14,30 +14,31 @@ use super::telling::faults::Faults;
 use super::telling::report::{Goal, Report, quantile_ms};
 use crate::cli::failure::CliResult;
 
-/// The rest before the broker's memory is looked at, without connections and with them. A broker
+/// The pause before the broker's memory is measured, without connections and with them. A broker
 /// that has just started takes some MiB more within its first second.
 const REST: Duration = Duration::from_secs(1);
 
 /// Publishes at a rate to many SSE followers
 ///
-/// Opens the followers of one new topic, publishes to it over gRPC, and counts what they get:
-/// latency is from publishing to reading, and each id has to follow the one before. All followers
-/// are on one thread of this machine, and take their share of it.
+/// Opens the followers of one new topic, publishes to it over gRPC, and counts the deliveries. The
+/// latency is from publishing to reading, and each id must follow the one before. All followers are
+/// on one thread of this machine, which takes its share of the processors.
 ///
-/// The memory of a connection is what the broker's resident memory grew by, so it comes out too low
-/// with few clients: there is some left from its start.
+/// The memory of a connection is the growth of the broker's resident memory, divided by the
+/// clients. With few clients it comes out too low, because the broker has some free memory from its
+/// start.
 ///
-/// Targets stand beside the figures: memory of an idle connection always; latency and CPU with 1000
-/// clients at 100 events/s; deliveries with 1000 clients at 1000 events/s; the last delivery with
-/// 10000 clients at 1 event/s.
+/// Targets are printed beside the figures: memory of an idle connection always; latency and CPU
+/// with 1000 clients at 100 events/s; deliveries with 1000 clients at 1000 events/s; the last
+/// delivery with 10000 clients at 1 event/s.
 ///
-/// Ends with 1 when an event was lost or repeated; a missed target is only told.
+/// The exit code is 1 if an event was lost or repeated. A missed target is only printed.
 #[derive(Debug, Args)]
 pub(super) struct BenchFanout {
-    /// Followers
+    /// The number of followers
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     clients: u64,
-    /// Events that are published a second
+    /// Events that are published per second
     #[arg(long, default_value_t = 100)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: u64,
@@ -55,12 +56,12 @@ pub(super) struct BenchFanout {
     target: TargetArgs,
 }
 
-/// The resources that the broker and the bench had used, as far as the system tells.
+/// The resources that the broker and the bench have used, if the system tells them.
 struct Uses {
     before: Result<Usage, &'static str>,
     idle: Result<Usage, &'static str>,
     end: Result<Usage, &'static str>,
-    /// The bench's own, while events went out.
+    /// The usage of the bench itself, before and after publishing.
     client: Result<(Usage, Usage), &'static str>,
 }
 
@@ -105,7 +106,8 @@ impl BenchFanout {
         judged
     }
 
-    /// Publishes, and waits until it is delivered; how many deliveries are missing.
+    /// Publishes the events, and waits for their deliveries. Returns the number of missing ones,
+    /// too.
     async fn publish(
         &self,
         group: &Followers,
@@ -119,7 +121,7 @@ impl BenchFanout {
         let bound = Duration::from_secs(self.seconds) + GRACE;
         let delivering = group.all_delivered(self.clients * events, bound);
         tokio::pin!(delivering);
-        // A publisher that fails ends the run; nothing would come any more.
+        // A publisher that fails ends the run, because no more deliveries would come.
         let (published, missing) = tokio::select! {
             missing = &mut delivering => {
                 stop.cancel();
@@ -169,10 +171,10 @@ impl BenchFanout {
         let Uses { before, idle, end, client } = *uses;
         let cpu = idle.and_then(|idle| end?.cpu_us_each(idle, deliveries));
         let cpu_goal = self.has(1_000, 100).then_some(Goal::AtMost(5.0));
-        let name = ("server_cpu_us_per_delivery", "server CPU a delivery");
+        let name = ("server_cpu_us_per_delivery", "server CPU per delivery");
         report.add_with(name, cpu, "µs", cpu_goal);
         let client_cpu = client.and_then(|(idle, end)| end.cpu_us_each(idle, deliveries));
-        report.add("client_cpu_us_per_delivery", "client CPU a delivery", client_cpu, "µs");
+        report.add("client_cpu_us_per_delivery", "client CPU per delivery", client_cpu, "µs");
         let grown_kib = before.and_then(|before| Ok(idle?.resident_kib - before.resident_kib));
         let each_kib = grown_kib.map(|grown_kib| grown_kib / self.clients as f64);
         let name = ("server_idle_connection_kib", "server idle connection");

@@ -1,10 +1,10 @@
 //! `leftoff bench`: measures a broker from outside, over its sockets.
 //!
 //! ```text
-//!  publish.rs    how fast events are acknowledged
-//!  fanout.rs     what many live followers get     resume.rs   what a rush of returning ones gets
-//!  measuring/    loads a broker, and sees what comes
-//!  telling/      says it: figures beside their targets
+//!  publish.rs    the rate at which events are acknowledged
+//!  fanout.rs     deliveries to many live followers    resume.rs   many clients that return at once
+//!  measuring/    loads a broker, and counts
+//!  telling/      prints figures beside their targets
 //! ```
 
 mod fanout;

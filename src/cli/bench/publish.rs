@@ -1,4 +1,4 @@
-//! `leftoff bench publish`: measures a running broker, beside what the disk itself can do.
+//! `leftoff bench publish`: measures a running broker, and compares it with a plain file.
 
 use std::fs::File;
 use std::io::Write;
@@ -15,11 +15,11 @@ use super::measuring::load::{Load, Measured};
 use crate::cli::client::{ServerArgs, ServerClient, client};
 use crate::cli::failure::{CliError, CliResult, ExitReason};
 
-/// Publishes as fast as it is acknowledged
+/// Publishes as fast as events are acknowledged
 ///
-/// Every acknowledgement is durable. Then it appends the same
-/// bytes to a plain file in the same grouping, one request of each client and an fdatasync, for as
-/// long. Both run on this machine; the client takes its share of it.
+/// Every acknowledgement is durable. Then the bench appends the same bytes to a plain file for the
+/// same time, in the same groups: one request of each client, then an fdatasync. Both run on this
+/// machine, and the client takes its share of the processors.
 #[derive(Debug, Args)]
 pub(super) struct BenchPublish {
     /// Clients that publish at the same time
@@ -37,19 +37,19 @@ pub(super) struct BenchPublish {
     /// Requests of one client's stream that wait for their acknowledgement
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     in_flight: u64,
-    /// Publish in calls of their own instead of in one stream a client
+    /// Publish each request in a separate call instead of one stream for each client
     #[arg(long)]
     unary: bool,
-    /// Connections that the clients share [default: one a client]
+    /// Connections that the clients share [default: one for each client]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     connections: Option<u64>,
-    /// The topic; with several, each is this and its number
+    /// The topic; with several topics, each name is this one and a number
     #[arg(long, default_value = "bench")]
     topic: TopicName,
     /// Topics that the clients are spread over
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     topics: u64,
-    /// Where the plain file is written; for a fair comparison, the broker's disk
+    /// The directory of the plain file; for a fair comparison, on the broker's disk
     #[arg(long, value_name = "DIR", default_value = ".")]
     plain_dir: PathBuf,
     /// Print one object of JSON
@@ -113,8 +113,8 @@ impl BenchPublish {
         Ok(shared.map(client).collect())
     }
 
-    /// Appends what one group of all clients' requests is to a plain file, and syncs it, over and
-    /// over for as long as the broker was measured.
+    /// Appends the bytes of one request of each client to a plain file, and syncs it, again and
+    /// again for as long as the broker was measured.
     fn plain_file(&self) -> CliResult<Measured> {
         let group_events = self.clients * self.batch;
         let bytes = vec![b'x'; (group_events * self.size) as usize];
@@ -164,7 +164,7 @@ impl BenchPublish {
     }
 }
 
-/// The figures of a run with payloads of this size.
+/// Returns the figures of a run with payloads of this size.
 fn figures(measured: &Measured, size: u64) -> serde_json::Value {
     let quantile_ms = |quantile| measured.latency_us.value_at_quantile(quantile) as f64 / 1e3;
     let rate = measured.events_per_second();

@@ -1,4 +1,4 @@
-//! `leftoff bench resume`: many clients come back at once, while others follow something else.
+//! `leftoff bench resume`: many clients come back at once, while others follow another topic.
 
 use std::time::Duration;
 
@@ -18,20 +18,21 @@ use super::telling::report::{Goal, Report, quantile_ms};
 use crate::cli::client::ServerClient;
 use crate::cli::failure::CliResult;
 
-/// The time that the followers of the other topic are alone, to compare with.
+/// The time for which the followers of the other topic are alone, for comparison.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Has many clients come back at once with a `Last-Event-ID`
 ///
-/// They are some events behind on one topic, and get them over SSE. Meanwhile another topic is
-/// published to, and its followers should not feel it: what they had in the second before stands
-/// beside. All clients are on one thread of this machine, and take their share of it.
+/// The clients are some events behind on one topic, and get them over SSE. Meanwhile events are
+/// published to another topic, whose followers should not notice the load: their latency in the
+/// second before is printed for comparison. All clients are on one thread of this machine, which
+/// takes its share of the processors.
 ///
-/// Targets stand beside the figures with 5000 clients that are 100 events behind, and 100 live
-/// events/s.
+/// Targets are printed beside the figures with 5000 clients that are 100 events behind, and 100
+/// live events/s.
 ///
-/// Ends with 1 when an event was lost or repeated, or did not come in time; a missed target is only
-/// told.
+/// The exit code is 1 if an event was lost or repeated, or did not come in time. A missed target is
+/// only printed.
 #[derive(Debug, Args)]
 pub(super) struct BenchResume {
     /// Clients that come back
@@ -41,7 +42,7 @@ pub(super) struct BenchResume {
     #[arg(long, default_value_t = 100)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     behind: u64,
-    /// Events that are published a second to the other topic
+    /// Events that are published per second to the other topic
     #[arg(long, default_value_t = 100)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     live_rate: u64,
@@ -62,7 +63,7 @@ pub(super) struct BenchResume {
     target: TargetArgs,
 }
 
-/// The topic that goes on meanwhile.
+/// The other topic, which is published to meanwhile.
 struct Live {
     topic: String,
     followers: Followers,
@@ -70,7 +71,7 @@ struct Live {
     stop: CancellationToken,
 }
 
-/// The result of coming back.
+/// The outcome of the clients that came back.
 struct Resumed {
     clients: Followers,
     missing: u64,
@@ -110,7 +111,7 @@ impl BenchResume {
         judged
     }
 
-    /// Begins what goes on meanwhile.
+    /// Begins to publish to the other topic, for its followers.
     async fn go_live(
         &self,
         thread: &LoadThread,
@@ -125,13 +126,13 @@ impl BenchResume {
             topic: topic.clone(),
             rate: self.live_rate,
             size: self.size,
-            events: u64::MAX, // Until it is stopped.
+            events: u64::MAX, // The token ends it.
         };
         let publishing = tokio::spawn(pace.publish(client, stop.clone()));
         Ok(Live { topic, followers, publishing, stop })
     }
 
-    /// Opens the clients, and waits until they have what they missed.
+    /// Opens the clients, and waits until they have the events that they missed.
     async fn come_back(
         &self,
         thread: &LoadThread,
@@ -161,7 +162,7 @@ impl BenchResume {
         let deliveries = resumed.clients.look(|tally| tally.deliveries);
         let all_s = match resumed.missing {
             0 => Ok(resumed.elapsed_s),
-            _ => Err("not all of it came"),
+            _ => Err("events are missing"),
         };
         let rate = (deliveries as f64 / resumed.elapsed_s.max(1e-9)).round();
         let (before, end) = (resumed.before, resumed.end);
@@ -177,7 +178,7 @@ impl BenchResume {
         let name = ("live_p99_ms", "live p99 meanwhile");
         report.add_with(name, during, "ms", goal(Goal::Below(50.0)));
         report.add("live_max_ms", "live max meanwhile", quantile_ms(during_us, 1.0), "ms");
-        report.add("server_cpu_us_per_delivery", "server CPU a delivery", cpu, "µs");
+        report.add("server_cpu_us_per_delivery", "server CPU per delivery", cpu, "µs");
         let peak_mib = end.map(|end| end.peak_kib / 1_024.0);
         report.add("server_peak_mib", "server peak memory", peak_mib, "MiB");
         faults.report(&mut report);

@@ -1,4 +1,4 @@
-//! Clients that publish as fast as it is acknowledged, and what that comes to.
+//! Clients that publish as fast as their events are acknowledged, and the measured rates.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
-//! The measuring part of a bench: loads a broker, and counts what comes back.
+//! The measuring part of a bench: loads a broker, and counts deliveries and acknowledgements.
 //!
 //! ```text
 //!  process.rs      the broker that is measured     pacing.rs    publishes at a rate
-//!  subscribers.rs  many followers on one thread    tally.rs     counts what they get
-//!  event_stream.rs the SSE that they get           load.rs      publishes as fast as it goes
+//!  subscribers.rs  many followers on one thread    tally.rs     counts their deliveries
+//!  event_stream.rs parses their SSE answers        load.rs      publishes as fast as possible
 //!  latency.rs      the clock, and latencies
 //! ```
 

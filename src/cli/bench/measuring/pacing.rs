@@ -1,4 +1,4 @@
-//! Publishes numbered events that say when they were published: all at once, or at a rate.
+//! Publishing of numbered events that contain the time of their publish: all at once, or at a rate.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::cli::failure::{CliError, CliResult, ExitReason};
 /// The smallest payload: a time and a number, with a space after each.
 pub(in crate::cli::bench) const MIN_PAYLOAD_BYTES: u64 = 42;
 
-/// Events and bytes of one request: well within what a broker takes by default.
+/// The most events and bytes of one request, well within a broker's default limits.
 const MAX_REQUEST_EVENTS: u64 = 1_000;
 const MAX_REQUEST_BYTES: u64 = 1 << 20;
 
@@ -31,9 +31,9 @@ pub(in crate::cli::bench) const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(in crate::cli::bench) struct PacedLoad {
     pub(in crate::cli::bench) topic: String,
-    /// Events a second.
+    /// Events per second.
     pub(in crate::cli::bench) rate: u64,
-    /// Bytes of one payload, [`MIN_PAYLOAD_BYTES`] at the least.
+    /// Bytes of one payload, at least [`MIN_PAYLOAD_BYTES`].
     pub(in crate::cli::bench) size: u64,
     /// Events in all.
     pub(in crate::cli::bench) events: u64,
@@ -47,8 +47,8 @@ pub(in crate::cli::bench) struct Published {
 }
 
 impl PacedLoad {
-    /// Publishes at the rate, until all events are acknowledged; or until `stop`, and then what was
-    /// sent by then. What is late is made up for.
+    /// Publishes at the rate until all events are acknowledged. After `stop`, no more events are
+    /// sent, and those that were sent are waited for. Events that are late are sent together.
     pub(in crate::cli::bench) async fn publish(
         self,
         mut client: ServerClient,
@@ -104,7 +104,7 @@ impl PacedLoad {
     }
 }
 
-/// Publishes `events` of them as fast as it goes.
+/// Publishes this number of events as fast as possible.
 pub(in crate::cli::bench) async fn publish_all(
     client: &mut ServerClient,
     topic: &str,
@@ -137,7 +137,7 @@ fn event(number: u64, size: u64) -> NewEvent {
     NewEvent { payload: Bytes::from(payload), ..NewEvent::default() }
 }
 
-/// A topic that no other run has.
+/// Returns the name of a topic that no other run uses.
 pub(in crate::cli::bench) fn fresh_topic(purpose: &str) -> String {
     format!("bench.{purpose}.{}", wall_ns())
 }

@@ -1,5 +1,5 @@
-//! The broker that is measured: one of the bench's own, or one that runs already; and what its
-//! process uses, as far as the system tells.
+//! The broker that is measured, which the bench starts unless it runs already, and the resources
+//! that its process uses, if the system tells them.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -16,32 +16,31 @@ use crate::cli::client::{ServerArgs, ServerClient};
 use crate::cli::diagnostics::say;
 use crate::cli::failure::{CliError, CliResult, ExitReason};
 
-/// The longest time until a broker of the bench's own listens.
+/// The longest time until a broker that the bench started listens.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Files that a process has open besides its clients' connections, at the most.
+/// The most files that a process has open besides its clients' connections.
 const OTHER_FILES: u64 = 64;
 
-/// Which broker is measured.
+/// The options that choose the broker to measure.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli::bench) struct TargetArgs {
-    /// Measure the broker that is there [default: one of its own, on a free port, that ends with
-    /// the bench]
+    /// Measure this running broker [default: start one on a free port, which ends with the bench]
     #[arg(long, value_name = "URL", env = "LEFTOFF_SERVER")]
     server: Option<String>,
     /// The process of that broker, for its CPU and memory
     #[arg(long, requires = "server")]
     pid: Option<u32>,
-    /// Where a broker of its own keeps its log meanwhile
+    /// The directory in which a broker that the bench starts keeps its log
     #[arg(long, value_name = "DIR", default_value = ".")]
     data_dir: PathBuf,
 }
 
-/// The broker that is measured; one of the bench's own ends when this is dropped.
+/// The broker that is measured. If the bench started it, it ends when this is dropped.
 pub(in crate::cli::bench) struct MeasuredBroker {
     served: Option<OwnBroker>,
     server: ServerArgs,
-    /// Where it listens, and what a request's `Host` says.
+    /// The address of the broker, and the `Host` of requests.
     pub(in crate::cli::bench) address: SocketAddr,
     pub(in crate::cli::bench) host: String,
     pid: Option<u32>,
@@ -66,7 +65,7 @@ impl MeasuredBroker {
         self.server.connect().await
     }
 
-    /// Removes a topic of the bench from a broker that outlives it.
+    /// Deletes a topic of the bench from a broker that runs on.
     pub(in crate::cli::bench) async fn forget(&self, client: &mut ServerClient, topic: &str) {
         if self.served.is_none() {
             let deleted =
@@ -77,13 +76,14 @@ impl MeasuredBroker {
         }
     }
 
-    /// Returns what the broker's process has used so far, or why that is not known.
+    /// Returns the resources that the broker's process has used so far, or the reason for which
+    /// they are unknown.
     pub(in crate::cli::bench) fn usage(&self) -> Result<Usage, &'static str> {
         Usage::of(&self.pid.ok_or("give --pid")?.to_string())
     }
 }
 
-/// Address and authority of an `http` URL.
+/// Returns the address and the authority of an `http` URL.
 async fn resolve(url: &str) -> CliResult<(SocketAddr, String)> {
     let refused =
         |why: &str| CliError::new(ExitReason::Refused, format!("--server {url:?}: {why}"));
@@ -98,21 +98,21 @@ async fn resolve(url: &str) -> CliResult<(SocketAddr, String)> {
     Ok((address.ok_or_else(|| refused("there is no such host"))?, authority.to_string()))
 }
 
-/// This program, serving an empty log.
+/// A process of this program that serves an empty log.
 struct OwnBroker {
     child: Child,
-    /// Held, so that it can say what it likes.
+    /// Kept open, so that the process can write to it.
     _output: Option<BufReader<ChildStdout>>,
     _directory: TempDir,
 }
 
 impl OwnBroker {
-    /// Starts it in a new directory below `parent`, and waits until it listens.
+    /// Starts the process in a new directory below `parent`, and waits until it listens.
     async fn start(parent: &Path) -> CliResult<(Self, SocketAddr)> {
         let directory = tempfile::tempdir_in(parent)?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(directory.path());
-        // Settings for another broker are none for this one.
+        // The environment may have settings for another broker.
         let variables = std::env::vars_os().map(|(name, _)| name);
         for name in variables.filter(|name| name.to_string_lossy().starts_with("LEFTOFF_")) {
             command.env_remove(name);
@@ -121,7 +121,7 @@ impl OwnBroker {
         let mut child = command.spawn()?;
         let output = child.stdout.take().map(BufReader::new);
         let mut served = Self { child, _output: None, _directory: directory };
-        // On a timeout `served` is dropped, which ends the process, the pipe, and this reading.
+        // On a timeout `served` is dropped. That ends the process, the pipe and this read.
         let reading = tokio::task::spawn_blocking(move || listening_address(output));
         let read = tokio::time::timeout(START_TIMEOUT, reading).await;
         let Ok(Ok(Some((address, output)))) = read else {
@@ -142,7 +142,7 @@ impl Drop for OwnBroker {
     }
 }
 
-/// Where the greeting of `leftoff serve` says that it listens.
+/// Returns the address in the greeting of `leftoff serve`.
 fn listening_address<R: BufRead>(output: Option<R>) -> Option<(SocketAddr, R)> {
     let mut output = output?;
     let mut line = String::new();
@@ -157,13 +157,13 @@ fn listening_address<R: BufRead>(output: Option<R>) -> Option<(SocketAddr, R)> {
     None
 }
 
-/// The resources that a process has used since it began.
+/// The resources that a process has used since its start.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli::bench) struct Usage {
-    /// In user and system mode.
+    /// The processor time, in user and system mode.
     pub(in crate::cli::bench) cpu_seconds: f64,
     pub(in crate::cli::bench) resident_kib: f64,
-    /// The most that was ever resident.
+    /// The peak of the resident memory.
     pub(in crate::cli::bench) peak_kib: f64,
 }
 
@@ -173,7 +173,7 @@ impl Usage {
         Self::of("self")
     }
 
-    /// CPU time since `before` for each of `deliveries`, in microseconds.
+    /// Returns the CPU time since `before` for each of `deliveries`, in microseconds.
     pub(in crate::cli::bench) fn cpu_us_each(
         self,
         before: Self,
@@ -185,7 +185,7 @@ impl Usage {
         }
     }
 
-    /// Reads the usage of the process that /proc has under `name`.
+    /// Reads the usage of the process with this name in /proc.
     fn of(name: &str) -> Result<Self, &'static str> {
         let directory = Path::new("/proc").join(name);
         let read = |file| std::fs::read_to_string(directory.join(file)).ok();
@@ -199,14 +199,14 @@ impl Usage {
             line.split_whitespace().next()?.parse::<f64>().ok()
         };
         let usage = cpu_ticks(&stat).zip(field("VmRSS:")).zip(field("VmHWM:"));
-        let ((ticks, resident_kib), peak_kib) = usage.ok_or("/proc says nothing of it")?;
+        let ((ticks, resident_kib), peak_kib) = usage.ok_or("/proc lacks its numbers")?;
         let cpu_seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
         Ok(Self { cpu_seconds, resident_kib, peak_kib })
     }
 }
 
-/// utime and stime together. Source: proc_pid_stat(5), fields 14 and 15; the second one is the
-/// program's name in parentheses, which may hold anything.
+/// Returns the sum of utime and stime. Source: proc_pid_stat(5), fields 14 and 15. Field 2 is the
+/// program's name in parentheses, and may contain any character.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace().skip(11);

@@ -1,7 +1,8 @@
-//! Many SSE subscribers on one thread, so that the broker keeps the rest of the machine: sockets
-//! and requests by hand, one buffer for all of them, and a hundred and some bytes of state each.
+//! Many SSE subscribers on one thread, so that the broker has the rest of the machine. They write
+//! their requests to plain sockets, share one buffer, and have little more than 100 bytes of state
+//! each.
 //!
-//! Each checks that its ids go up by one. What they see is added up in one [`Tally`].
+//! Each subscriber checks that its ids rise by one. All deliveries are counted in one [`Tally`].
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -27,17 +28,17 @@ use crate::cli::failure::{CliError, CliResult, ExitReason};
 /// The longest time for opening all connections.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Connections that are being opened at once: well below 128, the backlog that listening sockets
-/// often have, for what does not fit in it is tried again by the system after a whole second.
+/// The connections that are opened at the same time: well below 128, a common backlog of listening
+/// sockets. The system retries a connection that does not fit only after a second.
 const MAX_OPENING: usize = 64;
 
-/// The most bytes that one read takes.
+/// The most bytes of one read.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// The time between two looks at the tally. The times in the tally do not depend on it.
+/// The time between two looks at the tally. The times in the tally do not depend on this time.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The thread that all subscribers are on. They end with it.
+/// The thread of all subscribers. They end with it.
 pub(in crate::cli::bench) struct LoadThread {
     tasks: Handle,
     stop: CancellationToken,
@@ -66,7 +67,7 @@ impl Drop for LoadThread {
 
 struct FollowersState {
     tally: Tally,
-    /// Whoever's turn it is reads into it.
+    /// The buffer into which each follower reads in its turn.
     buffer: Vec<u8>,
 }
 
@@ -77,7 +78,7 @@ pub(in crate::cli::bench) struct Followers {
 }
 
 impl Followers {
-    /// Begins to open `clients` subscriptions of `topic`: of what comes, or after `last_event_id`.
+    /// Begins to open `clients` subscriptions to `topic`: to new events, or after `last_event_id`.
     pub(in crate::cli::bench) fn open(
         thread: &LoadThread,
         target: &MeasuredBroker,
@@ -109,7 +110,7 @@ impl Followers {
         Ok(Self { clients, state })
     }
 
-    /// Looks at the tally, shortly: the clients wait.
+    /// Calls `look` with the tally. The followers wait meanwhile, so the call should be short.
     pub(in crate::cli::bench) fn look<T>(&self, look: impl FnOnce(&mut Tally) -> T) -> T {
         look(&mut lock(&self.state).tally)
     }
@@ -126,14 +127,14 @@ impl Followers {
         Err(CliError::new(ExitReason::Unreachable, message))
     }
 
-    /// Waits until there are this many deliveries, or one client has failed, or `bound` is over;
-    /// how many are missing.
+    /// Waits until there are `count` deliveries, or one client has failed, or `bound` is over.
+    /// Returns the number of missing deliveries.
     pub(in crate::cli::bench) async fn all_delivered(&self, count: u64, bound: Duration) -> u64 {
         self.wait(bound, |tally| tally.deliveries >= count).await;
         self.look(|tally| count.saturating_sub(tally.deliveries))
     }
 
-    /// Why a connection failed, if one did.
+    /// Returns the reason for which a connection failed, if one did.
     pub(in crate::cli::bench) fn problem(&self) -> Option<String> {
         self.look(|tally| {
             let problem = tally.problem.as_ref()?;
@@ -141,7 +142,7 @@ impl Followers {
         })
     }
 
-    /// The latencies up to here; what comes from now on is counted anew.
+    /// Returns the latencies so far, and begins a new histogram.
     pub(in crate::cli::bench) fn take_latency(&self) -> CliResult<Histogram<u64>> {
         let empty = latency_histogram()?;
         Ok(self.look(|tally| std::mem::replace(&mut tally.latency_us, empty)))
@@ -163,7 +164,7 @@ fn lock(state: &Mutex<FollowersState>) -> MutexGuard<'_, FollowersState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One client: subscribes, then reads for as long as there is something.
+/// Subscribes, and then reads until the stream ends.
 async fn follow(
     state: &Mutex<FollowersState>,
     opening: &Semaphore,
@@ -194,12 +195,12 @@ async fn follow(
 struct Follower {
     socket: TcpStream,
     stream: SseAnswer,
-    /// The last sequence that it saw, once it saw one.
+    /// The last sequence that the follower has seen.
     cursor: Option<u64>,
 }
 
 impl Follower {
-    /// Takes what one read brings.
+    /// Reads once, and counts the events.
     fn poll_read(
         &mut self,
         context: &mut Context<'_>,
@@ -212,7 +213,7 @@ impl Follower {
         if read.filled().is_empty() {
             return Poll::Ready(Err("the server closed it".to_owned()));
         }
-        // One look at the clock for all events of a read: they came together.
+        // The clock is read once for all events of a read, because they came together.
         let (now_ns, cursor) = (wall_ns(), &mut self.cursor);
         Poll::Ready(self.stream.take(read.filled(), |start, delivery| {
             let cursor = cursor.get_or_insert(start.unwrap_or(0));

@@ -1,4 +1,4 @@
-//! The tally of what a group of followers got: one for all of them.
+//! The tally of the deliveries to a group of followers.
 
 use hdrhistogram::Histogram;
 
@@ -6,7 +6,7 @@ use super::event_stream::BenchEvent;
 use super::latency::latency_histogram;
 use crate::cli::failure::CliResult;
 
-/// The counts of what a group of followers got. Times are in nanoseconds since 1970.
+/// The counts of the deliveries to a group of followers. Times are in nanoseconds since 1970.
 #[derive(Debug)]
 pub(in crate::cli::bench) struct Tally {
     pub(in crate::cli::bench) opened: u64,
@@ -67,7 +67,7 @@ impl Tally {
         self.problem.get_or_insert(problem);
     }
 
-    /// Deliveries a second, from the first one to the last one.
+    /// Returns the deliveries per second, from the first one to the last one.
     pub(in crate::cli::bench) fn deliveries_per_second(&self) -> Result<f64, &'static str> {
         match self.last_ns.saturating_sub(self.first_ns) {
             0 => Err("too few for a rate"),

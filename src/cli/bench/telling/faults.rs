@@ -1,4 +1,4 @@
-//! The faults that followers met: gaps, repeats and missing events.
+//! The faults in the deliveries to followers: gaps, repeats and missing events.
 
 use super::report::{Goal, Report};
 use crate::cli::bench::measuring::subscribers::Followers;
@@ -13,7 +13,7 @@ pub(in crate::cli::bench) struct Faults {
 }
 
 impl Faults {
-    /// Adds those of a group that lacks `missing` deliveries.
+    /// Adds the faults of a group that lacks `missing` deliveries.
     pub(in crate::cli::bench) fn add(&mut self, group: &Followers, missing: u64) {
         let (gaps, repeats) = group.look(|tally| (tally.gaps, tally.repeats));
         self.gaps += gaps;
@@ -28,7 +28,7 @@ impl Faults {
         report.add_with(("missing", "missing deliveries"), Ok(self.missing as f64), "", none);
     }
 
-    /// Fails if there are any, or a connection of `groups` failed.
+    /// Returns an error if there are faults, or if a connection of `groups` failed.
     pub(in crate::cli::bench) fn judge(self, groups: &[&Followers]) -> CliResult {
         if let Some(problem) = groups.iter().find_map(|group| group.problem()) {
             return Err(CliError::new(ExitReason::Unreachable, problem));

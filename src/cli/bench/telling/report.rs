@@ -1,4 +1,4 @@
-//! Figures as they are printed: each with its unit, and the target beside it where there is one.
+//! The printing of figures, each with its unit, and with its target if it has one.
 
 use std::fmt;
 use std::io::Write;
@@ -36,7 +36,7 @@ impl fmt::Display for Goal {
     }
 }
 
-/// One measured value, or why there is none.
+/// One measured value, or the reason for which there is none.
 struct Figure {
     key: &'static str,
     label: &'static str,
@@ -52,7 +52,7 @@ pub(in crate::cli::bench) struct Report {
 }
 
 impl Report {
-    /// Adds a figure: its name in JSON, and what people read.
+    /// Adds a figure with its name in JSON and its label for people.
     pub(in crate::cli::bench) fn add(
         &mut self,
         key: &'static str,
@@ -63,7 +63,7 @@ impl Report {
         self.figures.push(Figure { key, label, value, unit, target: None });
     }
 
-    /// As [`Self::add`], beside its target.
+    /// Adds a figure as [`Self::add`] does, with a target.
     pub(in crate::cli::bench) fn add_with(
         &mut self,
         (key, label): (&'static str, &'static str),
@@ -74,7 +74,7 @@ impl Report {
         self.figures.push(Figure { key, label, value, unit, target });
     }
 
-    /// Prints it, as one object of JSON or a line a figure.
+    /// Prints the report: as one JSON object, or as one line for each figure.
     pub(in crate::cli::bench) fn print(&self, as_json: bool, settings: Value) -> CliResult {
         let mut output = std::io::stdout().lock();
         if as_json {
@@ -113,18 +113,18 @@ impl Report {
     }
 }
 
-/// Counts as integers, others with three decimals.
+/// Returns a whole number as an integer, any other with three decimals.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 { json!(value as i64) } else { json!((value * 1e3).round() / 1e3) }
 }
 
-/// Counts and large values without decimals, others with two.
+/// Returns a whole or large number without decimals, any other with two.
 fn text(value: f64) -> String {
     let decimals = if value.fract() == 0.0 || value.abs() >= 1_000.0 { 0 } else { 2 };
     format!("{value:.decimals$}")
 }
 
-/// A quantile of latencies in microseconds, in milliseconds; `Err` with the reason when none were
+/// Returns a quantile, in milliseconds, of latencies in microseconds; the reason if none were
 /// measured.
 pub(in crate::cli::bench) fn quantile_ms(
     latency_us: &Histogram<u64>,
