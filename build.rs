@@ -1,4 +1,4 @@
-//! Compiles the protos with a compiler in pure Rust, so that a build needs nothing but Rust.
+//! The build of the protos, with a compiler in pure Rust, so that a build needs no `protoc`.
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -19,12 +19,12 @@ mod protos {
     use prost_types::field_descriptor_proto::Type;
 
     const PROTO: &str = "leftoff/v1/leftoff.proto";
-    /// Messages alone, and no part of what the reflection service tells of.
+    /// A proto with messages only, which the reflection service does not list.
     const CLOUDEVENTS: &str = "io/cloudevents/v1/cloudevents.proto";
 
-    /// Messages with lists that are long, and the field of the list. The server has the entries of
-    /// these as bytes, so that it decodes, or encodes, one after the other, and has no more than one in
-    /// memory.
+    /// Messages with long lists, each with the field of its list. The server has the entries of
+    /// these lists as bytes. So it decodes or encodes one entry after the other, and has at most
+    /// one of them decoded in memory.
     const IN_PARTS: [(&str, &str); 7] = [
         ("PublishRequest", "events"),
         ("PublishStreamRequest", "events"),
@@ -39,7 +39,7 @@ mod protos {
     pub(super) fn compile() -> Result<(), Box<dyn Error>> {
         let out = PathBuf::from(std::env::var("OUT_DIR")?);
         let descriptors = protox::compile([PROTO], ["proto"])?;
-        // For the reflection service.
+        // The reflection service reads this file.
         let bytes = prost::Message::encode_to_vec(&descriptors);
         std::fs::write(out.join("leftoff_descriptor.bin"), bytes)?;
         compile_server(descriptors.clone(), &out.join("served"))?;
@@ -52,7 +52,8 @@ mod protos {
         tonic_prost_build::configure().bytes(".").btree_map(".")
     }
 
-    /// The services, with those messages that are in parts; the others are those that clients have.
+    /// Generates the services, and their own messages for those in [`IN_PARTS`]. All other messages
+    /// are the same types as those of clients.
     fn compile_server(descriptors: FileDescriptorSet, out: &Path) -> Result<(), Box<dyn Error>> {
         let descriptors = in_parts(descriptors);
         let codec = "crate::edge::grpc::codec::Codec";
@@ -70,7 +71,8 @@ mod protos {
         Ok(server.compile_fds(descriptors)?)
     }
 
-    /// The same messages on the wire, with entries that are bytes in the lists of [`IN_PARTS`].
+    /// Returns descriptors of the same messages on the wire, but with bytes for the entries of the
+    /// lists in [`IN_PARTS`].
     fn in_parts(mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
         for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
             let lists = IN_PARTS.iter().filter(|(name, _)| *name == message.name());

@@ -1,12 +1,12 @@
-//! Checks of the parsers, each for any input at all: what the fuzz targets of `tests/fuzz` call,
-//! and what an ordinary test calls with the inputs that are kept in `data/fuzz`.
+//! Checks of the parsers, each for any input at all. The fuzz targets of `tests/fuzz` call them,
+//! and an ordinary test calls them with the inputs that are kept in `data/fuzz`.
 //!
-//! A check panics when a promise is broken. Besides the parser not failing itself, all promise that
-//! - what was read, written down again, reads the same;
-//! - what is refused is refused with the name of the field, and in few words;
-//! - memory is a multiple of the input ([`max_memory_bytes`]).
+//! A check panics when a promise is broken. No parser panics, and each promises that
+//! - a value that was read, and is written and read again, is the same;
+//! - a refusal names the field, and is short;
+//! - the memory is at most a multiple of the input ([`max_memory_bytes`]).
 //!
-//! There is no public way to some of the parsers, so each check stands in its parser's layer.
+//! Some of the parsers are not public, so each check is in its parser's layer.
 
 #![allow(clippy::missing_panics_doc, reason = "a check panics when a promise is broken")]
 
@@ -24,7 +24,7 @@ use refusal::check_refusal;
 pub use crate::edge::fuzzing::{cloudevents, lines, messages, queries};
 pub use crate::log::fuzzing::{backups, blocks};
 
-/// A check, and the name of its target and of the directory of its inputs.
+/// The name of a target, which its directory of inputs has too, and its check.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All checks.
@@ -39,13 +39,13 @@ pub const TARGETS: [Target; 8] = [
     ("messages", messages),
 ];
 
-/// What a check may take at any moment for an input of so many bytes, the copies that it makes for
-/// comparison included.
+/// Returns the most memory that a check may hold for an input of `input_bytes`, with the copies
+/// that it makes for comparison.
 pub const fn max_memory_bytes(input_bytes: usize) -> usize {
     (64 << 10) + 64 * input_bytes
 }
 
-/// Start points, with all that they are made of.
+/// Checks start points, and the cursors, times, epochs and gap rules that they may contain.
 pub fn cursors(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     reads_back::<StartPoint>(text);
@@ -59,8 +59,8 @@ pub fn cursors(input: &[u8]) {
     }
 }
 
-/// Names and patterns: each line of the input is taken as either, and all are held against each
-/// other.
+/// Checks topic names and patterns. Each line of the input is parsed as both, and each name is
+/// matched with each pattern.
 pub fn patterns(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     for line in text.split('\n') {
@@ -84,7 +84,7 @@ pub fn patterns(input: &[u8]) {
     }
 }
 
-/// What a pattern says, word by word.
+/// Whether a pattern matches a name, token by token.
 fn is_of(wanted: &[&str], tokens: &[&str]) -> bool {
     match (wanted, tokens) {
         ([">"], [_, ..]) => true,
@@ -94,7 +94,7 @@ fn is_of(wanted: &[&str], tokens: &[&str]) -> bool {
     }
 }
 
-/// Reads `text`; what is read, written down, reads the same and is written the same again.
+/// Checks that a value read from `text` is the same after it is written and read again.
 fn reads_back<T>(text: &str)
 where
     T: FromStr<Err = Error> + PartialEq + std::fmt::Debug + std::fmt::Display,
@@ -115,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    /// Goal: whatever was found once is not broken again.
+    /// Goal: an input that broke a promise once breaks none again.
     #[test]
     fn every_input_that_is_kept_passes_its_check() {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/fuzz");

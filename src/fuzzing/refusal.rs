@@ -1,11 +1,11 @@
-//! What every refusal promises.
+//! The promises of every refusal.
 
 use crate::error::Error;
 
-/// Longest message of a refusal, in bytes: a refusal shows a part of what was sent, not all of it.
+/// The longest message of a refusal, in bytes: a refusal shows a part of the input, not all of it.
 const MAX_MESSAGE_BYTES: usize = 2_048;
 
-/// A refusal names the field, and says in few words what is wrong.
+/// Checks that a refusal names the field, and that its message is short.
 pub(crate) fn check_refusal(error: &Error) {
     match error {
         Error::Invalid { field, problem } => {
@@ -14,7 +14,7 @@ pub(crate) fn check_refusal(error: &Error) {
         Error::OverLimit { name, value, limit } => {
             assert!(!name.is_empty() && value > limit, "{error:?}");
         }
-        other => panic!("a parser refuses the input, and does not fail: {other:?}"),
+        other => panic!("a parser failed instead of refusing the input: {other:?}"),
     }
     let message = error.to_string();
     assert!(message.len() <= MAX_MESSAGE_BYTES, "{} bytes: {message:.200}…", message.len());

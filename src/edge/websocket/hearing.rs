@@ -23,7 +23,7 @@ pub(super) enum Heard {
     Publish(Option<Reference>, Pending),
     /// Not submitted: the broker has no room, or is stopping.
     Unpublished(Option<Reference>, Error),
-    /// Delivered to so many readers, and not stored.
+    /// Delivered, and not stored; with the number of subscriptions to the topic.
     Ephemeral(Option<Reference>, usize),
     /// Refused by a rate of the client.
     OverRate(Refused),

@@ -247,7 +247,7 @@ fn delivered() -> Object {
         "An event that is not stored.",
         [
             field("ephemeral", boolean(), "Always true."),
-            field("receivers", number(0), "The number of subscriptions."),
+            field("receivers", number(0), "The number of subscriptions to the topic."),
         ],
     )
 }
