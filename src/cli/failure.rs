@@ -7,7 +7,7 @@ pub(super) enum ExitReason {
     Other = 1,
     /// The check found damage.
     Damage = 3,
-    /// The server cannot be reached, or went away.
+    /// The server cannot be reached, or ended the connection.
     Unreachable = 4,
     /// The server or a rule refused the input.
     Refused = 5,

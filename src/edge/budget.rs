@@ -1,7 +1,7 @@
 //! Memory for clients: one budget, in bytes, for everything that waits for them or comes from them.
 //!
 //! ```text
-//! budget ─▶ address ─▶ connection ─▶ what is held: an incomplete request, an unsent page,
+//! budget ─▶ address ─▶ connection ─▶ held bytes: an incomplete request, an unsent page,
 //!                                    the patterns of a subscription, …
 //! ```
 //!
@@ -220,7 +220,7 @@ impl Held {
     ///
     /// # Errors
     ///
-    /// [`Error::NoRoom`]; what was held stays held.
+    /// [`Error::NoRoom`]; the bytes that were held before stay held.
     pub(crate) fn grow(&mut self, size_bytes: usize) -> Result<()> {
         if size_bytes == 0 {
             return Ok(()); // This holds even while the budget is used up.
@@ -261,8 +261,8 @@ impl Drop for Held {
 }
 
 /// The mark of an answer that makes its pieces as the client takes them: such an answer waits while
-/// there is no room. An answer that goes on only while it reads from the client must not have the
-/// mark: the memory of what it has read would never be given back.
+/// there is no room. An answer that continues only while it reads from its client must not have the
+/// mark: while it waited, the memory of the bytes that it has read would not be given back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WaitsForRoom;
 
@@ -303,7 +303,7 @@ mod tests {
             let address = budget.address();
             let shares: Vec<Share> = (0..greedy).map(|_| address.connection()).collect();
             let mut all: Vec<Held> = shares.iter().map(Share::nothing).collect();
-            // In turns, until nobody gets any more.
+            // All take in turns, until none of them gets more.
             while all.iter_mut().filter_map(|held| held.grow(1 << 10).ok()).count() > 0 {}
             assert!(budget.used_bytes() <= 32 * MIB, "half is for other addresses");
             let newcomers: Vec<Share> = (0..100).map(|_| address.connection()).collect();

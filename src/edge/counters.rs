@@ -23,8 +23,7 @@ pub(crate) struct Counters {
     pub(super) dead_peers: Counter,
     /// Clients that took too little of the data sent to them.
     pub(super) slow_peers: Counter,
-    /// The number of times that each time limit has ended something, in the order of
-    /// [`TimeLimit::ALL`].
+    /// The number of times that each time limit was exceeded, in the order of [`TimeLimit::ALL`].
     time_limits: [Counter; 5],
     /// The number of refusals by each rate, in the order of `Rate::ALL`.
     pub(super) refused_by_rate: [Counter; 5],

@@ -41,7 +41,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The state of the parser of one connection's frames.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    /// The head of the next frame, of which `filled` bytes are there.
+    /// The head of the next frame, of which `filled` bytes have arrived.
     next: [u8; FRAME_HEAD_BYTES],
     filled: usize,
     kind: Kind,

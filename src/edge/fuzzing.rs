@@ -44,7 +44,7 @@ pub fn queries(input: &[u8]) {
     if let Err(error) = rest.finish("none that are left") {
         check_refusal(&error);
     }
-    let (again, rest) = self::asked(&written(&asked)).expect("what is written can be read");
+    let (again, rest) = self::asked(&written(&asked)).expect("a written query can be read");
     rest.finish("all").expect("nothing else was written");
     assert_eq!(again.start, asked.start);
     assert_eq!(again.filter, asked.filter);
@@ -97,7 +97,7 @@ pub fn lines(input: &[u8]) {
             let line = written_line(&name, &event);
             assert!(!line.contains('\n'), "{line}");
             let again = Line::parse(line.as_bytes()).unwrap_or_else(|e| panic!("{line}: {e}"));
-            let topic = Some(name.parse::<TopicName>().expect("it was one before"));
+            let topic = Some(name.parse::<TopicName>().expect("the name was valid before"));
             assert_eq!(again, Line { topic, event }, "{line}");
         }
         Err(error) => check_refusal(&error),
@@ -192,7 +192,7 @@ fn check_cloudevent(event: &NewEvent) {
     let shown = String::from_utf8_lossy(&written);
     let body = written.clone().into();
     let again = cloudevents::read(Mode::Structured, &HeaderMap::new(), &body, EVENTS);
-    let again = again.and_then(|mut events| events.next().expect("one was written"));
+    let again = again.and_then(|mut events| events.next().expect("an event was written"));
     let again = again.unwrap_or_else(|error| panic!("{shown}: {error}"));
     assert_eq!(again.id, event.id, "{shown}");
     assert_eq!(again.event_type, event.event_type, "{shown}");

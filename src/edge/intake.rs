@@ -43,7 +43,7 @@ struct Unread {
 struct Ending {
     /// Whether the end was reached.
     is_reached: bool,
-    /// Whether somebody has waited for more of a body since.
+    /// Whether the reader of a body has needed more bytes since.
     is_missed: bool,
     /// The task that reads the input. The end is kept from it until the answer is sent, or a body
     /// needs more bytes.

@@ -42,7 +42,7 @@ pub(crate) struct Pace {
     /// The lowest rate; 0 is no limit.
     least_bytes_per_second: u64,
     counters: Arc<Counters>,
-    /// The time spent waiting. `size_bytes` is what has come in that time.
+    /// The time spent waiting for bytes. `size_bytes` is the number of bytes that came in it.
     waited: Duration,
     size_bytes: u64,
 }
@@ -71,7 +71,7 @@ impl Pace {
         self.size_bytes += size_bytes as u64;
     }
 
-    /// Begins to time the next message, of which `size_bytes` are there already.
+    /// Begins to time the next message, of which `size_bytes` have arrived already.
     pub(super) fn restart(&mut self, size_bytes: usize) {
         (self.waited, self.size_bytes) = (Duration::ZERO, size_bytes as u64);
     }

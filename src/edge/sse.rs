@@ -40,7 +40,7 @@
 //!
 //! The encoding of types and payloads is in `data.rs`.
 //!
-//! # What holds a slow reader back
+//! # The chain that holds a slow reader back
 //!
 //! Nothing is queued for a client. Each link of this chain waits for the previous one:
 //!
@@ -414,7 +414,7 @@ mod tests {
             let (mut events, mut sizes) = (0, Vec::new());
             while events < COUNT {
                 let write = tokio::time::timeout(Duration::from_secs(30), writes.next());
-                let write = write.await.expect("it takes too long").unwrap().unwrap();
+                let write = write.await.expect("a write in time").unwrap().unwrap();
                 let text = std::str::from_utf8(&write).unwrap();
                 let count = text.matches("data: x").count();
                 if count > 0 {

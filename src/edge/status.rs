@@ -182,7 +182,7 @@ pub(super) fn tell_gaps(response: &mut Response, gaps: &[Gap]) {
     }
 }
 
-/// The headers with the rate that refused a request, and what is left of it.
+/// The headers with the rate that refused a request, and with the rest of its allowance.
 /// Source: draft-ietf-httpapi-ratelimit-headers-10, 3 and 4.
 pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub(super) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -391,7 +391,7 @@ mod tests {
             let header = header.map(|value| value.to_str().expect("a number").to_owned());
             assert_eq!(header, retry_seconds.map(|seconds| seconds.to_string()), "{error}");
             let detail = problem_json(&error)["detail"].clone();
-            assert_eq!(detail, status.message(), "one message for both");
+            assert_eq!(detail, status.message(), "the same message on both");
         }
     }
 }

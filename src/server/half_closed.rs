@@ -1,9 +1,9 @@
 //! Clients that have closed their sending side: some wait for the answer, some are gone.
 //!
 //! ```text
-//! request ─▶ end of what comes in ─▶ the answer is sent all the same ─▶ the connection ends
-//!                                 └▶ an event stream: `:`, and `:` again; a client that is gone
-//!                                    has the second one fail
+//! request ─▶ end of the input ─▶ the answer is still sent ─▶ the connection ends
+//!                             └▶ an event stream: `:`, and `:` again; if the client is gone,
+//!                                the second one fails
 //! ```
 //!
 //! # Why

@@ -3,19 +3,20 @@
 //! # Why
 //!
 //! If a socket is closed while bytes from its peer are unread, it is reset, and a reset discards
-//! what the peer has not read yet. A publisher that was still sending when the broker stopped would
-//! lose its last acknowledgements. So the sending half is closed first. Then incoming bytes are
-//! read and dropped until the peer closes too, or until [`LINGER`] is over. Source: RFC 9112, 9.6.
+//! the bytes that the peer has not read yet. A publisher that is still sending when the broker
+//! stops would lose its last acknowledgements. So the sending half is closed first. Then incoming
+//! bytes are read and dropped until the peer closes too, or until [`LINGER`] is over. Source: RFC
+//! 9112, 9.6.
 //!
 //! A peer that has closed its sending half may still wait for its answer, but hyper would give it
 //! up. So the end of the input is held back until the answer is sent. A peer that is gone looks the
 //! same until something is sent to it, and no events should be read for it. If the answer takes a
 //! while, `100 Continue` is sent before it. Source: RFC 9110, 15.2.
 //!
-//! A peer that takes nothing of what is sent to it for a long time is given up; otherwise these
-//! bytes would be held for ever. The unsent bytes in the system's buffer are bounded. Without the
-//! bound, the system reports room only when a third of its buffer is free. The buffer grows to
-//! megabytes, and a peer that reads slowly would seem to take nothing for minutes.
+//! A peer that takes no data for a long time is given up; otherwise the data sent to it would be
+//! held for ever. The unsent bytes in the system's buffer are bounded. Without the bound, the
+//! system reports room only when a third of its buffer is free. The buffer grows to megabytes, and
+//! a peer that reads slowly would seem to take nothing for minutes.
 
 use std::io;
 use std::pin::Pin;
@@ -382,7 +383,7 @@ mod tests {
             let (mut socket, mut peer) = pair().await;
             for byte in sent {
                 peer.write_all(&[*byte]).await.unwrap();
-                // The call reads the bytes that are there, and is dropped.
+                // The call reads the bytes that have arrived, and is dropped.
                 let look = tokio::time::timeout(Duration::from_millis(1), socket.protocol()).await;
                 assert!(look.is_err() || matches!(look, Ok(Ok(found)) if found == spoken));
             }

@@ -23,8 +23,8 @@ use crate::error::{Error, Result};
 use crate::polls;
 use crate::topic::TopicName;
 
-/// The payloads (in bytes) and the events up to which one message gathers what a reader has in
-/// memory.
+/// The bytes of events, and the number of events, up to which one message gathers the runs that are
+/// in memory.
 const GATHERED_BYTES: usize = 8 << 10;
 const GATHERED_EVENTS: usize = 256;
 

@@ -247,7 +247,7 @@ mod tests {
             assert_eq!(start(true, ids, text), (expected, Ignored::default()), "{ids:?} {text}");
         }
         assert_eq!(start(false, &["@42-9f3c2a1b"], "").0, after("@42-9f3c2a1b"));
-        assert_eq!(start(false, &["42-9f3c2a1b"], "").0, unknown, "of one topic");
+        assert_eq!(start(false, &["42-9f3c2a1b"], "").0, unknown, "a cursor of one topic");
     }
 
     #[test]
@@ -260,14 +260,14 @@ mod tests {
         let odd = told("gr%C3%B6%22%0d%ff=1").expect("a name");
         assert_eq!(odd, r#""gr%C3%B6%22%0D%EF%BF%BD""#);
         let many: String = (0..500).map(|n| format!("{}{n}&", "x".repeat(99))).collect();
-        assert_eq!(told(&many).map(|text| text.len()), Some(64 + 2), "all begin in one way");
+        assert_eq!(told(&many).map(|text| text.len()), Some(64 + 2), "all begin alike");
         let many: String = (0..500).map(|n| format!("n{n}&")).collect();
         let told = told(&many).expect("names");
         // The count of ignored names is bounded by the names that a page may have.
         assert!(told.starts_with(r#""n0", "n1""#) && told.ends_with(r#""n7";more=56"#), "{told}");
         let again = "n0&n1&n2&n3&n4&n5&n6&n7&n8&n9&".repeat(50);
         let json = ignored(&again).json().expect("names");
-        assert_eq!(json["more"], 2, "a name that comes again is no other one");
+        assert_eq!(json["more"], 2, "a repeated name counts once");
         let names = KNOWN.split(", ").filter(|name| !["last_event_id", "after"].contains(name));
         let known = selection::LISTS.iter().chain(&NAMES).copied();
         assert!(names.eq(known), "{KNOWN}");

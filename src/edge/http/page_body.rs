@@ -3,8 +3,8 @@
 //! # Why
 //!
 //! Writing ten thousand events as JSON takes 20 ms, and as many topics take longer. A worker that
-//! writes them in one go serves nobody else meanwhile. For a client that reads slowly, all of it
-//! would wait in memory.
+//! writes them in one go serves nobody else meanwhile. And for a client that reads slowly, the
+//! whole body would wait in memory.
 
 use std::convert::Infallible;
 use std::iter::{Peekable, once};

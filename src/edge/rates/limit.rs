@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(limit.take(allowed, 25), Ok(()));
         let exhausted = limit.take(allowed, 7).unwrap_err();
         assert_eq!(exhausted, Exhausted { left: 5, wait: Duration::from_millis(200) });
-        assert_eq!(limit.take(allowed, 5), Ok(()), "what was refused took nothing");
+        assert_eq!(limit.take(allowed, 5), Ok(()), "a refusal takes nothing");
         let Exhausted { left, wait } = limit.take(allowed, 7).unwrap_err();
         assert_eq!((left, wait), (0, Duration::from_millis(700)));
         clock.advance(wait - Duration::from_nanos(1));
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(limit.take(allowed, 7), Ok(()));
         assert_eq!(allowed.window(), Duration::from_secs(3));
         clock.advance(allowed.window());
-        assert_eq!(limit.take(allowed, 30), Ok(()), "all of it is there again, and no more");
+        assert_eq!(limit.take(allowed, 30), Ok(()), "a full burst, and no more");
         assert!(limit.take(allowed, 1).is_err());
     }
 

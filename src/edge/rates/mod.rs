@@ -1,4 +1,4 @@
-//! Rates: how much one caller may ask for per second.
+//! Rates: the limits on the work that one caller may request per second.
 //!
 //! ```text
 //! connection ─▶ its caller's limits, found once ─▶ each request, publish and subscription takes
@@ -69,7 +69,7 @@ pub struct RatesConfig {
     /// On one stream or WebSocket, the refused messages may outnumber the accepted ones by this
     /// many. Then the stream is ended. Default: 256.
     pub max_refused: u64,
-    /// Callers without a connection whose rates are remembered, each in half a KiB at most.
+    /// Callers without a connection whose rates are remembered, each in at most half a KiB.
     /// Default: 100,000.
     pub max_callers: u64,
 }
@@ -312,7 +312,7 @@ impl Drop for Connected {
 }
 
 impl CallerRates {
-    /// Whether anything is limited.
+    /// Whether any rate is limited.
     pub(super) fn is_on(&self) -> bool {
         self.0.is_some()
     }

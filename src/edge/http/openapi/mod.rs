@@ -4,7 +4,7 @@
 //! # Why
 //!
 //! The document is built by the code, from the same limits that requests are checked against.
-//! Macros at the handlers would not do: several handlers serve one operation. A test compares its
+//! Macros at the handlers would not work: several handlers serve one operation. A test compares its
 //! paths and methods with those of the router. Schemathesis sends requests that the document allows
 //! or forbids, and compares the answers (`tests/suite/openapi.rs`).
 
