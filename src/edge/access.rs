@@ -78,7 +78,7 @@ impl AccessConfig {
             let normal = normal_origin(origin).filter(|normal| !normal.is_empty());
             let normal = normal.and_then(|normal| HeaderValue::try_from(normal).ok());
             normal.ok_or_else(|| {
-                let problem = format!("{origin:?} is no origin; write https://app.example");
+                let problem = format!("{origin:?} is not an origin; write https://app.example");
                 Error::invalid("access.allowed_origins", problem)
             })
         });
@@ -90,7 +90,7 @@ impl AccessConfig {
             let is_name = host == ANY_HOST
                 || host.parse::<Authority>().is_ok_and(|it| it.as_str() == it.host());
             if !is_name {
-                let problem = format!("{host:?} is no name of a host; write broker.example");
+                let problem = format!("{host:?} is not a host name; write broker.example");
                 return Err(Error::invalid("access.allowed_hosts", problem));
             }
             Ok(normal_host(host))

@@ -168,7 +168,7 @@ impl Line {
         let begin = text.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
         // The parser would take an array for an object's values, in the order of its fields.
         if let Some(kind) = text.get(begin).and_then(|first| kind(*first)) {
-            let message = format!("{kind} is no event; write an object, like {{\"data\": 1}}");
+            let message = format!("{kind} is not an event; write an object, like {{\"data\": 1}}");
             return Err(NoEvent::at(place.after(&text[..begin]), &message));
         }
         let json: LineJson<'_> =
@@ -240,12 +240,12 @@ pub fn line(topic: &str, event: &proto::Event) -> serde_json::Result<String> {
 fn payload(json: &LineJson<'_>) -> Result<(Bytes, String)> {
     let content_type = json.content_type.clone().unwrap_or_default();
     match (json.data, &json.data_base64) {
-        (Some(_), Some(_)) => Err(Error::invalid("data", "stands beside data_base64; give one")),
+        (Some(_), Some(_)) => Err(Error::invalid("data", "is given with data_base64; give one")),
         (None, None) => Ok((Bytes::new(), content_type)),
         (None, Some(text)) => {
             let bytes = BASE64.decode(text);
             let bytes = bytes.map_err(|error| {
-                Error::invalid("data_base64", format!("is no base64 of RFC 4648: {error}"))
+                Error::invalid("data_base64", format!("is not base64 of RFC 4648: {error}"))
             })?;
             Ok((bytes.into(), content_type))
         }
@@ -352,16 +352,19 @@ mod tests {
     fn a_line_that_is_wrong_is_refused_with_the_reason() {
         let refusals = [
             ("", "the JSON ends before"),
-            ("[]", "line: a list is no event; write an object, like {\"data\": 1}, at column 1"),
-            (r#"["t", "id"]"#, "a list is no event"),
-            (" 7", "a number is no event; write an object, like {\"data\": 1}, at column 2"),
-            ("null", "null is no event"),
+            (
+                "[]",
+                "line: a list is not an event; write an object, like {\"data\": 1}, at column 1",
+            ),
+            (r#"["t", "id"]"#, "a list is not an event"),
+            (" 7", "a number is not an event; write an object, like {\"data\": 1}, at column 2"),
+            ("null", "null is not an event"),
             (r#"{"dat":1}"#, "\"dat\" is not a known name"),
             (r#"{"id":"a", "id":"a"}"#, "line: id is given twice, at column 15"),
             (r#"{"ttl_ms":"5"}"#, "\"5\" is not a whole number from 0, at column 13"),
             (r#"{"headers":{"a":"1","b":"2","a":"1"}}"#, "headers: \"a\" is given twice"),
             (r#"{"data":1"#, "the JSON ends before"),
-            (r#"{"data":1,"data_base64":""}"#, "data: stands beside data_base64"),
+            (r#"{"data":1,"data_base64":""}"#, "data: is given with data_base64"),
             (r#"{"data_base64":"?"}"#, "data_base64: "),
             (r#"{"content_type":"text/plain","data":1}"#, "must be a string"),
             (r#"{"topic":"a b"}"#, "topic: "),

@@ -63,7 +63,7 @@ impl FromStr for StateToken {
         };
         parse().ok_or_else(|| {
             let shown: String = text.chars().take(64).collect();
-            Error::invalid("page_token", format!("{shown:?} is no next_page_token of a page"))
+            Error::invalid("page_token", format!("{shown:?} is not a next_page_token of a page"))
         })
     }
 }

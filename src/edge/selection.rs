@@ -173,7 +173,7 @@ async fn join(
 pub(super) fn member(query: &mut Query) -> Result<Option<Member>> {
     let info = query.take("member_info");
     let Some(id) = query.take("member") else {
-        let is_missing = info.map(|_| Error::invalid("member", "is missing beside member_info"));
+        let is_missing = info.map(|_| Error::invalid("member", "is missing; member_info needs it"));
         return is_missing.map_or(Ok(None), Err);
     };
     let info = match info {

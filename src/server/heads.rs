@@ -16,7 +16,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response> {
     let (version, headers) = (request.version(), request.headers());
     if let Some(coding) = unknown_coding(headers) {
-        let detail = format!("Transfer-Encoding is {coding:?}; the only one known is \"chunked\"");
+        let detail = format!("Transfer-Encoding is {coding:?}; only \"chunked\" is supported");
         let mut answer = plain_problem(StatusCode::NOT_IMPLEMENTED, &detail);
         // The end of the body is unknown, so no request can follow.
         tell_close(&mut answer);

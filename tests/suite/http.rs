@@ -385,7 +385,7 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
         (events("?type=leftoff.gap"), 400, "reserved"),
         (events(&format!("?key={long}")), 413, "key bytes: 256"),
         (events("?key=%00"), 400, "key: holds the control"),
-        (events("?publisher_time_ms=soon"), 400, "publisher_time_ms: \"soon\" is no number"),
+        (events("?publisher_time_ms=soon"), 400, "publisher_time_ms: \"soon\" is not a number"),
         (events("?publisher_time_ms=18446744073709551615"), 400, "beyond the year 9999"),
         (events("?expected_sequence=-1"), 400, "expected_sequence: \"-1\""),
         (events("?expected_sequence=7"), 412, "at sequence 0, not at the expected 7"),

@@ -116,8 +116,8 @@ async fn an_error_names_the_line_of_the_body_the_column_in_it_and_what_is_wrong(
     let cases = [
         (lines, "{\"data\":1}\n\n{\"data\":1,}\n", 3, Some(11), "trailing comma"),
         (lines, "{\"data\":1}\n{\"dat\":1}", 2, Some(6), "\"dat\" is not a known name"),
-        (lines, "{\"data\":1}\n  [1,2]\n", 2, Some(3), "a list is no event; write an object"),
-        (lines, "7", 1, Some(1), "a number is no event"),
+        (lines, "{\"data\":1}\n  [1,2]\n", 2, Some(3), "a list is not an event; write an object"),
+        (lines, "7", 1, Some(1), "a number is not an event"),
         (lines, "{\"ttl_ms\":-1}\n", 1, Some(12), "-1 is not a whole number from 0"),
         (
             lines,
@@ -127,7 +127,7 @@ async fn an_error_names_the_line_of_the_body_the_column_in_it_and_what_is_wrong(
             "headers: \"a\" is given twice",
         ),
         (lines, "{\"id\":\"a\",\"id\":\"b\"}", 1, Some(14), "id is given twice"),
-        (lines, "{\"topic\":\"b\"}", 1, None, "names another one than the path"),
+        (lines, "{\"topic\":\"b\"}", 1, None, "names another topic than the path"),
         (lines, "{\"data\":1", 1, Some(9), "the JSON ends before it is complete"),
         (
             records,
@@ -199,8 +199,8 @@ async fn a_body_that_is_one_publish_is_stored_as_a_whole_or_not_at_all() {
             400,
             "line 4: \"dat\" is not a known name",
         ),
-        (array, format!("[{good},[1]]"), 400, "a list is no event"),
-        (lines, format!("{good}\n7"), 400, "line 2: a number is no event"),
+        (array, format!("[{good},[1]]"), 400, "a list is not an event"),
+        (lines, format!("{good}\n7"), 400, "line 2: a number is not an event"),
         // Lines over the limit are neither parsed nor kept.
         (lines, many(100).join("\n") + &"\n1".repeat(100_000), 413, "101 is over the limit"),
         (array, format!("[{good}"), 400, "the JSON ends before"),

@@ -116,7 +116,7 @@ impl Attributes {
     pub(super) fn into_event(self, payload: Bytes) -> Result<NewEvent> {
         let version = self.required("specversion")?;
         if version != VERSION {
-            let problem = format!("{:?} is not known here; {VERSION:?} is", shown(version));
+            let problem = format!("{:?} is not supported; write {VERSION:?}", shown(version));
             return Err(Error::invalid("specversion", problem));
         }
         let own = |name| self.text(name).unwrap_or_default().to_owned();
@@ -150,11 +150,11 @@ impl Attributes {
 
 pub(super) fn check_name(name: &str) -> Result<()> {
     if !is_name(name) {
-        let problem = format!("{:?} is no name; it takes a-z and 0-9", shown(name));
+        let problem = format!("{:?} is not a valid name; use a-z and 0-9", shown(name));
         return Err(Error::invalid("attributes", problem));
     }
     match name {
-        "data" => Err(Error::invalid(name, "is the payload, and no attribute")),
+        "data" => Err(Error::invalid(name, "is the payload, not an attribute")),
         TYPES => Err(Error::invalid(name, "is an attribute that the broker keeps for itself")),
         _ => Ok(()),
     }

@@ -64,5 +64,5 @@ pub(in crate::edge) fn carried(event: NewEvent) -> Result<NewEvent> {
 }
 
 fn invalid_header(name: &str) -> Error {
-    Error::invalid("headers", format!("{name:?} or its value cannot be one of a CloudEvent"))
+    Error::invalid("headers", format!("{name:?} or its value is not valid in a CloudEvent"))
 }

@@ -39,7 +39,7 @@ pub(in crate::edge) fn binary(headers: &HeaderMap, body: Bytes) -> Result<Option
             return Err(Error::invalid(name, "goes into the header content-type"));
         }
         if name.is_empty() {
-            return Err(Error::invalid(PREFIX, "is the name of a header without an attribute's"));
+            return Err(Error::invalid(PREFIX, "is a header without the name of an attribute"));
         }
         attributes.put(name, header_text(name, value.as_bytes())?)?;
     }
@@ -126,7 +126,7 @@ fn attribute(name: &str, json: &RawValue) -> Result<Option<Value<'static>>> {
         Some(b'"') => Value::from(string(name, json)?),
         Some(b't' | b'f') => Value::Boolean(text == "true"),
         Some(b'-' | b'0'..=b'9') => Value::Integer(text.parse().map_err(|_| {
-            Error::invalid(name, format!("{} is no integer of 32 bits", shown(text)))
+            Error::invalid(name, format!("{} is not an integer of 32 bits", shown(text)))
         })?),
         _ => return Err(Error::invalid(name, "must be a string, an integer or a boolean")),
     };
@@ -144,12 +144,12 @@ fn payload(
     base64: Option<&RawValue>,
 ) -> Result<Bytes> {
     match (data, base64) {
-        (Some(_), Some(_)) => Err(Error::invalid("data", "stands beside data_base64; give one")),
+        (Some(_), Some(_)) => Err(Error::invalid("data", "is given with data_base64; give one")),
         (None, None) => Ok(Bytes::new()),
         (None, Some(json)) => {
             let bytes = BASE64.decode(string("data_base64", json)?);
             let bytes = bytes.map_err(|error| {
-                Error::invalid("data_base64", format!("is no base64 of RFC 4648: {error}"))
+                Error::invalid("data_base64", format!("is not base64 of RFC 4648: {error}"))
             })?;
             Ok(bytes.into())
         }

@@ -200,8 +200,8 @@ fn a_structured_event_that_is_wrong_is_refused_with_the_reason() {
         ("[]".to_owned(), "event: a list is not an object"),
         ("{".to_owned(), "event: the JSON ends before"),
         (r#"{"id":"1","source":"/s","type":"t"}"#.to_owned(), "specversion: is missing"),
-        (r#"{"specversion":"0.3"}"#.to_owned(), "specversion: \"0.3\" is not known here"),
-        (r#"{"specversion":1.0}"#.to_owned(), "specversion: 1.0 is no integer"),
+        (r#"{"specversion":"0.3"}"#.to_owned(), "specversion: \"0.3\" is not supported"),
+        (r#"{"specversion":1.0}"#.to_owned(), "specversion: 1.0 is not an integer"),
         (r#"{"specversion":1}"#.to_owned(), "specversion: must be a string"),
         (r#"{"specversion":"1.0","source":"/s","type":"t"}"#.to_owned(), "id: is missing"),
         (r#"{"specversion":"1.0","id":"1","type":"t"}"#.to_owned(), "source: is missing"),
@@ -215,18 +215,18 @@ fn a_structured_event_that_is_wrong_is_refused_with_the_reason() {
         (format!(r#"{{{full},"subject":5}}"#), "subject: must be a string"),
         (format!(r#"{{{full},"id":"2"}}"#), "id: is given twice"),
         (format!(r#"{{{full},"time":"5"}}"#), "time: \"5\" is not RFC 3339"),
-        (format!(r#"{{{full},"Foo":"a"}}"#), "attributes: \"Foo\" is no name"),
-        (format!(r#"{{{full},"a_b":"a"}}"#), "attributes: \"a_b\" is no name"),
-        (format!(r#"{{{full},"":"a"}}"#), "attributes: \"\" is no name"),
+        (format!(r#"{{{full},"Foo":"a"}}"#), "attributes: \"Foo\" is not a valid name"),
+        (format!(r#"{{{full},"a_b":"a"}}"#), "attributes: \"a_b\" is not a valid name"),
+        (format!(r#"{{{full},"":"a"}}"#), "attributes: \"\" is not a valid name"),
         (format!(r#"{{{full},"types":"a:integer"}}"#), "types: is an attribute that the broker"),
         (format!(r#"{{{full},"ext":[1]}}"#), "ext: must be a string, an integer or a boolean"),
-        (format!(r#"{{{full},"ext":5.0}}"#), "ext: 5.0 is no integer of 32 bits"),
-        (format!(r#"{{{full},"ext":2147483648}}"#), "ext: 2147483648 is no integer of 32 bits"),
+        (format!(r#"{{{full},"ext":5.0}}"#), "ext: 5.0 is not an integer of 32 bits"),
+        (format!(r#"{{{full},"ext":2147483648}}"#), "ext: 2147483648 is not an integer of 32 bits"),
         (format!(r#"{{{full},"ext":"a\nb"}}"#), "ext: holds the control character '\\n'"),
         (format!(r#"{{{full},"ext":"\udead"}}"#), "ext: "),
-        (format!(r#"{{{full},"data":1,"data_base64":""}}"#), "data: stands beside data_base64"),
+        (format!(r#"{{{full},"data":1,"data_base64":""}}"#), "data: is given with data_base64"),
         (format!(r#"{{{full},"data":1,"data":2}}"#), "data: is given twice"),
-        (format!(r#"{{{full},"data_base64":"?"}}"#), "data_base64: is no base64 of RFC 4648"),
+        (format!(r#"{{{full},"data_base64":"?"}}"#), "data_base64: is not base64 of RFC 4648"),
         (format!(r#"{{{full},"data_base64":1}}"#), "data_base64: 1 is not a string"),
         (
             format!(r#"{{{full},"datacontenttype":"text/plain","data":1}}"#),
@@ -248,10 +248,10 @@ fn a_structured_event_that_is_wrong_is_refused_with_the_reason() {
 #[test]
 fn a_binary_event_that_is_wrong_is_refused_with_the_reason() {
     let refusals = [
-        (headers(&[("ce-specversion", "0.3")]), "specversion: \"0.3\" is not known here"),
+        (headers(&[("ce-specversion", "0.3")]), "specversion: \"0.3\" is not supported"),
         (headers(&REQUIRED[..3]), "type: is missing"),
         (with(&[("ce-id", "2")]), "id: is given twice"),
-        (with(&[("ce-a-b", "2")]), "attributes: \"a-b\" is no name"),
+        (with(&[("ce-a-b", "2")]), "attributes: \"a-b\" is not a valid name"),
         (with(&[("ce-data", "2")]), "data: is the payload"),
         (with(&[("ce-types", "a:integer")]), "types: is an attribute that the broker"),
         (with(&[("ce-datacontenttype", "a/b")]), "datacontenttype: goes into the header"),
@@ -352,7 +352,7 @@ fn a_protobuf_message_that_is_wrong_is_refused_with_the_reason() {
         (v1::CloudEvent { id: String::new(), ..message(&[], None) }, "id: is empty"),
         (message(&[("id", text("2"))], None), "id: is given twice"),
         (message(&[("subject", Attr::CeInteger(2))], None), "subject: must be a string"),
-        (message(&[("Ext", text("2"))], None), "attributes: \"Ext\" is no name"),
+        (message(&[("Ext", text("2"))], None), "attributes: \"Ext\" is not a valid name"),
         (message(&[("ext", at(i64::MAX, 0))], None), "ext: 9223372036854775807 s"),
         (message(&[("ext", at(0, -1))], None), "ext: 0 s and -1 ns"),
         (message(&[("time", at(-1, 0))], None), "time: \"1969-12-31T23:59:59Z\" is not"),
@@ -712,11 +712,11 @@ proptest! {
 fn an_attribute_without_a_name_is_refused_as_one_of_the_attributes() {
     for json in [r#"{"":42.0}"#, r#"{"":[]}"#, r#"{"":"\ud800"}"#, r#"{"":1}"#] {
         let error = structured(json.as_bytes()).unwrap_err().to_string();
-        assert!(error.starts_with("attributes: \"\" is no name"), "{json}: {error}");
+        assert!(error.starts_with("attributes: \"\" is not a valid name"), "{json}: {error}");
     }
     let never = Attr::CeTimestamp(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 });
     let error = protobuf(&message(&[("", never)], None).encode_to_vec()).unwrap_err().to_string();
-    assert!(error.starts_with("attributes: \"\" is no name"), "{error}");
+    assert!(error.starts_with("attributes: \"\" is not a valid name"), "{error}");
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub(in crate::edge) fn topics(topic: &str, topics: Vec<String>) -> Result<Topics
     match (topic, topics.is_empty()) {
         (topic, true) => TopicName::new(topic).map(Topics::One),
         ("", false) => Topics::many(&topics),
-        _ => Err(Error::invalid("topic", "stands beside topics; write either topic or topics")),
+        _ => Err(Error::invalid("topic", "is given with topics; give one")),
     }
 }
 
@@ -428,7 +428,7 @@ pub(in crate::edge) fn deadline(
 ) -> Result<Option<Duration>, Status> {
     let Some(value) = metadata.get("grpc-timeout") else { return Ok(None) };
     let refused =
-        || Status::from(Error::invalid("grpc-timeout", format!("{value:?} is no timeout")));
+        || Status::from(Error::invalid("grpc-timeout", format!("{value:?} is not a timeout")));
     let text = value.to_str().map_err(|_| refused())?;
     let Some((at, unit)) = text.char_indices().next_back() else { return Err(refused()) };
     let digits = &text[..at];

@@ -110,7 +110,7 @@ impl Edge {
     async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {
         let Asked { topics, start, on_gap, filter, format, member, peer } = asked;
         if member.is_some() {
-            let problem = "is present for as long as a stream is open, and this is a page";
+            let problem = "needs a stream: a member is present while a stream is open";
             return Err(Error::invalid("member", problem));
         }
         let form = PageForm::of(format, self.broker.epoch())?;

@@ -174,7 +174,7 @@ fn elements(body: &[u8], max_events: usize) -> Result<Vec<(Place, &[u8])>, Faile
 fn event(text: &[u8], place: Place, topic: &TopicName) -> Result<NewEvent, Failed> {
     let line = Line::read(text, place)?;
     if line.topic.as_ref().is_some_and(|named| named != topic) {
-        let problem = format!("the line names another one than the path, {topic:?}");
+        let problem = format!("the line names another topic than the path, {topic:?}");
         return Err(Failed::at(place.line, Error::invalid("topic", problem)));
     }
     Ok(line.event)

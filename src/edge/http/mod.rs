@@ -68,7 +68,7 @@ pub(crate) fn counted(broker: Broker, config: FollowConfig, counters: Arc<Counte
 pub(crate) async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
     if status::is_grpc(&headers) {
         let call = uri.path().trim_start_matches('/');
-        return Status::unimplemented(format!("{call:?} is no call of this server")).into_http();
+        return Status::unimplemented(format!("{call:?} is not a call of this server")).into_http();
     }
     let detail = format!("there is nothing at {}", uri.path());
     status::plain_problem(StatusCode::NOT_FOUND, &detail)

@@ -83,7 +83,7 @@ impl PageForm {
             None | Some(Format::Envelope) => Ok(Self::Envelope),
             Some(Format::CloudEvents) => Ok(Self::CloudEvents(epoch)),
             Some(Format::Data) => {
-                let problem = "data is for streams; a page is envelope or cloudevents";
+                let problem = "data is for streams; write envelope or cloudevents";
                 Err(Error::invalid("format", problem))
             }
         }
@@ -117,7 +117,7 @@ pub(in crate::edge) fn waited_for(
             Ok(Begun { body, held, .. }) => (body.into_body(), Some(held)),
             Err(Error::ShuttingDown) => (Body::from(empty), None),
             Err(error) => {
-                warn!(%error, "a page that was waited for breaks off");
+                warn!(%error, "a long poll failed after its head was sent");
                 (Body::from_stream(stream::once(async { Err::<Bytes, _>(error) })), None)
             }
         };

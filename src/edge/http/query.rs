@@ -149,7 +149,7 @@ impl Query {
     ) -> Result<Option<T>> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let number = value.parse();
-        number.map(Some).map_err(|_| Error::invalid(name, format!("{value:?} is no number")))
+        number.map(Some).map_err(|_| Error::invalid(name, format!("{value:?} is not a number")))
     }
 
     /// Takes the value of `name` as a boolean. A name without a value is true, and a missing name
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(error("=%ff"), "query: holds a value without a name");
         let mut query = Query::parse(Some("limit=many&form=earliest"), Purpose::Page).unwrap();
         let number = query.take_number::<u64>("limit").unwrap_err().to_string();
-        assert_eq!(number, "limit: \"many\" is no number");
+        assert_eq!(number, "limit: \"many\" is not a number");
         let unknown = query.finish("from, limit").unwrap_err().to_string();
         assert_eq!(unknown, "form: is not known here; known are from, limit");
     }

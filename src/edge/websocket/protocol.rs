@@ -108,7 +108,7 @@ impl EventLines {
     /// Returns the events. Each is parsed when the iterator reaches it.
     pub(super) fn events(&self) -> impl ExactSizeIterator<Item = Result<NewEvent>> {
         self.0.iter().map(|line| match Line::parse(line)? {
-            Line { topic: Some(_), .. } => Err(Error::invalid("topic", "stands beside the event")),
+            Line { topic: Some(_), .. } => Err(Error::invalid("topic", "belongs beside the event")),
             Line { topic: None, event } => Ok(event),
         })
     }
@@ -315,7 +315,7 @@ mod tests {
         }
         for (event, reason) in [
             (r#"{"dat":1}"#, "\"dat\" is not a known name"),
-            (r#"{"topic":"b"}"#, "topic: stands beside the event"),
+            (r#"{"topic":"b"}"#, "topic: belongs beside the event"),
         ] {
             let text = format!(r#"{{"type":"publish","topic":"a","events":[{{}},{event},{{}}]}}"#);
             let request = Request::parse(&text.into(), 10).unwrap();

@@ -71,7 +71,7 @@ impl MeasuredBroker {
             let deleted =
                 client.admin.delete_topic(DeleteTopicRequest { topic: topic.to_owned() }).await;
             if let Err(status) = deleted {
-                say(format_args!("the topic {topic} stays: {}", status.message()));
+                say(format_args!("the topic {topic} could not be deleted: {}", status.message()));
             }
         }
     }
