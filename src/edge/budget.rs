@@ -35,8 +35,9 @@ use crate::error::{Error, Result};
 pub(crate) const ALONE: u64 = 4;
 
 /// The budget divided by `KEPT` is kept for connections that hold no more than `LITTLE_BYTES`:
-/// enough for a small request, or an idle stream. These are refused only when the whole budget is
-/// used. As many of them as one address may have by default hold a third of the default budget.
+/// enough for a small request, or an idle stream. Such connections are refused only when the whole
+/// budget is used. As many of them as one address may have by default hold a third of the default
+/// budget.
 const KEPT: usize = 8;
 const LITTLE_BYTES: usize = 8 << 10;
 

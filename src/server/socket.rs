@@ -8,10 +8,10 @@
 //! bytes are read and dropped until the peer closes too, or until [`LINGER`] is over. Source: RFC
 //! 9112, 9.6.
 //!
-//! A peer that has closed its sending half may still wait for its answer, but hyper would give it
-//! up. So the end of the input is held back until the answer is sent. A peer that is gone looks the
-//! same until something is sent to it, and no events should be read for it. If the answer takes a
-//! while, `100 Continue` is sent before it. Source: RFC 9110, 15.2.
+//! A peer that has closed its sending half may still wait for its answer, but hyper would drop the
+//! answer. So the end of the input is held back until the answer is sent. A peer that is gone looks
+//! the same until bytes are sent to it, and no events should be read for it. So if the answer takes
+//! a while, `100 Continue` is sent before it. Source: RFC 9110, 15.2.
 //!
 //! A peer that takes no data for a long time is given up; otherwise the data sent to it would be
 //! held for ever. The unsent bytes in the system's buffer are bounded. Without the bound, the

@@ -163,8 +163,8 @@ impl Edge {
             page.await?
         };
         let page_body::Begun { page, held, body } = begun;
-        // An incomplete page has no tag, because its body is not known. Nor has a page with a gap,
-        // so that the gap is told each time.
+        // An incomplete page has no tag, because its body is not known. A page with a gap has none
+        // either, so that the gap is told each time.
         let tag = match &body {
             PageBody::Whole(bytes) if page.gaps.is_empty() => {
                 let (bytes, is_long) = (bytes.clone(), bytes.len() >= MIN_ENCODED_BYTES);

@@ -51,7 +51,7 @@ pub(super) async fn publish(
         return Err(Error::invalid("Content-Type", problem));
     }
     let is_atomic = query.take_flag("atomic")?;
-    // Checked first: the data of a CloudEvent may be of any type, also lines and lists.
+    // CloudEvents are checked first: their data may be of any type, also lines and lists.
     if let Some(mode) = cloudevents::Mode::of(&content_type, &headers) {
         if is_atomic {
             let problem = "is for lines and lists of events, and a request with CloudEvents is \

@@ -1,6 +1,6 @@
 //! The query of a URL. The query of a page or a change is parsed strictly: each name once, except
-//! for lists; valid UTF-8; no unknown names. That of a stream is parsed without refusals, except
-//! for lists. Names that only make a URL unique (`spare.rs`) are ignored.
+//! for lists; valid UTF-8; no unknown names. The query of a stream is parsed without refusals,
+//! except for lists. Names that only make a URL unique (`spare.rs`) are ignored.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

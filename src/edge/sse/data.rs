@@ -61,8 +61,8 @@ const OF_BROWSERS: [&str; 3] = ["error", "message", "open"];
 /// The prefix before a type of [`OF_BROWSERS`].
 const RENAMED: &str = "type:";
 
-/// Whether a type is sent with [`RENAMED`] before it. That is so for the types in [`OF_BROWSERS`],
-/// and for those that have the prefix already, so that no two types get the same name.
+/// Whether a type is sent with [`RENAMED`] before it: a type in [`OF_BROWSERS`], or one that has
+/// the prefix already, so that no two types get the same name.
 fn is_renamed(mut event_type: &str) -> bool {
     while let Some(rest) = event_type.strip_prefix(RENAMED) {
         event_type = rest;
