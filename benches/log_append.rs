@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use leftoff::BrokerConfig;
 use leftoff::cursor::{Position, Sequence};
 use leftoff::event::{NewEvent, Timestamp};
-use leftoff::log::{Block, BlockBuilder, Group, Log, LogConfig, NewRecords, SledLog, StoredTopic};
+use leftoff::log::contract::{Block, BlockBuilder, Group, NewRecords, StoredTopic};
+use leftoff::log::{Log, LogConfig, SledLog};
 use leftoff::topic::{TopicId, TopicName};
 
 #[global_allocator]

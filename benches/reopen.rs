@@ -12,7 +12,8 @@ use std::time::Instant;
 use leftoff::NewEvent;
 use leftoff::cursor::{Position, Sequence};
 use leftoff::event::Timestamp;
-use leftoff::log::{BlockBuilder, Extent, Group, Log, LogConfig, NewRecords, SledLog, StoredTopic};
+use leftoff::log::contract::{BlockBuilder, Group, NewRecords, StoredTopic};
+use leftoff::log::{Extent, Log, LogConfig, SledLog};
 use leftoff::topic::{TopicId, TopicName};
 
 const EVENT_BYTES: usize = 250_000;

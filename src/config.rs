@@ -1,16 +1,21 @@
-//! The configuration of `leftoff serve`: defaults, then a TOML file, then the environment, then
-//! flags; the later wins. The whole is checked once, before anything is opened.
+//! The configuration of `leftoff serve`. A setting comes from a flag, then from an environment
+//! variable, then from a TOML file, then from its default: the first that has a value wins. The
+//! whole configuration is checked once, before anything is opened.
 //!
 //! # Where a setting goes
 //!
-//! 1. Into the `*Config` of the layer that uses it, beside that layer's code, with its default. The
-//!    comment says unit, default and bounds. A layer never sees the settings of another.
-//! 2. Its bounds into the `validate` of that layer. Bounds that depend on another section go into
-//!    [`Config::validate`] here. The message has the name, the value and the bounds.
-//! 3. A new section also into [`Config`]. Flags, variables and the file need nothing more: all
-//!    settings are known from the defaults.
-//! 4. A row on the page of settings, `src/docs/settings.md`: a test compares names and defaults.
-//! 5. If the setting is a bound, a line in `tests/suite/bounds.txt` with the test that reaches it.
+//! 1. The setting goes into the `*Config` of the layer that uses it, beside that layer's code, with
+//!    its default. Its comment says the unit, the default and the bounds. A layer never sees the
+//!    settings of another layer.
+//! 2. The setting's bounds go into the `validate` of that struct. Bounds that depend on another
+//!    section go into [`Config::validate`] here. The message has the name, the value and the
+//!    bounds.
+//! 3. A new section goes into [`Config`], too. Flags, variables and the file need nothing more: the
+//!    names of all settings are taken from the defaults.
+//! 4. A row goes on the page of settings, `src/docs/settings.md`. A test compares names and
+//!    defaults.
+//! 5. If the setting is a bound, a line goes into `tests/suite/bounds.txt`, with the test that
+//!    reaches the bound.
 //!
 //! A setting of a single topic goes into `topic_config.rs` instead.
 
@@ -39,10 +44,10 @@ use crate::server::ServerConfig;
 /// `LEFTOFF_BROKER__MAX_QUEUE_BYTES` for `max_queue_bytes` in `[broker]`.
 const ENVIRONMENT_PREFIX: &str = "LEFTOFF_";
 
-/// Variables with the prefix that are read by the command line and are no settings.
+/// Variables with the prefix that are no settings: the command line reads them.
 const OTHER_VARIABLES: [&str; 3] = ["server", "config", "log_filter"];
 
-/// The section whose names are topic patterns, and therefore not known in advance.
+/// The section whose names are topic patterns. They are not known in advance.
 const PATTERNS_SECTION: &str = "topics.";
 
 /// All settings of the broker and its server.
@@ -93,7 +98,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Loads the configuration; `flags` are names and values like `broker.max_queue_bytes`.
+    /// Loads the configuration. `flags` are pairs of a name, like `broker.max_queue_bytes`, and a
+    /// value.
     ///
     /// An environment variable with the prefix that names no setting is ignored with a warning,
     /// because the platform may have set it. Kubernetes describes a service named `leftoff` to
@@ -101,7 +107,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// A sentence for people: the file, the key, the value and the expected value.
+    /// A sentence for people that names the file, the key, the value and the expected value.
     pub fn load(file: Option<&Path>, flags: &[(String, String)]) -> Result<Self, String> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(file) = file {
@@ -128,7 +134,7 @@ impl Config {
         serde_json::to_value(Self::default()).map_err(|error| error.to_string())
     }
 
-    /// Checks the bounds of all settings, and those that depend on other settings.
+    /// Checks the bounds of all settings, including bounds that depend on other settings.
     ///
     /// # Errors
     ///
@@ -140,30 +146,12 @@ impl Config {
         self.open_config().validate()?;
         self.access.validate()?;
         self.rates.validate()?;
-        let Self { follow, server, .. } = self;
-        let largest_request = edge::bounds::max_request_bytes(&self.limits);
-        all_within(&[
-            ("follow.heartbeat_ms", follow.heartbeat_ms, 10, 3_600_000),
-            ("follow.drain_ms", follow.drain_ms, 0, 3_600_000),
-            ("follow.retry_ms", follow.retry_ms, 1, 3_600_000),
-            ("follow.max_wait_ms", follow.max_wait_ms, 0, 3_600_000),
-            ("follow.max_page_events", follow.max_page_events, 1, 1_000_000),
-            ("follow.max_in_flight", follow.max_in_flight, 1, 100_000),
-            ("follow.max_subscriptions", follow.max_subscriptions, 1, 100_000),
-            ("follow.body_read_ms", follow.body_read_ms, 1, 3_600_000),
-            ("follow.min_body_bytes_per_second", follow.min_body_bytes_per_second, 0, 1 << 30),
-            ("server.shutdown_ms", server.shutdown_ms, 0, 3_600_000),
-            ("server.header_read_ms", server.header_read_ms, 1, 3_600_000),
-            ("server.idle_ms", server.idle_ms, 1, 86_400_000),
-            // One request of the largest size must fit, or such a request is never accepted.
-            ("server.max_client_bytes", server.max_client_bytes, ALONE * largest_request, 1 << 40),
-            ("server.max_head_bytes", server.max_head_bytes, 8 << 10, 1 << 20),
-            ("server.write_timeout_ms", server.write_timeout_ms, 1, 3_600_000),
-            ("server.max_connections", server.max_connections, 1, 1 << 32),
-            ("server.max_connections_per_address", server.max_connections_per_address, 1, 1 << 32),
-            ("server.keep_alive_ms", server.keep_alive_ms, 1, 3_600_000),
-            ("server.max_concurrent_streams", server.max_concurrent_streams.into(), 1, 100_000),
-        ])
+        self.follow.validate()?;
+        self.server.validate()?;
+        // One request of the largest size must fit, or such a request is never accepted.
+        let least_bytes = ALONE * edge::bounds::max_request_bytes(&self.limits);
+        let max_client_bytes = self.server.max_client_bytes;
+        all_within(&[("server.max_client_bytes", max_client_bytes, least_bytes, 1 << 40)])
     }
 
     /// Returns the settings with which a broker is opened.
@@ -200,7 +188,7 @@ fn environment(known: &serde_json::Value) -> Result<Vec<Setting>, String> {
             warn!(variable, "no setting has this name: the variable is not used");
             continue;
         }
-        let text = value.to_str().ok_or_else(|| format!("{variable}: its value is no UTF-8"))?;
+        let text = value.to_str().ok_or_else(|| format!("{variable}: its value is not UTF-8"))?;
         let is_text = default.is_some_and(serde_json::Value::is_string);
         settings.push(Setting::new(&name, text, is_text, variable));
     }

@@ -1,22 +1,34 @@
 //! Places in the log: sequences, positions, epochs, and the one string that names a resume point.
 //!
+//! All forms of a cursor, as it travels:
+//!
 //! ```text
-//!  42-9f3c2a1b      after sequence 42 of one topic, in epoch 9f3c2a1b
-//!  @1042-9f3c2a1b   after position 1042 of the whole broker
-//!  42~17-9f3c2a1b   either kind, with `~17`: drops up to the 17th are no loss to this reader
+//!  42-9f3c2a1b         after sequence 42 of one topic, in epoch 9f3c2a1b
+//!  @1042-9f3c2a1b      after position 1042 of the whole broker, in that epoch
+//!  42~17-9f3c2a1b      after sequence 42; the log's drops up to 17 are no loss to its reader
+//!  @1042~17-9f3c2a1b   after position 1042; likewise
+//!  42  @1042  42~17    each form without its epoch, as a person may type it
+//! ```
+//!
+//! A start point is a cursor or one of these words:
+//!
+//! ```text
 //!  earliest  latest  last:100  time:2026-01-31T00:00:00+01:00  time:1517363399650
 //! ```
 //!
-//! The epoch may be left out by people who type a cursor; the broker always writes it. Clients take
-//! a cursor as it is, and give it back as it is.
+//! The broker always writes the epoch. People who type a cursor may leave it out. Clients keep a
+//! cursor as a text, and send it back unchanged.
 //!
 //! # Why
 //!
-//! A place alone does not say whether its reader could have had what is missing after it: a reader
-//! that begins at the earliest event of many topics stands below what was trimmed of them long
-//! before. So the log numbers its drops, and a cursor that stands below some of these carries the
-//! number of the last one that its reader has nothing to do with, because the reader began after it
-//! or was told of it. Once the reader has passed them, its cursors are plain again.
+//! A cursor has a place. A place does not tell which of the events after it were dropped before the
+//! reader began. These events are no loss to the reader. For example, a reader of many topics that
+//! begins at the earliest event may have a place below events that were trimmed long before.
+//!
+//! So the log numbers its drops, one number for each commit that drops events. While dropped events
+//! lie after a reader's place, its cursor also has the number of the last drop that is no loss to
+//! the reader: the reader began after that drop, or was told of it. Past those events, the cursor
+//! has no number.
 
 use std::fmt;
 use std::str::FromStr;
@@ -27,20 +39,20 @@ use crate::timestamp::Timestamp;
 pub use crate::gap::{Gap, GapReason, Requested, TrimReason};
 pub use crate::place::{Epoch, Place, Position, Sequence};
 
-/// A resume point as it travels: `42-9f3c2a1b`, `@1042-9f3c2a1b` or `@1042~17-9f3c2a1b`.
+/// A resume point, as clients get it and send it back. The module's page shows all its forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
-    /// The last event that was seen; 0 is before the first.
+    /// The place of the last event that the reader has seen; 0 is before the first.
     pub after: Place,
-    /// The number of the last drop of the log that is no loss to the reader, though what went then
-    /// lies after its place; `None` where there is no such drop.
+    /// The number of the last drop of the log that is no loss to the reader, though dropped events
+    /// lie after the reader's place. `None` if there is no such drop.
     pub since: Option<u64>,
-    /// The incarnation it was seen in; `None` when a person typed it.
+    /// The epoch in which that event was seen; `None` if a person typed the cursor without it.
     pub epoch: Option<Epoch>,
 }
 
 impl Cursor {
-    /// The cursor after `sequence` in `epoch`.
+    /// Returns the cursor after `sequence` in `epoch`.
     pub fn after(sequence: Sequence, epoch: Epoch) -> Self {
         Self { after: Place::Sequence(sequence), since: None, epoch: Some(epoch) }
     }
@@ -70,7 +82,7 @@ impl FromStr for Cursor {
             let shown: String = text.chars().take(64).collect();
             Error::invalid(
                 "cursor",
-                format!("{shown:?} is none; write 42, 42-9f3c2a1b or @1042-9f3c2a1b"),
+                format!("{shown:?} is not a cursor; write 42, 42-9f3c2a1b or @1042-9f3c2a1b"),
             )
         };
         let (is_position, rest) = match text.strip_prefix('@') {
@@ -90,7 +102,7 @@ impl FromStr for Cursor {
             None => (parse(numbers)?, None),
         };
         if number == u64::MAX {
-            return Err(malformed()); // The place after it does not exist.
+            return Err(malformed()); // There is no place after this one.
         }
         let after = if is_position {
             Place::Position(Position::new(number))
@@ -101,22 +113,22 @@ impl FromStr for Cursor {
     }
 }
 
-/// Where a reader begins.
+/// The place at which a reader begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StartPoint {
-    /// At the first event that is kept.
+    /// At the first event that can be read.
     Earliest,
     /// After the newest event: only what is published from now on.
     #[default]
     Latest,
-    /// This many events before the end.
+    /// This many events before the tail.
     Last(u64),
     /// At the first event appended at this time or later.
     Time(Timestamp),
-    /// Right after what was seen last.
+    /// After the event that the reader has seen last.
     After(Cursor),
-    /// After a place that the broker does not know: what the reader came back with is no cursor.
-    /// The reader is told a gap for [`GapReason::Unknown`].
+    /// A place that the broker does not know: the reader came back with something that is no
+    /// cursor. The reader is told a gap for [`GapReason::Unknown`].
     Unknown,
 }
 
@@ -131,7 +143,7 @@ impl FromStr for StartPoint {
         }
         if let Some(count) = text.strip_prefix("last:") {
             let count = count.parse().map_err(|_| {
-                Error::invalid("start point", format!("{count:?} in last:N is no number"))
+                Error::invalid("start point", format!("{count:?} in last:N is not a number"))
             })?;
             return Ok(Self::Last(count));
         }
@@ -143,7 +155,7 @@ impl FromStr for StartPoint {
             Error::invalid(
                 "start point",
                 format!(
-                    "{shown:?} is none; write earliest, latest, last:100, \
+                    "{shown:?} is not a start point; write earliest, latest, last:100, \
                      time:2026-01-31T00:00:00Z or a cursor like 42-9f3c2a1b"
                 ),
             )
@@ -164,33 +176,35 @@ impl fmt::Display for StartPoint {
     }
 }
 
-/// From where on a reader began to care: the drops of the log that are no loss to it.
+/// The drops of the log that are no loss to a reader, because it began after them or was told of
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Since {
-    /// The number of the last of them.
+    /// The number of the last of these drops.
     drop: u64,
-    /// The place up to which some of what went with them lay; at it, and after it, a plain cursor
-    /// says as much.
+    /// The place of the last event that went with these drops. A cursor at this place or after it
+    /// needs no number of a drop.
     until: u64,
 }
 
 impl Since {
-    /// Begins with a reader to whom all drops up to this number are no loss.
+    /// Returns the value for a reader to whom all drops up to this number are no loss.
     pub(crate) fn drop(drop: u64) -> Self {
         Self { drop, until: 0 }
     }
 
-    /// The number of the last of them.
+    /// Returns the number of the last of these drops.
     pub(crate) fn number(&self) -> u64 {
         self.drop
     }
 
-    /// Notes that something that went with them lay up to this place.
-    pub(crate) fn note(&mut self, until: u64) {
+    /// Notes that events up to this place went with these drops.
+    pub(crate) fn extend_to(&mut self, until: u64) {
         self.until = self.until.max(until);
     }
 
-    /// Returns the number of a drop that the reader's cursor at this place must carry.
+    /// Returns the number of the drop that the reader's cursor at this place must carry, if it must
+    /// carry one.
     pub(crate) fn at(&self, place: Place) -> Option<u64> {
         (place.number() < self.until).then_some(self.drop)
     }
@@ -199,16 +213,16 @@ impl Since {
 /// The way in which a reader goes on after a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnGap {
-    /// Tell it, then go on at the nearest event that follows its place: `tail` after
-    /// [`GapReason::Ahead`], where it is after [`GapReason::Tombstones`], `earliest` after any
-    /// other.
+    /// Tell the gap, then go on at the nearest event that follows the reader's place: at `tail`
+    /// after [`GapReason::Ahead`], at the same place after [`GapReason::Tombstones`], at `earliest`
+    /// after any other reason.
     #[default]
     Resume,
-    /// Tell it, then go on at the first event that is kept.
+    /// Tell the gap, then go on at the first event that can be read.
     Earliest,
-    /// Tell it, then go on after the newest event.
+    /// Tell the gap, then go on after the newest event.
     Latest,
-    /// Refuse with [`Error::Gap`].
+    /// Stop the reader with [`Error::Gap`].
     Fail,
 }
 
@@ -223,7 +237,7 @@ impl FromStr for OnGap {
             "fail" => Ok(Self::Fail),
             _ => Err(Error::invalid(
                 "on_gap",
-                format!("{text:?} is none of resume, earliest, latest, fail"),
+                format!("{text:?} is not one of resume, earliest, latest, fail"),
             )),
         }
     }

@@ -1,4 +1,4 @@
-//! Errors, parted by what the caller can do about them.
+//! Errors, divided by what the caller can do about them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use crate::gap::Gap;
 use crate::place::Sequence;
 use crate::topic_name::TopicName;
 
-/// The result of whatever can fail with an [`enum@Error`].
+/// The result of an operation that can fail with an [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The cause below an error, kept for `source()`.
@@ -19,7 +19,7 @@ pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A field breaks a rule. Mend it; nothing was written.
+    /// A field breaks a rule. Correct it; nothing was written.
     #[error("{field}: {problem}")]
     Invalid {
         /// The field, as the caller spells it.
@@ -27,7 +27,7 @@ pub enum Error {
         /// The value and the rule it breaks.
         problem: String,
     },
-    /// Something is larger than configured. Send less; nothing was written.
+    /// A size or a count is over its limit. Send less; nothing was written.
     #[error("{name}: {value} is over the limit of {limit}")]
     OverLimit {
         /// The thing that was measured, with its unit.
@@ -37,13 +37,14 @@ pub enum Error {
         /// The most that is allowed.
         limit: u64,
     },
-    /// No such topic. Publish to it first, or fix the name.
+    /// No topic has this name. Publish to it first, or correct the name.
     #[error("there is no topic {0:?}")]
     UnknownTopic(TopicName),
-    /// There is such a topic already. Use it, change its settings, or take another name.
+    /// A topic has this name already. Use it, change its settings, or take another name.
     #[error("there is a topic {0:?} already")]
     TopicExists(TopicName),
-    /// The topic was deleted while it was read. Nothing more comes until it is created again.
+    /// The topic was deleted while it was read. No more events come until the topic is created
+    /// again.
     #[error("topic {0:?} was deleted")]
     TopicDeleted(TopicName),
     /// The topic's last sequence is not the one the publisher expected; nothing was written.
@@ -53,37 +54,42 @@ pub enum Error {
         topic: TopicName,
         /// The sequence that the publisher expected; 0 for a topic that never had an event.
         expected: u64,
-        /// The last sequence that an event was given; 0 is a topic that never had one.
+        /// The last sequence that an event of the topic was given; 0 for a topic that never had an
+        /// event.
         actual: u64,
     },
-    /// The reader's place is gone, and it asked to be stopped there. Resume from `earliest`.
+    /// Events that come next for the reader are gone, and the reader asked to be stopped there.
+    /// Resume at the gap's `resume`.
     #[error("{0}")]
-    Gap(Gap),
-    /// The places of a reader of many topics are gone in several of them, two at least, and it
-    /// asked to be stopped there. As [`Error::Gap`], for each of them.
+    Gap(Box<Gap>),
+    /// Two or more topics of a reader of many have lost events that come next, and the reader asked
+    /// to be stopped there. Each gap is as in [`Error::Gap`].
     #[error("{} topics have lost events that come next; the first: {}", .0.len(), .0[0])]
     Gaps(Arc<[Gap]>),
-    /// The queue stayed full for as long as a publisher may wait; nothing was written. Retry.
+    /// The publish queue stayed full for as long as a publisher may wait; nothing was written.
+    /// Retry.
     #[error("the publish queue stayed full for {waited_ms} ms")]
     Busy {
         /// The time that the publisher waited, in milliseconds.
         waited_ms: u64,
     },
-    /// The caller has used up one of its rates; nothing was written. Come back at the time told.
+    /// The caller has used up one of its rate limits; nothing was written. Retry after the time in
+    /// the error.
     #[error("{0}")]
     RateLimited(RateLimit),
-    /// As many callers as may wait for this do so already; nothing was done. Retry.
+    /// The most callers that may wait for this are waiting already; nothing was done. Retry.
     #[error("{limit} callers wait for {what} already")]
     Crowded {
-        /// The thing that they wait for.
+        /// The thing that the callers wait for.
         what: &'static str,
-        /// The most callers that may wait.
+        /// The most callers that may wait for it.
         limit: u64,
     },
-    /// The memory for clients has no room for this; nothing was written. Retry, or ask for less.
+    /// The memory for clients has no room for this request; nothing was written. Retry, or ask for
+    /// less.
     #[error(
-        "{needed_bytes} bytes more have no room in the memory for clients, {limit_bytes} bytes \
-         that all of them share"
+        "the memory for clients has no room for {needed_bytes} bytes more; all clients together \
+         may hold {limit_bytes} bytes"
     )]
     NoRoom {
         /// The bytes that were needed.
@@ -91,39 +97,41 @@ pub enum Error {
         /// The most bytes that all clients may hold together.
         limit_bytes: u64,
     },
-    /// A publish of the same stream failed before; nothing was written. Repeat from that one on.
-    #[error("a publish before it failed, and nothing is stored after that one")]
+    /// An earlier publish of the same stream failed; nothing was written. Repeat from the failed
+    /// one on.
+    #[error("an earlier publish of the same stream failed, and nothing after it is stored")]
     AfterFailure,
     /// The broker is stopping; nothing was written. Retry once it is back.
     #[error("the broker is stopping")]
     ShuttingDown,
-    /// The caller's deadline passed; a publish may still have been stored. Repeat it by its id.
+    /// The caller's deadline passed; a publish may still have been stored. Repeat it with the same
+    /// ids.
     #[error("the deadline of {limit_ms} ms passed")]
     DeadlineExceeded {
         /// The deadline, in milliseconds.
         limit_ms: u64,
     },
-    /// A client's input stopped, or came too slowly; nothing was written. Send it again.
+    /// A client's input stopped, or came too slowly; nothing was written. Send the input again.
     #[error("{what} came too slowly: {problem}")]
     TooSlow {
         /// The input that was expected.
         what: &'static str,
-        /// The limit.
+        /// The limit that the input did not keep.
         problem: String,
     },
     /// The disk is full; nothing was written. Make room and retry.
     #[error("the disk has {free_bytes} bytes free, under the {needed_bytes} that are needed")]
     DiskFull {
-        /// Free space when it was measured, in bytes.
+        /// The free space when it was measured, in bytes.
         free_bytes: u64,
         /// The space that must be free for this write, in bytes.
         needed_bytes: u64,
     },
-    /// Storage refused and nothing was written; storage itself is in order. Retry.
+    /// Storage refused the events and nothing was written; storage itself is in order. Retry.
     #[error("storage refused the events; nothing was written")]
     NotWritten(#[source] Cause),
     /// Storage failed while writing: the events may or may not be stored. Reopen the broker, then
-    /// repeat the publish by its id, or look.
+    /// repeat the publish with the same ids, or read the topic.
     #[error("storage failed while writing; it is unknown whether the events are stored")]
     OutcomeUnknown(#[source] Cause),
     /// An earlier failure made storage read-only; nothing was written. Reopen the broker.
@@ -132,10 +140,11 @@ pub enum Error {
          fails, too, go on with what `leftoff check --repair` brings back"
     )]
     ReadOnly(#[source] Cause),
-    /// Reading failed; it says nothing of what is stored. Retry, then look at the disk.
+    /// Reading failed; what is stored may be in order. Retry, then look at the disk.
     #[error("storage failed while reading")]
     ReadFailed(#[source] Cause),
-    /// Stored events fail their checksum and are not served. Run `leftoff check`; restore a copy.
+    /// Stored events fail their checksum and are not served. Run `leftoff check`, and restore a
+    /// copy.
     #[error(
         "topic {topic:?}: sequences {} damaged on disk ({problem}); run `leftoff check`; \
          {PUT_BACK}", from_to(*first, *last)
@@ -145,19 +154,19 @@ pub enum Error {
         topic: TopicName,
         /// The first sequence that cannot be read.
         first: Sequence,
-        /// The last sequence that cannot be read; `None` where nothing that can be read follows.
+        /// The last sequence that cannot be read; `None` if no event that can be read follows.
         last: Option<Sequence>,
         /// The problem with the stored events.
         problem: String,
     },
-    /// The topic's newest events are damaged, so it takes no more; nothing was written. Delete it
-    /// to go on without them, or restore a copy.
+    /// The topic's newest events are damaged, so the topic takes no more events; nothing was
+    /// written. Delete the topic to go on without them, or restore a copy.
     #[error(
         "topic {0:?}: its newest events are damaged on disk, so that it takes no more; delete it \
          to go on without them, or go on with what `leftoff check --repair` brings back"
     )]
     DamagedEnd(TopicName),
-    /// The log is damaged as a whole. Run `leftoff check`; restore a copy.
+    /// The log is damaged as a whole. Run `leftoff check`, and restore a copy.
     #[error("the log is damaged: {problem}")]
     DamagedLog {
         /// The damaged part, and what to do.
@@ -168,20 +177,20 @@ pub enum Error {
     Open {
         /// The data directory.
         path: PathBuf,
-        /// Why, and what to do.
+        /// Why it cannot be opened, and what to do.
         problem: String,
     },
-    /// The address cannot be listened on. Free it, or name another.
+    /// The server cannot listen on the address. Free the address, or name another one.
     #[error("cannot listen on {address}: {problem}")]
     Listen {
         /// The address.
         address: std::net::SocketAddr,
-        /// Why.
+        /// Why the server cannot listen on it.
         problem: String,
     },
 }
 
-/// A rate that a caller has used up for now.
+/// A rate limit that a caller has used up for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "too many {rate} from this address: the limit is {per_second} a second, and {burst} at once; \
@@ -191,23 +200,24 @@ pub struct RateLimit {
     /// The thing that is counted: `publishes`, `bytes`, `subscriptions`, `connections` or
     /// `requests`.
     pub rate: &'static str,
-    /// The most for each second, in the long run.
+    /// The most that is allowed for each second, in the long run.
     pub per_second: u64,
-    /// The most at once, after a pause.
+    /// The most that is allowed at once, after a pause.
     pub burst: u64,
-    /// The rest that is left: less than what was asked for.
+    /// The amount that is left now. It is less than the caller asked for.
     pub remaining: u64,
-    /// When there is enough again, in milliseconds, and a little later by chance, so that those
-    /// who are refused together do not come back together.
+    /// The time until enough is left again, in milliseconds. A small random time is added, so that
+    /// callers who are refused together do not come back together.
     pub retry_after_ms: u64,
 }
 
-/// The longest name of a field, and the longest problem, in bytes. A client may send megabytes, and
-/// an answer, or a line of the log, does not repeat them.
+/// The longest name of a field, and the longest problem, in bytes. A client may send megabytes; an
+/// answer or a log line does not repeat them.
 const MAX_FIELD_BYTES: usize = 300;
 const MAX_PROBLEM_BYTES: usize = 1_024;
 
-/// The beginning of a text that is longer than `max_bytes`, with a sign that it goes on.
+/// Returns `text`. If it is longer than `max_bytes`, returns its beginning, with a sign that it
+/// goes on.
 fn cut(text: impl Into<String>, max_bytes: usize) -> String {
     let mut text = text.into();
     if text.len() > max_bytes {
@@ -219,7 +229,7 @@ fn cut(text: impl Into<String>, max_bytes: usize) -> String {
     text
 }
 
-/// The advice for damage.
+/// The advice in errors about damage.
 pub(crate) const PUT_BACK: &str = "put back a copy of the data directory from before the damage, \
      without its file `mark`, so that readers are told of a new epoch";
 
@@ -228,14 +238,14 @@ fn from_to(first: Sequence, last: Option<Sequence>) -> String {
 }
 
 impl Error {
-    /// An [`Error::Invalid`]. Both texts may show what a client sent; what is too long for a
-    /// message is cut.
+    /// Returns an [`Error::Invalid`]. Both texts may show what a client sent. A text that is too
+    /// long for a message is cut.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         let (field, problem) = (cut(field, MAX_FIELD_BYTES), cut(problem, MAX_PROBLEM_BYTES));
         Self::Invalid { field, problem }
     }
 
-    /// An [`Error::OverLimit`]. A name that is too long for a message is cut.
+    /// Returns an [`Error::OverLimit`]. A name that is too long for a message is cut.
     pub fn over(name: impl Into<String>, value: usize, limit: usize) -> Self {
         let name = cut(name, MAX_FIELD_BYTES);
         Self::OverLimit { name, value: value as u64, limit: limit as u64 }
@@ -247,7 +257,8 @@ impl Error {
     }
 }
 
-/// An error's message with those of its causes, for whoever sees no log.
+/// Returns an error's message with those of its causes, for callers who cannot see the broker's
+/// log.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();

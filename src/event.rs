@@ -12,10 +12,10 @@ pub use crate::timestamp::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// Nothing: it is kept in memory, because the broker was opened so.
+    /// None: the event is kept in memory only, because the broker was opened in memory.
     Memory,
-    /// A crash of the process. What the system has not written yet, half a second's worth or so, is
-    /// gone with a loss of power.
+    /// A crash of the process. A loss of power takes the events of about the last half second,
+    /// which the system has not written yet.
     Process,
     /// A crash of the process, of the system, and a loss of power.
     #[default]
@@ -23,7 +23,7 @@ pub enum Durability {
 }
 
 impl Durability {
-    /// The word for it on the wire.
+    /// Returns the word for the durability on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -38,31 +38,31 @@ impl Durability {
 pub struct NewEvent {
     /// The publisher's own id, by which a repeated publish is recognised.
     pub id: String,
-    /// The kind of the event; the `event:` of an SSE frame.
+    /// The type of the event; the `event:` of an SSE frame.
     pub event_type: String,
     /// The thing that the event is about; compaction keeps the latest event of each key.
     pub key: String,
-    /// Names and values that travel with it.
+    /// Names and values that travel with the event.
     pub headers: BTreeMap<String, String>,
     /// The media type of the payload.
     pub content_type: String,
-    /// The content, as it is.
+    /// The content. The broker does not look into it.
     pub payload: Bytes,
     /// The publisher's own time.
     pub publisher_time: Option<Timestamp>,
-    /// The time to live in milliseconds, 1 or more, from appending on: after it nobody gets the
-    /// event. `None`: the event never expires. In a compacted topic, an event with a key deletes
-    /// the key when it expires: readers get the event without its payload until it is dropped, soon
-    /// after the events that it superseded.
+    /// The time to live in milliseconds, 1 or more, from appending on. After that time nobody gets
+    /// the event. `None`: the event never expires. In a compacted topic, an event with a key
+    /// deletes the key when it expires: readers get the event without its payload until it is
+    /// dropped, soon after the events that it superseded.
     pub ttl_ms: Option<u64>,
 }
 
-/// What a header takes in memory besides its two texts, in bytes: their places in the map, which is
-/// filled by half, and the least that two pieces of memory take.
+/// The memory that a header takes besides its two texts, in bytes: the places of both in the map,
+/// which is half full, and the overhead of two allocations.
 const HEADER_BYTES: usize = 128;
 
 impl NewEvent {
-    /// Returns roughly the memory of texts, headers and payload, in bytes.
+    /// Returns about how much memory the texts, headers and payload take, in bytes.
     pub(crate) fn content_bytes(&self) -> usize {
         let Self { id, event_type, key, headers, content_type, payload, .. } = self;
         let texts = [id, event_type, key, content_type].map(String::len).iter().sum::<usize>();
@@ -70,18 +70,18 @@ impl NewEvent {
         texts + headers.iter().map(header).sum::<usize>() + payload.len()
     }
 
-    /// Whether the event deletes its key: it has a key, and no payload.
+    /// Whether the event deletes its key: the event has a key, and no payload.
     pub fn is_tombstone(&self) -> bool {
         !self.key.is_empty() && self.payload.is_empty()
     }
 
-    /// Makes an event with this payload and nothing else.
+    /// Returns an event with this payload and nothing else.
     pub fn new(payload: impl Into<Bytes>) -> Self {
         Self { payload: payload.into(), ..Self::default() }
     }
 }
 
-/// One stored event: what was published, and the places it was given.
+/// One stored event: the published event, with the places and the time that it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// The event's place in its topic.

@@ -1,4 +1,4 @@
-//! Gaps: what a reader is told when the event it wants next is not there.
+//! Gaps: the report to a reader that the event it wants next is gone.
 
 use std::fmt;
 
@@ -8,46 +8,47 @@ use crate::place::Place;
 use crate::timestamp::Timestamp;
 use crate::topic_name::TopicName;
 
-/// Why events were taken out at the front of a topic.
+/// The reason for which events were trimmed from the front of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TrimReason {
-    /// The topic's limits on age, events or bytes.
+    /// The topic was over its limits on age, events or bytes.
     #[default]
     Retention,
-    /// Their own time to live was over.
+    /// The time to live of the events was over.
     Expired,
-    /// Somebody asked for it.
+    /// A caller asked for it.
     Purged,
     /// The topic was deleted.
     Deleted,
 }
 
-/// Why a reader cannot go on exactly where it left off.
+/// The reason for which a reader cannot go on exactly where it left off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum GapReason {
-    /// The events were trimmed from the front, by the topic's limits.
+    /// Events were trimmed from the front, because the topic was over its limits.
     Retention,
-    /// The events expired.
+    /// Events expired.
     Expired,
-    /// The events were purged.
+    /// Events were purged.
     Purged,
-    /// The topic was deleted since.
+    /// The topic was deleted, with the events that it had.
     Deleted,
     /// The cursor was given by another incarnation of the log.
     Epoch,
     /// The cursor is beyond the newest event.
     Ahead,
-    /// The reader came back with something that is no cursor, such as another server's.
+    /// The reader came back with something that is not a cursor, for example an id of another
+    /// server.
     Unknown,
-    /// Deletions of keys that come next were dropped, past their grace: the reader may hold keys
-    /// that are deleted. Events go on where it is.
+    /// Deletions of keys that come next were dropped, because their grace time is over. The reader
+    /// may hold keys that are deleted. No other event is missing.
     Tombstones,
 }
 
 impl GapReason {
-    /// The word for it on the wire.
+    /// Returns the word for the reason on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retention => "retention",
@@ -80,13 +81,13 @@ pub enum Requested {
     Place(Place),
     /// The first event that was appended at this time, or later.
     Time(Timestamp),
-    /// Something that is no cursor, as [`GapReason::Unknown`] says.
+    /// Something that is not a cursor, as [`GapReason::Unknown`] says.
     Unknown,
 }
 
 impl Requested {
-    /// The number on the wire: the sequence, the position or the milliseconds since 1970, and 0 for
-    /// what is unknown.
+    /// Returns the number on the wire: the sequence, the position, the milliseconds since 1970, or
+    /// 0 for an unknown start.
     pub fn number(self) -> u64 {
         match self {
             Self::Place(place) => place.number(),
@@ -102,33 +103,34 @@ impl Serialize for Requested {
     }
 }
 
-/// The news that the event a reader wants next is not there. All fields are of one moment.
+/// The report that the event a reader wants next is gone. All fields are of one moment.
 ///
-/// `earliest`, `tail` and `resume` are sequences of the gap's topic, or positions where the gap is
-/// one of all topics.
+/// `earliest`, `tail` and `resume` are sequences of the gap's topic. In a gap of all topics they
+/// are positions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Gap {
     /// The topic; `None` for all topics of a reader of many.
     pub topic: Option<TopicName>,
-    /// The start that the reader wanted.
+    /// The place or the time at which the reader wanted to go on.
     pub requested: Requested,
     /// The first place that can be read.
     pub earliest: Place,
-    /// The place that will be given next.
+    /// The place that the next event gets.
     pub tail: Place,
-    /// The number of events that are lost to the reader; `None` if it is unknown.
+    /// The number of sequences that are lost to the reader; `None` if it is unknown.
     pub lost: Option<u64>,
-    /// Why.
+    /// The reason for the gap.
     pub reason: GapReason,
-    /// The place that is read next, after the gap.
+    /// The place at which the reader goes on after the gap.
     pub resume: Place,
 }
 
 impl Gap {
-    /// One gap for this one and the one that follows it at once, with nothing read in between.
+    /// Returns one gap that stands for this gap and for `next`, which follows it without an event
+    /// in between.
     pub(crate) fn joined(self, next: Self) -> Self {
         let reason = match self.reason {
-            // The whole place was wrong: what was dropped after that is the lesser news.
+            // The whole place was wrong, which matters more than a drop after it.
             GapReason::Epoch | GapReason::Ahead | GapReason::Unknown => self.reason,
             _ => next.reason,
         };
@@ -149,7 +151,7 @@ impl fmt::Display for Gap {
             GapReason::Deleted => write!(f, "topic {topic:?} was deleted at {earliest}"),
             GapReason::Epoch => write!(f, "the cursor is of another epoch of {topic:?}"),
             GapReason::Ahead => write!(f, "the cursor is ahead of the tail of {topic:?}"),
-            GapReason::Unknown => write!(f, "the cursor is none of {topic:?}"),
+            GapReason::Unknown => write!(f, "the cursor does not belong to {topic:?}"),
             GapReason::Tombstones => {
                 write!(f, "deletions of keys of {topic:?} that come next were dropped")
             }

@@ -3,12 +3,12 @@
 //! Services publish events to topics. Every event is appended to a durable log before it is
 //! acknowledged, and has a sequence in its topic: 1, 2, 3, … without holes. Readers follow topics
 //! over SSE, WebSocket, long-polling or gRPC, or read them page by page. After any disconnect they
-//! go on exactly where they left off; where that is impossible, they are told a gap, with numbers.
+//! go on exactly where they left off. If that is impossible, they are told a gap, with numbers.
 //!
 //! The path of an event is the path through the modules: [`edge`] (translate and refuse) →
 //! [`broker`] (order, group, recognise repeats) → [`log`] (append, sync) → back to the broker's
-//! tails and readers → [`edge`]. [`server`] puts the edges on sockets. [`event`], [`topic`],
-//! [`cursor`] and [`error`] are the words that all of them use. The page [`docs::architecture`]
+//! tails and readers → [`edge`]. [`server`] serves the edges on sockets. [`event`], [`topic`],
+//! [`cursor`] and [`error`] hold the types that all of them use. The page [`docs::architecture`]
 //! follows an event and a cursor from file to file, and [`docs`] has all other pages.
 //!
 //! # Guarantees
@@ -32,8 +32,8 @@
 //! | `server` | [`server`] and [`config`]: sockets, connections, the whole configuration |
 //! | `cli`, on by default | what the `leftoff` program needs |
 //!
-//! Settings begin with their defaults, and a program changes the fields that it wants to. They and
-//! the errors are `#[non_exhaustive]`: more of them can come in a minor version.
+//! A program begins with the default settings, and changes the fields that it wants to. Settings
+//! and errors are `#[non_exhaustive]`: a minor version can add more of them.
 //!
 //! ```
 //! use leftoff::cursor::{OnGap, StartPoint};

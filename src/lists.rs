@@ -1,11 +1,11 @@
-//! Lists that a client sends: how long they may be.
+//! The lists that a client sends, and the bound on their length.
 //!
 //! # Why
 //!
-//! An entry takes two bytes of a message, and many times as much in memory, before anything is done
-//! with it. So entries are counted while they are read, in whatever form they come, and no more of
-//! them are kept than there may be: what a list takes is bounded by the limit on it, and not by the
-//! size of the message.
+//! An entry takes as little as two bytes of a message, and many times as much in memory. So entries
+//! are counted while they are read, in every form in which a list can come, and no more entries are
+//! kept than the limit allows. The memory of a list is bounded by the limit, not by the size of the
+//! message.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,11 +17,11 @@ use serde::de::{
 
 use crate::error::{Error, Result};
 
-/// Most entries in one list of topics, of values of a filter, or of headers.
-/// Source: the limits on the wire.
+/// The most entries in one list of topics, of values of a filter, or of headers. Source: the limits
+/// on the wire.
 pub(crate) const MAX_ENTRIES: usize = 1_024;
 
-/// Refuses one more entry, where there are `count` in the list already.
+/// Refuses one more entry in a list of `count` entries, if there is no room for it.
 ///
 /// # Errors
 ///
@@ -30,7 +30,7 @@ pub(crate) fn check_room(name: &str, count: usize) -> Result<()> {
     check(name, count + 1, MAX_ENTRIES)
 }
 
-/// Refuses a list that is longer than it may be.
+/// Refuses a list whose `count` of entries is over `limit`.
 ///
 /// # Errors
 ///
@@ -42,7 +42,8 @@ pub(crate) fn check(name: &str, count: usize, limit: usize) -> Result<()> {
     Ok(())
 }
 
-/// The entries of a list, or of an object: as many as there may be, and how many there were.
+/// The entries of a list, or of an object, up to the limit, and the number of all entries that
+/// came.
 #[derive(Debug, Clone)]
 pub(crate) struct List<T> {
     entries: Vec<T>,
@@ -61,7 +62,7 @@ impl<T> List<T> {
         Self { entries: Vec::new(), count: 0, limit }
     }
 
-    /// Counts an entry, and keeps it if there is room.
+    /// Counts an entry, and keeps it. The caller has checked that there is room.
     fn push(&mut self, entry: T) {
         self.entries.push(entry);
         self.count += 1;
@@ -71,11 +72,11 @@ impl<T> List<T> {
         self.entries.len() >= self.limit
     }
 
-    /// The entries, if there were no more than there may be.
+    /// Returns the entries, if no more came than the limit allows.
     ///
     /// # Errors
     ///
-    /// [`Error::OverLimit`], with `name` and how many there were.
+    /// [`Error::OverLimit`], with `name` and the number of entries that came.
     pub(crate) fn entries(self, name: &str) -> Result<Vec<T>> {
         check(name, self.count, self.limit)?;
         Ok(self.entries)
@@ -83,11 +84,11 @@ impl<T> List<T> {
 }
 
 impl<T> List<(String, T)> {
-    /// The members of an object, as [`Self::entries`], if no name is given twice.
+    /// Returns the members of an object, as [`Self::entries`] does, if no name is given twice.
     ///
     /// # Errors
     ///
-    /// As [`Self::entries`]; [`Error::Invalid`] with the name.
+    /// As [`Self::entries`]. [`Error::Invalid`] with a name that is given twice.
     pub(crate) fn members(self, name: &str) -> Result<Vec<(String, T)>> {
         let members = self.entries(name)?;
         let mut seen = HashSet::with_capacity(members.len());
@@ -98,12 +99,12 @@ impl<T> List<(String, T)> {
     }
 }
 
-/// Reads a list of which no more than so many entries are kept.
+/// A reader of a list, which keeps no more than this many entries.
 #[derive(Debug)]
 pub(crate) struct UpTo<T>(usize, PhantomData<T>);
 
 impl<T> UpTo<T> {
-    /// `limit` entries, for a list whose limit is a setting.
+    /// Returns a reader that keeps `limit` entries, for a list whose limit is a setting.
     pub(crate) fn new(limit: usize) -> Self {
         Self(limit, PhantomData)
     }
@@ -148,7 +149,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
 ///
 /// # Errors
 ///
-/// The input is no object of such members.
+/// An error of `D`: the input is no object, or a member has a wrong type.
 pub(crate) fn members<'de, D, T>(object: D) -> Result<List<(String, T)>, D::Error>
 where
     D: Deserializer<'de>,

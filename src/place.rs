@@ -1,11 +1,11 @@
-//! The numbers in a cursor: sequence, position and epoch, as types that cannot be mixed up.
+//! The numbers in a cursor: sequence, position and epoch, each as a type of its own.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// An event's place in its topic: from 1, without holes when appended, never reused.
+/// An event's place in its topic: from 1, given without holes, never reused.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
 )]
@@ -22,33 +22,37 @@ pub struct Position(u64);
 macro_rules! place {
     ($name:ident) => {
         impl $name {
-            /// The first place there is.
+            /// The first place that an event can have.
             pub const FIRST: Self = Self(1);
 
-            /// The place before the first.
+            /// The place before the first one.
             pub const BEFORE_ALL: Self = Self(0);
 
-            /// The place with this number; 0 stands before the first.
+            /// Returns the place with this number; 0 stands before the first.
             pub const fn new(number: u64) -> Self {
                 Self(number)
             }
 
-            /// The number.
+            /// Returns the number of the place.
             pub const fn get(self) -> u64 {
                 self.0
             }
 
-            /// The place after this one.
+            /// Returns the place after this one.
             pub const fn next(self) -> Self {
                 self.plus(1)
             }
 
-            /// The place `count` later. No disk holds 2^64 events, so it cannot overflow unseen.
+            /// Returns the place `count` later.
+            ///
+            /// # Panics
+            ///
+            /// If the number is 2^64 or more. No disk holds so many events.
             pub const fn plus(self, count: u64) -> Self {
                 Self(self.0.checked_add(count).expect("places end at 2^64"))
             }
 
-            /// The place before this one, 0 at the least.
+            /// Returns the place before this one, 0 at the least.
             pub const fn previous(self) -> Self {
                 Self(self.0.saturating_sub(1))
             }
@@ -66,18 +70,18 @@ place!(Sequence);
 place!(Position);
 
 /// One incarnation of the log. A new epoch begins when a data directory is created, restored or
-/// repaired; when the log is opened and something durable is missing, damaged or unmarked; and when
-/// the system went down with acknowledged events that were not synced.
+/// repaired; when the log is opened and durable data is missing, damaged or not covered by the
+/// log's mark; and when the system went down with acknowledged events that were not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(u32);
 
 impl Epoch {
-    /// The epoch with this number.
+    /// Returns the epoch with this number.
     pub const fn new(number: u32) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number of the epoch.
     pub const fn get(self) -> u32 {
         self.0
     }
@@ -101,7 +105,7 @@ impl FromStr for Epoch {
     }
 }
 
-/// A place of one topic or of the whole broker. Neither is ever taken for the other.
+/// A place in one topic or in the whole broker. The two kinds are never taken for one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// A sequence of the one topic that is read; 0 is before the first.
@@ -111,7 +115,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// The number of the sequence, or of the position.
+    /// Returns the number of the sequence, or of the position.
     pub const fn number(self) -> u64 {
         match self {
             Self::Sequence(sequence) => sequence.get(),
@@ -119,7 +123,7 @@ impl Place {
         }
     }
 
-    /// The place after this one, of the same kind.
+    /// Returns the place after this one, of the same kind.
     pub const fn next(self) -> Self {
         match self {
             Self::Sequence(sequence) => Self::Sequence(sequence.next()),
@@ -127,7 +131,7 @@ impl Place {
         }
     }
 
-    /// The place before this one, of the same kind; 0 at the least.
+    /// Returns the place before this one, of the same kind; 0 at the least.
     pub const fn previous(self) -> Self {
         match self {
             Self::Sequence(sequence) => Self::Sequence(sequence.previous()),
@@ -135,7 +139,17 @@ impl Place {
         }
     }
 
-    /// The first place of the same kind.
+    /// Returns the number of places from this one up to `end`, which is not counted: 0 if `end` is
+    /// not after this place. `None` if one of them is a sequence and the other a position.
+    pub fn distance_to(self, end: Self) -> Option<u64> {
+        let is_same_kind = matches!(
+            (self, end),
+            (Self::Sequence(_), Self::Sequence(_)) | (Self::Position(_), Self::Position(_))
+        );
+        is_same_kind.then(|| end.number().saturating_sub(self.number()))
+    }
+
+    /// Returns the first place of the same kind.
     pub const fn first(self) -> Self {
         match self {
             Self::Sequence(_) => Self::Sequence(Sequence::FIRST),

@@ -1,4 +1,4 @@
-//! The time for which tasks hold the workers of the runtime. Each poll of a task is measured.
+//! The measure of how long tasks hold the workers of the runtime. Each poll of a task is measured.
 //!
 //! ```text
 //! worker  ──[ poll of a ]──[ poll of b ]────────[ poll of a ]──▶
@@ -28,7 +28,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinError;
 use tracing::{debug, warn};
 
-/// The length from which a poll delays others: publishing takes less from end to end.
+/// The length from which a poll delays others: a publish takes less from end to end.
 const LONG: Duration = Duration::from_millis(10);
 
 /// The length from which people notice a poll.
@@ -69,21 +69,22 @@ impl Task {
 
 /// The long polls of one kind of task.
 #[derive(Debug)]
-struct Held {
+struct LongPolls {
     count: AtomicU64,
     longest_us: AtomicU64,
 }
 
 /// The long polls of each kind, in the order of [`Task::ALL`]. One for the process: its brokers
 /// share the workers.
-static HELD: [Held; Task::ALL.len()] =
-    [const { Held { count: AtomicU64::new(0), longest_us: AtomicU64::new(0) } }; Task::ALL.len()];
+static HELD: [LongPolls; Task::ALL.len()] =
+    [const { LongPolls { count: AtomicU64::new(0), longest_us: AtomicU64::new(0) } };
+        Task::ALL.len()];
 
 /// Returns for each kind of task its name, the number of polls longer than [`LONG`] since the
 /// start, and the length of the longest one.
 pub(crate) fn long_polls() -> [(&'static str, u64, Duration); Task::ALL.len()] {
     Task::ALL.map(|task| {
-        let Held { count, longest_us } = &HELD[task as usize];
+        let LongPolls { count, longest_us } = &HELD[task as usize];
         let longest = Duration::from_micros(longest_us.load(Ordering::Relaxed));
         (task.name(), count.load(Ordering::Relaxed), longest)
     })
@@ -117,8 +118,8 @@ impl Reading {
         })
     }
 
-    /// Returns the processor time used since `started`, at the least. `started` is right after this
-    /// reading.
+    /// Returns the processor time that was used since `started`, or a little less. `started` is
+    /// right after this reading.
     fn used_since(&self, started: Instant) -> Duration {
         let before = started.saturating_duration_since(self.at);
         Self::now().used.saturating_sub(self.used).saturating_sub(before)
@@ -136,8 +137,8 @@ thread_local! {
     static TURN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// A running poll. The field is the begin of the poll around it on the same thread, if there is
-/// one.
+/// A running poll. The field is the start of the poll around this one on the same thread, if there
+/// is one.
 struct Turn(Option<Instant>);
 
 impl Turn {
@@ -184,8 +185,8 @@ pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, JoinError>>) 
 }
 
 pin_project! {
-    /// A future that is polled only while its task's turn lasts. For a task that waits for many
-    /// futures at once: otherwise all that are ready would continue in the same poll.
+    /// A future that is polled only while its task's turn lasts. A task that waits for many futures
+    /// at once uses it: otherwise all futures that are ready would continue in the same poll.
     #[derive(Debug)]
     pub(crate) struct InTurn<F> {
         #[pin]
@@ -243,16 +244,16 @@ impl<F: Future, A: Debug> Future for Timed<F, A> {
         drop(turn);
         let took = started.elapsed();
         if took >= LONG {
-            note(*this.task, this.about, took, before.used_since(started));
+            warn_of_long_poll(*this.task, this.about, took, before.used_since(started));
         }
         polled
     }
 }
 
 #[cold]
-fn note(task: Task, about: &dyn Debug, took: Duration, used: Duration) {
+fn warn_of_long_poll(task: Task, about: &dyn Debug, took: Duration, used: Duration) {
     if used < LONG {
-        return; // The system had suspended the thread.
+        return; // The system suspended the thread meanwhile.
     }
     let held = &HELD[task as usize];
     held.count.fetch_add(1, Ordering::Relaxed);

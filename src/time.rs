@@ -16,8 +16,8 @@ const CYCLE_MS: i128 = 146_097 * 86_400_000;
 impl FromStr for Timestamp {
     type Err = Error;
 
-    /// Reads RFC 3339, with any offset, or a count since 1970: of milliseconds or of seconds, which
-    /// it tells apart as far as the year 2000 is reached.
+    /// Reads RFC 3339, with any offset, or a count since 1970, in milliseconds or in seconds. The
+    /// size of a count tells its unit, so counts of times before the year 2000 are refused.
     fn from_str(text: &str) -> Result<Self> {
         let refused = |problem: &str| {
             let shown: String = text.chars().take(64).collect();
@@ -33,7 +33,7 @@ impl FromStr for Timestamp {
                 .filter(|t| *t <= Self::MAX)
                 .ok_or_else(|| refused(after));
         }
-        let count = text.parse().unwrap_or(u64::MAX); // Far after the year 9999 in any case.
+        let count = text.parse().unwrap_or(u64::MAX); // Too many digits.
         let seconds = YEAR_2000_MS / 1_000..=Self::MAX.as_ms() / 1_000;
         match count {
             count if seconds.contains(&count) => Ok(Self::from_ms(count * 1_000)),
@@ -41,16 +41,17 @@ impl FromStr for Timestamp {
                 Ok(Self::from_ms(count))
             }
             _ => Err(refused(
-                "is no time from the year 2000 to 9999, in milliseconds or in seconds since 1970; \
-                 write RFC 3339 for an earlier one",
+                "is not a time from the year 2000 to 9999, in milliseconds or in seconds since \
+                 1970; write RFC 3339 for an earlier one",
             )),
         }
     }
 }
 
-/// The time in a text of RFC 3339: letters in either case, a blank in place of the `T`, any offset.
-/// A blank in place of the `+` of an offset is one that a query has turned into that. In
-/// milliseconds since 1970, or before.
+/// Returns the time in a text of RFC 3339, in milliseconds since 1970; below 0 for a time before.
+/// Letters may be in either case, a blank may stand in place of the `T`, and any offset is read. A
+/// blank may also stand in place of the `+` of an offset: the query of a URL decodes a `+` to a
+/// blank.
 fn rfc3339(text: &str) -> Option<i128> {
     let (date, rest) = text.split_at_checked(10)?;
     let clock = rest.strip_prefix(['T', 't', ' '])?;
@@ -72,7 +73,7 @@ fn rfc3339(text: &str) -> Option<i128> {
     Some(ms - cycles * CYCLE_MS - offset_minutes * 60_000)
 }
 
-/// An offset like `+01:30`, in minutes.
+/// Returns an offset like `+01:30` in minutes.
 fn minutes(offset: &str) -> Option<i128> {
     let (sign, offset) = match offset.split_at_checked(1)? {
         ("+" | " ", offset) => (1, offset),
@@ -114,7 +115,7 @@ mod tests {
             "2026-01-31t00:30:00.25z",
             "2026-01-31 00:30:00.250Z",
             "2026-01-31T02:00:00.250+01:30",
-            "2026-01-31 02:00:00.250 01:30", // The `+` of a query.
+            "2026-01-31 02:00:00.250 01:30", // A query turned the `+` into a blank.
             "2026-01-30T16:30:00.250-08:00",
             "2026-01-31T00:30:00.250-00:00",
             "2026-02-01T00:29:00.2509999+23:59",
@@ -168,7 +169,7 @@ mod tests {
             "99999999999999999999",
         ] {
             let refused = count.parse::<Timestamp>().unwrap_err().to_string();
-            let words = "is no time from the year 2000 to 9999";
+            let words = "is not a time from the year 2000 to 9999";
             assert!(refused.contains(words), "{count:?}: {refused}");
         }
     }

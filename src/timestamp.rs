@@ -8,30 +8,30 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The last time that RFC 3339 can write, in the year 9999.
+    /// The last time that RFC 3339 can express, in the year 9999.
     pub const MAX: Timestamp = Timestamp(253_402_300_799_999);
 
-    /// The time this many milliseconds after the start of 1970.
+    /// Returns the time this many milliseconds after the start of 1970.
     pub const fn from_ms(ms: u64) -> Self {
         Self(ms)
     }
 
-    /// Milliseconds since the start of 1970.
+    /// Returns the milliseconds since the start of 1970.
     pub const fn as_ms(self) -> u64 {
         self.0
     }
 
-    /// The time this many milliseconds later.
+    /// Returns the time this many milliseconds later.
     pub const fn plus_ms(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
     }
 
-    /// The time this many milliseconds before.
+    /// Returns the time this many milliseconds earlier.
     pub const fn minus_ms(self, ms: u64) -> Self {
         Self(self.0.saturating_sub(ms))
     }
 
-    /// The system's clock.
+    /// Returns the current time of the system's clock; 1970 if the clock is before it.
     pub fn now() -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))

@@ -1,4 +1,5 @@
-//! Topics: the names publishers and readers use, and the short ids the log stores instead.
+//! Topics: the rules for their names, the patterns that match names, and the short ids that the log
+//! stores instead of names.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,18 +12,19 @@ use crate::error::{Error, Result};
 
 pub use crate::topic_name::TopicName;
 
-/// Longest topic name, in bytes of UTF-8.
+/// The longest topic name, in bytes of UTF-8.
 pub const MAX_TOPIC_NAME_BYTES: usize = 255;
 
-/// The prefix of every name that the broker keeps for itself: of topics and of event types.
+/// The prefix of the names that are reserved for the broker: of topics and of event types.
 pub const RESERVED_PREFIX: &str = "leftoff.";
 
 impl TopicName {
-    /// Checks `name` and takes it.
+    /// Checks `name` and returns it as a topic's name.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] or [`Error::OverLimit`] with field `topic`: the rules of the type.
+    /// [`Error::Invalid`] or [`Error::OverLimit`] with field `topic`: `name` breaks a rule of
+    /// [`TopicName`].
     pub fn new(name: &str) -> Result<Self> {
         check_text("topic", name)?;
         if let Some(bad) = name.chars().find(|c| matches!(c, '*' | '>')) {
@@ -33,19 +35,19 @@ impl TopicName {
         Ok(Self::checked(name.into()))
     }
 
-    /// Checks that the name can be one of a new topic: one that looks like another topic's name is
-    /// that name. Topics that have other names from before this was a rule keep them.
+    /// Checks that a new topic may have the name: two names that look the same must be the same
+    /// name. Topics from before this rule keep their names.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] with field `topic`, for a character that nobody sees, that is for private
-    /// use, or that Unicode does not know, and for a name that is not in the normal form C.
+    /// [`Error::Invalid`] with field `topic`, for a character that is invisible, for private use or
+    /// not assigned by Unicode, and for a name that is not in Unicode's normal form C.
     pub fn check_new(&self) -> Result<()> {
         check_seen("topic", self.as_str())
     }
 }
 
-/// Checks that a name of a new topic, or of new ones, is seen as what it is.
+/// Checks that a new name, or a pattern of new names, has only visible characters and one spelling.
 fn check_seen(field: &str, name: &str) -> Result<()> {
     if name.is_ascii() {
         return Ok(());
@@ -65,8 +67,8 @@ fn check_seen(field: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether nobody sees a character, or nobody knows which one they see. Source: Unicode 16, 4.5 and
-/// `Default_Ignorable_Code_Point`, which RFC 8264 (PRECIS) refuses as well; the braille pattern
+/// Whether a character is invisible, or has no agreed look. Source: Unicode 16, 4.5 and
+/// `Default_Ignorable_Code_Point`, which RFC 8264 (PRECIS) refuses as well. The braille pattern
 /// without dots is blank, too.
 fn is_unseen(character: char) -> bool {
     let is_ignorable = matches!(
@@ -98,7 +100,7 @@ fn is_unseen(character: char) -> bool {
         )
 }
 
-/// Checks how long a name is, and its characters, but for those of patterns.
+/// Checks the length of a name, and its characters except `*` and `>`.
 fn check_text(field: &str, name: &str) -> Result<()> {
     if name.len() > MAX_TOPIC_NAME_BYTES {
         return Err(Error::over("topic name bytes", name.len(), MAX_TOPIC_NAME_BYTES));
@@ -110,7 +112,7 @@ fn check_text(field: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Checks that no token is empty, and that the name is not one of the broker's own.
+/// Checks that no token is empty, and that the name is not reserved for the broker.
 fn check_tokens(field: &str, name: &str) -> Result<()> {
     if name.split('.').any(str::is_empty) {
         let problem = format!("{name:?} has an empty token; write tokens like a.b.c");
@@ -139,7 +141,7 @@ impl TryFrom<String> for TopicName {
     }
 }
 
-/// Names of topics by their tokens: `*` is any one token, `>` at the end is one or more.
+/// A pattern of topic names, token by token: `*` is any one token, `>` at the end is one or more.
 ///
 /// ```
 /// let pattern: leftoff::topic::TopicPattern = "users.*.inbox".parse()?;
@@ -152,7 +154,7 @@ impl TryFrom<String> for TopicName {
 pub struct TopicPattern(Arc<str>);
 
 impl TopicPattern {
-    /// Checks `pattern` and takes it.
+    /// Checks `pattern` and returns it as a pattern of names.
     ///
     /// # Errors
     ///
@@ -174,13 +176,14 @@ impl TopicPattern {
                 _ => {}
             }
         }
-        // All else is as in names. In one pass each: a reader may have a thousand long patterns.
+        // All other rules are as for names. Each check is one pass: a reader may have a thousand
+        // long patterns.
         check_text("topic pattern", pattern)?;
         check_tokens("topic pattern", pattern)?;
         Ok(Self(pattern.into()))
     }
 
-    /// Checks that it can match the name of a new topic: see [`TopicName::check_new`].
+    /// Checks that the pattern can match the name of a new topic: see [`TopicName::check_new`].
     ///
     /// # Errors
     ///
@@ -189,12 +192,12 @@ impl TopicPattern {
         check_seen("topic pattern", &self.0)
     }
 
-    /// Whether it is the name of one topic, without wildcards.
+    /// Whether the pattern is the name of one topic, without wildcards.
     pub fn is_name(&self) -> bool {
         !self.0.contains(['*', '>'])
     }
 
-    /// Whether `name` is one of the names.
+    /// Whether the pattern matches `name`.
     pub fn matches(&self, name: &TopicName) -> bool {
         let mut tokens = name.as_str().split('.');
         for wanted in self.0.split('.') {
@@ -209,7 +212,7 @@ impl TopicPattern {
         tokens.next().is_none()
     }
 
-    /// Its tokens, in their order.
+    /// Returns the tokens of the pattern, in their order.
     pub(crate) fn tokens(&self) -> impl Iterator<Item = &str> {
         self.0.split('.')
     }
@@ -219,8 +222,8 @@ impl TopicPattern {
         self.0.split(['*', '>']).next().unwrap_or_default()
     }
 
-    /// Returns how special the pattern is, token by token. If two patterns match a name, the
-    /// greater one says more about it.
+    /// Returns how specific the pattern is, token by token. If two patterns match a name, the one
+    /// with the greater value is the more specific.
     pub fn specificity(&self) -> Vec<u8> {
         let rank = |token| match token {
             ">" => 0,
@@ -230,7 +233,7 @@ impl TopicPattern {
         self.0.split('.').map(rank).collect()
     }
 
-    /// The pattern as text.
+    /// Returns the pattern as a text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -264,7 +267,7 @@ impl fmt::Display for TopicPattern {
     }
 }
 
-/// A topic in the log's keys: from 1, given in order of creation, never reused.
+/// The number of a topic in the log's keys: from 1, given in order of creation, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicId(u32);
 
@@ -272,17 +275,17 @@ impl TopicId {
     /// The id of the first topic ever created.
     pub const FIRST: TopicId = TopicId(1);
 
-    /// Takes a stored id; `None` for 0, which names no topic.
+    /// Returns the id with this stored number; `None` for 0, which names no topic.
     pub fn from_stored(id: u32) -> Option<Self> {
         (id > 0).then_some(Self(id))
     }
 
-    /// The number in the key.
+    /// Returns the number in the key.
     pub fn get(self) -> u32 {
         self.0
     }
 
-    /// The id after this one; `None` when all 2^32 - 1 are used.
+    /// Returns the id after this one; `None` if all 2^32 - 1 are used.
     pub fn next(self) -> Option<Self> {
         self.0.checked_add(1).map(Self)
     }

@@ -1,41 +1,52 @@
-//! The settings of a topic: what is kept, for how long, and what acknowledgements mean.
+//! The settings of a topic: which events are kept, for how long, and which failures an acknowledged
+//! event outlives.
+//!
+//! # Where the checks are
+//!
+//! An unknown name is refused when the JSON or the TOML is read (`deny_unknown_fields`), or, in an
+//! update's list of fields, by [`TopicConfig::with_fields`]. [`TopicConfig::validate`] checks the
+//! values. The committer calls it when a topic is created or changed (`broker/order/changes.rs`),
+//! the start calls it for the patterns of the configuration (`broker/topic/defaults.rs`), and a
+//! restore calls it for the topics of a backup (`log/backup.rs`). The limits themselves are applied
+//! in `broker/maintenance/`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::event::Durability;
 
-/// How long a tombstone stays when nothing else is said, in milliseconds: a day, for readers that
-/// come back within it to learn that the key is gone.
+/// The time for which a tombstone is kept by default, in milliseconds: a day. A reader that comes
+/// back within it learns that the key is deleted.
 pub const DEFAULT_TOMBSTONE_GRACE_MS: u64 = 24 * 3_600_000;
 
-/// Most events of a key that can be asked for.
+/// The most events of a key that `max_events_per_key` can ask for.
 const MAX_EVENTS_PER_KEY: u64 = 10_000;
 
-/// The settings of a topic. What is `None` is not said here: it is as the patterns of the
-/// configuration file say, or without limit.
+/// The settings of a topic. A setting that is `None` is taken from the patterns of the
+/// configuration file; if these do not have it either, the default holds. No limit is the default
+/// of limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TopicConfig {
-    /// Age, in milliseconds, past which events are dropped; 0 is without limit.
+    /// The age, in milliseconds, past which events are dropped; 0 is without limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age_ms: Option<u64>,
-    /// Events that are kept, the newest ones; 0 is without limit.
+    /// The number of events that are kept, the newest ones; 0 is without limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_events: Option<u64>,
-    /// Bytes of events that are kept, the newest ones, as they are stored; 0 is without limit.
+    /// The bytes of events that are kept, the newest ones, as stored; 0 is without limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
-    /// Whether only the latest events of each key are kept. Events without a key all are.
+    /// Whether only the latest events of each key are kept. Events without a key are all kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compact: Option<bool>,
     /// The number of events of each key that are kept, up to 10,000. Setting it switches `compact`
     /// on. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_events_per_key: Option<u64>,
-    /// How long a tombstone, an event with a key and without payload, is kept after it was
-    /// appended, in milliseconds. Default: a day.
+    /// The time for which a tombstone, an event with a key and without payload, is kept after it
+    /// was appended, in milliseconds. Default: a day.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tombstone_grace_ms: Option<u64>,
     /// The failures that an acknowledged event outlives: `fsync`, or `process`. Default: `fsync`.
@@ -56,7 +67,7 @@ impl TopicConfig {
         config
     }
 
-    /// These settings; what they do not say is as `defaults` say.
+    /// Returns these settings. A setting that they do not have is taken from `defaults`.
     pub fn over(self, defaults: TopicConfig) -> Self {
         Self {
             max_age_ms: self.max_age_ms.or(defaults.max_age_ms),
@@ -69,7 +80,7 @@ impl TopicConfig {
         }
     }
 
-    /// The names of all settings.
+    /// Returns the names of all settings.
     pub fn field_names() -> Vec<String> {
         let names = [
             "max_age_ms",
@@ -83,11 +94,11 @@ impl TopicConfig {
         names.map(str::to_owned).to_vec()
     }
 
-    /// These settings, but for the `fields`, which are as in `other`.
+    /// Returns these settings, with the `fields` taken from `other`.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for a field that there is not.
+    /// [`Error::Invalid`] for a field that is not a setting.
     pub fn with_fields(mut self, other: &Self, fields: &[String]) -> Result<Self> {
         for field in fields {
             match field.as_str() {
@@ -99,7 +110,7 @@ impl TopicConfig {
                 "tombstone_grace_ms" => self.tombstone_grace_ms = other.tombstone_grace_ms,
                 "durability" => self.durability = other.durability,
                 unknown => {
-                    let problem = format!("{unknown:?} is no setting of a topic");
+                    let problem = format!("{unknown:?} is not a setting of a topic");
                     return Err(Error::invalid("update_mask", problem));
                 }
             }
@@ -111,10 +122,10 @@ impl TopicConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] and [`Error::OverLimit`] name the setting.
+    /// [`Error::Invalid`] or [`Error::OverLimit`], with the name of the setting.
     pub fn validate(&self) -> Result<()> {
         if self.durability == Some(Durability::Memory) {
-            return Err(Error::invalid("durability", "\"memory\" is none; write fsync or process"));
+            return Err(Error::invalid("durability", "is \"memory\"; write fsync or process"));
         }
         match self.max_events_per_key {
             Some(0) => Err(Error::invalid("max_events_per_key", "is 0; 1 is the least")),
@@ -125,22 +136,22 @@ impl TopicConfig {
         }
     }
 
-    /// The age past which events are dropped, in milliseconds, if there is one.
+    /// Returns the age past which events are dropped, in milliseconds, if that is limited.
     pub fn age_limit_ms(&self) -> Option<u64> {
         self.max_age_ms.filter(|limit| *limit > 0)
     }
 
-    /// The number of events that are kept, if that is limited.
+    /// Returns the number of events that are kept, if that is limited.
     pub fn event_limit(&self) -> Option<u64> {
         self.max_events.filter(|limit| *limit > 0)
     }
 
-    /// The number of bytes that are kept, if that is limited.
+    /// Returns the number of bytes that are kept, if that is limited.
     pub fn byte_limit(&self) -> Option<u64> {
         self.max_bytes.filter(|limit| *limit > 0)
     }
 
-    /// The number of events of each key that are kept, if the topic is compacted.
+    /// Returns the number of events of each key that are kept, if the topic is compacted.
     pub fn key_limit(&self) -> Option<u64> {
         match self.compact {
             Some(false) => None,
@@ -149,7 +160,7 @@ impl TopicConfig {
         }
     }
 
-    /// The time for which tombstones are kept, in milliseconds.
+    /// Returns the time for which tombstones are kept, in milliseconds.
     pub fn tombstone_grace_ms(&self) -> u64 {
         self.tombstone_grace_ms.unwrap_or(DEFAULT_TOMBSTONE_GRACE_MS)
     }
@@ -185,7 +196,7 @@ mod tests {
         let refusals = [
             (r#"{"max_events_per_key":0}"#, "max_events_per_key: is 0"),
             (r#"{"max_events_per_key":10001}"#, "max_events_per_key: 10001 is over"),
-            (r#"{"durability":"memory"}"#, "durability: \"memory\" is none"),
+            (r#"{"durability":"memory"}"#, "durability: is \"memory\""),
         ];
         for (json, reason) in refusals {
             let config: TopicConfig = serde_json::from_str(json).unwrap();

@@ -1,16 +1,16 @@
-//! The name of a topic as a plain type. The rules that a name keeps are in topic.rs: they are told
-//! by errors, and errors name topics.
+//! The name of a topic as a plain type. The rules for names are in topic.rs: checks return errors,
+//! and errors name topics, so rules and type in one file would import each other in a circle.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The name of a topic: 1 to 255 bytes of UTF-8, tokens parted by `.`, cheap to clone.
+/// The name of a topic: 1 to 255 bytes of UTF-8, tokens with `.` between them, cheap to clone.
 ///
-/// Refused are empty tokens, control characters, white space, the pattern characters `*` and `>`,
-/// and names that begin with `leftoff.`, which are the broker's own. A name of a new topic is seen
-/// as what it is, too: see [`Self::check_new`].
+/// Empty tokens, control characters, white space, the pattern characters `*` and `>`, and names
+/// that begin with `leftoff.`, which are reserved for the broker, are refused. The name of a new
+/// topic must also be visible as it is: see [`Self::check_new`].
 ///
 /// ```
 /// let name: leftoff::TopicName = "quakes.us".parse()?;
@@ -23,12 +23,12 @@ use serde::{Deserialize, Serialize};
 pub struct TopicName(Arc<str>);
 
 impl TopicName {
-    /// Takes a name that keeps the rules.
+    /// Makes a name of a text that keeps the rules.
     pub(crate) fn checked(name: Arc<str>) -> Self {
         Self(name)
     }
 
-    /// The name as text.
+    /// Returns the name as a text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! The newest durable position, and how many feeds are to be told of newer ones.
+//! The newest durable position, and the number of feeds that must be told of newer ones.
 //!
 //! ```text
 //! committer:  position = 7,   then: is there a feed?   yes: it is told
@@ -7,14 +7,15 @@
 //!
 //! # Why
 //!
-//! Each side writes one of the two and reads the other. Without a fence between, a processor may
-//! let the read go first on both sides: the committer sees no feed, the feed sees no position 7,
-//! and that is never told. The fences rule it out, and a test tries all orders that a processor
-//! may choose, on this very file.
+//! Each side writes one of the two numbers and reads the other. Without a fence in between, a
+//! processor may do the read first on both sides: the committer sees no feed, the feed does not see
+//! position 7, and nobody tells the feed. The fences prevent this. A test tries all orders that a
+//! processor may choose, with this file.
 
 use super::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
-/// Shared by the committer, the feeds, and whoever asks for the position.
+/// The newest position and the number of feeds, shared by the committer, the feeds, and all callers
+/// that ask for the position.
 #[derive(Debug)]
 pub(super) struct Announced {
     position: AtomicU64,
@@ -22,13 +23,13 @@ pub(super) struct Announced {
 }
 
 impl Announced {
-    /// Begins with a log that ends at this position, and without feeds.
+    /// Returns the value for a log that ends at this position, without feeds.
     pub(super) fn new(position: u64) -> Self {
         Self { position: AtomicU64::new(position), feeds: AtomicUsize::new(0) }
     }
 
-    /// Returns the position of the newest durable event. All up to it is there for whoever reads it
-    /// here.
+    /// Returns the position of the newest durable event. A caller that got it here can read all
+    /// events up to it.
     pub(super) fn position(&self) -> u64 {
         self.position.load(Ordering::Acquire)
     }
@@ -38,14 +39,15 @@ impl Announced {
         self.position.fetch_max(position, Ordering::Release);
     }
 
-    /// Returns whether a feed has to be told of what was announced: one that is not counted here
-    /// yet reads the position later than this.
+    /// Whether any feed must be told of the last announcement. A feed that is not counted yet reads
+    /// the position later than this.
     pub(super) fn has_feeds(&self) -> bool {
         fence(Ordering::SeqCst);
         self.feeds.load(Ordering::Relaxed) > 0
     }
 
-    /// Counts a feed; from here on it is told of what the position does not show it.
+    /// Counts a feed. From here on the feed is told of all that is newer than the position it
+    /// reads.
     pub(super) fn join(&self) {
         self.feeds.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);

@@ -1,5 +1,5 @@
-//! Readers that come and go: what the broker knows of each is put in and taken out in small steps,
-//! by a thread of its own.
+//! Readers that come and go: a reader's entries in the broker are added and removed in small steps,
+//! by a thread for that, the usher.
 //!
 //! ```text
 //! reader ─ comes ────▶ arrival ──┐
@@ -8,17 +8,17 @@
 //!
 //! # Why
 //!
-//! A reader of a thousand patterns, or a member of a thousand topics, is known in a thousand
-//! places. A connection may have hundreds of such readers: to put all of them in, or to take them
-//! out, in one go is a tenth of a second in which a worker of the runtime serves nobody else. A
-//! drop is not waited for, so a task cannot take them out step by step. A thread that the system
-//! may interrupt at any time does it, and the task goes on.
+//! A reader of a thousand patterns, or a member of a thousand topics, has a thousand entries in the
+//! broker. A connection may have hundreds of such readers: adding or removing all of them in one go
+//! takes a tenth of a second, in which a worker of the runtime serves nobody else. A task cannot
+//! remove them step by step, because nothing waits in a `drop`. So a thread does it, which the
+//! system may interrupt at any time, and the task goes on.
 //!
-//! The same thread puts in and takes out. For memory that one thread has freed of another is
-//! gathered by that other one in a single go, some 40 ms for 250,000 patterns.
+//! The same thread adds and removes. Otherwise the allocator would return the memory that one
+//! thread frees to the other one in a single go, some 40 ms for 250,000 patterns.
 //!
-//! The work that waits for the thread is bounded: before anything is put in, as much is taken out.
-//! So there are never more entries than those of the readers that were there at the same time.
+//! The work that waits for the thread is bounded: before entries are added, as many are removed. So
+//! there are never more entries than those of the readers that were there at the same time.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -35,16 +35,16 @@ use crate::error::{Error, Result};
 /// microseconds. Most readers have no more.
 const AT_ONCE: usize = 64;
 
-/// Entries of one step of the thread.
+/// The entries of one step of the thread.
 const ENTRIES_PER_STEP: usize = 256;
 
-/// The deposit that a caller leaves with the broker when a reader begins. The broker drops it when
-/// nothing of the reader is left, which may be a while after the reader itself is gone.
+/// A value that a caller leaves with the broker when a reader begins. The broker drops it when no
+/// entry of the reader is left, which may be a while after the reader itself is gone.
 pub(crate) type Deposit = Arc<dyn Any + Send + Sync>;
 
-/// A reader that comes. Dropped, it leaves with all that was put in.
+/// A reader that comes. When it is dropped, it leaves, and its entries are removed.
 pub(super) trait Arrival: Debug + Send {
-    /// Puts in about so many entries; returns whether there are more.
+    /// Adds about `entries` entries. Returns whether more are left to add.
     ///
     /// # Errors
     ///
@@ -54,11 +54,11 @@ pub(super) trait Arrival: Debug + Send {
 
 /// The entries that a reader has left behind.
 pub(super) trait Leftover: Debug + Send {
-    /// Takes out about so many entries; returns whether there are more.
+    /// Removes about `entries` entries. Returns whether more are left.
     fn take_out(&mut self, entries: usize) -> bool;
 }
 
-/// Readers that come and go. Cheap to clone.
+/// The readers that come and go, and the queue of the thread. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Arrivals(Arc<ArrivalsInner>);
 
@@ -72,7 +72,7 @@ struct ArrivalsInner {
 struct ArrivalQueue {
     arriving: VecDeque<Box<dyn Arriving>>,
     leftovers: VecDeque<Box<dyn Leftover>>,
-    /// The leftovers without any entries. Dropping one may take as long as it was large.
+    /// The leftovers without entries. Dropping one may take long if it was large.
     emptied: Vec<Box<dyn Leftover>>,
     is_over: bool,
 }
@@ -83,10 +83,10 @@ impl ArrivalQueue {
     }
 }
 
-/// A reader that comes while somebody waits for it.
+/// A reader that comes, and for which a caller waits.
 trait Arriving: Debug + Send {
-    /// Adds about `entries` entries, and returns whether there are more. The reader leaves when
-    /// nobody waits for it any more.
+    /// Adds about `entries` entries. Returns whether more are left to add. If nobody waits for the
+    /// reader any more, it leaves.
     fn step(&mut self, entries: usize) -> bool;
 }
 
@@ -105,7 +105,7 @@ impl<A: Arrival> Arriving for Awaited<A> {
             return true;
         }
         if let (Some(arrival), Some(answer)) = (self.arrival.take(), self.answer.take()) {
-            // Where nobody waits any more, the reader is dropped with the answer, and leaves.
+            // If nobody waits any more, the reader is dropped with the answer, and leaves.
             let _given_up = answer.send(put_in.map(|_is_over| arrival));
         }
         false
@@ -121,11 +121,11 @@ impl Arrivals {
     ///
     /// # Errors
     ///
-    /// Those of [`Arrival::put_in`]: the reader leaves. [`Error::ShuttingDown`].
+    /// Those of [`Arrival::put_in`], and [`Error::ShuttingDown`]. The reader leaves.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it returns, the reader leaves.
+    /// If the future is dropped before it returns, the reader leaves.
     pub(super) async fn arrive<A: Arrival + 'static>(&self, mut arrival: A) -> Result<A> {
         if let Some(emptied) = self.take_out(AT_ONCE) {
             self.have_dropped(emptied);
@@ -156,7 +156,7 @@ impl Arrivals {
         }
     }
 
-    /// Hands the rest of a leftover to the thread, or removes it here when the thread has ended.
+    /// Hands the rest of a leftover to the thread, or removes it here if the thread has ended.
     fn put_back(&self, mut leftover: Box<dyn Leftover>) {
         let mut queue = self.queue();
         if queue.is_over {
@@ -168,7 +168,8 @@ impl Arrivals {
         }
     }
 
-    /// Takes out about so many entries, if there are any. Returns the leftover that is empty now.
+    /// Removes about `entries` entries of the oldest leftover, if there is one. Returns the
+    /// leftover if it is empty now.
     fn take_out(&self, entries: usize) -> Option<Box<dyn Leftover>> {
         let mut leftover = self.queue().leftovers.pop_front()?;
         if leftover.take_out(entries) {
@@ -178,8 +179,8 @@ impl Arrivals {
         Some(leftover)
     }
 
-    /// Hands a large value to the thread, which drops it, or drops it here when the thread has
-    /// ended.
+    /// Hands an empty leftover, which may be large, to the thread, which drops it. Drops it here if
+    /// the thread has ended.
     fn have_dropped(&self, emptied: Box<dyn Leftover>) {
         let mut queue = self.queue();
         if queue.is_over {
@@ -191,12 +192,12 @@ impl Arrivals {
         }
     }
 
-    /// Puts in and takes out, until it is stopped and nothing is left to do.
+    /// Adds and removes entries, until it is stopped and nothing is left to do.
     pub(super) fn run(&self, failure: &BrokerFailure) {
         let _guard = PanicGuard::new(failure, "usher");
         let _end = UsherEnd(self);
         while self.wait() {
-            // Leftovers are removed first, so that there are never more entries than there were.
+            // Entries are removed first, so that their number does not grow.
             let emptied = take(&mut self.queue().emptied);
             drop((emptied, self.take_out(ENTRIES_PER_STEP)));
             let next = self.queue().arriving.pop_front();
@@ -208,22 +209,23 @@ impl Arrivals {
         }
     }
 
-    /// Waits for something to do. Returns whether there is any.
+    /// Waits for work. Returns whether there is any; otherwise the thread ends.
     fn wait(&self) -> bool {
         let is_idle = |queue: &mut ArrivalQueue| queue.is_done() && !queue.is_over;
         let queue = self.0.changed.wait_while(self.queue(), is_idle);
         !queue.unwrap_or_else(PoisonError::into_inner).is_done()
     }
 
-    /// Ends the thread when nothing is left to do. Whoever comes or goes later does it alone.
+    /// Ends the thread when nothing is left to do. Readers that come or go later add and remove
+    /// their entries themselves.
     pub(super) fn stop(&self) {
         self.queue().is_over = true;
         self.0.changed.notify_one();
     }
 }
 
-/// The end of the thread. When the thread panics, nobody waits for it any more, and the rest of its
-/// work is dropped.
+/// A guard for the end of the thread. If the thread panics, nobody waits for it any more, and the
+/// rest of its work is dropped.
 struct UsherEnd<'a>(&'a Arrivals);
 
 impl Drop for UsherEnd<'_> {
@@ -233,7 +235,7 @@ impl Drop for UsherEnd<'_> {
         let left =
             (take(&mut queue.arriving), take(&mut queue.leftovers), take(&mut queue.emptied));
         drop(queue);
-        drop(left); // Without the lock: who is dropped leaves.
+        drop(left); // Without the lock: a dropped reader leaves.
     }
 }
 
@@ -243,10 +245,11 @@ mod tests {
 
     use super::*;
 
-    /// A number of entries that are in.
+    /// The number of entries of all readers.
     type All = Arc<AtomicUsize>;
 
-    /// A reader of so many entries, of which some are in; refused at its last one, or not.
+    /// A reader with `entries` entries, of which `known` are added. It may be refused at its last
+    /// one.
     #[derive(Debug)]
     struct Reader {
         arrivals: Arrivals,
@@ -296,8 +299,9 @@ mod tests {
         std::thread::spawn(move || arrivals.run(&BrokerFailure::default()))
     }
 
-    /// Goal: readers of any size come and go, are refused, and are given up; in the end each of
-    /// their entries is out, and never are there more than of those who are there together.
+    /// Goal: readers of any size come and go, are refused, and are given up. In the end all entries
+    /// are removed, and never are there more entries than those of the readers that are there
+    /// together.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn of_readers_that_come_and_go_nothing_is_left_and_there_never_is_more_than_there_was() {
         let (arrivals, all) = (Arrivals::default(), All::default());
@@ -343,7 +347,7 @@ mod tests {
         assert_eq!(all.load(Ordering::SeqCst), 0);
     }
 
-    /// A leftover of more than one step, which tells which thread has dropped it.
+    /// A leftover of more than one step, which notes the thread that has dropped it.
     #[derive(Debug)]
     struct Large(usize, Arc<Mutex<Option<std::thread::ThreadId>>>);
 
@@ -360,7 +364,8 @@ mod tests {
         }
     }
 
-    /// Goal: a reader that comes takes out what was large, and does not drop it.
+    /// Goal: a reader that comes removes the last entries of a large leftover, and the thread drops
+    /// it.
     #[tokio::test]
     async fn what_was_large_is_dropped_by_the_thread_whoever_takes_out_the_last_of_it() {
         let (arrivals, all, dropped) = (Arrivals::default(), All::default(), Arc::default());
@@ -374,7 +379,7 @@ mod tests {
         assert_eq!(*dropped.lock().unwrap(), Some(id));
     }
 
-    /// Comes in two steps, of which the second one panics.
+    /// A reader that comes in two steps, of which the second one panics.
     #[derive(Debug)]
     struct Panics(bool);
 
@@ -385,7 +390,7 @@ mod tests {
         }
     }
 
-    /// Goal: whatever becomes of the thread, nobody waits for it for ever.
+    /// Goal: if the thread panics, nobody waits for it for ever.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn when_the_thread_panics_nobody_waits_for_it_and_who_comes_later_does_it_alone() {
         let (arrivals, all) = (Arrivals::default(), All::default());

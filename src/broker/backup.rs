@@ -1,12 +1,13 @@
-//! A backup that is made while the broker runs, consistent at one position.
+//! A backup that is made while the broker runs, consistent at one position. The format of its bytes
+//! is in `log/backup.rs`.
 //!
 //! # Why
 //!
 //! Topics are read one after another, each up to the position at which the backup began. Events
-//! that are appended meanwhile are beyond it. Compaction must not drop an event for one that is
-//! beyond it either: as long as the backup lasts, it looks no further than that position. Events
-//! that are trimmed meanwhile are missing in the backup, as they are in the log: a topic whose
-//! front was trimmed while it was read begins later in the backup, too.
+//! that are appended meanwhile are beyond that position, and are left out. Compaction must not drop
+//! an event because of one beyond that position, so it looks no further as long as the backup
+//! lasts. Events that are trimmed meanwhile are missing in the backup, as they are in the log: a
+//! topic whose front was trimmed while it was read begins later in the backup, too.
 
 use std::sync::Arc;
 
@@ -24,15 +25,16 @@ use crate::log::backup::{BackupEncoder, BackupHeader, Frame};
 use crate::log::{Extent, Seek, StoredTopic};
 use crate::topic::TopicId;
 
-/// A backup on its way: bytes, in order.
+/// A backup on its way to a caller, who takes its bytes in order.
 #[derive(Debug)]
 pub struct Backup {
     shared: Arc<Shared>,
-    /// Taken when the end is encoded.
+    /// The encoder; `None` once the end is encoded.
     encoder: Option<BackupEncoder>,
     header: BackupHeader,
     is_begun: bool,
-    /// Each with a time that none of its events up to the position is after.
+    /// The topics that are not read yet. No event of a topic up to the backup's position has a
+    /// later time than the one beside it.
     topics: std::vec::IntoIter<(Arc<Topic>, Timestamp)>,
     current: Option<TopicReading>,
     expected_bytes: u64,
@@ -43,23 +45,23 @@ pub struct Backup {
 #[derive(Debug)]
 struct TopicReading {
     topic: Arc<Topic>,
-    /// The topic as the backup has told of it last.
+    /// The last record of the topic in the backup.
     told: StoredTopic,
     next: Sequence,
     /// The end of the topic in the backup.
     end: BackupEnd,
-    /// Whether all of it is read, also what an earlier backup holds.
+    /// Whether the whole topic is read, with the events that an earlier backup holds.
     is_whole: bool,
 }
 
 /// The end of a topic in a backup.
 #[derive(Debug, Clone, Copy)]
 struct BackupEnd {
-    /// The first sequence that is not in it.
+    /// The first sequence that is not in the backup.
     tail: Sequence,
-    /// The position that the backup is true at.
+    /// The position at which the backup is consistent.
     position: Position,
-    /// A time that no event up to there is after.
+    /// A time after which no event up to the end was appended.
     time: Timestamp,
 }
 
@@ -73,7 +75,7 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
             return invalid("is a sequence; write a position like @1042-9f3c2a1b".to_owned());
         }
         Some(Cursor { epoch: Some(epoch), .. }) if epoch != epoch_now => {
-            return invalid(format!("is of epoch {epoch}, and the log of {}", epoch_now));
+            return invalid(format!("is of epoch {epoch}, but the log is of {}", epoch_now));
         }
         Some(Cursor { after: Place::Position(position), .. }) => position,
     };
@@ -82,7 +84,7 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
     if from > position {
         return invalid(format!("is ahead of the log, which ends at {position}"));
     }
-    // Once this is answered, every topic shows what it had at that position.
+    // Once this is answered, every topic's state has all events up to that position.
     shared.ask(|reply| Queued::Barrier { reply }).await?;
     let topics = shared.topics.filtered(|topic| topic.state().id.is_some());
     let expected_bytes = topics.iter().map(|t| t.state().extent.size_bytes()).sum();
@@ -106,12 +108,12 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
     })
 }
 impl Backup {
-    /// Returns about how many bytes a backup of everything has.
+    /// Returns about how many bytes a backup of all topics has.
     pub fn expected_bytes(&self) -> u64 {
         self.expected_bytes
     }
 
-    /// Returns the position that the backup is true at.
+    /// Returns the position at which the backup is consistent.
     pub fn position(&self) -> Position {
         self.header.position
     }
@@ -120,8 +122,8 @@ impl Backup {
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`], [`Error::ReadFailed`], [`Error::DeadlineExceeded`] when it was not asked
-    /// for the next bytes for a minute: what is there is no backup.
+    /// [`Error::Damaged`] and [`Error::ReadFailed`]; [`Error::DeadlineExceeded`] if the last call
+    /// was more than a minute ago. The bytes so far are then no backup.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         self.horizon.touch()?;
         let Some(encoder) = &mut self.encoder else { return Ok(None) };
@@ -131,7 +133,7 @@ impl Backup {
         }
         let limit = self.shared.max_read_bytes;
         while bytes.len() < limit {
-            self.horizon.touch()?; // Others may read for long.
+            self.horizon.touch()?; // Other reads may take long.
             if let Some(reading) = &mut self.current {
                 for frame in read(&self.shared, reading).await? {
                     bytes.extend_from_slice(&encoder.frame(&frame));
@@ -157,7 +159,8 @@ impl Backup {
     }
 }
 
-/// Returns the topic as it is at the position of the backup, and the start of its blocks.
+/// Returns the reading of a topic, with its record at the position of the backup; `None` for a
+/// topic that the log has no record of.
 async fn begin(
     shared: &Shared,
     header: &BackupHeader,
@@ -166,7 +169,7 @@ async fn begin(
     loop {
         let TopicState { id, extent, config, is_deleted, deletions: _ } = topic.state();
         let Some(id) = id else { return Ok(None) };
-        // Events in an earlier backup may have been superseded by events that are dropped by now.
+        // Deletions that are dropped by now may have superseded events of an earlier backup.
         let is_whole = extent.buried_position > header.from;
         let from = if is_whole { Position::BEFORE_ALL } else { header.from };
         let position = header.position;
@@ -177,7 +180,7 @@ async fn begin(
         let places: Result<_> = places.await;
         let (next, tail) = match places {
             Ok(places) => places,
-            // Trimmed meanwhile, and no damage.
+            // The blocks were trimmed meanwhile; they are not damaged.
             Err(_) if topic.state().extent.earliest > extent.earliest => continue,
             Err(error) => return Err(error),
         };
@@ -189,8 +192,8 @@ async fn begin(
 }
 
 impl BackupEnd {
-    /// Returns the extent that a topic had which ends here, and has `extent` now: what came after
-    /// the end was not in it, and was not dropped from it.
+    /// Returns the extent of a topic in the backup, made of its extent now: without events after
+    /// the end, and without drops of such events.
     fn cut(self, extent: Extent) -> Extent {
         let Self { tail, position, time } = self;
         Extent {
@@ -211,8 +214,9 @@ impl BackupEnd {
 }
 
 impl TopicReading {
-    /// Returns the topic once more, if its front was trimmed since the backup told of it: then it
-    /// begins later, for what is gone in its middle would be a hole that no reader is told of.
+    /// Returns the topic's record once more, if its front was trimmed since the last record. The
+    /// topic then begins later in the backup: otherwise the trimmed events would be a hole that no
+    /// reader is told of.
     fn retold(&mut self) -> Option<Frame> {
         let extent = self.end.cut(self.topic.state().extent);
         if extent.earliest <= self.told.extent.earliest {
@@ -240,7 +244,7 @@ async fn after(
     }
 }
 
-/// Returns the next blocks of a topic, cut to what the backup holds of it.
+/// Returns the next blocks of a topic, cut to the sequences that the backup holds.
 async fn read(shared: &Shared, reading: &mut TopicReading) -> Result<Vec<Frame>> {
     loop {
         let earliest = reading.topic.state().extent.earliest;
@@ -253,7 +257,7 @@ async fn read(shared: &Shared, reading: &mut TopicReading) -> Result<Vec<Frame>>
         let blocks = shared.turns.read(move |log| log.read(id, next, end, limit)).await;
         let blocks = match blocks {
             Ok(blocks) => blocks,
-            // Trimmed meanwhile, and no damage.
+            // The blocks were trimmed meanwhile; they are not damaged.
             Err(_) if reading.topic.state().extent.earliest > earliest => continue,
             Err(error) => return Err(error),
         };
@@ -275,8 +279,8 @@ mod tests {
     use crate::event::NewEvent;
     use crate::topic::TopicName;
 
-    /// Goal: a topic that is trimmed beyond a backup's position was not trimmed there in the
-    /// backup: who asks for what came after it is told of no gap when it is restored.
+    /// Goal: a trim of events beyond a backup's position is not in the backup, so a reader of the
+    /// restored log is told no gap for it.
     #[test]
     fn what_is_dropped_beyond_the_end_of_a_backup_was_not_dropped_in_it() {
         let end = BackupEnd {
@@ -312,10 +316,10 @@ mod tests {
             trimmed_time: Timestamp::from_ms(7),
             ..Extent::EMPTY
         };
-        assert_eq!(end.cut(before), before, "what was so at its end stays");
+        assert_eq!(end.cut(before), before, "an extent that ends there stays as it is");
     }
 
-    /// Goal: what is trimmed while a backup is half read leaves no hole in what is restored.
+    /// Goal: events that are trimmed while a backup is half read leave no hole in the restored log.
     #[tokio::test]
     async fn a_topic_that_is_trimmed_while_it_is_backed_up_begins_later_and_has_no_hole() {
         let topic: TopicName = "a".parse().unwrap();

@@ -1,10 +1,10 @@
-//! The events of one publish: each is checked and encoded when it is added.
+//! The events of one publish. Each event is checked and encoded when it is added.
 //!
 //! # Why
 //!
-//! An event of a hundred bytes may take a thousand in memory, for each of its headers is two texts
-//! and a place in a map. Encoded, it takes about as much as its publisher has sent. A caller with
-//! many events makes them one after the other, so that one at a time is in memory.
+//! An event of a hundred bytes may take a thousand bytes in memory, because each header is two
+//! texts and a place in a map. An encoded event takes about as much as its publisher has sent. A
+//! caller with many events makes them one after the other, so that only one is in memory at a time.
 
 use crate::broker::limits::{LimitsConfig, at_most, locate};
 use crate::error::Result;
@@ -20,7 +20,7 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// Those of `events`, and as [`LimitsConfig::check`].
+    /// Those of `events`, and those of [`LimitsConfig::check`].
     pub fn of<I>(events: I, limits: &LimitsConfig) -> Result<Self>
     where
         I: IntoIterator<Item = Result<NewEvent>, IntoIter: ExactSizeIterator>,
@@ -39,7 +39,7 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// As [`LimitsConfig::check`], without the place of the event, which is not added.
+    /// Those of [`LimitsConfig::check`], without the index of the event. The event is not added.
     pub fn push(&mut self, event: &NewEvent, limits: &LimitsConfig) -> Result<()> {
         limits.check_event(event)?;
         self.0.push(event);
@@ -51,7 +51,7 @@ impl Batch {
         self.0.len()
     }
 
-    /// Returns whether there are none.
+    /// Whether the batch has no events.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -59,7 +59,7 @@ impl Batch {
 
 /// The events of a [`Publish`](crate::broker::Publish), in any form that can be stored.
 pub trait Events {
-    /// Checks and encodes them, where that is not done yet.
+    /// Checks and encodes the events, unless that is done already.
     ///
     /// # Errors
     ///
@@ -79,11 +79,12 @@ impl Events for Batch {
     }
 }
 
-/// Takes the records of a batch, if the broker stores that much at once.
+/// Returns the records of a batch, if the batch is within the limits.
 ///
 /// # Errors
 ///
-/// [`OverLimit`](crate::Error::OverLimit); [`Invalid`](crate::Error::Invalid) where there are none.
+/// [`OverLimit`](crate::Error::OverLimit), and [`Invalid`](crate::Error::Invalid) for an empty
+/// batch.
 pub(super) fn records(batch: Batch, limits: &LimitsConfig) -> Result<NewRecords> {
     let Batch(records) = batch;
     limits.check_count(records.len())?;

@@ -1,20 +1,20 @@
-//! The broker's clock: the system's wall clock, unless that jumps.
+//! The broker's clock: the system's wall clock, without its jumps.
 //!
 //! ```text
-//! wall clock      ──────────┐        ┌──── a wrong reading: said in the log, and not followed
+//! wall clock      ──────────┐        ┌──── a wrong reading: logged, and not followed
 //!                           └────────┘
 //! broker's clock  ────────────────────────
 //! ```
 //!
 //! The system's steady clock says how much time has passed. When the wall clock differs from that
-//! by more than a second, the log says so, and the broker's clock goes on steadily; when the wall
-//! clock has differed by the same for a minute, the broker's clock follows it, and the log says
-//! that, too.
+//! by more than a second, a log line says so, and the broker's clock goes on steadily. When the
+//! wall clock has differed by the same time for a minute, the broker's clock follows it, and a log
+//! line says that, too.
 //!
 //! # Why
 //!
-//! Retention and expiry drop events for good: a clock that is ahead for a moment would drop all of
-//! them. And events that were stamped with a time to come would have to wait for it.
+//! Retention and expiry drop events for ever: a clock that is ahead for a moment could drop all of
+//! them. And events that got a time in the future would be kept for longer than their limit.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,15 +24,15 @@ use tracing::warn;
 
 use crate::event::Timestamp;
 
-/// The distance of the wall clock from the steady one that is not doubted yet, in milliseconds.
-/// Time services set clocks that are further off by a step, and slew them otherwise.
+/// The largest difference between the wall clock and the steady one that is followed at once, in
+/// milliseconds. Time services correct a larger difference by a step, and a smaller one by slewing.
 const TOLERANCE_MS: u64 = 1_000;
 
-/// The time for which the wall clock must stay where it jumped to, before it is followed, in
-/// milliseconds.
+/// The time, in milliseconds, for which the wall clock must keep the difference of a jump before it
+/// is followed.
 const PATIENCE_MS: i64 = 60_000;
 
-/// Tells the time. Cheap to clone.
+/// A function that tells the time. Cheap to clone.
 pub(super) type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Returns the clock of a broker.
@@ -43,17 +43,17 @@ pub(super) fn system_clock() -> Now {
     Arc::new(move || clock.tell(Timestamp::now(), steady_ms()))
 }
 
-/// The wall clock as it is expected, and a jump of it that is not followed yet.
+/// The state of the broker's clock: the expected wall clock, and a jump that is not followed yet.
 #[derive(Debug)]
 struct Clock {
     /// The time at which the steady clock said 0, in milliseconds since 1970.
     offset_ms: AtomicI64,
-    /// Whether the wall clock is doubted.
+    /// Whether the wall clock has jumped and is not followed.
     is_doubted: AtomicBool,
     doubt: Mutex<Option<Doubt>>,
 }
 
-/// A jump of the wall clock.
+/// A jump of the wall clock that is not followed yet.
 #[derive(Debug, Clone, Copy)]
 struct Doubt {
     /// The offset that the clock would have if the jump were followed, in milliseconds.
@@ -68,12 +68,12 @@ impl Clock {
         Self { offset_ms, is_doubted, doubt: Mutex::new(None) }
     }
 
-    /// Returns the time, when the two clocks say this.
+    /// Returns the broker's time, for these readings of the wall clock and of the steady clock.
     fn tell(&self, wall: Timestamp, steady_ms: i64) -> Timestamp {
         let (found_ms, held_ms) = (offset(wall, steady_ms), self.offset_ms.load(Ordering::Relaxed));
         if found_ms.abs_diff(held_ms) <= TOLERANCE_MS {
             if found_ms != held_ms {
-                self.offset_ms.store(found_ms, Ordering::Relaxed); // It is slewed, or drifts.
+                self.offset_ms.store(found_ms, Ordering::Relaxed); // It drifts, or is slewed.
             }
             if self.is_doubted.swap(false, Ordering::Relaxed) {
                 *self.doubt() = None;
@@ -102,7 +102,7 @@ impl Clock {
                 *doubt = None;
                 self.is_doubted.store(false, Ordering::Relaxed);
                 self.offset_ms.store(found_ms, Ordering::Relaxed);
-                warn!(time = %wall, before = %steady, "the system clock stays: it is followed");
+                warn!(time = %wall, before = %steady, "the system clock is followed from now on");
                 wall
             }
             _ => {
@@ -113,7 +113,7 @@ impl Clock {
                     time = %steady,
                     jump_ms,
                     patience_ms = PATIENCE_MS,
-                    "the system clock jumped: it is not followed unless it stays"
+                    "the system clock jumped: it is followed only if it stays there"
                 );
                 steady
             }
@@ -125,7 +125,8 @@ impl Clock {
     }
 }
 
-/// Returns the time at which the steady clock said 0, by this reading of both clocks.
+/// Returns the time at which the steady clock said 0, in milliseconds since 1970, by these readings
+/// of both clocks.
 fn offset(wall: Timestamp, steady_ms: i64) -> i64 {
     i64::try_from(wall.as_ms()).unwrap_or(i64::MAX).saturating_sub(steady_ms)
 }
@@ -137,8 +138,9 @@ mod tests {
     const START_MS: i64 = 1_800_000_000_000;
     const YEARS_75_MS: i64 = 75 * 365 * 86_400_000;
 
-    /// Returns a clock that was started at [`START_MS`], with what it tells when the wall clock is
-    /// so far off after so long, as how far that is off.
+    /// Starts a clock at [`START_MS`], and returns a function of two times: by how much the wall
+    /// clock is off, and how long after the start. It returns by how much the broker's clock is off
+    /// then.
     fn clock() -> impl Fn(i64, i64) -> i64 {
         let wall = |ms: i64| Timestamp::from_ms(ms.unsigned_abs());
         let clock = Clock::new(wall(START_MS), 0);
@@ -168,8 +170,8 @@ mod tests {
             assert_eq!(off(off_ms, 10), 0);
             assert_eq!(off(off_ms + 10, 9 + PATIENCE_MS), 0);
             assert_eq!(off(off_ms + 10, 10 + PATIENCE_MS), off_ms + 10);
-            assert_eq!(off(off_ms, 11 + PATIENCE_MS), off_ms, "from then on it is the clock");
-            assert_eq!(off(0, 12 + PATIENCE_MS), off_ms, "and the other one is a jump");
+            assert_eq!(off(off_ms, 11 + PATIENCE_MS), off_ms, "this is the time from then on");
+            assert_eq!(off(0, 12 + PATIENCE_MS), off_ms, "and the old time is a jump");
         }
     }
 

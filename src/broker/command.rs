@@ -1,9 +1,12 @@
 //! Commands to the committer, as plain data.
 //!
-//! A command says what is to be done to one topic, and nothing else: no channel, no permit and no
-//! handle of a topic is in it, so that it could be handed to another node. The caller who waits for
-//! the outcome, and the command's share of the queue, stand beside it in the queue (`queue.rs`).
-//! The outcomes are in `report.rs`.
+//! A command says what is to be done to one topic, and nothing else. It has no channel, no permit
+//! and no handle of a topic in it, so that it could be sent to another node. The caller who waits
+//! for the outcome, and the command's share of the queue, stand beside it in the queue
+//! (`queue.rs`). The outcomes are in `report.rs`.
+//!
+//! A command has no time of its own. All commands of a group are decided at one time, which is read
+//! once and stands with the group (`order/gathered.rs`).
 
 use crate::cursor::{Position, Sequence, TrimReason};
 use crate::log::{Block, Compacted, NewRecords, StoredBlock};
@@ -12,15 +15,15 @@ use crate::topic_config::TopicConfig;
 
 use super::report::MaintenanceReport;
 
-/// Events to store, all or none.
+/// The events of a publish, to be stored all or none.
 #[derive(Debug)]
 pub(super) struct Append {
     pub(super) records: NewRecords,
-    /// The last sequence that the topic must have before, if the publisher expects one.
+    /// The last sequence that the topic must have before the events, if the publisher expects one.
     pub(super) expected_sequence: Option<u64>,
 }
 
-/// Ids to take into the window, in blocks from before the start.
+/// Ids from before the start that the dedup window is to remember, in their blocks.
 #[derive(Debug)]
 pub(super) struct RecalledIds {
     pub(super) id: TopicId,
@@ -43,30 +46,31 @@ pub(super) enum Change {
 /// A step of maintenance.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// Remove some of what was trimmed, and trim what the limits do not keep.
+    /// Remove some of the trimmed blocks, and trim the blocks that the limits do not keep.
     Retain,
-    /// Take events out at the front.
+    /// Trim the events below `earliest`.
     Trim {
         earliest: Sequence,
         reason: TrimReason,
         /// The report that the trimmed events are counted in.
         report: MaintenanceReport,
     },
-    /// Put blocks in the place of those whose sequences they span.
+    /// Put merged blocks in the place of the blocks that they were made of.
     Rewrite(Rewrite),
 }
 
-/// Blocks that take the place of others.
+/// Merged blocks for the log, with the progress of the pass that has made them.
 #[derive(Debug, Default)]
 pub(super) struct Rewrite {
     pub(super) merged: Vec<Merged>,
-    /// The newest tombstone, or expired event of a key, that is dropped by it.
+    /// The place of the newest deletion of a key (a tombstone, or an expired event) that is
+    /// dropped.
     pub(super) buried: Option<(Position, Sequence)>,
-    /// The progress of the pass that has made this rewrite, if the log is to know it.
+    /// The progress of the pass, if the log is to remember it.
     pub(super) passed: Option<PassProgress>,
-    /// The progress of compaction with this rewrite, if the log is to know it.
+    /// The progress of compaction once this is written, if the log is to remember it.
     pub(super) compacted: Option<Compacted>,
-    /// The report that the dropped events are counted in.
+    /// The counts of the events that go.
     pub(super) report: MaintenanceReport,
 }
 
@@ -74,23 +78,23 @@ pub(super) struct Rewrite {
 #[derive(Debug)]
 pub(super) struct Merged {
     pub(super) block: Block,
-    /// The blocks whose sequences the new one spans.
+    /// The blocks that the new one replaces.
     pub(super) replaced: Vec<StoredBlock>,
 }
 
 /// The progress of a pass over the blocks of a topic.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PassProgress {
-    /// Blocks below were looked at.
+    /// The sequence below which all blocks were looked at.
     pub(super) rewritten: Sequence,
-    /// Whether there may be events below `tail` that are to be dropped once they have an age.
+    /// Whether some event below `tail` may go later because of its age.
     pub(super) may_expire: bool,
     /// The tail of the topic when the pass began.
     pub(super) tail: Sequence,
 }
 
 impl Rewrite {
-    /// Returns whether there is nothing to do.
+    /// Whether there is nothing to write.
     pub(super) fn is_empty(&self) -> bool {
         self.merged.is_empty() && self.passed.is_none() && self.compacted.is_none()
     }

@@ -10,59 +10,60 @@ use crate::error::{Error, Result};
 use crate::lists::MAX_ENTRIES;
 use crate::log::{LEAST_FREE_BYTES, LogConfig};
 
-/// Settings of the broker: how it orders, groups and serves events.
+/// The settings of how the broker orders, groups and serves events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct BrokerConfig {
-    /// Largest block built of several events, in bytes, 1 KiB to 1 MiB. Default: 8 KiB,
+    /// The largest block that is built of several events, in bytes, 1 KiB to 1 MiB. Default: 8 KiB,
     /// so that a block is one entry of the log.
     pub max_block_bytes: u64,
-    /// Events that are made durable by one sync, in bytes; the last one may go over it.
+    /// The bytes of events that one sync makes durable. The last publish may exceed the bound.
     /// Default: 4 MiB.
     pub max_group_bytes: u64,
-    /// Memory for publishes that wait for their turn, in bytes, at least one batch of the largest
-    /// size. Default: 32 MiB.
+    /// The memory for publishes that wait for their turn, in bytes: at least the size of the
+    /// largest batch. Default: 32 MiB.
     pub max_queue_bytes: u64,
     /// The time, in milliseconds, that a publish waits for room in the queue before it is refused.
     /// A `PublishStream` is not read during that time instead. Default: 5,000.
     pub max_queue_wait_ms: u64,
-    /// Memory for the newest blocks of all topics, wire forms included, in bytes. Default: 32 MiB.
+    /// The memory for the newest blocks of all topics, wire forms included, in bytes. Default: 32
+    /// MiB.
     pub max_tail_bytes: u64,
     /// The bytes that a reader takes from the log or a tail at a time. Default: 256 KiB.
     pub max_read_bytes: u64,
-    /// Reads of the log at the same time, for readers who are behind, pages of states and backups;
-    /// the others wait for their turn, and no read goes on for longer than a few milliseconds
+    /// The number of reads of the log at the same time, for readers who are behind, pages of states
+    /// and backups. The others wait for their turn. No read takes longer than a few milliseconds
     /// without another turn. Default: 2.
     pub max_reads: u64,
-    /// Memory for blocks that were read for them, so that those who read the same share them, wire
-    /// forms included, in bytes. Default: 16 MiB.
+    /// The memory for blocks that readers who are behind have read, wire forms included, in bytes.
+    /// Readers of the same blocks share them. Default: 16 MiB.
     pub max_replay_bytes: u64,
-    /// Memory for blocks that such readers have read and not delivered yet, in bytes: the more of
-    /// them there are, the less each reads at a time, down to a block. Default: 16 MiB.
+    /// The memory for blocks that such readers have read and not delivered yet, in bytes. The more
+    /// such readers there are, the less each reads at a time, down to one block. Default: 16 MiB.
     pub max_behind_bytes: u64,
-    /// Memory, in bytes, for blocks that were read from the log together with other blocks, for
-    /// readers of many topics that come to them later; 0 for none. When more topics take turns than
-    /// fit into it, the log is read more often. Nothing is kept while no reader is behind. Default:
-    /// 64 MiB.
+    /// The memory, in bytes, for blocks that were read from the log together with other blocks, and
+    /// that readers of many topics need later; 0 for none. If the blocks of more topics take turns
+    /// than fit into this memory, the log is read more often. Nothing is kept while no reader is
+    /// behind. Default: 64 MiB.
     pub max_ahead_bytes: u64,
-    /// Memory for the keys of the newest events of topics whose state is read, in bytes, 40 an
-    /// event; 0 for none. A page of a topic with more of them reads the newest events of the topic
-    /// once more. Default: 32 MiB.
+    /// The memory for the keys of the newest events of topics whose state is read, in bytes, 40 for
+    /// each event; 0 for none. For a topic with more of these events, each page reads the newest
+    /// events once more. Default: 32 MiB.
     pub max_state_bytes: u64,
-    /// Memory for the newest ephemeral events of all topics, in bytes. Default: 4 MiB.
+    /// The memory for the newest ephemeral events of all topics, in bytes. Default: 4 MiB.
     pub max_ephemeral_bytes: u64,
-    /// Members of one topic who can be present at the same time. Default: 10,000.
+    /// The most members of one topic who can be present at the same time. Default: 10,000.
     pub max_members: u64,
-    /// Whether a topic comes to exist by the first publish to it. Default: true.
+    /// Whether the first publish to a topic creates it. Default: true.
     pub auto_create: bool,
     /// The longest time, in milliseconds, between two signals to the followers of a topic that has
     /// very many of them. Events that arrive in between go out in one write. With a few followers
     /// the time is microseconds. Default: 25.
     pub max_pace_ms: u64,
-    /// The size of one page of history, in bytes, with the places and the names of its events. A
-    /// single event may be larger. Default: 3 MiB, because gRPC clients take messages of 4 MiB
-    /// unless told otherwise.
+    /// The largest page of history, in bytes, with the places and the names of its events. A single
+    /// event may be larger. Default: 3 MiB, because gRPC clients take messages of up to 4 MiB
+    /// unless they are configured otherwise.
     pub max_page_bytes: u64,
 }
 
@@ -89,27 +90,27 @@ impl Default for BrokerConfig {
     }
 }
 
-/// Everything that a [`Broker`](crate::broker::Broker) is opened with.
+/// All settings with which a [`Broker`](crate::broker::Broker) is opened.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct OpenConfig {
-    /// The use of the disk by the log.
+    /// The settings of the log's use of the disk.
     pub log: LogConfig,
-    /// The order of events, and how they are served.
+    /// The settings of ordering, grouping and serving events.
     pub broker: BrokerConfig,
-    /// The limits on what publishers hand in.
+    /// The limits on events and publishes.
     pub limits: LimitsConfig,
     /// The window in which a repeated publish is recognised.
     pub dedup: DedupConfig,
-    /// The removal of what is no longer kept.
+    /// The settings of the threads that drop expired and superseded events.
     pub maintenance: MaintenanceConfig,
-    /// Settings of topics by patterns of their names.
+    /// The settings of topics by patterns of their names.
     pub topics: TopicDefaults,
 }
 
 impl OpenConfig {
-    /// Checks what single values cannot show.
+    /// Checks the bounds of all settings.
     ///
     /// # Errors
     ///
@@ -132,7 +133,7 @@ impl OpenConfig {
             ("limits.max_payload_bytes", limits.max_payload_bytes, 1, 16 << 20),
             ("limits.max_batch_bytes", limits.max_batch_bytes, limits.max_payload_bytes, 64 << 20),
             ("limits.max_batch_events", limits.max_batch_events, 1, 1_000_000),
-            // More are not read of any message.
+            // No message is read with more headers.
             ("limits.max_headers", limits.max_headers, 0, MAX_ENTRIES as u64),
             ("limits.max_topics", limits.max_topics, 1, u64::from(u32::MAX)),
             ("limits.max_deleted_topics", limits.max_deleted_topics, 1, u64::from(u32::MAX)),
@@ -140,13 +141,14 @@ impl OpenConfig {
             ("maintenance.interval_ms", maintenance.interval_ms, 1, 3_600_000),
             ("maintenance.max_key_bytes", maintenance.max_key_bytes, 1 << 10, 1 << 40),
             ("log.cache_bytes", log.cache_bytes, 1 << 20, 1 << 40),
-            // With less, removing runs out of space itself, and the log can't be opened again.
+            // With less, removing events runs out of space itself, and the log cannot be opened
+            // again.
             ("log.min_free_bytes", log.min_free_bytes, LEAST_FREE_BYTES, 1 << 60),
         ])
     }
 }
 
-/// Checks settings: the key of each, its value, and its bounds, both included.
+/// Checks settings. Each has a key, a value, and two bounds, both inclusive.
 pub(crate) fn all_within(settings: &[(&str, u64, u64, u64)]) -> Result<()> {
     for (key, value, low, high) in settings {
         if !(low..=high).contains(&value) {

@@ -1,23 +1,26 @@
-//! The window of publisher-given ids: recognises an event that was published before.
+//! The dedup window: recognises an event that was published before, by the id that its publisher
+//! gave it. This file has the settings, and the recall of ids after a restart; the window itself is
+//! in `order/window.rs`.
 //!
 //! An id is in the window while its event is among the last `max_events` of its topic and not older
-//! than `max_age_ms`, whether the event is kept or not: what a limit of the topic drops, a
-//! publisher may still retry. A purge and a deletion take the ids along, for they are asked for,
-//! and what they drop may be published anew. Over all topics together the ids take `max_bytes` at
-//! the most (`order/window.rs` says whose go first).
+//! than `max_age_ms`. The event itself may be gone: a publisher may still retry an event that a
+//! limit of the topic has dropped. A purge and a deletion drop the ids, too: somebody asked for
+//! them, and their events may be published anew. All ids of all topics together take `max_bytes` at
+//! the most; `order/window.rs` says which go first.
 //!
 //! # Why
 //!
-//! The window is derived: as long as an event is stored, its id is noted nowhere but in its block.
-//! After a restart a topic's part is recalled from its newest blocks when the first id for it
-//! arrives, so it cannot disagree with the log, and opening costs nothing for topics that nobody
-//! publishes to. The publisher of that id waits for the recall; the committer, and so everybody
-//! else, does not. Ids are kept whole, not as hashes: two ids taken for one would be an event lost.
+//! The window is derived from the log: as long as an event is stored, its id is stored only in its
+//! block. After a restart, a topic's ids are recalled from its newest blocks when the first event
+//! with an id arrives for it. So the window cannot disagree with the log, and opening costs nothing
+//! for topics that nobody publishes to. The publisher of that event waits for the recall; the
+//! committer, and so everybody else, does not. Ids are kept whole, not as hashes: two ids with one
+//! hash would be a lost event.
 //!
-//! When a limit drops a block, the same batch writes the ids that the window knows of it into a
-//! block of ids (`log/ids.rs`), and one that removes it follows when the window has forgotten the
-//! last of them. Blocks of ids therefore take no more space than the window takes memory, and all
-//! of them are read when the broker is opened. A backup does not hold them.
+//! When a limit drops a block, the same batch writes those of its ids that the window holds into a
+//! block of ids (`log/ids.rs`). When the window has forgotten the last of these ids, a later batch
+//! removes the block of ids. Blocks of ids therefore take no more space than the window takes
+//! memory, and all of them are read when the broker is opened. A backup does not hold them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,20 +34,20 @@ use crate::event::Timestamp;
 use crate::log::{Block, Extent, Log, Seek};
 use crate::topic::TopicId;
 
-/// Bytes of blocks read at a time while a topic's part is recalled.
+/// The bytes of blocks that are read at a time while a topic's ids are recalled.
 const STEP_BYTES: usize = 1 << 20;
 
-/// The window in which an id is recognised.
+/// The settings of the window in which an id is recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct DedupConfig {
-    /// Events of a topic whose ids are remembered. Default: 100,000.
+    /// The number of a topic's last events whose ids are remembered. Default: 100,000.
     pub max_events: u64,
-    /// Age of an event, in milliseconds, up to which its id is remembered. Default: 600,000.
+    /// The age of an event, in milliseconds, up to which its id is remembered. Default: 600,000.
     pub max_age_ms: u64,
-    /// Memory for all ids of all topics, in bytes; where it is short, the topic that takes most
-    /// gives up its oldest. Default: 64 MiB.
+    /// The memory for all ids of all topics, in bytes. When it is short, the topic that takes most
+    /// gives up its oldest ids. Default: 64 MiB.
     pub max_bytes: u64,
 }
 
@@ -54,35 +57,36 @@ impl Default for DedupConfig {
     }
 }
 
-/// The progress of recalling the ids that a topic held before the start.
+/// The progress of recalling the ids of a topic's events from before the start.
 #[derive(Debug)]
 pub(crate) struct Recall {
-    /// Set when all are.
+    /// Set when all ids are recalled.
     done: OnceCell<()>,
     /// The first sequence whose id is not in the window yet.
     next: AtomicU64,
-    /// The topic's tail at the start: from there on, ids are noted as they are stored.
+    /// The topic's tail at the start. From there on, ids are remembered when their events are
+    /// stored.
     below: Sequence,
 }
 
 impl Recall {
-    /// Returns the state of a topic that held `extent` when the broker was opened.
+    /// Returns the progress for a topic whose extent is `extent` when the broker is opened.
     pub(super) fn of(extent: &Extent) -> Self {
-        // Events that a limit has trimmed, and that are not removed yet, still have their ids in
-        // their blocks.
+        // Events that a limit has trimmed still have their ids in their blocks, until these are
+        // removed.
         let has_none = extent.size_bytes() == 0 || extent.purged >= extent.tail;
         let next = AtomicU64::new(extent.purged.max(Sequence::FIRST).get());
         let done = OnceCell::new_with(has_none.then_some(()));
         Self { done, next, below: extent.tail }
     }
 
-    /// Returns whether the ids of a block that begins at `first` may still have to be recalled.
+    /// Whether the ids of a block that begins at `first` may still have to be recalled.
     pub(super) fn misses(&self, first: Sequence) -> bool {
         let is_old = first < self.below && first.get() >= self.next.load(Ordering::Relaxed);
         is_old && !self.is_done()
     }
 
-    /// Returns whether there is nothing to recall any more.
+    /// Whether nothing is left to recall.
     pub(super) fn is_done(&self) -> bool {
         self.done.initialized()
     }
@@ -116,7 +120,7 @@ impl Recall {
             let fresh = Timestamp::from_ms(now.as_ms().saturating_sub(config.max_age_ms));
             let seek = move |log: &dyn Log| log.seek(id, Seek::Time(fresh), first, below);
             let mut next = match turns.read(seek).await {
-                Err(Error::Damaged { .. }) => first, // Read what can be read instead.
+                Err(Error::Damaged { .. }) => first, // Read all blocks that can be read instead.
                 found => found?,
             };
             while next < below {

@@ -1,8 +1,9 @@
-//! Ephemeral events: for who is there, and gone. Never stored, without places, first to be dropped.
+//! Ephemeral events of all topics: delivered to the followers that are there, never stored, without
+//! places, and dropped first.
 //!
 //! # Why
 //!
-//! Each topic keeps the newest ephemeral events for its followers. A follower keeps none: it knows
+//! Each topic keeps its newest ephemeral events for its followers. A follower keeps none: it knows
 //! the number of the last one that it was given, and takes the next ones when it has nothing else
 //! to deliver. A follower that is behind with stored events misses ephemeral ones, and nobody waits
 //! for it.
@@ -15,12 +16,12 @@ use crate::broker::topic::entry::Topic;
 use crate::broker::topic::ephemeral::Ephemeral;
 use crate::event::{NewEvent, Timestamp};
 
-/// The ephemeral events of all topics, in their order, within one bound.
+/// The newest ephemeral events of all topics, in their order, within one bound.
 #[derive(Debug)]
 pub(super) struct EphemeralEvents {
     max_bytes: usize,
     order: Mutex<EphemeralOrder>,
-    /// The number of the last one.
+    /// The number of the newest event.
     last: AtomicU64,
 }
 
@@ -36,12 +37,12 @@ impl EphemeralEvents {
         Self { max_bytes, order: Mutex::default(), last: AtomicU64::new(0) }
     }
 
-    /// Returns the number of the last one.
+    /// Returns the number of the newest event; 0 if there was none.
     pub(super) fn last(&self) -> u64 {
         self.last.load(Ordering::SeqCst)
     }
 
-    /// Adds an event as the newest; where there is no room, the oldest of all go.
+    /// Adds an event as the newest. If there is no room, the oldest events of all topics go.
     pub(super) fn push(&self, topic: &Arc<Topic>, time: Timestamp, event: NewEvent) {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let number = self.last() + 1;
@@ -85,7 +86,7 @@ mod tests {
         push(&a, 7 << 10);
         assert_eq!((heard(&a, 0), heard(&b, 0)), (vec![7], vec![]), "the others are gone");
         push(&b, 100 << 10);
-        assert_eq!((heard(&a, 0), heard(&b, 0)), (vec![], vec![]), "one that is too large is, too");
+        assert_eq!((heard(&a, 0), heard(&b, 0)), (vec![], vec![]), "a too large one is gone, too");
         assert_eq!(ephemeral.last(), 8);
     }
 }

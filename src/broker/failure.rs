@@ -1,4 +1,5 @@
-//! The failure that ended publishing, which every check for readiness reports.
+//! The failure after which the broker stores nothing more. Each publish is refused with it, and
+//! checks for readiness report it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,7 +8,8 @@ use tracing::error;
 
 use crate::error::{Cause, Error, with_causes};
 
-/// Set once, by the committer; seen by everybody.
+/// The broker's failure. The committer sets it after a failed write, and any thread of the broker
+/// when it panics. It is set once, and everybody sees it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BrokerFailure {
     cause: Arc<OnceLock<Cause>>,
@@ -15,7 +17,7 @@ pub(super) struct BrokerFailure {
 }
 
 impl BrokerFailure {
-    /// Notes an append's error, if it is one after which nothing more is taken.
+    /// Notes the error of a commit, if the log takes no more writes after it.
     pub(super) fn stop_writes_after(&self, error: &Error) {
         if let Error::OutcomeUnknown(cause) | Error::ReadOnly(cause) = error {
             self.set(cause.clone());
@@ -33,25 +35,25 @@ impl BrokerFailure {
         self.happened.cancel();
     }
 
-    /// Returns the error that publishers are told, if there was a failure.
+    /// Returns the error for publishers, if there was a failure.
     pub(super) fn error(&self) -> Option<Error> {
         self.cause.get().map(|cause| Error::ReadOnly(cause.clone()))
     }
 
-    /// Resolves when there is one.
+    /// Waits until there is a failure.
     pub(super) async fn happened(&self) {
         self.happened.cancelled().await;
     }
 }
 
-/// Notes a panic of the thread that holds it.
+/// A guard that a thread holds: if the thread panics, it sets the broker's failure.
 pub(super) struct PanicGuard {
     failure: BrokerFailure,
     thread: &'static str,
 }
 
 impl PanicGuard {
-    /// Guards the thread with this name.
+    /// Returns a guard for the thread with this name.
     pub(super) fn new(failure: &BrokerFailure, thread: &'static str) -> Self {
         Self { failure: failure.clone(), thread }
     }

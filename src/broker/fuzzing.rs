@@ -1,9 +1,9 @@
-//! What the checks of [`crate::fuzzing`] need of the broker's own.
+//! The broker's part of the checks of [`crate::fuzzing`].
 
 use crate::broker::topic::matching::PatternSet;
 use crate::topic::{TopicName, TopicPattern};
 
-/// Returns whether `name` fits any of the patterns, as a feed finds it.
+/// Whether `name` fits any of the patterns, by the search that feeds use.
 pub(crate) fn fits_any(patterns: &[TopicPattern], name: &TopicName) -> bool {
     patterns.iter().collect::<PatternSet>().matches(name)
 }

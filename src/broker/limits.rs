@@ -1,5 +1,5 @@
-//! The limits on what a publisher hands in. A publish that is over a limit, or breaks a rule, is
-//! refused whole.
+//! The limits and rules for published events. A publish with an event over a limit, or against a
+//! rule, is refused whole.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,37 +7,39 @@ use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::topic::RESERVED_PREFIX;
 
-/// Limits on what is published.
+/// The limits on events, on publishes and on the number of topics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LimitsConfig {
-    /// Payload of one event, in bytes; up to 16 MiB. Default: 1 MiB.
+    /// The payload of one event, in bytes; up to 16 MiB. Default: 1 MiB.
     pub max_payload_bytes: u64,
-    /// All events of one publish as they are stored, in bytes; up to 64 MiB. Default: 4 MiB.
+    /// The size of all events of one publish as they are stored, in bytes; up to 64 MiB. Default: 4
+    /// MiB.
     pub max_batch_bytes: u64,
-    /// Events in one publish. Default: 10,000.
+    /// The number of events in one publish. Default: 10,000.
     pub max_batch_events: u64,
-    /// Publisher-given id, in bytes of UTF-8. Default: 255.
+    /// The id that a publisher gives, in bytes of UTF-8. Default: 255.
     pub max_id_bytes: u64,
-    /// Event type, in bytes of UTF-8. Default: 255.
+    /// The event type, in bytes of UTF-8. Default: 255.
     pub max_type_bytes: u64,
-    /// Key, in bytes of UTF-8. Default: 255.
+    /// The key, in bytes of UTF-8. Default: 255.
     pub max_key_bytes: u64,
-    /// Content type, in bytes of UTF-8. Default: 255.
+    /// The content type, in bytes of UTF-8. Default: 255.
     pub max_content_type_bytes: u64,
-    /// Headers of one event; up to 1,024. Default: 100.
+    /// The number of headers of one event; up to 1,024. Default: 100.
     pub max_headers: u64,
-    /// Names and values of all headers of one event, in bytes of UTF-8. Default: 16 KiB.
+    /// The names and values of all headers of one event, in bytes of UTF-8. Default: 16 KiB.
     pub max_header_bytes: u64,
-    /// Topics that exist. Each takes memory for as long as it does. Default: 1,000,000.
+    /// The number of topics that exist. Each takes memory as long as it exists. Default: 1,000,000.
     pub max_topics: u64,
-    /// Names of deleted topics. Each takes memory, so that its sequences are never given out again;
-    /// past it no topic is deleted, while its events can still be purged. Default: 1,000,000.
+    /// The number of deleted topics. Each takes memory, because its sequences must never be given
+    /// out again. At this number no more topics can be deleted; their events can still be purged.
+    /// Default: 1,000,000.
     pub max_deleted_topics: u64,
-    /// Names of topics that do not exist yet, and that readers follow or are present in. Each takes
-    /// memory for as long as they do; past it readers are refused, publishers never.
-    /// Default: 100,000.
+    /// The number of topics that do not exist yet, and that readers follow or are members of. Each
+    /// takes memory for as long as they do. At this number more such readers are refused,
+    /// publishers never. Default: 100,000.
     pub max_unborn_topics: u64,
 }
 
@@ -65,7 +67,8 @@ impl LimitsConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] and [`Error::OverLimit`] name the first event and field that do not fit.
+    /// [`Error::Invalid`] or [`Error::OverLimit`], with the first event and field that break a
+    /// rule.
     pub fn check(&self, events: &[NewEvent]) -> Result<()> {
         self.check_count(events.len())?;
         for (index, event) in events.iter().enumerate() {
@@ -74,14 +77,14 @@ impl LimitsConfig {
         Ok(())
     }
 
-    /// Checks how many events one publish has.
+    /// Checks the number of events of one publish.
     ///
     /// # Errors
     ///
     /// As [`Self::check`].
     pub(super) fn check_count(&self, count: usize) -> Result<()> {
         if count == 0 {
-            return Err(Error::invalid("events", "is empty; publish one at least"));
+            return Err(Error::invalid("events", "is empty; publish at least one"));
         }
         at_most("events in a batch", count, self.max_batch_events)
     }
@@ -90,7 +93,7 @@ impl LimitsConfig {
     ///
     /// # Errors
     ///
-    /// As [`Self::check`], without its place.
+    /// As [`Self::check`], without the index of the event.
     pub(super) fn check_event(&self, event: &NewEvent) -> Result<()> {
         at_most("payload bytes", event.payload.len(), self.max_payload_bytes)?;
         check_text("id", &event.id, self.max_id_bytes)?;
@@ -124,7 +127,7 @@ impl LimitsConfig {
     }
 }
 
-/// Refuses `value` when it is above `limit`.
+/// Refuses a `value` above `limit`.
 pub(super) fn at_most(name: &str, value: usize, limit: u64) -> Result<()> {
     if value as u64 > limit {
         return Err(Error::OverLimit { name: name.to_owned(), value: value as u64, limit });
@@ -137,7 +140,8 @@ fn check_text(field: &str, text: &str, limit: u64) -> Result<()> {
     refuse_controls(field, text)
 }
 
-/// Refuses NUL, line ends and their like, which would break the frames that a text stands in.
+/// Refuses control characters, such as NUL and line ends: they would break the lines and frames in
+/// which a text is sent.
 fn refuse_controls(field: &str, text: &str) -> Result<()> {
     match text.chars().find(|c| c.is_control()) {
         Some(bad) => Err(Error::invalid(field, format!("holds the control character {bad:?}"))),
@@ -145,7 +149,7 @@ fn refuse_controls(field: &str, text: &str) -> Result<()> {
     }
 }
 
-/// Adds to `error` which event of several it is about.
+/// Adds the index of the event to `error`, if the publish has several events.
 pub(super) fn locate(error: Error, index: usize, count: usize) -> Error {
     if count == 1 {
         return error;

@@ -6,11 +6,12 @@
 //! subscribe ◀── cursor over tail and log ◀─────┘
 //! ```
 //!
-//! The rooms: `order/` gives out sequences, `topic/` is one topic and all by name, `tail/` the
-//! newest blocks, `wake/` tells followers, `read/` is every kind of reader, `maintenance/` drops
-//! and rewrites. `command.rs` and `report.rs` are what the committer is asked and tells, as plain
-//! data; `queue.rs` is the way there. `shared.rs` holds the parts together, and `opening.rs` makes
-//! them. Nothing below imports this file, and the broker knows no protocol.
+//! The folders: `order/` gives events their sequences; `topic/` has the topics, and finds them by
+//! name; `tail/` has the newest blocks; `wake/` wakes followers; `read/` has every kind of reader;
+//! `maintenance/` drops and rewrites events. `command.rs` has the requests to the committer and
+//! `report.rs` its answers, as plain data; `queue.rs` carries the requests. `opening.rs` makes the
+//! parts of a broker, and `shared.rs` holds them. No file below imports this one, and the broker
+//! knows no protocol.
 //!
 //! The file is longer than others, because the promises of every call of the API stand in one
 //! place.
@@ -26,11 +27,10 @@ mod config;
 mod dedup;
 mod ephemeral;
 mod failure;
+mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod limits;
-#[cfg(test)]
-mod losses;
 mod maintenance;
 mod opening;
 mod order;
@@ -38,8 +38,6 @@ mod presence;
 mod publish;
 mod queue;
 mod read;
-#[cfg(test)]
-mod readers;
 mod report;
 mod shared;
 mod tail;
@@ -66,18 +64,18 @@ pub use batch::{Batch, Events};
 pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};
 pub use dedup::DedupConfig;
+pub use filter::Filter;
 pub use limits::LimitsConfig;
 pub use maintenance::config::MaintenanceConfig;
 pub use presence::{MemberList, Presence};
 pub use publish::{InOrder, Pending, Publish};
 pub use read::delivery::{Delivery, Patience, Waited};
 pub use read::feed::MAX_PATTERNS;
-pub use read::filter::Filter;
 pub use read::page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
 pub use read::reader::Reader;
 pub use read::state::page::{StatePage, StateRequest};
 pub use report::{Ack, Dropped, Duplicate, MaintenanceReport, Receipt};
-pub use tail::form::WireForm;
+pub(crate) use tail::form::WireForm;
 pub use tail::run::Run;
 pub use topic::defaults::TopicDefaults;
 pub use topic::ephemeral::Ephemeral;
@@ -107,19 +105,19 @@ const MAX_AHEAD_MS: u64 = 60_000;
 
 /// The broker: an event log per topic, durable before it is acknowledged, with replay.
 ///
-/// Cheap to clone; all clones are the same broker. It needs a tokio runtime for all but opening.
-/// The data directory is free again when [`Broker::close`] has returned, every clone and every
-/// subscription is dropped, and reads that these had begun are over.
+/// Cheap to clone; all clones are the same broker. All calls but opening need a tokio runtime. The
+/// data directory is free again when [`Broker::close`] has returned, every clone and every reader
+/// is dropped, and the reads that they had begun are over.
 #[derive(Debug, Clone)]
 pub struct Broker(Arc<Shared>);
 
 impl Broker {
-    /// Opens the broker on `directory`, creating it where there is none.
+    /// Opens the broker on `directory`, which is created if it does not exist.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`]: a setting cannot be. [`Error::Open`], [`Error::Damaged`] and
-    /// [`Error::DamagedLog`]: nothing was changed that anybody was told is stored.
+    /// [`Error::Invalid`]: a setting is wrong. [`Error::Open`], [`Error::Damaged`] and
+    /// [`Error::DamagedLog`]: no acknowledged event was changed.
     pub fn open(directory: impl AsRef<Path>, config: &OpenConfig) -> Result<Self> {
         let started = Instant::now();
         config.validate()?;
@@ -135,7 +133,7 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Opens a broker that keeps its events in memory, for tests; they are gone with it.
+    /// Opens a broker that keeps its events in memory, for tests. They are lost when it is dropped.
     ///
     /// # Errors
     ///
@@ -168,12 +166,12 @@ impl Broker {
         Position::new(self.0.last_position())
     }
 
-    /// Returns the bound of one page, in bytes.
+    /// Returns the most bytes of one page.
     pub(crate) fn max_page_bytes(&self) -> usize {
         self.0.max_page_bytes
     }
 
-    /// Returns the limits on what publishers hand in.
+    /// Returns the limits on what is published.
     pub fn limits(&self) -> &LimitsConfig {
         &self.0.limits
     }
@@ -182,20 +180,21 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// After [`Error::OutcomeUnknown`] they may be stored; after any other nothing was written.
+    /// After [`Error::OutcomeUnknown`] the events may be stored; after any other error nothing was
+    /// written.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it returns, the events may or may not be stored; with ids, it is safe to
-    /// publish them again.
+    /// Dropped before it returns, the events may or may not be stored. With ids, they can safely be
+    /// published again.
     pub async fn publish(&self, publish: Publish) -> Result<Ack> {
         self.submit_in_order(publish, &InOrder::default()).await?.ack().await
     }
 
-    /// Hands in events, and returns as soon as they have their place in the queue: what is
-    /// submitted is stored in this order, and gets positions in it, over all topics. Waits a
-    /// bounded time for room. Callers who need no order among each other cost readers of many
-    /// topics less with an [`InOrder`] each.
+    /// Submits events, and returns as soon as they have their place in the queue. Publishes that
+    /// are submitted one after the other are stored in this order, and get their positions in it,
+    /// over all topics. Waits a bounded time for room in the queue. Callers that need no common
+    /// order should have an [`InOrder`] each: that costs readers of many topics less.
     ///
     /// # Errors
     ///
@@ -204,13 +203,13 @@ impl Broker {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it returns, nothing was handed in.
+    /// Dropped before it returns, nothing was submitted.
     pub async fn submit(&self, publish: Publish) -> Result<Pending> {
         self.submit_in_order(publish, &self.0.submits).await
     }
 
-    /// As [`Self::submit`], but nothing is stored after a publish of the same `order` that failed.
-    /// Publishes that were handed in before the failed one are stored.
+    /// As [`Self::submit`], but after a publish of the same `order` has failed, no later one is
+    /// stored. Publishes that were submitted before the failed one are stored.
     ///
     /// # Errors
     ///
@@ -218,7 +217,7 @@ impl Broker {
     ///
     /// # Cancel safety
     ///
-    /// As [`Self::submit`]; a publish that was given up is no failure to those after it.
+    /// As [`Self::submit`]; a publish that was given up does not fail those after it.
     pub async fn submit_in_order<E: Events>(
         &self,
         publish: Publish<E>,
@@ -230,12 +229,11 @@ impl Broker {
         queued.unwrap_or(Err(busy)).inspect_err(|_refused| turn.fail())
     }
 
-    /// As [`Self::submit_in_order`], for a caller that can be kept waiting: it waits for room as
-    /// long as it takes.
+    /// As [`Self::submit_in_order`], but waits for room in the queue without a bound.
     ///
     /// # Errors
     ///
-    /// As [`Self::submit_in_order`], but for [`Error::Busy`].
+    /// As [`Self::submit_in_order`], except [`Error::Busy`].
     ///
     /// # Cancel safety
     ///
@@ -266,24 +264,24 @@ impl Broker {
         Ok(Pending(pending))
     }
 
-    /// Publishes ephemeral events: they are delivered to who follows `topic` now and has nothing
-    /// else to read, and never stored. Returns how many subscriptions of it there are; a feed of
-    /// many patterns that was just dropped may still count, for some milliseconds.
+    /// Publishes ephemeral events: they are delivered to the readers that follow `topic` now and
+    /// have nothing else to read, and are never stored. Returns the number of readers of the topic.
+    /// A reader of many patterns that was just dropped may still count for some milliseconds.
     ///
     /// # Errors
     ///
-    /// As [`Self::publish`], for what is wrong with the events; [`Error::ShuttingDown`].
+    /// The errors of [`Self::publish`] that refuse events; [`Error::ShuttingDown`].
     pub fn publish_ephemeral(&self, topic: &TopicName, events: Vec<NewEvent>) -> Result<usize> {
         self.0.limits.check(&events)?;
         self.publish_each_ephemeral(topic, events.into_iter().map(Ok))
     }
 
-    /// Publishes ephemeral events that were checked already. Each is delivered as it comes out of
-    /// the iterator, so that there need not be more than one.
+    /// Publishes ephemeral events that were checked already. Each is delivered before the next one
+    /// is taken from the iterator, so that one at a time is in memory.
     ///
     /// # Errors
     ///
-    /// The first of `events`: those before it are delivered. [`Error::ShuttingDown`].
+    /// The first error of `events`; the events before it are delivered. [`Error::ShuttingDown`].
     pub(crate) fn publish_each_ephemeral(
         &self,
         topic: &TopicName,
@@ -301,14 +299,14 @@ impl Broker {
         Ok(receivers)
     }
 
-    /// Makes a reader present as `member` in these topics, [`MAX_PATTERNS`] at the most, for as
-    /// long as what is returned is held. Dropped, it leaves many topics one after the other, within
+    /// Makes `member` present in these topics, [`MAX_PATTERNS`] at the most, until the returned
+    /// value is dropped. Then the member leaves the topics one after the other, within
     /// milliseconds.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`], [`Error::OverLimit`]: it is present in none, or leaves those that it has
-    /// joined by then.
+    /// [`Error::Invalid`], [`Error::OverLimit`]: the member is present in no topic, or leaves the
+    /// topics that it has joined by then.
     ///
     /// # Cancel safety
     ///
@@ -328,15 +326,15 @@ impl Broker {
         Presence::join(self.0.clone(), topics, member, deposit).await
     }
 
-    /// Returns up to `limit` members who are present in `topic`, in the order of their ids, after
-    /// `after`. The caller's thread is held until all of them are found: where there may be
-    /// thousands, list them with [`Self::list_members`].
+    /// Returns up to `limit` members that are present in `topic`, in the order of their ids, after
+    /// the id `after`. The call blocks the thread until all of them are found. Where there may be
+    /// thousands, use [`Self::list_members`].
     pub fn presence(&self, topic: &TopicName, after: &str, limit: usize) -> Vec<Present> {
         self.list_members(topic, after, limit).flatten().collect()
     }
 
-    /// As [`Self::presence`], in steps of some microseconds each. A member who is there all the
-    /// time is listed exactly once; one who comes or goes meanwhile, once at the most.
+    /// As [`Self::presence`], in steps of some microseconds each. A member that is present all the
+    /// time is listed exactly once. A member that joins or leaves meanwhile is listed at most once.
     pub fn list_members(&self, topic: &TopicName, after: &str, limit: usize) -> MemberList {
         MemberList::new(self.0.topics.known(topic), after, limit)
     }
@@ -346,8 +344,8 @@ impl Broker {
     /// # Errors
     ///
     /// - [`Error::Gap`]: with [`OnGap::Fail`], when the start is gone.
-    /// - [`Error::Invalid`]: the start is a time more than a minute from now. The reader would have
-    ///   got what is appended until then.
+    /// - [`Error::Invalid`]: the start is a time more than a minute in the future. Such a reader
+    ///   would get events that are appended before that time.
     /// - [`Error::ShuttingDown`], [`Error::Damaged`], [`Error::ReadFailed`].
     pub async fn subscribe(
         &self,
@@ -363,7 +361,7 @@ impl Broker {
         Reader::of_one(self.0.clone(), topic, start, on_gap).await
     }
 
-    /// Refuses a start by a time that has not come yet.
+    /// Refuses a start at a time in the future. One minute is allowed.
     pub(crate) fn check_start(&self, start: StartPoint) -> Result<()> {
         let now = (self.0.now)();
         match start {
@@ -375,16 +373,17 @@ impl Broker {
         }
     }
 
-    /// Follows all topics whose names fit any of the patterns, in the order of their positions,
-    /// those that are created later, too. A pattern that is named twice is one.
+    /// Follows all topics whose names fit any of the patterns, also those that are created later,
+    /// in the order of their events' positions. A repeated pattern counts once.
     ///
     /// # Errors
     ///
-    /// As [`Self::subscribe`]; [`Error::Invalid`] for a start that is one of a single topic.
+    /// As [`Self::subscribe`]; [`Error::Invalid`] for a start that only a reader of one topic can
+    /// have.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it returns, nothing of the reader is left, within milliseconds.
+    /// Dropped before it returns, nothing of the reader is left after some milliseconds.
     pub async fn feed(
         &self,
         patterns: Vec<TopicPattern>,
@@ -394,7 +393,7 @@ impl Broker {
         self.feed_with(patterns, start, on_gap, None).await
     }
 
-    /// As [`Self::feed`]; `deposit` is dropped when the broker knows nothing of the reader.
+    /// As [`Self::feed`]; `deposit` is dropped when the broker has forgotten the reader.
     pub(crate) async fn feed_with(
         &self,
         patterns: Vec<TopicPattern>,
@@ -476,32 +475,33 @@ impl Broker {
 
     /// Reads the latest event of each key of `topic`.
     ///
-    /// A page may have fewer events than it could, or none, and a next one all the same. A key that
-    /// was published again after `at`, and compacted since, is missing; following from `at` brings
-    /// it.
+    /// A page may have fewer events than its limit, or none, although there is a next page. A key
+    /// that was published again after the state's sequence, and compacted since, is missing. A
+    /// reader that follows the topic from that sequence on gets it.
     ///
-    /// A page of a compacted topic costs little more than its own events; of any other topic it may
-    /// cost one reading of all that comes after them.
+    /// A page of a compacted topic costs little more than the read of its own events. A page of any
+    /// other topic may cost one read of all events after them.
     ///
     /// # Errors
     ///
     /// [`Error::UnknownTopic`], [`Error::Damaged`], [`Error::ReadFailed`];
-    /// [`Error::DeadlineExceeded`] when it had to wait for a minute for other reads.
+    /// [`Error::DeadlineExceeded`] after a wait of a minute for other reads.
     pub async fn state(&self, topic: &TopicName, request: StateRequest) -> Result<StatePage> {
         read_state(&self.0, topic, request).await
     }
 
-    /// Purges the events of `topic` below `earliest`; readers behind are told. Their space comes
-    /// back in small steps, between which publishes go on, and all of it by the time this returns.
+    /// Purges the events of `topic` below `earliest`. Readers that are behind are told a gap. The
+    /// space of the events is freed in small steps, between which publishes go on. All of it is
+    /// free when this returns.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTopic`]: nothing happened. As [`Log::commit`].
+    /// [`Error::UnknownTopic`]: nothing was changed. As [`Log::commit`].
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it returns, the events may or may not be dropped, and their space comes back
-    /// by and by.
+    /// Dropped before it returns, the events may or may not be purged. The space of purged events
+    /// is freed later.
     pub async fn purge(&self, topic: &TopicName, earliest: Sequence) -> Result<()> {
         let topic = self.0.topics.existing(topic)?;
         let (reason, report) = (TrimReason::Purged, MaintenanceReport::default());
@@ -513,7 +513,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::TopicExists`], [`Error::Invalid`], [`Error::OverLimit`]: nothing happened.
+    /// [`Error::TopicExists`], [`Error::Invalid`], [`Error::OverLimit`]: nothing was changed.
     pub async fn create_topic(&self, name: &TopicName, config: TopicConfig) -> Result<TopicInfo> {
         self.configure(name, Change::Create(config)).await
     }
@@ -522,16 +522,17 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`], [`Error::OverLimit`]: nothing happened.
+    /// [`Error::Invalid`], [`Error::OverLimit`]: nothing was changed.
     pub async fn set_topic(&self, name: &TopicName, config: TopicConfig) -> Result<TopicInfo> {
         self.configure(name, Change::Set(config)).await
     }
 
-    /// Gives a topic the `fields` of these settings, and leaves its others as they are.
+    /// Changes the `fields` of a topic's settings to these, and leaves its other settings as they
+    /// are.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTopic`], [`Error::Invalid`], [`Error::OverLimit`]: nothing happened.
+    /// [`Error::UnknownTopic`], [`Error::Invalid`], [`Error::OverLimit`]: nothing was changed.
     pub async fn update_topic(
         &self,
         name: &TopicName,
@@ -542,13 +543,13 @@ impl Broker {
         self.configure(name, Change::Update(config, fields)).await
     }
 
-    /// Deletes a topic with its events and its settings. Subscriptions of the topic end with
-    /// [`Error::TopicDeleted`]. When the topic is created again, its sequences go on from where
-    /// they were.
+    /// Deletes a topic with its events and its settings. Readers of this one topic end with
+    /// [`Error::TopicDeleted`]. When the topic is created again, its sequences go on after the last
+    /// one.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTopic`]: nothing happened.
+    /// [`Error::UnknownTopic`]: nothing was changed.
     pub async fn delete_topic(&self, name: &TopicName) -> Result<()> {
         let topic = self.0.topics.existing(name)?;
         let of = self.0.topics.open(name)?;
@@ -566,18 +567,18 @@ impl Broker {
         Ok(TopicInfo::of(&topic))
     }
 
-    /// Has maintenance do all that there is to do, in one topic or in all, even where it would not
-    /// be worth it yet. Returns a report. Callers have their turn one after the other.
+    /// Runs maintenance on one topic or on all, also where it would not be worth it yet, and
+    /// returns a report. Calls run one after the other.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTopic`], [`Error::Crowded`], and what
-    /// kept it from going on.
+    /// [`Error::UnknownTopic`]; [`Error::Crowded`]: too many calls wait; and the error that stopped
+    /// maintenance.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it returns, maintenance ends soon, with some of it done; while others have
-    /// their turn, it is not begun.
+    /// Dropped before it returns, maintenance ends soon, with some of it done. Dropped while other
+    /// calls run, it does not begin.
     pub async fn maintain(&self, topic: Option<&TopicName>) -> Result<MaintenanceReport> {
         let topic = topic.map(|name| self.0.topics.existing(name)).transpose()?;
         let busy = || Error::Crowded { what: "maintenance", limit: MAX_ASKS as u64 };
@@ -589,29 +590,30 @@ impl Broker {
         answered.await.unwrap_or(Err(Error::ShuttingDown))
     }
 
-    /// Begins a backup of everything, or of what was added after `from`, the position of another.
+    /// Begins a backup of everything. With `from`, the position of an earlier backup, begins a
+    /// backup of what was added after it.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`]: `from` is no position, or not one of this log.
+    /// [`Error::Invalid`]: `from` is not a position, or not a position of this log.
     pub async fn backup(&self, from: Option<Cursor>) -> Result<Backup> {
         backup::start(self.0.clone(), from).await
     }
 
-    /// Returns all that maintenance has done since the broker was opened.
+    /// Returns the totals of all maintenance since the broker was opened.
     pub fn maintenance_totals(&self) -> MaintenanceReport {
         *self.0.maintenance_totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Steps of reads of the log that were begun since the broker was opened, those of backups and
-    /// recalls included, those of maintenance not. A step is a few milliseconds, or 1 MiB of
-    /// blocks.
+    /// Returns the number of steps of reads of the log since the broker was opened, with those of
+    /// backups and recalls, and without those of maintenance. A step takes a few milliseconds, or
+    /// reads 1 MiB of blocks.
     pub fn read_steps(&self) -> u64 {
         self.0.turns.steps() + self.0.recall_turns.steps()
     }
 
     /// Returns the number of ids that were forgotten too early since the broker was opened, because
-    /// the ids of all topics took more memory than they may.
+    /// the ids of all topics took more memory than allowed.
     pub fn forgotten_ids(&self) -> u64 {
         self.0.forgotten_ids.load(Ordering::Relaxed)
     }
@@ -625,26 +627,27 @@ impl Broker {
         self.0.topics.existing(name).map(|topic| TopicInfo::of(&topic))
     }
 
-    /// Returns up to `limit` topics in the order of their names, from the one after `after`. The
-    /// caller's thread is held until all of them are found: where there may be thousands, list them
-    /// with [`Self::list_topics`].
+    /// Returns up to `limit` topics in the order of their names, from the one after `after` on. The
+    /// call blocks the thread until all of them are found. Where there may be thousands, use
+    /// [`Self::list_topics`].
     pub fn topics(&self, after: Option<&str>, limit: usize) -> Vec<TopicInfo> {
         self.list_topics(after, limit).flatten().collect()
     }
 
-    /// As [`Self::topics`], in steps of some microseconds each, of which any may find no topic. A
-    /// topic that is there all the time is listed exactly once; one that is created or deleted
-    /// meanwhile, once at the most.
+    /// As [`Self::topics`], in steps of some microseconds each. A step may find no topic. A topic
+    /// that exists all the time is listed exactly once. A topic that is created or deleted
+    /// meanwhile is listed at most once.
     pub fn list_topics(&self, after: Option<&str>, limit: usize) -> TopicList {
         TopicList::new(&self.0.topics, after, limit)
     }
 
-    /// Accepts nothing new from now on, and ends every subscription. Publishes that were accepted
-    /// before are finished and answered.
+    /// Accepts nothing new from now on, and ends every reader. Publishes that were accepted before
+    /// are finished and answered.
     pub fn drain(&self) {
         self.0.space.close();
         self.0.stopping.cancel();
-        // The flag is set before the signals: a follower looks at it, then waits for a signal.
+        // The flag is set before the signals, because a follower reads it and then waits for a
+        // signal.
         self.0.is_stopping.store(true, Ordering::SeqCst);
         self.0.topics.signal_all();
         self.0.waker.interests().signal_all();
@@ -655,11 +658,11 @@ impl Broker {
         self.0.is_stopping.load(Ordering::SeqCst)
     }
 
-    /// Returns whether publishes are taken.
+    /// Checks that the broker accepts publishes.
     ///
     /// # Errors
     ///
-    /// [`Error::ShuttingDown`], [`Error::ReadOnly`]: why they are not.
+    /// [`Error::ShuttingDown`], [`Error::ReadOnly`]: the reason for which it does not.
     pub fn check_ready(&self) -> Result<()> {
         if self.is_draining() {
             return Err(Error::ShuttingDown);
@@ -667,17 +670,18 @@ impl Broker {
         self.0.failure.error().map_or(Ok(()), Err)
     }
 
-    /// Resolves when storage has failed, so that nothing more is taken until it is reopened.
+    /// Waits for a failure after which nothing more is accepted until the broker is reopened.
     pub async fn failed(&self) {
         self.0.failure.happened().await;
     }
 
-    /// Resolves when [`Self::drain`] is called.
+    /// Waits until [`Self::drain`] is called.
     pub async fn draining(&self) {
         self.0.stopping.cancelled().await;
     }
 
-    /// Drains, and returns when every accepted publish is answered. A second call does nothing.
+    /// Drains the broker, and returns when every accepted publish is answered. A second call does
+    /// nothing.
     pub async fn close(&self) {
         self.drain();
         let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -692,7 +696,7 @@ impl Broker {
         let (wakers, arrivals) = (self.0.waker.clone(), self.0.arrivals.clone());
         let joined = tokio::task::spawn_blocking(move || {
             let committed = committer.join();
-            arrivals.stop(); // In this order: those who leave may have others told.
+            arrivals.stop(); // The waker stops later: readers that leave may wake others.
             let ushered = usher.join();
             wakers.stop();
             waker.join().and(ushered).and(committed)

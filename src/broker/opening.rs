@@ -1,4 +1,4 @@
-//! Opening: what the log holds becomes a running broker, with its threads.
+//! Opening: makes a running broker of a log, and starts its threads.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
@@ -16,6 +16,7 @@ use super::clock::Now;
 use super::config::OpenConfig;
 use super::ephemeral::EphemeralEvents;
 use super::failure::BrokerFailure;
+use super::filter::Filters;
 use super::maintenance::horizon::Horizons;
 use super::maintenance::maintainer::Maintainer;
 use super::order::committer::Committer;
@@ -23,7 +24,6 @@ use super::order::window::DedupWindow;
 use super::publish::InOrder;
 use super::queue::COMMAND_BYTES;
 use super::read::behind::Behind;
-use super::read::filter::Filters;
 use super::read::replay::replays::Replays;
 use super::read::searching::Searches;
 use super::read::state::keys::StateKeys;

@@ -1,7 +1,8 @@
-//! Presence: who is subscribed to a topic, as its readers say who they are.
+//! Presence: which members are subscribed to a topic, by the names that readers give.
 //!
-//! A member that is there several times, in several tabs say, counts once: it joins with the first,
-//! and leaves with the last. Both are told to who is there, as ephemeral events.
+//! A member with several subscriptions, in several tabs for example, counts once: it joins with the
+//! first one, and leaves with the last one. Followers of the topic are told of both, by ephemeral
+//! events.
 
 use std::sync::Arc;
 
@@ -24,8 +25,8 @@ pub struct MemberList {
 }
 
 impl MemberList {
-    /// Returns a list of up to `limit` members after `after`; an empty one, if nobody knows the
-    /// topic.
+    /// Returns a list of up to `limit` members after the id `after`. It is empty if the broker does
+    /// not know the topic.
     pub(super) fn new(topic: Option<TopicRef>, after: &str, limit: usize) -> Self {
         Self { topic, after: after.to_owned(), left: limit }
     }
@@ -34,7 +35,7 @@ impl MemberList {
 impl Iterator for MemberList {
     type Item = Vec<Present>;
 
-    /// Returns the next members; `None` when there are no more.
+    /// Returns the next members; `None` if there are no more.
     fn next(&mut self) -> Option<Vec<Present>> {
         let some = self.topic.as_ref()?.members.some_after(&self.after, self.left);
         self.after = some.last()?.member.id.clone();
@@ -43,11 +44,11 @@ impl Iterator for MemberList {
     }
 }
 
-/// A member is there for as long as this is held.
+/// The presence of a member in its topics, for as long as this value lives.
 #[derive(Debug)]
 pub struct Presence {
     shared: Arc<Shared>,
-    /// The names of the topics, until it has joined all of them.
+    /// The names of the topics, until the member has joined all of them.
     names: Vec<TopicName>,
     topics: Vec<TopicRef>,
     /// The number of topics that the member has joined: the first ones.
@@ -57,7 +58,7 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Joins these topics, all or none.
+    /// Joins these topics, all of them or none.
     pub(super) async fn join(
         shared: Arc<Shared>,
         names: &[TopicName],
@@ -71,14 +72,14 @@ impl Presence {
         arrivals.arrive(presence).await
     }
 
-    /// Holds the next of its topics; it joins none before it holds all.
+    /// Opens the next of the member's topics. It joins none before all are open.
     fn follow_next(&mut self) -> Result<()> {
         let name = &self.names[self.topics.len()];
         self.topics.push(self.shared.topics.follow(name)?);
         Ok(())
     }
 
-    /// Joins the next of its topics.
+    /// Joins the next of the member's topics.
     fn join_next(&mut self) -> Result<()> {
         let Self { shared, topics, joined, member, .. } = self;
         let topic = &topics[*joined];
@@ -119,7 +120,7 @@ impl Drop for Presence {
     }
 }
 
-/// The rest of a member who is gone.
+/// The entries that are left of a member that is gone.
 #[derive(Debug)]
 struct GoneMember {
     shared: Arc<Shared>,
@@ -182,8 +183,8 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(30), wait).await.expect("the member leaves");
     }
 
-    /// Goal: a member of a thousand topics comes in small steps, and wherever that is given up, and
-    /// when the member goes, it is in none of them, and no other has left.
+    /// Goal: a member of a thousand topics joins in small steps. Wherever that is given up, and
+    /// when the member goes, it is in none of the topics, and no other member has left.
     #[tokio::test]
     async fn a_member_that_is_given_up_anywhere_while_it_joins_is_in_no_topic() {
         let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -203,7 +204,7 @@ mod tests {
                 assert_eq!(present("m"), topics.len());
                 drop(joined);
             } else {
-                // The thread may be done before the poll is.
+                // The thread may have joined all topics before the poll returns.
                 let begun = if wanted > 0 { Some(poll!(join.as_mut())) } else { None };
                 let wait = async {
                     while present("m") < wanted {
@@ -218,8 +219,8 @@ mod tests {
         }
     }
 
-    /// Goal: a list of members, read in steps, has everybody who is there all the time exactly
-    /// once, in the order of their ids, whoever comes and goes between two steps.
+    /// Goal: a list of members that is read in steps has each member that stays exactly once, in
+    /// the order of ids, whoever comes and goes between two steps.
     #[tokio::test]
     async fn a_list_has_each_member_who_stays_once_while_others_come_and_go() {
         let broker = Broker::in_memory(&OpenConfig::default()).unwrap();

@@ -1,37 +1,40 @@
-//! Publishing: what is handed in, and the acknowledgement that comes back.
+//! Publishing: the publish that a caller hands in, the order of one publisher's publishes, and the
+//! handle that waits for the acknowledgement.
 
-use crate::broker::report::Ack;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::oneshot;
 
+use crate::broker::report::Ack;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::topic::TopicName;
 
-/// Events for one topic, stored all or not at all.
+/// Events for one topic, which are stored all or none.
 #[derive(Debug, Clone)]
 pub struct Publish<E = Vec<NewEvent>> {
-    /// The topic; it is created if there is none.
+    /// The topic. It is created if it does not exist, unless the configuration forbids that.
     pub topic: TopicName,
-    /// The events, in their order; one at least.
+    /// The events, in their order; at least one.
     pub events: E,
-    /// Store them only if this is the last sequence that the topic ever gave to an event; 0: it
-    /// never had one. A topic that was emptied, or deleted and created again, is where it was:
-    /// whoever decided on an event that is gone since must not be taken for the first. Not asked of
-    /// events that are stored already, so a repeated publish succeeds.
+    /// If given, the events are stored only if this is the last sequence that the topic ever gave
+    /// to an event; 0 for a topic that never had an event. A topic that was emptied, or deleted and
+    /// created again, keeps its last sequence: a publisher that decided on an event that is gone by
+    /// now must not be taken for the first. Events that are stored already are not checked, so a
+    /// repeated publish succeeds.
     pub expected_sequence: Option<u64>,
 }
 
-/// One publisher, which hands in one publish after another. No publish is stored after one that
-/// failed, whatever was in flight by then. Publishes before a failure are stored all the same.
+/// The order of one publisher, which hands in one publish after another. After a failed publish no
+/// later one is stored, also if it was on its way already. Publishes before the failure are stored
+/// all the same.
 ///
-/// What it hands in for several topics gets rising positions, too, in the order of its publishes.
+/// The positions of its events rise in the order of its publishes, also over several topics.
 #[derive(Debug, Clone, Default)]
 pub struct InOrder {
     order: Arc<PublisherOrder>,
-    /// Whether its publishes are stored whatever becomes of one another.
+    /// Whether its publishes are stored even if earlier ones fail.
     is_independent: bool,
 }
 
@@ -40,11 +43,11 @@ pub struct InOrder {
 struct PublisherOrder {
     /// The number of the publish that is handed in next, from 0.
     next: AtomicU64,
-    /// The lowest number of those that failed; [`NONE_FAILED`] while none did.
+    /// The lowest number of a failed publish; [`NONE_FAILED`] if none has failed.
     failed: AtomicU64,
 }
 
-/// No publish gets this number.
+/// The value of `failed` while no publish has failed. No publish gets this number.
 const NONE_FAILED: u64 = u64::MAX;
 
 impl Default for PublisherOrder {
@@ -54,8 +57,8 @@ impl Default for PublisherOrder {
 }
 
 impl InOrder {
-    /// Returns the same publisher for publishes that are stored whatever becomes of those before
-    /// them: they fail after none, and none fails after them.
+    /// Returns a handle of the same publisher for independent publishes: they do not fail after an
+    /// earlier one, and later ones do not fail after them.
     pub fn independent(&self) -> Self {
         Self { order: self.order.clone(), is_independent: true }
     }
@@ -67,22 +70,23 @@ impl InOrder {
         PublishTurn { order: self.order.clone(), number }
     }
 
-    /// Notes that the next publish was refused for `error` before it could be handed in.
+    /// Notes that the next publish was refused with `error` before it was handed in. Returns
+    /// `error`.
     pub fn refuse(&self, error: Error) -> Error {
         self.next().fail();
         error
     }
 }
 
-/// The number of one publish among those of its publisher.
+/// The place of one publish in its publisher's order.
 #[derive(Debug, Clone)]
 pub(super) struct PublishTurn {
     order: Arc<PublisherOrder>,
-    /// `None` where it comes after nothing.
+    /// The number of the publish; `None` for an independent one.
     number: Option<u64>,
 }
 
-/// Tells publishers apart while they have something in flight.
+/// The identity of a publisher, for as long as a publish of it is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct PublisherId(usize);
 
@@ -99,7 +103,7 @@ impl PublishTurn {
         }
     }
 
-    /// Refuses the publish if one before it failed.
+    /// Refuses the publish if an earlier one failed.
     pub(super) fn check(&self) -> Result<()> {
         let failed = self.order.failed.load(Ordering::Acquire);
         let comes_after = self.number.is_some_and(|number| failed < number);
@@ -107,7 +111,7 @@ impl PublishTurn {
     }
 }
 
-/// A publish that was accepted, and is answered once it is durable.
+/// An accepted publish, which is answered once it is durable.
 #[derive(Debug)]
 pub struct Pending(pub(super) oneshot::Receiver<Result<Ack>>);
 
@@ -116,17 +120,17 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// What became of the events is said by the variant: see [`Error::outcome_unknown`].
+    /// The variant says whether the events are stored: see [`Error::outcome_unknown`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping it gives up the answer, not the publish.
+    /// Dropping the future gives up the answer, not the publish.
     pub async fn ack(mut self) -> Result<Ack> {
         self.ready().await
     }
 
-    /// As [`Self::ack`], without giving the answer up when it is cancelled. To be called until it
-    /// returns, and not again.
+    /// As [`Self::ack`], but cancelling it does not give up the answer. Call it until it returns,
+    /// and not again after that.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! The committer's queue: commands, each with its topic, whoever waits for its outcome, and its
-//! share of the queue.
+//! The committer's queue: commands, each with its topic, the channel for its outcome, and its share
+//! of the queue.
 
 use std::sync::Arc;
 
@@ -12,23 +12,23 @@ use super::topic::entry::Topic;
 use super::topic::topics::TopicRef;
 use crate::error::Result;
 
-/// The size, in bytes, that a command takes of the queue besides its events.
+/// The bytes of the queue that a command takes besides its events.
 pub(super) const COMMAND_BYTES: usize = 512;
 
-/// A command in the queue, with what it needs on its way.
+/// A command in the queue, with the handles that it needs there.
 #[derive(Debug)]
 pub(super) enum Queued {
     /// Store events.
     Publish(QueuedPublish),
     /// Create a topic, change its settings, or delete it.
     Change(QueuedChange),
-    /// Drop or rewrite some of what a topic holds.
+    /// Trim a topic, remove trimmed blocks, or replace blocks by merged ones.
     Step(QueuedStep),
-    /// Take ids from before the start into the window.
+    /// Remember ids from before the start in the window.
     Recall { topic: Arc<Topic>, recalled: RecalledIds, reply: oneshot::Sender<()> },
     /// Reply when all commands before this one are done.
     Barrier { reply: oneshot::Sender<()> },
-    /// Reply to what is queued already, then end.
+    /// Answer the commands that are queued already, then end.
     Stop,
 }
 
@@ -37,7 +37,7 @@ pub(super) enum Queued {
 pub(super) struct QueuedPublish {
     pub(super) topic: TopicRef,
     pub(super) append: Append,
-    /// The place of the publish among those of its publisher.
+    /// The place of the publish in its publisher's order.
     pub(super) turn: PublishTurn,
     pub(super) reply: oneshot::Sender<Result<Ack>>,
     /// The share of the queue, which is given back when the publish is answered.

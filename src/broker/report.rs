@@ -1,4 +1,4 @@
-//! Reports of the committer: the outcomes of what it was asked, as plain data.
+//! Reports of the committer: the outcomes of commands, as plain data.
 
 use std::time::Duration;
 
@@ -16,22 +16,22 @@ pub struct Receipt {
     pub time: Timestamp,
 }
 
-/// An event that was in the topic's window already, by its id.
+/// An event whose id was in the topic's dedup window already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Duplicate {
-    /// Which event of the publish, from 0.
+    /// The index of the event in the publish, from 0.
     pub index: usize,
     /// The receipt of the first publish of the event.
     pub receipt: Receipt,
 }
 
-/// The answer to a publish: every event of it is durable now.
+/// The acknowledgement of a publish: every event of it is durable now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ack {
     /// The number of events of the publish.
     pub count: usize,
-    /// The place of the first event that was appended; `None` if all were duplicates. The others
-    /// follow it without holes, in the order of the publish, all with the same time.
+    /// The receipt of the first appended event; `None` if all events were duplicates. The other
+    /// appended events follow without holes, in the order of the publish, all with the same time.
     pub first_appended: Option<Receipt>,
     /// The events that were not appended again, in order.
     pub duplicates: Vec<Duplicate>,
@@ -54,10 +54,10 @@ impl Ack {
             return duplicate.receipt;
         }
         let first = self.first_appended.expect("an event is appended or a duplicate");
-        let offset = (index - before) as u64;
+        let appended_before = (index - before) as u64;
         Receipt {
-            sequence: first.sequence.plus(offset),
-            position: first.position.plus(offset),
+            sequence: first.sequence.plus(appended_before),
+            position: first.position.plus(appended_before),
             time: first.time,
         }
     }
@@ -72,7 +72,7 @@ impl Ack {
         self.receipt(self.count - 1)
     }
 
-    /// Returns whether every event was a duplicate.
+    /// Whether every event was a duplicate.
     pub fn is_duplicate(&self) -> bool {
         self.first_appended.is_none()
     }
@@ -82,18 +82,18 @@ impl Ack {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Done {
     pub(crate) report: MaintenanceReport,
-    /// Whether there may be more to do at once.
+    /// Whether there may be more to do right away.
     pub(crate) has_more: bool,
-    /// Whether some of what was asked for was not done.
+    /// Whether a part of the step was not done.
     pub(crate) is_partial: bool,
-    /// The time at which the oldest block becomes older than the limit.
+    /// The time at which the oldest block becomes older than the topic's limit, if that is known.
     pub(crate) due: Option<Timestamp>,
-    /// The time for which the step kept the committer busy: its share, if several steps were taken
-    /// together.
+    /// The time for which the step kept the committer busy. If several steps were taken together,
+    /// the step's share of that time.
     pub(crate) took: Duration,
 }
 
-/// Events that were dropped.
+/// A count of dropped events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Dropped {
     /// The number of events.
@@ -103,29 +103,30 @@ pub struct Dropped {
 }
 
 impl Dropped {
-    /// Counts events that take so many bytes.
+    /// Counts events that take `bytes`.
     pub(crate) fn add(&mut self, events: u64, bytes: u64) {
         self.events += events;
         self.bytes += bytes;
     }
 }
 
-/// A report of maintenance.
+/// The counts of what maintenance has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MaintenanceReport {
-    /// Topics that were looked at.
+    /// The topics that were looked at.
     pub topics: u64,
-    /// Events that limits on age, events or bytes dropped.
+    /// The events that limits on age, events or bytes dropped.
     pub retention: Dropped,
-    /// Events that expired.
+    /// The events that expired and were dropped.
     pub expired: Dropped,
-    /// Events that a later event of the same key superseded, and tombstones past their grace.
+    /// The dropped events that a later event of the same key superseded, and dropped tombstones
+    /// past their grace time.
     pub compacted: Dropped,
-    /// Events that were purged, or deleted with their topic, and are removed by now.
+    /// The events that were purged, or deleted with their topic, and are removed by now.
     pub purged: Dropped,
-    /// Blocks that were written again as part of a larger one.
+    /// The blocks that were merged into others.
     pub merged_blocks: u64,
-    /// Space that was given back to the log, in bytes.
+    /// The space that was given back to the log, in bytes.
     pub reclaimed_bytes: u64,
 }
 

@@ -1,10 +1,6 @@
-//! The parts that all handles of a broker share, with its threads and the ways to the committer.
+//! The parts that all handles of a broker share, with its threads, and the functions that send
+//! commands to the committer.
 
-use crate::broker::command::RecalledIds;
-use crate::broker::command::Work;
-use crate::broker::queue::Queued;
-use crate::broker::queue::QueuedStep;
-use crate::broker::report::Done;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -18,18 +14,23 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::announced::Announced;
 use crate::broker::arrivals::Arrivals;
 use crate::broker::clock::Now;
+use crate::broker::command::RecalledIds;
+use crate::broker::command::Work;
 use crate::broker::dedup::DedupConfig;
 use crate::broker::ephemeral::EphemeralEvents;
 use crate::broker::failure::BrokerFailure;
+use crate::broker::filter::Filters;
 use crate::broker::limits::LimitsConfig;
 use crate::broker::maintenance::horizon::Horizons;
 use crate::broker::maintenance::maintainer::Ask;
 use crate::broker::publish::InOrder;
+use crate::broker::queue::Queued;
+use crate::broker::queue::QueuedStep;
 use crate::broker::read::behind::Behind;
-use crate::broker::read::filter::Filters;
 use crate::broker::read::replay::replays::Replays;
 use crate::broker::read::searching::Searches;
 use crate::broker::read::state::keys::StateKeys;
+use crate::broker::report::Done;
 use crate::broker::report::MaintenanceReport;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::topics::{TopicRef, Topics};
@@ -41,10 +42,12 @@ use crate::event::NewEvent;
 use crate::log::{Ages, Extent, Log, WayBack};
 use crate::topic::TopicId;
 
-/// Callers that wait for maintenance by hand, the one whose turn it is included.
+/// The most callers that wait for maintenance that they have asked for, including the one whose
+/// turn it is.
 pub(super) const MAX_ASKS: usize = 8;
 
-/// Topics whose ids are recalled at the same time; each step of one takes a MiB or so.
+/// The number of topics whose ids are recalled at the same time. Each step of one takes about a
+/// MiB.
 pub(super) const MAX_RECALLS: usize = 4;
 
 /// The parts of a broker that all its handles and subscriptions share.
@@ -55,7 +58,7 @@ pub(crate) struct Shared {
     /// The number of the newest drop of the log.
     pub(super) drops: Arc<AtomicU64>,
     pub(super) commands: mpsc::Sender<Queued>,
-    /// Room in the queue, in bytes. Closed when nothing new is accepted.
+    /// The room in the queue, in bytes. Closed when no more publishes are accepted.
     pub(super) space: Arc<Semaphore>,
     pub(super) limits: LimitsConfig,
     pub(super) max_queue_bytes: usize,
@@ -64,23 +67,23 @@ pub(crate) struct Shared {
     pub(super) behind: Behind,
     pub(super) max_page_bytes: usize,
     pub(super) dedup: DedupConfig,
-    /// Ids that were given up for want of memory.
+    /// The number of ids that the window gave up for lack of memory.
     pub(super) forgotten_ids: Arc<AtomicU64>,
     pub(super) now: Now,
-    /// Whoever submits without saying who it is.
+    /// The order of publishers that give none.
     pub(super) submits: InOrder,
-    /// Why nothing more is taken.
+    /// The failure after which nothing more is stored, if there was one.
     pub(super) failure: BrokerFailure,
-    /// Told to whoever waits for a stop.
+    /// Cancelled when the broker begins to stop. Callers can wait for it.
     pub(super) stopping: CancellationToken,
-    /// Whether every subscription ends. A flag of its own, because each subscription looks at it
+    /// Whether every subscription must end. It is a flag, because each subscription checks it
     /// before each of its reads.
     pub(super) is_stopping: AtomicBool,
     pub(super) waker: Waker,
-    /// Readers that come and go.
+    /// The readers that come and go.
     pub(super) arrivals: Arrivals,
     pub(super) filters: Filters,
-    /// The turns at looking through events for those that a filter picks.
+    /// The turns at searching events for those that a filter picks.
     pub(super) searches: Searches,
     /// The turns at reading the log, for all but recalls.
     pub(super) turns: Turns,
@@ -90,15 +93,15 @@ pub(crate) struct Shared {
     pub(super) ephemeral: EphemeralEvents,
     pub(super) max_members: usize,
     pub(super) threads: Mutex<Option<Threads>>,
-    /// Asks maintenance to do something now; whoever asks waits for the answer.
+    /// The channel of requests to maintenance. Each request has a caller that waits for the answer.
     pub(super) maintenance: SyncSender<Ask>,
-    /// Places for callers that wait for maintenance, and the turn of one of them.
+    /// The permits of callers that wait for maintenance, and the turn, which one of them has.
     pub(super) asking: Semaphore,
     pub(super) asks: tokio::sync::Mutex<()>,
     pub(super) maintenance_totals: Arc<Mutex<MaintenanceReport>>,
-    /// Held by backups, and by reads of a state that need it.
+    /// The positions that backups, and reads of a state, hold against compaction.
     pub(super) horizons: Horizons,
-    /// Topics whose ids are recalled at the same time.
+    /// The permits to recall a topic's ids: [`MAX_RECALLS`] at the same time.
     pub(super) recalls: Semaphore,
     /// The turns at reading the log for recalls. They are separate, because publishes wait for
     /// recalls.
@@ -121,13 +124,13 @@ impl std::fmt::Debug for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.waker.stop(); // Nobody follows any more.
+        self.waker.stop(); // No handle is left, so nobody follows.
         self.arrivals.stop();
     }
 }
 
 impl Shared {
-    /// Gives an ephemeral event to who is there.
+    /// Gives an ephemeral event to the topic's followers, if there are any.
     pub(super) fn deliver_ephemeral(&self, topic: &TopicRef, event: NewEvent) {
         if self.followers(topic) > 0 {
             self.ephemeral.push(topic, (self.now)(), event);
@@ -140,13 +143,13 @@ impl Shared {
         topic.followers() + self.waker.interests().count_of(&topic.name)
     }
 
-    /// Returns the ages that the events of `topic` have now.
+    /// Returns the ages of the topic's events at this moment.
     pub(super) fn ages(&self, topic: &Topic) -> Ages {
         Ages::of(&topic.state().extent, (self.now)())
     }
 
-    /// Returns the number of the newest drop of the log. Whoever asks, and then looks at a topic,
-    /// sees all that went with it and with those before it.
+    /// Returns the number of the newest drop of the log. A caller that then looks at a topic sees
+    /// that drop and all earlier ones.
     pub(super) fn drops(&self) -> u64 {
         self.drops.load(Ordering::Acquire)
     }
@@ -157,7 +160,8 @@ impl Shared {
 }
 
 impl Shared {
-    /// Room in the queue for `size_bytes`; more than there is in all is given all of it.
+    /// Waits for room in the queue for `size_bytes`. A size above the whole queue gets the whole
+    /// queue.
     pub(super) async fn space(&self, size_bytes: usize) -> Result<OwnedSemaphorePermit> {
         let permits = u32::try_from(size_bytes.min(self.max_queue_bytes)).unwrap_or(u32::MAX);
         let space = self.space.clone().acquire_many_owned(permits).await;
@@ -178,7 +182,7 @@ impl Shared {
         answered.await.map_err(|_committer_ended| self.ended())
     }
 
-    /// Why the committer takes nothing any more.
+    /// Returns why the committer takes no more commands.
     pub(super) fn ended(&self) -> Error {
         self.failure.error().unwrap_or(Error::ShuttingDown)
     }
@@ -189,14 +193,14 @@ impl Shared {
         self.ask(|reply| Queued::Step(QueuedStep { topic, work, reply })).await?
     }
 
-    /// Gives back the space of what was trimmed from `topic`.
+    /// Has the committer remove all trimmed blocks of `topic`.
     pub(super) async fn reclaim(&self, topic: &Arc<Topic>) -> Result<()> {
         while self.step(topic, Work::Retain).await?.has_more {}
         Ok(())
     }
 
-    /// Returns the sequence of the `count`th event before `below` of a topic that holds `extent`;
-    /// its earliest where there are fewer.
+    /// Returns the sequence of the `count`th event before `below` in a topic with this extent; its
+    /// earliest sequence if there are fewer events.
     ///
     /// # Errors
     ///
@@ -215,7 +219,7 @@ impl Shared {
         self.turns.read_long(step).await
     }
 
-    /// Makes sure that the window has the ids that `topic` held before the start.
+    /// Makes sure that the window has the ids of the topic's events from before the start.
     pub(super) async fn recall(&self, topic: &Arc<Topic>) -> Result<()> {
         let Some(id) = topic.state().id else { return Ok(()) };
         let remember = |blocks| async move {

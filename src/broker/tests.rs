@@ -1,9 +1,14 @@
-//! What the broker promises when its log fails, when it is slow, and when readers fall behind.
+//! Tests of the broker while its log fails or is slow, and while readers fall behind.
+//!
+//! The file is long, because its tests share the helpers at its top: brokers on a log that fails.
 
-use crate::broker::queue::QueuedStep;
+mod losses;
+mod readers;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::broker::queue::QueuedStep;
 use crate::broker::*;
 use crate::cursor::{Cursor, Gap, GapReason, Place, Requested};
 use crate::event::{NewEvent, Timestamp};
@@ -26,7 +31,7 @@ fn broker(log: &Arc<FaultyLog>) -> Broker {
     Broker::with_log(log.clone(), &OpenConfig::default()).unwrap()
 }
 
-/// Sequence, position and payload of every event of a topic.
+/// Returns the sequence, position and payload of every event of a topic.
 async fn stored(broker: &Broker, topic: &str) -> Vec<(u64, u64, String)> {
     let start = StartPoint::Earliest;
     let mut subscription = broker.subscribe(&name(topic), start, OnGap::Resume).await.unwrap();
@@ -87,15 +92,16 @@ async fn after_a_failed_write_or_sync_the_outcome_is_unknown_and_nothing_more_is
             assert!(!error.outcome_unknown());
         }
         let known = first.publish(publish("a", "1")).await.unwrap();
-        assert!(known.is_duplicate(), "what is known to be stored is still acknowledged");
-        assert_eq!(stored(&first, "a").await, [event(1, 1, "1")], "reading goes on");
+        assert!(known.is_duplicate(), "a stored event is still acknowledged");
+        assert_eq!(stored(&first, "a").await, [event(1, 1, "1")], "readers go on");
         let told = follower.next_ready().await.unwrap();
         assert!(matches!(told, Some(Delivery::CaughtUp)), "{told:?}");
         let more = follower.next_ready().await.unwrap();
-        assert!(more.is_none(), "a follower saw what may not be durable: {more:?}");
+        assert!(more.is_none(), "a follower saw events that may not be durable: {more:?}");
         first.close().await;
 
-        // Reopened, the log says what became of it, and a repeat by id is safe either way.
+        // After a reopen, the log shows whether the event was stored. A repeat by id is safe either
+        // way.
         log.repair();
         let second = broker(&log);
         let ack = second.publish(publish("a", "2")).await.unwrap();
@@ -104,8 +110,8 @@ async fn after_a_failed_write_or_sync_the_outcome_is_unknown_and_nothing_more_is
     }
 }
 
-/// Keeps the next append waiting until everything in `publishes` is queued behind it: these then
-/// are one group. Returns the answer of each.
+/// Keeps the next append waiting until all `publishes` are queued behind it, so that they are one
+/// group. Returns the answer to each.
 async fn in_one_group(
     log: &Arc<FaultyLog>,
     broker: &Broker,
@@ -162,7 +168,7 @@ async fn a_sync_that_fails_in_the_middle_fails_its_whole_group_and_no_other() {
     let refused = Publish { expected_sequence: Some(9), ..publish("a", "4") };
     let group = group.into_iter().chain([refused, publish("b", "1")]).collect();
     let answers = in_one_group(&log, &broker, group).await;
-    assert!(answers[0].as_ref().unwrap().is_duplicate(), "it was durable before");
+    assert!(answers[0].as_ref().unwrap().is_duplicate(), "the event was durable before");
     for unknown in [1, 2, 3, 5] {
         let error = answers[unknown].as_ref().unwrap_err();
         assert!(error.outcome_unknown(), "{unknown}: {error}");
@@ -273,10 +279,10 @@ async fn times_never_go_backwards_whatever_the_clock_says_also_after_a_restart()
     assert_eq!(times, [times[0]; 6]);
 }
 
-/// Goal: one wrong reading of the clock keeps nothing for ever, and drops nothing at once, also
-/// after a restart and in a restored log.
-/// Method: topics are published to while the clock is 75 years ahead; then it is right, and goes on
-/// by hours, over a restart or a restored backup.
+/// Goal: after one wrong reading of the clock, events are neither kept for ever nor dropped at
+/// once, also after a restart and in a restored log.
+/// Method: events are published while the clock is 75 years ahead. Then the clock is right, and
+/// goes on by hours, over a restart or a restored backup.
 #[tokio::test]
 async fn events_from_a_time_that_the_clock_has_not_reached_age_all_the_same() {
     const HOUR_MS: u64 = 3_600_000;
@@ -318,13 +324,14 @@ async fn events_from_a_time_that_the_clock_has_not_reached_age_all_the_same() {
         }
         broker.set_topic(&name("aged2"), aged).await.unwrap();
         at(NOW_MS + 1);
-        // A topic that had no part in it has the right time; one that had never goes backwards.
+        // A topic without an event of the wrong time has the right time; the times of the others do
+        // not go backwards.
         assert_eq!(store(&broker, "aged", None).await, NOW_MS + 1);
         assert_eq!(store(&broker, "expires", Some(3 * HOUR_MS)).await, WRONG_MS);
         assert_eq!(store(&broker, "aged2", None).await, WRONG_MS);
         broker.maintain(None).await.unwrap();
         for topic in ["aged", "expires", "aged2"] {
-            assert_eq!(readable(&broker, topic).await, [1, 2], "{topic}: nothing is over yet");
+            assert_eq!(readable(&broker, topic).await, [1, 2], "{topic}: nothing has expired yet");
         }
         let copy = directory.path().join("copy");
         if is_restored {
@@ -440,7 +447,7 @@ async fn a_cursor_by_position_whose_events_were_trimmed_is_a_gap_and_no_other_is
         let topic = if number % 3 == 0 { "b" } else { "a" };
         broker.publish(publish(topic, &number.to_string())).await.unwrap();
     }
-    broker.purge(&name("b"), Sequence::new(4)).await.unwrap(); // Positions 3, 6 and 9 are gone.
+    broker.purge(&name("b"), Sequence::new(4)).await.unwrap(); // The positions 3, 6 and 9 are gone.
     for position in 0..=12 {
         let start = format!("@{position}").parse().unwrap();
         let mut reader = broker.subscribe(&name("b"), start, OnGap::Resume).await.unwrap();
@@ -488,7 +495,7 @@ async fn a_start_by_time_from_which_events_were_trimmed_is_a_gap_and_no_other_is
         let start = StartPoint::Time(Timestamp::from_ms(time_ms));
         let mut reader = broker.subscribe(&name("a"), start, OnGap::Resume).await.unwrap();
         let epoch = broker.epoch();
-        assert_eq!(reader.cursor(), Cursor::after(Sequence::new(0), epoch), "it is told again");
+        assert_eq!(reader.cursor(), Cursor::after(Sequence::new(0), epoch), "before the gap");
         let Some(Delivery::Gap(gap)) = reader.next_ready().await.unwrap() else { panic!() };
         assert_eq!(reader.cursor(), Cursor::after(Sequence::new(2), epoch));
         assert_eq!((gap.requested.number(), gap.resume.number(), gap.lost), (time_ms, 3, None));
@@ -524,8 +531,8 @@ async fn whoever_asks_is_told_when_publishing_is_over() {
     assert!(matches!(error, Error::ReadOnly(_)), "{error}");
 }
 
-/// Goal: a wait for an event misses none that is published at any moment of it.
-/// Method: readers wait for each of many events while they are published without any pause.
+/// Goal: a reader that waits for an event misses none, at whatever moment it is published.
+/// Method: readers wait for each of many events, which are published without any pause.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_waits_for_the_next_event_gets_it() {
     let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -543,7 +550,8 @@ async fn whoever_waits_for_the_next_event_gets_it() {
                         filter: Filter::default(),
                     };
                     let page = broker.read(&name("a"), request).await.unwrap();
-                    // Ahead of the tail is a gap, and on_gap=latest waits for what comes next.
+                    // A cursor ahead of the tail is a gap; with on_gap=latest the reader waits for
+                    // the next event.
                     let sequences: Vec<u64> = page
                         .runs
                         .iter()
@@ -563,7 +571,7 @@ async fn whoever_waits_for_the_next_event_gets_it() {
     }
 }
 
-/// Goal: whoever pages past events that expired at the end gets to the end.
+/// Goal: a page whose last events have expired is known to be at the end.
 #[tokio::test]
 async fn a_page_after_which_everything_has_expired_is_the_last() {
     let broker = broker(&Arc::default());
@@ -588,7 +596,8 @@ async fn a_page_after_which_everything_has_expired_is_the_last() {
     assert_eq!(page.cursor, Cursor::after(Sequence::new(2), broker.epoch()));
 }
 
-/// Goal: a topic that is created again at once does not take the last word of the old one away.
+/// Goal: a reader of a deleted topic is told of the deletion, also if the topic is created again at
+/// once.
 #[tokio::test]
 async fn a_reader_of_a_deleted_topic_is_told_though_there_is_a_new_one() {
     let broker = broker(&Arc::default());
@@ -606,8 +615,8 @@ async fn a_reader_of_a_deleted_topic_is_told_though_there_is_a_new_one() {
     let Some(Delivery::Events(_)) = reader.next().await.unwrap() else { panic!() };
 }
 
-/// Goal: what ends a group that is full is not lost, and steps that wait together for one topic are
-/// each taken on what the one before it left.
+/// Goal: the command that ends a full group is not lost. Of several steps that wait for one topic,
+/// each is taken on the outcome of the one before it.
 #[tokio::test]
 async fn steps_between_publishes_are_taken_one_after_the_other() {
     let log = Arc::new(FaultyLog::default());

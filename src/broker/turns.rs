@@ -1,5 +1,5 @@
-//! Turns at reading the log: every read takes one, is cut into short steps, and ends with its
-//! caller.
+//! Turns at reading the log: every read takes a turn, is divided into short steps, and ends when
+//! its caller is gone.
 //!
 //! ```text
 //! caller A ─ step ─ waits ────── step ─ done      as many steps at the same time
@@ -8,9 +8,9 @@
 //!
 //! # Why
 //!
-//! A read runs on a thread that may block, and a thread cannot be stopped from outside. A long read
-//! is therefore done in steps of a few milliseconds. Each step waits for a turn of its own, behind
-//! the steps of all others: a long read holds nobody up for longer than a step. The turn goes with
+//! A read runs on a thread that may block, and a thread cannot be stopped from outside. So a long
+//! read is done in steps of a few milliseconds. Each step waits for a turn of its own, behind the
+//! steps of all other reads: a long read delays others by one step at the most. The turn goes with
 //! the step to its thread, so there are never more threads than turns, also when callers come and
 //! go. A caller that is gone starts no further step, and the step that it has begun ends soon.
 
@@ -27,12 +27,12 @@ use crate::log::Log;
 /// The longest time of one step, after which others have their turn.
 const MAX_STEP: Duration = Duration::from_millis(5);
 
-/// Turns at reading a log. Cheap to clone; all clones are the same turns.
+/// The turns at reading a log. Cheap to clone; all clones share the same turns.
 #[derive(Clone)]
 pub(super) struct Turns {
     log: Arc<dyn Log>,
     free: Arc<Semaphore>,
-    /// Steps that were begun.
+    /// The number of steps that were begun.
     steps: Arc<AtomicU64>,
 }
 
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Turns {
     }
 }
 
-/// Whether the caller of a step still waits for it.
+/// The caller of a step, as the step sees it: it may be gone.
 struct ReadCaller(Weak<()>);
 
 impl ReadCaller {
@@ -58,7 +58,7 @@ impl ReadCaller {
 }
 
 impl Turns {
-    /// Turns for `max_reads` reads of `log` at the same time.
+    /// Returns turns for `max_reads` reads of `log` at the same time.
     pub(super) fn new(log: Arc<dyn Log>, max_reads: usize) -> Self {
         Self { log, free: Arc::new(Semaphore::new(max_reads)), steps: Arc::default() }
     }
@@ -80,15 +80,15 @@ impl Turns {
         self.steps.load(Ordering::Relaxed)
     }
 
-    /// Does a short read in its turn: some blocks of bounded size, or a binary search.
+    /// Does a short read in a turn: some blocks of bounded size, or a binary search.
     ///
     /// # Errors
     ///
-    /// Those of `read`; [`Error::ReadFailed`] when it panics.
+    /// Those of `read`, and [`Error::ReadFailed`] if `read` panics.
     ///
     /// # Cancel safety
     ///
-    /// Dropped while it waits for its turn, nothing is read.
+    /// If the future is dropped while it waits for its turn, nothing is read.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&dyn Log) -> Result<T> + Send + 'static,
@@ -96,8 +96,8 @@ impl Turns {
         self.take().await.read(read).await
     }
 
-    /// Does a long read: calls `read` again and again until it breaks with the outcome, and rests
-    /// between the calls. One call is a short read.
+    /// Does a long read: calls `read` again and again until it breaks with the outcome, and lets
+    /// others read in between. One call is a short read.
     ///
     /// # Errors
     ///
@@ -105,7 +105,8 @@ impl Turns {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, `read` is not called again; a call that was begun goes on to its end.
+    /// If the future is dropped, `read` is not called again. A call that was begun goes on to its
+    /// end.
     pub(super) async fn read_long<T: Send + 'static>(
         &self,
         mut read: impl FnMut(&dyn Log) -> Result<ControlFlow<T>> + Send + 'static,
@@ -153,14 +154,14 @@ impl ReadTurn<'_> {
         let (log, steps) = (turns.log.clone(), turns.steps.clone());
         let running = tokio::task::spawn_blocking(move || {
             if caller.is_gone() {
-                return (Err(Error::ShuttingDown), permit); // Nobody is told.
+                return (Err(Error::ShuttingDown), permit); // Nobody gets this error.
             }
             steps.fetch_add(1, Ordering::Relaxed);
             (step(&*log, &caller), permit)
         });
         let done = running.await;
         drop(waiting);
-        // The turn is over when the caller has what was read, or when that is dropped.
+        // The turn is over when the caller has the outcome, or when the outcome is dropped.
         done.map_or_else(|error| Err(Error::ReadFailed(Arc::new(error))), |(read, _turn)| read)
     }
 }
@@ -174,7 +175,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// Waits until something holds.
+    /// Waits until `holds` returns true. `what` names the condition in the panic.
     async fn until(what: &str, holds: impl Fn() -> bool) {
         let wait = async {
             while !holds() {
@@ -204,14 +205,14 @@ mod tests {
             })
         };
         let readers: Vec<_> = (0..60).map(|_| endless()).collect();
-        until("they read", || calls.load(Ordering::SeqCst) > 20).await;
+        until("the readers read", || calls.load(Ordering::SeqCst) > 20).await;
         // Some come and go at once, while the turns are taken.
         (0..60).map(|_| endless()).for_each(|reader| reader.abort());
         readers.iter().for_each(|reader| reader.abort());
-        until("all end", || turns.free.available_permits() == 2).await;
+        until("all reads end", || turns.free.available_permits() == 2).await;
         let read = calls.load(Ordering::SeqCst);
         tokio::time::timeout(PATIENCE, turns.read(|_| Ok(()))).await.expect("a turn").unwrap();
-        assert_eq!(calls.load(Ordering::SeqCst), read, "somebody reads on");
+        assert_eq!(calls.load(Ordering::SeqCst), read, "a read goes on");
         assert_eq!(most.load(Ordering::SeqCst), 2, "reads at the same time");
     }
 
@@ -224,7 +225,7 @@ mod tests {
         assert_eq!(read.unwrap(), 7);
     }
 
-    /// Goal: a long read lets everybody else have a turn.
+    /// Goal: other reads get turns during a long read.
     #[tokio::test]
     async fn a_long_read_is_cut_into_steps_between_which_others_read() {
         let turns = Turns::new(Arc::new(MemoryLog::default()), 1);
@@ -238,7 +239,7 @@ mod tests {
             };
             long.read_long(read).await.unwrap()
         });
-        until("it is begun", || turns.steps() > 0).await;
+        until("the read begins", || turns.steps() > 0).await;
         tokio::time::timeout(PATIENCE, turns.read(|_| Ok(()))).await.expect("a turn").unwrap();
         is_over.store(true, Ordering::SeqCst);
         assert_eq!(tokio::time::timeout(PATIENCE, long).await.unwrap().unwrap(), "over");

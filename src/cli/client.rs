@@ -62,7 +62,8 @@ impl ServerArgs {
             CliError::new(ExitReason::Refused, message)
         };
         let endpoint = Endpoint::from_shared(self.server.clone());
-        let endpoint = endpoint.map_err(|_| refused("is no URL; write http://127.0.0.1:4280"))?;
+        let endpoint =
+            endpoint.map_err(|_| refused("is not a URL; write http://127.0.0.1:4280"))?;
         match (endpoint.uri().scheme_str(), endpoint.uri().authority()) {
             (Some("http"), Some(_)) => {}
             (Some("https"), _) => {
@@ -70,7 +71,7 @@ impl ServerArgs {
                     "asks for TLS, which this client does not speak; write http://",
                 ));
             }
-            _ => return Err(refused("is no URL of a server; write http://127.0.0.1:4280")),
+            _ => return Err(refused("is not a URL of a server; write http://127.0.0.1:4280")),
         }
         Ok(endpoint
             .connect_timeout(CONNECT_TIMEOUT)

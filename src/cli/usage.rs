@@ -29,7 +29,7 @@ fn number(error: &ParseIntError) -> String {
     let problem = match error.kind() {
         IntErrorKind::PosOverflow => "the number is too large",
         IntErrorKind::NegOverflow => "the number is too small",
-        _ => "it is no whole number, like 42",
+        _ => "it is not a whole number, like 42",
     };
     problem.to_owned()
 }

@@ -21,7 +21,7 @@ fn one(error: &Error, figment: &Figment) -> String {
             format!("is not known here; known are {}", known.join(", "))
         }
         Kind::UnknownVariant(value, known) => {
-            format!("{value:?} is none of {}", known.join(", "))
+            format!("{value:?} is not one of {}", known.join(", "))
         }
         // The standard library says no more about an address.
         Kind::Message(text) if text == "invalid socket address syntax" => {

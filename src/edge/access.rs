@@ -33,7 +33,8 @@ use tower::util::{Either, option_layer};
 use tower::{Layer, Service};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::status::{GAP_HEADER, RATE_LIMIT, RATE_LIMIT_POLICY, plain_problem};
+use super::gaps;
+use super::status::{RATE_LIMIT, RATE_LIMIT_POLICY, plain_problem};
 use crate::edge::http::accept::{Accepted, accepted};
 use crate::edge::http::ignored::IGNORED_HEADER;
 use crate::error::{Error, Result};
@@ -45,8 +46,14 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
 const ANY_HOST: &str = "*";
 
 /// The headers of an answer that pages of allowed origins may read.
-const EXPOSED: [HeaderName; 6] =
-    [header::ETAG, header::RETRY_AFTER, GAP_HEADER, IGNORED_HEADER, RATE_LIMIT, RATE_LIMIT_POLICY];
+const EXPOSED: [HeaderName; 6] = [
+    header::ETAG,
+    header::RETRY_AFTER,
+    gaps::HEADER,
+    IGNORED_HEADER,
+    RATE_LIMIT,
+    RATE_LIMIT_POLICY,
+];
 
 /// The settings of who may reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,10 +13,10 @@
 //! size is known by then.
 //!
 //! A connection may take more while the bytes held by itself, by its address and by all clients add
-//! up to less than 7/8 of the budget. So the first client may take a quarter of the budget, a
-//! hundred greedy ones together leave enough for others, and the number of clients need not be
-//! known in advance. The rest is kept for connections that hold little, so that a newcomer is
-//! served beside thousands. Source of the idea: Choudhury and Hahne, "Dynamic queue length
+//! up to at most 7/8 of the budget. So the first client may take a little over a quarter of the
+//! budget, a hundred greedy ones together leave enough for others, and the number of clients need
+//! not be known in advance. The rest is kept for connections that hold little, so that a newcomer
+//! is served beside thousands. Source of the idea: Choudhury and Hahne, "Dynamic queue length
 //! thresholds for shared-memory packet switches", 1998.
 
 use std::pin::pin;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use crate::broker::Patience;
+use crate::broker::{Patience, all_within};
+use crate::error::Result;
 
 /// The settings of live subscriptions and request bodies, on every edge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +64,21 @@ impl Default for FollowConfig {
 }
 
 impl FollowConfig {
+    /// Checks the bounds of each setting.
+    pub(crate) fn validate(&self) -> Result<()> {
+        all_within(&[
+            ("follow.heartbeat_ms", self.heartbeat_ms, 10, 3_600_000),
+            ("follow.drain_ms", self.drain_ms, 0, 3_600_000),
+            ("follow.retry_ms", self.retry_ms, 1, 3_600_000),
+            ("follow.max_wait_ms", self.max_wait_ms, 0, 3_600_000),
+            ("follow.max_page_events", self.max_page_events, 1, 1_000_000),
+            ("follow.max_in_flight", self.max_in_flight, 1, 100_000),
+            ("follow.max_subscriptions", self.max_subscriptions, 1, 100_000),
+            ("follow.body_read_ms", self.body_read_ms, 1, 3_600_000),
+            ("follow.min_body_bytes_per_second", self.min_body_bytes_per_second, 0, 1 << 30),
+        ])
+    }
+
     /// Returns the wait for a delivery: up to the next heartbeat.
     pub(super) fn patience(&self) -> Patience {
         Patience::new(Duration::from_millis(self.heartbeat_ms))

@@ -1,13 +1,13 @@
-//! A live reader on any edge: opened, present, listed, waited for, and ended in its turn.
+//! A live reader on any edge: how it is opened, shown as present and listed, read, and ended.
 //!
 //! ```text
 //! Wanted ─▶ open: present as a member, listed among the connections
 //!             │
-//!             ├─▶ next: events, gap, caught up, ephemeral, silence, stopping ─▶ the edge writes
-//!             └─▶ stopping: this stream's turn to end ─▶ the edge says when to come back
+//!             ├─▶ next: events, gap, caught up, ephemeral, silence ─▶ the edge writes it
+//!             └─▶ stopping: wait for the turn to end ─▶ the edge says when to come back
 //! ```
 //!
-//! An edge decides in which form each of these is written, and nothing else.
+//! An edge decides only in which form each of these is written.
 
 use super::clients::{ListEntry, Peer, share};
 use super::config::FollowConfig;
@@ -20,20 +20,20 @@ use crate::polls;
 /// One live reader of one client.
 pub(super) struct Following {
     reader: Reader,
-    /// The silence that is waited for before [`Waited::Silence`].
+    /// The time without a delivery after which [`Self::next`] returns [`Waited::Silence`].
     patience: Patience,
-    /// The last place that the client was told.
+    /// The last cursor that the client was sent.
     told: Cursor,
     listed: ListEntry,
     _kept: Kept,
 }
 
 impl Following {
-    /// Begins to read what is `wanted`, for a client of this protocol.
+    /// Opens the reader that is `wanted`, for a client of this protocol.
     ///
     /// # Errors
     ///
-    /// As [`Wanted::open`]. Nobody is present, and nothing is listed then.
+    /// As [`Wanted::open`]. Then no member is present, and no connection is listed.
     pub(super) async fn open(
         wanted: Wanted,
         protocol: &'static str,
@@ -45,7 +45,8 @@ impl Following {
         Ok(Self::new(opened, protocol, config.patience(), peer))
     }
 
-    /// A reader that is open, with what it keeps.
+    /// Returns a live reader for a reader that is open. `Kept` are the things that it holds as long
+    /// as it lives.
     pub(super) fn new(
         (reader, kept): (Reader, Kept),
         protocol: &'static str,
@@ -56,55 +57,55 @@ impl Following {
         Self { reader, patience, told, listed, _kept: kept }
     }
 
-    /// The reader, for its cursors, bounds and gap.
+    /// Returns the reader, for its cursors, bounds and gap.
     pub(super) fn reader(&self) -> &Reader {
         &self.reader
     }
 
-    /// Sets the silence that is waited for from now on.
+    /// Sets the time after which silence is returned from now on.
     pub(super) fn set_patience(&mut self, patience: Patience) {
         self.patience = patience;
     }
 
-    /// Waits for what comes next.
+    /// Waits for the next delivery, or for the end of the patience.
     ///
     /// # Errors
     ///
     /// As [`Reader::next_within`].
     pub(super) async fn next(&mut self) -> Result<Waited> {
-        polls::rest().await; // Writing what came before may have been a lot of work.
+        polls::rest().await; // Writing the delivery before may have taken a while.
         self.reader.next_within(&mut self.patience).await
     }
 
-    /// The events that follow and are in memory already, if there are any.
+    /// Returns the next events, if they are in memory already.
     pub(super) fn next_in_memory(&mut self) -> Option<Run> {
         self.reader.next_in_memory()
     }
 
-    /// The last place that the client was told.
+    /// Returns the last cursor that the client was sent.
     pub(super) fn told(&self) -> Cursor {
         self.told
     }
 
-    /// Whether the reader is at another place than the client was told.
+    /// Returns whether the reader's cursor differs from the last one that the client was sent.
     pub(super) fn has_moved(&self) -> bool {
         self.told != self.reader.cursor()
     }
 
-    /// The reader's place, which the client is told now.
+    /// Returns the reader's cursor, and notes that the client is sent it.
     pub(super) fn tell(&mut self) -> Cursor {
         self.told = self.reader.cursor();
         self.told
     }
 
-    /// Notes that the client is told the places of the events of `run`.
+    /// Notes that the client is sent the cursors of the events of `run`.
     pub(super) fn tell_events(&mut self, run: &Run) {
         if let Some(last) = run.events().last() {
             self.told = self.reader.cursor_after(&last);
         }
     }
 
-    /// Has the list of connections show the reader's place, after a write.
+    /// Updates the reader's place in the list of connections, after a write.
     pub(super) fn show_place(&self) {
         self.listed.show_place(&self.reader);
     }

@@ -11,7 +11,7 @@ use super::cloudevents::{self, EventPlace, Mode, Stored};
 use super::ndjson::{self, Line};
 use super::page_token::StateToken;
 use super::proto;
-use super::selection::{LISTS, Topics};
+use super::selection::{LISTS, TopicSelection};
 use crate::broker::Filter;
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::edge::http::accept::Accepted;
@@ -53,7 +53,7 @@ pub fn queries(input: &[u8]) {
 
 fn asked(query: &str) -> crate::Result<(Asked, Query)> {
     let mut query = Query::parse_lists(Some(query), Purpose::Page, &LISTS)?;
-    let topics = Topics::many(&query.take_all("topic"))?;
+    let topics = TopicSelection::many(&query.take_all("topic"))?;
     let asked = Asked::of(topics, None, &HeaderMap::new(), None, &mut query)?;
     Ok((asked, query))
 }
@@ -62,7 +62,7 @@ fn asked(query: &str) -> crate::Result<(Asked, Query)> {
 fn of_stream(text: &str) -> crate::Result<()> {
     let form = Some(Accepted::Stream);
     let mut query = asked::query(Some(text), form)?;
-    let topics = Topics::many(&query.take_all("topic"))?;
+    let topics = TopicSelection::many(&query.take_all("topic"))?;
     let asked = Asked::of(topics, form, &HeaderMap::new(), None, &mut query);
     let ignored = query.into_ignored();
     assert_eq!(ignored.header().is_some(), ignored.json().is_some(), "{ignored:?}");

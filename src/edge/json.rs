@@ -311,7 +311,7 @@ pub(super) fn page_end(page: &Page) -> Vec<u8> {
         gaps: Vec<Value>,
     }
     let is_of_many = matches!(page.cursor.after, Place::Position(_));
-    let gaps: Vec<Value> = page.gaps.iter().map(super::status::gap_json).collect();
+    let gaps: Vec<Value> = page.gaps.iter().map(super::gaps::json).collect();
     end(&EndJson {
         cursor: page.cursor.to_string(),
         earliest: page.earliest.number(),

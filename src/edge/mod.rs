@@ -10,13 +10,20 @@
 //!
 //! # How to add a transport
 //!
-//! 1. **Mount.** Over HTTP: a route in `http/mod.rs`, and its operation in
-//!    `http/openapi/operations.rs`. Another protocol on the port: routes beside those of gRPC in
-//!    `server/mod.rs`. The server puts a `Peer` into the extensions of each request: the client's
-//!    address, rates and memory. Origin and host (`access.rs`) and the rates of requests
-//!    (`rates/layer.rs`) are checked before the route.
+//! 1. **Mount.** A route of HTTP: in `http/mod.rs`, with its operation in
+//!    `http/openapi/operations.rs`. A protocol inside of HTTP, as gRPC is: routes beside those of
+//!    gRPC in `server/mod.rs`. For both, the server puts a `Peer` into the extensions of each
+//!    request: the client's address, rates and memory. Origin and host (`access.rs`) and the rates
+//!    of requests (`rates/layer.rs`) are checked before the route.
+//!
+//!    A protocol of its own on the port, such as MQTT: the server has to recognise it. Add it to
+//!    `Protocol` in `server/socket.rs`, which tells protocols apart by their first bytes, and serve
+//!    it in `server/connection.rs`, which makes the `Peer`. No layer of HTTP checks anything for
+//!    such a protocol, so it takes from the rates of its `Peer` itself.
 //! 2. **Select.** `selection.rs` has topics, start, filter and member for all protocols, and opens
-//!    the reader. A start or a cursor is parsed by `cursor.rs` alone.
+//!    the reader. `cursor.rs` alone parses cursors and the starts in `from`. Before that,
+//!    `http/asked.rs` prepares the id in `Last-Event-ID`: on a stream it takes the last of several
+//!    ids, without its quotes, and on streams and pages it knows the words `earliest` and `latest`.
 //! 3. **Count.** Take the memory that the client holds from its share (`budget.rs`) before the
 //!    bytes are allocated: patterns, an incomplete message, an answer that waits. Dropping the
 //!    `Held` gives the memory back.
@@ -25,18 +32,22 @@
 //!    the memory of a client that takes nothing depends on that (`src/docs/architecture.md`, "The
 //!    memory of a slow client"). On silence, send the cursor if it moved. On stopping, wait for
 //!    `turn_to_end`, and tell the client when to come back.
-//! 5. **Write.** The wire forms of a block are built once and shared: [`Run::encoded`] with a
-//!    [`WireForm`]. JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.
+//! 5. **Write.** The wire forms of a block are built once and shared: `Run::encoded` with a slot of
+//!    `forms.rs`; a new form takes a new slot, and `broker/tail/form.rs` has the number of slots.
+//!    JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.
 //! 6. **Refuse.** Return [`Error`]; `status.rs` has its codes. Tell gaps with all their numbers.
 //! 7. **Publish.** Submit with `receiving.rs`, which counts the bytes that are not submitted yet.
 //!    Long work on a body goes through `effort.rs`, away from the runtime's workers.
 //! 8. **Prove.** Add the transport to `tests/suite/ways.rs` and to the soak's transports: these
 //!    test every promise to readers on the new transport, too.
+//! 9. **Configure.** If the transport has settings, give it a section: `config.rs` says where its
+//!    parts go. Its crates are optional dependencies in `Cargo.toml`, of the feature `edges` or of
+//!    a cargo feature of its own.
+//! 10. **Describe.** Write a page for its clients, as `sse.md` is one, link it from the README, and
+//!     add the transport to `src/docs/interfaces.md` and `src/docs/reading.md`.
 //!
 //! [`Error`]: crate::Error
-//! [`WireForm`]: crate::broker::WireForm
 //! [`Reader`]: crate::broker::Reader
-//! [`Run::encoded`]: crate::broker::Run::encoded
 
 pub(crate) mod access;
 pub(crate) mod bounds;
@@ -52,6 +63,7 @@ mod forms;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod gaps;
 pub mod grpc;
 pub mod http;
 pub(crate) mod intake;

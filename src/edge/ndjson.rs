@@ -80,14 +80,14 @@ pub(super) fn is_blank(text: &[u8]) -> bool {
 
 /// The place of a text in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct LinePlace {
     /// The line in which the text begins, from 1.
     pub(super) line: u64,
     /// Bytes of that line before the text.
     before: u64,
 }
 
-impl Place {
+impl LinePlace {
     /// The start of a body.
     pub(super) const START: Self = Self { line: 1, before: 0 };
 
@@ -116,15 +116,15 @@ pub(super) struct NoEvent {
 
 impl NoEvent {
     /// Returns the error of a JSON parser for a text at this place of the body.
-    pub(super) fn of(error: &serde_json::Error, text: Place) -> Self {
+    pub(super) fn of(error: &serde_json::Error, text: LinePlace) -> Self {
         let (line, column) = (error.line() as u64, error.column() as u64);
         let message = json_problem::without_place(error);
         let before = if line <= 1 { text.before } else { 0 };
         let line = text.line + line.saturating_sub(1);
-        Self::at(Place { line, before: before + column.saturating_sub(1) }, &message)
+        Self::at(LinePlace { line, before: before + column.saturating_sub(1) }, &message)
     }
 
-    pub(super) fn at(place: Place, message: &str) -> Self {
+    pub(super) fn at(place: LinePlace, message: &str) -> Self {
         let column = place.before + 1;
         let error = Error::invalid(LINE, format!("{message}, at column {column}"));
         Self { line: place.line, column: Some(column), error }
@@ -159,11 +159,11 @@ impl Line {
     /// [`Error::Invalid`] with the problem and its place in the line; [`Error::OverLimit`] with the
     /// number of its headers.
     pub fn parse(line: &[u8]) -> Result<Self> {
-        Self::read(line, Place::START).map_err(|no_event| no_event.error)
+        Self::read(line, LinePlace::START).map_err(|no_event| no_event.error)
     }
 
     /// Reads a text at `place` of a body as [`Self::parse`] does. The text may have many lines.
-    pub(super) fn read(text: &[u8], place: Place) -> Result<Self, NoEvent> {
+    pub(super) fn read(text: &[u8], place: LinePlace) -> Result<Self, NoEvent> {
         let text = unmarked(text);
         let begin = text.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
         // The parser would take an array for an object's values, in the order of its fields.
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn the_place_of_what_is_wrong_is_told_as_a_line_and_a_column_in_it() {
         let place = |text: &str| {
-            let place = Place::START.after(b"\n\n1234");
+            let place = LinePlace::START.after(b"\n\n1234");
             let NoEvent { line, column, error } = Line::read(text.as_bytes(), place).unwrap_err();
             (line, column, error.to_string())
         };

@@ -11,14 +11,14 @@ use crate::error::Error;
 
 /// The form of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum RefusalForm {
     Grpc,
     /// An event stream, with status 200: a browser gives up for good on any other status.
     Stream,
     Problem,
 }
 
-impl Form {
+impl RefusalForm {
     /// Returns the form for a request. Only resources with streams get a stream: a publish that is
     /// refused with 200 would be taken for stored.
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
@@ -62,35 +62,38 @@ impl Form {
 mod tests {
     use super::*;
 
-    fn form(method: &str, path: &str, accept: &str) -> Form {
+    fn form(method: &str, path: &str, accept: &str) -> RefusalForm {
         let request = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
-        Form::of(&request.body(()).expect("a request"))
+        RefusalForm::of(&request.body(()).expect("a request"))
     }
 
     #[test]
     fn a_stream_is_the_answer_of_nothing_but_what_is_a_stream() {
         let (events, stream) = ("/v1/topics/a%2Fb/events", "text/event-stream");
         let cases = [
-            ("GET", events, stream, Form::Stream),
-            ("GET", events, "application/json;q=0.5, Text/Event-Stream", Form::Stream),
-            ("GET", events, "text/event-stream;q=0.5, application/json", Form::Problem),
-            ("GET", events, "text/event-stream;q=0", Form::Problem),
-            ("GET", "/v1/events", stream, Form::Stream),
-            ("POST", "/v1/events", stream, Form::Stream),
-            ("POST", events, stream, Form::Problem),
-            ("DELETE", events, stream, Form::Problem),
-            ("GET", "/v1/topics/events", stream, Form::Problem),
-            ("GET", "/v1/topics/a", stream, Form::Problem),
-            ("PUT", "/v1/topics/a", stream, Form::Problem),
-            ("POST", "/v1/maintenance", stream, Form::Problem),
+            ("GET", events, stream, RefusalForm::Stream),
+            ("GET", events, "application/json;q=0.5, Text/Event-Stream", RefusalForm::Stream),
+            ("GET", events, "text/event-stream;q=0.5, application/json", RefusalForm::Problem),
+            ("GET", events, "text/event-stream;q=0", RefusalForm::Problem),
+            ("GET", "/v1/events", stream, RefusalForm::Stream),
+            ("POST", "/v1/events", stream, RefusalForm::Stream),
+            ("POST", events, stream, RefusalForm::Problem),
+            ("DELETE", events, stream, RefusalForm::Problem),
+            ("GET", "/v1/topics/events", stream, RefusalForm::Problem),
+            ("GET", "/v1/topics/a", stream, RefusalForm::Problem),
+            ("PUT", "/v1/topics/a", stream, RefusalForm::Problem),
+            ("POST", "/v1/maintenance", stream, RefusalForm::Problem),
         ];
         for (method, path, accept, expected) in cases {
             assert_eq!(form(method, path, accept), expected, "{method} {path} {accept}");
         }
         let no_room = || Error::NoRoom { needed_bytes: 2, limit_bytes: 1 };
-        assert_eq!(Form::Stream.answer(no_room()).status(), StatusCode::OK);
-        assert_eq!(Form::Problem.answer(no_room()).status(), StatusCode::SERVICE_UNAVAILABLE);
-        let lasting = Form::Stream.answer(Error::invalid("from", "is odd"));
+        assert_eq!(RefusalForm::Stream.answer(no_room()).status(), StatusCode::OK);
+        assert_eq!(
+            RefusalForm::Problem.answer(no_room()).status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        let lasting = RefusalForm::Stream.answer(Error::invalid("from", "is odd"));
         assert_eq!(lasting.status(), StatusCode::BAD_REQUEST, "waiting does not help");
     }
 }

@@ -20,14 +20,14 @@ pub(super) const LISTS: [&str; 5] = ["topic", "type", "key", "key_prefix", "head
 
 /// One topic, or many.
 #[derive(Debug)]
-pub(super) enum Topics {
+pub(super) enum TopicSelection {
     /// A topic by its name. Places are sequences.
     One(TopicName),
     /// Topics by patterns. Places are positions.
     Many(Vec<TopicPattern>),
 }
 
-impl Topics {
+impl TopicSelection {
     /// Returns the topics whose names match one of `patterns`.
     ///
     /// # Errors
@@ -52,7 +52,7 @@ impl Topics {
 /// The request of a live reader.
 #[derive(Debug)]
 pub(super) struct Wanted {
-    pub(super) topics: Topics,
+    pub(super) topics: TopicSelection,
     pub(super) start: StartPoint,
     pub(super) on_gap: OnGap,
     pub(super) filter: Filter,
@@ -78,10 +78,10 @@ const WORD_BYTES: usize = 576;
 const WILDCARD_BYTES: usize = 160;
 
 /// Returns the approximate memory of a waiting reader, in bytes.
-fn reader_bytes(topics: &Topics, filter: &Filter) -> usize {
+fn reader_bytes(topics: &TopicSelection, filter: &Filter) -> usize {
     let patterns = match topics {
-        Topics::One(_) => 0,
-        Topics::Many(patterns) => patterns.iter().map(pattern_bytes).sum::<usize>(),
+        TopicSelection::One(_) => 0,
+        TopicSelection::Many(patterns) => patterns.iter().map(pattern_bytes).sum::<usize>(),
     };
     READER_BYTES + patterns + filter.size_bytes()
 }
@@ -94,18 +94,18 @@ fn reader_bytes(topics: &Topics, filter: &Filter) -> usize {
 /// As [`Broker::page`] and [`Broker::page_of_many`]; [`Error::Invalid`] for many topics with
 /// `before`; [`Error::NoRoom`].
 pub(super) async fn page(
-    topics: Topics,
+    topics: TopicSelection,
     request: PageRequest,
     broker: &Broker,
     share: &Share,
 ) -> Result<(PageReader, Arc<Held>)> {
     let held = Arc::new(share.take(reader_bytes(&topics, &request.filter))?);
     let reader = match topics {
-        Topics::One(topic) => broker.page(&topic, request).await?,
-        Topics::Many(_) if request.before.is_some() => {
+        TopicSelection::One(topic) => broker.page(&topic, request).await?,
+        TopicSelection::Many(_) if request.before.is_some() => {
             return Err(Error::invalid("before", "is for one topic alone"));
         }
-        Topics::Many(patterns) => {
+        TopicSelection::Many(patterns) => {
             // The broker remembers a reader of many topics for a while after it has gone.
             broker.page_of_many_with(patterns, request, Some(held.clone())).await?
         }
@@ -132,8 +132,8 @@ impl Wanted {
         let held = Arc::new(share.take(reader_bytes(&topics, &filter) + member_bytes)?);
         let presence = join(broker, &topics, member, &held).await?;
         let reader = match topics {
-            Topics::One(topic) => broker.subscribe(&topic, start, on_gap).await?,
-            Topics::Many(patterns) => {
+            TopicSelection::One(topic) => broker.subscribe(&topic, start, on_gap).await?,
+            TopicSelection::Many(patterns) => {
                 // The broker remembers a reader of many topics for a while after it has gone.
                 let feed = broker.feed_with(patterns, start, on_gap, Some(held.clone()));
                 feed.await?
@@ -150,14 +150,14 @@ impl Wanted {
 /// As [`Broker::join`].
 async fn join(
     broker: &Broker,
-    topics: &Topics,
+    topics: &TopicSelection,
     member: Option<Member>,
     held: &Arc<Held>,
 ) -> Result<Option<Presence>> {
     let Some(member) = member else { return Ok(None) };
     let names: Vec<TopicName> = match topics {
-        Topics::One(topic) => vec![topic.clone()],
-        Topics::Many(patterns) => {
+        TopicSelection::One(topic) => vec![topic.clone()],
+        TopicSelection::Many(patterns) => {
             let literal = patterns.iter().filter(|pattern| pattern.is_name());
             literal.map(|pattern| TopicName::new(pattern.as_str())).collect::<Result<_>>()?
         }
@@ -256,7 +256,7 @@ impl std::str::FromStr for Format {
             "envelope" => Ok(Self::Envelope),
             "cloudevents" => Ok(Self::CloudEvents),
             _ => {
-                let problem = format!("{text:?} is none of data, envelope, cloudevents");
+                let problem = format!("{text:?} is not one of data, envelope, cloudevents");
                 Err(Error::invalid("format", problem))
             }
         }

@@ -51,9 +51,9 @@
 //! nothing, and falls back from the tail to the log
 //! ```
 //!
-//! A client that takes nothing for `server.write_timeout_ms` is disconnected, and its reader is
-//! dropped. What it holds until then is in `src/docs/architecture.md`, "The memory of a slow
-//! client".
+//! If the client takes nothing for `server.write_timeout_ms`, its connection is closed; over HTTP/2
+//! the stream alone is ended. Then the reader is dropped. `src/docs/architecture.md` says what is
+//! held until then, under "The memory of a slow client".
 
 #![doc = include_str!("sse.md")]
 
@@ -80,7 +80,7 @@ use crate::broker::{Delivery, Ephemeral, EventRef, Patience, Reader, Run, Waited
 use crate::cursor::Cursor;
 use crate::edge::config::FollowConfig;
 use crate::edge::http::ignored::{IGNORED_HEADER, Ignored};
-use crate::edge::{cloudevents, forms, json, status};
+use crate::edge::{cloudevents, forms, gaps, json, status};
 use crate::error::Error;
 use crate::polls;
 
@@ -125,7 +125,7 @@ pub(super) fn response(
     let mut response = stream_response(Body::from_stream(writes));
     response.extensions_mut().insert(WaitsForRoom);
     response.headers_mut().extend(ignored.header().map(|names| (IGNORED_HEADER, names)));
-    status::tell_gaps(&mut response, gap.as_slice());
+    gaps::tell(&mut response, gap.as_slice());
     response
 }
 
@@ -223,7 +223,7 @@ impl EventStream {
                 frames
             }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
-                self.control_frame("leftoff.gap", &status::gap_json(&gap)).into()
+                self.control_frame("leftoff.gap", &gaps::json(&gap)).into()
             }
             Ok(Waited::Delivery(Delivery::CaughtUp)) => self.caught_up().into(),
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => self.ephemeral(&event),

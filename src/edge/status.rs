@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::cursor::Gap;
+use super::gaps;
 use crate::error::{Error, RateLimit, with_causes};
 
 /// The domain in gRPC's ErrorInfo.
@@ -120,9 +120,9 @@ fn numbers(error: &Error) -> Map<String, Value> {
         Error::UnexpectedSequence { topic, expected, actual } => {
             json!({"topic": topic, "expected_sequence": expected, "actual_sequence": actual})
         }
-        Error::Gap(gap) => gap_json(gap),
+        Error::Gap(gap) => gaps::json(gap),
         Error::Gaps(gaps) => {
-            let mut numbers = gaps.first().map(gap_json).unwrap_or_default();
+            let mut numbers = gaps.first().map(gaps::json).unwrap_or_default();
             numbers["topics"] = gaps.len().into();
             numbers
         }
@@ -147,38 +147,6 @@ fn numbers(error: &Error) -> Map<String, Value> {
     match value {
         Value::Object(numbers) => numbers,
         _ => Map::new(),
-    }
-}
-
-/// Returns a gap as JSON, for every protocol with JSON.
-pub(super) fn gap_json(gap: &Gap) -> Value {
-    serde_json::to_value(gap).unwrap_or_default()
-}
-
-/// The header with a gap, for clients that look before they read the body.
-pub(super) const GAP_HEADER: HeaderName = HeaderName::from_static("leftoff-gap");
-
-/// Returns gaps as the value of [`GAP_HEADER`]: `reason=retention, requested=3, earliest=6,
-/// tail=10, resume=6, lost=3, more=2`. The numbers are those of the first gap. `more` is the number
-/// of other gaps, which only the body has: a header has no room for all of them. Source: a
-/// dictionary of RFC 9651.
-fn gap_header(gap: &Gap, more: usize) -> HeaderValue {
-    let Gap { earliest, tail, resume, .. } = gap;
-    let requested = gap.requested.number();
-    let reason = gap.reason.as_str();
-    let lost = gap.lost.map(|lost| format!(", lost={lost}")).unwrap_or_default();
-    let more = if more > 0 { format!(", more={more}") } else { String::new() };
-    let text = format!(
-        "reason={reason}, requested={requested}, earliest={earliest}, tail={tail}, \
-         resume={resume}{lost}{more}"
-    );
-    HeaderValue::try_from(text).expect("words and numbers make a header")
-}
-
-/// Sets [`GAP_HEADER`] on an answer, if there are gaps.
-pub(super) fn tell_gaps(response: &mut Response, gaps: &[Gap]) {
-    if let [first, more @ ..] = gaps {
-        response.headers_mut().insert(GAP_HEADER, gap_header(first, more.len()));
     }
 }
 
@@ -270,7 +238,7 @@ pub(super) fn problem_json(error: &Error) -> Value {
     problem.insert("status".into(), codes.http.as_u16().into());
     problem.insert("detail".into(), with_causes(error).into());
     if let Error::Gaps(gaps) = error {
-        problem.insert("gaps".into(), gaps.iter().map(gap_json).collect());
+        problem.insert("gaps".into(), gaps.iter().map(gaps::json).collect());
     }
     Value::Object(problem)
 }
@@ -287,11 +255,11 @@ pub(super) fn problem(
     }
     let mut response = refusal(codes.http, body, codes.retry_after);
     let gaps = match error {
-        Error::Gap(gap) => std::slice::from_ref(gap),
+        Error::Gap(gap) => std::slice::from_ref(&**gap),
         Error::Gaps(gaps) => gaps,
         _ => &[],
     };
-    tell_gaps(&mut response, gaps);
+    gaps::tell(&mut response, gaps);
     if let Error::RateLimited(limit) = error {
         tell_rate(&mut response, limit);
     }

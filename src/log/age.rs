@@ -1,21 +1,23 @@
-//! Ages of events, told in a way that heals when the system clock was wrong.
+//! The ages of events. They become right again by themselves after the system clock was wrong.
 //!
-//! An event has a time, which never goes backwards in its topic, and beside it what the system
-//! clock said when it was appended. Its age counts from the latter:
+//! An event has a time, which never goes backwards in its topic, and a *reading*: the time that the
+//! system clock showed when the event was appended. The age counts from `appended`:
 //!
 //! ```text
-//! the clock has reached it            appended = what the clock said
-//! the clock has not, and somebody     appended = what the clock said when that was noticed
-//!   noticed that before
-//! the clock has not, as is seen now   appended = now
+//! the clock has reached the reading        appended = the reading
+//! the clock is behind the reading, as      appended = what the clock showed when that was noticed
+//!   was noticed before
+//! the clock is behind, as is seen now      appended = now
 //! ```
 //!
 //! # Why
 //!
-//! A clock that is wrong for a moment must not change what is kept for ever. A time that the clock
-//! has not reached yet is wrong, or the clock is: nobody can tell which. Whichever it is, the event
-//! was appended before it was noticed. So it ages from there on, and as soon as the clock has
-//! reached its time, by that again: a machine that starts in the year 1970 drops nothing.
+//! If an event's reading is later than the clock, the event ages from the moment at which this was
+//! noticed, until the clock reaches the reading. From then on it ages from the reading.
+//!
+//! Either the reading or the clock is wrong, and nobody can tell which. In both cases the event was
+//! appended before somebody noticed. A clock that is wrong for a moment must not change for ever
+//! which events are kept: a machine that starts in the year 1970 drops nothing.
 
 use super::extent::{Ahead, Extent};
 use super::record::EventRef;
@@ -24,9 +26,9 @@ use crate::event::Timestamp;
 /// The ages of the events of one topic at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Ages {
-    /// The moment.
+    /// The moment of these ages.
     pub(crate) now: Timestamp,
-    /// The events that the clock may not have reached.
+    /// The events of the topic that were found to be ahead of the clock.
     pub(crate) ahead: Ahead,
 }
 
@@ -36,12 +38,13 @@ impl Ages {
         Self { now, ahead: extent.ahead }
     }
 
-    /// When `event` was appended, as far as that can be told.
+    /// Returns the best known time at which `event` was appended.
     pub(crate) fn appended(&self, event: &EventRef<'_>) -> Timestamp {
         self.ahead.appended(event.position, event.clock, self.now)
     }
 
-    /// When `event` expires: from then on nobody gets it. `None` if it never does.
+    /// Returns the time at which `event` expires. From then on nobody gets it. `None` if it never
+    /// expires.
     pub(crate) fn expires(&self, event: &EventRef<'_>) -> Option<Timestamp> {
         event.ttl_ms.map(|ttl_ms| self.appended(event).plus_ms(ttl_ms))
     }

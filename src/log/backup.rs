@@ -1,4 +1,6 @@
-//! A backup: a file that holds what a log held at one position, or what was added since another.
+//! A backup file: the events and topics that a log held at one position, or those that were added
+//! since an earlier one. `name: 4` is a field of 4 bytes: the one byte `format` holds the
+//! number 2 ([`FORMAT`]), and no other number is read.
 //!
 //! ```text
 //! header   | "LEFTOFFB": 8 | format: 1 | epoch: 4 | from: 8 | position: 8 | time_ms: 8
@@ -7,12 +9,13 @@
 //!            kind 1, a topic: | id: 4 | its record (meta.rs) |      before its blocks
 //!            kind 2, a block: | id of its topic: 4 | the block (block.rs) |
 //!            kind 3, the end: | frames before it: 8 | crc32 of all their crc32s: 4 |
-//!            kind 4, a topic as a whole: as kind 1; what backups before this one hold of it goes
+//!            kind 4, a whole topic: as kind 1; blocks of it in earlier backups do not count
 //! ```
 //!
-//! Big-endian. A header's `crc32` covers all before it, a frame's all after it. `from` is the
-//! position that the backup follows, 0 for one of everything. Without its end, or with a frame that
-//! is altered, missing or moved, a backup is none: the end counts them and sums them up.
+//! Numbers are big-endian. A header's `crc32` covers all bytes before it, a frame's all bytes after
+//! it. `from` is the position that the backup follows, 0 for a backup of everything. The end counts
+//! the frames and covers their checksums: a backup without its end, or with a frame that is
+//! altered, missing or moved, is refused.
 
 use std::io::{self, Read};
 
@@ -28,14 +31,15 @@ use crate::topic::TopicId;
 
 const MAGIC: &[u8; 8] = b"LEFTOFFB";
 const FORMAT: u8 = 2;
-/// Bytes before the parts, and before the content of each.
+/// The bytes of the header, and of the head of each frame.
 pub(super) const HEADER_BYTES: usize = 8 + 1 + 4 + 3 * 8 + 4;
 pub(super) const FRAME_BYTES: usize = 4 + 1 + 4;
 
-/// Largest content of a frame, in bytes: a block with an event of the largest size, and some.
+/// The largest content of a frame, in bytes: a block with an event of the largest size, which the
+/// limit on a batch bounds to 64 MiB, and some more.
 const MAX_CONTENT_BYTES: usize = 80 << 20;
 
-/// The problem of a backup that ends too early.
+/// The message for a backup that ends too early.
 const CUT: &str = "it is cut: its end is missing";
 
 /// The header of a backup.
@@ -45,24 +49,24 @@ pub struct BackupHeader {
     pub epoch: Epoch,
     /// The position that the backup follows; 0 for a backup of everything.
     pub from: Position,
-    /// The position at which the backup is true.
+    /// The position at which the backup is consistent.
     pub position: Position,
     /// The time at which the backup was begun.
     pub time: Timestamp,
 }
 
-/// A part of a backup.
+/// A frame of a backup, decoded.
 #[derive(Debug, Clone)]
 pub enum Frame {
-    /// A topic, as it was; the blocks that follow go on where those of the backup before end.
+    /// A topic's record. The blocks that follow go on where those of the earlier backup end.
     Topic(StoredTopic),
-    /// A topic, as it was; the blocks that follow are all that it held.
+    /// A topic's record. The blocks that follow are all blocks of the topic.
     WholeTopic(StoredTopic),
-    /// A block of a topic that was told before.
+    /// A block of a topic whose record came before.
     Block(TopicId, Block),
 }
 
-/// Encodes a backup, part by part.
+/// An encoder of a backup, frame by frame.
 #[derive(Debug, Default)]
 pub(crate) struct BackupEncoder {
     frames: u64,
@@ -93,7 +97,7 @@ impl BackupEncoder {
         self.encode(kind, &[&id.get().to_be_bytes(), &content])
     }
 
-    /// Encodes the end, which counts the frames and sums up their checksums.
+    /// Encodes the end, which counts the frames and covers their checksums.
     pub(crate) fn end(mut self) -> Vec<u8> {
         let (frames, checksum) = (self.frames, self.checksums.clone().finalize());
         self.encode(3, &[&frames.to_be_bytes(), &checksum.to_be_bytes()])
@@ -114,7 +118,7 @@ impl BackupEncoder {
     }
 }
 
-/// Reads a backup, part by part, and verifies it.
+/// A reader of a backup, which verifies it frame by frame.
 #[derive(Debug)]
 pub struct BackupReader<R> {
     input: R,
@@ -125,11 +129,11 @@ pub struct BackupReader<R> {
 }
 
 impl<R: Read> BackupReader<R> {
-    /// Reads the start of a backup.
+    /// Reads the header of a backup.
     ///
     /// # Errors
     ///
-    /// In words: it is no backup, or an altered one.
+    /// A sentence that says why the input is not a backup, or that its header was altered.
     pub fn new(mut input: R) -> Result<Self, String> {
         let mut bytes = [0; HEADER_BYTES];
         read_exact(&mut input, &mut bytes)?;
@@ -147,7 +151,7 @@ impl<R: Read> BackupReader<R> {
     ///
     /// # Errors
     ///
-    /// In words: it was cut or altered, or cannot be read.
+    /// A sentence that says that the backup was cut or altered, or cannot be read.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, String> {
         if self.is_over {
             return Ok(None);
@@ -172,7 +176,8 @@ impl<R: Read> BackupReader<R> {
         Ok(frame)
     }
 
-    /// Takes memory for what there is, and not for what the head of a part says that there is.
+    /// Reads the content of a frame. It takes memory for the bytes that come, not for the length
+    /// that the frame's head claims.
     fn read_content(&mut self, length: usize) -> Result<Vec<u8>, String> {
         let mut content = Vec::new();
         let mut input = self.input.by_ref().take(length as u64);
@@ -188,7 +193,7 @@ impl<R: Read> BackupReader<R> {
             let mut more = [0];
             let is_last = self.input.read(&mut more).map_err(|e| e.to_string())? == 0;
             if content != expected || !is_last {
-                return Err("parts of it are missing, or moved, or too many".to_owned());
+                return Err("parts of it are missing, moved or added".to_owned());
             }
             self.is_over = true;
             return Ok(None);
@@ -209,7 +214,8 @@ impl<R: Read> BackupReader<R> {
     }
 }
 
-/// A topic's record, with settings that a topic can have, and with places that leave room for more.
+/// Decodes a topic's record from a backup. Refuses settings that a topic cannot have, and places
+/// that leave no room for more events.
 fn decode_topic(id: TopicId, record: &[u8]) -> Result<StoredTopic, String> {
     let topic = meta::decode_topic(id, record)?;
     topic.config.validate().map_err(|error| error.to_string())?;
@@ -222,13 +228,13 @@ fn decode_topic(id: TopicId, record: &[u8]) -> Result<StoredTopic, String> {
 fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<BackupHeader, String> {
     let (covered, crc) = bytes.split_at(HEADER_BYTES - 4);
     if !covered.starts_with(MAGIC) {
-        return Err("it is no backup of a log".to_owned());
+        return Err("it is not a backup of a log".to_owned());
     }
     if crc != crc32fast::hash(covered).to_be_bytes() {
         return Err("its header was altered".to_owned());
     }
     if covered[8] != FORMAT {
-        return Err(format!("its format is {}, where {FORMAT} is known", covered[8]));
+        return Err(format!("its format is {}; this version reads {FORMAT}", covered[8]));
     }
     let number = |at: usize| u64::from_be_bytes(covered[at..at + 8].try_into().expect("8 bytes"));
     let epoch = u32::from_be_bytes(covered[9..13].try_into().expect("4 bytes"));
@@ -321,7 +327,7 @@ mod tests {
         }
     }
 
-    /// Goal: a backup that somebody made up, with all its checksums right, is refused in words.
+    /// Goal: a forged backup with right checksums is refused with a sentence.
     #[test]
     fn a_backup_of_blocks_and_topics_that_cannot_be_is_refused_and_takes_no_more_than_its_bytes() {
         let id = TopicId::FIRST.get().to_be_bytes();
@@ -341,8 +347,8 @@ mod tests {
             bytes[..4].copy_from_slice(&crc.to_be_bytes());
             bytes
         };
-        // A record longer than the block, one event more than there is, sequences up to 2^64, a
-        // last sequence before the first, and a flag that is not known.
+        // These bytes make: a record longer than the block, a count of one event too many,
+        // sequences up to 2^64, a last sequence before the first, and an unknown flag.
         for (at, byte) in [(70, 200), (9, 2), (22, 255), (29, 0), (5, 128)] {
             refused(2, &resealed(at, byte), "its records are not what its header says");
         }
@@ -353,7 +359,7 @@ mod tests {
         let config = TopicConfig { max_events_per_key: Some(0), ..TopicConfig::default() };
         let wrong = StoredTopic { config, ..topic };
         refused(4, &meta::encode_topic(&wrong), "max_events_per_key: is 0");
-        // The head of a part that says it has 80 MiB.
+        // The head of a frame that claims to have 80 MiB.
         let mut cut = backup()[..HEADER_BYTES].to_vec();
         cut.extend([0, 0, 0, 0, 2]);
         cut.extend((MAX_CONTENT_BYTES as u32).to_be_bytes());

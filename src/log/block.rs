@@ -1,6 +1,7 @@
-//! The stored block: a run of neighbouring events of one topic, written, cached and served as one.
+//! The stored block: a run of neighbouring events of one topic, which is written, cached and served
+//! as one.
 //!
-//! The layout is in block_header.rs; that of the records in record.rs.
+//! The layout of a block is in block_header.rs, that of its records in record.rs.
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -19,8 +20,8 @@ use super::record::{self, EventRef, Records};
 use crate::cursor::{Position, Sequence};
 use crate::event::{Event, NewEvent, Timestamp};
 
-/// A block that spans what `header` says, with these events, which are within it. Its records say
-/// what the clock said if `header` has that flag.
+/// Encodes a block with these events, over the sequences, positions and times that `header` spans.
+/// If `header` has the flag for it, the records have the readings of the clock.
 fn encode<'a>(mut header: Header, events: impl Iterator<Item = EventRef<'a>>) -> Block {
     let mut bytes = vec![0; HEADER_BYTES];
     let (mut next_sequence, mut next_position) = (header.first_sequence, header.first_position);
@@ -65,11 +66,11 @@ impl Block {
         Block { header, bytes: bytes.into() }
     }
 
-    /// Verifies the checksum of `bytes` and takes them as a block.
+    /// Verifies the checksum of `bytes`, and returns them as a block.
     ///
     /// # Errors
     ///
-    /// Says in words whether the length, the format or the checksum does not fit.
+    /// A sentence that says whether the length, the format or the checksum does not fit.
     pub fn decode(bytes: Bytes) -> Result<Self, String> {
         let header = Header::decode(&bytes)?;
         if bytes.len() != header.block_bytes() {
@@ -82,11 +83,11 @@ impl Block {
         Ok(Self { header, bytes })
     }
 
-    /// Verifies bytes that may come from anybody: the checksum, and every record.
+    /// Decodes a block from a source that is not trusted: verifies the checksum, and every record.
     ///
     /// # Errors
     ///
-    /// As [`Self::decode`]; the records, or what the header says of them.
+    /// As [`Self::decode`], and if the records do not fit the header.
     pub fn decode_foreign(bytes: Bytes) -> Result<Self, String> {
         let block = Self::decode(bytes)?;
         if block.is_consistent() {
@@ -121,17 +122,18 @@ impl Block {
         records.is_over() && header.flags & !(HAS_IDS | HAS_TTL | HAS_CLOCK) == 0
     }
 
-    /// Returns the size in bytes of the block that begins with `start`. Nothing is verified.
+    /// Returns the size in bytes of the block that begins with `start`, by its header, which is not
+    /// verified.
     ///
     /// # Errors
     ///
-    /// Says in words why `start` begins no block.
+    /// A sentence that says why `start` begins no block.
     pub fn size_of(start: &[u8]) -> Result<usize, String> {
         Header::decode(start).map(|header| header.block_bytes())
     }
 
     /// Returns the size in bytes of the block that begins with `start`, and the sequence and the
-    /// position of its first event; `None` if `start` begins no block. Nothing is verified.
+    /// position of its first event; `None` if `start` begins no block. The header is not verified.
     pub fn beginning(start: &[u8]) -> Option<(usize, Sequence, Position)> {
         let header = Header::decode(start).ok()?;
         Some((header.block_bytes(), header.first_sequence, header.first_position))
@@ -143,12 +145,12 @@ impl Block {
         Header::decode(start).ok()
     }
 
-    /// The bytes of the block, as they are stored.
+    /// Returns the bytes of the block, as they are stored.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The number of events in the block.
+    /// Returns the number of events in the block.
     pub fn count(&self) -> usize {
         self.header.count as usize
     }
@@ -157,7 +159,7 @@ impl Block {
     ///
     /// # Panics
     ///
-    /// If there is no block, or they are no neighbours.
+    /// If `blocks` is empty, or they are no neighbours.
     pub fn merge(blocks: &[Block], mut keep: impl FnMut(&EventRef<'_>) -> bool) -> Block {
         let (first, last) = blocks.first().zip(blocks.last()).expect("a block at least");
         let are_neighbours =
@@ -178,8 +180,8 @@ impl Block {
         Block::seal(Header { end_bytes, ..self.header.clone() }, self.bytes.to_vec())
     }
 
-    /// The block as it is when the system clock said `clock` while its events got their time, which
-    /// is later, for it never goes backwards.
+    /// Returns the block with `clock` as the reading of the system clock for all its events. The
+    /// reading is before the events' times, because times never go backwards.
     pub fn with_clock(&self, clock: Timestamp) -> Block {
         let start_bytes = self.end_bytes() - self.bytes.len() as u64;
         let header = Header { flags: HAS_CLOCK, last_clock: clock, ..self.header.clone() };
@@ -188,7 +190,7 @@ impl Block {
         block.ending_at(end_bytes)
     }
 
-    /// Cuts out the part in these sequences; `None` if the block spans none of them.
+    /// Returns the part of the block in these sequences; `None` if the block spans none of them.
     pub fn part(&self, sequences: Range<Sequence>) -> Option<Block> {
         let first = self.first_sequence().max(sequences.start);
         let end = self.last_sequence().next().min(sequences.end);
@@ -204,7 +206,8 @@ impl Block {
         if first > self.first_sequence()
             && let Some(event) = kept.next()
         {
-            // The events between were not there, and no reader finds them by these places.
+            // The sequences between `first` and this event have no events, so no reader looks for
+            // their positions.
             let skipped = event.sequence.get() - first.get();
             position = Position::new(event.position.get().saturating_sub(skipped));
             time = event.time;
@@ -223,7 +226,7 @@ impl Block {
         Some(encode(spanned, self.events().filter(|e| (first..end).contains(&e.sequence))))
     }
 
-    /// Makes a block without events, for sequences whose events are lost.
+    /// Returns a block without events, for sequences whose events are lost.
     pub fn hole(sequences: Range<Sequence>, position: Position, time: Timestamp) -> Block {
         let header = Header {
             flags: 0,
@@ -241,12 +244,12 @@ impl Block {
         encode(header, std::iter::empty())
     }
 
-    /// A block of events of which nothing is left but these ids and places, in the order of their
-    /// sequences.
+    /// Returns a block of ids: of each event only the id and the places are left. `ids` are in the
+    /// order of their sequences.
     ///
     /// # Panics
     ///
-    /// If there are none.
+    /// If `ids` is empty.
     pub(super) fn of_ids(ids: &[PlacedId<'_>]) -> Block {
         let (first, last) = ids.first().zip(ids.last()).expect("an id at least");
         let is_behind = ids.iter().any(|id| id.clock < id.time);
@@ -271,63 +274,65 @@ impl Block {
         encode(header, records.zip(ids).map(|(event, id)| event.at(id)))
     }
 
-    /// Whether any of its events can expire.
+    /// Whether any event of the block can expire.
     pub fn has_ttl(&self) -> bool {
         self.header.flags & HAS_TTL != 0
     }
 
-    /// When the first of its events expires, if any can, by the clock that it was appended by.
+    /// Returns the first expiry among the events, if any can expire, by the clock at which they
+    /// were appended.
     pub fn first_expiry(&self) -> Option<Timestamp> {
         let expiry = |event: EventRef<'_>| event.ttl_ms.map(|ttl_ms| event.clock.plus_ms(ttl_ms));
         if self.has_ttl() { self.events().filter_map(expiry).min() } else { None }
     }
 
-    /// Whether any of its events has a publisher-given id.
+    /// Whether any event of the block has an id from its publisher.
     pub fn has_ids(&self) -> bool {
         self.header.has_ids()
     }
 
-    /// The sequence of its first event.
+    /// Returns the first sequence that the block spans.
     pub fn first_sequence(&self) -> Sequence {
         self.header.first_sequence
     }
 
-    /// The sequence of its last event.
+    /// Returns the last sequence that the block spans.
     pub fn last_sequence(&self) -> Sequence {
         self.header.last_sequence
     }
 
-    /// The position of its first event.
+    /// Returns the first position that the block spans.
     pub fn first_position(&self) -> Position {
         self.header.first_position
     }
 
-    /// The position of its last event.
+    /// Returns the last position that the block spans.
     pub fn last_position(&self) -> Position {
         self.header.last_position
     }
 
-    /// When its first event was appended.
+    /// Returns the time of the first event that the block spans.
     pub fn first_time(&self) -> Timestamp {
         self.header.first_time
     }
 
-    /// When its last event was appended.
+    /// Returns the time of the last event that the block spans.
     pub fn last_time(&self) -> Timestamp {
         self.header.last_time
     }
 
-    /// When its last event was appended, as the system clock had it.
+    /// Returns the reading of the system clock at the last event that the block spans.
     pub fn last_clock(&self) -> Timestamp {
         self.header.last_clock
     }
 
-    /// The size of all of the topic's blocks that were ever appended, up to the end of this one.
+    /// Returns the size of all blocks of the topic that were ever appended, up to the end of this
+    /// one.
     pub fn end_bytes(&self) -> u64 {
         self.header.end_bytes
     }
 
-    /// The events of the block, in order.
+    /// Returns the events of the block, in order.
     pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
         self.records()
     }
@@ -345,7 +350,7 @@ impl Block {
         )
     }
 
-    /// Copies one of the block's events. The payload shares the bytes of the block.
+    /// Returns a copy of one of the block's events. The payload shares the bytes of the block.
     pub fn to_event(&self, event: &EventRef<'_>) -> Event {
         event.to_event(&self.bytes)
     }

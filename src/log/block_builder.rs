@@ -1,4 +1,4 @@
-//! The builder of new blocks: puts encoded records one after another.
+//! The builder of new blocks. It puts encoded records one after another.
 
 use super::block::Block;
 use super::block_header::{HAS_IDS, HAS_TTL, HEADER_BYTES, Header, body_bytes};
@@ -6,19 +6,19 @@ use super::record;
 use crate::cursor::{Position, Sequence};
 use crate::event::Timestamp;
 
-/// A new block that records are added to.
+/// A new block, to which records are added.
 #[derive(Debug)]
 pub struct BlockBuilder {
     bytes: Vec<u8>,
     count: u32,
     flags: u8,
     first_sequence: Sequence,
-    /// Positions between its events that are those of other topics.
+    /// The number of positions between the events that belong to other topics.
     skipped: u64,
 }
 
 impl BlockBuilder {
-    /// Begins a block whose first event gets this sequence.
+    /// Returns an empty block whose first event gets this sequence.
     pub fn new(first_sequence: Sequence) -> Self {
         Self { bytes: vec![0; HEADER_BYTES], count: 0, flags: 0, first_sequence, skipped: 0 }
     }
@@ -40,22 +40,22 @@ impl BlockBuilder {
         self.flags |= if has_id { HAS_IDS } else { 0 } | if has_ttl { HAS_TTL } else { 0 };
     }
 
-    /// The number of events that were added.
+    /// Returns the number of events that were added.
     pub fn count(&self) -> u64 {
         u64::from(self.count)
     }
 
-    /// Whether any of them can expire.
+    /// Whether any of the added events can expire.
     pub fn has_ttl(&self) -> bool {
         self.flags & HAS_TTL != 0
     }
 
-    /// The size of the block so far, in bytes.
+    /// Returns the size of the block so far, in bytes.
     pub fn size_bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The sequence that the next record would get.
+    /// Returns the sequence that the next record would get.
     pub fn next_sequence(&self) -> Sequence {
         self.first_sequence.plus(u64::from(self.count))
     }
@@ -65,7 +65,7 @@ impl BlockBuilder {
     ///
     /// # Panics
     ///
-    /// If nothing was added: there are no empty blocks.
+    /// If no record was added: no block is appended without events.
     pub fn finish(self, first_position: Position, time: Timestamp, start_bytes: u64) -> Block {
         assert!(self.count > 0, "a block is appended with at least one event");
         let header = Header {

@@ -1,7 +1,8 @@
 //! The header of a stored block, and the layout of the whole block.
 //!
-//! A header of fixed size, then the records (`record.rs`). Numbers are big-endian; `crc32` covers
-//! every byte after itself.
+//! A block is a header of fixed size, then the records (`record.rs`). `name: 4` is a field of 4
+//! bytes: the one byte `format` holds the number 1 ([`FORMAT`]). Numbers are big-endian; `crc32`
+//! covers every byte after itself.
 //!
 //! ```text
 //! | crc32: 4 | format: 1 | flags: 1 | count: 4 | body_bytes: 4
@@ -17,8 +18,8 @@
 //!
 //! Flag 1: at least one event has an id from its publisher. Flag 2: at least one event can expire.
 //! Flag 4: the system clock was behind the times of some events when they were appended; each
-//! record says by how much, and the body says what the clock showed at the last event. Other flags
-//! are 0.
+//! record says by how much, and the body has the reading of the clock at the last event. Other
+//! flags are 0.
 //!
 //! A new block holds one event for each of its sequences. The positions rise, and positions of
 //! other topics may lie between them. A rewritten block may lack events, but spans the same
@@ -36,16 +37,16 @@ pub(super) const HAS_CLOCK: u8 = 4;
 /// The size of `last_clock_ms` in the body of a block with flag 4.
 pub(super) const CLOCK_BYTES: usize = 8;
 
-/// Where the header has the time of the last event.
+/// The offset of the time of the last event in the header.
 const LAST_TIME_AT: usize = 54;
 
-/// The highest sequence, or position, that is taken from others: the next ones must fit, too.
+/// The highest sequence or position that is taken from a backup: later events must have room, too.
 pub(super) const MAX_PLACE: u64 = u64::MAX >> 1;
 
-/// Where the checksummed part begins.
+/// The size of the checksum, after which the checksummed part begins.
 pub(super) const CRC_BYTES: usize = 4;
 
-/// Bytes before the records.
+/// The bytes before the body.
 pub(crate) const HEADER_BYTES: usize = CRC_BYTES + 1 + 1 + 4 + 4 + 7 * 8;
 const _: () = assert!(HEADER_BYTES == 70, "a changed header is a new FORMAT");
 
@@ -65,7 +66,7 @@ pub(super) struct Header {
     pub(super) last_position: Position,
     pub(super) first_time: Timestamp,
     pub(super) last_time: Timestamp,
-    /// When the last event was appended, as the system clock had it: `last_time`, or before it.
+    /// The reading of the system clock when the last event was appended: `last_time`, or before it.
     pub(super) last_clock: Timestamp,
     pub(super) end_bytes: u64,
 }
@@ -83,7 +84,7 @@ impl Header {
         HEADER_BYTES + self.body_bytes as usize
     }
 
-    /// Writes all but the checksum to the start of `bytes`.
+    /// Writes the header, without the checksum, to the start of `bytes`.
     pub(super) fn encode(&self, bytes: &mut [u8]) {
         bytes[4] = FORMAT;
         bytes[5] = self.flags;
@@ -110,7 +111,7 @@ impl Header {
             return Err(format!("{} bytes are too short for a block", bytes.len()));
         };
         if bytes[4] != FORMAT {
-            return Err(format!("block format {} where {FORMAT} is known", bytes[4]));
+            return Err(format!("block format {}; this version reads {FORMAT}", bytes[4]));
         }
         let last_clock_at = if has_clock { HEADER_BYTES } else { LAST_TIME_AT };
         let half = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));

@@ -1,17 +1,22 @@
-//! The contract: what every log promises. The tests of it run over each log there is.
+//! The contract: the promises of every log. Its tests run over each implementation.
+//!
+//! A log of a program's own implements [`Log`]. The types that its calls take and give are here,
+//! and nobody else needs them.
 
 #[cfg(test)]
 pub(super) mod tests;
 
 use std::ops::Range;
 
-use super::block::Block;
-use super::extent::Extent;
-use super::failed::TellFailure;
-use super::group::Group;
-use super::read_ahead::ReadAhead;
-use super::stored_block::StoredBlock;
-use super::stored_topic::StoredTopic;
+pub use super::block::Block;
+pub use super::block_builder::BlockBuilder;
+pub use super::extent::{Ahead, Compacted, Extent};
+pub use super::failed::TellFailure;
+pub use super::group::{Group, MAX_REMOVED_PARTS};
+pub use super::new_records::NewRecords;
+pub use super::read_ahead::ReadAhead;
+pub use super::stored_block::{LastEvent, StoredBlock};
+pub use super::stored_topic::StoredTopic;
 use crate::cursor::{Epoch, Position, Sequence};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -38,9 +43,9 @@ impl Seek {
     }
 }
 
-/// Durable storage of blocks in order. One writer; any number of readers at the same time.
+/// Durable storage of blocks in order, with one writer and any number of readers at the same time.
 pub trait Log: Send + Sync + 'static {
-    /// The incarnation: fixed while the log is open.
+    /// Returns the epoch of the log. It is fixed while the log is open.
     fn epoch(&self) -> Epoch;
 
     /// Whether appended events outlive the process and a loss of power.
@@ -51,7 +56,7 @@ pub trait Log: Send + Sync + 'static {
     /// Registers `tell`, which is called when a failure between two commits ends all writing. A
     /// failure inside of a commit is the error of that commit.
     fn tell_failure(&self, tell: TellFailure) {
-        drop(tell); // No failure but those of commits.
+        drop(tell); // A log that fails only in commits never calls it.
     }
 
     /// Returns every topic with its extent, in the order of the ids. Called when a broker is
@@ -62,8 +67,8 @@ pub trait Log: Send + Sync + 'static {
     /// As [`Log::read`], for the newest block of each topic.
     fn topics(&self) -> Result<Vec<StoredTopic>>;
 
-    /// Returns every block of ids, by topic and sequence. Damaged ones are left out, and named in
-    /// the program's log. Called when a broker is opened.
+    /// Returns every block of ids, by topic and sequence. Damaged blocks are left out, and a log
+    /// line names them. Called when a broker is opened.
     ///
     /// # Errors
     ///
@@ -72,8 +77,8 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::ReadFailed`]: crate::Error::ReadFailed
     fn ids(&self) -> Result<Vec<(TopicId, Block)>>;
 
-    /// Checks whether [`Log::commit`] would refuse `group` because of damage. So a committer finds
-    /// out which request must be refused, and need not refuse the whole group.
+    /// Checks whether [`Log::commit`] would refuse `group` because of damage. With it a committer
+    /// finds the request that must be refused, and need not refuse the whole group.
     ///
     /// # Errors
     ///
@@ -146,8 +151,8 @@ pub trait Log: Send + Sync + 'static {
     ) -> Result<Vec<Block>>;
 
     /// Reads blocks as [`Log::read`] does: at least one, then those that begin before the position
-    /// `before`. After them come further blocks that fit `more_bytes`. The answer says also where
-    /// the next block begins.
+    /// `before`. After them come further blocks that fit `more_bytes`. The answer also has the
+    /// position at which the next block begins.
     ///
     /// # Errors
     ///
@@ -205,7 +210,7 @@ pub trait Log: Send + Sync + 'static {
         earliest: Sequence,
         tail: Sequence,
     ) -> Result<Sequence> {
-        let (mut low, mut high) = (earliest, tail); // The answer is within, both included.
+        let (mut low, mut high) = (earliest, tail); // The answer is `low`, `high`, or between.
         while low < high {
             let middle = Sequence::new(low.get() + (high.get() - low.get()) / 2);
             let Some(block) = self.read(topic, middle, tail, 1)?.into_iter().next() else {
@@ -236,7 +241,7 @@ pub trait Log: Send + Sync + 'static {
             Err(Error::Damaged { .. }) => return Ok(false),
             front => front?,
         };
-        // What was trimmed is counted as dropped only when its whole block is removed.
+        // Trimmed events count as dropped only when their whole block is removed.
         let mut undropped = 0;
         if let Some((reaching, below)) = front.split_last() {
             let read = self.read(topic, reaching.first, extent.tail, 1);
@@ -253,7 +258,7 @@ pub trait Log: Send + Sync + 'static {
     }
 }
 
-/// Does what [`Log::read_ahead`] promises by several calls of [`Log::read`].
+/// Does the work of [`Log::read_ahead`] by several calls of [`Log::read`].
 pub(super) fn read_ahead<L: Log + ?Sized>(
     log: &L,
     topic: TopicId,
@@ -267,7 +272,7 @@ pub(super) fn read_ahead<L: Log + ?Sized>(
     let wanted = blocks.partition_point(|block| block.first_position() < before).max(1);
     blocks.truncate(wanted);
     let mut left_bytes = more_bytes;
-    // Damage further on is reported when it is reached.
+    // Damage in these blocks is reported when a reader reaches it.
     while let Some(next) = blocks.last().map(|block| block.last_sequence().next())
         && next < end
         && let Ok(more) = log.read(topic, next, end, left_bytes.max(1))

@@ -1,11 +1,12 @@
-//! The extent: what a topic holds at one moment, from its earliest event to its tail.
+//! The extent of a topic at one moment: its earliest event, its tail, its sizes, and the places of
+//! what was dropped from it.
 
 use super::block::Block;
 use super::stored_block::StoredBlock;
 use crate::cursor::{Position, Sequence, TrimReason};
 use crate::event::Timestamp;
 
-/// The events and bytes that a topic holds at one moment, and what was dropped from it.
+/// The extent of a topic at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// The first sequence that can be read.
@@ -14,16 +15,16 @@ pub struct Extent {
     pub tail: Sequence,
     /// The position of the newest event; 0 if the topic never had an event.
     pub last_position: Position,
-    /// When the newest event was appended.
+    /// The time at which the newest event was appended.
     pub last_time: Timestamp,
-    /// The system clock when the newest event was appended: `last_time`, or less if the clock had
-    /// been set back.
+    /// The reading of the system clock when the newest event was appended: `last_time`, or less if
+    /// the clock had been set back.
     pub last_clock: Timestamp,
-    /// The events that were found to be ahead of the system clock.
+    /// The events whose times were found to be ahead of the system clock.
     pub ahead: Ahead,
     /// The size of all blocks that were ever appended, in bytes.
     pub appended_bytes: u64,
-    /// The size of the blocks that were dropped again, in bytes.
+    /// The size of the blocks that were dropped, in bytes.
     pub dropped_bytes: u64,
     /// The number of events in the blocks that were dropped.
     pub dropped_events: u64,
@@ -34,26 +35,26 @@ pub struct Extent {
     /// The number of the drop in which that event was trimmed. Drops are counted over the whole
     /// log; 0 if no event was trimmed.
     pub trimmed_drop: u64,
-    /// The position of the newest tombstone, or event of a key that had expired, that was dropped;
-    /// 0 if none was. A backup from before may still hold what it had superseded.
+    /// The position of the newest dropped deletion: a tombstone, or an expired event with a key. 0
+    /// if none was dropped. An earlier backup may still hold the events that it superseded.
     pub buried_position: Position,
-    /// The sequence of that event.
+    /// The sequence of that deletion.
     pub buried_sequence: Sequence,
-    /// The number of the drop in which that event went; 0 if there was none.
+    /// The number of the last drop in which a deletion went; 0 if none did.
     pub buried_drop: u64,
-    /// The position of the first event that came when it was empty; what is there to read begins
-    /// there or later. 0 if that is not known.
+    /// The position of the first event after the topic was last empty. The readable events begin
+    /// there or later. 0 if it is not known.
     pub first_position: Position,
-    /// Events below this sequence were purged or deleted: their ids are not known any more.
+    /// Events below this sequence were purged or deleted, and their ids are forgotten.
     pub purged: Sequence,
     /// The reason of the last trim.
     pub trim_reason: TrimReason,
-    /// Blocks below this sequence were rolled up as far as possible and need no other look.
+    /// Blocks below this sequence were rolled up as far as possible, and need no other look.
     pub rewritten: Sequence,
     /// Whether the topic may hold events that expire.
     pub may_expire: bool,
-    /// Whether the newest events are damaged, so that the topic takes no more. The tail is then
-    /// above every sequence that can have been given out.
+    /// Whether the newest events are damaged, so that the topic takes no more events. The tail is
+    /// then above every sequence that can have been given out.
     pub is_damaged: bool,
     /// The progress of compaction.
     pub compacted: Compacted,
@@ -64,18 +65,18 @@ pub struct Extent {
 pub struct Compacted {
     /// The number of events of each key that are kept; 0 keeps all.
     pub kept: u64,
-    /// Below this sequence no key has more events than that.
+    /// Below this sequence no key has more than `kept` events.
     pub below: Sequence,
-    /// Below this sequence all events were looked at. Events over the number are left only so that
-    /// their ids stay known.
+    /// Below this sequence all events were looked at. A key may have more than `kept` events there
+    /// only so that the ids of these stay known.
     pub seen: Sequence,
-    /// The time at which the first of the events that were looked at must be dropped, for its age
-    /// or for the age of its id.
+    /// The time at which the next of the events that were looked at must be dropped, because of its
+    /// age or because its id is forgotten.
     pub due: Timestamp,
 }
 
 impl Compacted {
-    /// The progress before the first look: there is nothing to drop.
+    /// The progress before the first look.
     pub const NOTHING: Compacted =
         Compacted { kept: 0, below: Sequence::FIRST, seen: Sequence::FIRST, due: Timestamp::MAX };
 }
@@ -131,7 +132,7 @@ impl Extent {
         ]
     }
 
-    /// The number of the newest drop of the log that took something from the topic.
+    /// Returns the number of the newest drop of the log that took events from the topic.
     pub(crate) fn newest_drop(&self) -> u64 {
         self.trimmed_drop.max(self.buried_drop)
     }
@@ -150,12 +151,12 @@ impl Extent {
         }
     }
 
-    /// The size of the stored blocks, in bytes.
+    /// Returns the size of the stored blocks, in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.appended_bytes.saturating_sub(self.dropped_bytes)
     }
 
-    /// Whether there is no event to read.
+    /// Whether the topic has no event to read.
     pub fn is_empty(&self) -> bool {
         self.earliest == self.tail
     }
@@ -175,19 +176,20 @@ impl Extent {
         position > Position::FIRST && (was_trimmed || self.first_position < position)
     }
 
-    /// The number of stored events. Trimmed events in the first stored block count, too.
+    /// Returns the number of stored events. Trimmed events whose blocks are not removed yet count,
+    /// too.
     pub fn events(&self) -> u64 {
         self.tail.previous().get().saturating_sub(self.dropped_events)
     }
 
-    /// Adds `block` to what was dropped.
+    /// Counts `block` as dropped.
     pub(crate) fn drop_block(&mut self, block: &StoredBlock) {
         self.dropped_bytes += block.size_bytes;
         self.dropped_events += block.events;
     }
 
-    /// Takes `block` out of what was dropped: the block holds what is left of blocks that were
-    /// counted as dropped.
+    /// Counts `block` as not dropped: it holds the events that are left of blocks that were counted
+    /// as dropped.
     pub(crate) fn keep_block(&mut self, block: &Block) {
         self.dropped_bytes = self.dropped_bytes.saturating_sub(block.bytes().len() as u64);
         self.dropped_events = self.dropped_events.saturating_sub(block.count() as u64);
@@ -206,15 +208,15 @@ impl Extent {
         }
     }
 
-    /// Notes that the newest event is ahead of the system clock, which shows `now`; once for each
-    /// event.
-    pub fn note_ahead(&mut self, now: Timestamp) {
+    /// Notes that the newest event is ahead of the system clock, which shows `now`. An event is
+    /// noted once.
+    pub fn remember_ahead(&mut self, now: Timestamp) {
         if self.is_ahead(now) {
             self.ahead = Ahead { position: self.last_position, clock: now };
         }
     }
 
-    /// Whether the newest event is ahead of the system clock and this is not noted yet.
+    /// Whether the newest event is ahead of the system clock, and that is not noted yet.
     pub fn is_ahead(&self, now: Timestamp) -> bool {
         self.last_clock > now && self.ahead.position < self.last_position
     }
@@ -256,15 +258,15 @@ mod tests {
             extent.ahead.appended(Position::new(position), at(clock), at(now)).as_ms()
         };
         assert_eq!(appended(&extent, 7, 9_000, 9_500), 9_000, "the clock has reached it");
-        assert_eq!(appended(&extent, 7, 9_000, 100), 100, "it is as young as can be");
-        extent.note_ahead(at(9_000));
-        assert_eq!(extent.ahead, Ahead::default(), "it is not ahead of a clock that is there");
-        extent.note_ahead(at(100));
-        extent.note_ahead(at(200));
+        assert_eq!(appended(&extent, 7, 9_000, 100), 100, "the event is as young as possible");
+        extent.remember_ahead(at(9_000));
+        assert_eq!(extent.ahead, Ahead::default(), "the clock has reached the event");
+        extent.remember_ahead(at(100));
+        extent.remember_ahead(at(200));
         assert_eq!(extent.ahead, Ahead { position: newest, clock: at(100) }, "noted once");
         assert_eq!(appended(&extent, 7, 9_000, 300), 100);
         assert_eq!(appended(&extent, 7, 9_000, 50), 50, "the clock went back again");
-        assert_eq!(appended(&extent, 8, 9_000, 300), 300, "a later one was not there then");
-        assert_eq!(appended(&extent, 7, 9_000, 9_001), 9_000, "the clock was wrong, and not it");
+        assert_eq!(appended(&extent, 8, 9_000, 300), 300, "a later event was not noted then");
+        assert_eq!(appended(&extent, 7, 9_000, 9_001), 9_000, "the clock was wrong, not the event");
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{Cause, Error, Result};
 /// The function that is called with the cause of a failure.
 pub type TellFailure = Box<dyn Fn(&Cause) + Send + Sync>;
 
-/// The failure that ended all writing, set by the thread that meets it first.
+/// The failure that ended all writing. The thread that meets it first sets it.
 #[derive(Default)]
 pub(super) struct WriteFailure {
     cause: Mutex<Option<Cause>>,
@@ -39,7 +39,7 @@ impl WriteFailure {
         failed.as_ref().map_or(Ok(()), |cause| Err(Error::ReadOnly(cause.clone())))
     }
 
-    /// Notes a failure that no write has met, and reports it.
+    /// Notes a failure that happened outside of a write, and reports it.
     pub(super) fn set(&self, cause: Cause) {
         self.cause.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cause.clone());
         if let Some(tell) = &*self.tell.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -47,8 +47,7 @@ impl WriteFailure {
         }
     }
 
-    /// Registers `tell` for a failure that no write meets. A failure from before is reported at
-    /// once.
+    /// Registers `tell` for a failure outside of a write. An earlier failure is reported at once.
     pub(super) fn tell(&self, tell: TellFailure) {
         let mut told = self.tell.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cause) = &*self.cause.lock().unwrap_or_else(PoisonError::into_inner) {

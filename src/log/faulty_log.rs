@@ -1,5 +1,5 @@
-//! A log that fails on cue, for tests: it keeps events in memory, and fails the appends it is told
-//! to fail, in the way it is told to.
+//! A log for tests that fails as a test tells it to. It keeps events in memory; a test says which
+//! append fails in which way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,21 +20,21 @@ use crate::topic::TopicId;
 /// A way in which an append fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Refused before anything was written.
+    /// The append is refused before anything was written.
     NotWritten,
-    /// No room, found out before anything was written.
+    /// The disk is full, which is found before anything was written.
     DiskFull,
-    /// Nothing was written, but nobody can know: the write itself failed.
+    /// The write failed. Nothing was written, but the caller cannot know that.
     WriteFails,
-    /// Everything was written, but nobody can know: the sync failed.
+    /// The sync failed. All was written, but the caller cannot know that.
     SyncFails,
-    /// The log has a bug.
+    /// The log panics.
     Panics,
-    /// Nothing fails, but it lasts until the test lets it go on.
+    /// The append waits until the test lets it go on, and then succeeds.
     Waits,
 }
 
-/// A [`MemoryLog`] with faults.
+/// A [`MemoryLog`] that fails on demand.
 #[derive(Debug, Default)]
 pub(crate) struct FaultyLog {
     inner: MemoryLog,
@@ -42,18 +42,18 @@ pub(crate) struct FaultyLog {
     gate: Gate,
 }
 
-/// Where appends with [`Fault::Waits`] wait while it is closed.
+/// The gate at which appends with [`Fault::Waits`] wait while it is closed.
 #[derive(Debug, Default)]
 struct Gate {
     is_closed: Mutex<bool>,
     opened: Condvar,
 }
 
-/// Keeps the gate closed for as long as it lives.
+/// A guard that keeps the gate closed for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Held<'a>(&'a Gate);
+pub(crate) struct HeldGate<'a>(&'a Gate);
 
-impl Drop for Held<'_> {
+impl Drop for HeldGate<'_> {
     fn drop(&mut self) {
         *self.0.is_closed.lock().unwrap() = false;
         self.0.opened.notify_all();
@@ -67,7 +67,7 @@ struct State {
     reads: u64,
     faults: BTreeMap<u64, Fault>,
     failed: bool,
-    /// Where blocks begin that cannot be read.
+    /// The first sequences of blocks that cannot be read.
     damaged: BTreeSet<Sequence>,
 }
 
@@ -81,7 +81,7 @@ impl FaultyLog {
         self.state.lock().unwrap().faults.insert(nth, fault);
     }
 
-    /// Makes the blocks unreadable, of whatever topic, that begin at this sequence.
+    /// Makes the blocks of all topics unreadable that begin at this sequence.
     ///
     /// # Panics
     ///
@@ -90,7 +90,8 @@ impl FaultyLog {
         self.state.lock().unwrap().damaged.insert(first);
     }
 
-    /// The number of appends that were asked for, without those that an earlier failure refused.
+    /// Returns the number of appends that were asked for, without those that an earlier failure
+    /// refused.
     ///
     /// # Panics
     ///
@@ -99,7 +100,7 @@ impl FaultyLog {
         self.state.lock().unwrap().appends
     }
 
-    /// The number of commits that were asked for, with and without events.
+    /// Returns the number of commits that were asked for, with and without events.
     ///
     /// # Panics
     ///
@@ -108,7 +109,7 @@ impl FaultyLog {
         self.state.lock().unwrap().commits
     }
 
-    /// The number of reads of blocks that were asked for.
+    /// Returns the number of reads of blocks that were asked for.
     ///
     /// # Panics
     ///
@@ -117,7 +118,7 @@ impl FaultyLog {
         self.state.lock().unwrap().reads
     }
 
-    /// Does what reopening does: a failed log takes appends again.
+    /// Ends the failure, as reopening the log does: appends are taken again.
     ///
     /// # Panics
     ///
@@ -131,9 +132,9 @@ impl FaultyLog {
     /// # Panics
     ///
     /// If a test panicked meanwhile.
-    pub(crate) fn hold(&self) -> Held<'_> {
+    pub(crate) fn hold(&self) -> HeldGate<'_> {
         *self.gate.is_closed.lock().unwrap() = true;
-        Held(&self.gate)
+        HeldGate(&self.gate)
     }
 
     fn cause() -> Arc<io::Error> {

@@ -1,4 +1,4 @@
-//! Checks of what is read from files, for any input at all: see [`crate::fuzzing`].
+//! Checks of the decoders of files, for any input at all: see [`crate::fuzzing`].
 
 #![allow(clippy::missing_panics_doc, reason = "a check panics when a promise is broken")]
 
@@ -10,7 +10,8 @@ use super::block_header::HEADER_BYTES;
 use crate::cursor::Sequence;
 use crate::event::Event;
 
-/// A block: the input as it is, and again with the lengths and the checksum that belong to it.
+/// Checks the decoder of blocks, with the input as it is, and with the input after its lengths and
+/// its checksum are made right.
 pub fn blocks(input: &[u8]) {
     let input = Bytes::copy_from_slice(input);
     if let Err(problem) = Block::size_of(&input) {
@@ -34,7 +35,7 @@ fn check_block(bytes: Bytes) {
             && pair[0].time <= pair[1].time
     }));
     let _expiry = block.first_expiry();
-    // What is made of it is a block as well, with the same events.
+    // Blocks that are made of this one have the same events.
     let again = reread(&Block::merge(std::slice::from_ref(&block), |_| true));
     assert_eq!(events_of(&again), events);
     assert_eq!(Block::merge(std::slice::from_ref(&again), |_| true).bytes(), again.bytes());
@@ -49,7 +50,7 @@ fn check_block(bytes: Bytes) {
     assert!(block.part(end..Sequence::new(u64::MAX)).is_none());
 }
 
-/// The block, as it is read from its bytes.
+/// Returns the block, decoded anew from its bytes.
 fn reread(block: &Block) -> Block {
     Block::decode_foreign(block.bytes().clone()).expect("what is written can be read")
 }
@@ -58,7 +59,7 @@ fn events_of(block: &Block) -> Vec<Event> {
     block.events().map(|event| block.to_event(&event)).collect()
 }
 
-/// `bytes` with the format, the length and the checksum of a block.
+/// Returns `bytes` with the format, the length and the checksum of a block.
 fn sealed_block(bytes: &[u8]) -> Bytes {
     let mut bytes = bytes.to_vec();
     if bytes.len() >= HEADER_BYTES {
@@ -71,14 +72,15 @@ fn sealed_block(bytes: &[u8]) -> Bytes {
     bytes.into()
 }
 
-/// A backup: the input as it is, and again with the lengths, checksums and end that belong to it.
+/// Checks the decoder of backups, with the input as it is, and with the input after its lengths,
+/// checksums and end are made right.
 pub fn backups(input: &[u8]) {
     if let Err(problem) = read_backup(input) {
         assert!(!problem.is_empty());
     }
     let sealed = sealed_backup(input);
     let Ok((encoder, frames)) = read_backup(&sealed) else { return };
-    // Written again, its parts are the same.
+    // The frames are the same when they are written and read again.
     let mut written = encoder.0;
     let mut encoder = encoder.1;
     frames.iter().for_each(|frame| written.extend(encoder.frame(frame)));
@@ -87,7 +89,7 @@ pub fn backups(input: &[u8]) {
     assert_eq!(format!("{again:?}"), format!("{frames:?}"));
 }
 
-/// The parts of a backup, and the beginning of another one with the same header.
+/// The beginning of another backup with the same header, and the frames of a backup.
 type Backup = ((Vec<u8>, BackupEncoder), Vec<Frame>);
 
 fn read_backup(bytes: &[u8]) -> Result<Backup, String> {
@@ -101,7 +103,7 @@ fn read_backup(bytes: &[u8]) -> Result<Backup, String> {
     Ok(((header, encoder), frames))
 }
 
-/// `bytes` as a backup in which all that can be computed is right.
+/// Returns `bytes` as a backup in which all that can be computed is right.
 fn sealed_backup(bytes: &[u8]) -> Vec<u8> {
     let Some((header, mut rest)) = bytes.split_at_checked(backup::HEADER_BYTES) else {
         return bytes.to_vec();
@@ -126,7 +128,7 @@ fn sealed_backup(bytes: &[u8]) -> Vec<u8> {
     sealed
 }
 
-/// `bytes` with the checksum of a topic's record.
+/// Returns `bytes` with the checksum of a topic's record.
 fn sealed_record(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     if let Some((checksum, covered)) = bytes.split_first_chunk_mut::<4>() {

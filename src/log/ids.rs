@@ -1,21 +1,21 @@
-//! Blocks of ids: what is left of events that a limit dropped, for as long as their ids are to be
+//! Blocks of ids: the ids of events that a limit dropped, for as long as these ids must be
 //! recognised.
 //!
 //! # Why
 //!
-//! A publisher may retry an event for minutes, whether the topic keeps it so long or not. The id of
-//! an event that is stored is in its block; when that goes, its ids go into one of these, in the
-//! same batch, so that a start finds either the one or the other. They are of the format of blocks:
-//! with it come the checksum, and the places of each event.
+//! A publisher may retry an event for minutes, even if the topic has dropped the event by then. The
+//! id of a stored event is in its block. When that block is removed, the same batch writes its ids
+//! into a block of ids, so that a start finds either the one or the other. A block of ids has the
+//! format of a block, and with it a checksum and the places of each event.
 
 use super::block::Block;
 use super::placed_id::PlacedId;
 
-/// The size of one block of ids in bytes, with the places of each id: as small as one part of a
-/// block, so that no block of ids has parts.
+/// The largest block of ids, in bytes. It is as small as one part of a block, so that no block of
+/// ids has several parts.
 const MAX_BLOCK_BYTES: usize = 8 << 10;
 
-/// The most bytes that an id takes besides its own.
+/// The most bytes that an id takes besides its text.
 const ENTRY_BYTES: usize = 48;
 
 /// Puts `ids`, which are in the order of their sequences, into blocks.

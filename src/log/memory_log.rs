@@ -1,5 +1,5 @@
-//! The log in memory: for tests, and for programs that embed a broker and need no disk. What it
-//! holds is gone with the process, and it says so: its durability is `memory`.
+//! The log in memory: for tests, and for programs that embed a broker and need no disk. Its events
+//! are gone with the process, so acknowledgements say the durability `memory`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::topic::TopicId;
 
-/// Blocks in an ordered map.
+/// A log that keeps its blocks in an ordered map.
 #[derive(Debug)]
 pub struct MemoryLog {
     epoch: Epoch,

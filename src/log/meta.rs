@@ -1,4 +1,6 @@
-//! The log's own records in the tree. Numbers are big-endian; `crc32` covers all bytes after it.
+//! The log's own records in the tree. `name: 4` is a field of 4 bytes. Numbers are big-endian;
+//! `crc32` covers all bytes after it. The one byte `format` holds the number 4 ([`FORMAT`]), or, in
+//! a record of an older version, 3.
 //!
 //! ```text
 //! the log     | crc32: 4 | format: 1 | epoch: 4 | lost_positions: 8, signed |
@@ -13,15 +15,16 @@
 //!             | config_bytes: 4 | config: JSON | name: the rest |
 //! ```
 //!
-//! `numbers` says how many numbers of 8 bytes follow. A record with fewer is of an older version:
-//! those that are missing are 0. Format 3 has 11 of them, and does not say so.
+//! `numbers` says how many numbers of 8 bytes follow. A record with fewer numbers is of an older
+//! version: those that are missing count as 0. A record of format 3 has 11 numbers, and no byte
+//! `numbers`.
 //!
-//! Flag 1: the topic is deleted; 2: it may have events that expire; 4: its newest blocks are
-//! damaged. `trim_reason`: 0 retention, 1 expired, 2 purged, 3 deleted.
+//! Flag 1: the topic is deleted. Flag 2: it may have events that expire. Flag 4: its newest blocks
+//! are damaged. `trim_reason`: 0 retention, 1 expired, 2 purged, 3 deleted.
 //!
-//! A topic's `tail`, `last_position`, `last_time_ms`, `last_clock_ms` and `appended_bytes` are as
-//! they were at its last trim; they speak only while the topic has no blocks, or when the newest
-//! ones are damaged. Otherwise the newest block is the head.
+//! A topic's `tail`, `last_position`, `last_time_ms`, `last_clock_ms` and `appended_bytes` are from
+//! the time when the record was last written. Use these five values only if the topic has no
+//! blocks, is deleted, or has damaged newest blocks. Otherwise take them from the newest block.
 
 use super::extent::{Ahead, Compacted, Extent};
 use super::stored_topic::{StoredTopic, sequences};
@@ -31,7 +34,8 @@ use crate::topic::{TopicId, TopicName};
 
 const FORMAT: u8 = 4;
 
-/// The format before it: a topic's record with 11 numbers.
+/// The format of an older version, in which a topic's record has 11 numbers. This version still
+/// reads it.
 const FIXED_NUMBERS_FORMAT: u8 = 3;
 const FIXED_NUMBERS: u8 = 11;
 const CRC_BYTES: usize = 4;
@@ -48,8 +52,8 @@ const MAY_EXPIRE: u8 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LogRecord {
     pub(super) epoch: Epoch,
-    /// How many more positions were given out than there are sequences in all topics: those that
-    /// a repair could not bring back. Less than 0 where a restored topic begins later.
+    /// The number of positions that were given out, less the number of sequences in all topics: the
+    /// events that a repair could not bring back. Below 0 if a restored topic begins later.
     lost_positions: i64,
 }
 
@@ -60,14 +64,14 @@ impl Default for LogRecord {
 }
 
 impl LogRecord {
-    /// Makes the record of a log whose topics have given out this many sequences, up to position
+    /// Returns the record of a log whose topics have given out this many sequences, up to position
     /// `last`.
     pub(super) fn new(epoch: Epoch, sequences: u64, last: Position) -> Self {
         Self { epoch, lost_positions: last.get().wrapping_sub(sequences) as i64 }
     }
 
-    /// Why `topics`, whose newest position is `last`, are not all there: they hold fewer sequences
-    /// than positions were given out, or more; `None` if they are.
+    /// Checks that no events are missing from `topics`, whose newest position is `last`. Returns
+    /// the problem if they hold fewer sequences than positions were given out, or more.
     pub(super) fn check_whole(&self, topics: &[StoredTopic], last: Position) -> Option<String> {
         let missing = self.missing_from(topics, last);
         (missing != 0).then(|| {
@@ -101,7 +105,7 @@ pub(super) fn encode_log(record: &LogRecord) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// Says in words what does not fit.
+/// A sentence that says what does not fit.
 pub(super) fn decode_log(bytes: &[u8]) -> Result<LogRecord, String> {
     let bytes: [u8; 12] = unseal(bytes)?.1.try_into().map_err(|_| "it is cut".to_owned())?;
     let [a, b, c, d, lost @ ..] = bytes;
@@ -109,7 +113,7 @@ pub(super) fn decode_log(bytes: &[u8]) -> Result<LogRecord, String> {
     Ok(LogRecord { epoch, lost_positions: i64::from_be_bytes(lost) })
 }
 
-/// Encodes the record of a topic: what its blocks do not say.
+/// Encodes the record of a topic: all about the topic that its blocks do not say.
 pub(super) fn encode_topic(topic: &StoredTopic) -> Vec<u8> {
     let StoredTopic { extent, config, .. } = topic;
     let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
@@ -240,7 +244,9 @@ fn unseal(bytes: &[u8]) -> Result<(u8, &[u8]), String> {
     }
     match sealed.split_first() {
         Some((&format @ (FORMAT | FIXED_NUMBERS_FORMAT), content)) => Ok((format, content)),
-        Some((format, _)) => Err(format!("format {format} where {FORMAT} is known")),
+        Some((format, _)) => {
+            Err(format!("format {format}; this version reads {FIXED_NUMBERS_FORMAT} and {FORMAT}"))
+        }
         None => Err("it is cut".to_owned()),
     }
 }
@@ -297,7 +303,7 @@ mod tests {
         }
     }
 
-    /// Goal: a log of an older version opens, and what it did not know of is 0.
+    /// Goal: a log of an older version opens, and numbers that its records do not have are 0.
     #[test]
     fn a_topic_record_of_the_format_before_reads_back() {
         let name = TopicName::new("a").unwrap();

@@ -11,23 +11,40 @@
 //! decisions. Every implementation passes the tests of `contract.rs`.
 //!
 //! ```text
-//! contract.rs                       what every log promises
+//! contract.rs                       the promises of every log
 //! memory_log.rs  sled_log/          the logs: in memory, on disk
-//! group.rs                          what is written in one go
+//! group.rs                          the changes that are written in one go
 //! extent.rs  stored_topic.rs        a topic as the log has it; meta.rs is its stored form
 //! block.rs  block_header.rs  record.rs              the stored form of events
-//! new_records.rs  block_builder.rs  stored_block.rs before and after they are in a block
-//! ids.rs  placed_id.rs              what is left of dropped events while their ids count
+//! new_records.rs  block_builder.rs  stored_block.rs events before a block, and a block unread
+//! ids.rs  placed_id.rs              the ids of dropped events, for as long as they are known
 //! age.rs  read_ahead.rs  way_back.rs                ages, and ways to read
 //! backup.rs                         the form of a backup file
 //! ```
+//!
+//! # Stored formats
+//!
+//! In the layouts in these files, `name: 4` is a field of 4 bytes. So `format: 1` is a field of one
+//! byte; the number that it holds is the constant `FORMAT` of that file:
+//!
+//! ```text
+//!                                writes   reads     where
+//! a block                        1        1         block_header.rs
+//! a record: a topic, the log     4        3, 4      meta.rs
+//! a backup                       2        2         backup.rs
+//! the mark                       41 bytes 41, 32    sled_log/mark.rs; it has no format number
+//! the database                   that of sled 0.34.7 (sled_log/engine.rs)
+//! ```
+//!
+//! Any other number is refused, and the message names it. A mark of any other length counts as
+//! missing.
 
 mod age;
 pub(crate) mod backup;
 mod block;
 mod block_builder;
 mod block_header;
-mod contract;
+pub mod contract;
 mod extent;
 mod failed;
 #[cfg(test)]
@@ -48,29 +65,29 @@ mod stored_topic;
 mod way_back;
 
 #[cfg(test)]
-pub(crate) use faulty_log::{Fault, FaultyLog, Held};
+pub(crate) use faulty_log::{Fault, FaultyLog, HeldGate};
 
 pub(crate) use age::Ages;
+pub(crate) use block::Block;
+pub(crate) use block_builder::BlockBuilder;
 pub(crate) use block_header::HEADER_BYTES;
+pub(crate) use contract::Seek;
+pub(crate) use extent::{Ahead, Compacted};
+pub(crate) use group::{Group, MAX_REMOVED_PARTS};
 pub(crate) use ids::blocks_of_ids;
+pub(crate) use new_records::NewRecords;
 pub(crate) use placed_id::PlacedId;
-pub(crate) use stored_block::parts_in;
+pub(crate) use read_ahead::ReadAhead;
+pub(crate) use stored_block::{LastEvent, StoredBlock, parts_in};
+pub(crate) use stored_topic::StoredTopic;
 pub(crate) use way_back::WayBack;
 
 pub use backup::{BackupHeader, BackupReader, Frame};
-pub use block::Block;
-pub use block_builder::BlockBuilder;
-pub use contract::{Log, Seek};
-pub use extent::{Ahead, Compacted, Extent};
-pub use failed::TellFailure;
-pub use group::{Group, MAX_REMOVED_PARTS};
+pub use contract::Log;
+pub use extent::Extent;
 pub use memory_log::MemoryLog;
-pub use new_records::NewRecords;
-pub use read_ahead::ReadAhead;
 pub use record::{EventRef, Headers};
 pub use sled_log::SledLog;
 pub use sled_log::check::{CheckReport, Checking, check, repair};
 pub use sled_log::config::{LEAST_FREE_BYTES, LogConfig};
 pub use sled_log::restore::{RestoreReport, Restoring, restore};
-pub use stored_block::{LastEvent, StoredBlock};
-pub use stored_topic::StoredTopic;

@@ -1,15 +1,15 @@
-//! Events encoded for appending, before they have a place.
+//! Events that are encoded for appending, before they have sequences and positions.
 
 use super::record;
 use crate::event::NewEvent;
 
-/// The records of new events, one after another, before the events have a place.
+/// The records of new events, one after another.
 #[derive(Debug, Clone, Default)]
 pub struct NewRecords {
     pub(super) bytes: Vec<u8>,
-    /// Where each record ends.
+    /// The end of each record in `bytes`.
     ends: Vec<usize>,
-    /// The publisher-given ids, by the index of their event.
+    /// The ids that the publisher gave, each with the index of its event.
     ids: Vec<(usize, Box<str>)>,
     has_ttl: bool,
 }
@@ -32,7 +32,7 @@ impl NewRecords {
         self.has_ttl |= event.ttl_ms.is_some();
     }
 
-    /// The number of events.
+    /// Returns the number of events.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -42,12 +42,12 @@ impl NewRecords {
         self.ends.is_empty()
     }
 
-    /// The size of the records in bytes.
+    /// Returns the size of the records in bytes.
     pub fn size_bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The publisher-given ids, each with the index of its event, in order.
+    /// Returns the ids that the publisher gave, each with the index of its event, in order.
     pub fn ids(&self) -> &[(usize, Box<str>)] {
         &self.ids
     }
@@ -57,11 +57,11 @@ impl NewRecords {
         self.has_ttl
     }
 
-    /// The record of the event with this index.
+    /// Returns the record of the event with this index.
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If there is no event with this index.
     pub fn record(&self, index: usize) -> &[u8] {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         &self.bytes[start..self.ends[index]]

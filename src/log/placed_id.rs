@@ -1,4 +1,4 @@
-//! A publisher's id with the places of the event that had it.
+//! An id that a publisher gave, with the places of its event.
 
 use crate::cursor::{Position, Sequence};
 use crate::event::Timestamp;

@@ -1,5 +1,5 @@
-//! One event in a block. Every number is a varint: seven bits a byte, the lowest first, the eighth
-//! bit set on all but the last byte.
+//! The stored form of one event in a block. Every number is a varint: seven bits in each byte, the
+//! lowest first, with the eighth bit set on all bytes but the last.
 //!
 //! ```text
 //! | length of the rest
@@ -14,12 +14,12 @@
 //!
 //! # Why
 //!
-//! A record holds only distances to the event before it, and in a block as it is appended these
-//! are all 0. So a record does not depend on the place its event will be given: publishers' tasks
-//! encode side by side, and the one committer only copies bytes. A rewritten block, from which
-//! events were dropped, says so with distances above 0, in the same format. `ahead_ms` is how far
-//! an event's time is ahead of what the system clock said when it was appended: the clock was set
-//! back then, and times never go backwards.
+//! A record holds only distances to the event before it, and in a new block these are mostly 0. So
+//! a record does not depend on the place that its event gets: publishers' tasks encode at the same
+//! time, and the one committer only copies bytes. In a rewritten block, from which events were
+//! dropped, the distances are above 0, in the same format. `ahead_ms` is the distance from the
+//! reading of the system clock to the event's time: the clock had been set back when the event was
+//! appended, and times never go backwards.
 
 use bytes::Bytes;
 
@@ -30,7 +30,8 @@ use crate::event::{Event, NewEvent, Timestamp};
 /// The most bytes that a varint of 64 bits takes.
 const MAX_VARINT_BYTES: usize = 10;
 
-/// Appends `event` to `bytes` as one record, in the place right after the one before it.
+/// Appends `event` to `bytes` as one record, with the sequence and the position right after the
+/// event before it.
 pub(super) fn encode(event: &NewEvent, bytes: &mut Vec<u8>) {
     let time = event.publisher_time.map_or(0, |time| time.as_ms() + 1);
     let ttl = event.ttl_ms.map_or(0, |ms| ms.saturating_add(1));
@@ -68,7 +69,8 @@ pub(super) fn encode_again(event: &EventRef<'_>, skips: &[u64], bytes: &mut Vec<
     bytes.extend_from_slice(event.rest);
 }
 
-/// Appends a record that [`encode`] made to `bytes`, so many positions after the one before it.
+/// Appends a record that [`encode`] made to `bytes`, with `position_skip` as the number of
+/// positions between it and the record before it.
 pub(super) fn append_apart(record: &[u8], position_skip: u64, bytes: &mut Vec<u8>) {
     let mut record = RecordBytes(record);
     let length = record.varint().expect("a new record begins with its length");
@@ -110,15 +112,16 @@ pub struct EventRef<'a> {
     pub sequence: Sequence,
     /// The event's place in the whole broker.
     pub position: Position,
-    /// The time of appending; never goes backwards in a topic.
+    /// The time at which the event was appended. It never goes backwards in a topic.
     pub time: Timestamp,
-    /// The system clock at that moment: `time`, or less if the clock had been set back.
+    /// The reading of the system clock at that moment: `time`, or less if the clock had been set
+    /// back.
     pub clock: Timestamp,
     /// The publisher's own time.
     pub publisher_time: Option<Timestamp>,
     /// The publisher's own id.
     pub id: &'a str,
-    /// The kind of the event.
+    /// The type of the event.
     pub event_type: &'a str,
     /// The thing that the event is about.
     pub key: &'a str,
@@ -134,35 +137,36 @@ pub struct EventRef<'a> {
 }
 
 impl<'a> EventRef<'a> {
-    /// Names and values of its headers, in the order of the names.
+    /// Returns the names and values of the headers, in the order of the names.
     pub fn headers(&self) -> Headers<'a> {
         self.headers.clone()
     }
 
-    /// Whether the event deletes its key.
+    /// Whether the event deletes its key: it has a key, and no payload.
     pub fn is_tombstone(&self) -> bool {
         !self.key.is_empty() && self.payload.is_empty()
     }
 
-    /// The size of texts, headers and payload together, in bytes.
+    /// Returns the size of texts, headers and payload together, in bytes.
     pub fn size_bytes(&self) -> usize {
         let headers: usize = self.headers().map(|(name, value)| name.len() + value.len()).sum();
         let texts = [self.id, self.event_type, self.key, self.content_type];
         texts.iter().map(|text| text.len()).sum::<usize>() + headers + self.payload.len()
     }
 
-    /// The event, appended when the system clock said `clock`.
+    /// Returns the event with `clock` as the reading of the system clock.
     pub(super) fn with_clock(self, clock: Timestamp) -> Self {
         Self { clock, ..self }
     }
 
-    /// The event in the place of the one that had this id.
+    /// Returns the event with the sequence, position and times of `place`.
     pub(super) fn at(self, place: &PlacedId<'_>) -> Self {
         let PlacedId { sequence, position, time, clock, id: _ } = *place;
         Self { sequence, position, time, clock, ..self }
     }
 
-    /// A copy that lives on its own. Its payload shares `block`, which it must be borrowed from.
+    /// Returns a copy that owns its texts. Its payload shares `block`, from which the event must be
+    /// borrowed.
     pub(super) fn to_event(&self, block: &Bytes) -> Event {
         Event {
             sequence: self.sequence,
@@ -185,7 +189,7 @@ impl<'a> EventRef<'a> {
     }
 }
 
-/// Names and values of an event's headers, in the order of the names.
+/// The names and values of an event's headers, in the order of the names.
 #[derive(Debug, Clone)]
 pub struct Headers<'a> {
     left: u64,
@@ -202,7 +206,7 @@ impl<'a> Iterator for Headers<'a> {
     }
 }
 
-/// Reads the records of a block one after another, keeping count of their places.
+/// An iterator over the records of a block, which counts their places.
 #[derive(Debug, Clone)]
 pub(super) struct Records<'a> {
     bytes: RecordBytes<'a>,
@@ -213,7 +217,7 @@ pub(super) struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// Reads the records in `bytes`, whose first event is at least at these places.
+    /// Returns the records in `bytes`. The first event is at these places, or later.
     pub(super) fn new(
         bytes: &'a [u8],
         first: Sequence,
@@ -234,7 +238,8 @@ impl<'a> Records<'a> {
 impl<'a> Iterator for Records<'a> {
     type Item = EventRef<'a>;
 
-    /// The next event. The block was verified, so whatever does not fit is our own bug.
+    /// Returns the next event. The block was verified, so a record that does not fit is a bug of
+    /// ours.
     fn next(&mut self) -> Option<EventRef<'a>> {
         match self.bytes.0 {
             [] => None,
@@ -244,7 +249,7 @@ impl<'a> Iterator for Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// The next event, with its headers; `None` if the bytes are none.
+    /// Returns the next event, with its headers verified; `None` if the bytes are no record.
     pub(super) fn read_checked(&mut self) -> Option<EventRef<'a>> {
         let event = self.read()?;
         let mut texts = event.headers.texts.clone();
@@ -253,12 +258,12 @@ impl<'a> Records<'a> {
         Some(event)
     }
 
-    /// Whether all were read.
+    /// Whether all records were read.
     pub(super) fn is_over(&self) -> bool {
         self.bytes.0.is_empty()
     }
 
-    /// The next event, of whose headers the lengths alone are known to fit.
+    /// Returns the next event. Of its headers only the lengths are verified.
     fn read(&mut self) -> Option<EventRef<'a>> {
         let length = self.bytes.varint()?;
         let mut record = RecordBytes(self.bytes.take(length)?);
@@ -297,7 +302,7 @@ impl<'a> Records<'a> {
     }
 }
 
-/// The bytes that are not read yet.
+/// The bytes of records that are not read yet.
 #[derive(Debug, Clone)]
 struct RecordBytes<'a>(&'a [u8]);
 

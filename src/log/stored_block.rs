@@ -1,11 +1,11 @@
-//! A block as it lies in the log: known by its key and its header alone, without its events.
+//! A stored block, known by its key and its header alone, without its events.
 
 use super::block::Block;
 use super::block_header::Header;
 use crate::cursor::{Position, Sequence};
 use crate::event::Timestamp;
 
-/// Largest value in the tree, in bytes. A larger block is stored in parts of this size.
+/// The largest value in the tree, in bytes. A larger block is stored in parts of this size.
 pub(super) const MAX_PART_BYTES: usize = 8 << 10;
 
 /// Returns the number of parts in which a block of this size is stored.
@@ -19,12 +19,12 @@ pub(super) fn parts_of(block: &Block) -> usize {
 }
 
 /// A stored block, as its key and its header describe it. Nothing is verified: this is enough to
-/// drop a block, and not to read it.
+/// remove a block, and not to read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredBlock {
     /// The first sequence of the block.
     pub first: Sequence,
-    /// The first sequence after the block: where the next block begins, or the range ends.
+    /// The first sequence after the block: the next block begins there, or the range ends there.
     pub end: Sequence,
     /// The number of parts in which the block is stored.
     pub parts: usize,
@@ -32,25 +32,25 @@ pub struct StoredBlock {
     pub size_bytes: u64,
     /// The number of events in the block; the number of its sequences, if the header is damaged.
     pub events: u64,
-    /// Whether any event has an id, as the header says.
+    /// Whether any event has an id, according to the header.
     pub has_ids: bool,
-    /// The last event of the block, if the header says.
+    /// The last event that the block spans; `None` if the header is damaged.
     pub last: Option<LastEvent>,
 }
 
-/// The last event that a block spans, whether it holds that or not.
+/// The last event that a block spans. A rewritten block may not hold it any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastEvent {
-    /// Its position.
+    /// The position of the event.
     pub position: Position,
-    /// When it was appended; never goes backwards in a topic.
+    /// The time at which it was appended. It never goes backwards in a topic.
     pub time: Timestamp,
     /// The reading of the system clock at that moment.
     pub clock: Timestamp,
 }
 
 impl StoredBlock {
-    /// Describes how `block` is stored.
+    /// Returns the description of `block`.
     pub fn of(block: &Block) -> Self {
         Self {
             first: block.first_sequence(),
@@ -67,7 +67,8 @@ impl StoredBlock {
         }
     }
 
-    /// The block that begins at `first` with these bytes, as far as its first part shows it.
+    /// Returns the description of the block that begins at `first` with these bytes, as far as its
+    /// first part shows it.
     pub(super) fn begin(first: Sequence, start: &[u8]) -> Self {
         let header = Block::header_of(start).filter(|header| header.first_sequence == first);
         Self {
@@ -85,7 +86,8 @@ impl StoredBlock {
         }
     }
 
-    /// Sets the known end of the block. A header that says otherwise is damaged.
+    /// Returns the description with the known end of the block. A header with another end is
+    /// damaged.
     pub(super) fn ending_at(self, end: Sequence) -> Self {
         let spanned = end.get().saturating_sub(self.first.get());
         let events = self.events.min(spanned);

@@ -1,4 +1,4 @@
-//! A topic as the log has it: its name, what it holds, its settings.
+//! A topic as the log has it: its name, its extent and its settings.
 
 use super::extent::Extent;
 use crate::topic::{TopicId, TopicName};
@@ -11,9 +11,9 @@ pub struct StoredTopic {
     pub id: TopicId,
     /// The name of the topic.
     pub name: TopicName,
-    /// The events and bytes that the topic holds.
+    /// The extent of the topic.
     pub extent: Extent,
-    /// The topic's own settings; the broker's defaults are not among them.
+    /// The topic's own settings, without the broker's defaults.
     pub config: TopicConfig,
     /// Whether the topic was deleted. Its name and places stay: a topic that is created again goes
     /// on at the next sequence.
@@ -21,14 +21,14 @@ pub struct StoredTopic {
 }
 
 impl StoredTopic {
-    /// A topic before its first event.
+    /// Returns a topic before its first event, without settings.
     pub fn new(id: TopicId, name: TopicName) -> Self {
         let (extent, config) = (Extent::EMPTY, TopicConfig::default());
         Self { id, name, extent, config, is_deleted: false }
     }
 }
 
-/// Returns how many sequences `topics` have given out together.
+/// Returns the number of sequences that `topics` have given out together.
 pub(super) fn sequences(topics: &[StoredTopic]) -> u64 {
     topics.iter().map(|topic| topic.extent.tail.previous().get()).sum()
 }

@@ -1,4 +1,4 @@
-//! The way back over a topic's events, for a reader that wants the last so many of them.
+//! The way back over a topic's events, for a reader that wants a number of the last ones.
 
 use super::contract::Log;
 use super::extent::Extent;
@@ -34,7 +34,7 @@ impl WayBack {
     /// [`Error::ReadFailed`]: the place stays where it is. Damaged blocks are passed over.
     pub(crate) fn step(&mut self, log: &dyn Log) -> Result<Option<Sequence>> {
         let earliest = self.extent.earliest;
-        // Looked at once: removing what was trimmed can make it look whole later.
+        // Asked only once: when trimmed blocks are removed, the topic can look whole later.
         if !self.is_begun && log.is_whole(self.topic, &self.extent)? {
             let found = Sequence::new(self.at.get().saturating_sub(self.left));
             return Ok(Some(found.max(earliest)));
@@ -53,7 +53,7 @@ impl WayBack {
         let (topic, at, earliest) = (self.topic, self.at, self.extent.earliest);
         let block = match log.read(topic, at.previous(), at, 1) {
             Ok(blocks) => blocks.into_iter().next(),
-            // The damage says where it begins, unless there is nothing before it at all.
+            // The error has the first damaged sequence, unless no block lies before it.
             Err(Error::Damaged { first, .. }) if first < at.previous() => {
                 self.at = first;
                 return Ok(None);

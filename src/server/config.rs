@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::broker::all_within;
+use crate::error::Result;
+
 /// The server's addresses, limits and timeouts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -35,15 +38,18 @@ pub struct ServerConfig {
     /// address. Default: 20,000.
     pub max_connections_per_address: u64,
     /// Memory for everything that waits for clients or comes from them, in bytes: requests and
-    /// their heads, answers, pages, frames, subscriptions with their patterns, members. A
-    /// connection may take more while the bytes of it, of its address and of all clients add up to
-    /// less than 7/8: a single client may hold a little over a quarter. If there is no room, new
-    /// work is refused with 503 and a time to retry, and open streams wait. Default: 512 MiB.
+    /// their heads, answers, pages, frames, subscriptions with their patterns, members. Let c, a
+    /// and t be the bytes that a connection, its address and all clients hold. The connection may
+    /// take more while c + a + t is at most 7/8 of this value: a client that is alone gets a little
+    /// over a quarter. If there is no room, new work is refused with 503 and a time to retry, and
+    /// open streams wait. Default: 512 MiB.
     pub max_client_bytes: u64,
     /// Longest head of an HTTP/1.1 request, in bytes. Default: 64 KiB.
     pub max_head_bytes: u64,
-    /// Longest time for which a client may take none, or nearly none, of the data sent to it, in
-    /// milliseconds. Then its connection is closed. Default: 15,000.
+    /// Longest time for which a client may take none of the data sent to it, in milliseconds. Then
+    /// its connection is closed. Over HTTP/2, a stream that takes none is ended, and the connection
+    /// goes on. An HTTP/2 connection that is idle for `idle_ms` is closed if its client takes at
+    /// most 256 bytes of the remaining data in this time. Default: 15,000.
     pub write_timeout_ms: u64,
 }
 
@@ -63,5 +69,23 @@ impl Default for ServerConfig {
             max_head_bytes: 64 << 10,
             write_timeout_ms: 15_000,
         }
+    }
+}
+
+impl ServerConfig {
+    /// Checks the bounds of each setting. The least of `max_client_bytes` depends on the limits on
+    /// events, and is checked with the whole configuration.
+    pub(crate) fn validate(&self) -> Result<()> {
+        all_within(&[
+            ("server.shutdown_ms", self.shutdown_ms, 0, 3_600_000),
+            ("server.header_read_ms", self.header_read_ms, 1, 3_600_000),
+            ("server.idle_ms", self.idle_ms, 1, 86_400_000),
+            ("server.max_head_bytes", self.max_head_bytes, 8 << 10, 1 << 20),
+            ("server.write_timeout_ms", self.write_timeout_ms, 1, 3_600_000),
+            ("server.max_connections", self.max_connections, 1, 1 << 32),
+            ("server.max_connections_per_address", self.max_connections_per_address, 1, 1 << 32),
+            ("server.keep_alive_ms", self.keep_alive_ms, 1, 3_600_000),
+            ("server.max_concurrent_streams", self.max_concurrent_streams.into(), 1, 100_000),
+        ])
     }
 }

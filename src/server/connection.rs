@@ -288,14 +288,14 @@ impl Serving {
     }
 
     /// Counts and logs that a client exceeded a time limit.
-    fn note(&self, limit: TimeLimit) {
+    fn count(&self, limit: TimeLimit) {
         self.counters.time_limit(limit);
         debug!(limit = limit.name(), "a connection ends: its client exceeded a time limit");
     }
 
     /// Ends a connection whose client took too long. If `is_told`, the client is answered before.
     async fn over(&self, mut socket: Socket, limit: TimeLimit, is_told: bool) {
-        self.note(limit);
+        self.count(limit);
         let head_ms = self.times.head.as_millis();
         let told = async {
             if is_told {
@@ -336,7 +336,7 @@ impl Serving {
                     let stalled = streams.end_stalled(self.write_timeout);
                     if let Look::Over(limit) = activity.look(self.times) {
                         if !is_told {
-                            self.note(limit);
+                            self.count(limit);
                             is_told = true;
                             connection.as_mut().graceful_shutdown();
                         }

@@ -21,7 +21,7 @@ use tracing::debug;
 use super::socket::{Protocol, Socket};
 use super::stream;
 use crate::edge::clients::Denied;
-use crate::edge::refused::Form;
+use crate::edge::refused::RefusalForm;
 use crate::error::Error;
 
 /// The time after which a refused client may come back, in seconds: a random time within this
@@ -45,7 +45,7 @@ pub(super) async fn refuse(socket: TcpStream, refused: Denied) {
     let spoken = tokio::time::timeout(REFUSED_WAIT, socket.protocol()).await;
     let said = match spoken {
         Ok(Ok(Protocol::Http2)) => {
-            let (_, body) = refusal(refused, Form::Problem).into_parts();
+            let (_, body) = refusal(refused, RefusalForm::Problem).into_parts();
             let reason = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
             let said = socket.write_all(&calm_down(&reason)).await;
             said.and(socket.shutdown().await)
@@ -62,7 +62,7 @@ pub(super) async fn refuse(socket: TcpStream, refused: Denied) {
 /// Answers the first request of a refused client, in the form that the client reads.
 async fn refuse_request(socket: Socket, refused: Denied) -> io::Result<()> {
     let answer = service_fn(move |request: Request<Incoming>| {
-        ready(Ok::<_, Infallible>(refusal(refused, Form::of(&request))))
+        ready(Ok::<_, Infallible>(refusal(refused, RefusalForm::of(&request))))
     });
     let mut builder = http1::Builder::new();
     // The request as a whole has a time limit, so its head needs none.
@@ -76,12 +76,12 @@ async fn refuse_request(socket: Socket, refused: Denied) -> io::Result<()> {
 
 /// Answers a refused client, whatever it asks.
 async fn refuse_anything(mut socket: Socket, refused: Denied) -> io::Result<()> {
-    let answered = stream::answer(&mut socket, refusal(refused, Form::Problem)).await;
+    let answered = stream::answer(&mut socket, refusal(refused, RefusalForm::Problem)).await;
     answered.and(socket.shutdown().await)
 }
 
 /// Returns the answer to any request of a refused client.
-fn refusal(refused: Denied, form: Form) -> Response {
+fn refusal(refused: Denied, form: RefusalForm) -> Response {
     let (status, detail) = match refused {
         Denied::Full { limit } => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("there are {limit} connections already"))

@@ -23,7 +23,7 @@ use super::stalls::Streams;
 use super::{answers, heads};
 use crate::edge::clients::Peer;
 use crate::edge::intake::Intake;
-use crate::edge::refused::Form;
+use crate::edge::refused::RefusalForm;
 use crate::polls::{Task, timed_about};
 
 /// The service that answers the requests of one connection.
@@ -77,7 +77,7 @@ impl Service<Request<Incoming>> for Requests {
         let may_ask = request.version() == Version::HTTP_11;
         let keeps_alive = heads::keeps_alive(&request) && !self.stopping.is_cancelled();
         let idle = Some(self.idle).filter(|_| keeps_alive);
-        let form = Form::of(&request);
+        let form = RefusalForm::of(&request);
         let held = peer.share().take(answers::request_bytes(&request));
         let request = request.map(|body| answers::taken_from(body, peer.intake.clone()));
         let answer = self.routes.clone().oneshot(request);

@@ -138,7 +138,7 @@ async fn a_backup_that_is_cut_or_altered_is_refused_and_nothing_is_written() {
     backup(&process, &file, None).await;
     let url = format!("http://{}", process.address);
     let again = run(&["backup", file.to_str().unwrap(), "--server", &url]).await;
-    assert!(text(&again.stderr).contains("there already"));
+    assert!(text(&again.stderr).contains("exists already"));
     let whole = std::fs::read(&file).unwrap();
     let mut altered = whole.clone();
     altered[whole.len() / 2] ^= 1;
@@ -146,7 +146,7 @@ async fn a_backup_that_is_cut_or_altered_is_refused_and_nothing_is_written() {
         (&whole[..whole.len() - 1], "its end is missing"),
         (&whole[..100], "its end is missing"),
         (&altered[..], "was altered"),
-        (b"no backup of anything, and as long as the start of one would be", "no backup"),
+        (b"no backup of anything, and as long as the start of one would be", "not a backup"),
     ] {
         std::fs::write(path("bad"), bytes).unwrap();
         let refused = restore(&[&path("bad")], &path("target")).await;

@@ -174,7 +174,7 @@ async fn read(broker: &Broker, topic: &str, on_gap: OnGap) -> (BTreeMap<u64, Str
             Ok(page) => page,
             Err(Error::Gap(gap)) if on_gap == OnGap::Fail => {
                 start = gap.resume.previous().to_string().parse().unwrap();
-                gaps.push(gap);
+                gaps.push(*gap);
                 continue;
             }
             Err(Error::UnknownTopic(_)) => return (seen, gaps), // Deleted before it was read.

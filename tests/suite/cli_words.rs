@@ -113,7 +113,10 @@ fn every_wrong_setting_is_told_by_name_value_and_origin_in_plain_words() {
         ("[access]\nallowed_origins = 'x'", "\"x\" is not a list"),
         ("[topics.'a.>']\ncompact = 3", "topics.\"a.>\".compact: 3 is not true or false"),
         ("[topics.'a.>']\ncompat = true", "topics.\"a.>\".compat: is not known here"),
-        ("[topics.a]\ndurability = 'x'", "topics.a.durability: \"x\" is none of memory, process"),
+        (
+            "[topics.a]\ndurability = 'x'",
+            "topics.a.durability: \"x\" is not one of memory, process",
+        ),
     ] {
         std::fs::write(directory.path().join("broker.toml"), content).unwrap();
         let (code, said) = serve(&["--config", "broker.toml"], &[]);
@@ -156,15 +159,15 @@ fn settings_of_patterns_with_dots_are_taken_from_flags_and_variables() {
 fn wrong_arguments_are_told_in_plain_words() {
     let directory = tempfile::tempdir().unwrap();
     for (arguments, status, words) in [
-        (&["tail", "a", "--count", "x"][..], 2, "it is no whole number, like 42"),
+        (&["tail", "a", "--count", "x"][..], 2, "it is not a whole number, like 42"),
         (&["tail", "a", "--count", "0"], 2, "0 is less than 1"),
         (&["tail", "a", "--retry-seconds", "99999999999999999999"], 2, "is too large"),
-        (&["topic", "update", "a", "--max-events", "1.5"], 2, "it is no whole number, like 42"),
-        (&["topic", "update", "a", "--max-events=-1"], 2, "it is no whole number, like 42"),
-        (&["topic", "purge", "a", "--before", ""], 2, "it is no whole number, like 42"),
+        (&["topic", "update", "a", "--max-events", "1.5"], 2, "it is not a whole number, like 42"),
+        (&["topic", "update", "a", "--max-events=-1"], 2, "it is not a whole number, like 42"),
+        (&["topic", "purge", "a", "--before", ""], 2, "it is not a whole number, like 42"),
         (&["bench", "publish", "--clients", "0"], 2, "0 is not within 1 and 10000"),
-        (&["topics", "--server", "a b"], 5, "--server \"a b\" is no URL; write http://"),
-        (&["topics", "--server", "127.0.0.1:4280"], 5, "is no URL of a server; write http://"),
+        (&["topics", "--server", "a b"], 5, "--server \"a b\" is not a URL; write http://"),
+        (&["topics", "--server", "127.0.0.1:4280"], 5, "is not a URL of a server; write http://"),
         (&["topics", "--server", "https://a"], 5, "asks for TLS, which this client does not speak"),
         (&["topics", "--server", "http://127.0.0.1:1"], 4, "cannot reach http://127.0.0.1:1: Conn"),
     ] {

@@ -1,5 +1,8 @@
 //! The tools that the tests share: a server in this process, the real binary, and clients that use
 //! none of the broker's own code.
+//!
+//! The file is long, because nearly all tests use the server, its clients and their answers
+//! together.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,7 @@
 //! The gRPC service: publishing with calls and streams, following, and the answers to bad input.
+//!
+//! The file is long, because it has a test for each promise of the service, and they share
+//! requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,6 @@
 //! The JSON form of the events resource: pages, long polls, publishing, and every refusal.
+//!
+//! The file is long, because one test lists every refusal of the resource.
 
 use std::time::{Duration, Instant};
 
@@ -439,7 +441,7 @@ async fn bad_input_is_refused_by_name_and_nothing_is_written() {
         ("?limit=10001", 400, "limit: 10001"),
         ("?wait=forever", 400, "wait: "),
         ("?wait=2h", 413, "wait ms: 7200000 is over the limit of 60000"),
-        ("?on_gap=panic", 400, "on_gap: \"panic\" is none of"),
+        ("?on_gap=panic", 400, "on_gap: \"panic\" is not one of"),
         ("?on_gap=fail&unknown=1", 400, "unknown: is not known here"),
     ];
     for (query, status, words) in reading {

@@ -2,7 +2,8 @@
 //! readers name, count.
 
 use leftoff::cursor::{OnGap, StartPoint};
-use leftoff::log::{Group, Log as _, LogConfig, SledLog, StoredTopic};
+use leftoff::log::contract::{Group, StoredTopic};
+use leftoff::log::{Log as _, LogConfig, SledLog};
 use leftoff::{Broker, Config, Error, NewEvent, OpenConfig, Publish, TopicConfig, TopicName};
 
 use crate::common::{Server, Sse, get, name, post, send, soon, text, to};

@@ -1,4 +1,6 @@
 //! WebSocket: the promises of the subprotocol, and the rules of RFC 6455.
+//!
+//! The file is long, because its tests share the client at its top.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -372,7 +374,7 @@ async fn frames_are_taken_and_refused_as_the_rfc_has_them() {
     }
     assert_eq!(read_frame(&mut stream).await.unwrap(), (0x8a, b"ping".to_vec()));
     let (first, answer) = read_frame(&mut stream).await.unwrap();
-    assert!(first == 0x81 && String::from_utf8_lossy(&answer).contains("none of subscribe"));
+    assert!(first == 0x81 && String::from_utf8_lossy(&answer).contains("not one of subscribe"));
     // 2.7: an unsolicited pong is ignored. 1: an empty message is a message.
     stream.write_all(&frame(0x8a, b"pong")).await.unwrap();
     stream.write_all(&frame(0x81, b"")).await.unwrap();

@@ -1,16 +1,16 @@
-//! Settings of maintenance.
+//! The settings of maintenance.
 
 use serde::{Deserialize, Serialize};
 
-/// Settings of maintenance.
+/// The settings of maintenance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct MaintenanceConfig {
-    /// Pause between two rounds over the topics, in milliseconds. Default: 1,000.
+    /// The pause between two rounds over the topics, in milliseconds. Default: 1,000.
     pub interval_ms: u64,
-    /// Memory for the keys of a topic that is compacted, in bytes; a topic with more is compacted
-    /// in parts. Default: 64 MiB.
+    /// The memory for the keys of a topic while it is compacted, in bytes. A topic with more keys
+    /// is compacted in parts. Default: 64 MiB.
     pub max_key_bytes: u64,
 }
 

@@ -1,8 +1,9 @@
-//! Horizons: how far compaction may look while a backup, or a page of a state, is read.
+//! Horizons: the positions beyond which compaction may not look while a backup, or a topic's state,
+//! is read.
 //!
 //! Events beyond a horizon supersede nothing before it, and no tombstone goes while a horizon is
-//! held. So a reader sees what was true at its position, whatever is rewritten meanwhile. A backup
-//! holds one for all topics, a read of a state one for its topic alone.
+//! held. So a reader sees the state at its position, whatever is rewritten meanwhile. A backup
+//! holds a horizon for all topics; a read of a state holds one for its topic alone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,32 +13,33 @@ use crate::cursor::Position;
 use crate::error::{Error, Result};
 use crate::topic::TopicId;
 
-/// The longest time between two uses of a horizon. A client that takes no more of its backup would
-/// hold compaction up for ever.
+/// The longest time between two uses of a horizon. Without it, a client that stops reading its
+/// backup would stop compaction for ever.
 const MAX_STANDSTILL: Duration = Duration::from_secs(60);
 
-/// All that are held.
+/// All horizons that are held.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Horizons(Arc<Mutex<HeldHorizons>>);
 
 #[derive(Debug, Default)]
 struct HeldHorizons {
-    /// The horizons by their positions, and in the order in which they were taken.
+    /// The horizons by their positions; those of one position in the order in which they were
+    /// taken.
     used: BTreeMap<(Position, u64), Use>,
     taken: u64,
 }
 
 #[derive(Debug)]
 struct Use {
-    /// The topic that it is held for; `None`: for all.
+    /// The topic for which the horizon is held; `None` for all topics.
     topic: Option<TopicId>,
     /// The time of the last use.
     last: Instant,
 }
 
 impl Horizons {
-    /// Returns the first position that is held for `topic`. Horizons that are not used any more are
-    /// released.
+    /// Returns the first position that is held for `topic`. Releases the horizons that were not
+    /// used for too long.
     pub(crate) fn first(&self, topic: TopicId) -> Option<Position> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.used.retain(|_, used| used.last.elapsed() < MAX_STANDSTILL);
@@ -46,12 +48,13 @@ impl Horizons {
         first.map(|((position, _), _)| *position)
     }
 
-    /// Returns whether any is held for `topic`.
+    /// Whether a horizon is held for `topic`.
     pub(crate) fn are_held(&self, topic: TopicId) -> bool {
         self.first(topic).is_some()
     }
 
-    /// Holds the position that `now` gives, while nobody else looks, for one topic or for all.
+    /// Holds the position that `now` returns, for one topic or for all. `now` is called under the
+    /// lock, so that no compaction looks in between.
     pub(crate) fn hold(&self, topic: Option<TopicId>, now: impl FnOnce() -> Position) -> Horizon {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = (now(), held.taken);
@@ -61,7 +64,7 @@ impl Horizons {
     }
 }
 
-/// Holds a position for as long as it lives.
+/// A position that is held for as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Horizon {
     horizons: Horizons,
@@ -74,11 +77,11 @@ impl Horizon {
         self.place.0
     }
 
-    /// Goes on holding it.
+    /// Notes a use of the horizon, so that it stays held.
     ///
     /// # Errors
     ///
-    /// [`Error::DeadlineExceeded`]: it stood still, and was let go of.
+    /// [`Error::DeadlineExceeded`]: the horizon was not used for too long, and was released.
     pub(crate) fn touch(&self) -> Result<()> {
         let mut held = self.horizons.0.lock().unwrap_or_else(PoisonError::into_inner);
         let touched = held.used.get_mut(&self.place).map(|used| used.last = Instant::now());
@@ -110,7 +113,7 @@ mod tests {
         drop(of_a);
         assert_eq!((horizons.first(a), horizons.first(b)), (at, at));
         of_all.touch().unwrap();
-        horizons.0.lock().unwrap().used.clear(); // As after standing still.
+        horizons.0.lock().unwrap().used.clear(); // As if they were not used for too long.
         assert!(matches!(of_all.touch(), Err(Error::DeadlineExceeded { .. })));
         assert!(!horizons.are_held(a) && !horizons.are_held(b));
     }

@@ -1,5 +1,5 @@
-//! The maintainer: its settings and handles, and the ways by which it has the committer drop
-//! something.
+//! The maintainer: its settings and handles, and its requests to the committer. `retain` trims many
+//! topics in one go; `step` and `ask` have one step of one topic done.
 
 use std::hash::RandomState;
 use std::sync::Arc;
@@ -24,45 +24,47 @@ use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::log::Log;
 
-/// The most topics that are looked at in one step.
+/// The most topics whose fronts the committer is asked to look at in one go.
 const MAX_STEPS: usize = 64;
 
-/// The time, in milliseconds, after which a topic is looked at again that could not be maintained.
+/// The time, in milliseconds, after which a topic is looked at again whose maintenance failed.
 pub(super) const RETRY_MS: u64 = 60_000;
 
-/// Threads that visit topics. Few, for sled keeps pages for each thread that reads.
+/// The number of threads that visit topics. It is small, because sled keeps pages for each thread
+/// that reads.
 pub(super) const VISITORS: usize = 2;
 
-/// A request to the thread.
+/// A request to the thread of maintenance.
 pub(crate) enum Ask {
-    /// Do what there is to do, also what would not be worth it yet; for one topic or for all. Only
-    /// for as long as somebody waits for the answer.
+    /// Do all there is to do, also what is not worth it yet, for one topic or for all. The round
+    /// ends early if nobody waits for the answer any more.
     Now { topic: Option<Arc<Topic>>, answer: MaintenanceReply },
     /// End.
     Stop,
 }
 
-/// The channel for the reply to whoever asked.
+/// The channel for the reply to the caller who asked.
 pub(crate) type MaintenanceReply = oneshot::Sender<Result<MaintenanceReport>>;
 
-/// The thread, but for what it is asked.
+/// The thread of maintenance, without its channel of requests.
 pub(crate) struct Maintainer {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) topics: Arc<Topics>,
-    /// Weak, so that the committer ends when nobody publishes any more.
+    /// The committer's queue. Weak, so that the committer ends when no other handle is left.
     pub(crate) commands: mpsc::WeakSender<Queued>,
     pub(crate) config: MaintenanceConfig,
     pub(crate) max_block_bytes: usize,
     pub(crate) now: Now,
-    /// Cancelled when the broker is stopping: a round ends then at the next step.
+    /// Cancelled when the broker is stopping. A round then ends at its next step.
     pub(crate) stopping: CancellationToken,
-    /// The positions of backups, which compaction must not look beyond.
+    /// The positions of backups and of reads of states. Compaction must not look beyond them.
     pub(crate) horizons: Horizons,
-    /// The time, in milliseconds, that an event with an id stays: as long as the id is remembered.
+    /// The time, in milliseconds, for which an event with an id is kept: as long as the id is
+    /// remembered.
     pub(crate) dedup_age_ms: u64,
-    /// The hasher that divides keys into shares when they do not fit into memory at once.
+    /// The hasher that divides keys into shares if they do not fit into memory at once.
     pub(crate) key_hasher: RandomState,
-    /// Told when the thread ends by a panic: then nothing bounds the log any more.
+    /// Told if the thread ends by a panic: nothing bounds the log any more then.
     pub(crate) failure: BrokerFailure,
 }
 
@@ -71,14 +73,14 @@ impl Maintainer {
         Duration::from_millis(self.config.interval_ms)
     }
 
-    /// Returns the topics that one of their alarms asks to look at.
+    /// Returns the topics whose `alarm` is due.
     pub(super) fn due(&self, alarm: impl Fn(&Upkeep) -> &Alarm) -> Vec<Arc<Topic>> {
         let now = (self.now)();
         self.topics.filtered(|topic| alarm(&topic.upkeep).is_due(now))
     }
 
-    /// Drops what the limits of `topics` do not keep, and gives back the space of what was trimmed:
-    /// of many topics in one step.
+    /// Has the committer trim `topics` by their limits and remove blocks that were trimmed before,
+    /// many topics at a time.
     pub(super) fn retain(
         &self,
         topics: &[Arc<Topic>],
@@ -92,7 +94,7 @@ impl Maintainer {
             for (done, some) in next.chunks(MAX_STEPS).enumerate() {
                 if let Err(gone) = check_caller(asked) {
                     let rest = next[done * MAX_STEPS..].iter().chain(&again);
-                    rest.for_each(|topic| topic.upkeep.has_front()); // In the next round.
+                    rest.for_each(|topic| topic.upkeep.has_front()); // The next round looks.
                     return Err(gone);
                 }
                 let steps: Result<Vec<_>> =
@@ -111,7 +113,8 @@ impl Maintainer {
                         }
                         Err(error) => {
                             cannot_maintain(topic, &error);
-                            // By what is removed here, a full disk gets room again.
+                            // Removing blocks makes room on a full disk, so this is tried again
+                            // soon.
                             let is_full = matches!(error, Error::DiskFull { .. });
                             let wait_ms = if is_full { self.config.interval_ms } else { RETRY_MS };
                             topic.upkeep.retention.set((self.now)().plus_ms(wait_ms));
@@ -126,8 +129,8 @@ impl Maintainer {
         outcome
     }
 
-    /// Returns whether there can be anything in front of a topic to drop; it is looked at for it
-    /// now.
+    /// Whether the front of `topic` may have blocks to drop. Turns the topic's alarm off, because
+    /// the caller looks at the front now.
     pub(super) fn may_drop(&self, topic: &Topic) -> bool {
         topic.upkeep.retention.reset();
         let state = topic.state();
@@ -137,7 +140,7 @@ impl Maintainer {
         state.id.is_some() && (is_limited || is_trimmed || is_ahead)
     }
 
-    /// Has the committer do one step, and rests for as long as the step took.
+    /// Has the committer do one step, waits for it, and rests for as long as the step took.
     pub(super) fn step(&self, topic: &Arc<Topic>, work: Work) -> Result<Done> {
         self.rest_after(self.ask(topic, work)?)
     }
@@ -162,8 +165,8 @@ impl Maintainer {
     }
 }
 
-/// Refuses to go on when whoever has asked for it is gone: as when the broker is stopping, for
-/// nobody is told.
+/// Refuses to go on if the caller who asked is gone. The error is that of a broker that stops,
+/// because nobody reads it.
 pub(super) fn check_caller(asked: Option<&MaintenanceReply>) -> Result<()> {
     if asked.is_some_and(MaintenanceReply::is_closed) { Err(Error::ShuttingDown) } else { Ok(()) }
 }

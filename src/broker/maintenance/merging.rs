@@ -1,5 +1,6 @@
-//! One pass over the blocks of a topic: runs of neighbours become one block, without the events
-//! that go.
+//! One pass over the blocks of a topic: runs of neighbouring blocks become one block, without the
+//! events that go. Rolling up, compaction and sweeps all use this pass; `rewriting.rs` decides
+//! when.
 //!
 //! ```text
 //! | small | small | small | large | small | superseded | small | newest
@@ -7,8 +8,9 @@
 //!       one block          stays            one block              stays
 //! ```
 //!
-//! The newest block tells where its topic ends. Written again it still spans what it spanned, and
-//! tells the same; but while a topic is published to, its newest block is hardly ever worth it.
+//! The newest block says where its topic ends. A rewritten block covers the same sequences, so it
+//! says the same. But while events are published to a topic, its newest block is left as it is:
+//! rewriting it is hardly ever worth it.
 
 use super::superseded::Superseded;
 use super::visit::{Reason, STEP_BYTES, Visit};
@@ -18,31 +20,32 @@ use crate::cursor::Sequence;
 use crate::error::{Error, Result};
 use crate::log::{Block, Compacted, EventRef, HEADER_BYTES, StoredBlock};
 
-/// The most blocks, and bytes of blocks, that become one. A single block may be larger.
+/// The most blocks, and the most bytes of blocks, that become one. A single block may be larger.
 const MAX_RUN_BLOCKS: usize = 64;
 const MAX_RUN_BYTES: usize = 1 << 20;
 
-/// Bytes of merged blocks that are written in a step, and parts that are taken out in it: about
-/// what takes as long as a small group of publishes does.
+/// The bytes of merged blocks from which a step is handed in, and the parts that it takes out. Such
+/// a step takes about as long as a small group of publishes.
 const MAX_READY_BYTES: usize = 64 << 10;
 const MAX_READY_PARTS: usize = 64;
 
-/// The bytes that an event takes besides its texts and its payload, about.
+/// About the bytes that an event takes besides its texts and its payload.
 const RECORD_BYTES: usize = 8;
 
-/// Goes through the blocks from `from` on; while the topic is published to, the newest one stays
-/// as it is. Returns how far compaction is once the step is written that is left to write.
+/// Goes through the blocks from `from` on. While events are published to the topic, the newest
+/// block stays as it is. Returns the last rewrite, which is not written yet, and how far the topic
+/// is compacted once it is.
 pub(super) fn pass(
     visit: &mut Visit<'_>,
     from: Sequence,
     superseded: &Superseded,
 ) -> Result<(Compacted, Rewrite)> {
-    visit.settle()?; // What the pass before has written is read.
+    visit.settle()?; // This pass reads the blocks that the one before has written.
     let tail = visit.topic.state().extent.tail;
     let newest = if visit.takes_newest() { None } else { newest_block(visit, tail)? };
     let end = superseded.below.min(newest.as_ref().map_or(tail, Block::first_sequence));
     let compacted = Compacted { below: end, seen: end, ..Compacted::NOTHING };
-    // Events that came after the keys were read were not looked at.
+    // The pass does not look at events that came after the keys were read.
     let mut pass = Pass::new(from, tail.min(superseded.below), compacted);
     for event in newest.iter().flat_map(Block::events).filter(|_| end < tail) {
         pass.keep(visit, &event);
@@ -73,15 +76,16 @@ fn newest_block(visit: &Visit<'_>, tail: Sequence) -> Result<Option<Block>> {
     Ok(visit.log().read(visit.id, tail.previous(), tail, 1)?.into_iter().next())
 }
 
-/// A way through neighbouring blocks, of which a run may become one.
+/// A pass over neighbouring blocks, and the run of blocks that may become one.
 struct Pass {
     next: Sequence,
     /// The tail of the topic when the pass began.
     tail: Sequence,
     run: MergeRun,
-    /// Whether anything on the way may be dropped later, by its age alone.
+    /// Whether an event that was kept may go later because of its age.
     may_expire: bool,
-    /// The progress of compaction, with what is left to do.
+    /// How far the topic is compacted when the pass is done, and the time at which the next event
+    /// goes.
     compacted: Compacted,
     ready: ReadyBlocks,
 }
@@ -94,11 +98,11 @@ struct MergeRun {
     /// The bytes that the blocks of the run take as one block, and the bytes that go.
     kept_bytes: usize,
     dropped_bytes: usize,
-    /// Whether a deletion of a key is over, which goes however little space it takes.
+    /// Whether a deletion of a key goes. The run is then rewritten however little space that frees.
     buries: bool,
 }
 
-/// Merged blocks that wait for being written together.
+/// Merged blocks that are going to be written together.
 #[derive(Default)]
 struct ReadyBlocks {
     rewrite: Rewrite,
@@ -112,7 +116,7 @@ impl Pass {
         Self { next, tail, run, may_expire: false, compacted, ready }
     }
 
-    /// Notes when an event goes that is kept.
+    /// Notes the time at which a kept event goes because of its age.
     fn keep(&mut self, visit: &Visit<'_>, event: &EventRef<'_>) {
         if let Some(time) = visit.goes_at(event) {
             self.may_expire = true;
@@ -120,33 +124,33 @@ impl Pass {
         }
     }
 
-    /// Adds a block to the run, after what there is no room for any more is merged.
+    /// Adds a block to the run. If the run has no room for it, the run is merged first.
     fn take(&mut self, visit: &mut Visit<'_>, block: Block, superseded: &Superseded) -> Result<()> {
-        let (mut kept, mut dropped, mut buries) = (HEADER_BYTES, 0, false);
+        let (mut kept_bytes, mut dropped, mut buries) = (HEADER_BYTES, 0, false);
         if block.has_ttl() || visit.config.key_limit().is_some() {
             for event in block.events() {
                 let size_bytes = event.size_bytes() + RECORD_BYTES;
-                match (visit.why_dropped(&event, superseded), visit.held_until(&event)) {
+                match (visit.why_dropped(&event, superseded), visit.held_back_until(&event)) {
                     (Some(Reason::Superseded), Some(until)) => {
                         self.compacted.below = self.compacted.below.min(event.sequence);
                         self.compacted.due = self.compacted.due.min(until);
                         self.may_expire |= event.ttl_ms.is_some();
-                        kept += size_bytes;
+                        kept_bytes += size_bytes;
                     }
                     (Some(reason), None) => {
                         dropped += size_bytes;
                         buries |= visit.buries(&event, reason);
                     }
                     (None, _) | (Some(_), Some(_)) => {
-                        kept += size_bytes;
+                        kept_bytes += size_bytes;
                         self.keep(visit, &event);
                     }
                 }
             }
         } else {
-            kept = block.bytes().len();
+            kept_bytes = block.bytes().len();
         }
-        let is_full = self.run.kept_bytes + kept > visit.maintenance.max_block_bytes
+        let is_full = self.run.kept_bytes + kept_bytes > visit.maintenance.max_block_bytes
             || self.run.size_bytes + block.bytes().len() > MAX_RUN_BYTES
             || self.run.blocks.len() >= MAX_RUN_BLOCKS;
         if is_full {
@@ -154,15 +158,15 @@ impl Pass {
         }
         self.next = block.last_sequence().next();
         self.run.size_bytes += block.bytes().len();
-        self.run.kept_bytes += kept;
+        self.run.kept_bytes += kept_bytes;
         self.run.dropped_bytes += dropped;
         self.run.buries |= buries;
         self.run.blocks.push(block);
         Ok(())
     }
 
-    /// Makes one block of the run, if that is worth it; the run is empty then. Returns whether it
-    /// was.
+    /// Makes one block of the run, if that is worth it, and begins an empty run. Returns whether it
+    /// was worth it.
     fn merge(&mut self, visit: &mut Visit<'_>, superseded: &Superseded) -> Result<bool> {
         let run = std::mem::take(&mut self.run);
         let (kept, dropped) = (run.kept_bytes, run.dropped_bytes);
@@ -170,7 +174,7 @@ impl Pass {
         let is_much = 4 * dropped >= kept || run.buries;
         let drops = dropped > 0 && (is_much || !superseded.is_empty() || visit.is_forced());
         if !rolls_up && !drops {
-            self.may_expire |= dropped > 0; // It goes with more of its kind.
+            self.may_expire |= dropped > 0; // They go in a later pass, together with more.
             return Ok(false);
         }
         self.ready.add(visit, &run.blocks, superseded);
@@ -180,7 +184,8 @@ impl Pass {
         Ok(true)
     }
 
-    /// Leaves the rest to be written, with how far it has come.
+    /// Ends the pass. Returns the last rewrite, with the pass's progress in it, for the caller to
+    /// write.
     fn finish(
         mut self,
         visit: &mut Visit<'_>,
@@ -205,12 +210,12 @@ impl Pass {
 }
 
 impl ReadyBlocks {
-    /// Adds what is left of neighbouring blocks.
+    /// Makes one block of neighbouring ones, without the events that go, and adds it.
     fn add(&mut self, visit: &Visit<'_>, blocks: &[Block], superseded: &Superseded) {
         let rewrite = &mut self.rewrite;
         let merged = Block::merge(blocks, |event| {
             let reason = visit.why_dropped(event, superseded);
-            let Some(reason) = reason.filter(|_| visit.held_until(event).is_none()) else {
+            let Some(reason) = reason.filter(|_| visit.held_back_until(event).is_none()) else {
                 return true;
             };
             rewrite.count_dropped(event, reason, visit.buries(event, reason));
@@ -225,7 +230,7 @@ impl ReadyBlocks {
 }
 
 impl Rewrite {
-    /// Counts an event that goes, and that may be the last of its key to do so.
+    /// Counts an event that goes. If it `buries` its key, notes its place.
     fn count_dropped(&mut self, event: &EventRef<'_>, reason: Reason, buries: bool) {
         let dropped = match reason {
             Reason::Expired => &mut self.report.expired,

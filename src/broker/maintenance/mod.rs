@@ -1,26 +1,43 @@
-//! Maintenance: drops events that the topics' limits no longer keep, and rewrites blocks that are
-//! worth it.
+//! Maintenance: drops events that the topics' limits no longer keep, and rewrites blocks: many
+//! small ones become one (rolling up), without events that have expired or are superseded
+//! (compaction).
+//!
+//! # Which file does which step
 //!
 //! ```text
-//! all topics:  retention ──▶ trimmed, then removed     (retention.rs)
-//! one topic:   rewriting ──▶ neighbouring blocks become one, without what is over
+//! mod.rs          the thread: waits, and goes round over the topics whose alarms are due
+//! maintainer.rs   the handles of that thread; asks the committer for a step; trims topics in bulk
+//! retention.rs    which blocks at the front of a topic are over a limit (each publish asks, too)
+//! visitor.rs      the topics of one thread, one after the other: begins the next visit while the
+//!                 last steps of earlier ones are written
+//! rewriting.rs    one visit: decides if expiry, compaction, rolling up are worth it, and does them
+//! visit.rs        the data of one visit, its steps on their way, and the rule why an event goes
+//! superseded.rs   the latest events of each key, as a compaction has read them
+//! merging.rs      one pass over the blocks: makes one block of a run, without the events that go
+//! horizon.rs      the positions beyond which compaction may not look, for backups and states
 //! ```
+//!
+//! Compaction has no file of its own. `rewriting.rs` decides on it (`is_worth_compacting`) and does
+//! it (`compact`): it reads the keys into `superseded.rs`, and has `merging.rs` make blocks without
+//! the superseded events. The committer writes these blocks (`order/steps.rs`).
 //!
 //! # What is remembered of a topic
 //!
-//! In memory, in the topic's `Upkeep`; after a start both alarms ring:
+//! In memory, in the topic's `Upkeep`. An *alarm* is the time at which maintenance looks at a topic
+//! next. Each topic has two alarms, `retention` and `rewriting`. An alarm that *rings* is due at
+//! once. After a start both ring:
 //!
 //! ```text
 //! state         means                          set by                      cleared by
-//! retention     look at the front, at once     order: a topic was empty,   the look (may_drop)
-//!               or at a time                   more to remove; a limit's time
-//! rewriting     visit the topic, at once       order: append, expiry;      the visit, as it begins
-//!               or at a time                   a visit: its next time
+//! retention     alarm: look at the front, at   order: first event, blocks  the look (may_drop)
+//!               once or at a time              to remove, a limit's time
+//! rewriting     alarm: visit the topic, at     order: append, expiry;      the visit, as it begins
+//!               once or at a time              a visit: its next time
 //! small_blocks  small blocks since a pass      order: each small block     a pass, as it begins
-//! expires_ms    the first expiry among         order; a visit that fails   a visit takes it
-//!               events since the last sweep    gives it back
-//! sweep_ms      no sweep before this time      a pass, as it ends          time
-//! looked_at     compaction has read the keys   a compaction, before it     never
+//! expires_ms    the first expiry among         order; a visit that fails   a compaction, a sweep,
+//!               events since the last sweep    gives it back               as it begins
+//! sweep_ms      no sweep before this time      a pass, as it ends          never: the time passes
+//! looked_at     compaction has read the keys   a compaction, before it     never: it rises
 //!               of events below it             drops any
 //! ```
 //!
@@ -32,21 +49,23 @@
 //!               blocks below it
 //! may_expire    some event may go because      order: the first event      a pass that finds none,
 //!               of its age                     with a time to live         if none came meanwhile
-//! compacted     kept of a key, alone below,    the last rewrite of a       other settings
-//!               looked at up to, next due      compaction or a sweep
+//! compacted     the progress of compaction:    the last rewrite of a       other settings
+//!               see `Compacted`                compaction or a sweep
 //! buried_…      the newest deletion of a key   a rewrite that drops one    never
 //!               that was dropped
 //! ```
 //!
 //! # Words
 //!
-//! An event is *kept* by a pass, or it *goes*, for a `Reason`. An event that would go and has an id
-//! is *held back* until the id is forgotten (`held_until`). `key_limit` is the number of events of
-//! a key that a topic keeps.
+//! A pass *keeps* an event or *drops* it, for a `Reason`. An event with an id that has a reason to
+//! go is *held back* until the id is forgotten (`held_back_until`). `key_limit` is the number of
+//! events of a key that a topic keeps. A *sweep* drops expired events in a pass over all blocks of
+//! a topic that is not compacted. To *bury* is to drop an event that deletes its key:
+//! a tombstone, or an event with a key that has expired.
 //!
 //! # Why
 //!
-//! A thread of its own decides, reads and merges. Changes of the log go through the committer, a
+//! Threads of maintenance decide, read and merge. Changes of the log go through the committer, a
 //! small step at a time, so that there is one writer, and a publish waits for one step at the most.
 //! After each step the thread rests for as long as the step kept the committer busy.
 
@@ -60,10 +79,6 @@ mod superseded;
 mod visit;
 mod visitor;
 
-#[cfg(test)]
-mod bounds_tests;
-#[cfg(test)]
-mod expiry_tests;
 #[cfg(test)]
 mod tests;
 
@@ -86,16 +101,16 @@ use crate::event::Timestamp;
 /// One round over the topics.
 struct Round<'a> {
     topics: Vec<Arc<Topic>>,
-    /// The caller who has asked for the round, if there is one.
+    /// The caller who has asked for the round; `None` for a round that the clock began.
     asked: Option<&'a MaintenanceReply>,
-    /// The next one to visit.
+    /// The index of the next topic to visit.
     next: AtomicUsize,
-    /// The time of the last look for events over a limit.
+    /// The time at which the thread last looked for events over a limit.
     retained: Mutex<Instant>,
 }
 
 impl Maintainer {
-    /// Runs until it is told to stop, or every handle is gone.
+    /// Runs until it is told to stop, or until every handle is gone.
     pub(super) fn run(self, asks: Receiver<Ask>) {
         let _guard = PanicGuard::new(&self.failure, "maintenance");
         let mut last_clock = Timestamp::default();
@@ -118,7 +133,7 @@ impl Maintainer {
         }
     }
 
-    /// Has all topics looked at when the clock has gone back. A topic may then be due earlier than
+    /// Has all topics looked at if the clock has gone back: a topic may then be due earlier than
     /// was known.
     fn heed_clock(&self, last: &mut Timestamp) {
         let now = (self.now)();
@@ -128,7 +143,8 @@ impl Maintainer {
         *last = now;
     }
 
-    /// Looks at the topics that need it, or, if somebody has `asked`, at those that are named.
+    /// Looks at the topics whose alarms are due; if somebody has `asked`, at `topic`, or at all
+    /// topics.
     fn round(
         &self,
         topic: Option<Arc<Topic>>,
@@ -170,7 +186,7 @@ impl Maintainer {
         outcome.map(|()| report)
     }
 
-    /// Visits the topics of a round: this thread does, and as many others as there can be.
+    /// Visits the topics of a round, in this thread and in up to [`VISITORS`] - 1 others.
     fn visit(&self, round: &Round<'_>) -> Vec<(Result<()>, MaintenanceReport)> {
         let others = VISITORS.min(round.topics.len()).saturating_sub(1);
         std::thread::scope(|scope| {
@@ -186,14 +202,14 @@ impl Maintainer {
         })
     }
 
-    /// Visits topics of a round until there are no more.
+    /// Visits topics of a round until none is left.
     fn visit_some(&self, round: &Round<'_>) -> (Result<()>, MaintenanceReport) {
         let mut visitor = Visitor::default();
         while let Some(topic) = round.topics.get(round.next.fetch_add(1, Ordering::Relaxed)) {
             if let Some(visit) = Visit::new(self, topic, round.asked) {
                 visitor.visit(visit);
             }
-            // Events over a limit do not wait until everything worth it is rewritten.
+            // Events over a limit do not wait until all rewriting is done.
             if round.asked.is_none()
                 && let Ok(mut retained) = round.retained.try_lock()
                 && retained.elapsed() >= self.interval()

@@ -1,4 +1,5 @@
-//! Retention: what a topic's limits no longer keep goes, block by block from the front.
+//! Retention: decides which blocks a topic's limits no longer keep, from the front, and which
+//! trimmed blocks can be removed.
 //!
 //! ```text
 //!  removed now     trimmed now       kept
@@ -9,9 +10,9 @@
 //!
 //! # Why
 //!
-//! A topic is trimmed by the very group that appends to it, so that it is never over its limits by
+//! A topic is trimmed by the same group that appends to it, so that it is never over its limits by
 //! more than a block, whatever the load. Trimmed blocks are removed by a later group: until readers
-//! know of the new `earliest`, a block that is missing would be damage to them.
+//! know of the new `earliest`, a missing block would be damage to them.
 
 use crate::broker::report::MaintenanceReport;
 use crate::cursor::{Sequence, TrimReason};
@@ -20,7 +21,7 @@ use crate::event::Timestamp;
 use crate::log::{Ahead, Extent, LastEvent, Log, StoredBlock, StoredTopic};
 use crate::topic_config::TopicConfig;
 
-/// Parts that are looked at first: as a rule that shows all there is to do.
+/// The parts that are looked at first. In most cases these show all there is to do.
 const GLANCE_PARTS: usize = 8;
 
 /// The events that a group adds to a topic.
@@ -38,51 +39,51 @@ pub(crate) struct Retained {
     pub(crate) report: MaintenanceReport,
     /// Whether there may be more to do at once.
     pub(crate) has_more: bool,
-    /// The time until the next look is needed, as far as it is known.
+    /// For how long nothing needs to be dropped, as far as that is known.
     pub(crate) quiet: Quiet,
 }
 
-/// The time for which nothing needs to be dropped.
+/// The conditions under which nothing needs to be dropped from a topic. All of them must hold.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Quiet {
-    /// As long as the topic has fewer events than this.
+    /// The topic has fewer events than this.
     below_events: u64,
-    /// As long as its blocks take fewer bytes than this.
+    /// The topic's blocks take fewer bytes than this.
     below_bytes: u64,
-    /// The end of that time.
+    /// This time is not past.
     until: Timestamp,
 }
 
 impl Quiet {
-    /// Returns whether nothing needs to be dropped yet from a topic that is added to.
+    /// Whether nothing needs to be dropped yet from a topic with this extent, with what is `added`.
     pub(crate) fn holds(&self, extent: &Extent, added: Added, now: Timestamp) -> bool {
         extent.events() + added.events < self.below_events
             && extent.size_bytes() + added.bytes < self.below_bytes
             && now <= self.until
     }
 
-    /// Returns the time at which the oldest block becomes older than the limit; `None` if it is not
-    /// known.
+    /// Returns the time at which the oldest block becomes older than the limit; `None` if that is
+    /// not known.
     pub(crate) fn due(&self) -> Option<Timestamp> {
         (self.below_bytes > 0 && self.until < Timestamp::MAX).then(|| self.until.plus_ms(1))
     }
 }
 
-/// The blocks in front of a topic, as far as they were looked at.
+/// The blocks at the front of a topic, as far as they were looked at.
 struct Front {
     /// The blocks that readers know to be trimmed.
     trimmed: Vec<StoredBlock>,
-    /// The blocks after them that are over a limit, each with the limit.
+    /// The blocks after the trimmed ones that are to be trimmed, each with the reason.
     over: Vec<(StoredBlock, TrimReason)>,
-    /// The first one that was not trimmed.
+    /// The first block that was not trimmed.
     front: Option<StoredBlock>,
     /// The extent of the topic without the trimmed blocks.
     extent: Extent,
-    /// Whether none of them stays, so that there may be more.
+    /// Whether all blocks that were looked at go, so that there may be more to do.
     all_goes: bool,
 }
 
-/// The limits that hold, and what they are held against.
+/// A topic's limits, and what is needed to apply them.
 pub(crate) struct Retention<'a> {
     pub(crate) log: &'a dyn Log,
     pub(crate) limits: TopicConfig,
@@ -94,20 +95,21 @@ pub(crate) struct Retention<'a> {
 }
 
 impl Retention<'_> {
-    /// Returns whether a topic with these settings ever drops anything because of them.
+    /// Whether these settings have a limit on events, bytes or age.
     pub(crate) fn is_limited(limits: &TopicConfig) -> bool {
         limits.event_limit().or(limits.byte_limit()).or(limits.age_limit_ms()).is_some()
     }
 
-    /// Removes blocks of `topic` that were trimmed before, and trims those that are over its limits
-    /// with what is `added`. The outcome is in `topic`; nothing is written.
+    /// Decides which blocks of `topic` that were trimmed before are removed, and which are trimmed
+    /// because they are over a limit with what is `added`. Changes `topic` accordingly; nothing is
+    /// written to the log.
     ///
     /// # Errors
     ///
     /// As [`Log::stored_blocks`] and [`Log::last_below`]; `topic` is as it was.
     pub(crate) fn apply(&self, topic: &mut StoredTopic, added: Added) -> Result<Retained> {
         let glance = self.look(topic, added, GLANCE_PARTS.min(self.max_parts))?;
-        // As a rule a glance shows all there is to do.
+        // In most cases a glance shows all there is to do.
         let found = if glance.all_goes { self.look(topic, added, self.max_parts)? } else { glance };
         let mut retained = Retained { has_more: found.all_goes, ..Retained::default() };
         let mut extent = found.extent;
@@ -129,7 +131,7 @@ impl Retention<'_> {
                 _ => retained.report.retention.add(block.events, block.size_bytes),
             }
         }
-        // Purged and deleted events were trimmed unread: they are counted when they are removed.
+        // Purged and deleted events were not counted when they were trimmed: they are counted now.
         if matches!(topic.extent.trim_reason, TrimReason::Purged | TrimReason::Deleted) {
             for block in &found.trimmed {
                 retained.report.purged.add(block.events, block.size_bytes);
@@ -142,7 +144,7 @@ impl Retention<'_> {
         Ok(retained)
     }
 
-    /// Divides the blocks in front of `topic` into those that were trimmed, those that are to be,
+    /// Divides the blocks at the front of `topic` into trimmed ones, ones that are to be trimmed,
     /// and the rest.
     fn look(&self, topic: &StoredTopic, added: Added, max_parts: usize) -> Result<Front> {
         let all = Sequence::FIRST..topic.extent.tail;
@@ -155,7 +157,7 @@ impl Retention<'_> {
         Ok(Front { trimmed, over, front: kept.first().copied(), extent, all_goes })
     }
 
-    /// Returns the blocks of those in front that are to be dropped, each with why.
+    /// Returns those of the first blocks that are to be trimmed, each with the reason.
     fn over_limits(
         &self,
         kept: &[StoredBlock],
@@ -174,7 +176,8 @@ impl Retention<'_> {
                 let appended = self.appended(last, extent.ahead);
                 self.limits.age_limit_ms().is_some_and(|limit| appended.plus_ms(limit) < self.now)
             });
-            // Blocks that compaction has emptied stay until they are merged: they are no gap.
+            // Blocks that compaction has emptied stay until they are merged: dropping them would be
+            // told as a gap.
             let is_empty = block.events == 0 && self.limits.key_limit().is_none();
             if is_over(self.limits.byte_limit(), bytes, block.size_bytes)
                 || is_over(self.limits.event_limit(), events, block.events)
@@ -186,7 +189,8 @@ impl Retention<'_> {
                 over.append(&mut undated);
                 over.push((*block, TrimReason::Expired));
             } else if is_old.is_none() {
-                // A damaged block does not say how old it is: it goes with the one that follows.
+                // The age of a damaged block is unknown: it goes with the next block that is over a
+                // limit.
                 undated.push((*block, TrimReason::Retention));
             } else {
                 break;
@@ -197,13 +201,13 @@ impl Retention<'_> {
         over
     }
 
-    /// Returns the time at which the last event of a block was appended, as far as it can be told.
+    /// Returns the time at which the last event of a block was appended, as far as that is known.
     fn appended(&self, last: LastEvent, ahead: Ahead) -> Timestamp {
         ahead.appended(last.position, last.clock, self.now)
     }
 
-    /// Returns the time for which nothing needs to be dropped from a topic that begins with this
-    /// block.
+    /// Returns the conditions under which nothing needs to be dropped from a topic that begins with
+    /// this block.
     fn quiet(&self, front: &StoredBlock, ahead: Ahead) -> Quiet {
         let below = |limit: Option<u64>, dropped| {
             limit.map_or(u64::MAX, |limit: u64| limit.saturating_add(dropped))
@@ -261,13 +265,13 @@ mod tests {
         }
     }
 
-    /// Where the topic begins with these limits, at the time 90.
+    /// Returns the sequence at which the topic begins with these limits, at the time 90.
     fn earliest(limits: TopicConfig, added: Added) -> u64 {
         let (log, mut topic, _) = ten_blocks();
         let (published, now) = (Sequence::FIRST, Timestamp::from_ms(90));
         let retention = Retention { log: &*log, limits, published, now, max_parts: 64 };
         let retained = retention.apply(&mut topic, added).unwrap();
-        assert!(retained.removed.is_empty(), "readers do not know yet");
+        assert!(retained.removed.is_empty(), "readers do not know the new earliest yet");
         assert_eq!(retained.report.retention.events, topic.extent.earliest.get() - 1);
         assert_eq!(topic.extent.trimmed_position.get(), topic.extent.earliest.get() - 1);
         topic.extent.earliest.get()

@@ -1,20 +1,27 @@
-//! One look at one topic: what of it is worth writing again, and why.
+//! One visit to one topic, step by step: drops expired blocks at the front (`expire_front`),
+//! compacts the topic (`compact`) or sweeps it for expired events (`sweep`), and rolls up small
+//! blocks. Each step is preceded by the decision whether it is worth it. The rule for a single
+//! event is in `visit.rs`; the pass over the blocks is in `merging.rs`.
 //!
 //! # Why
 //!
-//! Rolling up the small blocks of a quiet topic, compaction and expiry are one act with other
-//! predicates (`merging.rs`). A block takes part in a roll-up when enough small ones are its
-//! neighbours, so an event is written again a few times in its life and not once per pass.
+//! Rolling up small blocks, compaction and the sweep are the same pass (`merging.rs`) with
+//! different rules for the events that go. A block takes part in a roll-up only if it has enough
+//! small neighbours, so an event is written again a few times in its life and not once per pass.
 //!
-//! In a topic that is compacted an event of a key deletes that key when it expires, as a tombstone
-//! does: the value before it must not come back. Until it is gone, readers get it as a tombstone
-//! (`broker/tail/`).
+//! In a compacted topic, an event with a key deletes that key when it expires, as a tombstone does:
+//! the value before it must not come back. Until the event is dropped, readers get it as a
+//! tombstone (`broker/tail/`).
 //!
-//! A deletion must outlast what it supersedes: it goes only when that was gone before the pass
-//! began, and never while a backup or a read of its topic's state is on its way, which may have
-//! read what was there before. An event with an id stays for as long as the window remembers ids:
-//! recalled from the log after a restart, the window would otherwise not know it, and a late repeat
-//! of an old value would become the newest of its key.
+//! A deletion must outlast the events that it supersedes. A pass drops a deletion only if
+//!
+//! - the superseded events were gone before the pass began,
+//! - no backup and no read of the topic's state is under way, which may have read one of them, and
+//! - the deletion has no id, or its id is forgotten by now.
+//!
+//! A pass keeps every event with an id until the id is forgotten. After a restart the window of ids
+//! is read from the log. Without the event the id would be missing there, and a late repeat of an
+//! old value would become the newest event of its key.
 
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
@@ -29,21 +36,20 @@ use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Block, Compacted};
 
-/// Events that are not compacted yet before a compaction is worth it; there must be half as many of
-/// them as of the others, too.
+/// The least number of events that are not compacted yet for which a compaction is worth it. They
+/// must also be half as many as the compacted ones.
 const MIN_DIRTY_EVENTS: u64 = 64;
 
-/// A topic with events that expire is gone through at most this often, and not more than for a
-/// tenth of the time.
+/// The least time between two sweeps of a topic with events that expire. A sweep also takes no more
+/// than a tenth of the time.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// As [`SWEEP_INTERVAL`], for a topic that is compacted: there an event that expires deletes its
-/// key.
+/// As [`SWEEP_INTERVAL`], for a compacted topic, where an event that expires deletes its key.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Visit<'_> {
-    /// Does what is worth it. The last step may be on its way when this returns: the topic is not
-    /// looked at again before [`Self::end`] returns.
+    /// Does all steps that are worth it. The last one may be on its way when this returns: the
+    /// topic is not looked at again before [`Self::end`] returns.
     pub(super) fn look(&mut self) -> Result<()> {
         let looked = self.try_look();
         while looked.is_err() && !self.writing.is_empty() {
@@ -58,11 +64,11 @@ impl Visit<'_> {
     fn try_look(&mut self) -> Result<()> {
         self.expire_front()?;
         match self.config.key_limit() {
-            Some(kept) if self.is_worth_compacting(kept) => {
-                let left = self.compact(kept)?;
-                // Events that delete a key are alone by now, and may go.
+            Some(key_limit) if self.is_worth_compacting(key_limit) => {
+                let left = self.compact(key_limit)?;
+                // The events that deletions superseded are gone by now, so the deletions may go.
                 if self.is_forced() || (left.due <= self.now && self.may_bury) {
-                    self.compact(kept)?;
+                    self.compact(key_limit)?;
                 }
             }
             None if self.is_worth_a_sweep() => self.sweep()?,
@@ -77,7 +83,7 @@ impl Visit<'_> {
         Ok(())
     }
 
-    /// Takes out whole blocks at the front, of which every event has expired.
+    /// Trims the blocks at the front in which every event has expired.
     fn expire_front(&mut self) -> Result<()> {
         let extent = self.topic.state().extent;
         let mut report = MaintenanceReport::default();
@@ -86,8 +92,7 @@ impl Visit<'_> {
             self.check_stop()?;
             let blocks = match self.log().read(self.id, at, extent.tail, STEP_BYTES) {
                 Ok(blocks) => blocks,
-                // A damaged block does not say what it holds: it goes with the first block after
-                // it.
+                // The events of a damaged block are unknown: it goes with the first block after it.
                 Err(Error::Damaged { last: Some(last), .. }) => {
                     at = last.next();
                     continue;
@@ -117,13 +122,13 @@ impl Visit<'_> {
         Ok(())
     }
 
-    /// Returns whether it holds events, and all of them have expired and may go; or when they will
-    /// have.
+    /// Whether all events of the block, at least one, have expired and may go. If they expire
+    /// later, sets the topic's alarm to that time.
     fn has_expired(&self, block: &Block) -> bool {
         let mut last = Timestamp::default();
         for event in block.events() {
             match self.ages.expires(&event) {
-                // The events that it has superseded lie before it, and go with it.
+                // The events that this one has superseded lie before it, and go with it.
                 Some(time) => last = last.max(time).max(self.remembered_until(&event)),
                 None => return false,
             }
@@ -134,30 +139,31 @@ impl Visit<'_> {
         block.count() > 0 && last <= self.now
     }
 
-    /// Returns the time from which there may be something to drop, for a topic that keeps `kept`
-    /// events of a key; 0 for a topic that is not compacted.
-    fn due(&self, kept: u64) -> Timestamp {
+    /// Returns the time from which an event may have to go because of its age. `key_limit` is the
+    /// number of events of a key that the topic keeps; 0 for a topic that is not compacted.
+    fn due(&self, key_limit: u64) -> Timestamp {
         let extent = self.topic.state().extent;
-        // A time that was told by a clock that was ahead may be too late.
+        // Times that a fast clock gave may be too late.
         if extent.may_expire && extent.ahead.position >= extent.trimmed_position.next() {
             return Timestamp::default();
         }
-        self.compacted(kept).due.min(self.topic.upkeep.expiry())
+        self.compacted(key_limit).due.min(self.topic.upkeep.expiry())
     }
 
-    fn is_worth_compacting(&self, kept: u64) -> bool {
+    fn is_worth_compacting(&self, key_limit: u64) -> bool {
         let extent = self.topic.state().extent;
-        let compacted = self.compacted(kept);
+        let compacted = self.compacted(key_limit);
         let dirty = extent.tail.get() - compacted.seen.max(extent.earliest).get();
         let clean = extent.events().saturating_sub(dirty);
-        // Each compaction reads all there is: that is paid by what was added, or it is little.
+        // Each compaction reads the whole topic. The new events must be many enough for that, or
+        // the topic small.
         let is_much = 2 * dirty >= clean;
         let is_little = extent.size_bytes() <= STEP_BYTES as u64;
         let is_left = dirty > 0 && (is_much || is_little) && self.quiet_from() <= self.now;
         self.is_forced()
             || (dirty >= MIN_DIRTY_EVENTS && is_much)
             || is_left
-            || (self.due(kept) <= self.now && self.may_sweep())
+            || (self.due(key_limit) <= self.now && self.may_sweep())
     }
 
     fn is_worth_a_sweep(&self) -> bool {
@@ -169,20 +175,21 @@ impl Visit<'_> {
         self.topic.upkeep.next_sweep() <= self.now
     }
 
-    /// Drops events that later ones of the same key supersede; a share of the keys at a time, where
-    /// they are more than memory is for. Returns how far it has come, once that is written.
-    fn compact(&mut self, kept: u64) -> Result<Compacted> {
-        self.settle()?; // What the compaction before has come to counts.
+    /// Drops events that later ones of the same key supersede. If the keys take more memory than is
+    /// allowed, a share of the keys is compacted at a time. Returns how far the topic is compacted
+    /// once the last step is written.
+    fn compact(&mut self, key_limit: u64) -> Result<Compacted> {
+        self.settle()?; // The progress of an earlier compaction must be known.
         self.take_expiry();
         let earliest = self.topic.state().extent.earliest;
-        let before = self.compacted(kept);
-        // The part that was compacted before holds each key once: only later events can supersede
-        // its events.
-        let from = if kept == 1 { before.below.max(earliest) } else { earliest };
+        let before = self.compacted(key_limit);
+        // Events below that sequence are the only ones of their keys there: only later events can
+        // supersede them.
+        let from = if key_limit == 1 { before.below.max(earliest) } else { earliest };
         let mut share = KeyShare::ALL;
         let mut compacted: Option<Compacted> = None;
         loop {
-            let Some(superseded) = find_superseded(self, from, kept, share)? else {
+            let Some(superseded) = find_superseded(self, from, key_limit, share)? else {
                 (share, compacted) = (share.halved(), None);
                 continue;
             };
@@ -190,7 +197,8 @@ impl Visit<'_> {
             let (passed, rest) = self.rewrite(earliest, &superseded)?;
             let mut passed = compacted.map_or(passed, |before| before.and(passed));
             if superseded.is_cut {
-                // Nothing new is known of the events beyond the horizon.
+                // The events beyond the horizon were not looked at: for them the earlier times
+                // hold.
                 passed.due = passed.due.min(before.due).min(self.expiry);
             }
             compacted = Some(passed);
@@ -199,12 +207,12 @@ impl Visit<'_> {
                     share = next;
                     self.write(rest)?;
                 }
-                None => return self.write_compacted(Compacted { kept, ..passed }, rest),
+                None => return self.write_compacted(Compacted { kept: key_limit, ..passed }, rest),
             }
         }
     }
 
-    /// Drops events that have expired, of a topic that is not compacted.
+    /// Drops events that have expired, in a topic that is not compacted.
     fn sweep(&mut self) -> Result<()> {
         self.take_expiry();
         let earliest = self.topic.state().extent.earliest;
@@ -212,8 +220,8 @@ impl Visit<'_> {
         self.write_compacted(swept, rest).map(drop)
     }
 
-    /// Writes the last rewrite together with the progress of compaction, unless an earlier step was
-    /// incomplete.
+    /// Has the committer write the last rewrite. The progress of compaction goes with it, unless an
+    /// earlier step was incomplete.
     fn write_compacted(&mut self, compacted: Compacted, mut rest: Rewrite) -> Result<Compacted> {
         let is_new = compacted != self.topic.state().extent.compacted;
         rest.compacted = Some(compacted).filter(|_| is_new && !self.is_partial);
@@ -221,8 +229,8 @@ impl Visit<'_> {
         Ok(compacted)
     }
 
-    /// Goes through the blocks from `from` on, and merges what is worth it. Returns how far
-    /// compaction is once the step is written that is left to write.
+    /// Goes through the blocks from `from` on, and merges those that are worth it. Returns the last
+    /// rewrite, which is not written yet, and how far the topic is compacted once it is.
     fn rewrite(&mut self, from: Sequence, superseded: &Superseded) -> Result<(Compacted, Rewrite)> {
         let started = Instant::now();
         self.may_bury = !self.maintenance.horizons.are_held(self.id);
@@ -236,7 +244,7 @@ impl Visit<'_> {
         Ok(passed)
     }
 
-    /// Ends the visit: waits for what is on its way, and sets when to come again.
+    /// Ends the visit: waits for the steps on their way, and sets the time of the next visit.
     pub(super) fn end(&mut self) -> Result<()> {
         let settled = self.settle();
         if settled.is_err() || self.is_partial {
@@ -250,9 +258,9 @@ impl Visit<'_> {
         if due < Timestamp::MAX && (extent.may_expire || key_limit.is_some()) {
             upkeep.rewriting.set(due.max(upkeep.next_sweep()));
         }
-        if let Some(kept) = key_limit {
+        if let Some(key_limit) = key_limit {
             let quiet_from = self.quiet_from();
-            if self.compacted(kept).seen < extent.tail && quiet_from > self.now {
+            if self.compacted(key_limit).seen < extent.tail && quiet_from > self.now {
                 upkeep.rewriting.set(quiet_from);
             }
         }
@@ -260,18 +268,19 @@ impl Visit<'_> {
     }
 }
 
-/// Reads the keys of the events from `from` on; `None` if those of `share` are more than memory
-/// is for.
+/// Reads the keys of the events from `from` on, those that are in `share`. `None` if they take more
+/// memory than is allowed.
 fn find_superseded(
     visit: &Visit<'_>,
     from: Sequence,
-    kept: u64,
+    key_limit: u64,
     share: KeyShare,
 ) -> Result<Option<Superseded>> {
     let tail = visit.topic.state().extent.tail;
-    // The tail is read first: a backup that begins now is at this tail, or beyond it.
+    // The tail is read before the horizon: a backup that begins in between is at this tail, or
+    // beyond it.
     let horizon = visit.maintenance.horizons.first(visit.id);
-    let mut found = Superseded { kept: kept as usize, below: tail, ..Superseded::none() };
+    let mut found = Superseded { key_limit: key_limit as usize, below: tail, ..Superseded::none() };
     let max_bytes = visit.maintenance.config.max_key_bytes as usize / VISITORS;
     let hasher = &visit.maintenance.key_hasher;
     let is_shared = |key: &str| share.of == 1 || hasher.hash_one(key) % share.of == share.index;
@@ -298,7 +307,7 @@ fn find_superseded(
                     size_bytes += found.add(&event, visit.is_deletion(&event));
                 }
             }
-            // A share of one key is as small as it gets.
+            // A share of one key cannot be halved.
             if size_bytes > max_bytes && found.keys.len() > 1 {
                 return Ok(None);
             }
@@ -308,7 +317,7 @@ fn find_superseded(
 }
 
 impl Compacted {
-    /// Combines the progress of two passes: the less of both.
+    /// Combines the progress of two passes: the lesser of both.
     fn and(self, pass: Self) -> Self {
         Self {
             kept: self.kept,

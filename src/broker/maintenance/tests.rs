@@ -1,4 +1,9 @@
-//! What maintenance promises, held against a simple model under any interleaving.
+//! Tests of the promises of maintenance, against a simple model, under any interleaving.
+//!
+//! The file is long, because the model and the steps that it is compared on are one whole.
+
+mod bounds;
+mod expiry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,21 +17,21 @@ use crate::broker::*;
 use crate::cursor::{GapReason, StartPoint};
 use crate::event::{NewEvent, Timestamp};
 
-/// The time that the brokers here go by, in milliseconds.
+/// The clock of the brokers in these tests, in milliseconds.
 pub(super) static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
 
 pub(super) fn clock() -> Timestamp {
     Timestamp::from_ms(CLOCK.load(Ordering::SeqCst))
 }
 
-/// Held by each test: there is one clock.
+/// The lock that each test with this clock holds: there is only one clock.
 pub(super) static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const GRACE_MS: u64 = 500;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Publishes events: each a key (0: none), whether it is a tombstone, and a time to live.
+    /// Publishes events. Each has a key (0: none), may be a tombstone, and may have a time to live.
     Publish {
         topic: usize,
         events: Vec<(u8, bool, Option<u16>)>,
@@ -118,15 +123,16 @@ impl Published {
 
 #[derive(Debug, Default)]
 struct Model {
-    /// By sequence; nothing is ever taken out.
+    /// All events ever published, by sequence; none is taken out.
     events: BTreeMap<u64, Published>,
     config: TopicConfig,
     exists: bool,
-    /// How many events of a key any settings so far kept, at the least.
+    /// The least number of events of a key that any settings so far kept.
     least_kept: Option<u64>,
-    /// Whether compaction was turned on or off: what is left of before depends on when.
+    /// Whether compaction was turned on or off. The events that are left from before then depend on
+    /// when that was.
     was_toggled: bool,
-    /// Sequences that a reader did not get, though they were not below `earliest`.
+    /// The sequences that a reader did not get, though they were not below `earliest`.
     gone: BTreeSet<u64>,
     earliest: u64,
 }
@@ -149,7 +155,7 @@ impl Model {
         kept.is_some_and(|kept| key > 0 && (is_deleted || self.later_of_key(sequence) >= kept))
     }
 
-    /// Returns whether it is a value now.
+    /// Whether the event is a value now: no tombstone, and not expired.
     fn is_there(&self, sequence: u64) -> bool {
         let event = &self.events[&sequence];
         !event.is_tombstone && !event.is_expired()
@@ -164,7 +170,7 @@ impl Model {
         latest.into_iter().filter(|(_, sequence)| self.is_there(*sequence)).collect()
     }
 
-    /// Returns whether a reader must get it.
+    /// Whether a reader must get the event.
     fn must_be_there(&self, sequence: u64) -> bool {
         let event = &self.events[&sequence];
         let may_be_compacted = self.is_superseded(sequence, self.least_kept)
@@ -193,8 +199,8 @@ fn topic(index: usize) -> TopicName {
 
 fn open(directory: &Path, max_tail_bytes: u64) -> Broker {
     let mut config = OpenConfig::default();
-    config.maintenance.interval_ms = 3_600_000; // By hand only.
-    config.maintenance.max_key_bytes = 1_024; // A few keys at a time.
+    config.maintenance.interval_ms = 3_600_000; // Only when a test asks for it.
+    config.maintenance.max_key_bytes = 1_024; // A few keys fit at a time.
     config.broker.max_tail_bytes = max_tail_bytes;
     config.broker.max_block_bytes = 1 << 10;
     let log = LogConfig { min_free_bytes: 0, ..LogConfig::default() };
@@ -294,7 +300,7 @@ impl World {
         assert!(matches!(broker.topic(&topic(index)), Err(Error::UnknownTopic(_))));
     }
 
-    /// `earliest` never goes back, and says what readers are told.
+    /// Checks that `earliest` never goes back, and that `tail` is right.
     fn check_front(&mut self, index: usize) -> TopicInfo {
         let info = self.broker().topic(&topic(index)).unwrap();
         let model = &mut self.models[index];
@@ -315,7 +321,7 @@ impl World {
         let extent = self.check_front(index).extent;
         let seen = self.read(index, 0).await;
         let model = &self.models[index];
-        // One block is as many events as fit it.
+        // A topic may be over its limit by one block.
         let block_bytes = 1_200;
         if let Some(limit) = model.config.byte_limit() {
             assert!(extent.size_bytes() <= limit + block_bytes, "{extent:?} of {limit}");
@@ -337,13 +343,14 @@ impl World {
             let is_superseded = model.is_superseded(sequence, model.config.key_limit());
             let is_compacted = model.config.key_limit().is_some();
             let is_over = is_compacted && (event.is_past_grace() || event.is_expired());
-            // With few keys in memory at a time, those of several events are compacted in parts.
+            // A key of several events may be compacted in parts, because few keys fit into memory.
             let is_exact = model.config.key_limit() == Some(1) && !model.was_toggled;
             assert!(!is_exact || !(is_superseded || is_over), "{sequence} was kept: {event:?}");
         }
     }
 
-    /// What a reader gets after a sequence: held against the model.
+    /// Reads all events after a sequence, and compares them with the model. Returns their
+    /// sequences.
     async fn read(&mut self, index: usize, after: u64) -> Vec<u64> {
         let broker = self.broker();
         let start = after.to_string().parse().unwrap();
@@ -351,7 +358,7 @@ impl World {
         let model = &mut self.models[index];
         let mut next = after + 1;
         let mut seen = Vec::new();
-        // What a reader that keeps the latest of each key has in the end.
+        // The state of a reader that keeps the latest event of each key.
         let mut latest = BTreeMap::new();
         let is_compacted = model.config.key_limit().is_some();
         while let Some(delivery) = reader.next_ready().await.unwrap() {
@@ -410,7 +417,7 @@ impl World {
         seen
     }
 
-    /// The pages of the state together are the latest event of each key.
+    /// Checks that the pages of the state together are the latest event of each key.
     async fn state(&mut self, index: usize, limit: usize) {
         let broker = self.broker();
         if !self.models[index].exists {
@@ -451,7 +458,7 @@ impl World {
             at = Some(page.at);
             match page.next {
                 Some(next) => {
-                    assert!(next > from, "it stands still");
+                    assert!(next > from, "the pages do not go on");
                     from = next;
                 }
                 None => break,
@@ -468,8 +475,9 @@ impl World {
     }
 }
 
-/// The longest that a step of the model takes, and the search for a shorter counter-example: with
-/// the first step that fails, and the one that the search is at when it ends, less than a minute.
+/// The longest time of a step of the model, and of the search for a shorter counter-example. With
+/// the step that fails first, and the one that the search is in when its time ends, a failure takes
+/// less than a minute.
 const MAX_STEP: Duration = Duration::from_secs(20);
 const MAX_SHRINK_MS: u32 = 15_000;
 
@@ -508,7 +516,7 @@ fn any_interleaving_of_maintenance_and_readers_equals_a_simple_model() {
     outcome.unwrap_or_else(|error| panic!("LEFTOFF_SEED={seed}: {error}"));
 }
 
-/// Goal: maintenance runs by itself, and rolls up what a quiet topic leaves.
+/// Goal: maintenance runs by itself, and rolls up the small blocks of a quiet topic.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_small_blocks_of_a_quiet_topic_become_large_ones_by_themselves() {
     let mut config = OpenConfig::default();
@@ -526,10 +534,10 @@ async fn the_small_blocks_of_a_quiet_topic_become_large_ones_by_themselves() {
         let blocks = broker.0.log.read(id, Sequence::FIRST, end, usize::MAX).unwrap();
         blocks.iter().filter(|block| block.count() == 1).count() as u64
     };
-    // Too few for another pass, with what the last one left over.
+    // So many may be left: too few for another pass, and the rest of the last one.
     let few = u64::from(ROLL_UP_BLOCKS) + MIN_MERGED_BLOCKS as u64;
     let rolled_up = async {
-        // What was merged is counted at the end of a round.
+        // Merged blocks are counted at the end of a round.
         while small_blocks() > few || broker.maintenance_totals().merged_blocks < 500 - few {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -547,8 +555,8 @@ async fn the_small_blocks_of_a_quiet_topic_become_large_ones_by_themselves() {
     assert_eq!(seen, (1..=500).collect::<Vec<_>>());
 }
 
-/// Goal: limits hold with each acknowledgement, however busy maintenance is elsewhere, and so does
-/// what is on the disk.
+/// Goal: a topic's limits hold with each acknowledgement, even if maintenance never runs. The
+/// blocks on the disk are over them by two blocks at the most.
 #[tokio::test]
 async fn a_topic_is_never_over_its_limits_by_more_than_a_block_or_two_on_the_disk() {
     let mut config = OpenConfig::default();
@@ -581,8 +589,8 @@ async fn a_topic_is_never_over_its_limits_by_more_than_a_block_or_two_on_the_dis
     assert_eq!(run.events().next().unwrap().sequence.get(), 300 - 12 + 1);
 }
 
-/// Returns a broker whose maintenance never rests, by the clock of these tests; its topics have
-/// these settings.
+/// Returns a broker that runs maintenance all the time, by the clock of these tests. Its topics
+/// have these settings.
 pub(super) fn restless(log: Arc<dyn Log>, defaults: TopicConfig) -> Broker {
     let mut config = OpenConfig::default();
     config.maintenance.interval_ms = 1;
@@ -595,7 +603,7 @@ pub(super) async fn publish_one(broker: &Broker, name: &TopicName, event: NewEve
     broker.publish(publish).await.unwrap();
 }
 
-/// Waits until something holds.
+/// Waits until `holds` returns true. `what` names the condition in the panic.
 pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     let wait = async {
         while !holds() {
@@ -605,7 +613,7 @@ pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(30), wait).await.expect(what);
 }
 
-/// Goal: nothing is kept for longer than its topic's limit because nothing follows it.
+/// Goal: an event goes when it is older than its topic's limit, also if no event follows it.
 #[tokio::test]
 async fn the_last_event_of_any_topic_goes_when_it_is_too_old() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -613,7 +621,7 @@ async fn the_last_event_of_any_topic_goes_when_it_is_too_old() {
     let broker = restless(Arc::new(MemoryLog::default()), limits);
     let name = topic(0);
     let topic = broker.0.topics.open(&name).unwrap();
-    let settle = async || until("it settles", || !topic.upkeep.retention.is_due(clock())).await;
+    let settle = async || until("it rests", || !topic.upkeep.retention.is_due(clock())).await;
     let goes = async |when: &str| {
         publish_one(&broker, &name, NewEvent::new("1")).await;
         settle().await;
@@ -634,7 +642,7 @@ async fn the_last_event_of_any_topic_goes_when_it_is_too_old() {
     goes("in a topic that was created").await;
 }
 
-/// Goal: what a purge has trimmed is removed, also when nobody waits for it.
+/// Goal: the blocks that a purge has trimmed are removed, also if the caller has gone.
 #[tokio::test]
 async fn the_space_of_a_purge_that_was_given_up_comes_back() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -644,15 +652,15 @@ async fn the_space_of_a_purge_that_was_given_up_comes_back() {
         publish_one(&broker, &name, NewEvent::new("x")).await;
     }
     let topic = broker.0.topics.existing(&name).unwrap();
-    until("it is looked at", || !topic.upkeep.retention.is_due(clock())).await;
+    until("the topic is looked at", || !topic.upkeep.retention.is_due(clock())).await;
     let (reason, report) = (TrimReason::Purged, MaintenanceReport::default());
     let trim = Work::Trim { earliest: Sequence::new(11), reason, report };
     broker.0.step(&topic, trim).await.unwrap();
-    until("it is removed", || broker.topic(&name).unwrap().extent.size_bytes() == 0).await;
+    until("the events are removed", || broker.topic(&name).unwrap().extent.size_bytes() == 0).await;
 }
 
-/// Goal: events that are kept for their ids alone cost no pass after the other, and go when the ids
-/// are forgotten.
+/// Goal: events that are kept only for their ids do not cause one pass after the other, and go when
+/// the ids are forgotten.
 #[tokio::test]
 async fn events_that_are_kept_for_their_ids_are_looked_at_once_and_go_when_they_may() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -667,26 +675,26 @@ async fn events_that_are_kept_for_their_ids_are_looked_at_once_and_go_when_they_
     let topic = broker.0.topics.existing(&name).unwrap();
     broker.maintain(Some(&name)).await.unwrap();
     let compacted = topic.state().extent.compacted;
-    assert_eq!(compacted.below, Sequence::FIRST, "all are kept");
-    assert_eq!(compacted.seen, Sequence::new(201), "the newest block, too");
+    assert_eq!(compacted.below, Sequence::FIRST, "all events are kept");
+    assert_eq!(compacted.seen, Sequence::new(201), "with the newest block");
     let is_settled = || !topic.upkeep.rewriting.is_due(clock());
-    until("it is looked at", is_settled).await;
-    // The visit that was begun last may be on its way: the second one after it comes after it.
+    until("the topic is looked at", is_settled).await;
+    // The last visit may still be under way; by the second publish it has ended.
     let mut reads = log.reads();
     for id in 200..220 {
         publish_one(&broker, &name, with_id(id)).await;
-        until("it is looked at", is_settled).await;
+        until("the topic is looked at", is_settled).await;
         if id == 201 {
             reads = log.reads();
         }
     }
-    assert_eq!(log.reads(), reads, "nothing is worth being read");
+    assert_eq!(log.reads(), reads, "nothing is worth reading");
     CLOCK.fetch_add(broker.0.dedup.max_age_ms + 1, Ordering::SeqCst);
-    until("they go", || broker.topic(&name).unwrap().extent.events() <= 2).await;
+    until("the events go", || broker.topic(&name).unwrap().extent.events() <= 2).await;
 }
 
-/// Goal: what is left when a topic falls quiet is compacted to the last event, once, and a topic at
-/// rest is not read.
+/// Goal: when a topic falls quiet, it is compacted up to its last event, once. A topic at rest is
+/// not read.
 #[tokio::test]
 async fn a_topic_that_falls_quiet_is_compacted_to_its_last_event_by_itself() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -698,11 +706,11 @@ async fn a_topic_that_falls_quiet_is_compacted_to_its_last_event_by_itself() {
     broker.publish(publish).await.unwrap();
     let topic = broker.0.topics.existing(&name).unwrap();
     let is_settled = || !topic.upkeep.rewriting.is_due(clock());
-    until("it is looked at", is_settled).await;
-    assert_eq!(broker.topic(&name).unwrap().extent.events(), 5, "it is not quiet yet");
+    until("the topic is looked at", is_settled).await;
+    assert_eq!(broker.topic(&name).unwrap().extent.events(), 5, "the topic is not quiet yet");
     CLOCK.fetch_add(60_000, Ordering::SeqCst);
-    until("it is compacted", || broker.topic(&name).unwrap().extent.events() == 1).await;
-    until("it settles", is_settled).await;
+    until("the topic is compacted", || broker.topic(&name).unwrap().extent.events() == 1).await;
+    until("it rests", is_settled).await;
     CLOCK.fetch_add(3_600_000, Ordering::SeqCst);
     assert!(is_settled(), "nothing is left to look at");
 }

@@ -1,4 +1,6 @@
-//! One visit to one topic: what it was told, what it has under way, and which events go.
+//! The data of one visit to one topic, its steps that are on their way to the committer, and the
+//! rule why an event goes (`why_dropped`). What a visit does with them, in which order, is in
+//! `rewriting.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,16 +21,17 @@ use crate::log::{Ages, Compacted, EventRef, Extent, Log};
 use crate::topic::TopicId;
 use crate::topic_config::TopicConfig;
 
-/// Bytes of blocks read at a time.
+/// The bytes of blocks that are read at a time.
 pub(super) const STEP_BYTES: usize = 256 << 10;
 
-/// Steps of one visit that are on their way; meanwhile the next is read and merged.
+/// The most steps of one visit that are on their way; meanwhile the next one is read and merged.
 const MAX_WRITING: usize = 8;
 
-/// After how long without an event a topic is quiet: what is left of it then is compacted, too.
+/// The time without a new event after which a topic is quiet. Its newest events are then compacted,
+/// too.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// One visit to one topic.
+/// One visit to one topic: its data, and its steps on their way.
 pub(super) struct Visit<'a> {
     pub(super) maintenance: &'a Maintainer,
     pub(super) topic: &'a Arc<Topic>,
@@ -37,18 +40,20 @@ pub(super) struct Visit<'a> {
     pub(super) now: Timestamp,
     /// The ages of the topic's events at `now`.
     pub(super) ages: Ages,
-    /// The caller who has asked for the visit, also where it would not be worth it yet.
+    /// The caller who has asked for the visit; `None` for a visit that an alarm began. A caller's
+    /// visit also does what is not worth it yet.
     pub(super) asked: Option<&'a MaintenanceReply>,
-    /// Whether tombstones may go: nobody is reading what was there before them.
+    /// Whether tombstones may go: no backup and no read of a state is under way.
     pub(super) may_bury: bool,
-    /// Below it each key has one event, if one is kept.
+    /// The sequence below which compaction has left one event of each key, for topics that keep
+    /// one.
     pub(super) alone_below: Sequence,
-    /// The steps that are on their way.
+    /// The answers to the steps that are on their way.
     pub(super) writing: VecDeque<oneshot::Receiver<Result<Done>>>,
-    /// Whether a step did less than it was asked for.
+    /// Whether the committer did less in a step than it was asked for.
     pub(super) is_partial: bool,
-    /// The time at which the first of the events expires that the visit looks at, until the outcome
-    /// is written.
+    /// The first expiry among the events that the visit looks at, taken from the topic until the
+    /// outcome is written. It goes back if the visit fails.
     pub(super) expiry: Timestamp,
     pub(super) report: MaintenanceReport,
 }
@@ -65,7 +70,7 @@ pub(super) enum Reason {
 }
 
 impl<'a> Visit<'a> {
-    /// `None` for a topic that does not exist.
+    /// Begins a visit, and turns off the topic's alarm. `None` for a topic that does not exist.
     pub(super) fn new(
         maintenance: &'a Maintainer,
         topic: &'a Arc<Topic>,
@@ -95,30 +100,31 @@ impl<'a> Visit<'a> {
         &*self.maintenance.log
     }
 
-    /// Returns whether somebody has asked for it, also where it would not be worth it yet.
+    /// Whether a caller has asked for the visit. It then also does what is not worth it yet.
     pub(super) fn is_forced(&self) -> bool {
         self.asked.is_some()
     }
 
-    /// Refuses to go on when the broker is stopping, or when nobody waits for it any more.
+    /// Refuses to go on if the broker is stopping, or if the caller who asked for the visit is
+    /// gone.
     pub(super) fn check_stop(&self) -> Result<()> {
         check_caller(self.asked)?;
         if self.maintenance.stopping.is_cancelled() { Err(Error::ShuttingDown) } else { Ok(()) }
     }
 
-    /// Returns the progress of compaction to `kept` events of a key.
-    pub(super) fn compacted(&self, kept: u64) -> Compacted {
+    /// Returns how far the topic is compacted to `key_limit` events of a key.
+    pub(super) fn compacted(&self, key_limit: u64) -> Compacted {
         let extent = self.topic.state().extent;
-        if extent.compacted.kept == kept {
+        if extent.compacted.kept == key_limit {
             return extent.compacted;
         }
         // Under other settings other events go, at other times.
         let is_unknown = extent.may_expire && extent.compacted.seen > extent.earliest;
         let due = if is_unknown { Timestamp::default() } else { Timestamp::MAX };
-        Compacted { kept, due, ..Compacted::NOTHING }
+        Compacted { kept: key_limit, due, ..Compacted::NOTHING }
     }
 
-    /// Returns the time from which the topic is quiet, if nothing more is published to it.
+    /// Returns the time from which the topic is quiet, if no more events come.
     pub(super) fn quiet_from(&self) -> Timestamp {
         let extent = self.topic.state().extent;
         let Extent { last_position, last_clock, .. } = extent;
@@ -126,12 +132,12 @@ impl<'a> Visit<'a> {
         appended.plus_ms(QUIET.as_millis() as u64)
     }
 
-    /// Returns whether a pass takes in the newest block.
+    /// Whether a pass takes in the newest block.
     pub(super) fn takes_newest(&self) -> bool {
         self.is_forced() || self.quiet_from() <= self.now
     }
 
-    /// Has the committer write merged blocks. The write may still be under way when this returns.
+    /// Has the committer write merged blocks. The step may still be on its way when this returns.
     pub(super) fn write(&mut self, rewrite: Rewrite) -> Result<()> {
         if rewrite.is_empty() {
             return Ok(());
@@ -143,7 +149,7 @@ impl<'a> Visit<'a> {
         Ok(())
     }
 
-    /// Waits until all that was handed in is written.
+    /// Waits until all steps on their way are done.
     pub(super) fn settle(&mut self) -> Result<()> {
         while !self.writing.is_empty() {
             self.settle_oldest()?;
@@ -151,7 +157,8 @@ impl<'a> Visit<'a> {
         Ok(())
     }
 
-    /// Takes what the topic says of its expiry, for all that can be read by now is looked at.
+    /// Takes the topic's first expiry: the pass that follows looks at all events that can be read
+    /// by now.
     pub(super) fn take_expiry(&mut self) {
         if self.is_partial {
             self.give_back_expiry();
@@ -159,7 +166,7 @@ impl<'a> Visit<'a> {
         self.expiry = self.topic.upkeep.take_expiry();
     }
 
-    /// Gives back what was taken of what the topic says of its expiry: it was not looked at whole.
+    /// Gives the topic's first expiry back, because the pass did not look at all events.
     pub(super) fn give_back_expiry(&mut self) {
         let expiry = std::mem::replace(&mut self.expiry, Timestamp::MAX);
         self.topic.upkeep.expires(expiry);
@@ -174,7 +181,7 @@ impl<'a> Visit<'a> {
         Ok(())
     }
 
-    /// Returns whether some of what was asked for was not done.
+    /// Whether the committer did less in a step of this visit than it was asked for.
     pub(super) fn is_partial(&self) -> bool {
         self.is_partial
     }
@@ -188,26 +195,28 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// Returns the time until which the event is kept for its id alone; `None` if it is not.
-    pub(super) fn held_until(&self, event: &EventRef<'_>) -> Option<Timestamp> {
+    /// Returns the time until which the event must be kept for its id; `None` if its id is
+    /// forgotten by now, or if it has none.
+    pub(super) fn held_back_until(&self, event: &EventRef<'_>) -> Option<Timestamp> {
         Some(self.remembered_until(event)).filter(|until| *until > self.now)
     }
 
-    /// Why an event goes, if it does, or would but for its id.
+    /// Returns why the event goes; `None` if it stays. The event's id may still hold it back: see
+    /// [`Self::held_back_until`].
     pub(super) fn why_dropped(
         &self,
         event: &EventRef<'_>,
         superseded: &Superseded,
     ) -> Option<Reason> {
-        let Some(kept) = self.config.key_limit() else {
+        let Some(key_limit) = self.config.key_limit() else {
             return self.ages.has_expired(event).then_some(Reason::Expired);
         };
         if superseded.holds(event) {
             return Some(Reason::Superseded);
         }
-        // An event that goes must not bring back the events that it has superseded: these must be
-        // gone before.
-        let is_alone = match kept {
+        // The events that a dropped event has superseded must not come back: they must be gone
+        // before it.
+        let is_alone = match key_limit {
             1 => event.sequence < self.alone_below,
             _ => superseded.has_nothing_before(event),
         };
@@ -221,18 +230,19 @@ impl<'a> Visit<'a> {
         (may_go && is_over).then_some(Reason::Buried)
     }
 
-    /// Returns whether it deletes its key, which compaction asks of an event that has one.
+    /// Whether the event, which has a key, deletes that key: it is a tombstone, or has expired.
     pub(super) fn is_deletion(&self, event: &EventRef<'_>) -> bool {
         event.is_tombstone() || self.ages.has_expired(event)
     }
 
-    /// Returns whether an event that goes for this reason is one that deletes its key.
+    /// Whether an event that goes for this reason is one that deletes its key.
     pub(super) fn buries(&self, event: &EventRef<'_>, reason: Reason) -> bool {
         let is_compacted = self.config.key_limit().is_some();
         is_compacted && reason != Reason::Superseded && !event.key.is_empty()
     }
 
-    /// Returns the time at which a kept event goes because of its age; `None` if it does not.
+    /// Returns the time at which a kept event goes because of its age; `None` if it has no such
+    /// time.
     pub(super) fn goes_at(&self, event: &EventRef<'_>) -> Option<Timestamp> {
         let is_buried = self.config.key_limit().is_some() && event.is_tombstone();
         let buried =

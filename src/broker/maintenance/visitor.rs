@@ -1,5 +1,6 @@
-//! A thread's way through the topics that are looked at: it goes on to the next while the last step
-//! of the one before is on its way, so that the committer takes the steps of many in one go.
+//! The visits of one thread, one topic after the other. The thread begins the next visit while the
+//! last steps of earlier ones are on their way, so that the committer takes steps of many topics in
+//! one go. What a visit does is in `rewriting.rs`.
 
 use std::collections::VecDeque;
 
@@ -8,10 +9,10 @@ use super::visit::Visit;
 use crate::broker::report::MaintenanceReport;
 use crate::error::Result;
 
-/// Visits whose last step is on its way.
+/// The most visits of a thread whose last step is on its way.
 const MAX_UNSETTLED: usize = 8;
 
-/// The visits that a thread has under way, and the outcome of those that have ended.
+/// The visits of a thread whose last step is on its way, and the outcome of those that have ended.
 pub(super) struct Visitor<'a> {
     unsettled: VecDeque<Visit<'a>>,
     pub(super) report: MaintenanceReport,
@@ -27,7 +28,7 @@ impl Default for Visitor<'_> {
 }
 
 impl<'a> Visitor<'a> {
-    /// Does what is worth it in one topic.
+    /// Does all that is worth it in one topic. The visit ends later, when its last step is done.
     pub(super) fn visit(&mut self, mut visit: Visit<'a>) {
         match visit.look() {
             Ok(()) => self.unsettled.push_back(visit),
@@ -38,12 +39,12 @@ impl<'a> Visitor<'a> {
         }
     }
 
-    /// Notes what came of something else.
+    /// Notes the outcome of other work of the thread.
     pub(super) fn keep_outcome(&mut self, outcome: Result<()>) {
         self.outcome = std::mem::replace(&mut self.outcome, Ok(())).and(outcome);
     }
 
-    /// Waits for all that is under way.
+    /// Ends all visits that are under way, and returns the outcome and the report of all.
     pub(super) fn end(mut self) -> (Result<()>, MaintenanceReport) {
         while !self.unsettled.is_empty() {
             self.settle_oldest();

@@ -1,4 +1,4 @@
-//! Changes of topics: they are created, get other settings, or are deleted.
+//! Changes of topics: creates them, gives them other settings, or deletes them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::error::{Error, Result};
 use crate::log::{Extent, Group, StoredTopic};
 use crate::topic_config::TopicConfig;
 
-/// Topics as they are once a commit has changed them.
+/// The topics of a commit of changes, with the states that they have after it.
 #[derive(Default)]
 struct Changed {
     topics: Vec<(Arc<Topic>, TopicState)>,
     by_topic: HashMap<*const Topic, usize>,
-    /// The number of topics that the changes add, and of those that they delete.
+    /// The number of existing topics, and of deleted ones, that the changes add.
     existing: isize,
     deleted: isize,
 }
 
 impl Changed {
-    /// Refuses a change that makes one more topic of a kind than there may be.
+    /// Refuses a change that makes more topics exist, or more deleted ones, than the limits allow.
     fn check(&self, topic: &Topic, from: &TopicState, to: TopicState) -> Result<TopicState> {
         if to.exists() && !from.exists() {
             topic.check_existing(self.existing)?;
@@ -36,7 +36,7 @@ impl Changed {
         Ok(to)
     }
 
-    /// Returns the place of a topic that one of the changes was about already.
+    /// Returns the index of a topic that an earlier change of this commit has changed.
     fn place(&self, topic: &Arc<Topic>) -> Option<usize> {
         self.by_topic.get(&Arc::as_ptr(topic)).copied()
     }
@@ -55,8 +55,8 @@ impl Changed {
 }
 
 impl Committer {
-    /// Makes all changes in one commit, in their order, and answers everyone. A change that is
-    /// refused changes nothing, and does not keep the others from being made.
+    /// Makes all changes in one commit, in their order, and answers every caller. A refused change
+    /// has no effect, and does not stop the others.
     pub(super) fn change_all(&mut self, asked: Vec<QueuedChange>) {
         let mut changed = Changed::default();
         let mut answers = Vec::with_capacity(asked.len());
@@ -65,7 +65,8 @@ impl Committer {
             let from = before.unwrap_or_else(|| topic.state());
             let after = self.changed(&topic, from, change);
             let after = after.and_then(|to| changed.check(&topic, &from, to));
-            // Also a refusal means nothing if the changes that it refers to are not made.
+            // A refusal may be due to an earlier change of this commit: then it holds only if that
+            // is committed.
             let depends_on_commit = before.is_some() || after.is_ok();
             let outcome = after.map(|state| changed.set(&topic, &from, state));
             answers.push((topic, reply, outcome, depends_on_commit));
@@ -129,16 +130,16 @@ impl Committer {
                 self.quiet.remove(&id);
                 self.forget_purged_ids(&before, id, &state.extent);
             }
-            topic.upkeep.touch(); // What limits no longer keep, or what is deleted, goes by and by.
+            topic.upkeep.touch(); // What is over a new limit, or deleted, goes soon.
         }
-        // The number is raised last: whoever knows of a drop sees all that went with it.
+        // The number is raised last: a reader that knows of a drop sees all that went with it.
         self.drops.fetch_max(newest_drop.unwrap_or(0), Ordering::Release);
         Ok(())
     }
 }
 
-/// Returns a topic's state without events and settings, which go with the drop of this number. Its
-/// sequences are kept for when it is created again.
+/// Returns the state of a deleted topic: without events and settings. The events go with the drop
+/// of this number. The sequences stay, for when the topic is created again.
 fn deleted(state: TopicState, drop: u64) -> TopicState {
     let mut extent = Extent {
         earliest: state.extent.tail,

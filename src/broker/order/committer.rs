@@ -1,4 +1,5 @@
-//! The committer's own state, and the parts of its work that publishes, changes and steps share.
+//! The committer: its state, and the functions that publishes, changes of topics and steps of
+//! maintenance share.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,51 +25,53 @@ use crate::event::{Durability, Timestamp};
 use crate::log::{Block, Extent, Group, Log, StoredBlock, StoredTopic, blocks_of_ids};
 use crate::topic::TopicId;
 
-/// Topics of which it is known that nothing needs to be dropped; about 3 MiB.
+/// The most topics of which the committer remembers that nothing needs to be dropped; about 3 MiB.
 const MAX_QUIET: usize = 65_536;
 
-/// Blocks of ids that a group may remove, besides two for each that it writes.
+/// The number of blocks of ids that a group may remove, besides two for each block of ids that it
+/// writes.
 const MIN_FORGOTTEN: usize = 32;
 
-/// The committer's own state.
+/// The committer: the one writer. It runs on a thread of its own.
 pub(crate) struct Committer {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) commands: mpsc::Receiver<Queued>,
     pub(crate) tails: Tails,
     pub(crate) window: DedupWindow,
     pub(crate) failure: BrokerFailure,
-    /// The position of the newest durable event, for readers.
+    /// The position of the newest durable event, as readers see it.
     pub(crate) announced: Arc<Announced>,
-    /// The number of the newest drop that readers can know of: all up to it are shown.
+    /// The number of the newest drop that readers can see. All drops up to it are visible.
     pub(crate) drops: Arc<AtomicU64>,
-    /// The id of the next new topic; `None` when all are used.
+    /// The id of the next new topic; `None` if all ids are used.
     pub(crate) next_id: Option<TopicId>,
-    /// The last time that the clock told.
+    /// The last reading of the clock.
     pub(crate) last_clock: Timestamp,
     pub(crate) max_block_bytes: usize,
     pub(crate) max_group_bytes: usize,
-    /// Steps that are to be taken, between two groups of publishes.
+    /// The steps of maintenance that wait; some are taken after each group of publishes.
     pub(crate) steps: VecDeque<QueuedStep>,
-    /// Whether a topic comes to exist by a publish.
+    /// Whether a publish creates a topic that does not exist.
     pub(crate) auto_create: bool,
-    /// Topics that need not be looked at for what their limits do not keep, and until when: a
-    /// cache of [`MAX_QUIET`] of them.
+    /// Topics from which nothing needs to be dropped, and the conditions for that: a cache of up to
+    /// [`MAX_QUIET`] topics.
     pub(crate) quiet: HashMap<TopicId, Quiet>,
-    /// Tells those who follow a topic.
+    /// Tells the followers of topics that there is something new.
     pub(crate) waker: Waker,
-    /// Remembers blocks that were read.
+    /// The cache of blocks that readers have read from the log.
     pub(crate) replays: Arc<Replays>,
     /// The positions that backups and reads of states hold.
     pub(crate) horizons: Horizons,
-    /// All that was ever dropped or rewritten.
+    /// The counts of all that was dropped or rewritten since the start.
     pub(crate) totals: Arc<Mutex<MaintenanceReport>>,
-    /// The clock: a new event is never older than the one before it in its topic, whatever it says.
+    /// The clock. An event never gets an earlier time than the one before it in its topic, whatever
+    /// the clock says.
     pub(crate) now: Now,
 }
 
 impl Committer {
-    /// Reads the clock. When the clock has gone back, no known time for a later look can be trusted
-    /// any more.
+    /// Reads the clock. If it has gone back, forgets until when nothing needs to be dropped: these
+    /// times are wrong by now.
     pub(super) fn read_clock(&mut self) -> Timestamp {
         let now = (self.now)();
         if now < self.last_clock {
@@ -92,15 +95,15 @@ impl Committer {
         Ok(id)
     }
 
-    /// Gives up the ids of events that somebody asked to be dropped: they may be published anew.
+    /// Forgets the ids of purged or deleted events: these may be published anew.
     pub(super) fn forget_purged_ids(&mut self, before: &Extent, id: TopicId, extent: &Extent) {
         if before.purged < extent.purged {
             self.window.forget_below(id, extent.purged);
         }
     }
 
-    /// Returns the ids in blocks that are removed, as far as they must still be recognised, as
-    /// blocks of ids. Ids from before the start that were not recalled yet are read now.
+    /// Returns the ids of `removed` blocks that must still be recognised, as blocks of ids. Ids
+    /// from before the start that were not recalled yet are read from the log now.
     pub(super) fn ids_of(
         &mut self,
         topic: &Topic,
@@ -112,7 +115,7 @@ impl Committer {
             if !self.window.reaches(block, extent.tail, self.last_clock) {
                 continue;
             }
-            // A block that is damaged has no ids.
+            // A damaged block has no ids that can be read.
             for block in self.log.read(id, block.first, block.end, 1).unwrap_or_default() {
                 self.window.remember_block(id, &block, extent.purged, self.last_clock);
             }
@@ -122,8 +125,8 @@ impl Committer {
         blocks_of_ids(ids).into_iter().map(|block| (id, block)).collect()
     }
 
-    /// Writes `group` to the log. The same batch removes some of the blocks of ids that the window
-    /// has forgotten: more than the group writes.
+    /// Writes `group` to the log. The same batch removes blocks of ids that the window has
+    /// forgotten. It may remove more of them than the group adds, so that they do not pile up.
     pub(super) fn commit(&mut self, group: &mut Group) -> Result<()> {
         group.forgotten = self.window.forgotten(MIN_FORGOTTEN + 2 * group.ids.len());
         if group.is_empty() {
@@ -135,18 +138,18 @@ impl Committer {
         Ok(())
     }
 
-    /// Returns the number of the next drop. All that go in one group have one.
+    /// Returns the number of the next drop. All that one group drops has the same number.
     pub(super) fn next_drop(&self) -> u64 {
         self.drops.load(Ordering::Relaxed) + 1
     }
 
-    /// Lets readers see what a topic is now.
+    /// Shows a topic's new state to readers, and wakes its followers.
     pub(super) fn show(&self, topic: &Arc<Topic>, state: TopicState) {
         topic.set_state(state);
         self.waker.wake(topic);
     }
 
-    /// Notes until when nothing needs to be dropped.
+    /// Remembers under which conditions nothing needs to be dropped from a topic.
     pub(super) fn remember_quiet(&mut self, id: TopicId, quiet: Quiet) {
         if self.quiet.len() >= MAX_QUIET {
             self.quiet.clear();
@@ -159,7 +162,7 @@ impl Committer {
     }
 }
 
-/// Returns a topic as the log knows it.
+/// Returns a topic's record for the log.
 pub(super) fn stored(topic: &Topic) -> Result<StoredTopic> {
     let TopicState { id, extent, config, is_deleted, deletions: _ } = topic.state();
     let id = id.ok_or_else(|| Error::UnknownTopic(topic.name.clone()))?;

@@ -1,4 +1,6 @@
-//! A group before the log has it: who gets which sequence and position, and what goes with it.
+//! A group of publishes before the log has it. The draft gives out topic ids, sequences (`place`)
+//! and positions (`number`), has the events put into blocks (`build`), trims the topics (`retain`),
+//! and answers the publishers.
 //!
 //! ```text
 //!  publisher 1     a1  b1          a3      one stretch, topic by topic:     a1 a2  b1 b2
@@ -8,21 +10,20 @@
 //! # Why
 //!
 //! Sequences follow the queue. Positions follow each publisher's own order, over all topics;
-//! between publishers the order is free. A group is therefore numbered topic by topic, which gives
-//! readers of many topics long runs of one topic. Only where a publisher comes back to an earlier
-//! topic, a new stretch begins, which is numbered after the one before it. Nobody pays for an order
-//! that nobody has asked for: eight streams on a topic each are numbered as if there was none.
+//! between publishers any order is right. So a group is numbered topic by topic, which gives
+//! readers of many topics long runs of one topic.
+//!
+//! A *stretch* is a part of a group that is numbered topic by topic. If a publisher returns to an
+//! earlier topic, a new stretch begins, which is numbered after the one before it. So the
+//! publisher's own order is kept. Eight publishers with a topic each need one stretch.
 
-use crate::broker::order::placed::DraftTopic;
-use crate::broker::order::placed::KnownId;
-use crate::broker::order::placed::Placed;
-use crate::broker::order::placed::find_duplicates;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::committer::{Committer, next_id};
+use super::placed::{DraftTopic, KnownId, Placed, find_duplicates};
 use crate::broker::command::Append;
 use crate::broker::maintenance::retention::{Retained, Retention};
 use crate::broker::publish::{PublishTurn, PublisherId};
@@ -37,7 +38,7 @@ use crate::event::{Durability, Timestamp};
 use crate::log::{Group, MAX_REMOVED_PARTS, parts_in};
 use crate::topic::TopicId;
 
-/// The changes of a group, before the log has them.
+/// A group of publishes, before the log has it.
 pub(super) struct Draft {
     topics: Vec<DraftTopic>,
     by_topic: HashMap<*const Topic, usize>,
@@ -46,21 +47,21 @@ pub(super) struct Draft {
     /// The number of topics that the group creates.
     born: isize,
     runs: Vec<NumberedRun>,
-    /// The first run of the current stretch.
+    /// The index of the first run of the current stretch.
     stretch: usize,
-    /// The last run of each publisher.
+    /// The index of the last run of each publisher.
     publishers: HashMap<PublisherId, usize>,
 }
 
-/// Neighbouring events of a topic that get neighbouring positions.
+/// Neighbouring events of a topic, which get neighbouring positions.
 struct NumberedRun {
-    /// Which of the draft's topics.
+    /// The index of the topic in the draft.
     topic: usize,
     first: Sequence,
     events: u64,
 }
 
-/// A request with its outcome, waiting for the log.
+/// A publish with its outcome, which waits for the log.
 struct PublishAnswer {
     outcome: Result<Placed>,
     /// The durability of a publish that stored nothing: all its events were duplicates.
@@ -72,7 +73,7 @@ struct PublishAnswer {
 }
 
 impl Draft {
-    /// Returns a draft in which the first new topic gets this id.
+    /// Returns an empty draft. The first new topic gets the id `next_id`.
     pub(super) fn new(next_id: Option<TopicId>) -> Self {
         Self {
             topics: Vec::new(),
@@ -86,22 +87,23 @@ impl Draft {
         }
     }
 
-    /// Returns whether nothing is to be appended.
+    /// Whether the draft appends nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.topics.is_empty()
     }
 
-    /// Returns the topics that it appends to.
+    /// Returns the topics that the draft appends to.
     pub(super) fn topics(&mut self) -> &mut [DraftTopic] {
         &mut self.topics
     }
 
-    /// Returns the id of the next new topic after it.
+    /// Returns the id of the next new topic after this group.
     pub(super) fn next_id(&self) -> Option<TopicId> {
         self.next_id
     }
 
-    /// The publisher-given ids that are appended, each with its topic and its receipt.
+    /// Calls `note` with each appended event's id that a publisher gave, with its topic and
+    /// receipt.
     pub(super) fn each_new_id(&self, now: Timestamp, mut note: impl FnMut(TopicId, &str, Receipt)) {
         for placed in self.answers.iter().filter_map(|answer| answer.outcome.as_ref().ok()) {
             let Some(topic) = placed.topic.map(|index| &self.topics[index]) else { continue };
@@ -111,7 +113,7 @@ impl Draft {
         }
     }
 
-    /// Gives the events of `publish` their sequences, or refuses it whole.
+    /// Gives the events of `publish` their sequences, or refuses all of them.
     pub(super) fn place(
         &mut self,
         committer: &mut Committer,
@@ -183,8 +185,8 @@ impl Draft {
         Ok(placed)
     }
 
-    /// Adds what was placed to the last run of its topic, or to a new one, so that it comes after
-    /// all that its publisher has in the group.
+    /// Adds placed events to the last run of their topic, or to a new run, so that they come after
+    /// all earlier events of their publisher in the group.
     fn join_run(&mut self, placed: &Placed, publisher: PublisherId) {
         let (Some(index), events @ 1..) = (placed.topic, placed.appended()) else { return };
         let is_current = |run: &usize| *run >= self.stretch;
@@ -205,7 +207,7 @@ impl Draft {
         self.publishers.insert(publisher, run);
     }
 
-    /// Gives out positions, run by run.
+    /// Gives the events their positions, run by run.
     pub(super) fn number(&mut self, first_position: Position) {
         let mut position = first_position;
         for run in &self.runs {
@@ -258,20 +260,20 @@ impl Draft {
             durability: committer.durability(topic),
             ids: HashMap::new(),
         };
-        committer.log.check_appendable(&drafted.stored())?; // The others go on without it.
+        committer.log.check_appendable(&drafted.stored())?; // A failure refuses this publish alone.
         self.born += isize::from(!state.exists());
         self.topics.push(drafted);
         self.by_topic.insert(Arc::as_ptr(topic), index);
         Ok(index)
     }
 
-    /// Drops what the topics' limits do not keep besides what is appended. A topic that cannot be
-    /// looked at is left as it is: maintenance comes to it, and says why.
+    /// Trims the topics to their limits, with the events that are appended. A topic whose blocks
+    /// cannot be read is left as it is: maintenance looks at it later, and logs the failure.
     pub(super) fn retain(&mut self, committer: &mut Committer, now: Timestamp) {
         let builders = self.topics.iter().flat_map(|topic| &topic.builders);
         let appended: usize = builders.map(|(_, b)| parts_in(b.size_bytes())).sum();
         let mut left = MAX_REMOVED_PARTS + appended;
-        self.topics.iter_mut().for_each(|topic| topic.state.extent.note_ahead(now));
+        self.topics.iter_mut().for_each(|topic| topic.state.extent.remember_ahead(now));
         for topic in self.topics.iter_mut().filter(|topic| topic.state.exists()) {
             let limits = topic.topic.effective_config();
             let added = topic.added();
@@ -306,7 +308,7 @@ impl Draft {
         }
     }
 
-    /// Ends the blocks.
+    /// Ends the blocks, and returns the group for the log.
     pub(super) fn finish(&mut self, now: Timestamp) -> Group {
         let lowest = Group { durability: Durability::Memory, ..Group::default() };
         let mut group = lowest;
@@ -317,11 +319,12 @@ impl Draft {
             if let Some(position) = first {
                 topic.state.extent.first_position = position;
             }
-            // Noted with the very first event; later on it may be older than what there is.
+            // The log's record of a topic is written with its first event. Later on the record may
+            // be older than the blocks.
             let has_had_none = !topic.state.exists() || topic.state.extent.tail == Sequence::FIRST;
             let is_new = first.is_some() && has_had_none;
             let drops = |r: &Retained| r.has_more || !r.removed.is_empty();
-            // Only the newest block is looked at when a log is opened.
+            // When a log is opened, only the newest block is read, so this goes into the record.
             let expires = !topic.state.extent.may_expire
                 && topic.builders.iter().any(|(_, builder)| builder.has_ttl());
             topic.state.extent.may_expire |= expires;
@@ -343,7 +346,7 @@ impl Draft {
         group
     }
 
-    /// Answers everyone; what was appended has this durability.
+    /// Answers all publishers. `durability` is that of the appended events.
     pub(super) fn answer(
         self,
         appended: Result<()>,
@@ -356,7 +359,7 @@ impl Draft {
                     appended.clone()?;
                 }
                 let topic = placed.topic.map(|index| &self.topics[index]);
-                // A sync makes durable what was appended before it, too.
+                // A sync also makes earlier events durable.
                 let durability =
                     durability.filter(|_| appended.is_ok()).max(Some(answer.durability));
                 Ok(placed.ack(topic, durability.unwrap_or(answer.durability), now))

@@ -1,13 +1,13 @@
-//! The commands that the committer takes out of its queue in one go.
+//! The commands that the committer takes out of its queue in one go, as one group.
 //!
 //! # Why
 //!
-//! A sync costs the same for one publish and for a thousand, so as much as is queued goes with it.
-//! Other commands join the group, too: thousands of recalls after a restart, or of changes of
-//! settings, must not each end a group. Changes of topics are committed before the publishes that
-//! were gathered with them, so a change of a topic that is published to before it ends the group:
-//! the order of the two is kept. They are a commit of their own, since a disk may be too full for
-//! events and not for the deletion that makes room.
+//! A sync costs the same for one publish and for a thousand, so all that is queued goes into one
+//! group. Other commands join the group, too: thousands of recalls after a restart, or of changes
+//! of settings, must not each end a group. Changes of topics are committed before the publishes of
+//! the same group. So a change of a topic that has a publish in the group ends the group, and the
+//! order of the two is kept. The changes are a commit of their own, because a full disk may refuse
+//! events and still allow the deletion that makes room.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,25 +19,26 @@ use crate::broker::queue::{COMMAND_BYTES, Queued, QueuedChange, QueuedPublish};
 use crate::broker::topic::entry::Topic;
 use crate::event::Timestamp;
 
-/// Commands that are obeyed together.
+/// The commands of one group.
 #[derive(Default)]
 pub(super) struct Gathered {
-    /// The time at which all of it is decided: the clock is read once, for no decision may depend
-    /// on anything but what was gathered.
+    /// The time at which the group is decided. The clock is read once, so that every decision
+    /// depends only on what was gathered.
     pub(super) now: Timestamp,
-    /// Publishes, in their order.
+    /// The publishes, in their order.
     pub(super) requests: Vec<QueuedPublish>,
-    /// Changes of topics, in their order; of none that is published to before it.
+    /// The changes of topics, in their order. No topic among them has a publish in the group before
+    /// its change.
     pub(super) changes: Vec<QueuedChange>,
-    /// The callers that are told when all of it is done.
+    /// The callers that are told when the group is done.
     pub(super) barriers: Vec<oneshot::Sender<()>>,
-    /// The command that comes after all of it, if one was taken out.
+    /// The command after the group, if it was taken out of the queue already.
     pub(super) next: Option<Queued>,
 }
 
 impl Committer {
-    /// Takes what is queued, from `next` on, as much as is one group, and puts the steps that it
-    /// comes across aside.
+    /// Takes one group of commands out of the queue, beginning with `next`. Steps of maintenance
+    /// are put aside in `steps`.
     pub(super) fn gather(&mut self, next: Option<Queued>) -> Gathered {
         let now = self.read_clock();
         let mut gathered = Gathered { now, ..Gathered::default() };

@@ -7,15 +7,18 @@
 //!                    └──▶ replies
 //! ```
 //!
-//! `committer.rs` is its state; `gathered.rs` takes commands out of the queue; `draft.rs` and
-//! `placed.rs` number publishes, `changes.rs` changes topics, and `steps.rs` does the steps of
-//! maintenance; `window.rs` remembers ids.
+//! `committer.rs` is the committer's state. `gathered.rs` takes commands out of the queue.
+//! `draft.rs` gives each publish of a group its sequences, and then all events of the group their
+//! positions. `placed.rs` gives out no numbers: it finds the repeated events of a publish, and,
+//! once the draft has given the numbers, builds the blocks and the acknowledgement. `changes.rs`
+//! creates, changes and deletes topics, `steps.rs` does the steps of maintenance, and `window.rs`
+//! remembers ids.
 //!
 //! # Why
 //!
-//! A thread, not a task: a commit blocks. Grouping needs no timer: while one group is synced, the
-//! next one queues up. All changes of a group are drafted first, and taken over only when the log
-//! has them, so that a group that is refused leaves no trace.
+//! The committer is a thread, not a task, because a commit blocks. Grouping needs no timer: while
+//! one group is synced, the next one queues up. All changes of a group are drafted first, and
+//! become visible only when the log has them, so a refused group leaves no trace.
 
 mod changes;
 pub(super) mod committer;
@@ -25,8 +28,6 @@ mod placed;
 mod steps;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod watched;
 pub(super) mod window;
 
 use std::sync::atomic::Ordering;
@@ -42,14 +43,16 @@ use crate::cursor::Position;
 use crate::event::{Durability, Timestamp};
 use crate::log::Group;
 
-/// The time, in milliseconds, after which maintenance removes what a publish has trimmed.
+/// The time, in milliseconds, after which maintenance removes the blocks that a publish has
+/// trimmed.
 const RECLAIM_MS: u64 = 5_000;
 
 impl Committer {
-    /// Runs until it is told to stop, or every handle is gone. Each accepted request is answered.
+    /// Runs until it is told to stop, or until every handle is gone. Each accepted request is
+    /// answered.
     pub(super) fn run(self) {
         let _guard = PanicGuard::new(&self.failure, "committer");
-        let mut committer = self; // Dropped before the guard: who is told can rely on it.
+        let mut committer = self; // Dropped before the guard, which tells others of a panic.
         committer.obey_all();
     }
 
@@ -80,7 +83,7 @@ impl Committer {
         }
     }
 
-    /// Commits `requests` as one group, and answers them. Returns how many blocks it appended.
+    /// Commits `requests` as one group, and answers them. Returns the number of appended blocks.
     fn publish(&mut self, requests: Vec<QueuedPublish>, now: Timestamp) -> usize {
         self.window.expire(now);
         let mut draft = Draft::new(self.next_id);
@@ -88,7 +91,7 @@ impl Committer {
             draft.place(self, request, now);
         }
         if draft.is_empty() {
-            draft.answer(Ok(()), None, now); // Nothing new: nothing to sync.
+            draft.answer(Ok(()), None, now); // Nothing is new, so nothing is synced.
             return 0;
         }
         draft.number(Position::new(self.announced.position()).next());
@@ -109,7 +112,7 @@ impl Committer {
         appended
     }
 
-    /// Makes a durable group visible: readers see it only now.
+    /// Makes a durable group visible. Readers see its events from now on.
     fn take_over(&mut self, draft: &mut Draft, group: Group, now: Timestamp) {
         draft.each_new_id(now, |topic, id, receipt| self.window.remember(topic, id, receipt, now));
         let mut blocks = group.appended.into_iter().peekable();
@@ -132,10 +135,10 @@ impl Committer {
             // The alarm is set after the state: a visit that takes the alarm sees the event.
             expires.into_iter().for_each(|time| topic.topic.upkeep.expires(time));
             if was_empty {
-                topic.topic.upkeep.has_front(); // How old it may get nobody has looked at.
+                topic.topic.upkeep.has_front(); // When it gets too old is not known yet.
             }
             if let Some(retained) = topic.retained.take() {
-                // Trimmed blocks go with the next publish to the topic, or after a while.
+                // Trimmed blocks are removed with the next publish to the topic, or after a while.
                 let more = retained.has_more.then(|| now.plus_ms(RECLAIM_MS));
                 let due = more.into_iter().chain(retained.quiet.due());
                 due.for_each(|due| topic.topic.upkeep.retained(due));
@@ -144,8 +147,8 @@ impl Committer {
             }
         }
         self.next_id = draft.next_id();
-        // The numbers are raised last: whoever knows of a position, or of a drop, sees all up to
-        // it.
+        // The numbers are raised last: a reader that knows of a position, or of a drop, sees all up
+        // to it.
         self.drops.fetch_max(newest_drop, Ordering::Release);
         self.announced.announce(last_position.get());
         let topics = draft.topics().iter().map(|topic| &topic.topic);

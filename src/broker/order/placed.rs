@@ -1,4 +1,6 @@
-//! Publishes that have their sequences, and the topics that a draft appends them to.
+//! A publish with the sequences of its events, and the topic to which the group appends them.
+//! `draft.rs` gives out the sequences and the positions. Here repeated events are found, events are
+//! put into blocks, and the acknowledgement is made.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,29 +14,31 @@ use crate::event::{Durability, Timestamp};
 use crate::log::{Block, BlockBuilder, NewRecords, StoredTopic};
 use crate::topic::TopicId;
 
-/// A topic that the group appends to.
+/// A topic that the group appends to, with what the group adds to it.
 pub(super) struct DraftTopic {
     pub(super) topic: Arc<Topic>,
     pub(super) id: TopicId,
-    /// As it is before the group appends to it.
+    /// The state of the topic before the group appends to it. The group's trimming is in it, once
+    /// that is decided.
     pub(super) state: TopicState,
-    /// The events that the group drops because of the topic's limits, if these were looked at.
+    /// The blocks that the group drops because of the topic's limits, if it has looked at them.
     pub(super) retained: Option<Retained>,
-    /// The ids of what is removed by that, which are still to be recognised.
+    /// The ids of removed events that must still be recognised.
     pub(super) dropped_ids: Vec<(TopicId, Block)>,
     /// The sequence that the next event gets.
     pub(super) next: Sequence,
-    /// The last of its runs.
+    /// The index of the topic's last run in the draft.
     pub(super) run: Option<usize>,
-    /// The starts of the topic's runs; known when all runs are.
+    /// The first sequence and the first position of each of the topic's runs. Empty until the draft
+    /// has numbered its runs.
     pub(super) places: Vec<(Sequence, Position)>,
-    /// Each with the position of its first event.
+    /// The blocks that are being built, each with the position of its first event.
     pub(super) builders: Vec<(Position, BlockBuilder)>,
-    /// The position after that of the event that was built last.
+    /// The position after that of the event that was added to a block last.
     pub(super) next_position: Position,
-    /// The durability that acknowledgements of the topic promise.
+    /// The durability that acknowledgements of this topic promise.
     pub(super) durability: Durability,
-    /// Ids of events in this same group.
+    /// The ids of the topic's events in this group.
     pub(super) ids: HashMap<Box<str>, Sequence>,
 }
 
@@ -47,7 +51,7 @@ impl DraftTopic {
         }
     }
 
-    /// As the log is to note it.
+    /// Returns the topic's record for the log.
     pub(super) fn stored(&self) -> StoredTopic {
         let TopicState { extent, config, .. } = self.state;
         let name = self.topic.name.clone();
@@ -58,7 +62,7 @@ impl DraftTopic {
         Receipt { sequence, position: self.position(sequence), time: self.time(now) }
     }
 
-    /// Returns the time of its events in a group that is put together at `now`.
+    /// Returns the time of the topic's events in a group of the time `now`.
     pub(super) fn time(&self, now: Timestamp) -> Timestamp {
         now.max(self.state.extent.last_time)
     }
@@ -98,24 +102,25 @@ impl DraftTopic {
     }
 }
 
-/// A request whose events have their sequences.
+/// A publish whose events have their sequences.
 pub(super) struct Placed {
-    /// Which of the draft's topics; `None` when every event was stored before.
+    /// The index of the topic in the draft; `None` if every event was stored before.
     pub(super) topic: Option<usize>,
     pub(super) records: NewRecords,
     pub(super) first: Sequence,
-    /// Events that are not appended, by index: stored before, or earlier in this group.
+    /// The events that are not appended, by index: each was stored before, or comes earlier in this
+    /// group.
     pub(super) duplicates: Vec<(usize, KnownId)>,
 }
 
-/// The place at which a repeated id was found.
+/// The event in which a repeated id was found.
 #[derive(Clone, Copy)]
 pub(super) enum KnownId {
     Stored(Receipt),
     InGroup(Sequence),
 }
 
-/// Returns the events of `records` whose id `find` knows, or that an earlier one of them has too.
+/// Returns the events of `records` whose id `find` knows, or an earlier event of `records` has.
 pub(super) fn find_duplicates(
     records: &NewRecords,
     next: Sequence,
@@ -158,7 +163,9 @@ impl Placed {
         let ids = records.ids().iter().map(|(index, id)| (*index, &**id));
         ids.filter(|(index, _)| !self.is_duplicate(*index))
     }
-    /// Returns whether any of the events was not durable before the group.
+
+    /// Whether the acknowledgement must wait for the group: one of the events was not durable
+    /// before it.
     pub(super) fn depends_on_group(&self) -> bool {
         let stored = |(_, known): &(usize, KnownId)| matches!(known, KnownId::Stored(_));
         self.duplicates.len() < self.records.len() || !self.duplicates.iter().all(stored)

@@ -1,4 +1,5 @@
-//! Steps of maintenance: what drops or rewrites some of what a topic holds.
+//! Steps of maintenance: the committer trims a topic, removes trimmed blocks, or puts rewritten
+//! blocks in the place of others.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -17,37 +18,37 @@ use crate::error::Result;
 use crate::event::Timestamp;
 use crate::log::{Extent, Group, MAX_REMOVED_PARTS, StoredTopic};
 
-/// Parts that steps remove in one go, about: for these a publish waits at the least, and at the
-/// most.
+/// About the parts that steps remove in one go, at the least and at the most. A publish waits for
+/// them.
 const MIN_STEP_PARTS: usize = 32;
 const MAX_STEP_PARTS: usize = MAX_REMOVED_PARTS / 2;
 
-/// A step in a group that is not written yet.
+/// A step whose group is not written yet.
 struct PlacedStep {
     topic: Arc<Topic>,
-    /// As the topic is then, if that is not as it was.
+    /// The topic's record after the step, if the step changes it.
     changed: Option<StoredTopic>,
     done: Done,
     quiet: Quiet,
-    /// The last sequence up to which the tail must forget its blocks, because other blocks are
-    /// stored now.
+    /// The sequence up to which, inclusive, the tail must forget its blocks, because the log holds
+    /// other blocks then.
     forgotten: Option<Sequence>,
 }
 
-/// Which steps go together.
+/// The steps that go into one group.
 #[derive(Default)]
 struct StepGroup {
-    /// Whether they write blocks; known from the first one on.
+    /// Whether the steps write blocks; `None` before the first step.
     writes: Option<bool>,
-    /// The topics of those that were looked at.
+    /// The topics of the steps that were looked at.
     topics: HashSet<*const Topic>,
 }
 
 impl StepGroup {
-    /// Returns whether `step` can go with those before it. Only one step of a topic can, because a
-    /// step builds on what the steps of its topic before it have written. Steps that write blocks
-    /// go apart from those that remove some: a disk may be too full for the first, and gets room by
-    /// the second.
+    /// Whether `step` can go into the group. Only one step of a topic can, because a step builds on
+    /// what earlier steps of its topic have written. Steps that write blocks and steps that remove
+    /// blocks go into different groups: a disk may be too full for the first, and gets room by the
+    /// second.
     fn admits(&mut self, step: &QueuedStep) -> bool {
         let writes = matches!(step.work, Work::Rewrite(_));
         let is_of_kind = *self.writes.get_or_insert(writes) == writes;
@@ -56,10 +57,10 @@ impl StepGroup {
 }
 
 impl Committer {
-    /// Takes some of the steps that are queued, as one group.
+    /// Takes some of the queued steps, as one group.
     ///
-    /// They take out about as much as the publishes before them have put in, and some: so a publish
-    /// waits for twice as long as without them at the most, and they keep up with any load.
+    /// The steps remove a few more blocks than the publishes before them have appended. So they
+    /// keep up with any load, and a publish waits for at most twice as long as without them.
     pub(super) fn take_steps(&mut self, appended_blocks: usize, now: Timestamp) {
         let max_parts = (MIN_STEP_PARTS + appended_blocks).min(MAX_STEP_PARTS);
         let started = Instant::now();
@@ -95,15 +96,15 @@ impl Committer {
                 self.take_over_step(step);
             }
         }
-        // The number is raised after the changes and before the replies: whoever knows of a drop
-        // sees all that went with it, and whoever asked for it knows of it.
+        // The number is raised after the changes and before the replies: a reader that knows of a
+        // drop sees all that went with it, and a caller who asked for the drop can know of it.
         self.drops.fetch_max(newest_drop, Ordering::Release);
         for (reply, done) in answers {
             let _nobody_waits = reply.send(outcome.clone().map(|()| done));
         }
     }
 
-    /// Adds what is to be done to `group`.
+    /// Adds a step's changes to `group`.
     fn place_step(
         &mut self,
         topic: Arc<Topic>,
@@ -137,7 +138,7 @@ impl Committer {
                     (done.report, done.has_more) = (report, true);
                 }
             }
-            // A tombstone that would go here may supersede events that a backup has read already.
+            // The tombstone may supersede events that a backup has read already, so it must stay.
             Work::Rewrite(rewrite)
                 if rewrite.buried.is_some() && self.horizons.are_held(stored.id) =>
             {
@@ -154,7 +155,7 @@ impl Committer {
         stored.extent.number_trim(&before, self.next_drop());
         let changed = (stored.extent != before).then_some(stored);
         own.topics.extend(changed.clone());
-        self.log.check_writable(&own)?; // The others go on without it.
+        self.log.check_writable(&own)?; // A failure refuses this step alone.
         group.topics.append(&mut own.topics);
         group.removed.append(&mut own.removed);
         group.rewritten.append(&mut own.rewritten);
@@ -168,7 +169,7 @@ impl Committer {
         stored: &mut StoredTopic,
         now: Timestamp,
     ) -> Result<Retained> {
-        stored.extent.note_ahead(now);
+        stored.extent.remember_ahead(now);
         let quiet = self.quiet.get(&stored.id).copied();
         if let Some(quiet) = quiet.filter(|q| q.holds(&stored.extent, Added::default(), now)) {
             return Ok(Retained { quiet, ..Retained::default() });
@@ -184,7 +185,7 @@ impl Committer {
         let PlacedStep { topic, changed, done, quiet, forgotten } = step;
         let Some(id) = topic.state().id else { return };
         if let Some(last) = forgotten {
-            // Nobody sees again what is dropped now.
+            // Nobody may read the dropped events from memory.
             topic.tail.forget_through(last);
             self.replays.forget(&topic, id);
         }
@@ -193,16 +194,16 @@ impl Committer {
             self.show(&topic, TopicState { extent: stored.extent, ..topic.state() });
         }
         if done.has_more {
-            topic.upkeep.has_front(); // Whoever asked for it may not come back for the rest.
+            topic.upkeep.has_front(); // The caller may be gone before the rest is done.
         }
         self.remember_quiet(id, quiet);
         self.count(&done.report);
     }
 }
 
-/// Lets readers see which deletions of keys go, before they do: who reads the log meanwhile looks
-/// again afterwards, and must not take what it has read for all there was. Returns what the topics
-/// were before.
+/// Shows readers which deletions of keys are going to be dropped, before the log drops them. A
+/// reader of the log checks this after it has read, and so knows that events may be missing.
+/// Returns the states that the topics had before.
 fn foretell<'a>(placed: impl Iterator<Item = &'a PlacedStep>) -> Vec<(Arc<Topic>, TopicState)> {
     let foretell = |placed: &PlacedStep| {
         let Extent { buried_position, buried_sequence, buried_drop, .. } =
@@ -218,10 +219,11 @@ fn foretell<'a>(placed: impl Iterator<Item = &'a PlacedStep>) -> Vec<(Arc<Topic>
     placed.filter_map(foretell).collect()
 }
 
-/// Puts blocks in the place of those that were read to make them. None of these has changed since,
-/// because only one visit at a time rewrites a topic. They may be gone, because blocks below the
-/// topic's `earliest` are removed; then their rest must not come back. Returns whether all blocks
-/// were placed. `drop` is the number of the drop, if tombstones go.
+/// Puts merged blocks in the place of those that they were made of. The old blocks have not changed
+/// since, because only one visit at a time rewrites a topic. But they may have been trimmed: a
+/// merged block whose first old block is below `earliest` is left out, so that its events do not
+/// come back. Returns whether all blocks were placed. `drop` is the number of the drop, if
+/// tombstones go.
 fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group, drop: u64) -> bool {
     let mut is_whole = true;
     for Merged { block, replaced } in rewrite.merged {
@@ -237,9 +239,10 @@ fn place_rewrite(topic: &mut StoredTopic, rewrite: Rewrite, group: &mut Group, d
         group.rewritten.push((topic.id, block));
     }
     let Extent { earliest, tail, may_expire, buried_position, .. } = topic.extent;
-    // A deletion before the first event was trimmed, and readers are told of that.
+    // A deletion below `earliest` was trimmed, and readers are told of that.
     if let Some((position, sequence)) = rewrite.buried.filter(|(_, of)| *of >= earliest) {
-        // Also where a later one went before: who has come since then may hold the key of this one.
+        // Also if a later deletion was dropped before: a reader that came since then may hold the
+        // key of this one.
         topic.extent.buried_drop = drop;
         if position > buried_position {
             (topic.extent.buried_position, topic.extent.buried_sequence) = (position, sequence);
@@ -269,7 +272,7 @@ mod tests {
     use crate::event::NewEvent;
     use crate::log::{BlockBuilder, NewRecords};
 
-    /// Goal: a disk that is too full to write to does not keep anything from being removed.
+    /// Goal: a disk that is too full to write to does not stop blocks from being removed.
     #[test]
     fn steps_that_write_go_apart_and_those_of_a_topic_one_at_a_time() {
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
@@ -291,8 +294,8 @@ mod tests {
         assert!(turn.admits(&step(&b, rewrite())) && turn.admits(&step(&a, rewrite())));
     }
 
-    /// Goal: what was trimmed while it was merged does not come back, nothing is taken for looked
-    /// at that was not, and what came meanwhile expires all the same.
+    /// Goal: events that were trimmed while they were merged do not come back; no event counts as
+    /// looked at that was not; and events that came meanwhile expire all the same.
     #[test]
     fn what_changed_while_it_was_merged_is_heeded() {
         let block = |first: u64| {
@@ -328,13 +331,13 @@ mod tests {
             (is_whole, written, compacted.kept, may_expire)
         };
         assert_eq!(place(1, 9), (true, vec![1, 2], 1, false));
-        assert_eq!(place(1, 8), (true, vec![1, 2], 1, true), "one came meanwhile");
-        assert_eq!(place(2, 9), (false, vec![2], 0, false), "the first was trimmed");
+        assert_eq!(place(1, 8), (true, vec![1, 2], 1, true), "an event came meanwhile");
+        assert_eq!(place(2, 9), (false, vec![2], 0, false), "the first block was trimmed");
         assert_eq!(place(3, 9), (false, vec![], 0, false));
     }
 
-    /// Goal: whoever came after a deletion was dropped is told of an older one that goes later, for
-    /// its id was remembered longer.
+    /// Goal: a reader that came after a deletion was dropped is told of an older deletion that is
+    /// dropped later, because its id was remembered for longer.
     #[test]
     fn a_deletion_that_goes_after_a_later_one_is_a_drop_of_its_own() {
         let mut topic = StoredTopic::new(crate::topic::TopicId::FIRST, "a".parse().unwrap());
@@ -348,7 +351,7 @@ mod tests {
         };
         assert_eq!(bury(7, 1), (70, 7, 1));
         assert_eq!(bury(5, 2), (70, 7, 2));
-        assert_eq!(bury(3, 3), (70, 7, 2), "it was trimmed before");
+        assert_eq!(bury(3, 3), (70, 7, 2), "the deletion was trimmed before");
         assert_eq!(bury(8, 4), (80, 8, 4));
     }
 }

@@ -1,18 +1,21 @@
-//! What is queued together: what fails with what, and what is committed with what.
+//! Tests of commands that are queued together: which fail together, and which are committed
+//! together.
 
-use crate::broker::command::Change;
-use crate::broker::command::RecalledIds;
-use crate::broker::queue::Queued;
-use crate::broker::queue::QueuedChange;
+mod watched;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::broker::command::Change;
+use crate::broker::command::RecalledIds;
+use crate::broker::queue::Queued;
+use crate::broker::queue::QueuedChange;
 use crate::broker::{Broker, InOrder, OpenConfig, Pending, Publish};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
-use crate::log::{Fault, FaultyLog, Held};
+use crate::log::{Fault, FaultyLog, HeldGate};
 use crate::topic::{TopicId, TopicName};
 use crate::topic_config::TopicConfig;
 
@@ -27,8 +30,9 @@ fn publish(topic: &str, payload: impl Into<bytes::Bytes>) -> Publish {
     Publish { topic: name(topic), events, expected_sequence: None }
 }
 
-/// Has the committer wait in a group of its own, so that what is handed in next is queued together.
-pub(super) async fn busy<'a>(log: &'a FaultyLog, broker: &Broker) -> (Held<'a>, Pending) {
+/// Has the committer wait in a group of its own, so that the commands that follow are queued
+/// together.
+pub(super) async fn busy<'a>(log: &'a FaultyLog, broker: &Broker) -> (HeldGate<'a>, Pending) {
     let next = log.appends() + 1;
     log.fail(next, Fault::Waits);
     let held = log.hold();
@@ -42,7 +46,8 @@ pub(super) async fn busy<'a>(log: &'a FaultyLog, broker: &Broker) -> (Held<'a>, 
     (held, first)
 }
 
-/// Goal: a publish that finds no room in time fails those after it, and none before it.
+/// Goal: a publish that finds no room in time fails the publishes after it in its order, and none
+/// before it.
 #[tokio::test]
 async fn a_publish_that_waited_too_long_for_room_fails_only_those_after_it() {
     let mut config = OpenConfig::default();
@@ -72,8 +77,8 @@ async fn a_publish_that_waited_too_long_for_room_fails_only_those_after_it() {
     broker.close().await;
 }
 
-/// Goal: a group that storage refuses fails what comes after it in the same order, also what is
-/// queued by then, and nothing that came before it.
+/// Goal: a group that storage refuses fails the publishes after it in the same order, also those
+/// that are queued already, and none before it.
 #[tokio::test]
 async fn a_group_that_is_not_written_fails_what_is_queued_behind_it() {
     let mut config = OpenConfig::default();
@@ -85,7 +90,7 @@ async fn a_group_that_is_not_written_fails_what_is_queued_behind_it() {
     log.fail(log.appends() + 3, Fault::DiskFull);
     let mut pending = Vec::new();
     for number in 0..6 {
-        let publish = publish("a", vec![number; 2_000]); // A group of its own.
+        let publish = publish("a", vec![number; 2_000]); // Each is a group of its own.
         pending.push(broker.submit_in_order(publish, &order).await.unwrap());
     }
     let other = broker.submit(publish("a", "of another publisher")).await.unwrap();
@@ -105,7 +110,7 @@ async fn a_group_that_is_not_written_fails_what_is_queued_behind_it() {
     broker.close().await;
 }
 
-/// Waits for what the committer answers.
+/// Waits for the committer's answer.
 pub(super) async fn answered<T>(answer: oneshot::Receiver<T>) -> T {
     tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap()
 }
@@ -126,7 +131,7 @@ fn config() -> TopicConfig {
     TopicConfig::default()
 }
 
-/// Goal: thousands of recalls, changes and barriers do not cost the commit of a group each.
+/// Goal: thousands of recalls, changes and barriers do not cost one commit each.
 #[tokio::test]
 async fn whatever_is_queued_among_publishes_joins_their_group() {
     const COUNT: usize = 200;
@@ -166,8 +171,8 @@ async fn whatever_is_queued_among_publishes_joins_their_group() {
     broker.close().await;
 }
 
-/// Goal: whoever is told that a topic is deleted, created or changed finds it so, and whoever
-/// published before or after it does, too.
+/// Goal: a topic is as the answer to its creation, change or deletion says, and publishes before
+/// and after it find the topic as it was then.
 #[tokio::test]
 async fn changes_of_a_topic_and_publishes_to_it_keep_their_order() {
     let mut open = OpenConfig::default();
@@ -219,13 +224,13 @@ async fn changes_of_a_topic_and_publishes_to_it_keep_their_order() {
     let given = [one.ack().await.unwrap(), two.ack().await.unwrap()];
     assert_eq!(given.map(|ack| ack.last().sequence.get()), [1, 2]);
     let extent = broker.topic(&name("a")).unwrap().extent;
-    assert_eq!((extent.earliest.get(), extent.tail.get()), (2, 3), "what was deleted is gone");
+    assert_eq!((extent.earliest.get(), extent.tail.get()), (2, 3), "the deleted events are gone");
     let limits = ["a", "b"].map(|topic| broker.topic(&name(topic)).unwrap().config.max_events);
     assert_eq!(limits, [Some(7), Some(7)]);
     broker.close().await;
 }
 
-/// Goal: a disk that is too full for events does not keep a topic from being deleted.
+/// Goal: a disk that is too full for events does not stop a topic from being deleted.
 #[tokio::test]
 async fn a_deletion_that_is_queued_among_publishes_is_done_though_these_are_refused() {
     let log = Arc::new(FaultyLog::default());
@@ -248,10 +253,9 @@ async fn a_deletion_that_is_queued_among_publishes_is_done_though_these_are_refu
     broker.close().await;
 }
 
-/// Goal: positions follow each publisher's order over all topics, also within a group, and what has
-/// no order among each other is numbered topic by topic.
-/// Method: publishers of several kinds hand in to random topics, all in one group; what each was
-/// told is what is stored.
+/// Goal: positions follow each publisher's order over all topics, also within a group; the log
+/// holds the events at the places that publishers were told.
+/// Method: publishers with an order and without one publish to random topics, all in one group.
 #[tokio::test]
 async fn positions_follow_each_publishers_order_within_a_group() {
     for seed in 0..20_u64 {
@@ -268,7 +272,7 @@ async fn positions_follow_each_publishers_order_within_a_group() {
         for number in 0..200_u64 {
             let (by, topic) = (next(5) as usize, next(3));
             let events = (0..=next(3)).map(|_| NewEvent {
-                id: next(150).to_string(), // Some of them twice.
+                id: next(150).to_string(), // Some ids come twice.
                 ..NewEvent::new(number.to_string())
             });
             let topic = name(&format!("t{topic}"));
@@ -276,7 +280,7 @@ async fn positions_follow_each_publishers_order_within_a_group() {
             let topic = publish.topic.clone();
             let submitted = match publishers.get(by) {
                 Some(publisher) => broker.submit_patiently(publish, publisher).await,
-                None => broker.submit(publish).await, // The fifth has no name.
+                None => broker.submit(publish).await, // The fifth publisher has no order.
             };
             pending.push((by, topic, submitted.unwrap()));
         }
@@ -319,7 +323,8 @@ async fn positions_follow_each_publishers_order_within_a_group() {
     }
 }
 
-/// Goal: publishers with a topic each cost the readers of all their topics nothing.
+/// Goal: if each publisher has its own topic, readers of all topics get the events of one topic
+/// together.
 #[tokio::test]
 async fn what_has_no_order_among_each_other_is_numbered_topic_by_topic() {
     let log = Arc::new(FaultyLog::default());

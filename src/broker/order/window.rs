@@ -1,20 +1,20 @@
-//! The ids of all topics that an event is recognised by, and which of them go when there are too
-//! many.
+//! The dedup window: the ids of all topics by which repeated events are recognised, and the rule
+//! which ids go when there are too many.
 //!
 //! # Why
 //!
-//! Each topic has its own order, so that a busy topic pushes out its own ids and no others. Ids
-//! beyond a topic's last `max_events` go at once, and are not counted. When all ids together take
-//! more than `max_bytes`, the topic that takes most gives up its oldest. These are counted, because
-//! this is the one case in which the window is shorter than promised.
+//! Each topic has its own order, so that a busy topic pushes out its own ids and no others. Ids of
+//! events before a topic's last `max_events` go at once, and are not counted. When all ids together
+//! take more than `max_bytes`, the topic that takes most gives up its oldest ids. These are
+//! counted, because this is the one case in which the window is shorter than promised.
 
-use crate::broker::report::Receipt;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::broker::dedup::DedupConfig;
+use crate::broker::report::Receipt;
 use crate::cursor::Sequence;
 use crate::event::Timestamp;
 use crate::log::{Block, EventRef, PlacedId, StoredBlock, StoredTopic};
@@ -27,37 +27,38 @@ const ENTRY_BYTES: usize = 128;
 /// The bytes that a topic's part of the window takes besides its ids.
 const TOPIC_BYTES: usize = 512;
 
-/// Topics are told apart by what they take in steps of so many bytes, so that not every id that
-/// comes or goes moves its topic in the order of their sizes.
+/// The step in which sizes of topics are compared, in bytes. With steps, not every id that comes or
+/// goes moves its topic in the order of sizes.
 const SIZE_STEP_BYTES: usize = 4 << 10;
 
-/// The ids of all topics. Belongs to the committer, which alone knows the order.
+/// The ids of all topics. The committer owns the window, because it alone knows the order of
+/// publishes.
 #[derive(Debug)]
 pub(crate) struct DedupWindow {
     config: DedupConfig,
     topics: HashMap<TopicId, TopicIds>,
-    /// Each topic, with when its oldest id was stored, or earlier.
+    /// Each topic, with the time at which its oldest id was stored, or an earlier time.
     by_age: BTreeSet<(Timestamp, TopicId)>,
-    /// Each topic, with what it takes in steps.
+    /// Each topic, with its size in steps.
     by_size: BTreeSet<(usize, TopicId)>,
     size_bytes: usize,
-    /// Blocks of ids in the log of which every id is forgotten, each by its first sequence.
+    /// The blocks of ids in the log of which every id is forgotten, each by its first sequence.
     forgotten: VecDeque<(TopicId, Sequence)>,
-    /// Ids that were given up for want of memory.
+    /// The number of ids that were given up for lack of memory.
     cut: Arc<AtomicU64>,
 }
 
 /// The ids of one topic.
 #[derive(Debug)]
 struct TopicIds {
-    /// Each with what the clock said when it was stored.
+    /// The receipt of each id, with the clock's time at which it was stored.
     receipts: HashMap<Arc<str>, (Receipt, Timestamp)>,
-    /// Every id, in the order of the sequences.
+    /// Every id, in the order of sequences.
     order: VecDeque<(Arc<str>, Sequence)>,
     size_bytes: usize,
     /// The first and the last sequence of each block of ids in the log, in this order.
     stored: VecDeque<(Sequence, Sequence)>,
-    /// The key of the topic in the order of ages, and in that of sizes.
+    /// The topic's keys in `by_age` and in `by_size`.
     age: Timestamp,
     size_step: usize,
 }
@@ -68,7 +69,7 @@ impl TopicIds {
         Self { receipts, order, stored, size_bytes: TOPIC_BYTES, age, size_step: 0 }
     }
 
-    /// Adds an id; what it takes, in bytes.
+    /// Adds an id. Returns the bytes that it takes.
     fn add(&mut self, id: &str, receipt: Receipt, clock: Timestamp) -> usize {
         let id: Arc<str> = id.into();
         let size_bytes = ENTRY_BYTES + id.len();
@@ -85,10 +86,10 @@ impl TopicIds {
         size_bytes
     }
 
-    /// Takes the oldest id out; what it took, in bytes.
+    /// Takes the oldest id out. Returns the bytes that it took.
     fn forget_oldest(&mut self) -> usize {
         let Some((id, sequence)) = self.order.pop_front() else { return 0 };
-        // An id that was noted again since then stays, for its later event.
+        // An id that a later event had again stays, for that event.
         if self.receipts.get(&id).is_some_and(|(receipt, _)| receipt.sequence == sequence) {
             self.receipts.remove(&id);
         }
@@ -96,13 +97,14 @@ impl TopicIds {
         ENTRY_BYTES + id.len()
     }
 
-    /// Returns an id with its event's places; `None` for one that has a later event.
+    /// Returns an id with its event's places; `None` if a later event has the id.
     fn placed<'a>(&self, id: &'a str, sequence: Sequence) -> Option<PlacedId<'a>> {
         let (Receipt { sequence: known, position, time }, clock) = *self.receipts.get(id)?;
         (known == sequence).then_some(PlacedId { id, sequence, position, time, clock })
     }
 
-    /// Takes out the blocks of ids of which it has none any more; the first sequence of each.
+    /// Takes out the blocks of ids of which every id is forgotten. Returns the first sequence of
+    /// each.
     fn forgotten(&mut self) -> impl Iterator<Item = Sequence> {
         let oldest = self.order.front().map(|(_, sequence)| *sequence);
         let is_over = |(_, last): &(Sequence, Sequence)| oldest.is_none_or(|oldest| *last < oldest);
@@ -110,8 +112,8 @@ impl TopicIds {
         self.stored.drain(..count).map(|(first, _)| first)
     }
 
-    /// Returns the oldest id's sequence, and when it was stored: `None` for an id that has a later
-    /// event.
+    /// Returns the sequence of the oldest id, and the time at which it was stored: `None` as the
+    /// time if a later event has the id.
     fn oldest(&self) -> Option<(Sequence, Option<Timestamp>)> {
         let (id, sequence) = self.order.front()?;
         let noted = self.receipts.get(id).filter(|(receipt, _)| receipt.sequence == *sequence);
@@ -120,7 +122,7 @@ impl TopicIds {
 }
 
 impl DedupWindow {
-    /// Returns a window without ids, which counts in `cut` those that it gives up for want of
+    /// Returns a window without ids. In `cut` it counts the ids that it gives up for lack of
     /// memory.
     pub(crate) fn new(config: DedupConfig, cut: Arc<AtomicU64>) -> Self {
         let topics = HashMap::new();
@@ -144,8 +146,8 @@ impl DedupWindow {
         }
     }
 
-    /// Remembers the blocks of ids that the log has when it is opened at `now`, with these topics
-    /// in the order of their ids.
+    /// Remembers the blocks of ids that the log holds when it is opened at `now`. `topics` are in
+    /// the order of their ids.
     pub(crate) fn load(
         &mut self,
         topics: &[StoredTopic],
@@ -165,13 +167,13 @@ impl DedupWindow {
         self.expire(now);
     }
 
-    /// Returns whether ids of this block can be in the window of a topic that ends at `tail`.
+    /// Whether ids of this block can be in the window of a topic that ends at `tail`.
     pub(crate) fn reaches(&self, block: &StoredBlock, tail: Sequence, now: Timestamp) -> bool {
         let is_fresh = block.last.is_some_and(|last| self.is_fresh(last.clock, now));
         is_fresh && self.is_recent(block.end.previous(), tail)
     }
 
-    /// Returns the ids of `topic` that it has of these sequences, in their order.
+    /// Returns the ids of `topic` that the window holds for these sequences, in their order.
     pub(crate) fn ids(
         &self,
         topic: TopicId,
@@ -185,7 +187,7 @@ impl DedupWindow {
         })
     }
 
-    /// Notes that the log has this block of ids now.
+    /// Notes that the log holds this block of ids now.
     pub(crate) fn were_stored(&mut self, topic: TopicId, block: &Block) {
         let first = block.first_sequence();
         match self.topics.get_mut(&topic) {
@@ -197,12 +199,12 @@ impl DedupWindow {
         }
     }
 
-    /// Blocks of ids that can be removed from the log, so many at the most.
+    /// Returns blocks of ids that can be removed from the log, up to `max`.
     pub(crate) fn forgotten(&self, max: usize) -> Vec<(TopicId, Sequence)> {
         self.forgotten.iter().take(max).copied().collect()
     }
 
-    /// Notes that so many of those that can be are removed.
+    /// Notes that the first `count` blocks of `forgotten` are removed.
     pub(crate) fn were_removed(&mut self, count: usize) {
         self.forgotten.drain(..count);
     }
@@ -221,7 +223,7 @@ impl DedupWindow {
         is_known.then_some(*receipt)
     }
 
-    /// Remembers an id that was stored when the clock said `clock`.
+    /// Remembers an id that was stored at the clock's time `clock`.
     pub(crate) fn remember(
         &mut self,
         topic: TopicId,
@@ -236,7 +238,7 @@ impl DedupWindow {
             TopicIds::new(clock)
         });
         if ids.receipts.get(id).is_some_and(|(known, _)| known.sequence >= receipt.sequence) {
-            return; // A step that was recalled twice.
+            return; // The block was recalled before.
         }
         self.size_bytes += ids.add(id, receipt, clock);
         if clock < ids.age {
@@ -252,23 +254,23 @@ impl DedupWindow {
         }
     }
 
-    /// Forgets the ids of `topic` that are not among its last events any more: its next event gets
-    /// the sequence `tail`.
+    /// Forgets the ids of `topic` whose events are not among its last `max_events` any more. The
+    /// topic's next event gets the sequence `tail`.
     pub(crate) fn advance(&mut self, topic: TopicId, tail: Sequence) {
         while self.oldest(topic).is_some_and(|oldest| !self.is_recent(oldest, tail)) {
             self.forget_oldest(topic);
         }
     }
 
-    /// Forgets the ids of `topic` below the sequence `first`: somebody asked for their events to be
-    /// dropped, and may publish them again.
+    /// Forgets the ids of `topic` below the sequence `first`: these events were purged, and may be
+    /// published again.
     pub(crate) fn forget_below(&mut self, topic: TopicId, first: Sequence) {
         while self.oldest(topic).is_some_and(|oldest| oldest < first) {
             self.forget_oldest(topic);
         }
     }
 
-    /// Forgets what is too old at `now`.
+    /// Forgets the ids that are too old at `now`.
     pub(crate) fn expire(&mut self, now: Timestamp) {
         while let Some((age, topic)) = self.by_age.first().copied()
             && !self.is_fresh(age, now)
@@ -297,7 +299,7 @@ impl DedupWindow {
         clock.as_ms().saturating_add(self.config.max_age_ms) >= now.as_ms()
     }
 
-    /// Takes the oldest id of `topic` out, and the topic with its last one.
+    /// Takes the oldest id of `topic` out. With its last id the topic goes, too.
     fn forget_oldest(&mut self, topic: TopicId) {
         let Some(ids) = self.topics.get_mut(&topic) else { return };
         self.size_bytes -= ids.forget_oldest();
@@ -312,10 +314,10 @@ impl DedupWindow {
         }
     }
 
-    /// Puts `topic` where it belongs among the others by its size.
+    /// Puts `topic` at its place in the order of sizes.
     fn sort(&mut self, topic: TopicId) {
         let Some(ids) = self.topics.get_mut(&topic) else { return };
-        let step = 1 + ids.size_bytes / SIZE_STEP_BYTES; // 0 is a topic that is not sorted in.
+        let step = 1 + ids.size_bytes / SIZE_STEP_BYTES; // 0: not in the order yet.
         if step != ids.size_step {
             self.by_size.remove(&(ids.size_step, topic));
             self.by_size.insert((step, topic));
@@ -347,7 +349,7 @@ mod tests {
         window.remember(topic, id, receipt, receipt.time);
     }
 
-    /// Returns the sequences of `ids` that are known.
+    /// Returns those of `ids` that the window knows.
     fn known(window: &DedupWindow, topic: TopicId, ids: std::ops::Range<u64>) -> Vec<u64> {
         let (tail, now) = (Sequence::new(ids.end), Timestamp::from_ms(1));
         ids.filter(|id| window.find(topic, &id.to_string(), tail, now).is_some()).collect()
@@ -360,7 +362,7 @@ mod tests {
         let find = |tail, now| window.find(A, "a", Sequence::new(tail), Timestamp::from_ms(now));
         assert_eq!(find(8, 50), Some(receipt(7, 50)));
         let last = find(107, 1_050);
-        assert_eq!(last, Some(receipt(7, 50)), "the last of 100 events, and of 1,000 ms");
+        assert_eq!(last, Some(receipt(7, 50)), "100 events and 1,000 ms ago");
         assert_eq!(find(108, 1_050), None, "101 events ago");
         assert_eq!(find(107, 1_051), None, "1,001 ms ago");
         let (other, now) = (A.next().unwrap(), Timestamp::from_ms(50));
@@ -368,12 +370,12 @@ mod tests {
         window.advance(A, Sequence::new(107));
         assert!(window.find(A, "a", Sequence::new(107), now).is_some());
         window.advance(A, Sequence::new(108));
-        assert_eq!(window.size_bytes, 0, "what is too far back takes no memory");
+        assert_eq!(window.size_bytes, 0, "ids that are too far back take no memory");
         assert!(window.by_age.is_empty() && window.by_size.is_empty());
     }
 
-    /// Goal: where memory is short, the topic that takes most gives up its oldest, and no other
-    /// does; how many went is told.
+    /// Goal: when memory is short, the topic that takes most gives up its oldest ids, and no other
+    /// topic does. The number of these ids is counted.
     #[test]
     fn memory_is_bounded_and_the_largest_topic_gives_up_its_oldest() {
         let entry = ENTRY_BYTES + 4;
@@ -391,7 +393,7 @@ mod tests {
         assert_eq!(known(&window, A, 1_000..3_000), (2_750..3_000).collect::<Vec<_>>());
         assert_eq!(window.cut.load(Ordering::Relaxed), 1_750);
         window.expire(Timestamp::from_ms(u64::MAX));
-        assert_eq!(window.topics.len(), 2, "ages without end never expire");
+        assert_eq!(window.topics.len(), 2, "ids of an endless window never expire");
         window.forget_below(quiet, Sequence::new(1_049));
         assert_eq!(known(&window, quiet, 1_000..1_050), [1_049]);
     }

@@ -1,10 +1,10 @@
-//! The readers who are behind, and what each of them reads at a time.
+//! The readers that are behind, and the bytes that each of them reads at a time.
 //!
 //! # Why
 //!
-//! A reader who is behind holds what it has read from the log and not delivered yet, for as long as
-//! its client takes none of it. One of them reads much at a time, for that is quick; ten thousand
-//! read a block each, or their memory would have no bound.
+//! A reader that is behind holds the blocks that it has read from the log and not delivered yet,
+//! for as long as its client takes none of them. One such reader reads much at a time, because that
+//! is quick. Ten thousand read a block each, because their memory must have a bound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,23 +12,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The readers that hold blocks which they have read from the log.
 #[derive(Debug)]
 pub(crate) struct Behind {
-    /// The bytes that all readers together may hold, and that one alone may.
+    /// The bytes that all readers together may hold, and the bytes that one reader may read.
     max_bytes: usize,
     max_read_bytes: usize,
     readers: Arc<AtomicUsize>,
 }
 
-/// A reader who holds what it has read.
+/// The registration of a reader that holds blocks of the log. Dropped, the reader is not counted
+/// any more.
 #[derive(Debug)]
 pub(crate) struct Holder(Arc<AtomicUsize>);
 
 impl Behind {
-    /// Nobody yet.
+    /// Returns the state without any reader.
     pub(crate) fn new(max_bytes: usize, max_read_bytes: usize) -> Self {
         Self { max_bytes, max_read_bytes, readers: Arc::default() }
     }
 
-    /// Counts a reader who holds something, for as long as what this returns is held.
+    /// Counts a reader until the returned registration is dropped.
     pub(crate) fn enter(&self) -> Holder {
         self.readers.fetch_add(1, Ordering::Relaxed);
         Holder(self.readers.clone())
@@ -58,7 +59,7 @@ mod tests {
         let mut holders: Vec<Holder> = (0..4).map(|_| behind.enter()).collect();
         assert_eq!(behind.read_bytes(), 250);
         holders.extend((0..2_000).map(|_| behind.enter()));
-        assert_eq!(behind.read_bytes(), 1, "which is a block");
+        assert_eq!(behind.read_bytes(), 1, "one block");
         drop(holders);
         assert_eq!(behind.read_bytes(), 400);
     }

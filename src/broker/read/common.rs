@@ -4,23 +4,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::behind::Holder;
-use super::filter::Filter;
 use super::gaps::UntoldGaps;
+use crate::broker::filter::Filter;
 use crate::broker::shared::Shared;
 use crate::broker::tail::run::Run;
 use crate::cursor::{Epoch, OnGap};
 
-/// The terms of a reader, and what it holds whatever it reads.
+/// The terms of a reader, and the parts that it has for one topic and for many.
 #[derive(Debug)]
 pub(super) struct Common {
     pub(super) shared: Arc<Shared>,
     /// The reaction to a gap.
     pub(super) on_gap: OnGap,
-    /// Picks the events of the reader; all of them without one.
+    /// The filter that picks the reader's events; `None` if all events are for it.
     pub(super) filter: Option<Arc<Filter>>,
-    /// The gaps that were found and not told yet.
+    /// The gaps that were found and are not told yet.
     pub(super) gaps: UntoldGaps,
-    /// Counts the reader among those that are behind, as long as it holds blocks of the log.
+    /// Counts the reader among those that are behind. `None` once the reader holds no blocks that
+    /// were read from the log.
     pub(super) holder: Option<Holder>,
 }
 
@@ -40,29 +41,29 @@ impl Common {
     }
 }
 
-/// The outcome of a look at what comes next, without the log.
+/// The outcome of a look at what comes next, without a read of the log.
 pub(super) enum Step {
     /// The next events.
     Events(Run),
-    /// A gap was found, and is to be told first.
+    /// A gap was found. It must be told before anything else.
     Gap,
     /// The events that were looked through are not for this reader; there may be more.
     Passed,
-    /// A step that takes a while comes first.
+    /// A step that takes a while must be taken first.
     Slow(SlowStep),
     /// Everything that is known was delivered.
     Idle,
 }
 
-/// A step that takes a while, after which there is more to look at.
+/// A step that takes a while. After it, the reader looks again.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum SlowStep {
-    /// Events that come next are read from the log.
+    /// Read the next events from the log.
     Read,
-    /// Topics that come next are listed.
+    /// List the next topics: some of the topics that have not been looked at.
     List,
-    /// Topics with something new are looked for.
+    /// Find topics with something new.
     Find,
-    /// Many topics were looked at: other tasks have their turn.
+    /// Let other tasks have their turn, because many topics were looked at.
     Pause,
 }

@@ -13,13 +13,13 @@ use crate::cursor::Gap;
 /// A delivery of a reader.
 #[derive(Debug, Clone)]
 pub enum Delivery {
-    /// Events between the reader's place and the next one are gone. Events go on at `resume`.
+    /// Events between the reader's place and the next event are gone. Events go on at `resume`.
     Gap(Gap),
     /// The next events.
     Events(Run),
-    /// An event that is not stored; the place stays as it is.
+    /// An event that is not stored. The reader's place stays as it is.
     Ephemeral(Arc<Ephemeral>),
-    /// Everything that was there is delivered; what follows is live. Told once.
+    /// Everything that was there is delivered; events that follow are live. A reader says so once.
     CaughtUp,
 }
 
@@ -28,47 +28,67 @@ pub enum Delivery {
 pub enum Waited {
     /// A delivery.
     Delivery(Delivery),
-    /// Nothing came in the time.
+    /// Nothing was delivered in the time.
     Silence,
-    /// The broker is stopping: nothing will come.
+    /// The broker is stopping: there are no more deliveries.
     Stopping,
 }
 
-/// The time that a reader waits for a delivery before its caller is told of the silence. It is kept
-/// from one wait to the next, because a timer that is set once in a while costs nothing for each
+/// The time that a reader waits for a delivery before its caller is told of the silence. The caller
+/// keeps the value from one wait to the next: its timer is set once in a while, and not for each
 /// event.
 #[derive(Debug)]
 pub struct Patience {
     limit: Duration,
     since: Instant,
-    timer: Pin<Box<Sleep>>,
+    /// `None` for a reader that waits for ever.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patience {
-    /// For so long from now on.
+    /// Returns a patience that is over in `limit` from now. With a limit that no clock can show,
+    /// such as [`Duration::MAX`], the patience is never over, and needs no timer.
     pub fn new(limit: Duration) -> Self {
-        Self { limit, since: Instant::now(), timer: Box::pin(tokio::time::sleep(limit)) }
+        let since = Instant::now();
+        let timer = since.checked_add(limit).map(|end| Box::pin(tokio::time::sleep_until(end)));
+        Self { limit, since, timer }
     }
 
-    /// For as long again, from now on.
+    /// Begins the whole time again, from now on.
     pub(crate) fn renew(&mut self) {
         self.since = Instant::now();
     }
 
-    /// Returns whether it is over.
+    /// Returns whether the time is over.
     pub(crate) fn is_over(&self) -> bool {
         self.since.elapsed() >= self.limit
     }
 
-    /// Resolves when it is over.
+    /// Waits until the time is over.
     pub(crate) async fn ended(&mut self) {
+        let Some(timer) = &mut self.timer else { return std::future::pending().await };
         loop {
-            self.timer.as_mut().await;
+            timer.as_mut().await;
             let left = self.limit.saturating_sub(self.since.elapsed());
-            self.timer.as_mut().reset(Instant::now() + left);
+            timer.as_mut().reset(Instant::now() + left);
             if left.is_zero() {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a wait without an end needs no timer, which would overflow the clock when it rings.
+    #[tokio::test]
+    async fn a_wait_for_ever_has_no_timer_and_is_never_over() {
+        let mut patience = Patience::new(Duration::MAX);
+        assert!(patience.timer.is_none());
+        patience.renew();
+        assert!(futures_util::poll!(Box::pin(patience.ended())).is_pending());
+        assert!(!patience.is_over());
     }
 }

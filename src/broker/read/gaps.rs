@@ -1,20 +1,23 @@
-//! Gaps: whether a reader is told that events are gone, of what, and why.
+//! Gaps: the rules by which a reader is told that events are gone, of what, and why.
 //!
-//! Readers of one topic and of many decide it here alone.
+//! Readers of one topic (`subscription.rs`) and of many (`feed/`) ask these rules when they begin
+//! and when they look for the next events. No other file makes a gap.
 
 use std::collections::VecDeque;
 
 use crate::broker::topic::state::TopicState;
-use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Requested, Sequence, Since};
+use crate::cursor::{
+    Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Requested, Sequence, Since,
+};
 use crate::event::Timestamp;
 use crate::log::Extent;
 use crate::topic::TopicName;
 
-/// Returns the drops that the cursors carry of a reader of one topic that begins, or goes on after
-/// a gap, when the topic holds `extent`.
+/// Returns the drops that are no loss to a reader of one topic from now on. The reader begins, or
+/// goes on after a gap, when the log has had `drops` drops and the topic holds `extent`.
 pub(crate) fn since(drops: u64, extent: &Extent) -> Since {
     let mut since = Since::drop(drops);
-    since.note(extent.buried_sequence.get());
+    since.extend_to(extent.buried_sequence.get());
     since
 }
 
@@ -22,7 +25,7 @@ pub(crate) fn since(drops: u64, extent: &Extent) -> Since {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum WantedPlace {
     Sequence(Sequence),
-    /// As [`Self::Sequence`], of a topic of which the reader has read nothing, so that it holds no
+    /// As [`Self::Sequence`], for a reader that has read nothing of the topic, so that it holds no
     /// key.
     First(Sequence),
     Position(Position),
@@ -31,7 +34,15 @@ pub(crate) enum WantedPlace {
 }
 
 impl WantedPlace {
-    /// Returns the place as a gap for this reason names it.
+    /// Returns the place of the first event after a cursor.
+    pub(crate) fn after(place: Place) -> Self {
+        match place {
+            Place::Sequence(sequence) => Self::Sequence(sequence.next()),
+            Place::Position(position) => Self::Position(position.next()),
+        }
+    }
+
+    /// Returns the place as a gap for `reason` names it.
     fn requested(self, reason: GapReason) -> Requested {
         match self {
             _ if reason == GapReason::Unknown => Requested::Unknown,
@@ -41,16 +52,17 @@ impl WantedPlace {
         }
     }
 
-    /// Returns whether it was never given out.
-    pub(super) fn is_ahead(self, extent: &Extent, last_position: u64) -> bool {
-        match self {
-            Self::Sequence(next) | Self::First(next) => next > extent.tail,
-            Self::Position(next) => next.previous().get() > last_position,
-            Self::Time(_) => false,
+    /// Returns the reason for a gap of a topic that holds `extent`, from this place on, if there is
+    /// one. Drops up to the drop `since` are no loss to the reader, if it is known.
+    pub(crate) fn reason(self, extent: &Extent, since: Option<u64>) -> Option<GapReason> {
+        if self.is_trimmed(extent, since) {
+            return Some(extent.trim_reason.into());
         }
+        self.misses_deletions(extent, since).then_some(GapReason::Tombstones)
     }
 
-    /// Returns whether some of it was trimmed, after the drop `since`, if that is known.
+    /// Returns whether events at the place or after it were trimmed. Up to the drop `since`, if
+    /// that is known, such events are no loss to a reader by position.
     pub(crate) fn is_trimmed(self, extent: &Extent, since: Option<u64>) -> bool {
         let was_trimmed = extent.trimmed_position > Position::BEFORE_ALL;
         match self {
@@ -62,8 +74,9 @@ impl WantedPlace {
         }
     }
 
-    /// Returns whether deletions of keys that it follows were dropped, after the drop `since`, if
-    /// that is known. Whoever has read nothing has no key, and needs none.
+    /// Returns whether deletions of keys at the place or after it were dropped, in a drop after
+    /// `since`, if that is known. A reader that has read nothing holds no key, and needs none of
+    /// them.
     pub(crate) fn misses_deletions(self, extent: &Extent, since: Option<u64>) -> bool {
         let is_before = match self {
             Self::Sequence(next) => next > Sequence::FIRST && next <= extent.buried_sequence,
@@ -74,8 +87,34 @@ impl WantedPlace {
     }
 }
 
+/// Returns the reason why a cursor names no place of the log: it is of another epoch, or ahead of
+/// `tail`, the place that is given next.
+pub(crate) fn misplaced(cursor: Cursor, epoch: Epoch, tail: Place) -> Option<GapReason> {
+    if cursor.epoch.is_some_and(|given| given != epoch) {
+        return Some(GapReason::Epoch);
+    }
+    let is_ahead = cursor.after.next().number() > tail.number();
+    is_ahead.then_some(GapReason::Ahead)
+}
+
+/// Returns the gap of all topics that a reader of many is told when its whole place is gone. Places
+/// are positions.
+pub(crate) fn gap_of_all(
+    requested: Requested,
+    (earliest, tail): (Place, Place),
+    reason: GapReason,
+    on_gap: OnGap,
+) -> Gap {
+    let resume = match on_gap {
+        OnGap::Resume | OnGap::Fail if reason == GapReason::Ahead => tail,
+        OnGap::Resume | OnGap::Fail | OnGap::Earliest => earliest,
+        OnGap::Latest => tail,
+    };
+    Gap { topic: None, requested, earliest, tail, lost: None, reason, resume }
+}
+
 /// Returns the gap of a reader that wants `wanted` next, and the sequence at which the reader goes
-/// on.
+/// on in the topic.
 pub(crate) fn gap(
     topic: &TopicName,
     state: &TopicState,
@@ -97,7 +136,7 @@ pub(crate) fn gap(
         WantedPlace::Sequence(next) | WantedPlace::First(next) => {
             was_trimmed.then_some(earliest.get().saturating_sub(next.get()))
         }
-        // The number of events in between that were of this topic is not known any more.
+        // The number of this topic's events in between is not known any more.
         WantedPlace::Position(_) | WantedPlace::Time(_) => None,
     };
     let resume = match on_gap {
@@ -117,23 +156,23 @@ pub(crate) fn gap(
     (gap, resume)
 }
 
-/// The gaps that a reader has found, and that it was not told of yet.
+/// The gaps that a reader has found, and that are not told to its client yet.
 #[derive(Debug, Default)]
 pub(crate) struct UntoldGaps {
     gaps: VecDeque<Gap>,
-    /// The reader's cursor before the first of them. A reader that comes back with this cursor is
-    /// told of them again.
+    /// The reader's cursor before the first of these gaps. A client that comes back with this
+    /// cursor is told the gaps again.
     before: Option<Cursor>,
 }
 
 impl UntoldGaps {
-    /// Adds a gap that was found by a reader at the cursor `before`.
+    /// Adds a gap that the reader found at its cursor `before`.
     pub(crate) fn add(&mut self, gap: Gap, before: Cursor) {
         self.gaps.push_back(gap);
         self.before.get_or_insert(before);
     }
 
-    /// Returns whether the reader was told of all.
+    /// Returns whether all gaps are told.
     pub(crate) fn is_empty(&self) -> bool {
         self.gaps.is_empty()
     }
@@ -143,7 +182,7 @@ impl UntoldGaps {
         self.gaps.front()
     }
 
-    /// Returns the reader's cursor, as long as some of them are untold.
+    /// Returns the cursor before the first gap, as long as some gap is untold.
     pub(crate) fn cursor(&self) -> Option<Cursor> {
         self.before
     }
@@ -157,7 +196,7 @@ impl UntoldGaps {
         Some(gap)
     }
 
-    /// Forgets all of them: the reader begins again with everything.
+    /// Drops all gaps, for a reader that begins again with all events.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }

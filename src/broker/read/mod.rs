@@ -2,27 +2,27 @@
 //!
 //! ```text
 //! reader.rs   the one loop: look, deliver, tell a gap, wait
-//!    │ the place is in
+//!    │ its place is in
 //!    ├──▶ subscription.rs  one topic, by sequences     ─┐
 //!    └──▶ feed/            many topics, by positions   ─┴──▶ gaps.rs   what is gone, and why
 //!                                                          drops.rs  what is no loss to a reader
-//! common.rs: what both have, and the steps they take; delivery.rs: what is handed out, patience
+//! common.rs: the parts and the steps of both; delivery.rs: deliveries, and the patience of callers
 //! page.rs, state/: pages of history, and of the latest event of each key
-//! replay/: blocks that were read from the log, shared by readers; filter.rs, searching.rs: filters
+//! replay/: blocks that were read from the log, shared by readers; behind.rs: who holds such blocks
+//! filter.rs: the events that a reader wants; searching.rs: turns at looking for them
 //! ```
 //!
 //! # Why
 //!
-//! One topic and many topics are looked up in two ways: the first looks for the next sequence in
-//! one topic and seeks nothing, the second merges thousands of topics by position. All else is the
-//! reader's, once: waiting, patience, filters, gaps, catching up, stopping.
+//! The next event is found in two ways. In one topic it has the next sequence. Many topics, up to
+//! hundreds of thousands, are merged by position. All else exists once, for both: waiting,
+//! patience, filters, gaps, catching up, stopping.
 
 pub(super) mod behind;
 mod common;
 pub(super) mod delivery;
 pub(super) mod drops;
 pub(super) mod feed;
-pub(super) mod filter;
 pub(super) mod gaps;
 pub(super) mod page;
 pub(super) mod reader;

@@ -1,18 +1,18 @@
-//! A page of history, and long-polling: a subscription that is read once.
+//! A page of history, and long-polling: a reader that is opened for one page.
 
-use crate::broker::shared::Shared;
-use crate::broker::topic::entry::Topic;
-use crate::broker::topic::state::TopicState;
-use crate::cursor::Place;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::delivery::{Delivery, Patience, Waited};
-use super::filter::Filter;
 use super::reader::Reader;
 use super::searching::Search;
+use crate::broker::filter::Filter;
+use crate::broker::shared::Shared;
 use crate::broker::tail::run::Run;
+use crate::broker::topic::entry::Topic;
+use crate::broker::topic::state::TopicState;
+use crate::cursor::Place;
 use crate::cursor::{Cursor, Gap, OnGap, Requested, Sequence, StartPoint};
 use crate::error::Result;
 use crate::log::EventRef;
@@ -21,65 +21,67 @@ use crate::topic::TopicName;
 /// A request for a page.
 #[derive(Debug, Clone)]
 pub struct PageRequest {
-    /// The start of the page.
+    /// The place at which the page begins.
     pub start: StartPoint,
-    /// Only events below this sequence; without a start of its own, the page ends right there.
+    /// The page has only events below this sequence. With the start [`StartPoint::Latest`], the
+    /// page has the last events before it.
     pub before: Option<Sequence>,
-    /// The most events; 1 at the least.
+    /// The most events; 1 or more.
     pub limit: usize,
     /// The time to wait for a first event when there is none.
     pub wait: Duration,
-    /// The reaction to a start that is gone.
+    /// The way to go on after a gap.
     pub on_gap: OnGap,
-    /// Only these events.
+    /// The filter that picks the page's events.
     pub filter: Filter,
 }
 
-/// Events in order, and where to go on.
+/// Events in order, and the cursor with which to go on.
 #[derive(Debug)]
 pub struct Page {
     /// The events.
     pub runs: Vec<Run>,
-    /// The gaps before the first of them, where the start was gone and the caller asked to go on:
-    /// of one topic one at the most, of many topics one for each that has lost some, up to
-    /// [`MAX_PAGE_GAPS`]. A gap after events ends the page before it; the next page tells it.
+    /// The gaps before the first event, where the caller asked to go on after gaps. A page of one
+    /// topic has one gap at the most. A page of many topics has one for each topic that lost
+    /// events, up to [`MAX_PAGE_GAPS`]. A page ends before a gap that comes after events; the next
+    /// page tells it.
     pub gaps: Vec<Gap>,
-    /// The reader's place after these gaps, and before the events.
+    /// The place after the gaps and before the events.
     pub begin: Cursor,
-    /// The cursor to pass as the next start.
+    /// The cursor with which the next page begins.
     pub cursor: Cursor,
     /// The first place that can be read: a sequence of the one topic, or a position.
     pub earliest: Place,
-    /// The place that is given next.
+    /// The place that the next event gets.
     pub tail: Place,
-    /// Whether nothing was left to read.
+    /// Whether no event was left to read after the page.
     pub caught_up: bool,
 }
 
 /// The bytes that an event takes in a page besides its stored bytes and its topic's name: places
-/// and times, and the names of its fields where they are spelled out.
+/// and times, and the names of its fields in formats that write them.
 pub(crate) const EVENT_BYTES: usize = 128;
 
 /// The bytes that a header takes in a page besides its name and its value: fields and lengths, or
 /// quotes.
 pub(crate) const HEADER_BYTES: usize = 16;
 
-/// The most gaps of one page. The last of them then stands for all others: it is a gap of all
-/// topics.
+/// The most gaps of one page. With more, the last gap of the page is one of all topics, and stands
+/// for all that had no room.
 pub const MAX_PAGE_GAPS: usize = 1_024;
 
-/// The time for which a page looks for events that its filter picks, when it finds none.
+/// The longest search of a page for events that its filter picks, when it finds none.
 const MAX_SEARCH: Duration =
     if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(1) };
 
-/// A page that is being read, a run of events at a time: nothing of it is kept here.
+/// A page that is being read, a run of events at a time. It keeps no events.
 #[derive(Debug)]
 pub struct PageReader {
     reader: Reader,
     request: PageRequest,
     started: Instant,
     room: PageRoom,
-    /// But for its events.
+    /// The page without its events.
     page: Page,
     has_events: bool,
     is_ended: bool,
@@ -87,7 +89,7 @@ pub struct PageReader {
 }
 
 impl PageReader {
-    /// Reads a page; `max_bytes` bounds it besides the number of events.
+    /// Begins a page of `reader`. `max_bytes` bounds the page besides the number of events.
     pub(crate) fn new(reader: Reader, request: PageRequest, max_bytes: usize) -> Self {
         let (earliest, tail) = reader.bounds();
         let page = Page {
@@ -105,12 +107,12 @@ impl PageReader {
         Self { reader, request, started, room, page, has_events, is_ended, ends_before_gap }
     }
 
-    /// Returns whether the reader's start is gone, and it is told so.
+    /// Returns whether the page begins with a gap that is not told yet.
     pub(crate) fn has_gap(&self) -> bool {
         self.reader.gap().is_some()
     }
 
-    /// With so many bytes of events at the most, if that is less than it is bounded by already.
+    /// Returns this page bounded to `max_bytes` bytes of events, if that is less than its bound.
     pub fn at_most(mut self, max_bytes: usize) -> Self {
         self.room.bytes = self.room.bytes.min(max_bytes);
         self
@@ -120,26 +122,26 @@ impl PageReader {
     ///
     /// # Errors
     ///
-    /// As [`Reader::next`], before the first events: an error
-    /// after these ends the page, and the next page tells it.
+    /// As [`Reader::next`], before the first events. An error after events ends the page, and the
+    /// next page returns it.
     pub async fn next(&mut self) -> Result<Option<Run>> {
         self.next_with(|_run| Ok(())).await
     }
 
-    /// As [`Self::next`], where `take_room` takes what these events need before they belong to the
-    /// page. Without room for them the page ends before them, and the next page begins with them.
+    /// As [`Self::next`]. Before events belong to the page, `take_room` takes the room that they
+    /// need. Without room the page ends before them, and the next page begins with them.
     ///
     /// # Errors
     ///
-    /// As [`Self::next`]; that of `take_room`, for the first events.
+    /// As [`Self::next`]; the error of `take_room` for the first events.
     pub async fn next_with(
         &mut self,
         take_room: impl FnOnce(&Run) -> Result<()>,
     ) -> Result<Option<Run>> {
         let mut search = Search::default();
         while !self.is_ended && self.room.events > 0 {
-            // Where all is in memory nothing is waited for, and others would wait for the whole
-            // page.
+            // With all events in memory this loop never waits, and other tasks would wait for the
+            // whole page.
             tokio::task::coop::consume_budget().await;
             let wait = if self.has_events || self.request.before.is_some() {
                 Duration::ZERO
@@ -148,7 +150,7 @@ impl PageReader {
             };
             let run = match self.reader.next_within(&mut Patience::new(wait)).await {
                 Ok(Waited::Delivery(Delivery::Events(run))) => run,
-                // The page's cursor is before it: the next page begins with it.
+                // The page's cursor is before the gap: the next page begins with it.
                 Ok(Waited::Delivery(Delivery::Gap(_))) if self.has_events => {
                     self.ends_before_gap = true;
                     break;
@@ -163,7 +165,7 @@ impl PageReader {
                 Ok(Waited::Delivery(Delivery::CaughtUp | Delivery::Ephemeral(_))) => continue,
                 Ok(Waited::Stopping) => break,
                 Ok(Waited::Silence) => {
-                    // Beyond what has expired since it was read, too: that never comes again.
+                    // The place may have moved past events of others, and past expired events.
                     self.page.cursor = self.reader.cursor();
                     if self.reader.lag() > 0 && self.started.elapsed() < MAX_SEARCH {
                         search.pause(self.reader.searches(), false).await;
@@ -192,7 +194,7 @@ impl PageReader {
         Ok(None)
     }
 
-    /// Returns the events of `run` that have room in the page. When some have none, the page ends.
+    /// Returns the events of `run` that have room in the page. If some have none, the page ends.
     fn fitting(&mut self, run: Run) -> Option<Run> {
         let run = run.below(self.request.before)?;
         let fitting = run.events().take_while(|event| self.room.takes(run.topic(), event)).count();
@@ -211,18 +213,18 @@ impl PageReader {
         self.has_events = true;
     }
 
-    /// Returns the page as it is after the events that [`Self::next`] gave, without these. The page
-    /// can be read on until its end is reached.
+    /// Returns the page as it is after the events that [`Self::next`] returned, without these
+    /// events. Before its end, the page can be read on.
     pub fn page(&self) -> Page {
         let (earliest, tail) = self.reader.bounds();
         let next = self.page.cursor.after.next();
-        let caught_up = next.number() >= tail.number() && !self.ends_before_gap;
+        let caught_up = next.distance_to(tail) == Some(0) && !self.ends_before_gap;
         let Page { gaps, begin, cursor, .. } = &self.page;
         let (gaps, begin, cursor) = (gaps.clone(), *begin, *cursor);
         Page { runs: Vec::new(), gaps, begin, cursor, earliest, tail, caught_up }
     }
 
-    /// Returns the whole page.
+    /// Reads to the end, and returns the whole page.
     ///
     /// # Errors
     ///
@@ -237,7 +239,7 @@ impl PageReader {
 }
 
 impl Page {
-    /// Adds a gap that comes before all events.
+    /// Adds a gap that comes before all events of the page.
     fn add_gap(&mut self, gap: Gap) {
         let before = self.gaps.pop_if(|before| before.topic == gap.topic);
         let gap = match before {
@@ -270,7 +272,8 @@ struct PageRoom {
 }
 
 impl PageRoom {
-    /// Returns whether an event has its place in the page. The first one has, however large it is.
+    /// Takes room for an event, and returns whether there was enough. The first event has room,
+    /// however large it is.
     fn takes(&mut self, topic: &TopicName, event: &EventRef<'_>) -> bool {
         let heads_bytes = EVENT_BYTES + HEADER_BYTES * event.headers().count();
         let size_bytes = heads_bytes + topic.as_str().len() + event.size_bytes();
@@ -284,13 +287,14 @@ impl PageRoom {
     }
 }
 
-/// Returns the start of a page, also of one that is asked for by its end.
+/// Returns the start of a page. For a request that names only the page's end, this is the place
+/// that lies the page's limit of events before the end.
 pub(crate) async fn page_start(
     shared: &Shared,
     topic: &Topic,
     request: &PageRequest,
 ) -> Result<StartPoint> {
-    let since = Some(shared.drops()); // In this order: all that was dropped by then is seen.
+    let since = Some(shared.drops()); // Counted before the topic is looked at, which shows them.
     let TopicState { id, extent, .. } = topic.state();
     let (Some(before), StartPoint::Latest, Some(id)) = (request.before, request.start, id) else {
         return Ok(request.start);
@@ -349,8 +353,9 @@ mod tests {
         }
     }
 
-    /// What a page tells: of each gap the topic, what was requested, what is lost and what is next;
-    /// then the sequences, the cursor and whether that is all.
+    /// The contents of a page. For each gap: its topic, the requested number, the number of lost
+    /// events, and the number at which the reader goes on. Then the sequences of the events, the
+    /// number of the cursor, and whether the reader has caught up.
     type Told = (Vec<(String, u64, Option<u64>, u64)>, Vec<u64>, u64, bool);
 
     fn told(page: &Page) -> Told {
@@ -363,7 +368,7 @@ mod tests {
         (gaps, sequences.collect(), page.cursor.after.number(), page.caught_up)
     }
 
-    /// Reads a page that is stopped before its read number `reads`; meanwhile `topic` is purged.
+    /// Reads a page that waits before its read with the number `reads`, while `topic` is purged.
     async fn page_and_purge(
         broker: &Broker,
         (topics, start): (Vec<&str>, &str),
@@ -395,7 +400,8 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(30), both).await.expect("it takes too long").0
     }
 
-    /// Goal: nothing that is missing between two events of a page is missing in silence.
+    /// Goal: a page has no gap between two of its events: it ends before the gap, and the next page
+    /// tells the gap.
     #[tokio::test]
     async fn a_page_ends_before_a_gap_that_comes_after_events_and_the_next_page_tells_it() {
         let broker = broker();
@@ -407,19 +413,19 @@ mod tests {
         let page = broker.read(&name("a"), request(&page.cursor.to_string())).await.unwrap();
         let gap = ("a".to_owned(), 4, Some(2), 6);
         assert_eq!(told(&page), (vec![gap], vec![6, 7, 8, 9], 9, true));
-        // The same where all that was left is gone.
+        // The same when all events that were left are gone.
         let page = page_and_purge(&broker, (vec!["a"], "5"), 2, ("a", 10)).await;
         assert_eq!(told(&page), (vec![], vec![6], 6, false));
         let page = broker.read(&name("a"), request(&page.cursor.to_string())).await.unwrap();
         assert_eq!(told(&page), (vec![("a".to_owned(), 7, Some(3), 10)], vec![], 9, true));
-        // And with a reader that is to be refused at a gap.
+        // The same with a reader that asked to be refused at a gap.
         publish(&broker, "a", 3).await;
         let refused = PageRequest { on_gap: OnGap::Fail, ..request("8") };
         let error = broker.read(&name("a"), refused).await.unwrap_err();
         assert!(matches!(error, Error::Gap(ref gap) if gap.lost == Some(1)), "{error}");
     }
 
-    /// Goal: a page of one topic has room for one gap, and that one says all.
+    /// Goal: a page of one topic has one gap, which stands for all gaps before the first event.
     #[tokio::test]
     async fn gaps_that_follow_each_other_before_the_first_event_are_told_as_one() {
         let broker = broker();
@@ -428,14 +434,14 @@ mod tests {
         let page = page_and_purge(&broker, (vec!["a"], "1"), 1, ("a", 6)).await;
         let gap = ("a".to_owned(), 2, Some(4), 6);
         assert_eq!(told(&page), (vec![gap], vec![6, 7, 8, 9], 9, true));
-        // A cursor of another log stays one, whatever is dropped then.
+        // The reason stays the other epoch of the cursor, whatever is dropped then.
         let page = page_and_purge(&broker, (vec!["a"], "1-00000000"), 1, ("a", 8)).await;
         assert_eq!(told(&page), (vec![("a".to_owned(), 2, None, 8)], vec![8, 9], 9, true));
         assert_eq!(page.gaps[0].reason, GapReason::Epoch);
     }
 
-    /// Goal: a page of many topics tells every gap before its first event, and ends before others,
-    /// wherever the events go.
+    /// Goal: a page of many topics tells every gap that comes before its first event, and ends
+    /// before any other gap, whenever the events are dropped.
     #[tokio::test]
     async fn pages_of_many_topics_tell_every_gap_before_the_first_event_that_follows_it() {
         let all = || vec![">".parse().unwrap()];
@@ -462,7 +468,7 @@ mod tests {
                 [later] => {
                     told_later += 1;
                     assert_eq!((later, is_caught_up), (&gap("b", cursor + 1, 4), false), "{reads}");
-                    assert!(!sequences.is_empty(), "{reads}: it was told in one page");
+                    assert!(!sequences.is_empty(), "{reads}: the gap was told late");
                 }
                 more => panic!("{reads}: {more:?}"),
             }
@@ -475,10 +481,10 @@ mod tests {
             let Error::Gaps(refused) = error else { panic!("{error}") };
             assert_eq!(refused.iter().map(|gap| gap.resume.number()).collect::<Vec<_>>(), [2, 4]);
         }
-        assert!(told_later > 0, "some page ends before the gap");
+        assert!(told_later > 0, "no page ended before a gap");
     }
 
-    /// Goal: what a page tells is bounded.
+    /// Goal: the number of gaps in a page is bounded.
     #[tokio::test]
     async fn more_gaps_than_a_page_has_room_for_are_told_as_one_of_all_topics() {
         let broker = broker();

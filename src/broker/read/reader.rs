@@ -3,7 +3,7 @@
 //! ```text
 //!                  ┌─ events ──────────────────────────▶ delivery
 //!  look (memory) ──┼─ gap ─────────────────────────────▶ delivery; the place goes on after it
-//!       ▲          ├─ passed: none is for it ─────▶ pause ─┐
+//!       ▲          ├─ passed: events of others ───▶ pause ─┐
 //!       │          ├─ slow step: log, list of topics ──────┤
 //!       │          └─ idle ─▶ caught up, ephemeral, wait ──┤
 //!       └──────────────────────────────────────────────────┘
@@ -13,8 +13,8 @@
 //!
 //! A reader holds a place and no queue that publishers fill. Replay and follow are one loop, so
 //! there is no hand-over from one to the other in which an event could be lost. A reader that
-//! stalls holds nothing but the blocks of one read. The scope says what comes next at the place:
-//! one topic by sequences (`subscription.rs`), or many topics by positions (`feed/`).
+//! stalls holds nothing but the blocks of one read. The scope tells what comes next: in one topic
+//! by sequences (`subscription.rs`), or in many topics by positions (`feed/`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +22,10 @@ use std::time::Duration;
 use super::common::{Common, SlowStep, Step};
 use super::delivery::{Delivery, Patience, Waited};
 use super::feed::Feed;
-use super::filter::Filter;
 use super::searching::{Search, Searches};
 use super::subscription::Subscription;
 use crate::broker::arrivals::Deposit;
+use crate::broker::filter::Filter;
 use crate::broker::shared::Shared;
 use crate::broker::tail::run::Run;
 use crate::broker::topic::ephemeral::Ephemeral;
@@ -47,15 +47,17 @@ pub struct Reader {
 /// The topic or the topics that are read, and the place in them.
 #[derive(Debug)]
 enum Scope {
-    One(Subscription),
-    Many(Feed),
+    One(Box<Subscription>),
+    Many(Box<Feed>),
 }
 
-/// The outcome of reading on, without waiting for events.
+/// The outcome of reading on without waiting for events.
 enum Ready {
+    /// The next delivery.
     Delivery(Delivery),
     /// The events that were read are not for this reader; there may be more.
     Passed,
+    /// Everything that is there was delivered, or the broker is stopping.
     Idle,
 }
 
@@ -68,7 +70,7 @@ impl Reader {
         on_gap: OnGap,
     ) -> Result<Self> {
         let common = Common::new(shared, on_gap);
-        let scope = Scope::One(Subscription::start(common, topic, start).await?);
+        let scope = Scope::One(Subscription::start(common, topic, start).await?.into());
         Ok(Self { scope, is_caught_up: false })
     }
 
@@ -81,15 +83,16 @@ impl Reader {
         deposit: Option<Deposit>,
     ) -> Result<Self> {
         let common = Common::new(shared, on_gap);
-        let scope = Scope::Many(Feed::start(common, patterns, start, deposit).await?);
+        let scope = Scope::Many(Feed::start(common, patterns, start, deposit).await?.into());
         Ok(Self { scope, is_caught_up: false })
     }
 
-    /// Only the events that `filter` picks. The place moves on with the others, too.
+    /// Returns this reader with a filter: it delivers only the events that `filter` picks. The
+    /// place moves past the other events, too.
     ///
     /// # Errors
     ///
-    /// [`Error::OverLimit`].
+    /// [`Error::OverLimit`]: the filter has too many values.
     pub fn filtered(mut self, filter: Filter) -> Result<Self> {
         let common = self.common_mut();
         common.filter = common.shared.filters.share(filter)?;
@@ -104,7 +107,7 @@ impl Reader {
         }
     }
 
-    /// Returns whether many topics are read, by positions.
+    /// Returns whether this is a reader of many topics, by positions.
     pub fn is_of_many(&self) -> bool {
         matches!(self.scope, Scope::Many(_))
     }
@@ -117,8 +120,9 @@ impl Reader {
         }
     }
 
-    /// Returns the cursor that names the reader's place: what to come back with. As long as a gap
-    /// is not delivered it is the cursor from before the gap, so that the gap is not forgotten.
+    /// Returns the cursor of the reader's place. A client that comes back with it goes on there.
+    /// While a gap is not delivered, this is the cursor before the gap, so that such a client is
+    /// told the gap.
     pub fn cursor(&self) -> Cursor {
         self.common().gaps.cursor().unwrap_or_else(|| match &self.scope {
             Scope::One(one) => one.cursor(),
@@ -126,7 +130,7 @@ impl Reader {
         })
     }
 
-    /// Returns the cursor after one of the events that it delivers.
+    /// Returns the cursor after `event`, which the reader delivers.
     pub fn cursor_after(&self, event: &EventRef<'_>) -> Cursor {
         match &self.scope {
             Scope::One(one) => one.cursor_after(event.sequence),
@@ -134,14 +138,15 @@ impl Reader {
         }
     }
 
-    /// Returns the cursor after an event, as it is for every reader that has none of its own.
+    /// Returns the cursor after `event` without the number of a drop: most readers share it.
     pub fn shared_cursor_after(&self, event: &EventRef<'_>) -> Cursor {
         Cursor { since: None, ..self.cursor_after(event) }
     }
 
-    /// Returns whether cursors after events of `run` are this reader's own, so that wire forms with
-    /// cursors in them are not those of others: for a while after it began above or below what was
-    /// dropped.
+    /// Returns whether cursors after events of `run` carry the number of a drop, which is this
+    /// reader's own. Wire forms with such cursors cannot be shared with other readers. Cursors
+    /// carry the number as long as the reader's place is below dropped events that are no loss to
+    /// it.
     pub fn has_own_cursors(&self, run: &Run) -> bool {
         let first = run.events().next();
         first.is_some_and(|event| self.cursor_after(&event).since.is_some())
@@ -152,7 +157,9 @@ impl Reader {
         self.common().epoch()
     }
 
-    /// Returns the first place that can be read, and the one that is given next, now.
+    /// Returns the first place that can be read, and the place that the next event gets, as they
+    /// are now. For many topics these are position 1, and the position after all that the reader
+    /// knows.
     pub fn bounds(&self) -> (Place, Place) {
         match &self.scope {
             Scope::One(one) => one.bounds(),
@@ -160,24 +167,26 @@ impl Reader {
         }
     }
 
-    /// Returns the number of events of the one topic, or the number of positions, that the reader
-    /// is behind.
+    /// Returns the number of sequences of the one topic, or the number of positions, between the
+    /// reader's place and the tail.
     pub fn lag(&self) -> u64 {
-        let (_, tail) = self.bounds();
-        tail.number().saturating_sub(self.cursor().after.next().number())
+        let ((earliest, tail), next) = (self.bounds(), self.cursor().after.next());
+        // A reader of one topic may come with a position. Until its gap is told, it is behind all.
+        let lag = next.distance_to(tail).or_else(|| earliest.distance_to(tail));
+        lag.unwrap_or_default()
     }
 
-    /// Returns whether everything that was there is delivered.
+    /// Returns whether the reader's place is at the tail, and no gap is left to be delivered.
     pub fn is_at_tail(&self) -> bool {
         self.gap().is_none() && self.lag() == 0
     }
 
-    /// Returns the gap that will be delivered first, if there is one.
+    /// Returns the gap that is delivered next, if the reader has found one.
     pub fn gap(&self) -> Option<&Gap> {
         self.common().gaps.first()
     }
 
-    /// Returns the turns of those who look for events.
+    /// Returns the turns in which readers search for events that their filters pick.
     pub(crate) fn searches(&self) -> &Searches {
         &self.common().shared.searches
     }
@@ -187,15 +196,16 @@ impl Reader {
     /// # Errors
     ///
     /// - [`Error::Damaged`], [`Error::ReadFailed`]: the place stays where it is.
-    /// - [`Error::Gap`]: with [`OnGap::Fail`], events that were next have been trimmed.
-    /// - [`Error::TopicDeleted`]: the last word of a reader of one topic.
+    /// - [`Error::Gap`]: with [`OnGap::Fail`], events or deletions of keys that come next are gone.
+    /// - [`Error::TopicDeleted`]: a reader of one topic ends with it; later calls return it again.
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost: what was not returned is delivered by the next call.
     pub async fn next(&mut self) -> Result<Option<Delivery>> {
+        let mut endless = Patience::new(Duration::MAX);
         loop {
-            match self.next_within(&mut Patience::new(Duration::MAX)).await? {
+            match self.next_within(&mut endless).await? {
                 Waited::Delivery(delivery) => return Ok(Some(delivery)),
                 Waited::Silence => {}
                 Waited::Stopping => return Ok(None),
@@ -203,8 +213,10 @@ impl Reader {
         }
     }
 
-    /// Returns the next delivery; waits for one at the tail, for as long as the reader is patient.
-    /// The time counts for waiting alone: what is there is read however long that takes.
+    /// Returns the next delivery; waits for one at the tail until `patience` is over. A delivery
+    /// that is there is returned however long its reading takes. A search for events that the
+    /// filter picks ends when `patience` is over, too: then the place is after the events looked
+    /// through.
     ///
     /// # Errors
     ///
@@ -222,7 +234,11 @@ impl Reader {
                     return Ok(Waited::Delivery(delivery));
                 }
                 Ready::Idle if self.common().is_stopping() => return Ok(Waited::Stopping),
-                Ready::Passed | Ready::Idle if is_last_look => return Ok(Waited::Silence),
+                Ready::Passed | Ready::Idle if is_last_look => {
+                    patience.renew();
+                    return Ok(Waited::Silence);
+                }
+                Ready::Passed if patience.is_over() => {} // The caller has its own turns.
                 Ready::Passed => search.pause(self.searches(), self.holds_blocks()).await,
                 Ready::Idle => {
                     search = Search::default();
@@ -233,10 +249,8 @@ impl Reader {
                     }
                 }
             }
-            if patience.is_over() {
-                patience.renew();
-                is_last_look = true; // The place moves on over what was published for others.
-            }
+            // The last look moves the place past events of others.
+            is_last_look = patience.is_over();
         }
     }
 
@@ -261,20 +275,20 @@ impl Reader {
         }
     }
 
-    /// Returns the next events, if they are in memory; so that several go out in one write.
+    /// Returns the next events if they are in memory, so that several runs go out in one write.
     pub fn next_in_memory(&mut self) -> Option<Run> {
         if self.gap().is_some() {
             return None;
         }
         match self.scope.look() {
             Ok(Step::Events(run)) => Some(run),
-            // Whatever else there is, an error too, is found again by the next call.
+            // The next call finds anything else again, an error too.
             _ => None,
         }
     }
 
-    /// Returns whether it holds blocks of one topic that it has not looked through: a filter has
-    /// much to look for.
+    /// Returns whether the reader of one topic holds blocks that were not looked through, so that
+    /// its search may take a while. Returns `false` for a reader of many.
     fn holds_blocks(&self) -> bool {
         match &self.scope {
             Scope::One(one) => one.holds_blocks(),
@@ -282,7 +296,7 @@ impl Reader {
         }
     }
 
-    /// Reads on to the next delivery, as far as there is something.
+    /// Reads on to the next delivery, or to the end of what can be read without waiting for events.
     async fn next_there(&mut self) -> Result<Ready> {
         loop {
             if self.common().is_stopping() {
@@ -295,7 +309,8 @@ impl Reader {
                 Step::Events(run) => return Ok(Ready::Delivery(Delivery::Events(run))),
                 Step::Gap => {}
                 Step::Passed => return Ok(Ready::Passed),
-                // In a box: it is rare, and a reader that waits needs no room for it.
+                // Slow steps are rare: their future is boxed, and takes no room while a reader
+                // waits.
                 Step::Slow(step) => Box::pin(self.scope.take_slow(step)).await?,
                 Step::Idle if !self.is_caught_up => {
                     self.is_caught_up = true;
@@ -309,16 +324,16 @@ impl Reader {
         }
     }
 
-    /// Tells a gap, after which the place goes on.
+    /// Returns the delivery of `gap`, and moves the place to where the reader goes on after it.
     fn tell(&mut self, gap: Gap) -> Result<Delivery> {
         if self.common().on_gap == OnGap::Fail {
-            return Err(Error::Gap(gap));
+            return Err(Error::Gap(gap.into()));
         }
         self.scope.go_on_after(&gap);
         Ok(Delivery::Gap(gap))
     }
 
-    /// Returns the feed of a reader of many, to look into it.
+    /// Returns the feed of a reader of many, so that tests see its parts.
     #[cfg(test)]
     pub(super) fn as_feed(&self) -> &Feed {
         match &self.scope {
@@ -352,7 +367,7 @@ impl Scope {
 
     async fn take_slow(&mut self, step: SlowStep) -> Result<()> {
         match self {
-            Self::One(one) => one.read_log().await, // The only one of one topic.
+            Self::One(one) => one.read_log().await, // One topic has no other slow step.
             Self::Many(many) => many.take_slow(step).await,
         }
     }
@@ -371,7 +386,7 @@ impl Scope {
         }
     }
 
-    /// Resolves when there may be something new.
+    /// Waits until there may be something new.
     async fn changed(&mut self) {
         match self {
             Self::One(one) => drop(one.signal().changed().await),

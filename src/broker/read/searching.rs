@@ -1,15 +1,15 @@
-//! Looking through events for those that a filter picks: in short steps, a few readers at a time.
+//! The search for events that a filter picks: in short steps, by a few readers at a time.
 //!
 //! # Why
 //!
-//! A filter that picks nothing of a long log is work without an end, all of it on the workers that
-//! serve everybody else. If each of hundreds of such readers worked for a moment and then let
-//! others go on, whoever has something to do would still wait for hundreds of moments. A few of
-//! them therefore work at a time, and the others wait for their turn without a worker.
+//! A search with a filter that picks nothing of a long log takes very long, on the worker threads
+//! that serve all other tasks. If each of hundreds of such readers worked for a moment and then let
+//! others go on, any other task would still wait for hundreds of moments. Therefore a few readers
+//! search at a time, and the others wait for their turn without a worker.
 //!
-//! With nothing but those few a worker is still never idle, and a worker that is not idle looks at
-//! its sockets and timers after dozens of polls only. So between two turns there is a rest, unless
-//! one reader searches alone, beside whom there is another worker.
+//! Even these few keep a worker busy all the time, and a busy worker looks at its sockets and
+//! timers only after dozens of polls. So there is a rest between two turns. A reader that searches
+//! alone needs no rest if there is another worker.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,10 +20,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// The time for which a reader looks before another has its turn.
 const MAX_LOOK: Duration = Duration::from_millis(1);
 
-/// The rest of those who search at the same time: what a timer can tell.
+/// The rest between two turns, when several readers search: the shortest time of a timer.
 const REST: Duration = Duration::from_millis(1);
 
-/// Turns at looking. Cheap to clone; all clones are the same turns.
+/// Turns at searching. Cheap to clone; all clones are the same turns.
 #[derive(Debug, Clone)]
 pub(crate) struct Searches {
     turns: Arc<Semaphore>,
@@ -31,14 +31,14 @@ pub(crate) struct Searches {
 }
 
 impl Searches {
-    /// For so many readers at a time.
+    /// Returns turns for `count` readers at a time.
     pub(crate) fn new(count: usize) -> Self {
         Self { turns: Arc::new(Semaphore::new(count)), count }
     }
 
-    /// Waits for a turn, and rests before it where others search, too.
+    /// Waits for a turn, and then for the rest, if others search, too, or if there is one worker.
     async fn take(&self) -> OwnedSemaphorePermit {
-        let turn = self.turns.clone().acquire_owned().await.expect("it is never closed");
+        let turn = self.turns.clone().acquire_owned().await.expect("the semaphore is never closed");
         let is_alone = self.turns.available_permits() + 1 == self.count;
         if !is_alone || Handle::current().metrics().num_workers() == 1 {
             tokio::time::sleep(REST).await;
@@ -47,8 +47,8 @@ impl Searches {
     }
 }
 
-/// One reader's search, which begins at the first events that its filter does not pick. The first
-/// look needs no turn: most readers find something, or are at the end.
+/// One reader's search. It begins with the first events that the filter does not pick. The first
+/// look needs no turn, because most readers find something or are at the end.
 #[derive(Debug, Default)]
 pub(crate) struct Search {
     since: Option<Instant>,
@@ -56,12 +56,12 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// Waits for the next turn, if this one has lasted long enough, or if it is the first and the
-    /// reader `is_behind`.
+    /// Waits for the next turn if this one has lasted long enough. After the first look, waits for
+    /// a turn at once if the reader `is_behind`.
     ///
     /// # Cancel safety
     ///
-    /// The turn is another's.
+    /// Dropped before it returns, the reader has no turn, and another reader can have it.
     pub(crate) async fn pause(&mut self, searches: &Searches, is_behind: bool) {
         let is_first = self.since.is_none();
         let since = *self.since.get_or_insert_with(Instant::now);
@@ -84,7 +84,7 @@ mod tests {
     const READERS: usize = 50;
     const LOOKS: usize = 10;
 
-    /// Goal: however many search, a few of them work at a time, and each has its turns.
+    /// Goal: however many readers search, a few of them work at a time, and each has its turns.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn a_few_look_at_a_time_and_each_has_its_turns() {
         let searches = Searches::new(2);
@@ -105,9 +105,9 @@ mod tests {
         let all: Vec<_> = (0..READERS).map(|_| search()).collect();
         for task in all {
             let done = tokio::time::timeout(Duration::from_secs(30), task).await;
-            done.expect("each has its turns").unwrap();
+            done.expect("a reader had not all its turns").unwrap();
         }
-        assert_eq!(searches.turns.available_permits(), 2, "a turn is kept");
-        assert!(most.load(Ordering::SeqCst) <= 2, "{most:?} look at the same time");
+        assert_eq!(searches.turns.available_permits(), 2, "a turn was not given back");
+        assert!(most.load(Ordering::SeqCst) <= 2, "{most:?} readers searched at the same time");
     }
 }

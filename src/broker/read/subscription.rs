@@ -12,19 +12,19 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::common::{Common, SlowStep, Step};
-use super::gaps::{WantedPlace, gap, since};
+use super::gaps::{WantedPlace, gap, misplaced, since};
 use crate::broker::shared::Shared;
 use crate::broker::tail::block::SharedBlock;
 use crate::broker::topic::ephemeral::Ephemeral;
 use crate::broker::topic::state::TopicState;
 use crate::broker::topic::topics::TopicRef;
-use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Sequence, Since, StartPoint};
+use crate::cursor::{Cursor, Gap, GapReason, OnGap, Place, Position, Sequence, Since, StartPoint};
 use crate::error::{Error, Result};
 use crate::log::{Extent, Log, Seek};
 use crate::topic::TopicName;
 
-/// The bytes that are searched in one go for events that a filter picks: a hundred microseconds or
-/// so.
+/// The bytes of blocks that are looked through in one go for events that the filter picks. This
+/// takes about a hundred microseconds.
 const MAX_LOOK_BYTES: usize = 16 << 10;
 
 /// A reader's place in one topic.
@@ -32,18 +32,20 @@ const MAX_LOOK_BYTES: usize = 16 << 10;
 pub(super) struct Subscription {
     pub(super) common: Common,
     topic: TopicRef,
-    /// Given after each change of the topic's state.
+    /// The signal that is given after each change of the topic's state.
     signal: watch::Receiver<()>,
     /// The next sequence that is wanted.
     next: Sequence,
-    /// The drops before the reader began, or was told of them: its cursors carry them.
+    /// The drops that are no loss to the reader, because it began after them or was told of them.
+    /// The reader's cursors carry the number of the last one, as long as they need it.
     since: Since,
-    /// The number of the newest drop of deletions of keys that is no loss to the reader, or that it
-    /// was told of.
+    /// The number of the newest drop of deletions of keys that is no loss to the reader, because it
+    /// began after that drop or was told of it.
     accounted: u64,
-    /// Blocks of the last read that are not delivered yet.
+    /// The blocks of the last read that are not delivered yet.
     read: VecDeque<Arc<SharedBlock>>,
-    /// Whether the reader holds no key of the topic: it has read nothing of it, now or before.
+    /// Whether the reader holds no key of the topic, because it has read none of its events, now or
+    /// before.
     is_new: bool,
     /// The number of the last ephemeral event that the reader was given.
     last_ephemeral: u64,
@@ -59,8 +61,8 @@ impl Subscription {
         let signal = topic.follow();
         let last_ephemeral = shared.ephemeral.last();
         let (next, gap, since, accounted) = loop {
-            // The drops are counted before the topic is looked at: all that was dropped by then is
-            // seen.
+            // The drops are counted before the topic is looked at, so that the topic shows all of
+            // them.
             let drops = shared.drops();
             let state = topic.state();
             let resolved = resolve(shared, &topic.name, &state, start, *on_gap).await;
@@ -94,14 +96,16 @@ impl Subscription {
         Ok(subscription)
     }
 
-    /// Tells a gap at the start before anything else.
+    /// Adds the gap that was found at the start, which is told before anything else. The cursor
+    /// before it is the one that the reader came with.
     fn begin_with(&mut self, gap: Gap, start: StartPoint) -> Result<()> {
         if self.common.on_gap == OnGap::Fail {
-            return Err(Error::Gap(gap));
+            return Err(Error::Gap(gap.into()));
         }
         let before = match start {
             StartPoint::After(cursor) => cursor,
-            // A reader without a cursor that comes back before the gap is told of all before it.
+            // A reader without a cursor, which comes back before it is told the gap, is told of all
+            // events that are gone.
             _ => self.cursor_after(Sequence::BEFORE_ALL),
         };
         self.common.gaps.add(gap, before);
@@ -113,7 +117,7 @@ impl Subscription {
         &self.topic.name
     }
 
-    /// Returns the cursor that names the place.
+    /// Returns the cursor of the place.
     pub(super) fn cursor(&self) -> Cursor {
         self.cursor_after(self.next.previous())
     }
@@ -121,38 +125,40 @@ impl Subscription {
     /// Returns the cursor after one of the topic's events.
     pub(super) fn cursor_after(&self, sequence: Sequence) -> Cursor {
         let after = Place::Sequence(sequence);
-        // A reader that has read nothing has no key, and needs no deletion.
+        // Before the first event the reader holds no key, and needs no deletion of one.
         let since = self.since.at(after).filter(|_| sequence > Sequence::BEFORE_ALL);
         Cursor { after, since, epoch: Some(self.common.epoch()) }
     }
 
-    /// Returns the first sequence that can be read, and the one that is given next, now.
+    /// Returns the first sequence that can be read, and the sequence that the next event gets, as
+    /// they are now.
     pub(super) fn bounds(&self) -> (Place, Place) {
         let Extent { earliest, tail, .. } = self.topic.state().extent;
         (Place::Sequence(earliest), Place::Sequence(tail))
     }
 
-    /// Returns whether it holds blocks that were read and not looked through.
+    /// Returns whether blocks are held that were read and not looked through.
     pub(super) fn holds_blocks(&self) -> bool {
         !self.read.is_empty()
     }
 
-    /// Returns the signal that is given when there may be something new. The topic is held, so that
-    /// there is one who gives it.
+    /// Returns the signal that is given when there may be something new. The reader holds the
+    /// topic, so the sender of the signal exists.
     pub(super) fn signal(&mut self) -> &mut watch::Receiver<()> {
         &mut self.signal
     }
 
-    /// Returns what comes next, as far as that is told without the log.
+    /// Returns what comes next, as far as it is known without a read of the log.
     ///
     /// # Errors
     ///
-    /// [`Error::TopicDeleted`], from then on.
+    /// [`Error::TopicDeleted`]: this and each later call.
     pub(super) fn look(&mut self) -> Result<Step> {
         if let Some(step) = self.take_read() {
             return Ok(step);
         }
-        self.signal.mark_unchanged(); // In this order: what is new after it is signalled.
+        // The signal is reset before the state is read: each later change is signalled again.
+        self.signal.mark_unchanged();
         let drops = self.common.shared.drops();
         let state = self.topic.state();
         if state.deletions != self.deletions {
@@ -161,7 +167,8 @@ impl Subscription {
         Ok(if self.next < state.extent.earliest {
             self.fall_behind(&state, state.extent.trim_reason.into(), drops)
         } else if self.next < state.extent.tail && self.read_tail(&state) {
-            self.take_read().unwrap_or(Step::Passed) // As it was published.
+            // The tail holds events as they were published, so no deletion of a key is missing.
+            self.take_read().unwrap_or(Step::Passed)
         } else if self.misses_deletions(&state.extent) {
             self.fall_behind(&state, GapReason::Tombstones, drops)
         } else if self.next < state.extent.tail {
@@ -171,7 +178,7 @@ impl Subscription {
         })
     }
 
-    /// Goes on where the reader was told that events go on.
+    /// Moves the place to where `gap` says that events go on.
     pub(super) fn go_on_after(&mut self, gap: &Gap) {
         if let Place::Sequence(resume) = gap.resume {
             self.next = resume;
@@ -190,8 +197,9 @@ impl Subscription {
         None
     }
 
-    /// Returns the next events of what was read, if there are some for the reader in what is looked
-    /// through in one go; `None` when nothing is held.
+    /// Looks through the blocks that are held, [`MAX_LOOK_BYTES`] of them at a time. Returns the
+    /// next events for the reader, or that the events looked through are for others; `None` when no
+    /// block is held.
     fn take_read(&mut self) -> Option<Step> {
         if self.read.is_empty() {
             self.common.holder = None;
@@ -212,16 +220,20 @@ impl Subscription {
                 return Some(Step::Events(run));
             }
         }
+        if self.read.is_empty() {
+            self.common.holder = None;
+        }
         Some(Step::Passed)
     }
 
+    /// Takes the next blocks from the tail. Returns whether the tail holds them.
     fn read_tail(&mut self, state: &TopicState) -> bool {
         let readable = self.next..state.extent.tail;
         let blocks = self.topic.tail.read(readable, self.common.shared.behind.read_bytes());
         blocks.map(|blocks| self.read.extend(blocks)).is_some()
     }
 
-    /// Reads from the log what comes next.
+    /// Reads the next blocks from the log.
     ///
     /// # Errors
     ///
@@ -236,23 +248,22 @@ impl Subscription {
         let blocks = shared.replays.read((&self.topic, id), next, tail, max_bytes).await;
         let now = self.topic.state().extent;
         if next < now.earliest || self.misses_deletions(&now) {
-            return Ok(()); // Dropped while it was read: what is missing is a gap, and no damage.
+            return Ok(()); // Events were dropped meanwhile: missing ones are a gap, and no damage.
         }
         self.read.extend(blocks?);
         self.common.holder = Some(holder);
         Ok(())
     }
 
-    /// Returns whether deletions of keys were dropped that come next, and that the reader may need.
+    /// Returns whether deletions of keys were dropped that come after the place, and that the
+    /// reader may need.
     fn misses_deletions(&self, extent: &Extent) -> bool {
-        extent.buried_sequence >= self.next
-            && extent.buried_drop > self.accounted
-            && self.next > Sequence::FIRST // Whoever has read nothing has no key.
-            && !self.is_new
+        let wanted = WantedPlace::Sequence(self.next);
+        !self.is_new && wanted.misses_deletions(extent, Some(self.accounted))
     }
 
-    /// Finds that events the reader wanted next were dropped while it was away or slow. `drops` was
-    /// looked at before `state`.
+    /// Adds the gap of a reader whose next events were dropped since it began. The drops were
+    /// counted before `state` was read.
     fn fall_behind(&mut self, state: &TopicState, reason: GapReason, drops: u64) -> Step {
         let (wanted, before) = (WantedPlace::Sequence(self.next), self.cursor());
         let (gap, _) = gap(&self.topic.name, state, wanted, reason, self.common.on_gap);
@@ -262,8 +273,8 @@ impl Subscription {
     }
 }
 
-/// Returns the sequence at which a reader that asks for `start` begins, and the gap there. One
-/// snapshot of the topic is used for both.
+/// Returns the sequence at which a reader that asks for `start` begins, and the gap there, if there
+/// is one. Both are of one moment: the one of `state`.
 async fn resolve(
     shared: &Shared,
     topic: &TopicName,
@@ -288,21 +299,19 @@ async fn resolve(
         StartPoint::Unknown => {
             return gap_at(WantedPlace::Sequence(Sequence::BEFORE_ALL), GapReason::Unknown);
         }
-        StartPoint::After(Cursor { after, since: seen, epoch }) => {
-            since = seen.filter(|drop| *drop <= shared.drops());
-            let wanted = match after {
-                Place::Sequence(sequence) => WantedPlace::Sequence(sequence.next()),
-                Place::Position(position) => WantedPlace::Position(position.next()),
+        StartPoint::After(cursor) => {
+            since = cursor.since.filter(|drop| *drop <= shared.drops());
+            let wanted = WantedPlace::after(cursor.after);
+            let tail = match cursor.after {
+                Place::Sequence(_) => Place::Sequence(state.extent.tail),
+                Place::Position(_) => Place::Position(Position::new(shared.last_position()).next()),
             };
-            if epoch.is_some_and(|epoch| epoch != shared.log.epoch()) {
-                return gap_at(wanted, GapReason::Epoch);
+            if let Some(reason) = misplaced(cursor, shared.log.epoch(), tail) {
+                return gap_at(wanted, reason);
             }
             wanted
         }
     };
-    if wanted.is_ahead(&state.extent, shared.last_position()) {
-        return gap_at(wanted, GapReason::Ahead);
-    }
     if wanted.is_trimmed(&state.extent, since) {
         return gap_at(wanted, state.extent.trim_reason.into());
     }

@@ -1,4 +1,5 @@
-//! Blocks as readers share them, with their wire forms, and the account of what these take.
+//! Blocks as readers share them, with their wire forms, and the account of the memory that they
+//! take.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -6,15 +7,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 
 use super::form::FORMS;
-use crate::broker::read::filter::Filter;
+use crate::broker::filter::Filter;
 use crate::cursor::Sequence;
 use crate::log::{Block, EventRef};
 
-/// The bytes that a block in a tail takes besides its events and its wire forms: its places in the
+/// The bytes that a block in a tail takes besides its events and its wire forms: its places in
 /// queues, and its allocations. Measured with 1,000,000 blocks of one small event.
 const BLOCK_BYTES: usize = 384;
 
-/// For how many filters a block remembers what they pick.
+/// The most filters for which a block remembers the events that they pick.
 const MAX_PICKS: usize = 4;
 
 /// A block and its wire forms, shared by all its readers.
@@ -22,7 +23,7 @@ const MAX_PICKS: usize = 4;
 pub(crate) struct SharedBlock {
     pub(super) block: Block,
     pub(super) forms: [OnceLock<Box<Encoded>>; FORMS],
-    /// The sequences of the events that each of these filters picks.
+    /// Filters, each with the sequences of the events that it picks.
     picks: Mutex<Vec<(Arc<Filter>, Picked)>>,
     pub(super) charge: Charge,
 }
@@ -30,17 +31,17 @@ pub(crate) struct SharedBlock {
 /// The sequences of the events that a filter picks, in order.
 pub(super) type Picked = Arc<[Sequence]>;
 
-/// The bytes that all tails take together, and their bound.
+/// The account of the bytes that all tails take together, with their bound.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     max_bytes: usize,
     pub(super) used_bytes: AtomicUsize,
-    /// Blocks that are in a tail.
+    /// The number of blocks that are in a tail.
     pub(super) blocks: AtomicUsize,
 }
 
 impl Account {
-    /// Returns an account of blocks that may take `max_bytes`.
+    /// Returns an empty account for blocks that may take `max_bytes` together.
     pub(crate) fn new(max_bytes: usize) -> Arc<Self> {
         Arc::new(Self { max_bytes, ..Self::default() })
     }
@@ -50,11 +51,11 @@ impl Account {
     }
 }
 
-/// The bytes that a block in a tail is charged for, on the account of all tails.
+/// The bytes of one block on the account of all tails.
 #[derive(Debug, Default)]
 pub(super) struct Charge {
     account: Arc<Account>,
-    /// The charge in bytes; `None` for a block in no tail, which costs its reader alone.
+    /// The bytes; `None` for a block in no tail, whose memory is that of its reader.
     charged: Mutex<Option<usize>>,
 }
 
@@ -65,7 +66,7 @@ impl Charge {
         Self { account: account.clone(), charged: Mutex::new(Some(size_bytes)) }
     }
 
-    /// Returns whether there is no room for anything more.
+    /// Whether the account has no room to add anything to this block.
     pub(super) fn is_refused(&self) -> bool {
         let is_charged = self.charged.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         is_charged && self.account.is_over()
@@ -91,23 +92,23 @@ impl Charge {
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) bytes: Bytes,
-    /// The sequence of each event, and where its bytes begin.
+    /// The sequence of each event, and the offset at which its bytes begin.
     starts: Vec<(Sequence, usize)>,
 }
 
 impl SharedBlock {
-    /// Wraps a block that nobody else reads yet.
+    /// Wraps a block of one reader. It is on no account.
     pub(crate) fn new(block: Block) -> Arc<Self> {
         Self::charged(block, Charge::default())
     }
 
-    /// Wraps a block that is kept for others, on an account.
+    /// Wraps a block that is kept for many readers, and charges it to `account`.
     pub(crate) fn charged_to(block: Block, account: &Arc<Account>) -> Arc<Self> {
         let charge = Charge::open(account, BLOCK_BYTES + block.bytes().len());
         Self::charged(block, charge)
     }
 
-    /// Ends the charge of a block that is not kept any more.
+    /// Takes a block that is not kept any more off its account.
     pub(crate) fn let_go(&self) {
         self.charge.close();
     }
@@ -126,7 +127,7 @@ impl SharedBlock {
         if let Some(picked) = known(&picks()) {
             return picked;
         }
-        // Without the lock: others look at the block for filters of their own.
+        // Without the lock, because other readers use the block with other filters.
         let events = self.block.events().filter(|event| filter.picks(event));
         let picked: Picked = events.map(|event| event.sequence).collect();
         let mut picks = picks();

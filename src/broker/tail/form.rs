@@ -1,27 +1,27 @@
-//! Wire forms, as numbered slots: the broker keeps bytes in them, and knows of no form what it is.
+//! Wire forms, as numbered slots: the broker keeps bytes in them, and does not know what a form
+//! means.
 //!
 //! # Why
 //!
 //! A block is encoded once in each form, for all its readers. The broker has room for [`FORMS`]
-//! forms of a block; which protocol writes which form there is the matter of the edge that encodes
-//! it.
+//! forms of a block. The edges decide which protocol uses which slot.
 
-/// The number of slots: wire forms that a block can be kept in.
+/// The number of slots: the most wire forms in which a block is kept.
 pub(crate) const FORMS: usize = 8;
 
-/// A wire form in which a block is kept, encoded once for all its readers: the number of its slot.
+/// A wire form of blocks, encoded once for all readers: the number of its slot.
 ///
-/// Whoever encodes blocks gives each of its forms a slot of its own.
+/// Code that encodes blocks must give each form a slot of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WireForm(usize);
+pub(crate) struct WireForm(usize);
 
 impl WireForm {
     /// Returns the form that is kept in the slot with this number, from 0 to 7.
     ///
     /// # Panics
     ///
-    /// If there is no slot with this number. A constant is checked when it is compiled.
-    pub const fn in_slot(number: usize) -> Self {
+    /// If there is no slot with this number. For a constant, the compiler finds that.
+    pub(crate) const fn in_slot(number: usize) -> Self {
         assert!(number < FORMS, "a form is kept in one of the slots that a block has");
         Self(number)
     }

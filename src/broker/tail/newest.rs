@@ -2,11 +2,11 @@
 //!
 //! # Why
 //!
-//! One bound holds for all topics together, and the oldest block of the whole broker goes first. A
-//! busy broker with many topics cannot take more memory than a quiet one. A reader that is behind
+//! One bound holds for all topics together, and the oldest block of the whole broker goes first. So
+//! a busy broker with many topics takes no more memory than a quiet one. A reader that is behind
 //! the tail reads the log instead and costs nothing here. A wire form is charged when a reader
-//! first asks for it, with the bytes that it really takes, because some payloads grow sevenfold.
-//! When there is no room for it, it is encoded anew for each reader.
+//! first asks for it, with the bytes that it really takes, because some payloads grow sevenfold. If
+//! there is no room for a form, it is encoded anew for each reader.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use super::block::{Account, SharedBlock};
 use crate::cursor::{Position, Sequence};
 use crate::log::Block;
 
-/// Places in the order of all blocks that may be of blocks that are gone.
+/// The entries in the order of all blocks that may be left over from blocks that are gone.
 const MIN_ORDER: usize = 1_024;
 
 /// The newest blocks of one topic.
@@ -26,9 +26,9 @@ pub(crate) struct Tail(Mutex<Newest>);
 
 #[derive(Debug)]
 struct Newest {
-    /// Oldest first.
+    /// The blocks, the oldest first.
     blocks: VecDeque<Arc<SharedBlock>>,
-    /// The last position of the events before them.
+    /// The position of the last event before these blocks.
     before: Position,
 }
 
@@ -58,8 +58,8 @@ impl Tail {
         self.newest().blocks.push_back(block);
     }
 
-    /// Returns the sequence of the first event after `position`; `None` if it may be older than
-    /// what is kept, or is not there yet.
+    /// Returns the sequence of the first event after `position`; `None` if that event may be older
+    /// than the blocks here, or does not exist yet.
     pub(crate) fn seek_after(&self, position: Position) -> Option<Sequence> {
         let newest = self.newest();
         if position < newest.before {
@@ -70,7 +70,7 @@ impl Tail {
         block.events().find(|event| event.position > position).map(|event| event.sequence)
     }
 
-    /// Returns whether it holds all events from this position on.
+    /// Whether the tail holds all events from this position on.
     pub(crate) fn holds_from(&self, position: Position) -> bool {
         self.newest().before < position
     }
@@ -84,7 +84,7 @@ impl Tail {
         }
     }
 
-    /// Returns whether a block in it begins there.
+    /// Whether a block of the tail begins at this sequence.
     fn begins_one_at(&self, first: Sequence) -> bool {
         let blocks = &self.newest().blocks;
         blocks.binary_search_by_key(&first, |shared| shared.block.first_sequence()).is_ok()
@@ -97,9 +97,9 @@ impl Tail {
         newest.let_go(end);
     }
 
-    /// Blocks from the one that holds the start of `readable`, `max_bytes` of them at the most but
-    /// one at least; `None` when the start is older than what is kept, or newer. Blocks past the
-    /// end are left out: they are here before readers may know of them.
+    /// Returns the blocks from the one that holds the start of `readable` on: up to `max_bytes`,
+    /// but at least one block. `None` if the start is older than the blocks here, or newer. Blocks
+    /// past the end are left out, because they are here before readers may see them.
     pub(crate) fn read(
         &self,
         readable: Range<Sequence>,
@@ -128,21 +128,22 @@ impl Tail {
     }
 }
 
-/// Which blocks are in memory over all topics, oldest first. Belongs to the committer.
+/// The order of the blocks in memory over all topics, the oldest first. The committer owns it.
 #[derive(Debug)]
 pub(crate) struct Tails {
     account: Arc<Account>,
-    /// Every block by its tail and where it begins; it may be gone already.
+    /// Each block, by its tail and its first sequence. The block may be gone already.
     order: VecDeque<(Arc<Tail>, Sequence)>,
 }
 
 impl Tails {
-    /// Tails that take `max_bytes` at the most, wire forms included.
+    /// Returns the order of tails that together take `max_bytes` at the most, wire forms included.
     pub(crate) fn new(max_bytes: usize) -> Self {
         Self { account: Account::new(max_bytes), order: VecDeque::new() }
     }
 
-    /// Adds a block as the newest of its topic; where there is no room, the oldest of all go.
+    /// Adds a block as the newest of its topic. If there is no room, the oldest blocks of all
+    /// topics go.
     pub(crate) fn push(&mut self, tail: &Arc<Tail>, block: Block) {
         self.order.push_back((tail.clone(), block.first_sequence()));
         tail.push(SharedBlock::charged_to(block, &self.account));
@@ -150,7 +151,7 @@ impl Tails {
             let Some((tail, first)) = self.order.pop_front() else { return };
             tail.pop(first);
         }
-        // Blocks that maintenance has removed from their tails leave the order now and then.
+        // Entries of blocks that maintenance has removed from their tails are dropped now and then.
         if self.order.len() > 2 * self.account.blocks.load(Ordering::Relaxed) + MIN_ORDER {
             self.order.retain(|(tail, first)| tail.begins_one_at(*first));
         }
@@ -220,7 +221,7 @@ mod tests {
             });
             assert_eq!(bytes, vec![index as u8; 30_000]);
         }
-        assert_eq!(encodings, 1 + 2, "the first is kept, the second finds no room");
+        assert_eq!(encodings, 1 + 2, "the first form is kept, the second has no room");
     }
 
     #[test]
@@ -234,8 +235,8 @@ mod tests {
         assert!(tails.order.len() <= MIN_ORDER + 1, "{}", tails.order.len());
     }
 
-    /// Goal: a read has as many blocks as fit its bytes, one at the least, and none past its end:
-    /// what is there and not durable yet is nobody's.
+    /// Goal: a read returns as many blocks as fit into its bytes, at least one, and none past its
+    /// end: no reader gets events that are not readable yet.
     #[test]
     fn a_read_ends_with_its_bytes_and_before_what_is_not_readable_yet() {
         let mut tails = Tails::new(1 << 20);

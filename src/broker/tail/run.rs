@@ -7,35 +7,35 @@ use bytes::Bytes;
 
 use super::block::{Encoded, Picked, SharedBlock};
 use super::form::WireForm;
-use crate::broker::read::filter::Filter;
+use crate::broker::filter::Filter;
 use crate::cursor::Sequence;
 use crate::event::Event;
 use crate::log::{Ages, EventRef};
 use crate::topic::TopicName;
 
-/// Neighbouring events of one topic, as a reader gets them: part of a block, or all of it.
+/// Neighbouring events of one topic, as a reader gets them: a part of a block, or all of it.
 ///
-/// What has expired is no part of it. But in a topic that is compacted an event of a key deletes
-/// that key when it expires: it comes as a tombstone, which is the same event without its payload,
-/// until maintenance drops it. Otherwise the value before it, which may still be there, would be
-/// the last that a reader gets of the key.
+/// Expired events are not in a run, with one exception. In a compacted topic, an event with a key
+/// deletes that key when it expires. Until maintenance drops such an event, it is delivered as a
+/// tombstone: the same event without its payload. Otherwise an earlier value of the key, which may
+/// still be stored, would be the last one that a reader gets.
 #[derive(Debug, Clone)]
 pub struct Run {
     topic: TopicName,
     shared: Arc<SharedBlock>,
     from: Sequence,
     below: Sequence,
-    /// The ages when it was read: that is when an event has expired or not.
+    /// The ages of events when the run was read. They decide which events have expired.
     ages: Ages,
-    /// Whether an event of a key deletes the key when it expires: its topic is compacted.
+    /// Whether an event with a key deletes the key when it expires: the topic is compacted.
     deletes_keys: bool,
     /// The sequences that the reader's filter picks, if it has one.
     picked: Option<Picked>,
 }
 
 impl Run {
-    /// Returns the events of `shared`, a block of `topic`, that are in `sequences`, are not gone at
-    /// these ages, and are picked by `filter`; `None` if there are none.
+    /// Returns the events of `shared`, a block of `topic`, that are in `sequences`, have not
+    /// expired at these ages, and are picked by `filter`. `None` if there are none.
     pub(crate) fn new(
         topic: &TopicName,
         deletes_keys: bool,
@@ -55,13 +55,13 @@ impl Run {
         &self.topic
     }
 
-    /// Returns the events, in order; one at least.
+    /// Returns the events, in order; at least one.
     pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
         self.seen().map(|(event, _has_expired)| event)
     }
 
-    /// Returns the events as a reader sees them, and whether that is as tombstones for they have
-    /// expired.
+    /// Returns the events as a reader gets them, each with whether it has expired and is delivered
+    /// as a tombstone.
     fn seen(&self) -> impl Iterator<Item = (EventRef<'_>, bool)> {
         let events = self.shared.block.events();
         events
@@ -82,33 +82,33 @@ impl Run {
         self.picked.as_ref().is_none_or(|picked| picked.binary_search(&sequence).is_ok())
     }
 
-    /// Returns the bytes that the run keeps in memory: those of the block that it is a part of.
-    pub fn held_bytes(&self) -> usize {
+    /// Returns the bytes that the run keeps in memory: those of its whole block.
+    pub(crate) fn held_bytes(&self) -> usize {
         self.shared.size_bytes()
     }
 
-    /// Shares a part of one of its events, such as a payload, instead of copying it.
+    /// Returns `part`, a part of one of the run's events such as a payload, without copying it.
     ///
     /// # Panics
     ///
-    /// If it is part of none.
+    /// If `part` is not within the run's block.
     pub fn share(&self, part: &[u8]) -> Bytes {
         self.shared.block.bytes().slice_ref(part)
     }
 
-    /// Copies of the events that live on their own.
+    /// Returns copies of the events, which do not keep the block in memory.
     pub fn to_events(&self) -> Vec<Event> {
         self.events().map(|event| self.shared.block.to_event(&event)).collect()
     }
 
-    /// Returns the first events only, `count` at the most.
-    pub fn first(mut self, count: usize) -> Self {
+    /// Returns the run with its first events only, `count` at the most.
+    pub(crate) fn first(mut self, count: usize) -> Self {
         let next = self.events().nth(count).map(|event| event.sequence);
         self.below = next.unwrap_or(self.below);
         self
     }
 
-    /// Returns the events below `before` only; `None` if there are none.
+    /// Returns the run with its events below `before` only; `None` if there are none.
     pub(crate) fn below(mut self, before: Option<Sequence>) -> Option<Self> {
         self.below = before.map_or(self.below, |before| before.min(self.below));
         self.non_empty()
@@ -128,10 +128,10 @@ impl Run {
         self.events().last().map_or(self.from, |event| event.sequence)
     }
 
-    /// Returns the events in a wire form. `encode` appends one event; it is called for each event
-    /// of the block the first time that anybody asks for this form, and must depend on nothing
-    /// else.
-    pub fn encoded(
+    /// Returns the events in a wire form. `encode` appends one event to the bytes. It is called for
+    /// each event of the block when the form is first asked for, so its output must depend on the
+    /// event alone.
+    pub(crate) fn encoded(
         &self,
         form: WireForm,
         encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
@@ -139,8 +139,9 @@ impl Run {
         self.with_encoded(form, encode, |encoded, encode| self.cut(encoded, encode))
     }
 
-    /// Returns the events in a form of one reader's own, each by itself: nothing of it is kept.
-    pub fn encoded_alone(
+    /// Returns the events in a form that only this reader uses, each by itself. The bytes are not
+    /// kept for others.
+    pub(crate) fn encoded_alone(
         &self,
         mut encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
     ) -> impl Iterator<Item = Vec<u8>> {
@@ -151,8 +152,8 @@ impl Run {
         })
     }
 
-    /// As [`Self::encoded`], each event by itself.
-    pub fn encoded_each(
+    /// As [`Self::encoded`], with each event by itself.
+    pub(crate) fn encoded_each(
         &self,
         form: WireForm,
         encode: impl FnMut(&EventRef<'_>, &mut Vec<u8>),
@@ -198,8 +199,8 @@ impl Run {
         }
     }
 
-    /// As [`Self::cut`], each event by itself. An event that is delivered as a tombstone is encoded
-    /// here, because the block's wire form holds it with its payload.
+    /// As [`Self::cut`], with each event by itself. An event that is delivered as a tombstone is
+    /// encoded here, because the block's wire form holds it with its payload.
     fn cut_each(
         &self,
         encoded: &Encoded,

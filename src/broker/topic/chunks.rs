@@ -1,4 +1,4 @@
-//! Topics with neighbouring ids, a chunk of them together, and where each chunk begins.
+//! Chunks of topics with neighbouring ids. Each chunk knows the position at which its topics begin.
 //!
 //! ```text
 //! ids         1 … 4,096   4,097 … 8,192   8,193 …
@@ -8,10 +8,10 @@
 //!
 //! # Why
 //!
-//! A reader of a hundred thousand topics from the first event on begins with a few of them, and
-//! need not look at the others before it comes to where they begin. Ids are given out as topics
-//! come to exist, so the topics of a chunk begin at about the same place: one number says for
-//! thousands of them that it is not their turn yet.
+//! A reader of a hundred thousand topics from the first event on begins with a few of them. It need
+//! not look at a topic before it comes to the topic's first position. Ids are given out as topics
+//! are created, so the topics of a chunk begin at about the same position: one number says for
+//! thousands of topics that it is not their turn yet.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,19 +21,20 @@ use crate::cursor::Position;
 use crate::log::Extent;
 use crate::topic::TopicId;
 
-/// Ids of one chunk. Few in unit tests, so that a handful of topics has several chunks.
+/// The number of ids of one chunk. It is small in unit tests, so that a few topics make several
+/// chunks.
 const CHUNK_IDS: u32 = if cfg!(test) { 2 } else { 4_096 };
 
-/// Topics that are copied while the lock of their chunk is held: some microseconds.
+/// The topics that are copied while the lock of their chunk is held: some microseconds.
 const TOPICS_PER_LOCK: usize = 64;
 
-/// All topics that have an id.
+/// All topics that have an id, in chunks.
 #[derive(Debug)]
 pub(crate) struct TopicChunks<T> {
     by_number: RwLock<BTreeMap<u32, Arc<TopicChunk<T>>>>,
 }
 
-/// Topics with neighbouring ids.
+/// A chunk: topics with neighbouring ids.
 #[derive(Debug)]
 pub(crate) struct TopicChunk<T> {
     pub(crate) number: u32,
@@ -54,7 +55,7 @@ impl<T> Default for TopicChunks<T> {
 }
 
 impl<T> TopicChunks<T> {
-    /// Adds a topic, which has an id from now on.
+    /// Adds a topic that has got its id.
     pub(crate) fn add(&self, topic: &Arc<T>, id: TopicId, extent: &Extent) {
         let number = chunk_of(id);
         let chunk = self.chunk(number).unwrap_or_else(|| {
@@ -66,7 +67,7 @@ impl<T> TopicChunks<T> {
         chunk.topics.write().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(topic));
     }
 
-    /// Notes that something was dropped from a topic.
+    /// Notes that events were dropped from a topic.
     pub(crate) fn raise_dropped(&self, id: TopicId, extent: &Extent) {
         if let Some(chunk) = self.chunk(chunk_of(id)) {
             chunk.raise_dropped(extent);
@@ -78,7 +79,7 @@ impl<T> TopicChunks<T> {
         by_number.get(&number).cloned()
     }
 
-    /// Returns all chunks there are, in the order of their ids.
+    /// Returns all chunks, in the order of their ids.
     pub(crate) fn all(&self) -> Vec<Arc<TopicChunk<T>>> {
         let by_number = self.by_number.read().unwrap_or_else(PoisonError::into_inner);
         by_number.values().cloned().collect()
@@ -91,12 +92,12 @@ impl<T> TopicChunk<T> {
         Self { number, topics: RwLock::default(), lowest, dropped }
     }
 
-    /// Returns a position that no event of these topics is before.
+    /// Returns a position before which none of these topics has an event.
     pub(crate) fn lowest(&self) -> Position {
         Position::new(self.lowest.load(Ordering::Acquire))
     }
 
-    /// Returns a position that nothing was dropped after.
+    /// Returns a position after which nothing was dropped from these topics.
     pub(crate) fn dropped(&self) -> Position {
         Position::new(self.dropped.load(Ordering::Acquire))
     }
@@ -110,20 +111,21 @@ impl<T> TopicChunk<T> {
         self.topics.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Returns some topics of the chunk, after the first `count` of them; `None` when there are no
+    /// Returns some topics of the chunk, after the first `count` of them; `None` if there are no
     /// more.
     pub(crate) fn after(&self, count: usize) -> Option<Vec<Arc<T>>> {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         let rest = topics.get(count..).filter(|rest| !rest.is_empty())?;
-        // Each of them is held by the registry for as long as that is there.
+        // The registry holds a topic that has an id for ever.
         Some(rest.iter().take(TOPICS_PER_LOCK).filter_map(Weak::upgrade).collect())
     }
 
-    /// Notes the lowest position of all its topics, by somebody who has looked at each of them: by
-    /// and by what is trimmed leaves a chunk's number behind.
+    /// Raises the chunk's lowest position to `lowest`, the lowest of all its topics, for a caller
+    /// who has looked at each of them. As topics are trimmed, the remembered position becomes too
+    /// low.
     ///
-    /// A topic that comes to exist in the chunk meanwhile may begin before what others, trimmed
-    /// since, begin with by now: so this holds for a chunk that takes no more topics.
+    /// A topic that is added meanwhile may begin below `lowest`. So this changes only a chunk that
+    /// takes no more topics.
     pub(crate) fn raise_lowest(&self, lowest: Position) {
         if self.len() == CHUNK_IDS as usize {
             self.lowest.fetch_max(lowest.get(), Ordering::AcqRel);
@@ -155,7 +157,8 @@ mod tests {
         topic.set_state(state);
     }
 
-    /// Where each chunk begins, and up to where something was dropped from it.
+    /// Returns for each chunk its lowest position, and the position up to which something was
+    /// dropped from it.
     fn numbers(topics: &Topics) -> Vec<(u64, u64)> {
         let chunks = topics.chunks().all();
         chunks.iter().map(|chunk| (chunk.lowest().get(), chunk.dropped().get())).collect()
@@ -167,11 +170,11 @@ mod tests {
         let one = born(&topics, 1, 7);
         assert_eq!(numbers(&topics), [(7, 0)]);
         topics.chunks().all()[0].raise_lowest(Position::new(70));
-        assert_eq!(numbers(&topics), [(7, 0)], "one may come that is before that");
+        assert_eq!(numbers(&topics), [(7, 0)], "a topic may come that begins before it");
         let (_two, _three) = (born(&topics, 2, 5), born(&topics, 3, 90));
         assert_eq!(numbers(&topics), [(5, 0), (90, 0)]);
         trim(&one, 80);
-        trim(&one, 60); // The other way round, where two threads note it.
+        trim(&one, 60); // As if two threads noted it in the other order.
         assert_eq!(numbers(&topics), [(5, 80), (90, 0)]);
         topics.chunks().all()[0].raise_lowest(Position::new(81));
         topics.chunks().all()[0].raise_lowest(Position::new(50));

@@ -6,19 +6,19 @@ use super::state::TopicState;
 use crate::broker::limits::{LimitsConfig, at_most};
 use crate::error::Result;
 
-/// The number of topics of each kind, and its bound.
+/// The number of topics of each kind, and the bound of each kind.
 ///
 /// # Why
 ///
-/// Each kind has a bound of its own: what readers merely name, and what was deleted, must not keep
-/// publishers from creating topics. The committer alone has topics come to exist and deletes them,
-/// so it keeps those two bounds exactly.
+/// Each kind has a bound of its own: topics that readers only name, and deleted topics, must not
+/// stop publishers from creating topics. The committer alone creates topics and deletes them, so
+/// the bounds on these two kinds are exact.
 #[derive(Debug)]
 pub(super) struct Counts {
     limits: LimitsConfig,
     existing: AtomicUsize,
     deleted: AtomicUsize,
-    /// Topics that are known by their names alone, because readers follow them.
+    /// The number of topics that are known only by their names, because somebody uses them.
     unborn: AtomicUsize,
 }
 
@@ -28,7 +28,7 @@ impl Counts {
         Self { limits: limits.clone(), existing, deleted, unborn }
     }
 
-    /// Returns the number of those that are as `state` says.
+    /// Returns the number of topics of the kind that `state` is of.
     pub(super) fn of(&self, state: &TopicState) -> &AtomicUsize {
         match (state.id, state.is_deleted) {
             (None, _) => &self.unborn,
@@ -45,7 +45,7 @@ impl Counts {
         self.of(state).fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Refuses one more, where there are as many as there may be.
+    /// Refuses one more topic, if there are `limit` of the kind already.
     pub(super) fn check(name: &str, count: usize, limit: u64) -> Result<()> {
         at_most(name, count + 1, limit)
     }

@@ -10,22 +10,22 @@ use crate::error::{Error, Result};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 
-/// Combinations of patterns whose settings are held once.
+/// The most different settings that are kept once for all topics that share them.
 const MAX_SHARED_DEFAULTS: usize = 64;
 
-/// Settings by patterns of names, from the configuration.
+/// The settings of topics by patterns of their names, from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TopicDefaults(BTreeMap<TopicPattern, TopicConfig>);
 
 impl TopicDefaults {
-    /// The settings of a pattern; they take the place of those it had.
+    /// Sets the settings of a pattern, in place of those it had.
     pub fn set(&mut self, pattern: TopicPattern, config: TopicConfig) {
         self.0.insert(pattern, config);
     }
 
-    /// Returns the settings of a topic where its own say nothing: of each setting that of the most
-    /// special pattern that says it.
+    /// Returns the settings that a topic has by default. Each setting comes from the most specific
+    /// pattern that matches the name and has the setting.
     pub fn of(&self, name: &TopicName) -> TopicConfig {
         let mut matching: Vec<_> = self.0.iter().filter(|(p, _)| p.matches(name)).collect();
         matching.sort_by_cached_key(|(pattern, _)| Reverse(pattern.specificity()));
@@ -36,7 +36,7 @@ impl TopicDefaults {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] with the pattern.
+    /// [`Error::Invalid`] with the pattern and the problem.
     pub fn validate(&self) -> Result<()> {
         for (pattern, config) in &self.0 {
             pattern.check_new().and_then(|()| config.validate()).map_err(|error| {
@@ -47,7 +47,7 @@ impl TopicDefaults {
     }
 }
 
-/// Settings by patterns, held once for all topics that they are the same for.
+/// The default settings of topics. Equal settings are kept once, for all topics that share them.
 #[derive(Debug)]
 pub(super) struct SharedDefaults {
     patterns: TopicDefaults,

@@ -1,4 +1,4 @@
-//! One topic, as all parts of the broker share it.
+//! One topic, as all parts of the broker share it: its state, and a field for each of the parts.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
@@ -14,7 +14,7 @@ use super::signal::Signal;
 use super::state::{PackedState, TopicState};
 use super::upkeep::Upkeep;
 use crate::broker::dedup::Recall;
-use crate::broker::read::filter::Filter;
+use crate::broker::filter::Filter;
 use crate::broker::tail::block::SharedBlock;
 use crate::broker::tail::newest::Tail;
 use crate::broker::tail::run::Run;
@@ -24,42 +24,44 @@ use crate::log::Ages;
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 
-/// The numbers and the chunks of all topics, which each topic keeps up to date.
+/// The counts and the chunks of all topics. Each topic keeps them up to date.
 #[derive(Debug)]
 pub(super) struct Roll {
     pub(super) counts: Counts,
     pub(super) chunks: TopicChunks<Topic>,
 }
 
-/// One topic. A topic that somebody follows or publishes to may not exist in the log yet.
+/// One topic. A topic that somebody uses may not exist in the log yet.
 ///
 /// # Why
 ///
-/// There may be hundreds of thousands, of which nearly all are idle: what only a topic needs that
-/// is followed, or has settings or members of its own, is allocated when it is needed.
+/// There may be hundreds of thousands of topics, nearly all idle. The parts that only some topics
+/// need (followed ones, ones with their own settings or members) are allocated when they are
+/// needed.
 #[derive(Debug)]
 pub(crate) struct Topic {
     pub(crate) name: TopicName,
     pub(crate) tail: Arc<Tail>,
-    /// Whether the window knows the ids from before the start.
+    /// Whether the dedup window knows the topic's ids from before the start.
     pub(crate) recall: Recall,
     pub(crate) upkeep: Upkeep,
-    /// The settings that it has where its own say nothing.
+    /// The topic's default settings, for those that it does not have itself.
     defaults: Arc<TopicConfig>,
     roll: Arc<Roll>,
     state: Mutex<PackedState>,
-    /// Tells those who follow it that there is something new. Made for the first of them: of a
-    /// hundred thousand topics few are followed, and it takes more than all the rest.
+    /// The signal that tells followers that there is something new. It is made for the first
+    /// follower: few of a hundred thousand topics are followed, and it takes more memory than the
+    /// rest of the topic.
     pub(crate) signal: OnceLock<Box<Signal>>,
     /// The ephemeral events of the topic.
     pub(crate) ephemeral: EphemeralQueue,
     /// The members of the topic.
     pub(crate) members: TopicMembers,
-    /// The number of times that some of its blocks were rewritten.
+    /// The number of times that blocks of the topic were rewritten.
     pub(crate) rewrites: AtomicU64,
-    /// Whether the waker knows that there is something new.
+    /// Whether the waker knows already that there is something new.
     pub(crate) is_due: AtomicBool,
-    /// The number of [`TopicRef`](super::topics::TopicRef)s to it.
+    /// The number of [`TopicRef`](super::topics::TopicRef)s to the topic.
     pub(super) refs: AtomicUsize,
 }
 
@@ -87,17 +89,18 @@ impl Topic {
         })
     }
 
-    /// Returns the settings that hold for it.
+    /// Returns the settings that hold for the topic.
     pub(crate) fn effective_config(&self) -> TopicConfig {
         self.state().config.over(*self.defaults)
     }
 
-    /// Returns the state as it is now.
+    /// Returns the topic's state at this moment.
     pub(crate) fn state(&self) -> TopicState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).state()
     }
 
-    /// Follows it: the signal is given after each change of its state from now on.
+    /// Follows the topic: the returned receiver is told after each change of the topic's state from
+    /// now on.
     pub(crate) fn follow(&self) -> watch::Receiver<()> {
         self.signal.get_or_init(Box::default).follow()
     }
@@ -107,7 +110,7 @@ impl Topic {
         self.signal.get().map_or(0, |signal| signal.followers())
     }
 
-    /// Sets what is readable. Called by the committer alone, which has followers woken.
+    /// Sets the topic's state. Only the committer calls this, and wakes the followers afterwards.
     pub(crate) fn set_state(self: &Arc<Self>, state: TopicState) {
         let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.roll.counts.add(&state);
@@ -125,7 +128,7 @@ impl Topic {
     }
 
     /// Returns the events of `shared`, one of the topic's blocks, as a reader gets them; `None` if
-    /// there are none for it.
+    /// the reader gets none of them.
     pub(crate) fn run(
         &self,
         shared: Arc<SharedBlock>,
@@ -138,8 +141,8 @@ impl Topic {
         Run::new(&self.name, deletes_keys, shared, sequences, ages, filter)
     }
 
-    /// Refuses to have it come to exist, beside `more` others that are going to, where there are as
-    /// many topics as there may be.
+    /// Refuses to create the topic, if with `more` others that are being created there would be too
+    /// many topics.
     ///
     /// # Errors
     ///
@@ -148,8 +151,8 @@ impl Topic {
         self.roll.counts.check_existing(more)
     }
 
-    /// Refuses to delete it, beside `more` others that are going to be, where there are as many
-    /// deleted topics as there may be.
+    /// Refuses to delete the topic, if with `more` others that are being deleted there would be too
+    /// many deleted topics.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Ephemeral events of one topic: the newest of them, in the order in which they were published.
+//! The newest ephemeral events of one topic, in the order in which they were published.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,10 +9,10 @@ use crate::broker::tail::form::{FORMS, WireForm};
 use crate::event::{NewEvent, Timestamp};
 use crate::topic::TopicName;
 
-/// An ephemeral event on its way.
+/// An ephemeral event on its way to readers.
 #[derive(Debug)]
 pub struct Ephemeral {
-    /// Which one it is, of all since the start.
+    /// The number of the event among all ephemeral events since the start.
     pub number: u64,
     /// The topic.
     pub topic: TopicName,
@@ -29,8 +29,8 @@ impl Ephemeral {
         Self { number, topic, time, event, forms: Default::default() }
     }
 
-    /// Returns the event in a wire form, which is encoded once for all readers.
-    pub fn encoded(&self, form: WireForm, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
+    /// Returns the event in a wire form. Each form is encoded once, for all readers.
+    pub(crate) fn encoded(&self, form: WireForm, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
         self.forms[form.slot()].get_or_init(|| encode(self)).clone()
     }
 
@@ -39,7 +39,7 @@ impl Ephemeral {
     }
 }
 
-/// The newest ephemeral events of one topic. Made for the first of them.
+/// The newest ephemeral events of one topic. The queue is made for the first event.
 #[derive(Debug, Default)]
 pub(crate) struct EphemeralQueue(OnceLock<Box<Mutex<VecDeque<Arc<Ephemeral>>>>>);
 
@@ -51,7 +51,7 @@ impl EphemeralQueue {
 
     /// Returns the first event after the one with this number, and its number.
     pub(crate) fn after(&self, number: u64) -> Option<(Arc<Ephemeral>, u64)> {
-        self.0.get()?; // Most topics never have any.
+        self.0.get()?; // Most topics never have an ephemeral event.
         let events = self.events();
         let index = events.partition_point(|event| event.number <= number);
         events.get(index).map(|event| (event.clone(), event.number))

@@ -6,7 +6,7 @@ use crate::log::Extent;
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 
-/// A topic, as it is at one moment.
+/// The description of a topic at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicInfo {
     /// The name.
@@ -15,7 +15,7 @@ pub struct TopicInfo {
     pub extent: Extent,
     /// The topic's own settings.
     pub config: TopicConfig,
-    /// The settings that hold: its own over those of the configuration's patterns.
+    /// The settings that hold: the topic's own, then those of the configuration's patterns.
     pub effective_config: TopicConfig,
 }
 

@@ -6,12 +6,12 @@ use super::topics::Topics;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::info::TopicInfo;
 
-/// The place at which a list goes on.
+/// The place at which a list goes on reading.
 #[derive(Debug)]
 enum Next {
-    /// After this name; from the first one on, without a name.
+    /// After this name; at the first name, if it is `None`.
     After(Option<String>),
-    /// Nowhere: it has come to the end of the names.
+    /// Nowhere: the list has come to the end of the names.
     End,
 }
 
@@ -19,9 +19,10 @@ enum Next {
 ///
 /// # Why
 ///
-/// There may be hundreds of thousands, and nobody holds the lock of their names, or a thread, until
-/// all are found. Each step begins at the name where the one before it ended, so a topic that is
-/// there all the time is found by exactly one step, whatever comes and goes meanwhile.
+/// There may be hundreds of thousands of topics, and finding all of them must not hold the lock of
+/// the names, or a thread, for long. Each step begins at the name at which the one before it ended.
+/// So a topic that exists all the time is found by exactly one step, whatever topics come and go
+/// meanwhile.
 #[derive(Debug)]
 pub struct TopicList {
     topics: Arc<Topics>,
@@ -40,8 +41,8 @@ impl TopicList {
 impl Iterator for TopicList {
     type Item = Vec<TopicInfo>;
 
-    /// Returns the next topics; none, where a step found only names of topics that do not exist.
-    /// `None` when there are no more.
+    /// Returns the next topics; an empty list if a step found only names of topics that do not
+    /// exist. `None` if there are no more.
     fn next(&mut self) -> Option<Vec<TopicInfo>> {
         let Next::After(after) = &self.next else { return None };
         if self.left == 0 {
@@ -67,9 +68,9 @@ mod tests {
         format!("t.{number:04}").parse().unwrap()
     }
 
-    /// Goal: a list that is read in steps has each topic that is there all the time exactly once,
-    /// in the order of their names, whatever is created and deleted between two steps; and no step
-    /// looks at more than a few names, also where none of them is a topic's.
+    /// Goal: a list that is read in steps has each topic that exists all the time exactly once, in
+    /// the order of names, whatever is created and deleted between two steps. No step looks at more
+    /// than a few names, also if none of these topics exists.
     #[tokio::test]
     async fn a_list_has_each_topic_that_stays_once_while_others_come_and_go() {
         let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -89,7 +90,7 @@ mod tests {
             steps += 1;
             assert!(some.len() <= 64);
             listed.extend(some.into_iter().map(|topic| topic.name));
-            create(3 * steps).await; // Before it, or after it.
+            create(3 * steps).await; // Before the place of the list, or after it.
             create(297 - 3 * steps).await;
             broker.delete_topic(&name(3 * steps + 1)).await.unwrap();
             broker.delete_topic(&name(3 * (90 - steps) + 1)).await.unwrap();

@@ -1,5 +1,5 @@
-//! The topics that match the patterns of a feed: the patterns are one tree, which is walked beside
-//! the names in order.
+//! The search for the topics that match the patterns of a feed. The patterns are one tree, and the
+//! search walks over the names in their order with it.
 //!
 //! ```text
 //! names     a.x   b.1.in   b.1.out   b.2.in   c   d.e   ...   z
@@ -9,12 +9,12 @@
 //!
 //! # Why
 //!
-//! A hundred thousand topics, and a thousand patterns of one feed: to hold each pattern against
-//! each name takes seconds. The names are in order, so what begins with the same tokens is
-//! together. A name that does not fit tells, with the tree, the next one that may; all names in
-//! between are skipped. A walk costs about as much as there are patterns and names that fit, and
-//! each name is met once, however many patterns it fits. The map of names itself is the index: a
-//! second one would take memory for each topic.
+//! With a hundred thousand topics and a thousand patterns of one feed, comparing each pattern with
+//! each name takes seconds. The names are in order, so names with the same first tokens are
+//! together. For a name that does not fit, the tree gives the next name that may fit, and all names
+//! in between are skipped. The cost of a walk is about the number of patterns and of names that
+//! fit, and each name is met once, however many patterns it fits. The map of names itself is the
+//! index: a second index would take memory for each topic.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -23,20 +23,20 @@ use super::topics::{Names, Topics};
 use crate::broker::topic::entry::Topic;
 use crate::topic::{TopicName, TopicPattern};
 
-/// The number of looks of a walk while it holds the lock of the names, which publishing needs, too:
-/// some microseconds.
+/// The number of names that a walk looks at while it holds the lock of the names, which publishes
+/// need, too: some microseconds.
 const LOOKS_PER_LOCK: usize = 48;
 
-/// The cost of finding a name among all, in looks at a name beside the one before.
+/// The cost of finding a name among all names. The unit is the cost of going on to the next name.
 const LOOKS_PER_SEEK: usize = 4;
 
-/// Names that are looked at before other tasks get their turn: tens of microseconds.
+/// The names that are looked at before other tasks get their turn: tens of microseconds.
 const LOOKS_PER_TURN: usize = 256;
 
-/// Patterns as one tree by tokens.
+/// The patterns of a feed, as one tree by tokens.
 #[derive(Debug)]
 pub(crate) struct PatternSet {
-    /// The root first.
+    /// The nodes of the tree; the root is the first.
     nodes: Vec<PatternNode>,
 }
 
@@ -58,11 +58,11 @@ impl PatternNode {
         found.ok().map(|index| self.tokens[index].1)
     }
 
-    /// Returns the smallest beginning of names that go on with a token of this node and come after
-    /// those that go on with `rest`, of which `token` is the first token.
+    /// Returns the smallest text with which names go on that have a token of this node next, and
+    /// that come after the names that go on with `rest`. `token` is the first token of `rest`.
     ///
-    /// Some characters sort before the `.`: `a-b` is between `a` and `a.b`. So a token that `token`
-    /// begins with may still have names to come.
+    /// Some characters sort before the `.`: `a-b` is between `a` and `a.b`. So a shorter token with
+    /// which `token` begins may still have names after it.
     fn next_token(&self, rest: &str, token: &str) -> Option<String> {
         let after = self.tokens.partition_point(|(other, _)| **other < *rest);
         let after = self.tokens.get(after).map(|(token, _)| token.to_string());
@@ -76,20 +76,22 @@ impl PatternNode {
 /// The relation of a name to the patterns.
 #[derive(Debug, PartialEq, Eq)]
 enum PatternLook {
-    /// The name fits one of them at least.
+    /// The name fits at least one pattern.
     Fits,
-    /// The name does not fit; the one after it may.
+    /// The name does not fit; the next name may.
     PassProgress,
-    /// Neither the name fits nor any other before this one.
+    /// The name does not fit, and no other name before this text does.
     Skip(String),
-    /// Neither the name fits nor any other after it.
+    /// The name does not fit, and no name after it does.
     Over,
 }
 
-/// The nodes that the tokens of a name lead to. Kept from one name to the next for its memory.
+/// The nodes to which the tokens of a name lead. The value is used again for the next name, to save
+/// allocations.
 #[derive(Debug, Default)]
 struct Levels {
-    /// For each token: where it begins in the name, and where its nodes begin in `nodes`.
+    /// For each token, the offset of the token in the name, and the index of its first node in
+    /// `nodes`.
     starts: Vec<(usize, usize)>,
     nodes: Vec<u32>,
 }
@@ -148,7 +150,7 @@ impl PatternSet {
         self.nodes[at].ends = true;
     }
 
-    /// Returns whether `name` fits any of the patterns.
+    /// Whether `name` fits one of the patterns.
     pub(crate) fn matches(&self, name: &TopicName) -> bool {
         self.look(name.as_str(), &mut Levels::default()) == PatternLook::Fits
     }
@@ -182,7 +184,7 @@ impl PatternSet {
         }
     }
 
-    /// Returns the place to go on after a name whose last level leads nowhere.
+    /// Returns where the walk goes on after a name whose last token leads to no node.
     fn skip(&self, name: &str, levels: &Levels) -> PatternLook {
         let deepest = levels.starts.len() - 1;
         for level in (0..=deepest).rev() {
@@ -190,8 +192,8 @@ impl PatternSet {
             let (begin, rest) = name.split_at(at);
             let token = first_token(rest);
             let nodes = || levels.nodes_of(level).iter().map(|node| &self.nodes[*node as usize]);
-            // Above the deepest level, all names that go on with this token are over: `/` is the
-            // character after the `.`.
+            // Above the deepest level, the next name must come after all names that go on with this
+            // token and a `.`: `/` is the character after the `.`.
             let past = format!("{token}/");
             if level < deepest && nodes().any(|node| node.any.is_some()) {
                 return PatternLook::Skip(format!("{begin}{past}"));
@@ -207,14 +209,14 @@ impl PatternSet {
 
 /// A walk over the topics that fit the patterns of a feed, each once, in the order of their names.
 ///
-/// Topics that come to be while it goes may be left out.
+/// Topics that are created during the walk may be left out.
 #[derive(Debug)]
 pub(crate) struct PatternWalk {
     patterns: Arc<PatternSet>,
     levels: Levels,
     /// The place at which the walk goes on; `None` at its end.
     next: Option<Bound<String>>,
-    /// The number of names that were looked at since other tasks had their turn.
+    /// The number of names that were looked at since other tasks last had their turn.
     looks: usize,
 }
 
@@ -224,18 +226,18 @@ impl PatternWalk {
         Self { patterns: patterns.clone(), levels: Levels::default(), next, looks: 0 }
     }
 
-    /// Returns the next topics, some hundreds at the most; `None` when there are no more. Other
-    /// tasks get their turn in between.
+    /// Returns the next topics, some hundreds at the most; `None` if there are no more. Other tasks
+    /// get their turn in between.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost: what was not returned is by the next call.
+    /// Nothing is lost: topics that were not returned are returned by the next call.
     pub(crate) async fn next(&mut self, topics: &Topics) -> Option<Vec<Arc<Topic>>> {
         let mut found = Vec::new();
         while self.next.is_some() && found.is_empty() {
             if self.looks >= LOOKS_PER_TURN {
                 self.looks = 0;
-                tokio::task::yield_now().await; // Nothing is found yet: nothing is lost here.
+                tokio::task::yield_now().await; // Nothing is found yet: nothing can be lost here.
             }
             while self.looks < LOOKS_PER_TURN && self.next.is_some() {
                 self.looks += topics.with_names(|names| self.step(names, &mut found));
@@ -244,8 +246,8 @@ impl PatternWalk {
         (!found.is_empty()).then_some(found)
     }
 
-    /// Looks at a few names, which takes microseconds: publishing waits for it. Returns at how
-    /// many.
+    /// Looks at a few names, which takes microseconds: publishes wait for it. Returns the number of
+    /// names.
     fn step(&mut self, names: &Names, found: &mut Vec<Arc<Topic>>) -> usize {
         let mut looks = 0;
         while looks < LOOKS_PER_LOCK
@@ -285,7 +287,7 @@ mod tests {
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         for name in names {
             let topic = topics.open(&name.parse().unwrap()).unwrap();
-            std::mem::forget(topic); // So that it stays, though nobody publishes to it.
+            std::mem::forget(topic); // The topic stays known, though nobody publishes to it.
         }
         topics
     }
@@ -294,7 +296,8 @@ mod tests {
         patterns.into_iter().map(|pattern| pattern.parse().unwrap()).collect()
     }
 
-    /// What a walk finds, in its order, and at how many names it looked.
+    /// Returns the topics that a walk finds, in its order, and the number of names that it looked
+    /// at.
     fn walk(topics: &Topics, patterns: &[TopicPattern]) -> (Vec<String>, usize) {
         let mut walk = PatternWalk::new(&Arc::new(patterns.iter().collect()));
         let (mut found, mut looks) = (Vec::new(), 0);
@@ -328,7 +331,7 @@ mod tests {
     }
 
     proptest! {
-        /// Goal: skipping leaves nothing out, whatever the names and the patterns are.
+        /// Goal: skipping leaves no topic out, whatever the names and the patterns are.
         #[test]
         fn a_walk_finds_each_topic_that_fits_any_pattern_once_in_order(
             names in prop::collection::btree_set(name(), 0..40),
@@ -349,8 +352,8 @@ mod tests {
         }
     }
 
-    /// Goal: what a walk costs goes by patterns and by names that fit, not by their product, and
-    /// each lock is held for a few names.
+    /// Goal: the cost of a walk grows with the number of patterns and of names that fit, not with
+    /// their product, and each lock is held for a few names.
     #[test]
     fn a_walk_looks_at_about_as_many_names_as_there_are_patterns_and_names_that_fit() {
         const USERS: usize = 10_000;
@@ -372,7 +375,7 @@ mod tests {
         for (wanted, fitting) in cases {
             let (found, looks) = walk(&topics, &patterns(wanted.iter().map(String::as_str)));
             assert_eq!(found.len(), fitting, "{}", wanted[0]);
-            // Some patterns lead to a node for each user, which are not more than there are names.
+            // Some patterns lead to one node for each user; there are not more nodes than names.
             let nodes = if wanted[0].starts_with("users.*") { USERS } else { 0 };
             let bound = 16 * (wanted.len() + fitting + nodes);
             assert!(looks < bound, "{}: {looks} looks, bound {bound}", wanted[0]);

@@ -1,4 +1,4 @@
-//! The members of one topic: who is subscribed to it under a name.
+//! The members of one topic: the readers that are subscribed to it under a name.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -9,23 +9,23 @@ use serde_json::value::RawValue;
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 
-/// The longest id of a member, and the most that is known of one, in bytes.
+/// The longest id of a member, and the most information about one, in bytes.
 const MAX_ID_BYTES: usize = 255;
 const MAX_INFO_BYTES: usize = 1 << 10;
 
-/// Members that are copied while their lock is held: some microseconds.
+/// The members that are copied while their lock is held: some microseconds.
 pub(crate) const MEMBERS_PER_LOCK: usize = 16;
 
-/// A reader, as other readers know it.
+/// A member of a topic, as other readers see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Member {
-    /// The id, which tells the member from the others.
+    /// The id, which no other member of the topic has.
     pub id: String,
-    /// The information for the others.
+    /// The information about the member, by name.
     pub info: BTreeMap<String, MemberInfo>,
 }
 
-/// One piece of information for the others: a text, or any other JSON.
+/// One piece of information about a member: a text, or any other JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberInfo {
     /// The text, or the JSON as text.
@@ -34,7 +34,7 @@ pub struct MemberInfo {
 }
 
 impl MemberInfo {
-    /// Returns the text, or the JSON as text, for protocols that have texts alone.
+    /// Returns the text, or the JSON as a text, for protocols that have only texts.
     pub fn into_text(self) -> String {
         self.text
     }
@@ -91,25 +91,25 @@ impl Member {
     }
 }
 
-/// A member that is there.
+/// A member that is present.
 #[derive(Debug, Clone, Serialize)]
 pub struct Present {
     /// The member.
     #[serde(flatten)]
     pub member: Member,
-    /// Since when, in milliseconds since 1970.
+    /// The time from which the member is present, in milliseconds since 1970.
     pub since_ms: u64,
-    /// The number of its subscriptions.
+    /// The number of the member's subscriptions to the topic.
     pub subscriptions: u32,
 }
 
-/// The members of one topic, by their ids. Made for the first of them.
+/// The members of one topic, by their ids. The map is made for the first member.
 #[derive(Debug, Default)]
 pub(crate) struct TopicMembers(OnceLock<Box<Mutex<BTreeMap<String, Present>>>>);
 
 impl TopicMembers {
-    /// Returns up to `limit` members in the order of their ids, after `after`. Members who come or
-    /// go wait for the lock, so it is held for some microseconds at most.
+    /// Returns up to `limit` members after the id `after`, in the order of ids, and
+    /// [`MEMBERS_PER_LOCK`] at the most: members who join or leave wait for the lock.
     pub(crate) fn some_after(&self, after: &str, limit: usize) -> Vec<Present> {
         let Some(members) = self.0.get() else { return Vec::new() };
         let members = members.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +118,8 @@ impl TopicMembers {
         some.map(|(_, present)| present.clone()).collect()
     }
 
-    /// Adds one; `tell` is called, before anybody else can join or leave, if it was not there.
+    /// Adds a subscription of a member. If the member was not present, `tell` is called before
+    /// anybody else can join or leave.
     pub(crate) fn join(
         &self,
         member: &Member,
@@ -142,7 +143,8 @@ impl TopicMembers {
         Ok(())
     }
 
-    /// Takes one out; `tell` is called, before anybody else can, if it is not there any more.
+    /// Takes out a subscription of a member. If it was the last one, `tell` is called before
+    /// anybody else can join or leave.
     pub(crate) fn leave(&self, id: &str, tell: impl FnOnce()) {
         let Some(members) = self.0.get() else { return };
         let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,9 +1,11 @@
 //! Topics: each one with its state, and all of them by their names.
 //!
-//! `entry.rs` is one topic, as all parts of the broker share it. Its parts are leaves of their own:
+//! `entry.rs` is one topic, as all parts of the broker share it. Its parts are files of their own:
 //! `state.rs`, `upkeep.rs` (the notes of maintenance), `signal.rs`, `members.rs`, `ephemeral.rs`.
-//! `topics.rs` holds all topics by name; `chunks.rs` holds them by their ids, and knows no topic.
-//! Nothing here imports a reader, the committer or the broker.
+//! `topics.rs` holds all topics by name, `list.rs` and `matching.rs` search them, `counts.rs`
+//! bounds their number, and `defaults.rs` has their settings by patterns. `chunks.rs` holds topics
+//! by their ids, and does not know what a topic is. Nothing here imports the committer or the
+//! broker.
 
 pub(super) mod chunks;
 mod counts;

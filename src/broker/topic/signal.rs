@@ -1,4 +1,5 @@
-//! The signal of one topic: tells its followers that there is something new, at a bounded pace.
+//! The signal of one topic: it tells the topic's followers that there is something new, at a
+//! bounded pace.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
@@ -6,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// The time between two signals, for each follower of a topic. All followers together have no more
-/// time than the configuration says. Source: the time that two cores take for a write to each, with
-/// some to spare for the clients (`leftoff bench fanout`).
+/// The least time between two signals, for each follower of a topic. The sum for all followers is
+/// bounded by the configuration. Source: the time that two cores take to write to each follower,
+/// with some to spare for the clients (`leftoff bench fanout`).
 const PACE_PER_FOLLOWER: Duration = Duration::from_micros(24);
 
-/// Tells those who follow a topic that there is something new.
+/// The signal of one topic to its followers: there is something new.
 #[derive(Debug)]
 pub(crate) struct Signal {
     sender: watch::Sender<()>,
     /// The time from which the signal may be given again.
     next: Mutex<Instant>,
-    /// Whether it is to be given then. The waker's own.
+    /// Whether the signal is going to be given at that time. Only the waker uses this.
     pub(crate) is_later: AtomicBool,
 }
 
@@ -29,7 +30,7 @@ impl Default for Signal {
 }
 
 impl Signal {
-    /// Follows it from now on.
+    /// Returns a receiver that is told of each signal from now on.
     pub(crate) fn follow(&self) -> watch::Receiver<()> {
         self.sender.subscribe()
     }
@@ -39,12 +40,12 @@ impl Signal {
         self.sender.receiver_count()
     }
 
-    /// Gives it now, whoever waits.
+    /// Gives the signal now.
     pub(crate) fn give(&self) {
         self.sender.send_replace(());
     }
 
-    /// Gives it when it is time; returns when that is, if it is not now.
+    /// Gives the signal if its time has come. Otherwise returns that time.
     pub(crate) fn give_in_time(&self, now: Instant, max_pace: Duration) -> Option<Instant> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         if *next > now {

@@ -1,33 +1,34 @@
-//! The state of a topic: all of it at one moment, and the form in which it takes little memory.
+//! The state of a topic: all of it at one moment, and a packed form that takes little memory.
 
 use crate::log::Extent;
 use crate::topic::TopicId;
 use crate::topic_config::TopicConfig;
 
-/// The state of a topic, all of it at one moment.
+/// The state of a topic at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct TopicState {
-    /// The id in the log; `None` until the first event is durable.
+    /// The id in the log; `None` until the log has a record of the topic.
     pub(crate) id: Option<TopicId>,
-    /// The extent that is readable. Everything below its tail is durable.
+    /// The readable extent. All events below its tail are durable.
     pub(crate) extent: Extent,
     /// The topic's own settings.
     pub(crate) config: TopicConfig,
-    /// Whether it was deleted; its places are kept, for when it is created again.
+    /// Whether the topic was deleted. Its sequences are kept, for when it is created again.
     pub(crate) is_deleted: bool,
-    /// The number of times that the topic was deleted since the start. Readers end with a deletion,
-    /// also where the topic is created again before they see it.
+    /// The number of times that the topic was deleted since the start. With it readers see a
+    /// deletion also if the topic is created again before they look.
     pub(crate) deletions: u32,
 }
 
 impl TopicState {
-    /// Returns whether it exists.
+    /// Whether the topic exists.
     pub(crate) fn exists(&self) -> bool {
         self.id.is_some() && !self.is_deleted
     }
 }
 
-/// A topic's state as it is kept: settings of its own, which few topics have, apart.
+/// A topic's state as it is kept in memory. The topic's own settings, which few topics have, are
+/// allocated apart.
 #[derive(Debug)]
 pub(super) struct PackedState {
     id: Option<TopicId>,

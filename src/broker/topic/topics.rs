@@ -1,4 +1,4 @@
-//! The registry: every topic by its name, and what is known of it.
+//! The registry: all topics by their names.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Deref};
@@ -15,19 +15,19 @@ use crate::error::{Error, Result};
 use crate::log::StoredTopic;
 use crate::topic::{TopicName, TopicPattern};
 
-/// Names that are looked at while their lock is held: some microseconds.
+/// The names that are looked at while their lock is held: some microseconds.
 const NAMES_PER_LOCK: usize = 64;
 
-/// Topics by their names.
+/// The map of all topics by their names.
 pub(crate) type Names = BTreeMap<TopicName, Arc<Topic>>;
 
-/// All topics.
+/// The registry of all topics.
 ///
 /// # Why
 ///
-/// Each publish looks its topic up, and one to a new topic adds it: so nobody holds the lock of the
-/// names for more than a few of them. Whoever goes through all of them does so in steps, each from
-/// the name where the one before it ended.
+/// Each publish looks its topic up, and a publish to a new topic adds it. So nobody holds the lock
+/// of the names for more than a few names. A search through all names goes in steps, each from the
+/// name at which the one before it ended.
 #[derive(Debug)]
 pub(crate) struct Topics {
     roll: Arc<Roll>,
@@ -36,7 +36,7 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    /// Returns the topics that the log holds.
+    /// Returns a registry of the topics that the log holds.
     pub(crate) fn new(
         stored: &[StoredTopic],
         limits: &LimitsConfig,
@@ -56,12 +56,13 @@ impl Topics {
         Arc::new(Self { roll, defaults, by_name })
     }
 
-    /// Returns the topics that have an id, by their ids.
+    /// Returns the topics that have an id, in chunks by their ids.
     pub(crate) fn chunks(&self) -> &TopicChunks<Topic> {
         &self.roll.chunks
     }
 
-    /// Calls `look` with the names. Publishing waits for it, so it takes some microseconds at most.
+    /// Calls `look` with the names. Publishes wait for it, so it must take some microseconds at the
+    /// most.
     pub(crate) fn with_names<T>(&self, look: impl FnOnce(&Names) -> T) -> T {
         look(&self.by_name.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -70,31 +71,33 @@ impl Topics {
         self.by_name.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the topic with this name, which need not exist in the log, for a publisher.
+    /// Returns the topic with this name for a publisher. The topic need not exist in the log.
     ///
     /// # Errors
     ///
-    /// [`Error::OverLimit`] when it is new, and there are as many topics as there may be.
+    /// [`Error::OverLimit`] if the topic is new, and no more topics may be created.
+    /// [`Error::Invalid`] if it is new, and no new topic may have its name.
     pub(crate) fn open(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
         self.open_if(name, || name.check_new().and_then(|()| self.roll.counts.check_existing(0)))
     }
 
-    /// As [`Self::open`], for a reader, who need not have it come to exist.
+    /// As [`Self::open`], for a reader. A reader does not create the topic.
     ///
     /// # Errors
     ///
-    /// [`Error::OverLimit`] when it is new, and readers follow as many topics that do not exist yet
-    /// as they may.
+    /// [`Error::OverLimit`] if the topic is new, and readers follow the most topics that do not
+    /// exist yet. [`Error::Invalid`] as for [`Self::open`].
     pub(crate) fn follow(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
         self.open_if(name, || name.check_new().and_then(|()| self.roll.counts.check_unborn()))
     }
 
-    /// Checks that a pattern can match a topic: one with characters of which no new name is made
-    /// matches those alone that have such names from before.
+    /// Checks that a pattern can match a topic. A pattern with characters that new names may not
+    /// have can only match topics from before that rule.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where there is no topic that begins like it.
+    /// [`Error::Invalid`] if the pattern has such characters, and no topic begins with its literal
+    /// prefix.
     pub(crate) fn check_pattern(&self, pattern: &TopicPattern) -> Result<()> {
         let prefix = pattern.literal_prefix();
         let refused = |error| {
@@ -108,16 +111,17 @@ impl Topics {
         pattern.check_new().or_else(refused)
     }
 
-    /// As [`Self::open`], for what is not stored: it holds the topic for a moment alone.
+    /// As [`Self::open`], for ephemeral events: these hold the topic only for a moment, so no limit
+    /// is checked.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] when it is new, and its name cannot be one of a new topic.
+    /// [`Error::Invalid`] if the topic is new, and no new topic may have its name.
     pub(crate) fn open_briefly(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
         self.open_if(name, || name.check_new())
     }
 
-    /// Returns the topic with this name, which is taken in if `check` allows it.
+    /// Returns the topic with this name. A new topic is added if `check` allows it.
     fn open_if(
         self: &Arc<Self>,
         name: &TopicName,
@@ -134,10 +138,10 @@ impl Topics {
             self.roll.counts.add(&state);
         }
         let topic = by_name.entry(name.clone()).or_insert(new);
-        Ok(TopicRef::new(topic, self)) // While the lock is held: nobody removes it in between.
+        Ok(TopicRef::new(topic, self)) // Under the lock: nobody removes it in between.
     }
 
-    /// Returns the topic with this name, if anybody knows of it.
+    /// Returns the topic with this name, if the registry has it. It need not exist in the log.
     pub(crate) fn known(self: &Arc<Self>, name: &TopicName) -> Option<TopicRef> {
         self.with_names(|names| names.get(name).map(|topic| TopicRef::new(topic, self)))
     }
@@ -149,8 +153,8 @@ impl Topics {
         topic.ok_or_else(|| Error::UnknownTopic(name.clone()))
     }
 
-    /// Returns the topics for which `wanted` holds, in the order of their names. Topics that come
-    /// to be meanwhile may be left out.
+    /// Returns the topics for which `wanted` is true, in the order of their names. Topics that are
+    /// added meanwhile may be left out.
     pub(crate) fn filtered(&self, wanted: impl Fn(&Topic) -> bool) -> Vec<Arc<Topic>> {
         let (mut found, mut last): (_, Option<TopicName>) = (Vec::new(), None);
         loop {
@@ -163,7 +167,8 @@ impl Topics {
     }
 
     /// Looks at a few topics after the name `after`, in the order of their names, and adds those
-    /// for which `wanted` holds, up to `limit`. Returns the name after which there may be more.
+    /// for which `wanted` is true to `found`, up to `limit`. Returns the name after which there may
+    /// be more.
     pub(crate) fn some_after(
         &self,
         after: Option<&str>,
@@ -187,7 +192,7 @@ impl Topics {
         })
     }
 
-    /// Signals everybody who follows any.
+    /// Gives the signals of all topics that are followed.
     pub(crate) fn signal_all(&self) {
         let followed = self.filtered(|topic| topic.signal.get().is_some());
         followed.iter().filter_map(|topic| topic.signal.get()).for_each(|s| s.give());
@@ -195,7 +200,7 @@ impl Topics {
 
     fn forget_if_unused(&self, topic: &Arc<Topic>) {
         let mut by_name = self.names_mut();
-        // By the time the lock is held, the name may be that of a newer topic, which is in use.
+        // Meanwhile the name may belong to a newer topic, which is in use.
         let is_current = by_name.get(&topic.name).is_some_and(|known| Arc::ptr_eq(known, topic));
         if is_current && topic.refs.load(Ordering::Acquire) == 0 && topic.state().id.is_none() {
             by_name.remove(&topic.name);
@@ -204,8 +209,8 @@ impl Topics {
     }
 }
 
-/// A topic in use. A topic that never came to exist is forgotten with its last reference, so names
-/// that are asked for and not published to take no memory.
+/// A topic in use. A topic that was never created is forgotten with its last reference, so names
+/// that are only asked for take no memory.
 #[derive(Debug)]
 pub(crate) struct TopicRef {
     topic: Arc<Topic>,
@@ -294,7 +299,8 @@ mod tests {
         assert!(matches!(topics.existing(&name("a")), Err(Error::UnknownTopic(_))));
     }
 
-    /// Goal: a hundred thousand idle topics take less than 1 KiB each, the log's share included.
+    /// Goal: an idle topic takes no more than 512 bytes, so that a hundred thousand of them take
+    /// less than 1 KiB each with the log's share.
     #[test]
     fn an_idle_topic_is_small() {
         let size_bytes = size_of::<Topic>() + size_of::<Tail>();

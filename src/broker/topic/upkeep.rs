@@ -1,5 +1,5 @@
-//! The upkeep of a topic: what maintenance knows of it from one round to the next
-//! (`maintenance/mod.rs` has a table).
+//! The upkeep of a topic: the notes that maintenance keeps from one round to the next.
+//! `maintenance/mod.rs` has a table of who sets and clears them.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -7,19 +7,18 @@ use crate::cursor::Sequence;
 use crate::event::Timestamp;
 use crate::log::{Block, Extent};
 
-/// The number of small blocks that a topic gets before they are rolled up, and the number of blocks
-/// that have to fit into one to make it worth it. A block is small if as many of its size fit into
-/// one.
+/// The number of small blocks that a topic gets before they are rolled up, and the least number of
+/// blocks that are merged into one. A block is small if that many of its size fit into one block.
 pub(crate) const ROLL_UP_BLOCKS: u32 = 64;
 
 pub(crate) const MIN_MERGED_BLOCKS: usize = 8;
 
-/// An alarm: the time at which something is to be looked at next.
+/// An alarm: says when a topic is to be looked at next.
 #[derive(Debug)]
 pub(crate) struct Alarm {
-    /// Whether that is at once.
+    /// Whether the topic is to be looked at in the next round.
     rings: AtomicBool,
-    /// The time of the next look in any case, in milliseconds since 1970.
+    /// The time from which the topic is to be looked at in any case, in milliseconds since 1970.
     due_ms: AtomicU64,
 }
 
@@ -32,51 +31,51 @@ impl Alarm {
         self.rings.store(true, Ordering::Release);
     }
 
-    /// Sets it to this time, unless it is due before.
+    /// Sets the alarm to this time, unless it is due earlier.
     pub(crate) fn set(&self, time: Timestamp) {
         self.due_ms.fetch_min(time.as_ms(), Ordering::Relaxed);
     }
 
-    /// Returns whether the time has come.
+    /// Whether the alarm rings, or its time has come.
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         self.rings.load(Ordering::Acquire) || self.due_ms.load(Ordering::Relaxed) <= now.as_ms()
     }
 
-    /// Turns it off.
+    /// Turns the alarm off.
     pub(crate) fn reset(&self) {
         self.rings.store(false, Ordering::Release);
         self.due_ms.store(u64::MAX, Ordering::Relaxed);
     }
 }
 
-/// The upkeep of a topic: what maintenance knows of it.
+/// The upkeep of a topic: the notes that maintenance keeps.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
-    /// For what its limits do not keep.
+    /// The alarm for events that the topic's limits do not keep.
     pub(crate) retention: Alarm,
-    /// For what is worth rewriting.
+    /// The alarm for blocks that are worth rewriting.
     pub(crate) rewriting: Alarm,
-    /// Small blocks that were appended since the last roll-up.
+    /// The number of small blocks that were appended since the last roll-up.
     small_blocks: AtomicU32,
-    /// The time of the next sweep for events that go because of their age, in milliseconds since
-    /// 1970.
+    /// The earliest time of the next sweep for events that go because of their age, in milliseconds
+    /// since 1970.
     sweep_ms: AtomicU64,
-    /// The time at which the first event expires that was appended since the last sweep, in
-    /// milliseconds since 1970.
+    /// The first expiry among the events that were appended since the last sweep, in milliseconds
+    /// since 1970.
     expires_ms: AtomicU64,
-    /// Compaction has looked at no event from here on.
+    /// The first sequence at which compaction has looked at no event.
     looked_at: AtomicU64,
 }
 
 impl Upkeep {
-    /// Returns the upkeep of a topic that holds `extent` when the broker is opened. The topic is
-    /// looked at in the first round.
+    /// Returns the upkeep of a topic whose extent is `extent` when the broker is opened. The topic
+    /// is looked at in the first round.
     pub(crate) fn of(extent: &Extent) -> Self {
-        // Each of the events that were not looked at yet may be a small block.
+        // Each event that no pass has looked at may be a small block.
         let unseen =
             extent.tail.get() - extent.rewritten.max(extent.earliest).get().min(extent.tail.get());
         let small_blocks = unseen.min(u64::from(ROLL_UP_BLOCKS)) as u32;
-        // When those expire that were not looked at yet is not known.
+        // The expiry of events that compaction has not looked at is not known.
         let is_unknown = extent.may_expire && extent.compacted.seen < extent.tail;
         Self {
             retention: Alarm::ringing(),
@@ -84,38 +83,40 @@ impl Upkeep {
             small_blocks: AtomicU32::new(small_blocks),
             sweep_ms: AtomicU64::new(0),
             expires_ms: AtomicU64::new(if is_unknown { 0 } else { u64::MAX }),
-            // Before the start it may have looked at all there was.
+            // Before the start, compaction may have looked at all events.
             looked_at: AtomicU64::new(extent.tail.get()),
         }
     }
 
-    /// Notes when an event expires that can be read by now: it is looked at then.
+    /// Notes the time at which an event expires, and sets the alarm to it. The event must be
+    /// readable by now.
     pub(crate) fn expires(&self, time: Timestamp) {
         self.expires_ms.fetch_min(time.as_ms(), Ordering::Relaxed);
         self.rewriting.set(time);
     }
 
-    /// Returns the time at which the first event expires that was appended since the last sweep.
+    /// Returns the first expiry among the events that were appended since the last sweep.
     pub(crate) fn expiry(&self) -> Timestamp {
         Timestamp::from_ms(self.expires_ms.load(Ordering::Relaxed))
     }
 
-    /// Takes what [`Self::expiry`] tells, for all that can be read by now is looked at.
+    /// Takes [`Self::expiry`] out. The caller then looks at all events that can be read by now.
     pub(crate) fn take_expiry(&self) -> Timestamp {
         Timestamp::from_ms(self.expires_ms.swap(u64::MAX, Ordering::AcqRel))
     }
 
-    /// Compaction has looked at no event from here on: none was dropped because of one of these.
+    /// Returns the first sequence at which compaction has looked at no event. No event was dropped
+    /// because of the events from there on.
     pub(crate) fn looked_at(&self) -> Sequence {
         Sequence::new(self.looked_at.load(Ordering::SeqCst))
     }
 
-    /// Notes that compaction is about to drop what events below `below` supersede.
+    /// Notes that compaction is about to drop events that events below `below` supersede.
     pub(crate) fn raise_looked_at(&self, below: Sequence) {
         self.looked_at.fetch_max(below.get(), Ordering::SeqCst);
     }
 
-    /// Notes a block that was appended.
+    /// Notes a block that was appended, and rings the alarm for rewriting.
     pub(crate) fn appended(&self, block: &Block, max_block_bytes: usize) {
         if block.bytes().len() <= max_block_bytes / MIN_MERGED_BLOCKS {
             self.small_blocks.fetch_add(1, Ordering::Relaxed);
@@ -123,29 +124,29 @@ impl Upkeep {
         self.rewriting.ring();
     }
 
-    /// Notes that what its limits do not keep is trimmed; the rest is due then, at the latest.
+    /// Notes that the topic was trimmed to its limits, and that the next look is needed at `due`.
     pub(crate) fn retained(&self, due: Timestamp) {
         self.retention.set(due);
     }
 
-    /// Notes that there is something in front of it that was not looked at: how long it is to be
-    /// kept, or whether it is to be removed.
+    /// Notes that the front of the topic must be looked at: a block may have to be removed, or the
+    /// time is unknown at which the first event gets too old.
     pub(crate) fn has_front(&self) {
         self.retention.ring();
     }
 
-    /// Asks for a look in the next round.
+    /// Has the topic looked at in the next round, for both alarms.
     pub(crate) fn touch(&self) {
         self.retention.ring();
         self.rewriting.ring();
     }
 
-    /// Returns whether there are enough small blocks to roll them up.
+    /// Whether there are enough small blocks to roll them up.
     pub(crate) fn has_small_blocks(&self) -> bool {
         self.small_blocks.load(Ordering::Relaxed) >= ROLL_UP_BLOCKS
     }
 
-    /// Notes that a pass begins, which rolls up the small blocks.
+    /// Notes that a pass begins: it rolls up the small blocks.
     pub(crate) fn begin_pass(&self) {
         self.small_blocks.store(0, Ordering::Relaxed);
     }
@@ -155,7 +156,7 @@ impl Upkeep {
         Timestamp::from_ms(self.sweep_ms.load(Ordering::Relaxed))
     }
 
-    /// Sets when it may be gone through next.
+    /// Sets the earliest time of the next sweep.
     pub(crate) fn set_sweep(&self, time: Timestamp) {
         self.sweep_ms.store(time.as_ms(), Ordering::Relaxed);
     }

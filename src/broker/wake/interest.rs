@@ -1,4 +1,5 @@
-//! The feeds that follow topics by pattern, looked up for each topic with something new.
+//! The feeds by the patterns that they follow. For each topic with something new, the waker looks
+//! up the feeds here.
 //!
 //! ```text
 //! orders ─┬─ * ──────── feed 1            orders.*
@@ -8,8 +9,8 @@
 //!
 //! # Why
 //!
-//! A tree by tokens, so that a topic finds its followers in as many steps as its name has tokens,
-//! however many others follow something else.
+//! The patterns are a tree by tokens. So the feeds of a topic are found in about as many steps as
+//! its name has tokens, however many feeds follow other topics.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicBool;
@@ -21,40 +22,40 @@ use crate::broker::announced::Announced;
 use crate::broker::topic::entry::Topic;
 use crate::topic::{TopicName, TopicPattern};
 
-/// Topics that are marked for a feed one by one; with more it asks the journal.
+/// The most topics that are marked for a feed one by one. With more, the feed asks the journal.
 const MAX_MARKED: usize = 256;
 
-/// Marked topics among which another one is looked for one by one.
+/// The number of marked topics up to which a topic is searched among them one by one.
 const MAX_SEARCHED: usize = 8;
 
-/// Tokens of patterns that are added or taken out while the tree is locked: some microseconds.
+/// The tokens of patterns that are added or removed while the tree is locked: some microseconds.
 const TOKENS_PER_LOCK: usize = 48;
 
-/// Feeds that are looked up while the tree is locked: some microseconds. A feed that comes or goes
-/// waits for the lock, and publishers wait behind it.
+/// The feeds that are looked up while the tree is locked: some microseconds. A feed that comes or
+/// goes waits for the lock, and publishers wait behind it.
 const FEEDS_PER_LOCK: usize = 64;
 
-/// The marks that the waker leaves for a feed.
+/// The signal of one feed, with the marks that the waker leaves for it.
 #[derive(Debug, Default)]
 pub(crate) struct FeedSignal {
     pub(crate) notify: Notify,
-    /// Whether it is going to be told. The waker's own.
+    /// Whether the waker is going to signal the feed. Only the waker uses this.
     pub(crate) is_planned: AtomicBool,
     marked: Mutex<MarkedTopics>,
 }
 
-/// Topics with something new since a feed looked last.
+/// The topics with something new since a feed last looked.
 #[derive(Debug, Default)]
 pub(crate) struct MarkedTopics {
     pub(crate) topics: Vec<Arc<Topic>>,
     /// The addresses of these topics, once there are so many that a search takes too long.
     known: HashSet<usize>,
-    /// Whether there were more.
+    /// Whether there were more topics than can be marked. The list is empty then.
     pub(crate) is_over: bool,
 }
 
 impl MarkedTopics {
-    /// Returns whether `topic` is among them; notes that it is going to be.
+    /// Whether `topic` is marked already. The caller must add a topic that is not.
     fn is_repeated(&mut self, topic: &Arc<Topic>) -> bool {
         if self.topics.len() < MAX_SEARCHED {
             return self.topics.iter().any(|other| Arc::ptr_eq(other, topic));
@@ -68,7 +69,7 @@ impl MarkedTopics {
 }
 
 impl FeedSignal {
-    /// Notes that there is something new in `topic`.
+    /// Marks `topic` as one with something new.
     pub(crate) fn mark(&self, topic: &Arc<Topic>) {
         let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
         if marked.is_over || marked.is_repeated(topic) {
@@ -100,15 +101,16 @@ struct InterestNode {
     /// found without rehashing all of them when they grow. Boxed, because most nodes have one node
     /// below them, and the map has room for several.
     tokens: BTreeMap<Box<str>, Box<InterestNode>>,
-    /// Below any token.
+    /// The node below any token.
     any: Option<Box<InterestNode>>,
-    /// Feeds of patterns that end here.
+    /// The feeds of patterns that end here.
     here: Feeds,
-    /// Feeds of patterns that end here with `>`.
+    /// The feeds of patterns that end here with `>`.
     rest: Feeds,
 }
 
-/// Feeds of one pattern, in the order of their addresses, so that one is found among many.
+/// The feeds of one pattern, in the order of their addresses, so that a feed is found fast among
+/// many.
 #[derive(Debug, Default)]
 struct Feeds(Vec<Arc<FeedSignal>>);
 
@@ -118,8 +120,7 @@ fn address_of(feed: &Arc<FeedSignal>) -> usize {
 }
 
 impl Feeds {
-    /// Adds to `some` those that come after this address, each once: as many as are looked up at a
-    /// time.
+    /// Adds to `some` the feeds after this address, each once, up to [`FEEDS_PER_LOCK`].
     fn add_after(&self, mut address: usize, some: &mut Vec<Arc<FeedSignal>>) {
         let mut rest = &self.0[..];
         for _ in 0..FEEDS_PER_LOCK {
@@ -138,7 +139,7 @@ impl Feeds {
         self.0.insert(self.index_of(feed), feed.clone());
     }
 
-    /// Takes `feed` out, once if it is in it several times.
+    /// Takes `feed` out. If it is there several times, takes it out once.
     fn remove(&mut self, feed: &Arc<FeedSignal>) {
         let index = self.index_of(feed);
         if self.0.get(index).is_some_and(|found| Arc::ptr_eq(found, feed)) {
@@ -183,8 +184,8 @@ impl InterestNode {
         }
     }
 
-    /// Calls `found` with the feeds of each pattern that fits a name which goes on with `name`;
-    /// `None`: the name ends here.
+    /// Calls `found` with the feeds of each pattern below this node that fits `name`, the rest of a
+    /// topic's name; `None` if the name ends here.
     fn each(&self, name: Option<&str>, found: &mut impl FnMut(&Feeds)) {
         let Some(name) = name else { return found(&self.here) };
         found(&self.rest);
@@ -213,46 +214,46 @@ impl Interests {
         Self { root: RwLock::default(), announced }
     }
 
-    /// Returns whether there is any feed.
+    /// Whether any feed is counted.
     pub(crate) fn is_any(&self) -> bool {
         self.announced.has_feeds()
     }
 
-    /// Counts a feed. The feed's patterns are added afterwards, in this order.
+    /// Counts a feed. Call this before the feed's patterns are added.
     pub(crate) fn join(&self) {
         self.announced.join();
     }
 
-    /// Counts a feed no more, none of whose patterns is left.
+    /// Counts a feed no more. Call this after the feed's patterns are removed.
     pub(crate) fn leave(&self) {
         self.announced.leave();
     }
 
-    /// Returns the first of `patterns`, as many as are added while the tree is locked: one at
-    /// least.
+    /// Returns the first of `patterns`: as many as are added while the tree is locked, at least
+    /// one.
     pub(crate) fn some_first(patterns: &[TopicPattern]) -> &[TopicPattern] {
         &patterns[..some(patterns.iter())]
     }
 
-    /// Returns the last of `patterns`, as many as are taken out while the tree is locked: one at
-    /// least.
+    /// Returns the last of `patterns`: as many as are removed while the tree is locked, at least
+    /// one.
     pub(crate) fn some_last(patterns: &[TopicPattern]) -> &[TopicPattern] {
         &patterns[patterns.len() - some(patterns.iter().rev())..]
     }
 
-    /// Adds a few patterns of a feed, which is counted.
+    /// Adds a few patterns of a feed that is counted.
     pub(crate) fn add(&self, some: &[TopicPattern], feed: &Arc<FeedSignal>) {
         let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
         some.iter().for_each(|pattern| root.insert(pattern.tokens(), feed));
     }
 
-    /// Takes out a few patterns of a feed.
+    /// Removes a few patterns of a feed.
     pub(crate) fn remove(&self, some: &[TopicPattern], feed: &Arc<FeedSignal>) {
         let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
         some.iter().for_each(|pattern| root.remove(pattern.tokens(), feed));
     }
 
-    /// Calls `found` for each feed that follows `name`, once, however many of its patterns fit.
+    /// Calls `found` once for each feed that follows `name`, however many of its patterns fit.
     /// Feeds that come meanwhile may be left out.
     pub(crate) fn each(&self, name: &TopicName, mut found: impl FnMut(&Arc<FeedSignal>)) {
         let mut last = 0;
@@ -266,8 +267,8 @@ impl Interests {
         }
     }
 
-    /// Returns the first of those feeds that follow `name` and come after an address, in order: as
-    /// many as are looked up at a time.
+    /// Returns the first feeds after `address` that follow `name`, in order of addresses, up to
+    /// [`FEEDS_PER_LOCK`].
     fn some_after(&self, name: &TopicName, address: usize) -> Vec<Arc<FeedSignal>> {
         let (mut some, mut lists) = (Vec::new(), 0);
         let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
@@ -294,20 +295,19 @@ impl Interests {
         count
     }
 
-    /// Wakes every feed.
+    /// Signals every feed.
     pub(crate) fn signal_all(&self) {
         let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
         root.each_of_all(&mut |feed| feed.notify.notify_one());
     }
 }
 
-/// Returns the number of tokens of all these patterns, which is the number of steps to add them.
+/// Returns the number of tokens of all these patterns: the number of steps that adding them takes.
 pub(crate) fn tokens_of(patterns: &[TopicPattern]) -> usize {
     patterns.iter().map(|pattern| pattern.tokens().count()).sum()
 }
 
-/// Returns the number of these patterns that are added or removed while the tree is locked: one at
-/// the least.
+/// Returns how many of these patterns are added or removed while the tree is locked: at least one.
 fn some<'a>(patterns: impl Iterator<Item = &'a TopicPattern>) -> usize {
     let mut tokens = 0;
     let has_room = |pattern: &&TopicPattern| {
@@ -348,7 +348,8 @@ mod tests {
     }
 
     proptest! {
-        /// Goal: the tree finds what the patterns say, and nothing is left of who is gone.
+        /// Goal: the tree finds exactly the feeds whose patterns match a name, and keeps nothing of
+        /// a feed that is gone.
         #[test]
         fn a_topic_finds_those_whose_patterns_match_it(
             feeds in proptest::collection::vec(proptest::collection::vec(pattern(), 1..4), 0..6),
@@ -397,8 +398,8 @@ mod tests {
         assert_eq!(Interests::some_last(&mixed), &mixed[20..]);
     }
 
-    /// Goal: however many follow a topic, nobody who comes or goes waits while all are told, and
-    /// each of them is told once.
+    /// Goal: however many feeds follow a topic, a feed that comes or goes does not wait until all
+    /// are told, and each feed is told once.
     #[test]
     fn the_tree_is_free_while_any_number_of_followers_is_told() {
         let interests = Interests::new(Arc::new(Announced::new(0)));
@@ -412,7 +413,7 @@ mod tests {
         }
         let mut told = HashSet::new();
         interests.each(&"a.b".parse().unwrap(), |signal| {
-            assert!(interests.root.try_write().is_ok(), "who comes now would wait");
+            assert!(interests.root.try_write().is_ok(), "a feed that comes now would wait");
             assert!(told.insert(address_of(signal)), "told twice");
         });
         assert_eq!(told.len(), followers);

@@ -1,8 +1,10 @@
-//! The journal: which topics got something new, in order, for feeds that cannot be marked each.
+//! The journal: the topics that got something new, in order, for feeds with more new topics than
+//! can be marked for them.
 //!
-//! A feed that does not come to look for a while, and follows many topics, is marked a few hundred
-//! of them. When there are more, the feed reads here which topics had something new since its last
-//! look. The cost depends on what is new, and not on the number of topics that the feed follows.
+//! Up to a few hundred topics with something new are marked for a feed. A feed that follows many
+//! topics and does not look for a while may have more. It then reads here which topics had
+//! something new since its last look. The cost depends on how much is new, not on the number of
+//! topics that the feed follows.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,26 +12,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::broker::topic::entry::Topic;
 use crate::cursor::Position;
 
-/// Entries that are kept, 1 MiB. A feed that was away for longer looks at all topics it follows.
+/// The entries that are kept, 1 MiB. A feed that needs older ones looks at all topics that it
+/// follows.
 const MAX_ENTRIES: usize = 65_536;
 
-/// Entries that are written or read while the journal is locked: some microseconds.
+/// The entries that are written or read while the journal is locked: some microseconds.
 const ENTRIES_PER_LOCK: usize = 64;
 
-/// Entries that are read at a time.
+/// The entries that are read at a time.
 const ENTRIES_PER_READ: usize = 4 * ENTRIES_PER_LOCK;
 
-/// Topics that got something new, oldest first.
+/// The topics that got something new, the oldest entry first.
 #[derive(Debug, Default)]
 pub(crate) struct Journal(Mutex<JournalEntries>);
 
 #[derive(Debug, Default)]
 struct JournalEntries {
-    /// Each topic with a position up to which all that is new is noted with it or before it.
+    /// Each topic with a position. All topics with something new up to that position are noted by
+    /// this entry or earlier ones.
     entries: VecDeque<(Position, Arc<Topic>)>,
-    /// The number of the first of them, of all since the start.
+    /// The number of the first entry, counted since the start.
     first: u64,
-    /// The position of the last one that is not kept any more.
+    /// The position of the last entry that is not kept any more.
     dropped: Position,
 }
 
@@ -45,7 +49,8 @@ impl Journal {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes topics that have something new up to `position`, which is never less than before.
+    /// Notes topics that have something new up to `position`. Positions never go down from call to
+    /// call.
     pub(crate) fn add(&self, position: Position, topics: &[Arc<Topic>]) {
         for some in topics.chunks(ENTRIES_PER_LOCK) {
             let mut entries = self.entries();
@@ -59,7 +64,7 @@ impl Journal {
         }
     }
 
-    /// Begins to read what was noted after `position`; `None` if some of it is not kept any more.
+    /// Begins to read the entries after `position`; `None` if some of them are not kept any more.
     pub(crate) fn after(&self, position: Position) -> Option<JournalReading> {
         let entries = self.entries();
         if entries.dropped > position {
@@ -70,7 +75,7 @@ impl Journal {
         Some(JournalReading { next: entries.first + index, end })
     }
 
-    /// Returns the next topics, none at the end; `None` if they are not kept any more.
+    /// Returns the next topics; an empty list at the end; `None` if they are not kept any more.
     pub(crate) fn read(&self, reading: &mut JournalReading) -> Option<Vec<Arc<Topic>>> {
         let mut read = Vec::new();
         while read.len() < ENTRIES_PER_READ && reading.next < reading.end {
@@ -91,7 +96,8 @@ mod tests {
     use crate::broker::topic::defaults::TopicDefaults;
     use crate::broker::topic::topics::{TopicRef, Topics};
 
-    /// Goal: a reading has all that was noted since, in its order, or says that some is gone.
+    /// Goal: a reading returns all topics that were noted since, in order, or says that some are
+    /// gone.
     #[test]
     fn what_was_noted_after_a_position_is_read_or_known_to_be_dropped() {
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
@@ -122,7 +128,7 @@ mod tests {
 
         let mut overtaken = journal.after(Position::new(3)).unwrap();
         journal.add(Position::new(5), &named(&vec![0; MAX_ENTRIES]));
-        assert_eq!(read_after(3), None, "what was noted with 4 is gone");
+        assert_eq!(read_after(3), None, "the entry with position 4 is gone");
         assert!(journal.read(&mut overtaken).is_none());
         assert_eq!(read_after(4).unwrap().len(), MAX_ENTRIES);
         assert_eq!(read_after(5).unwrap(), [""; 0]);

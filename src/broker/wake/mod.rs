@@ -1,7 +1,8 @@
-//! Waking: followers of a topic, and feeds of many, are told that there is something new.
+//! Waking: tells the followers of a topic, and the feeds of many topics, that there is something
+//! new.
 //!
-//! `waker.rs` is the thread that signals them, `interest.rs` the patterns of all feeds, and
-//! `journal.rs` the topics that had something new of late. The signal of one topic is in
+//! `waker.rs` is the thread that signals them, `interest.rs` has the patterns of all feeds, and
+//! `journal.rs` has the topics that lately got something new. The signal of one topic is in
 //! `topic/signal.rs`.
 
 pub(super) mod interest;

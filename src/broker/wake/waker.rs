@@ -1,19 +1,21 @@
-//! Wakes those who follow a topic when there is something new in it.
+//! The waker: a thread that signals the followers of a topic when there is something new in it.
 //!
 //! ```text
 //! committer ──▶ topics with something new ──▶ waker (one thread) ──▶ every follower of a topic
 //!                    each of them once                          └──▶ every feed with it in
 //! ```
 //!
-//! A feed (`read/feed/`) follows many topics. Topics with something new are marked for it at once,
-//! and the feed is signalled when it is time. Up to [`Waker::marked`], every such topic is marked.
+//! A feed (`read/feed/`) follows many topics. The waker marks topics with something new for the
+//! feed at once, and signals the feed when it is time. Every such topic up to the position
+//! [`Waker::marked`] is marked.
 //!
 //! # Why
 //!
-//! To wake a thousand followers takes a third of a millisecond, which no publish has to wait for.
-//! Each of them then needs a write, which takes some 6 µs of a core in the kernel alone, however
-//! little is written. A topic with many followers is therefore not signalled again before they can
-//! have written. The more there are, the more events go out in one write; with a few, nobody waits.
+//! To wake a thousand followers takes a third of a millisecond, and no publish must wait for that.
+//! Each follower then writes to its client, which takes some 6 µs of a core in the kernel alone,
+//! however little is written. A topic with many followers is therefore not signalled again before
+//! all of them can have written. The more followers there are, the more events go out in one write.
+//! With a few followers, nobody waits.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -29,11 +31,12 @@ use crate::broker::topic::entry::Topic;
 use crate::broker::topic::signal::pace;
 use crate::cursor::Position;
 
-/// Topics whose followers are to be told. Each is in it once, so it is bounded by their number.
+/// The topics whose followers are to be told. Each topic is in the list once, so the list is
+/// bounded by the number of topics.
 #[derive(Debug, Default)]
 struct Due {
     new: Vec<Arc<Topic>>,
-    /// The position up to which all topics with something new are in it, or were.
+    /// The position up to which all topics with something new are in the list, or were in it.
     position: Position,
     is_over: bool,
 }
@@ -63,13 +66,14 @@ impl Waker {
         }))
     }
 
-    /// Signals the followers of `topic` that there is something new, which can be read by now.
+    /// Has the followers of `topic` told that there is something new. It must be readable by now.
     pub(crate) fn wake(&self, topic: &Arc<Topic>) {
         self.wake_all([topic], None);
     }
 
-    /// As [`Self::wake`], for all topics with something new up to `position`, if it is given. All
-    /// topics are added in one go, because they must be known where the position is.
+    /// As [`Self::wake`], for several topics. With `position`, `topics` are all topics with
+    /// something new up to it. They are added in one go, because whoever sees the position must
+    /// find all of them.
     pub(crate) fn wake_all<'a>(
         &self,
         topics: impl IntoIterator<Item = &'a Arc<Topic>>,
@@ -79,7 +83,7 @@ impl Waker {
         let is_followed = |topic: &&Arc<Topic>| has_feeds || topic.followers() > 0;
         let mut followed = topics.into_iter().filter(is_followed).peekable();
         if followed.peek().is_none() {
-            return; // Most groups of a broker that nobody follows wake nobody.
+            return; // Nobody follows these topics.
         }
         let mut due = self.due();
         let is_new = |topic: &&Arc<Topic>| !topic.is_due.swap(true, Ordering::SeqCst);
@@ -88,22 +92,23 @@ impl Waker {
         self.0.changed.notify_one();
     }
 
-    /// Returns the position up to which every topic with something new was marked for its feeds.
+    /// Returns the position up to which every topic with something new is marked for its feeds.
     pub(crate) fn marked(&self) -> Position {
         Position::new(self.0.marked.load(Ordering::SeqCst))
     }
 
-    /// Returns the feeds there are.
+    /// Returns all feeds by their patterns.
     pub(crate) fn interests(&self) -> &Interests {
         &self.0.interests
     }
 
-    /// Which topics that feeds follow got something new. Noted before a feed is marked with them.
+    /// Returns the journal of the followed topics that got something new. A topic is noted there
+    /// before it is marked for a feed.
     pub(crate) fn journal(&self) -> &Journal {
         &self.0.journal
     }
 
-    /// Ends the thread that wakes.
+    /// Ends the waker's thread.
     pub(crate) fn stop(&self) {
         self.due().is_over = true;
         self.0.changed.notify_one();
@@ -113,14 +118,14 @@ impl Waker {
         self.0.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes until it is stopped.
+    /// Signals followers until the waker is stopped.
     pub(crate) fn run(&self, max_pace: Duration, failure: &BrokerFailure) {
         let _guard = PanicGuard::new(failure, "waker");
         let mut plan = Plan { later: BinaryHeap::new(), feeds: Vec::new(), next: Instant::now() };
         while let Some((new, position)) = self.next(&plan) {
             let now = Instant::now();
             for topic in &new {
-                // The flag is cleared first: a change from here on marks the topic again.
+                // The flag is cleared first, so that a change from here on adds the topic again.
                 topic.is_due.store(false, Ordering::SeqCst);
                 let mut is_noted = false;
                 self.0.interests.each(&topic.name, |feed| {
@@ -142,7 +147,7 @@ impl Waker {
         }
     }
 
-    /// Waits for something to do; `None` when it is stopped.
+    /// Waits for work, and returns it; `None` if the waker is stopped.
     fn next(&self, plan: &Plan) -> Option<(Vec<Arc<Topic>>, Position)> {
         let mut due = self.due();
         loop {
@@ -165,17 +170,17 @@ impl Waker {
     }
 }
 
-/// The feeds and followers that are to be signalled, and when.
+/// The feeds and followers that are to be signalled, and the times for that.
 struct Plan {
     later: BinaryHeap<Reverse<Later>>,
-    /// Feeds with something new; each is in it once.
+    /// The feeds with something new, each once.
     feeds: Vec<Arc<FeedSignal>>,
     /// The time from which feeds may be signalled again.
     next: Instant,
 }
 
 impl Plan {
-    /// Returns the time of the next signal.
+    /// Returns the time of the next signal, if one is planned.
     fn first(&self) -> Option<Instant> {
         let later = self.later.peek().map(|Reverse(Later { at, .. })| *at);
         let feeds = (!self.feeds.is_empty()).then_some(self.next);
@@ -213,7 +218,7 @@ impl Plan {
     }
 }
 
-/// A topic whose followers are told later.
+/// A topic whose followers are told later, at the time `at`.
 #[derive(Debug)]
 struct Later {
     at: Instant,
@@ -263,7 +268,7 @@ mod tests {
         }
     }
 
-    /// Goal: no change is slept through, however signals and changes fall together.
+    /// Goal: a follower misses no change, however signals and changes fall together.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn whoever_follows_sees_the_last_of_any_number_of_changes() {
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());

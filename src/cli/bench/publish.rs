@@ -126,7 +126,7 @@ impl BenchPublish {
             let sent = Instant::now();
             file.write_all(&bytes)?;
             file.sync_data()?;
-            measured.note(sent, group_events);
+            measured.count(sent, group_events);
         }
         measured.elapsed = started.elapsed();
         Ok(measured)

@@ -9,8 +9,9 @@ use super::read::{batched, binary, structured};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 
-/// Events of a request, each parsed when the iterator reaches it.
-pub(in crate::edge) type Events<'a> = Box<dyn ExactSizeIterator<Item = Result<NewEvent>> + 'a>;
+/// The events of a request, each parsed when the iterator reaches it.
+pub(in crate::edge) type CarriedEvents<'a> =
+    Box<dyn ExactSizeIterator<Item = Result<NewEvent>> + 'a>;
 
 /// Returns the events of a request, at most `max_events`.
 ///
@@ -24,7 +25,7 @@ pub(in crate::edge) fn read<'a>(
     headers: &HeaderMap,
     body: &'a Bytes,
     max_events: usize,
-) -> Result<Events<'a>> {
+) -> Result<CarriedEvents<'a>> {
     let one = |event| Box::new(std::iter::once(Ok(event)));
     Ok(match mode {
         Mode::Binary => Box::new(binary(headers, body.clone())?.into_iter().map(Ok)),

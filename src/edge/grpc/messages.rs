@@ -10,12 +10,12 @@ use crate::broker::{
     Ack, Dropped, Ephemeral, EventRef, Filter, MaintenanceReport, Member, Page, PageRequest,
     Present, Receipt, Run, TopicInfo,
 };
-use crate::cursor::{Cursor, Gap, OnGap, Sequence, StartPoint};
+use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::edge::config::FollowConfig;
 use crate::edge::proto;
 use crate::edge::proto::publish_stream_response::Outcome;
-use crate::edge::selection::Topics;
-use crate::edge::{cloudevents, served, status, wire};
+use crate::edge::selection::TopicSelection;
+use crate::edge::{cloudevents, gaps, served, status, wire};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Event, NewEvent, Timestamp};
 use crate::topic::TopicName;
@@ -68,10 +68,10 @@ pub(in crate::edge) fn new_events(
 }
 
 /// Returns the one topic, or the patterns of many.
-pub(in crate::edge) fn topics(topic: &str, topics: Vec<String>) -> Result<Topics> {
+pub(in crate::edge) fn topics(topic: &str, topics: Vec<String>) -> Result<TopicSelection> {
     match (topic, topics.is_empty()) {
-        (topic, true) => TopicName::new(topic).map(Topics::One),
-        ("", false) => Topics::many(&topics),
+        (topic, true) => TopicName::new(topic).map(TopicSelection::One),
+        ("", false) => TopicSelection::many(&topics),
         _ => Err(Error::invalid("topic", "is given with topics; give one")),
     }
 }
@@ -177,23 +177,10 @@ pub(in crate::edge) fn on_gap(number: i32) -> Result<Option<OnGap>> {
     }
 }
 
-/// Converts a gap; `cursor` is the reader's place after it.
-pub(in crate::edge) fn gap(gap: &Gap, cursor: Cursor) -> proto::Gap {
-    proto::Gap {
-        topic: gap.topic.as_ref().map(TopicName::to_string).unwrap_or_default(),
-        requested: gap.requested.number(),
-        earliest: gap.earliest.number(),
-        tail: gap.tail.number(),
-        lost: gap.lost,
-        reason: gap.reason.as_str().to_owned(),
-        cursor: cursor.to_string(),
-    }
-}
-
 /// Converts the request of a page's reader.
 pub(in crate::edge) fn page_request(
     request: proto::ReadRequest,
-    topics: &Topics,
+    topics: &TopicSelection,
     config: &FollowConfig,
 ) -> Result<PageRequest> {
     let limit = match request.page_size as usize {
@@ -217,9 +204,9 @@ pub(in crate::edge) fn page_request(
         limit,
         wait: Duration::from_millis(request.wait_ms.into()),
         on_gap: on_gap(request.on_gap)?.unwrap_or(match topics {
-            Topics::One(_) => OnGap::Fail,
+            TopicSelection::One(_) => OnGap::Fail,
             // A gap in one topic is no reason to withhold the events of the others.
-            Topics::Many(_) => OnGap::Resume,
+            TopicSelection::Many(_) => OnGap::Resume,
         }),
         filter: filter(request.filter),
     })
@@ -233,7 +220,7 @@ pub(in crate::edge) fn page(page: &Page, events: Vec<Bytes>) -> served::ReadResp
         earliest: page.earliest.number(),
         tail: page.tail.number(),
         caught_up: page.caught_up,
-        gaps: page.gaps.iter().map(|found| gap(found, page.begin)).collect(),
+        gaps: page.gaps.iter().map(|found| gaps::message(found, page.begin)).collect(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pages of history as messages: of one topic, or of many.
 
 use super::super::budget::{Held, Share};
-use super::super::selection::{self, Topics};
+use super::super::selection::{self, TopicSelection};
 use super::super::served;
 use crate::broker::{Broker, PageRequest, Run};
 use crate::edge::grpc::messages::{self, EncodedList};
@@ -18,11 +18,11 @@ const PAGE_STEP_BYTES: usize = 64 << 10;
 /// As [`selection::page`]; [`Error::NoRoom`](crate::Error::NoRoom).
 pub(super) async fn read(
     broker: &Broker,
-    topics: Topics,
+    topics: TopicSelection,
     request: PageRequest,
     share: &Share,
 ) -> Result<(served::ReadResponse, Held)> {
-    let is_of_many = matches!(topics, Topics::Many(_));
+    let is_of_many = matches!(topics, TopicSelection::Many(_));
     let (mut reader, _of_reader) = selection::page(topics, request, broker, share).await?;
     let (mut events, mut held) = (EncodedList::default(), share.nothing());
     while events.is_empty() || share.has_room(PAGE_STEP_BYTES) {

@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 use super::super::budget::WaitsForRoom;
 use super::super::clients::Peer;
 use super::super::following::Following;
+use super::super::gaps;
 use super::super::page_token::{StateToken, page_limit};
 use super::super::proto::{self, subscribe_response::Message};
 use super::super::rates::{CallerRates, Rate};
@@ -190,7 +191,7 @@ impl Subscribed {
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => {
                 Message::Ephemeral(messages::ephemeral(&event))
             }
-            Ok(Waited::Delivery(Delivery::Gap(gap))) => Message::Gap(messages::gap(&gap, cursor)),
+            Ok(Waited::Delivery(Delivery::Gap(gap))) => Message::Gap(gaps::message(&gap, cursor)),
             Ok(Waited::Delivery(Delivery::Events(run))) => Message::Events(self.gather(&run)),
             Ok(Waited::Stopping) => {
                 self.following.turn_to_end(&self.config).await;

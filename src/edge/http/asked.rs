@@ -28,7 +28,7 @@ use crate::edge::clients::Peer;
 use crate::edge::http::accept::Accepted;
 use crate::edge::http::query::Query;
 use crate::edge::http::spare::Purpose;
-use crate::edge::selection::{self, Format, Topics};
+use crate::edge::selection::{self, Format, TopicSelection};
 use crate::error::{Error, Result};
 
 /// The header with the reader's last cursor. The browsers' own `EventSource` sends the header;
@@ -68,7 +68,7 @@ pub(in crate::edge) fn query(query: Option<&str>, form: Option<Accepted>) -> Res
 
 /// The request of a reader.
 pub(in crate::edge) struct Asked {
-    pub(in crate::edge) topics: Topics,
+    pub(in crate::edge) topics: TopicSelection,
     pub(in crate::edge) start: Option<StartPoint>,
     pub(in crate::edge) on_gap: Option<OnGap>,
     pub(in crate::edge) filter: Filter,
@@ -86,7 +86,7 @@ impl Asked {
     ///
     /// [`Error::Invalid`] for an invalid value; on a stream, only in the filter or the member.
     pub(in crate::edge) fn of(
-        topics: Topics,
+        topics: TopicSelection,
         form: Option<Accepted>,
         headers: &HeaderMap,
         peer: Option<Extension<Peer>>,
@@ -138,7 +138,11 @@ fn cursor(headers: &HeaderMap, query: &mut Query) -> Result<Option<StartPoint>> 
 
 /// Returns the cursor that the reader of a stream sent, if there is one. The header comes first,
 /// because a browser repeats the URL unchanged. If the header is not a cursor, the URL counts.
-fn lax_cursor(headers: &HeaderMap, query: &mut Query, topics: &Topics) -> Option<StartPoint> {
+fn lax_cursor(
+    headers: &HeaderMap,
+    query: &mut Query,
+    topics: &TopicSelection,
+) -> Option<StartPoint> {
     let header = headers.get_all(CURSOR_HEADER).into_iter();
     let header = header.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let header = header.collect::<Vec<_>>().join(",");
@@ -163,11 +167,11 @@ fn unquoted(text: &str) -> &str {
 }
 
 /// Returns the start that an id names, if the id is valid for these topics.
-fn known_place(text: &str, topics: &Topics) -> Option<StartPoint> {
+fn known_place(text: &str, topics: &TopicSelection) -> Option<StartPoint> {
     let cursor = || text.parse::<Cursor>().ok();
     let is_for_them = |cursor: &Cursor| match (topics, cursor.after) {
-        (Topics::One(_), _) | (Topics::Many(_), Place::Position(_)) => true,
-        (Topics::Many(_), Place::Sequence(_)) => false,
+        (TopicSelection::One(_), _) | (TopicSelection::Many(_), Place::Position(_)) => true,
+        (TopicSelection::Many(_), Place::Sequence(_)) => false,
     };
     word(text).or_else(|| cursor().filter(is_for_them).map(StartPoint::After))
 }
@@ -188,10 +192,10 @@ mod tests {
     use super::*;
     use crate::edge::http::ignored::{Ignored, KNOWN};
 
-    fn topics(one: bool) -> Topics {
+    fn topics(one: bool) -> TopicSelection {
         match one {
-            true => Topics::One("a".parse().expect("a name")),
-            false => Topics::many(&["a.*".to_owned()]).expect("a pattern"),
+            true => TopicSelection::One("a".parse().expect("a name")),
+            false => TopicSelection::many(&["a.*".to_owned()]).expect("a pattern"),
         }
     }
 

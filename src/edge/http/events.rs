@@ -23,8 +23,8 @@ use crate::edge::clients::{Peer, share};
 use crate::edge::effort::Effort;
 use crate::edge::following::Following;
 use crate::edge::rates::{CallerRates, Rate};
-use crate::edge::selection::{self, Format, Topics, Wanted};
-use crate::edge::{sse, status};
+use crate::edge::selection::{self, Format, TopicSelection, Wanted};
+use crate::edge::{gaps, sse, status};
 use crate::error::{Error, Result};
 
 /// The seconds after which a client that has caught up and polls without waiting may ask again.
@@ -52,7 +52,7 @@ pub(super) async fn read(
 ) -> Result<Response> {
     let (topic, form) = (topic(path)?, accepted(&headers));
     let mut query = asked::query(uri.query(), form)?;
-    let asked = Asked::of(Topics::One(topic), form, &headers, peer, &mut query)?;
+    let asked = Asked::of(TopicSelection::One(topic), form, &headers, peer, &mut query)?;
     edge.answer(form, &headers, asked, query).await
 }
 
@@ -91,13 +91,13 @@ impl Edge {
         let Asked { topics, mut start, on_gap, filter, format, member, peer } = asked;
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let otherwise = match topics {
-            Topics::One(_) => Format::Data,
-            Topics::Many(_) => Format::Envelope,
+            TopicSelection::One(_) => Format::Data,
+            TopicSelection::Many(_) => Format::Envelope,
         };
         if let Some(StartPoint::Time(time)) = start
             && let Err(error) = self.broker.check_start(StartPoint::Time(time))
         {
-            ignored.note_value("from", &time.to_string(), &error);
+            ignored.add_value("from", &time.to_string(), &error);
             start = Some(StartPoint::Latest); // There are no such events yet.
         }
         let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
@@ -138,9 +138,9 @@ impl Edge {
             limit: limit as usize,
             wait,
             on_gap: on_gap.unwrap_or(match topics {
-                Topics::One(_) => OnGap::Fail,
+                TopicSelection::One(_) => OnGap::Fail,
                 // A gap in one topic is no reason to withhold the events of the others.
-                Topics::Many(_) => OnGap::Resume,
+                TopicSelection::Many(_) => OnGap::Resume,
             }),
             filter,
         };
@@ -189,7 +189,7 @@ impl Edge {
             // No more events exist now: a client that does not wait need not ask at once.
             more.insert(header::RETRY_AFTER, HeaderValue::from(POLL_SECONDS));
         }
-        status::tell_gaps(&mut response, &page.gaps);
+        gaps::tell(&mut response, &page.gaps);
         Ok(response)
     }
 }

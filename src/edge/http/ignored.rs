@@ -37,7 +37,7 @@ impl Ignored {
     const ENCODED: &AsciiSet = &CONTROLS.add(b'"').add(b'\\').add(b'%');
 
     /// Notes a name, unless it is noted already, or the bound is reached.
-    pub(in crate::edge) fn note(&mut self, name: &str) {
+    pub(in crate::edge) fn add(&mut self, name: &str) {
         if self.names.len() == Self::MAX_NAMES {
             return;
         }
@@ -55,11 +55,11 @@ impl Ignored {
     }
 
     /// Notes an invalid value of a known name, with its error.
-    pub(in crate::edge) fn note_value(&mut self, name: &str, value: &str, error: &Error) {
+    pub(in crate::edge) fn add_value(&mut self, name: &str, value: &str, error: &Error) {
         if self.names.is_empty() {
             self.detail = Some(format!("{error}; the stream is as if it was not given"));
         }
-        self.note(&format!("{name}={value}"));
+        self.add(&format!("{name}={value}"));
     }
 
     /// Returns the reported names, and the number of others.

@@ -27,7 +27,7 @@ use crate::edge::effort::Effort;
 use crate::edge::http::request::{Edge, body_error, whole};
 use crate::edge::json::ReceiptJson;
 use crate::edge::media::Framing;
-use crate::edge::ndjson::{self, Line, NoEvent, Place};
+use crate::edge::ndjson::{self, Line, LinePlace, NoEvent};
 use crate::edge::pace::Pace;
 use crate::edge::rates::{CallerRates, Rate};
 use crate::edge::receiving::{self, Received};
@@ -62,7 +62,7 @@ pub(in crate::edge) async fn publish(
     let Posted { topic, body, received, rates } = posted;
     let mut lines = Lines {
         framing,
-        place: Place::START,
+        place: LinePlace::START,
         broker: &edge.broker,
         received: received.unwrap_or_default(),
         rates,
@@ -102,7 +102,7 @@ pub(in crate::edge) async fn publish_at_once(
     let read = move || {
         let (mut events, limits) = (Batch::default(), broker.limits());
         let max_events = limits.max_batch_events as usize;
-        let mut add = |(place, text): (Place, &[u8])| {
+        let mut add = |(place, text): (LinePlace, &[u8])| {
             let count = events.len() + 1;
             if count > max_events {
                 return Err(Failed::at(place.line, Error::over("events", count, max_events)));
@@ -136,8 +136,8 @@ const NO_EVENT: &str = "holds no event";
 
 /// Returns the texts of a body that are not empty, each with its place. An iterator, because a list
 /// of them may take many times the memory of the body.
-fn texts(body: &[u8], framing: Framing) -> impl Iterator<Item = (Place, &[u8])> {
-    let mut place = Place::START;
+fn texts(body: &[u8], framing: Framing) -> impl Iterator<Item = (LinePlace, &[u8])> {
+    let mut place = LinePlace::START;
     let texts = body.split_inclusive(move |byte| *byte == framing.separator()).map(move |text| {
         let here = place;
         place = place.after(text);
@@ -147,19 +147,19 @@ fn texts(body: &[u8], framing: Framing) -> impl Iterator<Item = (Place, &[u8])> 
 }
 
 /// Returns the elements of an array, at most `max_events`, each with its place.
-fn elements(body: &[u8], max_events: usize) -> Result<Vec<(Place, &[u8])>, Failed> {
+fn elements(body: &[u8], max_events: usize) -> Result<Vec<(LinePlace, &[u8])>, Failed> {
     let text = ndjson::unmarked(body);
-    let failed = |error: serde_json::Error| Failed::from(NoEvent::of(&error, Place::START));
+    let failed = |error: serde_json::Error| Failed::from(NoEvent::of(&error, LinePlace::START));
     let begin = text.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
     if text.get(begin) != Some(&b'[') {
         let message = "a list is expected, like [{\"data\": 1}, {\"data\": 2}]";
-        return Err(NoEvent::at(Place::START.after(&text[..begin]), message).into());
+        return Err(NoEvent::at(LinePlace::START.after(&text[..begin]), message).into());
     }
     let mut json = serde_json::Deserializer::from_slice(text);
     let list: List<&RawValue> = UpTo::new(max_events).deserialize(&mut json).map_err(failed)?;
     json.end().map_err(failed)?;
     let elements = list.entries("events").map_err(|error| Failed::at(1, error))?;
-    let (mut place, mut at) = (Place::START, 0);
+    let (mut place, mut at) = (LinePlace::START, 0);
     let located = elements.into_iter().map(|element| {
         // The element is a slice of the body, and the elements are in order.
         let begin = element.get().as_ptr() as usize - text.as_ptr() as usize;
@@ -171,7 +171,7 @@ fn elements(body: &[u8], max_events: usize) -> Result<Vec<(Place, &[u8])>, Faile
 }
 
 /// Returns the event of a text at `place` in a body that is posted to `topic`.
-fn event(text: &[u8], place: Place, topic: &TopicName) -> Result<NewEvent, Failed> {
+fn event(text: &[u8], place: LinePlace, topic: &TopicName) -> Result<NewEvent, Failed> {
     let line = Line::read(text, place)?;
     if line.topic.as_ref().is_some_and(|named| named != topic) {
         let problem = format!("the line names another topic than the path, {topic:?}");
@@ -197,7 +197,7 @@ struct Lines<'a> {
     pace: Pace,
     framing: Framing,
     /// The place of the next text.
-    place: Place,
+    place: LinePlace,
     /// The first line of the last text that was read.
     number: u64,
     total: Total,
@@ -349,7 +349,7 @@ impl Lines<'_> {
     }
 
     /// Adds the event of a line to those that are not published yet.
-    async fn add(&mut self, line: Bytes, place: Place) -> Result<(), Failed> {
+    async fn add(&mut self, line: Bytes, place: LinePlace) -> Result<(), Failed> {
         let (broker, topic, rates) = (self.broker.clone(), self.topic.clone(), self.rates.clone());
         let (mut events, effort) =
             (std::mem::take(&mut self.unsent.events), Effort::of_json(&line));

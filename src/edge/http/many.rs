@@ -15,7 +15,7 @@ use crate::edge::http::asked::{self, Asked};
 use crate::edge::http::request::{Edge, whole};
 use crate::edge::http::tag;
 use crate::edge::json_problem;
-use crate::edge::selection::{FilterJson, Format, MemberJson, Topics};
+use crate::edge::selection::{FilterJson, Format, MemberJson, TopicSelection};
 use crate::error::{Error, Result};
 use crate::lists::List;
 
@@ -31,7 +31,7 @@ pub(in crate::edge) async fn read(
 ) -> Result<Response> {
     let form = accepted(&headers);
     let mut query = asked::query(uri.query(), form)?;
-    let topics = Topics::many(&query.take_all("topic"))?;
+    let topics = TopicSelection::many(&query.take_all("topic"))?;
     let asked = Asked::of(topics, form, &headers, peer, &mut query)?;
     edge.answer(form, &headers, asked, query).await
 }
@@ -63,7 +63,7 @@ pub(in crate::edge) async fn read_posted(
     let effort = Effort::of_json(&body);
     let posted = effort.spend(move || serde_json::from_slice::<AskedJson>(&body)).await;
     let posted = posted.map_err(|error| Error::invalid("body", json_problem::words(&error)))?;
-    let topics = Topics::many(&posted.topics.entries("topics")?)?;
+    let topics = TopicSelection::many(&posted.topics.entries("topics")?)?;
     let (filter, member) = (posted.filter.filter()?, posted.member.map(MemberJson::member));
     let asked = Asked::of(topics, form, &headers, peer, &mut query)?;
     let from = posted.from.map(|from| from.parse()).transpose()?;

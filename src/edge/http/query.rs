@@ -105,7 +105,7 @@ impl Query {
                     *values = vec![value.into_owned()];
                 }
             } else if !name.is_empty() {
-                read.ignored.note(&name);
+                read.ignored.add(&name);
             }
         }
         Ok(read)
@@ -113,7 +113,7 @@ impl Query {
 
     /// Returns the ignored names, and those whose values were not taken.
     pub(in crate::edge) fn into_ignored(mut self) -> Ignored {
-        self.values.keys().for_each(|name| self.ignored.note(name));
+        self.values.keys().for_each(|name| self.ignored.add(name));
         self.ignored
     }
 
@@ -125,7 +125,7 @@ impl Query {
     ) -> Option<T> {
         let value = self.take(name).filter(|value| !value.is_empty())?;
         let read = value.parse();
-        read.map_err(|error| self.ignored.note_value(name, &value, &error)).ok()
+        read.map_err(|error| self.ignored.add_value(name, &value, &error)).ok()
     }
 
     /// Takes the value of `name`.

@@ -13,7 +13,7 @@ use super::{CallerRates, Rate};
 use crate::edge::checked_body::checked;
 use crate::edge::clients::Peer;
 use crate::edge::grpc::paths::PUBLISH_STREAM;
-use crate::edge::refused::Form;
+use crate::edge::refused::RefusalForm;
 use crate::error::Result;
 
 /// A layer that serves requests within their caller's rates, and refuses others with a time to
@@ -47,7 +47,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let form = Form::of(&request);
+        let form = RefusalForm::of(&request);
         match admit(request) {
             Ok(request) => Either::Left(self.inner.call(request)),
             Err(error) => Either::Right(ready(Ok(form.answer(error)))),

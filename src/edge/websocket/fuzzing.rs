@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::super::fuzzing::written_line;
-use super::super::selection::{Topics, Wanted};
+use super::super::selection::{TopicSelection, Wanted};
 use super::protocol::{EventLines, Reference, Request, Subscribe};
 use crate::broker::Publish;
 use crate::error::Result;
@@ -93,8 +93,8 @@ fn written_subscribe(subscribe: &Subscribe) -> Value {
         "on_gap": format!("{on_gap:?}").to_lowercase(), "filter": filter, "member": member,
     });
     match topics {
-        Topics::One(topic) => message["topic"] = json!(topic),
-        Topics::Many(patterns) => message["topics"] = json!(patterns),
+        TopicSelection::One(topic) => message["topic"] = json!(topic),
+        TopicSelection::Many(patterns) => message["topics"] = json!(patterns),
     }
     message
 }

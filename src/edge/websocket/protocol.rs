@@ -39,7 +39,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::super::effort::Effort;
 use super::super::json_problem;
 use super::super::ndjson::Line;
-use super::super::selection::{FilterJson, MemberJson, Topics, Wanted};
+use super::super::selection::{FilterJson, MemberJson, TopicSelection, Wanted};
 use crate::broker::Publish;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -194,7 +194,7 @@ impl Request {
             }
             other => {
                 let shown: String = other.chars().take(64).collect();
-                let problem = format!("{shown:?} is none of subscribe, unsubscribe, publish");
+                let problem = format!("{shown:?} is not one of subscribe, unsubscribe, publish");
                 Err(Error::invalid("type", problem))
             }
         };
@@ -206,8 +206,8 @@ impl Request {
 
 fn subscribe(json: SubscribeJson) -> Result<Request> {
     let topics = match (json.topic, json.topics) {
-        (Some(topic), None) => Topics::One(topic),
-        (None, Some(topics)) => Topics::many(&topics.entries("topics")?)?,
+        (Some(topic), None) => TopicSelection::One(topic),
+        (None, Some(topics)) => TopicSelection::many(&topics.entries("topics")?)?,
         _ => return Err(Error::invalid("topic", "write either topic or topics")),
     };
     let wanted = Wanted {
@@ -265,7 +265,7 @@ mod tests {
         let refusals = [
             ("", "the JSON ends before", None),
             ("[]", "a list is not an object", None),
-            (r#"{"type":"dance","ref":"r"}"#, "none of subscribe", Some("r")),
+            (r#"{"type":"dance","ref":"r"}"#, "not one of subscribe", Some("r")),
             (r#"{"type":"subscribe","subscription":"s"}"#, "either topic or topics", Some("s")),
             (r#"{"type":"subscribe","subscription":"s","topic":"a b"}"#, "topic", Some("s")),
             (r#"{"type":"subscribe","topic":"a"}"#, "subscription is missing", None),

@@ -46,7 +46,7 @@ use crate::edge::http::request::Edge;
 use crate::edge::json::{Carrier, ReceiptJson, write_ephemeral};
 use crate::edge::pace::PacedSocket;
 use crate::edge::rates::{CallerRates, Rate, Temper};
-use crate::edge::{forms, status};
+use crate::edge::{forms, gaps, status};
 use crate::error::{Error, Result};
 use crate::polls::{self, Task, in_turn, timed};
 
@@ -427,7 +427,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Ok(Waited::Delivery(Delivery::Gap(gap))) => {
                 let mut message = subscription.tell("gap");
-                message.insert("gap".to_owned(), status::gap_json(&gap));
+                message.insert("gap".to_owned(), gaps::json(&gap));
                 self.send(message).await?;
             }
             Ok(Waited::Delivery(Delivery::Events(run))) => {

@@ -3,7 +3,8 @@
 use super::*;
 use crate::log::block_builder::BlockBuilder;
 
-/// Goal: positions may lie apart in a new block, by any distance, and nothing else changes.
+/// Goal: the positions of events in a new block may lie apart, by any distance, and nothing else
+/// changes.
 #[test]
 fn events_that_are_positions_apart_read_back() {
     let (event, ends) = (NewEvent::new("payload"), [0, 1, 127, 128, 16_384, 1 << 40]);
@@ -25,8 +26,8 @@ fn events_that_are_positions_apart_read_back() {
     assert!(block.events().all(|read| *read.payload == event.payload && read.time.as_ms() == 9));
 }
 
-/// A block of events with these payloads: its sequence, position and time, and the bytes of the
-/// topic's blocks before it.
+/// Returns a block of events with these payloads. `places` are the sequence, position and time of
+/// the first event; `start_bytes` are the bytes of the topic's blocks before it.
 pub(in crate::log) fn block(
     places: (u64, u64, u64),
     start_bytes: u64,
@@ -76,7 +77,7 @@ fn merged_blocks_hold_what_is_kept_and_span_what_they_spanned() {
         let expected: Vec<_> = all.iter().filter(|((s, ..), _)| is_kept(*s)).cloned().collect();
         assert_eq!(places(&merged), expected);
         assert_eq!(merged.count(), expected.len());
-        // Merged again, with nothing left out, it is the same.
+        // A block that is merged again, with nothing left out, is the same.
         assert_eq!(Block::merge(std::slice::from_ref(&merged), |_| true).bytes(), merged.bytes());
         let whole = Header { first_sequence: Sequence::new(5), ..parts[2].header.clone() };
         let spans = |h: &Header| (h.first_sequence, h.last_sequence, h.last_position);
@@ -114,8 +115,8 @@ fn a_part_of_a_block_holds_what_is_in_it_and_nothing_else() {
     Block::decode(hole.bytes().clone()).unwrap();
 }
 
-/// Goal: the readings of a clock that was set back go with their events, whatever is made of
-/// the blocks.
+/// Goal: the readings of a clock that was set back stay with their events, whatever is made of the
+/// blocks.
 #[test]
 fn a_block_keeps_what_the_clock_said_of_each_event() {
     let clocks = |block: &Block| -> Vec<(u64, u64)> {
@@ -153,7 +154,7 @@ fn every_flipped_bit_and_every_cut_is_found() {
     for length in 0..whole.len() {
         assert!(Block::decode(whole[..length].to_vec().into()).is_err(), "length {length}");
     }
-    // The end of a large block is looked at as its beginning is.
+    // The end of a large block is verified as its beginning is.
     let payload = vec![b'x'; 100_000];
     let large = block((1, 1, 1), 0, &[&payload]).bytes().to_vec();
     for index in (HEADER_BYTES..large.len()).step_by(997).chain([large.len() - 1]) {

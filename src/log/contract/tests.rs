@@ -1,4 +1,4 @@
-//! The contract: what every log promises, checked on each of them by the same tests.
+//! Tests of the contract. The same tests run over every log.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(in crate::log) fn new_topic(number: u32) -> StoredTopic {
     StoredTopic { config, ..StoredTopic::new(id(number), name(number)) }
 }
 
-/// Takes the events below `earliest` out of the first topic.
+/// Trims the events below `earliest` of the first topic.
 pub(in crate::log) fn trim(log: &dyn Log, earliest: u64) -> StoredTopic {
     let mut topic = log.topics().unwrap().swap_remove(0);
     let (position, time) = log.last_below(&topic, Sequence::new(earliest)).unwrap();
@@ -34,7 +34,8 @@ pub(in crate::log) fn trim(log: &dyn Log, earliest: u64) -> StoredTopic {
     topic
 }
 
-/// Appends `blocks` events-per-block blocks to two topics in turn; returns what they hold.
+/// Appends `blocks` blocks of `events` events to each of two topics in turn. Returns the sequences
+/// of each topic.
 pub(in crate::log) fn fill(log: &dyn Log, blocks: u64, events: u64) -> Vec<Vec<u64>> {
     let mut position = 1;
     let mut sequences = vec![Vec::new(), Vec::new()];
@@ -61,7 +62,8 @@ pub(in crate::log) fn fill(log: &dyn Log, blocks: u64, events: u64) -> Vec<Vec<u
     sequences
 }
 
-/// Every sequence of `topic` in `from..below`, read in steps of `max_bytes`; payloads are checked.
+/// Reads `from..below` of `topic` in steps of `max_bytes`, and checks the payloads. Returns the
+/// sequences.
 pub(in crate::log) fn read_all(
     log: &dyn Log,
     topic: u32,
@@ -73,7 +75,7 @@ pub(in crate::log) fn read_all(
     let mut next = Sequence::new(from);
     while next < Sequence::new(below) {
         let blocks = log.read(id(topic), next, Sequence::new(below), max_bytes).unwrap();
-        let last = blocks.last().expect("one block at least");
+        let last = blocks.last().expect("at least one block");
         for block in &blocks {
             for event in block.events().filter(|event| event.sequence.get() >= from) {
                 let expected = format!("{topic}/{}", event.sequence);
@@ -86,7 +88,7 @@ pub(in crate::log) fn read_all(
     seen
 }
 
-/// What the blocks of `topic` take that hold `from..below`, and how many events they hold.
+/// Returns the bytes, and the number of events, of the blocks of `topic` that hold `from..below`.
 pub(in crate::log) fn stored(log: &dyn Log, topic: u32, from: u64, below: u64) -> (u64, u64) {
     if from == below {
         return (0, 0);
@@ -96,7 +98,7 @@ pub(in crate::log) fn stored(log: &dyn Log, topic: u32, from: u64, below: u64) -
     (size_bytes, all.iter().map(|block| block.count() as u64).sum())
 }
 
-/// Removes what was trimmed from the first topic, step by step.
+/// Removes the trimmed blocks of the first topic, step by step.
 pub(in crate::log) fn reclaim(log: &dyn Log) {
     loop {
         let mut topic = log.topics().unwrap().swap_remove(0);
@@ -112,7 +114,7 @@ pub(in crate::log) fn reclaim(log: &dyn Log) {
     }
 }
 
-/// Puts `block` in the place of those of the first topic that it spans.
+/// Puts `block` in the place of the blocks of the first topic that it spans.
 pub(in crate::log) fn rewrite(log: &dyn Log, block: &Block) -> Extent {
     let mut topic = log.topics().unwrap().swap_remove(0);
     let spanned = block.first_sequence()..block.last_sequence().next();
@@ -140,8 +142,8 @@ fn what_was_appended_is_read_from_any_place_in_steps_of_any_size(log: &dyn Log) 
     }
 }
 
-/// Goal: who merges topics reads no farther than what comes before the others, and knows where it
-/// goes on without reading that.
+/// Goal: a reader that merges topics reads no farther than the events before those of other topics,
+/// and knows where the topic goes on without reading that block.
 fn reading_ahead_ends_before_a_position_and_tells_where_it_goes_on(log: &dyn Log) {
     fill(log, 40, 7);
     let below = Sequence::new(281);
@@ -244,7 +246,8 @@ fn rewriting_puts_one_block_in_the_place_of_several(log: &dyn Log) {
     fill(log, 40, 7);
     let tail = Sequence::new(281);
     let mut kept: Vec<u64> = (1..281).collect();
-    // In the middle, at the front, across what was rewritten before, and down to nothing.
+    // In the middle, at the front, across blocks that were rewritten before, and with no event
+    // left.
     for (from, below, every) in [(71, 141, 2), (1, 29, 3), (1, 141, 5), (141, 148, 1000)] {
         let topic = log.topics().unwrap().swap_remove(0);
         let blocks =
@@ -275,8 +278,8 @@ fn counting_back_counts_what_is_there(log: &dyn Log) {
     let gone = [80, 81, 82];
     rewrite(log, &Block::merge(&blocks, |event| !gone.contains(&event.sequence.get())));
     let mut kept: Vec<u64> = (1..281).filter(|s| !gone.contains(s)).collect();
-    // As many are trimmed of the first block as are missing in the middle, to begin with. Then it
-    // is trimmed beyond them, up to and within a block, and to the end.
+    // First, as many events of the first block are trimmed as are missing in the middle. Then the
+    // topic is trimmed beyond these, up to and within a block, and to the end.
     for earliest in [1, 4, 150, 155, 281] {
         trim(log, earliest);
         kept.retain(|s| *s >= earliest);
@@ -302,8 +305,9 @@ fn counting_back_counts_what_is_there(log: &dyn Log) {
     }
 }
 
-/// Goal: a way back that has begun goes on as it began, though what was trimmed before is removed
-/// meanwhile: as many events as are missing in the middle, so that the topic looks whole by then.
+/// Goal: a way back that has begun still counts the missing events in the middle when trimmed
+/// blocks are removed meanwhile: the removed events are as many as the missing ones, so the topic
+/// looks whole by then.
 fn counting_back_goes_on_over_holes_while_what_was_trimmed_is_removed(log: &dyn Log) {
     fill(log, 40, 7);
     let (from, below) = (Sequence::new(141), Sequence::new(155));
@@ -318,7 +322,7 @@ fn counting_back_goes_on_over_holes_while_what_was_trimmed_is_removed(log: &dyn 
     assert_eq!(found, Some(Sequence::new(281 - 200 - 14)));
 }
 
-/// Goes the whole way back in the first topic.
+/// Goes the whole way back in the first topic. Returns the sequence that it finds.
 pub(in crate::log) fn back(log: &dyn Log, extent: Extent, below: Sequence, count: u64) -> Sequence {
     let mut way = WayBack::new(id(1), extent, below, count);
     loop {
@@ -328,7 +332,7 @@ pub(in crate::log) fn back(log: &dyn Log, extent: Extent, below: Sequence, count
     }
 }
 
-/// Goal: whoever counts back while everything is purged is not kept for long.
+/// Goal: a way back ends soon if all events are purged meanwhile.
 fn counting_back_over_what_was_purged_meanwhile_ends_at_once(log: &dyn Log) {
     fill(log, 40, 7);
     let mut topic = log.topics().unwrap().swap_remove(0);
@@ -394,7 +398,7 @@ fn large_events_are_kept_beside_small_ones(log: &dyn Log) {
     assert_eq!(left[0].size_bytes, blocks[3].bytes().len() as u64);
 }
 
-/// Blocks of ids of a topic whose events had these sequences, one in each.
+/// Returns blocks of ids of a topic, one block for each of these sequences.
 pub(in crate::log) fn ids_of(topic: u32, sequences: Range<u64>) -> Vec<(TopicId, Block)> {
     let block = |sequence| {
         let places = (Sequence::new(sequence), Position::new(2 * sequence));
@@ -405,7 +409,7 @@ pub(in crate::log) fn ids_of(topic: u32, sequences: Range<u64>) -> Vec<(TopicId,
     sequences.map(|sequence| (id(topic), block(sequence))).collect()
 }
 
-/// The topic and the sequence of every id that `log` has.
+/// Returns the topic and the sequence of every id that `log` has.
 pub(in crate::log) fn stored_ids(log: &dyn Log) -> Vec<(u32, u64)> {
     let ids = log.ids().unwrap();
     ids.iter().map(|(topic, block)| (topic.get(), block.first_sequence().get())).collect()
@@ -423,7 +427,7 @@ fn ids_of_dropped_events_come_and_go_with_a_group(log: &dyn Log) {
     log.commit(&Group { forgotten, ids: ids_of(2, 4..5), ..Group::default() }).unwrap();
     assert_eq!(stored_ids(log), [(1, 299), (2, 1), (2, 3), (2, 4)]);
     assert_eq!(read_all(log, 1, 1, 22, 1000), (1..22).collect::<Vec<_>>(), "events are as before");
-    // With an event that would be written alone otherwise.
+    // Also together with an event that would otherwise be written alone.
     let extent = log.topics().unwrap().swap_remove(0).extent;
     let alone = block((22, 43, 2_000), extent.appended_bytes, &[b"1/22".as_slice()]);
     let appended = vec![(id(1), alone)];

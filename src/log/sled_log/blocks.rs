@@ -1,4 +1,5 @@
-//! Blocks in the tree: cut into parts when they are written, put together and verified when read.
+//! Blocks in the tree: they are cut into parts when they are written, and put together and verified
+//! when they are read.
 
 use std::iter::Peekable;
 use std::ops::Range;
@@ -14,10 +15,10 @@ use crate::log::block::Block;
 use crate::log::stored_block::MAX_PART_BYTES;
 use crate::topic::{TopicId, TopicName};
 
-/// The end of a range of sequences that has none.
+/// The end of a range of sequences without an end.
 pub(super) const END: Sequence = Sequence::new(u64::MAX);
 
-/// The keys and values that `block` is stored as.
+/// Returns the keys and values as which `block` is stored.
 pub(super) fn parts(topic: TopicId, block: &Block) -> impl Iterator<Item = (BlockKey, &[u8])> {
     let first = block.first_sequence();
     block.bytes().chunks(MAX_PART_BYTES).enumerate().map(move |(part, bytes)| {
@@ -26,21 +27,21 @@ pub(super) fn parts(topic: TopicId, block: &Block) -> impl Iterator<Item = (Bloc
     })
 }
 
-/// A key with its value, or why they cannot be read.
+/// A key with its value, or the error why they cannot be read.
 pub(super) type TreeEntry = sled::Result<(sled::IVec, sled::IVec)>;
 
-/// The entries of blocks' parts, without what means nothing.
+/// The entries of blocks' parts, without fillers.
 type TreeEntries = std::iter::Filter<sled::Iter, fn(&TreeEntry) -> bool>;
 
-/// The entries of `found` up to the first error, which is the last of them: sled's iterator stays
-/// where it is after that, and says the same for ever.
+/// Returns the entries of `found` up to the first error, which is included. After an error sled's
+/// iterator does not go on, and returns the same error for ever.
 pub(super) fn until_error(found: sled::Iter) -> impl Iterator<Item = TreeEntry> {
     found.scan(false, |is_over, entry| {
         (!std::mem::replace(is_over, entry.is_err())).then_some(entry)
     })
 }
 
-/// The entries of the blocks of a topic that begin in `sequences`.
+/// Returns the entries of the blocks of a topic that begin in `sequences`.
 pub(super) fn entries(
     tree: &sled::Tree,
     topic: TopicId,
@@ -53,27 +54,27 @@ pub(super) fn entries(
 
 /// The blocks of one topic that begin in a range of sequences, in order, each verified.
 ///
-/// Yields [`Error::Damaged`] in place of a block that does not fit or is missing, and goes on
-/// after it.
+/// For a block that is damaged or missing, yields [`Error::Damaged`], and goes on after it.
 pub(super) struct TreeBlocks {
     id: TopicId,
     topic: TopicName,
     tree: sled::Tree,
     touches: Touches,
-    /// Whether nothing more can be read.
+    /// Whether no more blocks can be read.
     is_over: bool,
     entries: Peekable<TreeEntries>,
-    /// The end of the range: damage is not looked for beyond. `None`: there is no end.
+    /// The end of the range, beyond which no block is missed; `None` for a range without an end.
     end: Option<Sequence>,
-    /// Where the range begins.
+    /// The beginning of the range.
     start: Sequence,
-    /// Where the next block begins, if none is missing; `None` before the first one.
+    /// The sequence at which the next block begins, if no block is missing; `None` before the first
+    /// block.
     expected: Option<Sequence>,
 }
 
 impl TreeBlocks {
-    /// Reads the blocks of `topic` that begin in `sequences`, the first one wherever that is. The
-    /// topic's name is told with any damage.
+    /// Returns the blocks of `topic` that begin in `sequences`. The first block may begin anywhere
+    /// in it. Errors about damage have the topic's name.
     pub(super) fn new(
         tree: &sled::Tree,
         id: TopicId,
@@ -87,12 +88,13 @@ impl TreeBlocks {
         Self { id, topic, tree, touches, is_over, entries, start, end, expected }
     }
 
-    /// Expects a block that begins at `first`: a later beginning means that one is missing.
+    /// Expects the first block to begin at `first`: if it begins later, a block is missing.
     pub(super) fn beginning_at(self, first: Sequence) -> Self {
         Self { expected: Some(first), ..self }
     }
 
-    /// Takes the parts that follow the first one of the same block.
+    /// Returns the bytes of the block that begins with `start`, with its further parts from the
+    /// entries.
     fn whole(&mut self, first: Sequence, start: sled::IVec) -> Result<Bytes, String> {
         let size_bytes = Block::size_of(&start)?;
         if size_bytes == start.len() {
@@ -112,7 +114,7 @@ impl TreeBlocks {
         Ok(bytes.freeze())
     }
 
-    /// Where the next block that has a key begins.
+    /// Returns the sequence at which the next block that has a key begins.
     fn peek_first(&mut self) -> Option<Sequence> {
         match self.entries.peek() {
             Some(Ok((key, _))) => keys::parse_block(key).map(|(_, first, _)| first),
@@ -120,7 +122,8 @@ impl TreeBlocks {
         }
     }
 
-    /// The events from `first` to the next block, or to the end of the range, are damaged.
+    /// Returns the error for damaged events from `first` to the next block, or to the end of the
+    /// range. Goes on after them.
     fn damaged(&mut self, first: Sequence, problem: String) -> Error {
         while self.entries.next_if(|entry| is_part_of(entry, first)).is_some() {}
         if let Some(Err(sled::Error::Corruption { .. })) = self.entries.peek() {
@@ -132,19 +135,19 @@ impl TreeBlocks {
         Error::Damaged { topic: self.topic.clone(), first, last, problem }
     }
 
-    /// Returns the damage if a block is missing before the next block or before the end.
+    /// Returns the damage if a block is missing before the next block, or before the end.
     fn missing(&mut self) -> Option<Error> {
         let expected = self.expected?;
         let is_missing = match self.entries.peek() {
             Some(Ok(_)) => self.peek_first().is_some_and(|first| first > expected),
-            Some(Err(_)) => false, // It says so itself.
+            Some(Err(_)) => false, // The error tells it.
             None => self.end.is_some_and(|end| expected < end),
         };
         is_missing.then(|| self.damaged(expected, "no block holds them".to_owned()))
     }
 
-    /// Goes on after a page that sled cannot read, where its own iterator stays for ever; the
-    /// events from `first` on are damaged.
+    /// Goes on after a page that sled cannot read, which sled's own iterator never passes. Returns
+    /// the error for the damaged events from `first` on.
     fn pass_unreadable_page(&mut self, first: Sequence) -> Error {
         let end = self.end.unwrap_or(END);
         let next = readable_after(first..end, |from| {
@@ -171,7 +174,7 @@ impl TreeBlocks {
         let block = block.and_then(|block| match block.first_sequence() {
             said if said != first => Err(format!("the block says that it begins at {said}")),
             _ if self.expected.is_some_and(|expected| first < expected) => {
-                Err("the block before it reaches into it".to_owned())
+                Err("the block before it overlaps it".to_owned())
             }
             _ => Ok(block),
         });
@@ -181,9 +184,9 @@ impl TreeBlocks {
     }
 }
 
-/// The first of `sequences`, but for the very first, from which on pages can be read: what one page
-/// holds are neighbours. `None` if none can up to the end. Where a few that can be read lie between
-/// two that cannot, they may be passed over: it steps farther and farther.
+/// Returns the first of `sequences`, after the very first, from which pages can be read; `None` if
+/// none can up to the end. It relies on a page holding neighbours. The steps get larger and larger,
+/// so a few readable sequences between unreadable pages may be passed over.
 fn readable_after(
     sequences: Range<Sequence>,
     is_readable: impl Fn(Sequence) -> bool,
@@ -210,8 +213,8 @@ fn readable_after(
     Some(Sequence::new(readable))
 }
 
-/// The last sequence below `from` up to which pages can be read, as [`readable_after`] finds it the
-/// other way. `None` if none can down to the first.
+/// Returns the last sequence below `from` up to which pages can be read; `None` if none can down to
+/// the first. It works as [`readable_after`], in the other direction.
 pub(super) fn readable_before(
     from: Sequence,
     is_readable: impl Fn(Sequence) -> bool,

@@ -1,9 +1,9 @@
-//! The check: reads every block of a log and verifies it, without changing a byte.
+//! The check: reads every block of a log and verifies it, without changing a byte of the log.
 //!
 //! # Why
 //!
-//! sled mends what it opens: it cuts its file at the first entry that does not fit. So the check
-//! opens a copy. It costs the log's size in space; it leaves what it examines as it was.
+//! sled repairs the files that it opens: it cuts its file at the first entry that does not fit. So
+//! the check opens a copy, which costs the log's size in space, and the log stays as it is.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -25,18 +25,18 @@ use crate::log::extent::Extent;
 use crate::log::stored_topic::StoredTopic;
 use crate::topic::{TopicId, TopicName};
 
-/// Memory for the copy's page cache, in bytes.
+/// The memory for the copy's page cache, in bytes.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// Bytes copied between two reports of progress.
+/// The bytes that are copied between two reports of progress.
 const COPY_STEP_BYTES: usize = 1 << 20;
 
 /// The progress of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checking {
-    /// This many bytes of the log's files are copied, of so many.
+    /// The bytes of the log's files that are copied, and all bytes of these files.
     Copied(u64, u64),
-    /// This many bytes of blocks are read, of so many at the most.
+    /// The bytes of blocks that are read, and the most there can be.
     Read(u64, u64),
 }
 
@@ -45,7 +45,7 @@ pub enum Checking {
 pub struct CheckReport {
     /// The number of topics.
     pub topics: u64,
-    /// The number of blocks that fit their checksum.
+    /// The number of blocks that were verified.
     pub blocks: u64,
     /// The number of events in these blocks.
     pub events: u64,
@@ -53,16 +53,16 @@ pub struct CheckReport {
     pub event_bytes: u64,
     /// The position of the newest event.
     pub last_position: u64,
-    /// Everything that does not fit.
+    /// All damage that was found.
     pub damage: Vec<Error>,
 }
 
-/// Verifies the log in `directory`, which no process may have open, on a copy inside `scratch`.
-/// The copy is removed by whoever made `scratch`.
+/// Verifies the log in `directory`, which no process may have open, on a copy in `scratch`. The
+/// caller, who made `scratch`, removes the copy.
 ///
 /// # Errors
 ///
-/// [`Error::Open`]: the log is in use, is none, or could not be copied. Damage is no error: it is
+/// [`Error::Open`]: the log is in use, is no log, or could not be copied. Damage is no error: it is
 /// in the report.
 pub fn check(
     directory: &Path,
@@ -72,14 +72,13 @@ pub fn check(
     Checker::new(None, progress).run(directory, scratch)
 }
 
-/// Checks as [`check`] does, and writes everything that verifies into a new log in `repaired`, a
-/// directory that is missing or empty.
-/// Damaged events, which are in the report, are lost in the new log. Where a whole block follows
-/// them in their topic, their sequences stay unused.
+/// Checks as [`check`] does, and writes all that could be verified into a new log in `repaired`, a
+/// directory that is missing or empty. Damaged events, which are in the report, are not in the new
+/// log. If a whole block follows them in their topic, their sequences stay unused.
 ///
 /// # Errors
 ///
-/// As [`check`], and [`Error::Open`] of `repaired`: what is there is no log.
+/// Those of [`check`], and [`Error::Open`] with `repaired`, which is then no log.
 pub fn repair(
     directory: &Path,
     scratch: &Path,
@@ -92,10 +91,10 @@ pub fn repair(
 
 struct Checker<P> {
     report: CheckReport,
-    /// The size of the log's files, and the part of it that was read in blocks so far, in bytes.
+    /// The size of the log's files, and the size of the blocks that were read so far, in bytes.
     copied_bytes: u64,
     read_bytes: u64,
-    /// The topics, as their newest blocks have them.
+    /// The topics, with the extents that their newest blocks tell.
     topics: Vec<StoredTopic>,
     repaired: Option<NewLog>,
     progress: P,
@@ -137,13 +136,13 @@ impl<P: FnMut(Checking)> Checker<P> {
     ///
     /// # Errors
     ///
-    /// Damage after which nothing more can be verified, and failures of what is written.
+    /// Damage after which nothing more can be verified, and failures to write the repaired log.
     fn verify(&mut self, directory: &Path, scratch: &Path) -> Result<()> {
         self.salvage(directory, scratch).map_err(|error| Error::ReadFailed(Arc::new(error)))?;
         let database = match engine::open(scratch, CACHE_BYTES) {
             Ok(database) => database,
             Err(error) => {
-                // Without its snapshot sled reads all of its file, and goes on without what it
+                // Without its snapshot sled reads its whole file, and leaves out entries that it
                 // cannot read.
                 self.report.damage.push(unreadable(error));
                 sled_files::mend(scratch)
@@ -176,7 +175,7 @@ impl<P: FnMut(Checking)> Checker<P> {
         }
     }
 
-    /// Salvages the copy, as opening the log would do.
+    /// Salvages the copy, as opening the log does.
     fn salvage(&mut self, directory: &Path, scratch: &Path) -> io::Result<()> {
         let marked = mark::read(directory)?.map(|(_, marked)| marked);
         let durable = marked.and_then(|marked| marked.lsn);
@@ -185,8 +184,8 @@ impl<P: FnMut(Checking)> Checker<P> {
             && found.loss() > Loss::None
         {
             let problem = format!(
-                "of what was written last, {} pages and {} changes of pages are damaged, and {} \
-                 entries that may be of any topic{}",
+                "in its newest part, {} pages and {} changes of pages are damaged, and {} entries \
+                 that may be of any topic{}",
                 found.pages,
                 found.changes,
                 found.unknown,
@@ -213,13 +212,14 @@ impl<P: FnMut(Checking)> Checker<P> {
         self.read_orphans(tree, &known)
     }
 
-    /// Reads the blocks of topics whose records cannot be read: nobody knows their names.
+    /// Reads the blocks of topics whose records cannot be read, and whose names are therefore
+    /// unknown.
     fn read_orphans(&mut self, tree: &sled::Tree, known: &BTreeSet<TopicId>) -> Result<()> {
         let mut next = Some(TopicId::FIRST);
         while let Some(from) = next {
             if known.contains(&from) {
                 next = from.next();
-                continue; // Whether its blocks can be read or not.
+                continue; // Also if its blocks cannot be read.
             }
             let mut found = tree.range(keys::block(from, Sequence::new(0), 0)..).keys();
             let found = found.find(|key| !matches!(key, Ok(key) if keys::is_filler(key)));
@@ -266,7 +266,8 @@ impl<P: FnMut(Checking)> Checker<P> {
         let (mut is_first, mut reaches_end) = (true, false);
         let mut extent = extent;
         for block in TreeBlocks::new(tree, id, name.clone(), Sequence::FIRST..END) {
-            // Blocks from before a trim may be there still, to be removed; a later start is a loss.
+            // Trimmed blocks may still be there, before `earliest`. A first block after `earliest`
+            // means that blocks are lost.
             if let Ok(block) = &block
                 && std::mem::take(&mut is_first)
                 && block.first_sequence() > extent.earliest
@@ -323,7 +324,7 @@ impl<P: FnMut(Checking)> Checker<P> {
     }
 }
 
-/// Removes the files in which sled keeps where its pages are.
+/// Removes sled's snapshots, the files with the places of its pages.
 fn remove_snapshots(scratch: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(scratch)? {
         let entry = entry?;

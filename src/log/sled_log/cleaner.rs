@@ -1,4 +1,5 @@
-//! The cleaner: a thread that has sled give back the space of what is superseded.
+//! The cleaner: a thread that has sled give back the space of superseded pages. The file is long
+//! because a third of it is tests; the thread itself is one loop with its steps.
 //!
 //! ```text
 //! commit ──▶ wrote() ──▶ thread: a turn, a turn, …, a sync; until nothing moves any more
@@ -9,35 +10,36 @@
 //!
 //! # Why
 //!
-//! - sled takes a segment again when nothing in it is valid any more. From a segment that is less
-//!   than half valid it moves what is left elsewhere: one page whenever it replaces some page
-//!   (src/pagecache/mod.rs of 0.34.7, `replace`), and more of them in its flusher, a thread that
-//!   wakes up at intervals, writes out, moves pages, and calls `fsync`, whether there is anything
-//!   to do or not. Every 500 ms, as is its default, it gives back 16 MiB a second at the most, and
-//!   the directory of the soak (benches/soak.rs) grew to eight times what it held; every 20 ms it
-//!   stayed below twice, and an idle broker called `fsync` 50 times a second.
+//! - sled uses a segment again when nothing in it is valid any more. From a segment that is less
+//!   than half valid it moves the rest elsewhere: one page whenever it replaces some page
+//!   (src/pagecache/mod.rs of 0.34.7, `replace`), and more pages in its flusher. The flusher is a
+//!   thread that wakes up at intervals, writes out, moves pages, and calls `fsync`, whether there
+//!   is work or not. At its default interval, 500 ms, it gives back 16 MiB a second at the most,
+//!   and the directory of the soak (benches/soak.rs) grew to eight times the size of its events. At
+//!   20 ms the directory stayed below twice that size, and an idle broker called `fsync` 50 times a
+//!   second.
 //! - So sled runs without its flusher, and this thread makes it move pages: the tenth small change
-//!   of a page makes sled replace that page, and so move one other. The page is one of sled's own
-//!   default tree, which holds nothing else. A move costs about 400 bytes on top of what is moved.
-//! - The thread sleeps until enough was written since it found nothing to do, for only what is
-//!   written supersedes anything: [`PROBE_BYTES`] where something was removed meanwhile, and else a
-//!   segment, for until one is finished there is none to move from. Looking for something to move
-//!   after each [`PROBE_BYTES`] that were appended took 4 % of a machine that did nothing but
-//!   append. What is idle does not wake it.
-//! - The threads with which sled itself writes are another matter: seven of them look once a second
-//!   whether there is something to do, idle or not, and no setting of sled's says otherwise
-//!   (src/threadpool.rs, `DESIRED_WAITING_THREADS`). So an idle broker's threads wake up once a
-//!   second each at the most, and some of them do.
-//! - What was moved is synced before sled can write over the place that it was moved from: sled
-//!   takes a segment again two segments later at the earliest, and a spell moves less than one.
-//!   For the same reason, and to bound what a loss of power takes, the thread syncs what was
-//!   committed without a sync, within [`INTERVAL`].
-//! - sled's flusher ends for ever at the first error that it meets, and tells nobody but sled's own
-//!   log (src/flusher.rs): one damaged page, of whatever topic, and no space comes back any more.
-//!   sled takes a page off its list before it reads it, so here a page that is damaged fails once,
-//!   and the next one is moved. It stays where it is, and so does its segment; whoever reads it is
-//!   told. Other errors are those of writing, which sled keeps (`Config::global_error`): they end
-//!   the thread and all writing, and are told at once.
+//!   of a page makes sled replace that page, and with that move another one. The changed page is
+//!   one of sled's own default tree, which holds nothing else. A move costs about 400 bytes besides
+//!   the moved page.
+//! - When the thread has nothing to move, it sleeps until enough was written, because only writing
+//!   supersedes pages. Enough is [`PROBE_BYTES`] if something was removed meanwhile, and otherwise
+//!   a segment, because pages are moved only out of finished segments. Looking after every
+//!   [`PROBE_BYTES`] of appends took 4 % of a machine that did nothing but append. An idle broker
+//!   does not wake the thread.
+//! - sled's own writing threads do wake up: seven of them look for work once a second, and no
+//!   setting of sled changes that (src/threadpool.rs, `DESIRED_WAITING_THREADS`). So some threads
+//!   of an idle broker wake up, each once a second at the most.
+//! - Moved pages are synced before sled can overwrite their old places: sled uses a segment again
+//!   two segments later at the earliest, and the thread moves less than one segment before it
+//!   syncs. For the same reason, and to bound the loss when power fails, the thread also syncs
+//!   groups that were committed without a sync, within [`INTERVAL`].
+//! - sled's flusher ends for ever at the first error that it meets, and tells only sled's own log
+//!   (src/flusher.rs). After one damaged page of any topic, no space would come back any more. sled
+//!   takes a page off its list before it reads it, so here a damaged page fails once, and the next
+//!   page is moved. The damaged page stays where it is, and so does its segment; its readers are
+//!   told. All other errors are errors of writing, which sled keeps (`Config::global_error`): they
+//!   end the thread and all writing, and are told at once.
 
 use std::fs::File;
 use std::io;
@@ -56,48 +58,49 @@ use super::snapshot::Snapshots;
 use super::space::Space;
 use crate::log::failed::WriteFailure;
 
-/// The longest wait of a stop for the thread, and the time between two looks.
+/// The longest time that a stop waits for the thread, and the time between two looks.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const STOP_STEP: Duration = Duration::from_millis(1);
 
-/// Bytes that are written, with a removal among them, until it is worth looking for something to
-/// move: a few pages.
+/// The bytes that must be written, with a removal among them, before looking for pages to move is
+/// worth it: a few pages.
 const PROBE_BYTES: u64 = 256 << 10;
 
-/// Moves in a row, after which it is looked at whether anything moved at all. A page that has
-/// moved by itself counts as one, and moves nothing.
+/// The number of moves in a row, after which the thread checks whether any page moved. A move of a
+/// page that sled has written anew meanwhile counts, and moves nothing.
 const MOVES: usize = 32;
 
-/// Bytes that [`MOVES`] write at the most when there is nothing to move.
+/// The most bytes that [`MOVES`] moves write if there is nothing to move.
 const IDLE_BYTES: u64 = MOVES as u64 * 1_024;
 
-/// The longest time that the thread moves pages without a pause, and the time between two begins:
-/// the thread takes at most half of the time, as sled's flusher does.
+/// The longest time for which the thread moves pages without a pause, and the time between two such
+/// starts. So the thread works at most half of the time, as sled's flusher does.
 const SPELL: Duration = Duration::from_millis(10);
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Bytes that a spell moves at the most, before they are synced: less than one of sled's segments.
+/// The most bytes that are moved before they are synced: less than one of sled's segments.
 const SPELL_BYTES: u64 = 4 << 20;
 
-/// Changes of a page that make sled replace it. Source: `PAGE_CONSOLIDATION_THRESHOLD`.
+/// The number of changes of a page after which sled replaces it. Source:
+/// `PAGE_CONSOLIDATION_THRESHOLD`.
 const CHANGES: u8 = 10;
 
-/// The key that is changed.
+/// The key that is changed, to make sled replace its page.
 const KEY: &[u8] = b"cleaner";
 
-/// The key that what fills segments is written to, and how much at a time: so little that sled
-/// keeps it in the segment.
+/// The key under which filling for segments is written, and the bytes at a time: so few that sled
+/// keeps them in the segment.
 const FILLING: &[u8] = b"filling";
 const FILLING_BYTES: usize = SEGMENT_BYTES / 32;
 
-/// Segments that are finished, so that what was moved lies in finished ones.
+/// The number of segments that are finished, so that all moved pages lie in finished ones.
 const FINISHED_SEGMENTS: u64 = 3;
 
-/// Moves in a row that move nothing, after which there is nothing left. A segment holds so many
-/// pages, of which all may have moved by themselves.
+/// The number of moves in a row without an effect after which nothing is left to move. A segment
+/// holds this many pages, and sled may have written all of them anew meanwhile.
 const FRUITLESS_MOVES: usize = 2_048;
 
-/// The cleaning thread. It ends when this is dropped.
+/// The handle of the cleaning thread. The thread ends when the handle is dropped.
 #[derive(Debug)]
 pub(super) struct Cleaner {
     shared: Arc<CleanerState>,
@@ -109,15 +112,15 @@ struct CleanerState {
     database: sled::Db,
     file: File,
     mark: Arc<Mark>,
-    /// Bytes that commits have written.
+    /// The bytes that commits have written.
     committed_bytes: AtomicU64,
-    /// The bytes that were written in all when nothing was left to do.
+    /// The bytes that were written in all when the thread last had nothing left to do.
     seen_bytes: AtomicU64,
-    /// Whether something was removed since nothing was left to do.
+    /// Whether something was removed since then.
     has_removed: AtomicBool,
-    /// Whether something was committed without a sync.
+    /// Whether a group was committed without a sync, and is not synced yet.
     is_unsynced: AtomicBool,
-    /// The bytes that were written in all when segments were finished last.
+    /// The bytes that were written in all when segments were last finished.
     pressed_bytes: AtomicU64,
     is_pressed: AtomicBool,
     is_busy: AtomicBool,
@@ -138,8 +141,8 @@ pub(super) struct WrittenGroup {
 }
 
 impl Cleaner {
-    /// Starts the thread, for the sled in a directory. What it syncs is noted in `mark`, and what
-    /// keeps sled from writing in `failed`.
+    /// Starts the thread for a sled and its directory. The thread notes its syncs in `mark`, and a
+    /// failure that ends writing in `failed`.
     pub(super) fn start(
         (database, sled_directory): (&sled::Db, &Path),
         (file, mark): (&File, &Arc<Mark>),
@@ -151,8 +154,8 @@ impl Cleaner {
             file: file.try_clone()?,
             mark: mark.clone(),
             committed_bytes: AtomicU64::new(0),
-            seen_bytes: AtomicU64::new(0), // What was left to do before shows at the first write.
-            has_removed: AtomicBool::new(true), // It may have been, before.
+            seen_bytes: AtomicU64::new(0), // Work from before the start shows at the first write.
+            has_removed: AtomicBool::new(true), // It may have been before.
             is_unsynced: AtomicBool::new(false),
             pressed_bytes: AtomicU64::new(0),
             is_pressed: AtomicBool::new(false),
@@ -168,7 +171,7 @@ impl Cleaner {
         Ok(Self { shared, thread })
     }
 
-    /// Notes that a commit has written.
+    /// Notes that a commit was written.
     pub(super) fn wrote(&self, written: WrittenGroup) {
         let shared = &self.shared;
         let bytes = written_bytes(&shared.database).saturating_sub(written.before_bytes);
@@ -184,8 +187,8 @@ impl Cleaner {
         }
     }
 
-    /// Makes the thread give back what it can, because the disk is full. Nothing happens if the
-    /// thread did so before and nothing was written since.
+    /// Makes the thread give back all space that it can, because the disk is full. Has no effect if
+    /// the thread has done so and nothing was written since.
     pub(super) fn press(&self) {
         let pressed = self.shared.pressed_bytes.load(Ordering::Relaxed);
         let has_changed = written_bytes(&self.shared.database) >= pressed + IDLE_BYTES;
@@ -202,9 +205,9 @@ impl Cleaner {
         }
     }
 
-    /// Ends the thread, after the spell that it is at. On a disk without a byte left sled may wait
-    /// for ever for what it could not write: then the thread is left behind, and the log is not
-    /// free before the process ends.
+    /// Ends the thread, after the moves that it is at. On a disk without a free byte sled may wait
+    /// for ever for its write: then the thread is left behind, and the log stays locked until the
+    /// process ends.
     pub(super) fn stop(&mut self) {
         self.shared.is_stopping.store(true, Ordering::Release);
         let Some(thread) = self.thread.take() else { return };
@@ -228,8 +231,8 @@ impl Drop for Cleaner {
 }
 
 impl CleanerState {
-    /// Runs `run` until the log is closed. An earlier end means that sled has given up, and is
-    /// noted.
+    /// Calls `run`, which returns when the log is closed. If it fails or panics, sled cannot go on:
+    /// that is noted as the log's failure.
     fn run_to_the_end(&self, run: impl FnOnce(&Self) -> io::Result<()>) {
         let ended = catch_unwind(AssertUnwindSafe(|| run(self)));
         let panicked = |_printed_by_then| Err(io::Error::other("it ended by a panic"));
@@ -250,7 +253,7 @@ impl CleanerState {
             }
             self.rest_until(last + INTERVAL);
             last = Instant::now();
-            // Before it is looked for more to do: who asks from now on wakes the thread again.
+            // Cleared before the thread looks for work: a request from now on wakes it again.
             self.is_busy.store(false, Ordering::Release);
             let has_more = self.work()?;
             self.is_busy.fetch_or(has_more, Ordering::AcqRel);
@@ -258,7 +261,7 @@ impl CleanerState {
         Ok(())
     }
 
-    /// Whether enough was written since nothing was left to do.
+    /// Whether enough was written since the thread last had nothing left to do.
     fn is_worth_it(&self) -> bool {
         let seen = self.seen_bytes.load(Ordering::Relaxed);
         let least = match self.has_removed.load(Ordering::Relaxed) {
@@ -268,7 +271,7 @@ impl CleanerState {
         written_bytes(&self.database) >= seen.saturating_add(least)
     }
 
-    /// Moves pages for a while, and syncs. Returns whether there may be more to move.
+    /// Moves pages for a while, and syncs them. Returns whether there may be more to move.
     fn work(&self) -> io::Result<bool> {
         let is_unsynced = self.is_unsynced.swap(false, Ordering::AcqRel);
         let (moved_bytes, has_more) = if self.is_worth_it() { self.spell()? } else { (0, false) };
@@ -287,8 +290,8 @@ impl CleanerState {
         Ok(has_more)
     }
 
-    /// Writes until the segments are finished that something was moved to, and cleans all there is
-    /// meanwhile.
+    /// Writes filling until the segments are finished to which pages were moved, and moves all
+    /// other pages that can be moved meanwhile.
     fn finish_segments(&self) -> io::Result<()> {
         self.move_all()?;
         let segment = SEGMENT_BYTES as u64;
@@ -299,16 +302,16 @@ impl CleanerState {
             if !self.space.can_finish_segments(&self.database, &self.file)? {
                 break;
             }
-            filling[0] ^= 1; // sled does not write what is there already.
+            filling[0] ^= 1; // sled does not write an equal value again.
             let is_written = self.change(|| self.database.insert(FILLING, &filling[..]));
             self.database.flush()?;
             if !is_written {
-                break; // Its page is damaged: nothing is filled by it.
+                break; // The page is damaged: it cannot fill anything.
             }
             let finished = written_bytes(&self.database) / segment;
             if finished > seen {
                 seen = finished;
-                self.move_all()?; // A segment that is finished can be one to move from.
+                self.move_all()?; // Pages can be moved out of the segment now that it is finished.
             }
         }
         self.move_all()?;
@@ -316,9 +319,9 @@ impl CleanerState {
         self.space.keep_reserve()
     }
 
-    /// Moves all there is to move, and syncs.
+    /// Moves all pages that can be moved, and syncs them.
     fn move_all(&self) -> io::Result<()> {
-        // The filling is on the page that is replaced for each move.
+        // The filling is removed first: it is on the page that each move replaces.
         self.change(|| self.database.remove(FILLING));
         let (mut fruitless, mut unsynced_bytes) = (0, 0);
         while fruitless < FRUITLESS_MOVES && !self.is_stopping.load(Ordering::Acquire) {
@@ -333,14 +336,14 @@ impl CleanerState {
         self.sync()
     }
 
-    /// Makes durable what is written, and notes that.
+    /// Makes all written data durable, and notes that in the mark.
     fn sync(&self) -> io::Result<()> {
         let lsn = written_lsn(&self.database);
         self.file.sync_data()?;
         self.mark.write(None, lsn)
     }
 
-    /// Sleeps until `time`, or until the thread is to stop.
+    /// Sleeps until `time`, or until the thread must stop.
     fn rest_until(&self, time: Instant) {
         while !self.is_stopping.load(Ordering::Acquire) {
             let rest = time.saturating_duration_since(Instant::now());
@@ -351,12 +354,12 @@ impl CleanerState {
         }
     }
 
-    /// Moves pages for a while. Returns how much was written for that, and whether there may be
-    /// more to move.
+    /// Moves pages for a while. Returns the bytes that were written for that, and whether there may
+    /// be more to move.
     fn spell(&self) -> io::Result<(u64, bool)> {
         let started = Instant::now();
         let mut moved_bytes = 0;
-        // What is removed from now on is looked at the next time.
+        // Removals from now on count for the next time.
         let has_removed = self.has_removed.swap(false, Ordering::Relaxed);
         while started.elapsed() < SPELL && moved_bytes < SPELL_BYTES {
             let bytes = self.moves()?;
@@ -371,13 +374,13 @@ impl CleanerState {
         Ok((moved_bytes, true))
     }
 
-    /// Changes something, by which sled may move a page; a flush has to follow. Returns whether
-    /// sled could: otherwise the page is damaged, or the flush meets what keeps sled from writing.
+    /// Makes a change, with which sled may move a page. A flush must follow. Returns whether the
+    /// change succeeded: if not, a page is damaged, or the flush meets the error.
     fn change(&self, change: impl Fn() -> sled::Result<Option<sled::IVec>>) -> bool {
         change().inspect_err(|error| debug!(%error, "cannot move a page")).is_ok()
     }
 
-    /// Has sled move [`MOVES`] pages. Returns how much was written for that, about.
+    /// Has sled move [`MOVES`] pages. Returns about how many bytes were written for that.
     fn moves(&self) -> io::Result<u64> {
         let before = written_bytes(&self.database);
         let committed = self.committed_bytes.load(Ordering::Relaxed);
@@ -415,8 +418,8 @@ mod tests {
         used_segments(database).count() as u64 * SEGMENT_BYTES as u64
     }
 
-    /// Goal: what was removed gives its space back without any further write.
-    /// Method: in each segment a third of the pages stays, which sled alone does not move.
+    /// Goal: the space of removed entries comes back without any further write.
+    /// Method: a third of the pages of each segment stays; sled alone does not move these.
     #[test]
     fn segments_that_are_mostly_superseded_are_given_back_while_nothing_is_written() {
         let directory = tempfile::tempdir().unwrap();
@@ -456,13 +459,12 @@ mod tests {
         let wanted = (0..KEYS).filter(|key| is_kept(*key));
         let wanted: Vec<_> =
             wanted.map(|key| (key.to_be_bytes().to_vec(), key as u8, VALUE_BYTES)).collect();
-        assert!(kept == wanted, "something else is stored");
+        assert!(kept == wanted, "the tree holds other entries");
         assert!(!failed.is_set());
     }
 
-    /// Goal: what the thread has moved outlives a loss of power, though sled may write over the
-    /// places that it was moved from next: all else that it stands for was synced before.
-    /// Method: of what is left after a loss of power, the segments that are free are cleared.
+    /// Goal: moved pages outlive a loss of power, though sled may overwrite their old places next.
+    /// Method: in the files that are left after a loss of power, the free segments are cleared.
     #[test]
     fn what_was_moved_outlives_a_loss_of_power_once_its_old_place_is_written_over() {
         let Some(disk) = Forgetful::mount() else { return };
@@ -493,12 +495,13 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(60);
         let shared = cleaner.shared.clone();
         while shared.is_busy.load(Ordering::Acquire) || shared.is_worth_it() {
-            assert!(Instant::now() < until, "it goes round");
+            assert!(Instant::now() < until, "the thread does not come to rest");
             std::thread::sleep(INTERVAL);
         }
         cleaner.stop();
         let moved_bytes = written_bytes(&database) - removed_bytes;
-        // How much depends on where sled has put what; it is enough to fill places anew.
+        // The number depends on sled's placement of pages. This is enough for old places to be
+        // filled anew.
         assert!(moved_bytes > SEGMENT_BYTES as u64 / 2, "{moved_bytes} bytes were moved");
         assert!(!failed.is_set());
         let left = tempfile::tempdir().unwrap();
@@ -517,12 +520,12 @@ mod tests {
         let missing = (0..KEYS).filter(|key| is_kept(*key)).filter(|key| {
             kept.get(key.to_be_bytes()).unwrap().is_none_or(|value| value[0] != *key as u8)
         });
-        assert_eq!(missing.count(), 0, "what was moved is gone");
+        assert_eq!(missing.count(), 0, "moved entries are gone");
     }
 
-    /// Goal: when the thread cannot go on, whoever asks is told at once, and why, though nobody
-    /// writes; and nothing more is written.
-    /// Method: what it syncs is a pipe, which cannot be synced.
+    /// Goal: when the thread cannot go on, the broker is told at once, with the cause, though
+    /// nobody writes; and nothing more is written.
+    /// Method: the file that the thread syncs is a pipe, which cannot be synced.
     #[test]
     fn a_failure_of_the_thread_ends_writing_and_is_told_within_a_second() {
         let directory = tempfile::tempdir().unwrap();
@@ -547,12 +550,12 @@ mod tests {
         let error = failed.check().unwrap_err();
         assert!(matches!(error, crate::error::Error::ReadOnly(_)), "{error}");
         assert!(error.to_string().contains("`leftoff check --repair`"), "{error}");
-        let write: crate::Result<()> = failed.or_fail(|| panic!("it is written"));
+        let write: crate::Result<()> = failed.or_fail(|| panic!("the log still writes"));
         assert!(matches!(write, Err(crate::error::Error::ReadOnly(_))), "{write:?}");
     }
 
-    /// Goal: a thread that panics, as sled does where its files contradict each other, ends writing
-    /// as well, and is told.
+    /// Goal: a panic of the thread, as sled panics if its files contradict each other, also ends
+    /// writing, and is told.
     #[test]
     fn a_panic_of_the_thread_ends_writing_and_is_told() {
         let directory = tempfile::tempdir().unwrap();
@@ -570,7 +573,8 @@ mod tests {
         assert!(matches!(error, crate::error::Error::ReadOnly(_)), "{error}");
     }
 
-    /// Goal: with nothing to move, the thread does not go round; what was not synced is synced.
+    /// Goal: with nothing to move, the thread comes to rest, after it has synced what was not
+    /// synced.
     #[test]
     fn with_nothing_to_move_it_rests() {
         let directory = tempfile::tempdir().unwrap();
@@ -591,7 +595,7 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(30);
         let shared = cleaner.shared.clone();
         while shared.is_busy.load(Ordering::Acquire) || shared.is_worth_it() {
-            assert!(Instant::now() < until, "it goes round");
+            assert!(Instant::now() < until, "the thread does not come to rest");
             std::thread::sleep(INTERVAL);
         }
         assert!(!shared.is_unsynced.load(Ordering::Acquire));

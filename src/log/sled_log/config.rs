@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::SEGMENT_BYTES;
 
-/// The length of the reserve file: what opening needs, and the first removals.
+/// The length of the reserve file: the space that opening a log needs, and the first removals.
 pub(super) const RESERVE_BYTES: u64 = 4 * SEGMENT_BYTES as u64;
 
-/// The least that can be kept free: the reserve file, and two segments to go on with.
+/// The least value of `min_free_bytes`: the reserve file, and two segments for the writes of
+/// removals.
 pub const LEAST_FREE_BYTES: u64 = RESERVE_BYTES + 2 * SEGMENT_BYTES as u64;
 
 /// The settings of how the log uses the disk and the memory.
@@ -15,13 +16,13 @@ pub const LEAST_FREE_BYTES: u64 = RESERVE_BYTES + 2 * SEGMENT_BYTES as u64;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LogConfig {
-    /// Memory for sled's page cache, in bytes, 1 MiB or more. Default: 32 MiB.
+    /// The memory for sled's page cache, in bytes, 1 MiB or more. Default: 32 MiB.
     pub cache_bytes: u64,
-    /// Free space, in bytes, below which nothing more is appended and no topic is created. Space
-    /// in the log's own file that was given back counts as free. Reading goes on, and so does
-    /// appending once there is room again: what is removed makes room. At least
-    /// [`LEAST_FREE_BYTES`], for removing writes first; with so much, 32
-    /// MiB of it are kept in the file `reserve`. Default: 64 MiB.
+    /// The space, in bytes, below which no events are appended and no topic is created. The free
+    /// space of the disk counts, the file `reserve` (32 MiB), and the free segments of the log's
+    /// own file. Reading goes on, and so does appending once there is room again: removing events
+    /// makes room. The least value is [`LEAST_FREE_BYTES`], because removing writes first.
+    /// Default: 64 MiB.
     pub min_free_bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The data directory itself, and its lock: one process at a time has a log open.
+//! The data directory and its lock, so that one process at a time has a log open.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// The file that exists as long as a log is being made.
+/// The file that exists while a log is being made, by a restore or a repair.
 pub(super) const UNFINISHED: &str = "restoring";
 
-/// The longest wait for a lock that somebody holds, and the time between two looks. A child process
-/// holds its parent's locks for a moment, until it executes its own program: without the wait, a
-/// program that reopens its log just then would be refused.
+/// The longest wait for a lock that another process holds, and the time between two tries. A child
+/// process holds its parent's locks for a moment, until it executes its own program. Without the
+/// wait, a program that reopens its log at that moment would be refused.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_STEP: Duration = Duration::from_millis(5);
 
@@ -20,7 +20,7 @@ const LOCK_STEP: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 ///
-/// [`Error::Open`] says what stands in its place, and what to do.
+/// [`Error::Open`] says what is in the place of the directory, and what to do.
 pub(super) fn make_directory(directory: &Path) -> Result<()> {
     let Err(error) = std::fs::create_dir_all(directory) else { return Ok(()) };
     let in_the_way = directory.ancestors().find_map(|path| Some((path, no_directory(path)?)));
@@ -28,7 +28,8 @@ pub(super) fn make_directory(directory: &Path) -> Result<()> {
     Err(Error::Open { path: path.to_owned(), problem })
 }
 
-/// Says what stands in the place of a directory; `None` for nothing, or a directory.
+/// Returns a sentence about what is in the place of a directory; `None` for nothing, or a
+/// directory.
 pub(super) fn no_directory(path: &Path) -> Option<String> {
     if let Ok(found) = path.metadata() {
         let problem = "it is a file, and no directory; name a directory";
@@ -42,22 +43,22 @@ pub(super) fn no_directory(path: &Path) -> Option<String> {
     ))
 }
 
-/// Takes the lock of `directory`, creating the file where it is missing.
+/// Takes the lock of `directory`, and creates its file if it is missing.
 ///
 /// # Errors
 ///
-/// [`Error::Open`] if another process holds it.
+/// [`Error::Open`] if another process holds the lock.
 pub(super) fn lock(directory: &Path) -> Result<File> {
     let path = directory.join("lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
     hold(directory, file)
 }
 
-/// Takes the lock of a log that is there already, and creates nothing.
+/// Takes the lock of an existing log, and creates nothing.
 ///
 /// # Errors
 ///
-/// [`Error::Open`] if another process holds it, or it is missing.
+/// [`Error::Open`] if another process holds the lock, or its file is missing.
 pub(super) fn lock_existing(directory: &Path) -> Result<File> {
     hold(directory, File::open(directory.join("lock")))
 }
@@ -71,7 +72,7 @@ pub(super) fn refuse_unfinished(directory: &Path) -> Result<()> {
     if !directory.join(UNFINISHED).exists() {
         return Ok(());
     }
-    let problem = "what was restored into it was interrupted; delete it, and restore again";
+    let problem = "a restore into it was interrupted; delete it, and restore again";
     Err(Error::Open { path: directory.to_owned(), problem: problem.to_owned() })
 }
 
@@ -89,7 +90,7 @@ fn hold(directory: &Path, file: io::Result<File>) -> Result<File> {
     Ok(file)
 }
 
-/// Calls `open` again as long as a lock refuses it, for half a second at most.
+/// Calls `open` again as long as a lock refuses it, for half a second at the most.
 pub(super) fn patiently<T, E>(
     open: impl Fn() -> Result<T, E>,
     is_locked: impl Fn(&E) -> bool,

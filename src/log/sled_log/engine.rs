@@ -1,12 +1,13 @@
-//! The storage engine, sled, as this log uses it: opened in one way, and asked how far it is.
+//! The storage engine, sled, as this log uses it: the one way to open it, its errors, and how far
+//! it has written.
 //!
 //! # Why
 //!
 //! - All events must be in the file `db`. sled writes a page larger than a quarter of a segment to
-//!   a file of its own under `blobs/`, which it never syncs (src/pagecache/blob_io.rs of 0.34.7).
-//!   So segments are 8 MiB, and the values of the tree at most 8 KiB.
-//! - sled does not document how far it has written, and which segments are in use, but has both in
-//!   public fields. Cargo.toml asks for exactly this version of sled.
+//!   a separate file under `blobs/`, which it never syncs (src/pagecache/blob_io.rs of 0.34.7). So
+//!   segments are 8 MiB, and the values of the tree at most 8 KiB.
+//! - How far sled has written, and which segments are in use, is in public fields that sled does
+//!   not document. So Cargo.toml asks for exactly this version of sled.
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -18,10 +19,10 @@ use crate::error::{Error, PUT_BACK};
 /// sled's unit of space, in bytes.
 pub(super) const SEGMENT_BYTES: usize = 8 << 20;
 
-/// The most characters of a panic of sled that an error repeats.
+/// The most characters of a panic of sled that an error quotes.
 const MAX_PANIC_CHARS: usize = 200;
 
-/// Opens sled the one way this log uses it.
+/// Opens sled with the settings of this log.
 pub(super) fn open(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
     let config = sled::Config::new()
         .path(path)
@@ -29,13 +30,13 @@ pub(super) fn open(path: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
         .cache_capacity(cache_bytes)
         .flush_every_ms(None)
         .mode(sled::Mode::HighThroughput);
-    // sled locks its file as well, and tells it in words alone.
+    // sled locks its file as well. Only the text of its error says so.
     let is_locked = |error: &sled::Error| error.to_string().contains("could not acquire lock");
     patiently(|| contained(|| config.open()), is_locked)
 }
 
-/// Calls `open`, and returns an error where sled panics: sled trusts its files, and panics where
-/// they contradict each other.
+/// Calls `open`, and turns a panic into an error: sled trusts its files, and panics if they
+/// contradict each other.
 fn contained<T>(open: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
     std::panic::catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -45,7 +46,7 @@ fn contained<T>(open: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
     })
 }
 
-/// Returns the error of a sled that cannot open its files.
+/// Turns an error that sled has returned while it opens its files into ours.
 pub(super) fn cannot_open(error: sled::Error, at: impl FnOnce(String) -> Error) -> Error {
     match error {
         sled::Error::Corruption { .. } => unreadable(error),
@@ -58,18 +59,20 @@ pub(super) fn cannot_open(error: sled::Error, at: impl FnOnce(String) -> Error) 
 
 /// Returns the last place in sled's log that is written to its file.
 pub(super) fn written_lsn(database: &sled::Db) -> sled::Lsn {
-    // Not documented, but public; this very version of sled is asked for in Cargo.toml.
+    // Public, but not documented: Cargo.toml asks for exactly this version of sled.
     database.context.pagecache.log.stable_offset()
 }
 
-/// Returns how many bytes sled has written to its file since it was created, with padding.
+/// Returns the number of bytes that sled has written to its file since it was created, with
+/// padding.
 pub(super) fn written_bytes(database: &sled::Db) -> u64 {
     written_lsn(database).try_into().unwrap_or(0)
 }
 
-/// Lists the segments that may hold something valid, each by the offset in sled's file in bytes.
+/// Returns the segments that may hold valid data, each by its offset in sled's file, in bytes.
 pub(super) fn used_segments(database: &sled::Db) -> impl Iterator<Item = u64> {
-    // As above. Nothing is read: the iterator begins with a list of the segments in use.
+    // Public, but not documented. Nothing is read: the iterator begins with a list of the segments
+    // in use.
     database.context.pagecache.log.iter_from(0).segments.into_values()
 }
 
@@ -78,8 +81,8 @@ pub(super) fn unreadable(error: sled::Error) -> Error {
     match error {
         sled::Error::Corruption { .. } => Error::DamagedLog {
             problem: format!(
-                "sled cannot read the structure of its files, of which the newest are read as a \
-                 whole; {PUT_BACK}, or go on with what `leftoff check --repair` brings back"
+                "sled cannot read the structure of its files; {PUT_BACK}, or go on with what \
+                 `leftoff check --repair` brings back"
             ),
         },
         sled::Error::ReportableBug(problem) => {

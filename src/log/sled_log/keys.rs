@@ -1,4 +1,5 @@
-//! Every sled tree and key layout. Numbers are big-endian, so keys sort as their numbers do.
+//! The sled tree, and the layout of each of its keys. `name: 4` is a field of 4 bytes. Numbers are
+//! big-endian, so keys sort as their numbers do.
 //!
 //! One tree, `events`:
 //!
@@ -12,16 +13,17 @@
 //!
 //! # Why
 //!
-//! One tree for all topics, because many trees are known to explode in size (spacejam/sled#1484),
-//! and because a batch is atomic within one tree only: a topic's record and its first events go in
-//! together. Id 0 names no topic, so its range is free for the log's own records.
+//! All topics are in one tree, because many trees are known to explode in size
+//! (spacejam/sled#1484), and because a batch is atomic only within one tree: a topic's record and
+//! its first events are written together. Id 0 names no topic, so its range is free for the log's
+//! own records.
 
 use std::ops::Range;
 
 use crate::cursor::Sequence;
 use crate::topic::TopicId;
 
-/// The one tree.
+/// The name of the tree.
 pub(super) const TREE: &str = "events";
 
 /// The key of the log's own record.
@@ -30,7 +32,7 @@ pub(super) const LOG: [u8; 5] = [0, 0, 0, 0, b'L'];
 /// The key of one part of a block.
 pub(super) type BlockKey = [u8; 4 + 8 + 2];
 
-/// The key of one part of a block.
+/// Returns the key of one part of a block.
 pub(super) fn block(topic: TopicId, first: Sequence, part: u16) -> BlockKey {
     let mut key = BlockKey::default();
     key[..4].copy_from_slice(&topic.get().to_be_bytes());
@@ -39,12 +41,13 @@ pub(super) fn block(topic: TopicId, first: Sequence, part: u16) -> BlockKey {
     key
 }
 
-/// A key right after another one, which means nothing (writing.rs says what for).
+/// Returns a filler: a key right after another one, without a meaning. writing.rs says what fillers
+/// are for.
 pub(super) fn filler(key: &[u8], number: u8) -> Vec<u8> {
     [key, &[number]].concat()
 }
 
-/// Whether a key is a [`filler`] after that of a block.
+/// Whether a key is a [`filler`] after the key of a block.
 pub(super) fn is_filler(key: &[u8]) -> bool {
     key.split_last().is_some_and(|(_, block)| parse_block(block).is_some())
 }
@@ -57,18 +60,18 @@ pub(super) fn parse_block(key: &[u8]) -> Option<(TopicId, Sequence, u16)> {
     Some((topic, first, u16::from_be_bytes(key[12..].try_into().ok()?)))
 }
 
-/// The keys of all blocks of `topic` that begin in `sequences`.
+/// Returns the range of the keys of all blocks of `topic` that begin in `sequences`.
 pub(super) fn blocks(topic: TopicId, sequences: Range<Sequence>) -> Range<BlockKey> {
     block(topic, sequences.start, 0)..block(topic, sequences.end, 0)
 }
 
-/// The beginning of the key of every block of ids.
+/// The bytes with which the key of every block of ids begins.
 pub(super) const IDS: [u8; 5] = [0, 0, 0, 0, b'I'];
 
 /// The key of a block of ids.
 pub(super) type IdsKey = [u8; 5 + 4 + 8];
 
-/// The key of a block of ids.
+/// Returns the key of a block of ids.
 pub(super) fn ids(topic: TopicId, first: Sequence) -> IdsKey {
     let mut key = IdsKey::default();
     key[..5].copy_from_slice(&IDS);
@@ -77,14 +80,14 @@ pub(super) fn ids(topic: TopicId, first: Sequence) -> IdsKey {
     key
 }
 
-/// The topic in the key of a block of ids; `None` for any other key.
+/// Returns the topic in the key of a block of ids; `None` for any other key.
 pub(super) fn parse_ids(key: &[u8]) -> Option<TopicId> {
     let (topic, first) = key.strip_prefix(&IDS)?.split_first_chunk()?;
     let _sequence: &[u8; 8] = first.try_into().ok()?;
     TopicId::from_stored(u32::from_be_bytes(*topic))
 }
 
-/// The key of a topic's record.
+/// Returns the key of a topic's record.
 pub(super) fn topic(id: TopicId) -> [u8; 9] {
     let mut key = [0; 9];
     key[4] = b'T';
@@ -92,10 +95,10 @@ pub(super) fn topic(id: TopicId) -> [u8; 9] {
     key
 }
 
-/// The beginning of the key of every topic's record.
+/// The bytes with which the key of every topic's record begins.
 pub(super) const TOPICS: [u8; 5] = [0, 0, 0, 0, b'T'];
 
-/// The id in the key of a topic's record; `None` for any other key.
+/// Returns the id in the key of a topic's record; `None` for any other key.
 pub(super) fn parse_topic(key: &[u8]) -> Option<TopicId> {
     let id = key.strip_prefix(&TOPICS)?;
     TopicId::from_stored(u32::from_be_bytes(id.try_into().ok()?))

@@ -1,32 +1,34 @@
-//! The mark: a small file beside the log that says how far the log was known to be durable.
+//! The mark: a small file beside the log that says up to where the log is durable.
 //!
 //! ```text
 //! | crc32: 4 | epoch: 4 | position: 8 | boot: 16 | lsn: 8 | loss: 1 |
 //! ```
 //!
-//! Numbers are big-endian; `crc32` covers all after it. A mark of an older version ends after
-//! `boot`.
+//! `name: 4` is a field of 4 bytes. Numbers are big-endian; `crc32` covers all bytes after it. The
+//! file has no format number: its length, 41 bytes, tells its form. A mark of an older version ends
+//! after `boot`, at 32 bytes; this version reads it.
 //!
-//! `boot` is 0 as long as everything that was acknowledged was synced before. Otherwise it is the
-//! id of the system's start in which it was not: `/proc/sys/kernel/random/boot_id`. `lsn` is the
-//! last place in sled's own log that is durable. `loss` is 0 unless it was found that something up
-//! to there is missing, until an epoch begins: 1, or 2 where any topic may be concerned.
+//! `boot` is 0 as long as all acknowledged events are synced. Otherwise it is the id of the
+//! system's start in which some were not synced: `/proc/sys/kernel/random/boot_id`. `lsn` is the
+//! last place in sled's own log that is durable. `loss` is 0, unless data up to that place was
+//! found missing and no new epoch has begun since: then it is 1, or 2 if any topic may be
+//! concerned.
 //!
 //! # Why
 //!
-//! sled takes the first damaged entry that it meets while it recovers for the end of the log: it
-//! drops what follows, without a word (`LogIter::next` in src/pagecache/iterator.rs of 0.34.7).
-//! Positions have no holes, so one number from outside of sled unmasks it: a log that ends before
-//! its mark has lost events. A deletion or a setting has no position, but a place in sled's log:
-//! what is damaged up to `lsn` was durable, and what does not fit after it was never finished
-//! (salvage.rs). The mark is written after the sync it speaks of, and is not synced itself: it may
-//! lag behind after a power loss, it never runs ahead.
+//! When sled recovers, it takes the first damaged entry for the end of the log, and drops all that
+//! follows without a message (`LogIter::next` in src/pagecache/iterator.rs of 0.34.7). Positions
+//! have no holes, so one number from outside of sled shows that: a log that ends before its mark
+//! has lost events. A deletion or a setting has no position, but a place in sled's log: an entry up
+//! to `lsn` that is damaged was durable, and one after `lsn` that does not fit was never finished
+//! (salvage.rs). The mark is written after the sync that it notes, and is not synced itself: after
+//! a loss of power it may be too low, never too high.
 //!
-//! Events of topics that are content to outlive the process are seen by readers before they are
-//! synced. When the system goes down, some of them may be gone, and their sequences would be given
-//! out again: a reader who saw the first ones would miss the others in silence. So the mark notes,
-//! and syncs, that there are such events before the first of them is acknowledged; a log that is
-//! opened in another start of the system then begins an epoch.
+//! Readers see events of topics with the durability `process` before they are synced. When the
+//! system goes down, some of these events may be gone, and their sequences would be given out
+//! again: a reader who saw the first events would miss the later ones without being told. So before
+//! the first such event is acknowledged, the mark notes that there are unsynced events, and is
+//! synced. A log that is opened in another start of the system then begins an epoch.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -40,20 +42,20 @@ const FILE_NAME: &str = "mark";
 const CRC_BYTES: usize = 4;
 const MARK_BYTES: usize = OLD_MARK_BYTES + 8 + 1;
 
-/// The length of a mark without a place in sled's log.
+/// The length of a mark of an older version, without `lsn` and `loss`.
 const OLD_MARK_BYTES: usize = CRC_BYTES + 4 + 8 + 16;
 
-/// The open file, and what it says.
+/// The open file of the mark, with its content.
 #[derive(Debug)]
 pub(super) struct Mark {
     file: File,
     noted: Mutex<NotedMark>,
 }
 
-/// The content of the file, and its epoch.
+/// The content of the file, with its epoch.
 #[derive(Debug, Clone, Copy, Default)]
 struct NotedMark {
-    /// `None` until something is read or written.
+    /// The epoch; `None` until the file is read or written.
     epoch: Option<Epoch>,
     marked: MarkContent,
 }
@@ -61,29 +63,29 @@ struct NotedMark {
 /// The content of a mark, without the epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct MarkContent {
-    /// Every event up to here is durable.
+    /// The position up to which every event is durable.
     pub(super) position: Position,
-    /// sled's own log is durable up to here; `None` where that was not noted.
+    /// The place up to which sled's own log is durable; `None` if that was not noted.
     pub(super) lsn: Option<i64>,
-    /// The loss that was found and that no new epoch tells of yet.
+    /// The loss that was found, and that no new epoch has told yet.
     pub(super) loss: Loss,
     boot: u128,
 }
 
-/// The loss of something that was durable.
+/// The loss of data that was durable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Loss {
-    /// Nothing.
+    /// Nothing is lost.
     #[default]
     None,
-    /// Something: what it was shows where it is missing.
+    /// Some data is lost. The places where it is missing show which.
     Some,
-    /// Something of any topic, which may not show.
+    /// Some data is lost. It may be of any topic, and its places may not show it.
     Unknown,
 }
 
 impl MarkContent {
-    /// Whether something that was acknowledged may be gone: it was found, or the system went down.
+    /// Whether acknowledged data may be gone: a loss was found, or the system went down.
     pub(super) fn has_lost_some(&self) -> bool {
         self.loss > Loss::None || self.boot != 0 && self.boot != current_boot()
     }
@@ -94,7 +96,7 @@ impl MarkContent {
     }
 }
 
-/// The id of the system's start; one of its own where the system does not tell.
+/// Returns the id of the system's start; a random one if the system does not tell it.
 fn current_boot() -> u128 {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = id.chars().filter(char::is_ascii_hexdigit).collect();
@@ -103,7 +105,7 @@ fn current_boot() -> u128 {
 }
 
 impl Mark {
-    /// Opens the file in `directory`, creating it where it is missing.
+    /// Opens the file in `directory`, and creates it if it is missing.
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
         let path = directory.join(FILE_NAME);
         let file =
@@ -111,14 +113,13 @@ impl Mark {
         Ok(Self { file, noted: Mutex::default() })
     }
 
-    /// Begins an epoch. Everything up to these places is durable in it.
+    /// Begins an epoch, in which all up to these places is durable.
     pub(super) fn begin(&self, epoch: Epoch, position: Position, lsn: i64) -> io::Result<()> {
         let marked = MarkContent { position, lsn: Some(lsn), ..MarkContent::default() };
         self.change(|noted| *noted = NotedMark { epoch: Some(epoch), marked })
     }
 
-    /// Notes that everything up to these places is durable; every event up to the last one that was
-    /// noted if there is no position.
+    /// Notes that all up to these places is durable. Without a position, the noted position stays.
     pub(super) fn write(&self, position: Option<Position>, lsn: i64) -> io::Result<()> {
         self.change(|NotedMark { marked, .. }| {
             marked.position = position.unwrap_or(marked.position);
@@ -126,14 +127,14 @@ impl Mark {
         })
     }
 
-    /// Notes what is missing, and makes that survive a power loss.
-    pub(super) fn note_loss(&self, loss: Loss) -> io::Result<()> {
+    /// Notes a loss, and makes the note survive a loss of power.
+    pub(super) fn record_loss(&self, loss: Loss) -> io::Result<()> {
         self.change(|NotedMark { marked, .. }| *marked = marked.with(loss))?;
         self.file.sync_all()
     }
 
-    /// Notes that there are events that are not synced, and makes that survive a power loss.
-    pub(super) fn note_unsynced(&self) -> io::Result<()> {
+    /// Notes that some events are not synced, and makes the note survive a loss of power.
+    pub(super) fn record_unsynced(&self) -> io::Result<()> {
         if self.lock().marked.boot != 0 {
             return Ok(());
         }
@@ -142,20 +143,20 @@ impl Mark {
     }
 
     /// Notes that all events are synced.
-    pub(super) fn note_synced(&self) -> io::Result<()> {
+    pub(super) fn record_synced(&self) -> io::Result<()> {
         if self.lock().marked.boot == 0 {
             return Ok(());
         }
         self.change(|NotedMark { marked, .. }| marked.boot = 0)
     }
 
-    /// Makes what was written survive a power loss, the file's existence included.
+    /// Makes the file and its content survive a loss of power.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
 
-    /// Goes on with the content that the file has. Returns it, with its epoch; `None` where there
-    /// is nothing.
+    /// Takes over the content of the file. Returns it, with its epoch; `None` if the file has no
+    /// valid mark.
     pub(super) fn read(&self) -> io::Result<Option<(Epoch, MarkContent)>> {
         let mut bytes = Vec::new();
         (&self.file).read_to_end(&mut bytes)?;
@@ -165,7 +166,7 @@ impl Mark {
         Ok(Some((epoch, marked)))
     }
 
-    /// Writes what `change` makes of what is noted; nothing where there is no epoch.
+    /// Changes the noted content, and writes it to the file, unless no epoch is known yet.
     fn change(&self, change: impl FnOnce(&mut NotedMark)) -> io::Result<()> {
         let mut noted = self.lock();
         let mut changed = *noted;
@@ -182,7 +183,7 @@ impl Mark {
     }
 }
 
-/// Reads the mark in `directory`, with its epoch, without creating anything.
+/// Reads the mark in `directory`, with its epoch. Creates nothing.
 pub(super) fn read(directory: &Path) -> io::Result<Option<(Epoch, MarkContent)>> {
     match std::fs::read(directory.join(FILE_NAME)) {
         Ok(bytes) => Ok(decode(&bytes)),
@@ -239,21 +240,21 @@ mod tests {
         mark.begin(epoch, Position::new(3), 30).unwrap();
         let marked = || read(directory.path()).unwrap().unwrap().1;
         assert_eq!(marked().boot, 0);
-        mark.note_unsynced().unwrap();
+        mark.record_unsynced().unwrap();
         let boot = marked().boot;
-        assert_ne!(boot, 0, "it says in which start of the system they were not");
+        assert_ne!(boot, 0, "the mark has the start of the system in which they were not synced");
         mark.write(Some(Position::new(4)), 40).unwrap();
-        assert_eq!(marked().boot, boot, "they are not synced because others are");
+        assert_eq!(marked().boot, boot, "these events are still not synced");
         assert_eq!((marked().position, marked().has_lost_some()), (Position::new(4), false));
         let elsewhere = MarkContent { boot: marked().boot ^ 1, ..marked() };
         assert!(elsewhere.has_lost_some(), "the system was started again since");
-        mark.note_synced().unwrap();
+        mark.record_synced().unwrap();
         assert_eq!((marked().boot, marked().position), (0, Position::new(4)));
         assert_eq!(read(directory.path()).unwrap().unwrap().0, epoch);
     }
 
-    /// Goal: that there are events that are not synced is known after a loss of power, too: that is
-    /// what it is noted for.
+    /// Goal: the note that some events are not synced outlives a loss of power, because it is made
+    /// for that.
     #[test]
     fn a_note_of_events_that_are_not_synced_outlives_a_loss_of_power() {
         let Some(disk) = Forgetful::mount() else { return };
@@ -266,10 +267,10 @@ mod tests {
         mark.begin(Epoch::new(7), Position::new(3), 30).unwrap();
         mark.sync().unwrap();
         assert_eq!(left().boot, 0);
-        mark.note_unsynced().unwrap();
+        mark.record_unsynced().unwrap();
         assert_ne!(left().boot, 0, "nobody is told that events may be gone");
         mark.write(Some(Position::new(4)), 40).unwrap();
-        assert_eq!(left().position, Position::new(3), "this disk forgets nothing");
+        assert_eq!(left().position, Position::new(3), "this disk keeps unsynced data");
     }
 
     #[test]
@@ -279,13 +280,13 @@ mod tests {
         mark.write(Some(Position::new(9)), 90).unwrap();
         assert_eq!(read(directory.path()).unwrap(), None, "nothing is noted before an epoch");
         mark.begin(Epoch::new(1), Position::new(3), 30).unwrap();
-        mark.note_loss(Loss::Unknown).unwrap();
-        mark.note_loss(Loss::Some).unwrap();
+        mark.record_loss(Loss::Unknown).unwrap();
+        mark.record_loss(Loss::Some).unwrap();
         mark.write(None, 20).unwrap();
         let mark = Mark::open(directory.path()).unwrap();
         let (epoch, marked) = mark.read().unwrap().unwrap();
         let told = (epoch.get(), marked.position.get(), marked.lsn);
-        assert_eq!(told, (1, 3, Some(30)), "what is durable goes up alone");
+        assert_eq!(told, (1, 3, Some(30)), "the durable places only go up");
         assert_eq!((marked.loss, marked.has_lost_some()), (Loss::Unknown, true));
         mark.begin(Epoch::new(2), Position::new(3), 10).unwrap();
         let (epoch, marked) = read(directory.path()).unwrap().unwrap();
@@ -299,11 +300,11 @@ mod tests {
         let crc = crc32fast::hash(&bytes[CRC_BYTES..]);
         bytes[..CRC_BYTES].copy_from_slice(&crc.to_be_bytes());
         assert_eq!(decode(&bytes), Some((Epoch::new(5), marked)));
-        assert_eq!(decode(&[bytes, vec![0]].concat()), None, "a cut one is none");
+        assert_eq!(decode(&[bytes, vec![0]].concat()), None, "a mark of another length is refused");
     }
 
-    /// Goal: a mark that is opened again goes on where it was: how far it is, and whether something
-    /// is not synced in this start of the system. In another one, all there is was found on disk.
+    /// Goal: a mark that is opened again goes on with its places, and knows whether events are not
+    /// synced in this start of the system. In another start, all events that are found are on disk.
     #[test]
     fn a_mark_that_is_opened_again_goes_on_where_it_was() {
         let directory = tempfile::tempdir().unwrap();
@@ -315,12 +316,12 @@ mod tests {
 
         let mark = open();
         assert_eq!(mark.read().unwrap().unwrap().1.position, position);
-        mark.note_unsynced().unwrap();
-        assert_eq!(on_disk().position, position, "what was durable still is");
+        mark.record_unsynced().unwrap();
+        assert_eq!(on_disk().position, position, "the durable position stays");
 
         let mark = open();
         assert!(!mark.read().unwrap().unwrap().1.has_lost_some(), "the system did not go down");
-        mark.note_synced().unwrap();
+        mark.record_synced().unwrap();
         assert_eq!((on_disk().position, on_disk().boot), (position, 0));
 
         let boot = current_boot() ^ 2;
@@ -328,7 +329,7 @@ mod tests {
         std::fs::write(directory.path().join(FILE_NAME), elsewhere).unwrap();
         let mark = open();
         assert!(mark.read().unwrap().unwrap().1.has_lost_some());
-        mark.note_unsynced().unwrap();
-        assert_eq!(on_disk().boot, current_boot(), "these are of this start");
+        mark.record_unsynced().unwrap();
+        assert_eq!(on_disk().boot, current_boot(), "the unsynced events are of this start");
     }
 }

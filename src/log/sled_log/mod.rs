@@ -1,26 +1,30 @@
-//! The log on sled: blocks in one tree, one atomic batch and one sync a group.
+//! The log on sled: blocks in one tree, with one atomic batch and one sync for each group. The file
+//! is long because opening a log, which finds damage and begins epochs, is one sequence of steps
+//! over all of its fields; the other steps have files of their own.
 //!
 //! ```text
 //! DIR/lock    held while the log is open, so that a second process is refused
-//! DIR/mark    how far the log was durable (mark.rs)
-//! DIR/reserve holds nothing: space to open a log with on a disk that is full (space.rs)
+//! DIR/mark    the place up to which the log is durable (mark.rs)
+//! DIR/reserve holds nothing: space for opening the log on a full disk (space.rs)
 //! DIR/sled/   sled's own files; only `db` holds events
 //! ```
 //!
 //! # Why
 //!
-//! - Durable means `apply_batch`, `flush`, then `sync_data` on our own handle to sled's `db`. On
-//!   Linux sled's `flush` ends in `sync_file_range`, which makes neither the file's size nor the
-//!   drive's cache durable (src/pagecache/iobuf.rs of 0.34.7). On a file system that forgets what
-//!   was not synced, `flush` alone lost every acknowledged group.
+//! - A group is durable after `apply_batch`, `flush`, and `sync_data` on our own handle to sled's
+//!   `db`. On Linux sled's `flush` ends in `sync_file_range`, which makes neither the file's size
+//!   nor the drive's cache durable (src/pagecache/iobuf.rs of 0.34.7). On a file system that
+//!   forgets all unsynced data, `flush` alone lost every acknowledged group.
 //! - Values are at most 8 KiB, and segments 8 MiB. sled writes a page larger than a quarter of a
-//!   segment to a file of its own under `blobs/`, which is never synced (src/pagecache/blob_io.rs);
-//!   a leaf holds up to 16 entries and is read and rewritten whole, so it stays near 128 KiB here.
-//!   With values of 32 KiB the soak (benches/soak.rs) took 470 MiB of memory, with 8 KiB 400.
-//! - sled runs without its flusher: cleaner.rs does what it is needed for, and nothing when idle.
-//! - A group of one block is inserted without a batch: sled writes and syncs a batch's frame by
-//!   itself. 64 clients with one event each: 2 `sync_file_range` a group with it, 1 without.
-//! - Which errors of sled end writing, and which do not: writing.rs.
+//!   segment to a separate file under `blobs/`, which is never synced (src/pagecache/blob_io.rs). A
+//!   leaf holds up to 16 entries and is read and rewritten as a whole, so it stays near 128 KiB
+//!   here. With values of 32 KiB the soak (benches/soak.rs) took 470 MiB of memory, with 8 KiB 400
+//!   MiB.
+//! - sled runs without its flusher: cleaner.rs does the flusher's work, and rests when idle.
+//! - A group of one block is inserted without a batch, because sled writes and syncs the frame of a
+//!   batch separately. With 64 clients of one event each, a group took 2 `sync_file_range` with a
+//!   batch, and 1 without.
+//! - writing.rs says which errors of sled end writing, and which do not.
 
 mod blocks;
 pub(super) mod check;
@@ -78,45 +82,47 @@ use space::{Space, WritePurpose};
 use touches::Touches;
 use tree_reader::TreeReader;
 
-/// The size of a topic's record and of the removal of a part on disk, in bytes, roughly.
+/// About the size on disk of a topic's record, and of the removal of a part, in bytes.
 const RECORD_BYTES: u64 = 512;
 const REMOVAL_BYTES: u64 = 64;
 
-/// The most topics with damaged ends that are noted in one batch.
+/// The most records of topics with damaged ends that are written in one batch.
 const MAX_NOTED_ENDS: usize = 1_000;
 
-/// The log in a directory of its own.
+/// The log on disk, in a directory of its own.
 #[derive(Debug)]
 pub struct SledLog {
     cleaner: Cleaner,
     tree: sled::Tree,
     reader: TreeReader,
     database: sled::Db,
-    /// Our own handle to the file that sled writes, for the sync that counts.
+    /// Our own handle to the file that sled writes, for the sync that makes groups durable.
     file: File,
     mark: Arc<Mark>,
     space: Arc<Space>,
     epoch: Epoch,
-    /// The topics as they were found when it was opened, until something changes or they are asked
-    /// for: reading the newest block of each takes most of the time that opening takes.
+    /// The topics as they were found when the log was opened, until they are asked for or something
+    /// changes. They are kept because reading the newest block of each topic is most of the work of
+    /// opening.
     found: Mutex<Option<Vec<StoredTopic>>>,
-    /// Why nothing more may be written.
+    /// The failure after which nothing more may be written, if there was one.
     failed: Arc<WriteFailure>,
-    /// Held for as long as the log is open; the system lets go of it when the process ends.
+    /// The lock of the directory, held as long as the log is open. The system releases it when the
+    /// process ends.
     _lock: File,
 }
 
 impl SledLog {
-    /// Opens the log in `directory`, creating it where there is none.
+    /// Opens the log in `directory`, and creates it if there is none.
     ///
     /// # Errors
     ///
-    /// - [`Error::Open`]: another process has it open, or it is no log.
-    /// - [`Error::DamagedLog`]: a page with records does not fit, or what sled begins with.
+    /// - [`Error::Open`]: another process has the log open, or the directory holds no log.
+    /// - [`Error::DamagedLog`]: a page with records is damaged, or the files that sled reads first.
     ///
-    /// A topic whose newest block cannot be read is named in the log, and takes no more events; the
-    /// rest is served. So are all topics where it cannot be told which ones lost their ends
-    /// (lost_tail.rs, salvage.rs).
+    /// A topic whose newest block cannot be read is named in a log line, and takes no more events;
+    /// its other events are served. If it cannot be told which topics lost their ends, all topics
+    /// are treated like that (lost_tail.rs, salvage.rs).
     pub fn open(directory: &Path, config: &LogConfig) -> Result<Self> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let io = |error: io::Error| at(error.to_string());
@@ -159,7 +165,8 @@ impl SledLog {
         Ok(log)
     }
 
-    /// Reads the epoch and the names, and holds what is found against what the mark says.
+    /// Reads the epoch and the topics, and compares them with the mark. Begins an epoch if the log
+    /// is new, or if durable data may be missing.
     fn begin(&mut self, directory: &Path, noted: Option<(Epoch, MarkContent)>) -> Result<()> {
         let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let stored = records::read_log(&self.tree)?;
@@ -174,7 +181,7 @@ impl SledLog {
         let mut record = stored.unwrap_or_default();
         let mut topics = self.with_heads(topics, &mut record, marked)?;
         if let Some(problem) = lost_events(&topics, &record, marked) {
-            self.note_lost_ends(&mut topics, &mut record, marked, &problem)?;
+            self.record_lost_ends(&mut topics, &mut record, marked, &problem)?;
         }
         let lost_ends = stored.is_some_and(|stored| stored != record);
         let last = last_position(&topics);
@@ -182,12 +189,12 @@ impl SledLog {
         match (&stored, &marked) {
             (Some(_), Some(_)) if lost_ends => warn!(
                 directory = %directory.display(),
-                "where topics end is not known for sure: a new epoch begins"
+                "the ends of topics are not known for sure: a new epoch begins"
             ),
             (Some(_), Some(marked)) if !marked.has_lost_some() => return Ok(()),
             (Some(_), Some(marked)) if marked.loss > Loss::None => warn!(
                 directory = %directory.display(),
-                "the log has lost something to damage: a new epoch begins"
+                "the log has lost data to damage: a new epoch begins"
             ),
             (Some(_), Some(_)) => warn!(
                 directory = %directory.display(),
@@ -212,7 +219,8 @@ impl SledLog {
         Ok(())
     }
 
-    /// The topics as they are. Notes, in the log, those whose newest blocks cannot be read.
+    /// Returns `topics` with the extents that their newest blocks tell. For topics whose newest
+    /// blocks cannot be read, writes records that say so.
     fn with_heads(
         &self,
         topics: Vec<StoredTopic>,
@@ -234,7 +242,8 @@ impl SledLog {
             return Ok(found);
         }
         let readable: Vec<Sequence> = damaged.iter().map(|at| found[*at].extent.tail).collect();
-        *record = lost_tail::note(&mut found, &damaged, record, marked.map(|m| m.position));
+        *record =
+            lost_tail::record_damage(&mut found, &damaged, record, marked.map(|m| m.position));
         for (at, first) in damaged.iter().zip(readable) {
             error!(
                 topic = %found[*at].name, %first,
@@ -247,8 +256,9 @@ impl SledLog {
         Ok(found)
     }
 
-    /// Notes in every topic that it ends somewhere behind what can be read of it, for `problem`.
-    fn note_lost_ends(
+    /// Writes in the record of every topic that its end is behind its last readable event, because
+    /// of `problem`.
+    fn record_lost_ends(
         &self,
         topics: &mut [StoredTopic],
         record: &mut LogRecord,
@@ -256,26 +266,28 @@ impl SledLog {
         problem: &str,
     ) -> Result<()> {
         let all: Vec<usize> = (0..topics.len()).collect();
-        *record = lost_tail::note(topics, &all, record, marked.map(|marked| marked.position));
+        *record =
+            lost_tail::record_damage(topics, &all, record, marked.map(|marked| marked.position));
         error!(
             topics = topics.len(),
             problem,
-            "which topics have lost their newest events to damage cannot be told: each is served \
-             up to where it can be read, and takes no more events; put back a copy of the data \
-             directory from before the damage, go on with what `leftoff check --repair` brings \
-             back, or delete topics to go on without what they had"
+            "it cannot be told which topics have lost their newest events to damage: each topic is \
+             served up to its last readable event, and takes no more events; put back a copy of \
+             the data directory from before the damage, go on with what `leftoff check --repair` \
+             brings back, or delete topics to go on without their events"
         );
         self.write_ends(topics.iter(), record)
     }
 
-    /// Writes the records of topics whose ends are damaged, and that of the log at last.
+    /// Writes the records of topics whose ends are damaged, and at last that of the log.
     fn write_ends<'a>(
         &self,
         topics: impl Iterator<Item = &'a StoredTopic>,
         record: &LogRecord,
     ) -> Result<()> {
         let topics: Vec<_> = topics.collect();
-        // Each chunk that is there without the log's record shows that events are missing.
+        // If the process ends in between, the sum of events shows at the next start that some are
+        // missing.
         let chunks = topics.chunks(MAX_NOTED_ENDS);
         let last = chunks.len().saturating_sub(1);
         for (number, chunk) in chunks.enumerate() {
@@ -286,14 +298,14 @@ impl SledLog {
                 }
             });
             written.map_err(|error| Error::DamagedLog {
-                problem: format!("what is damaged at the end of topics cannot be noted: {error}"),
+                problem: format!("the damaged ends of topics cannot be noted: {error}"),
             })?;
         }
         Ok(())
     }
 
-    /// Writes what `fill` puts into a batch, and makes it durable. Returns up to which place in
-    /// sled's log that is.
+    /// Writes the batch that `fill` makes, and makes it durable. Returns the place in sled's log up
+    /// to which all is durable.
     fn write(&self, fill: impl FnOnce(&mut sled::Batch)) -> io::Result<sled::Lsn> {
         let mut batch = sled::Batch::default();
         fill(&mut batch);
@@ -301,10 +313,10 @@ impl SledLog {
         self.sync(Durability::Fsync)
     }
 
-    /// Hands what is written to the system, up to the place in sled's log that is returned; and to
-    /// the disk, if it must outlive the system.
+    /// Hands all written data to the system, and, if it must outlive the system, to the disk.
+    /// Returns the place in sled's log up to which that is done.
     fn sync(&self, durability: Durability) -> io::Result<sled::Lsn> {
-        self.tree.flush()?; // To the system, which keeps it when the process ends.
+        self.tree.flush()?; // The system has it now, also if the process ends.
         let lsn = written_lsn(&self.database);
         match durability {
             Durability::Fsync => self.file.sync_data()?,
@@ -332,7 +344,7 @@ impl SledLog {
         }
     }
 
-    /// Refuses `group` where too little space is left for what it is for, and has the cleaner make
+    /// Refuses `group` if too little space is left for its purpose, and then has the cleaner make
     /// room.
     fn check_space(&self, group: &Group) -> Result<()> {
         let bytes_of = |blocks: &[(TopicId, Block)]| -> u64 {
@@ -359,7 +371,7 @@ impl SledLog {
         if !group.rewritten.is_empty() {
             return WritePurpose::Change;
         }
-        // A topic that is trimmed is noted, too: that makes room.
+        // A record also changes when its topic is trimmed: that makes room, and must be allowed.
         let has_new_settings = |topic: &StoredTopic| {
             let stored = self.tree.get(keys::topic(topic.id)).ok().flatten();
             let stored = stored.and_then(|bytes| meta::decode_topic(topic.id, &bytes).ok());
@@ -371,7 +383,7 @@ impl SledLog {
         }
     }
 
-    /// Returns the error for a topic's page that nothing can be written to.
+    /// Returns the error for a page of a topic to which nothing can be written.
     fn unwritable(&self, topic: &TopicName, first: Option<Sequence>) -> Error {
         match first {
             Some(first) => {
@@ -390,7 +402,7 @@ impl SledLog {
 
 #[cfg(test)]
 impl SledLog {
-    /// Has the mark say that events up to `position` are durable.
+    /// Notes in the mark that events up to `position` are durable.
     pub(super) fn mark_durable(&self, position: Position) {
         self.mark.write(Some(position), written_lsn(&self.database)).unwrap();
     }
@@ -413,7 +425,7 @@ impl Log for SledLog {
     fn ids(&self) -> Result<Vec<(TopicId, Block)>> {
         let heed = |found| match found {
             Err(error @ Error::DamagedLog { .. }) => {
-                warn!(%error, "events that were dropped may be stored again if they are retried");
+                warn!(%error, "a retried event of a damaged id may be stored again");
                 None
             }
             found => Some(found),
@@ -422,7 +434,7 @@ impl Log for SledLog {
     }
 
     fn check_writable(&self, group: &Group) -> Result<()> {
-        self.failed.check()?; // What sled could not write it cannot read: that is no damage.
+        self.failed.check()?; // After a failed write sled cannot read either; that is no damage.
         let Some((topic, first)) = writing::first_unreadable(&self.tree, group) else {
             return Ok(());
         };
@@ -441,7 +453,7 @@ impl Log for SledLog {
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.check_space(group)?;
         if group.durability == Durability::Process {
-            let noted = self.mark.note_unsynced();
+            let noted = self.mark.record_unsynced();
             noted.map_err(|error| Error::NotWritten(Arc::new(error)))?;
         }
         self.check_writable(group)?;
@@ -463,7 +475,7 @@ impl Log for SledLog {
         if group.durability == Durability::Fsync
             && let Err(error) = self.mark.write(last, lsn)
         {
-            // What is written is durable all the same; only the check at the next open is weaker.
+            // The group is durable all the same; only the check at the next open is weaker.
             warn!(%error, "cannot write the mark");
         }
         Ok(())
@@ -487,7 +499,8 @@ impl Log for SledLog {
         max_bytes: usize,
         more_bytes: usize,
     ) -> Result<ReadAhead> {
-        // The usual case: half of what it takes to find a block by a sequence in the middle of it.
+        // The usual case: a block begins there. It takes half the work of a search from the middle
+        // of a block.
         match self.reader.read_ahead_from(topic, sequences.clone(), before, max_bytes, more_bytes) {
             Some(found) => Ok(found),
             None => contract::read_ahead(self, topic, sequences, before, max_bytes, more_bytes),
@@ -510,44 +523,47 @@ impl Log for SledLog {
 
 impl Drop for SledLog {
     fn drop(&mut self) {
-        self.cleaner.stop(); // Whatever it has moved is synced below.
+        self.cleaner.stop(); // Its moved pages are synced below.
         if self.failed.is_set() {
             return;
         }
         let closed = self.sync(Durability::Fsync).and_then(|lsn| {
             self.mark.write(None, lsn)?;
-            self.mark.note_synced()
+            self.mark.record_synced()
         });
         if let Err(error) = closed {
-            warn!(%error, "cannot sync while closing; what was acknowledged is safe already");
+            warn!(%error, "cannot sync while closing; acknowledged events are safe already");
         }
     }
 }
 
-/// Looks for damage before sled does. Returns what the mark says, with what is missing.
+/// Looks for damage before sled opens its files. Returns the content of the mark, with the loss
+/// that was found.
 fn salvaged(directory: &Path, mark: &Mark) -> io::Result<Option<(Epoch, MarkContent)>> {
     let noted = mark.read()?;
     let sled_directory = directory.join("sled");
     sled_files::mend(&sled_directory)?;
     let durable = noted.and_then(|(_, marked)| marked.lsn);
-    let note = |found: salvage::Salvaged| mark.note_loss(found.loss());
-    let Some(found) = salvage::salvage(&sled_directory, durable, note)? else { return Ok(noted) };
+    let record_loss = |found: salvage::Salvaged| mark.record_loss(found.loss());
+    let Some(found) = salvage::salvage(&sled_directory, durable, record_loss)? else {
+        return Ok(noted);
+    };
     error!(
         pages = found.pages,
         changes = found.changes,
         unknown = found.unknown,
         cut = found.is_cut,
-        "the newest part of the log is damaged: what is missing is told where it is missed"
+        "the newest part of the log is damaged: readers of the missing events are told"
     );
     Ok(noted.map(|(epoch, marked)| (epoch, marked.with(found.loss()))))
 }
 
-/// The newest position of `topics`.
+/// Returns the newest position of `topics`.
 fn last_position(topics: &[StoredTopic]) -> Position {
     topics.iter().map(|topic| topic.extent.last_position).max().unwrap_or_default()
 }
 
-/// Why it cannot be told where topics end, if so.
+/// Returns the reason why the ends of topics are not known; `None` if they are known.
 fn lost_events(
     topics: &[StoredTopic],
     record: &LogRecord,
@@ -559,7 +575,7 @@ fn lost_events(
             Some(lost_tail::lost_end(last, position))
         }
         Some(MarkContent { loss: Loss::Unknown, .. }) => {
-            Some("entries of its storage engine are damaged that may be of any topic".to_owned())
+            Some("damaged entries of its storage engine may be of any topic".to_owned())
         }
         _ => record.check_whole(topics, last),
     }

@@ -1,4 +1,4 @@
-//! The log's own records, and the blocks of ids, as they are read from the tree.
+//! The reading of the log's own records, and of blocks of ids, from the tree.
 
 use super::blocks;
 use super::engine::unreadable;
@@ -23,8 +23,8 @@ pub(super) fn read_log(tree: &sled::Tree) -> Result<Option<LogRecord>> {
     Ok(Some(record))
 }
 
-/// Reads every topic's record, in the order of the ids. [`Error::DamagedLog`] stands in the place
-/// of a damaged record.
+/// Reads every topic's record, in the order of the ids. For a damaged record it yields
+/// [`Error::DamagedLog`].
 pub(super) fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<StoredTopic>> {
     blocks::until_error(tree.scan_prefix(keys::TOPICS)).map(|entry| {
         let (key, value) = entry.map_err(|error| unreadable_record("a topic's", error))?;
@@ -36,11 +36,11 @@ pub(super) fn read_topics(tree: &sled::Tree) -> impl Iterator<Item = Result<Stor
     })
 }
 
-/// The advice for a damaged record.
+/// The advice in errors about damaged records.
 const WAY_OUT: &str = "put back a copy of the data directory from before the damage, without its \
      file `mark`, or go on with what `leftoff check --repair` brings back";
 
-/// Turns an error of sled, met while a record was read, into ours.
+/// Turns an error that sled returned while a record was read into ours.
 fn unreadable_record(which: &str, error: sled::Error) -> Error {
     match error {
         sled::Error::Corruption { .. } => Error::DamagedLog {
@@ -50,8 +50,8 @@ fn unreadable_record(which: &str, error: sled::Error) -> Error {
     }
 }
 
-/// Reads every block of ids in `tree`. An error stands in the place of a damaged one. Nothing is
-/// read after a damaged page.
+/// Reads every block of ids in `tree`. For a damaged block it yields an error. Nothing is read
+/// after a damaged page.
 pub(super) fn read_ids(tree: &sled::Tree) -> impl Iterator<Item = Result<(TopicId, Block)>> {
     blocks::until_error(tree.scan_prefix(keys::IDS)).filter_map(|entry| {
         let (key, value) = match entry {

@@ -1,8 +1,8 @@
-//! Restoring: a new log from backups, or from what is whole of a damaged one.
+//! Restoring: makes a new log from backups, or from the undamaged part of a damaged log.
 //!
-//! The record of the log is written last, and until then a file `restoring` says so: what was
-//! interrupted is no log, and is not taken for one.
-//! A new log begins a new epoch, so that readers with a cursor from before are told.
+//! The record of the log is written last, and until then there is a file `restoring`: after an
+//! interruption the directory is not taken for a log. A new log begins a new epoch, so that readers
+//! with an earlier cursor are told of a gap.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,18 +25,18 @@ use crate::log::meta::{self, LogRecord};
 use crate::log::stored_topic::StoredTopic;
 use crate::topic::TopicId;
 
-/// Memory for the new log's page cache, in bytes.
+/// The memory for the new log's page cache, in bytes.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// Bytes of blocks that are written in one batch.
+/// The bytes of blocks from which a batch is written.
 const BATCH_BYTES: usize = 1 << 20;
 
 /// The progress of a restore, in bytes of all backups, which are read twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restoring {
-    /// Bytes that are read.
+    /// The bytes that are read.
     pub done_bytes: u64,
-    /// Bytes that there are to read.
+    /// All bytes that are to be read.
     pub total_bytes: u64,
 }
 
@@ -56,7 +56,7 @@ pub struct RestoreReport {
 /// # Errors
 ///
 /// [`Error::Open`]: the directory is not empty, or a backup is cut, altered, or does not follow the
-/// one before it; nothing was written. Or writing failed: what is there is no log.
+/// one before it; nothing was written. Or writing failed: the directory then holds no log.
 pub fn restore(
     directory: &Path,
     backups: &[PathBuf],
@@ -97,7 +97,7 @@ pub fn restore(
     target.finish()
 }
 
-/// Reads a whole backup, and hands its parts on.
+/// Reads a whole backup, and hands its frames to `take`.
 fn read(
     path: &Path,
     mut take: impl FnMut(Frame) -> Result<()>,
@@ -134,7 +134,7 @@ pub(super) struct NewLog {
 /// The part of a topic that is written already.
 #[derive(Debug, Clone, Copy, Default)]
 struct WrittenTopic {
-    /// Where its blocks begin and end; `None`: there are none.
+    /// The first sequence of its blocks, and their end; `None` if there are no blocks.
     sequences: Option<(Sequence, Sequence)>,
     end_bytes: u64,
     events: u64,
@@ -145,7 +145,7 @@ struct WrittenTopic {
 }
 
 impl NewLog {
-    /// Begins a log in `directory`, which is made, or empty.
+    /// Begins a log in `directory`, which is created if it is missing, and must be empty.
     ///
     /// # Errors
     ///
@@ -193,23 +193,24 @@ impl NewLog {
         }
     }
 
-    /// Takes a topic, or its later state.
+    /// Takes a topic's record, or a later record of it.
     pub(super) fn begin_topic(&mut self, topic: StoredTopic) {
         let written = self.topics.get(&topic.id).map(|(_, written)| *written);
         self.topics.insert(topic.id, (topic, written.unwrap_or_default()));
     }
 
-    /// Where the next block of a topic begins, if none is missing; `None` before its first one.
+    /// Returns the sequence at which the next block of a topic begins, if no block is missing;
+    /// `None` before its first block.
     pub(super) fn next_block(&self, id: TopicId) -> Option<Sequence> {
         self.topics.get(&id)?.1.sequences.map(|(_, end)| end)
     }
 
-    /// Writes the next block of a topic. What is missing between it and the one before it was
-    /// trimmed in between two backups, with all before that, or dropped where the block begins.
+    /// Writes the next block of a topic. If sequences are missing before it, they were either
+    /// trimmed between two backups, with all earlier ones, or their events were dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::Open`]: it does not fit what is there, or writing failed.
+    /// [`Error::Open`]: the block does not fit the blocks before it, or writing failed.
     pub(super) fn write_block(&mut self, id: TopicId, block: Block) -> Result<()> {
         match self.next_block(id) {
             Some(next) if block.first_sequence() < next => {
@@ -226,7 +227,7 @@ impl NewLog {
             _ => {}
         }
         let Some((_, written)) = self.topics.get_mut(&id) else {
-            return Err(self.bad(format!("a block is of topic {}, which is not told", id.get())));
+            return Err(self.bad(format!("a block is of topic {}, which has no record", id.get())));
         };
         let block = block.ending_at(written.end_bytes + block.bytes().len() as u64);
         let first = written.sequences.map_or(block.first_sequence(), |(first, _)| first);
@@ -247,7 +248,7 @@ impl NewLog {
         if self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Writes ids of events of a topic that were dropped.
+    /// Writes a block of ids of a topic's dropped events.
     ///
     /// # Errors
     ///
@@ -258,7 +259,7 @@ impl NewLog {
         if self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Spans the sequences from `next` to `block`, of which no event is left.
+    /// Writes a block without events for the sequences from `next` to `block`.
     pub(super) fn write_hole(&mut self, id: TopicId, next: Sequence, block: &Block) -> Result<()> {
         let (position, time) = (block.first_position().previous(), block.first_time());
         self.write_block(id, Block::hole(next..block.first_sequence(), position, time))
@@ -293,7 +294,7 @@ impl NewLog {
     ///
     /// # Errors
     ///
-    /// [`Error::Open`]: writing failed; what is there is no log.
+    /// [`Error::Open`]: writing failed; the directory holds no log.
     pub(super) fn finish(mut self) -> Result<RestoreReport> {
         let mut report = RestoreReport::default();
         let ends = |(topic, written): &(StoredTopic, WrittenTopic)| {
@@ -338,8 +339,7 @@ impl NewLog {
     }
 }
 
-/// Returns the extent of a topic of which only `written` is there: everything else counts as
-/// dropped.
+/// Returns the extent of a topic of which only `written` exists: all other events count as dropped.
 fn extent(told: &Extent, written: &WrittenTopic) -> Extent {
     let Some((first, tail)) = written.sequences else {
         let dropped_events = told.tail.previous().get();
@@ -349,7 +349,7 @@ fn extent(told: &Extent, written: &WrittenTopic) -> Extent {
         return Extent { appended_bytes: 0, dropped_bytes: 0, dropped_events, ..empty };
     };
     let may_expire = told.may_expire || written.may_expire;
-    // What an earlier backup holds, or was looked at later on, is not compacted as it was told.
+    // The progress of compaction in the record does not hold for blocks of an earlier backup.
     let due = if may_expire { Timestamp::from_ms(0) } else { Timestamp::MAX };
     Extent {
         earliest: told.earliest.max(first).min(tail),

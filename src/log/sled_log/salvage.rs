@@ -1,4 +1,6 @@
-//! Salvage: the log is opened in spite of damage in what sled wrote since its last snapshot.
+//! Salvage: has the log open in spite of damage in the entries that sled wrote since its last
+//! snapshot. The file is long because its steps share the state of one scan, and a quarter of it is
+//! tests.
 //!
 //! ```text
 //! snapshot             durable, says the mark
@@ -9,22 +11,25 @@
 //!
 //! # Why
 //!
-//! - sled reads what was written since its last snapshot as a whole when it is opened, and takes
-//!   the first entry that does not fit for the end of its log, or for the end of a segment
-//!   (`LogIter::next` in src/pagecache/iterator.rs of 0.34.7). One changed byte took all that was
-//!   written after it, or had sled find that its pages contradict each other: the log did not open.
-//! - So the same is read here before, with what sled does not know: up to where its log is durable
-//!   (mark.rs). Up to there an entry that does not fit is damaged, and the log goes on after it,
-//!   where the next entry fits its checksum and belongs to the segment. From there on it is the
-//!   end, as for sled. What is whole is left to sled, and nothing is written.
-//! - Where something is damaged, a snapshot is written that says where all pages are, up to the
-//!   end. With it sled reads no more than that, and meets what is damaged page by page.
-//! - A whole page that is damaged stays so: whoever reads it is told. A change of a page that is
-//!   damaged, which is one entry of a page, is left out: of blocks a missing one is found, for they
-//!   have no holes; and a log that lost something begins an epoch. Where it cannot be told which
-//!   page it was, any page may be older than it says: then no topic takes more events.
-//! - A segment that sled has begun to use again has what does not fit its head. Nothing in it is
-//!   valid any more, so that is no damage.
+//! - When sled is opened, it reads all entries since its last snapshot, and takes the first entry
+//!   that does not fit for the end of its log, or for the end of a segment (`LogIter::next` in
+//!   src/pagecache/iterator.rs of 0.34.7). One changed byte cost all entries after it, or made sled
+//!   find that its pages contradict each other: the log did not open.
+//! - So these entries are read here first, with a fact that sled does not know: up to which place
+//!   its log is durable (mark.rs). Before that place an entry that does not fit is damaged, and the
+//!   log goes on at the next entry that fits its checksum and belongs to the segment. From that
+//!   place on, such an entry is the end, as it is for sled. If nothing is damaged, all is left to
+//!   sled, and nothing is written.
+//! - If an entry is damaged, a snapshot is written that says where all pages are, up to the end.
+//!   With it sled need not read the entries when it is opened, and meets the damage only when it
+//!   reads a damaged page.
+//! - A damaged entry that is a whole page stays damaged: its readers are told. A damaged entry that
+//!   is one change of a page is left out. If it was a block, readers notice that it is missing,
+//!   because blocks have no holes; and a log that has lost data begins an epoch. If it cannot be
+//!   told which page was damaged, any page may be older than it should be: then no topic takes more
+//!   events.
+//! - A segment that sled has begun to use again has entries that do not fit its head. Nothing in it
+//!   is valid any more, so that is no damage.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -41,33 +46,35 @@ use super::segment::{
 };
 use super::snapshot::{self, LogPlace, PageState, SEGMENT, Snapshot};
 
-/// The pages that sled needs to be opened: they stay as they were before, rather than damaged.
+/// The number of the first page that sled does not need for opening. Pages below it keep an older
+/// state rather than become damaged.
 const FIRST_PLAIN_PAGE: u64 = 2;
 
-/// The most pages by which the number of a page may exceed the known ones.
+/// The most by which the number of a page may exceed the number of known pages.
 const MAX_NEW_PAGES: usize = 1 << 16;
 
-/// Damaged entries in a row that are passed by the lengths that they tell of themselves.
+/// The most damaged entries in a row that are passed by the lengths in their own heads.
 const MAX_CHAIN: usize = 64;
 
-/// Segments that sled writes at the least before it uses one again.
+/// The least distance, in sled's log, after which sled uses a segment again.
 const REUSE_DISTANCE: Lsn = 2 * SEGMENT;
 
-/// The damage that was found, in parts that are still valid.
+/// The damage that was found in the valid part of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Salvaged {
-    /// Pages that cannot be read.
+    /// The number of pages that cannot be read.
     pub(super) pages: usize,
-    /// Changes of pages that were left out.
+    /// The number of changes of pages that were left out.
     pub(super) changes: usize,
-    /// Entries of which nothing is known, so that any page may be older than it says.
+    /// The number of entries of which nothing is known, so that any page may be older than it
+    /// should be.
     pub(super) unknown: usize,
-    /// Whether the log ends before what is durable.
+    /// Whether the log ends before the place up to which it was durable.
     pub(super) is_cut: bool,
 }
 
 impl Salvaged {
-    /// Returns what is missing.
+    /// Returns the loss that this damage means.
     pub(super) fn loss(&self) -> Loss {
         match self {
             Self { unknown: 1.., .. } => Loss::Unknown,
@@ -77,16 +84,17 @@ impl Salvaged {
     }
 }
 
-/// A damaged entry, and what it was if that is known.
+/// A damaged entry, with its head, if that is known.
 #[derive(Debug, Clone, Copy)]
 struct Damage {
     place: LogPlace,
     head: Option<EntryHead>,
 }
 
-/// Looks for damage in the sled in `directory`, whose log is `durable` up to there, and makes sled
-/// open it in spite of that. Calls `note` before anything is written. `None` where all is there, or
-/// sled is to say itself why it does not open: then nothing was written.
+/// Looks for damage in the sled in `directory`, whose log is durable up to the place `durable`, and
+/// writes a snapshot with which sled opens in spite of it. Calls `note` before anything is written.
+/// `None` if nothing is damaged, or if sled cannot be opened and says itself why: then nothing was
+/// written.
 ///
 /// # Errors
 ///
@@ -112,7 +120,7 @@ pub(super) fn salvage(
         SalvageScan { snapshot, begin, durable_end, tip: begin, batch: None, damage: Vec::new() };
     for (lsn, offset) in segments.from(begin) {
         if lsn >= durable_end && lsn != scan.tip {
-            break; // The end: nothing joins it.
+            break; // The end of the log: no segment follows.
         }
         let mut bytes = vec![0; SEGMENT_BYTES];
         let length = read_at(&file, &mut bytes, offset)?;
@@ -142,14 +150,14 @@ pub(super) fn salvage(
     Ok(Some(found))
 }
 
-/// Where the segments of the file belong in the log.
+/// The segments of the file, by their places in sled's log.
 #[derive(Debug)]
 struct Segments {
     by_lsn: BTreeMap<Lsn, u64>,
 }
 
 impl Segments {
-    /// Reads the segments' heads; where one is damaged, what it says is in the entries after it.
+    /// Reads the segments' heads. If a head is damaged, the first entry after it has its number.
     fn read(file: &File, begin: Lsn, durable_end: Lsn) -> io::Result<Self> {
         let (mut by_lsn, mut headless) = (BTreeMap::new(), Vec::new());
         let length = file.metadata()?.len();
@@ -178,19 +186,20 @@ impl Segments {
         Ok(Self { by_lsn })
     }
 
-    /// Those that hold what comes from `begin` on, in order.
+    /// Returns the segments that hold the log from `begin` on, in order.
     fn from(&self, begin: Lsn) -> impl Iterator<Item = (Lsn, u64)> {
         self.by_lsn.range(begin / SEGMENT * SEGMENT..).map(|(lsn, offset)| (*lsn, *offset))
     }
 
-    /// Whether what was written to `place` has not been written over.
+    /// Whether the entry at `place` was not overwritten since.
     fn has(&self, place: &LogPlace) -> bool {
         let (lsn, DiskPtr::Inline(offset), _) = place else { return false };
         let base = self.by_lsn.get(&(lsn / SEGMENT * SEGMENT));
         base.is_some_and(|base| base + (lsn % SEGMENT) as u64 == *offset)
     }
 
-    /// Removes what comes from `tip` on: it must not be taken for a part of what is written next.
+    /// Overwrites the log from `tip` on with zeros, so that the rest is not taken for a part of
+    /// later entries.
     fn shred_from(&self, file: &File, tip: Lsn) -> io::Result<()> {
         let length = file.metadata()?.len();
         for (lsn, offset) in self.from(tip) {
@@ -203,7 +212,7 @@ impl Segments {
     }
 }
 
-/// Where the segment with this head belongs; `None` if the head is damaged.
+/// Returns the place in sled's log of the segment with this head; `None` if the head is damaged.
 fn segment_lsn(head: &[u8; SEG_HEADER_LEN]) -> Option<Lsn> {
     let (crc32, rest) = head.split_first_chunk::<4>()?;
     let (lsn, _stable) = rest.split_first_chunk::<8>()?;
@@ -212,7 +221,7 @@ fn segment_lsn(head: &[u8; SEG_HEADER_LEN]) -> Option<Lsn> {
     (fits && lsn >= 0 && lsn % SEGMENT == 0).then_some(lsn)
 }
 
-/// A batch of which not all is read yet.
+/// A batch whose entries are not all read yet.
 #[derive(Debug)]
 struct OpenBatch {
     begin: Lsn,
@@ -223,18 +232,18 @@ struct OpenBatch {
 /// The state of a salvage while the log is read.
 struct SalvageScan {
     snapshot: Snapshot,
-    /// Everything before this place is in the snapshot.
+    /// The place up to which the snapshot has all entries.
     begin: Lsn,
-    /// Everything before this place was durable.
+    /// The place up to which the log was durable.
     durable_end: Lsn,
-    /// Where the log ends, as far as it is read.
+    /// The end of the log, as far as it is read.
     tip: Lsn,
     batch: Option<OpenBatch>,
     damage: Vec<Damage>,
 }
 
 impl SalvageScan {
-    /// Reads a segment. Returns whether the log may go on after it.
+    /// Reads a segment. Returns whether the log can go on after it.
     fn segment(&mut self, lsn: Lsn, offset: u64, bytes: &[u8]) -> io::Result<bool> {
         let number = (lsn / SEGMENT) as u64;
         let mut at = SEG_HEADER_LEN;
@@ -270,7 +279,7 @@ impl SalvageScan {
         Ok(true)
     }
 
-    /// Takes in a whole entry.
+    /// Takes in an undamaged entry.
     fn take(&mut self, head: &EntryHead, place: LogPlace, entry: &[u8]) -> io::Result<()> {
         if head.kind == BATCH {
             let last = entry.last_chunk::<8>().map_or(place.0, |last| Lsn::from_le_bytes(*last));
@@ -284,13 +293,14 @@ impl SalvageScan {
         }
     }
 
-    /// Whether the number of a page can be one: another one would be far behind all there are.
+    /// Whether the number of a page can be right: a wrong one is in most cases far above all known
+    /// pages.
     fn may_be_a_page(&self, head: &EntryHead) -> bool {
         let most = (self.snapshot.pages.len() + MAX_NEW_PAGES) as u64;
         head.log_kind().is_none() || head.page < most
     }
 
-    /// Takes in what is known of a damaged entry: of a page as a whole, where it is.
+    /// Takes in a damaged entry: if it was a whole page, its place.
     fn take_damaged(&mut self, damage: &Damage) -> io::Result<()> {
         match damage.head {
             Some(EntryHead { kind: NODE, page, .. }) if page >= FIRST_PLAIN_PAGE => {
@@ -313,18 +323,18 @@ impl SalvageScan {
         Ok(())
     }
 
-    /// The log is read up to `tip`.
+    /// Notes that the log is read up to `tip`, and applies a batch that ends before it.
     fn advance(&mut self, tip: Lsn) -> io::Result<()> {
         self.tip = tip;
-        // A batch that is damaged where it ends is over when what is durable is.
+        // A batch whose last entry is damaged ends with the durable part of the log.
         if let Some(batch) = self.batch.take_if(|batch| batch.last < tip) {
             batch.entries.iter().try_for_each(|entry| self.snapshot.apply(entry))?;
         }
         Ok(())
     }
 
-    /// Has each page be somewhere, if only where it is damaged. Returns what is missing; `None`
-    /// where sled cannot be opened with it.
+    /// Gives each page a place, which may be that of a damaged entry. Returns the damage; `None` if
+    /// sled cannot be opened with it.
     fn settle(&mut self, segments: &Segments) -> Option<Salvaged> {
         self.damage.retain(|damage| damage.place.0 < self.tip);
         let bogus = self.damage.first()?.place;
@@ -369,7 +379,7 @@ impl SalvageScan {
         Some(found)
     }
 
-    /// The numbers of the segments that hold something that is valid.
+    /// Returns the numbers of the segments that hold valid entries.
     fn live_segments(&self) -> BTreeSet<Lsn> {
         let places = self.snapshot.pages.iter().flat_map(|page| match page {
             PageState::Present(places) => &places[..],
@@ -379,14 +389,14 @@ impl SalvageScan {
     }
 }
 
-/// Where a damaged entry is in its segment, and what it was if that is known.
+/// The offset of a damaged entry in its segment, and its head, if that is known.
 type PassedEntry = (usize, Option<EntryHead>);
 
-/// The damaged entries from `at` on, with what is known of each, and where the next whole one is,
-/// or the end of the segment. `None` where the segment is used again by now.
+/// Returns the damaged entries from `at` on, and the offset of the next undamaged one, or the end
+/// of the segment. `None` if sled has begun to use the segment again.
 fn pass(bytes: &[u8], at: usize, number: u64) -> Option<(Vec<PassedEntry>, usize)> {
     let (mut passed, mut next) = (Vec::new(), at);
-    // What an entry says of itself holds if it leads to a whole one.
+    // The length in a damaged entry's head is right if an undamaged entry follows.
     while passed.len() < MAX_CHAIN
         && let Some(head) = EntryHead::at(bytes, next)
         && head.number == number
@@ -409,7 +419,7 @@ fn pass(bytes: &[u8], at: usize, number: u64) -> Option<(Vec<PassedEntry>, usize
     Some((vec![(at, None)], SEGMENT_BYTES))
 }
 
-/// Whether an entry is one of those that this log has sled write.
+/// Whether an entry is of a kind that sled writes for this log.
 fn is_known(head: &EntryHead) -> bool {
     matches!(head.kind, CANCELED | CAP | BATCH) || head.log_kind().is_some()
 }
@@ -424,14 +434,14 @@ mod tests {
 
     const KEYS: u32 = 200;
 
-    /// The bytes of a file of sled, and up to where its log is durable.
+    /// The files of a sled, the bytes of its `db`, and the place up to which its log is durable.
     struct Written {
         directory: tempfile::TempDir,
         bytes: Vec<u8>,
         durable: Lsn,
     }
 
-    /// Keys whose values say which they are, each written a few times, over several segments.
+    /// Writes keys whose values tell their keys, each a few times, over several segments.
     fn written() -> Written {
         let directory = tempfile::tempdir().unwrap();
         let database = engine::open(directory.path(), 1 << 20).unwrap();
@@ -484,7 +494,8 @@ mod tests {
         }
     }
 
-    /// Goal: what is whole is left to sled, to the byte; so is what was never finished.
+    /// Goal: an undamaged log is not changed by a byte, and neither is one whose last entry was
+    /// never finished.
     #[test]
     fn a_log_without_damage_is_not_written_to() {
         let written = written();
@@ -510,8 +521,8 @@ mod tests {
         }
     }
 
-    /// Goal: one damaged entry costs its page at the most, wherever it is; the rest is as it was,
-    /// and nothing is served that was never written.
+    /// Goal: one damaged entry costs its page at the most, wherever it is. All other pages are as
+    /// they were, and no value is served that was never written.
     #[test]
     fn a_changed_byte_costs_no_more_than_its_page_and_is_told() {
         let seed: u64 = rand::random();
@@ -530,7 +541,7 @@ mod tests {
             assert!(newest >= KEYS - 40, "seed {seed}, byte {at}: {newest} {older} {none}");
             assert!(!told.is_cut, "seed {seed}, byte {at}");
             let is_told = told.loss() > Loss::None;
-            assert!(older + none == 0 || is_told, "seed {seed}, byte {at}: it is not told");
+            assert!(older + none == 0 || is_told, "seed {seed}, byte {at}: no loss is told");
         }
     }
 

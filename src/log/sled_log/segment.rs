@@ -1,4 +1,4 @@
-//! A segment of sled's file, entry by entry, as sled reads it when it is opened.
+//! The reading of a segment of sled's file, entry by entry, as sled reads it when it is opened.
 //!
 //! ```text
 //! segment  | crc32: 4 | lsn: 8 | stable lsn: 8 | entry | entry | … | cap, or less than 32 bytes |
@@ -7,11 +7,11 @@
 //!
 //! # Why
 //!
-//! A broker reads what it writes once more, for snapshots. sled's own reading clears memory for a
-//! segment and for each entry, and copies each entry twice: 0.55 s of CPU a GiB. This reads into
-//! one buffer, and checks what is there in place: 0.2 s. The format is that of sled 0.34.7
-//! (src/pagecache/logger.rs), of which this very version is asked for in Cargo.toml; a test reads
-//! the same with both.
+//! A broker reads all entries that it writes once more, for snapshots. sled's own reading clears
+//! memory for a segment and for each entry, and copies each entry twice, which takes 0.55 s of CPU
+//! for a GiB. This code reads into one buffer, and checks the entries in place: 0.2 s. The format
+//! is that of sled 0.34.7 (src/pagecache/logger.rs), and Cargo.toml asks for exactly that version.
+//! A test compares this reading with sled's.
 
 use std::fs::File;
 use std::io;
@@ -23,14 +23,14 @@ use super::engine::SEGMENT_BYTES;
 
 const SEGMENT_HEADER_BYTES: usize = sled::SEG_HEADER_LEN;
 
-/// The longest head of an entry; where less is left of a segment, none begins.
+/// The longest head of an entry, in bytes. No entry begins if less is left of a segment.
 pub(super) const MAX_HEAD_BYTES: usize = sled::MAX_MSG_HEADER_LEN;
 
-/// sled keeps the numbers of a segment's head with these bits turned over.
+/// The bits that sled inverts in the numbers of a segment's head.
 const LSN_MASK: Lsn = Lsn::MAX;
 
-/// The kinds of entries, as their heads have them. Source: `MessageKind`, src/pagecache/mod.rs.
-/// Among the others is what is kept in files of their own, of which the log has none.
+/// The kinds of entries, as numbers in their heads. Source: `MessageKind`, src/pagecache/mod.rs.
+/// The kinds that are missing here are of pages in separate files, which this log does not have.
 pub(super) const CANCELED: u8 = 1;
 pub(super) const CAP: u8 = 2;
 pub(super) const BATCH: u8 = 3;
@@ -41,12 +41,12 @@ pub(super) const NODE: u8 = 8;
 pub(super) const LINK: u8 = 10;
 const LAST_KIND: u8 = 11;
 
-/// The head of an entry, whole or not.
+/// The head of an entry, which may be damaged.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EntryHead {
     crc32: u32,
     pub(super) kind: u8,
-    /// The number of the segment that it says it is of.
+    /// The number of the segment that the entry says it belongs to.
     pub(super) number: u64,
     pub(super) page: u64,
     head_bytes: usize,
@@ -55,13 +55,13 @@ pub(super) struct EntryHead {
 }
 
 impl EntryHead {
-    /// The head at `at` in a segment; `None` where there can be none.
+    /// Returns the head at the offset `at` in a segment; `None` if no entry can be there.
     pub(super) fn at(segment: &[u8], at: usize) -> Option<Self> {
         if at + MAX_HEAD_BYTES > SEGMENT_BYTES {
             return None;
         }
         let found = segment.get(at..)?;
-        let mut head = [0; MAX_HEAD_BYTES]; // More than its numbers can take.
+        let mut head = [0; MAX_HEAD_BYTES]; // The head's numbers take fewer bytes.
         let length = found.len().min(head.len());
         head[..length].copy_from_slice(&found[..length]);
         let mut rest = &head[..];
@@ -76,12 +76,14 @@ impl EntryHead {
         is_it.then_some(Self { crc32, kind, number, page, head_bytes, size_bytes })
     }
 
-    /// The same, if the entry is whole, and of the segment with this number.
+    /// Returns the head at `at`, if its entry is undamaged and belongs to the segment with this
+    /// number.
     pub(super) fn whole(segment: &[u8], at: usize, number: u64) -> Option<Self> {
         Self::at(segment, at).filter(|head| head.number == number && head.fits(segment, at))
     }
 
-    /// Whether the entry fits its checksum: of its content first, then of the rest of its head.
+    /// Whether the entry fits its checksum, which covers the content first, and then the rest of
+    /// the head.
     pub(super) fn fits(&self, segment: &[u8], at: usize) -> bool {
         let Some(entry) = segment.get(at..at + self.size_bytes) else { return false };
         let (head, content) = entry.split_at(self.head_bytes);
@@ -91,7 +93,7 @@ impl EntryHead {
         !hasher.finalize() == self.crc32
     }
 
-    /// Returns what the entry says of its page; `None` if it is not about a page.
+    /// Returns the kind of change that the entry is to its page; `None` if it is not about a page.
     pub(super) fn log_kind(&self) -> Option<LogKind> {
         match self.kind {
             FREE => Some(LogKind::Free),
@@ -108,25 +110,25 @@ pub(super) struct SegmentEntry {
     pub(super) kind: LogKind,
     pub(super) page: u64,
     pub(super) lsn: Lsn,
-    /// Where it is in the file.
+    /// The offset of the entry in the file.
     pub(super) offset: u64,
     /// The size of the entry in the segment, in bytes.
     pub(super) size_bytes: u64,
 }
 
-/// Memory for one segment at a time.
+/// A reader of segments, with memory for one at a time.
 pub(super) struct SegmentReader {
     bytes: Vec<u8>,
 }
 
-/// The entries of a segment that was read, up to its end or the first that is damaged.
+/// An iterator over the entries of a segment, up to its end or the first damaged entry.
 pub(super) struct SegmentEntries<'a> {
     bytes: &'a [u8],
-    /// Where the segment begins in the file.
+    /// The offset of the segment in the file.
     offset: u64,
     lsn: Lsn,
     number: u64,
-    /// Where the next entry begins, from the segment's beginning.
+    /// The offset of the next entry in the segment.
     at: usize,
 }
 
@@ -135,7 +137,8 @@ impl SegmentReader {
         Self { bytes: vec![0; SEGMENT_BYTES] }
     }
 
-    /// Reads the segment at `offset` of the file, which is to begin with `lsn`.
+    /// Reads the segment at `offset` of the file, which must begin at the place `lsn` of sled's
+    /// log.
     ///
     /// # Errors
     ///
@@ -157,7 +160,7 @@ impl SegmentReader {
     }
 }
 
-/// Reads as much as there is, and as there is room for. Returns how much that was.
+/// Fills `bytes` from the file, up to its end. Returns the number of bytes.
 pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut length = 0;
     while length < bytes.len() {
@@ -181,8 +184,8 @@ impl Iterator for SegmentEntries<'_> {
             let (offset, lsn) = (self.offset + self.at as u64, self.lsn + self.at as Lsn);
             self.at += head.size_bytes;
             match (head.kind, head.log_kind()) {
-                (CANCELED | BATCH, _) => {} // It says nothing of a page.
-                (CAP, _) => break,          // The rest is not used.
+                (CANCELED | BATCH, _) => {} // Not about a page.
+                (CAP, _) => break,          // The rest is unused.
                 (_, Some(kind)) => {
                     let (page, size_bytes) = (head.page, head.size_bytes as u64);
                     return Some(Ok(SegmentEntry { kind, page, lsn, offset, size_bytes }));
@@ -209,7 +212,8 @@ mod tests {
     use super::*;
 
     /// Goal: each segment is read as sled reads it, to its end.
-    /// Method: keys come, change and go at random, in batches, until segments are used again.
+    /// Method: keys are added, changed and removed at random, in batches, until sled uses segments
+    /// again.
     #[test]
     fn a_segment_is_read_as_sled_reads_it() {
         let seed: u64 = rand::random();
@@ -251,7 +255,7 @@ mod tests {
         assert!(used_segments(&database).count() > 3 && compared > 3_000, "{compared} entries");
     }
 
-    /// Goal: whatever byte of an entry changes, the segment is known to be damaged there.
+    /// Goal: if any byte of an entry changes, the reader finds the damage.
     #[test]
     fn a_byte_that_changed_is_found() {
         let directory = tempfile::tempdir().unwrap();

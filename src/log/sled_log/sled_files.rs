@@ -1,4 +1,4 @@
-//! sled's small files: what is damaged of them and can be done without is made anew.
+//! sled's small files. A damaged one is replaced, because the log can do without it.
 //!
 //! ```text
 //! conf        | settings, in words | crc32: 4 |     they are always the same ones
@@ -7,12 +7,11 @@
 //!
 //! # Why
 //!
-//! Neither holds an event, and sled opens nothing when one of them is damaged: three bytes that
-//! changed in a file of 64 refused the whole log. The settings are those that this log always
-//! opens sled with. A snapshot saves time alone: without one sled finds its pages as it does after
-//! a crash before the first one. What it then passes over, the mark beside the log unmasks
-//! (mark.rs).
-//! A damaged snapshot is kept under another name, for whoever looks for the cause.
+//! Neither file holds an event, but sled does not open if one of them is damaged: three changed
+//! bytes in a file of 64 refused the whole log. The settings are always those with which this log
+//! opens sled. A snapshot only saves time: without one, sled finds its pages as it does after a
+//! crash before the first snapshot. If sled then leaves out entries, the mark beside the log shows
+//! it (mark.rs). A damaged snapshot is kept under another name, for a search for the cause.
 
 use std::fs;
 use std::io;
@@ -28,7 +27,7 @@ const SET_ASIDE: &str = "damaged-snapshot";
 
 const CRC_BYTES: usize = 4;
 
-/// The settings that sled is opened with, as it writes them down.
+/// Returns the settings with which sled is opened, as sled stores them.
 fn settings() -> Vec<u8> {
     let text = format!("segment_size: {SEGMENT_BYTES}\nuse_compression: false\nversion: 0.34\n");
     let mut bytes = text.into_bytes();
@@ -37,7 +36,7 @@ fn settings() -> Vec<u8> {
     bytes
 }
 
-/// Mends what sled in `directory` would not open for, though it holds no event.
+/// Replaces damaged files without events in `directory` that would keep sled from opening.
 ///
 /// # Errors
 ///
@@ -45,7 +44,7 @@ fn settings() -> Vec<u8> {
 pub(super) fn mend(directory: &Path) -> io::Result<()> {
     let path = directory.join("conf");
     match fs::read(&path) {
-        // Settings of another kind are not these ones: sled says which.
+        // Undamaged settings with other values are left to sled, which refuses them with a message.
         Ok(found) if !is_sealed(&found) => {
             warn!(path = %path.display(), "sled's settings are damaged: they are written anew");
             fs::write(&path, settings())?;
@@ -80,8 +79,8 @@ mod tests {
         engine::open(directory, 1 << 20)?.open_tree("events")
     }
 
-    /// Goal: neither sled's settings nor its snapshot are worth a log that does not open: all that
-    /// is stored is there, whichever byte of them has changed.
+    /// Goal: a damaged byte of sled's settings or of its snapshot does not keep the log from
+    /// opening, and all entries are there.
     #[test]
     fn a_log_opens_whole_whatever_byte_of_sleds_settings_or_snapshot_is_damaged() {
         let original = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Snapshots of where sled keeps its pages, taken while the log is open.
+//! Snapshots of the places of sled's pages, taken while the log is open. The file is long because
+//! 40 percent of it are tests, which need a whole sled each.
 //!
 //! ```text
 //! snap.L  | stable_lsn | active_segment | page 0 | page 1 | … | length: 8 | crc32: 4 |
@@ -9,22 +10,24 @@
 //!
 //! # Why
 //!
-//! - sled finds its pages by reading its log from the newest snapshot on, and writes a snapshot
-//!   only then: after a crash, or a stop, it reads all that was written since it was opened last
-//!   (src/pagecache/snapshot.rs of 0.34.7). A log that was open for long is read as a whole.
-//! - So a snapshot is made whenever [`LEAST_BYTES`] were written since the last one, or [`TIMES`]
-//!   the length of a snapshot, whichever is more: opening reads no more than twice that, and the
-//!   snapshots are no more than 1/[`TIMES`] of what is written.
-//! - The log is read as sled would read it (segment.rs), and what is found is told in the file
-//!   that sled would have written, had it been opened when it had written as much. The end, L, is
-//!   where a segment begins, and everything before it is synced first. A batch that began before L
-//!   is whole by then: sled does not call it stable before.
-//! - A segment that sled uses again while it is to be read held nothing that is valid any more: its
-//!   pages were written again since, and what was written after L is read when the log is opened.
-//!   A page that was in such a segment alone is not known at L: then L is moved on, to where the
-//!   log ends by now, until all are.
-//!   A segment that is in use and cannot be read to its end is damaged: then no snapshot is made.
-//! - The file gets its name when it is whole and synced: sled takes whatever begins with `snap.`.
+//! - When sled is opened, it finds its pages by reading its log from the newest snapshot on. It
+//!   writes a snapshot only then: after a crash, or a stop, it reads all that was written since it
+//!   was last opened (src/pagecache/snapshot.rs of 0.34.7). For a log that was open for long, that
+//!   is nearly the whole log.
+//! - So this code makes a snapshot whenever [`LEAST_BYTES`] were written since the last one, or
+//!   [`TIMES`] times the length of a snapshot, whichever is more. Opening then reads no more than
+//!   twice that, and snapshots are no more than 1/[`TIMES`] of all written bytes.
+//! - The log is read as sled reads it (segment.rs), and the result is written to the file that sled
+//!   would have written, had it been opened at that moment. The end, L, is the beginning of a
+//!   segment, and all before it is synced first. A batch that began before L is complete by then:
+//!   sled does not call it stable earlier.
+//! - If sled uses a segment again before it is read here, nothing in it was valid any more: its
+//!   pages were written again since, and entries after L are read when the log is opened. If a page
+//!   was only in such a segment, its place at L is not known. Then L is moved to the present end of
+//!   the log, until all places are known. A segment that is in use and cannot be read to its end is
+//!   damaged: then no snapshot is made.
+//! - The file gets its name when it is complete and synced, because sled takes any file whose name
+//!   begins with `snap.`.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -41,14 +44,13 @@ const LEAST_BYTES: u64 = 1 << 30;
 /// The least number of bytes between two snapshots, as a multiple of a snapshot's length.
 const TIMES: u64 = 32;
 
-/// Why a snapshot is not made that sled could not read.
+/// The message for a snapshot that is not made, because sled could not read it.
 const NOT_KNOWN: &str = "a page is not known yet";
 
-/// The most times that reading goes on to what was written meanwhile, to find pages that are not
-/// known.
+/// The most times that the end is moved, to find pages that are not known.
 const MAX_ROUNDS: u32 = 16;
 
-/// The name of a snapshot that is not whole yet.
+/// The name of a snapshot that is not complete yet.
 const UNFINISHED: &str = "unfinished-snapshot";
 
 const CRC_BYTES: usize = 4;
@@ -56,41 +58,41 @@ const TRAILER_BYTES: usize = 8 + CRC_BYTES;
 
 pub(super) const SEGMENT: Lsn = SEGMENT_BYTES as Lsn;
 
-/// Where a part of a page is: its place in the log, in the file, and its length in bytes.
+/// The place of a part of a page: in sled's log, in the file, and its length in bytes.
 pub(super) type LogPlace = (Lsn, DiskPtr, u64);
 
-/// Where a page is.
+/// The place of a page.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum PageState {
-    /// Not known yet.
+    /// The place is not known yet.
     Unknown,
     /// sled has freed the page.
     Free(Lsn, DiskPtr),
-    /// As it was written as a whole, and what was changed since.
+    /// The places of the page as it was last written as a whole, and of each change since.
     Present(Vec<LogPlace>),
 }
 
-/// Where all pages are, up to a place in the log.
+/// The places of all pages, up to a place in sled's log.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Snapshot {
-    /// The first place that is not included.
+    /// The first place in sled's log that is not included.
     pub(super) end: Lsn,
     pub(super) pages: Vec<PageState>,
 }
 
-/// When to make the next snapshot.
+/// The state that decides when the next snapshot is made.
 #[derive(Debug)]
 pub(super) struct Snapshots {
     /// sled's own directory.
     directory: PathBuf,
-    /// The bytes that are written in all when the next snapshot is due.
+    /// The number of bytes written in all at which the next snapshot is due.
     due_bytes: u64,
     least_bytes: u64,
 }
 
 impl Snapshots {
-    /// Begins for the sled in `directory`, which has written this many bytes and has a snapshot of
-    /// them.
+    /// Returns the state for the sled in `directory`, which has written this many bytes and has a
+    /// snapshot of them.
     pub(super) fn new(directory: &Path, written_bytes: u64) -> Self {
         Self::every(directory, written_bytes, LEAST_BYTES)
     }
@@ -100,12 +102,12 @@ impl Snapshots {
         Self { directory: directory.to_owned(), due_bytes, least_bytes }
     }
 
-    /// Makes a snapshot, if one is due when so many bytes are written.
+    /// Makes a snapshot, if one is due at this number of written bytes.
     ///
     /// # Errors
     ///
-    /// The snapshot could not be made; the last one stays. The next try follows when as much was
-    /// written again.
+    /// The snapshot could not be made; the last one stays. The next try follows after the least
+    /// distance between two snapshots.
     pub(super) fn make_due(
         &mut self,
         database: &sled::Db,
@@ -123,7 +125,7 @@ impl Snapshots {
     }
 }
 
-/// Makes a snapshot. Returns its length in bytes; `None` where there is nothing new for one.
+/// Makes a snapshot. Returns its length in bytes; `None` if nothing new was written.
 fn make(database: &sled::Db, file: &File, directory: &Path) -> io::Result<Option<u64>> {
     let log = &database.context.pagecache.log;
     let (old, mut snapshot) = match newest(directory)? {
@@ -139,7 +141,7 @@ fn make(database: &sled::Db, file: &File, directory: &Path) -> io::Result<Option
         match rounds {
             _ if end > snapshot.end => snapshot.advance(database, file, end)?,
             0 => return Ok(None),
-            // Nothing more is written, or too much.
+            // The end does not move, so the pages stay unknown.
             _ => return Err(io::Error::other(NOT_KNOWN)),
         }
         rounds += 1;
@@ -147,11 +149,11 @@ fn make(database: &sled::Db, file: &File, directory: &Path) -> io::Result<Option
             return Err(io::Error::other(NOT_KNOWN));
         }
     }
-    file.sync_data()?; // What the snapshot tells of must outlive the loss of power that it does.
+    file.sync_data()?; // The snapshot must not outlive the entries that it tells of.
     snapshot.store(directory, old).map(Some)
 }
 
-/// The newest snapshot in `directory`.
+/// Returns the newest snapshot in `directory`.
 pub(super) fn newest(directory: &Path) -> io::Result<Option<PathBuf>> {
     let mut newest: Option<PathBuf> = None;
     for entry in std::fs::read_dir(directory)? {
@@ -163,7 +165,7 @@ pub(super) fn newest(directory: &Path) -> io::Result<Option<PathBuf>> {
     Ok(newest)
 }
 
-/// The newest snapshot in `directory`, if its checksum does not fit.
+/// Returns the newest snapshot in `directory`, if it is damaged.
 pub(super) fn newest_damaged(directory: &Path) -> io::Result<Option<PathBuf>> {
     if !directory.exists() {
         return Ok(None);
@@ -174,19 +176,19 @@ pub(super) fn newest_damaged(directory: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 impl Snapshot {
-    /// Whether it is known where every page is.
+    /// Whether the place of every page is known.
     fn is_known(&self) -> bool {
         !self.pages.contains(&PageState::Unknown)
     }
 
-    /// Reads what was written from its end on to the segment that begins at `end`.
+    /// Takes in the log from the snapshot's end up to `end`, the beginning of a segment.
     fn advance(&mut self, database: &sled::Db, file: &File, end: Lsn) -> io::Result<()> {
         let log = &database.context.pagecache.log;
         let begin = self.end;
         let mut reader = segment::SegmentReader::new();
-        // Nothing is read by sled: its iterator begins with a list of the segments in use.
+        // sled reads nothing here: its iterator begins with a list of the segments in use.
         for (lsn, offset) in log.iter_from(begin).segments {
-            // A snapshot that sled has written ends anywhere in a segment.
+            // A snapshot that sled has written may end anywhere in a segment.
             if lsn + SEGMENT <= begin || lsn >= end {
                 continue;
             }
@@ -208,7 +210,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Takes in what was written to a page.
+    /// Takes in an entry of a page.
     pub(super) fn apply(&mut self, entry: &SegmentEntry) -> io::Result<()> {
         let index = usize::try_from(entry.page).map_err(io::Error::other)?;
         let place = (entry.lsn, DiskPtr::Inline(entry.offset), entry.size_bytes);
@@ -221,8 +223,8 @@ impl Snapshot {
                     _ => PageState::Present(vec![place]),
                 };
             }
-            // Entries come in the order of the log. A change of a page that is not known is left
-            // out, as sled does: the page was written again as a whole later on.
+            // Entries come in the order of the log. A change of an unknown page is left out, as
+            // sled does: the page was written again as a whole later.
             LogKind::Link => {
                 if let Some(PageState::Present(places)) = self.pages.get_mut(index) {
                     places.push(place);
@@ -235,7 +237,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Writes it in the place of `old`, durably. Returns its length in bytes.
+    /// Stores the snapshot durably, in the place of `old`. Returns its length in bytes.
     pub(super) fn store(&self, directory: &Path, old: Option<PathBuf>) -> io::Result<u64> {
         let bytes = self.encode()?;
         let unfinished = directory.join(UNFINISHED);
@@ -244,7 +246,7 @@ impl Snapshot {
             written.sync_all()
         });
         if let Err(error) = written {
-            std::fs::remove_file(&unfinished)?; // It may be that the disk is full.
+            std::fs::remove_file(&unfinished)?; // The disk may be full.
             return Err(error);
         }
         let path = directory.join(format!("snap.{:016X}", self.end));
@@ -256,7 +258,7 @@ impl Snapshot {
         Ok(bytes.len() as u64)
     }
 
-    /// As sled writes it.
+    /// Returns the bytes of the snapshot, in sled's format.
     fn encode(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Some(self.end).serialize();
         bytes.extend(None::<u64>.serialize()); // No segment is begun.
@@ -275,7 +277,8 @@ impl Snapshot {
                         bytes.extend(size_bytes.serialize());
                     }
                 }
-                // It was written again after the end, and its segment is gone. Next time.
+                // The page was written again after the end, and its segment is reused. A later
+                // snapshot has it.
                 PageState::Unknown => return Err(io::Error::other(NOT_KNOWN)),
             }
         }
@@ -339,8 +342,8 @@ mod tests {
         tree.iter().map(Result::unwrap).map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
     }
 
-    /// Returns what is found in a copy of `directory` as it is, as after a crash, with or without
-    /// snapshots.
+    /// Returns the entries that are found in a copy of `directory`, as after a crash, with or
+    /// without snapshots.
     fn reopened(directory: &Path, with_snapshots: bool) -> Entries {
         let copy = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
@@ -352,7 +355,7 @@ mod tests {
         }
         let database = engine::open(copy.path(), 1 << 20).unwrap();
         let found = entries(&database.open_tree("events").unwrap());
-        // It goes on where it was, over segments that hold nothing.
+        // Writing goes on after the end, over free segments.
         for key in 0..2_000_u32 {
             database.insert(key.to_be_bytes(), vec![1; 8_192]).unwrap();
         }
@@ -362,7 +365,7 @@ mod tests {
         found
     }
 
-    /// Changes keys at random in one batch, and has sled move pages.
+    /// Changes random keys in one batch, and has sled move pages.
     fn change(database: &sled::Db, tree: &sled::Tree, random: &mut StdRng) {
         let mut batch = sled::Batch::default();
         for _ in 0..random.random_range(1..12) {
@@ -381,10 +384,11 @@ mod tests {
         database.flush().unwrap();
     }
 
-    /// Goal: opened with a snapshot that was made while it was written to, a log is the same as
-    /// without, and as it was.
-    /// Method: keys come, change, and go at random, while segments are used again and another
-    /// thread makes snapshots; copies of the directory at some moments are opened both ways.
+    /// Goal: a log that is opened with a snapshot that was made during writes has the same entries
+    /// as without it, and as before.
+    /// Method: keys are added, changed and removed at random, while sled uses segments again and
+    /// another thread makes snapshots. Copies of the directory are opened with and without the
+    /// snapshots.
     #[test]
     fn a_log_opens_the_same_from_a_snapshot_as_from_its_beginning() {
         let seed: u64 = rand::random();
@@ -402,7 +406,7 @@ mod tests {
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     while !is_over.load(Ordering::Acquire) {
-                        snapshots.due_bytes = 0; // As often as can be.
+                        snapshots.due_bytes = 0; // As often as possible.
                         match snapshots.make_due(&database, &file, written_bytes(&database)) {
                             Ok(length) => made += u32::from(length.is_some()),
                             Err(error) => {
@@ -417,7 +421,7 @@ mod tests {
                 }
                 is_over.store(true, Ordering::Release);
             });
-            // What the snapshot does not have must be read after it, too.
+            // Entries after the snapshot must be read, too.
             (0..phase * 10).for_each(|_| change(&database, &tree, &mut random));
             let now = entries(&tree);
             assert!(reopened(directory.path(), true) == now, "with snapshots, seed {seed}");
@@ -430,8 +434,8 @@ mod tests {
         assert_eq!(names.filter(|name| name.starts_with("snap.")).count(), 1);
     }
 
-    /// Goal: the first snapshot after a start, which goes on from the one that sled wrote then, has
-    /// all that was written since: sled's one ends within a segment.
+    /// Goal: the first snapshot after a start has all entries since the one that sled wrote at the
+    /// start, which ends within a segment.
     #[test]
     fn a_snapshot_goes_on_within_the_segment_that_the_last_one_ended_in() {
         let directory = tempfile::tempdir().unwrap();
@@ -449,10 +453,10 @@ mod tests {
         let (database, tree) = open();
         write(&tree, 0..500, 1);
         drop((database, tree));
-        let (database, tree) = open(); // sled reads what there is, and writes a snapshot.
+        let (database, tree) = open(); // sled reads the log, and writes a snapshot.
         let of_sled = newest(directory.path()).unwrap().unwrap();
         let end = Snapshot::decode(&std::fs::read(&of_sled).unwrap()).unwrap().end;
-        assert!(end % SEGMENT > 0, "it ends with a segment, at {end}");
+        assert!(end % SEGMENT > 0, "sled's snapshot ends with a segment, at {end}");
         write(&tree, 0..250, 2);
         write(&tree, 500..4_000, 3);
         let file = File::open(directory.path().join("db")).unwrap();
@@ -464,7 +468,8 @@ mod tests {
         assert!(reopened(directory.path(), false) == now, "without");
     }
 
-    /// Goal: a snapshot has its name once it and all that it tells of outlive a loss of power.
+    /// Goal: when a snapshot has its name, it and all entries that it tells of outlive a loss of
+    /// power.
     #[test]
     fn a_snapshot_outlives_a_loss_of_power_with_what_it_tells_of() {
         let Some(disk) = Forgetful::mount() else { return };
@@ -486,13 +491,13 @@ mod tests {
         assert!(Snapshot::decode(&snapshot).unwrap().end > 0);
         let database = engine::open(left.path(), 4 << 20).unwrap();
         let found = entries(&database.open_tree("events").unwrap());
-        assert!(!found.contains_key(&b"later"[..]), "this disk forgets nothing");
+        assert!(!found.contains_key(&b"later"[..]), "this disk keeps unsynced data");
         tree.remove("later").unwrap();
         assert!(found == entries(&tree), "{} entries are left", found.len());
     }
 
-    /// Goal: while a segment that is in use is damaged, no snapshot is made: sled would go by it,
-    /// and nobody would be told of what it leaves out.
+    /// Goal: while a segment in use is damaged, no snapshot is made: sled would rely on it, and
+    /// nobody would be told of the entries that it lacks.
     #[test]
     fn of_a_segment_that_is_damaged_no_snapshot_is_made() {
         let directory = tempfile::tempdir().unwrap();
@@ -538,6 +543,6 @@ mod tests {
             assert!(Snapshot::decode(&damaged).is_err(), "byte {at}");
         }
         let unknown = Snapshot { pages: vec![PageState::Unknown], ..snapshot };
-        assert!(unknown.encode().is_err(), "sled knows no such page");
+        assert!(unknown.encode().is_err(), "sled has no form for such a page");
     }
 }

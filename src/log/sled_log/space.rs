@@ -1,4 +1,5 @@
-//! Space on the disk: who may still write, and what is kept back for those who make room.
+//! Space on the disk: which groups may still be written when it runs out, and the reserve for those
+//! that make room.
 //!
 //! ```text
 //! free on the file system  +  segments of sled's own file that hold nothing  +  the reserve file
@@ -10,23 +11,23 @@
 //!
 //! # Why
 //!
-//! - sled does not survive a full disk: a write that fails is the last one it does. And it writes
-//!   to give space back: a removal is an entry of its log, and what is left of a page or a segment
-//!   is written again elsewhere. So what makes room needs room, and nothing else may take that.
-//! - What sled gives back is a segment of its own file, not space on the file system: only segments
-//!   at the end of the file are cut off. It writes into such segments before its file grows, so
-//!   they count as free. A broker that counted the file system's space alone stayed "full" after
-//!   everything was purged: on disks of 160 MB, and of 190 to 192 MB, until it was opened again.
-//! - sled uses a segment again only once those segments are finished that hold what was moved out
-//!   of it: so up to three segments, 24 MiB, are written before the first one comes back
-//!   (src/pagecache/segment.rs of 0.34.7, `stabilize`). On a disk that is full to
-//!   `min_free_bytes` that is there, and the cleaner writes it (cleaner.rs, `press`).
-//! - Opening writes as well: sled overwrites the rest of its last segment, and writes a snapshot.
-//!   Somebody else may have taken the last byte meanwhile. So part of what is kept free is kept in
-//!   a file, [`RESERVE_BYTES`] long, which is let go of when it is needed: then a log on a full
-//!   disk can be opened, read, and trimmed, and the file is made again when there is room.
+//! - sled does not survive a full disk: after a failed write it writes no more. And it must write
+//!   to give space back: a removal is an entry of its log, and the rest of a page or a segment is
+//!   written again elsewhere. So making room needs room, and other groups must not take it.
+//! - sled gives back segments of its own file, not space on the file system: only segments at the
+//!   end of the file are cut off. It writes into free segments before its file grows, so they count
+//!   as free. A broker that counted only the file system's space stayed "full" after everything was
+//!   purged: on disks of 160 MB, and of 190 to 192 MB, until it was opened again.
+//! - sled uses a segment again only when the segments are finished that hold the pages moved out of
+//!   it. So up to three segments, 24 MiB, are written before the first one comes back
+//!   (src/pagecache/segment.rs of 0.34.7, `stabilize`). A disk that is full to `min_free_bytes` has
+//!   that space, and the cleaner writes these segments (cleaner.rs, `press`).
+//! - Opening writes, too: sled overwrites the rest of its last segment, and writes a snapshot.
+//!   Another program may have taken the last byte meanwhile. So a part of the free space is kept in
+//!   a file, [`RESERVE_BYTES`] long, which is removed when the space is needed. Then a log on a
+//!   full disk can be opened, read, and trimmed, and the file is made again when there is room.
 //! - Some file systems, of FUSE and of networks, do not say how much is free: they report that they
-//!   have no blocks at all. That is not known, and not full.
+//!   have no blocks at all. Such a file system is not taken for full.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -44,13 +45,14 @@ use crate::error::{Error, Result};
 
 const SEGMENT: u64 = SEGMENT_BYTES as u64;
 
-/// The space that must be left for a group that makes room in the end, but writes first, in bytes.
+/// The space, in bytes, that must be left for a group that writes first and makes room in the end.
 const REWRITE_FLOOR_BYTES: u64 = 2 * SEGMENT;
 
-/// The space that must be left for a removal: the segment that sled takes next.
+/// The space, in bytes, that must be left for a removal: the segment that sled takes next.
 const REMOVE_FLOOR_BYTES: u64 = SEGMENT;
 
-/// The space that must be free when sled is opened: for the rest of a segment, and a snapshot.
+/// The space, in bytes, that must be free when sled is opened: for the rest of a segment, and a
+/// snapshot.
 const OPEN_BYTES: u64 = 2 * SEGMENT;
 
 /// The space that finishing segments takes, in bytes.
@@ -71,18 +73,18 @@ const RESERVE_FILE: &str = "reserve";
 /// The purpose of a group: it decides how long the group is still written when space runs out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WritePurpose {
-    /// The log holds more afterwards.
+    /// The log is larger afterwards.
     Grow,
-    /// The log holds no more afterwards, but is written to first.
+    /// The log is not larger afterwards, but is written to first.
     Change,
-    /// Something goes.
+    /// The group only removes.
     Remove,
 }
 
 /// The space of one log.
 #[derive(Debug)]
 pub(super) struct Space {
-    /// In the log's directory.
+    /// The log's directory, for asking the file system.
     directory: File,
     reserve_path: PathBuf,
     min_free_bytes: u64,
@@ -93,17 +95,17 @@ pub(super) struct Space {
 struct SpaceState {
     /// The length of the reserve file; 0 if there is none.
     reserve_bytes: u64,
-    /// When it was tried last to make it.
+    /// The time of the last try to make the file.
     tried: Option<Instant>,
-    /// Whether the file system cannot do it.
+    /// Whether the file system cannot reserve space.
     is_impossible: bool,
-    /// Free segments, when they were counted, and what was granted since, in bytes.
+    /// The time at which free segments were counted, their bytes, and the bytes granted since.
     counted: Option<(Instant, u64, u64)>,
 }
 
 impl Space {
-    /// The space of the log in `directory`. Lets go of the reserve if the disk is too full to open
-    /// the log.
+    /// Returns the space of the log in `directory`. Removes the reserve file if the disk is too
+    /// full to open the log.
     pub(super) fn open(directory: &Path, min_free_bytes: u64) -> io::Result<Self> {
         let reserve_path = directory.join(RESERVE_FILE);
         let reserve_bytes = std::fs::metadata(&reserve_path).map_or(0, |file| file.len());
@@ -115,7 +117,7 @@ impl Space {
         Ok(space)
     }
 
-    /// Refuses a write of `size_bytes` for which there is too little left.
+    /// Refuses a write of `size_bytes` if too little space is left for its purpose.
     ///
     /// # Errors
     ///
@@ -157,7 +159,8 @@ impl Space {
         Ok(())
     }
 
-    /// Whether there is room for the cleaner to finish segments. Lets go of the reserve for that.
+    /// Whether there is room for the cleaner to finish segments. Removes the reserve file if that
+    /// is needed.
     pub(super) fn can_finish_segments(&self, database: &sled::Db, file: &File) -> io::Result<bool> {
         let Some(free_bytes) = self.file_system_bytes()? else { return Ok(true) };
         let mut state = self.lock();
@@ -170,7 +173,7 @@ impl Space {
         Ok(left_bytes >= REWRITE_FLOOR_BYTES)
     }
 
-    /// Makes the reserve file, if there is none, and room enough.
+    /// Makes the reserve file, if it is missing and there is room enough.
     pub(super) fn keep_reserve(&self) -> io::Result<()> {
         if let Some(free_bytes) = self.file_system_bytes()? {
             self.reserve(&mut self.lock(), free_bytes);
@@ -203,9 +206,10 @@ impl Space {
         });
         match made {
             Ok(()) => state.reserve_bytes = RESERVE_BYTES,
-            // Without it, the log can do all but be opened on a disk that somebody else fills.
+            // Without the reserve, only opening the log on a disk that another program fills may
+            // fail.
             Err(error) => {
-                warn!(%error, path = %self.reserve_path.display(), "cannot keep a reserve");
+                warn!(%error, path = %self.reserve_path.display(), "cannot make the reserve file");
                 state.is_impossible = error.kind() != io::ErrorKind::StorageFull;
                 let _it_may_not_be_there = std::fs::remove_file(&self.reserve_path);
             }
@@ -218,19 +222,19 @@ impl Space {
         }
         match std::fs::remove_file(&self.reserve_path) {
             Ok(()) => {
-                info!(bytes = state.reserve_bytes, "the disk is full: let go of the reserve");
+                info!(bytes = state.reserve_bytes, "the disk is full: removed the reserve file");
                 *state = SpaceState { tried: Some(Instant::now()), ..SpaceState::default() };
             }
             Err(error) => {
-                warn!(%error, path = %self.reserve_path.display(), "cannot let go of the reserve");
+                warn!(%error, path = %self.reserve_path.display(), "cannot remove the reserve");
             }
         }
     }
 }
 
 impl SpaceState {
-    /// Segments of sled's file that hold nothing, in bytes, without what was granted since they
-    /// were counted.
+    /// Returns the free segments of sled's file, in bytes, without the bytes that were granted
+    /// since they were counted.
     fn free_segments(&mut self, database: &sled::Db, file: &File) -> io::Result<u64> {
         if let Some((counted, free, granted)) = self.counted
             && counted.elapsed() < COUNTED_FOR

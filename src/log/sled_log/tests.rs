@@ -1,4 +1,4 @@
-//! The log on sled: what it finds when it is opened again, and what damage costs.
+//! Tests of the log on sled: opening it again, and damage.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -28,8 +28,8 @@ fn a_second_process_is_refused_and_told_why() {
     assert!(error.to_string().contains("another process has it open"), "{error}");
 }
 
-/// The topics of a log of which nobody knows which one has lost its end, each up to where it can be
-/// read; none takes more events.
+/// Returns the extents of all topics of a log of which nobody knows which topic has lost its end.
+/// Checks that no topic takes more events.
 fn damaged_ends(log: &SledLog, last: Position) -> Vec<Extent> {
     let topics = log.topics().unwrap();
     for StoredTopic { extent, .. } in &topics {
@@ -45,7 +45,7 @@ fn a_log_that_lost_its_end_is_served_up_to_there_in_a_new_epoch_and_gives_nothin
     let log = open(directory.path());
     let sequences = fill(&log, 3, 7);
     let epoch = log.epoch();
-    log.mark_durable(Position::new(43)); // 42 events are there.
+    log.mark_durable(Position::new(43)); // The log has 42 events.
     drop(log);
     let found = damage_found_by_check(directory.path());
     assert!(found[0].to_string().contains("positions 43 to 43"), "{found:?}");
@@ -61,7 +61,8 @@ fn a_log_that_lost_its_end_is_served_up_to_there_in_a_new_epoch_and_gives_nothin
     assert_eq!((log.epoch(), damaged_ends(&log, Position::new(43))), (next_epoch, ends));
 }
 
-/// Goal: which topics have lost their ends is noted in steps, and found whole.
+/// Goal: if all of very many topics may have lost their ends, their records are written in steps,
+/// and all are found at the next start.
 #[test]
 fn of_any_number_of_topics_it_is_noted_that_they_may_have_lost_their_ends() {
     const TOPICS: u32 = 2_500;
@@ -81,7 +82,7 @@ fn of_any_number_of_topics_it_is_noted_that_they_may_have_lost_their_ends() {
     assert_eq!((log.epoch(), damaged_ends(&log, Position::new(1))), (epoch, ends));
 }
 
-/// Goal: a log that is put back beside the mark of another one begins an epoch, and is whole.
+/// Goal: a log beside the mark of another log begins an epoch, and has all its events.
 #[test]
 fn a_mark_of_another_log_begins_an_epoch() {
     let [log, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
@@ -113,7 +114,7 @@ fn a_topic_that_lost_its_newest_block_is_noticed_though_others_end_later() {
     let log = open(repaired.path());
     assert_eq!(read_all(&log, 1, 1, 15, 1000), (1..15).collect::<Vec<_>>());
     assert_eq!(read_all(&log, 2, 1, 22, 1000), (1..22).collect::<Vec<_>>());
-    // Opened as it is, it says the same of both: nobody knows which of them it is.
+    // Opened without a repair, both topics count as damaged: nobody knows which one it is.
     let log = open(directory.path());
     damaged_ends(&log, Position::new(42));
     assert_eq!(read_all(&log, 1, 1, 15, 1000), (1..15).collect::<Vec<_>>());
@@ -128,7 +129,7 @@ fn what_was_begun_to_be_restored_is_taken_for_no_log() {
     assert!(refused.to_string().contains("was interrupted"), "{refused}");
 }
 
-/// Goal: damage of what is left of dropped events costs these ids, and nothing else.
+/// Goal: a damaged block of ids costs its ids, and nothing else.
 #[test]
 fn ids_that_are_damaged_are_told_by_the_check_and_the_others_are_known() {
     let directory = tempfile::tempdir().unwrap();
@@ -172,7 +173,8 @@ fn blocks_whose_topic_has_no_record_are_told_and_repaired_under_another_name() {
     assert_eq!(read_all(&log, 1, 1, 22, 1000), (1..22).collect::<Vec<_>>());
 }
 
-/// Overwrites one byte of the stored block of topic 1 that begins at `first`, below our checksum.
+/// Changes one byte of the stored block of topic 1 that begins at `first`, so that it does not fit
+/// its checksum.
 fn damage(directory: &Path, first: u64) {
     let database = super::engine::open(&directory.join("sled"), 1 << 20).unwrap();
     let tree = database.open_tree(keys::TREE).unwrap();
@@ -184,7 +186,7 @@ fn damage(directory: &Path, first: u64) {
     database.flush().unwrap();
 }
 
-/// The first topic's events from `first` to `last` are told to be damaged.
+/// Checks that `error` tells that the events of the first topic from `first` to `last` are damaged.
 fn assert_damaged(error: &Error, first: u64, last: Option<u64>) {
     let Error::Damaged { topic, first: from, last: to, .. } = error else { panic!("{error}") };
     let told = (topic, from.get(), to.map(Sequence::get));
@@ -231,7 +233,7 @@ fn a_topic_with_a_damaged_block_is_trimmed_past_it() {
     damage(directory.path(), 15);
     let log = open(directory.path());
     let trimmed = trim(&log, 20).extent;
-    assert_eq!(trimmed.trimmed_position.get(), 42, "all that the damaged block can have held");
+    assert_eq!(trimmed.trimmed_position.get(), 42, "the last that the damaged block can have held");
     trim(&log, 22);
     reclaim(&log);
     assert_eq!(read_all(&log, 1, 22, 71, 1000), (22..71).collect::<Vec<_>>());
@@ -267,14 +269,15 @@ fn a_damaged_block_is_named_and_not_served_and_its_neighbours_are() {
     let untouched = files(directory.path());
     let scratch = tempfile::tempdir().unwrap();
     let report = check(directory.path(), scratch.path(), |_| {}).unwrap();
-    assert_eq!(files(directory.path()), untouched, "the check changed what it examined");
+    assert_eq!(files(directory.path()), untouched, "the check changed the log");
     assert_eq!((report.topics, report.blocks, report.events), (2, 19, 133));
     let damage: Vec<String> = report.damage.iter().map(ToString::to_string).collect();
     assert_eq!(damage.len(), 1, "{damage:?}");
     assert!(damage[0].contains("sequences 15 to 21"), "{damage:?}");
 }
 
-/// Goal: a repair keeps whatever verifies, says what is lost, and leaves a log that is whole.
+/// Goal: a repair keeps all blocks that can be verified, reports the lost events, and makes a log
+/// without damage.
 #[test]
 fn a_repaired_log_holds_what_verifies_and_the_report_says_what_is_lost() {
     for damaged in [1, 15, 64] {
@@ -313,8 +316,8 @@ fn a_repaired_log_holds_what_verifies_and_the_report_says_what_is_lost() {
     }
 }
 
-/// Goal: what lies behind a page that sled cannot read is brought back, too.
-/// Method: the file is large enough for its beginning to be no part of what sled reads at open.
+/// Goal: a repair also brings back the events after a page that sled cannot read.
+/// Method: the file is so large that sled does not read its beginning when it is opened.
 #[test]
 fn a_log_with_an_unreadable_page_is_repaired_but_for_what_the_page_held() {
     const BLOCKS: u64 = 400;
@@ -330,7 +333,7 @@ fn a_log_with_an_unreadable_page_is_repaired_but_for_what_the_page_held() {
         log.commit(&Group { topics, appended, ..Group::default() }).unwrap();
     }
     drop(log);
-    drop(open(directory.path())); // sled has a snapshot now, and does not scan the file.
+    drop(open(directory.path())); // sled has a snapshot now, and does not read all.
     flip(directory.path(), "1/050.");
     let (scratch, parent) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let repaired = parent.path().join("repaired");
@@ -347,25 +350,25 @@ fn a_log_with_an_unreadable_page_is_repaired_but_for_what_the_page_held() {
     let blocks = open(&repaired).read(id(1), Sequence::FIRST, below, usize::MAX).unwrap();
     let read = blocks.iter().flat_map(Block::events).map(|event| event.sequence.get());
     assert_eq!(BTreeSet::from_iter(read), kept);
-    // The log itself serves as much.
+    // The damaged log serves the same events.
     let log = open(directory.path());
     for sequence in (1..=BLOCKS).map(Sequence::new) {
         match log.read(id(1), sequence, below, 1) {
             Ok(blocks) => assert_eq!(blocks[0].first_sequence(), sequence),
             Err(Error::Damaged { first, last, .. }) => {
-                assert!(!kept.contains(&sequence.get()), "{sequence} is said to be damaged");
+                assert!(!kept.contains(&sequence.get()), "{sequence} is told as damaged");
                 assert!(first <= sequence && last.is_some_and(|last| last >= sequence));
                 assert!(!kept.contains(&first.get()));
             }
             Err(error) => panic!("{sequence}: {error}"),
         }
     }
-    let extent = Extent { dropped_events: 1, ..log.topics().unwrap()[0].extent }; // Not whole.
+    let extent = Extent { dropped_events: 1, ..log.topics().unwrap()[0].extent }; // A hole.
     let found = back(&log, extent, below, kept.len() as u64 - 10);
     assert_eq!(Some(&found.get()), kept.iter().nth(10));
 }
 
-/// Goal: damage at the end of one topic costs that topic its end, and no sequence or position is
+/// Goal: damage at the end of one topic costs only that topic's end, and no sequence or position is
 /// given out again.
 #[test]
 fn a_topic_whose_newest_block_is_damaged_is_read_up_to_it_and_takes_no_more() {
@@ -384,14 +387,14 @@ fn a_topic_whose_newest_block_is_damaged_is_read_up_to_it_and_takes_no_more() {
     assert_eq!(read_all(&log, 2, 1, 71, 1000), (1..71).collect::<Vec<_>>());
     drop(log);
     let log = open(directory.path());
-    assert_eq!(log.topics().unwrap(), topics, "the next start finds something else");
+    assert_eq!(log.topics().unwrap(), topics, "the next start finds other topics");
     drop(log);
     let found = damage_found_by_check(directory.path());
     assert_eq!(found.len(), 1, "{found:?}");
     assert_damaged(&found[0], 64, None);
 }
 
-/// Flips a bit of `needle` in sled's file, wherever it stands.
+/// Flips a bit of `needle` in sled's file, at each place where it is found.
 fn flip(directory: &Path, needle: &str) {
     let path = directory.join("sled/db");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -403,8 +406,9 @@ fn flip(directory: &Path, needle: &str) {
     std::fs::write(&path, bytes).unwrap();
 }
 
-/// Goal: a byte that rots in sled's own file is never passed over.
-/// Method: flip one byte of a payload in the file, wherever it stands; then open and read all.
+/// Goal: a changed byte in sled's own file is never passed over.
+/// Method: change one byte of a payload in the file, at each place where it is found; then open the
+/// log and read all.
 #[test]
 fn a_byte_that_rots_in_the_file_is_found_at_open_or_when_it_is_read() {
     for (reopened_before, needle) in
@@ -413,7 +417,7 @@ fn a_byte_that_rots_in_the_file_is_found_at_open_or_when_it_is_read() {
         let directory = tempfile::tempdir().unwrap();
         fill(&open(directory.path()), 10, 7);
         if reopened_before {
-            drop(open(directory.path())); // sled has a snapshot now, and does not scan the file.
+            drop(open(directory.path())); // sled has a snapshot now, and does not read all.
         }
         flip(directory.path(), needle);
         let read = |log: &SledLog, topic| {
@@ -425,7 +429,7 @@ fn a_byte_that_rots_in_the_file_is_found_at_open_or_when_it_is_read() {
         let found = damage_found_by_check(directory.path());
         let outcome = SledLog::open(directory.path(), &LogConfig::default())
             .and_then(|log| read(&log, 1).and(read(&log, 2)).map(|_| ()));
-        let error = outcome.expect_err("it rotted unseen");
+        let error = outcome.expect_err("the changed byte was not found");
         for error in found.iter().chain([&error]) {
             let is_damage = matches!(error, Error::Damaged { .. } | Error::DamagedLog { .. });
             assert!(is_damage, "{needle}, reopened before: {reopened_before}: {error}");

@@ -1,4 +1,4 @@
-//! Reads the blocks of topics from the tree, whether all of them can be read or not.
+//! The reader of topics' blocks in the tree, some of which may be unreadable.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,10 +18,10 @@ use crate::log::stored_block::StoredBlock;
 use crate::log::stored_topic::StoredTopic;
 use crate::topic::{TopicId, TopicName};
 
-/// The most times that a read is tried that finds something missing.
+/// The most times that a read is tried if it finds damage or a missing block.
 const MAX_READ_ATTEMPTS: usize = 3;
 
-/// The tree, and the names of the topics in it, which are told with any damage.
+/// The tree, and the names of the topics in it, for errors about damage.
 #[derive(Debug)]
 pub(super) struct TreeReader {
     tree: sled::Tree,
@@ -29,12 +29,12 @@ pub(super) struct TreeReader {
 }
 
 impl TreeReader {
-    /// Reads from `tree`, of which no topic is known yet.
+    /// Returns a reader of `tree` that knows no topic yet.
     pub(super) fn new(tree: &sled::Tree) -> Self {
         Self { tree: tree.clone(), names: RwLock::default() }
     }
 
-    /// Takes the names of `topics`, which have blocks from now on.
+    /// Takes in the names of `topics`, which may have blocks from now on.
     pub(super) fn take_names(&self, topics: &[StoredTopic]) {
         if !topics.is_empty() {
             let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
@@ -42,7 +42,7 @@ impl TreeReader {
         }
     }
 
-    /// Whether the topic has a name here.
+    /// Whether the reader knows the topic.
     pub(super) fn knows(&self, topic: TopicId) -> bool {
         self.names.read().unwrap_or_else(PoisonError::into_inner).contains_key(&topic)
     }
@@ -56,7 +56,7 @@ impl TreeReader {
         TreeBlocks::new(&self.tree, topic, self.name(topic), sequences)
     }
 
-    /// Where the last block of `topic` begins that begins below `below`.
+    /// Returns the first sequence of the last block of `topic` that begins below `below`.
     fn last_block_below(&self, topic: TopicId, below: Sequence) -> Result<Option<Sequence>> {
         let entries = self.tree.range(..keys::block(topic, below, 0)).rev();
         let mut blocks = entries.skip_while(|e| matches!(e, Ok((key, _)) if keys::is_filler(key)));
@@ -71,8 +71,8 @@ impl TreeReader {
         Ok(parsed.filter(|(owner, ..)| *owner == topic).map(|(_, first, _)| first))
     }
 
-    /// Where the last block of `topic` begins before the page that holds `from`, which sled cannot
-    /// read: it may reach as far as `from`.
+    /// Returns the first sequence of the last block of `topic` before the page that holds `from`,
+    /// which sled cannot read. That block may reach as far as `from`.
     fn last_block_readable(&self, topic: TopicId, from: Sequence) -> Result<Option<Sequence>> {
         let below = blocks::readable_before(from.next(), |below| {
             !matches!(self.last_block_below(topic, below), Err(Error::Damaged { .. }))
@@ -86,9 +86,9 @@ impl TreeReader {
         topics.map(|topic| self.with_head(topic)).collect()
     }
 
-    /// A topic as it is: what its record says, with its newest block for the head.
+    /// Returns a topic with the end that its newest block tells.
     pub(super) fn with_head(&self, topic: StoredTopic) -> Result<StoredTopic> {
-        // A deleted topic that is published to again has a record that says so.
+        // When a deleted topic is published to again, its record changes.
         if topic.extent.is_damaged || topic.is_deleted {
             return Ok(topic);
         }
@@ -100,7 +100,7 @@ impl TreeReader {
         Ok(StoredTopic { extent, ..topic })
     }
 
-    /// A topic that ends with its last block that can be read.
+    /// Returns a topic that ends with its last readable block.
     pub(super) fn with_readable_head(&self, topic: StoredTopic) -> Result<StoredTopic> {
         let mut below = END;
         let newest = loop {
@@ -116,7 +116,7 @@ impl TreeReader {
                 block => break block?,
             }
         };
-        // What its record says is of the time when it had no blocks, or older than these.
+        // The end in the record is from a time without blocks, or older than the blocks.
         let head = newest.map_or(topic.extent, |block| topic.extent.with(&block));
         let tail = head.tail.max(topic.extent.tail).max(topic.extent.earliest);
         let last_position = head.last_position.max(topic.extent.last_position);
@@ -124,7 +124,7 @@ impl TreeReader {
         Ok(StoredTopic { extent, ..topic })
     }
 
-    /// Reads blocks, as [`Log::read`].
+    /// Reads blocks, as [`Log::read`] does.
     pub(super) fn read(
         &self,
         topic: TopicId,
@@ -132,8 +132,8 @@ impl TreeReader {
         below: Sequence,
         max_bytes: usize,
     ) -> Result<Vec<Block>> {
-        // A block that is written again while it is read is there in one form or the other; what
-        // was found in between is not what is stored.
+        // A block that is rewritten while it is read may look damaged or missing for a moment: so
+        // the read is tried again.
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -144,7 +144,7 @@ impl TreeReader {
         }
     }
 
-    /// As [`Log::read`], from the blocks as they are at this moment.
+    /// Reads blocks, as [`Log::read`] does, in one try.
     fn read_now(
         &self,
         topic: TopicId,
@@ -179,8 +179,8 @@ impl TreeReader {
         Ok(blocks)
     }
 
-    /// As [`Log::read_ahead`], in one go, where a block begins at the first of `sequences`: `None`
-    /// where none does, or it cannot be read.
+    /// Reads ahead, as [`Log::read_ahead`] does, in one go, if a block begins at the first of
+    /// `sequences`. `None` if none does, or if it cannot be read.
     pub(super) fn read_ahead_from(
         &self,
         topic: TopicId,
@@ -210,7 +210,7 @@ impl TreeReader {
         (!found.blocks.is_empty()).then_some(found)
     }
 
-    /// Lists blocks, as [`Log::stored_blocks`].
+    /// Lists blocks, as [`Log::stored_blocks`] does.
     pub(super) fn stored_blocks(
         &self,
         topic: TopicId,
@@ -260,7 +260,7 @@ impl TreeReader {
         Ok(found)
     }
 
-    /// Finds the last event below a sequence, as [`Log::last_below`].
+    /// Finds the last event below a sequence, as [`Log::last_below`] does.
     pub(super) fn last_below(
         &self,
         topic: &StoredTopic,

@@ -1,28 +1,28 @@
-//! Writing a group to the tree, in which pages may be damaged.
+//! Writing a group to the tree, some of whose pages may be damaged.
 //!
 //! # Why
 //!
-//! sled 0.34.7 reads pages while it writes, and not only those that are written to:
+//! sled 0.34.7 reads pages while it writes, and not only those to which it writes:
 //!
 //! 1. The page that holds a key, and the pages above it. If one of them is damaged, nothing can be
-//!    written there. This is found out before the batch begins: sled applies a batch key by key,
-//!    and an error in the middle leaves half of it in place.
-//! 2. Any page of any topic, which it cleans after it has replaced another one
-//!    (`PageCache::replace`). By then what was asked for is done, and the page is off sled's list;
-//!    but the rest of the batch is not. So the batch is applied again, as long as its own pages can
-//!    be read: what is there already stays as it is, and each attempt gets past one damaged page at
-//!    the least. Evidence: `a_damaged_page_costs_nobody_but_the_readers_of_its_topic`. Should the
-//!    process end between two attempts, half of a batch may be found by the next start; nothing of
-//!    it was acknowledged by then.
-//! 3. The neighbour to the left of a leaf that has fewer than 4 entries left: the two are merged
-//!    (`Tree::merge_node`). sled notes in the page above that they are to be merged before it reads
-//!    the neighbour. If that one is damaged, whoever comes by wants to merge them, and fails:
-//!    nothing below the page above can be read any more, which is most of the log. So a leaf beside
-//!    a damaged page is kept from becoming that small: it is given entries that mean nothing, whose
-//!    keys are one byte longer than what went.
+//!    written there. This is checked before the batch begins: sled applies a batch key by key, and
+//!    an error in the middle leaves half of it in place.
+//! 2. Any page of any topic, which sled cleans after it has replaced another one
+//!    (`PageCache::replace`). If that page is damaged, the change of one key is done, and the page
+//!    is off sled's list; but the rest of the batch is not applied. So the batch is applied again,
+//!    as long as its own pages can be read: keys that are changed already stay as they are, and
+//!    each attempt passes at least one damaged page. Evidence:
+//!    `a_damaged_page_costs_nobody_but_the_readers_of_its_topic`. If the process ends between two
+//!    attempts, the next start may find half of a batch; nothing of it was acknowledged by then.
+//! 3. The neighbour to the left of a leaf that has fewer than 4 entries left, because the two are
+//!    merged (`Tree::merge_node`). sled notes the merge in the page above before it reads the
+//!    neighbour. If the neighbour is damaged, every later access tries the merge and fails: nothing
+//!    below the page above can be read any more, which is most of the log. So a leaf beside a
+//!    damaged page is kept from becoming that small: it gets fillers, entries without a meaning,
+//!    whose keys are one byte longer than those of the removed entries.
 //!
-//! An error of the disk that sled meets where it writes is another matter: sled keeps it
-//! (`Config::global_error`), nothing is written from then on, and the group's outcome is unknown.
+//! An error of the disk while sled writes is different: sled keeps it (`Config::global_error`),
+//! nothing is written from then on, and the group's outcome is unknown.
 
 use super::blocks;
 use super::keys::{self, BlockKey, IdsKey};
@@ -33,27 +33,27 @@ use crate::log::meta;
 use crate::log::stored_block::parts_of;
 use crate::topic::TopicId;
 
-/// Fewest entries of a leaf that sled does not merge.
-/// Source: `Node::should_merge`, src/node.rs of sled 0.34.7.
+/// The fewest entries with which sled does not merge a leaf. Source: `Node::should_merge`,
+/// src/node.rs of sled 0.34.7.
 const MIN_LEAF_ENTRIES: usize = 4;
 
 /// The most times that a batch is applied before the log is given up: the number of damaged pages
 /// that the cleaning for one batch may meet.
 const MAX_ATTEMPTS: usize = 1_000;
 
-/// The most times that a page is looked for, because reading may clean, too.
+/// The most times that a page is read, because reading may clean another page, and fail for that.
 const MAX_LOOKS: usize = 10;
 
-/// Writes `group`; durable after a flush and a sync.
+/// Writes `group`. It is durable after a flush and a sync.
 ///
 /// # Errors
 ///
-/// Those of sled: some of the group may be written.
+/// Those of sled: a part of the group may be written.
 pub(super) fn write(database: &sled::Db, tree: &sled::Tree, group: &Group) -> sled::Result<()> {
     let mut attempts = 0;
     loop {
         let written = match lone_part(group) {
-            // Alone, an entry needs no batch around it, which sled writes and syncs on its own.
+            // A single entry needs no batch, whose frame sled would write and sync separately.
             Some((key, bytes)) => tree.insert(key, bytes).map(drop),
             None => {
                 let mut batch = sled::Batch::default();
@@ -67,12 +67,12 @@ pub(super) fn write(database: &sled::Db, tree: &sled::Tree, group: &Group) -> sl
         if attempts >= MAX_ATTEMPTS || first_unreadable(tree, group).is_some() {
             return Err(error);
         }
-        tracing::debug!(%error, "a page of something else cannot be cleaned");
+        tracing::debug!(%error, "a damaged page elsewhere cannot be cleaned");
     }
 }
 
-/// The first block that `group` writes or removes where pages cannot be read; without a sequence
-/// where it is a topic's record.
+/// Returns the topic and the first sequence of the first block that `group` writes or removes on an
+/// unreadable page; no sequence for a topic's record.
 pub(super) fn first_unreadable(
     tree: &sled::Tree,
     group: &Group,
@@ -86,7 +86,7 @@ pub(super) fn first_unreadable(
     let written = group.rewritten.iter().chain(&group.appended);
     let written = written.map(|(id, block)| (*id, block.first_sequence(), parts_of(block)));
     for (topic, first, parts) in removed.chain(written) {
-        // What lies between the two is in neighbouring pages, or in the same one.
+        // The parts between these two are on the same page, or on pages between theirs.
         for part in [0, parts.saturating_sub(1)] {
             if is_unreadable(tree, &keys::block(topic, first, part_number(part))) {
                 return Some((topic, Some(first)));
@@ -96,8 +96,9 @@ pub(super) fn first_unreadable(
     None
 }
 
-/// Whether the pages can be read to which `topic`'s record belongs, and a block that begins at
-/// `first`. Otherwise the place is told, as [`first_unreadable`] does.
+/// Checks that the page of `topic`'s record can be read, and the page of a block that begins at
+/// `first`. The error is the sequence of the block, or no sequence for the record, as in
+/// [`first_unreadable`].
 pub(super) fn is_readable(
     tree: &sled::Tree,
     topic: TopicId,
@@ -113,18 +114,17 @@ fn is_unreadable(tree: &sled::Tree, key: &[u8]) -> bool {
     (0..MAX_LOOKS).all(|_| tree.contains_key(key).is_err())
 }
 
-/// Keeps the leaves that `group` removes entries from from being merged with a page that cannot be
-/// read.
+/// Keeps the leaves from which `group` removes entries from being merged with an unreadable page.
 ///
 /// # Errors
 ///
-/// Those of sled: nothing that means anything was written.
+/// Those of sled: at the most, fillers were written.
 pub(super) fn keep_leaves(tree: &sled::Tree, group: &Group) -> sled::Result<()> {
     let mut last: Option<(TopicId, Sequence)> = None;
     for (topic, block) in &group.removed {
         let follows = last.replace((*topic, block.end)) == Some((*topic, block.first));
         if !follows {
-            // The leaves between those that follow are neighbours of each other.
+            // Neighbouring removed blocks are on neighbouring leaves, so only the first needs it.
             keep_leaf(tree, &keys::block(*topic, block.first, 0))?;
         }
     }
@@ -140,15 +140,14 @@ fn keep_leaf(tree: &sled::Tree, key: &[u8]) -> sled::Result<()> {
         .try_for_each(|number| tree.insert(keys::filler(key, number), &[]).map(drop))
 }
 
-/// The keys of the blocks of ids that `group` removes. Where a page of them cannot be read, they
-/// stay, for what they are about is gone anyway.
+/// Returns the keys of the blocks of ids that `group` removes. Those on an unreadable page stay,
+/// because their events are gone anyway.
 fn forgotten(tree: &sled::Tree, group: &Group) -> impl Iterator<Item = IdsKey> {
     let keys = group.forgotten.iter().map(|(topic, first)| keys::ids(*topic, *first));
     keys.filter(|key| !is_unreadable(tree, key))
 }
 
-/// Makes sled merge the leaves that `group` has made small, while their neighbours are known to be
-/// readable.
+/// Makes sled merge the leaves that `group` has made small, while their neighbours are readable.
 pub(super) fn settle(tree: &sled::Tree, group: &Group) {
     for (topic, block) in &group.removed {
         let _it_is_gone = tree.contains_key(keys::block(*topic, block.first, 0));
@@ -158,7 +157,7 @@ pub(super) fn settle(tree: &sled::Tree, group: &Group) {
     }
 }
 
-/// The one key and value that `group` consists of, if that is all of it.
+/// Returns the only key and value of `group`, if it has just one.
 fn lone_part(group: &Group) -> Option<(BlockKey, &[u8])> {
     let Group { topics, removed, rewritten, appended, ids, forgotten, durability: _ } = group;
     let is_alone = topics.is_empty() && removed.is_empty() && rewritten.is_empty();
@@ -171,7 +170,7 @@ fn lone_part(group: &Group) -> Option<(BlockKey, &[u8])> {
     }
 }
 
-/// Puts `group` into `batch`. If a batch changes a key twice, the later change holds.
+/// Puts `group` into `batch`. If a batch changes a key twice, the later change counts.
 fn fill(batch: &mut sled::Batch, tree: &sled::Tree, group: &Group) {
     for topic in &group.topics {
         batch.insert(&keys::topic(topic.id), meta::encode_topic(topic));
@@ -196,7 +195,7 @@ fn part_number(part: usize) -> u16 {
     u16::try_from(part).expect("a part's number was a u16 in its key")
 }
 
-/// The keys and values that `blocks` are stored as.
+/// Returns the keys and values as which `blocks` are stored.
 pub(super) fn all_parts(blocks: &[(TopicId, Block)]) -> impl Iterator<Item = (BlockKey, &[u8])> {
     blocks.iter().flat_map(|(topic, block)| blocks::parts(*topic, block))
 }
@@ -226,8 +225,8 @@ mod tests {
         (database, tree)
     }
 
-    /// A tree with entries of 4 KB whose keys are `key` of each number, of which the page with
-    /// [`HURT`] is damaged.
+    /// Returns a tree with entries of 4 KB, with the keys that `key` returns for each number. The
+    /// page with [`HURT`] is damaged.
     fn damaged(directory: &Path, key: impl Fn(u64) -> BlockKey) -> (sled::Db, sled::Tree) {
         let (database, tree) = open(directory);
         for number in 1..=KEYS {
@@ -235,7 +234,7 @@ mod tests {
                 .unwrap();
         }
         drop((database, tree));
-        drop(open(directory)); // sled has a snapshot now, and does not scan the file.
+        drop(open(directory)); // sled has a snapshot now, and does not read the whole file.
         let (path, needle) = (directory.join("db"), format!("{HURT:06}."));
         let mut bytes = std::fs::read(&path).unwrap();
         let windows = bytes.windows(needle.len()).enumerate();
@@ -254,8 +253,8 @@ mod tests {
         Group { removed: removed.collect(), ..Group::default() }
     }
 
-    /// Goal: removing what lies beside a damaged page leaves all readable that is not on it: sled
-    /// does not begin to merge with it what has become small.
+    /// Goal: after entries beside a damaged page are removed, all entries on other pages can still
+    /// be read: sled does not begin to merge a small leaf with the damaged page.
     #[test]
     fn what_is_removed_beside_a_damaged_page_takes_nothing_else_with_it() {
         let directory = tempfile::tempdir().unwrap();
@@ -264,7 +263,7 @@ mod tests {
             (1..=KEYS).filter(|number| is_unreadable(&tree, &key(*number))).collect();
         assert!(unreadable.contains(&HURT) && unreadable.len() < 40, "{unreadable:?}");
         let next = unreadable.last().unwrap() + 1;
-        let gone = next..next + 60; // Some pages whole.
+        let gone = next..next + 60; // These are several whole pages.
         let group = removing(gone.clone().map(|number| (number, 1)));
         assert_eq!(first_unreadable(&tree, &group), None);
         keep_leaves(&tree, &group).unwrap();
@@ -276,8 +275,8 @@ mod tests {
         }
     }
 
-    /// Goal: a block whose last part lies on a damaged page is found to be so before anything of it
-    /// is removed: sled would remove some of it, and then fail.
+    /// Goal: a block whose last part is on a damaged page is noticed before any part is removed:
+    /// sled would remove some parts, and then fail.
     #[test]
     fn a_block_that_ends_on_a_damaged_page_is_found_before_it_is_removed() {
         let directory = tempfile::tempdir().unwrap();

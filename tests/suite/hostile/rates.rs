@@ -1,5 +1,8 @@
 //! Callers that ask for more than their rates allow: each refusal says when to come back, and the
 //! time is true. No refused request changes anything, and no other caller is refused.
+//!
+//! The file is long, because each way to be over a rate has a test, and the tests share the code
+//! that reads refusals.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};

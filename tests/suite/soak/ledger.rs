@@ -94,7 +94,7 @@ pub(super) struct Cycle {
 fn number(cursor: &str) -> u64 {
     let digits = cursor.trim_start_matches('@');
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().unwrap_or_else(|_| panic!("{cursor:?} is no cursor"))
+    digits[..end].parse().unwrap_or_else(|_| panic!("{cursor:?} is not a cursor"))
 }
 
 /// The result of comparing cycles with the ledger.

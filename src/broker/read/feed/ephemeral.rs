@@ -3,22 +3,23 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::broker::read::filter::Filter;
+use crate::broker::filter::Filter;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::ephemeral::Ephemeral;
 use crate::topic::TopicName;
 
-/// Topics of which it is known what was heard; with more, what was not heard yet is missed.
+/// The most topics of which the feed knows the last event that it was given. With more, it forgets
+/// them, and may miss ephemeral events.
 const MAX_TOPICS: usize = 1_024;
 
 /// The ephemeral events that a feed has delivered, and the topics with more of them.
 #[derive(Debug)]
 pub(super) struct EphemeralEnds {
-    /// The number of the last ephemeral event before the feed, or before it forgot.
+    /// The number of the last ephemeral event before the feed began, or before it forgot topics.
     since: u64,
-    /// The number of the last one heard in a topic.
+    /// The number of the last ephemeral event that the feed was given of each topic.
     numbers: HashMap<TopicName, u64>,
-    /// Topics in which there is more, maybe.
+    /// Topics that may have more ephemeral events.
     topics: Vec<Arc<Topic>>,
 }
 
@@ -28,7 +29,7 @@ impl EphemeralEnds {
         Self { since, numbers: HashMap::new(), topics: Vec::new() }
     }
 
-    /// Notes a topic with something new.
+    /// Adds a topic that may have new ephemeral events.
     pub(super) fn add(&mut self, topic: &Arc<Topic>) {
         let is_known = self.topics.iter().any(|other| Arc::ptr_eq(other, topic));
         if !is_known && topic.ephemeral.after(self.number_in(topic)).is_some() {
@@ -40,7 +41,7 @@ impl EphemeralEnds {
         self.numbers.get(&topic.name).copied().unwrap_or(self.since)
     }
 
-    /// Returns the next one that `filter` picks.
+    /// Returns the next ephemeral event that `filter` picks.
     pub(super) fn next(&mut self, filter: Option<&Filter>) -> Option<Arc<Ephemeral>> {
         while let Some(topic) = self.topics.last().cloned() {
             let Some((event, number)) = topic.ephemeral.after(self.number_in(&topic)) else {

@@ -52,7 +52,7 @@ impl Interest {
         shared.arrivals.arrive(interest).await
     }
 
-    /// Goes through the topics that are followed and that there are, each once.
+    /// Begins a walk through the topics that exist and fit the patterns, each once.
     pub(super) fn walk(&self) -> PatternWalk {
         PatternWalk::new(&self.set)
     }
@@ -63,7 +63,7 @@ impl Arrival for Interest {
         let (interests, mut tokens) = (self.shared.waker.interests(), 0);
         while self.known < self.patterns.len() && tokens < entries {
             let some = Interests::some_first(&self.patterns[self.known..]);
-            let set = Arc::get_mut(&mut self.set).expect("nobody else has it before it is whole");
+            let set = Arc::get_mut(&mut self.set).expect("the set is not shared yet");
             some.iter().for_each(|pattern| set.insert(pattern));
             interests.add(some, &self.signal);
             self.known += some.len();
@@ -86,15 +86,15 @@ impl Drop for Interest {
     }
 }
 
-/// Returns the patterns, each where it stands first: one that is there a thousand times finds
-/// nothing more.
+/// Returns the patterns without repeats, in the order in which they come first: a repeated pattern
+/// finds no more topics.
 fn without_repeats(mut patterns: Vec<TopicPattern>) -> Vec<TopicPattern> {
     let mut seen = HashSet::new();
     patterns.retain(|pattern| seen.insert(pattern.clone()));
     patterns
 }
 
-/// The patterns of a feed that is gone, as far as the waker knows them.
+/// The patterns of a feed that is gone, while the waker still knows some of them.
 #[derive(Debug)]
 struct GoneFeed {
     waker: Waker,
@@ -102,7 +102,7 @@ struct GoneFeed {
     /// The number of patterns that the waker knows: the first ones.
     count: usize,
     signal: Arc<FeedSignal>,
-    /// To be dropped here: it is as large as the patterns are many.
+    /// The set is dropped here, because that takes long with many patterns.
     _set: Arc<PatternSet>,
     _deposit: Option<Deposit>,
 }
@@ -140,7 +140,7 @@ mod tests {
         (0..PATTERNS).map(|number| of(number).parse().unwrap()).collect()
     }
 
-    /// How many feeds are known to follow the topics that `patterns` name.
+    /// Returns the number of feeds that the waker knows to follow the topics that `patterns` name.
     fn followers(broker: &Broker, patterns: &[TopicPattern]) -> usize {
         let interests = broker.0.waker.interests();
         let name = |pattern: &TopicPattern| pattern.as_str().parse::<TopicName>().unwrap();
@@ -156,8 +156,8 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(30), wait).await.expect(what);
     }
 
-    /// Goal: wherever a feed of a thousand patterns is given up while it begins, and when it is
-    /// dropped, nothing of it is left, and the caller has its deposit back.
+    /// Goal: nothing is left of a feed of a thousand patterns that is given up at any step of its
+    /// beginning, or dropped later, and the caller has its deposit back.
     #[tokio::test]
     async fn a_feed_that_is_given_up_anywhere_while_it_begins_leaves_nothing_behind() {
         let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -173,18 +173,18 @@ mod tests {
                 assert_eq!(followers(&broker, &patterns), PATTERNS);
                 drop(feed);
             } else {
-                // The thread may be done before the poll is.
+                // The usher's thread may be done before the poll returns.
                 let begun = if wanted > 0 { Some(poll!(feed.as_mut())) } else { None };
-                until("it comes", || followers(&broker, &patterns) >= wanted).await;
+                until("too few are known", || followers(&broker, &patterns) >= wanted).await;
                 drop((feed, begun));
             }
-            until("it leaves", || Arc::strong_count(&deposit) == 1).await;
+            until("the feed does not leave", || Arc::strong_count(&deposit) == 1).await;
             assert_eq!(followers(&broker, &patterns), 0);
             assert!(!broker.0.waker.interests().is_any());
         }
     }
 
-    /// Goal: a pattern that is named a thousand times is one.
+    /// Goal: a pattern that is named several times is known to the waker once.
     #[tokio::test]
     async fn a_feed_that_repeats_its_patterns_is_known_once_for_each() {
         let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -197,7 +197,7 @@ mod tests {
         );
         assert_eq!(followers(&broker, &repeated[..2]), 2);
         drop(feed);
-        assert_eq!(followers(&broker, &repeated[..2]), 0, "few are out at once");
+        assert_eq!(followers(&broker, &repeated[..2]), 0, "a few patterns leave at once");
         assert!(!broker.0.waker.interests().is_any());
     }
 }

@@ -1,4 +1,4 @@
-//! Reads from the log what comes next in many topics, in one go.
+//! Reading ahead: the next blocks of many topics are read from the log in one go.
 //!
 //! # Why
 //!
@@ -18,16 +18,17 @@ use crate::error::Result;
 use crate::log::Extent;
 
 impl Feed {
-    /// Reads those that come first, one at least, if the first is to be read from the log.
+    /// Reads from the log the next blocks of the topics that come first, as many as fit one read.
+    /// Topics whose tails hold these blocks are left out.
     ///
     /// # Errors
     ///
-    /// As [`Log::read`](crate::log::Log::read), of the first one: damage further on is reported
-    /// when it is reached.
+    /// As [`Log::read`](crate::log::Log::read), for the first topic. Damage in a later topic is
+    /// returned when its turn comes.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost: what is read is looked for again.
+    /// Nothing is lost: the topics that were being read wait for their turn again.
     pub(super) async fn read_ahead(&mut self) -> Result<()> {
         let shared = self.common.shared.clone();
         self.common.holder.get_or_insert_with(|| shared.behind.enter());
@@ -35,7 +36,7 @@ impl Feed {
         self.sources.let_go(max_read_bytes / 2);
         let (after, last) = (self.after, self.known);
         let drops = &self.drops;
-        let mut is_first = true; // It was looked for in memory.
+        let mut is_first = true; // The first topic was looked for in its tail already.
         let in_log = |waiting: &WaitingTopic| {
             can_be_read(waiting, after, drops)
                 && (std::mem::take(&mut is_first) || !waiting.topic.tail.holds_from(waiting.at))
@@ -57,7 +58,7 @@ impl Feed {
         {
             let now = waiting.topic.state();
             match found.next() {
-                // Dropped while it was read: what is missing is a gap, and no damage.
+                // Events were dropped meanwhile: missing ones are a gap, and no damage.
                 Some(_) if now.extent.earliest > read.earliest || self.has_lost(&waiting, &now) => {
                     self.sources.put_waiting(waiting);
                 }
@@ -74,14 +75,14 @@ impl Feed {
         outcome
     }
 
-    /// Returns whether the reader is to be told of a topic, as it is now.
+    /// Returns whether the reader must be told a gap of the topic, as the topic is now.
     fn has_lost(&self, waiting: &WaitingTopic, now: &TopicState) -> bool {
         let wanted = waiting.wanted(self.after);
         self.drops.reason(waiting.id, wanted, &now.extent).is_some()
     }
 
-    /// Takes the blocks that were found of a topic. No blocks are held of a topic that comes after
-    /// others that are not read yet.
+    /// Takes the blocks that were found of a topic. They are not held if the topic comes after
+    /// topics that are not read yet.
     fn take_found(
         &mut self,
         waiting: WaitingTopic,
@@ -110,8 +111,8 @@ fn wanted(waiting: &WaitingTopic) -> WantedAhead {
     WantedAhead { topic, id, next, extent }
 }
 
-/// Returns whether something comes next in a topic, and the reader is to be told of nothing before
-/// it.
+/// Returns whether the next event of a topic can be read: there is one, and the reader must not be
+/// told a gap before it.
 fn can_be_read(waiting: &WaitingTopic, after: Position, drops: &Drops) -> bool {
     let extent = waiting.topic.state().extent;
     let is_there = waiting.next.is_none_or(|next| next >= extent.earliest && next < extent.tail);

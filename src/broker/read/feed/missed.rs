@@ -1,4 +1,5 @@
-//! Topics that a feed looks for, where more have something new than were marked for it.
+//! The search of a feed for topics with something new, when there are more than it is told one by
+//! one.
 
 use std::sync::Arc;
 
@@ -9,41 +10,42 @@ use crate::broker::topic::matching::PatternWalk;
 use crate::broker::wake::journal::JournalReading;
 use crate::cursor::Position;
 
-/// A search for the topics of a feed that have something new up to a position.
+/// The search for those topics of a feed that have something new, up to a position.
 #[derive(Debug)]
 pub(super) struct Missed {
-    /// The position up to which all topics are known when the walk is over.
+    /// The position up to which the feed knows all events when the search is over.
     pub(super) through: Position,
     among: Among,
 }
 
+/// The topics among which the search goes.
 #[derive(Debug)]
 enum Among {
-    /// The topics that got something new since.
+    /// The topics that got something new since the feed looked last, from the waker's journal.
     New(JournalReading),
     /// All topics that the feed follows.
     All(PatternWalk),
 }
 
 impl Missed {
-    /// Begins a walk over the topics with something new after `known`, up to `through` at least.
+    /// Begins a search for topics with something new after `known`, up to `through` at least.
     pub(super) fn new(interest: &Interest, known: Position, through: Position) -> Self {
         let reading = interest.shared.waker.journal().after(known);
         let among = reading.map_or_else(|| Among::All(interest.walk()), Among::New);
         Self { through, among }
     }
 
-    /// Begins a walk over all topics, for what there is up to `through`.
+    /// Begins a search among all topics, for events up to `through`.
     pub(super) fn all(interest: &Interest, through: Position) -> Self {
         Self { through, among: Among::All(interest.walk()) }
     }
 
-    /// Returns the next topics; `None` when there are no more. Other tasks get their turn before
-    /// each.
+    /// Returns the next topics; `None` when there are no more. Other tasks have a turn on the
+    /// thread before.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost: what was not returned is by the next call.
+    /// Nothing is lost: the next call returns the topics that this one did not.
     pub(super) async fn next(&mut self, interest: &Interest) -> Option<Vec<Arc<Topic>>> {
         let shared: &Shared = &interest.shared;
         if let Among::New(reading) = &mut self.among {
@@ -73,7 +75,7 @@ mod tests {
     use crate::broker::*;
     use crate::event::NewEvent;
 
-    /// More than a feed is marked one by one.
+    /// More topics than a feed is told one by one.
     const TOPICS: usize = 1_500;
 
     fn name(topic: usize) -> TopicName {
@@ -91,7 +93,7 @@ mod tests {
         answered.await.unwrap();
     }
 
-    /// Reads until the feed has delivered `count` events; their topics and sequences.
+    /// Reads until the feed has delivered `count` events, and returns their topics and sequences.
     async fn read(feed: &mut Reader, count: usize) -> Vec<(String, u64)> {
         let mut read = Vec::new();
         let patience = Duration::from_secs(30);
@@ -110,7 +112,8 @@ mod tests {
         read
     }
 
-    /// Goal: whatever is new in however many topics while a reader stands still, it gets all of it.
+    /// Goal: a reader that was not read for a while gets all events that came meanwhile, in any
+    /// number of topics.
     #[tokio::test]
     async fn a_feed_that_stood_still_gets_what_came_meanwhile_in_any_number_of_topics() {
         let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -120,7 +123,7 @@ mod tests {
         for round in 1..=3 {
             publish_to_all(&broker, TOPICS).await;
             if round == 3 {
-                // The journal does not hold any more what came since the feed looked.
+                // The journal has lost the topics that were marked since the feed looked.
                 let last = broker.last_position();
                 while broker.0.waker.marked() < last {
                     tokio::task::yield_now().await;
@@ -136,8 +139,8 @@ mod tests {
         broker.close().await;
     }
 
-    /// Goal: a feed that looks at any moment, also while more topics are marked for it than it can
-    /// be marked one by one, gets what is new in each of them.
+    /// Goal: a feed gets all new events of each topic, whenever it looks, also while more topics
+    /// are marked for it than it is told one by one.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_feed_that_looks_while_very_many_topics_are_marked_for_it_misses_none() {
         let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -163,7 +166,7 @@ mod tests {
         broker.close().await;
     }
 
-    /// Goal: a feed that looks for its topics among many holds up nobody else on its thread.
+    /// Goal: a feed that looks for its topics among many lets other tasks of its thread run.
     #[tokio::test]
     async fn other_tasks_have_their_turn_while_a_feed_looks_for_its_topics() {
         let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -177,7 +180,7 @@ mod tests {
             }
         });
         let patterns = (0..1_000).map(|n| format!("*.{n}").parse().unwrap()).collect();
-        // One from the first event on would look for some of them alone before it begins.
+        // A feed from the earliest event on would look for few topics before it begins.
         let start = StartPoint::After("@0".parse().unwrap());
         let mut feed = broker.feed(patterns, start, OnGap::Resume).await.unwrap();
         let turns = turns.load(Ordering::Relaxed);

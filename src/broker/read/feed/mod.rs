@@ -4,18 +4,15 @@
 //!            after                        known
 //!  topic a ....|....... 12 ...... 17 ......|... 23      each source stands at its next event;
 //!  topic b ....|.... 11 ... 14 ............|             the lowest position is delivered next
-//!  topic c ....|...........................|...          nothing new: it is no source
+//!  topic c ....|...........................|...          topic c has nothing new: no source
 //! ```
 //!
 //! # Why
 //!
-//! No index says which topics have something after a position: each topic's newest position is in memory, and those
-//! with none that is newer are skipped. The waker marks the topics with something new, and says up
-//! to which position all of them are marked: the feed goes so far and no farther, so no event is
-//! passed over that another thread is about to show.
-//!
-//! The file is longer than others, because the order of the steps of its one loop is what keeps
-//! events from being missed.
+//! No index says which topics have something after a position. Each topic's newest position is in
+//! memory, and topics without a newer one are skipped. The waker marks the topics with something
+//! new, and tells the position up to which all of them are marked. The feed reads up to that
+//! position and no farther, so that it passes over no event that another thread is about to show.
 
 mod ephemeral;
 mod interest;
@@ -58,7 +55,7 @@ use crate::topic::{TopicId, TopicPattern};
 /// The most patterns of one feed.
 pub const MAX_PATTERNS: usize = MAX_ENTRIES;
 
-/// Topics that are looked at before others have a turn on the thread.
+/// The number of topics that are looked at before other tasks have a turn on the thread.
 const MAX_STEPS: usize = 256;
 
 /// A reader's place in all topics whose names fit its patterns, in the order of their positions.
@@ -66,20 +63,24 @@ const MAX_STEPS: usize = 256;
 pub(super) struct Feed {
     pub(super) common: Common,
     interest: Interest,
-    /// All up to here is delivered, or not for this reader.
+    /// The position up to which all events are delivered, or not for this reader.
     after: Position,
-    /// All up to here is known: what has something new is among the sources.
+    /// The position up to which the feed knows all events: each topic with an event after `after`
+    /// and up to here is among the sources.
     known: Position,
-    /// Topics with events after `after`.
+    /// The topics with events after `after`.
     sources: Sources,
-    /// The search for topics with something new, where more were marked than it is told.
+    /// The search for topics with something new. It runs when more topics were marked than the feed
+    /// is told one by one.
     missed: Option<Box<Missed>>,
     /// The number of topics that are read in one go.
     stride: Stride,
     /// The registration by which blocks that are read along are kept, for as long as the feed reads
     /// the log.
     reading: Option<AheadReader>,
+    /// The drops that are a loss to the reader.
     drops: Box<Drops>,
+    /// The ephemeral events that the reader was given.
     ephemeral: EphemeralEnds,
 }
 
@@ -123,12 +124,12 @@ impl Feed {
         &self.interest.patterns
     }
 
-    /// Returns the first position there is, and the one after all that the feed knows of.
+    /// Returns the first position there is, and the position after all that the feed knows.
     pub(super) fn bounds(&self) -> (Place, Place) {
         (Place::Position(Position::FIRST), Place::Position(self.known.next()))
     }
 
-    /// Returns the cursor that names the place.
+    /// Returns the cursor of the place.
     pub(super) fn cursor(&self) -> Cursor {
         self.cursor_after(self.after)
     }
@@ -149,14 +150,15 @@ impl Feed {
         self.ephemeral.next(self.common.filter.as_deref())
     }
 
-    /// Goes on after a gap, at the same position, unless the reader begins again with everything.
+    /// Goes on after a gap at the same position, or begins again with all events if deletions of
+    /// keys are missing and the reader asked for the earliest event.
     pub(super) fn go_on_after(&mut self, gap: &Gap) {
         if gap.reason == GapReason::Tombstones && self.common.on_gap == OnGap::Earliest {
             self.begin_again();
         }
     }
 
-    /// Takes a step that comes before the next events.
+    /// Takes a slow step.
     ///
     /// # Errors
     ///
@@ -174,7 +176,7 @@ impl Feed {
     /// Adds the topics that have something after the place.
     async fn add_newer(&mut self) {
         if self.after >= self.known {
-            return; // What is newer is marked.
+            return; // Topics with newer events are marked.
         }
         let mut walk = self.interest.walk();
         while let Some(topics) = walk.next(&self.common.shared.topics).await {
@@ -182,8 +184,8 @@ impl Feed {
         }
     }
 
-    /// Adds `topic` to the sources, if it has something new; from the first event there is, or from
-    /// the feed's place.
+    /// Adds `topic` to the sources if it has an event after the feed's place. It is read from its
+    /// earliest event, or from the feed's place.
     fn add(&mut self, topic: Arc<Topic>, is_from_earliest: bool) {
         let TopicState { id, extent, .. } = topic.state();
         let Some(id) = id else { return };
@@ -192,12 +194,12 @@ impl Feed {
         }
         let first = self.after.next();
         let is_from_earliest = is_from_earliest || self.sources.is_unlisted(id);
-        // A topic that is listed late may have lost something since the reader came.
+        // A topic that is listed late may have lost events since the reader came.
         let is_whole = is_from_earliest && !self.drops.has_lost(id, self.after, &extent);
         let next = is_whole.then_some(extent.earliest);
         let wanted = next.map_or(WantedPlace::Position(first), WantedPlace::Sequence);
-        // The losses of all topics are told before anything that comes after the place. Once the
-        // place has passed the dropped events, nobody would be told of them.
+        // The losses of all topics are told before any event after the place. Once the place has
+        // passed the dropped events, the reader would not be told of them.
         let is_told_first = self.drops.reason(id, wanted, &extent).is_some();
         let at = if is_told_first { self.after } else { first.max(extent.lowest_position()) };
         let is_unread = is_from_earliest || !extent.had_some_before(first);
@@ -207,12 +209,13 @@ impl Feed {
         }
     }
 
-    /// Adds the topics that were marked; with very many of them, all are to be listed.
+    /// Adds the topics that were marked. If more were marked than are told one by one, begins a
+    /// search for them.
     fn take_marks(&mut self) {
         if self.missed.is_some() {
-            return; // Marks are of what is newer than that.
+            return; // The marks since then are of newer events, and wait.
         }
-        // The position is read first: all marks up to it are taken below.
+        // The position is read before the marks are taken, so that all marks up to it are taken.
         let marked = self.common.shared.waker.marked();
         let new = self.interest.signal.take();
         if new.is_over {
@@ -227,7 +230,7 @@ impl Feed {
         self.known = self.known.max(marked);
     }
 
-    /// Lists some of the topics that come next. Others have a turn on the thread before.
+    /// Lists some of the topics that come next. Other tasks have a turn on the thread before.
     async fn list(&mut self) {
         tokio::task::yield_now().await;
         let set = &self.interest.set;
@@ -235,7 +238,7 @@ impl Feed {
         listed.into_iter().for_each(|topic| self.add(topic, true));
     }
 
-    /// Finds some of the topics that have something new.
+    /// Finds some of the topics that have something new, and ends the search if there are no more.
     async fn find(&mut self) {
         let Some(missed) = &mut self.missed else { return };
         if let Some(topics) = missed.next(&self.interest).await {
@@ -249,7 +252,7 @@ impl Feed {
         }
     }
 
-    /// Returns the step to take when everything known is delivered.
+    /// Returns the step to take when all events that the feed knows are delivered.
     fn idle(&mut self) -> Step {
         self.after = self.after.max(self.known);
         if self.missed.is_some() {
@@ -263,7 +266,7 @@ impl Feed {
         Step::Idle
     }
 
-    /// Returns what comes next, as far as that is told without the log.
+    /// Returns what comes next, as far as it is known without a read of the log.
     pub(super) fn look(&mut self) -> Step {
         self.sources.stop_reading();
         for _ in 0..MAX_STEPS {
@@ -288,8 +291,9 @@ impl Feed {
         Step::Slow(SlowStep::Pause)
     }
 
-    /// Reads the first source from its tail, or finds that it has nothing. Returns whether that was
-    /// possible.
+    /// Looks at the topic that comes first of those that wait: reads it from its tail, adds its
+    /// gap, or removes it if it has no more events. Returns `false` if the topic must be read from
+    /// the log.
     fn load_first(&mut self) -> bool {
         let Some(waiting) = self.sources.pop_waiting() else { return true };
         let state = waiting.topic.state();
@@ -329,8 +333,8 @@ impl Feed {
         true
     }
 
-    /// Returns the sequence at which a source goes on, if it can be told without the log; adds a
-    /// gap before it.
+    /// Returns the sequence at which a topic goes on, if it is known without a read of the log. If
+    /// events before it are gone, adds the gap.
     fn next_of(&mut self, waiting: &WaitingTopic, state: &TopicState) -> Option<Sequence> {
         let (id, topic, extent) = (waiting.id, &waiting.topic, &state.extent);
         let wanted = waiting.next.map_or(self.wanted(), WantedPlace::Sequence);
@@ -344,16 +348,17 @@ impl Feed {
                 return Some(extent.earliest);
             }
             let next = topic.tail.seek_after(waiting.at.previous().max(self.after));
-            // Events that were trimmed before the reader began may still be in memory.
+            // The tail may still hold events that were trimmed before the reader began.
             return next.map(|next| next.max(extent.earliest));
         };
         let resume = self.add_gap(topic, id, state, wanted, reason);
-        // A reader that misses nothing but deletions goes on at its place, which is not looked up.
+        // A reader that misses only deletions goes on at its place, which is not looked up yet.
         let goes_on = reason == GapReason::Tombstones && self.common.on_gap != OnGap::Latest;
         (!goes_on).then_some(resume)
     }
 
-    /// Returns the event that the reader wants next of a topic of which nothing was looked up.
+    /// Returns the event that the reader wants next in a topic whose next sequence is not looked
+    /// up.
     fn wanted(&self) -> WantedPlace {
         WantedPlace::Position(self.after.next())
     }
@@ -374,13 +379,13 @@ impl Feed {
         resume
     }
 
-    /// Returns the bytes that may be read of one source.
+    /// Returns the most bytes to read of one source.
     fn read_bytes(&self) -> usize {
         (self.common.shared.behind.read_bytes() / self.sources.len().max(1)).max(1)
     }
 
-    /// Takes the events of the first source, whose next one is at `at`, that come before those of
-    /// every other.
+    /// Takes those events of `source` that come before the events of all other sources. The next
+    /// event of `source` is at `at`. Returns the events that the filter picks.
     fn cut(&mut self, at: Position, mut source: Source) -> Option<Run> {
         let other = self.sources.first();
         let limit = other.map_or(self.known.next(), |at| at.min(self.known.next()));

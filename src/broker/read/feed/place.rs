@@ -8,7 +8,7 @@ use super::sources::Sources;
 use super::unlisted::Unlisted;
 use super::{Feed, MAX_PATTERNS};
 use crate::broker::read::drops::Drops;
-use crate::broker::read::gaps::gap;
+use crate::broker::read::gaps::{gap, gap_of_all, misplaced};
 use crate::broker::read::page::MAX_PAGE_GAPS;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::state::TopicState;
@@ -17,8 +17,9 @@ use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::log::{Block, Log, Seek};
 
-/// Topics that a feed from the first event on looks at before it begins; it lists more of them as
-/// it comes to where they begin. As many as can be named one by one; few in unit tests.
+/// The most topics that a feed from the earliest event on looks at before it begins. With more
+/// topics, it lists some of them each time that it comes to the position at which they begin. The
+/// number is that of the topics that can be named one by one; few in unit tests.
 const MAX_LISTED: usize = if cfg!(test) { 2 } else { MAX_PATTERNS };
 
 impl Feed {
@@ -39,12 +40,10 @@ impl Feed {
                 let problem = format!("{sequence} is a sequence of one topic; write @{sequence}");
                 return Err(Error::invalid("cursor", problem));
             }
-            StartPoint::After(cursor @ Cursor { after: Place::Position(position), epoch, .. }) => {
-                if epoch.is_some_and(|epoch| epoch != self.common.epoch()) {
-                    return self.begin_after_gap(Some(cursor), GapReason::Epoch).await;
-                }
-                if position > self.known {
-                    return self.begin_after_gap(Some(cursor), GapReason::Ahead).await;
+            StartPoint::After(cursor @ Cursor { after: Place::Position(position), .. }) => {
+                let (_, tail) = self.bounds();
+                if let Some(reason) = misplaced(cursor, self.common.epoch(), tail) {
+                    return self.begin_after_gap(Some(cursor), reason).await;
                 }
                 self.after = position;
             }
@@ -72,50 +71,41 @@ impl Feed {
         listed.into_iter().for_each(|topic| self.add(topic, true));
     }
 
-    /// Begins again with all that is kept: the reader may hold keys that are deleted.
+    /// Begins again with all events that are kept, because the reader may hold keys that are
+    /// deleted.
     pub(super) fn begin_again(&mut self) {
         self.sources = Sources::default();
         self.common.gaps.clear();
         *self.drops = Drops::of(StartPoint::Earliest, self.common.shared.drops());
-        // Nothing is known before all topics are found.
+        // The feed knows no event before all topics are found.
         self.missed = Some(Box::new(Missed::all(&self.interest, self.known)));
         (self.after, self.known) = (Position::BEFORE_ALL, Position::BEFORE_ALL);
     }
 
-    /// Begins where a reader goes on whose whole place is gone: the one of `came_with`, or
-    /// something that is no cursor.
+    /// Adds the gap of a reader whose place as a whole is not there, and begins where the reader
+    /// goes on. The place is that of `came_with`, or `None` if the reader came with something that
+    /// is not a cursor.
     async fn begin_after_gap(
         &mut self,
         came_with: Option<Cursor>,
         reason: GapReason,
     ) -> Result<()> {
-        let on_gap = self.common.on_gap;
-        let is_from_the_tail = match on_gap {
-            OnGap::Resume | OnGap::Fail => reason == GapReason::Ahead,
-            OnGap::Earliest => false,
-            OnGap::Latest => true,
-        };
-        let drops = self.common.shared.drops();
+        let (on_gap, drops) = (self.common.on_gap, self.common.shared.drops());
+        let requested =
+            came_with.map_or(Requested::Unknown, |cursor| Requested::Place(cursor.after.next()));
         let (earliest, tail) = self.bounds();
-        let gap = Gap {
-            topic: None,
-            requested: came_with
-                .map_or(Requested::Unknown, |cursor| Requested::Place(cursor.after.next())),
-            earliest,
-            tail,
-            lost: None,
-            reason,
-            resume: if is_from_the_tail { tail } else { earliest },
-        };
+        let gap = gap_of_all(requested, (earliest, tail), reason, on_gap);
         if on_gap == OnGap::Fail {
-            return Err(Error::Gap(gap));
+            return Err(Error::Gap(gap.into()));
         }
-        // A reader without a cursor that comes back before the gap is told of all before it.
+        let is_from_the_tail = gap.resume == tail;
+        // A reader without a cursor, which comes back before it is told the gap, is told of all
+        // events that are gone.
         let after_none = Place::Position(Position::BEFORE_ALL);
         let epoch = Some(self.common.epoch());
         let before = came_with.unwrap_or(Cursor { after: after_none, since: None, epoch });
         self.common.gaps.add(gap, before);
-        // This gap says all: nothing before it is told on its own.
+        // This gap stands for all earlier drops: they are not told on their own.
         *self.drops = Drops::of(StartPoint::Earliest, drops);
         match is_from_the_tail {
             true => self.add_newer().await,
@@ -124,7 +114,7 @@ impl Feed {
         Ok(())
     }
 
-    /// Returns the place before everything that was appended at `time` or later.
+    /// Returns the place before all events that were appended at `time` or later.
     async fn before(&self, time: Timestamp) -> Result<Position> {
         let mut topics = Vec::new();
         let mut walk = self.interest.walk();
@@ -144,7 +134,7 @@ impl Feed {
                     first = found.map_or(first, |found| first.min(found));
                     topics.next();
                 }
-                // Trimmed meanwhile, and no damage: it is looked at again.
+                // Events were trimmed meanwhile, which is no damage: the topic is looked at again.
                 Err(_) if topic.state().extent.earliest > extent.earliest => {}
                 Err(error) => return Err(error),
             }
@@ -153,8 +143,9 @@ impl Feed {
         self.common.shared.turns.read_long(find).await
     }
 
-    /// Returns the error for a reader that asked to be refused and has lost events after its place:
-    /// the topics that have lost some, [`MAX_PAGE_GAPS`] of them at the most.
+    /// Returns the error for a reader that asked to be refused at gaps, if it has lost events after
+    /// its place. The error has a gap for each topic that lost events, up to [`MAX_PAGE_GAPS`] of
+    /// them.
     fn refusal(&self) -> Option<Error> {
         let mut topics: Vec<_> = self.sources.topics().collect();
         topics.sort_unstable_by_key(|(id, _)| *id);
@@ -166,7 +157,7 @@ impl Feed {
         });
         let mut gaps: Vec<Gap> = gaps.take(MAX_PAGE_GAPS).collect();
         match gaps.len() {
-            0 | 1 => gaps.pop().map(Error::Gap),
+            0 | 1 => gaps.pop().map(|gap| Error::Gap(gap.into())),
             _ => Some(Error::Gaps(gaps.into())),
         }
     }
@@ -189,7 +180,7 @@ fn first_since(log: &dyn Log, topic: &Topic, time: Timestamp) -> Result<Option<P
         if let Some(first) = events.find(|event| event.sequence >= found) {
             return Ok(Some(first.position));
         }
-        // Compaction has left nothing of these.
+        // Compaction left none of these events.
         at = blocks.last().map_or(tail, |block| block.last_sequence().next());
     }
     Ok(None)

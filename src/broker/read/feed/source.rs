@@ -1,4 +1,4 @@
-//! One of the topics that a feed has something to deliver of.
+//! A topic with events for a feed, and the blocks that are held of it.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -18,23 +18,25 @@ pub(super) type SourceBlocks = VecDeque<Arc<SharedBlock>>;
 pub(super) struct Source {
     pub(super) topic: Arc<Topic>,
     pub(super) id: TopicId,
-    /// The sequence that comes next in it.
+    /// The sequence that comes next in the topic.
     pub(super) next: Sequence,
     /// The blocks that were read, from `next` on.
     pub(super) blocks: SourceBlocks,
-    /// No event after these has a lower position, if that is known.
+    /// A lower bound on the positions of the events after these blocks, if it is known.
     pub(super) following: Option<Position>,
-    /// Whether the reader holds no key of it: it came before all there is, and has read nothing.
+    /// Whether the reader holds no key of the topic: it came before all the topic's events, and has
+    /// read none of them.
     pub(super) is_unread: bool,
 }
 
 impl Source {
-    /// Returns the bytes of the blocks that it holds.
+    /// Returns the bytes of the blocks that are held.
     pub(super) fn held_bytes(&self) -> usize {
         self.blocks.iter().map(|shared| shared.size_bytes()).sum()
     }
 
-    /// Goes to its next event, and tells its position, as far as that was read.
+    /// Moves to the next event of the blocks, and returns its position; `None` if the blocks have
+    /// no more events.
     pub(super) fn skip_to_next(&mut self) -> Option<Position> {
         while let Some(shared) = self.blocks.front() {
             let block = shared.block();
@@ -49,8 +51,8 @@ impl Source {
         None
     }
 
-    /// Takes the events of its first block below `limit`: the block, their sequences, and the
-    /// position of the last of them.
+    /// Takes the events of the first block at positions below `limit`. Returns the block, the range
+    /// of their sequences, and the position of the last of them; `None` if no block is held.
     pub(super) fn cut(
         &mut self,
         limit: Position,
@@ -74,7 +76,7 @@ impl Source {
         Some((shared, next..below, last))
     }
 
-    /// As one of which nothing is held, and nothing comes before `at`.
+    /// Lets go of the blocks, and returns the topic as one that waits, with no event before `at`.
     pub(super) fn waiting(self, at: Position) -> WaitingTopic {
         let Self { id, topic, next, is_unread, .. } = self;
         WaitingTopic { at, id, topic, next: Some(next), is_unread }

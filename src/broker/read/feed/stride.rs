@@ -1,11 +1,12 @@
-//! The number of topics that a feed reads ahead of at a time.
+//! The number of topics that a feed reads ahead at a time.
 
-/// Topics that are looked at in one go: at the first time, and at any.
+/// The number of topics that the first read tries.
 const FIRST_TOPICS: usize = 64;
 
+/// The most topics that any read tries.
 const MAX_TOPICS: usize = 4_096;
 
-/// The number of topics that are tried in one go.
+/// The number of topics that the next read tries.
 #[derive(Debug)]
 pub(super) struct Stride(pub(super) usize);
 

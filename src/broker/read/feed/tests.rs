@@ -1,4 +1,4 @@
-//! What a feed promises, held against a brute-force reader of a list of all events.
+//! The promises of a feed, compared with a brute-force reader of a list of all events.
 
 mod bounds;
 mod listing;
@@ -18,22 +18,22 @@ use crate::event::NewEvent;
 
 const NAMES: [&str; 6] = ["a", "b", "a.x", "a.y", "b.x", "a.x.z"];
 
-/// The longest that one run of the model takes, and the search for a shorter counter-example: with
-/// the first run that fails, and the one that the search is at when it ends, less than a minute.
+/// The longest time of one run of the model, and of the search for a shorter counter-example. The
+/// first run that fails, the search, and its last run together take less than a minute.
 const MAX_RUN: Duration = Duration::from_secs(20);
 const MAX_SHRINK_MS: u32 = 15_000;
 
 #[derive(Debug, Clone)]
 enum Action {
-    /// Publishes so many events to a topic, with a type and a key each.
+    /// Publishes events to a topic, each with a type and a key.
     Publish { topic: usize, events: Vec<(u8, u8)> },
-    /// Reads what there is, up to so many deliveries; then comes back by its cursor, or goes on.
+    /// Reads up to this many deliveries. Then the reader comes back with its cursor, or goes on.
     Read { deliveries: usize, comes_back: bool },
-    /// Drops events at the front of a topic.
+    /// Purges a topic down to its last `keep` events.
     Purge { topic: usize, keep: u64 },
-    /// Does what maintenance does by and by.
+    /// Runs maintenance.
     Maintain,
-    /// Nothing happens for a while.
+    /// Waits a moment for a delivery.
     Silence,
 }
 
@@ -90,12 +90,12 @@ struct World {
     patterns: Vec<TopicPattern>,
     filter: Filter,
     events: Vec<Known>,
-    /// Below which sequence a topic was purged.
+    /// The sequence below which each topic was purged.
     earliest: [u64; NAMES.len()],
     reader: Option<Reader>,
     /// The positions that were delivered, in their order.
     delivered: Vec<u64>,
-    /// Positions that a gap was told for.
+    /// The positions of events that the reader was told are gone.
     lost: BTreeSet<u64>,
     published: u64,
 }
@@ -146,7 +146,7 @@ impl World {
         self.reader = Some(feed.filtered(self.filter.clone()).unwrap());
     }
 
-    /// Returns whether every event that is wanted, and not purged, was delivered.
+    /// Returns whether every event that is wanted and not purged was delivered.
     fn has_all(&self) -> bool {
         let delivered: BTreeSet<u64> = self.delivered.iter().copied().collect();
         let wanted = self.events.iter().filter(|event| event.is_wanted);
@@ -154,7 +154,7 @@ impl World {
         kept.all(|event| delivered.contains(&event.position))
     }
 
-    /// Reads until everything is delivered that there is, told by nothing but the waker.
+    /// Reads until every event is delivered. Only the waker tells the reader of events.
     async fn finish(&mut self) {
         while !self.has_all() {
             self.wait(MAX_RUN / 2, "an event is slept through").await;
@@ -168,7 +168,7 @@ impl World {
         match reader.next_within(&mut Patience::new(limit)).await.unwrap() {
             Waited::Delivery(delivery) => self.take(delivery),
             Waited::Silence => assert!(silence.is_empty(), "{silence}"),
-            Waited::Stopping => panic!("nobody stops it"),
+            Waited::Stopping => panic!("the broker is not stopped"),
         }
     }
 
@@ -259,9 +259,9 @@ async fn run(
     world.broker.close().await;
 }
 
-/// Goal: in any interleaving of publishes, reads, reconnects, purges and maintenance, a feed
-/// delivers what a brute-force reader of all events does: each wanted event once, in the order of
-/// positions, or says that it is gone.
+/// Goal: in any order of publishes, reads, reconnects, purges and maintenance, a feed delivers the
+/// same as a brute-force reader of all events: each wanted event once, in the order of positions,
+/// or a gap that says that the event is gone.
 #[test]
 fn a_feed_delivers_what_its_patterns_and_its_filter_say_in_the_order_of_positions() {
     let given = std::env::var("LEFTOFF_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());

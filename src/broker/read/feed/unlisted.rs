@@ -1,4 +1,5 @@
-//! Topics that a feed from the first event on has not looked at yet, in the order in which it does.
+//! The topics that a feed from the earliest event on has not looked at yet, in the order in which
+//! it looks at them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,25 +9,27 @@ use crate::broker::topic::entry::Topic;
 use crate::cursor::Position;
 use crate::topic::TopicId;
 
-/// Topics that are looked at before others have a turn on the thread.
+/// The number of topics that are looked at before other tasks have a turn on the thread.
 const TOPICS_PER_TURN: usize = 256;
 
-/// Chunks of topics; of each of them it is known before which position nothing comes.
+/// Chunks of topics, each with a lower bound on the positions of its events.
 #[derive(Debug)]
 pub(super) struct Unlisted {
-    /// With where they begin. The one that begins first is the last of them.
+    /// The chunks with their bounds. The chunk with the lowest bound is the last of the list.
     chunks: Vec<(Position, Arc<TopicChunk<Topic>>)>,
+    /// The numbers of the chunks.
     numbers: HashSet<u32>,
-    /// The number of topics of the first chunk that were looked at, and the position at which the
-    /// first of these begins.
+    /// The number of topics of the first chunk that were looked at, and the lowest position of
+    /// their events.
     looked: usize,
     lowest: Position,
-    /// The number of topics that are not looked at yet, and of those that were looked at and are
-    /// followed.
+    /// The number of topics that are not looked at yet, that were looked at, and that were looked
+    /// at and are followed.
     left: usize,
     seen: usize,
     followed: usize,
-    /// A position that nothing was dropped after, of any topic there is.
+    /// An upper bound on the positions of events that had been dropped, from any topic, at the
+    /// beginning.
     dropped: Position,
 }
 
@@ -34,7 +37,7 @@ impl Unlisted {
     /// Returns all topics that may have something up to `known`.
     pub(super) fn of(chunks: &TopicChunks<Topic>, known: Position) -> Self {
         let all = chunks.all();
-        // Also of those that have nothing left.
+        // Chunks without any event left count, too.
         let dropped = all.iter().map(|chunk| chunk.dropped()).max();
         let dropped = dropped.unwrap_or(Position::BEFORE_ALL);
         let chunks = all.into_iter().map(|chunk| (chunk.lowest(), chunk));
@@ -46,22 +49,23 @@ impl Unlisted {
         Self { chunks, numbers, looked: 0, lowest, left, seen: 0, followed: 0, dropped }
     }
 
-    /// Returns a position that nothing of them comes before; `None` when there are no more.
+    /// Returns a lower bound on the positions of all events of these topics; `None` when there are
+    /// no more topics.
     pub(super) fn first(&self) -> Option<Position> {
         self.chunks.last().map(|(lowest, _)| *lowest)
     }
 
-    /// Returns a position that nothing was dropped after when it began, from any topic.
+    /// Returns an upper bound on the positions of events that had been dropped at the beginning.
     pub(super) fn dropped(&self) -> Position {
         self.dropped
     }
 
-    /// Returns whether a topic is among them, or would be if it were not newer.
+    /// Returns whether the chunk of a topic is among these. The topic may be a new one.
     pub(super) fn holds(&self, id: TopicId) -> bool {
         self.numbers.contains(&chunk_of(id))
     }
 
-    /// Returns about how many of them are followed.
+    /// Returns an estimate of the number of followed topics that are left.
     pub(super) fn expected(&self) -> usize {
         match self.seen {
             0 => self.left,
@@ -69,7 +73,7 @@ impl Unlisted {
         }
     }
 
-    /// Takes the next topics that are `followed`, some hundreds at the most.
+    /// Looks at the next topics, some hundreds at the most, and returns those that are `followed`.
     pub(super) fn take(&mut self, followed: impl Fn(&Topic) -> bool) -> Vec<Arc<Topic>> {
         let mut taken = Vec::new();
         let enough = self.seen + TOPICS_PER_TURN;

@@ -1,4 +1,4 @@
-//! A topic that a feed has something to deliver of, and holds nothing of.
+//! A topic with events for a feed, of which no block is held.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -8,16 +8,17 @@ use crate::broker::topic::entry::Topic;
 use crate::cursor::{Position, Sequence};
 use crate::topic::TopicId;
 
-/// A topic of which nothing is held.
+/// A topic of which no block is held. It waits for its turn.
 #[derive(Debug, Clone)]
 pub(super) struct WaitingTopic {
-    /// A position that none of the topic's events after the feed's place is before.
+    /// A lower bound on the positions of the topic's events after the feed's place.
     pub(super) at: Position,
     pub(super) id: TopicId,
     pub(super) topic: Arc<Topic>,
-    /// The sequence that comes next in it; `None` when it is not looked up yet.
+    /// The sequence that comes next in the topic; `None` while it is not looked up.
     pub(super) next: Option<Sequence>,
-    /// Whether the reader holds no key of it: it came before all there is, and has read nothing.
+    /// Whether the reader holds no key of the topic: it came before all the topic's events, and has
+    /// read none of them.
     pub(super) is_unread: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Reading what comes next in many topics: in one turn, and once for all who read the same.
+//! Reads of the next blocks of many topics: in one turn, and once for all readers of the same.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,32 +22,32 @@ const MAX_TURN: Duration = Duration::from_millis(5);
 /// can use it.
 const SHARES: usize = 8;
 
-/// Topics of so many events at the most are looked through for where a reader goes on: one read
-/// of so many bytes takes less than the several of a search.
+/// Topics of at most this many events are read to find where a reader goes on. One read of at most
+/// this many bytes takes less time than the several reads of a search.
 const MAX_SCANNED_EVENTS: u64 = 64;
 const MAX_SCANNED_BYTES: usize = 4 << 10;
 
-/// Topics from which on half of them are read in a turn of their own, if one is free.
+/// The number of topics from which on half of them are read in a second turn, if one is free.
 const MIN_SHARED: usize = 64;
 
-/// A topic of which a reader wants what comes next.
+/// A topic of which a reader wants the next blocks.
 #[derive(Debug)]
 pub(crate) struct WantedAhead {
     pub(crate) topic: Arc<Topic>,
     pub(crate) id: TopicId,
-    /// The sequence that comes next; `None`: the first after the reader's place.
+    /// The sequence that comes next; `None` for the first event after the reader's place.
     pub(crate) next: Option<Sequence>,
     pub(crate) extent: Extent,
 }
 
-/// The bounds of what a reader can use.
+/// The bounds of one read ahead.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AheadBounds {
     /// The reader's place.
     pub(crate) after: Position,
     /// Blocks that begin here or later are not wanted.
     pub(crate) before: Position,
-    /// The most bytes of all blocks. One block of one topic comes in any case.
+    /// The most bytes of all blocks. One block of one topic is read in any case.
     pub(crate) max_bytes: usize,
     /// The number of topics that take turns and share the room for blocks that are read along.
     pub(crate) topics: usize,
@@ -56,22 +56,23 @@ pub(crate) struct AheadBounds {
 /// The blocks that come next in a topic.
 #[derive(Debug)]
 pub(crate) struct FoundAhead {
-    /// The sequence that comes next; the topic's tail where nothing does.
+    /// The sequence that comes next; the topic's tail if the topic has no more events.
     pub(crate) next: Sequence,
-    /// Blocks from the one that holds it on, without a hole: one at least, if there is one.
+    /// The blocks from the one that holds `next` on, without a hole; none if there are no more
+    /// events.
     pub(crate) blocks: Vec<Arc<SharedBlock>>,
-    /// No event after these has a lower position. `None` if that is not known.
+    /// A lower bound on the positions of the events after these blocks. `None` if it is not known.
     pub(crate) following: Option<Position>,
 }
 
 impl Replays {
-    /// Returns the blocks that come next in each of `wanted`, in their order, for as many topics as
-    /// there is room and time for: one at the least. With many topics, two threads read half of
-    /// them each, if nobody else waits to read.
+    /// Returns the next blocks of each topic of `wanted`, in this order, for as many topics as
+    /// there is room and time for, and for one at the least. With many topics, two threads read
+    /// half of them each, if there is a free turn.
     ///
     /// # Errors
     ///
-    /// Of each as [`Log::seek`] and [`Log::read_ahead`].
+    /// For each topic, as [`Log::seek`] and [`Log::read_ahead`].
     pub(crate) async fn read_ahead(
         self: &Arc<Self>,
         mut wanted: Vec<WantedAhead>,
@@ -83,7 +84,7 @@ impl Replays {
         }
         let turn = self.turns.take().await;
         if self.find_ahead(&wanted, &mut bounds, &mut found) {
-            return found; // Somebody else has read them meanwhile.
+            return found; // Another reader has read them meanwhile.
         }
         wanted.drain(..found.len());
         found.extend(self.read_rest(turn, wanted, bounds).await);
@@ -106,7 +107,7 @@ impl Replays {
         let first = self.read_part(turn, wanted.clone(), 0..middle, bounds);
         let second = self.read_part(second, wanted.clone(), middle..all, bounds);
         let (mut found, second) = tokio::join!(first, second);
-        // Otherwise these are found among what was read last when it is their turn.
+        // Otherwise the second half is found among the kept blocks when its turn comes.
         if found.len() == middle {
             found.extend(second);
         }
@@ -125,8 +126,9 @@ impl Replays {
         turn.read(read).await.unwrap_or_else(|error| vec![Err(error)])
     }
 
-    /// Adds those of `wanted` that come after what is found and were read before, up to one that
-    /// was not. Returns whether that is enough: a few of many are no reason to come again.
+    /// Adds to `found` the next topics of `wanted` whose blocks are kept, up to the first whose
+    /// blocks are not. Returns whether these are enough to return without a read: a few of many are
+    /// not.
     fn find_ahead(
         &self,
         wanted: &[WantedAhead],
@@ -184,7 +186,7 @@ impl Replays {
         if let Some(found) = self.recall(wanted, next, bounds.before, max_bytes) {
             return Ok(found);
         }
-        // The number is read first: blocks that are rewritten from here on are not kept.
+        // The number is read before the log: blocks that are rewritten from here on are not kept.
         let rewrites = topic.rewrites.load(Ordering::SeqCst);
         let more_bytes = self.stash.share(bounds.topics);
         let ReadAhead { mut blocks, wanted: count, following } =
@@ -199,8 +201,8 @@ impl Replays {
         Ok(FoundAhead { next, blocks, following: then })
     }
 
-    /// Returns the blocks that come next in a topic, if they were read before, and the position
-    /// after them is known.
+    /// Returns the next blocks of a topic, if they are kept and the position after them is known,
+    /// or they are the last.
     fn recall(
         &self,
         wanted: &WantedAhead,
@@ -212,8 +214,8 @@ impl Replays {
         recent.or_else(|| self.recall_stored(wanted, next, before, max_bytes))
     }
 
-    /// As [`Self::recall`], from blocks that were read along with others. Other readers may come to
-    /// these, too.
+    /// As [`Self::recall`], from the blocks that were read along. They stay, because other readers
+    /// may come to them, too.
     fn recall_stored(
         &self,
         wanted: &WantedAhead,
@@ -258,8 +260,8 @@ impl Replays {
     }
 }
 
-/// Returns the first event of a topic after a position, as [`Log::seek`] finds it among
-/// `sequences`.
+/// Returns the sequence of the first event of a topic after the position `after`, among
+/// `sequences`, as [`Log::seek`] does.
 fn first_after(
     log: &dyn Log,
     id: TopicId,
@@ -267,7 +269,7 @@ fn first_after(
     sequences: Range<Sequence>,
 ) -> Result<Sequence> {
     let Range { start: mut earliest, end: tail } = sequences;
-    // Damage before the place of the reader is none of its business: the search passes it.
+    // Damage before the reader's place is no error for the reader: the search passes it.
     if tail.get() - earliest.get() <= MAX_SCANNED_EVENTS
         && let Ok(blocks) = log.read(id, earliest, tail, MAX_SCANNED_BYTES)
     {
@@ -283,7 +285,7 @@ fn first_after(
     log.seek(id, Seek::AfterPosition(after), earliest, tail)
 }
 
-/// The bytes and the time that are left.
+/// The bytes and the time that are left for a read ahead.
 struct AheadRoom {
     topics: usize,
     left_bytes: usize,
@@ -298,8 +300,7 @@ impl AheadRoom {
         Self { topics: topics.max(1), left_bytes, whole_bytes: left_bytes, until, is_empty: true }
     }
 
-    /// Returns the bytes that the next topic may take; `None` if there is no room for it, or no
-    /// time.
+    /// Returns the bytes that the next topic may take; `None` if no room or no time is left.
     fn share(&self) -> Option<usize> {
         let has_room = self.left_bytes > 0 && Instant::now() < self.until;
         let share = (self.whole_bytes / self.topics).max(self.left_bytes / SHARES);

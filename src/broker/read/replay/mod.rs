@@ -1,7 +1,7 @@
 //! Replay: blocks that were read from the log, kept for a while and shared by readers.
 //!
 //! `replays.rs` keeps the blocks that were read last, `ahead.rs` reads many topics in one go, and
-//! `stash.rs` keeps what was read along with other blocks.
+//! `stash.rs` keeps blocks that were read along with others.
 
 pub(crate) mod ahead;
 pub(crate) mod replays;

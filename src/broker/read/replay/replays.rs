@@ -1,10 +1,10 @@
-//! Reads the log for those who are behind: in turn, and once for all who read the same.
+//! Reads of the log for readers that are behind: in turn, and once for all that read the same.
 //!
 //! # Why
 //!
 //! After a restart a thousand readers come back at once, and each wants the same blocks. They read
-//! in turn, a step at a time, and never so many at once that publishing and live readers would have
-//! to wait for them; whoever waited for its turn finds what those before it have read.
+//! in turn, a step at a time, and so few at once that publishers and live readers need not wait for
+//! them. A reader that has waited for its turn finds the blocks that others have read before it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::log::Block;
 use crate::topic::TopicId;
 
-/// Reads the log in turn, and remembers what was read last.
+/// The reads of the log, with the blocks that were read last.
 #[derive(Debug)]
 pub(crate) struct Replays {
     pub(super) turns: Turns,
@@ -47,7 +47,7 @@ pub(super) struct KeptBlock {
 }
 
 impl Recent {
-    /// Blocks from the one that holds `from` on, without a hole.
+    /// Returns the blocks from the one that holds `from` on, without a hole.
     pub(super) fn from(&self, id: TopicId, from: Sequence) -> impl Iterator<Item = &KeptBlock> {
         let holding = self.blocks.range((id, Sequence::BEFORE_ALL)..=(id, from)).next_back();
         let holding = holding.filter(|(_, kept)| kept.shared.block().last_sequence() >= from);
@@ -64,15 +64,16 @@ impl Recent {
 }
 
 impl Replays {
-    /// Reads in `turns`, and remembers `max_bytes` of what was read, wire forms included, and
-    /// `max_ahead_bytes` of what was read along with it.
+    /// Returns a value that reads in `turns`. It keeps `max_bytes` bytes of the blocks that were
+    /// read, wire forms included, and `max_ahead_bytes` bytes of blocks that were read along with
+    /// them.
     pub(crate) fn new(turns: Turns, max_bytes: usize, max_ahead_bytes: usize) -> Self {
         let (account, recent) = (Account::new(max_bytes), Mutex::default());
         Self { turns, account, recent, stash: Arc::new(Stash::new(max_ahead_bytes)) }
     }
 
-    /// Keeps what is read along with what many topics have next, for as long as what it returns is
-    /// held.
+    /// Registers a reader of many topics. Blocks that are read along are kept until the returned
+    /// registration is dropped.
     pub(crate) fn enter(&self) -> AheadReader {
         self.stash.enter()
     }
@@ -81,7 +82,8 @@ impl Replays {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Blocks of `topic` from the one that holds `from`, up to `max_bytes` but one at least.
+    /// Reads blocks of `topic` from the one that holds `from` on: as many as fit `max_bytes`, but
+    /// one at least.
     ///
     /// # Errors
     ///
@@ -98,7 +100,7 @@ impl Replays {
         }
         let turn = self.turns.take().await;
         if let Some(blocks) = self.find(id, from, below, max_bytes) {
-            return Ok(blocks); // Somebody else has read them meanwhile.
+            return Ok(blocks); // Another reader has read them meanwhile.
         }
         let rewrites = topic.rewrites.load(Ordering::SeqCst);
         let read = turn.read(move |log| log.read(id, from, below, max_bytes)).await?;
@@ -127,7 +129,8 @@ impl Replays {
         (!found.is_empty()).then_some(found)
     }
 
-    /// Remembers what was read, and what comes after it, unless some of it was written again since.
+    /// Keeps the blocks that were read, and the position after them, unless blocks of the topic
+    /// were rewritten since.
     pub(super) fn keep(
         &self,
         (topic, id): (&Topic, TopicId),
@@ -146,7 +149,7 @@ impl Replays {
             let shared = SharedBlock::charged_to(block, &self.account);
             let following = following.filter(|_| index + 1 == count);
             match recent.blocks.insert(key, KeptBlock { shared: shared.clone(), following }) {
-                Some(before) => before.shared.let_go(), // It keeps its turn.
+                Some(before) => before.shared.let_go(), // The key keeps its turn to go.
                 None => recent.order.push_back(key),
             }
             kept.push(shared);
@@ -160,7 +163,7 @@ impl Replays {
         kept
     }
 
-    /// Forgets the blocks of `topic`: some of them are written again.
+    /// Forgets the blocks of `topic`, because some of them are rewritten.
     pub(crate) fn forget(&self, topic: &Topic, id: TopicId) {
         // The number is raised first: blocks that are being read now are not kept.
         topic.rewrites.fetch_add(1, Ordering::SeqCst);
@@ -187,11 +190,12 @@ mod tests {
     use crate::broker::topic::topics::Topics;
     use crate::log::{Fault, FaultyLog, Group, Log, NewRecords, StoredTopic};
 
-    /// Goal: a thousand readers of the same read it once, and nobody gets what was written again.
+    /// Goal: a thousand readers of the same blocks read the log once, and no reader gets blocks
+    /// from before a rewrite.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn readers_of_the_same_read_it_once_until_it_is_written_again() {
         let faulty = Arc::new(FaultyLog::default());
-        faulty.fail(u64::MAX, Fault::Panics); // Never: it only counts what is read.
+        faulty.fail(u64::MAX, Fault::Panics); // No read fails: the log only counts them.
         let mut group = Group::noting(StoredTopic::new(TopicId::FIRST, "a".parse().unwrap()));
         let mut end_bytes = 0;
         for first in 1..=100 {
@@ -222,21 +226,21 @@ mod tests {
         let once = faulty.reads();
         let readers = futures_util::future::join_all((0..1_000).map(|_| read_all(&replays)));
         readers.await;
-        assert_eq!(faulty.reads(), once, "it was read again");
+        assert_eq!(faulty.reads(), once, "the log was read again");
         replays.forget(&topic, TopicId::FIRST);
         assert_eq!(replays.recent().blocks.len(), 0);
         read_all(&replays).await;
         assert_eq!(faulty.reads(), 2 * once);
         let small = Replays::new(turns, 2_000, 0);
         read_all(&small).await;
-        assert!(small.recent().blocks.len() < 20, "it is bounded");
-        // What is written again while it is read is nobody else's.
+        assert!(small.recent().blocks.len() < 20, "the kept blocks have no bound");
+        // Blocks that are rewritten while they are read are not kept for other readers.
         replays.forget(&topic, TopicId::FIRST);
         let rewrites = topic.rewrites.load(Ordering::SeqCst);
         let read = || faulty.read(TopicId::FIRST, Sequence::FIRST, Sequence::new(9), 1).unwrap();
         replays.forget(&topic, TopicId::FIRST);
         replays.keep((&topic, TopicId::FIRST), rewrites, read(), None);
-        assert_eq!(replays.recent().blocks.len(), 0, "it is what was there before");
+        assert_eq!(replays.recent().blocks.len(), 0, "blocks from before the rewrite are kept");
         replays.keep((&topic, TopicId::FIRST), rewrites + 1, read(), None);
         assert_eq!(replays.recent().blocks.len(), 1);
     }

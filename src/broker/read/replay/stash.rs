@@ -1,13 +1,14 @@
-//! Blocks that readers of many topics will come to, read along with those that they came to.
+//! Blocks that readers of many topics will need later, read along with the blocks that they need
+//! now.
 //!
 //! # Why
 //!
 //! When many topics take turns, each event is of another topic than the event before, and each read
-//! of the log loads a page of one topic for a single block of it. By the time that the topic has
-//! its turn again, the page is out of the log's cache: it was loaded once for each of its blocks.
-//! The blocks after the wanted one are therefore kept as they are stored, as far as they fit:
+//! of the log loads a page of one topic for a single block. When the topic has its turn again, the
+//! log's cache has dropped the page, so each page would be loaded once for each of its blocks.
+//! Therefore the blocks after the wanted one are kept, as far as they fit: as they are stored,
 //! without wire forms, in one allocation a topic. They are dropped with the last reader that may
-//! come to them.
+//! need them.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -21,29 +22,29 @@ use crate::topic::TopicId;
 
 pub(super) type Key = (TopicId, Sequence);
 
-/// The bytes that a run takes besides its blocks: its place among the others, and its allocation.
+/// The bytes that a run takes besides its blocks: its entry in the map, and its allocation.
 /// Measured with 100,000 runs of three small blocks.
 const RUN_BYTES: usize = 112;
 
-/// The most bytes of one run: it is copied in some microseconds.
+/// The most bytes of one run, which is copied in some microseconds.
 const MAX_RUN_BYTES: usize = 32 << 10;
 
 /// Neighbouring blocks of a topic as they are stored, one after another.
 #[derive(Debug)]
 pub(super) struct StoredRun {
     bytes: Box<[u8]>,
-    /// The sequence after its last one.
+    /// The sequence after the last event of the run.
     end: Sequence,
-    /// The position of the block after them, if it is known.
+    /// The position of the block after the run, if it is known.
     following: Option<Position>,
 }
 
-/// Blocks that were kept, and where the one after them begins, if that is known.
+/// Blocks that were kept, and the position of the block after them, if it is known.
 pub(super) type KeptBlocks = (Vec<Bytes>, Option<Position>);
 
 impl StoredRun {
-    /// Returns the run of `blocks`, which are neighbours, and where it begins; `None` if there are
-    /// none.
+    /// Returns the first sequence of `blocks`, and the run of them; `None` if there are no blocks.
+    /// The blocks are neighbours.
     pub(super) fn of(blocks: &[Block], following: Option<Position>) -> Option<(Sequence, Self)> {
         let (first, last) = blocks.first().zip(blocks.last())?;
         let bytes: Vec<&[u8]> = blocks.iter().map(|block| &block.bytes()[..]).collect();
@@ -51,14 +52,13 @@ impl StoredRun {
         Some((first.first_sequence(), Self { bytes: bytes.concat().into(), end, following }))
     }
 
-    /// Returns the position of its first event.
+    /// Returns the position of the first event of the run.
     pub(super) fn first_position(&self) -> Option<Position> {
         Block::beginning(&self.bytes).map(|(_, _, position)| position)
     }
 
-    /// Returns the blocks from the one that begins with `next` on: one, and those after it that
-    /// begin before a position, as far as there is room. Returns `None` if no block begins with
-    /// `next`.
+    /// Returns the block that begins with `next`, and the blocks after it that begin before the
+    /// position `before` and fit `max_bytes`. Returns `None` if no block begins with `next`.
     fn from(&self, next: Sequence, before: Position, max_bytes: usize) -> Option<KeptBlocks> {
         let (mut rest, mut blocks, mut left_bytes) = (&self.bytes[..], Vec::new(), max_bytes);
         while let Some((size_bytes, first, position)) = Block::beginning(rest) {
@@ -80,7 +80,7 @@ impl StoredRun {
     }
 }
 
-/// The runs that are kept, for all readers.
+/// The runs that are kept for all readers of many topics.
 #[derive(Debug, Default)]
 pub(super) struct Stash {
     max_bytes: usize,
@@ -92,14 +92,15 @@ struct Runs {
     /// The runs by their topic and their first sequence.
     runs: BTreeMap<Key, StoredRun>,
     used_bytes: usize,
-    /// Readers that may come to them.
+    /// The number of readers that may need the runs.
     readers: usize,
-    /// The one that went last to make room. The next one after it goes next, round and round.
+    /// The key of the run that was dropped last to make room. The run after it is dropped next;
+    /// after the last run comes the first.
     last_gone: Option<Key>,
 }
 
 impl Stash {
-    /// Keeps so many bytes at the most.
+    /// Returns a stash that keeps `max_bytes` bytes at the most.
     pub(super) fn new(max_bytes: usize) -> Self {
         Self { max_bytes, kept: Mutex::default() }
     }
@@ -108,7 +109,7 @@ impl Stash {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps runs for a reader, for as long as what it returns is held.
+    /// Registers a reader: runs are kept until the last registration is dropped.
     pub(super) fn enter(self: &Arc<Self>) -> AheadReader {
         self.kept().readers += 1;
         AheadReader(self.clone())
@@ -119,8 +120,8 @@ impl Stash {
         (self.max_bytes / topics.max(1)).saturating_sub(RUN_BYTES).min(MAX_RUN_BYTES)
     }
 
-    /// Blocks of a topic from the one that begins with `next` on, if it is kept: one, and those
-    /// after it that begin before a position, as far as there is room.
+    /// Returns the block of a topic that begins with `next`, if it is kept, and the blocks after it
+    /// that begin before the position `before` and fit `max_bytes`.
     pub(super) fn find(
         &self,
         (id, next): Key,
@@ -132,8 +133,9 @@ impl Stash {
         run.from(next, before, max_bytes)
     }
 
-    /// Keeps a run in place of the one before it, if it was read where that ends, at `next`; and
-    /// only if `is_current` says so while nothing can be forgotten.
+    /// Keeps a run that was read along with the event `next`. The run of the topic that ends at
+    /// `next` is used up and dropped. Keeps nothing unless `is_current` holds, which is asked while
+    /// no run can be forgotten.
     pub(super) fn put(
         &self,
         (id, first): Key,
@@ -173,7 +175,7 @@ impl Runs {
         Some(run)
     }
 
-    /// Returns whether there was one.
+    /// Drops one run to make room. Returns whether there was one.
     fn let_one_go(&mut self) -> bool {
         let after = self.last_gone.map_or(Bound::Unbounded, Bound::Excluded);
         let next = self.runs.range((after, Bound::Unbounded)).next();
@@ -183,7 +185,7 @@ impl Runs {
     }
 }
 
-/// A reader that may come to what is kept.
+/// The registration of a reader that may need the runs.
 #[derive(Debug)]
 pub(crate) struct AheadReader(Arc<Stash>);
 
@@ -196,7 +198,7 @@ impl Drop for AheadReader {
         }
         let gone = std::mem::take(&mut *kept);
         drop(kept);
-        // A hundred thousand of them take milliseconds, which are nobody else's to wait.
+        // Dropping a hundred thousand runs takes milliseconds, in which this thread serves others.
         if let Ok(runtime) = tokio::runtime::Handle::try_current()
             && gone.runs.len() > 1_000
         {
@@ -228,11 +230,12 @@ mod tests {
     fn put(stash: &Stash, topic: u32, firsts: std::ops::Range<u64>) {
         let following = Some(Position::new(10 * firsts.end));
         let (first, run) = StoredRun::of(&blocks(firsts), following).unwrap();
-        // It was read along with the block before it.
+        // The run was read along with the block before it.
         stash.put(key(topic, first.get()), first.previous(), run, || true);
     }
 
-    /// Returns the first sequences of what is found, and where the next block begins.
+    /// Returns the first sequences of the blocks that are found, and the position of the next
+    /// block.
     fn found(stash: &Stash, topic: u32, next: u64, most: usize) -> (Vec<u64>, Option<u64>) {
         let size_bytes = blocks(1..2)[0].bytes().len();
         let found = stash.find(key(topic, next), Position::new(u64::MAX), most * size_bytes);
@@ -241,7 +244,8 @@ mod tests {
         (blocks.into_iter().map(first).collect(), following.map(|position| position.get()))
     }
 
-    /// Goal: what is kept is what was put there, block by block, for any number of readers.
+    /// Goal: a run returns the blocks that were put into it, from any block on, to any number of
+    /// readers.
     #[test]
     fn a_run_gives_its_blocks_from_any_on_to_each_who_comes() {
         assert!(StoredRun::of(&[], None).is_none());
@@ -259,7 +263,7 @@ mod tests {
             assert_eq!(found(&stash, 1, next, 1), (vec![], None), "{next}");
         }
         assert_eq!(found(&stash, 2, 3, 1), (vec![], None), "of another topic");
-        // The next run takes the place of the one that it goes on from, and of no other.
+        // The next run replaces the run that it goes on from, and no other.
         put(&stash, 1, 20..23);
         put(&stash, 1, 7..9);
         assert_eq!(stash.kept().runs.len(), 2);
@@ -268,33 +272,33 @@ mod tests {
         assert_eq!(found(&stash, 1, 20, 1), (vec![20], Some(210)));
     }
 
-    /// Goal: however many topics and readers there are, no more is kept than is configured, and
-    /// nothing once nobody reads.
+    /// Goal: no more bytes are kept than are configured, however many topics and readers there are,
+    /// and none without a reader.
     #[test]
     fn what_is_kept_is_bounded_in_bytes_and_goes_with_the_last_reader() {
         let one_bytes = StoredRun::of(&blocks(1..4), None).unwrap().1.charge();
         let stash = Arc::new(Stash::new(10 * one_bytes));
         put(&stash, 1, 1..4);
-        assert_eq!(found(&stash, 1, 1, 1), (vec![], None), "nobody reads");
+        assert_eq!(found(&stash, 1, 1, 1), (vec![], None), "a run is kept without a reader");
         let readers = [stash.enter(), stash.enter()];
         assert_eq!(stash.share(10), one_bytes - RUN_BYTES);
         assert_eq!((stash.share(0), stash.share(1_000_000)), (10 * one_bytes - RUN_BYTES, 0));
         for topic in 1..=25 {
             put(&stash, topic, 1..4);
-            put(&stash, topic, 1..4); // Once more, it takes the place of what is there.
+            put(&stash, topic, 1..4); // The same run replaces the one that is there.
             let kept = stash.kept();
             assert_eq!(kept.used_bytes, kept.runs.len() * one_bytes);
             assert_eq!(
                 kept.runs.len(),
                 10.min(topic as usize),
-                "and no less than there is room for"
+                "fewer runs are kept than there is room for"
             );
         }
-        put(&stash, 99, 1..60); // No room for it, ever.
+        put(&stash, 99, 1..60); // There is never room for this run.
         assert_eq!(found(&stash, 99, 1, 1), (vec![], None));
         let (first, run) = StoredRun::of(&blocks(1..2), None).unwrap();
         stash.put((TopicId::FIRST, first), first, run, || false);
-        assert_eq!(found(&stash, 1, 1, 1), (vec![], None), "it was written again meanwhile");
+        assert_eq!(found(&stash, 1, 1, 1), (vec![], None), "the topic was rewritten meanwhile");
         let some: Vec<Key> = stash.kept().runs.keys().copied().collect();
         stash.forget(some[0].0);
         let is_kept = |key| stash.find(key, Position::FIRST, 0).is_some();

@@ -1,5 +1,5 @@
-//! A page that is read forwards, up to where it is full: which events have been superseded, the
-//! keys of the newest events tell.
+//! A page of a state that is read forwards until it is full. The keys of the newest events tell
+//! which events of the page are superseded.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::log::{EventRef, Log};
 
-/// Bytes of blocks that are read for one page at the most: where few of the events are for it, it
-/// has fewer than asked for, and a next one.
+/// The most bytes of blocks that are read for one page. If few of the events are for the page, it
+/// ends here with fewer events than it may have, and there is a next page.
 const MAX_PAGE_READ_BYTES: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
-/// Bytes of blocks in the first read; each one after it takes twice as many.
+/// The bytes of blocks in the first read. Each later read takes twice as many as the one before.
 const FIRST_STEP_BYTES: usize = 8 << 10;
 
 /// A page that is being read, step by step.
 pub(super) struct Forward {
     read: StateRead,
     keys: Arc<Keys>,
-    /// An event of the same key below this one supersedes another.
+    /// The end of the events that supersede earlier ones of their keys.
     superseding: Sequence,
     /// The sequence that is read next.
     at: Sequence,
@@ -33,11 +33,12 @@ pub(super) struct Forward {
 }
 
 impl Forward {
-    /// Begins a page; `keys` are noted up to `looked_at`, and what compaction has dropped so far is
-    /// superseded by what is below that.
+    /// Begins a page. `keys` are noted up to `looked_at`. Each event that compaction has dropped so
+    /// far is superseded by an event below that.
     pub(super) fn new(read: StateRead, keys: Arc<Keys>, looked_at: Sequence) -> Self {
-        // Where compaction has looked beyond the end, what would supersede an event may be gone
-        // because of a later one: that one is proof enough, and whoever follows gets it.
+        // When compaction has looked beyond the page's end, an event that supersedes another may be
+        // gone, because a later one supersedes it, too. The later one is proof enough: a reader
+        // that follows the state gets it.
         let superseding = read.below.max(looked_at);
         let (at, step_bytes) = (read.from, FIRST_STEP_BYTES);
         let (events, size_bytes, read_bytes) = (Vec::new(), 0, 0);
@@ -59,7 +60,7 @@ impl Forward {
         }
         let blocks = match log.read(id, self.at, below, self.step_bytes) {
             Ok(blocks) => blocks,
-            // The next page says so.
+            // The next page returns the error.
             Err(Error::Damaged { .. }) if self.at > from => return Ok(self.end(Some(self.at))),
             Err(error) => return Err(error),
         };

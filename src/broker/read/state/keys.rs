@@ -1,20 +1,20 @@
-//! The keys that have newer events. They tell whether an event is the latest of its key, without a
-//! read of all that comes after it.
+//! The keys of the newest events. They tell whether an event is the latest of its key, without a
+//! read of all events after it.
 //!
 //! ```text
 //!  from                          covered
-//!   |..............................|        below `from` each key has one event at the most;
-//!   each key as a hash, with the           whether one of the others is newer, the hashes say
+//!   |..............................|        below `from`, each key has at most one event;
+//!   each key as a hash, with the           the hashes tell whether a newer one is above
 //!   sequence of each of its events
 //! ```
 //!
 //! # Why
 //!
-//! A compacted topic has each key once, but for the newest part, which its compaction has not come
-//! to yet. That part is less than half of the rest in a topic that is up to date, so its keys are
-//! read once and shared by all pages. A key takes 128 bits, hashed with secrets of the process, and
-//! not its text: two keys are not taken for one. Topics with more of them than there is memory for
-//! are read without (`scan.rs`).
+//! A compacted topic has each key once, except in the newest part, which compaction has not come to
+//! yet. When compaction is up to date, that part is less than half as large as the rest. Its keys
+//! are read once and shared by all pages. Instead of its text a key takes a hash of 128 bits, made
+//! with secrets of the process, so that two keys are not taken for one. Topics with more keys than
+//! there is memory for are read without them (`scan.rs`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -31,10 +31,11 @@ use crate::error::{Error, Result};
 use crate::log::{Block, Log};
 use crate::topic::TopicId;
 
-/// Bytes of blocks read at a time.
+/// The bytes of blocks that are read at a time.
 const STEP_BYTES: usize = 256 << 10;
 
-/// The bytes that an event of a key takes: 24 in a tree whose nodes are about two thirds full.
+/// The bytes of memory for one event of a key: an entry of 24 bytes, in a tree whose nodes are
+/// about two thirds full.
 const ENTRY_BYTES: usize = 40;
 
 /// A key's hash, and the sequence of one of its events.
@@ -44,7 +45,7 @@ type KeyEntry = (u64, u64, Sequence);
 pub(crate) struct StateKeys {
     memory: Arc<Memory>,
     hashers: (RandomState, RandomState),
-    /// With the time that each was used last.
+    /// The keys of each topic, with the time at which they were used last.
     topics: Mutex<HashMap<TopicId, (Arc<Keys>, Instant)>>,
 }
 
@@ -56,7 +57,7 @@ struct Memory {
 }
 
 impl Memory {
-    /// Takes room for `entries` entries, if there is so much.
+    /// Takes the memory for `entries` entries. Returns whether there was enough.
     fn take(&self, entries: usize) -> bool {
         let within = |used: usize| {
             let next = used.checked_add(entries.checked_mul(ENTRY_BYTES)?)?;
@@ -70,7 +71,7 @@ impl Memory {
 pub(crate) struct Keys {
     id: TopicId,
     from: Sequence,
-    /// Whether the topic was compacted: then an expired event supersedes others.
+    /// Whether compaction drops superseded events. Then an expired event still supersedes others.
     is_compacted: bool,
     noted: RwLock<NotedKeys>,
     /// Held by the caller that reads on.
@@ -81,7 +82,7 @@ pub(crate) struct Keys {
 
 struct NotedKeys {
     entries: BTreeSet<KeyEntry>,
-    /// All events from `from` to here are noted.
+    /// The keys of all events from `from` up to here, exclusive, are noted.
     covered: Sequence,
 }
 
@@ -94,23 +95,24 @@ impl Drop for Keys {
 }
 
 impl StateKeys {
-    /// No keys yet; never more than `max_bytes` of them.
+    /// Returns a value without keys, which never takes more than `max_bytes` bytes for them.
     pub(crate) fn new(max_bytes: usize) -> Self {
         let memory = Arc::new(Memory { max_bytes, used_bytes: AtomicUsize::new(0) });
         Self { memory, hashers: Default::default(), topics: Mutex::default() }
     }
 
-    /// Returns the keys of `topic`, read as far as `to`, or as far as compaction may have looked
-    /// beyond it, and that end. Below `unique`, the topic has at most one event of a key. Returns
-    /// `None` if the keys need more memory than there is.
+    /// Returns the keys of `topic`, and the end up to which they were read. This end is `to`, or
+    /// the end of the events that compaction may have looked at, if that is higher. Below `unique`,
+    /// the topic has at most one event of a key. Returns `None` if the keys need more memory than
+    /// there is.
     ///
     /// # Errors
     ///
-    /// As [`Log::read`]. What is damaged has no keys.
+    /// As [`Log::read`], but damaged events are passed over, and have no keys.
     ///
     /// # Cancel safety
     ///
-    /// What was noted stays: the next caller goes on there.
+    /// Keys that were noted stay. The next caller goes on after them.
     pub(super) async fn cover(
         &self,
         turns: &Turns,
@@ -163,8 +165,8 @@ impl StateKeys {
         keys
     }
 
-    /// Returns whether there is memory for so many more entries of `topic`; lets go of those of
-    /// other topics for it, the ones first that were not used for longest.
+    /// Returns whether there is memory for `entries` more entries of `topic`. To make room, drops
+    /// the keys of other topics, first those that were not used for the longest time.
     fn has_room_for(&self, entries: usize, topic: TopicId) -> bool {
         let needed_bytes = entries.saturating_mul(ENTRY_BYTES);
         if needed_bytes > self.memory.max_bytes {
@@ -215,21 +217,21 @@ impl Keys {
         self.noted.read().unwrap_or_else(PoisonError::into_inner).covered
     }
 
-    /// Returns whether compaction, or retention, has come so far that most of it is of no use any
-    /// more.
+    /// Returns whether most of the noted keys have become useless, because compaction or retention
+    /// has passed them.
     fn is_outdated(&self, unique: Sequence) -> bool {
         let covered = self.covered();
         let useless = unique.min(covered).get().saturating_sub(self.from.get());
         useless > covered.get().saturating_sub(unique.get())
     }
 
-    /// Notes the keys of the next blocks; breaks when all up to `to` are noted, with `true`, or
-    /// when there is no memory for more.
+    /// Notes the keys of the next blocks. Breaks with `true` when all keys up to `to` are noted,
+    /// and with `false` when there is no memory for more.
     fn read_next(&self, log: &dyn Log, topic: &Topic, to: Sequence) -> Result<ControlFlow<bool>> {
         let TopicState { extent, .. } = topic.state();
         let at = self.covered().max(extent.earliest);
         if at >= to {
-            self.raise_covered(at); // What was trimmed has no keys any more.
+            self.raise_covered(at); // Trimmed events have no keys any more.
             return Ok(ControlFlow::Break(true));
         }
         let covered = match log.read(self.id, at, to, STEP_BYTES) {
@@ -239,7 +241,7 @@ impl Keys {
                 }
                 blocks.last().map_or(to, |block| block.last_sequence().next())
             }
-            // Trimmed meanwhile, and no damage.
+            // Events were trimmed meanwhile, which is no damage.
             Err(Error::Damaged { .. }) if topic.state().extent.earliest > at => at,
             Err(Error::Damaged { last, .. }) => last.map_or(to, Sequence::next),
             Err(error) => return Err(error),
@@ -251,11 +253,12 @@ impl Keys {
     /// Notes that all keys below `covered` are noted.
     fn raise_covered(&self, covered: Sequence) {
         let mut noted = self.noted.write().unwrap_or_else(PoisonError::into_inner);
-        // A step that was given up may end after the next one.
+        // A step of a caller that gave up may end after the next step.
         noted.covered = noted.covered.max(covered);
     }
 
-    /// Notes the keys of events from `from` on; `false` if there is no memory for them.
+    /// Notes the keys of the events of `blocks` from `from` on. Returns `false` if there is no
+    /// memory for them.
     fn add_keys(&self, blocks: &[Block], from: Sequence) -> bool {
         let events = blocks.iter().flat_map(Block::events);
         let keyed = events.filter(|event| event.sequence >= from && !event.key.is_empty());
@@ -272,7 +275,7 @@ impl Keys {
         let before = noted.entries.len();
         let count = entries.len();
         noted.entries.extend(entries);
-        // A step that was given up may have noted the same.
+        // A step of a caller that gave up may have noted the same keys.
         let twice = count - (noted.entries.len() - before);
         self.memory.used_bytes.fetch_sub(twice * ENTRY_BYTES, Ordering::Relaxed);
         true

@@ -2,13 +2,13 @@
 //!
 //! # Why
 //!
-//! There is no index of all keys: it would grow with them, and memory must not. A page is read
-//! forwards from where it begins to where it is full. The newest part of the topic alone tells
-//! which of the page's events have newer ones of their keys: below it, compaction has left each key
-//! once. The keys of that part are read once, and shared by all pages (`keys.rs`). So a page of a
-//! compacted topic costs its own blocks. A topic that is not compacted, or has several events of a
-//! key, is that newest part as a whole. Where the part is too large for memory, a page costs one
-//! reading of that part (`scan.rs`).
+//! There is no index of all keys: its memory would grow with their number. A page is read forwards
+//! until it is full. The newest part of the topic tells which of the page's events have newer ones
+//! of their keys; below that part, compaction has left each key once. The keys of the part are read
+//! once, and shared by all pages (`keys.rs`). So a page of a compacted topic costs the read of its
+//! own blocks. In a topic that is not compacted, or that keeps several events of a key, the newest
+//! part is the whole topic. If the part is too large for memory, a page costs one read of it
+//! (`scan.rs`).
 
 mod forward;
 pub(crate) mod keys;
@@ -67,7 +67,7 @@ async fn read_page(
 ) -> Result<StatePage> {
     let is_compacted = read.is_compacted;
     let unique = match topic.effective_config().key_limit() {
-        // Below it, the topic has one event of a key at the most.
+        // Below this sequence, the topic has at most one event of a key.
         Some(1) if extent.compacted.kept == 1 => extent.compacted.below.max(extent.earliest),
         _ => extent.earliest,
     };
@@ -80,7 +80,7 @@ async fn read_page(
             return shared.turns.read_long(move |log| page.step(log)).await;
         }
     }
-    // A tombstone must not go while the events that it has superseded may have been read already.
+    // A tombstone must not be dropped while events that it supersedes may have been read already.
     let position = || Position::new(shared.last_position());
     let horizon = shared.horizons.hold(Some(read.id), position);
     let mut page = StateScan::new(read, topic.clone(), unique);

@@ -1,4 +1,4 @@
-//! Pages of a topic's state, and what is read to fill one.
+//! Pages of a topic's state, and the events that fill one.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::log::{Ages, Block, EventRef};
 use crate::topic::TopicId;
 
-/// Bytes of blocks read at a time.
+/// The bytes of blocks that are read at a time.
 pub(super) const STEP_BYTES: usize = 256 << 10;
 
 /// A page of a topic's state.
@@ -16,7 +16,7 @@ pub(super) const STEP_BYTES: usize = 256 << 10;
 pub struct StatePage {
     /// The latest event of each key, in the order of their sequences, without tombstones.
     pub events: Vec<Event>,
-    /// The last sequence that the state is true at: what to follow after.
+    /// The sequence at which the state is true. A reader that follows the state begins after it.
     pub at: Sequence,
     /// The start of the next page; `None` after the last one.
     pub next: Option<Sequence>,
@@ -32,15 +32,15 @@ impl StatePage {
 /// A request for a page of a topic's state.
 #[derive(Debug, Clone)]
 pub struct StateRequest {
-    /// Only keys that begin with it.
+    /// The page has only keys that begin with this.
     pub key_prefix: String,
-    /// The start of the page.
+    /// The first sequence of the page.
     pub from: Sequence,
-    /// The last sequence of the topic when its state was what is read; `None` reads it as it is.
+    /// The sequence at which the state is read; `None` for the state as it is now.
     pub at: Option<Sequence>,
-    /// The most events; 1 at the least.
+    /// The most events; 1 or more.
     pub limit: usize,
-    /// The most bytes of events, if that is less than the broker's own bound. One event fits,
+    /// The most bytes of events, if that is less than the broker's own bound. The first event fits,
     /// however large it is.
     pub max_bytes: usize,
 }
@@ -52,25 +52,25 @@ impl Default for StateRequest {
     }
 }
 
-/// Which page.
+/// The page that is read, and the terms on which events are in it.
 #[derive(Debug, Clone)]
 pub(super) struct StateRead {
     pub(super) id: TopicId,
-    /// The sequences that the page is looked for in; the state is true at the end.
+    /// The range of sequences in which the page is looked for. The state is true at its end.
     pub(super) from: Sequence,
     pub(super) below: Sequence,
     pub(super) key_prefix: String,
     pub(super) limit: usize,
     pub(super) max_bytes: usize,
-    /// Whether superseded events are dropped: then one that has expired supersedes others all the
-    /// same, for these may be gone. Otherwise it is as if it had never been.
+    /// Whether compaction drops superseded events. Then an expired event still supersedes others,
+    /// because these may be dropped already. Without compaction, expired events count for nothing.
     pub(super) is_compacted: bool,
     /// The ages of the topic's events.
     pub(super) ages: Ages,
 }
 
 impl StateRead {
-    /// Returns whether an event is in the page, or supersedes one that is.
+    /// Returns whether an event may be in the page, or may supersede an event of the page.
     pub(super) fn concerns(&self, event: &EventRef<'_>) -> bool {
         event.sequence >= self.from
             && !event.key.is_empty()
@@ -79,7 +79,7 @@ impl StateRead {
     }
 }
 
-/// Returns an event of its own: a page must not hold on to as many blocks as it has events.
+/// Returns a copy of an event, so that a page does not hold a whole block for each of its events.
 pub(super) fn own(block: &Block, event: &EventRef<'_>) -> Event {
     let mut event = block.to_event(event);
     event.content.payload = Bytes::copy_from_slice(&event.content.payload);

@@ -1,5 +1,5 @@
-//! A page that is found without memory for keys: by one reading of all that may supersede its
-//! events, with as many candidates in memory as a page may hold.
+//! A page of a state that is found without memory for keys: by one read of all events that may
+//! supersede those of the page. As many candidates are in memory as a page may hold.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
@@ -17,11 +17,11 @@ pub(super) struct StateScan {
     read: StateRead,
     topic: Arc<Topic>,
     page: Candidates,
-    /// Below it, the topic has one event of a key at the most.
+    /// Below this sequence, the topic has at most one event of a key.
     unique: Sequence,
     /// The sequence that is read next.
     at: Sequence,
-    /// The end of the reading.
+    /// The end of the read.
     end: Sequence,
 }
 
@@ -33,8 +33,8 @@ impl StateScan {
         Self { read, topic, page, unique, at, end }
     }
 
-    /// Reads the next blocks; breaks with the page at its end. The page may be empty, and may have
-    /// a next one all the same.
+    /// Reads the next blocks; breaks with the page at its end. A page may be empty although there
+    /// is a next one.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl StateScan {
         let blocks = match log.read(id, self.at, self.end, STEP_BYTES) {
             Ok(blocks) => blocks,
             Err(Error::Damaged { last: Some(last), .. }) if self.at > from => {
-                // The pages after this one say so: what is before it is true as far as it goes.
+                // The page ends before the damage. The next page returns the error.
                 self.page.end = self.page.end.min(self.at);
                 self.at = last.next();
                 return Ok(ControlFlow::Continue(()));
@@ -67,7 +67,7 @@ impl StateScan {
             }
         }
         if self.page.is_full {
-            // No event from here to there supersedes one before it.
+            // No event from here to `unique` supersedes an earlier one.
             self.at = self.at.max(self.unique.min(self.end));
         }
         Ok(ControlFlow::Continue(()))
@@ -84,8 +84,8 @@ impl StateScan {
         }
     }
 
-    /// Returns the end of the events that compaction may have looked at. The event that supersedes
-    /// another may be gone because of a later one, which then proves the same.
+    /// Returns the end of the events that compaction may have looked at. An event that supersedes
+    /// another may be gone because of a later one below this end, which then supersedes both.
     fn looked_at(&self) -> Sequence {
         match self.read.is_compacted {
             true => self.topic.upkeep.looked_at().min(self.topic.state().extent.tail),
@@ -104,7 +104,7 @@ impl StateScan {
     }
 }
 
-/// The first events that may be the latest of their keys.
+/// The first events of the page's range that may be the latest of their keys.
 #[derive(Default)]
 struct Candidates {
     events: BTreeMap<Sequence, Event>,
@@ -112,9 +112,9 @@ struct Candidates {
     size_bytes: usize,
     limit: usize,
     max_bytes: usize,
-    /// From here on, events were left out: the page ends before.
+    /// The end of the page: from here on, events were left out.
     end: Sequence,
-    /// Whether one was left out.
+    /// Whether an event was left out.
     is_full: bool,
 }
 
@@ -129,7 +129,7 @@ impl Candidates {
 
     fn add(&mut self, block: &Block, event: &EventRef<'_>) {
         if event.sequence >= self.end {
-            return; // A candidate before it was left out already.
+            return; // An earlier candidate was left out already.
         }
         let event = own(block, event);
         self.size_bytes += size_of(&event);

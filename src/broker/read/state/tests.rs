@@ -1,4 +1,4 @@
-//! What the state of a topic promises while the topic changes.
+//! The promises of a topic's state while the topic changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -15,8 +15,8 @@ fn name(topic: &str) -> TopicName {
     topic.parse().unwrap()
 }
 
-/// Returns a broker that maintains when it is told to, whose topics are compacted, and that takes
-/// so much memory for keys.
+/// Returns a broker on `log` that is maintained only by a call. Its topics are compacted, and keys
+/// take `max_state_bytes` bytes of memory at the most.
 fn broker_on(log: Arc<dyn Log>, max_state_bytes: u64) -> Broker {
     Broker::with_log(log, &config(max_state_bytes)).unwrap()
 }
@@ -40,7 +40,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), future).await.expect("it takes too long")
 }
 
-/// Returns all pages of a state, and how many there were.
+/// Returns the events of all pages of a state, and the number of pages.
 async fn pages(broker: &Broker, topic: &str, key_prefix: &str, limit: usize) -> (Vec<Event>, u32) {
     let (mut from, mut at, mut events, mut count) = (Sequence::FIRST, None, Vec::new(), 0);
     loop {
@@ -71,10 +71,10 @@ async fn publish(broker: &Broker, topic: &str, key: &str, payload: &str) {
     broker.publish(publish).await.unwrap();
 }
 
-/// Goal: whoever reads the state of one topic slowly holds up nothing in any other.
+/// Goal: a slow read of the state of one topic delays maintenance of no other topic.
 #[tokio::test]
 async fn a_read_of_a_state_holds_up_the_tombstones_of_its_own_topic_alone() {
-    let broker = broker(0); // Each page is found by a reading of the topic.
+    let broker = broker(0); // Each page is found by a read of the whole topic.
     for topic in ["a", "b"] {
         publish(&broker, topic, "k", "1").await;
         publish(&broker, topic, "k", "").await;
@@ -85,7 +85,7 @@ async fn a_read_of_a_state_holds_up_the_tombstones_of_its_own_topic_alone() {
         }
         ["a", "b"].map(|topic| broker.topic(&name(topic)).unwrap().extent.events())
     };
-    let others = broker.0.turns.take().await; // It cannot read yet.
+    let others = broker.0.turns.take().await; // The read of the state waits for this turn.
     let a = name("a");
     let mut read = Box::pin(broker.state(
         &a,
@@ -104,7 +104,7 @@ async fn a_read_of_a_state_holds_up_the_tombstones_of_its_own_topic_alone() {
     assert_eq!(maintain().await, [0, 0]);
 }
 
-/// Publishes an event of 10 kB of each of these keys.
+/// Publishes an event of 10 kB for each of these keys.
 async fn publish_large(broker: &Broker, keys: std::ops::Range<u32>) {
     let keys: Vec<u32> = keys.collect();
     for keys in keys.chunks(100) {
@@ -116,7 +116,7 @@ async fn publish_large(broker: &Broker, keys: std::ops::Range<u32>) {
     }
 }
 
-/// Goal: what a page costs does not grow with the topic.
+/// Goal: the cost of a page does not grow with the topic.
 #[tokio::test]
 async fn a_page_of_the_state_of_a_compacted_topic_reads_little_more_than_its_own_events() {
     let log = Arc::new(FaultyLog::default());
@@ -142,22 +142,22 @@ async fn a_page_of_the_state_of_a_compacted_topic_reads_little_more_than_its_own
     let (first, reads) = page(1).await;
     assert_eq!(first.events[0].content.key, "key 100");
     assert!(reads <= 5, "{reads} reads of a topic of 20 MB");
-    // What was published since is read once, and shared.
+    // Events that were published since are read once, for all pages.
     publish_large(&broker, 100..150).await;
     let (first, reads) = page(1).await;
     assert_eq!((&*first.events[0].content.key, first.at.get()), ("key 150", 2_150));
-    assert!(reads <= 20, "{reads} reads of 0.5 MB that are new, and of what they supersede");
+    assert!(reads <= 20, "{reads} reads of 0.5 MB of new events, and of those that they supersede");
     let again: Vec<_> = soon(futures_util::future::join_all((0..20).map(|_| page(1)))).await;
     assert!(again.iter().all(|(page, _)| *page == first));
     let (_, reads) = page(1).await;
     assert!(reads <= 12, "{reads} reads, where all keys are known");
-    // And the pages together are all of it.
+    // The pages together are the whole state.
     let (events, _) = pages(&broker, "a", "", 70).await;
     let keys: BTreeSet<&str> = events.iter().map(|event| &*event.content.key).collect();
     assert_eq!((events.len(), keys.len()), (2_000, 2_000));
 }
 
-/// Goal: no page takes long, however rare what it looks for is.
+/// Goal: no page takes long, however rare the keys are that it looks for.
 #[tokio::test]
 async fn a_page_that_finds_little_ends_all_the_same_and_the_next_one_goes_on() {
     let broker = broker(1 << 20);
@@ -189,14 +189,14 @@ async fn the_keys_of_topics_stay_within_their_memory_and_topics_with_more_are_re
     }
     publish(&broker, "a", "x", "x").await;
     drop(pages(&broker, "a", "", 7).await);
-    assert_eq!(broker.0.state_keys.used_bytes(), 81 * 40, "those of a alone, each once");
+    assert_eq!(broker.0.state_keys.used_bytes(), 81 * 40, "the keys of topic a alone, each once");
 }
 
-/// A publisher that remembers all.
+/// A publisher that remembers all events.
 struct World {
     broker: Broker,
     random: TestRng,
-    /// Keys of all events, and whether they are tombstones.
+    /// The keys of all events, and whether the events are tombstones.
     published: Vec<(u32, bool)>,
 }
 
@@ -210,7 +210,7 @@ impl World {
         for _ in 0..=self.below(5) {
             let (key, is_tombstone) = (self.below(12), self.below(4) == 0);
             let payload = if is_tombstone { "" } else { "x" };
-            // Compaction keeps an event with an id, also where a newer one supersedes it.
+            // Compaction keeps an event with an id, also if a newer one supersedes it.
             let number = self.published.len();
             let id = if self.below(4) == 0 { number.to_string() } else { String::new() };
             events.push(NewEvent { key: key.to_string(), id, ..NewEvent::new(payload) });
@@ -220,13 +220,14 @@ impl World {
         soon(self.broker.publish(publish)).await.unwrap();
     }
 
-    /// Returns the latest events of all keys of those up to `at`.
+    /// Returns the latest event of each key among the events up to `at`.
     fn latest(&self, at: u64) -> BTreeMap<u32, u64> {
         let numbered = (1..=at).zip(&self.published);
         numbered.map(|(sequence, (key, _))| (*key, sequence)).collect()
     }
 
-    /// Reads all pages of the state, while more is published, and holds them against what was.
+    /// Reads all pages of the state while more events are published, and compares them with the
+    /// events up to the state's sequence.
     async fn check_pages(&mut self) {
         let (mut from, mut at, mut seen) = (Sequence::FIRST, None, Vec::new());
         loop {
@@ -271,8 +272,8 @@ impl World {
     }
 }
 
-/// Goal: no page tells an old value for the state, whatever compaction does meanwhile, and none
-/// leaves one out that was not published again.
+/// Goal: no page has a superseded value, whatever compaction does meanwhile, and no page leaves out
+/// a value whose key was not published again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_of_a_state_are_true_at_one_sequence_while_it_changes_and_is_compacted() {
     let given = std::env::var("LEFTOFF_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
@@ -301,7 +302,7 @@ async fn pages_of_a_state_are_true_at_one_sequence_while_it_changes_and_is_compa
     }
 }
 
-/// Goal: what was noted of a topic when it was empty keeps no page from ending when it is again.
+/// Goal: the state of a topic that was emptied, filled and emptied again is an empty page.
 #[tokio::test]
 async fn the_state_of_a_topic_that_was_emptied_again_is_empty() {
     let broker = broker(1 << 20);
@@ -316,8 +317,8 @@ async fn the_state_of_a_topic_that_was_emptied_again_is_empty() {
     assert_eq!(pages(&broker, "a", "", 1).await.0[0].sequence.get(), 16);
 }
 
-/// Goal: a page of a state has room for its bytes, and for one event that is larger, whether it is
-/// found by the keys or by a reading of the topic; the pages together are the whole state.
+/// Goal: a page of a state has no more bytes than allowed, or a single larger event, whether it is
+/// found by the keys or by a read of the topic. The pages together are the whole state.
 #[tokio::test]
 async fn a_page_of_a_state_has_room_for_its_bytes_and_for_one_event_that_is_larger() {
     const MAX_PAGE_BYTES: usize = 4 << 10;
@@ -358,7 +359,7 @@ async fn a_page_of_a_state_has_room_for_its_bytes_and_for_one_event_that_is_larg
     }
 }
 
-/// Goal: what has expired is in no state, before it is dropped, however the page is found.
+/// Goal: an expired event is in no state, also before it is dropped, and however the page is found.
 #[tokio::test]
 async fn an_event_that_has_expired_is_in_no_state() {
     for max_state_bytes in [0, 1 << 20] {
@@ -378,13 +379,13 @@ async fn an_event_that_has_expired_is_in_no_state() {
         assert_eq!(keys().await, ["stays", "goes"]);
         time_ms.fetch_add(1_000, Ordering::SeqCst);
         assert_eq!(keys().await, ["stays"], "with {max_state_bytes} bytes for keys");
-        assert_eq!(broker.topic(&name("a")).unwrap().extent.events(), 2, "it is not dropped yet");
+        assert_eq!(broker.topic(&name("a")).unwrap().extent.events(), 2, "none is dropped yet");
         broker.close().await;
     }
 }
 
-/// Goal: a state at a sequence has no value that was superseded by then, though what superseded it
-/// is gone because of a later one: the value itself is kept, for its id.
+/// Goal: a state at a sequence has no value that was superseded by then, also if the superseding
+/// event is gone because of a later one, and the value itself is kept for its id.
 #[tokio::test]
 async fn a_value_that_is_kept_for_its_id_alone_is_in_no_state() {
     for max_state_bytes in [0, 1 << 20] {

@@ -25,7 +25,7 @@ impl Measured {
         Ok(Self { events: 0, elapsed: Duration::ZERO, latency_us: latency_histogram()? })
     }
 
-    pub(in crate::cli::bench) fn note(&mut self, sent: Instant, events: u64) {
+    pub(in crate::cli::bench) fn count(&mut self, sent: Instant, events: u64) {
         self.latency_us.saturating_record(sent.elapsed().as_micros() as u64);
         self.events += events;
     }
@@ -73,7 +73,7 @@ impl Load {
         while let Some(sent) = sent_at.pop_front() {
             let response = responses.message().await.map_err(|status| failed(&status))?;
             match response.and_then(|response| response.outcome) {
-                Some(Outcome::Ack(_)) => measured.note(sent, count),
+                Some(Outcome::Ack(_)) => measured.count(sent, count),
                 Some(Outcome::Error(error)) => {
                     return Err(CliError::new(ExitReason::Refused, error.message));
                 }
@@ -105,7 +105,7 @@ impl Load {
                 .publish(request.clone())
                 .await
                 .map_err(|status| failed(&status))?;
-            measured.note(sent, count);
+            measured.count(sent, count);
         }
         measured.elapsed = started.elapsed();
         Ok(measured)

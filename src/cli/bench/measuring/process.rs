@@ -87,7 +87,7 @@ impl MeasuredBroker {
 async fn resolve(url: &str) -> CliResult<(SocketAddr, String)> {
     let refused =
         |why: &str| CliError::new(ExitReason::Refused, format!("--server {url:?}: {why}"));
-    let uri: http::Uri = url.parse().map_err(|_| refused("it is no URL"))?;
+    let uri: http::Uri = url.parse().map_err(|_| refused("it is not a URL"))?;
     if uri.scheme_str() != Some("http") {
         return Err(refused("it does not begin with http://"));
     }

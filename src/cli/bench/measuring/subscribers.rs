@@ -103,7 +103,7 @@ impl Followers {
             thread.tasks.spawn(async move {
                 let followed = follow(&state, &opening, address, &request).await;
                 if let Err(problem) = followed {
-                    lock(&state).tally.note_failed(problem);
+                    lock(&state).tally.count_failed(problem);
                 }
             });
         }
@@ -217,7 +217,7 @@ impl Follower {
         let (now_ns, cursor) = (wall_ns(), &mut self.cursor);
         Poll::Ready(self.stream.take(read.filled(), |start, delivery| {
             let cursor = cursor.get_or_insert(start.unwrap_or(0));
-            tally.note(cursor, delivery, now_ns);
+            tally.count(cursor, delivery, now_ns);
         }))
     }
 }

@@ -39,7 +39,7 @@ impl Tally {
         })
     }
 
-    pub(in crate::cli::bench) fn note(
+    pub(in crate::cli::bench) fn count(
         &mut self,
         cursor: &mut u64,
         delivery: BenchEvent,
@@ -62,7 +62,7 @@ impl Tally {
         }
     }
 
-    pub(in crate::cli::bench) fn note_failed(&mut self, problem: String) {
+    pub(in crate::cli::bench) fn count_failed(&mut self, problem: String) {
         self.failed += 1;
         self.problem.get_or_insert(problem);
     }
@@ -86,7 +86,7 @@ mod tests {
         let mut cursor = 10;
         for sequence in [11, 12, 12, 14, 13, 15, 0] {
             let published_ns = Some(1_000_000);
-            tally.note(&mut cursor, BenchEvent { sequence, published_ns }, 3_000_000);
+            tally.count(&mut cursor, BenchEvent { sequence, published_ns }, 3_000_000);
         }
         assert_eq!((cursor, tally.deliveries, tally.gaps, tally.repeats), (15, 7, 1, 3));
         assert_eq!(tally.latency_us.max(), 2_000);

@@ -10,8 +10,8 @@ const TOPICS: usize = 40;
 const PAYLOAD_BYTES: usize = 1_000;
 const MAX_READ_BYTES: usize = 8 << 10;
 
-/// Goal: what a feed holds of what it read ahead stays within what a reader may take at a time, and
-/// one block; everything comes all the same.
+/// Goal: the blocks that a feed holds after reading ahead take no more bytes than one read may, and
+/// one block; every event is delivered.
 #[tokio::test]
 async fn what_a_feed_holds_is_bounded_and_everything_comes_all_the_same() {
     for max_tail_bytes in [0, 1 << 20] {
@@ -40,7 +40,7 @@ async fn what_a_feed_holds_is_bounded_and_everything_comes_all_the_same() {
         assert_eq!(positions, (1..=5 * TOPICS as u64).collect());
         let block_bytes = PAYLOAD_BYTES + 500;
         assert!(most <= MAX_READ_BYTES + block_bytes, "{most} bytes, tail {max_tail_bytes}");
-        // What is in memory anyway is not held.
+        // Blocks of the tail are in memory anyway, and are not held.
         assert!(max_tail_bytes > 0 || most >= 2 * PAYLOAD_BYTES, "{most} bytes: nothing is held");
     }
 }

@@ -1,14 +1,14 @@
-//! A feed from the first event on looks at its topics when it is their turn, and misses none.
+//! A feed from the earliest event on looks at each topic when its turn comes, and misses none.
 
 use crate::broker::*;
 use crate::cursor::{Gap, GapReason, Place};
 use crate::event::NewEvent;
 use crate::log::FaultyLog;
 
-/// More than a feed in a unit test looks at before it begins, in many chunks.
+/// The number of topics, in many chunks: more than a feed in a unit test looks at before it begins.
 const TOPICS: u64 = 60;
 
-/// More topics than this are never looked at ahead: what is read in one go, and a turn's.
+/// The most topics that are looked at for one event: those of one read, and those of one turn.
 const LOOKED_AT: usize = 10;
 
 fn name(topic: u64) -> TopicName {
@@ -40,7 +40,7 @@ async fn feed(broker: &Broker, pattern: &str, start: StartPoint, on_gap: OnGap) 
     broker.feed(vec![pattern.parse().unwrap()], start, on_gap).await.unwrap()
 }
 
-/// Returns the positions and the gaps of so many deliveries, or of as many as there are.
+/// Returns the positions and the gaps of up to `deliveries` deliveries.
 async fn read(feed: &mut Reader, deliveries: usize) -> (Vec<u64>, Vec<Gap>) {
     let (mut positions, mut gaps) = (Vec::new(), Vec::new());
     for _ in 0..deliveries {
@@ -48,7 +48,8 @@ async fn read(feed: &mut Reader, deliveries: usize) -> (Vec<u64>, Vec<Gap>) {
             Ok(Some(Delivery::Events(run))) => {
                 positions.extend(run.events().map(|event| event.position.get()));
             }
-            Ok(Some(Delivery::Gap(gap))) | Err(Error::Gap(gap)) => gaps.push(gap),
+            Ok(Some(Delivery::Gap(gap))) => gaps.push(gap),
+            Err(Error::Gap(gap)) => gaps.push(*gap),
             Ok(Some(_)) => {}
             Ok(None) => break,
             Err(error) => panic!("{error}"),
@@ -57,8 +58,8 @@ async fn read(feed: &mut Reader, deliveries: usize) -> (Vec<u64>, Vec<Gap>) {
     (positions, gaps)
 }
 
-/// Goal: however many topics there are, the first event comes after a look at a few of them, and
-/// no event is missed that comes to any of them, or to new ones, meanwhile.
+/// Goal: however many topics there are, the first event is delivered after a look at a few of them.
+/// No event is missed that is published meanwhile, to these topics or to new ones.
 #[tokio::test]
 async fn a_feed_begins_before_it_has_looked_at_all_topics_and_misses_nothing_of_any() {
     let broker = open();
@@ -79,7 +80,8 @@ async fn a_feed_begins_before_it_has_looked_at_all_topics_and_misses_nothing_of_
     broker.close().await;
 }
 
-/// Goal: of many topics those alone come that are followed.
+/// Goal: a feed that lists its topics while it reads delivers only events of topics that it
+/// follows.
 #[tokio::test]
 async fn topics_that_are_listed_by_and_by_are_those_that_are_followed() {
     let broker = open();
@@ -92,8 +94,9 @@ async fn topics_that_are_listed_by_and_by_are_those_that_are_followed() {
     broker.close().await;
 }
 
-/// Goal: what is dropped from a topic that is not looked at yet, after the reader came, is told as
-/// of any other; what was dropped before it came is not, also where it comes back in between.
+/// Goal: events that are dropped after the reader came, from a topic that it has not looked at yet,
+/// are told as a gap. Events that were dropped before it came are not, also when it comes back in
+/// between.
 #[tokio::test]
 async fn drops_from_a_topic_that_is_not_looked_at_yet_are_told_if_the_reader_was_there() {
     for on_gap in [OnGap::Resume, OnGap::Earliest, OnGap::Fail] {
@@ -107,7 +110,7 @@ async fn drops_from_a_topic_that_is_not_looked_at_yet_are_told_if_the_reader_was
         assert_eq!(read(&mut feed, 1).await, (vec![1], vec![]));
         let start = StartPoint::After(feed.cursor());
         let mut back = self::feed(&broker, ">", start, OnGap::Fail).await;
-        assert_eq!(read(&mut back, 1).await, (vec![2], vec![]), "nothing is told to it");
+        assert_eq!(read(&mut back, 1).await, (vec![2], vec![]), "no gap is told to it");
         drop(back);
         broker.purge(&name(late), Sequence::new(3)).await.unwrap();
         let (positions, gaps) = read(&mut feed, usize::MAX).await;
@@ -128,8 +131,8 @@ async fn drops_from_a_topic_that_is_not_looked_at_yet_are_told_if_the_reader_was
     }
 }
 
-/// Goal: where the front of all topics was dropped, so that none begins where it did, the next
-/// reader looks at few of them again before it begins.
+/// Goal: after the first events of all topics were dropped, the first reader looks at all topics,
+/// and each later reader looks at few of them before it begins.
 #[tokio::test]
 async fn topics_that_were_trimmed_are_looked_at_in_their_turn_by_all_readers_but_the_first() {
     let broker = open();

@@ -10,7 +10,7 @@ use crate::cursor::{Cursor, Place, Position};
 use crate::event::NewEvent;
 use crate::log::{Fault, FaultyLog};
 
-/// How long anything may take, on a machine however busy.
+/// The longest wait for anything, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn publish(topic: usize, payload: String) -> Publish {
@@ -22,7 +22,7 @@ async fn all_topics(broker: &Broker, start: StartPoint) -> Reader {
     broker.feed(vec![">".parse().unwrap()], start, OnGap::Fail).await.unwrap()
 }
 
-/// Reads until a feed that stands at `last` is at `end`: every position comes, once, in order.
+/// Reads from the position `last` up to `end`: every position is delivered once, in order.
 async fn read_to(feed: &mut Reader, last: &mut u64, end: u64) {
     while *last < end {
         match feed.next_within(&mut Patience::new(PATIENCE)).await.unwrap() {
@@ -37,13 +37,13 @@ async fn read_to(feed: &mut Reader, last: &mut u64, end: u64) {
 fn read_run(run: &Run, last: &mut u64) {
     for event in run.events() {
         *last += 1;
-        assert_eq!(event.position.get(), *last, "lost, or twice, or out of order");
+        assert_eq!(event.position.get(), *last, "an event is lost, repeated or out of order");
     }
 }
 
-/// Goal: no topic of a group loses its wake-up.
-/// Method: a commit is held until events of nine topics wait for the next one, which they then are
-/// together; the feed is told of them by nothing but the waker.
+/// Goal: a feed is woken for every topic of a group. Method: a commit is held until events of nine
+/// topics wait for the next commit, so that they are one group. Only the waker tells the feed of
+/// them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_hears_of_every_topic_of_a_group() {
     let log = Arc::new(FaultyLog::default());
@@ -55,11 +55,11 @@ async fn a_feed_hears_of_every_topic_of_a_group() {
         let held = log.hold();
         let first = broker.submit(publish(99, "before".to_owned())).await.unwrap();
         while log.appends() < 2 * round + 1 {
-            tokio::task::yield_now().await; // Until it is at the log.
+            tokio::task::yield_now().await; // Until the commit is at the log.
         }
         let mut group = Vec::new();
         for topic in 0..topics {
-            let topic = ((topic + round) % topics) as usize; // Each comes first, and last.
+            let topic = ((topic + round) % topics) as usize; // Each is first once, and last.
             group.push(broker.submit(publish(topic, "x".to_owned())).await.unwrap());
         }
         drop(held);
@@ -67,12 +67,13 @@ async fn a_feed_hears_of_every_topic_of_a_group() {
         for pending in group {
             pending.ack().await.unwrap();
         }
-        assert_eq!(log.appends(), 2 * round + 2, "they are one group");
+        assert_eq!(log.appends(), 2 * round + 2, "the events are not one group");
         read_to(&mut feed, &mut last, (round + 1) * (topics + 1)).await;
     }
 }
 
-/// Publishes so many events from so many tasks at once, each to topics in turn, several in flight.
+/// Publishes `events` events from each of `publishers` tasks at once. Each task publishes to all
+/// topics in turn, with several publishes in flight.
 async fn publish_at_once(broker: &Broker, publishers: usize, events: usize, topics: usize) {
     let tasks = (0..publishers).map(|publisher| {
         let broker = broker.clone();
@@ -128,7 +129,8 @@ async fn feeds_of_many_publishers_at_once_miss_nothing_and_repeat_nothing() {
     }
 }
 
-/// Goal: with more topics than are marked one by one, while the feed is not read, nothing is lost.
+/// Goal: a feed loses nothing when more topics get events while it is not read than it is told one
+/// by one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_of_hundreds_of_topics_that_stalls_misses_nothing_and_repeats_nothing() {
     for (tail_bytes, read_bytes) in [(0, 1 << 10), (1 << 20, 1 << 10), (100_000, 256 << 10)] {
@@ -137,7 +139,7 @@ async fn a_feed_of_hundreds_of_topics_that_stalls_misses_nothing_and_repeats_not
         let mut feed = all_topics(&broker, StartPoint::Latest).await;
         let (publishers, events, mut last) = (4, 160, 0);
         for round in 1..=3 {
-            // It stalls at the head first, and then in the middle of what came before.
+            // The feed stalls at the tail first, and later in the middle of older events.
             publish_at_once(&broker, publishers, events, 320).await;
             let end = (round * publishers * events) as u64;
             read_to(&mut feed, &mut last, end - 300).await;
@@ -147,8 +149,8 @@ async fn a_feed_of_hundreds_of_topics_that_stalls_misses_nothing_and_repeats_not
     }
 }
 
-/// Goal: the history of thousands of topics comes whole and in order, from any place on, however
-/// little of it is read at a time, and whoever gives up waiting loses nothing.
+/// Goal: the history of thousands of topics is delivered whole and in order, from any place on,
+/// however little of it is read at a time. A caller that gives up waiting loses nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_history_of_thousands_of_topics_comes_whole_and_in_order() {
     let directory = tempfile::tempdir().unwrap();
@@ -180,7 +182,7 @@ async fn the_history_of_thousands_of_topics_comes_whole_and_in_order() {
             let after = Place::Position(Position::new(at));
             let after = Cursor { after, since: None, epoch: None };
             let mut feed = all_topics(&broker, StartPoint::After(after)).await;
-            // It is given up with each read that it waits for, and goes on.
+            // Each call that has to wait for a read is given up, and the next call goes on.
             let mut last = at;
             while last < at + 200 {
                 if let Some(Ok(Some(Delivery::Events(run)))) = feed.next_ready().now_or_never() {
@@ -196,8 +198,9 @@ async fn the_history_of_thousands_of_topics_comes_whole_and_in_order() {
     }
 }
 
-/// Goal: where the first event of a topic is, is known after a restart as before, so that a feed
-/// looks at no topic before it is its turn; and it is never said to be later than it is.
+/// Goal: a lower bound on the position of each topic's first event is known, after a restart as
+/// before, so that a feed looks at no topic before its turn. The bound is never above that
+/// position.
 #[tokio::test]
 async fn a_reopened_topic_knows_where_its_first_event_is() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What is read along for later saves reads, and changes nothing of what a reader gets.
+//! Blocks that are read along for later save reads, and change nothing that a reader gets.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::cursor::{Cursor, Gap, Place, Position};
 use crate::event::NewEvent;
 use crate::log::{FaultyLog, SledLog};
 
-/// How long anything may take, on a machine however busy.
+/// The longest wait for anything, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const TOPICS: u64 = 60;
@@ -17,7 +17,8 @@ fn name(topic: u64) -> TopicName {
     format!("topic.{topic}").parse().unwrap()
 }
 
-/// Returns a broker whose readers find nothing in the tails, and little of what was read last.
+/// Returns a broker whose readers find nothing in the tails, and few of the blocks that were read
+/// last.
 fn open(log: Arc<dyn Log>, max_ahead_bytes: u64) -> Broker {
     let mut config = OpenConfig::default();
     config.broker.max_tail_bytes = 0;
@@ -27,7 +28,7 @@ fn open(log: Arc<dyn Log>, max_ahead_bytes: u64) -> Broker {
     Broker::with_log(log, &config).unwrap()
 }
 
-/// Publishes one event to each topic in turn, again and again.
+/// Publishes [`ROUNDS`] events to each topic, to all topics in turn.
 async fn fill(broker: &Broker) {
     for round in 0..ROUNDS {
         for topic in 0..TOPICS {
@@ -59,7 +60,7 @@ async fn read(feed: &mut Reader, count: usize) -> (Vec<u64>, Vec<Gap>) {
     (positions, gaps)
 }
 
-/// Goal: a page of the log is not read once more for each block in it, where topics take turns.
+/// Goal: when topics take turns, the log is not read once for each block.
 #[tokio::test]
 async fn a_feed_of_topics_that_take_turns_reads_the_log_a_few_times_a_topic() {
     let log = Arc::new(FaultyLog::default());
@@ -78,8 +79,8 @@ async fn a_feed_of_topics_that_take_turns_reads_the_log_a_few_times_a_topic() {
     assert!(reads[1] <= 3 * TOPICS, "{reads:?}");
 }
 
-/// Goal: whatever is kept, and whatever is written again or dropped meanwhile, several readers at
-/// different places get each event once, in order, and are told what is gone.
+/// Goal: several readers at different places get each event once, in order, and are told which
+/// events are gone, however much is kept, and whatever is rewritten or dropped meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_read_along_is_never_what_was_purged_or_of_another_place() {
     let directory = tempfile::tempdir().unwrap();
@@ -99,8 +100,8 @@ async fn what_is_read_along_is_never_what_was_purged_or_of_another_place() {
         assert!(read_by_second.into_iter().eq(middle + 1..=middle + TOPICS));
         broker.maintain(None).await.unwrap(); // Blocks are rolled up.
         assert!(read(&mut first, step as usize).await.0.into_iter().eq(step + 1..=2 * step));
-        // What was read along goes, of a topic that comes neither next nor last: no reader holds
-        // a block of it.
+        // The purge drops blocks that were read along. The topic comes neither next nor last, so no
+        // reader holds a block of it.
         let purged = TOPICS / 2;
         broker.purge(&name(purged), Sequence::new(10)).await.unwrap();
         let is_left = |position: &u64| (position - 1) % TOPICS != purged || *position > 9 * TOPICS;

@@ -1,4 +1,4 @@
-//! Whoever has read nothing of a topic holds no key of it, and misses no deletion.
+//! A reader that has read nothing of a topic holds none of its keys, and misses no deletion of one.
 
 use crate::broker::*;
 use crate::cursor::{GapReason, StartPoint};
@@ -11,7 +11,7 @@ fn name(topic: &str) -> TopicName {
     topic.parse().unwrap()
 }
 
-/// Keeps nothing in memory, and drops tombstones when it is told to.
+/// Returns a broker that keeps nothing in memory, and drops tombstones whenever it is maintained.
 fn open() -> Broker {
     let mut config = OpenConfig::default();
     config.maintenance.interval_ms = 3_600_000;
@@ -31,14 +31,14 @@ async fn publish(broker: &Broker, topic: &str, key: &str, payload: &str) {
     broker.publish(publish).await.unwrap();
 }
 
-/// A value of a key that is deleted again, and something after it.
+/// Publishes a value of a key, the deletion of the key, and an event after it.
 async fn publish_deletion(broker: &Broker, topic: &str) {
     publish(broker, topic, "k", "value").await;
     publish(broker, topic, "k", "").await;
     publish(broker, topic, "", "last").await;
 }
 
-/// Drops what is superseded, and tombstones.
+/// Drops superseded events and tombstones.
 async fn compact(broker: &Broker, topic: &str) {
     for _ in 0..2 {
         broker.maintain(Some(&name(topic))).await.unwrap();
@@ -51,7 +51,7 @@ async fn feed(broker: &Broker, start: StartPoint, on_gap: OnGap) -> Reader {
     broker.feed(vec![">".parse().unwrap()], start, on_gap).await.unwrap()
 }
 
-/// Returns the payloads of up to so many deliveries, and why gaps were told.
+/// Returns the payloads and the reasons of gaps of up to `deliveries` deliveries.
 async fn read(feed: &mut Reader, deliveries: usize) -> (Vec<String>, Vec<GapReason>) {
     let (mut payloads, mut gaps) = (Vec::new(), Vec::new());
     for _ in 0..deliveries {
@@ -68,17 +68,17 @@ async fn read(feed: &mut Reader, deliveries: usize) -> (Vec<String>, Vec<GapReas
     (payloads, gaps)
 }
 
-/// Goal: a reader from the first event there is is told of no deletion in a topic that waits for
-/// its turn, for it has read nothing of that.
-/// Method: the topic was trimmed before the reader came, so that it does not begin with its very
-/// first event; its tombstone is dropped while another topic is read.
+/// Goal: a reader from the earliest event on is told no gap for a deletion in a topic that waits
+/// for its turn, because the reader has read nothing of that topic. Method: the topic was trimmed
+/// before the reader came, so that it does not begin with sequence 1. Its tombstone is dropped
+/// while another topic is read.
 #[tokio::test]
 async fn a_tombstone_that_is_dropped_in_a_topic_that_waits_is_no_gap() {
     for on_gap in GAPS {
         let broker = open();
         publish(&broker, "waits", "", "trimmed").await;
         broker.purge(&name("waits"), Sequence::new(2)).await.unwrap();
-        // So large that nothing is read of another topic ahead of them.
+        // These events are so large that no other topic is read ahead.
         let [one, two] = ["1", "2"].map(|digit| digit.repeat(2_000));
         for payload in [&one, &two] {
             publish(&broker, "first", "", payload).await;
@@ -97,7 +97,8 @@ async fn a_tombstone_that_is_dropped_in_a_topic_that_waits_is_no_gap() {
     }
 }
 
-/// Goal: the same for one that comes back to a place from before the topic's first event.
+/// Goal: a reader that comes back to a place before the topic's first event is told no gap for a
+/// deletion, because it has read nothing of that topic.
 #[tokio::test]
 async fn a_tombstone_that_is_dropped_in_a_topic_that_came_later_is_no_gap() {
     for on_gap in GAPS {
@@ -116,7 +117,8 @@ async fn a_tombstone_that_is_dropped_in_a_topic_that_came_later_is_no_gap() {
     }
 }
 
-/// Goal: whoever has read the value is told that its deletion is gone, live and when it comes back.
+/// Goal: a reader that has read a value is told that the deletion is gone, both live and when it
+/// comes back.
 #[tokio::test]
 async fn a_tombstone_that_is_dropped_is_told_to_whoever_may_hold_the_key() {
     for is_live in [true, false] {

@@ -1,4 +1,4 @@
-//! A feed that waits is told, and does not find out by looking again once its patience is over.
+//! A feed that waits is woken, and does not depend on a look when its patience is over.
 
 use std::task::Poll;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::broker::*;
 use crate::event::NewEvent;
 
-/// Goal: a feed that waits is told each time that something comes, in whichever topic.
-/// Method: it is seen to wait before each event, and would not look by itself for an hour.
+/// Goal: a feed that waits is woken for each event, in whichever topic.
+/// Method: the feed is seen to wait before each event, and would not look by itself for an hour.
 #[tokio::test]
 async fn a_feed_that_waits_is_told_every_time() {
     let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -23,7 +23,7 @@ async fn a_feed_that_waits_is_told_every_time() {
         let events = vec![NewEvent::new("x")];
         broker.publish(Publish { topic, events, expected_sequence: None }).await.unwrap();
         let told = tokio::time::timeout(Duration::from_secs(30), next).await;
-        let told = told.expect("it is not told").unwrap();
+        let told = told.expect("the feed is not woken").unwrap();
         let Waited::Delivery(Delivery::Events(run)) = told else { panic!("{told:?}") };
         let positions: Vec<u64> = run.events().map(|event| event.position.get()).collect();
         assert_eq!(positions, [number]);

@@ -1,4 +1,5 @@
-//! The bounds of compaction, set small: topics with more than fits are compacted all the same.
+//! Tests of the bounds of compaction: with small bounds, topics with more keys than fit are
+//! compacted all the same.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use crate::log::FaultyLog;
 
 const KEYS: usize = 300;
 
-/// What a topic of three values of each key holds once it is compacted, and how often the log was
-/// read for that.
+/// Compacts a topic with three values of each key. Returns the values that it has then, and the
+/// number of reads of the log.
 async fn compacted(max_key_bytes: u64) -> (Vec<String>, u64) {
     let mut config = OpenConfig::default();
     config.maintenance.interval_ms = 3_600_000;
@@ -41,14 +42,14 @@ async fn compacted(max_key_bytes: u64) -> (Vec<String>, u64) {
     (blocks.iter().flat_map(|block| block.events().map(payload)).collect(), reads)
 }
 
-/// Goal: a topic with more keys than there is memory for is compacted in parts, to the same end;
-/// one whose keys fit is read for them once.
+/// Goal: a topic with more keys than fit into memory is compacted in parts, with the same outcome.
+/// The keys of a topic that fit are read once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_with_more_keys_than_there_is_memory_for_is_compacted_in_parts() {
     let expected: Vec<String> = (0..KEYS).map(|key| format!("2 of {key}")).collect();
     let (large, few_reads) = compacted(64 << 20).await;
     assert_eq!(large, expected);
-    // Room for some 40 keys at a time, and for 3.
+    // Memory for about 40 keys at a time, and for 3.
     for (max_key_bytes, least_parts) in [(16 << 10, 3), (1 << 10, 20)] {
         let (small, many_reads) = compacted(max_key_bytes).await;
         assert_eq!(small, expected);

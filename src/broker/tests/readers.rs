@@ -1,5 +1,5 @@
-//! Tests of readers where small tests never go: what they hear, and keep, while a topic is deleted
-//! under them, while nothing is for them, after a restart, and at the exact ends of bounds.
+//! Tests of readers in rare situations: a topic is deleted while they read, no event is for them,
+//! the broker was restarted, and counts are exactly at their bounds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,10 +25,10 @@ fn plain(payload: &str) -> Vec<NewEvent> {
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), future).await.expect("it takes too long")
+    tokio::time::timeout(Duration::from_secs(30), future).await.expect("the wait takes too long")
 }
 
-/// Returns a broker that maintains its log when it is told to.
+/// Returns a broker that runs maintenance only when a test asks for it.
 fn quiet(log: Arc<dyn Log>, now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Broker {
     let mut config = OpenConfig::default();
     config.maintenance.interval_ms = 3_600_000;
@@ -40,13 +40,13 @@ fn request(start: StartPoint) -> PageRequest {
     PageRequest { start, before, limit: 100, wait: Duration::ZERO, on_gap: OnGap::Fail, filter }
 }
 
-/// Returns the numbers of the events of a page.
+/// Returns the sequences of the events of a page.
 fn sequences(page: &Page) -> Vec<u64> {
     page.runs.iter().flat_map(|run| run.events().map(|event| event.sequence.get())).collect()
 }
 
-/// Goal: a reader that waits is told at once that its topic is deleted, and one that reads gets
-/// nothing of the topic that has its name now, also from memory.
+/// Goal: a waiting reader is told at once that its topic is deleted. A reader that comes to it
+/// later gets no event of the new topic of the same name, also not from memory.
 #[tokio::test]
 async fn a_reader_that_waits_is_told_at_once_that_its_topic_is_deleted() {
     let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -62,17 +62,18 @@ async fn a_reader_that_waits_is_told_at_once_that_its_topic_is_deleted() {
     let mut patience = Patience::new(Duration::from_secs(3_600));
     let mut waiting = Box::pin(waits.next_within(&mut patience));
     let first = std::future::poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context))).await;
-    assert!(first.is_pending(), "it waits for nothing");
+    assert!(first.is_pending(), "there is nothing to read");
     broker.delete_topic(&name("a")).await.unwrap();
     let told = soon(waiting).await;
     assert!(matches!(told, Err(Error::TopicDeleted(_))), "{told:?}");
     store(&broker, "a", plain("2")).await;
-    assert!(reads.next_in_memory().is_none(), "it is of another topic");
+    assert!(reads.next_in_memory().is_none(), "the event is of another topic");
     let told = reads.next_ready().await;
     assert!(matches!(told, Err(Error::TopicDeleted(_))), "{told:?}");
 }
 
-/// Goal: a start by time is at the first event of that very millisecond, of one topic and of many.
+/// Goal: a start by time is at the first event of exactly that millisecond, for one topic and for
+/// many.
 #[tokio::test]
 async fn a_start_by_time_takes_what_was_appended_right_then() {
     static NOW: AtomicU64 = AtomicU64::new(0);
@@ -95,8 +96,8 @@ async fn a_start_by_time_takes_what_was_appended_right_then() {
     assert_eq!(sequences(&many), [0_u64; 0]);
 }
 
-/// Goal: a page holds what its bytes allow, the names of topics included, and the first event
-/// however large it is.
+/// Goal: a page holds events up to its limit of bytes, the names of topics included, and always its
+/// first event, however large it is.
 #[tokio::test]
 async fn a_page_has_room_for_its_bytes_and_for_one_event_that_is_larger() {
     let mut config = OpenConfig::default();
@@ -122,7 +123,7 @@ async fn a_page_has_room_for_its_bytes_and_for_one_event_that_is_larger() {
     assert!(count > 0 && size_bytes <= 1_024, "{count} events take {size_bytes} bytes");
 }
 
-/// Goal: a page ends its search in time, though there is always more that is not for it.
+/// Goal: a page ends its search in time, though events that its filter does not pick keep coming.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_that_finds_nothing_ends_while_there_is_ever_more() {
     let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -142,12 +143,12 @@ async fn a_page_that_finds_nothing_ends_while_there_is_ever_more() {
         let request = PageRequest { filter: filter.clone(), ..request(StartPoint::Earliest) };
         let page = soon(broker.read(&name("a"), request)).await.unwrap();
         assert_eq!(sequences(&page), [0_u64; 0]);
-        assert!(page.cursor.after.number() > 0, "it has come nowhere");
+        assert!(page.cursor.after.number() > 0, "the cursor has not moved");
     }
     publishing.abort();
 }
 
-/// Goal: what expires, or is remembered by its id, is known after a restart as before it.
+/// Goal: after a restart, events still expire, and ids are still remembered.
 #[tokio::test]
 async fn after_a_restart_what_expires_goes_and_ids_stay_known() {
     static NOW: AtomicU64 = AtomicU64::new(1_000_000);
@@ -166,7 +167,7 @@ async fn after_a_restart_what_expires_goes_and_ids_stay_known() {
         store(&broker, "ids", expiring("known")).await;
         let first = if takes_whole_blocks { expiring("") } else { plain("first") };
         store(&broker, "a", [first, expiring("")].concat()).await;
-        // The newest block, which alone is looked at when a log is opened, does not expire.
+        // Opening a log reads only the newest block of a topic, and that one does not expire.
         for topic in ["a", "ids"] {
             store(&broker, topic, plain("last")).await;
         }
@@ -178,18 +179,18 @@ async fn after_a_restart_what_expires_goes_and_ids_stay_known() {
         let left = broker.read(&name("a"), request(StartPoint::Earliest)).await.unwrap();
         assert_eq!(sequences(&left), if takes_whole_blocks { vec![3] } else { vec![1, 3] });
         let stored = broker.topic(&name("a")).unwrap().extent.events();
-        assert_eq!(stored, if takes_whole_blocks { 1 } else { 2 }, "what expired is gone");
+        assert_eq!(stored, if takes_whole_blocks { 1 } else { 2 }, "the expired events are gone");
         broker.close().await;
         drop(broker);
         let broker = open();
         let events = expiring("known");
         let publish = Publish { topic: name("ids"), events, expected_sequence: None };
-        assert!(broker.publish(publish).await.unwrap().is_duplicate(), "its id is remembered");
+        assert!(broker.publish(publish).await.unwrap().is_duplicate(), "the id is remembered");
         broker.close().await;
     }
 }
 
-/// Goal: of several events that expire the first one goes in its own time, by itself.
+/// Goal: a block tells the first expiry among its events, in whatever order these come.
 #[tokio::test]
 async fn the_first_event_of_a_block_that_expires_is_looked_for_in_its_time() {
     let events = |ttls: &[u64]| -> Vec<NewEvent> {
@@ -202,7 +203,7 @@ async fn the_first_event_of_a_block_that_expires_is_looked_for_in_its_time() {
     assert_eq!(block.first_expiry(), Some(Timestamp::from_ms(1_500)));
 }
 
-/// Goal: what somebody purged is counted as that.
+/// Goal: purged events are counted as purged when they are removed.
 #[tokio::test]
 async fn what_is_purged_is_counted_when_it_is_removed() {
     let mut config = OpenConfig::default();
@@ -218,7 +219,7 @@ async fn what_is_purged_is_counted_when_it_is_removed() {
     assert!(purged.bytes > 7 * 70, "{purged:?}");
 }
 
-/// Goal: the bounds on members and on topics that do not exist yet hold to the last one.
+/// Goal: the bounds on members and on topics that do not exist yet are exact.
 #[tokio::test]
 async fn members_and_unborn_topics_are_bounded_exactly() {
     let mut config = OpenConfig::default();
@@ -245,7 +246,8 @@ async fn members_and_unborn_topics_are_bounded_exactly() {
     broker.subscribe(&name("unborn.3"), start, OnGap::Resume).await.unwrap();
 }
 
-/// Goal: a feed that hears in more topics than it remembers hears nothing twice.
+/// Goal: a feed gets each ephemeral event once, also if they come in more topics than the feed
+/// remembers.
 #[tokio::test]
 async fn a_feed_that_hears_in_very_many_topics_hears_everything_once_at_the_most() {
     let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
@@ -273,7 +275,8 @@ async fn a_feed_that_hears_in_very_many_topics_hears_everything_once_at_the_most
     assert!(matches!(rest, Waited::Silence), "{rest:?}");
 }
 
-/// Goal: a gap that is told as one with another counts both, and has the reason that matters.
+/// Goal: two gaps that are told as one count the losses of both, and have the more important
+/// reason.
 #[test]
 fn gaps_that_are_told_as_one_count_all_and_say_what_matters() {
     let place = |sequence| Place::Sequence(Sequence::new(sequence));
@@ -298,8 +301,8 @@ fn gaps_that_are_told_as_one_count_all_and_say_what_matters() {
     assert_eq!((joined.requested.number(), joined.reason), (0, GapReason::Unknown));
 }
 
-/// Goal: who waits takes little memory: what readers rarely do has no room in the future that all
-/// of them hold.
+/// Goal: a waiting reader takes little memory: its future has no room for work that readers do
+/// rarely.
 #[tokio::test]
 async fn a_reader_that_waits_has_no_room_for_what_it_rarely_does() {
     const MOST_BYTES: usize = 512;

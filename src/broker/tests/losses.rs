@@ -1,4 +1,7 @@
-//! Tests of the losses that readers are told, held against somebody who knows what there was when.
+//! Tests of the gaps that readers are told, against a model that knows which events existed at
+//! which time.
+//!
+//! The file is long, because the model, its readers and its judgement of each gap are one whole.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +16,7 @@ use crate::cursor::{Gap, GapReason, Requested};
 use crate::event::{NewEvent, Timestamp};
 use crate::log::MemoryLog;
 
-/// The time that the brokers here go by, in milliseconds. One test moves it, and forward alone.
+/// The clock of the brokers in these tests, in milliseconds. Tests only move it forward.
 static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
 
 fn clock() -> Timestamp {
@@ -23,8 +26,9 @@ fn clock() -> Timestamp {
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const READERS: usize = 6;
 
-/// The longest that a run takes, and the search for a shorter counter-example: with the first run
-/// that fails, and the one that the search is at when it ends, less than a minute.
+/// The longest time of a run, and of the search for a shorter counter-example. With the run that
+/// fails first, and the one that the search is in when its time ends, a failure takes less than a
+/// minute.
 const MAX_RUN: Duration = Duration::from_secs(20);
 const MAX_SHRINK_MS: u32 = 15_000;
 
@@ -34,17 +38,17 @@ fn name(topic: usize) -> TopicName {
 
 #[derive(Debug, Clone)]
 enum Action {
-    /// Publishes events: each a key (0: none), and whether it is a tombstone.
+    /// Publishes events. Each has a key (0: none), and may be a tombstone.
     Publish {
         topic: usize,
         events: Vec<(u8, bool)>,
     },
-    /// Drops events at the front of a topic, but for so many.
+    /// Purges a topic, except for its newest `keep` events.
     Purge {
         topic: usize,
         keep: u64,
     },
-    /// Keeps the newest few events of a topic alone, from now on.
+    /// Limits a topic to its newest `events` events.
     Limit {
         topic: usize,
         events: u64,
@@ -52,23 +56,24 @@ enum Action {
     Delete {
         topic: usize,
     },
-    /// Drops what is superseded, and tombstones.
+    /// Drops superseded events, and tombstones.
     Compact {
         topic: usize,
     },
     Restart,
-    /// A reader gives up what it knows, and begins anew.
+    /// A reader forgets all that it knows, and begins anew.
     Begin {
         reader: usize,
         from: &'static str,
     },
-    /// A reader goes on with so many deliveries; then it comes back by its cursor, or goes on.
+    /// A reader takes a number of deliveries. Then it ends, to come back by its cursor, or stays
+    /// open.
     Stream {
         reader: usize,
         deliveries: usize,
         comes_back: bool,
     },
-    /// A reader comes back for a page; whether it is to be refused where there is a gap.
+    /// A reader comes back for a page, which fails at a gap or tells it.
     Page {
         reader: usize,
         events: usize,
@@ -97,7 +102,7 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// An event, and what became of it.
+/// A published event, and when it was dropped.
 #[derive(Debug, Clone)]
 struct Known {
     topic: usize,
@@ -105,27 +110,28 @@ struct Known {
     position: u64,
     key: u8,
     is_tombstone: bool,
-    /// The number of the action that trimmed it from the front, and of the one that compacted it
-    /// away.
+    /// The number of the action that trimmed the event, and of the action that compacted it away.
     trimmed: Option<u64>,
     compacted: Option<u64>,
 }
 
-/// A reader of all topics, or of the first one.
+/// A reader of all topics, or of the first one, as the model knows it.
 struct Reading {
     reads_all: bool,
-    /// The number of the action with which it began, the place it began after, and the events that
-    /// it asked for though they were gone.
+    /// The number of the action with which the reader began, the place after which it began, and
+    /// whether it asked for events that were gone.
     began: u64,
     after: u64,
     wants_gone: bool,
     start: StartPoint,
     open: Option<Reader>,
-    /// Whether it came back by a cursor, which does not say of which topics it has read something.
+    /// Whether the reader came back by a cursor, which does not say of which topics it has read
+    /// events.
     came_back: bool,
-    /// The positions of what it was given.
+    /// The positions of the events that the reader got.
     delivered: BTreeSet<u64>,
-    /// Each gap that it was told of: the topic, below which sequence, why, and when.
+    /// The gaps that the reader was told: each with the topic, the sequence at which the reader
+    /// resumed, the reason, and the number of the action.
     told: Vec<(usize, u64, GapReason, u64)>,
 }
 
@@ -134,7 +140,7 @@ struct World {
     max_tail_bytes: u64,
     broker: Broker,
     events: Vec<Known>,
-    /// Where each topic begins, and the number of the action that trimmed it last.
+    /// The earliest sequence of each topic, and the number of the action that trimmed it last.
     fronts: [(u64, u64); NAMES.len()],
     readers: Vec<Reading>,
     actions: u64,
@@ -143,7 +149,7 @@ struct World {
 
 fn open(log: &Arc<MemoryLog>, max_tail_bytes: u64) -> Broker {
     let mut config = OpenConfig::default();
-    config.maintenance.interval_ms = 3_600_000; // When it is told to.
+    config.maintenance.interval_ms = 3_600_000; // Only when a test asks for it.
     config.broker.max_tail_bytes = max_tail_bytes;
     config.broker.max_read_bytes = 1 << 10;
     let limits =
@@ -245,7 +251,7 @@ impl World {
         self.look(topic).await;
     }
 
-    /// Finds out what of a topic is gone by now, by nothing but reading it.
+    /// Finds out which events of a topic are gone by now, by reading the topic.
     async fn look(&mut self, topic: usize) {
         let earliest = self.broker.topic(&name(topic)).map(|info| info.extent.earliest.get());
         let front = &mut self.fronts[topic];
@@ -326,14 +332,14 @@ impl World {
                 Ok(Some(Delivery::Events(run))) => {
                     for event in run.events() {
                         self.deliver(reader, event.position.get());
-                        // As every client does that reads the ids of a stream.
+                        // As a client does that keeps the id of each event in a stream.
                         self.readers[reader].start = StartPoint::After(open.cursor_after(&event));
                     }
                 }
                 Ok(Some(Delivery::Gap(gap))) => self.tell(reader, &gap),
                 Ok(Some(Delivery::CaughtUp | Delivery::Ephemeral(_))) => {}
                 Ok(None) => break,
-                Err(Error::TopicDeleted(_)) => return, // It comes back.
+                Err(Error::TopicDeleted(_)) => return, // The reader comes back.
                 Err(error) => panic!("{error}"),
             }
             let last = StartPoint::After(open.cursor());
@@ -382,7 +388,8 @@ impl World {
     fn tell(&mut self, reader: usize, gap: &Gap) {
         self.check_told(reader, gap);
         if gap.reason == GapReason::Unknown {
-            // All that was gone by then. Of a topic that is deleted, its front does not say it.
+            // The gap covers all events that are gone by now. For a deleted topic, `fronts` does
+            // not have them.
             let told = self.fronts.iter().enumerate().map(|(topic, (front, _))| {
                 let gone = |event: &&Known| event.topic == topic && event.trimmed.is_some();
                 let after = self.events.iter().filter(gone).map(|event| event.sequence + 1).max();
@@ -397,7 +404,7 @@ impl World {
         self.readers[reader].told.push(told);
     }
 
-    /// Returns the events of a topic that a reader could have had, and was not given.
+    /// Returns the events of a topic that a reader could have got, and did not.
     fn could_have_had<'a>(
         &'a self,
         reading: &'a Reading,
@@ -414,9 +421,9 @@ impl World {
         })
     }
 
-    /// Returns whether a reader that goes on at a place may hold keys of a topic, as far as that
-    /// can be known: a place among many topics does not say of which of them the reader has read
-    /// some; but where a topic began that was never trimmed is known.
+    /// Whether a reader that goes on at a place may hold keys of a topic, as far as the broker can
+    /// know. A place among many topics does not say of which topics the reader has read events. But
+    /// the broker knows the start of a topic that was never trimmed.
     fn may_hold(&self, reading: &Reading, topic: usize, place: u64) -> bool {
         let delivered = |event: &Known| reading.delivered.contains(&event.position);
         let mut of_topic = self.events.iter().filter(|event| event.topic == topic);
@@ -428,7 +435,7 @@ impl World {
         }
     }
 
-    /// Nobody is told of what it could not have had.
+    /// Checks that a reader is told only of events that it could have got.
     fn check_told(&self, reader: usize, gap: &Gap) {
         let reading = &self.readers[reader];
         if gap.reason == GapReason::Unknown {
@@ -442,15 +449,15 @@ impl World {
         let topic = NAMES.iter().position(|name| *name == told).unwrap();
         let mut missed = self.could_have_had(reading, topic);
         let is_true = match gap.reason {
-            // Its cursor has no words for a reader that has read nothing, and is to be told of what
-            // was trimmed before it came.
+            // A cursor cannot say that its reader has read nothing yet and must be told of events
+            // that were trimmed before it came.
             GapReason::Tombstones if reading.wants_gone && reading.delivered.is_empty() => true,
             GapReason::Tombstones => {
                 let is_lost = |e: &Known| e.compacted.is_some_and(|gone| gone > reading.began);
                 missed.any(|event| event.is_tombstone && is_lost(event))
                     && self.may_hold(reading, topic, gap.requested.number())
             }
-            // Which of the events that a trim takes were compacted away before nobody knows.
+            // Nobody knows which of the events that a trim takes had been compacted away before.
             _ => {
                 let was_trimmed = self.fronts[topic].1 > reading.began || reading.wants_gone;
                 let after = |event: &&Known| Self::place(reading.reads_all, event) > reading.after;
@@ -464,9 +471,9 @@ impl World {
         assert!(is_true, "reader {reader} could have had nothing of {gap:?}: it had {had:?}");
     }
 
-    /// Reads to the end, then everything was delivered or told.
+    /// Reads to the end, and checks that every event was delivered or told as lost.
     async fn finish(&mut self, reader: usize) {
-        self.readers[reader].open = None; // So that it knows of all there is by now.
+        self.readers[reader].open = None; // Opened anew, the reader sees all topics.
         self.stream(reader, usize::MAX).await;
         let reading = &self.readers[reader];
         for topic in 0..NAMES.len() {
@@ -483,7 +490,7 @@ impl World {
         }
     }
 
-    /// Nobody holds a key that is deleted, and does not know that it may.
+    /// Checks that a reader that holds a deleted key was told that it may.
     fn check_deletions(&self, reader: usize, topic: usize) {
         let reading = &self.readers[reader];
         for event in self.could_have_had(reading, topic).filter(|event| event.is_tombstone) {
@@ -494,7 +501,7 @@ impl World {
                 other.sequence < event.sequence && reading.delivered.contains(&other.position)
             });
             if is_latest && holds {
-                let gone = event.trimmed.or(event.compacted).expect("it was not given");
+                let gone = event.trimmed.or(event.compacted).expect("an undelivered event is gone");
                 let told = reading.told.iter();
                 let is_told = told.filter(|(of, ..)| *of == topic).any(|(.., when)| *when >= gone);
                 assert!(is_told, "reader {reader} holds a key that {event:?} deleted");
@@ -528,8 +535,8 @@ async fn run(actions: Vec<Action>, max_tail_bytes: u64) {
     world.broker.close().await;
 }
 
-/// Goal: a reader of many topics that begins after a restart is not told, when it comes back, of a
-/// topic that had lost everything before.
+/// Goal: a reader of many topics that begins after a restart, and comes back, is not told of a
+/// topic that had lost all its events before the restart.
 #[test]
 fn what_was_dropped_before_a_restart_is_no_loss_to_whoever_begins_after_it() {
     let one = || vec![(0, false)];
@@ -543,14 +550,14 @@ fn what_was_dropped_before_a_restart_is_no_loss_to_whoever_begins_after_it() {
     ];
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let ended = runtime.block_on(async { tokio::time::timeout(MAX_RUN, run(actions, 0)).await });
-    ended.expect("it ends");
+    ended.expect("the run ends");
 }
 
-/// Goal: readers are told of all that they could have had and did not get, and of nothing else,
-/// however they come back: of what was trimmed, purged, deleted, and of deletions that compaction
-/// dropped.
-/// Method: any interleaving of what drops events with readers of one topic and of all, by pages and
-/// by streams, from every start point, through restarts.
+/// Goal: readers are told of all events that they could have got and did not, and of no others,
+/// however they come back. This holds for trimmed, purged and deleted events, and for deletions
+/// that compaction dropped.
+/// Method: any interleaving of actions that drop events with readers of one topic and of all
+/// topics, by pages and by streams, from every start point, with restarts.
 #[test]
 fn readers_are_told_of_what_they_could_have_had_and_of_nothing_else() {
     let given = std::env::var("LEFTOFF_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
@@ -568,7 +575,7 @@ fn readers_are_told_of_what_they_could_have_had_and_of_nothing_else() {
             let said = format!("{actions:?}");
             let run = run(actions, max_tail_bytes);
             let ended = runtime.block_on(async { tokio::time::timeout(MAX_RUN, run).await });
-            ended.unwrap_or_else(|_| panic!("it never ends: {said}"));
+            ended.unwrap_or_else(|_| panic!("a run never ends: {said}"));
             Ok(())
         });
     outcome.unwrap_or_else(|failure| panic!("LEFTOFF_SEED={seed}: {failure}"));

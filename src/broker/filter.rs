@@ -1,9 +1,10 @@
-//! Filters: the events of its topics that a reader wants.
+//! Filters: which events of its topics a reader wants.
 //!
 //! # Why
 //!
-//! Readers with the same filter share it, and a block in a tail remembers which of its events a few
-//! filters pick: with a thousand readers, an event is looked at once, and not a thousand times.
+//! Readers with equal filters share one, and a block in a tail remembers which of its events a few
+//! filters pick. So with a thousand readers of one filter, an event is looked at once, and not a
+//! thousand times.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
@@ -20,22 +21,22 @@ use crate::log::EventRef;
 /// The most values in one filter.
 const MAX_VALUES: usize = MAX_ENTRIES;
 
-/// The conditions on an event to be delivered: one of the types, one of the keys, one of the key
-/// prefixes, and each of the headers. An empty condition holds for every event.
+/// The conditions on events that are delivered. An event has one of the types, one of the keys, one
+/// of the key prefixes, and each of the headers. An empty condition holds for every event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize)]
 pub struct Filter {
     /// Event types.
     pub types: BTreeSet<String>,
     /// Keys.
     pub keys: BTreeSet<String>,
-    /// The prefixes, one of which the key begins with.
+    /// Prefixes of keys.
     pub key_prefixes: BTreeSet<String>,
     /// Headers with their values.
     pub headers: BTreeMap<String, String>,
 }
 
 impl Filter {
-    /// Returns whether it lets everything through.
+    /// Returns whether the filter has no condition, so that it picks every event.
     pub fn is_empty(&self) -> bool {
         self.count() == 0
     }
@@ -54,11 +55,11 @@ impl Filter {
         words.sum::<usize>() + headers.sum::<usize>()
     }
 
-    /// Checks that it is not too large.
+    /// Checks that the filter has no more values than allowed.
     ///
     /// # Errors
     ///
-    /// [`Error::OverLimit`].
+    /// [`Error::OverLimit`]: the filter has more than 1,024 values.
     pub fn validate(&self) -> Result<()> {
         match self.count() {
             count if count > MAX_VALUES => Err(Error::over("filter values", count, MAX_VALUES)),
@@ -66,13 +67,13 @@ impl Filter {
         }
     }
 
-    /// Returns whether it lets `event` through.
+    /// Returns whether the filter picks `event`.
     pub fn picks(&self, event: &EventRef<'_>) -> bool {
         let EventRef { event_type, key, .. } = event;
         self.picks_words(event_type, key) && self.picks_headers(|| event.headers())
     }
 
-    /// Returns whether it lets an event through that is not stored.
+    /// Returns whether the filter picks `event`, which is not stored.
     pub fn picks_new(&self, event: &NewEvent) -> bool {
         let headers = || event.headers.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         self.picks_words(&event.event_type, &event.key) && self.picks_headers(headers)
@@ -97,8 +98,10 @@ impl Filter {
 
 /// Returns whether `text` begins with one of `prefixes`.
 ///
-/// Of those that are not after `text`, the last one either is a prefix, or all prefixes of `text`
-/// are no longer than what both begin with. So there are a few looks, however many prefixes.
+/// Take the last of the prefixes that do not sort after `text`. Either `text` begins with it, or
+/// each prefix of `text` in the set is no longer than the beginning that the two have in common.
+/// The search goes on with this beginning, so it takes a few looks, however many prefixes there
+/// are.
 fn has_prefix_in(mut text: &str, prefixes: &BTreeSet<String>) -> bool {
     while let Some(last) =
         prefixes.range::<str, _>((Bound::Unbounded, Bound::Included(text))).next_back()
@@ -116,9 +119,9 @@ fn has_prefix_in(mut text: &str, prefixes: &BTreeSet<String>) -> bool {
 ///
 /// # Why
 ///
-/// A filter may have a thousand values, and there may be thousands of filters. So each is hashed by
-/// the reader that brings it, once, before the lock is held, and is dropped by the last reader that
-/// has it. In the map there is a hash and a pointer, of which thousands are gone through in
+/// A filter may have a thousand values, and there may be thousands of filters. So the reader that
+/// brings a filter hashes it once, before the lock is held, and the last reader that has it drops
+/// it. The map holds a hash and a pointer for each filter, so going through thousands takes
 /// microseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Filters {
@@ -129,12 +132,12 @@ pub(crate) struct Filters {
 #[derive(Debug, Default)]
 struct KnownFilters {
     filters: HashMap<u64, Weak<Filter>>,
-    /// The number of filters at which those that nobody holds are removed next.
+    /// The number of filters at which filters that no reader holds are removed next.
     sweep_at: usize,
 }
 
 impl Filters {
-    /// Returns the one that is equal to `filter`; `None` for one that lets everything through.
+    /// Returns the shared filter that is equal to `filter`; `None` if `filter` has no condition.
     ///
     /// # Errors
     ///
@@ -146,13 +149,14 @@ impl Filters {
         }
         let (hash, new) = (self.hasher.hash_one(&filter), Arc::new(filter));
         let shared = self.known.lock().unwrap_or_else(PoisonError::into_inner).share(hash, &new);
-        // Two that have the same hash by chance are held apart.
+        // Two different filters that have the same hash by chance are held apart.
         Ok(Some(if *shared == *new { shared } else { new }))
     }
 }
 
 impl KnownFilters {
-    /// Returns the filter with this hash that somebody has: from now on `new`, if nobody has one.
+    /// Returns the filter with this hash that some reader holds. If there is none, adds `new` and
+    /// returns it.
     fn share(&mut self, hash: u64, new: &Arc<Filter>) -> Arc<Filter> {
         if let Some(shared) = self.filters.get(&hash).and_then(Weak::upgrade) {
             return shared;
@@ -197,7 +201,7 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &filters.share(of("a")).unwrap().unwrap()));
         let gone = Arc::downgrade(&one);
         drop(one);
-        assert!(gone.upgrade().is_none(), "its values are gone with the last who has it");
+        assert!(gone.upgrade().is_none(), "the filter is dropped with its last reader");
         let keys = (0..=MAX_VALUES).map(|number| number.to_string()).collect();
         let error = filters.share(Filter { keys, ..Filter::default() }).unwrap_err().to_string();
         assert!(error.contains("filter values: 1025 is over the limit of 1024"), "{error}");

@@ -1,14 +1,14 @@
-//! What groups hold, as the log sees them: their bounds, what they must outlive, and what is held
-//! against the group itself and not against what is stored.
+//! Tests of groups as the log sees them: their bounds, their durability, and checks against the
+//! group itself instead of the stored events.
 
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use super::{answered, busy, change, name};
 use crate::broker::command::Change;
 use crate::broker::command::Merged;
 use crate::broker::command::Rewrite;
 use crate::broker::command::Work;
-use std::ops::Range;
-use std::sync::{Arc, Mutex};
-
-use super::tests::{answered, busy, change, name};
 use crate::broker::topic::entry::Topic;
 use crate::broker::{Broker, InOrder, OpenConfig, Publish};
 use crate::cursor::{Epoch, Position, Sequence};
@@ -20,17 +20,17 @@ use crate::log::{
 use crate::topic::TopicId;
 use crate::topic_config::TopicConfig;
 
-/// What a step of maintenance writes for one topic at the most, in bytes: what is ready when there
-/// is enough, and one block.
+/// The most bytes that a step of maintenance writes for one topic: the size from which a step is
+/// handed in, and one block.
 const MAX_REWRITTEN_BYTES: usize = (64 << 10) + MAX_BLOCK_BYTES;
 
-/// The largest block that events are merged into here.
+/// The largest block into which events are merged in these tests.
 const MAX_BLOCK_BYTES: usize = 64 << 10;
 
-/// What a group holds.
+/// The sizes of a group.
 #[derive(Debug, Clone)]
 struct Seen {
-    /// Of each block that others became: how many these were, and their parts.
+    /// For each merged block, the number of the blocks that it replaces, and of their parts.
     merged: Vec<(usize, usize)>,
     removed_parts: usize,
     written_parts: usize,
@@ -58,8 +58,8 @@ impl From<&Group> for Seen {
     }
 }
 
-/// A log in memory that remembers what its groups held, and refuses those that rewrite if it is
-/// told to.
+/// A log in memory that remembers the sizes of its groups, and can be told to refuse groups that
+/// rewrite.
 #[derive(Default)]
 struct WatchedLog {
     inner: MemoryLog,
@@ -127,12 +127,12 @@ fn keyed(key: &str, payload: Vec<u8>) -> Vec<NewEvent> {
 
 fn quiet_config() -> OpenConfig {
     let mut config = OpenConfig::default();
-    config.maintenance.interval_ms = 3_600_000; // When it is told to.
+    config.maintenance.interval_ms = 3_600_000; // Only when a test asks for it.
     config
 }
 
-/// Goal: no group removes, or rewrites, more than its bound, whatever there is to do: limits of
-/// many topics that are lowered, purges, and compaction of large events.
+/// Goal: no group removes or rewrites more than its bound, however much there is to do: lowered
+/// limits of many topics, purges, and compaction of large events.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_group_removes_or_rewrites_more_than_its_bound() {
     let log = Arc::new(WatchedLog::default());
@@ -149,7 +149,7 @@ async fn no_group_removes_or_rewrites_more_than_its_bound() {
     for topic in &topics {
         broker.set_topic(&name(topic), limited).await.unwrap();
     }
-    // One publish of each trims, and the next one removes.
+    // One publish to each topic trims, and the next one removes.
     for _ in 0..2 {
         let mut pending = Vec::new();
         for topic in &topics {
@@ -189,8 +189,8 @@ async fn no_group_removes_or_rewrites_more_than_its_bound() {
     assert!(removed > 24 * 290 && rewritten > 500_000, "{removed} parts, {rewritten} bytes");
 }
 
-/// Goal: a group outlives what the strictest of its topics asks for, in whatever order they come,
-/// and an answer never promises less than its own topic does.
+/// Goal: a group is as durable as the strictest of its topics asks for, in whatever order these
+/// come, and an answer never promises less than its own topic does.
 #[tokio::test]
 async fn a_group_is_as_durable_as_its_strictest_topic() {
     for topics in [["strict", "lax"], ["lax", "strict"]] {
@@ -199,7 +199,7 @@ async fn a_group_is_as_durable_as_its_strictest_topic() {
         let lax = TopicConfig { durability: Some(Durability::Process), ..TopicConfig::default() };
         broker.create_topic(&name("lax"), lax).await.unwrap();
         broker.publish(publish("strict", with_id("known"))).await.unwrap();
-        // One queue, handed in at once: a group of all, or of some, each as strict as it must be.
+        // All are queued at once: they are one group or several, each as durable as it must be.
         let mut pending = Vec::new();
         for _ in 0..50 {
             for topic in topics {
@@ -223,8 +223,8 @@ async fn a_group_is_as_durable_as_its_strictest_topic() {
     }
 }
 
-/// Goal: an answer for what is stored already is no weaker than its topic is, whatever else is in
-/// the group.
+/// Goal: an answer for events that are stored already promises no less than their topic does,
+/// whatever else is in the group.
 #[tokio::test]
 async fn a_repeated_publish_is_answered_with_what_its_topic_outlives() {
     let log = Arc::new(FaultyLog::default());
@@ -242,8 +242,8 @@ async fn a_repeated_publish_is_answered_with_what_its_topic_outlives() {
     broker.close().await;
 }
 
-/// Goal: a sequence that is expected is held against what is before it in the same group, is not
-/// asked of what is stored already, and what comes after a refusal in its order is not stored.
+/// Goal: an expected sequence is compared with the events before it in the same group; it is not
+/// checked for repeated events; and publishes after a refusal in the same order are not stored.
 #[tokio::test]
 async fn what_a_publish_expects_is_held_against_its_group() {
     let log = Arc::new(FaultyLog::default());
@@ -256,14 +256,14 @@ async fn what_a_publish_expects_is_held_against_its_group() {
     let plain = || vec![NewEvent::new("x")];
     let mut pending = Vec::new();
     for (publish, is_ordered) in [
-        (expecting(1, plain()), true),           // It is 2.
-        (expecting(1, plain()), false),          // Somebody was before it.
-        (expecting(2, plain()), true),           // It is 3.
-        (expecting(0, with_id("stored")), true), // Nothing to store.
+        (expecting(1, plain()), true),           // It gets 2.
+        (expecting(1, plain()), false),          // Another event came first.
+        (expecting(2, plain()), true),           // It gets 3.
+        (expecting(0, with_id("stored")), true), // It stores nothing.
         (expecting(9, plain()), true),           // Refused.
-        (publish("a", plain()), true),           // After it.
-        (publish("b", plain()), true),           // So is this.
-        (expecting(3, plain()), false),          // It is 4.
+        (publish("a", plain()), true),           // After the refused one.
+        (publish("b", plain()), true),           // Also after it.
+        (expecting(3, plain()), false),          // It gets 4.
     ] {
         let order = if is_ordered { &order } else { &others };
         pending.push(broker.submit_in_order(publish, order).await.unwrap());
@@ -285,7 +285,8 @@ async fn what_a_publish_expects_is_held_against_its_group() {
     broker.close().await;
 }
 
-/// Goal: the bounds on topics hold within one commit of many changes, and of many publishes.
+/// Goal: the bounds on the number of topics hold within one commit of many changes, and of many
+/// publishes.
 #[tokio::test]
 async fn no_more_topics_come_to_exist_in_one_commit_than_may_be() {
     let mut config = OpenConfig::default();
@@ -294,7 +295,7 @@ async fn no_more_topics_come_to_exist_in_one_commit_than_may_be() {
     let log = Arc::new(FaultyLog::default());
     let broker = Broker::with_log(log.clone(), &config).unwrap();
     let is_refused = |outcome: Result<()>| matches!(outcome, Err(Error::OverLimit { .. }));
-    let (held, first) = busy(&log, &broker).await; // It makes one topic.
+    let (held, first) = busy(&log, &broker).await; // It creates one topic.
     let mut created = Vec::new();
     for topic in ["a", "b", "c"] {
         created.push(change(&broker, topic, Change::Create(TopicConfig::default())).await);
@@ -323,7 +324,7 @@ fn topic_of(broker: &Broker) -> Arc<Topic> {
     Arc::clone(&broker.0.topics.existing(&name("a")).unwrap())
 }
 
-/// Returns a rewriting of the one block of a topic that drops a deletion.
+/// Returns a rewrite of a topic's only block that drops a deletion.
 fn burying(broker: &Broker) -> Rewrite {
     let topic = topic_of(broker);
     let id = topic.state().id.unwrap();
@@ -337,8 +338,8 @@ fn burying(broker: &Broker) -> Rewrite {
     }
 }
 
-/// Goal: no deletion is dropped while somebody reads what was there before it, though it was not
-/// known to maintenance when it looked; and one that could not be dropped is not told as dropped.
+/// Goal: no deletion is dropped while somebody reads the events before it, even if the read began
+/// after maintenance had looked. A deletion that could not be dropped is not told as dropped.
 #[tokio::test]
 async fn a_deletion_is_dropped_only_where_nobody_needs_it_and_told_only_when_it_is() {
     let log = Arc::new(WatchedLog::default());
@@ -363,13 +364,13 @@ async fn a_deletion_is_dropped_only_where_nobody_needs_it_and_told_only_when_it_
     broker.close().await;
 }
 
-/// Goal: what becomes one block has its bounds, in blocks and in bytes, also where next to nothing
-/// is left of it.
+/// Goal: blocks that become one are bounded, in number and in bytes, also if almost no event of
+/// them is left.
 #[tokio::test]
 async fn what_is_merged_into_one_block_has_its_bounds() {
     const MAX_RUN_BLOCKS: usize = 64;
     const MAX_RUN_PARTS: usize = (1 << 20) / (8 << 10);
-    // Of 40 KB each, of which a block is small and takes little room: 25 are less than 1 MiB.
+    // Blocks of 40 KB: 26 reach 1 MiB, though almost nothing is left of them.
     for (payload_bytes, blocks) in [(10, MAX_RUN_BLOCKS), (40_000, 26)] {
         let log = Arc::new(WatchedLog::default());
         let broker = Broker::with_log(log.clone(), &quiet_config()).unwrap();
@@ -387,7 +388,7 @@ async fn what_is_merged_into_one_block_has_its_bounds() {
         assert!((blocks - 2..=blocks).contains(&most), "{most} blocks became one, {left:?}");
         for (blocks, parts) in merged() {
             assert!(*blocks <= MAX_RUN_BLOCKS, "{blocks} blocks became one");
-            // The last part of each block is not full.
+            // The last part of each block may not be full.
             assert!(*parts <= MAX_RUN_PARTS + blocks, "{parts} parts became one block");
         }
     }

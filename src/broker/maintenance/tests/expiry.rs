@@ -1,8 +1,9 @@
-//! What maintenance does by itself about values that expire, and what it knows after a restart.
+//! Tests of values that expire, which maintenance drops by itself, and of its progress after a
+//! restart.
 
 use std::sync::atomic::Ordering;
 
-use super::tests::{CLOCK, ONE_AT_A_TIME, clock, publish_one, restless, until};
+use super::{CLOCK, ONE_AT_A_TIME, clock, publish_one, restless, until};
 use crate::broker::topic::upkeep::ROLL_UP_BLOCKS;
 use crate::broker::*;
 use crate::cursor::StartPoint;
@@ -23,7 +24,7 @@ fn extent(broker: &Broker, name: &TopicName) -> Extent {
     broker.topic(name).unwrap().extent
 }
 
-/// What a reader gets from the first event on: keys and payloads.
+/// Reads a topic from the first event on. Returns keys and payloads.
 async fn read(broker: &Broker, name: &TopicName) -> Vec<(String, Vec<u8>)> {
     let mut reader = broker.subscribe(name, StartPoint::Earliest, OnGap::Fail).await.unwrap();
     let mut seen = Vec::new();
@@ -35,10 +36,10 @@ async fn read(broker: &Broker, name: &TopicName) -> Vec<(String, Vec<u8>)> {
     seen
 }
 
-/// Goal: the moment a value expires, those before it go, and then it does, by itself; and at no
-/// time does a reader end with the one before it.
-/// Method: one, or several events of a key are kept; few events, so that nothing else makes a
-/// compaction worth it; the events have ids or not, for which they are held back.
+/// Goal: when a value expires, maintenance drops the values of its key before it, and then the
+/// value, without being asked. At no time does a reader end with an earlier value.
+/// Method: topics keep one event of a key, or several; the events have ids, which hold them back,
+/// or none. There are few events, so that nothing else makes a compaction worth it.
 #[tokio::test]
 async fn a_value_that_expires_goes_with_those_before_it_by_itself() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -53,7 +54,7 @@ async fn a_value_that_expires_goes_with_those_before_it_by_itself() {
             publish_one(&broker, &name, event).await;
         }
         let topic = broker.0.topics.existing(&name).unwrap();
-        until("it is looked at", || !topic.upkeep.rewriting.is_due(clock())).await;
+        until("the topic is looked at", || !topic.upkeep.rewriting.is_due(clock())).await;
         let event = |key: &str, payload: &str| (key.to_owned(), payload.as_bytes().to_vec());
         let (old, last) = (event("k", "old"), event("z", "last"));
         assert_eq!(read(&broker, &name).await, [old.clone(), event("k", "new"), last.clone()]);
@@ -69,7 +70,7 @@ async fn a_value_that_expires_goes_with_those_before_it_by_itself() {
     }
 }
 
-/// Goal: in a topic that is not compacted an expired value was never there: it buries nothing.
+/// Goal: in a topic that is not compacted, an expired value does not delete its key.
 #[tokio::test]
 async fn a_value_that_expires_buries_nothing_where_nothing_is_compacted() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -86,37 +87,39 @@ async fn a_value_that_expires_buries_nothing_where_nothing_is_compacted() {
     assert_eq!(read(&broker, &name).await[0].1, b"old");
 }
 
-/// Goal: an event that expires goes when it does, though meanwhile the blocks after it were rolled
-/// up by looks at these alone.
+/// Goal: an event goes when it expires, though passes that began after it have rolled up the later
+/// blocks meanwhile.
 #[tokio::test]
 async fn an_event_expires_though_what_comes_after_it_was_looked_at_without_it() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let broker = restless(Arc::new(MemoryLog::default()), TopicConfig::default());
     let name: TopicName = "a".parse().unwrap();
     broker.create_topic(&name, TopicConfig::default()).await.unwrap();
-    // Large beside the others: so it is worth it to write these again without it.
+    // It is large beside the others, so it is worth writing these again without it.
     let large = NewEvent::new("x".repeat(3_000));
     let mut first = Some(NewEvent { ttl_ms: Some(TTL_MS), ..large });
     for round in 0..3 {
         let before = extent(&broker, &name).rewritten;
-        // No more than it takes, and the large one: where more comes meanwhile, it may expire too.
+        // Just enough for a roll-up, besides the large one: with more events meanwhile,
+        // `may_expire` would be set for them.
         let large = usize::from(first.is_some());
         for _ in 0..ROLL_UP_BLOCKS as usize + large {
             let event = first.take().unwrap_or_else(|| NewEvent::new("x"));
             publish_one(&broker, &name, event).await;
         }
-        until("it is rolled up", || extent(&broker, &name).rewritten > before).await;
+        until("the blocks are rolled up", || extent(&broker, &name).rewritten > before).await;
         assert!(extent(&broker, &name).may_expire, "round {round}");
     }
     let kept = extent(&broker, &name).events() - 1;
     CLOCK.fetch_add(TTL_MS + 60_000, Ordering::SeqCst);
-    until("it goes", || extent(&broker, &name).events() == kept).await;
+    until("the event goes", || extent(&broker, &name).events() == kept).await;
     assert_eq!(read(&broker, &name).await.len() as u64, kept);
 }
 
-/// Goal: how far compaction has come outlives a restart: what it has looked at is not read again.
-/// Method: as many events as make a compaction worth it, were they not looked at; the log counts
-/// its reads. With other settings all of it is looked at anew.
+/// Goal: the progress of compaction outlives a restart: events that were looked at are not read
+/// again. With other settings, all are looked at anew.
+/// Method: the topic has so many events that a compaction would be worth it without that progress;
+/// the log counts its reads.
 #[tokio::test]
 async fn what_was_compacted_before_a_restart_is_not_read_again() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -137,11 +140,11 @@ async fn what_was_compacted_before_a_restart_is_not_read_again() {
     assert_eq!(extent(&broker, &name), before);
     let topic = broker.0.topics.existing(&name).unwrap();
     for _ in 0..3 {
-        until("it is looked at", || !topic.upkeep.rewriting.is_due(clock())).await;
+        until("the topic is looked at", || !topic.upkeep.rewriting.is_due(clock())).await;
         publish_one(&broker, &name, keyed("0", "y")).await;
     }
-    until("it is looked at", || !topic.upkeep.rewriting.is_due(clock())).await;
-    assert_eq!(log.reads(), reads, "what is compacted is read again");
+    until("the topic is looked at", || !topic.upkeep.rewriting.is_due(clock())).await;
+    assert_eq!(log.reads(), reads, "compacted events are read again");
     let totals = broker.maintenance_totals();
     assert_eq!(totals.compacted.events, 0);
     broker.close().await;
@@ -149,6 +152,6 @@ async fn what_was_compacted_before_a_restart_is_not_read_again() {
 
     let broker = restless(log.clone(), compacted(Some(2)));
     let topic = broker.0.topics.existing(&name).unwrap();
-    until("all is looked at", || topic.state().extent.compacted.kept == 2).await;
+    until("all events are looked at", || topic.state().extent.compacted.kept == 2).await;
     assert!(log.reads() > reads);
 }
