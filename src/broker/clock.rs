@@ -73,7 +73,7 @@ impl Clock {
         let (found_ms, held_ms) = (offset(wall, steady_ms), self.offset_ms.load(Ordering::Relaxed));
         if found_ms.abs_diff(held_ms) <= TOLERANCE_MS {
             if found_ms != held_ms {
-                self.offset_ms.store(found_ms, Ordering::Relaxed); // It drifts, or is slewed.
+                self.offset_ms.store(found_ms, Ordering::Relaxed); // Drift, or a slewed clock.
             }
             if self.is_doubted.swap(false, Ordering::Relaxed) {
                 *self.doubt() = None;

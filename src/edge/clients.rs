@@ -1,7 +1,7 @@
 //! The connected clients: how many there may be, and which topics each follows.
 //!
-//! Who is admitted, what an address may hold, and who is listed are one table under one lock, so
-//! that admission is here and not with the sockets.
+//! Admission, the share of memory of an address and the list of connections are one table under one
+//! lock. So admission is here and not with the sockets.
 //!
 //! A server puts a [`Peer`] into the extensions of its requests. A host that mounts the routes in a
 //! server of its own sets none; nothing is listed then.

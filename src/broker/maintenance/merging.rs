@@ -84,7 +84,7 @@ struct Pass {
     run: MergeRun,
     /// Whether an event that was kept may go later because of its age.
     may_expire: bool,
-    /// How far the topic is compacted when the pass is done, and the time at which the next event
+    /// The progress of compaction when the pass is done, and the time at which the next event
     /// goes.
     compacted: Compacted,
     ready: ReadyBlocks,

@@ -130,7 +130,7 @@ impl Committer {
                 self.quiet.remove(&id);
                 self.forget_purged_ids(&before, id, &state.extent);
             }
-            topic.upkeep.touch(); // What is over a new limit, or deleted, goes soon.
+            topic.upkeep.touch(); // Events over a new limit go soon.
         }
         // The number is raised last: a reader that knows of a drop sees all that went with it.
         self.drops.fetch_max(newest_drop.unwrap_or(0), Ordering::Release);

@@ -155,7 +155,7 @@ impl Cleaner {
             mark: mark.clone(),
             committed_bytes: AtomicU64::new(0),
             seen_bytes: AtomicU64::new(0), // Work from before the start shows at the first write.
-            has_removed: AtomicBool::new(true), // It may have been before.
+            has_removed: AtomicBool::new(true), // Before the start, maybe.
             is_unsynced: AtomicBool::new(false),
             pressed_bytes: AtomicU64::new(0),
             is_pressed: AtomicBool::new(false),

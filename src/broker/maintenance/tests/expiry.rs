@@ -95,7 +95,7 @@ async fn an_event_expires_though_what_comes_after_it_was_looked_at_without_it() 
     let broker = restless(Arc::new(MemoryLog::default()), TopicConfig::default());
     let name: TopicName = "a".parse().unwrap();
     broker.create_topic(&name, TopicConfig::default()).await.unwrap();
-    // It is large beside the others, so it is worth writing these again without it.
+    // The event is large beside the others, so these are worth a rewrite without it.
     let large = NewEvent::new("x".repeat(3_000));
     let mut first = Some(NewEvent { ttl_ms: Some(TTL_MS), ..large });
     for round in 0..3 {

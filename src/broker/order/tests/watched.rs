@@ -256,14 +256,14 @@ async fn what_a_publish_expects_is_held_against_its_group() {
     let plain = || vec![NewEvent::new("x")];
     let mut pending = Vec::new();
     for (publish, is_ordered) in [
-        (expecting(1, plain()), true),           // It gets 2.
+        (expecting(1, plain()), true),           // Gets sequence 2.
         (expecting(1, plain()), false),          // Another event came first.
-        (expecting(2, plain()), true),           // It gets 3.
-        (expecting(0, with_id("stored")), true), // It stores nothing.
+        (expecting(2, plain()), true),           // Gets sequence 3.
+        (expecting(0, with_id("stored")), true), // Stores nothing.
         (expecting(9, plain()), true),           // Refused.
         (publish("a", plain()), true),           // After the refused one.
         (publish("b", plain()), true),           // Also after it.
-        (expecting(3, plain()), false),          // It gets 4.
+        (expecting(3, plain()), false),          // Gets sequence 4.
     ] {
         let order = if is_ordered { &order } else { &others };
         pending.push(broker.submit_in_order(publish, order).await.unwrap());
@@ -295,7 +295,7 @@ async fn no_more_topics_come_to_exist_in_one_commit_than_may_be() {
     let log = Arc::new(FaultyLog::default());
     let broker = Broker::with_log(log.clone(), &config).unwrap();
     let is_refused = |outcome: Result<()>| matches!(outcome, Err(Error::OverLimit { .. }));
-    let (held, first) = busy(&log, &broker).await; // It creates one topic.
+    let (held, first) = busy(&log, &broker).await; // The publish creates one topic.
     let mut created = Vec::new();
     for topic in ["a", "b", "c"] {
         created.push(change(&broker, topic, Change::Create(TopicConfig::default())).await);
