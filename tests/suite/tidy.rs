@@ -226,6 +226,46 @@ fn the_protos_are_documented_and_named_by_the_common_style() {
     }
 }
 
+/// Returns the names of all tests of a folder of sources, as `cargo test` prints them.
+fn tests_below(folder: &str) -> Vec<String> {
+    let folder = root().join(folder);
+    let names = sources(&folder).into_iter().flat_map(|file| {
+        let text = fs::read_to_string(&file).unwrap();
+        let path = file.strip_prefix(&folder).unwrap().with_extension("");
+        let mut module: Vec<String> =
+            path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        module.retain(|part| part != "mod" && part != "main");
+        let inner = if text.contains("\nmod tests {") { "tests::" } else { "" };
+        let mut is_test = false;
+        let names = text.lines().map(str::trim).filter_map(|line| {
+            is_test |= line == "#[test]" || line.starts_with("#[tokio::test");
+            let function = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?;
+            std::mem::take(&mut is_test).then(|| function.split('(').next().unwrap_or_default())
+        });
+        let module = module.join("::");
+        names.map(|name| format!("{module}::{inner}{name}")).collect::<Vec<_>>()
+    });
+    names.collect()
+}
+
+/// Goal: each break of the product names a test that exists, so that something can turn red.
+#[test]
+fn every_break_of_the_product_names_a_test() {
+    let (unit, suite) = (tests_below("src"), tests_below("tests/suite"));
+    let breaks = fs::read_dir(root().join("tests/mutations")).unwrap();
+    let mut count = 0;
+    for path in breaks.map(|entry| entry.unwrap().path()) {
+        let text = fs::read_to_string(&path).unwrap();
+        let command = text.lines().next().unwrap_or_default();
+        let filter = command.split(' ').next_back().unwrap_or_default();
+        let tests = if command.contains("--lib ") { &unit } else { &suite };
+        let is_named = tests.iter().any(|name| name.contains(filter));
+        assert!(!filter.is_empty() && is_named, "{}: no test is {filter:?}", path.display());
+        count += 1;
+    }
+    assert!(count > 100, "the breaks were not found");
+}
+
 /// Goal: also in release builds, an overflow from clients' numbers panics instead of wrapping.
 #[test]
 fn releases_check_their_sums() {

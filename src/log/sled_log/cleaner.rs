@@ -418,12 +418,41 @@ mod tests {
         used_segments(database).count() as u64 * SEGMENT_BYTES as u64
     }
 
+    /// Opens a database, and its file once more for the thread.
+    fn open(directory: &Path) -> (sled::Db, File) {
+        let database = engine::open(directory, 1 << 20).unwrap();
+        let file = File::options().write(true).open(directory.join("db")).unwrap();
+        (database, file)
+    }
+
+    /// Starts the thread for the database in `directory`; the reserve and the mark are in `beside`.
+    fn start(
+        (database, directory): (&sled::Db, &Path),
+        file: &File,
+        beside: &Path,
+        failed: &Arc<WriteFailure>,
+    ) -> Cleaner {
+        let space = Arc::new(Space::open(beside, 0).unwrap());
+        let mark = Arc::new(Mark::open(beside).unwrap());
+        Cleaner::start((database, directory), (file, &mark), &space, failed).unwrap()
+    }
+
+    /// Waits until the thread has nothing to do, and returns what it shares.
+    fn rested(cleaner: &Cleaner) -> Arc<CleanerState> {
+        let (shared, until) = (cleaner.shared.clone(), Instant::now() + Duration::from_secs(60));
+        while shared.is_busy.load(Ordering::Acquire) || shared.is_worth_it() {
+            assert!(Instant::now() < until, "the thread does not come to rest");
+            std::thread::sleep(INTERVAL);
+        }
+        shared
+    }
+
     /// Goal: the space of removed entries comes back without any further write.
     /// Method: a third of the pages of each segment stays; sled alone does not move these.
     #[test]
     fn segments_that_are_mostly_superseded_are_given_back_while_nothing_is_written() {
         let directory = tempfile::tempdir().unwrap();
-        let database = engine::open(directory.path(), 1 << 20).unwrap();
+        let (database, file) = open(directory.path());
         let tree = database.open_tree("events").unwrap();
         for key in 0..KEYS {
             tree.insert(key.to_be_bytes(), vec![key as u8; VALUE_BYTES]).unwrap();
@@ -431,12 +460,8 @@ mod tests {
         database.flush().unwrap();
         let full = used(&database);
         assert!(full >= u64::from(KEYS) * VALUE_BYTES as u64);
-        let file = File::options().write(true).open(directory.path().join("db")).unwrap();
         let failed = Arc::<WriteFailure>::default();
-        let space = Arc::new(Space::open(directory.path(), 0).unwrap());
-        let mark = Arc::new(Mark::open(directory.path()).unwrap());
-        let cleaner =
-            Cleaner::start((&database, directory.path()), (&file, &mark), &space, &failed).unwrap();
+        let cleaner = start((&database, directory.path()), &file, directory.path(), &failed);
         let is_kept = |key: u32| key % 192 < 64;
         for key in (0..KEYS).filter(|key| !is_kept(*key)) {
             let before = written_bytes(&database);
@@ -468,9 +493,8 @@ mod tests {
     #[test]
     fn what_was_moved_outlives_a_loss_of_power_once_its_old_place_is_written_over() {
         let Some(disk) = Forgetful::mount() else { return };
-        let database = engine::open(disk.path(), 1 << 20).unwrap();
+        let (database, file) = open(disk.path());
         let tree = database.open_tree("events").unwrap();
-        let file = File::options().write(true).open(disk.path().join("db")).unwrap();
         let is_kept = |key: u32| key % 192 < 64;
         let sync = || {
             database.flush().unwrap();
@@ -481,23 +505,15 @@ mod tests {
         }
         sync();
         let (failed, elsewhere) = (Arc::<WriteFailure>::default(), tempfile::tempdir().unwrap());
-        let space = Arc::new(Space::open(elsewhere.path(), 0).unwrap());
-        let mark = Arc::new(Mark::open(elsewhere.path()).unwrap());
         let before = written_bytes(&database);
         for key in (0..KEYS).filter(|key| !is_kept(*key)) {
             tree.remove(key.to_be_bytes()).unwrap();
         }
         sync();
         let removed_bytes = written_bytes(&database);
-        let mut cleaner =
-            Cleaner::start((&database, disk.path()), (&file, &mark), &space, &failed).unwrap();
+        let mut cleaner = start((&database, disk.path()), &file, elsewhere.path(), &failed);
         cleaner.wrote(WrittenGroup { before_bytes: before, is_synced: true, has_removed: true });
-        let until = Instant::now() + Duration::from_secs(60);
-        let shared = cleaner.shared.clone();
-        while shared.is_busy.load(Ordering::Acquire) || shared.is_worth_it() {
-            assert!(Instant::now() < until, "the thread does not come to rest");
-            std::thread::sleep(INTERVAL);
-        }
+        rested(&cleaner);
         cleaner.stop();
         let moved_bytes = written_bytes(&database) - removed_bytes;
         // The number depends on sled's placement of pages. This is enough for old places to be
@@ -529,17 +545,13 @@ mod tests {
     #[test]
     fn a_failure_of_the_thread_ends_writing_and_is_told_within_a_second() {
         let directory = tempfile::tempdir().unwrap();
-        let database = engine::open(directory.path(), 1 << 20).unwrap();
+        let (database, _) = open(directory.path());
         let (_reader, writer) = io::pipe().unwrap();
         let failed = Arc::<WriteFailure>::default();
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         failed.tell(Box::new(move |cause| tell.send(cause.to_string()).unwrap()));
-        let space = Arc::new(Space::open(directory.path(), 0).unwrap());
-        let mark = Arc::new(Mark::open(directory.path()).unwrap());
         let unsyncable = File::from(std::os::fd::OwnedFd::from(writer));
-        let cleaner =
-            Cleaner::start((&database, directory.path()), (&unsyncable, &mark), &space, &failed)
-                .unwrap();
+        let cleaner = start((&database, directory.path()), &unsyncable, directory.path(), &failed);
         failed.check().unwrap();
         let committed = Instant::now();
         let before_bytes = written_bytes(&database);
@@ -559,13 +571,9 @@ mod tests {
     #[test]
     fn a_panic_of_the_thread_ends_writing_and_is_told() {
         let directory = tempfile::tempdir().unwrap();
-        let database = engine::open(directory.path(), 1 << 20).unwrap();
-        let file = File::options().write(true).open(directory.path().join("db")).unwrap();
+        let (database, file) = open(directory.path());
         let failed = Arc::<WriteFailure>::default();
-        let space = Arc::new(Space::open(directory.path(), 0).unwrap());
-        let mark = Arc::new(Mark::open(directory.path()).unwrap());
-        let mut cleaner =
-            Cleaner::start((&database, directory.path()), (&file, &mark), &space, &failed).unwrap();
+        let mut cleaner = start((&database, directory.path()), &file, directory.path(), &failed);
         cleaner.stop();
         failed.check().unwrap();
         cleaner.shared.run_to_the_end(|_| panic!("injected"));
@@ -578,13 +586,9 @@ mod tests {
     #[test]
     fn with_nothing_to_move_it_rests() {
         let directory = tempfile::tempdir().unwrap();
-        let database = engine::open(directory.path(), 1 << 20).unwrap();
-        let file = File::options().write(true).open(directory.path().join("db")).unwrap();
+        let (database, file) = open(directory.path());
         let failed = Arc::<WriteFailure>::default();
-        let space = Arc::new(Space::open(directory.path(), 0).unwrap());
-        let mark = Arc::new(Mark::open(directory.path()).unwrap());
-        let mut cleaner =
-            Cleaner::start((&database, directory.path()), (&file, &mark), &space, &failed).unwrap();
+        let mut cleaner = start((&database, directory.path()), &file, directory.path(), &failed);
         let before = written_bytes(&database);
         let tree = database.open_tree("events").unwrap();
         for key in 0..100_u32 {
@@ -592,12 +596,7 @@ mod tests {
         }
         database.flush().unwrap();
         cleaner.wrote(WrittenGroup { before_bytes: before, is_synced: false, has_removed: false });
-        let until = Instant::now() + Duration::from_secs(30);
-        let shared = cleaner.shared.clone();
-        while shared.is_busy.load(Ordering::Acquire) || shared.is_worth_it() {
-            assert!(Instant::now() < until, "the thread does not come to rest");
-            std::thread::sleep(INTERVAL);
-        }
+        let shared = rested(&cleaner);
         assert!(!shared.is_unsynced.load(Ordering::Acquire));
         cleaner.stop();
         assert!(!shared.is_busy.load(Ordering::Acquire));
