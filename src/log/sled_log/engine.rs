@@ -91,3 +91,15 @@ pub(super) fn unreadable(error: sled::Error) -> Error {
         other => Error::ReadFailed(Arc::new(other)),
     }
 }
+
+/// Returns a database with a few segments of entries, and its file for reading and writing.
+#[cfg(test)]
+pub(super) fn filled(directory: &Path) -> (sled::Db, std::fs::File) {
+    let database = open(directory, 4 << 20).unwrap();
+    for key in 0..4_000_u32 {
+        database.insert(key.to_be_bytes(), vec![1; 4_096]).unwrap();
+    }
+    database.flush().unwrap();
+    let options = std::fs::File::options().read(true).write(true).clone();
+    (database, options.open(directory.join("db")).unwrap())
+}

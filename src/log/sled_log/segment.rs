@@ -259,13 +259,7 @@ mod tests {
     #[test]
     fn a_byte_that_changed_is_found() {
         let directory = tempfile::tempdir().unwrap();
-        let database = engine::open(directory.path(), 4 << 20).unwrap();
-        for key in 0..4_000_u32 {
-            database.insert(key.to_be_bytes(), vec![1; 4_096]).unwrap();
-        }
-        database.flush().unwrap();
-        let path = directory.path().join("db");
-        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let (_database, file) = engine::filled(directory.path());
         let mut reader = SegmentReader::new();
         let entries: Vec<_> = reader.read(&file, 0, 0).unwrap().map(Result::unwrap).collect();
         let entry = &entries[entries.len() / 2];

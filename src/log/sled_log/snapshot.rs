@@ -501,13 +501,7 @@ mod tests {
     #[test]
     fn of_a_segment_that_is_damaged_no_snapshot_is_made() {
         let directory = tempfile::tempdir().unwrap();
-        let database = engine::open(directory.path(), 4 << 20).unwrap();
-        for key in 0..4_000_u32 {
-            database.insert(key.to_be_bytes(), vec![1; 4_096]).unwrap();
-        }
-        database.flush().unwrap();
-        let path = directory.path().join("db");
-        let file = File::options().read(true).write(true).open(path).unwrap();
+        let (database, file) = engine::filled(directory.path());
         let mut reader = segment::SegmentReader::new();
         let entry = reader.read(&file, 0, 0).unwrap().nth(100).unwrap().unwrap();
         let mut byte = [0];
