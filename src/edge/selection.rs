@@ -40,6 +40,15 @@ impl TopicSelection {
         patterns.collect::<Result<_>>().map(Self::Many)
     }
 
+    /// Returns the reaction of a page to a gap, if its reader does not say.
+    pub(super) fn page_on_gap(&self) -> OnGap {
+        match self {
+            Self::One(_) => OnGap::Fail,
+            // A gap in one topic is no reason to withhold the events of the others.
+            Self::Many(_) => OnGap::Resume,
+        }
+    }
+
     /// Returns how many topics are named. A member is present in each of them.
     fn count_names(&self) -> usize {
         match self {

@@ -203,11 +203,7 @@ pub(in crate::edge) fn page_request(
         before: request.before.map(Sequence::new),
         limit,
         wait: Duration::from_millis(request.wait_ms.into()),
-        on_gap: on_gap(request.on_gap)?.unwrap_or(match topics {
-            TopicSelection::One(_) => OnGap::Fail,
-            // A gap in one topic is no reason to withhold the events of the others.
-            TopicSelection::Many(_) => OnGap::Resume,
-        }),
+        on_gap: on_gap(request.on_gap)?.unwrap_or(topics.page_on_gap()),
         filter: filter(request.filter),
     })
 }

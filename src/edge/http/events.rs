@@ -18,7 +18,7 @@ use super::query::Query;
 use super::request::{Edge, PathResult, topic};
 use super::tag::{self, Tag};
 use crate::broker::PageRequest;
-use crate::cursor::{OnGap, Sequence, StartPoint};
+use crate::cursor::{Sequence, StartPoint};
 use crate::edge::clients::{Peer, share};
 use crate::edge::effort::Effort;
 use crate::edge::following::Following;
@@ -137,11 +137,7 @@ impl Edge {
             before,
             limit: limit as usize,
             wait,
-            on_gap: on_gap.unwrap_or(match topics {
-                TopicSelection::One(_) => OnGap::Fail,
-                // A gap in one topic is no reason to withhold the events of the others.
-                TopicSelection::Many(_) => OnGap::Resume,
-            }),
+            on_gap: on_gap.unwrap_or(topics.page_on_gap()),
             filter,
         };
         let (reader, held) = selection::page(topics, request, &self.broker, &share).await?;
