@@ -31,14 +31,12 @@ use tracing::warn;
 
 use self::setting::Setting;
 use crate::broker::{
-    BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
-    TopicDefaults, all_within,
+    Broker, BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
+    TopicDefaults,
 };
-use crate::edge::FollowConfig;
-use crate::edge::budget::ALONE;
-use crate::edge::{self, AccessConfig, RatesConfig};
+use crate::edge::{AccessConfig, FollowConfig, RatesConfig};
 use crate::error::{Error, Result};
-use crate::server::ServerConfig;
+use crate::server::{Server, ServerBuilder, ServerConfig};
 
 /// The prefix of every environment variable: `LEFTOFF_DATA_DIR`, and
 /// `LEFTOFF_BROKER__MAX_QUEUE_BYTES` for `max_queue_bytes` in `[broker]`.
@@ -147,11 +145,17 @@ impl Config {
         self.access.validate()?;
         self.rates.validate()?;
         self.follow.validate()?;
-        self.server.validate()?;
-        // One request of the largest size must fit, or such a request is never accepted.
-        let least_bytes = ALONE * edge::bounds::max_request_bytes(&self.limits);
-        let max_client_bytes = self.server.max_client_bytes;
-        all_within(&[("server.max_client_bytes", max_client_bytes, least_bytes, 1 << 40)])
+        self.server.validate(&self.limits)
+    }
+
+    /// Returns the builder of a server of `broker`, with the settings of this configuration. A host
+    /// adds its own parts to it.
+    pub fn server_of(&self, broker: Broker) -> ServerBuilder {
+        Server::builder(broker)
+            .config(self.server.clone())
+            .access(self.access.clone())
+            .rates(self.rates.clone())
+            .follow(self.follow.clone())
     }
 
     /// Returns the settings with which a broker is opened.

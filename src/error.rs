@@ -183,8 +183,8 @@ pub enum Error {
     /// The server cannot listen on the address. Free the address, or name another one.
     #[error("cannot listen on {address}: {problem}")]
     Listen {
-        /// The address.
-        address: std::net::SocketAddr,
+        /// The address, or the path of a Unix socket.
+        address: String,
         /// Why the server cannot listen on it.
         problem: String,
     },
@@ -249,6 +249,11 @@ impl Error {
     pub fn over(name: impl Into<String>, value: usize, limit: usize) -> Self {
         let name = cut(name, MAX_FIELD_BYTES);
         Self::OverLimit { name, value: value as u64, limit: limit as u64 }
+    }
+
+    /// Returns an [`Error::Listen`].
+    pub(crate) fn listen(address: impl std::fmt::Display, error: std::io::Error) -> Self {
+        Self::Listen { address: address.to_string(), problem: error.to_string() }
     }
 
     /// Whether a failed publish may have been stored all the same.

@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use leftoff::Broker;
 use leftoff::config::Config;
-use leftoff::server::Server;
-use leftoff::server::Shutdown;
+use leftoff::server::{Protocols, Server, Shutdown};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -87,8 +86,7 @@ impl Serve {
         let (directory, open_config) = (config.data_dir.clone(), config.open_config());
         let opened = tokio::task::spawn_blocking(move || Broker::open(directory, &open_config));
         let broker = opened.await.map_err(std::io::Error::other)??;
-        let (listen, follow) = (config.server.clone(), config.follow.clone());
-        let server = Server::bind(broker, listen, &config.access, &config.rates, follow).await?;
+        let server = config.server_of(broker).bind().await?;
         if let Err(error) = greeting(&server, &config).and_then(print) {
             warn!(%error, "cannot print the greeting"); // The broker serves all the same.
         }
@@ -99,7 +97,8 @@ impl Serve {
 
 /// Returns the greeting: the addresses of the server, and commands to try next.
 fn greeting(server: &Server, config: &Config) -> io::Result<String> {
-    let (http, grpc) = (server.http_address()?, server.grpc_address()?);
+    let address = |protocol| server.address(protocol).ok_or(io::ErrorKind::AddrNotAvailable);
+    let (http, grpc) = (address(Protocols::Http)?, address(Protocols::Grpc)?);
     let events = format!("http://{http}/v1/topics/hello/events");
     let (version, directory) = (env!("CARGO_PKG_VERSION"), config.data_dir.display());
     Ok(format!(

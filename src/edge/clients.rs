@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -19,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::budget::{AddressShare, Budget, Share};
 use super::intake::Intake;
+use super::peer_address::PeerAddress;
 use super::rates::{Caller, CallerRates, Rate, Rates};
 use crate::broker::{Broker, Reader};
 use crate::edge::upgrades::Upgrades;
@@ -59,7 +59,7 @@ struct OfCaller {
 #[derive(Debug)]
 pub(crate) struct Client {
     id: u64,
-    address: SocketAddr,
+    address: PeerAddress,
     /// The rates of the client's caller.
     rates: CallerRates,
     share: Share,
@@ -131,6 +131,11 @@ impl Peer {
         Self { client: client.clone(), clients: clients.clone(), upgrades, intake }
     }
 
+    /// Returns the address of the client.
+    pub(crate) fn address(&self) -> PeerAddress {
+        self.client.address
+    }
+
     /// Returns the rates of the caller.
     pub(super) fn rates(&self) -> &CallerRates {
         &self.client.rates
@@ -181,7 +186,7 @@ impl Clients {
     /// Admits a client, if the limits leave room and the rates of the listener allow it.
     pub(crate) fn admit(
         self: &Arc<Self>,
-        address: SocketAddr,
+        address: PeerAddress,
         rates: Option<&Arc<Rates>>,
     ) -> Result<Admitted, Denied> {
         let caller = Caller::at(address.ip());
@@ -328,6 +333,8 @@ impl Drop for ListEntry {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
@@ -335,7 +342,7 @@ mod tests {
         let limits =
             ClientLimits { connections: 3, connections_per_address: 2, max_bytes: 1 << 20 };
         let clients = Clients::new(limits);
-        let from = |ip: [u8; 4], port| SocketAddr::from((ip, port));
+        let from = |ip: [u8; 4], port| PeerAddress::from(SocketAddr::from((ip, port)));
         let one = clients.admit(from([10, 0, 0, 1], 1), None).unwrap();
         let _two = clients.admit(from([10, 0, 0, 1], 2), None).unwrap();
         let refused = clients.admit(from([10, 0, 0, 1], 3), None).unwrap_err();
@@ -354,7 +361,7 @@ mod tests {
         let limits =
             ClientLimits { connections: 9, connections_per_address: 1, max_bytes: 1 << 20 };
         let clients = Clients::new(limits);
-        let of_ipv6 = |text: &str| SocketAddr::new(text.parse().unwrap(), 1);
+        let of_ipv6 = |text: &str| PeerAddress::from(SocketAddr::new(text.parse().unwrap(), 1));
         let _one = clients.admit(of_ipv6("2001:db8::1"), None).unwrap();
         let refused = clients.admit(of_ipv6("2001:db8::2"), None).unwrap_err();
         assert_eq!(refused, Denied::AddressFull { limit: 1 });

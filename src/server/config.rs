@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::all_within;
+use crate::broker::{LimitsConfig, all_within};
+use crate::edge::bounds::max_request_bytes;
+use crate::edge::budget::ALONE;
+use crate::edge::clients::ClientLimits;
 use crate::error::Result;
 
 /// The server's addresses, limits and timeouts.
@@ -73,10 +76,24 @@ impl Default for ServerConfig {
 }
 
 impl ServerConfig {
-    /// Checks the bounds of each setting. The least of `max_client_bytes` depends on the limits on
-    /// events, and is checked with the whole configuration.
-    pub(crate) fn validate(&self) -> Result<()> {
+    pub(crate) fn client_limits(&self) -> ClientLimits {
+        ClientLimits {
+            connections: self.max_connections,
+            connections_per_address: self.max_connections_per_address,
+            max_bytes: self.max_client_bytes,
+        }
+    }
+
+    /// Checks the bounds of each setting, for a broker with these limits on events.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`](crate::Error::Invalid) with the key, the value and the bounds.
+    pub fn validate(&self, limits: &LimitsConfig) -> Result<()> {
+        // One request of the largest size must fit, or such a request is never accepted.
+        let least_bytes = ALONE * max_request_bytes(limits);
         all_within(&[
+            ("server.max_client_bytes", self.max_client_bytes, least_bytes, 1 << 40),
             ("server.shutdown_ms", self.shutdown_ms, 0, 3_600_000),
             ("server.header_read_ms", self.header_read_ms, 1, 3_600_000),
             ("server.idle_ms", self.idle_ms, 1, 86_400_000),

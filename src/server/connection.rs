@@ -15,7 +15,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -27,7 +26,6 @@ use http::StatusCode;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,12 +33,14 @@ use tracing::{debug, warn};
 
 use super::activity::{Activity, Look, Times};
 use super::config::ServerConfig;
+use super::listener::{Accepted, Security};
 use super::refusing::refuse;
 use super::requests::{Requests, TakenOver};
 use super::socket::{Protocol, Socket};
 use super::stalls::{StreamTasks, Streams};
 use super::stream;
-use crate::edge::clients::{Admitted, ClientLimits, Clients, Peer};
+use super::transport::SystemSocket;
+use crate::edge::clients::{Admitted, Clients, Peer};
 use crate::edge::counters::{Counters, TimeLimit};
 use crate::edge::intake::Intake;
 use crate::edge::rates::Rates;
@@ -60,12 +60,13 @@ const MIN_TAKEN_BYTES: u64 = 256;
 /// without an answer.
 const MAX_REFUSING: usize = 256;
 
-/// The routes and the rates of a listener.
+/// The routes, the rates and the security of a listener.
 #[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) routes: Router,
     /// The rates of the listener's callers, if there are any.
     pub(crate) rates: Option<Arc<Rates>>,
+    pub(crate) security: Security,
 }
 
 /// The connections that are open.
@@ -114,11 +115,7 @@ impl Connections {
             stopping: CancellationToken::new(),
             upgrades: Upgrades::default(),
         };
-        let clients = Clients::new(ClientLimits {
-            connections: config.max_connections,
-            connections_per_address: config.max_connections_per_address,
-            max_bytes: config.max_client_bytes,
-        });
+        let clients = Clients::new(config.client_limits());
         Self { serving, clients, tasks: JoinSet::new(), refusing: JoinSet::new() }
     }
 
@@ -128,18 +125,20 @@ impl Connections {
     }
 
     /// Serves a connection, for as long as it lasts, or refuses it.
-    pub(crate) fn serve(&mut self, (socket, address): (TcpStream, SocketAddr), door: &Door) {
+    pub(crate) fn serve(&mut self, accepted: Accepted, door: &Door) {
+        let Accepted { socket, address } = accepted;
+        let security = door.security.clone();
         let admitted = match self.clients.admit(address, door.rates.as_ref()) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 if self.refusing.len() < MAX_REFUSING {
-                    self.refusing.spawn(refuse(socket, refused));
+                    self.refusing.spawn(refuse(socket, security, refused));
                 }
                 while self.refusing.try_join_next().is_some() {}
                 return;
             }
         };
-        let serve = self.serving.clone().serve(socket, admitted, door.routes.clone());
+        let serve = self.serving.clone().serve((socket, security), admitted, door.routes.clone());
         let counters = self.serving.counters.clone();
         self.tasks.spawn(async move {
             let served = timed(Task::Connection, serve).await;
@@ -205,13 +204,32 @@ type Outcome = Result<Option<Handover>, Box<dyn std::error::Error + Send + Sync>
 
 impl Serving {
     /// Serves one connection. Returns the socket and the answer if an event stream is to be sent.
-    async fn serve(self, socket: TcpStream, admitted: Admitted, routes: Router) -> Outcome {
+    async fn serve(
+        self,
+        (socket, security): (SystemSocket, Security),
+        admitted: Admitted,
+        routes: Router,
+    ) -> Outcome {
+        let deadline = Instant::now() + self.times.head;
+        let securing = security.secure(socket, self.write_timeout);
+        let secured = tokio::select! {
+            secured = tokio::time::timeout_at(deadline, securing) => secured,
+            () = self.stopping.cancelled() => return Ok(None), // No request has begun.
+        };
+        let transport = match secured {
+            Ok(secured) => secured?,
+            Err(_elapsed) => {
+                self.count(TimeLimit::Head);
+                return Ok(None); // Nothing can be told before the handshake is over.
+            }
+        };
         let intake = Arc::new(Intake::new(admitted.share(), self.max_head_bytes));
         let peer = Peer::new(&admitted, intake.clone(), self.upgrades.clone());
-        let mut socket = Socket::new(socket, self.write_timeout, Some((admitted, intake.clone())));
+        let admitted = Some((admitted, intake.clone()));
+        let mut socket = Socket::new(transport, self.write_timeout, admitted);
         let activity = Activity::accepted();
         let spoken = tokio::select! {
-            spoken = tokio::time::timeout(self.times.head, socket.protocol()) => spoken,
+            spoken = tokio::time::timeout_at(deadline, socket.protocol()) => spoken,
             () = self.stopping.cancelled() => return Ok(None), // No request has begun.
         };
         let spoken = match spoken {

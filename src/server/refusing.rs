@@ -15,11 +15,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rand::RngExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tracing::debug;
 
+use super::listener::Security;
 use super::socket::{Protocol, Socket};
 use super::stream;
+use super::transport::SystemSocket;
 use crate::edge::clients::Denied;
 use crate::edge::refused::RefusalForm;
 use crate::error::Error;
@@ -39,8 +40,10 @@ const REFUSED_WAIT: Duration = Duration::from_secs(1);
 const MAX_REFUSED_HEAD_BYTES: usize = 16 << 10;
 
 /// Tells a client why its connection is not served, and when to come back.
-pub(super) async fn refuse(socket: TcpStream, refused: Denied) {
-    let mut socket = Socket::new(socket, REFUSED_WAIT, None);
+pub(super) async fn refuse(socket: SystemSocket, security: Security, refused: Denied) {
+    let secured = tokio::time::timeout(REFUSED_WAIT, security.secure(socket, REFUSED_WAIT)).await;
+    let Ok(Ok(transport)) = secured else { return };
+    let mut socket = Socket::new(transport, REFUSED_WAIT, None);
     // An answer before the request would look like a fault.
     let spoken = tokio::time::timeout(REFUSED_WAIT, socket.protocol()).await;
     let said = match spoken {

@@ -25,15 +25,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
-use tracing::debug;
 
 use crate::edge::budget::Share;
 use crate::edge::clients::Admitted;
 use crate::edge::intake::Intake;
 use crate::polls;
 use crate::server::activity::Activity;
+use crate::server::transport::{Transport, take_error};
 
 /// The time for the peer to close its half.
 const LINGER: Duration = Duration::from_secs(1);
@@ -49,11 +48,6 @@ const MAX_BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// The first bytes of every HTTP/2 connection. Source: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The bound on unsent bytes in the system's buffer. The system reports room when half of it is
-/// free. Other systems than Linux use their own bound. Source: Linux, tcp(7), TCP_NOTSENT_LOWAT.
-#[cfg(target_os = "linux")]
-const UNSENT_BYTES: u32 = 128 << 10;
-
 /// The protocol of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
@@ -61,25 +55,10 @@ pub(crate) enum Protocol {
     Http2,
 }
 
-/// Sets the options of a socket: small answers are sent at once, few bytes wait unsent, and a peer
-/// that confirms nothing for `write_timeout` is given up.
-fn prepare(stream: &TcpStream, write_timeout: Duration) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    #[cfg(target_os = "linux")]
-    {
-        let socket = socket2::SockRef::from(stream);
-        socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
-        socket.set_tcp_user_timeout(Some(write_timeout))?;
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _elsewhere_the_system_decides = write_timeout;
-    Ok(())
-}
-
 /// A socket that lingers when it is shut down, and gives up a peer that takes nothing.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: Transport,
     write_timeout: Duration,
     /// The end of the wait for a peer that takes nothing, while there is one.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -115,13 +94,10 @@ struct Beginning {
 
 impl Socket {
     pub(crate) fn new(
-        stream: TcpStream,
+        stream: Transport,
         write_timeout: Duration,
         admitted: Option<(Admitted, Arc<Intake>)>,
     ) -> Self {
-        if let Err(error) = prepare(&stream, write_timeout) {
-            debug!(%error, "cannot set the options of a socket");
-        }
         let beginning = Beginning::default();
         Self {
             stream,
@@ -203,13 +179,19 @@ impl Socket {
         });
         loop {
             ready!(waiting.look.as_mut().poll(cx));
-            if let Some(refused) = self.stream.take_error()? {
+            if let Some(refused) = take_error(&self.stream)? {
                 return Poll::Ready(Err(refused));
             }
             if may_ask && self.is_flushed && !waiting.is_asked {
                 waiting.is_asked = true;
-                if self.stream.try_write(CONTINUE).ok() != Some(CONTINUE.len()) {
-                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                // Nothing else waits to be written, so there is room for so few bytes.
+                let stream = &mut self.stream;
+                match Pin::new(&mut *stream).poll_write(cx, CONTINUE) {
+                    Poll::Ready(Ok(count)) if count == CONTINUE.len() => {}
+                    _ => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                }
+                if let Poll::Ready(flushed) = Pin::new(stream).poll_flush(cx) {
+                    flushed?; // TLS keeps written bytes until it is flushed.
                 }
             }
             waiting.look.as_mut().reset(Instant::now() + waiting.pause);
@@ -318,11 +300,19 @@ mod tests {
     use std::time::Instant;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use tokio_util::either::Either;
 
     use super::*;
+    use crate::server::transport::plain;
 
     const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+
+    fn socket_of(stream: TcpStream) -> Socket {
+        let transport = plain(Either::Left(stream), WRITE_TIMEOUT);
+        Socket::new(transport, WRITE_TIMEOUT, None)
+    }
 
     /// Writes without an end to a socket. Returns the task, which ends with the error, and the
     /// peer.
@@ -331,7 +321,7 @@ mod tests {
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let writing = tokio::spawn(async move {
-            let mut socket = Socket::new(stream, WRITE_TIMEOUT, None);
+            let mut socket = socket_of(stream);
             loop {
                 if let Err(error) = socket.write_all(&[7; 64 << 10]).await {
                     return error;
@@ -367,7 +357,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        (Socket::new(stream, WRITE_TIMEOUT, None), peer)
+        (socket_of(stream), peer)
     }
 
     /// Goal: however the first bytes arrive, the protocol is found, and all of them are read again.

@@ -18,8 +18,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
 use leftoff::config::Config;
-use leftoff::server::Server as RealServer;
-use leftoff::server::Shutdown;
+use leftoff::server::{Protocols, Shutdown};
 use leftoff::{Broker, NewEvent, Publish, TopicName};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
@@ -59,11 +58,9 @@ impl Server {
         config.server.listen = free;
         config.server.grpc_listen = config.server.grpc_listen.map(|_| free);
         let broker = Broker::open(directory.path(), &config.open_config()).unwrap();
-        let Config { server, access, rates, follow, .. } = config;
-        let server =
-            RealServer::bind(broker.clone(), server, &access, &rates, follow).await.unwrap();
-        let address = server.http_address().unwrap();
-        let grpc_address = server.grpc_address().unwrap();
+        let server = config.server_of(broker.clone()).bind().await.unwrap();
+        let address = server.address(Protocols::Http).unwrap();
+        let grpc_address = server.address(Protocols::Grpc).unwrap();
         let shutdown = Shutdown::default();
         let running = tokio::spawn(server.run(shutdown.clone()));
         Self { broker, address, grpc_address, shutdown, running, _directory: directory }

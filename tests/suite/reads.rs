@@ -12,8 +12,7 @@ use leftoff::edge::proto::BackupRequest;
 use leftoff::event::Timestamp;
 use leftoff::log::contract::{Block, Group, StoredBlock, StoredTopic};
 use leftoff::log::{Log, MemoryLog};
-use leftoff::server::Server as RealServer;
-use leftoff::server::Shutdown;
+use leftoff::server::{Protocols, Shutdown};
 use leftoff::topic::TopicId;
 use leftoff::{Broker, Config, NewEvent, Publish, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -125,9 +124,8 @@ async fn on_a_slow_log() -> (Arc<SlowLog>, Broker, SocketAddr, Shutdown) {
     }
     filling.close().await;
     let broker = Broker::with_log(log.clone(), &opened).unwrap();
-    let Config { server, access, rates, follow, .. } = config;
-    let server = RealServer::bind(broker.clone(), server, &access, &rates, follow).await.unwrap();
-    let (address, shutdown) = (server.http_address().unwrap(), Shutdown::default());
+    let server = config.server_of(broker.clone()).bind().await.unwrap();
+    let (address, shutdown) = (server.address(Protocols::Http).unwrap(), Shutdown::default());
     tokio::spawn(server.run(shutdown.clone()));
     (log, broker, address, shutdown)
 }

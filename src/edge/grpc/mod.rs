@@ -23,10 +23,8 @@ use tonic::{Code, Status};
 use super::served::admin_service_server::AdminServiceServer;
 use super::served::publisher_service_server::PublisherServiceServer;
 use super::served::subscriber_service_server::SubscriberServiceServer;
-use crate::broker::Broker;
 use crate::edge::bounds::max_message_bytes;
-use crate::edge::config::FollowConfig;
-use crate::edge::wire;
+use crate::edge::{Edge, Parts, wire};
 
 pub use self::admin::GrpcAdmin;
 pub use self::publisher::GrpcPublisher;
@@ -43,14 +41,26 @@ pub const NAMES: [&str; 3] = [
 ];
 
 /// Returns all three services, ready to be served by tonic, or to be mounted in an axum router.
-pub fn routes(broker: Broker, config: FollowConfig) -> Routes {
-    Routes::new(publisher(broker.clone(), config.clone()))
-        .add_service(subscriber(broker.clone(), config))
-        .add_service(admin(broker))
+pub fn routes(edge: &Edge) -> Routes {
+    parts(edge, Parts::ALL)
+}
+
+/// Returns the services of some parts, as [`routes`] does: those of publishers and readers for
+/// [`Parts::EVENTS`], that of administrators for [`Parts::ADMINISTRATION`].
+pub fn parts(edge: &Edge, parts: Parts) -> Routes {
+    let mut routes = Routes::default();
+    if parts.has(Parts::EVENTS) {
+        routes = routes.add_service(publisher(edge)).add_service(subscriber(edge));
+    }
+    if parts.has(Parts::ADMINISTRATION) {
+        routes = routes.add_service(admin(edge));
+    }
+    routes
 }
 
 /// Returns the service of publishers, for a server that mounts it by itself.
-pub fn publisher(broker: Broker, config: FollowConfig) -> PublisherServiceServer<GrpcPublisher> {
+pub fn publisher(edge: &Edge) -> PublisherServiceServer<GrpcPublisher> {
+    let Edge { broker, config, .. } = edge.clone();
     let max_bytes = max_message_bytes(broker.limits()) as usize;
     wire::allow_events(broker.limits().max_batch_events);
     PublisherServiceServer::new(GrpcPublisher { broker, config })
@@ -59,7 +69,8 @@ pub fn publisher(broker: Broker, config: FollowConfig) -> PublisherServiceServer
 }
 
 /// Returns the service of readers, for a server that mounts it by itself.
-pub fn subscriber(broker: Broker, config: FollowConfig) -> SubscriberServiceServer<GrpcSubscriber> {
+pub fn subscriber(edge: &Edge) -> SubscriberServiceServer<GrpcSubscriber> {
+    let Edge { broker, config, .. } = edge.clone();
     let max_bytes = max_message_bytes(broker.limits()) as usize;
     SubscriberServiceServer::new(GrpcSubscriber { broker, config })
         .max_decoding_message_size(max_bytes)
@@ -67,7 +78,8 @@ pub fn subscriber(broker: Broker, config: FollowConfig) -> SubscriberServiceServ
 }
 
 /// Returns the service of administrators, for a server that mounts it by itself.
-pub fn admin(broker: Broker) -> AdminServiceServer<GrpcAdmin> {
+pub fn admin(edge: &Edge) -> AdminServiceServer<GrpcAdmin> {
+    let broker = edge.broker.clone();
     let max_bytes = max_message_bytes(broker.limits()) as usize;
     AdminServiceServer::new(GrpcAdmin { broker })
         .max_decoding_message_size(max_bytes)

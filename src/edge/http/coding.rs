@@ -27,23 +27,29 @@ use flate2::{Compression, Decompress, FlushDecompress, Status};
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
-use zstd::stream::raw::DParameter;
+#[cfg(feature = "zstd")]
+use zstd::stream::{raw::DParameter, read::Decoder as ZstdDecoder, write::Encoder as ZstdEncoder};
 
+use crate::edge::Edge;
 use crate::edge::bounds::max_request_bytes;
 use crate::edge::budget::Held;
 use crate::edge::checked_body::RefusedBody;
 use crate::edge::clients::Peer;
 use crate::edge::effort::Effort;
 use crate::edge::http::offered::Coding;
-use crate::edge::http::request::{Edge, whole};
+use crate::edge::http::request::whole;
 use crate::edge::receiving::Received;
 use crate::edge::status;
 use crate::error::{Error, Result};
 
-/// The codings of a request that are accepted.
-const DECODED: HeaderValue = HeaderValue::from_static("gzip, deflate, br, zstd");
+/// The codings of a request that are accepted. `zstd` is written in C, and a cargo feature.
+#[cfg(feature = "zstd")]
+pub(in crate::edge) const DECODED: &str = "gzip, deflate, br, zstd";
+#[cfg(not(feature = "zstd"))]
+pub(in crate::edge) const DECODED: &str = "gzip, deflate, br";
 
 /// The largest window of zstd, as the binary logarithm of its bytes. Source: RFC 9659.
+#[cfg(feature = "zstd")]
 const ZSTD_WINDOW_LOG: u32 = 23;
 
 /// The largest window of all codings, in bytes: that of brotli. Source: RFC 7932, 9.1.
@@ -104,11 +110,11 @@ async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Respon
     if coding.is_empty() || !is_read {
         return Ok(Ok(request));
     }
-    if !matches!(coding.as_str(), "gzip" | "x-gzip" | "deflate" | "br" | "zstd") {
+    if coding != "x-gzip" && DECODED.split(", ").all(|known| known != coding) {
         let shown: String = coding.chars().take(64).collect();
-        let detail = format!("Content-Encoding is {shown:?}; write one of gzip, deflate, br, zstd");
+        let detail = format!("Content-Encoding is {shown:?}; write one of {DECODED}");
         let mut refused = status::plain_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, &detail);
-        refused.headers_mut().insert(header::ACCEPT_ENCODING, DECODED);
+        refused.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(DECODED));
         return Ok(Err(refused));
     }
     let (mut head, body) = request.into_parts();
@@ -164,7 +170,8 @@ fn decode(
         _ if body.is_empty() => Err(io::Error::new(ErrorKind::UnexpectedEof, "the body is empty")),
         "deflate" => bounded(&mut Deflate::new(body)),
         "br" => bounded(&mut Brotli::new(body)),
-        "zstd" => zstd::stream::read::Decoder::with_buffer(body).and_then(|mut decoder| {
+        #[cfg(feature = "zstd")]
+        "zstd" => ZstdDecoder::with_buffer(body).and_then(|mut decoder| {
             decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))?;
             bounded(&mut decoder)
         }),
@@ -316,20 +323,23 @@ fn encoded(response: Response, coding: Coding, encoder: Encoder, held: Held) -> 
 
 /// An encoder of pieces. Each piece is flushed, so that the client can read it when it arrives.
 enum Encoder {
-    Zstd(Box<zstd::stream::write::Encoder<'static, Vec<u8>>>),
+    #[cfg(feature = "zstd")]
+    Zstd(Box<ZstdEncoder<'static, Vec<u8>>>),
     Gzip(GzEncoder<Vec<u8>>),
 }
 
 impl Encoder {
     fn new(coding: Coding) -> io::Result<Self> {
         Ok(match coding {
-            Coding::Zstd => Self::Zstd(Box::new(zstd::stream::write::Encoder::new(Vec::new(), 1)?)),
+            #[cfg(feature = "zstd")]
+            Coding::Zstd => Self::Zstd(Box::new(ZstdEncoder::new(Vec::new(), 1)?)),
             Coding::Gzip => Self::Gzip(GzEncoder::new(Vec::new(), Compression::fast())),
         })
     }
 
     fn encode(&mut self, piece: &[u8]) -> io::Result<Vec<u8>> {
         match self {
+            #[cfg(feature = "zstd")]
             Self::Zstd(encoder) => {
                 encoder.write_all(piece)?;
                 encoder.flush()?;
@@ -346,6 +356,7 @@ impl Encoder {
     /// Returns the end of the body.
     fn finish(self) -> io::Result<Vec<u8>> {
         match self {
+            #[cfg(feature = "zstd")]
             Self::Zstd(encoder) => encoder.finish(),
             Self::Gzip(encoder) => encoder.finish(),
         }

@@ -15,10 +15,11 @@ use super::ignored::Ignored;
 use super::offered::Coding;
 use super::page_body::{self, PageBody, PageForm};
 use super::query::Query;
-use super::request::{Edge, PathResult, topic};
+use super::request::{PathResult, topic};
 use super::tag::{self, Tag};
 use crate::broker::PageRequest;
 use crate::cursor::{Sequence, StartPoint};
+use crate::edge::Edge;
 use crate::edge::clients::{Peer, share};
 use crate::edge::effort::Effort;
 use crate::edge::following::Following;
@@ -66,7 +67,7 @@ impl Edge {
         query: Query,
     ) -> Result<Response> {
         let mut response = match form {
-            Some(Accepted::Stream) => self.follow(asked, query.into_ignored()).await?,
+            Some(Accepted::Stream) => self.stream(asked, query.into_ignored()).await?,
             Some(Accepted::Page) => self.page(headers, asked, query).await?,
             None => status::plain_problem(
                 StatusCode::NOT_ACCEPTABLE,
@@ -79,7 +80,7 @@ impl Edge {
 
     /// Follows topics. A browser gives up for good on any status but 200, so a temporary refusal is
     /// sent as a stream.
-    async fn follow(&self, asked: Asked, ignored: Ignored) -> Result<Response> {
+    async fn stream(&self, asked: Asked, ignored: Ignored) -> Result<Response> {
         match self.opened(asked, ignored).await {
             Err(Error::ShuttingDown) => Ok(sse::come_back(&self.config)),
             Err(error) => sse::refused(&error).ok_or(error),

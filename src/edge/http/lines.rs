@@ -22,9 +22,10 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::broker::{Ack, Batch, Broker, InOrder, Pending, Publish};
+use crate::edge::Edge;
 use crate::edge::bounds::{max_line_bytes, max_request_bytes};
 use crate::edge::effort::Effort;
-use crate::edge::http::request::{Edge, body_error, whole};
+use crate::edge::http::request::{body_error, whole};
 use crate::edge::json::ReceiptJson;
 use crate::edge::media::Framing;
 use crate::edge::ndjson::{self, Line, LinePlace, NoEvent};

@@ -8,11 +8,12 @@ use axum::response::Response;
 use http::{HeaderMap, Uri, header};
 use serde::Deserialize;
 
+use crate::edge::Edge;
 use crate::edge::clients::Peer;
 use crate::edge::effort::Effort;
 use crate::edge::http::accept::accepted;
 use crate::edge::http::asked::{self, Asked};
-use crate::edge::http::request::{Edge, whole};
+use crate::edge::http::request::whole;
 use crate::edge::http::tag;
 use crate::edge::json_problem;
 use crate::edge::selection::{FilterJson, Format, MemberJson, TopicSelection};

@@ -18,8 +18,6 @@ pub(in crate::edge) mod spare;
 pub(in crate::edge) mod tag;
 mod topics;
 
-use std::sync::Arc;
-
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -28,39 +26,45 @@ use http::{HeaderMap, StatusCode, Uri};
 use tonic::Status;
 use tower::util::MapResponseLayer;
 
-use self::request::Edge;
-use crate::broker::Broker;
-use crate::edge::config::FollowConfig;
-use crate::edge::counters::Counters;
-use crate::edge::{status, websocket};
+use crate::edge::{Edge, Parts, status, websocket};
 
-/// Returns the routes, ready to be mounted in any axum router.
-pub fn router(broker: Broker, config: FollowConfig) -> Router {
-    counted(broker, config, Arc::default())
+/// Returns all routes, ready to be mounted in a router with any state. A path of the host's own that
+/// is also one of these would panic when both are merged: then mount the host's router with these as
+/// its `fallback_service`, or mount [`parts`] alone.
+pub fn router<S: Clone + Send + Sync + 'static>(edge: &Edge) -> Router<S> {
+    parts(edge, Parts::ALL)
 }
 
-/// Returns the routes as [`router`] does, with the server's counters.
-pub(crate) fn counted(broker: Broker, config: FollowConfig, counters: Arc<Counters>) -> Router {
-    let document = openapi::routes(broker.limits(), &config);
-    let edge = Edge { broker, config, counters };
+/// Returns the routes of some parts, as [`router`] does.
+pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Router<S> {
+    let mut routes = Router::new();
+    if parts.has(Parts::EVENTS) {
+        routes = routes
+            .route("/v1/topics/{topic}/events", get(events::read).post(publish::publish))
+            .route("/v1/events", get(many::read).post(many::read_posted))
+            .route("/v1/ws", get(websocket::open))
+            .merge(topics::events());
+    }
+    if parts.has(Parts::ADMINISTRATION) {
+        routes = routes.merge(topics::administration());
+    }
+    if parts.has(Parts::OPERATIONS) {
+        routes = routes
+            .route("/healthz", get(async || "ok\n"))
+            .route("/readyz", get(ready))
+            .merge(topics::operations());
+    }
+    if parts.has(Parts::ALL) {
+        routes = routes.merge(openapi::routes(edge.broker.limits(), &edge.config));
+    }
     let coded = middleware::from_fn_with_state(edge.clone(), coding::serve);
-    Router::new()
-        .route(
-            "/v1/topics/{topic}/events",
-            get(events::read).post(publish::publish).delete(topics::purge),
-        )
-        .route("/v1/events", get(many::read).post(many::read_posted))
-        .route("/v1/ws", get(websocket::open))
-        .merge(topics::routes())
-        .merge(document)
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
+    routes
         .method_not_allowed_fallback(async || {
             status::plain_problem(StatusCode::METHOD_NOT_ALLOWED, "no such method on this resource")
         })
         .layer(coded)
         .layer(MapResponseLayer::new(tag::or_not_kept))
-        .with_state(edge)
+        .with_state(edge.clone())
 }
 
 /// Answers requests with an unknown path. A gRPC call gets 200, with the status in the head.

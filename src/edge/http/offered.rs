@@ -7,6 +7,7 @@ use super::accept::weighted;
 /// A coding of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::edge) enum Coding {
+    #[cfg(feature = "zstd")]
     Zstd,
     Gzip,
 }
@@ -21,20 +22,22 @@ impl Coding {
             let any = || wanted.iter().find(|(name, _)| name == "*");
             named.or_else(any).map_or(0, |(_, weight)| *weight)
         };
-        let (zstd, gzip) = (weight(&["zstd"]), weight(&["gzip", "x-gzip"]));
         let identity = wanted.iter().find(|(name, _)| name == "identity");
         let identity = identity.map_or(0, |(_, weight)| *weight);
-        match (zstd, gzip) {
-            (0, 0) => None,
-            (zstd, gzip) if identity > zstd.max(gzip) => None,
-            (zstd, gzip) if zstd >= gzip => Some(Self::Zstd),
-            _ => Some(Self::Gzip),
-        }
+        let offered = [
+            #[cfg(feature = "zstd")]
+            (Self::Zstd, weight(&["zstd"])),
+            (Self::Gzip, weight(&["gzip", "x-gzip"])),
+        ];
+        // Of equal weights, `max_by_key` takes the last.
+        let (coding, most) = offered.into_iter().rev().max_by_key(|(_, weight)| *weight)?;
+        Some(coding).filter(|_| most > 0 && identity <= most)
     }
 
     /// Returns the name in `Content-Encoding`.
     pub(in crate::edge) fn name(self) -> &'static str {
         match self {
+            #[cfg(feature = "zstd")]
             Self::Zstd => "zstd",
             Self::Gzip => "gzip",
         }

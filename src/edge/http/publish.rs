@@ -9,9 +9,10 @@ use serde_json::json;
 
 use super::lines::{self, Posted};
 use super::query::Query;
-use super::request::{Edge, PathResult, topic, whole};
+use super::request::{PathResult, topic, whole};
 use super::spare::Purpose;
 use crate::broker::{Batch, Publish};
+use crate::edge::Edge;
 use crate::edge::bounds::max_request_bytes;
 use crate::edge::effort::Effort;
 use crate::edge::json::ReceiptJson;

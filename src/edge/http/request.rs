@@ -1,35 +1,15 @@
 //! Parts of a request that many resources read: the topic in the path, and the whole body.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 
-use crate::broker::Broker;
 use crate::edge::checked_body::refusal;
-use crate::edge::config::FollowConfig;
-use crate::edge::counters::Counters;
 use crate::edge::pace::Pace;
 use crate::error::{Error, Result};
 use crate::topic::TopicName;
-
-/// The broker and the settings of all resources.
-#[derive(Debug, Clone)]
-pub(in crate::edge) struct Edge {
-    pub(in crate::edge) broker: Broker,
-    pub(in crate::edge) config: FollowConfig,
-    pub(in crate::edge) counters: Arc<Counters>,
-}
-
-impl Edge {
-    /// Returns the limits on the speed of a body.
-    pub(in crate::edge) fn pace(&self) -> Pace {
-        Pace::new(&self.config, self.counters.clone())
-    }
-}
 
 /// The topic's name in a path, as axum extracts it.
 pub(in crate::edge) type PathResult = Result<Path<String>, PathRejection>;

@@ -5,19 +5,20 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
 use http::{StatusCode, Uri, header};
 use serde_json::{Map, Value};
 
 use crate::broker::Dropped;
 use crate::cursor::{Cursor, Sequence};
+use crate::edge::Edge;
 use crate::edge::clients::{Peer, share};
 use crate::edge::counters::TimeLimit;
 use crate::edge::http::listing;
 use crate::edge::http::page_body;
 use crate::edge::http::query::Query;
-use crate::edge::http::request::{Edge, PathResult, topic, whole};
+use crate::edge::http::request::{PathResult, topic, whole};
 use crate::edge::http::spare::Purpose;
 use crate::edge::page_token::{StateToken, page_limit};
 use crate::edge::rates::Rate;
@@ -34,16 +35,26 @@ const MAX_LISTED: usize = 10_000;
 /// Largest settings, in bytes.
 const MAX_CONFIG_BYTES: u64 = 64 << 10;
 
-/// Returns the routes of topics.
-pub(in crate::edge) fn routes() -> Router<Edge> {
+/// Returns the routes that show topics.
+pub(in crate::edge) fn events() -> Router<Edge> {
     Router::new()
         .route("/v1/topics", get(list))
-        .route("/v1/topics/{topic}", get(show).put(set).patch(update).delete(delete))
+        .route("/v1/topics/{topic}", get(show))
         .route("/v1/topics/{topic}/state", get(state))
         .route("/v1/topics/{topic}/presence", get(presence))
+}
+
+/// Returns the routes that change topics.
+pub(in crate::edge) fn administration() -> Router<Edge> {
+    Router::new()
+        .route("/v1/topics/{topic}", put(set).patch(update).delete(delete_topic))
+        .route("/v1/topics/{topic}/events", delete(purge))
         .route("/v1/maintenance", post(maintain))
-        .route("/v1/connections", get(connections))
-        .route("/metrics", get(metrics))
+}
+
+/// Returns the routes that show the broker and its connections.
+pub(in crate::edge) fn operations() -> Router<Edge> {
+    Router::new().route("/v1/connections", get(connections)).route("/metrics", get(metrics))
 }
 
 /// Returns how many entries of a list are requested.
@@ -103,7 +114,7 @@ async fn update(
     Ok(axum::Json(json::topic(&info)).into_response())
 }
 
-async fn delete(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
+async fn delete_topic(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
     no_names(&uri)?;
     edge.broker.delete_topic(&topic(path)?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -123,11 +134,7 @@ async fn config(edge: &Edge, body: Body) -> Result<(TopicConfig, Vec<String>)> {
 }
 
 /// Answers `DELETE` of the events of a topic: drops those below `before`, or all.
-pub(in crate::edge) async fn purge(
-    State(edge): State<Edge>,
-    path: PathResult,
-    uri: Uri,
-) -> Result<Response> {
+async fn purge(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
     let name = topic(path)?;
     let mut query = Query::parse(uri.query(), Purpose::Change)?;
     let before = query.take_number("before")?.map_or(Sequence::new(u64::MAX), Sequence::new);

@@ -26,7 +26,7 @@ use tracing::debug;
 use super::clients::{Peer, share};
 use super::pace::PacedSocket;
 use super::status;
-use crate::edge::http::request::Edge;
+use crate::edge::Edge;
 use crate::edge::upgrades::Upgrades;
 use crate::error::Error;
 use crate::polls::{Task, timed};

@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::broker::{Broker, Fault, FaultyLog, OpenConfig};
+use crate::edge::Edge;
 use crate::edge::config::FollowConfig;
 use crate::edge::http;
 
@@ -24,7 +25,9 @@ async fn a_client_that_is_not_read_as_its_publish_waits_is_not_taken_for_dead() 
     let config = FollowConfig { heartbeat_ms: 50, max_in_flight: 1, ..FollowConfig::default() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let serving = tokio::spawn(axum::serve(listener, http::router(broker, config)).into_future());
+    let edge = Edge::new(broker).follow(config).unwrap();
+    let routes: axum::Router = http::router(&edge);
+    let serving = tokio::spawn(axum::serve(listener, routes).into_future());
 
     let mut request = format!("ws://{address}/v1/ws").into_client_request().unwrap();
     let spoken = ::http::HeaderValue::from_static("leftoff.v1.json");

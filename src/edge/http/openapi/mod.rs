@@ -22,14 +22,14 @@ use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder, tag::T
 
 use self::limits::Limits;
 use crate::broker::LimitsConfig;
+use crate::edge::Edge;
 use crate::edge::config::FollowConfig;
-use crate::edge::http::request::Edge;
 
 const DESCRIPTION: &str = "An event log with replay: publish durably, follow, and resume from any \
     place. A `HEAD` is answered as the `GET` of its path, without the body. A body may have a \
     `Content-Encoding` of `gzip`, `deflate`, `br` or `zstd`; the limits hold for the decoded body. \
-    JSON of a kilobyte or more is sent as `zstd` or `gzip` if `Accept-Encoding` lists one of them; \
-    streams are never compressed. Names in a query that only make a URL unique are ignored: \
+    JSON of a kilobyte or more is sent as `zstd` or `gzip` if `Accept-Encoding` lists one of them \
+    (`zstd` where it is compiled in); streams are never compressed. Names in a query that only make a URL unique are ignored: \
     where something is read, `_`, `_dc`, `cachebust`, `cachebuster`, `cache_buster`, `cb`, \
     `nocache`, `no_cache`, `rand`, `random` and `rnd`; on a stream `_`, `r`, `padding` and \
     `evs_preamble`; on a publish `_`; on any other change none. Any other name that is not \

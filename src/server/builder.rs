@@ -1,0 +1,263 @@
+//! The builder of a server: what it serves beside the broker's own interfaces, where it listens, and
+//! its limits.
+//!
+//! ```text
+//! request ─▶ host and origin ─▶ rates ─▶ layers of the host ─┬▶ routes of the host
+//!                                                            ├▶ routes of the broker
+//!                                                            └▶ gRPC: layers for gRPC ─▶ services
+//! ```
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::IntoResponse;
+use axum::routing::Route;
+use tonic::body::Body as GrpcBody;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tower::util::{MapRequestLayer, MapResponseLayer};
+use tower::{Layer, Service};
+
+use super::Server;
+use super::checks::checks;
+use super::config::ServerConfig;
+use super::connection::Door;
+use super::listener::{Listener, Protocols};
+use super::services::{self, routes_of};
+use crate::broker::Broker;
+use crate::edge::pace;
+use crate::edge::rates::Rates;
+use crate::edge::{AccessConfig, Edge, FollowConfig, Parts, RatesConfig, access, grpc, http};
+use crate::error::Result;
+
+/// A layer of the host. It is put around the routes of each listener.
+type HostLayer = Arc<dyn Fn(Router) -> Router + Send + Sync>;
+
+/// The parts of a server before its sockets are bound. See [`Server::builder`].
+#[must_use = "a server listens once it is bound"]
+pub struct ServerBuilder {
+    broker: Broker,
+    edge: Edge,
+    follow: FollowConfig,
+    config: ServerConfig,
+    access: AccessConfig,
+    rates: RatesConfig,
+    listeners: Vec<Listener>,
+    /// The routes of the host, if it has any.
+    routes: Option<Router>,
+    layers: Vec<HostLayer>,
+    services: Routes,
+    service_names: Vec<&'static str>,
+    descriptors: Vec<&'static [u8]>,
+    grpc_layers: Vec<HostLayer>,
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("broker", &self.broker)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ServerBuilder {
+    pub(super) fn new(broker: Broker) -> Self {
+        Self {
+            edge: Edge::new(broker.clone()),
+            broker,
+            follow: FollowConfig::default(),
+            config: ServerConfig::default(),
+            access: AccessConfig::default(),
+            rates: RatesConfig::default(),
+            listeners: Vec::new(),
+            routes: None,
+            layers: Vec::new(),
+            services: Routes::default(),
+            service_names: Vec::new(),
+            descriptors: Vec::new(),
+            grpc_layers: Vec::new(),
+        }
+    }
+
+    /// Sets the addresses, limits and timeouts. The addresses count only if no listener is given.
+    pub fn config(mut self, config: ServerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Sets the web pages that may use the broker, and the names by which it is reached.
+    pub fn access(mut self, access: AccessConfig) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Sets the rate limits of each caller.
+    pub fn rates(mut self, rates: RatesConfig) -> Self {
+        self.rates = rates;
+        self
+    }
+
+    /// Sets the settings of live readers.
+    pub fn follow(mut self, follow: FollowConfig) -> Self {
+        self.follow = follow;
+        self
+    }
+
+    /// Adds a listener; any number of them. Without any, the addresses of the configuration are
+    /// bound.
+    pub fn listen(mut self, listener: Listener) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Adds routes of the host's own, with their state given. They are served beside the broker's,
+    /// with the same limits on connections, memory, time and rates. A path that the host has is the
+    /// host's, also where the broker has it: `/healthz` of the host replaces that of the broker.
+    /// The answer to an unknown path is the broker's.
+    pub fn routes(mut self, routes: Router) -> Self {
+        self.routes = Some(self.routes.unwrap_or_default().merge(routes));
+        self
+    }
+
+    /// Adds a layer around everything that is served, such as one that finds out who asks and puts
+    /// that into the request's extensions, where the hooks find it. The layer that is added last is
+    /// the outermost, as in axum.
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Route> + Clone + Send + Sync + 'static,
+        L::Service: Service<Request> + Clone + Send + Sync + 'static,
+        <L::Service as Service<Request>>::Response: IntoResponse + 'static,
+        <L::Service as Service<Request>>::Error: Into<Infallible> + 'static,
+        <L::Service as Service<Request>>::Future: Send + 'static,
+    {
+        self.layers.push(Arc::new(move |routes: Router| routes.layer(layer.clone())));
+        self
+    }
+
+    /// Adds a gRPC service of the host's own. It is named in `grpc.health.v1`.
+    pub fn service<S>(mut self, service: S) -> Self
+    where
+        S: Service<::http::Request<GrpcBody>, Error = Infallible> + NamedService,
+        S: Clone + Send + Sync + 'static,
+        S::Response: IntoResponse,
+        S::Future: Send + 'static,
+    {
+        self.service_names.push(S::NAME);
+        self.services = self.services.add_service(service);
+        self
+    }
+
+    /// Adds the descriptors of the host's services, so that reflection lists them. Source:
+    /// `tonic_prost_build`'s `file_descriptor_set_path`.
+    pub fn descriptors(mut self, descriptors: &'static [u8]) -> Self {
+        self.descriptors.push(descriptors);
+        self
+    }
+
+    /// Adds a layer around all gRPC services, the broker's and the host's, such as
+    /// [`tonic::service::InterceptorLayer`].
+    pub fn grpc_layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Route> + Clone + Send + Sync + 'static,
+        L::Service: Service<Request> + Clone + Send + Sync + 'static,
+        <L::Service as Service<Request>>::Response: IntoResponse + 'static,
+        <L::Service as Service<Request>>::Error: Into<Infallible> + 'static,
+        <L::Service as Service<Request>>::Future: Send + 'static,
+    {
+        self.grpc_layers.push(Arc::new(move |routes: Router| routes.layer(layer.clone())));
+        self
+    }
+
+    /// Binds the sockets. Clients that connect wait until [`Server::run`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`](crate::Error::Invalid) with the setting, the value and the bounds;
+    /// [`Error::Listen`](crate::Error::Listen) with the address.
+    ///
+    /// # Panics
+    ///
+    /// If two of the host's routes have the same path, or two of its services the same name.
+    pub async fn bind(mut self) -> Result<Server> {
+        self.config.validate(self.broker.limits())?;
+        self.access.validate()?;
+        self.rates.validate()?;
+        let drain_ms = self.follow.drain_ms.min(self.config.shutdown_ms / 2);
+        self.edge = self.edge.follow(FollowConfig { drain_ms, ..self.follow.clone() })?;
+        if self.listeners.is_empty() {
+            self.listeners = configured(&self.config)?;
+        }
+        let listeners = std::mem::take(&mut self.listeners);
+        let names = std::mem::take(&mut self.service_names);
+        let (health, operations) =
+            services::operations(&self.broker, names, &self.descriptors).await?;
+        // The listeners of this machine share the callers' allowances, and so do all others.
+        let rates_of = |is_local| {
+            let limits = self.broker.limits();
+            Rates::new(&self.rates, is_local, limits, self.edge.counters().clone())
+        };
+        let (beyond, local) = (rates_of(false), rates_of(true));
+        let doors = listeners.into_iter().map(|listener| {
+            let rates = if listener.is_local() { &local } else { &beyond };
+            let routes = self.guarded(&listener, &operations, rates.is_some())?;
+            let door = Door { routes, rates: rates.clone(), security: listener.security() };
+            Ok((listener, door))
+        });
+        let doors = doors.collect::<Result<Vec<_>>>()?;
+        let counters = self.edge.counters().clone();
+        Ok(Server { broker: self.broker, config: self.config, doors, health, counters })
+    }
+
+    /// Returns all routes of a listener, with the checks around them.
+    fn guarded(&self, listener: &Listener, operations: &Router, is_rated: bool) -> Result<Router> {
+        let (protocols, parts) = listener.served();
+        let mut routes = match protocols {
+            Protocols::All => {
+                let grpc = self.grpc_routes(parts, operations);
+                self.http_routes(parts, grpc.fallback(http::not_found))
+            }
+            Protocols::Http => self.http_routes(parts, Router::new().fallback(http::not_found)),
+            Protocols::Grpc => self.grpc_routes(parts, operations).fallback(http::not_found),
+        };
+        for layer in &self.layers {
+            routes = layer(routes);
+        }
+        Ok(routes.layer(checks(&self.access, listener.is_local(), is_rated)?))
+    }
+
+    /// Returns the routes over HTTP, the host's before the broker's, and `rest` for all other
+    /// paths.
+    fn http_routes(&self, parts: Parts, rest: Router) -> Router {
+        let broker = http::parts(&self.edge, parts).merge(rest);
+        match &self.routes {
+            Some(routes) => routes.clone().fallback_service(broker),
+            None => broker,
+        }
+    }
+
+    fn grpc_routes(&self, parts: Parts, operations: &Router) -> Router {
+        let mut routes = routes_of(grpc::parts(&self.edge, parts));
+        routes = routes.merge(routes_of(self.services.clone()));
+        if parts.has(Parts::OPERATIONS) {
+            routes = routes.merge(operations.clone());
+        }
+        for layer in &self.grpc_layers {
+            routes = layer(routes);
+        }
+        let pace = self.edge.pace();
+        let paced = MapRequestLayer::new(move |request| pace::paced(request, &pace));
+        let mended = MapResponseLayer::new(grpc::mend);
+        routes.layer((paced, mended, access::only_grpc()))
+    }
+}
+
+/// Binds the addresses of the configuration.
+fn configured(config: &ServerConfig) -> Result<Vec<Listener>> {
+    let Some(grpc) = config.grpc_listen else { return Ok(vec![Listener::bind(config.listen)?]) };
+    let http = Listener::bind(config.listen)?.protocols(Protocols::Http);
+    Ok(vec![http, Listener::bind(grpc)?.protocols(Protocols::Grpc)])
+}

@@ -1,0 +1,67 @@
+//! The checks around all routes of a listener: host and origin, rates, and the memory of bodies.
+
+use std::convert::Infallible;
+
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::Route;
+use tower::util::{MapRequestLayer, option_layer};
+use tower::{Layer, Service};
+
+use super::services::REFLECTION;
+use crate::edge::rates::layer::LimitLayer;
+use crate::edge::{AccessConfig, receiving};
+use crate::error::Result;
+
+/// Returns the checks of a listener as one layer: each further layer adds allocations to each
+/// request, and more of them than the layer before. `is_local` says whether only programs of the
+/// same machine reach the listener, `is_rated` whether its callers have rates.
+///
+/// # Errors
+///
+/// As [`AccessConfig::validate`].
+pub(super) fn checks(
+    access: &AccessConfig,
+    is_local: bool,
+    is_rated: bool,
+) -> Result<impl RouteLayer + use<>> {
+    let limit = option_layer(is_rated.then_some(LimitLayer));
+    Ok((access.guard(is_local)?, limit, MapRequestLayer::new(count)))
+}
+
+/// Counts the bytes of a request's body. Those of reflection are bounded by its service.
+fn count(request: Request) -> Request {
+    let is_counted = !request.uri().path().starts_with(REFLECTION);
+    if is_counted { receiving::count(request) } else { request }
+}
+
+/// A layer that can be put around the routes of axum.
+pub(super) trait RouteLayer:
+    Layer<
+        Route,
+        Service: Service<Request, Response = Response, Error = Infallible, Future: Send>
+                     + Clone
+                     + Send
+                     + Sync
+                     + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<L> RouteLayer for L where
+    L: Layer<
+            Route,
+            Service: Service<Request, Response = Response, Error = Infallible, Future: Send>
+                         + Clone
+                         + Send
+                         + Sync
+                         + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
