@@ -104,6 +104,10 @@ pub enum Error {
     /// The broker is stopping; nothing was written. Retry once it is back.
     #[error("the broker is stopping")]
     ShuttingDown,
+    /// The call was made outside of a tokio runtime; nothing was done. Make it in a task of a
+    /// runtime, or use [`Broker::blocking`](crate::Broker::blocking).
+    #[error("this call needs a tokio runtime; a thread without one uses `Broker::blocking`")]
+    NoRuntime,
     /// The caller's deadline passed; a publish may still have been stored. Repeat it with the same
     /// ids.
     #[error("the deadline of {limit_ms} ms passed")]

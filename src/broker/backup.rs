@@ -67,6 +67,7 @@ struct BackupEnd {
 
 /// Begins a backup, as `Broker::backup` says.
 pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<Backup> {
+    shared.admit()?;
     let epoch_now = shared.log.epoch();
     let invalid = |problem: String| Err(Error::invalid("from", problem));
     let from = match from {
@@ -123,8 +124,10 @@ impl Backup {
     /// # Errors
     ///
     /// [`Error::Damaged`] and [`Error::ReadFailed`]; [`Error::DeadlineExceeded`] if the last call
-    /// was more than a minute ago. The bytes so far are then no backup.
+    /// was more than a minute ago; [`Error::ShuttingDown`] once the broker is closed. The bytes so
+    /// far are then no backup.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        self.shared.log.check()?;
         self.horizon.touch()?;
         let Some(encoder) = &mut self.encoder else { return Ok(None) };
         let mut bytes = Vec::new();

@@ -22,9 +22,11 @@ mod atomic;
 mod backup;
 mod batch;
 mod clock;
+mod closing;
 mod command;
 mod config;
 mod dedup;
+mod ending;
 mod ephemeral;
 mod failure;
 mod filter;
@@ -32,6 +34,7 @@ mod filter;
 pub(crate) mod fuzzing;
 mod limits;
 mod maintenance;
+mod open_log;
 mod opening;
 mod order;
 mod presence;
@@ -97,7 +100,7 @@ use publish::PublishTurn;
 use queue::{COMMAND_BYTES, Queued, QueuedChange, QueuedPublish};
 use read::page::page_start;
 use read::state::read_state;
-use shared::{MAX_ASKS, Shared, Threads};
+use shared::{MAX_ASKS, Shared};
 
 /// The time, in milliseconds, that a start may lie ahead of the broker's clock, because clocks
 /// differ.
@@ -105,9 +108,25 @@ const MAX_AHEAD_MS: u64 = 60_000;
 
 /// The broker: an event log per topic, durable before it is acknowledged, with replay.
 ///
-/// Cheap to clone; all clones are the same broker. All calls but opening need a tokio runtime. The
-/// data directory is free again when [`Broker::close`] has returned, every clone and every reader
-/// is dropped, and the reads that they had begun are over.
+/// Cheap to clone; all clones are the same broker.
+///
+/// # Runtimes
+///
+/// Asynchronous calls run in a tokio runtime with timers, of either flavor; in any other place they
+/// fail with [`Error::NoRuntime`]. Opening, [`Broker::close`], [`Broker::close_blocking`] and all
+/// calls that are not asynchronous need no runtime.
+///
+/// # The end
+///
+/// [`Broker::drain`] and [`Broker::close`] refuse all new work: each call that would store, read,
+/// follow, join or change something fails with [`Error::ShuttingDown`], and readers end. What is in
+/// memory is still told, also after the end: the epoch and the last position, limits, topics and
+/// their lists, members, totals. [`Broker::close`] returns when every accepted publish is answered
+/// and the data directory is free.
+///
+/// A broker whose last clone, reader, page, backup and presence are dropped without `close` ends as
+/// well: its threads store and answer what was accepted, and then close the log. Nobody learns when
+/// that is done, so a directory that is opened again at once may still be in use.
 #[derive(Debug, Clone)]
 pub struct Broker(Arc<Shared>);
 
@@ -224,9 +243,12 @@ impl Broker {
         order: &InOrder,
     ) -> Result<Pending> {
         let (turn, wait) = (order.next(), self.0.max_queue_wait);
-        let queued = tokio::time::timeout(wait, self.enqueue(publish, turn.clone())).await;
-        let busy = Error::Busy { waited_ms: wait.as_millis() as u64 };
-        queued.unwrap_or(Err(busy)).inspect_err(|_refused| turn.fail())
+        let submit = async {
+            self.0.admit()?; // First, because a timeout needs a runtime.
+            let queued = tokio::time::timeout(wait, self.enqueue(publish, turn.clone())).await;
+            queued.unwrap_or(Err(Error::Busy { waited_ms: wait.as_millis() as u64 }))
+        };
+        submit.await.inspect_err(|_refused| turn.fail())
     }
 
     /// As [`Self::submit_in_order`], but waits for room in the queue without a bound.
@@ -248,6 +270,7 @@ impl Broker {
     }
 
     async fn enqueue<E: Events>(&self, publish: Publish<E>, turn: PublishTurn) -> Result<Pending> {
+        self.0.admit()?;
         turn.check()?;
         let shared = &self.0;
         let Publish { topic, events, expected_sequence } = publish;
@@ -272,6 +295,7 @@ impl Broker {
     ///
     /// The errors of [`Self::publish`] that refuse events; [`Error::ShuttingDown`].
     pub fn publish_ephemeral(&self, topic: &TopicName, events: Vec<NewEvent>) -> Result<usize> {
+        self.0.check_open()?;
         self.0.limits.check(&events)?;
         self.publish_each_ephemeral(topic, events.into_iter().map(Ok))
     }
@@ -287,9 +311,7 @@ impl Broker {
         topic: &TopicName,
         events: impl Iterator<Item = Result<NewEvent>>,
     ) -> Result<usize> {
-        if self.is_draining() {
-            return Err(Error::ShuttingDown);
-        }
+        self.0.check_open()?;
         let shared = &self.0;
         let topic = shared.topics.open_briefly(topic)?;
         let receivers = shared.followers(&topic);
@@ -322,6 +344,7 @@ impl Broker {
         member: Member,
         deposit: Option<Deposit>,
     ) -> Result<Presence> {
+        self.0.admit()?;
         lists::check("topics", topics.len(), MAX_PATTERNS)?;
         Presence::join(self.0.clone(), topics, member, deposit).await
     }
@@ -353,9 +376,7 @@ impl Broker {
         start: StartPoint,
         on_gap: OnGap,
     ) -> Result<Reader> {
-        if self.is_draining() {
-            return Err(Error::ShuttingDown);
-        }
+        self.0.admit()?;
         self.check_start(start)?;
         let topic = self.0.topics.follow(topic)?;
         Reader::of_one(self.0.clone(), topic, start, on_gap).await
@@ -401,9 +422,7 @@ impl Broker {
         on_gap: OnGap,
         deposit: Option<Deposit>,
     ) -> Result<Reader> {
-        if self.is_draining() {
-            return Err(Error::ShuttingDown);
-        }
+        self.0.admit()?;
         self.check_start(start)?;
         patterns.iter().try_for_each(|pattern| self.0.topics.check_pattern(pattern))?;
         Reader::of_many(self.0.clone(), patterns, start, on_gap, deposit).await
@@ -424,6 +443,7 @@ impl Broker {
     ///
     /// As [`Self::read`].
     pub async fn page(&self, topic: &TopicName, request: PageRequest) -> Result<PageReader> {
+        self.0.admit()?;
         let mut request = request;
         match self.0.topics.existing(topic) {
             Ok(topic) => request.start = page_start(&self.0, &topic, &request).await?,
@@ -487,6 +507,7 @@ impl Broker {
     /// [`Error::UnknownTopic`], [`Error::Damaged`], [`Error::ReadFailed`];
     /// [`Error::DeadlineExceeded`] after a wait of a minute for other reads.
     pub async fn state(&self, topic: &TopicName, request: StateRequest) -> Result<StatePage> {
+        self.0.admit()?;
         read_state(&self.0, topic, request).await
     }
 
@@ -503,6 +524,7 @@ impl Broker {
     /// Dropped before it returns, the events may or may not be purged. The space of purged events
     /// is freed later.
     pub async fn purge(&self, topic: &TopicName, earliest: Sequence) -> Result<()> {
+        self.0.admit()?;
         let topic = self.0.topics.existing(topic)?;
         let (reason, report) = (TrimReason::Purged, MaintenanceReport::default());
         self.0.step(&topic, Work::Trim { earliest, reason, report }).await?;
@@ -539,6 +561,7 @@ impl Broker {
         config: TopicConfig,
         fields: Vec<String>,
     ) -> Result<TopicInfo> {
+        self.0.admit()?;
         self.0.topics.existing(name)?;
         self.configure(name, Change::Update(config, fields)).await
     }
@@ -551,6 +574,7 @@ impl Broker {
     ///
     /// [`Error::UnknownTopic`]: nothing was changed.
     pub async fn delete_topic(&self, name: &TopicName) -> Result<()> {
+        self.0.admit()?;
         let topic = self.0.topics.existing(name)?;
         let of = self.0.topics.open(name)?;
         let change = Change::Delete;
@@ -560,6 +584,7 @@ impl Broker {
     }
 
     async fn configure(&self, name: &TopicName, change: Change) -> Result<TopicInfo> {
+        self.0.admit()?;
         let topic = self.0.topics.open(name)?;
         let of = self.0.topics.open(name)?;
         let queued = |reply| Queued::Change(QueuedChange { topic: of, change, reply });
@@ -580,6 +605,7 @@ impl Broker {
     /// Dropped before it returns, maintenance ends soon, with some of it done. Dropped while other
     /// calls run, it does not begin.
     pub async fn maintain(&self, topic: Option<&TopicName>) -> Result<MaintenanceReport> {
+        self.0.admit()?;
         let topic = topic.map(|name| self.0.topics.existing(name)).transpose()?;
         let busy = || Error::Crowded { what: "maintenance", limit: MAX_ASKS as u64 };
         let _place = self.0.asking.try_acquire().map_err(|_others_wait| busy())?;
@@ -664,9 +690,7 @@ impl Broker {
     ///
     /// [`Error::ShuttingDown`], [`Error::ReadOnly`]: the reason for which it does not.
     pub fn check_ready(&self) -> Result<()> {
-        if self.is_draining() {
-            return Err(Error::ShuttingDown);
-        }
+        self.0.check_open()?;
         self.0.failure.error().map_or(Ok(()), Err)
     }
 
@@ -680,30 +704,31 @@ impl Broker {
         self.0.stopping.cancelled().await;
     }
 
-    /// Drains the broker, and returns when every accepted publish is answered. A second call does
-    /// nothing.
+    /// Drains the broker, and returns when every accepted publish is answered, all threads of the
+    /// broker have ended, and the log is closed. Then the data directory is free: it can be opened
+    /// again at once, also in this process, whatever clones, readers, pages, backups and presences
+    /// are left of this broker. They fail as the broker's calls do.
+    ///
+    /// Needs no runtime. Every call waits for the same end, also later calls, and calls on other
+    /// clones. In the rare case that the system has no thread to do the closing, the first call
+    /// blocks its thread until the end.
+    ///
+    /// A log that was given to [`Broker::with_log`] is closed when its other owners drop it, too.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the closing goes on. Another call waits for its end.
     pub async fn close(&self) {
         self.drain();
-        let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Threads { committer, maintenance, waker, usher }) = threads else { return };
-        let asks = self.0.maintenance.clone();
-        let stopped = tokio::task::spawn_blocking(move || {
-            let _ended_already = asks.send(Ask::Stop);
-            maintenance.join()
-        });
-        let is_maintained = matches!(stopped.await, Ok(Ok(())));
-        let _ended_already = self.0.commands.send(Queued::Stop).await;
-        let (wakers, arrivals) = (self.0.waker.clone(), self.0.arrivals.clone());
-        let joined = tokio::task::spawn_blocking(move || {
-            let committed = committer.join();
-            arrivals.stop(); // The waker stops later: readers that leave may wake others.
-            let ushered = usher.join();
-            wakers.stop();
-            waker.join().and(ushered).and(committed)
-        });
-        let joined = joined.await;
-        if !is_maintained || !matches!(joined, Ok(Ok(()))) {
-            tracing::error!("a thread of the broker ended by a panic");
-        }
+        ending::begin(&self.0);
+        self.0.closing.ended().await;
+    }
+
+    /// As [`Self::close`], but blocks the thread: for a `Drop`, and for threads without a runtime.
+    /// A thread of a runtime should rather await [`Self::close`].
+    pub fn close_blocking(&self) {
+        self.drain();
+        ending::begin(&self.0);
+        self.0.closing.wait();
     }
 }

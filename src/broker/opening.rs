@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::announced::Announced;
 use super::arrivals::Arrivals;
 use super::clock::Now;
+use super::closing::{Closing, Threads};
 use super::config::OpenConfig;
 use super::ephemeral::EphemeralEvents;
 use super::failure::BrokerFailure;
 use super::filter::Filters;
 use super::maintenance::horizon::Horizons;
 use super::maintenance::maintainer::Maintainer;
+use super::open_log::OpenLog;
 use super::order::committer::Committer;
 use super::order::window::DedupWindow;
 use super::publish::InOrder;
@@ -27,7 +29,7 @@ use super::read::behind::Behind;
 use super::read::replay::replays::Replays;
 use super::read::searching::Searches;
 use super::read::state::keys::StateKeys;
-use super::shared::{MAX_ASKS, MAX_RECALLS, Shared, Threads};
+use super::shared::{MAX_ASKS, MAX_RECALLS, Shared};
 use super::tail::newest::Tails;
 use super::topic::topics::Topics;
 use super::turns::Turns;
@@ -58,7 +60,8 @@ pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<A
     let maintenance_totals = Arc::default();
     let horizons = Horizons::default();
     let waker = Waker::new(announced.clone());
-    let turns = Turns::new(log.clone(), settings.max_reads as usize);
+    let open_log = OpenLog::new(log.clone());
+    let turns = Turns::new(open_log.clone(), settings.max_reads as usize);
     let bytes = [settings.max_replay_bytes, settings.max_ahead_bytes].map(|b| b as usize);
     let replays = Arc::new(Replays::new(turns.clone(), bytes[0], bytes[1]));
     let last_id = stored.iter().map(|topic| topic.id).max();
@@ -88,7 +91,7 @@ pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<A
     };
     let (maintenance, asks) = std::sync::mpsc::sync_channel(MAX_ASKS);
     let maintaining = Maintainer {
-        log: log.clone(),
+        log,
         topics: topics.clone(),
         commands: commands.downgrade(),
         config: config.maintenance.clone(),
@@ -112,9 +115,9 @@ pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<A
     };
     Ok(Arc::new(Shared {
         searches: Searches::new(settings.max_reads as usize),
-        recall_turns: Turns::new(log.clone(), MAX_RECALLS),
+        recall_turns: Turns::new(open_log.clone(), MAX_RECALLS),
         topics,
-        log,
+        log: open_log,
         announced,
         drops,
         commands,
@@ -140,7 +143,7 @@ pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<A
         state_keys: StateKeys::new(settings.max_state_bytes as usize),
         ephemeral: EphemeralEvents::new(settings.max_ephemeral_bytes as usize),
         max_members: settings.max_members as usize,
-        threads: Mutex::new(Some(threads)),
+        closing: Closing::new(threads),
         maintenance,
         asking: Semaphore::new(MAX_ASKS),
         asks: tokio::sync::Mutex::default(),

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -14,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::announced::Announced;
 use crate::broker::arrivals::Arrivals;
 use crate::broker::clock::Now;
+use crate::broker::closing::Closing;
 use crate::broker::command::RecalledIds;
 use crate::broker::command::Work;
 use crate::broker::dedup::DedupConfig;
@@ -23,6 +23,7 @@ use crate::broker::filter::Filters;
 use crate::broker::limits::LimitsConfig;
 use crate::broker::maintenance::horizon::Horizons;
 use crate::broker::maintenance::maintainer::Ask;
+use crate::broker::open_log::OpenLog;
 use crate::broker::publish::InOrder;
 use crate::broker::queue::Queued;
 use crate::broker::queue::QueuedStep;
@@ -52,7 +53,7 @@ pub(super) const MAX_RECALLS: usize = 4;
 
 /// The parts of a broker that all its handles and subscriptions share.
 pub(crate) struct Shared {
-    pub(super) log: Arc<dyn Log>,
+    pub(super) log: OpenLog,
     pub(super) topics: Arc<Topics>,
     pub(super) announced: Arc<Announced>,
     /// The number of the newest drop of the log.
@@ -92,7 +93,8 @@ pub(crate) struct Shared {
     pub(super) state_keys: StateKeys,
     pub(super) ephemeral: EphemeralEvents,
     pub(super) max_members: usize,
-    pub(super) threads: Mutex<Option<Threads>>,
+    /// The threads of the broker, and how far its closing has come.
+    pub(super) closing: Closing,
     /// The channel of requests to maintenance. Each request has a caller that waits for the answer.
     pub(super) maintenance: SyncSender<Ask>,
     /// The permits of callers that wait for maintenance, and the turn, which one of them has.
@@ -106,14 +108,6 @@ pub(crate) struct Shared {
     /// The turns at reading the log for recalls. They are separate, because publishes wait for
     /// recalls.
     pub(super) recall_turns: Turns,
-}
-
-/// The threads of a broker.
-pub(super) struct Threads {
-    pub(super) committer: JoinHandle<()>,
-    pub(super) maintenance: JoinHandle<()>,
-    pub(super) waker: JoinHandle<()>,
-    pub(super) usher: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -130,6 +124,28 @@ impl Drop for Shared {
 }
 
 impl Shared {
+    /// Refuses a call that would store, read, follow, join or change something, if the broker is
+    /// stopping. Every such call begins here, or with [`Self::admit`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShuttingDown`].
+    pub(super) fn check_open(&self) -> Result<()> {
+        let is_stopping = self.is_stopping.load(Ordering::SeqCst);
+        if is_stopping { Err(Error::ShuttingDown) } else { Ok(()) }
+    }
+
+    /// As [`Self::check_open`], for calls that need a tokio runtime. Without one, such a call would
+    /// panic somewhere in the middle.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShuttingDown`], [`Error::NoRuntime`].
+    pub(super) fn admit(&self) -> Result<()> {
+        self.check_open()?;
+        tokio::runtime::Handle::try_current().map(drop).map_err(|_outside| Error::NoRuntime)
+    }
+
     /// Gives an ephemeral event to the topic's followers, if there are any.
     pub(super) fn deliver_ephemeral(&self, topic: &TopicRef, event: NewEvent) {
         if self.followers(topic) > 0 {

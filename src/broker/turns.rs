@@ -19,8 +19,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::open_log::OpenLog;
 use crate::error::{Error, Result};
 use crate::log::Log;
 
@@ -30,7 +32,7 @@ const MAX_STEP: Duration = Duration::from_millis(5);
 /// The turns at reading a log. Cheap to clone; all clones share the same turns.
 #[derive(Clone)]
 pub(super) struct Turns {
-    log: Arc<dyn Log>,
+    log: OpenLog,
     free: Arc<Semaphore>,
     /// The number of steps that were begun.
     steps: Arc<AtomicU64>,
@@ -59,7 +61,7 @@ impl ReadCaller {
 
 impl Turns {
     /// Returns turns for `max_reads` reads of `log` at the same time.
-    pub(super) fn new(log: Arc<dyn Log>, max_reads: usize) -> Self {
+    pub(super) fn new(log: OpenLog, max_reads: usize) -> Self {
         Self { log, free: Arc::new(Semaphore::new(max_reads)), steps: Arc::default() }
     }
 
@@ -84,7 +86,8 @@ impl Turns {
     ///
     /// # Errors
     ///
-    /// Those of `read`, and [`Error::ReadFailed`] if `read` panics.
+    /// Those of `read`; [`Error::ReadFailed`] if `read` panics; [`Error::ShuttingDown`] once the
+    /// log is closed; [`Error::NoRuntime`].
     ///
     /// # Cancel safety
     ///
@@ -152,12 +155,13 @@ impl ReadTurn<'_> {
         let caller = ReadCaller(Arc::downgrade(&waiting));
         let Self { turns, permit } = self;
         let (log, steps) = (turns.log.clone(), turns.steps.clone());
-        let running = tokio::task::spawn_blocking(move || {
+        let runtime = Handle::try_current().map_err(|_outside| Error::NoRuntime)?;
+        let running = runtime.spawn_blocking(move || {
             if caller.is_gone() {
                 return (Err(Error::ShuttingDown), permit); // Nobody gets this error.
             }
             steps.fetch_add(1, Ordering::Relaxed);
-            (step(&*log, &caller), permit)
+            (log.step(|log| step(log, &caller)), permit)
         });
         let done = running.await;
         drop(waiting);
@@ -173,6 +177,10 @@ mod tests {
     use super::*;
     use crate::log::MemoryLog;
 
+    fn turns(max_reads: usize) -> Turns {
+        Turns::new(OpenLog::new(Arc::new(MemoryLog::default())), max_reads)
+    }
+
     const PATIENCE: Duration = Duration::from_secs(30);
 
     /// Waits until `holds` returns true. `what` names the condition in the panic.
@@ -187,7 +195,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn reads_that_nobody_waits_for_end_and_no_more_run_than_there_are_turns() {
-        let turns = Turns::new(Arc::new(MemoryLog::default()), 2);
+        let turns = turns(2);
         let (running, most, calls) =
             (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::default());
         let endless = || {
@@ -218,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_that_panics_is_an_error_and_gives_its_turn_back() {
-        let turns = Turns::new(Arc::new(MemoryLog::default()), 1);
+        let turns = turns(1);
         let failed = turns.read(|_| -> Result<()> { panic!("injected") }).await;
         assert!(matches!(failed, Err(Error::ReadFailed(_))), "{failed:?}");
         let read = tokio::time::timeout(PATIENCE, turns.read(|_| Ok(7))).await.expect("a turn");
@@ -228,7 +236,7 @@ mod tests {
     /// Goal: other reads get turns during a long read.
     #[tokio::test]
     async fn a_long_read_is_cut_into_steps_between_which_others_read() {
-        let turns = Turns::new(Arc::new(MemoryLog::default()), 1);
+        let turns = turns(1);
         let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (long, other) = (turns.clone(), is_over.clone());
         let long = tokio::spawn(async move {

@@ -71,6 +71,7 @@ fn codes(error: &Error) -> Codes {
         Error::ShuttingDown => {
             retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN", 2)
         }
+        Error::NoRuntime => codes(Code::Internal, StatusCode::INTERNAL_SERVER_ERROR, "NO_RUNTIME"),
         Error::DeadlineExceeded { .. } => {
             codes(Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED")
         }
@@ -336,6 +337,7 @@ mod tests {
             (Error::Busy { waited_ms: 5 }, Code::ResourceExhausted, 429, Some(1)),
             (Error::RateLimited(limit), Code::ResourceExhausted, 429, Some(3)),
             (Error::ShuttingDown, Code::Unavailable, 503, Some(2)),
+            (Error::NoRuntime, Code::Internal, 500, None),
             (Error::NotWritten(cause.clone()), Code::Unavailable, 503, Some(2)),
             (Error::OutcomeUnknown(cause.clone()), Code::Unknown, 500, None),
             (Error::ReadOnly(cause), Code::Unavailable, 503, Some(30)),

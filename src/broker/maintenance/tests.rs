@@ -531,7 +531,8 @@ async fn the_small_blocks_of_a_quiet_topic_become_large_ones_by_themselves() {
     let id = broker.0.topics.existing(&name).unwrap().state().id.unwrap();
     let small_blocks = || {
         let end = Sequence::new(501);
-        let blocks = broker.0.log.read(id, Sequence::FIRST, end, usize::MAX).unwrap();
+        let blocks =
+            broker.0.log.step(|log| log.read(id, Sequence::FIRST, end, usize::MAX)).unwrap();
         blocks.iter().filter(|block| block.count() == 1).count() as u64
     };
     // So many may be left: too few for another pass, and the rest of the last one.

@@ -36,7 +36,8 @@ async fn compacted(max_key_bytes: u64) -> (Vec<String>, u64) {
     let reads = log.reads() - before;
     let state = broker.topic(&topic).unwrap().extent;
     let id = broker.0.topics.existing(&topic).unwrap().state().id.unwrap();
-    let blocks = broker.0.log.read(id, state.earliest, state.tail, usize::MAX).unwrap();
+    let blocks =
+        broker.0.log.step(|log| log.read(id, state.earliest, state.tail, usize::MAX)).unwrap();
     let payload =
         |event: crate::log::EventRef<'_>| String::from_utf8(event.payload.into()).unwrap();
     (blocks.iter().flat_map(|block| block.events().map(payload)).collect(), reads)

@@ -328,7 +328,8 @@ fn topic_of(broker: &Broker) -> Arc<Topic> {
 fn burying(broker: &Broker) -> Rewrite {
     let topic = topic_of(broker);
     let id = topic.state().id.unwrap();
-    let blocks = broker.0.log.read(id, Sequence::FIRST, Sequence::new(2), 1).unwrap();
+    let blocks =
+        broker.0.log.step(|log| log.read(id, Sequence::FIRST, Sequence::new(2), 1)).unwrap();
     let merged = Block::merge(&blocks, |_| false);
     let replaced = blocks.iter().map(StoredBlock::of).collect();
     Rewrite {

@@ -211,7 +211,7 @@ mod tests {
         let log: Arc<dyn Log> = faulty.clone();
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let topic = topics.open(&"a".parse().unwrap()).unwrap();
-        let turns = Turns::new(log, 1);
+        let turns = Turns::new(crate::broker::open_log::OpenLog::new(log), 1);
         let replays = Arc::new(Replays::new(turns.clone(), 1 << 20, 0));
         let read_all = async |replays: &Replays| {
             let (mut next, below) = (Sequence::FIRST, Sequence::new(101));
