@@ -1,17 +1,16 @@
 //! Errors, divided by what the caller can do about them.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
+pub use crate::cause::Cause;
 use crate::gap::Gap;
+pub use crate::open_error::{OpenError, OpenReason};
 use crate::place::Sequence;
 use crate::topic_name::TopicName;
 
 /// The result of an operation that can fail with an [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// The cause below an error, kept for `source()`.
-pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Why an operation failed. Variants say what the caller can do, not which module noticed.
 ///
@@ -176,21 +175,18 @@ pub enum Error {
         /// The damaged part, and what to do.
         problem: String,
     },
-    /// The data directory cannot be opened. The message says why and what to do.
-    #[error("cannot open {}: {problem}", path.display())]
-    Open {
-        /// The data directory.
-        path: PathBuf,
-        /// Why it cannot be opened, and what to do.
-        problem: String,
-    },
+    /// The data directory, or a backup, cannot be opened. The message says why and what to do. Its
+    /// `source()` is the error of the system, if there is one.
+    #[error(transparent)]
+    Open(OpenError),
     /// The server cannot listen on the address. Free the address, or name another one.
-    #[error("cannot listen on {address}: {problem}")]
+    #[error("cannot listen on {address}: {cause}")]
     Listen {
         /// The address, or the path of a Unix socket.
         address: String,
-        /// Why the server cannot listen on it.
-        problem: String,
+        /// The error of the system, an [`io::Error`](std::io::Error).
+        #[source]
+        cause: Cause,
     },
 }
 
@@ -257,7 +253,12 @@ impl Error {
 
     /// Returns an [`Error::Listen`].
     pub(crate) fn listen(address: impl std::fmt::Display, error: std::io::Error) -> Self {
-        Self::Listen { address: address.to_string(), problem: error.to_string() }
+        Self::Listen { address: address.to_string(), cause: error.into() }
+    }
+
+    /// Returns an [`Error::Open`].
+    pub(crate) fn open(path: impl AsRef<Path>, reason: impl Into<OpenReason>) -> Self {
+        Self::Open(OpenError { path: path.as_ref().to_owned(), reason: reason.into() })
     }
 
     /// Whether a failed publish may have been stored all the same.
@@ -267,12 +268,15 @@ impl Error {
 }
 
 /// Returns an error's message with those of its causes, for callers who cannot see the broker's
-/// log.
+/// log. A cause that a message ends with already is not repeated.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        message = format!("{message}: {cause}");
+        let told = cause.to_string();
+        if !message.ends_with(&told) {
+            message = format!("{message}: {told}");
+        }
         source = cause.source();
     }
     message
@@ -280,7 +284,39 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+    use std::io;
+
     use super::*;
+
+    /// Goal: a caller finds the error of the system, whichever error it is the cause of, and the
+    /// message names it once.
+    #[test]
+    fn the_source_of_an_error_is_the_error_of_the_system_itself() {
+        let cause = || Cause::from(io::Error::new(io::ErrorKind::PermissionDenied, "not you"));
+        let io = |what: &str| OpenReason::Io { what: what.to_owned(), cause: cause() };
+        let no_thread = OpenReason::NoThread { name: "waker".to_owned(), cause: cause() };
+        let causes = [
+            (Error::NotWritten(cause()), "storage refused the events; nothing was written"),
+            (Error::ReadFailed(cause()), "storage failed while reading"),
+            (Error::Listen { address: "[::1]:80".to_owned(), cause: cause() }, "[::1]:80"),
+            (Error::open("data", io("")), "cannot open data"),
+            (Error::open("data", io("its lock file")), "cannot open data: its lock file"),
+            (Error::open("", no_thread), "cannot open : no thread for the waker"),
+            (Error::open("data", OpenReason::Engine(cause())), "cannot open data"),
+        ];
+        for (error, message) in causes {
+            let source = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+            let kind = source.map(io::Error::kind);
+            assert_eq!(kind, Some(io::ErrorKind::PermissionDenied), "{error}");
+            assert!(with_causes(&error).ends_with(&format!("{message}: not you")), "{error}");
+            assert_eq!(error.clone().source().unwrap().to_string(), "not you");
+        }
+        let locked = Error::open("data", OpenReason::Locked);
+        assert!(locked.source().is_none());
+        let words = "another process has it open; stop that one, or name another directory";
+        assert_eq!(with_causes(&locked), format!("cannot open data: {words}"));
+    }
 
     #[test]
     fn a_refusal_shows_the_beginning_of_what_a_client_sent_and_not_all_of_it() {

@@ -65,6 +65,7 @@
 #![cfg_attr(not(feature = "server"), allow(dead_code, unused_imports, reason = "it uses the rest"))]
 
 pub mod broker;
+mod cause;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod cursor;
@@ -80,6 +81,7 @@ pub mod fuzzing;
 mod gap;
 mod lists;
 pub mod log;
+mod open_error;
 mod place;
 mod polls;
 #[cfg(feature = "server")]

@@ -63,7 +63,7 @@ impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let problem = format!("the thread of the {} ended by a panic", self.thread);
-            self.failure.set(Arc::new(std::io::Error::other(problem)));
+            self.failure.set(std::io::Error::other(problem).into());
         }
     }
 }

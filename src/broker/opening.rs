@@ -34,7 +34,7 @@ use super::tail::newest::Tails;
 use super::topic::topics::Topics;
 use super::turns::Turns;
 use super::wake::waker::Waker;
-use crate::error::{Error, Result};
+use crate::error::{Error, OpenReason, Result};
 use crate::event::Timestamp;
 use crate::log::Log;
 use crate::topic::TopicId;
@@ -156,7 +156,6 @@ pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<A
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(name.to_owned());
     thread.spawn(run).map_err(|error| {
-        let problem = format!("no thread for the {name}: {error}");
-        Error::Open { path: Default::default(), problem }
+        Error::open("", OpenReason::NoThread { name: name.to_owned(), cause: error.into() })
     })
 }

@@ -142,7 +142,7 @@ impl Pending {
     pub async fn ready(&mut self) -> Result<Ack> {
         (&mut self.0).await.unwrap_or_else(|_| {
             let cause = std::io::Error::other("the committer ended without an answer");
-            Err(Error::OutcomeUnknown(std::sync::Arc::new(cause)))
+            Err(Error::OutcomeUnknown(cause.into()))
         })
     }
 }

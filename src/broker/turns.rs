@@ -166,7 +166,7 @@ impl ReadTurn<'_> {
         let done = running.await;
         drop(waiting);
         // The turn is over when the caller has the outcome, or when the outcome is dropped.
-        done.map_or_else(|error| Err(Error::ReadFailed(Arc::new(error))), |(read, _turn)| read)
+        done.map_or_else(|error| Err(Error::ReadFailed(error.into())), |(read, _turn)| read)
     }
 }
 

@@ -313,8 +313,6 @@ impl IntoResponse for Error {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::error::Cause;
     use crate::topic::TopicName;
@@ -322,7 +320,7 @@ mod tests {
     #[test]
     fn an_error_means_the_same_on_both_protocols_and_says_when_to_come_back() {
         let topic = TopicName::new("a").expect("a name");
-        let cause: Cause = Arc::new(std::io::Error::other("the cause"));
+        let cause = Cause::from(std::io::Error::other("the cause"));
         let limit = RateLimit {
             rate: "bytes",
             per_second: 10,

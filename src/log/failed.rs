@@ -23,7 +23,7 @@ impl WriteFailure {
             return Err(Error::ReadOnly(cause.clone()));
         }
         write().map_err(|error| {
-            let cause: Cause = std::sync::Arc::new(error);
+            let cause = Cause::from(error);
             *failed = Some(cause.clone());
             Error::OutcomeUnknown(cause)
         })

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Condvar, Mutex};
 
 use super::block::Block;
 use super::contract::Log;
@@ -13,7 +13,7 @@ use super::memory_log::MemoryLog;
 use super::stored_block::StoredBlock;
 use super::stored_topic::StoredTopic;
 use crate::cursor::{Epoch, Position, Sequence};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::event::Timestamp;
 use crate::topic::TopicId;
 
@@ -137,8 +137,8 @@ impl FaultyLog {
         HeldGate(&self.gate)
     }
 
-    fn cause() -> Arc<io::Error> {
-        Arc::new(io::Error::other("injected"))
+    fn cause() -> Cause {
+        io::Error::other("injected").into()
     }
 }
 

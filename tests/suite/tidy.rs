@@ -14,11 +14,13 @@ const LAYERS: [Layer; 6] = [
     Layer {
         name: "vocabulary",
         paths: &[
+            "src/cause.rs",
             "src/cursor.rs",
             "src/error.rs",
             "src/event.rs",
             "src/gap.rs",
             "src/lists.rs",
+            "src/open_error.rs",
             "src/place.rs",
             "src/time.rs",
             "src/timestamp.rs",

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use super::blocks::{END, TreeBlocks};
 use super::directory::{lock_existing, no_directory, refuse_unfinished};
@@ -18,7 +17,7 @@ use super::mark::{self, Loss};
 use super::restore::NewLog;
 use super::{keys, lost_tail, records, salvage, sled_files};
 use crate::cursor::{Position, Sequence};
-use crate::error::{Error, Result};
+use crate::error::{Error, OpenReason, Result};
 use crate::log::block::Block;
 use crate::log::block_header::HEADER_BYTES;
 use crate::log::extent::Extent;
@@ -107,16 +106,17 @@ impl<P: FnMut(Checking)> Checker<P> {
     }
 
     fn run(mut self, directory: &Path, scratch: &Path) -> Result<CheckReport> {
-        let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let source = directory.join("sled");
         if !source.join("db").is_file() {
-            let problem = no_directory(directory);
-            return Err(at(problem.unwrap_or_else(|| "there is no log in it".to_owned())));
+            let reason = no_directory(directory).unwrap_or(OpenReason::Missing);
+            return Err(Error::open(directory, reason));
         }
         let lock = lock_existing(directory)?;
         refuse_unfinished(directory)?;
-        self.copied_bytes = copy(&source, scratch, &mut self.progress)
-            .map_err(|error| at(format!("copying it to {}: {error}", scratch.display())))?;
+        self.copied_bytes = copy(&source, scratch, &mut self.progress).map_err(|error| {
+            let what = format!("copying it to {}", scratch.display());
+            Error::open(directory, OpenReason::Io { what, cause: error.into() })
+        })?;
         match self.verify(directory, scratch) {
             Err(
                 error @ (Error::Damaged { .. } | Error::DamagedLog { .. } | Error::ReadFailed(_)),
@@ -138,7 +138,7 @@ impl<P: FnMut(Checking)> Checker<P> {
     ///
     /// Damage after which nothing more can be verified, and failures to write the repaired log.
     fn verify(&mut self, directory: &Path, scratch: &Path) -> Result<()> {
-        self.salvage(directory, scratch).map_err(|error| Error::ReadFailed(Arc::new(error)))?;
+        self.salvage(directory, scratch).map_err(|error| Error::ReadFailed(error.into()))?;
         let database = match engine::open(scratch, CACHE_BYTES) {
             Ok(database) => database,
             Err(error) => {
@@ -147,7 +147,7 @@ impl<P: FnMut(Checking)> Checker<P> {
                 self.report.damage.push(unreadable(error));
                 sled_files::mend(scratch)
                     .and_then(|()| remove_snapshots(scratch))
-                    .map_err(|error| Error::ReadFailed(Arc::new(error)))?;
+                    .map_err(|error| Error::ReadFailed(error.into()))?;
                 engine::open(scratch, CACHE_BYTES).map_err(unreadable)?
             }
         };
@@ -158,7 +158,7 @@ impl<P: FnMut(Checking)> Checker<P> {
         let Some(record) = records::read_log(&tree)? else {
             return damaged("its own record is missing");
         };
-        let marked = mark::read(directory).map_err(|error| Error::ReadFailed(Arc::new(error)))?;
+        let marked = mark::read(directory).map_err(|error| Error::ReadFailed(error.into()))?;
         let marked = marked.filter(|(epoch, _)| *epoch == record.epoch).map(|(_, marked)| marked);
         let last = Position::new(self.report.last_position);
         match marked {

@@ -237,10 +237,8 @@ impl CleanerState {
         let ended = catch_unwind(AssertUnwindSafe(|| run(self)));
         let panicked = |_printed_by_then| Err(io::Error::other("it ended by a panic"));
         if let Err(error) = ended.unwrap_or_else(panicked) {
-            self.failed.set(Arc::new(io::Error::new(
-                error.kind(),
-                format!("the thread that cleans the log: {error}"),
-            )));
+            let problem = format!("the thread that cleans the log: {error}");
+            self.failed.set(io::Error::new(error.kind(), problem).into());
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, OpenReason, Result};
 
 /// The file that exists while a log is being made, by a restore or a repair.
 pub(super) const UNFINISHED: &str = "restoring";
@@ -24,23 +24,24 @@ const LOCK_STEP: Duration = Duration::from_millis(5);
 pub(super) fn make_directory(directory: &Path) -> Result<()> {
     let Err(error) = std::fs::create_dir_all(directory) else { return Ok(()) };
     let in_the_way = directory.ancestors().find_map(|path| Some((path, no_directory(path)?)));
-    let (path, problem) = in_the_way.unwrap_or_else(|| (directory, error.to_string()));
-    Err(Error::Open { path: path.to_owned(), problem })
+    Err(match in_the_way {
+        Some((path, reason)) => Error::open(path, reason),
+        None => Error::open(directory, error),
+    })
 }
 
-/// Returns a sentence about what is in the place of a directory; `None` for nothing, or a
-/// directory.
-pub(super) fn no_directory(path: &Path) -> Option<String> {
+/// Returns what is in the place of a directory; `None` for nothing, or a directory.
+pub(super) fn no_directory(path: &Path) -> Option<OpenReason> {
     if let Ok(found) = path.metadata() {
         let problem = "it is a file, and no directory; name a directory";
-        return (!found.is_dir()).then(|| problem.to_owned());
+        return (!found.is_dir()).then(|| OpenReason::NoDirectory(problem.to_owned()));
     }
     let target = std::fs::read_link(path).ok()?;
-    Some(format!(
+    Some(OpenReason::NoDirectory(format!(
         "it is a symbolic link to {}, which is not there; make that directory, mount what it is \
          on, or remove the link",
         target.display()
-    ))
+    )))
 }
 
 /// Takes the lock of `directory`, and creates its file if it is missing.
@@ -72,21 +73,19 @@ pub(super) fn refuse_unfinished(directory: &Path) -> Result<()> {
     if !directory.join(UNFINISHED).exists() {
         return Ok(());
     }
-    let problem = "a restore into it was interrupted; delete it, and restore again";
-    Err(Error::Open { path: directory.to_owned(), problem: problem.to_owned() })
+    Err(Error::open(directory, OpenReason::Unfinished))
 }
 
 fn hold(directory: &Path, file: io::Result<File>) -> Result<File> {
-    let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
-    let file = file.map_err(|error| at(format!("its lock file: {error}")))?;
-    patiently(|| file.try_lock(), |error| matches!(error, TryLockError::WouldBlock)).map_err(
-        |error| match error {
-            TryLockError::WouldBlock => {
-                at("another process has it open; stop that one, or name another directory".into())
-            }
-            TryLockError::Error(error) => at(error.to_string()),
-        },
-    )?;
+    let file = file.map_err(|error| {
+        let what = "its lock file".to_owned();
+        Error::open(directory, OpenReason::Io { what, cause: error.into() })
+    })?;
+    let is_held = |error: &TryLockError| matches!(error, TryLockError::WouldBlock);
+    patiently(|| file.try_lock(), is_held).map_err(|error| match error {
+        TryLockError::WouldBlock => Error::open(directory, OpenReason::Locked),
+        TryLockError::Error(error) => Error::open(directory, error),
+    })?;
     Ok(file)
 }
 

@@ -11,10 +11,9 @@
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::directory::patiently;
-use crate::error::{Error, PUT_BACK};
+use crate::error::{Error, OpenReason, PUT_BACK};
 
 /// sled's unit of space, in bytes.
 pub(super) const SEGMENT_BYTES: usize = 8 << 20;
@@ -47,13 +46,22 @@ fn contained<T>(open: impl FnOnce() -> sled::Result<T>) -> sled::Result<T> {
 }
 
 /// Turns an error that sled has returned while it opens its files into ours.
-pub(super) fn cannot_open(error: sled::Error, at: impl FnOnce(String) -> Error) -> Error {
+pub(super) fn cannot_open(error: sled::Error, directory: &Path) -> Error {
     match error {
         sled::Error::Corruption { .. } => unreadable(error),
         sled::Error::ReportableBug(problem) => {
             Error::DamagedLog { problem: format!("{problem}; {PUT_BACK}") }
         }
-        other => at(other.to_string()),
+        other => Error::open(directory, other),
+    }
+}
+
+impl From<sled::Error> for OpenReason {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => Self::Io { what: "IO error".to_owned(), cause: error.into() },
+            other => Self::Engine(other.into()),
+        }
     }
 }
 
@@ -88,7 +96,8 @@ pub(super) fn unreadable(error: sled::Error) -> Error {
         sled::Error::ReportableBug(problem) => {
             Error::DamagedLog { problem: format!("{problem}; {PUT_BACK}") }
         }
-        other => Error::ReadFailed(Arc::new(other)),
+        sled::Error::Io(error) => Error::ReadFailed(error.into()),
+        other => Error::ReadFailed(other.into()),
     }
 }
 

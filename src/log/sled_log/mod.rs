@@ -70,7 +70,7 @@ use super::read_ahead::ReadAhead;
 use super::stored_block::StoredBlock;
 use super::stored_topic::StoredTopic;
 use crate::cursor::{Epoch, Position, Sequence};
-use crate::error::{Error, PUT_BACK, Result};
+use crate::error::{Error, OpenReason, PUT_BACK, Result};
 use crate::event::{Durability, Timestamp};
 use crate::topic::{TopicId, TopicName};
 use cleaner::{Cleaner, WrittenGroup};
@@ -124,8 +124,7 @@ impl SledLog {
     /// its other events are served. If it cannot be told which topics lost their ends, all topics
     /// are treated like that (lost_tail.rs, salvage.rs).
     pub fn open(directory: &Path, config: &LogConfig) -> Result<Self> {
-        let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
-        let io = |error: io::Error| at(error.to_string());
+        let io = |error: io::Error| Error::open(directory, error);
         directory::make_directory(directory)?;
         let lock = lock(directory)?;
         directory::refuse_unfinished(directory)?;
@@ -133,9 +132,10 @@ impl SledLog {
         let mark = Arc::new(Mark::open(directory).map_err(io)?);
         let noted = salvaged(directory, &mark).map_err(io)?;
         let database = engine::open(&directory.join("sled"), config.cache_bytes)
-            .map_err(|error| engine::cannot_open(error, at))?;
-        let tree =
-            database.open_tree(keys::TREE).map_err(|error| engine::cannot_open(error, at))?;
+            .map_err(|error| engine::cannot_open(error, directory))?;
+        let tree = database
+            .open_tree(keys::TREE)
+            .map_err(|error| engine::cannot_open(error, directory))?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -168,7 +168,6 @@ impl SledLog {
     /// Reads the epoch and the topics, and compares them with the mark. Begins an epoch if the log
     /// is new, or if durable data may be missing.
     fn begin(&mut self, directory: &Path, noted: Option<(Epoch, MarkContent)>) -> Result<()> {
-        let at = |problem: String| Error::Open { path: directory.to_owned(), problem };
         let stored = records::read_log(&self.tree)?;
         let marked = match (&stored, noted) {
             (Some(stored), Some((epoch, marked))) if epoch == stored.epoch => Some(marked),
@@ -205,7 +204,8 @@ impl SledLog {
                 "no mark beside the log: a new epoch begins"
             ),
             (None, _) if !self.tree.is_empty() => {
-                return Err(at("its tree has entries, but not the record of a log".to_owned()));
+                let problem = "its tree has entries, but not the record of a log".to_owned();
+                return Err(Error::open(directory, OpenReason::NotALog(problem)));
             }
             (None, _) => {}
         }
@@ -214,7 +214,7 @@ impl SledLog {
         self.write(|batch| batch.insert(&keys::LOG, meta::encode_log(&record)))
             .and_then(|lsn| self.mark.begin(self.epoch, last, lsn))
             .and_then(|()| self.mark.sync())
-            .map_err(|error| at(error.to_string()))?;
+            .map_err(|error| Error::open(directory, error))?;
         info!(directory = %directory.display(), epoch = %self.epoch, "began a log");
         Ok(())
     }
@@ -454,7 +454,7 @@ impl Log for SledLog {
         self.check_space(group)?;
         if group.durability == Durability::Process {
             let noted = self.mark.record_unsynced();
-            noted.map_err(|error| Error::NotWritten(Arc::new(error)))?;
+            noted.map_err(|error| Error::NotWritten(error.into()))?;
         }
         self.check_writable(group)?;
         let before_bytes = written_bytes(&self.database);

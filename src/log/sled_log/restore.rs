@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Seek as _};
+use std::io::{self, BufReader, Seek as _};
 use std::path::{Path, PathBuf};
 
 use super::blocks;
@@ -15,7 +15,7 @@ use super::engine::{self, written_lsn};
 use super::keys;
 use super::mark::Mark;
 use crate::cursor::{Epoch, Position, Sequence};
-use crate::error::{Error, Result};
+use crate::error::{Error, OpenReason, Result};
 use crate::event::Timestamp;
 use crate::log::backup::{BackupReader, Frame};
 use crate::log::block::Block;
@@ -70,7 +70,7 @@ pub fn restore(
         progress(Restoring { done_bytes, total_bytes: 2 * total });
     };
     for path in backups {
-        let bad = |problem: String| Error::Open { path: path.clone(), problem };
+        let bad = |problem: String| Error::open(path, OpenReason::BadBackup(problem));
         let reader = read(path, |_| Ok(()), &mut report)?;
         let header = reader.header();
         match last {
@@ -103,9 +103,9 @@ fn read(
     mut take: impl FnMut(Frame) -> Result<()>,
     report: &mut impl FnMut(u64),
 ) -> Result<BackupReader<BufReader<File>>> {
-    let bad = |problem: String| Error::Open { path: path.to_owned(), problem };
-    let file = File::open(path).map_err(|error| bad(error.to_string()))?;
-    let mut place = file.try_clone().map_err(|error| bad(error.to_string()))?;
+    let bad = |problem: String| Error::open(path, OpenReason::BadBackup(problem));
+    let file = File::open(path).map_err(|error| Error::open(path, error))?;
+    let mut place = file.try_clone().map_err(|error| Error::open(path, error))?;
     let mut reader = BackupReader::new(BufReader::with_capacity(1 << 20, file)).map_err(bad)?;
     let mut reported = 0;
     loop {
@@ -151,18 +151,19 @@ impl NewLog {
     ///
     /// [`Error::Open`]: nothing was written.
     pub(super) fn create(directory: &Path) -> Result<Self> {
-        let bad = |problem: String| Error::Open { path: directory.to_owned(), problem };
+        let io = |error: io::Error| Error::open(directory, error);
         directory::make_directory(directory)?;
-        let mut entries = std::fs::read_dir(directory).map_err(|error| bad(error.to_string()))?;
+        let mut entries = std::fs::read_dir(directory).map_err(io)?;
         if entries.next().is_some() {
-            return Err(bad("it is not empty; name a new directory".to_owned()));
+            return Err(Error::open(directory, OpenReason::NotEmpty));
         }
         let lock = lock(directory)?;
         let begun = File::create(directory.join(UNFINISHED)).and_then(|file| file.sync_all());
-        begun.and_then(|()| File::open(directory)?.sync_all()).map_err(|e| bad(e.to_string()))?;
+        begun.and_then(|()| File::open(directory)?.sync_all()).map_err(io)?;
         let database = engine::open(&directory.join("sled"), CACHE_BYTES);
-        let database = database.map_err(|error| bad(error.to_string()))?;
-        let tree = database.open_tree(keys::TREE).map_err(|error| bad(error.to_string()))?;
+        let database = database.map_err(|error| Error::open(directory, error))?;
+        let tree = database.open_tree(keys::TREE);
+        let tree = tree.map_err(|error| Error::open(directory, error))?;
         Ok(Self {
             directory: directory.to_owned(),
             database,
@@ -174,8 +175,12 @@ impl NewLog {
         })
     }
 
-    fn bad(&self, problem: impl ToString) -> Error {
-        Error::Open { path: self.directory.clone(), problem: problem.to_string() }
+    fn bad(&self, problem: String) -> Error {
+        self.failed(OpenReason::BadBackup(problem))
+    }
+
+    fn failed(&self, reason: impl Into<OpenReason>) -> Error {
+        Error::open(&self.directory, reason)
     }
 
     fn take(&mut self, frame: Frame) -> Result<()> {
@@ -268,7 +273,7 @@ impl NewLog {
     fn flush(&mut self) -> Result<()> {
         self.batch_bytes = 0;
         let batch = std::mem::take(&mut self.batch);
-        self.tree.apply_batch(batch).map_err(|error| self.bad(error))
+        self.tree.apply_batch(batch).map_err(|error| self.failed(error))
     }
 
     fn remove_blocks(&mut self, id: TopicId) -> Result<()> {
@@ -280,7 +285,7 @@ impl NewLog {
                 break;
             }
             for key in found {
-                self.batch.remove(key.map_err(|error| self.bad(error))?);
+                self.batch.remove(key.map_err(|error| self.failed(error))?);
             }
             self.flush()?;
         }
@@ -312,7 +317,7 @@ impl NewLog {
             report.events += written.events;
             sequences = sequences
                 .checked_add(topic.extent.tail.previous().get())
-                .ok_or_else(|| self.bad("its topics have more than 2^64 sequences"))?;
+                .ok_or_else(|| self.bad("its topics have more than 2^64 sequences".to_owned()))?;
             report.last_position = report.last_position.max(topic.extent.last_position.get());
             if self.batch_bytes >= BATCH_BYTES {
                 self.flush()?;
@@ -322,7 +327,7 @@ impl NewLog {
         let record = LogRecord::new(epoch, sequences, Position::new(report.last_position));
         self.batch.insert(&keys::LOG, meta::encode_log(&record));
         self.flush()?;
-        self.database.flush().map_err(|error| self.bad(error))?;
+        self.database.flush().map_err(|error| self.failed(error))?;
         let lsn = written_lsn(&self.database);
         let sync = || -> std::io::Result<()> {
             File::open(self.directory.join("sled/db"))?.sync_all()?;
@@ -334,7 +339,7 @@ impl NewLog {
             std::fs::remove_file(self.directory.join(UNFINISHED))?;
             File::open(&self.directory)?.sync_all()
         };
-        sync().map_err(|error| self.bad(error))?;
+        sync().map_err(|error| self.failed(error))?;
         Ok(report)
     }
 }

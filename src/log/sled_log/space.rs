@@ -129,7 +129,7 @@ impl Space {
         purpose: WritePurpose,
         size_bytes: u64,
     ) -> Result<()> {
-        let not_written = |error| Error::NotWritten(std::sync::Arc::new(error));
+        let not_written = |error: std::io::Error| Error::NotWritten(error.into());
         let Some(free_bytes) = self.file_system_bytes().map_err(not_written)? else {
             return Ok(());
         };

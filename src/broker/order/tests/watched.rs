@@ -83,7 +83,7 @@ impl Log for WatchedLog {
     fn commit(&self, group: &Group) -> Result<()> {
         let refuses = self.refuses_rewriting.load(std::sync::atomic::Ordering::SeqCst);
         if refuses && !group.rewritten.is_empty() {
-            return Err(Error::NotWritten(Arc::new(std::io::Error::other("injected"))));
+            return Err(Error::NotWritten(std::io::Error::other("injected").into()));
         }
         self.seen.lock().unwrap().push(group.into());
         self.inner.commit(group)
