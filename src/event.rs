@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use crate::error::{Error, Result};
 use crate::place::{Position, Sequence};
 
 pub use crate::timestamp::Timestamp;
@@ -34,7 +36,10 @@ impl Durability {
 }
 
 /// An event as its publisher hands it in. An empty text means that there is none.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+///
+/// The struct can be written as a literal: new fields come with a new major version only, because
+/// an event is what publishers write most.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct NewEvent {
     /// The publisher's own id, by which a repeated publish is recognised.
     pub id: String,
@@ -76,13 +81,86 @@ impl NewEvent {
     }
 
     /// Returns an event with this payload and nothing else.
+    ///
+    /// ```
+    /// use leftoff::NewEvent;
+    ///
+    /// let event = NewEvent::new("paid").with_id("41-7").with_key("order.41").with_type("paid");
+    /// assert_eq!(event.key, "order.41");
+    /// ```
     pub fn new(payload: impl Into<Bytes>) -> Self {
         Self { payload: payload.into(), ..Self::default() }
     }
+
+    /// Returns an event whose payload is `value` as JSON, with the content type
+    /// `application/json`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with field `payload`: the value is not JSON, for example a map whose keys
+    /// are no texts.
+    pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
+        let payload = serde_json::to_vec(value)
+            .map_err(|error| Error::invalid("payload", format!("cannot be JSON: {error}")))?;
+        Ok(Self::new(payload).with_content_type(JSON))
+    }
+
+    /// Returns the event that deletes `key` in a compacted topic: it has no payload.
+    pub fn tombstone(key: impl Into<String>) -> Self {
+        Self::default().with_key(key)
+    }
+
+    /// Returns this event with the publisher's own id, by which a repeated publish is recognised.
+    #[must_use]
+    pub fn with_id(self, id: impl Into<String>) -> Self {
+        Self { id: id.into(), ..self }
+    }
+
+    /// Returns this event with the thing that it is about.
+    #[must_use]
+    pub fn with_key(self, key: impl Into<String>) -> Self {
+        Self { key: key.into(), ..self }
+    }
+
+    /// Returns this event with its type.
+    #[must_use]
+    pub fn with_type(self, event_type: impl Into<String>) -> Self {
+        Self { event_type: event_type.into(), ..self }
+    }
+
+    /// Returns this event with one more header.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), value.into());
+        self
+    }
+
+    /// Returns this event with the media type of its payload.
+    #[must_use]
+    pub fn with_content_type(self, content_type: impl Into<String>) -> Self {
+        Self { content_type: content_type.into(), ..self }
+    }
+
+    /// Returns this event with the publisher's own time.
+    #[must_use]
+    pub fn with_time(self, time: Timestamp) -> Self {
+        Self { publisher_time: Some(time), ..self }
+    }
+
+    /// Returns this event with a time to live, from appending on. Part of a millisecond counts as a
+    /// whole one, so that a time that is not zero never becomes zero.
+    #[must_use]
+    pub fn with_ttl(self, ttl: Duration) -> Self {
+        let ms = ttl.as_nanos().div_ceil(1_000_000);
+        Self { ttl_ms: Some(u64::try_from(ms).unwrap_or(u64::MAX)), ..self }
+    }
 }
 
+/// The media type of payloads that are JSON.
+const JSON: &str = "application/json";
+
 /// One stored event: the published event, with the places and the time that it was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Event {
     /// The event's place in its topic.
     pub sequence: Sequence,
@@ -92,4 +170,26 @@ pub struct Event {
     pub time: Timestamp,
     /// The event as it was published.
     pub content: NewEvent,
+}
+
+impl Event {
+    /// Returns the payload, read as JSON. The content type is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with field `payload`, and the event's sequence: the payload is not JSON,
+    /// or no `T`.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
+        from_json_at(self.sequence, &self.content.payload)
+    }
+}
+
+/// Returns the payload of the event with this sequence, read as JSON.
+pub(crate) fn from_json_at<'a, T: Deserialize<'a>>(
+    sequence: Sequence,
+    payload: &'a [u8],
+) -> Result<T> {
+    serde_json::from_slice(payload).map_err(|error| {
+        Error::invalid("payload", format!("of sequence {sequence} does not fit: {error}"))
+    })
 }

@@ -58,6 +58,18 @@ macro_rules! place {
             }
         }
 
+        impl From<$name> for u64 {
+            fn from(place: $name) -> Self {
+                place.0
+            }
+        }
+
+        impl From<u64> for $name {
+            fn from(number: u64) -> Self {
+                Self(number)
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(&self.0, f)

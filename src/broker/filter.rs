@@ -11,7 +11,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -23,7 +23,16 @@ const MAX_VALUES: usize = MAX_ENTRIES;
 
 /// The conditions on events that are delivered. An event has one of the types, one of the keys, one
 /// of the key prefixes, and each of the headers. An empty condition holds for every event.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize)]
+///
+/// ```
+/// use leftoff::broker::Filter;
+///
+/// // Events of either type, of one tenant.
+/// let filter = Filter::default().of_type("paid").of_type("sent").with_header("tenant", "acme");
+/// assert_eq!(filter.types.len(), 2);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Filter {
     /// Event types.
     pub types: BTreeSet<String>,
@@ -36,6 +45,34 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Returns this filter with one more type that it picks.
+    #[must_use]
+    pub fn of_type(mut self, event_type: impl Into<String>) -> Self {
+        self.types.insert(event_type.into());
+        self
+    }
+
+    /// Returns this filter with one more key that it picks.
+    #[must_use]
+    pub fn of_key(mut self, key: impl Into<String>) -> Self {
+        self.keys.insert(key.into());
+        self
+    }
+
+    /// Returns this filter with one more prefix of keys that it picks.
+    #[must_use]
+    pub fn of_key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefixes.insert(prefix.into());
+        self
+    }
+
+    /// Returns this filter with one more header that events must have, with this value.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), value.into());
+        self
+    }
+
     /// Returns whether the filter has no condition, so that it picks every event.
     pub fn is_empty(&self) -> bool {
         self.count() == 0

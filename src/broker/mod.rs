@@ -72,6 +72,7 @@ pub use limits::LimitsConfig;
 pub use maintenance::config::MaintenanceConfig;
 pub use presence::{MemberList, Presence};
 pub use publish::{InOrder, Pending, Publish};
+pub use read::deliveries::{BackupStream, Deliveries, PageStream};
 pub use read::delivery::{Delivery, Patience, Waited};
 pub use read::feed::MAX_PATTERNS;
 pub use read::page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};

@@ -26,6 +26,36 @@ pub struct Publish<E = Vec<NewEvent>> {
     pub expected_sequence: Option<u64>,
 }
 
+impl<E> Publish<E> {
+    /// Returns a publish of these events, whatever sequence the topic is at.
+    ///
+    /// ```
+    /// use leftoff::{NewEvent, Publish};
+    ///
+    /// let topic: leftoff::TopicName = "orders".parse()?;
+    /// let publish = Publish::new(topic, vec![NewEvent::new("one"), NewEvent::new("two")]);
+    /// assert_eq!(publish.expecting(0).expected_sequence, Some(0));
+    /// # Ok::<(), leftoff::Error>(())
+    /// ```
+    pub fn new(topic: TopicName, events: E) -> Self {
+        Self { topic, events, expected_sequence: None }
+    }
+
+    /// Returns this publish with the last sequence that the topic must have: see
+    /// [`Publish::expected_sequence`]. 0 is for a topic that never had an event.
+    #[must_use]
+    pub fn expecting(self, sequence: impl Into<u64>) -> Self {
+        Self { expected_sequence: Some(sequence.into()), ..self }
+    }
+}
+
+impl Publish {
+    /// Returns a publish of one event.
+    pub fn one(topic: TopicName, event: NewEvent) -> Self {
+        Self::new(topic, vec![event])
+    }
+}
+
 /// The order of one publisher, which hands in one publish after another. After a failed publish no
 /// later one is stored, also if it was on its way already. Publishes before the failure are stored
 /// all the same.

@@ -22,10 +22,11 @@
 //! appended, and times never go backwards.
 
 use bytes::Bytes;
+use serde::Deserialize;
 
 use super::placed_id::PlacedId;
 use crate::cursor::{Position, Sequence};
-use crate::event::{Event, NewEvent, Timestamp};
+use crate::event::{Event, NewEvent, Timestamp, from_json_at};
 
 /// The most bytes that a varint of 64 bits takes.
 const MAX_VARINT_BYTES: usize = 10;
@@ -145,6 +146,17 @@ impl<'a> EventRef<'a> {
     /// Whether the event deletes its key: it has a key, and no payload.
     pub fn is_tombstone(&self) -> bool {
         !self.key.is_empty() && self.payload.is_empty()
+    }
+
+    /// Returns the payload, read as JSON. The value may borrow from the event's block. The content
+    /// type is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`](crate::Error::Invalid) with field `payload`, and the event's sequence:
+    /// the payload is not JSON, or no `T`.
+    pub fn json<T: Deserialize<'a>>(&self) -> crate::error::Result<T> {
+        from_json_at(self.sequence, self.payload)
     }
 
     /// Returns the size of texts, headers and payload together, in bytes.

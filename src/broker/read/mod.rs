@@ -7,6 +7,7 @@
 //!    └──▶ feed/            many topics, by positions   ─┴──▶ gaps.rs   what is gone, and why
 //!                                                          drops.rs  what is no loss to a reader
 //! common.rs: the parts and the steps of both; delivery.rs: deliveries, and the patience of callers
+//! deliveries.rs: readers, pages and backups as streams; pulls.rs: a stream of calls
 //! page.rs, state/: pages of history, and of the latest event of each key
 //! replay/: blocks that were read from the log, shared by readers; behind.rs: who holds such blocks
 //! filter.rs: the events that a reader wants; searching.rs: turns at looking for them
@@ -20,11 +21,13 @@
 
 pub(super) mod behind;
 mod common;
+pub(super) mod deliveries;
 pub(super) mod delivery;
 pub(super) mod drops;
 pub(super) mod feed;
 pub(super) mod gaps;
 pub(super) mod page;
+pub(super) mod pulls;
 pub(super) mod reader;
 pub(super) mod replay;
 pub(super) mod searching;

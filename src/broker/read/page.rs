@@ -19,7 +19,16 @@ use crate::log::EventRef;
 use crate::topic::TopicName;
 
 /// A request for a page.
-#[derive(Debug, Clone)]
+///
+/// ```
+/// use leftoff::PageRequest;
+/// use leftoff::cursor::StartPoint;
+///
+/// let request = PageRequest::from(StartPoint::Last(20)).limit(20);
+/// assert_eq!(request.before, None);
+/// assert_eq!(PageRequest::default().start, StartPoint::Earliest);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRequest {
     /// The place at which the page begins.
     pub start: StartPoint,
@@ -34,6 +43,66 @@ pub struct PageRequest {
     pub on_gap: OnGap,
     /// The filter that picks the page's events.
     pub filter: Filter,
+}
+
+impl Default for PageRequest {
+    /// Returns a request for the first 100 events that can be read, without waiting.
+    fn default() -> Self {
+        Self {
+            start: StartPoint::Earliest,
+            before: None,
+            limit: DEFAULT_PAGE_EVENTS,
+            wait: Duration::ZERO,
+            on_gap: OnGap::default(),
+            filter: Filter::default(),
+        }
+    }
+}
+
+impl From<StartPoint> for PageRequest {
+    fn from(start: StartPoint) -> Self {
+        Self { start, ..Self::default() }
+    }
+}
+
+impl From<Cursor> for PageRequest {
+    /// Returns a request for the page after `cursor`, such as the cursor of the page before.
+    fn from(cursor: Cursor) -> Self {
+        StartPoint::After(cursor).into()
+    }
+}
+
+impl PageRequest {
+    /// Returns this request with `limit` as the most events; 1 or more.
+    #[must_use]
+    pub fn limit(self, limit: usize) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// Returns this request for events below `sequence`. From [`StartPoint::Latest`], the page has
+    /// the last events before it.
+    #[must_use]
+    pub fn before(self, sequence: Sequence) -> Self {
+        Self { before: Some(sequence), ..self }
+    }
+
+    /// Returns this request with `wait` as the time to wait for a first event when there is none.
+    #[must_use]
+    pub fn wait(self, wait: Duration) -> Self {
+        Self { wait, ..self }
+    }
+
+    /// Returns this request with `on_gap` as the way to go on after a gap.
+    #[must_use]
+    pub fn on_gap(self, on_gap: OnGap) -> Self {
+        Self { on_gap, ..self }
+    }
+
+    /// Returns this request for the events that `filter` picks.
+    #[must_use]
+    pub fn filter(self, filter: Filter) -> Self {
+        Self { filter, ..self }
+    }
 }
 
 /// Events in order, and the cursor with which to go on.
@@ -69,6 +138,9 @@ pub(crate) const HEADER_BYTES: usize = 16;
 /// The most gaps of one page. With more, the last gap of the page is one of all topics, and stands
 /// for all that had no room.
 pub const MAX_PAGE_GAPS: usize = 1_024;
+
+/// The most events of a page whose caller names no limit.
+const DEFAULT_PAGE_EVENTS: usize = 100;
 
 /// The longest search of a page for events that its filter picks, when it finds none.
 const MAX_SEARCH: Duration =

@@ -30,7 +30,7 @@ use crate::broker::shared::Shared;
 use crate::broker::tail::run::Run;
 use crate::broker::topic::ephemeral::Ephemeral;
 use crate::broker::topic::topics::TopicRef;
-use crate::cursor::{Cursor, Epoch, Gap, OnGap, Place, StartPoint};
+use crate::cursor::{Cursor, Epoch, Gap, OnGap, Place, Position, Sequence, StartPoint};
 use crate::error::{Error, Result};
 use crate::log::EventRef;
 use crate::topic::{TopicName, TopicPattern};
@@ -132,9 +132,14 @@ impl Reader {
 
     /// Returns the cursor after `event`, which the reader delivers.
     pub fn cursor_after(&self, event: &EventRef<'_>) -> Cursor {
+        self.cursor_past(event.sequence, event.position)
+    }
+
+    /// Returns the cursor after the event with these places, which the reader delivers.
+    pub(crate) fn cursor_past(&self, sequence: Sequence, position: Position) -> Cursor {
         match &self.scope {
-            Scope::One(one) => one.cursor_after(event.sequence),
-            Scope::Many(many) => many.cursor_after(event.position),
+            Scope::One(one) => one.cursor_after(sequence),
+            Scope::Many(many) => many.cursor_after(position),
         }
     }
 
@@ -273,6 +278,16 @@ impl Reader {
                 Ready::Idle => return Ok(None),
             }
         }
+    }
+
+    /// Returns whether the broker is stopping, so that there are no more deliveries.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.common().is_stopping()
+    }
+
+    /// Waits until there may be something new, after [`Self::next_ready`] has returned nothing.
+    pub(super) async fn changed(&mut self) {
+        self.scope.changed().await;
     }
 
     /// Returns the next events if they are in memory, so that several runs go out in one write.

@@ -4,11 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Deserialize;
 
 use super::block::{Encoded, Picked, SharedBlock};
 use super::form::WireForm;
 use crate::broker::filter::Filter;
 use crate::cursor::Sequence;
+use crate::error::Result;
 use crate::event::Event;
 use crate::log::{Ages, EventRef};
 use crate::topic::TopicName;
@@ -94,6 +96,15 @@ impl Run {
     /// If `part` is not within the run's block.
     pub fn share(&self, part: &[u8]) -> Bytes {
         self.shared.block.bytes().slice_ref(part)
+    }
+
+    /// Returns the payloads, each read as JSON, in the order of the events.
+    ///
+    /// # Errors
+    ///
+    /// Each item may be an error, as of [`EventRef::json`]; the items after it follow all the same.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> impl Iterator<Item = Result<T>> {
+        self.events().map(|event| event.json())
     }
 
     /// Returns copies of the events, which do not keep the block in memory.

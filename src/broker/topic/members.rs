@@ -17,16 +17,17 @@ const MAX_INFO_BYTES: usize = 1 << 10;
 pub(crate) const MEMBERS_PER_LOCK: usize = 16;
 
 /// A member of a topic, as other readers see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// The id, which no other member of the topic has.
     pub id: String,
     /// The information about the member, by name.
+    #[serde(default)]
     pub info: BTreeMap<String, MemberInfo>,
 }
 
 /// One piece of information about a member: a text, or any other JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MemberInfo {
     /// The text, or the JSON as text.
     text: String,
@@ -43,6 +44,21 @@ impl MemberInfo {
 impl From<String> for MemberInfo {
     fn from(text: String) -> Self {
         Self { text, is_json: false }
+    }
+}
+
+impl From<&str> for MemberInfo {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<serde_json::Value> for MemberInfo {
+    fn from(json: serde_json::Value) -> Self {
+        match json {
+            serde_json::Value::String(text) => text.into(),
+            other => Self { text: other.to_string(), is_json: true },
+        }
     }
 }
 
@@ -67,6 +83,25 @@ impl<'de> Deserialize<'de> for MemberInfo {
 }
 
 impl Member {
+    /// Returns a member with this id, and without information.
+    ///
+    /// ```
+    /// use leftoff::broker::Member;
+    ///
+    /// let member = Member::new("bob").with("name", "Bob").with("age", serde_json::json!(41));
+    /// assert_eq!(member.info.len(), 2);
+    /// ```
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into(), info: BTreeMap::new() }
+    }
+
+    /// Returns this member with one more piece of information: a text, or JSON.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, info: impl Into<MemberInfo>) -> Self {
+        self.info.insert(name.into(), info.into());
+        self
+    }
+
     /// Returns the bytes that the member takes in memory.
     pub fn size_bytes(&self) -> usize {
         size_of::<Self>() + self.id.len() + self.info_bytes()
@@ -92,7 +127,7 @@ impl Member {
 }
 
 /// A member that is present.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Present {
     /// The member.
     #[serde(flatten)]

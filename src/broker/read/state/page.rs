@@ -29,8 +29,16 @@ impl StatePage {
     }
 }
 
-/// A request for a page of a topic's state.
-#[derive(Debug, Clone)]
+/// A request for a page of a topic's state. The default is the first page of the state as it is
+/// now.
+///
+/// ```
+/// use leftoff::broker::StateRequest;
+///
+/// let request = StateRequest::default().key_prefix("user.").limit(20);
+/// assert_eq!(request.at, None);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateRequest {
     /// The page has only keys that begin with this.
     pub key_prefix: String,
@@ -49,6 +57,40 @@ impl Default for StateRequest {
     fn default() -> Self {
         let (key_prefix, from, at) = (String::new(), Sequence::FIRST, None);
         Self { key_prefix, from, at, limit: 100, max_bytes: usize::MAX }
+    }
+}
+
+impl From<Sequence> for StateRequest {
+    /// Returns a request for the page that begins at this sequence, such as [`StatePage::next`].
+    fn from(from: Sequence) -> Self {
+        Self { from, ..Self::default() }
+    }
+}
+
+impl StateRequest {
+    /// Returns this request for keys that begin with `prefix`.
+    #[must_use]
+    pub fn key_prefix(self, prefix: impl Into<String>) -> Self {
+        Self { key_prefix: prefix.into(), ..self }
+    }
+
+    /// Returns this request for the state at `sequence`. All pages of one state are read at the
+    /// [`StatePage::at`] of the first one.
+    #[must_use]
+    pub fn at(self, sequence: Sequence) -> Self {
+        Self { at: Some(sequence), ..self }
+    }
+
+    /// Returns this request with `limit` as the most events; 1 or more.
+    #[must_use]
+    pub fn limit(self, limit: usize) -> Self {
+        Self { limit, ..self }
+    }
+
+    /// Returns this request with `max_bytes` as the most bytes of events.
+    #[must_use]
+    pub fn max_bytes(self, max_bytes: usize) -> Self {
+        Self { max_bytes, ..self }
     }
 }
 
