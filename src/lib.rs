@@ -81,6 +81,7 @@ pub mod fuzzing;
 mod gap;
 mod lists;
 pub mod log;
+pub mod permission;
 mod open_error;
 mod place;
 mod polls;

@@ -212,6 +212,41 @@ impl TopicPattern {
         tokens.next().is_none()
     }
 
+    /// Returns the pattern that matches exactly the names that both patterns match; `None` if there
+    /// is no such name.
+    ///
+    /// ```
+    /// use leftoff::topic::TopicPattern;
+    ///
+    /// let (mine, asked) = (TopicPattern::new("orders.>")?, TopicPattern::new("*.new")?);
+    /// assert_eq!(mine.intersection(&asked), Some(TopicPattern::new("orders.new")?));
+    /// # Ok::<(), leftoff::Error>(())
+    /// ```
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let (mut ours, mut theirs) = (self.tokens(), other.tokens());
+        let mut both = Vec::new();
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) => break,
+                (None, Some(_)) | (Some(_), None) => return None,
+                (Some(">"), Some(token)) => {
+                    both.push(token);
+                    both.extend(theirs);
+                    break;
+                }
+                (Some(token), Some(">")) => {
+                    both.push(token);
+                    both.extend(ours);
+                    break;
+                }
+                (Some("*"), Some(token)) | (Some(token), Some("*")) => both.push(token),
+                (Some(our), Some(their)) if our == their => both.push(our),
+                (Some(_), Some(_)) => return None,
+            }
+        }
+        Self::new(&both.join(".")).ok() // No name is as long as a pattern that is too long.
+    }
+
     /// Returns the tokens of the pattern, in their order.
     pub(crate) fn tokens(&self) -> impl Iterator<Item = &str> {
         self.0.split('.')
@@ -293,7 +328,23 @@ impl TopicId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn an_intersection_matches_what_both_patterns_match(
+            one in "([ab*]\\.){0,3}[ab*>]",
+            other in "([ab*]\\.){0,3}[ab*>]",
+            name in "([abc]\\.){0,3}[abc]",
+        ) {
+            let (one, other) = (TopicPattern::new(&one).unwrap(), TopicPattern::new(&other).unwrap());
+            let name = TopicName::new(&name).unwrap();
+            let both = one.intersection(&other).is_some_and(|both| both.matches(&name));
+            prop_assert_eq!(both, one.matches(&name) && other.matches(&name));
+        }
+    }
 
     #[test]
     fn names_of_tokens_are_taken_and_everything_else_is_refused_with_the_reason() {

@@ -20,6 +20,7 @@ const LAYERS: [Layer; 6] = [
             "src/event.rs",
             "src/gap.rs",
             "src/lists.rs",
+            "src/permission.rs",
             "src/open_error.rs",
             "src/place.rs",
             "src/time.rs",
