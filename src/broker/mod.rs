@@ -48,6 +48,7 @@ mod tail;
 mod tests;
 mod topic;
 mod turns;
+pub mod typed;
 mod wake;
 
 use std::path::Path;
