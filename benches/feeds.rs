@@ -81,7 +81,7 @@ fn fill(directory: &Path, topics: u64, shape: &Shape) {
                 let topic = format!("users.{topic}.inbox").parse().expect("a name");
                 let event = || NewEvent::new(vec![b'x'; PAYLOAD_BYTES]);
                 let events = (0..shape.batch).map(|_| event()).collect();
-                let publish = Publish { topic, events, expected_sequence: None };
+                let publish = Publish::new(topic, events);
                 in_flight.push_back(broker.submit(publish).await.expect("room in the queue"));
                 if in_flight.len() >= IN_FLIGHT
                     && let Some(oldest) = in_flight.pop_front()

@@ -67,7 +67,7 @@ fn fill(directory: &Path, events: u64) {
         let topic: leftoff::TopicName = "bench".parse().expect("a name");
         for _ in 0..events / BATCH_EVENTS {
             let events = vec![NewEvent::new(vec![b'x'; EVENT_BYTES]); BATCH_EVENTS as usize];
-            let publish = Publish { topic: topic.clone(), events, expected_sequence: None };
+            let publish = Publish::new(topic.clone(), events);
             broker.publish(publish).await.expect("room on the disk");
         }
         broker.close().await;

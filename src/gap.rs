@@ -10,6 +10,7 @@ use crate::topic_name::TopicName;
 
 /// The reason for which events were trimmed from the front of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum TrimReason {
     /// The topic was over its limits on age, events or bytes.
     #[default]
@@ -76,6 +77,7 @@ impl From<TrimReason> for GapReason {
 
 /// The start that a reader asked for, and cannot have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Requested {
     /// The sequence or the position of the first event that the reader wants.
     Place(Place),
@@ -108,6 +110,7 @@ impl Serialize for Requested {
 /// `earliest`, `tail` and `resume` are sequences of the gap's topic. In a gap of all topics they
 /// are positions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Gap {
     /// The topic; `None` for all topics of a reader of many.
     pub topic: Option<TopicName>,

@@ -45,7 +45,7 @@
 //! let broker = Broker::open(directory.path(), &OpenConfig::default())?;
 //! let topic: leftoff::TopicName = "orders.new".parse()?;
 //! let events = vec![NewEvent::new("one"), NewEvent::new("two")];
-//! let publish = Publish { topic: topic.clone(), events, expected_sequence: None };
+//! let publish = Publish::new(topic.clone(), events);
 //! let ack = broker.publish(publish).await?;
 //! assert_eq!(ack.last().sequence.get(), 2);
 //!

@@ -13,6 +13,7 @@ use crate::topic::TopicName;
 
 /// Events for one topic, which are stored all or none.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Publish<E = Vec<NewEvent>> {
     /// The topic. It is created if it does not exist, unless the configuration forbids that.
     pub topic: TopicName,
@@ -44,8 +45,8 @@ impl<E> Publish<E> {
     /// Returns this publish with the last sequence that the topic must have: see
     /// [`Publish::expected_sequence`]. 0 is for a topic that never had an event.
     #[must_use]
-    pub fn expecting(self, sequence: impl Into<u64>) -> Self {
-        Self { expected_sequence: Some(sequence.into()), ..self }
+    pub fn expecting(self, sequence: u64) -> Self {
+        Self { expected_sequence: Some(sequence), ..self }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::event::{Durability, Timestamp};
 
 /// The place and time that one event was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Receipt {
     /// The event's place in its topic.
     pub sequence: Sequence,
@@ -18,6 +19,7 @@ pub struct Receipt {
 
 /// An event whose id was in the topic's dedup window already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Duplicate {
     /// The index of the event in the publish, from 0.
     pub index: usize,
@@ -27,6 +29,7 @@ pub struct Duplicate {
 
 /// The acknowledgement of a publish: every event of it is durable now.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Ack {
     /// The number of events of the publish.
     pub count: usize,
@@ -95,6 +98,7 @@ pub(crate) struct Done {
 
 /// A count of dropped events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Dropped {
     /// The number of events.
     pub events: u64,
@@ -112,6 +116,7 @@ impl Dropped {
 
 /// The counts of what maintenance has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct MaintenanceReport {
     /// The topics that were looked at.
     pub topics: u64,

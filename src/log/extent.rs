@@ -8,6 +8,7 @@ use crate::event::Timestamp;
 
 /// The extent of a topic at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Extent {
     /// The first sequence that can be read.
     pub earliest: Sequence,
@@ -62,6 +63,7 @@ pub struct Extent {
 
 /// The progress of compaction in a topic, and the time of its next work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Compacted {
     /// The number of events of each key that are kept; 0 keeps all.
     pub kept: u64,

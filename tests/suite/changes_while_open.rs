@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use leftoff::broker::{Backup, Filter};
+use leftoff::broker::Backup;
 use leftoff::cursor::{Gap, OnGap, Sequence, StartPoint};
 use leftoff::log::{check, restore};
 use leftoff::{
@@ -77,7 +77,7 @@ impl World {
 
     async fn publish(&mut self, topic: &'static str, key: u64, payload: String) {
         let event = NewEvent { key: format!("k{key}"), ..NewEvent::new(payload.clone()) };
-        let publish = Publish { topic: name(topic), events: vec![event], expected_sequence: None };
+        let publish = Publish::one(name(topic), event);
         let last = self.broker.publish(publish).await.unwrap().last();
         let known = Known { position: last.position.get(), key, payload };
         self.events.entry(topic).or_default().insert(last.sequence.get(), known);
@@ -168,8 +168,7 @@ async fn read(broker: &Broker, topic: &str, on_gap: OnGap) -> (BTreeMap<u64, Str
     let (mut seen, mut gaps) = (BTreeMap::new(), Vec::new());
     let mut start: StartPoint = "0".parse().unwrap();
     loop {
-        let (filter, wait) = (Filter::default(), Duration::ZERO);
-        let request = PageRequest { start, before: None, limit: 7, wait, on_gap, filter };
+        let request = PageRequest::from(start).limit(7).on_gap(on_gap);
         let page = match broker.read(&name(topic), request).await {
             Ok(page) => page,
             Err(Error::Gap(gap)) if on_gap == OnGap::Fail => {
@@ -277,7 +276,7 @@ impl Trimmed {
         let topic = name("a");
         for number in 0..EVENTS {
             let events = vec![NewEvent::new(format!("{number:0300}"))];
-            let publish = Publish { topic: topic.clone(), events, expected_sequence: None };
+            let publish = Publish::new(topic.clone(), events);
             broker.publish(publish).await.unwrap();
         }
         let reader = broker.subscribe(&topic, StartPoint::Earliest, on_gap).await.unwrap();

@@ -88,7 +88,7 @@ pub(crate) fn name(topic: &str) -> TopicName {
 
 /// Publishes one event, and returns its sequence.
 pub(crate) async fn publish(broker: &Broker, topic: &str, event: NewEvent) -> u64 {
-    let publish = Publish { topic: name(topic), events: vec![event], expected_sequence: None };
+    let publish = Publish::one(name(topic), event);
     broker.publish(publish).await.unwrap().last().sequence.get()
 }
 

@@ -1,10 +1,8 @@
 //! Damage on the disk: readers of the damaged events get an error, and nobody else is affected.
 
 use std::path::Path;
-use std::time::Duration;
 
-use leftoff::broker::Filter;
-use leftoff::cursor::{OnGap, Sequence};
+use leftoff::cursor::{OnGap, Sequence, StartPoint};
 use leftoff::log::check;
 use leftoff::{Broker, Error, NewEvent, OpenConfig, PageRequest, Publish, TopicConfig};
 use serde_json::json;
@@ -22,7 +20,7 @@ fn payload(topic: &str, sequence: u64) -> String {
 /// Publishes [`BATCH`] events after sequence `last`.
 async fn publish(broker: &Broker, topic: &str, last: u64) -> leftoff::Result<()> {
     let events = (last + 1..=last + BATCH).map(|n| NewEvent::new(payload(topic, n))).collect();
-    let publish = Publish { topic: name(topic), events, expected_sequence: Some(last) };
+    let publish = Publish::new(name(topic), events).expecting(last);
     let ack = broker.publish(publish).await?;
     assert_eq!(ack.last().sequence.get(), last + BATCH);
     Ok(())
@@ -33,14 +31,8 @@ async fn read(broker: &Broker, topic: &str) -> (Vec<u64>, Vec<(u64, Option<u64>)
     let (mut seen, mut damaged) = (Vec::new(), Vec::new());
     let mut next = Sequence::FIRST;
     loop {
-        let request = PageRequest {
-            start: next.previous().to_string().parse().unwrap(),
-            before: None,
-            limit: 1_000,
-            wait: Duration::ZERO,
-            on_gap: OnGap::Fail,
-            filter: Filter::default(),
-        };
+        let start: StartPoint = next.previous().to_string().parse().unwrap();
+        let request = PageRequest::from(start).limit(1_000).on_gap(OnGap::Fail);
         match broker.read(&name(topic), request).await {
             Ok(page) => {
                 for event in page.runs.iter().flat_map(|run| run.events()) {

@@ -10,7 +10,9 @@ async fn publish(
     events: Vec<NewEvent>,
     expected_sequence: Option<u64>,
 ) -> leftoff::Result<Ack> {
-    broker.publish(Publish { topic: name("a"), events, expected_sequence }).await
+    let mut publish = Publish::new(name("a"), events);
+    publish.expected_sequence = expected_sequence;
+    broker.publish(publish).await
 }
 
 async fn payloads(broker: &Broker) -> Vec<String> {
@@ -170,7 +172,7 @@ async fn a_conditional_publish_can_be_repeated_when_its_answer_was_lost() {
 }
 
 async fn publish_to(broker: &Broker, topic: &str, events: Vec<NewEvent>) -> Ack {
-    let publish = Publish { topic: name(topic), events, expected_sequence: None };
+    let publish = Publish::new(name(topic), events);
     broker.publish(publish).await.unwrap()
 }
 

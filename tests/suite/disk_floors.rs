@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn publish(broker: &Broker, payload: String) -> leftoff::Result<u64> {
     let events = vec![NewEvent::new(payload)];
-    let publish = Publish { topic: name("a"), events, expected_sequence: None };
+    let publish = Publish::new(name("a"), events);
     Ok(broker.publish(publish).await?.last().sequence.get())
 }
 

@@ -9,7 +9,7 @@ use leftoff::{Ack, Broker, NewEvent, OpenConfig, Publish, TopicConfig};
 use crate::common::{name, with_ids};
 
 async fn publish(broker: &Broker, events: Vec<NewEvent>) -> Ack {
-    let publish = Publish { topic: name("a"), events, expected_sequence: None };
+    let publish = Publish::new(name("a"), events);
     broker.publish(publish).await.unwrap()
 }
 

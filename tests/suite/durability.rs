@@ -149,7 +149,7 @@ async fn killed_under_load_at_random_moments_it_loses_and_repeats_nothing() {
 
 async fn publish(broker: &Broker, number: u64) -> leftoff::Result<u64> {
     let events = vec![NewEvent::new(format!("{number} {}", "x".repeat(100_000)))];
-    let ack = broker.publish(Publish { topic: name("a"), events, expected_sequence: None }).await?;
+    let ack = broker.publish(Publish::new(name("a"), events)).await?;
     Ok(ack.last().sequence.get())
 }
 

@@ -77,7 +77,7 @@ async fn every_field_of_a_filter_picks_the_same_events() {
     ];
     for config in configs() {
         let server = Server::with(config).await;
-        let publish = Publish { topic: name("a"), events: various(), expected_sequence: None };
+        let publish = Publish::new(name("a"), various());
         server.broker.publish(publish).await.unwrap();
         for (way, (filter, wanted)) in WAYS.iter().flat_map(|w| cases.iter().map(move |c| (w, c))) {
             let ask = Ask { filter: filter.clone(), ..Ask::new("earliest", "fail") };
@@ -217,7 +217,7 @@ async fn what_is_trimmed_while_it_is_read_is_told_in_the_middle_of_a_stream() {
         let large = NewEvent::new("x".repeat(64 << 10));
         for _ in 0..8 {
             let events = vec![large.clone(); 50];
-            let publish = Publish { topic: name("a"), events, expected_sequence: None };
+            let publish = Publish::new(name("a"), events);
             server.broker.publish(publish).await.unwrap();
         }
         let mut reading = Reading::begin(&server, way, Ask::new("earliest", on_gap)).await;
@@ -306,7 +306,7 @@ async fn what_has_expired_is_read_on_no_way_and_is_no_gap() {
             ..NewEvent::new(number.to_string())
         };
         let events = (1..=4).map(event).collect();
-        let publish = Publish { topic: name("a"), events, expected_sequence: None };
+        let publish = Publish::new(name("a"), events);
         server.broker.publish(publish).await.unwrap();
         for number in 5..=8 {
             publish_event(&server.broker, "a", event(number)).await;

@@ -7,8 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use leftoff::broker::Filter;
-use leftoff::cursor::{Epoch, OnGap, Place, Sequence};
+use leftoff::cursor::{Epoch, Place, Sequence, StartPoint};
 use leftoff::log::check;
 use leftoff::{Broker, Error, NewEvent, OpenConfig, PageRequest, Publish, TopicConfig};
 use rand::rngs::StdRng;
@@ -55,8 +54,7 @@ impl Truth {
         let payloads: Vec<String> = events.iter().map(|(_, payload)| payload.clone()).collect();
         let new =
             events.into_iter().map(|(key, payload)| NewEvent { key, ..NewEvent::new(payload) });
-        let publish =
-            Publish { topic: name(topic), events: new.collect(), expected_sequence: None };
+        let publish = Publish::new(name(topic), new.collect());
         let last = broker.publish(publish).await.unwrap().last();
         self.last_position = self.last_position.max(last.position.get());
         let count = payloads.len() as u64;
@@ -199,14 +197,8 @@ async fn read(broker: &Broker, topic: &str) -> Found {
     let mut found = Found::default();
     let mut after = Sequence::BEFORE_ALL;
     loop {
-        let request = PageRequest {
-            start: after.to_string().parse().unwrap(),
-            before: None,
-            limit: 1_000,
-            wait: Duration::ZERO,
-            on_gap: OnGap::Resume,
-            filter: Filter::default(),
-        };
+        let start: StartPoint = after.to_string().parse().unwrap();
+        let request = PageRequest::from(start).limit(1_000);
         match broker.read(&name(topic), request).await {
             Ok(page) => {
                 for gap in &page.gaps {
@@ -297,11 +289,7 @@ async fn verify(broker: &Broker, truth: &Truth) -> Missing {
             );
             missing.events += usize::from(!is_there);
         }
-        let publish = Publish {
-            topic: name(topic),
-            events: vec![NewEvent::new("more")],
-            expected_sequence: None,
-        };
+        let publish = Publish::one(name(topic), NewEvent::new("more"));
         match broker.publish(publish).await {
             Ok(ack) => {
                 let last = ack.last();

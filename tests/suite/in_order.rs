@@ -13,8 +13,11 @@ const BEFORE: usize = 20;
 const AFTER: usize = 5;
 
 fn event(topic: &str, payload: impl ToString, expected_sequence: Option<u64>) -> Publish {
-    let events = vec![NewEvent::new(payload.to_string())];
-    Publish { topic: name(topic), events, expected_sequence }
+    let publish = Publish::one(name(topic), NewEvent::new(payload.to_string()));
+    match expected_sequence {
+        Some(sequence) => publish.expecting(sequence),
+        None => publish,
+    }
 }
 
 fn numbers(count: usize) -> Vec<(u64, String)> {

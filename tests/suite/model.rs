@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use leftoff::broker::Filter;
 use leftoff::cursor::{OnGap, Sequence, StartPoint};
 use leftoff::{Broker, Delivery, Error, NewEvent, OpenConfig, PageRequest, Publish};
 use proptest::prelude::*;
@@ -167,7 +166,8 @@ impl World {
             _ => None,
         };
         let all_stored = expected.iter().all(|(_, duplicate)| *duplicate);
-        let publish = Publish { topic: name(TOPICS[topic]), events, expected_sequence };
+        let mut publish = Publish::new(name(TOPICS[topic]), events);
+        publish.expected_sequence = expected_sequence;
         let outcome = self.broker.as_ref().unwrap().publish(publish).await;
         if expected_sequence == Some(actual + 1) && !all_stored {
             let Err(Error::UnexpectedSequence { actual: told, .. }) = outcome else {
@@ -209,7 +209,6 @@ impl World {
                     assert_eq!(reader.next, model.tail(), "the reader stopped before the end");
                     return;
                 }
-                Some(Delivery::Ephemeral(_)) => panic!("nothing ephemeral was published"),
                 Some(Delivery::CaughtUp) => assert_eq!(reader.next, model.tail()),
                 Some(Delivery::Gap(gap)) => {
                     let told = (
@@ -234,6 +233,7 @@ impl World {
                         reader.next += 1;
                     }
                 }
+                Some(other) => panic!("nothing else is there: {other:?}"),
             }
             reader.cursor = Some(subscription.cursor().to_string());
         }
@@ -241,14 +241,8 @@ impl World {
 
     async fn page(&self, topic: usize, after: u64, limit: usize) {
         let model = &self.topics[topic];
-        let request = PageRequest {
-            start: after.to_string().parse().unwrap(),
-            before: None,
-            limit,
-            wait: Duration::ZERO,
-            on_gap: OnGap::Fail,
-            filter: Filter::default(),
-        };
+        let start: StartPoint = after.to_string().parse().unwrap();
+        let request = PageRequest::from(start).limit(limit).on_gap(OnGap::Fail);
         let outcome = self.broker().read(&name(TOPICS[topic]), request).await;
         if model.payloads.is_empty() {
             assert!(matches!(outcome, Err(Error::UnknownTopic(_))), "{outcome:?}");

@@ -11,7 +11,7 @@ use crate::common::{Server, Sse, get, name, post, send, soon, text, to};
 /// Publishes one event. Returns its sequence, or the message of the refusal.
 async fn try_publish(broker: &Broker, topic: &str) -> Result<u64, String> {
     let events = vec![NewEvent::new("x")];
-    let publish = Publish { topic: name(topic), events, expected_sequence: None };
+    let publish = Publish::new(name(topic), events);
     let ack = broker.publish(publish).await.map_err(|error| error.to_string())?;
     Ok(ack.last().sequence.get())
 }

@@ -131,7 +131,7 @@ async fn on_a_slow_log() -> (Arc<SlowLog>, Broker, SocketAddr, Shutdown) {
 }
 
 async fn publish(broker: &Broker, topic: &str, event: NewEvent) {
-    let publish = Publish { topic: name(topic), events: vec![event], expected_sequence: None };
+    let publish = Publish::one(name(topic), event);
     soon(broker.publish(publish)).await.unwrap();
 }
 
@@ -182,7 +182,7 @@ async fn recalls_and_backups_end_with_their_callers_and_recalls_need_not_wait_fo
     let (log, broker, address, shutdown) = on_a_slow_log().await;
     let with_id = |id: &str| {
         let event = NewEvent { id: id.to_owned(), ..NewEvent::new("x") };
-        Publish { topic: name("big"), events: vec![event], expected_sequence: None }
+        Publish::one(name("big"), event)
     };
     // A recall whose caller gave up stops, until another publish needs it.
     let before = log.rests().await;

@@ -10,7 +10,7 @@ use leftoff::{Broker, Delivery, NewEvent, OpenConfig, Publish, TopicConfig};
 use crate::common::{name, soon};
 
 async fn store(broker: &Broker, topic: &str, events: Vec<NewEvent>) {
-    let publish = Publish { topic: name(topic), events, expected_sequence: None };
+    let publish = Publish::new(name(topic), events);
     broker.publish(publish).await.unwrap();
 }
 
@@ -19,8 +19,7 @@ fn numbered(numbers: std::ops::RangeInclusive<u64>) -> Vec<NewEvent> {
 }
 
 fn request(start: StartPoint, filter: Filter) -> PageRequest {
-    let (before, wait) = (None, Duration::ZERO);
-    PageRequest { start, before, limit: 1_000, wait, on_gap: OnGap::Earliest, filter }
+    PageRequest::from(start).limit(1_000).on_gap(OnGap::Earliest).filter(filter)
 }
 
 /// Returns all sequences of a topic, or of all topics, read page by page, and the number of pages.

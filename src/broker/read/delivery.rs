@@ -12,6 +12,7 @@ use crate::cursor::Gap;
 
 /// A delivery of a reader.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Delivery {
     /// Events between the reader's place and the next event are gone. Events go on at `resume`.
     Gap(Gap),
@@ -25,6 +26,7 @@ pub enum Delivery {
 
 /// The outcome of waiting for a delivery.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Waited {
     /// A delivery.
     Delivery(Delivery),

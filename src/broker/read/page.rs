@@ -29,6 +29,7 @@ use crate::topic::TopicName;
 /// assert_eq!(PageRequest::default().start, StartPoint::Earliest);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PageRequest {
     /// The place at which the page begins.
     pub start: StartPoint,
@@ -107,6 +108,7 @@ impl PageRequest {
 
 /// Events in order, and the cursor with which to go on.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Page {
     /// The events.
     pub runs: Vec<Run>,

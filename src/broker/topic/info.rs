@@ -8,6 +8,7 @@ use crate::topic_config::TopicConfig;
 
 /// The description of a topic at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TopicInfo {
     /// The name.
     pub name: TopicName,

@@ -18,6 +18,7 @@ pub(crate) const MEMBERS_PER_LOCK: usize = 16;
 
 /// A member of a topic, as other readers see it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Member {
     /// The id, which no other member of the topic has.
     pub id: String,
@@ -128,6 +129,7 @@ impl Member {
 
 /// A member that is present.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Present {
     /// The member.
     #[serde(flatten)]

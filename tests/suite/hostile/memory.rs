@@ -357,7 +357,7 @@ async fn where_there_is_little_room_pages_are_shorter_and_nothing_is_missing() {
         for first in (0..COUNT).step_by(1_000) {
             let keyed = |key| NewEvent { key: format!("k{key}"), ..NewEvent::new("x".repeat(220)) };
             let events = (first..first + 1_000).map(keyed).collect();
-            let publish = Publish { topic: name("a"), events, expected_sequence: None };
+            let publish = Publish::new(name("a"), events);
             server.broker.publish(publish).await.unwrap();
         }
         let address = server.address;

@@ -13,6 +13,7 @@ pub(super) const STEP_BYTES: usize = 256 << 10;
 
 /// A page of a topic's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StatePage {
     /// The latest event of each key, in the order of their sequences, without tombstones.
     pub events: Vec<Event>,
@@ -39,6 +40,7 @@ impl StatePage {
 /// assert_eq!(request.at, None);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StateRequest {
     /// The page has only keys that begin with this.
     pub key_prefix: String,
