@@ -64,6 +64,7 @@
 
 #![cfg_attr(not(feature = "server"), allow(dead_code, unused_imports, reason = "it uses the rest"))]
 
+pub mod blocking;
 pub mod broker;
 mod cause;
 #[cfg(feature = "server")]
@@ -93,6 +94,7 @@ pub mod topic;
 pub mod topic_config;
 mod topic_name;
 
+pub use blocking::Blocking;
 pub use broker::{
     Ack, Broker, BrokerConfig, Delivery, OpenConfig, Page, PageRequest, Publish, Reader,
 };

@@ -57,7 +57,7 @@ const LAYERS: [Layer; 6] = [
     },
     Layer {
         name: "broker",
-        paths: &["src/broker"],
+        paths: &["src/blocking.rs", "src/broker"],
         forbidden: &["crate::edge", "crate::server", "axum", "prost", "sled", "tonic"],
     },
     Layer {
