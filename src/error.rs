@@ -96,6 +96,19 @@ pub enum Error {
         /// The most bytes that all clients may hold together.
         limit_bytes: u64,
     },
+    /// The caller did not prove who it is, or its proof is over; nothing was done. Come back with
+    /// credentials.
+    #[error("{reason}")]
+    Unauthenticated {
+        /// What is missing, as the host's hooks say it.
+        reason: String,
+    },
+    /// The caller may not do this; nothing was done. A topic that does not exist is refused alike.
+    #[error("{reason}")]
+    Denied {
+        /// What the caller may not do.
+        reason: String,
+    },
     /// An earlier publish of the same stream failed; nothing was written. Repeat from the failed
     /// one on.
     #[error("an earlier publish of the same stream failed, and nothing after it is stored")]

@@ -82,8 +82,8 @@ pub mod fuzzing;
 mod gap;
 mod lists;
 pub mod log;
-pub mod permission;
 mod open_error;
+pub mod permission;
 mod place;
 mod polls;
 #[cfg(feature = "server")]

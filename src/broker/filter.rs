@@ -133,6 +133,35 @@ impl Filter {
     }
 }
 
+/// The filters of one reader, all of which must pick an event.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Conditions(Vec<Filter>);
+
+impl Conditions {
+    /// Returns these conditions and one more filter.
+    ///
+    /// # Errors
+    ///
+    /// As [`Filter::validate`].
+    pub(crate) fn and(mut self, filter: Filter) -> Result<Self> {
+        filter.validate()?;
+        if !filter.is_empty() && !self.0.contains(&filter) {
+            self.0.push(filter);
+        }
+        Ok(self)
+    }
+
+    /// Returns whether all filters pick `event`.
+    pub(crate) fn picks(&self, event: &EventRef<'_>) -> bool {
+        self.0.iter().all(|filter| filter.picks(event))
+    }
+
+    /// Returns whether all filters pick `event`, which is not stored.
+    pub(crate) fn picks_new(&self, event: &NewEvent) -> bool {
+        self.0.iter().all(|filter| filter.picks_new(event))
+    }
+}
+
 /// Returns whether `text` begins with one of `prefixes`.
 ///
 /// Take the last of the prefixes that do not sort after `text`. Either `text` begins with it, or
@@ -168,33 +197,28 @@ pub(crate) struct Filters {
 
 #[derive(Debug, Default)]
 struct KnownFilters {
-    filters: HashMap<u64, Weak<Filter>>,
+    filters: HashMap<u64, Weak<Conditions>>,
     /// The number of filters at which filters that no reader holds are removed next.
     sweep_at: usize,
 }
 
 impl Filters {
-    /// Returns the shared filter that is equal to `filter`; `None` if `filter` has no condition.
-    ///
-    /// # Errors
-    ///
-    /// As [`Filter::validate`].
-    pub(crate) fn share(&self, filter: Filter) -> Result<Option<Arc<Filter>>> {
-        filter.validate()?;
-        if filter.is_empty() {
-            return Ok(None);
+    /// Returns the shared conditions that are equal to these; `None` if there are none.
+    pub(crate) fn share(&self, conditions: Conditions) -> Option<Arc<Conditions>> {
+        if conditions.0.is_empty() {
+            return None;
         }
-        let (hash, new) = (self.hasher.hash_one(&filter), Arc::new(filter));
+        let (hash, new) = (self.hasher.hash_one(&conditions), Arc::new(conditions));
         let shared = self.known.lock().unwrap_or_else(PoisonError::into_inner).share(hash, &new);
-        // Two different filters that have the same hash by chance are held apart.
-        Ok(Some(if *shared == *new { shared } else { new }))
+        // Two different ones that have the same hash by chance are held apart.
+        Some(if *shared == *new { shared } else { new })
     }
 }
 
 impl KnownFilters {
     /// Returns the filter with this hash that some reader holds. If there is none, adds `new` and
     /// returns it.
-    fn share(&mut self, hash: u64, new: &Arc<Filter>) -> Arc<Filter> {
+    fn share(&mut self, hash: u64, new: &Arc<Conditions>) -> Arc<Conditions> {
         if let Some(shared) = self.filters.get(&hash).and_then(Weak::upgrade) {
             return shared;
         }
@@ -227,34 +251,36 @@ mod tests {
     #[test]
     fn equal_filters_are_one_and_those_that_nobody_has_are_let_go_of() {
         let filters = Filters::default();
-        let of = |key: &str| Filter { keys: [key.to_owned()].into(), ..Filter::default() };
-        assert!(filters.share(Filter::default()).unwrap().is_none());
-        let one = filters.share(of("a")).unwrap().unwrap();
-        assert!(Arc::ptr_eq(&one, &filters.share(of("a")).unwrap().unwrap()));
+        let of = |key: &str| Conditions(vec![Filter::default().of_key(key)]);
+        let none = Conditions::default().and(Filter::default()).unwrap();
+        assert!(filters.share(none).is_none());
+        let one = filters.share(of("a")).unwrap();
+        assert!(Arc::ptr_eq(&one, &filters.share(of("a")).unwrap()));
         for number in 0..1_000 {
             filters.share(of(&number.to_string())).unwrap();
         }
         assert!(filters.known.lock().unwrap().filters.len() < 40);
-        assert!(Arc::ptr_eq(&one, &filters.share(of("a")).unwrap().unwrap()));
+        assert!(Arc::ptr_eq(&one, &filters.share(of("a")).unwrap()));
         let gone = Arc::downgrade(&one);
         drop(one);
         assert!(gone.upgrade().is_none(), "the filter is dropped with its last reader");
         let keys = (0..=MAX_VALUES).map(|number| number.to_string()).collect();
-        let error = filters.share(Filter { keys, ..Filter::default() }).unwrap_err().to_string();
+        let many = Filter { keys, ..Filter::default() };
+        let error = Conditions::default().and(many).unwrap_err().to_string();
         assert!(error.contains("filter values: 1025 is over the limit of 1024"), "{error}");
     }
 
     #[test]
     fn two_filters_with_one_hash_are_held_apart() {
-        let of = |key: &str| Filter { keys: [key.to_owned()].into(), ..Filter::default() };
+        let of = |key: &str| Conditions(vec![Filter::default().of_key(key)]);
         let filters = Filters::default();
         let wanted = of("b");
         let other = Arc::new(of("a"));
         let hash = filters.hasher.hash_one(&wanted);
         filters.known.lock().unwrap().share(hash, &other);
-        assert_eq!(*filters.share(wanted.clone()).unwrap().unwrap(), wanted);
+        assert_eq!(*filters.share(wanted.clone()).unwrap(), wanted);
         drop(other);
-        let first = filters.share(wanted.clone()).unwrap().unwrap();
-        assert!(Arc::ptr_eq(&first, &filters.share(wanted).unwrap().unwrap()));
+        let first = filters.share(wanted.clone()).unwrap();
+        assert!(Arc::ptr_eq(&first, &filters.share(wanted).unwrap()));
     }
 }

@@ -454,6 +454,7 @@ impl Broker {
         }
         let reader = self.subscribe(topic, request.start, request.on_gap).await?;
         let reader = reader.filtered(std::mem::take(&mut request.filter))?;
+        let reader = reader.filtered(std::mem::take(&mut request.permitted))?;
         Ok(PageReader::new(reader, request, self.0.max_page_bytes))
     }
 
@@ -492,6 +493,7 @@ impl Broker {
     ) -> Result<PageReader> {
         let feed = self.feed_with(patterns, request.start, request.on_gap, deposit).await?;
         let reader = feed.filtered(std::mem::take(&mut request.filter))?;
+        let reader = reader.filtered(std::mem::take(&mut request.permitted))?;
         Ok(PageReader::new(reader, request, self.0.max_page_bytes))
     }
 

@@ -549,6 +549,7 @@ async fn whoever_waits_for_the_next_event_gets_it() {
                         wait: Duration::from_secs(60),
                         on_gap: OnGap::Latest,
                         filter: Filter::default(),
+                        ..PageRequest::default()
                     };
                     let page = broker.read(&name("a"), request).await.unwrap();
                     // A cursor ahead of the tail is a gap; with on_gap=latest the reader waits for
@@ -590,6 +591,7 @@ async fn a_page_after_which_everything_has_expired_is_the_last() {
         wait: Duration::ZERO,
         on_gap: OnGap::Fail,
         filter: Filter::default(),
+        ..PageRequest::default()
     };
     let page = broker.read(&name("a"), request).await.unwrap();
     assert_eq!(page.runs.iter().map(|run| run.events().count()).sum::<usize>(), 1);

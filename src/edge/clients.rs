@@ -63,6 +63,8 @@ pub(crate) struct Client {
     /// The rates of the client's caller.
     rates: CallerRates,
     share: Share,
+    /// The id of the caller, as the host's hooks have told it last.
+    caller_id: Mutex<Option<Box<str>>>,
     since: Instant,
     sent_bytes: AtomicU64,
     followed: Mutex<Vec<Arc<Followed>>>,
@@ -134,6 +136,14 @@ impl Peer {
     /// Returns the address of the client.
     pub(crate) fn address(&self) -> PeerAddress {
         self.client.address
+    }
+
+    /// Notes the id of the caller, for the list of connections.
+    pub(super) fn set_caller(&self, id: &str) {
+        let mut known = self.client.caller_id.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_deref() != Some(id) {
+            *known = Some(id.into());
+        }
     }
 
     /// Returns the rates of the caller.
@@ -210,6 +220,7 @@ impl Clients {
             address,
             rates,
             share,
+            caller_id: Mutex::default(),
             since: Instant::now(),
             sent_bytes: AtomicU64::new(0),
             followed: Mutex::default(),
@@ -242,7 +253,7 @@ impl Client {
         json!({
             "id": self.id,
             "address": self.address.to_string(),
-            "user": null,
+            "user": *self.caller_id.lock().unwrap_or_else(PoisonError::into_inner),
             "age_ms": self.since.elapsed().as_millis() as u64,
             "sent_bytes": self.sent_bytes.load(Ordering::Relaxed),
         })

@@ -9,13 +9,22 @@
 //!
 //! An edge decides only in which form each of these is written.
 
+use std::pin::Pin;
+
+use tokio::time::Sleep;
+
 use super::clients::{ListEntry, Peer, share};
 use super::config::FollowConfig;
+use super::mounting::Edge;
+use super::permit::Permit;
+use super::permitted_page::KnownTopics;
 use super::selection::{Kept, Wanted};
-use crate::broker::{Broker, Patience, Reader, Run, Waited};
+use crate::broker::{Delivery, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::permission::Action;
 use crate::polls;
+use crate::topic::TopicPattern;
 
 /// One live reader of one client.
 pub(super) struct Following {
@@ -25,7 +34,13 @@ pub(super) struct Following {
     /// The last cursor that the client was sent.
     told: Cursor,
     listed: ListEntry,
-    _kept: Kept,
+    kept: Kept,
+    permit: Permit,
+    /// The wait for the end of the caller's grant, if it has an end.
+    grant_end: Option<Pin<Box<Sleep>>>,
+    /// What the caller may read of the topics that came to match its patterns, if each is to be
+    /// asked about.
+    known: Option<KnownTopics>,
 }
 
 impl Following {
@@ -37,12 +52,11 @@ impl Following {
     pub(super) async fn open(
         wanted: Wanted,
         protocol: &'static str,
-        broker: &Broker,
-        config: &FollowConfig,
-        peer: Option<&Peer>,
+        edge: &Edge,
+        (peer, permit): (Option<&Peer>, Permit),
     ) -> Result<Self> {
-        let opened = wanted.open(broker, &share(peer)).await?;
-        Ok(Self::new(opened, protocol, config.patience(), peer))
+        let opened = wanted.open(&permit, &edge.broker, &share(peer)).await?;
+        Ok(Self::new(opened, protocol, edge.config.patience(), (peer, permit)))
     }
 
     /// Returns a live reader for a reader that is open. `Kept` are the things that it holds as long
@@ -51,10 +65,17 @@ impl Following {
         (reader, kept): (Reader, Kept),
         protocol: &'static str,
         patience: Patience,
-        peer: Option<&Peer>,
+        (peer, permit): (Option<&Peer>, Permit),
     ) -> Self {
         let (listed, told) = (ListEntry::new(peer, protocol, &reader), reader.cursor());
-        Self { reader, patience, told, listed, _kept: kept }
+        let grant_end = permit.end().map(|end| Box::pin(tokio::time::sleep_until(end)));
+        let known = KnownTopics::of(&permit, reader.is_of_many());
+        Self { reader, patience, told, listed, kept, permit, grant_end, known }
+    }
+
+    /// Returns the patterns of which the caller may not read all.
+    pub(super) fn cut(&self) -> &[TopicPattern] {
+        &self.kept.cut
     }
 
     /// Returns the reader, for its cursors, bounds and gap.
@@ -71,15 +92,76 @@ impl Following {
     ///
     /// # Errors
     ///
+    /// As [`Reader::next_within`]; [`Error::Unauthenticated`] and [`Error::Denied`] when the
+    /// caller's grant is over, and the next one does not permit the same topics.
+    ///
+    /// # Cancel safety
+    ///
     /// As [`Reader::next_within`].
     pub(super) async fn next(&mut self) -> Result<Waited> {
         polls::rest().await; // Writing the delivery before may have taken a while.
-        self.reader.next_within(&mut self.patience).await
+        loop {
+            let waited = match &mut self.grant_end {
+                None => self.reader.next_within(&mut self.patience).await?,
+                Some(end) => {
+                    tokio::select! {
+                        biased;
+                        () = end => {
+                            self.renew().await?;
+                            continue;
+                        }
+                        waited = self.reader.next_within(&mut self.patience) => waited?,
+                    }
+                }
+            };
+            let Waited::Delivery(delivery) = &waited else { return Ok(waited) };
+            let topic = match delivery {
+                Delivery::Events(run) => Some(run.topic()),
+                Delivery::Gap(gap) => gap.topic.as_ref(),
+                Delivery::Ephemeral(event) => Some(&event.topic),
+                _ => None,
+            };
+            if let (Some(known), Some(topic)) = (&mut self.known, topic)
+                && !known.may_read(topic).await
+            {
+                continue; // The place moves past the events of others.
+            }
+            if let Delivery::Events(run) = delivery {
+                self.permit.delivered(run);
+            }
+            return Ok(waited);
+        }
+    }
+
+    /// Has the caller asked about again. The reader goes on if it may read the same topics.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthenticated`], [`Error::Denied`].
+    async fn renew(&mut self) -> Result<()> {
+        match self.reader.topic() {
+            Some(topic) => self.permit.check(Action::Subscribe, topic).await?,
+            None => {
+                let readable = self.permit.readable(self.reader.patterns().to_vec()).await?;
+                if let Some(lost) = readable.cut.first() {
+                    let reason = format!("{:?} may not be read any more", lost.as_str());
+                    return Err(Error::Denied { reason });
+                }
+            }
+        }
+        self.grant_end = self.permit.end().map(|end| Box::pin(tokio::time::sleep_until(end)));
+        self.known = KnownTopics::of(&self.permit, self.reader.is_of_many());
+        Ok(())
     }
 
     /// Returns the next events, if they are in memory already.
     pub(super) fn next_in_memory(&mut self) -> Option<Run> {
-        self.reader.next_in_memory()
+        if self.known.is_some() {
+            return None; // The hooks must be asked about the topic first.
+        }
+        let run = self.reader.next_in_memory()?;
+        self.permit.delivered(&run);
+        Some(run)
     }
 
     /// Returns the last cursor that the client was sent.

@@ -54,7 +54,7 @@ pub fn queries(input: &[u8]) {
 fn asked(query: &str) -> crate::Result<(Asked, Query)> {
     let mut query = Query::parse_lists(Some(query), Purpose::Page, &LISTS)?;
     let topics = TopicSelection::many(&query.take_all("topic"))?;
-    let asked = Asked::of(topics, None, &HeaderMap::new(), None, &mut query)?;
+    let asked = Asked::of(topics, None, &HeaderMap::new(), Default::default(), &mut query)?;
     Ok((asked, query))
 }
 
@@ -63,7 +63,7 @@ fn of_stream(text: &str) -> crate::Result<()> {
     let form = Some(Accepted::Stream);
     let mut query = asked::query(Some(text), form)?;
     let topics = TopicSelection::many(&query.take_all("topic"))?;
-    let asked = Asked::of(topics, form, &HeaderMap::new(), None, &mut query);
+    let asked = Asked::of(topics, form, &HeaderMap::new(), Default::default(), &mut query);
     let ignored = query.into_ignored();
     assert_eq!(ignored.header().is_some(), ignored.json().is_some(), "{ignored:?}");
     asked.map(|_| ())

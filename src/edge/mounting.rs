@@ -1,25 +1,39 @@
-//! The value that all edges are mounted from: the broker, the settings, and the counters.
+//! The value that all edges are mounted from: the broker, the settings, the hooks and the counters.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::config::FollowConfig;
 use super::counters::Counters;
+use super::hooks::Hooks;
 use super::pace::Pace;
 use crate::broker::Broker;
 use crate::error::Result;
 
-/// The broker with the settings of its edges. Cheap to clone; all clones count together.
-#[derive(Debug, Clone)]
+/// The broker with the settings and the hooks of its edges. Cheap to clone; all clones count together.
+#[derive(Clone)]
 pub struct Edge {
     pub(crate) broker: Broker,
     pub(in crate::edge) config: FollowConfig,
     pub(in crate::edge) counters: Arc<Counters>,
+    /// The hooks of the host. Without them everything is permitted.
+    pub(in crate::edge) hooks: Option<Arc<dyn Hooks>>,
+}
+
+impl fmt::Debug for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edge")
+            .field("broker", &self.broker)
+            .field("config", &self.config)
+            .field("has_hooks", &self.hooks.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Edge {
     /// Returns the edges of `broker`, with the default settings.
     pub fn new(broker: Broker) -> Self {
-        Self { broker, config: FollowConfig::default(), counters: Arc::default() }
+        Self { broker, config: FollowConfig::default(), counters: Arc::default(), hooks: None }
     }
 
     /// Sets the settings of live readers.
@@ -31,6 +45,18 @@ impl Edge {
         config.validate()?;
         self.config = config;
         Ok(self)
+    }
+
+    /// Sets the hooks, which say who may do what, and see each event.
+    #[must_use]
+    pub fn hooks(mut self, hooks: impl Hooks) -> Self {
+        self.hooks = Some(Arc::new(hooks));
+        self
+    }
+
+    /// Returns whether the host has hooks.
+    pub(crate) fn has_hooks(&self) -> bool {
+        self.hooks.is_some()
     }
 
     /// Returns the broker.

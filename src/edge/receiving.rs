@@ -15,8 +15,11 @@ use super::budget::Held;
 use super::checked_body::checked;
 use super::clients::Peer;
 use super::effort::Effort;
-use crate::broker::{Ack, Broker, Events, InOrder, Publish};
+use super::permit::Permit;
+use crate::broker::{Ack, Batch, Broker, Events, InOrder, LimitsConfig, Publish};
 use crate::error::Result;
+use crate::event::NewEvent;
+use crate::topic::TopicName;
 
 /// The memory of one request's received bytes that are not submitted yet.
 #[derive(Debug, Clone, Default)]
@@ -69,11 +72,60 @@ pub(super) async fn work_with<T: Send + 'static>(
 pub(super) async fn handed_in<E: Events>(
     broker: &Broker,
     publish: Publish<E>,
+    permit: &Permit,
     received: Option<Received>,
 ) -> Result<Ack> {
+    let topic = publish.topic.clone();
     let pending = broker.submit_in_order(publish, &InOrder::default()).await?;
     drop(received);
-    pending.ack().await
+    let ack = pending.ack().await?;
+    permit.acknowledged(&topic, &ack);
+    Ok(ack)
+}
+
+/// Returns events that the hooks have let through, checked against the limits. The caller may
+/// publish to `topic`, which was checked before.
+///
+/// # Errors
+///
+/// The first error of `events`; as [`Permit::intercept`] and [`Batch::of`].
+pub(super) fn batch(
+    permit: &Permit,
+    topic: &TopicName,
+    events: impl IntoIterator<Item = Result<NewEvent>, IntoIter: ExactSizeIterator>,
+    limits: &LimitsConfig,
+) -> Result<Batch> {
+    Batch::of(intercepted(permit, topic, events), limits)
+}
+
+/// Delivers events that the hooks have let through, and stores none. All are checked before the
+/// first is delivered.
+///
+/// # Errors
+///
+/// As [`batch`]; as [`Broker::publish_ephemeral`].
+pub(super) fn deliver_ephemeral<I>(
+    permit: &Permit,
+    topic: &TopicName,
+    events: impl Fn() -> I,
+    broker: &Broker,
+) -> Result<usize>
+where
+    I: ExactSizeIterator<Item = Result<NewEvent>>,
+{
+    batch(permit, topic, events(), broker.limits())?;
+    broker.publish_each_ephemeral(topic, intercepted(permit, topic, events()))
+}
+
+fn intercepted<I>(
+    permit: &Permit,
+    topic: &TopicName,
+    events: I,
+) -> impl ExactSizeIterator<Item = Result<NewEvent>>
+where
+    I: IntoIterator<Item = Result<NewEvent>, IntoIter: ExactSizeIterator>,
+{
+    events.into_iter().map(|event| permit.intercept(topic, event?))
 }
 
 #[cfg(test)]

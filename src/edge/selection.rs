@@ -6,13 +6,16 @@ use serde::Deserialize;
 
 use super::budget::{Held, Share};
 use super::json_problem;
+use super::permit::Permit;
+use super::permitted_page::PermittedPage;
 use crate::broker::{
-    Broker, Filter, MAX_PATTERNS, Member, MemberInfo, PageReader, PageRequest, Presence, Reader,
+    Broker, Filter, MAX_PATTERNS, Member, MemberInfo, PageRequest, Presence, Reader,
 };
 use crate::cursor::{OnGap, StartPoint};
 use crate::edge::http::query::Query;
 use crate::error::{Error, Result};
 use crate::lists::{self, List};
+use crate::permission::Action;
 use crate::topic::{TopicName, TopicPattern};
 
 /// The query parameters that may be given more than once.
@@ -38,6 +41,25 @@ impl TopicSelection {
         lists::check("topics", patterns.len(), MAX_PATTERNS)?;
         let patterns = patterns.iter().map(|pattern| TopicPattern::new(pattern));
         patterns.collect::<Result<_>>().map(Self::Many)
+    }
+
+    /// Returns the part of the topics that the caller may read, and the patterns that were cut down
+    /// to a part, or to nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Permit::check`] and [`Permit::readable`].
+    async fn permitted(self, permit: &Permit) -> Result<(Self, Vec<TopicPattern>)> {
+        match self {
+            Self::One(topic) => {
+                permit.check(Action::Subscribe, &topic).await?;
+                Ok((Self::One(topic), Vec::new()))
+            }
+            Self::Many(patterns) => {
+                let readable = permit.readable(patterns).await?;
+                Ok((Self::Many(readable.patterns), readable.cut))
+            }
+        }
     }
 
     /// Returns the reaction of a page to a gap, if its reader does not say.
@@ -74,6 +96,8 @@ pub(super) struct Wanted {
 pub(super) struct Kept {
     _presence: Option<Presence>,
     _held: Arc<Held>,
+    /// The patterns of which the caller may not read all.
+    pub(super) cut: Vec<TopicPattern>,
 }
 
 /// The memory of a waiting reader of one topic, and that of each pattern of a reader of many
@@ -101,13 +125,15 @@ fn reader_bytes(topics: &TopicSelection, filter: &Filter) -> usize {
 /// # Errors
 ///
 /// As [`Broker::page`] and [`Broker::page_of_many`]; [`Error::Invalid`] for many topics with
-/// `before`; [`Error::NoRoom`].
+/// `before`; [`Error::NoRoom`]; as [`Permit::check`].
 pub(super) async fn page(
     topics: TopicSelection,
-    request: PageRequest,
-    broker: &Broker,
-    share: &Share,
-) -> Result<(PageReader, Arc<Held>)> {
+    mut request: PageRequest,
+    permit: &Permit,
+    (broker, share): (&Broker, &Share),
+) -> Result<(PermittedPage, Arc<Held>)> {
+    let (topics, _cut) = topics.permitted(permit).await?;
+    request.permitted = permit.filter();
     let held = Arc::new(share.take(reader_bytes(&topics, &request.filter))?);
     let reader = match topics {
         TopicSelection::One(topic) => broker.page(&topic, request).await?,
@@ -119,7 +145,7 @@ pub(super) async fn page(
             broker.page_of_many_with(patterns, request, Some(held.clone())).await?
         }
     };
-    Ok((reader, held))
+    Ok((PermittedPage::new(reader, permit.clone()), held))
 }
 
 fn pattern_bytes(pattern: &TopicPattern) -> usize {
@@ -134,12 +160,20 @@ impl Wanted {
     ///
     /// # Errors
     ///
-    /// As [`Broker::join`], [`Broker::subscribe`] and [`Broker::feed`]; [`Error::NoRoom`].
-    pub(super) async fn open(self, broker: &Broker, share: &Share) -> Result<(Reader, Kept)> {
+    /// As [`Broker::join`], [`Broker::subscribe`] and [`Broker::feed`]; [`Error::NoRoom`]; as
+    /// [`Permit::check`].
+    pub(super) async fn open(
+        self,
+        permit: &Permit,
+        broker: &Broker,
+        share: &Share,
+    ) -> Result<(Reader, Kept)> {
         let Self { topics, start, on_gap, filter, member } = self;
+        let (topics, cut) = topics.permitted(permit).await?;
+        let member = permit.member(member)?;
         let member_bytes = member.as_ref().map_or(0, Member::size_bytes) * topics.count_names();
         let held = Arc::new(share.take(reader_bytes(&topics, &filter) + member_bytes)?);
-        let presence = join(broker, &topics, member, &held).await?;
+        let presence = join(broker, &topics, (member, permit), &held).await?;
         let reader = match topics {
             TopicSelection::One(topic) => broker.subscribe(&topic, start, on_gap).await?,
             TopicSelection::Many(patterns) => {
@@ -148,7 +182,8 @@ impl Wanted {
                 feed.await?
             }
         };
-        Ok((reader.filtered(filter)?, Kept { _presence: presence, _held: held }))
+        let reader = reader.filtered(filter)?.filtered(permit.filter())?;
+        Ok((reader, Kept { _presence: presence, _held: held, cut }))
     }
 }
 
@@ -156,11 +191,11 @@ impl Wanted {
 ///
 /// # Errors
 ///
-/// As [`Broker::join`].
+/// As [`Broker::join`]; as [`Permit::check`].
 async fn join(
     broker: &Broker,
     topics: &TopicSelection,
-    member: Option<Member>,
+    (member, permit): (Option<Member>, &Permit),
     held: &Arc<Held>,
 ) -> Result<Option<Presence>> {
     let Some(member) = member else { return Ok(None) };
@@ -171,6 +206,9 @@ async fn join(
             literal.map(|pattern| TopicName::new(pattern.as_str())).collect::<Result<_>>()?
         }
     };
+    for name in &names {
+        permit.check(Action::Presence, name).await?;
+    }
     broker.join_with(&names, member, Some(held.clone())).await.map(Some)
 }
 

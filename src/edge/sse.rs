@@ -407,7 +407,7 @@ mod tests {
             let reader = broker.subscribe(&topic, start, OnGap::Fail).await.unwrap();
             let config = FollowConfig::default();
             let opened = (reader, Kept::default());
-            let following = Following::new(opened, "sse", config.patience(), None);
+            let following = Following::new(opened, "sse", config.patience(), Default::default());
             let mut writes = response(following, Format::Data, &config, Ignored::default())
                 .into_body()
                 .into_data_stream();

@@ -67,6 +67,10 @@ fn codes(error: &Error) -> Codes {
         Error::NoRoom { .. } => {
             retry(Code::ResourceExhausted, StatusCode::SERVICE_UNAVAILABLE, "NO_ROOM", 1)
         }
+        Error::Unauthenticated { .. } => {
+            codes(Code::Unauthenticated, StatusCode::UNAUTHORIZED, "UNAUTHENTICATED")
+        }
+        Error::Denied { .. } => codes(Code::PermissionDenied, StatusCode::FORBIDDEN, "DENIED"),
         Error::AfterFailure => codes(Code::Aborted, StatusCode::CONFLICT, "AFTER_FAILURE"),
         Error::ShuttingDown => {
             retry(Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN", 2)
@@ -263,6 +267,11 @@ pub(super) fn problem(
     gaps::tell(&mut response, gaps);
     if let Error::RateLimited(limit) = error {
         tell_rate(&mut response, limit);
+    }
+    if codes.http == StatusCode::UNAUTHORIZED {
+        // An answer with 401 must name a scheme. Source: RFC 9110, 15.5.2.
+        let scheme = HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
     }
     response
 }

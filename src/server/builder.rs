@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::Route;
 use tonic::body::Body as GrpcBody;
@@ -28,9 +29,10 @@ use super::connection::Door;
 use super::listener::{Listener, Protocols};
 use super::services::{self, routes_of};
 use crate::broker::Broker;
-use crate::edge::pace;
+use crate::edge::hooks::Hooks;
 use crate::edge::rates::Rates;
 use crate::edge::{AccessConfig, Edge, FollowConfig, Parts, RatesConfig, access, grpc, http};
+use crate::edge::{pace, permit};
 use crate::error::Result;
 
 /// A layer of the host. It is put around the routes of each listener.
@@ -104,6 +106,13 @@ impl ServerBuilder {
     /// Sets the settings of live readers.
     pub fn follow(mut self, follow: FollowConfig) -> Self {
         self.follow = follow;
+        self
+    }
+
+    /// Sets the hooks, which say who may do what, and see each event. They are asked on every
+    /// interface alike, and not about the host's own routes and services.
+    pub fn hooks(mut self, hooks: impl Hooks) -> Self {
+        self.edge = self.edge.hooks(hooks);
         self
     }
 
@@ -241,6 +250,10 @@ impl ServerBuilder {
 
     fn grpc_routes(&self, parts: Parts, operations: &Router) -> Router {
         let mut routes = routes_of(grpc::parts(&self.edge, parts));
+        if self.edge.has_hooks() {
+            let asking = from_fn_with_state(self.edge.clone(), permit::before_body);
+            routes = routes.layer(asking);
+        }
         routes = routes.merge(routes_of(self.services.clone()));
         if parts.has(Parts::OPERATIONS) {
             routes = routes.merge(operations.clone());

@@ -309,6 +309,7 @@ async fn positions_follow_each_publishers_order_within_a_group() {
                 wait: Duration::ZERO,
                 on_gap: crate::cursor::OnGap::Fail,
                 filter: Default::default(),
+                ..crate::broker::PageRequest::default()
             };
             let page = broker.read(&topic.name, request).await.unwrap();
             for event in page.runs.iter().flat_map(crate::broker::Run::to_events) {

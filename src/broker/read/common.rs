@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::behind::Holder;
 use super::gaps::UntoldGaps;
-use crate::broker::filter::Filter;
+use crate::broker::filter::Conditions;
 use crate::broker::shared::Shared;
 use crate::broker::tail::run::Run;
 use crate::cursor::{Epoch, OnGap};
@@ -17,7 +17,7 @@ pub(super) struct Common {
     /// The reaction to a gap.
     pub(super) on_gap: OnGap,
     /// The filter that picks the reader's events; `None` if all events are for it.
-    pub(super) filter: Option<Arc<Filter>>,
+    pub(super) filter: Option<Arc<Conditions>>,
     /// The gaps that were found and are not told yet.
     pub(super) gaps: UntoldGaps,
     /// Counts the reader among those that are behind. `None` once the reader holds no blocks that

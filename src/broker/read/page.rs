@@ -44,6 +44,8 @@ pub struct PageRequest {
     pub on_gap: OnGap,
     /// The filter that picks the page's events.
     pub filter: Filter,
+    /// A second filter, which must pick them too: what the reader is permitted to read.
+    pub(crate) permitted: Filter,
 }
 
 impl Default for PageRequest {
@@ -56,6 +58,7 @@ impl Default for PageRequest {
             wait: Duration::ZERO,
             on_gap: OnGap::default(),
             filter: Filter::default(),
+            permitted: Filter::default(),
         }
     }
 }
@@ -184,6 +187,16 @@ impl PageReader {
     /// Returns whether the page begins with a gap that is not told yet.
     pub(crate) fn has_gap(&self) -> bool {
         self.reader.gap().is_some()
+    }
+
+    /// Returns whether the page is one of many topics.
+    pub(crate) fn is_of_many(&self) -> bool {
+        self.reader.is_of_many()
+    }
+
+    /// Returns the gaps of the page so far.
+    pub(crate) fn gaps(&self) -> &[Gap] {
+        &self.page.gaps
     }
 
     /// Returns this page bounded to `max_bytes` bytes of events, if that is less than its bound.
@@ -424,6 +437,7 @@ mod tests {
             wait: Duration::ZERO,
             on_gap: OnGap::Resume,
             filter: Filter::default(),
+            ..PageRequest::default()
         }
     }
 

@@ -87,15 +87,16 @@ impl Reader {
         Ok(Self { scope, is_caught_up: false })
     }
 
-    /// Returns this reader with a filter: it delivers only the events that `filter` picks. The
-    /// place moves past the other events, too.
+    /// Returns this reader with one more filter: it delivers only the events that `filter` picks,
+    /// and all filters before it. The place moves past the other events, too.
     ///
     /// # Errors
     ///
     /// [`Error::OverLimit`]: the filter has too many values.
     pub fn filtered(mut self, filter: Filter) -> Result<Self> {
         let common = self.common_mut();
-        common.filter = common.shared.filters.share(filter)?;
+        let before = common.filter.as_deref().cloned().unwrap_or_default();
+        common.filter = common.shared.filters.share(before.and(filter)?);
         Ok(self)
     }
 

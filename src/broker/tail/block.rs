@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 
 use super::form::FORMS;
-use crate::broker::filter::Filter;
+use crate::broker::filter::Conditions;
 use crate::cursor::Sequence;
 use crate::log::{Block, EventRef};
 
@@ -24,7 +24,7 @@ pub(crate) struct SharedBlock {
     pub(super) block: Block,
     pub(super) forms: [OnceLock<Box<Encoded>>; FORMS],
     /// Filters, each with the sequences of the events that it picks.
-    picks: Mutex<Vec<(Arc<Filter>, Picked)>>,
+    picks: Mutex<Vec<(Arc<Conditions>, Picked)>>,
     pub(super) charge: Charge,
 }
 
@@ -118,8 +118,8 @@ impl SharedBlock {
     }
 
     /// Returns the sequences of the events that `filter` picks.
-    pub(super) fn picked(&self, filter: &Arc<Filter>) -> Picked {
-        let known = |picks: &[(Arc<Filter>, Picked)]| {
+    pub(super) fn picked(&self, filter: &Arc<Conditions>) -> Picked {
+        let known = |picks: &[(Arc<Conditions>, Picked)]| {
             let known = picks.iter().find(|(known, _)| Arc::ptr_eq(known, filter));
             known.map(|(_, picked)| picked.clone())
         };

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::block::{Encoded, Picked, SharedBlock};
 use super::form::WireForm;
-use crate::broker::filter::Filter;
+use crate::broker::filter::Conditions;
 use crate::cursor::Sequence;
 use crate::error::Result;
 use crate::event::Event;
@@ -44,7 +44,7 @@ impl Run {
         shared: Arc<SharedBlock>,
         sequences: Range<Sequence>,
         ages: Ages,
-        filter: Option<&Arc<Filter>>,
+        filter: Option<&Arc<Conditions>>,
     ) -> Option<Self> {
         let picked = filter.map(|filter| shared.picked(filter));
         let Range { start: from, end: below } = sequences;

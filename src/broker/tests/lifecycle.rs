@@ -119,7 +119,15 @@ async fn the_directory_can_be_opened_again_while_everything_of_the_broker_is_sti
 
 fn request(start: StartPoint) -> PageRequest {
     let (limit, wait, filter) = (100, Duration::ZERO, Filter::default());
-    PageRequest { start, before: None, limit, wait, on_gap: OnGap::Resume, filter }
+    PageRequest {
+        start,
+        before: None,
+        limit,
+        wait,
+        on_gap: OnGap::Resume,
+        filter,
+        ..PageRequest::default()
+    }
 }
 
 /// Calls everything of `broker` that stores, reads, follows, joins or changes something. Returns

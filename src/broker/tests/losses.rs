@@ -359,6 +359,7 @@ impl World {
             wait: Duration::ZERO,
             on_gap: if is_to_fail { OnGap::Fail } else { OnGap::Resume },
             filter: Filter::default(),
+            ..PageRequest::default()
         };
         let page = match reading.reads_all {
             true => self.broker.read_many(vec![">".parse().unwrap()], request).await,

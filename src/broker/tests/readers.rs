@@ -37,7 +37,15 @@ fn quiet(log: Arc<dyn Log>, now: impl Fn() -> Timestamp + Send + Sync + 'static)
 
 fn request(start: StartPoint) -> PageRequest {
     let (before, filter) = (None, Filter::default());
-    PageRequest { start, before, limit: 100, wait: Duration::ZERO, on_gap: OnGap::Fail, filter }
+    PageRequest {
+        start,
+        before,
+        limit: 100,
+        wait: Duration::ZERO,
+        on_gap: OnGap::Fail,
+        filter,
+        ..PageRequest::default()
+    }
 }
 
 /// Returns the sequences of the events of a page.

@@ -14,7 +14,7 @@ use super::signal::Signal;
 use super::state::{PackedState, TopicState};
 use super::upkeep::Upkeep;
 use crate::broker::dedup::Recall;
-use crate::broker::filter::Filter;
+use crate::broker::filter::Conditions;
 use crate::broker::tail::block::SharedBlock;
 use crate::broker::tail::newest::Tail;
 use crate::broker::tail::run::Run;
@@ -134,7 +134,7 @@ impl Topic {
         shared: Arc<SharedBlock>,
         sequences: Range<Sequence>,
         ages: Ages,
-        filter: Option<&Arc<Filter>>,
+        filter: Option<&Arc<Conditions>>,
     ) -> Option<Run> {
         let has_ttl = shared.block().has_ttl();
         let deletes_keys = has_ttl && self.effective_config().key_limit().is_some();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::topics::Topics;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::info::TopicInfo;
+use crate::topic::TopicName;
 
 /// The place at which a list goes on reading.
 #[derive(Debug)]
@@ -28,13 +29,30 @@ pub struct TopicList {
     topics: Arc<Topics>,
     next: Next,
     left: usize,
+    shown: Shown,
+}
+
+/// The topics that a list shows, of those that exist.
+#[derive(Default)]
+struct Shown(Option<Box<dyn Fn(&TopicName) -> bool + Send + Sync>>);
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Some" } else { "All" })
+    }
 }
 
 impl TopicList {
     /// Returns a list of up to `limit` existing topics after `after`.
     pub(crate) fn new(topics: &Arc<Topics>, after: Option<&str>, limit: usize) -> Self {
         let next = Next::After(after.map(str::to_owned));
-        Self { topics: topics.clone(), next, left: limit }
+        Self { topics: topics.clone(), next, left: limit, shown: Shown::default() }
+    }
+
+    /// Returns this list with only the topics that `is_shown` names. Others do not count.
+    pub fn only(mut self, is_shown: impl Fn(&TopicName) -> bool + Send + Sync + 'static) -> Self {
+        self.shown = Shown(Some(Box::new(is_shown)));
+        self
     }
 }
 
@@ -52,6 +70,9 @@ impl Iterator for TopicList {
         let exists = |topic: &Topic| topic.state().exists();
         let last = self.topics.some_after(after.as_deref(), self.left, exists, &mut found);
         self.next = last.map_or(Next::End, |last| Next::After(Some(last.into())));
+        if let Shown(Some(is_shown)) = &self.shown {
+            found.retain(|topic| is_shown(&topic.name)); // Not under the lock of the names.
+        }
         self.left -= found.len();
         Some(found.iter().map(|topic| TopicInfo::of(topic)).collect())
     }

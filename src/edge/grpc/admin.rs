@@ -6,12 +6,13 @@ use futures_util::stream;
 use tonic::{Request, Response, Status};
 
 use super::super::served::admin_service_server::AdminService;
-use super::call::{Responses, share, until, within};
-use crate::broker::Broker;
+use super::call::{Responses, permit, share, until, within};
+use super::paths;
 use crate::cursor::{Cursor, Place, Sequence};
 use crate::edge::grpc::messages;
-use crate::edge::proto;
+use crate::edge::{Edge, proto};
 use crate::error::Result;
+use crate::permission::Action;
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
 
@@ -21,7 +22,7 @@ const BACKUP_BYTES: usize = 1 << 20;
 /// The gRPC service of administrators.
 #[derive(Debug, Clone)]
 pub struct GrpcAdmin {
-    pub(super) broker: Broker,
+    pub(super) edge: Edge,
 }
 
 #[tonic::async_trait]
@@ -33,9 +34,11 @@ impl AdminService for GrpcAdmin {
         request: Request<proto::CreateTopicRequest>,
     ) -> Result<Response<proto::CreateTopicResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let permit = permit(&self.edge, &request, paths::CREATE_TOPIC).await?;
         let proto::CreateTopicRequest { topic, config } = request.into_inner();
         let (name, config) = (TopicName::new(&topic)?, messages::config_of(config)?);
-        let topic = within(deadline, self.broker.create_topic(&name, config)).await?;
+        permit.check(Action::Manage, &name).await?;
+        let topic = within(deadline, self.edge.broker.create_topic(&name, config)).await?;
         Ok(Response::new(proto::CreateTopicResponse { topic: Some(messages::topic(&topic)) }))
     }
 
@@ -44,11 +47,13 @@ impl AdminService for GrpcAdmin {
         request: Request<proto::UpdateTopicRequest>,
     ) -> Result<Response<proto::UpdateTopicResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let permit = permit(&self.edge, &request, paths::UPDATE_TOPIC).await?;
         let proto::UpdateTopicRequest { topic, config, update_mask } = request.into_inner();
         let (name, config) = (TopicName::new(&topic)?, messages::config_of(config)?);
+        permit.check(Action::Manage, &name).await?;
         let fields = update_mask.map(|mask| mask.paths).filter(|paths| !paths.is_empty());
         let fields = fields.unwrap_or_else(TopicConfig::field_names);
-        let topic = within(deadline, self.broker.update_topic(&name, config, fields)).await?;
+        let topic = within(deadline, self.edge.broker.update_topic(&name, config, fields)).await?;
         Ok(Response::new(proto::UpdateTopicResponse { topic: Some(messages::topic(&topic)) }))
     }
 
@@ -57,8 +62,10 @@ impl AdminService for GrpcAdmin {
         request: Request<proto::DeleteTopicRequest>,
     ) -> Result<Response<proto::DeleteTopicResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let permit = permit(&self.edge, &request, paths::DELETE_TOPIC).await?;
         let name = TopicName::new(&request.get_ref().topic)?;
-        within(deadline, self.broker.delete_topic(&name)).await?;
+        permit.check(Action::Manage, &name).await?;
+        within(deadline, self.edge.broker.delete_topic(&name)).await?;
         Ok(Response::new(proto::DeleteTopicResponse {}))
     }
 
@@ -67,11 +74,13 @@ impl AdminService for GrpcAdmin {
         request: Request<proto::PurgeTopicRequest>,
     ) -> Result<Response<proto::PurgeTopicResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let permit = permit(&self.edge, &request, paths::PURGE_TOPIC).await?;
         let proto::PurgeTopicRequest { topic, before } = request.into_inner();
         let name = TopicName::new(&topic)?;
+        permit.check(Action::Manage, &name).await?;
         let before = before.map_or(Sequence::new(u64::MAX), Sequence::new);
-        within(deadline, self.broker.purge(&name, before)).await?;
-        let topic = self.broker.topic(&name)?;
+        within(deadline, self.edge.broker.purge(&name, before)).await?;
+        let topic = self.edge.broker.topic(&name)?;
         Ok(Response::new(proto::PurgeTopicResponse { topic: Some(messages::topic(&topic)) }))
     }
 
@@ -80,10 +89,11 @@ impl AdminService for GrpcAdmin {
         request: Request<proto::MaintainRequest>,
     ) -> Result<Response<proto::MaintainResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        permit(&self.edge, &request, paths::MAINTAIN).await?.check_administers().await?;
         let topic = &request.get_ref().topic;
         let name = Some(topic).filter(|topic| !topic.is_empty());
         let name = name.map(|topic| TopicName::new(topic)).transpose()?;
-        let report = within(deadline, self.broker.maintain(name.as_ref())).await?;
+        let report = within(deadline, self.edge.broker.maintain(name.as_ref())).await?;
         Ok(Response::new(messages::maintained(&report)))
     }
 
@@ -92,12 +102,14 @@ impl AdminService for GrpcAdmin {
         request: Request<proto::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        permit(&self.edge, &request, paths::BACKUP).await?.check_administers().await?;
         let held = share(&request).take(BACKUP_BYTES)?;
         let from = Some(&request.get_ref().from).filter(|from| !from.is_empty());
         let from = from.map(|from| from.parse::<Cursor>()).transpose()?;
-        let backup = within(deadline, self.broker.backup(from)).await?;
+        let backup = within(deadline, self.edge.broker.backup(from)).await?;
         let after = Place::Position(backup.position());
-        let cursor = Cursor { after, since: None, epoch: Some(self.broker.epoch()) }.to_string();
+        let cursor =
+            Cursor { after, since: None, epoch: Some(self.edge.broker.epoch()) }.to_string();
         let expected_bytes = backup.expected_bytes();
         let responses = stream::try_unfold(backup, move |mut backup| {
             let cursor = cursor.clone();

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
+use http::{Method, Uri, Version};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use crate::edge::Edge;
 use crate::edge::budget::{Held, Share};
 use crate::edge::clients::{self, Peer};
+use crate::edge::permit::Permit;
 use crate::error::{Error, Result};
 
 /// The responses of a streaming call.
@@ -27,6 +30,25 @@ pub(super) async fn within<T>(
 
 fn deadline_exceeded(limit: Duration) -> Error {
     Error::DeadlineExceeded { limit_ms: limit.as_millis() as u64 }
+}
+
+/// Asks the hooks about the caller of a call at `path`, before anything is done for it.
+///
+/// # Errors
+///
+/// As [`Permit::ask`].
+pub(super) async fn permit<T>(
+    edge: &Edge,
+    request: &Request<T>,
+    path: &'static str,
+) -> Result<Permit> {
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    head.method = Method::POST;
+    head.version = Version::HTTP_2;
+    head.uri = Uri::from_static(path);
+    head.headers = request.metadata().clone().into_headers();
+    head.extensions = request.extensions().clone();
+    Permit::ask(edge, &head).await
 }
 
 /// Returns the client's share of the memory for clients.

@@ -205,6 +205,7 @@ pub(in crate::edge) fn page_request(
         wait: Duration::from_millis(request.wait_ms.into()),
         on_gap: on_gap(request.on_gap)?.unwrap_or(topics.page_on_gap()),
         filter: filter(request.filter),
+        ..PageRequest::default()
     })
 }
 

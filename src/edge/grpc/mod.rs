@@ -60,28 +60,26 @@ pub fn parts(edge: &Edge, parts: Parts) -> Routes {
 
 /// Returns the service of publishers, for a server that mounts it by itself.
 pub fn publisher(edge: &Edge) -> PublisherServiceServer<GrpcPublisher> {
-    let Edge { broker, config, .. } = edge.clone();
-    let max_bytes = max_message_bytes(broker.limits()) as usize;
-    wire::allow_events(broker.limits().max_batch_events);
-    PublisherServiceServer::new(GrpcPublisher { broker, config })
+    let limits = edge.broker.limits();
+    let max_bytes = max_message_bytes(limits) as usize;
+    wire::allow_events(limits.max_batch_events);
+    PublisherServiceServer::new(GrpcPublisher { edge: edge.clone() })
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(usize::MAX)
 }
 
 /// Returns the service of readers, for a server that mounts it by itself.
 pub fn subscriber(edge: &Edge) -> SubscriberServiceServer<GrpcSubscriber> {
-    let Edge { broker, config, .. } = edge.clone();
-    let max_bytes = max_message_bytes(broker.limits()) as usize;
-    SubscriberServiceServer::new(GrpcSubscriber { broker, config })
+    let max_bytes = max_message_bytes(edge.broker.limits()) as usize;
+    SubscriberServiceServer::new(GrpcSubscriber { edge: edge.clone() })
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(usize::MAX)
 }
 
 /// Returns the service of administrators, for a server that mounts it by itself.
 pub fn admin(edge: &Edge) -> AdminServiceServer<GrpcAdmin> {
-    let broker = edge.broker.clone();
-    let max_bytes = max_message_bytes(broker.limits()) as usize;
-    AdminServiceServer::new(GrpcAdmin { broker })
+    let max_bytes = max_message_bytes(edge.broker.limits()) as usize;
+    AdminServiceServer::new(GrpcAdmin { edge: edge.clone() })
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(usize::MAX)
 }

@@ -5,6 +5,7 @@ use super::super::selection::{self, TopicSelection};
 use super::super::served;
 use crate::broker::{Broker, PageRequest, Run};
 use crate::edge::grpc::messages::{self, EncodedList};
+use crate::edge::permit::Permit;
 use crate::error::Result;
 use crate::polls;
 
@@ -17,13 +18,14 @@ const PAGE_STEP_BYTES: usize = 64 << 10;
 ///
 /// As [`selection::page`]; [`Error::NoRoom`](crate::Error::NoRoom).
 pub(super) async fn read(
-    broker: &Broker,
+    (broker, permit): (&Broker, &Permit),
     topics: TopicSelection,
     request: PageRequest,
     share: &Share,
 ) -> Result<(served::ReadResponse, Held)> {
     let is_of_many = matches!(topics, TopicSelection::Many(_));
-    let (mut reader, _of_reader) = selection::page(topics, request, broker, share).await?;
+    let (mut reader, _of_reader) =
+        selection::page(topics, request, permit, (broker, share)).await?;
     let (mut events, mut held) = (EncodedList::default(), share.nothing());
     while events.is_empty() || share.has_room(PAGE_STEP_BYTES) {
         let (counted_bytes, before) = (held.size_bytes(), events.size_bytes());

@@ -11,19 +11,20 @@ use super::super::effort::Effort;
 use super::super::rates::{CallerRates, Rate, Temper};
 use super::super::receiving::{self, Received};
 use super::super::served::publisher_service_server::PublisherService;
-use super::call::{Responses, until, within};
-use crate::broker::{Batch, Broker, InOrder, Pending, Publish};
-use crate::edge::config::FollowConfig;
+use super::call::{Responses, permit, until, within};
+use super::paths;
+use crate::broker::{Ack, Batch, Broker, InOrder, Pending, Publish};
 use crate::edge::grpc::{codec, messages};
-use crate::edge::{proto, served};
+use crate::edge::permit::Permit;
+use crate::edge::{Edge, proto, served};
 use crate::error::{Error, Result};
+use crate::permission::Action;
 use crate::topic::TopicName;
 
 /// The gRPC service of publishers.
 #[derive(Debug, Clone)]
 pub struct GrpcPublisher {
-    pub(super) broker: Broker,
-    pub(super) config: FollowConfig,
+    pub(super) edge: Edge,
 }
 
 #[tonic::async_trait]
@@ -35,22 +36,25 @@ impl PublisherService for GrpcPublisher {
         request: Request<served::PublishRequest>,
     ) -> Result<Response<proto::PublishResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let permit = permit(&self.edge, &request, paths::PUBLISH).await?;
         let received = request.extensions().get::<Received>().cloned();
         let rates = CallerRates::of(request.extensions().get::<Peer>());
         let served::PublishRequest { topic, events, expected_sequence, ephemeral } =
             request.into_inner();
         let topic = TopicName::new(&topic)?;
+        permit.check(Action::Publish, &topic).await?;
         rates.take(Rate::Publishes, events.len())?;
+        let of = (permit.clone(), topic.clone());
         if ephemeral {
-            let publish = publish_ephemeral(&self.broker, topic, events, received);
+            let publish = publish_ephemeral(&self.edge.broker, of, events, received);
             let receivers = within(deadline, publish).await?;
             let receivers = u32::try_from(receivers).unwrap_or(u32::MAX);
             return Ok(Response::new(proto::PublishResponse { ack: None, receivers }));
         }
         let publish = async {
-            let events = batch(&self.broker, events, received.clone()).await?;
+            let events = batch(&self.edge.broker, of, events, received.clone()).await?;
             let publish = Publish { topic, events, expected_sequence };
-            receiving::handed_in(&self.broker, publish, received).await
+            receiving::handed_in(&self.edge.broker, publish, &permit, received).await
         };
         let ack = within(deadline, publish).await?;
         let ack = Some(messages::ack(&ack));
@@ -62,16 +66,18 @@ impl PublisherService for GrpcPublisher {
         request: Request<Streaming<served::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let permit = permit(&self.edge, &request, paths::PUBLISH_STREAM).await?;
         let received = request.extensions().get::<Received>().cloned().unwrap_or_default();
         let rates = CallerRates::of(request.extensions().get::<Peer>());
         let publishing = PublishStream {
             received,
             temper: rates.temper(),
             rates,
-            broker: self.broker.clone(),
+            permit,
+            broker: self.edge.broker.clone(),
             requests: Some(request.into_inner()),
             in_flight: VecDeque::new(),
-            max_in_flight: self.config.max_in_flight.max(1) as usize,
+            max_in_flight: self.edge.config.max_in_flight.max(1) as usize,
             order: InOrder::default(),
             end: None,
         };
@@ -82,27 +88,39 @@ impl PublisherService for GrpcPublisher {
     }
 }
 
-/// Checks and encodes received events, on another thread if the work is large.
-async fn batch(broker: &Broker, events: Vec<Bytes>, received: Option<Received>) -> Result<Batch> {
+/// Checks and encodes received events, on another thread if the work is large. The caller may
+/// publish to the topic.
+async fn batch(
+    broker: &Broker,
+    (permit, topic): (Permit, TopicName),
+    events: Vec<Bytes>,
+    received: Option<Received>,
+) -> Result<Batch> {
     let (broker, effort) = (broker.clone(), Effort::of_events(&events));
-    let work = move || Batch::of(messages::new_events(&events), broker.limits());
+    let work = move || {
+        let events = messages::new_events(&events);
+        receiving::batch(&permit, &topic, events, broker.limits())
+    };
     receiving::work_with(received, effort, work).await
 }
 
 /// Checks events as [`batch`] does, and delivers them to the subscribers that are connected.
 async fn publish_ephemeral(
     broker: &Broker,
-    topic: TopicName,
+    (permit, topic): (Permit, TopicName),
     events: Vec<Bytes>,
     received: Option<Received>,
 ) -> Result<usize> {
     let (broker, effort) = (broker.clone(), Effort::of_events(&events).twice());
     let work = move || {
-        Batch::of(messages::new_events(&events), broker.limits())?;
-        broker.publish_each_ephemeral(&topic, messages::new_events(&events))
+        let events = || messages::new_events(&events);
+        receiving::deliver_ephemeral(&permit, &topic, events, &broker)
     };
     receiving::work_with(received, effort, work).await
 }
+
+/// A request in flight: its topic and its publish, or its refusal.
+type InFlight = Result<(TopicName, Pending)>;
 
 /// One `PublishStream`. Requests are read only while the client takes answers: a client that takes
 /// none is not read any more, and at most `max_in_flight` of its requests wait.
@@ -115,7 +133,8 @@ struct PublishStream {
     /// The remaining allowance of the client. `temper` counts its refused requests.
     rates: CallerRates,
     temper: Temper,
-    in_flight: VecDeque<Result<Pending>>,
+    permit: Permit,
+    in_flight: VecDeque<InFlight>,
     max_in_flight: usize,
     /// The order of the client's publishes: positions rise in the order of its requests. A request
     /// with `in_order` fails after one that failed.
@@ -132,7 +151,7 @@ impl PublishStream {
                 Some(requests) if has_room => {
                     tokio::select! {
                         biased;
-                        outcome = answer(&mut self.in_flight) => {
+                        outcome = answer(&mut self.in_flight, &self.permit) => {
                             return Some(Ok(messages::stream_response(&outcome)));
                         }
                         () = self.broker.draining() => {
@@ -144,14 +163,14 @@ impl PublishStream {
                 }
                 _ if self.in_flight.is_empty() => return self.end.take().map(Err),
                 _ => {
-                    let outcome = answer(&mut self.in_flight).await;
+                    let outcome = answer(&mut self.in_flight, &self.permit).await;
                     return Some(Ok(messages::stream_response(&outcome)));
                 }
             }
         }
     }
 
-    async fn submit(&mut self, request: served::PublishStreamRequest) -> Result<Pending> {
+    async fn submit(&mut self, request: served::PublishStreamRequest) -> InFlight {
         let size = || prost::Message::encoded_len(&request);
         let rated = self.rates.publish(request.events.len(), size);
         let served::PublishStreamRequest { topic, events, expected_sequence, in_order } = request;
@@ -163,11 +182,16 @@ impl PublishStream {
         self.temper.taken();
         let publish = async {
             let topic = TopicName::new(&topic)?;
-            let events = batch(&self.broker, events, Some(self.received.clone())).await?;
+            self.permit.check(Action::Publish, &topic).await?;
+            let (of, received) = ((self.permit.clone(), topic.clone()), self.received.clone());
+            let events = batch(&self.broker, of, events, Some(received)).await?;
             Ok(Publish { topic, events, expected_sequence })
         };
         match publish.await {
-            Ok(publish) => self.broker.submit_patiently(publish, &order).await,
+            Ok(publish) => {
+                let topic = publish.topic.clone();
+                Ok((topic, self.broker.submit_patiently(publish, &order).await?))
+            }
             Err(error) => Err(order.refuse(error)),
         }
     }
@@ -205,9 +229,13 @@ fn abusive(error: &Error, reason: String) -> Status {
 /// # Cancel safety
 ///
 /// Nothing is lost: the request stays the oldest until its answer is returned.
-async fn answer(in_flight: &mut VecDeque<Result<Pending>>) -> Result<crate::broker::Ack> {
+async fn answer(in_flight: &mut VecDeque<InFlight>, permit: &Permit) -> Result<Ack> {
     let outcome = match in_flight.front_mut() {
-        Some(Ok(pending)) => pending.ready().await,
+        Some(Ok((topic, pending))) => {
+            let outcome = pending.ready().await;
+            outcome.iter().for_each(|ack| permit.acknowledged(topic, ack));
+            outcome
+        }
         Some(Err(error)) => Err(error.clone()),
         None => std::future::pending().await,
     };

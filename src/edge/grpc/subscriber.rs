@@ -12,15 +12,16 @@ use super::super::proto::{self, subscribe_response::Message};
 use super::super::rates::{CallerRates, Rate};
 use super::super::selection::Wanted;
 use super::super::served::subscriber_service_server::SubscriberService;
-use super::call::{Responses, holding, share, until, within};
-use super::{listing, pages};
-use crate::broker::{Broker, Delivery, Member, Run, Waited};
+use super::call::{Responses, holding, permit, share, until, within};
+use super::{listing, pages, paths};
+use crate::broker::{Delivery, Member, Run, Waited};
 use crate::cursor::{Cursor, OnGap, StartPoint};
 use crate::edge::config::FollowConfig;
 use crate::edge::grpc::messages;
 use crate::edge::grpc::messages::EncodedList;
-use crate::edge::served;
+use crate::edge::{Edge, served};
 use crate::error::{Error, Result};
+use crate::permission::Action;
 use crate::polls;
 use crate::topic::TopicName;
 
@@ -32,8 +33,7 @@ const GATHERED_EVENTS: usize = 256;
 /// The gRPC service of readers.
 #[derive(Debug, Clone)]
 pub struct GrpcSubscriber {
-    pub(super) broker: Broker,
-    pub(super) config: FollowConfig,
+    pub(super) edge: Edge,
 }
 
 #[tonic::async_trait]
@@ -45,6 +45,7 @@ impl SubscriberService for GrpcSubscriber {
         request: Request<proto::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let permit = permit(&self.edge, &request, paths::SUBSCRIBE).await?;
         let peer = request.extensions().get::<Peer>().cloned();
         let request = request.into_inner();
         let start = match request.from.as_str() {
@@ -60,9 +61,9 @@ impl SubscriberService for GrpcSubscriber {
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let filter = messages::filter(request.filter);
         let wanted = Wanted { topics, start, on_gap, filter, member };
-        let opening = Following::open(wanted, "grpc", &self.broker, &self.config, peer.as_ref());
+        let opening = Following::open(wanted, "grpc", &self.edge, (peer.as_ref(), permit));
         let following = within(deadline, opening).await?;
-        let config = self.config.clone();
+        let config = self.edge.config.clone();
         let stream = Subscribed { following, config, is_started: false, is_ended: false };
         let responses =
             stream::unfold(
@@ -77,12 +78,13 @@ impl SubscriberService for GrpcSubscriber {
         request: Request<proto::ReadRequest>,
     ) -> Result<Response<served::ReadResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let permit = permit(&self.edge, &request, paths::READ).await?;
         let share = share(&request);
         let mut request = request.into_inner();
         let many = std::mem::take(&mut request.topics);
         let topics = messages::topics(&request.topic, many)?;
-        let wanted = messages::page_request(request, &topics, &self.config)?;
-        let page = pages::read(&self.broker, topics, wanted, &share);
+        let wanted = messages::page_request(request, &topics, &self.edge.config)?;
+        let page = pages::read((&self.edge.broker, &permit), topics, wanted, &share);
         let (page, held) = within(deadline, page).await?;
         holding(page, held)
     }
@@ -92,15 +94,17 @@ impl SubscriberService for GrpcSubscriber {
         request: Request<proto::ReadStateRequest>,
     ) -> Result<Response<served::ReadStateResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
+        let permit = permit(&self.edge, &request, paths::READ_STATE).await?;
         let share = share(&request);
         let proto::ReadStateRequest { topic, key_prefix, page_size, page_token } =
             request.into_inner();
         let name = TopicName::new(&topic)?;
-        let limit = page_limit("page_size", page_size.into(), self.config.max_page_events)?;
+        permit.check(Action::Subscribe, &name).await?;
+        let limit = page_limit("page_size", page_size.into(), self.edge.config.max_page_events)?;
         let token = page_token.parse::<StateToken>()?;
         let (request, mut held) = token.request(key_prefix, limit, &share)?;
-        let page = within(deadline, self.broker.state(&name, request)).await?;
-        let cursor = Cursor::after(page.at, self.broker.epoch()).to_string();
+        let page = permit.picked(within(deadline, self.edge.broker.state(&name, request)).await?);
+        let cursor = Cursor::after(page.at, self.edge.broker.epoch()).to_string();
         let next_page_token = StateToken::next(&page);
         let mut events = EncodedList::default();
         for event in page.events {
@@ -116,7 +120,10 @@ impl SubscriberService for GrpcSubscriber {
         &self,
         request: Request<proto::GetTopicRequest>,
     ) -> Result<Response<proto::GetTopicResponse>, Status> {
-        let topic = self.broker.topic(&TopicName::new(&request.get_ref().topic)?)?;
+        let permit = permit(&self.edge, &request, paths::GET_TOPIC).await?;
+        let name = TopicName::new(&request.get_ref().topic)?;
+        permit.check(Action::Subscribe, &name).await?;
+        let topic = self.edge.broker.topic(&name)?;
         Ok(Response::new(proto::GetTopicResponse { topic: Some(messages::topic(&topic)) }))
     }
 
@@ -125,6 +132,7 @@ impl SubscriberService for GrpcSubscriber {
         request: Request<proto::ListTopicsRequest>,
     ) -> Result<Response<served::ListTopicsResponse>, Status> {
         let (deadline, share) = (messages::deadline(request.metadata())?, share(&request));
+        let permit = permit(&self.edge, &request, paths::LIST_TOPICS).await?;
         let proto::ListTopicsRequest { page_size, page_token } = request.into_inner();
         let limit = listing::limit(page_size)?;
         let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
@@ -132,8 +140,12 @@ impl SubscriberService for GrpcSubscriber {
             TopicName::new(token)
                 .map_err(|_| Error::invalid("page_token", "was not given by a page"))?;
         }
-        let steps = self.broker.list_topics(after, limit);
-        let page = listing::page(steps, limit, self.broker.max_page_bytes(), &share);
+        let steps = self.edge.broker.list_topics(after, limit);
+        let steps = match permit.listed().await? {
+            Some(is_listed) => steps.only(is_listed),
+            None => steps,
+        };
+        let page = listing::page(steps, limit, self.edge.broker.max_page_bytes(), &share);
         let listing::ListPage { entries: topics, next_page_token, held } =
             within(deadline, page).await?;
         holding(served::ListTopicsResponse { topics, next_page_token }, held)
@@ -144,11 +156,13 @@ impl SubscriberService for GrpcSubscriber {
         request: Request<proto::ListMembersRequest>,
     ) -> Result<Response<served::ListMembersResponse>, Status> {
         let (deadline, share) = (messages::deadline(request.metadata())?, share(&request));
+        let permit = permit(&self.edge, &request, paths::LIST_MEMBERS).await?;
         let proto::ListMembersRequest { topic, page_size, page_token } = request.into_inner();
         let name = TopicName::new(&topic)?;
+        permit.check(Action::Presence, &name).await?;
         let limit = listing::limit(page_size)?;
-        let steps = self.broker.list_members(&name, &page_token, limit);
-        let page = listing::page(steps, limit, self.broker.max_page_bytes(), &share);
+        let steps = self.edge.broker.list_members(&name, &page_token, limit);
+        let page = listing::page(steps, limit, self.edge.broker.max_page_bytes(), &share);
         let listing::ListPage { entries: members, next_page_token, held } =
             within(deadline, page).await?;
         holding(served::ListMembersResponse { members, next_page_token }, held)

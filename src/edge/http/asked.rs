@@ -28,6 +28,7 @@ use crate::edge::clients::Peer;
 use crate::edge::http::accept::Accepted;
 use crate::edge::http::query::Query;
 use crate::edge::http::spare::Purpose;
+use crate::edge::permit::Permit;
 use crate::edge::selection::{self, Format, TopicSelection};
 use crate::error::{Error, Result};
 
@@ -77,6 +78,7 @@ pub(in crate::edge) struct Asked {
     pub(in crate::edge) member: Option<Member>,
     /// The client that asks.
     pub(in crate::edge) peer: Option<Peer>,
+    pub(in crate::edge) permit: Permit,
 }
 
 impl Asked {
@@ -89,7 +91,7 @@ impl Asked {
         topics: TopicSelection,
         form: Option<Accepted>,
         headers: &HeaderMap,
-        peer: Option<Extension<Peer>>,
+        (peer, permit): (Option<Extension<Peer>>, Permit),
         query: &mut Query,
     ) -> Result<Self> {
         let is_stream = form == Some(Accepted::Stream);
@@ -112,6 +114,7 @@ impl Asked {
             format,
             member: selection::member(query)?,
             peer: peer.map(|Extension(peer)| peer),
+            permit,
         })
     }
 }
@@ -208,7 +211,7 @@ mod tests {
         }
         let form = Some(Accepted::Stream);
         let mut query = query(Some(text), form).expect("a query");
-        let asked = Asked::of(topics(is_one), form, &headers, None, &mut query);
+        let asked = Asked::of(topics(is_one), form, &headers, Default::default(), &mut query);
         let start = asked.expect("nothing is refused").start;
         (start, query.into_ignored())
     }
@@ -285,7 +288,8 @@ mod tests {
     fn a_page_is_refused_for_what_a_stream_lets_be() {
         let refusal = |text: &str| {
             let mut query = query(Some(text), Some(Accepted::Page))?;
-            let asked = Asked::of(topics(true), None, &HeaderMap::new(), None, &mut query)?;
+            let asked =
+                Asked::of(topics(true), None, &HeaderMap::new(), Default::default(), &mut query)?;
             query.finish("from")?;
             Ok::<_, Error>(asked.start)
         };

@@ -38,6 +38,7 @@ use crate::edge::clients::Peer;
 use crate::edge::effort::Effort;
 use crate::edge::http::offered::Coding;
 use crate::edge::http::request::whole;
+use crate::edge::permit::Permit;
 use crate::edge::receiving::Received;
 use crate::edge::status;
 use crate::error::{Error, Result};
@@ -118,6 +119,8 @@ async fn decoded(edge: &Edge, request: Request) -> Result<Result<Request, Respon
         return Ok(Err(refused));
     }
     let (mut head, body) = request.into_parts();
+    let permit = Permit::ask(edge, &head).await?; // A stranger causes no work.
+    head.extensions.insert(permit);
     let limit = max_request_bytes(edge.broker.limits());
     let body = whole(body, limit, edge.pace()).await?;
     let received = head.extensions.get::<Received>().cloned().unwrap_or_default();

@@ -23,6 +23,7 @@ use crate::edge::Edge;
 use crate::edge::clients::{Peer, share};
 use crate::edge::effort::Effort;
 use crate::edge::following::Following;
+use crate::edge::permit::Permit;
 use crate::edge::rates::{CallerRates, Rate};
 use crate::edge::selection::{self, Format, TopicSelection, Wanted};
 use crate::edge::{gaps, sse, status};
@@ -48,12 +49,12 @@ pub(super) async fn read(
     State(edge): State<Edge>,
     path: PathResult,
     headers: HeaderMap,
-    peer: Option<Extension<Peer>>,
+    caller: (Option<Extension<Peer>>, Permit),
     uri: Uri,
 ) -> Result<Response> {
     let (topic, form) = (topic(path)?, accepted(&headers));
     let mut query = asked::query(uri.query(), form)?;
-    let asked = Asked::of(TopicSelection::One(topic), form, &headers, peer, &mut query)?;
+    let asked = Asked::of(TopicSelection::One(topic), form, &headers, caller, &mut query)?;
     edge.answer(form, &headers, asked, query).await
 }
 
@@ -89,7 +90,7 @@ impl Edge {
     }
 
     async fn opened(&self, asked: Asked, mut ignored: Ignored) -> Result<Response> {
-        let Asked { topics, mut start, on_gap, filter, format, member, peer } = asked;
+        let Asked { topics, mut start, on_gap, filter, format, member, peer, permit } = asked;
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let otherwise = match topics {
             TopicSelection::One(_) => Format::Data,
@@ -103,13 +104,16 @@ impl Edge {
         }
         let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
         let wanted = Wanted { topics, start, on_gap, filter, member };
-        let opening = Following::open(wanted, "sse", &self.broker, &self.config, peer.as_ref());
-        let following = opening.await?;
+        let following = Following::open(wanted, "sse", self, (peer.as_ref(), permit)).await?;
+        for pattern in following.cut() {
+            let reason = "is not permitted, or a part of it is not".to_owned();
+            ignored.add_value("topic", pattern.as_str(), &Error::Denied { reason });
+        }
         Ok(sse::response(following, format.unwrap_or(otherwise), &self.config, ignored))
     }
 
     async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {
-        let Asked { topics, start, on_gap, filter, format, member, peer } = asked;
+        let Asked { topics, start, on_gap, filter, format, member, peer, permit } = asked;
         if member.is_some() {
             let problem = "needs a stream: a member is present while a stream is open";
             return Err(Error::invalid("member", problem));
@@ -140,8 +144,10 @@ impl Edge {
             wait,
             on_gap: on_gap.unwrap_or(topics.page_on_gap()),
             filter,
+            ..PageRequest::default()
         };
-        let (reader, held) = selection::page(topics, request, &self.broker, &share).await?;
+        let opened = selection::page(topics, request, &permit, (&self.broker, &share));
+        let (reader, held) = opened.await?;
         let (now, has_gap) = (reader.page(), reader.has_gap());
         let page = async move { page_body::page(reader, form, &share, held).await };
         let mut page = Box::pin(page);

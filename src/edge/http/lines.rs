@@ -30,21 +30,29 @@ use crate::edge::json::ReceiptJson;
 use crate::edge::media::Framing;
 use crate::edge::ndjson::{self, Line, LinePlace, NoEvent};
 use crate::edge::pace::Pace;
+use crate::edge::permit::Permit;
 use crate::edge::rates::{CallerRates, Rate};
 use crate::edge::receiving::{self, Received};
 use crate::edge::status;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::lists::{List, UpTo};
+use crate::permission::Action;
 use crate::polls;
 use crate::topic::TopicName;
 
-/// A posted body, its topic, and the accounts of its client.
+/// The client that publishes: its memory, its rates and its permit.
+pub(in crate::edge) struct Publisher {
+    pub(in crate::edge) received: Option<Received>,
+    pub(in crate::edge) rates: CallerRates,
+    pub(in crate::edge) permit: Permit,
+}
+
+/// A posted body, its topic, and its publisher.
 pub(in crate::edge) struct Posted {
     pub(in crate::edge) topic: TopicName,
     pub(in crate::edge) body: Body,
-    pub(in crate::edge) received: Option<Received>,
-    pub(in crate::edge) rates: CallerRates,
+    pub(in crate::edge) publisher: Publisher,
 }
 
 /// Publishes the events of a body as they arrive.
@@ -60,13 +68,14 @@ pub(in crate::edge) async fn publish(
     framing: Framing,
     posted: Posted,
 ) -> Result<Response> {
-    let Posted { topic, body, received, rates } = posted;
+    let Posted { topic, body, publisher: Publisher { received, rates, permit } } = posted;
     let mut lines = Lines {
         framing,
         place: LinePlace::START,
         broker: &edge.broker,
         received: received.unwrap_or_default(),
         rates,
+        permit,
         topic,
         unsent: Unsent::default(),
         in_flight: VecDeque::new(),
@@ -94,12 +103,12 @@ pub(in crate::edge) async fn publish_at_once(
     expected_sequence: Option<u64>,
     posted: Posted,
 ) -> Result<Response> {
-    let Posted { topic, body, received, rates } = posted;
+    let Posted { topic, body, publisher: Publisher { received, rates, permit } } = posted;
     let limits = edge.broker.limits();
     let body = whole(body, max_request_bytes(limits), edge.pace()).await?;
     rates.take(Rate::Publishes, 1)?; // A caller over its rate causes no work.
     let effort = Effort::of_json(&body);
-    let (broker, named) = (edge.broker.clone(), topic.clone());
+    let (broker, named, permitted) = (edge.broker.clone(), topic.clone(), permit.clone());
     let read = move || {
         let (mut events, limits) = (Batch::default(), broker.limits());
         let max_events = limits.max_batch_events as usize;
@@ -108,7 +117,7 @@ pub(in crate::edge) async fn publish_at_once(
             if count > max_events {
                 return Err(Failed::at(place.line, Error::over("events", count, max_events)));
             }
-            let added = events.push(&event(text, place, &named)?, limits);
+            let added = events.push(&event(text, place, &named, &permitted)?, limits);
             added.map_err(|error| Failed::at(place.line, error))
         };
         match framing {
@@ -129,7 +138,7 @@ pub(in crate::edge) async fn publish_at_once(
     }
     let publish = Publish { topic, events, expected_sequence };
     let mut total = Total::default();
-    total.add(&receiving::handed_in(&edge.broker, publish, received).await?);
+    total.add(&receiving::handed_in(&edge.broker, publish, &permit, received).await?);
     total.answer()
 }
 
@@ -171,14 +180,20 @@ fn elements(body: &[u8], max_events: usize) -> Result<Vec<(LinePlace, &[u8])>, F
     Ok(located.collect())
 }
 
-/// Returns the event of a text at `place` in a body that is posted to `topic`.
-fn event(text: &[u8], place: LinePlace, topic: &TopicName) -> Result<NewEvent, Failed> {
+/// Returns the event of a text at `place` in a body that is posted to `topic`, as the hooks let it
+/// through.
+fn event(
+    text: &[u8],
+    place: LinePlace,
+    topic: &TopicName,
+    permit: &Permit,
+) -> Result<NewEvent, Failed> {
     let line = Line::read(text, place)?;
     if line.topic.as_ref().is_some_and(|named| named != topic) {
         let problem = format!("the line names another topic than the path, {topic:?}");
         return Err(Failed::at(place.line, Error::invalid("topic", problem)));
     }
-    Ok(line.event)
+    permit.intercept(topic, line.event).map_err(|error| Failed::at(place.line, error))
 }
 
 struct Lines<'a> {
@@ -187,6 +202,7 @@ struct Lines<'a> {
     received: Received,
     /// The rates of the publisher.
     rates: CallerRates,
+    permit: Permit,
     topic: TopicName,
     unsent: Unsent,
     /// The batches that wait for their acknowledgement, each with its first line.
@@ -352,10 +368,11 @@ impl Lines<'_> {
     /// Adds the event of a line to those that are not published yet.
     async fn add(&mut self, line: Bytes, place: LinePlace) -> Result<(), Failed> {
         let (broker, topic, rates) = (self.broker.clone(), self.topic.clone(), self.rates.clone());
+        let permit = self.permit.clone();
         let (mut events, effort) =
             (std::mem::take(&mut self.unsent.events), Effort::of_json(&line));
         let work = move || {
-            let added = event(&line, place, &topic).and_then(|event| {
+            let added = event(&line, place, &topic, &permit).and_then(|event| {
                 let taken = rates.take(Rate::Publishes, 1);
                 let added = taken.and_then(|()| events.push(&event, broker.limits()));
                 added.map_err(|error| Failed::at(place.line, error))
@@ -377,6 +394,9 @@ impl Lines<'_> {
             self.settle_oldest().await?;
         }
         let Unsent { events, first_line, .. } = std::mem::take(&mut self.unsent);
+        // A body may take longer than its sender's grant.
+        let permitted = self.permit.check(Action::Publish, &self.topic).await;
+        permitted.map_err(|error| Failed::at(first_line, error))?;
         let publish = Publish { topic: self.topic.clone(), events, expected_sequence: None };
         let submitted = self.broker.submit_in_order(publish, &self.order).await;
         let pending = submitted.map_err(|error| Failed::at(first_line, error))?;
@@ -387,6 +407,7 @@ impl Lines<'_> {
     async fn settle_oldest(&mut self) -> Result<(), Failed> {
         let Some((line, pending)) = self.in_flight.pop_front() else { return Ok(()) };
         let ack = pending.ack().await.map_err(|error| Failed::at(line, error))?;
+        self.permit.acknowledged(&self.topic, &ack);
         self.total.add(&ack);
         Ok(())
     }

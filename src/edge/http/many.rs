@@ -16,6 +16,7 @@ use crate::edge::http::asked::{self, Asked};
 use crate::edge::http::request::whole;
 use crate::edge::http::tag;
 use crate::edge::json_problem;
+use crate::edge::permit::Permit;
 use crate::edge::selection::{FilterJson, Format, MemberJson, TopicSelection};
 use crate::error::{Error, Result};
 use crate::lists::List;
@@ -27,13 +28,13 @@ const MAX_BODY_BYTES: u64 = 1 << 20;
 pub(in crate::edge) async fn read(
     State(edge): State<Edge>,
     headers: HeaderMap,
-    peer: Option<Extension<Peer>>,
+    caller: (Option<Extension<Peer>>, Permit),
     uri: Uri,
 ) -> Result<Response> {
     let form = accepted(&headers);
     let mut query = asked::query(uri.query(), form)?;
     let topics = TopicSelection::many(&query.take_all("topic"))?;
-    let asked = Asked::of(topics, form, &headers, peer, &mut query)?;
+    let asked = Asked::of(topics, form, &headers, caller, &mut query)?;
     edge.answer(form, &headers, asked, query).await
 }
 
@@ -54,7 +55,7 @@ struct AskedJson {
 pub(in crate::edge) async fn read_posted(
     State(edge): State<Edge>,
     mut headers: HeaderMap,
-    peer: Option<Extension<Peer>>,
+    caller: (Option<Extension<Peer>>, Permit),
     uri: Uri,
     body: Body,
 ) -> Result<Response> {
@@ -66,7 +67,7 @@ pub(in crate::edge) async fn read_posted(
     let posted = posted.map_err(|error| Error::invalid("body", json_problem::words(&error)))?;
     let topics = TopicSelection::many(&posted.topics.entries("topics")?)?;
     let (filter, member) = (posted.filter.filter()?, posted.member.map(MemberJson::member));
-    let asked = Asked::of(topics, form, &headers, peer, &mut query)?;
+    let asked = Asked::of(topics, form, &headers, caller, &mut query)?;
     let from = posted.from.map(|from| from.parse()).transpose()?;
     let on_gap = posted.on_gap.map(|on_gap| on_gap.parse()).transpose()?;
     let asked = Asked {

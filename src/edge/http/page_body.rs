@@ -17,10 +17,11 @@ use futures_util::{StreamExt as _, stream};
 use http::header;
 use tracing::warn;
 
-use crate::broker::{Page, PageReader, Run, StatePage};
+use crate::broker::{Page, Run, StatePage};
 use crate::cursor::{Cursor, Epoch};
 use crate::edge::budget::{Held, Share};
 use crate::edge::effort::Effort;
+use crate::edge::permitted_page::PermittedPage;
 use crate::edge::selection::Format;
 use crate::edge::{cloudevents, json};
 use crate::error::{Error, Result};
@@ -135,7 +136,7 @@ pub(in crate::edge) fn waited_for(
 ///
 /// As [`PageReader::next`]; [`NoRoom`](crate::Error::NoRoom) for the first events.
 pub(in crate::edge) async fn page(
-    mut reader: PageReader,
+    mut reader: PermittedPage,
     form: PageForm,
     share: &Share,
     of_reader: Arc<Held>,
@@ -178,7 +179,7 @@ pub(in crate::edge) async fn page(
 
 /// The part of a page after its first piece.
 struct Rest {
-    reader: PageReader,
+    reader: PermittedPage,
     form: PageForm,
     share: Share,
     /// The bytes of the last two pieces beyond [`PIECE_BYTES`] each, which [`READING_BYTES`] does

@@ -7,21 +7,23 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde_json::json;
 
-use super::lines::{self, Posted};
+use super::lines::{self, Posted, Publisher};
 use super::query::Query;
 use super::request::{PathResult, topic, whole};
 use super::spare::Purpose;
-use crate::broker::{Batch, Publish};
+use crate::broker::Publish;
 use crate::edge::Edge;
 use crate::edge::bounds::max_request_bytes;
 use crate::edge::effort::Effort;
 use crate::edge::json::ReceiptJson;
 use crate::edge::media::{Framing, Texts, essence, is_joined};
+use crate::edge::permit::Permit;
 use crate::edge::rates::{CallerRates, Rate};
 use crate::edge::receiving::{self, Received};
 use crate::edge::{cloudevents, status};
 use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
+use crate::permission::Action;
 use crate::topic::TopicName;
 
 /// Answers `POST` to the events of one topic.
@@ -31,11 +33,13 @@ pub(super) async fn publish(
     headers: HeaderMap,
     uri: Uri,
     received: Option<Extension<Received>>,
-    rates: CallerRates,
+    (rates, permit): (CallerRates, Permit),
     body: Body,
 ) -> Result<Response> {
     let topic = topic(path)?;
+    permit.check(Action::Publish, &topic).await?;
     let received = received.map(|Extension(received)| received);
+    let publisher = Publisher { received, rates, permit };
     let mut query = Query::parse(uri.query(), Purpose::Publish)?;
     if headers.get_all(header::CONTENT_TYPE).iter().count() > 1 {
         return Err(Error::invalid("Content-Type", "is given twice; a body is of one type"));
@@ -60,7 +64,7 @@ pub(super) async fn publish(
             return Err(Error::invalid("atomic", problem));
         }
         let carried = (mode, headers);
-        return edge.publish_cloudevents(topic, query, carried, body, (received, rates)).await;
+        return edge.publish_cloudevents(topic, query, carried, body, publisher).await;
     }
     let framing = match Texts::of(&content_type) {
         Texts::Ours(framing) => Some(framing),
@@ -78,7 +82,7 @@ pub(super) async fn publish(
     if framing.is_some() || is_atomic {
         let expected_sequence = query.take_number("expected_sequence")?;
         query.finish("atomic, and with that expected_sequence: each line has its own names")?;
-        let posted = Posted { topic, body, received, rates };
+        let posted = Posted { topic, body, publisher };
         if is_atomic {
             if framing.is_none() && !is_array(&content_type) {
                 let problem = "is for lines of JSON, and for an array of such objects that is \
@@ -94,7 +98,7 @@ pub(super) async fn publish(
         }
         return lines::publish(&edge, framing.unwrap_or(Framing::Lines), posted).await;
     }
-    edge.publish_one(topic, query, content_type, body, (received, rates)).await
+    edge.publish_one(topic, query, content_type, body, publisher).await
 }
 
 /// Whether a body of this type may be a list of events.
@@ -109,7 +113,7 @@ impl Edge {
         mut query: Query,
         (mode, headers): (cloudevents::Mode, HeaderMap),
         body: Body,
-        (received, rates): (Option<Received>, CallerRates),
+        Publisher { received, rates, permit }: Publisher,
     ) -> Result<Response> {
         let ttl_ms = query.take_number("ttl_ms")?;
         let expected_sequence = query.take_number("expected_sequence")?;
@@ -117,17 +121,19 @@ impl Edge {
         let body = whole(body, max_request_bytes(self.broker.limits()), self.pace()).await?;
         rates.take(Rate::Publishes, 1)?; // A caller over its rate causes no work.
         let (broker, effort) = (self.broker.clone(), Effort::of_request(mode, &body));
+        let (permitted, name) = (permit.clone(), topic.clone());
         let work = move || {
             let limits = broker.limits();
             let events = cloudevents::read(mode, &headers, &body, limits.max_batch_events as usize);
-            Batch::of(events?.map(|event| Ok(NewEvent { ttl_ms, ..event? })), limits)
+            let events = events?.map(|event| Ok(NewEvent { ttl_ms, ..event? }));
+            receiving::batch(&permitted, &name, events, limits)
         };
         let events = receiving::work_with(received.clone(), effort, work).await?;
         if events.len() > 1 {
             rates.take(Rate::Publishes, events.len() - 1)?;
         }
         let publish = Publish { topic, events, expected_sequence };
-        let ack = receiving::handed_in(&self.broker, publish, received).await?;
+        let ack = receiving::handed_in(&self.broker, publish, &permit, received).await?;
         let answer = match mode {
             cloudevents::Mode::Batched | cloudevents::Mode::ProtobufBatch => json!({
                 "first": ReceiptJson::of(&ack, 0),
@@ -146,7 +152,7 @@ impl Edge {
         mut query: Query,
         content_type: String,
         body: Body,
-        (received, rates): (Option<Received>, CallerRates),
+        Publisher { received, rates, permit }: Publisher,
     ) -> Result<Response> {
         let event = NewEvent {
             id: query.take("id").unwrap_or_default(),
@@ -164,15 +170,22 @@ impl Edge {
         rates.take(Rate::Publishes, 1)?;
         let event = NewEvent { payload, ..event };
         if is_ephemeral {
-            let receivers = self.broker.publish_ephemeral(&topic, vec![event])?;
+            let (broker, effort) =
+                (self.broker.clone(), Effort::of_payload(event.payload.len()).twice());
+            let work = move || {
+                let events = || std::iter::once(Ok(event.clone()));
+                receiving::deliver_ephemeral(&permit, &topic, events, &broker)
+            };
+            let receivers = receiving::work_with(received, effort, work).await?;
             let answer = json!({"ephemeral": true, "receivers": receivers});
             return Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response());
         }
         let (broker, effort) = (self.broker.clone(), Effort::of_payload(event.payload.len()));
-        let work = move || Batch::of([Ok(event)], broker.limits());
+        let (permitted, name) = (permit.clone(), topic.clone());
+        let work = move || receiving::batch(&permitted, &name, [Ok(event)], broker.limits());
         let events = receiving::work_with(received.clone(), effort, work).await?;
         let publish = Publish { topic, events, expected_sequence };
-        let ack = receiving::handed_in(&self.broker, publish, received).await?;
+        let ack = receiving::handed_in(&self.broker, publish, &permit, received).await?;
         Ok((StatusCode::CREATED, axum::Json(ReceiptJson::of(&ack, 0))).into_response())
     }
 }

@@ -21,9 +21,11 @@ use crate::edge::http::query::Query;
 use crate::edge::http::request::{PathResult, topic, whole};
 use crate::edge::http::spare::Purpose;
 use crate::edge::page_token::{StateToken, page_limit};
+use crate::edge::permit::Permit;
 use crate::edge::rates::Rate;
 use crate::edge::{json, json_problem, status};
 use crate::error::{Error, Result};
+use crate::permission::Action;
 use crate::polls;
 use crate::topic::TopicName;
 use crate::topic_config::TopicConfig;
@@ -67,14 +69,19 @@ fn list_limit(query: &mut Query) -> Result<usize> {
 
 async fn list(
     State(edge): State<Edge>,
-    peer: Option<Extension<Peer>>,
+    (peer, permit): (Option<Extension<Peer>>, Permit),
     uri: Uri,
 ) -> Result<Response> {
     let mut query = Query::parse(uri.query(), Purpose::Page)?;
     let limit = list_limit(&mut query)?;
     let after = query.take("after");
     query.finish("after, limit")?;
-    let topics = listing::topics(edge.broker.list_topics(after.as_deref(), limit));
+    let topics = edge.broker.list_topics(after.as_deref(), limit);
+    let topics = match permit.listed().await? {
+        Some(is_listed) => topics.only(is_listed),
+        None => topics,
+    };
+    let topics = listing::topics(topics);
     page_body::answer(topics, &share(peer.as_deref())).await
 }
 
@@ -84,15 +91,29 @@ fn no_names(uri: &Uri) -> Result<()> {
     Query::parse(uri.query(), Purpose::Change)?.finish("")
 }
 
-async fn show(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
+async fn show(
+    State(edge): State<Edge>,
+    path: PathResult,
+    permit: Permit,
+    uri: Uri,
+) -> Result<Response> {
     Query::parse(uri.query(), Purpose::Page)?.finish("")?;
-    let info = edge.broker.topic(&topic(path)?)?;
+    let name = topic(path)?;
+    permit.check(Action::Subscribe, &name).await?;
+    let info = edge.broker.topic(&name)?;
     Ok(axum::Json(json::topic(&info)).into_response())
 }
 
-async fn set(State(edge): State<Edge>, path: PathResult, uri: Uri, body: Body) -> Result<Response> {
+async fn set(
+    State(edge): State<Edge>,
+    path: PathResult,
+    permit: Permit,
+    uri: Uri,
+    body: Body,
+) -> Result<Response> {
     no_names(&uri)?;
     let name = topic(path)?;
+    permit.check(Action::Manage, &name).await?;
     let (config, _) = config(&edge, body).await?;
     let is_new = edge.broker.topic(&name).is_err();
     let info = edge.broker.set_topic(&name, config).await?;
@@ -104,19 +125,28 @@ async fn set(State(edge): State<Edge>, path: PathResult, uri: Uri, body: Body) -
 async fn update(
     State(edge): State<Edge>,
     path: PathResult,
+    permit: Permit,
     uri: Uri,
     body: Body,
 ) -> Result<Response> {
     no_names(&uri)?;
     let name = topic(path)?;
+    permit.check(Action::Manage, &name).await?;
     let (config, fields) = config(&edge, body).await?;
     let info = edge.broker.update_topic(&name, config, fields).await?;
     Ok(axum::Json(json::topic(&info)).into_response())
 }
 
-async fn delete_topic(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
+async fn delete_topic(
+    State(edge): State<Edge>,
+    path: PathResult,
+    permit: Permit,
+    uri: Uri,
+) -> Result<Response> {
     no_names(&uri)?;
-    edge.broker.delete_topic(&topic(path)?).await?;
+    let name = topic(path)?;
+    permit.check(Action::Manage, &name).await?;
+    edge.broker.delete_topic(&name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -146,10 +176,11 @@ async fn purge(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<R
 async fn state(
     State(edge): State<Edge>,
     path: PathResult,
-    peer: Option<Extension<Peer>>,
+    (peer, permit): (Option<Extension<Peer>>, Permit),
     uri: Uri,
 ) -> Result<Response> {
     let name = topic(path)?;
+    permit.check(Action::Subscribe, &name).await?;
     let mut query = Query::parse(uri.query(), Purpose::Page)?;
     let key_prefix = query.take("key_prefix").unwrap_or_default();
     let limit = query.take_number("limit")?.unwrap_or(0);
@@ -158,7 +189,7 @@ async fn state(
     query.finish("key_prefix, limit, page_token")?;
     let share = share(peer.as_deref());
     let (request, mut held) = token.request(key_prefix, limit, &share)?;
-    let page = edge.broker.state(&name, request).await?;
+    let page = permit.picked(edge.broker.state(&name, request).await?);
     held.keep(page.size_bytes() + page_body::PIECE_BYTES);
     let cursor = Cursor::after(page.at, edge.broker.epoch());
     let next = StateToken::next(&page);
@@ -172,10 +203,11 @@ async fn state(
 async fn presence(
     State(edge): State<Edge>,
     path: PathResult,
-    peer: Option<Extension<Peer>>,
+    (peer, permit): (Option<Extension<Peer>>, Permit),
     uri: Uri,
 ) -> Result<Response> {
     let name = topic(path)?;
+    permit.check(Action::Presence, &name).await?;
     let mut query = Query::parse(uri.query(), Purpose::Page)?;
     let limit = list_limit(&mut query)?;
     let after = query.take("after").unwrap_or_default();
@@ -184,7 +216,8 @@ async fn presence(
     page_body::answer(members, &share(peer.as_deref())).await
 }
 
-async fn maintain(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
+async fn maintain(State(edge): State<Edge>, permit: Permit, uri: Uri) -> Result<Response> {
+    permit.check_administers().await?;
     let mut query = Query::parse(uri.query(), Purpose::Change)?;
     let name = query.take("topic").map(|name| TopicName::new(&name)).transpose()?;
     query.finish("topic")?;
@@ -195,9 +228,10 @@ async fn maintain(State(edge): State<Edge>, uri: Uri) -> Result<Response> {
 /// Lists the connections, with their addresses. Off unless `follow.list_connections` is set.
 async fn connections(
     State(edge): State<Edge>,
-    peer: Option<Extension<Peer>>,
+    (peer, permit): (Option<Extension<Peer>>, Permit),
     uri: Uri,
 ) -> Result<Response> {
+    permit.check_administers().await?;
     let mut query = Query::parse(uri.query(), Purpose::Page)?;
     let limit = list_limit(&mut query)?;
     let after = query.take_number("after")?.unwrap_or(0);
@@ -211,7 +245,11 @@ async fn connections(
 }
 
 /// Returns all metrics. Source: the text format of Prometheus, 0.0.4.
-async fn metrics(State(edge): State<Edge>, peer: Option<Extension<Peer>>) -> Response {
+async fn metrics(
+    State(edge): State<Edge>,
+    (peer, permit): (Option<Extension<Peer>>, Permit),
+) -> Result<Response> {
+    permit.check_administers().await?;
     let done = edge.broker.maintenance_totals();
     let mut text = String::new();
     if let Some(Extension(peer)) = peer {
@@ -271,5 +309,5 @@ async fn metrics(State(edge): State<Edge>, peer: Option<Extension<Peer>>) -> Res
     let help = "The longest of these polls of each task, since the start, in microseconds.";
     let longest = polls.map(|(task, _, longest)| (labelled(task), longest.as_micros() as u64));
     metric("leftoff_longest_poll_us", help, &longest);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }

@@ -6,6 +6,7 @@ use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// The close codes of the broker's own; the others are those of RFC 6455.
+pub(super) const EXPIRED: u16 = 4001;
 pub(super) const ABUSIVE: u16 = 4029;
 pub(super) const TOO_SLOW: u16 = 4108;
 pub(super) const DRAINING: u16 = 4109;

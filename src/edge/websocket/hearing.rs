@@ -12,15 +12,19 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::super::effort::Effort;
 use super::super::rates::{CallerRates, Rate};
 use super::protocol::{EventLines, Reference, Refused, Request, Subscribe};
-use crate::broker::{Batch, Broker, InOrder, Pending, Publish};
+use crate::broker::{Broker, InOrder, Pending, Publish};
+use crate::edge::permit::Permit;
+use crate::edge::receiving;
 use crate::error::Error;
+use crate::permission::Action;
+use crate::topic::TopicName;
 
 /// The outcome of a message.
 pub(super) enum Heard {
     Subscribe(Subscribe),
     Unsubscribe(String),
     /// Submitted under this reference. The acknowledgement comes later.
-    Publish(Option<Reference>, Pending),
+    Publish(Option<Reference>, TopicName, Pending),
     /// Not submitted: the broker has no room, or is stopping.
     Unpublished(Option<Reference>, Error),
     /// Delivered, and not stored; with the number of subscriptions to the topic.
@@ -37,6 +41,7 @@ pub(super) struct Hearing {
     pub(super) broker: Broker,
     /// The remaining allowance of the client.
     pub(super) rates: CallerRates,
+    pub(super) permit: Permit,
     /// The order of the client's publishes: positions rise in the order of its messages.
     pub(super) publisher: InOrder,
 }
@@ -62,10 +67,13 @@ impl Hearing {
             Request::Unsubscribe { subscription } => Heard::Unsubscribe(subscription),
             Request::Publish { reference, publish } => self.publish(reference, publish).await,
             Request::PublishEphemeral { reference, topic, lines } => {
+                if let Err(denied) = self.permit.check(Action::Publish, &topic).await {
+                    return refused(reference, denied);
+                }
                 let (broker, effort) = (self.broker.clone(), lines.effort().twice());
+                let permit = self.permit.clone();
                 let work = move || {
-                    Batch::of(lines.events(), broker.limits())?;
-                    broker.publish_each_ephemeral(&topic, lines.events())
+                    receiving::deliver_ephemeral(&permit, &topic, || lines.events(), &broker)
                 };
                 match effort.spend(work).await {
                     Ok(receivers) => Heard::Ephemeral(reference, receivers),
@@ -88,15 +96,19 @@ impl Hearing {
 
     async fn publish(self, reference: Option<Reference>, publish: Publish<EventLines>) -> Heard {
         let Publish { topic, events: lines, expected_sequence } = publish;
+        if let Err(denied) = self.permit.check(Action::Publish, &topic).await {
+            return refused(reference, denied);
+        }
         let (broker, effort) = (self.broker.clone(), lines.effort());
-        let work = move || Batch::of(lines.events(), broker.limits());
+        let (permit, named) = (self.permit.clone(), topic.clone());
+        let work = move || receiving::batch(&permit, &named, lines.events(), broker.limits());
         let events = match effort.spend(work).await {
             Ok(events) => events,
             Err(error) => return refused(reference, error),
         };
-        let publish = Publish { topic, events, expected_sequence };
+        let publish = Publish { topic: topic.clone(), events, expected_sequence };
         match self.broker.submit_in_order(publish, &self.publisher).await {
-            Ok(pending) => Heard::Publish(reference, pending),
+            Ok(pending) => Heard::Publish(reference, topic, pending),
             Err(error) => Heard::Unpublished(reference, error),
         }
     }

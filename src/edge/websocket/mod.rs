@@ -27,6 +27,7 @@ use super::clients::{Peer, share};
 use super::pace::PacedSocket;
 use super::status;
 use crate::edge::Edge;
+use crate::edge::permit::Permit;
 use crate::edge::upgrades::Upgrades;
 use crate::error::Error;
 use crate::polls::{Task, timed};
@@ -39,7 +40,13 @@ const SESSION_BYTES: usize = 10 << 10;
 const SUBPROTOCOL: &str = "leftoff.v1.json";
 
 /// Answers `GET /v1/ws`: the opening handshake. Source: RFC 6455, 4.2.
-pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Response {
+pub(super) async fn open(State(edge): State<Edge>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let permit = match Permit::ask(&edge, &head).await {
+        Ok(permit) => permit,
+        Err(refused) => return refused.into_response(),
+    };
+    let mut request = Request::from_parts(head, body);
     if edge.broker.is_draining() {
         return Error::ShuttingDown.into_response();
     }
@@ -63,7 +70,7 @@ pub(super) async fn open(State(edge): State<Edge>, mut request: Request) -> Resp
                 Ok(socket) => {
                     peer.iter().for_each(|peer| peer.intake.follow_messages());
                     let socket = PacedSocket::new(TokioIo::new(socket), edge.pace());
-                    timed(Task::WebSocket, Session::run(edge, peer, socket)).await;
+                    timed(Task::WebSocket, Session::run(edge, (peer, permit), socket)).await;
                     drop(held);
                 }
                 Err(error) => debug!(%error, "a WebSocket ended before it began"),

@@ -31,7 +31,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::ending::{ABUSIVE, DRAINING, SessionEnd, TOO_SLOW, UNANSWERED};
+use super::ending::{ABUSIVE, DRAINING, EXPIRED, SessionEnd, TOO_SLOW, UNANSWERED};
 use super::hearing::{Heard, Hearing};
 use super::protocol::{Reference, Refused, Subscribe};
 use super::subscription::{NamedFollowing, SubscriptionTurn, message, rests};
@@ -45,6 +45,7 @@ use crate::edge::counters::TimeLimit;
 use crate::edge::following::Following;
 use crate::edge::json::{Carrier, ReceiptJson, write_ephemeral};
 use crate::edge::pace::PacedSocket;
+use crate::edge::permit::Permit;
 use crate::edge::rates::{CallerRates, Rate, Temper};
 use crate::edge::{forms, gaps, status};
 use crate::error::{Error, Result};
@@ -100,15 +101,23 @@ pub(super) struct Session<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Serves a connection whose handshake is over, for as long as it lasts.
-    pub(super) async fn run(edge: Edge, peer: Option<Peer>, socket: PacedSocket<S>) {
-        let mut session = Self::new(edge, peer, socket).await;
+    pub(super) async fn run(
+        edge: Edge,
+        (peer, permit): (Option<Peer>, Permit),
+        socket: PacedSocket<S>,
+    ) {
+        let mut session = Self::new(edge, (peer, permit), socket).await;
         let Err(end) = session.serve().await;
         session.let_go().await;
         session.end(end).await;
     }
 
     /// Returns a session that has read no message yet.
-    async fn new(edge: Edge, peer: Option<Peer>, socket: PacedSocket<S>) -> Self {
+    async fn new(
+        edge: Edge,
+        (peer, permit): (Option<Peer>, Permit),
+        socket: PacedSocket<S>,
+    ) -> Self {
         let max_bytes = max_request_bytes(edge.broker.limits()) as usize;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
@@ -125,6 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             hearing: Hearing {
                 broker: edge.broker.clone(),
                 rates,
+                permit,
                 publisher: InOrder::default().independent(),
             },
             heard: None,
@@ -175,6 +185,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     // The ping before this one was not answered for a whole heartbeat.
                     if self.alive.elapsed() > heartbeat * 3 / 2 {
                         return Err(SessionEnd::Dead);
+                    }
+                    if let Err(over) = self.hearing.permit.check_current().await {
+                        return Err(SessionEnd::Close(EXPIRED.into(), over.to_string()));
                     }
                     self.feed(Message::Ping(Default::default())).await?;
                     self.flush().await?;
@@ -257,8 +270,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Heard::OverRate(refused) | Heard::Refused(refused) => Err(refused),
             Heard::Subscribe(subscribe) => self.subscribe(subscribe),
             Heard::Unsubscribe(subscription) => self.unsubscribe(subscription).await?,
-            Heard::Publish(reference, pending) => {
-                self.publishing.push(Box::pin(async move { (reference, pending.ack().await) }));
+            Heard::Publish(reference, topic, pending) => {
+                let permit = self.hearing.permit.clone();
+                self.publishing.push(Box::pin(async move {
+                    let outcome = pending.ack().await;
+                    outcome.iter().for_each(|ack| permit.acknowledged(&topic, ack));
+                    (reference, outcome)
+                }));
                 Ok(())
             }
             Heard::Unpublished(reference, error) => {
@@ -336,9 +354,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Err(Refused { reference: None, subscription: Some(name), error });
         }
         let (edge, peer, named) = (self.edge.clone(), self.peer.clone(), name.clone());
+        let permit = self.hearing.permit.clone();
         let open = async move {
-            let (broker, config) = (&edge.broker, &edge.config);
-            let opening = Following::open(wanted, "websocket", broker, config, peer.as_ref());
+            let caller = (peer.as_ref(), permit);
+            let opening = Following::open(wanted, "websocket", &edge, caller);
             let opened = opening
                 .await
                 .map(|following| Box::new(NamedFollowing { name: named.clone(), following }));
@@ -394,6 +413,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let mut message = subscription.tell("subscribed");
                 message.insert("earliest".to_owned(), json!(earliest));
                 message.insert("tail".to_owned(), json!(tail));
+                if !subscription.following.cut().is_empty() {
+                    let followed = subscription.following.reader().patterns();
+                    message.insert("topics".to_owned(), json!(followed));
+                }
                 self.send(message).await?;
                 return self.wait(subscription);
             }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::broker::filter::Filter;
+use crate::broker::filter::Conditions;
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::ephemeral::Ephemeral;
 use crate::topic::TopicName;
@@ -42,7 +42,7 @@ impl EphemeralEnds {
     }
 
     /// Returns the next ephemeral event that `filter` picks.
-    pub(super) fn next(&mut self, filter: Option<&Filter>) -> Option<Arc<Ephemeral>> {
+    pub(super) fn next(&mut self, filter: Option<&Conditions>) -> Option<Arc<Ephemeral>> {
         while let Some(topic) = self.topics.last().cloned() {
             let Some((event, number)) = topic.ephemeral.after(self.number_in(&topic)) else {
                 self.topics.pop();

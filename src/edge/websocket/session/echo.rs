@@ -45,7 +45,7 @@ async fn open(State(edge): State<Edge>, mut request: Request) -> Response {
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().unwrap();
     tokio::spawn(async move {
         let socket = PacedSocket::new(TokioIo::new(upgrade.await.unwrap()), edge.pace());
-        Session::new(edge, None, socket).await.echo().await;
+        Session::new(edge, Default::default(), socket).await.echo().await;
     });
     accepted.into_response()
 }
@@ -64,7 +64,7 @@ async fn the_cases_of_autobahn_pass() {
     let bounds = LimitsConfig { max_batch_bytes: 17 << 20, ..LimitsConfig::default() };
     config.limits = bounds;
     let broker = Broker::open(directory.path(), &config).unwrap();
-    let edge = Edge { broker, config: Default::default(), counters: Default::default() };
+    let edge = Edge::new(broker);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let routes = Router::new().route("/v1/ws", get(open)).with_state(edge);

@@ -32,11 +32,10 @@ async fn told<S: AsyncRead + AsyncWrite + Unpin>(
 async fn events_are_delivered_while_a_large_message_of_the_client_waits_for_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let broker = Broker::open(directory.path(), &OpenConfig::default()).unwrap();
-    let edge =
-        Edge { broker: broker.clone(), config: Default::default(), counters: Default::default() };
+    let edge = Edge::new(broker.clone());
     let (server, client) = tokio::io::duplex(1 << 20);
     let socket = PacedSocket::new(server, edge.pace());
-    let session = tokio::spawn(Session::run(edge, None, socket));
+    let session = tokio::spawn(Session::run(edge, Default::default(), socket));
     let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
     let subscribe = r#"{"type":"subscribe","subscription":"s","topic":"a","from":"earliest"}"#;
     client.send(Message::text(subscribe)).await.unwrap();
@@ -82,13 +81,12 @@ async fn clients_that_take_nothing_keep_no_turn_at_the_disk() {
     broker.close().await;
     drop(broker);
     let broker = Broker::open(directory.path(), &config).unwrap();
-    let edge =
-        Edge { broker: broker.clone(), config: Default::default(), counters: Default::default() };
+    let edge = Edge::new(broker.clone());
     let mut clients = Vec::new();
     for _ in 0..8 {
         let (server, client) = tokio::io::duplex(1 << 10);
         let socket = PacedSocket::new(server, edge.pace());
-        tokio::spawn(Session::run(edge.clone(), None, socket));
+        tokio::spawn(Session::run(edge.clone(), Default::default(), socket));
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         for number in 0..FOLLOWED {
             let topic = name(number);
@@ -105,11 +103,9 @@ async fn clients_that_take_nothing_keep_no_turn_at_the_disk() {
     for topic in (FOLLOWED..TOPICS).map(name) {
         let request = PageRequest {
             start: StartPoint::Earliest,
-            before: None,
             limit: 3,
-            wait: Duration::ZERO,
             on_gap: OnGap::Fail,
-            filter: Filter::default(),
+            ..PageRequest::default()
         };
         let page = broker.read(&topic, request);
         let page = tokio::time::timeout(Duration::from_secs(30), page).await;

@@ -1,0 +1,296 @@
+//! Hooks: how a host says who may do what with which topic, and sees each event. All edges ask the
+//! same hooks, in the same places (`permit.rs`).
+//!
+//! ```text
+//! request ─▶ connect ─▶ Grant: caller, permission, member, filter, until
+//!              │                 │ settles most questions alone
+//!              ▼                 ▼
+//!           Refusal           allow, for topics that the permission leaves to be asked
+//!                                │
+//!            publish ─▶ intercept ─▶ order ─▶ acknowledged
+//!            follow, read ─────────────────▶ delivered
+//! ```
+
+use std::fmt;
+use std::pin::Pin;
+use std::time::SystemTime;
+
+use http::request::Parts as RequestHead;
+use http::{Extensions, HeaderMap, Method, Uri};
+
+use super::peer_address::PeerAddress;
+use crate::broker::{Ack, Filter, Run};
+use crate::event::NewEvent;
+use crate::permission::{Action, Permission};
+use crate::topic::{TopicName, TopicPattern};
+
+/// The longest reason of a refusal that a client is told, in bytes.
+const MAX_REASON_BYTES: usize = 256;
+
+/// The answer of a hook that may wait for others, such as a database.
+pub type HookAnswer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send + 'a>>;
+
+/// The decisions and observations of a host, for all edges alike.
+///
+/// A hook that panics ends the request that it was asked about, and nothing else. The hooks that
+/// are not asynchronous run on the runtime's workers, or on a thread for long work, and must not
+/// block.
+///
+/// ```
+/// use leftoff::edge::hooks::{Connecting, Grant, HookAnswer, Hooks, Refusal};
+/// use leftoff::permission::{Action, Permission};
+///
+/// /// Callers with a key may publish orders and follow everything.
+/// struct Keys;
+///
+/// impl Hooks for Keys {
+///     fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant> {
+///         Box::pin(async move {
+///             match request.headers().get("x-key").map(|key| key.as_bytes()) {
+///                 Some(b"secret") => {
+///                     let permission = Permission::default()
+///                         .with(Action::Publish, ["orders.>"])
+///                         .and_then(|it| it.with(Action::Subscribe, [">"]))
+///                         .map_err(|error| Refusal::denied(error.to_string()))?;
+///                     Ok(Grant::new("orders-service", permission))
+///                 }
+///                 _ => Err(Refusal::unauthenticated("send a key in x-key")),
+///             }
+///         })
+///     }
+/// }
+/// ```
+pub trait Hooks: Send + Sync + 'static {
+    /// Says who asks, and what the caller may do. Asked once for each request of HTTP, each call of
+    /// gRPC and each WebSocket, before anything is done for it, and again when the grant is over.
+    /// `/healthz`, `/readyz`, the OpenAPI document, `grpc.health.v1` and reflection are not asked
+    /// for.
+    fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant>;
+
+    /// Decides about a topic or a pattern for which the grant says
+    /// [`Permitted::Ask`](crate::permission::Permitted::Ask). A pattern that is allowed is
+    /// followed, and each topic that comes to match it is asked about once, before its first event
+    /// is delivered. By default refused.
+    fn allow<'a>(&'a self, grant: &'a Grant, access: Access<'a>) -> HookAnswer<'a, ()> {
+        let reason = format!("{} may not {access}", grant.caller());
+        Box::pin(async move { Err(Refusal::denied(reason)) })
+    }
+
+    /// Whether a list of topics shows `topic` to a caller for whom
+    /// [`Permitted::Ask`](crate::permission::Permitted::Ask) is granted. By default not.
+    fn lists(&self, grant: &Grant, topic: &TopicName) -> bool {
+        let _nothing_is_listed = (grant, topic);
+        false
+    }
+
+    /// Changes an event, or refuses it, before it is ordered. Asked once for each event that is
+    /// published over an edge, stored or ephemeral. The changed event must keep the limits.
+    ///
+    /// # Errors
+    ///
+    /// A refusal: nothing of the publish is stored.
+    fn intercept(
+        &self,
+        grant: &Grant,
+        topic: &TopicName,
+        event: &mut NewEvent,
+    ) -> Result<(), Refusal> {
+        let _unchanged = (grant, topic, event);
+        Ok(())
+    }
+
+    /// Told of each acknowledged publish.
+    fn acknowledged(&self, grant: &Grant, topic: &TopicName, ack: &Ack) {
+        let _unseen = (grant, topic, ack);
+    }
+
+    /// Told of events that are about to be written to a client.
+    fn delivered(&self, grant: &Grant, run: &Run) {
+        let _unseen = (grant, run);
+    }
+
+    /// Told of each refusal. `grant` is `None` if the caller was refused as a whole.
+    fn refused(&self, grant: Option<&Grant>, refusal: &Refusal) {
+        let _unseen = (grant, refusal);
+    }
+}
+
+/// The head of a request whose caller is to be found out.
+#[derive(Clone)]
+pub struct Connecting {
+    pub(super) head: RequestHead,
+    pub(super) address: Option<PeerAddress>,
+}
+
+impl fmt::Debug for Connecting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers and query may hold credentials.
+        f.debug_struct("Connecting")
+            .field("method", &self.head.method)
+            .field("path", &self.head.uri.path())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connecting {
+    /// Returns the method; that of a gRPC call is `POST`.
+    pub fn method(&self) -> &Method {
+        &self.head.method
+    }
+
+    /// Returns the path and the query. That of a gRPC call is `/package.Service/Call`.
+    pub fn uri(&self) -> &Uri {
+        &self.head.uri
+    }
+
+    /// Returns the headers, or the metadata of a gRPC call.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.head.headers
+    }
+
+    /// Returns what the layers of the host have put beside the request.
+    pub fn extensions(&self) -> &Extensions {
+        &self.head.extensions
+    }
+
+    /// Returns the address of the client; `None` in a server of the host's own without guards.
+    pub fn address(&self) -> Option<PeerAddress> {
+        self.address
+    }
+}
+
+/// A question about topics.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Access<'a> {
+    /// What the caller wants to do.
+    pub action: Action,
+    /// With what.
+    pub topics: AccessTopics<'a>,
+}
+
+/// The topics of a question.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum AccessTopics<'a> {
+    /// One topic.
+    Topic(&'a TopicName),
+    /// All topics that match a pattern, now and later.
+    Pattern(&'a TopicPattern),
+}
+
+impl fmt::Display for Access<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let action = self.action.as_str();
+        match self.topics {
+            AccessTopics::Topic(topic) => write!(f, "{action} {topic:?}"),
+            AccessTopics::Pattern(pattern) => write!(f, "{action} {:?}", pattern.as_str()),
+        }
+    }
+}
+
+/// What a caller is granted.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    caller: String,
+    permission: Permission,
+    member: Option<String>,
+    filter: Filter,
+    until: Option<SystemTime>,
+}
+
+impl Grant {
+    /// Grants `permission` to `caller`, whose id is shown in the list of connections and in log
+    /// lines.
+    pub fn new(caller: impl Into<String>, permission: Permission) -> Self {
+        let (caller, filter) = (caller.into(), Filter::default());
+        Self { caller, permission, member: None, filter, until: None }
+    }
+
+    /// Sets the id under which the caller is present in topics. A client that names another id is
+    /// refused. Without it, the client chooses its id.
+    #[must_use]
+    pub fn member(mut self, id: impl Into<String>) -> Self {
+        self.member = Some(id.into());
+        self
+    }
+
+    /// Adds a filter: the caller gets only events that it picks, whatever the client asks for.
+    #[must_use]
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Sets the end of the grant. What lives on then, such as a stream, is asked about again, and
+    /// ends if it is refused.
+    #[must_use]
+    pub fn until(mut self, end: SystemTime) -> Self {
+        self.until = Some(end);
+        self
+    }
+
+    /// Returns the id of the caller.
+    pub fn caller(&self) -> &str {
+        &self.caller
+    }
+
+    /// Returns what the caller may do.
+    pub fn permission(&self) -> &Permission {
+        &self.permission
+    }
+
+    /// Returns the id under which the caller is present.
+    pub fn member_id(&self) -> Option<&str> {
+        self.member.as_deref()
+    }
+
+    /// Returns the filter on everything that the caller reads.
+    pub fn read_filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// Returns the end of the grant.
+    pub fn end(&self) -> Option<SystemTime> {
+        self.until
+    }
+}
+
+/// The refusal of a caller, or of an action. The client is told the reason, up to 256 bytes of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    is_unauthenticated: bool,
+    reason: String,
+}
+
+impl Refusal {
+    /// Refuses a caller that did not prove who it is: 401, `UNAUTHENTICATED`.
+    pub fn unauthenticated(reason: impl Into<String>) -> Self {
+        Self { is_unauthenticated: true, reason: cut(reason.into()) }
+    }
+
+    /// Refuses what a caller may not do: 403, `PERMISSION_DENIED`.
+    pub fn denied(reason: impl Into<String>) -> Self {
+        Self { is_unauthenticated: false, reason: cut(reason.into()) }
+    }
+
+    /// Returns whether the caller did not prove who it is.
+    pub fn is_unauthenticated(&self) -> bool {
+        self.is_unauthenticated
+    }
+
+    /// Returns the reason.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+fn cut(mut reason: String) -> String {
+    let is_boundary = |end: &usize| reason.is_char_boundary(*end);
+    if reason.len() > MAX_REASON_BYTES {
+        let end = (0..=MAX_REASON_BYTES).rev().find(is_boundary).unwrap_or_default();
+        reason.truncate(end);
+    }
+    reason
+}
