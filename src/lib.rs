@@ -31,6 +31,7 @@
 //! | `edges` | [`edge`]: the routes of HTTP and the services of gRPC |
 //! | `server` | [`server`] and [`config`]: sockets, connections, the whole configuration |
 //! | `cli`, on by default | what the `leftoff` program needs |
+//! | `testing` | parts for the tests of a program that embeds the broker |
 //!
 //! A program begins with the default settings, and changes the fields that it wants to. Settings
 //! and errors are `#[non_exhaustive]`: a minor version can add more of them.
@@ -88,6 +89,8 @@ mod place;
 mod polls;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod time;
 mod timestamp;
 pub mod topic;

@@ -28,6 +28,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::broker::busy::{Busy, BusyToken};
 use crate::broker::failure::{BrokerFailure, PanicGuard};
 use crate::error::{Error, Result};
 
@@ -66,6 +67,7 @@ pub(super) struct Arrivals(Arc<ArrivalsInner>);
 struct ArrivalsInner {
     queue: Mutex<ArrivalQueue>,
     changed: Condvar,
+    busy: Busy,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +76,8 @@ struct ArrivalQueue {
     leftovers: VecDeque<Box<dyn Leftover>>,
     /// The leftovers without entries. Dropping one may take long if it was large.
     emptied: Vec<Box<dyn Leftover>>,
+    /// The thread's work, until nothing is left to do.
+    busy: Option<BusyToken>,
     is_over: bool,
 }
 
@@ -113,6 +117,17 @@ impl<A: Arrival> Arriving for Awaited<A> {
 }
 
 impl Arrivals {
+    /// Returns the readers of a broker, of which there are none yet.
+    pub(super) fn new(busy: Busy) -> Self {
+        Self(Arc::new(ArrivalsInner { busy, ..ArrivalsInner::default() }))
+    }
+
+    /// Wakes the thread, because there is work in `queue`.
+    fn wake(&self, queue: &mut ArrivalQueue) {
+        queue.busy.get_or_insert_with(|| self.0.busy.begin());
+        self.0.changed.notify_one();
+    }
+
     fn queue(&self) -> MutexGuard<'_, ArrivalQueue> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,7 +160,7 @@ impl Arrivals {
             while arriving.step(ENTRIES_PER_STEP) {}
         } else {
             queue.arriving.push_back(arriving);
-            self.0.changed.notify_one();
+            self.wake(&mut queue);
         }
     }
 
@@ -164,7 +179,7 @@ impl Arrivals {
             while leftover.take_out(ENTRIES_PER_STEP) {}
         } else {
             queue.leftovers.push_back(leftover);
-            self.0.changed.notify_one();
+            self.wake(&mut queue);
         }
     }
 
@@ -188,7 +203,7 @@ impl Arrivals {
             drop(emptied);
         } else {
             queue.emptied.push(emptied);
-            self.0.changed.notify_one();
+            self.wake(&mut queue);
         }
     }
 
@@ -211,7 +226,12 @@ impl Arrivals {
 
     /// Waits for work. Returns whether there is any; otherwise the thread ends.
     fn wait(&self) -> bool {
-        let is_idle = |queue: &mut ArrivalQueue| queue.is_done() && !queue.is_over;
+        let is_idle = |queue: &mut ArrivalQueue| {
+            if queue.is_done() {
+                queue.busy = None;
+            }
+            queue.is_done() && !queue.is_over
+        };
         let queue = self.0.changed.wait_while(self.queue(), is_idle);
         !queue.unwrap_or_else(PoisonError::into_inner).is_done()
     }
@@ -234,8 +254,9 @@ impl Drop for UsherEnd<'_> {
         let mut queue = self.0.queue();
         let left =
             (take(&mut queue.arriving), take(&mut queue.leftovers), take(&mut queue.emptied));
+        let busy = queue.busy.take();
         drop(queue);
-        drop(left); // Without the lock: a dropped reader leaves.
+        drop((left, busy)); // Without the lock: a dropped reader leaves.
     }
 }
 

@@ -11,6 +11,8 @@ use std::thread::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::busy::{Busy, BusyToken};
+
 /// The threads of a broker.
 #[derive(Debug)]
 pub(super) struct Threads {
@@ -47,10 +49,10 @@ impl Closing {
     /// Has a thread of its own call `end`, which closes the broker. Does nothing if closing has
     /// begun already. If the system has no thread for that, `end` is called here, and all is closed
     /// when this returns.
-    pub(super) fn begin(&self, end: impl FnOnce(Threads) + Send + 'static) {
+    pub(super) fn begin(&self, busy: &Busy, end: impl FnOnce(Threads) + Send + 'static) {
         let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(threads) = threads else { return };
-        let told = ClosingEnd(self.clone());
+        let told = ClosingEnd(self.clone(), busy.begin());
         let work = Arc::new(Mutex::new(Some(move || {
             let _told = told;
             end(threads);
@@ -83,11 +85,11 @@ impl Closing {
 }
 
 /// A guard that tells the callers, also if the closing ends by a panic.
-struct ClosingEnd(Closing);
+struct ClosingEnd(Closing, BusyToken);
 
 impl Drop for ClosingEnd {
     fn drop(&mut self) {
-        let Self(Closing(closing)) = self;
+        let Self(Closing(closing), _ends_after_them) = self;
         *closing.is_closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
         closing.changed.notify_all();
         closing.closed.cancel();

@@ -24,7 +24,7 @@ const SEND_STEP: Duration = Duration::from_millis(1);
 /// Begins to close a broker that drains, unless that has begun already.
 pub(super) fn begin(shared: &Arc<Shared>) {
     let ending = shared.clone();
-    shared.closing.begin(move |threads| end(&ending, threads));
+    shared.closing.begin(&shared.busy, move |threads| end(&ending, threads));
 }
 
 /// Ends the threads of a broker, and closes its log.
@@ -46,9 +46,13 @@ fn end(shared: &Shared, threads: Threads) {
 /// Has the committer answer what is queued, and end. The calling thread may belong to a runtime,
 /// where a send that blocks would panic.
 fn stop_committer(shared: &Shared) {
-    let mut stop = Queued::Stop;
-    while let Err(TrySendError::Full(unsent)) = shared.commands.try_send(stop) {
-        stop = unsent;
+    let (mut stop, busy) = (Queued::Stop, shared.busy.begin());
+    loop {
+        match shared.commands.try_send(stop) {
+            Ok(()) => return busy.hand_over(),
+            Err(TrySendError::Closed(_ended_already)) => return,
+            Err(TrySendError::Full(unsent)) => stop = unsent,
+        }
         std::thread::sleep(SEND_STEP);
     }
 }

@@ -21,6 +21,7 @@ mod arrivals;
 mod atomic;
 mod backup;
 mod batch;
+mod busy;
 mod clock;
 mod closing;
 mod command;
@@ -95,6 +96,7 @@ use crate::lists;
 use crate::log::{Log, MemoryLog, SledLog};
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
+use busy::Busy;
 use clock::Now;
 use command::{Append, Change, Work};
 use maintenance::maintainer::Ask;
@@ -174,7 +176,19 @@ impl Broker {
     }
 
     fn with_clock(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
-        opening::open(log, config, now).map(Self)
+        opening::open(log, config, now, Busy::default()).map(Self)
+    }
+
+    /// Opens a broker for a test, which holds the test's clock while its threads work.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn watched(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Self> {
+        opening::open(log, config, now, Busy::watched()).map(Self)
+    }
+
+    /// Returns the work that the threads of the broker have not done yet.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn busy(&self) -> &Busy {
+        &self.0.busy
     }
 
     /// Returns the incarnation of the log.
@@ -614,6 +628,7 @@ impl Broker {
         let busy = || Error::Crowded { what: "maintenance", limit: MAX_ASKS as u64 };
         let _place = self.0.asking.try_acquire().map_err(|_others_wait| busy())?;
         let _turn = self.0.asks.lock().await;
+        let _busy = self.0.busy.begin();
         let (answer, answered) = oneshot::channel();
         let ask = Ask::Now { topic, answer };
         self.0.maintenance.try_send(ask).map_err(|_others_are_ending| busy())?;

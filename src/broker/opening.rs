@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::announced::Announced;
 use super::arrivals::Arrivals;
+use super::busy::Busy;
 use super::clock::Now;
 use super::closing::{Closing, Threads};
 use super::config::OpenConfig;
@@ -24,7 +25,7 @@ use super::open_log::OpenLog;
 use super::order::committer::Committer;
 use super::order::window::DedupWindow;
 use super::publish::InOrder;
-use super::queue::COMMAND_BYTES;
+use super::queue::{COMMAND_BYTES, CommandReceiver};
 use super::read::behind::Behind;
 use super::read::replay::replays::Replays;
 use super::read::searching::Searches;
@@ -40,7 +41,12 @@ use crate::log::Log;
 use crate::topic::TopicId;
 
 /// Opens a broker on a log, and starts its threads.
-pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<Arc<Shared>> {
+pub(super) fn open(
+    log: Arc<dyn Log>,
+    config: &OpenConfig,
+    now: Now,
+    busy: Busy,
+) -> Result<Arc<Shared>> {
     config.validate()?;
     let OpenConfig { broker: settings, limits, dedup, .. } = config;
     let stored = log.topics()?;
@@ -59,7 +65,7 @@ pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<A
     let stopping = CancellationToken::new();
     let maintenance_totals = Arc::default();
     let horizons = Horizons::default();
-    let waker = Waker::new(announced.clone());
+    let waker = Waker::new(announced.clone(), busy.clone());
     let open_log = OpenLog::new(log.clone());
     let turns = Turns::new(open_log.clone(), settings.max_reads as usize);
     let bytes = [settings.max_replay_bytes, settings.max_ahead_bytes].map(|b| b as usize);
@@ -70,7 +76,7 @@ pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<A
     window.load(&stored, log.ids()?, now());
     let committer = Committer {
         log: log.clone(),
-        commands: received,
+        commands: CommandReceiver::new(received, busy.clone()),
         tails: Tails::new(settings.max_tail_bytes as usize),
         window,
         failure: failure.clone(),
@@ -94,6 +100,7 @@ pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<A
         log,
         topics: topics.clone(),
         commands: commands.downgrade(),
+        busy: busy.clone(),
         config: config.maintenance.clone(),
         max_block_bytes: settings.max_block_bytes as usize,
         now: now.clone(),
@@ -105,7 +112,7 @@ pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<A
     };
     let max_pace = Duration::from_millis(settings.max_pace_ms);
     let (waking, wakers_failure) = (waker.clone(), failure.clone());
-    let arrivals = Arrivals::default();
+    let arrivals = Arrivals::new(busy.clone());
     let (ushering, ushers_failure) = (arrivals.clone(), failure.clone());
     let threads = Threads {
         committer: spawn("committer", || committer.run())?,
@@ -143,6 +150,7 @@ pub(super) fn open(log: Arc<dyn Log>, config: &OpenConfig, now: Now) -> Result<A
         state_keys: StateKeys::new(settings.max_state_bytes as usize),
         ephemeral: EphemeralEvents::new(settings.max_ephemeral_bytes as usize),
         max_members: settings.max_members as usize,
+        busy,
         closing: Closing::new(threads),
         maintenance,
         asking: Semaphore::new(MAX_ASKS),

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::busy::Busy;
 use super::command::{Append, Change, RecalledIds, Work};
 use super::publish::PublishTurn;
 use super::report::{Ack, Done};
@@ -30,6 +32,48 @@ pub(super) enum Queued {
     Barrier { reply: oneshot::Sender<()> },
     /// Answer the commands that are queued already, then end.
     Stop,
+}
+
+/// The committer's end of the queue.
+#[derive(Debug)]
+pub(crate) struct CommandReceiver {
+    received: mpsc::Receiver<Queued>,
+    /// The number of commands that were taken out, and are not known to be done.
+    taken: usize,
+    busy: Busy,
+}
+
+impl CommandReceiver {
+    pub(super) fn new(received: mpsc::Receiver<Queued>, busy: Busy) -> Self {
+        Self { received, taken: 0, busy }
+    }
+
+    /// Waits for a command; `None` when every handle is gone, or when the queue is closed and
+    /// empty. All commands before it are done.
+    pub(super) fn blocking_recv(&mut self) -> Option<Queued> {
+        self.busy.end(std::mem::take(&mut self.taken));
+        let next = self.received.blocking_recv();
+        self.taken += usize::from(next.is_some());
+        next
+    }
+
+    /// Takes out a command, if there is one.
+    pub(super) fn try_recv(&mut self) -> Result<Queued, TryRecvError> {
+        self.received.try_recv().inspect(|_taken| self.taken += 1)
+    }
+
+    /// Takes no more commands into the queue.
+    pub(super) fn close(&mut self) {
+        self.received.close();
+    }
+}
+
+impl Drop for CommandReceiver {
+    fn drop(&mut self) {
+        self.received.close();
+        while self.try_recv().is_ok() {}
+        self.busy.end(self.taken);
+    }
 }
 
 /// A publish in the queue.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::announced::Announced;
 use crate::broker::arrivals::Arrivals;
+use crate::broker::busy::Busy;
 use crate::broker::clock::Now;
 use crate::broker::closing::Closing;
 use crate::broker::command::RecalledIds;
@@ -93,6 +94,8 @@ pub(crate) struct Shared {
     pub(super) state_keys: StateKeys,
     pub(super) ephemeral: EphemeralEvents,
     pub(super) max_members: usize,
+    /// The work that the threads have not done yet.
+    pub(super) busy: Busy,
     /// The threads of the broker, and how far its closing has come.
     pub(super) closing: Closing,
     /// The channel of requests to maintenance. Each request has a caller that waits for the answer.
@@ -185,7 +188,10 @@ impl Shared {
     }
 
     pub(super) async fn send(&self, command: Queued) -> Result<()> {
-        self.commands.send(command).await.map_err(|_committer_ended| self.ended())
+        let busy = self.busy.begin();
+        self.commands.send(command).await.map_err(|_committer_ended| self.ended())?;
+        busy.hand_over();
+        Ok(())
     }
 
     /// Sends a command, and waits for its answer.

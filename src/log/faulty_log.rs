@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::block::Block;
 use super::contract::Log;
@@ -19,24 +19,54 @@ use crate::topic::TopicId;
 
 /// A way in which an append fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// The append is refused before anything was written.
+#[non_exhaustive]
+pub enum Fault {
+    /// The append is refused before anything was written: [`Error::NotWritten`].
     NotWritten,
-    /// The disk is full, which is found before anything was written.
+    /// The disk is full, which is found before anything was written: [`Error::DiskFull`].
     DiskFull,
-    /// The write failed. Nothing was written, but the caller cannot know that.
+    /// The write failed. Nothing was written, but the caller cannot know that:
+    /// [`Error::OutcomeUnknown`]. Later appends fail with [`Error::ReadOnly`].
     WriteFails,
-    /// The sync failed. All was written, but the caller cannot know that.
+    /// The sync failed. All was written, but the caller cannot know that: the same errors as of
+    /// [`Fault::WriteFails`]. A broker that is opened on the log again finds the events.
     SyncFails,
-    /// The log panics.
+    /// The log panics, and the committer's thread ends: [`Error::OutcomeUnknown`] for the publishes
+    /// of that append, and [`Error::ReadOnly`] after them.
     Panics,
-    /// The append waits until the test lets it go on, and then succeeds.
+    /// The append waits as long as the test holds the gate ([`FaultyLog::hold`]), and then
+    /// succeeds.
     Waits,
 }
 
 /// A [`MemoryLog`] that fails on demand.
+///
+/// An append is one group of publishes. Publishes that wait for each other are groups of their own;
+/// publishes that come together may share one.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use leftoff::testing::{Builder, Fault, FaultyLog};
+/// use leftoff::{Error, NewEvent, Publish};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// let log = Arc::new(FaultyLog::default());
+/// let broker = Builder::default().log(log.clone()).open()?;
+/// let publish = |payload: &'static str| {
+///     let (topic, events) = ("a".parse().expect("a name"), vec![NewEvent::new(payload)]);
+///     broker.publish(Publish { topic, events, expected_sequence: None })
+/// };
+/// log.fail(2, Fault::DiskFull);
+/// publish("stored").await?;
+/// assert!(matches!(publish("refused").await, Err(Error::DiskFull { .. })));
+/// assert_eq!(publish("stored again").await?.last().sequence.get(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default)]
-pub(crate) struct FaultyLog {
+pub struct FaultyLog {
     inner: MemoryLog,
     state: Mutex<State>,
     gate: Gate,
@@ -49,13 +79,19 @@ struct Gate {
     opened: Condvar,
 }
 
+impl Gate {
+    fn is_closed(&self) -> MutexGuard<'_, bool> {
+        self.is_closed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A guard that keeps the gate closed for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct HeldGate<'a>(&'a Gate);
+pub struct HeldGate<'a>(&'a Gate);
 
 impl Drop for HeldGate<'_> {
     fn drop(&mut self) {
-        *self.0.is_closed.lock().unwrap() = false;
+        *self.0.is_closed() = false;
         self.0.opened.notify_all();
     }
 }
@@ -72,68 +108,45 @@ struct State {
 }
 
 impl FaultyLog {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes the `nth` append fail, counted from 1.
-    ///
-    /// # Panics
-    ///
-    /// If a test panicked meanwhile.
-    pub(crate) fn fail(&self, nth: u64, fault: Fault) {
-        self.state.lock().unwrap().faults.insert(nth, fault);
+    pub fn fail(&self, nth: u64, fault: Fault) {
+        self.state().faults.insert(nth, fault);
     }
 
     /// Makes the blocks of all topics unreadable that begin at this sequence.
-    ///
-    /// # Panics
-    ///
-    /// If a test panicked meanwhile.
-    pub(crate) fn damage(&self, first: Sequence) {
-        self.state.lock().unwrap().damaged.insert(first);
+    pub fn damage(&self, first: Sequence) {
+        self.state().damaged.insert(first);
     }
 
     /// Returns the number of appends that were asked for, without those that an earlier failure
     /// refused.
-    ///
-    /// # Panics
-    ///
-    /// If a test panicked meanwhile.
-    pub(crate) fn appends(&self) -> u64 {
-        self.state.lock().unwrap().appends
+    pub fn appends(&self) -> u64 {
+        self.state().appends
     }
 
     /// Returns the number of commits that were asked for, with and without events.
-    ///
-    /// # Panics
-    ///
-    /// If a test panicked meanwhile.
-    pub(crate) fn commits(&self) -> u64 {
-        self.state.lock().unwrap().commits
+    pub fn commits(&self) -> u64 {
+        self.state().commits
     }
 
     /// Returns the number of reads of blocks that were asked for.
-    ///
-    /// # Panics
-    ///
-    /// If a test panicked meanwhile.
-    pub(crate) fn reads(&self) -> u64 {
-        self.state.lock().unwrap().reads
+    pub fn reads(&self) -> u64 {
+        self.state().reads
     }
 
     /// Ends the failure, as reopening the log does: appends are taken again.
-    ///
-    /// # Panics
-    ///
-    /// If a test panicked meanwhile.
-    pub(crate) fn repair(&self) {
-        self.state.lock().unwrap().failed = false;
+    pub fn repair(&self) {
+        self.state().failed = false;
     }
 
-    /// Keeps appends with [`Fault::Waits`] waiting for as long as the guard lives.
-    ///
-    /// # Panics
-    ///
-    /// If a test panicked meanwhile.
-    pub(crate) fn hold(&self) -> HeldGate<'_> {
-        *self.gate.is_closed.lock().unwrap() = true;
+    /// Keeps appends with [`Fault::Waits`] waiting for as long as the guard lives. Closing the
+    /// broker waits for such an append.
+    pub fn hold(&self) -> HeldGate<'_> {
+        *self.gate.is_closed() = true;
         HeldGate(&self.gate)
     }
 
@@ -156,12 +169,12 @@ impl Log for FaultyLog {
     }
 
     fn commit(&self, group: &Group) -> Result<()> {
-        self.state.lock().unwrap().commits += 1;
+        self.state().commits += 1;
         if group.appended.is_empty() {
             return self.inner.commit(group);
         }
         let fault = {
-            let mut state = self.state.lock().unwrap();
+            let mut state = self.state();
             if state.failed {
                 return Err(Error::ReadOnly(Self::cause()));
             }
@@ -181,8 +194,8 @@ impl Log for FaultyLog {
             }
             Some(Fault::Panics) => panic!("injected"),
             Some(Fault::Waits) => {
-                let is_closed = self.gate.is_closed.lock().unwrap();
-                let _opened = self.gate.opened.wait_while(is_closed, |closed| *closed).unwrap();
+                let opened = self.gate.opened.wait_while(self.gate.is_closed(), |closed| *closed);
+                drop(opened.unwrap_or_else(PoisonError::into_inner));
                 self.inner.commit(group)
             }
             None => self.inner.commit(group),
@@ -197,7 +210,7 @@ impl Log for FaultyLog {
         max_bytes: usize,
     ) -> Result<Vec<Block>> {
         let mut blocks = self.inner.read(topic, from, below, max_bytes)?;
-        let mut state = self.state.lock().unwrap();
+        let mut state = self.state();
         state.reads += 1;
         let is_damaged = |block: &Block| state.damaged.contains(&block.first_sequence());
         let found = blocks.iter().position(is_damaged);

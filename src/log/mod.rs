@@ -47,8 +47,8 @@ mod block_header;
 pub mod contract;
 mod extent;
 mod failed;
-#[cfg(test)]
-mod faulty_log;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod faulty_log;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod group;

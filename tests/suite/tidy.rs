@@ -10,7 +10,7 @@ struct Layer {
     forbidden: &'static [&'static str],
 }
 
-const LAYERS: [Layer; 6] = [
+const LAYERS: [Layer; 7] = [
     Layer {
         name: "vocabulary",
         paths: &[
@@ -69,6 +69,11 @@ const LAYERS: [Layer; 6] = [
         name: "server",
         paths: &["src/config", "src/config.rs", "src/server"],
         forbidden: &["crate::log", "clap", "sled"],
+    },
+    Layer {
+        name: "testing",
+        paths: &["src/testing"],
+        forbidden: &["crate::edge", "crate::server", "axum", "prost", "sled", "tonic"],
     },
     // The measure of the runtime's workers, which the broker, the edges and the server take.
     Layer {

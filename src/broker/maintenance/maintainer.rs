@@ -12,6 +12,7 @@ use tracing::warn;
 use super::config::MaintenanceConfig;
 use super::horizon::Horizons;
 use super::retention::Retention;
+use crate::broker::busy::Busy;
 use crate::broker::clock::Now;
 use crate::broker::command::Work;
 use crate::broker::failure::BrokerFailure;
@@ -52,6 +53,7 @@ pub(crate) struct Maintainer {
     pub(crate) topics: Arc<Topics>,
     /// The committer's queue. Weak, so that the committer ends when no other handle is left.
     pub(crate) commands: mpsc::WeakSender<Queued>,
+    pub(crate) busy: Busy,
     pub(crate) config: MaintenanceConfig,
     pub(crate) max_block_bytes: usize,
     pub(crate) now: Now,
@@ -160,7 +162,9 @@ impl Maintainer {
         let commands = commands.ok_or(Error::ShuttingDown)?;
         let (reply, answered) = oneshot::channel();
         let step = QueuedStep { topic: topic.clone(), work, reply };
+        let busy = self.busy.begin();
         commands.blocking_send(Queued::Step(step)).map_err(|_ended| Error::ShuttingDown)?;
+        busy.hand_over();
         Ok(answered)
     }
 }

@@ -5,15 +5,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
-
 use super::window::DedupWindow;
 use crate::broker::announced::Announced;
 use crate::broker::clock::Now;
 use crate::broker::failure::BrokerFailure;
 use crate::broker::maintenance::horizon::Horizons;
 use crate::broker::maintenance::retention::Quiet;
-use crate::broker::queue::{Queued, QueuedStep};
+use crate::broker::queue::{CommandReceiver, QueuedStep};
 use crate::broker::read::replay::replays::Replays;
 use crate::broker::report::MaintenanceReport;
 use crate::broker::tail::newest::Tails;
@@ -35,7 +33,7 @@ const MIN_FORGOTTEN: usize = 32;
 /// The committer: the one writer. It runs on a thread of its own.
 pub(crate) struct Committer {
     pub(crate) log: Arc<dyn Log>,
-    pub(crate) commands: mpsc::Receiver<Queued>,
+    pub(crate) commands: CommandReceiver,
     pub(crate) tails: Tails,
     pub(crate) window: DedupWindow,
     pub(crate) failure: BrokerFailure,

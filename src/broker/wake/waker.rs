@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use super::interest::{FeedSignal, Interests};
 use super::journal::Journal;
 use crate::broker::announced::Announced;
+use crate::broker::busy::{Busy, BusyToken};
 use crate::broker::failure::{BrokerFailure, PanicGuard};
 use crate::broker::topic::entry::Topic;
 use crate::broker::topic::signal::pace;
@@ -38,6 +39,8 @@ struct Due {
     new: Vec<Arc<Topic>>,
     /// The position up to which all topics with something new are in the list, or were in it.
     position: Position,
+    /// The thread's work, until nobody is left to be told.
+    busy: Option<BusyToken>,
     is_over: bool,
 }
 
@@ -48,6 +51,7 @@ struct WakerInner {
     interests: Interests,
     journal: Journal,
     marked: AtomicU64,
+    busy: Busy,
 }
 
 /// The waker, which signals followers. Cheap to clone.
@@ -56,13 +60,14 @@ pub(crate) struct Waker(Arc<WakerInner>);
 
 impl Waker {
     /// Returns the waker of a broker without feeds. Feeds are counted in `announced`.
-    pub(crate) fn new(announced: Arc<Announced>) -> Self {
+    pub(crate) fn new(announced: Arc<Announced>, busy: Busy) -> Self {
         Self(Arc::new(WakerInner {
             due: Mutex::default(),
             changed: Condvar::new(),
             interests: Interests::new(announced),
             journal: Journal::default(),
             marked: AtomicU64::new(0),
+            busy,
         }))
     }
 
@@ -89,6 +94,9 @@ impl Waker {
         let is_new = |topic: &&Arc<Topic>| !topic.is_due.swap(true, Ordering::SeqCst);
         due.new.extend(followed.filter(is_new).cloned());
         due.position = position.filter(|_| has_feeds).unwrap_or(due.position);
+        if !due.is_over {
+            due.busy.get_or_insert_with(|| self.0.busy.begin());
+        }
         self.0.changed.notify_one();
     }
 
@@ -152,6 +160,7 @@ impl Waker {
         let mut due = self.due();
         loop {
             if due.is_over {
+                due.busy = None;
                 return None;
             }
             let wait = plan.first().map(|at| at.saturating_duration_since(Instant::now()));
@@ -164,7 +173,10 @@ impl Waker {
                     let waited = self.0.changed.wait_timeout(due, wait);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => self.0.changed.wait(due).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    due.busy = None;
+                    self.0.changed.wait(due).unwrap_or_else(PoisonError::into_inner)
+                }
             };
         }
     }
@@ -273,7 +285,7 @@ mod tests {
     async fn whoever_follows_sees_the_last_of_any_number_of_changes() {
         let topics = Topics::new(&[], &Default::default(), TopicDefaults::default());
         let topic = topics.open(&"a".parse().unwrap()).unwrap();
-        let waker = Waker::new(Arc::new(Announced::new(0)));
+        let waker = Waker::new(Arc::new(Announced::new(0)), Busy::default());
         let run = waker.clone();
         let running = std::thread::spawn(move || {
             run.run(Duration::from_millis(1), &BrokerFailure::default())
