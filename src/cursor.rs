@@ -33,14 +33,24 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::error::{Error, Result};
+use crate::text_form::serde_as_text;
 use crate::timestamp::Timestamp;
 
 pub use crate::gap::{Gap, GapReason, Requested, TrimReason};
-pub use crate::place::{Epoch, Place, Position, Sequence};
+pub use crate::place::{Epoch, ParseEpochError, Place, Position, Sequence};
 
-/// A resume point, as clients get it and send it back. The module's page shows all its forms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A resume point, as clients get it and send it back. The module's page shows all its forms, which
+/// are those of serde, too.
+///
+/// ```
+/// let cursor: leftoff::cursor::Cursor = serde_json::from_str(r#""42-9f3c2a1b""#)?;
+/// assert_eq!(cursor.to_string(), "42-9f3c2a1b");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// The place of the last event that the reader has seen; 0 is before the first.
     pub after: Place,
@@ -90,7 +100,7 @@ impl FromStr for Cursor {
             None => (false, text),
         };
         let (numbers, epoch) = match rest.split_once('-') {
-            Some((numbers, epoch)) => (numbers, Some(epoch.parse().map_err(|()| malformed())?)),
+            Some((numbers, epoch)) => (numbers, Some(epoch.parse().map_err(|_| malformed())?)),
             None => (rest, None),
         };
         let parse = |digits: &str| match digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -113,8 +123,10 @@ impl FromStr for Cursor {
     }
 }
 
-/// The place at which a reader begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+serde_as_text!(Cursor);
+
+/// The place at which a reader begins. The form of serde is that of the start points above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum StartPoint {
     /// At the first event that can be read.
     Earliest,
@@ -130,6 +142,28 @@ pub enum StartPoint {
     /// A place that the broker does not know: the reader came back with something that is no
     /// cursor. The reader is told a gap for [`GapReason::Unknown`].
     Unknown,
+}
+
+impl From<Cursor> for StartPoint {
+    fn from(cursor: Cursor) -> Self {
+        Self::After(cursor)
+    }
+}
+
+impl Serialize for StartPoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for StartPoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "unknown" => Ok(Self::Unknown), // People cannot ask for it.
+            text => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
 }
 
 impl FromStr for StartPoint {
@@ -211,7 +245,8 @@ impl Since {
 }
 
 /// The way in which a reader goes on after a gap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnGap {
     /// Tell the gap, then go on at the nearest event that follows the reader's place: at `tail`
     /// after [`GapReason::Ahead`], at the same place after [`GapReason::Tombstones`], at `earliest`
@@ -224,6 +259,24 @@ pub enum OnGap {
     Latest,
     /// Stop the reader with [`Error::Gap`].
     Fail,
+}
+
+impl OnGap {
+    /// Returns the word for the way on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resume => "resume",
+            Self::Earliest => "earliest",
+            Self::Latest => "latest",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+impl fmt::Display for OnGap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl FromStr for OnGap {

@@ -1,9 +1,12 @@
 //! Events: what publishers hand in, and what readers get back. Plain types, no I/O.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::place::{Position, Sequence};
@@ -11,7 +14,9 @@ use crate::place::{Position, Sequence};
 pub use crate::timestamp::Timestamp;
 
 /// The failures that an acknowledged event outlives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// None: the event is kept in memory only, because the broker was opened in memory.
@@ -32,6 +37,23 @@ impl Durability {
             Self::Process => "process",
             Self::Fsync => "fsync",
         }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Durability {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let all = [Self::Memory, Self::Process, Self::Fsync];
+        all.into_iter().find(|durability| durability.as_str() == text).ok_or_else(|| {
+            Error::invalid("durability", format!("{text:?} is not one of memory, process, fsync"))
+        })
     }
 }
 

@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::place::Place;
 use crate::timestamp::Timestamp;
 use crate::topic_name::TopicName;
 
 /// The reason for which events were trimmed from the front of a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum TrimReason {
     /// The topic was over its limits on age, events or bytes.
@@ -24,7 +25,7 @@ pub enum TrimReason {
 }
 
 /// The reason for which a reader cannot go on exactly where it left off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum GapReason {
@@ -64,6 +65,18 @@ impl GapReason {
     }
 }
 
+impl fmt::Display for TrimReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        GapReason::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Display for GapReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl From<TrimReason> for GapReason {
     fn from(reason: TrimReason) -> Self {
         match reason {
@@ -75,8 +88,9 @@ impl From<TrimReason> for GapReason {
     }
 }
 
-/// The start that a reader asked for, and cannot have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The start that a reader asked for, and cannot have. Serialized as [`Requested::number`], so it
+/// cannot be read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Requested {
     /// The sequence or the position of the first event that the reader wants.
@@ -109,7 +123,9 @@ impl Serialize for Requested {
 ///
 /// `earliest`, `tail` and `resume` are sequences of the gap's topic. In a gap of all topics they
 /// are positions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+///
+/// Serialized as clients get it: places are numbers, so a gap cannot be read back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct Gap {
     /// The topic; `None` for all topics of a reader of many.

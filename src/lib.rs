@@ -91,6 +91,7 @@ mod polls;
 pub mod server;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod text_form;
 mod time;
 mod timestamp;
 pub mod topic;

@@ -1,9 +1,12 @@
 //! The numbers in a cursor: sequence, position and epoch, each as a type of its own.
 
 use std::fmt;
+use std::num::ParseIntError;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
+
+use crate::text_form::serde_as_text;
 
 /// An event's place in its topic: from 1, given without holes, never reused.
 #[derive(
@@ -70,6 +73,14 @@ macro_rules! place {
             }
         }
 
+        impl FromStr for $name {
+            type Err = ParseIntError;
+
+            fn from_str(text: &str) -> Result<Self, ParseIntError> {
+                text.parse().map(Self)
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(&self.0, f)
@@ -105,20 +116,36 @@ impl fmt::Display for Epoch {
     }
 }
 
-impl FromStr for Epoch {
-    type Err = ();
+/// The error for a text that is not an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParseEpochError;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let hex = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        if !hex {
-            return Err(());
-        }
-        u32::from_str_radix(text, 16).map(Self).map_err(|_| ())
+impl fmt::Display for ParseEpochError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an epoch has 8 hexadecimal digits, like 9f3c2a1b")
     }
 }
 
+impl std::error::Error for ParseEpochError {}
+
+impl FromStr for Epoch {
+    type Err = ParseEpochError;
+
+    fn from_str(text: &str) -> Result<Self, ParseEpochError> {
+        let hex = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        if !hex {
+            return Err(ParseEpochError);
+        }
+        u32::from_str_radix(text, 16).map(Self).map_err(|_| ParseEpochError)
+    }
+}
+
+serde_as_text!(Epoch);
+
 /// A place in one topic or in the whole broker. The two kinds are never taken for one another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// A place is serialized as its number, without its kind, so it cannot be read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Place {
     /// A sequence of the one topic that is read; 0 is before the first.
     Sequence(Sequence),

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::UNIX_EPOCH;
 
 use crate::error::{Error, Result};
+use crate::text_form::serde_as_text;
 use crate::timestamp::Timestamp;
 
 /// The start of the year 2000, in milliseconds. A count of milliseconds from then on is larger than
@@ -47,6 +48,8 @@ impl FromStr for Timestamp {
         }
     }
 }
+
+serde_as_text!(Timestamp);
 
 /// Returns the time in a text of RFC 3339, in milliseconds since 1970; below 0 for a time before.
 /// Letters may be in either case, a blank may stand in place of the `T`, and any offset is read. A

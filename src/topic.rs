@@ -133,6 +133,14 @@ impl std::str::FromStr for TopicName {
     }
 }
 
+impl TryFrom<&str> for TopicName {
+    type Error = Error;
+
+    fn try_from(name: &str) -> Result<Self> {
+        Self::new(name)
+    }
+}
+
 impl TryFrom<String> for TopicName {
     type Error = Error;
 
@@ -279,6 +287,27 @@ impl std::str::FromStr for TopicPattern {
 
     fn from_str(pattern: &str) -> Result<Self> {
         Self::new(pattern)
+    }
+}
+
+impl TryFrom<&str> for TopicPattern {
+    type Error = Error;
+
+    fn try_from(pattern: &str) -> Result<Self> {
+        Self::new(pattern)
+    }
+}
+
+impl From<TopicName> for TopicPattern {
+    /// Returns the pattern that matches this name alone.
+    fn from(name: TopicName) -> Self {
+        Self(name.as_str().into())
+    }
+}
+
+impl AsRef<str> for TopicPattern {
+    fn as_ref(&self) -> &str {
+        &self.0
     }
 }
 

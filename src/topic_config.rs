@@ -25,7 +25,7 @@ const MAX_EVENTS_PER_KEY: u64 = 10_000;
 /// The settings of a topic. A setting that is `None` is taken from the patterns of the
 /// configuration file; if these do not have it either, the default holds. No limit is the default
 /// of limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TopicConfig {

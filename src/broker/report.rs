@@ -1,12 +1,16 @@
 //! Reports of the committer: the outcomes of commands, as plain data.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use serde::ser::SerializeStruct as _;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::cursor::{Position, Sequence};
 use crate::event::{Durability, Timestamp};
 
 /// The place and time that one event was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Receipt {
     /// The event's place in its topic.
@@ -18,7 +22,7 @@ pub struct Receipt {
 }
 
 /// An event whose id was in the topic's dedup window already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Duplicate {
     /// The index of the event in the publish, from 0.
@@ -28,7 +32,7 @@ pub struct Duplicate {
 }
 
 /// The acknowledgement of a publish: every event of it is durable now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Ack {
     /// The number of events of the publish.
@@ -97,7 +101,7 @@ pub(crate) struct Done {
 }
 
 /// A count of dropped events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Dropped {
     /// The number of events.
@@ -114,8 +118,8 @@ impl Dropped {
     }
 }
 
-/// The counts of what maintenance has done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The counts of what maintenance has done. Serialized as the answer of the HTTP interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct MaintenanceReport {
     /// The topics that were looked at.
@@ -161,5 +165,16 @@ impl MaintenanceReport {
 
     pub(crate) fn has_done_something(&self) -> bool {
         Self { topics: 0, ..*self } != Self::default()
+    }
+}
+
+impl Serialize for MaintenanceReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("MaintenanceReport", 4)?;
+        fields.serialize_field("topics", &self.topics)?;
+        fields.serialize_field("dropped", &BTreeMap::from(self.dropped()))?;
+        fields.serialize_field("merged_blocks", &self.merged_blocks)?;
+        fields.serialize_field("reclaimed_bytes", &self.reclaimed_bytes)?;
+        fields.end()
     }
 }

@@ -3,6 +3,7 @@
 //! The file is long, because its tests share the helpers at its top: brokers on a log that fails.
 
 mod lifecycle;
+mod forms;
 mod losses;
 mod readers;
 

@@ -23,6 +23,7 @@ const LAYERS: [Layer; 7] = [
             "src/permission.rs",
             "src/open_error.rs",
             "src/place.rs",
+            "src/text_form.rs",
             "src/time.rs",
             "src/timestamp.rs",
             "src/topic.rs",
