@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::broker::maintenance::horizon::Horizon;
 use crate::broker::queue::Queued;
@@ -39,6 +40,16 @@ pub struct Backup {
     current: Option<TopicReading>,
     expected_bytes: u64,
     horizon: Horizon,
+}
+
+/// A backup that is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BackupDone {
+    /// The position at which the backup is consistent. The next backup may begin after it.
+    pub cursor: Cursor,
+    /// The size of the backup, in bytes.
+    pub size_bytes: u64,
 }
 
 /// The topic that is read.

@@ -20,6 +20,7 @@ mod announced;
 mod arrivals;
 mod atomic;
 mod backup;
+mod backup_to;
 mod batch;
 mod busy;
 mod clock;
@@ -64,7 +65,7 @@ pub use crate::log::{EventRef, Extent, Headers, LogConfig};
 #[cfg(test)]
 pub(crate) use crate::log::{Fault, FaultyLog};
 pub(crate) use arrivals::Deposit;
-pub use backup::Backup;
+pub use backup::{Backup, BackupDone};
 pub use batch::{Batch, Events};
 pub(crate) use config::all_within;
 pub use config::{BrokerConfig, OpenConfig};

@@ -1,14 +1,12 @@
 //! `leftoff backup` and `leftoff restore`.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::ProgressBar;
-use leftoff::cursor::{Cursor, Place};
 use leftoff::edge::proto::BackupRequest;
-use leftoff::log::{BackupReader, restore};
+use leftoff::log::{BackupFile, backup_header, restore, sync_and_verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{ServerArgs, failed};
@@ -58,89 +56,53 @@ impl BackupCommand {
     }
 
     async fn write(self) -> CliResult {
-        if self.file.exists() {
-            return Err(at(&self.file, "the file exists already"));
-        }
-        let from = self.after.as_deref().map(position_of).transpose()?.unwrap_or_default();
+        let from = match &self.after {
+            Some(file) => backup_header(file)?.cursor().to_string(),
+            None => String::new(),
+        };
+        let (file, output) = BackupFile::create(&self.file)?;
+        let (part, partial) = (file.part().to_owned(), Partial(Some(file)));
         let mut client = self.server.connect().await?;
         let response = client.admin.backup(BackupRequest { from }).await;
         let mut parts = response.map_err(|status| failed(&status))?.into_inner();
-        let (partial, output) = Partial::create(&self.file)?;
         let mut output = BufWriter::new(output);
         let bar = bytes_bar(Some(0));
         let mut cursor = String::new();
-        while let Some(part) = parts.message().await.map_err(|status| failed(&status))? {
-            output.write_all(&part.content).map_err(|e| at(partial.path(), e))?;
-            bar.set_length(part.expected_bytes);
-            bar.inc(part.content.len() as u64);
-            cursor = part.cursor;
+        while let Some(bytes) = parts.message().await.map_err(|status| failed(&status))? {
+            output.write_all(&bytes.content).map_err(|e| at(&part, e))?;
+            bar.set_length(bytes.expected_bytes);
+            bar.inc(bytes.content.len() as u64);
+            cursor = bytes.cursor;
         }
         bar.finish_and_clear();
-        let file = output.into_inner().map_err(|e| at(partial.path(), e.error()))?;
-        file.sync_all().map_err(|e| at(partial.path(), e))?;
-        // The file is read again, because a backup that cannot be restored is useless. This is done
-        // on another thread, so that signals are still handled here.
-        let path = partial.path().to_owned();
-        let verified = tokio::task::spawn_blocking(move || verify(&path)).await;
-        verified.map_err(|error| at(partial.path(), error))??;
-        partial.rename(&self.file)?;
+        let output = output.into_inner().map_err(|e| at(&part, e.error()))?;
+        // On another thread, so that signals are still handled here.
+        let verify = move || sync_and_verify(&output, &part);
+        let verified = tokio::task::spawn_blocking(verify).await;
+        verified.map_err(|error| at(&self.file, error))??;
+        partial.complete()?;
         writeln!(std::io::stdout().lock(), "{}: true at {cursor}", self.file.display())?;
         Ok(())
     }
 }
 
-/// A file that is not complete yet. Dropping it removes the file, which gives a full disk its space
-/// back.
-struct Partial(Option<PathBuf>);
+/// A backup file that is not complete yet. Dropping it removes the file, which gives a full disk its
+/// space back.
+struct Partial(Option<BackupFile>);
 
 impl Partial {
-    /// Creates the file that is to have the name `file` when it is complete.
-    fn create(file: &Path) -> CliResult<(Self, File)> {
-        let mut path = file.to_owned().into_os_string();
-        path.push(".part");
-        let path = PathBuf::from(path);
-        let output = File::create(&path).map_err(|error| at(&path, error))?;
-        Ok((Self(Some(path)), output))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.as_deref().unwrap_or(Path::new(""))
-    }
-
     /// Gives the file its name.
-    fn rename(mut self, file: &Path) -> CliResult {
-        std::fs::rename(self.path(), file).map_err(|error| at(file, error))?;
-        self.0 = None;
-        Ok(())
+    fn complete(mut self) -> CliResult {
+        self.0.take().map_or(Ok(()), BackupFile::complete).map_err(CliError::from)
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if let Some(path) = &self.0
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            say(format_args!("{}: the incomplete file cannot be removed: {error}", path.display()));
+        if let Some(Err(error)) = self.0.take().map(BackupFile::discard) {
+            say(format_args!("{error}"));
         }
     }
-}
-
-fn open(path: &Path) -> CliResult<BackupReader<BufReader<File>>> {
-    let file = File::open(path).map_err(|error| at(path, error))?;
-    BackupReader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| at(path, error))
-}
-
-fn verify(path: &Path) -> CliResult {
-    let mut reader = open(path)?;
-    while reader.next_frame().map_err(|error| at(path, error))?.is_some() {}
-    Ok(())
-}
-
-/// Returns the position at which a backup is true, as a cursor.
-fn position_of(path: &Path) -> CliResult<String> {
-    let header = *open(path)?.header();
-    let after = Place::Position(header.position);
-    Ok(Cursor { after, since: None, epoch: Some(header.epoch) }.to_string())
 }
 
 /// Makes a new data directory from a backup, and from the backups made after it

@@ -103,7 +103,7 @@ fn codes(error: &Error) -> Codes {
         Error::DamagedEnd(_) => {
             codes(Code::FailedPrecondition, StatusCode::CONFLICT, "DAMAGED_END")
         }
-        Error::Open { .. } | Error::Listen { .. } => {
+        Error::Open { .. } | Error::Backup { .. } | Error::Listen { .. } => {
             codes(Code::Internal, StatusCode::INTERNAL_SERVER_ERROR, "NOT_OPEN")
         }
     }

@@ -19,7 +19,7 @@
 //! new_records.rs  block_builder.rs  stored_block.rs events before a block, and a block unread
 //! ids.rs  placed_id.rs              the ids of dropped events, for as long as they are known
 //! age.rs  read_ahead.rs  way_back.rs                ages, and ways to read
-//! backup.rs                         the form of a backup file
+//! backup.rs  backup_file.rs         the form of a backup, and its file
 //! ```
 //!
 //! # Stored formats
@@ -41,6 +41,7 @@
 
 mod age;
 pub(crate) mod backup;
+mod backup_file;
 mod block;
 mod block_builder;
 mod block_header;
@@ -83,6 +84,7 @@ pub(crate) use stored_topic::StoredTopic;
 pub(crate) use way_back::WayBack;
 
 pub use backup::{BackupHeader, BackupReader, Frame};
+pub use backup_file::{BackupFile, backup_header, sync_and_verify};
 pub use contract::Log;
 pub use extent::Extent;
 pub use memory_log::MemoryLog;
