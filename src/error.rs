@@ -192,14 +192,6 @@ pub enum Error {
     /// `source()` is the error of the system, if there is one.
     #[error(transparent)]
     Open(OpenError),
-    /// The data directory cannot be opened. The message says why and what to do.
-    #[error("cannot open {}: {problem}", path.display())]
-    Open {
-        /// The data directory.
-        path: PathBuf,
-        /// Why it cannot be opened, and what to do.
-        problem: String,
-    },
     /// A backup file cannot be written or read. The message says why; correct it and begin again. No
     /// incomplete file is left behind, except where the message says so.
     #[error("{}: {problem}", path.display())]

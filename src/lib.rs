@@ -33,12 +33,21 @@
 //! | `cli`, on by default | what the `leftoff` program needs |
 //! | `testing` | parts for the tests of a program that embeds the broker |
 //!
-//! A program begins with the default settings, and changes the fields that it wants to. Settings
-//! and errors are `#[non_exhaustive]`: a minor version can add more of them.
+//! A program begins with the default settings, and changes the fields that it wants to. Settings,
+//! errors, requests and reports are `#[non_exhaustive]`: a minor version can add more to them.
+//!
+//! | wanted | begins with |
+//! |---|---|
+//! | publish, all or none | [`Publish::new`], [`NewEvent::json`], [`Broker::publish`] |
+//! | follow, in a loop or as a stream | [`Broker::subscribe`], [`Reader::into_stream`] |
+//! | follow many topics, by patterns | [`Broker::feed`] |
+//! | values in place of payloads | [`Broker::typed`] |
+//! | history, and the latest event of each key | [`Broker::read`], [`Broker::state`] |
+//! | who is there | [`Broker::join`], [`Broker::presence`] |
+//! | a copy on another disk | [`Broker::backup_to`], [`log::restore`] |
 //!
 //! ```
-//! use leftoff::cursor::{OnGap, StartPoint};
-//! use leftoff::{Broker, Delivery, NewEvent, OpenConfig, Publish};
+//! use leftoff::{Broker, Delivery, NewEvent, OnGap, OpenConfig, Publish, StartPoint};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -99,12 +108,26 @@ pub mod topic_config;
 mod topic_name;
 
 pub use blocking::Blocking;
+/// The crate of the bytes of payloads.
+pub use bytes;
+
+pub use broker::typed::{
+    Typed, TypedDeliveries, TypedDelivery, TypedPage, TypedReader, TypedState, TypedTopic,
+};
 pub use broker::{
-    Ack, Broker, BrokerConfig, Delivery, OpenConfig, Page, PageRequest, Publish, Reader,
+    Ack, Backup, BackupDone, BackupStream, Broker, BrokerConfig, DedupConfig, Deliveries, Delivery,
+    Dropped, Duplicate, Ephemeral, EventRef, Extent, Filter, Headers, InOrder, LimitsConfig,
+    LogConfig, MaintenanceConfig, MaintenanceReport, Member, MemberInfo, MemberList, OpenConfig,
+    Page, PageReader, PageRequest, PageStream, Patience, Pending, Presence, Present, Publish,
+    Reader, Receipt, Run, StatePage, StateRequest, TopicDefaults, TopicInfo, TopicList, Waited,
 };
 #[cfg(feature = "server")]
 pub use config::Config;
+pub use cursor::{
+    Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Requested, Sequence, StartPoint,
+    TrimReason,
+};
 pub use error::{Error, Result};
-pub use event::{Event, NewEvent};
-pub use topic::TopicName;
+pub use event::{Durability, Event, NewEvent, Timestamp};
+pub use topic::{TopicName, TopicPattern};
 pub use topic_config::TopicConfig;

@@ -261,13 +261,13 @@ impl TopicPattern {
     }
 
     /// Returns the text with which every matching name begins.
-    pub fn literal_prefix(&self) -> &str {
+    pub(crate) fn literal_prefix(&self) -> &str {
         self.0.split(['*', '>']).next().unwrap_or_default()
     }
 
     /// Returns how specific the pattern is, token by token. If two patterns match a name, the one
     /// with the greater value is the more specific.
-    pub fn specificity(&self) -> Vec<u8> {
+    pub(crate) fn specificity(&self) -> Vec<u8> {
         let rank = |token| match token {
             ">" => 0,
             "*" => 1,

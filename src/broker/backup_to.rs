@@ -15,13 +15,13 @@ use crate::log::{BackupFile, sync_and_verify};
 
 /// A backup file that a call holds. Dropped before the file is complete, it has the file removed by
 /// a thread that may block.
-struct Held(Option<BackupFile>);
+struct UnfinishedBackup(Option<BackupFile>);
 
-impl Drop for Held {
+impl Drop for UnfinishedBackup {
     fn drop(&mut self) {
         let Some(file) = self.0.take() else { return };
         match Handle::try_current() {
-            // A runtime that is stopping drops the file without running this, which removes it, too.
+            // A runtime that is stopping drops the file without running this; that removes it, too.
             Ok(runtime) => drop(runtime.spawn_blocking(move || drop(file))),
             Err(_) => drop(file),
         }
@@ -61,7 +61,8 @@ impl Broker {
     ///
     /// broker.publish(Publish::one("orders".parse()?, NewEvent::new("two"))).await?;
     /// broker.backup_to(path("more"), Some(full.cursor), |_, _| {}).await?;
-    /// let report = leftoff::log::restore(&path("restored"), &[path("full"), path("more")], |_| {})?;
+    /// let files = [path("full"), path("more")];
+    /// let report = leftoff::log::restore(&path("restored"), &files, |_| {})?;
     /// assert_eq!(report.events, 2);
     /// # Ok(())
     /// # }
@@ -89,7 +90,7 @@ impl Broker {
         let mut backup = self.backup(from).await?;
         let (file, mut output) = blocking(move || BackupFile::create(&path)).await?;
         let part = file.part().to_owned();
-        let mut held = Held(Some(file));
+        let mut held = UnfinishedBackup(Some(file));
         let mut written_bytes = 0;
         while let Some(bytes) = backup.next().await? {
             written_bytes += bytes.len() as u64;

@@ -25,7 +25,7 @@ const MAX_VALUES: usize = MAX_ENTRIES;
 /// of the key prefixes, and each of the headers. An empty condition holds for every event.
 ///
 /// ```
-/// use leftoff::broker::Filter;
+/// use leftoff::Filter;
 ///
 /// // Events of either type, of one tenant.
 /// let filter = Filter::default().of_type("paid").of_type("sent").with_header("tenant", "acme");
@@ -83,7 +83,7 @@ impl Filter {
     }
 
     /// Returns the bytes that the filter takes in memory.
-    pub fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         let words = self.types.iter().chain(&self.keys).chain(&self.key_prefixes);
         let words = words.map(|word| size_of::<String>() + word.len());
         let headers = self.headers.iter();
@@ -111,7 +111,7 @@ impl Filter {
     }
 
     /// Returns whether the filter picks `event`, which is not stored.
-    pub fn picks_new(&self, event: &NewEvent) -> bool {
+    pub(crate) fn picks_new(&self, event: &NewEvent) -> bool {
         let headers = || event.headers.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         self.picks_words(&event.event_type, &event.key) && self.picks_headers(headers)
     }

@@ -50,7 +50,7 @@ mod tail;
 mod tests;
 mod topic;
 mod turns;
-pub mod typed;
+pub(crate) mod typed;
 mod wake;
 
 use std::path::Path;

@@ -86,8 +86,8 @@ impl BackupCommand {
     }
 }
 
-/// A backup file that is not complete yet. Dropping it removes the file, which gives a full disk its
-/// space back.
+/// A backup file that is not complete yet. Dropping it removes the file, which gives a full disk
+/// its space back.
 struct Partial(Option<BackupFile>);
 
 impl Partial {

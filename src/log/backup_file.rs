@@ -56,8 +56,8 @@ fn at(path: &Path, problem: impl ToString) -> Error {
 
 impl BackupFile {
     /// Creates the file for the backup `name`, and returns it with its handle. Until the backup is
-    /// complete, the file is called `name` with `.part` at the end. A file that is there is taken for
-    /// what an earlier backup left that ended with a crash, and is removed.
+    /// complete, the file is called `name` with `.part` at the end. A file that is there already is
+    /// taken for what a crash has left of an earlier backup, and is removed.
     ///
     /// # Errors
     ///

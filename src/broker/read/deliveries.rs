@@ -64,13 +64,12 @@ impl Reader {
     ///
     /// ```
     /// use futures_util::StreamExt as _;
-    /// use leftoff::cursor::{OnGap, StartPoint};
-    /// use leftoff::{Broker, Delivery, NewEvent, OpenConfig, Publish, TopicName};
+    /// use leftoff::{Broker, Delivery, NewEvent, OnGap, OpenConfig, Publish, StartPoint};
     ///
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let broker = Broker::in_memory(&OpenConfig::default())?;
-    /// let topic: TopicName = "orders".parse()?;
+    /// let topic: leftoff::TopicName = "orders".parse()?;
     /// broker.publish(Publish::one(topic.clone(), NewEvent::new("one"))).await?;
     ///
     /// let orders = broker.subscribe(&topic, StartPoint::Earliest, OnGap::Resume).await?;

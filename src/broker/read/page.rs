@@ -21,8 +21,7 @@ use crate::topic::TopicName;
 /// A request for a page.
 ///
 /// ```
-/// use leftoff::PageRequest;
-/// use leftoff::cursor::StartPoint;
+/// use leftoff::{PageRequest, StartPoint};
 ///
 /// let request = PageRequest::from(StartPoint::Last(20)).limit(20);
 /// assert_eq!(request.before, None);
@@ -221,7 +220,7 @@ impl PageReader {
     /// # Errors
     ///
     /// As [`Self::next`]; the error of `take_room` for the first events.
-    pub async fn next_with(
+    pub(crate) async fn next_with(
         &mut self,
         take_room: impl FnOnce(&Run) -> Result<()>,
     ) -> Result<Option<Run>> {

@@ -145,7 +145,7 @@ impl Reader {
     }
 
     /// Returns the cursor after `event` without the number of a drop: most readers share it.
-    pub fn shared_cursor_after(&self, event: &EventRef<'_>) -> Cursor {
+    pub(crate) fn shared_cursor_after(&self, event: &EventRef<'_>) -> Cursor {
         Cursor { since: None, ..self.cursor_after(event) }
     }
 
@@ -153,7 +153,7 @@ impl Reader {
     /// reader's own. Wire forms with such cursors cannot be shared with other readers. Cursors
     /// carry the number as long as the reader's place is below dropped events that are no loss to
     /// it.
-    pub fn has_own_cursors(&self, run: &Run) -> bool {
+    pub(crate) fn has_own_cursors(&self, run: &Run) -> bool {
         let first = run.events().next();
         first.is_some_and(|event| self.cursor_after(&event).since.is_some())
     }

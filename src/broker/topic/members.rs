@@ -87,7 +87,7 @@ impl Member {
     /// Returns a member with this id, and without information.
     ///
     /// ```
-    /// use leftoff::broker::Member;
+    /// use leftoff::Member;
     ///
     /// let member = Member::new("bob").with("name", "Bob").with("age", serde_json::json!(41));
     /// assert_eq!(member.info.len(), 2);
@@ -104,7 +104,7 @@ impl Member {
     }
 
     /// Returns the bytes that the member takes in memory.
-    pub fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         size_of::<Self>() + self.id.len() + self.info_bytes()
     }
 

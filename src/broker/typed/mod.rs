@@ -27,9 +27,7 @@ pub use value::Typed;
 /// A topic whose payloads are JSON of the type `T`. Cheap to clone.
 ///
 /// ```
-/// use leftoff::broker::typed::TypedDelivery;
-/// use leftoff::cursor::{OnGap, StartPoint};
-/// use leftoff::{Broker, OpenConfig};
+/// use leftoff::{Broker, OnGap, OpenConfig, StartPoint, TypedDelivery};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -137,7 +135,7 @@ impl<T: Serialize> TypedTopic<T> {
     /// As [`Self::publish`]; `complete` gives the event its id, key, type or headers.
     ///
     /// ```no_run
-    /// # async fn f(orders: leftoff::broker::typed::TypedTopic<u64>) -> leftoff::Result<()> {
+    /// # async fn f(orders: leftoff::TypedTopic<u64>) -> leftoff::Result<()> {
     /// orders.publish_with(&41, |event| event.with_id("41-1").with_key("order.41")).await?;
     /// # Ok(())
     /// # }

@@ -25,7 +25,7 @@ pub struct StatePage {
 
 impl StatePage {
     /// Returns the bytes that the page's events take.
-    pub fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         self.events.iter().map(size_of).sum()
     }
 }
@@ -34,7 +34,7 @@ impl StatePage {
 /// now.
 ///
 /// ```
-/// use leftoff::broker::StateRequest;
+/// use leftoff::StateRequest;
 ///
 /// let request = StateRequest::default().key_prefix("user.").limit(20);
 /// assert_eq!(request.at, None);
