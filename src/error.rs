@@ -182,6 +182,15 @@ pub enum Error {
          to go on without them, or go on with what `leftoff check --repair` brings back"
     )]
     DamagedEnd(TopicName),
+    /// A backup file cannot be written or read. The message says why; correct it and begin again. No
+    /// incomplete file is left behind, except where the message says so.
+    #[error("{}: {problem}", path.display())]
+    Backup {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why it cannot be written or read.
+        problem: String,
+    },
     /// The log is damaged as a whole. Run `leftoff check`, and restore a copy.
     #[error("the log is damaged: {problem}")]
     DamagedLog {
@@ -192,15 +201,6 @@ pub enum Error {
     /// `source()` is the error of the system, if there is one.
     #[error(transparent)]
     Open(OpenError),
-    /// A backup file cannot be written or read. The message says why; correct it and begin again. No
-    /// incomplete file is left behind, except where the message says so.
-    #[error("{}: {problem}", path.display())]
-    Backup {
-        /// The file.
-        path: PathBuf,
-        /// Why it cannot be written or read.
-        problem: String,
-    },
     /// The server cannot listen on the address. Free the address, or name another one.
     #[error("cannot listen on {address}: {cause}")]
     Listen {

@@ -63,10 +63,8 @@
 //! let Some(Delivery::Events(run)) = orders.next().await? else { panic!("events are there") };
 //! assert_eq!(run.to_events()[1].content.payload, "two");
 //!
-//! let http: axum::Router = leftoff::edge::http::router(broker.clone(), Default::default());
-//! let grpc = leftoff::edge::grpc::routes(broker.clone(), Default::default());
-//! let app = http.merge(grpc.prepare().into_axum_router().reset_fallback());
-//! # drop(app);
+//! let server = leftoff::server::Server::builder(broker.clone());
+//! # drop(server);
 //! broker.close().await;
 //! # Ok(())
 //! # }
@@ -108,9 +106,6 @@ pub mod topic_config;
 mod topic_name;
 
 pub use blocking::Blocking;
-/// The crate of the bytes of payloads.
-pub use bytes;
-
 pub use broker::typed::{
     Typed, TypedDeliveries, TypedDelivery, TypedPage, TypedReader, TypedState, TypedTopic,
 };
@@ -121,12 +116,16 @@ pub use broker::{
     Page, PageReader, PageRequest, PageStream, Patience, Pending, Presence, Present, Publish,
     Reader, Receipt, Run, StatePage, StateRequest, TopicDefaults, TopicInfo, TopicList, Waited,
 };
+/// The crate of the bytes of payloads.
+pub use bytes;
 #[cfg(feature = "server")]
 pub use config::Config;
 pub use cursor::{
     Cursor, Epoch, Gap, GapReason, OnGap, Place, Position, Requested, Sequence, StartPoint,
     TrimReason,
 };
+#[cfg(feature = "edges")]
+pub use edge::{Edge, Parts};
 pub use error::{Error, Result};
 pub use event::{Durability, Event, NewEvent, Timestamp};
 pub use topic::{TopicName, TopicPattern};

@@ -3,9 +3,9 @@
 //! The file is long, because its tests share the helpers at its top: brokers on a log that fails.
 
 mod lifecycle;
-mod forms;
 mod losses;
 mod readers;
+mod serde_forms;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

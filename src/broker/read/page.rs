@@ -109,7 +109,7 @@ impl PageRequest {
 }
 
 /// Events in order, and the cursor with which to go on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Page {
     /// The events.
