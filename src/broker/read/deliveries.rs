@@ -275,6 +275,16 @@ mod tests {
         }
     }
 
+    /// Goal: streams can be moved to other threads, shared, and polled without a pin.
+    #[test]
+    fn streams_are_send_and_sync_and_unpin() {
+        fn check<T: Send + Sync + Unpin + 'static>() {}
+        check::<Deliveries>();
+        check::<PageStream>();
+        check::<BackupStream>();
+        check::<crate::broker::typed::TypedDeliveries<std::cell::Cell<u8>>>();
+    }
+
     /// Goal: while a stream waits, its cursor is after the events that its filter does not pick.
     #[tokio::test]
     async fn the_cursor_of_a_waiting_stream_is_past_the_events_of_others() {

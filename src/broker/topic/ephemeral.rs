@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use serde::Deserialize;
 
 use crate::broker::tail::form::{FORMS, WireForm};
+use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::topic::TopicName;
 
@@ -27,6 +29,19 @@ impl Ephemeral {
     /// Returns an event that no reader has been given yet.
     pub(crate) fn new(number: u64, topic: TopicName, time: Timestamp, event: NewEvent) -> Self {
         Self { number, topic, time, event, forms: Default::default() }
+    }
+
+    /// Returns the payload, read as JSON. The content type is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with field `payload`, and the topic: the payload is not JSON, or no `T`.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
+        serde_json::from_slice(&self.event.payload).map_err(|error| {
+            let problem =
+                format!("of an ephemeral event of {:?} does not fit: {error}", self.topic);
+            Error::invalid("payload", problem)
+        })
     }
 
     /// Returns the event in a wire form. Each form is encoded once, for all readers.

@@ -4,7 +4,7 @@ use futures_util::{StreamExt as _, poll};
 use serde::Deserialize;
 
 use super::*;
-use crate::broker::OpenConfig;
+use crate::broker::{Delivery, OpenConfig};
 use crate::error::Error;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,6 +100,28 @@ async fn a_typed_stream_and_its_reader_share_one_place() {
     assert!(refused.contains("\"orders\", an ephemeral event, does not fit"), "{refused}");
     broker.drain();
     assert!(stream.next().await.is_none());
+}
+
+/// Goal: events of an untyped reader are read as values, too, and errors say which event it is.
+#[tokio::test]
+async fn events_of_any_reader_are_read_as_json() {
+    let (broker, _orders) = filled().await;
+    let mut reader = broker.subscribe(&name(), StartPoint::Earliest, OnGap::Fail).await.unwrap();
+    let Some(Delivery::Events(run)) = reader.next().await.unwrap() else { panic!("no events") };
+    let values: Vec<_> = run.json::<Order>().map(|order| order.ok()).collect();
+    let expected = [Some(1), Some(2), None, Some(4), None].map(|id| id.map(|id| Order { id }));
+    assert_eq!(values, expected);
+    let events = run.to_events();
+    assert_eq!(events[3].json::<Order>().unwrap(), Order { id: 4 });
+    let error = events[2].json::<Order>().unwrap_err().to_string();
+    assert!(error.starts_with("payload: of sequence 3 does not fit: invalid type"), "{error}");
+    let borrowed = run.events().nth(2).unwrap();
+    let value: std::collections::BTreeMap<&str, &str> = borrowed.json().unwrap();
+    assert_eq!(value["id"], "three");
+    assert!(NewEvent::json(&f64::NAN).is_ok(), "it is null");
+    let no_texts = std::collections::BTreeMap::from([(vec![1], 1)]);
+    let error = NewEvent::json(&no_texts).unwrap_err().to_string();
+    assert!(error.starts_with("payload: cannot be JSON: "), "{error}");
 }
 
 /// Goal: publishing, pages and states have the values, and the events that are none.
