@@ -6,7 +6,7 @@ use tokio_tungstenite::WebSocketStream;
 
 use super::super::super::effort;
 use super::*;
-use crate::broker::{Broker, Filter, OpenConfig, PageRequest, Publish};
+use crate::broker::{Broker, OpenConfig, PageRequest, Publish};
 use crate::cursor::{OnGap, StartPoint};
 use crate::event::NewEvent;
 use crate::topic::TopicName;
