@@ -1,5 +1,6 @@
 //! Permissions: what a caller may do with which topics. Plain types, which know no protocol.
 
+use crate::error::Result;
 use crate::topic::{TopicName, TopicPattern};
 
 /// An action on topics.
@@ -114,8 +115,8 @@ impl Permission {
         self,
         action: Action,
         patterns: impl IntoIterator<Item = &'a str>,
-    ) -> crate::Result<Self> {
-        let patterns = patterns.into_iter().map(TopicPattern::new).collect::<crate::Result<_>>()?;
+    ) -> Result<Self> {
+        let patterns = patterns.into_iter().map(TopicPattern::new).collect::<Result<_>>()?;
         Ok(self.permitting(action, Permitted::Patterns(patterns)))
     }
 

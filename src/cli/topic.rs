@@ -14,11 +14,11 @@ use super::failure::{CliError, CliResult, ExitReason};
 #[derive(Debug, Args)]
 pub(super) struct TopicCommand {
     #[command(subcommand)]
-    action: Action,
+    action: TopicAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum TopicAction {
     /// Creates a topic with settings of its own
     Create {
         topic: TopicName,
@@ -130,13 +130,13 @@ impl Settings {
 impl TopicCommand {
     pub(super) async fn run(self) -> CliResult {
         match self.action {
-            Action::Create { topic, settings, server } => {
+            TopicAction::Create { topic, settings, server } => {
                 let config = Some(settings.message().0);
                 let request = proto::CreateTopicRequest { topic: topic.to_string(), config };
                 let created = connect(&server).await?.admin.create_topic(request).await;
                 print(created.map_err(|status| failed(&status))?.into_inner().topic)
             }
-            Action::Update { topic, settings, unset, server } => {
+            TopicAction::Update { topic, settings, unset, server } => {
                 let (config, mut paths) = settings.message();
                 paths.extend(unset);
                 if paths.is_empty() {
@@ -151,17 +151,17 @@ impl TopicCommand {
                 let updated = connect(&server).await?.admin.update_topic(request).await;
                 print(updated.map_err(|status| failed(&status))?.into_inner().topic)
             }
-            Action::Show { topic, server } => {
+            TopicAction::Show { topic, server } => {
                 let request = proto::GetTopicRequest { topic: topic.to_string() };
                 let found = connect(&server).await?.subscriber.get_topic(request).await;
                 print(found.map_err(|status| failed(&status))?.into_inner().topic)
             }
-            Action::Purge { topic, before, server } => {
+            TopicAction::Purge { topic, before, server } => {
                 let request = proto::PurgeTopicRequest { topic: topic.to_string(), before };
                 let purged = connect(&server).await?.admin.purge_topic(request).await;
                 print(purged.map_err(|status| failed(&status))?.into_inner().topic)
             }
-            Action::Delete { topic, server } => {
+            TopicAction::Delete { topic, server } => {
                 let request = proto::DeleteTopicRequest { topic: topic.to_string() };
                 let deleted = connect(&server).await?.admin.delete_topic(request).await;
                 deleted.map(|_| ()).map_err(|status| failed(&status))

@@ -294,3 +294,15 @@ fn cut(mut reason: String) -> String {
     }
     reason
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_where_a_letter_ends() {
+        let long = Refusal::denied(format!("a{}", "é".repeat(300)));
+        assert_eq!(long.reason().len(), MAX_REASON_BYTES - 1);
+        assert_eq!(Refusal::denied("short").reason(), "short");
+    }
+}

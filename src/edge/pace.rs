@@ -133,7 +133,7 @@ impl Wait {
 pub(crate) fn paced(request: Request, pace: &Pace) -> Request {
     let path = request.uri().path();
     let is_stream = STREAMS.iter().any(|stream| path.starts_with(stream));
-    let (pace, parts) = (pace.clone(), Parts::default());
+    let (pace, parts) = (pace.clone(), MessageParts::default());
     request.map(|body| Body::new(Paced { body, pace, parts, is_stream, wait: None }))
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn paced(request: Request, pace: &Pace) -> Request {
 struct Paced {
     body: Body,
     pace: Pace,
-    parts: Parts,
+    parts: MessageParts,
     /// Whether there may be any time between two messages.
     is_stream: bool,
     wait: Option<Wait>,
@@ -149,14 +149,14 @@ struct Paced {
 
 /// The position of the body within its messages.
 #[derive(Debug, Default)]
-struct Parts {
+struct MessageParts {
     head: [u8; GRPC_HEAD_BYTES],
     head_bytes: usize,
     /// Missing bytes of the message whose head is complete.
     left_bytes: u64,
 }
 
-impl Parts {
+impl MessageParts {
     /// Advances by `chunk`. Returns how many bytes at its end belong to an incomplete message;
     /// `None` if no message has ended in this chunk.
     fn add(&mut self, mut chunk: &[u8]) -> Option<usize> {
@@ -343,7 +343,7 @@ mod tests {
         let all: Vec<u8> = [0, 1, 300, 0, 7].into_iter().flat_map(message).collect();
         let ends = [5, 11, 316, 321, 333];
         for size in [1, 2, 3, 5, 64, all.len()] {
-            let mut parts = Parts::default();
+            let mut parts = MessageParts::default();
             let mut at = 0;
             for chunk in all.chunks(size) {
                 let rest = parts.add(chunk);

@@ -33,7 +33,7 @@ use tracing::{debug, warn};
 
 use super::activity::{Activity, Look, Times};
 use super::config::ServerConfig;
-use super::listener::{Accepted, Security};
+use super::listener::{NewConnection, Security};
 use super::refusing::refuse;
 use super::requests::{Requests, TakenOver};
 use super::socket::{Protocol, Socket};
@@ -125,8 +125,8 @@ impl Connections {
     }
 
     /// Serves a connection, for as long as it lasts, or refuses it.
-    pub(crate) fn serve(&mut self, accepted: Accepted, door: &Door) {
-        let Accepted { socket, address } = accepted;
+    pub(crate) fn serve(&mut self, accepted: NewConnection, door: &Door) {
+        let NewConnection { socket, address } = accepted;
         let security = door.security.clone();
         let admitted = match self.clients.admit(address, door.rates.as_ref()) {
             Ok(admitted) => admitted,

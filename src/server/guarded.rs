@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::checks::checks;
 use super::config::ServerConfig;
-use super::listener::{Accepted, Listener, accept};
+use super::listener::{Listener, NewConnection, accept};
 use super::socket::Socket;
 use crate::broker::Broker;
 use crate::edge::clients::{Clients, Peer};
@@ -166,10 +166,10 @@ impl HostGuard {
 
     fn socket(
         &self,
-        accepted: Accepted,
+        accepted: NewConnection,
         rates: Option<&Arc<Rates>>,
     ) -> Option<(GuardedSocket, PeerAddress)> {
-        let Accepted { socket, address } = accepted;
+        let NewConnection { socket, address } = accepted;
         let refused = |error| debug!(?error, %address, "a connection is refused");
         let admitted = self.clients.admit(address, rates).map_err(refused).ok()?;
         // The bytes that wait in hyper are not seen here, and not counted.

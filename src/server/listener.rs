@@ -84,7 +84,7 @@ impl std::fmt::Debug for Security {
 }
 
 /// A client that has connected.
-pub(crate) struct Accepted {
+pub(crate) struct NewConnection {
     pub(crate) socket: SystemSocket,
     pub(crate) address: PeerAddress,
 }
@@ -247,14 +247,13 @@ impl Listener {
     }
 
     /// Returns the next client, if one is there.
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<NewConnection>> {
         match &self.socket {
-            Bound::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, address)| Accepted {
-                socket: Either::Left(stream),
-                address: address.into(),
+            Bound::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, address)| {
+                NewConnection { socket: Either::Left(stream), address: address.into() }
             }),
             Bound::Unix { listener, .. } => listener.poll_accept(cx).map_ok(|(stream, _)| {
-                Accepted { socket: Either::Right(stream), address: PeerAddress::Unix }
+                NewConnection { socket: Either::Right(stream), address: PeerAddress::Unix }
             }),
         }
     }
@@ -265,7 +264,7 @@ impl Listener {
 /// # Cancel safety
 ///
 /// Nothing is lost.
-pub(crate) async fn accept<'a, T>(listeners: &'a [(Listener, T)]) -> (Accepted, &'a T) {
+pub(crate) async fn accept<'a, T>(listeners: &'a [(Listener, T)]) -> (NewConnection, &'a T) {
     loop {
         let accepted = poll_fn(|cx| {
             // A random beginning: a listener that always has a client would keep the others out.

@@ -18,10 +18,8 @@ pub(crate) type SystemSocket = Either<TcpStream, UnixStream>;
 /// A stream of TLS, in a box because its state is much larger than a socket.
 #[cfg(feature = "tls")]
 pub(crate) type SecureStream = Box<tokio_rustls::server::TlsStream<SystemSocket>>;
-
-/// Without TLS there is no other stream than a socket.
-#[cfg(not(feature = "tls"))]
-pub(crate) type SecureStream = SystemSocket;
+#[cfg(not(feature = "tls"))] // There is no other stream than a socket then.
+use self::SystemSocket as SecureStream;
 
 /// A connection's bytes, as they are read and written.
 pub(crate) type Transport = Either<SystemSocket, SecureStream>;

@@ -285,11 +285,12 @@ async fn a_page_has_a_tag_and_one_that_its_client_holds_has_no_body() {
 #[tokio::test]
 async fn lines_make_room_as_they_are_handed_in() {
     let mut config = Config::default();
-    config.server.max_client_bytes = 3 << 20;
+    (config.limits.max_payload_bytes, config.limits.max_batch_bytes) = (64 << 10, 128 << 10);
+    config.server.max_client_bytes = 5 << 20;
     let server = Server::with(config).await;
     let line = format!("{{\"data\":\"{}\"}}\n", "x".repeat(10_000));
-    let answer = send(ndjson(server.address, "a"), line.repeat(500)).await;
-    assert_eq!((answer.status.as_u16(), &answer.json()["count"]), (201, &json!(500)));
+    let answer = send(ndjson(server.address, "a"), line.repeat(1_000)).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["count"]), (201, &json!(1_000)));
 }
 
 #[tokio::test]

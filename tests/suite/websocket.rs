@@ -328,25 +328,28 @@ async fn a_client_that_takes_nothing_is_told_that_it_is_too_slow() {
 #[tokio::test]
 async fn messages_that_are_never_whole_take_bounded_memory() {
     let mut config = Config::default();
-    config.server.max_client_bytes = 2_500_000;
+    (config.limits.max_payload_bytes, config.limits.max_batch_bytes) = (1 << 20, 1 << 20);
+    config.server.max_client_bytes = 8_700_000;
     let server = Server::with(config).await;
     let mut first = raw(server.address).await;
     let mut begun = vec![0x01, 0xff];
-    begun.extend_from_slice(&700_000_u64.to_be_bytes());
-    begun.extend_from_slice(&[0; 4 + 700_000]); // A fragment, not the last one.
+    begun.extend_from_slice(&2_100_000_u64.to_be_bytes());
+    begun.extend_from_slice(&[0; 4 + 2_100_000]); // A fragment, not the last one.
     first.write_all(&begun).await.unwrap();
     let held = async || {
         let metrics = crate::common::text(&get(server.address, "/metrics").await.body);
         let line = metrics.lines().find_map(|line| line.strip_prefix("leftoff_client_bytes "));
         line.unwrap().parse::<u64>().unwrap()
     };
-    soon(async { while held().await < 700_000 {} }).await;
+    soon(async { while held().await < 2_100_000 {} }).await;
     // A ping in between frees none of the memory.
     first.write_all(&[0x89, 0x80, 0, 0, 0, 0]).await.unwrap();
     while read_frame(&mut first).await.unwrap().0 != 0x8a {}
-    assert!(held().await > 690_000);
-    // With this memory in use, a body of half a MB is refused.
-    let refused = post(server.address, "/v1/topics/b/events", vec![b'x'; 500_000]).await;
+    assert!(held().await > 2_090_000);
+    // With this memory in use, a body of 1.5 MB is refused.
+    let lines = to(server.address, "POST", "/v1/topics/b/events?atomic=true");
+    let lines = lines.header("content-type", "application/x-ndjson");
+    let refused = send(lines, vec![b' '; 1_500_000]).await;
     assert_eq!(refused.status, 503);
     let mut second = raw(server.address).await;
     // The broker closes the connection while the client is still sending.

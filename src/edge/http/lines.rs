@@ -42,7 +42,7 @@ use crate::polls;
 use crate::topic::TopicName;
 
 /// The client that publishes: its memory, its rates and its permit.
-pub(in crate::edge) struct Publisher {
+pub(in crate::edge) struct PublishingClient {
     pub(in crate::edge) received: Option<Received>,
     pub(in crate::edge) rates: CallerRates,
     pub(in crate::edge) permit: Permit,
@@ -52,7 +52,7 @@ pub(in crate::edge) struct Publisher {
 pub(in crate::edge) struct Posted {
     pub(in crate::edge) topic: TopicName,
     pub(in crate::edge) body: Body,
-    pub(in crate::edge) publisher: Publisher,
+    pub(in crate::edge) publisher: PublishingClient,
 }
 
 /// Publishes the events of a body as they arrive.
@@ -68,7 +68,7 @@ pub(in crate::edge) async fn publish(
     framing: Framing,
     posted: Posted,
 ) -> Result<Response> {
-    let Posted { topic, body, publisher: Publisher { received, rates, permit } } = posted;
+    let Posted { topic, body, publisher: PublishingClient { received, rates, permit } } = posted;
     let mut lines = Lines {
         framing,
         place: LinePlace::START,
@@ -103,7 +103,7 @@ pub(in crate::edge) async fn publish_at_once(
     expected_sequence: Option<u64>,
     posted: Posted,
 ) -> Result<Response> {
-    let Posted { topic, body, publisher: Publisher { received, rates, permit } } = posted;
+    let Posted { topic, body, publisher: PublishingClient { received, rates, permit } } = posted;
     let limits = edge.broker.limits();
     let body = whole(body, max_request_bytes(limits), edge.pace()).await?;
     rates.take(Rate::Publishes, 1)?; // A caller over its rate causes no work.

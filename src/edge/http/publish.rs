@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde_json::json;
 
-use super::lines::{self, Posted, Publisher};
+use super::lines::{self, Posted, PublishingClient};
 use super::query::Query;
 use super::request::{PathResult, topic, whole};
 use super::spare::Purpose;
@@ -39,7 +39,7 @@ pub(super) async fn publish(
     let topic = topic(path)?;
     permit.check(Action::Publish, &topic).await?;
     let received = received.map(|Extension(received)| received);
-    let publisher = Publisher { received, rates, permit };
+    let publisher = PublishingClient { received, rates, permit };
     let mut query = Query::parse(uri.query(), Purpose::Publish)?;
     if headers.get_all(header::CONTENT_TYPE).iter().count() > 1 {
         return Err(Error::invalid("Content-Type", "is given twice; a body is of one type"));
@@ -113,7 +113,7 @@ impl Edge {
         mut query: Query,
         (mode, headers): (cloudevents::Mode, HeaderMap),
         body: Body,
-        Publisher { received, rates, permit }: Publisher,
+        PublishingClient { received, rates, permit }: PublishingClient,
     ) -> Result<Response> {
         let ttl_ms = query.take_number("ttl_ms")?;
         let expected_sequence = query.take_number("expected_sequence")?;
@@ -152,7 +152,7 @@ impl Edge {
         mut query: Query,
         content_type: String,
         body: Body,
-        Publisher { received, rates, permit }: Publisher,
+        PublishingClient { received, rates, permit }: PublishingClient,
     ) -> Result<Response> {
         let event = NewEvent {
             id: query.take("id").unwrap_or_default(),

@@ -350,13 +350,14 @@ async fn by_pages(
 async fn where_there_is_little_room_pages_are_shorter_and_nothing_is_missing() {
     const COUNT: usize = 5_000;
     let expected: Vec<String> = (0..COUNT).map(|key| format!("k{key}")).collect();
-    for (max_bytes, has_room) in [(512 << 20, true), (600 << 10, false)] {
+    for (max_bytes, has_room) in [(512 << 20, true), (5 << 20, false)] {
         let mut config = Config::default();
+        (config.limits.max_payload_bytes, config.limits.max_batch_bytes) = (64 << 10, 128 << 10);
         config.server.max_client_bytes = max_bytes;
         let server = Server::with(config).await;
-        for first in (0..COUNT).step_by(1_000) {
-            let keyed = |key| NewEvent { key: format!("k{key}"), ..NewEvent::new("x".repeat(220)) };
-            let events = (first..first + 1_000).map(keyed).collect();
+        for first in (0..COUNT).step_by(100) {
+            let keyed = |key| NewEvent { key: format!("k{key}"), ..NewEvent::new("x".repeat(900)) };
+            let events = (first..first + 100).map(keyed).collect();
             let publish = Publish::new(name("a"), events);
             server.broker.publish(publish).await.unwrap();
         }
