@@ -7,9 +7,10 @@
 //!
 //! # Why
 //!
-//! The calls of a [`Broker`] need a runtime, and `Runtime::block_on` panics in a thread that belongs
-//! to one, which a library cannot know of its callers. So each call runs as a task of a runtime
-//! that belongs to the [`Blocking`], and its caller waits at a channel, which works anywhere.
+//! The calls of a [`Broker`] need a runtime. `Runtime::block_on` panics in a thread that belongs to a
+//! runtime, and a library cannot know which threads call it. So each call runs as a task of a
+//! runtime that belongs to the [`Blocking`], and its caller waits at a channel, which works
+//! anywhere.
 
 use std::borrow::BorrowMut;
 use std::sync::{Arc, mpsc};
@@ -377,7 +378,7 @@ impl IntoIterator for BlockingReader {
     }
 }
 
-impl<'a> IntoIterator for &'a mut BlockingReader {
+impl IntoIterator for &mut BlockingReader {
     type Item = Result<Delivery>;
     type IntoIter = BlockingDeliveries<Self>;
 

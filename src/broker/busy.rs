@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 /// The longest time for which a clock is held, by the real clock. A thread that hangs must not hang
 /// the whole test.
-const MAX_HOLD: Duration = Duration::from_secs(60);
+const HOLD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The work that is left to the threads of a broker, if it is watched. Cheap to clone.
 #[derive(Clone, Default)]
@@ -93,7 +93,7 @@ impl BusyInner {
         let runtime = Handle::try_current().ok().or_else(|| self.runtime.clone());
         if let Some(runtime) = runtime {
             let inner = self.clone();
-            drop(runtime.spawn_blocking(move || inner.wait(MAX_HOLD)));
+            drop(runtime.spawn_blocking(move || inner.wait(HOLD_PATIENCE)));
         }
     }
 

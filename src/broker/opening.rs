@@ -114,12 +114,15 @@ pub(super) fn open(
     let (waking, wakers_failure) = (waker.clone(), failure.clone());
     let arrivals = Arrivals::new(busy.clone());
     let (ushering, ushers_failure) = (arrivals.clone(), failure.clone());
-    let threads = Threads {
-        committer: spawn("committer", || committer.run())?,
-        maintenance: spawn("maintenance", || maintaining.run(asks))?,
-        waker: spawn("waker", move || waking.run(max_pace, &wakers_failure))?,
-        usher: spawn("usher", move || ushering.run(&ushers_failure))?,
+    let start = || {
+        Ok(Threads {
+            committer: spawn("committer", || committer.run())?,
+            maintenance: spawn("maintenance", || maintaining.run(asks))?,
+            waker: spawn("waker", move || waking.run(max_pace, &wakers_failure))?,
+            usher: spawn("usher", move || ushering.run(&ushers_failure))?,
+        })
     };
+    let threads = start().inspect_err(|_| waker.stop())?; // The other threads end by themselves.
     Ok(Arc::new(Shared {
         searches: Searches::new(settings.max_reads as usize),
         recall_turns: Turns::new(open_log.clone(), MAX_RECALLS),
