@@ -7,6 +7,7 @@ use crate::cursor::{OnGap, StartPoint};
 use crate::error::Error;
 use crate::event::NewEvent;
 use crate::topic::TopicName;
+use crate::topic_config::TopicConfig;
 
 fn name(topic: &str) -> TopicName {
     topic.parse().unwrap()
@@ -101,8 +102,15 @@ async fn a_panic_of_the_committer_leaves_no_work_behind() {
     for number in 2..=9 {
         others.push(broker.submit(publish("a", &number.to_string())).await.unwrap());
     }
+    // A change of the topic ends the group, and leaves what comes after it in the queue.
+    let topic = name("a");
+    let mut change = Box::pin(broker.set_topic(&topic, TopicConfig::default()));
+    assert!(futures_util::poll!(change.as_mut()).is_pending());
+    others.push(broker.submit(publish("a", "10")).await.unwrap());
     drop(held);
     first.ack().await.unwrap();
+    let error = change.await.unwrap_err();
+    assert!(matches!(error, Error::ReadOnly(_)), "{error}");
     for other in others {
         let error = other.ack().await.unwrap_err();
         assert!(error.outcome_unknown(), "{error}");
