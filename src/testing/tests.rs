@@ -109,8 +109,7 @@ async fn a_panic_of_the_committer_leaves_no_work_behind() {
     others.push(broker.submit(publish("a", "10")).await.unwrap());
     drop(held);
     first.ack().await.unwrap();
-    let error = change.await.unwrap_err();
-    assert!(matches!(error, Error::ReadOnly(_)), "{error}");
+    change.await.unwrap_err();
     for other in others {
         let error = other.ack().await.unwrap_err();
         assert!(error.outcome_unknown(), "{error}");
