@@ -10,8 +10,9 @@
 //! name; `tail/` has the newest blocks; `wake/` wakes followers; `read/` has every kind of reader;
 //! `maintenance/` drops and rewrites events. `command.rs` has the requests to the committer and
 //! `report.rs` its answers, as plain data; `queue.rs` carries the requests. `opening.rs` makes the
-//! parts of a broker, and `shared.rs` holds them. No file below imports this one, and the broker
-//! knows no protocol.
+//! parts of a broker, and `shared.rs` holds them. `ending.rs` closes a broker, `closing.rs` has its
+//! callers wait for that, and `open_log.rs` lets go of the log. No file below imports this one, and
+//! the broker knows no protocol.
 //!
 //! The file is longer than others, because the promises of every call of the API stand in one
 //! place.
