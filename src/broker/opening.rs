@@ -114,7 +114,7 @@ pub(super) fn open(
     let (waking, wakers_failure) = (waker.clone(), failure.clone());
     let arrivals = Arrivals::new(busy.clone());
     let (ushering, ushers_failure) = (arrivals.clone(), failure.clone());
-    let start = || {
+    let start = || -> Result<Threads> {
         Ok(Threads {
             committer: spawn("committer", || committer.run())?,
             maintenance: spawn("maintenance", || maintaining.run(asks))?,
