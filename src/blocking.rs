@@ -7,8 +7,8 @@
 //!
 //! # Why
 //!
-//! The calls of a [`Broker`] need a runtime. `Runtime::block_on` panics in a thread that belongs to a
-//! runtime, and a library cannot know which threads call it. So each call runs as a task of a
+//! The calls of a [`Broker`] need a runtime. `Runtime::block_on` panics in a thread that belongs to
+//! a runtime, and a library cannot know which threads call it. So each call runs as a task of a
 //! runtime that belongs to the [`Blocking`], and its caller waits at a channel, which works
 //! anywhere.
 

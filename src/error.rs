@@ -182,8 +182,8 @@ pub enum Error {
          to go on without them, or go on with what `leftoff check --repair` brings back"
     )]
     DamagedEnd(TopicName),
-    /// A backup file cannot be written or read. The message says why; correct it and begin again. No
-    /// incomplete file is left behind, except where the message says so.
+    /// A backup file cannot be written or read. The message says why; correct it and begin again.
+    /// No incomplete file is left behind, except where the message says so.
     #[error("{}: {problem}", path.display())]
     Backup {
         /// The file.

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A time in whole milliseconds since 1970 in UTC. Written as RFC 3339, also by serde: `2026-01-31T00:00:00.000Z`.
+/// A time in whole milliseconds since 1970 in UTC. Written as RFC 3339, also by serde:
+/// `2026-01-31T00:00:00.000Z`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Timestamp(u64);
 

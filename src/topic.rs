@@ -368,7 +368,8 @@ mod tests {
             other in "([ab*]\\.){0,3}[ab*>]",
             name in "([abc]\\.){0,3}[abc]",
         ) {
-            let (one, other) = (TopicPattern::new(&one).unwrap(), TopicPattern::new(&other).unwrap());
+            let one = TopicPattern::new(&one).unwrap();
+            let other = TopicPattern::new(&other).unwrap();
             let name = TopicName::new(&name).unwrap();
             let both = one.intersection(&other).is_some_and(|both| both.matches(&name));
             prop_assert_eq!(both, one.matches(&name) && other.matches(&name));

@@ -1,4 +1,4 @@
-//! The value that all edges are mounted from: the broker, the settings, the hooks and the counters.
+//! The value that all edges are mounted from: the broker, the settings, the hooks, the counters.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use super::pace::Pace;
 use crate::broker::Broker;
 use crate::error::Result;
 
-/// The broker with the settings and the hooks of its edges. Cheap to clone; all clones count together.
+/// The broker with the settings and the hooks of its edges. Cheap to clone; all clones count
+/// together.
 #[derive(Clone)]
 pub struct Edge {
     pub(crate) broker: Broker,

@@ -1,5 +1,5 @@
-//! The builder of a server: what it serves beside the broker's own interfaces, where it listens, and
-//! its limits.
+//! The builder of a server: what it serves beside the broker's own interfaces, where it listens,
+//! and its limits.
 //!
 //! ```text
 //! request ─▶ host and origin ─▶ rates ─▶ layers of the host ─┬▶ routes of the host
@@ -22,11 +22,11 @@ use tonic::service::Routes;
 use tower::util::{MapRequestLayer, MapResponseLayer};
 use tower::{Layer, Service};
 
-use super::Server;
 use super::checks::checks;
 use super::config::ServerConfig;
 use super::connection::Door;
 use super::listener::{Listener, Protocols};
+use super::running::Server;
 use super::services::{self, routes_of};
 use crate::broker::Broker;
 use crate::edge::hooks::Hooks;
@@ -66,8 +66,36 @@ impl fmt::Debug for ServerBuilder {
     }
 }
 
+impl Server {
+    /// Begins a server of `broker`.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use axum::routing::get;
+    /// use leftoff::server::{Listener, Server, Shutdown};
+    ///
+    /// let broker = leftoff::Broker::in_memory(&Default::default())?;
+    /// let own = axum::Router::new().route("/hello", get(async || "hello"));
+    /// let server = Server::builder(broker)
+    ///     .routes(own)
+    ///     .listen(Listener::bind(([127, 0, 0, 1], 0).into())?)
+    ///     .bind()
+    ///     .await?;
+    /// let shutdown = Shutdown::default();
+    /// let serving = tokio::spawn(server.run(shutdown.clone()));
+    /// shutdown.start();
+    /// serving.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(broker: Broker) -> ServerBuilder {
+        ServerBuilder::new(broker)
+    }
+}
+
 impl ServerBuilder {
-    pub(super) fn new(broker: Broker) -> Self {
+    fn new(broker: Broker) -> Self {
         Self {
             edge: Edge::new(broker.clone()),
             broker,

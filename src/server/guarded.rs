@@ -1,7 +1,7 @@
 //! Guards for a host that keeps a server of its own: `axum::serve`, or that of tonic.
 //!
 //! ```text
-//! HostGuard ─┬▶ listener: sockets that give up a client that takes nothing, and end with the broker
+//! HostGuard ─┬▶ listener: sockets that give up a client that takes nothing, and end in a stop
 //!            └▶ layer: host and origin, rates, memory, the list of connections
 //! ```
 

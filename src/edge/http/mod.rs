@@ -28,9 +28,10 @@ use tower::util::MapResponseLayer;
 
 use crate::edge::{Edge, Parts, status, websocket};
 
-/// Returns all routes, ready to be mounted in a router with any state. A path of the host's own that
-/// is also one of these would panic when both are merged: then mount the host's router with these as
-/// its `fallback_service`, or mount [`parts`] alone.
+/// Returns all routes, ready to be mounted in a router with any state.
+///
+/// axum panics when two routers with the same path are merged. If the host has one of these paths,
+/// make these routes the `fallback_service` of its router, or mount [`parts`] alone.
 pub fn router<S: Clone + Send + Sync + 'static>(edge: &Edge) -> Router<S> {
     parts(edge, Parts::ALL)
 }

@@ -354,6 +354,7 @@ async fn where_there_is_little_room_pages_are_shorter_and_nothing_is_missing() {
         let mut config = Config::default();
         (config.limits.max_payload_bytes, config.limits.max_batch_bytes) = (64 << 10, 128 << 10);
         config.server.max_client_bytes = max_bytes;
+        config.broker.max_page_bytes = 64 << 20;
         let server = Server::with(config).await;
         for first in (0..COUNT).step_by(100) {
             let keyed = |key| NewEvent { key: format!("k{key}"), ..NewEvent::new("x".repeat(900)) };

@@ -1,0 +1,88 @@
+//! A server with its sockets bound: serves connections until it is told to stop, and stops in order.
+
+use std::future::IntoFuture;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic_health::ServingStatus;
+use tracing::{info, warn};
+
+use super::config::ServerConfig;
+use super::connection::{Connections, Door};
+use super::listener::{Listener, Protocols, accept};
+use super::services::Health;
+use crate::broker::Broker;
+use crate::edge::counters::Counters;
+
+/// One part in this many of a stop's time is reserved for storage, if the connections use up
+/// theirs.
+const CLOSE_SHARE: u32 = 10;
+
+/// A server whose sockets are bound.
+///
+/// A server owns its connections: it bounds them, their memory and their time, ends those that
+/// stall, and stops within a time. The same guarantees hold for the routes and services of a host
+/// that are served here.
+#[derive(Debug)]
+pub struct Server {
+    pub(super) broker: Broker,
+    pub(super) config: ServerConfig,
+    pub(super) doors: Vec<(Listener, Door)>,
+    pub(super) health: Health,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Server {
+    /// Returns the listeners, for their addresses, in the order in which they were given.
+    pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.doors.iter().map(|(listener, _)| listener)
+    }
+
+    /// Returns the address of TCP at which a protocol is served first; `None` if it is not.
+    pub fn address(&self, protocol: Protocols) -> Option<SocketAddr> {
+        let serves = |listener: &&Listener| {
+            let (served, _) = listener.served();
+            served == Protocols::All || served == protocol
+        };
+        self.listeners().filter(serves).find_map(Listener::address)
+    }
+
+    /// Serves until `shutdown`, then stops: no new connections are accepted, accepted requests are
+    /// answered, streams end, and the broker is closed. Connections that are left at the end of
+    /// `server.shutdown_ms` are cut. The broker's directory is free when this returns, unless a log
+    /// line says that storage does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, all connections are cut, and the broker stays open.
+    pub async fn run(self, shutdown: impl IntoFuture<Output = ()>) {
+        let Self { broker, config, doors, health, counters } = self;
+        let mut connections = Connections::new(&config, counters);
+        let mut is_failed = false;
+        let mut shutdown = std::pin::pin!(shutdown.into_future());
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                () = broker.failed(), if !is_failed => {
+                    is_failed = true;
+                    health.set(ServingStatus::NotServing).await;
+                }
+                () = connections.next() => {}
+                (accepted, door) = accept(&doors) => connections.serve(accepted, door),
+            }
+        }
+        drop(doors);
+        info!(connections = connections.count(), "stopping");
+        health.end().await;
+        broker.drain();
+        let bound = Duration::from_millis(config.shutdown_ms);
+        let deadline = Instant::now() + bound;
+        connections.end(deadline - bound / CLOSE_SHARE).await;
+        if tokio::time::timeout_at(deadline, broker.close()).await.is_err() {
+            warn!("storage does not answer; acknowledged events are durable");
+        }
+        info!("stopped");
+    }
+}
