@@ -64,8 +64,8 @@
 //!
 //! - The clock that is held is that of the runtime in which a piece of work begins. Work that
 //!   begins outside of any runtime holds the clock of the runtime in which the broker was opened.
-//! - While a [`FaultyLog`] keeps an append waiting, the committer has something to do, and the clock
-//!   stands. The test moves it with `tokio::time::advance`.
+//! - While a [`FaultyLog`] keeps an append waiting, the committer has something to do, and the
+//!   clock stands. The test moves it with `tokio::time::advance`.
 //! - Some times of the broker are of the real clock all the same: the interval of maintenance (call
 //!   [`Broker::maintain`]), the pace at which thousands of followers are told, and the minute for
 //!   which a backup may stand still.
