@@ -17,7 +17,6 @@ use super::clients::{ListEntry, Peer, share};
 use super::config::FollowConfig;
 use super::mounting::Edge;
 use super::permit::Permit;
-use super::permitted_page::KnownTopics;
 use super::selection::{Kept, Wanted};
 use crate::broker::{Delivery, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
@@ -38,9 +37,8 @@ pub(super) struct Following {
     permit: Permit,
     /// The wait for the end of the caller's grant, if it has an end.
     grant_end: Option<Pin<Box<Sleep>>>,
-    /// What the caller may read of the topics that came to match its patterns, if each is to be
-    /// asked about.
-    known: Option<KnownTopics>,
+    /// Whether each topic that comes to match the patterns must be asked about.
+    asks_about_each: bool,
 }
 
 impl Following {
@@ -69,8 +67,8 @@ impl Following {
     ) -> Self {
         let (listed, told) = (ListEntry::new(peer, protocol, &reader), reader.cursor());
         let grant_end = permit.end().map(|end| Box::pin(tokio::time::sleep_until(end)));
-        let known = KnownTopics::of(&permit, reader.is_of_many());
-        Self { reader, patience, told, listed, kept, permit, grant_end, known }
+        let asks_about_each = reader.is_of_many() && permit.asks_about_each();
+        Self { reader, patience, told, listed, kept, permit, grant_end, asks_about_each }
     }
 
     /// Returns the patterns of which the caller may not read all.
@@ -97,7 +95,8 @@ impl Following {
     ///
     /// # Cancel safety
     ///
-    /// As [`Reader::next_within`].
+    /// None while the hooks are asked about a topic: dropped then, its delivery is lost. Edges drop
+    /// this together with the reader.
     pub(super) async fn next(&mut self) -> Result<Waited> {
         polls::rest().await; // Writing the delivery before may have taken a while.
         loop {
@@ -121,8 +120,8 @@ impl Following {
                 Delivery::Ephemeral(event) => Some(&event.topic),
                 _ => None,
             };
-            if let (Some(known), Some(topic)) = (&mut self.known, topic)
-                && !known.may_read(topic).await
+            if let Some(topic) = topic.filter(|_| self.asks_about_each)
+                && !self.permit.may_read(topic).await
             {
                 continue; // The place moves past the events of others.
             }
@@ -150,13 +149,13 @@ impl Following {
             }
         }
         self.grant_end = self.permit.end().map(|end| Box::pin(tokio::time::sleep_until(end)));
-        self.known = KnownTopics::of(&self.permit, self.reader.is_of_many());
+        self.asks_about_each = self.reader.is_of_many() && self.permit.asks_about_each();
         Ok(())
     }
 
     /// Returns the next events, if they are in memory already.
     pub(super) fn next_in_memory(&mut self) -> Option<Run> {
-        if self.known.is_some() {
+        if self.asks_about_each {
             return None; // The hooks must be asked about the topic first.
         }
         let run = self.reader.next_in_memory()?;

@@ -69,8 +69,9 @@ pub trait Hooks: Send + Sync + 'static {
 
     /// Decides about a topic or a pattern for which the grant says
     /// [`Permitted::Ask`](crate::permission::Permitted::Ask). A pattern that is allowed is
-    /// followed, and each topic that comes to match it is asked about once, before its first event
-    /// is delivered. By default refused.
+    /// followed, and each topic that comes to match it is asked about before its first event is
+    /// delivered. An answer holds as long as the grant; some are forgotten, and asked for again,
+    /// when there are more than 1,024. By default refused.
     fn allow<'a>(&'a self, grant: &'a Grant, access: Access<'a>) -> HookAnswer<'a, ()> {
         let reason = format!("{} may not {access}", grant.caller());
         Box::pin(async move { Err(Refusal::denied(reason)) })
@@ -179,13 +180,19 @@ pub enum AccessTopics<'a> {
     Pattern(&'a TopicPattern),
 }
 
+impl AccessTopics<'_> {
+    /// Returns the name or the pattern as a text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Topic(topic) => topic.as_str(),
+            Self::Pattern(pattern) => pattern.as_str(),
+        }
+    }
+}
+
 impl fmt::Display for Access<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let action = self.action.as_str();
-        match self.topics {
-            AccessTopics::Topic(topic) => write!(f, "{action} {topic:?}"),
-            AccessTopics::Pattern(pattern) => write!(f, "{action} {:?}", pattern.as_str()),
-        }
+        write!(f, "{} {:?}", self.action.as_str(), self.topics.as_str())
     }
 }
 

@@ -1,8 +1,9 @@
 //! The permit of one caller: every edge asks it before it does anything with a topic. Without hooks
 //! everything is permitted, and no question costs more than a look at an empty pointer.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::extract::{FromRequestParts, Request, State};
@@ -24,6 +25,10 @@ use crate::lists;
 use crate::permission::{Action, Permitted, Verdict};
 use crate::topic::{TopicName, TopicPattern};
 
+/// The most topics and patterns of one grant and one action about which the answers of the hooks
+/// are remembered.
+const MAX_ANSWERS: usize = 1_024;
+
 /// The caller's permit. Cheap to clone; all clones are one caller's.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Permit(Option<Arc<Granted>>);
@@ -32,6 +37,7 @@ pub(crate) struct Permit(Option<Arc<Granted>>);
 struct Granted {
     hooks: Arc<dyn Hooks>,
     grant: Mutex<Arc<Grant>>,
+    answers: Mutex<Answers>,
     /// The head of the request, to ask again when the grant is over; `None` for a grant without
     /// end.
     request: Option<Connecting>,
@@ -50,6 +56,24 @@ impl From<Refusal> for Error {
             true => Self::Unauthenticated { reason },
             false => Self::Denied { reason },
         }
+    }
+}
+
+/// The answers of the hooks about single topics and patterns. They hold as long as the grant.
+#[derive(Default)]
+struct Answers(HashMap<Action, HashMap<Box<str>, Result<()>>>);
+
+impl Answers {
+    fn get(&self, action: Action, topics: &str) -> Option<Result<()>> {
+        self.0.get(&action)?.get(topics).cloned()
+    }
+
+    fn insert(&mut self, action: Action, topics: &str, answer: Result<()>) {
+        let answers = self.0.entry(action).or_default();
+        if answers.len() >= MAX_ANSWERS {
+            answers.clear();
+        }
+        answers.insert(topics.into(), answer);
     }
 }
 
@@ -87,7 +111,7 @@ impl Permit {
         }
         let request = grant.end().map(|_| request);
         let (hooks, grant) = (hooks.clone(), Mutex::new(Arc::new(grant)));
-        Ok(Self(Some(Arc::new(Granted { hooks, grant, request }))))
+        Ok(Self(Some(Arc::new(Granted { hooks, grant, answers: Mutex::default(), request }))))
     }
 
     /// Returns the time at which the grant is over; `None` if it has no end.
@@ -124,6 +148,11 @@ impl Permit {
             Verdict::No => Err(granted.deny(&grant, Access::topic(action, topic))),
             Verdict::Ask => granted.allow(&grant, Access::topic(action, topic)).await,
         }
+    }
+
+    /// Returns whether the caller may read `topic`.
+    pub(super) async fn may_read(&self, topic: &TopicName) -> bool {
+        self.check(Action::Subscribe, topic).await.is_ok()
     }
 
     /// Checks that the caller may have maintenance done, make backups, and see metrics and
@@ -182,7 +211,7 @@ impl Permit {
     }
 
     /// Returns whether each topic that comes to match a pattern must be asked about.
-    pub(super) fn asks_each(&self) -> bool {
+    pub(super) fn asks_about_each(&self) -> bool {
         let asks = |granted: &Arc<Granted>| {
             *granted.grant().permission().of(Action::Subscribe) == Permitted::Ask
         };
@@ -304,14 +333,26 @@ impl Granted {
             Error::from(refusal)
         })?;
         *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
+        *self.answers() = Answers::default();
         Ok(renewed)
     }
 
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the hooks about a topic or a pattern, once for each grant.
     async fn allow(&self, grant: &Arc<Grant>, access: Access<'_>) -> Result<()> {
-        self.hooks.allow(grant, access).await.map_err(|refusal| {
+        let Access { action, topics } = access;
+        if let Some(answer) = self.answers().get(action, topics.as_str()) {
+            return answer;
+        }
+        let answer = self.hooks.allow(grant, access).await.map_err(|refusal| {
             self.hooks.refused(Some(grant), &refusal);
             Error::from(refusal)
-        })
+        });
+        self.answers().insert(action, topics.as_str(), answer.clone());
+        answer
     }
 
     fn deny(&self, grant: &Grant, access: Access<'_>) -> Error {
