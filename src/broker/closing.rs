@@ -90,8 +90,8 @@ struct ClosingEnd(Closing, BusyToken);
 impl Drop for ClosingEnd {
     fn drop(&mut self) {
         let Self(Closing(closing), _ends_after_them) = self;
+        closing.closed.cancel(); // First: after `wait`, nobody who calls `ended` has to wait.
         *closing.is_closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
         closing.changed.notify_all();
-        closing.closed.cancel();
     }
 }

@@ -2,8 +2,8 @@
 //! the `[dev-dependencies]`.
 //!
 //! - [`broker`] and [`Builder`] open a broker in memory, with a [`Clock`] in the hand of the test.
-//! - [`delivered`], [`settled`] and [`until`] wait for what the broker and the tasks of the test
-//!   do, without a sleep.
+//! - [`delivered`], [`settled`] and [`until`] wait for what the broker and the test's tasks do,
+//!   without a sleep.
 //! - [`FaultyLog`] fails as the test tells it to: a full disk, a failed write, a panic.
 //!
 //! ```
