@@ -357,7 +357,7 @@ async fn where_there_is_little_room_pages_are_shorter_and_nothing_is_missing() {
         config.broker.max_page_bytes = 64 << 20;
         let server = Server::with(config).await;
         for first in (0..COUNT).step_by(100) {
-            let keyed = |key| NewEvent { key: format!("k{key}"), ..NewEvent::new("x".repeat(700)) };
+            let keyed = |key| NewEvent { key: format!("k{key}"), ..NewEvent::new("x".repeat(450)) };
             let events = (first..first + 100).map(keyed).collect();
             let publish = Publish::new(name("a"), events);
             server.broker.publish(publish).await.unwrap();

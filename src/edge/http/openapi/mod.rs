@@ -31,9 +31,9 @@ const DESCRIPTION: &str = "An event log with replay: publish durably, follow, an
     JSON of a kilobyte or more is sent as `zstd` or `gzip` if `Accept-Encoding` lists one of them \
     (`zstd` where it is compiled in); streams are never compressed. Names in a query that only \
     make a URL unique are ignored: where something is read, `_`, `_dc`, `cachebust`, \
-    `cachebuster`, `cache_buster`, `cb`, `nocache`, `no_cache`, `rand`, `random` and `rnd`; on a stream `_`, `r`, `padding` and \
-    `evs_preamble`; on a publish `_`; on any other change none. Any other name that is not \
-    described is refused with 400, except on a stream, which tells it in `Leftoff-Ignored`.";
+    `cachebuster`, `cache_buster`, `cb`, `nocache`, `no_cache`, `rand`, `random` and `rnd`; on a \
+    stream `_`, `r`, `padding` and `evs_preamble`; on a publish `_`; on any other change none. Any \
+    other name that is not described is refused with 400, except on a stream, which tells it in `Leftoff-Ignored`.";
 
 /// Returns the route of the document.
 pub(in crate::edge) fn routes(publish: &LimitsConfig, follow: &FollowConfig) -> Router<Edge> {
