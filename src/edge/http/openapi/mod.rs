@@ -33,7 +33,8 @@ const DESCRIPTION: &str = "An event log with replay: publish durably, follow, an
     make a URL unique are ignored: where something is read, `_`, `_dc`, `cachebust`, \
     `cachebuster`, `cache_buster`, `cb`, `nocache`, `no_cache`, `rand`, `random` and `rnd`; on a \
     stream `_`, `r`, `padding` and `evs_preamble`; on a publish `_`; on any other change none. Any \
-    other name that is not described is refused with 400, except on a stream, which tells it in `Leftoff-Ignored`.";
+    other name that is not described is refused with 400, except on a stream, which tells it in \
+    `Leftoff-Ignored`.";
 
 /// Returns the route of the document.
 pub(in crate::edge) fn routes(publish: &LimitsConfig, follow: &FollowConfig) -> Router<Edge> {
