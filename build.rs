@@ -4,17 +4,17 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() -> Outcome {
     println!("cargo:rerun-if-changed=proto");
-    #[cfg(feature = "edges")]
+    #[cfg(feature = "_edges")]
     protos::compile()?;
     Ok(())
 }
 
-/// The protos, which the edges alone need.
-#[cfg(feature = "edges")]
+/// The messages of the protos, which both edges need.
+#[cfg(feature = "_edges")]
 mod protos {
     use std::error::Error;
-    use std::path::{Path, PathBuf};
 
+    use prost_build::Config;
     use prost_types::FileDescriptorSet;
     use prost_types::field_descriptor_proto::Type;
 
@@ -25,7 +25,7 @@ mod protos {
     /// Messages with long lists, each with the field of its list. The server has the entries of
     /// these lists as bytes. So it decodes or encodes one entry after the other, and has at most
     /// one of them decoded in memory.
-    const IN_PARTS: [(&str, &str); 7] = [
+    pub(super) const IN_PARTS: [(&str, &str); 7] = [
         ("PublishRequest", "events"),
         ("PublishStreamRequest", "events"),
         ("ReadResponse", "events"),
@@ -37,18 +37,59 @@ mod protos {
 
     /// Compiles all protos into the directory of build outputs.
     pub(super) fn compile() -> Result<(), Box<dyn Error>> {
-        let out = PathBuf::from(std::env::var("OUT_DIR")?);
         let descriptors = protox::compile([PROTO], ["proto"])?;
+        #[cfg(feature = "grpc")]
+        super::services::compile(descriptors)?;
+        #[cfg(not(feature = "grpc"))]
+        messages().compile_fds(descriptors)?;
+        messages().compile_fds(in_parts(protox::compile([CLOUDEVENTS], ["proto"])?))?;
+        Ok(())
+    }
+
+    fn messages() -> Config {
+        let mut config = Config::new();
+        config.bytes(["."]).btree_map(["."]);
+        config
+    }
+
+    /// Returns descriptors of the same messages on the wire, but with bytes for the entries of the
+    /// lists in [`IN_PARTS`].
+    pub(super) fn in_parts(mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
+        for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
+            let lists = IN_PARTS.iter().filter(|(name, _)| *name == message.name());
+            let lists: Vec<&str> = lists.map(|(_, list)| *list).collect();
+            for field in message.field.iter_mut().filter(|field| lists.contains(&field.name())) {
+                field.set_type(Type::Bytes);
+                field.type_name = None;
+            }
+        }
+        descriptors
+    }
+}
+
+/// The services of the protos, their client, and the messages of both.
+#[cfg(feature = "grpc")]
+mod services {
+    use std::error::Error;
+    use std::path::{Path, PathBuf};
+
+    use prost_types::FileDescriptorSet;
+    use tonic_prost_build::Builder;
+
+    use super::protos::{IN_PARTS, in_parts};
+
+    /// Generates all messages with the client, the services, and the file for reflection.
+    pub(super) fn compile(descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
+        let out = PathBuf::from(std::env::var("OUT_DIR")?);
         // The reflection service reads this file.
         let bytes = prost::Message::encode_to_vec(&descriptors);
         std::fs::write(out.join("leftoff_descriptor.bin"), bytes)?;
         compile_server(descriptors.clone(), &out.join("served"))?;
         configure().build_server(false).compile_fds(descriptors)?;
-        configure().compile_fds(in_parts(protox::compile([CLOUDEVENTS], ["proto"])?))?;
         Ok(())
     }
 
-    fn configure() -> tonic_prost_build::Builder {
+    fn configure() -> Builder {
         tonic_prost_build::configure().bytes(".").btree_map(".")
     }
 
@@ -69,19 +110,5 @@ mod protos {
         }
         std::fs::create_dir_all(out)?;
         Ok(server.compile_fds(descriptors)?)
-    }
-
-    /// Returns descriptors of the same messages on the wire, but with bytes for the entries of the
-    /// lists in [`IN_PARTS`].
-    fn in_parts(mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
-        for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
-            let lists = IN_PARTS.iter().filter(|(name, _)| *name == message.name());
-            let lists: Vec<&str> = lists.map(|(_, list)| *list).collect();
-            for field in message.field.iter_mut().filter(|field| lists.contains(&field.name())) {
-                field.set_type(Type::Bytes);
-                field.type_name = None;
-            }
-        }
-        descriptors
     }
 }

@@ -22,3 +22,7 @@ pub(super) fn max_line_bytes(limits: &LimitsConfig) -> u64 {
 pub(crate) fn max_request_bytes(limits: &LimitsConfig) -> u64 {
     max_message_bytes(limits).max(max_line_bytes(limits))
 }
+
+/// The length at which a piece is complete, in bytes. A piece may be longer by one block or event.
+/// Writing it takes less than a millisecond.
+pub(in crate::edge) const PIECE_BYTES: usize = 64 << 10;

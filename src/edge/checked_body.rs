@@ -7,24 +7,24 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tonic::Status;
 
-use crate::error::{Error, Result};
+use super::error_form;
+use crate::error::{Cause, Error, Result};
 
-/// The reason for which a body was refused, as an error and as a gRPC status.
+/// The reason for which a body was refused, as an error and in the form of the request's protocol.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub(super) struct RefusedBody {
     error: Error,
     #[source]
-    status: Status,
+    cause: Option<Cause>,
 }
 
 impl RefusedBody {
     /// Returns the refusal of a body for the reason `error`.
     pub(super) fn new(error: Error) -> Self {
-        let status = Status::from(error.clone());
-        Self { error, status }
+        let cause = error_form::cause(error.clone());
+        Self { error, cause }
     }
 
     /// Returns the reason.

@@ -41,14 +41,15 @@
 //! 8. **Prove.** Add the transport to `tests/suite/ways.rs` and to the soak's transports: these
 //!    test every promise to readers on the new transport, too.
 //! 9. **Configure.** If the transport has settings, give it a section: `config.rs` says where its
-//!    parts go. Its crates are optional dependencies in `Cargo.toml`, of the feature `edges` or of
-//!    a cargo feature of its own.
+//!    parts go. Its crates are optional dependencies in `Cargo.toml`, of the feature `http` or
+//!    `grpc`, or of a cargo feature of its own.
 //! 10. **Describe.** Write a page for its clients, as `sse.md` is one, link it from the README, and
 //!     add the transport to `src/docs/interfaces.md` and `src/docs/reading.md`.
 //!
 //! [`Error`]: crate::Error
 //! [`Reader`]: crate::broker::Reader
 
+#[cfg(feature = "server")]
 pub(crate) mod access;
 pub(crate) mod bounds;
 pub(crate) mod budget;
@@ -58,20 +59,26 @@ mod cloudevents;
 mod config;
 pub(crate) mod counters;
 mod effort;
+mod error_form;
 mod following;
+#[cfg(feature = "http")]
 mod forms;
 mod frames;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(any(test, fuzzing), feature = "http"))]
 pub(crate) mod fuzzing;
 mod gaps;
+#[cfg(feature = "grpc")]
 pub mod grpc;
 pub mod hooks;
+#[cfg(feature = "http")]
 pub mod http;
 pub(crate) mod intake;
+#[cfg(feature = "http")]
 pub mod json;
 mod json_problem;
 mod media;
 mod mounting;
+#[cfg(feature = "http")]
 pub mod ndjson;
 pub(crate) mod pace;
 mod page_token;
@@ -82,15 +89,22 @@ mod permitted_page;
 pub mod proto;
 pub(crate) mod rates;
 pub(crate) mod receiving;
+#[cfg(feature = "server")]
 pub(crate) mod refused;
 mod selection;
+#[cfg(feature = "http")]
+mod selection_forms;
+#[cfg(feature = "grpc")]
 pub mod served;
+#[cfg(feature = "http")]
 mod sse;
 pub(crate) mod status;
 pub(crate) mod upgrades;
+#[cfg(feature = "http")]
 mod websocket;
 mod wire;
 
+#[cfg(feature = "server")]
 pub use access::AccessConfig;
 pub use config::FollowConfig;
 pub use mounting::Edge;

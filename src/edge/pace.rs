@@ -13,26 +13,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, BodyDataStream, HttpBody};
-use axum::extract::Request;
-use bytes::{Buf, Bytes};
+use axum::body::BodyDataStream;
+use bytes::Bytes;
 use futures_util::StreamExt;
-use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
-use tonic::Status;
 use tracing::debug;
 
 use super::counters::{Counters, TimeLimit};
 use crate::edge::config::FollowConfig;
-use crate::edge::grpc::paths::PUBLISH_STREAM;
 use crate::error::{Error, Result};
-
-/// Calls that send messages one by one, with any time between two messages.
-const STREAMS: [&str; 2] = [PUBLISH_STREAM, "/grpc.reflection."];
-
-/// The size of the head of each gRPC message: a flag, and the message's length in 4 bytes.
-const GRPC_HEAD_BYTES: usize = 5;
 
 /// The progress of one body, or of one message after the other.
 #[derive(Debug, Clone)]
@@ -59,14 +49,14 @@ impl Pace {
     }
 
     /// Returns how long the next bytes may take.
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Duration {
         let Some(ms) = (1_000 * self.size_bytes).checked_div(self.least_bytes_per_second) else {
             return self.silence;
         };
         (self.silence + Duration::from_millis(ms)).saturating_sub(self.waited).min(self.silence)
     }
 
-    fn received(&mut self, waited: Duration, size_bytes: usize) {
+    pub(super) fn received(&mut self, waited: Duration, size_bytes: usize) {
         self.waited += waited;
         self.size_bytes += size_bytes as u64;
     }
@@ -77,7 +67,7 @@ impl Pace {
     }
 
     /// Counts the time limit, and returns the error that says which rate or silence was exceeded.
-    fn too_slow(&self, what: &'static str) -> Error {
+    pub(super) fn too_slow(&self, what: &'static str) -> Error {
         self.counters.time_limit(TimeLimit::Body);
         let silence_ms = self.silence.as_millis();
         let problem = if self.patience() < self.silence {
@@ -111,118 +101,25 @@ impl Pace {
 
 /// A wait for the next bytes, with an end.
 #[derive(Debug)]
-struct Wait {
+pub(super) struct Wait {
     since: Instant,
     end: Pin<Box<Sleep>>,
 }
 
 impl Wait {
     /// Begins the wait, or continues it. Ready when it has lasted longer than `patience`.
-    fn poll(this: &mut Option<Self>, patience: Duration, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(
+        this: &mut Option<Self>,
+        patience: Duration,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         let begin = || Self { since: Instant::now(), end: Box::pin(tokio::time::sleep(patience)) };
         this.get_or_insert_with(begin).end.as_mut().poll(cx)
     }
 
     /// Ends the wait, and returns how long it has lasted.
-    fn end(this: &mut Option<Self>) -> Duration {
+    pub(super) fn end(this: &mut Option<Self>) -> Duration {
         this.take().map(|wait| wait.since.elapsed()).unwrap_or_default()
-    }
-}
-
-/// Ends a gRPC call whose messages come in too slowly, with `DEADLINE_EXCEEDED`.
-pub(crate) fn paced(request: Request, pace: &Pace) -> Request {
-    let path = request.uri().path();
-    let is_stream = STREAMS.iter().any(|stream| path.starts_with(stream));
-    let (pace, parts) = (pace.clone(), MessageParts::default());
-    request.map(|body| Body::new(Paced { body, pace, parts, is_stream, wait: None }))
-}
-
-/// The body of a call.
-struct Paced {
-    body: Body,
-    pace: Pace,
-    parts: MessageParts,
-    /// Whether there may be any time between two messages.
-    is_stream: bool,
-    wait: Option<Wait>,
-}
-
-/// The position of the body within its messages.
-#[derive(Debug, Default)]
-struct MessageParts {
-    head: [u8; GRPC_HEAD_BYTES],
-    head_bytes: usize,
-    /// Missing bytes of the message whose head is complete.
-    left_bytes: u64,
-}
-
-impl MessageParts {
-    /// Advances by `chunk`. Returns how many bytes at its end belong to an incomplete message;
-    /// `None` if no message has ended in this chunk.
-    fn add(&mut self, mut chunk: &[u8]) -> Option<usize> {
-        let mut rest = None;
-        while !chunk.is_empty() {
-            if self.head_bytes < GRPC_HEAD_BYTES {
-                let count = chunk.len().min(GRPC_HEAD_BYTES - self.head_bytes);
-                self.head[self.head_bytes..][..count].copy_from_slice(&chunk[..count]);
-                self.head_bytes += count;
-                chunk.advance(count);
-                if self.head_bytes < GRPC_HEAD_BYTES {
-                    break;
-                }
-                self.left_bytes = (&self.head[1..]).get_u32().into();
-            }
-            let count = usize::try_from(self.left_bytes).unwrap_or(usize::MAX).min(chunk.len());
-            self.left_bytes -= count as u64;
-            chunk.advance(count);
-            if self.left_bytes == 0 {
-                self.head_bytes = 0;
-                rest = Some(chunk.len());
-            }
-        }
-        rest
-    }
-
-    /// Whether a message has begun and is not whole.
-    fn is_within(&self) -> bool {
-        self.head_bytes > 0
-    }
-}
-
-impl HttpBody for Paced {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = &mut *self;
-        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
-            let waited = Wait::end(&mut this.wait);
-            if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
-                this.pace.received(waited, data.len());
-                let rest = this.parts.add(data);
-                if let Some(rest) = rest.filter(|_| this.is_stream) {
-                    this.pace.restart(rest);
-                }
-            }
-            return Poll::Ready(frame);
-        }
-        if this.is_stream && !this.parts.is_within() {
-            return Poll::Pending;
-        }
-        ready!(Wait::poll(&mut this.wait, this.pace.patience(), cx));
-        let error = this.pace.too_slow("the message");
-        Poll::Ready(Some(Err(axum::Error::new(Status::from(error)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -330,29 +227,5 @@ mod tests {
         let Error::TooSlow { problem, .. } = pace.too_slow("the body") else { panic!() };
         assert_eq!(problem, "nothing more came for 5000 ms");
         assert_eq!(self::pace(5_000, 0).patience(), 5 * second);
-    }
-
-    #[test]
-    fn messages_are_followed_through_chunks_of_any_size() {
-        let message = |size: u32| {
-            let mut bytes = vec![0];
-            bytes.extend_from_slice(&size.to_be_bytes());
-            bytes.extend(std::iter::repeat_n(7, size as usize));
-            bytes
-        };
-        let all: Vec<u8> = [0, 1, 300, 0, 7].into_iter().flat_map(message).collect();
-        let ends = [5, 11, 316, 321, 333];
-        for size in [1, 2, 3, 5, 64, all.len()] {
-            let mut parts = MessageParts::default();
-            let mut at = 0;
-            for chunk in all.chunks(size) {
-                let rest = parts.add(chunk);
-                let last_end =
-                    ends.iter().rev().find(|end| **end > at && **end <= at + chunk.len());
-                at += chunk.len();
-                assert_eq!(rest, last_end.map(|end| at - end), "chunks of {size}, at {at}");
-                assert_eq!(parts.is_within(), !ends.contains(&at), "chunks of {size}, at {at}");
-            }
-        }
     }
 }

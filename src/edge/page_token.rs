@@ -3,10 +3,10 @@
 
 use std::str::FromStr;
 
+use super::bounds::PIECE_BYTES;
 use super::budget::{Held, Share};
 use crate::broker::{StatePage, StateRequest};
 use crate::cursor::Sequence;
-use crate::edge::http::page_body::PIECE_BYTES;
 use crate::error::{Error, Result};
 
 /// Events of a page, if the request names no number.

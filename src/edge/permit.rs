@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::clients::Peer;
+use super::error_form;
 use super::hooks::{Access, AccessTopics, Connecting, Grant, Hooks, Refusal};
 use super::mounting::Edge;
-use super::status;
 use crate::broker::{Ack, Filter, MAX_PATTERNS, Member, Run, StatePage};
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -375,7 +375,7 @@ pub(crate) async fn before_body(
             request.extensions_mut().insert(permit);
             next.run(request).await
         }
-        Err(error) => status::refused(true, error),
+        Err(error) => error_form::of_call(error),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The wire contract of the gRPC edge: messages, and a client.
+//! The wire contract of the gRPC edge: messages, and, with the feature `grpc`, a client.
 #![allow(
     missing_docs,
     clippy::all,
@@ -6,4 +6,4 @@
     reason = "generated; documented in the proto"
 )]
 
-tonic::include_proto!("leftoff.v1");
+include!(concat!(env!("OUT_DIR"), "/leftoff.v1.rs"));

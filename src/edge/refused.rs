@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use axum::response::Response;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use tonic::Status;
 
-use super::{sse, status};
+use super::{error_form, sse, status};
 use crate::edge::http::accept::{Accepted, accepted};
 use crate::error::Error;
 
@@ -22,7 +23,7 @@ impl RefusalForm {
     /// Returns the form for a request. Only resources with streams get a stream: a publish that is
     /// refused with 200 would be taken for stored.
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
-        if status::is_grpc(request.headers()) {
+        if error_form::is_grpc(request.headers()) {
             return Self::Grpc;
         }
         let path = request.uri().path();
@@ -44,7 +45,10 @@ impl RefusalForm {
     /// Returns the refusal. A stream is used only for errors that waiting may solve.
     pub(crate) fn answer(self, error: Error) -> Response {
         let in_a_stream = if self == Self::Stream { sse::refused(&error) } else { None };
-        in_a_stream.unwrap_or_else(|| status::refused(self == Self::Grpc, error))
+        in_a_stream.unwrap_or_else(|| match self {
+            Self::Grpc => error_form::of_call(error),
+            Self::Stream | Self::Problem => error.into_response(),
+        })
     }
 
     /// Returns a temporary refusal for a reason that no [`Error`] fits.
@@ -56,6 +60,17 @@ impl RefusalForm {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
         response
     }
+}
+
+/// Answers requests with an unknown path. A gRPC call gets 200, with the status in the head.
+/// Source: the gRPC protocol over HTTP/2.
+pub(crate) async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
+    if error_form::is_grpc(&headers) {
+        let call = uri.path().trim_start_matches('/');
+        return Status::unimplemented(format!("{call:?} is not a call of this server")).into_http();
+    }
+    let detail = format!("there is nothing at {}", uri.path());
+    status::plain_problem(StatusCode::NOT_FOUND, &detail)
 }
 
 #[cfg(test)]

@@ -2,24 +2,15 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
-
 use super::budget::{Held, Share};
-use super::json_problem;
 use super::permit::Permit;
 use super::permitted_page::PermittedPage;
-use crate::broker::{
-    Broker, Filter, MAX_PATTERNS, Member, MemberInfo, PageRequest, Presence, Reader,
-};
+use crate::broker::{Broker, Filter, MAX_PATTERNS, Member, PageRequest, Presence, Reader};
 use crate::cursor::{OnGap, StartPoint};
-use crate::edge::http::query::Query;
 use crate::error::{Error, Result};
-use crate::lists::{self, List};
+use crate::lists;
 use crate::permission::Action;
 use crate::topic::{TopicName, TopicPattern};
-
-/// The query parameters that may be given more than once.
-pub(super) const LISTS: [&str; 5] = ["topic", "type", "key", "key_prefix", "header"];
 
 /// One topic, or many.
 #[derive(Debug)]
@@ -210,121 +201,4 @@ async fn join(
         permit.check(Action::Presence, name).await?;
     }
     broker.join_with(&names, member, Some(held.clone())).await.map(Some)
-}
-
-/// Takes the member out of a query: `member=` and, as JSON, `member_info=`.
-///
-/// # Errors
-///
-/// [`Error::Invalid`].
-pub(super) fn member(query: &mut Query) -> Result<Option<Member>> {
-    let info = query.take("member_info");
-    let Some(id) = query.take("member") else {
-        let is_missing = info.map(|_| Error::invalid("member", "is missing; member_info needs it"));
-        return is_missing.map_or(Ok(None), Err);
-    };
-    let info = match info {
-        Some(info) => {
-            let info = lists::members(&mut serde_json::Deserializer::from_str(&info));
-            info.map_err(|error| Error::invalid("member_info", json_problem::words(&error)))?
-        }
-        None => List::default(),
-    };
-    MemberJson { id, info }.member().map(Some)
-}
-
-/// A member, as JSON.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct MemberJson {
-    id: String,
-    #[serde(default, deserialize_with = "lists::members")]
-    info: List<(String, MemberInfo)>,
-}
-
-impl MemberJson {
-    /// Returns the member.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::OverLimit`].
-    pub(super) fn member(self) -> Result<Member> {
-        let Self { id, info } = self;
-        Ok(Member { id, info: info.members("member info")?.into_iter().collect() })
-    }
-}
-
-/// A filter, as JSON.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct FilterJson {
-    types: List<String>,
-    keys: List<String>,
-    key_prefixes: List<String>,
-    #[serde(deserialize_with = "lists::members")]
-    headers: List<(String, String)>,
-}
-
-impl FilterJson {
-    /// Returns the filter.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::OverLimit`].
-    pub(super) fn filter(self) -> Result<Filter> {
-        let Self { types, keys, key_prefixes, headers } = self;
-        Ok(Filter {
-            types: types.entries("filter types")?.into_iter().collect(),
-            keys: keys.entries("filter keys")?.into_iter().collect(),
-            key_prefixes: key_prefixes.entries("filter key_prefixes")?.into_iter().collect(),
-            headers: headers.members("filter headers")?.into_iter().collect(),
-        })
-    }
-}
-
-/// The format in which a stream writes events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Format {
-    /// The payload alone, unchanged.
-    Data,
-    /// JSON with topic, places, time, type, key, headers and payload.
-    Envelope,
-    /// A CloudEvent in JSON.
-    CloudEvents,
-}
-
-impl std::str::FromStr for Format {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "data" => Ok(Self::Data),
-            "envelope" => Ok(Self::Envelope),
-            "cloudevents" => Ok(Self::CloudEvents),
-            _ => {
-                let problem = format!("{text:?} is not one of data, envelope, cloudevents");
-                Err(Error::invalid("format", problem))
-            }
-        }
-    }
-}
-
-/// Takes a filter out of a query: `type=`, `key=`, `key_prefix=`, `header=name:value`, each any
-/// number of times.
-///
-/// # Errors
-///
-/// [`Error::Invalid`] for a header without a colon.
-pub(super) fn filter(query: &mut Query) -> Result<Filter> {
-    let header = |text: String| match text.split_once(':') {
-        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
-        None => Err(Error::invalid("header", format!("{text:?} is not like name:value"))),
-    };
-    Ok(Filter {
-        types: query.take_all("type").into_iter().collect(),
-        keys: query.take_all("key").into_iter().collect(),
-        key_prefixes: query.take_all("key_prefix").into_iter().collect(),
-        headers: query.take_all("header").into_iter().map(header).collect::<Result<_>>()?,
-    })
 }

@@ -75,7 +75,7 @@ use self::data::{encode_content, encode_json};
 use super::budget::WaitsForRoom;
 use super::following::Following;
 use super::json::Carrier;
-use super::selection::Format;
+use super::selection_forms::Format;
 use crate::broker::{Delivery, Ephemeral, EventRef, Patience, Reader, Run, Waited, WireForm};
 use crate::cursor::Cursor;
 use crate::edge::config::FollowConfig;

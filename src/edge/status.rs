@@ -1,4 +1,5 @@
-//! The one map from [`Error`] to a gRPC status and an HTTP answer.
+//! The one map from [`Error`] to the codes of gRPC and of HTTP, and the answers of HTTP. The statuses
+//! of gRPC are in `grpc/status.rs`.
 //!
 //! There is one exception. A client that asks for an event stream gets a temporary refusal (429 or
 //! 503) with the status 200, as a stream of one block: a browser's `EventSource` that gets any
@@ -7,32 +8,51 @@
 //! from here. `refused.rs` says which requests get it before they are routed, `http/events.rs`
 //! afterwards.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
-use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
 
 use super::gaps;
 use crate::error::{Error, RateLimit, with_causes};
 
-/// The domain in gRPC's ErrorInfo.
-const DOMAIN: &str = "leftoff";
+/// The answer must not be kept by a cache.
+pub(super) const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 
-/// The codes of an error on every protocol.
-struct Codes {
-    grpc: Code,
-    http: StatusCode,
-    /// The kind of error, for programs.
-    reason: &'static str,
-    /// The time after which a retry may help.
-    retry_after: Option<Duration>,
+/// A code of gRPC, by its number on the wire. Source: gRPC, `doc/statuscodes.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GrpcCode {
+    Unknown = 2,
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    AlreadyExists = 6,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    FailedPrecondition = 9,
+    Aborted = 10,
+    OutOfRange = 11,
+    Internal = 13,
+    Unavailable = 14,
+    DataLoss = 15,
+    Unauthenticated = 16,
 }
 
-fn codes(error: &Error) -> Codes {
+/// The codes of an error on every protocol.
+pub(super) struct Codes {
+    pub(super) grpc: GrpcCode,
+    pub(super) http: StatusCode,
+    /// The kind of error, for programs.
+    pub(super) reason: &'static str,
+    /// The time after which a retry may help.
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// Returns the codes of an error.
+pub(super) fn codes(error: &Error) -> Codes {
+    use GrpcCode as Code;
+
     let codes = |grpc, http, reason| Codes { grpc, http, reason, retry_after: None };
     let retry = |grpc, http, reason, seconds| Codes {
         grpc,
@@ -110,7 +130,7 @@ fn codes(error: &Error) -> Codes {
 }
 
 /// Returns the values of an error besides its message, by name.
-fn numbers(error: &Error) -> Map<String, Value> {
+pub(super) fn numbers(error: &Error) -> Map<String, Value> {
     let value = match error {
         Error::Invalid { field, .. } => json!({"field": field}),
         Error::OverLimit { name, value, limit } => {
@@ -185,54 +205,6 @@ pub(super) fn tell_rate(response: &mut Response, limit: &RateLimit) {
     }
 }
 
-impl From<Error> for Status {
-    fn from(error: Error) -> Self {
-        let codes = codes(&error);
-        let mut details = ErrorDetails::new();
-        match &error {
-            Error::Invalid { field, problem } => {
-                details.add_bad_request_violation(field, problem);
-            }
-            Error::OverLimit { name, value, limit } => {
-                let problem = format!("{value} is over the limit of {limit}");
-                details.add_bad_request_violation(name, problem);
-            }
-            Error::UnknownTopic(topic) | Error::TopicExists(topic) | Error::TopicDeleted(topic) => {
-                details.set_resource_info("topic", topic.as_str(), "", error.to_string());
-            }
-            _ => {}
-        }
-        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let metadata: HashMap<String, String> =
-            numbers(&error).into_iter().map(|(name, value)| (name, text(value))).collect();
-        details.set_error_info(codes.reason, DOMAIN, metadata);
-        if codes.retry_after.is_some() {
-            details.set_retry_info(codes.retry_after);
-        }
-        Status::with_error_details(codes.grpc, with_causes(&error), details)
-    }
-}
-
-/// Whether a request is a gRPC call.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let media = headers.get(header::CONTENT_TYPE);
-    media.is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// Returns the answer to a refused request, in the form that its client reads.
-pub(super) fn refused(is_grpc: bool, error: Error) -> Response {
-    match is_grpc {
-        true => Status::from(error).into_http(),
-        false => error.into_response(),
-    }
-}
-
-/// Returns the `google.rpc` details of an error.
-pub(super) fn grpc_details(status: &Status) -> Vec<prost_types::Any> {
-    let decoded = <tonic_types::Status as prost::Message>::decode(status.details());
-    decoded.map(|status| status.details).unwrap_or_default()
-}
-
 /// Returns an error as problem details. Source: RFC 9457.
 pub(super) fn problem_json(error: &Error) -> Value {
     let codes = codes(error);
@@ -295,7 +267,7 @@ fn refusal(status: StatusCode, body: Value, retry_after: Option<Duration>) -> Re
     let content_type = HeaderValue::from_static("application/problem+json");
     let mut response = (status, body.to_string()).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    response.headers_mut().insert(header::CACHE_CONTROL, crate::edge::http::tag::NOT_KEPT);
+    response.headers_mut().insert(header::CACHE_CONTROL, NOT_KEPT);
     if let Some(after) = retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds(after)));
     }
@@ -317,58 +289,5 @@ pub(super) fn plain_problem_json(status: StatusCode, detail: &str) -> Value {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         problem(&self, [])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::Cause;
-    use crate::topic::TopicName;
-
-    #[test]
-    fn an_error_means_the_same_on_both_protocols_and_says_when_to_come_back() {
-        let topic = TopicName::new("a").expect("a name");
-        let cause = Cause::from(std::io::Error::other("the cause"));
-        let limit = RateLimit {
-            rate: "bytes",
-            per_second: 10,
-            burst: 30,
-            remaining: 4,
-            retry_after_ms: 3_000,
-        };
-        let cases = [
-            (Error::invalid("id", "is odd"), Code::InvalidArgument, 400, None),
-            (Error::over("id bytes", 256, 255), Code::InvalidArgument, 413, None),
-            (Error::UnknownTopic(topic), Code::NotFound, 404, None),
-            (Error::Busy { waited_ms: 5 }, Code::ResourceExhausted, 429, Some(1)),
-            (Error::RateLimited(limit), Code::ResourceExhausted, 429, Some(3)),
-            (Error::ShuttingDown, Code::Unavailable, 503, Some(2)),
-            (Error::NoRuntime, Code::Internal, 500, None),
-            (Error::NotWritten(cause.clone()), Code::Unavailable, 503, Some(2)),
-            (Error::OutcomeUnknown(cause.clone()), Code::Unknown, 500, None),
-            (Error::ReadOnly(cause), Code::Unavailable, 503, Some(30)),
-            (
-                Error::DiskFull { free_bytes: 1, needed_bytes: 2 },
-                Code::ResourceExhausted,
-                507,
-                Some(30),
-            ),
-        ];
-        for (error, code, http, retry_seconds) in cases {
-            let status = Status::from(error.clone());
-            assert_eq!(status.code(), code, "{error}");
-            let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
-            assert_eq!(retry.map(|delay| delay.as_secs()), retry_seconds, "{error}");
-            let info = status.get_details_error_info().expect("an ErrorInfo");
-            assert_eq!(info.domain, DOMAIN);
-            let response = error.clone().into_response();
-            assert_eq!(response.status().as_u16(), http, "{error}");
-            let header = response.headers().get(header::RETRY_AFTER);
-            let header = header.map(|value| value.to_str().expect("a number").to_owned());
-            assert_eq!(header, retry_seconds.map(|seconds| seconds.to_string()), "{error}");
-            let detail = problem_json(&error)["detail"].clone();
-            assert_eq!(detail, status.message(), "the same message on both");
-        }
     }
 }

@@ -32,7 +32,7 @@ use crate::broker::Broker;
 use crate::edge::hooks::Hooks;
 use crate::edge::rates::Rates;
 use crate::edge::{AccessConfig, Edge, FollowConfig, Parts, RatesConfig, access, grpc, http};
-use crate::edge::{pace, permit};
+use crate::edge::{permit, refused};
 use crate::error::Result;
 
 /// A layer of the host. It is put around the routes of each listener.
@@ -255,10 +255,10 @@ impl ServerBuilder {
         let mut routes = match protocols {
             Protocols::All => {
                 let grpc = self.grpc_routes(parts, operations);
-                self.http_routes(parts, grpc.fallback(http::not_found))
+                self.http_routes(parts, grpc.fallback(refused::not_found))
             }
-            Protocols::Http => self.http_routes(parts, Router::new().fallback(http::not_found)),
-            Protocols::Grpc => self.grpc_routes(parts, operations).fallback(http::not_found),
+            Protocols::Http => self.http_routes(parts, Router::new().fallback(refused::not_found)),
+            Protocols::Grpc => self.grpc_routes(parts, operations).fallback(refused::not_found),
         };
         for layer in &self.layers {
             routes = layer(routes);
@@ -290,7 +290,7 @@ impl ServerBuilder {
             routes = layer(routes);
         }
         let pace = self.edge.pace();
-        let paced = MapRequestLayer::new(move |request| pace::paced(request, &pace));
+        let paced = MapRequestLayer::new(move |request| grpc::paced(request, &pace));
         let mended = MapResponseLayer::new(grpc::mend);
         routes.layer((paced, mended, access::only_grpc()))
     }

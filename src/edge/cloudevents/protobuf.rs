@@ -16,7 +16,7 @@ use v1::cloud_event::cloud_event_attribute_value::Attr;
 /// The messages of the specification.
 #[allow(clippy::all, missing_docs, unreachable_pub, reason = "generated; documented in the proto")]
 pub(super) mod v1 {
-    tonic::include_proto!("io.cloudevents.v1");
+    include!(concat!(env!("OUT_DIR"), "/io.cloudevents.v1.rs"));
 }
 
 /// The content type of a protobuf message, if none is named.

@@ -9,7 +9,8 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-use crate::edge::wire::{self, Field};
+use crate::edge::grpc::requests;
+use crate::edge::wire::Field;
 use crate::error::Error;
 
 /// A codec that encodes `T`, a response, and decodes `U`, a request.
@@ -37,7 +38,7 @@ where
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        MessageDecoder { lists: wire::lists_of::<U>(), decoded: PhantomData }
+        MessageDecoder { lists: requests::lists_of::<U>(), decoded: PhantomData }
     }
 }
 
@@ -71,7 +72,7 @@ impl<U: Message + Default> Decoder for MessageDecoder<U> {
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // The buffer has the message as one contiguous slice.
-        wire::check_request(bytes.chunk(), self.lists)?;
+        requests::check_request(bytes.chunk(), self.lists)?;
         U::decode(bytes)
             .map(Some)
             .map_err(|error| Error::invalid("message", error.to_string()).into())

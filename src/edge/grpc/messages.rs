@@ -12,10 +12,11 @@ use crate::broker::{
 };
 use crate::cursor::{OnGap, Sequence, StartPoint};
 use crate::edge::config::FollowConfig;
+use crate::edge::grpc::status::details;
 use crate::edge::proto;
 use crate::edge::proto::publish_stream_response::Outcome;
 use crate::edge::selection::TopicSelection;
-use crate::edge::{cloudevents, gaps, served, status, wire};
+use crate::edge::{cloudevents, gaps, served, wire};
 use crate::error::{Error, Result};
 use crate::event::{Durability, Event, NewEvent, Timestamp};
 use crate::topic::TopicName;
@@ -158,7 +159,7 @@ pub(in crate::edge) fn stream_response(outcome: &Result<Ack>) -> proto::PublishS
                     Error::UnexpectedSequence { actual, .. } => Some(*actual),
                     _ => None,
                 },
-                details: status::grpc_details(&status),
+                details: details(&status),
             })
         }
     };

@@ -11,9 +11,12 @@ mod call;
 pub(in crate::edge) mod codec;
 mod listing;
 mod messages;
+mod paced;
 mod pages;
 pub(in crate::edge) mod paths;
 mod publisher;
+mod requests;
+mod status;
 mod subscriber;
 
 use tonic::server::NamedService;
@@ -24,9 +27,10 @@ use super::served::admin_service_server::AdminServiceServer;
 use super::served::publisher_service_server::PublisherServiceServer;
 use super::served::subscriber_service_server::SubscriberServiceServer;
 use crate::edge::bounds::max_message_bytes;
-use crate::edge::{Edge, Parts, wire};
+use crate::edge::{Edge, Parts};
 
 pub use self::admin::GrpcAdmin;
+pub(crate) use self::paced::paced;
 pub use self::publisher::GrpcPublisher;
 pub use self::subscriber::GrpcSubscriber;
 
@@ -62,7 +66,7 @@ pub fn parts(edge: &Edge, parts: Parts) -> Routes {
 pub fn publisher(edge: &Edge) -> PublisherServiceServer<GrpcPublisher> {
     let limits = edge.broker.limits();
     let max_bytes = max_message_bytes(limits) as usize;
-    wire::allow_events(limits.max_batch_events);
+    requests::allow_events(limits.max_batch_events);
     PublisherServiceServer::new(GrpcPublisher { edge: edge.clone() })
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(usize::MAX)

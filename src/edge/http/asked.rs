@@ -29,7 +29,8 @@ use crate::edge::http::accept::Accepted;
 use crate::edge::http::query::Query;
 use crate::edge::http::spare::Purpose;
 use crate::edge::permit::Permit;
-use crate::edge::selection::{self, Format, TopicSelection};
+use crate::edge::selection::TopicSelection;
+use crate::edge::selection_forms::{self, Format};
 use crate::error::{Error, Result};
 
 /// The header with the reader's last cursor. The browsers' own `EventSource` sends the header;
@@ -57,9 +58,9 @@ const NAMES: [&str; 5] = ["from", "on_gap", "format", "member", "member_info"];
 /// As [`Query::parse_lists`] and [`Query::parse_stream`].
 pub(in crate::edge) fn query(query: Option<&str>, form: Option<Accepted>) -> Result<Query> {
     if form != Some(Accepted::Stream) {
-        return Query::parse_lists(query, Purpose::Page, &selection::LISTS);
+        return Query::parse_lists(query, Purpose::Page, &selection_forms::LISTS);
     }
-    Query::parse_stream(query, &selection::LISTS, |name| {
+    Query::parse_stream(query, &selection_forms::LISTS, |name| {
         if CURSOR_QUERIES.contains(&name) {
             return Some(CURSOR_QUERIES[0]);
         }
@@ -110,9 +111,9 @@ impl Asked {
             topics,
             start,
             on_gap,
-            filter: selection::filter(query)?,
+            filter: selection_forms::filter(query)?,
             format,
-            member: selection::member(query)?,
+            member: selection_forms::member(query)?,
             peer: peer.map(|Extension(peer)| peer),
             permit,
         })
@@ -276,7 +277,7 @@ mod tests {
         let json = ignored(&again).json().expect("names");
         assert_eq!(json["more"], 2, "a repeated name counts once");
         let names = KNOWN.split(", ").filter(|name| !["last_event_id", "after"].contains(name));
-        let known = selection::LISTS.iter().chain(&NAMES).copied();
+        let known = selection_forms::LISTS.iter().chain(&NAMES).copied();
         assert!(names.eq(known), "{KNOWN}");
         let json = ignored("form=earliest").json().expect("a name");
         assert_eq!((&json["ignored"], &json["more"]), (&json!(["form"]), &json!(0)));

@@ -25,7 +25,8 @@ use crate::edge::effort::Effort;
 use crate::edge::following::Following;
 use crate::edge::permit::Permit;
 use crate::edge::rates::{CallerRates, Rate};
-use crate::edge::selection::{self, Format, TopicSelection, Wanted};
+use crate::edge::selection::{self, TopicSelection, Wanted};
+use crate::edge::selection_forms::Format;
 use crate::edge::{gaps, sse, status};
 use crate::error::{Error, Result};
 

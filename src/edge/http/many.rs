@@ -17,7 +17,8 @@ use crate::edge::http::request::whole;
 use crate::edge::http::tag;
 use crate::edge::json_problem;
 use crate::edge::permit::Permit;
-use crate::edge::selection::{FilterJson, Format, MemberJson, TopicSelection};
+use crate::edge::selection::TopicSelection;
+use crate::edge::selection_forms::{FilterJson, Format, MemberJson};
 use crate::error::{Error, Result};
 use crate::lists::List;
 

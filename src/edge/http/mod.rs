@@ -22,8 +22,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
-use http::{HeaderMap, StatusCode, Uri};
-use tonic::Status;
+use http::StatusCode;
 use tower::util::MapResponseLayer;
 
 use crate::edge::{Edge, Parts, status, websocket};
@@ -66,17 +65,6 @@ pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Rou
         .layer(coded)
         .layer(MapResponseLayer::new(tag::or_not_kept))
         .with_state(edge.clone())
-}
-
-/// Answers requests with an unknown path. A gRPC call gets 200, with the status in the head.
-/// Source: the gRPC protocol over HTTP/2.
-pub(crate) async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
-    if status::is_grpc(&headers) {
-        let call = uri.path().trim_start_matches('/');
-        return Status::unimplemented(format!("{call:?} is not a call of this server")).into_http();
-    }
-    let detail = format!("there is nothing at {}", uri.path());
-    status::plain_problem(StatusCode::NOT_FOUND, &detail)
 }
 
 async fn ready(State(edge): State<Edge>) -> Response {

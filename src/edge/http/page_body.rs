@@ -19,19 +19,16 @@ use tracing::warn;
 
 use crate::broker::{Page, Run, StatePage};
 use crate::cursor::{Cursor, Epoch};
+use crate::edge::bounds::PIECE_BYTES;
 use crate::edge::budget::{Held, Share};
 use crate::edge::effort::Effort;
 use crate::edge::permitted_page::PermittedPage;
-use crate::edge::selection::Format;
+use crate::edge::selection_forms::Format;
 use crate::edge::{cloudevents, json};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::polls;
 use crate::topic::TopicName;
-
-/// The length at which a piece is complete, in bytes. A piece may be longer by one block or event.
-/// Writing it takes less than a millisecond.
-pub(in crate::edge) const PIECE_BYTES: usize = 64 << 10;
 
 /// The memory of a page that is read as the client takes it, in bytes: the events of a piece, the
 /// piece, and the previous one, which is being sent.

@@ -15,15 +15,13 @@ use http::{HeaderMap, HeaderValue, header};
 use sha2::{Digest, Sha256};
 
 use super::offered::Coding;
+use crate::edge::status::NOT_KEPT;
 
 /// The request headers on which an answer with events depends.
 const VARY: HeaderValue = HeaderValue::from_static("accept, accept-encoding, last-event-id");
 
 /// The answer may be kept, but is used again only after the broker was asked.
 pub(in crate::edge) const ASK_AGAIN: HeaderValue = HeaderValue::from_static("no-cache");
-
-/// The answer must not be kept.
-pub(in crate::edge) const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Bytes of the digest in a tag.
 const DIGEST_BYTES: usize = 16;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::broker::Dropped;
 use crate::cursor::{Cursor, Sequence};
 use crate::edge::Edge;
+use crate::edge::bounds::PIECE_BYTES;
 use crate::edge::clients::{Peer, share};
 use crate::edge::counters::TimeLimit;
 use crate::edge::http::listing;
@@ -190,7 +191,7 @@ async fn state(
     let share = share(peer.as_deref());
     let (request, mut held) = token.request(key_prefix, limit, &share)?;
     let page = permit.picked(edge.broker.state(&name, request).await?);
-    held.keep(page.size_bytes() + page_body::PIECE_BYTES);
+    held.keep(page.size_bytes() + PIECE_BYTES);
     let cursor = Cursor::after(page.at, edge.broker.epoch());
     let next = StateToken::next(&page);
     let body = page_body::state(name, page, &cursor, &next).await;

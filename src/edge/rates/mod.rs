@@ -16,6 +16,7 @@
 //! The file is long, because the settings, the remembered callers and the allowance of one caller
 //! use private parts of one another, and a fifth of the file is tests.
 
+#[cfg(feature = "server")]
 pub(crate) mod layer;
 mod limit;
 

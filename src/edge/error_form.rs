@@ -1,0 +1,38 @@
+//! An error in the form of the protocol on which its request came, where a file serves all protocols.
+//! Without the feature `grpc` there is no call, and every form is HTTP's.
+
+#[cfg(not(feature = "grpc"))]
+use axum::response::IntoResponse as _;
+use axum::response::Response;
+use http::{HeaderMap, header};
+
+use crate::error::{Cause, Error};
+
+/// Whether a request is a gRPC call.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let media = headers.get(header::CONTENT_TYPE);
+    media.is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Returns the answer to a refused call of gRPC.
+#[cfg(feature = "grpc")]
+pub(super) fn of_call(error: Error) -> Response {
+    tonic::Status::from(error).into_http()
+}
+
+#[cfg(not(feature = "grpc"))]
+pub(super) fn of_call(error: Error) -> Response {
+    error.into_response()
+}
+
+/// Returns the cause that makes tonic answer a call with the status of `error`, if it is in the
+/// chain of causes of a body's error.
+#[cfg(feature = "grpc")]
+pub(super) fn cause(error: Error) -> Option<Cause> {
+    Some(Cause::from(tonic::Status::from(error)))
+}
+
+#[cfg(not(feature = "grpc"))]
+pub(super) fn cause(_error: Error) -> Option<Cause> {
+    None
+}
