@@ -1,5 +1,5 @@
-//! An error in the form of the protocol on which its request came, where a file serves all protocols.
-//! Without the feature `grpc` there is no call, and every form is HTTP's.
+//! An error in the form of the protocol on which its request came, where a file serves all
+//! protocols. Without the feature `grpc` there is no call, and every form is HTTP's.
 
 #[cfg(not(feature = "grpc"))]
 use axum::response::IntoResponse as _;
