@@ -31,7 +31,7 @@
 //! | `http` | [`edge::http`]: the routes of HTTP |
 //! | `grpc` | [`edge::grpc`]: the services of gRPC |
 //! | `zstd` | bodies of HTTP in zstd, which is written in C |
-//! | `server` | both, with [`server`] and [`config`]: sockets, connections, the whole configuration |
+//! | `server` | both, [`server`] and [`config`]: sockets, connections, the whole configuration |
 //! | `tls` | TLS on the server's sockets; the host chooses the cryptography |
 //! | `cli`, on by default | what the `leftoff` program needs |
 //! | `testing` | parts for the tests of a program that embeds the broker |

@@ -1,4 +1,4 @@
-//! An error in the form of the protocol on which its request came, where a file serves all
+//! An error in the form of the protocol on which its request came, for files that serve all
 //! protocols. Without the feature `grpc` there is no call, and every form is HTTP's.
 
 #[cfg(not(feature = "grpc"))]

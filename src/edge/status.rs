@@ -1,5 +1,5 @@
-//! The one map from [`Error`] to the codes of gRPC and of HTTP, and the answers of HTTP. The statuses
-//! of gRPC are in `grpc/status.rs`.
+//! The one map from [`Error`] to the codes of gRPC and of HTTP, and the answers of HTTP. The
+//! statuses of gRPC are in `grpc/status.rs`.
 //!
 //! There is one exception. A client that asks for an event stream gets a temporary refusal (429 or
 //! 503) with the status 200, as a stream of one block: a browser's `EventSource` that gets any

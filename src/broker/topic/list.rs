@@ -34,7 +34,9 @@ pub struct TopicList {
 
 /// The topics that a list shows, of those that exist.
 #[derive(Default)]
-struct Shown(Option<Box<dyn Fn(&TopicName) -> bool + Send + Sync>>);
+struct Shown(Option<Box<IsShown>>);
+
+type IsShown = dyn Fn(&TopicName) -> bool + Send + Sync;
 
 impl std::fmt::Debug for Shown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
