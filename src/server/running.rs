@@ -1,4 +1,5 @@
-//! A server with its sockets bound: serves connections until it is told to stop, and stops in order.
+//! A server with its sockets bound: serves connections until it is told to stop, and then stops in
+//! order.
 
 use std::future::IntoFuture;
 use std::net::SocketAddr;
