@@ -1,11 +1,13 @@
 //! How much memory does an idle reader take? Thousands of readers over SSE and over WebSocket, each
-//! with a subscription, on the real binary.
+//! with a subscription, on the real binary and on a host program with the broker inside.
 //! `cargo bench --bench idle` measures, and `cargo test --benches` runs it tiny.
 
+mod hosted;
 mod served;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use served::Served;
@@ -16,25 +18,41 @@ const OTHER_FILES: u64 = 100;
 /// The time between the last connection and the measurement of memory.
 const REST: Duration = Duration::from_secs(1);
 
+/// The binary's default.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A program that is measured, and how it is started on a directory.
+type Program = (&'static str, fn(&Path) -> Served);
+
+const PROGRAMS: [Program; 2] =
+    [("leftoff", Served::start), ("a host", |directory| hosted::start(directory, WRITE_TIMEOUT))];
+
+/// A way to follow, and the most KiB that a reader may take.
+type Way = (&'static str, fn(SocketAddr) -> TcpStream, u32);
+
+const WAYS: [Way; 2] = [("SSE", sse, 10), ("WebSocket", websocket, 14)];
+
 fn main() {
+    hosted::serve_if_asked();
     let measuring = std::env::args().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
     let (wanted, rest) = if measuring { (10_000, REST) } else { (20, Duration::ZERO) };
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let files = limit.current.unwrap_or(u64::MAX).saturating_sub(OTHER_FILES);
     let clients = wanted.min(files);
-    for (protocol, follow, target_kib) in
-        [("SSE", sse as fn(SocketAddr) -> TcpStream, 10), ("WebSocket", websocket, 14)]
-    {
+    let measured = PROGRAMS.iter().flat_map(|program| WAYS.iter().map(move |way| (program, way)));
+    for ((program, start), (protocol, follow, target_kib)) in measured {
         let directory =
             tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
-        let served = Served::start(directory.path());
+        let served = start(directory.path());
         drop(follow(served.address)); // Leaves out what only the first one needs.
         std::thread::sleep(rest);
         let before = served.memory_mb();
         let sockets: Vec<TcpStream> = (0..clients).map(|_| follow(served.address)).collect();
         std::thread::sleep(rest);
         let kib = (served.memory_mb() - before) * 1e6 / 1024.0 / clients as f64;
-        println!("idle {clients} over {protocol}: {kib:.2} KiB each (target {target_kib})");
+        println!(
+            "idle {clients} over {protocol}, {program}: {kib:.2} KiB each (target {target_kib})"
+        );
         drop(sockets);
     }
 }

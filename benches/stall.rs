@@ -1,11 +1,14 @@
 //! What does a stalled reader cost? Runs of a minute compare readers that read with as many readers
-//! that read nothing, both of the same events, which the real binary serves to plain sockets.
+//! that read nothing, both of the same events. The real binary, and a host program with the broker
+//! inside, serve them to plain sockets.
 //! `cargo bench --bench stall` measures, and `cargo test --benches` runs it tiny.
 
+mod hosted;
 mod served;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,25 +19,37 @@ use served::Served;
 const PAUSE: Duration = Duration::from_millis(25);
 const EVENT_BYTES: usize = 4 << 10;
 
+/// Starts a program on a directory. Its time limit is so long that no stalled reader is
+/// disconnected.
+type Start = fn(&Path) -> Served;
+
+const PROGRAMS: [(&str, Start); 2] = [
+    ("leftoff", |directory| {
+        Served::start_with(directory, &["--set", "server.write_timeout_ms=3600000"])
+    }),
+    ("a host", |directory| hosted::start(directory, Duration::from_secs(3_600))),
+];
+
 fn main() {
+    hosted::serve_if_asked();
     let measuring = std::env::args().any(|arg| arg == "--bench"); // Passed by `cargo bench` only.
     let (clients, seconds) = if measuring { (2_000, 60) } else { (5, 1) };
-    let reading = memory_mb(clients, seconds, true);
-    let stalled = memory_mb(clients, seconds, false);
-    println!(
-        "stall {clients} clients for {seconds} s: {reading:.1} MB with those that read, \
-         {stalled:.1} MB with those that stall, {:.2} KiB more for each (target: none)",
-        (stalled - reading) * 1e6 / 1024.0 / clients as f64,
-    );
+    for (program, start) in PROGRAMS {
+        let reading = memory_mb(start, clients, seconds, true);
+        let stalled = memory_mb(start, clients, seconds, false);
+        println!(
+            "stall {clients} clients for {seconds} s, {program}: {reading:.1} MB with those that \
+             read, {stalled:.1} MB with those that stall, {:.2} KiB more for each (target: none)",
+            (stalled - reading) * 1e6 / 1024.0 / clients as f64,
+        );
+    }
 }
 
 /// Returns the broker's memory at the end of a run, in MB.
-fn memory_mb(clients: usize, seconds: u64, read: bool) -> f64 {
+fn memory_mb(start: Start, clients: usize, seconds: u64, read: bool) -> f64 {
     let directory =
         tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
-    // The time limit is so long that no stalled reader is disconnected.
-    let patient = ["--set", "server.write_timeout_ms=3600000"];
-    let served = Served::start_with(directory.path(), &patient);
+    let served = start(directory.path());
     let taken_bytes = AtomicU64::new(0);
     let sockets: Vec<TcpStream> = (0..clients).map(|_| follow(served.address)).collect();
     let memory_mb = std::thread::scope(|scope| {

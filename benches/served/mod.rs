@@ -20,20 +20,21 @@ impl Served {
 
     /// Does the same as [`Self::start`], with more arguments.
     pub(crate) fn start_with(directory: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_leftoff"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(directory)
-            .args(arguments)
-            .env("LEFTOFF_LOG_FILTER", "error")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
+        let mut program = Command::new(env!("CARGO_BIN_EXE_leftoff"));
+        program.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(directory);
+        program.args(arguments).env("LEFTOFF_LOG_FILTER", "error");
+        Self::run(program)
+    }
+
+    /// Starts a program that says where it listens, as `leftoff serve` does.
+    pub(crate) fn run(mut program: Command) -> Self {
+        let mut child = program.stdout(Stdio::piped()).spawn().expect("the program starts");
         let lines = BufReader::new(child.stdout.take().expect("the output is piped")).lines();
         let address = lines.map_while(Result::ok).find_map(|line| {
             let rest = line.strip_prefix("listening on http://")?;
             rest.split(' ').next()?.parse().ok()
         });
-        Self { child, address: address.expect("the server says where it listens") }
+        Self { child, address: address.expect("the program says where it listens") }
     }
 
     /// Returns the largest resident memory so far, in MB, or 0 where the system does not say.
