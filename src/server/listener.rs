@@ -264,7 +264,7 @@ impl Listener {
 /// # Cancel safety
 ///
 /// Nothing is lost.
-pub(crate) async fn accept<'a, T>(listeners: &'a [(Listener, T)]) -> (NewConnection, &'a T) {
+pub(crate) async fn accept<T>(listeners: &[(Listener, T)]) -> (NewConnection, &T) {
     loop {
         let accepted = poll_fn(|cx| {
             // A random beginning: a listener that always has a client would keep the others out.
