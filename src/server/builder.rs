@@ -152,9 +152,10 @@ impl ServerBuilder {
     }
 
     /// Adds routes of the host's own, with their state given. They are served beside the broker's,
-    /// with the same limits on connections, memory, time and rates. A path that the host has is the
-    /// host's, also where the broker has it: `/healthz` of the host replaces that of the broker.
-    /// The answer to an unknown path is the broker's.
+    /// with the same limits on connections, memory, time and rates, and for the same names and web
+    /// pages ([`Self::access`]). A path that the host has is the host's, also where the broker has
+    /// it: `/healthz` of the host replaces that of the broker. The answer to an unknown path is the
+    /// broker's.
     pub fn routes(mut self, routes: Router) -> Self {
         self.routes = Some(self.routes.unwrap_or_default().merge(routes));
         self

@@ -200,6 +200,14 @@ impl Connections {
     }
 }
 
+/// A server that is dropped cuts its connections. Those that hyper has upgraded have tasks of their
+/// own, which must be told.
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.serving.upgrades.cut.cancel();
+    }
+}
+
 type Outcome = Result<Option<Handover>, Box<dyn std::error::Error + Send + Sync>>;
 
 impl Serving {
