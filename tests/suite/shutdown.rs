@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use leftoff::edge::proto::publish_stream_response::Outcome;
 use leftoff::edge::proto::{NewEvent, PublishStreamRequest, SubscribeRequest};
+use leftoff::server::{Listener, Protocols, Server as RealServer};
+use leftoff::{Broker, OpenConfig};
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,7 +22,10 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
-use crate::common::{Process, Server, Sse, get, grpc, leftoff, post, quakes, read_all, soon, text};
+use crate::common::{
+    Process, Server, Sse, get, grpc, leftoff, post, publish, quakes, read_all, soon, text,
+};
+use crate::websocket::Client;
 
 fn request(number: usize) -> PublishStreamRequest {
     let payload = number.to_string().into();
@@ -258,4 +264,24 @@ async fn a_command_does_its_work_though_nobody_can_read_what_it_says() {
         assert_eq!(status.code(), Some(0));
     }
     server.stop().await;
+}
+
+/// Goal: a host that drops a running server has cut its clients, WebSockets included, and can go on
+/// with the broker.
+#[tokio::test]
+async fn a_server_that_is_dropped_cuts_its_clients_and_leaves_the_broker_open() {
+    let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let server = RealServer::builder(broker.clone()).listen(listener).bind().await.unwrap();
+    let address = server.address(Protocols::Http).unwrap();
+    let running = tokio::spawn(server.run(std::future::pending()));
+    let mut stream = Sse::follow(address, "a", "").await;
+    let mut socket = Client::connect(address).await;
+    socket.say(json!({"type": "subscribe", "subscription": "s", "topic": "a"})).await;
+    socket.find("caught_up").await;
+    running.abort();
+    soon(running).await.unwrap_err();
+    soon(socket.cut()).await;
+    while soon(stream.next()).await.is_some() {}
+    publish(&broker, "a", leftoff::NewEvent::new("still open")).await;
 }

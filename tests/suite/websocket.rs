@@ -84,6 +84,11 @@ impl Client {
         events
     }
 
+    /// Reads until the connection ends, with a close or without.
+    pub(crate) async fn cut(&mut self) {
+        while let Some(Ok(_)) = self.0.next().await {}
+    }
+
     /// Returns the code and the reason with which the broker closes.
     pub(crate) async fn closed(&mut self) -> (u16, String) {
         loop {
