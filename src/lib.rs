@@ -136,5 +136,14 @@ pub use cursor::{
 pub use edge::{Edge, Parts};
 pub use error::{Error, Result};
 pub use event::{Durability, Event, NewEvent, Timestamp};
+/// The crate of the types of TLS, without a provider of cryptography.
+#[cfg(feature = "tls")]
+pub use tokio_rustls::rustls;
+/// The crate of the services of gRPC.
+#[cfg(feature = "grpc")]
+pub use tonic;
 pub use topic::{TopicName, TopicPattern};
 pub use topic_config::TopicConfig;
+/// The crates whose types are in the signatures of this one, in its versions of them.
+#[cfg(any(feature = "http", feature = "grpc"))]
+pub use {axum, http};

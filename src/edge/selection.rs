@@ -91,6 +91,18 @@ pub(super) struct Kept {
     pub(super) cut: Vec<TopicPattern>,
 }
 
+impl Kept {
+    /// Takes the memory of a reader that a host has opened itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoom`].
+    pub(super) fn of(reader: &Reader, share: &Share) -> Result<Self> {
+        let patterns = reader.patterns().iter().map(pattern_bytes).sum::<usize>();
+        Ok(Self { _held: Arc::new(share.take(READER_BYTES + patterns)?), ..Self::default() })
+    }
+}
+
 /// The memory of a waiting reader of one topic, and that of each pattern of a reader of many
 /// without its text and its tokens, in bytes. Source: `hostile::memory` measures both.
 const READER_BYTES: usize = 2 << 10;

@@ -84,7 +84,8 @@ impl FilterJson {
 /// The format in which a stream writes events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Format {
+#[non_exhaustive]
+pub enum Format {
     /// The payload alone, unchanged.
     Data,
     /// JSON with topic, places, time, type, key, headers and payload.

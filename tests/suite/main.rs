@@ -49,6 +49,7 @@ mod memory_order;
 mod model;
 mod names;
 mod openapi;
+mod own_readers;
 mod pages;
 mod payloads;
 mod positions;

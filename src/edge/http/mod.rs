@@ -10,6 +10,7 @@ mod listing;
 mod many;
 mod offered;
 mod openapi;
+mod own_readers;
 pub(in crate::edge) mod page_body;
 mod publish;
 pub(in crate::edge) mod query;
@@ -26,6 +27,9 @@ use http::StatusCode;
 use tower::util::MapResponseLayer;
 
 use crate::edge::{Edge, Parts, status, websocket};
+
+pub use self::own_readers::{AnswerOptions, page, sse};
+pub use crate::edge::selection_forms::Format;
 
 /// Returns all routes, ready to be mounted in a router with any state.
 ///
