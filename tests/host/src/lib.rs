@@ -1,5 +1,7 @@
 //! The parts of a host program that its tests share: raw clients, which use nothing of the broker.
 
+pub mod ways;
+
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
