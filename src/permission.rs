@@ -71,7 +71,16 @@ impl Permitted {
             Self::None => Vec::new(),
             Self::All | Self::Ask => vec![pattern.clone()],
             Self::Patterns(patterns) => {
-                patterns.iter().filter_map(|permitted| permitted.intersection(pattern)).collect()
+                let mut parts = Vec::new();
+                for part in patterns.iter().filter_map(|it| it.intersection(pattern)) {
+                    if part == *pattern {
+                        return vec![part]; // All of it is permitted, whatever the others say.
+                    }
+                    if !parts.contains(&part) {
+                        parts.push(part);
+                    }
+                }
+                parts
             }
         }
     }
@@ -174,6 +183,9 @@ mod tests {
         assert_eq!(part(&orders, ">"), ["orders.*", "news"]);
         assert_eq!(part(&orders, "*"), ["news"]);
         assert_eq!(part(&orders, "*.new"), ["orders.new"]);
+        assert_eq!(part(&of(&["a.b", ">", "a.*"]), "a.>"), ["a.>"]);
+        assert_eq!(part(&of(&["a.*", "*.b"]), "a.b"), ["a.b"]);
+        assert_eq!(part(&of(&["a.*", "a.b", "a.*"]), ">"), ["a.*", "a.b"]);
         assert_eq!(part(&orders, "orders.new.eu"), [""; 0]);
         assert_eq!(part(&Permitted::None, "a"), [""; 0]);
         assert_eq!(part(&Permitted::All, "a.>"), ["a.>"]);

@@ -33,6 +33,7 @@ use tower::util::{Either, option_layer};
 use tower::{Layer, Service};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use super::cut_topics::CUT_HEADER;
 use super::gaps;
 use super::status::{RATE_LIMIT, RATE_LIMIT_POLICY, plain_problem};
 use crate::edge::http::accept::{Accepted, accepted};
@@ -46,11 +47,12 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
 const ANY_HOST: &str = "*";
 
 /// The headers of an answer that pages of allowed origins may read.
-const EXPOSED: [HeaderName; 6] = [
+const EXPOSED: [HeaderName; 7] = [
     header::ETAG,
     header::RETRY_AFTER,
     gaps::HEADER,
     IGNORED_HEADER,
+    CUT_HEADER,
     RATE_LIMIT,
     RATE_LIMIT_POLICY,
 ];
@@ -458,7 +460,7 @@ mod tests {
         assert_eq!(head(&served, "access-control-allow-credentials"), "true");
         assert_eq!(
             head(&served, "access-control-expose-headers"),
-            "etag,retry-after,leftoff-gap,leftoff-ignored,ratelimit,ratelimit-policy"
+            "etag,retry-after,leftoff-gap,leftoff-ignored,leftoff-topics,ratelimit,ratelimit-policy"
         );
         assert!(head(&served, "vary").contains("origin"));
     }

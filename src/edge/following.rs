@@ -10,8 +10,9 @@
 //! An edge decides only in which form each of these is written.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::clients::{ListEntry, Peer, share};
 use super::config::FollowConfig;
@@ -21,9 +22,10 @@ use super::selection::{Kept, Wanted};
 use crate::broker::{Delivery, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
+use crate::gap::Gap;
 use crate::permission::Action;
 use crate::polls;
-use crate::topic::TopicPattern;
+use crate::topic::{RESERVED_PREFIX, TopicPattern};
 
 /// One live reader of one client.
 pub(super) struct Following {
@@ -39,6 +41,8 @@ pub(super) struct Following {
     grant_end: Option<Pin<Box<Sleep>>>,
     /// Whether each topic that comes to match the patterns must be asked about.
     asks_about_each: bool,
+    /// The time at which [`Self::next`] returned last.
+    quiet_since: Instant,
 }
 
 impl Following {
@@ -66,14 +70,41 @@ impl Following {
         (peer, permit): (Option<&Peer>, Permit),
     ) -> Self {
         let (listed, told) = (ListEntry::new(peer, protocol, &reader), reader.cursor());
-        let grant_end = permit.end().map(|end| Box::pin(tokio::time::sleep_until(end)));
+        let mut end = permit.end();
+        let is_same = |(one, other)| Arc::ptr_eq(one, &other);
+        if !kept.grant.as_ref().zip(permit.grant()).is_none_or(is_same) {
+            end = Some(Instant::now()); // The reader was opened with a grant that is over by now.
+        }
+        let grant_end = end.map(|end| Box::pin(tokio::time::sleep_until(end)));
         let asks_about_each = reader.is_of_many() && permit.asks_about_each();
-        Self { reader, patience, told, listed, kept, permit, grant_end, asks_about_each }
+        let quiet_since = Instant::now();
+        Self {
+            reader,
+            patience,
+            told,
+            listed,
+            kept,
+            permit,
+            grant_end,
+            asks_about_each,
+            quiet_since,
+        }
     }
 
     /// Returns the patterns of which the caller may not read all.
     pub(super) fn cut(&self) -> &[TopicPattern] {
         &self.kept.cut
+    }
+
+    /// Returns the patterns that are read, if they are less than the client asked for.
+    pub(super) fn cut_to(&self) -> &[TopicPattern] {
+        if self.kept.cut.is_empty() { &[] } else { self.reader.patterns() }
+    }
+
+    /// Returns the gap that is delivered next, for the head of an answer. A gap of a topic that is
+    /// to be asked about is not told there.
+    pub(super) fn gap(&self) -> Option<&Gap> {
+        self.reader.gap().filter(|gap| !self.asks_about_each || gap.topic.is_none())
     }
 
     /// Returns the reader, for its cursors, bounds and gap.
@@ -90,8 +121,9 @@ impl Following {
     ///
     /// # Errors
     ///
-    /// As [`Reader::next_within`]; [`Error::Unauthenticated`] and [`Error::Denied`] when the
-    /// caller's grant is over, and the next one does not permit the same topics.
+    /// As [`Reader::next_within`]; [`Error::Unauthenticated`] when the caller's grant is over,
+    /// [`Error::Denied`] if the next one does not permit the same. After these the reader's cursor
+    /// may be past events that were not delivered; [`Self::told`] is not.
     ///
     /// # Cancel safety
     ///
@@ -99,6 +131,12 @@ impl Following {
     /// this together with the reader.
     pub(super) async fn next(&mut self) -> Result<Waited> {
         polls::rest().await; // Writing the delivery before may have taken a while.
+        let next = self.next_permitted().await;
+        self.quiet_since = Instant::now();
+        next
+    }
+
+    async fn next_permitted(&mut self) -> Result<Waited> {
         loop {
             let waited = match &mut self.grant_end {
                 None => self.reader.next_within(&mut self.patience).await?,
@@ -120,19 +158,41 @@ impl Following {
                 Delivery::Ephemeral(event) => Some(&event.topic),
                 _ => None,
             };
-            if let Some(topic) = topic.filter(|_| self.asks_about_each)
-                && !self.permit.may_read(topic).await
-            {
-                continue; // The place moves past the events of others.
+            let is_told = match topic {
+                Some(topic) if self.asks_about_each => {
+                    self.permit.permits(Action::Subscribe, topic).await?
+                }
+                _ => true,
+            };
+            if is_told && self.tells_members(delivery).await? {
+                if let Delivery::Events(run) = delivery {
+                    self.permit.delivered(run);
+                }
+                return Ok(waited);
             }
-            if let Delivery::Events(run) = delivery {
-                self.permit.delivered(run);
+            // The place moves past the events of others, and a client of which nothing is heard
+            // for long must not take that for a broken connection.
+            if self.quiet_since.elapsed() >= self.patience.limit() {
+                return Ok(Waited::Silence);
             }
-            return Ok(waited);
         }
     }
 
-    /// Has the caller asked about again. The reader goes on if it may read the same topics.
+    /// Returns whether the client is told of a delivery as far as it names members.
+    async fn tells_members(&self, delivery: &Delivery) -> Result<bool> {
+        match delivery {
+            Delivery::Ephemeral(event)
+                if self.permit.has_hooks()
+                    && event.event.event_type.starts_with(RESERVED_PREFIX) =>
+            {
+                self.permit.permits(Action::Presence, &event.topic).await
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Has the caller asked about again. The reader goes on if it may read the same topics, through
+    /// the same filter, as the same member.
     ///
     /// # Errors
     ///
@@ -146,6 +206,18 @@ impl Following {
                     let reason = format!("{:?} may not be read any more", lost.as_str());
                     return Err(Error::Denied { reason });
                 }
+            }
+        }
+        for topic in &self.kept.present_in {
+            self.permit.check(Action::Presence, topic).await?;
+        }
+        if let Some((then, now)) = self.kept.grant.as_ref().zip(self.permit.grant()) {
+            let is_present = !self.kept.present_in.is_empty();
+            if then.read_filter() != now.read_filter()
+                || is_present && then.member_id() != now.member_id()
+            {
+                let reason = "the filter or the member of the grant has changed".to_owned();
+                return Err(Error::Denied { reason });
             }
         }
         self.grant_end = self.permit.end().map(|end| Box::pin(tokio::time::sleep_until(end)));

@@ -121,6 +121,7 @@ pub trait Hooks: Send + Sync + 'static {
 pub struct Connecting {
     pub(super) head: RequestHead,
     pub(super) address: Option<PeerAddress>,
+    pub(super) is_renewal: bool,
 }
 
 impl fmt::Debug for Connecting {
@@ -157,6 +158,12 @@ impl Connecting {
     /// Returns the address of the client; `None` in a server of the host's own without guards.
     pub fn address(&self) -> Option<PeerAddress> {
         self.address
+    }
+
+    /// Returns whether the caller was permitted before, and is asked about again because its grant
+    /// is over. The head is that of the same request.
+    pub fn is_renewal(&self) -> bool {
+        self.is_renewal
     }
 }
 

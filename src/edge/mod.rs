@@ -58,6 +58,7 @@ pub(crate) mod clients;
 mod cloudevents;
 mod config;
 pub(crate) mod counters;
+mod cut_topics;
 mod effort;
 mod error_form;
 mod following;

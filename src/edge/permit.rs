@@ -39,8 +39,8 @@ struct Granted {
     grant: Mutex<Arc<Grant>>,
     answers: Mutex<Answers>,
     /// The head of the request, to ask again when the grant is over; `None` for a grant without
-    /// end.
-    request: Option<Connecting>,
+    /// end. All streams of a connection wait for one renewal.
+    request: Option<tokio::sync::Mutex<Connecting>>,
 }
 
 impl fmt::Debug for Granted {
@@ -97,7 +97,7 @@ impl Permit {
         if let Some(asked) = head.extensions.get::<Self>() {
             return Ok(asked.clone());
         }
-        let mut request = Connecting { head: head.clone(), address: None };
+        let mut request = Connecting { head: head.clone(), address: None, is_renewal: false };
         let extensions = &mut request.head.extensions;
         // The rest of the connection must not live as long as this copy.
         extensions.remove::<OnUpgrade>();
@@ -109,7 +109,8 @@ impl Permit {
         if let Some(peer) = head.extensions.get::<Peer>() {
             peer.set_caller(grant.caller());
         }
-        let request = grant.end().map(|_| request);
+        request.is_renewal = true;
+        let request = grant.end().map(|_| tokio::sync::Mutex::new(request));
         let (hooks, grant) = (hooks.clone(), Mutex::new(Arc::new(grant)));
         Ok(Self(Some(Arc::new(Granted { hooks, grant, answers: Mutex::default(), request }))))
     }
@@ -125,12 +126,38 @@ impl Permit {
     ///
     /// # Errors
     ///
-    /// [`Error::Unauthenticated`], [`Error::Denied`].
+    /// [`Error::Unauthenticated`]: they grant no other one.
     pub(super) async fn check_current(&self) -> Result<()> {
         match &self.0 {
             Some(granted) => granted.current().await.map(drop),
             None => Ok(()),
         }
+    }
+
+    /// Waits until the caller's grant is over and the hooks grant no other one. Returns the reason.
+    /// Never ready if the grant has no end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: the hooks may be asked again.
+    pub(super) async fn over(self) -> Error {
+        loop {
+            let Some(end) = self.end() else { return std::future::pending().await };
+            tokio::time::sleep_until(end).await;
+            if let Err(error) = self.check_current().await {
+                return error;
+            }
+        }
+    }
+
+    /// Returns whether there are hooks.
+    pub(super) fn has_hooks(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Returns the caller's grant as it is now; `None` without hooks.
+    pub(super) fn grant(&self) -> Option<Arc<Grant>> {
+        self.0.as_ref().map(|granted| granted.grant())
     }
 
     /// Checks that the caller may do `action` with `topic`. The answer is the same for a topic that
@@ -150,9 +177,20 @@ impl Permit {
         }
     }
 
-    /// Returns whether the caller may read `topic`.
-    pub(super) async fn may_read(&self, topic: &TopicName) -> bool {
-        self.check(Action::Subscribe, topic).await.is_ok()
+    /// Returns whether the caller may do `action` with `topic`. For things that happen beside what
+    /// the caller asked for: they are left out, and that is no refusal.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthenticated`], as [`Self::check`].
+    pub(super) async fn permits(&self, action: Action, topic: &TopicName) -> Result<bool> {
+        let Some(granted) = &self.0 else { return Ok(true) };
+        let grant = granted.current().await?;
+        match grant.permission().of(action).verdict(topic) {
+            Verdict::Yes => Ok(true),
+            Verdict::No => Ok(false),
+            Verdict::Ask => Ok(granted.allow(&grant, Access::topic(action, topic)).await.is_ok()),
+        }
     }
 
     /// Checks that the caller may have maintenance done, make backups, and see metrics and
@@ -257,7 +295,8 @@ impl Permit {
         }
     }
 
-    /// Returns the filter that holds for everything that the caller reads.
+    /// Returns the filter that holds for everything that the caller reads, by the grant as it is
+    /// now.
     pub(super) fn filter(&self) -> Filter {
         self.0.as_ref().map(|granted| granted.grant().read_filter().clone()).unwrap_or_default()
     }
@@ -315,11 +354,16 @@ impl Granted {
     /// Returns the grant. If it is over, the hooks are asked again.
     async fn current(&self) -> Result<Arc<Grant>> {
         let grant = self.grant();
-        let (Some(end), Some(request)) = (grant.end(), &self.request) else { return Ok(grant) };
-        if SystemTime::now() < end {
+        let is_over = |grant: &Grant| grant.end().is_some_and(|end| end <= SystemTime::now());
+        let Some(request) = self.request.as_ref().filter(|_| is_over(&grant)) else {
             return Ok(grant);
+        };
+        let request = request.lock().await;
+        let grant = self.grant();
+        if !is_over(&grant) {
+            return Ok(grant); // Another stream of the connection has asked.
         }
-        let renewed = self.hooks.connect(request).await;
+        let renewed = self.hooks.connect(&request).await;
         let renewed = renewed.and_then(|renewed| match renewed.end() {
             // Otherwise a stream would ask without a pause.
             Some(end) if end <= SystemTime::now() => {
@@ -330,7 +374,8 @@ impl Granted {
         let renewed = renewed.map_err(|refusal| {
             debug!(caller = grant.caller(), %refusal, "a grant is over");
             self.hooks.refused(Some(&grant), &refusal);
-            Error::from(refusal)
+            // Whatever the reason, the caller is known no longer.
+            Error::Unauthenticated { reason: refusal.reason().to_owned() }
         })?;
         *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
         *self.answers() = Answers::default();
@@ -351,7 +396,11 @@ impl Granted {
             self.hooks.refused(Some(grant), &refusal);
             Error::from(refusal)
         });
-        self.answers().insert(action, topics.as_str(), answer.clone());
+        let mut answers = self.answers();
+        // An answer of a grant that is over by now must not hold for the next one.
+        if Arc::ptr_eq(grant, &self.grant()) {
+            answers.insert(action, topics.as_str(), answer.clone());
+        }
         answer
     }
 

@@ -3,24 +3,32 @@
 use super::permit::Permit;
 use crate::broker::{Page, PageReader, Run};
 use crate::error::Result;
+use crate::permission::Action;
+use crate::topic::TopicPattern;
 
 /// The reader of a page, which passes over topics that the caller may not read.
 #[derive(Debug)]
 pub(super) struct PermittedPage {
     reader: PageReader,
     permit: Permit,
+    /// The patterns that are read, if they are less than the client asked for.
+    cut_to: Vec<TopicPattern>,
     /// Whether each topic of the page must be asked about.
     asks_about_each: bool,
     /// The gaps of the page that were looked at, and those of them that are another's.
     gaps_seen: usize,
     hidden: Vec<usize>,
+    /// The page before the events about which no more could be asked.
+    end: Option<Page>,
 }
 
 impl PermittedPage {
-    /// Returns the reader of a page for the caller with this permit.
-    pub(super) fn new(reader: PageReader, permit: Permit) -> Self {
+    /// Returns the reader of a page for the caller with this permit. `cut_to` are the patterns that
+    /// are read, if they are less than the client asked for.
+    pub(super) fn new(reader: PageReader, permit: Permit, cut_to: Vec<TopicPattern>) -> Self {
         let asks_about_each = reader.is_of_many() && permit.asks_about_each();
-        Self { reader, permit, asks_about_each, gaps_seen: 0, hidden: Vec::new() }
+        let (gaps_seen, hidden, end) = (0, Vec::new(), None);
+        Self { reader, permit, cut_to, asks_about_each, gaps_seen, hidden, end }
     }
 
     /// Returns whether the page begins with a gap that is not told yet.
@@ -28,42 +36,66 @@ impl PermittedPage {
         self.reader.has_gap()
     }
 
+    /// Returns the patterns that are read, if they are less than the client asked for.
+    pub(super) fn cut_to(&self) -> &[TopicPattern] {
+        &self.cut_to
+    }
+
     /// Returns the next events of the page, as [`PageReader::next_with`].
     ///
     /// # Errors
     ///
-    /// As [`PageReader::next_with`].
+    /// As [`PageReader::next_with`]; [`Error::Unauthenticated`](crate::Error::Unauthenticated) if
+    /// the caller's grant is over. Then [`Self::page`] ends before the events that were not
+    /// returned.
     pub(super) async fn next_with(
         &mut self,
         mut take_room: impl FnMut(&Run) -> Result<()>,
     ) -> Result<Option<Run>> {
-        loop {
+        if !self.asks_about_each {
             let run = self.reader.next_with(&mut take_room).await?;
-            if !self.asks_about_each {
-                run.iter().for_each(|run| self.permit.delivered(run));
-                return Ok(run);
-            }
-            let gaps = self.reader.gaps();
-            for (at, gap) in gaps.iter().enumerate().skip(self.gaps_seen) {
-                if let Some(topic) = &gap.topic
-                    && !self.permit.may_read(topic).await
-                {
-                    self.hidden.push(at);
-                }
-            }
-            self.gaps_seen = gaps.len();
-            match &run {
-                Some(run) if !self.permit.may_read(run.topic()).await => {}
-                run_or_end => {
-                    run_or_end.iter().for_each(|run| self.permit.delivered(run));
+            run.iter().for_each(|run| self.permit.delivered(run));
+            return Ok(run);
+        }
+        loop {
+            let before = self.page();
+            let run = self.reader.next_with(&mut take_room).await?;
+            match self.is_shown(run.as_ref()).await {
+                Ok(true) => {
+                    run.iter().for_each(|run| self.permit.delivered(run));
                     return Ok(run);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    self.end = Some(Page { caught_up: false, ..before });
+                    return Err(error);
                 }
             }
         }
     }
 
+    /// Returns whether the caller may read the topic of `run`, and notes the gaps of others.
+    async fn is_shown(&mut self, run: Option<&Run>) -> Result<bool> {
+        let gaps = self.reader.gaps();
+        for (at, gap) in gaps.iter().enumerate().skip(self.gaps_seen) {
+            if let Some(topic) = &gap.topic
+                && !self.permit.permits(Action::Subscribe, topic).await?
+            {
+                self.hidden.push(at);
+            }
+        }
+        self.gaps_seen = gaps.len();
+        match run {
+            Some(run) => self.permit.permits(Action::Subscribe, run.topic()).await,
+            None => Ok(true),
+        }
+    }
+
     /// Returns the page as it is now, without its events.
     pub(super) fn page(&self) -> Page {
+        if let Some(end) = &self.end {
+            return end.clone();
+        }
         let mut page = self.reader.page();
         if self.asks_about_each {
             let mut at = 0;

@@ -19,6 +19,7 @@ use super::permit::Permit;
 use crate::broker::{Ack, Batch, Broker, Events, InOrder, LimitsConfig, Publish};
 use crate::error::Result;
 use crate::event::NewEvent;
+use crate::permission::Action;
 use crate::topic::TopicName;
 
 /// The memory of one request's received bytes that are not submitted yet.
@@ -68,7 +69,7 @@ pub(super) async fn work_with<T: Send + 'static>(
 ///
 /// # Errors
 ///
-/// As [`Broker::publish`].
+/// As [`Broker::publish`] and [`Permit::check`].
 pub(super) async fn handed_in<E: Events>(
     broker: &Broker,
     publish: Publish<E>,
@@ -76,6 +77,8 @@ pub(super) async fn handed_in<E: Events>(
     received: Option<Received>,
 ) -> Result<Ack> {
     let topic = publish.topic.clone();
+    // The body may have taken longer than its sender's grant.
+    permit.check(Action::Publish, &topic).await?;
     let pending = broker.submit_in_order(publish, &InOrder::default()).await?;
     drop(received);
     let ack = pending.ack().await?;
@@ -113,8 +116,19 @@ pub(super) fn deliver_ephemeral<I>(
 where
     I: ExactSizeIterator<Item = Result<NewEvent>>,
 {
-    batch(permit, topic, events(), broker.limits())?;
-    broker.publish_each_ephemeral(topic, intercepted(permit, topic, events()))
+    if !permit.has_hooks() {
+        Batch::of(events(), broker.limits())?;
+        return broker.publish_each_ephemeral(topic, events());
+    }
+    // The hooks are asked about each event once, so the events are kept; the limits hold for them.
+    let mut let_through = Vec::new();
+    let kept = intercepted(permit, topic, events()).map(|event| {
+        let event = event?;
+        let_through.push(event.clone());
+        Ok(event)
+    });
+    Batch::of(kept, broker.limits())?;
+    broker.publish_each_ephemeral(topic, let_through.into_iter().map(Ok))
 }
 
 fn intercepted<I>(

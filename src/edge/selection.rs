@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::budget::{Held, Share};
+use super::hooks::Grant;
 use super::permit::Permit;
 use super::permitted_page::PermittedPage;
 use crate::broker::{Broker, Filter, MAX_PATTERNS, Member, PageRequest, Presence, Reader};
@@ -39,9 +42,20 @@ impl TopicSelection {
     ///
     /// # Errors
     ///
-    /// As [`Permit::check`] and [`Permit::readable`].
-    async fn permitted(self, permit: &Permit) -> Result<(Self, Vec<TopicPattern>)> {
+    /// As [`Permit::check`] and [`Permit::readable`]; [`Error::Invalid`] for [`OnGap::Fail`] if
+    /// each topic that matches a pattern must be asked about: the refusal would tell a gap of
+    /// another's topic.
+    async fn permitted(self, permit: &Permit, on_gap: OnGap) -> Result<(Self, Vec<TopicPattern>)> {
         match self {
+            Self::Many(patterns)
+                if on_gap == OnGap::Fail
+                    && permit.asks_about_each()
+                    && !patterns.iter().all(TopicPattern::is_name) =>
+            {
+                let problem = "fail is not possible for a pattern of which each topic is asked \
+                               about; name the topics, or write resume";
+                Err(Error::invalid("on_gap", problem))
+            }
             Self::One(topic) => {
                 permit.check(Action::Subscribe, &topic).await?;
                 Ok((Self::One(topic), Vec::new()))
@@ -62,11 +76,14 @@ impl TopicSelection {
         }
     }
 
-    /// Returns how many topics are named. A member is present in each of them.
-    fn count_names(&self) -> usize {
+    /// Returns the topics that are named without a wildcard. A member is present in each of them.
+    fn names(&self) -> Result<Vec<TopicName>> {
         match self {
-            Self::One(_) => 1,
-            Self::Many(patterns) => patterns.iter().filter(|pattern| pattern.is_name()).count(),
+            Self::One(topic) => Ok(vec![topic.clone()]),
+            Self::Many(patterns) => {
+                let literal = patterns.iter().filter(|pattern| pattern.is_name());
+                literal.map(|pattern| TopicName::new(pattern.as_str())).collect()
+            }
         }
     }
 }
@@ -89,6 +106,10 @@ pub(super) struct Kept {
     _held: Arc<Held>,
     /// The patterns of which the caller may not read all.
     pub(super) cut: Vec<TopicPattern>,
+    /// The topics in which the caller is present as a member.
+    pub(super) present_in: Vec<TopicName>,
+    /// The grant with which the reader was opened; `None` without hooks.
+    pub(super) grant: Option<Arc<Grant>>,
 }
 
 impl Kept {
@@ -135,8 +156,16 @@ pub(super) async fn page(
     permit: &Permit,
     (broker, share): (&Broker, &Share),
 ) -> Result<(PermittedPage, Arc<Held>)> {
-    let (topics, _cut) = topics.permitted(permit).await?;
+    let (topics, cut) = topics.permitted(permit, request.on_gap).await?;
+    let cut_to = match &topics {
+        TopicSelection::Many(patterns) if !cut.is_empty() => patterns.clone(),
+        _ => Vec::new(),
+    };
     request.permitted = permit.filter();
+    if let Some(end) = permit.end() {
+        // The next page is asked about again.
+        request.wait = request.wait.min(end.saturating_duration_since(Instant::now()));
+    }
     let held = Arc::new(share.take(reader_bytes(&topics, &request.filter))?);
     let reader = match topics {
         TopicSelection::One(topic) => broker.page(&topic, request).await?,
@@ -148,7 +177,7 @@ pub(super) async fn page(
             broker.page_of_many_with(patterns, request, Some(held.clone())).await?
         }
     };
-    Ok((PermittedPage::new(reader, permit.clone()), held))
+    Ok((PermittedPage::new(reader, permit.clone(), cut_to), held))
 }
 
 fn pattern_bytes(pattern: &TopicPattern) -> usize {
@@ -172,11 +201,14 @@ impl Wanted {
         share: &Share,
     ) -> Result<(Reader, Kept)> {
         let Self { topics, start, on_gap, filter, member } = self;
-        let (topics, cut) = topics.permitted(permit).await?;
+        permit.check_current().await?;
+        let grant = permit.grant();
+        let (topics, cut) = topics.permitted(permit, on_gap).await?;
         let member = permit.member(member)?;
-        let member_bytes = member.as_ref().map_or(0, Member::size_bytes) * topics.count_names();
+        let present_in = if member.is_some() { topics.names()? } else { Vec::new() };
+        let member_bytes = member.as_ref().map_or(0, Member::size_bytes) * present_in.len();
         let held = Arc::new(share.take(reader_bytes(&topics, &filter) + member_bytes)?);
-        let presence = join(broker, &topics, (member, permit), &held).await?;
+        let presence = join(broker, &present_in, (member, permit), &held).await?;
         let reader = match topics {
             TopicSelection::One(topic) => broker.subscribe(&topic, start, on_gap).await?,
             TopicSelection::Many(patterns) => {
@@ -185,32 +217,28 @@ impl Wanted {
                 feed.await?
             }
         };
-        let reader = reader.filtered(filter)?.filtered(permit.filter())?;
-        Ok((reader, Kept { _presence: presence, _held: held, cut }))
+        let permitted = grant.as_ref().map(|it| it.read_filter().clone()).unwrap_or_default();
+        let reader = reader.filtered(filter)?.filtered(permitted)?;
+        // Only a renewal looks at the topics again.
+        let present_in = if grant.is_some() { present_in } else { Vec::new() };
+        Ok((reader, Kept { _presence: presence, _held: held, cut, present_in, grant }))
     }
 }
 
-/// Makes `member`, if there is one, present in the topics that are named without a wildcard.
+/// Makes `member`, if there is one, present in the topics with these names.
 ///
 /// # Errors
 ///
 /// As [`Broker::join`]; as [`Permit::check`].
 async fn join(
     broker: &Broker,
-    topics: &TopicSelection,
+    names: &[TopicName],
     (member, permit): (Option<Member>, &Permit),
     held: &Arc<Held>,
 ) -> Result<Option<Presence>> {
     let Some(member) = member else { return Ok(None) };
-    let names: Vec<TopicName> = match topics {
-        TopicSelection::One(topic) => vec![topic.clone()],
-        TopicSelection::Many(patterns) => {
-            let literal = patterns.iter().filter(|pattern| pattern.is_name());
-            literal.map(|pattern| TopicName::new(pattern.as_str())).collect::<Result<_>>()?
-        }
-    };
-    for name in &names {
+    for name in names {
         permit.check(Action::Presence, name).await?;
     }
-    broker.join_with(&names, member, Some(held.clone())).await.map(Some)
+    broker.join_with(names, member, Some(held.clone())).await.map(Some)
 }

@@ -79,7 +79,7 @@ use super::selection_forms::Format;
 use crate::broker::{Delivery, Ephemeral, EventRef, Patience, Reader, Run, Waited, WireForm};
 use crate::cursor::Cursor;
 use crate::edge::config::FollowConfig;
-use crate::edge::http::ignored::{IGNORED_HEADER, Ignored};
+use crate::edge::http::ignored::Ignored;
 use crate::edge::{cloudevents, forms, gaps, json, status};
 use crate::error::Error;
 use crate::polls;
@@ -109,7 +109,7 @@ pub(super) fn response(
     config: &FollowConfig,
     ignored: Ignored,
 ) -> Response {
-    let gap = following.reader().gap().cloned();
+    let gap = following.gap().cloned();
     following.set_patience(Patience::new(FIRST_BLOCK_WITHIN));
     // Boxed, because it is moved with each write.
     let stream = Box::new(EventStream {
@@ -124,7 +124,7 @@ pub(super) fn response(
     });
     let mut response = stream_response(Body::from_stream(writes));
     response.extensions_mut().insert(WaitsForRoom);
-    response.headers_mut().extend(ignored.header().map(|names| (IGNORED_HEADER, names)));
+    response.headers_mut().extend(ignored.headers());
     gaps::tell(&mut response, gap.as_slice());
     response
 }
@@ -345,6 +345,13 @@ impl EventStream {
 
     fn failed(&mut self, error: &Error) -> String {
         self.phase = Phase::Ended;
+        if let Error::Unauthenticated { .. } = error {
+            // With another credential the client can come back at once, to the place that it was
+            // told: the reader may be past events that were not delivered.
+            let told = self.reader().gap().is_none().then_some(self.following.told());
+            let block = control_block(told, "leftoff.expired", &status::problem_json(error));
+            return format!("{}{block}", retry_line(self.config.jittered_retry_ms()));
+        }
         let frame = self.control_frame("leftoff.error", &status::problem_json(error));
         format!("{}{frame}", retry_line(ERROR_RETRY_MS))
     }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::Route;
 use tonic::body::Body as GrpcBody;
@@ -31,8 +30,8 @@ use super::services::{self, routes_of};
 use crate::broker::Broker;
 use crate::edge::hooks::Hooks;
 use crate::edge::rates::Rates;
+use crate::edge::refused;
 use crate::edge::{AccessConfig, Edge, FollowConfig, Parts, RatesConfig, access, grpc, http};
-use crate::edge::{permit, refused};
 use crate::error::Result;
 
 /// A layer of the host. It is put around the routes of each listener.
@@ -279,10 +278,6 @@ impl ServerBuilder {
 
     fn grpc_routes(&self, parts: Parts, operations: &Router) -> Router {
         let mut routes = routes_of(grpc::parts(&self.edge, parts));
-        if self.edge.has_hooks() {
-            let asking = from_fn_with_state(self.edge.clone(), permit::before_body);
-            routes = routes.layer(asking);
-        }
         routes = routes.merge(routes_of(self.services.clone()));
         if parts.has(Parts::OPERATIONS) {
             routes = routes.merge(operations.clone());

@@ -40,6 +40,7 @@ mod grpc;
 mod grpc_client;
 mod grpc_strangers;
 mod half_closed;
+mod hooks;
 mod hostile;
 mod http;
 mod idle;

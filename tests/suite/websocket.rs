@@ -21,7 +21,13 @@ pub(crate) struct Client(WebSocketStream<TcpStream>);
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::connect_as(address, "nobody").await
+    }
+
+    /// Connects with the header that names the caller in the tests of hooks.
+    pub(crate) async fn connect_as(address: SocketAddr, caller: &str) -> Self {
         let mut request = format!("ws://{address}/v1/ws").into_client_request().unwrap();
+        request.headers_mut().insert("x-caller", caller.parse().unwrap());
         let spoken = http::HeaderValue::from_static("other, leftoff.v1.json");
         request.headers_mut().insert("sec-websocket-protocol", spoken);
         let stream = TcpStream::connect(address).await.unwrap();

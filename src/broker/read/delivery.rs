@@ -56,6 +56,11 @@ impl Patience {
         Self { limit, since, timer }
     }
 
+    /// Returns the whole time.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Begins the whole time again, from now on.
     pub(crate) fn renew(&mut self) {
         self.since = Instant::now();

@@ -19,6 +19,7 @@ mod requests;
 mod status;
 mod subscriber;
 
+use axum::middleware::from_fn_with_state;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -27,7 +28,7 @@ use super::served::admin_service_server::AdminServiceServer;
 use super::served::publisher_service_server::PublisherServiceServer;
 use super::served::subscriber_service_server::SubscriberServiceServer;
 use crate::edge::bounds::max_message_bytes;
-use crate::edge::{Edge, Parts};
+use crate::edge::{Edge, Parts, permit};
 
 pub use self::admin::GrpcAdmin;
 pub(crate) use self::paced::paced;
@@ -59,10 +60,16 @@ pub fn parts(edge: &Edge, parts: Parts) -> Routes {
     if parts.has(Parts::ADMINISTRATION) {
         routes = routes.add_service(admin(edge));
     }
-    routes
+    let has_services = parts.has(Parts::EVENTS) || parts.has(Parts::ADMINISTRATION);
+    if !edge.has_hooks() || !has_services {
+        return routes; // A layer around no route at all would panic.
+    }
+    let asking = from_fn_with_state(edge.clone(), permit::before_body);
+    routes.into_axum_router().route_layer(asking).into()
 }
 
-/// Returns the service of publishers, for a server that mounts it by itself.
+/// Returns the service of publishers, for a server that mounts it by itself. Then hooks are asked
+/// when the first message has come; with [`routes`] and [`parts`], before any is read.
 pub fn publisher(edge: &Edge) -> PublisherServiceServer<GrpcPublisher> {
     let limits = edge.broker.limits();
     let max_bytes = max_message_bytes(limits) as usize;
@@ -72,7 +79,7 @@ pub fn publisher(edge: &Edge) -> PublisherServiceServer<GrpcPublisher> {
         .max_encoding_message_size(usize::MAX)
 }
 
-/// Returns the service of readers, for a server that mounts it by itself.
+/// Returns the service of readers, for a server that mounts it by itself, as [`publisher`].
 pub fn subscriber(edge: &Edge) -> SubscriberServiceServer<GrpcSubscriber> {
     let max_bytes = max_message_bytes(edge.broker.limits()) as usize;
     SubscriberServiceServer::new(GrpcSubscriber { edge: edge.clone() })
@@ -80,7 +87,7 @@ pub fn subscriber(edge: &Edge) -> SubscriberServiceServer<GrpcSubscriber> {
         .max_encoding_message_size(usize::MAX)
 }
 
-/// Returns the service of administrators, for a server that mounts it by itself.
+/// Returns the service of administrators, for a server that mounts it by itself, as [`publisher`].
 pub fn admin(edge: &Edge) -> AdminServiceServer<GrpcAdmin> {
     let max_bytes = max_message_bytes(edge.broker.limits()) as usize;
     AdminServiceServer::new(GrpcAdmin { edge: edge.clone() })

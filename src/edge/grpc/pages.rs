@@ -1,6 +1,9 @@
 //! Pages of history as messages: of one topic, or of many.
 
+use http::HeaderValue;
+
 use super::super::budget::{Held, Share};
+use super::super::cut_topics::cut_header;
 use super::super::selection::{self, TopicSelection};
 use super::super::served;
 use crate::broker::{Broker, PageRequest, Run};
@@ -12,7 +15,8 @@ use crate::polls;
 /// The room that a page needs to continue, in bytes: a block takes less.
 const PAGE_STEP_BYTES: usize = 64 << 10;
 
-/// Reads a page, and takes its memory. The page ends when there is no room for more.
+/// Reads a page, and takes its memory. The page ends when there is no room for more. Returns the
+/// page, its memory, and the names of the topics if they are less than the client asked for.
 ///
 /// # Errors
 ///
@@ -22,10 +26,11 @@ pub(super) async fn read(
     topics: TopicSelection,
     request: PageRequest,
     share: &Share,
-) -> Result<(served::ReadResponse, Held)> {
+) -> Result<(served::ReadResponse, Held, Option<HeaderValue>)> {
     let is_of_many = matches!(topics, TopicSelection::Many(_));
     let (mut reader, _of_reader) =
         selection::page(topics, request, permit, (broker, share)).await?;
+    let cut = cut_header(reader.cut_to());
     let (mut events, mut held) = (EncodedList::default(), share.nothing());
     while events.is_empty() || share.has_room(PAGE_STEP_BYTES) {
         let (counted_bytes, before) = (held.size_bytes(), events.size_bytes());
@@ -36,5 +41,5 @@ pub(super) async fn read(
         held.keep(counted_bytes + 2 * (events.size_bytes() - before));
         polls::rest().await;
     }
-    Ok((messages::page(&reader.page(), events.into_entries()), held))
+    Ok((messages::page(&reader.page(), events.into_entries()), held, cut))
 }

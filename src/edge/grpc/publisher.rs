@@ -1,6 +1,7 @@
 //! The gRPC service of publishers: one request, or many on a stream.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -73,6 +74,7 @@ impl PublisherService for GrpcPublisher {
             received,
             temper: rates.temper(),
             rates,
+            over: Box::pin(permit.clone().over()),
             permit,
             broker: self.edge.broker.clone(),
             requests: Some(request.into_inner()),
@@ -134,6 +136,8 @@ struct PublishStream {
     rates: CallerRates,
     temper: Temper,
     permit: Permit,
+    /// Ready with the reason when the caller's grant is over.
+    over: Pin<Box<dyn Future<Output = Error> + Send>>,
     in_flight: VecDeque<InFlight>,
     max_in_flight: usize,
     /// The order of the client's publishes: positions rise in the order of its requests. A request
@@ -157,6 +161,10 @@ impl PublishStream {
                         () = self.broker.draining() => {
                             self.requests = None;
                             self.end = Some(Error::ShuttingDown.into());
+                        }
+                        error = &mut self.over => {
+                            self.requests = None;
+                            self.end = Some(error.into());
                         }
                         request = requests.message() => self.accept(request).await,
                     }

@@ -1,10 +1,13 @@
 //! The gRPC service of readers: streams, pages, states, topics and members.
 
 use futures_util::stream;
+use http::HeaderValue;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use super::super::budget::WaitsForRoom;
 use super::super::clients::Peer;
+use super::super::cut_topics::{CUT_NAME, cut_header};
 use super::super::following::Following;
 use super::super::gaps;
 use super::super::page_token::{StateToken, page_limit};
@@ -63,6 +66,7 @@ impl SubscriberService for GrpcSubscriber {
         let wanted = Wanted { topics, start, on_gap, filter, member };
         let opening = Following::open(wanted, "grpc", &self.edge, (peer.as_ref(), permit));
         let following = within(deadline, opening).await?;
+        let cut = cut_header(following.cut_to());
         let config = self.edge.config.clone();
         let stream = Subscribed { following, config, is_started: false, is_ended: false };
         let responses =
@@ -70,7 +74,9 @@ impl SubscriberService for GrpcSubscriber {
                 stream,
                 |mut stream| async move { Some((stream.next().await?, stream)) },
             );
-        Ok(waiting_for_room(until(deadline, responses)))
+        let mut response = waiting_for_room(until(deadline, responses));
+        tell_cut(&mut response, cut);
+        Ok(response)
     }
 
     async fn read(
@@ -85,8 +91,10 @@ impl SubscriberService for GrpcSubscriber {
         let topics = messages::topics(&request.topic, many)?;
         let wanted = messages::page_request(request, &topics, &self.edge.config)?;
         let page = pages::read((&self.edge.broker, &permit), topics, wanted, &share);
-        let (page, held) = within(deadline, page).await?;
-        holding(page, held)
+        let (page, held, cut) = within(deadline, page).await?;
+        let mut response = holding(page, held)?;
+        tell_cut(&mut response, cut);
+        Ok(response)
     }
 
     async fn read_state(
@@ -166,6 +174,14 @@ impl SubscriberService for GrpcSubscriber {
         let listing::ListPage { entries: members, next_page_token, held } =
             within(deadline, page).await?;
         holding(served::ListMembersResponse { members, next_page_token }, held)
+    }
+}
+
+/// Names the topics that are read, if they are less than the client asked for.
+fn tell_cut<T>(response: &mut Response<T>, cut: Option<HeaderValue>) {
+    let topics = cut.and_then(|topics| MetadataValue::try_from(topics.as_bytes()).ok());
+    if let Some(topics) = topics {
+        response.metadata_mut().insert(CUT_NAME, topics);
     }
 }
 

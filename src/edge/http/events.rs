@@ -21,6 +21,7 @@ use crate::broker::PageRequest;
 use crate::cursor::{Sequence, StartPoint};
 use crate::edge::Edge;
 use crate::edge::clients::{Peer, share};
+use crate::edge::cut_topics::{CUT_HEADER, cut_header};
 use crate::edge::effort::Effort;
 use crate::edge::following::Following;
 use crate::edge::permit::Permit;
@@ -106,10 +107,7 @@ impl Edge {
         let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
         let wanted = Wanted { topics, start, on_gap, filter, member };
         let following = Following::open(wanted, "sse", self, (peer.as_ref(), permit)).await?;
-        for pattern in following.cut() {
-            let reason = "is not permitted, or a part of it is not".to_owned();
-            ignored.add_value("topic", pattern.as_str(), &Error::Denied { reason });
-        }
+        ignored.add_cut(following.cut(), following.cut_to());
         Ok(sse::response(following, format.unwrap_or(otherwise), &self.config, ignored))
     }
 
@@ -150,6 +148,7 @@ impl Edge {
         let opened = selection::page(topics, request, &permit, (&self.broker, &share));
         let (reader, held) = opened.await?;
         let (now, has_gap) = (reader.page(), reader.has_gap());
+        let cut = cut_header(reader.cut_to()).map(|topics| (CUT_HEADER, topics));
         let page = async move { page_body::page(reader, form, &share, held).await };
         let mut page = Box::pin(page);
         // The head has the gap, so it is not sent before the page is read.
@@ -160,7 +159,9 @@ impl Edge {
                 Err(_elapsed) => {
                     let body = page_body::waited_for(page, now);
                     let media = [(header::CONTENT_TYPE, "application/json")];
-                    return Ok((media, body).into_response());
+                    let mut response = (media, body).into_response();
+                    response.headers_mut().extend(cut);
+                    return Ok(response);
                 }
             }
         } else {
@@ -185,6 +186,7 @@ impl Edge {
         };
         response.extensions_mut().insert(held);
         let more = response.headers_mut();
+        more.extend(cut);
         if let Some(tag) = tag {
             more.insert(header::ETAG, tag.value());
             more.insert(header::CACHE_CONTROL, tag::ASK_AGAIN);

@@ -4,10 +4,12 @@
 use std::fmt::Write as _;
 
 use http::{HeaderName, HeaderValue};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use serde_json::{Value, json};
 
+use crate::edge::cut_topics::{self, CUT_HEADER, ENCODED, cut_header};
 use crate::error::Error;
+use crate::topic::TopicPattern;
 
 /// The names that a stream knows, for people.
 pub(in crate::edge) const KNOWN: &str = "topic, type, key, key_prefix, header, from, on_gap, \
@@ -24,6 +26,10 @@ pub(in crate::edge) struct Ignored {
     names: Vec<String>,
     /// A sentence about the first of `names`, if its value is ignored.
     detail: Option<String>,
+    /// The topics that the stream follows, if they are less than the client asked for: the first
+    /// of them, and all as a header.
+    cut_to: Vec<String>,
+    cut_header: Option<HeaderValue>,
 }
 
 impl Ignored {
@@ -33,16 +39,13 @@ impl Ignored {
     const MAX_TOLD: usize = 8;
     const MAX_NAME_BYTES: usize = 64;
 
-    /// The characters that are encoded in a string of a header. Source: RFC 9651, 3.3.3.
-    const ENCODED: &AsciiSet = &CONTROLS.add(b'"').add(b'\\').add(b'%');
-
     /// Notes a name, unless it is noted already, or the bound is reached.
     pub(in crate::edge) fn add(&mut self, name: &str) {
         if self.names.len() == Self::MAX_NAMES {
             return;
         }
         let mut noted = String::new();
-        for part in utf8_percent_encode(name, Self::ENCODED) {
+        for part in utf8_percent_encode(name, ENCODED) {
             let room = Self::MAX_NAME_BYTES - noted.len();
             noted.push_str(part.get(..room).unwrap_or(part)); // All of it is ASCII.
             if noted.len() == Self::MAX_NAME_BYTES {
@@ -60,6 +63,28 @@ impl Ignored {
             self.detail = Some(format!("{error}; the stream is as if it was not given"));
         }
         self.add(&format!("{name}={value}"));
+    }
+
+    /// Notes the patterns of which the caller may not read all, and those that the stream follows.
+    pub(in crate::edge) fn add_cut(&mut self, cut: &[TopicPattern], cut_to: &[TopicPattern]) {
+        if cut.is_empty() {
+            return;
+        }
+        if self.names.is_empty() {
+            let text = "topic: the stream follows only the topics that the caller may read";
+            self.detail = Some(text.to_owned());
+        }
+        cut.iter().for_each(|pattern| self.add(&format!("topic={pattern}")));
+        let told = cut_to.iter().take(cut_topics::MAX_TOLD);
+        self.cut_to = told.map(ToString::to_string).collect();
+        self.cut_header = cut_header(cut_to);
+    }
+
+    /// Returns the headers of the answer.
+    pub(in crate::edge) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let ignored = self.header().map(|names| (IGNORED_HEADER, names));
+        let cut = self.cut_header.clone().map(|topics| (CUT_HEADER, topics));
+        ignored.into_iter().chain(cut)
     }
 
     /// Returns the reported names, and the number of others.
@@ -89,6 +114,10 @@ impl Ignored {
         let first = told.first()?;
         let unknown = || format!("{first:?} means nothing to a stream; known are {KNOWN}");
         let detail = self.detail.clone().unwrap_or_else(unknown);
-        Some(json!({"ignored": told, "more": more, "detail": detail}))
+        let mut told = json!({"ignored": told, "more": more, "detail": detail});
+        if !self.cut_to.is_empty() {
+            told["topics"] = json!(self.cut_to);
+        }
+        Some(told)
     }
 }

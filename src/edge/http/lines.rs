@@ -314,6 +314,9 @@ impl Lines<'_> {
                 () = self.broker.draining() => {
                     return Err(self.failed(self.place.line, Error::ShuttingDown));
                 }
+                error = self.permit.clone().over() => {
+                    return Err(self.failed(self.place.line, error));
+                }
             };
             let next = next.map_err(|error| self.failed(self.place.line, error))?;
             let Some(chunk) = next else { break };

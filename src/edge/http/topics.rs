@@ -165,8 +165,14 @@ async fn config(edge: &Edge, body: Body) -> Result<(TopicConfig, Vec<String>)> {
 }
 
 /// Answers `DELETE` of the events of a topic: drops those below `before`, or all.
-async fn purge(State(edge): State<Edge>, path: PathResult, uri: Uri) -> Result<Response> {
+async fn purge(
+    State(edge): State<Edge>,
+    path: PathResult,
+    permit: Permit,
+    uri: Uri,
+) -> Result<Response> {
     let name = topic(path)?;
+    permit.check(Action::Manage, &name).await?;
     let mut query = Query::parse(uri.query(), Purpose::Change)?;
     let before = query.take_number("before")?.map_or(Sequence::new(u64::MAX), Sequence::new);
     query.finish("before")?;

@@ -5,8 +5,10 @@ use std::io;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use crate::error::Error;
+
 /// The close codes of the broker's own; the others are those of RFC 6455.
-pub(super) const EXPIRED: u16 = 4001;
+const EXPIRED: u16 = 4001;
 pub(super) const ABUSIVE: u16 = 4029;
 pub(super) const TOO_SLOW: u16 = 4108;
 pub(super) const DRAINING: u16 = 4109;
@@ -20,6 +22,13 @@ pub(super) enum SessionEnd {
     Dead,
     /// The broker closes it, with this code and reason.
     Close(CloseCode, String),
+}
+
+impl SessionEnd {
+    /// Returns the end of a connection whose caller's grant is over.
+    pub(super) fn expired(error: &Error) -> Self {
+        Self::Close(EXPIRED.into(), error.to_string())
+    }
 }
 
 impl From<tungstenite::Error> for SessionEnd {

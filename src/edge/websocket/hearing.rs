@@ -145,5 +145,9 @@ impl Hearing {
 }
 
 fn refused(reference: Option<Reference>, error: Error) -> Heard {
+    // A message that breaks no rule does not count among those that do.
+    if let Error::Denied { .. } | Error::Unauthenticated { .. } = error {
+        return Heard::Unpublished(reference, error);
+    }
     Heard::Refused(Refused { reference, subscription: None, error })
 }

@@ -31,7 +31,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::ending::{ABUSIVE, DRAINING, EXPIRED, SessionEnd, TOO_SLOW, UNANSWERED};
+use super::ending::{ABUSIVE, DRAINING, SessionEnd, TOO_SLOW, UNANSWERED};
 use super::hearing::{Heard, Hearing};
 use super::protocol::{Reference, Refused, Subscribe};
 use super::subscription::{NamedFollowing, SubscriptionTurn, message, rests};
@@ -161,6 +161,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         // Once the broker stops, `turn` is the wait for this connection's turn to end.
         let mut is_stopping = false;
         let mut turn = std::pin::pin!(tokio::time::sleep(Duration::MAX));
+        // Boxed, because most grants have no end.
+        let mut over = Box::pin(self.hearing.permit.clone().over());
         loop {
             if let Some((turn, _held)) = self.ready.pop_front() {
                 self.take(turn).await?;
@@ -186,12 +188,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     if self.alive.elapsed() > heartbeat * 3 / 2 {
                         return Err(SessionEnd::Dead);
                     }
-                    if let Err(over) = self.hearing.permit.check_current().await {
-                        return Err(SessionEnd::Close(EXPIRED.into(), over.to_string()));
-                    }
                     self.feed(Message::Ping(Default::default())).await?;
                     self.flush().await?;
                 }
+                error = &mut over => return Err(SessionEnd::expired(&error)),
                 // Submitted events are answered first.
                 () = &mut turn,
                     if is_stopping && self.heard.is_none() && self.publishing.is_empty() =>
@@ -406,6 +406,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Writes the outcome of a subscription, and begins to wait for its next one.
     async fn take(&mut self, turn: Result<SubscriptionTurn, Aborted>) -> Result<(), SessionEnd> {
         let Ok(turn) = turn else { return Ok(()) };
+        if let SubscriptionTurn::Opened(_, Err(error @ Error::Unauthenticated { .. }))
+        | SubscriptionTurn::Waited(_, Err(error @ Error::Unauthenticated { .. })) = &turn
+        {
+            return Err(SessionEnd::expired(error));
+        }
         let (mut subscription, waited) = match turn {
             SubscriptionTurn::Opened(name, Err(error)) => return self.ended(&name, &error).await,
             SubscriptionTurn::Opened(_, Ok(mut subscription)) => {

@@ -24,8 +24,9 @@ pub(super) const TAGS: [(&str, &str); 4] = [
 type Operations = Vec<(HttpMethod, OperationBuilder)>;
 
 /// The statuses of refusals that every operation may have. Their reasons are the origin, the host,
-/// a rate, a head that is too slow or too long, an unknown coding of the body, and lack of room.
-const ALWAYS: [u16; 10] = [400, 403, 408, 413, 414, 415, 421, 429, 431, 503];
+/// the caller, a rate, a head that is too slow or too long, an unknown coding of the body, and lack
+/// of room.
+const ALWAYS: [u16; 11] = [400, 401, 403, 408, 413, 414, 415, 421, 429, 431, 503];
 /// The refusals that are sent before the request is known. They have no body.
 const BARE: [u16; 2] = [414, 431];
 /// The refusals of operations that read the log.
@@ -128,9 +129,12 @@ fn refusal(status: u16) -> (&'static str, &'static [(&'static str, &'static str)
     const GAP: [(&str, &str); 1] = [("Leftoff-Gap", "The gap's reason and numbers.")];
     const CODINGS: [(&str, &str); 1] =
         [("Accept-Encoding", "The codings that are accepted, if that of the body is not.")];
+    const AUTHENTICATE: [(&str, &str); 1] =
+        [("WWW-Authenticate", "The scheme of the credential that is missing.")];
     match status {
         400 => ("Something breaks a rule. Nothing was written.", &[]),
-        403 => ("The page's origin is not allowed, or the list is turned off.", &[]),
+        401 => ("Nobody knows who the caller is, or its permission is over.", &AUTHENTICATE),
+        403 => ("The page's origin or the caller is not allowed, or the list is off.", &[]),
         404 => ("There is no such topic.", &[]),
         406 => ("The client accepts neither a page nor a stream.", &[]),
         408 => ("The head or the body came too slowly.", &[]),
@@ -159,8 +163,9 @@ const STREAM: &str = "Server-sent events (WHATWG HTML, 9.2), without end: blocks
     line, is the cursor after the block; send it back as `Last-Event-ID`. A line that begins with \
     `:` says that the stream is alive. The broker's own types, with JSON as data, are \
     `leftoff.caught-up`, `leftoff.gap`, `leftoff.cursor`, `leftoff.warning`, `leftoff.stopping`, \
-    `leftoff.error`, `leftoff.joined` and `leftoff.left`. A temporary refusal, such as 429 or 503, \
-    is answered with 200 and a stream of one block: `retry:` and `leftoff.error`.";
+    `leftoff.error`, `leftoff.expired`, `leftoff.joined` and `leftoff.left`. A temporary refusal, \
+    such as 429 or 503, is answered with 200 and a stream of one block: `retry:` and \
+    `leftoff.error`.";
 
 /// The media types and fields of a body with many events.
 const LINES: &str = "One event, whose payload is the body; or CloudEvents in any mode; or NDJSON, \
@@ -188,6 +193,7 @@ fn events() -> Response {
         ("Retry-After", "When a client that polls without waiting may ask again, in seconds."),
         ("Leftoff-Gap", "The gap before the events, or the first of them."),
         ("Leftoff-Ignored", "Names and values in the query that a stream ignores."),
+        ("Leftoff-Topics", "The topics that are read, if the caller may not read all."),
     ];
     let add = |response, (name, text): (&str, &str)| with_header(response, name, text);
     headers

@@ -314,7 +314,11 @@ fn connection() -> Object {
             field("address", text(), "The client's address."),
             field("age_ms", number(0), "The age of the connection, in milliseconds."),
             field("sent_bytes", number(0), "The number of bytes that were sent to it."),
-            field("user", nullable(), "The user, if there is one."),
+            field(
+                "user",
+                nullable(),
+                "The newest caller that hooks have permitted; null without hooks.",
+            ),
         ],
     )
 }

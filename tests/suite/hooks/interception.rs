@@ -1,0 +1,130 @@
+//! Interceptors: they see, change and refuse each event, on every way of publishing.
+
+use leftoff::edge::hooks::Grant;
+use leftoff::edge::proto;
+use leftoff::edge::proto::subscribe_response::Message;
+use leftoff::edge::proto::{NewEvent, PublishRequest, PublishStreamRequest, SubscribeRequest};
+use leftoff::permission::Permission;
+use serde_json::{Value, json};
+
+use super::{Host, by, call};
+use crate::common::{grpc, send, soon};
+use crate::websocket::Client;
+
+/// The ways of publishing over HTTP: query, content type, and body, where `TYPE` and `ID` are
+/// replaced.
+const WAYS: [(&str, &str, &str); 8] = [
+    ("?type=TYPE", "text/plain", "x"),
+    ("", "application/x-ndjson", "{\"type\":\"TYPE\",\"data\":1}\n"),
+    ("?atomic=true", "application/x-ndjson", "{\"type\":\"TYPE\",\"data\":1}\n"),
+    ("?atomic=true", "application/json", "[{\"type\":\"TYPE\",\"data\":1}]"),
+    ("", "application/cloudevents+json", CLOUD_EVENT),
+    ("", "application/cloudevents-batch+json", CLOUD_EVENTS),
+    ("", "application/json-seq", "\u{1e}{\"type\":\"TYPE\",\"data\":1}\n"),
+    ("?ephemeral=true&type=TYPE", "text/plain", "x"),
+];
+
+const CLOUD_EVENT: &str = r#"{"specversion":"1.0","id":"ID","source":"/s","type":"TYPE","data":1}"#;
+const CLOUD_EVENTS: &str =
+    r#"[{"specversion":"1.0","id":"ID","source":"/s","type":"TYPE","data":1}]"#;
+
+/// The outcome of a publish: its status as over HTTP.
+type Outcome = Vec<(String, u64)>;
+
+/// Publishes an event of this type on each way, and returns the outcomes.
+async fn publish_on_each_way(host: &Host, event_type: &str) -> Outcome {
+    let mut outcomes = Vec::new();
+    for (number, (query, content_type, body)) in WAYS.into_iter().enumerate() {
+        let query = query.replace("TYPE", event_type);
+        let id = format!("{event_type}-{number}");
+        let body = body.replace("TYPE", event_type).replace("ID", &id);
+        let request = by("publisher", host, "POST", &format!("/v1/topics/t/events{query}"));
+        let answer = send(request.header("content-type", content_type), body).await;
+        outcomes.push((format!("{query} {content_type}"), u64::from(answer.status.as_u16())));
+    }
+    let event = || NewEvent { r#type: event_type.to_owned(), ..NewEvent::default() };
+    let mut client = grpc(host.address).await;
+    for ephemeral in [false, true] {
+        let (topic, events) = ("t".to_owned(), vec![event()]);
+        let request = PublishRequest { topic, events, ephemeral, ..Default::default() };
+        let outcome = client.publish(call("publisher", request)).await;
+        outcomes.push((format!("gRPC, {ephemeral}"), of_code(outcome.err().map(|it| it.code()))));
+    }
+    let (topic, events) = ("t".to_owned(), vec![event()]);
+    let request = PublishStreamRequest { topic, events, ..Default::default() };
+    let requests = call("publisher", futures_util::stream::iter([request]));
+    let mut answers = client.publish_stream(requests).await.unwrap().into_inner();
+    let answer = soon(answers.message()).await.unwrap().unwrap().outcome.unwrap();
+    let code = match answer {
+        proto::publish_stream_response::Outcome::Ack(_) => None,
+        proto::publish_stream_response::Outcome::Error(error) => Some(error.code.into()),
+    };
+    outcomes.push(("PublishStream".to_owned(), of_code(code)));
+    let mut socket = Client::connect_as(host.address, "publisher").await;
+    for what in [
+        json!({"event": {"type": event_type}}),
+        json!({"events": [{"type": event_type}]}),
+        json!({"event": {"type": event_type}, "ephemeral": true}),
+    ] {
+        let mut publish = json!({"type": "publish", "topic": "t"});
+        publish.as_object_mut().unwrap().extend(what.as_object().unwrap().clone());
+        socket.say(publish).await;
+        let answer = socket.hear().await;
+        let status = answer["error"]["status"].as_u64().unwrap_or(200);
+        outcomes.push((format!("WebSocket {what}"), status));
+    }
+    outcomes
+}
+
+/// Returns the status over HTTP for a code of gRPC.
+fn of_code(code: Option<tonic::Code>) -> u64 {
+    match code {
+        None => 200,
+        Some(tonic::Code::PermissionDenied) => 403,
+        Some(tonic::Code::InvalidArgument) => 413,
+        Some(other) => panic!("{other:?}"),
+    }
+}
+
+/// Goal: the interceptor changes and refuses events on each way of publishing, and the limits hold
+/// for what it makes of them.
+#[tokio::test]
+async fn an_interceptor_changes_and_refuses_events_on_every_way_of_publishing() {
+    let host = Host::start().await;
+    host.decisions.grant(Grant::new("publisher", Permission::all()));
+    let mut client = grpc(host.address).await;
+    let subscribe = SubscribeRequest { topic: "t".to_owned(), ..Default::default() };
+    let mut live = client.subscribe(call("publisher", subscribe)).await.unwrap().into_inner();
+    for (event_type, refusal) in [("bad", 403), ("large", 413)] {
+        for (way, status) in publish_on_each_way(&host, event_type).await {
+            assert_eq!(status, refusal, "{event_type}: {way}");
+        }
+    }
+    let topic = host.broker.topic(&"t".parse().unwrap());
+    assert!(topic.is_err() || topic.unwrap().extent.tail.get() == 1, "nothing is stored");
+    host.decisions.told();
+    let outcomes = publish_on_each_way(&host, "good").await;
+    assert!(outcomes.iter().all(|(_, status)| *status < 300), "{outcomes:?}");
+    let stored = outcomes.len() - 3; // Three ways are ephemeral.
+    let page = by("publisher", &host, "GET", "/v1/topics/t/events?limit=100");
+    let page = send(page.header("accept", "application/json"), "").await.json();
+    let events = page["events"].as_array().unwrap();
+    assert_eq!(events.len(), stored, "{page}");
+    let is_marked = |event: &Value| event["headers"]["by"] == "publisher to t";
+    assert!(events.iter().all(is_marked), "{page}");
+    let told = host.decisions.told();
+    let acknowledged = told.iter().filter(|line| *line == "acknowledged t 1").count();
+    assert_eq!(acknowledged, stored, "{told:?}");
+    let intercepted = told.iter().filter(|line| *line == "intercepted t").count();
+    assert_eq!(intercepted, outcomes.len(), "each event is asked about once: {told:?}");
+    let mut ephemeral = 0;
+    while ephemeral < 3 {
+        let response = soon(live.message()).await.unwrap().unwrap().message.unwrap();
+        if let Message::Ephemeral(heard) = response {
+            let event = heard.event.unwrap();
+            assert_eq!(event.headers["by"], "publisher to t", "{event:?}");
+            ephemeral += 1;
+        }
+    }
+    host.stop().await;
+}
