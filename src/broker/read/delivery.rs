@@ -3,12 +3,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
-use tokio::time::Sleep;
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep};
 
 use crate::broker::tail::run::Run;
 use crate::broker::topic::ephemeral::Ephemeral;
 use crate::cursor::Gap;
+use crate::error::{Error, Result};
 
 /// A delivery of a reader.
 #[derive(Debug, Clone)]
@@ -43,7 +45,9 @@ pub enum Waited {
 pub struct Patience {
     limit: Duration,
     since: Instant,
-    /// `None` for a reader that waits for ever.
+    /// Whether the limit is one that no clock can show.
+    is_endless: bool,
+    /// Set at the first wait.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -52,8 +56,19 @@ impl Patience {
     /// such as [`Duration::MAX`], the patience is never over, and needs no timer.
     pub fn new(limit: Duration) -> Self {
         let since = Instant::now();
-        let timer = since.checked_add(limit).map(|end| Box::pin(tokio::time::sleep_until(end)));
-        Self { limit, since, timer }
+        Self { limit, since, is_endless: since.checked_add(limit).is_none(), timer: None }
+    }
+
+    /// Refuses a wait that needs a timer where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRuntime`].
+    pub(crate) fn check_runtime(&self) -> Result<()> {
+        if self.is_endless || self.timer.is_some() {
+            return Ok(());
+        }
+        Handle::try_current().map(drop).map_err(|_outside| Error::NoRuntime)
     }
 
     /// Returns the whole time.
@@ -72,8 +87,16 @@ impl Patience {
     }
 
     /// Waits until the time is over.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime: see [`Self::check_runtime`].
     pub(crate) async fn ended(&mut self) {
-        let Some(timer) = &mut self.timer else { return std::future::pending().await };
+        if self.is_endless {
+            return std::future::pending().await;
+        }
+        let end = self.since + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
         loop {
             timer.as_mut().await;
             let left = self.limit.saturating_sub(self.since.elapsed());
@@ -93,9 +116,8 @@ mod tests {
     #[tokio::test]
     async fn a_wait_for_ever_has_no_timer_and_is_never_over() {
         let mut patience = Patience::new(Duration::MAX);
-        assert!(patience.timer.is_none());
         patience.renew();
         assert!(futures_util::poll!(Box::pin(patience.ended())).is_pending());
-        assert!(!patience.is_over());
+        assert!(patience.timer.is_none() && !patience.is_over());
     }
 }

@@ -226,7 +226,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// As [`Self::next`].
+    /// As [`Self::next`]; [`Error::NoRuntime`] for a wait with an end outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
@@ -248,6 +248,7 @@ impl Reader {
                 Ready::Passed => search.pause(self.searches(), self.holds_blocks()).await,
                 Ready::Idle => {
                     search = Search::default();
+                    patience.check_runtime()?;
                     tokio::select! {
                         biased;
                         () = self.scope.changed() => {}

@@ -208,6 +208,25 @@ fn a_call_from_outside_of_a_runtime_is_refused_and_the_broker_closes_without_one
     assert!(polled(broker.close()).is_ready());
 }
 
+/// Goal: a reader that is taken out of its runtime can be asked for what is there, and a wait with
+/// an end, which needs a timer, is refused.
+#[test]
+fn a_reader_outside_of_a_runtime_waits_without_an_end_alone() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+    let topic = "a".parse().unwrap();
+    let mut reader = runtime
+        .block_on(broker.subscribe(&topic, StartPoint::Latest, OnGap::Resume))
+        .expect("a reader");
+    let mut patience = Patience::new(std::time::Duration::from_secs(1));
+    let first = polled(reader.next_within(&mut patience));
+    assert!(matches!(first, std::task::Poll::Ready(Ok(Waited::Delivery(Delivery::CaughtUp)))));
+    let second = polled(reader.next_within(&mut patience));
+    assert!(matches!(second, std::task::Poll::Ready(Err(Error::NoRuntime))), "{second:?}");
+    assert!(polled(reader.next()).is_pending(), "an endless wait needs no timer");
+    broker.close_blocking();
+}
+
 /// Goal: a broker is closed by a `Drop`, on a worker of a runtime with a single thread.
 #[tokio::test]
 async fn a_drop_on_the_only_worker_of_a_runtime_closes_the_broker() {
