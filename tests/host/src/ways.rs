@@ -10,7 +10,6 @@ use leftoff::edge::proto::admin_service_client::AdminServiceClient;
 use leftoff::edge::proto::publisher_service_client::PublisherServiceClient;
 use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
 use leftoff::edge::proto::subscribe_response::Message as Told;
-use prost::Message as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -20,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::soon;
 
-/// The media types of a stream, of a page, and of a page with an event on each line.
+/// The media types of a stream, of a page, and of a body with an event on each line.
 pub const STREAM: &str = "text/event-stream";
 const PAGE: &str = "application/json";
 const LINES: &str = "application/x-ndjson";
@@ -83,13 +82,14 @@ impl Client {
         token.unwrap_or_default()
     }
 
-    /// Opens a request over HTTP/1.1, with a body in JSON if there is one.
+    /// Opens a request over HTTP/1.1. A body is JSON, or events on lines if it ends with a line.
     pub async fn open(&self, method: &str, path: &str, accept: &str, body: &str) -> TcpStream {
         let mut socket = soon(TcpStream::connect(self.address)).await.expect("a connection");
         let (host, token, length) = (self.address, self.headers(), body.len());
+        let media = if body.ends_with('\n') { LINES } else { PAGE };
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{token}accept: {accept}\r\n\
-             connection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+             connection: close\r\ncontent-type: {media}\r\ncontent-length: {length}\r\n\r\n"
         );
         soon(socket.write_all(format!("{head}{body}").as_bytes())).await.expect("a request");
         socket
@@ -158,7 +158,7 @@ impl Client {
     pub async fn read_many(&self, topics: &str) -> Answers {
         let asked = topics.replace('>', "%3E");
         let mut all = Vec::new();
-        for accept in [PAGE, LINES, STREAM] {
+        for accept in [PAGE, STREAM] {
             let path = format!("/v1/events?topic={asked}&from=earliest");
             let body = format!("{{\"topics\":[\"{topics}\"],\"from\":\"earliest\"}}");
             all.push((format!("GET {accept}"), self.http("GET", &path, accept, "").await));
@@ -190,7 +190,7 @@ impl Client {
     pub async fn read_one(&self, topic: &str) -> Answers {
         let of = format!("/v1/topics/{topic}");
         let mut all = Vec::new();
-        for accept in [PAGE, LINES, STREAM] {
+        for accept in [PAGE, STREAM] {
             let path = format!("{of}/events?from=earliest");
             all.push((format!("one, {accept}"), self.http("GET", &path, accept, "").await));
         }
@@ -241,6 +241,8 @@ impl Client {
         let path = format!("/v1/topics/{topic}/events");
         let body = format!("\"{payload}\"");
         let mut all = vec![("POST".into(), self.http("POST", &path, PAGE, &body).await)];
+        let line = format!("{{\"data\":\"{payload}\"}}\n");
+        all.push(("POST of lines".into(), self.http("POST", &path, PAGE, &line).await));
         for ephemeral in [false, true] {
             let query = format!("{path}?ephemeral={ephemeral}");
             let name = format!("POST, ephemeral {ephemeral}");
