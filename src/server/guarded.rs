@@ -81,13 +81,13 @@ pub struct HostGuard {
     /// Cancelled when the time for stopping is over.
     cut: CancellationToken,
     /// Ends the task that watches for the stop.
-    _watch: Arc<DropGuard>,
+    watch: Arc<DropGuard>,
 }
 
 impl HostGuard {
     /// Returns the guards of a server in which `edge` is mounted. From `config` count the limits on
     /// connections and memory, `write_timeout_ms` and `shutdown_ms`. Starts a task that waits for
-    /// the broker's stop; it ends with the last clone.
+    /// the broker's stop; it ends with the last clone and the last socket.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl HostGuard {
             write_timeout: Duration::from_millis(config.write_timeout_ms),
             upgrades: Upgrades { cut: cut.clone(), ..Upgrades::default() },
             cut,
-            _watch: Arc::new(ended.drop_guard()),
+            watch: Arc::new(ended.drop_guard()),
         })
     }
 
@@ -178,7 +178,8 @@ impl HostGuard {
         let transport = super::transport::plain(socket, self.write_timeout);
         let socket = Socket::new(transport, self.write_timeout, Some((admitted, intake)));
         let cut = Box::pin(self.cut.clone().cancelled_owned());
-        Some((GuardedSocket { socket, client, cut }, address))
+        let _watch = self.watch.clone();
+        Some((GuardedSocket { socket, client, cut, _watch }, address))
     }
 }
 
@@ -257,6 +258,8 @@ pub struct GuardedSocket {
     socket: Socket,
     client: GuardedClient,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Keeps the watch for the stop: a host's server drops its listener when the stop begins.
+    _watch: Arc<DropGuard>,
 }
 
 impl GuardedSocket {
