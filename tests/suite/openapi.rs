@@ -31,7 +31,9 @@ fn sources() -> Vec<String> {
     files(&root().join("src/edge"), &mut found);
     let source = |path: PathBuf| {
         let text = fs::read_to_string(path).unwrap();
-        text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned()
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let is_code = |line: &&str| !line.trim_start().starts_with("//");
+        code.lines().filter(is_code).collect::<Vec<_>>().join("\n")
     };
     found.into_iter().map(source).collect()
 }

@@ -80,8 +80,8 @@ pub fn sse(edge: &Edge, reader: Reader, options: AnswerOptions) -> Response {
     event_stream::response(following, format.unwrap_or(otherwise), &edge.config, Ignored::default())
 }
 
-/// Returns the answer with the page of `reader`, as JSON, as the broker's own pages are. A long page
-/// is read while the client takes it.
+/// Returns the answer with the page of `reader`, as JSON, as the broker's own pages are. A long
+/// page is read while the client takes it.
 ///
 /// The hooks of `edge` are not asked: the host has chosen the reader.
 ///
