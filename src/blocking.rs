@@ -48,7 +48,7 @@ use crate::topic_config::TopicConfig;
 /// let broker = Broker::in_memory(&OpenConfig::default())?.blocking()?;
 /// let topic: leftoff::TopicName = "orders".parse()?;
 /// let events = vec![NewEvent::new("one"), NewEvent::new("two")];
-/// broker.publish(Publish { topic: topic.clone(), events, expected_sequence: None })?;
+/// broker.publish(Publish::new(topic.clone(), events))?;
 ///
 /// let mut payloads = Vec::new();
 /// for delivery in broker.subscribe(&topic, StartPoint::Earliest, OnGap::Resume)? {

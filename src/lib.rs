@@ -22,8 +22,8 @@
 //!
 //! # Embedding
 //!
-//! Open the broker, use it, and mount its HTTP routes and its gRPC services in a server of your
-//! own.
+//! Open the broker, use it, and serve its interfaces beside your own. The page [`docs::embedding`]
+//! is the guide.
 //!
 //! | feature | adds |
 //! |---|---|

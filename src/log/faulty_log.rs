@@ -56,7 +56,7 @@ pub enum Fault {
 /// let broker = Builder::default().log(log.clone()).open()?;
 /// let publish = |payload: &'static str| {
 ///     let (topic, events) = ("a".parse().expect("a name"), vec![NewEvent::new(payload)]);
-///     broker.publish(Publish { topic, events, expected_sequence: None })
+///     broker.publish(Publish::new(topic, events))
 /// };
 /// log.fail(2, Fault::DiskFull);
 /// publish("stored").await?;

@@ -18,8 +18,7 @@
 //! // The program's own code, of which the test is: it greets with events that live for a minute.
 //! async fn greet(broker: &leftoff::Broker) -> Result<(), leftoff::Error> {
 //!     let hello = NewEvent { ttl_ms: Some(60_000), ..NewEvent::new("hello") };
-//!     let (topic, events) = ("greetings".parse()?, vec![hello]);
-//!     broker.publish(Publish { topic, events, expected_sequence: None }).await.map(drop)
+//!     broker.publish(Publish::one("greetings".parse()?, hello)).await.map(drop)
 //! }
 //!
 //! let clock = Clock::new(testing::START);
