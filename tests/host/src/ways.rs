@@ -1,5 +1,5 @@
-//! Every way into a broker: each read, publish and change that its interfaces offer, as a client with
-//! a token makes it. Each answer is a text that shows all that was received.
+//! Every way into a broker: each read, publish and change that its interfaces offer, as a client
+//! with a token makes it. Each answer is a text that shows all that was received.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -8,8 +8,8 @@ use futures_util::{SinkExt, StreamExt};
 use leftoff::edge::proto;
 use leftoff::edge::proto::admin_service_client::AdminServiceClient;
 use leftoff::edge::proto::publisher_service_client::PublisherServiceClient;
-use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
 use leftoff::edge::proto::subscribe_response::Message as Told;
+use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -172,11 +172,8 @@ impl Client {
         all.push(("WebSocket".into(), self.websocket(&subscribe).await));
         let mut grpc = SubscriberServiceClient::new(self.channel().await);
         let (topics, from) = (vec![topics.to_owned()], "earliest".to_owned());
-        let read = proto::ReadRequest {
-            topics: topics.clone(),
-            from: from.clone(),
-            ..Default::default()
-        };
+        let read =
+            proto::ReadRequest { topics: topics.clone(), from: from.clone(), ..Default::default() };
         all.push(("Read".into(), answer(soon(grpc.read(self.request(read))).await)));
         let subscribe = proto::SubscribeRequest { topics, from, ..Default::default() };
         let stream = soon(grpc.subscribe(self.request(subscribe))).await;
@@ -205,11 +202,8 @@ impl Client {
         all.push(("one, WebSocket".into(), self.websocket(&subscribe).await));
         let mut grpc = SubscriberServiceClient::new(self.channel().await);
         let (topic, from) = (topic.to_owned(), "earliest".to_owned());
-        let read = proto::ReadRequest {
-            topic: topic.clone(),
-            from: from.clone(),
-            ..Default::default()
-        };
+        let read =
+            proto::ReadRequest { topic: topic.clone(), from: from.clone(), ..Default::default() };
         all.push(("one, Read".into(), answer(soon(grpc.read(self.request(read))).await)));
         let subscribe =
             proto::SubscribeRequest { topic: topic.clone(), from, ..Default::default() };

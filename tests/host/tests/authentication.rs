@@ -1,5 +1,5 @@
-//! The host's own authentication, topic by topic, over all interfaces: a middleware of the host puts
-//! the user into the request, and the hooks find the user there.
+//! The host's own authentication, topic by topic, over all interfaces: a middleware of the host
+//! puts the user into the request, and the hooks find the user there.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,8 @@ use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
 use leftoff::permission::{Action, Permission};
 use leftoff::server::{Listener, Protocols, Server, Shutdown};
 use leftoff::{
-    Ack, Broker, Error, Member, NewEvent, OpenConfig, Publish, Run, StartPoint, TopicConfig, TopicName,
+    Ack, Broker, Error, Member, NewEvent, OpenConfig, Publish, Run, StartPoint, TopicConfig,
+    TopicName,
 };
 use leftoff_host::ways::{Answers, Client, STREAM, is_refused};
 use leftoff_host::{read_through, soon};
@@ -89,12 +90,7 @@ impl Hooks for Users {
         })
     }
 
-    fn intercept(
-        &self,
-        grant: &Grant,
-        _: &TopicName,
-        event: &mut NewEvent,
-    ) -> Result<(), Refusal> {
+    fn intercept(&self, grant: &Grant, _: &TopicName, event: &mut NewEvent) -> Result<(), Refusal> {
         if event.payload.windows(9).any(|part| part == b"forbidden") {
             return Err(Refusal::denied("this word is not allowed"));
         }
@@ -190,8 +186,7 @@ fn assert_refused(who: Option<&str>, answers: Answers) {
 #[tokio::test]
 async fn nothing_of_a_topic_reaches_who_may_not_read_it() {
     let host = Host::start().await;
-    let tokens =
-        [None, Some("a made-up token"), Some("token of bob"), Some("token of ann")];
+    let tokens = [None, Some("a made-up token"), Some("token of bob"), Some("token of ann")];
     for token in tokens {
         let client = host.client(token);
         assert_refused(token, client.read_one("secret.plans").await);
@@ -281,7 +276,8 @@ async fn the_host_stamps_refuses_and_observes_events_on_each_interface() {
         assert!(!is_refused(answer), "{way}: {answer}");
     }
     let page = soon(host.broker.read(&name("orders.eu"), StartPoint::Earliest.into())).await;
-    let events: Vec<_> = page.expect("a page").runs.iter().flat_map(|run| run.to_events()).collect();
+    let events: Vec<_> =
+        page.expect("a page").runs.iter().flat_map(|run| run.to_events()).collect();
     let ephemeral = stored.iter().filter(|(way, _)| way.ends_with("true")).count();
     assert_eq!(events.len(), stored.len() - ephemeral);
     for event in &events {

@@ -1,5 +1,5 @@
-//! The broker in a program without a runtime, and on the threads for blocking work of one that has a
-//! runtime.
+//! The broker in a program without a runtime, and on the threads for blocking work of one that has
+//! a runtime.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! A host that keeps a server of its own, that of axum or that of tonic, with the guards of the crate.
+//! A host that keeps a server of its own, that of axum or that of tonic, with the guards of the
+//! crate.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

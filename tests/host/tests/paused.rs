@@ -1,4 +1,5 @@
-//! The tests of a host with a paused clock: hours pass in no time, and the broker's threads take none.
+//! The tests of a host with a paused clock: hours pass in no time, and the broker's threads take
+//! none.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant as RealInstant};
@@ -30,9 +31,8 @@ async fn stored(broker: &Broker) -> Vec<String> {
         Delivery::Events(run) => Some(run.to_events()),
         _ => None,
     });
-    let payload = |event: leftoff::Event| {
-        String::from_utf8(event.content.payload.to_vec()).expect("a text")
-    };
+    let payload =
+        |event: leftoff::Event| String::from_utf8(event.content.payload.to_vec()).expect("a text");
     runs.flatten().map(payload).collect()
 }
 
@@ -114,10 +114,9 @@ async fn each_fault_is_the_error_that_is_documented() {
         let goes_on = match (fault, &error) {
             (Fault::NotWritten, Error::NotWritten(_)) => true,
             (Fault::DiskFull, Error::DiskFull { .. }) => true,
-            (
-                Fault::WriteFails | Fault::SyncFails | Fault::Panics,
-                Error::OutcomeUnknown(_),
-            ) => false,
+            (Fault::WriteFails | Fault::SyncFails | Fault::Panics, Error::OutcomeUnknown(_)) => {
+                false
+            }
             other => panic!("{other:?}"),
         };
         assert_eq!(error.outcome_unknown(), !goes_on, "{fault:?}");

@@ -1,5 +1,5 @@
-//! A server of the crate with parts of the host: routes and layers, a gRPC service, listeners of every
-//! kind, TLS; and a stop within its time, whatever the clients do.
+//! A server of the crate with parts of the host: routes and layers, a gRPC service, listeners of
+//! every kind, TLS; and a stop within its time, whatever the clients do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,7 +55,8 @@ async fn own_routes_and_layers_are_beside_the_brokers() {
     let server = soon(server.bind()).await.expect("a server");
     let address = server.address(Protocols::Http).expect("an address");
     let (shutdown, serving) = run(server);
-    let get = async |path| get(TcpStream::connect(address).await.expect("a connection"), path, &[]).await;
+    let get =
+        async |path| get(TcpStream::connect(address).await.expect("a connection"), path, &[]).await;
     assert!(get("/own").await.ends_with("the host's"));
     assert!(get("/healthz").await.ends_with("the host is well\n"));
     assert!(get("/readyz").await.ends_with("ready\n"), "of the broker");
@@ -79,8 +80,11 @@ async fn a_listener_serves_the_parts_that_it_is_given() {
     let server = soon(server.bind()).await.expect("a server");
     let address = server.address(Protocols::Http).expect("an address");
     let (shutdown, serving) = run(server);
-    let over_tcp = async |path| get(TcpStream::connect(address).await.expect("a connection"), path, &[]).await;
-    let over_unix = async |asked| get(UnixStream::connect(&path).await.expect("a connection"), asked, &[]).await;
+    let over_tcp =
+        async |path| get(TcpStream::connect(address).await.expect("a connection"), path, &[]).await;
+    let over_unix = async |asked| {
+        get(UnixStream::connect(&path).await.expect("a connection"), asked, &[]).await
+    };
     assert!(over_tcp("/v1/topics/orders/events").await.contains("\"one\""));
     assert!(over_tcp("/metrics").await.starts_with("HTTP/1.1 404"));
     assert!(over_unix("/metrics").await.contains("leftoff_tasks"));
@@ -118,7 +122,8 @@ async fn listeners_may_be_inherited_and_are_not_stolen() {
 /// ended in time.
 #[tokio::test]
 async fn a_listener_with_tls_serves_all_of_it() {
-    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let signed =
+        rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der()));
     let ring = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ServerConfig::builder_with_provider(ring.clone())

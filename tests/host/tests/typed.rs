@@ -1,7 +1,8 @@
-//! A topic with values of the host's own type, streams with the combinators of `futures`, and a copy
-//! that is restored.
+//! A topic with values of the host's own type, streams with the combinators of `futures`, and a
+//! copy that is restored.
 
 use futures_util::{StreamExt, TryStreamExt, future};
+use leftoff::error::OpenReason;
 use leftoff::{
     Broker, Delivery, Error, NewEvent, OnGap, OpenConfig, Publish, StartPoint, StateRequest,
     TopicName, TypedDelivery,
@@ -117,6 +118,10 @@ async fn a_copy_is_restored_and_goes_on() {
     let files = [path("full"), path("more")];
     let report = leftoff::log::restore(&path("restored"), &files, |_| {}).expect("a restore");
     assert_eq!((report.topics, report.events), (1, 2));
+    match leftoff::log::restore(&path("restored"), &files, |_| {}) {
+        Err(Error::Open(error)) => assert!(matches!(error.reason, OpenReason::NotEmpty), "{error}"),
+        other => panic!("{other:?}"),
+    }
     let restored = Broker::open(path("restored"), &OpenConfig::default()).expect("a broker");
     let orders = restored.typed::<Order>(name("orders"));
     soon(orders.publish(&order(3))).await.expect("an acknowledgement");
