@@ -225,8 +225,8 @@ async fn nothing_of_a_topic_reaches_who_may_not_read_it() {
     host.stop().await;
 }
 
-/// Goal: a pattern is cut down to what the caller may read, also for topics that come later, on each
-/// interface; and lists show no other topics.
+/// Goal: a pattern is cut down to what the caller may read, also for topics that come later, on
+/// each interface; and lists show no other topics.
 #[tokio::test]
 async fn patterns_and_lists_are_cut_down_to_the_permission() {
     let host = Host::start().await;

@@ -41,8 +41,8 @@ async fn two_brokers_live_in_one_process() {
     soon(second.close()).await;
 }
 
-/// Goal: a close that is given up, repeated or called on clones ends once, and the directory is free
-/// at once, whatever of the broker lives on.
+/// Goal: a close that is given up, repeated or called on clones ends once, and the directory is
+/// free at once, whatever of the broker lives on.
 #[tokio::test]
 async fn the_directory_is_free_after_a_close_whatever_lives_on() {
     let directory = tempfile::tempdir().expect("a directory");

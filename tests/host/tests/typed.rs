@@ -94,8 +94,8 @@ async fn readers_are_streams_for_the_combinators() {
     assert!(soon(ids.next()).await.is_none(), "the streams end with the broker");
 }
 
-/// Goal: a full backup and the one after it are restored to a log with all events, and readers go on
-/// in it.
+/// Goal: a full backup and the one after it are restored to a log with all events, and readers go
+/// on in it.
 #[tokio::test]
 async fn a_copy_is_restored_and_goes_on() {
     let directory = tempfile::tempdir().expect("a directory");
