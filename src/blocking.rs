@@ -13,14 +13,15 @@
 //! anywhere.
 
 use std::borrow::BorrowMut;
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::broker::{
-    Ack, Broker, Delivery, MaintenanceReport, Page, PageRequest, Patience, Publish, Reader,
-    StatePage, StateRequest, TopicInfo, Waited,
+    Ack, BackupDone, Broker, Delivery, MaintenanceReport, Member, Page, PageRequest, Patience,
+    Presence, Publish, Reader, StatePage, StateRequest, TopicInfo, Waited,
 };
 use crate::cursor::{Cursor, OnGap, Sequence, StartPoint};
 use crate::error::{Error, OpenReason, Result};
@@ -265,6 +266,25 @@ impl Blocking {
     pub fn delete_topic(&self, name: &TopicName) -> Result<()> {
         let name = name.clone();
         self.run(|broker| async move { broker.delete_topic(&name).await })
+    }
+
+    /// Makes `member` present in these topics until the returned value is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::join`].
+    pub fn join(&self, topics: Vec<TopicName>, member: Member) -> Result<Presence> {
+        self.run(|broker| async move { broker.join(&topics, member).await })
+    }
+
+    /// Writes a backup to a file, which must not exist, and verifies it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::backup_to`].
+    pub fn backup_to(&self, path: impl AsRef<Path>, from: Option<Cursor>) -> Result<BackupDone> {
+        let path = path.as_ref().to_owned();
+        self.run(|broker| async move { broker.backup_to(path, from, |_, _| ()).await })
     }
 
     /// Runs maintenance on one topic or on all.

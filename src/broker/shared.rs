@@ -206,7 +206,11 @@ impl Shared {
 
     /// Returns why the committer takes no more commands.
     pub(super) fn ended(&self) -> Error {
-        self.failure.error().unwrap_or(Error::ShuttingDown)
+        self.failure.error().unwrap_or_else(|| match self.is_stopping.load(Ordering::SeqCst) {
+            true => Error::ShuttingDown,
+            // It ends by a panic, and its failure is noted a moment later.
+            false => Error::ReadOnly(std::io::Error::other("the committer has ended").into()),
+        })
     }
 
     /// Has the committer do one step of maintenance.

@@ -195,8 +195,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds a layer around all gRPC services, the broker's and the host's, such as
-    /// [`tonic::service::InterceptorLayer`].
+    /// Adds a layer around the gRPC services of the broker and of the host, such as
+    /// [`tonic::service::InterceptorLayer`]. Health and reflection are outside of it, so that a
+    /// load balancer needs no key.
     pub fn grpc_layer<L>(mut self, layer: L) -> Self
     where
         L: Layer<Route> + Clone + Send + Sync + 'static,
@@ -279,11 +280,11 @@ impl ServerBuilder {
     fn grpc_routes(&self, parts: Parts, operations: &Router) -> Router {
         let mut routes = routes_of(grpc::parts(&self.edge, parts));
         routes = routes.merge(routes_of(self.services.clone()));
-        if parts.has(Parts::OPERATIONS) {
-            routes = routes.merge(operations.clone());
-        }
         for layer in &self.grpc_layers {
             routes = layer(routes);
+        }
+        if parts.has(Parts::OPERATIONS) {
+            routes = routes.merge(operations.clone());
         }
         let pace = self.edge.pace();
         let paced = MapRequestLayer::new(move |request| grpc::paced(request, &pace));

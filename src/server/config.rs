@@ -84,14 +84,31 @@ impl ServerConfig {
         }
     }
 
+    /// Returns these settings as `change` leaves them.
+    ///
+    /// ```
+    /// let config = leftoff::server::ServerConfig::default().with(|it| it.shutdown_ms = 5_000);
+    /// assert_eq!(config.shutdown_ms, 5_000);
+    /// ```
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    /// Returns the least that `max_client_bytes` may be for a broker with these limits on events:
+    /// one request of the largest size must fit, or such a request is never accepted.
+    pub fn least_client_bytes(limits: &LimitsConfig) -> u64 {
+        ALONE * max_request_bytes(limits)
+    }
+
     /// Checks the bounds of each setting, for a broker with these limits on events.
     ///
     /// # Errors
     ///
     /// [`Error::Invalid`](crate::Error::Invalid) with the key, the value and the bounds.
     pub fn validate(&self, limits: &LimitsConfig) -> Result<()> {
-        // One request of the largest size must fit, or such a request is never accepted.
-        let least_bytes = ALONE * max_request_bytes(limits);
+        let least_bytes = Self::least_client_bytes(limits);
         all_within(&[
             ("server.max_client_bytes", self.max_client_bytes, least_bytes, 1 << 40),
             ("server.shutdown_ms", self.shutdown_ms, 0, 3_600_000),

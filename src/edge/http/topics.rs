@@ -232,7 +232,8 @@ async fn maintain(State(edge): State<Edge>, permit: Permit, uri: Uri) -> Result<
     Ok(axum::Json(json::maintained(&report)).into_response())
 }
 
-/// Lists the connections, with their addresses. Off unless `follow.list_connections` is set.
+/// Lists the connections, with their addresses. Off unless `follow.list_connections` is set, or
+/// hooks say who administers.
 async fn connections(
     State(edge): State<Edge>,
     (peer, permit): (Option<Extension<Peer>>, Permit),
@@ -243,7 +244,8 @@ async fn connections(
     let limit = list_limit(&mut query)?;
     let after = query.take_number("after")?.unwrap_or(0);
     query.finish("after, limit")?;
-    let Some(Extension(peer)) = peer.filter(|_| edge.config.list_connections) else {
+    let is_on = edge.config.list_connections || edge.has_hooks();
+    let Some(Extension(peer)) = peer.filter(|_| is_on) else {
         let detail = "the list is off; set follow.list_connections to turn it on";
         return Ok(status::plain_problem(StatusCode::FORBIDDEN, detail));
     };
