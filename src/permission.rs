@@ -11,7 +11,7 @@ pub enum Action {
     Subscribe,
     /// Publish events, stored and ephemeral.
     Publish,
-    /// Be present in topics as a member, and list members.
+    /// Be present in topics as a member, list members, and be told when members come and go.
     Presence,
     /// Create, change, purge and delete topics.
     Manage,

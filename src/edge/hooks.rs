@@ -110,7 +110,8 @@ pub trait Hooks: Send + Sync + 'static {
         let _unseen = (grant, run);
     }
 
-    /// Told of each refusal. `grant` is `None` if the caller was refused as a whole.
+    /// Told of each refusal, but not of topics that a list or a pattern leaves out. `grant` is `None`
+    /// if the caller was refused as a whole.
     fn refused(&self, grant: Option<&Grant>, refusal: &Refusal) {
         let _unseen = (grant, refusal);
     }
@@ -236,8 +237,9 @@ impl Grant {
         self
     }
 
-    /// Sets the end of the grant. What lives on then, such as a stream, is asked about again, and
-    /// ends if it is refused.
+    /// Sets the end of the grant. What lives on then, such as a stream, is asked about again
+    /// ([`Connecting::is_renewal`]), and ends if it is refused. A stream ends also if the new grant
+    /// does not permit all that it reads, or has another filter or member.
     #[must_use]
     pub fn until(mut self, end: SystemTime) -> Self {
         self.until = Some(end);

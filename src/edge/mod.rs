@@ -24,6 +24,9 @@
 //!    the reader. `cursor.rs` alone parses cursors and the starts in `from`. Before that,
 //!    `http/asked.rs` prepares the id in `Last-Event-ID`: on a stream it takes the last of several
 //!    ids, without its quotes, and on streams and pages it knows the words `earliest` and `latest`.
+//!    Ask the hooks first: `Permit::ask` (`permit.rs`) about the caller, before the body is read,
+//!    and `Permit::check` about each topic that is named outside of `selection.rs`. Add the
+//!    transport's operations to `tests/suite/hooks/matrix.rs`.
 //! 3. **Count.** Take the memory that the client holds from its share (`budget.rs`) before the
 //!    bytes are allocated: patterns, an incomplete message, an answer that waits. Dropping the
 //!    `Held` gives the memory back.
@@ -68,6 +71,7 @@ mod frames;
 #[cfg(all(any(test, fuzzing), feature = "http"))]
 pub(crate) mod fuzzing;
 mod gaps;
+mod granted;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 pub mod hooks;

@@ -1,9 +1,7 @@
 //! The permit of one caller: every edge asks it before it does anything with a topic. Without hooks
 //! everything is permitted, and no question costs more than a look at an empty pointer.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::extract::{FromRequestParts, Request, State};
@@ -12,11 +10,11 @@ use axum::response::Response;
 use http::request::Parts as RequestHead;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
-use tracing::debug;
 
 use super::clients::Peer;
 use super::error_form;
-use super::hooks::{Access, AccessTopics, Connecting, Grant, Hooks, Refusal};
+use super::granted::Granted;
+use super::hooks::{Access, AccessTopics, Connecting, Grant, Refusal};
 use super::mounting::Edge;
 use crate::broker::{Ack, Filter, MAX_PATTERNS, Member, Run, StatePage};
 use crate::error::{Error, Result};
@@ -25,57 +23,9 @@ use crate::lists;
 use crate::permission::{Action, Permitted, Verdict};
 use crate::topic::{TopicName, TopicPattern};
 
-/// The most topics and patterns of one grant and one action about which the answers of the hooks
-/// are remembered.
-const MAX_ANSWERS: usize = 1_024;
-
 /// The caller's permit. Cheap to clone; all clones are one caller's.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Permit(Option<Arc<Granted>>);
-
-/// What a host has granted.
-struct Granted {
-    hooks: Arc<dyn Hooks>,
-    grant: Mutex<Arc<Grant>>,
-    answers: Mutex<Answers>,
-    /// The head of the request, to ask again when the grant is over; `None` for a grant without
-    /// end. All streams of a connection wait for one renewal.
-    request: Option<tokio::sync::Mutex<Connecting>>,
-}
-
-impl fmt::Debug for Granted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Granted").field("grant", &self.grant()).finish_non_exhaustive()
-    }
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        let reason = refusal.reason().to_owned();
-        match refusal.is_unauthenticated() {
-            true => Self::Unauthenticated { reason },
-            false => Self::Denied { reason },
-        }
-    }
-}
-
-/// The answers of the hooks about single topics and patterns. They hold as long as the grant.
-#[derive(Default)]
-struct Answers(HashMap<Action, HashMap<Box<str>, Result<()>>>);
-
-impl Answers {
-    fn get(&self, action: Action, topics: &str) -> Option<Result<()>> {
-        self.0.get(&action)?.get(topics).cloned()
-    }
-
-    fn insert(&mut self, action: Action, topics: &str, answer: Result<()>) {
-        let answers = self.0.entry(action).or_default();
-        if answers.len() >= MAX_ANSWERS {
-            answers.clear();
-        }
-        answers.insert(topics.into(), answer);
-    }
-}
 
 /// The topics that a caller may read, of those that were asked for.
 #[derive(Debug, Default)]
@@ -109,10 +59,7 @@ impl Permit {
         if let Some(peer) = head.extensions.get::<Peer>() {
             peer.set_caller(grant.caller());
         }
-        request.is_renewal = true;
-        let request = grant.end().map(|_| tokio::sync::Mutex::new(request));
-        let (hooks, grant) = (hooks.clone(), Mutex::new(Arc::new(grant)));
-        Ok(Self(Some(Arc::new(Granted { hooks, grant, answers: Mutex::default(), request }))))
+        Ok(Self(Some(Arc::new(Granted::new(hooks.clone(), grant, request)))))
     }
 
     /// Returns the time at which the grant is over; `None` if it has no end.
@@ -226,9 +173,7 @@ impl Permit {
         for pattern in patterns {
             let mut part = permitted.part_of(&pattern);
             if *permitted == Permitted::Ask {
-                let access =
-                    Access { action: Action::Subscribe, topics: AccessTopics::Pattern(&pattern) };
-                if let Err(error) = granted.allow(&grant, access).await {
+                if let Err(error) = granted.allow_pattern(&grant, &pattern).await {
                     refused = Some(error);
                     part.clear();
                 }
@@ -337,77 +282,6 @@ impl Permit {
         if let Some(granted) = &self.0 {
             granted.hooks.delivered(&granted.grant(), run);
         }
-    }
-}
-
-impl<'a> Access<'a> {
-    fn topic(action: Action, topic: &'a TopicName) -> Self {
-        Self { action, topics: AccessTopics::Topic(topic) }
-    }
-}
-
-impl Granted {
-    fn grant(&self) -> Arc<Grant> {
-        self.grant.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Returns the grant. If it is over, the hooks are asked again.
-    async fn current(&self) -> Result<Arc<Grant>> {
-        let grant = self.grant();
-        let is_over = |grant: &Grant| grant.end().is_some_and(|end| end <= SystemTime::now());
-        let Some(request) = self.request.as_ref().filter(|_| is_over(&grant)) else {
-            return Ok(grant);
-        };
-        let request = request.lock().await;
-        let grant = self.grant();
-        if !is_over(&grant) {
-            return Ok(grant); // Another stream of the connection has asked.
-        }
-        let renewed = self.hooks.connect(&request).await;
-        let renewed = renewed.and_then(|renewed| match renewed.end() {
-            // Otherwise a stream would ask without a pause.
-            Some(end) if end <= SystemTime::now() => {
-                Err(Refusal::unauthenticated(format!("the grant of {} is over", renewed.caller())))
-            }
-            _ => Ok(Arc::new(renewed)),
-        });
-        let renewed = renewed.map_err(|refusal| {
-            debug!(caller = grant.caller(), %refusal, "a grant is over");
-            self.hooks.refused(Some(&grant), &refusal);
-            // Whatever the reason, the caller is known no longer.
-            Error::Unauthenticated { reason: refusal.reason().to_owned() }
-        })?;
-        *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
-        *self.answers() = Answers::default();
-        Ok(renewed)
-    }
-
-    fn answers(&self) -> MutexGuard<'_, Answers> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks the hooks about a topic or a pattern, once for each grant.
-    async fn allow(&self, grant: &Arc<Grant>, access: Access<'_>) -> Result<()> {
-        let Access { action, topics } = access;
-        if let Some(answer) = self.answers().get(action, topics.as_str()) {
-            return answer;
-        }
-        let answer = self.hooks.allow(grant, access).await.map_err(|refusal| {
-            self.hooks.refused(Some(grant), &refusal);
-            Error::from(refusal)
-        });
-        let mut answers = self.answers();
-        // An answer of a grant that is over by now must not hold for the next one.
-        if Arc::ptr_eq(grant, &self.grant()) {
-            answers.insert(action, topics.as_str(), answer.clone());
-        }
-        answer
-    }
-
-    fn deny(&self, grant: &Grant, access: Access<'_>) -> Error {
-        let refusal = Refusal::denied(format!("{} may not {access}", grant.caller()));
-        self.hooks.refused(Some(grant), &refusal);
-        refusal.into()
     }
 }
 

@@ -13,6 +13,7 @@ mod readers;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use leftoff::broker::{Ack, Filter, Run};
 use leftoff::edge::hooks::{Access, AccessTopics, Connecting, Grant, HookAnswer, Hooks, Refusal};
@@ -67,7 +68,8 @@ impl Hooks for Deciding {
     }
 
     /// Allows topics below `other.`, and patterns that do not begin with `secret`.
-    fn allow<'a>(&'a self, _grant: &'a Grant, access: Access<'a>) -> HookAnswer<'a, ()> {
+    /// A topic `….slow` takes the rest of the grant.
+    fn allow<'a>(&'a self, grant: &'a Grant, access: Access<'a>) -> HookAnswer<'a, ()> {
         let asked = access.topics.as_str();
         let is_allowed = match access.topics {
             AccessTopics::Topic(_) => asked.starts_with("other."),
@@ -75,8 +77,13 @@ impl Hooks for Deciding {
             _ => false,
         };
         self.0.tell(format!("allow {asked}"));
-        let refused = move || Err(Refusal::denied("not this one"));
-        Box::pin(async move { if is_allowed { Ok(()) } else { refused() } })
+        let until = grant.end().filter(|_| asked.ends_with(".slow"));
+        Box::pin(async move {
+            if let Some(Ok(left)) = until.map(|end| end.duration_since(SystemTime::now())) {
+                tokio::time::sleep(left).await;
+            }
+            if is_allowed { Ok(()) } else { Err(Refusal::denied("not this one")) }
+        })
     }
 
     fn lists(&self, _grant: &Grant, topic: &TopicName) -> bool {

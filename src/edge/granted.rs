@@ -1,0 +1,169 @@
+//! What a host has granted to one caller: the grant, its renewal, and the answers about single
+//! topics.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tracing::debug;
+
+use super::hooks::{Access, AccessTopics, Connecting, Grant, Hooks, Refusal};
+use crate::error::{Error, Result};
+use crate::permission::Action;
+use crate::topic::{TopicName, TopicPattern};
+
+/// The most topics and patterns of one grant and one action about which the answers of the hooks
+/// are remembered.
+const MAX_ANSWERS: usize = 1_024;
+
+/// What a host has granted.
+pub(super) struct Granted {
+    pub(super) hooks: Arc<dyn Hooks>,
+    grant: Mutex<Arc<Grant>>,
+    answers: Mutex<Answers>,
+    /// The head of the request, to ask again when the grant is over; `None` for a grant without
+    /// end. All streams of a connection wait for one renewal.
+    request: Option<tokio::sync::Mutex<Connecting>>,
+}
+
+impl fmt::Debug for Granted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Granted").field("grant", &self.grant()).finish_non_exhaustive()
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let reason = refusal.reason().to_owned();
+        match refusal.is_unauthenticated() {
+            true => Self::Unauthenticated { reason },
+            false => Self::Denied { reason },
+        }
+    }
+}
+
+/// The answers of the hooks about single topics and patterns. They hold as long as the grant.
+#[derive(Default)]
+struct Answers(HashMap<Action, HashMap<Box<str>, Result<()>>>);
+
+impl Answers {
+    fn get(&self, action: Action, topics: &str) -> Option<Result<()>> {
+        self.0.get(&action)?.get(topics).cloned()
+    }
+
+    fn insert(&mut self, action: Action, topics: &str, answer: Result<()>) {
+        let answers = self.0.entry(action).or_default();
+        if answers.len() >= MAX_ANSWERS {
+            answers.clear();
+        }
+        answers.insert(topics.into(), answer);
+    }
+}
+
+impl<'a> Access<'a> {
+    pub(super) fn topic(action: Action, topic: &'a TopicName) -> Self {
+        Self { action, topics: AccessTopics::Topic(topic) }
+    }
+}
+
+impl Granted {
+    /// Returns what was granted on a request with this head.
+    pub(super) fn new(hooks: Arc<dyn Hooks>, grant: Grant, mut request: Connecting) -> Self {
+        request.is_renewal = true;
+        let request = grant.end().map(|_| tokio::sync::Mutex::new(request));
+        Self { hooks, grant: Mutex::new(Arc::new(grant)), answers: Mutex::default(), request }
+    }
+
+    /// Returns the grant as it is now, even if it is over.
+    pub(super) fn grant(&self) -> Arc<Grant> {
+        self.grant.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns the grant. If it is over, the hooks are asked again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthenticated`]: they grant no other one.
+    pub(super) async fn current(&self) -> Result<Arc<Grant>> {
+        let grant = self.grant();
+        let is_over = |grant: &Grant| grant.end().is_some_and(|end| end <= SystemTime::now());
+        let Some(request) = self.request.as_ref().filter(|_| is_over(&grant)) else {
+            return Ok(grant);
+        };
+        let request = request.lock().await;
+        let grant = self.grant();
+        if !is_over(&grant) {
+            return Ok(grant); // Another stream of the connection has asked.
+        }
+        let renewed = self.hooks.connect(&request).await;
+        let renewed = renewed.and_then(|renewed| match renewed.end() {
+            // Otherwise a stream would ask without a pause.
+            Some(end) if end <= SystemTime::now() => {
+                Err(Refusal::unauthenticated(format!("the grant of {} is over", renewed.caller())))
+            }
+            _ => Ok(Arc::new(renewed)),
+        });
+        let renewed = renewed.map_err(|refusal| {
+            debug!(caller = grant.caller(), %refusal, "a grant is over");
+            self.hooks.refused(Some(&grant), &refusal);
+            // Whatever the reason, the caller is known no longer.
+            Error::Unauthenticated { reason: refusal.reason().to_owned() }
+        })?;
+        *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
+        *self.answers() = Answers::default();
+        Ok(renewed)
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the hooks about a topic or a pattern, once for each grant.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Denied`], [`Error::Unauthenticated`]: as the hooks say.
+    pub(super) async fn allow(&self, grant: &Arc<Grant>, access: Access<'_>) -> Result<()> {
+        let Access { action, topics } = access;
+        if let Some(answer) = self.answers().get(action, topics.as_str()) {
+            return answer;
+        }
+        let answer = self.hooks.allow(grant, access).await.map_err(|refusal| {
+            self.hooks.refused(Some(grant), &refusal);
+            Error::from(refusal)
+        });
+        let mut answers = self.answers();
+        // An answer of a grant that is over by now must not hold for the next one.
+        if Arc::ptr_eq(grant, &self.grant()) {
+            answers.insert(action, topics.as_str(), answer.clone());
+        }
+        answer
+    }
+
+    /// Asks the hooks whether the caller may read the topics of a pattern. A pattern without a
+    /// wildcard is a topic, and no other one will come to match it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::allow`].
+    pub(super) async fn allow_pattern(
+        &self,
+        grant: &Arc<Grant>,
+        pattern: &TopicPattern,
+    ) -> Result<()> {
+        let named = pattern.is_name().then(|| TopicName::new(pattern.as_str())).transpose()?;
+        let topics = match &named {
+            Some(topic) => AccessTopics::Topic(topic),
+            None => AccessTopics::Pattern(pattern),
+        };
+        self.allow(grant, Access { action: Action::Subscribe, topics }).await
+    }
+
+    /// Returns the error for what the grant does not permit, and tells the hooks.
+    pub(super) fn deny(&self, grant: &Grant, access: Access<'_>) -> Error {
+        let refusal = Refusal::denied(format!("{} may not {access}", grant.caller()));
+        self.hooks.refused(Some(grant), &refusal);
+        refusal.into()
+    }
+}
