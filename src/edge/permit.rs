@@ -172,11 +172,11 @@ impl Permit {
         let mut refused = None;
         for pattern in patterns {
             let mut part = permitted.part_of(&pattern);
-            if *permitted == Permitted::Ask {
-                if let Err(error) = granted.allow_pattern(&grant, &pattern).await {
-                    refused = Some(error);
-                    part.clear();
-                }
+            if *permitted == Permitted::Ask
+                && let Err(error) = granted.allow_pattern(&grant, &pattern).await
+            {
+                refused = Some(error);
+                part.clear();
             }
             if part != [pattern.clone()] {
                 left.cut.push(pattern);
