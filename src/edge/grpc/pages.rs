@@ -34,7 +34,10 @@ pub(super) async fn read(
     let (mut events, mut held) = (EncodedList::default(), share.nothing());
     while events.is_empty() || share.has_room(PAGE_STEP_BYTES) {
         let (counted_bytes, before) = (held.size_bytes(), events.size_bytes());
-        let take_room = |run: &Run| held.grow(2 * messages::max_encoded_bytes(run));
+        let take_room = |run: &Run| {
+            held.keep(counted_bytes); // The run before was passed over, if there was one.
+            held.grow(2 * messages::max_encoded_bytes(run))
+        };
         let Some(run) = reader.next_with(take_room).await? else { break };
         messages::encode_run(&run, is_of_many, &mut events);
         // The events are in memory twice: one by one, and in the answer.

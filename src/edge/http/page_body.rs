@@ -147,7 +147,10 @@ pub(in crate::edge) async fn page(
             break true;
         }
         let counted_bytes = held.size_bytes();
-        let take_room = |run: &Run| held.grow(json::max_written_bytes(run));
+        let take_room = |run: &Run| {
+            held.keep(counted_bytes); // The run before was passed over, if there was one.
+            held.grow(json::max_written_bytes(run))
+        };
         let Some(run) = reader.next_with(take_room).await? else { break true };
         let list = events(run, form).await;
         held.keep(counted_bytes + list.len());

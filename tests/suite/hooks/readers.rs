@@ -8,7 +8,7 @@ use leftoff::edge::proto::{Event, SubscribeRequest};
 use leftoff::permission::{Action, Permission, Permitted};
 use serde_json::{Value, json};
 
-use super::{CANARY, Host, by, call, everything, filter_of, keyed, to_be_asked};
+use super::{CANARY, Host, Way, by, call, everything, filter_of, keyed, to_be_asked};
 use crate::common::{Frame, Sse, grpc, send, soon};
 use crate::websocket::Client;
 
@@ -221,6 +221,32 @@ async fn a_gap_of_anothers_topic_is_told_nowhere() {
         assert_eq!(text.contains("secret"), is_told, "{caller}: {text}");
         assert!(text.contains("other.one"), "{caller}: {text}");
     }
+    host.stop().await;
+}
+
+/// Goal: pages lead past any number of large events of others to the caller's own, and no page is
+/// refused for want of room: what is passed over is not held.
+#[tokio::test]
+async fn pages_lead_past_large_events_of_others_to_the_callers_own() {
+    let host = Host::by(Way::Served).await;
+    host.decisions.grant(Grant::new("asked", to_be_asked()));
+    let large = "x".repeat(1 << 20);
+    for _ in 0..20 {
+        host.publish("secret.one", &large).await;
+    }
+    host.publish("other.one", LAST).await;
+    let mut after = String::from("earliest");
+    let mut pages = Vec::new();
+    while !pages.iter().any(|page: &String| page.contains(LAST)) {
+        let path = format!("/v1/events?topic=%3E&limit=1000&from={after}");
+        let page = by("asked", &host, "GET", &path).header("accept", "application/json");
+        let page = send(page, "").await;
+        assert_eq!(page.status, 200, "{page:?}");
+        after = page.json()["cursor"].as_str().unwrap().to_owned();
+        pages.push(String::from_utf8(page.body.to_vec()).unwrap());
+        assert!(pages.len() < 22, "{pages:?}");
+    }
+    assert!(pages.iter().all(|page| !page.contains("secret")), "{pages:?}");
     host.stop().await;
 }
 
