@@ -327,6 +327,10 @@ impl BlockingReader {
     }
 
     /// Returns the cursor of the reader's place.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::reader`].
     pub fn cursor(&self) -> Cursor {
         self.reader().cursor()
     }
@@ -336,6 +340,10 @@ impl BlockingReader {
     /// # Errors
     ///
     /// As [`Reader::next`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::reader`].
     #[allow(clippy::should_implement_trait, reason = "it is named as the reader's, and can fail")]
     pub fn next(&mut self) -> Result<Option<Delivery>> {
         let mut reader = self.take();
@@ -352,6 +360,10 @@ impl BlockingReader {
     /// # Errors
     ///
     /// As [`Reader::next`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::reader`].
     pub fn next_within(&mut self, limit: Duration) -> Result<Waited> {
         let mut reader = self.take();
         let (reader, waited) = self.runtime.run(async move {

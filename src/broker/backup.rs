@@ -32,6 +32,8 @@ pub struct Backup {
     shared: Arc<Shared>,
     /// The encoder; `None` once the end is encoded.
     encoder: Option<BackupEncoder>,
+    /// Bytes that are encoded and not returned yet: a call that is given up leaves them here.
+    encoded: Vec<u8>,
     header: BackupHeader,
     is_begun: bool,
     /// The topics that are not read yet. No event of a topic up to the backup's position has a
@@ -111,6 +113,7 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
     Ok(Backup {
         shared,
         encoder: Some(BackupEncoder::default()),
+        encoded: Vec::new(),
         header,
         is_begun: false,
         topics: topics.into_iter(),
@@ -119,6 +122,7 @@ pub(super) async fn start(shared: Arc<Shared>, from: Option<Cursor>) -> Result<B
         horizon,
     })
 }
+
 impl Backup {
     /// Returns about how many bytes a backup of all topics has.
     pub fn expected_bytes(&self) -> u64 {
@@ -136,40 +140,47 @@ impl Backup {
     ///
     /// [`Error::Damaged`] and [`Error::ReadFailed`]; [`Error::DeadlineExceeded`] if the last call
     /// was more than a minute ago; [`Error::ShuttingDown`] once the broker is closed. The bytes so
-    /// far are then no backup.
+    /// far are then no backup. After [`Error::ReadFailed`] the next call goes on where this one
+    /// failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what was not returned is in the bytes of the next call.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         self.shared.log.check()?;
         self.horizon.touch()?;
         let Some(encoder) = &mut self.encoder else { return Ok(None) };
-        let mut bytes = Vec::new();
         if !std::mem::replace(&mut self.is_begun, true) {
-            bytes = encoder.header(&self.header);
+            self.encoded = encoder.header(&self.header);
         }
         let limit = self.shared.max_read_bytes;
-        while bytes.len() < limit {
+        while self.encoded.len() < limit {
             self.horizon.touch()?; // Other reads may take long.
             if let Some(reading) = &mut self.current {
                 for frame in read(&self.shared, reading).await? {
-                    bytes.extend_from_slice(&encoder.frame(&frame));
+                    self.encoded.extend_from_slice(&encoder.frame(&frame));
                 }
                 if reading.next >= reading.end.tail {
                     self.current = None;
                 }
                 continue;
             }
-            let Some(topic) = self.topics.next() else {
-                let Some(encoder) = self.encoder.take() else { break };
-                bytes.extend_from_slice(&encoder.end());
+            let Some(topic) = self.topics.as_slice().first().cloned() else {
+                if let Some(encoder) = self.encoder.take() {
+                    self.encoded.extend_from_slice(&encoder.end());
+                }
                 break;
             };
-            let Some(reading) = begin(&self.shared, &self.header, topic).await? else { continue };
+            let begun = begin(&self.shared, &self.header, topic).await?;
+            self.topics.next(); // Not before: a call that is given up must not lose the topic.
+            let Some(reading) = begun else { continue };
             let stored = reading.told.clone();
             let is_whole = self.header.from == Position::BEFORE_ALL || reading.is_whole;
             let frame = if is_whole { Frame::WholeTopic(stored) } else { Frame::Topic(stored) };
-            bytes.extend_from_slice(&encoder.frame(&frame));
+            self.encoded.extend_from_slice(&encoder.frame(&frame));
             self.current = Some(reading);
         }
-        Ok(Some(bytes.into()))
+        Ok(Some(std::mem::take(&mut self.encoded).into()))
     }
 }
 
@@ -284,11 +295,11 @@ async fn read(shared: &Shared, reading: &mut TopicReading) -> Result<Vec<Frame>>
 
 #[cfg(test)]
 mod tests {
-    use crate::broker::Broker;
     use std::io::Write;
+    use std::task::Poll;
 
     use super::*;
-    use crate::broker::{Delivery, OpenConfig, Publish};
+    use crate::broker::{Broker, Delivery, OpenConfig, Publish};
     use crate::cursor::{OnGap, StartPoint};
     use crate::event::NewEvent;
     use crate::topic::TopicName;
@@ -374,5 +385,50 @@ mod tests {
             assert_eq!(extent.tail.get(), 41, "{case}");
             restored.close().await;
         }
+    }
+
+    /// Goal: a caller may give up a call of `next` at any time, and goes on with the next call.
+    /// Method: publishes after the backup's position make it look for its end in each topic. Calls
+    /// are given up at their first and at their second wait, before one runs to its end.
+    #[tokio::test]
+    async fn a_call_that_is_given_up_loses_nothing_of_the_backup() {
+        let mut config = OpenConfig::default();
+        (config.broker.max_read_bytes, config.broker.max_block_bytes) = (1_024, 1_024);
+        let broker = Broker::in_memory(&config).unwrap();
+        let topics: Vec<TopicName> = (0..20).map(|n| format!("t{n}").parse().unwrap()).collect();
+        let publish_to_all = async || {
+            for topic in &topics {
+                let events = vec![NewEvent::new("x".repeat(400)); 8];
+                broker.publish(Publish::new(topic.clone(), events)).await.unwrap();
+            }
+        };
+        publish_to_all().await;
+        let mut backup = broker.backup(None).await.unwrap();
+        publish_to_all().await;
+        let (mut bytes, mut given_up) = (Vec::new(), 0);
+        for most_waits in [0, 1, usize::MAX].into_iter().cycle() {
+            let (mut next, mut waits) = (Box::pin(backup.next()), 0);
+            let outcome = std::future::poll_fn(|cx| match next.as_mut().poll(cx) {
+                Poll::Pending if waits < most_waits => {
+                    waits += 1;
+                    Poll::Pending
+                }
+                outcome => Poll::Ready(outcome),
+            });
+            match outcome.await {
+                Poll::Ready(next) => match next.unwrap() {
+                    Some(more) => bytes.extend_from_slice(&more),
+                    None => break,
+                },
+                Poll::Pending => given_up += 1,
+            }
+        }
+        assert!(given_up >= 10, "only {given_up} calls were given up");
+        let directory = tempfile::tempdir().unwrap();
+        let copy = directory.path().join("backup");
+        std::fs::write(&copy, bytes).unwrap();
+        let report = crate::log::restore(&directory.path().join("restored"), &[copy], |_| {});
+        assert_eq!(report.unwrap().events, 20 * 8);
+        broker.close().await;
     }
 }

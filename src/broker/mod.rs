@@ -388,6 +388,10 @@ impl Broker {
     /// - [`Error::Invalid`]: the start is a time more than a minute in the future. Such a reader
     ///   would get events that are appended before that time.
     /// - [`Error::ShuttingDown`], [`Error::Damaged`], [`Error::ReadFailed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing is left of it.
     pub async fn subscribe(
         &self,
         topic: &TopicName,
@@ -451,6 +455,10 @@ impl Broker {
     /// # Errors
     ///
     /// [`Error::UnknownTopic`], and as [`Self::subscribe`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing is left of it.
     pub async fn read(&self, topic: &TopicName, request: PageRequest) -> Result<Page> {
         self.page(topic, request).await?.whole().await
     }
@@ -460,6 +468,10 @@ impl Broker {
     /// # Errors
     ///
     /// As [`Self::read`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing is left of it.
     pub async fn page(&self, topic: &TopicName, request: PageRequest) -> Result<PageReader> {
         self.0.admit()?;
         let mut request = request;
@@ -479,6 +491,10 @@ impl Broker {
     /// # Errors
     ///
     /// As [`Self::feed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::feed`].
     pub async fn read_many(
         &self,
         patterns: Vec<TopicPattern>,
@@ -490,6 +506,10 @@ impl Broker {
     /// As [`Self::read_many`], a run of events at a time.
     ///
     /// # Errors
+    ///
+    /// As [`Self::feed`].
+    ///
+    /// # Cancel safety
     ///
     /// As [`Self::feed`].
     pub async fn page_of_many(
@@ -526,6 +546,10 @@ impl Broker {
     ///
     /// [`Error::UnknownTopic`], [`Error::Damaged`], [`Error::ReadFailed`];
     /// [`Error::DeadlineExceeded`] after a wait of a minute for other reads.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing is left of it: a read that was begun ends soon.
     pub async fn state(&self, topic: &TopicName, request: StateRequest) -> Result<StatePage> {
         self.0.admit()?;
         read_state(&self.0, topic, request).await
@@ -556,6 +580,10 @@ impl Broker {
     /// # Errors
     ///
     /// [`Error::TopicExists`], [`Error::Invalid`], [`Error::OverLimit`]: nothing was changed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the topic may or may not be created.
     pub async fn create_topic(&self, name: &TopicName, config: TopicConfig) -> Result<TopicInfo> {
         self.configure(name, Change::Create(config)).await
     }
@@ -565,6 +593,10 @@ impl Broker {
     /// # Errors
     ///
     /// [`Error::Invalid`], [`Error::OverLimit`]: nothing was changed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the topic may or may not have the settings.
     pub async fn set_topic(&self, name: &TopicName, config: TopicConfig) -> Result<TopicInfo> {
         self.configure(name, Change::Set(config)).await
     }
@@ -575,6 +607,10 @@ impl Broker {
     /// # Errors
     ///
     /// [`Error::UnknownTopic`], [`Error::Invalid`], [`Error::OverLimit`]: nothing was changed.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::set_topic`].
     pub async fn update_topic(
         &self,
         name: &TopicName,
@@ -593,6 +629,11 @@ impl Broker {
     /// # Errors
     ///
     /// [`Error::UnknownTopic`]: nothing was changed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, the topic may or may not be deleted. The space of a deleted topic
+    /// is freed later.
     pub async fn delete_topic(&self, name: &TopicName) -> Result<()> {
         self.0.admit()?;
         let topic = self.0.topics.existing(name)?;
@@ -643,6 +684,10 @@ impl Broker {
     /// # Errors
     ///
     /// [`Error::Invalid`]: `from` is not a position, or not a position of this log.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing is left of it.
     pub async fn backup(&self, from: Option<Cursor>) -> Result<Backup> {
         backup::start(self.0.clone(), from).await
     }
@@ -716,11 +761,19 @@ impl Broker {
     }
 
     /// Waits for a failure after which nothing more is accepted until the broker is reopened.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: another call waits for the same.
     pub async fn failed(&self) {
         self.0.failure.happened().await;
     }
 
     /// Waits until [`Self::drain`] is called.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: another call waits for the same.
     pub async fn draining(&self) {
         self.0.stopping.cancelled().await;
     }

@@ -32,9 +32,9 @@ pub type HookAnswer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + S
 
 /// The decisions and observations of a host, for all edges alike.
 ///
-/// A hook that panics ends the request that it was asked about, and nothing else. The hooks that
-/// are not asynchronous run on the runtime's workers, or on a thread for long work, and must not
-/// block.
+/// A hook that panics ends the request or the WebSocket that it was asked about, and over HTTP/1.1
+/// the request's connection. Nothing else ends. The hooks that are not asynchronous run on the
+/// runtime's workers, or on a thread for long work, and must not block.
 ///
 /// ```
 /// use leftoff::edge::hooks::{Connecting, Grant, HookAnswer, Hooks, Refusal};
@@ -100,12 +100,14 @@ pub trait Hooks: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Told of each acknowledged publish.
+    /// Told of each acknowledged publish of stored events, before the client is. A publish whose
+    /// client is gone by then may be stored although this is not called.
     fn acknowledged(&self, grant: &Grant, topic: &TopicName, ack: &Ack) {
         let _unseen = (grant, topic, ack);
     }
 
-    /// Told of events that are about to be written to a client.
+    /// Told of events of a stream or a page that are about to be written to a client. Not told of
+    /// ephemeral events, of the latest events of keys (`/state`, `ReadState`), and of backups.
     fn delivered(&self, grant: &Grant, run: &Run) {
         let _unseen = (grant, run);
     }

@@ -10,43 +10,51 @@
 //!
 //! # How to add a transport
 //!
-//! 1. **Mount.** A route of HTTP: in `http/mod.rs`, with its operation in
-//!    `http/openapi/operations.rs`. A protocol inside of HTTP, as gRPC is: routes beside those of
-//!    gRPC in `server/mod.rs`. For both, the server puts a `Peer` into the extensions of each
-//!    request: the client's address, rates and memory. Origin and host (`access.rs`) and the rates
-//!    of requests (`rates/layer.rs`) are checked before the route.
+//! 1. **Mount.** Everything is made from an [`Edge`] (`mounting.rs`): the broker, the settings, the
+//!    hooks and the counters. A route of HTTP: in `http/mod.rs`, in one of its [`Parts`], with its
+//!    operation in `http/openapi/operations.rs`. A service of gRPC: in `grpc/mod.rs`. A protocol
+//!    inside of HTTP, as gRPC is: routes beside those of gRPC in `server/builder.rs`. For all of
+//!    them, the server or the host's `HostGuard` puts a `Peer` into the extensions of each request:
+//!    the client's address, rates and memory. Origin and host (`access.rs`) and the rates of
+//!    requests (`rates/layer.rs`) are checked before the route.
 //!
 //!    A protocol of its own on the port, such as MQTT: the server has to recognise it. Add it to
 //!    `Protocol` in `server/socket.rs`, which tells protocols apart by their first bytes, and serve
 //!    it in `server/connection.rs`, which makes the `Peer`. No layer of HTTP checks anything for
 //!    such a protocol, so it takes from the rates of its `Peer` itself.
-//! 2. **Select.** `selection.rs` has topics, start, filter and member for all protocols, and opens
+//! 2. **Ask.** Every caller has a `Permit` (`permit.rs`), with or without hooks. `Permit::ask` says
+//!    who the caller is, before the body is read. `Permit::check` says whether it may do a thing
+//!    with a topic, `check_administers` whether it may do one with the whole broker, and `listed`
+//!    which topics a list shows; `selection.rs` checks the topics of readers by itself. Ask about a
+//!    stream of publishes again for each publish: the grant may be over. Add the transport's
+//!    operations to `tests/suite/hooks/matrix.rs`, which fails for an operation without a rule.
+//! 3. **Select.** `selection.rs` has topics, start, filter and member for all protocols, and opens
 //!    the reader. `cursor.rs` alone parses cursors and the starts in `from`. Before that,
 //!    `http/asked.rs` prepares the id in `Last-Event-ID`: on a stream it takes the last of several
 //!    ids, without its quotes, and on streams and pages it knows the words `earliest` and `latest`.
-//!    Ask the hooks first: `Permit::ask` (`permit.rs`) about the caller, before the body is read,
-//!    and `Permit::check` about each topic that is named outside of `selection.rs`. Add the
-//!    transport's operations to `tests/suite/hooks/matrix.rs`.
-//! 3. **Count.** Take the memory that the client holds from its share (`budget.rs`) before the
+//! 4. **Count.** Take the memory that the client holds from its share (`budget.rs`) before the
 //!    bytes are allocated: patterns, an incomplete message, an answer that waits. Dropping the
 //!    `Held` gives the memory back.
-//! 4. **Follow.** Open a `Following` (`following.rs`), and loop over its `next`: events, gap,
+//! 5. **Follow.** Open a `Following` (`following.rs`), and loop over its `next`: events, gap,
 //!    caught up, ephemeral event, silence, stopping. Write one delivery before the next is read:
 //!    the memory of a client that takes nothing depends on that (`src/docs/architecture.md`, "The
 //!    memory of a slow client"). On silence, send the cursor if it moved. On stopping, wait for
-//!    `turn_to_end`, and tell the client when to come back.
-//! 5. **Write.** The wire forms of a block are built once and shared: `Run::encoded` with a slot of
+//!    `turn_to_end`, and tell the client when to come back. `Following` and `PermittedPage` tell the
+//!    hooks of what is delivered, and end the stream with its grant.
+//! 6. **Write.** The wire forms of a block are built once and shared: `Run::encoded` with a slot of
 //!    `forms.rs`; a new form takes a new slot, and `broker/tail/form.rs` has the number of slots.
 //!    JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.
-//! 6. **Refuse.** Return [`Error`]; `status.rs` has its codes. Tell gaps with all their numbers.
-//! 7. **Publish.** Submit with `receiving.rs`, which counts the bytes that are not submitted yet.
+//! 7. **Refuse.** Return [`Error`]; `status.rs` has its codes. Tell gaps with all their numbers.
+//! 8. **Publish.** Submit with `receiving.rs`, which counts the bytes that are not submitted yet,
+//!    and has the hooks change or refuse each event (`Permit::intercept`) before it is checked. A
+//!    transport that waits for acknowledgements itself tells `Permit::acknowledged` of each.
 //!    Long work on a body goes through `effort.rs`, away from the runtime's workers.
-//! 8. **Prove.** Add the transport to `tests/suite/ways.rs` and to the soak's transports: these
+//! 9. **Prove.** Add the transport to `tests/suite/ways.rs` and to the soak's transports: these
 //!    test every promise to readers on the new transport, too.
-//! 9. **Configure.** If the transport has settings, give it a section: `config.rs` says where its
-//!    parts go. Its crates are optional dependencies in `Cargo.toml`, of the feature `http` or
-//!    `grpc`, or of a cargo feature of its own.
-//! 10. **Describe.** Write a page for its clients, as `sse.md` is one, link it from the README, and
+//! 10. **Configure.** If the transport has settings, give it a section: `config.rs` says where its
+//!     parts go. Its crates are optional dependencies in `Cargo.toml`, of the feature `http` or
+//!     `grpc`, or of a cargo feature of its own.
+//! 11. **Describe.** Write a page for its clients, as `sse.md` is one, link it from the README, and
 //!     add the transport to `src/docs/interfaces.md` and `src/docs/reading.md`.
 //!
 //! [`Error`]: crate::Error

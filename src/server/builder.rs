@@ -155,6 +155,10 @@ impl ServerBuilder {
     /// pages ([`Self::access`]). A path that the host has is the host's, also where the broker has
     /// it: `/healthz` of the host replaces that of the broker. The answer to an unknown path is the
     /// broker's.
+    ///
+    /// # Panics
+    ///
+    /// If this is called again, and both routers have the same path, or a fallback.
     pub fn routes(mut self, routes: Router) -> Self {
         self.routes = Some(self.routes.unwrap_or_default().merge(routes));
         self
@@ -176,6 +180,10 @@ impl ServerBuilder {
     }
 
     /// Adds a gRPC service of the host's own. It is named in `grpc.health.v1`.
+    ///
+    /// # Panics
+    ///
+    /// If a service of the host has the same name already.
     pub fn service<S>(mut self, service: S) -> Self
     where
         S: Service<::http::Request<GrpcBody>, Error = Infallible> + NamedService,
@@ -219,7 +227,11 @@ impl ServerBuilder {
     ///
     /// # Panics
     ///
-    /// If two of the host's routes have the same path, or two of its services the same name.
+    /// If a service of the host has the name of one of the broker's. Outside of a tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, all listeners are closed.
     pub async fn bind(mut self) -> Result<Server> {
         self.config.validate(self.broker.limits())?;
         self.access.validate()?;

@@ -146,6 +146,10 @@ impl Listener {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing was changed.
     pub async fn bind_unix(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let failed = |error| Error::listen(path.display(), error);

@@ -16,6 +16,10 @@ impl Shutdown {
     }
 
     /// Waits until a stop is requested.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: another call waits for the same.
     pub async fn started(&self) {
         self.0.cancelled().await;
     }

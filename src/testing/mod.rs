@@ -170,6 +170,10 @@ impl Builder {
 /// # Panics
 ///
 /// If that takes more than 10 seconds.
+///
+/// # Cancel safety
+///
+/// Dropped before it returns, the deliveries that it has taken are lost.
 pub async fn delivered(broker: &Broker, reader: &mut Reader) -> Result<Vec<Delivery>> {
     settled(broker).await;
     let tail = match reader.is_of_many() {
@@ -199,6 +203,10 @@ pub async fn delivered(broker: &Broker, reader: &mut Reader) -> Result<Vec<Deliv
 /// # Panics
 ///
 /// If that takes more than 10 seconds.
+///
+/// # Cancel safety
+///
+/// Dropped before it returns, nothing was changed.
 pub async fn settled(broker: &Broker) {
     let broker = broker.clone();
     let is_still = tokio::task::spawn_blocking(move || broker.busy().wait(PATIENCE)).await;
@@ -211,6 +219,10 @@ pub async fn settled(broker: &Broker) {
 /// # Panics
 ///
 /// If the condition does not hold within 10 seconds.
+///
+/// # Cancel safety
+///
+/// Dropped before it returns, nothing was changed.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {

@@ -210,6 +210,10 @@ impl PageReader {
     ///
     /// As [`Reader::next`], before the first events. An error after events ends the page, and the
     /// next page returns it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what was not returned is returned by the next call.
     pub async fn next(&mut self) -> Result<Option<Run>> {
         self.next_with(|_run| Ok(())).await
     }
@@ -315,6 +319,10 @@ impl PageReader {
     /// # Errors
     ///
     /// As [`Self::next`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing is left of the page.
     pub async fn whole(mut self) -> Result<Page> {
         let mut runs = Vec::new();
         while let Some(run) = self.next().await? {

@@ -178,6 +178,10 @@ impl<T: DeserializeOwned> TypedTopic<T> {
     /// # Errors
     ///
     /// As [`Broker::subscribe`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Broker::subscribe`].
     pub async fn subscribe(&self, start: StartPoint, on_gap: OnGap) -> Result<TypedReader<T>> {
         let reader = self.broker.subscribe(&self.name, start, on_gap).await?;
         Ok(TypedReader::new(self.name.clone(), reader))
@@ -188,6 +192,10 @@ impl<T: DeserializeOwned> TypedTopic<T> {
     /// # Errors
     ///
     /// As [`Broker::read`]. A payload that is no `T` is the error of its event alone.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Broker::read`].
     pub async fn read(&self, request: PageRequest) -> Result<TypedPage<T>> {
         let page = self.broker.read(&self.name, request).await?;
         let Page { runs, gaps, cursor, caught_up, .. } = page;
@@ -204,6 +212,10 @@ impl<T: DeserializeOwned> TypedTopic<T> {
     /// # Errors
     ///
     /// As [`Broker::state`]. A payload that is no `T` is the error of its event alone.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Broker::state`].
     pub async fn state(&self, request: StateRequest) -> Result<TypedState<T>> {
         let StatePage { events: found, at, next } = self.broker.state(&self.name, request).await?;
         let mut events = Vec::new();

@@ -89,6 +89,10 @@ pub fn sse(edge: &Edge, reader: Reader, options: AnswerOptions) -> Response {
 ///
 /// As [`PageReader::next`]; [`Error::NoRoom`](crate::Error::NoRoom); and
 /// [`Error::Invalid`](crate::Error::Invalid) for [`Format::Data`], which is no JSON.
+///
+/// # Cancel safety
+///
+/// Dropped before it returns, nothing is left of the reader.
 pub async fn page(edge: &Edge, reader: PageReader, options: AnswerOptions) -> Result<Response> {
     let AnswerOptions { format, peer } = options;
     let form = PageForm::of(format, edge.broker.epoch())?;
