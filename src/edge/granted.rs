@@ -8,14 +8,18 @@ use std::time::SystemTime;
 
 use tracing::debug;
 
+use super::bounds::head_bytes;
+use super::budget::{Held, Share};
 use super::hooks::{Access, AccessTopics, Connecting, Grant, Hooks, Refusal};
 use crate::error::{Error, Result};
 use crate::permission::Action;
 use crate::topic::{TopicName, TopicPattern};
 
 /// The most topics and patterns of one grant and one action about which the answers of the hooks
-/// are remembered.
+/// are remembered, and the memory of one answer besides its topic, in bytes: a place in a map that
+/// is half full, and a reason.
 const MAX_ANSWERS: usize = 1_024;
+const ANSWER_BYTES: usize = 512;
 
 /// What a host has granted.
 pub(super) struct Granted {
@@ -25,6 +29,8 @@ pub(super) struct Granted {
     /// The head of the request, to ask again when the grant is over; `None` for a grant without
     /// end. All streams of a connection wait for one renewal.
     request: Option<tokio::sync::Mutex<Connecting>>,
+    /// The memory of the head, as long as it is kept.
+    _held: Held,
 }
 
 impl fmt::Debug for Granted {
@@ -44,20 +50,35 @@ impl From<Refusal> for Error {
 }
 
 /// The answers of the hooks about single topics and patterns. They hold as long as the grant.
-#[derive(Default)]
-struct Answers(HashMap<Action, HashMap<Box<str>, Result<()>>>);
+struct Answers {
+    known: HashMap<Action, HashMap<Box<str>, Result<()>>>,
+    /// The memory of the answers, taken from the client's share.
+    held: Held,
+}
 
 impl Answers {
-    fn get(&self, action: Action, topics: &str) -> Option<Result<()>> {
-        self.0.get(&action)?.get(topics).cloned()
+    fn new(share: &Share) -> Self {
+        Self { known: HashMap::new(), held: share.nothing() }
     }
 
+    fn get(&self, action: Action, topics: &str) -> Option<Result<()>> {
+        self.known.get(&action)?.get(topics).cloned()
+    }
+
+    /// Remembers an answer. Where there is no room for it, it is asked for again.
     fn insert(&mut self, action: Action, topics: &str, answer: Result<()>) {
-        let answers = self.0.entry(action).or_default();
-        if answers.len() >= MAX_ANSWERS {
-            answers.clear();
+        if self.known.get(&action).is_some_and(|answers| answers.len() >= MAX_ANSWERS) {
+            self.clear();
         }
-        answers.insert(topics.into(), answer);
+        let is_known = self.get(action, topics).is_some();
+        if is_known || self.held.grow(ANSWER_BYTES + topics.len()).is_ok() {
+            self.known.entry(action).or_default().insert(topics.into(), answer);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.known.clear();
+        self.held.keep(0);
     }
 }
 
@@ -68,11 +89,24 @@ impl<'a> Access<'a> {
 }
 
 impl Granted {
-    /// Returns what was granted on a request with this head.
-    pub(super) fn new(hooks: Arc<dyn Hooks>, grant: Grant, mut request: Connecting) -> Self {
+    /// Returns what was granted on a request with this head, to a client with this share of the
+    /// memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRoom`] for the head, which is kept if the grant has an end.
+    pub(super) fn new(
+        hooks: Arc<dyn Hooks>,
+        grant: Grant,
+        mut request: Connecting,
+        share: &Share,
+    ) -> Result<Self> {
         request.is_renewal = true;
+        let size_bytes = head_bytes(request.uri(), request.headers());
+        let held = share.take(if grant.end().is_some() { size_bytes } else { 0 })?;
         let request = grant.end().map(|_| tokio::sync::Mutex::new(request));
-        Self { hooks, grant: Mutex::new(Arc::new(grant)), answers: Mutex::default(), request }
+        let answers = Mutex::new(Answers::new(share));
+        Ok(Self { hooks, grant: Mutex::new(Arc::new(grant)), answers, request, _held: held })
     }
 
     /// Returns the grant as it is now, even if it is over.
@@ -111,7 +145,7 @@ impl Granted {
             Error::Unauthenticated { reason: refusal.reason().to_owned() }
         })?;
         *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
-        *self.answers() = Answers::default();
+        self.answers().clear();
         Ok(renewed)
     }
 
@@ -165,5 +199,38 @@ impl Granted {
         let refusal = Refusal::denied(format!("{} may not {access}", grant.caller()));
         self.hooks.refused(Some(grant), &refusal);
         refusal.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::budget::Budget;
+    use super::*;
+
+    /// Goal: what hooks have answered is the client's memory: it is bounded, and without room the
+    /// hooks are asked again.
+    #[test]
+    fn answers_are_counted_and_are_not_remembered_where_there_is_no_room() {
+        let budget = Budget::new(1 << 20);
+        let share = budget.address().connection();
+        let mut answers = Answers::new(&share);
+        for number in 0..MAX_ANSWERS {
+            answers.insert(Action::Publish, &format!("topic.{number}"), Ok(()));
+        }
+        assert!(answers.get(Action::Publish, "topic.0").is_some());
+        let used_bytes = budget.used_bytes();
+        assert!(used_bytes > 100 << 10 && used_bytes < 1 << 20, "{used_bytes}");
+        let is_known =
+            |number: &usize| answers.get(Action::Publish, &format!("topic.{number}")).is_some();
+        let known = (0..MAX_ANSWERS).filter(is_known).count();
+        assert!(known > 100 && known < MAX_ANSWERS, "{known}: a client alone has a quarter");
+        answers.clear();
+        assert_eq!(budget.used_bytes(), 0);
+        for number in 0..=MAX_ANSWERS {
+            answers.insert(Action::Manage, "x", Ok(()));
+            answers.insert(Action::Subscribe, &format!("{}", number % 100), Ok(()));
+        }
+        drop(answers);
+        assert_eq!(budget.used_bytes(), 0, "the memory is given back with the grant");
     }
 }

@@ -11,7 +11,7 @@ use http::request::Parts as RequestHead;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
-use super::clients::Peer;
+use super::clients::{Peer, share};
 use super::error_form;
 use super::granted::Granted;
 use super::hooks::{Access, AccessTopics, Connecting, Grant, Refusal};
@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::event::NewEvent;
 use crate::lists;
 use crate::permission::{Action, Permitted, Verdict};
+use crate::polls;
 use crate::topic::{TopicName, TopicPattern};
 
 /// The caller's permit. Cheap to clone; all clones are one caller's.
@@ -41,7 +42,7 @@ impl Permit {
     ///
     /// # Errors
     ///
-    /// [`Error::Unauthenticated`], [`Error::Denied`].
+    /// [`Error::Unauthenticated`], [`Error::Denied`]; [`Error::NoRoom`].
     pub(crate) async fn ask(edge: &Edge, head: &RequestHead) -> Result<Self> {
         let Some(hooks) = &edge.hooks else { return Ok(Self(None)) };
         if let Some(asked) = head.extensions.get::<Self>() {
@@ -56,10 +57,12 @@ impl Permit {
             hooks.refused(None, &refusal);
             Error::from(refusal)
         })?;
-        if let Some(peer) = head.extensions.get::<Peer>() {
+        let peer = head.extensions.get::<Peer>();
+        if let Some(peer) = peer {
             peer.set_caller(grant.caller());
         }
-        Ok(Self(Some(Arc::new(Granted::new(hooks.clone(), grant, request)))))
+        let granted = Granted::new(hooks.clone(), grant, request, &share(peer))?;
+        Ok(Self(Some(Arc::new(granted))))
     }
 
     /// Returns the time at which the grant is over; `None` if it has no end.
@@ -171,6 +174,7 @@ impl Permit {
         let mut left = PermittedTopics::default();
         let mut refused = None;
         for pattern in patterns {
+            polls::rest().await; // A thousand patterns, cut down by as many, take a while.
             let mut part = permitted.part_of(&pattern);
             if *permitted == Permitted::Ask
                 && let Err(error) = granted.allow_pattern(&grant, &pattern).await

@@ -22,15 +22,13 @@ use http::Request;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::edge::bounds::head_bytes;
 use crate::edge::budget::{Held, Share, WaitsForRoom};
 use crate::edge::intake::Intake;
 
 /// The memory of a request besides its head while it is served, in bytes: its task and its buffers.
 /// An idle event stream takes about as much. Source: `leftoff bench fanout`.
 const REQUEST_BYTES: usize = 4 << 10;
-
-/// The memory of one field of a head besides its name and its value, in bytes.
-const FIELD_BYTES: usize = 64;
 
 /// The smallest piece that is counted, in bytes. Smaller pieces are part of [`REQUEST_BYTES`].
 const MIN_PIECE_BYTES: usize = 1 << 10;
@@ -40,11 +38,7 @@ const MIN_WHOLE_BYTES: usize = 16 << 10;
 
 /// Returns the memory of a request while it is served, with its head, in bytes.
 pub(crate) fn request_bytes<B>(request: &Request<B>) -> usize {
-    let uri = request.uri();
-    let fields = request.headers().iter();
-    let fields = fields.map(|(name, value)| FIELD_BYTES + name.as_str().len() + value.len());
-    let target = uri.path().len() + uri.query().map_or(0, str::len);
-    REQUEST_BYTES + target + fields.sum::<usize>()
+    REQUEST_BYTES + head_bytes(request.uri(), request.headers())
 }
 
 /// Returns the answer, which holds the memory of its request and its own until it is sent. A
