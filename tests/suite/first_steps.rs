@@ -204,6 +204,7 @@ fn every_test_bench_and_script_that_a_page_names_is_there() {
                     code.contains(&format!("mod {module};")) || module == "autobahn"
                 }
                 ["cargo", "test", "--benches" | "--doc"] => true,
+                ["cargo", "test", "--manifest-path", path] => root.join(path).exists(),
                 ["cargo", "fuzz"] | ["cargo", "test"] => true,
                 [".ci/fuzz", _, target] => {
                     root.join(format!("tests/fuzz/targets/{target}.rs")).exists()
