@@ -48,7 +48,7 @@ use crate::error::Result;
 /// | a request's head, and an idle connection, have a time | yes | as the host's server has it |
 /// | memory of heads, answers and frames of HTTP/2 is counted | yes | no |
 /// | one stalled stream of HTTP/2 is ended alone | yes | no, only a stalled connection |
-/// | an idle event stream over HTTP/1.1 takes 4.5 KiB | yes | no, hyper's buffers are 16 KiB more |
+/// | an idle event stream over HTTP/1.1 takes 4.7 KiB | yes | no, hyper's buffers are 16 KiB more |
 /// | a client that has closed its half is sent the rest | yes | no |
 ///
 /// ```no_run
