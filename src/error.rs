@@ -100,13 +100,13 @@ pub enum Error {
     /// credentials.
     #[error("{reason}")]
     Unauthenticated {
-        /// What is missing, as the host's hooks say it.
+        /// The reason, as the host's hooks give it.
         reason: String,
     },
     /// The caller may not do this; nothing was done. A topic that does not exist is refused alike.
     #[error("{reason}")]
     Denied {
-        /// What the caller may not do.
+        /// The reason, which names the action that the caller may not do.
         reason: String,
     },
     /// An earlier publish of the same stream failed; nothing was written. Repeat from the failed

@@ -44,7 +44,7 @@ pub enum Permitted {
     Ask,
 }
 
-/// What is known about a topic or a pattern from a permission alone.
+/// The decision about a topic that a permission gives by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Yes,

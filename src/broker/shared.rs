@@ -208,7 +208,7 @@ impl Shared {
     pub(super) fn ended(&self) -> Error {
         self.failure.error().unwrap_or_else(|| match self.is_stopping.load(Ordering::SeqCst) {
             true => Error::ShuttingDown,
-            // It ends by a panic, and its failure is noted a moment later.
+            // The committer ends by a panic, and its failure is noted a moment later.
             false => Error::ReadOnly(std::io::Error::other("the committer has ended").into()),
         })
     }

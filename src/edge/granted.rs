@@ -1,5 +1,4 @@
-//! What a host has granted to one caller: the grant, its renewal, and the answers about single
-//! topics.
+//! One caller's grant: its renewal, and the answers of the hooks about single topics.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,7 +20,7 @@ use crate::topic::{TopicName, TopicPattern};
 const MAX_ANSWERS: usize = 1_024;
 const ANSWER_BYTES: usize = 512;
 
-/// What a host has granted.
+/// One caller's grant, and the means to ask the hooks about it again.
 pub(super) struct Granted {
     pub(super) hooks: Arc<dyn Hooks>,
     grant: Mutex<Arc<Grant>>,

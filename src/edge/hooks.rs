@@ -174,9 +174,9 @@ impl Connecting {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Access<'a> {
-    /// What the caller wants to do.
+    /// The action that the caller wants to do.
     pub action: Action,
-    /// With what.
+    /// The topics with which the caller wants to do it.
     pub topics: AccessTopics<'a>,
 }
 
@@ -206,7 +206,7 @@ impl fmt::Display for Access<'_> {
     }
 }
 
-/// What a caller is granted.
+/// The rights that a caller is granted: its permission, and the bounds of it.
 #[derive(Debug, Clone)]
 pub struct Grant {
     caller: String,

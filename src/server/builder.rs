@@ -12,16 +12,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
 use axum::response::IntoResponse;
-use axum::routing::Route;
 use tonic::body::Body as GrpcBody;
 use tonic::server::NamedService;
 use tonic::service::Routes;
+use tower::Service;
 use tower::util::{MapRequestLayer, MapResponseLayer};
-use tower::{Layer, Service};
 
-use super::checks::checks;
+use super::checks::{RouteLayer, checks};
 use super::config::ServerConfig;
 use super::connection::Door;
 use super::listener::{Listener, Protocols};
@@ -167,14 +165,7 @@ impl ServerBuilder {
     /// Adds a layer around everything that is served, such as one that finds out who asks and puts
     /// that into the request's extensions, where the hooks find it. The layer that is added last is
     /// the outermost, as in axum.
-    pub fn layer<L>(mut self, layer: L) -> Self
-    where
-        L: Layer<Route> + Clone + Send + Sync + 'static,
-        L::Service: Service<Request> + Clone + Send + Sync + 'static,
-        <L::Service as Service<Request>>::Response: IntoResponse + 'static,
-        <L::Service as Service<Request>>::Error: Into<Infallible> + 'static,
-        <L::Service as Service<Request>>::Future: Send + 'static,
-    {
+    pub fn layer(mut self, layer: impl RouteLayer) -> Self {
         self.layers.push(Arc::new(move |routes: Router| routes.layer(layer.clone())));
         self
     }
@@ -206,14 +197,7 @@ impl ServerBuilder {
     /// Adds a layer around the gRPC services of the broker and of the host, such as
     /// [`tonic::service::InterceptorLayer`]. Health and reflection are outside of it, so that a
     /// load balancer needs no key.
-    pub fn grpc_layer<L>(mut self, layer: L) -> Self
-    where
-        L: Layer<Route> + Clone + Send + Sync + 'static,
-        L::Service: Service<Request> + Clone + Send + Sync + 'static,
-        <L::Service as Service<Request>>::Response: IntoResponse + 'static,
-        <L::Service as Service<Request>>::Error: Into<Infallible> + 'static,
-        <L::Service as Service<Request>>::Future: Send + 'static,
-    {
+    pub fn grpc_layer(mut self, layer: impl RouteLayer) -> Self {
         self.grpc_layers.push(Arc::new(move |routes: Router| routes.layer(layer.clone())));
         self
     }

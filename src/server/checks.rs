@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use axum::extract::Request;
-use axum::response::Response;
+use axum::response::IntoResponse;
 use axum::routing::Route;
 use tower::util::{MapRequestLayer, option_layer};
 use tower::{Layer, Service};
@@ -35,12 +35,17 @@ fn count(request: Request) -> Request {
     if is_counted { receiving::count(request) } else { request }
 }
 
-/// A layer that can be put around the routes of axum.
-pub(super) trait RouteLayer:
+/// A layer that axum can put around routes. Every layer of tower that axum takes is one; the trait
+/// is the name of axum's bounds.
+pub trait RouteLayer:
     Layer<
         Route,
-        Service: Service<Request, Response = Response, Error = Infallible, Future: Send>
-                     + Clone
+        Service: Service<
+            Request,
+            Response: IntoResponse + 'static,
+            Error: Into<Infallible> + 'static,
+            Future: Send + 'static,
+        > + Clone
                      + Send
                      + Sync
                      + 'static,
@@ -51,17 +56,12 @@ pub(super) trait RouteLayer:
 {
 }
 
-impl<L> RouteLayer for L where
-    L: Layer<
-            Route,
-            Service: Service<Request, Response = Response, Error = Infallible, Future: Send>
-                         + Clone
-                         + Send
-                         + Sync
-                         + 'static,
-        > + Clone
-        + Send
-        + Sync
-        + 'static
+impl<L> RouteLayer for L
+where
+    L: Layer<Route> + Clone + Send + Sync + 'static,
+    L::Service: Service<Request> + Clone + Send + Sync + 'static,
+    <L::Service as Service<Request>>::Response: IntoResponse + 'static,
+    <L::Service as Service<Request>>::Error: Into<Infallible> + 'static,
+    <L::Service as Service<Request>>::Future: Send + 'static,
 {
 }

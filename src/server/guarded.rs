@@ -5,7 +5,6 @@
 //!            └▶ layer: host and origin, rates, memory, the list of connections
 //! ```
 
-use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,17 +13,14 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::response::Response;
-use axum::routing::Route;
 use axum::serve::IncomingStream;
 use futures_util::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tower::util::MapRequestLayer;
-use tower::{Layer, Service};
 use tracing::debug;
 
-use super::checks::checks;
+use super::checks::{RouteLayer, checks};
 use super::config::ServerConfig;
 use super::listener::{Listener, NewConnection, accept};
 use super::socket::Socket;
@@ -144,21 +140,7 @@ impl HostGuard {
         &self,
         access: &AccessConfig,
         listener: &Listener,
-    ) -> Result<
-        impl Layer<
-            Route,
-            Service: Service<Request, Response = Response, Error = Infallible, Future: Send>
-                         + Clone
-                         + Send
-                         + Sync
-                         + 'static,
-        >
-        + Clone
-        + Send
-        + Sync
-        + 'static
-        + use<>,
-    > {
+    ) -> Result<impl RouteLayer + use<>> {
         let is_local = listener.is_local();
         let is_rated = self.rates[usize::from(is_local)].is_some();
         Ok((MapRequestLayer::new(take_peer), checks(access, is_local, is_rated)?))

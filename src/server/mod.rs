@@ -28,6 +28,7 @@ mod stream;
 mod transport;
 
 pub use builder::ServerBuilder;
+pub use checks::RouteLayer;
 pub use config::ServerConfig;
 pub use guarded::{GuardedClient, GuardedListener, GuardedSocket, HostGuard};
 pub use listener::{Listener, Protocols};

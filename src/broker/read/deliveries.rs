@@ -55,7 +55,7 @@ impl Reader {
     /// Returns the reader's deliveries as a stream. A reader of many topics becomes the same type.
     ///
     /// The stream reads when it is polled, and no further: it has no task and no queue of its own.
-    /// It ends when the broker is stopping, and after an error of [`Reader::next`].
+    /// The stream ends when the broker is stopping, and after an error of [`Reader::next`].
     ///
     /// # Cancel safety
     ///

@@ -29,7 +29,7 @@ impl Coding {
             (Self::Zstd, weight(&["zstd"])),
             (Self::Gzip, weight(&["gzip", "x-gzip"])),
         ];
-        // Of equal weights, `max_by_key` takes the last.
+        // `max_by_key` takes the last of several codings with the same weight.
         let (coding, most) = offered.into_iter().rev().max_by_key(|(_, weight)| *weight)?;
         Some(coding).filter(|_| most > 0 && identity <= most)
     }
