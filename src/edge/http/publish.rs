@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::lines::{self, Posted, PublishingClient};
 use super::query::Query;
-use super::request::{PathResult, topic, whole};
+use super::request::{PathResult, permitted, whole};
 use super::spare::Purpose;
 use crate::broker::Publish;
 use crate::edge::Edge;
@@ -36,8 +36,7 @@ pub(super) async fn publish(
     (rates, permit): (CallerRates, Permit),
     body: Body,
 ) -> Result<Response> {
-    let topic = topic(path)?;
-    permit.check(Action::Publish, &topic).await?;
+    let topic = permitted(path, &permit, Action::Publish).await?;
     let received = received.map(|Extension(received)| received);
     let publisher = PublishingClient { received, rates, permit };
     let mut query = Query::parse(uri.query(), Purpose::Publish)?;

@@ -8,7 +8,9 @@ use http_body::Body as _;
 
 use crate::edge::checked_body::refusal;
 use crate::edge::pace::Pace;
+use crate::edge::permit::Permit;
 use crate::error::{Error, Result};
+use crate::permission::Action;
 use crate::topic::TopicName;
 
 /// The topic's name in a path, as axum extracts it.
@@ -18,6 +20,21 @@ pub(in crate::edge) type PathResult = Result<Path<String>, PathRejection>;
 pub(in crate::edge) fn topic(path: PathResult) -> Result<TopicName> {
     let Path(name) = path.map_err(|rejection| Error::invalid("topic", rejection.body_text()))?;
     TopicName::new(&name)
+}
+
+/// Returns the topic in the path, if the caller may do `action` with it.
+///
+/// # Errors
+///
+/// As [`topic`] and [`Permit::check`].
+pub(in crate::edge) async fn permitted(
+    path: PathResult,
+    permit: &Permit,
+    action: Action,
+) -> Result<TopicName> {
+    let topic = topic(path)?;
+    permit.check(action, &topic).await?;
+    Ok(topic)
 }
 
 /// Returns the reason for which a body was refused or broke off.

@@ -19,7 +19,7 @@ use crate::edge::counters::TimeLimit;
 use crate::edge::http::listing;
 use crate::edge::http::page_body;
 use crate::edge::http::query::Query;
-use crate::edge::http::request::{PathResult, topic, whole};
+use crate::edge::http::request::{PathResult, permitted, whole};
 use crate::edge::http::spare::Purpose;
 use crate::edge::page_token::{StateToken, page_limit};
 use crate::edge::permit::Permit;
@@ -99,8 +99,7 @@ async fn show(
     uri: Uri,
 ) -> Result<Response> {
     Query::parse(uri.query(), Purpose::Page)?.finish("")?;
-    let name = topic(path)?;
-    permit.check(Action::Subscribe, &name).await?;
+    let name = permitted(path, &permit, Action::Subscribe).await?;
     let info = edge.broker.topic(&name)?;
     Ok(axum::Json(json::topic(&info)).into_response())
 }
@@ -113,8 +112,7 @@ async fn set(
     body: Body,
 ) -> Result<Response> {
     no_names(&uri)?;
-    let name = topic(path)?;
-    permit.check(Action::Manage, &name).await?;
+    let name = permitted(path, &permit, Action::Manage).await?;
     let (config, _) = config(&edge, body).await?;
     let is_new = edge.broker.topic(&name).is_err();
     let info = edge.broker.set_topic(&name, config).await?;
@@ -131,8 +129,7 @@ async fn update(
     body: Body,
 ) -> Result<Response> {
     no_names(&uri)?;
-    let name = topic(path)?;
-    permit.check(Action::Manage, &name).await?;
+    let name = permitted(path, &permit, Action::Manage).await?;
     let (config, fields) = config(&edge, body).await?;
     let info = edge.broker.update_topic(&name, config, fields).await?;
     Ok(axum::Json(json::topic(&info)).into_response())
@@ -145,8 +142,7 @@ async fn delete_topic(
     uri: Uri,
 ) -> Result<Response> {
     no_names(&uri)?;
-    let name = topic(path)?;
-    permit.check(Action::Manage, &name).await?;
+    let name = permitted(path, &permit, Action::Manage).await?;
     edge.broker.delete_topic(&name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -171,8 +167,7 @@ async fn purge(
     permit: Permit,
     uri: Uri,
 ) -> Result<Response> {
-    let name = topic(path)?;
-    permit.check(Action::Manage, &name).await?;
+    let name = permitted(path, &permit, Action::Manage).await?;
     let mut query = Query::parse(uri.query(), Purpose::Change)?;
     let before = query.take_number("before")?.map_or(Sequence::new(u64::MAX), Sequence::new);
     query.finish("before")?;
@@ -186,8 +181,7 @@ async fn state(
     (peer, permit): (Option<Extension<Peer>>, Permit),
     uri: Uri,
 ) -> Result<Response> {
-    let name = topic(path)?;
-    permit.check(Action::Subscribe, &name).await?;
+    let name = permitted(path, &permit, Action::Subscribe).await?;
     let mut query = Query::parse(uri.query(), Purpose::Page)?;
     let key_prefix = query.take("key_prefix").unwrap_or_default();
     let limit = query.take_number("limit")?.unwrap_or(0);
@@ -213,8 +207,7 @@ async fn presence(
     (peer, permit): (Option<Extension<Peer>>, Permit),
     uri: Uri,
 ) -> Result<Response> {
-    let name = topic(path)?;
-    permit.check(Action::Presence, &name).await?;
+    let name = permitted(path, &permit, Action::Presence).await?;
     let mut query = Query::parse(uri.query(), Purpose::Page)?;
     let limit = list_limit(&mut query)?;
     let after = query.take("after").unwrap_or_default();
