@@ -30,11 +30,12 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use self::setting::Setting;
+use crate::access::AccessConfig;
 use crate::broker::{
     Broker, BrokerConfig, DedupConfig, LimitsConfig, LogConfig, MaintenanceConfig, OpenConfig,
     TopicDefaults,
 };
-use crate::edge::{AccessConfig, FollowConfig, RatesConfig};
+use crate::edge::{FollowConfig, RatesConfig};
 use crate::error::{Error, Result};
 use crate::server::{Server, ServerBuilder, ServerConfig};
 

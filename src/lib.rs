@@ -83,6 +83,8 @@
     allow(dead_code, unused_imports, reason = "their callers are in the server or in an edge")
 )]
 
+#[cfg(feature = "server")]
+pub mod access;
 pub mod blocking;
 pub mod broker;
 mod cause;

@@ -18,6 +18,12 @@ pub const MAX_TOPIC_NAME_BYTES: usize = 255;
 /// The prefix of the names that are reserved for the broker: of topics and of event types.
 pub const RESERVED_PREFIX: &str = "leftoff.";
 
+/// The prefix of the names of the broker's own topics, such as `$audit`. Clients may read such a
+/// topic if they are permitted to, and cannot publish to it or change it. A wildcard as the first
+/// token of a pattern matches none of them, so that nobody reads them by asking for everything; a
+/// pattern that begins with such a name does. MQTT has the same rule (version 5.0, 4.7.2).
+pub const OWN_PREFIX: char = '$';
+
 impl TopicName {
     /// Checks `name` and returns it as a topic's name.
     ///
@@ -33,6 +39,24 @@ impl TopicName {
         }
         check_tokens("topic", name)?;
         Ok(Self::checked(name.into()))
+    }
+
+    /// Whether the topic is one of the broker's own: see [`OWN_PREFIX`].
+    pub fn is_own(&self) -> bool {
+        self.as_str().starts_with(OWN_PREFIX)
+    }
+
+    /// Checks that clients may publish to the topic, and change it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] with field `topic`, for a topic of the broker's own.
+    pub(crate) fn check_of_clients(&self) -> Result<()> {
+        if self.is_own() {
+            let problem = format!("{self:?} begins with {OWN_PREFIX:?}: only the broker writes it");
+            return Err(Error::invalid("topic", problem));
+        }
+        Ok(())
     }
 
     /// Checks that a new topic may have the name: two names that look the same must be the same
@@ -207,6 +231,9 @@ impl TopicPattern {
 
     /// Whether the pattern matches `name`.
     pub fn matches(&self, name: &TopicName) -> bool {
+        if name.is_own() && self.0.starts_with(['*', '>']) {
+            return false;
+        }
         let mut tokens = name.as_str().split('.');
         for wanted in self.0.split('.') {
             let Some(token) = tokens.next() else { return false };
@@ -231,6 +258,12 @@ impl TopicPattern {
     /// # Ok::<(), leftoff::Error>(())
     /// ```
     pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let begins = |first: &Self, other: &Self| {
+            first.0.starts_with(['*', '>']) && other.0.starts_with(OWN_PREFIX)
+        };
+        if begins(self, other) || begins(other, self) {
+            return None;
+        }
         let (mut ours, mut theirs) = (self.tokens(), other.tokens());
         let mut both = Vec::new();
         loop {
@@ -428,6 +461,13 @@ mod tests {
             ("*", "a", true),
             ("*", "a.b", false),
             (">", "a", true),
+            (">", "$a", false),
+            ("*", "$a", false),
+            ("*.b", "$a.b", false),
+            ("$a", "$a", true),
+            ("$a.>", "$a.b", true),
+            ("$a.*", "$a.$b", true),
+            ("a.*", "a.$b", true),
             (">", "a.b.c", true),
             ("a.>", "a", false),
             ("a.>", "a.b.c", true),

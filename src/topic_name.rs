@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 /// The name of a topic: 1 to 255 bytes of UTF-8, tokens with `.` between them, cheap to clone.
 ///
+/// Names that begin with `$` are those of the broker's own topics:
+/// [`OWN_PREFIX`](crate::topic::OWN_PREFIX).
+///
 /// Empty tokens, control characters, white space, the pattern characters `*` and `>`, and names
 /// that begin with `leftoff.`, which are reserved for the broker, are refused. The name of a new
 /// topic must also be visible as it is: see [`Self::check_new`].

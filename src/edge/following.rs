@@ -10,12 +10,12 @@
 //! An edge decides only in which form each of these is written.
 
 use std::pin::Pin;
-use std::sync::Arc;
 
 use tokio::time::{Instant, Sleep};
 
 use super::clients::{ListEntry, Peer, share};
 use super::config::FollowConfig;
+use super::hooks::Grant;
 use super::mounting::Edge;
 use super::permit::Permit;
 use super::selection::{Kept, Wanted};
@@ -71,7 +71,7 @@ impl Following {
     ) -> Self {
         let (listed, told) = (ListEntry::new(peer, protocol, &reader), reader.cursor());
         let mut end = permit.end();
-        let is_same = |(one, other)| Arc::ptr_eq(one, &other);
+        let is_same = |(one, other): (&Grant, Grant)| one.is_same(&other);
         if !kept.grant.as_ref().zip(permit.grant()).is_none_or(is_same) {
             end = Some(Instant::now()); // The reader was opened with a grant that is over by now.
         }

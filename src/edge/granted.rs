@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::bounds::head_bytes;
 use super::budget::{Held, Share};
-use super::hooks::{Access, AccessTopics, Connecting, Grant, Hooks, Refusal};
+use super::hooks::{Access, AccessTopics, Connecting, Grant, Hooks, Refusal, Revoker};
 use crate::error::{Error, Result};
 use crate::permission::Action;
 use crate::topic::{TopicName, TopicPattern};
@@ -23,11 +23,11 @@ const ANSWER_BYTES: usize = 512;
 /// One caller's grant, and the means to ask the hooks about it again.
 pub(super) struct Granted {
     pub(super) hooks: Arc<dyn Hooks>,
-    grant: Mutex<Arc<Grant>>,
+    grant: Mutex<Grant>,
     answers: Mutex<Answers>,
-    /// The head of the request, to ask again when the grant is over; `None` for a grant without
-    /// end. All streams of a connection wait for one renewal.
-    request: Option<tokio::sync::Mutex<Connecting>>,
+    /// The head of the request, to ask again when the grant is over; `None` for a grant that never
+    /// is, or whose end is final. All streams of a connection wait for one renewal.
+    request: Option<Box<tokio::sync::Mutex<Connecting>>>,
     /// The memory of the head, as long as it is kept.
     _held: Held,
 }
@@ -102,14 +102,16 @@ impl Granted {
     ) -> Result<Self> {
         request.is_renewal = true;
         let size_bytes = head_bytes(request.uri(), request.headers());
-        let held = share.take(if grant.end().is_some() { size_bytes } else { 0 })?;
-        let request = grant.end().map(|_| tokio::sync::Mutex::new(request));
+        let is_kept = grant.end().is_some() || grant.revoker().is_some();
+        let is_kept = is_kept && !grant.is_final();
+        let held = share.take(if is_kept { size_bytes } else { 0 })?;
+        let request = is_kept.then(|| Box::new(tokio::sync::Mutex::new(request)));
         let answers = Mutex::new(Answers::new(share));
-        Ok(Self { hooks, grant: Mutex::new(Arc::new(grant)), answers, request, _held: held })
+        Ok(Self { hooks, grant: Mutex::new(grant), answers, request, _held: held })
     }
 
     /// Returns the grant as it is now, even if it is over.
-    pub(super) fn grant(&self) -> Arc<Grant> {
+    pub(super) fn grant(&self) -> Grant {
         self.grant.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -118,24 +120,26 @@ impl Granted {
     /// # Errors
     ///
     /// [`Error::Unauthenticated`]: they grant no other one.
-    pub(super) async fn current(&self) -> Result<Arc<Grant>> {
+    pub(super) async fn current(&self) -> Result<Grant> {
         let grant = self.grant();
-        let is_over = |grant: &Grant| grant.end().is_some_and(|end| end <= SystemTime::now());
-        let Some(request) = self.request.as_ref().filter(|_| is_over(&grant)) else {
+        if !grant.is_over(SystemTime::now()) {
             return Ok(grant);
+        }
+        let Some(request) = &self.request else {
+            let refusal = Refusal::unauthenticated(over(&grant));
+            self.hooks.refused(Some(&grant), &refusal);
+            return Err(refusal.into());
         };
         let request = request.lock().await;
         let grant = self.grant();
-        if !is_over(&grant) {
+        if !grant.is_over(SystemTime::now()) {
             return Ok(grant); // Another stream of the connection has asked.
         }
         let renewed = self.hooks.connect(&request).await;
-        let renewed = renewed.and_then(|renewed| match renewed.end() {
+        let renewed = renewed.and_then(|renewed| match renewed.is_over(SystemTime::now()) {
             // Otherwise a stream would ask without a pause.
-            Some(end) if end <= SystemTime::now() => {
-                Err(Refusal::unauthenticated(format!("the grant of {} is over", renewed.caller())))
-            }
-            _ => Ok(Arc::new(renewed)),
+            true => Err(Refusal::unauthenticated(over(&renewed))),
+            false => Ok(renewed),
         });
         let renewed = renewed.map_err(|refusal| {
             debug!(caller = grant.caller(), %refusal, "a grant is over");
@@ -157,7 +161,7 @@ impl Granted {
     /// # Errors
     ///
     /// [`Error::Denied`], [`Error::Unauthenticated`]: as the hooks say.
-    pub(super) async fn allow(&self, grant: &Arc<Grant>, access: Access<'_>) -> Result<()> {
+    pub(super) async fn allow(&self, grant: &Grant, access: Access<'_>) -> Result<()> {
         let Access { action, topics } = access;
         if let Some(answer) = self.answers().get(action, topics.as_str()) {
             return answer;
@@ -168,7 +172,7 @@ impl Granted {
         });
         let mut answers = self.answers();
         // An answer of a grant that is over by now must not hold for the next one.
-        if Arc::ptr_eq(grant, &self.grant()) {
+        if grant.is_same(&self.grant()) {
             answers.insert(action, topics.as_str(), answer.clone());
         }
         answer
@@ -182,7 +186,7 @@ impl Granted {
     /// As [`Self::allow`].
     pub(super) async fn allow_pattern(
         &self,
-        grant: &Arc<Grant>,
+        grant: &Grant,
         pattern: &TopicPattern,
     ) -> Result<()> {
         let named = pattern.is_name().then(|| TopicName::new(pattern.as_str())).transpose()?;
@@ -199,6 +203,13 @@ impl Granted {
         self.hooks.refused(Some(grant), &refusal);
         refusal.into()
     }
+}
+
+/// Returns the reason for which a caller is known no longer.
+fn over(grant: &Grant) -> String {
+    let is_revoked = grant.revoker().is_some_and(Revoker::is_revoked);
+    let what = if is_revoked { "is revoked" } else { "is over" };
+    format!("the grant of {} {what}", grant.caller())
 }
 
 #[cfg(test)]

@@ -13,10 +13,12 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::request::Parts as RequestHead;
 use http::{Extensions, HeaderMap, Method, Uri};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::peer_address::PeerAddress;
 use crate::broker::{Ack, Filter, Run};
@@ -206,71 +208,149 @@ impl fmt::Display for Access<'_> {
     }
 }
 
-/// The rights that a caller is granted: its permission, and the bounds of it.
+/// The rights that a caller is granted: its permission, and the bounds of it. Cheap to clone: hooks
+/// that give the same grant to many connections let them share its memory.
 #[derive(Debug, Clone)]
-pub struct Grant {
-    caller: String,
+pub struct Grant(Arc<GrantParts>);
+
+#[derive(Debug, Clone)]
+struct GrantParts {
+    caller: Arc<str>,
     permission: Permission,
-    member: Option<String>,
+    member: Option<Arc<str>>,
     filter: Filter,
     until: Option<SystemTime>,
+    revoker: Option<Revoker>,
+    is_final: bool,
+}
+
+/// Ends grants before their time. Cheap to clone; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Revoker(CancellationToken);
+
+impl Revoker {
+    /// Ends all grants that name this ([`Grant::revoked_by`]), now and later.
+    pub fn revoke(&self) {
+        self.0.cancel();
+    }
+
+    /// Returns whether the grants are revoked.
+    pub fn is_revoked(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Waits until the grants are revoked.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) fn revoked(self) -> WaitForCancellationFutureOwned {
+        self.0.cancelled_owned()
+    }
 }
 
 impl Grant {
     /// Grants `permission` to `caller`, whose id is shown in the list of connections and in log
     /// lines.
-    pub fn new(caller: impl Into<String>, permission: Permission) -> Self {
-        let (caller, filter) = (caller.into(), Filter::default());
-        Self { caller, permission, member: None, filter, until: None }
+    pub fn new(caller: impl Into<Arc<str>>, permission: Permission) -> Self {
+        Self(Arc::new(GrantParts {
+            caller: caller.into(),
+            permission,
+            member: None,
+            filter: Filter::default(),
+            until: None,
+            revoker: None,
+            is_final: false,
+        }))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut GrantParts)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
     }
 
     /// Sets the id under which the caller is present in topics. A client that names another id is
     /// refused. Without it, the client chooses its id.
     #[must_use]
-    pub fn member(mut self, id: impl Into<String>) -> Self {
-        self.member = Some(id.into());
-        self
+    pub fn member(self, id: impl Into<Arc<str>>) -> Self {
+        self.with(|it| it.member = Some(id.into()))
     }
 
     /// Adds a filter: the caller gets only events that it picks, whatever the client asks for.
     #[must_use]
-    pub fn filter(mut self, filter: Filter) -> Self {
-        self.filter = filter;
-        self
+    pub fn filter(self, filter: Filter) -> Self {
+        self.with(|it| it.filter = filter)
     }
 
     /// Sets the end of the grant. What lives on then, such as a stream, is asked about again
     /// ([`Connecting::is_renewal`]), and ends if it is refused. A stream ends also if the new grant
     /// does not permit all that it reads, or has another filter or member.
     #[must_use]
-    pub fn until(mut self, end: SystemTime) -> Self {
-        self.until = Some(end);
-        self
+    pub fn until(self, end: SystemTime) -> Self {
+        self.with(|it| it.until = Some(end))
+    }
+
+    /// Lets `revoker` end the grant, at any time: as if its end had come.
+    #[must_use]
+    pub fn revoked_by(self, revoker: Revoker) -> Self {
+        self.with(|it| it.revoker = Some(revoker))
+    }
+
+    /// Makes the end of the grant final: the hooks are not asked again, and what lives on then
+    /// ends. Without it, the head of the request is kept as long as the stream, to ask again.
+    #[must_use]
+    pub fn without_renewal(self) -> Self {
+        self.with(|it| it.is_final = true)
     }
 
     /// Returns the id of the caller.
     pub fn caller(&self) -> &str {
-        &self.caller
+        &self.0.caller
+    }
+
+    /// Returns the id of the caller, to be shared.
+    pub(super) fn shared_caller(&self) -> Arc<str> {
+        self.0.caller.clone()
     }
 
     /// Returns what the caller may do.
     pub fn permission(&self) -> &Permission {
-        &self.permission
+        &self.0.permission
     }
 
     /// Returns the id under which the caller is present.
     pub fn member_id(&self) -> Option<&str> {
-        self.member.as_deref()
+        self.0.member.as_deref()
     }
 
     /// Returns the filter on everything that the caller reads.
     pub fn read_filter(&self) -> &Filter {
-        &self.filter
+        &self.0.filter
     }
 
     /// Returns the end of the grant.
     pub fn end(&self) -> Option<SystemTime> {
-        self.until
+        self.0.until
+    }
+
+    /// Returns what ends the grant before its time.
+    pub fn revoker(&self) -> Option<&Revoker> {
+        self.0.revoker.as_ref()
+    }
+
+    /// Returns whether the hooks are not asked again at the end of the grant.
+    pub fn is_final(&self) -> bool {
+        self.0.is_final
+    }
+
+    /// Returns whether the grant is over at `now`: its end has come, or it is revoked.
+    pub(super) fn is_over(&self, now: SystemTime) -> bool {
+        self.end().is_some_and(|end| end <= now) || self.revoker().is_some_and(Revoker::is_revoked)
+    }
+
+    /// Returns whether this is the same grant as `other`, and not merely an equal one.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

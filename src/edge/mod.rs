@@ -15,7 +15,7 @@
 //!    operation in `http/openapi/operations.rs`. A service of gRPC: in `grpc/mod.rs`. A protocol
 //!    inside of HTTP, as gRPC is: routes beside those of gRPC in `server/builder.rs`. For all of
 //!    them, the server or the host's `HostGuard` puts a `Peer` into the extensions of each request:
-//!    the client's address, rates and memory. Origin and host (`access.rs`) and the rates of
+//!    the client's address, rates and memory. Origin and host (`origins.rs`) and the rates of
 //!    requests (`rates/layer.rs`) are checked before the route.
 //!
 //!    A protocol of its own on the port, such as MQTT: the server has to recognise it. Add it to
@@ -60,8 +60,6 @@
 //! [`Error`]: crate::Error
 //! [`Reader`]: crate::broker::Reader
 
-#[cfg(feature = "server")]
-pub(crate) mod access;
 pub(crate) mod bounds;
 pub(crate) mod budget;
 mod checked_body;
@@ -93,6 +91,8 @@ mod media;
 mod mounting;
 #[cfg(feature = "http")]
 pub mod ndjson;
+#[cfg(feature = "server")]
+pub(crate) mod origins;
 pub(crate) mod pace;
 mod page_token;
 mod parts;
@@ -117,8 +117,6 @@ pub(crate) mod upgrades;
 mod websocket;
 mod wire;
 
-#[cfg(feature = "server")]
-pub use access::AccessConfig;
 pub use config::FollowConfig;
 pub use mounting::Edge;
 pub use parts::Parts;

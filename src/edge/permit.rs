@@ -106,7 +106,7 @@ impl Permit {
     }
 
     /// Returns the caller's grant as it is now; `None` without hooks.
-    pub(super) fn grant(&self) -> Option<Arc<Grant>> {
+    pub(super) fn grant(&self) -> Option<Grant> {
         self.0.as_ref().map(|granted| granted.grant())
     }
 
@@ -115,9 +115,13 @@ impl Permit {
     ///
     /// # Errors
     ///
+    /// [`Error::Invalid`]: nobody but the broker writes its own topics, with or without hooks.
     /// [`Error::Denied`]; [`Error::Unauthenticated`] if the grant is over, and the caller was
     /// refused when it was asked about again.
     pub(super) async fn check(&self, action: Action, topic: &TopicName) -> Result<()> {
+        if matches!(action, Action::Publish | Action::Manage) {
+            topic.check_of_clients()?;
+        }
         let Some(granted) = &self.0 else { return Ok(()) };
         let grant = granted.current().await?;
         match grant.permission().of(action).verdict(topic) {

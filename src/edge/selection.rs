@@ -109,7 +109,7 @@ pub(super) struct Kept {
     /// The topics in which the caller is present as a member.
     pub(super) present_in: Vec<TopicName>,
     /// The grant with which the reader was opened; `None` without hooks.
-    pub(super) grant: Option<Arc<Grant>>,
+    pub(super) grant: Option<Grant>,
 }
 
 impl Kept {

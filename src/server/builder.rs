@@ -25,11 +25,12 @@ use super::connection::Door;
 use super::listener::{Listener, Protocols};
 use super::running::Server;
 use super::services::{self, routes_of};
+use crate::access::AccessConfig;
 use crate::broker::Broker;
 use crate::edge::hooks::Hooks;
 use crate::edge::rates::Rates;
 use crate::edge::refused;
-use crate::edge::{AccessConfig, Edge, FollowConfig, Parts, RatesConfig, access, grpc, http};
+use crate::edge::{Edge, FollowConfig, Parts, RatesConfig, grpc, http, origins};
 use crate::error::Result;
 
 /// A layer of the host. It is put around the routes of each listener.
@@ -285,7 +286,7 @@ impl ServerBuilder {
         let pace = self.edge.pace();
         let paced = MapRequestLayer::new(move |request| grpc::paced(request, &pace));
         let mended = MapResponseLayer::new(grpc::mend);
-        routes.layer((paced, mended, access::only_grpc()))
+        routes.layer((paced, mended, origins::only_grpc()))
     }
 }
 

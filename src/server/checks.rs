@@ -9,8 +9,9 @@ use tower::util::{MapRequestLayer, option_layer};
 use tower::{Layer, Service};
 
 use super::services::REFLECTION;
+use crate::access::AccessConfig;
 use crate::edge::rates::layer::LimitLayer;
-use crate::edge::{AccessConfig, receiving};
+use crate::edge::receiving;
 use crate::error::Result;
 
 /// Returns the checks of a listener as one layer: each further layer adds allocations to each
@@ -26,7 +27,7 @@ pub(super) fn checks(
     is_rated: bool,
 ) -> Result<impl RouteLayer + use<>> {
     let limit = option_layer(is_rated.then_some(LimitLayer));
-    Ok((access.guard(is_local)?, limit, MapRequestLayer::new(count)))
+    Ok((access.origins()?.guard(is_local), limit, MapRequestLayer::new(count)))
 }
 
 /// Counts the bytes of a request's body. Those of reflection are bounded by its service.

@@ -24,12 +24,13 @@ use super::checks::{RouteLayer, checks};
 use super::config::ServerConfig;
 use super::listener::{Listener, NewConnection, accept};
 use super::socket::Socket;
+use crate::access::AccessConfig;
 use crate::broker::Broker;
 use crate::edge::clients::{Clients, Peer};
 use crate::edge::intake::Intake;
 use crate::edge::rates::Rates;
 use crate::edge::upgrades::Upgrades;
-use crate::edge::{AccessConfig, Edge, PeerAddress, RatesConfig};
+use crate::edge::{Edge, PeerAddress, RatesConfig};
 use crate::error::Result;
 
 /// The guards of a host's own server. Cheap to clone; all clones count the same clients.

@@ -10,7 +10,7 @@ struct Layer {
     forbidden: &'static [&'static str],
 }
 
-const LAYERS: [Layer; 7] = [
+const LAYERS: [Layer; 8] = [
     Layer {
         name: "vocabulary",
         paths: &[
@@ -64,6 +64,12 @@ const LAYERS: [Layer; 7] = [
     Layer {
         name: "edge",
         paths: &["src/edge"],
+        forbidden: &["crate::access", "crate::config", "crate::log", "crate::server", "sled"],
+    },
+    // Access control is a user of the edges' hooks, as a host's own is.
+    Layer {
+        name: "access",
+        paths: &["src/access"],
         forbidden: &["crate::config", "crate::log", "crate::server", "sled"],
     },
     Layer {

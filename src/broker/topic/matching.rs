@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use super::topics::{Names, Topics};
 use crate::broker::topic::entry::Topic;
-use crate::topic::{TopicName, TopicPattern};
+use crate::topic::{OWN_PREFIX, TopicName, TopicPattern};
 
 /// The number of names that a walk looks at while it holds the lock of the names, which publishes
 /// need, too: some microseconds.
@@ -32,6 +32,9 @@ const LOOKS_PER_SEEK: usize = 4;
 
 /// The names that are looked at before other tasks get their turn: tens of microseconds.
 const LOOKS_PER_TURN: usize = 256;
+
+/// The first text that sorts after all names of the broker's own topics.
+const AFTER_OWN: &str = "%";
 
 /// The patterns of a feed, as one tree by tokens.
 #[derive(Debug)]
@@ -164,12 +167,14 @@ impl PatternSet {
             let level = levels.starts.len() - 1;
             let (at, first) = levels.starts[level];
             let (last, token) = (levels.nodes.len(), first_token(&name[at..]));
+            let has_wildcards = level > 0 || !name.starts_with(OWN_PREFIX);
             for index in first..last {
                 let node = &self.nodes[levels.nodes[index] as usize];
-                if node.has_rest {
+                if node.has_rest && has_wildcards {
                     return PatternLook::Fits;
                 }
-                levels.nodes.extend(node.below(token).into_iter().chain(node.any));
+                let any = node.any.filter(|_| has_wildcards);
+                levels.nodes.extend(node.below(token).into_iter().chain(any));
             }
             let below = &levels.nodes[last..];
             if below.is_empty() {
@@ -199,7 +204,11 @@ impl PatternSet {
                 return PatternLook::Skip(format!("{begin}{past}"));
             }
             let rest = if level == deepest { rest } else { &past };
-            if let Some(next) = nodes().filter_map(|node| node.next_token(rest, token)).min() {
+            // The wildcards of the root match again after the broker's own topics.
+            let is_own = level == 0 && name.starts_with(OWN_PREFIX);
+            let after_own = is_own.then(|| AFTER_OWN.to_owned());
+            let next = nodes().filter_map(|node| node.next_token(rest, token)).chain(after_own);
+            if let Some(next) = next.min() {
                 return PatternLook::Skip(format!("{begin}{next}"));
             }
         }
@@ -311,7 +320,7 @@ mod tests {
 
     /// Tokens with characters that sort before the `.` and after it, some with the same beginning.
     fn token() -> impl Strategy<Value = &'static str> {
-        prop::sample::select(vec!["a", "a-b", "a/b", "aa", "b", "b!", "ü"])
+        prop::sample::select(vec!["#", "$", "$a", "%", "a", "a-b", "a/b", "aa", "b", "b!", "ü"])
     }
 
     fn name() -> impl Strategy<Value = String> {

@@ -201,6 +201,21 @@ impl InterestNode {
         }
     }
 
+    /// As [`Self::each`], for the root and a whole name: a wildcard there matches no topic of the
+    /// broker's own.
+    fn each_from_root(&self, name: &TopicName, found: &mut impl FnMut(&Feeds)) {
+        if !name.is_own() {
+            return self.each(Some(name.as_str()), found);
+        }
+        let (token, rest) = match name.as_str().split_once('.') {
+            Some((token, rest)) => (token, Some(rest)),
+            None => (name.as_str(), None),
+        };
+        if let Some(node) = self.tokens.get(token) {
+            node.each(rest, found);
+        }
+    }
+
     fn each_of_all(&self, found: &mut impl FnMut(&Arc<FeedSignal>)) {
         self.here.0.iter().chain(&self.rest.0).for_each(&mut *found);
         let below = self.tokens.values().chain(&self.any);
@@ -272,7 +287,7 @@ impl Interests {
     fn some_after(&self, name: &TopicName, address: usize) -> Vec<Arc<FeedSignal>> {
         let (mut some, mut lists) = (Vec::new(), 0);
         let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
-        root.each(Some(name.as_str()), &mut |feeds| {
+        root.each_from_root(name, &mut |feeds| {
             let before = some.len();
             feeds.add_after(address, &mut some);
             lists += usize::from(some.len() > before);
@@ -291,7 +306,7 @@ impl Interests {
     pub(crate) fn count_of(&self, name: &TopicName) -> usize {
         let mut count = 0;
         let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
-        root.each(Some(name.as_str()), &mut |feeds| count += feeds.0.len());
+        root.each_from_root(name, &mut |feeds| count += feeds.0.len());
         count
     }
 
@@ -337,7 +352,7 @@ mod tests {
     }
 
     fn pattern() -> impl Strategy<Value = TopicPattern> {
-        let token = prop_oneof![Just("a"), Just("b"), Just("*")];
+        let token = prop_oneof![Just("a"), Just("b"), Just("$a"), Just("*")];
         let tokens = proptest::collection::vec(token, 1..4);
         (tokens, any::<bool>()).prop_map(|(mut tokens, rest)| {
             if rest {
@@ -363,7 +378,7 @@ mod tests {
             for (patterns, signal) in feeds.iter().zip(&signals).take(gone) {
                 interests.remove_all(patterns, signal);
             }
-            for name in ["a", "b", "a.a", "a.b", "b.a", "a.b.a", "b.b.b", "a.a.a.a"] {
+            for name in ["a", "b", "a.a", "a.b", "$a", "$a.a", "a.$a", "b.b.b", "a.a.a.a"] {
                 let name: TopicName = name.parse().unwrap();
                 let mut found = vec![0; feeds.len()];
                 let count = interests.count_of(&name);

@@ -27,7 +27,6 @@ use axum::response::Response;
 use futures_util::future;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
-use serde::{Deserialize, Serialize};
 use tower::layer::util::Identity;
 use tower::util::{Either, option_layer};
 use tower::{Layer, Service};
@@ -57,72 +56,61 @@ const EXPOSED: [HeaderName; 7] = [
     RATE_LIMIT_POLICY,
 ];
 
-/// The settings of who may reach the broker.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct AccessConfig {
-    /// Origins whose pages may use the broker, besides its own: `https://app.example`, with the
-    /// port if it is not the default of the scheme. Default: none.
-    pub allowed_origins: Vec<String>,
-    /// Names by which the broker is reached, without ports; `*` allows any. `localhost` and
-    /// loopback addresses are always allowed. A broker that listens beyond the loopback device is
-    /// reached by any address. Default: none.
-    pub allowed_hosts: Vec<String>,
+/// The web pages that may use the broker, and the names by which it is reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Origins {
+    origins: Vec<HeaderValue>,
+    hosts: Vec<String>,
 }
 
-impl AccessConfig {
-    /// Checks each origin and each host.
+impl Origins {
+    /// Parses the settings `access.allowed_origins` and `access.allowed_hosts`.
     ///
     /// # Errors
     ///
     /// [`Error::Invalid`] with the setting, the value, and the expected form.
-    pub fn validate(&self) -> Result<()> {
-        self.origins().and(self.hosts()).map(drop)
-    }
-
-    /// Returns the allowed origins, as browsers write them.
-    fn origins(&self) -> Result<Vec<HeaderValue>> {
-        let origins = self.allowed_origins.iter().map(|origin| {
-            let normal = normal_origin(origin).filter(|normal| !normal.is_empty());
-            let normal = normal.and_then(|normal| HeaderValue::try_from(normal).ok());
-            normal.ok_or_else(|| {
-                let problem = format!("{origin:?} is not an origin; write https://app.example");
-                Error::invalid("access.allowed_origins", problem)
-            })
-        });
-        origins.collect()
-    }
-
-    fn hosts(&self) -> Result<Vec<String>> {
-        let hosts = self.allowed_hosts.iter().map(|host| {
-            let is_name = host == ANY_HOST
-                || host.parse::<Authority>().is_ok_and(|it| it.as_str() == it.host());
-            if !is_name {
-                let problem = format!("{host:?} is not a host name; write broker.example");
-                return Err(Error::invalid("access.allowed_hosts", problem));
-            }
-            Ok(normal_host(host))
-        });
-        hosts.collect()
+    pub(crate) fn parse(allowed_origins: &[String], allowed_hosts: &[String]) -> Result<Self> {
+        Ok(Self { origins: origins(allowed_origins)?, hosts: names(allowed_hosts)? })
     }
 
     /// Returns the layers that check access to a listener. `is_local` says whether only programs of
     /// the same machine reach it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::validate`].
     pub(crate) fn guard(
-        &self,
+        self,
         is_local: bool,
-    ) -> Result<(CheckLayer<impl Check + use<>>, Either<CorsLayer, Identity>)> {
-        let origins = self.origins()?;
+    ) -> (CheckLayer<impl Check + use<>>, Either<CorsLayer, Identity>) {
+        let Self { origins, hosts } = self;
         // If no origin is allowed, no page gets any CORS headers.
         let cors = option_layer((!origins.is_empty()).then(|| cors(origins.clone())));
-        let guard = Arc::new(Guard { origins, hosts: self.hosts()?, is_loopback: is_local });
-        Ok((CheckLayer(move |request: &Request| guard.check(request)), cors))
+        let guard = Arc::new(Guard { origins, hosts, is_loopback: is_local });
+        (CheckLayer(move |request: &Request| guard.check(request)), cors)
     }
+}
+
+/// Returns the allowed origins, as browsers write them.
+fn origins(allowed: &[String]) -> Result<Vec<HeaderValue>> {
+    let origins = allowed.iter().map(|origin| {
+        let normal = normal_origin(origin).filter(|normal| !normal.is_empty());
+        let normal = normal.and_then(|normal| HeaderValue::try_from(normal).ok());
+        normal.ok_or_else(|| {
+            let problem = format!("{origin:?} is not an origin; write https://app.example");
+            Error::invalid("access.allowed_origins", problem)
+        })
+    });
+    origins.collect()
+}
+
+fn names(allowed: &[String]) -> Result<Vec<String>> {
+    let hosts = allowed.iter().map(|host| {
+        let is_name =
+            host == ANY_HOST || host.parse::<Authority>().is_ok_and(|it| it.as_str() == it.host());
+        if !is_name {
+            let problem = format!("{host:?} is not a host name; write broker.example");
+            return Err(Error::invalid("access.allowed_hosts", problem));
+        }
+        Ok(normal_host(host))
+    });
+    hosts.collect()
 }
 
 /// Returns the layer that lets pages of `origins` read answers, and answers their preflights.
@@ -330,14 +318,14 @@ mod tests {
     const LOOPBACK: &str = "127.0.0.1:4280";
     const BEYOND: &str = "0.0.0.0:4280";
 
-    fn config(origins: &[&str], hosts: &[&str]) -> AccessConfig {
-        let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
-        AccessConfig { allowed_origins: owned(origins), allowed_hosts: owned(hosts) }
+    fn config(origins: &[&str], hosts: &[&str]) -> Result<Origins> {
+        let owned = |texts: &[&str]| -> Vec<String> { texts.iter().map(|&text| text.to_owned()).collect() };
+        Origins::parse(&owned(origins), &owned(hosts))
     }
 
-    async fn answer(config: &AccessConfig, listen: &str, head: &[(&str, &str)]) -> Response {
+    async fn answer(config: &Origins, listen: &str, head: &[(&str, &str)]) -> Response {
         let routes = Router::new().route("/", any(async || "served"));
-        let routes = routes.layer(config.guard(listen == LOOPBACK).unwrap());
+        let routes = routes.layer(config.clone().guard(listen == LOOPBACK));
         let mut request = Request::builder().uri("/");
         for (name, value) in head {
             request = match *name {
@@ -351,9 +339,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_broker_answers_to_names_that_no_page_can_have() {
-        let none = config(&[], &[]);
-        let named = config(&[], &["Broker.Example"]);
-        let any = config(&[], &["*"]);
+        let none = config(&[], &[]).unwrap();
+        let named = config(&[], &["Broker.Example"]).unwrap();
+        let any = config(&[], &["*"]).unwrap();
         for (config, listen, host, status) in [
             (&none, LOOPBACK, "localhost:4280", 200),
             (&none, LOOPBACK, "LOCALHOST", 200),
@@ -389,7 +377,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_page_of_another_origin_changes_nothing_and_opens_no_stream() {
-        let config = config(&["https://App.Example:443", "http://localhost:3000"], &[]);
+        let config = config(&["https://App.Example:443", "http://localhost:3000"], &[]).unwrap();
         let stream = ("accept", "text/html, Text/Event-Stream");
         let guarded: [&[(&str, &str)]; 7] = [
             &[("method", "POST")],
@@ -433,7 +421,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_page_of_an_allowed_origin_may_ask_and_read() {
-        let config = config(&["https://app.example"], &[]);
+        let config = config(&["https://app.example"], &[]).unwrap();
         let page = [("host", "localhost:4280"), ("origin", "https://app.example")];
         let asks = [
             ("method", "OPTIONS"),
@@ -470,14 +458,14 @@ mod tests {
         for origin in
             ["*", "null", "app.example", "https://app.example/", "ftp://a", "", "http://a@b"]
         {
-            let error = config(&[origin], &[]).validate().unwrap_err().to_string();
+            let error = config(&[origin], &[]).unwrap_err().to_string();
             assert!(error.contains("access.allowed_origins"), "{error}");
             assert!(error.contains(&format!("{origin:?}")), "{error}");
         }
         for host in ["", "a:1", "http://a", "a/b", "a@b"] {
-            let error = config(&[], &[host]).validate().unwrap_err().to_string();
+            let error = config(&[], &[host]).unwrap_err().to_string();
             assert!(error.contains("access.allowed_hosts"), "{error}");
         }
-        config(&["https://a", "http://[::1]:80"], &["a", "[::1]", "*"]).validate().unwrap();
+        config(&["https://a", "http://[::1]:80"], &["a", "[::1]", "*"]).unwrap();
     }
 }

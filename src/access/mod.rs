@@ -1,0 +1,17 @@
+//! Access control: who a caller is, and what it may do. One implementation of the hooks that every
+//! host has ([`Hooks`](crate::edge::hooks::Hooks)); the broker and its edges know nothing of it.
+//!
+//! ```text
+//! request ─▶ credential ─┬▶ static key ──────┐
+//!                        ├▶ token (JWT) ─────┤
+//!                        ├▶ certificate ─────┼▶ identity ─▶ revoked? ─▶ Grant ─▶ the edges' Permit
+//!                        ├▶ ticket ──────────┤   id, permission, end
+//!                        └▶ none: anonymous ─┘
+//! ```
+
+mod config;
+mod identity;
+
+pub use config::{
+    AccessConfig, AccessMode, AnonymousConfig, IssuerConfig, KeyConfig, RoleConfig, TicketsConfig,
+};
