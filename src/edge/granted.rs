@@ -184,11 +184,7 @@ impl Granted {
     /// # Errors
     ///
     /// As [`Self::allow`].
-    pub(super) async fn allow_pattern(
-        &self,
-        grant: &Grant,
-        pattern: &TopicPattern,
-    ) -> Result<()> {
+    pub(super) async fn allow_pattern(&self, grant: &Grant, pattern: &TopicPattern) -> Result<()> {
         let named = pattern.is_name().then(|| TopicName::new(pattern.as_str())).transpose()?;
         let topics = match &named {
             Some(topic) => AccessTopics::Topic(topic),

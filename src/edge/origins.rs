@@ -319,7 +319,8 @@ mod tests {
     const BEYOND: &str = "0.0.0.0:4280";
 
     fn config(origins: &[&str], hosts: &[&str]) -> Result<Origins> {
-        let owned = |texts: &[&str]| -> Vec<String> { texts.iter().map(|&text| text.to_owned()).collect() };
+        let owned =
+            |texts: &[&str]| -> Vec<String> { texts.iter().map(|&text| text.to_owned()).collect() };
         Origins::parse(&owned(origins), &owned(hosts))
     }
 
