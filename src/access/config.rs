@@ -182,16 +182,6 @@ impl Default for TicketsConfig {
 }
 
 impl AccessConfig {
-    /// Checks each setting by itself. Files are read when a server is bound.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`](crate::Error::Invalid) with the setting, the value, and the expected
-    /// form.
-    pub fn validate(&self) -> Result<()> {
-        self.origins().map(drop)
-    }
-
     /// Returns the web pages that may use the broker, and the names by which it is reached.
     ///
     /// # Errors

@@ -10,8 +10,18 @@
 //! ```
 
 mod config;
+mod control;
+mod credentials;
+mod hooks;
 mod identity;
+mod keys;
+mod prover;
+mod remembered;
+mod rights;
+mod validation;
+mod verification;
 
 pub use config::{
     AccessConfig, AccessMode, AnonymousConfig, IssuerConfig, KeyConfig, RoleConfig, TicketsConfig,
 };
+pub(crate) use control::AccessControl;

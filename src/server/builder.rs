@@ -25,13 +25,13 @@ use super::connection::Door;
 use super::listener::{Listener, Protocols};
 use super::running::Server;
 use super::services::{self, routes_of};
-use crate::access::AccessConfig;
+use crate::access::{AccessConfig, AccessControl, AccessMode};
 use crate::broker::Broker;
 use crate::edge::hooks::Hooks;
 use crate::edge::rates::Rates;
 use crate::edge::refused;
 use crate::edge::{Edge, FollowConfig, Parts, RatesConfig, grpc, http, origins};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A layer of the host. It is put around the routes of each listener.
 type HostLayer = Arc<dyn Fn(Router) -> Router + Send + Sync>;
@@ -117,7 +117,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the web pages that may use the broker, and the names by which it is reached.
+    /// Sets who may reach the broker, and who may do what. With `mode = "required"` the server has
+    /// the hooks of access control, and the host none of its own.
     pub fn access(mut self, access: AccessConfig) -> Self {
         self.access = access;
         self
@@ -207,8 +208,8 @@ impl ServerBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`](crate::Error::Invalid) with the setting, the value and the bounds;
-    /// [`Error::Listen`](crate::Error::Listen) with the address.
+    /// [`Error::Invalid`] with the setting, the value and the bounds; [`Error::Listen`] with the
+    /// address.
     ///
     /// # Panics
     ///
@@ -221,6 +222,9 @@ impl ServerBuilder {
         self.config.validate(self.broker.limits())?;
         self.access.validate()?;
         self.rates.validate()?;
+        if self.access.mode == AccessMode::Required {
+            self.edge = self.controlled().await?;
+        }
         let drain_ms = self.follow.drain_ms.min(self.config.shutdown_ms / 2);
         self.edge = self.edge.follow(FollowConfig { drain_ms, ..self.follow.clone() })?;
         if self.listeners.is_empty() {
@@ -245,6 +249,21 @@ impl ServerBuilder {
         let doors = doors.collect::<Result<Vec<_>>>()?;
         let counters = self.edge.counters().clone();
         Ok(Server { broker: self.broker, config: self.config, doors, health, counters })
+    }
+
+    /// Returns the edge with access control as its hooks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: the host has hooks of its own, or a file of the settings is wrong.
+    async fn controlled(&self) -> Result<Edge> {
+        if self.edge.has_hooks() {
+            let problem = "is required, and the host has hooks of its own: one of them decides who \
+                           may do what, so take one away";
+            return Err(Error::invalid("access.mode", problem));
+        }
+        let control = AccessControl::open(&self.access, self.broker.clone()).await?;
+        Ok(self.edge.clone().hooks(control))
     }
 
     /// Returns all routes of a listener, with the checks around them.

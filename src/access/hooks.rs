@@ -1,0 +1,28 @@
+//! Access control as hooks: the edges ask it as they ask a host's own.
+
+use http::Method;
+
+use super::control::AccessControl;
+use super::identity::ANONYMOUS;
+use crate::edge::hooks::{Connecting, Grant, HookAnswer, Hooks};
+use crate::permission::Permission;
+
+/// The path of the metrics, which `access.open_metrics` opens.
+const METRICS_PATH: &str = "/metrics";
+
+impl Hooks for AccessControl {
+    fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant> {
+        Box::pin(async move {
+            if self.config().open_metrics && is_read_of_metrics(request) {
+                // A right to this one request: whoever has it may do nothing else with it.
+                return Ok(Grant::new(ANONYMOUS, Permission::default().administering()));
+            }
+            Ok(self.identify(request).await?.grant)
+        })
+    }
+}
+
+fn is_read_of_metrics(request: &Connecting) -> bool {
+    let is_read = [Method::GET, Method::HEAD].contains(request.method());
+    is_read && request.uri().path() == METRICS_PATH
+}
