@@ -64,7 +64,7 @@ pub(crate) struct Client {
     rates: CallerRates,
     share: Share,
     /// The id of the caller, as the host's hooks have told it last.
-    caller_id: Mutex<Option<Box<str>>>,
+    caller_id: Mutex<Option<Arc<str>>>,
     since: Instant,
     sent_bytes: AtomicU64,
     followed: Mutex<Vec<Arc<Followed>>>,
@@ -139,11 +139,8 @@ impl Peer {
     }
 
     /// Notes the id of the caller, for the list of connections.
-    pub(super) fn set_caller(&self, id: &str) {
-        let mut known = self.client.caller_id.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_deref() != Some(id) {
-            *known = Some(id.into());
-        }
+    pub(super) fn set_caller(&self, id: Arc<str>) {
+        *self.client.caller_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
     }
 
     /// Returns the rates of the caller.
@@ -253,7 +250,7 @@ impl Client {
         json!({
             "id": self.id,
             "address": self.address.to_string(),
-            "user": *self.caller_id.lock().unwrap_or_else(PoisonError::into_inner),
+            "user": self.caller_id.lock().unwrap_or_else(PoisonError::into_inner).as_deref(),
             "age_ms": self.since.elapsed().as_millis() as u64,
             "sent_bytes": self.sent_bytes.load(Ordering::Relaxed),
         })

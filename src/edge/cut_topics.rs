@@ -1,9 +1,15 @@
-//! The header, and the metadata of gRPC, that name the topics that are read, if the caller may not
-//! read all that it asked for.
+//! What a reader is told if its caller may not read all that it asked for: the header, and the
+//! metadata of gRPC, that name the topics that are read; and the topics that were named in vain.
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+#[cfg(feature = "http")]
+use serde_json::{Value, json};
 
+#[cfg(feature = "http")]
+use crate::edge::status::problem_json;
+#[cfg(feature = "http")]
+use crate::error::Error;
 use crate::topic::TopicPattern;
 
 /// The name of the header, and of the metadata.
@@ -30,6 +36,16 @@ pub(in crate::edge) fn cut_header(cut_to: &[TopicPattern]) -> Option<HeaderValue
         text.push_str(&format!(";more={}", more.len()));
     }
     HeaderValue::try_from(text).ok()
+}
+
+/// Returns the topics that were named and are not permitted, with the problem. All of them are
+/// told: they are the client's own words.
+#[cfg(feature = "http")]
+pub(in crate::edge) fn denied_json(denied: &[TopicPattern]) -> Value {
+    let reason = "the caller may not subscribe to these topics; the others are read".to_owned();
+    let mut told = problem_json(&Error::Denied { reason });
+    told["topics"] = json!(denied);
+    told
 }
 
 #[cfg(test)]

@@ -11,13 +11,14 @@
 
 use std::pin::Pin;
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::clients::{ListEntry, Peer, share};
 use super::config::FollowConfig;
-use super::hooks::Grant;
+use super::hooks::Revoker;
 use super::mounting::Edge;
-use super::permit::Permit;
+use super::permit::{LeftOut, Permit};
 use super::selection::{Kept, Wanted};
 use crate::broker::{Delivery, Patience, Reader, Run, Waited};
 use crate::cursor::Cursor;
@@ -30,15 +31,16 @@ use crate::topic::{RESERVED_PREFIX, TopicPattern};
 /// One live reader of one client.
 pub(super) struct Following {
     reader: Reader,
-    /// The time without a delivery after which [`Self::next`] returns [`Waited::Silence`].
+    /// The time without a delivery after which [`Self::next`] returns [`Waited::Silence`]. Its timer
+    /// is that of the end of the caller's grant, too.
     patience: Patience,
     /// The last cursor that the client was sent.
     told: Cursor,
     listed: ListEntry,
     kept: Kept,
     permit: Permit,
-    /// The wait for the end of the caller's grant, if it has an end.
-    grant_end: Option<Pin<Box<Sleep>>>,
+    /// Ready when the caller's grant is revoked or replaced, if it may be.
+    replaced: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Whether each topic that comes to match the patterns must be asked about.
     asks_about_each: bool,
     /// The time at which [`Self::next`] returned last.
@@ -70,35 +72,44 @@ impl Following {
         (peer, permit): (Option<&Peer>, Permit),
     ) -> Self {
         let (listed, told) = (ListEntry::new(peer, protocol, &reader), reader.cursor());
-        let mut end = permit.end();
-        let is_same = |(one, other): (&Grant, Grant)| one.is_same(&other);
-        if !kept.grant.as_ref().zip(permit.grant()).is_none_or(is_same) {
-            end = Some(Instant::now()); // The reader was opened with a grant that is over by now.
-        }
-        let grant_end = end.map(|end| Box::pin(tokio::time::sleep_until(end)));
-        let asks_about_each = reader.is_of_many() && permit.asks_about_each();
         let quiet_since = Instant::now();
-        Self {
+        let (replaced, asks_about_each) = (None, false);
+        let mut following = Self {
             reader,
             patience,
             told,
             listed,
             kept,
             permit,
-            grant_end,
+            replaced,
             asks_about_each,
             quiet_since,
-        }
+        };
+        following.watch();
+        following
     }
 
-    /// Returns the patterns of which the caller may not read all.
-    pub(super) fn cut(&self) -> &[TopicPattern] {
-        &self.kept.cut
+    /// Watches for the end of the grant of the reader.
+    fn watch(&mut self) {
+        let replaced = self.permit.replaced();
+        self.replaced = replaced.map(|token| Box::pin(token.cancelled_owned()));
+        self.patience.set_deadline(self.permit.end());
+        self.asks_about_each = self.reader.is_of_many() && self.permit.asks_about_each();
     }
 
-    /// Returns the patterns that are read, if they are less than the client asked for.
+    /// Returns what the caller may not read, of the topics that it asked for.
+    pub(super) fn left_out(&self) -> Option<&LeftOut> {
+        self.kept.left_out.as_deref()
+    }
+
+    /// Forgets what is left out, once the client is told.
+    pub(super) fn forget_left_out(&mut self) {
+        self.kept.left_out = None;
+    }
+
+    /// Returns the topics that are read, if they are less than the client asked for.
     pub(super) fn cut_to(&self) -> &[TopicPattern] {
-        if self.kept.cut.is_empty() { &[] } else { self.reader.patterns() }
+        if self.kept.left_out.is_none() { &[] } else { self.reader.patterns() }
     }
 
     /// Returns the gap that is delivered next, for the head of an answer. A gap of a topic that is
@@ -115,6 +126,7 @@ impl Following {
     /// Sets the time after which silence is returned from now on.
     pub(super) fn set_patience(&mut self, patience: Patience) {
         self.patience = patience;
+        self.patience.set_deadline(self.permit.end());
     }
 
     /// Waits for the next delivery, or for the end of the patience.
@@ -138,34 +150,25 @@ impl Following {
 
     async fn next_permitted(&mut self) -> Result<Waited> {
         loop {
-            let waited = match &mut self.grant_end {
+            self.recheck().await?;
+            let waited = match &mut self.replaced {
                 None => self.reader.next_within(&mut self.patience).await?,
-                Some(end) => {
+                Some(replaced) => {
                     tokio::select! {
                         biased;
-                        () = end => {
-                            self.renew().await?;
+                        () = replaced => {
+                            self.watch(); // For the next grant, if this is not the last one.
                             continue;
                         }
                         waited = self.reader.next_within(&mut self.patience) => waited?,
                     }
                 }
             };
-            let Waited::Delivery(delivery) = &waited else { return Ok(waited) };
-            let topic = match delivery {
-                Delivery::Events(run) => Some(run.topic()),
-                Delivery::Gap(gap) => gap.topic.as_ref(),
-                Delivery::Ephemeral(event) => Some(&event.topic),
-                _ => None,
-            };
-            let is_told = match topic {
-                Some(topic) if self.asks_about_each => {
-                    self.permit.permits(Action::Subscribe, topic).await?
-                }
-                _ => true,
-            };
-            if is_told && self.tells_members(delivery).await? {
-                if let Delivery::Events(run) = delivery {
+            if self.patience.is_past_deadline() && !matches!(waited, Waited::Delivery(_)) {
+                continue;
+            }
+            if self.is_told(&waited).await? {
+                if let Waited::Delivery(Delivery::Events(run)) = &waited {
                     self.permit.delivered(run);
                 }
                 return Ok(waited);
@@ -176,6 +179,34 @@ impl Following {
                 return Ok(Waited::Silence);
             }
         }
+    }
+
+    /// Returns whether the client may be told of a delivery, by the grant of now: it may have changed
+    /// since the delivery was returned.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    pub(super) async fn tells(&mut self, waited: &Waited) -> Result<bool> {
+        self.recheck().await?;
+        self.is_told(waited).await
+    }
+
+    async fn is_told(&self, waited: &Waited) -> Result<bool> {
+        let Waited::Delivery(delivery) = waited else { return Ok(true) };
+        let topic = match delivery {
+            Delivery::Events(run) => Some(run.topic()),
+            Delivery::Gap(gap) => gap.topic.as_ref(),
+            Delivery::Ephemeral(event) => Some(&event.topic),
+            _ => None,
+        };
+        let may_read = match topic {
+            Some(topic) if self.asks_about_each => {
+                self.permit.permits(Action::Subscribe, topic).await?
+            }
+            _ => true,
+        };
+        Ok(may_read && self.tells_members(delivery).await?)
     }
 
     /// Returns whether the client is told of a delivery as far as it names members.
@@ -191,18 +222,38 @@ impl Following {
         }
     }
 
-    /// Has the caller asked about again. The reader goes on if it may read the same topics, through
-    /// the same filter, as the same member.
+    /// Returns whether the grant of the reader is over, or another one has taken its place.
+    pub(super) fn is_outdated(&self) -> bool {
+        let Some(grant) = &self.kept.grant else { return false };
+        grant.revoker().is_some_and(Revoker::is_revoked)
+            || self.patience.is_past_deadline()
+            || !self.permit.has(Some(grant))
+    }
+
+    /// Has the caller asked about again, if the grant of the reader is over, or another one has
+    /// taken its place. The reader goes on if it may read the same topics, through the same filter,
+    /// as the same member.
     ///
     /// # Errors
     ///
     /// [`Error::Unauthenticated`], [`Error::Denied`].
+    async fn recheck(&mut self) -> Result<()> {
+        while self.is_outdated() {
+            // Boxed: it runs seldom, and a waiting client needs no memory for it.
+            Box::pin(self.renew()).await?;
+        }
+        Ok(())
+    }
+
     async fn renew(&mut self) -> Result<()> {
+        self.permit.check_current().await?;
+        let now = self.permit.grant();
         match self.reader.topic() {
             Some(topic) => self.permit.check(Action::Subscribe, topic).await?,
             None => {
-                let readable = self.permit.readable(self.reader.patterns().to_vec()).await?;
-                if let Some(lost) = readable.cut.first() {
+                let patterns = self.reader.patterns().to_vec();
+                let readable = self.permit.readable(patterns, false).await?;
+                if let Some(lost) = readable.left_out.first() {
                     let reason = format!("{:?} may not be read any more", lost.as_str());
                     return Err(Error::Denied { reason });
                 }
@@ -211,7 +262,7 @@ impl Following {
         for topic in &self.kept.present_in {
             self.permit.check(Action::Presence, topic).await?;
         }
-        if let Some((then, now)) = self.kept.grant.as_ref().zip(self.permit.grant()) {
+        if let Some((then, now)) = self.kept.grant.as_ref().zip(now.as_ref()) {
             let is_present = !self.kept.present_in.is_empty();
             if then.read_filter() != now.read_filter()
                 || is_present && then.member_id() != now.member_id()
@@ -220,15 +271,16 @@ impl Following {
                 return Err(Error::Denied { reason });
             }
         }
-        self.grant_end = self.permit.end().map(|end| Box::pin(tokio::time::sleep_until(end)));
-        self.asks_about_each = self.reader.is_of_many() && self.permit.asks_about_each();
+        self.watch();
+        // If this is not the grant of now, the caller of this looks again.
+        self.kept.grant = now;
         Ok(())
     }
 
     /// Returns the next events, if they are in memory already.
     pub(super) fn next_in_memory(&mut self) -> Option<Run> {
-        if self.asks_about_each {
-            return None; // The hooks must be asked about the topic first.
+        if self.asks_about_each || self.is_outdated() {
+            return None; // The hooks must be asked first.
         }
         let run = self.reader.next_in_memory()?;
         self.permit.delivered(&run);

@@ -1,15 +1,20 @@
-//! One caller's grant: its renewal, and the answers of the hooks about single topics.
+//! One caller's grant: its renewal, its refresh, and the answers of the hooks about single topics.
+//!
+//! Thousands of idle streams have one of these each, so whatever only some of them need is made
+//! when it is needed: the answers of the hooks, and the head of the request.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::bounds::head_bytes;
 use super::budget::{Held, Share};
 use super::hooks::{Access, AccessTopics, Connecting, Grant, Hooks, Refusal, Revoker};
+use super::new_token::with_token;
 use crate::error::{Error, Result};
 use crate::permission::Action;
 use crate::topic::{TopicName, TopicPattern};
@@ -24,12 +29,33 @@ const ANSWER_BYTES: usize = 512;
 pub(super) struct Granted {
     pub(super) hooks: Arc<dyn Hooks>,
     grant: Mutex<Grant>,
-    answers: Mutex<Answers>,
-    /// The head of the request, to ask again when the grant is over; `None` for a grant that never
-    /// is, or whose end is final. All streams of a connection wait for one renewal.
-    request: Option<Box<tokio::sync::Mutex<Connecting>>>,
-    /// The memory of the head, as long as it is kept.
-    _held: Held,
+    /// Made with the first answer.
+    answers: OnceLock<Box<Mutex<Answers>>>,
+    share: Share,
+    /// `None` for a grant that is never over, or whose end is final, unless it may be refreshed.
+    asking: Option<Box<Asking>>,
+}
+
+/// The means to ask the hooks again.
+struct Asking {
+    /// The head of the request. All streams of a connection wait for one renewal.
+    request: tokio::sync::Mutex<KeptHead>,
+    /// Cancelled when the grant is revoked, or replaced by another one.
+    replaced: Mutex<CancellationToken>,
+}
+
+/// The head of a request, and its memory.
+struct KeptHead {
+    request: Connecting,
+    held: Held,
+}
+
+/// Whether a grant may be replaced before it is over: that of a WebSocket, whose client may send
+/// new tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refresh {
+    Never,
+    Possible,
 }
 
 impl fmt::Debug for Granted {
@@ -93,21 +119,40 @@ impl Granted {
     ///
     /// # Errors
     ///
-    /// [`Error::NoRoom`] for the head, which is kept if the grant has an end.
+    /// [`Error::NoRoom`] for the head, which is kept if the hooks may be asked again.
     pub(super) fn new(
         hooks: Arc<dyn Hooks>,
         grant: Grant,
         mut request: Connecting,
-        share: &Share,
+        share: Share,
+        refresh: Refresh,
     ) -> Result<Self> {
         request.is_renewal = true;
-        let size_bytes = head_bytes(request.uri(), request.headers());
-        let is_kept = grant.end().is_some() || grant.revoker().is_some();
-        let is_kept = is_kept && !grant.is_final();
-        let held = share.take(if is_kept { size_bytes } else { 0 })?;
-        let request = is_kept.then(|| Box::new(tokio::sync::Mutex::new(request)));
-        let answers = Mutex::new(Answers::new(share));
-        Ok(Self { hooks, grant: Mutex::new(grant), answers, request, _held: held })
+        let has_end = grant.end().is_some() || grant.revoker().is_some();
+        let is_kept = has_end && !grant.is_final() || refresh == Refresh::Possible;
+        let asking = match is_kept {
+            true => {
+                let held = share.take(head_bytes(request.uri(), request.headers()))?;
+                let request = tokio::sync::Mutex::new(KeptHead { request, held });
+                Some(Box::new(Asking { request, replaced: Mutex::new(end_of(&grant)) }))
+            }
+            false => None,
+        };
+        Ok(Self { hooks, grant: Mutex::new(grant), answers: OnceLock::new(), share, asking })
+    }
+
+    /// Returns the token that is cancelled when the grant is revoked or replaced; `None` if it
+    /// never is.
+    ///
+    /// The grant that is read afterwards is the one of the token, or a later one. With a later one,
+    /// the token is cancelled.
+    pub(super) fn replaced(&self) -> Option<CancellationToken> {
+        match &self.asking {
+            Some(asking) => {
+                Some(asking.replaced.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            }
+            None => self.grant().revoker().map(|revoker| revoker.token().clone()),
+        }
     }
 
     /// Returns the grant as it is now, even if it is over.
@@ -125,35 +170,98 @@ impl Granted {
         if !grant.is_over(SystemTime::now()) {
             return Ok(grant);
         }
-        let Some(request) = &self.request else {
+        let Some(asking) = self.asking.as_ref().filter(|_| !grant.is_final()) else {
             let refusal = Refusal::unauthenticated(over(&grant));
             self.hooks.refused(Some(&grant), &refusal);
             return Err(refusal.into());
         };
-        let request = request.lock().await;
+        let kept = asking.request.lock().await;
         let grant = self.grant();
         if !grant.is_over(SystemTime::now()) {
             return Ok(grant); // Another stream of the connection has asked.
         }
-        let renewed = self.hooks.connect(&request).await;
-        let renewed = renewed.and_then(|renewed| match renewed.is_over(SystemTime::now()) {
-            // Otherwise a stream would ask without a pause.
-            true => Err(Refusal::unauthenticated(over(&renewed))),
-            false => Ok(renewed),
-        });
-        let renewed = renewed.map_err(|refusal| {
+        let renewed = self.asked(&kept.request).await.map_err(|refusal| {
             debug!(caller = grant.caller(), %refusal, "a grant is over");
             self.hooks.refused(Some(&grant), &refusal);
             // Whatever the reason, the caller is known no longer.
             Error::Unauthenticated { reason: refusal.reason().to_owned() }
         })?;
-        *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = renewed.clone();
-        self.answers().clear();
+        self.replace(asking, renewed.clone());
         Ok(renewed)
     }
 
+    /// Asks the hooks about a request. A grant that is over already is a refusal: otherwise a
+    /// stream would ask without a pause.
+    async fn asked(&self, request: &Connecting) -> Result<Grant, Refusal> {
+        let grant = self.hooks.connect(request).await?;
+        match grant.is_over(SystemTime::now()) {
+            true => Err(Refusal::unauthenticated(over(&grant))),
+            false => Ok(grant),
+        }
+    }
+
+    /// Replaces the grant. Its answers are forgotten, and whatever lives on looks at the new one.
+    fn replace(&self, asking: &Asking, grant: Grant) {
+        let token = end_of(&grant);
+        *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = grant;
+        if let Some(answers) = self.answers.get() {
+            answers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        let mut replaced = asking.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *replaced, token);
+        drop(replaced);
+        before.cancel();
+    }
+
+    /// Replaces the grant by that of a new token, which the hooks are asked about. The caller stays
+    /// the same, and an end stays if the new grant has none. Returns the grant in effect.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed then. [`Error::Unauthenticated`], [`Error::Denied`]: the hooks refuse
+    /// the token, it is another caller's, or the grant is over and final. [`Error::NoRoom`];
+    /// [`Error::Invalid`], [`Error::OverLimit`]: see [`with_token`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing has changed, or all has.
+    pub(super) async fn refresh(&self, token: &str) -> Result<Grant> {
+        let Some(asking) = &self.asking else {
+            return Err(Error::invalid("type", "this grant cannot be refreshed"));
+        };
+        let mut kept = asking.request.lock().await;
+        let grant = self.grant();
+        let request = with_token(&kept.request, token)?;
+        let size_bytes = head_bytes(request.uri(), request.headers());
+        let asked = match grant.is_final() && grant.is_over(SystemTime::now()) {
+            true => Err(Refusal::unauthenticated(over(&grant))),
+            false => self.asked(&request).await,
+        };
+        let same = asked.and_then(|refreshed| match refreshed.caller() == grant.caller() {
+            true => Ok(refreshed),
+            false => {
+                let reason = format!("the token is not one of {}", grant.caller());
+                Err(Refusal::denied(reason))
+            }
+        });
+        let mut refreshed = same.map_err(|refusal| {
+            self.hooks.refused(Some(&grant), &refusal);
+            Error::from(refusal)
+        })?;
+        if let (None, Some(end)) = (refreshed.end(), grant.end()) {
+            refreshed = refreshed.until(end);
+        }
+        let missing = size_bytes.saturating_sub(kept.held.size_bytes());
+        kept.held.grow(missing)?;
+        kept.held.keep(size_bytes);
+        kept.request = request;
+        self.replace(asking, refreshed.clone());
+        Ok(refreshed)
+    }
+
     fn answers(&self) -> MutexGuard<'_, Answers> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+        let new = || Box::new(Mutex::new(Answers::new(&self.share)));
+        self.answers.get_or_init(new).lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the hooks about a topic or a pattern, once for each grant.
@@ -199,6 +307,11 @@ impl Granted {
         self.hooks.refused(Some(grant), &refusal);
         refusal.into()
     }
+}
+
+/// Returns a token that is cancelled when the grant is revoked, and that may be cancelled alone.
+fn end_of(grant: &Grant) -> CancellationToken {
+    grant.revoker().map(|revoker| revoker.token().child_token()).unwrap_or_default()
 }
 
 /// Returns the reason for which a caller is known no longer.

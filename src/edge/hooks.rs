@@ -18,13 +18,18 @@ use std::time::SystemTime;
 
 use http::request::Parts as RequestHead;
 use http::{Extensions, HeaderMap, Method, Uri};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 use super::peer_address::PeerAddress;
 use crate::broker::{Ack, Filter, Run};
 use crate::event::NewEvent;
 use crate::permission::{Action, Permission};
 use crate::topic::{TopicName, TopicPattern};
+
+/// The header of an event that names who has published it. Only hooks set it, in
+/// [`Hooks::intercept`]: an event of a publisher that has it already is refused, on every edge and
+/// with or without hooks.
+pub const PUBLISHER_HEADER: &str = "leftoff-publisher";
 
 /// The longest reason of a refusal that a client is told, in bytes.
 const MAX_REASON_BYTES: usize = 256;
@@ -64,9 +69,9 @@ pub type HookAnswer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + S
 /// ```
 pub trait Hooks: Send + Sync + 'static {
     /// Says who asks, and what the caller may do. Asked once for each request of HTTP, each call of
-    /// gRPC and each WebSocket, before anything is done for it, and again when the grant is over.
-    /// `/healthz`, `/readyz`, the OpenAPI document, `grpc.health.v1` and reflection are not asked
-    /// for.
+    /// gRPC and each WebSocket, before anything is done for it, and again when the grant is over,
+    /// or the client of a WebSocket sends a new token. `/healthz`, `/readyz`, the OpenAPI document,
+    /// `grpc.health.v1` and reflection are not asked for; but see [`Self::guards_readyz`].
     fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant>;
 
     /// Decides about a topic or a pattern for which the grant says
@@ -83,6 +88,12 @@ pub trait Hooks: Send + Sync + 'static {
     /// [`Permitted::Ask`](crate::permission::Permitted::Ask) is granted. By default not.
     fn lists(&self, grant: &Grant, topic: &TopicName) -> bool {
         let _nothing_is_listed = (grant, topic);
+        false
+    }
+
+    /// Whether `/readyz` is for callers alone to whom [`Self::connect`] grants anything. By default
+    /// it is for everybody.
+    fn guards_readyz(&self) -> bool {
         false
     }
 
@@ -165,8 +176,10 @@ impl Connecting {
         self.address
     }
 
-    /// Returns whether the caller was permitted before, and is asked about again because its grant
-    /// is over. The head is that of the same request.
+    /// Returns whether the caller was permitted before, and is asked about again: its grant is over,
+    /// or it has sent a new token. The head is that of the same request. After a new token, the
+    /// head has it as `Authorization: Bearer …`, and its cookies and the `ticket` and
+    /// `access_token` of its query are gone.
     pub fn is_renewal(&self) -> bool {
         self.is_renewal
     }
@@ -244,8 +257,13 @@ impl Revoker {
     /// # Cancel safety
     ///
     /// Nothing is lost.
-    pub(super) fn revoked(self) -> WaitForCancellationFutureOwned {
-        self.0.cancelled_owned()
+    pub fn revoked(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
+        self.0.clone().cancelled_owned()
+    }
+
+    /// Returns the token that is cancelled when the grants are revoked.
+    pub(super) fn token(&self) -> &CancellationToken {
+        &self.0
     }
 }
 
@@ -285,12 +303,15 @@ impl Grant {
     /// Sets the end of the grant. What lives on then, such as a stream, is asked about again
     /// ([`Connecting::is_renewal`]), and ends if it is refused. A stream ends also if the new grant
     /// does not permit all that it reads, or has another filter or member.
+    ///
+    /// If a caller was proved by several things, give the earliest of their ends.
     #[must_use]
     pub fn until(self, end: SystemTime) -> Self {
         self.with(|it| it.until = Some(end))
     }
 
-    /// Lets `revoker` end the grant, at any time: as if its end had come.
+    /// Lets `revoker` end the grant, at any time: as if its end had come. Streams, WebSockets,
+    /// waiting pages and uploads notice at once.
     #[must_use]
     pub fn revoked_by(self, revoker: Revoker) -> Self {
         self.with(|it| it.revoker = Some(revoker))

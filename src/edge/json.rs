@@ -25,7 +25,7 @@ use super::proto;
 use crate::broker::{Ack, Ephemeral, EventRef, MaintenanceReport, Page, Receipt, Run, TopicInfo};
 use crate::cursor::{Cursor, Place, Position, Sequence};
 use crate::event::{Event, Timestamp};
-use crate::topic::TopicName;
+use crate::topic::{TopicName, TopicPattern};
 
 /// A payload, in the form for its content type.
 enum Content<'a> {
@@ -296,10 +296,11 @@ pub(super) fn event(topic: &TopicName, event: &Event) -> Vec<u8> {
     serde_json::to_vec(&EventJson::own(topic, event)).expect("texts and numbers are JSON")
 }
 
-/// Returns the part of a page after its events.
-pub(super) fn page_end(page: &Page) -> Vec<u8> {
+/// Returns the part of a page after its events. `denied` are the topics that were named, and are
+/// not permitted.
+pub(super) fn page_end(page: &Page, denied: &[TopicPattern]) -> Vec<u8> {
     #[derive(Serialize)]
-    struct EndJson {
+    struct EndJson<'a> {
         cursor: String,
         earliest: u64,
         tail: u64,
@@ -309,6 +310,8 @@ pub(super) fn page_end(page: &Page) -> Vec<u8> {
         /// For a reader of many topics: each of them may have a gap.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         gaps: Vec<Value>,
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        denied: &'a [TopicPattern],
     }
     let is_of_many = matches!(page.cursor.after, Place::Position(_));
     let gaps: Vec<Value> = page.gaps.iter().map(super::gaps::json).collect();
@@ -319,6 +322,7 @@ pub(super) fn page_end(page: &Page) -> Vec<u8> {
         caught_up: page.caught_up,
         gap: gaps.first().filter(|_| !is_of_many).cloned(), // One topic has at most one gap.
         gaps: if is_of_many { gaps } else { Vec::new() },
+        denied,
     })
 }
 

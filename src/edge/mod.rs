@@ -89,6 +89,7 @@ pub mod json;
 mod json_problem;
 mod media;
 mod mounting;
+mod new_token;
 #[cfg(feature = "http")]
 pub mod ndjson;
 #[cfg(feature = "server")]

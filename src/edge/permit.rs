@@ -10,11 +10,12 @@ use axum::response::Response;
 use http::request::Parts as RequestHead;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::clients::{Peer, share};
 use super::error_form;
-use super::granted::Granted;
-use super::hooks::{Access, AccessTopics, Connecting, Grant, Refusal};
+use super::granted::{Granted, Refresh};
+use super::hooks::{Access, AccessTopics, Connecting, Grant, PUBLISHER_HEADER, Refusal};
 use super::mounting::Edge;
 use crate::broker::{Ack, Filter, MAX_PATTERNS, Member, Run, StatePage};
 use crate::error::{Error, Result};
@@ -32,8 +33,23 @@ pub(crate) struct Permit(Option<Arc<Granted>>);
 #[derive(Debug, Default)]
 pub(super) struct PermittedTopics {
     pub(super) patterns: Vec<TopicPattern>,
+    pub(super) left_out: LeftOut,
+}
+
+/// What a caller may not read, of the topics that it asked for. Empty if it may read all.
+#[derive(Debug, Default)]
+pub(super) struct LeftOut {
     /// Patterns of which a part or all is not permitted.
     pub(super) cut: Vec<TopicPattern>,
+    /// Topics that were named, and are not permitted.
+    pub(super) denied: Vec<TopicPattern>,
+}
+
+impl LeftOut {
+    /// Returns one of the patterns and topics.
+    pub(super) fn first(&self) -> Option<&TopicPattern> {
+        self.denied.first().or(self.cut.first())
+    }
 }
 
 impl Permit {
@@ -44,6 +60,19 @@ impl Permit {
     ///
     /// [`Error::Unauthenticated`], [`Error::Denied`]; [`Error::NoRoom`].
     pub(crate) async fn ask(edge: &Edge, head: &RequestHead) -> Result<Self> {
+        Self::ask_with(edge, head, Refresh::Never).await
+    }
+
+    /// Asks as [`Self::ask`] does, for a client that may send new tokens ([`Self::refresh`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask`].
+    pub(super) async fn ask_refreshable(edge: &Edge, head: &RequestHead) -> Result<Self> {
+        Self::ask_with(edge, head, Refresh::Possible).await
+    }
+
+    async fn ask_with(edge: &Edge, head: &RequestHead, refresh: Refresh) -> Result<Self> {
         let Some(hooks) = &edge.hooks else { return Ok(Self(None)) };
         if let Some(asked) = head.extensions.get::<Self>() {
             return Ok(asked.clone());
@@ -59,9 +88,9 @@ impl Permit {
         })?;
         let peer = head.extensions.get::<Peer>();
         if let Some(peer) = peer {
-            peer.set_caller(grant.caller());
+            peer.set_caller(grant.shared_caller());
         }
-        let granted = Granted::new(hooks.clone(), grant, request, &share(peer))?;
+        let granted = Granted::new(hooks.clone(), grant, request, share(peer), refresh)?;
         Ok(Self(Some(Arc::new(granted))))
     }
 
@@ -92,11 +121,62 @@ impl Permit {
     /// Nothing is lost: the hooks may be asked again.
     pub(super) async fn over(self) -> Error {
         loop {
-            let Some(end) = self.end() else { return std::future::pending().await };
-            tokio::time::sleep_until(end).await;
+            self.ended().await;
             if let Err(error) = self.check_current().await {
                 return error;
             }
+        }
+    }
+
+    /// Waits until the end of the caller's grant, or until it is revoked or replaced. The hooks are
+    /// not asked. Never ready if the grant has no end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) async fn ended(&self) {
+        let (replaced, end) = (self.replaced(), self.end());
+        let replaced = async {
+            match &replaced {
+                Some(replaced) => replaced.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        let end = async {
+            match end {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = replaced => {}
+            () = end => {}
+        }
+    }
+
+    /// Returns the token that is cancelled when the caller's grant is revoked or replaced; `None`
+    /// if it never is. Ask for the token before the grant: a later grant cancels it.
+    pub(super) fn replaced(&self) -> Option<CancellationToken> {
+        self.0.as_ref()?.replaced()
+    }
+
+    /// Returns whether `grant` is the caller's grant as it is now.
+    pub(super) fn has(&self, grant: Option<&Grant>) -> bool {
+        match (&self.0, grant) {
+            (Some(granted), Some(grant)) => granted.grant().is_same(grant),
+            _ => true,
+        }
+    }
+
+    /// Proves anew who the caller is. Returns the end of the grant in effect.
+    ///
+    /// # Errors
+    ///
+    /// As [`Granted::refresh`]: the grant is as it was.
+    pub(super) async fn refresh(&self, token: &str) -> Result<Option<SystemTime>> {
+        match &self.0 {
+            Some(granted) => Ok(granted.refresh(token).await?.end()),
+            None => Ok(None),
         }
     }
 
@@ -164,14 +244,20 @@ impl Permit {
         Err(refusal.into())
     }
 
-    /// Cuts `patterns` down to the topics that the caller may read.
+    /// Cuts `patterns` down to the topics that the caller may read. If `is_strict`, nothing may be
+    /// missing.
     ///
     /// # Errors
     ///
-    /// As [`Self::check`], if nothing is left; [`Error::OverLimit`] if too many patterns are left.
-    pub(super) async fn readable(&self, patterns: Vec<TopicPattern>) -> Result<PermittedTopics> {
+    /// As [`Self::check`], if nothing is left, or something is missing although it may not;
+    /// [`Error::OverLimit`] if too many patterns are left.
+    pub(super) async fn readable(
+        &self,
+        patterns: Vec<TopicPattern>,
+        is_strict: bool,
+    ) -> Result<PermittedTopics> {
         let Some(granted) = &self.0 else {
-            return Ok(PermittedTopics { patterns, cut: Vec::new() });
+            return Ok(PermittedTopics { patterns, left_out: LeftOut::default() });
         };
         let grant = granted.current().await?;
         let permitted = grant.permission().of(Action::Subscribe);
@@ -187,16 +273,21 @@ impl Permit {
                 part.clear();
             }
             if part != [pattern.clone()] {
-                left.cut.push(pattern);
+                match pattern.is_name() {
+                    true => left.left_out.denied.push(pattern),
+                    false => left.left_out.cut.push(pattern),
+                }
             }
             left.patterns.extend(part);
             lists::check("topics that are permitted", left.patterns.len(), MAX_PATTERNS)?;
         }
-        match (left.patterns.is_empty(), left.cut.first()) {
-            (true, Some(pattern)) => Err(refused.unwrap_or_else(|| {
-                let topics = AccessTopics::Pattern(pattern);
-                granted.deny(&grant, Access { action: Action::Subscribe, topics })
-            })),
+        match left.left_out.first() {
+            Some(pattern) if is_strict || left.patterns.is_empty() => {
+                Err(refused.unwrap_or_else(|| {
+                    let topics = AccessTopics::Pattern(pattern);
+                    granted.deny(&grant, Access { action: Action::Subscribe, topics })
+                }))
+            }
             _ => Ok(left),
         }
     }
@@ -229,7 +320,7 @@ impl Permit {
     }
 
     /// Returns the member as which the caller is present: the one that was asked for, under the id
-    /// of the grant.
+    /// of the grant. The client may leave its id out if the grant has one.
     ///
     /// # Errors
     ///
@@ -238,6 +329,7 @@ impl Permit {
         let (Some(granted), Some(asked)) = (&self.0, &asked) else { return Ok(asked) };
         let grant = granted.grant();
         match grant.member_id() {
+            Some(id) if asked.id.is_empty() => Ok(Some(Member { id: id.to_owned(), ..asked.clone() })),
             Some(id) if asked.id != id => {
                 let problem = format!("{} may not be present as {:?}", grant.caller(), asked.id);
                 let refusal = Refusal::denied(problem);
@@ -267,8 +359,14 @@ impl Permit {
     ///
     /// # Errors
     ///
-    /// [`Error::Denied`], [`Error::Unauthenticated`]: as the hooks say.
+    /// [`Error::Denied`], [`Error::Unauthenticated`]: as the hooks say. [`Error::Invalid`]: the
+    /// publisher has set [`PUBLISHER_HEADER`], with or without hooks.
     pub(super) fn intercept(&self, topic: &TopicName, mut event: NewEvent) -> Result<NewEvent> {
+        // Readers may compare the names of headers without regard to case.
+        if event.headers.keys().any(|name| name.eq_ignore_ascii_case(PUBLISHER_HEADER)) {
+            let problem = format!("{PUBLISHER_HEADER:?} is set by the broker, and by nobody else");
+            return Err(Error::invalid("headers", problem));
+        }
         let Some(granted) = &self.0 else { return Ok(event) };
         let grant = granted.grant();
         granted.hooks.intercept(&grant, topic, &mut event).map_err(|refusal| {

@@ -1,5 +1,8 @@
 //! A page of the topics that its caller may read.
 
+use std::time::SystemTime;
+
+use super::hooks::Grant;
 use super::permit::Permit;
 use crate::broker::{Page, PageReader, Run};
 use crate::error::Result;
@@ -11,8 +14,9 @@ use crate::topic::TopicPattern;
 pub(super) struct PermittedPage {
     reader: PageReader,
     permit: Permit,
-    /// The patterns that are read, if they are less than the client asked for.
-    cut_to: Vec<TopicPattern>,
+    /// The grant with which the page was begun; `None` without hooks. The page ends with it.
+    grant: Option<Grant>,
+    not_read: NotRead,
     /// Whether each topic of the page must be asked about.
     asks_about_each: bool,
     /// The gaps of the page that were looked at, and those of them that are another's.
@@ -22,13 +26,26 @@ pub(super) struct PermittedPage {
     end: Option<Page>,
 }
 
+/// The topics of a page that are not read, although its client asked for them.
+#[derive(Debug, Default)]
+pub(super) struct NotRead {
+    /// The patterns that are read, if they are less than the client asked for.
+    pub(super) cut_to: Vec<TopicPattern>,
+    /// The topics that were named, and are not permitted.
+    pub(super) denied: Vec<TopicPattern>,
+}
+
 impl PermittedPage {
-    /// Returns the reader of a page for the caller with this permit. `cut_to` are the patterns that
-    /// are read, if they are less than the client asked for.
-    pub(super) fn new(reader: PageReader, permit: Permit, cut_to: Vec<TopicPattern>) -> Self {
+    /// Returns the reader of a page for the caller with this permit, which was begun with this
+    /// grant.
+    pub(super) fn new(
+        reader: PageReader,
+        (permit, grant): (Permit, Option<Grant>),
+        not_read: NotRead,
+    ) -> Self {
         let asks_about_each = reader.is_of_many() && permit.asks_about_each();
         let (gaps_seen, hidden, end) = (0, Vec::new(), None);
-        Self { reader, permit, cut_to, asks_about_each, gaps_seen, hidden, end }
+        Self { reader, permit, grant, not_read, asks_about_each, gaps_seen, hidden, end }
     }
 
     /// Returns whether the page begins with a gap that is not told yet.
@@ -38,10 +55,17 @@ impl PermittedPage {
 
     /// Returns the patterns that are read, if they are less than the client asked for.
     pub(super) fn cut_to(&self) -> &[TopicPattern] {
-        &self.cut_to
+        &self.not_read.cut_to
     }
 
-    /// Returns the next events of the page, as [`PageReader::next_with`].
+    /// Returns the topics that were named, and are not permitted.
+    pub(super) fn denied(&self) -> &[TopicPattern] {
+        &self.not_read.denied
+    }
+
+    /// Returns the next events of the page, as [`PageReader::next_with`]. If the caller's grant is
+    /// over meanwhile, and the hooks grant another one, the page ends: the next page is asked about
+    /// anew.
     ///
     /// # Errors
     ///
@@ -53,13 +77,13 @@ impl PermittedPage {
         mut take_room: impl FnMut(&Run) -> Result<()>,
     ) -> Result<Option<Run>> {
         if !self.asks_about_each {
-            let run = self.reader.next_with(&mut take_room).await?;
+            let run = self.next_granted(&mut take_room).await?;
             run.iter().for_each(|run| self.permit.delivered(run));
             return Ok(run);
         }
         loop {
             let before = self.page();
-            let run = self.reader.next_with(&mut take_room).await?;
+            let run = self.next_granted(&mut take_room).await?;
             match self.is_shown(run.as_ref()).await {
                 Ok(true) => {
                     run.iter().for_each(|run| self.permit.delivered(run));
@@ -72,6 +96,26 @@ impl PermittedPage {
                 }
             }
         }
+    }
+
+    /// Returns the next events, unless the grant is over before they come.
+    async fn next_granted(
+        &mut self,
+        take_room: &mut impl FnMut(&Run) -> Result<()>,
+    ) -> Result<Option<Run>> {
+        let Some(grant) = &self.grant else { return self.reader.next_with(take_room).await };
+        if self.end.is_some() {
+            return Ok(None);
+        }
+        if !grant.is_over(SystemTime::now()) && self.permit.has(Some(grant)) {
+            tokio::select! {
+                biased;
+                () = self.permit.ended() => {}
+                run = self.reader.next_with(take_room) => return run,
+            }
+        }
+        self.end = Some(Page { caught_up: false, ..self.page() });
+        self.permit.check_current().await.map(|()| None)
     }
 
     /// Returns whether the caller may read the topic of `run`, and notes the gaps of others.

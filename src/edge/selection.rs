@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::budget::{Held, Share};
 use super::hooks::Grant;
-use super::permit::Permit;
-use super::permitted_page::PermittedPage;
+use super::permit::{LeftOut, Permit};
+use super::permitted_page::{NotRead, PermittedPage};
 use crate::broker::{Broker, Filter, MAX_PATTERNS, Member, PageRequest, Presence, Reader};
 use crate::cursor::{OnGap, StartPoint};
 use crate::error::{Error, Result};
@@ -37,15 +35,20 @@ impl TopicSelection {
         patterns.collect::<Result<_>>().map(Self::Many)
     }
 
-    /// Returns the part of the topics that the caller may read, and the patterns that were cut down
-    /// to a part, or to nothing.
+    /// Returns the part of the topics that the caller may read, and what was left out. If
+    /// `is_strict`, nothing may be left out.
     ///
     /// # Errors
     ///
     /// As [`Permit::check`] and [`Permit::readable`]; [`Error::Invalid`] for [`OnGap::Fail`] if
     /// each topic that matches a pattern must be asked about: the refusal would tell a gap of
     /// another's topic.
-    async fn permitted(self, permit: &Permit, on_gap: OnGap) -> Result<(Self, Vec<TopicPattern>)> {
+    async fn permitted(
+        self,
+        permit: &Permit,
+        on_gap: OnGap,
+        is_strict: bool,
+    ) -> Result<(Self, LeftOut)> {
         match self {
             Self::Many(patterns)
                 if on_gap == OnGap::Fail
@@ -58,11 +61,11 @@ impl TopicSelection {
             }
             Self::One(topic) => {
                 permit.check(Action::Subscribe, &topic).await?;
-                Ok((Self::One(topic), Vec::new()))
+                Ok((Self::One(topic), LeftOut::default()))
             }
             Self::Many(patterns) => {
-                let readable = permit.readable(patterns).await?;
-                Ok((Self::Many(readable.patterns), readable.cut))
+                let readable = permit.readable(patterns, is_strict).await?;
+                Ok((Self::Many(readable.patterns), readable.left_out))
             }
         }
     }
@@ -97,6 +100,8 @@ pub(super) struct Wanted {
     pub(super) filter: Filter,
     /// The member to be present in the named topics. A pattern with a wildcard names no topic.
     pub(super) member: Option<Member>,
+    /// Whether the reader is refused if the caller may not read all of the topics.
+    pub(super) is_strict: bool,
 }
 
 /// The resources that a live reader holds as long as it exists: its presence and its memory.
@@ -104,10 +109,11 @@ pub(super) struct Wanted {
 pub(super) struct Kept {
     _presence: Option<Presence>,
     _held: Arc<Held>,
-    /// The patterns of which the caller may not read all.
-    pub(super) cut: Vec<TopicPattern>,
+    /// What the caller may not read, of the topics that it asked for. Boxed, because most readers
+    /// have none.
+    pub(super) left_out: Option<Box<LeftOut>>,
     /// The topics in which the caller is present as a member.
-    pub(super) present_in: Vec<TopicName>,
+    pub(super) present_in: Box<[TopicName]>,
     /// The grant with which the reader was opened; `None` without hooks.
     pub(super) grant: Option<Grant>,
 }
@@ -143,29 +149,27 @@ fn reader_bytes(topics: &TopicSelection, filter: &Filter) -> usize {
     READER_BYTES + patterns + filter.size_bytes()
 }
 
-/// Begins to read a page of `topics`. The reader's memory is taken from `share` until the returned
-/// [`Held`] is dropped.
+/// Begins to read a page of `topics`; if `is_strict`, of all of them or of none. The reader's memory
+/// is taken from `share` until the returned [`Held`] is dropped.
 ///
 /// # Errors
 ///
 /// As [`Broker::page`] and [`Broker::page_of_many`]; [`Error::Invalid`] for many topics with
 /// `before`; [`Error::NoRoom`]; as [`Permit::check`].
 pub(super) async fn page(
-    topics: TopicSelection,
+    (topics, is_strict): (TopicSelection, bool),
     mut request: PageRequest,
     permit: &Permit,
     (broker, share): (&Broker, &Share),
 ) -> Result<(PermittedPage, Arc<Held>)> {
-    let (topics, cut) = topics.permitted(permit, request.on_gap).await?;
+    permit.check_current().await?;
+    let grant = permit.grant();
+    let (topics, left_out) = topics.permitted(permit, request.on_gap, is_strict).await?;
     let cut_to = match &topics {
-        TopicSelection::Many(patterns) if !cut.is_empty() => patterns.clone(),
+        TopicSelection::Many(patterns) if left_out.first().is_some() => patterns.clone(),
         _ => Vec::new(),
     };
-    request.permitted = permit.filter();
-    if let Some(end) = permit.end() {
-        // The next page is asked about again.
-        request.wait = request.wait.min(end.saturating_duration_since(Instant::now()));
-    }
+    request.permitted = grant.as_ref().map(|it| it.read_filter().clone()).unwrap_or_default();
     let held = Arc::new(share.take(reader_bytes(&topics, &request.filter))?);
     let reader = match topics {
         TopicSelection::One(topic) => broker.page(&topic, request).await?,
@@ -177,7 +181,8 @@ pub(super) async fn page(
             broker.page_of_many_with(patterns, request, Some(held.clone())).await?
         }
     };
-    Ok((PermittedPage::new(reader, permit.clone(), cut_to), held))
+    let not_read = NotRead { cut_to, denied: left_out.denied };
+    Ok((PermittedPage::new(reader, (permit.clone(), grant), not_read), held))
 }
 
 fn pattern_bytes(pattern: &TopicPattern) -> usize {
@@ -200,10 +205,10 @@ impl Wanted {
         broker: &Broker,
         share: &Share,
     ) -> Result<(Reader, Kept)> {
-        let Self { topics, start, on_gap, filter, member } = self;
+        let Self { topics, start, on_gap, filter, member, is_strict } = self;
         permit.check_current().await?;
         let grant = permit.grant();
-        let (topics, cut) = topics.permitted(permit, on_gap).await?;
+        let (topics, left_out) = topics.permitted(permit, on_gap, is_strict).await?;
         let member = permit.member(member)?;
         let present_in = if member.is_some() { topics.names()? } else { Vec::new() };
         let member_bytes = member.as_ref().map_or(0, Member::size_bytes) * present_in.len();
@@ -220,8 +225,9 @@ impl Wanted {
         let permitted = grant.as_ref().map(|it| it.read_filter().clone()).unwrap_or_default();
         let reader = reader.filtered(filter)?.filtered(permitted)?;
         // Only a renewal looks at the topics again.
-        let present_in = if grant.is_some() { present_in } else { Vec::new() };
-        Ok((reader, Kept { _presence: presence, _held: held, cut, present_in, grant }))
+        let present_in = present_in.into_iter().filter(|_| grant.is_some()).collect();
+        let left_out = left_out.first().is_some().then(|| Box::new(left_out));
+        Ok((reader, Kept { _presence: presence, _held: held, left_out, present_in, grant }))
     }
 }
 

@@ -11,17 +11,17 @@ use crate::lists::{self, List};
 /// The query parameters that may be given more than once.
 pub(super) const LISTS: [&str; 5] = ["topic", "type", "key", "key_prefix", "header"];
 
-/// Takes the member out of a query: `member=` and, as JSON, `member_info=`.
+/// Takes the member out of a query: `member=` and, as JSON, `member_info=`. Its id may be left out:
+/// the caller's grant may have one.
 ///
 /// # Errors
 ///
 /// [`Error::Invalid`].
 pub(super) fn member(query: &mut Query) -> Result<Option<Member>> {
-    let info = query.take("member_info");
-    let Some(id) = query.take("member") else {
-        let is_missing = info.map(|_| Error::invalid("member", "is missing; member_info needs it"));
-        return is_missing.map_or(Ok(None), Err);
-    };
+    let (id, info) = (query.take("member"), query.take("member_info"));
+    if id.is_none() && info.is_none() {
+        return Ok(None);
+    }
     let info = match info {
         Some(info) => {
             let info = lists::members(&mut serde_json::Deserializer::from_str(&info));
@@ -29,13 +29,15 @@ pub(super) fn member(query: &mut Query) -> Result<Option<Member>> {
         }
         None => List::default(),
     };
-    MemberJson { id, info }.member().map(Some)
+    MemberJson { id: id.unwrap_or_default(), info }.member().map(Some)
 }
 
 /// A member, as JSON.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MemberJson {
+    /// Empty for the id of the caller's grant.
+    #[serde(default)]
     id: String,
     #[serde(default, deserialize_with = "lists::members")]
     info: List<(String, MemberInfo)>,

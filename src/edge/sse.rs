@@ -26,7 +26,7 @@
 //! ```
 //!
 //! If the query has unknown names or unusable values, the stream begins with `leftoff.warning`,
-//! which lists them. Each `leftoff.` type is described in `sse.md`.
+//! which lists them; then comes `leftoff.denied`, if it names topics that are not permitted. Each `leftoff.` type is described in `sse.md`.
 //!
 //! Every block has data. By the standard a block without data is no event. But widely used clients
 //! hand it to the page as an empty message, on which `JSON.parse` throws: fetch-event-source does
@@ -73,6 +73,7 @@ use serde_json::{Value, json};
 
 use self::data::{encode_content, encode_json};
 use super::budget::WaitsForRoom;
+use super::cut_topics::denied_json;
 use super::following::Following;
 use super::json::Carrier;
 use super::selection_forms::Format;
@@ -110,13 +111,18 @@ pub(super) fn response(
     ignored: Ignored,
 ) -> Response {
     let gap = following.gap().cloned();
+    let warning = ignored.json().map(|warning| ("leftoff.warning", warning));
+    let denied = following.left_out().map(|it| &it.denied).filter(|denied| !denied.is_empty());
+    let denied = denied.map(|topics| ("leftoff.denied", denied_json(topics)));
+    let first = warning.into_iter().chain(denied).collect();
+    following.forget_left_out();
     following.set_patience(Patience::new(FIRST_BLOCK_WITHIN));
     // Boxed, because it is moved with each write.
     let stream = Box::new(EventStream {
         following,
         format,
         config: config.clone(),
-        warning: ignored.json(),
+        first,
         phase: Phase::New,
     });
     let writes = stream::unfold(stream, |mut stream| async move {
@@ -177,8 +183,8 @@ struct EventStream {
     following: Following,
     format: Format,
     config: FollowConfig,
-    /// The ignored names of the query, for the first block.
-    warning: Option<Value>,
+    /// What is told first: ignored names of the query, and topics that are not permitted.
+    first: Vec<(&'static str, Value)>,
     phase: Phase,
 }
 
@@ -189,15 +195,16 @@ impl EventStream {
             Phase::Ended => return None,
             Phase::New => {
                 self.phase = Phase::Opening;
-                let retry = retry_line(self.config.jittered_retry_ms());
-                let Some(warning) = self.warning.take() else { return Some(retry.into()) };
-                // Before a gap is told, the warning has no id: a client that resumed with it would
-                // miss the gap.
-                let block = match self.reader().gap() {
-                    Some(_) => control_block(None, "leftoff.warning", &warning),
-                    None => self.control_frame("leftoff.warning", &warning),
-                };
-                return Some(format!("{retry}{block}").into());
+                let mut write = retry_line(self.config.jittered_retry_ms());
+                for (event_type, data) in std::mem::take(&mut self.first) {
+                    // Before a gap is told, these have no id: a client that resumed with it would
+                    // miss the gap.
+                    write.push_str(&match self.reader().gap() {
+                        Some(_) => control_block(None, event_type, &data),
+                        None => self.control_frame(event_type, &data),
+                    });
+                }
+                return Some(write.into());
             }
             Phase::Opening | Phase::Open => {}
         }

@@ -47,6 +47,8 @@ pub struct Patience {
     since: Instant,
     /// Whether the limit is one that no clock can show.
     is_endless: bool,
+    /// The time at which the patience is over in any case.
+    deadline: Option<Instant>,
     /// Set at the first wait.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -56,7 +58,31 @@ impl Patience {
     /// such as [`Duration::MAX`], the patience is never over, and needs no timer.
     pub fn new(limit: Duration) -> Self {
         let since = Instant::now();
-        Self { limit, since, is_endless: since.checked_add(limit).is_none(), timer: None }
+        let is_endless = since.checked_add(limit).is_none();
+        Self { limit, since, is_endless, deadline: None, timer: None }
+    }
+
+    /// Sets the time at which the patience is over in any case, however often it is renewed. One
+    /// timer is enough for both.
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+        // The timer is looked at only when it rings.
+        if let (Some(timer), Some(deadline)) = (&mut self.timer, deadline)
+            && timer.deadline() > deadline
+        {
+            timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Returns whether the deadline has come.
+    pub(crate) fn is_past_deadline(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Returns the time at which the patience is over; `None` if it never is.
+    fn end(&self) -> Option<Instant> {
+        let silence = if self.is_endless { None } else { self.since.checked_add(self.limit) };
+        silence.into_iter().chain(self.deadline).min()
     }
 
     /// Refuses a wait that needs a timer where there is none.
@@ -65,7 +91,7 @@ impl Patience {
     ///
     /// [`Error::NoRuntime`].
     pub(crate) fn check_runtime(&self) -> Result<()> {
-        if self.is_endless || self.timer.is_some() {
+        if self.end().is_none() || self.timer.is_some() {
             return Ok(());
         }
         Handle::try_current().map(drop).map_err(|_outside| Error::NoRuntime)
@@ -83,7 +109,7 @@ impl Patience {
 
     /// Returns whether the time is over.
     pub(crate) fn is_over(&self) -> bool {
-        self.since.elapsed() >= self.limit
+        self.since.elapsed() >= self.limit || self.is_past_deadline()
     }
 
     /// Waits until the time is over.
@@ -92,16 +118,13 @@ impl Patience {
     ///
     /// Outside of a runtime: see [`Self::check_runtime`].
     pub(crate) async fn ended(&mut self) {
-        if self.is_endless {
-            return std::future::pending().await;
-        }
-        let end = self.since + self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
         loop {
+            let Some(end) = self.end() else { return std::future::pending().await };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
             timer.as_mut().await;
-            let left = self.limit.saturating_sub(self.since.elapsed());
-            timer.as_mut().reset(Instant::now() + left);
-            if left.is_zero() {
+            // The timer is set anew here alone: it rings too early if the time began again.
+            timer.as_mut().reset(end.max(Instant::now()));
+            if end <= Instant::now() {
                 return;
             }
         }
@@ -119,5 +142,26 @@ mod tests {
         patience.renew();
         assert!(futures_util::poll!(Box::pin(patience.ended())).is_pending());
         assert!(patience.timer.is_none() && !patience.is_over());
+    }
+
+    /// Goal: the deadline ends a patience that was renewed, one that never ends by itself, and one
+    /// whose timer is set to a later time already.
+    #[tokio::test]
+    async fn a_deadline_ends_the_patience_however_often_it_is_renewed() {
+        const LEFT: Duration = Duration::from_millis(50);
+        for limit in [Duration::from_secs(3_600), Duration::MAX] {
+            let mut patience = Patience::new(limit);
+            assert!(futures_util::poll!(Box::pin(patience.ended())).is_pending());
+            patience.set_deadline(Some(Instant::now() + LEFT));
+            patience.renew();
+            let waited = Instant::now();
+            let ended = tokio::time::timeout(Duration::from_secs(60), patience.ended()).await;
+            ended.expect("the deadline ends the wait");
+            assert!(waited.elapsed() >= LEFT && patience.is_over());
+            assert!(patience.is_past_deadline());
+            patience.set_deadline(None);
+            patience.renew();
+            assert!(!patience.is_over(), "a later deadline, or none, begins the time again");
+        }
     }
 }

@@ -102,7 +102,8 @@ impl AdminService for GrpcAdmin {
         request: Request<proto::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
         let deadline = messages::deadline(request.metadata())?;
-        permit(&self.edge, &request, paths::BACKUP).await?.check_administers().await?;
+        let permit = permit(&self.edge, &request, paths::BACKUP).await?;
+        permit.check_administers().await?;
         let held = share(&request).take(BACKUP_BYTES)?;
         let from = Some(&request.get_ref().from).filter(|from| !from.is_empty());
         let from = from.map(|from| from.parse::<Cursor>()).transpose()?;
@@ -111,11 +112,26 @@ impl AdminService for GrpcAdmin {
         let cursor =
             Cursor { after, since: None, epoch: Some(self.edge.broker.epoch()) }.to_string();
         let expected_bytes = backup.expected_bytes();
-        let responses = stream::try_unfold(backup, move |mut backup| {
+        // A backup takes longer than the grants of most callers.
+        let over = Box::pin(async move {
+            loop {
+                permit.ended().await;
+                if let Err(error) = permit.check_administers().await {
+                    return error;
+                }
+            }
+        });
+        let responses = stream::try_unfold((backup, over), move |(mut backup, mut over)| {
             let cursor = cursor.clone();
             async move {
-                let Some(content) = backup.next().await? else { return Ok(None) };
-                Ok(Some((proto::BackupResponse { content, cursor, expected_bytes }, backup)))
+                let content = tokio::select! {
+                    biased;
+                    error = &mut over => return Err(error.into()),
+                    content = backup.next() => content?,
+                };
+                let Some(content) = content else { return Ok(None) };
+                let response = proto::BackupResponse { content, cursor, expected_bytes };
+                Ok(Some((response, (backup, over))))
             }
         });
         let mut response = Response::new(until(deadline, responses));

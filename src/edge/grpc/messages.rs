@@ -219,6 +219,7 @@ pub(in crate::edge) fn page(page: &Page, events: Vec<Bytes>) -> served::ReadResp
         tail: page.tail.number(),
         caught_up: page.caught_up,
         gaps: page.gaps.iter().map(|found| gaps::message(found, page.begin)).collect(),
+        denied: Vec::new(),
     }
 }
 

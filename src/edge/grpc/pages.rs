@@ -23,13 +23,13 @@ const PAGE_STEP_BYTES: usize = 64 << 10;
 /// As [`selection::page`]; [`Error::NoRoom`](crate::Error::NoRoom).
 pub(super) async fn read(
     (broker, permit): (&Broker, &Permit),
-    topics: TopicSelection,
+    (topics, is_strict): (TopicSelection, bool),
     request: PageRequest,
     share: &Share,
 ) -> Result<(served::ReadResponse, Held, Option<HeaderValue>)> {
     let is_of_many = matches!(topics, TopicSelection::Many(_));
     let (mut reader, _of_reader) =
-        selection::page(topics, request, permit, (broker, share)).await?;
+        selection::page((topics, is_strict), request, permit, (broker, share)).await?;
     let cut = cut_header(reader.cut_to());
     let (mut events, mut held) = (EncodedList::default(), share.nothing());
     while events.is_empty() || share.has_room(PAGE_STEP_BYTES) {
@@ -44,5 +44,7 @@ pub(super) async fn read(
         held.keep(counted_bytes + 2 * (events.size_bytes() - before));
         polls::rest().await;
     }
-    Ok((messages::page(&reader.page(), events.into_entries()), held, cut))
+    let mut page = messages::page(&reader.page(), events.into_entries());
+    page.denied = reader.denied().iter().map(ToString::to_string).collect();
+    Ok((page, held, cut))
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::cursor::Cursor;
 use crate::edge::status::{codes, numbers};
 use crate::error::{Error, with_causes};
 
@@ -14,31 +15,42 @@ const DOMAIN: &str = "leftoff";
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let codes = codes(&error);
-        let mut details = ErrorDetails::new();
-        match &error {
-            Error::Invalid { field, problem } => {
-                details.add_bad_request_violation(field, problem);
-            }
-            Error::OverLimit { name, value, limit } => {
-                let problem = format!("{value} is over the limit of {limit}");
-                details.add_bad_request_violation(name, problem);
-            }
-            Error::UnknownTopic(topic) | Error::TopicExists(topic) | Error::TopicDeleted(topic) => {
-                details.set_resource_info("topic", topic.as_str(), "", error.to_string());
-            }
-            _ => {}
-        }
-        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let metadata: HashMap<String, String> =
-            numbers(&error).into_iter().map(|(name, value)| (name, text(value))).collect();
-        details.set_error_info(codes.reason, DOMAIN, metadata);
-        if codes.retry_after.is_some() {
-            details.set_retry_info(codes.retry_after);
-        }
-        let code = Code::from_i32(codes.grpc as i32);
-        Status::with_error_details(code, with_causes(&error), details)
+        with(&error, None)
     }
+}
+
+/// Returns the status of a stream that ends with its caller's grant. The metadata of its `ErrorInfo`
+/// has the cursor from which the client goes on with another credential, if there is one.
+pub(super) fn expired(error: &Error, told: Option<Cursor>) -> Status {
+    with(error, told.map(|cursor| ("cursor".to_owned(), cursor.to_string())))
+}
+
+/// Returns an error with one more entry of the metadata.
+fn with(error: &Error, more: Option<(String, String)>) -> Status {
+    let codes = codes(error);
+    let mut details = ErrorDetails::new();
+    match error {
+        Error::Invalid { field, problem } => {
+            details.add_bad_request_violation(field, problem);
+        }
+        Error::OverLimit { name, value, limit } => {
+            let problem = format!("{value} is over the limit of {limit}");
+            details.add_bad_request_violation(name, problem);
+        }
+        Error::UnknownTopic(topic) | Error::TopicExists(topic) | Error::TopicDeleted(topic) => {
+            details.set_resource_info("topic", topic.as_str(), "", error.to_string());
+        }
+        _ => {}
+    }
+    let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let metadata: HashMap<String, String> =
+        numbers(error).into_iter().map(|(name, value)| (name, text(value))).chain(more).collect();
+    details.set_error_info(codes.reason, DOMAIN, metadata);
+    if codes.retry_after.is_some() {
+        details.set_retry_info(codes.retry_after);
+    }
+    let code = Code::from_i32(codes.grpc as i32);
+    Status::with_error_details(code, with_causes(error), details)
 }
 
 /// Returns the `google.rpc` details of an error.

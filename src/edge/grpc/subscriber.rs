@@ -16,6 +16,7 @@ use super::super::rates::{CallerRates, Rate};
 use super::super::selection::Wanted;
 use super::super::served::subscriber_service_server::SubscriberService;
 use super::call::{Responses, holding, permit, share, until, within};
+use super::status::expired;
 use super::{listing, pages, paths};
 use crate::broker::{Delivery, Member, Run, Waited};
 use crate::cursor::{Cursor, OnGap, StartPoint};
@@ -63,12 +64,13 @@ impl SubscriberService for GrpcSubscriber {
         });
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let filter = messages::filter(request.filter);
-        let wanted = Wanted { topics, start, on_gap, filter, member };
+        let wanted = Wanted { topics, start, on_gap, filter, member, is_strict: request.strict };
         let opening = Following::open(wanted, "grpc", &self.edge, (peer.as_ref(), permit));
-        let following = within(deadline, opening).await?;
+        let mut following = within(deadline, opening).await?;
         let cut = cut_header(following.cut_to());
         let config = self.edge.config.clone();
-        let stream = Subscribed { following, config, is_started: false, is_ended: false };
+        let first = Subscribed::first(&mut following);
+        let stream = Subscribed { following, config, first, is_ended: false };
         let responses =
             stream::unfold(
                 stream,
@@ -88,8 +90,8 @@ impl SubscriberService for GrpcSubscriber {
         let share = share(&request);
         let mut request = request.into_inner();
         let many = std::mem::take(&mut request.topics);
-        let topics = messages::topics(&request.topic, many)?;
-        let wanted = messages::page_request(request, &topics, &self.edge.config)?;
+        let topics = (messages::topics(&request.topic, many)?, request.strict);
+        let wanted = messages::page_request(request, &topics.0, &self.edge.config)?;
         let page = pages::read((&self.edge.broker, &permit), topics, wanted, &share);
         let (page, held, cut) = within(deadline, page).await?;
         let mut response = holding(page, held)?;
@@ -196,7 +198,8 @@ fn waiting_for_room<T>(responses: Responses<T>) -> Response<Responses<T>> {
 struct Subscribed {
     following: Following,
     config: FollowConfig,
-    is_started: bool,
+    /// The messages that come first, the last of them at the front.
+    first: Vec<Message>,
     is_ended: bool,
 }
 
@@ -205,23 +208,23 @@ impl Subscribed {
         if self.is_ended {
             return None;
         }
-        if !self.is_started {
-            self.is_started = true;
-            return Some(Ok(response(self.started())));
+        if let Some(first) = self.first.pop() {
+            return Some(Ok(response(first)));
         }
         let waited = self.following.next().await;
-        let cursor = self.following.reader().cursor();
         let message = match waited {
             Ok(Waited::Silence) => {
-                Message::Heartbeat(proto::Heartbeat { cursor: cursor.to_string() })
+                Message::Heartbeat(proto::Heartbeat { cursor: self.following.tell().to_string() })
             }
             Ok(Waited::Delivery(Delivery::CaughtUp)) => {
-                Message::CaughtUp(proto::CaughtUp { cursor: cursor.to_string() })
+                Message::CaughtUp(proto::CaughtUp { cursor: self.following.tell().to_string() })
             }
             Ok(Waited::Delivery(Delivery::Ephemeral(event))) => {
                 Message::Ephemeral(messages::ephemeral(&event))
             }
-            Ok(Waited::Delivery(Delivery::Gap(gap))) => Message::Gap(gaps::message(&gap, cursor)),
+            Ok(Waited::Delivery(Delivery::Gap(gap))) => {
+                Message::Gap(gaps::message(&gap, self.following.tell()))
+            }
             Ok(Waited::Delivery(Delivery::Events(run))) => Message::Events(self.gather(&run)),
             Ok(Waited::Stopping) => {
                 self.following.turn_to_end(&self.config).await;
@@ -246,19 +249,32 @@ impl Subscribed {
             events.extend(messages::events(&run, is_one_of_many));
         }
         self.following.show_place();
-        proto::EventBatch { events, cursor: self.following.reader().cursor().to_string() }
+        proto::EventBatch { events, cursor: self.following.tell().to_string() }
     }
 
-    fn started(&self) -> Message {
-        let (earliest, tail) = self.following.reader().bounds();
-        let cursor = self.following.reader().cursor().to_string();
+    /// Returns the messages that come first, the last of them at the front.
+    fn first(following: &mut Following) -> Vec<Message> {
+        let (earliest, tail) = following.reader().bounds();
         let (earliest, tail) = (earliest.number(), tail.number());
-        Message::Started(proto::Started { cursor, earliest, tail })
+        let cursor = following.tell().to_string();
+        let denied = following.left_out().map(|it| &it.denied).filter(|it| !it.is_empty());
+        let denied = denied.map(|topics| {
+            let topics = topics.iter().map(ToString::to_string).collect();
+            Message::Denied(proto::Denied { topics })
+        });
+        following.forget_left_out();
+        let started = Message::Started(proto::Started { cursor, earliest, tail });
+        denied.into_iter().chain([started]).collect()
     }
 
     fn ended(&mut self, error: Error) -> Result<proto::SubscribeResponse, Status> {
         self.is_ended = true;
-        Err(error.into())
+        // The reader may be past events that were not delivered; what was told is not.
+        let told = self.following.reader().gap().is_none().then_some(self.following.told());
+        Err(match error {
+            Error::Unauthenticated { .. } => expired(&error, told),
+            error => error.into(),
+        })
     }
 }
 

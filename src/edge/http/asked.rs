@@ -16,8 +16,8 @@
 //! | a time in `from` that is in the future | `latest`; the stream and a header say so |
 //! | an unknown name, `format` or `on_gap` | ignored; the stream and a header say so |
 //!
-//! An error in the topics, the filter or the member is refused on a stream, too: without them the
-//! reader would get other events, or be present under another name.
+//! An error in the topics, the filter, the member or `strict` is refused on a stream, too: without
+//! them the reader would get other events, or be present under another name.
 
 use axum::Extension;
 use http::HeaderMap;
@@ -49,7 +49,7 @@ pub(in crate::edge) const CURSOR_QUERIES: [&str; 8] = [
 ];
 
 /// The other names that a stream accepts.
-const NAMES: [&str; 5] = ["from", "on_gap", "format", "member", "member_info"];
+const NAMES: [&str; 6] = ["from", "on_gap", "format", "member", "member_info", "strict"];
 
 /// Parses the query of a reader that gets its answer in this form.
 ///
@@ -71,6 +71,8 @@ pub(in crate::edge) fn query(query: Option<&str>, form: Option<Accepted>) -> Res
 /// The request of a reader.
 pub(in crate::edge) struct Asked {
     pub(in crate::edge) topics: TopicSelection,
+    /// Whether the reader is refused if its caller may not read all of the topics.
+    pub(in crate::edge) is_strict: bool,
     pub(in crate::edge) start: Option<StartPoint>,
     pub(in crate::edge) on_gap: Option<OnGap>,
     pub(in crate::edge) filter: Filter,
@@ -87,7 +89,8 @@ impl Asked {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for an invalid value; on a stream, only in the filter or the member.
+    /// [`Error::Invalid`] for an invalid value; on a stream, only in the filter, the member or
+    /// `strict`.
     pub(in crate::edge) fn of(
         topics: TopicSelection,
         form: Option<Accepted>,
@@ -107,8 +110,10 @@ impl Asked {
             let format = query.take("format").map(|format| format.parse()).transpose()?;
             (cursor.or(from), on_gap, format)
         };
+        let is_strict = query.take_flag("strict")?;
         Ok(Self {
             topics,
+            is_strict,
             start,
             on_gap,
             filter: selection_forms::filter(query)?,

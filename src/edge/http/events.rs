@@ -36,7 +36,7 @@ const POLL_SECONDS: u64 = 1;
 
 /// The parameters of a page.
 const PAGE_NAMES: &str =
-    "after, before, from, format, limit, on_gap, wait, type, key, key_prefix, header";
+    "after, before, from, format, limit, on_gap, strict, wait, type, key, key_prefix, header";
 
 /// The time for which the head of a page that waits is held back. Until then the answer may still
 /// have another status. Browsers do not send a second request for the same URL before they have the
@@ -92,7 +92,8 @@ impl Edge {
     }
 
     async fn opened(&self, asked: Asked, mut ignored: Ignored) -> Result<Response> {
-        let Asked { topics, mut start, on_gap, filter, format, member, peer, permit } = asked;
+        let Asked { topics, is_strict, mut start, on_gap, filter, format, member, peer, permit } =
+            asked;
         CallerRates::of(peer.as_ref()).take(Rate::Subscriptions, 1)?;
         let otherwise = match topics {
             TopicSelection::One(_) => Format::Data,
@@ -105,14 +106,17 @@ impl Edge {
             start = Some(StartPoint::Latest); // There are no such events yet.
         }
         let (start, on_gap) = (start.unwrap_or_default(), on_gap.unwrap_or_default());
-        let wanted = Wanted { topics, start, on_gap, filter, member };
+        let wanted = Wanted { topics, start, on_gap, filter, member, is_strict };
         let following = Following::open(wanted, "sse", self, (peer.as_ref(), permit)).await?;
-        ignored.add_cut(following.cut(), following.cut_to());
+        if let Some(left_out) = following.left_out() {
+            ignored.add_cut(&left_out.cut, following.cut_to());
+        }
         Ok(sse::response(following, format.unwrap_or(otherwise), &self.config, ignored))
     }
 
     async fn page(&self, headers: &HeaderMap, asked: Asked, mut query: Query) -> Result<Response> {
-        let Asked { topics, start, on_gap, filter, format, member, peer, permit } = asked;
+        let Asked { topics, is_strict, start, on_gap, filter, format, member, peer, permit } =
+            asked;
         if member.is_some() {
             let problem = "needs a stream: a member is present while a stream is open";
             return Err(Error::invalid("member", problem));
@@ -145,9 +149,10 @@ impl Edge {
             filter,
             ..PageRequest::default()
         };
-        let opened = selection::page(topics, request, &permit, (&self.broker, &share));
+        let opened = selection::page((topics, is_strict), request, &permit, (&self.broker, &share));
         let (reader, held) = opened.await?;
-        let (now, has_gap) = (reader.page(), reader.has_gap());
+        let now = (reader.page(), reader.denied().to_vec());
+        let has_gap = reader.has_gap();
         let cut = cut_header(reader.cut_to()).map(|topics| (CUT_HEADER, topics));
         let page = async move { page_body::page(reader, form, &share, held).await };
         let mut page = Box::pin(page);

@@ -13,7 +13,7 @@ use crate::topic::TopicPattern;
 
 /// The names that a stream knows, for people.
 pub(in crate::edge) const KNOWN: &str = "topic, type, key, key_prefix, header, from, on_gap, \
-                                         format, member, member_info, last_event_id, after";
+                                         format, member, member_info, strict, last_event_id, after";
 
 /// The header that names the ignored parts of a stream's query.
 pub(in crate::edge) const IGNORED_HEADER: HeaderName = HeaderName::from_static("leftoff-ignored");
@@ -65,8 +65,10 @@ impl Ignored {
         self.add(&format!("{name}={value}"));
     }
 
-    /// Notes the patterns of which the caller may not read all, and those that the stream follows.
+    /// Notes the patterns of which the caller may not read all, and the topics that the stream
+    /// follows. Topics that were named and are not permitted are told apart from these.
     pub(in crate::edge) fn add_cut(&mut self, cut: &[TopicPattern], cut_to: &[TopicPattern]) {
+        self.cut_header = cut_header(cut_to);
         if cut.is_empty() {
             return;
         }
@@ -77,7 +79,6 @@ impl Ignored {
         cut.iter().for_each(|pattern| self.add(&format!("topic={pattern}")));
         let told = cut_to.iter().take(cut_topics::MAX_TOLD);
         self.cut_to = told.map(ToString::to_string).collect();
-        self.cut_header = cut_header(cut_to);
     }
 
     /// Returns the headers of the answer.

@@ -50,6 +50,8 @@ struct AskedJson {
     filter: FilterJson,
     format: Option<Format>,
     member: Option<MemberJson>,
+    #[serde(default)]
+    strict: bool,
 }
 
 /// Answers `POST`: the same as JSON. A value in the query comes before one in the body.
@@ -77,6 +79,8 @@ pub(in crate::edge) async fn read_posted(
         filter: if asked.filter.is_empty() { filter } else { asked.filter },
         format: asked.format.or(posted.format),
         member: asked.member.or(member.transpose()?),
+        // Each of the two may ask for it, so that neither weakens the other.
+        is_strict: asked.is_strict || posted.strict,
         ..asked
     };
     // Only GET and HEAD may be answered with 304. Source: RFC 9110, 13.1.2.

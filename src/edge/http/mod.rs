@@ -19,14 +19,15 @@ pub(in crate::edge) mod spare;
 pub(in crate::edge) mod tag;
 mod topics;
 
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Request, State};
 use axum::routing::get;
 use axum::{Router, middleware};
 use http::StatusCode;
 use tower::util::MapResponseLayer;
 
+use crate::edge::permit::Permit;
 use crate::edge::{Edge, Parts, status, websocket};
+use crate::error::Result;
 
 pub use self::own_readers::{AnswerOptions, page, sse};
 pub use crate::edge::selection_forms::Format;
@@ -71,9 +72,11 @@ pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Rou
         .with_state(edge.clone())
 }
 
-async fn ready(State(edge): State<Edge>) -> Response {
-    match edge.broker.check_ready() {
-        Ok(()) => "ready\n".into_response(),
-        Err(error) => error.into_response(),
+async fn ready(State(edge): State<Edge>, request: Request) -> Result<&'static str> {
+    if edge.hooks.as_ref().is_some_and(|hooks| hooks.guards_readyz()) {
+        let (head, _body) = request.into_parts();
+        Permit::ask(&edge, &head).await?; // Whatever is granted is enough.
     }
+    edge.broker.check_ready()?;
+    Ok("ready\n")
 }

@@ -97,7 +97,7 @@ pub async fn page(edge: &Edge, reader: PageReader, options: AnswerOptions) -> Re
     let AnswerOptions { format, peer } = options;
     let form = PageForm::of(format, edge.broker.epoch())?;
     let share = share(peer.as_ref());
-    let reader = PermittedPage::new(reader, Permit::default(), Vec::new());
+    let reader = PermittedPage::new(reader, Default::default(), Default::default());
     let begun = page_body::page(reader, form, &share, Default::default()).await?;
     let Begun { page, held, body } = begun;
     let media = [(header::CONTENT_TYPE, "application/json")];

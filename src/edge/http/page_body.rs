@@ -28,7 +28,7 @@ use crate::edge::{cloudevents, json};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::polls;
-use crate::topic::TopicName;
+use crate::topic::{TopicName, TopicPattern};
 
 /// The memory of a page that is read as the client takes it, in bytes: the events of a piece, the
 /// piece, and the previous one, which is being sent.
@@ -102,18 +102,20 @@ impl PageForm {
 }
 
 /// Returns the body of a page that is still waited for. The answer begins at once, so that proxies
-/// on the way see it. If the broker stops meanwhile, the body is an empty page at the place of
-/// `now`, which does not claim to be caught up. On any other error the answer breaks off, so that
-/// nobody takes it for complete.
+/// on the way see it. If the broker stops or the caller's grant is over meanwhile, the body is an
+/// empty page at the place of `now`, which does not claim to be caught up: the next request is told
+/// why. On any other error the answer breaks off, so that nobody takes it for complete. `denied`
+/// are the topics that were named, and are not permitted.
 pub(in crate::edge) fn waited_for(
     page: impl Future<Output = Result<Begun>> + Send + 'static,
-    now: Page,
+    (now, denied): (Page, Vec<TopicPattern>),
 ) -> Body {
-    let empty = [json::PAGE_BEGIN, &json::page_end(&Page { caught_up: false, ..now })].concat();
+    let end = json::page_end(&Page { caught_up: false, ..now }, &denied);
+    let empty = [json::PAGE_BEGIN, &end].concat();
     let pieces = async move {
         let (body, held) = match page.await {
             Ok(Begun { body, held, .. }) => (body.into_body(), Some(held)),
-            Err(Error::ShuttingDown) => (Body::from(empty), None),
+            Err(Error::ShuttingDown | Error::Unauthenticated { .. }) => (Body::from(empty), None),
             Err(error) => {
                 warn!(%error, "a long poll failed after its head was sent");
                 (Body::from_stream(stream::once(async { Err::<Bytes, _>(error) })), None)
@@ -160,7 +162,7 @@ pub(in crate::edge) async fn page(
     let page = reader.page();
     let body = if is_whole {
         piece.splice(..0, json::PAGE_BEGIN.iter().copied());
-        piece.extend(json::page_end(&page));
+        piece.extend(json::page_end(&page, reader.denied()));
         PageBody::Whole(piece.into())
     } else {
         let begun = [json::PAGE_BEGIN, &piece].concat();
@@ -204,7 +206,7 @@ impl Rest {
             };
             // After the first piece errors end the page; the next page reports them.
             let Ok(Some(run)) = self.reader.next_with(take_room).await else {
-                piece.extend(json::page_end(&self.reader.page()));
+                piece.extend(json::page_end(&self.reader.page(), self.reader.denied()));
                 break true;
             };
             piece.push(b',');

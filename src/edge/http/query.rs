@@ -12,6 +12,10 @@ use crate::edge::http::spare::Purpose;
 use crate::error::{Error, Result};
 use crate::lists;
 
+/// The name of a ticket. Any request may have one: hooks look at it, and nobody else. No answer
+/// repeats it.
+const TICKET: &str = "ticket";
+
 /// Most names in one query: far more than any resource has.
 const MAX_NAMES: usize = 64;
 
@@ -51,7 +55,7 @@ impl Query {
             if name.is_empty() {
                 return Err(Error::invalid("query", "holds a value without a name"));
             }
-            if purpose.spares(&name) {
+            if purpose.spares(&name) || name == TICKET {
                 continue;
             }
             match values.get_mut(&name) {
@@ -90,7 +94,7 @@ impl Query {
         for part in query.unwrap_or_default().split('&') {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let name = decode_lossy(name);
-            if Purpose::Stream.spares(&name) {
+            if Purpose::Stream.spares(&name) || name == TICKET {
                 continue;
             }
             if lists.contains(&&*name) {
@@ -248,6 +252,23 @@ mod tests {
         }
         let unknown = Query::parse(Some("before=1"), Change).unwrap().finish("").unwrap_err();
         assert!(unknown.to_string().ends_with("this query takes no names"), "{unknown}");
+    }
+
+    /// Goal: a ticket is known on every request, whatever it looks like, and is told nowhere.
+    #[test]
+    fn a_ticket_is_no_unknown_name_and_is_not_told() {
+        let text = "ticket=secret&%74icket=%ff&ticket&a=1";
+        for purpose in [Purpose::Change, Purpose::Publish, Purpose::Page] {
+            let mut query = Query::parse(Some(text), purpose).unwrap();
+            assert!(!format!("{query:?}").contains("secret"), "{query:?}");
+            assert_eq!(query.take("a").as_deref(), Some("1"));
+            query.finish("a").unwrap();
+        }
+        let query = Query::parse_stream(Some(text), &[], |_name| Some("a")).unwrap();
+        assert!(!format!("{query:?}").contains("icket"), "{query:?}");
+        let ignored = Query::parse_stream(Some("ticket=secret&x=1"), &[], |_name| None).unwrap();
+        let told = ignored.into_ignored().json().unwrap().to_string();
+        assert!(told.contains("\"x\"") && !told.contains("secret"), "{told}");
     }
 
     #[test]

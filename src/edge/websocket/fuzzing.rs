@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::fuzzing::written_line;
 use super::super::selection::{TopicSelection, Wanted};
-use super::protocol::{EventLines, Reference, Request, Subscribe};
+use super::protocol::{EventLines, NewToken, Reference, Request, Subscribe};
 use crate::broker::Publish;
 use crate::error::Result;
 use crate::event::NewEvent;
@@ -48,6 +48,7 @@ fn shown(request: &Request) -> String {
             shown(events, &(reference, topic, expected_sequence))
         }
         Request::PublishEphemeral { reference, topic, lines } => shown(lines, &(reference, topic)),
+        Request::Refresh { reference, token: NewToken(token) } => format!("{reference:?} {token}"),
         other => format!("{other:?}"),
     }
 }
@@ -69,6 +70,10 @@ fn written(request: &Request) -> Result<String> {
             let ephemeral = ("ephemeral", json!(true));
             written_publish(reference.as_ref(), topic, &events(lines)?, ephemeral)
         }
+        Request::Refresh { reference, token: NewToken(token) } => {
+            let (reference, token) = (json!(reference), json!(token));
+            format!(r#"{{"type":"refresh","ref":{reference},"token":{token}}}"#)
+        }
     })
 }
 
@@ -87,10 +92,11 @@ fn written_publish(
 
 fn written_subscribe(subscribe: &Subscribe) -> Value {
     let Subscribe { subscription, wanted } = subscribe;
-    let Wanted { topics, start, on_gap, filter, member } = wanted;
+    let Wanted { topics, start, on_gap, filter, member, is_strict } = wanted;
     let mut message = json!({
         "type": "subscribe", "subscription": subscription, "from": start.to_string(),
         "on_gap": format!("{on_gap:?}").to_lowercase(), "filter": filter, "member": member,
+        "strict": is_strict,
     });
     match topics {
         TopicSelection::One(topic) => message["topic"] = json!(topic),

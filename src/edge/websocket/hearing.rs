@@ -7,11 +7,13 @@
 //! session continues to deliver and to ping. It takes no further message, because messages are
 //! handled in the order in which they were sent.
 
+use std::time::SystemTime;
+
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::super::effort::Effort;
 use super::super::rates::{CallerRates, Rate};
-use super::protocol::{EventLines, Reference, Refused, Request, Subscribe};
+use super::protocol::{EventLines, NewToken, Reference, Refused, Request, Subscribe};
 use crate::broker::{Broker, InOrder, Pending, Publish};
 use crate::edge::permit::Permit;
 use crate::edge::receiving;
@@ -29,6 +31,8 @@ pub(super) enum Heard {
     Unpublished(Option<Reference>, Error),
     /// Delivered, and not stored; with the number of subscriptions to the topic.
     Ephemeral(Option<Reference>, usize),
+    /// The caller has proved anew who it is, until this time; `None` if there is no end.
+    Refreshed(Option<Reference>, Option<SystemTime>),
     /// Refused by a rate of the client.
     OverRate(Refused),
     /// Refused, because the message breaks a rule.
@@ -66,6 +70,13 @@ impl Hearing {
             Request::Subscribe(subscribe) => Heard::Subscribe(subscribe),
             Request::Unsubscribe { subscription } => Heard::Unsubscribe(subscription),
             Request::Publish { reference, publish } => self.publish(reference, publish).await,
+            Request::Refresh { reference, token: NewToken(token) } => {
+                match self.permit.refresh(&token).await {
+                    Ok(until) => Heard::Refreshed(reference, until),
+                    // Counted, so that nobody tries tokens without an end.
+                    Err(error) => Heard::Refused(Refused { reference, subscription: None, error }),
+                }
+            }
             Request::PublishEphemeral { reference, topic, lines } => {
                 if let Err(denied) = self.permit.check(Action::Publish, &topic).await {
                     return refused(reference, denied);
@@ -127,14 +138,16 @@ impl Hearing {
                 self.rates.publish(lines.len(), || size_bytes)
             }
             Ok(Request::Subscribe(_)) => self.rates.other(Rate::Subscriptions, size_bytes),
-            Ok(Request::Unsubscribe { .. }) | Err(_) => {
+            Ok(Request::Unsubscribe { .. } | Request::Refresh { .. }) | Err(_) => {
                 self.rates.other(Rate::Requests, size_bytes)
             }
         };
         let Err(error) = rated else { return Ok(request) };
         let (reference, subscription) = match request {
             Ok(
-                Request::Publish { reference, .. } | Request::PublishEphemeral { reference, .. },
+                Request::Publish { reference, .. }
+                | Request::PublishEphemeral { reference, .. }
+                | Request::Refresh { reference, .. },
             ) => (reference, None),
             Ok(Request::Subscribe(Subscribe { subscription, .. }))
             | Ok(Request::Unsubscribe { subscription }) => (None, Some(subscription)),

@@ -42,7 +42,7 @@ const SUBPROTOCOL: &str = "leftoff.v1.json";
 /// Answers `GET /v1/ws`: the opening handshake. Source: RFC 6455, 4.2.
 pub(super) async fn open(State(edge): State<Edge>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let permit = match Permit::ask(&edge, &head).await {
+    let permit = match Permit::ask_refreshable(&edge, &head).await {
         Ok(permit) => permit,
         Err(refused) => return refused.into_response(),
     };

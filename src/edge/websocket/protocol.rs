@@ -17,6 +17,9 @@
 //! ▶ {"type":"publish","ephemeral":true,"ref":"p2","topic":"room","event":{"type":"typing"}}
 //! ◀ {"type":"ack","ref":"p2","ephemeral":true,"receivers":3}
 //! ◀ {"type":"ephemeral","subscription":"s","event":{"topic":"room","ephemeral":true,…}}
+//! ◀ {"type":"denied","subscription":"t","topics":["orders.us"],"error":{…}}
+//! ▶ {"type":"refresh","ref":"r1","token":"…"}
+//! ◀ {"type":"refreshed","ref":"r1","until":"2026-01-31T00:00:00.000Z"}
 //! ```
 //!
 //! A `ref` is a text of up to 255 bytes, or a number. The answer has the same value.
@@ -57,6 +60,16 @@ pub(super) enum Request {
     Unsubscribe { subscription: String },
     Publish { reference: Option<Reference>, publish: Publish<EventLines> },
     PublishEphemeral { reference: Option<Reference>, topic: TopicName, lines: EventLines },
+    Refresh { reference: Option<Reference>, token: NewToken },
+}
+
+/// A token with which the client proves anew who it is. Not shown anywhere.
+pub(super) struct NewToken(pub(super) String);
+
+impl std::fmt::Debug for NewToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("NewToken").finish_non_exhaustive()
+    }
 }
 
 /// The client's own name for a request, repeated in the answer: a text, or a number.
@@ -152,6 +165,18 @@ struct SubscribeJson {
     #[serde(default)]
     filter: FilterJson,
     member: Option<MemberJson>,
+    #[serde(default)]
+    strict: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RefreshJson<'a> {
+    #[serde(rename = "type")]
+    _type: String,
+    #[serde(rename = "ref", borrow)]
+    reference: Option<&'a RawValue>,
+    token: String,
 }
 
 #[derive(Deserialize)]
@@ -189,13 +214,15 @@ impl Request {
         let request = match head.r#type.as_str() {
             "subscribe" => serde_json::from_str(text).map_err(invalid).and_then(subscribe),
             "unsubscribe" => serde_json::from_str(text).map_err(invalid).and_then(unsubscribe),
+            "refresh" => serde_json::from_str(text).map_err(invalid).and_then(refresh),
             "publish" => {
                 let json = serde_json::from_str(text).map_err(invalid);
                 json.and_then(|json| publish(json, text.as_ref(), max_events))
             }
             other => {
                 let shown: String = other.chars().take(64).collect();
-                let problem = format!("{shown:?} is not one of subscribe, unsubscribe, publish");
+                let problem =
+                    format!("{shown:?} is not one of subscribe, unsubscribe, publish, refresh");
                 Err(Error::invalid("type", problem))
             }
         };
@@ -217,6 +244,7 @@ fn subscribe(json: SubscribeJson) -> Result<Request> {
         on_gap: json.on_gap.map(|on_gap| on_gap.parse()).transpose()?.unwrap_or_default(),
         filter: json.filter.filter()?,
         member: json.member.map(MemberJson::member).transpose()?,
+        is_strict: json.strict,
     };
     let subscription = name("subscription", json.subscription)?;
     Ok(Request::Subscribe(Subscribe { subscription, wanted }))
@@ -224,6 +252,11 @@ fn subscribe(json: SubscribeJson) -> Result<Request> {
 
 fn unsubscribe(json: UnsubscribeJson) -> Result<Request> {
     Ok(Request::Unsubscribe { subscription: name("subscription", json.subscription)? })
+}
+
+fn refresh(json: RefreshJson<'_>) -> Result<Request> {
+    let reference = json.reference.map(Reference::read).transpose()?;
+    Ok(Request::Refresh { reference, token: NewToken(json.token) })
 }
 
 fn publish(json: PublishJson<'_>, text: &Bytes, max_events: usize) -> Result<Request> {
@@ -281,6 +314,8 @@ mod tests {
                 "topic pattern",
                 Some("s"),
             ),
+            (r#"{"type":"refresh","ref":"r"}"#, "token is missing", Some("r")),
+            (r#"{"type":"refresh","token":"t","tok":1}"#, "\"tok\" is not a known name", None),
             (r#"{"type":"publish","ref":"r","topic":"a"}"#, "either event or events", Some("r")),
             (r#"{"type":"publish","ref":7,"topic":"a"}"#, "either event or events", Some("7")),
             (r#"{"type":"publish","ref":[7],"topic":"a","event":{}}"#, "ref: is neither", None),
@@ -314,6 +349,10 @@ mod tests {
             });
             assert_eq!(reference.or(refused.subscription).as_deref(), whom, "{text}");
         }
+        let text = r#"{"type":"refresh","ref":1,"token":"secret"}"#;
+        let request = Request::parse(&text.into(), 10).unwrap();
+        let Request::Refresh { token: NewToken(token), .. } = &request else { panic!() };
+        assert!(token == "secret" && !format!("{request:?}").contains("secret"));
         for (event, reason) in [
             (r#"{"dat":1}"#, "\"dat\" is not a known name"),
             (r#"{"topic":"b"}"#, "topic: belongs beside the event"),

@@ -11,6 +11,7 @@
 
 #[cfg(test)]
 mod echo;
+mod refreshed;
 #[cfg(test)]
 mod tests;
 
@@ -283,6 +284,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.answer(reference, Err(error)).await?;
                 Ok(())
             }
+            Heard::Refreshed(reference, until) => {
+                self.refreshed(reference, until).await?;
+                Ok(())
+            }
             Heard::Ephemeral(reference, receivers) => {
                 let mut message = message("ack");
                 message.extend(reference.map(|own| ("ref".to_owned(), json!(own))));
@@ -418,12 +423,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let mut message = subscription.tell("subscribed");
                 message.insert("earliest".to_owned(), json!(earliest));
                 message.insert("tail".to_owned(), json!(tail));
-                if !subscription.following.cut().is_empty() {
-                    let followed = subscription.following.reader().patterns();
+                let followed = subscription.following.cut_to();
+                if !followed.is_empty() {
                     message.insert("topics".to_owned(), json!(followed));
                 }
                 self.send(message).await?;
+                if let Some(denied) = subscription.denied() {
+                    self.send(denied).await?;
+                }
                 return self.wait(subscription);
+            }
+            SubscriptionTurn::Waited(subscription, Ok(waited))
+                if subscription.following.is_outdated() =>
+            {
+                self.look_again(subscription, waited);
+                return Ok(());
             }
             SubscriptionTurn::Waited(subscription, waited) => (subscription, waited),
         };

@@ -4,6 +4,7 @@ use futures_util::future::Aborted;
 use serde_json::{Map, Value, json};
 
 use crate::broker::{Delivery, EventRef, Reader, Run, Waited};
+use crate::edge::cut_topics::denied_json;
 use crate::edge::following::Following;
 use crate::edge::forms;
 use crate::edge::json::{Carrier, write_event};
@@ -28,6 +29,25 @@ impl NamedFollowing {
         message.insert("subscription".to_owned(), json!(self.name));
         message.insert("cursor".to_owned(), json!(self.following.tell().to_string()));
         message
+    }
+}
+
+impl NamedFollowing {
+    /// Returns the message about topics that the client named and may not read, if there are any.
+    /// The topics are forgotten then.
+    pub(super) fn denied(&mut self) -> Option<Map<String, Value>> {
+        let denied = self.following.left_out().map(|left_out| denied_json(&left_out.denied));
+        self.following.forget_left_out();
+        let mut error = denied?;
+        let topics = error.as_object_mut()?.remove("topics")?;
+        if topics.as_array().is_none_or(Vec::is_empty) {
+            return None;
+        }
+        let mut message = message("denied");
+        message.insert("subscription".to_owned(), json!(self.name));
+        message.insert("topics".to_owned(), topics);
+        message.insert("error".to_owned(), error);
+        Some(message)
     }
 }
 
