@@ -44,7 +44,7 @@ use crate::server::{Server, ServerBuilder, ServerConfig};
 const ENVIRONMENT_PREFIX: &str = "LEFTOFF_";
 
 /// Variables with the prefix that are no settings: the command line reads them.
-const OTHER_VARIABLES: [&str; 3] = ["server", "config", "log_filter"];
+const OTHER_VARIABLES: [&str; 4] = ["server", "config", "log_filter", "token"];
 
 /// The section whose names are topic patterns. They are not known in advance.
 const PATTERNS_SECTION: &str = "topics.";

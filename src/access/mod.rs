@@ -9,6 +9,8 @@
 //!                        └▶ none: anonymous ─┘
 //! ```
 
+#[cfg(feature = "tls")]
+pub(crate) mod certificates;
 mod config;
 mod control;
 mod credentials;

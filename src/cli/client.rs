@@ -1,5 +1,6 @@
 //! The shared part of the client commands: the server's address, the connection, errors for people.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -7,10 +8,15 @@ use leftoff::edge::proto;
 use leftoff::edge::proto::admin_service_client::AdminServiceClient;
 use leftoff::edge::proto::publisher_service_client::PublisherServiceClient;
 use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
+use leftoff::rustls;
+use leftoff::rustls::pki_types::CertificateDer;
+use leftoff::rustls::pki_types::pem::PemObject as _;
 use rand::RngExt;
-use tonic::transport::{Channel, Endpoint};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 
+use super::credential::{Credential, CredentialArgs};
 use super::failure::{CliError, CliResult, ExitReason};
 
 /// The bytes that HTTP/2 lets the server send ahead.
@@ -36,23 +42,32 @@ pub(super) struct ServerArgs {
         default_value = "http://127.0.0.1:4280"
     )]
     server: String,
+    /// A file with the certificates in PEM that an https:// server is trusted by [default: those
+    /// of the system]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    #[command(flatten)]
+    credential: CredentialArgs,
     /// The time to retry while the broker cannot be reached, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub retry_seconds: u64,
 }
 
+/// A connection whose calls carry the credential.
+pub(super) type CliChannel = InterceptedService<Channel, Credential>;
+
 /// A client of the broker: one of each service, over one connection.
 #[derive(Debug, Clone)]
 pub(super) struct ServerClient {
-    pub(super) publisher: PublisherServiceClient<Channel>,
-    pub(super) subscriber: SubscriberServiceClient<Channel>,
-    pub(super) admin: AdminServiceClient<Channel>,
+    pub(super) publisher: PublisherServiceClient<CliChannel>,
+    pub(super) subscriber: SubscriberServiceClient<CliChannel>,
+    pub(super) admin: AdminServiceClient<CliChannel>,
 }
 
 impl ServerArgs {
     /// Returns the options for the server at `url`, without retries.
     pub(super) fn at(url: String) -> Self {
-        Self { server: url, retry_seconds: 0 }
+        Self { server: url, ca: None, credential: CredentialArgs::default(), retry_seconds: 0 }
     }
 
     /// Returns the server's address, checked, with the settings of a connection.
@@ -64,15 +79,14 @@ impl ServerArgs {
         let endpoint = Endpoint::from_shared(self.server.clone());
         let endpoint =
             endpoint.map_err(|_| refused("is not a URL; write http://127.0.0.1:4280"))?;
-        match (endpoint.uri().scheme_str(), endpoint.uri().authority()) {
-            (Some("http"), Some(_)) => {}
-            (Some("https"), _) => {
-                return Err(refused(
-                    "asks for TLS, which this client does not speak; write http://",
-                ));
+        let endpoint = match (endpoint.uri().scheme_str(), endpoint.uri().authority()) {
+            (Some("http"), Some(_)) if self.ca.is_some() => {
+                return Err(refused("has no TLS, for which --ca is; write https://"));
             }
+            (Some("http"), Some(_)) => endpoint,
+            (Some("https"), Some(_)) => self.secured(endpoint)?,
             _ => return Err(refused("is not a URL of a server; write http://127.0.0.1:4280")),
-        }
+        };
         Ok(endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
@@ -82,18 +96,77 @@ impl ServerArgs {
             .initial_connection_window_size(WINDOW_BYTES))
     }
 
+    /// Returns the endpoint with TLS.
+    fn secured(&self, endpoint: Endpoint) -> CliResult<Endpoint> {
+        let tls = match &self.ca {
+            None => ClientTlsConfig::new().with_native_roots(),
+            Some(file) => ClientTlsConfig::new().ca_certificate(certificates(file)?),
+        };
+        let host = endpoint.uri().host().unwrap_or_default().to_owned();
+        // An address of IPv6 is in brackets in a URL, and has none in a certificate.
+        let tls = tls.domain_name(host.trim_matches(['[', ']']));
+        endpoint.tls_config(tls).map_err(|error| {
+            let message = format!("--server {:?}: {}", self.server, root_cause(&error));
+            CliError::new(ExitReason::Refused, message)
+        })
+    }
+
     /// Connects once.
+    ///
+    /// # Errors
+    ///
+    /// [`ExitReason::Unreachable`] if another try may succeed; another reason if none can.
     pub(super) async fn connect(&self) -> CliResult<ServerClient> {
-        let channel = self.endpoint()?.connect().await.map_err(|error| {
-            let why = root_cause(&error);
-            CliError::new(ExitReason::Unreachable, format!("cannot reach {}: {why}", self.server))
+        let credential = self.credential.read()?;
+        let endpoint = self.endpoint()?;
+        credential.warn_if_bare(endpoint.uri());
+        let channel = endpoint.connect().await.map_err(|error| {
+            let (server, why) = (&self.server, root_cause(&error));
+            if is_distrusted(&error) {
+                let message = format!(
+                    "{server} is not trusted: {why}; --ca names the file of a certificate to trust"
+                );
+                return CliError::new(ExitReason::Refused, message);
+            }
+            CliError::new(ExitReason::Unreachable, format!("cannot reach {server}: {why}"))
         })?;
-        Ok(client(channel))
+        Ok(client(channel, credential))
     }
 }
 
+/// Reads a file of certificates in PEM.
+fn certificates(file: &Path) -> CliResult<Certificate> {
+    let refused = |problem: &str| {
+        CliError::new(ExitReason::Refused, format!("--ca {}: {problem}", file.display()))
+    };
+    let pem = std::fs::read(file).map_err(|error| refused(&error.to_string()))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match found {
+        Err(error) => Err(refused(&format!("is not PEM: {error}"))),
+        Ok(found) if found.is_empty() => Err(refused("has no certificate in PEM")),
+        Ok(_) => Ok(Certificate::from_pem(pem)),
+    }
+}
+
+/// Whether the client refused the certificate of the server: another try would bring the same.
+fn is_distrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let found = error
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
+        if let Some(error) = found {
+            return matches!(error, rustls::Error::InvalidCertificate(_));
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// Returns a client over `channel`.
-pub(super) fn client(channel: Channel) -> ServerClient {
+fn client(channel: Channel, credential: Credential) -> ServerClient {
+    let channel = InterceptedService::new(channel, credential);
     ServerClient {
         publisher: PublisherServiceClient::new(channel.clone())
             .max_encoding_message_size(MAX_MESSAGE_BYTES),
@@ -120,7 +193,9 @@ pub(super) fn failed(status: &Status) -> CliError {
         | Code::NotFound
         | Code::AlreadyExists
         | Code::FailedPrecondition
-        | Code::OutOfRange => ExitReason::Refused,
+        | Code::OutOfRange
+        | Code::Unauthenticated
+        | Code::PermissionDenied => ExitReason::Refused,
         _ => ExitReason::Other,
     };
     // A status with a cause was made by this client, not by the server.

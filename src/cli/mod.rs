@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod client;
 mod compact;
+mod credential;
 mod diagnostics;
 mod export;
 mod failure;
@@ -43,6 +44,7 @@ const EXIT_CODES: &str = "Exit codes:
 
 Environment:
   LEFTOFF_SERVER      the server of the client commands
+  LEFTOFF_TOKEN       a token or a key of the client commands, if no file is named
   LEFTOFF_LOG_FILTER  what `serve` logs, like `info` or `leftoff=debug`";
 
 /// An event-log broker with replay: publish over gRPC or HTTP, follow over SSE, WebSocket,
@@ -85,6 +87,8 @@ pub(crate) fn main() -> ExitCode {
         .with_writer(move || diagnostics.clone())
         .with_filter(Repeats::default());
     tracing_subscriber::registry().with(filter).with(lines).init();
+    // Fails only if there is a provider already.
+    let _first = leftoff::rustls::crypto::ring::default_provider().install_default();
     let outcome = match cli.command {
         // These commands block, and need no runtime.
         CliCommand::Check(check) => check.run(),

@@ -328,7 +328,11 @@ impl Publisher {
     }
 
     async fn publish_on_one_connection(&mut self, server: &ServerArgs) -> Result<(), Broken> {
-        let mut client = server.connect().await.map_err(Broken::Retry)?;
+        let connected = server.connect().await;
+        let mut client = connected.map_err(|error| match error.failure {
+            ExitReason::Unreachable => Broken::Retry(error),
+            _ => Broken::Fatal(error),
+        })?;
         let (requests, sent) = mpsc::channel(MAX_IN_FLIGHT);
         let responses = client.publisher.publish_stream(ReceiverStream::new(sent)).await;
         let mut responses = responses.map_err(|status| broken(&status))?.into_inner();

@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use clap::Args;
 use leftoff::Broker;
+use leftoff::access::AccessMode;
 use leftoff::config::Config;
-use leftoff::server::{Protocols, Server, Shutdown};
+use leftoff::server::{CertificateReload, Protocols, Server, Shutdown};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -18,13 +20,15 @@ use super::settings::load;
 /// Runs the broker
 ///
 /// By default the log is in `./leftoff-data`, and the broker listens on 127.0.0.1:4280 for gRPC,
-/// HTTP/1.1, WebSocket, and HTTP/2 without TLS.
+/// HTTP/1.1, WebSocket, and HTTP/2, without TLS. To listen beyond this machine it needs access
+/// control (--access required), or --insecure.
 ///
 /// Settings come from the options, then from LEFTOFF_* variables of the environment
 /// (LEFTOFF_DATA_DIR, LEFTOFF_SERVER__LISTEN, LEFTOFF_BROKER__MAX_QUEUE_BYTES), then from the file.
 ///
 /// SIGTERM or SIGINT stops the broker within ten seconds: accepted requests are answered, and
-/// streams end. A second signal ends it at once.
+/// streams end. A second signal ends it at once. With TLS, SIGHUP reads the certificate's files
+/// again.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// Address for gRPC and HTTP; port 0 picks a free one [default: 127.0.0.1:4280]
@@ -33,6 +37,21 @@ pub(super) struct Serve {
     /// A separate address for gRPC
     #[arg(long, value_name = "ADDRESS")]
     grpc_listen: Option<String>,
+    /// Whether callers must prove who they are: `open` or `required` [default: open]
+    #[arg(long, value_name = "MODE")]
+    access: Option<String>,
+    /// Listen beyond this machine without access control
+    #[arg(long)]
+    insecure: bool,
+    /// A file with the certificate of the server, and after it those of its issuers, in PEM
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// A file with the key of the certificate, in PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// A file with certificates in PEM by which those of clients are trusted
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
     /// The directory of the log [default: ./leftoff-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -63,12 +82,26 @@ impl Serve {
     fn load(&self) -> CliResult<Config> {
         let mut flags = self.settings.clone();
         let quoted = |value: &str| format!("{value:?}");
-        let named = [("server.listen", &self.listen), ("server.grpc_listen", &self.grpc_listen)];
+        let named = [
+            ("server.listen", &self.listen),
+            ("server.grpc_listen", &self.grpc_listen),
+            ("access.mode", &self.access),
+        ];
         for (key, value) in named {
             flags.extend(value.as_deref().map(|value| (key.to_owned(), quoted(value))));
         }
-        if let Some(directory) = &self.data_dir {
-            flags.push(("data_dir".to_owned(), quoted(&directory.to_string_lossy())));
+        let files = [
+            ("data_dir", &self.data_dir),
+            ("server.tls_cert", &self.tls_cert),
+            ("server.tls_key", &self.tls_key),
+            ("server.tls_client_ca", &self.tls_client_ca),
+        ];
+        for (key, file) in files {
+            let text = file.as_deref().map(|file| quoted(&file.to_string_lossy()));
+            flags.extend(text.map(|text| (key.to_owned(), text)));
+        }
+        if self.insecure {
+            flags.push(("access.insecure".to_owned(), "true".to_owned()));
         }
         load(self.config.as_deref(), &flags)
     }
@@ -81,12 +114,16 @@ impl Serve {
             std::io::stdout().write_all(text.as_bytes())?;
             return Ok(());
         }
+        check_exposure(&config)?;
         let shutdown = Shutdown::default();
         stop_on_signals(shutdown.clone())?;
         let (directory, open_config) = (config.data_dir.clone(), config.open_config());
         let opened = tokio::task::spawn_blocking(move || Broker::open(directory, &open_config));
         let broker = opened.await.map_err(std::io::Error::other)??;
         let server = config.server_of(broker).bind().await?;
+        if let Some(reload) = server.certificate_reload() {
+            reload_on_hang_up(reload)?;
+        }
         if let Err(error) = greeting(&server, &config).and_then(print) {
             warn!(%error, "cannot print the greeting"); // The broker serves all the same.
         }
@@ -95,23 +132,75 @@ impl Serve {
     }
 }
 
+/// Checks that whoever reaches the broker from beyond this machine must prove who it is, unless the
+/// settings say that this is not wanted. Warns of what is permitted and dangerous.
+///
+/// # Errors
+///
+/// [`ExitReason::Refused`], with what to do.
+fn check_exposure(config: &Config) -> CliResult {
+    let addresses = [Some(config.server.listen), config.server.grpc_listen];
+    let beyond = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+    let Some(address) = addresses.into_iter().flatten().find(beyond) else { return Ok(()) };
+    let is_open = config.access.mode == AccessMode::Open;
+    match (is_open, config.access.insecure) {
+        (true, false) => Err(CliError::new(
+            ExitReason::Refused,
+            format!(
+                "{address} can be reached from other machines, and whoever reaches it may do \
+                 everything, because access.mode is \"open\"; set access.mode = \"required\" \
+                 (--access required) and give callers keys that `leftoff key create` makes, or \
+                 listen on 127.0.0.1, or permit it with --insecure (access.insecure = true)"
+            ),
+        )),
+        (true, true) => {
+            warn!(%address, "whoever reaches this address may do everything");
+            Ok(())
+        }
+        (false, _) => {
+            if config.server.tls_cert.is_none() {
+                warn!(
+                    %address,
+                    "credentials reach this address without TLS, and can be read on the way, \
+                     unless a proxy before it has TLS: set server.tls_cert and server.tls_key"
+                );
+            }
+            Ok(())
+        }
+    }
+}
+
 /// Returns the greeting: the addresses of the server, and commands to try next.
 fn greeting(server: &Server, config: &Config) -> io::Result<String> {
     let address = |protocol| server.address(protocol).ok_or(io::ErrorKind::AddrNotAvailable);
     let (http, grpc) = (address(Protocols::Http)?, address(Protocols::Grpc)?);
-    let events = format!("http://{http}/v1/topics/hello/events");
+    let has_tls = config.server.tls_cert.is_some();
+    let is_open = config.access.mode == AccessMode::Open;
+    let scheme = if has_tls { "https" } else { "http" };
+    let events = format!("{scheme}://{http}/v1/topics/hello/events");
     let (version, directory) = (env!("CARGO_PKG_VERSION"), config.data_dir.display());
+    let mut curl = "curl".to_owned();
+    let mut where_to_get = String::new();
+    if has_tls {
+        curl += " --cacert CA";
+        where_to_get += "  CA is a file with the certificate that signed the server's, and the \
+            server's name is written\n  for its address\n";
+    }
+    if !is_open {
+        curl += " -H 'Authorization: Bearer KEY'";
+        where_to_get += "  KEY is a key that `leftoff key create` prints\n";
+    }
     Ok(format!(
         "leftoff {version} keeps {directory}
-listening on http://{http} (HTTP/1.1 and HTTP/2)
-listening on http://{grpc} (gRPC)
+listening on {scheme}://{http} (HTTP/1.1 and HTTP/2)
+listening on {scheme}://{grpc} (gRPC)
 
 try, in another terminal: publish three events, follow from the first (Ctrl-C ends it), and resume
 after the second
-  for n in 1 2 3; do curl -d \"event $n\" {events}; done
-  curl -N -H 'Accept: text/event-stream' '{events}?from=earliest'
-  curl -N -H 'Accept: text/event-stream' -H 'Last-Event-ID: 2' {events}
-"
+  for n in 1 2 3; do {curl} -d \"event $n\" {events}; done
+  {curl} -N -H 'Accept: text/event-stream' '{events}?from=earliest'
+  {curl} -N -H 'Accept: text/event-stream' -H 'Last-Event-ID: 2' {events}
+{where_to_get}"
     ))
 }
 
@@ -125,6 +214,17 @@ fn print(text: String) -> io::Result<()> {
         }
     };
     std::thread::Builder::new().name("greeting".to_owned()).spawn(print).map(drop)
+}
+
+/// Reads the files of the certificate at each SIGHUP.
+fn reload_on_hang_up(reload: CertificateReload) -> CliResult {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            reload.start();
+        }
+    });
+    Ok(())
 }
 
 /// Starts the shutdown at the first signal; ends the process at the second.
@@ -148,4 +248,36 @@ fn stop_on_signals(shutdown: Shutdown) -> CliResult {
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: each address beyond the machine counts, of HTTP and of gRPC, and nothing else does.
+    #[test]
+    fn whoever_is_beyond_the_machine_must_prove_who_it_is_unless_told_otherwise() {
+        let check = |listen: &str, grpc: Option<&str>, mode: AccessMode, insecure: bool| {
+            let mut config = Config::default();
+            config.server.listen = listen.parse().unwrap();
+            config.server.grpc_listen = grpc.map(|address| address.parse().unwrap());
+            (config.access.mode, config.access.insecure) = (mode, insecure);
+            check_exposure(&config).map_err(|error| (error.failure, error.message))
+        };
+        let (local, beyond) = ("127.0.0.1:1", "0.0.0.0:1");
+        for address in [beyond, "[::]:1", "10.0.0.1:1", "[2001:db8::1]:1"] {
+            let (failure, message) = check(address, None, AccessMode::Open, false).unwrap_err();
+            assert_eq!(failure, ExitReason::Refused);
+            for word in [address, "--access required", "leftoff key create", "--insecure"] {
+                assert!(message.contains(word), "{message}");
+            }
+            check(address, None, AccessMode::Required, false).unwrap();
+            check(address, Some(address), AccessMode::Open, true).unwrap();
+        }
+        check(local, Some(beyond), AccessMode::Open, false).unwrap_err();
+        check(beyond, Some(local), AccessMode::Open, false).unwrap_err();
+        for address in [local, "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            check(address, Some(local), AccessMode::Open, false).unwrap();
+        }
+    }
 }

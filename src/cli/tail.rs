@@ -12,7 +12,7 @@ use leftoff::event::Timestamp;
 
 use super::client::{Backoff, ServerArgs, failed, gap_line, is_transient};
 use super::diagnostics::say;
-use super::failure::CliResult;
+use super::failure::{CliResult, ExitReason};
 use super::terminal;
 
 /// Follows a topic and prints its events
@@ -65,7 +65,8 @@ impl TailCommand {
         loop {
             let connected = self.server.connect().await;
             let error = match connected {
-                Err(error) => error,
+                Err(error) if error.failure == ExitReason::Unreachable => error,
+                Err(error) => return Err(error),
                 Ok(mut client) => {
                     let request = SubscribeRequest {
                         topic: self.topic.to_string(),

@@ -72,7 +72,7 @@ fn allowed(expected: &str) -> String {
         "a boolean" => "true or false".to_owned(),
         "a string" => "a text in quotes".to_owned(),
         "a sequence" => "a list, like [\"a\", \"b\"]".to_owned(),
-        "path string" => "a directory's name, in quotes".to_owned(),
+        "path string" => "the name of a file or a directory, in quotes".to_owned(),
         "socket address" => ADDRESS.to_owned(),
         "a map" => "a section of settings".to_owned(),
         text if text.starts_with("struct ") => "a section of settings".to_owned(),

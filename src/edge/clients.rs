@@ -125,12 +125,26 @@ pub(crate) struct Peer {
     pub(super) upgrades: Upgrades,
     /// The bytes that the client has sent and nobody has taken yet.
     pub(crate) intake: Arc<Intake>,
+    /// The client's certificate in DER, if it has shown one. Not in [`Client`]: an event stream
+    /// drops its peer, and does not hold the certificate.
+    certificate: Option<Arc<[u8]>>,
 }
 
 impl Peer {
     pub(crate) fn new(admitted: &Admitted, intake: Arc<Intake>, upgrades: Upgrades) -> Self {
         let Admitted { client, clients } = admitted;
-        Self { client: client.clone(), clients: clients.clone(), upgrades, intake }
+        let (client, clients) = (client.clone(), clients.clone());
+        Self { client, clients, upgrades, intake, certificate: None }
+    }
+
+    /// Sets the certificate that the client has shown.
+    pub(crate) fn certified(self, certificate: Option<Arc<[u8]>>) -> Self {
+        Self { certificate, ..self }
+    }
+
+    /// Returns the certificate that the client has shown.
+    pub(super) fn certificate(&self) -> Option<Arc<[u8]>> {
+        self.certificate.clone()
     }
 
     /// Returns the address of the client.

@@ -137,6 +137,7 @@ pub trait Hooks: Send + Sync + 'static {
 pub struct Connecting {
     pub(super) head: RequestHead,
     pub(super) address: Option<PeerAddress>,
+    pub(super) certificate: Option<Arc<[u8]>>,
     pub(super) is_renewal: bool,
 }
 
@@ -174,6 +175,13 @@ impl Connecting {
     /// Returns the address of the client; `None` in a server of the host's own without guards.
     pub fn address(&self) -> Option<PeerAddress> {
         self.address
+    }
+
+    /// Returns the client's certificate in DER, without those of its issuers: it is verified, and
+    /// the client has its key. `None` if the client showed none, without TLS, and in a server of
+    /// the host's own.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.certificate.as_deref()
     }
 
     /// Returns whether the caller was permitted before, and is asked about again: its grant is over,

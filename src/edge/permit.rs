@@ -77,11 +77,15 @@ impl Permit {
         if let Some(asked) = head.extensions.get::<Self>() {
             return Ok(asked.clone());
         }
-        let mut request = Connecting { head: head.clone(), address: None, is_renewal: false };
+        let (address, certificate) = Default::default();
+        let mut request =
+            Connecting { head: head.clone(), address, certificate, is_renewal: false };
         let extensions = &mut request.head.extensions;
         // The rest of the connection must not live as long as this copy.
         extensions.remove::<OnUpgrade>();
-        request.address = extensions.remove::<Peer>().map(|peer| peer.address());
+        if let Some(peer) = extensions.remove::<Peer>() {
+            (request.address, request.certificate) = (Some(peer.address()), peer.certificate());
+        }
         let grant = hooks.connect(&request).await.map_err(|refusal| {
             hooks.refused(None, &refusal);
             Error::from(refusal)

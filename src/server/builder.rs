@@ -19,6 +19,8 @@ use tonic::service::Routes;
 use tower::Service;
 use tower::util::{MapRequestLayer, MapResponseLayer};
 
+#[cfg(feature = "tls")]
+use super::certificates::Certificates;
 use super::checks::{RouteLayer, checks};
 use super::config::ServerConfig;
 use super::connection::Door;
@@ -111,7 +113,8 @@ impl ServerBuilder {
         }
     }
 
-    /// Sets the addresses, limits and timeouts. The addresses count only if no listener is given.
+    /// Sets the addresses, limits and timeouts. The addresses and the certificate count only if no
+    /// listener is given.
     pub fn config(mut self, config: ServerConfig) -> Self {
         self.config = config;
         self
@@ -227,8 +230,18 @@ impl ServerBuilder {
         }
         let drain_ms = self.follow.drain_ms.min(self.config.shutdown_ms / 2);
         self.edge = self.edge.follow(FollowConfig { drain_ms, ..self.follow.clone() })?;
+        #[cfg(feature = "tls")]
+        let certificates = match self.listeners.is_empty() {
+            true => Certificates::open(&self.config)?,
+            false => None, // Each listener of the host has its own.
+        };
         if self.listeners.is_empty() {
             self.listeners = configured(&self.config)?;
+            #[cfg(feature = "tls")]
+            if let Some(read) = &certificates {
+                let listeners = self.listeners.into_iter();
+                self.listeners = listeners.map(|it| it.certified(read.clone())).collect();
+            }
         }
         let listeners = std::mem::take(&mut self.listeners);
         let names = std::mem::take(&mut self.service_names);
@@ -248,7 +261,15 @@ impl ServerBuilder {
         });
         let doors = doors.collect::<Result<Vec<_>>>()?;
         let counters = self.edge.counters().clone();
-        Ok(Server { broker: self.broker, config: self.config, doors, health, counters })
+        Ok(Server {
+            broker: self.broker,
+            config: self.config,
+            doors,
+            health,
+            counters,
+            #[cfg(feature = "tls")]
+            certificates,
+        })
     }
 
     /// Returns the edge with access control as its hooks.

@@ -1,6 +1,7 @@
 //! Settings of the server.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ use crate::broker::{LimitsConfig, all_within};
 use crate::edge::bounds::max_request_bytes;
 use crate::edge::budget::ALONE;
 use crate::edge::clients::ClientLimits;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The server's addresses, limits and timeouts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,20 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// An address of its own for gRPC, which is then no longer served on `listen`. Default: none.
     pub grpc_listen: Option<SocketAddr>,
+    /// A file with the certificate of the server in PEM, and after it those of its issuers, the
+    /// nearest first. Both addresses then speak TLS alone, 1.2 or newer. Needs `tls_key`, and the
+    /// cargo feature `tls`. Default: none, and the addresses speak no TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// A file with the key of `tls_cert` in PEM: PKCS#8, PKCS#1 or SEC1. Default: none.
+    pub tls_key: Option<PathBuf>,
+    /// A file with certificates in PEM, by which those of clients are trusted. Clients are then
+    /// asked for a certificate. One that shows none is served all the same, and one that shows a
+    /// wrong one is not. Default: none, and nobody is asked.
+    pub tls_client_ca: Option<PathBuf>,
+    /// Pause between two looks at the files of TLS, in milliseconds. Files that have changed are
+    /// used for new connections, if they are right; otherwise the old ones stay in use, and a log
+    /// line says why. Default: 10,000.
+    pub tls_reload_ms: u64,
     /// Longest duration of a stop, in milliseconds. Connections that are open after it are cut.
     /// Default: 10,000.
     pub shutdown_ms: u64,
@@ -61,6 +76,10 @@ impl Default for ServerConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 4280)),
             grpc_listen: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
+            tls_reload_ms: 10_000,
             shutdown_ms: 10_000,
             header_read_ms: 30_000,
             idle_ms: 180_000,
@@ -118,8 +137,29 @@ impl ServerConfig {
             ("server.write_timeout_ms", self.write_timeout_ms, 1, 3_600_000),
             ("server.max_connections", self.max_connections, 1, 1 << 32),
             ("server.max_connections_per_address", self.max_connections_per_address, 1, 1 << 32),
+            ("server.tls_reload_ms", self.tls_reload_ms, 10, 86_400_000),
             ("server.keep_alive_ms", self.keep_alive_ms, 1, 3_600_000),
             ("server.max_concurrent_streams", self.max_concurrent_streams.into(), 1, 100_000),
-        ])
+        ])?;
+        self.check_tls()
+    }
+
+    /// Checks that the files of TLS are named together, and that there is TLS.
+    fn check_tls(&self) -> Result<()> {
+        let files = [
+            ("server.tls_cert", &self.tls_cert),
+            ("server.tls_key", &self.tls_key),
+            ("server.tls_client_ca", &self.tls_client_ca),
+        ];
+        let Some((given, _)) = files.iter().find(|(_, path)| path.is_some()) else { return Ok(()) };
+        if cfg!(not(feature = "tls")) {
+            let problem = "needs TLS, without which this program was compiled: add the cargo \
+                feature `tls`";
+            return Err(Error::invalid(*given, problem));
+        }
+        match files[..2].iter().find(|(_, path)| path.is_none()) {
+            Some((missing, _)) => Err(Error::invalid(*given, format!("needs {missing} beside it"))),
+            None => Ok(()),
+        }
     }
 }

@@ -33,13 +33,14 @@ use tracing::{debug, warn};
 
 use super::activity::{Activity, Look, Times};
 use super::config::ServerConfig;
-use super::listener::{NewConnection, Security};
+use super::listener::NewConnection;
 use super::refusing::refuse;
 use super::requests::{Requests, TakenOver};
+use super::security::Security;
 use super::socket::{Protocol, Socket};
 use super::stalls::{StreamTasks, Streams};
 use super::stream;
-use super::transport::SystemSocket;
+use super::transport::{SystemSocket, certificate};
 use crate::edge::clients::{Admitted, Clients, Peer};
 use crate::edge::counters::{Counters, TimeLimit};
 use crate::edge::intake::Intake;
@@ -219,7 +220,7 @@ impl Serving {
         routes: Router,
     ) -> Outcome {
         let deadline = Instant::now() + self.times.head;
-        let securing = security.secure(socket, self.write_timeout);
+        let securing = security.secure(socket, self.write_timeout, admitted.share());
         let secured = tokio::select! {
             secured = tokio::time::timeout_at(deadline, securing) => secured,
             () = self.stopping.cancelled() => return Ok(None), // No request has begun.
@@ -233,6 +234,7 @@ impl Serving {
         };
         let intake = Arc::new(Intake::new(admitted.share(), self.max_head_bytes));
         let peer = Peer::new(&admitted, intake.clone(), self.upgrades.clone());
+        let peer = peer.certified(certificate(&transport));
         let admitted = Some((admitted, intake.clone()));
         let mut socket = Socket::new(transport, self.write_timeout, admitted);
         let activity = Activity::accepted();

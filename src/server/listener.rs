@@ -15,7 +15,10 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio_util::either::Either;
 use tracing::{debug, warn};
 
-use super::transport::{SystemSocket, Transport, plain};
+#[cfg(feature = "tls")]
+use super::certificates::Certificates;
+use super::security::Security;
+use super::transport::SystemSocket;
 use crate::edge::{Parts, PeerAddress};
 use crate::error::{Error, Result};
 
@@ -70,45 +73,10 @@ impl Drop for SocketFile {
     }
 }
 
-/// How the bytes of a listener's connections are secured. Cheap to clone.
-#[derive(Clone, Default)]
-pub(crate) struct Security {
-    #[cfg(feature = "tls")]
-    acceptor: Option<tokio_rustls::TlsAcceptor>,
-}
-
-impl std::fmt::Debug for Security {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Security").finish_non_exhaustive()
-    }
-}
-
 /// A client that has connected.
 pub(crate) struct NewConnection {
     pub(crate) socket: SystemSocket,
     pub(crate) address: PeerAddress,
-}
-
-impl Security {
-    /// Prepares a socket: sets its options, and does the handshake of TLS if there is to be one.
-    ///
-    /// # Errors
-    ///
-    /// The peer is gone, or its handshake is wrong.
-    pub(crate) async fn secure(
-        &self,
-        socket: SystemSocket,
-        write_timeout: Duration,
-    ) -> io::Result<Transport> {
-        let plain = plain(socket, write_timeout);
-        #[cfg(feature = "tls")]
-        if let Some(acceptor) = &self.acceptor
-            && let Either::Left(socket) = plain
-        {
-            return acceptor.accept(socket).await.map(|stream| Either::Right(Box::new(stream)));
-        }
-        Ok(plain)
-    }
 }
 
 impl Listener {
@@ -217,7 +185,8 @@ impl Listener {
 
     /// Serves TLS alone, with these certificates and rules. If the configuration names no protocols
     /// (ALPN), HTTP/2 and HTTP/1.1 are offered. The handshake has to end within
-    /// `server.header_read_ms`.
+    /// `server.header_read_ms`. A client's certificate, if the rules ask for one, is told to the
+    /// hooks ([`Connecting::certificate`](crate::edge::hooks::Connecting::certificate)).
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, mut config: Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
@@ -225,7 +194,14 @@ impl Listener {
             let protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
             Arc::make_mut(&mut config).alpn_protocols = protocols;
         }
-        self.security.acceptor = Some(config.into());
+        self.security = Security::of_host(config);
+        self
+    }
+
+    /// Serves TLS alone, with the certificate of the configuration as it is at each handshake.
+    #[cfg(feature = "tls")]
+    pub(super) fn certified(mut self, certificates: Arc<Certificates>) -> Self {
+        self.security = Security::configured(certificates, self.protocols == Protocols::Grpc);
         self
     }
 

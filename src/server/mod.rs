@@ -10,6 +10,8 @@
 mod activity;
 mod answers;
 mod builder;
+#[cfg(feature = "tls")]
+mod certificates;
 mod checks;
 mod config;
 mod connection;
@@ -20,14 +22,19 @@ mod listener;
 mod refusing;
 mod requests;
 mod running;
+mod security;
 mod services;
 mod shutdown;
 mod socket;
 mod stalls;
 mod stream;
+#[cfg(feature = "tls")]
+mod tls_socket;
 mod transport;
 
 pub use builder::ServerBuilder;
+#[cfg(feature = "tls")]
+pub use certificates::CertificateReload;
 pub use checks::RouteLayer;
 pub use config::ServerConfig;
 pub use guarded::{GuardedClient, GuardedListener, GuardedSocket, HostGuard};

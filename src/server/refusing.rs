@@ -17,10 +17,11 @@ use rand::RngExt;
 use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
-use super::listener::Security;
+use super::security::Security;
 use super::socket::{Protocol, Socket};
 use super::stream;
 use super::transport::SystemSocket;
+use crate::edge::budget::Share;
 use crate::edge::clients::Denied;
 use crate::edge::refused::RefusalForm;
 use crate::error::Error;
@@ -41,7 +42,9 @@ const MAX_REFUSED_HEAD_BYTES: usize = 16 << 10;
 
 /// Tells a client why its connection is not served, and when to come back.
 pub(super) async fn refuse(socket: SystemSocket, security: Security, refused: Denied) {
-    let secured = tokio::time::timeout(REFUSED_WAIT, security.secure(socket, REFUSED_WAIT)).await;
+    let share = Share::default(); // Few are refused at the same time.
+    let securing = security.secure(socket, REFUSED_WAIT, &share);
+    let secured = tokio::time::timeout(REFUSED_WAIT, securing).await;
     let Ok(Ok(transport)) = secured else { return };
     let mut socket = Socket::new(transport, REFUSED_WAIT, None);
     // An answer before the request would look like a fault.

@@ -7,9 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+#[cfg(feature = "tls")]
+use tokio_util::task::AbortOnDropHandle;
 use tonic_health::ServingStatus;
 use tracing::{info, warn};
 
+#[cfg(feature = "tls")]
+use super::certificates::{CertificateReload, Certificates};
 use super::config::ServerConfig;
 use super::connection::{Connections, Door};
 use super::listener::{Listener, Protocols, accept};
@@ -33,6 +37,9 @@ pub struct Server {
     pub(super) doors: Vec<(Listener, Door)>,
     pub(super) health: Health,
     pub(super) counters: Arc<Counters>,
+    /// The certificate of the configuration, if it has one.
+    #[cfg(feature = "tls")]
+    pub(super) certificates: Option<Arc<Certificates>>,
 }
 
 impl Server {
@@ -50,6 +57,12 @@ impl Server {
         self.listeners().filter(serves).find_map(Listener::address)
     }
 
+    /// Returns what reads the files of the certificate again; `None` without `server.tls_cert`.
+    #[cfg(feature = "tls")]
+    pub fn certificate_reload(&self) -> Option<CertificateReload> {
+        self.certificates.clone().map(CertificateReload::new)
+    }
+
     /// Serves until `shutdown`, then stops: no new connections are accepted, accepted requests are
     /// answered, streams end, and the broker is closed. Connections that are left at the end of
     /// `server.shutdown_ms` are cut. The broker's directory is free when this returns, unless a log
@@ -59,7 +72,11 @@ impl Server {
     ///
     /// Dropped before it returns, all connections are cut, and the broker stays open.
     pub async fn run(self, shutdown: impl IntoFuture<Output = ()>) {
-        let Self { broker, config, doors, health, counters } = self;
+        // Ends with this future.
+        #[cfg(feature = "tls")]
+        let _reloading =
+            self.certificates.map(|it| AbortOnDropHandle::new(tokio::spawn(it.follow())));
+        let Self { broker, config, doors, health, counters, .. } = self;
         let mut connections = Connections::new(&config, counters);
         let mut is_failed = false;
         let mut shutdown = std::pin::pin!(shutdown.into_future());

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+use tokio_util::either::Either;
 
 use crate::edge::budget::Share;
 use crate::edge::clients::Admitted;
@@ -151,17 +152,34 @@ impl Socket {
     }
 
     /// Returns the outcome of a write, or an error if the peer took nothing for `write_timeout`.
-    fn or_stalled(
+    fn written(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(written) = written {
+        let written = ready!(self.or_stalled(cx, written));
+        if let (Some((admitted, _)), Ok(size_bytes)) = (&self.admitted, &written) {
+            admitted.sent(*size_bytes);
+        }
+        Poll::Ready(written)
+    }
+
+    /// Whether bytes that were written may wait outside of the system's socket: TLS keeps a record
+    /// that does not fit.
+    fn keeps_bytes(&self) -> bool {
+        cfg!(feature = "tls") && matches!(self.stream, Either::Right(_))
+    }
+
+    /// Returns the outcome of a step that sends bytes, or an error if the peer took nothing for
+    /// `write_timeout`.
+    fn or_stalled<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
             self.stalled = None;
-            if let (Some((admitted, _)), Ok(size_bytes)) = (&self.admitted, &written) {
-                admitted.sent(*size_bytes);
-            }
-            return Poll::Ready(written);
+            return outcome;
         }
         let limit = self.write_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
@@ -260,7 +278,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.is_flushed = false;
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.or_stalled(cx, written)
+        self.written(cx, written)
     }
 
     fn poll_write_vectored(
@@ -270,7 +288,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         self.is_flushed = false;
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.or_stalled(cx, written)
+        self.written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -279,12 +297,14 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.is_flushed = true; // A writer flushes when it has nothing more to write.
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if self.keeps_bytes() { self.or_stalled(cx, flushed) } else { flushed }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+            ready!(self.or_stalled(cx, shut))?; // TLS sends what it keeps before.
             self.lingering = Some(Box::pin(tokio::time::sleep(LINGER)));
         }
         let is_over = self.lingering.as_mut().is_none_or(|end| end.as_mut().poll(cx).is_ready());
@@ -301,8 +321,6 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
-
-    use tokio_util::either::Either;
 
     use super::*;
     use crate::server::transport::plain;

@@ -31,6 +31,7 @@ use crate::server::socket::Socket;
 pub(crate) async fn send(mut socket: Socket, response: Response) -> io::Result<()> {
     let (head, mut body) = response.into_parts();
     socket.write_all(head_of(&head).as_bytes()).await?;
+    socket.flush().await?;
     let share = socket.share();
     let mut is_heard = true;
     loop {
@@ -72,7 +73,8 @@ pub(crate) async fn answer(socket: &mut Socket, response: Response) -> io::Resul
     let framing = format!("connection: close\r\ncontent-length: {}\r\n\r\n", body.len());
     let head = fields_of(&head) + &framing;
     let mut all = Buf::chain(head.as_bytes(), body);
-    socket.write_all_buf(&mut all).await
+    socket.write_all_buf(&mut all).await?;
+    socket.flush().await
 }
 
 /// Returns the head of an answer of unknown length.
@@ -102,7 +104,11 @@ async fn send_chunk(socket: &mut Socket, data: Bytes) -> io::Result<()> {
     let mut chunk = Buf::chain(size.as_bytes(), data).chain(&b"\r\n"[..]);
     let size_bytes = chunk.remaining();
     let share = socket.share();
-    share.waiting_with(size_bytes, socket.write_all_buf(&mut chunk)).await
+    let send = async {
+        socket.write_all_buf(&mut chunk).await?;
+        socket.flush().await // TLS keeps the last record otherwise, if it does not fit at once.
+    };
+    share.waiting_with(size_bytes, send).await
 }
 
 /// Waits until the client ends its input. Further bytes are not read as a request, because the

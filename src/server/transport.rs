@@ -1,11 +1,15 @@
 //! The byte stream below a connection: TCP or a Unix socket, plain or under TLS.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 use tracing::debug;
+
+#[cfg(feature = "tls")]
+use super::tls_socket::TlsSocket;
 
 /// The bound on unsent bytes in the system's buffer. The system reports room when half of it is
 /// free. Other systems than Linux use their own bound. Source: Linux, tcp(7), TCP_NOTSENT_LOWAT.
@@ -17,7 +21,7 @@ pub(crate) type SystemSocket = Either<TcpStream, UnixStream>;
 
 /// A stream of TLS, in a box because its state is much larger than a socket.
 #[cfg(feature = "tls")]
-pub(crate) type SecureStream = Box<tokio_rustls::server::TlsStream<SystemSocket>>;
+pub(crate) type SecureStream = Box<tokio_rustls::server::TlsStream<TlsSocket<SystemSocket>>>;
 #[cfg(not(feature = "tls"))] // There is no other stream than a socket then.
 use self::SystemSocket as SecureStream;
 
@@ -61,7 +65,7 @@ pub(crate) fn take_error(transport: &Transport) -> io::Result<Option<io::Error>>
     let socket = match transport {
         Either::Left(socket) => socket,
         #[cfg(feature = "tls")]
-        Either::Right(stream) => stream.get_ref().0,
+        Either::Right(stream) => stream.get_ref().0.get_ref(),
         #[cfg(not(feature = "tls"))]
         Either::Right(socket) => socket,
     };
@@ -69,4 +73,17 @@ pub(crate) fn take_error(transport: &Transport) -> io::Result<Option<io::Error>>
         Either::Left(stream) => stream.take_error(),
         Either::Right(stream) => stream.take_error(),
     }
+}
+
+/// Returns the certificate of the client itself, without those of its issuers, in DER. The copy is
+/// for the hooks; the stream of TLS keeps the whole chain as long as it lives.
+pub(crate) fn certificate(transport: &Transport) -> Option<Arc<[u8]>> {
+    #[cfg(feature = "tls")]
+    if let Either::Right(stream) = transport {
+        let chain = stream.get_ref().1.peer_certificates()?;
+        return chain.first().map(|leaf| Arc::from(leaf.as_ref()));
+    }
+    #[cfg(not(feature = "tls"))]
+    let _no_certificate = transport;
+    None
 }

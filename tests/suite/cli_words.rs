@@ -108,7 +108,7 @@ fn every_wrong_setting_is_told_by_name_value_and_origin_in_plain_words() {
         ("[brokr]", "brokr: is not known here; known are data_dir, server,"),
         ("server.listen = 5", "server.listen: 5 is not an address with a port"),
         ("server.listen = 'here'", "server.listen: \"here\" is not an address with a port"),
-        ("data_dir = 5", "data_dir: 5 is not a directory's name"),
+        ("data_dir = 5", "data_dir: 5 is not the name of a file or a directory"),
         ("[follow]\nlist_connections = 1", "1 is not true or false"),
         ("[access]\nallowed_origins = 'x'", "\"x\" is not a list"),
         ("[topics.'a.>']\ncompact = 3", "topics.\"a.>\".compact: 3 is not true or false"),

@@ -12,8 +12,8 @@ use leftoff::edge::proto::NewEvent;
 use serde_json::json;
 
 use super::measuring::load::{Load, Measured};
-use crate::cli::client::{ServerArgs, ServerClient, client};
-use crate::cli::failure::{CliError, CliResult, ExitReason};
+use crate::cli::client::{ServerArgs, ServerClient};
+use crate::cli::failure::CliResult;
 
 /// Publishes as fast as events are acknowledged
 ///
@@ -102,15 +102,11 @@ impl BenchPublish {
 
     async fn connect(&self) -> CliResult<Vec<ServerClient>> {
         let count = self.connections.unwrap_or(self.clients).min(self.clients);
-        let mut channels = Vec::new();
+        let mut connected = Vec::new();
         for _ in 0..count {
-            let channel = self.server.endpoint()?.connect().await;
-            channels.push(channel.map_err(|error| {
-                CliError::new(ExitReason::Unreachable, format!("cannot reach the server: {error}"))
-            })?);
+            connected.push(self.server.connect().await?);
         }
-        let shared = channels.into_iter().cycle().take(self.clients as usize);
-        Ok(shared.map(client).collect())
+        Ok(connected.into_iter().cycle().take(self.clients as usize).collect())
     }
 
     /// Appends the bytes of one request of each client to a plain file, and syncs it, again and
