@@ -52,6 +52,10 @@ pub struct TopicConfig {
     /// The failures that an acknowledged event outlives: `fsync`, or `process`. Default: `fsync`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
+    /// Whether the header `leftoff-publisher` of each event that is published over an edge names
+    /// its publisher, where hooks know the callers. Default: false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stamp_publisher: Option<bool>,
 }
 
 impl TopicConfig {
@@ -77,6 +81,7 @@ impl TopicConfig {
             max_events_per_key: self.max_events_per_key.or(defaults.max_events_per_key),
             tombstone_grace_ms: self.tombstone_grace_ms.or(defaults.tombstone_grace_ms),
             durability: self.durability.or(defaults.durability),
+            stamp_publisher: self.stamp_publisher.or(defaults.stamp_publisher),
         }
     }
 
@@ -90,6 +95,7 @@ impl TopicConfig {
             "max_events_per_key",
             "tombstone_grace_ms",
             "durability",
+            "stamp_publisher",
         ];
         names.map(str::to_owned).to_vec()
     }
@@ -109,6 +115,7 @@ impl TopicConfig {
                 "max_events_per_key" => self.max_events_per_key = other.max_events_per_key,
                 "tombstone_grace_ms" => self.tombstone_grace_ms = other.tombstone_grace_ms,
                 "durability" => self.durability = other.durability,
+                "stamp_publisher" => self.stamp_publisher = other.stamp_publisher,
                 unknown => {
                     let problem = format!("{unknown:?} is not a setting of a topic");
                     return Err(Error::invalid("update_mask", problem));
@@ -158,6 +165,11 @@ impl TopicConfig {
             Some(true) => Some(self.max_events_per_key.unwrap_or(1)),
             None => self.max_events_per_key,
         }
+    }
+
+    /// Returns whether a header of each event names its publisher.
+    pub fn stamps_publisher(&self) -> bool {
+        self.stamp_publisher.unwrap_or(false)
     }
 
     /// Returns the time for which tombstones are kept, in milliseconds.

@@ -719,6 +719,11 @@ impl Broker {
         self.0.topics.existing(name).map(|topic| TopicInfo::of(&topic))
     }
 
+    /// Returns the settings that hold for a topic, also for one that does not exist yet.
+    pub(crate) fn effective_config(&self, name: &TopicName) -> TopicConfig {
+        self.0.topics.effective_config(name)
+    }
+
     /// Returns up to `limit` topics in the order of their names, from the one after `after` on. The
     /// call blocks the thread until all of them are found. Where there may be thousands, use
     /// [`Self::list_topics`].

@@ -86,6 +86,9 @@ struct Settings {
     /// The failures that an acknowledged event survives
     #[arg(long, value_enum)]
     durability: Option<DurabilityArg>,
+    /// Whether a header of each event, `leftoff-publisher`, names its publisher
+    #[arg(long, value_name = "true|false")]
+    stamp_publisher: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -112,6 +115,7 @@ impl Settings {
             max_events_per_key: self.max_events_per_key,
             tombstone_grace_ms: self.tombstone_grace.map(ms),
             durability: durability.map_or(0, Into::into),
+            stamp_publisher: self.stamp_publisher,
         };
         let given = [
             ("max_age_ms", config.max_age_ms.is_some()),
@@ -121,6 +125,7 @@ impl Settings {
             ("max_events_per_key", config.max_events_per_key.is_some()),
             ("tombstone_grace_ms", config.tombstone_grace_ms.is_some()),
             ("durability", durability.is_some()),
+            ("stamp_publisher", config.stamp_publisher.is_some()),
         ];
         let names = given.iter().filter(|(_, is_given)| *is_given);
         (config, names.map(|(name, _)| (*name).to_owned()).collect())
@@ -191,6 +196,7 @@ fn print(topic: Option<TopicMessage>) -> CliResult {
             "max_events_per_key": config.max_events_per_key,
             "tombstone_grace_ms": config.tombstone_grace_ms,
             "durability": durability,
+            "stamp_publisher": config.stamp_publisher,
         })
     };
     let line = json!({

@@ -112,6 +112,7 @@ mod selection_forms;
 pub mod served;
 #[cfg(feature = "http")]
 mod sse;
+mod stamp;
 pub(crate) mod status;
 pub(crate) mod upgrades;
 #[cfg(feature = "http")]

@@ -16,7 +16,8 @@ use super::checked_body::checked;
 use super::clients::Peer;
 use super::effort::Effort;
 use super::permit::Permit;
-use crate::broker::{Ack, Batch, Broker, Events, InOrder, LimitsConfig, Publish};
+use super::stamp::Stamp;
+use crate::broker::{Ack, Batch, Broker, Events, InOrder, Publish};
 use crate::error::Result;
 use crate::event::NewEvent;
 use crate::permission::Action;
@@ -86,8 +87,8 @@ pub(super) async fn handed_in<E: Events>(
     Ok(ack)
 }
 
-/// Returns events that the hooks have let through, checked against the limits. The caller may
-/// publish to `topic`, which was checked before.
+/// Returns events that the hooks have let through, with their publisher's stamp, checked against
+/// the limits. The caller may publish to `topic`, which was checked before.
 ///
 /// # Errors
 ///
@@ -96,9 +97,9 @@ pub(super) fn batch(
     permit: &Permit,
     topic: &TopicName,
     events: impl IntoIterator<Item = Result<NewEvent>, IntoIter: ExactSizeIterator>,
-    limits: &LimitsConfig,
+    broker: &Broker,
 ) -> Result<Batch> {
-    Batch::of(intercepted(permit, topic, events), limits)
+    Batch::of(intercepted(permit, topic, events, broker), broker.limits())
 }
 
 /// Delivers events that the hooks have let through, and stores none. All are checked before the
@@ -122,7 +123,7 @@ where
     }
     // The hooks are asked about each event once, so the events are kept; the limits hold for them.
     let mut let_through = Vec::new();
-    let kept = intercepted(permit, topic, events()).map(|event| {
+    let kept = intercepted(permit, topic, events(), broker).map(|event| {
         let event = event?;
         let_through.push(event.clone());
         Ok(event)
@@ -135,11 +136,13 @@ fn intercepted<I>(
     permit: &Permit,
     topic: &TopicName,
     events: I,
+    broker: &Broker,
 ) -> impl ExactSizeIterator<Item = Result<NewEvent>>
 where
     I: IntoIterator<Item = Result<NewEvent>, IntoIter: ExactSizeIterator>,
 {
-    events.into_iter().map(|event| permit.intercept(topic, event?))
+    let stamp = Stamp::of(broker, permit, topic);
+    events.into_iter().map(move |event| permit.intercept(topic, event?).map(|it| stamp.on(it)))
 }
 
 #[cfg(test)]

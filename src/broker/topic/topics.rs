@@ -14,6 +14,7 @@ use crate::broker::limits::LimitsConfig;
 use crate::error::{Error, Result};
 use crate::log::StoredTopic;
 use crate::topic::{TopicName, TopicPattern};
+use crate::topic_config::TopicConfig;
 
 /// The names that are looked at while their lock is held: some microseconds.
 const NAMES_PER_LOCK: usize = 64;
@@ -151,6 +152,12 @@ impl Topics {
         let topic = self.with_names(|names| names.get(name).cloned());
         let topic = topic.filter(|topic| topic.state().exists());
         topic.ok_or_else(|| Error::UnknownTopic(name.clone()))
+    }
+
+    /// Returns the settings that hold for the topic with this name, whether or not it exists.
+    pub(crate) fn effective_config(&self, name: &TopicName) -> TopicConfig {
+        let topic = self.with_names(|names| names.get(name).cloned());
+        topic.map_or_else(|| *self.defaults.of(name), |topic| topic.effective_config())
     }
 
     /// Returns the topics for which `wanted` is true, in the order of their names. Topics that are

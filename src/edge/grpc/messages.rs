@@ -340,6 +340,7 @@ fn topic_config(config: &TopicConfig) -> proto::TopicConfig {
         max_events_per_key: config.max_events_per_key,
         tombstone_grace_ms: config.tombstone_grace_ms,
         durability: config.durability.map_or(0, |it| durability(it).into()),
+        stamp_publisher: config.stamp_publisher,
     }
 }
 
@@ -366,6 +367,7 @@ pub(in crate::edge) fn config_of(config: Option<proto::TopicConfig>) -> Result<T
         max_events_per_key: config.max_events_per_key,
         tombstone_grace_ms: config.tombstone_grace_ms,
         durability,
+        stamp_publisher: config.stamp_publisher,
     })
 }
 

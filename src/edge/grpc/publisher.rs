@@ -101,7 +101,7 @@ async fn batch(
     let (broker, effort) = (broker.clone(), Effort::of_events(&events));
     let work = move || {
         let events = messages::new_events(&events);
-        receiving::batch(&permit, &topic, events, broker.limits())
+        receiving::batch(&permit, &topic, events, &broker)
     };
     receiving::work_with(received, effort, work).await
 }

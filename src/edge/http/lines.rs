@@ -33,6 +33,7 @@ use crate::edge::pace::Pace;
 use crate::edge::permit::Permit;
 use crate::edge::rates::{CallerRates, Rate};
 use crate::edge::receiving::{self, Received};
+use crate::edge::stamp::Stamp;
 use crate::edge::status;
 use crate::error::{Error, Result};
 use crate::event::NewEvent;
@@ -70,6 +71,7 @@ pub(in crate::edge) async fn publish(
 ) -> Result<Response> {
     let Posted { topic, body, publisher: PublishingClient { received, rates, permit } } = posted;
     let mut lines = Lines {
+        stamp: Stamp::of(&edge.broker, &permit, &topic),
         framing,
         place: LinePlace::START,
         broker: &edge.broker,
@@ -111,13 +113,14 @@ pub(in crate::edge) async fn publish_at_once(
     let (broker, named, permitted) = (edge.broker.clone(), topic.clone(), permit.clone());
     let read = move || {
         let (mut events, limits) = (Batch::default(), broker.limits());
+        let stamp = Stamp::of(&broker, &permitted, &named);
         let max_events = limits.max_batch_events as usize;
         let mut add = |(place, text): (LinePlace, &[u8])| {
             let count = events.len() + 1;
             if count > max_events {
                 return Err(Failed::at(place.line, Error::over("events", count, max_events)));
             }
-            let added = events.push(&event(text, place, &named, &permitted)?, limits);
+            let added = events.push(&event(text, place, &named, (&permitted, &stamp))?, limits);
             added.map_err(|error| Failed::at(place.line, error))
         };
         match framing {
@@ -186,14 +189,15 @@ fn event(
     text: &[u8],
     place: LinePlace,
     topic: &TopicName,
-    permit: &Permit,
+    (permit, stamp): (&Permit, &Stamp),
 ) -> Result<NewEvent, Failed> {
     let line = Line::read(text, place)?;
     if line.topic.as_ref().is_some_and(|named| named != topic) {
         let problem = format!("the line names another topic than the path, {topic:?}");
         return Err(Failed::at(place.line, Error::invalid("topic", problem)));
     }
-    permit.intercept(topic, line.event).map_err(|error| Failed::at(place.line, error))
+    let event = permit.intercept(topic, line.event);
+    event.map(|it| stamp.on(it)).map_err(|error| Failed::at(place.line, error))
 }
 
 struct Lines<'a> {
@@ -203,6 +207,7 @@ struct Lines<'a> {
     /// The rates of the publisher.
     rates: CallerRates,
     permit: Permit,
+    stamp: Stamp,
     topic: TopicName,
     unsent: Unsent,
     /// The batches that wait for their acknowledgement, each with its first line.
@@ -371,11 +376,11 @@ impl Lines<'_> {
     /// Adds the event of a line to those that are not published yet.
     async fn add(&mut self, line: Bytes, place: LinePlace) -> Result<(), Failed> {
         let (broker, topic, rates) = (self.broker.clone(), self.topic.clone(), self.rates.clone());
-        let permit = self.permit.clone();
+        let (permit, stamp) = (self.permit.clone(), self.stamp.clone());
         let (mut events, effort) =
             (std::mem::take(&mut self.unsent.events), Effort::of_json(&line));
         let work = move || {
-            let added = event(&line, place, &topic, &permit).and_then(|event| {
+            let added = event(&line, place, &topic, (&permit, &stamp)).and_then(|event| {
                 let taken = rates.take(Rate::Publishes, 1);
                 let added = taken.and_then(|()| events.push(&event, broker.limits()));
                 added.map_err(|error| Failed::at(place.line, error))

@@ -125,7 +125,7 @@ impl Edge {
             let limits = broker.limits();
             let events = cloudevents::read(mode, &headers, &body, limits.max_batch_events as usize);
             let events = events?.map(|event| Ok(NewEvent { ttl_ms, ..event? }));
-            receiving::batch(&permitted, &name, events, limits)
+            receiving::batch(&permitted, &name, events, &broker)
         };
         let events = receiving::work_with(received.clone(), effort, work).await?;
         if events.len() > 1 {
@@ -181,7 +181,7 @@ impl Edge {
         }
         let (broker, effort) = (self.broker.clone(), Effort::of_payload(event.payload.len()));
         let (permitted, name) = (permit.clone(), topic.clone());
-        let work = move || receiving::batch(&permitted, &name, [Ok(event)], broker.limits());
+        let work = move || receiving::batch(&permitted, &name, [Ok(event)], &broker);
         let events = receiving::work_with(received.clone(), effort, work).await?;
         let publish = Publish { topic, events, expected_sequence };
         let ack = receiving::handed_in(&self.broker, publish, &permit, received).await?;

@@ -112,7 +112,7 @@ impl Hearing {
         }
         let (broker, effort) = (self.broker.clone(), lines.effort());
         let (permit, named) = (self.permit.clone(), topic.clone());
-        let work = move || receiving::batch(&permit, &named, lines.events(), broker.limits());
+        let work = move || receiving::batch(&permit, &named, lines.events(), &broker);
         let events = match effort.spend(work).await {
             Ok(events) => events,
             Err(error) => return refused(reference, error),

@@ -268,6 +268,11 @@ fn settings() -> Object {
             ),
             ("tombstone_grace_ms", number(0), "The time a tombstone is kept, in milliseconds."),
             ("durability", one_of(&["fsync", "process"]), "The failures that an event survives."),
+            (
+                "stamp_publisher",
+                boolean(),
+                "Whether the header `leftoff-publisher` of each event names its publisher.",
+            ),
         ]
         .map(|(name, shape, text)| optional(field(name, shape, text))),
     )
