@@ -118,7 +118,7 @@ where
     I: ExactSizeIterator<Item = Result<NewEvent>>,
 {
     if !permit.has_hooks() {
-        Batch::of(intercepted(permit, topic, events()), broker.limits())?;
+        Batch::of(intercepted(permit, topic, events(), broker), broker.limits())?;
         return broker.publish_each_ephemeral(topic, events());
     }
     // The hooks are asked about each event once, so the events are kept; the limits hold for them.
