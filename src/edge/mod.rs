@@ -89,9 +89,9 @@ pub mod json;
 mod json_problem;
 mod media;
 mod mounting;
-mod new_token;
 #[cfg(feature = "http")]
 pub mod ndjson;
+mod new_token;
 #[cfg(feature = "server")]
 pub(crate) mod origins;
 pub(crate) mod pace;

@@ -89,7 +89,10 @@ mod tests {
             let headers = renewed.headers();
             assert_eq!(headers.get_all("authorization").iter().count(), 1);
             assert_eq!(headers["authorization"], "Bearer new");
-            assert_eq!((headers.get("cookie"), &headers["x-other"]), (None, &"kept".parse().unwrap()));
+            assert_eq!(
+                (headers.get("cookie"), &headers["x-other"]),
+                (None, &"kept".parse().unwrap())
+            );
             assert!(renewed.is_renewal());
             assert!(!format!("{:?}", renewed.headers()).contains("new"), "logs do not show it");
         }

@@ -333,7 +333,9 @@ impl Permit {
         let (Some(granted), Some(asked)) = (&self.0, &asked) else { return Ok(asked) };
         let grant = granted.grant();
         match grant.member_id() {
-            Some(id) if asked.id.is_empty() => Ok(Some(Member { id: id.to_owned(), ..asked.clone() })),
+            Some(id) if asked.id.is_empty() => {
+                Ok(Some(Member { id: id.to_owned(), ..asked.clone() }))
+            }
             Some(id) if asked.id != id => {
                 let problem = format!("{} may not be present as {:?}", grant.caller(), asked.id);
                 let refusal = Refusal::denied(problem);
