@@ -391,7 +391,7 @@ impl Process {
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = lines.map_while(Result::ok).find_map(|line| {
-            let rest = line.strip_prefix("listening on http://")?;
+            let (_, rest) = line.strip_prefix("listening on ")?.split_once("://")?;
             rest.split(' ').next()?.parse().ok()
         });
         Self { child, address: address.expect("the server said where it listens") }

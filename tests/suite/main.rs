@@ -68,6 +68,7 @@ mod strangers;
 mod terminal;
 mod third_party;
 mod tidy;
+mod tls;
 mod topics;
 mod ways;
 mod webdriver;
