@@ -1,5 +1,6 @@
-//! How much memory does an idle reader take? Thousands of readers over SSE and over WebSocket, each
-//! with a subscription, on the real binary and on a host program with the broker inside.
+//! How much memory does an idle reader take? Thousands of readers over SSE, with TLS and without, and
+//! over WebSocket, each with a subscription, on the real binary and on a host program with the broker
+//! inside.
 //! `cargo bench --bench idle` measures, and `cargo test --benches` runs it tiny.
 
 mod hosted;
@@ -8,8 +9,12 @@ mod served;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use leftoff::rustls::crypto::ring::default_provider;
+use leftoff::rustls::pki_types::ServerName;
+use leftoff::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use served::Served;
 
 /// The number of files that the bench needs in addition to its sockets.
@@ -24,13 +29,27 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 /// A program that is measured, and how it is started on a directory.
 type Program = (&'static str, fn(&Path) -> Served);
 
-const PROGRAMS: [Program; 2] =
-    [("leftoff", Served::start), ("a host", |directory| hosted::start(directory, WRITE_TIMEOUT))];
+const PROGRAM: Program = ("leftoff", Served::start);
+const HOST: Program = ("a host", |directory| hosted::start(directory, WRITE_TIMEOUT));
+const WITH_TLS: Program = ("leftoff", start_with_tls);
 
 /// A way to follow, and the most KiB that a reader may take.
 type Way = (&'static str, fn(SocketAddr) -> TcpStream, u32);
 
-const WAYS: [Way; 2] = [("SSE", sse, 10), ("WebSocket", websocket, 14)];
+const SSE: Way = ("SSE", sse, 10);
+const WEBSOCKET: Way = ("WebSocket", websocket, 14);
+const SSE_OVER_TLS: Way = ("SSE with TLS", sse_over_tls, 14);
+
+const MEASURED: [(Program, Way); 5] = [
+    (PROGRAM, SSE),
+    (PROGRAM, WEBSOCKET),
+    (HOST, SSE),
+    (HOST, WEBSOCKET),
+    (WITH_TLS, SSE_OVER_TLS),
+];
+
+/// The client's side of TLS, which trusts the program that was started last.
+static CLIENT: OnceLock<Arc<ClientConfig>> = OnceLock::new();
 
 fn main() {
     hosted::serve_if_asked();
@@ -39,8 +58,7 @@ fn main() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let files = limit.current.unwrap_or(u64::MAX).saturating_sub(OTHER_FILES);
     let clients = wanted.min(files);
-    let measured = PROGRAMS.iter().flat_map(|program| WAYS.iter().map(move |way| (program, way)));
-    for ((program, start), (protocol, follow, target_kib)) in measured {
+    for ((program, start), (protocol, follow, target_kib)) in MEASURED {
         let directory =
             tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
         let served = start(directory.path());
@@ -57,10 +75,44 @@ fn main() {
     }
 }
 
+/// Starts the binary with a certificate.
+fn start_with_tls(directory: &Path) -> Served {
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+    let signed = signed.expect("a certificate");
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| directory.join(name));
+    std::fs::write(&cert, signed.cert.pem()).expect("a file");
+    std::fs::write(&key, signed.signing_key.serialize_pem()).expect("a file");
+    let mut roots = RootCertStore::empty();
+    roots.add(signed.cert.der().clone()).expect("a root");
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    CLIENT.set(Arc::new(config)).expect("one program with TLS is measured");
+    let files = [cert, key].map(|path| path.to_str().expect("a path in UTF-8").to_owned());
+    let arguments = ["--tls-cert", &files[0], "--tls-key", &files[1]];
+    Served::start_with(&directory.join("data"), &arguments)
+}
+
+const FOLLOW: &[u8] = b"GET /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\n\
+    accept: text/event-stream\r\n\r\n";
+
 fn sse(address: SocketAddr) -> TcpStream {
-    let request = "GET /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\n\
-        accept: text/event-stream\r\n\r\n";
-    connect(address, request.as_bytes(), "leftoff.caught-up")
+    connect(address, FOLLOW, "leftoff.caught-up")
+}
+
+/// Follows over TLS, and forgets the client's state of it: the broker's memory is measured, and says
+/// nothing while the readers are idle.
+fn sse_over_tls(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).expect("the broker listens");
+    let config = CLIENT.get().expect("the program was started").clone();
+    let name = ServerName::try_from("localhost").expect("a name");
+    let client = ClientConnection::new(config, name).expect("a client");
+    let mut stream = StreamOwned::new(client, socket);
+    stream.write_all(FOLLOW).expect("the broker takes a request");
+    read_through(&mut stream, "leftoff.caught-up");
+    stream.sock
 }
 
 /// Opens a WebSocket and subscribes. Source: RFC 6455, 4.1 and 5.2, with a mask of zeros.
@@ -84,7 +136,7 @@ fn connect(address: SocketAddr, request: &[u8], answer: &str) -> TcpStream {
     socket
 }
 
-fn read_through(socket: &mut TcpStream, wanted: &str) {
+fn read_through(socket: &mut impl Read, wanted: &str) {
     let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
     while !String::from_utf8_lossy(&read).contains(wanted) {
         let count = socket.read(&mut buffer).expect("the broker answers");

@@ -31,7 +31,7 @@ impl Served {
         let mut child = program.stdout(Stdio::piped()).spawn().expect("the program starts");
         let lines = BufReader::new(child.stdout.take().expect("the output is piped")).lines();
         let address = lines.map_while(Result::ok).find_map(|line| {
-            let rest = line.strip_prefix("listening on http://")?;
+            let (_, rest) = line.strip_prefix("listening on ")?.split_once("://")?;
             rest.split(' ').next()?.parse().ok()
         });
         Self { child, address: address.expect("the program says where it listens") }
