@@ -116,12 +116,21 @@ impl HostGuard {
     }
 
     /// Returns a listener for `axum::serve`.
+    ///
+    /// # Panics
+    ///
+    /// If the listener has TLS (`Listener::tls`), which only [`Server`](super::Server) speaks.
     pub fn listener(&self, listener: Listener) -> GuardedListener {
+        assert!(!listener.security().has_tls(), "a guarded listener would not speak its TLS");
         let rates = self.rates[usize::from(listener.is_local())].clone();
         GuardedListener { guard: self.clone(), listeners: [(listener, rates)] }
     }
 
     /// Returns the clients of a listener, for tonic's `serve_with_incoming`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::listener`].
     pub fn incoming(
         &self,
         listener: Listener,

@@ -60,6 +60,14 @@ impl Security {
         Self { tls: Some(Tls::Configured { certificates, is_grpc }) }
     }
 
+    /// Whether there is TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     /// Prepares a socket: sets its options, and does the handshake of TLS if there is to be one.
     /// What the client sends in it counts in `share`.
     ///
