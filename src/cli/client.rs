@@ -66,8 +66,8 @@ pub(super) struct ServerClient {
 
 impl ServerArgs {
     /// Returns the options for the server at `url`, without retries.
-    pub(super) fn at(url: String) -> Self {
-        Self { server: url, ca: None, credential: CredentialArgs::default(), retry_seconds: 0 }
+    pub(super) fn at(url: String, credential: &CredentialArgs) -> Self {
+        Self { server: url, ca: None, credential: credential.clone(), retry_seconds: 0 }
     }
 
     /// Returns the server's address, checked, with the settings of a connection.

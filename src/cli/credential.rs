@@ -22,7 +22,7 @@ const VARIABLE: &str = "LEFTOFF_TOKEN";
 const MAX_BYTES: u64 = 16 << 10;
 
 /// The options that name the credential of a client command.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct CredentialArgs {
     /// A file with a token (JWT), which is sent with each call [default: the variable
     /// LEFTOFF_TOKEN]
@@ -81,6 +81,12 @@ impl Credential {
         Ok(Self(Some(value)))
     }
 
+    /// Returns the lines of the head of a request of HTTP/1.1; none without a credential.
+    pub(super) fn head_lines(&self) -> String {
+        let value = self.0.as_ref().and_then(|value| value.to_str().ok());
+        value.map(|value| format!("authorization: {value}\r\n")).unwrap_or_default()
+    }
+
     /// Warns once if the credential goes to another machine without TLS.
     pub(super) fn warn_if_bare(&self, server: &http::Uri) {
         static ONCE: Once = Once::new();
@@ -135,6 +141,8 @@ mod tests {
         let request = credential.call(Request::new(())).unwrap();
         let sent = request.metadata().get("authorization").unwrap();
         assert_eq!(sent.as_encoded_bytes(), b"Bearer lok_abc-DEF_1");
+        let lines = credential.head_lines();
+        assert_eq!(lines, "authorization: Bearer lok_abc-DEF_1\r\n");
         let shown = format!("{credential:?} {request:?}");
         assert!(!shown.contains("lok_"), "{shown}");
         let longest = vec![b'x'; MAX_BYTES as usize];
@@ -143,6 +151,7 @@ mod tests {
             assert!(Credential::parse(wrong).is_err(), "{wrong:?}");
         }
         assert!(Credential::parse(&[&longest[..], b"x"].concat()).is_err());
+        assert_eq!(Credential::default().head_lines(), "");
         let request = Credential::default().call(Request::new(())).unwrap();
         assert!(request.metadata().is_empty());
     }

@@ -44,7 +44,9 @@ async fn commands_speak_tls_with_a_server_that_they_trust() {
         let tail = ["tail", "orders", "--from", "last:1", "--no-follow"];
         let followed = command(&with(&tail), &[], "").await;
         assert!(text(&followed.stdout).contains("paid"), "{}", text(&followed.stderr));
-        for arguments in [&["topics"][..], &["topic", "show", "orders"], &["export", "orders"]] {
+        for arguments in
+            [&["topics"][..], &["topic", "show", "orders"], &["export", "--topic", "orders"]]
+        {
             let output = command(&with(arguments), &[], "").await;
             assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
             assert!(text(&output.stdout).contains("orders"), "{arguments:?}");

@@ -106,7 +106,9 @@ async fn a_stop_ends_streams_in_order() {
         read_through(&mut stream, "leftoff.caught-up").await;
         streams.push(stream);
     }
-    let idle = super::connect(server.address, &authority.client(&[], None)).await;
+    let mut idle = super::connect(server.address, &authority.client(&[], None)).await;
+    super::ask(&mut idle, "/healthz", "").await;
+    read_through(&mut idle, "ok\n").await;
     server.shutdown.start();
     for mut stream in streams.into_iter().chain([idle]) {
         let mut rest = String::new();

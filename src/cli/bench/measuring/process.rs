@@ -13,6 +13,7 @@ use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
 
 use crate::cli::client::{ServerArgs, ServerClient};
+use crate::cli::credential::CredentialArgs;
 use crate::cli::diagnostics::say;
 use crate::cli::failure::{CliError, CliResult, ExitReason};
 
@@ -28,6 +29,8 @@ pub(in crate::cli::bench) struct TargetArgs {
     /// Measure this running broker [default: start one on a free port, which ends with the bench]
     #[arg(long, value_name = "URL", env = "LEFTOFF_SERVER")]
     server: Option<String>,
+    #[command(flatten)]
+    credential: CredentialArgs,
     /// The process of that broker, for its CPU and memory
     #[arg(long, requires = "server")]
     pid: Option<u32>,
@@ -43,6 +46,8 @@ pub(in crate::cli::bench) struct MeasuredBroker {
     /// The address of the broker, and the `Host` of requests.
     pub(in crate::cli::bench) address: SocketAddr,
     pub(in crate::cli::bench) host: String,
+    /// The lines of a request's head with the credential; empty without one.
+    pub(in crate::cli::bench) credential_lines: String,
     pid: Option<u32>,
 }
 
@@ -51,14 +56,15 @@ impl MeasuredBroker {
     pub(in crate::cli::bench) async fn start(args: &TargetArgs) -> CliResult<Self> {
         let Some(url) = &args.server else {
             let (served, address) = OwnBroker::start(&args.data_dir).await?;
-            let server = ServerArgs::at(format!("http://{address}"));
+            let server = ServerArgs::at(format!("http://{address}"), &args.credential);
             let pid = Some(served.child.id());
-            let host = address.to_string();
-            return Ok(Self { served: Some(served), server, address, host, pid });
+            let (host, credential_lines) = (address.to_string(), String::new());
+            return Ok(Self { served: Some(served), server, address, host, credential_lines, pid });
         };
         let (address, host) = resolve(url).await?;
-        let server = ServerArgs::at(url.clone());
-        Ok(Self { served: None, server, address, host, pid: args.pid })
+        let server = ServerArgs::at(url.clone(), &args.credential);
+        let credential_lines = args.credential.read()?.head_lines();
+        Ok(Self { served: None, server, address, host, credential_lines, pid: args.pid })
     }
 
     pub(in crate::cli::bench) async fn connect(&self) -> CliResult<ServerClient> {
@@ -147,7 +153,7 @@ fn listening_address<R: BufRead>(output: Option<R>) -> Option<(SocketAddr, R)> {
     let mut output = output?;
     let mut line = String::new();
     while output.read_line(&mut line).ok()? > 0 {
-        let rest = line.strip_prefix("listening on http://");
+        let rest = line.strip_prefix("listening on http://"); // It was started without TLS.
         let address = rest.and_then(|rest| rest.split(' ').next()?.parse().ok());
         if let Some(address) = address {
             return Some((address, output));

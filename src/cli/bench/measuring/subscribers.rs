@@ -89,8 +89,9 @@ impl Followers {
         let resume = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n"));
         let request: Arc<str> = format!(
             "GET /v1/topics/{topic}/events HTTP/1.1\r\nHost: {}\r\n\
-             Accept: text/event-stream\r\n{}\r\n",
+             Accept: text/event-stream\r\n{}{}\r\n",
             target.host,
+            target.credential_lines,
             resume.unwrap_or_default()
         )
         .into();
