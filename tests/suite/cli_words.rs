@@ -168,7 +168,8 @@ fn wrong_arguments_are_told_in_plain_words() {
         (&["bench", "publish", "--clients", "0"], 2, "0 is not within 1 and 10000"),
         (&["topics", "--server", "a b"], 5, "--server \"a b\" is not a URL; write http://"),
         (&["topics", "--server", "127.0.0.1:4280"], 5, "is not a URL of a server; write http://"),
-        (&["topics", "--server", "https://a"], 5, "asks for TLS, which this client does not speak"),
+        (&["topics", "--server", "ftp://a"], 5, "is not a URL of a server; write http://"),
+        (&["topics", "--server", "http://a", "--ca", "b"], 5, "has no TLS, for which --ca is;"),
         (&["topics", "--server", "http://127.0.0.1:1"], 4, "cannot reach http://127.0.0.1:1: Conn"),
     ] {
         let (code, said) = ended(arguments, &[], directory.path());

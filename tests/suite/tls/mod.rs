@@ -101,8 +101,8 @@ fn one(topic: &str, payload: &str) -> PublishRequest {
     PublishRequest { topic: topic.to_owned(), events: vec![event], ..PublishRequest::default() }
 }
 
-/// Goal: the program speaks TLS alone on both of its ports, with HTTP/1.1, HTTP/2, event streams and
-/// gRPC, each chosen by ALPN, with TLS 1.2 and 1.3 and nothing older.
+/// Goal: the program speaks TLS alone on both of its ports, with HTTP/1.1, HTTP/2, event streams
+/// and gRPC, each chosen by ALPN, with TLS 1.2 and 1.3 and nothing older.
 #[tokio::test]
 async fn both_ports_speak_every_protocol_over_tls_and_nothing_else() {
     let authority = Authority::new();
@@ -265,8 +265,7 @@ async fn the_certificate_of_a_client_is_verified_and_told_to_the_hooks() {
     server.stop().await;
 }
 
-/// Goal: a listener of the host's own, with its own rules, tells the hooks the certificate too; and
-/// without a provider of cryptography nothing is needed of the process.
+/// Goal: a listener of the host's own, with its own rules, tells the hooks the certificate too.
 #[tokio::test]
 async fn a_listener_of_the_host_tells_the_certificate_too() {
     use leftoff::rustls::server::WebPkiClientVerifier;
