@@ -1,6 +1,6 @@
-//! How much memory does an idle reader take? Thousands of readers over SSE, with TLS and without, and
-//! over WebSocket, each with a subscription, on the real binary and on a host program with the broker
-//! inside.
+//! How much memory does an idle reader take? Thousands of readers over SSE, with TLS and without,
+//! and over WebSocket, each with a subscription, on the real binary and on a host program with the
+//! broker inside.
 //! `cargo bench --bench idle` measures, and `cargo test --benches` runs it tiny.
 
 mod hosted;
@@ -102,8 +102,8 @@ fn sse(address: SocketAddr) -> TcpStream {
     connect(address, FOLLOW, "leftoff.caught-up")
 }
 
-/// Follows over TLS, and forgets the client's state of it: the broker's memory is measured, and says
-/// nothing while the readers are idle.
+/// Follows over TLS, and forgets the client's state of it: the memory of the broker is measured, and
+/// the broker says nothing meanwhile.
 fn sse_over_tls(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(address).expect("the broker listens");
     let config = CLIENT.get().expect("the program was started").clone();

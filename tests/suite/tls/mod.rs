@@ -14,6 +14,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use leftoff::edge::hooks::{Connecting, Grant, HookAnswer, Hooks, Refusal};
 use leftoff::edge::proto::{NewEvent, PublishRequest};
 use leftoff::permission::{Action, Permission};
+use leftoff::rustls::RootCertStore;
+use leftoff::rustls::crypto::ring::default_provider;
+use leftoff::rustls::pki_types::pem::PemObject as _;
+use leftoff::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use leftoff::rustls::server::WebPkiClientVerifier;
 use leftoff::rustls::version::TLS12;
 use leftoff::server::{Listener, Protocols, Server, ServerConfig, Shutdown};
 use leftoff::{Broker, OpenConfig};
@@ -268,17 +273,14 @@ async fn the_certificate_of_a_client_is_verified_and_told_to_the_hooks() {
 /// Goal: a listener of the host's own, with its own rules, tells the hooks the certificate too.
 #[tokio::test]
 async fn a_listener_of_the_host_tells_the_certificate_too() {
-    use leftoff::rustls::server::WebPkiClientVerifier;
-    use leftoff::rustls::{RootCertStore, crypto, pki_types::PrivateKeyDer};
     let authority = Authority::new();
     let (of_server, own) = (
         authority.of_server(),
         authority.sign(vec![SanType::DnsName("orders.example".try_into().unwrap())]),
     );
-    let provider = Arc::new(crypto::ring::default_provider());
+    let provider = Arc::new(default_provider());
     let mut roots = RootCertStore::empty();
     let pem = std::fs::read(authority.path("ca.pem")).unwrap();
-    use leftoff::rustls::pki_types::{CertificateDer, pem::PemObject as _};
     roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
     let key = PrivateKeyDer::from_pem_slice(of_server.key_pem.as_bytes()).unwrap();
