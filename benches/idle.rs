@@ -1,6 +1,7 @@
 //! How much memory does an idle reader take? Thousands of readers over SSE, with TLS and without,
 //! and over WebSocket, each with a subscription, on the real binary and on a host program with the
-//! broker inside.
+//! broker inside; and on a host that knows its callers, whose readers are authorised until a day
+//! from now, or until they are revoked.
 //! `cargo bench --bench idle` measures, and `cargo test --benches` runs it tiny.
 
 mod hosted;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use hosted::CREDENTIAL;
 use leftoff::rustls::crypto::ring::default_provider;
 use leftoff::rustls::pki_types::ServerName;
 use leftoff::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -30,7 +32,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 type Program = (&'static str, fn(&Path) -> Served);
 
 const PROGRAM: Program = ("leftoff", Served::start);
-const HOST: Program = ("a host", |directory| hosted::start(directory, WRITE_TIMEOUT));
+const HOST: Program = ("a host", |directory| hosted::start(directory, WRITE_TIMEOUT, false));
+const AUTHORISED: Program =
+    ("a host, authorised", |directory| hosted::start(directory, WRITE_TIMEOUT, true));
 const WITH_TLS: Program = ("leftoff", start_with_tls);
 
 /// A way to follow, and the most KiB that a reader may take.
@@ -40,13 +44,18 @@ const SSE: Way = ("SSE", sse, 10);
 const WEBSOCKET: Way = ("WebSocket", websocket, 14);
 const SSE_OVER_TLS: Way = ("SSE with TLS", sse_over_tls, 14);
 
-const MEASURED: [(Program, Way); 5] = [
+const MEASURED: [(Program, Way); 7] = [
     (PROGRAM, SSE),
     (PROGRAM, WEBSOCKET),
     (HOST, SSE),
     (HOST, WEBSOCKET),
+    (AUTHORISED, SSE),
+    (AUTHORISED, WEBSOCKET),
     (WITH_TLS, SSE_OVER_TLS),
 ];
+
+/// The most KiB that an authorised reader over SSE may take in addition.
+const AUTHORISED_KIB: f64 = 0.3;
 
 /// The client's side of TLS, which trusts the program that was started last.
 static CLIENT: OnceLock<Arc<ClientConfig>> = OnceLock::new();
@@ -58,6 +67,7 @@ fn main() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let files = limit.current.unwrap_or(u64::MAX).saturating_sub(OTHER_FILES);
     let clients = wanted.min(files);
+    let mut of_sse = Vec::new();
     for ((program, start), (protocol, follow, target_kib)) in MEASURED {
         let directory =
             tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on this disk");
@@ -71,7 +81,16 @@ fn main() {
         println!(
             "idle {clients} over {protocol}, {program}: {kib:.2} KiB each (target {target_kib})"
         );
+        if protocol == "SSE" {
+            of_sse.push(kib);
+        }
         drop(sockets);
+    }
+    if let [_, open, authorised] = of_sse[..] {
+        let more = authorised - open;
+        println!(
+            "an authorised reader over SSE takes {more:.2} KiB more (target {AUTHORISED_KIB})"
+        );
     }
 }
 
@@ -95,11 +114,15 @@ fn start_with_tls(directory: &Path) -> Served {
     Served::start_with(&directory.join("data"), &arguments)
 }
 
-const FOLLOW: &[u8] = b"GET /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\n\
-    accept: text/event-stream\r\n\r\n";
-
 fn sse(address: SocketAddr) -> TcpStream {
-    connect(address, FOLLOW, "leftoff.caught-up")
+    connect(address, follow_request().as_bytes(), "leftoff.caught-up")
+}
+
+fn follow_request() -> String {
+    format!(
+        "GET /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\nauthorization: {CREDENTIAL}\r\n\
+         accept: text/event-stream\r\n\r\n"
+    )
 }
 
 /// Follows over TLS, and forgets the client's state of it: the memory of the broker is measured, and
@@ -110,16 +133,18 @@ fn sse_over_tls(address: SocketAddr) -> TcpStream {
     let name = ServerName::try_from("localhost").expect("a name");
     let client = ClientConnection::new(config, name).expect("a client");
     let mut stream = StreamOwned::new(client, socket);
-    stream.write_all(FOLLOW).expect("the broker takes a request");
+    stream.write_all(follow_request().as_bytes()).expect("the broker takes a request");
     read_through(&mut stream, "leftoff.caught-up");
     stream.sock
 }
 
 /// Opens a WebSocket and subscribes. Source: RFC 6455, 4.1 and 5.2, with a mask of zeros.
 fn websocket(address: SocketAddr) -> TcpStream {
-    let head = "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
-        upgrade: websocket\r\n\
-        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let head = format!(
+        "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\nauthorization: {CREDENTIAL}\r\n\
+         connection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
     let mut socket = connect(address, head.as_bytes(), "\r\n\r\n");
     let subscribe = br#"{"type":"subscribe","subscription":"s","topic":"a"}"#;
     let mut frame = vec![0x81, 0x80 | subscribe.len() as u8, 0, 0, 0, 0];

@@ -125,7 +125,8 @@ impl TailCommand {
                 Some(Message::Started(proto::Started { cursor, .. }))
                 | Some(Message::CaughtUp(proto::CaughtUp { cursor }))
                 | Some(Message::Heartbeat(proto::Heartbeat { cursor })) => *from = cursor,
-                Some(Message::Ephemeral(_)) => {}
+                // One topic is followed, and it is read or refused as a whole.
+                Some(Message::Ephemeral(_) | Message::Denied(_)) => {}
                 None => {} // A newer server's message, which this client does not know.
             }
         }

@@ -31,8 +31,8 @@ use crate::topic::{RESERVED_PREFIX, TopicPattern};
 /// One live reader of one client.
 pub(super) struct Following {
     reader: Reader,
-    /// The time without a delivery after which [`Self::next`] returns [`Waited::Silence`]. Its timer
-    /// is that of the end of the caller's grant, too.
+    /// The time without a delivery after which [`Self::next`] returns [`Waited::Silence`]. Its
+    /// timer is that of the end of the caller's grant, too.
     patience: Patience,
     /// The last cursor that the client was sent.
     told: Cursor,
@@ -181,8 +181,8 @@ impl Following {
         }
     }
 
-    /// Returns whether the client may be told of a delivery, by the grant of now: it may have changed
-    /// since the delivery was returned.
+    /// Returns whether the client may be told of a delivery, by the grant of now: it may have
+    /// changed since the delivery was returned.
     ///
     /// # Errors
     ///

@@ -184,9 +184,9 @@ impl Connecting {
         self.certificate.as_deref()
     }
 
-    /// Returns whether the caller was permitted before, and is asked about again: its grant is over,
-    /// or it has sent a new token. The head is that of the same request. After a new token, the
-    /// head has it as `Authorization: Bearer …`, and its cookies and the `ticket` and
+    /// Returns whether the caller was permitted before, and is asked about again: its grant is
+    /// over, or it has sent a new token. The head is that of the same request. After a new token,
+    /// the head has it as `Authorization: Bearer …`, and its cookies and the `ticket` and
     /// `access_token` of its query are gone.
     pub fn is_renewal(&self) -> bool {
         self.is_renewal

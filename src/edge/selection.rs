@@ -149,8 +149,8 @@ fn reader_bytes(topics: &TopicSelection, filter: &Filter) -> usize {
     READER_BYTES + patterns + filter.size_bytes()
 }
 
-/// Begins to read a page of `topics`; if `is_strict`, of all of them or of none. The reader's memory
-/// is taken from `share` until the returned [`Held`] is dropped.
+/// Begins to read a page of `topics`; if `is_strict`, of all of them or of none. The reader's
+/// memory is taken from `share` until the returned [`Held`] is dropped.
 ///
 /// # Errors
 ///

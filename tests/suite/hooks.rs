@@ -9,19 +9,25 @@ mod interception;
 mod matrix;
 mod mounted;
 mod readers;
+mod refresh;
+mod revocation;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use leftoff::broker::{Ack, Filter, Run};
-use leftoff::edge::hooks::{Access, AccessTopics, Connecting, Grant, HookAnswer, Hooks, Refusal};
+use leftoff::edge::hooks::{
+    Access, AccessTopics, Connecting, Grant, HookAnswer, Hooks, PUBLISHER_HEADER, Refusal,
+};
 use leftoff::edge::{Edge, FollowConfig, grpc, http};
 use leftoff::permission::{Action, Permission, Permitted};
 use leftoff::server::{Listener, Protocols, Server, Shutdown};
 use leftoff::{Broker, NewEvent, OpenConfig, TopicName};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// The header that names the caller, and what no stranger may see.
@@ -32,6 +38,12 @@ const CANARY: &str = "canary-7f3a";
 #[derive(Default)]
 struct Decisions {
     grants: Mutex<HashMap<String, Grant>>,
+    /// What a token grants, sent as `Authorization: Bearer …`.
+    tokens: Mutex<HashMap<String, Grant>>,
+    /// Opened by a test: a token that begins with `slow` waits for it.
+    gate: Notify,
+    /// Whether `/readyz` is guarded.
+    guards_readyz: AtomicBool,
     /// Whatever the hooks were told, in their order.
     told: Mutex<Vec<String>>,
 }
@@ -39,6 +51,22 @@ struct Decisions {
 impl Decisions {
     fn grant(&self, grant: Grant) {
         self.grants.lock().unwrap().insert(grant.caller().to_owned(), grant);
+    }
+
+    /// Grants this to whoever sends the token.
+    fn take_token(&self, token: &str, grant: Grant) {
+        self.tokens.lock().unwrap().insert(token.to_owned(), grant);
+    }
+
+    /// Waits until the hooks were told a line that begins like this.
+    async fn until_told(&self, begin: &str) {
+        let is_told = || self.told.lock().unwrap().iter().any(|line| line.starts_with(begin));
+        crate::common::soon(async {
+            while !is_told() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     fn refuse(&self, caller: &str) {
@@ -59,12 +87,26 @@ struct Deciding(Arc<Decisions>);
 
 impl Hooks for Deciding {
     fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant> {
-        let caller = request.headers().get(CALLER).and_then(|name| name.to_str().ok());
-        let grant = caller.and_then(|name| self.0.grants.lock().unwrap().get(name).cloned());
+        let text = |name: &str| request.headers().get(name).and_then(|text| text.to_str().ok());
+        let token = text("authorization").and_then(|text| text.strip_prefix("Bearer "));
+        let of = |all: &Mutex<HashMap<String, Grant>>, name| all.lock().unwrap().get(name).cloned();
+        let grant = match token {
+            Some(token) => of(&self.0.tokens, token),
+            None => text(CALLER).and_then(|name| of(&self.0.grants, name)),
+        };
         if request.is_renewal() {
-            self.0.tell(format!("renewal {}", request.uri().path()));
+            self.0.tell(format!("renewal {}", request.uri()));
         }
-        Box::pin(async move { grant.ok_or(Refusal::unauthenticated("nobody knows you")) })
+        Box::pin(async move {
+            if token.is_some_and(|token| token.starts_with("slow")) {
+                self.0.gate.notified().await;
+            }
+            grant.ok_or(Refusal::unauthenticated("nobody knows you"))
+        })
+    }
+
+    fn guards_readyz(&self) -> bool {
+        self.0.guards_readyz.load(Ordering::Relaxed)
     }
 
     /// Allows topics below `other.`, and patterns that do not begin with `secret`.
@@ -90,7 +132,8 @@ impl Hooks for Deciding {
         topic.as_str().starts_with("other.")
     }
 
-    /// Marks events, refuses those of the type `bad`, and makes those of `large` too large.
+    /// Marks events, refuses those of the type `bad`, makes those of `large` too large, and sets
+    /// the publisher of those of `named`.
     fn intercept(
         &self,
         grant: &Grant,
@@ -100,6 +143,10 @@ impl Hooks for Deciding {
         match event.event_type.as_str() {
             "bad" => return Err(Refusal::denied("this event is bad")),
             "large" => event.payload = vec![7; 2 << 20].into(),
+            "named" => {
+                let caller = grant.caller().to_owned();
+                event.headers.insert(PUBLISHER_HEADER.to_owned(), caller);
+            }
             _ => {}
         }
         self.0.tell(format!("intercepted {topic}"));

@@ -19,8 +19,9 @@ impl From<Error> for Status {
     }
 }
 
-/// Returns the status of a stream that ends with its caller's grant. The metadata of its `ErrorInfo`
-/// has the cursor from which the client goes on with another credential, if there is one.
+/// Returns the status of a stream that ends with its caller's grant. The metadata of its
+/// `ErrorInfo` has the cursor from which the client goes on with another credential, if there is
+/// one.
 pub(super) fn expired(error: &Error, told: Option<Cursor>) -> Status {
     with(error, told.map(|cursor| ("cursor".to_owned(), cursor.to_string())))
 }

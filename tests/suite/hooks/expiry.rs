@@ -9,7 +9,7 @@ use leftoff::permission::Permission;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{CALLER, Host, by, call, everything, filter_of, to_be_asked};
 use crate::common::{Sse, grpc, send, soon};
@@ -25,14 +25,14 @@ fn ending(permission: Permission) -> (Grant, tokio::time::Instant) {
 }
 
 /// One reader of the topic `t` on each protocol.
-struct Readers {
-    sse: Sse,
-    socket: Client,
-    grpc: Streaming<SubscribeResponse>,
+pub(super) struct Readers {
+    pub(super) sse: Sse,
+    pub(super) socket: Client,
+    pub(super) grpc: Streaming<SubscribeResponse>,
 }
 
 impl Readers {
-    async fn open(host: &Host) -> Self {
+    pub(super) async fn open(host: &Host) -> Self {
         let path = "/v1/events?topic=t&topic=t.%3E";
         let sse = Sse::open(by("guest", host, "GET", path)).await.unwrap();
         let mut socket = Client::connect_as(host.address, "guest").await;
@@ -49,14 +49,18 @@ impl Readers {
 }
 
 /// Returns the error with which a stream of gRPC ends.
-async fn end_of<T>(responses: &mut Streaming<T>) -> Code {
+pub(super) async fn error_of<T>(responses: &mut Streaming<T>) -> Status {
     loop {
         match soon(responses.message()).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("the stream ended without an error"),
-            Err(status) => return status.code(),
+            Err(status) => return status,
         }
     }
+}
+
+async fn end_of<T>(responses: &mut Streaming<T>) -> Code {
+    error_of(responses).await.code()
 }
 
 /// Goal: when a grant is over and the host grants no more, each stream ends and says why, and an
@@ -162,7 +166,7 @@ async fn readers_go_on_with_a_new_grant() {
     assert_eq!(heard, ["before", "after"]);
     let told = host.decisions.told();
     let renewals = |path: &str| told.iter().filter(|it| **it == format!("renewal {path}")).count();
-    let of_streams = [renewals("/v1/events"), renewals("/v1/ws")];
+    let of_streams = [renewals("/v1/events?topic=t&topic=t.%3E"), renewals("/v1/ws")];
     assert_eq!(of_streams, [1, 1], "one question for each connection: {told:?}");
     host.stop().await;
 }

@@ -128,3 +128,79 @@ async fn an_interceptor_changes_and_refuses_events_on_every_way_of_publishing() 
     }
     host.stop().await;
 }
+
+/// Goal: no publisher names itself: the header that the broker sets is refused on every way of
+/// publishing, however it is spelled, before the interceptor sees the event. The interceptor may
+/// set it.
+#[tokio::test]
+async fn nobody_but_the_interceptor_names_the_publisher() {
+    const NAME: &str = "leftoff-publisher";
+    let host = Host::start().await;
+    host.decisions.grant(Grant::new("publisher", Permission::all()));
+    let headers = |name: &str| json!({ name: "somebody else" });
+    let events = "/v1/topics/t/events";
+    for name in [NAME, "Leftoff-Publisher"] {
+        let line = json!({"data": 1, "headers": headers(name)});
+        for (query, content_type, body) in [
+            ("", "application/x-ndjson", format!("{line}\n")),
+            ("?atomic=true", "application/x-ndjson", format!("{line}\n")),
+            ("?atomic=true", "application/json", json!([line]).to_string()),
+        ] {
+            let request = by("publisher", &host, "POST", &format!("{events}{query}"));
+            let answer = send(request.header("content-type", content_type), body).await;
+            assert_eq!(answer.status, 400, "{query} {content_type}: {answer:?}");
+            let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+            assert!(detail.contains(NAME), "{detail}");
+        }
+        let event = || NewEvent {
+            headers: [(name.to_owned(), "somebody else".to_owned())].into(),
+            ..NewEvent::default()
+        };
+        let mut client = grpc(host.address).await;
+        for ephemeral in [false, true] {
+            let (topic, events) = ("t".to_owned(), vec![event()]);
+            let request = PublishRequest { topic, events, ephemeral, ..Default::default() };
+            let refused = client.publish(call("publisher", request)).await.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+        }
+        let (topic, events) = ("t".to_owned(), vec![event()]);
+        let request = PublishStreamRequest { topic, events, ..Default::default() };
+        let requests = call("publisher", futures_util::stream::iter([request]));
+        let mut answers = client.publish_stream(requests).await.unwrap().into_inner();
+        let answer = soon(answers.message()).await.unwrap().unwrap().outcome.unwrap();
+        let is_refused = matches!(&answer,
+            proto::publish_stream_response::Outcome::Error(error) if error.message.contains(NAME));
+        assert!(is_refused, "{answer:?}");
+        let mut socket = Client::connect_as(host.address, "publisher").await;
+        for ephemeral in [false, true] {
+            let event = json!({"headers": headers(name)});
+            let publish =
+                json!({"type": "publish", "topic": "t", "event": event, "ephemeral": ephemeral});
+            socket.say(publish).await;
+            let answer = socket.hear().await;
+            assert_eq!(answer["error"]["status"], 400, "{answer}");
+        }
+    }
+    let told = host.decisions.told();
+    assert!(!told.iter().any(|line| line.starts_with("intercepted")), "{told:?}");
+    assert!(host.broker.topic(&"t".parse().unwrap()).is_err(), "nothing is stored");
+    let request = by("publisher", &host, "POST", &format!("{events}?type=named"));
+    assert_eq!(send(request, "x").await.status, 201);
+    let page = by("publisher", &host, "GET", events).header("accept", "application/json");
+    let page = send(page, "").await.json();
+    assert_eq!(page["events"][0]["headers"][NAME], "publisher", "{page}");
+    host.stop().await;
+
+    let open = crate::common::Server::start().await;
+    for query in ["", "?atomic=true"] {
+        let request = crate::common::to(open.address, "POST", &format!("{events}{query}"));
+        let request = request.header("content-type", "application/x-ndjson");
+        let answer = send(request, format!("{}\n", json!({"headers": headers(NAME)}))).await;
+        assert_eq!(answer.status, 400, "without hooks, too: {answer:?}");
+    }
+    let mut socket = Client::connect(open.address).await;
+    let event = json!({"headers": headers(NAME)});
+    socket.say(json!({"type": "publish", "topic": "t", "event": event, "ephemeral": true})).await;
+    assert_eq!(socket.hear().await["error"]["status"], 400);
+    open.stop().await;
+}

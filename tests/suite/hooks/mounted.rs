@@ -15,7 +15,7 @@ use tonic::Code;
 use tonic::transport::Endpoint;
 
 use super::{CALLER, Deciding, Decisions, Host, Way, by, call, everything};
-use crate::common::{get, send, soon};
+use crate::common::{Sse, get, send, soon};
 
 /// Goal: health and reflection, and the paths that say whether the broker works, are for everybody.
 #[tokio::test]
@@ -44,6 +44,73 @@ async fn health_and_reflection_ask_nobody() {
         assert_eq!(get(host.address, path).await.status, 200, "{path}");
     }
     assert_eq!(host.decisions.told(), [""; 0]);
+    host.stop().await;
+}
+
+/// Goal: a host may keep `/readyz` for its callers. Any grant is enough.
+#[tokio::test]
+async fn a_host_may_guard_readyz() {
+    for way in [Way::Mounted, Way::Served] {
+        let host = Host::by(way).await;
+        host.decisions.grant(Grant::new("anybody", Permission::default()));
+        host.decisions.guards_readyz.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(get(host.address, "/readyz").await.status, 401);
+        assert_eq!(send(by("anybody", &host, "GET", "/readyz"), "").await.status, 200);
+        assert_eq!(get(host.address, "/healthz").await.status, 200);
+        host.stop().await;
+    }
+}
+
+/// Goal: a ticket in the query is known on every route, and no answer and no list repeats it.
+#[tokio::test]
+async fn a_ticket_is_known_on_every_route_and_repeated_nowhere() {
+    const TICKET: &str = "ticket=secret-7c1d&ticket";
+    let host = Host::by(Way::Served).await;
+    host.decisions.grant(Grant::new("administrator", Permission::all()));
+    host.publish("t", "1").await;
+    let document = get(host.address, "/openapi.json").await.json();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in ["get", "post", "put", "patch", "delete"] {
+            let Some(operation) = item.get(method) else { continue };
+            let described = operation["parameters"].as_array().unwrap();
+            assert!(described.iter().any(|it| it["name"] == "ticket"), "{method} {path}");
+            let path = format!("{}?{TICKET}&topic=t", path.replace("{topic}", "t"));
+            let path = match path.contains("/v1/events") || path.contains("maintenance") {
+                true => path,
+                false => path.replace("&topic=t", ""),
+            };
+            for accept in ["application/json", "text/event-stream"] {
+                if accept == "text/event-stream"
+                    && (method, path.contains("/events")) != ("get", true)
+                {
+                    continue;
+                }
+                let request = by("administrator", &host, &method.to_uppercase(), &path);
+                let request = request.header("accept", accept);
+                let body = if method == "post" { "{\"topics\":[\"t\"]}" } else { "" };
+                let (mut told, mut stream) =
+                    (String::new(), Sse::open_with(request, body).await.unwrap());
+                told.push_str(&format!("{} {:?}", stream.status, stream.headers));
+                assert!(
+                    stream.status.as_u16() < 400 || stream.status == 426,
+                    "{method} {path}: {told}"
+                );
+                if accept == "text/event-stream" {
+                    let frame = stream.find(|frame| frame.is_control("leftoff.caught-up")).await;
+                    told.push_str(&format!("{frame:?}"));
+                }
+                assert!(!told.contains("secret-7c1d") && !told.contains("ignored"), "{told}");
+            }
+        }
+    }
+    let wrong = by("administrator", &host, "GET", &format!("/v1/topics?{TICKET}&limt=5"));
+    let wrong = send(wrong, "").await;
+    let text = String::from_utf8_lossy(&wrong.body).into_owned();
+    assert!(wrong.status == 400 && text.contains("limt") && !text.contains("secret"), "{text}");
+    let _following =
+        Sse::open(by("administrator", &host, "GET", &format!("/v1/events?topic=t&{TICKET}")));
+    let list = send(by("administrator", &host, "GET", "/v1/connections"), "").await;
+    assert!(!String::from_utf8_lossy(&list.body).contains("secret"), "{list:?}");
     host.stop().await;
 }
 

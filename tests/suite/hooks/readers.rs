@@ -120,36 +120,120 @@ async fn a_reader_of_everything_gets_only_what_its_caller_may_read() {
     host.stop().await;
 }
 
-/// Goal: a named topic that its caller may not read is left out of a list of many, and that is told
-/// on every protocol.
+/// Returns what a reader over a WebSocket is told first, up to the message of this type.
+async fn told_first(host: &Host, subscribe: Value, last: &str) -> Vec<Value> {
+    let mut socket = Client::connect_as(host.address, "stranger").await;
+    socket.say(subscribe).await;
+    let mut told = vec![socket.hear().await];
+    while told.last().unwrap()["type"] != last {
+        told.push(socket.hear().await);
+    }
+    told
+}
+
+/// Goal: a named topic that its caller may not read is left out of a list of many, and told by its
+/// name on every protocol, whether it exists or not. The others are read. A pattern that is cut
+/// down is told as a pattern.
 #[tokio::test]
 async fn a_named_topic_that_is_left_out_is_told_on_every_protocol() {
     let host = Host::start().await;
     host.grant_one("stranger", Action::Subscribe, "other.*");
-    host.publish("other.one", "public").await;
-    let path = "/v1/events?topic=other.*&topic=secret.one&from=earliest";
+    host.publish("other.one", LAST).await;
+    host.publish("secret.one", CANARY).await;
+    let denied = json!(["secret.one", "secret.unknown"]);
+    let path = "/v1/events?topic=other.*&topic=secret.one&topic=secret.unknown&from=earliest";
     let page = by("stranger", &host, "GET", path).header("accept", "application/json");
     let page = send(page, "").await;
     assert_eq!((page.status.as_u16(), page.header("leftoff-topics")), (200, "\"other.*\""));
+    assert_eq!(page.json()["denied"], denied);
+    let wait = format!("{path}&from=latest&wait=400ms").replace("&from=earliest", "");
+    let waited = by("stranger", &host, "GET", &wait).header("accept", "application/json");
+    assert_eq!(send(waited, "").await.json()["denied"], denied);
+
     let mut sse = Sse::open(by("stranger", &host, "GET", path)).await.unwrap();
     assert_eq!(sse.headers["leftoff-topics"], "\"other.*\"");
-    assert_eq!(sse.headers["leftoff-ignored"], "\"topic=secret.one\"");
-    let warning = sse.find(|frame| frame.is_control("leftoff.warning")).await.json();
-    assert_eq!(warning["topics"], json!(["other.*"]), "{warning}");
-    assert_eq!(warning["ignored"], json!(["topic=secret.one"]), "{warning}");
-    assert!(warning["detail"].as_str().unwrap().contains("may read"), "{warning}");
-    let topics = || vec!["other.*".to_owned(), "secret.one".to_owned()];
+    assert!(!sse.headers.contains_key("leftoff-ignored"), "{:?}", sse.headers);
+    let first = sse.next().await.unwrap();
+    assert!(first.is_control("leftoff.denied") && first.retry.is_some(), "{first:?}");
+    let told = first.json();
+    assert_eq!((&told["topics"], &told["status"]), (&denied, &json!(403)), "{told}");
+    assert_eq!(told["type"], "urn:leftoff:problem:denied");
+    assert!(first.id.unwrap().starts_with("@0"), "a client that is cut off here misses nothing");
+    assert!(heard_over_sse(sse).await.contains("other.one"));
+    let both = "/v1/events?topic=*.%3E&topic=secret.one";
+    let mut sse = Sse::open(by("stranger", &host, "GET", both)).await.unwrap();
+    let (warning, told) = (sse.next().await.unwrap(), sse.next().await.unwrap());
+    assert_eq!(warning.json()["ignored"], json!(["topic=*.>"]), "{warning:?}");
+    assert_eq!(told.json()["topics"], json!(["secret.one"]), "{told:?}");
+
+    let topics: Vec<String> = ["other.*", "secret.one", "secret.unknown"].map(Into::into).into();
     let mut client = grpc(host.address).await;
-    let request = proto::ReadRequest { topics: topics(), ..Default::default() };
+    let request = proto::ReadRequest { topics: topics.clone(), ..Default::default() };
     let answer = client.read(call("stranger", request)).await.unwrap();
     assert_eq!(answer.metadata().get("leftoff-topics").unwrap(), "\"other.*\"");
-    let request = SubscribeRequest { topics: topics(), ..Default::default() };
+    assert_eq!(json!(answer.get_ref().denied), denied);
+    let request = SubscribeRequest { topics: topics.clone(), ..Default::default() };
     let answer = client.subscribe(call("stranger", request)).await.unwrap();
     assert_eq!(answer.metadata().get("leftoff-topics").unwrap(), "\"other.*\"");
-    let mut socket = Client::connect_as(host.address, "stranger").await;
-    let subscribe = json!({"type": "subscribe", "subscription": "s", "topics": topics()});
-    socket.say(subscribe).await;
-    assert_eq!(socket.find("subscribed").await["topics"], json!(["other.*"]));
+    let mut answer = answer.into_inner();
+    let mut told = async || soon(answer.message()).await.unwrap().unwrap().message.unwrap();
+    assert!(matches!(told().await, Message::Started(_)));
+    let Message::Denied(message) = told().await else { panic!("not told") };
+    assert_eq!(json!(message.topics), denied);
+
+    let subscribe = json!({"type": "subscribe", "subscription": "s", "topics": topics});
+    let told = told_first(&host, subscribe, "caught_up").await;
+    assert_eq!(told[0]["topics"], json!(["other.*"]), "{told:?}");
+    assert_eq!((&told[1]["type"], &told[1]["topics"]), (&json!("denied"), &denied), "{told:?}");
+    assert_eq!((&told[1]["subscription"], &told[1]["error"]["status"]), (&json!("s"), &json!(403)));
+    host.stop().await;
+}
+
+/// Goal: a strict reader of topics that its caller may not all read is refused on every protocol,
+/// and one that may is not.
+#[tokio::test]
+async fn a_strict_reader_gets_all_of_its_topics_or_nothing() {
+    let host = Host::start().await;
+    host.grant_one("stranger", Action::Subscribe, "other.*");
+    let mut client = grpc(host.address).await;
+    for (topics, is_permitted) in [
+        (["other.*", "secret.one"], false),
+        (["other.one", "*.>"], false),
+        (["other.*", "other.one"], true),
+    ] {
+        let status = if is_permitted { 200 } else { 403 };
+        let query = format!("topic={}&topic={}", topics[0], topics[1]).replace('>', "%3E");
+        for accept in ["application/json", "text/event-stream"] {
+            let path = format!("/v1/events?{query}&strict=true");
+            let request = by("stranger", &host, "GET", &path).header("accept", accept);
+            assert_eq!(Sse::open(request).await.unwrap().status, status, "{topics:?} {accept}");
+            let request = by("stranger", &host, "POST", "/v1/events").header("accept", accept);
+            let body = json!({"topics": topics, "strict": true}).to_string();
+            let posted = Sse::open_with(request, body).await.unwrap();
+            assert_eq!(posted.status, status, "{topics:?} {accept}");
+        }
+        let topics: Vec<String> = topics.map(Into::into).into();
+        let request =
+            proto::ReadRequest { topics: topics.clone(), strict: true, ..Default::default() };
+        let read = client.read(call("stranger", request)).await;
+        let request =
+            SubscribeRequest { topics: topics.clone(), strict: true, ..Default::default() };
+        let followed = client.subscribe(call("stranger", request)).await;
+        let code = (!is_permitted).then_some(tonic::Code::PermissionDenied);
+        assert_eq!(read.err().map(|it| it.code()), code, "{topics:?}");
+        assert_eq!(followed.err().map(|it| it.code()), code, "{topics:?}");
+        let subscribe =
+            json!({"type": "subscribe", "subscription": "s", "topics": topics, "strict": true});
+        let last = if is_permitted { "subscribed" } else { "ended" };
+        let told = told_first(&host, subscribe, last).await;
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(is_permitted || told[0]["error"]["status"] == 403, "{told:?}");
+    }
+    for (query, status) in [("strict=no", 400), ("strict=false", 200), ("strict", 403)] {
+        let path = format!("/v1/events?topic=other.*&topic=secret.one&{query}");
+        let stream = Sse::open(by("stranger", &host, "GET", &path)).await.unwrap();
+        assert_eq!(stream.status, status, "{query}");
+    }
     host.stop().await;
 }
 
@@ -295,13 +379,27 @@ async fn a_caller_is_no_other_member_than_its_own() {
     for (caller, query) in [("ann", "member=bob"), ("silent", "member=silent")] {
         assert_eq!(open(caller, query).await.status, 403, "{caller} as {query}");
     }
+    host.decisions.grant(Grant::new("any", everything("room.>")));
+    assert_eq!(open("any", "member=").await.status, 400, "nobody has an id for it");
     let mut silent = open("silent", "").await;
     silent.find(|frame| frame.is_control("leftoff.caught-up")).await;
     let mut stream = open("ann", "member=ann").await;
     stream.find(|frame| frame.is_control("leftoff.caught-up")).await;
+    // The id of the grant need not be named, on any protocol.
+    let _unnamed = [open("ann", "member=").await, open("ann", "member_info=%7B%7D").await];
+    let mut socket = Client::connect_as(host.address, "ann").await;
+    let subscribe = json!({"type": "subscribe", "subscription": "s", "topic": "room.one",
+        "member": {"info": {"n": 1}}});
+    socket.say(subscribe).await;
+    socket.find("subscribed").await;
+    let (topic, member) = ("room.one".to_owned(), Some(proto::Member::default()));
+    let request = SubscribeRequest { topic, member, ..Default::default() };
+    let mut client = grpc(host.address).await;
+    let _followed = client.subscribe(call("ann", request)).await.unwrap();
     let list = by("ann", &host, "GET", "/v1/topics/room.one/presence");
     let members = send(list, "").await.json();
     assert_eq!(members["members"][0]["id"], "ann", "{members}");
+    assert_eq!(members["members"][0]["subscriptions"], 5, "{members}");
     assert_eq!(members["members"].as_array().unwrap().len(), 1);
     host.publish("room.one", LAST).await;
     let mut frames: Vec<Frame> = Vec::new();

@@ -68,12 +68,18 @@ pub(super) fn all(limits: &Limits<'_>) -> Vec<(&'static str, Operations)> {
     ]
 }
 
-fn operation(id: &str, tag: &str, summary: &str, parameters: Vec<Parameter>) -> OperationBuilder {
+fn operation(
+    id: &str,
+    tag: &str,
+    summary: &str,
+    mut parameters: Vec<Parameter>,
+) -> OperationBuilder {
+    parameters.push(parameters::ticket());
     OperationBuilder::new()
         .operation_id(Some(id))
         .tag(tag)
         .summary(Some(summary))
-        .parameters((!parameters.is_empty()).then_some(parameters))
+        .parameters(Some(parameters))
 }
 
 fn of(shape: &str) -> Content {
@@ -162,8 +168,8 @@ const STREAM: &str = "Server-sent events (WHATWG HTML, 9.2), without end: blocks
     asked for. `retry:` says when to come back after the end, in milliseconds. `id:`, the last \
     line, is the cursor after the block; send it back as `Last-Event-ID`. A line that begins with \
     `:` says that the stream is alive. The broker's own types, with JSON as data, are \
-    `leftoff.caught-up`, `leftoff.gap`, `leftoff.cursor`, `leftoff.warning`, `leftoff.stopping`, \
-    `leftoff.error`, `leftoff.expired`, `leftoff.joined` and `leftoff.left`. A temporary refusal, \
+    `leftoff.caught-up`, `leftoff.gap`, `leftoff.cursor`, `leftoff.warning`, `leftoff.denied`, \
+    `leftoff.stopping`, `leftoff.error`, `leftoff.expired`, `leftoff.joined` and `leftoff.left`. A temporary refusal, \
     such as 429 or 503, is answered with 200 and a stream of one block: `retry:` and \
     `leftoff.error`.";
 

@@ -66,6 +66,13 @@ pub(super) fn header(name: &str, description: &str) -> Parameter {
     parameter(ParameterIn::Header, name, text().build(), description).build()
 }
 
+/// Returns the ticket, which any operation may have.
+pub(super) fn ticket() -> Parameter {
+    let description = "A ticket in the place of a credential, for clients that can send no header. \
+                       Ignored by a broker that gives no tickets, and repeated nowhere.";
+    query("ticket", text(), description)
+}
+
 /// Returns the topic in a path.
 pub(super) fn topic() -> Parameter {
     let name = text_up_to(255).min_length(Some(1)).examples([json!("orders.eu")]);
@@ -107,6 +114,13 @@ pub(super) fn of_readers() -> Vec<Parameter> {
              event, `earliest` the first that is kept, and `latest` after the newest. With `fail` \
              it is refused with 410. The default is `fail` for a page of one topic, and `resume` \
              otherwise.",
+        ),
+        query(
+            "strict",
+            one_of(&["true", "false"]),
+            "With `true` the reader is refused with 403 if the caller may not read all of the \
+             topics. Otherwise it gets the part that is permitted, and is told the topics that it \
+             named and may not read: `denied` in a page, `leftoff.denied` in a stream.",
         ),
         queries("type", "Only events of one of these types."),
         queries("key", "Only events with one of these keys."),
@@ -155,7 +169,8 @@ pub(super) fn of_streams() -> Vec<Parameter> {
         query(
             "member",
             text_up_to(255),
-            "The member that reads, present in the named topics while the stream is open.",
+            "The id of the member that reads, present in the named topics while the stream is \
+             open. Empty for the id that the broker's host gives the caller.",
         ),
         query(
             "member_info",

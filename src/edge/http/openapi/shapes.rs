@@ -177,6 +177,7 @@ fn page() -> Object {
             field("caught_up", boolean(), "Whether the page ends with the newest event."),
             optional(named("gap", "Gap")),
             optional(list("gaps", "Gap")),
+            texts("denied", "Topics that the reader named and may not read. The others are read."),
         ],
     )
 }
@@ -366,7 +367,7 @@ fn subscription(limits: &Limits<'_>) -> Object {
     let who = closed(
         "The member that reads.",
         [
-            field("id", text_up_to(255), "The member's id."),
+            optional(field("id", text_up_to(255), "The member's id, as in the query.")),
             optional(info("Information about the member for the others, at most 1 KiB.")),
         ],
     );
@@ -380,6 +381,7 @@ fn subscription(limits: &Limits<'_>) -> Object {
             ("filter", Schema::from(filter).into(), false),
             optional(field("format", text(), "As in the query; for a stream.")),
             ("member", Schema::from(who).into(), false),
+            optional(field("strict", boolean(), "As in the query; one of the two is enough.")),
         ],
     )
 }
