@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::secret::Secret;
 use crate::edge::origins::Origins;
 use crate::error::Result;
 
@@ -91,8 +92,8 @@ pub struct IssuerConfig {
     pub audience: Vec<String>,
     /// The algorithms that are accepted: HS256, RS256, PS256, ES256, EdDSA.
     pub algorithms: Vec<String>,
-    /// The secret of HS256.
-    pub secret: Option<String>,
+    /// The secret of HS256, 32 bytes or more.
+    pub secret: Option<Secret>,
     /// A file with the secret of HS256. White space at its end does not count.
     pub secret_file: Option<PathBuf>,
     /// The public key in PEM.

@@ -11,15 +11,24 @@
 
 #[cfg(feature = "tls")]
 pub(crate) mod certificates;
+mod claims;
 mod config;
 mod control;
 mod credentials;
+#[cfg(feature = "tls")]
+mod fetching;
 mod hooks;
 mod identity;
+mod issuers;
+mod jwk;
+mod jwks;
 mod keys;
 mod prover;
 mod remembered;
 mod rights;
+mod roles;
+mod secret;
+mod tokens;
 mod validation;
 mod verification;
 
@@ -27,3 +36,4 @@ pub use config::{
     AccessConfig, AccessMode, AnonymousConfig, IssuerConfig, KeyConfig, RoleConfig, TicketsConfig,
 };
 pub(crate) use control::AccessControl;
+pub use secret::Secret;

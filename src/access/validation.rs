@@ -3,8 +3,10 @@
 
 use super::config::AccessConfig;
 use super::credentials::CredentialPlaces;
+use super::issuers;
 use super::keys::StaticKeys;
 use super::prover::anonymous;
+use super::roles::Roles;
 use crate::error::{Error, Result};
 
 impl AccessConfig {
@@ -17,6 +19,8 @@ impl AccessConfig {
     pub fn validate(&self) -> Result<()> {
         self.origins()?;
         StaticKeys::parse(&self.keys)?;
+        issuers::parse(&self.issuers)?;
+        Roles::parse(&self.roles)?;
         self.anonymous.as_ref().map(anonymous).transpose()?;
         self.validate_cookie()
     }
