@@ -84,6 +84,14 @@ pub enum Error {
         /// The most callers that may wait for it.
         limit: u64,
     },
+    /// As many of these exist as may exist; nothing was done. Wait until some of them end.
+    #[error("there are {limit} {what} already, and there may be no more")]
+    Full {
+        /// The things that are counted.
+        what: &'static str,
+        /// The most of them that may exist.
+        limit: u64,
+    },
     /// The memory for clients has no room for this request; nothing was written. Retry, or ask for
     /// less.
     #[error(
@@ -271,6 +279,11 @@ impl Error {
     pub fn over(name: impl Into<String>, value: usize, limit: usize) -> Self {
         let name = cut(name, MAX_FIELD_BYTES);
         Self::OverLimit { name, value: value as u64, limit: limit as u64 }
+    }
+
+    /// Returns an [`Error::Full`].
+    pub(crate) fn full(what: &'static str, limit: u64) -> Self {
+        Self::Full { what, limit }
     }
 
     /// Returns an [`Error::Listen`].

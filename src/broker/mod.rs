@@ -719,6 +719,11 @@ impl Broker {
         self.0.topics.existing(name).map(|topic| TopicInfo::of(&topic))
     }
 
+    /// Returns the settings that the configuration has for a topic.
+    pub(crate) fn default_config(&self, name: &TopicName) -> TopicConfig {
+        self.0.topics.default_config(name)
+    }
+
     /// Returns the settings that hold for a topic, also for one that does not exist yet.
     pub(crate) fn effective_config(&self, name: &TopicName) -> TopicConfig {
         self.0.topics.effective_config(name)

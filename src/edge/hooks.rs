@@ -13,7 +13,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use http::request::Parts as RequestHead;
@@ -247,12 +247,28 @@ struct GrantParts {
 
 /// Ends grants before their time. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
-pub struct Revoker(CancellationToken);
+pub struct Revoker(Arc<CancellationToken>);
+
+/// A [`Revoker`] that does not keep the grants' share of it alive.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakRevoker(Weak<CancellationToken>);
+
+impl WeakRevoker {
+    /// Returns the revoker; `None` if no grant and nobody else has it any more.
+    pub(crate) fn upgrade(&self) -> Option<Revoker> {
+        self.0.upgrade().map(Revoker)
+    }
+}
 
 impl Revoker {
     /// Ends all grants that name this ([`Grant::revoked_by`]), now and later.
     pub fn revoke(&self) {
         self.0.cancel();
+    }
+
+    /// Returns a handle that does not keep the revoker.
+    pub(crate) fn downgrade(&self) -> WeakRevoker {
+        WeakRevoker(Arc::downgrade(&self.0))
     }
 
     /// Returns whether the grants are revoked.
@@ -266,7 +282,7 @@ impl Revoker {
     ///
     /// Nothing is lost.
     pub fn revoked(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
-        self.0.clone().cancelled_owned()
+        CancellationToken::clone(&self.0).cancelled_owned()
     }
 
     /// Returns the token that is cancelled when the grants are revoked.

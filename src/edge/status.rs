@@ -84,6 +84,9 @@ pub(super) fn codes(error: &Error) -> Codes {
         Error::Crowded { .. } => {
             retry(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, "CROWDED", 1)
         }
+        Error::Full { .. } => {
+            retry(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, "FULL", 5)
+        }
         Error::NoRoom { .. } => {
             retry(Code::ResourceExhausted, StatusCode::SERVICE_UNAVAILABLE, "NO_ROOM", 1)
         }

@@ -79,7 +79,11 @@ impl Topics {
     /// [`Error::OverLimit`] if the topic is new, and no more topics may be created.
     /// [`Error::Invalid`] if it is new, and no new topic may have its name.
     pub(crate) fn open(self: &Arc<Self>, name: &TopicName) -> Result<TopicRef> {
-        self.open_if(name, || name.check_new().and_then(|()| self.roll.counts.check_existing(0)))
+        self.open_if(name, || {
+            name.check_new()?;
+            // Clients cannot make own topics, and must not keep them out by making all others.
+            if name.is_own() { Ok(()) } else { self.roll.counts.check_existing(0) }
+        })
     }
 
     /// As [`Self::open`], for a reader. A reader does not create the topic.
@@ -152,6 +156,11 @@ impl Topics {
         let topic = self.with_names(|names| names.get(name).cloned());
         let topic = topic.filter(|topic| topic.state().exists());
         topic.ok_or_else(|| Error::UnknownTopic(name.clone()))
+    }
+
+    /// Returns the settings that the configuration has for the topic with this name.
+    pub(crate) fn default_config(&self, name: &TopicName) -> TopicConfig {
+        *self.defaults.of(name)
     }
 
     /// Returns the settings that hold for the topic with this name, whether or not it exists.

@@ -1,0 +1,97 @@
+//! The broker's own topics of access control: how they are made, and how they are followed.
+//!
+//! # Why
+//!
+//! What access control must remember is events, as everything else is: it survives a restart, is in
+//! each backup, and reaches everybody who follows the topic. So a node applies what it has written
+//! itself and what others have written in one way.
+
+use std::time::Duration;
+
+use tokio_util::task::AbortOnDropHandle;
+use tracing::error;
+
+use crate::broker::{Broker, Delivery, EventRef, Reader};
+use crate::cursor::{OnGap, StartPoint};
+use crate::error::{Error, Result};
+use crate::event::Durability;
+use crate::polls;
+use crate::topic::TopicName;
+use crate::topic_config::{DEFAULT_TOMBSTONE_GRACE_MS, TopicConfig};
+
+/// The pause after a failed read.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Returns the settings of a topic whose latest event of each key is kept for ever, however the
+/// patterns of the configuration may read: nothing of it may be lost.
+pub(super) fn keyed() -> TopicConfig {
+    TopicConfig {
+        max_age_ms: Some(0),
+        max_events: Some(0),
+        max_bytes: Some(0),
+        compact: Some(true),
+        max_events_per_key: Some(1),
+        tombstone_grace_ms: Some(DEFAULT_TOMBSTONE_GRACE_MS),
+        durability: Some(Durability::Fsync),
+        stamp_publisher: Some(false),
+    }
+}
+
+/// Makes the topic `name`, or gives it these settings.
+///
+/// # Errors
+///
+/// As [`Broker::set_topic`].
+pub(super) async fn open(broker: &Broker, name: &str, config: TopicConfig) -> Result<TopicName> {
+    let topic = TopicName::new(name)?;
+    if broker.topic(&topic).is_ok_and(|info| info.config == config) {
+        return Ok(topic); // A start writes nothing that is there.
+    }
+    broker.set_topic(&topic, config).await?;
+    Ok(topic)
+}
+
+/// Applies all events of a topic, and those that follow as they come, until the handle is dropped or
+/// the broker stops. All that are there are applied when this returns.
+///
+/// # Errors
+///
+/// As [`Broker::subscribe`] and [`Reader::next`]; [`Error::ShuttingDown`].
+pub(super) async fn follow(
+    broker: &Broker,
+    topic: &TopicName,
+    apply: impl Fn(&EventRef<'_>) + Send + 'static,
+) -> Result<AbortOnDropHandle<()>> {
+    let mut reader = broker.subscribe(topic, StartPoint::Earliest, OnGap::Resume).await?;
+    loop {
+        match reader.next().await? {
+            Some(Delivery::CaughtUp) => break,
+            Some(delivery) => apply_all(&delivery, &apply).await,
+            None => return Err(Error::ShuttingDown),
+        }
+    }
+    Ok(AbortOnDropHandle::new(tokio::spawn(go_on(reader, apply))))
+}
+
+async fn go_on(mut reader: Reader, apply: impl Fn(&EventRef<'_>)) {
+    loop {
+        match reader.next().await {
+            Ok(Some(delivery)) => apply_all(&delivery, &apply).await,
+            Ok(None) | Err(Error::ShuttingDown) => return,
+            Err(Error::TopicDeleted(topic)) => {
+                return error!(%topic, "an own topic was deleted, and is followed no more");
+            }
+            Err(error) => {
+                error!(%error, topic = ?reader.topic(), "an own topic cannot be read; retrying");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn apply_all(delivery: &Delivery, apply: impl Fn(&EventRef<'_>)) {
+    if let Delivery::Events(run) = delivery {
+        run.events().for_each(|event| apply(&event));
+        polls::rest().await;
+    }
+}
