@@ -5,12 +5,15 @@ use std::time::SystemTime;
 
 use tracing::warn;
 
+use super::audit::Audit;
 use super::config::AccessConfig;
 use super::credentials::{Credential, CredentialParts};
 use super::identity::{CallerIdentity, Proof, Proved};
 use super::keys::hash_of;
 use super::prover::Prover;
 use super::remembered::RememberedCallers;
+use super::revocations::Revocations;
+use super::tickets::{TicketUse, Tickets};
 use crate::broker::Broker;
 use crate::edge::hooks::{Connecting, Grant, Refusal};
 use crate::error::Result;
@@ -24,6 +27,9 @@ struct AccessParts {
     config: AccessConfig,
     prover: Prover,
     callers: RememberedCallers,
+    revocations: Revocations,
+    tickets: Tickets,
+    audit: Audit,
 }
 
 impl AccessControl {
@@ -37,13 +43,33 @@ impl AccessControl {
     /// # Cancel safety
     ///
     /// Nothing is left behind.
-    pub(crate) async fn open(config: &AccessConfig, _broker: Broker) -> Result<Self> {
+    pub(crate) async fn open(config: &AccessConfig, broker: Broker) -> Result<Self> {
         let prover = Prover::open(config).await?;
         if prover.lets_nobody_in() {
             warn!("nobody can get in: access is required, and no key and no issuer is configured");
         }
         let callers = RememberedCallers::default();
-        Ok(Self(Arc::new(AccessParts { config: config.clone(), prover, callers })))
+        let revocations = Revocations::open(&broker).await?;
+        let tickets = Tickets::open(&config.tickets, &broker, &revocations).await?;
+        let audit = Audit::open(&broker).await?;
+        let config = config.clone();
+        let parts = AccessParts { config, prover, callers, revocations, tickets, audit };
+        Ok(Self(Arc::new(parts)))
+    }
+
+    /// Returns the callers who are revoked.
+    pub(super) fn revocations(&self) -> &Revocations {
+        &self.0.revocations
+    }
+
+    /// Returns the tickets.
+    pub(super) fn tickets(&self) -> &Tickets {
+        &self.0.tickets
+    }
+
+    /// Returns the audit.
+    pub(super) fn audit(&self) -> &Audit {
+        &self.0.audit
     }
 
     /// Returns the settings.
@@ -67,7 +93,7 @@ impl AccessControl {
     /// Nothing is left behind.
     pub(crate) async fn identify(&self, request: &Connecting) -> Result<CallerIdentity, Refusal> {
         let found = self.0.prover.places.find(CredentialParts::from(request))?;
-        self.caller_of(found, self.now()).await
+        self.caller_of(found, TicketUse::of(request), self.now()).await
     }
 
     /// Returns the caller whom a credential proves at `now`.
@@ -78,19 +104,22 @@ impl AccessControl {
     async fn caller_of(
         &self,
         credential: Option<Credential<'_>>,
+        purpose: TicketUse,
         now: SystemTime,
     ) -> Result<CallerIdentity, Refusal> {
         let parts = &self.0;
         let text = match &credential {
             Some(Credential::Key(text) | Credential::Token(text)) => text,
-            Some(Credential::Ticket(ticket)) => return self.of_ticket(ticket, now),
+            Some(Credential::Ticket(ticket)) => {
+                return self.admit(parts.tickets.redeem(ticket, purpose, now)?, now);
+            }
             Some(Credential::Certificate(_)) | None => {
                 return self.admit(parts.prover.anonymous()?, now);
             }
         };
         let hash = hash_of(text);
         if let Some(caller) = parts.callers.get(&hash, now) {
-            return self.checked(caller);
+            return Ok(caller); // One that was revoked since is not remembered.
         }
         let proved = match &credential {
             Some(Credential::Key(key)) => parts.prover.key(key)?,
@@ -102,26 +131,21 @@ impl AccessControl {
         Ok(caller)
     }
 
-    /// Returns the caller of a ticket.
-    fn of_ticket(&self, _ticket: &str, _now: SystemTime) -> Result<CallerIdentity, Refusal> {
-        Err(Refusal::unauthenticated("the ticket is not known, or used, or over"))
-    }
-
     /// Lets a caller in, who was proved: gives it the grant of its credential.
+    ///
+    /// # Errors
+    ///
+    /// A refusal: the credential is revoked.
     fn admit(&self, proved: Proved, _now: SystemTime) -> Result<CallerIdentity, Refusal> {
         let Proved { id, proof, issued, expires, permission, key: _ } = proved;
         let mut grant = Grant::new(id.clone(), permission).without_renewal();
         if proof != Proof::Anonymous {
-            grant = grant.member(id.clone());
+            let revoker = self.0.revocations.admit(&id, issued)?;
+            grant = grant.member(id.clone()).revoked_by(revoker);
         }
         if let Some(end) = expires {
             grant = grant.until(end);
         }
-        self.checked(CallerIdentity { id, proof, issued, expires, grant })
-    }
-
-    /// Checks that a caller is not revoked.
-    fn checked(&self, caller: CallerIdentity) -> Result<CallerIdentity, Refusal> {
-        Ok(caller)
+        Ok(CallerIdentity { id, proof, issued, expires, grant })
     }
 }

@@ -4,7 +4,7 @@ use http::Method;
 
 use super::control::AccessControl;
 use super::identity::ANONYMOUS;
-use crate::edge::hooks::{Connecting, Grant, HookAnswer, Hooks};
+use crate::edge::hooks::{AdminAct, Connecting, Grant, HookAnswer, Hooks, RefusalContext};
 use crate::permission::Permission;
 
 /// The path of the metrics, which `access.open_metrics` opens.
@@ -19,6 +19,14 @@ impl Hooks for AccessControl {
             }
             Ok(self.identify(request).await?.grant)
         })
+    }
+
+    fn refused_in(&self, context: &RefusalContext<'_>) {
+        self.audit().refused(context);
+    }
+
+    fn administered(&self, grant: &Grant, act: &AdminAct<'_>) {
+        self.audit().administered(grant, act);
     }
 }
 

@@ -9,13 +9,13 @@
 //!                        └▶ none: anonymous ─┘
 //! ```
 
+mod audit;
 #[cfg(feature = "tls")]
 pub(crate) mod certificates;
 mod claims;
 mod config;
 mod control;
 mod credentials;
-#[cfg(feature = "tls")]
 mod fetching;
 mod hooks;
 mod identity;
@@ -23,14 +23,22 @@ mod issuers;
 mod jwk;
 mod jwks;
 mod keys;
+mod own_topics;
 mod prover;
+mod refusal_limit;
 mod remembered;
+mod revocations;
+mod revokers;
 mod rights;
 mod roles;
 mod secret;
+mod stored_ticket;
+mod ticket_table;
+mod tickets;
 mod tokens;
 mod validation;
 mod verification;
+#[cfg(feature = "tls")]
 
 pub use config::{
     AccessConfig, AccessMode, AnonymousConfig, IssuerConfig, KeyConfig, RoleConfig, TicketsConfig,

@@ -60,7 +60,7 @@ pub(super) async fn open(broker: &Broker, name: &str, config: TopicConfig) -> Re
 pub(super) async fn follow(
     broker: &Broker,
     topic: &TopicName,
-    apply: impl Fn(&EventRef<'_>) + Send + 'static,
+    apply: impl Fn(&EventRef<'_>) + Send + Sync + 'static,
 ) -> Result<AbortOnDropHandle<()>> {
     let mut reader = broker.subscribe(topic, StartPoint::Earliest, OnGap::Resume).await?;
     loop {

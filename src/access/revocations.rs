@@ -17,13 +17,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
+use super::identity::problem_of_id;
 use super::own_topics;
 use super::revokers::Revokers;
 use crate::broker::{Broker, EventRef, Publish};
@@ -45,7 +46,7 @@ const MAX_REVOKED: usize = 100_000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Revocation {
     /// The id of the caller.
-    pub(crate) sub: Arc<str>,
+    pub(crate) sub: String,
     /// Credentials that were issued before this moment are refused.
     pub(crate) before: Timestamp,
 }
@@ -60,7 +61,9 @@ struct RevocationParts {
     topic: TopicName,
     /// Held while a revocation is written: of two at once, the later moment holds.
     writing: tokio::sync::Mutex<()>,
-    revoked: RwLock<BTreeMap<Arc<str>, Timestamp>>,
+    /// Held while a revocation takes effect, so that whoever finds it known finds it done.
+    applying: Mutex<()>,
+    revoked: RwLock<BTreeMap<Box<str>, Timestamp>>,
     revokers: Revokers,
     /// The task that applies what comes to the topic.
     follower: OnceLock<AbortOnDropHandle<()>>,
@@ -82,6 +85,7 @@ impl Revocations {
             broker: broker.clone(),
             topic,
             writing: tokio::sync::Mutex::default(),
+            applying: Mutex::default(),
             revoked: RwLock::default(),
             revokers: Revokers::default(),
             follower: OnceLock::new(),
@@ -103,8 +107,8 @@ impl Revocations {
     ///
     /// # Errors
     ///
-    /// Nothing has changed then, except where the outcome is unknown. [`Error::Invalid`]: the
-    /// moment is later than `now`. [`Error::Full`]: too many callers are revoked. As
+    /// Nothing has changed then, except where the outcome is unknown. [`Error::Invalid`]: no caller
+    /// can have the id, or the moment is later than `now`. [`Error::Full`]: too many callers are revoked. As
     /// [`Broker::publish`].
     ///
     /// # Cancel safety
@@ -116,6 +120,9 @@ impl Revocations {
         before: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Revocation> {
+        if let Some(problem) = problem_of_id(sub) {
+            return Err(Error::invalid("sub", format!("{sub:?} {problem}")));
+        }
         let before = before.unwrap_or(now);
         if before > now {
             let problem = format!("{before} has not come yet, it is {now}");
@@ -165,7 +172,7 @@ impl Revocations {
         let revoked = self.0.revoked.read().unwrap_or_else(PoisonError::into_inner);
         let after = if after.is_empty() { Bound::Unbounded } else { Bound::Excluded(after) };
         let listed = revoked.range::<str, _>((after, Bound::Unbounded)).take(limit);
-        listed.map(|(sub, before)| Revocation { sub: sub.clone(), before: *before }).collect()
+        listed.map(|(sub, before)| Revocation { sub: sub.to_string(), before: *before }).collect()
     }
 }
 
@@ -199,8 +206,9 @@ impl RevocationParts {
     /// is of an earlier moment, has no effect.
     fn apply(&self, revocation: &Revocation) {
         let Revocation { sub, before } = revocation;
+        let _alone = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
-        let known = revoked.entry(sub.clone()).or_insert(Timestamp::from_ms(0));
+        let known = revoked.entry(sub.as_str().into()).or_insert(Timestamp::from_ms(0));
         if *known >= *before {
             return;
         }
@@ -290,9 +298,7 @@ mod tests {
         for sub in ["c", "a", "b"] {
             revocations.revoke(sub, None, NOW).await.unwrap();
         }
-        let subs = |list: Vec<Revocation>| {
-            list.iter().map(|it| it.sub.to_string()).collect::<Vec<_>>()
-        };
+        let subs = |list: Vec<Revocation>| list.into_iter().map(|it| it.sub).collect::<Vec<_>>();
         assert_eq!(subs(revocations.list("", 2)), ["a", "b"]);
         assert_eq!(subs(revocations.list("b", 2)), ["c"]);
         broker.close().await;

@@ -15,6 +15,7 @@ use super::bounds::head_bytes;
 use super::budget::{Held, Share};
 use super::hooks::{Access, AccessTopics, Connecting, Grant, Hooks, Refusal, Revoker};
 use super::new_token::with_token;
+use super::placed_hooks::PlacedHooks;
 use crate::error::{Error, Result};
 use crate::permission::Action;
 use crate::topic::{TopicName, TopicPattern};
@@ -27,7 +28,7 @@ const ANSWER_BYTES: usize = 512;
 
 /// One caller's grant, and the means to ask the hooks about it again.
 pub(super) struct Granted {
-    pub(super) hooks: Arc<dyn Hooks>,
+    pub(super) hooks: PlacedHooks,
     grant: Mutex<Grant>,
     /// Made with the first answer.
     answers: OnceLock<Box<Mutex<Answers>>>,
@@ -128,6 +129,7 @@ impl Granted {
         refresh: Refresh,
     ) -> Result<Self> {
         request.is_renewal = true;
+        let address = request.address;
         let has_end = grant.end().is_some() || grant.revoker().is_some();
         let is_kept = has_end && !grant.is_final() || refresh == Refresh::Possible;
         let asking = match is_kept {
@@ -138,6 +140,7 @@ impl Granted {
             }
             false => None,
         };
+        let hooks = PlacedHooks { hooks, address };
         Ok(Self { hooks, grant: Mutex::new(grant), answers: OnceLock::new(), share, asking })
     }
 

@@ -20,6 +20,7 @@ use http::request::Parts as RequestHead;
 use http::{Extensions, HeaderMap, Method, Uri};
 use tokio_util::sync::CancellationToken;
 
+pub use super::acts::{ActKind, ActOutcome, AdminAct};
 use super::peer_address::PeerAddress;
 use crate::broker::{Ack, Filter, Run};
 use crate::event::NewEvent;
@@ -130,6 +131,32 @@ pub trait Hooks: Send + Sync + 'static {
     fn refused(&self, grant: Option<&Grant>, refusal: &Refusal) {
         let _unseen = (grant, refusal);
     }
+
+    /// Told of each refusal, with what is known of the request. By default tells
+    /// [`Self::refused`].
+    fn refused_in(&self, context: &RefusalContext<'_>) {
+        self.refused(context.grant, context.refusal);
+    }
+
+    /// Told of each act of administration that a caller was permitted to do, after it is done or
+    /// has failed: changes of topics, purges, maintenance, backups.
+    fn administered(&self, grant: &Grant, act: &AdminAct<'_>) {
+        let _unseen = (grant, act);
+    }
+}
+
+/// A refusal, with what is known of the request.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct RefusalContext<'a> {
+    /// The refusal.
+    pub refusal: &'a Refusal,
+    /// The caller's grant; `None` if the caller was refused as a whole.
+    pub grant: Option<&'a Grant>,
+    /// The address of the client; `None` in a server of the host's own without guards.
+    pub address: Option<PeerAddress>,
+    /// The path of the request, without its query; `None` if the caller was known already.
+    pub path: Option<&'a str>,
 }
 
 /// The head of a request whose caller is to be found out.

@@ -60,6 +60,7 @@
 //! [`Error`]: crate::Error
 //! [`Reader`]: crate::broker::Reader
 
+mod acts;
 pub(crate) mod bounds;
 pub(crate) mod budget;
 mod checked_body;
@@ -100,6 +101,7 @@ mod parts;
 mod peer_address;
 pub(crate) mod permit;
 mod permitted_page;
+mod placed_hooks;
 pub mod proto;
 pub(crate) mod rates;
 pub(crate) mod receiving;

@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::clients::{Peer, share};
 use super::error_form;
 use super::granted::{Granted, Refresh};
-use super::hooks::{Access, AccessTopics, Connecting, Grant, PUBLISHER_HEADER, Refusal};
+use super::hooks::{
+    Access, AccessTopics, ActKind, ActOutcome, Connecting, Grant, PUBLISHER_HEADER, Refusal,
+    RefusalContext,
+};
 use super::mounting::Edge;
 use crate::broker::{Ack, Filter, MAX_PATTERNS, Member, Run, StatePage};
 use crate::error::{Error, Result};
@@ -87,7 +90,8 @@ impl Permit {
             (request.address, request.certificate) = (Some(peer.address()), peer.certificate());
         }
         let grant = hooks.connect(&request).await.map_err(|refusal| {
-            hooks.refused(None, &refusal);
+            let (address, path) = (request.address, Some(request.uri().path()));
+            hooks.refused_in(&RefusalContext { refusal: &refusal, grant: None, address, path });
             Error::from(refusal)
         })?;
         let peer = head.extensions.get::<Peer>();
@@ -382,6 +386,30 @@ impl Permit {
         Ok(event)
     }
 
+    /// Does an act of administration, and tells the hooks of it, also if it is given up.
+    ///
+    /// # Errors
+    ///
+    /// Those of `act`.
+    ///
+    /// # Cancel safety
+    ///
+    /// That of `act`.
+    pub(super) async fn administering<T>(
+        &self,
+        kind: ActKind,
+        topic: Option<&TopicName>,
+        act: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let mut telling = Telling { granted: self.0.as_deref(), kind, topic };
+        let outcome = act.await;
+        telling.tell(match &outcome {
+            Ok(_) => ActOutcome::Done,
+            Err(error) => ActOutcome::Failed(error),
+        });
+        outcome
+    }
+
     /// Tells the hooks of an acknowledgement.
     pub(super) fn acknowledged(&self, topic: &TopicName, ack: &Ack) {
         if let Some(granted) = &self.0 {
@@ -394,6 +422,27 @@ impl Permit {
         if let Some(granted) = &self.0 {
             granted.hooks.delivered(&granted.grant(), run);
         }
+    }
+}
+
+/// An act of administration that the hooks are not told of yet.
+struct Telling<'a> {
+    granted: Option<&'a Granted>,
+    kind: ActKind,
+    topic: Option<&'a TopicName>,
+}
+
+impl Telling<'_> {
+    fn tell(&mut self, outcome: ActOutcome<'_>) {
+        if let Some(granted) = self.granted.take() {
+            granted.hooks.administered(&granted.grant(), self.kind, self.topic, outcome);
+        }
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.tell(ActOutcome::GivenUp);
     }
 }
 

@@ -78,6 +78,7 @@ fn config() -> impl Strategy<Value = TopicConfig> {
             max_events_per_key,
             tombstone_grace_ms: Some(GRACE_MS),
             durability: None,
+            stamp_publisher: None,
         }
     })
 }

@@ -10,6 +10,7 @@ use super::call::{Responses, permit, share, until, within};
 use super::paths;
 use crate::cursor::{Cursor, Place, Sequence};
 use crate::edge::grpc::messages;
+use crate::edge::hooks::ActKind;
 use crate::edge::{Edge, proto};
 use crate::error::Result;
 use crate::permission::Action;
@@ -38,7 +39,15 @@ impl AdminService for GrpcAdmin {
         let proto::CreateTopicRequest { topic, config } = request.into_inner();
         let (name, config) = (TopicName::new(&topic)?, messages::config_of(config)?);
         permit.check(Action::Manage, &name).await?;
-        let topic = within(deadline, self.edge.broker.create_topic(&name, config)).await?;
+        let topic = within(
+            deadline,
+            permit.administering(
+                ActKind::SetTopic,
+                Some(&name),
+                self.edge.broker.create_topic(&name, config),
+            ),
+        )
+        .await?;
         Ok(Response::new(proto::CreateTopicResponse { topic: Some(messages::topic(&topic)) }))
     }
 
@@ -53,7 +62,15 @@ impl AdminService for GrpcAdmin {
         permit.check(Action::Manage, &name).await?;
         let fields = update_mask.map(|mask| mask.paths).filter(|paths| !paths.is_empty());
         let fields = fields.unwrap_or_else(TopicConfig::field_names);
-        let topic = within(deadline, self.edge.broker.update_topic(&name, config, fields)).await?;
+        let topic = within(
+            deadline,
+            permit.administering(
+                ActKind::UpdateTopic,
+                Some(&name),
+                self.edge.broker.update_topic(&name, config, fields),
+            ),
+        )
+        .await?;
         Ok(Response::new(proto::UpdateTopicResponse { topic: Some(messages::topic(&topic)) }))
     }
 
@@ -65,7 +82,15 @@ impl AdminService for GrpcAdmin {
         let permit = permit(&self.edge, &request, paths::DELETE_TOPIC).await?;
         let name = TopicName::new(&request.get_ref().topic)?;
         permit.check(Action::Manage, &name).await?;
-        within(deadline, self.edge.broker.delete_topic(&name)).await?;
+        within(
+            deadline,
+            permit.administering(
+                ActKind::DeleteTopic,
+                Some(&name),
+                self.edge.broker.delete_topic(&name),
+            ),
+        )
+        .await?;
         Ok(Response::new(proto::DeleteTopicResponse {}))
     }
 
@@ -79,7 +104,15 @@ impl AdminService for GrpcAdmin {
         let name = TopicName::new(&topic)?;
         permit.check(Action::Manage, &name).await?;
         let before = before.map_or(Sequence::new(u64::MAX), Sequence::new);
-        within(deadline, self.edge.broker.purge(&name, before)).await?;
+        within(
+            deadline,
+            permit.administering(
+                ActKind::PurgeTopic,
+                Some(&name),
+                self.edge.broker.purge(&name, before),
+            ),
+        )
+        .await?;
         let topic = self.edge.broker.topic(&name)?;
         Ok(Response::new(proto::PurgeTopicResponse { topic: Some(messages::topic(&topic)) }))
     }
@@ -89,11 +122,20 @@ impl AdminService for GrpcAdmin {
         request: Request<proto::MaintainRequest>,
     ) -> Result<Response<proto::MaintainResponse>, Status> {
         let deadline = messages::deadline(request.metadata())?;
-        permit(&self.edge, &request, paths::MAINTAIN).await?.check_administers().await?;
+        let permit = permit(&self.edge, &request, paths::MAINTAIN).await?;
+        permit.check_administers().await?;
         let topic = &request.get_ref().topic;
         let name = Some(topic).filter(|topic| !topic.is_empty());
         let name = name.map(|topic| TopicName::new(topic)).transpose()?;
-        let report = within(deadline, self.edge.broker.maintain(name.as_ref())).await?;
+        let report = within(
+            deadline,
+            permit.administering(
+                ActKind::Maintain,
+                name.as_ref(),
+                self.edge.broker.maintain(name.as_ref()),
+            ),
+        )
+        .await?;
         Ok(Response::new(messages::maintained(&report)))
     }
 
@@ -107,7 +149,11 @@ impl AdminService for GrpcAdmin {
         let held = share(&request).take(BACKUP_BYTES)?;
         let from = Some(&request.get_ref().from).filter(|from| !from.is_empty());
         let from = from.map(|from| from.parse::<Cursor>()).transpose()?;
-        let backup = within(deadline, self.edge.broker.backup(from)).await?;
+        let backup = within(
+            deadline,
+            permit.administering(ActKind::Backup, None, self.edge.broker.backup(from)),
+        )
+        .await?;
         let after = Place::Position(backup.position());
         let cursor =
             Cursor { after, since: None, epoch: Some(self.edge.broker.epoch()) }.to_string();

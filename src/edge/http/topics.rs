@@ -16,6 +16,7 @@ use crate::edge::Edge;
 use crate::edge::bounds::PIECE_BYTES;
 use crate::edge::clients::{Peer, share};
 use crate::edge::counters::TimeLimit;
+use crate::edge::hooks::ActKind;
 use crate::edge::http::listing;
 use crate::edge::http::page_body;
 use crate::edge::http::query::Query;
@@ -115,7 +116,9 @@ async fn set(
     let name = permitted(path, &permit, Action::Manage).await?;
     let (config, _) = config(&edge, body).await?;
     let is_new = edge.broker.topic(&name).is_err();
-    let info = edge.broker.set_topic(&name, config).await?;
+    let info = permit
+        .administering(ActKind::SetTopic, Some(&name), edge.broker.set_topic(&name, config))
+        .await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, axum::Json(json::topic(&info))).into_response())
 }
@@ -131,7 +134,8 @@ async fn update(
     no_names(&uri)?;
     let name = permitted(path, &permit, Action::Manage).await?;
     let (config, fields) = config(&edge, body).await?;
-    let info = edge.broker.update_topic(&name, config, fields).await?;
+    let change = edge.broker.update_topic(&name, config, fields);
+    let info = permit.administering(ActKind::UpdateTopic, Some(&name), change).await?;
     Ok(axum::Json(json::topic(&info)).into_response())
 }
 
@@ -143,7 +147,8 @@ async fn delete_topic(
 ) -> Result<Response> {
     no_names(&uri)?;
     let name = permitted(path, &permit, Action::Manage).await?;
-    edge.broker.delete_topic(&name).await?;
+    let deletion = edge.broker.delete_topic(&name);
+    permit.administering(ActKind::DeleteTopic, Some(&name), deletion).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -171,7 +176,8 @@ async fn purge(
     let mut query = Query::parse(uri.query(), Purpose::Change)?;
     let before = query.take_number("before")?.map_or(Sequence::new(u64::MAX), Sequence::new);
     query.finish("before")?;
-    edge.broker.purge(&name, before).await?;
+    let purge = edge.broker.purge(&name, before);
+    permit.administering(ActKind::PurgeTopic, Some(&name), purge).await?;
     Ok(axum::Json(json::topic(&edge.broker.topic(&name)?)).into_response())
 }
 
@@ -221,7 +227,8 @@ async fn maintain(State(edge): State<Edge>, permit: Permit, uri: Uri) -> Result<
     let mut query = Query::parse(uri.query(), Purpose::Change)?;
     let name = query.take("topic").map(|name| TopicName::new(&name)).transpose()?;
     query.finish("topic")?;
-    let report = edge.broker.maintain(name.as_ref()).await?;
+    let work = edge.broker.maintain(name.as_ref());
+    let report = permit.administering(ActKind::Maintain, name.as_ref(), work).await?;
     Ok(axum::Json(json::maintained(&report)).into_response())
 }
 

@@ -1,0 +1,412 @@
+//! Tickets: short random texts for `?ticket=`, where a browser cannot send a header. A ticket stands
+//! for the caller who asked for it, with the caller's permission or a part of it.
+//!
+//! | kind | opens | can be used | survives a restart |
+//! |---|---|---|---|
+//! | `once` | a WebSocket, which may live as long as the credential | once, for 30 seconds | no |
+//! | `stream` | reads of events by `GET`, such as an `EventSource` | until it is over | yes |
+//!
+//! # The risk
+//!
+//! A URL ends up in logs of proxies and in histories. Whoever finds a ticket `once` there finds it
+//! used. Whoever finds one of kind `stream` can read its topics until it is over, and nothing else:
+//! so it is bound to topics, ends with the credential at the latest, and is refused once the caller
+//! is revoked.
+//!
+//! # The topic
+//!
+//! An `EventSource` comes back to the same URL after a restart of the broker. So the tickets of kind
+//! `stream` are events of [`TOPIC`]: the key is the SHA-256 of the ticket, and the event expires with
+//! the ticket. The text of a ticket is nowhere but in the answer.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{Method, header};
+use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::warn;
+
+use super::config::TicketsConfig;
+use super::identity::{CallerIdentity, Proof, Proved};
+use super::keys::{CredentialHash, hash_of};
+use super::own_topics;
+use super::revocations::Revocations;
+use super::rights::MAX_PATTERNS;
+use super::stored_ticket::{StoredTicket, hash_in, key_of};
+use super::ticket_table::{Ticket, TicketBounds, TicketKind, TicketTable};
+use crate::broker::{Broker, EventRef, Publish};
+use crate::edge::hooks::{Connecting, Refusal};
+use crate::error::{Error, Result};
+use crate::event::{NewEvent, Timestamp};
+use crate::lists;
+use crate::permission::{Action, Permission, Permitted};
+use crate::topic::{TopicName, TopicPattern};
+
+/// The name of the topic with the tickets for streams.
+const TOPIC: &str = "$tickets";
+
+/// The type of its events.
+const EVENT_TYPE: &str = "access.ticket";
+
+/// The beginning of every ticket, by which it is found where it leaked.
+pub(super) const TICKET_PREFIX: &str = "lot_";
+
+/// The random bytes of a ticket.
+const TICKET_BYTES: usize = 24;
+
+/// The paths on which a ticket opens a WebSocket.
+const WEB_SOCKET_PATH: &str = "/v1/ws";
+
+/// The one answer to a ticket that is not good, so that a used one and one that never was look alike.
+const NOT_GOOD: &str = "the ticket is not known, used, over or revoked, or is not for this request: \
+                        one of kind once opens a WebSocket, one of kind stream reads events by GET";
+
+/// A request for a ticket.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TicketRequest {
+    /// The kind: `once` or `stream`.
+    pub(crate) kind: TicketKind,
+    /// The topics to follow and read, and to be present in. Default: all that the caller may, and
+    /// none if `publish` is given.
+    pub(crate) subscribe: Option<Vec<TopicPattern>>,
+    /// The topics to publish to. Default: all that the caller may, and none if `subscribe` is given.
+    pub(crate) publish: Option<Vec<TopicPattern>>,
+    /// The life of the ticket, in seconds. A longer one than may be is cut down.
+    pub(crate) expires_s: Option<u64>,
+}
+
+/// A ticket that was made. Its text is here alone.
+#[derive(Clone, Serialize)]
+pub(crate) struct IssuedTicket {
+    pub(crate) ticket: String,
+    pub(crate) kind: TicketKind,
+    /// The time from which the ticket cannot be used.
+    pub(crate) expires: Timestamp,
+    /// The topics that the ticket is for.
+    pub(crate) subscribe: Vec<TopicPattern>,
+    pub(crate) publish: Vec<TopicPattern>,
+}
+
+impl fmt::Debug for IssuedTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IssuedTicket").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// The use that a request makes of a ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TicketUse {
+    /// It opens a WebSocket.
+    WebSocket,
+    /// It reads events.
+    Read,
+    /// Anything else: no ticket is for it.
+    Other,
+}
+
+impl TicketUse {
+    /// Returns the use that a request makes.
+    pub(super) fn of(request: &Connecting) -> Self {
+        let (method, path) = (request.method(), request.uri().path());
+        let is_get = [Method::GET, Method::HEAD].contains(method);
+        let topic = path.strip_prefix("/v1/topics/").and_then(|rest| rest.split_once('/'));
+        let reads = path == "/v1/events" || topic.is_some_and(|(_, of)| of == "events");
+        let upgrade = request.headers().get(header::UPGRADE).map(|it| it.as_bytes());
+        let is_upgrade = upgrade.is_some_and(|it| it.eq_ignore_ascii_case(b"websocket"));
+        match path {
+            WEB_SOCKET_PATH if is_get && is_upgrade || method == Method::CONNECT => Self::WebSocket,
+            _ if is_get && reads => Self::Read,
+            _ => Self::Other,
+        }
+    }
+
+    fn takes(self, kind: TicketKind) -> bool {
+        match kind {
+            TicketKind::Once => self == Self::WebSocket,
+            TicketKind::Stream => self == Self::Read,
+        }
+    }
+}
+
+/// The tickets. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub(crate) struct Tickets(Arc<TicketParts>);
+
+#[derive(Debug)]
+struct TicketParts {
+    config: TicketsConfig,
+    broker: Broker,
+    topic: TopicName,
+    revocations: Revocations,
+    table: Mutex<TicketTable>,
+    /// The task that applies what comes to the topic.
+    follower: OnceLock<AbortOnDropHandle<()>>,
+}
+
+impl Tickets {
+    /// Opens the tickets that are stored, and follows their topic from then on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::set_topic`] and [`Broker::subscribe`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The topic may exist afterwards.
+    pub(crate) async fn open(
+        config: &TicketsConfig,
+        broker: &Broker,
+        revocations: &Revocations,
+    ) -> Result<Self> {
+        let topic = own_topics::open(broker, TOPIC, own_topics::keyed()).await?;
+        let number = |most: u64| usize::try_from(most).unwrap_or(usize::MAX);
+        let bounds = TicketBounds {
+            in_all: number(config.max_tickets),
+            per_caller: number(config.max_tickets_per_caller),
+        };
+        let parts = Arc::new(TicketParts {
+            config: config.clone(),
+            broker: broker.clone(),
+            topic,
+            revocations: revocations.clone(),
+            table: Mutex::new(TicketTable::new(bounds)),
+            follower: OnceLock::new(),
+        });
+        let weak = Arc::downgrade(&parts);
+        let apply = move |event: &EventRef<'_>| {
+            if let Some(parts) = weak.upgrade() {
+                parts.apply_stored(event, SystemTime::now());
+            }
+        };
+        let follower = own_topics::follow(broker, &parts.topic, apply).await?;
+        let _first = parts.follower.set(follower);
+        Ok(Self(parts))
+    }
+
+    /// Makes a ticket for a caller. One of kind `stream` is durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// No ticket was made then. [`Error::Unauthenticated`], [`Error::Denied`]: the caller has no
+    /// credential, has a ticket itself, or has none of the permissions. [`Error::Invalid`],
+    /// [`Error::OverLimit`]: the request breaks a rule. [`Error::Full`]: there are too many. As
+    /// [`Broker::publish`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, there may be a ticket whose text nobody knows.
+    pub(crate) async fn issue(
+        &self,
+        caller: &CallerIdentity,
+        request: &TicketRequest,
+        now: SystemTime,
+    ) -> Result<IssuedTicket> {
+        let parts = &self.0;
+        let ticket = parts.made(caller, request, now)?;
+        let text = format!("{TICKET_PREFIX}{}", URL_SAFE_NO_PAD.encode(random()));
+        let hash = hash_of(&text);
+        parts.table().insert(hash, ticket.clone(), now)?;
+        if ticket.kind == TicketKind::Stream
+            && let Err(error) = parts.store(&hash, &ticket, now).await
+        {
+            parts.table().remove(&hash);
+            return Err(error);
+        }
+        let Ticket { kind, usable_until, subscribe, publish, .. } = ticket;
+        Ok(IssuedTicket { ticket: text, kind, expires: usable_until.into(), subscribe, publish })
+    }
+
+    /// Returns what a ticket proves, and uses it up if it is for one use.
+    ///
+    /// # Errors
+    ///
+    /// A refusal, which is the same whatever is wrong with the ticket.
+    pub(super) fn redeem(
+        &self,
+        ticket: &str,
+        purpose: TicketUse,
+        now: SystemTime,
+    ) -> Result<Proved, Refusal> {
+        let (parts, hash) = (&self.0, hash_of(ticket));
+        let found = parts.table().take(&hash, now, |found| purpose.takes(found.kind));
+        let ticket = found.ok_or_else(|| Refusal::unauthenticated(NOT_GOOD))?;
+        if parts.revocations.is_revoked(&ticket.caller, ticket.issued) {
+            parts.table().remove(&hash);
+            return Err(Refusal::unauthenticated(NOT_GOOD));
+        }
+        let patterns = Permitted::Patterns;
+        let permission = Permission::default()
+            .permitting(Action::Subscribe, patterns(ticket.subscribe))
+            .permitting(Action::Presence, patterns(ticket.presence))
+            .permitting(Action::Publish, patterns(ticket.publish));
+        Ok(Proved {
+            id: ticket.caller,
+            proof: Proof::Ticket,
+            issued: ticket.issued,
+            expires: ticket.expires,
+            permission,
+            key: None,
+        })
+    }
+
+    /// Forgets the tickets of a caller that were made with revoked credentials. They are refused
+    /// without this, too; but they take room.
+    pub(crate) fn forget_revoked(&self, caller: &str) {
+        let parts = &self.0;
+        let is_over = |it: &Ticket| parts.revocations.is_revoked(caller, it.issued);
+        parts.table().remove_of(caller, is_over);
+    }
+}
+
+/// Returns the bytes of a new ticket.
+fn random() -> [u8; TICKET_BYTES] {
+    rand::random()
+}
+
+impl TicketParts {
+    fn table(&self) -> MutexGuard<'_, TicketTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the ticket that a caller gets for a request.
+    fn made(
+        &self,
+        caller: &CallerIdentity,
+        request: &TicketRequest,
+        now: SystemTime,
+    ) -> Result<Ticket> {
+        match caller.proof {
+            Proof::Anonymous => {
+                let reason = "a ticket is for callers with a credential: send a key or a token";
+                return Err(Error::Unauthenticated { reason: reason.to_owned() });
+            }
+            Proof::Ticket => {
+                let reason = "a ticket makes no other ticket".to_owned();
+                return Err(Error::Denied { reason });
+            }
+            Proof::Key | Proof::Token { .. } | Proof::Certificate => {}
+        }
+        let usable_until = self.end(caller, request, now)?;
+        let (subscribe, publish) = cut_down(caller, request)?;
+        let may = caller.grant.permission();
+        let presence = parts_of(may.of(Action::Presence), &subscribe);
+        let expires = match request.kind {
+            TicketKind::Once => caller.expires,
+            TicketKind::Stream => Some(usable_until),
+        };
+        let (kind, caller, issued) = (request.kind, caller.id.clone(), caller.issued);
+        Ok(Ticket { kind, caller, issued, usable_until, expires, subscribe, publish, presence })
+    }
+
+    /// Returns the time from which a new ticket cannot be used.
+    fn end(
+        &self,
+        caller: &CallerIdentity,
+        request: &TicketRequest,
+        now: SystemTime,
+    ) -> Result<SystemTime> {
+        let longest_s = match request.kind {
+            TicketKind::Once => self.config.once_s,
+            TicketKind::Stream => self.config.stream_s,
+        };
+        if request.expires_s == Some(0) {
+            return Err(Error::invalid("expires_s", "is 0; 1 is the least"));
+        }
+        let life_s = request.expires_s.map_or(longest_s, |wanted_s| wanted_s.min(longest_s));
+        let end = now.checked_add(Duration::from_secs(life_s));
+        let end = end.ok_or_else(|| Error::invalid("expires_s", "is after the end of time"))?;
+        Ok(caller.expires.map_or(end, |credential| credential.min(end)))
+    }
+
+    /// Stores a ticket until it is over.
+    async fn store(&self, hash: &CredentialHash, ticket: &Ticket, now: SystemTime) -> Result<()> {
+        let life = ticket.usable_until.duration_since(now).unwrap_or_default();
+        let event = NewEvent::json(&StoredTicket::from(ticket))?
+            .with_key(key_of(hash))
+            .with_type(EVENT_TYPE)
+            .with_ttl(life.max(Duration::from_millis(1)));
+        self.broker.publish(Publish::one(self.topic.clone(), event)).await.map(drop)
+    }
+
+    /// Applies an event of the topic: a ticket, or the end of one. What is neither is passed over.
+    fn apply_stored(&self, event: &EventRef<'_>, now: SystemTime) {
+        let Some(hash) = hash_in(event.key) else { return };
+        if event.payload.is_empty() {
+            self.table().remove(&hash);
+            return;
+        }
+        let ticket = match serde_json::from_slice::<StoredTicket>(event.payload) {
+            Ok(stored) => Ticket::from(stored),
+            Err(problem) => return warn!(sequence = %event.sequence, %problem, "no ticket"),
+        };
+        let is_revoked = self.revocations.is_revoked(&ticket.caller, ticket.issued);
+        if is_revoked || ticket.usable_until <= now {
+            return;
+        }
+        if let Err(error) = self.table().insert(hash, ticket, now) {
+            warn!(%error, "a stored ticket is not taken over");
+        }
+    }
+}
+
+/// Returns the topics that a ticket is for, to subscribe and to publish: those of the request that
+/// the caller may do it with.
+fn cut_down(
+    caller: &CallerIdentity,
+    request: &TicketRequest,
+) -> Result<(Vec<TopicPattern>, Vec<TopicPattern>)> {
+    let TicketRequest { kind, subscribe, publish, .. } = request;
+    if *kind == TicketKind::Stream {
+        if subscribe.as_ref().is_none_or(Vec::is_empty) {
+            let problem = "is missing: a ticket of kind stream is bound to topics";
+            return Err(Error::invalid("subscribe", problem));
+        }
+        if publish.is_some() {
+            let problem = "is not for a ticket of kind stream, which only reads";
+            return Err(Error::invalid("publish", problem));
+        }
+    }
+    let is_whole = subscribe.is_none() && publish.is_none();
+    let all = [TopicPattern::new(">")?];
+    let of = |action, asked: &Option<Vec<TopicPattern>>| {
+        let asked = match asked {
+            Some(asked) => asked.as_slice(),
+            None if is_whole => &all,
+            None => &[],
+        };
+        lists::check("patterns of a ticket", asked.len(), MAX_PATTERNS)?;
+        let permitted = caller.grant.permission().of(action);
+        let parts = match (is_whole, permitted) {
+            (true, Permitted::Patterns(patterns)) => patterns.clone(),
+            _ => parts_of(permitted, asked),
+        };
+        if parts.is_empty()
+            && let Some(first) = asked.first().filter(|_| !is_whole)
+        {
+            let what = format!("{} {:?}", action.as_str(), first.as_str());
+            return Err(Error::Denied { reason: format!("{} may not {what}", caller.id) });
+        }
+        lists::check("patterns of a ticket", parts.len(), MAX_PATTERNS)?;
+        Ok(parts)
+    };
+    Ok((of(Action::Subscribe, subscribe)?, of(Action::Publish, publish)?))
+}
+
+/// Returns the parts of the patterns that are permitted.
+fn parts_of(permitted: &Permitted, asked: &[TopicPattern]) -> Vec<TopicPattern> {
+    let mut all = Vec::new();
+    for part in asked.iter().flat_map(|pattern| permitted.part_of(pattern)) {
+        if !all.contains(&part) {
+            all.push(part);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests;
