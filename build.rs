@@ -19,6 +19,8 @@ mod protos {
     use prost_types::field_descriptor_proto::Type;
 
     const PROTO: &str = "leftoff/v1/leftoff.proto";
+    /// The proto of the service that only a server with access control has.
+    const ACCESS: &str = "leftoff/v1/access.proto";
     /// A proto with messages only, which the reflection service does not list.
     const CLOUDEVENTS: &str = "io/cloudevents/v1/cloudevents.proto";
 
@@ -37,9 +39,14 @@ mod protos {
 
     /// Compiles all protos into the directory of build outputs.
     pub(super) fn compile() -> Result<(), Box<dyn Error>> {
-        let descriptors = protox::compile([PROTO], ["proto"])?;
+        let descriptors = protox::compile([PROTO, ACCESS], ["proto"])?;
         #[cfg(feature = "grpc")]
-        super::services::compile(descriptors)?;
+        {
+            // The reflection service reads these files.
+            super::services::describe("leftoff", protox::compile([PROTO], ["proto"])?)?;
+            super::services::describe("leftoff_access", protox::compile([ACCESS], ["proto"])?)?;
+            super::services::compile(descriptors)?;
+        }
         #[cfg(not(feature = "grpc"))]
         messages().compile_fds(descriptors)?;
         messages().compile_fds(in_parts(protox::compile([CLOUDEVENTS], ["proto"])?))?;
@@ -78,12 +85,19 @@ mod services {
 
     use super::protos::{IN_PARTS, in_parts};
 
-    /// Generates all messages with the client, the services, and the file for reflection.
+    /// Writes descriptors to a file of their own.
+    pub(super) fn describe(
+        name: &str,
+        descriptors: FileDescriptorSet,
+    ) -> Result<(), Box<dyn Error>> {
+        let out = PathBuf::from(std::env::var("OUT_DIR")?);
+        let bytes = prost::Message::encode_to_vec(&descriptors);
+        Ok(std::fs::write(out.join(format!("{name}_descriptor.bin")), bytes)?)
+    }
+
+    /// Generates all messages with the client, and the services.
     pub(super) fn compile(descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
         let out = PathBuf::from(std::env::var("OUT_DIR")?);
-        // The reflection service reads this file.
-        let bytes = prost::Message::encode_to_vec(&descriptors);
-        std::fs::write(out.join("leftoff_descriptor.bin"), bytes)?;
         compile_server(descriptors.clone(), &out.join("served"))?;
         configure().build_server(false).compile_fds(descriptors)?;
         Ok(())

@@ -82,6 +82,8 @@ pub(crate) struct Audit(Arc<AuditParts>);
 struct AuditParts {
     waiting: mpsc::Sender<AuditEntry>,
     limit: Mutex<RefusalLimit>,
+    /// The limit on tickets: pages ask for one whenever they are opened.
+    tickets: Mutex<RefusalLimit>,
     left_out: Arc<AtomicU64>,
 }
 
@@ -102,24 +104,39 @@ impl Audit {
         let left_out = Arc::<AtomicU64>::default();
         let writer = AuditWriter { broker: broker.clone(), topic, left_out: left_out.clone() };
         tokio::spawn(writer.run(entries));
-        let limit = Mutex::new(RefusalLimit::new(Instant::now()));
-        Ok(Self(Arc::new(AuditParts { waiting, limit, left_out })))
+        let limit = || Mutex::new(RefusalLimit::new(Instant::now()));
+        let (limit, tickets) = (limit(), limit());
+        Ok(Self(Arc::new(AuditParts { waiting, limit, tickets, left_out })))
     }
 
     /// Tells a refusal, unless there were too many lately.
     pub(crate) fn refused(&self, refused: &RefusalContext<'_>) {
         let address = refused.address;
-        let mut limit = self.0.limit.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_told = limit.tells(address.map(PeerAddress::ip), Instant::now());
-        drop(limit);
-        if !is_told {
-            self.0.left_out.fetch_add(1, Ordering::Relaxed);
+        if !self.is_told(&self.0.limit, address) {
             return;
         }
         let who = refused.grant.map(Grant::caller);
         let what = refused.path.unwrap_or("request");
         let reason = Some(refused.refusal.reason().to_owned());
         self.tell(entry("access.refused", who, what, address).with(None, "refused", reason));
+    }
+
+    /// Tells that a ticket was made for a caller, unless there were too many lately.
+    pub(crate) fn ticket_made(&self, who: &str, from: Option<PeerAddress>) {
+        if self.is_told(&self.0.tickets, from) {
+            self.tell(entry("access.ticket", Some(who), "ticket", from));
+        }
+    }
+
+    /// Returns whether an entry of a client at this address is within a limit. Counts it otherwise.
+    fn is_told(&self, limit: &Mutex<RefusalLimit>, from: Option<PeerAddress>) -> bool {
+        let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_told = limit.tells(from.map(PeerAddress::ip), Instant::now());
+        drop(limit);
+        if !is_told {
+            self.0.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        is_told
     }
 
     /// Tells an act of administration.

@@ -16,6 +16,7 @@ mod claims;
 mod config;
 mod control;
 mod credentials;
+#[cfg(feature = "tls")]
 mod fetching;
 mod hooks;
 mod identity;
@@ -27,21 +28,24 @@ mod own_topics;
 mod prover;
 mod refusal_limit;
 mod remembered;
+mod requests;
 mod revocations;
 mod revokers;
 mod rights;
 mod roles;
 mod secret;
+mod routes;
+mod service;
 mod stored_ticket;
 mod ticket_table;
 mod tickets;
 mod tokens;
 mod validation;
 mod verification;
-#[cfg(feature = "tls")]
 
 pub use config::{
     AccessConfig, AccessMode, AnonymousConfig, IssuerConfig, KeyConfig, RoleConfig, TicketsConfig,
 };
 pub(crate) use control::AccessControl;
 pub use secret::Secret;
+pub(crate) use service::GrpcAccess;

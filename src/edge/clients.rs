@@ -190,7 +190,7 @@ impl<S: Sync> FromRequestParts<S> for CallerRates {
 
 /// Returns the client's share of the memory for clients; an unbounded one where there is no
 /// [`Peer`].
-pub(super) fn share(peer: Option<&Peer>) -> Share {
+pub(crate) fn share(peer: Option<&Peer>) -> Share {
     peer.map(|peer| peer.share().clone()).unwrap_or_default()
 }
 

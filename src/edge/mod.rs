@@ -87,7 +87,7 @@ pub mod http;
 pub(crate) mod intake;
 #[cfg(feature = "http")]
 pub mod json;
-mod json_problem;
+pub(crate) mod json_problem;
 mod media;
 mod mounting;
 #[cfg(feature = "http")]

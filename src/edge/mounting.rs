@@ -19,6 +19,8 @@ pub struct Edge {
     pub(in crate::edge) counters: Arc<Counters>,
     /// The hooks of the host. Without them everything is permitted.
     pub(in crate::edge) hooks: Option<Arc<dyn Hooks>>,
+    /// Whether the hooks are the broker's own access control, which has operations of its own.
+    has_access_control: bool,
 }
 
 impl fmt::Debug for Edge {
@@ -34,7 +36,8 @@ impl fmt::Debug for Edge {
 impl Edge {
     /// Returns the edges of `broker`, with the default settings.
     pub fn new(broker: Broker) -> Self {
-        Self { broker, config: FollowConfig::default(), counters: Arc::default(), hooks: None }
+        let (config, counters) = (FollowConfig::default(), Arc::default());
+        Self { broker, config, counters, hooks: None, has_access_control: false }
     }
 
     /// Sets the settings of live readers.
@@ -53,6 +56,16 @@ impl Edge {
     pub fn hooks(mut self, hooks: impl Hooks) -> Self {
         self.hooks = Some(Arc::new(hooks));
         self
+    }
+
+    /// Says that the hooks are the broker's own access control.
+    pub(crate) fn with_access_control(self) -> Self {
+        Self { has_access_control: true, ..self }
+    }
+
+    /// Returns whether the hooks are the broker's own access control.
+    pub(crate) fn has_access_control(&self) -> bool {
+        self.has_access_control
     }
 
     /// Returns whether the host has hooks.

@@ -80,15 +80,7 @@ impl Permit {
         if let Some(asked) = head.extensions.get::<Self>() {
             return Ok(asked.clone());
         }
-        let (address, certificate) = Default::default();
-        let mut request =
-            Connecting { head: head.clone(), address, certificate, is_renewal: false };
-        let extensions = &mut request.head.extensions;
-        // The rest of the connection must not live as long as this copy.
-        extensions.remove::<OnUpgrade>();
-        if let Some(peer) = extensions.remove::<Peer>() {
-            (request.address, request.certificate) = (Some(peer.address()), peer.certificate());
-        }
+        let request = connecting(head);
         let grant = hooks.connect(&request).await.map_err(|refusal| {
             let (address, path) = (request.address, Some(request.uri().path()));
             hooks.refused_in(&RefusalContext { refusal: &refusal, grant: None, address, path });
@@ -194,7 +186,7 @@ impl Permit {
     }
 
     /// Returns the caller's grant as it is now; `None` without hooks.
-    pub(super) fn grant(&self) -> Option<Grant> {
+    pub(crate) fn grant(&self) -> Option<Grant> {
         self.0.as_ref().map(|granted| granted.grant())
     }
 
@@ -241,7 +233,7 @@ impl Permit {
     /// # Errors
     ///
     /// As [`Self::check`].
-    pub(super) async fn check_administers(&self) -> Result<()> {
+    pub(crate) async fn check_administers(&self) -> Result<()> {
         let Some(granted) = &self.0 else { return Ok(()) };
         let grant = granted.current().await?;
         if grant.permission().administers() {
@@ -423,6 +415,19 @@ impl Permit {
             granted.hooks.delivered(&granted.grant(), run);
         }
     }
+}
+
+/// Returns the head of a request, as hooks are asked about it.
+pub(crate) fn connecting(head: &RequestHead) -> Connecting {
+    let (address, certificate) = Default::default();
+    let mut request = Connecting { head: head.clone(), address, certificate, is_renewal: false };
+    let extensions = &mut request.head.extensions;
+    // The rest of the connection must not live as long as this copy.
+    extensions.remove::<OnUpgrade>();
+    if let Some(peer) = extensions.remove::<Peer>() {
+        (request.address, request.certificate) = (Some(peer.address()), peer.certificate());
+    }
+    request
 }
 
 /// An act of administration that the hooks are not told of yet.

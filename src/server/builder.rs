@@ -27,7 +27,7 @@ use super::connection::Door;
 use super::listener::{Listener, Protocols};
 use super::running::Server;
 use super::services::{self, routes_of};
-use crate::access::{AccessConfig, AccessControl, AccessMode};
+use crate::access::{AccessConfig, AccessControl, AccessMode, GrpcAccess};
 use crate::broker::Broker;
 use crate::edge::hooks::Hooks;
 use crate::edge::rates::Rates;
@@ -55,6 +55,8 @@ pub struct ServerBuilder {
     service_names: Vec<&'static str>,
     descriptors: Vec<&'static [u8]>,
     grpc_layers: Vec<HostLayer>,
+    /// Access control, once the server is bound with it.
+    control: Option<AccessControl>,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -110,6 +112,7 @@ impl ServerBuilder {
             service_names: Vec::new(),
             descriptors: Vec::new(),
             grpc_layers: Vec::new(),
+            control: None,
         }
     }
 
@@ -226,7 +229,7 @@ impl ServerBuilder {
         self.access.validate()?;
         self.rates.validate()?;
         if self.access.mode == AccessMode::Required {
-            self.edge = self.controlled().await?;
+            self.control().await?;
         }
         let drain_ms = self.follow.drain_ms.min(self.config.shutdown_ms / 2);
         self.edge = self.edge.follow(FollowConfig { drain_ms, ..self.follow.clone() })?;
@@ -272,19 +275,24 @@ impl ServerBuilder {
         })
     }
 
-    /// Returns the edge with access control as its hooks.
+    /// Makes access control the hooks of the edge, and adds its service.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`]: the host has hooks of its own, or a file of the settings is wrong.
-    async fn controlled(&self) -> Result<Edge> {
+    /// [`Error::Invalid`]: the host has hooks of its own, or a file of the settings is wrong. As
+    /// [`AccessControl::open`].
+    async fn control(&mut self) -> Result<()> {
         if self.edge.has_hooks() {
             let problem = "is required, and the host has hooks of its own: one of them decides who \
                            may do what, so take one away";
             return Err(Error::invalid("access.mode", problem));
         }
         let control = AccessControl::open(&self.access, self.broker.clone()).await?;
-        Ok(self.edge.clone().hooks(control))
+        self.edge = self.edge.clone().hooks(control.clone()).with_access_control();
+        self.service_names.push(GrpcAccess::NAME);
+        self.descriptors.push(grpc::ACCESS_DESCRIPTORS);
+        self.control = Some(control);
+        Ok(())
     }
 
     /// Returns all routes of a listener, with the checks around them.
@@ -307,7 +315,10 @@ impl ServerBuilder {
     /// Returns the routes over HTTP, the host's before the broker's, and `rest` for all other
     /// paths.
     fn http_routes(&self, parts: Parts, rest: Router) -> Router {
-        let broker = http::parts(&self.edge, parts).merge(rest);
+        let mut broker = http::parts(&self.edge, parts).merge(rest);
+        if let Some(control) = self.control.as_ref().filter(|_| has_access(parts)) {
+            broker = broker.merge(http::mounted(&self.edge, control.routes(parts)));
+        }
         match &self.routes {
             Some(routes) => routes.clone().fallback_service(broker),
             None => broker,
@@ -316,6 +327,9 @@ impl ServerBuilder {
 
     fn grpc_routes(&self, parts: Parts, operations: &Router) -> Router {
         let mut routes = routes_of(grpc::parts(&self.edge, parts));
+        if let Some(control) = self.control.as_ref().filter(|_| has_access(parts)) {
+            routes = routes.merge(routes_of(control.service(&self.edge)));
+        }
         routes = routes.merge(routes_of(self.services.clone()));
         for layer in &self.grpc_layers {
             routes = layer(routes);
@@ -328,6 +342,11 @@ impl ServerBuilder {
         let mended = MapResponseLayer::new(grpc::mend);
         routes.layer((paced, mended, origins::only_grpc()))
     }
+}
+
+/// Returns whether these parts have operations of access control.
+fn has_access(parts: Parts) -> bool {
+    parts.has(Parts::EVENTS) || parts.has(Parts::ADMINISTRATION)
 }
 
 /// Binds the addresses of the configuration.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
+use http::request::Parts as RequestHead;
 use http::{Method, Uri, Version};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 pub(super) type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Runs `call`, until the client's deadline.
-pub(super) async fn within<T>(
+pub(crate) async fn within<T>(
     deadline: Option<Duration>,
     call: impl Future<Output = Result<T>>,
 ) -> Result<T, Status> {
@@ -42,13 +43,18 @@ pub(super) async fn permit<T>(
     request: &Request<T>,
     path: &'static str,
 ) -> Result<Permit> {
+    Permit::ask(edge, &head(request, path)).await
+}
+
+/// Returns the head of a call at `path`.
+pub(crate) fn head<T>(request: &Request<T>, path: &'static str) -> RequestHead {
     let (mut head, ()) = http::Request::new(()).into_parts();
     head.method = Method::POST;
     head.version = Version::HTTP_2;
     head.uri = Uri::from_static(path);
     head.headers = request.metadata().clone().into_headers();
     head.extensions = request.extensions().clone();
-    Permit::ask(edge, &head).await
+    head
 }
 
 /// Returns the client's share of the memory for clients.

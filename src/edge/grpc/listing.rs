@@ -65,7 +65,7 @@ pub(super) struct ListPage {
 /// # Errors
 ///
 /// [`Error::OverLimit`].
-pub(super) fn limit(page_size: u32) -> Result<usize> {
+pub(crate) fn limit(page_size: u32) -> Result<usize> {
     match page_size as usize {
         0 => Ok(DEFAULT_LISTED),
         limit if limit > MAX_LISTED => Err(Error::over("page_size", limit, MAX_LISTED)),

@@ -411,7 +411,7 @@ pub(in crate::edge) fn own_event(event: Event) -> proto::Event {
 }
 
 /// Returns the deadline that a call carries. Source: the gRPC protocol over HTTP/2, `grpc-timeout`.
-pub(in crate::edge) fn deadline(
+pub(crate) fn deadline(
     metadata: &tonic::metadata::MetadataMap,
 ) -> Result<Option<Duration>, Status> {
     let Some(value) = metadata.get("grpc-timeout") else { return Ok(None) };

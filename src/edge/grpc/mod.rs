@@ -31,12 +31,19 @@ use crate::edge::bounds::max_message_bytes;
 use crate::edge::{Edge, Parts, permit};
 
 pub use self::admin::GrpcAdmin;
+pub(crate) use self::call::{head as call_head, within};
+pub(crate) use self::listing::limit as list_size;
+pub(crate) use self::messages::deadline;
 pub(crate) use self::paced::paced;
 pub use self::publisher::GrpcPublisher;
 pub use self::subscriber::GrpcSubscriber;
 
 /// The descriptors of the protos, for the reflection service.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/leftoff_descriptor.bin"));
+
+/// The descriptors of the service that a server with access control has besides.
+pub(crate) const ACCESS_DESCRIPTORS: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/leftoff_access_descriptor.bin"));
 
 /// The full names of the services, for the health service.
 pub const NAMES: [&str; 3] = [
@@ -61,8 +68,14 @@ pub fn parts(edge: &Edge, parts: Parts) -> Routes {
         routes = routes.add_service(admin(edge));
     }
     let has_services = parts.has(Parts::EVENTS) || parts.has(Parts::ADMINISTRATION);
-    if !edge.has_hooks() || !has_services {
-        return routes; // A layer around no route at all would panic.
+    if has_services { guarded(edge, routes) } else { routes }
+}
+
+/// Returns services with the question around them who the caller is, before the body is read. There
+/// must be one: a layer around no route at all would panic.
+pub(crate) fn guarded(edge: &Edge, routes: Routes) -> Routes {
+    if !edge.has_hooks() {
+        return routes;
     }
     let asking = from_fn_with_state(edge.clone(), permit::before_body);
     routes.into_axum_router().route_layer(asking).into()

@@ -30,6 +30,11 @@ use crate::edge::{Edge, Parts, status, websocket};
 use crate::error::Result;
 
 pub use self::own_readers::{AnswerOptions, page, sse};
+pub(crate) use self::page_body::{answer, list};
+pub(crate) use self::query::Query;
+pub(crate) use self::request::whole;
+pub(crate) use self::spare::Purpose;
+pub(crate) use self::topics::list_limit;
 pub use crate::edge::selection_forms::Format;
 
 /// Returns all routes, ready to be mounted in a router with any state.
@@ -60,8 +65,17 @@ pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Rou
             .merge(topics::operations());
     }
     if parts.has(Parts::ALL) {
-        routes = routes.merge(openapi::routes(edge.broker.limits(), &edge.config));
+        routes = routes.merge(openapi::routes(edge));
     }
+    mounted(edge, routes)
+}
+
+/// Returns routes with what all routes of the broker have around them: codings of bodies, answers to
+/// other methods, and headers for caches.
+pub(crate) fn mounted<S: Clone + Send + Sync + 'static>(
+    edge: &Edge,
+    routes: Router<Edge>,
+) -> Router<S> {
     let coded = middleware::from_fn_with_state(edge.clone(), coding::serve);
     routes
         .method_not_allowed_fallback(async || {

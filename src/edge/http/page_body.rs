@@ -254,7 +254,7 @@ pub(in crate::edge) async fn state(
 /// # Errors
 ///
 /// [`NoRoom`](crate::Error::NoRoom), if the text is longer than a piece and there is no room.
-pub(in crate::edge) async fn answer(
+pub(crate) async fn answer(
     text: impl Iterator<Item = Vec<u8>> + Send + 'static,
     share: &Share,
 ) -> Result<Response> {
@@ -268,7 +268,7 @@ pub(in crate::edge) async fn answer(
 
 /// Returns the text of an object with a list, whose entries come a few at a time, separated by
 /// commas. A step may have no entries.
-pub(in crate::edge) fn list(
+pub(crate) fn list(
     begin: Vec<u8>,
     some: impl Iterator<Item = Vec<u8>>,
     end: Vec<u8>,

@@ -21,7 +21,7 @@ const MAX_NAMES: usize = 64;
 
 /// The values of each name, decoded, in their order.
 #[derive(Debug, Default)]
-pub(in crate::edge) struct Query {
+pub(crate) struct Query {
     values: BTreeMap<String, Vec<String>>,
     /// The ignored names, for a stream.
     ignored: Ignored,
@@ -34,7 +34,7 @@ impl Query {
     ///
     /// - [`Error::Invalid`]: a part is not UTF-8, or has no name, or a name is given twice.
     /// - [`Error::OverLimit`]: there are too many names.
-    pub(in crate::edge) fn parse(query: Option<&str>, purpose: Purpose) -> Result<Self> {
+    pub(crate) fn parse(query: Option<&str>, purpose: Purpose) -> Result<Self> {
         Self::parse_lists(query, purpose, &[])
     }
 
@@ -133,7 +133,7 @@ impl Query {
     }
 
     /// Takes the value of `name`.
-    pub(in crate::edge) fn take(&mut self, name: &str) -> Option<String> {
+    pub(crate) fn take(&mut self, name: &str) -> Option<String> {
         self.values.remove(name)?.pop()
     }
 
@@ -147,10 +147,7 @@ impl Query {
     /// # Errors
     ///
     /// [`Error::Invalid`] if the value is not a `T`.
-    pub(in crate::edge) fn take_number<T: std::str::FromStr>(
-        &mut self,
-        name: &str,
-    ) -> Result<Option<T>> {
+    pub(crate) fn take_number<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let number = value.parse();
         number.map(Some).map_err(|_| Error::invalid(name, format!("{value:?} is not a number")))
@@ -177,7 +174,7 @@ impl Query {
     /// # Errors
     ///
     /// [`Error::Invalid`] names the first of them, and the `known` names, if there are any.
-    pub(in crate::edge) fn finish(self, known: &str) -> Result<()> {
+    pub(crate) fn finish(self, known: &str) -> Result<()> {
         match self.values.into_keys().next() {
             Some(name) if known.is_empty() => {
                 Err(Error::invalid(name, "is not known here; this query takes no names"))

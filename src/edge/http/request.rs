@@ -44,7 +44,7 @@ pub(in crate::edge) fn body_error(error: axum::Error) -> Error {
 
 /// Reads the whole body, if it is no larger than `limit` and not too slow. A body that is announced
 /// as too large is not read at all. So a client that sent `Expect: 100-continue` need not send it.
-pub(in crate::edge) async fn whole(body: Body, limit: u64, mut pace: Pace) -> Result<Bytes> {
+pub(crate) async fn whole(body: Body, limit: u64, mut pace: Pace) -> Result<Bytes> {
     let told_bytes = body.size_hint().lower();
     if told_bytes > limit {
         return Err(Error::over("payload bytes", told_bytes as usize, limit as usize));

@@ -15,7 +15,7 @@
 
 /// The purpose of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::edge) enum Purpose {
+pub(crate) enum Purpose {
     Change,
     Publish,
     Page,

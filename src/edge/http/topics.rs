@@ -62,7 +62,11 @@ pub(in crate::edge) fn operations() -> Router<Edge> {
 }
 
 /// Returns how many entries of a list are requested.
-fn list_limit(query: &mut Query) -> Result<usize> {
+///
+/// # Errors
+///
+/// [`Error::Invalid`], [`Error::OverLimit`].
+pub(crate) fn list_limit(query: &mut Query) -> Result<usize> {
     match query.take_number("limit")?.unwrap_or(DEFAULT_LISTED) {
         limit if limit > MAX_LISTED => Err(Error::over("limit", limit, MAX_LISTED)),
         limit => Ok(limit),

@@ -7,4 +7,6 @@ use crate::edge::config::FollowConfig;
 pub(super) struct Limits<'a> {
     pub(super) publish: &'a LimitsConfig,
     pub(super) follow: &'a FollowConfig,
+    /// Whether there are tickets and revocations.
+    pub(super) has_access: bool,
 }

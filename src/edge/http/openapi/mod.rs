@@ -8,6 +8,7 @@
 //! paths and methods with those of the router. Schemathesis sends requests that the document allows
 //! or forbids, and compares the answers (`tests/suite/openapi.rs`).
 
+mod access;
 mod limits;
 mod operations;
 mod parameters;
@@ -21,9 +22,7 @@ use utoipa::openapi::path::PathItemBuilder;
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder, tag::TagBuilder};
 
 use self::limits::Limits;
-use crate::broker::LimitsConfig;
 use crate::edge::Edge;
-use crate::edge::config::FollowConfig;
 
 const DESCRIPTION: &str = "An event log with replay: publish durably, follow, and resume from any \
     place. A `HEAD` is answered as the `GET` of its path, without the body. A body may have a \
@@ -37,8 +36,10 @@ const DESCRIPTION: &str = "An event log with replay: publish durably, follow, an
     `Leftoff-Ignored`.";
 
 /// Returns the route of the document.
-pub(in crate::edge) fn routes(publish: &LimitsConfig, follow: &FollowConfig) -> Router<Edge> {
-    let document = document(&Limits { publish, follow });
+pub(in crate::edge) fn routes(edge: &Edge) -> Router<Edge> {
+    let (publish, follow) = (edge.broker.limits(), &edge.config);
+    let has_access = edge.has_access_control();
+    let document = document(&Limits { publish, follow, has_access });
     let text = Bytes::from(document.to_json().unwrap_or_default());
     let serve = async move || ([(header::CONTENT_TYPE, "application/json")], text);
     Router::new().route("/openapi.json", get(serve))
@@ -46,11 +47,19 @@ pub(in crate::edge) fn routes(publish: &LimitsConfig, follow: &FollowConfig) -> 
 
 fn document(limits: &Limits<'_>) -> OpenApi {
     let mut paths = PathsBuilder::new();
-    for (path, operations) in operations::all(limits) {
+    let of_access = limits.has_access.then(access::all).unwrap_or_default();
+    for (path, operations) in operations::all(limits).into_iter().chain(of_access) {
         let item = operations
             .into_iter()
             .fold(PathItemBuilder::new(), |item, (method, what)| item.operation(method, what));
         paths = paths.path(path, item.build());
+    }
+    let mut components = shapes::components(limits);
+    let mut tags = operations::TAGS.to_vec();
+    if limits.has_access {
+        tags.push(access::TAG);
+        let shapes = access::shapes().map(|(name, shape)| (name.to_owned(), shape.into()));
+        components.schemas.extend(shapes);
     }
     let info = InfoBuilder::new()
         .title("Leftoff")
@@ -61,7 +70,7 @@ fn document(limits: &Limits<'_>) -> OpenApi {
     OpenApiBuilder::new()
         .info(info.build())
         .paths(paths.build())
-        .components(Some(shapes::components(limits)))
-        .tags(Some(operations::TAGS.map(tag)))
+        .components(Some(components))
+        .tags(Some(tags.into_iter().map(tag)))
         .build()
 }

@@ -21,7 +21,7 @@ pub(super) const TAGS: [(&str, &str); 4] = [
 ];
 
 /// The operations of one path.
-type Operations = Vec<(HttpMethod, OperationBuilder)>;
+pub(super) type Operations = Vec<(HttpMethod, OperationBuilder)>;
 
 /// The statuses of refusals that every operation may have. Their reasons are the origin, the host,
 /// the caller, a rate, a head that is too slow or too long, an unknown coding of the body, and lack
@@ -32,7 +32,7 @@ const BARE: [u16; 2] = [414, 431];
 /// The refusals of operations that read the log.
 const READS: [u16; 3] = [404, 410, 500];
 /// The refusals of operations that write to the log.
-const WRITES: [u16; 5] = [404, 409, 500, 504, 507];
+pub(super) const WRITES: [u16; 5] = [404, 409, 500, 504, 507];
 
 /// Returns all paths, with their operations.
 pub(super) fn all(limits: &Limits<'_>) -> Vec<(&'static str, Operations)> {
@@ -68,7 +68,7 @@ pub(super) fn all(limits: &Limits<'_>) -> Vec<(&'static str, Operations)> {
     ]
 }
 
-fn operation(
+pub(super) fn operation(
     id: &str,
     tag: &str,
     summary: &str,
@@ -82,7 +82,7 @@ fn operation(
         .parameters(Some(parameters))
 }
 
-fn of(shape: &str) -> Content {
+pub(super) fn of(shape: &str) -> Content {
     Content::new(Some(Ref::from_schema_name(shape)))
 }
 
@@ -95,7 +95,7 @@ fn answer(description: &str) -> ResponseBuilder {
     ResponseBuilder::new().description(description)
 }
 
-fn json(description: &str, shape: &str) -> Response {
+pub(super) fn json(description: &str, shape: &str) -> Response {
     let kept = "Whether a cache may keep the answer, and must ask before it uses it again.";
     with_header(answer(description), "Cache-Control", kept)
         .content("application/json", of(shape))
@@ -108,7 +108,7 @@ fn with_header(response: ResponseBuilder, name: &str, description: &str) -> Resp
 }
 
 /// Adds the refusals with these statuses, and those that every operation has.
-fn refusals(operation: OperationBuilder, more: &[&[u16]]) -> OperationBuilder {
+pub(super) fn refusals(operation: OperationBuilder, more: &[&[u16]]) -> OperationBuilder {
     let mut all: Vec<u16> = ALWAYS.iter().chain(more.iter().copied().flatten()).copied().collect();
     all.sort_unstable();
     all.dedup();

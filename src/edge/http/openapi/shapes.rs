@@ -11,11 +11,11 @@ use crate::edge::http::openapi::parameters::{number, number_within, one_of, text
 /// A field of an object: its name, its shape with a description, and whether it is always present.
 type Property = (&'static str, RefOr<Schema>, bool);
 
-fn field(name: &'static str, shape: ObjectBuilder, description: &str) -> Property {
+pub(super) fn field(name: &'static str, shape: ObjectBuilder, description: &str) -> Property {
     (name, Schema::from(shape.description(Some(description)).build()).into(), true)
 }
 
-fn optional((name, shape, _): Property) -> Property {
+pub(super) fn optional((name, shape, _): Property) -> Property {
     (name, shape, false)
 }
 
@@ -23,12 +23,12 @@ fn named(name: &'static str, shape: &str) -> Property {
     (name, Ref::from_schema_name(shape).into(), true)
 }
 
-fn list(name: &'static str, shape: &str) -> Property {
+pub(super) fn list(name: &'static str, shape: &str) -> Property {
     let list = Array::new(Ref::from_schema_name(shape));
     (name, Schema::Array(list).into(), true)
 }
 
-fn texts(name: &'static str, description: &str) -> Property {
+pub(super) fn texts(name: &'static str, description: &str) -> Property {
     let list = utoipa::openapi::ArrayBuilder::new()
         .items(text().build())
         .max_items(Some(crate::lists::MAX_ENTRIES))
@@ -42,7 +42,7 @@ fn map(name: &'static str, description: &str) -> Property {
     field(name, map.additional_properties(Some(values)), description)
 }
 
-fn object(description: &str, fields: impl IntoIterator<Item = Property>) -> Object {
+pub(super) fn object(description: &str, fields: impl IntoIterator<Item = Property>) -> Object {
     let object = ObjectBuilder::new().schema_type(Type::Object).description(Some(description));
     let add = |object: ObjectBuilder, (name, shape, is_required): Property| {
         let object = object.property(name, shape);
@@ -52,7 +52,7 @@ fn object(description: &str, fields: impl IntoIterator<Item = Property>) -> Obje
 }
 
 /// Returns the shape of an object that has these fields and no others.
-fn closed(description: &str, fields: impl IntoIterator<Item = Property>) -> Object {
+pub(super) fn closed(description: &str, fields: impl IntoIterator<Item = Property>) -> Object {
     let object = ObjectBuilder::from(object(description, fields));
     object.additional_properties(Some(AdditionalProperties::FreeForm(false))).build()
 }
@@ -66,7 +66,7 @@ fn boolean() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::Boolean)
 }
 
-fn time(name: &'static str, description: &str) -> Property {
+pub(super) fn time(name: &'static str, description: &str) -> Property {
     field(name, text(), &format!("{description}, by RFC 3339 in UTC."))
 }
 
