@@ -9,7 +9,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use tokio::time::Instant;
 
 use super::config::IssuerConfig;
-use super::jwks::{PublishedKeys, fitting};
+use super::jwks::{FetchTimes, PublishedKeys, fitting};
 use super::verification::{VerificationKey, algorithm_names, algorithm_of};
 use crate::error::{Error, Result};
 
@@ -169,7 +169,8 @@ impl IssuerRules {
         let trusted = self.config.jwks_ca.as_deref();
         let fetch = super::fetching::keys_at(url.clone(), trusted)
             .map_err(|problem| Error::invalid(format!("{}.jwks_url", self.place), problem))?;
-        Ok(PublishedKeys::start(url.to_string(), self.algorithms.clone(), fetch))
+        let times = FetchTimes::default();
+        Ok(PublishedKeys::start(url.to_string(), self.algorithms.clone(), times, fetch))
     }
 
     #[cfg(not(feature = "tls"))]

@@ -172,7 +172,7 @@ mod tests {
             (rsa(json!({"key_ops": ["sign", "encrypt"]})), "verification"),
             (rsa(json!({"key_ops": "verify"})), "verification"),
             (rsa(json!({"d": "AQAB"})), "private"),
-            (rsa(json!({"n": "AQAB"})), "24 bits"),
+            (rsa(json!({"n": "AQAB"})), "17 bits"),
             (rsa(json!({"n": "not base64!"})), "no \"n\""),
             (rsa(json!({"e": null})), "no text"),
             (rsa(json!({"kid": "x".repeat(MAX_KEY_ID_BYTES + 1)})), "\"kid\""),

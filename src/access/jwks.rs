@@ -28,17 +28,32 @@ use tracing::{info, warn};
 use super::jwk::parse_set;
 use super::verification::VerificationKey;
 
-/// The time between two fetches, and after a fetch that failed.
-const REFRESH: Duration = Duration::from_secs(300);
-const RETRY: Duration = Duration::from_secs(30);
-
-/// The least time between two fetches for keys that are not known.
-const MIN_PAUSE: Duration = Duration::from_secs(60);
-
-/// The longest time of one fetch, and the longest time that the start of a server waits for the
-/// first one.
-const MAX_FETCH: Duration = Duration::from_secs(10);
+/// The longest time that the start of a server waits for the first fetch.
 pub(super) const MAX_START: Duration = Duration::from_secs(5);
+
+/// The times of fetches.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FetchTimes {
+    /// The time between two fetches.
+    refresh: Duration,
+    /// The time after a fetch that failed.
+    retry: Duration,
+    /// The least time between two fetches of which one is for a key that is not known.
+    min_pause: Duration,
+    /// The longest time of one fetch.
+    max_fetch: Duration,
+}
+
+impl Default for FetchTimes {
+    fn default() -> Self {
+        Self {
+            refresh: Duration::from_secs(300),
+            retry: Duration::from_secs(30),
+            min_pause: Duration::from_secs(60),
+            max_fetch: Duration::from_secs(10),
+        }
+    }
+}
 
 /// A fetch of the document: its bytes, or the problem.
 pub(super) type Fetching = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send>>;
@@ -57,6 +72,7 @@ pub(super) struct PublishedKeys {
 struct Shared {
     url: String,
     algorithms: Vec<Algorithm>,
+    times: FetchTimes,
     keys: Mutex<Keys>,
     asking: Mutex<Asking>,
     /// Wakes the task.
@@ -82,10 +98,16 @@ impl fmt::Debug for PublishedKeys {
 
 impl PublishedKeys {
     /// Starts the task that fetches the keys from `url`, which the messages name.
-    pub(super) fn start(url: String, algorithms: Vec<Algorithm>, fetch: FetchKeys) -> Self {
+    pub(super) fn start(
+        url: String,
+        algorithms: Vec<Algorithm>,
+        times: FetchTimes,
+        fetch: FetchKeys,
+    ) -> Self {
         let shared = Arc::new(Shared {
             url,
             algorithms,
+            times,
             keys: Mutex::default(),
             asking: Mutex::default(),
             wake: Notify::new(),
@@ -128,15 +150,14 @@ impl PublishedKeys {
     pub(super) async fn ask(&self) -> bool {
         let mut fetches = self.shared.fetches.subscribe();
         let now = Instant::now();
-        {
-            let asking = self.shared.asking();
-            let is_early = asking.started.is_some_and(|started| now < started + MIN_PAUSE);
-            if !asking.is_fetching && is_early {
-                return false;
-            }
+        let is_fetching = self.shared.asking().is_fetching;
+        if !is_fetching && !self.shared.may_ask(now) {
+            return false;
         }
         self.shared.wake.notify_one();
-        timeout_at(now + MAX_FETCH, fetches.changed()).await.is_ok_and(|told| told.is_ok())
+        timeout_at(now + self.shared.times.max_fetch, fetches.changed())
+            .await
+            .is_ok_and(|told| told.is_ok())
     }
 }
 
@@ -147,6 +168,12 @@ impl Shared {
 
     fn asking(&self) -> MutexGuard<'_, Asking> {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether keys may be asked for at `now`.
+    fn may_ask(&self, now: Instant) -> bool {
+        let started = self.asking().started;
+        started.is_none_or(|started| now >= started + self.times.min_pause)
     }
 
     /// Takes a document. Keys that are the same as before stay the same value, and so does what was
@@ -183,15 +210,15 @@ async fn run(shared: Arc<Shared>, fetch: FetchKeys) {
             asking.started = Some(Instant::now());
             asking.is_fetching = true;
         }
-        let document = timeout(MAX_FETCH, fetch()).await;
+        let document = timeout(shared.times.max_fetch, fetch()).await;
         let document = document.unwrap_or_else(|_| Err("it takes too long".to_owned()));
         let taken = document.and_then(|document| shared.take(&document));
         let pause = match &taken {
-            Ok(()) => REFRESH,
+            Ok(()) => shared.times.refresh,
             Err(problem) => {
                 let kept = shared.keys().len();
                 warn!(url = shared.url, problem, kept, "the keys of an issuer cannot be fetched");
-                RETRY
+                shared.times.retry
             }
         };
         shared.asking().is_fetching = false;
@@ -209,8 +236,7 @@ async fn run(shared: Arc<Shared>, fetch: FetchKeys) {
 async fn pressed(shared: &Shared) {
     loop {
         shared.wake.notified().await;
-        let started = shared.asking().started;
-        if started.is_none_or(|started| Instant::now() >= started + MIN_PAUSE) {
+        if shared.may_ask(Instant::now()) {
             return;
         }
     }
@@ -242,6 +268,8 @@ pub(super) fn ids(keys: &[Arc<VerificationKey>]) -> Vec<String> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     const ES256: [Algorithm; 1] = [Algorithm::ES256];
@@ -263,18 +291,21 @@ mod tests {
         Ok(serde_json::json!({ "keys": keys }).to_string().into_bytes())
     }
 
-    /// An issuer whose answer the test changes, and which counts how often it is asked.
+    /// An issuer whose answer the test changes, which counts how often it is asked, and answers
+    /// when the test lets it.
     #[derive(Clone)]
-    struct Issuer {
+    struct TestIssuer {
         answer: Arc<Mutex<Result<Vec<u8>, String>>>,
         asked: Arc<AtomicUsize>,
-        delay: Duration,
+        gate: Arc<Semaphore>,
+        times: FetchTimes,
     }
 
-    impl Issuer {
+    impl TestIssuer {
+        /// Returns an issuer that answers at once.
         fn new(answer: Result<Vec<u8>, String>) -> Self {
-            let answer = Arc::new(Mutex::new(answer));
-            Self { answer, asked: Arc::default(), delay: Duration::from_millis(10) }
+            let (gate, times) = (Arc::new(Semaphore::new(1)), FetchTimes::default());
+            Self { answer: Arc::new(Mutex::new(answer)), asked: Arc::default(), gate, times }
         }
 
         fn answers(&self, answer: Result<Vec<u8>, String>) {
@@ -285,17 +316,33 @@ mod tests {
             self.asked.load(Ordering::SeqCst)
         }
 
+        /// Waits until the issuer was asked this often.
+        async fn was_asked(&self, times: usize) {
+            let begun = Instant::now();
+            while self.asked() < times {
+                assert!(begun.elapsed() < Duration::from_secs(30), "asked {}", self.asked());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+
         fn start(&self) -> PublishedKeys {
             let issuer = self.clone();
             let fetch: FetchKeys = Box::new(move || {
                 let issuer = issuer.clone();
                 Box::pin(async move {
                     issuer.asked.fetch_add(1, Ordering::SeqCst);
-                    tokio::time::sleep(issuer.delay).await;
+                    let _open = issuer.gate.acquire().await.unwrap();
                     issuer.answer.lock().unwrap().clone()
                 })
             });
-            PublishedKeys::start("https://issuer.example/keys".to_owned(), ES256.into(), fetch)
+            let url = "https://issuer.example/keys".to_owned();
+            PublishedKeys::start(url, ES256.into(), self.times, fetch)
+        }
+
+        async fn started(&self) -> PublishedKeys {
+            let keys = self.start();
+            keys.started(Instant::now() + MAX_START).await;
+            keys
         }
     }
 
@@ -303,101 +350,127 @@ mod tests {
         ids(&keys.keys())
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn keys_are_refreshed_and_the_last_good_set_survives_an_outage() {
-        let issuer = Issuer::new(set(&["a"]));
-        let keys = issuer.start();
-        assert!(!keys.has_set());
-        keys.started(Instant::now() + MAX_START).await;
-        assert_eq!((known(&keys), issuer.asked()), (vec!["a".to_owned()], 1));
-
-        issuer.answers(set(&["a", "b"]));
-        tokio::time::sleep(REFRESH * 11 / 10 + Duration::from_secs(1)).await;
-        assert_eq!(known(&keys), ["a", "b"]);
-
-        for outage in [Err("refused".to_owned()), Ok(b"<html>".to_vec()), Ok(Vec::new())] {
-            issuer.answers(outage);
-            let before = issuer.asked();
-            tokio::time::sleep(REFRESH * 2).await;
-            assert_eq!(known(&keys), ["a", "b"]);
-            assert!(issuer.asked() > before + 3, "it is asked sooner than usual");
-        }
-        issuer.answers(set(&["b"]));
-        tokio::time::sleep(RETRY * 2).await;
-        assert_eq!(known(&keys), ["b"], "a key that was taken away is gone");
-        issuer.answers(set(&[]));
-        tokio::time::sleep(REFRESH * 2).await;
-        assert_eq!(known(&keys), [""; 0], "the issuer says that it has none");
+    /// Makes the last fetch older, as if time had passed.
+    fn pass(keys: &PublishedKeys, time: Duration) {
+        let mut asking = keys.shared.asking();
+        asking.started = asking.started.map(|started| started - time);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn the_last_good_set_survives_an_outage_and_a_new_one_takes_its_place() {
+        let issuer = TestIssuer::new(set(&["a"]));
+        let keys = issuer.started().await;
+        assert!(keys.has_set());
+        assert_eq!((known(&keys), issuer.asked()), (vec!["a".to_owned()], 1));
+        let fetched = async |answer: Result<Vec<u8>, String>| {
+            issuer.answers(answer);
+            pass(&keys, issuer.times.min_pause);
+            assert!(keys.ask().await);
+            known(&keys)
+        };
+        assert_eq!(fetched(set(&["a", "b"])).await, ["a", "b"]);
+        for outage in [Err("refused".to_owned()), Ok(b"<html>".to_vec()), Ok(Vec::new())] {
+            assert_eq!(fetched(outage).await, ["a", "b"]);
+        }
+        assert_eq!(fetched(set(&["b"])).await, ["b"], "a key that was taken away is gone");
+        assert_eq!(fetched(set(&[])).await, [""; 0], "the issuer says that it has none");
+
+        let down = TestIssuer::new(Err("refused".to_owned()));
+        assert!(!down.started().await.has_set());
+    }
+
+    #[tokio::test]
+    async fn keys_are_refreshed_at_intervals_and_after_an_outage_until_nobody_needs_them() {
+        let short = Duration::from_millis(1);
+        let never = Duration::from_secs(100_000);
+        let mut issuer = TestIssuer::new(set(&["a"]));
+        issuer.times = FetchTimes { refresh: short, retry: never, ..issuer.times };
+        let keys = issuer.start();
+        issuer.was_asked(3).await;
+        drop(keys);
+        // The task held the issuer, and is gone.
+        let begun = Instant::now();
+        while Arc::strong_count(&issuer.asked) > 1 {
+            assert!(begun.elapsed() < Duration::from_secs(30));
+            tokio::time::sleep(short).await;
+        }
+
+        let mut issuer = TestIssuer::new(Err("refused".to_owned()));
+        issuer.times = FetchTimes { refresh: never, retry: short, ..issuer.times };
+        let keys = issuer.start();
+        issuer.was_asked(3).await;
+        issuer.answers(set(&["a"]));
+        let begun = Instant::now();
+        while known(&keys) != ["a"] {
+            assert!(begun.elapsed() < Duration::from_secs(30));
+            tokio::time::sleep(short).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_takes_too_long_is_given_up_and_tried_again() {
+        let short = Duration::from_millis(1);
+        let mut issuer = TestIssuer::new(set(&["a"]));
+        issuer.gate = Arc::new(Semaphore::new(0));
+        issuer.times = FetchTimes { retry: short, max_fetch: short, ..issuer.times };
+        let keys = issuer.start();
+        issuer.was_asked(3).await;
+        assert!(!keys.has_set());
+        keys.started(Instant::now()).await; // A server does not wait for more than it wants to.
+    }
+
+    #[tokio::test]
     async fn an_unknown_key_is_asked_for_once_a_minute_and_once_for_all() {
-        let issuer = Issuer::new(set(&["a"]));
-        let keys = Arc::new(issuer.start());
-        keys.started(Instant::now() + MAX_START).await;
-        assert!(!keys.ask().await, "it was fetched just now");
+        let mut issuer = TestIssuer::new(set(&["a"]));
+        issuer.times.max_fetch = Duration::from_secs(100);
+        let keys = Arc::new(issuer.started().await);
+        let minute = issuer.times.min_pause;
+        assert_eq!(minute, Duration::from_secs(60));
+        let started = keys.shared.asking().started.unwrap();
+        assert!(!keys.shared.may_ask(started + minute - Duration::from_nanos(1)));
+        assert!(keys.shared.may_ask(started + minute));
+        for _ in 0..100 {
+            assert!(!keys.ask().await, "it was fetched just now");
+        }
         assert_eq!(issuer.asked(), 1);
 
-        tokio::time::sleep(MIN_PAUSE).await;
+        pass(&keys, minute);
         issuer.answers(set(&["a", "new"]));
+        let closed = issuer.gate.clone().acquire_owned().await.unwrap();
         let asking: Vec<_> = (0..50)
             .map(|_| {
                 let keys = keys.clone();
                 tokio::spawn(async move { (keys.ask().await, known(&keys)) })
             })
             .collect();
-        // One of them goes away in the middle. The others get the keys all the same.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        issuer.was_asked(2).await;
+        // The first of them goes away in the middle. The others get the keys all the same.
         asking[0].abort();
+        drop(closed);
         for (number, asking) in asking.into_iter().enumerate() {
-            if let Ok((was_fetched, known)) = asking.await {
-                assert!(was_fetched && known == ["a", "new"], "{number}: {known:?}");
-            } else {
-                assert_eq!(number, 0);
+            match asking.await {
+                Ok((was_fetched, known)) => assert!(was_fetched && known == ["a", "new"]),
+                Err(_) => assert_eq!(number, 0),
             }
         }
-        assert_eq!(issuer.asked(), 2);
         for _ in 0..100 {
             assert!(!keys.ask().await);
         }
-        tokio::time::sleep(MIN_PAUSE - Duration::from_secs(1)).await;
-        assert!(!keys.ask().await);
         assert_eq!(issuer.asked(), 2);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(keys.ask().await);
-        assert_eq!(issuer.asked(), 3);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_key_stays_the_same_value_while_the_issuer_has_it() {
-        let issuer = Issuer::new(set(&["a", "b"]));
-        let keys = issuer.start();
-        keys.started(Instant::now() + MAX_START).await;
+        let issuer = TestIssuer::new(set(&["a", "b"]));
+        let keys = issuer.started().await;
         let weak =
             |id: &str| Arc::downgrade(&fitting(&keys.keys(), Algorithm::ES256, Some(id)).remove(0));
         let (a, b) = (weak("a"), weak("b"));
         issuer.answers(set(&["c", "b"]));
-        tokio::time::sleep(REFRESH * 2).await;
+        pass(&keys, issuer.times.min_pause);
+        assert!(keys.ask().await);
         assert_eq!(a.strong_count(), 0, "what it verified is forgotten");
         assert!(Arc::ptr_eq(&b.upgrade().unwrap(), &weak("b").upgrade().unwrap()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_fetch_is_bounded_in_time_and_ends_with_the_keys() {
-        let mut issuer = Issuer::new(set(&["a"]));
-        issuer.delay = MAX_FETCH * 100;
-        let begun = Instant::now();
-        let keys = issuer.start();
-        keys.started(Instant::now() + MAX_START).await;
-        assert_eq!(begun.elapsed(), MAX_START, "a server starts without them");
-        assert!(!keys.ask().await || !keys.has_set());
-        tokio::time::sleep(MAX_FETCH + RETRY * 2).await;
-        assert!(issuer.asked() >= 2, "it is given up, and tried again");
-        let asked = issuer.asked();
-        drop(keys);
-        tokio::time::sleep(REFRESH * 10).await;
-        assert_eq!(issuer.asked(), asked, "nobody asks when nobody needs it");
-        assert_eq!(Arc::strong_count(&issuer.asked), 1, "the task is gone");
     }
 
     #[test]

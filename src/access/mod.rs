@@ -25,6 +25,8 @@ mod jwk;
 mod jwks;
 mod keys;
 mod own_topics;
+#[cfg(test)]
+mod minting;
 mod prover;
 mod refusal_limit;
 mod remembered;

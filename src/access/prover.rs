@@ -204,3 +204,145 @@ pub(super) fn anonymous(config: &AnonymousConfig) -> Result<Proved> {
         key: None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use serde_json::{Value, json};
+
+    use super::super::config::{IssuerConfig, RoleConfig};
+    use super::super::minting::{SECRET, hs256};
+    use super::*;
+    use crate::permission::{Action, Permission, Permitted, Verdict};
+    use crate::topic::TopicName;
+
+    fn config() -> AccessConfig {
+        let issuer = IssuerConfig {
+            algorithms: vec!["HS256".to_owned()],
+            secret: Some(SECRET.into()),
+            ..IssuerConfig::default()
+        };
+        let role = |claim: &str, contains: &str, subscribe: &str| RoleConfig {
+            claim: claim.to_owned(),
+            contains: Some(contains.to_owned()),
+            subscribe: vec![subscribe.to_owned()],
+            ..RoleConfig::default()
+        };
+        AccessConfig {
+            issuers: vec![issuer],
+            roles: vec![
+                role("groups", "customers", "users.{sub}.>"),
+                role("san", "svc.example", "services.>"),
+            ],
+            ..AccessConfig::default()
+        }
+    }
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    async fn proved(config: &AccessConfig, more: Value) -> Result<Proved, Refusal> {
+        let mut claims = json!({"sub": "user-42", "exp": 1_800_000_060});
+        for (name, value) in more.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        Prover::open(config).await.unwrap().token(&hs256(&claims), now()).await
+    }
+
+    fn may(proved: &Proved, action: Action, topic: &str) -> bool {
+        let topic = TopicName::new(topic).unwrap();
+        proved.permission.of(action).verdict(&topic) == Verdict::Yes
+    }
+
+    #[tokio::test]
+    async fn the_claim_of_rights_and_roles_are_added() {
+        let more = json!({
+            "groups": ["customers"], "san": "svc.example",
+            "leftoff": {"publish": ["feedback"], "subscribe": ["news"]},
+        });
+        let caller = proved(&config(), more.clone()).await.unwrap();
+        assert_eq!((&*caller.id, &caller.proof), ("user-42", &Proof::Token { issuer: 0 }));
+        for (action, topic, expected) in [
+            (Action::Publish, "feedback", true),
+            (Action::Publish, "news", false),
+            (Action::Subscribe, "news", true),
+            (Action::Subscribe, "users.user-42.inbox", true),
+            (Action::Presence, "users.user-42.inbox", true),
+            (Action::Subscribe, "users.user-43.inbox", false),
+            (Action::Subscribe, "services.a", false),
+            (Action::Manage, "news", false),
+        ] {
+            assert_eq!(may(&caller, action, topic), expected, "{action:?} {topic}");
+        }
+        let mut strict = config();
+        strict.issuers[0].permits = false;
+        let caller = proved(&strict, more).await.unwrap();
+        assert!(
+            !may(&caller, Action::Publish, "feedback") && !may(&caller, Action::Subscribe, "news")
+        );
+        assert!(may(&caller, Action::Subscribe, "users.user-42.inbox"));
+
+        let wrong = json!({"groups": ["customers"], "leftoff": {"publish": ["a"], "admin": 1}});
+        let refused = proved(&config(), wrong.clone()).await.unwrap_err();
+        assert!(
+            refused.is_unauthenticated() && refused.reason().contains("\"leftoff\""),
+            "{refused}"
+        );
+        proved(&strict, wrong).await.unwrap();
+
+        let nothing = proved(&config(), json!({})).await.unwrap();
+        assert_eq!(nothing.permission, Permission::default());
+        let admin = proved(&config(), json!({"leftoff": {"admin": true}})).await.unwrap();
+        assert!(admin.permission.administers() && may(&admin, Action::Manage, "any.topic"));
+        assert_eq!(admin.permission.of(Action::Subscribe), &Permitted::None);
+    }
+
+    #[tokio::test]
+    async fn the_rights_of_all_rules_together_are_bounded() {
+        let many: Vec<String> = (0..600).map(|n| format!("a{n}")).collect();
+        let mut config = config();
+        let role = |claim: &str| RoleConfig {
+            claim: claim.to_owned(),
+            subscribe: many.clone(),
+            ..RoleConfig::default()
+        };
+        config.roles = vec![role("a"), role("b")];
+        proved(&config, json!({"a": 1})).await.unwrap();
+        let refused = proved(&config, json!({"a": 1, "b": 1})).await.unwrap_err();
+        assert!(refused.reason().contains("1200 is over the limit of 1024"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_has_the_roles_of_its_name() {
+        let prover = Prover::open(&config()).await.unwrap();
+        let (begin, end) = (now(), now() + Duration::from_secs(60));
+        let of = |name: &str| prover.certificate(name.to_owned(), begin, end).unwrap();
+        let caller = of("svc.example");
+        assert_eq!((&*caller.id, &caller.proof), ("svc.example", &Proof::Certificate));
+        assert_eq!((caller.issued, caller.expires), (Some(begin), Some(end)));
+        assert!(may(&caller, Action::Subscribe, "services.a"));
+        assert_eq!(of("other.example").permission, Permission::default());
+    }
+
+    #[tokio::test]
+    async fn callers_without_credentials_have_their_own_patterns_and_are_present_nowhere() {
+        let closed = Prover::open(&config()).await.unwrap();
+        let refused = closed.anonymous().unwrap_err();
+        assert!(refused.is_unauthenticated() && refused.reason().contains("Bearer"), "{refused}");
+        let anonymous = AnonymousConfig {
+            publish: vec!["feedback".to_owned()],
+            subscribe: vec!["news.>".to_owned()],
+        };
+        let open = AccessConfig { anonymous: Some(anonymous), ..AccessConfig::default() };
+        let prover = Prover::open(&open).await.unwrap();
+        let caller = prover.anonymous().unwrap();
+        assert_eq!(caller.proof, Proof::Anonymous);
+        assert!(may(&caller, Action::Publish, "feedback"));
+        assert!(may(&caller, Action::Subscribe, "news.a"));
+        assert!(!may(&caller, Action::Presence, "news.a"));
+        assert!(!prover.lets_nobody_in() && !closed.lets_nobody_in());
+        assert!(Prover::open(&AccessConfig::default()).await.unwrap().lets_nobody_in());
+    }
+}
