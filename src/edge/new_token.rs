@@ -71,7 +71,7 @@ mod tests {
             .header("authorization", "Bearer old")
             .header("x-other", "kept");
         let (head, ()) = request.body(()).unwrap().into_parts();
-        Connecting { head, address: None, is_renewal: false }
+        Connecting { head, address: None, certificate: None, is_renewal: false }
     }
 
     /// Goal: the hooks see the new token alone, and everything else of the request.

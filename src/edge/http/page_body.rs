@@ -347,7 +347,7 @@ mod tests {
             let [earliest, tail] = [1, 4].map(|place| Place::Sequence(Sequence::new(place)));
             let caught_up = true;
             let now = Page { runs, gaps, begin: cursor, cursor, earliest, tail, caught_up };
-            waited_for(async { Err(error) }, now).collect()
+            waited_for(async { Err(error) }, (now, Vec::new())).collect()
         };
         let no_room = Error::NoRoom { needed_bytes: 2, limit_bytes: 1 };
         let told = body(no_room).await.map(|body| body.to_bytes()).unwrap_err().to_string();
