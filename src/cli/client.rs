@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use leftoff::edge::proto;
+use leftoff::edge::proto::access_service_client::AccessServiceClient;
 use leftoff::edge::proto::admin_service_client::AdminServiceClient;
 use leftoff::edge::proto::publisher_service_client::PublisherServiceClient;
 use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
@@ -62,6 +63,7 @@ pub(super) struct ServerClient {
     pub(super) publisher: PublisherServiceClient<CliChannel>,
     pub(super) subscriber: SubscriberServiceClient<CliChannel>,
     pub(super) admin: AdminServiceClient<CliChannel>,
+    pub(super) access: AccessServiceClient<CliChannel>,
 }
 
 impl ServerArgs {
@@ -172,7 +174,8 @@ fn client(channel: Channel, credential: Credential) -> ServerClient {
             .max_encoding_message_size(MAX_MESSAGE_BYTES),
         subscriber: SubscriberServiceClient::new(channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
-        admin: AdminServiceClient::new(channel),
+        admin: AdminServiceClient::new(channel.clone()),
+        access: AccessServiceClient::new(channel),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The command line: one file per command.
 
+mod access;
+mod access_revoke;
 mod backup;
 mod bench;
 mod check;
@@ -63,6 +65,7 @@ enum CliCommand {
     Tail(tail::TailCommand),
     Topics(topics::TopicsCommand),
     Topic(topic::TopicCommand),
+    Access(access::AccessCommand),
     Compact(compact::Compact),
     Backup(backup::BackupCommand),
     Restore(backup::Restore),
@@ -124,6 +127,7 @@ fn run_async(command: CliCommand) -> CliResult {
             CliCommand::Tail(tail) => tail.run().await,
             CliCommand::Topics(topics) => topics.run().await,
             CliCommand::Topic(topic) => topic.run().await,
+            CliCommand::Access(access) => access.run().await,
             CliCommand::Compact(compact) => compact.run().await,
             CliCommand::Bench(bench) => bench.run().await,
             CliCommand::Backup(backup) => backup.run().await,

@@ -67,6 +67,7 @@ mod storage_failure;
 mod strangers;
 mod terminal;
 mod third_party;
+mod tickets;
 mod tidy;
 mod tls;
 mod topics;
