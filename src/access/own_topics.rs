@@ -95,3 +95,26 @@ async fn apply_all(delivery: &Delivery, apply: impl Fn(&EventRef<'_>)) {
         polls::rest().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{OpenConfig, Publish};
+    use crate::event::NewEvent;
+
+    /// Goal: clients that have made as many topics as there may be do not keep out the broker's own.
+    #[tokio::test]
+    async fn the_brokers_own_topics_are_never_too_many() {
+        let mut config = OpenConfig::default();
+        config.limits.max_topics = 1;
+        let broker = Broker::in_memory(&config).unwrap();
+        let publish =
+            |topic: &str| broker.publish(Publish::one(topic.parse().unwrap(), NewEvent::new("x")));
+        publish("a").await.unwrap();
+        assert!(publish("b").await.is_err());
+        let topic = open(&broker, "$own", keyed()).await.unwrap();
+        publish("$own").await.unwrap();
+        assert_eq!(broker.topic(&topic).unwrap().config, keyed());
+        broker.close().await;
+    }
+}

@@ -304,6 +304,20 @@ mod tests {
         broker.close().await;
     }
 
+    /// Goal: so many callers can be revoked, and one who is can be revoked again.
+    #[tokio::test]
+    async fn there_are_so_many_revocations() {
+        let (broker, revocations) = open().await;
+        for number in 0..MAX_REVOKED {
+            let before = Timestamp::from_ms(1);
+            revocations.0.apply(&Revocation { sub: format!("u{number}"), before });
+        }
+        let full = revocations.revoke("one.more", None, NOW).await.unwrap_err();
+        assert!(matches!(full, Error::Full { limit: 100_000, .. }), "{full}");
+        assert_eq!(revocations.revoke("u7", None, NOW).await.unwrap().before, NOW);
+        broker.close().await;
+    }
+
     /// Goal: a caller who is let in while it is revoked is either refused, or its grant ends.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn a_caller_that_comes_while_it_is_revoked_does_not_slip_through() {

@@ -27,9 +27,10 @@ use crate::event::NewEvent;
 use crate::permission::{Action, Permission};
 use crate::topic::{TopicName, TopicPattern};
 
-/// The header of an event that names who has published it. Only hooks set it, in
-/// [`Hooks::intercept`]: an event of a publisher that has it already is refused, on every edge and
-/// with or without hooks.
+/// The header of an event that names who has published it. The broker sets it where a topic's
+/// settings say so ([`TopicConfig::stamp_publisher`](crate::TopicConfig)), with the caller of the
+/// grant; hooks may, in [`Hooks::intercept`]. An event of a publisher that has it already is
+/// refused, on every edge and with or without hooks.
 pub const PUBLISHER_HEADER: &str = "leftoff-publisher";
 
 /// The longest reason of a refusal that a client is told, in bytes.

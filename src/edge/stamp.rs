@@ -3,13 +3,11 @@
 
 use std::sync::Arc;
 
+use super::hooks::PUBLISHER_HEADER;
 use super::permit::Permit;
 use crate::broker::Broker;
 use crate::event::NewEvent;
 use crate::topic::TopicName;
-
-/// The name of the header.
-pub(crate) const PUBLISHER_HEADER: &str = "leftoff-publisher";
 
 /// The stamp for the events of one request, by the topic's settings when the request came.
 #[derive(Debug, Clone, Default)]

@@ -217,6 +217,11 @@ async fn the_service_of_grpc_makes_tickets_and_revokes() {
     assert_eq!(refused.code(), Code::Unauthenticated);
     let refused = client.create_ticket(by("v", asked(stream))).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
+    let mut long = asked(stream);
+    long.subscribe = vec!["x".repeat(250); 300];
+    let refused = client.create_ticket(by("u", long)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    assert!(refused.message().contains("65536"), "{refused:?}");
     let none = asked(proto::TicketKind::Unspecified);
     let refused = client.create_ticket(by("u", none)).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);

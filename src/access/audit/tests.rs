@@ -112,6 +112,28 @@ async fn a_flood_of_refusals_is_a_few_entries_and_a_number() {
     broker.close().await;
 }
 
+/// Goal: what finds no room in the queue is counted, and the next entry tells the number.
+#[tokio::test]
+async fn what_finds_no_room_is_counted_and_told_by_the_next_entry() {
+    let (broker, audit, mut reader) = open(&OpenConfig::default()).await;
+    let grant = Grant::new("ops", Permission::all());
+    let act = |kind| AdminAct { kind, topic: None, address: None, outcome: ActOutcome::Done };
+    // The task of the audit cannot run in between: this test has one thread, and does not wait.
+    for _ in 0..MAX_WAITING + 500 {
+        audit.administered(&grant, &act(ActKind::Maintain));
+    }
+    let found = entries(&mut reader, |found| found.len() >= MAX_WAITING).await;
+    assert_eq!(found.len(), MAX_WAITING);
+    audit.administered(&grant, &act(ActKind::Backup));
+    let is_backup = |it: &(String, Value)| it.0 == "admin.backup";
+    let found = entries(&mut reader, |found| found.iter().any(is_backup)).await;
+    let left_out: u64 = found.iter().filter_map(|(_, it)| it["left_out"].as_u64()).sum();
+    assert_eq!(left_out, 500);
+    let long = entry("access.refused", None, &"é".repeat(1_000), None);
+    assert_eq!(long.what, "é".repeat(MAX_WHAT_BYTES / 2));
+    broker.close().await;
+}
+
 /// Goal: the configuration says how long entries are kept; without it there is a limit all the
 /// same.
 #[tokio::test]
