@@ -1,3 +1,5 @@
+//! Promises of the audit.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Promises of tickets.
+
 use std::sync::Barrier;
 
 use super::*;
