@@ -40,7 +40,9 @@
 //!    the memory of a client that takes nothing depends on that (`src/docs/architecture.md`, "The
 //!    memory of a slow client"). On silence, send the cursor if it moved. On stopping, wait for
 //!    `turn_to_end`, and tell the client when to come back. `Following` and `PermittedPage` tell
-//!    the hooks of what is delivered, and end the stream with its grant.
+//!    the hooks of what is delivered, and end the stream with its grant, at once: give the client
+//!    the cursor of `told` then. Tell also what is `left_out`. A connection that outlives its
+//!    messages asks with `Permit::ask_refreshable`, and takes new tokens with `refresh`.
 //! 6. **Write.** The wire forms of a block are built once and shared: `Run::encoded` with a slot of
 //!    `forms.rs`; a new form takes a new slot, and `broker/tail/form.rs` has the number of slots.
 //!    JSON of events is in `json.rs`, of CloudEvents in `cloudevents/`.

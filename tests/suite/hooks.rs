@@ -27,7 +27,7 @@ use leftoff::permission::{Action, Permission, Permitted};
 use leftoff::server::{Listener, Protocols, Server, Shutdown};
 use leftoff::{Broker, NewEvent, OpenConfig, TopicName};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// The header that names the caller, and what no stranger may see.
@@ -41,7 +41,7 @@ struct Decisions {
     /// What a token grants, sent as `Authorization: Bearer …`.
     tokens: Mutex<HashMap<String, Grant>>,
     /// Opened by a test: a token that begins with `slow` waits for it.
-    gate: Notify,
+    gate: watch::Sender<bool>,
     /// Whether `/readyz` is guarded.
     guards_readyz: AtomicBool,
     /// Whatever the hooks were told, in their order.
@@ -99,7 +99,7 @@ impl Hooks for Deciding {
         }
         Box::pin(async move {
             if token.is_some_and(|token| token.starts_with("slow")) {
-                self.0.gate.notified().await;
+                self.0.gate.subscribe().wait_for(|is_open| *is_open).await.unwrap();
             }
             grant.ok_or(Refusal::unauthenticated("nobody knows you"))
         })

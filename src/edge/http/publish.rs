@@ -169,6 +169,8 @@ impl Edge {
         rates.take(Rate::Publishes, 1)?;
         let event = NewEvent { payload, ..event };
         if is_ephemeral {
+            // The body may have taken longer than its sender's grant.
+            permit.check(Action::Publish, &topic).await?;
             let (broker, effort) =
                 (self.broker.clone(), Effort::of_payload(event.payload.len()).twice());
             let work = move || {

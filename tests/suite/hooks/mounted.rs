@@ -72,33 +72,24 @@ async fn a_ticket_is_known_on_every_route_and_repeated_nowhere() {
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in ["get", "post", "put", "patch", "delete"] {
             let Some(operation) = item.get(method) else { continue };
+            host.publish("t", "1").await; // A method may have deleted the topic.
             let described = operation["parameters"].as_array().unwrap();
             assert!(described.iter().any(|it| it["name"] == "ticket"), "{method} {path}");
-            let path = format!("{}?{TICKET}&topic=t", path.replace("{topic}", "t"));
-            let path = match path.contains("/v1/events") || path.contains("maintenance") {
-                true => path,
-                false => path.replace("&topic=t", ""),
-            };
-            for accept in ["application/json", "text/event-stream"] {
-                if accept == "text/event-stream"
-                    && (method, path.contains("/events")) != ("get", true)
-                {
-                    continue;
-                }
-                let request = by("administrator", &host, &method.to_uppercase(), &path);
-                let request = request.header("accept", accept);
-                let body = if method == "post" { "{\"topics\":[\"t\"]}" } else { "" };
-                let (mut told, mut stream) =
-                    (String::new(), Sse::open_with(request, body).await.unwrap());
-                told.push_str(&format!("{} {:?}", stream.status, stream.headers));
-                assert!(
-                    stream.status.as_u16() < 400 || stream.status == 426,
-                    "{method} {path}: {told}"
-                );
-                if accept == "text/event-stream" {
-                    let frame = stream.find(|frame| frame.is_control("leftoff.caught-up")).await;
-                    told.push_str(&format!("{frame:?}"));
-                }
+            let topic = if (method, &**path) == ("get", "/v1/events") { "&topic=t" } else { "" };
+            let path = format!("{}?{TICKET}{topic}", path.replace("{topic}", "t"));
+            let request = || by("administrator", &host, &method.to_uppercase(), &path);
+            let body = if method == "post" { "{\"topics\":[\"t\"]}" } else { "" };
+            let answer = send(request().header("accept", "application/json"), body).await;
+            let told = format!("{:?}{}", answer.headers, String::from_utf8_lossy(&answer.body));
+            assert!(
+                answer.status.as_u16() < 400 || answer.status == 426,
+                "{method} {path}: {told}"
+            );
+            assert!(!told.contains("secret-7c1d"), "{told}");
+            if method == "get" && path.contains("/events") {
+                let mut stream = Sse::open(request()).await.unwrap();
+                let frame = stream.find(|frame| frame.is_control("leftoff.caught-up")).await;
+                let told = format!("{:?}{frame:?}", stream.headers);
                 assert!(!told.contains("secret-7c1d") && !told.contains("ignored"), "{told}");
             }
         }
@@ -107,8 +98,8 @@ async fn a_ticket_is_known_on_every_route_and_repeated_nowhere() {
     let wrong = send(wrong, "").await;
     let text = String::from_utf8_lossy(&wrong.body).into_owned();
     assert!(wrong.status == 400 && text.contains("limt") && !text.contains("secret"), "{text}");
-    let _following =
-        Sse::open(by("administrator", &host, "GET", &format!("/v1/events?topic=t&{TICKET}")));
+    let path = format!("/v1/events?topic=t&{TICKET}");
+    let _following = Sse::open(by("administrator", &host, "GET", &path)).await.unwrap();
     let list = send(by("administrator", &host, "GET", "/v1/connections"), "").await;
     assert!(!String::from_utf8_lossy(&list.body).contains("secret"), "{list:?}");
     host.stop().await;

@@ -206,7 +206,7 @@ async fn tokens_and_subscriptions_are_taken_in_their_order() {
     client.say(json!({"type": "subscribe", "subscription": "b", "topic": "b.one"})).await;
     client.say(json!({"type": "refresh", "ref": 2, "token": "fast"})).await;
     client.say(json!({"type": "subscribe", "subscription": "c", "topic": "c.one"})).await;
-    host.decisions.gate.notify_one();
+    host.decisions.gate.send_replace(true);
     let (mut refreshed, mut ended) = (Vec::new(), Vec::new());
     // The subscription to `b.one` may have begun under the first token, or find the second.
     loop {
@@ -263,7 +263,7 @@ async fn a_token_that_is_being_checked_keeps_nothing_alive() {
     client.say(json!({"type": "refresh", "token": "slow-2"})).await;
     host.decisions.until_told("renewal").await;
     revoker.revoke();
-    host.decisions.gate.notify_one();
+    host.decisions.gate.send_replace(true);
     assert_eq!(client.find("error").await["error"]["status"], 401);
     subscribe(&mut client, "s", &["t"]).await;
     host.stop().await;
