@@ -206,10 +206,11 @@ impl Granted {
     /// Replaces the grant. Its answers are forgotten, and whatever lives on looks at the new one.
     fn replace(&self, asking: &Asking, grant: Grant) {
         let token = end_of(&grant);
+        // Held from before the new grant is there: no answer is taken for one of another grant.
+        let mut answers = self.answers();
         *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = grant;
-        if let Some(answers) = self.answers.get() {
-            answers.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        }
+        answers.clear();
+        drop(answers);
         let mut replaced = asking.replaced.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *replaced, token);
         drop(replaced);

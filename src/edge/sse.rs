@@ -26,7 +26,8 @@
 //! ```
 //!
 //! If the query has unknown names or unusable values, the stream begins with `leftoff.warning`,
-//! which lists them; then comes `leftoff.denied`, if it names topics that are not permitted. Each `leftoff.` type is described in `sse.md`.
+//! which lists them; then comes `leftoff.denied`, if it names topics that are not permitted. Each
+//! `leftoff.` type is described in `sse.md`.
 //!
 //! Every block has data. By the standard a block without data is no event. But widely used clients
 //! hand it to the page as an empty message, on which `JSON.parse` throws: fetch-event-source does
