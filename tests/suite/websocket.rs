@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::common::{Server, get, post, send, send_h2c, soon, to};
 
@@ -36,8 +36,33 @@ impl Client {
         Self(socket)
     }
 
+    /// Connects at `path` with a header, or returns the status of the refusal.
+    pub(crate) async fn try_connect(
+        address: SocketAddr,
+        path: &str,
+        header: Option<(&'static str, String)>,
+    ) -> Result<Self, u16> {
+        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
+        if let Some((name, value)) = header {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        let spoken = http::HeaderValue::from_static("leftoff.v1.json");
+        request.headers_mut().insert("sec-websocket-protocol", spoken);
+        let stream = TcpStream::connect(address).await.unwrap();
+        match soon(tokio_tungstenite::client_async(request, stream)).await {
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(Error::Http(answer)) => Err(answer.status().as_u16()),
+            Err(error) => panic!("{path}: {error}"),
+        }
+    }
+
     pub(crate) async fn say(&mut self, message: Value) {
         self.0.send(Message::text(message.to_string())).await.unwrap();
+    }
+
+    /// Says a message, and returns whether the connection took it.
+    pub(crate) async fn try_say(&mut self, message: Value) -> bool {
+        self.0.send(Message::text(message.to_string())).await.is_ok()
     }
 
     /// Returns the next message, parsed as JSON.
@@ -52,6 +77,17 @@ impl Client {
                 Message::Text(text) => return text.to_string(),
                 Message::Ping(_) => {}
                 other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Returns the next message, or the code with which the broker closes.
+    pub(crate) async fn hear_or_close(&mut self) -> Result<Value, u16> {
+        loop {
+            match soon(self.0.next()).await.unwrap().unwrap() {
+                Message::Text(text) => return Ok(serde_json::from_str(&text).unwrap()),
+                Message::Close(frame) => return Err(frame.map_or(0, |frame| frame.code.into())),
+                _ => {}
             }
         }
     }

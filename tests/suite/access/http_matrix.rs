@@ -1,0 +1,195 @@
+//! Every operation of HTTP, by every kind of credential.
+
+use leftoff::permission::Action;
+use serde_json::{Value, json};
+
+use super::credentials::Sent;
+use super::kinds::{Credentials, KINDS, Kind};
+use super::{CANARY, Outcome, Rule, SECRET, all_of_answer, config, problem};
+use crate::common::{Answer, Server, get, name, send};
+
+/// The operation as it is asked for: its rule, its query, its body, and the status of success.
+struct Operation {
+    rule: Rule,
+    query: &'static str,
+    body: Value,
+    status: u16,
+}
+
+/// Returns an operation of HTTP.
+fn operation(method: &str, path: &str) -> Operation {
+    use Action::{Manage, Presence, Publish, Subscribe};
+    use Rule::{Administers, Inside, Lists, Needs, Nothing, Proven};
+    let (rule, query, body, status) = match (method, path) {
+        ("get", "/v1/topics/{topic}/events") => (Needs(Subscribe), "", Value::Null, 200),
+        ("post", "/v1/topics/{topic}/events") => (Needs(Publish), "", json!("said"), 201),
+        ("delete", "/v1/topics/{topic}/events") => (Needs(Manage), "?before=1", Value::Null, 200),
+        ("get", "/v1/events") => {
+            (Needs(Subscribe), "?topic=secret.%3E&topic=secret.one", Value::Null, 200)
+        }
+        ("post", "/v1/events") => {
+            (Needs(Subscribe), "?from=earliest", json!({"topics": ["secret.*"]}), 200)
+        }
+        ("get", "/v1/ws") => (Inside, "", Value::Null, 426),
+        ("get", "/v1/topics") => (Lists, "", Value::Null, 200),
+        ("get", "/v1/topics/{topic}") => (Needs(Subscribe), "", Value::Null, 200),
+        ("put", "/v1/topics/{topic}") => (Needs(Manage), "", json!({"max_events": 9}), 200),
+        ("patch", "/v1/topics/{topic}") => (Needs(Manage), "", json!({"max_events": 9}), 200),
+        ("delete", "/v1/topics/{topic}") => (Needs(Manage), "", Value::Null, 204),
+        ("get", "/v1/topics/{topic}/state") => (Needs(Subscribe), "", Value::Null, 200),
+        ("get", "/v1/topics/{topic}/presence") => (Needs(Presence), "", Value::Null, 200),
+        ("post", "/v1/maintenance") => (Administers, "?topic=secret.one", Value::Null, 200),
+        ("get", "/v1/connections" | "/metrics") => (Administers, "", Value::Null, 200),
+        ("post", "/v1/tickets") => (Proven, "", json!({"kind": "once"}), 201),
+        ("get", "/v1/access/revocations") => (Administers, "", Value::Null, 200),
+        ("post", "/v1/access/revocations") => {
+            (Administers, "", json!({"sub": "somebody-else"}), 200)
+        }
+        ("get", "/healthz" | "/readyz" | "/openapi.json") => (Nothing, "", Value::Null, 200),
+        _ => panic!("{method} {path} has no rule"),
+    };
+    Operation { rule, query, body, status }
+}
+
+/// Returns the operations that the OpenAPI document names.
+async fn operations(server: &Server) -> Vec<(&'static str, String)> {
+    let document = get(server.address, "/openapi.json").await.json();
+    let mut operations = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let methods = ["get", "post", "put", "patch", "delete", "head", "options", "trace"];
+        let methods = methods.iter().filter(|method| item.get(**method).is_some());
+        operations.extend(methods.map(|method| (*method, path.clone())));
+    }
+    assert!(operations.len() >= 22, "{operations:?}");
+    operations
+}
+
+async fn ask(server: &Server, sent: &Sent, method: &str, url: &str, body: &Value) -> Answer {
+    let request = sent.to(server.address, &method.to_uppercase(), url);
+    let request = request.header("accept", "application/json");
+    match body {
+        Value::Null => send(request, "").await,
+        _ => send(request.header("content-type", "application/json"), body.to_string()).await,
+    }
+}
+
+/// Publishes the canary if the topic is gone, and returns what the topic is.
+async fn topic_of(server: &Server) -> String {
+    if server.broker.topic(&name(SECRET)).is_err() {
+        server.publish(SECRET, CANARY).await;
+    }
+    format!("{:?}", server.broker.topic(&name(SECRET)).unwrap())
+}
+
+/// Goal: each operation of HTTP does what its rule says, for every kind of credential; a refusal
+/// changes nothing, shows nothing, and is the same for a topic that does not exist.
+#[tokio::test]
+async fn every_operation_of_http_by_every_kind_of_credential() {
+    let server = Server::with(config()).await;
+    server.publish(SECRET, CANARY).await;
+    let credentials = Credentials::make(&server).await;
+    for (method, path) in operations(&server).await {
+        let operation = operation(method, &path);
+        for kind in KINDS {
+            check(&server, &credentials, method, &path, &operation, kind).await;
+        }
+    }
+    server.stop().await;
+}
+
+async fn check(
+    server: &Server,
+    credentials: &Credentials,
+    method: &str,
+    path: &str,
+    operation: &Operation,
+    kind: Kind,
+) {
+    let Operation { rule, query, body, status } = operation;
+    let url = format!("{}{query}", path.replace("{topic}", SECRET));
+    let before = topic_of(server).await;
+    let sent = credentials.one(server, kind).await;
+    let answer = ask(server, &sent, method, &url, body).await;
+    let context = format!("{method} {path} by {kind:?}: {answer:?}");
+    let outcome = rule.outcome(kind.standing(), kind.is_ticket());
+    let expected = match outcome {
+        Outcome::Unauthenticated => (401, "unauthenticated"),
+        Outcome::Denied => (403, "denied"),
+        Outcome::Done => (*status, if *status < 400 { "" } else { &problem(&answer) }),
+    };
+    assert_eq!((answer.status.as_u16(), &*problem(&answer)), expected, "{context}");
+    if outcome == Outcome::Unauthenticated {
+        assert!(answer.header("www-authenticate").starts_with("Bearer"), "{context}");
+    }
+    if outcome != Outcome::Done {
+        assert_eq!(before, topic_of(server).await, "changed by {context}");
+        let shown = all_of_answer(&answer);
+        assert!(!shown.contains(CANARY), "{context}");
+        assert_eq!(answer.header("cache-control"), "no-store", "{context}");
+        same_without_topic(server, credentials, kind, (method, &url, body), &answer).await;
+    }
+    let is_listed = all_of_answer(&answer).contains("secret");
+    if *rule == Rule::Lists && outcome == Outcome::Done {
+        let may_see = Rule::Needs(Action::Subscribe).outcome(kind.standing(), kind.is_ticket());
+        assert_eq!(is_listed, may_see == Outcome::Done, "{context}");
+    }
+}
+
+/// Checks that a topic that does not exist is refused in the same words.
+async fn same_without_topic(
+    server: &Server,
+    credentials: &Credentials,
+    kind: Kind,
+    (method, url, body): (&str, &str, &Value),
+    refused: &Answer,
+) {
+    if !url.contains("secret.one") && !url.contains("secret.%3E") {
+        return;
+    }
+    let other = url.replace("secret.one", "secret.not").replace("secret.%3E", "secret.n");
+    let sent = credentials.one(server, kind).await;
+    let unknown = ask(server, &sent, method, &other, body).await;
+    let text = |answer: &Answer| {
+        let text = String::from_utf8_lossy(&answer.body).replace("secret.not", SECRET);
+        text.replace("secret.n", "secret.>")
+    };
+    assert_eq!(unknown.status, refused.status, "{method} {other} by {kind:?}");
+    assert_eq!(text(&unknown), text(refused), "{method} {other} by {kind:?}");
+    let names = |answer: &Answer| {
+        let mut names: Vec<_> = answer.headers.keys().map(ToString::to_string).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&unknown), names(refused), "{method} {other} by {kind:?}");
+}
+
+/// Goal: event streams are refused as pages are, and in the same words: the form of the answer
+/// gives no right.
+#[tokio::test]
+async fn every_stream_by_every_kind_of_credential() {
+    let server = Server::with(config()).await;
+    server.publish(SECRET, CANARY).await;
+    let credentials = Credentials::make(&server).await;
+    let streams = [
+        format!("/v1/topics/{SECRET}/events?from=earliest"),
+        "/v1/events?topic=secret.%3E&from=earliest".to_owned(),
+    ];
+    for (path, kind) in streams.iter().flat_map(|path| KINDS.map(|kind| (path, kind))) {
+        let sent = credentials.one(&server, kind).await;
+        let request = sent.to(server.address, "GET", path);
+        let mut stream = crate::common::Sse::open(request).await.unwrap();
+        let rule = Rule::Needs(Action::Subscribe);
+        let outcome = rule.outcome(kind.standing(), kind.is_ticket());
+        let expected = match outcome {
+            Outcome::Unauthenticated => 401,
+            Outcome::Denied => 403,
+            Outcome::Done => 200,
+        };
+        assert_eq!(stream.status, expected, "{path} by {kind:?}");
+        if outcome == Outcome::Done {
+            let frame = stream.find(|frame| frame.is_event()).await;
+            assert!(frame.data.unwrap().contains(CANARY), "{path} by {kind:?}");
+        }
+    }
+    server.stop().await;
+}
