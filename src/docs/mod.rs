@@ -17,6 +17,9 @@ pub mod publishing {}
 #[doc = include_str!("reading.md")]
 pub mod reading {}
 
+#[doc = include_str!("access.md")]
+pub mod access {}
+
 #[doc = include_str!("embedding.md")]
 pub mod embedding {}
 

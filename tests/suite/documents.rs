@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use leftoff::Config;
+use leftoff::access::{IssuerConfig, KeyConfig, RoleConfig};
 use serde_json::Value;
 
 use crate::common::{Server, get, leftoff, output_of, text};
@@ -69,22 +70,61 @@ fn number(text: &str) -> Option<u64> {
 
 /// Returns all settings with their defaults.
 fn settings() -> BTreeMap<String, Value> {
+    fn collect(name: String, value: Value, settings: &mut BTreeMap<String, Value>) {
+        match value {
+            Value::Object(fields) => {
+                for (field, value) in fields {
+                    collect(format!("{name}.{field}"), value, settings);
+                }
+            }
+            other => {
+                settings.insert(name, other);
+            }
+        }
+    }
     let Value::Object(sections) = serde_json::to_value(Config::default()).unwrap() else {
         panic!("no sections");
     };
     let mut settings = BTreeMap::new();
-    for (section, value) in sections {
-        match value {
-            Value::Object(fields) => {
-                let named = |(name, value)| (format!("{section}.{name}"), value);
-                settings.extend(fields.into_iter().map(named));
+    sections.into_iter().for_each(|(name, value)| collect(name, value, &mut settings));
+    settings
+}
+
+/// Checks the rows of settings among `rows`, which name them and their defaults: each must be among
+/// `known`, with that default, and is taken out of it.
+fn take_settings(
+    rows: Vec<Vec<String>>,
+    is_setting: impl Fn(&String) -> bool,
+    known: &mut BTreeMap<String, Value>,
+) {
+    for row in rows {
+        let names = quoted(&row[0]);
+        if names.is_empty() || !names.iter().all(&is_setting) {
+            continue;
+        }
+        let each = row[1].strip_suffix(" each");
+        let defaults: Vec<&str> = match each {
+            Some(each) => vec![each; names.len()],
+            None if ["none", "false"].iter().any(|it| row[1].starts_with(it)) => {
+                vec![row[1].split(' ').next().unwrap(); names.len()]
             }
-            other => {
-                settings.insert(section, other);
-            }
+            None => row[1].split(", ").collect(),
+        };
+        assert_eq!(names.len(), defaults.len(), "{row:?}");
+        for (name, said) in names.iter().zip(defaults) {
+            let default = known.remove(name).unwrap_or_else(|| panic!("{name}: no setting"));
+            let is_nothing = ["none", "none;", "required"].contains(&said);
+            let is_true = match &default {
+                Value::Number(value) => number(said) == value.as_u64(),
+                Value::String(value) if value.is_empty() => is_nothing,
+                Value::String(value) => said.trim_matches('`') == value,
+                Value::Bool(value) => said == value.to_string(),
+                Value::Array(value) => value.is_empty() && is_nothing,
+                _ => is_nothing && default.is_null(),
+            };
+            assert!(is_true, "{name}: the page says {said}, not {default}");
         }
     }
-    settings
 }
 
 /// Goal: the page of settings has each setting with its true default.
@@ -92,32 +132,46 @@ fn settings() -> BTreeMap<String, Value> {
 fn every_setting_is_on_its_page_with_its_default() {
     let mut missing = settings();
     assert!(missing.len() > 50, "{missing:?}");
-    for row in rows(&document("src/docs/settings.md")) {
-        let names = quoted(&row[0]);
-        let is_setting = |name: &String| name == "data_dir" || name.contains('.');
-        if names.is_empty() || !names.iter().all(is_setting) || names[0].starts_with("topics.") {
-            continue;
-        }
-        let each = row[1].strip_suffix(" each");
-        let defaults: Vec<&str> = match each {
-            Some(each) => vec![each; names.len()],
-            None if row[1].starts_with("none") => vec!["none"; names.len()],
-            None => row[1].split(", ").collect(),
-        };
-        assert_eq!(names.len(), defaults.len(), "{row:?}");
-        for (name, said) in names.iter().zip(defaults) {
-            let default = missing.remove(name).unwrap_or_else(|| panic!("{name}: no setting"));
-            let is_true = match &default {
-                Value::Number(value) => number(said) == value.as_u64(),
-                Value::String(value) => said.trim_matches('`') == value,
-                Value::Bool(value) => said == value.to_string(),
-                Value::Array(value) => value.is_empty() && said == "none",
-                _ => said == "none" && default.is_null(),
-            };
-            assert!(is_true, "{name}: the page says {said}, not {default}");
+    let is_setting =
+        |name: &String| name == "data_dir" || (name.contains('.') && !name.starts_with("topics."));
+    take_settings(rows(&document("src/docs/settings.md")), is_setting, &mut missing);
+    assert_eq!(missing.keys().collect::<Vec<_>>(), Vec::<&String>::new(), "not on the page");
+}
+
+/// Goal: the page of settings has each field of the tables of access with its true default.
+#[test]
+fn every_field_of_a_table_of_access_is_on_its_page_with_its_default() {
+    let page = document("src/docs/settings.md");
+    for (table, fields) in [
+        ("keys", serde_json::to_value(KeyConfig::default())),
+        ("issuers", serde_json::to_value(IssuerConfig::default())),
+        ("roles", serde_json::to_value(RoleConfig::default())),
+    ] {
+        let heading = format!("### A table of `[[access.{table}]]`\n");
+        let section = page.split(&heading).nth(1).unwrap_or_else(|| panic!("no {heading}"));
+        let section = section.split("\n##").next().unwrap();
+        let mut missing: BTreeMap<String, Value> = serde_json::from_value(fields.unwrap()).unwrap();
+        take_settings(rows(section), |_| true, &mut missing);
+        assert_eq!(missing.keys().collect::<Vec<_>>(), Vec::<&String>::new(), "of {table}");
+    }
+}
+
+/// Goal: the broker accepts each file of settings that a page shows.
+#[test]
+fn every_file_of_settings_on_a_page_is_accepted() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("broker.toml");
+    let mut tried = 0;
+    for page in pages() {
+        let text = document(&page);
+        for block in text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
+            fs::write(&file, block).unwrap();
+            let loaded = Config::load(Some(&file), &[]);
+            assert!(loaded.is_ok(), "{page}: {}\n{block}", loaded.unwrap_err());
+            tried += 1;
         }
     }
-    assert_eq!(missing.keys().collect::<Vec<_>>(), Vec::<&String>::new(), "not on the page");
+    assert!(tried > 6, "{tried}");
 }
 
 /// Goal: the page of operations has each metric, and no other.

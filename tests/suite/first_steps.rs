@@ -1,23 +1,34 @@
 //! The commands of the README and of the pages work as the text says.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use crate::common::{
-    Answer, Frame, PATIENCE, Process, Sse, leftoff, output_of, send, soon, text, to,
+    Answer, Frame, PATIENCE, Process, Sse, lasting_address, leftoff, output_of, send, soon, text,
+    to,
 };
 use crate::documents::{document, pages};
 
-/// Returns the words of a command, parted as a shell does: by blanks outside of single quotes.
-fn words(command: &str) -> Vec<String> {
-    let (mut words, mut is_quoted) = (vec![String::new()], false);
+/// Returns the words of a command, parted as a shell does: by blanks outside of quotes. `$(cat FILE)`
+/// is the content of the file in `directory`, without the line's end.
+fn words(command: &str, directory: &Path) -> Vec<String> {
+    let mut command = command.to_owned();
+    while let Some((before, rest)) = command.split_once("$(cat ") {
+        let (file, after) = rest.split_once(')').unwrap();
+        let content = std::fs::read_to_string(directory.join(file)).unwrap();
+        command = format!("{before}{}{after}", content.trim_end());
+    }
+    let (mut words, mut quote) = (vec![String::new()], None);
     for character in command.chars() {
-        match character {
-            '\'' => is_quoted = !is_quoted,
-            ' ' if !is_quoted => words.push(String::new()),
-            other => words.last_mut().unwrap().push(other),
+        match (character, quote) {
+            ('\'' | '"', None) => quote = Some(character),
+            (character, Some(quoted)) if character == quoted => quote = None,
+            (' ', None) => words.push(String::new()),
+            (other, _) => words.last_mut().unwrap().push(other),
         }
     }
     words
@@ -79,23 +90,41 @@ impl Terminal {
         }
     }
 
-    /// Runs a command of the program until it ends, or `serve` until it listens.
-    fn leftoff(&self, arguments: &[&str]) {
+    /// Runs a command of the program until it ends, or `serve` until it listens. A broker with a
+    /// file of settings is the one to which the commands after it go.
+    async fn leftoff(&mut self, arguments: &[&str]) {
         let directory = self.directory.path();
-        if let ["serve", settings @ ..] = arguments
-            && settings != ["--print-config"]
-        {
-            Process::serve(&directory.join("served"), settings).kill();
-            return;
+        match arguments {
+            ["serve", "--print-config"] => {}
+            ["serve", settings @ ..] if settings.contains(&"--config") => {
+                self.broker.crash();
+                let (address, mut serve) = (lasting_address(), leftoff());
+                serve.args(["serve", "--listen", &address.to_string()]).args(settings);
+                serve.current_dir(directory).stdout(Stdio::null());
+                self.broker = Process::adopt(serve.spawn().unwrap(), address);
+                return self.broker.until_ready().await;
+            }
+            ["serve", settings @ ..] => {
+                return Process::serve(&directory.join("served"), settings).kill();
+            }
+            _ => {}
         }
         let server = format!("http://{}", self.broker.address);
         let mut command = leftoff();
+        let (arguments, file) = match arguments {
+            [arguments @ .., ">" | ">>", file] => (arguments, Some(directory.join(file))),
+            arguments => (arguments, None),
+        };
         command.args(arguments).current_dir(directory).stdin(Stdio::null());
         if arguments[0] == "bench" {
             command.args(["--seconds", "1"]);
         }
         let output = output_of(command.env("LEFTOFF_SERVER", server));
         assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        if let Some(file) = file {
+            let mut file = OpenOptions::new().append(true).create(true).open(file).unwrap();
+            file.write_all(&output.stdout).unwrap();
+        }
     }
 }
 
@@ -108,7 +137,7 @@ async fn the_first_commands_of_the_readme_publish_follow_and_resume() {
     let terminal = Terminal::open();
     let (mut published, mut followed) = (Vec::new(), Vec::new());
     for command in commands(begin).into_iter().filter(|command| command.starts_with("curl ")) {
-        match terminal.curl(&words(&command)).await {
+        match terminal.curl(&words(&command, terminal.directory.path())).await {
             Shown::Answer(answer, body) => {
                 assert_eq!(answer.status, 201, "{command}");
                 published.extend(body);
@@ -135,9 +164,9 @@ async fn every_command_of_every_page_works_as_it_is_written() {
         if commands.is_empty() {
             continue;
         }
-        let terminal = Terminal::open();
+        let mut terminal = Terminal::open();
         for command in commands {
-            let words = words(&command);
+            let words = words(&command, terminal.directory.path());
             let borrowed: Vec<&str> = words.iter().map(String::as_str).collect();
             match borrowed[..] {
                 ["curl", ..] => match terminal.curl(&words).await {
@@ -151,7 +180,12 @@ async fn every_command_of_every_page_works_as_it_is_written() {
                     }
                 },
                 ["cargo", "run", "--release", "--", ref arguments @ ..] => {
-                    terminal.leftoff(arguments);
+                    terminal.leftoff(arguments).await;
+                }
+                ["head", ..] => {
+                    let mut shell = Command::new("sh");
+                    shell.args(["-c", &command]).current_dir(terminal.directory.path());
+                    assert!(output_of(&mut shell).status.success(), "{page}: {command}");
                 }
                 _ => panic!("{page}: this test cannot run {command}"),
             }

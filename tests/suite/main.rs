@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "what a test unwraps is what it asserts")]
 
 mod access;
+mod access_page;
 mod backup;
 mod blocks;
 mod bounds;
 mod browser;
+mod browser_access;
 mod browser_blocks;
 mod caching;
 mod changes_while_open;

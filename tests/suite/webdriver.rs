@@ -76,6 +76,16 @@ impl Browser {
         self.command("POST", "/execute/sync", json!({"script": script, "args": arguments})).await
     }
 
+    /// Gives the browser a cookie for the origin of the page that is open, of which no script of a
+    /// page knows.
+    pub(crate) async fn keep_cookie(&self, name: &str, value: &str, is_secure: bool) {
+        let cookie = json!({
+            "name": name, "value": value, "httpOnly": true, "secure": is_secure,
+            "sameSite": "Strict",
+        });
+        self.command("POST", "/cookie", json!({"cookie": cookie})).await;
+    }
+
     /// Ends the browser in order. A test that fails kills it instead.
     pub(crate) async fn close(self) {
         self.command("DELETE", "", json!({})).await;
