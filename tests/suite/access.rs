@@ -93,8 +93,8 @@ enum Rule {
     Administers,
     /// The permission to subscribe, without which the answer has no topics.
     Lists,
-    /// A caller who is known, and who proved it by more than a ticket.
-    Proven,
+    /// A caller who is known, and who may read or publish something.
+    Tickets,
     /// A caller who is known. What is inside is checked by itself.
     Inside,
     /// Nothing.
@@ -110,8 +110,8 @@ enum Outcome {
 }
 
 impl Rule {
-    /// Returns what becomes of a request of a caller. A ticket proves no more than reading does.
-    fn outcome(self, standing: Standing, is_ticket: bool) -> Outcome {
+    /// Returns what becomes of a request of a caller.
+    fn outcome(self, standing: Standing) -> Outcome {
         let may = match (self, standing) {
             (Self::Nothing, _) => true,
             (_, Standing::Nobody) => return Outcome::Unauthenticated,
@@ -119,7 +119,7 @@ impl Rule {
             (Self::Needs(Action::Subscribe | Action::Presence), Standing::Reader) => true,
             (Self::Needs(_), standing) => standing == Standing::Owner,
             (Self::Administers, standing) => standing == Standing::Administrator,
-            (Self::Proven, _) => !is_ticket,
+            (Self::Tickets, standing) => standing != Standing::Administrator,
             (Self::Lists | Self::Inside, _) => true,
         };
         if may { Outcome::Done } else { Outcome::Denied }

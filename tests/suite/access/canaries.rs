@@ -326,7 +326,7 @@ async fn a_stranger_who_asks_for_everything_gets_nothing_of_others() {
     let places = Places::of_owner(&server).await;
     let token = signed(&claims("stranger", all_of("other.>")));
     let bearer = Sent::bearer(token.clone());
-    let stream = ticket(&server, &bearer, json!({"kind": "stream"})).await;
+    let stream = ticket(&server, &bearer, json!({"kind": "stream", "subscribe": [">"]})).await;
     for sent in [
         Sent::Bearer(key_of(STRANGER_KEY)),
         bearer,
@@ -359,7 +359,7 @@ async fn open_readers_of_a_stranger_get_nothing_of_what_comes_later() {
     fill(&server).await;
     let token = signed(&claims("stranger", all_of("other.>")));
     let bearer = Sent::bearer(token.clone());
-    let stream = Sent::ticket(&ticket(&server, &bearer, json!({"kind": "stream"})).await);
+    let stream = Sent::ticket(&ticket(&server, &bearer, json!({"kind": "stream", "subscribe": [">"]})).await);
     let once = Sent::ticket(&ticket(&server, &bearer, json!({"kind": "once"})).await);
     let key = Sent::Bearer(key_of(STRANGER_KEY));
     let cookie = Sent::Cookie(token);

@@ -45,7 +45,7 @@ pub(super) fn issuers() -> Vec<IssuerConfig> {
     let mut own = IssuerConfig::default();
     own.issuer = Some(OWN_ISSUER.to_owned());
     own.algorithms = vec!["HS256".to_owned()];
-    own.secret = Some(SECRET_OF_OWN.to_owned());
+    own.secret = Some(SECRET_OF_OWN.into());
     own.leeway_s = 0;
     vec![public, own]
 }

@@ -6,7 +6,7 @@ use leftoff::permission::Action;
 use prost::Message;
 
 use super::credentials::Sent;
-use super::kinds::{Credentials, KINDS, Kind};
+use super::kinds::{Credentials, KINDS, Kind, Use};
 use super::{CANARY, Outcome, Rule, SECRET, all_of_answer, config};
 use crate::common::{Answer, Server, name, send_h2c, soon};
 
@@ -17,7 +17,7 @@ const DEADLINE_EXCEEDED: u32 = 4;
 /// Returns the rule of a method, its message for a topic, and the status of success.
 fn method(call: &str, topic: &str) -> (Rule, Vec<u8>, u32) {
     use Action::{Manage, Presence, Publish, Subscribe};
-    use Rule::{Administers, Inside, Lists, Needs, Proven};
+    use Rule::{Administers, Inside, Lists, Needs, Tickets};
     let topic = || topic.to_owned();
     let events = vec![proto::NewEvent::default()];
     let config = || Some(proto::TopicConfig { max_events: Some(9), ..Default::default() });
@@ -55,6 +55,9 @@ fn method(call: &str, topic: &str) -> (Rule, Vec<u8>, u32) {
         "DeleteTopic" => (Needs(Manage), message!(DeleteTopicRequest { topic: topic() })),
         "Maintain" => (Administers, message!(MaintainRequest { topic: topic() })),
         "Backup" => (Administers, message!(BackupRequest {})),
+        "CreateTicket" => (Tickets, message!(CreateTicketRequest { kind: 1 })),
+        "Revoke" => (Administers, message!(RevokeRequest { sub: "somebody-else".to_owned() })),
+        "ListRevocations" => (Administers, message!(ListRevocationsRequest {})),
         _ => panic!("{call} has no rule"),
     };
     let success = match call {
@@ -130,7 +133,7 @@ async fn check(
     let sent = credentials.one(server, kind).await;
     let (status, answer) = called(server, &sent, path, &message).await;
     let context = format!("{name} by {kind:?}: {answer:?}");
-    let outcome = rule.outcome(kind.standing(), kind.is_ticket());
+    let outcome = rule.outcome(kind.standing(Use::Other));
     let expected = match outcome {
         Outcome::Unauthenticated => UNAUTHENTICATED,
         Outcome::Denied => DENIED,
@@ -139,7 +142,7 @@ async fn check(
     assert_eq!(status, expected, "{context}");
     let shown = all_of_answer(&answer);
     let may = |action| {
-        Rule::Needs(action).outcome(kind.standing(), kind.is_ticket()) == Outcome::Done
+        Rule::Needs(action).outcome(kind.standing(Use::Other)) == Outcome::Done
     };
     if outcome != Outcome::Done {
         assert_eq!(before, topic_of(server).await, "changed by {context}");

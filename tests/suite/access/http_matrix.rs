@@ -4,7 +4,7 @@ use leftoff::permission::Action;
 use serde_json::{Value, json};
 
 use super::credentials::Sent;
-use super::kinds::{Credentials, KINDS, Kind};
+use super::kinds::{Credentials, KINDS, Kind, Use};
 use super::{CANARY, Outcome, Rule, SECRET, all_of_answer, config, problem};
 use crate::common::{Answer, Server, get, name, send};
 
@@ -19,7 +19,7 @@ struct Operation {
 /// Returns an operation of HTTP.
 fn operation(method: &str, path: &str) -> Operation {
     use Action::{Manage, Presence, Publish, Subscribe};
-    use Rule::{Administers, Inside, Lists, Needs, Nothing, Proven};
+    use Rule::{Administers, Inside, Lists, Needs, Nothing, Tickets};
     let (rule, query, body, status) = match (method, path) {
         ("get", "/v1/topics/{topic}/events") => (Needs(Subscribe), "", Value::Null, 200),
         ("post", "/v1/topics/{topic}/events") => (Needs(Publish), "", json!("said"), 201),
@@ -40,7 +40,7 @@ fn operation(method: &str, path: &str) -> Operation {
         ("get", "/v1/topics/{topic}/presence") => (Needs(Presence), "", Value::Null, 200),
         ("post", "/v1/maintenance") => (Administers, "?topic=secret.one", Value::Null, 200),
         ("get", "/v1/connections" | "/metrics") => (Administers, "", Value::Null, 200),
-        ("post", "/v1/tickets") => (Proven, "", json!({"kind": "once"}), 201),
+        ("post", "/v1/tickets") => (Tickets, "", json!({"kind": "once"}), 201),
         ("get", "/v1/access/revocations") => (Administers, "", Value::Null, 200),
         ("post", "/v1/access/revocations") => {
             (Administers, "", json!({"sub": "somebody-else"}), 200)
@@ -111,7 +111,9 @@ async fn check(
     let sent = credentials.one(server, kind).await;
     let answer = ask(server, &sent, method, &url, body).await;
     let context = format!("{method} {path} by {kind:?}: {answer:?}");
-    let outcome = rule.outcome(kind.standing(), kind.is_ticket());
+    let reads = method == "get" && path.ends_with("/events");
+    let standing = kind.standing(if reads { Use::Reads } else { Use::Other });
+    let outcome = rule.outcome(standing);
     let expected = match outcome {
         Outcome::Unauthenticated => (401, "unauthenticated"),
         Outcome::Denied => (403, "denied"),
@@ -130,7 +132,7 @@ async fn check(
     }
     let is_listed = all_of_answer(&answer).contains("secret");
     if *rule == Rule::Lists && outcome == Outcome::Done {
-        let may_see = Rule::Needs(Action::Subscribe).outcome(kind.standing(), kind.is_ticket());
+        let may_see = Rule::Needs(Action::Subscribe).outcome(standing);
         assert_eq!(is_listed, may_see == Outcome::Done, "{context}");
     }
 }
@@ -179,7 +181,7 @@ async fn every_stream_by_every_kind_of_credential() {
         let request = sent.to(server.address, "GET", path);
         let mut stream = crate::common::Sse::open(request).await.unwrap();
         let rule = Rule::Needs(Action::Subscribe);
-        let outcome = rule.outcome(kind.standing(), kind.is_ticket());
+        let outcome = rule.outcome(kind.standing(Use::Reads));
         let expected = match outcome {
             Outcome::Unauthenticated => 401,
             Outcome::Denied => 403,

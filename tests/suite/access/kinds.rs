@@ -6,8 +6,9 @@ use super::credentials::{
     Sent, all_of, claims, key_of, now_s, own_token, signed, signed_by_another,
     signed_by_the_key_inside, signed_with_the_public_key, unsigned, with,
 };
-use super::{ADMIN_KEY, OWNER_KEY, SECRET, STRANGER_KEY, Standing, revoke, ticket};
-use crate::common::{Server, send};
+use super::{ADMIN_KEY, OWNER_KEY, STRANGER_KEY, Standing, revoke, ticket};
+use crate::common::Server;
+use crate::websocket::Client;
 
 /// A kind of credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,21 +89,31 @@ pub(super) const KINDS: [Kind; 34] = [
     K::TicketOfRevoked,
 ];
 
+/// The use that a request makes of a credential: tickets are for one use each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// It opens a WebSocket.
+    WebSocket,
+    /// It reads events by `GET`.
+    Reads,
+    Other,
+}
+
 impl Kind {
-    pub(super) fn standing(self) -> Standing {
+    /// Returns what the credential stands for.
+    pub(super) fn standing(self, purpose: Use) -> Standing {
         match self {
             K::KeyOfAnother | K::OfAnotherTopic => Standing::Stranger,
-            K::TicketOfAnother | K::TicketOfAnotherTopic => Standing::Stranger,
-            K::ReadsOnly | K::OnceTicket | K::StreamTicket => Standing::Reader,
+            K::ReadsOnly => Standing::Reader,
             K::Key | K::Valid | K::InCookie => Standing::Owner,
             K::Admin | K::AdminKey => Standing::Administrator,
+            K::OnceTicket if purpose == Use::WebSocket => Standing::Owner,
+            K::StreamTicket if purpose == Use::Reads => Standing::Reader,
+            K::TicketOfAnother | K::TicketOfAnotherTopic if purpose == Use::Reads => {
+                Standing::Stranger
+            }
             _ => Standing::Nobody,
         }
-    }
-
-    pub(super) fn is_ticket(self) -> bool {
-        use Kind::{OnceTicket, StreamTicket, TicketOfAnother, TicketOfAnotherTopic};
-        matches!(self, OnceTicket | StreamTicket | TicketOfAnother | TicketOfAnotherTopic)
     }
 }
 
@@ -123,9 +134,8 @@ impl Credentials {
             Sent::ticket(&ticket(server, sent, wanted).await)
         };
         let used = Sent::ticket(&ticket(server, &owner, json!({"kind": "once"})).await);
-        let path = format!("/v1/topics/{SECRET}");
-        let first = send(used.to(server.address, "GET", &path), "").await;
-        assert_eq!(first.status, 200, "the first use: {first:?}");
+        let first = Client::try_connect(server.address, &used.path("/v1/ws"), None).await;
+        assert!(first.is_ok(), "the first use");
         let mut made = vec![
             (K::UsedTicket, used),
             (K::StreamTicket, stream(&owner, "secret.>").await),

@@ -6,7 +6,7 @@ use leftoff::permission::Action;
 use serde_json::{Value, json};
 
 use super::credentials::Sent;
-use super::kinds::{Credentials, KINDS, Kind};
+use super::kinds::{Credentials, KINDS, Kind, Use};
 use super::{CANARY, Outcome, Rule, SECRET, config};
 use crate::common::Server;
 use crate::websocket::Client;
@@ -103,7 +103,7 @@ async fn every_message_of_a_web_socket_by_every_kind_of_credential() {
     for kind in KINDS {
         let sent = credentials.one(&server, kind).await;
         let opened = Client::try_connect(server.address, &sent.path("/v1/ws"), sent.header()).await;
-        let outcome = Rule::Inside.outcome(kind.standing(), kind.is_ticket());
+        let outcome = Rule::Inside.outcome(kind.standing(Use::WebSocket));
         let mut client = match opened {
             Ok(client) => client,
             Err(status) => {
@@ -126,7 +126,7 @@ async fn check(client: &mut Client, kind: Kind, spoken: Spoken) {
     let Spoken { rule, message, done, refused } = spoken;
     let context = format!("{message} by {kind:?}");
     client.say(message.clone()).await;
-    let is_done = rule.outcome(kind.standing(), kind.is_ticket()) == Outcome::Done;
+    let is_done = rule.outcome(kind.standing(Use::WebSocket)) == Outcome::Done;
     let wanted = if is_done { done } else { refused };
     let mut heard = String::new();
     loop {
