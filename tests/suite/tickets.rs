@@ -353,7 +353,8 @@ fn serve(address: std::net::SocketAddr, directory: &Path) -> Process {
 }
 
 /// Goal: a page with a ticket in the URL of its `EventSource` goes on through kills of the broker,
-/// without an event lost or repeated; and a revocation before a kill holds after it.
+/// without an event lost or repeated; and a revocation before a kill holds after it. Both are in a
+/// backup, too.
 #[tokio::test]
 async fn a_ticket_for_streams_and_a_revocation_hold_through_three_kills() {
     let directory = tempfile::tempdir().unwrap();
@@ -368,12 +369,21 @@ async fn a_ticket_for_streams_and_a_revocation_hold_through_three_kills() {
         answer["ticket"].as_str().unwrap().to_owned()
     };
     let (kept, revoked) = (made("u", "orders.new").await, made("v", "news").await);
-    let mut command = leftoff();
-    command.args(["access", "revoke", "--sub", "v", "--server", &format!("http://{address}")]);
-    let output = output_of(&mut command);
-    assert!(!output.status.success(), "it needs a credential: {output:?}");
-    let revoke = as_caller("ops", "POST", "/v1/access/revocations");
-    assert_eq!(send(revoke, json!({"sub": "v"}).to_string()).await.status, 200);
+    let server = format!("http://{address}");
+    let by = |token: &str, arguments: &[&str]| {
+        let mut command = leftoff();
+        command.args(arguments).args(["--server", &server]).env("LEFTOFF_TOKEN", token);
+        output_of(&mut command)
+    };
+    let revoke = ["access", "revoke", "--sub", "v"];
+    for token in ["", &key("u")] {
+        assert!(
+            !by(token, &revoke).status.success(),
+            "it needs the credential of an administrator"
+        );
+    }
+    let done = by(&key("ops"), &revoke);
+    assert!(done.status.success() && done.stdout.starts_with(b"v: credentials"), "{done:?}");
     let (mut last_id, mut next) = (String::new(), 1);
     for round in 0..4 {
         for _ in 0..3 {
@@ -392,9 +402,23 @@ async fn a_ticket_for_streams_and_a_revocation_hold_through_three_kills() {
         let news = to(address, "GET", &format!("/v1/topics/news/events?ticket={revoked}"));
         assert_eq!(Sse::open(news).await.unwrap().status, 401, "round {round}");
         assert_eq!(send(as_caller("v", "GET", "/v1/topics"), "").await.status, 401);
+        if round == 3 {
+            break;
+        }
         broker.crash();
         broker = serve(address, directory.path());
     }
+    let (backup, data) = (directory.path().join("backup"), directory.path().join("data"));
+    let made = by(&key("ops"), &["backup", backup.to_str().unwrap()]);
+    assert!(made.status.success(), "{made:?}");
+    broker.crash();
+    std::fs::remove_dir_all(&data).unwrap();
+    let restore = ["restore", backup.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
+    assert!(output_of(leftoff().args(restore)).status.success());
+    broker = serve(address, directory.path());
+    let events = format!("?from=earliest&ticket={kept}");
+    assert_eq!(Sse::follow(address, "orders.new", &events).await.events(1).await[0].0, 1);
+    assert_eq!(send(as_caller("v", "GET", "/v1/topics"), "").await.status, 401);
     broker.crash();
 }
 
