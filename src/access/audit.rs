@@ -224,7 +224,7 @@ impl AuditWriter {
     async fn run(self, mut entries: mpsc::Receiver<AuditEntry>) {
         let most = MAX_BATCH.min(self.broker.limits().max_batch_events as usize);
         let mut batch = Vec::with_capacity(most);
-        let mut ticks = tokio::time::interval(WINDOW);
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + WINDOW, WINDOW);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {

@@ -67,7 +67,7 @@ impl AskingCaller {
         });
     }
 
-    /// Revokes another caller.
+    /// Revokes another caller. What was begun is done and told, also if the client goes away.
     ///
     /// # Errors
     ///
@@ -80,16 +80,22 @@ impl AskingCaller {
         before: Option<Timestamp>,
     ) -> Result<Revocation> {
         self.permit.check_administers().await?;
-        let outcome = control.revocations().revoke(sub, before, control.now().into()).await;
-        let (word, reason) = match &outcome {
-            Ok(revocation) => ("done", format!("{sub:?} before {}", revocation.before)),
-            Err(error) => ("failed", format!("{sub:?}: {error}")),
-        };
-        let who = self.id();
-        let entry = entry("access.revoked", who.as_deref(), "revoke", self.address());
-        control.audit().tell(entry.with(None, word, Some(reason)));
-        control.tickets().forget_revoked(sub);
-        outcome
+        let (control, sub) = (control.clone(), sub.to_owned());
+        let entry = entry("access.revoked", self.id().as_deref(), "revoke", self.address());
+        let work = tokio::spawn(async move {
+            let outcome = control.revocations().revoke(&sub, before, control.now().into()).await;
+            let (word, reason) = match &outcome {
+                Ok(revocation) => ("done", format!("{sub:?} before {}", revocation.before)),
+                Err(error) => ("failed", format!("{sub:?}: {error}")),
+            };
+            control.audit().tell(entry.with(None, word, Some(reason)));
+            control.tickets().forget_revoked(&sub);
+            outcome
+        });
+        work.await.unwrap_or_else(|broken| match broken.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => Err(Error::ShuttingDown),
+        })
     }
 
     /// Returns up to `limit` revocations in the order of the callers' ids, after the id `after`.
