@@ -51,8 +51,8 @@ pub(super) async fn open(broker: &Broker, name: &str, config: TopicConfig) -> Re
     Ok(topic)
 }
 
-/// Applies all events of a topic, and those that follow as they come, until the handle is dropped or
-/// the broker stops. All that are there are applied when this returns.
+/// Applies all events of a topic, and those that follow as they come, until the handle is dropped
+/// or the broker stops. All that are there are applied when this returns.
 ///
 /// # Errors
 ///
@@ -102,7 +102,8 @@ mod tests {
     use crate::broker::{OpenConfig, Publish};
     use crate::event::NewEvent;
 
-    /// Goal: clients that have made as many topics as there may be do not keep out the broker's own.
+    /// Goal: clients that have made as many topics as there may be do not keep out the broker's
+    /// own.
     #[tokio::test]
     async fn the_brokers_own_topics_are_never_too_many() {
         let mut config = OpenConfig::default();

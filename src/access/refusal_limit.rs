@@ -1,5 +1,5 @@
-//! The limit on the refusals that the audit tells: a client that is refused without a pause must not
-//! fill the log, nor hide others in it.
+//! The limit on the refusals that the audit tells: a client that is refused without a pause must
+//! not fill the log, nor hide others in it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -108,8 +108,8 @@ impl Revocations {
     /// # Errors
     ///
     /// Nothing has changed then, except where the outcome is unknown. [`Error::Invalid`]: no caller
-    /// can have the id, or the moment is later than `now`. [`Error::Full`]: too many callers are revoked. As
-    /// [`Broker::publish`].
+    /// can have the id, or the moment is later than `now`. [`Error::Full`]: too many callers are
+    /// revoked. As [`Broker::publish`].
     ///
     /// # Cancel safety
     ///

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::edge::hooks::{Revoker, WeakRevoker};
 
-/// The parts of the map. Each has a lock of its own and is swept by itself, so that no sweep holds a
-/// lock for long, also with a million callers.
+/// The parts of the map. Each has a lock of its own and is swept by itself, so that no sweep holds
+/// a lock for long, also with a million callers.
 const SHARDS: usize = 64;
 
 /// The number of callers of a shard up to which it is not swept.

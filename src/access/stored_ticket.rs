@@ -1,4 +1,5 @@
-//! The form in which a ticket for streams is stored: an event with the hash of the ticket as its key.
+//! The form in which a ticket for streams is stored: an event with the hash of the ticket as its
+//! key.
 //!
 //! ```text
 //! key: 43 characters of base64url, the SHA-256 of the ticket's text

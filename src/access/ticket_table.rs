@@ -4,8 +4,8 @@
 //! # Why
 //!
 //! A ticket is looked up by the SHA-256 of its text, and the text is 192 random bits. The time of a
-//! lookup may tell how much of a hash fits. That is of no use: nobody can choose a text by its hash.
-//! So a comparison in constant time is not needed.
+//! lookup may tell how much of a hash fits. That is of no use: nobody can choose a text by its
+//! hash. So a comparison in constant time is not needed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Tickets: short random texts for `?ticket=`, where a browser cannot send a header. A ticket stands
-//! for the caller who asked for it, with the caller's permission or a part of it.
+//! Tickets: short random texts for `?ticket=`, where a browser cannot send a header. A ticket
+//! stands for the caller who asked for it, with the caller's permission or a part of it.
 //!
 //! | kind | opens | can be used | survives a restart |
 //! |---|---|---|---|
@@ -15,9 +15,9 @@
 //!
 //! # The topic
 //!
-//! An `EventSource` comes back to the same URL after a restart of the broker. So the tickets of kind
-//! `stream` are events of [`TOPIC`]: the key is the SHA-256 of the ticket, and the event expires with
-//! the ticket. The text of a ticket is nowhere but in the answer.
+//! An `EventSource` comes back to the same URL after a restart of the broker. So the tickets of
+//! kind `stream` are events of [`TOPIC`]: the key is the SHA-256 of the ticket, and the event
+//! expires with the ticket. The text of a ticket is nowhere but in the answer.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -61,9 +61,11 @@ const TICKET_BYTES: usize = 24;
 /// The paths on which a ticket opens a WebSocket.
 const WEB_SOCKET_PATH: &str = "/v1/ws";
 
-/// The one answer to a ticket that is not good, so that a used one and one that never was look alike.
-const NOT_GOOD: &str = "the ticket is not known, used, over or revoked, or is not for this request: \
-                        one of kind once opens a WebSocket, one of kind stream reads events by GET";
+/// The one answer to a ticket that is not good, so that a used one and one that never was look
+/// alike.
+const NOT_GOOD: &str = "the ticket is not known, used, over or revoked, or is not for this \
+                        request: one of kind once opens a WebSocket, one of kind stream reads \
+                        events by GET";
 
 /// A request for a ticket.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -74,7 +76,8 @@ pub(crate) struct TicketRequest {
     /// The topics to follow and read, and to be present in. Default: all that the caller may, and
     /// none if `publish` is given.
     pub(crate) subscribe: Option<Vec<TopicPattern>>,
-    /// The topics to publish to. Default: all that the caller may, and none if `subscribe` is given.
+    /// The topics to publish to. Default: all that the caller may, and none if `subscribe` is
+    /// given.
     pub(crate) publish: Option<Vec<TopicPattern>>,
     /// The life of the ticket, in seconds. A longer one than may be is cut down.
     pub(crate) expires_s: Option<u64>,

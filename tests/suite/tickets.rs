@@ -145,8 +145,8 @@ async fn a_ticket_is_for_what_it_was_made_for() {
     server.stop().await;
 }
 
-/// Goal: a revocation ends what the caller has open at once, and refuses its keys and tickets; it is
-/// for administrators, and is listed.
+/// Goal: a revocation ends what the caller has open at once, and refuses its keys and tickets; it
+/// is for administrators, and is listed.
 #[tokio::test]
 async fn a_revocation_ends_connections_and_refuses_credentials() {
     let server = server().await;

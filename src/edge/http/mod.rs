@@ -70,8 +70,8 @@ pub fn parts<S: Clone + Send + Sync + 'static>(edge: &Edge, parts: Parts) -> Rou
     mounted(edge, routes)
 }
 
-/// Returns routes with what all routes of the broker have around them: codings of bodies, answers to
-/// other methods, and headers for caches.
+/// Returns routes with what all routes of the broker have around them: codings of bodies, answers
+/// to other methods, and headers for caches.
 pub(crate) fn mounted<S: Clone + Send + Sync + 'static>(
     edge: &Edge,
     routes: Router<Edge>,
