@@ -72,13 +72,16 @@ impl Client {
 
     /// Returns the text of the next message.
     pub(crate) async fn hear_text(&mut self) -> String {
-        loop {
-            match soon(self.0.next()).await.unwrap().unwrap() {
-                Message::Text(text) => return text.to_string(),
-                Message::Ping(_) => {}
-                other => panic!("{other:?}"),
+        soon(async {
+            loop {
+                match self.0.next().await.unwrap().unwrap() {
+                    Message::Text(text) => return text.to_string(),
+                    Message::Ping(_) => {}
+                    other => panic!("{other:?}"),
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Returns the next message, or the code with which the broker closes.
@@ -133,15 +136,18 @@ impl Client {
 
     /// Returns the code and the reason with which the broker closes.
     pub(crate) async fn closed(&mut self) -> (u16, String) {
-        loop {
-            match soon(self.0.next()).await.unwrap().unwrap() {
-                Message::Close(Some(frame)) => {
-                    return (frame.code.into(), frame.reason.to_string());
+        soon(async {
+            loop {
+                match self.0.next().await.unwrap().unwrap() {
+                    Message::Close(Some(frame)) => {
+                        return (frame.code.into(), frame.reason.to_string());
+                    }
+                    Message::Close(None) => panic!("closed without a code"),
+                    _ => {}
                 }
-                Message::Close(None) => panic!("closed without a code"),
-                _ => {}
             }
-        }
+        })
+        .await
     }
 }
 
