@@ -34,11 +34,11 @@ pub(super) struct Granted {
     answers: OnceLock<Box<Mutex<Answers>>>,
     share: Share,
     /// `None` for a grant that is never over, or whose end is final, unless it may be refreshed.
-    asking: Option<Box<Asking>>,
+    renewing: Option<Box<Renewing>>,
 }
 
 /// The means to ask the hooks again.
-struct Asking {
+struct Renewing {
     /// The head of the request. All streams of a connection wait for one renewal.
     request: tokio::sync::Mutex<KeptHead>,
     /// Cancelled when the grant is revoked, or replaced by another one.
@@ -132,16 +132,16 @@ impl Granted {
         let address = request.address;
         let has_end = grant.end().is_some() || grant.revoker().is_some();
         let is_kept = has_end && !grant.is_final() || refresh == Refresh::Possible;
-        let asking = match is_kept {
+        let renewing = match is_kept {
             true => {
                 let held = share.take(head_bytes(request.uri(), request.headers()))?;
                 let request = tokio::sync::Mutex::new(KeptHead { request, held });
-                Some(Box::new(Asking { request, replaced: Mutex::new(end_of(&grant)) }))
+                Some(Box::new(Renewing { request, replaced: Mutex::new(end_of(&grant)) }))
             }
             false => None,
         };
         let hooks = PlacedHooks { hooks, address };
-        Ok(Self { hooks, grant: Mutex::new(grant), answers: OnceLock::new(), share, asking })
+        Ok(Self { hooks, grant: Mutex::new(grant), answers: OnceLock::new(), share, renewing })
     }
 
     /// Returns the token that is cancelled when the grant is revoked or replaced; `None` if it
@@ -150,9 +150,9 @@ impl Granted {
     /// The grant that is read afterwards is the one of the token, or a later one. With a later one,
     /// the token is cancelled.
     pub(super) fn replaced(&self) -> Option<CancellationToken> {
-        match &self.asking {
-            Some(asking) => {
-                Some(asking.replaced.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        match &self.renewing {
+            Some(renewing) => {
+                Some(renewing.replaced.lock().unwrap_or_else(PoisonError::into_inner).clone())
             }
             None => self.grant().revoker().map(|revoker| revoker.token().clone()),
         }
@@ -173,12 +173,12 @@ impl Granted {
         if !grant.is_over(SystemTime::now()) {
             return Ok(grant);
         }
-        let Some(asking) = self.asking.as_ref().filter(|_| !grant.is_final()) else {
+        let Some(renewing) = self.renewing.as_ref().filter(|_| !grant.is_final()) else {
             let refusal = Refusal::unauthenticated(over(&grant));
             self.hooks.refused(Some(&grant), &refusal);
             return Err(refusal.into());
         };
-        let kept = asking.request.lock().await;
+        let kept = renewing.request.lock().await;
         let grant = self.grant();
         if !grant.is_over(SystemTime::now()) {
             return Ok(grant); // Another stream of the connection has asked.
@@ -189,7 +189,7 @@ impl Granted {
             // Whatever the reason, the caller is known no longer.
             Error::Unauthenticated { reason: refusal.reason().to_owned() }
         })?;
-        self.replace(asking, renewed.clone());
+        self.replace(renewing, renewed.clone());
         Ok(renewed)
     }
 
@@ -204,14 +204,14 @@ impl Granted {
     }
 
     /// Replaces the grant. Its answers are forgotten, and whatever lives on looks at the new one.
-    fn replace(&self, asking: &Asking, grant: Grant) {
+    fn replace(&self, renewing: &Renewing, grant: Grant) {
         let token = end_of(&grant);
         // Held from before the new grant is there: no answer is taken for one of another grant.
         let mut answers = self.answers();
         *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = grant;
         answers.clear();
         drop(answers);
-        let mut replaced = asking.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replaced = renewing.replaced.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *replaced, token);
         drop(replaced);
         before.cancel();
@@ -230,10 +230,10 @@ impl Granted {
     ///
     /// Nothing has changed, or all has.
     pub(super) async fn refresh(&self, token: &str) -> Result<Grant> {
-        let Some(asking) = &self.asking else {
+        let Some(renewing) = &self.renewing else {
             return Err(Error::invalid("type", "this grant cannot be refreshed"));
         };
-        let mut kept = asking.request.lock().await;
+        let mut kept = renewing.request.lock().await;
         let grant = self.grant();
         let request = with_token(&kept.request, token)?;
         let size_bytes = head_bytes(request.uri(), request.headers());
@@ -259,7 +259,7 @@ impl Granted {
         kept.held.grow(missing)?;
         kept.held.keep(size_bytes);
         kept.request = request;
-        self.replace(asking, refreshed.clone());
+        self.replace(renewing, refreshed.clone());
         Ok(refreshed)
     }
 
