@@ -317,6 +317,7 @@ async fn a_revocation_ends_everything_of_its_caller_and_nothing_of_others() {
 #[tokio::test]
 async fn a_revocation_ends_the_streams_of_a_static_key() {
     let server = Server::with(config()).await;
+    server.publish(SECRET, "one").await;
     let key = Sent::Bearer(key_of(OWNER_KEY));
     let path = format!("/v1/topics/{SECRET}/events");
     let mut stream = Sse::open(key.to(server.address, "GET", &path)).await.unwrap();
@@ -334,6 +335,7 @@ async fn a_token_holds_up_to_the_edge_of_the_leeway_and_no_longer() {
     let mut config = config();
     config.access.issuers[1].leeway_s = 3;
     let server = Server::with(config).await;
+    server.publish(SECRET, "one").await;
     let token = |others: serde_json::Value| {
         let own = json!({"iss": OWN_ISSUER, "aud": null});
         let claims = with(with(claims("owner", all_of("secret.>")), own), others);

@@ -1,5 +1,7 @@
 //! Every method of gRPC, by every kind of credential.
 
+use std::path::Path;
+
 use bytes::{BufMut, BytesMut};
 use leftoff::edge::{grpc, proto};
 use leftoff::permission::Action;
@@ -68,16 +70,27 @@ fn method(call: &str, topic: &str) -> (Rule, Vec<u8>, u32) {
     (rule, message, success)
 }
 
-/// Returns the paths and the names of all methods.
+/// Returns the paths and the names of all methods of the broker's protos.
 fn methods() -> Vec<(String, String)> {
-    let files = prost_types::FileDescriptorSet::decode(grpc::DESCRIPTORS).unwrap().file;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/leftoff/v1");
     let mut calls = Vec::new();
-    for file in files {
-        for service in &file.service {
-            let path = |call: &str| format!("/{}.{}/{call}", file.package(), service.name());
-            let names = service.method.iter().map(|method| method.name().to_owned());
-            calls.extend(names.map(|name| (path(&name), name)));
+    for file in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let mut service = String::new();
+        for line in text.lines().map(str::trim) {
+            if let Some(rest) = line.strip_prefix("service ") {
+                service = rest.split(' ').next().unwrap().to_owned();
+            } else if let Some(rest) = line.strip_prefix("rpc ") {
+                let name = rest.split('(').next().unwrap().to_owned();
+                calls.push((format!("/leftoff.v1.{service}/{name}"), name));
+            }
         }
+    }
+    let files = prost_types::FileDescriptorSet::decode(grpc::DESCRIPTORS).unwrap().file;
+    let files = files.iter().filter(|file| file.package() == "leftoff.v1");
+    let described = files.flat_map(|file| &file.service).flat_map(|service| &service.method);
+    for method in described {
+        assert!(calls.iter().any(|(_, name)| name == method.name()), "{method:?}");
     }
     assert!(calls.len() >= 17, "{calls:?}");
     calls

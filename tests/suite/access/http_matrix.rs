@@ -25,7 +25,7 @@ fn operation(method: &str, path: &str) -> Operation {
         ("post", "/v1/topics/{topic}/events") => (Needs(Publish), "", json!("said"), 201),
         ("delete", "/v1/topics/{topic}/events") => (Needs(Manage), "?before=1", Value::Null, 200),
         ("get", "/v1/events") => {
-            (Needs(Subscribe), "?topic=secret.%3E&topic=secret.one", Value::Null, 200)
+            (Needs(Subscribe), "?topic=secret.one&topic=secret.one.%3E", Value::Null, 200)
         }
         ("post", "/v1/events") => {
             (Needs(Subscribe), "?from=earliest", json!({"topics": ["secret.*"]}), 200)
@@ -145,15 +145,14 @@ async fn same_without_topic(
     (method, url, body): (&str, &str, &Value),
     refused: &Answer,
 ) {
-    if !url.contains("secret.one") && !url.contains("secret.%3E") {
+    if !url.contains(SECRET) {
         return;
     }
-    let other = url.replace("secret.one", "secret.not").replace("secret.%3E", "secret.n");
+    let other = url.replace(SECRET, "secret.not");
     let sent = credentials.one(server, kind).await;
     let unknown = ask(server, &sent, method, &other, body).await;
     let text = |answer: &Answer| {
-        let text = String::from_utf8_lossy(&answer.body).replace("secret.not", SECRET);
-        text.replace("secret.n", "secret.>")
+        String::from_utf8_lossy(&answer.body).replace("secret.not", SECRET)
     };
     assert_eq!(unknown.status, refused.status, "{method} {other} by {kind:?}");
     assert_eq!(text(&unknown), text(refused), "{method} {other} by {kind:?}");
@@ -174,7 +173,7 @@ async fn every_stream_by_every_kind_of_credential() {
     let credentials = Credentials::make(&server).await;
     let streams = [
         format!("/v1/topics/{SECRET}/events?from=earliest"),
-        "/v1/events?topic=secret.%3E&from=earliest".to_owned(),
+        format!("/v1/events?topic={SECRET}&topic={SECRET}.%3E&from=earliest"),
     ];
     for (path, kind) in streams.iter().flat_map(|path| KINDS.map(|kind| (path, kind))) {
         let sent = credentials.one(&server, kind).await;

@@ -241,6 +241,8 @@ fn failures() -> Vec<(&'static str, Given)> {
 /// Method: one test, because unknown keys are asked for once a minute, and each waits for it.
 #[tokio::test]
 async fn keys_rotate_without_a_restart_and_the_last_good_ones_survive_an_outage() {
+    // The program installs it; a host does, too.
+    let _installed_by_another_test = default_provider().install_default();
     let mut keys = KeyServer::start().await;
     let (mut late, stranger) = (KeyServer::start().await, KeyServer::start().await);
     let [first, second, other] = ["first", "second", "other"].map(SigningKey::new);
@@ -255,6 +257,7 @@ async fn keys_rotate_without_a_restart_and_the_last_good_ones_survive_an_outage(
     config.access.issuers.extend([late.issuer("/late"), untrusted]);
     late.close().await;
     let server = Server::with(config).await;
+    server.publish(SECRET, "one").await;
     for path in &paths {
         until_answered(&server, &first.token(path), 200).await;
         assert_eq!(keys.asked(path), 1, "{path}");

@@ -119,10 +119,10 @@ async fn speak_http(address: SocketAddr, spoken: &mut Spoken) {
         (Sent::Query(format!("access_token={valid}")), 401),
         (Sent::Query("ticket=a-ticket-that-nobody-has-made".to_owned()), 401),
     ] {
-        let answer = spoken.ask(address, &sent, ("GET", &read), Value::Null).await;
-        assert_eq!(answer.status, status, "{sent:?}: {answer:?}");
         let publish = spoken.ask(address, &sent, ("POST", &read), json!(CANARY)).await;
         assert_eq!(publish.status, if status == 200 { 201 } else { 401 }, "{publish:?}");
+        let answer = spoken.ask(address, &sent, ("GET", &read), Value::Null).await;
+        assert_eq!(answer.status, status, "{sent:?}: {answer:?}");
     }
     let stranger = Sent::bearer(signed(&claims("stranger", all_of("other.>"))));
     let denied = spoken.ask(address, &stranger, ("POST", &read), json!(CANARY)).await;

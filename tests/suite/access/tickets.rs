@@ -83,6 +83,7 @@ async fn a_ticket_for_streams_reads_what_it_was_made_for_and_does_nothing_else()
 #[tokio::test]
 async fn nobody_gets_a_ticket_for_more_than_it_may() {
     let server = Server::with(config()).await;
+    server.publish(SECRET, "one").await;
     assert_eq!(post(server.address, "/v1/tickets", "{}").await.status, 401);
     for wanted in [
         json!({"kind": "twice"}),
