@@ -1,4 +1,5 @@
-//! The page on access says the refusals in the words in which they are told.
+//! The page on access says the refusals in the words in which they are told, and the bounds as they
+//! are in the code.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -100,4 +101,24 @@ async fn the_sentences_of_refusals_are_on_the_page() {
     // A revoked credential is told elsewhere: its sentence needs an administrator.
     assert_eq!(told.len() + 1, table.matches("\n| ").count() - 1, "{told:?}");
     server.stop().await;
+}
+
+/// Goal: the bounds on the page are those of the code.
+#[test]
+fn the_bounds_on_the_page_are_those_of_the_code() {
+    let page = document("src/docs/access.md");
+    let table = page.split("## Bounds").nth(1).unwrap();
+    for (file, bound, code, said) in [
+        ("keys", "MAX_KEYS", "10_000", "| 10,000, 32, 1,000 |"),
+        ("issuers", "MAX_ISSUERS", "32", "| 10,000, 32, 1,000 |"),
+        ("roles", "MAX_ROLES", "1_000", "| 10,000, 32, 1,000 |"),
+        ("rights", "MAX_PATTERNS", "1_024", "| 1,024 |"),
+        ("credentials", "MAX_CREDENTIAL_BYTES", "16 << 10", "| 16 KiB |"),
+        ("revocations", "MAX_REVOKED", "100_000", "| 100,000 |"),
+        ("ticket_table", "MAX_BYTES", "64 << 20", "and 64 MiB |"),
+    ] {
+        let source = document(&format!("src/access/{file}.rs"));
+        assert!(source.contains(&format!("const {bound}: usize = {code};")), "{file}: {bound}");
+        assert!(table.contains(said), "{said} is not on the page");
+    }
 }

@@ -2,6 +2,7 @@
 //! broker's own pages, from pages that it allows, and from pages that it does not.
 //!
 //! The scripts that follow by tickets are those of the page on access, as they are written there.
+//! The file is long, because all tests share the broker, the tokens and the pages at its top.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -35,15 +36,31 @@ const NEWS: &str = "/v1/topics/news/events";
 struct Guarded {
     directory: TempDir,
     address: SocketAddr,
+    scheme: &'static str,
     process: Process,
 }
 
 impl Guarded {
     /// Starts a broker that pages of `origins` may use, besides its own.
     fn start(origins: &[&str]) -> Self {
+        Self::start_with("", origins, tempfile::tempdir().unwrap())
+    }
+
+    /// Starts a broker with TLS.
+    fn start_with_tls() -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let [cert, key] = ["cert.pem", "key.pem"].map(|name| directory.path().join(name));
+        std::fs::write(&cert, signed.cert.pem()).unwrap();
+        std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+        let tls = format!("server.tls_cert = {cert:?}\nserver.tls_key = {key:?}\n");
+        Self { scheme: "https", ..Self::start_with(&tls, &[], directory) }
+    }
+
+    fn start_with(settings: &str, origins: &[&str], directory: TempDir) -> Self {
         let settings = format!(
             r#"
+            {settings}
             follow.retry_ms = 200
 
             [access]
@@ -67,7 +84,7 @@ impl Guarded {
         std::fs::write(directory.path().join("broker.toml"), settings).unwrap();
         let address = lasting_address();
         let process = Self::serve(address, directory.path());
-        Self { directory, address, process }
+        Self { directory, address, scheme: "http", process }
     }
 
     fn serve(address: SocketAddr, directory: &Path) -> Process {
@@ -82,7 +99,7 @@ impl Guarded {
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Publishes an event whose payload is its id, and repeats that until it is acknowledged.
@@ -160,10 +177,10 @@ async fn seen(browser: &Browser, count: usize) -> Vec<Value> {
     }
 }
 
-/// Goal: a page of the broker's own origin follows with nothing but a cookie that it cannot read,
-/// and nothing without it.
+/// Goal: a page of the broker's own origin publishes and follows with nothing but a cookie that no
+/// script can read and that is sent over TLS alone, and does nothing without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_of_the_brokers_origin_follows_by_its_cookie() {
+async fn a_page_of_the_brokers_origin_publishes_and_follows_by_its_cookie() {
     const FOLLOW: &str = r#"
         window.seen = [];
         const source = new EventSource(arguments[0]);
@@ -174,21 +191,28 @@ async fn a_page_of_the_brokers_origin_follows_by_its_cookie() {
             }
         };
     "#;
+    const PUBLISH: &str = r#"
+        const [events, body] = arguments;
+        return fetch(events, { method: "POST", body }).then((answer) => answer.status);
+    "#;
     let Some(browser) = Browser::start().await else { return };
-    let broker = Guarded::start(&[]);
-    broker.publish("news", "first").await;
-    broker.publish("users.7.inbox", "of another").await;
+    let broker = Guarded::start_with_tls();
     let news = json!([format!("{NEWS}?from=earliest")]);
     browser.go_to(&format!("{}{OWN_PAGE}", broker.url())).await;
     browser.run(FOLLOW, news.clone()).await;
     assert_eq!(seen(&browser, 1).await, ["refused"], "without the cookie");
-    browser.keep_cookie("session", &customer(WAIT * 10), false).await;
+    assert_eq!(browser.run(PUBLISH, json!([NEWS, "stray"])).await, 401);
+    let more = json!({"groups": ["customers"], "leftoff": {"publish": ["news"]}});
+    browser.keep_cookie("session", &token("user-42", WAIT * 10, more), true).await;
     assert_eq!(browser.run("return document.cookie", json!([])).await, "", "a script sees it");
+    assert_eq!(browser.run(PUBLISH, json!([NEWS, "first"])).await, 201);
     browser.run(FOLLOW, news).await;
     assert_eq!(seen(&browser, 1).await, ["first"]);
-    broker.publish("news", "second").await;
+    assert_eq!(browser.run(PUBLISH, json!([NEWS, "second"])).await, 201);
     assert_eq!(seen(&browser, 2).await, ["first", "second"]);
-    browser.run(FOLLOW, json!(["/v1/topics/users.7.inbox/events?from=earliest"])).await;
+    let other = "/v1/topics/users.7.inbox/events";
+    assert_eq!(browser.run(PUBLISH, json!([other, "stray"])).await, 403);
+    browser.run(FOLLOW, json!([format!("{other}?from=earliest")])).await;
     assert_eq!(seen(&browser, 1).await, ["refused"], "the topic of another user");
     browser.close().await;
 }
@@ -313,9 +337,9 @@ async fn a_page_whose_ticket_is_over_takes_another_one_and_goes_on_where_it_was(
     browser.close().await;
 }
 
-/// Goal: a WebSocket that was opened by a ticket for one use lives on past the token that the ticket
-/// was made with, when it was refreshed before; without a refresh it closes with 4001. The ticket
-/// opens no second one.
+/// Goal: a WebSocket that was opened by a ticket for one use lives on past the token that the
+/// ticket was made with, when it was refreshed before; without a refresh it closes with 4001. The
+/// ticket opens no second one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_websocket_by_a_ticket_lives_on_when_it_is_refreshed_and_ends_when_it_is_not() {
     const CONNECT: &str = r#"
@@ -359,10 +383,10 @@ async fn a_websocket_by_a_ticket_lives_on_when_it_is_refreshed_and_ends_when_it_
     let mut refreshed = seen(&browser, 4).await.split_off(3);
     assert_eq!(refreshed, ["refreshed"]);
     tokio::time::sleep_until((ends + Duration::from_secs(1)).into()).await;
-    broker.publish("news", "after the first token").await;
+    broker.publish("news", "after-the-first-token").await;
     let told = seen(&browser, 6).await;
     refreshed = told[4..].to_vec();
-    assert_eq!(refreshed, [json!("after the first token"), json!(4001)]);
+    assert_eq!(refreshed, [json!("after-the-first-token"), json!(4001)]);
     browser.close().await;
 }
 

@@ -13,8 +13,8 @@ use crate::common::{
 };
 use crate::documents::{document, pages};
 
-/// Returns the words of a command, parted as a shell does: by blanks outside of quotes. `$(cat FILE)`
-/// is the content of the file in `directory`, without the line's end.
+/// Returns the words of a command, parted as a shell does: by blanks outside of quotes.
+/// `$(cat FILE)` is the content of the file in `directory`, without the line's end.
 fn words(command: &str, directory: &Path) -> Vec<String> {
     let mut command = command.to_owned();
     while let Some((before, rest)) = command.split_once("$(cat ") {
