@@ -125,8 +125,8 @@ fn follow_request() -> String {
     )
 }
 
-/// Follows over TLS, and forgets the client's state of it: the memory of the broker is measured, and
-/// the broker says nothing meanwhile.
+/// Follows over TLS, and forgets the client's state of it: the memory of the broker is measured,
+/// and the broker says nothing meanwhile.
 fn sse_over_tls(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(address).expect("the broker listens");
     let config = CLIENT.get().expect("the program was started").clone();
