@@ -119,7 +119,14 @@ pub(super) async fn try_connect(
     address: SocketAddr,
     client: &ClientConfig,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let socket = TcpStream::connect(address).await?;
+    secure(TcpStream::connect(address).await?, client).await
+}
+
+/// Does the handshake of TLS, or returns why it failed.
+pub(super) async fn secure(
+    socket: TcpStream,
+    client: &ClientConfig,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from("localhost").unwrap();
     soon(TlsConnector::from(Arc::new(client.clone())).connect(name, socket)).await
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use leftoff::NewEvent;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
+use super::certified::secure;
 use super::{Authority, Running, follow, get, read_through, settings};
 use crate::common::{name, publish, soon};
 
@@ -71,26 +72,39 @@ async fn a_reader_that_takes_nothing_is_cut() {
     assert!(took < Duration::from_millis(2_500), "{took:?}");
 }
 
-/// Goal: a reader that paused gets all that was sent meanwhile, to the last byte, without anything
+/// Goal: readers that paused get all that was sent meanwhile, to the last byte, without anything
 /// further being published: no record stays behind in the server.
+/// Method: each reader is sent 8 KiB more than the one before. For some, the sockets are full just
+/// before the last record, which has 16 KiB at most.
 #[tokio::test]
-async fn a_reader_that_paused_gets_the_last_record_too() {
+async fn readers_that_paused_get_the_last_record_too() {
+    const STEP_BYTES: usize = 8 << 10;
     let authority = Authority::new();
     let server = Running::start(settings(&authority), None).await;
     let client = authority.client(&[], None);
-    let mut stream = follow(server.address, &client, "large").await;
-    read_through(&mut stream, "leftoff.caught-up").await;
-    // More than the buffers of both sockets hold, and then a small one.
-    for _ in 0..24 {
-        publish(&server.broker, "large", NewEvent::new(vec![b'x'; 512 << 10])).await;
+    let mut streams = Vec::new();
+    for number in 1..=80 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 << 10).unwrap();
+        let socket = socket.connect(server.address).await.unwrap();
+        let mut stream = secure(socket, &client).await.unwrap();
+        let path = format!("/v1/topics/t{number}/events");
+        super::ask(&mut stream, &path, "accept: text/event-stream\r\n").await;
+        read_through(&mut stream, "leftoff.caught-up").await;
+        streams.push((number, stream));
     }
-    publish(&server.broker, "large", NewEvent::new("the last")).await;
-    tokio::time::sleep(Duration::from_millis(300)).await; // The server has filled the sockets.
+    for (number, _) in &streams {
+        let payload = [vec![b'x'; number * STEP_BYTES], b"the last".to_vec()].concat();
+        publish(&server.broker, &format!("t{number}"), NewEvent::new(payload)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await; // The sockets are full.
     let started = Instant::now();
-    let read = read_through(&mut stream, "data: the last\n").await;
-    assert!(read.len() > 24 * (512 << 10), "{}", read.len());
-    // A heartbeat, after 15 seconds, would have pushed it out.
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    for (number, mut stream) in streams {
+        let read = read_through(&mut stream, "the last\n").await;
+        assert!(read.len() > number * STEP_BYTES, "{}", read.len());
+        // A heartbeat, after 15 seconds, would have pushed it out.
+        assert!(started.elapsed() < Duration::from_secs(10), "{number}: {:?}", started.elapsed());
+    }
     server.stop().await;
 }
 
