@@ -1,22 +1,26 @@
 //! How much memory does an idle reader take? Thousands of readers over SSE, with TLS and without,
 //! and over WebSocket, each with a subscription, on the real binary and on a host program with the
-//! broker inside; and on a host that knows its callers, whose readers are authorised until a day
-//! from now, or until they are revoked.
+//! broker inside; and on the binary with access control, each of whose readers has a token of
+//! its own: a stream ends with it, or when its caller is revoked.
 //! `cargo bench --bench idle` measures, and `cargo test --benches` runs it tiny.
 
+mod controlled;
 mod hosted;
 mod served;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hosted::CREDENTIAL;
+use controlled::Controlled;
+use jsonwebtoken::{EncodingKey, Header};
 use leftoff::rustls::crypto::ring::default_provider;
 use leftoff::rustls::pki_types::ServerName;
 use leftoff::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::json;
 use served::Served;
 
 /// The number of files that the bench needs in addition to its sockets.
@@ -32,9 +36,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 type Program = (&'static str, fn(&Path) -> Served);
 
 const PROGRAM: Program = ("leftoff", Served::start);
-const HOST: Program = ("a host", |directory| hosted::start(directory, WRITE_TIMEOUT, false));
-const AUTHORISED: Program =
-    ("a host, authorised", |directory| hosted::start(directory, WRITE_TIMEOUT, true));
+const HOST: Program = ("a host", |directory| hosted::start(directory, WRITE_TIMEOUT));
+const AUTHORISED: Program = ("leftoff, with a token", start_authorised);
 const WITH_TLS: Program = ("leftoff", start_with_tls);
 
 /// A way to follow, and the most KiB that a reader may take.
@@ -45,17 +48,24 @@ const WEBSOCKET: Way = ("WebSocket", websocket, 14);
 const SSE_OVER_TLS: Way = ("SSE with TLS", sse_over_tls, 14);
 
 const MEASURED: [(Program, Way); 7] = [
+    // The first two are compared.
     (PROGRAM, SSE),
+    (AUTHORISED, SSE),
     (PROGRAM, WEBSOCKET),
+    (AUTHORISED, WEBSOCKET),
     (HOST, SSE),
     (HOST, WEBSOCKET),
-    (AUTHORISED, SSE),
-    (AUTHORISED, WEBSOCKET),
     (WITH_TLS, SSE_OVER_TLS),
 ];
 
 /// The most KiB that an authorised reader over SSE may take in addition.
 const AUTHORISED_KIB: f64 = 0.3;
+
+/// The secret by which the readers' tokens are signed, while they have any.
+static SECRET: Mutex<Option<EncodingKey>> = Mutex::new(None);
+
+/// The number of readers that had a token.
+static READERS: AtomicU32 = AtomicU32::new(0);
 
 /// The client's side of TLS, which trusts the program that was started last.
 static CLIENT: OnceLock<Arc<ClientConfig>> = OnceLock::new();
@@ -85,13 +95,39 @@ fn main() {
             of_sse.push(kib);
         }
         drop(sockets);
+        *secret() = None;
     }
-    if let [_, open, authorised] = of_sse[..] {
+    if let [open, authorised, ..] = of_sse[..] {
         let more = authorised - open;
         println!(
             "an authorised reader over SSE takes {more:.2} KiB more (target {AUTHORISED_KIB})"
         );
     }
+}
+
+fn secret() -> MutexGuard<'static, Option<EncodingKey>> {
+    SECRET.lock().expect("no reader panics")
+}
+
+/// Returns the line of a head with the token of the next reader: each is another caller.
+fn credential() -> String {
+    let secret = secret();
+    let Some(secret) = &*secret else { return String::new() };
+    let reader = READERS.fetch_add(1, Ordering::Relaxed);
+    let end = SystemTime::now() + Duration::from_secs(86_400);
+    let end = end.duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
+    let rights = json!({"subscribe": [format!("users.{reader}.>"), "a"]});
+    let claims = json!({"sub": format!("reader-{reader}"), "exp": end, "leftoff": rights});
+    let token = jsonwebtoken::encode(&Header::default(), &claims, secret).expect("a token");
+    format!("authorization: Bearer {token}\r\n")
+}
+
+/// Starts the binary with access control.
+fn start_authorised(directory: &Path) -> Served {
+    let Controlled { served, secret: file, .. } = Controlled::start(directory);
+    let text = std::fs::read(file).expect("a secret");
+    *secret() = Some(EncodingKey::from_secret(&text));
+    served
 }
 
 /// Starts the binary with a certificate.
@@ -120,8 +156,9 @@ fn sse(address: SocketAddr) -> TcpStream {
 
 fn follow_request() -> String {
     format!(
-        "GET /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\nauthorization: {CREDENTIAL}\r\n\
-         accept: text/event-stream\r\n\r\n"
+        "GET /v1/topics/a/events HTTP/1.1\r\nhost: localhost\r\n{}\
+         accept: text/event-stream\r\n\r\n",
+        credential()
     )
 }
 
@@ -141,9 +178,10 @@ fn sse_over_tls(address: SocketAddr) -> TcpStream {
 /// Opens a WebSocket and subscribes. Source: RFC 6455, 4.1 and 5.2, with a mask of zeros.
 fn websocket(address: SocketAddr) -> TcpStream {
     let head = format!(
-        "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\nauthorization: {CREDENTIAL}\r\n\
+        "GET /v1/ws HTTP/1.1\r\nhost: localhost\r\n{}\
          connection: upgrade\r\nupgrade: websocket\r\n\
-         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        credential()
     );
     let mut socket = connect(address, head.as_bytes(), "\r\n\r\n");
     let subscribe = br#"{"type":"subscribe","subscription":"s","topic":"a"}"#;

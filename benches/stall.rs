@@ -27,7 +27,7 @@ const PROGRAMS: [(&str, Start); 2] = [
     ("leftoff", |directory| {
         Served::start_with(directory, &["--set", "server.write_timeout_ms=3600000"])
     }),
-    ("a host", |directory| hosted::start(directory, Duration::from_secs(3_600), false)),
+    ("a host", |directory| hosted::start(directory, Duration::from_secs(3_600))),
 ];
 
 fn main() {

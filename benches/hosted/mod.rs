@@ -3,58 +3,29 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn};
 use axum::routing::get;
-use leftoff::edge::hooks::{Connecting, Grant, HookAnswer, Hooks, Refusal, Revoker};
-use leftoff::permission::Permission;
 use leftoff::server::{Listener, Protocols, Server};
 use leftoff::{Broker, OpenConfig};
 
 use crate::served::Served;
 
-/// The variable with the directory of the host, that with its write timeout in milliseconds, and
-/// that with whether it knows its callers.
+/// The variable with the directory of the host, and that with its write timeout in milliseconds.
 const DIRECTORY: &str = "LEFTOFF_BENCH_HOST";
-const KNOWS_CALLERS: &str = "LEFTOFF_BENCH_HOST_KNOWS_CALLERS";
 const WRITE_TIMEOUT: &str = "LEFTOFF_BENCH_HOST_WRITE_TIMEOUT_MS";
 
 /// The allocator of the binary: with another one the memory could not be compared.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The credential that a host which knows its callers wants.
-pub(crate) const CREDENTIAL: &str = "Bearer the-token-of-user-42";
-
-/// Hooks that give all callers one grant, which ends and may be revoked.
-struct Callers(Grant);
-
-impl Callers {
-    fn new() -> Self {
-        let end = SystemTime::now() + Duration::from_secs(86_400);
-        let grant = Grant::new("user-42", Permission::all()).until(end).without_renewal();
-        Self(grant.revoked_by(Revoker::default()))
-    }
-}
-
-impl Hooks for Callers {
-    fn connect<'a>(&'a self, request: &'a Connecting) -> HookAnswer<'a, Grant> {
-        let sent = request.headers().get("authorization");
-        let is_known = sent.is_some_and(|sent| sent == CREDENTIAL);
-        Box::pin(async move {
-            if is_known { Ok(self.0.clone()) } else { Err(Refusal::unauthenticated("unknown")) }
-        })
-    }
-}
-
 /// Starts this bench once more as a host on `directory`, and waits until it listens.
-pub(crate) fn start(directory: &Path, write_timeout: Duration, knows_callers: bool) -> Served {
+pub(crate) fn start(directory: &Path, write_timeout: Duration) -> Served {
     let mut program = Command::new(std::env::current_exe().expect("a bench knows its file"));
     program.env(DIRECTORY, directory);
     program.env(WRITE_TIMEOUT, write_timeout.as_millis().to_string());
-    program.env(KNOWS_CALLERS, knows_callers.to_string());
     Served::run(program)
 }
 
@@ -72,10 +43,7 @@ pub(crate) fn serve_if_asked() {
         let write_timeout = std::env::var(WRITE_TIMEOUT).expect("the timeout is given");
         config.write_timeout_ms = write_timeout.parse().expect("a number");
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
-        let mut server = Server::builder(broker).config(config).routes(own).layer(layer);
-        if std::env::var(KNOWS_CALLERS).is_ok_and(|knows| knows == "true") {
-            server = server.hooks(Callers::new());
-        }
+        let server = Server::builder(broker).config(config).routes(own).layer(layer);
         let server = server.listen(listener).bind().await.expect("a server");
         let address = server.address(Protocols::Http).expect("an address");
         println!("listening on http://{address} (a host)");

@@ -360,7 +360,9 @@ async fn open_readers_of_a_stranger_get_nothing_of_what_comes_later() {
     fill(&server).await;
     let token = signed(&claims("stranger", all_of("other.>")));
     let bearer = Sent::bearer(token.clone());
-    let stream = Sent::ticket(&ticket(&server, &bearer, json!({"kind": "stream", "subscribe": [">"]})).await);
+    let stream = Sent::ticket(
+        &ticket(&server, &bearer, json!({"kind": "stream", "subscribe": [">"]})).await,
+    );
     let once = Sent::ticket(&ticket(&server, &bearer, json!({"kind": "once"})).await);
     let key = Sent::Bearer(key_of(STRANGER_KEY));
     let cookie = Sent::Cookie(token);

@@ -201,7 +201,9 @@ struct Open {
 impl Open {
     async fn of(server: &Server, sub: &str) -> Self {
         let sent = Sent::Bearer(own_token(sub, all_of("secret.>"), 3_600));
-        let reusable = Sent::ticket(&ticket(server, &sent, json!({"kind": "stream", "subscribe": ["secret.>"]})).await);
+        let reusable = Sent::ticket(
+            &ticket(server, &sent, json!({"kind": "stream", "subscribe": ["secret.>"]})).await,
+        );
         let one = format!("/v1/topics/{SECRET}/events");
         let many = "/v1/events?topic=secret.%3E";
         let mut streams = Vec::new();
@@ -286,7 +288,9 @@ async fn status_of(server: &Server, sent: &Sent) -> u16 {
 async fn a_revocation_ends_everything_of_its_caller_and_nothing_of_others() {
     let server = Server::with(config()).await;
     let before = Sent::Bearer(own_token("owner", all_of("secret.>"), 3_600));
-    let of_owner = Sent::ticket(&ticket(&server, &before, json!({"kind": "stream", "subscribe": ["secret.>"]})).await);
+    let of_owner = Sent::ticket(
+        &ticket(&server, &before, json!({"kind": "stream", "subscribe": ["secret.>"]})).await,
+    );
     let (owner, other) = (Open::of(&server, "owner").await, Open::of(&server, "other").await);
     let begun = Instant::now();
     revoke(server.address, "owner").await;

@@ -135,12 +135,7 @@ async fn every_method_of_grpc_by_every_kind_of_credential() {
     server.stop().await;
 }
 
-async fn check(
-    server: &Server,
-    credentials: &Credentials,
-    (path, name): (&str, &str),
-    kind: Kind,
-) {
+async fn check(server: &Server, credentials: &Credentials, (path, name): (&str, &str), kind: Kind) {
     let (rule, message, success) = method(name, SECRET);
     let before = topic_of(server).await;
     let sent = credentials.one(server, kind).await;
@@ -154,9 +149,7 @@ async fn check(
     };
     assert_eq!(status, expected, "{context}");
     let shown = all_of_answer(&answer);
-    let may = |action| {
-        Rule::Needs(action).outcome(kind.standing(Use::Other)) == Outcome::Done
-    };
+    let may = |action| Rule::Needs(action).outcome(kind.standing(Use::Other)) == Outcome::Done;
     if outcome != Outcome::Done {
         assert_eq!(before, topic_of(server).await, "changed by {context}");
         assert!(answer.body.is_empty() && !shown.contains(CANARY), "{context}");

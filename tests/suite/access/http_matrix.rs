@@ -151,9 +151,8 @@ async fn same_without_topic(
     let other = url.replace(SECRET, "secret.not");
     let sent = credentials.one(server, kind).await;
     let unknown = ask(server, &sent, method, &other, body).await;
-    let text = |answer: &Answer| {
-        String::from_utf8_lossy(&answer.body).replace("secret.not", SECRET)
-    };
+    let text =
+        |answer: &Answer| String::from_utf8_lossy(&answer.body).replace("secret.not", SECRET);
     assert_eq!(unknown.status, refused.status, "{method} {other} by {kind:?}");
     assert_eq!(text(&unknown), text(refused), "{method} {other} by {kind:?}");
     let names = |answer: &Answer| {

@@ -246,7 +246,8 @@ async fn keys_rotate_without_a_restart_and_the_last_good_ones_survive_an_outage(
     let mut keys = KeyServer::start().await;
     let (mut late, stranger) = (KeyServer::start().await, KeyServer::start().await);
     let [first, second, other] = ["first", "second", "other"].map(SigningKey::new);
-    let paths: Vec<&str> = failures().iter().map(|(path, _)| *path).chain(["/a", "/gone"]).collect();
+    let paths: Vec<&str> =
+        failures().iter().map(|(path, _)| *path).chain(["/a", "/gone"]).collect();
     paths.iter().for_each(|path| keys.give(path, set_of(&[&first])));
     late.give("/late", set_of(&[&first]));
     stranger.give("/untrusted", set_of(&[&first]));

@@ -185,7 +185,10 @@ async fn of_refreshes_that_race_the_last_one_holds() {
         }
         for reference in 0..6 {
             let message = client.hear().await;
-            assert_eq!((&message["type"], &message["ref"]), (&json!("refreshed"), &json!(reference)));
+            assert_eq!(
+                (&message["type"], &message["ref"]),
+                (&json!("refreshed"), &json!(reference))
+            );
         }
         if last_is_short {
             assert_eq!(code(&mut client).await, 4001);
