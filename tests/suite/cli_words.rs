@@ -59,17 +59,22 @@ fn ended(arguments: &[&str], environment: &[(&str, &str)], directory: &Path) -> 
     (code(&output), text(&output.stderr))
 }
 
+/// Adds the names of all settings of a section, and of the sections inside of it.
+fn collect(prefix: &str, section: &toml::Table, names: &mut Vec<String>) {
+    for (name, value) in section {
+        match value.as_table() {
+            Some(section) => collect(&format!("{prefix}{name}."), section, names),
+            None => names.push(format!("{prefix}{name}")),
+        }
+    }
+}
+
 /// Returns the names of all settings that have a default.
 fn settings() -> Vec<String> {
     let output = output_of(leftoff().args(["serve", "--print-config"]));
     let all: toml::Table = text(&output.stdout).parse().unwrap();
     let mut names = Vec::new();
-    for (name, value) in &all {
-        match value.as_table() {
-            Some(section) => names.extend(section.keys().map(|inner| format!("{name}.{inner}"))),
-            None => names.push(name.clone()),
-        }
-    }
+    collect("", &all, &mut names);
     assert!(names.len() > 50, "{names:?}");
     names
 }
