@@ -21,6 +21,10 @@ impl Hooks for AccessControl {
         })
     }
 
+    fn guards_readyz(&self) -> bool {
+        self.config().guarded_readyz
+    }
+
     fn refused_in(&self, context: &RefusalContext<'_>) {
         self.audit().refused(context);
     }

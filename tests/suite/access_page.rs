@@ -8,7 +8,7 @@ use leftoff::Config;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::common::{Server, send, text, to};
+use crate::common::{Server, get, send, text, to};
 use crate::documents::document;
 
 const SECRET: &str = "a secret of the tests, long enough for HS256";
@@ -21,11 +21,17 @@ fn key() -> String {
 
 /// Starts a server with one key, which may publish to `orders.>`, and one issuer.
 async fn server() -> Server {
+    server_with("").await
+}
+
+/// Starts the same server with more settings of access.
+async fn server_with(more: &str) -> Server {
     let hash: String = Sha256::digest(key()).iter().map(|byte| format!("{byte:02x}")).collect();
     let settings = format!(
         r#"
         [access]
         mode = "required"
+        {more}
 
         [[access.keys]]
         name = "orders-svc"
@@ -101,6 +107,28 @@ async fn the_sentences_of_refusals_are_on_the_page() {
     // A revoked credential is told elsewhere: its sentence needs an administrator.
     assert_eq!(told.len() + 1, table.matches("\n| ").count() - 1, "{told:?}");
     server.stop().await;
+}
+
+/// Goal: what the page says of requests without a credential is true, with and without the settings
+/// for `/readyz` and `/metrics`.
+#[tokio::test]
+async fn what_needs_no_credential_is_as_the_page_says() {
+    let opposite = "guarded_readyz = true\nopen_metrics = true";
+    for (more, of_readyz, of_metrics) in [("", 200, 401), (opposite, 401, 200)] {
+        let server = server_with(more).await;
+        for (path, status) in [
+            ("/healthz", 200),
+            ("/openapi.json", 200),
+            ("/readyz", of_readyz),
+            ("/metrics", of_metrics),
+            ("/v1/topics", 401),
+            ("/v1/connections", 401),
+        ] {
+            let answer = get(server.address, path).await;
+            assert_eq!(answer.status, status, "{path} with {more:?}: {}", text(&answer.body));
+        }
+        server.stop().await;
+    }
 }
 
 /// Goal: the bounds on the page are those of the code.

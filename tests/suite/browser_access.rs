@@ -318,7 +318,7 @@ async fn a_page_whose_ticket_is_over_takes_another_one_and_goes_on_where_it_was(
     let Some(browser) = Browser::start().await else { return };
     let origin = other_origin().await;
     let broker = Guarded::start(&[&origin]);
-    let brief = Duration::from_secs(5);
+    let brief = Duration::from_secs(10);
     let ends = Instant::now() + brief;
     let tokens = [customer(brief), customer(WAIT * 10)];
     browser.go_to(&origin).await;
@@ -372,7 +372,7 @@ async fn a_websocket_by_a_ticket_lives_on_when_it_is_refreshed_and_ends_when_it_
     let broker = Guarded::start(&[&origin]);
     broker.publish("news", "first").await;
     browser.go_to(&origin).await;
-    let brief = Duration::from_secs(6);
+    let brief = Duration::from_secs(10);
     let script = format!("{}{CONNECT}", scripts());
     let ends = Instant::now() + brief;
     browser.run(&script, json!([broker.url(), customer(brief)])).await;
