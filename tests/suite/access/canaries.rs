@@ -134,6 +134,8 @@ impl Places {
             "/v1/topics/$audit",
             "/v1/topics/$revocations/events?from=earliest",
             "/v1/topics/$revocations/state",
+            "/v1/topics/$tickets/events?from=earliest",
+            "/v1/topics/$tickets/state",
             "/v1/connections",
             "/v1/access/revocations",
             "/metrics",
@@ -352,8 +354,8 @@ async fn a_stranger_who_asks_for_everything_gets_nothing_of_others() {
     server.stop().await;
 }
 
-/// Goal: open readers of a stranger get nothing of others, whatever comes later: no event of a topic
-/// that is created meanwhile, no ephemeral event, no member.
+/// Goal: open readers of a stranger get nothing of others, whatever comes later: no event of a
+/// topic that is created meanwhile, no ephemeral event, no member.
 #[tokio::test]
 async fn open_readers_of_a_stranger_get_nothing_of_what_comes_later() {
     let server = Server::with(config()).await;

@@ -31,8 +31,8 @@ struct Short {
 
 impl Short {
     fn new() -> Self {
-        let ends = now_s() + 2;
-        Self { sent: Sent::Bearer(own_token("owner", all_of("secret.>"), 2)), ends }
+        let ends = now_s() + 3;
+        Self { sent: Sent::Bearer(own_token("owner", all_of("secret.>"), 3)), ends }
     }
 
     async fn until_over(&self) {
@@ -62,8 +62,8 @@ fn assert_each_once(sequences: &[u64], first: usize) {
     assert!(first < EVENTS as usize, "the token ended in the middle");
 }
 
-/// Goal: an event stream whose token ends in the middle of the replay ends with a place and a time to
-/// come back, and goes on from there with a new token: no event is lost or comes twice.
+/// Goal: an event stream whose token ends in the middle of the replay ends with a place and a time
+/// to come back, and goes on from there with a new token: no event is lost or comes twice.
 #[tokio::test]
 async fn an_event_stream_that_expires_in_the_middle_of_a_replay_goes_on_exactly() {
     let server = full_server().await;

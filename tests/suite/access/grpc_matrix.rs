@@ -19,7 +19,7 @@ const DEADLINE_EXCEEDED: u32 = 4;
 /// Returns the rule of a method, its message for a topic, and the status of success.
 fn method(call: &str, topic: &str) -> (Rule, Vec<u8>, u32) {
     use Action::{Manage, Presence, Publish, Subscribe};
-    use Rule::{Administers, Inside, Lists, Needs, Tickets};
+    use Rule::{Administers, Inside, Lists, Needs};
     let topic = || topic.to_owned();
     let events = vec![proto::NewEvent::default()];
     let config = || Some(proto::TopicConfig { max_events: Some(9), ..Default::default() });
@@ -57,7 +57,7 @@ fn method(call: &str, topic: &str) -> (Rule, Vec<u8>, u32) {
         "DeleteTopic" => (Needs(Manage), message!(DeleteTopicRequest { topic: topic() })),
         "Maintain" => (Administers, message!(MaintainRequest { topic: topic() })),
         "Backup" => (Administers, message!(BackupRequest {})),
-        "CreateTicket" => (Tickets, message!(CreateTicketRequest { kind: 1 })),
+        "CreateTicket" => (Inside, message!(CreateTicketRequest { kind: 1 })),
         "Revoke" => (Administers, message!(RevokeRequest { sub: "somebody-else".to_owned() })),
         "ListRevocations" => (Administers, message!(ListRevocationsRequest {})),
         _ => panic!("{call} has no rule"),

@@ -19,7 +19,7 @@ struct Operation {
 /// Returns an operation of HTTP.
 fn operation(method: &str, path: &str) -> Operation {
     use Action::{Manage, Presence, Publish, Subscribe};
-    use Rule::{Administers, Inside, Lists, Needs, Nothing, Tickets};
+    use Rule::{Administers, Inside, Lists, Needs, Nothing};
     let (rule, query, body, status) = match (method, path) {
         ("get", "/v1/topics/{topic}/events") => (Needs(Subscribe), "", Value::Null, 200),
         ("post", "/v1/topics/{topic}/events") => (Needs(Publish), "", json!("said"), 201),
@@ -40,7 +40,7 @@ fn operation(method: &str, path: &str) -> Operation {
         ("get", "/v1/topics/{topic}/presence") => (Needs(Presence), "", Value::Null, 200),
         ("post", "/v1/maintenance") => (Administers, "?topic=secret.one", Value::Null, 200),
         ("get", "/v1/connections" | "/metrics") => (Administers, "", Value::Null, 200),
-        ("post", "/v1/tickets") => (Tickets, "", json!({"kind": "once"}), 201),
+        ("post", "/v1/tickets") => (Inside, "", json!({"kind": "once"}), 201),
         ("get", "/v1/access/revocations") => (Administers, "", Value::Null, 200),
         ("post", "/v1/access/revocations") => {
             (Administers, "", json!({"sub": "somebody-else"}), 200)

@@ -235,9 +235,9 @@ fn failures() -> Vec<(&'static str, Given)> {
 }
 
 /// Goal: new keys of an issuer are taken without a restart; a key that is gone proves nothing more,
-/// also by a token that was accepted before; tokens of unknown keys do not make the broker ask again
-/// and again; whatever the server of the keys answers, the last good set holds, and nobody else
-/// waits; an issuer that is not there at the start is found later.
+/// also by a token that was accepted before; tokens of unknown keys do not make the broker ask
+/// again and again; whatever the server of the keys answers, the last good set holds, and nobody
+/// else waits; an issuer that is not there at the start is found later.
 /// Method: one test, because unknown keys are asked for once a minute, and each waits for it.
 #[tokio::test]
 async fn keys_rotate_without_a_restart_and_the_last_good_ones_survive_an_outage() {

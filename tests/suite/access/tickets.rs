@@ -109,12 +109,13 @@ async fn nobody_gets_a_ticket_for_more_than_it_may() {
     server.stop().await;
 }
 
-/// Goal: a ticket does not outlive the credential that it was made with, and neither do its streams.
+/// Goal: a ticket does not outlive the credential that it was made with, and neither do its
+/// streams.
 #[tokio::test]
 async fn a_ticket_ends_with_the_credential_that_it_was_made_with() {
     let server = Server::with(config()).await;
-    let end = now_s() + 2;
-    let short = Sent::Bearer(own_token("owner", all_of("secret.>"), 2));
+    let end = now_s() + 3;
+    let short = Sent::Bearer(own_token("owner", all_of("secret.>"), 3));
     let wanted = json!({"kind": "stream", "subscribe": [SECRET]});
     let stream = Sent::ticket(&ticket(&server, &short, wanted).await);
     let path = format!("/v1/topics/{SECRET}/events");
