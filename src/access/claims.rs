@@ -58,9 +58,9 @@ impl Claims {
         Ok(Self(claims))
     }
 
-    /// Returns the claims of a client certificate with this name.
-    pub(super) fn of_certificate(name: &str) -> Self {
-        Self(Map::from_iter([(CERTIFICATE_CLAIM.to_owned(), Value::from(name))]))
+    /// Returns the claims of a client certificate with these names.
+    pub(super) fn of_certificate(names: &[String]) -> Self {
+        Self(Map::from_iter([(CERTIFICATE_CLAIM.to_owned(), Value::from(names))]))
     }
 
     /// Returns a claim that is a text; `None` if there is none.
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(found.text("a").unwrap(), Some("x"));
         assert_eq!(found.text("b").unwrap(), None);
         assert!(claims(r#"{"san":"a"}"#).at("san").is_none(), "certificates alone have it");
-        assert_eq!(Claims::of_certificate("a").at("san").unwrap(), "a");
+        assert_eq!(Claims::of_certificate(&["a".to_owned()]).at("san").unwrap()[0], "a");
         found.text("n").unwrap_err();
     }
 

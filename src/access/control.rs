@@ -108,22 +108,25 @@ impl AccessControl {
         now: SystemTime,
     ) -> Result<CallerIdentity, Refusal> {
         let parts = &self.0;
-        let text = match &credential {
-            Some(Credential::Key(text) | Credential::Token(text)) => text,
+        let bytes = match &credential {
+            Some(Credential::Key(text) | Credential::Token(text)) => text.as_bytes(),
+            Some(Credential::Certificate(der)) => der,
             Some(Credential::Ticket(ticket)) => {
                 return self.admit(parts.tickets.redeem(ticket, purpose, now)?, now);
             }
-            Some(Credential::Certificate(_)) | None => {
-                return self.admit(parts.prover.anonymous()?, now);
-            }
+            None => return self.admit(parts.prover.anonymous()?, now),
         };
-        let hash = hash_of(text);
+        let hash = hash_of(bytes);
         if let Some(caller) = parts.callers.get(&hash, now) {
             return Ok(caller); // One that was revoked since is not remembered.
         }
         let proved = match &credential {
             Some(Credential::Key(key)) => parts.prover.key(key)?,
-            _ => parts.prover.token(text, now).await?,
+            Some(Credential::Token(token)) => parts.prover.token(token, now).await?,
+            #[cfg(feature = "tls")]
+            Some(Credential::Certificate(der)) => parts.prover.certificate(der, now)?,
+            // They have returned above, or need TLS to be there.
+            _ => return self.admit(parts.prover.anonymous()?, now),
         };
         let key = proved.key.clone();
         let caller = self.admit(proved, now)?;

@@ -54,7 +54,11 @@ pub(super) struct CredentialParts<'a> {
 
 impl<'a> From<&'a Connecting> for CredentialParts<'a> {
     fn from(request: &'a Connecting) -> Self {
-        Self { headers: request.headers(), query: request.uri().query(), certificate: None }
+        Self {
+            headers: request.headers(),
+            query: request.uri().query(),
+            certificate: request.certificate(),
+        }
     }
 }
 

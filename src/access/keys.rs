@@ -42,7 +42,7 @@ const MAX_KEYS: usize = 10_000;
 pub(super) type CredentialHash = [u8; 32];
 
 /// Returns the SHA-256 of a credential, under which what it proves is remembered.
-pub(super) fn hash_of(credential: &str) -> CredentialHash {
+pub(super) fn hash_of(credential: impl AsRef<[u8]>) -> CredentialHash {
     Sha256::digest(credential).into()
 }
 

@@ -16,6 +16,7 @@ mod claims;
 mod config;
 mod control;
 mod credentials;
+mod explain;
 #[cfg(feature = "tls")]
 mod fetching;
 mod hooks;
@@ -49,5 +50,6 @@ pub use config::{
     AccessConfig, AccessMode, AnonymousConfig, IssuerConfig, KeyConfig, RoleConfig, TicketsConfig,
 };
 pub(crate) use control::AccessControl;
+pub use explain::{Explanation, Presented, explain};
 pub use secret::Secret;
 pub(crate) use service::GrpcAccess;

@@ -1,14 +1,14 @@
 //! The proof of callers: what a credential says, without a look at who is revoked.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::claims::Claims;
 use super::config::{AccessConfig, AnonymousConfig};
 use super::credentials::CredentialPlaces;
-use super::identity::{ANONYMOUS, Proof, Proved};
+use super::identity::{ANONYMOUS, Proof, Proved, problem_of_id};
 use super::issuers::{self, Issuer};
 use super::jwks::MAX_START;
 use super::keys::StaticKeys;
@@ -149,24 +149,31 @@ impl Prover {
         Ok(FoundRights { own, roles: self.roles.of(&token.id, &token.claims) })
     }
 
-    /// Returns what a client certificate proves, whose caller was read from it.
+    /// Returns what a client certificate proves at `now`. The handshake has verified it; its dates
+    /// are looked at again, because a connection may outlive them.
     ///
     /// # Errors
     ///
-    /// A refusal: the caller has more rights than one may have.
-    pub(super) fn certificate(
-        &self,
-        id: String,
-        issued: SystemTime,
-        expires: SystemTime,
-    ) -> Result<Proved, Refusal> {
-        let roles = self.roles.of(&id, &Claims::of_certificate(&id));
+    /// A refusal: the certificate names no caller, is over, or gives more rights than one may have.
+    #[cfg(feature = "tls")]
+    pub(super) fn certificate(&self, der: &[u8], now: SystemTime) -> Result<Proved, Refusal> {
+        let caller = super::certificates::caller_of(der).map_err(Refusal::unauthenticated)?;
+        if let Some(problem) = problem_of_id(&caller.id) {
+            let problem = format!("the name in the client certificate {problem}");
+            return Err(Refusal::unauthenticated(problem));
+        }
+        // The last second of the validity counts whole.
+        let end = caller.not_after.checked_add(Duration::from_secs(1)).unwrap_or(caller.not_after);
+        if now < caller.not_before || now >= end {
+            return Err(Refusal::unauthenticated("the client certificate is not valid now"));
+        }
+        let roles = self.roles.of(&caller.id, &Claims::of_certificate(&caller.sans));
         let rights = FoundRights { own: None, roles }.all().map_err(Refusal::unauthenticated)?;
         Ok(Proved {
-            id: id.into(),
+            id: caller.id.into(),
             proof: Proof::Certificate,
-            issued: Some(issued),
-            expires: Some(expires),
+            issued: Some(caller.not_before),
+            expires: Some(end),
             permission: rights.permission(),
             key: None,
         })
@@ -207,7 +214,7 @@ pub(super) fn anonymous(config: &AnonymousConfig) -> Result<Proved> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     use serde_json::{Value, json};
 
@@ -314,16 +321,36 @@ mod tests {
         assert!(refused.reason().contains("1200 is over the limit of 1024"), "{refused}");
     }
 
+    #[cfg(feature = "tls")]
     #[tokio::test]
-    async fn a_certificate_has_the_roles_of_its_name() {
+    async fn a_certificate_has_the_roles_of_its_names() {
         let prover = Prover::open(&config()).await.unwrap();
-        let (begin, end) = (now(), now() + Duration::from_secs(60));
-        let of = |name: &str| prover.certificate(name.to_owned(), begin, end).unwrap();
-        let caller = of("svc.example");
-        assert_eq!((&*caller.id, &caller.proof), ("svc.example", &Proof::Certificate));
+        let der = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+            let mut params = rcgen::CertificateParams::new(names).unwrap();
+            params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2026, 1, 2);
+            let key = rcgen::KeyPair::generate().unwrap();
+            params.self_signed(&key).unwrap().der().to_vec()
+        };
+        let begin = UNIX_EPOCH + Duration::from_secs(1_767_225_600); // 2026-01-01
+        let end = begin + Duration::from_secs(86_400 + 1);
+        let tick = Duration::from_nanos(1);
+        let service = der(&["first.example", "svc.example"]);
+        let caller = prover.certificate(&service, begin).unwrap();
+        assert_eq!((&*caller.id, &caller.proof), ("first.example", &Proof::Certificate));
         assert_eq!((caller.issued, caller.expires), (Some(begin), Some(end)));
-        assert!(may(&caller, Action::Subscribe, "services.a"));
-        assert_eq!(of("other.example").permission, Permission::default());
+        assert!(may(&caller, Action::Subscribe, "services.a"), "by its second name");
+        prover.certificate(&service, end - tick).unwrap();
+        for time in [begin - tick, end] {
+            let refused = prover.certificate(&service, time).unwrap_err();
+            assert!(refused.reason().contains("not valid now"), "{refused}");
+        }
+        let other = prover.certificate(&der(&["other.example"]), begin).unwrap();
+        assert_eq!(other.permission, Permission::default());
+        let refused = prover.certificate(&der(&["anonymous"]), begin).unwrap_err();
+        assert!(refused.is_unauthenticated(), "{refused}");
+        assert!(prover.certificate(b"x", begin).unwrap_err().is_unauthenticated());
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::access_explain::ExplainCommand;
 use super::access_revoke::RevokeCommand;
 use super::failure::CliResult;
 
@@ -14,12 +15,14 @@ pub(super) struct AccessCommand {
 
 #[derive(Debug, Subcommand)]
 enum AccessAction {
+    Explain(ExplainCommand),
     Revoke(RevokeCommand),
 }
 
 impl AccessCommand {
     pub(super) async fn run(self) -> CliResult {
         match self.action {
+            AccessAction::Explain(explain) => explain.run().await,
             AccessAction::Revoke(revoke) => revoke.run().await,
         }
     }

@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod access;
+mod access_explain;
 mod access_revoke;
 mod backup;
 mod bench;
@@ -11,6 +12,7 @@ mod credential;
 mod diagnostics;
 mod export;
 mod failure;
+mod key;
 mod progress;
 mod publish;
 mod repeats;
@@ -18,6 +20,7 @@ mod serve;
 mod settings;
 mod tail;
 mod terminal;
+mod token;
 mod topic;
 mod topics;
 mod usage;
@@ -66,6 +69,8 @@ enum CliCommand {
     Topics(topics::TopicsCommand),
     Topic(topic::TopicCommand),
     Access(access::AccessCommand),
+    Key(key::KeyCommand),
+    Token(token::TokenCommand),
     Compact(compact::Compact),
     Backup(backup::BackupCommand),
     Restore(backup::Restore),
@@ -96,6 +101,8 @@ pub(crate) fn main() -> ExitCode {
         // These commands block, and need no runtime.
         CliCommand::Check(check) => check.run(),
         CliCommand::Restore(restore) => restore.run(),
+        CliCommand::Key(key) => key.run(),
+        CliCommand::Token(token) => token.run(),
         other => run_async(other),
     };
     let code = match outcome {
@@ -134,6 +141,8 @@ fn run_async(command: CliCommand) -> CliResult {
             CliCommand::Export(export) => export.run().await,
             CliCommand::Check(check) => check.run(),
             CliCommand::Restore(restore) => restore.run(),
+            CliCommand::Key(key) => key.run(),
+            CliCommand::Token(token) => token.run(),
         }
     });
     runtime.shutdown_background(); // A blocked read from a terminal would delay the end for ever.
