@@ -79,6 +79,15 @@ enum CliCommand {
     Bench(bench::Bench),
 }
 
+/// Whether a log line is none of those that the crate for WebSockets writes of each frame, with all
+/// that is in it: tokens and payloads. They are never shown, whatever the filter says.
+fn holds_no_message(line: &tracing::Metadata<'_>) -> bool {
+    let is_of_frames = ["tungstenite", "tokio_tungstenite"].iter().any(|it| {
+        line.target().strip_prefix(it).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    });
+    !is_of_frames || *line.level() < tracing::Level::TRACE
+}
+
 /// Parses the command line and runs the command.
 pub(crate) fn main() -> ExitCode {
     let cli =
@@ -94,7 +103,8 @@ pub(crate) fn main() -> ExitCode {
         .with_ansi(is_terminal)
         .with_writer(move || diagnostics.clone())
         .with_filter(Repeats::default());
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    let harmless = tracing_subscriber::filter::filter_fn(holds_no_message);
+    tracing_subscriber::registry().with(filter).with(harmless).with(lines).init();
     // Fails only if there is a provider already.
     let _first = leftoff::rustls::crypto::ring::default_provider().install_default();
     let outcome = match cli.command {
