@@ -19,6 +19,7 @@
 //! kind `stream` are events of [`TOPIC`]: the key is the SHA-256 of the ticket, and the event
 //! expires with the ticket. The text of a ticket is nowhere but in the answer.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -44,6 +45,7 @@ use crate::error::{Error, Result};
 use crate::event::{NewEvent, Timestamp};
 use crate::lists;
 use crate::permission::{Action, Permission, Permitted};
+use crate::polls;
 use crate::topic::{TopicName, TopicPattern};
 
 /// The name of the topic with the tickets for streams.
@@ -210,7 +212,7 @@ impl Tickets {
         now: SystemTime,
     ) -> Result<IssuedTicket> {
         let parts = &self.0;
-        let ticket = parts.made(caller, request, now)?;
+        let ticket = parts.made(caller, request, now).await?;
         let text = format!("{TICKET_PREFIX}{}", URL_SAFE_NO_PAD.encode(random()));
         let hash = hash_of(&text);
         parts.table().insert(hash, ticket.clone(), now)?;
@@ -277,7 +279,7 @@ impl TicketParts {
     }
 
     /// Returns the ticket that a caller gets for a request.
-    fn made(
+    async fn made(
         &self,
         caller: &CallerIdentity,
         request: &TicketRequest,
@@ -295,9 +297,9 @@ impl TicketParts {
             Proof::Key | Proof::Token { .. } | Proof::Certificate => {}
         }
         let usable_until = self.end(caller, request, now)?;
-        let (subscribe, publish) = cut_down(caller, request)?;
+        let (subscribe, publish) = cut_down(caller, request).await?;
         let may = caller.grant.permission();
-        let presence = parts_of(may.of(Action::Presence), &subscribe);
+        let presence = parts_of(may.of(Action::Presence), &subscribe).await?;
         let expires = match request.kind {
             TicketKind::Once => caller.expires,
             TicketKind::Stream => Some(usable_until),
@@ -359,7 +361,7 @@ impl TicketParts {
 
 /// Returns the topics that a ticket is for, to subscribe and to publish: those of the request that
 /// the caller may do it with.
-fn cut_down(
+async fn cut_down(
     caller: &CallerIdentity,
     request: &TicketRequest,
 ) -> Result<(Vec<TopicPattern>, Vec<TopicPattern>)> {
@@ -374,41 +376,56 @@ fn cut_down(
             return Err(Error::invalid("publish", problem));
         }
     }
-    let is_whole = subscribe.is_none() && publish.is_none();
-    let all = [TopicPattern::new(">")?];
-    let of = |action, asked: &Option<Vec<TopicPattern>>| {
-        let asked = match asked {
-            Some(asked) => asked.as_slice(),
-            None if is_whole => &all,
-            None => &[],
-        };
-        lists::check("patterns of a ticket", asked.len(), MAX_PATTERNS)?;
-        let permitted = caller.grant.permission().of(action);
-        let parts = match (is_whole, permitted) {
-            (true, Permitted::Patterns(patterns)) => patterns.clone(),
-            _ => parts_of(permitted, asked),
-        };
-        if parts.is_empty()
-            && let Some(first) = asked.first().filter(|_| !is_whole)
-        {
-            let what = format!("{} {:?}", action.as_str(), first.as_str());
-            return Err(Error::Denied { reason: format!("{} may not {what}", caller.id) });
-        }
-        lists::check("patterns of a ticket", parts.len(), MAX_PATTERNS)?;
-        Ok(parts)
-    };
-    Ok((of(Action::Subscribe, subscribe)?, of(Action::Publish, publish)?))
+    if subscribe.is_none() && publish.is_none() {
+        let whole = |action| whole(caller.grant.permission().of(action));
+        return Ok((whole(Action::Subscribe)?, whole(Action::Publish)?));
+    }
+    let asked = |action, asked| asked_of(caller, action, asked);
+    let subscribe = asked(Action::Subscribe, subscribe.as_deref().unwrap_or_default()).await?;
+    Ok((subscribe, asked(Action::Publish, publish.as_deref().unwrap_or_default()).await?))
 }
 
-/// Returns the parts of the patterns that are permitted.
-fn parts_of(permitted: &Permitted, asked: &[TopicPattern]) -> Vec<TopicPattern> {
-    let mut all = Vec::new();
-    for part in asked.iter().flat_map(|pattern| permitted.part_of(pattern)) {
-        if !all.contains(&part) {
-            all.push(part);
+/// Returns all that is permitted.
+fn whole(permitted: &Permitted) -> Result<Vec<TopicPattern>> {
+    let patterns = match permitted {
+        Permitted::Patterns(patterns) => patterns.clone(),
+        _ => permitted.part_of(&TopicPattern::new(">")?),
+    };
+    lists::check("patterns of a ticket", patterns.len(), MAX_PATTERNS)?;
+    Ok(patterns)
+}
+
+/// Returns the parts of the patterns that the caller may do `action` with: at least one, if any is
+/// asked for.
+async fn asked_of(
+    caller: &CallerIdentity,
+    action: Action,
+    asked: &[TopicPattern],
+) -> Result<Vec<TopicPattern>> {
+    lists::check("patterns of a ticket", asked.len(), MAX_PATTERNS)?;
+    let parts = parts_of(caller.grant.permission().of(action), asked).await?;
+    match asked.first() {
+        Some(first) if parts.is_empty() => {
+            let what = format!("{} {:?}", action.as_str(), first.as_str());
+            Err(Error::Denied { reason: format!("{} may not {what}", caller.id) })
         }
+        _ => Ok(parts),
     }
-    all
+}
+
+/// Returns the parts of the patterns that are permitted, each once.
+///
+/// # Errors
+///
+/// [`Error::OverLimit`]: a thousand patterns, cut down by as many, may be a million parts.
+async fn parts_of(permitted: &Permitted, asked: &[TopicPattern]) -> Result<Vec<TopicPattern>> {
+    let (mut all, mut known) = (Vec::new(), HashSet::new());
+    for pattern in asked {
+        polls::rest().await; // All of them together take a while.
+        all.extend(permitted.part_of(pattern).into_iter().filter(|part| known.insert(part.clone())));
+        lists::check("patterns of a ticket", all.len(), MAX_PATTERNS)?;
+    }
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -161,6 +161,27 @@ async fn who_may_have_no_ticket_is_told_why() {
     broker.close().await;
 }
 
+/// Goal: a thousand patterns, cut down by as many, are refused before they are a million parts.
+#[tokio::test]
+async fn the_parts_of_patterns_are_bounded_while_they_are_made() {
+    let (broker, now) = (broker(), SystemTime::now());
+    let (tickets, _revocations) = open(&broker).await;
+    let texts = |text: fn(usize) -> String| (0..1_000).map(text).collect::<Vec<_>>();
+    let (permitted, asked) = (texts(|n| format!("*.p{n}")), texts(|n| format!("a{n}.*")));
+    let permission = Permission::default()
+        .with(Action::Subscribe, permitted.iter().map(String::as_str))
+        .and_then(|it| it.with(Action::Presence, [">"]))
+        .unwrap();
+    let many = CallerIdentity { grant: Grant::new("u", permission), ..caller(now) };
+    let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
+    let refused = tickets.issue(&many, &request(TicketKind::Stream, Some(&asked)), now).await;
+    let refused = refused.map(|it| it.subscribe.len()).unwrap_err().to_string();
+    assert!(refused.starts_with("patterns of a ticket: 2000 is over"), "{refused}");
+    let one = request(TicketKind::Stream, Some(&asked[..1]));
+    assert_eq!(tickets.issue(&many, &one, now).await.unwrap().subscribe.len(), 1_000);
+    broker.close().await;
+}
+
 /// Goal: a ticket of a credential that is revoked is refused when it is used, and forgotten.
 #[tokio::test]
 async fn a_ticket_is_refused_once_its_credential_is_revoked() {
