@@ -140,6 +140,18 @@ fn the_examples_of_the_json_format_are_read_as_they_are_meant() {
     assert_eq!(batched(b"[]", MAX_EVENTS).unwrap(), []);
 }
 
+/// Goal: whoever reads CloudEvents is told the publisher that the broker has named, and never one
+/// that a publisher has named, as an extension or as a header.
+#[test]
+fn the_publisher_in_a_cloudevent_is_the_one_that_the_broker_has_named() {
+    let claimed = r#", "leftoffpublisher": "somebody else""#;
+    let mut event = structured(example(claimed).as_bytes()).unwrap();
+    event.headers.insert("leftoffpublisher".into(), "somebody else".into());
+    assert_eq!(written("t", event.clone()).get("leftoffpublisher"), None);
+    event.headers.insert("leftoff-publisher".into(), "user 42".into());
+    assert_eq!(written("t", event)["leftoffpublisher"], "user 42");
+}
+
 #[test]
 fn the_examples_of_the_http_binding_are_read_as_they_are_meant() {
     let message = headers(&[

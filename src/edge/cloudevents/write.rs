@@ -3,7 +3,8 @@
 //! An attribute that an event lacks gets a default: `id` is `{sequence}-{epoch}`, `source` is
 //! `/v1/topics/{topic}`, `type` is `leftoff.event`, and `subject` is the key. Every stored event
 //! has the extensions `leftofftopic`, `leftoffsequence` and `leftoffposition`, which give its
-//! place. If the event came from another broker, that broker's values are replaced.
+//! place. If the event came from another broker, that broker's values are replaced. The extension
+//! `leftoffpublisher` is the broker's own, too: the header `leftoff-publisher`, if there is one.
 //!
 //! # Why
 //!
@@ -25,6 +26,7 @@ use super::super::media::Media;
 use super::attributes::{CORE, PREFIX, TYPES, VERSION, Value, check_name, check_value, read_time};
 use crate::broker::{Ephemeral, EventRef};
 use crate::cursor::{Epoch, Position, Sequence};
+use crate::edge::hooks::PUBLISHER_HEADER;
 use crate::edge::media::{essence, is_json};
 use crate::event::Timestamp;
 
@@ -33,6 +35,9 @@ const NO_TYPE: &str = "leftoff.event";
 
 /// The extensions that give an event's place.
 const PLACES: [&str; 3] = ["leftofftopic", "leftoffsequence", "leftoffposition"];
+
+/// The extension that names the publisher. No publisher can set it.
+const PUBLISHER: &str = "leftoffpublisher";
 
 /// The characters that are not allowed in a segment of a URI's path. Source: RFC 3986, 3.3,
 /// `pchar`.
@@ -133,6 +138,9 @@ impl Serialize for Envelope<'_> {
         for (name, value) in event.extensions() {
             map.serialize_entry(name, &value)?;
         }
+        if let Some(publisher) = event.publisher() {
+            map.serialize_entry(PUBLISHER, publisher)?;
+        }
         map.serialize_entry("leftofftopic", self.topic)?;
         if let EventPlace::Stored(sequence, position) = event.place {
             map.serialize_entry("leftoffsequence", &sequence.to_string())?;
@@ -193,6 +201,12 @@ impl<'a> Stored<'a> {
         (is_valid && !text.is_empty()).then_some(Cow::Borrowed(text))
     }
 
+    /// Returns the publisher, if the broker or its host has named it.
+    fn publisher(&self) -> Option<&'a str> {
+        let named = self.headers.iter().find(|(header, _)| *header == PUBLISHER_HEADER);
+        named.map(|(_, publisher)| *publisher)
+    }
+
     /// Returns the extensions in the headers, and other headers whose names are valid extensions.
     fn extensions(&self) -> BTreeMap<&'a str, Value<'a>> {
         let types = self.types();
@@ -225,7 +239,8 @@ impl<'a> Stored<'a> {
 
 /// Whether an extension may have this name.
 fn is_extension(name: &str) -> bool {
-    check_name(name).is_ok() && !CORE.contains(&name) && !PLACES.contains(&name)
+    let is_own = name == PUBLISHER || PLACES.contains(&name);
+    check_name(name).is_ok() && !CORE.contains(&name) && !is_own
 }
 
 /// A payload, in the form for its content type.
