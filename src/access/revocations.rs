@@ -208,11 +208,10 @@ impl RevocationParts {
         let Revocation { sub, before } = revocation;
         let _alone = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
-        let known = revoked.entry(sub.as_str().into()).or_insert(Timestamp::from_ms(0));
-        if *known >= *before {
+        if revoked.get(sub.as_str()).is_some_and(|known| *known >= *before) {
             return;
         }
-        *known = *before;
+        revoked.insert(sub.as_str().into(), *before);
         drop(revoked);
         self.revokers.revoke(sub);
     }
@@ -251,6 +250,10 @@ mod tests {
         let next = revocations.admit("u", at(NOW.as_ms() + 500)).unwrap();
         assert!(!next.is_revoked());
         assert!(!revocations.is_revoked("v", None));
+        // What does not say when it was issued is refused from any moment on, and its streams end.
+        let first = Timestamp::from_ms(0);
+        revocations.revoke("v", Some(first), NOW).await.unwrap();
+        assert!(revocations.is_revoked("v", None) && other.is_revoked());
         broker.close().await;
     }
 
