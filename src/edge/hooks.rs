@@ -127,8 +127,8 @@ pub trait Hooks: Send + Sync + 'static {
         let _unseen = (grant, run);
     }
 
-    /// Told of each refusal, but not of topics that a list or a pattern leaves out. `grant` is
-    /// `None` if the caller was refused as a whole.
+    /// Told of each refusal, also of a topic that a reader of many names in vain, but not of topics
+    /// that a list or a pattern leaves out. `grant` is `None` if the caller was refused as a whole.
     fn refused(&self, grant: Option<&Grant>, refusal: &Refusal) {
         let _unseen = (grant, refusal);
     }

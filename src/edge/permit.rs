@@ -227,6 +227,13 @@ impl Permit {
         }
     }
 
+    /// Returns whether a publisher to `topic` is told how many read it: not if it certainly may not
+    /// read it itself. Nobody is asked for this.
+    pub(super) fn counts_readers(&self, topic: &TopicName) -> bool {
+        let Some(granted) = &self.0 else { return true };
+        granted.grant().permission().of(Action::Subscribe).verdict(topic) != Verdict::No
+    }
+
     /// Checks that the caller may have maintenance done, make backups, and see metrics and
     /// connections.
     ///
@@ -288,7 +295,15 @@ impl Permit {
                     granted.deny(&grant, Access { action: Action::Subscribe, topics })
                 }))
             }
-            _ => Ok(left),
+            _ => {
+                // The others are told already, by the hooks' own answer.
+                let is_told = *permitted == Permitted::Ask;
+                left.left_out.denied.iter().filter(|_| !is_told).for_each(|topic| {
+                    let topics = AccessTopics::Pattern(topic);
+                    granted.deny(&grant, Access { action: Action::Subscribe, topics });
+                });
+                Ok(left)
+            }
         }
     }
 

@@ -146,6 +146,11 @@ async fn a_named_topic_that_is_left_out_is_told_on_every_protocol() {
     let page = send(page, "").await;
     assert_eq!((page.status.as_u16(), page.header("leftoff-topics")), (200, "\"other.*\""));
     assert_eq!(page.json()["denied"], denied);
+    let told = host.decisions.told();
+    for topic in ["secret.one", "secret.unknown"] {
+        let refused = format!("refused Some(\"stranger\"): stranger may not subscribe to {topic:?}");
+        assert_eq!(told.iter().filter(|line| **line == refused).count(), 1, "{told:?}");
+    }
     let wait = format!("{path}&from=latest&wait=400ms").replace("&from=earliest", "");
     let waited = by("stranger", &host, "GET", &wait).header("accept", "application/json");
     assert_eq!(send(waited, "").await.json()["denied"], denied);
