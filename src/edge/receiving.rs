@@ -103,7 +103,8 @@ pub(super) fn batch(
 }
 
 /// Delivers events that the hooks have let through, and stores none. All are checked before the
-/// first is delivered.
+/// first is delivered. Returns the number of subscriptions to the topic; `None` if the caller may
+/// not know it.
 ///
 /// # Errors
 ///
@@ -113,13 +114,13 @@ pub(super) fn deliver_ephemeral<I>(
     topic: &TopicName,
     events: impl Fn() -> I,
     broker: &Broker,
-) -> Result<usize>
+) -> Result<Option<usize>>
 where
     I: ExactSizeIterator<Item = Result<NewEvent>>,
 {
     if !permit.has_hooks() {
         Batch::of(intercepted(permit, topic, events(), broker), broker.limits())?;
-        return broker.publish_each_ephemeral(topic, events());
+        return broker.publish_each_ephemeral(topic, events()).map(Some);
     }
     // The hooks are asked about each event once, so the events are kept; the limits hold for them.
     let mut let_through = Vec::new();
@@ -129,7 +130,8 @@ where
         Ok(event)
     });
     Batch::of(kept, broker.limits())?;
-    broker.publish_each_ephemeral(topic, let_through.into_iter().map(Ok))
+    let receivers = broker.publish_each_ephemeral(topic, let_through.into_iter().map(Ok))?;
+    Ok(permit.counts_readers(topic).then_some(receivers))
 }
 
 fn intercepted<I>(

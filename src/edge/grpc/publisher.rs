@@ -49,7 +49,7 @@ impl PublisherService for GrpcPublisher {
         if ephemeral {
             let publish = publish_ephemeral(&self.edge.broker, of, events, received);
             let receivers = within(deadline, publish).await?;
-            let receivers = u32::try_from(receivers).unwrap_or(u32::MAX);
+            let receivers = u32::try_from(receivers.unwrap_or(0)).unwrap_or(u32::MAX);
             return Ok(Response::new(proto::PublishResponse { ack: None, receivers }));
         }
         let publish = async {
@@ -112,7 +112,7 @@ async fn publish_ephemeral(
     (permit, topic): (Permit, TopicName),
     events: Vec<Bytes>,
     received: Option<Received>,
-) -> Result<usize> {
+) -> Result<Option<usize>> {
     let (broker, effort) = (broker.clone(), Effort::of_events(&events).twice());
     let work = move || {
         let events = || messages::new_events(&events);

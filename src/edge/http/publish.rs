@@ -178,7 +178,10 @@ impl Edge {
                 receiving::deliver_ephemeral(&permit, &topic, events, &broker)
             };
             let receivers = receiving::work_with(received, effort, work).await?;
-            let answer = json!({"ephemeral": true, "receivers": receivers});
+            let mut answer = json!({"ephemeral": true});
+            if let Some(receivers) = receivers {
+                answer["receivers"] = receivers.into();
+            }
             return Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response());
         }
         let (broker, effort) = (self.broker.clone(), Effort::of_payload(event.payload.len()));

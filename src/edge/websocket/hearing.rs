@@ -29,8 +29,9 @@ pub(super) enum Heard {
     Publish(Option<Reference>, TopicName, Pending),
     /// Not submitted: the broker has no room, or is stopping.
     Unpublished(Option<Reference>, Error),
-    /// Delivered, and not stored; with the number of subscriptions to the topic.
-    Ephemeral(Option<Reference>, usize),
+    /// Delivered, and not stored; with the number of subscriptions to the topic, if the caller may
+    /// know it.
+    Ephemeral(Option<Reference>, Option<usize>),
     /// The caller has proved anew who it is, until this time; `None` if there is no end.
     Refreshed(Option<Reference>, Option<SystemTime>),
     /// Refused by a rate of the client.

@@ -292,7 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let mut message = message("ack");
                 message.extend(reference.map(|own| ("ref".to_owned(), json!(own))));
                 message.insert("ephemeral".to_owned(), json!(true));
-                message.insert("receivers".to_owned(), json!(receivers));
+                message.extend(receivers.map(|count| ("receivers".to_owned(), json!(count))));
                 self.send(message).await?;
                 Ok(())
             }

@@ -4,11 +4,11 @@ use leftoff::edge::hooks::Grant;
 use leftoff::edge::proto;
 use leftoff::edge::proto::subscribe_response::Message;
 use leftoff::edge::proto::{NewEvent, PublishRequest, PublishStreamRequest, SubscribeRequest};
-use leftoff::permission::Permission;
+use leftoff::permission::{Action, Permission};
 use serde_json::{Value, json};
 
 use super::{Host, by, call};
-use crate::common::{grpc, send, soon};
+use crate::common::{Sse, grpc, send, soon};
 use crate::websocket::Client;
 
 /// The ways of publishing over HTTP: query, content type, and body, where `TYPE` and `ID` are
@@ -203,4 +203,33 @@ async fn nobody_but_the_interceptor_names_the_publisher() {
     socket.say(json!({"type": "publish", "topic": "t", "event": event, "ephemeral": true})).await;
     assert_eq!(socket.hear().await["error"]["status"], 400);
     open.stop().await;
+}
+
+/// Goal: a publisher of ephemeral events is told how many read the topic only if it may read it.
+#[tokio::test]
+async fn the_readers_are_counted_for_those_who_may_read() {
+    let host = Host::start().await;
+    host.decisions.grant(Grant::new("reader", Permission::all()));
+    let _reading = Sse::open(by("reader", &host, "GET", "/v1/topics/t/events")).await.unwrap();
+    for (caller, expected) in [("reader", Some(1)), ("publisher", None)] {
+        if expected.is_none() {
+            host.grant_one(caller, Action::Publish, "t");
+        }
+        let path = "/v1/topics/t/events?ephemeral=true";
+        let answer = send(by(caller, &host, "POST", path), "x").await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        assert_eq!(answer.json().get("receivers"), expected.map(Value::from).as_ref());
+
+        let (topic, events) = ("t".to_owned(), vec![NewEvent::default()]);
+        let request = PublishRequest { topic, events, ephemeral: true, ..Default::default() };
+        let answer = grpc(host.address).await.publish(call(caller, request)).await.unwrap();
+        assert_eq!(answer.into_inner().receivers, expected.unwrap_or(0));
+
+        let mut socket = Client::connect_as(host.address, caller).await;
+        socket.say(json!({"type": "publish", "topic": "t", "event": {}, "ephemeral": true})).await;
+        let answer = socket.hear().await;
+        assert_eq!(answer["ephemeral"], true, "{answer}");
+        assert_eq!(answer.get("receivers"), expected.map(Value::from).as_ref());
+    }
+    host.stop().await;
 }

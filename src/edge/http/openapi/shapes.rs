@@ -248,7 +248,11 @@ fn delivered() -> Object {
         "An event that is not stored.",
         [
             field("ephemeral", boolean(), "Always true."),
-            field("receivers", number(0), "The number of subscriptions to the topic."),
+            optional(field(
+                "receivers",
+                number(0),
+                "The number of subscriptions to the topic, if the caller may subscribe to it.",
+            )),
         ],
     )
 }
