@@ -9,7 +9,7 @@ use crate::broker::Broker;
 use crate::event::NewEvent;
 use crate::topic::TopicName;
 
-/// The stamp for the events of one request, by the topic's settings when the request came.
+/// The stamp for the events of one publish, by the topic's settings when its first event is read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stamp(Option<Arc<str>>);
 

@@ -71,7 +71,7 @@ pub(in crate::edge) async fn publish(
 ) -> Result<Response> {
     let Posted { topic, body, publisher: PublishingClient { received, rates, permit } } = posted;
     let mut lines = Lines {
-        stamp: Stamp::of(&edge.broker, &permit, &topic),
+        stamp: Stamp::default(),
         framing,
         place: LinePlace::START,
         broker: &edge.broker,
@@ -207,6 +207,7 @@ struct Lines<'a> {
     /// The rates of the publisher.
     rates: CallerRates,
     permit: Permit,
+    /// The stamp for the events that are not published yet.
     stamp: Stamp,
     topic: TopicName,
     unsent: Unsent,
@@ -375,6 +376,10 @@ impl Lines<'_> {
 
     /// Adds the event of a line to those that are not published yet.
     async fn add(&mut self, line: Bytes, place: LinePlace) -> Result<(), Failed> {
+        if self.unsent.events.is_empty() {
+            // A body may go on for hours, and the topic's settings may change meanwhile.
+            self.stamp = Stamp::of(self.broker, &self.permit, &self.topic);
+        }
         let (broker, topic, rates) = (self.broker.clone(), self.topic.clone(), self.rates.clone());
         let (permit, stamp) = (self.permit.clone(), self.stamp.clone());
         let (mut events, effort) =

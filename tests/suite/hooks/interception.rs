@@ -5,9 +5,12 @@ use leftoff::edge::proto;
 use leftoff::edge::proto::subscribe_response::Message;
 use leftoff::edge::proto::{NewEvent, PublishRequest, PublishStreamRequest, SubscribeRequest};
 use leftoff::permission::{Action, Permission};
+use leftoff::TopicConfig;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
-use super::{Host, by, call};
+use super::{CALLER, Host, by, call};
 use crate::common::{Sse, grpc, send, soon};
 use crate::websocket::Client;
 
@@ -231,5 +234,37 @@ async fn the_readers_are_counted_for_those_who_may_read() {
         assert_eq!(answer["ephemeral"], true, "{answer}");
         assert_eq!(answer.get("receivers"), expected.map(Value::from).as_ref());
     }
+    host.stop().await;
+}
+
+/// Goal: a topic that names its publishers from now on names them also in a body that has begun.
+#[tokio::test]
+async fn publishers_are_named_in_the_middle_of_a_body() {
+    let host = Host::start().await;
+    host.decisions.grant(Grant::new("publisher", Permission::all()));
+    let mut upload = TcpStream::connect(host.address).await.unwrap();
+    let head = format!(
+        "POST /v1/topics/t/events HTTP/1.1\r\nhost: localhost\r\n{CALLER}: publisher\r\n\
+         content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
+    upload.write_all(head.as_bytes()).await.unwrap();
+    let mut sse = Sse::open(by(
+        "publisher",
+        &host,
+        "GET",
+        "/v1/topics/t/events?from=earliest&format=envelope",
+    ))
+    .await
+    .unwrap();
+    let mut named = Vec::new();
+    for stamp_publisher in [None, Some(true), None] {
+        let mut config = TopicConfig::default();
+        config.stamp_publisher = stamp_publisher;
+        host.broker.set_topic(&"t".parse().unwrap(), config).await.unwrap();
+        upload.write_all(b"b\r\n{\"data\":1}\n\r\n").await.unwrap();
+        let event = sse.find(|frame| frame.is_event()).await.json();
+        named.push(event["headers"].get("leftoff-publisher").cloned());
+    }
+    assert_eq!(named, [None, Some(json!("publisher")), None]);
     host.stop().await;
 }
