@@ -1,7 +1,7 @@
 //! How much memory does an idle reader take? Thousands of readers over SSE, with TLS and without,
 //! and over WebSocket, each with a subscription, on the real binary and on a host program with the
-//! broker inside; and on the binary with access control, each of whose readers has a token of
-//! its own: a stream ends with it, or when its caller is revoked.
+//! broker inside; and on the binary with access control, whose readers have tokens: a stream
+//! ends with its token, or when its caller is revoked.
 //! `cargo bench --bench idle` measures, and `cargo test --benches` runs it tiny.
 
 mod controlled;
@@ -37,7 +37,8 @@ type Program = (&'static str, fn(&Path) -> Served);
 
 const PROGRAM: Program = ("leftoff", Served::start);
 const HOST: Program = ("a host", |directory| hosted::start(directory, WRITE_TIMEOUT));
-const AUTHORISED: Program = ("leftoff, with a token", start_authorised);
+const OF_ONE: Program = ("leftoff, authorised, of one caller", start_for_one);
+const OF_EACH: Program = ("leftoff, authorised, each of another caller", start_for_each);
 const WITH_TLS: Program = ("leftoff", start_with_tls);
 
 /// A way to follow, and the most KiB that a reader may take.
@@ -47,12 +48,12 @@ const SSE: Way = ("SSE", sse, 10);
 const WEBSOCKET: Way = ("WebSocket", websocket, 14);
 const SSE_OVER_TLS: Way = ("SSE with TLS", sse_over_tls, 14);
 
-const MEASURED: [(Program, Way); 7] = [
-    // The first two are compared.
-    (PROGRAM, SSE),
-    (AUTHORISED, SSE),
+const MEASURED: [(Program, Way); 8] = [
+    (PROGRAM, SSE), // The first three are compared.
+    (OF_ONE, SSE),
+    (OF_EACH, SSE),
     (PROGRAM, WEBSOCKET),
-    (AUTHORISED, WEBSOCKET),
+    (OF_EACH, WEBSOCKET),
     (HOST, SSE),
     (HOST, WEBSOCKET),
     (WITH_TLS, SSE_OVER_TLS),
@@ -61,10 +62,17 @@ const MEASURED: [(Program, Way); 7] = [
 /// The most KiB that an authorised reader over SSE may take in addition.
 const AUTHORISED_KIB: f64 = 0.3;
 
-/// The secret by which the readers' tokens are signed, while they have any.
-static SECRET: Mutex<Option<EncodingKey>> = Mutex::new(None);
+/// The tokens of the readers, while they have any.
+enum Tokens {
+    /// One caller has opened all streams.
+    OfOne(String),
+    /// Each stream has a caller of its own, whose token is signed by this secret.
+    OfEach(EncodingKey),
+}
 
-/// The number of readers that had a token.
+static TOKENS: Mutex<Option<Tokens>> = Mutex::new(None);
+
+/// The number of readers that had a token of their own.
 static READERS: AtomicU32 = AtomicU32::new(0);
 
 /// The client's side of TLS, which trusts the program that was started last.
@@ -95,38 +103,51 @@ fn main() {
             of_sse.push(kib);
         }
         drop(sockets);
-        *secret() = None;
+        *tokens() = None;
     }
-    if let [open, authorised, ..] = of_sse[..] {
-        let more = authorised - open;
+    if let [open, of_one, of_each, ..] = of_sse[..] {
         println!(
-            "an authorised reader over SSE takes {more:.2} KiB more (target {AUTHORISED_KIB})"
+            "an authorised stream takes {:.2} KiB more (target {AUTHORISED_KIB}), and its caller \
+             {:.2} KiB",
+            of_one - open,
+            of_each - of_one,
         );
     }
 }
 
-fn secret() -> MutexGuard<'static, Option<EncodingKey>> {
-    SECRET.lock().expect("no reader panics")
+fn tokens() -> MutexGuard<'static, Option<Tokens>> {
+    TOKENS.lock().expect("no reader panics")
 }
 
-/// Returns the line of a head with the token of the next reader: each is another caller.
+/// Returns the line of a head with the token of the next reader.
 fn credential() -> String {
-    let secret = secret();
-    let Some(secret) = &*secret else { return String::new() };
-    let reader = READERS.fetch_add(1, Ordering::Relaxed);
+    let token = match &*tokens() {
+        None => return String::new(),
+        Some(Tokens::OfOne(token)) => token.trim().to_owned(),
+        Some(Tokens::OfEach(secret)) => token_of(READERS.fetch_add(1, Ordering::Relaxed), secret),
+    };
+    format!("authorization: Bearer {token}\r\n")
+}
+
+fn token_of(reader: u32, secret: &EncodingKey) -> String {
     let end = SystemTime::now() + Duration::from_secs(86_400);
     let end = end.duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
     let rights = json!({"subscribe": [format!("users.{reader}.>"), "a"]});
     let claims = json!({"sub": format!("reader-{reader}"), "exp": end, "leftoff": rights});
-    let token = jsonwebtoken::encode(&Header::default(), &claims, secret).expect("a token");
-    format!("authorization: Bearer {token}\r\n")
+    jsonwebtoken::encode(&Header::default(), &claims, secret).expect("a token")
 }
 
-/// Starts the binary with access control.
-fn start_authorised(directory: &Path) -> Served {
-    let Controlled { served, secret: file, .. } = Controlled::start(directory);
-    let text = std::fs::read(file).expect("a secret");
-    *secret() = Some(EncodingKey::from_secret(&text));
+fn start_for_one(directory: &Path) -> Served {
+    let Controlled { served, token_file, .. } = Controlled::start(directory);
+    let token = std::fs::read_to_string(token_file).expect("a token");
+    *tokens() = Some(Tokens::OfOne(token));
+    served
+}
+
+fn start_for_each(directory: &Path) -> Served {
+    let Controlled { served, secret, .. } = Controlled::start(directory);
+    let secret = std::fs::read(secret).expect("a secret");
+    *tokens() = Some(Tokens::OfEach(EncodingKey::from_secret(&secret)));
     served
 }
 

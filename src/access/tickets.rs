@@ -422,7 +422,9 @@ async fn parts_of(permitted: &Permitted, asked: &[TopicPattern]) -> Result<Vec<T
     let (mut all, mut known) = (Vec::new(), HashSet::new());
     for pattern in asked {
         polls::rest().await; // All of them together take a while.
-        all.extend(permitted.part_of(pattern).into_iter().filter(|part| known.insert(part.clone())));
+        all.extend(
+            permitted.part_of(pattern).into_iter().filter(|part| known.insert(part.clone())),
+        );
         lists::check("patterns of a ticket", all.len(), MAX_PATTERNS)?;
     }
     Ok(all)

@@ -135,6 +135,7 @@ impl Granted {
         let renewing = match is_kept {
             true => {
                 let held = share.take(head_bytes(request.uri(), request.headers()))?;
+                request.detach();
                 let request = tokio::sync::Mutex::new(KeptHead { request, held });
                 Some(Box::new(Renewing { request, replaced: Mutex::new(end_of(&grant)) }))
             }

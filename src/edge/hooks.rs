@@ -17,7 +17,7 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use http::request::Parts as RequestHead;
-use http::{Extensions, HeaderMap, Method, Uri};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Uri};
 use tokio_util::sync::CancellationToken;
 
 pub use super::acts::{ActKind, ActOutcome, AdminAct};
@@ -180,6 +180,19 @@ impl fmt::Debug for Connecting {
 }
 
 impl Connecting {
+    /// Copies the texts of the head. They are parts of the buffer from which the connection was
+    /// read, and a head that is kept would keep all of that buffer: 16 KiB more for each WebSocket.
+    pub(super) fn detach(&mut self) {
+        for value in self.head.headers.values_mut() {
+            let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) else { continue };
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
+        }
+        if let Ok(copy) = Uri::try_from(self.head.uri.to_string()) {
+            self.head.uri = copy;
+        }
+    }
+
     /// Returns the method; that of a gRPC call is `POST`.
     pub fn method(&self) -> &Method {
         &self.head.method

@@ -1,11 +1,11 @@
 //! Interceptors: they see, change and refuse each event, on every way of publishing.
 
+use leftoff::TopicConfig;
 use leftoff::edge::hooks::Grant;
 use leftoff::edge::proto;
 use leftoff::edge::proto::subscribe_response::Message;
 use leftoff::edge::proto::{NewEvent, PublishRequest, PublishStreamRequest, SubscribeRequest};
 use leftoff::permission::{Action, Permission};
-use leftoff::TopicConfig;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;

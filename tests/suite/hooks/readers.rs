@@ -148,7 +148,8 @@ async fn a_named_topic_that_is_left_out_is_told_on_every_protocol() {
     assert_eq!(page.json()["denied"], denied);
     let told = host.decisions.told();
     for topic in ["secret.one", "secret.unknown"] {
-        let refused = format!("refused Some(\"stranger\"): stranger may not subscribe to {topic:?}");
+        let refused =
+            format!("refused Some(\"stranger\"): stranger may not subscribe to {topic:?}");
         assert_eq!(told.iter().filter(|line| **line == refused).count(), 1, "{told:?}");
     }
     let wait = format!("{path}&from=latest&wait=400ms").replace("&from=earliest", "");
