@@ -25,7 +25,7 @@ impl Hooks for AccessControl {
         self.config().guarded_readyz
     }
 
-    fn refused_in(&self, context: &RefusalContext<'_>) {
+    fn refused(&self, context: &RefusalContext<'_>) {
         self.audit().refused(context);
     }
 

@@ -127,16 +127,10 @@ pub trait Hooks: Send + Sync + 'static {
         let _unseen = (grant, run);
     }
 
-    /// Told of each refusal, also of a topic that a reader of many names in vain, but not of topics
-    /// that a list or a pattern leaves out. `grant` is `None` if the caller was refused as a whole.
-    fn refused(&self, grant: Option<&Grant>, refusal: &Refusal) {
-        let _unseen = (grant, refusal);
-    }
-
-    /// Told of each refusal, with what is known of the request. By default tells
-    /// [`Self::refused`].
-    fn refused_in(&self, context: &RefusalContext<'_>) {
-        self.refused(context.grant, context.refusal);
+    /// Told of each refusal, with what is known of the request: also of a topic that a reader of
+    /// many names in vain, but not of topics that a list or a pattern leaves out.
+    fn refused(&self, context: &RefusalContext<'_>) {
+        let _unseen = context;
     }
 
     /// Told of each act of administration that a caller was permitted to do, after it is done or

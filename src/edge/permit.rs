@@ -83,7 +83,7 @@ impl Permit {
         let request = connecting(head);
         let grant = hooks.connect(&request).await.map_err(|refusal| {
             let (address, path) = (request.address, Some(request.uri().path()));
-            hooks.refused_in(&RefusalContext { refusal: &refusal, grant: None, address, path });
+            hooks.refused(&RefusalContext { refusal: &refusal, grant: None, address, path });
             Error::from(refusal)
         })?;
         let peer = head.extensions.get::<Peer>();

@@ -18,7 +18,7 @@ impl PlacedHooks {
     /// Tells the hooks of a refusal, in place of [`Hooks::refused`].
     pub(super) fn refused(&self, grant: Option<&Grant>, refusal: &Refusal) {
         let address = self.address;
-        self.hooks.refused_in(&RefusalContext { refusal, grant, address, path: None });
+        self.hooks.refused(&RefusalContext { refusal, grant, address, path: None });
     }
 
     /// Tells the hooks of an act of administration.

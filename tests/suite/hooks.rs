@@ -21,6 +21,7 @@ use std::time::SystemTime;
 use leftoff::broker::{Ack, Filter, Run};
 use leftoff::edge::hooks::{
     Access, AccessTopics, Connecting, Grant, HookAnswer, Hooks, PUBLISHER_HEADER, Refusal,
+    RefusalContext,
 };
 use leftoff::edge::{Edge, FollowConfig, grpc, http};
 use leftoff::permission::{Action, Permission, Permitted};
@@ -158,8 +159,9 @@ impl Hooks for Deciding {
         self.0.tell(format!("acknowledged {topic} {}", ack.count));
     }
 
-    fn refused(&self, grant: Option<&Grant>, refusal: &Refusal) {
-        self.0.tell(format!("refused {:?}: {refusal}", grant.map(Grant::caller)));
+    fn refused(&self, context: &RefusalContext<'_>) {
+        let caller = context.grant.map(Grant::caller);
+        self.0.tell(format!("refused {caller:?}: {}", context.refusal));
     }
 
     fn delivered(&self, _grant: &Grant, run: &Run) {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use leftoff::edge::FollowConfig;
-use leftoff::edge::hooks::{Connecting, Grant, HookAnswer, Hooks, Refusal};
+use leftoff::edge::hooks::{Connecting, Grant, HookAnswer, Hooks, Refusal, RefusalContext};
 use leftoff::edge::proto;
 use leftoff::edge::proto::subscriber_service_client::SubscriberServiceClient;
 use leftoff::permission::{Action, Permission};
@@ -111,7 +111,7 @@ impl Hooks for Users {
         self.delivered.lock().expect("no panic").extend(notes);
     }
 
-    fn refused(&self, _: Option<&Grant>, _: &Refusal) {
+    fn refused(&self, _: &RefusalContext<'_>) {
         self.refused.fetch_add(1, Ordering::SeqCst);
     }
 }
