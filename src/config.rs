@@ -37,6 +37,7 @@ use crate::broker::{
 };
 use crate::edge::{FollowConfig, RatesConfig};
 use crate::error::{Error, Result};
+use crate::section;
 use crate::server::{Server, ServerBuilder, ServerConfig};
 
 /// The prefix of every environment variable: `LEFTOFF_DATA_DIR`, and
@@ -57,22 +58,31 @@ pub struct Config {
     /// Directory of the log. Default: `./leftoff-data`.
     pub data_dir: PathBuf,
     /// The server's addresses, limits and timeouts.
+    #[serde(deserialize_with = "section::one")]
     pub server: ServerConfig,
     /// The web pages that may use the broker, and the names by which it is reached.
+    #[serde(deserialize_with = "section::one")]
     pub access: AccessConfig,
     /// The rate limits of each caller.
+    #[serde(deserialize_with = "section::one")]
     pub rates: RatesConfig,
     /// The settings of live subscriptions.
+    #[serde(deserialize_with = "section::one")]
     pub follow: FollowConfig,
     /// The settings of ordering, grouping and serving events.
+    #[serde(deserialize_with = "section::one")]
     pub broker: BrokerConfig,
     /// The limits on events and publishes.
+    #[serde(deserialize_with = "section::one")]
     pub limits: LimitsConfig,
     /// The settings that decide how far back a repeated publish is recognised.
+    #[serde(deserialize_with = "section::one")]
     pub dedup: DedupConfig,
     /// The log's use of the disk.
+    #[serde(deserialize_with = "section::one")]
     pub log: LogConfig,
     /// The settings of the tasks that drop expired and superseded events.
+    #[serde(deserialize_with = "section::one")]
     pub maintenance: MaintenanceConfig,
     /// Settings of topics by patterns of their names.
     pub topics: TopicDefaults,

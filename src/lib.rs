@@ -107,6 +107,7 @@ mod open_error;
 pub mod permission;
 mod place;
 mod polls;
+mod section;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(any(test, feature = "testing"))]

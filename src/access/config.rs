@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::secret::Secret;
 use crate::edge::origins::Origins;
 use crate::error::Result;
+use crate::section;
 
 /// The settings of who may reach the broker, and of who may do what.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,13 +27,17 @@ pub struct AccessConfig {
     /// reached by any address. Default: none.
     pub allowed_hosts: Vec<String>,
     /// The static keys of services.
+    #[serde(deserialize_with = "section::many")]
     pub keys: Vec<KeyConfig>,
     /// The issuers of tokens (JWT).
+    #[serde(deserialize_with = "section::many")]
     pub issuers: Vec<IssuerConfig>,
     /// The rules that give permissions to callers by the claims of their tokens, or by the names in
     /// their certificates.
+    #[serde(deserialize_with = "section::many")]
     pub roles: Vec<RoleConfig>,
     /// What callers without credentials may do. Default: nothing, and they are refused.
+    #[serde(deserialize_with = "section::some")]
     pub anonymous: Option<AnonymousConfig>,
     /// Name of the cookie that may hold a token. Default: none.
     pub cookie: Option<String>,
@@ -43,6 +48,7 @@ pub struct AccessConfig {
     /// Whether `/metrics` needs no credential. Default: false.
     pub open_metrics: bool,
     /// The bounds of tickets.
+    #[serde(deserialize_with = "section::one")]
     pub tickets: TicketsConfig,
 }
 

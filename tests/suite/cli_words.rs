@@ -110,6 +110,11 @@ fn every_wrong_setting_is_told_by_name_value_and_origin_in_plain_words() {
     for (content, words) in [
         ("[broker]\nmax_queue_bytes = 'soon'", problem),
         ("broker = 5", "broker: 5 is not a section of settings"),
+        ("broker = []", "broker: a list is not a section of settings"),
+        ("access.tickets = [1]", "access.tickets: a list is not a section of settings"),
+        ("access.anonymous = []", "access.anonymous: a list is not a section of settings"),
+        ("access.keys = [['name']]", "access.keys.0: a list is not a section of settings"),
+        ("topics.a = [1]", "topics.a: a list is not a section of settings"),
         ("[brokr]", "brokr: is not known here; known are data_dir, server,"),
         ("server.listen = 5", "server.listen: 5 is not an address with a port"),
         ("server.listen = 'here'", "server.listen: \"here\" is not an address with a port"),

@@ -23,6 +23,7 @@ const LAYERS: [Layer; 8] = [
             "src/permission.rs",
             "src/open_error.rs",
             "src/place.rs",
+            "src/section.rs",
             "src/text_form.rs",
             "src/time.rs",
             "src/timestamp.rs",

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::section;
 use crate::topic::{TopicName, TopicPattern};
 use crate::topic_config::TopicConfig;
 
@@ -16,7 +17,9 @@ const MAX_SHARED_DEFAULTS: usize = 64;
 /// The settings of topics by patterns of their names, from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct TopicDefaults(BTreeMap<TopicPattern, TopicConfig>);
+pub struct TopicDefaults(
+    #[serde(deserialize_with = "section::by_name")] BTreeMap<TopicPattern, TopicConfig>,
+);
 
 impl TopicDefaults {
     /// Sets the settings of a pattern, in place of those it had.
