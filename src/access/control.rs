@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::audit::Audit;
 use super::config::AccessConfig;
-use super::credentials::{Credential, CredentialParts};
+use super::credentials::{CredentialParts, SentCredential};
 use super::identity::{CallerIdentity, Proof, Proved};
 use super::keys::hash_of;
 use super::prover::Prover;
@@ -103,15 +103,15 @@ impl AccessControl {
     /// As [`Self::identify`].
     async fn caller_of(
         &self,
-        credential: Option<Credential<'_>>,
+        credential: Option<SentCredential<'_>>,
         purpose: TicketUse,
         now: SystemTime,
     ) -> Result<CallerIdentity, Refusal> {
         let parts = &self.0;
         let bytes = match &credential {
-            Some(Credential::Key(text) | Credential::Token(text)) => text.as_bytes(),
-            Some(Credential::Certificate(der)) => der,
-            Some(Credential::Ticket(ticket)) => {
+            Some(SentCredential::Key(text) | SentCredential::Token(text)) => text.as_bytes(),
+            Some(SentCredential::Certificate(der)) => der,
+            Some(SentCredential::Ticket(ticket)) => {
                 return self.admit(parts.tickets.redeem(ticket, purpose, now)?, now);
             }
             None => return self.admit(parts.prover.anonymous()?, now),
@@ -121,10 +121,10 @@ impl AccessControl {
             return Ok(caller); // One that was revoked since is not remembered.
         }
         let proved = match &credential {
-            Some(Credential::Key(key)) => parts.prover.key(key)?,
-            Some(Credential::Token(token)) => parts.prover.token(token, now).await?,
+            Some(SentCredential::Key(key)) => parts.prover.key(key)?,
+            Some(SentCredential::Token(token)) => parts.prover.token(token, now).await?,
             #[cfg(feature = "tls")]
-            Some(Credential::Certificate(der)) => parts.prover.certificate(der, now)?,
+            Some(SentCredential::Certificate(der)) => parts.prover.certificate(der, now)?,
             // They have returned above, or need TLS to be there.
             _ => return self.admit(parts.prover.anonymous()?, now),
         };

@@ -36,7 +36,7 @@ const SEVERAL: &str = "the request has several credentials: send one";
 
 /// A credential as it was sent. Nothing is known of it yet.
 #[derive(PartialEq, Eq)]
-pub(super) enum Credential<'a> {
+pub(super) enum SentCredential<'a> {
     Key(Cow<'a, str>),
     Token(Cow<'a, str>),
     Ticket(Cow<'a, str>),
@@ -78,7 +78,7 @@ impl CredentialPlaces {
     pub(super) fn find<'a>(
         &self,
         parts: CredentialParts<'a>,
-    ) -> Result<Option<Credential<'a>>, Refusal> {
+    ) -> Result<Option<SentCredential<'a>>, Refusal> {
         let mut chosen = bearer(parts.headers)?.into_iter().collect::<Vec<_>>();
         chosen.extend(self.in_url(parts.query)?);
         if chosen.len() > 1 {
@@ -88,13 +88,15 @@ impl CredentialPlaces {
             Some(chosen) => Some(chosen),
             None => match self.in_cookie(parts.headers)? {
                 Some(token) => Some(token),
-                None => parts.certificate.map(Credential::Certificate),
+                None => parts.certificate.map(SentCredential::Certificate),
             },
         };
         match &found {
-            Some(Credential::Key(text) | Credential::Token(text) | Credential::Ticket(text))
-                if text.len() > MAX_CREDENTIAL_BYTES =>
-            {
+            Some(
+                SentCredential::Key(text)
+                | SentCredential::Token(text)
+                | SentCredential::Ticket(text),
+            ) if text.len() > MAX_CREDENTIAL_BYTES => {
                 Err(Refusal::unauthenticated("the credential is longer than 16 KiB"))
             }
             _ => Ok(found),
@@ -102,7 +104,7 @@ impl CredentialPlaces {
     }
 
     /// Returns the credentials in the query of a URL.
-    fn in_url<'a>(&self, query: Option<&'a str>) -> Result<Vec<Credential<'a>>, Refusal> {
+    fn in_url<'a>(&self, query: Option<&'a str>) -> Result<Vec<SentCredential<'a>>, Refusal> {
         let mut found = Vec::new();
         for part in query.unwrap_or_default().split('&') {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -112,14 +114,14 @@ impl CredentialPlaces {
                 value.map_err(|_| Refusal::unauthenticated("the credential in the URL is no text"))
             };
             if name == "ticket" {
-                found.push(Credential::Ticket(value()?));
+                found.push(SentCredential::Ticket(value()?));
             } else if name == "access_token" && self.tokens_in_urls {
                 let token = value()?;
                 if token.starts_with(KEY_PREFIX) {
                     // A key has no end: it would be good for ever to whoever reads a log.
                     return Err(Refusal::unauthenticated(IN_URL));
                 }
-                found.push(Credential::Token(token));
+                found.push(SentCredential::Token(token));
             } else if TOKEN_NAMES.contains(&name.as_str()) {
                 return Err(Refusal::unauthenticated(IN_URL));
             }
@@ -128,7 +130,7 @@ impl CredentialPlaces {
     }
 
     /// Returns the token in the cookie.
-    fn in_cookie<'a>(&self, headers: &'a HeaderMap) -> Result<Option<Credential<'a>>, Refusal> {
+    fn in_cookie<'a>(&self, headers: &'a HeaderMap) -> Result<Option<SentCredential<'a>>, Refusal> {
         let Some(wanted) = &self.cookie else { return Ok(None) };
         let mut found: Option<&str> = None;
         for header in headers.get_all(COOKIE) {
@@ -153,13 +155,13 @@ impl CredentialPlaces {
             Some(key) if key.starts_with(KEY_PREFIX) => {
                 Err(Refusal::unauthenticated("the cookie holds a key, and no token"))
             }
-            Some(token) => Ok(Some(Credential::Token(token.into()))),
+            Some(token) => Ok(Some(SentCredential::Token(token.into()))),
         }
     }
 }
 
 /// Returns the key or the token of the header `Authorization`.
-fn bearer(headers: &HeaderMap) -> Result<Option<Credential<'_>>, Refusal> {
+fn bearer(headers: &HeaderMap) -> Result<Option<SentCredential<'_>>, Refusal> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -169,8 +171,8 @@ fn bearer(headers: &HeaderMap) -> Result<Option<Credential<'_>>, Refusal> {
         Refusal::unauthenticated("send `Authorization: Bearer`, with a key or a token behind it")
     })?;
     Ok(Some(match text.starts_with(KEY_PREFIX) {
-        true => Credential::Key(text.into()),
-        false => Credential::Token(text.into()),
+        true => SentCredential::Key(text.into()),
+        false => SentCredential::Token(text.into()),
     }))
 }
 
@@ -199,10 +201,10 @@ mod tests {
         let parts = CredentialParts { headers: &headers, query, certificate };
         match places.find(parts) {
             Ok(None) => Ok(("none", String::new())),
-            Ok(Some(Credential::Key(text))) => Ok(("key", text.into_owned())),
-            Ok(Some(Credential::Token(text))) => Ok(("token", text.into_owned())),
-            Ok(Some(Credential::Ticket(text))) => Ok(("ticket", text.into_owned())),
-            Ok(Some(Credential::Certificate(der))) => Ok(("certificate", format!("{der:?}"))),
+            Ok(Some(SentCredential::Key(text))) => Ok(("key", text.into_owned())),
+            Ok(Some(SentCredential::Token(text))) => Ok(("token", text.into_owned())),
+            Ok(Some(SentCredential::Ticket(text))) => Ok(("ticket", text.into_owned())),
+            Ok(Some(SentCredential::Certificate(der))) => Ok(("certificate", format!("{der:?}"))),
             Err(refusal) => {
                 assert!(refusal.is_unauthenticated());
                 Err(refusal.reason().to_owned())

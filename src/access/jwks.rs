@@ -61,19 +61,19 @@ pub(super) type Fetching = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> 
 /// The source of the document.
 pub(super) type FetchKeys = Box<dyn Fn() -> Fetching + Send + Sync>;
 
-type Keys = Arc<Vec<Arc<VerificationKey>>>;
+type KeyList = Arc<Vec<Arc<VerificationKey>>>;
 
 /// The keys of an issuer that publishes them. The task that refreshes them ends with this value.
 pub(super) struct PublishedKeys {
-    shared: Arc<Shared>,
+    shared: Arc<SharedKeys>,
     _task: AbortOnDropHandle<()>,
 }
 
-struct Shared {
+struct SharedKeys {
     url: String,
     algorithms: Vec<Algorithm>,
     times: FetchTimes,
-    keys: Mutex<Keys>,
+    keys: Mutex<KeyList>,
     asking: Mutex<Asking>,
     /// Wakes the task.
     wake: Notify,
@@ -104,7 +104,7 @@ impl PublishedKeys {
         times: FetchTimes,
         fetch: FetchKeys,
     ) -> Self {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedKeys {
             url,
             algorithms,
             times,
@@ -132,7 +132,7 @@ impl PublishedKeys {
     }
 
     /// Returns the keys as they are now.
-    pub(super) fn keys(&self) -> Keys {
+    pub(super) fn keys(&self) -> KeyList {
         self.shared.keys().clone()
     }
 
@@ -161,8 +161,8 @@ impl PublishedKeys {
     }
 }
 
-impl Shared {
-    fn keys(&self) -> MutexGuard<'_, Keys> {
+impl SharedKeys {
+    fn keys(&self) -> MutexGuard<'_, KeyList> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -176,7 +176,7 @@ impl Shared {
         started.is_none_or(|started| now >= started + self.times.min_pause)
     }
 
-    /// Takes a document. Keys that are the same as before stay the same value, and so does what was
+    /// Takes a document. KeyList that are the same as before stay the same value, and so does what was
     /// verified by them; what was verified by a key that is not in the set is forgotten.
     fn take(&self, document: &[u8]) -> Result<(), String> {
         let set = parse_set(document, &self.algorithms)?;
@@ -203,7 +203,7 @@ impl Shared {
 }
 
 /// Fetches the keys at intervals, and when they are asked for. Ends with the value that started it.
-async fn run(shared: Arc<Shared>, fetch: FetchKeys) {
+async fn run(shared: Arc<SharedKeys>, fetch: FetchKeys) {
     loop {
         {
             let mut asking = shared.asking();
@@ -233,7 +233,7 @@ async fn run(shared: Arc<Shared>, fetch: FetchKeys) {
 }
 
 /// Waits until the keys are asked for, and may be fetched.
-async fn pressed(shared: &Shared) {
+async fn pressed(shared: &SharedKeys) {
     loop {
         shared.wake.notified().await;
         if shared.may_ask(Instant::now()) {
