@@ -76,7 +76,7 @@ impl Claims {
         }
     }
 
-    /// Returns a claim that is a time, in seconds since 1970 (RFC 7519, 2); `None` if there is none.
+    /// Returns a claim that is a time, in seconds since 1970 (RFC 7519, 2); `None` without it.
     ///
     /// # Errors
     ///

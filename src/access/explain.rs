@@ -1,4 +1,4 @@
-//! What a credential proves, what it permits with a topic, and why: for people who configure access.
+//! What a credential proves, what it permits with a topic, and why: for those who configure it.
 
 use std::fmt;
 use std::time::SystemTime;

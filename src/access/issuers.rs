@@ -96,8 +96,8 @@ impl IssuerRules {
         let is_secret = matches!(source, KeySource::Secret | KeySource::SecretFile);
         let is_hmac = algorithms[0].family() == AlgorithmFamily::Hmac;
         if is_secret != is_hmac {
-            let problem = "HS256 goes with secret or secret_file, and all others with key, key_file \
-                           or jwks_url";
+            let problem = "HS256 goes with secret or secret_file, and all others with key, \
+                           key_file or jwks_url";
             return invalid("algorithms", problem.to_owned());
         }
         if config.jwks_ca.is_some() && !is_published {

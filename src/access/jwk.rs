@@ -166,6 +166,8 @@ mod tests {
     fn a_key_that_is_of_no_use_is_left_out_and_the_others_stay() {
         let secret = URL_SAFE_NO_PAD.encode([7; 64]);
         let x = URL_SAFE_NO_PAD.encode([7; 32]);
+        let longest = "x".repeat(MAX_KEY_ID_BYTES);
+        assert_eq!(read(&[rsa(json!({"kid": longest}))], &ALL).keys.len(), 1);
         for (bad, problem) in [
             (rsa(json!({"use": "enc"})), "not for signatures"),
             (rsa(json!({"use": 1})), "no text"),

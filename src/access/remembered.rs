@@ -1,5 +1,5 @@
-//! The callers who were proved, by the hashes of their credentials, so that a credential is verified
-//! once and not with every request.
+//! The callers who were proved, by the hashes of their credentials, so that a credential is
+//! verified once and not with every request.
 //!
 //! # Why
 //!

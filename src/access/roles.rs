@@ -1,8 +1,8 @@
 //! Roles: rules that give rights to callers by their claims.
 //!
-//! `{sub}` in a pattern stands for the caller's id as one token. An id that is no single plain token
-//! (it holds a `.`, a wildcard, white space or a control character) matches no such pattern: with
-//! `users.{sub}.>`, a caller named `*` would read the topics of all users.
+//! `{sub}` in a pattern stands for the caller's id as one token. An id that is no single plain
+//! token (it holds a `.`, a wildcard, white space or a control character) matches no such pattern:
+//! with `users.{sub}.>`, a caller named `*` would read the topics of all users.
 
 use serde_json::Value;
 
@@ -320,6 +320,7 @@ mod tests {
             let refused = Roles::parse(&[config]).unwrap_err().to_string();
             assert!(refused.starts_with(field), "{refused}");
         }
+        Roles::parse(&vec![with("a"); MAX_ROLES]).unwrap();
         Roles::parse(&vec![with("a"); MAX_ROLES + 1]).unwrap_err();
         let admin = RoleConfig { claim: "a".to_owned(), admin: true, ..<_>::default() };
         Roles::parse(&[admin]).unwrap();

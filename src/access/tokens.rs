@@ -3,6 +3,8 @@
 //! A token counts from `nbf` to `exp`, with the issuer's leeway on both sides: at `exp` and the
 //! leeway it is over, for requests, for streams, and for what is remembered of it. One function
 //! judges it, and takes the time as an argument.
+//!
+//! Half of the file is tests; it is long because each way to forge a token has one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -431,6 +433,7 @@ mod tests {
         }
         for more in [
             json!({"typ": "JWT"}),
+            json!({"kid": "x".repeat(MAX_KEY_ID_BYTES)}),
             json!({"typ": "application/at+JWT"}),
             // They are not looked at: the key is that of the settings.
             json!({"jku": "https://evil.example", "x5u": "https://evil.example", "jwk": {}}),

@@ -72,8 +72,8 @@ async fn a_connection_lives_as_long_as_its_last_token() {
     host.stop().await;
 }
 
-/// Goal: permissions are checked anew at once: a subscription that lost topics ends and says so, the
-/// others go on, and none of them grows.
+/// Goal: permissions are checked anew at once: a subscription that lost topics ends and says so,
+/// the others go on, and none of them grows.
 #[tokio::test]
 async fn subscriptions_that_lost_topics_end_and_the_others_go_on() {
     let host = Host::start().await;
@@ -231,8 +231,8 @@ async fn tokens_and_subscriptions_are_taken_in_their_order() {
     host.stop().await;
 }
 
-/// Goal: a token that is being checked keeps no connection alive: not past the end of a final grant,
-/// and not past a revocation.
+/// Goal: a token that is being checked keeps no connection alive: not past the end of a final
+/// grant, and not past a revocation.
 #[tokio::test]
 async fn a_token_that_is_being_checked_keeps_nothing_alive() {
     let host = Host::start().await;
