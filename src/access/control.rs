@@ -27,6 +27,8 @@ struct AccessParts {
     config: AccessConfig,
     prover: Prover,
     callers: RememberedCallers,
+    /// The callers of tickets for streams, apart from the others: the text of a ticket is no token.
+    ticketed: RememberedCallers,
     revocations: Revocations,
     tickets: Tickets,
     audit: Audit,
@@ -48,12 +50,12 @@ impl AccessControl {
         if prover.lets_nobody_in() {
             warn!("nobody can get in: access is required, and no key and no issuer is configured");
         }
-        let callers = RememberedCallers::default();
+        let (callers, ticketed) = Default::default();
         let revocations = Revocations::open(&broker).await?;
         let tickets = Tickets::open(&config.tickets, &broker, &revocations).await?;
         let audit = Audit::open(&broker).await?;
         let config = config.clone();
-        let parts = AccessParts { config, prover, callers, revocations, tickets, audit };
+        let parts = AccessParts { config, prover, callers, ticketed, revocations, tickets, audit };
         Ok(Self(Arc::new(parts)))
     }
 
@@ -112,7 +114,7 @@ impl AccessControl {
             Some(SentCredential::Key(text) | SentCredential::Token(text)) => text.as_bytes(),
             Some(SentCredential::Certificate(der)) => der,
             Some(SentCredential::Ticket(ticket)) => {
-                return self.admit(parts.tickets.redeem(ticket, purpose, now)?, now);
+                return self.caller_of_ticket(ticket, purpose, now);
             }
             None => return self.admit(parts.prover.anonymous()?, now),
         };
@@ -134,6 +136,28 @@ impl AccessControl {
         Ok(caller)
     }
 
+    /// Returns the caller of a ticket, which is looked up each time. All streams of one ticket share
+    /// the memory of its grant, which may have a thousand patterns.
+    fn caller_of_ticket(
+        &self,
+        ticket: &str,
+        purpose: TicketUse,
+        now: SystemTime,
+    ) -> Result<CallerIdentity, Refusal> {
+        let parts = &self.0;
+        let proved = parts.tickets.redeem(ticket, purpose, now)?;
+        if purpose != TicketUse::Read {
+            return self.admit(proved, now); // A ticket for one use has no other stream.
+        }
+        let hash = hash_of(ticket.as_bytes());
+        if let Some(caller) = parts.ticketed.get(&hash, now) {
+            return Ok(caller);
+        }
+        let caller = self.admit(proved, now)?;
+        parts.ticketed.insert(hash, caller.clone(), None);
+        Ok(caller)
+    }
+
     /// Lets a caller in, who was proved: gives it the grant of its credential.
     ///
     /// # Errors
@@ -150,5 +174,47 @@ impl AccessControl {
             grant = grant.until(end);
         }
         Ok(CallerIdentity { id, proof, issued, expires, grant })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tickets::TicketRequest;
+    use super::super::ticket_table::TicketKind;
+    use super::*;
+    use crate::broker::OpenConfig;
+    use crate::permission::{Action, Permission};
+
+    /// Goal: thousands of streams of one ticket have one grant in memory, and all of them end with
+    /// it; and a ticket is no token.
+    #[tokio::test]
+    async fn streams_of_one_ticket_share_a_grant_until_it_is_revoked() {
+        let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+        let control = AccessControl::open(&AccessConfig::default(), broker.clone()).await.unwrap();
+        let now = SystemTime::now();
+        let permission = Permission::default().with(Action::Subscribe, ["news.>"]).unwrap();
+        let grant = Grant::new("u", permission);
+        let (proof, issued) = (Proof::Key, Some(now));
+        let caller = CallerIdentity { id: "u".into(), proof, issued, expires: None, grant };
+        let subscribe = Some(vec!["news.*".parse().unwrap()]);
+        let kind = TicketKind::Stream;
+        let request = TicketRequest { kind, subscribe, publish: None, expires_s: None };
+        let text = control.tickets().issue(&caller, &request, now).await.unwrap().ticket;
+        let redeem = |purpose| {
+            let ticket = Some(Credential::Ticket(text.as_str().into()));
+            control.caller_of(ticket, purpose, now)
+        };
+        let [first, second] = [redeem(TicketUse::Read).await, redeem(TicketUse::Read).await];
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert!(std::ptr::eq(first.grant.permission(), second.grant.permission()));
+        for purpose in [TicketUse::WebSocket, TicketUse::Other] {
+            assert!(redeem(purpose).await.is_err(), "{purpose:?}");
+        }
+        let token = Some(Credential::Token(text.as_str().into()));
+        assert!(control.caller_of(token, TicketUse::Read, now).await.is_err());
+        control.revocations().revoke("u", None, now.into()).await.unwrap();
+        assert!(second.grant.revoker().unwrap().is_revoked());
+        assert!(redeem(TicketUse::Read).await.is_err());
+        broker.close().await;
     }
 }
