@@ -201,7 +201,7 @@ mod tests {
         let request = TicketRequest { kind, subscribe, publish: None, expires_s: None };
         let text = control.tickets().issue(&caller, &request, now).await.unwrap().ticket;
         let redeem = |purpose| {
-            let ticket = Some(Credential::Ticket(text.as_str().into()));
+            let ticket = Some(SentCredential::Ticket(text.as_str().into()));
             control.caller_of(ticket, purpose, now)
         };
         let [first, second] = [redeem(TicketUse::Read).await, redeem(TicketUse::Read).await];
@@ -210,7 +210,7 @@ mod tests {
         for purpose in [TicketUse::WebSocket, TicketUse::Other] {
             assert!(redeem(purpose).await.is_err(), "{purpose:?}");
         }
-        let token = Some(Credential::Token(text.as_str().into()));
+        let token = Some(SentCredential::Token(text.as_str().into()));
         assert!(control.caller_of(token, TicketUse::Read, now).await.is_err());
         control.revocations().revoke("u", None, now.into()).await.unwrap();
         assert!(second.grant.revoker().unwrap().is_revoked());
