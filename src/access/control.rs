@@ -179,8 +179,8 @@ impl AccessControl {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tickets::TicketRequest;
     use super::super::ticket_table::TicketKind;
+    use super::super::tickets::TicketRequest;
     use super::*;
     use crate::broker::OpenConfig;
     use crate::permission::{Action, Permission};

@@ -10,13 +10,13 @@
 //! An edge decides only in which form each of these is written.
 
 use std::pin::Pin;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::clients::{ListEntry, Peer, share};
 use super::config::FollowConfig;
-use super::hooks::Revoker;
 use super::mounting::Edge;
 use super::permit::{LeftOut, Permit};
 use super::selection::{Kept, Wanted};
@@ -225,7 +225,8 @@ impl Following {
     /// Returns whether the grant of the reader is over, or another one has taken its place.
     pub(super) fn is_outdated(&self) -> bool {
         let Some(grant) = &self.kept.grant else { return false };
-        grant.revoker().is_some_and(Revoker::is_revoked)
+        // The timer alone does not know that the machine slept, or that its clock was set.
+        grant.is_over(SystemTime::now())
             || self.patience.is_past_deadline()
             || !self.permit.has(Some(grant))
     }
@@ -318,5 +319,52 @@ impl Following {
     /// Waits for this stream's turn to end, once the broker stops.
     pub(super) async fn turn_to_end(&self, config: &FollowConfig) {
         config.turn_to_end(self.listed.connections()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::hooks::{Connecting, Grant, HookAnswer, Hooks};
+    use super::super::selection::TopicSelection;
+    use super::*;
+    use crate::broker::{Broker, Filter, OpenConfig};
+    use crate::cursor::{OnGap, StartPoint};
+    use crate::permission::Permission;
+
+    /// Grants everything to everybody, until this time.
+    struct Until(SystemTime);
+
+    impl Hooks for Until {
+        fn connect<'a>(&'a self, _request: &'a Connecting) -> HookAnswer<'a, Grant> {
+            let grant = Grant::new("u", Permission::all()).until(self.0).without_renewal();
+            Box::pin(async move { Ok(grant) })
+        }
+    }
+
+    /// Goal: a grant ends by the clock, also where no timer has counted the time, such as on a
+    /// machine that slept.
+    #[tokio::test]
+    async fn a_reader_ends_by_the_clock_where_no_timer_went_on() {
+        let broker = Broker::in_memory(&OpenConfig::default()).unwrap();
+        let end = SystemTime::now() + Duration::from_secs(1);
+        let edge = Edge::new(broker.clone()).hooks(Until(end));
+        let (head, ()) = http::Request::get("/").body(()).unwrap().into_parts();
+        let permit = Permit::ask(&edge, &head).await.unwrap();
+        let topics = TopicSelection::One("t".parse().unwrap());
+        let (start, on_gap) = (StartPoint::Latest, OnGap::Resume);
+        let (filter, member, is_strict) = (Filter::default(), None, false);
+        let wanted = Wanted { topics, start, on_gap, filter, member, is_strict };
+        let mut following = Following::open(wanted, "test", &edge, (None, permit)).await.unwrap();
+        following.patience.set_deadline(Some(Instant::now() + Duration::from_secs(3_600)));
+        assert!(!following.is_outdated());
+        while SystemTime::now() < end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(following.is_outdated());
+        let error = following.next().await.map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::Unauthenticated { .. }), "{error}");
+        broker.close().await;
     }
 }
