@@ -136,8 +136,12 @@ impl AccessControl {
         Ok(caller)
     }
 
-    /// Returns the caller of a ticket, which is looked up each time. All streams of one ticket share
-    /// the memory of its grant, which may have a thousand patterns.
+    /// Returns the caller of a ticket, which is looked up each time. All streams of one ticket have
+    /// one grant in memory: it may have a thousand patterns.
+    ///
+    /// # Errors
+    ///
+    /// A refusal, which is the same whatever is wrong with the ticket.
     fn caller_of_ticket(
         &self,
         ticket: &str,
