@@ -121,6 +121,8 @@ pub struct IssuerConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RoleConfig {
+    /// The `issuer` whose tokens the rule is for. Default: any, and client certificates.
+    pub issuer: Option<String>,
     /// The name of the claim; `a.b` is `b` inside of `a`. A client certificate has the claim `san`.
     pub claim: String,
     /// The text that the claim must be, or hold as one of its values. Default: any.

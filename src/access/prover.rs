@@ -141,12 +141,15 @@ impl Prover {
         &self,
         token: &VerifiedToken,
     ) -> Result<FoundRights, TokenProblem> {
-        let permits = self.issuers[token.issuer].rules.config.permits;
-        let own = match permits {
+        let issuer = &self.issuers[token.issuer].rules.config;
+        let own = match issuer.permits {
             true => token.claims.own_rights().map_err(TokenProblem::Claim)?,
             false => None,
         };
-        Ok(FoundRights { own, roles: self.roles.of(&token.id, &token.claims) })
+        Ok(FoundRights {
+            own,
+            roles: self.roles.of(&token.id, &token.claims, issuer.issuer.as_deref()),
+        })
     }
 
     /// Returns what a client certificate proves at `now`. The handshake has verified it; its dates
@@ -167,7 +170,7 @@ impl Prover {
         if now < caller.not_before || now >= end {
             return Err(Refusal::unauthenticated("the client certificate is not valid now"));
         }
-        let roles = self.roles.of(&caller.id, &Claims::of_certificate(&caller.sans));
+        let roles = self.roles.of(&caller.id, &Claims::of_certificate(&caller.sans), None);
         let rights = FoundRights { own: None, roles }.all().map_err(Refusal::unauthenticated)?;
         Ok(Proved {
             id: caller.id.into(),

@@ -24,6 +24,7 @@ pub(super) struct Roles(Vec<Role>);
 
 #[derive(Debug)]
 struct Role {
+    issuer: Option<String>,
     claim: String,
     contains: Option<String>,
     /// The rights that are the same for all callers.
@@ -69,11 +70,13 @@ impl Roles {
         self.0.iter().any(|role| role.claim == CERTIFICATE_CLAIM)
     }
 
-    /// Returns what the rules give to the caller with this id and these claims.
-    pub(super) fn of(&self, id: &str, claims: &Claims) -> RoleRights {
+    /// Returns what the rules give to the caller with this id and these claims. `issuer` is the name
+    /// in the settings of the issuer who says so.
+    pub(super) fn of(&self, id: &str, claims: &Claims, issuer: Option<&str>) -> RoleRights {
         let mut all = RoleRights::default();
         for (number, role) in self.0.iter().enumerate() {
-            if !role.applies_to(claims) {
+            let is_of_issuer = role.issuer.is_none() || role.issuer.as_deref() == issuer;
+            if !is_of_issuer || !role.applies_to(claims) {
                 continue;
             }
             let mut rights = role.fixed.clone();
@@ -122,7 +125,8 @@ impl Role {
         if fixed == Rights::default() && own.lists().iter().all(|(_, list)| list.is_empty()) {
             return Err(Error::invalid(place, "gives no rights; write some, or take it away"));
         }
-        Ok(Self { claim: config.claim.clone(), contains: config.contains.clone(), fixed, own })
+        let RoleConfig { issuer, claim, contains, .. } = config.clone();
+        Ok(Self { issuer, claim, contains, fixed, own })
     }
 
     fn applies_to(&self, claims: &Claims) -> bool {
@@ -215,8 +219,17 @@ mod tests {
 
     fn subscribed(roles: &Roles, id: &str, claims: &str) -> Vec<String> {
         let claims = Claims::parse(claims.as_bytes()).unwrap();
-        let rights = roles.of(id, &claims).rights;
+        let rights = roles.of(id, &claims, None).rights;
         rights.subscribe.iter().map(|it| it.as_str().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_rule_of_one_issuer_gives_nothing_to_the_callers_of_others() {
+        let of_one = RoleConfig { issuer: Some("one".to_owned()), ..role("g", None, &["a"]) };
+        let roles = Roles::parse(&[of_one]).unwrap();
+        let claims = Claims::parse(br#"{"g":"x","iss":"one"}"#).unwrap();
+        let applied = |issuer| roles.of("u", &claims, issuer).applied.len();
+        assert_eq!([Some("one"), Some("two"), None].map(applied), [1, 0, 0]);
     }
 
     #[test]
