@@ -176,7 +176,7 @@ impl SharedKeys {
         started.is_none_or(|started| now >= started + self.times.min_pause)
     }
 
-    /// Takes a document. KeyList that are the same as before stay the same value, and so does what was
+    /// Takes a document. Keys that are the same as before stay the same value, and so does what was
     /// verified by them; what was verified by a key that is not in the set is forgotten.
     fn take(&self, document: &[u8]) -> Result<(), String> {
         let set = parse_set(document, &self.algorithms)?;

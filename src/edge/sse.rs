@@ -39,7 +39,8 @@
 //! block. If such a client were cut off after an early id, it would resume after an event that it
 //! never delivered.
 //!
-//! The encoding of types and payloads is in `data.rs`.
+//! The encoding of types and payloads is in `data.rs`. This file is long because all kinds of
+//! frames are written here, in one place.
 //!
 //! # The chain that holds a slow reader back
 //!

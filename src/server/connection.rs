@@ -12,8 +12,8 @@
 //! it has a connection, which is most of the memory of such a reader, and passes each write through
 //! its state machine. So the socket is taken from hyper once it has parsed the request: 10,000 idle
 //! streams take 4.7 KiB each (`cargo bench --bench idle`) instead of 32 KiB. With TLS they take
-//! 11.9 KiB: rustls holds a buffer of 4 KiB for what it reads, 1.2 KiB for the connection, and 2 KiB
-//! for its keys and queues.
+//! 11.9 KiB: rustls holds a buffer of 4 KiB for what it reads, 1.2 KiB for the connection, and
+//! 2 KiB for its keys and queues.
 
 use std::future::poll_fn;
 use std::io;
