@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn the_memory_is_bounded_in_callers_and_bytes_and_who_comes_again_stays() {
         let (callers, now) = (RememberedCallers::default(), SystemTime::UNIX_EPOCH);
-        let hash = |n: usize| hash_of(&n.to_string());
+        let hash = |n: usize| hash_of(n.to_string());
         let shared = caller("a", None, 1);
         for n in 0..3 * MAX_CALLERS {
             callers.insert(hash(n), shared.clone(), None);

@@ -219,7 +219,7 @@ mod tests {
         let mut table = table(20, 15);
         let insert = |table: &mut TicketTable, n: usize, caller: &str, now: SystemTime| {
             let added = ticket(TicketKind::Once, caller, 30 + (now > START) as u64 * 60);
-            table.insert(hash_of(&n.to_string()), added, now).map_err(|error| error.to_string())
+            table.insert(hash_of(n.to_string()), added, now).map_err(|error| error.to_string())
         };
         (0..15).for_each(|n| insert(&mut table, n, "u", START).unwrap());
         let refused = insert(&mut table, 15, "u", START).unwrap_err();
@@ -244,7 +244,7 @@ mod tests {
         large.subscribe = vec![long.parse().unwrap(); 1_000];
         let mut count = 0;
         let refused = loop {
-            match table.insert(hash_of(&count.to_string()), large.clone(), START) {
+            match table.insert(hash_of(count.to_string()), large.clone(), START) {
                 Ok(()) => count += 1,
                 Err(error) => break error.to_string(),
             }

@@ -288,7 +288,8 @@ impl TlsContents<'_> {
     }
 }
 
-#[cfg(all(test, feature = "cli"))] // The program has cryptography.
+#[cfg(test)]
+#[cfg(feature = "cli")] // The program has cryptography.
 mod tests {
     use super::*;
 
