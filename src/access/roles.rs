@@ -70,8 +70,8 @@ impl Roles {
         self.0.iter().any(|role| role.claim == CERTIFICATE_CLAIM)
     }
 
-    /// Returns what the rules give to the caller with this id and these claims. `issuer` is the name
-    /// in the settings of the issuer who says so.
+    /// Returns what the rules give to the caller with this id and these claims. `issuer` is the
+    /// name in the settings of the issuer who says so.
     pub(super) fn of(&self, id: &str, claims: &Claims, issuer: Option<&str>) -> RoleRights {
         let mut all = RoleRights::default();
         for (number, role) in self.0.iter().enumerate() {
