@@ -9,6 +9,12 @@
 //!                        └▶ none: anonymous ─┘
 //! ```
 
+// Keys of issuers are fetched, and certificates read, with TLS alone.
+#![cfg_attr(
+    not(feature = "tls"),
+    allow(dead_code, unused_imports, reason = "their callers need TLS")
+)]
+
 mod audit;
 #[cfg(feature = "tls")]
 pub(crate) mod certificates;
