@@ -155,14 +155,15 @@ pub struct AnonymousConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TicketsConfig {
-    /// The most tickets that are valid at the same time. Default: 100,000.
+    /// The most tickets that are valid at the same time. 1 to 10,000,000. Default: 100,000.
     pub max_tickets: u64,
-    /// The most tickets of one caller that are valid at the same time. Default: 100.
+    /// The most tickets of one caller that are valid at the same time. 1 to 10,000,000.
+    /// Default: 100.
     pub max_tickets_per_caller: u64,
-    /// Life of a ticket for one use, in seconds. Default: 30.
+    /// Life of a ticket for one use, in seconds. 1 to 600. Default: 30.
     pub once_s: u64,
     /// Longest life of a ticket for streams, in seconds. It never outlives the credential that it
-    /// was made with. Default: 3,600.
+    /// was made with. 1 to 604,800. Default: 3,600.
     pub stream_s: u64,
 }
 
