@@ -116,7 +116,7 @@ impl AccessControl {
             Some(SentCredential::Ticket(ticket)) => {
                 return self.caller_of_ticket(ticket, purpose, now);
             }
-            None => return self.admit(parts.prover.anonymous()?, now),
+            None => return self.admit(parts.prover.anonymous()?),
         };
         let hash = hash_of(bytes);
         if let Some(caller) = parts.callers.get(&hash, now) {
@@ -128,10 +128,10 @@ impl AccessControl {
             #[cfg(feature = "tls")]
             Some(SentCredential::Certificate(der)) => parts.prover.certificate(der, now)?,
             // They have returned above, or need TLS to be there.
-            _ => return self.admit(parts.prover.anonymous()?, now),
+            _ => return self.admit(parts.prover.anonymous()?),
         };
         let key = proved.key.clone();
-        let caller = self.admit(proved, now)?;
+        let caller = self.admit(proved)?;
         parts.callers.insert(hash, caller.clone(), key);
         Ok(caller)
     }
@@ -151,13 +151,13 @@ impl AccessControl {
         let parts = &self.0;
         let proved = parts.tickets.redeem(ticket, purpose, now)?;
         if purpose != TicketUse::Read {
-            return self.admit(proved, now); // A ticket for one use has no other stream.
+            return self.admit(proved); // A ticket for one use has no other stream.
         }
         let hash = hash_of(ticket.as_bytes());
         if let Some(caller) = parts.ticketed.get(&hash, now) {
             return Ok(caller);
         }
-        let caller = self.admit(proved, now)?;
+        let caller = self.admit(proved)?;
         parts.ticketed.insert(hash, caller.clone(), None);
         Ok(caller)
     }
@@ -167,7 +167,7 @@ impl AccessControl {
     /// # Errors
     ///
     /// A refusal: the credential is revoked.
-    fn admit(&self, proved: Proved, _now: SystemTime) -> Result<CallerIdentity, Refusal> {
+    fn admit(&self, proved: Proved) -> Result<CallerIdentity, Refusal> {
         let Proved { id, proof, issued, expires, permission, key: _ } = proved;
         let mut grant = Grant::new(id.clone(), permission).without_renewal();
         if proof != Proof::Anonymous {

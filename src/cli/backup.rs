@@ -48,10 +48,12 @@ async fn interrupted() -> CliResult {
 
 impl BackupCommand {
     pub(super) async fn run(self) -> CliResult {
-        // A write that is dropped here removes its file.
+        // A write that is dropped here removes its file. Signals are looked at first, so that they
+        // are heard before there is a file.
         tokio::select! {
-            done = self.write() => done,
+            biased;
             interrupted = interrupted() => interrupted,
+            done = self.write() => done,
         }
     }
 
