@@ -125,10 +125,11 @@ pub use broker::typed::{
 };
 pub use broker::{
     Ack, Backup, BackupDone, BackupStream, Broker, BrokerConfig, DedupConfig, Deliveries, Delivery,
-    Dropped, Duplicate, Ephemeral, EventRef, Extent, Filter, Headers, InOrder, LimitsConfig,
-    LogConfig, MaintenanceConfig, MaintenanceReport, Member, MemberInfo, MemberList, OpenConfig,
-    Page, PageReader, PageRequest, PageStream, Patience, Pending, Presence, Present, Publish,
-    Reader, Receipt, Run, StatePage, StateRequest, TopicDefaults, TopicInfo, TopicList, Waited,
+    Dropped, Duplicate, Ephemeral, EventOrder, EventRef, Extent, Filter, Headers, InOrder,
+    LimitsConfig, LogConfig, MaintenanceConfig, MaintenanceReport, Member, MemberInfo, MemberList,
+    NewestPage, NewestRequest, OpenConfig, Page, PageReader, PageRequest, PageStream, Patience,
+    Pending, Presence, Present, Publish, Reader, Receipt, Run, StatePage, StateRequest,
+    TopicDefaults, TopicEvent, TopicInfo, TopicList, Waited,
 };
 /// The crate of the bytes of payloads.
 pub use bytes;

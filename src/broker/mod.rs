@@ -82,6 +82,8 @@ pub use read::feed::MAX_PATTERNS;
 pub use read::page::{MAX_PAGE_GAPS, Page, PageReader, PageRequest};
 pub use read::reader::Reader;
 pub use read::state::page::{StatePage, StateRequest};
+pub use read::walk::event_order::EventOrder;
+pub use read::walk::newest::{NewestPage, NewestRequest, TopicEvent};
 pub use report::{Ack, Dropped, Duplicate, MaintenanceReport, Receipt};
 pub(crate) use tail::form::WireForm;
 pub use tail::run::Run;
@@ -106,6 +108,8 @@ use publish::PublishTurn;
 use queue::{COMMAND_BYTES, Queued, QueuedChange, QueuedPublish};
 use read::page::page_start;
 use read::state::read_state;
+use read::walk::newest::read_newest;
+use read::walk::selected::Selected;
 use shared::{MAX_ASKS, Shared};
 
 /// The time, in milliseconds, that a start may lie ahead of the broker's clock, because clocks
@@ -531,6 +535,68 @@ impl Broker {
         let reader = feed.filtered(std::mem::take(&mut request.filter))?;
         let reader = reader.filtered(std::mem::take(&mut request.permitted))?;
         Ok(PageReader::new(reader, request, self.0.max_page_bytes))
+    }
+
+    /// Reads a page of the newest events of `topic`, the newest first. Events that are published
+    /// meanwhile are in no later page, so that the pages of one list are stable. What is gone is
+    /// left out without a gap.
+    ///
+    /// ```
+    /// # use leftoff::{Broker, NewEvent, NewestRequest, OpenConfig, Publish};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> leftoff::Result<()> {
+    /// # let broker = Broker::in_memory(&OpenConfig::default())?;
+    /// # let topic = "users.42".parse()?;
+    /// let events = ["one", "two", "three"].map(NewEvent::new).to_vec();
+    /// broker.publish(Publish::new(topic, events)).await?;
+    /// # let topic = "users.42".parse()?;
+    /// let page = broker.newest(&topic, NewestRequest::default().limit(2)).await?;
+    /// assert_eq!(page.events[0].event.content.payload, "three");
+    /// let rest = NewestRequest::default().before(page.next.expect("one is left"));
+    /// assert_eq!(broker.newest(&topic, rest).await?.events.len(), 1);
+    /// # broker.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTopic`]; [`Error::Invalid`]: the place in the request is a position, or from
+    /// another epoch; [`Error::Damaged`], [`Error::ReadFailed`]: the first event of the page cannot
+    /// be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it returns, nothing is left of it: a read that was begun ends soon.
+    pub async fn newest(&self, topic: &TopicName, request: NewestRequest) -> Result<NewestPage> {
+        self.0.admit()?;
+        self.0.topics.existing(topic)?;
+        read_newest(&self.0, Selected::one(&self.0, topic), false, request).await
+    }
+
+    /// As [`Self::newest`], of all topics whose names fit any of the patterns, in the order of
+    /// their positions. Topics that do not exist have no events.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::newest`], but the place in the request is a position; [`Error::OverLimit`]: there
+    /// are more than [`MAX_PATTERNS`] patterns; [`Error::Invalid`]: there is none.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::newest`].
+    pub async fn newest_of_many(
+        &self,
+        patterns: &[TopicPattern],
+        request: NewestRequest,
+    ) -> Result<NewestPage> {
+        self.0.admit()?;
+        if patterns.is_empty() {
+            return Err(Error::invalid("topic", "is missing; name one at least"));
+        }
+        lists::check("topics", patterns.len(), MAX_PATTERNS)?;
+        patterns.iter().try_for_each(|pattern| self.0.topics.check_pattern(pattern))?;
+        read_newest(&self.0, Selected::many(&self.0, patterns).await, true, request).await
     }
 
     /// Reads the latest event of each key of `topic`.

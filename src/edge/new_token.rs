@@ -20,10 +20,7 @@ const CREDENTIALS: [&str; 2] = ["ticket", "access_token"];
 ///
 /// [`Error::OverLimit`], [`Error::Invalid`]: the token is too long, empty, or has characters that
 /// no header has. The error does not show it.
-pub(super) fn with_token(
-    request: &Connecting<'static>,
-    token: &str,
-) -> Result<Connecting<'static>> {
+pub(super) fn with_token(request: &Connecting, token: &str) -> Result<Connecting> {
     match token.len() {
         0 => return Err(Error::invalid("token", "is empty")),
         size_bytes if size_bytes > MAX_TOKEN_BYTES => {
@@ -38,10 +35,9 @@ pub(super) fn with_token(
     };
     value.set_sensitive(true);
     let mut renewed = request.clone();
-    let head = renewed.head.to_mut();
-    head.headers.remove(header::COOKIE);
-    head.headers.insert(header::AUTHORIZATION, value);
-    head.uri = without_credentials(&head.uri);
+    renewed.head.headers.remove(header::COOKIE);
+    renewed.head.headers.insert(header::AUTHORIZATION, value);
+    renewed.head.uri = without_credentials(&renewed.head.uri);
     renewed.is_renewal = true;
     Ok(renewed)
 }
@@ -68,17 +64,14 @@ fn without_credentials(uri: &Uri) -> Uri {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use super::*;
 
-    fn head(uri: &str) -> Connecting<'static> {
+    fn head(uri: &str) -> Connecting {
         let request = http::Request::get(uri)
             .header("cookie", "session=old")
             .header("authorization", "Bearer old")
             .header("x-other", "kept");
         let (head, ()) = request.body(()).unwrap().into_parts();
-        let head = Cow::Owned(head);
         Connecting { head, address: None, certificate: None, is_renewal: false }
     }
 

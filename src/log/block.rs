@@ -16,7 +16,7 @@ use super::block_header::{
 };
 use super::new_records::NewRecords;
 use super::placed_id::PlacedId;
-use super::record::{self, EventRef, Records};
+use super::record::{self, EventRef, RecordStart, Records};
 use crate::cursor::{Position, Sequence};
 use crate::event::{Event, NewEvent, Timestamp};
 
@@ -276,7 +276,7 @@ impl Block {
 
     /// Whether any event of the block can expire.
     pub fn has_ttl(&self) -> bool {
-        self.header.flags & HAS_TTL != 0
+        self.header.has_ttl()
     }
 
     /// Returns the first expiry among the events, if any can expire, by the clock at which they
@@ -335,6 +335,29 @@ impl Block {
     /// Returns the events of the block, in order.
     pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
         self.records()
+    }
+
+    /// Returns where the records begin of the events that `picks` picks, in order. With them the
+    /// events can be read in any order.
+    pub(crate) fn starts(&self, mut picks: impl FnMut(&EventRef<'_>) -> bool) -> Vec<RecordStart> {
+        let (mut records, mut starts) = (self.records(), Vec::new());
+        loop {
+            let start = records.start(&self.bytes);
+            let Some(event) = records.next() else { return starts };
+            if picks(&event) {
+                starts.push(start);
+            }
+        }
+    }
+
+    /// Returns the event whose record begins at `start`, which is from this block.
+    ///
+    /// # Panics
+    ///
+    /// If no record begins there.
+    pub(crate) fn event_at(&self, start: &RecordStart) -> EventRef<'_> {
+        let mut records = start.records(&self.bytes, self.header.has_clock());
+        records.next().expect("a record begins there")
     }
 
     fn records(&self) -> Records<'_> {

@@ -76,6 +76,10 @@ impl Header {
         self.flags & HAS_IDS != 0
     }
 
+    pub(super) fn has_ttl(&self) -> bool {
+        self.flags & HAS_TTL != 0
+    }
+
     pub(super) fn has_clock(&self) -> bool {
         self.flags & HAS_CLOCK != 0
     }

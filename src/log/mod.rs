@@ -79,6 +79,7 @@ pub(crate) use ids::blocks_of_ids;
 pub(crate) use new_records::NewRecords;
 pub(crate) use placed_id::PlacedId;
 pub(crate) use read_ahead::ReadAhead;
+pub(crate) use record::RecordStart;
 pub(crate) use stored_block::{LastEvent, StoredBlock, parts_in};
 pub(crate) use stored_topic::StoredTopic;
 pub(crate) use way_back::WayBack;

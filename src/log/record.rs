@@ -247,6 +247,25 @@ impl<'a> Records<'a> {
     }
 }
 
+/// The place of one record in its block, with all that the records before it tell.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RecordStart {
+    /// The offset of the record in the bytes of the block.
+    offset: u32,
+    next_sequence: u64,
+    next_position: u64,
+    time_ms: u64,
+}
+
+impl RecordStart {
+    /// Returns the records from this one on. `block` has the bytes of the whole block.
+    pub(super) fn records<'a>(&self, block: &'a [u8], has_clock: bool) -> Records<'a> {
+        let Self { offset, next_sequence, next_position, time_ms } = *self;
+        let bytes = RecordBytes(&block[offset as usize..]);
+        Records { bytes, next_sequence, next_position, time_ms, has_clock }
+    }
+}
+
 impl<'a> Iterator for Records<'a> {
     type Item = EventRef<'a>;
 
@@ -261,6 +280,14 @@ impl<'a> Iterator for Records<'a> {
 }
 
 impl<'a> Records<'a> {
+    /// Returns the place of the next record in its block, whose bytes are `block`.
+    pub(super) fn start(&self, block: &[u8]) -> RecordStart {
+        let Self { next_sequence, next_position, time_ms, .. } = *self;
+        // A block is smaller than 4 GiB.
+        let offset = (block.len() - self.bytes.0.len()) as u32;
+        RecordStart { offset, next_sequence, next_position, time_ms }
+    }
+
     /// Returns the next event, with its headers verified; `None` if the bytes are no record.
     pub(super) fn read_checked(&mut self) -> Option<EventRef<'a>> {
         let event = self.read()?;

@@ -34,6 +34,8 @@ pub struct StoredBlock {
     pub events: u64,
     /// Whether any event has an id, according to the header.
     pub has_ids: bool,
+    /// Whether any event can expire, according to the header; also if the header is damaged.
+    pub has_ttl: bool,
     /// The last event that the block spans; `None` if the header is damaged.
     pub last: Option<LastEvent>,
 }
@@ -59,6 +61,7 @@ impl StoredBlock {
             size_bytes: block.bytes().len() as u64,
             events: block.count() as u64,
             has_ids: block.has_ids(),
+            has_ttl: block.has_ttl(),
             last: Some(LastEvent {
                 position: block.last_position(),
                 time: block.last_time(),
@@ -78,6 +81,7 @@ impl StoredBlock {
             size_bytes: start.len() as u64,
             events: header.as_ref().map_or(u64::MAX, |header| u64::from(header.count)),
             has_ids: header.as_ref().is_some_and(Header::has_ids),
+            has_ttl: header.as_ref().is_none_or(Header::has_ttl),
             last: header.map(|header| LastEvent {
                 position: header.last_position,
                 time: header.last_time,
@@ -92,6 +96,7 @@ impl StoredBlock {
         let spanned = end.get().saturating_sub(self.first.get());
         let events = self.events.min(spanned);
         let last = self.last.filter(|_| self.end == end);
-        Self { end, events: if last.is_some() { events } else { spanned }, last, ..self }
+        let has_ttl = self.has_ttl || last.is_none();
+        Self { end, events: if last.is_some() { events } else { spanned }, has_ttl, last, ..self }
     }
 }

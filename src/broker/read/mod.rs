@@ -9,6 +9,7 @@
 //! common.rs: the parts and the steps of both; delivery.rs: deliveries, and the patience of callers
 //! deliveries.rs: readers, pages and backups as streams; pulls.rs: a stream of calls
 //! page.rs, state/: pages of history, and of the latest event of each key
+//! walk/: the events of a selection in either direction, and counts of them, without a live reader
 //! replay/: blocks that were read from the log, shared by readers; behind.rs: who holds such blocks
 //! filter.rs: the events that a reader wants; searching.rs: turns at looking for them
 //! ```
@@ -33,3 +34,4 @@ pub(super) mod replay;
 pub(super) mod searching;
 pub(super) mod state;
 mod subscription;
+pub(super) mod walk;

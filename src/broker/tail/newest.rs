@@ -97,6 +97,15 @@ impl Tail {
         newest.let_go(end);
     }
 
+    /// Returns the block that holds the event before `below`; `None` if it is not here.
+    pub(crate) fn before(&self, below: Sequence) -> Option<Arc<SharedBlock>> {
+        let last = below.previous();
+        let blocks = &self.newest().blocks;
+        let index = blocks.partition_point(|shared| shared.block.last_sequence() < last);
+        let found = blocks.get(index).filter(|shared| shared.block.first_sequence() <= last);
+        found.cloned()
+    }
+
     /// Returns the blocks from the one that holds the start of `readable` on: up to `max_bytes`,
     /// but at least one block. `None` if the start is older than the blocks here, or newer. Blocks
     /// past the end are left out, because they are here before readers may see them.

@@ -15,6 +15,23 @@ use crate::event::Event;
 use crate::log::{Ages, EventRef};
 use crate::topic::TopicName;
 
+/// Returns a stored event as a reader gets it at these ages, with whether it has expired and is
+/// read as a tombstone. `None` if no reader gets it.
+pub(crate) fn as_read(
+    mut event: EventRef<'_>,
+    ages: Ages,
+    deletes_keys: bool,
+) -> Option<(EventRef<'_>, bool)> {
+    match ages.has_expired(&event) {
+        false => Some((event, false)),
+        true if deletes_keys && !event.key.is_empty() => {
+            event.payload = &[];
+            Some((event, true))
+        }
+        true => None,
+    }
+}
+
 /// Neighbouring events of one topic, as a reader gets them: a part of a block, or all of it.
 ///
 /// Expired events are not in a run, with one exception. In a compacted topic, an event with a key
@@ -70,14 +87,7 @@ impl Run {
             .skip_while(|event| event.sequence < self.from)
             .take_while(|event| event.sequence < self.below)
             .filter(|event| self.picks(event.sequence))
-            .filter_map(|mut event| match self.ages.has_expired(&event) {
-                false => Some((event, false)),
-                true if self.deletes_keys && !event.key.is_empty() => {
-                    event.payload = &[];
-                    Some((event, true))
-                }
-                true => None,
-            })
+            .filter_map(|event| as_read(event, self.ages, self.deletes_keys))
     }
 
     fn picks(&self, sequence: Sequence) -> bool {

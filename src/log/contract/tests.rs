@@ -357,6 +357,7 @@ fn stored_blocks_are_told_with_what_they_span_and_take(log: &dyn Log) {
             size_bytes: block.bytes().len() as u64,
             events: 7,
             has_ids: false,
+            has_ttl: false,
             last: StoredBlock::of(block).last,
         };
         assert_eq!(*stored, expected);

@@ -124,13 +124,13 @@ impl StateRead {
 }
 
 /// Returns a copy of an event, so that a page does not hold a whole block for each of its events.
-pub(super) fn own(block: &Block, event: &EventRef<'_>) -> Event {
+pub(in crate::broker::read) fn own(block: &Block, event: &EventRef<'_>) -> Event {
     let mut event = block.to_event(event);
     event.content.payload = Bytes::copy_from_slice(&event.content.payload);
     event
 }
 
 /// Returns the bytes that an event takes in a page.
-pub(super) fn size_of(event: &Event) -> usize {
+pub(in crate::broker::read) fn size_of(event: &Event) -> usize {
     EVENT_BYTES + HEADER_BYTES * event.content.headers.len() + event.content.content_bytes()
 }
